@@ -1,0 +1,100 @@
+"""LoRA and QLoRA fine-tuning that costs what the mathematics says it should.
+
+The names below are imported when first used, so that `import lorakit` stays quick.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lorakit.adapters import (
+        Adapter,
+        load_adapter,
+        merge_adapters,
+        merge_and_unload,
+        save_adapter,
+        unmerge_adapters,
+    )
+    from lorakit.config import LoraConfig, TaskType
+    from lorakit.errors import LorakitError
+    from lorakit.injection import (
+        Injection,
+        ParameterCount,
+        active_adapters,
+        adapter_names,
+        add_adapter,
+        count_parameters,
+        delete_adapter,
+        disable_adapters,
+        print_trainable_parameters,
+        set_adapter,
+        unload,
+    )
+    from lorakit.training import Recipe, train
+
+__version__ = "0.1.0"
+
+_ORIGINS = {
+    "lorakit.adapters": (
+        "Adapter",
+        "load_adapter",
+        "merge_adapters",
+        "merge_and_unload",
+        "save_adapter",
+        "unmerge_adapters",
+    ),
+    "lorakit.config": ("LoraConfig", "TaskType"),
+    "lorakit.errors": ("LorakitError",),
+    "lorakit.injection": (
+        "Injection",
+        "ParameterCount",
+        "active_adapters",
+        "adapter_names",
+        "add_adapter",
+        "count_parameters",
+        "delete_adapter",
+        "disable_adapters",
+        "print_trainable_parameters",
+        "set_adapter",
+        "unload",
+    ),
+    "lorakit.training": ("Recipe", "train"),
+}
+_ORIGIN_OF = {name: origin for origin, names in _ORIGINS.items() for name in names}
+
+__all__ = [
+    "Adapter",
+    "Injection",
+    "LoraConfig",
+    "LorakitError",
+    "ParameterCount",
+    "Recipe",
+    "TaskType",
+    "active_adapters",
+    "adapter_names",
+    "add_adapter",
+    "count_parameters",
+    "delete_adapter",
+    "disable_adapters",
+    "load_adapter",
+    "merge_adapters",
+    "merge_and_unload",
+    "print_trainable_parameters",
+    "save_adapter",
+    "set_adapter",
+    "train",
+    "unload",
+    "unmerge_adapters",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ORIGIN_OF:
+        raise AttributeError(f"module 'lorakit' has no attribute {name!r}")
+    value = getattr(import_module(_ORIGIN_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

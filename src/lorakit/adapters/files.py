@@ -1,0 +1,135 @@
+"""Reading and writing the two files of an adapter directory, safetensors only."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lorakit.atomic import appearing_directory, replacing_file
+from lorakit.errors import AdapterFileError, MissingFileError, did_you_mean
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+
+
+def read_adapter_files(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor], str]:
+    """Read an adapter directory or hub repository.
+
+    Returns: The configuration's values, the tensors by key on the CPU, and the directory's name
+        for messages.
+
+    Raises:
+        MissingFileError: The directory or one of its files is not there.
+        AdapterFileError: A file is damaged.
+    """
+    directory = _directory(path)
+    config_path, weights_path = directory / CONFIG_FILE, directory / WEIGHTS_FILE
+    missing = [file.name for file in (config_path, weights_path) if not file.is_file()]
+    if missing:
+        raise MissingFileError(_missing_message(directory, missing))
+    try:
+        values = json.loads(config_path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise AdapterFileError(
+            f"Cannot read {config_path}: {error}; expected a JSON object. The file is damaged; "
+            "save or fetch the adapter again."
+        ) from None
+    if not isinstance(values, dict):
+        raise AdapterFileError(
+            f"Cannot read {config_path}: got a {type(values).__name__}, expected a JSON object. "
+            "Save or fetch the adapter again."
+        )
+    try:
+        tensors = load_file(weights_path)
+    except (SafetensorError, OSError) as error:
+        raise AdapterFileError(
+            f"Cannot read {weights_path}: {error}; expected a complete safetensors file. It is "
+            "truncated or of another kind; save or fetch the adapter again."
+        ) from None
+    return values, tensors, str(directory)
+
+
+def write_adapter_files(
+    directory: Path, values: dict[str, Any], tensors: dict[str, Tensor]
+) -> list[Path]:
+    """Write both files whole or not at all.
+
+    A directory that is not there yet appears with both at once; in one that is, each file is
+    replaced in one step, the weights first.
+
+    Returns: The paths written.
+    """
+    if directory.is_dir():
+        _write(directory, values, tensors)
+    else:
+        with appearing_directory(directory) as temporary:
+            _write(temporary, values, tensors)
+    return [directory / WEIGHTS_FILE, directory / CONFIG_FILE]
+
+
+def _write(directory: Path, values: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    with replacing_file(directory / WEIGHTS_FILE) as temporary:
+        save_file(_separate(tensors), temporary, metadata={"format": "pt"})
+    with replacing_file(directory / CONFIG_FILE) as temporary:
+        temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def _separate(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return contiguous CPU tensors that share no memory, as safetensors demands."""
+    seen: set[int] = set()
+    separate = {}
+    for key, tensor in tensors.items():
+        made = tensor.detach().to("cpu").contiguous()
+        if made.numel() and made.data_ptr() in seen:
+            made = made.clone()
+        seen.add(made.data_ptr())
+        separate[key] = made
+    return separate
+
+
+def _directory(path: str | Path) -> Path:
+    directory = Path(path)
+    if directory.is_dir():
+        return directory
+    if directory.is_file():
+        raise MissingFileError(
+            f"{directory} is a file, expected the directory that holds {CONFIG_FILE} and "
+            f"{WEIGHTS_FILE}. Name {directory.parent} instead."
+        )
+    if isinstance(path, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", path):
+        return _from_hub(path)
+    siblings = [p.name for p in directory.parent.iterdir()] if directory.parent.is_dir() else []
+    raise MissingFileError(
+        f"There is no adapter directory {directory}.{did_you_mean(directory.name, siblings)}"
+    )
+
+
+def _from_hub(repository: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(repository, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise MissingFileError(
+            f"{repository!r} is no local directory, and fetching it from the hub failed: "
+            f"{reason} Check the name, or give a local directory."
+        ) from error
+
+
+def _missing_message(directory: Path, missing: list[str]) -> str:
+    message = f"No {' and no '.join(missing)} in {directory}, expected both files of an adapter."
+    inside = sorted(p.parent.name for p in directory.glob(f"*/{CONFIG_FILE}"))
+    if inside:
+        return f"{message} Sub-folders that hold an adapter: {', '.join(inside)}. Name one of them."
+    if (directory / "adapter_model.bin").is_file():
+        return (
+            f"{message} adapter_model.bin is a pickle, which can run code when read; load it "
+            "where it was made and save it again as safetensors."
+        )
+    return f"{message} Name the directory that holds them."
+

@@ -1,0 +1,165 @@
+"""Merging adapters into a model's weights, for a time or for good."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from lorakit.errors import AdapterStateError
+from lorakit.injection import delete_adapter, set_adapter
+from lorakit.injection.state import (
+    adapted_layers,
+    base_modules,
+    replaced_modules,
+    require_state,
+    require_unmerged,
+    unwrapped,
+)
+from lorakit.layers import ReplacedModule
+
+
+@dataclass(frozen=True)
+class Merge:
+    """What a merge did.
+
+    Attributes:
+        names: The adapters merged.
+        layers: Number of layers whose weight changed.
+        largest_rounding: Largest absolute rounding error of a merged weight against the float32
+            sum, in the weight's units; 0 for float32 bases.
+    """
+
+    names: tuple[str, ...]
+    layers: int
+    largest_rounding: float
+
+
+def merge_adapters(model: nn.Module, names: str | Sequence[str] | None = None) -> Merge:
+    """Add adapters to the weights, so that they cost nothing at inference.
+
+    Each weight becomes W0 + Σ s B A, summed in float32 and rounded once. The base's own
+    parameters are kept aside until `unmerge_adapters` puts them back.
+
+    Args:
+        model: A model with adapters.
+        names: Which adapters; None merges the active ones.
+
+    Raises:
+        AdapterNameError: There is no such adapter.
+        AdapterStateError: The model is merged already, no adapter is active, or two adapters
+            train the same head.
+
+    Source: Hu et al. 2021, arXiv:2106.09685, section 4.1, "No Additional Inference Latency".
+    """
+    require_unmerged(model, "merge")
+    state = require_state(model)
+    if names is not None:
+        set_adapter(model, names)
+    if not state.active:
+        raise AdapterStateError(
+            "No adapter is active, so there is nothing to merge. Name the adapters to merge, or "
+            "call set_adapter first."
+        )
+    layers, largest = 0, 0.0
+    for _, layer in adapted_layers(model):
+        if layer.acting_updates():
+            largest = max(largest, layer.merge())
+            layers += 1
+    state.is_merged = True
+    return Merge(state.active, layers, largest)
+
+
+def unmerge_adapters(model: nn.Module) -> None:
+    """Put the base's parameters back as they were, byte for byte, with the adapters beside them.
+
+    Raises:
+        AdapterStateError: The model is not merged.
+    """
+    state = require_state(model)
+    if not state.is_merged:
+        raise AdapterStateError(
+            "Cannot unmerge: no adapter is merged into the weights. Call merge_adapters first."
+        )
+    for _, layer in adapted_layers(model):
+        layer.unmerge()
+    state.is_merged = False
+
+
+def merge_and_unload(model: nn.Module, names: str | Sequence[str] | None = None) -> nn.Module:
+    """Merge adapters for good and return the same model with plain layers.
+
+    Trained heads and biases take the place of the base's. A merged weight that was tied to
+    another module is untied, and the model's config says so.
+
+    Args:
+        model: A model with adapters, merged or not.
+        names: Which adapters; None merges the active ones. The others are dropped.
+
+    Raises:
+        AdapterNameError: There is no such adapter.
+        AdapterStateError: No adapter is active, or two of them train the same head.
+    """
+    state = require_state(model)
+    if not state.is_merged:
+        merge_adapters(model, names)
+    elif names is not None and set(_as_tuple(names)) != set(state.active):
+        raise AdapterStateError(
+            f"Adapters {list(state.active)} are merged already, but {list(_as_tuple(names))} were "
+            "asked for. Call unmerge_adapters first."
+        )
+    model = unwrapped(model)
+    tied = _tied_parameters(model)
+    untied = False
+    for _, layer in adapted_layers(model):
+        untied |= any(id(kept) in tied for kept in layer.kept_parameters.values())
+        layer.keep_merged()
+    for _, module in replaced_modules(model):
+        if module.active_copy is not None:
+            untied |= any(id(p) in tied for p in module._parameters.values())
+            _take_over(module, module.trained_copies[module.active_copy])
+    state.is_merged = False
+    for name in tuple(state.configs):
+        delete_adapter(model, name)
+    if untied:
+        _record_untied(model)
+    return model
+
+
+def _as_tuple(names: str | Sequence[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _tied_parameters(model: nn.Module) -> set[int]:
+    """Return ids of the base's parameters that more than one of its modules holds."""
+    seen: set[int] = set()
+    tied: set[int] = set()
+    for _, module in base_modules(model):
+        parameters = dict(module._parameters) | getattr(module, "kept_parameters", {})
+        for parameter in {id(p) for p in parameters.values() if p is not None}:
+            (tied if parameter in seen else seen).add(parameter)
+    return tied
+
+
+@torch.no_grad()
+def _take_over(module: ReplacedModule, trained: nn.Module) -> None:
+    """Give a module the parameters and buffers of its trained copy, in its own dtypes."""
+    for path, source in trained.named_modules():
+        target = module.get_submodule(path)
+        for name, parameter in source._parameters.items():
+            own = target._parameters[name]
+            if parameter is not None and own is not None and parameter is not own:
+                merged = parameter.detach().to(own.dtype, copy=True)
+                target._parameters[name] = nn.Parameter(merged, requires_grad=False)
+        for name, buffer in source._buffers.items():
+            if buffer is not None:
+                target._buffers[name] = buffer.detach().clone()
+
+
+def _record_untied(model: nn.Module) -> None:
+    """Write to the model's config that its embeddings are no longer tied."""
+    for part in (model, *model.children()):
+        config = getattr(part, "config", None)
+        if config is not None and getattr(config, "tie_word_embeddings", False):
+            config.tie_word_embeddings = False
+

@@ -1,0 +1,176 @@
+"""PEFT's file format: keys of the tensors and fields of the configuration, both ways."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from lorakit.config import LoraConfig, TaskType
+from lorakit.errors import AdapterFileError
+
+PREFIX = "base_model.model."
+
+_FIELDS = tuple(LoraConfig.model_fields)
+# Fields that describe the file or PEFT itself and change no output.
+_INFORMATION = {
+    "auto_mapping",
+    "base_model_name_or_path",
+    "inference_mode",
+    "megatron_core",
+    "peft_type",
+    "peft_version",
+    "qalora_group_size",
+    "revision",
+    "runtime_config",
+}
+# Initialisations that leave the base as it is, so that a trained file needs nothing of them.
+_HARMLESS_INITIALIZATIONS = {"gaussian", "eva", "orthogonal"}
+_FEATURE_KEYS = {
+    "lora_magnitude_vector": "DoRA (use_dora)",
+    "lora_A.bias": "a bias on lora_A",
+    "lora_B.bias": "a bias on lora_B (lora_bias)",
+    "token_adapter": "trainable tokens (trainable_token_indices)",
+}
+
+
+@dataclass
+class ParsedKeys:
+    """The tensors of a file, sorted by what they are."""
+
+    factors: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    replaced: dict[str, Tensor] = field(default_factory=dict)
+    embeddings: frozenset[str] = frozenset()
+    base_weights: dict[str, Tensor] = field(default_factory=dict)
+
+
+def tensor_keys(
+    factors: Mapping[str, tuple[Tensor, Tensor]],
+    replaced: Mapping[str, Tensor],
+    embeddings: frozenset[str],
+    base_weights: Mapping[str, Tensor],
+) -> dict[str, Tensor]:
+    """Return tensors under PEFT's keys, with the adapter's name stripped."""
+    tensors: dict[str, Tensor] = {}
+    for path, (A, B) in factors.items():
+        if path in embeddings:
+            tensors[f"{PREFIX}{path}.lora_embedding_A"] = A
+            tensors[f"{PREFIX}{path}.lora_embedding_B"] = B
+        else:
+            tensors[f"{PREFIX}{path}.lora_A.weight"] = A
+            tensors[f"{PREFIX}{path}.lora_B.weight"] = B
+    for key, tensor in replaced.items():
+        path, _, last = key.rpartition(".")
+        tensors[f"{PREFIX}{path}.base_layer.{last}" if path in factors else PREFIX + key] = tensor
+    for path, tensor in base_weights.items():
+        tensors[f"{PREFIX}{path}.base_layer.weight"] = tensor
+    return tensors
+
+
+def parse_keys(tensors: Mapping[str, Tensor], where: str) -> ParsedKeys:
+    """Sort the tensors of a PEFT file.
+
+    Raises:
+        AdapterFileError: A key has no meaning here, a factor lacks its partner, or the file uses
+            a feature lorakit does not have.
+    """
+    parsed = ParsedKeys()
+    halves: dict[str, dict[str, Tensor]] = {}
+    embeddings = set()
+    problems = []
+    for key, tensor in tensors.items():
+        feature = next((name for part, name in _FEATURE_KEYS.items() if part in key), None)
+        if feature:
+            raise AdapterFileError(
+                f"{where} uses {feature} in {key!r}, which lorakit does not have."
+            )
+        if not key.startswith(PREFIX):
+            problems.append(f"key {key!r} does not start with {PREFIX!r}")
+            continue
+        name = key.removeprefix(PREFIX)
+        if factor := re.fullmatch(r"(.+)\.lora_(embedding_)?([AB])(\.weight)?", name):
+            path, is_embedding, letter, _ = factor.groups()
+            halves.setdefault(path, {})[letter] = tensor
+            if is_embedding:
+                embeddings.add(path)
+        elif ".original_module." in name or ".modules_to_save." in name:
+            # PEFT repeats the heads' biases under these keys when bias is "all".
+            continue
+        elif name.endswith(".base_layer.weight"):
+            parsed.base_weights[name.removesuffix(".base_layer.weight")] = tensor
+        else:
+            parsed.replaced[name.replace(".base_layer.", ".")] = tensor
+    for path, both in halves.items():
+        if len(both) == 2:
+            parsed.factors[path] = (both["A"], both["B"])
+        else:
+            problems.append(f"{path} has lora_{next(iter(both))} without its partner")
+    if not parsed.factors and not problems:
+        problems.append("there is no lora_A and lora_B in it")
+    if problems:
+        more = f" ({len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise AdapterFileError(
+            f"The tensors in {where} are no PEFT adapter: {problems[0]}{more}. Expected keys such "
+            f"as '{PREFIX}<module path>.lora_A.weight'."
+        )
+    parsed.embeddings = frozenset(embeddings)
+    return parsed
+
+
+def config_to_peft(config: LoraConfig, base_model: str | None) -> dict[str, Any]:
+    """Return the fields of adapter_config.json."""
+    values = config.model_dump(mode="json")
+    alpha = config.lora_alpha
+    values["lora_alpha"] = int(alpha) if alpha == int(alpha) else alpha
+    values["modules_to_save"] = list(config.modules_to_save) or None
+    values |= {
+        "peft_type": "LORA",
+        "auto_mapping": None,
+        "base_model_name_or_path": base_model,
+        "revision": None,
+        "inference_mode": True,
+        "use_dora": False,
+    }
+    return dict(sorted(values.items()))
+
+
+def config_from_peft(values: Mapping[str, Any], where: str) -> LoraConfig:
+    """Return the configuration a PEFT file describes.
+
+    Fields lorakit does not have are accepted while they are off.
+
+    Raises:
+        AdapterFileError: The file is no LoRA adapter or uses a feature lorakit does not have;
+            names every such feature.
+        ConfigError: A value is out of range.
+    """
+    kind = values.get("peft_type")
+    if kind != "LORA":
+        raise AdapterFileError(
+            f"{where} holds a PEFT adapter of type {kind!r}, expected 'LORA'. lorakit reads LoRA "
+            "adapters only."
+        )
+    known = {key: values[key] for key in _FIELDS if values.get(key) is not None}
+    unsupported = [
+        f"{key}={value!r}"
+        for key, value in values.items()
+        if key not in _FIELDS and key not in _INFORMATION and not _is_off(value)
+    ]
+    initialization = known.get("init_lora_weights", True)
+    if isinstance(initialization, str) and initialization not in _HARMLESS_INITIALIZATIONS:
+        unsupported.append(f"init_lora_weights={initialization!r}, which changes the base")
+    elif isinstance(initialization, str) and initialization != "gaussian":
+        known["init_lora_weights"] = True
+    if unsupported:
+        raise AdapterFileError(
+            f"{where} uses what lorakit does not have: {', '.join(unsupported)}. Convert the "
+            "adapter with the tool that made it."
+        )
+    if known.get("task_type") not in [None, *TaskType]:
+        known["task_type"] = None
+    return LoraConfig.parse(known, where)
+
+
+def _is_off(value: Any) -> bool:
+    return value is None or value is False or value == {} or value == []

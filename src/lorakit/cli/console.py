@@ -1,0 +1,167 @@
+"""Print plainly: headings, tables, sizes, what was written and what to do next.
+
+On a terminal tables fit its width; elsewhere (a pipe, a file) they take the width they need, so
+that nothing is cut off.
+"""
+
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+INTERRUPTED = 130  # exit code: the shell's for a process ended by Ctrl-C
+
+KILO = 1000
+SECONDS_PER_MINUTE = 60
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return a console on the present stdout (or stderr); text is printed as it is."""
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+
+def say(text: str = "", style: str | None = None) -> None:
+    """Print one line; long ones are left to the terminal to wrap, so that they copy well."""
+    console().print(text, style=style, soft_wrap=True)
+
+
+def remark(text: str) -> None:
+    """Print a line beside the result, on stderr, so that stdout holds the result alone."""
+    console(stderr=True).print(text, style="dim", soft_wrap=True)
+
+
+def complain(text: str) -> None:
+    """Print an error on stderr, unwrapped; on a terminal its first word is red."""
+    message = Text(text)
+    if text.startswith("Error:"):
+        message.stylize("bold red", 0, len("Error:"))
+    console(stderr=True).print(message, soft_wrap=True)
+
+
+def heading(text: str) -> None:
+    """Print the heading of a section, after an empty line."""
+    say()
+    say(text, style="bold")
+
+
+def pairs(values: Mapping[str, Any]) -> None:
+    """Print names and values in two columns; a value may run over several lines.
+
+    Args:
+        values: What to print by name; a None is left out.
+    """
+    width = max((len(name) for name in values), default=0)
+    for name, value in values.items():
+        if value is not None:
+            text = str(value).replace("\n", "\n" + " " * (width + 4))
+            say(f"  {name:<{width}}  {text}")
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Print a table; columns of numbers are aligned to the right.
+
+    Args:
+        columns: The headings.
+        rows: One value per column; None is printed as an empty cell.
+    """
+    cells = [["" if value is None else str(value) for value in row] for row in rows]
+    drawn = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+    for number, name in enumerate(columns):
+        right = bool(cells) and all(looks_numeric(row[number]) for row in cells)
+        drawn.add_column(name, justify="right" if right else "left", overflow="fold")
+    for row in cells:
+        drawn.add_row(*(Text(cell) for cell in row))
+    screen = console()
+    if screen.is_terminal:
+        screen.print(drawn)
+        return
+    options = screen.options.update(width=10_000)
+    screen.width = max(Measurement.get(screen, options, drawn).maximum, 1)
+    with screen.capture() as capture:
+        screen.print(drawn)
+    for line in capture.get().splitlines():
+        say(line.rstrip())
+
+
+def looks_numeric(cell: str) -> bool:
+    """Tell whether a cell starts like a number, or is empty.
+
+    >>> [looks_numeric(cell) for cell in ("1,024", "-0.5", "4.2 MB", "layers.0", "")]
+    [True, True, True, False, True]
+    """
+    return cell[:1].isdigit() or cell[:1] == "" or (cell[0] in "-+." and cell[1:2].isdigit())
+
+
+def closing(written: Sequence[str | Path], next_commands: Mapping[str, str]) -> None:
+    """End a command: what it wrote, and what to type next.
+
+    Args:
+        written: Paths; a size follows each file that is there.
+        next_commands: What each is for, by command.
+    """
+    if written:
+        heading("Wrote")
+        for item in written:
+            path = Path(item)
+            size = f"  ({size_text(path.stat().st_size)})" if path.is_file() else ""
+            say(f"  {item}{size}")
+    if next_commands:
+        heading("Next")
+        width = max(len(command) for command in next_commands)
+        for command, purpose in next_commands.items():
+            say(f"  {command:<{width}}  # {purpose}")
+
+
+def quoted(path: str | Path) -> str:
+    """Return a path as a shell takes it."""
+    return shlex.quote(str(path))
+
+
+def size_text(size_bytes: float) -> str:
+    """Return a size in decimal units.
+
+    >>> [size_text(n) for n in (512, 2_345, 9_870_000, 16_000_000_000)]
+    ['512 B', '2.3 kB', '9.9 MB', '16.0 GB']
+    """
+    units = ["B", "kB", "MB", "GB", "TB"]
+    size, unit = float(size_bytes), 0
+    while size >= KILO and unit < len(units) - 1:
+        size, unit = size / KILO, unit + 1
+    return f"{size:.0f} {units[unit]}" if unit == 0 else f"{size:.1f} {units[unit]}"
+
+
+def duration_text(duration_s: float) -> str:
+    """Return a duration in the two largest fitting units.
+
+    >>> [duration_text(s) for s in (0.42, 42, 125, 7_260)]
+    ['0.4 s', '42 s', '2 min 05 s', '2 h 01 min']
+    """
+    if duration_s < 10:
+        return f"{duration_s:.1f} s"
+    seconds = round(duration_s)
+    if seconds < SECONDS_PER_MINUTE:
+        return f"{seconds} s"
+    minutes, seconds = divmod(seconds, SECONDS_PER_MINUTE)
+    if minutes < SECONDS_PER_MINUTE:
+        return f"{minutes} min {seconds:02d} s"
+    hours, minutes = divmod(minutes, SECONDS_PER_MINUTE)
+    return f"{hours} h {minutes:02d} min"
+
+
+def number_text(value: Any) -> str:
+    """Return a number for a table: counts with commas, others with four significant digits.
+
+    >>> [number_text(n) for n in (739586, 0.84615384, 0.0002, 12.0, float("nan"))]
+    ['739,586', '0.8462', '0.0002', '12', 'nan']
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4g}"

@@ -1,0 +1,67 @@
+"""`lorakit init`: write a commented recipe."""
+
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+
+from lorakit.cli.console import closing, say
+from lorakit.cli.recipe_template import TASKS, TaskName, recipe_text
+from lorakit.errors import ConfigError, MissingFileError, OutputExistsError, did_you_mean
+
+
+def init(
+    task: Annotated[
+        str,
+        typer.Option(
+            metavar="TASK",
+            help="SEQ_CLS labels texts, TOKEN_CLS labels words, CAUSAL_LM goes on with a text or "
+            "a chat, SEQ_2_SEQ_LM turns a text into another.",
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="File to write.")
+    ] = Path("recipe.yaml"),
+    model: Annotated[
+        str | None, typer.Option(help="Hub id or directory of the base model.")
+    ] = None,
+    train: Annotated[
+        str | None,
+        typer.Option(help="Training data: csv, json, jsonl, parquet, saved dataset or hub id."),
+    ] = None,
+) -> None:
+    """Write a commented recipe for a task.
+
+    Raises:
+        ConfigError: There is no such task.
+        OutputExistsError: The file is already there.
+        MissingFileError: Its directory is not there.
+    """
+    name = cast(TaskName, task.upper())
+    if name not in TASKS:
+        raise ConfigError(
+            f"Unknown task in --task: got '{task}', expected {', '.join(TASKS)}."
+            f"{did_you_mean(task.upper(), TASKS)}"
+        )
+    if not output.parent.is_dir():
+        raise MissingFileError(
+            f"Cannot write {output}: got no directory {output.parent}, expected one that exists. "
+            "Make it, or choose another --output."
+        )
+    text = recipe_text(name, str(output), f"runs/{output.stem}", model, train)
+    try:
+        with output.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise OutputExistsError(
+            f"Cannot write {output}: got a file that is already there, expected a new name. "
+            "Choose another with --output, or move the old one away."
+        ) from None
+    say(f"A recipe for {name} on {model or TASKS[name].model}.")
+    named = "" if train else f"set data.train (now {TASKS[name].train}) to your own data"
+    purposes = {}
+    if named:
+        purposes[f"$EDITOR {output}"] = named
+    purposes[f"lorakit train {output} --dry-run"] = "shows what it would do"
+    purposes[f"lorakit train {output}"] = "trains"
+    closing([output], purposes)

@@ -1,0 +1,204 @@
+"""`lorakit inspect`: what an adapter is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lorakit.cli.console import (
+    closing,
+    heading,
+    number_text,
+    pairs,
+    quoted,
+    say,
+    size_text,
+    table,
+)
+from lorakit.cli.paths import adapter_location
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lorakit.adapters import Adapter
+
+FILES = ("adapter_config.json", "adapter_model.safetensors")
+
+
+@dataclass(frozen=True)
+class Update:
+    """One adapted module, measured.
+
+    Attributes:
+        path: The module's path in the base.
+        in_features: Columns of the update.
+        out_features: Rows of the update.
+        r: Its rank.
+        scaling: The factor s.
+        norm: The Frobenius norm of s B A.
+        is_zero: Whether every number of B (or of A) is zero.
+        is_finite: Whether no number is NaN or infinite.
+    """
+
+    path: str
+    in_features: int
+    out_features: int
+    r: int
+    scaling: float
+    norm: float
+    is_zero: bool
+    is_finite: bool
+
+    @property
+    def kind(self) -> tuple[str, int, int, int, float]:
+        """What the modules of one row of the table have in common."""
+        last = self.path.rsplit(".", 1)[-1]
+        return (last, self.in_features, self.out_features, self.r, self.scaling)
+
+
+def inspect(
+    adapter: Annotated[
+        str, typer.Argument(metavar="ADAPTER", help="A run, an adapter directory, or a hub id.")
+    ],
+    modules: Annotated[bool, typer.Option("--modules", help="One line for every module.")] = False,
+) -> None:
+    """Show what an adapter is made of."""
+    location = adapter_location(adapter)
+    from lorakit.adapters import Adapter
+
+    loaded = Adapter.load(location)
+    updates = [measure(loaded, path) for path in loaded.factors]
+    say(f"Adapter {location}")
+    pairs(summary(loaded, location))
+    heading(f"{len(updates)} adapted modules")
+    table(*(module_rows(updates) if modules else kind_rows(updates)))
+    if loaded.replaced:
+        heading("Trained in full")
+        rows = [
+            (name, " x ".join(map(str, tensor.shape)) or "1", number_text(tensor.numel()))
+            for name, tensor in loaded.replaced.items()
+        ]
+        table(("weight", "shape", "parameters"), rows)
+    for warning in warnings(updates, loaded.replaced.values()):
+        say(f"\nWarning: {warning}", style="yellow")
+    name = quoted(adapter)
+    closing(
+        [],
+        {
+            f"lorakit generate {name}": "tries it on texts from stdin",
+            f"lorakit merge {name} merged": "writes an ordinary checkpoint",
+        },
+    )
+
+
+def summary(adapter: Adapter, location: str | Path) -> dict[str, Any]:
+    """Return the facts about the whole adapter by name."""
+    factors = [tensor for pair in adapter.factors.values() for tensor in pair]
+    lora_count = sum(tensor.numel() for tensor in factors)
+    full_count = sum(tensor.numel() for tensor in adapter.replaced.values())
+    sizes = [path.stat().st_size for name in FILES if (path := Path(location) / name).is_file()]
+    values = adapter.config.model_dump(mode="json", exclude_defaults=True, exclude={"task_type"})
+    return {
+        "base model": adapter.base_model or "not recorded",
+        "task": adapter.config.task_type or "not recorded",
+        "parameters": f"{lora_count + full_count:,}"
+        + (f" ({lora_count:,} LoRA, {full_count:,} in full)" if full_count else ""),
+        "size on disk": size_text(sum(sizes)) if sizes else None,
+        "dtype": ", ".join(sorted({str(t.dtype).removeprefix("torch.") for t in factors})),
+        "settings": "\n".join(f"{key}: {setting_text(v)}" for key, v in values.items())
+        or "all at their defaults",
+    }
+
+
+def setting_text(value: Any) -> str:
+    """Return a setting as the recipe would have it."""
+    return f"[{', '.join(map(str, value))}]" if isinstance(value, list) else str(value)
+
+
+def measure(adapter: Adapter, path: str) -> Update:
+    """Measure the update of one module, without multiplying it out."""
+    A, B = adapter.factors[path]
+    scaling = adapter.config.scaling_for(path)
+    return Update(
+        path=path,
+        in_features=A.shape[1],
+        out_features=B.shape[0],
+        r=A.shape[0],
+        scaling=scaling,
+        norm=scaling * product_norm(A, B),
+        is_zero=not (A.any() and B.any()),
+        is_finite=bool(A.isfinite().all() and B.isfinite().all()),
+    )
+
+
+def product_norm(A: Tensor, B: Tensor) -> float:
+    """Return the Frobenius norm of B A from two (r, r) products: tr(BᵀB AAᵀ) = ‖BA‖².
+
+    Args:
+        A: (r, in).
+        B: (out, r).
+    """
+    A, B = A.double(), B.double()
+    return float(((B.T @ B) * (A @ A.T)).sum().clamp(min=0).sqrt())
+
+
+def module_rows(updates: Iterable[Update]) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+    """Return headings and one row for each module."""
+    rows = [
+        (u.path, u.in_features, u.out_features, u.r, number_text(u.scaling), number_text(u.norm))
+        for u in updates
+    ]
+    return ("module", "in", "out", "r", "scaling", "norm of update"), rows
+
+
+def kind_rows(updates: Iterable[Update]) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+    """Return headings and one row for all modules of the same name, shape, rank and scaling."""
+    kinds: dict[tuple[str, int, int, int, float], list[float]] = {}
+    for update in updates:
+        kinds.setdefault(update.kind, []).append(update.norm)
+    rows = [
+        (
+            last,
+            len(norms),
+            in_features,
+            out_features,
+            r,
+            number_text(scaling),
+            number_text(min(norms)),
+            number_text(sum(norms) / len(norms)),
+            number_text(max(norms)),
+        )
+        for (last, in_features, out_features, r, scaling), norms in kinds.items()
+    ]
+    headings = ("modules", "count", "in", "out", "r", "scaling", "norm: min", "mean", "max")
+    return headings, rows
+
+
+def warnings(updates: list[Update], replaced: Iterable[Tensor]) -> list[str]:
+    """Return what is suspicious about an adapter."""
+    found = []
+    broken = [update.path for update in updates if not update.is_finite]
+    if broken or not all(bool(tensor.isfinite().all()) for tensor in replaced):
+        where = named(broken) if broken else "the weights trained in full"
+        found.append(f"NaN or infinite numbers in {where}. Train again with a lower learning rate.")
+    zero = [update.path for update in updates if update.is_zero]
+    if updates and len(zero) == len(updates):
+        found.append(
+            "lora_B is zero in every module: this adapter was never trained and changes nothing."
+        )
+    elif zero:
+        found.append(
+            f"the update is zero in {len(zero)} of {len(updates)} modules, which never learnt: "
+            f"{named(zero)}."
+        )
+    return found
+
+
+def named(paths: list[str], most: int = 3) -> str:
+    """Return the first few paths and how many more there are."""
+    more = f" and {len(paths) - most} more" if len(paths) > most else ""
+    return ", ".join(paths[:most]) + more

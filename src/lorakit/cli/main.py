@@ -1,0 +1,159 @@
+"""The `lorakit` command: its subcommands, exit codes and the form of its errors.
+
+Nothing heavy is imported here: each command imports what it needs when it runs.
+"""
+
+import sys
+import traceback
+from collections.abc import Sequence
+from inspect import getdoc
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from lorakit.cli.console import INTERRUPTED, complain
+from lorakit.cli.evaluate import evaluate
+from lorakit.cli.generate import generate
+from lorakit.cli.init import init
+from lorakit.cli.inspect import inspect
+from lorakit.cli.merge import merge
+from lorakit.cli.quickstart import quickstart
+from lorakit.cli.quiet import quiet_libraries
+from lorakit.cli.train import train
+from lorakit.errors import LorakitError
+
+
+
+class CommandLine(TyperGroup):
+    """The group of all commands; turns every error into one message and an exit code."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run one command and leave by `SystemExit` with its exit code."""
+        words = list(sys.argv[1:] if args is None else args)
+        debug, words = take_debug(words)
+        try:
+            code = super().main(
+                args=["--debug", *words] if debug else words,
+                prog_name=prog_name or "lorakit",
+                complete_var=complete_var,
+                standalone_mode=False,
+                windows_expand_args=windows_expand_args,
+                **extra,
+            )
+            code = code if isinstance(code, int) else 0
+        except BrokenPipeError:  # the reader, such as `head`, has gone
+            sys.stderr.close()
+            code = 1
+        except Exception as error:
+            code = explain(error, debug)
+        sys.exit(code)
+
+    def invoke(self, ctx: typer.Context) -> Any:
+        """Run the command; Ctrl-C ends it with a word and the shell's code."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            complain("Interrupted.")
+            raise typer.Exit(INTERRUPTED) from None
+
+
+def take_debug(words: list[str]) -> tuple[bool, list[str]]:
+    """Take `--debug` out of the words, wherever it stands before a bare `--`."""
+    end = words.index("--") if "--" in words else len(words)
+    kept = [word for word in words[:end] if word != "--debug"]
+    return len(kept) < end, kept + words[end:]
+
+
+def explain(error: Exception, debug: bool) -> int:
+    """Print an error as the user should see it.
+
+    Args:
+        error: What a command raised.
+        debug: Whether to print the traceback before the message.
+
+    Returns:
+        The exit code: 2 for what the user wrote, 1 for what went wrong while running.
+    """
+    if isinstance(error, typer.TyperException):
+        complain(f"Error: {error.format_message().strip()}")
+        context = getattr(error, "ctx", None)
+        complain(f"'{context.command_path if context else 'lorakit'} --help' shows the usage.")
+        return error.exit_code
+    if isinstance(error, typer.Abort):
+        complain("Error: the input ended early.")
+        return 1
+    if debug:
+        traceback.print_exception(error)
+    if isinstance(error, LorakitError):
+        complain(f"Error: {error}")
+        return error.exit_code
+    text = " ".join(str(error).split())
+    complain(f"Error: {type(error).__name__}{': ' if text else ''}{text}")
+    if not debug:
+        complain("This was not expected. Run again with --debug for the traceback.")
+    return 1
+
+
+app = typer.Typer(
+    cls=CommandLine,
+    name="lorakit",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    add_completion=False,
+)
+
+
+@app.callback(invoke_without_command=True)
+def lorakit(
+    context: typer.Context,
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Print lorakit's version and leave.")
+    ] = False,
+    debug: Annotated[
+        bool,
+        typer.Option(
+            "--debug", help="Show tracebacks and what the libraries say; any command takes it."
+        ),
+    ] = False,
+) -> None:
+    """Fine-tune Hugging Face models with LoRA, from one recipe file.
+
+    Start with `lorakit quickstart` (no network needed), or write a recipe with `lorakit init`.
+    """
+    if show_version:
+        typer.echo(f"lorakit {lorakit_version()}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit
+    if not debug:
+        context.with_resource(quiet_libraries())
+
+
+for command in (quickstart, init, train, evaluate, generate, merge, inspect):
+    app.command(help=(getdoc(command) or "").partition("\n\nRaises:")[0])(command)
+
+
+def lorakit_version() -> str:
+    """Return the version of the installed package, or "(not installed)" in a bare checkout."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("lorakit")
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
+def main() -> None:
+    """Run the command line; the entry point of the `lorakit` script."""
+    app()

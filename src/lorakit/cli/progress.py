@@ -1,0 +1,125 @@
+"""Draw a training run from its events: a bar on a terminal, plain lines elsewhere."""
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from lorakit.cli.console import console, duration_text, number_text
+
+WIDTH_BESIDE_BAR = 52  # columns: counts, loss, learning rate and time left
+MAX_BAR_WIDTH = 40
+MIN_BAR_WIDTH = 5
+
+
+class TrainingProgress:
+    """Listens to a run's "step" and "evaluation" events; a context that ends with the bar."""
+
+    def __init__(self) -> None:
+        self._console: Console = console()
+        self._bar: Progress | None = None
+        self._task: Any = None
+        self._began_s = 0.0
+        self._first_step = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End the bar, so that other things can be printed."""
+        if self._bar is not None:
+            self._bar.stop()
+        self._bar, self._began_s = None, 0.0
+
+    def step(self, payload: Mapping[str, Any]) -> None:
+        """Show how far training is.
+
+        Args:
+            payload: "step", "max_steps", "epoch", "loss", "learning_rate", and "logged", which
+                is true where the values are new.
+        """
+        if not self._began_s:
+            self._began_s, self._first_step = time.monotonic(), int(payload["step"])
+        if self._console.is_terminal:
+            bar = self._bar or self._start(payload)
+            bar.update(
+                self._task,
+                completed=payload["step"],
+                loss=_value("loss", payload["loss"]),
+                rate=_value("lr", payload["learning_rate"]),
+            )
+        elif payload["logged"]:
+            self._line(
+                f"step {payload['step']}/{payload['max_steps']}"
+                f"  epoch {payload['epoch']:.2f}"
+                f"  {_value('loss', payload['loss'])}  {_value('lr', payload['learning_rate'])}"
+                f"{self._time_left(payload)}"
+            )
+
+    def evaluation(self, payload: Mapping[str, Any]) -> None:
+        """Show the metrics of an evaluation.
+
+        Args:
+            payload: "step", "epoch" and "metrics".
+        """
+        epoch = payload.get("epoch") or 0
+        self._line(f"after epoch {epoch:.4g}: {metrics_text(payload['metrics'])}")
+
+    def _start(self, payload: Mapping[str, Any]) -> Progress:
+        width = min(MAX_BAR_WIDTH, max(MIN_BAR_WIDTH, self._console.width - WIDTH_BESIDE_BAR))
+        self._bar = Progress(
+            BarColumn(bar_width=width),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[loss]}"),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+        )
+        self._task = self._bar.add_task("", total=payload["max_steps"], loss="", rate="")
+        self._bar.start()
+        return self._bar
+
+    def _time_left(self, payload: Mapping[str, Any]) -> str:
+        done = payload["step"] - self._first_step
+        if done <= 0 or payload["step"] >= payload["max_steps"]:
+            return ""
+        per_step_s = (time.monotonic() - self._began_s) / done
+        return f"  left {duration_text(per_step_s * (payload['max_steps'] - payload['step']))}"
+
+    def _line(self, text: str) -> None:
+        self._console.print(text, soft_wrap=True)
+
+
+def _value(name: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{name} {value:.4f}" if name == "loss" else f"{name} {value:.1e}"
+
+
+def metrics_text(metrics: Mapping[str, Any]) -> str:
+    """Return evaluation metrics on one line, without their prefix.
+
+    >>> metrics_text({"eval_loss": 0.5, "eval_accuracy": 0.75})
+    'loss 0.5, accuracy 0.75'
+    """
+    return ", ".join(f"{metric_name(key)} {number_text(value)}" for key, value in metrics.items())
+
+
+def metric_name(key: str) -> str:
+    """Return a metric's key as words.
+
+    >>> metric_name("eval_roc_auc")
+    'roc auc'
+    """
+    return key.removeprefix("eval_").replace("_", " ")

@@ -1,0 +1,205 @@
+"""Configurations: frozen, strict, with PEFT's field names and meanings."""
+
+import re
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from types import UnionType
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from lorakit.errors import ConfigError, did_you_mean
+
+
+class TaskType(StrEnum):
+    """What the adapted model is trained to do; the values are PEFT's."""
+
+    CAUSAL_LM = "CAUSAL_LM"
+    SEQ_CLS = "SEQ_CLS"
+    TOKEN_CLS = "TOKEN_CLS"
+    SEQ_2_SEQ_LM = "SEQ_2_SEQ_LM"
+
+
+class _StrictMeta(type(BaseModel)):
+    """Turns pydantic's ValidationError into a ConfigError where a user constructs a config."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().__call__(*args, **kwargs)
+        except ValidationError as error:
+            raise config_error(error, cls, cls.__name__) from None  # type: ignore[arg-type]
+
+
+class StrictConfig(BaseModel, metaclass=_StrictMeta):
+    """A frozen pydantic model that forbids unknown keys and explains every problem at once."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], where: str) -> Self:
+        """Validate a mapping read from a file.
+
+        Args:
+            values: The mapping, as YAML or JSON gave it.
+            where: What to call its origin in an error, such as the file's path.
+
+        Raises:
+            ConfigError: Lists every unknown key (with the nearest right one) and wrong value.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise config_error(error, cls, where) from None
+
+
+class LoraConfig(StrictConfig):
+    """The LoRA configuration, with PEFT's names, defaults and meanings.
+
+    Source: Hu et al. 2021, arXiv:2106.09685; rsLoRA: Kalajdzievski 2023, arXiv:2312.03732.
+    """
+
+    r: int = Field(8, ge=1)
+    """Rank of the update: rows of lora_A and columns of lora_B."""
+
+    lora_alpha: float = Field(8, gt=0)
+    """Numerator of the scaling lora_alpha / r."""
+
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    """Probability of dropping an input element on the low-rank path."""
+
+    target_modules: str | tuple[str, ...] | None = None
+    """Names (a module's path equals one or ends in "." + one), a regex matched in full against
+    the path, or "all-linear" (also when None): every linear layer but the output head."""
+
+    exclude_modules: str | tuple[str, ...] | None = None
+    """Names or a full-match regex of modules to leave out; each must exclude something."""
+
+    layers_to_transform: tuple[int, ...] | None = None
+    """Indices of the layers to adapt, counted from 0; None adapts all."""
+
+    layers_pattern: str | tuple[str, ...] | None = None
+    """Name of the module list that `layers_to_transform` counts in; None takes any list."""
+
+    rank_pattern: dict[str, Annotated[int, Field(ge=1)]] = {}
+    """Rank by module name or regex (matched against the end of the path), in place of `r`."""
+
+    alpha_pattern: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """lora_alpha by module name or regex, in place of `lora_alpha`."""
+
+    bias: Literal["none", "all", "lora_only"] = "none"
+    """Which biases are trained: none, all of the model's, or those of adapted layers."""
+
+    modules_to_save: tuple[str, ...] = ()
+    """Names of modules trained in full and saved with the adapter. The task heads of SEQ_CLS and
+    TOKEN_CLS models are added without being named."""
+
+    task_type: TaskType | None = None
+    """What the model is trained to do; decides which heads are trained."""
+
+    init_lora_weights: Literal[True, False, "gaussian"] = True
+    """True: A Kaiming-uniform (a = sqrt 5), B zero; "gaussian": A normal with standard deviation
+    1/r, B zero; False: both random, so that the update is not zero (for tests)."""
+
+    use_rslora: bool = False
+    """Scale by lora_alpha / sqrt(r) in place of lora_alpha / r."""
+
+    fan_in_fan_out: bool = False
+    """PEFT's note that the base weight is stored (in, out); lorakit sees this from the layer's
+    class, so the field is only kept for the file."""
+
+    @field_validator("layers_to_transform", mode="before")
+    @classmethod
+    def _one_layer_is_a_list(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @field_validator("target_modules", "exclude_modules", "modules_to_save", mode="before")
+    @classmethod
+    def _sets_are_lists(cls, value: Any) -> Any:
+        return tuple(sorted(value)) if isinstance(value, (set, frozenset)) else value
+
+    @field_validator("target_modules")
+    @classmethod
+    def _targets_are_not_empty(cls, value: Any) -> Any:
+        if value is not None and not value:
+            raise ValueError("expected at least one name; leave the key out to adapt every linear")
+        return value
+
+    def rank_for(self, path: str) -> int:
+        """Return the rank of the module at `path`: its `rank_pattern` entry, or `r`."""
+        key = matching_pattern(self.rank_pattern, path)
+        return self.r if key is None else self.rank_pattern[key]
+
+    def alpha_for(self, path: str) -> float:
+        """Return lora_alpha of the module at `path`: its `alpha_pattern` entry, or `lora_alpha`."""
+        key = matching_pattern(self.alpha_pattern, path)
+        return self.lora_alpha if key is None else self.alpha_pattern[key]
+
+    def scaling_for(self, path: str) -> float:
+        """Return the factor s of the module at `path`: alpha / r, or alpha / sqrt(r) for rsLoRA."""
+        r = self.rank_for(path)
+        return self.alpha_for(path) / (r**0.5 if self.use_rslora else r)
+
+
+def matching_pattern(patterns: Iterable[str], path: str) -> str | None:
+    """Return the first pattern that fits the end of a module path, as PEFT matches them.
+
+    >>> matching_pattern({"k_proj": 4, "layers.0.q_proj": 2}, "model.layers.0.q_proj")
+    'layers.0.q_proj'
+    >>> matching_pattern({"proj": 4}, "model.layers.0.q_proj") is None
+    True
+    """
+    return next((p for p in patterns if re.match(rf"(.*\.)?({p})$", path)), None)
+
+
+def config_error(error: ValidationError, model: type[BaseModel], where: str) -> ConfigError:
+    """Explain every problem pydantic found in one ConfigError.
+
+    Args:
+        error: What pydantic raised.
+        model: The class that was validated; its fields are the known keys.
+        where: The origin to name, such as a file's path.
+    """
+    lines = []
+    for problem in error.errors():
+        location = [str(part) for part in problem["loc"]]
+        lines.append(_explain(problem, location, model))
+    lines = list(dict.fromkeys(lines))
+    head = f"{where} has {len(lines)} problems:\n  " if len(lines) > 1 else f"In {where}: "
+    return ConfigError(head + "\n  ".join(lines))
+
+
+def _explain(problem: Any, location: list[str], model: type[BaseModel]) -> str:
+    key = ".".join(
+        part for part in location if not part.startswith(("function-", "tuple[", "lax-"))
+    )
+    if problem["type"] == "extra_forbidden":
+        known = list(_model_at(model, location[:-1]).model_fields)
+        hint = did_you_mean(location[-1], known) or f" Known keys: {', '.join(known)}."
+        return f"unknown key '{key}'.{hint}"
+    if problem["type"] == "missing":
+        return f"missing key '{key}'. Add it."
+    message = problem["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    if isinstance(problem["input"], (str, int, float, bool, list, tuple, type(None))):
+        return f"{key or 'the whole'}: got {problem['input']!r}; {message}."
+    return f"{key or 'the whole'}: {message}."
+
+
+def _model_at(model: type[BaseModel], location: list[str]) -> type[BaseModel]:
+    """Return the nested config class that a location of keys leads to."""
+    for part in location:
+        field = model.model_fields.get(part)
+        if field is None:
+            break
+        model = next((t for t in _leaf_types(field.annotation) if _is_model(t)), model)
+    return model
+
+
+def _leaf_types(annotation: Any) -> list[Any]:
+    if get_origin(annotation) in (Union, UnionType):
+        return [leaf for arg in get_args(annotation) for leaf in _leaf_types(arg)]
+    return [annotation]
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)

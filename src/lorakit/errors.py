@@ -1,0 +1,117 @@
+"""Every error lorakit raises.
+
+LorakitError
+├── ConfigError          (ValueError)         a configuration or recipe is wrong
+├── TargetError          (ValueError)         a pattern selects no module that can be adapted
+├── ShapeError           (ValueError)         tensors or ranks do not fit together
+├── DtypeError           (TypeError)          activations and weights have different dtypes
+├── AdapterNameError     (KeyError)           an adapter name is unknown, taken or malformed
+├── AdapterStateError    (RuntimeError)       the model is merged, or adapters exclude each other
+├── AdapterFileError     (ValueError)         an adapter file is damaged or uses an unknown feature
+│   └── AdapterMismatchError                  an adapter was made for another base model
+├── MissingFileError     (FileNotFoundError)  a file or directory is not there
+├── OutputExistsError    (FileExistsError)    an output would overwrite an earlier run
+├── DataError            (ValueError)         the rows of a dataset do not fit the task
+├── CheckpointError      (RuntimeError)       a checkpoint is incomplete or belongs to another run
+└── TrainingError        (RuntimeError)       training cannot learn: zero or NaN gradients, NaN loss
+
+Each class is a LorakitError and the fitting builtin. `exit_code` is what the command line returns:
+2 for what the user wrote, 1 for what went wrong while running.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class LorakitError(Exception):
+    """Base of all errors raised on purpose by lorakit."""
+
+    exit_code = 1
+
+    def __str__(self) -> str:
+        """Return the message itself (KeyError would show its repr)."""
+        return str(self.args[0]) if self.args else ""
+
+
+class ConfigError(LorakitError, ValueError):
+    """A configuration or recipe is wrong."""
+
+    exit_code = 2
+
+
+class TargetError(LorakitError, ValueError):
+    """A pattern selects no module, or a module that cannot be adapted."""
+
+    exit_code = 2
+
+
+class ShapeError(LorakitError, ValueError):
+    """Tensors or ranks do not fit together."""
+
+    exit_code = 2
+
+
+class DtypeError(LorakitError, TypeError):
+    """Activations and weights have different dtypes."""
+
+
+class AdapterNameError(LorakitError, KeyError):
+    """An adapter name is unknown, taken or malformed."""
+
+    exit_code = 2
+
+
+class AdapterStateError(LorakitError, RuntimeError):
+    """The model is merged, or the adapters asked for exclude each other."""
+
+
+class AdapterFileError(LorakitError, ValueError):
+    """An adapter file is damaged or uses a feature lorakit does not have."""
+
+    exit_code = 2
+
+
+class AdapterMismatchError(AdapterFileError):
+    """An adapter was made for another base model."""
+
+
+class MissingFileError(LorakitError, FileNotFoundError):
+    """A file or directory is not there."""
+
+    exit_code = 2
+
+
+class OutputExistsError(LorakitError, FileExistsError):
+    """An output would overwrite an earlier run."""
+
+    exit_code = 2
+
+
+class DataError(LorakitError, ValueError):
+    """The rows of a dataset do not fit the task."""
+
+    exit_code = 2
+
+
+class CheckpointError(LorakitError, RuntimeError):
+    """A checkpoint is incomplete or belongs to another run."""
+
+
+class TrainingError(LorakitError, RuntimeError):
+    """Training cannot learn: zero or NaN gradients, or a NaN loss."""
+
+
+def did_you_mean(got: str, known: Iterable[str]) -> str:
+    """Return " Did you mean 'x'?" for the closest known word, or an empty string.
+
+    >>> did_you_mean("q_porj", ["q_proj", "k_proj"])
+    " Did you mean 'q_proj'?"
+    >>> did_you_mean("zzz", ["q_proj"])
+    ''
+    """
+    words = list(known)
+    close = get_close_matches(got, words, n=1, cutoff=0.5)
+    if not close:
+        by_lower = {word.lower(): word for word in words}
+        close = [by_lower[got.lower()]] if got.lower() in by_lower else []
+    return f" Did you mean '{close[0]}'?" if close else ""

@@ -1,0 +1,36 @@
+"""Putting adapters into a model, choosing which act, and taking them out again."""
+
+from lorakit.injection.activation import (
+    active_adapters,
+    adapter_config,
+    adapter_names,
+    delete_adapter,
+    disable_adapters,
+    set_adapter,
+    unload,
+)
+from lorakit.injection.inject import add_adapter
+from lorakit.injection.report import Injection, Match
+from lorakit.injection.trainable import (
+    ParameterCount,
+    count_parameters,
+    print_trainable_parameters,
+    trainable_text,
+)
+
+__all__ = [
+    "Injection",
+    "Match",
+    "ParameterCount",
+    "active_adapters",
+    "adapter_config",
+    "adapter_names",
+    "add_adapter",
+    "count_parameters",
+    "delete_adapter",
+    "disable_adapters",
+    "print_trainable_parameters",
+    "set_adapter",
+    "trainable_text",
+    "unload",
+]

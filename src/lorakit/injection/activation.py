@@ -1,0 +1,167 @@
+"""Which adapters of a model act, and taking adapters out."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from torch import nn
+
+from lorakit.config import LoraConfig
+from lorakit.errors import AdapterStateError
+from lorakit.injection.state import (
+    AdapterState,
+    adapted_layers,
+    drop_state,
+    replaced_modules,
+    require_adapter,
+    require_state,
+    require_unmerged,
+    state_of,
+    unwrapped,
+)
+from lorakit.layers import restore_in_place
+
+
+def adapter_names(model: nn.Module) -> tuple[str, ...]:
+    """Return the names of the adapters a model carries, in the order they were added."""
+    state = state_of(model)
+    return () if state is None else tuple(state.configs)
+
+
+def active_adapters(model: nn.Module) -> tuple[str, ...]:
+    """Return the names of the adapters that act at the moment."""
+    state = state_of(model)
+    return () if state is None else state.active
+
+
+def adapter_config(model: nn.Module, name: str = "default") -> LoraConfig:
+    """Return the configuration of an adapter.
+
+    Raises:
+        AdapterNameError: There is no such adapter.
+    """
+    return require_adapter(model, name).configs[name]
+
+
+def set_adapter(model: nn.Module, names: str | Sequence[str] | None) -> None:
+    """Choose which adapters act; the updates of several are added up.
+
+    Parameters of an adapter require gradients while it acts, if it was added as trainable. On a
+    shared base this switches the task without touching a base weight.
+
+    Args:
+        model: A model with adapters.
+        names: One name, several, or None for the base alone.
+
+    Raises:
+        AdapterNameError: There is no such adapter.
+        AdapterStateError: The model is merged, or two of the adapters train the same head or bias.
+    """
+    require_unmerged(model, "change the active adapters")
+    wanted = () if names is None else (names,) if isinstance(names, str) else tuple(names)
+    state = require_state(model)
+    for name in wanted:
+        require_adapter(model, name)
+    activate(unwrapped(model), state, tuple(dict.fromkeys(wanted)))
+
+
+def activate(model: nn.Module, state: AdapterState, names: tuple[str, ...]) -> None:
+    """Make these adapters act and these only, with their gradients."""
+    layers = [layer for _, layer in adapted_layers(model)]
+    replaced = list(replaced_modules(model))
+    _check_exclusive(model, names)
+    for layer in layers:
+        layer.active_updates = tuple(name for name in names if name in layer.updates)
+        for name, update in layer.updates.items():
+            update.requires_grad_(name in names and state.trainable[name])
+    for _, module in replaced:
+        module.active_copy = next((name for name in names if name in module.trained_copies), None)
+        base_parameters = {id(p) for p in module._parameters.values()}
+        for name, trained_copy in module.trained_copies.items():
+            for parameter in trained_copy.parameters():
+                if id(parameter) not in base_parameters and parameter.is_floating_point():
+                    parameter.requires_grad_(name in names and state.trainable[name])
+    state.active = names
+
+
+def _check_exclusive(model: nn.Module, names: tuple[str, ...]) -> None:
+    clashes = [
+        (path, holders)
+        for path, module in replaced_modules(model)
+        if len(holders := [n for n in names if n in module.trained_copies]) > 1
+    ]
+    clashes += [
+        (f"{path}.bias", holders)
+        for path, layer in adapted_layers(model)
+        if len(
+            holders := [
+                n for n in names if n in layer.updates and layer.updates[n].bias is not None
+            ]
+        )
+        > 1
+    ]
+    if clashes:
+        path, holders = clashes[0]
+        raise AdapterStateError(
+            f"Adapters {holders} cannot act together: each has its own {path!r}, expected one at "
+            "most. Activate one of them, or use adapters without trained heads and biases."
+        )
+
+
+@contextmanager
+def disable_adapters(model: nn.Module) -> Iterator[None]:
+    """Run the base alone inside a `with` block; the active adapters come back after it.
+
+    Raises:
+        AdapterNameError: The model carries no adapter.
+        AdapterStateError: The model is merged.
+    """
+    require_unmerged(model, "disable the adapters")
+    state = require_state(model)
+    before = state.active
+    activate(unwrapped(model), state, ())
+    try:
+        yield
+    finally:
+        activate(unwrapped(model), state, before)
+
+
+def delete_adapter(model: nn.Module, name: str) -> None:
+    """Remove one adapter; layers and heads that no adapter uses become plain again.
+
+    Raises:
+        AdapterNameError: There is no such adapter.
+        AdapterStateError: The model is merged.
+    """
+    require_unmerged(model, "delete an adapter")
+    state = require_adapter(model, name)
+    model = unwrapped(model)
+    del state.configs[name], state.trainable[name]
+    state.active = tuple(active for active in state.active if active != name)
+    for _, layer in list(adapted_layers(model)):
+        if name in layer.updates:
+            del layer.updates[name]
+            layer.active_updates = tuple(n for n in layer.active_updates if n != name)
+        if not layer.updates:
+            layer.restore_in_place()
+    for _, module in list(replaced_modules(model)):
+        if name in module.trained_copies:
+            del module.trained_copies[name]
+            module.active_copy = None if module.active_copy == name else module.active_copy
+        if not module.trained_copies:
+            restore_in_place(module)
+    if not state.configs:
+        drop_state(model)
+
+
+def unload(model: nn.Module) -> nn.Module:
+    """Remove every adapter and return the same model with plain layers and the base's weights.
+
+    Raises:
+        AdapterNameError: The model carries no adapter.
+        AdapterStateError: The model is merged.
+    """
+    require_unmerged(model, "unload the adapters")
+    require_state(model)
+    for name in adapter_names(model):
+        delete_adapter(model, name)
+    return unwrapped(model)

@@ -1,0 +1,244 @@
+"""Adding an adapter to a model."""
+
+import torch
+from torch import nn
+
+from lorakit.config import LoraConfig
+from lorakit.injection.activation import activate
+from lorakit.injection.plan import AdapterTensors, InjectionPlan, Site, describe, plan_from_config
+from lorakit.injection.plan_from_tensors import plan_from_tensors
+from lorakit.injection.report import Injection, Match
+from lorakit.injection.state import (
+    base_modules,
+    check_new_name,
+    create_state,
+    require_unmerged,
+    state_of,
+    unwrapped,
+)
+from lorakit.injection.targets import compact_targets
+from lorakit.layers import (
+    AdaptedLayer,
+    LowRankUpdate,
+    copy_with_own,
+    full_copy,
+    replace_in_place,
+)
+from lorakit.layers.class_swap import has_foreign_forward, swap_class
+from lorakit.layers.update import Initialization
+
+_HALF = (torch.float16, torch.bfloat16)
+_INITIALIZATIONS: dict[object, Initialization] = {
+    True: "kaiming",
+    "gaussian": "gaussian",
+    False: "random",
+}
+
+
+def add_adapter(
+    model: nn.Module,
+    config: LoraConfig | AdapterTensors,
+    name: str = "default",
+    *,
+    trainable: bool = True,
+    dtype: torch.dtype | None = None,
+) -> Injection:
+    """Add an adapter to a model in place and make it the one that acts.
+
+    The model stays the same object: adapted layers change their class, base parameters keep
+    their names and identity and no longer require gradients. A fresh adapter changes no output,
+    as its update starts at zero. If anything is wrong, the model is left as it was.
+
+    Args:
+        model: Any torch module.
+        config: A configuration for a fresh adapter, or an `Adapter` whose tensors are copied in.
+        name: Letters, digits, "_" and "-".
+        trainable: Whether its parameters require gradients while it acts.
+        dtype: dtype of lora_A, lora_B and trained heads; None takes float32 on a half-precision
+            base and the base's own otherwise.
+
+    Returns: What matched, with counts; `print` shows it as a table.
+
+    Raises:
+        TargetError: A pattern selects nothing, or a layer that cannot be adapted.
+        ShapeError: A rank is larger than its layer.
+        AdapterNameError: The name is taken or malformed.
+        AdapterMismatchError: The adapter's tensors do not fit this base.
+        AdapterStateError: The model is merged.
+
+    Source: Hu et al. 2021, arXiv:2106.09685, section 4.
+    """
+    model = unwrapped(model)
+    require_unmerged(model, "add an adapter")
+    check_new_name(model, name)
+    tensors = None if isinstance(config, LoraConfig) else config
+    if isinstance(config, LoraConfig):
+        plan = plan_from_config(model, config)
+    else:
+        plan = plan_from_tensors(model, config)
+    _check_swappable(plan)
+
+    is_first = state_of(model) is None
+    state = create_state(model)
+    if is_first:
+        model.requires_grad_(False)
+    for site in plan.sites:
+        _add_update(site, plan, name, dtype, tensors)
+    _add_copies(plan, name, dtype, tensors)
+    recorded = _recorded_config(model, plan)
+    state.configs[name] = recorded
+    state.trainable[name] = trainable
+    activate(model, state, (name,))
+    return _injection(plan, name, recorded)
+
+
+def _check_swappable(plan: InjectionPlan) -> None:
+    """Raise before anything is touched if a class cannot be swapped."""
+    candidates = [site.module for site in plan.sites]
+    candidates += list(plan.heads.values())
+    candidates += [module for module, _ in plan.other_biases.values()]
+    for module in candidates:
+        if has_foreign_forward(module):
+            swap_class(module, type(module))
+
+
+def _add_update(
+    site: Site,
+    plan: InjectionPlan,
+    name: str,
+    dtype: torch.dtype | None,
+    tensors: AdapterTensors | None,
+) -> None:
+    module, config = site.module, plan.config
+    in_features, out_features = site.adapted_class.factor_sizes(module)
+    device = _execution_device(module)
+    factor_dtype = dtype or trained_dtype(module.weight.dtype)  # type: ignore[arg-type]
+    bias = None
+    if site.path in plan.site_biases:
+        source = module.bias if tensors is None else tensors.replaced[f"{site.path}.bias"]
+        bias = source.detach().to(device, factor_dtype, copy=True)  # type: ignore[union-attr]
+    update = LowRankUpdate(
+        torch.empty(site.r, in_features, device=device, dtype=factor_dtype),
+        torch.empty(out_features, site.r, device=device, dtype=factor_dtype),
+        site.scaling,
+        config.lora_dropout,
+        bias,
+    )
+    if tensors is None:
+        initialization = _INITIALIZATIONS[config.init_lora_weights]
+        update.initialize_(initialization, site.adapted_class.zero_factor)
+    else:
+        A, B = tensors.factors[site.path]
+        with torch.no_grad():
+            update.lora_A.copy_(A)
+            update.lora_B.copy_(B)
+    if not isinstance(module, AdaptedLayer):
+        module = site.adapted_class.adapt_in_place(module)
+    update.train(module.training)
+    module.updates[name] = update
+
+
+def _add_copies(
+    plan: InjectionPlan, name: str, dtype: torch.dtype | None, tensors: AdapterTensors | None
+) -> None:
+    """Give heads a full copy, and modules with trained biases one that shares the rest."""
+    memo: dict[int, object] = {}
+    made: dict[str, nn.Module] = {}
+    for path, module in plan.heads.items():
+        trained = full_copy(module, memo)
+        for parameter in trained.parameters():
+            if parameter.is_floating_point():
+                parameter.data = parameter.data.to(dtype or trained_dtype(parameter.dtype))
+        made[path] = trained
+    for path, (module, names) in plan.other_biases.items():
+        made[path] = copy_with_own(module, names)
+    for path, trained in made.items():
+        module = plan.heads[path] if path in plan.heads else plan.other_biases[path][0]
+        if tensors is not None:
+            _fill(trained, path, tensors)
+        replace_in_place(module).trained_copies[name] = trained
+
+
+def _fill(trained: nn.Module, path: str, tensors: AdapterTensors) -> None:
+    """Copy an adapter's tensors into a head or into the biases of a module."""
+    prefix = f"{path}."
+    for key, tensor in tensors.replaced.items():
+        if not key.startswith(prefix):
+            continue
+        owner, _, last = key.removeprefix(prefix).rpartition(".")
+        place = getattr(trained.get_submodule(owner), last, None) if _has(trained, owner) else None
+        if isinstance(place, torch.Tensor):
+            with torch.no_grad():
+                place.copy_(tensor)
+
+
+def _has(module: nn.Module, path: str) -> bool:
+    return path == "" or path in dict(module.named_modules())
+
+
+def trained_dtype(base_dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype trained parameters get: float32 on a half-precision base, else the base's.
+
+    Updates of a usual learning rate are lost to rounding in half precision.
+    """
+    return torch.float32 if base_dtype in _HALF else base_dtype
+
+
+def _execution_device(module: nn.Module) -> torch.device:
+    """Return where the layer computes: its weight's device, or that of accelerate's hook."""
+    weight: torch.Tensor = module.weight  # type: ignore[assignment]
+    hook = getattr(module, "_hf_hook", None)
+    device = getattr(hook, "execution_device", None)
+    if weight.is_meta and device is not None:
+        return torch.device(device)
+    return weight.device
+
+
+def _recorded_config(model: nn.Module, plan: InjectionPlan) -> LoraConfig:
+    """Return the configuration with its patterns resolved to the modules it really selected.
+
+    Every reader of the file then selects the same modules, whatever its own defaults are.
+    """
+    return plan.config.model_copy(
+        update={
+            "target_modules": compact_targets(
+                [site.path for site in plan.sites], [p for p, _ in base_modules(model) if p]
+            ),
+            "exclude_modules": None,
+            "layers_to_transform": None,
+            "layers_pattern": None,
+            "modules_to_save": tuple(plan.heads),
+            "fan_in_fan_out": any(describe(site.module) == "Conv1D" for site in plan.sites),
+        }
+    )
+
+
+def _injection(plan: InjectionPlan, name: str, config: LoraConfig) -> Injection:
+    matches = tuple(
+        Match(
+            site.path,
+            describe(site.module),
+            *site.adapted_class.factor_sizes(site.module),
+            site.r,
+            site.scaling,
+        )
+        for site in plan.sites
+    )
+    biases = sorted(f"{path}.bias" for path in plan.site_biases)
+    biases += [f"{path}.{n}" for path, (_, names) in plan.other_biases.items() for n in names]
+    factors = {site.module.updates[name].lora_A.dtype for site in plan.sites}  # type: ignore[union-attr,index]
+    weights = {site.module.weight.dtype for site in plan.sites}
+    return Injection(
+        name=name,
+        config=config,
+        matches=matches,
+        heads=tuple(plan.heads),
+        biases=tuple(biases),
+        skipped=tuple(plan.skipped),
+        factor_dtype=_dtype_names(factors),
+        base_dtype=_dtype_names(weights),
+    )
+
+
+def _dtype_names(dtypes: set) -> str:
+    return ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes)) or "none"

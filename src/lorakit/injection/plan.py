@@ -1,0 +1,257 @@
+"""What adding an adapter would do to a model, worked out before anything is touched."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from lorakit.config import LoraConfig
+from lorakit.errors import ShapeError, TargetError
+from lorakit.injection.heads import TASKS_WITH_HEADS, output_layers, task_heads
+from lorakit.injection.state import base_modules
+from lorakit.injection.targets import ALL_LINEAR, match_targets, name_matches, no_match_message
+from lorakit.layers import (
+    AdaptedLayer,
+    LoraConv1D,
+    LoraEmbedding,
+    LoraLinear,
+    ReplacedModule,
+    plain_class_of,
+)
+
+ADAPTED_CLASSES: dict[type[nn.Module], type[AdaptedLayer]] = {
+    nn.Linear: LoraLinear,
+    Conv1D: LoraConv1D,
+    nn.Embedding: LoraEmbedding,
+}
+
+
+class AdapterTensors(Protocol):
+    """An adapter as a value: what `add_adapter` needs of `lorakit.Adapter`."""
+
+    @property
+    def config(self) -> LoraConfig:
+        """The configuration."""
+        ...
+
+    @property
+    def factors(self) -> Mapping[str, tuple[Tensor, Tensor]]:
+        """(lora_A, lora_B) by module path."""
+        ...
+
+    @property
+    def replaced(self) -> Mapping[str, Tensor]:
+        """Tensors that stand in for the base's own, by their full name in the base."""
+        ...
+
+    @property
+    def base_weights(self) -> Mapping[str, Tensor]:
+        """Weights of the base that the adapter's file repeats, by module path."""
+        ...
+
+
+@dataclass(frozen=True)
+class Site:
+    """A layer to adapt."""
+
+    path: str
+    module: nn.Module
+    adapted_class: type[AdaptedLayer]
+    r: int
+    scaling: float
+
+
+@dataclass
+class InjectionPlan:
+    """Everything an adapter will add to a model."""
+
+    config: LoraConfig
+    sites: list[Site] = field(default_factory=list)
+    heads: dict[str, nn.Module] = field(default_factory=dict)
+    """Modules trained in full, by path."""
+    site_biases: set[str] = field(default_factory=set)
+    """Paths of the adapted layers whose bias is trained."""
+    other_biases: dict[str, tuple[nn.Module, list[str]]] = field(default_factory=dict)
+    """Modules that are not adapted, with the names of their own trained bias parameters."""
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+
+def adapted_class_of(module: nn.Module) -> type[AdaptedLayer] | None:
+    """Return the class that adapts this module, or None where there is none."""
+    if isinstance(module, AdaptedLayer):
+        return type(module)
+    return None if obstacle(module) else ADAPTED_CLASSES.get(plain_class_of(module))
+
+
+def obstacle(module: nn.Module) -> str | None:
+    """Return why a layer that looks adaptable is not, or None."""
+    if isinstance(module, AdaptedLayer) or not isinstance(module, tuple(ADAPTED_CLASSES)):
+        return None
+    kind = plain_class_of(module)
+    if kind not in ADAPTED_CLASSES:
+        return f"{kind.__name__} is a subclass with a forward of its own"
+    if isinstance(module, nn.Embedding) and module.max_norm is not None:
+        return "max_norm rewrites the base's weight"
+    return None
+
+
+def plan_from_config(model: nn.Module, config: LoraConfig) -> InjectionPlan:
+    """Work out which modules a configuration adapts and trains.
+
+    Raises:
+        TargetError: A pattern selects nothing or something that cannot be adapted; lists all.
+        ShapeError: A rank is larger than its layer.
+    """
+    modules = dict(base_modules(model))
+    plan = InjectionPlan(config)
+    problems: list[str] = []
+    plan.heads = _heads(model, modules, config, problems)
+
+    inside_heads = tuple(f"{path}." for path in plan.heads)
+    free = {
+        path: module
+        for path, module in modules.items()
+        if path and path not in plan.heads and not path.startswith(inside_heads)
+    }
+    adaptable = {p: c for p, m in free.items() if (c := adapted_class_of(m)) is not None}
+    outputs = output_layers(model)
+    default = [
+        path
+        for path, kind in adaptable.items()
+        if kind is not LoraEmbedding and id(modules[path]) not in outputs
+    ]
+    selected, target_problems = match_targets(config, list(adaptable), default)
+    problems += _blocked(config, free, plan) + target_problems
+    if problems:
+        raise TargetError("\n".join(problems))
+
+    plan.sites = [
+        Site(path, modules[path], adaptable[path], config.rank_for(path), config.scaling_for(path))
+        for path in selected
+    ]
+    _check_ranks(plan.sites)
+    _note_skipped(config, modules, plan, outputs)
+    plan_biases(plan, free)
+    return plan
+
+
+def _heads(
+    model: nn.Module, modules: dict[str, nn.Module], config: LoraConfig, problems: list[str]
+) -> dict[str, nn.Module]:
+    """Return the modules to train in full: those named, and the heads of the task."""
+    heads: dict[str, nn.Module] = {}
+    for name in config.modules_to_save:
+        found = {p: m for p, m in modules.items() if p and name_matches([name], p)}
+        if not found:
+            problems.append(no_match_message("modules_to_save", [name], [p for p in modules if p]))
+        heads.update(found)
+    if config.task_type in TASKS_WITH_HEADS:
+        automatic = task_heads(model)
+        if not automatic and not heads:
+            problems.append(
+                f"task_type={config.task_type} trains the model's head, but "
+                f"{type(model).__name__} has none beside its backbone. Load the model with a "
+                "head, or name the head in modules_to_save."
+            )
+        heads.update({name: modules[name] for name in automatic})
+    outer = tuple(f"{path}." for path in heads)
+    return {path: module for path, module in heads.items() if not path.startswith(outer)}
+
+
+def _blocked(config: LoraConfig, free: dict[str, nn.Module], plan: InjectionPlan) -> list[str]:
+    """Return a problem for each named module that looks like a layer but cannot be adapted."""
+    targets = config.target_modules
+    explicit = targets is not None and targets != ALL_LINEAR
+    problems = []
+    for path, module in free.items():
+        reason = obstacle(module)
+        if reason is None:
+            continue
+        excluded = config.exclude_modules and name_matches(config.exclude_modules, path)
+        if explicit and targets and name_matches(targets, path) and not excluded:
+            problems.append(
+                f"Cannot adapt {path}: {reason}. Leave it out with exclude_modules=[{path!r}]."
+            )
+        elif not explicit and not isinstance(module, nn.Embedding):
+            plan.skipped.append((path, reason))
+    return problems
+
+
+def _check_ranks(sites: list[Site]) -> None:
+    too_large = []
+    for site in sites:
+        in_features, out_features = site.adapted_class.factor_sizes(site.module)
+        if site.r > min(in_features, out_features):
+            too_large.append(f"{site.path} (in={in_features}, out={out_features}, r={site.r})")
+    if too_large:
+        more = f" and {len(too_large) - 5} more" if len(too_large) > 5 else ""
+        raise ShapeError(
+            f"The rank is larger than the layer in {', '.join(too_large[:5])}{more}; expected r "
+            "up to min(in, out). Lower r, give these layers a rank_pattern, or exclude them."
+        )
+
+
+def _note_skipped(
+    config: LoraConfig, modules: dict[str, nn.Module], plan: InjectionPlan, outputs: set[int]
+) -> None:
+    """Record the linear layers that the selection left out for a reason worth showing."""
+    targets = config.target_modules
+    everything = targets is None or targets == ALL_LINEAR
+    for path, module in modules.items():
+        if not isinstance(module, (nn.Linear, Conv1D)):
+            continue
+        if any(path == head or path.startswith(f"{head}.") for head in plan.heads):
+            if everything or name_matches(targets or (), path):
+                plan.skipped.append((path, "trained in full"))
+        elif everything and id(module) in outputs:
+            plan.skipped.append((path, "the output head"))
+
+
+def plan_biases(plan: InjectionPlan, free: Mapping[str, nn.Module]) -> None:
+    """Add the biases that `config.bias` trains.
+
+    As in loralib and PEFT, "all" means every parameter with "bias" in its name, which takes in
+    T5's `relative_attention_bias.weight`.
+
+    Args:
+        plan: Its sites are known already.
+        free: The base's modules outside the heads, by path.
+    """
+    if plan.config.bias == "none":
+        return
+    site_paths = {site.path for site in plan.sites}
+    for path, module in free.items():
+        if path in site_paths:
+            if module._parameters.get("bias") is not None:
+                plan.site_biases.add(path)
+        elif plan.config.bias == "all" and not isinstance(module, AdaptedLayer):
+            own = [
+                name
+                for name, parameter in module._parameters.items()
+                if parameter is not None and "bias" in f"{path}.{name}"
+            ]
+            if own:
+                plan.other_biases[path] = (module, own)
+        elif plan.config.bias == "all" and module._parameters.get("bias") is not None:
+            raise TargetError(
+                f"bias='all' would train the bias of {path}, which another adapter adapts and "
+                "this one does not. Adapt the same layers, or use bias='lora_only'."
+            )
+
+
+def is_free(path: str, plan: InjectionPlan) -> bool:
+    """Return whether a module path lies outside the heads of a plan."""
+    return bool(path) and not any(path == h or path.startswith(f"{h}.") for h in plan.heads)
+
+
+def describe(module: nn.Module) -> str:
+    """Return the class name a user knows this module by."""
+    if isinstance(module, AdaptedLayer):
+        return module.plain_class.__name__
+    return (
+        plain_class_of(module).__name__
+        if isinstance(module, ReplacedModule)
+        else type(module).__name__
+    )

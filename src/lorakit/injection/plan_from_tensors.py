@@ -1,0 +1,131 @@
+"""The plan of an adapter whose tensors are known: every tensor must find its place, and back."""
+
+import torch
+from torch import nn
+
+from lorakit.errors import AdapterMismatchError, did_you_mean
+from lorakit.injection.plan import (
+    AdapterTensors,
+    InjectionPlan,
+    Site,
+    adapted_class_of,
+    describe,
+    is_free,
+    plan_biases,
+)
+from lorakit.injection.state import base_modules
+from lorakit.injection.targets import name_matches
+
+
+def plan_from_tensors(model: nn.Module, adapter: AdapterTensors) -> InjectionPlan:
+    """Work out where the tensors of an adapter go.
+
+    Raises:
+        AdapterMismatchError: A tensor has no place in the model, has another shape than its
+            place, or a place is left empty; names the first and counts the rest.
+    """
+    modules = dict(base_modules(model))
+    config = adapter.config
+    plan = InjectionPlan(config)
+    plan.heads = {
+        path: module
+        for path, module in modules.items()
+        if name_matches(config.modules_to_save, path)
+        and any(key.startswith(f"{path}.") for key in adapter.replaced)
+    }
+    problems: list[str] = []
+    for path in adapter.factors:
+        _add_site(plan, modules, adapter, path, problems)
+    plan_biases(plan, {path: m for path, m in modules.items() if is_free(path, plan)})
+    _check_replaced(plan, adapter, problems)
+    _check_base_weights(modules, adapter, problems)
+    if problems:
+        more = f" ({len(problems) - 1} more such problems)" if len(problems) > 1 else ""
+        raise AdapterMismatchError(
+            f"The adapter was made for another base than this {type(model).__name__}: "
+            f"{problems[0]}{more} Load the base the adapter names, or another adapter."
+        )
+    return plan
+
+
+def _add_site(
+    plan: InjectionPlan,
+    modules: dict[str, nn.Module],
+    adapter: AdapterTensors,
+    path: str,
+    problems: list[str],
+) -> None:
+    module = modules.get(path)
+    if module is None:
+        hint = did_you_mean(path, modules)
+        problems.append(f"the base has no module {path!r}, which the adapter adapts.{hint}")
+        return
+    adapted_class = adapted_class_of(module)
+    if adapted_class is None:
+        problems.append(f"{path!r} is a {describe(module)}, which cannot be adapted.")
+        return
+    A, B = adapter.factors[path]
+    in_features, out_features = adapted_class.factor_sizes(module)
+    expected_A, expected_B = (A.shape[0], in_features), (out_features, A.shape[0])
+    for key, got, expected in (
+        (f"{path}.lora_A", tuple(A.shape), expected_A),
+        (f"{path}.lora_B", tuple(B.shape), expected_B),
+    ):
+        if got != expected:
+            problems.append(f"{key} has shape {got}, but the base's layer needs {expected}.")
+            return
+    plan.sites.append(
+        Site(path, module, adapted_class, A.shape[0], adapter.config.scaling_for(path))
+    )
+
+
+def _check_replaced(plan: InjectionPlan, adapter: AdapterTensors, problems: list[str]) -> None:
+    """Compare the names and shapes of heads and biases with what the base needs."""
+    expected: dict[str, tuple[int, ...]] = {}
+    for path, module in plan.heads.items():
+        for name, tensor in saved_tensors(module).items():
+            expected[f"{path}.{name}"] = tuple(tensor.shape)
+    for site in plan.sites:
+        if site.path in plan.site_biases:
+            expected[f"{site.path}.bias"] = tuple(site.module.bias.shape)  # type: ignore[union-attr,arg-type]
+    for path, (module, names) in plan.other_biases.items():
+        for name in names:
+            expected[f"{path}.{name}"] = tuple(module._parameters[name].shape)  # type: ignore[union-attr]
+
+    for key, tensor in adapter.replaced.items():
+        if key not in expected:
+            hint = did_you_mean(key, expected)
+            problems.append(f"the base has no place for {key!r} {tuple(tensor.shape)}.{hint}")
+        elif tuple(tensor.shape) != expected[key]:
+            problems.append(
+                f"{key} has shape {tuple(tensor.shape)}, but the base's is {expected[key]}."
+            )
+    missing = [key for key in expected if key not in adapter.replaced]
+    if missing:
+        problems.append(f"the adapter has no {missing[0]!r}, which its configuration trains.")
+
+
+def _check_base_weights(
+    modules: dict[str, nn.Module], adapter: AdapterTensors, problems: list[str]
+) -> None:
+    """Compare the base weights that a file repeats (those of embeddings) with the base's."""
+    for path, repeated in adapter.base_weights.items():
+        own = getattr(modules.get(path), "weight", None)
+        if own is None or own.is_meta:
+            continue
+        if own.shape != repeated.shape:
+            problems.append(
+                f"{path}.weight has shape {tuple(repeated.shape)} in the adapter's file, but the "
+                f"base's is {tuple(own.shape)}. Resize the base's embeddings first."
+            )
+        elif not torch.equal(own.detach().cpu(), repeated.to(own.dtype)):
+            problems.append(f"{path}.weight in the adapter's file differs from the base's.")
+
+
+def saved_tensors(module: nn.Module) -> dict:
+    """Return parameters and persistent buffers of a module of the base, without trained copies."""
+    return {
+        name: tensor
+        for name, tensor in module.state_dict().items()
+        if "trained_copies." not in name and "updates." not in name
+    }

@@ -1,0 +1,115 @@
+"""What an injection did: every module it adapted, trained or left out, with counts."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+from lorakit.config import LoraConfig
+
+
+@dataclass(frozen=True)
+class Match:
+    """One adapted module."""
+
+    path: str
+    kind: str
+    """Class of the base layer, such as "Linear"."""
+    in_features: int
+    out_features: int
+    r: int
+    scaling: float
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the update: r (in + out)."""
+        return self.r * (self.in_features + self.out_features)
+
+
+@dataclass(frozen=True)
+class Injection:
+    """The result of adding an adapter; `print(injection)` shows the table of what matched.
+
+    Attributes:
+        name: The adapter's name.
+        config: Its configuration.
+        matches: The adapted modules in the model's order.
+        heads: Paths of the modules trained in full and saved with the adapter.
+        biases: Names of the parameters trained because of `bias`.
+        skipped: Modules left out, with the reason.
+        factor_dtype: dtype of lora_A and lora_B.
+        base_dtype: dtype of the adapted weights.
+    """
+
+    name: str
+    config: LoraConfig
+    matches: tuple[Match, ...]
+    heads: tuple[str, ...]
+    biases: tuple[str, ...]
+    skipped: tuple[tuple[str, str], ...]
+    factor_dtype: str
+    base_dtype: str
+
+    @property
+    def lora_parameters(self) -> int:
+        """Parameters of all low-rank updates."""
+        return sum(match.parameters for match in self.matches)
+
+    def rows(self) -> list[dict[str, str | int | float]]:
+        """Return one row for each kind of adapted module: its last name, shape, rank and count."""
+        groups: Counter[tuple[str, str, int, int, int, float]] = Counter()
+        for m in self.matches:
+            last = m.path.rsplit(".", 1)[-1]
+            groups[(last, m.kind, m.in_features, m.out_features, m.r, m.scaling)] += 1
+        return [
+            {
+                "modules": last,
+                "kind": kind,
+                "count": count,
+                "in": in_features,
+                "out": out_features,
+                "r": r,
+                "scaling": scaling,
+                "parameters": count * r * (in_features + out_features),
+            }
+            for (last, kind, in_features, out_features, r, scaling), count in groups.items()
+        ]
+
+    def table(self) -> str:
+        """Return what matched as plain text, a line for each kind of module."""
+        rows = self.rows()
+        lines = [
+            f"Adapter {self.name!r}: {len(self.matches)} modules adapted, "
+            f"{self.lora_parameters:,} LoRA parameters ({self.factor_dtype} on {self.base_dtype})"
+        ]
+        header = ("modules", "kind", "count", "in", "out", "r", "scaling", "parameters")
+        cells = [[_cell(row[key]) for key in header] for row in rows]
+        widths = [max(len(c) for c in column) for column in zip(header, *cells, strict=True)]
+        for line in [list(header), *cells]:
+            aligned = [
+                c.ljust(w) if position < 2 else c.rjust(w)
+                for position, (c, w) in enumerate(zip(line, widths, strict=True))
+            ]
+            lines.append("  " + "  ".join(aligned).rstrip())
+        if self.heads:
+            lines.append(f"Trained in full and saved: {', '.join(self.heads)}")
+        if self.biases:
+            lines.append(f"Trained biases: {len(self.biases)}")
+        reasons: dict[str, list[str]] = {}
+        for path, reason in self.skipped:
+            reasons.setdefault(reason, []).append(path)
+        for reason, paths in reasons.items():
+            more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
+            lines.append(f"Left out, {reason}: {', '.join(paths[:3])}{more}")
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return self.table()
+
+
+def _cell(value: str | int | float) -> str:
+    return (
+        f"{value:,}"
+        if isinstance(value, int)
+        else f"{value:g}"
+        if isinstance(value, float)
+        else value
+    )

@@ -1,0 +1,153 @@
+"""What a model remembers about the adapters it carries."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from lorakit.config import LoraConfig
+from lorakit.errors import AdapterNameError, AdapterStateError, did_you_mean
+from lorakit.layers import AdaptedLayer, ReplacedModule
+
+_ATTRIBUTE = "_lorakit_state"
+_OWN_CHILDREN = ("updates", "trained_copies")
+
+
+@dataclass
+class AdapterState:
+    """The adapters of one model; kept on the model itself, so deepcopy and pickle carry it."""
+
+    configs: dict[str, LoraConfig] = field(default_factory=dict)
+    trainable: dict[str, bool] = field(default_factory=dict)
+    active: tuple[str, ...] = ()
+    is_merged: bool = False
+    trained_before: tuple[str, ...] = ()
+    """Names of the base's parameters that required gradients before the first adapter came."""
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the module inside torch.compile's wrapper, or the module itself."""
+    return getattr(model, "_orig_mod", model)
+
+
+def state_of(model: nn.Module) -> AdapterState | None:
+    """Return the adapter state of a model, or None where it carries no adapter."""
+    return getattr(unwrapped(model), _ATTRIBUTE, None)
+
+
+def require_state(model: nn.Module) -> AdapterState:
+    """Return the adapter state of a model.
+
+    Raises:
+        AdapterNameError: The model carries no adapter.
+    """
+    state = state_of(model)
+    if state is None:
+        raise AdapterNameError(
+            f"This {type(unwrapped(model)).__name__} carries no adapter. Call add_adapter or "
+            "load_adapter on it first (on this very object, not on a part of it)."
+        )
+    return state
+
+
+def create_state(model: nn.Module) -> AdapterState:
+    """Return the adapter state of a model, making it where there is none."""
+    state = state_of(model)
+    if state is None:
+        state = AdapterState(
+            trained_before=tuple(n for n, p in model.named_parameters() if p.requires_grad)
+        )
+        setattr(model, _ATTRIBUTE, state)
+    return state
+
+
+def drop_state(model: nn.Module) -> None:
+    """Forget the adapters and give the base's parameters their requires_grad back."""
+    state = require_state(model)
+    trained = set(state.trained_before)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in trained)
+    delattr(model, _ATTRIBUTE)
+
+
+def require_adapter(model: nn.Module, name: str) -> AdapterState:
+    """Return the adapter state, knowing that `name` is one of its adapters.
+
+    Raises:
+        AdapterNameError: There is no such adapter; names those there are.
+    """
+    state = require_state(model)
+    if name not in state.configs:
+        known = ", ".join(state.configs)
+        raise AdapterNameError(
+            f"No adapter is named {name!r}; adapters here: {known}."
+            f"{did_you_mean(name, state.configs)}"
+        )
+    return state
+
+
+def require_unmerged(model: nn.Module, action: str) -> None:
+    """Refuse an action on a merged model.
+
+    Raises:
+        AdapterStateError: The model is merged.
+    """
+    state = state_of(model)
+    if state is not None and state.is_merged:
+        raise AdapterStateError(
+            f"Cannot {action} while adapters {list(state.active)} are merged into the weights. "
+            "Call unmerge_adapters(model) first."
+        )
+
+
+def check_new_name(model: nn.Module, name: str) -> None:
+    """Refuse a name that is taken or that cannot be part of a parameter's name.
+
+    Raises:
+        AdapterNameError: The name is taken or malformed.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]*", name) or hasattr(nn.ModuleDict(), name):
+        raise AdapterNameError(
+            f"{name!r} cannot name an adapter, expected letters, digits, '_' and '-' that are "
+            "no attribute of a torch ModuleDict. Choose another name."
+        )
+    state = state_of(model)
+    if state is not None and name in state.configs:
+        raise AdapterNameError(
+            f"An adapter named {name!r} is already there. Choose another name, or call "
+            f"delete_adapter(model, {name!r}) first."
+        )
+
+
+def base_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield (path, module) of the base alone, without what adapters added, each module once."""
+    seen: set[int] = set()
+    stack: list[tuple[str, nn.Module]] = [("", unwrapped(model))]
+    while stack:
+        path, module = stack.pop()
+        if id(module) in seen:
+            continue
+        seen.add(id(module))
+        yield path, module
+        own = _OWN_CHILDREN if isinstance(module, (AdaptedLayer, ReplacedModule)) else ()
+        children = [
+            (f"{path}.{name}" if path else name, child)
+            for name, child in module.named_children()
+            if name not in own
+        ]
+        stack.extend(reversed(children))
+
+
+def adapted_layers(model: nn.Module) -> Iterator[tuple[str, AdaptedLayer]]:
+    """Yield (path, layer) of every layer that carries updates."""
+    for path, module in base_modules(model):
+        if isinstance(module, AdaptedLayer):
+            yield path, module
+
+
+def replaced_modules(model: nn.Module) -> Iterator[tuple[str, ReplacedModule]]:
+    """Yield (path, module) of every module that has trained copies."""
+    for path, module in base_modules(model):
+        if isinstance(module, ReplacedModule):
+            yield path, module

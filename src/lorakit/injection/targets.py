@@ -1,0 +1,172 @@
+"""Which modules a configuration selects: pure name matching, without torch."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from lorakit.config import LoraConfig, matching_pattern
+from lorakit.errors import TargetError, did_you_mean
+
+ALL_LINEAR = "all-linear"
+
+
+def name_matches(names: str | Sequence[str], path: str) -> bool:
+    r"""Return whether a module path is selected.
+
+    Args:
+        names: A regex that must match the path in full, or names: a name selects the module whose
+            path equals it or ends in "." + it. The meaning is PEFT's.
+        path: Module path such as "model.layers.0.self_attn.q_proj".
+
+    >>> name_matches(["q_proj"], "model.layers.0.self_attn.q_proj")
+    True
+    >>> name_matches(["q_proj"], "model.layers.0.self_attn.xq_proj")
+    False
+    >>> name_matches(r".*\.(q|k)_proj", "model.layers.0.self_attn.q_proj")
+    True
+    """
+    if isinstance(names, str):
+        return re.fullmatch(names, path) is not None
+    return any(path == name or path.endswith(f".{name}") for name in names)
+
+
+def layer_index(path: str, layers_pattern: str | Sequence[str] | None = None) -> int | None:
+    """Return the position of a module in the model's list of layers, counted from 0.
+
+    Args:
+        path: Module path.
+        layers_pattern: Names of the module lists to count in; None takes the first list.
+
+    >>> layer_index("model.layers.3.self_attn.q_proj")
+    3
+    >>> layer_index("model.layers.3.self_attn.q_proj", "h") is None
+    True
+    """
+    if layers_pattern is None:
+        found = re.match(r".*?\.(\d+)\.", f".{path}")
+        return int(found[1]) if found else None
+    patterns = [layers_pattern] if isinstance(layers_pattern, str) else layers_pattern
+    for pattern in patterns:
+        found = re.match(rf".*\.{pattern}\.(\d+)\.", f".{path}")
+        if found:
+            return int(found[1])
+    return None
+
+
+def match_targets(
+    config: LoraConfig, adaptable: Sequence[str], default: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """Select the modules to adapt.
+
+    Args:
+        config: Gives target_modules, exclude_modules, layers_to_transform and the patterns.
+        adaptable: Paths of every module that could be adapted, in the model's order.
+        default: Those of them that "all-linear" means.
+
+    Returns: The selected paths in the model's order, and the problems found: a name that matches
+        nothing, an exclusion that excludes nothing, a layer index or pattern that fits nothing.
+    """
+    problems: list[str] = []
+    targets = config.target_modules
+    if targets is None or targets == ALL_LINEAR:
+        selected = list(default)
+        if not selected:
+            problems.append("The model has no linear layer to adapt besides its output head.")
+    elif isinstance(targets, str):
+        _check_regex("target_modules", targets)
+        selected = [path for path in adaptable if name_matches(targets, path)]
+        if not selected:
+            problems.append(no_match_message("target_modules", targets, adaptable))
+    else:
+        selected = [path for path in adaptable if name_matches(targets, path)]
+        missed = [n for n in targets if not any(name_matches([n], path) for path in adaptable)]
+        if missed:
+            problems.append(no_match_message("target_modules", missed, adaptable))
+
+    selected = _without_excluded(config, selected, problems)
+    selected = _in_layers(config, selected, problems)
+    for field in ("rank_pattern", "alpha_pattern"):
+        for pattern in getattr(config, field):
+            _check_regex(field, pattern)
+            if selected and not any(matching_pattern([pattern], path) for path in selected):
+                problems.append(no_match_message(field, [pattern], selected))
+    return selected, problems
+
+
+def _without_excluded(config: LoraConfig, selected: list[str], problems: list[str]) -> list[str]:
+    excluded = config.exclude_modules
+    if not excluded or not selected:
+        return selected
+    if isinstance(excluded, str):
+        _check_regex("exclude_modules", excluded)
+        idle = [] if any(name_matches(excluded, p) for p in selected) else [excluded]
+    else:
+        idle = [n for n in excluded if not any(name_matches([n], path) for path in selected)]
+    if idle:
+        problems.append(no_match_message("exclude_modules", idle, selected))
+    kept = [path for path in selected if not name_matches(excluded, path)]
+    if not kept:
+        problems.append(f"exclude_modules={_shown(excluded)} excludes every selected module.")
+    return kept
+
+
+def _in_layers(config: LoraConfig, selected: list[str], problems: list[str]) -> list[str]:
+    wanted = config.layers_to_transform
+    if wanted is None or not selected:
+        return selected
+    index_of = {path: layer_index(path, config.layers_pattern) for path in selected}
+    present = sorted({index for index in index_of.values() if index is not None})
+    missing = [index for index in wanted if index not in present]
+    if missing:
+        there = f"layers {present[0]} to {present[-1]}" if present else "no numbered layers"
+        problems.append(
+            f"layers_to_transform={list(wanted)} asks for layers {missing}, but the selected "
+            f"modules are in {there}. Layers are counted from 0."
+        )
+    return [path for path in selected if index_of[path] in wanted]
+
+
+def no_match_message(field: str, names: str | Iterable[str], paths: Sequence[str]) -> str:
+    """Say that names match no module, which names there are, and the nearest right one."""
+    listed = [names] if isinstance(names, str) else list(names)
+    last_parts = list(dict.fromkeys(path.rsplit(".", 1)[-1] for path in paths))
+    candidates = last_parts + list(paths)
+    hint = next((h for n in listed if (h := did_you_mean(n, candidates))), "")
+    shown = ", ".join(last_parts[:20]) + (", …" if len(last_parts) > 20 else "")
+    return f"No module matched {field}={_shown(names)}. Modules here: {shown or 'none'}.{hint}"
+
+
+def _shown(names: str | Iterable[str]) -> str:
+    return repr(names) if isinstance(names, str) else repr(list(names))
+
+
+def _check_regex(field: str, pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise TargetError(
+            f"{field}={pattern!r} is no valid regular expression: {error}. Give a list of names, "
+            "or correct the expression."
+        ) from None
+
+
+def compact_targets(selected: Sequence[str], all_paths: Sequence[str]) -> tuple[str, ...]:
+    """Return the shortest names that select exactly these modules, for the adapter file.
+
+    Readers of the file match names the same way, so the last part of a path is enough when every
+    module that ends in it is selected; otherwise the full path is written.
+
+    Args:
+        selected: Paths of the adapted modules.
+        all_paths: Paths of every module of the model.
+
+    >>> compact_targets(["a.0.q", "a.1.q", "a.0.v"], ["a.0.q", "a.1.q", "a.0.v", "a.1.v"])
+    ('a.0.v', 'q')
+    """
+    ending_everywhere = Counter(path.rsplit(".", 1)[-1] for path in all_paths)
+    ending_selected = Counter(path.rsplit(".", 1)[-1] for path in selected)
+    names = set()
+    for path in selected:
+        last = path.rsplit(".", 1)[-1]
+        names.add(last if ending_selected[last] == ending_everywhere[last] else path)
+    return tuple(sorted(names))

@@ -1,0 +1,107 @@
+"""What every adapted layer shares: its named updates, which are active, and merging."""
+
+from typing import ClassVar, Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from lorakit.layers.class_swap import swap_class
+from lorakit.layers.update import LowRankUpdate
+
+
+class AdaptedLayer(nn.Module):
+    """Mixed into a plain layer's class; instances come from `adapt_in_place`, never from __init__.
+
+    Attributes:
+        updates: The updates by adapter name.
+        active_updates: Names of the adapters that act in forward.
+        kept_parameters: The base's own parameters while the layer is merged, else empty.
+    """
+
+    plain_class: ClassVar[type[nn.Module]]
+    zero_factor: ClassVar[Literal["A", "B"]] = "B"
+    """Which factor of a new update starts at zero."""
+
+    weight: Tensor
+    updates: nn.ModuleDict
+    active_updates: tuple[str, ...]
+    kept_parameters: dict[str, nn.Parameter | None]
+
+    @classmethod
+    def adapt_in_place(cls, module: nn.Module) -> Self:
+        """Swap the class of a plain layer and return the very same object, adapted."""
+        swap_class(module, cls)
+        module.updates = nn.ModuleDict()
+        module.active_updates = ()  # type: ignore[assignment]
+        module.kept_parameters = {}  # type: ignore[assignment]
+        return module  # type: ignore[return-value]
+
+    def restore_in_place(self) -> None:
+        """Swap the plain class back and leave no trace."""
+        del self.updates, self.active_updates, self.kept_parameters
+        swap_class(self, self.plain_class)
+
+    @classmethod
+    def factor_sizes(cls, module: nn.Module) -> tuple[int, int]:
+        """Return (in, out): columns of lora_A and rows of lora_B for a layer of this kind."""
+        raise TypeError(f"{cls.__name__} does not say how large its factors are.")
+
+    def oriented(self, delta_weight: Tensor) -> Tensor:
+        """Return an update given as (out, in) in the orientation of `weight`."""
+        return delta_weight
+
+    @property
+    def is_merged(self) -> bool:
+        """Whether `weight` holds the updates at the moment."""
+        return bool(self.kept_parameters)
+
+    def acting_updates(self) -> list[LowRankUpdate]:
+        """Return the updates that forward has to apply: none while merged."""
+        if self.kept_parameters or not self.active_updates:
+            return []
+        return [self.updates[name] for name in self.active_updates if name in self.updates]  # type: ignore[misc]
+
+    def acting_bias(self, updates: list[LowRankUpdate]) -> Tensor | None:
+        """Return the bias that forward uses: an active update's trained one, or the layer's."""
+        return next((u.bias for u in updates if u.bias is not None), self.bias)  # type: ignore[return-value]
+
+    @torch.no_grad()
+    def merge(self) -> float:
+        """Add the active updates to the weight: one sum in float32, rounded once.
+
+        The base's parameters are put aside as they are, so `unmerge` gives back the very objects,
+        and a weight tied to another module stays as it is there.
+
+        Returns: Largest absolute rounding error of the merged weight, in the weight's units.
+        """
+        updates = self.acting_updates()
+        if not updates:
+            return 0.0
+        weight = self.weight
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        exact = weight.to(wide)
+        for update in updates:
+            exact = exact + self.oriented(update.delta_weight()).to(exact.device)
+        merged = exact.to(weight.dtype)
+        self._put_aside("weight", merged)
+        bias = self.acting_bias(updates)
+        if bias is not None and bias is not self.bias:
+            self._put_aside("bias", bias.detach().to(self.bias.dtype))  # type: ignore[union-attr]
+        return (merged.to(wide) - exact).abs().max().item() if merged.numel() else 0.0
+
+    def _put_aside(self, parameter: str, replacement: Tensor) -> None:
+        self.kept_parameters[parameter] = self._parameters[parameter]
+        setattr(self, parameter, nn.Parameter(replacement, requires_grad=False))
+
+    def unmerge(self) -> None:
+        """Put the base's own parameters back, byte for byte."""
+        for parameter, kept in self.kept_parameters.items():
+            device = getattr(self, parameter).device
+            if kept is not None and kept.device != device:
+                kept.data = kept.data.to(device)
+            setattr(self, parameter, kept)
+        self.kept_parameters = {}
+
+    def keep_merged(self) -> None:
+        """Make a merge final: the merged parameters become the layer's own."""
+        self.kept_parameters = {}

@@ -1,0 +1,30 @@
+"""LoRA on transformers' Conv1D, the linear layer of GPT-2 whose weight is stored (in, out)."""
+
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from lorakit.layers.adapted import AdaptedLayer
+from lorakit.ops import low_rank_linear
+
+
+class LoraConv1D(AdaptedLayer, Conv1D):
+    """A transposed linear layer h = x W0 + b + Σ s (x Aᵀ) Bᵀ over its active updates."""
+
+    plain_class = Conv1D
+
+    @classmethod
+    def factor_sizes(cls, module: nn.Module) -> tuple[int, int]:
+        """Return (nx, nf)."""
+        return module.weight.shape[0], module.weight.shape[1]  # type: ignore[union-attr,return-value]
+
+    def oriented(self, delta_weight: Tensor) -> Tensor:
+        """Transpose (out, in) to the stored (in, out)."""
+        return delta_weight.t()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (*, in) to (*, out)."""
+        updates = self.acting_updates()
+        if not updates:
+            return super().forward(x)
+        terms = [update.term() for update in updates]
+        return low_rank_linear(x, self.weight.t(), self.acting_bias(updates), terms)

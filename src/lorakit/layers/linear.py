@@ -1,0 +1,29 @@
+"""LoRA on torch.nn.Linear."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lorakit.layers.adapted import AdaptedLayer
+from lorakit.ops import low_rank_linear
+
+
+class LoraLinear(AdaptedLayer, nn.Linear):
+    """A linear layer h = x W0ᵀ + b + Σ s (x Aᵀ) Bᵀ over its active updates.
+
+    Source: Hu et al. 2021, arXiv:2106.09685, equation 3.
+    """
+
+    plain_class = nn.Linear
+
+    @classmethod
+    def factor_sizes(cls, module: nn.Module) -> tuple[int, int]:
+        """Return (in_features, out_features)."""
+        return module.weight.shape[1], module.weight.shape[0]  # type: ignore[union-attr,return-value]
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map (*, in) to (*, out)."""
+        updates = self.acting_updates()
+        if not updates:
+            return F.linear(input, self.weight, self.bias)
+        terms = [update.term() for update in updates]
+        return low_rank_linear(input, self.weight, self.acting_bias(updates), terms)

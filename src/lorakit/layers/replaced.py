@@ -1,0 +1,128 @@
+"""Modules trained in full: the base's own stays untouched, each adapter has a copy that acts."""
+
+import copy
+from functools import cache, partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_map
+
+from lorakit.layers.adapted import AdaptedLayer
+from lorakit.layers.class_swap import swap_class
+
+
+class ReplacedModule(nn.Module):
+    """Mixed into the class of a task head, or of a module whose bias is trained.
+
+    Attributes:
+        trained_copies: The copies by adapter name. A copy may share parameters with the base.
+        active_copy: Name of the copy that acts in forward, or None for the base's own.
+    """
+
+    trained_copies: nn.ModuleDict
+    active_copy: str | None
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the active adapter's copy, or the base's own forward."""
+        if self.active_copy is None:
+            return super().forward(*args, **kwargs)
+        acting = self.trained_copies[self.active_copy]
+        base_dtype, own_dtype = _parameter_dtype(self), _parameter_dtype(acting)
+        if base_dtype == own_dtype:
+            return acting(*args, **kwargs)
+        # A float32 copy under a half-precision base: cast at its two borders.
+        args, kwargs = tree_map(partial(_cast, dtype=own_dtype), (args, kwargs))
+        return tree_map(partial(_cast, dtype=base_dtype), acting(*args, **kwargs))
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # The class is made at run time, so pickle and deepcopy must make it again from its parts.
+        state = self.__getstate__() if hasattr(self, "__getstate__") else self.__dict__
+        return _new_replaced, (plain_class_of(self),), state
+
+
+@cache
+def _replaced_class(plain: type[nn.Module]) -> type[nn.Module]:
+    return type(f"Replaced{plain.__name__}", (ReplacedModule, plain), {"__module__": __name__})
+
+
+def _new_replaced(plain: type[nn.Module]) -> nn.Module:
+    made = _replaced_class(plain)
+    return made.__new__(made)
+
+
+def plain_class_of(module: nn.Module) -> type[nn.Module]:
+    """Return the class a replaced module had before, or the class of any other module."""
+    return type(module).__mro__[2] if isinstance(module, ReplacedModule) else type(module)
+
+
+def replace_in_place(module: nn.Module) -> ReplacedModule:
+    """Swap the class so that forward can run a trained copy; returns the very same object."""
+    if not isinstance(module, ReplacedModule):
+        swap_class(module, _replaced_class(type(module)))
+        module.trained_copies = nn.ModuleDict()
+        module.active_copy = None  # type: ignore[assignment]
+    return module  # type: ignore[return-value]
+
+
+def restore_in_place(module: ReplacedModule) -> None:
+    """Swap the plain class back and leave no trace; the copies are dropped."""
+    del module.trained_copies, module.active_copy
+    swap_class(module, plain_class_of(module))
+
+
+def full_copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """Return a copy with parameters of its own, of the plain class and without other copies.
+
+    Args:
+        module: The base's module, replaced or plain.
+        memo: Shared between the modules of one adapter, so that tied parameters stay tied.
+    """
+    made = copy.deepcopy(_shallow_plain(module), memo)
+    for child in list(made.modules()):
+        if isinstance(child, AdaptedLayer):
+            child.restore_in_place()
+        elif isinstance(child, ReplacedModule):
+            restore_in_place(child)
+    return made
+
+
+def copy_with_own(module: nn.Module, parameters: list[str]) -> nn.Module:
+    """Return a copy that owns the named direct parameters and shares all others with the base."""
+    made = _shallow_plain(module)
+    for name in parameters:
+        own = module._parameters[name]
+        if own is not None:
+            made._parameters[name] = nn.Parameter(own.detach().clone(), requires_grad=True)
+    return made
+
+
+def _parameter_dtype(module: nn.Module) -> torch.dtype:
+    """Return the dtype of the module's own first floating parameter, its copies left aside."""
+    copies = vars(module)["_modules"].get("trained_copies")
+    skipped = set() if copies is None else {id(parameter) for parameter in copies.parameters()}
+    for parameter in module.parameters():
+        if parameter.is_floating_point() and id(parameter) not in skipped:
+            return parameter.dtype
+    return torch.float32
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    return (
+        value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+    )
+
+
+def _shallow_plain(module: nn.Module) -> nn.Module:
+    """Return a new module of the plain class that holds the same parameters and children."""
+    plain = plain_class_of(module)
+    made = plain.__new__(plain)
+    made.__dict__.update(vars(module))
+    for container in ("_parameters", "_buffers", "_modules"):
+        made.__dict__[container] = dict(vars(module)[container])
+    made._modules.pop("trained_copies", None)
+    made.__dict__.pop("active_copy", None)
+    # accelerate's hook stays with the base's module, which runs it before the copy acts.
+    for hook_attribute in ("_hf_hook", "_old_forward", "forward"):
+        made.__dict__.pop(hook_attribute, None)
+    return made

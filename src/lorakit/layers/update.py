@@ -1,0 +1,89 @@
+"""One low-rank update: its two factors, its scaling and its dropout."""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from lorakit.ops import LowRankTerm, draw_seed
+
+Initialization = Literal["kaiming", "gaussian", "random"]
+
+
+class LowRankUpdate(nn.Module):
+    """The update s B A of one layer.
+
+    Attributes:
+        lora_A: Down-projection, (r, in); for an embedding (r, vocabulary).
+        lora_B: Up-projection, (out, r).
+        bias: Trained bias that stands in for the layer's own while this update is active, (out,);
+            None where the bias is not trained.
+        scaling: Dimensionless factor s: lora_alpha / r, or lora_alpha / sqrt(r) for rsLoRA.
+        drop_probability: Dropout on the input of the low-rank path, in training mode only.
+
+    Source: Hu et al. 2021, arXiv:2106.09685, section 4.1.
+    """
+
+    lora_A: nn.Parameter
+    lora_B: nn.Parameter
+    bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        lora_A: Tensor,
+        lora_B: Tensor,
+        scaling: float,
+        drop_probability: float = 0.0,
+        bias: Tensor | None = None,
+    ):
+        super().__init__()
+        self.lora_A = nn.Parameter(lora_A)
+        self.lora_B = nn.Parameter(lora_B)
+        self.register_parameter("bias", None if bias is None else nn.Parameter(bias))
+        self.scaling = scaling
+        self.drop_probability = drop_probability
+
+    @property
+    def r(self) -> int:
+        """Rank: rows of lora_A and columns of lora_B."""
+        return self.lora_A.shape[0]
+
+    @torch.no_grad()
+    def initialize_(self, initialization: Initialization, zero_factor: Literal["A", "B"]) -> None:
+        """Draw fresh factors in place, from torch's default generator.
+
+        Args:
+            initialization: "kaiming" draws the factor that is not zero uniformly with a = sqrt(5)
+                (lora_A) or from a standard normal (lora_B, as embeddings do); "gaussian" draws
+                it from a normal with standard deviation 1/r; "random" draws both, so that the
+                update is not zero.
+            zero_factor: Which factor starts at zero, so that the update does.
+        """
+        drawn = self.lora_B if zero_factor == "A" else self.lora_A
+        zero = self.lora_A if zero_factor == "A" else self.lora_B
+        if initialization == "gaussian":
+            nn.init.normal_(drawn, std=1 / self.r)
+        elif zero_factor == "A":
+            nn.init.normal_(drawn)
+        else:
+            nn.init.kaiming_uniform_(drawn, a=math.sqrt(5))
+        if initialization == "random":
+            nn.init.kaiming_uniform_(zero, a=math.sqrt(5))
+        else:
+            nn.init.zeros_(zero)
+
+    def term(self) -> LowRankTerm:
+        """Return the operands of one forward pass, with a fresh seed where dropout acts."""
+        p = self.drop_probability if self.training else 0.0
+        return LowRankTerm(self.lora_A, self.lora_B, self.scaling, p, draw_seed() if p else None)
+
+    def delta_weight(self) -> Tensor:
+        """Return s B A in float32 (float64 for float64 factors), (out, in)."""
+        wide = torch.promote_types(self.lora_A.dtype, torch.float32)
+        return self.scaling * (self.lora_B.detach().to(wide) @ self.lora_A.detach().to(wide))
+
+    def extra_repr(self) -> str:
+        """Show rank, scaling and dropout."""
+        text = f"r={self.r}, scaling={self.scaling:g}"
+        return text + (f", dropout={self.drop_probability:g}" if self.drop_probability else "")

@@ -1,0 +1,82 @@
+"""Dropout whose mask is a function of (seed, position): recomputed in backward, never stored.
+
+A 64-bit hash of the position gives four 16-bit lanes, one for each element, and an element is
+dropped where its lane lies below a threshold. The seed is drawn from torch's generator, so a
+mask repeats under `torch.manual_seed` and under gradient checkpointing, which restores that
+generator before it runs the layer again.
+"""
+
+import torch
+from torch import Tensor
+
+_LANE_VALUES = 1 << 16
+_LANE_MINIMUM = -(1 << 15)
+_ELEMENTS_PER_WORD = 4
+
+
+def _signed(word: int) -> int:
+    """Return the two's-complement value of an unsigned 64-bit constant."""
+    return word - (1 << 64) if word >= 1 << 63 else word
+
+
+# Constants of the SplitMix64 generator (Steele, Lea and Flood 2014, OOPSLA, figure 16).
+_WEYL_STEP = _signed(0x9E3779B97F4A7C15)
+_ROUNDS = ((30, _signed(0xBF58476D1CE4E5B9)), (27, _signed(0x94D049BB133111EB)))
+_LAST_SHIFT = 31
+
+
+def draw_seed() -> Tensor:
+    """Return a fresh 0-dimensional int64 seed from torch's default CPU generator."""
+    return torch.randint(0, (1 << 63) - 1, (), dtype=torch.int64)
+
+
+def exact_drop_probability(drop_probability: float) -> float:
+    """Return the probability a 16-bit lane can express that is nearest to the one asked for."""
+    return round(drop_probability * _LANE_VALUES) / _LANE_VALUES
+
+
+def keep_mask(
+    shape: torch.Size | tuple[int, ...], drop_probability: float, seed: Tensor, device: torch.device
+) -> Tensor:
+    """Return which elements are kept, as a function of the seed and the position alone.
+
+    Args:
+        shape: Shape of the activation that the mask is for.
+        drop_probability: In [0, 1), rounded to 16 bits.
+        seed: 0-dimensional int64 tensor.
+        device: Where the mask is wanted; its values are the same on every device.
+
+    Returns: Boolean tensor of `shape`; True with probability 1 - drop_probability.
+    """
+    elements = 1
+    for size in shape:
+        elements *= size
+    words = (elements + _ELEMENTS_PER_WORD - 1) // _ELEMENTS_PER_WORD
+    z = torch.arange(words, dtype=torch.int64, device=device)
+    z.add_(1).mul_(_WEYL_STEP).add_(seed.to(device))
+    for shift, multiplier in _ROUNDS:
+        z.bitwise_xor_(_logical_shift_right(z, shift)).mul_(multiplier)
+    z.bitwise_xor_(_logical_shift_right(z, _LAST_SHIFT))
+    threshold = _LANE_MINIMUM + round(drop_probability * _LANE_VALUES)
+    return (z.view(torch.int16)[:elements] >= threshold).view(shape)
+
+
+def _logical_shift_right(z: Tensor, shift: int) -> Tensor:
+    # torch shifts int64 arithmetically; clearing the copied sign bits makes the shift logical.
+    return z.bitwise_right_shift(shift).bitwise_and_((1 << (64 - shift)) - 1)
+
+
+def apply_keep_mask(x: Tensor, drop_probability: float, seed: Tensor) -> Tensor:
+    """Return x with dropped elements zero and kept ones divided by the keep probability.
+
+    Args:
+        x: Any shape, floating point.
+        drop_probability: In [0, 1); the scaling uses the probability the mask really has.
+        seed: 0-dimensional int64 tensor; the same seed gives the same mask.
+
+    Returns: Same shape and dtype as x.
+    Source: Srivastava et al. 2014, JMLR 15, in its inverted form.
+    """
+    keep_probability = 1.0 - exact_drop_probability(drop_probability)
+    mask = keep_mask(x.shape, drop_probability, seed, x.device)
+    return x * mask.to(x.dtype).mul_(1.0 / keep_probability)

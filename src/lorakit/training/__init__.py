@@ -1,0 +1,45 @@
+"""Training: from a recipe to a run directory with a trained adapter.
+
+The names below are imported when they are first used, so that reading a recipe's class does not
+import torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lorakit.training.evaluation import evaluate, find_adapter
+    from lorakit.training.preview import DryRun, dry_run
+    from lorakit.training.recipe import DataConfig, Recipe
+    from lorakit.training.run import TrainResult, train
+    from lorakit.training.run_directory import RunDirectory
+
+__all__ = [
+    "DataConfig",
+    "DryRun",
+    "Recipe",
+    "RunDirectory",
+    "TrainResult",
+    "dry_run",
+    "evaluate",
+    "find_adapter",
+    "train",
+]
+
+_HOMES = {
+    "DataConfig": "recipe",
+    "DryRun": "preview",
+    "Recipe": "recipe",
+    "RunDirectory": "run_directory",
+    "TrainResult": "run",
+    "dry_run": "preview",
+    "evaluate": "evaluation",
+    "find_adapter": "evaluation",
+    "train": "run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,253 @@
+"""The `training:` section: its keys, what they may hold, and what holds where none stands."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from enum import Enum
+from functools import cache
+from pathlib import Path
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+from pydantic import BeforeValidator, Field, ValidationError, create_model
+
+from lorakit.config import StrictConfig, TaskType, config_error
+from lorakit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+    from lorakit.training.recipe import Recipe
+    from lorakit.training.tasks.base import Task
+
+EARLY_STOPPING_KEYS = ("early_stopping_patience", "early_stopping_threshold")
+
+_HUB = "lorakit uploads nothing; upload the run's adapter directory when it is done"
+_PROCESSES = "lorakit trains in one process so far; leave it out"
+OWNED_KEYS: dict[str, str] = {
+    "output_dir": "the run directory is set by `output` at the top level",
+    "logging_dir": "TensorBoard's files go to `tensorboard` in the run directory",
+    "disable_tqdm": "the command line draws the progress",
+    "remove_unused_columns": "the rows hold just what the model takes",
+    "resume_from_checkpoint": "resume with `--resume`",
+    "restore_callback_states_from_checkpoint": "a resumed run always goes on where it stopped",
+    "save_only_model": "a checkpoint without the optimizer could not be resumed",
+    "logging_nan_inf_filter": "a loss that is not a number stops the run",
+    "do_train": "`lorakit train` trains",
+    "do_eval": "set `eval_strategy`",
+    "do_predict": "predict with `lorakit generate`",
+    "push_to_hub": _HUB,
+    "hub_model_id": _HUB,
+    "hub_strategy": _HUB,
+    "hub_token": _HUB,
+    "hub_private_repo": _HUB,
+    "hub_always_push": _HUB,
+    "hub_revision": _HUB,
+    "deepspeed": _PROCESSES,
+    "fsdp": _PROCESSES,
+    "fsdp_config": _PROCESSES,
+    "parallelism_config": _PROCESSES,
+    "local_rank": _PROCESSES,
+    # of TRL's SFTConfig
+    "max_length": "set `data.max_length`",
+    "dataset_text_field": "set `data.text`",
+    "model_init_kwargs": "set `dtype`, `revision` or `trust_remote_code` at the top level",
+    "trust_remote_code": "set `trust_remote_code` at the top level",
+}
+
+_POSITIVE = ("learning_rate", "num_train_epochs", "logging_steps", "save_steps", "eval_steps")
+_AT_LEAST_ONE = (
+    "per_device_train_batch_size",
+    "per_device_eval_batch_size",
+    "gradient_accumulation_steps",
+    "save_total_limit",
+)
+
+
+def checked_training(
+    recipe_class: type[Recipe], values: Mapping[str, Any], where: str
+) -> dict[str, Any]:
+    """Return the `training:` section of a recipe's mapping with every value in its own type.
+
+    The whole mapping is validated with it, so that every problem of a recipe is told at once.
+
+    Args:
+        recipe_class: The class the mapping is for.
+        values: The mapping; its `task` must be a known one.
+        where: What to call its origin in an error.
+
+    Raises:
+        ConfigError: Lists every problem of the mapping.
+    """
+    section = _training_section(TaskType(values["task"]))
+    whole = create_model("Recipe", __base__=recipe_class, training=(section, section()))
+    try:
+        checked: Any = whole.model_validate(values)
+    except ValidationError as error:
+        raise config_error(error, whole, where) from None
+    return checked.training.model_dump(mode="json", exclude_unset=True)
+
+
+@cache
+def _training_section(task_type: TaskType) -> type[StrictConfig]:
+    """Make the config class whose fields are those of the task's arguments class, and our own."""
+    from lorakit.training.tasks import task_for
+
+    hints = get_type_hints(task_for(task_type).arguments_class())
+    fields: dict[str, Any] = {
+        name: (_constrained(name, _narrowed(hint)), None)
+        for name, hint in hints.items()
+        if not name.startswith("_")
+    }
+    fields["early_stopping_patience"] = (Annotated[int, Field(ge=1)], None)
+    fields["early_stopping_threshold"] = (Annotated[float, Field(ge=0)], None)
+    for name, reason in OWNED_KEYS.items():
+        fields[name] = (Annotated[Any, BeforeValidator(_refusal(reason))], None)
+    # Left-out keys stay left out: their defaults are the arguments class's own and not ours.
+    config = {**StrictConfig.model_config, "validate_default": False}
+    base = type("Section", (StrictConfig,), {"model_config": config, "__module__": __name__})
+    return create_model("TrainingSection", __base__=base, **fields)
+
+
+def _narrowed(hint: Any) -> Any:
+    """Drop `str` from a union with an enumeration: only the enumeration's values are right."""
+    if get_origin(hint) not in (Union, UnionType):
+        return hint
+    parts = get_args(hint)
+    if any(isinstance(part, type) and issubclass(part, Enum) for part in parts):
+        parts = tuple(part for part in parts if part is not str)
+    return Union[parts]  # noqa: UP007 (the parts are known at run time only)
+
+
+def _constrained(name: str, hint: Any) -> Any:
+    if name in _POSITIVE:
+        return Annotated[hint, Field(gt=0)]
+    if name in _AT_LEAST_ONE:
+        return Annotated[hint, Field(ge=1)]
+    return hint
+
+
+def _refusal(reason: str) -> Callable[[Any], Any]:
+    def refuse(value: Any) -> Any:
+        raise ValueError(f"this is lorakit's own to set: {reason}")
+
+    return refuse
+
+
+def resolve_training(
+    recipe: Recipe, task: Task, train_rows: int, has_validation: bool
+) -> dict[str, Any]:
+    """Return the training arguments of a run: the recipe's, and lorakit's where it says nothing.
+
+    Args:
+        recipe: The recipe.
+        task: Its task.
+        train_rows: How many rows there are to train on.
+        has_validation: Whether there are rows to evaluate on.
+
+    Raises:
+        ConfigError: The recipe asks for evaluation, the best checkpoint or early stopping, and
+            there are no validation rows.
+    """
+    given = recipe.training
+    if not has_validation:
+        _refuse_without_validation(given)
+    strategy = given.get("eval_strategy", "epoch") if has_validation else "no"
+    save_strategy = given.get("save_strategy", strategy if strategy != "no" else "epoch")
+    own: dict[str, Any] = {
+        "learning_rate": 2e-4,
+        "seed": 42,
+        "per_device_train_batch_size": 8,
+        "gradient_accumulation_steps": 1,
+        "bf16": False,
+        "activation_checkpointing": False,
+        "logging_steps": 0,
+        "eval_strategy": strategy,
+        "save_strategy": save_strategy,
+        "save_total_limit": 2,
+        "metric_for_best_model": task.best_metric if strategy != "no" else None,
+        "greater_is_better": task.greater_is_better if strategy != "no" else None,
+        "load_best_model_at_end": strategy != "no" and save_strategy in (strategy, "best"),
+        **task.own_defaults(recipe),
+    }
+    if strategy == "steps" and "eval_steps" in given and "save_steps" not in given:
+        own["save_steps"] = given["eval_steps"]
+    if "metric_for_best_model" in given and "greater_is_better" not in given:
+        own["greater_is_better"] = not given["metric_for_best_model"].endswith("loss")
+    resolved = {**own, **_renamed(given)}
+    resolved["logging_steps"] = resolved["logging_steps"] or _logging_steps(resolved, train_rows)
+    if "early_stopping_patience" in given and not resolved["load_best_model_at_end"]:
+        raise ConfigError(
+            "training.early_stopping_patience needs the best checkpoint: got "
+            f"eval_strategy={strategy}, save_strategy={save_strategy} and load_best_model_at_end="
+            f"{resolved['load_best_model_at_end']}, expected true and two equal strategies. "
+            "Leave the three out, or set them so."
+        )
+    return resolved
+
+
+def _refuse_without_validation(given: Mapping[str, Any]) -> None:
+    asks = [
+        f"training.{key}"
+        for key in ("eval_strategy", "load_best_model_at_end", *EARLY_STOPPING_KEYS)
+        if given.get(key) not in (None, False, "no")
+    ]
+    if asks:
+        raise ConfigError(
+            f"There is no validation data for {', '.join(asks)}: data.validation is not given and "
+            "data.validation_fraction is 0. Set one of the two."
+        )
+
+
+def _renamed(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Use the new names of transformers' fields where a recipe has the familiar old ones."""
+    return {
+        key.replace("gradient_checkpointing", "activation_checkpointing"): value
+        for key, value in given.items()
+    }
+
+
+def _logging_steps(training: Mapping[str, Any], train_rows: int) -> int:
+    """Log some ten times an epoch, and at least every tenth step."""
+    rows = training["per_device_train_batch_size"] * training["gradient_accumulation_steps"]
+    return min(max(math.ceil(train_rows / rows) // 10, 1), 10)
+
+
+def build_arguments(training: Mapping[str, Any], task: Task, run_path: Path) -> TrainingArguments:
+    """Construct the task's arguments object.
+
+    Args:
+        training: What `resolve_training` returned.
+        task: The task.
+        run_path: The run directory, where the checkpoints go.
+
+    Raises:
+        ConfigError: transformers or TRL refuses the combination; its reason is passed on.
+    """
+    import torch
+
+    values = {key: value for key, value in training.items() if key not in EARLY_STOPPING_KEYS}
+    values.setdefault("use_cpu", not torch.accelerator.is_available())
+    report_to = values.pop("report_to", None) or []
+    reporters = [report_to] if isinstance(report_to, str) else list(report_to)
+    values["report_to"] = [name for name in reporters if name not in ("tensorboard", "none")]
+    if values.get("fp16") and values["use_cpu"]:
+        raise ConfigError(
+            "training.fp16 needs a GPU: got true on a CPU, where gradients cannot be scaled. "
+            "Use training.bf16=true, or leave it out."
+        )
+    try:
+        return task.arguments_class()(
+            output_dir=str(run_path),
+            disable_tqdm=True,
+            logging_nan_inf_filter=bool(values.get("fp16")),  # else such a loss is an error
+            restore_callback_states_from_checkpoint=True,
+            **values,
+        )
+    except (ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"The training arguments do not fit together: {reason} "
+            "Change them under `training:` in the recipe."
+        ) from None

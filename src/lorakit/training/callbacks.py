@@ -1,0 +1,111 @@
+"""What writes a run down while it trains: metrics.jsonl, TensorBoard and the caller's events."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.integrations import TensorBoardCallback
+
+from lorakit.training.run_directory import RunDirectory
+from lorakit.training.trainer import is_speed
+
+EventHandler = Callable[[str, dict[str, Any]], None]
+"""Takes an event's name and its payload; see `lorakit.training.run.train`."""
+
+
+class RunRecorder(TrainerCallback):
+    """Appends every logged value to metrics.jsonl and tells the caller how far training is."""
+
+    def __init__(self, run: RunDirectory, emit: EventHandler):
+        self._run = run
+        self._emit = emit
+        self._latest: dict[str, Any] = {"loss": None, "learning_rate": None}
+        rows = run.metrics()
+        self._wall_s_before = rows[-1].get("wall_s", 0.0) if rows else 0.0
+        self._began = time.perf_counter()
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds spent on the run, those before a resume included."""
+        return self._wall_s_before + time.perf_counter() - self._began
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Start the clock."""
+        self._began = time.perf_counter()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Tell that an optimizer step is done."""
+        self._emit("step", self._progress(state, logged=False))
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Append a row and tell of it."""
+        values = {key: value for key, value in (logs or {}).items() if not is_speed(key)}
+        values.pop("epoch", None)
+        kind = _kind_of(values)
+        row = {
+            "event": kind,
+            "step": state.global_step,
+            "epoch": state.epoch,
+            **values,
+            "wall_s": round(self.wall_s, 3),
+        }
+        self._run.append_metrics(row)
+        if kind == "evaluation":
+            self._emit("evaluation", {**self._progress(state, logged=True), "metrics": values})
+        elif kind == "step":
+            self._latest = {key: values.get(key) for key in self._latest}
+            self._emit("step", self._progress(state, logged=True))
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Tell that a checkpoint is complete."""
+        path = self._run.path / f"checkpoint-{state.global_step}"
+        self._emit("checkpoint", {"step": state.global_step, "path": str(path)})
+
+    def _progress(self, state: TrainerState, *, logged: bool) -> dict[str, Any]:
+        return {
+            "step": state.global_step,
+            "max_steps": state.max_steps,
+            "epoch": state.epoch,
+            "logged": logged,
+            **self._latest,
+        }
+
+
+class RunTensorBoard(TensorBoardCallback):
+    """Writes TensorBoard's events into the run directory; a resumed run hides what it redoes."""
+
+    def __init__(self, run: RunDirectory):
+        super().__init__()
+        self.logging_dir = str(run.tensorboard)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Open the event file, dropping events after the step resumed from."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        purge = state.global_step + 1 if state.global_step else None
+        self.tb_writer = SummaryWriter(log_dir=self.logging_dir, purge_step=purge)
+        super().on_train_begin(args, state, control, **kwargs)
+
+
+def _kind_of(values: dict[str, Any]) -> str:
+    if "train_loss" in values:
+        return "summary"
+    return "evaluation" if any(key.startswith("eval_") for key in values) else "step"

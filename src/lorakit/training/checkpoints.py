@@ -1,0 +1,90 @@
+"""Checkpoints: complete only when their manifest of hashes is there and right."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from lorakit.atomic import write_text
+from lorakit.errors import CheckpointError
+
+MANIFEST = "manifest.json"
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+def checkpoint_directories(run_path: Path) -> list[Path]:
+    """Return the checkpoint directories of a run, complete or not, oldest step first."""
+    found = [path for path in run_path.glob("checkpoint-*") if _NAME.fullmatch(path.name)]
+    return sorted((path for path in found if path.is_dir()), key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the optimizer step a checkpoint was made after.
+
+    >>> step_of(Path("runs/a/checkpoint-120"))
+    120
+    """
+    match = _NAME.fullmatch(checkpoint.name)
+    if match is None:
+        raise CheckpointError(
+            f"{checkpoint} is not a checkpoint: got the name '{checkpoint.name}', expected "
+            "'checkpoint-' and a number. Name a directory that training wrote."
+        )
+    return int(match[1])
+
+
+def seal(checkpoint: Path) -> None:
+    """Make a checkpoint complete: put its files onto the disk, then write their hashes."""
+    files = {
+        path.relative_to(checkpoint).as_posix(): _fingerprint(path) for path in _files(checkpoint)
+    }
+    write_text(checkpoint / MANIFEST, json.dumps({"files": files}, indent=2) + "\n")
+
+
+def problems(checkpoint: Path) -> list[str]:
+    """Say what keeps a checkpoint from being complete, one phrase each; empty if it is."""
+    try:
+        manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+        expected: dict[str, Any] = manifest["files"]
+    except FileNotFoundError:
+        return [f"it has no {MANIFEST}"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return [f"its {MANIFEST} is damaged"]
+    found = {path.relative_to(checkpoint).as_posix(): path for path in _files(checkpoint)}
+    missing = [f"{name} is missing" for name in expected if name not in found]
+    changed = [
+        f"{name} is not the file that was saved"
+        for name, path in found.items()
+        if name in expected and _fingerprint(path) != expected[name]
+    ]
+    return missing + changed
+
+
+def newest_complete(run_path: Path) -> Path | None:
+    """Return the complete checkpoint with the highest step, or None."""
+    newest_first = reversed(checkpoint_directories(run_path))
+    return next((path for path in newest_first if not problems(path)), None)
+
+
+def remove_incomplete(run_path: Path) -> list[Path]:
+    """Delete the checkpoints that a kill left incomplete and return their paths."""
+    incomplete = [path for path in checkpoint_directories(run_path) if problems(path)]
+    for path in incomplete:
+        shutil.rmtree(path)
+    return incomplete
+
+
+def _files(checkpoint: Path) -> list[Path]:
+    return sorted(
+        path for path in checkpoint.rglob("*") if path.is_file() and path.name != MANIFEST
+    )
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": digest}

@@ -1,0 +1,122 @@
+"""Measure a trained adapter on validation data."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lorakit.adapters import load_adapter
+from lorakit.errors import ConfigError, MissingFileError
+from lorakit.injection import disable_adapters
+from lorakit.training.recipe import Recipe
+from lorakit.training.run_directory import RunDirectory
+from lorakit.training.setup import prepare
+from lorakit.training.trainer import is_speed
+
+if TYPE_CHECKING:
+    from lorakit.training.callbacks import EventHandler
+
+# What only training needs; evaluating must neither ask for it nor fail for it.
+_TRAINING_ONLY = ("early_stopping_patience", "early_stopping_threshold", "report_to")
+_ROWS_FOR_THE_TRAINER = 32
+"""Training rows the trainer is built with; evaluation does not look at them."""
+
+
+def evaluate(
+    path: str | Path,
+    recipe: Recipe | None = None,
+    *,
+    data: str | None = None,
+    max_rows: int | None = None,
+    use_base: bool = False,
+    on_event: EventHandler | None = None,
+) -> dict[str, float]:
+    """Measure an adapter with the metrics of its task.
+
+    Args:
+        path: A run directory, or an adapter or checkpoint directory.
+        recipe: The recipe that names base and data; by default the run's own.
+        data: A dataset to measure on (as `data.validation` of a recipe names one); by default the
+            recipe's validation rows.
+        max_rows: Look at this many rows at most; by default as the recipe says.
+        use_base: Measure the base without the adapter's updates and trained heads.
+        on_event: Told of "data" and "injected", as by `train`.
+
+    Returns: The metrics, with "eval_" prefixes.
+
+    Raises:
+        MissingFileError: There is no adapter at `path`, or no recipe to be found with it.
+        ConfigError: There are no validation rows.
+        AdapterMismatchError: The adapter was made for another base.
+    """
+    adapter, own_recipe = find_adapter(path)
+    recipe = recipe or own_recipe
+    if recipe is None:
+        raise MissingFileError(
+            f"Cannot evaluate {path}: there is no recipe.yaml beside it, so base and data are "
+            "unknown. Name the run directory, or give a recipe."
+        )
+    setup = prepare(
+        _for_evaluation(recipe, data, max_rows),
+        on_event or (lambda name, payload: None),
+        attach=partial(load_adapter, path=adapter),
+    )
+    if setup.encoded.validation is None:
+        raise ConfigError(
+            "There are no rows to evaluate on: data.validation is not given and "
+            "data.validation_fraction is 0. Name a dataset with `data`."
+        )
+    few = setup.encoded.train.select(range(min(_ROWS_FOR_THE_TRAINER, len(setup.encoded.train))))
+    with tempfile.TemporaryDirectory(prefix="lorakit-evaluate-") as scratch:
+        setup = replace(setup, encoded=replace(setup.encoded, train=few))
+        setup.arguments.output_dir = scratch
+        trainer = setup.build_trainer()
+        if use_base:
+            with disable_adapters(setup.model):
+                metrics = trainer.evaluate()
+        else:
+            metrics = trainer.evaluate()
+    return {
+        key: value
+        for key, value in metrics.items()
+        if key.startswith("eval_") and not is_speed(key)
+    }
+
+
+def find_adapter(path: str | Path) -> tuple[Path, Recipe | None]:
+    """Return an adapter's directory and the recipe of its run, if it lies in one.
+
+    Args:
+        path: A run directory, or an adapter or checkpoint directory.
+
+    Raises:
+        MissingFileError: There is no adapter at `path`.
+    """
+    path = Path(path)
+    run = RunDirectory(path if (path / "recipe.yaml").exists() else path.parent)
+    adapter = run.adapter if run.path == path else path
+    if not (adapter / "adapter_config.json").exists():
+        unfinished = run.path == path
+        step = (
+            "Train on with `--resume`, or name a checkpoint directory in it."
+            if unfinished
+            else "Name a run directory, or a directory with adapter_config.json."
+        )
+        raise MissingFileError(f"No adapter at {adapter}: it has no adapter_config.json. {step}")
+    return adapter, run.recipe() if run.recipe_file.exists() else None
+
+
+def _for_evaluation(recipe: Recipe, data: str | None, max_rows: int | None) -> Recipe:
+    changes: dict[str, object] = {}
+    if data is not None:
+        changes |= {"validation": data, "validation_split": None}
+    if max_rows is not None:
+        changes["max_validation_rows"] = max_rows
+    training = {key: value for key, value in recipe.training.items() if key not in _TRAINING_ONLY}
+    training |= {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
+    return recipe.model_copy(
+        update={"data": recipe.data.model_copy(update=changes), "training": training}
+    )

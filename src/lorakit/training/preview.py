@@ -1,0 +1,83 @@
+"""What a run would do, found out without training and without writing anything."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lorakit.injection import Injection, ParameterCount, count_parameters
+from lorakit.training.recipe import Recipe
+from lorakit.training.setup import Setup, prepare
+from lorakit.training.tasks import SampleRow
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What a run would do."""
+
+    recipe: Recipe
+    """With every training argument that lorakit sets written out."""
+    injection: Injection
+    parameter_count: ParameterCount
+    dtypes: dict[str, str]
+    """Of "base" (the adapted weights), "adapter" (its factors) and "compute" (products)."""
+    train_rows: int
+    validation_rows: int
+    steps: int
+    """Optimizer steps of the whole run."""
+    labels: tuple[str, ...] | None
+    sample_rows: tuple[SampleRow, ...]
+    """The first training rows as the model will see them."""
+    notes: tuple[str, ...]
+    """What was done to the data, one sentence each."""
+
+
+def dry_run(recipe: Recipe, *, sample_rows: int = 2) -> DryRun:
+    """Do everything that training does before its first step; no run directory is made.
+
+    Args:
+        recipe: The recipe.
+        sample_rows: How many training rows to show.
+
+    Raises:
+        ConfigError, MissingFileError, DataError, TargetError: As `train` would raise.
+    """
+    setup = prepare(recipe, lambda name, payload: None)
+    samples = setup.task.sample_rows(setup.encoded, setup.tokenizer, setup.labels, sample_rows)
+    validation = setup.encoded.validation
+    return DryRun(
+        recipe=setup.recipe,
+        injection=setup.injection,
+        parameter_count=count_parameters(setup.model),
+        dtypes=_dtypes(setup),
+        train_rows=len(setup.encoded.train),
+        validation_rows=0 if validation is None else len(validation),
+        steps=optimizer_steps(setup.arguments, len(setup.encoded.train)),
+        labels=setup.labels,
+        sample_rows=tuple(samples),
+        notes=(*setup.splits.notes, *setup.encoded.notes),
+    )
+
+
+def optimizer_steps(arguments: TrainingArguments, rows: int) -> int:
+    """Return how many optimizer steps training on so many rows takes, as the Trainer counts."""
+    if arguments.max_steps > 0:
+        return arguments.max_steps
+    batches = math.ceil(rows / arguments.train_batch_size)
+    steps_per_epoch = math.ceil(batches / arguments.gradient_accumulation_steps)
+    return math.ceil(arguments.num_train_epochs * steps_per_epoch)
+
+
+def _dtypes(setup: Setup) -> dict[str, str]:
+    base = setup.injection.base_dtype
+    if setup.arguments.bf16:
+        compute = "bfloat16 (autocast)"
+    elif setup.arguments.fp16:
+        compute = "float16 (autocast, scaled loss)"
+    else:
+        compute = base
+    return {"base": base, "adapter": setup.injection.factor_dtype, "compute": compute}

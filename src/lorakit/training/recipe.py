@@ -1,0 +1,224 @@
+"""A recipe: one YAML file that is the whole experiment."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from lorakit.config import LoraConfig, StrictConfig, TaskType
+from lorakit.errors import ConfigError, MissingFileError, did_you_mean
+from lorakit.training import yaml_text
+
+_MAY_BE_LEFT_BLANK = ("lora", "training")
+
+
+class DataConfig(StrictConfig):
+    """Where the rows come from and which columns hold what."""
+
+    train: str = Field(min_length=1)
+    """Hub id, csv/json/jsonl/parquet file, or directory of a saved dataset."""
+
+    validation: str | None = None
+    """Likewise; None takes the dataset's own validation split, or a share of `train`."""
+
+    subset: str | None = None
+    """Configuration of a hub dataset, such as "mrpc" of "glue"."""
+
+    train_split: str = "train"
+    validation_split: str | None = None
+    """None: a split called "validation" if the dataset has one, else `validation_fraction`."""
+
+    validation_fraction: float = Field(0.1, ge=0, lt=1)
+    """Share of the training rows held out where there is no validation split; 0 holds out none."""
+
+    format: Literal["auto", "text", "prompt_completion", "messages", "alpaca"] = "auto"
+    """How the rows of a CAUSAL_LM dataset are laid out; "auto" sees it from the columns."""
+
+    text: str = "text"
+    text_pair: str | None = None
+    label: str = "label"
+    tokens: str = "tokens"
+    tags: str = "tags"
+    prompt: str = "prompt"
+    completion: str = "completion"
+    messages: str = "messages"
+    source: str = "source"
+    target: str = "target"
+    source_prefix: str = ""
+    """Put before every source text, as T5 expects ("summarize: ")."""
+
+    max_length: int | None = Field(None, ge=1)
+    """Longest input in tokens; None takes the model's limit, at most 1024."""
+
+    max_target_length: int = Field(128, ge=1)
+    """Longest target of SEQ_2_SEQ_LM in tokens."""
+
+    max_train_rows: int | None = Field(None, ge=1)
+    max_validation_rows: int | None = Field(None, ge=1)
+
+
+class Recipe(StrictConfig):
+    """Everything one run needs; the same recipe gives the same adapter."""
+
+    model: str = Field(min_length=1)
+    """Hub id or local directory of the base model."""
+
+    revision: str | None = None
+    """Branch, tag or commit of a hub model."""
+
+    trust_remote_code: bool = False
+    """Whether code that comes with a hub model may run."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Dtype of the base weights; "auto" keeps that of the checkpoint."""
+
+    task: TaskType
+    data: DataConfig
+    lora: LoraConfig = LoraConfig()
+
+    float32_small_parameters: bool = False
+    """Whether 1-D parameters (norms, biases) are kept in float32 on a 16-bit base."""
+
+    training: dict[str, Any] = {}
+    """Any field of the task's training arguments, `early_stopping_patience` (evaluations without
+    progress before training stops) and `early_stopping_threshold`."""
+
+    output: str = Field(min_length=1)
+    """The run directory; it must not hold a run yet."""
+
+    @model_validator(mode="after")
+    def _adapter_has_the_task(self) -> Self:
+        if self.lora.task_type not in (None, self.task):
+            raise ValueError(
+                f"lora.task_type is {self.lora.task_type} but task is {self.task}; "
+                "leave lora.task_type out"
+            )
+        return self
+
+    @property
+    def lora_config(self) -> LoraConfig:
+        """The adapter's configuration with the recipe's task in it."""
+        return self.lora.model_copy(update={"task_type": self.task})
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
+        """Read a recipe and check all of it, the training arguments included.
+
+        Args:
+            path: The YAML file.
+            overrides: Dotted changes, such as "lora.r=16"; values are YAML.
+
+        Raises:
+            MissingFileError: There is no such file.
+            ConfigError: Lists every problem of the file and the overrides.
+        """
+        path = Path(path)
+        _require_file(path)
+        values = yaml_text.read_mapping(path)
+        where = str(path)
+        if overrides:
+            _apply(overrides, values)
+            where += f" with {' '.join(overrides)}"
+        return cls.check(values, where)
+
+    @classmethod
+    def check(cls, values: dict[str, Any], where: str) -> Self:
+        """Validate a mapping, with its training arguments, and return the recipe.
+
+        Args:
+            values: The mapping, as YAML gave it.
+            where: What to call its origin in an error.
+
+        Raises:
+            ConfigError: Lists every problem.
+        """
+        blank = [key for key in _MAY_BE_LEFT_BLANK if key in values and values[key] is None]
+        values = {key: value for key, value in values.items() if key not in blank}
+        if values.get("task") not in list(TaskType):
+            return cls.parse(values, where)  # reports the task; its arguments cannot be known
+        from lorakit.training.arguments import checked_training
+
+        return cls.parse({**values, "training": checked_training(cls, values, where)}, where)
+
+    def to_yaml(self) -> str:
+        """Return the recipe as YAML; `Recipe.load` reads it back to an equal recipe."""
+        return yaml_text.to_text(self.model_dump(mode="json"))
+
+    def with_training(self, **changes: Any) -> Self:
+        """Return a copy whose training arguments are changed."""
+        return self.model_copy(update={"training": {**self.training, **changes}})
+
+
+def changed_keys(old: Recipe, new: Recipe) -> list[str]:
+    """Return the dotted keys in which two recipes differ, sorted.
+
+    >>> data = {"train": "a.csv"}
+    >>> old = Recipe(model="m", task="SEQ_CLS", data=data, output="runs/a")
+    >>> new = Recipe(model="m", task="SEQ_CLS", data=data, lora={"r": 4}, output="runs/a")
+    >>> changed_keys(old, new)
+    ['lora.r']
+    """
+    flat_old, flat_new = (_flatten(recipe.model_dump(mode="json")) for recipe in (old, new))
+    missing = object()
+    return sorted(
+        key
+        for key in flat_old.keys() | flat_new.keys()
+        if flat_old.get(key, missing) != flat_new.get(key, missing)
+    )
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            flat.update(_flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _require_file(path: Path) -> None:
+    if path.is_dir():
+        raise ConfigError(
+            f"Cannot read the recipe {path}: it is a directory, expected a YAML file. "
+            f"A run keeps its recipe in {path / 'recipe.yaml'}."
+        )
+    if not path.exists():
+        folder = path.parent
+        near = sorted(p.name for p in folder.glob("*.y*ml")) if folder.is_dir() else []
+        hint = did_you_mean(path.name, near) or " `lorakit init` writes one."
+        raise MissingFileError(f"No recipe {path}: there is no such file.{hint}")
+
+
+def _apply(overrides: Sequence[str], values: dict[str, Any]) -> None:
+    """Write dotted overrides into a mapping.
+
+    Raises:
+        ConfigError: Lists every override that is not `key=value` or leads into a plain value.
+    """
+    problems = []
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        parts = key.strip().split(".")
+        if not equals or not all(parts):
+            problems.append(f"got '{override}', expected key=value such as lora.r=16.")
+            continue
+        section, blocked = _section(values, parts)
+        if blocked is not None:
+            problems.append(f"got '{override}', but {blocked} is a value, not a section.")
+            continue
+        section[parts[-1]] = yaml_text.parse(text, f"the override '{override}'")
+    if problems:
+        raise ConfigError("Cannot apply the overrides: " + "\n  ".join(problems))
+
+
+def _section(values: dict[str, Any], parts: list[str]) -> tuple[dict[str, Any], str | None]:
+    """Walk to the mapping an override changes; also name the plain value in the way, if any."""
+    for depth, part in enumerate(parts[:-1], start=1):
+        if values.get(part) is None:
+            values[part] = {}
+        if not isinstance(values[part], dict):
+            return values, ".".join(parts[:depth])
+        values = values[part]
+    return values, None

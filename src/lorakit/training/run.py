@@ -1,0 +1,269 @@
+"""From a recipe to a trained adapter, one way: data, base, adapter, trainer, report."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lorakit.adapters import save_adapter
+from lorakit.atomic import appearing_directory
+from lorakit.errors import CheckpointError, OutputExistsError, TrainingError
+from lorakit.injection import Injection, ParameterCount, count_parameters
+from lorakit.training import checkpoints
+from lorakit.training.callbacks import EventHandler, RunRecorder, RunTensorBoard
+from lorakit.training.recipe import Recipe, changed_keys
+from lorakit.training.report import RunFacts, write_report
+from lorakit.training.run_directory import RunDirectory
+from lorakit.training.setup import Setup, prepare
+from lorakit.training.trainer import early_stopping, final_metrics
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+
+_MAY_CHANGE_ON_RESUME = {
+    "output",  # another spelling of the same directory
+    "training.num_train_epochs",
+    "training.max_steps",
+    "training.save_total_limit",
+}
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run produced."""
+
+    run_dir: Path
+    adapter_path: Path
+    metrics: dict[str, float]
+    """Evaluation of the adapter that was saved, with "eval_" prefixes; empty without validation."""
+    train_loss: float
+    """Mean over all optimizer steps."""
+    steps: int
+    wall_s: float
+    """Seconds of training, those before a resume included."""
+    parameter_count: ParameterCount
+    injection: Injection
+    files: tuple[Path, ...]
+    """What was written and is worth opening."""
+
+
+def train(
+    recipe: Recipe | str | Path,
+    *,
+    resume: bool = False,
+    on_event: EventHandler | None = None,
+) -> TrainResult:
+    """Train an adapter as a recipe says, into the recipe's run directory.
+
+    Args:
+        recipe: A recipe, or the path of its YAML file.
+        resume: Go on with the run in `recipe.output` from its newest complete checkpoint. The
+            adapter comes out with the same bits as if the run had never stopped.
+        on_event: Called as `on_event(name, payload)` with
+            "data" {train_rows, validation_rows, notes},
+            "injected" {injection, parameter_count},
+            "run_opened" {path, resumed_from (checkpoint path or None), removed (incomplete
+            checkpoints deleted), note},
+            "step" {step, max_steps, epoch, logged, loss, learning_rate} after each step, and once
+            more with logged=True when fresh values are logged,
+            "evaluation" {the same, metrics},
+            "checkpoint" {step, path},
+            "finished" {result}.
+
+    Raises:
+        ConfigError, MissingFileError, DataError, TargetError: The recipe or what it names is
+            wrong; nothing has been written.
+        OutputExistsError: `output` holds a run or other files, or the run to resume is finished.
+        CheckpointError: The run to resume was made with another recipe.
+        TrainingError: The loss or the gradients are not numbers, all gradients are zero, or
+            memory ran out. A run that had no checkpoint yet is removed.
+    """
+    recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
+    emit = on_event or _ignore
+    if resume:
+        RunDirectory.open(recipe.output)
+    else:
+        RunDirectory.refuse_occupied(recipe.output)
+    setup = prepare(recipe, emit, check=_refuse_changes if resume else None)
+    run = _open_run(setup, resume, emit)
+    with _removed_if_it_fails_early(run), _memory_errors_explained(setup):
+        return _fit(setup, run, emit)
+
+
+def _ignore(name: str, payload: dict[str, Any]) -> None:
+    """Take no notice of an event."""
+
+
+def _refuse_changes(recipe: Recipe) -> None:
+    """Refuse to resume a run with a recipe that would not have led to its checkpoint.
+
+    Raises:
+        CheckpointError: Names the keys that differ.
+        OutputExistsError: The run is finished and the recipe asks for no more steps.
+    """
+    run = RunDirectory.open(recipe.output)
+    before = run.recipe()
+    different = changed_keys(before, recipe)
+    changed = [key for key in different if key not in _MAY_CHANGE_ON_RESUME]
+    if changed:
+        raise CheckpointError(
+            f"Cannot resume {run.path}: the recipe now differs from {run.recipe_file} in "
+            f"{', '.join(changed)}, expected changes in training.num_train_epochs or "
+            "training.max_steps only. Undo the changes, or train under another `output`."
+        )
+    if run.is_finished and not _asks_for_more(before.training, recipe.training):
+        raise OutputExistsError(
+            f"Nothing to resume in {run.path}: the run is finished, its adapter is "
+            f"{run.adapter}. Raise training.num_train_epochs to train on, or set another `output`."
+        )
+
+
+def _asks_for_more(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    return any(
+        now.get(key, default) > before.get(key, default)
+        for key, default in (("num_train_epochs", 3), ("max_steps", -1))
+    )
+
+
+def _open_run(setup: Setup, resume: bool, emit: EventHandler) -> _OpenRun:
+    """Create the run directory, or bring it back to its newest complete checkpoint."""
+    path = Path(setup.recipe.output)
+    if not resume:
+        run = _OpenRun(RunDirectory.create(path, setup.recipe), None, is_new=True)
+        emit("run_opened", {"path": path, "resumed_from": None, "removed": [], "note": None})
+        return run
+    directory = RunDirectory.open(path)
+    removed = checkpoints.remove_incomplete(path)
+    checkpoint = checkpoints.newest_complete(path)
+    directory.keep_metrics_until(checkpoints.step_of(checkpoint) if checkpoint else -1)
+    directory.write_recipe(setup.recipe)
+    directory.report_file.unlink(missing_ok=True)
+    note = None if checkpoint else "There is no complete checkpoint; starting from the beginning."
+    emit(
+        "run_opened",
+        {"path": path, "resumed_from": checkpoint, "removed": removed, "note": note},
+    )
+    return _OpenRun(directory, checkpoint, is_new=False)
+
+
+@dataclass(frozen=True)
+class _OpenRun:
+    directory: RunDirectory
+    checkpoint: Path | None
+    is_new: bool
+
+
+@contextmanager
+def _removed_if_it_fails_early(run: _OpenRun) -> Iterator[None]:
+    """Delete a new run directory if training fails before anything in it could be resumed."""
+    try:
+        yield
+    except Exception:
+        if run.is_new and checkpoints.newest_complete(run.directory.path) is None:
+            run.directory.remove()
+        raise
+
+
+@contextmanager
+def _memory_errors_explained(setup: Setup) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        batch = setup.arguments.per_device_train_batch_size
+        raise TrainingError(
+            f"Memory ran out with training.per_device_train_batch_size={batch}. Halve it and "
+            "double training.gradient_accumulation_steps, set training.activation_checkpointing="
+            f"true, or lower data.max_length. ({str(error).splitlines()[0]})"
+        ) from error
+
+
+def _fit(setup: Setup, run: _OpenRun, emit: EventHandler) -> TrainResult:
+    """Train, save the adapter, and write the report."""
+    directory = run.directory
+    recorder = RunRecorder(directory, emit)
+    tensorboard = RunTensorBoard(directory)
+    with _cache_off(setup.model):
+        trainer = setup.build_trainer(
+            [recorder, tensorboard, *early_stopping(setup.recipe.training)]
+        )
+        output = trainer.train(
+            resume_from_checkpoint=None if run.checkpoint is None else str(run.checkpoint)
+        )
+        metrics = final_metrics(trainer)
+    tensorboard.on_train_end(trainer.args, trainer.state, trainer.control)
+    wall_s = recorder.wall_s
+    _save_trained_adapter(setup, directory)
+    facts = RunFacts(
+        recipe=setup.recipe,
+        injection=setup.injection,
+        parameter_count=count_parameters(setup.model),
+        train_rows=len(setup.splits.train),
+        validation_rows=_rows(setup.splits.validation),
+        notes=(*setup.splits.notes, *setup.encoded.notes),
+        metrics=metrics,
+        train_loss=output.training_loss,
+        steps=output.global_step,
+        planned_steps=trainer.state.max_steps,
+        best_step=_best_step(trainer),
+        wall_s=wall_s,
+    )
+    write_report(directory, facts)
+    result = _result(directory, facts)
+    emit("finished", {"result": result})
+    return result
+
+
+@contextmanager
+def _cache_off(model: Any) -> Iterator[None]:
+    """Give the model its key-value cache setting back after training, which needs none."""
+    before = getattr(model.config, "use_cache", None)
+    try:
+        yield
+    finally:
+        if before is not None:
+            model.config.use_cache = before
+
+
+def _save_trained_adapter(setup: Setup, run: RunDirectory) -> None:
+    """Write adapter, tokenizer and chat template; the directory appears with all of them."""
+    with appearing_directory(run.adapter) as partial:
+        save_adapter(setup.model, partial)
+        setup.tokenizer.save_pretrained(partial)
+        shutil.rmtree(run.adapter, ignore_errors=True)  # of a finished run that trained on
+
+
+def _best_step(trainer: Trainer) -> int | None:
+    is_best = trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint
+    return trainer.state.best_global_step if is_best else None
+
+
+def _rows(dataset: Any) -> int:
+    return 0 if dataset is None else len(dataset)
+
+
+def _result(run: RunDirectory, facts: RunFacts) -> TrainResult:
+    return TrainResult(
+        run_dir=run.path,
+        adapter_path=run.adapter,
+        metrics=facts.metrics,
+        train_loss=facts.train_loss,
+        steps=facts.steps,
+        wall_s=facts.wall_s,
+        parameter_count=facts.parameter_count,
+        injection=facts.injection,
+        files=(
+            run.adapter,
+            run.report_file,
+            run.loss_plot,
+            run.metrics_file,
+            run.tensorboard,
+            run.recipe_file,
+            run.environment_file,
+        ),
+    )

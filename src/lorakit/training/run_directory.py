@@ -1,0 +1,236 @@
+"""A run directory: it owns everything a run produced, and each file in it appears atomically."""
+
+import json
+import math
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Self
+
+from lorakit.atomic import appearing_directory, write_text
+from lorakit.errors import CheckpointError, MissingFileError, OutputExistsError
+from lorakit.training.recipe import Recipe
+
+_PACKAGES = (
+    "lorakit",
+    "torch",
+    "transformers",
+    "trl",
+    "accelerate",
+    "datasets",
+    "safetensors",
+    "numpy",
+    "scikit-learn",
+)
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The places in one run directory."""
+
+    path: Path
+
+    @property
+    def recipe_file(self) -> Path:
+        """The resolved recipe; a directory with this file holds a run."""
+        return self.path / "recipe.yaml"
+
+    @property
+    def environment_file(self) -> Path:
+        """Versions and machine the run was made with."""
+        return self.path / "environment.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        """The losses and metrics, one JSON object per line, append-only."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard's event files."""
+        return self.path / "tensorboard"
+
+    @property
+    def adapter(self) -> Path:
+        """The trained adapter with its tokenizer and chat template."""
+        return self.path / "adapter"
+
+    @property
+    def loss_plot(self) -> Path:
+        """Training and validation loss over the steps."""
+        return self.path / "loss.png"
+
+    @property
+    def report_file(self) -> Path:
+        """What was trained and how well it did; written last."""
+        return self.path / "report.md"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run went through to its report."""
+        return self.report_file.exists() and self.adapter.exists()
+
+    @classmethod
+    def refuse_occupied(cls, path: str | Path) -> None:
+        """Raise unless a new run may be made at `path`.
+
+        Raises:
+            OutputExistsError: A run, a file or other files are there.
+        """
+        run = cls(Path(path))
+        if run.recipe_file.exists():
+            state = "a finished run" if run.is_finished else "a run that has not finished"
+            step = "" if run.is_finished else "Go on with it by `--resume`, or s"
+            raise OutputExistsError(
+                f"Cannot write to output {path}: it holds {state}, expected a new or empty "
+                f"directory. {step or 'S'}et another `output`."
+            )
+        if run.path.exists() and not run.path.is_dir():
+            raise OutputExistsError(
+                f"Cannot write to output {path}: it is a file, expected a new or empty directory. "
+                "Set another `output`."
+            )
+        if run.path.exists() and any(run.path.iterdir()):
+            names = sorted(entry.name for entry in run.path.iterdir())
+            shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+            raise OutputExistsError(
+                f"Cannot write to output {path}: it holds other files ({shown}), expected a new "
+                "or empty directory. Set another `output`."
+            )
+
+    @classmethod
+    def create(cls, path: str | Path, recipe: Recipe) -> Self:
+        """Make a run directory with its recipe and environment; both are there at once.
+
+        Raises:
+            OutputExistsError: Something is at `path` already.
+        """
+        cls.refuse_occupied(path)
+        run = cls(Path(path))
+        with appearing_directory(run.path) as partial:
+            unborn = cls(partial)
+            environment = json.dumps(environment_facts(), indent=2)
+            write_text(unborn.environment_file, environment + "\n")
+            write_text(unborn.recipe_file, recipe.to_yaml())
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> Self:
+        """Open a run directory that is there.
+
+        Raises:
+            MissingFileError: There is no run at `path`.
+        """
+        run = cls(Path(path))
+        if not run.recipe_file.exists():
+            what = "no recipe.yaml in it" if run.path.is_dir() else "no such directory"
+            raise MissingFileError(
+                f"No run at {path}: there is {what}, expected a directory that `lorakit train` "
+                "wrote. Check the path, or train first."
+            )
+        return run
+
+    def recipe(self) -> Recipe:
+        """Read the resolved recipe back."""
+        return Recipe.load(self.recipe_file)
+
+    def write_recipe(self, recipe: Recipe) -> None:
+        """Replace the resolved recipe, as a resumed run with more epochs does."""
+        write_text(self.recipe_file, recipe.to_yaml())
+
+    def remove(self) -> None:
+        """Delete the whole run directory."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def append_metrics(self, row: Mapping[str, Any]) -> None:
+        """Append one row to metrics.jsonl and put it onto the disk.
+
+        Numbers JSON cannot hold (NaN, infinities) become null.
+        """
+        line = json.dumps({key: _jsonable(value) for key, value in row.items()}, allow_nan=False)
+        with self.metrics_file.open("a", encoding="utf-8", newline="\n") as file:
+            file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return the rows of metrics.jsonl; a last line torn by a kill is left out.
+
+        Raises:
+            CheckpointError: A whole line is not JSON.
+        """
+        if not self.metrics_file.exists():
+            return []
+        lines = self.metrics_file.read_text(encoding="utf-8").split("\n")
+        rows = []
+        for number, line in enumerate(lines[:-1], start=1):  # after the last newline: torn
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                raise CheckpointError(
+                    f"Cannot read {self.metrics_file}: line {number} is not JSON. "
+                    "Delete that line, or start the run anew under another `output`."
+                ) from None
+        return rows
+
+    def keep_metrics_until(self, step: int) -> None:
+        """Drop the rows after a step (a resumed run writes them again) and any torn line."""
+        self._rewrite_metrics(row for row in self.metrics() if row.get("step", 0) <= step)
+
+    def _rewrite_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        write_text(self.metrics_file, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def environment_facts() -> dict[str, Any]:
+    """Return what a reader needs to make the run again: versions, machine and commit."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cpu_count": os.cpu_count(),
+        "accelerator": _accelerator(),
+        "command": sys.argv,
+        "git_commit": _git_commit(),
+        "versions": {name: _version(name) for name in _PACKAGES},
+    }
+
+
+def _jsonable(value: Any) -> Any:
+    if hasattr(value, "item"):  # numpy's and torch's scalars
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _accelerator() -> str | None:
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return None if device is None else device.type
+
+
+def _git_commit() -> str | None:
+    """Return the commit of the working directory's repository, or None outside of one."""
+    try:
+        result = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip() or None if result.returncode == 0 else None

@@ -1,0 +1,194 @@
+"""What a task is: how its data, base model and trainer are made."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from lorakit.config import LoraConfig, TaskType
+from lorakit.injection.targets import name_matches
+from lorakit.training.tasks.pretrained import (
+    auto_model,
+    fresh_modules,
+    fresh_outside_head,
+    label_options,
+    load_model,
+    load_tokenizer,
+)
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from lorakit.training.data import Splits
+    from lorakit.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Tokenized rows, ready for the trainer."""
+
+    train: Dataset
+    validation: Dataset | None
+    notes: tuple[str, ...] = ()
+    """What was done to the rows, one sentence each, such as how many were cut."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """What inference has to repeat (max_length, source_prefix, format); written beside the adapter
+    by `lorakit.training.inference.save_settings(adapter_dir, task_type, labels, encoded)`."""
+
+
+@dataclass(frozen=True)
+class SampleRow:
+    """One row as the model will see it."""
+
+    tokens: list[str]
+    counted: list[bool]
+    """Which tokens count in the loss (the model is trained to predict them)."""
+    note: str
+    """What the tokens cannot show, such as the label of a whole text."""
+
+
+class Task(ABC):
+    """How one task type turns a recipe into data, a base model and a trainer."""
+
+    task_type: ClassVar[TaskType]
+    best_metric: ClassVar[str]
+    """The evaluation metric that picks the best checkpoint, with its "eval_" prefix."""
+    greater_is_better: ClassVar[bool]
+
+    @abstractmethod
+    def arguments_class(self) -> type[TrainingArguments]:
+        """Return the class whose fields may stand under `training:`."""
+
+    def own_defaults(self, recipe: Recipe) -> dict[str, Any]:
+        """Return the training arguments this task sets where the recipe says nothing."""
+        return {}
+
+    def labels(self, splits: Splits, recipe: Recipe) -> tuple[str, ...] | None:
+        """Return the label names in the order of their ids, or None for a task without labels.
+
+        Raises:
+            DataError: The label column is missing or holds something that is no label.
+        """
+        return None
+
+    def load_tokenizer(self, recipe: Recipe) -> PreTrainedTokenizerBase:
+        """Load the base model's tokenizer; it is sure to have a padding token.
+
+        Raises:
+            MissingFileError: There is no such model, or it has no tokenizer.
+            ConfigError: It has no token to pad with.
+        """
+        return load_tokenizer(recipe.model, **loading_options(recipe))
+
+    def load_base(
+        self,
+        recipe: Recipe,
+        tokenizer: PreTrainedTokenizerBase,
+        labels: tuple[str, ...] | None,
+    ) -> PreTrainedModel:
+        """Load the base model with the task's head, in the recipe's dtype.
+
+        A head the checkpoint does not have is drawn with the recipe's seed, so that a run repeats.
+
+        Raises:
+            MissingFileError: There is no such model.
+            ConfigError: The model cannot do this task.
+        """
+        model = load_model(
+            auto_model(self.task_type),
+            recipe.model,
+            seed=seed_of(recipe),
+            has_head=labels is not None,
+            dtype=recipe.dtype,
+            **loading_options(recipe),
+            **label_options(labels),
+        )
+        pad = tokenizer.pad_token_id
+        model.config.get_text_config().pad_token_id = pad
+        if model.generation_config is not None and model.can_generate():
+            model.generation_config.pad_token_id = pad
+        return model
+
+    def lora_config(self, recipe: Recipe, model: PreTrainedModel) -> LoraConfig:
+        """Return the recipe's `lora:` section as this base model needs it.
+
+        The task type is set, and modules the checkpoint did not have (a BERT pooler) are added to
+        `modules_to_save`: loading the base again would draw other weights for them.
+        """
+        added = tuple(
+            path
+            for path in fresh_outside_head(model)
+            if not name_matches(recipe.lora.modules_to_save, path)
+        )
+        return recipe.lora.model_copy(
+            update={
+                "task_type": self.task_type,
+                "modules_to_save": recipe.lora.modules_to_save + added,
+            }
+        )
+
+    @abstractmethod
+    def encode(
+        self,
+        splits: Splits,
+        recipe: Recipe,
+        tokenizer: PreTrainedTokenizerBase,
+        model: PreTrainedModel,
+        labels: tuple[str, ...] | None,
+    ) -> Encoded:
+        """Tokenize the rows and check that something can be learnt from them.
+
+        Raises:
+            DataError: Lists every problem of the rows.
+            ConfigError: `data.max_length` is above what the model can take.
+        """
+
+    @abstractmethod
+    def sample_rows(
+        self,
+        encoded: Encoded,
+        tokenizer: PreTrainedTokenizerBase,
+        labels: tuple[str, ...] | None,
+        n: int = 2,
+    ) -> list[SampleRow]:
+        """Return the first training rows, read back from the tensors the model will be given."""
+
+    @abstractmethod
+    def build_trainer(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        encoded: Encoded,
+        arguments: TrainingArguments,
+        labels: tuple[str, ...] | None,
+        callbacks: Sequence[TrainerCallback],
+        mixin: type,
+    ) -> Trainer:
+        """Build the trainer: a class made of `mixin` and the task's own trainer class."""
+
+    def fresh_notes(self, recipe: Recipe, model: PreTrainedModel) -> list[str]:
+        """Say which weights are new, if any."""
+        fresh = fresh_modules(model)
+        if not fresh:
+            return []
+        return [f"New weights, drawn with seed {seed_of(recipe)} and trained: {', '.join(fresh)}."]
+
+
+def seed_of(recipe: Recipe) -> int:
+    """Return the seed of a run: `training.seed`, or 42 as in transformers."""
+    return int(recipe.training.get("seed", 42))
+
+
+def loading_options(recipe: Recipe) -> dict[str, Any]:
+    """Return the options with which both model and tokenizer are loaded."""
+    return {"revision": recipe.revision, "trust_remote_code": recipe.trust_remote_code or None}

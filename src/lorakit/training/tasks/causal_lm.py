@@ -1,0 +1,273 @@
+"""CAUSAL_LM: the next token of plain text, answers or conversations, on TRL's SFTTrainer."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from datasets import Dataset
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+from trl import SFTConfig
+from trl.data_utils import pack_dataset
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+from lorakit.config import TaskType
+from lorakit.errors import ConfigError, DataError, did_you_mean
+from lorakit.training.data import require_columns
+from lorakit.training.tasks.base import Encoded, SampleRow, Task
+from lorakit.training.tasks.chat import ChatEncoder, check_conversations, read_template
+from lorakit.training.tasks.language_trainer import LanguageTrainer
+from lorakit.training.tasks.pretrained import resolve_max_length
+from lorakit.training.tasks.rows import (
+    IDS,
+    NOT_COUNTED,
+    cut_note,
+    first_rows,
+    map_rows,
+    readable,
+    require_texts,
+    split_rows,
+)
+from lorakit.training.tasks.text_formats import (
+    CountedIds,
+    detect_format,
+    require_end_token,
+    row_encoder,
+    text_columns,
+)
+
+if TYPE_CHECKING:
+    from lorakit.training.data import Splits
+    from lorakit.training.recipe import Recipe
+
+_BY_DOCUMENT = ("bfd", "bfd_split")
+"""Packing strategies that keep the packed texts apart from each other."""
+
+
+class CausalLM(Task):
+    """Continue a text."""
+
+    task_type: ClassVar[TaskType] = TaskType.CAUSAL_LM
+    best_metric: ClassVar[str] = "eval_loss"
+    greater_is_better: ClassVar[bool] = False
+
+    def arguments_class(self) -> type[TrainingArguments]:
+        """Return TRL's SFTConfig."""
+        return SFTConfig
+
+    def own_defaults(self, recipe: Recipe) -> dict[str, Any]:
+        """Turn off what SFTConfig turns on by itself: bfloat16 and checkpointing."""
+        return {"bf16": False}
+
+    def load_tokenizer(self, recipe: Recipe) -> PreTrainedTokenizerBase:
+        """Load the tokenizer, with the end token and chat template the recipe names.
+
+        Raises:
+            ConfigError: `training.eos_token` is no token of the vocabulary.
+        """
+        tokenizer = super().load_tokenizer(recipe)
+        eos = recipe.training.get("eos_token")
+        if eos is not None:
+            vocabulary = tokenizer.get_vocab()
+            if eos not in vocabulary:
+                special = [*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()]
+                raise ConfigError(
+                    f"No such token in training.eos_token: got '{eos}', expected one of the "
+                    f"vocabulary of '{recipe.model}'.{did_you_mean(eos, special)} Special tokens "
+                    f"there: {', '.join(dict.fromkeys(special))}."
+                )
+            tokenizer.eos_token = eos
+        template = recipe.training.get("chat_template_path")
+        if template is not None:
+            tokenizer.chat_template = read_template(template)
+        return tokenizer
+
+    def encode(
+        self,
+        splits: Splits,
+        recipe: Recipe,
+        tokenizer: PreTrainedTokenizerBase,
+        model: PreTrainedModel,
+        labels: tuple[str, ...] | None,
+    ) -> Encoded:
+        """Turn each row into tokens and mark those that count in the loss; pack if asked to."""
+        data, training = recipe.data, recipe.training
+        max_length = resolve_max_length(data.max_length, model, tokenizer)
+        where = f"the training rows of '{data.train}'"
+        layout = detect_format(splits.train.column_names, data, where)
+        encoder = _encoder(layout, recipe, tokenizer)
+        notes = self.fresh_notes(recipe, model)
+        if data.format == "auto":
+            notes.append(f"The rows are read as '{layout}', from their columns (data.format).")
+        packs = {"training": bool(training.get("packing")), "validation": _packs_validation(recipe)}
+        strategy = training.get("packing_strategy", "bfd")
+        if any(packs.values()):
+            _require_packable(model, strategy)
+        encoded: dict[str, Dataset] = {}
+        for rows, kind, place in split_rows(splits, data):
+            _check_rows(rows, layout, recipe, place)
+            cuts_late = packs[kind] and strategy != "bfd"  # these split long rows, and lose nothing
+            made, cut, lost = _encode(rows, encoder, None if cuts_late else max_length)
+            if not len(made):
+                raise DataError(_all_masked(place, cut, max_length, layout))
+            notes += cut_note(cut, len(rows), max_length, kind)
+            if lost:
+                notes.append(
+                    f"{lost} of {len(rows)} {kind} rows were left out: none of their tokens counts "
+                    f"within {max_length} tokens."
+                )
+            encoded[kind] = pack_dataset(made, max_length, strategy) if packs[kind] else made
+        settings = {"max_length": max_length, "format": layout}
+        return Encoded(encoded["training"], encoded.get("validation"), tuple(notes), settings)
+
+    def sample_rows(
+        self,
+        encoded: Encoded,
+        tokenizer: PreTrainedTokenizerBase,
+        labels: tuple[str, ...] | None,
+        n: int = 2,
+    ) -> list[SampleRow]:
+        """Return the first rows as the collator makes them; a pack of several texts is one row."""
+        packed = "seq_lengths" in encoded.train.column_names
+        collate = DataCollatorForLanguageModeling(tokenizer.pad_token_id, padding_free=packed)
+        rows = []
+        for row in first_rows(encoded.train, n):
+            batch = collate([row])
+            ids, targets = batch["input_ids"][0], batch["labels"][0]
+            counted = [bool(target) for target in targets != NOT_COUNTED]
+            counted[0] = False  # nothing comes before the first token, so nothing predicts it
+            note = f"{sum(counted)} of {len(counted)} tokens count"
+            if packed:
+                note += f", {len(row['seq_lengths'])} texts packed"
+            rows.append(SampleRow(readable(tokenizer, ids), counted, note))
+        return rows
+
+    def build_trainer(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        encoded: Encoded,
+        arguments: TrainingArguments,
+        labels: tuple[str, ...] | None,
+        callbacks: Sequence[TrainerCallback],
+        mixin: type,
+    ) -> Trainer:
+        """Build TRL's SFTTrainer on rows that are tokenized, cut and packed already."""
+        settings: Any = arguments
+        settings.dataset_kwargs = {"skip_prepare_dataset": True}
+        settings.max_length = None
+        # The rows are no conversations any more: their labels say what counts.
+        settings.assistant_only_loss = False
+        settings.chat_template_path = None
+        trainer_class: Any = type("SupervisedTrainer", (mixin, LanguageTrainer), {})
+        with warnings.catch_warnings():
+            # Smoothing works; TRL announces that it will have to be done elsewhere from 2.0 on.
+            warnings.filterwarnings("ignore", "`label_smoothing_factor` is deprecated")
+            return trainer_class(
+                model=model,
+                args=arguments,
+                train_dataset=encoded.train,
+                eval_dataset=encoded.validation,
+                processing_class=tokenizer,
+                callbacks=list(callbacks),
+            )
+
+
+def _packs_validation(recipe: Recipe) -> bool:
+    own = recipe.training.get("eval_packing")
+    return bool(recipe.training.get("packing") if own is None else own)
+
+
+def _encoder(
+    layout: str, recipe: Recipe, tokenizer: PreTrainedTokenizerBase
+) -> Callable[[Mapping[str, Any]], CountedIds]:
+    data, training = recipe.data, recipe.training
+    chat = None
+    if layout == "messages":
+        only = training.get("assistant_only_loss")
+        chat = ChatEncoder(tokenizer, data.messages, only is None or bool(only), recipe.model)
+    else:
+        if training.get("assistant_only_loss"):
+            raise ConfigError(
+                "Only conversations have an assistant: got training.assistant_only_loss=true for "
+                f"rows read as '{layout}', expected 'messages'. Leave it out: of a prompt and its "
+                "completion, the completion alone counts anyway."
+            )
+        require_end_token(tokenizer)
+    encode = row_encoder(layout, data, tokenizer, chat)
+    if layout in ("prompt_completion", "alpaca") and training.get("completion_only_loss") is False:
+        return lambda row: CountedIds(ids := encode(row).ids, [True] * len(ids))
+    return encode
+
+
+def _check_rows(rows: Dataset, layout: str, recipe: Recipe, where: str) -> None:
+    columns = text_columns(layout, recipe.data)
+    require_columns(rows, columns, where)
+    if layout == "messages":
+        check_conversations(rows, recipe.data.messages, where)
+    else:
+        require_texts(rows, columns, where)
+
+
+def _encode(
+    rows: Dataset, encoder: Callable[[Mapping[str, Any]], CountedIds], max_length: int | None
+) -> tuple[Dataset, int, int]:
+    """Turn rows into ids and labels.
+
+    Returns: The rows in which a token counts, how many rows were cut, and how many left out.
+    """
+    cuts: list[int] = []
+
+    def tokenize(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        made: dict[str, list[Any]] = {"input_ids": [], "labels": []}
+        for values in zip(*batch.values(), strict=True):
+            row = encoder(dict(zip(batch, values, strict=True)))
+            is_cut = max_length is not None and len(row.ids) > max_length
+            cuts.append(int(is_cut))
+            ids, counted = row.ids[:max_length], row.counted[:max_length]
+            if any(counted[1:]):  # the first token is never predicted
+                made["input_ids"].append(ids)
+                made["labels"].append(
+                    [i if c else NOT_COUNTED for i, c in zip(ids, counted, strict=True)]
+                )
+        return made
+
+    made = map_rows(rows, tokenize, {"input_ids": IDS, "labels": IDS})
+    return made, sum(cuts), len(rows) - len(made)
+
+
+def _all_masked(where: str, cut: int, max_length: int, layout: str) -> str:
+    head = f"Nothing can be learnt from {where}: no token of any row counts in the loss."
+    if cut:
+        return (
+            f"{head} {cut} rows are longer than {max_length} tokens, and what counts comes after "
+            "the cut. Raise data.max_length, or shorten what comes before."
+        )
+    if layout == "messages":
+        return (
+            f"{head} The chat template marks nothing as the assistant's. Check the roles, or set "
+            "training.assistant_only_loss=false."
+        )
+    return f"{head} The texts are too short. Check data.{layout} and the columns it names."
+
+
+def _require_packable(model: PreTrainedModel, strategy: str) -> None:
+    """Refuse to pack for a model that could not keep the packed texts apart.
+
+    Raises:
+        ConfigError: The model takes no position ids, which tell where a packed text begins.
+    """
+    if strategy in _BY_DOCUMENT and "position_ids" not in signature(model.forward).parameters:
+        raise ConfigError(
+            f"Rows cannot be packed for this model: got training.packing=true, but "
+            f"{type(model).__name__} takes no position ids, so packed texts would see each other. "
+            "Leave packing out."
+        )

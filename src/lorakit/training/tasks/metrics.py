@@ -1,0 +1,121 @@
+"""Metrics of evaluation: shares from 0 to 1, computed by scikit-learn, seqeval and rouge-score."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+_MOST_CLASSES_LISTED = 20
+# Each Chinese or Japanese character is a word; other words are runs of letters and digits.
+_CJK = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+_WORD = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")
+
+
+def classification_metrics(
+    label_ids: np.ndarray, logits: np.ndarray, labels: Sequence[str]
+) -> dict[str, float]:
+    """Compare predicted classes with the true ones.
+
+    Precision, recall and F1 are macro averages: every class counts alike. Up to 20 classes have
+    their own F1 as well, under "f1_<label>". With two classes, roc_auc is the probability that a
+    row of the second class gets a higher score for it than a row of the first.
+
+    Args:
+        label_ids: True classes, (rows,).
+        logits: Scores, (rows, classes).
+        labels: Class names by id.
+    """
+    from sklearn.metrics import accuracy_score, precision_recall_fscore_support, roc_auc_score
+
+    ids = list(range(len(labels)))
+    predicted = logits.argmax(-1)
+    # A class that occurs neither in truth nor in predictions says nothing about the model.
+    present = [i for i in ids if (label_ids == i).any() or (predicted == i).any()]
+    precision, recall, f1, _ = precision_recall_fscore_support(
+        label_ids, predicted, labels=present, zero_division=0.0
+    )
+    metrics = {
+        "accuracy": float(accuracy_score(label_ids, predicted)),
+        "precision": float(np.mean(precision)),
+        "recall": float(np.mean(recall)),
+        "f1": float(np.mean(f1)),
+    }
+    if len(labels) == 2 and len(np.unique(label_ids)) == 2:
+        margin = logits[:, 1].astype(np.float64) - logits[:, 0].astype(np.float64)
+        metrics["roc_auc"] = float(roc_auc_score(label_ids, margin))
+    if len(labels) <= _MOST_CLASSES_LISTED:
+        metrics |= {f"f1_{labels[i]}": float(f1[at]) for at, i in enumerate(present)}
+    return metrics
+
+
+def is_entity_scheme(labels: Sequence[str]) -> bool:
+    """Return whether tags mark entities: "O", or a prefix of IOB or IOBES and a kind.
+
+    >>> is_entity_scheme(["O", "B-PER", "I-PER"])
+    True
+    >>> is_entity_scheme(["NOUN", "VERB"])
+    False
+    """
+    kinds = [label for label in labels if label != "O"]
+    return bool(kinds) and all(re.fullmatch(r"[BIESLU]-.+", label) for label in kinds)
+
+
+def token_metrics(
+    label_ids: np.ndarray, logits: np.ndarray, labels: Sequence[str]
+) -> dict[str, float]:
+    """Compare predicted tags with the true ones, word by word or entity by entity.
+
+    Tags that mark entities are scored by seqeval: precision, recall and F1 count an entity as
+    found only where its kind and both its ends are right. Other tags (parts of speech) are scored
+    word by word, as macro averages. Accuracy is the share of words with the right tag.
+
+    Args:
+        label_ids: True tags, (rows, tokens); -100 where a token does not count.
+        logits: Scores, (rows, tokens, tags).
+        labels: Tag names by id.
+    """
+    counted = label_ids != -100
+    predicted = logits.argmax(-1)
+    if not is_entity_scheme(labels):
+        scores = classification_metrics(label_ids[counted], logits[counted], labels)
+        scores.pop("roc_auc", None)
+        return scores
+    from seqeval.metrics import f1_score, precision_score, recall_score
+
+    true_tags = [[labels[i] for i in row[at]] for row, at in zip(label_ids, counted, strict=True)]
+    tags = [[labels[i] for i in row[at]] for row, at in zip(predicted, counted, strict=True)]
+    return {
+        "accuracy": float((predicted == label_ids)[counted].mean()),
+        "precision": float(precision_score(true_tags, tags, zero_division=0)),
+        "recall": float(recall_score(true_tags, tags, zero_division=0)),
+        "f1": float(f1_score(true_tags, tags, zero_division=0)),
+    }
+
+
+def rouge_metrics(targets: Sequence[str], generated: Sequence[str]) -> dict[str, float]:
+    """Compare generated texts with their targets by overlapping words.
+
+    The F-measures of ROUGE-1, ROUGE-2, ROUGE-L and ROUGE-Lsum, averaged over the rows. Words are
+    those of any script: rouge-score's own tokenizer knows the letters a to z only.
+    """
+    from rouge_score.rouge_scorer import RougeScorer
+
+    kinds = ["rouge1", "rouge2", "rougeL", "rougeLsum"]
+    scorer = RougeScorer(kinds, tokenizer=_Words())
+    rows = [scorer.score(t, g) for t, g in zip(targets, generated, strict=True)]
+    return {kind: float(np.mean([row[kind].fmeasure for row in rows])) for kind in kinds}
+
+
+class _Words:
+    """rouge-score's tokenizer interface."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return _WORD.findall(text.lower())
+
+
+def first_output(predictions: Any, _labels: Any = None) -> Any:
+    """Return the scores alone where a model also returns hidden states or a cache."""
+    return predictions[0] if isinstance(predictions, (tuple, list)) else predictions

@@ -1,0 +1,265 @@
+"""Load a base model and its tokenizer, and explain what is wrong where that fails."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from lorakit.config import TaskType
+from lorakit.errors import ConfigError, MissingFileError
+from lorakit.injection.heads import task_heads
+
+_UNLIMITED = 10**9
+"""Tokenizers without a limit give 10^30 as `model_max_length`."""
+
+_fresh: WeakKeyDictionary[nn.Module, tuple[str, ...]] = WeakKeyDictionary()
+
+
+def auto_model(task_type: TaskType) -> Any:
+    """Return the transformers class that loads a base model for a task type."""
+    return {
+        TaskType.CAUSAL_LM: AutoModelForCausalLM,
+        TaskType.SEQ_CLS: AutoModelForSequenceClassification,
+        TaskType.TOKEN_CLS: AutoModelForTokenClassification,
+        TaskType.SEQ_2_SEQ_LM: AutoModelForSeq2SeqLM,
+    }[task_type]
+
+
+def label_options(labels: Sequence[str] | None) -> dict[str, Any]:
+    """Return the options of `from_pretrained` that give a model its labels."""
+    if labels is None:
+        return {}
+    return {
+        "num_labels": len(labels),
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: index for index, label in enumerate(labels)},
+    }
+
+
+def load_tokenizer(name: str, **options: Any) -> PreTrainedTokenizerBase:
+    """Load a tokenizer and make sure that it can pad.
+
+    Where the tokenizer has no padding token, its end-of-text token pads; padding never counts in
+    a loss, as every collator here marks it by position and not by its id.
+
+    Args:
+        name: Hub id or local directory.
+        options: Passed on to `AutoTokenizer.from_pretrained`; those that are None are left out.
+
+    Raises:
+        MissingFileError: There is no such model, or it comes without a tokenizer.
+        ConfigError: The tokenizer has neither a padding nor an end-of-text token.
+    """
+    _check_local(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, **_given(options))
+    except (OSError, ValueError, KeyError) as error:
+        raise _cannot_load(name, "tokenizer", error) from error
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise ConfigError(
+                f"The tokenizer of '{name}' cannot pad: it has no pad_token, and no eos_token to "
+                "take its place. Save it with a pad_token and name that directory in model."
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(
+    auto_class: Any, name: str, *, seed: int, has_head: bool, **options: Any
+) -> PreTrainedModel:
+    """Load a base model for a task.
+
+    Args:
+        auto_class: Such as `AutoModelForCausalLM`.
+        name: Hub id or local directory.
+        seed: Weights the checkpoint does not have, such as a new head, are drawn with it.
+        has_head: The task has a head of its own (a classifier), which the checkpoint need not
+            have, or may have for other labels.
+        options: Passed on to `from_pretrained`; those that are None are left out.
+
+    Raises:
+        MissingFileError: There is no such model, or it comes without weights.
+        ConfigError: The model cannot do the task, or its checkpoint lacks weights of the body.
+    """
+    _check_local(name)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        try:
+            model, info = auto_class.from_pretrained(
+                name,
+                output_loading_info=True,
+                ignore_mismatched_sizes=has_head,
+                **_given(options),
+            )
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            raise _cannot_load(name, "model", error, auto_class) from error
+    missing = set(info["missing_keys"])
+    missing |= {entry[0] for entry in info["mismatched_keys"]}
+    _check_missing(model, sorted(missing), name, has_head)
+    _fresh[model] = tuple(dict.fromkeys(key.rpartition(".")[0] for key in sorted(missing)))
+    return model
+
+
+def fresh_modules(model: nn.Module) -> tuple[str, ...]:
+    """Return the paths of the modules whose weights the checkpoint did not have."""
+    return _fresh.get(model, ())
+
+
+def fresh_outside_head(model: nn.Module) -> tuple[str, ...]:
+    """Return the freshly drawn modules that are no part of the task's head.
+
+    An adapter has to carry them (a BERT pooler, for example): loading the base again would draw
+    other weights.
+    """
+    heads = task_heads(model)
+    return tuple(
+        path
+        for path in fresh_modules(model)
+        if not any(path == head or path.startswith(f"{head}.") for head in heads)
+    )
+
+
+def model_limit(model: PreTrainedModel) -> int | None:
+    """Return the most tokens a model has positions for, or None where there is no limit.
+
+    Learned position tables that reserve a padding row (RoBERTa's) hold fewer positions than rows.
+    Models with relative positions (T5, BLOOM) have no limit.
+    """
+    for path, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and path.endswith("position_embeddings"):
+            offset = 0 if module.padding_idx is None else module.padding_idx + 1
+            return module.num_embeddings - offset
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return limit if isinstance(limit, int) and limit > 0 else None
+
+
+def resolve_max_length(
+    wanted: int | None, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> int:
+    """Return how many tokens of a row are kept.
+
+    Args:
+        wanted: The recipe's `data.max_length`; None takes what model and tokenizer can do, but at
+            most 1024.
+        model: Its position table sets the limit.
+        tokenizer: Its own limit is used where nothing is wanted.
+
+    Raises:
+        ConfigError: `wanted` is above the model's limit.
+    """
+    limit = model_limit(model)
+    if wanted is not None and limit is not None and wanted > limit:
+        raise ConfigError(
+            f"Rows would be too long in data.max_length: got {wanted} tokens, expected at most "
+            f"{limit}, the positions of this {type(model).__name__}. Set data.max_length={limit}."
+        )
+    if wanted is not None:
+        return wanted
+    limits = [1024, limit or 1024]
+    if tokenizer.model_max_length < _UNLIMITED:
+        limits.append(tokenizer.model_max_length)
+    return min(limits)
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if value is not None}
+
+
+def _check_local(name: str) -> None:
+    """Explain a local path that cannot be a model before anything is downloaded for it."""
+    path = Path(name).expanduser()
+    if not path.is_dir():
+        if path.is_file():
+            raise MissingFileError(
+                f"No model in model: got the file '{name}', expected a directory with config.json "
+                f"and weights, or a hub id. Set model={path.parent}."
+            )
+        if name.startswith((".", "~", os.sep)) or len(path.parts) > 2:
+            raise MissingFileError(
+                f"No model in model: got '{name}', which is not there.{_near(path)} "
+                "Check the path; it is taken from the current directory."
+            )
+        return
+    if (path / "config.json").is_file():
+        return
+    if (path / "adapter_config.json").is_file():
+        raise ConfigError(
+            f"No base model in model: got '{name}', which is an adapter. Name the base it was made "
+            "for (base_model_name_or_path in its adapter_config.json), or merge the two first: "
+            f"lorakit merge {name}."
+        )
+    raise MissingFileError(
+        f"No model in model: got '{name}', a directory without config.json. Name a directory that "
+        "save_pretrained wrote, or a hub id."
+    )
+
+
+def _near(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f" There is no folder '{path.parent}' either."
+    names = [entry.name for entry in path.parent.iterdir() if entry.is_dir()]
+    near = get_close_matches(path.name, names, n=3, cutoff=0.4)
+    return f" Near it: {', '.join(near)}." if near else ""
+
+
+def _cannot_load(
+    name: str, what: str, error: Exception, auto_class: Any = None
+) -> ConfigError | MissingFileError:
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    reason = (lines[0] if lines else type(error).__name__).rstrip(".")
+    if "Unrecognized configuration class" in str(error):
+        kind = AutoConfig.from_pretrained(name).model_type
+        return ConfigError(
+            f"The model in model cannot do this task: got '{name}' of type '{kind}', expected one "
+            f"that {auto_class.__name__} knows. Choose another model, or another task."
+        )
+    if isinstance(error, (SafetensorError, RuntimeError)):
+        return ConfigError(
+            f"Could not load the {what} in model: got '{name}', whose files are damaged or do not "
+            f"belong together ({reason}). Download or save the model again."
+        )
+    if Path(name).expanduser().is_dir():
+        return MissingFileError(
+            f"Could not load the {what} in model from the directory '{name}' ({reason}). Name a "
+            "directory that holds the files that save_pretrained of model and tokenizer wrote."
+        )
+    return MissingFileError(
+        f"Could not load the {what} in model: got '{name}', which is no directory here, and asking "
+        f"the Hugging Face hub for it failed ({reason}). Check the name and the network, or name a "
+        "local directory."
+    )
+
+
+def _check_missing(
+    model: PreTrainedModel, missing: Sequence[str], name: str, has_head: bool
+) -> None:
+    """Refuse a checkpoint that lacks more than a head: its body would be random."""
+    prefix = f"{model.base_model_prefix}."
+    body = [key for key in missing if key.startswith(prefix) and "pooler" not in key]
+    lacking = body if has_head else list(missing)
+    if lacking:
+        shown = ", ".join(lacking[:3]) + (", …" if len(lacking) > 3 else "")
+        raise ConfigError(
+            f"The checkpoint '{name}' in model lacks {len(lacking)} weights that "
+            f"{type(model).__name__} needs ({shown}); they would be random. Choose a model that "
+            "was trained for this task type, or another task."
+        )

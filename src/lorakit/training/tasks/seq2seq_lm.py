@@ -1,0 +1,183 @@
+"""SEQ_2_SEQ_LM: from a source text to a target text, on transformers' Seq2SeqTrainer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from datasets import Dataset
+from transformers import (
+    DataCollatorForSeq2Seq,
+    EvalPrediction,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from lorakit.config import TaskType
+from lorakit.errors import ConfigError
+from lorakit.training.data import require_columns
+from lorakit.training.tasks.base import Encoded, SampleRow, Task
+from lorakit.training.tasks.metrics import rouge_metrics
+from lorakit.training.tasks.pretrained import model_limit, resolve_max_length
+from lorakit.training.tasks.rows import (
+    IDS,
+    NOT_COUNTED,
+    cut_note,
+    first_rows,
+    map_rows,
+    readable,
+    require_texts,
+    split_rows,
+    tokenize_texts,
+)
+
+if TYPE_CHECKING:
+    from lorakit.training.data import Splits
+    from lorakit.training.recipe import DataConfig, Recipe
+
+
+class Seq2SeqLM(Task):
+    """Write a target text for a source text: summaries, translations, answers."""
+
+    task_type: ClassVar[TaskType] = TaskType.SEQ_2_SEQ_LM
+    best_metric: ClassVar[str] = "eval_loss"
+    greater_is_better: ClassVar[bool] = False
+
+    def arguments_class(self) -> type[TrainingArguments]:
+        """Return transformers' Seq2SeqTrainingArguments."""
+        return Seq2SeqTrainingArguments
+
+    def own_defaults(self, recipe: Recipe) -> dict[str, Any]:
+        """Generate at evaluation, as long as a target may be (and the token it starts from)."""
+        return {
+            "predict_with_generate": True,
+            "generation_max_length": recipe.data.max_target_length + 1,
+        }
+
+    def encode(
+        self,
+        splits: Splits,
+        recipe: Recipe,
+        tokenizer: PreTrainedTokenizerBase,
+        model: PreTrainedModel,
+        labels: tuple[str, ...] | None,
+    ) -> Encoded:
+        """Tokenize sources and targets; a target ends with the end-of-text token."""
+        data = recipe.data
+        max_length = resolve_max_length(data.max_length, model, tokenizer)
+        limit = model_limit(model)
+        if limit is not None and data.max_target_length > limit:
+            raise ConfigError(
+                "Targets would be too long in data.max_target_length: got "
+                f"{data.max_target_length} tokens, expected at most {limit}, the positions of this "
+                f"{type(model).__name__}. Set data.max_target_length={limit}."
+            )
+        encoded: dict[str, Dataset] = {}
+        notes = self.fresh_notes(recipe, model)
+        columns = {"data.source": data.source, "data.target": data.target}
+        for rows, kind, where in split_rows(splits, data):
+            require_columns(rows, columns, where)
+            require_texts(rows, columns, where)
+            encoded[kind], cut, cut_targets = _encode(rows, data, tokenizer, max_length)
+            notes += cut_note(cut, len(rows), max_length, kind)
+            if cut_targets:
+                notes.append(
+                    f"{cut_targets} of {len(rows)} {kind} targets were cut to "
+                    f"{data.max_target_length} tokens (data.max_target_length)."
+                )
+        settings = {
+            "max_length": max_length,
+            "max_target_length": data.max_target_length,
+            "source_prefix": data.source_prefix,
+        }
+        return Encoded(encoded["training"], encoded.get("validation"), tuple(notes), settings)
+
+    def sample_rows(
+        self,
+        encoded: Encoded,
+        tokenizer: PreTrainedTokenizerBase,
+        labels: tuple[str, ...] | None,
+        n: int = 2,
+    ) -> list[SampleRow]:
+        """Return the first rows as the collator batches them: source, then target tokens."""
+        batch = DataCollatorForSeq2Seq(tokenizer)(first_rows(encoded.train, n))
+        rows = []
+        for ids, mask, targets in zip(
+            batch["input_ids"], batch["attention_mask"].bool(), batch["labels"], strict=True
+        ):
+            source = readable(tokenizer, ids[mask])
+            target = readable(tokenizer, targets[targets != NOT_COUNTED])
+            counted = [False] * len(source) + [True] * len(target)
+            note = f"source: {len(source)} tokens, target: {len(target)} tokens, all counted"
+            rows.append(SampleRow(source + target, counted, note))
+        return rows
+
+    def build_trainer(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        encoded: Encoded,
+        arguments: TrainingArguments,
+        labels: tuple[str, ...] | None,
+        callbacks: Sequence[TrainerCallback],
+        mixin: type,
+    ) -> Trainer:
+        """Build transformers' Seq2SeqTrainer; ROUGE is measured on generated texts."""
+        generates = getattr(arguments, "predict_with_generate", False)
+        trainer_class: Any = type("SequenceTrainer", (mixin, Seq2SeqTrainer), {})
+        return trainer_class(
+            model=model,
+            args=arguments,
+            train_dataset=encoded.train,
+            eval_dataset=encoded.validation,
+            processing_class=tokenizer,
+            # With the model, so that label smoothing gets the decoder inputs it needs.
+            data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
+            compute_metrics=_rouge(tokenizer) if generates else None,
+            callbacks=list(callbacks),
+        )
+
+
+def _encode(
+    rows: Dataset, data: DataConfig, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> tuple[Dataset, int, int]:
+    """Tokenize sources and targets; returns how many of each were cut as well."""
+    cuts: list[int] = []
+    target_cuts: list[int] = []
+
+    def tokenize(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        sources = [data.source_prefix + text for text in batch[data.source]]
+        columns, cut = tokenize_texts(tokenizer, sources, None, max_length)
+        targets = tokenizer(text_target=batch[data.target], verbose=False)["input_ids"]
+        whole = [_ended(ids, tokenizer.eos_token_id) for ids in targets]
+        cuts.append(cut)
+        target_cuts.append(sum(len(ids) > data.max_target_length for ids in whole))
+        return columns | {"labels": [ids[: data.max_target_length] for ids in whole]}
+
+    features = {column: IDS for column in tokenizer("a")} | {"labels": IDS}
+    made = map_rows(rows, tokenize, features)
+    return made, sum(cuts), sum(target_cuts)
+
+
+def _ended(ids: list[int], eos: int | None) -> list[int]:
+    """Return the ids with the end-of-text token: a model that never sees it never stops."""
+    return ids if eos is None or (ids and ids[-1] == eos) else [*ids, eos]
+
+
+def _rouge(tokenizer: PreTrainedTokenizerBase) -> Callable[[EvalPrediction], dict[str, float]]:
+    def metrics(prediction: EvalPrediction) -> dict[str, float]:
+        generated = _texts(tokenizer, prediction.predictions)
+        return rouge_metrics(_texts(tokenizer, prediction.label_ids), generated)
+
+    return metrics
+
+
+def _texts(tokenizer: PreTrainedTokenizerBase, ids: Any) -> list[str]:
+    padded = np.where(ids == NOT_COUNTED, tokenizer.pad_token_id, ids)
+    return tokenizer.batch_decode(padded, skip_special_tokens=True)

@@ -1,0 +1,176 @@
+"""SEQ_CLS: one label for a text, or for a pair of texts, on transformers' Trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from datasets import Dataset, Value
+from transformers import (
+    DataCollatorWithPadding,
+    EvalPrediction,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from lorakit.config import TaskType
+from lorakit.errors import DataError
+from lorakit.training.data import require_columns
+from lorakit.training.tasks.base import Encoded, SampleRow, Task
+from lorakit.training.tasks.labels import names_of, require_seen, sorted_names
+from lorakit.training.tasks.metrics import classification_metrics, first_output
+from lorakit.training.tasks.pretrained import resolve_max_length
+from lorakit.training.tasks.rows import (
+    IDS,
+    cut_note,
+    first_rows,
+    map_rows,
+    readable,
+    require_texts,
+    split_rows,
+    tokenize_texts,
+)
+
+if TYPE_CHECKING:
+    from lorakit.training.data import Splits
+    from lorakit.training.recipe import DataConfig, Recipe
+
+
+class SequenceClassification(Task):
+    """Give a text its class."""
+
+    task_type: ClassVar[TaskType] = TaskType.SEQ_CLS
+    best_metric: ClassVar[str] = "eval_accuracy"
+    greater_is_better: ClassVar[bool] = True
+
+    def arguments_class(self) -> type[TrainingArguments]:
+        """Return transformers' TrainingArguments."""
+        return TrainingArguments
+
+    def labels(self, splits: Splits, recipe: Recipe) -> tuple[str, ...]:
+        """Return the class names: a ClassLabel feature's own, else those found, sorted."""
+        data = recipe.data
+        where = f"the training rows of '{data.train}'"
+        require_columns(splits.train, _columns(data), where)
+        names = sorted_names(splits.train, data.label, where)
+        if len(names) < 2:
+            raise DataError(
+                f"Nothing to tell apart in {where}, column '{data.label}': got the one label "
+                f"'{names[0]}', expected at least 2. Name the right column in data.label."
+            )
+        return names
+
+    def encode(
+        self,
+        splits: Splits,
+        recipe: Recipe,
+        tokenizer: PreTrainedTokenizerBase,
+        model: PreTrainedModel,
+        labels: tuple[str, ...] | None,
+    ) -> Encoded:
+        """Tokenize the texts and number the labels."""
+        data = recipe.data
+        max_length = resolve_max_length(data.max_length, model, tokenizer)
+        parts = split_rows(splits, data)
+        names = {kind: _names(rows, data, where) for rows, kind, where in parts}
+        encoded: dict[str, Dataset] = {}
+        notes = self.fresh_notes(recipe, model)
+        for rows, kind, where in parts:
+            seen = set(names["training"])
+            require_seen(seen, [[name] for name in names[kind]], data.label, where)
+            tokens, cut = _encode(rows, names[kind], data, tokenizer, labels or (), max_length)
+            encoded[kind] = tokens
+            notes += cut_note(cut, len(rows), max_length, kind)
+        settings = {"max_length": max_length, "text_pair": data.text_pair is not None}
+        return Encoded(
+            encoded["training"], encoded.get("validation"), tuple(notes), settings
+        )
+
+    def sample_rows(
+        self,
+        encoded: Encoded,
+        tokenizer: PreTrainedTokenizerBase,
+        labels: tuple[str, ...] | None,
+        n: int = 2,
+    ) -> list[SampleRow]:
+        """Return the first rows as the collator batches them; no token counts, the label does."""
+        batch = DataCollatorWithPadding(tokenizer)(first_rows(encoded.train, n))
+        rows = []
+        for ids, mask, label in zip(
+            batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True
+        ):
+            tokens = readable(tokenizer, ids[mask.bool()])
+            name = labels[int(label)] if labels else str(int(label))
+            rows.append(SampleRow(tokens, [False] * len(tokens), f"label: {name}"))
+        return rows
+
+    def build_trainer(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        encoded: Encoded,
+        arguments: TrainingArguments,
+        labels: tuple[str, ...] | None,
+        callbacks: Sequence[TrainerCallback],
+        mixin: type,
+    ) -> Trainer:
+        """Build transformers' Trainer with padding by batch and the classification metrics."""
+        names = tuple(labels or ())
+
+        def metrics(prediction: EvalPrediction) -> dict[str, float]:
+            return classification_metrics(prediction.label_ids, prediction.predictions, names)
+
+        trainer_class: Any = type("ClassificationTrainer", (mixin, Trainer), {})
+        return trainer_class(
+            model=model,
+            args=arguments,
+            train_dataset=encoded.train,
+            eval_dataset=encoded.validation,
+            processing_class=tokenizer,
+            data_collator=DataCollatorWithPadding(tokenizer),
+            compute_metrics=metrics,
+            preprocess_logits_for_metrics=first_output,
+            callbacks=list(callbacks),
+        )
+
+
+def _columns(data: DataConfig) -> dict[str, str]:
+    columns = {"data.text": data.text, "data.label": data.label}
+    return columns | ({"data.text_pair": data.text_pair} if data.text_pair else {})
+
+
+def _names(rows: Dataset, data: DataConfig, where: str) -> list[str]:
+    """Check the columns and texts of a split and return its labels."""
+    columns = _columns(data)
+    require_columns(rows, columns, where)
+    columns.pop("data.label")
+    require_texts(rows, columns, where)
+    return names_of(rows, data.label, where)
+
+
+def _encode(
+    rows: Dataset,
+    names: Sequence[str],
+    data: DataConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    labels: Sequence[str],
+    max_length: int,
+) -> tuple[Dataset, int]:
+    ids = {label: index for index, label in enumerate(labels)}
+    numbered = rows.select_columns([c for c in (data.text, data.text_pair) if c]).add_column(
+        "_label", [ids[name] for name in names]
+    )
+    cuts: list[int] = []
+
+    def tokenize(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        pairs = batch[data.text_pair] if data.text_pair else None
+        columns, cut = tokenize_texts(tokenizer, batch[data.text], pairs, max_length)
+        cuts.append(cut)
+        return columns | {"labels": batch["_label"]}
+
+    first = tokenizer("a", "b") if data.text_pair else tokenizer("a")
+    features = {column: IDS for column in first} | {"labels": Value("int64")}
+    return map_rows(numbered, tokenize, features), sum(cuts)

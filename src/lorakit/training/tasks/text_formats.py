@@ -1,0 +1,161 @@
+"""The layouts of a CAUSAL_LM dataset, found from its columns and turned into token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from transformers import PreTrainedTokenizerBase
+
+from lorakit.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from lorakit.training.recipe import DataConfig
+
+ALPACA = ("instruction", "input", "output")
+
+
+@dataclass(frozen=True)
+class CountedIds:
+    """The tokens of one row and which of them count in the loss."""
+
+    ids: list[int]
+    counted: list[bool]
+
+
+def alpaca_prompt(instruction: str, given: str = "") -> str:
+    """Return the prompt of an instruction, with what it is to be applied to where there is such.
+
+    >>> print(alpaca_prompt("Name the colour.", "grass"))
+    Here is an instruction together with its input. Write the answer to it.
+    <BLANKLINE>
+    ### Instruction:
+    Name the colour.
+    <BLANKLINE>
+    ### Input:
+    grass
+    <BLANKLINE>
+    ### Response:
+    <BLANKLINE>
+    """
+    if given.strip():
+        opening = "Here is an instruction together with its input. Write the answer to it."
+        middle = f"\n\n### Input:\n{given}"
+    else:
+        opening = "Here is an instruction. Write the answer to it."
+        middle = ""
+    return f"{opening}\n\n### Instruction:\n{instruction}{middle}\n\n### Response:\n"
+
+
+def text_columns(format_name: str, data: DataConfig) -> dict[str, str]:
+    """Return the columns of a layout, by the recipe key that names each."""
+    return {
+        "text": {"data.text": data.text},
+        "prompt_completion": {"data.prompt": data.prompt, "data.completion": data.completion},
+        "messages": {"data.messages": data.messages},
+        "alpaca": {f"the alpaca column {name}": name for name in (ALPACA[0], ALPACA[2])},
+    }[format_name]
+
+
+def detect_format(columns: Sequence[str], data: DataConfig, where: str) -> str:
+    """Return the layout of the rows: the recipe's, or the first whose columns are all there.
+
+    Messages come before prompts, these before instructions and plain text last: a dataset with
+    rendered text beside its parts is better used by its parts.
+
+    Raises:
+        DataError: No layout fits; names the columns of each and those there are.
+    """
+    if data.format != "auto":
+        return data.format
+    layouts = ("messages", "prompt_completion", "alpaca", "text")
+    for layout in layouts:
+        if all(column in columns for column in text_columns(layout, data).values()):
+            return layout
+    wanted = "; ".join(
+        f"{layout}: {', '.join(text_columns(layout, data).values())}" for layout in layouts
+    )
+    raise DataError(
+        f"No known layout in {where}: got the columns {', '.join(columns)}, expected those of one "
+        f"of these: {wanted}. Name your columns in the recipe, such as data.text={columns[0]}."
+    )
+
+
+def text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> CountedIds:
+    """Tokenize plain text; every token counts, the end-of-text token at its end too."""
+    ids = _ended(tokenizer, tokenizer(text, verbose=False)["input_ids"])
+    return CountedIds(ids, [True] * len(ids))
+
+
+def completion_ids(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, completion: str
+) -> CountedIds:
+    """Tokenize a prompt and its completion; the completion and the end-of-text token count.
+
+    Both are tokenized as one text, so that a token may reach over the border as it will when the
+    model reads such a text; the completion begins where the prompt's own tokens end.
+    """
+    alone = tokenizer(prompt, verbose=False)["input_ids"]
+    ids = _ended(tokenizer, tokenizer(prompt + completion, verbose=False)["input_ids"])
+    start = common_prefix_length(alone, ids)
+    return CountedIds(ids, [position >= start for position in range(len(ids))])
+
+
+def common_prefix_length(first: Sequence[int], second: Sequence[int]) -> int:
+    """Return how many leading ids two sequences share.
+
+    >>> common_prefix_length([1, 2, 3], [1, 2, 4, 5])
+    2
+    """
+    pairs = zip(first, second, strict=False)
+    return next(
+        (i for i, (one, other) in enumerate(pairs) if one != other), min(len(first), len(second))
+    )
+
+
+def _ended(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
+    eos = tokenizer.eos_token_id
+    return ids if ids and ids[-1] == eos else [*ids, eos]
+
+
+def require_end_token(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a tokenizer without an end-of-text token.
+
+    Raises:
+        ConfigError: There is none, so that the model could not learn to stop.
+    """
+    if tokenizer.eos_token_id is None:
+        raise ConfigError(
+            "Texts cannot be ended: the tokenizer in model has no eos_token, so the model would "
+            "not learn to stop. Name a token of its vocabulary in training.eos_token."
+        )
+
+
+def row_encoder(
+    format_name: str,
+    data: DataConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    chat: Callable[[Mapping[str, Any]], CountedIds] | None,
+) -> Callable[[Mapping[str, Any]], CountedIds]:
+    """Return the function that turns one row of a layout into counted ids.
+
+    Args:
+        format_name: The layout.
+        data: Names the columns.
+        tokenizer: The base model's.
+        chat: Turns a row of messages into counted ids; for the layout "messages" only.
+    """
+
+    def plain(row: Mapping[str, Any]) -> CountedIds:
+        return text_ids(tokenizer, row[data.text])
+
+    def prompted(row: Mapping[str, Any]) -> CountedIds:
+        return completion_ids(tokenizer, row[data.prompt], row[data.completion])
+
+    def instructed(row: Mapping[str, Any]) -> CountedIds:
+        prompt = alpaca_prompt(row[ALPACA[0]], row.get(ALPACA[1]) or "")
+        return completion_ids(tokenizer, prompt, row[ALPACA[2]])
+
+    encoders = {"text": plain, "prompt_completion": prompted, "alpaca": instructed}
+    return chat if format_name == "messages" and chat is not None else encoders[format_name]

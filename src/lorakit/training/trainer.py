@@ -1,0 +1,238 @@
+"""What the trainers of all tasks share: adapters alone are saved, and a resumed run is exact.
+
+All that lorakit knows about the inside of transformers' Trainer is in this file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import ProgressCallback, Trainer
+from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_utils import rotate_checkpoints
+
+from lorakit.adapters import load_adapter_state_dict, save_adapter
+from lorakit.adapters.files import read_adapter_files
+from lorakit.atomic import write_text
+from lorakit.errors import TrainingError
+from lorakit.training import checkpoints
+from lorakit.training.first_step import LearningWatch
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.amp.grad_scaler import GradScaler
+    from transformers import TrainerCallback
+
+    _Base = Trainer
+else:
+    _Base = object
+
+_RUNNING_SUMS = "running_sums.json"
+_EPOCH_RNG = "epoch_rng.pt"
+
+
+class AdapterTrainerMixin(_Base):
+    """Goes before a trainer class; saves, resumes and checks adapters.
+
+    A checkpoint holds the adapter, optimizer, scheduler, random state and trainer state, and what
+    the Trainer itself forgets: the sums behind the next logged loss, and the random state its
+    epoch's order was drawn from. It is complete once its manifest is written.
+    """
+
+    adapter_name = "default"
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        self.watch = LearningWatch()
+        self._epoch_rng: Tensor | None = None
+        self._resumed_from: Path | None = None
+        super().__init__(*args, **kwargs)
+        self.remove_callback(PrinterCallback)
+        self.remove_callback(ProgressCallback)
+
+    # ---- what is saved ----
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Save the adapter alone."""
+        if self.args.should_save:
+            model = self.accelerator.unwrap_model(self.model)
+            save_adapter(model, output_dir or str(self.args.output_dir), self.adapter_name)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Write a checkpoint, seal it, and only then delete older ones."""
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        checkpoint = self._checkpoint_path(self.state.global_step)
+        self._save_running_sums(checkpoint)
+        torch.save(self._epoch_rng, checkpoint / _EPOCH_RNG)
+        checkpoints.seal(checkpoint)
+        rotate_checkpoints(
+            output_dir=str(self.args.output_dir),
+            save_total_limit=limit,
+            best_model_checkpoint=self.state.best_model_checkpoint,
+        )
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write no README of TRL's into the run directory."""
+
+    def _send_telemetry(self) -> None:
+        """Tell nobody about the run, as TRL's trainers would."""
+
+    def _checkpoint_path(self, step: int) -> Path:
+        return Path(str(self.args.output_dir)) / f"checkpoint-{step}"
+
+    # ---- what is loaded ----
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Copy a checkpoint's adapter into the model's adapter, in place."""
+        self._resumed_from = Path(resume_from_checkpoint)
+        self._load_adapter_from(resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        """Copy the best checkpoint's adapter into the model's adapter, in place."""
+        self._load_adapter_from(str(self.state.best_model_checkpoint))
+
+    def _load_adapter_from(self, checkpoint: str) -> None:
+        model = self.accelerator.unwrap_model(self.model)
+        _, tensors, _ = read_adapter_files(checkpoint)
+        load_adapter_state_dict(model, tensors, self.adapter_name)
+
+    def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
+        """Find the best checkpoint by its step: the run directory may have been moved."""
+        result = super()._init_training_state(*args, **kwargs)
+        if self.state.best_global_step:
+            best = self._checkpoint_path(self.state.best_global_step)
+            if not checkpoints.problems(best):
+                self.state.best_model_checkpoint = str(best)
+        return result
+
+    # ---- going on as if never stopped ----
+
+    def _run_epoch(self, **arguments: Any) -> None:
+        """Run one epoch; of a resumed one, in the order that was drawn when it began."""
+        if self._is_over():
+            self.control.should_training_stop = True
+            return
+        resumes_here = (
+            self._resumed_from is not None and arguments["epoch"] == arguments["epochs_trained"]
+        )
+        if resumes_here:
+            self._load_running_sums(self._resumed_from)
+        if resumes_here and arguments["steps_trained_in_current_epoch"] > 0:
+            self._epoch_rng = torch.load(self._resumed_from / _EPOCH_RNG, weights_only=True)
+            torch.set_rng_state(self._epoch_rng)
+        elif resumes_here:
+            self._load_rng_state(str(self._resumed_from))
+            self._epoch_rng = torch.get_rng_state()
+        else:
+            self._epoch_rng = torch.get_rng_state()
+        super()._run_epoch(**arguments)
+
+    def _is_over(self) -> bool:
+        """Whether a resumed run had done its last step, or had been stopped early."""
+        if self._resumed_from is None:
+            return False
+        is_at_checkpoint = self.state.global_step == checkpoints.step_of(self._resumed_from)
+        has_all_steps = self.state.global_step >= self.state.max_steps
+        return is_at_checkpoint and (has_all_steps or self._has_lost_patience())
+
+    def _has_lost_patience(self) -> bool:
+        stopping: Any = self.state.stateful_callbacks.get("EarlyStoppingCallback")
+        if stopping is None:
+            return False
+        patience = stopping["args"]["early_stopping_patience"]
+        return stopping["attributes"]["early_stopping_patience_counter"] >= patience
+
+    def _save_running_sums(self, checkpoint: Path) -> None:
+        sums = {
+            "loss_since_log": self._tr_loss.item(),
+            "total_loss": self._total_loss_scalar,
+            "last_logged_step": self._globalstep_last_logged,
+            "tokens": getattr(self, "_total_train_tokens", None),
+            "token_metrics": getattr(self, "_metrics", {}).get("train", {}),  # TRL's
+        }
+        write_text(checkpoint / _RUNNING_SUMS, json.dumps(sums))
+
+    def _load_running_sums(self, checkpoint: Path) -> None:
+        sums = json.loads((checkpoint / _RUNNING_SUMS).read_text(encoding="utf-8"))
+        self._tr_loss = torch.tensor(sums["loss_since_log"], device=self.args.device)
+        self._total_loss_scalar = sums["total_loss"]
+        self._globalstep_last_logged = sums["last_logged_step"]
+        self._initial_global_step = 0  # the mean training loss is that of all steps
+        if sums["tokens"] is not None:
+            self._total_train_tokens = sums["tokens"]
+            self._metrics["train"] = defaultdict(list, sums["token_metrics"])
+
+    # ---- whether it learns ----
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Run forward and backward, and look at the loss and the first gradients."""
+        step = self.state.global_step
+        try:
+            loss = super().training_step(*args, **kwargs)
+        except RuntimeError as error:
+            if "does not require grad" not in str(error):
+                raise
+            raise TrainingError(
+                f"No gradient can come back on step {step + 1}: the loss does not depend on any "
+                "trained parameter, expected it to depend on the adapter. "
+                "Choose other lora.target_modules."
+            ) from error
+        self.watch.check_loss(loss, step, self._scaler)
+        if self.accelerator.sync_gradients:
+            self.watch.check_gradients(self.model, step, self._scaler)
+        return loss
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """Return the gradient norm, a number."""
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        self.watch.check_norm(norm, self.state.global_step, self._scaler)
+        return norm
+
+    @property
+    def _scaler(self) -> GradScaler | None:
+        scaler = getattr(self.accelerator, "scaler", None)
+        return scaler if scaler is not None and scaler.is_enabled() else None
+
+
+def final_metrics(trainer: Trainer) -> dict[str, float]:
+    """Return the evaluation metrics of the weights the trainer ended with.
+
+    They were measured during training, unless no evaluation fell on the last or the best step.
+    """
+    if trainer.eval_dataset is None:
+        return {}
+    state = trainer.state
+    is_best = trainer.args.load_best_model_at_end and state.best_model_checkpoint is not None
+    step = state.best_global_step if is_best else state.global_step
+    rows = [row for row in state.log_history if row["step"] == step and "eval_loss" in row]
+    metrics = rows[-1] if rows else trainer.evaluate()
+    return {
+        key: value
+        for key, value in metrics.items()
+        if key.startswith("eval_") and not key.endswith(_SPEEDS)
+    }
+
+
+_SPEEDS = ("_runtime", "_per_second", "_num_tokens")
+
+
+def is_speed(key: str) -> bool:
+    """Whether a logged value is about this session's speed, not about the model."""
+    return key.endswith(_SPEEDS) or key in ("total_flos", "train_runtime")
+
+
+def early_stopping(training: dict[str, Any]) -> list[TrainerCallback]:
+    """Return transformers' early stopping if the training arguments ask for it."""
+    from transformers import EarlyStoppingCallback
+
+    patience = training.get("early_stopping_patience")
+    if patience is None:
+        return []
+    return [EarlyStoppingCallback(patience, training.get("early_stopping_threshold", 0.0))]

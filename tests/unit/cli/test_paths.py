@@ -1,0 +1,57 @@
+"""What a user may name as an adapter."""
+
+import pytest
+
+from lorakit.cli.paths import adapter_location, run_of
+from lorakit.errors import MissingFileError
+
+
+@pytest.fixture
+def run(tmp_path):
+    (tmp_path / "good" / "adapter").mkdir(parents=True)
+    (tmp_path / "good" / "recipe.yaml").touch()
+    (tmp_path / "good" / "adapter" / "adapter_config.json").touch()
+    return tmp_path / "good"
+
+
+def test_a_run_and_its_adapter_are_the_same(run):
+    assert adapter_location(str(run)) == run / "adapter"
+    assert adapter_location(str(run / "adapter")) == run / "adapter"
+    assert run_of(run / "adapter") == run
+
+
+def test_an_adapter_may_stand_alone(run, tmp_path):
+    (run / "adapter").rename(tmp_path / "alone")
+    assert run_of(adapter_location(str(tmp_path / "alone"))) is None
+
+
+def test_what_is_no_directory_may_be_a_hub_id():
+    assert adapter_location("someone/adapter") == "someone/adapter"
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        (
+            "recipe.yaml",
+            "got a run that has not finished, expected adapter_config.json there or in adapter/. "
+            "Finish it with `lorakit train {path}/recipe.yaml --resume`.",
+        ),
+        (
+            "config.json",
+            "got an ordinary checkpoint without adapter, expected adapter_config.json there or in "
+            "adapter/. Train an adapter for it with `lorakit train`.",
+        ),
+        (
+            "notes.txt",
+            "got a directory without one, expected adapter_config.json there or in adapter/. "
+            "Name a run's directory, or its adapter/.",
+        ),
+    ],
+)
+def test_anything_else_is_told_apart(tmp_path, file, message):
+    (tmp_path / file).touch()
+    with pytest.raises(MissingFileError) as caught:
+        adapter_location(str(tmp_path))
+    expected = message.format(path=tmp_path)
+    assert str(caught.value) == f"No adapter in {tmp_path}: {expected}"
