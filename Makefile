@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WORKERS ?= 2
 
-.PHONY: quickstart test check setup bench clean
+.PHONY: quickstart test check setup clean
 
 quickstart: $(READY)
 	$(BIN)/lorakit quickstart

@@ -1,7 +1,8 @@
-"""Tiny models, tokenizers and data files, made on the spot: seeded, offline, a few thousand weights.
+"""Tiny models, tokenizers and data files, made on the spot: seeded, offline, few weights.
 
-Every `tiny_*_dir` is a directory that `from_pretrained` loads (weights, config, tokenizer) and that
-a recipe can name. Every data fixture is a path to a small file whose rule a tiny model can learn.
+Every `tiny_*_dir` is a directory that `from_pretrained` loads (weights, config, tokenizer) and
+that a recipe can name. Every data fixture is the path of a small file whose rule a tiny model can
+learn.
 """
 
 import atexit
@@ -30,11 +31,12 @@ CHAT_TEMPLATE = (
 )
 """A chat template with generation markers: the assistant's words and its end token count."""
 
-_WORDS = (
-    "a good bad great awful film story and the was of grass sky sun snow is green blue yellow white "
-    "what colour tell me question answer Anna Bob Oslo Rome lives in works at Acme visits today "
-    "red cat dog bird saw on hill one two three four copy first write do not like very much no"
-).split()
+_TEXT = (
+    "a good bad great awful film story and the was of grass sky sun snow is green blue yellow "
+    "white what colour tell me question answer Anna Bob Oslo Rome lives in works at Acme visits "
+    "today red cat dog bird saw on hill one two three four copy first write do not like very much"
+)
+_WORDS = _TEXT.split()
 _COLOURS = {"grass": "green", "sky": "blue", "sun": "yellow", "snow": "white"}
 
 
@@ -84,12 +86,14 @@ def _bpe_tokenizer(chat: bool):
     return tokenizer
 
 
-def _wordpiece_tokenizer():
+def _wordpiece_tokenizer(has_types: bool):
     """BERT's tokenizer on the words of the fixtures, with single letters as pieces."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    letters = sorted({letter for word in _WORDS for letter in word.lower()} | set("0123456789.,?!:"))
+    letters = sorted(
+        {letter for word in _WORDS for letter in word.lower()} | set("0123456789.,?!:")
+    )
     words = dict.fromkeys(word.lower() for word in _WORDS if not word.startswith("A"))
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters]
     pieces += [f"##{letter}" for letter in letters] + [word for word in words if len(word) > 1]
@@ -111,6 +115,7 @@ def _wordpiece_tokenizer():
         sep_token="[SEP]",
         mask_token="[MASK]",
         model_max_length=64,
+        model_input_names=["input_ids", "attention_mask"] + ["token_type_ids"] * has_types,
     )
 
 
@@ -205,7 +210,7 @@ def tiny_distilbert_dir(tmp_path_factory) -> str:
     from transformers import DistilBertConfig, DistilBertForMaskedLM
 
     torch.manual_seed(0)
-    tokenizer = _wordpiece_tokenizer()
+    tokenizer = _wordpiece_tokenizer(has_types=False)
     config = DistilBertConfig(
         vocab_size=len(tokenizer),
         dim=32,
@@ -216,7 +221,9 @@ def tiny_distilbert_dir(tmp_path_factory) -> str:
         initializer_range=0.2,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return _save(tmp_path_factory.mktemp("tiny-distilbert"), DistilBertForMaskedLM(config), tokenizer)
+    return _save(
+        tmp_path_factory.mktemp("tiny-distilbert"), DistilBertForMaskedLM(config), tokenizer
+    )
 
 
 @pytest.fixture(scope="session")
@@ -226,7 +233,7 @@ def tiny_bert_dir(tmp_path_factory) -> str:
     from transformers import BertConfig, BertForMaskedLM
 
     torch.manual_seed(0)
-    tokenizer = _wordpiece_tokenizer()
+    tokenizer = _wordpiece_tokenizer(has_types=True)
     config = BertConfig(
         vocab_size=len(tokenizer),
         hidden_size=32,

@@ -132,4 +132,3 @@ def _missing_message(directory: Path, missing: list[str]) -> str:
             "where it was made and save it again as safetensors."
         )
     return f"{message} Name the directory that holds them."
-

@@ -17,6 +17,7 @@ from lorakit.injection.state import (
     unwrapped,
 )
 from lorakit.layers import ReplacedModule
+from lorakit.layers.offload import is_offloaded
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ def merge_adapters(model: nn.Module, names: str | Sequence[str] | None = None) -
             "No adapter is active, so there is nothing to merge. Name the adapters to merge, or "
             "call set_adapter first."
         )
+    _require_in_memory(model)
     layers, largest = 0, 0.0
     for _, layer in adapted_layers(model):
         if layer.acting_updates():
@@ -68,6 +70,16 @@ def merge_adapters(model: nn.Module, names: str | Sequence[str] | None = None) -
             layers += 1
     state.is_merged = True
     return Merge(state.active, layers, largest)
+
+
+def _require_in_memory(model: nn.Module) -> None:
+    """Refuse weights that accelerate would load anew, without the merge, on every forward pass."""
+    for path, module in (*adapted_layers(model), *replaced_modules(model)):
+        if is_offloaded(module):
+            raise AdapterStateError(
+                f"Cannot merge into {path}: accelerate offloads its weights, expected them in "
+                "memory. Load the base without offloading."
+            )
 
 
 def unmerge_adapters(model: nn.Module) -> None:
@@ -162,4 +174,3 @@ def _record_untied(model: nn.Module) -> None:
         config = getattr(part, "config", None)
         if config is not None and getattr(config, "tie_word_embeddings", False):
             config.tie_word_embeddings = False
-

@@ -17,6 +17,7 @@ from rich.text import Text
 
 INTERRUPTED = 130  # exit code: the shell's for a process ended by Ctrl-C
 
+PAGE_WIDTH = 80
 KILO = 1000
 SECONDS_PER_MINUTE = 60
 
@@ -26,14 +27,14 @@ def console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
 
 
-def say(text: str = "", style: str | None = None) -> None:
+def say(text: str = "", style: str | None = None, *, stderr: bool = False) -> None:
     """Print one line; long ones are left to the terminal to wrap, so that they copy well."""
-    console().print(text, style=style, soft_wrap=True)
+    console(stderr=stderr).print(text, style=style, soft_wrap=True)
 
 
 def remark(text: str) -> None:
     """Print a line beside the result, on stderr, so that stdout holds the result alone."""
-    console(stderr=True).print(text, style="dim", soft_wrap=True)
+    say(text, style="dim", stderr=True)
 
 
 def complain(text: str) -> None:
@@ -44,10 +45,10 @@ def complain(text: str) -> None:
     console(stderr=True).print(message, soft_wrap=True)
 
 
-def heading(text: str) -> None:
+def heading(text: str, *, stderr: bool = False) -> None:
     """Print the heading of a section, after an empty line."""
-    say()
-    say(text, style="bold")
+    say(stderr=stderr)
+    say(text, style="bold", stderr=stderr)
 
 
 def pairs(values: Mapping[str, Any]) -> None:
@@ -102,25 +103,56 @@ def closing(written: Sequence[str | Path], next_commands: Mapping[str, str]) -> 
     """End a command: what it wrote, and what to type next.
 
     Args:
-        written: Paths; a size follows each file that is there.
+        written: Paths; a size follows each that is there.
         next_commands: What each is for, by command.
     """
     if written:
         heading("Wrote")
         for item in written:
             path = Path(item)
-            size = f"  ({size_text(path.stat().st_size)})" if path.is_file() else ""
-            say(f"  {item}{size}")
-    if next_commands:
-        heading("Next")
-        width = max(len(command) for command in next_commands)
-        for command, purpose in next_commands.items():
-            say(f"  {command:<{width}}  # {purpose}")
+            size = f"  ({size_text(size_of(path))})" if path.exists() else ""
+            say(f"  {path}{'/' if path.is_dir() else ''}{size}")
+    next_steps(next_commands)
+
+
+def next_steps(commands: Mapping[str, str], *, stderr: bool = False) -> None:
+    """Print what to type next, with the purpose beside each command or, in a long list, above.
+
+    Args:
+        commands: What each is for, by command.
+        stderr: Whether to keep it out of stdout, where the result itself goes there.
+    """
+    if not commands:
+        return
+    heading("Next", stderr=stderr)
+    width = max(len(command) for command in commands)
+    fits = all(width + len(purpose) + 6 <= PAGE_WIDTH for purpose in commands.values())
+    for command, purpose in commands.items():
+        if fits:
+            say(f"  {command:<{width}}  # {purpose}", stderr=stderr)
+        else:
+            say(f"  # {purpose}", style="dim", stderr=stderr)
+            say(f"  {command}", stderr=stderr)
 
 
 def quoted(path: str | Path) -> str:
     """Return a path as a shell takes it."""
     return shlex.quote(str(path))
+
+
+def merged_name(adapter: str | Path) -> str:
+    """Return a name for the merged checkpoint of an adapter or a run, as a shell takes it.
+
+    >>> merged_name("runs/a/")
+    'runs/a-merged'
+    """
+    return quoted(f"{Path(adapter)}-merged")
+
+
+def size_of(path: Path) -> int:
+    """Return the size in bytes of a file, or of all files in a directory."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def size_text(size_bytes: float) -> str:
@@ -157,10 +189,12 @@ def duration_text(duration_s: float) -> str:
 def number_text(value: Any) -> str:
     """Return a number for a table: counts with commas, others with four significant digits.
 
-    >>> [number_text(n) for n in (739586, 0.84615384, 0.0002, 12.0, float("nan"))]
-    ['739,586', '0.8462', '0.0002', '12', 'nan']
+    >>> [number_text(n) for n in (739586, 0.84615384, 0.0002, 12.0, True)]
+    ['739,586', '0.8462', '0.0002', '12', 'true']
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool):
+        return str(value).lower()
+    if not isinstance(value, (int, float)):
         return str(value)
     if isinstance(value, int):
         return f"{value:,}"

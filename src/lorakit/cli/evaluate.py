@@ -1,14 +1,96 @@
 """`lorakit evaluate`: measure a trained adapter."""
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from lorakit.cli.console import closing, heading, merged_name, number_text, quoted, say, table
+from lorakit.cli.paths import RECIPE_NAME, adapter_location, run_of
+from lorakit.cli.progress import metric_name
+from lorakit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lorakit.training.recipe import Recipe
 
 
 def evaluate(
     adapter: Annotated[
-        Path, typer.Argument(metavar="RUN_OR_ADAPTER", help="A run or an adapter directory.")
+        str, typer.Argument(metavar="RUN_OR_ADAPTER", help="A run or an adapter directory.")
     ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Changes, such as data.max_length=64."),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Rows to measure on: csv, json, jsonl, parquet, saved dataset or hub id; by "
+            "default the recipe's validation rows."
+        ),
+    ] = None,
+    rows: Annotated[int | None, typer.Option(min=1, help="Use only so many rows.")] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(help="Recipe with base and data; by default the run's own."),
+    ] = None,
+    base: Annotated[
+        bool, typer.Option("--base", help="Measure the base without the adapter as well.")
+    ] = False,
 ) -> None:
-    """Measure an adapter on validation data."""
+    """Measure a trained adapter on validation data."""
+    location = adapter_location(adapter)
+    from lorakit.training.evaluation import evaluate as measure
+
+    loaded = recipe_of(location, recipe, overrides or [])
+
+    def listen(event: str, payload: dict[str, Any]) -> None:
+        if event == "data":
+            number = min(payload["validation_rows"], rows or payload["validation_rows"])
+            say(f"Measuring {location} on {number:,} rows ...")
+            for note in payload["notes"]:
+                say(f"  {note}")
+
+    options: dict[str, Any] = {"data": data, "max_rows": rows}
+    found = {"adapter": measure(location, loaded, on_event=listen, **options)}
+    if base:
+        found["base alone"] = measure(location, loaded, use_base=True, **options)
+    heading("Metrics")
+    metrics = list(found["adapter"])
+    table(
+        ("", *found),
+        [
+            (metric_name(key), *(number_text(values.get(key)) for values in found.values()))
+            for key in metrics
+        ],
+    )
+    name = quoted(adapter)
+    closing(
+        [],
+        {
+            f"lorakit generate {name}": "tries it on texts from stdin",
+            f"lorakit merge {name} {merged_name(adapter)}": "writes an ordinary checkpoint",
+        },
+    )
+
+
+def recipe_of(location: str | Path, given: Path | None, overrides: list[str]) -> Recipe | None:
+    """Return the recipe to evaluate with, or None where the run's own holds unchanged.
+
+    Raises:
+        ConfigError: There is no recipe that the overrides could change.
+    """
+    from lorakit.training.recipe import Recipe
+
+    run = run_of(location)
+    file = given or (run / RECIPE_NAME if run else None)
+    if given is None and not overrides:
+        return None
+    if file is None:
+        raise ConfigError(
+            f"Cannot apply {' '.join(overrides)}: {location} has no {RECIPE_NAME} beside it, "
+            "expected one to change. Give it with --recipe."
+        )
+    return Recipe.load(file, overrides)

@@ -19,9 +19,9 @@ def init(
             "a chat, SEQ_2_SEQ_LM turns a text into another.",
         ),
     ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="File to write.")
-    ] = Path("recipe.yaml"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")] = Path(
+        "recipe.yaml"
+    ),
     model: Annotated[
         str | None, typer.Option(help="Hub id or directory of the base model.")
     ] = None,

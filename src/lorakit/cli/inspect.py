@@ -12,6 +12,7 @@ import typer
 from lorakit.cli.console import (
     closing,
     heading,
+    merged_name,
     number_text,
     pairs,
     quoted,
@@ -90,7 +91,7 @@ def inspect(
         [],
         {
             f"lorakit generate {name}": "tries it on texts from stdin",
-            f"lorakit merge {name} merged": "writes an ordinary checkpoint",
+            f"lorakit merge {name} {merged_name(adapter)}": "writes an ordinary checkpoint",
         },
     )
 
@@ -121,29 +122,29 @@ def setting_text(value: Any) -> str:
 
 def measure(adapter: Adapter, path: str) -> Update:
     """Measure the update of one module, without multiplying it out."""
-    A, B = adapter.factors[path]
+    a, b = adapter.factors[path]
     scaling = adapter.config.scaling_for(path)
     return Update(
         path=path,
-        in_features=A.shape[1],
-        out_features=B.shape[0],
-        r=A.shape[0],
+        in_features=a.shape[1],
+        out_features=b.shape[0],
+        r=a.shape[0],
         scaling=scaling,
-        norm=scaling * product_norm(A, B),
-        is_zero=not (A.any() and B.any()),
-        is_finite=bool(A.isfinite().all() and B.isfinite().all()),
+        norm=scaling * product_norm(a, b),
+        is_zero=not (a.any() and b.any()),
+        is_finite=bool(a.isfinite().all() and b.isfinite().all()),
     )
 
 
-def product_norm(A: Tensor, B: Tensor) -> float:
-    """Return the Frobenius norm of B A from two (r, r) products: tr(BᵀB AAᵀ) = ‖BA‖².
+def product_norm(a: Tensor, b: Tensor) -> float:
+    """Return the Frobenius norm of B A from two (r, r) products: ‖BA‖² = tr(BᵀB AAᵀ).
 
     Args:
-        A: (r, in).
-        B: (out, r).
+        a: A, (r, in).
+        b: B, (out, r).
     """
-    A, B = A.double(), B.double()
-    return float(((B.T @ B) * (A @ A.T)).sum().clamp(min=0).sqrt())
+    a, b = a.double(), b.double()
+    return float(((b.T @ b) * (a @ a.T)).sum().clamp(min=0).sqrt())
 
 
 def module_rows(updates: Iterable[Update]) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from lorakit import __version__
 from lorakit.cli.console import INTERRUPTED, complain
 from lorakit.cli.evaluate import evaluate
 from lorakit.cli.generate import generate
@@ -22,7 +23,6 @@ from lorakit.cli.quickstart import quickstart
 from lorakit.cli.quiet import quiet_libraries
 from lorakit.cli.train import train
 from lorakit.errors import LorakitError
-
 
 
 class CommandLine(TyperGroup):
@@ -131,7 +131,7 @@ def lorakit(
     Start with `lorakit quickstart` (no network needed), or write a recipe with `lorakit init`.
     """
     if show_version:
-        typer.echo(f"lorakit {lorakit_version()}")
+        typer.echo(f"lorakit {__version__}")
         raise typer.Exit
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
@@ -142,16 +142,6 @@ def lorakit(
 
 for command in (quickstart, init, train, evaluate, generate, merge, inspect):
     app.command(help=(getdoc(command) or "").partition("\n\nRaises:")[0])(command)
-
-
-def lorakit_version() -> str:
-    """Return the version of the installed package, or "(not installed)" in a bare checkout."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("lorakit")
-    except PackageNotFoundError:
-        return "(not installed)"
 
 
 def main() -> None:

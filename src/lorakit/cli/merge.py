@@ -1,20 +1,22 @@
 """`lorakit merge`: write an ordinary checkpoint."""
 
+import json
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from lorakit.cli.console import closing, pairs, say
-from lorakit.cli.paths import adapter_directory
+from lorakit.cli.paths import adapter_location
 
 
 def merge(
     adapter: Annotated[
-        Path, typer.Argument(metavar="RUN_OR_ADAPTER", help="A run or an adapter directory.")
+        str,
+        typer.Argument(metavar="RUN_OR_ADAPTER", help="A run, an adapter directory, or a hub id."),
     ],
     output: Annotated[Path, typer.Argument(help="New directory for the checkpoint.")],
-    base: Annotated[
+    base_model: Annotated[
         str | None,
         typer.Option(help="Base model to merge into; by default the one the adapter names."),
     ] = None,
@@ -27,18 +29,24 @@ def merge(
 
     Plain transformers loads the result with from_pretrained; lorakit is no longer needed.
     """
-    directory = adapter_directory(adapter)
-    say(f"Merging {directory} ...")
-    from lorakit.adapters.merge_checkpoint import merge_to_checkpoint
+    location = adapter_location(adapter)
+    say(f"Merging {location} ...")
+    from lorakit.training.merge_checkpoint import merge_to_checkpoint
 
-    report = merge_to_checkpoint(directory, output, base=base, dtype=dtype)
+    report = merge_to_checkpoint(location, output, base=base_model, dtype=dtype)
     pairs(
         {
-            "largest deviation of a logit": f"{report.largest_deviation:.2e}",
-            "relative to the largest logit": f"{report.relative_deviation:.2e}",
+            "merged layers": report.layers,
+            "dtype": report.dtype,
+            "largest deviation of a logit": f"{report.largest_deviation:.2e}, which is "
+            f"{report.relative_deviation:.1e} of the largest logit",
+            "largest rounding of a weight": f"{report.largest_rounding:.2e}",
         }
     )
-    closing(
-        report.files,
-        {f'AutoModel.from_pretrained("{output}")': "loads it, without lorakit"},
-    )
+    closing(report.files, {loading_line(output): "loads it in Python, without lorakit"})
+
+
+def loading_line(checkpoint: Path) -> str:
+    """Return the line of Python that loads a checkpoint with transformers."""
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    return f"transformers.{config['architectures'][0]}.from_pretrained({str(checkpoint)!r})"

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from itertools import islice
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,6 +14,7 @@ from lorakit.cli.console import console, duration_text, number_text
 WIDTH_BESIDE_BAR = 52  # columns: counts, loss, learning rate and time left
 MAX_BAR_WIDTH = 40
 MIN_BAR_WIDTH = 5
+SHOWN_METRICS = 5  # in one line; all of them are in metrics.jsonl
 
 
 class TrainingProgress:
@@ -68,13 +70,15 @@ class TrainingProgress:
             )
 
     def evaluation(self, payload: Mapping[str, Any]) -> None:
-        """Show the metrics of an evaluation.
+        """Show the first metrics of an evaluation.
 
         Args:
             payload: "step", "epoch" and "metrics".
         """
         epoch = payload.get("epoch") or 0
-        self._line(f"after epoch {epoch:.4g}: {metrics_text(payload['metrics'])}")
+        first = dict(islice(payload["metrics"].items(), SHOWN_METRICS))
+        more = ", ..." if len(first) < len(payload["metrics"]) else ""
+        self._line(f"after epoch {epoch:.4g}: {metrics_text(first)}{more}")
 
     def _start(self, payload: Mapping[str, Any]) -> Progress:
         width = min(MAX_BAR_WIDTH, max(MIN_BAR_WIDTH, self._console.width - WIDTH_BESIDE_BAR))

@@ -87,7 +87,9 @@ TASKS: dict[TaskName, TaskTemplate] = {
         rows='{"tokens": ["Ada", "Lovelace", "wrote"], "tags": ["B-PER", "I-PER", "O"]}',
         data=(
             Key("tokens", "tokens", "column of the lists of words"),
-            Key("tags", "tags", "column of the lists of tags, one per word, such as B-PER, I-PER, O"),
+            Key(
+                "tags", "tags", "column of the lists of tags, one per word, such as B-PER, I-PER, O"
+            ),
         ),
         max_length=256,
         training=batch(16),
@@ -111,7 +113,9 @@ TASKS: dict[TaskName, TaskTemplate] = {
         training=(
             *batch(4, 4),
             Key("gradient_checkpointing", False, "less memory for more time (default false)"),
-            unset("packing", True, "fill each row to max_length with several texts (default false)"),
+            unset(
+                "packing", True, "fill each row to max_length with several texts (default false)"
+            ),
         ),
     ),
     "SEQ_2_SEQ_LM": TaskTemplate(
@@ -150,7 +154,9 @@ def recipe_text(
         Key("model", model or template.model, "hub id or directory of the base model"),
         Key("task", task, "SEQ_CLS, TOKEN_CLS, CAUSAL_LM or SEQ_2_SEQ_LM"),
         Key("output", run, "run directory; may not hold a run yet"),
-        unset("dtype", "bfloat16", "of the base weights: auto (as saved), float32, bfloat16, float16"),
+        unset(
+            "dtype", "bfloat16", "of the base weights: auto (as saved), float32, bfloat16, float16"
+        ),
         unset("revision", "main", "branch, tag or commit of a hub model (default main)"),
         unset("trust_remote_code", False, "run code that comes with the model (default false)"),
         unset("float32_small_parameters", True, "keep norms and biases in float32 (default false)"),
@@ -165,7 +171,9 @@ def recipe_text(
         unset("max_validation_rows", 200, "likewise"),
         unset("subset", "en", "configuration of a hub dataset (default none)"),
         unset("train_split", "train", "split of a hub dataset to train on (default train)"),
-        unset("validation_split", "validation", "split to validate on (default: validation if any)"),
+        unset(
+            "validation_split", "validation", "split to validate on (default: validation if any)"
+        ),
     )
     lora = (
         Key("r", 8, "rank of the update (default 8)"),

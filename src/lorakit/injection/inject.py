@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from lorakit.config import LoraConfig
+from lorakit.errors import TargetError
 from lorakit.injection.activation import activate
 from lorakit.injection.plan import AdapterTensors, InjectionPlan, Site, describe, plan_from_config
 from lorakit.injection.plan_from_tensors import plan_from_tensors
@@ -25,6 +26,7 @@ from lorakit.layers import (
     replace_in_place,
 )
 from lorakit.layers.class_swap import has_foreign_forward, swap_class
+from lorakit.layers.offload import execution_device, is_offloaded, weights_in_place
 from lorakit.layers.update import Initialization
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -100,6 +102,12 @@ def _check_swappable(plan: InjectionPlan) -> None:
     for module in candidates:
         if has_foreign_forward(module):
             swap_class(module, type(module))
+    for path, (module, _) in plan.other_biases.items():
+        if is_offloaded(module):
+            raise TargetError(
+                f"Cannot train the bias of {path}: accelerate offloads its weights, expected them "
+                "in memory. Use bias='none' or 'lora_only', or load the base without offloading."
+            )
 
 
 def _add_update(
@@ -111,12 +119,13 @@ def _add_update(
 ) -> None:
     module, config = site.module, plan.config
     in_features, out_features = site.adapted_class.factor_sizes(module)
-    device = _execution_device(module)
+    device = execution_device(module)
     factor_dtype = dtype or trained_dtype(module.weight.dtype)  # type: ignore[arg-type]
     bias = None
     if site.path in plan.site_biases:
-        source = module.bias if tensors is None else tensors.replaced[f"{site.path}.bias"]
-        bias = source.detach().to(device, factor_dtype, copy=True)  # type: ignore[union-attr]
+        with weights_in_place(module):
+            source = module.bias if tensors is None else tensors.replaced[f"{site.path}.bias"]
+            bias = source.detach().to(device, factor_dtype, copy=True)  # type: ignore[union-attr]
     update = LowRankUpdate(
         torch.empty(site.r, in_features, device=device, dtype=factor_dtype),
         torch.empty(out_features, site.r, device=device, dtype=factor_dtype),
@@ -182,16 +191,6 @@ def trained_dtype(base_dtype: torch.dtype) -> torch.dtype:
     Updates of a usual learning rate are lost to rounding in half precision.
     """
     return torch.float32 if base_dtype in _HALF else base_dtype
-
-
-def _execution_device(module: nn.Module) -> torch.device:
-    """Return where the layer computes: its weight's device, or that of accelerate's hook."""
-    weight: torch.Tensor = module.weight  # type: ignore[assignment]
-    hook = getattr(module, "_hf_hook", None)
-    device = getattr(hook, "execution_device", None)
-    if weight.is_meta and device is not None:
-        return torch.device(device)
-    return weight.device
 
 
 def _recorded_config(model: nn.Module, plan: InjectionPlan) -> LoraConfig:

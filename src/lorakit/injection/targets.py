@@ -45,8 +45,7 @@ def layer_index(path: str, layers_pattern: str | Sequence[str] | None = None) ->
     if layers_pattern is None:
         found = re.match(r".*?\.(\d+)\.", f".{path}")
         return int(found[1]) if found else None
-    patterns = [layers_pattern] if isinstance(layers_pattern, str) else layers_pattern
-    for pattern in patterns:
+    for pattern in _as_list(layers_pattern):
         found = re.match(rf".*\.{pattern}\.(\d+)\.", f".{path}")
         if found:
             return int(found[1])
@@ -99,7 +98,7 @@ def _without_excluded(config: LoraConfig, selected: list[str], problems: list[st
         return selected
     if isinstance(excluded, str):
         _check_regex("exclude_modules", excluded)
-        idle = [] if any(name_matches(excluded, p) for p in selected) else [excluded]
+        idle = "" if any(name_matches(excluded, p) for p in selected) else excluded
     else:
         idle = [n for n in excluded if not any(name_matches([n], path) for path in selected)]
     if idle:
@@ -112,8 +111,17 @@ def _without_excluded(config: LoraConfig, selected: list[str], problems: list[st
 
 def _in_layers(config: LoraConfig, selected: list[str], problems: list[str]) -> list[str]:
     wanted = config.layers_to_transform
+    if wanted is None and config.layers_pattern is not None:
+        problems.append(
+            f"layers_pattern={config.layers_pattern!r} says where layers are counted, but "
+            "layers_to_transform names none. Give both, or neither."
+        )
     if wanted is None or not selected:
         return selected
+    if not wanted:
+        problems.append("layers_to_transform=[] selects no layer. Leave it out to adapt all.")
+    for pattern in _as_list(config.layers_pattern):
+        _check_regex("layers_pattern", pattern)
     index_of = {path: layer_index(path, config.layers_pattern) for path in selected}
     present = sorted({index for index in index_of.values() if index is not None})
     missing = [index for index in wanted if index not in present]
@@ -136,6 +144,10 @@ def no_match_message(field: str, names: str | Iterable[str], paths: Sequence[str
     return f"No module matched {field}={_shown(names)}. Modules here: {shown or 'none'}.{hint}"
 
 
+def _as_list(patterns: str | Iterable[str] | None) -> list[str]:
+    return [patterns] if isinstance(patterns, str) else list(patterns or ())
+
+
 def _shown(names: str | Iterable[str]) -> str:
     return repr(names) if isinstance(names, str) else repr(list(names))
 
@@ -150,11 +162,12 @@ def _check_regex(field: str, pattern: str) -> None:
         ) from None
 
 
-def compact_targets(selected: Sequence[str], all_paths: Sequence[str]) -> tuple[str, ...]:
+def compact_targets(selected: Sequence[str], all_paths: Sequence[str]) -> str | tuple[str, ...]:
     """Return the shortest names that select exactly these modules, for the adapter file.
 
     Readers of the file match names the same way, so the last part of a path is enough when every
-    module that ends in it is selected; otherwise the full path is written.
+    module that ends in it is selected; otherwise the full path is written. Where that is the end
+    of another module's path too, only a regex tells them apart.
 
     Args:
         selected: Paths of the adapted modules.
@@ -162,6 +175,8 @@ def compact_targets(selected: Sequence[str], all_paths: Sequence[str]) -> tuple[
 
     >>> compact_targets(["a.0.q", "a.1.q", "a.0.v"], ["a.0.q", "a.1.q", "a.0.v", "a.1.v"])
     ('a.0.v', 'q')
+    >>> compact_targets(["q"], ["q", "a.q"])
+    'q'
     """
     ending_everywhere = Counter(path.rsplit(".", 1)[-1] for path in all_paths)
     ending_selected = Counter(path.rsplit(".", 1)[-1] for path in selected)
@@ -169,4 +184,12 @@ def compact_targets(selected: Sequence[str], all_paths: Sequence[str]) -> tuple[
     for path in selected:
         last = path.rsplit(".", 1)[-1]
         names.add(last if ending_selected[last] == ending_everywhere[last] else path)
+    if names & _suffixes(set(all_paths) - set(selected)):
+        return "|".join(re.escape(path) for path in selected)
     return tuple(sorted(names))
+
+
+def _suffixes(paths: Iterable[str]) -> set[str]:
+    """Return every name that selects one of these paths."""
+    parts = (path.split(".") for path in paths)
+    return {".".join(part[start:]) for part in parts for start in range(len(part))}

@@ -2,12 +2,11 @@
 
 from lorakit.layers.adapted import AdaptedLayer
 from lorakit.layers.conv1d import LoraConv1D
+from lorakit.layers.copies import copy_with_own, full_copy
 from lorakit.layers.embedding import LoraEmbedding
 from lorakit.layers.linear import LoraLinear
 from lorakit.layers.replaced import (
     ReplacedModule,
-    copy_with_own,
-    full_copy,
     plain_class_of,
     replace_in_place,
     restore_in_place,

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from lorakit.layers.class_swap import swap_class
+from lorakit.layers.replaced import swap_plain_class
 from lorakit.layers.update import LowRankUpdate
 
 
@@ -30,7 +30,7 @@ class AdaptedLayer(nn.Module):
     @classmethod
     def adapt_in_place(cls, module: nn.Module) -> Self:
         """Swap the class of a plain layer and return the very same object, adapted."""
-        swap_class(module, cls)
+        swap_plain_class(module, cls)
         module.updates = nn.ModuleDict()
         module.active_updates = ()  # type: ignore[assignment]
         module.kept_parameters = {}  # type: ignore[assignment]
@@ -39,7 +39,7 @@ class AdaptedLayer(nn.Module):
     def restore_in_place(self) -> None:
         """Swap the plain class back and leave no trace."""
         del self.updates, self.active_updates, self.kept_parameters
-        swap_class(self, self.plain_class)
+        swap_plain_class(self, self.plain_class)
 
     @classmethod
     def factor_sizes(cls, module: nn.Module) -> tuple[int, int]:

@@ -8,16 +8,26 @@ from lorakit.errors import TargetError
 
 
 def has_foreign_forward(module: nn.Module) -> bool:
-    """Return whether somebody other than accelerate put a `forward` on the instance."""
-    return "forward" in vars(module) and "_old_forward" not in vars(module)
+    """Return whether the instance runs a `forward` that is not the one of its class.
+
+    accelerate's hooks put a `forward` on the instance and keep the one they hide in
+    `_old_forward`; taking them off leaves the class's own, bound to the instance.
+    """
+    attributes = vars(module)
+    own = attributes.get("_old_forward", attributes.get("forward"))
+    is_the_class_s = (
+        isinstance(own, MethodType)
+        and own.__self__ is module
+        and own.__func__ is type(module).forward
+    )
+    return own is not None and not is_the_class_s
 
 
 def swap_class(module: nn.Module, new_class: type[nn.Module]) -> None:
     """Give `module` another class that keeps its attributes.
 
-    accelerate's device-map and offload hooks hide the class's `forward` behind one on the
-    instance and keep the old one in `_old_forward`; that is bound anew, or the swapped class
-    would never run.
+    Where accelerate bound the class's `forward` to the instance, the new one is bound in its
+    place, or the swapped class would never run.
 
     Raises:
         TargetError: The instance has a `forward` of unknown origin, which would hide the class's.
@@ -28,5 +38,6 @@ def swap_class(module: nn.Module, new_class: type[nn.Module]) -> None:
             "expected the one of its class. Remove that attribute before adding an adapter."
         )
     module.__class__ = new_class
-    if "_old_forward" in vars(module):
-        module._old_forward = MethodType(new_class.forward, module)  # type: ignore[assignment]
+    for name in ("forward", "_old_forward"):
+        if isinstance(vars(module).get(name), MethodType):
+            setattr(module, name, MethodType(new_class.forward, module))

@@ -1,6 +1,5 @@
 """Modules trained in full: the base's own stays untouched, each adapter has a copy that acts."""
 
-import copy
 from functools import cache, partial
 from typing import Any
 
@@ -8,7 +7,6 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_map
 
-from lorakit.layers.adapted import AdaptedLayer
 from lorakit.layers.class_swap import swap_class
 
 
@@ -71,30 +69,10 @@ def restore_in_place(module: ReplacedModule) -> None:
     swap_class(module, plain_class_of(module))
 
 
-def full_copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    """Return a copy with parameters of its own, of the plain class and without other copies.
-
-    Args:
-        module: The base's module, replaced or plain.
-        memo: Shared between the modules of one adapter, so that tied parameters stay tied.
-    """
-    made = copy.deepcopy(_shallow_plain(module), memo)
-    for child in list(made.modules()):
-        if isinstance(child, AdaptedLayer):
-            child.restore_in_place()
-        elif isinstance(child, ReplacedModule):
-            restore_in_place(child)
-    return made
-
-
-def copy_with_own(module: nn.Module, parameters: list[str]) -> nn.Module:
-    """Return a copy that owns the named direct parameters and shares all others with the base."""
-    made = _shallow_plain(module)
-    for name in parameters:
-        own = module._parameters[name]
-        if own is not None:
-            made._parameters[name] = nn.Parameter(own.detach().clone(), requires_grad=True)
-    return made
+def swap_plain_class(module: nn.Module, new_class: type[nn.Module]) -> None:
+    """Swap the class a module has below `ReplacedModule`, or its class where it is not replaced."""
+    is_replaced = isinstance(module, ReplacedModule)
+    swap_class(module, _replaced_class(new_class) if is_replaced else new_class)
 
 
 def _parameter_dtype(module: nn.Module) -> torch.dtype:
@@ -111,18 +89,3 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
     return (
         value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
     )
-
-
-def _shallow_plain(module: nn.Module) -> nn.Module:
-    """Return a new module of the plain class that holds the same parameters and children."""
-    plain = plain_class_of(module)
-    made = plain.__new__(plain)
-    made.__dict__.update(vars(module))
-    for container in ("_parameters", "_buffers", "_modules"):
-        made.__dict__[container] = dict(vars(module)[container])
-    made._modules.pop("trained_copies", None)
-    made.__dict__.pop("active_copy", None)
-    # accelerate's hook stays with the base's module, which runs it before the copy acts.
-    for hook_attribute in ("_hf_hook", "_old_forward", "forward"):
-        made.__dict__.pop(hook_attribute, None)
-    return made

@@ -1,6 +1,7 @@
 """The adapted linear layer as one autograd node: h = x W0ᵀ + b + Σᵢ sᵢ (dropᵢ(x) Aᵢᵀ) Bᵢᵀ."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -31,9 +32,10 @@ def low_rank_linear(
 ) -> Tensor:
     """Compute x W0ᵀ + b + Σ s (x Aᵀ) Bᵀ without forming BA.
 
-    Under autocast every product runs in autocast's dtype, as it does for a plain linear layer.
-    Otherwise x and W0 must share a dtype, and factors of another dtype (float32 adapters on a
-    bfloat16 base) are cast to it; their gradients come back in their own dtype.
+    Under autocast every product runs in autocast's dtype, as it does for a plain linear layer
+    (float64 stays float64 there). Otherwise x and W0 must share a dtype, and factors of another
+    dtype (float32 adapters on a bfloat16 base) are cast to it; their gradients come back in their
+    own dtype.
 
     Args:
         x: Activations, (*, in); any strides, zero rows included.
@@ -51,7 +53,7 @@ def low_rank_linear(
     Source: Hu et al. 2021, arXiv:2106.09685, section 4.1.
     """
     _check_shapes(x, W0, terms)
-    if torch.is_autocast_enabled(x.device.type):
+    if x.dtype != torch.float64 and _autocast_is_on(x.device.type):
         compute_dtype = torch.get_autocast_dtype(x.device.type)
     elif x.dtype == W0.dtype:
         compute_dtype = x.dtype
@@ -120,11 +122,18 @@ class _LowRankLinear(torch.autograd.Function):
         ctx.bias_dtype = None if bias is None else bias.dtype
         ctx.compute_dtype = compute_dtype
         ctx.constants = constants
-        return h.view(*x.shape[:-1], W0.shape[0])
+        # Not a view for autograd, so that what follows may change it in place.
+        return torch.ops.aten._unsafe_view(h, (*x.shape[:-1], W0.shape[0]))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_h: Tensor) -> tuple[Tensor | None, ...]:
+        # The products run in forward's dtype, also where backward is called under autocast.
+        with _autocast_off(grad_h.device.type):
+            return _LowRankLinear._gradients(ctx, grad_h)
+
+    @staticmethod
+    def _gradients(ctx: Any, grad_h: Tensor) -> tuple[Tensor | None, ...]:
         terms = len(ctx.constants)
         x, W0, *saved = ctx.saved_tensors
         factors, low_rank = saved[: 3 * terms], saved[3 * terms :]
@@ -157,6 +166,17 @@ class _LowRankLinear(torch.autograd.Function):
         grad_W0 = (g.t() @ rows).to(W0.dtype) if needs_W0 else None
         grad_bias = g.sum(0).to(ctx.bias_dtype) if needs_bias else None
         return grad_x, grad_W0, grad_bias, None, None, *grad_factors
+
+
+def _autocast_is_on(device_type: str) -> bool:
+    # The meta device, for one, has no autocast to ask about.
+    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+
+
+def _autocast_off(device_type: str) -> AbstractContextManager[Any]:
+    if _autocast_is_on(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()
 
 
 def _triples(tensors: Sequence[Any]) -> list[tuple[Any, Any, Any]]:

@@ -111,13 +111,25 @@ def _training_section(task_type: TaskType) -> type[StrictConfig]:
 
 
 def _narrowed(hint: Any) -> Any:
-    """Drop `str` from a union with an enumeration: only the enumeration's values are right."""
+    """Drop from a union what YAML cannot say, and `str` beside an enumeration.
+
+    transformers writes `SchedulerType | str`, but only the enumeration's values are right.
+    """
     if get_origin(hint) not in (Union, UnionType):
         return hint
-    parts = get_args(hint)
-    if any(isinstance(part, type) and issubclass(part, Enum) for part in parts):
-        parts = tuple(part for part in parts if part is not str)
-    return Union[parts]  # noqa: UP007 (the parts are known at run time only)
+    parts = [part for part in get_args(hint) if not _is_object_of_code(part)]
+    if any(_is_enumeration(part) for part in parts):
+        parts.remove(str)
+    return Union[tuple(parts)]  # noqa: UP007 (the parts are known at run time only)
+
+
+def _is_enumeration(part: Any) -> bool:
+    return isinstance(part, type) and issubclass(part, Enum)
+
+
+def _is_object_of_code(part: Any) -> bool:
+    is_class = isinstance(part, type) and get_origin(part) is None
+    return is_class and part.__module__ not in ("builtins", "types") and not _is_enumeration(part)
 
 
 def _constrained(name: str, hint: Any) -> Any:
@@ -150,6 +162,8 @@ def resolve_training(
         ConfigError: The recipe asks for evaluation, the best checkpoint or early stopping, and
             there are no validation rows.
     """
+    from lorakit.training.tasks.base import seed_of
+
     given = recipe.training
     if not has_validation:
         _refuse_without_validation(given)
@@ -157,7 +171,8 @@ def resolve_training(
     save_strategy = given.get("save_strategy", strategy if strategy != "no" else "epoch")
     own: dict[str, Any] = {
         "learning_rate": 2e-4,
-        "seed": 42,
+        "seed": seed_of(recipe),
+        "num_train_epochs": 3,
         "per_device_train_batch_size": 8,
         "gradient_accumulation_steps": 1,
         "bf16": False,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.integrations import TensorBoardCallback
+from transformers.integrations.integration_utils import TensorBoardCallback
 
 from lorakit.training.run_directory import RunDirectory
 from lorakit.training.trainer import is_speed

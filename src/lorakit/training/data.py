@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+from datasets import (
+    Dataset,
+    DatasetDict,
+    disable_progress_bars,
+    enable_progress_bars,
+    is_progress_bar_enabled,
+    load_dataset,
+    load_from_disk,
+)
 
 from lorakit.errors import DataError, MissingFileError, did_you_mean
 
@@ -47,9 +56,10 @@ def load_splits(data: DataConfig, seed: int) -> Splits:
         DataError: A file cannot be read, a split is missing or empty.
     """
     notes: list[str] = []
-    source = _read(data.train, data.subset, "data.train")
-    train = _pick(source, data.train_split, data.train, "data.train_split")
-    validation = _validation(data, source)
+    with without_bars():
+        source = _read(data.train, data.subset, "data.train")
+        train = _pick(source, data.train_split, data.train, "data.train_split")
+        validation = _validation(data, source)
     where = f"'{data.train}' (data.train)"
     _refuse_empty(train, where)
     if validation is not None:
@@ -61,6 +71,19 @@ def load_splits(data: DataConfig, seed: int) -> Splits:
     if validation is not None:
         validation = _limit(validation, data.max_validation_rows, seed, "validation", notes)
     return Splits(train, validation, tuple(notes))
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Keep the datasets library from drawing a progress bar for each step of its work."""
+    if not is_progress_bar_enabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
 
 
 def require_columns(dataset: Dataset, columns: Mapping[str, str], where: str) -> None:
@@ -75,15 +98,15 @@ def require_columns(dataset: Dataset, columns: Mapping[str, str], where: str) ->
         DataError: Lists every missing column, the columns there are and the nearest one.
     """
     there = dataset.column_names
-    problems = [
-        f"{key}: got '{column}', expected a column of the rows.{did_you_mean(column, there)}"
-        for key, column in columns.items()
-        if column not in there
-    ]
-    if problems:
+    missing = {key: column for key, column in columns.items() if column not in there}
+    if missing:
+        problems = [
+            f"{key}: got '{column}', expected a column of the rows.{did_you_mean(column, there)}"
+            for key, column in missing.items()
+        ]
         raise DataError(
             f"Columns are missing in {where}: {' '.join(problems)} Columns there are: "
-            f"{', '.join(there)}. Name them in the recipe, as in {next(iter(columns))}={there[0]}."
+            f"{', '.join(there)}. Name them in the recipe, as in {next(iter(missing))}={there[0]}."
         )
 
 
@@ -148,6 +171,8 @@ def _read_saved(path: Path, key: str) -> Dataset | DatasetDict:
             f"Could not read {key}: got the folder '{path}', expected one written by "
             f"Dataset.save_to_disk, or a file.{hint} Name one file in {key}."
         )
+    if not any(path.rglob("*.arrow")):  # what the library writes of a dataset without rows
+        raise DataError(_empty(f"'{path}' ({key})"))
     try:
         return load_from_disk(path)
     except Exception as error:  # pyarrow and datasets raise many kinds for a damaged folder
@@ -229,7 +254,11 @@ def _validation(data: DataConfig, source: Dataset | DatasetDict) -> Dataset | No
                 f"{key} out and rows are taken by data.validation_fraction."
             )
         return _pick(source, data.validation_split, data.train, key)
-    if isinstance(source, DatasetDict) and "validation" in source and data.train_split != "validation":
+    if (
+        isinstance(source, DatasetDict)
+        and "validation" in source
+        and data.train_split != "validation"
+    ):
         return source["validation"]
     return None
 
@@ -286,9 +315,7 @@ def _shares(labels: np.ndarray, count: int, generator: np.random.Generator) -> n
     return taken if len(taken) else generator.permutation(len(labels))[:count]
 
 
-def _limit(
-    dataset: Dataset, most: int | None, seed: int, kind: str, notes: list[str]
-) -> Dataset:
+def _limit(dataset: Dataset, most: int | None, seed: int, kind: str, notes: list[str]) -> Dataset:
     """Keep a random choice of rows, in their order: a file may be sorted by label."""
     if most is None or len(dataset) <= most:
         return dataset

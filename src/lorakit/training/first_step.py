@@ -1,6 +1,7 @@
 """Whether a run can learn: gradients that are zero or NaN are found on the first step."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -78,8 +79,13 @@ class LearningWatch:
             return  # a head that starts at zero passes no gradient down until it has moved
         raise TrainingError(_zero_message(trained, factors, step, heads_learn))
 
-    def check_norm(self, norm: Tensor | float, step: int, scaler: GradScaler | None) -> None:
+    def check_norm(self, norm: Any, step: int, scaler: GradScaler | None) -> None:
         """Refuse a gradient norm that is not a number, before the optimizer uses the gradients.
+
+        Args:
+            norm: Of all gradients before clipping, a scalar tensor or number.
+            step: Optimizer steps done so far.
+            scaler: The float16 loss scaler; None without one.
 
         Raises:
             TrainingError: The norm is NaN or infinite, or float16 has overflowed too often.

@@ -96,11 +96,6 @@ class Recipe(StrictConfig):
             )
         return self
 
-    @property
-    def lora_config(self) -> LoraConfig:
-        """The adapter's configuration with the recipe's task in it."""
-        return self.lora.model_copy(update={"task_type": self.task})
-
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
         """Read a recipe and check all of it, the training arguments included.
@@ -144,10 +139,6 @@ class Recipe(StrictConfig):
     def to_yaml(self) -> str:
         """Return the recipe as YAML; `Recipe.load` reads it back to an equal recipe."""
         return yaml_text.to_text(self.model_dump(mode="json"))
-
-    def with_training(self, **changes: Any) -> Self:
-        """Return a copy whose training arguments are changed."""
-        return self.model_copy(update={"training": {**self.training, **changes}})
 
 
 def changed_keys(old: Recipe, new: Recipe) -> list[str]:
@@ -208,7 +199,10 @@ def _apply(overrides: Sequence[str], values: dict[str, Any]) -> None:
         if blocked is not None:
             problems.append(f"got '{override}', but {blocked} is a value, not a section.")
             continue
-        section[parts[-1]] = yaml_text.parse(text, f"the override '{override}'")
+        try:
+            section[parts[-1]] = yaml_text.parse(text, f"the override '{override}'")
+        except ConfigError as error:
+            problems.append(str(error))
     if problems:
         raise ConfigError("Cannot apply the overrides: " + "\n  ".join(problems))
 

@@ -77,6 +77,7 @@ def report_text(run: RunDirectory, facts: RunFacts) -> str:
 def plot_losses(run: RunDirectory, best_step: int | None = None) -> None:
     """Draw training and validation loss over the optimizer steps into loss.png."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     rows = run.metrics()
     figure = Figure(figsize=_PLOT_INCHES, layout="constrained")
@@ -91,6 +92,7 @@ def plot_losses(run: RunDirectory, best_step: int | None = None) -> None:
     if best_step is not None:
         axes.axvline(best_step, linestyle=":", color="gray", label=f"kept: step {best_step}")
     axes.set_xlabel("optimizer step")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("loss (mean cross-entropy, nats)")
     axes.set_title(f"Loss of {run.path.name}")
     axes.grid(alpha=0.3)
@@ -139,7 +141,11 @@ def _count_rows(count: ParameterCount) -> list[tuple[str, str]]:
 def _setting_rows(recipe: Recipe) -> list[tuple[str, Any]]:
     lora = {"r": recipe.lora.r, "lora_alpha": recipe.lora.lora_alpha}
     lora["lora_dropout"] = recipe.lora.lora_dropout
-    training = {key: value for key, value in recipe.training.items() if value is not None}
+    training = {
+        key: str(value).lower() if isinstance(value, bool) else value
+        for key, value in recipe.training.items()
+        if value is not None
+    }
     return [(f"lora.{key}", f"{value:g}") for key, value in lora.items()] + [
         (f"training.{key}", value) for key, value in training.items()
     ]
@@ -158,9 +164,9 @@ def _commands(run: RunDirectory, recipe: Recipe) -> str:
     return "\n".join(
         (
             "```",
-            f"lorakit generate {run.path}              # try it",
-            f"lorakit evaluate {run.path}              # measure it again",
-            f"lorakit merge {run.path} --output DIR    # one ordinary checkpoint",
+            f'lorakit generate {run.path} "..." --base   # try it beside the base',
+            f"lorakit evaluate {run.path} --data FILE   # measure it on other data",
+            f"lorakit merge {run.path} {run.path}-merged   # one ordinary checkpoint",
             "```",
             "",
             "In Python:",

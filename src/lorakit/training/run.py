@@ -21,6 +21,7 @@ from lorakit.training.recipe import Recipe, changed_keys
 from lorakit.training.report import RunFacts, write_report
 from lorakit.training.run_directory import RunDirectory
 from lorakit.training.setup import Setup, prepare
+from lorakit.training.tasks.settings import save_settings
 from lorakit.training.trainer import early_stopping, final_metrics
 
 if TYPE_CHECKING:
@@ -125,10 +126,11 @@ def _refuse_changes(recipe: Recipe) -> None:
 
 
 def _asks_for_more(before: dict[str, Any], now: dict[str, Any]) -> bool:
-    return any(
-        now.get(key, default) > before.get(key, default)
-        for key, default in (("num_train_epochs", 3), ("max_steps", -1))
-    )
+    """Whether a recipe trains longer than the one before; max_steps goes before epochs."""
+    steps_before, steps_now = (values.get("max_steps", -1) for values in (before, now))
+    if steps_before > 0 and steps_now > 0:
+        return steps_now > steps_before
+    return steps_before == steps_now and now["num_train_epochs"] > before["num_train_epochs"]
 
 
 def _open_run(setup: Setup, resume: bool, emit: EventHandler) -> _OpenRun:
@@ -235,6 +237,7 @@ def _save_trained_adapter(setup: Setup, run: RunDirectory) -> None:
     with appearing_directory(run.adapter) as partial:
         save_adapter(setup.model, partial)
         setup.tokenizer.save_pretrained(partial)
+        save_settings(partial, setup.task.task_type, setup.labels, setup.encoded)
         shutil.rmtree(run.adapter, ignore_errors=True)  # of a finished run that trained on
 
 

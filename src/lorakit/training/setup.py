@@ -12,7 +12,9 @@ from lorakit.training.arguments import build_arguments, resolve_training
 from lorakit.training.callbacks import EventHandler
 from lorakit.training.data import Splits, load_splits
 from lorakit.training.recipe import Recipe
+from lorakit.training.small_parameters import keep_small_parameters_in_float32
 from lorakit.training.tasks import Encoded, Task, task_for
+from lorakit.training.tasks.base import seed_of
 from lorakit.training.trainer import AdapterTrainerMixin
 
 if TYPE_CHECKING:
@@ -23,8 +25,6 @@ if TYPE_CHECKING:
         TrainerCallback,
         TrainingArguments,
     )
-
-_DEFAULT_SEED = 42
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def prepare(
             wrong.
     """
     task = task_for(recipe.task)
-    seed = recipe.training.get("seed", _DEFAULT_SEED)
+    seed = seed_of(recipe)
     splits = load_splits(recipe.data, seed)
     training = resolve_training(recipe, task, len(splits.train), splits.validation is not None)
     arguments = build_arguments(training, task, Path(recipe.output))
@@ -84,10 +84,11 @@ def prepare(
         check(recipe)
     labels = task.labels(splits, recipe)
     tokenizer = task.load_tokenizer(recipe)
-    _seed(seed)  # a fresh head and the adapter are drawn from here
     model = task.load_base(recipe, tokenizer, labels)
-    injection = attach(model) if attach else add_adapter(model, recipe.lora_config)
-    _let_gradients_through(model, arguments)
+    if recipe.float32_small_parameters:
+        keep_small_parameters_in_float32(model)
+    _seed(seed)  # the adapter is drawn from here
+    injection = attach(model) if attach else add_adapter(model, task.lora_config(recipe, model))
     emit("injected", {"injection": injection, "parameter_count": count_parameters(model)})
     encoded = task.encode(splits, recipe, tokenizer, model, labels)
     emit("data", _data_event(splits, encoded))
@@ -98,17 +99,6 @@ def _seed(seed: int) -> None:
     from transformers import set_seed
 
     set_seed(seed)
-
-
-def _let_gradients_through(model: PreTrainedModel, arguments: TrainingArguments) -> None:
-    """Let re-entrant checkpoints reach the adapters behind frozen embeddings.
-
-    A re-entrant checkpoint takes part in the backward pass only if one of its inputs requires a
-    gradient, and the outputs of frozen embeddings do not.
-    """
-    options: Any = arguments.activation_checkpointing_kwargs or {}
-    if arguments.activation_checkpointing and options.get("use_reentrant"):
-        model.enable_input_require_grads()
 
 
 def _data_event(splits: Splits, encoded: Encoded) -> dict[str, Any]:

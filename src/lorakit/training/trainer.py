@@ -119,19 +119,14 @@ class AdapterTrainerMixin(_Base):
         if self._is_over():
             self.control.should_training_stop = True
             return
-        resumes_here = (
-            self._resumed_from is not None and arguments["epoch"] == arguments["epochs_trained"]
-        )
-        if resumes_here:
+        if self._resumed_from is not None and arguments["epoch"] == arguments["epochs_trained"]:
             self._load_running_sums(self._resumed_from)
-        if resumes_here and arguments["steps_trained_in_current_epoch"] > 0:
-            self._epoch_rng = torch.load(self._resumed_from / _EPOCH_RNG, weights_only=True)
-            torch.set_rng_state(self._epoch_rng)
-        elif resumes_here:
-            self._load_rng_state(str(self._resumed_from))
-            self._epoch_rng = torch.get_rng_state()
-        else:
-            self._epoch_rng = torch.get_rng_state()
+            if arguments["steps_trained_in_current_epoch"] > 0:
+                began = torch.load(self._resumed_from / _EPOCH_RNG, weights_only=True)
+                torch.set_rng_state(began)
+            else:
+                self._load_rng_state(str(self._resumed_from))
+        self._epoch_rng = torch.get_rng_state()
         super()._run_epoch(**arguments)
 
     def _is_over(self) -> bool:
@@ -143,9 +138,10 @@ class AdapterTrainerMixin(_Base):
         return is_at_checkpoint and (has_all_steps or self._has_lost_patience())
 
     def _has_lost_patience(self) -> bool:
-        stopping: Any = self.state.stateful_callbacks.get("EarlyStoppingCallback")
-        if stopping is None:
+        callbacks: Any = self.state.stateful_callbacks
+        if "EarlyStoppingCallback" not in callbacks:
             return False
+        stopping = callbacks["EarlyStoppingCallback"]
         patience = stopping["args"]["early_stopping_patience"]
         return stopping["attributes"]["early_stopping_patience_counter"] >= patience
 
@@ -167,7 +163,8 @@ class AdapterTrainerMixin(_Base):
         self._initial_global_step = 0  # the mean training loss is that of all steps
         if sums["tokens"] is not None:
             self._total_train_tokens = sums["tokens"]
-            self._metrics["train"] = defaultdict(list, sums["token_metrics"])
+            metrics: Any = getattr(self, "_metrics")  # noqa: B009 (TRL's trainers alone have it)
+            metrics["train"] = defaultdict(list, sums["token_metrics"])
 
     # ---- whether it learns ----
 
@@ -186,7 +183,8 @@ class AdapterTrainerMixin(_Base):
             ) from error
         self.watch.check_loss(loss, step, self._scaler)
         if self.accelerator.sync_gradients:
-            self.watch.check_gradients(self.model, step, self._scaler)
+            model: Any = self.model
+            self.watch.check_gradients(model, step, self._scaler)
         return loss
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
@@ -216,16 +214,16 @@ def final_metrics(trainer: Trainer) -> dict[str, float]:
     return {
         key: value
         for key, value in metrics.items()
-        if key.startswith("eval_") and not key.endswith(_SPEEDS)
+        if key.startswith("eval_") and not is_speed(key)
     }
 
 
-_SPEEDS = ("_runtime", "_per_second", "_num_tokens")
+_SPEEDS = ("_runtime", "_per_second", "_preparation_time")
 
 
 def is_speed(key: str) -> bool:
     """Whether a logged value is about this session's speed, not about the model."""
-    return key.endswith(_SPEEDS) or key in ("total_flos", "train_runtime")
+    return key.endswith(_SPEEDS) or key in ("total_flos", "eval_num_tokens")
 
 
 def early_stopping(training: dict[str, Any]) -> list[TrainerCallback]:

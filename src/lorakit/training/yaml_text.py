@@ -35,9 +35,8 @@ class _Loader(yaml.SafeLoader):
         seen: set[str] = set()
         for key, _ in node.value:
             if key.value in seen:
-                raise yaml.MarkedYAMLError(
-                    problem=f"the key '{key.value}' stands twice", problem_mark=key.start_mark
-                )
+                problem = f"the key '{key.value}' stands twice; delete one"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
             if key.tag != "tag:yaml.org,2002:merge":
                 seen.add(str(key.value))
         return super().construct_mapping(node, deep)

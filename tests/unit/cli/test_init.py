@@ -47,7 +47,17 @@ def test_the_recipe_stays_valid_with_every_commented_key_set(task, tmp_path):
 
 def test_model_and_data_are_taken_and_quoted_where_yaml_needs_it(tmp_path):
     path = tmp_path / "recipe.yaml"
-    words = ["init", "--task", "CAUSAL_LM", "-o", str(path), "--model", "./a: b", "--train", "#1.csv"]
+    words = [
+        "init",
+        "--task",
+        "CAUSAL_LM",
+        "-o",
+        str(path),
+        "--model",
+        "./a: b",
+        "--train",
+        "#1.csv",
+    ]
     assert runner.invoke(app, words).exit_code == 0
     values = yaml.safe_load(path.read_text())
     assert (values["model"], values["data"]["train"]) == ("./a: b", "#1.csv")

@@ -50,8 +50,7 @@ def test_unknown_command_is_answered_with_the_nearest():
     result = runner.invoke(app, ["trian"])
     assert result.exit_code == 2
     assert result.stderr == (
-        "Error: No such command 'trian'. Did you mean 'train'?\n"
-        "'lorakit --help' shows the usage.\n"
+        "Error: No such command 'trian'. Did you mean 'train'?\n'lorakit --help' shows the usage.\n"
     )
 
 
@@ -59,7 +58,7 @@ def test_unknown_option_names_the_commands_help():
     result = runner.invoke(app, ["train", "recipe.yaml", "--resum"])
     assert result.exit_code == 2
     assert result.stderr == (
-        "Error: No such option: --resum Did you mean --resume?\n"
+        "Error: No such option: --resum (Possible options: --resume)\n"
         "'lorakit train --help' shows the usage.\n"
     )
 

@@ -37,7 +37,9 @@ def test_elsewhere_than_on_a_terminal_every_logged_step_is_a_line(capsys):
 @pytest.mark.parametrize("width", [40, 80, 200])
 def test_on_a_terminal_there_is_one_bar_that_fits(width, monkeypatch):
     screen = io.StringIO()
-    terminal = Console(file=screen, width=width, force_terminal=True, no_color=True, highlight=False)
+    terminal = Console(
+        file=screen, width=width, force_terminal=True, no_color=True, highlight=False
+    )
     monkeypatch.setattr(progress, "console", lambda: terminal)
     with TrainingProgress() as view:
         for number in range(1, 21):

@@ -115,7 +115,7 @@ class Task(ABC):
         )
         pad = tokenizer.pad_token_id
         model.config.get_text_config().pad_token_id = pad
-        if model.generation_config is not None and model.can_generate():
+        if model.can_generate() and model.generation_config is not None:
             model.generation_config.pad_token_id = pad
         return model
 
@@ -175,6 +175,11 @@ class Task(ABC):
         mixin: type,
     ) -> Trainer:
         """Build the trainer: a class made of `mixin` and the task's own trainer class."""
+
+    def settings(self, recipe: Recipe, model: PreTrainedModel, **more: Any) -> dict[str, Any]:
+        """Return what inference has to repeat: this task's own settings, base dtype and seed."""
+        dtype = str(model.dtype).removeprefix("torch.")
+        return {"dtype": dtype, "seed": seed_of(recipe), **more}
 
     def fresh_notes(self, recipe: Recipe, model: PreTrainedModel) -> list[str]:
         """Say which weights are new, if any."""

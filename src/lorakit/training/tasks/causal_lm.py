@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
 from typing import TYPE_CHECKING, Any, ClassVar
+from uuid import uuid4
 
 from datasets import Dataset
 from transformers import (
@@ -15,13 +16,13 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
-from trl import SFTConfig
 from trl.data_utils import pack_dataset
+from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from lorakit.config import TaskType
 from lorakit.errors import ConfigError, DataError, did_you_mean
-from lorakit.training.data import require_columns
+from lorakit.training.data import require_columns, without_bars
 from lorakit.training.tasks.base import Encoded, SampleRow, Task
 from lorakit.training.tasks.chat import ChatEncoder, check_conversations, read_template
 from lorakit.training.tasks.language_trainer import LanguageTrainer
@@ -43,6 +44,7 @@ from lorakit.training.tasks.text_formats import (
     row_encoder,
     text_columns,
 )
+from lorakit.training.tasks.tokens import added_tokens, pad_id
 
 if TYPE_CHECKING:
     from lorakit.training.data import Splits
@@ -65,7 +67,7 @@ class CausalLM(Task):
 
     def own_defaults(self, recipe: Recipe) -> dict[str, Any]:
         """Turn off what SFTConfig turns on by itself: bfloat16 and checkpointing."""
-        return {"bf16": False}
+        return {"bf16": False, "activation_checkpointing": False}
 
     def load_tokenizer(self, recipe: Recipe) -> PreTrainedTokenizerBase:
         """Load the tokenizer, with the end token and chat template the recipe names.
@@ -76,13 +78,13 @@ class CausalLM(Task):
         tokenizer = super().load_tokenizer(recipe)
         eos = recipe.training.get("eos_token")
         if eos is not None:
-            vocabulary = tokenizer.get_vocab()
+            vocabulary: dict[str, int] = tokenizer.get_vocab()
             if eos not in vocabulary:
-                special = [*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()]
+                special = list(added_tokens(tokenizer))
                 raise ConfigError(
                     f"No such token in training.eos_token: got '{eos}', expected one of the "
                     f"vocabulary of '{recipe.model}'.{did_you_mean(eos, special)} Special tokens "
-                    f"there: {', '.join(dict.fromkeys(special))}."
+                    f"there: {', '.join(special)}."
                 )
             tokenizer.eos_token = eos
         template = recipe.training.get("chat_template_path")
@@ -124,8 +126,11 @@ class CausalLM(Task):
                     f"{lost} of {len(rows)} {kind} rows were left out: none of their tokens counts "
                     f"within {max_length} tokens."
                 )
-            encoded[kind] = pack_dataset(made, max_length, strategy) if packs[kind] else made
-        settings = {"max_length": max_length, "format": layout}
+            encoded[kind] = _packed(made, max_length, strategy) if packs[kind] else made
+        stops = _stop_tokens(encoded["training"], tokenizer)
+        settings = self.settings(
+            recipe, model, max_length=max_length, format=layout, stop_token_ids=stops
+        )
         return Encoded(encoded["training"], encoded.get("validation"), tuple(notes), settings)
 
     def sample_rows(
@@ -137,7 +142,7 @@ class CausalLM(Task):
     ) -> list[SampleRow]:
         """Return the first rows as the collator makes them; a pack of several texts is one row."""
         packed = "seq_lengths" in encoded.train.column_names
-        collate = DataCollatorForLanguageModeling(tokenizer.pad_token_id, padding_free=packed)
+        collate = DataCollatorForLanguageModeling(pad_id(tokenizer), padding_free=packed)
         rows = []
         for row in first_rows(encoded.train, n):
             batch = collate([row])
@@ -242,6 +247,26 @@ def _encode(
 
     made = map_rows(rows, tokenize, {"input_ids": IDS, "labels": IDS})
     return made, sum(cuts), len(rows) - len(made)
+
+
+def _stop_tokens(rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Return the special token that ends what is learnt, such as a template's end of turn."""
+    special = set(added_tokens(tokenizer).values())
+    for labels in rows["labels"]:
+        ending = [label for label in labels if label in special]
+        if ending:
+            return (ending[-1],)
+    return ()
+
+
+def _packed(rows: Dataset, max_length: int, strategy: str) -> Dataset:
+    fresh = {
+        "keep_in_memory": True,
+        "load_from_cache_file": False,
+        "new_fingerprint": uuid4().hex,
+    }
+    with without_bars():
+        return pack_dataset(rows, max_length, strategy, fresh)
 
 
 def _all_masked(where: str, cut: int, max_length: int, layout: str) -> str:

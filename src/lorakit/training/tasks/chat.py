@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from lorakit.errors import ConfigError, DataError, MissingFileError
 from lorakit.training.data import row_list
 from lorakit.training.tasks.text_formats import CountedIds
+from lorakit.training.tasks.tokens import chat_columns
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -83,16 +84,12 @@ class ChatEncoder:
     def _render(
         self, messages: list[dict[str, Any]], options: dict[str, Any], **more: Any
     ) -> list[int]:
-        made = self._tokenizer.apply_chat_template(
-            messages, tokenize=True, return_dict=True, **options, **more
-        )
-        return list(made["input_ids"])
+        return list(chat_columns(self._tokenizer, messages, **options, **more)["input_ids"])
 
     def _by_marks(self, messages: list[dict[str, Any]], options: dict[str, Any]) -> CountedIds:
-        made = self._tokenizer.apply_chat_template(
+        made = chat_columns(
+            self._tokenizer,
             messages,
-            tokenize=True,
-            return_dict=True,
             return_assistant_tokens_mask=True,
             chat_template=self._marked,
             **options,
@@ -152,9 +149,7 @@ def clean_messages(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """
     roles = {"human": "user", "gpt": "assistant", "bot": "assistant"}
     if messages and "from" in messages[0] and "role" not in messages[0]:
-        return [
-            {"role": roles.get(m["from"], m["from"]), "content": m["value"]} for m in messages
-        ]
+        return [{"role": roles.get(m["from"], m["from"]), "content": m["value"]} for m in messages]
     # A table gives every message every key; those without a value were never there.
     return [{key: value for key, value in m.items() if value is not None} for m in messages]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset
 
-from lorakit.errors import DataError, did_you_mean
+from lorakit.errors import DataError
 from lorakit.training.data import is_missing, row_list
 
 _KINDS = "text, integers or true/false"
@@ -56,9 +56,7 @@ def sorted_names(dataset: Dataset, column: str, where: str) -> tuple[str, ...]:
     return tuple(str(value) for value in sorted(dict(zip(values, names, strict=True))))
 
 
-def require_seen(
-    train: set[str], rows: Sequence[Sequence[str]], column: str, where: str
-) -> None:
+def require_seen(train: set[str], rows: Sequence[Sequence[str]], column: str, where: str) -> None:
     """Refuse labels that no training row has: the model could never give them.
 
     Args:
@@ -76,9 +74,7 @@ def require_seen(
             if name not in train:
                 unseen.setdefault(name, []).append(row)
     if unseen:
-        listed = "; ".join(
-            f"'{name}' in {row_list(at)}{did_you_mean(name, train)}" for name, at in unseen.items()
-        )
+        listed = "; ".join(f"'{name}' in {row_list(at)}" for name, at in unseen.items())
         raise DataError(
             f"Labels unseen in training in {where}, column '{column}': {listed}. Labels of the "
             f"training rows: {', '.join(sorted(train))}. Correct these rows, remove them, or add "

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
-from trl import SFTTrainer
+from trl.trainer.sft_trainer import SFTTrainer
 
 from lorakit.layers import AdaptedLayer, ReplacedModule
 from lorakit.training.tasks.rows import NOT_COUNTED
@@ -22,7 +22,6 @@ class LanguageTrainer(SFTTrainer):
       that `eval_perplexity` = exp(eval_loss) does not depend on the batch size.
     - Where the output layer itself is adapted, the loss comes from the model's own logits: TRL's
       fused loss reads that layer's base weight and would leave the adapter out.
-    - No model card is written among the checkpoints.
     """
 
     _nll_sum: float = 0.0
@@ -66,14 +65,12 @@ class LanguageTrainer(SFTTrainer):
         sums = torch.tensor([self._nll_sum, self._counted_tokens], device=self.args.device)
         nll_sum, tokens = self.accelerator.reduce(sums, "sum").tolist()  # type: ignore[union-attr]
         prefix = kwargs.get("metric_key_prefix", "eval")
-        if tokens and output.metrics is not None and self.args.loss_type == "nll":
+        is_likelihood = getattr(self.args, "loss_type", "nll") == "nll"
+        if tokens and output.metrics is not None and is_likelihood:
             loss = nll_sum / tokens
             output.metrics[f"{prefix}_loss"] = loss
             output.metrics[f"{prefix}_perplexity"] = math.exp(loss) if loss < 700 else math.inf
         return output
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Write nothing: the run's report says more than a card would."""
 
 
 def _has_adapted_output(model: Any) -> bool:

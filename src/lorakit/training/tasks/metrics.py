@@ -14,9 +14,7 @@ _CJK = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")
 
 
-def classification_metrics(
-    label_ids: np.ndarray, logits: np.ndarray, labels: Sequence[str]
-) -> dict[str, float]:
+def classification_metrics(label_ids: Any, logits: Any, labels: Sequence[str]) -> dict[str, float]:
     """Compare predicted classes with the true ones.
 
     Precision, recall and F1 are macro averages: every class counts alike. Up to 20 classes have
@@ -24,8 +22,8 @@ def classification_metrics(
     row of the second class gets a higher score for it than a row of the first.
 
     Args:
-        label_ids: True classes, (rows,).
-        logits: Scores, (rows, classes).
+        label_ids: True classes, array (rows,).
+        logits: Scores, array (rows, classes).
         labels: Class names by id.
     """
     from sklearn.metrics import accuracy_score, precision_recall_fscore_support, roc_auc_score
@@ -34,9 +32,11 @@ def classification_metrics(
     predicted = logits.argmax(-1)
     # A class that occurs neither in truth nor in predictions says nothing about the model.
     present = [i for i in ids if (label_ids == i).any() or (predicted == i).any()]
-    precision, recall, f1, _ = precision_recall_fscore_support(
-        label_ids, predicted, labels=present, zero_division=0.0
+    no_value: Any = 0.0  # of a class that is never predicted; the stubs know only of "warn"
+    scores: Any = precision_recall_fscore_support(
+        label_ids, predicted, labels=present, zero_division=no_value
     )
+    precision, recall, f1, _ = scores
     metrics = {
         "accuracy": float(accuracy_score(label_ids, predicted)),
         "precision": float(np.mean(precision)),
@@ -63,9 +63,7 @@ def is_entity_scheme(labels: Sequence[str]) -> bool:
     return bool(kinds) and all(re.fullmatch(r"[BIESLU]-.+", label) for label in kinds)
 
 
-def token_metrics(
-    label_ids: np.ndarray, logits: np.ndarray, labels: Sequence[str]
-) -> dict[str, float]:
+def token_metrics(label_ids: Any, logits: Any, labels: Sequence[str]) -> dict[str, float]:
     """Compare predicted tags with the true ones, word by word or entity by entity.
 
     Tags that mark entities are scored by seqeval: precision, recall and F1 count an entity as
@@ -73,8 +71,8 @@ def token_metrics(
     word by word, as macro averages. Accuracy is the share of words with the right tag.
 
     Args:
-        label_ids: True tags, (rows, tokens); -100 where a token does not count.
-        logits: Scores, (rows, tokens, tags).
+        label_ids: True tags, array (rows, tokens); -100 where a token does not count.
+        logits: Scores, array (rows, tokens, tags).
         labels: Tag names by id.
     """
     counted = label_ids != -100
@@ -85,13 +83,16 @@ def token_metrics(
         return scores
     from seqeval.metrics import f1_score, precision_score, recall_score
 
-    true_tags = [[labels[i] for i in row[at]] for row, at in zip(label_ids, counted, strict=True)]
-    tags = [[labels[i] for i in row[at]] for row, at in zip(predicted, counted, strict=True)]
+    names: Any = np.array(labels)
+    true_tags: Any = [names[row[at]].tolist() for row, at in zip(label_ids, counted, strict=True)]
+    tags: Any = [names[row[at]].tolist() for row, at in zip(predicted, counted, strict=True)]
+    no_value: Any = 0  # of a kind that is never predicted; the stubs know only of "warn"
+    scorers: Any = {"precision": precision_score, "recall": recall_score, "f1": f1_score}
     return {
         "accuracy": float((predicted == label_ids)[counted].mean()),
-        "precision": float(precision_score(true_tags, tags, zero_division=0)),
-        "recall": float(recall_score(true_tags, tags, zero_division=0)),
-        "f1": float(f1_score(true_tags, tags, zero_division=0)),
+    } | {
+        name: float(scorer(true_tags, tags, zero_division=no_value))
+        for name, scorer in scorers.items()
     }
 
 

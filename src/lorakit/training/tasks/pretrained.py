@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -54,7 +56,9 @@ def label_options(labels: Sequence[str] | None) -> dict[str, Any]:
     }
 
 
-def load_tokenizer(name: str, **options: Any) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    name: str, *, key: str = "model", is_adapter: bool = False, **options: Any
+) -> PreTrainedTokenizerBase:
     """Load a tokenizer and make sure that it can pad.
 
     Where the tokenizer has no padding token, its end-of-text token pads; padding never counts in
@@ -62,29 +66,38 @@ def load_tokenizer(name: str, **options: Any) -> PreTrainedTokenizerBase:
 
     Args:
         name: Hub id or local directory.
+        key: Where the name stands, for an error: a recipe key or a file.
+        is_adapter: The directory is that of an adapter, with a tokenizer but no model in it.
         options: Passed on to `AutoTokenizer.from_pretrained`; those that are None are left out.
 
     Raises:
         MissingFileError: There is no such model, or it comes without a tokenizer.
         ConfigError: The tokenizer has neither a padding nor an end-of-text token.
     """
-    _check_local(name)
+    if not is_adapter:
+        _check_local(name, key)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **_given(options))
     except (OSError, ValueError, KeyError) as error:
-        raise _cannot_load(name, "tokenizer", error) from error
+        raise _cannot_load(name, key, "tokenizer", error) from error
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise ConfigError(
-                f"The tokenizer of '{name}' cannot pad: it has no pad_token, and no eos_token to "
-                "take its place. Save it with a pad_token and name that directory in model."
+                f"The tokenizer of '{name}' in {key} cannot pad: it has no pad_token, and "
+                "no eos_token to take its place. Save it with a pad_token and name that directory."
             )
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
 def load_model(
-    auto_class: Any, name: str, *, seed: int, has_head: bool, **options: Any
+    auto_class: Any,
+    name: str,
+    *,
+    seed: int,
+    has_head: bool,
+    key: str = "model",
+    **options: Any,
 ) -> PreTrainedModel:
     """Load a base model for a task.
 
@@ -94,14 +107,15 @@ def load_model(
         seed: Weights the checkpoint does not have, such as a new head, are drawn with it.
         has_head: The task has a head of its own (a classifier), which the checkpoint need not
             have, or may have for other labels.
+        key: Where the name stands, for an error: a recipe key or a file.
         options: Passed on to `from_pretrained`; those that are None are left out.
 
     Raises:
         MissingFileError: There is no such model, or it comes without weights.
         ConfigError: The model cannot do the task, or its checkpoint lacks weights of the body.
     """
-    _check_local(name)
-    with torch.random.fork_rng():
+    _check_local(name, key)
+    with torch.random.fork_rng(), _without_load_report():
         torch.manual_seed(seed)
         try:
             model, info = auto_class.from_pretrained(
@@ -111,10 +125,10 @@ def load_model(
                 **_given(options),
             )
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            raise _cannot_load(name, "model", error, auto_class) from error
+            raise _cannot_load(name, key, "model", error, auto_class) from error
     missing = set(info["missing_keys"])
     missing |= {entry[0] for entry in info["mismatched_keys"]}
-    _check_missing(model, sorted(missing), name, has_head)
+    _check_missing(model, sorted(missing), name, key, has_head)
     _fresh[model] = tuple(dict.fromkeys(key.rpartition(".")[0] for key in sorted(missing)))
     return model
 
@@ -180,22 +194,38 @@ def resolve_max_length(
     return min(limits)
 
 
+@contextmanager
+def _without_load_report() -> Iterator[None]:
+    """Keep transformers from logging which weights are missing; what matters is told in notes."""
+    logger = logging.getLogger("transformers.modeling_utils")
+    # A filter and no level: from some levels on transformers checks more, and reports that too.
+    logger.addFilter(_is_error)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_is_error)
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
+
+
 def _given(options: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in options.items() if value is not None}
 
 
-def _check_local(name: str) -> None:
+def _check_local(name: str, key: str) -> None:
     """Explain a local path that cannot be a model before anything is downloaded for it."""
     path = Path(name).expanduser()
     if not path.is_dir():
         if path.is_file():
             raise MissingFileError(
-                f"No model in model: got the file '{name}', expected a directory with config.json "
-                f"and weights, or a hub id. Set model={path.parent}."
+                f"No model in {key}: got the file '{name}', expected a directory with config.json "
+                f"and weights, or a hub id. Name its folder, '{path.parent}'."
             )
         if name.startswith((".", "~", os.sep)) or len(path.parts) > 2:
             raise MissingFileError(
-                f"No model in model: got '{name}', which is not there.{_near(path)} "
+                f"No model in {key}: got '{name}', which is not there.{_near(path)} "
                 "Check the path; it is taken from the current directory."
             )
         return
@@ -203,12 +233,12 @@ def _check_local(name: str) -> None:
         return
     if (path / "adapter_config.json").is_file():
         raise ConfigError(
-            f"No base model in model: got '{name}', which is an adapter. Name the base it was made "
+            f"No base model in {key}: got '{name}', which is an adapter. Name the base it was made "
             "for (base_model_name_or_path in its adapter_config.json), or merge the two first: "
             f"lorakit merge {name}."
         )
     raise MissingFileError(
-        f"No model in model: got '{name}', a directory without config.json. Name a directory that "
+        f"No model in {key}: got '{name}', a directory without config.json. Name a directory that "
         "save_pretrained wrote, or a hub id."
     )
 
@@ -222,35 +252,35 @@ def _near(path: Path) -> str:
 
 
 def _cannot_load(
-    name: str, what: str, error: Exception, auto_class: Any = None
+    name: str, key: str, what: str, error: Exception, auto_class: Any = None
 ) -> ConfigError | MissingFileError:
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
     reason = (lines[0] if lines else type(error).__name__).rstrip(".")
     if "Unrecognized configuration class" in str(error):
         kind = AutoConfig.from_pretrained(name).model_type
         return ConfigError(
-            f"The model in model cannot do this task: got '{name}' of type '{kind}', expected one "
+            f"The model in {key} cannot do this task: got '{name}' of type '{kind}', expected one "
             f"that {auto_class.__name__} knows. Choose another model, or another task."
         )
     if isinstance(error, (SafetensorError, RuntimeError)):
         return ConfigError(
-            f"Could not load the {what} in model: got '{name}', whose files are damaged or do not "
+            f"Could not load the {what} in {key}: got '{name}', whose files are damaged or do not "
             f"belong together ({reason}). Download or save the model again."
         )
     if Path(name).expanduser().is_dir():
         return MissingFileError(
-            f"Could not load the {what} in model from the directory '{name}' ({reason}). Name a "
+            f"Could not load the {what} in {key} from the directory '{name}' ({reason}). Name a "
             "directory that holds the files that save_pretrained of model and tokenizer wrote."
         )
     return MissingFileError(
-        f"Could not load the {what} in model: got '{name}', which is no directory here, and asking "
+        f"Could not load the {what} in {key}: got '{name}', which is no directory here, and asking "
         f"the Hugging Face hub for it failed ({reason}). Check the name and the network, or name a "
         "local directory."
     )
 
 
 def _check_missing(
-    model: PreTrainedModel, missing: Sequence[str], name: str, has_head: bool
+    model: PreTrainedModel, missing: Sequence[str], name: str, key: str, has_head: bool
 ) -> None:
     """Refuse a checkpoint that lacks more than a head: its body would be random."""
     prefix = f"{model.base_model_prefix}."
@@ -259,7 +289,7 @@ def _check_missing(
     if lacking:
         shown = ", ".join(lacking[:3]) + (", …" if len(lacking) > 3 else "")
         raise ConfigError(
-            f"The checkpoint '{name}' in model lacks {len(lacking)} weights that "
+            f"The checkpoint '{name}' in {key} lacks {len(lacking)} weights that "
             f"{type(model).__name__} needs ({shown}); they would be random. Choose a model that "
             "was trained for this task type, or another task."
         )

@@ -12,7 +12,8 @@ from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerBase
 
 from lorakit.errors import DataError
-from lorakit.training.data import is_missing, row_list
+from lorakit.training.data import is_missing, row_list, without_bars
+from lorakit.training.tasks.tokens import batch_columns, decoded, pieces
 
 if TYPE_CHECKING:
     from lorakit.training.data import Splits
@@ -40,15 +41,16 @@ def map_rows(
         function: Takes the columns of a batch and returns the new columns.
         features: The new columns and their types; all old ones are dropped.
     """
-    return dataset.map(
-        function,
-        batched=True,
-        remove_columns=dataset.column_names,
-        features=Features(features),
-        keep_in_memory=True,
-        load_from_cache_file=False,
-        new_fingerprint=uuid4().hex,
-    )
+    with without_bars():
+        return dataset.map(
+            function,
+            batched=True,
+            remove_columns=dataset.column_names,
+            features=Features(features),
+            keep_in_memory=True,
+            load_from_cache_file=False,
+            new_fingerprint=uuid4().hex,
+        )
 
 
 def require_texts(dataset: Dataset, columns: Mapping[str, str], where: str) -> None:
@@ -94,12 +96,12 @@ def tokenize_texts(
     Returns: The tokenizer's columns, and how many rows were cut.
     """
     given = (list(texts),) if pairs is None else (list(texts), list(pairs))
-    columns = dict(tokenizer(*given, truncation=True, max_length=max_length))
+    columns = dict(batch_columns(tokenizer, *given, truncation=True, max_length=max_length))
     full = [len(ids) == max_length for ids in columns["input_ids"]]
     again = [list(compress(part, full)) for part in given]
     cut = 0
     if again[0]:
-        whole = tokenizer(*again, verbose=False)["input_ids"]
+        whole = batch_columns(tokenizer, *again, verbose=False)["input_ids"]
         cut = sum(len(ids) > max_length for ids in whole)
     return columns, cut
 
@@ -114,11 +116,10 @@ def cut_note(cut: int, rows: int, max_length: int, kind: str) -> list[str]:
 def readable(tokenizer: PreTrainedTokenizerBase, ids: torch.Tensor | Sequence[int]) -> list[str]:
     """Return each token as text; a token that is only a part of a character as its raw piece."""
     numbers = [int(i) for i in ids]
-    pieces: list[str] = tokenizer.convert_ids_to_tokens(numbers)
-    texts = [tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in numbers]
+    texts = [decoded(tokenizer, [i], clean_up_tokenization_spaces=False) for i in numbers]
     return [
         piece if not text or "\N{REPLACEMENT CHARACTER}" in text else text
-        for piece, text in zip(pieces, texts, strict=True)
+        for piece, text in zip(pieces(tokenizer, numbers), texts, strict=True)
     ]
 
 

@@ -36,6 +36,7 @@ from lorakit.training.tasks.rows import (
     split_rows,
     tokenize_texts,
 )
+from lorakit.training.tasks.tokens import batch_columns, decoded, pad_id, with_end
 
 if TYPE_CHECKING:
     from lorakit.training.data import Splits
@@ -91,11 +92,13 @@ class Seq2SeqLM(Task):
                     f"{cut_targets} of {len(rows)} {kind} targets were cut to "
                     f"{data.max_target_length} tokens (data.max_target_length)."
                 )
-        settings = {
-            "max_length": max_length,
-            "max_target_length": data.max_target_length,
-            "source_prefix": data.source_prefix,
-        }
+        settings = self.settings(
+            recipe,
+            model,
+            max_length=max_length,
+            max_target_length=data.max_target_length,
+            source_prefix=data.source_prefix,
+        )
         return Encoded(encoded["training"], encoded.get("validation"), tuple(notes), settings)
 
     def sample_rows(
@@ -154,8 +157,8 @@ def _encode(
     def tokenize(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         sources = [data.source_prefix + text for text in batch[data.source]]
         columns, cut = tokenize_texts(tokenizer, sources, None, max_length)
-        targets = tokenizer(text_target=batch[data.target], verbose=False)["input_ids"]
-        whole = [_ended(ids, tokenizer.eos_token_id) for ids in targets]
+        targets = batch_columns(tokenizer, text_target=batch[data.target], verbose=False)
+        whole = [with_end(tokenizer, ids) for ids in targets["input_ids"]]
         cuts.append(cut)
         target_cuts.append(sum(len(ids) > data.max_target_length for ids in whole))
         return columns | {"labels": [ids[: data.max_target_length] for ids in whole]}
@@ -163,11 +166,6 @@ def _encode(
     features = {column: IDS for column in tokenizer("a")} | {"labels": IDS}
     made = map_rows(rows, tokenize, features)
     return made, sum(cuts), sum(target_cuts)
-
-
-def _ended(ids: list[int], eos: int | None) -> list[int]:
-    """Return the ids with the end-of-text token: a model that never sees it never stops."""
-    return ids if eos is None or (ids and ids[-1] == eos) else [*ids, eos]
 
 
 def _rouge(tokenizer: PreTrainedTokenizerBase) -> Callable[[EvalPrediction], dict[str, float]]:
@@ -179,5 +177,5 @@ def _rouge(tokenizer: PreTrainedTokenizerBase) -> Callable[[EvalPrediction], dic
 
 
 def _texts(tokenizer: PreTrainedTokenizerBase, ids: Any) -> list[str]:
-    padded = np.where(ids == NOT_COUNTED, tokenizer.pad_token_id, ids)
-    return tokenizer.batch_decode(padded, skip_special_tokens=True)
+    padded = np.where(ids == NOT_COUNTED, pad_id(tokenizer), ids)
+    return [decoded(tokenizer, row, skip_special_tokens=True) for row in padded.tolist()]

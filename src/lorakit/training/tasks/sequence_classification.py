@@ -59,7 +59,7 @@ class SequenceClassification(Task):
         if len(names) < 2:
             raise DataError(
                 f"Nothing to tell apart in {where}, column '{data.label}': got the one label "
-                f"'{names[0]}', expected at least 2. Name the right column in data.label."
+                f"'{''.join(names)}', expected at least 2. Name the right column in data.label."
             )
         return names
 
@@ -84,10 +84,9 @@ class SequenceClassification(Task):
             tokens, cut = _encode(rows, names[kind], data, tokenizer, labels or (), max_length)
             encoded[kind] = tokens
             notes += cut_note(cut, len(rows), max_length, kind)
-        settings = {"max_length": max_length, "text_pair": data.text_pair is not None}
-        return Encoded(
-            encoded["training"], encoded.get("validation"), tuple(notes), settings
-        )
+        pair = data.text_pair is not None
+        settings = self.settings(recipe, model, max_length=max_length, text_pair=pair)
+        return Encoded(encoded["training"], encoded.get("validation"), tuple(notes), settings)
 
     def sample_rows(
         self,
@@ -160,17 +159,16 @@ def _encode(
     max_length: int,
 ) -> tuple[Dataset, int]:
     ids = {label: index for index, label in enumerate(labels)}
-    numbered = rows.select_columns([c for c in (data.text, data.text_pair) if c]).add_column(
-        "_label", [ids[name] for name in names]
-    )
+    parts = {"text": rows[data.text][:], "labels": [ids[name] for name in names]}
+    if data.text_pair:
+        parts["pair"] = rows[data.text_pair][:]
     cuts: list[int] = []
 
     def tokenize(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        pairs = batch[data.text_pair] if data.text_pair else None
-        columns, cut = tokenize_texts(tokenizer, batch[data.text], pairs, max_length)
+        columns, cut = tokenize_texts(tokenizer, batch["text"], batch.get("pair"), max_length)
         cuts.append(cut)
-        return columns | {"labels": batch["_label"]}
+        return columns | {"labels": batch["labels"]}
 
     first = tokenizer("a", "b") if data.text_pair else tokenizer("a")
     features = {column: IDS for column in first} | {"labels": Value("int64")}
-    return map_rows(numbered, tokenize, features), sum(cuts)
+    return map_rows(Dataset.from_dict(parts), tokenize, features), sum(cuts)

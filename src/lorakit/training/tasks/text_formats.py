@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import PreTrainedTokenizerBase
 
 from lorakit.errors import ConfigError, DataError
+from lorakit.training.tasks.tokens import end_id, token_ids, with_end
 
 if TYPE_CHECKING:
     from lorakit.training.recipe import DataConfig
@@ -84,20 +85,18 @@ def detect_format(columns: Sequence[str], data: DataConfig, where: str) -> str:
 
 def text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> CountedIds:
     """Tokenize plain text; every token counts, the end-of-text token at its end too."""
-    ids = _ended(tokenizer, tokenizer(text, verbose=False)["input_ids"])
+    ids = with_end(tokenizer, token_ids(tokenizer, text))
     return CountedIds(ids, [True] * len(ids))
 
 
-def completion_ids(
-    tokenizer: PreTrainedTokenizerBase, prompt: str, completion: str
-) -> CountedIds:
+def completion_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, completion: str) -> CountedIds:
     """Tokenize a prompt and its completion; the completion and the end-of-text token count.
 
     Both are tokenized as one text, so that a token may reach over the border as it will when the
     model reads such a text; the completion begins where the prompt's own tokens end.
     """
-    alone = tokenizer(prompt, verbose=False)["input_ids"]
-    ids = _ended(tokenizer, tokenizer(prompt + completion, verbose=False)["input_ids"])
+    alone = token_ids(tokenizer, prompt)
+    ids = with_end(tokenizer, token_ids(tokenizer, prompt + completion))
     start = common_prefix_length(alone, ids)
     return CountedIds(ids, [position >= start for position in range(len(ids))])
 
@@ -114,18 +113,13 @@ def common_prefix_length(first: Sequence[int], second: Sequence[int]) -> int:
     )
 
 
-def _ended(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
-    eos = tokenizer.eos_token_id
-    return ids if ids and ids[-1] == eos else [*ids, eos]
-
-
 def require_end_token(tokenizer: PreTrainedTokenizerBase) -> None:
     """Refuse a tokenizer without an end-of-text token.
 
     Raises:
         ConfigError: There is none, so that the model could not learn to stop.
     """
-    if tokenizer.eos_token_id is None:
+    if end_id(tokenizer) is None:
         raise ConfigError(
             "Texts cannot be ended: the tokenizer in model has no eos_token, so the model would "
             "not learn to stop. Name a token of its vocabulary in training.eos_token."

@@ -103,12 +103,8 @@ class TokenClassification(Task):
             _require_counted(made, where, max_length)
             encoded[kind] = made
             notes += cut_note(cut, len(rows), max_length, kind)
-        return Encoded(
-            encoded["training"],
-            encoded.get("validation"),
-            tuple(notes),
-            {"max_length": max_length},
-        )
+        settings = self.settings(recipe, model, max_length=max_length)
+        return Encoded(encoded["training"], encoded.get("validation"), tuple(notes), settings)
 
     def sample_rows(
         self,

@@ -1,0 +1,63 @@
+"""Copies of the base's modules for an adapter to train."""
+
+import copy
+from typing import Any
+
+from torch import nn
+
+from lorakit.layers.adapted import AdaptedLayer
+from lorakit.layers.offload import weights_in_place
+from lorakit.layers.replaced import ReplacedModule, plain_class_of, restore_in_place
+
+
+def full_copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """Return a copy with parameters of its own, of the plain class and without other copies.
+
+    Args:
+        module: The base's module, replaced or plain.
+        memo: Shared between the modules of one adapter, so that tied parameters stay tied.
+    """
+    # accelerate's hooks hold the whole offloaded model; a copy keeps its own weights instead.
+    memo |= {id(part._hf_hook): part._hf_hook for part in module.modules() if _is_hooked(part)}
+    with weights_in_place(module):
+        made = copy.deepcopy(_shallow_plain(module), memo)
+    for child in list(made.modules()):
+        if _is_hooked(child):
+            del child._hf_hook
+            child.forward = child.__dict__.pop("_old_forward")
+        if isinstance(child, AdaptedLayer):
+            child.restore_in_place()
+        if isinstance(child, ReplacedModule):
+            restore_in_place(child)
+    return made
+
+
+def copy_with_own(module: nn.Module, parameters: list[str]) -> nn.Module:
+    """Return a copy that owns the named direct parameters and shares all others with the base."""
+    made = _shallow_plain(module)
+    for name in parameters:
+        own = module._parameters[name]
+        if own is not None:
+            made._parameters[name] = nn.Parameter(own.detach().clone(), requires_grad=True)
+    return made
+
+
+def _is_hooked(module: nn.Module) -> bool:
+    return "_hf_hook" in vars(module) and "_old_forward" in vars(module)
+
+
+def _shallow_plain(module: nn.Module) -> nn.Module:
+    """Return a new module of the plain class that holds the same parameters and children."""
+    plain = plain_class_of(module)
+    made = plain.__new__(plain)
+    made.__dict__.update(vars(module))
+    for container in ("_parameters", "_buffers", "_modules"):
+        made.__dict__[container] = dict(vars(module)[container])
+    made._modules.pop("trained_copies", None)
+    made.__dict__.pop("active_copy", None)
+    # Hooks of any kind stay with the base's module, which runs them around the copy.
+    made.__dict__.update({k: v for k, v in vars(nn.Module()).items() if "hook" in k})
+    # accelerate's hook stays with the base's module, which runs it before the copy acts.
+    for hook_attribute in ("_hf_hook", "_old_forward", "forward"):
+        made.__dict__.pop(hook_attribute, None)
+    return made

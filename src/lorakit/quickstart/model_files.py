@@ -1,0 +1,52 @@
+"""Where the base model that ships inside the package lies."""
+
+from importlib.resources import files
+from pathlib import Path
+
+from lorakit.errors import MissingFileError
+
+MODEL_FILES = (
+    "config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+
+
+def base_model_path() -> Path:
+    """Return the folder of the quickstart's base model, ready for `from_pretrained`.
+
+    Returns:
+        A folder with weights, configuration, tokenizer and chat template.
+
+    Raises:
+        MissingFileError: The installation lacks some of the files; names them.
+
+    Example:
+        >>> from transformers import AutoConfig
+        >>> AutoConfig.from_pretrained(base_model_path()).model_type
+        'llama'
+    """
+    folder = Path(str(files("lorakit.quickstart") / "base_model"))
+    require_model_files(folder)
+    return folder
+
+
+def require_model_files(folder: Path) -> None:
+    """Check that a folder holds every file of the base model.
+
+    Args:
+        folder: Folder to look into.
+
+    Raises:
+        MissingFileError: Some files are not there; names all of them.
+    """
+    missing = [name for name in MODEL_FILES if not (folder / name).is_file()]
+    if missing:
+        raise MissingFileError(
+            f"Base model incomplete in {folder}: got no {', '.join(missing)}, expected "
+            f"{len(MODEL_FILES)} files that ship with lorakit. Reinstall lorakit, or make them "
+            "with tools/pretrain_quickstart_model.py."
+        )

@@ -1,0 +1,155 @@
+"""The quickstart: teach the shipped base model which package a docstring documents."""
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lorakit.config import LoraConfig, TaskType
+from lorakit.quickstart.compare import COMPARED, FULL, HEAD_ONLY, train_plainly
+from lorakit.quickstart.docstrings import DocstringFiles, write_docstrings
+from lorakit.quickstart.model_files import base_model_path
+from lorakit.quickstart.results import Example, MethodResult, OnEvent, QuickstartResult
+from lorakit.training.recipe import DataConfig, Recipe
+from lorakit.training.run import train
+from lorakit.training.run_directory import RunDirectory
+
+LORA = "LoRA"
+
+# What the quickstart trains with; the learning rates are each method's best of a small search.
+RANK = 8
+LORA_ALPHA = 16
+BATCH_ROWS = 16
+EPOCHS = 3
+MAX_LENGTH_TOKENS = 128
+LEARNING_RATES = {LORA: 2e-3, HEAD_ONLY: 5e-3, FULL: 3e-4}
+
+EXAMPLES = 3
+WEIGHTS_NAME = "adapter_model.safetensors"
+
+
+def quickstart(
+    output: Path,
+    *,
+    seed: int = 42,
+    compare: bool = False,
+    on_event: OnEvent | None = None,
+) -> QuickstartResult:
+    """Collect docstrings, train a LoRA adapter on them and try it.
+
+    Args:
+        output: A new or empty directory: the rows go to `data/` in it, the run to `lora/`.
+        seed: Of the split, the head, the factors and the order of rows.
+        compare: Whether to train the head alone and all weights on the same rows too.
+        on_event: Told of what `lorakit.training.train` tells, of "collected" {train, validation,
+            labels} once the rows are on disk, and of "method" {method} before each training.
+
+    Returns:
+        Results and examples.
+
+    Raises:
+        OutputExistsError: `output` holds files.
+        DataError: This Python comes without the sources of its standard library.
+    """
+    tell = on_event or (lambda name, payload: None)
+    RunDirectory.refuse_occupied(output)
+    files = write_docstrings(output / "data", seed=seed)
+    tell(
+        "collected",
+        {"train": files.train, "validation": files.validation, "labels": files.labels},
+    )
+    recipe = quickstart_recipe(files, output / "lora", seed)
+
+    evaluations: list[Mapping[str, float]] = []
+
+    def listen(name: str, payload: dict[str, Any]) -> None:
+        if name == "evaluation":
+            evaluations.append(payload["metrics"])
+        tell(name, payload)
+
+    tell("method", {"method": LORA})
+    trained = train(recipe, on_event=listen)
+    methods = [
+        MethodResult(
+            method=LORA,
+            accuracy_before=evaluations[0]["eval_accuracy"],
+            accuracy=trained.metrics["eval_accuracy"],
+            trainable_parameters=trained.parameter_count.trainable,
+            saved_bytes=(trained.adapter_path / WEIGHTS_NAME).stat().st_size,
+            duration_s=trained.wall_s,
+        )
+    ]
+    for method in COMPARED if compare else ():
+        tell("method", {"method": method})
+        methods.append(train_plainly(recipe, method, LEARNING_RATES[method], tell))
+    weights = base_model_path() / "model.safetensors"
+    return QuickstartResult(
+        training=trained,
+        methods=tuple(methods),
+        examples=classify_examples(trained.adapter_path, files.validation, seed),
+        checkpoint_bytes=weights.stat().st_size,
+        chance=1 / len(files.labels),
+    )
+
+
+def quickstart_recipe(files: DocstringFiles, output: Path, seed: int) -> Recipe:
+    """Return the quickstart's recipe: an ordinary one, which `lorakit train` takes too.
+
+    Args:
+        files: The rows, with "text" and "label".
+        output: The run directory.
+        seed: Of everything random.
+    """
+    return Recipe(
+        model=str(base_model_path()),
+        task=TaskType.SEQ_CLS,
+        dtype="float32",  # quick on every CPU; the shipped weights are bfloat16
+        data=DataConfig(
+            train=str(files.train),
+            validation=str(files.validation),
+            text="text",
+            label="label",
+            max_length=MAX_LENGTH_TOKENS,
+        ),
+        lora=LoraConfig(r=RANK, lora_alpha=LORA_ALPHA, target_modules="all-linear"),
+        training={
+            "learning_rate": LEARNING_RATES[LORA],
+            "num_train_epochs": EPOCHS,
+            "per_device_train_batch_size": BATCH_ROWS,
+            "per_device_eval_batch_size": 4 * BATCH_ROWS,
+            "eval_on_start": True,
+            "seed": seed,
+        },
+        output=str(output),
+    )
+
+
+def classify_examples(adapter: Path, validation_rows: Path, seed: int) -> tuple[Example, ...]:
+    """Classify a few held-out docstrings of different packages, drawn by the seed.
+
+    Args:
+        adapter: The trained adapter's directory.
+        validation_rows: JSONL file with "text" and "label".
+        seed: Decides which rows are drawn; their predictions are unknown then.
+    """
+    from lorakit.training.inference import classify, load_for_inference
+
+    lines = validation_rows.read_text(encoding="utf-8").splitlines()
+    rows = draw_rows([json.loads(line) for line in lines], seed)
+    loaded = load_for_inference(adapter)
+    predictions = classify(loaded, [row["text"] for row in rows])
+    return tuple(
+        Example(row["text"], row["label"], predicted.label, predicted.probability)
+        for row, predicted in zip(rows, predictions, strict=True)
+    )
+
+
+def draw_rows(rows: Sequence[dict[str, str]], seed: int) -> list[dict[str, str]]:
+    """Draw rows, each of another label."""
+    shuffled = random.Random(seed).sample(rows, len(rows))
+    drawn: dict[str, dict[str, str]] = {}
+    for row in shuffled:
+        if len(drawn) < EXAMPLES:
+            drawn.setdefault(row["label"], row)
+    return list(drawn.values())

@@ -1,0 +1,108 @@
+"""Every recipe and script under examples/ runs, on tiny stand-in models and local rows."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+RECIPES = sorted((EXAMPLES / "recipes").glob("*.yaml"))
+LOCAL_STEPS = ["training.max_steps=2", "training.use_cpu=true"]
+
+
+def _jsonl(path: Path, rows: list[dict]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def stand_ins(tmp_path, request):
+    """For each recipe: (model directory, rows with the columns the recipe names)."""
+
+    def make(stem: str) -> tuple[str, str]:
+        path = tmp_path / f"{stem}.jsonl"
+        if stem == "classify-reviews-distilbert":
+            rows = [{"text": f"the film was {w}", "label": w} for w in ["good", "bad"] * 8]
+            return request.getfixturevalue("tiny_distilbert_dir"), _jsonl(path, rows)
+        if stem == "answer-questions-bloom":
+            rows = [{"prompt": "what colour is the sky?", "completion": " blue"}] * 16
+            return request.getfixturevalue("tiny_bloom_dir"), _jsonl(path, rows)
+        if stem == "chat-llama":
+            turns = [{"role": "user", "content": "tell me"}, {"role": "assistant", "content": "no"}]
+            return request.getfixturevalue("tiny_llama_dir"), _jsonl(
+                path, [{"messages": turns}] * 16
+            )
+        if stem == "summarise-t5":
+            rows = [{"article": "the cat saw a dog", "highlights": "cat saw dog"}] * 16
+            return request.getfixturevalue("tiny_t5_dir"), _jsonl(path, rows)
+        rows = [{"tokens": ["Anna", "lives"], "ner_tags": ["B-PER", "O"]}] * 16
+        return request.getfixturevalue("tiny_bert_dir"), _jsonl(path, rows)
+
+    return make
+
+
+@pytest.mark.parametrize("recipe_path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_trains_on_its_stand_in(recipe_path, stand_ins, tmp_path):
+    from lorakit.training import Recipe, train
+
+    model, data = stand_ins(recipe_path.stem)
+    written = yaml.safe_load(recipe_path.read_text())
+    overrides = [
+        f"model={model}",
+        f"data.train={data}",
+        "data.max_length=32",
+        f"output={tmp_path / 'run'}",
+        *LOCAL_STEPS,
+    ]
+    overrides += ["data.subset=null"] if "subset" in written["data"] else []
+    overrides += ["lora.r=8"] if written["lora"]["r"] > 16 else []
+    result = train(Recipe.load(recipe_path, overrides))
+
+    assert result.steps == 2
+    saved = json.loads((tmp_path / "run/adapter/adapter_config.json").read_text())
+    assert saved["lora_alpha"] == written["lora"]["lora_alpha"]
+    assert saved["task_type"] == written["task"]
+
+
+def _run(script: str, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "scripts" / script), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_plain_pytorch_loop(tiny_llama_dir, tmp_path):
+    text = tmp_path / "lines.txt"
+    text.write_text("the grass is green\n" * 4)
+    shown = _run("plain_pytorch_loop.py", tiny_llama_dir, str(text), str(tmp_path / "adapter"))
+    assert "trainable params" in shown and "last loss" in shown
+    assert (tmp_path / "adapter/adapter_model.safetensors").is_file()
+
+
+def test_transformers_trainer(tiny_distilbert_dir, cls_csv, tmp_path):
+    shown = _run("transformers_trainer.py", tiny_distilbert_dir, cls_csv, str(tmp_path / "adapter"))
+    assert "Trained in full and saved: pre_classifier, classifier" in shown
+    assert (tmp_path / "adapter/adapter_model.safetensors").is_file()
+
+
+def test_trl_sft(tiny_llama_dir, prompt_jsonl, tmp_path):
+    shown = _run("trl_sft.py", tiny_llama_dir, prompt_jsonl, str(tmp_path / "adapter"))
+    assert "modules adapted" in shown
+    assert (tmp_path / "adapter/adapter_model.safetensors").is_file()
+
+
+def test_prepare_squad(tmp_path):
+    row = {"context": "Grass is green.", "question": "What colour?", "answers": {"text": ["green"]}}
+    source = _jsonl(tmp_path / "squad-like.jsonl", [row])
+    _run("prepare_squad.py", str(tmp_path / "out/squad.jsonl"), source)
+    written = json.loads((tmp_path / "out/squad.jsonl").read_text())
+    assert written["completion"] == " green"
+    assert written["prompt"].endswith("Question: What colour?\nAnswer:")

@@ -1,0 +1,130 @@
+"""What `lorakit inspect` tells of an adapter."""
+
+import doctest
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+from lorakit import Adapter, LoraConfig, add_adapter, save_adapter
+from lorakit.cli import inspect as inspect_module
+from lorakit.cli.inspect import measure, product_norm
+from lorakit.cli.main import app
+
+runner = CliRunner()
+
+
+@pytest.fixture
+def adapter_dir(tiny_llama_dir, tmp_path):
+    """A trained-looking adapter: B is not zero, and one module has its own rank."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama_dir)
+    config = LoraConfig(
+        r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], rank_pattern={"v_proj": 2}
+    )
+    add_adapter(model, config)
+    torch.manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    save_adapter(model, tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+def change(directory, change_tensor):
+    file = directory / "adapter_model.safetensors"
+    tensors = {key: change_tensor(key, tensor) for key, tensor in load_file(file).items()}
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+def inspect(*words):
+    return runner.invoke(app, ["inspect", *map(str, words)])
+
+
+def test_the_norm_is_that_of_the_multiplied_update(adapter_dir):
+    adapter = Adapter.load(adapter_dir)
+    for path in adapter.factors:
+        expected = adapter.delta_weight(path).double().norm().item()
+        assert measure(adapter, path).norm == pytest.approx(expected, rel=1e-6)
+    assert product_norm(torch.zeros(2, 3), torch.ones(4, 2)) == 0.0
+
+
+def test_one_row_for_each_kind_of_module(adapter_dir, tiny_llama_dir):
+    result = inspect(adapter_dir)
+    assert result.exit_code == 0, result.stderr
+    size = sum(file.stat().st_size for file in adapter_dir.iterdir())
+    lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
+    assert f"base model {tiny_llama_dir}" in lines
+    assert "parameters 704" in lines  # 2 layers of 4 (32 + 32) + 2 (32 + 16)
+    assert f"size on disk {size / 1000:.1f} kB" in lines
+    assert "settings r: 4" in lines
+    assert "rank_pattern: {'v_proj': 2}" in lines
+    assert any(line.startswith("q_proj 2 32 32 4 2 ") for line in lines)
+    assert any(line.startswith("v_proj 2 32 16 2 4 ") for line in lines)
+    assert "Warning" not in result.stdout
+    assert f"lorakit merge {adapter_dir} {adapter_dir}-merged" in result.stdout
+
+
+def test_one_row_for_every_module_on_request(adapter_dir):
+    result = inspect(adapter_dir, "--modules")
+    assert "model.layers.1.self_attn.v_proj" in result.stdout
+    assert result.stdout.count("_proj ") == 4
+
+
+def test_an_adapter_that_was_never_trained_is_called_so(adapter_dir):
+    change(adapter_dir, lambda key, tensor: tensor * (0 if "lora_B" in key else 1))
+    result = inspect(adapter_dir)
+    assert result.exit_code == 0
+    assert (
+        "Warning: lora_B is zero in every module: this adapter was never trained and changes "
+        "nothing.\n"
+    ) in result.stdout
+
+
+def test_modules_that_never_learnt_are_named(adapter_dir):
+    never = "layers.1.self_attn.v_proj.lora_B"
+    change(adapter_dir, lambda key, tensor: tensor * (0 if never in key else 1))
+    assert (
+        "Warning: the update is zero in 1 of 4 modules, which never learnt: "
+        "model.layers.1.self_attn.v_proj."
+    ) in inspect(adapter_dir).stdout
+
+
+def test_numbers_that_are_none_are_named(adapter_dir):
+    broken = "layers.0.self_attn.q_proj.lora_A"
+    change(adapter_dir, lambda key, tensor: tensor * (float("nan") if broken in key else 1))
+    assert (
+        "Warning: NaN or infinite numbers in model.layers.0.self_attn.q_proj. "
+        "Train again with a lower learning rate."
+    ) in inspect(adapter_dir).stdout
+
+
+def test_a_truncated_file_is_an_error(adapter_dir):
+    file = adapter_dir / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    result = inspect(adapter_dir)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"Error: Cannot read {file}: ")
+    assert "It is truncated or of another kind" in result.stderr
+
+
+def test_an_unsupported_feature_is_refused_by_name(adapter_dir):
+    file = adapter_dir / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "use_dora": True}))
+    result = inspect(adapter_dir)
+    assert result.exit_code == 2
+    assert "use_dora" in result.stderr
+
+
+def test_a_misspelt_directory_is_answered_with_the_nearest(adapter_dir):
+    result = inspect(adapter_dir.parent / "adaptre")
+    assert result.exit_code == 2
+    assert "There is no adapter directory" in result.stderr
+    assert "Did you mean 'adapter'?" in result.stderr
+
+
+def test_examples_in_docstrings():
+    assert doctest.testmod(inspect_module).failed == 0

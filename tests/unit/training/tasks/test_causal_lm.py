@@ -1,0 +1,313 @@
+import math
+
+import pytest
+import torch
+from trl import pack_dataset
+
+from lorakit.errors import ConfigError, DataError
+from lorakit.injection import add_adapter
+from lorakit.training.tasks.rows import NOT_COUNTED
+from lorakit.training.tasks.text_formats import alpaca_prompt
+
+TASK = "CAUSAL_LM"
+
+
+def counted_text(made, row=0):
+    labels = made.encoded.train[row]["labels"]
+    return made.tokenizer.decode([label for label in labels if label != NOT_COUNTED])
+
+
+def test_plain_text_counts_in_full(prepare, tiny_gpt2_dir, text_jsonl):
+    made = prepare(TASK, tiny_gpt2_dir, text_jsonl)
+
+    row = made.encoded.train[0]
+    assert row["labels"] == row["input_ids"]
+    assert counted_text(made) == made.splits.train[0]["text"] + "</s>"
+    assert made.encoded.notes[0] == "The rows are read as 'text', from their columns (data.format)."
+    assert made.encoded.settings["stop_token_ids"] == (made.tokenizer.eos_token_id,)
+
+
+def test_of_a_prompt_and_completion_only_the_completion_counts(
+    prepare, tiny_gpt2_dir, prompt_jsonl
+):
+    made = prepare(TASK, tiny_gpt2_dir, prompt_jsonl)
+    everything = prepare(
+        TASK, tiny_gpt2_dir, prompt_jsonl, training={"completion_only_loss": False}
+    )
+
+    texts = made.splits.train[0]
+    assert counted_text(made) == texts["completion"] + "</s>"
+    assert counted_text(everything) == texts["prompt"] + texts["completion"] + "</s>"
+
+
+def test_chat_counts_the_assistant_and_its_end(prepare, tiny_llama_dir, chat_jsonl):
+    made = prepare(TASK, tiny_llama_dir, chat_jsonl)
+    everything = prepare(
+        TASK, tiny_llama_dir, chat_jsonl, training={"assistant_only_loss": False}
+    )
+
+    answer = made.splits.train[0]["messages"][-1]["content"]
+    assert counted_text(made) == f"{answer}<|end|>"
+    assert counted_text(everything).startswith("<|")
+    assert made.encoded.settings["format"] == "messages"
+    end = made.tokenizer.convert_tokens_to_ids("<|end|>")
+    assert made.encoded.settings["stop_token_ids"] == (end,)
+
+
+def test_alpaca_rows_become_prompt_and_completion(prepare, tiny_bloom_dir, alpaca_jsonl):
+    made = prepare(TASK, tiny_bloom_dir, alpaca_jsonl)
+
+    for row in range(2):
+        given = made.splits.train[row]
+        prompt = alpaca_prompt(given["instruction"], given["input"])
+        assert counted_text(made, row) == given["output"] + "</s>"
+        text = made.tokenizer.decode(made.encoded.train[row]["input_ids"])
+        assert text == prompt + given["output"] + "</s>"
+
+
+def test_own_end_token_and_template(prepare, tiny_llama_dir, chat_jsonl, text_jsonl, tmp_path):
+    template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}<|end|>{% endfor %}"
+    (tmp_path / "chat.jinja").write_text(template, encoding="utf-8")
+
+    ended = prepare(TASK, tiny_llama_dir, text_jsonl, training={"eos_token": "</s>"})
+    chat = prepare(
+        TASK,
+        tiny_llama_dir,
+        chat_jsonl,
+        training={
+            "chat_template_path": str(tmp_path / "chat.jinja"),
+            "assistant_only_loss": False,
+        },
+    )
+
+    assert counted_text(ended).endswith("</s>")
+    assert "user: what colour" in counted_text(chat)
+
+
+def test_sample_rows_mark_the_counted_tokens(prepare, tiny_llama_dir, chat_jsonl):
+    made = prepare(TASK, tiny_llama_dir, chat_jsonl)
+
+    row = made.sample_rows(1)[0]
+
+    answer = made.splits.train[0]["messages"][-1]["content"]
+    counted = [token for token, counts in zip(row.tokens, row.counted, strict=True) if counts]
+    assert "".join(counted) == f"{answer}<|end|>"
+    assert "what" in "".join(row.tokens)
+    assert row.note == f"{len(counted)} of {len(row.tokens)} tokens count"
+
+
+def test_first_token_is_never_counted(prepare, tiny_gpt2_dir, text_jsonl):
+    row = prepare(TASK, tiny_gpt2_dir, text_jsonl).sample_rows(1)[0]
+
+    assert row.counted == [False] + [True] * (len(row.tokens) - 1)
+
+
+def test_cut_rows_are_counted_and_those_without_an_answer_left_out(
+    prepare, tiny_gpt2_dir, jsonl
+):
+    rows = [{"prompt": "the grass is", "completion": " green"}] * 6
+    rows += [{"prompt": "the " * 20, "completion": " green"}] * 2
+    made = prepare(TASK, tiny_gpt2_dir, jsonl(rows), max_length=12, validation_fraction=0)
+
+    assert len(made.encoded.train) == 6
+    assert made.encoded.notes[1:] == (
+        "2 of 8 training rows were cut to 12 tokens (data.max_length).",
+        "2 of 8 training rows were left out: none of their tokens counts within 12 tokens.",
+    )
+
+
+def test_packed_rows_hold_several_texts(prepare, tiny_llama_dir, text_jsonl):
+    plain = prepare(TASK, tiny_llama_dir, text_jsonl)
+    packed = prepare(TASK, tiny_llama_dir, text_jsonl, training={"packing": True}, max_length=64)
+
+    tokens = [sum(len(ids) for ids in m.encoded.train["input_ids"]) for m in (plain, packed)]
+    assert tokens[0] == tokens[1]
+    assert len(packed.encoded.train) < len(plain.encoded.train)
+    assert sum(len(lengths) for lengths in packed.encoded.train["seq_lengths"]) == 18
+    row = packed.sample_rows(1)[0]
+    texts = len(packed.encoded.train[0]["seq_lengths"])
+    assert row.note.endswith(f"{texts} texts packed")
+    assert row.counted.count(False) == texts  # nothing predicts the first token of a text
+
+
+def test_validation_can_stay_unpacked(prepare, tiny_llama_dir, text_jsonl):
+    made = prepare(
+        TASK, tiny_llama_dir, text_jsonl, training={"packing": True, "eval_packing": False}
+    )
+
+    assert "seq_lengths" in made.encoded.train.column_names
+    assert "seq_lengths" not in made.encoded.validation.column_names
+
+
+def test_packed_texts_do_not_see_each_other(prepare, tiny_llama_dir, text_jsonl, tmp_path):
+    made = prepare(TASK, tiny_llama_dir, text_jsonl, max_length=64)
+    packed = pack_dataset(made.encoded.validation, 64)
+
+    apart = made.trainer(tmp_path).evaluate()["eval_loss"]
+    trainer = made.trainer(tmp_path, packing=True)
+    together = trainer.evaluate(packed)["eval_loss"]
+
+    assert len(packed) < len(made.encoded.validation)
+    assert together == pytest.approx(apart, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "training"),
+    [
+        ("tiny_llama_dir", "chat_jsonl", {}),
+        ("tiny_gpt2_dir", "prompt_jsonl", {"activation_checkpointing": True}),
+        ("tiny_bloom_dir", "alpaca_jsonl", {"bf16": True}),
+        ("tiny_llama_dir", "text_jsonl", {"packing": True, "num_train_epochs": 8}),
+        ("tiny_llama_dir", "text_jsonl", {"label_smoothing_factor": 0.1}),
+    ],
+)
+def test_trainer_learns(prepare, request, tmp_path, model, data, training):
+    packing = {key: value for key, value in training.items() if key == "packing"}
+    made = prepare(
+        TASK, request.getfixturevalue(model), request.getfixturevalue(data), training=packing
+    )
+    trainer = made.trainer(tmp_path, **{"num_train_epochs": 4, **training})
+
+    before = trainer.evaluate()
+    trainer.train()
+    after = trainer.evaluate()
+
+    assert after["eval_loss"] < 0.75 * before["eval_loss"]
+    assert after["eval_perplexity"] == pytest.approx(math.exp(after["eval_loss"]))
+    assert not list(tmp_path.rglob("README.md"))
+
+
+def token_weighted_loss(made):
+    """The mean over all counted tokens, from the model's own logits, row by row."""
+    total, tokens = 0.0, 0
+    made.model.eval()
+    for row in made.encoded.validation:
+        labels = torch.tensor([row["labels"]])
+        with torch.no_grad():
+            logits = made.model(torch.tensor([row["input_ids"]])).logits
+        shifted = labels[0, 1:]
+        loss = torch.nn.functional.cross_entropy(
+            logits[0, :-1], shifted, ignore_index=NOT_COUNTED, reduction="sum"
+        )
+        total, tokens = total + loss.item(), tokens + int((shifted != NOT_COUNTED).sum())
+    return total / tokens
+
+
+@pytest.mark.parametrize("batch_rows", [1, 4])
+def test_perplexity_is_that_of_all_counted_tokens(
+    prepare, tiny_gpt2_dir, jsonl, tmp_path, batch_rows
+):
+    rows = [{"text": "the grass is green " * (1 + i % 4)} for i in range(12)]  # uneven lengths
+    made = prepare(TASK, tiny_gpt2_dir, jsonl(rows))
+    trainer = made.trainer(
+        tmp_path, per_device_eval_batch_size=batch_rows, label_smoothing_factor=0.2
+    )
+
+    metrics = trainer.evaluate()
+
+    expected = token_weighted_loss(made)
+    assert metrics["eval_loss"] == pytest.approx(expected, rel=1e-4)
+    assert metrics["eval_perplexity"] == pytest.approx(math.exp(expected), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "lora", [{"target_modules": ["lm_head"]}, {"modules_to_save": ["lm_head"]}]
+)
+def test_adapter_on_the_output_layer_is_trained(
+    prepare, tiny_llama_dir, text_jsonl, tmp_path, lora
+):
+    made = prepare(TASK, tiny_llama_dir, text_jsonl, lora={"r": 4, **lora})
+    add_adapter(made.model, made.task.lora_config(made.recipe, made.model))
+    before = {n: p.clone() for n, p in made.model.named_parameters() if p.requires_grad}
+    trainer = made.trainer(tmp_path, max_steps=3)
+
+    trainer.train()
+    loss = trainer.evaluate()["eval_loss"]
+
+    changed = {n for n, p in made.model.named_parameters() if n in before and (p != before[n]).any()}
+    assert any("lm_head" in name for name in changed)
+    assert loss == pytest.approx(token_weighted_loss(made), rel=1e-4)
+
+
+def message(prepare, model, path, kind, **options):
+    with pytest.raises(kind) as caught:
+        prepare(TASK, model, path, **options)
+    return str(caught.value)
+
+
+def test_longer_than_the_models_limit(prepare, tiny_gpt2_dir, text_jsonl):
+    assert message(prepare, tiny_gpt2_dir, text_jsonl, ConfigError, max_length=65) == (
+        "Rows would be too long in data.max_length: got 65 tokens, expected at most 64, the "
+        "positions of this GPT2LMHeadModel. Set data.max_length=64."
+    )
+
+
+def test_all_answers_cut_away(prepare, tiny_gpt2_dir, prompt_jsonl):
+    assert message(
+        prepare, tiny_gpt2_dir, prompt_jsonl, DataError, max_length=3, validation_fraction=0
+    ) == (
+        f"Nothing can be learnt from the training rows of '{prompt_jsonl}': no token of any row "
+        "counts in the loss. 24 rows are longer than 3 tokens, and what counts comes after the "
+        "cut. Raise data.max_length, or shorten what comes before."
+    )
+
+
+def test_template_that_marks_nothing(prepare, tiny_llama_dir, chat_jsonl, tmp_path):
+    # The end token stands inside the markers, the words of the assistant are never rendered.
+    silent = "{% for m in messages %}{% if m['role'] == 'user' %}{{ m['content'] }}{% endif %}"
+    (tmp_path / "silent.jinja").write_text(silent + "{% endfor %}", encoding="utf-8")
+
+    said = message(
+        prepare,
+        tiny_llama_dir,
+        chat_jsonl,
+        DataError,
+        training={"chat_template_path": str(tmp_path / "silent.jinja")},
+    )
+
+    assert said == (
+        f"Nothing can be learnt from the training rows of '{chat_jsonl}': no token of any row "
+        "counts in the loss. The chat template marks nothing as the assistant's. Check the roles, "
+        "or set training.assistant_only_loss=false."
+    )
+
+
+def test_packing_needs_positions(prepare, tiny_bloom_dir, text_jsonl):
+    said = message(
+        prepare, tiny_bloom_dir, text_jsonl, ConfigError, training={"packing": True}
+    )
+
+    assert said == (
+        "Rows cannot be packed for this model: got training.packing=true, but BloomForCausalLM "
+        "takes no position ids, so packed texts would see each other. Leave packing out."
+    )
+
+
+def test_assistant_only_loss_needs_an_assistant(prepare, tiny_gpt2_dir, text_jsonl):
+    said = message(
+        prepare, tiny_gpt2_dir, text_jsonl, ConfigError, training={"assistant_only_loss": True}
+    )
+
+    assert said.startswith(
+        "Only conversations have an assistant: got training.assistant_only_loss=true for rows "
+        "read as 'text', expected 'messages'."
+    )
+
+
+def test_unknown_end_token(prepare, tiny_llama_dir, text_jsonl):
+    said = message(
+        prepare, tiny_llama_dir, text_jsonl, ConfigError, training={"eos_token": "<|ende|>"}
+    )
+
+    assert said == (
+        "No such token in training.eos_token: got '<|ende|>', expected one of the vocabulary of "
+        f"'{tiny_llama_dir}'. Did you mean '<|end|>'? Special tokens there: <unk>, <s>, </s>, "
+        "<pad>, <|system|>, <|user|>, <|assistant|>, <|end|>."
+    )
+
+
+def test_missing_columns_of_a_named_layout(prepare, tiny_gpt2_dir, text_jsonl):
+    said = message(prepare, tiny_gpt2_dir, text_jsonl, DataError, format="alpaca")
+
+    assert "the alpaca column instruction: got 'instruction', expected a column" in said
+    assert "Columns there are: text." in said

@@ -1,0 +1,68 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from lorakit.errors import CheckpointError
+from lorakit.training import checkpoints
+
+
+def make(run, step, *, sealed=True):
+    checkpoint = run / f"checkpoint-{step}"
+    (checkpoint / "inner").mkdir(parents=True)
+    (checkpoint / "weights").write_bytes(bytes(range(step % 200)))
+    (checkpoint / "inner" / "state").write_text("state")
+    if sealed:
+        checkpoints.seal(checkpoint)
+    return checkpoint
+
+
+def test_newest_is_by_number_and_complete(tmp_path):
+    make(tmp_path, 9)
+    ten = make(tmp_path, 10)
+    make(tmp_path, 100, sealed=False)
+    (tmp_path / "checkpoint-x").mkdir()
+    (tmp_path / "checkpoint-200").write_text("a file")
+    assert [p.name for p in checkpoints.checkpoint_directories(tmp_path)] == [
+        "checkpoint-9",
+        "checkpoint-10",
+        "checkpoint-100",
+    ]
+    assert checkpoints.newest_complete(tmp_path) == ten
+
+
+def test_none_in_an_empty_run(tmp_path):
+    assert checkpoints.newest_complete(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        (lambda c: (c / "weights").write_bytes(b"other"), "weights is not the file that was saved"),
+        (lambda c: (c / "inner" / "state").unlink(), "inner/state is missing"),
+        (lambda c: (c / "manifest.json").unlink(), "it has no manifest.json"),
+        (lambda c: (c / "manifest.json").write_text('{"fil'), "its manifest.json is damaged"),
+        (lambda c: (c / "manifest.json").write_text("[]"), "its manifest.json is damaged"),
+    ],
+)
+def test_damage_is_found(tmp_path, damage, problem):
+    checkpoint = make(tmp_path, 5)
+    assert checkpoints.problems(checkpoint) == []
+    damage(checkpoint)
+    assert checkpoints.problems(checkpoint) == [problem]
+    assert checkpoints.remove_incomplete(tmp_path) == [checkpoint]
+    assert not checkpoint.exists()
+
+
+def test_the_manifest_has_a_sha256_of_each_file(tmp_path):
+    files = json.loads((make(tmp_path, 0) / "manifest.json").read_text())["files"]
+    assert files["weights"] == {
+        "bytes": 0,
+        "sha256": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+    }
+    assert set(files) == {"weights", "inner/state"}
+
+
+def test_a_directory_of_another_name_is_no_checkpoint():
+    with pytest.raises(CheckpointError, match="got the name 'adapter', expected 'checkpoint-'"):
+        checkpoints.step_of(Path("runs/adapter"))

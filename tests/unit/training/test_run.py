@@ -1,0 +1,408 @@
+"""One road from a recipe to a run directory, and what stands in the way where it fails."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lorakit.adapters import load_adapter
+from lorakit.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    MissingFileError,
+    OutputExistsError,
+    TargetError,
+    TrainingError,
+)
+from lorakit.training import Recipe, RunDirectory, dry_run, evaluate, train
+from lorakit.training.trainer import AdapterTrainerMixin
+
+SHORT = {"max_steps": 4, "per_device_train_batch_size": 4, "learning_rate": 5e-3, "use_cpu": True}
+
+
+@pytest.fixture
+def recipe(tiny_llama_dir, prompt_jsonl, tmp_path):
+    def make(output="run", **changes):
+        values = {
+            "model": tiny_llama_dir,
+            "task": "CAUSAL_LM",
+            "data": {"train": prompt_jsonl, "validation_fraction": 0.25},
+            "lora": {"r": 2, "lora_dropout": 0.1, "target_modules": ["q_proj", "v_proj"]},
+            "output": str(tmp_path / output),
+        }
+        values["training"] = {**SHORT, **changes.pop("training", {})}
+        return Recipe.check({**values, **changes}, "the recipe")
+
+    return make
+
+
+@pytest.fixture
+def stop_after(monkeypatch):
+    """Makes training raise once an optimizer step is done, as Ctrl-C does."""
+
+    def make(step):
+        whole = AdapterTrainerMixin._get_grad_norm
+
+        def stopping(self, *args, **kwargs):
+            if self.state.global_step == step:
+                raise KeyboardInterrupt
+            return whole(self, *args, **kwargs)
+
+        monkeypatch.setattr(AdapterTrainerMixin, "_get_grad_norm", stopping)
+        return lambda: monkeypatch.setattr(AdapterTrainerMixin, "_get_grad_norm", whole)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def done(tiny_llama_dir, prompt_jsonl, tmp_path_factory):
+    """A run that went through, its result and its events."""
+    output = tmp_path_factory.mktemp("runs") / "done"
+    recipe = Recipe.check(
+        {
+            "model": tiny_llama_dir,
+            "task": "CAUSAL_LM",
+            "data": {"train": prompt_jsonl, "validation_fraction": 0.25},
+            "lora": {"r": 2, "target_modules": ["q_proj", "v_proj"]},
+            "training": {"num_train_epochs": 2, **{**SHORT, "max_steps": -1}},
+            "output": str(output),
+        },
+        "the recipe",
+    )
+    events = []
+    result = train(recipe, on_event=lambda name, payload: events.append((name, payload)))
+    return result, events
+
+
+def test_a_run_directory_is_whole(done):
+    result, _ = done
+    names = {path.name for path in result.run_dir.iterdir()}
+    assert names == {
+        "recipe.yaml",
+        "environment.json",
+        "metrics.jsonl",
+        "tensorboard",
+        "checkpoint-5",
+        "checkpoint-10",
+        "adapter",
+        "loss.png",
+        "report.md",
+    }
+    assert all(path.exists() for path in result.files)
+    assert RunDirectory.open(result.run_dir).is_finished
+    assert {p.name for p in result.adapter_path.iterdir()} >= {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "tokenizer.json",
+        "chat_template.jinja",
+    }
+    assert list((result.run_dir / "tensorboard").iterdir())
+
+
+def test_the_adapter_names_its_base_and_loads_into_it(done, tiny_llama_dir):
+    from transformers import AutoModelForCausalLM
+
+    result, _ = done
+    config = json.loads((result.adapter_path / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == tiny_llama_dir
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama_dir)
+    injection = load_adapter(model, result.adapter_path)
+    assert len(injection.matches) == 4
+
+
+def test_metrics_are_written_down_and_handed_back(done):
+    result, _ = done
+    rows = RunDirectory.open(result.run_dir).metrics()
+    assert {row["event"] for row in rows} == {"step", "evaluation", "summary"}
+    evaluations = [row for row in rows if row["event"] == "evaluation"]
+    assert [row["step"] for row in evaluations] == [5, 10]
+    best = min(evaluations, key=lambda row: row["eval_loss"])
+    assert result.metrics["eval_loss"] == best["eval_loss"]
+    assert result.steps == 10
+    assert result.train_loss == rows[-1]["train_loss"]
+    assert [row["wall_s"] for row in rows] == sorted(row["wall_s"] for row in rows)
+    assert not any("runtime" in key or "per_second" in key for row in rows for key in row)
+
+
+def test_events_tell_how_far_it_is(done):
+    result, events = done
+    names = [name for name, _ in events]
+    assert names[:3] == ["injected", "data", "run_opened"]
+    assert names[-1] == "finished"
+    assert events[-1][1] == {"result": result}
+    steps = [payload for name, payload in events if name == "step"]
+    assert [payload["step"] for payload in steps if not payload["logged"]] == list(range(1, 11))
+    assert names.count("evaluation") == names.count("checkpoint") == 2
+    assert dict(events)["data"]["train_rows"] == 18
+    assert dict(events)["data"]["validation_rows"] == 6
+
+
+def test_training_arguments_that_nobody_wrote_are_in_the_recipe(done):
+    training = RunDirectory.open(done[0].run_dir).recipe().training
+    assert training["seed"] == 42
+    assert training["bf16"] is False
+    assert training["metric_for_best_model"] == "eval_loss"
+
+
+def test_evaluate_gives_the_metrics_of_the_end_again(done):
+    result, _ = done
+    again = evaluate(result.run_dir)
+    assert again == pytest.approx(result.metrics, rel=1e-6)
+    assert evaluate(result.adapter_path) == again
+    assert evaluate(result.run_dir / "checkpoint-5")["eval_loss"] > again["eval_loss"]
+
+
+def test_evaluate_on_other_rows_and_without_the_adapter(done, text_jsonl):
+    result, _ = done
+    base = evaluate(result.run_dir, use_base=True)
+    assert base["eval_loss"] > result.metrics["eval_loss"]
+    other = result.run_dir.parent / "other.jsonl"
+    other.write_text('{"prompt": "what colour is the sky?", "completion": " blue"}\n' * 3)
+    assert evaluate(result.run_dir, data=str(other))["eval_loss"] != result.metrics["eval_loss"]
+
+
+def test_evaluate_needs_an_adapter_and_a_recipe(done, tmp_path):
+    with pytest.raises(MissingFileError, match=r"No adapter at .*: it has no adapter_config\.json"):
+        evaluate(tmp_path)
+    lonely = tmp_path / "adapter"
+    lonely.mkdir()
+    (lonely / "adapter_config.json").write_text("{}")
+    with pytest.raises(MissingFileError, match=r"there is no recipe\.yaml beside it"):
+        evaluate(lonely)
+
+
+def test_the_base_is_never_written_to(tiny_llama_dir, recipe, monkeypatch):
+    from transformers import AutoModelForCausalLM
+
+    before = AutoModelForCausalLM.from_pretrained(tiny_llama_dir).state_dict()
+    kept = []
+    whole = AdapterTrainerMixin.__init__
+
+    def remember(self, *args, **kwargs):
+        kept.append(kwargs["model"])
+        whole(self, *args, **kwargs)
+
+    monkeypatch.setattr(AdapterTrainerMixin, "__init__", remember)
+    train(recipe())
+    after = kept[0].state_dict()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert kept[0].config.use_cache is True  # given back after training
+
+
+def test_a_dry_run_tells_everything_and_writes_nothing(recipe, tmp_path):
+    seen = dry_run(recipe(training={"bf16": True}))
+    assert list(tmp_path.iterdir()) == []
+    assert seen.dtypes == {
+        "base": "float32",
+        "adapter": "float32",
+        "compute": "bfloat16 (autocast)",
+    }
+    assert (seen.train_rows, seen.validation_rows, seen.steps) == (18, 6, 4)
+    assert seen.parameter_count.trainable == seen.injection.lora_parameters
+    assert len(seen.sample_rows) == 2
+    assert 0 < sum(seen.sample_rows[0].counted) < len(seen.sample_rows[0].tokens)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"lora": {"target_modules": ["q_porj"]}}, TargetError, "q_porj"),
+        ({"data": {"train": "nowhere.csv"}}, MissingFileError, "nowhere.csv"),
+        ({"model": "no/such/model"}, MissingFileError, "no/such/model"),
+        (
+            {"training": {"load_best_model_at_end": True, "save_strategy": "no"}},
+            ConfigError,
+            "The training arguments do not fit together: --load_best_model_at_end requires",
+        ),
+        (
+            {"training": {"fp16": True}},
+            ConfigError,
+            "training.fp16 needs a GPU: got true on a CPU",
+        ),
+        (
+            {"training": {"early_stopping_patience": 1, "save_strategy": "no"}},
+            ConfigError,
+            "training.early_stopping_patience needs the best checkpoint",
+        ),
+    ],
+)
+def test_what_is_wrong_is_told_before_anything_is_written(
+    recipe, tmp_path, changes, error, message
+):
+    with pytest.raises(error) as caught:
+        train(recipe(**changes))
+    assert message in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_empty_data_is_told_before_anything_is_written(recipe, tmp_path):
+    (tmp_path / "none.jsonl").write_text("")
+    with pytest.raises(DataError):
+        train(recipe(data={"train": str(tmp_path / "none.jsonl")}))
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_validation_rows_nothing_may_ask_for_them(recipe, prompt_jsonl):
+    data = {"train": prompt_jsonl, "validation_fraction": 0}
+    asking = recipe(data=data, training={"early_stopping_patience": 2, "eval_strategy": "epoch"})
+    with pytest.raises(ConfigError) as caught:
+        train(asking)
+    assert str(caught.value) == (
+        "There is no validation data for training.eval_strategy, training.early_stopping_patience: "
+        "data.validation is not given and data.validation_fraction is 0. Set one of the two."
+    )
+    result = train(recipe(data=data))
+    assert result.metrics == {}
+    assert "last step" in (result.run_dir / "report.md").read_text()
+    with pytest.raises(ConfigError, match="There are no rows to evaluate on"):
+        evaluate(result.run_dir)
+
+
+def test_a_run_that_cannot_learn_leaves_nothing_behind(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        AdapterTrainerMixin, "_get_grad_norm", lambda self, model, grad_norm=None: 1 / 0
+    )
+    with pytest.raises(ZeroDivisionError):
+        train(recipe())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_running_out_of_memory_says_what_to_lower(recipe, tmp_path, monkeypatch):
+    def full(self, *args, **kwargs):
+        raise torch.OutOfMemoryError("Tried to allocate 2 GiB.\nmore")
+
+    monkeypatch.setattr(AdapterTrainerMixin, "training_step", full)
+    with pytest.raises(TrainingError) as caught:
+        train(recipe())
+    assert str(caught.value).startswith(
+        "Memory ran out with training.per_device_train_batch_size=4. Halve it and double"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_finished_run_is_not_trained_again(done):
+    recipe = RunDirectory.open(done[0].run_dir).recipe()
+    with pytest.raises(OutputExistsError, match="it holds a finished run"):
+        train(recipe)
+    with pytest.raises(OutputExistsError) as caught:
+        train(recipe, resume=True)
+    assert str(caught.value).startswith(f"Nothing to resume in {done[0].run_dir}: the run is finis")
+
+
+def test_resuming_nothing_is_told(recipe, tmp_path):
+    with pytest.raises(MissingFileError, match=r"No run at .*: there is no such directory"):
+        train(recipe(), resume=True)
+
+
+def test_resuming_with_another_recipe_names_the_keys(recipe, stop_after):
+    go_on = stop_after(2)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe())
+    go_on()
+    changed = recipe(lora={"r": 4, "target_modules": ["q_proj"]}, training={"seed": 7})
+    with pytest.raises(CheckpointError) as caught:
+        train(changed, resume=True)
+    assert "in lora.lora_dropout, lora.r, lora.target_modules, training.seed, expected" in str(
+        caught.value
+    )
+
+
+def test_a_run_stopped_before_its_first_checkpoint_starts_over(recipe, stop_after):
+    go_on = stop_after(2)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe())
+    with pytest.raises(OutputExistsError, match=r"has not finished.*Go on with it by `--resume`"):
+        train(recipe())
+    go_on()
+    events = []
+    resumed = train(recipe(), resume=True, on_event=lambda *event: events.append(event))
+    opened = dict(events)["run_opened"]
+    assert opened["resumed_from"] is None
+    assert opened["note"] == "There is no complete checkpoint; starting from the beginning."
+    straight = train(recipe("straight"))
+    assert _bits(resumed) == _bits(straight)
+    assert _rows(resumed) == _rows(straight)
+
+
+def test_a_resumed_run_is_the_run_that_never_stopped(recipe, stop_after):
+    steps = {"eval_strategy": "steps", "eval_steps": 2, "max_steps": 8, "logging_steps": 3}
+    go_on = stop_after(5)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe(training=steps))
+    go_on()
+    run = RunDirectory.open(recipe().output)
+    (run.path / "checkpoint-6").mkdir()  # as a kill in the middle of a save leaves it
+    with run.metrics_file.open("a") as file:
+        file.write('{"step": 5, "lo')
+    events = []
+    resumed = train(
+        recipe(training=steps), resume=True, on_event=lambda *event: events.append(event)
+    )
+    opened = dict(events)["run_opened"]
+    assert opened["resumed_from"].name == "checkpoint-4"
+    assert [path.name for path in opened["removed"]] == ["checkpoint-6"]
+    straight = train(recipe("straight", training=steps))
+    assert _bits(resumed) == _bits(straight)
+    assert _rows(resumed) == _rows(straight)
+    assert resumed.metrics == straight.metrics
+
+
+def test_a_finished_run_may_train_on_for_longer(recipe):
+    epochs = {"max_steps": -1, "num_train_epochs": 1}
+    first = train(recipe(training=epochs))
+    before = _bits(first)
+    longer = train(recipe(training={**epochs, "num_train_epochs": 2}), resume=True)
+    assert longer.steps == 2 * first.steps
+    assert _bits(longer) != before
+    assert RunDirectory.open(longer.run_dir).recipe().training["num_train_epochs"] == 2
+
+
+def test_early_stopping_ends_the_run_and_is_reported(recipe):
+    result = train(
+        recipe(
+            training={
+                "eval_strategy": "steps",
+                "eval_steps": 1,
+                "max_steps": 12,
+                "learning_rate": 1e-9,
+                "early_stopping_patience": 2,
+                "early_stopping_threshold": 1.0,
+            }
+        )
+    )
+    assert result.steps == 3
+    report = (result.run_dir / "report.md").read_text()
+    assert "Early stopping ended the run." in report
+    assert "3 of 12" in report
+
+
+@pytest.mark.parametrize(
+    "training",
+    [
+        {"bf16": True},
+        {"gradient_checkpointing": True},
+        {
+            "gradient_checkpointing": True,
+            "gradient_checkpointing_kwargs": {"use_reentrant": True},
+        },
+        {"gradient_accumulation_steps": 2},
+        {"label_smoothing_factor": 0.1},
+        {"packing": True},
+    ],
+)
+def test_training_options_work(recipe, training):
+    result = train(recipe(training={**training, "max_steps": 2}))
+    tensors = load_file(result.adapter_path / "adapter_model.safetensors")
+    assert all(tensor.count_nonzero() for name, tensor in tensors.items() if "lora_B" in name)
+
+
+def _bits(result):
+    tensors = load_file(result.adapter_path / "adapter_model.safetensors")
+    return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
+
+
+def _rows(result):
+    rows = RunDirectory.open(result.run_dir).metrics()
+    return [{key: value for key, value in row.items() if key != "wall_s"} for row in rows]
