@@ -64,18 +64,16 @@ def roberta(model_class="RobertaForSequenceClassification", **options):
 def llama(model_class="LlamaForCausalLM", **options):
     import transformers
 
+    sizes = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
     config = transformers.LlamaConfig(
         vocab_size=VOCABULARY,
         hidden_size=WIDTH,
         intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
         max_position_embeddings=32,
         pad_token_id=0,
         bos_token_id=1,
         eos_token_id=2,
-        **(_INIT | options),
+        **(sizes | _INIT | options),
     )
     return _seeded(getattr(transformers, model_class), config)
 
@@ -140,8 +138,10 @@ class TinyNet(nn.Module):
         self.embed = nn.Embedding(12, width, dtype=dtype)
         self.layers = nn.ModuleList(
             nn.ModuleDict(
-                {"up": nn.Linear(width, 2 * width, dtype=dtype),
-                 "down": nn.Linear(2 * width, width, bias=False, dtype=dtype)}
+                {
+                    "up": nn.Linear(width, 2 * width, dtype=dtype),
+                    "down": nn.Linear(2 * width, width, bias=False, dtype=dtype),
+                }
             )
             for _ in range(layers)
         )

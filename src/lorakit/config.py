@@ -6,7 +6,7 @@ from enum import StrEnum
 from types import UnionType
 from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from lorakit.errors import ConfigError, did_you_mean
 
@@ -52,16 +52,27 @@ class StrictConfig(BaseModel, metaclass=_StrictMeta):
             raise config_error(error, cls, where) from None
 
 
+def _no_bool(value: Any) -> Any:
+    # Python's True is the integer 1, so that `r: true` in a recipe would be rank 1.
+    if isinstance(value, bool):
+        raise ValueError("expected a number")
+    return value
+
+
+Rank = Annotated[int, BeforeValidator(_no_bool), Field(ge=1)]
+Alpha = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, allow_inf_nan=False)]
+
+
 class LoraConfig(StrictConfig):
     """The LoRA configuration, with PEFT's names, defaults and meanings.
 
     Source: Hu et al. 2021, arXiv:2106.09685; rsLoRA: Kalajdzievski 2023, arXiv:2312.03732.
     """
 
-    r: int = Field(8, ge=1)
+    r: Rank = 8
     """Rank of the update: rows of lora_A and columns of lora_B."""
 
-    lora_alpha: float = Field(8, gt=0)
+    lora_alpha: Alpha = 8
     """Numerator of the scaling lora_alpha / r."""
 
     lora_dropout: float = Field(0.0, ge=0, lt=1)
@@ -80,10 +91,10 @@ class LoraConfig(StrictConfig):
     layers_pattern: str | tuple[str, ...] | None = None
     """Name of the module list that `layers_to_transform` counts in; None takes any list."""
 
-    rank_pattern: dict[str, Annotated[int, Field(ge=1)]] = {}
+    rank_pattern: dict[str, Rank] = {}
     """Rank by module name or regex (matched against the end of the path), in place of `r`."""
 
-    alpha_pattern: dict[str, Annotated[float, Field(gt=0)]] = {}
+    alpha_pattern: dict[str, Alpha] = {}
     """lora_alpha by module name or regex, in place of `lora_alpha`."""
 
     bias: Literal["none", "all", "lora_only"] = "none"
@@ -124,6 +135,21 @@ class LoraConfig(StrictConfig):
             raise ValueError("expected at least one name; leave the key out to adapt every linear")
         return value
 
+    @field_validator("target_modules", "exclude_modules")
+    @classmethod
+    def _one_string_is_a_regex(cls, value: Any) -> Any:
+        return _with_valid_regexes(value, [value] if isinstance(value, str) else [])
+
+    @field_validator("layers_pattern")
+    @classmethod
+    def _layer_lists_are_regexes(cls, value: Any) -> Any:
+        return _with_valid_regexes(value, [value] if isinstance(value, str) else value or [])
+
+    @field_validator("rank_pattern", "alpha_pattern")
+    @classmethod
+    def _keys_are_regexes(cls, value: Any) -> Any:
+        return _with_valid_regexes(value, value)
+
     def rank_for(self, path: str) -> int:
         """Return the rank of the module at `path`: its `rank_pattern` entry, or `r`."""
         key = matching_pattern(self.rank_pattern, path)
@@ -138,6 +164,15 @@ class LoraConfig(StrictConfig):
         """Return the factor s of the module at `path`: alpha / r, or alpha / sqrt(r) for rsLoRA."""
         r = self.rank_for(path)
         return self.alpha_for(path) / (r**0.5 if self.use_rslora else r)
+
+
+def _with_valid_regexes(value: Any, patterns: Iterable[str]) -> Any:
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"{pattern!r} is no valid regular expression ({error})") from None
+    return value
 
 
 def matching_pattern(patterns: Iterable[str], path: str) -> str | None:
@@ -159,30 +194,37 @@ def config_error(error: ValidationError, model: type[BaseModel], where: str) -> 
         model: The class that was validated; its fields are the known keys.
         where: The origin to name, such as a file's path.
     """
-    lines = []
+    explained: dict[str, list[str]] = {}
     for problem in error.errors():
         location = [str(part) for part in problem["loc"]]
-        lines.append(_explain(problem, location, model))
-    lines = list(dict.fromkeys(lines))
+        subject, message = _explain(problem, location, model)
+        explained.setdefault(subject, []).append(message)
+    # The members of a union complain one by one about the same value.
+    lines = [subject + " or ".join(dict.fromkeys(m)) for subject, m in explained.items()]
+    lines = [line if line.endswith("?") else f"{line}." for line in lines]
     head = f"{where} has {len(lines)} problems:\n  " if len(lines) > 1 else f"In {where}: "
     return ConfigError(head + "\n  ".join(lines))
 
 
-def _explain(problem: Any, location: list[str], model: type[BaseModel]) -> str:
-    key = ".".join(
-        part for part in location if not part.startswith(("function-", "tuple[", "lax-"))
-    )
+_UNION_MEMBERS = ("str", "int", "float", "bool", "function-", "tuple[", "lax-")
+
+
+def _explain(problem: Any, location: list[str], model: type[BaseModel]) -> tuple[str, str]:
+    """Return what is wrong, and how: "r: got 0; " and "input should be at least 1"."""
+    if len(location) > 1 and location[-1].startswith(_UNION_MEMBERS):
+        location = location[:-1]
+    key = ".".join(part for part in location if not part.startswith(_UNION_MEMBERS[4:]))
     if problem["type"] == "extra_forbidden":
         known = list(_model_at(model, location[:-1]).model_fields)
         hint = did_you_mean(location[-1], known) or f" Known keys: {', '.join(known)}."
-        return f"unknown key '{key}'.{hint}"
+        return f"unknown key '{key}'.{hint.removesuffix('.')}", ""
     if problem["type"] == "missing":
-        return f"missing key '{key}'. Add it."
-    message = problem["msg"].removeprefix("Value error, ")
+        return f"missing key '{key}'. Add it", ""
+    message = problem["msg"].removeprefix("Value error, ").removesuffix(".")
     message = message[:1].lower() + message[1:]
     if isinstance(problem["input"], (str, int, float, bool, list, tuple, type(None))):
-        return f"{key or 'the whole'}: got {problem['input']!r}; {message}."
-    return f"{key or 'the whole'}: {message}."
+        return f"{key or 'the whole'}: got {problem['input']!r}; ", message
+    return f"{key or 'the whole'}: ", message
 
 
 def _model_at(model: type[BaseModel], location: list[str]) -> type[BaseModel]:

@@ -28,8 +28,10 @@ if when == "step":
 else:
     on_event, seal = None, checkpoints.seal
     def torn(checkpoint):
-        (checkpoint / "optimizer.pt").write_bytes(b"half")
-        die() if checkpoint.name == f"checkpoint-{number}" else seal(checkpoint)
+        if checkpoint.name == f"checkpoint-{number}":
+            (checkpoint / "optimizer.pt").write_bytes(b"half")
+            die()
+        seal(checkpoint)
     checkpoints.seal = torn
 
 train(Recipe.load(recipe), resume=resume == "resume", on_event=on_event)

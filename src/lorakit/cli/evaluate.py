@@ -10,6 +10,7 @@ import typer
 from lorakit.cli.console import closing, heading, merged_name, number_text, quoted, say, table
 from lorakit.cli.paths import RECIPE_NAME, adapter_location, run_of
 from lorakit.cli.progress import metric_name
+from lorakit.cli.quiet import hide_loading_bars
 from lorakit.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def evaluate(
     location = adapter_location(adapter)
     from lorakit.training.evaluation import evaluate as measure
 
+    hide_loading_bars()
     loaded = recipe_of(location, recipe, overrides or [])
 
     def listen(event: str, payload: dict[str, Any]) -> None:

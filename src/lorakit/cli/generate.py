@@ -11,6 +11,7 @@ import typer
 
 from lorakit.cli.console import merged_name, next_steps, quoted, remark, say, table
 from lorakit.cli.paths import adapter_location
+from lorakit.cli.quiet import hide_loading_bars
 from lorakit.errors import ConfigError, DataError, MissingFileError
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def generate(
         )
     from lorakit.training.inference import load_for_inference
 
+    hide_loading_bars()
     loaded = load_for_inference(location, base_model)
     remark(f"{loaded.task_type} with {location} on {loaded.base}")
     if loaded.task_type == "SEQ_CLS":

@@ -8,6 +8,7 @@ import typer
 
 from lorakit.cli.console import closing, pairs, say
 from lorakit.cli.paths import adapter_location
+from lorakit.cli.quiet import hide_loading_bars
 
 
 def merge(
@@ -33,6 +34,7 @@ def merge(
     say(f"Merging {location} ...")
     from lorakit.training.merge_checkpoint import merge_to_checkpoint
 
+    hide_loading_bars()
     report = merge_to_checkpoint(location, output, base=base_model, dtype=dtype)
     pairs(
         {

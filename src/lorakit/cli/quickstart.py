@@ -19,6 +19,7 @@ from lorakit.cli.console import (
     size_text,
     table,
 )
+from lorakit.cli.quiet import hide_loading_bars
 from lorakit.cli.training_view import RunView
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def quickstart(
     say("Model and text are on this machine; no network is needed.")
     from lorakit.quickstart.run import quickstart as run_quickstart
 
+    hide_loading_bars()
     with QuickstartView() as view:
         result = run_quickstart(folder, seed=seed, compare=compare, on_event=view)
     show_methods(result)

@@ -44,3 +44,16 @@ def quiet_libraries() -> Iterator[None]:
             logger.setLevel(level)
         for name in added:
             os.environ.pop(name, None)
+
+
+def hide_loading_bars() -> None:
+    """Hide transformers' bar for loading weights, but not the hub's for downloads.
+
+    Imports transformers, so it is for commands that are about to use it.
+    """
+    from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
+    from transformers.utils import logging as transformers_logging
+
+    if not are_progress_bars_disabled():
+        transformers_logging.disable_progress_bar()  # silences the hub's too
+        enable_progress_bars()

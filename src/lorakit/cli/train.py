@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,6 +21,7 @@ from lorakit.cli.console import (
     say,
 )
 from lorakit.cli.progress import metric_name
+from lorakit.cli.quiet import hide_loading_bars
 from lorakit.cli.training_view import RunView
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ def train(
     from lorakit.training.recipe import Recipe
 
     loaded = Recipe.load(recipe, changes)
+    hide_loading_bars()
     say(f"{loaded.task} on {loaded.model} with {loaded.data.train}")
     command = " ".join(["lorakit train", quoted(recipe), *map(quoted, changes)])
     if dry_run:
@@ -57,12 +60,11 @@ def train(
         closing([], {command: "trains"})
         return
     result = train_visibly(loaded, command, resume=resume)
-    show_result(result)
     closing(result.files, next_commands(loaded, result.run_dir))
 
 
 def train_visibly(recipe: Recipe, command: str, *, resume: bool = False) -> TrainResult:
-    """Train and draw it.
+    """Train, and draw it from its beginning to its metrics.
 
     Args:
         recipe: What to train.
@@ -73,17 +75,27 @@ def train_visibly(recipe: Recipe, command: str, *, resume: bool = False) -> Trai
 
     with RunView() as view:
         try:
-            return train_adapter(recipe, resume=resume, on_event=view)
+            result = train_adapter(recipe, resume=resume, on_event=view)
         except KeyboardInterrupt:
             view.progress.stop()
             how = f" Go on from the last complete checkpoint with: {command} --resume"
             complain("Interrupted." + (how if view.is_open else " Nothing has been written."))
             raise typer.Exit(INTERRUPTED) from None
+    show_result(result, view.evaluations)
+    return result
 
 
-def show_result(result: TrainResult) -> None:
-    """Print how training ended."""
+def show_result(result: TrainResult, evaluations: Sequence[Mapping[str, Any]]) -> None:
+    """Print how training ended, and which of its adapters was kept.
+
+    Args:
+        result: What training returned.
+        evaluations: The payloads of its "evaluation" events.
+    """
     heading(f"Trained {result.steps:,} steps in {duration_text(result.wall_s)}")
+    kept = next((e for e in evaluations if e["metrics"] == result.metrics), None)
+    if kept is not None and kept["step"] != result.steps:
+        say(f"  kept: the adapter of epoch {kept['epoch']:.4g}, the best on the validation rows")
     metrics = {"mean training loss": result.train_loss}
     metrics |= {f"validation {metric_name(key)}": v for key, v in result.metrics.items()}
     pairs({name: number_text(value) for name, value in metrics.items()})

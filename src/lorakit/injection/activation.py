@@ -10,6 +10,7 @@ from lorakit.errors import AdapterStateError
 from lorakit.injection.state import (
     AdapterState,
     adapted_layers,
+    base_modules,
     drop_state,
     replaced_modules,
     require_adapter,
@@ -66,45 +67,46 @@ def set_adapter(model: nn.Module, names: str | Sequence[str] | None) -> None:
 
 def activate(model: nn.Module, state: AdapterState, names: tuple[str, ...]) -> None:
     """Make these adapters act and these only, with their gradients."""
-    layers = [layer for _, layer in adapted_layers(model)]
-    replaced = list(replaced_modules(model))
     _check_exclusive(model, names)
-    for layer in layers:
+    for _, layer in adapted_layers(model):
         layer.active_updates = tuple(name for name in names if name in layer.updates)
         for name, update in layer.updates.items():
             update.requires_grad_(name in names and state.trainable[name])
-    for _, module in replaced:
+    # A copy may share parameters, or whole children, with the base.
+    base_ids = {id(p) for _, m in base_modules(model) for p in m._parameters.values()}
+    for _, module in replaced_modules(model):
         module.active_copy = next((name for name in names if name in module.trained_copies), None)
-        base_parameters = {id(p) for p in module._parameters.values()}
         for name, trained_copy in module.trained_copies.items():
             for parameter in trained_copy.parameters():
-                if id(parameter) not in base_parameters and parameter.is_floating_point():
+                if id(parameter) not in base_ids and parameter.is_floating_point():
                     parameter.requires_grad_(name in names and state.trainable[name])
     state.active = names
 
 
 def _check_exclusive(model: nn.Module, names: tuple[str, ...]) -> None:
-    clashes = [
-        (path, holders)
-        for path, module in replaced_modules(model)
-        if len(holders := [n for n in names if n in module.trained_copies]) > 1
-    ]
-    clashes += [
-        (f"{path}.bias", holders)
-        for path, layer in adapted_layers(model)
-        if len(
-            holders := [
-                n for n in names if n in layer.updates and layer.updates[n].bias is not None
+    """Refuse adapters that each have a head or bias of their own for the same place.
+
+    A trained copy also hides the updates that others have on its module or inside it.
+    """
+    layers = list(adapted_layers(model))
+    holders: dict[str, list[str]] = {}
+    for path, module in replaced_modules(model):
+        if any(name in module.trained_copies for name in names):
+            inside = [layer for p, layer in layers if p == path or p.startswith(f"{path}.")]
+            holders[path] = [
+                name
+                for name in names
+                if name in module.trained_copies or any(name in layer.updates for layer in inside)
             ]
-        )
-        > 1
-    ]
-    if clashes:
-        path, holders = clashes[0]
-        raise AdapterStateError(
-            f"Adapters {holders} cannot act together: each has its own {path!r}, expected one at "
-            "most. Activate one of them, or use adapters without trained heads and biases."
-        )
+    for path, layer in layers:
+        owners = [n for n in names if n in layer.updates and layer.updates[n].bias is not None]
+        holders[f"{path}.bias"] = owners
+    for path, rivals in holders.items():
+        if len(rivals) > 1:
+            raise AdapterStateError(
+                f"Adapters {rivals} cannot act together: each has its own {path!r}, expected one "
+                "at most. Activate one of them, or use adapters without trained heads and biases."
+            )
 
 
 @contextmanager
@@ -122,7 +124,7 @@ def disable_adapters(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        activate(unwrapped(model), state, before)
+        activate(unwrapped(model), state, tuple(name for name in before if name in state.configs))
 
 
 def delete_adapter(model: nn.Module, name: str) -> None:

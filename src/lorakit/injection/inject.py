@@ -4,15 +4,16 @@ import torch
 from torch import nn
 
 from lorakit.config import LoraConfig
-from lorakit.errors import TargetError
-from lorakit.injection.activation import activate
+from lorakit.errors import DtypeError, TargetError
+from lorakit.injection.activation import activate, delete_adapter
 from lorakit.injection.plan import AdapterTensors, InjectionPlan, Site, describe, plan_from_config
-from lorakit.injection.plan_from_tensors import plan_from_tensors
+from lorakit.injection.plan_from_tensors import plan_from_tensors, saved_tensors
 from lorakit.injection.report import Injection, Match
 from lorakit.injection.state import (
     base_modules,
     check_new_name,
     create_state,
+    require_no_other_holder,
     require_unmerged,
     state_of,
     unwrapped,
@@ -66,13 +67,20 @@ def add_adapter(
         ShapeError: A rank is larger than its layer.
         AdapterNameError: The name is taken or malformed.
         AdapterMismatchError: The adapter's tensors do not fit this base.
-        AdapterStateError: The model is merged.
+        AdapterStateError: The model is merged, or its adapters were added through another object.
+        DtypeError: `dtype` is no floating point type.
 
     Source: Hu et al. 2021, arXiv:2106.09685, section 4.
     """
     model = unwrapped(model)
     require_unmerged(model, "add an adapter")
+    require_no_other_holder(model)
     check_new_name(model, name)
+    if dtype is not None and not dtype.is_floating_point:
+        raise DtypeError(
+            f"Cannot add adapter {name!r}: got {dtype} for its factors, expected a floating "
+            "point dtype. Leave dtype out to take the usual one."
+        )
     tensors = None if isinstance(config, LoraConfig) else config
     if isinstance(config, LoraConfig):
         plan = plan_from_config(model, config)
@@ -82,14 +90,18 @@ def add_adapter(
 
     is_first = state_of(model) is None
     state = create_state(model)
-    if is_first:
-        model.requires_grad_(False)
-    for site in plan.sites:
-        _add_update(site, plan, name, dtype, tensors)
-    _add_copies(plan, name, dtype, tensors)
     recorded = _recorded_config(model, plan)
     state.configs[name] = recorded
     state.trainable[name] = trainable
+    try:
+        if is_first:
+            model.requires_grad_(False)
+        for site in plan.sites:
+            _add_update(site, plan, name, dtype, tensors)
+        _add_copies(plan, name, dtype, tensors)
+    except BaseException:
+        delete_adapter(model, name)
+        raise
     activate(model, state, (name,))
     return _injection(plan, name, recorded)
 
@@ -98,11 +110,11 @@ def _check_swappable(plan: InjectionPlan) -> None:
     """Raise before anything is touched if a class cannot be swapped."""
     candidates = [site.module for site in plan.sites]
     candidates += list(plan.heads.values())
-    candidates += [module for module, _ in plan.other_biases.values()]
+    candidates += list(plan.other_biases.values())
     for module in candidates:
         if has_foreign_forward(module):
             swap_class(module, type(module))
-    for path, (module, _) in plan.other_biases.items():
+    for path, module in plan.other_biases.items():
         if is_offloaded(module):
             raise TargetError(
                 f"Cannot train the bias of {path}: accelerate offloads its weights, expected them "
@@ -159,30 +171,21 @@ def _add_copies(
             if parameter.is_floating_point():
                 parameter.data = parameter.data.to(dtype or trained_dtype(parameter.dtype))
         made[path] = trained
-    for path, (module, names) in plan.other_biases.items():
-        made[path] = copy_with_own(module, names)
+    for path, module in plan.other_biases.items():
+        made[path] = copy_with_own(module, ["bias"])
     for path, trained in made.items():
-        module = plan.heads[path] if path in plan.heads else plan.other_biases[path][0]
+        module = plan.heads[path] if path in plan.heads else plan.other_biases[path]
         if tensors is not None:
-            _fill(trained, path, tensors)
+            own = saved_tensors(trained)
+            _fill(own if path in plan.heads else {"bias": own["bias"]}, path, tensors)
         replace_in_place(module).trained_copies[name] = trained
 
 
-def _fill(trained: nn.Module, path: str, tensors: AdapterTensors) -> None:
-    """Copy an adapter's tensors into a head or into the biases of a module."""
-    prefix = f"{path}."
-    for key, tensor in tensors.replaced.items():
-        if not key.startswith(prefix):
-            continue
-        owner, _, last = key.removeprefix(prefix).rpartition(".")
-        place = getattr(trained.get_submodule(owner), last, None) if _has(trained, owner) else None
-        if isinstance(place, torch.Tensor):
-            with torch.no_grad():
-                place.copy_(tensor)
-
-
-def _has(module: nn.Module, path: str) -> bool:
-    return path == "" or path in dict(module.named_modules())
+@torch.no_grad()
+def _fill(own: dict[str, torch.Tensor], path: str, tensors: AdapterTensors) -> None:
+    """Copy an adapter's tensors into a head, or into the bias of a module."""
+    for key, place in own.items():
+        place.copy_(tensors.replaced[f"{path}.{key}"])
 
 
 def trained_dtype(base_dtype: torch.dtype) -> torch.dtype:
@@ -224,7 +227,7 @@ def _injection(plan: InjectionPlan, name: str, config: LoraConfig) -> Injection:
         for site in plan.sites
     )
     biases = sorted(f"{path}.bias" for path in plan.site_biases)
-    biases += [f"{path}.{n}" for path, (_, names) in plan.other_biases.items() for n in names]
+    biases += [f"{path}.bias" for path in plan.other_biases]
     factors = {site.module.updates[name].lora_A.dtype for site in plan.sites}  # type: ignore[union-attr,index]
     weights = {site.module.weight.dtype for site in plan.sites}
     return Injection(

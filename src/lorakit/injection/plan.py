@@ -73,8 +73,8 @@ class InjectionPlan:
     """Modules trained in full, by path."""
     site_biases: set[str] = field(default_factory=set)
     """Paths of the adapted layers whose bias is trained."""
-    other_biases: dict[str, tuple[nn.Module, list[str]]] = field(default_factory=dict)
-    """Modules that are not adapted, with the names of their own trained bias parameters."""
+    other_biases: dict[str, nn.Module] = field(default_factory=dict)
+    """Modules that are not adapted but whose bias is trained, by path."""
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -147,6 +147,12 @@ def _heads(
         if not found:
             problems.append(no_match_message("modules_to_save", [name], [p for p in modules if p]))
         heads.update(found)
+        problems += [
+            f"modules_to_save={[name]!r} names {path}, a {type(module).__name__} with no forward "
+            "of its own. Name the modules inside it."
+            for path, module in found.items()
+            if isinstance(module, (nn.ModuleList, nn.ModuleDict))
+        ]
     if config.task_type in TASKS_WITH_HEADS:
         automatic = task_heads(model)
         if not automatic and not heads:
@@ -212,8 +218,8 @@ def _note_skipped(
 def plan_biases(plan: InjectionPlan, free: Mapping[str, nn.Module]) -> None:
     """Add the biases that `config.bias` trains.
 
-    As in loralib and PEFT, "all" means every parameter with "bias" in its name, which takes in
-    T5's `relative_attention_bias.weight`.
+    As in PEFT, "all" means every parameter whose own name is "bias"; T5's table of relative
+    positions, `relative_attention_bias.weight`, is none.
 
     Args:
         plan: Its sites are known already.
@@ -223,22 +229,17 @@ def plan_biases(plan: InjectionPlan, free: Mapping[str, nn.Module]) -> None:
         return
     site_paths = {site.path for site in plan.sites}
     for path, module in free.items():
+        if module._parameters.get("bias") is None:
+            continue
         if path in site_paths:
-            if module._parameters.get("bias") is not None:
-                plan.site_biases.add(path)
-        elif plan.config.bias == "all" and not isinstance(module, AdaptedLayer):
-            own = [
-                name
-                for name, parameter in module._parameters.items()
-                if parameter is not None and "bias" in f"{path}.{name}"
-            ]
-            if own:
-                plan.other_biases[path] = (module, own)
-        elif plan.config.bias == "all" and module._parameters.get("bias") is not None:
+            plan.site_biases.add(path)
+        elif plan.config.bias == "all" and isinstance(module, AdaptedLayer):
             raise TargetError(
                 f"bias='all' would train the bias of {path}, which another adapter adapts and "
                 "this one does not. Adapt the same layers, or use bias='lora_only'."
             )
+        elif plan.config.bias == "all":
+            plan.other_biases[path] = module
 
 
 def is_free(path: str, plan: InjectionPlan) -> bool:

@@ -88,9 +88,8 @@ def _check_replaced(plan: InjectionPlan, adapter: AdapterTensors, problems: list
     for site in plan.sites:
         if site.path in plan.site_biases:
             expected[f"{site.path}.bias"] = tuple(site.module.bias.shape)  # type: ignore[union-attr,arg-type]
-    for path, (module, names) in plan.other_biases.items():
-        for name in names:
-            expected[f"{path}.{name}"] = tuple(module._parameters[name].shape)  # type: ignore[union-attr]
+    for path, module in plan.other_biases.items():
+        expected[f"{path}.bias"] = tuple(module.bias.shape)  # type: ignore[union-attr,arg-type]
 
     for key, tensor in adapter.replaced.items():
         if key not in expected:

@@ -120,6 +120,23 @@ def check_new_name(model: nn.Module, name: str) -> None:
         )
 
 
+def require_no_other_holder(model: nn.Module) -> None:
+    """Refuse a model of which a part, or the whole of which it is a part, carries adapters.
+
+    Raises:
+        AdapterStateError: Layers here are adapted, but this object does not know by what.
+    """
+    if state_of(model) is not None:
+        return
+    for path, module in base_modules(model):
+        if isinstance(module, (AdaptedLayer, ReplacedModule)):
+            raise AdapterStateError(
+                f"Cannot add an adapter to this {type(model).__name__}: {path or 'it'} carries one "
+                "that was added through another object, a part of it or the model it belongs to. "
+                "Add to that object, or unload its adapters first."
+            )
+
+
 def base_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield (path, module) of the base alone, without what adapters added, each module once."""
     seen: set[int] = set()

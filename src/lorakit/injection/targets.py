@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from lorakit.config import LoraConfig, matching_pattern
-from lorakit.errors import TargetError, did_you_mean
+from lorakit.errors import did_you_mean
 
 ALL_LINEAR = "all-linear"
 
@@ -72,7 +72,6 @@ def match_targets(
         if not selected:
             problems.append("The model has no linear layer to adapt besides its output head.")
     elif isinstance(targets, str):
-        _check_regex("target_modules", targets)
         selected = [path for path in adaptable if name_matches(targets, path)]
         if not selected:
             problems.append(no_match_message("target_modules", targets, adaptable))
@@ -86,7 +85,6 @@ def match_targets(
     selected = _in_layers(config, selected, problems)
     for field in ("rank_pattern", "alpha_pattern"):
         for pattern in getattr(config, field):
-            _check_regex(field, pattern)
             if selected and not any(matching_pattern([pattern], path) for path in selected):
                 problems.append(no_match_message(field, [pattern], selected))
     return selected, problems
@@ -97,7 +95,6 @@ def _without_excluded(config: LoraConfig, selected: list[str], problems: list[st
     if not excluded or not selected:
         return selected
     if isinstance(excluded, str):
-        _check_regex("exclude_modules", excluded)
         idle = "" if any(name_matches(excluded, p) for p in selected) else excluded
     else:
         idle = [n for n in excluded if not any(name_matches([n], path) for path in selected)]
@@ -120,8 +117,6 @@ def _in_layers(config: LoraConfig, selected: list[str], problems: list[str]) -> 
         return selected
     if not wanted:
         problems.append("layers_to_transform=[] selects no layer. Leave it out to adapt all.")
-    for pattern in _as_list(config.layers_pattern):
-        _check_regex("layers_pattern", pattern)
     index_of = {path: layer_index(path, config.layers_pattern) for path in selected}
     present = sorted({index for index in index_of.values() if index is not None})
     missing = [index for index in wanted if index not in present]
@@ -150,16 +145,6 @@ def _as_list(patterns: str | Iterable[str] | None) -> list[str]:
 
 def _shown(names: str | Iterable[str]) -> str:
     return repr(names) if isinstance(names, str) else repr(list(names))
-
-
-def _check_regex(field: str, pattern: str) -> None:
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise TargetError(
-            f"{field}={pattern!r} is no valid regular expression: {error}. Give a list of names, "
-            "or correct the expression."
-        ) from None
 
 
 def compact_targets(selected: Sequence[str], all_paths: Sequence[str]) -> str | tuple[str, ...]:

@@ -303,7 +303,7 @@ def _shares(labels: np.ndarray, count: int, generator: np.random.Generator) -> n
     """
     names, label_ids, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     exact = sizes * count / len(labels)
-    take = np.minimum(np.floor(exact).astype(int), sizes - 1)
+    take = np.floor(exact).astype(int)
     for index in np.argsort(take - exact, kind="stable"):
         if take.sum() < count and take[index] < sizes[index] - 1:
             take[index] += 1

@@ -14,9 +14,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lorakit.adapters import Adapter
 from lorakit.config import TaskType
-from lorakit.errors import ConfigError
+from lorakit.errors import ConfigError, MissingFileError
 from lorakit.injection import add_adapter, disable_adapters
 from lorakit.training.evaluation import find_adapter
+from lorakit.training.recipe import Recipe
 from lorakit.training.tasks.pretrained import (
     auto_model,
     label_options,
@@ -24,12 +25,14 @@ from lorakit.training.tasks.pretrained import (
     load_tokenizer,
     model_limit,
 )
-from lorakit.training.tasks.settings import InferenceSettings
+from lorakit.training.tasks.settings import SETTINGS_FILE, InferenceSettings
 from lorakit.training.tasks.tokens import pad_id
 
 _TASKS_WITH_LABELS = (TaskType.SEQ_CLS, TaskType.TOKEN_CLS)
 _HEAD_WEIGHT = re.compile(r"(^|\.)(score|classifier|out_proj|output)\.weight$")
 _DEFAULT_MAX_LENGTH = 512
+_TOKENIZER_FILE = "tokenizer_config.json"
+_HUB_FILES = ("*.json", "adapter_model.safetensors", "*.jinja", "*.model", "*.txt")
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ def load_for_inference(
     the other settings of its training from the `lorakit.json` beside it.
 
     Args:
-        path: A run directory or an adapter directory.
+        path: A run directory, an adapter or checkpoint directory, or the hub id of an adapter.
         base: Base model; None takes the one the adapter names.
         dtype: Of the base weights; None takes that of the training, else of the checkpoint.
         device: None takes the accelerator if there is one, else the CPU.
@@ -96,9 +99,10 @@ def load_for_inference(
         AdapterMismatchError: The adapter was made for another base.
         ConfigError: The adapter names no base, or no task.
     """
-    directory, recipe = find_adapter(path)
+    directory, recipe = _located(path)
     adapter = Adapter.load(directory)
-    settings = InferenceSettings.load(directory)
+    companions = _companions(directory)
+    settings = InferenceSettings.load(companions)
     config_file = directory / "adapter_config.json"
     task_type = adapter.config.task_type or settings.task_type
     if task_type is None:
@@ -110,15 +114,15 @@ def load_for_inference(
     if name is None:
         raise ConfigError(
             f"No base model in {config_file}: got null in base_model_name_or_path, expected a hub "
-            "id or a directory. Give the base yourself (--base on the command line)."
+            "id or a directory. Give the base yourself (--base-model on the command line)."
         )
-    key = "--base" if base else f"base_model_name_or_path of {config_file}"
+    key = "--base-model" if base else f"base_model_name_or_path of {config_file}"
     options = {
         "revision": recipe.revision if recipe is not None and base is None else None,
         "trust_remote_code": trust_remote_code or None,
     }
-    if (directory / "tokenizer_config.json").is_file():
-        tokenizer = load_tokenizer(str(directory), key=str(directory), is_adapter=True)
+    if (companions / _TOKENIZER_FILE).is_file():
+        tokenizer = load_tokenizer(str(companions), key=str(companions), is_adapter=True)
     else:
         tokenizer = load_tokenizer(name, key=key, **options)
     model = load_model(
@@ -137,6 +141,34 @@ def load_for_inference(
     model.to(place).eval()
     labels = _labels_of(model) if task_type in _TASKS_WITH_LABELS else None
     return LoadedModel(model, tokenizer, task_type, labels, settings, name)
+
+
+def _located(path: str | Path) -> tuple[Path, Recipe | None]:
+    """Return the adapter's directory, fetched from the hub if need be, and its run's recipe.
+
+    Raises:
+        MissingFileError: There is no adapter at `path`.
+    """
+    if Path(path).exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
+        return find_adapter(path)
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(path), allow_patterns=list(_HUB_FILES))), None
+    except Exception as error:  # network, hub and cache errors share no class
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise MissingFileError(
+            f"No adapter at '{path}': it is no directory here, and asking the Hugging Face hub for "
+            f"it failed ({reason}). Check the name and the network, or name a local directory."
+        ) from error
+
+
+def _companions(directory: Path) -> Path:
+    """Return where tokenizer and settings lie: of a checkpoint, in the adapter of its run."""
+    finished = directory.parent / "adapter"
+    alone = not (directory / SETTINGS_FILE).is_file()
+    is_checkpoint = directory.name.startswith("checkpoint-")
+    return finished if alone and is_checkpoint and finished.is_dir() else directory
 
 
 def _label_options(

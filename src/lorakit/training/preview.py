@@ -67,8 +67,9 @@ def optimizer_steps(arguments: TrainingArguments, rows: int) -> int:
     """Return how many optimizer steps training on so many rows takes, as the Trainer counts."""
     if arguments.max_steps > 0:
         return arguments.max_steps
-    batches = math.ceil(rows / arguments.train_batch_size)
-    steps_per_epoch = math.ceil(batches / arguments.gradient_accumulation_steps)
+    batches = rows / arguments.train_batch_size
+    batches = math.floor(batches) if arguments.dataloader_drop_last else math.ceil(batches)
+    steps_per_epoch = max(math.ceil(batches / arguments.gradient_accumulation_steps), 1)
     return math.ceil(arguments.num_train_epochs * steps_per_epoch)
 
 
@@ -80,4 +81,7 @@ def _dtypes(setup: Setup) -> dict[str, str]:
         compute = "float16 (autocast, scaled loss)"
     else:
         compute = base
-    return {"base": base, "adapter": setup.injection.factor_dtype, "compute": compute}
+    dtypes = {"base": base, "adapter": setup.injection.factor_dtype, "compute": compute}
+    if setup.recipe.float32_small_parameters:
+        dtypes["small parameters"] = "float32"
+    return dtypes

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from lorakit.config import LoraConfig, StrictConfig, TaskType
 from lorakit.errors import ConfigError, MissingFileError, did_you_mean
@@ -13,13 +13,21 @@ from lorakit.training import yaml_text
 _MAY_BE_LEFT_BLANK = ("lora", "training")
 
 
+def _expand_home(value: Any) -> Any:
+    """Let a path begin with `~`, as in a shell."""
+    return str(Path(value).expanduser()) if str(value).startswith("~") else value
+
+
+_NameOrPath = Annotated[str, Field(min_length=1), AfterValidator(_expand_home)]
+
+
 class DataConfig(StrictConfig):
     """Where the rows come from and which columns hold what."""
 
-    train: str = Field(min_length=1)
+    train: _NameOrPath
     """Hub id, csv/json/jsonl/parquet file, or directory of a saved dataset."""
 
-    validation: str | None = None
+    validation: _NameOrPath | None = None
     """Likewise; None takes the dataset's own validation split, or a share of `train`."""
 
     subset: str | None = None
@@ -61,7 +69,7 @@ class DataConfig(StrictConfig):
 class Recipe(StrictConfig):
     """Everything one run needs; the same recipe gives the same adapter."""
 
-    model: str = Field(min_length=1)
+    model: _NameOrPath
     """Hub id or local directory of the base model."""
 
     revision: str | None = None
@@ -84,7 +92,7 @@ class Recipe(StrictConfig):
     """Any field of the task's training arguments, `early_stopping_patience` (evaluations without
     progress before training stops) and `early_stopping_threshold`."""
 
-    output: str = Field(min_length=1)
+    output: _NameOrPath
     """The run directory; it must not hold a run yet."""
 
     @model_validator(mode="after")

@@ -67,8 +67,8 @@ def train(
         resume: Go on with the run in `recipe.output` from its newest complete checkpoint. The
             adapter comes out with the same bits as if the run had never stopped.
         on_event: Called as `on_event(name, payload)` with
-            "data" {train_rows, validation_rows, notes},
             "injected" {injection, parameter_count},
+            "data" {train_rows, validation_rows, notes},
             "run_opened" {path, resumed_from (checkpoint path or None), removed (incomplete
             checkpoints deleted), note},
             "step" {step, max_steps, epoch, logged, loss, learning_rate} after each step, and once

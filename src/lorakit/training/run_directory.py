@@ -7,7 +7,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -180,10 +180,12 @@ class RunDirectory:
         return rows
 
     def keep_metrics_until(self, step: int) -> None:
-        """Drop the rows after a step (a resumed run writes them again) and any torn line."""
-        self._rewrite_metrics(row for row in self.metrics() if row.get("step", 0) <= step)
-
-    def _rewrite_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Drop what a resumed run writes again: later rows, the summary and a torn line."""
+        rows = [
+            row
+            for row in self.metrics()
+            if row.get("step", 0) <= step and row.get("event") != "summary"
+        ]
         write_text(self.metrics_file, "".join(json.dumps(row) + "\n" for row in rows))
 
 

@@ -74,6 +74,7 @@ def prepare(
         ConfigError, MissingFileError, DataError, TargetError: The recipe or what it names is
             wrong.
     """
+    recipe = Recipe.check(recipe.model_dump(mode="json"), "the recipe")
     task = task_for(recipe.task)
     seed = seed_of(recipe)
     splits = load_splits(recipe.data, seed)

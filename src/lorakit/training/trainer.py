@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import ProgressCallback, Trainer
+from transformers import ProgressCallback, Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import rotate_checkpoints
 
@@ -25,7 +25,6 @@ from lorakit.training.first_step import LearningWatch
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.amp.grad_scaler import GradScaler
-    from transformers import TrainerCallback
 
     _Base = Trainer
 else:
@@ -50,6 +49,7 @@ class AdapterTrainerMixin(_Base):
         self._epoch_rng: Tensor | None = None
         self._resumed_from: Path | None = None
         super().__init__(*args, **kwargs)
+        self.add_callback(_RunningSums(self))
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
 
@@ -92,6 +92,7 @@ class AdapterTrainerMixin(_Base):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Copy a checkpoint's adapter into the model's adapter, in place."""
         self._resumed_from = Path(resume_from_checkpoint)
+        self.args.eval_on_start = False  # the run has started long ago
         self._load_adapter_from(resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
@@ -120,7 +121,6 @@ class AdapterTrainerMixin(_Base):
             self.control.should_training_stop = True
             return
         if self._resumed_from is not None and arguments["epoch"] == arguments["epochs_trained"]:
-            self._load_running_sums(self._resumed_from)
             if arguments["steps_trained_in_current_epoch"] > 0:
                 began = torch.load(self._resumed_from / _EPOCH_RNG, weights_only=True)
                 torch.set_rng_state(began)
@@ -155,8 +155,11 @@ class AdapterTrainerMixin(_Base):
         }
         write_text(checkpoint / _RUNNING_SUMS, json.dumps(sums))
 
-    def _load_running_sums(self, checkpoint: Path) -> None:
-        sums = json.loads((checkpoint / _RUNNING_SUMS).read_text(encoding="utf-8"))
+    def load_running_sums(self) -> None:
+        """Go on summing where the checkpoint resumed from had come to, if there is one."""
+        if self._resumed_from is None:
+            return
+        sums = json.loads((self._resumed_from / _RUNNING_SUMS).read_text(encoding="utf-8"))
         self._tr_loss = torch.tensor(sums["loss_since_log"], device=self.args.device)
         self._total_loss_scalar = sums["total_loss"]
         self._globalstep_last_logged = sums["last_logged_step"]
@@ -197,6 +200,17 @@ class AdapterTrainerMixin(_Base):
     def _scaler(self) -> GradScaler | None:
         scaler = getattr(self.accelerator, "scaler", None)
         return scaler if scaler is not None and scaler.is_enabled() else None
+
+
+class _RunningSums(TrainerCallback):
+    """Restores a resumed trainer's sums, once the Trainer has set them to zero."""
+
+    def __init__(self, trainer: AdapterTrainerMixin):
+        self._trainer = trainer
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        """Restore the sums."""
+        self._trainer.load_running_sums()
 
 
 def final_metrics(trainer: Trainer) -> dict[str, float]:

@@ -3,7 +3,7 @@
 import doctest
 
 from lorakit.cli import dry_run
-from lorakit.cli.dry_run import SHOWN_TOKENS, marked_lines, show_row, shortened
+from lorakit.cli.dry_run import SHOWN_TOKENS, marked_lines, shortened, show_row
 from lorakit.training.tasks import SampleRow
 
 

@@ -1,11 +1,15 @@
 import pytest
-import tiny_models
 from torch import nn
 
+import tiny_models
 from lorakit.injection.heads import output_layers, task_heads
 
 HEADS = [
-    (tiny_models.distilbert, "DistilBertForSequenceClassification", ("pre_classifier", "classifier")),
+    (
+        tiny_models.distilbert,
+        "DistilBertForSequenceClassification",
+        ("pre_classifier", "classifier"),
+    ),
     (tiny_models.distilbert, "DistilBertForTokenClassification", ("classifier",)),
     (tiny_models.bert, "BertForSequenceClassification", ("classifier",)),
     (tiny_models.bert, "BertForTokenClassification", ("classifier",)),

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from tiny_models import TinyNet, gpt2
 from torch import nn
 from transformers import (
     DistilBertConfig,
@@ -13,6 +12,7 @@ from transformers import (
 
 from lorakit import LoraConfig, add_adapter, count_parameters
 from lorakit.injection import delete_adapter, print_trainable_parameters, trainable_text, unload
+from tiny_models import TinyNet, gpt2
 
 
 def on_meta(model_class, config):
@@ -58,7 +58,9 @@ def test_c2_distilbert_to_the_digit(capsys):
 )
 def test_c4_roberta(layers, width, r, expected):
     config = RobertaConfig(
-        hidden_size=width, num_hidden_layers=layers, intermediate_size=4 * width,
+        hidden_size=width,
+        num_hidden_layers=layers,
+        intermediate_size=4 * width,
         num_attention_heads=width // 64,
     )
     model = on_meta(RobertaModel, config)

@@ -1,10 +1,10 @@
 import pytest
 import torch
-from tiny_models import assert_untouched, snapshot
-from tolerances import largest_error
 from torch import nn
 
 from lorakit.layers import LoraEmbedding, LowRankUpdate
+from tiny_models import assert_untouched, snapshot
+from tolerances import largest_error
 
 IDS = torch.tensor([[0, 3, 3], [9, 1, 0]])
 

@@ -4,13 +4,13 @@ import copy
 
 import pytest
 import torch
-from tiny_models import assert_untouched, snapshot
-from tolerances import largest_error
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from lorakit.errors import ShapeError, TargetError
 from lorakit.layers import LoraConv1D, LoraLinear, LowRankUpdate
+from tiny_models import assert_untouched, snapshot
+from tolerances import largest_error
 
 KINDS = {"Linear": LoraLinear, "Conv1D": LoraConv1D}
 

@@ -3,7 +3,6 @@ import pickle
 
 import pytest
 import torch
-from tiny_models import assert_untouched, snapshot
 from torch import nn
 
 from lorakit.layers import (
@@ -16,6 +15,7 @@ from lorakit.layers import (
     replace_in_place,
     restore_in_place,
 )
+from tiny_models import assert_untouched, snapshot
 
 X = torch.ones(2, 4)
 

@@ -121,9 +121,7 @@ def test_non_contiguous_input_gets_the_mask_of_its_positions():
     seed = torch.tensor(8)
     transposed = x.t().contiguous().t()
     assert not transposed.is_contiguous()
-    assert torch.equal(
-        apply_keep_mask(transposed, 0.5, seed), apply_keep_mask(x, 0.5, seed)
-    )
+    assert torch.equal(apply_keep_mask(transposed, 0.5, seed), apply_keep_mask(x, 0.5, seed))
 
 
 def test_backward_uses_the_mask_of_forward():

@@ -1,12 +1,12 @@
 import pytest
 import torch
-from tolerances import GRADIENT_TOLERANCE, TOLERANCE, largest_error
 from torch import nn
 from torch.nn import functional as F
 
 from lorakit.errors import DtypeError, LorakitError, ShapeError
 from lorakit.ops import LowRankTerm, apply_keep_mask, low_rank_linear
 from lorakit.ops.reference import low_rank_gradients_reference, low_rank_linear_reference
+from tolerances import GRADIENT_TOLERANCE, TOLERANCE, largest_error
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 HALF = [torch.float16, torch.bfloat16]
@@ -61,9 +61,10 @@ def test_output_and_gradients_are_right_in_every_dtype(dtype):
     grad_h = torch.randn(9, 5, dtype=torch.float64).to(dtype)
     h.backward(grad_h)
     assert h.dtype == dtype
-    assert largest_error(
-        h, low_rank_linear_reference(*wide(x, W0, bias, A, B), 2.0)
-    ) <= TOLERANCE[dtype]
+    assert (
+        largest_error(h, low_rank_linear_reference(*wide(x, W0, bias, A, B), 2.0))
+        <= TOLERANCE[dtype]
+    )
     expected = low_rank_gradients_reference(*wide(x, W0, A, B), 2.0, grad_h.double())
     for leaf, gradient in zip((x, A, B), expected, strict=True):
         assert leaf.grad.dtype == dtype
@@ -100,9 +101,10 @@ def test_autocast_computes_as_a_plain_linear_layer_does(dtype, backward_inside):
         h.float().sum().backward()
     assert h.dtype == plain.dtype == dtype
     assert x.grad.dtype == A.grad.dtype == B.grad.dtype == torch.float32
-    assert largest_error(
-        h, low_rank_linear_reference(*wide(x, W0, bias, A, B), 0.5)
-    ) <= TOLERANCE[dtype]
+    assert (
+        largest_error(h, low_rank_linear_reference(*wide(x, W0, bias, A, B), 0.5))
+        <= TOLERANCE[dtype]
+    )
     expected = low_rank_gradients_reference(*wide(x, W0, A, B), 0.5, torch.ones(9, 5).double())
     for leaf, gradient in zip((x, A, B), expected, strict=True):
         assert largest_error(leaf.grad, gradient) <= GRADIENT_TOLERANCE[dtype]
@@ -143,13 +145,16 @@ def test_gradcheck(p, terms, frozen):
     def op(x, *rest):
         pairs = [rest[2 * i : 2 * i + 2] for i in range(terms)]
         return low_rank_linear(
-            x, W0, bias,
+            x,
+            W0,
+            bias,
             [LowRankTerm(A, B, 0.5 + i, p, seeds[i]) for i, (A, B) in enumerate(pairs)],
         )
 
     if frozen:
         assert torch.autograd.gradcheck(op, leaves)
     else:
+
         def op_with_base(*rest):
             nonlocal W0, bias
             *rest, W0, bias = rest

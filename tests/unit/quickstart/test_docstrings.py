@@ -120,9 +120,9 @@ def test_keeps_the_ten_largest_packages_with_ties_by_name():
 
 def test_splits_are_disjoint_stratified_and_deterministic():
     rows = rows_of({f"p{number}": 40 * (number + 1) for number in range(10)})
-    splits = split_docstrings(rows, seed=3)
-    assert splits == split_docstrings(rows, seed=3)
-    assert splits != split_docstrings(rows, seed=4)
+    splits = split_docstrings(rows, validation_share=0.25, seed=3)
+    assert splits == split_docstrings(rows, validation_share=0.25, seed=3)
+    assert splits != split_docstrings(rows, validation_share=0.25, seed=4)
     assert {*splits.train, *splits.validation} == set(rows)
     assert len(splits.train) + len(splits.validation) == len(rows)
     assert Counter(row.label for row in splits.validation) == {
@@ -137,7 +137,7 @@ def test_the_cap_keeps_the_shares_of_the_classes():
     assert Counter(row.label for row in splits.train + splits.validation) == {
         f"p{number}": 10 * (number + 1) for number in range(10)
     }
-    assert len(split_docstrings(rows, max_rows=9999).train) == 1650
+    assert len(split_docstrings(rows, max_rows=9999).train) == 1760
 
 
 def test_too_few_rows_for_the_classes_is_an_error():
@@ -180,4 +180,4 @@ def test_in_one_go_is_the_same_as_step_by_step(fake_stdlib, tmp_path):
     by_step = write_splits(splits, tmp_path / "b")
     assert at_once.train.read_bytes() == by_step.train.read_bytes()
     assert at_once.validation.read_bytes() == by_step.validation.read_bytes()
-    assert len(by_step.train.read_text().splitlines()) == 45
+    assert len(by_step.train.read_text().splitlines()) == 48

@@ -75,6 +75,15 @@ def test_yes_and_no_are_words_except_where_a_claim_is_asked_for(write):
     assert recipe.training == {"save_strategy": "no", "bf16": True}
 
 
+def test_a_path_may_begin_in_the_home_directory(write, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    recipe = Recipe.load(write(MINIMAL), ["output=~/runs/a", "data.validation=~/v.csv"])
+    assert recipe.output == str(tmp_path / "runs" / "a")
+    assert recipe.data.validation == str(tmp_path / "v.csv")
+    assert recipe.model == "distilbert-base-uncased"
+
+
 def test_a_recipe_survives_writing_and_reading(write, tmp_path):
     text = MINIMAL.replace("sentence", "'1e-3'").replace("rows.csv", "'no'")
     recipe = Recipe.load(

@@ -16,64 +16,8 @@ from lorakit.errors import (
     TargetError,
     TrainingError,
 )
-from lorakit.training import Recipe, RunDirectory, dry_run, evaluate, train
+from lorakit.training import RunDirectory, evaluate, train
 from lorakit.training.trainer import AdapterTrainerMixin
-
-SHORT = {"max_steps": 4, "per_device_train_batch_size": 4, "learning_rate": 5e-3, "use_cpu": True}
-
-
-@pytest.fixture
-def recipe(tiny_llama_dir, prompt_jsonl, tmp_path):
-    def make(output="run", **changes):
-        values = {
-            "model": tiny_llama_dir,
-            "task": "CAUSAL_LM",
-            "data": {"train": prompt_jsonl, "validation_fraction": 0.25},
-            "lora": {"r": 2, "lora_dropout": 0.1, "target_modules": ["q_proj", "v_proj"]},
-            "output": str(tmp_path / output),
-        }
-        values["training"] = {**SHORT, **changes.pop("training", {})}
-        return Recipe.check({**values, **changes}, "the recipe")
-
-    return make
-
-
-@pytest.fixture
-def stop_after(monkeypatch):
-    """Makes training raise once an optimizer step is done, as Ctrl-C does."""
-
-    def make(step):
-        whole = AdapterTrainerMixin._get_grad_norm
-
-        def stopping(self, *args, **kwargs):
-            if self.state.global_step == step:
-                raise KeyboardInterrupt
-            return whole(self, *args, **kwargs)
-
-        monkeypatch.setattr(AdapterTrainerMixin, "_get_grad_norm", stopping)
-        return lambda: monkeypatch.setattr(AdapterTrainerMixin, "_get_grad_norm", whole)
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def done(tiny_llama_dir, prompt_jsonl, tmp_path_factory):
-    """A run that went through, its result and its events."""
-    output = tmp_path_factory.mktemp("runs") / "done"
-    recipe = Recipe.check(
-        {
-            "model": tiny_llama_dir,
-            "task": "CAUSAL_LM",
-            "data": {"train": prompt_jsonl, "validation_fraction": 0.25},
-            "lora": {"r": 2, "target_modules": ["q_proj", "v_proj"]},
-            "training": {"num_train_epochs": 2, **{**SHORT, "max_steps": -1}},
-            "output": str(output),
-        },
-        "the recipe",
-    )
-    events = []
-    result = train(recipe, on_event=lambda name, payload: events.append((name, payload)))
-    return result, events
 
 
 def test_a_run_directory_is_whole(done):
@@ -146,33 +90,6 @@ def test_training_arguments_that_nobody_wrote_are_in_the_recipe(done):
     assert training["metric_for_best_model"] == "eval_loss"
 
 
-def test_evaluate_gives_the_metrics_of_the_end_again(done):
-    result, _ = done
-    again = evaluate(result.run_dir)
-    assert again == pytest.approx(result.metrics, rel=1e-6)
-    assert evaluate(result.adapter_path) == again
-    assert evaluate(result.run_dir / "checkpoint-5")["eval_loss"] > again["eval_loss"]
-
-
-def test_evaluate_on_other_rows_and_without_the_adapter(done, text_jsonl):
-    result, _ = done
-    base = evaluate(result.run_dir, use_base=True)
-    assert base["eval_loss"] > result.metrics["eval_loss"]
-    other = result.run_dir.parent / "other.jsonl"
-    other.write_text('{"prompt": "what colour is the sky?", "completion": " blue"}\n' * 3)
-    assert evaluate(result.run_dir, data=str(other))["eval_loss"] != result.metrics["eval_loss"]
-
-
-def test_evaluate_needs_an_adapter_and_a_recipe(done, tmp_path):
-    with pytest.raises(MissingFileError, match=r"No adapter at .*: it has no adapter_config\.json"):
-        evaluate(tmp_path)
-    lonely = tmp_path / "adapter"
-    lonely.mkdir()
-    (lonely / "adapter_config.json").write_text("{}")
-    with pytest.raises(MissingFileError, match=r"there is no recipe\.yaml beside it"):
-        evaluate(lonely)
-
-
 def test_the_base_is_never_written_to(tiny_llama_dir, recipe, monkeypatch):
     from transformers import AutoModelForCausalLM
 
@@ -189,20 +106,6 @@ def test_the_base_is_never_written_to(tiny_llama_dir, recipe, monkeypatch):
     after = kept[0].state_dict()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
     assert kept[0].config.use_cache is True  # given back after training
-
-
-def test_a_dry_run_tells_everything_and_writes_nothing(recipe, tmp_path):
-    seen = dry_run(recipe(training={"bf16": True}))
-    assert list(tmp_path.iterdir()) == []
-    assert seen.dtypes == {
-        "base": "float32",
-        "adapter": "float32",
-        "compute": "bfloat16 (autocast)",
-    }
-    assert (seen.train_rows, seen.validation_rows, seen.steps) == (18, 6, 4)
-    assert seen.parameter_count.trainable == seen.injection.lora_parameters
-    assert len(seen.sample_rows) == 2
-    assert 0 < sum(seen.sample_rows[0].counted) < len(seen.sample_rows[0].tokens)
 
 
 @pytest.mark.parametrize(
@@ -357,6 +260,24 @@ def test_a_finished_run_may_train_on_for_longer(recipe):
     assert longer.steps == 2 * first.steps
     assert _bits(longer) != before
     assert RunDirectory.open(longer.run_dir).recipe().training["num_train_epochs"] == 2
+
+
+def test_a_run_killed_while_it_was_finishing_is_finished(recipe):
+    straight = train(recipe())
+    rows, bits = _rows(straight), _bits(straight)
+    (straight.run_dir / "report.md").unlink()
+    resumed = train(recipe(), resume=True)
+    assert (_rows(resumed), _bits(resumed)) == (rows, bits)
+    assert resumed.metrics == straight.metrics
+    assert RunDirectory.open(resumed.run_dir).is_finished
+
+
+def test_a_recipe_made_in_python_is_checked_too(recipe, tmp_path):
+    wrong = recipe().model_copy(update={"training": {"learning_rate": "abc", "max_step": 1}})
+    with pytest.raises(ConfigError) as caught:
+        train(wrong)
+    assert str(caught.value).startswith("the recipe has 2 problems:\n  training.learning_rate: got")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_early_stopping_ends_the_run_and_is_reported(recipe):

@@ -159,7 +159,7 @@ def test_merging_is_not_affected(llama):
 def test_gradient_checkpointing_runs(llama):
     keep_small_parameters_in_float32(llama)
     add_adapter(llama, LoraConfig(r=2))
-    llama.gradient_checkpointing_enable()
+    llama.activation_checkpointing_enable()
     llama.train()
 
     llama(IDS, labels=IDS).loss.backward()

@@ -140,6 +140,7 @@ def test_a_checkpoint_holds_the_adapter_and_not_the_base(build):
         (7, {"train_sampling_strategy": "group_by_length"}),  # order drawn from the global state
         (7, {"lr_scheduler_type": "cosine", "warmup_steps": 3, "max_steps": 11}),
         (7, {"neftune_noise_alpha": 5.0}),
+        (5, {"eval_on_start": True, "eval_strategy": "steps", "eval_steps": 3}),
     ],
 )
 def test_a_resumed_run_has_the_bits_of_one_never_stopped(build, at, options):
@@ -198,12 +199,14 @@ def test_early_stopping_goes_on_counting_after_a_resume(build):
     assert again.train(resume_from_checkpoint=str(_path(again) / "checkpoint-5")).global_step == 5
 
 
-def test_a_run_at_its_last_step_trains_no_further(build):
-    trainer = build(max_steps=3)
-    trainer.train()
-    again = build(max_steps=3)
-    output = again.train(resume_from_checkpoint=str(_path(trainer) / "checkpoint-3"))
-    assert output.global_step == 3
+@pytest.mark.parametrize("last", [3, 4])  # in the middle and at the end of an epoch
+def test_a_run_at_its_last_step_trains_no_further(build, last):
+    trainer = build(max_steps=last)
+    expected = trainer.train()
+    again = build(max_steps=last)
+    output = again.train(resume_from_checkpoint=str(_path(trainer) / f"checkpoint-{last}"))
+    assert output.global_step == last
+    assert output.training_loss == expected.training_loss
     assert bits(again) == bits(trainer)
 
 

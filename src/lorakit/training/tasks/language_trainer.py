@@ -75,6 +75,5 @@ class LanguageTrainer(SFTTrainer):
 
 def _has_adapted_output(model: Any) -> bool:
     output = model.get_output_embeddings()
-    return isinstance(output, (AdaptedLayer, ReplacedModule)) or any(
-        isinstance(module, (AdaptedLayer, ReplacedModule)) for module in output.modules()
-    )
+    parts = () if output is None else output.modules()
+    return any(isinstance(part, (AdaptedLayer, ReplacedModule)) for part in parts)

@@ -42,9 +42,7 @@ def test_of_a_prompt_and_completion_only_the_completion_counts(
 
 def test_chat_counts_the_assistant_and_its_end(prepare, tiny_llama_dir, chat_jsonl):
     made = prepare(TASK, tiny_llama_dir, chat_jsonl)
-    everything = prepare(
-        TASK, tiny_llama_dir, chat_jsonl, training={"assistant_only_loss": False}
-    )
+    everything = prepare(TASK, tiny_llama_dir, chat_jsonl, training={"assistant_only_loss": False})
 
     answer = made.splits.train[0]["messages"][-1]["content"]
     assert counted_text(made) == f"{answer}<|end|>"
@@ -102,9 +100,7 @@ def test_first_token_is_never_counted(prepare, tiny_gpt2_dir, text_jsonl):
     assert row.counted == [False] + [True] * (len(row.tokens) - 1)
 
 
-def test_cut_rows_are_counted_and_those_without_an_answer_left_out(
-    prepare, tiny_gpt2_dir, jsonl
-):
+def test_cut_rows_are_counted_and_those_without_an_answer_left_out(prepare, tiny_gpt2_dir, jsonl):
     rows = [{"prompt": "the grass is", "completion": " green"}] * 6
     rows += [{"prompt": "the " * 20, "completion": " green"}] * 2
     made = prepare(TASK, tiny_gpt2_dir, jsonl(rows), max_length=12, validation_fraction=0)
@@ -224,7 +220,9 @@ def test_adapter_on_the_output_layer_is_trained(
     trainer.train()
     loss = trainer.evaluate()["eval_loss"]
 
-    changed = {n for n, p in made.model.named_parameters() if n in before and (p != before[n]).any()}
+    changed = {
+        n for n, p in made.model.named_parameters() if n in before and (p != before[n]).any()
+    }
     assert any("lm_head" in name for name in changed)
     assert loss == pytest.approx(token_weighted_loss(made), rel=1e-4)
 
@@ -273,9 +271,7 @@ def test_template_that_marks_nothing(prepare, tiny_llama_dir, chat_jsonl, tmp_pa
 
 
 def test_packing_needs_positions(prepare, tiny_bloom_dir, text_jsonl):
-    said = message(
-        prepare, tiny_bloom_dir, text_jsonl, ConfigError, training={"packing": True}
-    )
+    said = message(prepare, tiny_bloom_dir, text_jsonl, ConfigError, training={"packing": True})
 
     assert said == (
         "Rows cannot be packed for this model: got training.packing=true, but BloomForCausalLM "

@@ -98,7 +98,7 @@ def test_limit_of_positions_with_a_padding_row():
 
     assert model_limit(model) == 32
     model(torch.full((1, 32), 5))
-    with pytest.raises(IndexError):
+    with pytest.raises((IndexError, RuntimeError)):
         model(torch.full((1, 33), 5))
 
 
@@ -172,7 +172,7 @@ def test_directory_without_weights_or_tokenizer(tiny_llama_dir, tmp_path):
         "Name a directory that holds the files that save_pretrained of model and tokenizer wrote."
     )
     tokenizer = said(MissingFileError, load_tokenizer, str(tmp_path))
-    assert tokenizer.startswith(f"Could not load the tokenizer in model from the directory")
+    assert tokenizer.startswith("Could not load the tokenizer in model from the directory")
 
 
 def test_truncated_weights(tiny_llama_dir, tmp_path):

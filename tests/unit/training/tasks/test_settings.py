@@ -43,5 +43,5 @@ def test_damaged_file(tmp_path):
     )
 
     path.write_text('{"lables": ["a"]}', encoding="utf-8")
-    with pytest.raises(ConfigError, match="unknown key 'lables'. Did you mean 'labels'?"):
+    with pytest.raises(ConfigError, match=r"unknown key 'lables'\. Did you mean 'labels'\?"):
         InferenceSettings.load(tmp_path)

@@ -21,7 +21,8 @@ def test_only_the_first_token_of_a_word_counts(prepare, tiny_bert_dir, ner_jsonl
 
     row = made.encoded.train[0]  # Anna lives in Oslo today
     tokens = made.tokenizer.convert_ids_to_tokens(row["input_ids"])
-    counted = {t: made.labels[i] for t, i in zip(tokens, row["labels"]) if i != NOT_COUNTED}
+    pairs = zip(tokens, row["labels"], strict=True)
+    counted = {token: made.labels[i] for token, i in pairs if i != NOT_COUNTED}
 
     words = made.splits.train[0]
     assert len(tokens) == len(row["labels"]) > len(words["tokens"]) + 2

@@ -1,0 +1,197 @@
+import copy
+import pickle
+from enum import StrEnum
+
+import pytest
+from pydantic import Field
+
+from lorakit.config import LoraConfig, StrictConfig, TaskType, matching_pattern
+from lorakit.errors import ConfigError, LorakitError
+
+
+def message(**values):
+    with pytest.raises(ConfigError) as caught:
+        LoraConfig(**values)
+    return str(caught.value)
+
+
+def test_defaults_are_peft_s():
+    config = LoraConfig()
+    assert (config.r, config.lora_alpha, config.lora_dropout, config.bias) == (8, 8, 0.0, "none")
+    assert config.target_modules is None and config.modules_to_save == ()
+
+
+def test_a_config_error_is_a_lorakit_error_and_a_value_error():
+    with pytest.raises(ValueError):
+        LoraConfig(r=0)
+    with pytest.raises(LorakitError):
+        LoraConfig(r=0)
+    assert ConfigError.exit_code == 2
+
+
+def test_it_is_frozen_comparable_and_copies():
+    config = LoraConfig(r=4, rank_pattern={"q": 2})
+    with pytest.raises(ValueError, match="frozen"):
+        config.r = 5
+    assert config == LoraConfig(r=4, rank_pattern={"q": 2}) != LoraConfig(r=4)
+    assert copy.deepcopy(config) == pickle.loads(pickle.dumps(config)) == config
+
+
+@pytest.mark.parametrize(
+    "values,expected",
+    [
+        ({"r": 0}, "In LoraConfig: r: got 0; input should be greater than or equal to 1."),
+        ({"r": True}, "In LoraConfig: r: got True; expected a number."),
+        ({"r": 2.5}, "got 2.5"),
+        ({"lora_alpha": 0}, "lora_alpha: got 0; input should be greater than 0."),
+        ({"lora_alpha": float("inf")}, "lora_alpha: got inf; input should be a finite number."),
+        ({"lora_alpha": float("nan")}, "lora_alpha: got nan;"),
+        ({"lora_dropout": 1.0}, "lora_dropout: got 1.0; input should be less than 1."),
+        ({"lora_dropout": -0.1}, "lora_dropout: got -0.1;"),
+        ({"bias": "some"}, "bias: got 'some'; input should be 'none', 'all' or 'lora_only'."),
+        ({"target_modules": []}, "target_modules: got []; expected at least one name"),
+        ({"target_modules": ""}, "target_modules: got ''; expected at least one name"),
+        (
+            {"target_modules": 5},
+            "In LoraConfig: target_modules: got 5; input should be a valid string or input should "
+            "be a valid tuple.",
+        ),
+        ({"rank_pattern": {"q": 0}}, "rank_pattern.q: got 0;"),
+        ({"alpha_pattern": {"q": -1}}, "alpha_pattern.q: got -1;"),
+        ({"init_lora_weights": "pissa"}, "input should be True, False or 'gaussian'."),
+        ({"layers_to_transform": ["a"]}, "layers_to_transform.0: got 'a';"),
+        ({"layers_to_transform": True}, "layers_to_transform: got True;"),
+        ({"modules_to_save": "head"}, "modules_to_save: got 'head';"),
+        ({"task_type": "SEQ_CL"}, "task_type: got 'SEQ_CL'; input should be 'CAUSAL_LM', "),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_key(values, expected):
+    assert expected in message(**values)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"target_modules": "(q"},
+        {"exclude_modules": "(q"},
+        {"layers_pattern": "(q"},
+        {"layers_pattern": ["h", "(q"]},
+        {"rank_pattern": {"(q": 2}},
+        {"alpha_pattern": {"(q": 2}},
+    ],
+)
+def test_an_invalid_regex_is_named(values):
+    text = message(**values)
+    assert f"In LoraConfig: {next(iter(values))}: " in text
+    assert "'(q' is no valid regular expression (missing ), unterminated subpattern" in text
+
+
+def test_a_list_of_names_is_no_regex():
+    assert LoraConfig(target_modules=["(q"]).target_modules == ("(q",)
+
+
+def test_an_unknown_key_with_and_without_a_near_one():
+    assert message(lora_drop=0.1) == (
+        "In LoraConfig: unknown key 'lora_drop'. Did you mean 'lora_dropout'?"
+    )
+    text = message(zzz=1)
+    assert text.startswith("In LoraConfig: unknown key 'zzz'. Known keys: r, lora_alpha, ")
+    assert text.endswith("fan_in_fan_out.")
+
+
+def test_all_problems_are_listed_at_once():
+    assert message(r=0, lora_dropout=2, lora_aplha=1) == (
+        "LoraConfig has 3 problems:\n"
+        "  r: got 0; input should be greater than or equal to 1.\n"
+        "  lora_dropout: got 2; input should be less than 1.\n"
+        "  unknown key 'lora_aplha'. Did you mean 'lora_alpha'?"
+    )
+
+
+def test_sets_and_single_layers_are_taken_as_peft_takes_them():
+    config = LoraConfig(target_modules={"v", "q"}, layers_to_transform=3)
+    assert config.target_modules == ("q", "v")
+    assert config.layers_to_transform == (3,)
+
+
+def test_patterns_decide_rank_alpha_and_scaling():
+    config = LoraConfig(
+        r=8,
+        lora_alpha=16,
+        rank_pattern={"k_proj": 4, "layers.0.q_proj": 2},
+        alpha_pattern={r"layers\.[01]\..*": 8},
+    )
+    assert config.rank_for("model.layers.0.q_proj") == 2
+    assert config.rank_for("model.layers.10.q_proj") == 8
+    assert config.rank_for("k_proj") == 4
+    assert config.scaling_for("model.layers.5.q_proj") == 2
+    assert config.scaling_for("model.layers.0.q_proj") == 8 / 2
+    assert config.scaling_for("model.layers.1.k_proj") == 8 / 4
+
+
+def test_rslora_divides_by_the_root_of_the_rank():
+    config = LoraConfig(r=16, lora_alpha=8, use_rslora=True, rank_pattern={"k": 4})
+    assert config.scaling_for("q") == 2
+    assert config.scaling_for("k") == 4
+
+
+@pytest.mark.parametrize(
+    "pattern,path,fits",
+    [
+        ("q", "a.q", True),
+        ("q", "q", True),
+        ("q", "a.xq", False),
+        ("q", "q.a", False),
+        ("a|b", "x.b", True),
+        ("a|b", "x.ab", False),
+        (r"\d\.q", "h.3.q", True),
+        ("^a.q", "a.q", True),
+        ("^a.q", "b.a.q", False),
+    ],
+)
+def test_matching_pattern(pattern, path, fits):
+    assert (matching_pattern([pattern], path) == pattern) is fits
+
+
+def test_the_first_of_two_fitting_patterns_wins():
+    assert matching_pattern({"q": 1, "a.q": 2}, "a.q") == "q"
+
+
+def test_task_types_are_strings_with_peft_s_values():
+    assert issubclass(TaskType, StrEnum)
+    assert LoraConfig(task_type="SEQ_CLS").task_type is TaskType.SEQ_CLS
+    assert f"{TaskType.SEQ_2_SEQ_LM}" == "SEQ_2_SEQ_LM"
+
+
+class Inner(StrictConfig):
+    size: int = Field(gt=0)
+    names: dict[str, float] = {}
+
+
+class Outer(StrictConfig):
+    inner: Inner
+    label: str
+    other: Inner | None = None
+
+
+def test_parse_names_the_file_and_nested_keys():
+    with pytest.raises(ConfigError) as caught:
+        Outer.parse({"inner": {"sise": 1}, "other": {"size": 0}}, "recipe.yaml")
+    assert str(caught.value) == (
+        "recipe.yaml has 4 problems:\n"
+        "  missing key 'inner.size'. Add it.\n"
+        "  unknown key 'inner.sise'. Did you mean 'size'?\n"
+        "  missing key 'label'. Add it.\n"
+        "  other.size: got 0; input should be greater than 0."
+    )
+
+
+def test_parse_returns_the_config():
+    assert Outer.parse({"inner": {"size": 1}, "label": "x"}, "f").inner.size == 1
+
+
+def test_a_section_that_is_no_mapping():
+    with pytest.raises(ConfigError, match=r"In f: inner: got 3; .*Inner"):
+        Outer.parse({"inner": 3, "label": "x"}, "f")
+    with pytest.raises(ConfigError, match=r"In f: the whole: got 3; "):
+        Outer.parse(3, "f")  # type: ignore[arg-type]

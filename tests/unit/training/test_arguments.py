@@ -1,0 +1,89 @@
+"""What holds under `training:` where the recipe says nothing, and what cannot hold together."""
+
+from pathlib import Path
+
+import pytest
+from transformers import IntervalStrategy, TrainingArguments
+
+from lorakit.config import TaskType
+from lorakit.errors import ConfigError
+from lorakit.training.arguments import OWNED_KEYS, build_arguments, resolve_training
+from lorakit.training.recipe import Recipe
+from lorakit.training.tasks import task_for
+
+
+def resolve(training, task="SEQ_CLS", rows=100, has_validation=True):
+    recipe = Recipe(model="m", task=task, data={"train": "a"}, training=training, output="o")
+    return resolve_training(recipe, task_for(recipe.task), rows, has_validation)
+
+
+@pytest.mark.parametrize("task", list(TaskType))
+def test_the_defaults_of_every_task_make_arguments(task, tmp_path):
+    arguments = build_arguments(resolve({}, task), task_for(task), tmp_path)
+    assert arguments.learning_rate == 2e-4
+    assert arguments.seed == 42
+    assert arguments.bf16 is False
+    assert not arguments.gradient_checkpointing
+    assert arguments.eval_strategy == arguments.save_strategy == IntervalStrategy.EPOCH
+    assert arguments.load_best_model_at_end
+    assert arguments.output_dir == str(tmp_path)
+    assert arguments.report_to == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"eval_strategy": "steps", "eval_steps": 7}, {"save_strategy": "steps", "save_steps": 7}),
+        ({"eval_strategy": "no"}, {"save_strategy": "epoch", "load_best_model_at_end": False}),
+        ({"save_strategy": "no"}, {"eval_strategy": "epoch", "load_best_model_at_end": False}),
+        ({"save_strategy": "best"}, {"load_best_model_at_end": True}),
+        (
+            {"metric_for_best_model": "eval_loss"},
+            {"greater_is_better": False, "load_best_model_at_end": True},
+        ),
+        ({"gradient_checkpointing": True}, {"activation_checkpointing": True}),
+        ({"bf16": True, "seed": 3}, {"bf16": True, "seed": 3}),
+    ],
+)
+def test_what_follows_from_what_is_given(given, expected):
+    resolved = resolve(given)
+    assert {key: resolved[key] for key in expected} == expected
+    build_arguments(resolved, task_for(TaskType.SEQ_CLS), Path("o"))
+
+
+@pytest.mark.parametrize(
+    ("rows", "batch", "steps"), [(10, 8, 1), (240, 8, 3), (10_000, 8, 10), (10_000, 100, 10)]
+)
+def test_short_runs_are_logged_more_often(rows, batch, steps):
+    assert resolve({"per_device_train_batch_size": batch}, rows=rows)["logging_steps"] == steps
+
+
+def test_logging_does_not_depend_on_the_number_of_epochs():
+    # A run resumed for more epochs must log at the same steps.
+    assert resolve({"num_train_epochs": 9}, rows=240)["logging_steps"] == 3
+
+
+def test_without_validation_there_is_no_best_checkpoint():
+    resolved = resolve({}, has_validation=False)
+    assert resolved["eval_strategy"] == "no"
+    assert resolved["save_strategy"] == "epoch"
+    assert resolved["load_best_model_at_end"] is False
+    assert resolved["metric_for_best_model"] is None
+
+
+def test_combinations_that_transformers_refuses_are_config_errors():
+    resolved = resolve({"bf16": True, "fp16": True, "use_cpu": False})
+    with pytest.raises(ConfigError, match="The training arguments do not fit together: "):
+        build_arguments(resolved, task_for(TaskType.SEQ_CLS), Path("o"))
+
+
+def test_tensorboard_is_ours_and_other_reporters_are_passed_on():
+    resolved = resolve({"report_to": ["tensorboard", "none"]})
+    assert build_arguments(resolved, task_for(TaskType.SEQ_CLS), Path("o")).report_to == []
+
+
+def test_every_key_that_is_refused_has_a_reason():
+    fields = TrainingArguments.__dataclass_fields__
+    assert all(reason for reason in OWNED_KEYS.values())
+    assert {"output_dir", "push_to_hub", "deepspeed"} <= OWNED_KEYS.keys() & fields.keys()

@@ -1,0 +1,31 @@
+import pytest
+
+from lorakit.errors import MissingFileError
+from lorakit.training import evaluate
+
+
+def test_evaluate_gives_the_metrics_of_the_end_again(done):
+    result, _ = done
+    again = evaluate(result.run_dir)
+    assert again == pytest.approx(result.metrics, rel=1e-6)
+    assert evaluate(result.adapter_path) == again
+    assert evaluate(result.run_dir / "checkpoint-5")["eval_loss"] > again["eval_loss"]
+
+
+def test_evaluate_on_other_rows_and_without_the_adapter(done, text_jsonl):
+    result, _ = done
+    base = evaluate(result.run_dir, use_base=True)
+    assert base["eval_loss"] > result.metrics["eval_loss"]
+    other = result.run_dir.parent / "other.jsonl"
+    other.write_text('{"prompt": "what colour is the sky?", "completion": " blue"}\n' * 3)
+    assert evaluate(result.run_dir, data=str(other))["eval_loss"] != result.metrics["eval_loss"]
+
+
+def test_evaluate_needs_an_adapter_and_a_recipe(done, tmp_path):
+    with pytest.raises(MissingFileError, match=r"No adapter at .*: it has no adapter_config\.json"):
+        evaluate(tmp_path)
+    lonely = tmp_path / "adapter"
+    lonely.mkdir()
+    (lonely / "adapter_config.json").write_text("{}")
+    with pytest.raises(MissingFileError, match=r"there is no recipe\.yaml beside it"):
+        evaluate(lonely)
