@@ -5,7 +5,7 @@ anyone can repeat the run without a network:
 
     python tools/pretrain_quickstart_model.py --output src/lorakit/quickstart/base_model
 
-The defaults are the run behind the shipped files: about 16 million tokens, an hour on two CPU
+The defaults are the run behind the shipped files: about 11 million tokens, an hour on two CPU
 cores. A killed run goes on from its last checkpoint with `--resume`.
 """
 
@@ -49,7 +49,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="folder of the finished model")
     parser.add_argument("--work-dir", type=Path, help="checkpoints; default: a temporary folder")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
-    parser.add_argument("--steps", type=int, default=1900, help="optimizer steps")
+    parser.add_argument("--steps", type=int, default=1400, help="optimizer steps")
     parser.add_argument("--batch-tokens", type=int, default=8192, help="tokens per step")
     parser.add_argument("--micro-batch-tokens", type=int, default=4096, help="tokens per backward")
     parser.add_argument("--short-window", type=int, default=256, help="window at first, in tokens")

@@ -1,7 +1,7 @@
 """Configurations: frozen, strict, with PEFT's field names and meanings."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from types import UnionType
 from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from lorakit.errors import ConfigError, did_you_mean
+
+_KEYS_SHOWN = 25
 
 
 class TaskType(StrEnum):
@@ -216,7 +218,7 @@ def _explain(problem: Any, location: list[str], model: type[BaseModel]) -> tuple
     key = ".".join(part for part in location if not part.startswith(_UNION_MEMBERS[4:]))
     if problem["type"] == "extra_forbidden":
         known = list(_model_at(model, location[:-1]).model_fields)
-        hint = did_you_mean(location[-1], known) or f" Known keys: {', '.join(known)}."
+        hint = did_you_mean(location[-1], known) or f" Known keys: {_some(known)}."
         return f"unknown key '{key}'.{hint.removesuffix('.')}", ""
     if problem["type"] == "missing":
         return f"missing key '{key}'. Add it", ""
@@ -225,6 +227,12 @@ def _explain(problem: Any, location: list[str], model: type[BaseModel]) -> tuple
     if isinstance(problem["input"], (str, int, float, bool, list, tuple, type(None))):
         return f"{key or 'the whole'}: got {problem['input']!r}; ", message
     return f"{key or 'the whole'}: ", message
+
+
+def _some(keys: Sequence[str]) -> str:
+    """Return a few dozen keys at most; a training section knows over a hundred."""
+    more = f" and {len(keys) - _KEYS_SHOWN} more" if len(keys) > _KEYS_SHOWN else ""
+    return ", ".join(keys[:_KEYS_SHOWN]) + more
 
 
 def _model_at(model: type[BaseModel], location: list[str]) -> type[BaseModel]:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from lorakit import LoraConfig, add_adapter, merge_adapters, set_adapter, unload, unmerge_adapters
+from lorakit.ops import keep_mask
 from tiny_models import (
     bert,
     bloom,
@@ -168,6 +169,14 @@ class TestCompile:
         base = compiled(IDS)
         add_adapter(compiled, LoraConfig(r=2, init_lora_weights=False))
         assert not torch.allclose(compiled(IDS), base)
+
+    @pytest.mark.filterwarnings("ignore:`torch.jit.:DeprecationWarning")  # inductor's own
+    @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
+    @pytest.mark.parametrize("shape", [(10, 8), (7, 143)])
+    def test_inductor_makes_the_mask_that_eager_makes(self, shape):
+        compiled = torch.compile(keep_mask, fullgraph=True, dynamic=False)
+        seed, cpu = torch.tensor(2**62 + 5), torch.device("cpu")
+        assert torch.equal(compiled(shape, 0.1, seed, cpu), keep_mask(shape, 0.1, seed, cpu))
 
     @pytest.mark.filterwarnings("ignore:`torch.jit.:DeprecationWarning")  # inductor's own
     @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")

@@ -10,7 +10,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lorakit.atomic import appearing_directory, replacing_file
-from lorakit.errors import AdapterFileError, MissingFileError, did_you_mean
+from lorakit.errors import (
+    AdapterFileError,
+    MissingFileError,
+    OutputExistsError,
+    did_you_mean,
+)
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -58,11 +63,19 @@ def write_adapter_files(
 ) -> list[Path]:
     """Write both files whole or not at all.
 
-    A directory that is not there yet appears with both at once; in one that is, each file is
-    replaced in one step, the weights first.
+    A directory that is not there yet appears with both at once; in one that is, both files are
+    written beside the old ones and then moved into place one right after the other.
 
     Returns: The paths written.
+
+    Raises:
+        OutputExistsError: `directory` is a file.
     """
+    if directory.is_file():
+        raise OutputExistsError(
+            f"Cannot save an adapter to {directory}: there is a file of that name, expected a "
+            "directory. Choose another path."
+        )
     if directory.is_dir():
         _write(directory, values, tensors)
     else:
@@ -72,10 +85,12 @@ def write_adapter_files(
 
 
 def _write(directory: Path, values: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    with replacing_file(directory / WEIGHTS_FILE) as temporary:
-        save_file(_separate(tensors), temporary, metadata={"format": "pt"})
-    with replacing_file(directory / CONFIG_FILE) as temporary:
-        temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    with (
+        replacing_file(directory / CONFIG_FILE) as config_path,
+        replacing_file(directory / WEIGHTS_FILE) as weights_path,
+    ):
+        save_file(_separate(tensors), weights_path, metadata={"format": "pt"})
+        config_path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def _separate(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -84,9 +99,9 @@ def _separate(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     separate = {}
     for key, tensor in tensors.items():
         made = tensor.detach().to("cpu").contiguous()
-        if made.numel() and made.data_ptr() in seen:
+        if made.untyped_storage().data_ptr() in seen:
             made = made.clone()
-        seen.add(made.data_ptr())
+        seen.add(made.untyped_storage().data_ptr())
         separate[key] = made
     return separate
 

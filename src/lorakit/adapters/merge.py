@@ -55,14 +55,14 @@ def merge_adapters(model: nn.Module, names: str | Sequence[str] | None = None) -
     """
     require_unmerged(model, "merge")
     state = require_state(model)
-    if names is not None:
+    _require_in_memory(model)
+    if names is not None and _as_tuple(names):
         set_adapter(model, names)
-    if not state.active:
+    if not state.active or (names is not None and not _as_tuple(names)):
         raise AdapterStateError(
             "No adapter is active, so there is nothing to merge. Name the adapters to merge, or "
             "call set_adapter first."
         )
-    _require_in_memory(model)
     layers, largest = 0, 0.0
     for _, layer in adapted_layers(model):
         if layer.acting_updates():
@@ -128,7 +128,8 @@ def merge_and_unload(model: nn.Module, names: str | Sequence[str] | None = None)
         layer.keep_merged()
     for _, module in replaced_modules(model):
         if module.active_copy is not None:
-            untied |= any(id(p) in tied for p in module._parameters.values())
+            parts = [part for _, part in base_modules(module)]
+            untied |= any(id(p) in tied for part in parts for p in part._parameters.values())
             _take_over(module, module.trained_copies[module.active_copy])
     state.is_merged = False
     for name in tuple(state.configs):

@@ -91,6 +91,10 @@ def parse_keys(tensors: Mapping[str, Tensor], where: str) -> ParsedKeys:
         name = key.removeprefix(PREFIX)
         if factor := re.fullmatch(r"(.+)\.lora_(embedding_)?([AB])(\.weight)?", name):
             path, is_embedding, letter, _ = factor.groups()
+            if tensor.ndim != 2:
+                problems.append(
+                    f"{path}.lora_{letter} has shape {tuple(tensor.shape)}, expected a matrix"
+                )
             halves.setdefault(path, {})[letter] = tensor
             if is_embedding:
                 embeddings.add(path)

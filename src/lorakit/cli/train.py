@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -81,24 +80,28 @@ def train_visibly(recipe: Recipe, command: str, *, resume: bool = False) -> Trai
             how = f" Go on from the last complete checkpoint with: {command} --resume"
             complain("Interrupted." + (how if view.is_open else " Nothing has been written."))
             raise typer.Exit(INTERRUPTED) from None
-    show_result(result, view.evaluations)
+    show_result(result)
     return result
 
 
-def show_result(result: TrainResult, evaluations: Sequence[Mapping[str, Any]]) -> None:
-    """Print how training ended, and which of its adapters was kept.
-
-    Args:
-        result: What training returned.
-        evaluations: The payloads of its "evaluation" events.
-    """
+def show_result(result: TrainResult) -> None:
+    """Print how training ended, and which of its adapters was kept."""
     heading(f"Trained {result.steps:,} steps in {duration_text(result.wall_s)}")
-    kept = next((e for e in evaluations if e["metrics"] == result.metrics), None)
+    kept = kept_evaluation(result)
     if kept is not None and kept["step"] != result.steps:
         say(f"  kept: the adapter of epoch {kept['epoch']:.4g}, the best on the validation rows")
     metrics = {"mean training loss": result.train_loss}
     metrics |= {f"validation {metric_name(key)}": v for key, v in result.metrics.items()}
     pairs({name: number_text(value) for name, value in metrics.items()})
+
+
+def kept_evaluation(result: TrainResult) -> dict[str, Any] | None:
+    """Return the row of metrics.jsonl that has the metrics of the adapter that was kept."""
+    from lorakit.training.run_directory import RunDirectory
+
+    rows = RunDirectory(result.run_dir).metrics()
+    evaluations = [row for row in rows if row["event"] == "evaluation"]
+    return next((row for row in evaluations if result.metrics.items() <= row.items()), None)
 
 
 def next_commands(recipe: Recipe, run: Path) -> dict[str, str]:

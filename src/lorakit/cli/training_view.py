@@ -18,7 +18,6 @@ class RunView:
     def __init__(self) -> None:
         self.progress = TrainingProgress()
         self.is_open = False
-        self.evaluations: list[dict[str, Any]] = []
 
     def __enter__(self) -> RunView:
         return self
@@ -38,7 +37,6 @@ class RunView:
         elif event == "step":
             self.progress.step(payload)
         elif event == "evaluation":
-            self.evaluations.append(payload)
             self.progress.evaluation(payload)
         elif event == "finished":
             self.progress.stop()

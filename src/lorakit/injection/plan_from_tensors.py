@@ -14,7 +14,7 @@ from lorakit.injection.plan import (
     plan_biases,
 )
 from lorakit.injection.state import base_modules
-from lorakit.injection.targets import name_matches
+from lorakit.injection.targets import ALL_LINEAR, match_targets, name_matches
 
 
 def plan_from_tensors(model: nn.Module, adapter: AdapterTensors) -> InjectionPlan:
@@ -27,16 +27,13 @@ def plan_from_tensors(model: nn.Module, adapter: AdapterTensors) -> InjectionPla
     modules = dict(base_modules(model))
     config = adapter.config
     plan = InjectionPlan(config)
-    plan.heads = {
-        path: module
-        for path, module in modules.items()
-        if name_matches(config.modules_to_save, path)
-        and any(key.startswith(f"{path}.") for key in adapter.replaced)
-    }
+    plan.heads = _heads(modules, adapter)
     problems: list[str] = []
     for path in adapter.factors:
         _add_site(plan, modules, adapter, path, problems)
-    plan_biases(plan, {path: m for path, m in modules.items() if is_free(path, plan)})
+    free = {path: module for path, module in modules.items() if is_free(path, plan)}
+    _check_complete(free, adapter, problems)
+    plan_biases(plan, free)
     _check_replaced(plan, adapter, problems)
     _check_base_weights(modules, adapter, problems)
     if problems:
@@ -48,6 +45,41 @@ def plan_from_tensors(model: nn.Module, adapter: AdapterTensors) -> InjectionPla
     return plan
 
 
+def _heads(modules: dict[str, nn.Module], adapter: AdapterTensors) -> dict[str, nn.Module]:
+    """Return the modules the adapter trains in full.
+
+    PEFT takes a module whose path merely ends in a name of modules_to_save, so that its
+    "classifier" is DistilBERT's "pre_classifier" too; such a module counts if it has tensors.
+    """
+    names = adapter.config.modules_to_save
+    heads = {
+        path: module
+        for path, module in modules.items()
+        if name_matches(names, path)
+        or (
+            path.endswith(names or ("\0",))
+            and any(key.startswith(f"{path}.") for key in adapter.replaced)
+        )
+    }
+    outer = tuple(f"{path}." for path in heads)
+    return {path: module for path, module in heads.items() if not path.startswith(outer)}
+
+
+def _check_complete(
+    free: dict[str, nn.Module], adapter: AdapterTensors, problems: list[str]
+) -> None:
+    """Look for modules that the configuration selects but the adapter has no tensors for."""
+    if adapter.config.target_modules in (None, ALL_LINEAR):
+        return
+    adaptable = [path for path, module in free.items() if adapted_class_of(module) is not None]
+    selected, _ = match_targets(adapter.config, adaptable, [])
+    problems += [
+        f"the adapter has no tensors for {path!r}, which its target_modules select."
+        for path in selected
+        if path not in adapter.factors
+    ]
+
+
 def _add_site(
     plan: InjectionPlan,
     modules: dict[str, nn.Module],
@@ -57,7 +89,8 @@ def _add_site(
 ) -> None:
     module = modules.get(path)
     if module is None:
-        hint = did_you_mean(path, modules)
+        # Only the first problem is shown, and looking for the nearest of many names takes time.
+        hint = "" if problems else did_you_mean(path, modules)
         problems.append(f"the base has no module {path!r}, which the adapter adapts.{hint}")
         return
     adapted_class = adapted_class_of(module)
@@ -93,7 +126,7 @@ def _check_replaced(plan: InjectionPlan, adapter: AdapterTensors, problems: list
 
     for key, tensor in adapter.replaced.items():
         if key not in expected:
-            hint = did_you_mean(key, expected)
+            hint = "" if problems else did_you_mean(key, expected)
             problems.append(f"the base has no place for {key!r} {tuple(tensor.shape)}.{hint}")
         elif tuple(tensor.shape) != expected[key]:
             problems.append(

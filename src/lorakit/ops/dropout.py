@@ -53,7 +53,9 @@ def keep_mask(
         elements *= size
     words = (elements + _ELEMENTS_PER_WORD - 1) // _ELEMENTS_PER_WORD
     z = torch.arange(words, dtype=torch.int64, device=device)
-    z.add_(1).mul_(_WEYL_STEP).add_(seed.to(device))
+    # The seed comes first: inductor writes position * step as signed C++ on the loop's counter,
+    # whose overflow gcc takes for impossible and then drops the end of the loop.
+    z.add_(seed.to(device)).mul_(_WEYL_STEP)
     for shift, multiplier in _ROUNDS:
         z.bitwise_xor_(_logical_shift_right(z, shift)).mul_(multiplier)
     z.bitwise_xor_(_logical_shift_right(z, _LAST_SHIFT))

@@ -6,7 +6,6 @@ Sources are parsed, never imported.
 
 import ast
 import json
-import os
 import sysconfig
 import warnings
 from collections import Counter
@@ -14,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lorakit.atomic import write_text
 from lorakit.errors import DataError
 
 SKIPPED_FOLDERS = frozenset(
@@ -221,8 +221,6 @@ def _labels(rows: Sequence[Docstring]) -> list[str]:
 
 
 def _write_rows(rows: Iterable[Docstring], path: Path) -> None:
-    partial = path.with_name(path.name + ".partial")
     # json's ASCII escapes keep line separators such as U+2028 from splitting a row.
     lines = (json.dumps({"text": row.text, "label": row.label}) + "\n" for row in rows)
-    partial.write_text("".join(lines), encoding="utf-8", newline="\n")
-    os.replace(partial, path)
+    write_text(path, "".join(lines))

@@ -2,10 +2,12 @@
 
 import json
 import shlex
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
+from lorakit.cli.train import show_result
 from lorakit.cli.training_view import RunView
 
 
@@ -29,6 +31,20 @@ def test_it_says_what_it_trains_shows_progress_and_ends_with_the_files(cls_train
     assert f"{run}/report.md" in paths
     for path in paths:
         assert (run / path).exists()
+
+
+def test_it_says_which_adapter_was_kept_if_it_is_not_the_last(tmp_path, capsys):
+    rows = [
+        {"event": "evaluation", "step": step, "epoch": step / 4, "eval_loss": loss, "wall_s": 1.0}
+        for step, loss in ((4, 0.5), (8, 0.25), (12, 0.75))
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = SimpleNamespace(steps=12, wall_s=1.0, train_loss=1.0, run_dir=tmp_path)
+    for loss, said in ((0.25, True), (0.75, False)):
+        result.metrics = {"eval_loss": loss}
+        show_result(result)  # type: ignore[arg-type]
+        sentence = "kept: the adapter of epoch 2, the best on the validation rows"
+        assert (sentence in capsys.readouterr().out) == said
 
 
 def test_the_next_commands_are_real_ones(cli, cls_training):

@@ -183,6 +183,11 @@ def test_answer_stops_at_the_templates_end_of_turn(chat):
 
     assert chat.tokenizer.eos_token == "</s>"
     assert chat.settings.stop_token_ids == (end,)
+    own, chat.model.generation_config.eos_token_id = end, chat.tokenizer.eos_token_id
+    try:
+        assert generate_text(chat, ["what colour is the sun?"]) == ["yellow"]
+    finally:
+        chat.model.generation_config.eos_token_id = own
 
 
 def test_base_generates_something_else(chat):
@@ -228,12 +233,20 @@ def test_prompt_that_leaves_no_room(chat):
     )
 
 
-def test_summaries_get_the_prefix_of_the_training(summary_run):
+def test_summaries_get_the_prefix_of_the_training(summary_run, monkeypatch):
     loaded = load_for_inference(summary_run)
+    seen, generate = [], loaded.model.generate
+
+    def watched(**inputs):
+        seen.append(loaded.tokenizer.decode(inputs["input_ids"][0]))
+        return generate(**inputs)
+
+    monkeypatch.setattr(loaded.model, "generate", watched)
 
     written = generate_text(loaded, ["the red cat on the hill", "the white bird on the hill"])
 
     assert loaded.settings.source_prefix == "tell me "
+    assert seen == ["tell me the red cat on the hill</s>"]
     assert written == ["a cat", "a bird"]
     with pytest.raises(DataError, match="A sequence-to-sequence model takes a text"):
         generate_text(loaded, [[{"role": "user", "content": "a"}]])

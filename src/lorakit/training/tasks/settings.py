@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
+from lorakit.atomic import write_text
 from lorakit.config import StrictConfig, TaskType
 from lorakit.errors import AdapterFileError
 from lorakit.training.tasks.base import Encoded
@@ -85,8 +85,6 @@ def save_settings(
     values: dict[str, Any] = {"task_type": task_type, "labels": labels, **encoded.settings}
     settings = InferenceSettings(**values)
     path = Path(adapter_dir) / SETTINGS_FILE
-    partial = path.with_suffix(".json.partial")
     text = json.dumps(settings.model_dump(mode="json", exclude_defaults=True), indent=2)
-    partial.write_text(text + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, text + "\n")
     return path

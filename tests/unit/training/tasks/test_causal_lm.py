@@ -250,6 +250,12 @@ def test_all_answers_cut_away(prepare, tiny_gpt2_dir, prompt_jsonl):
     )
 
 
+def test_first_token_alone_teaches_nothing(prepare, tiny_gpt2_dir, text_jsonl):
+    said = message(prepare, tiny_gpt2_dir, text_jsonl, DataError, max_length=1)
+
+    assert "no token of any row counts in the loss. 18 rows are longer than 1 tokens" in said
+
+
 def test_template_that_marks_nothing(prepare, tiny_llama_dir, chat_jsonl, tmp_path):
     # The end token stands inside the markers, the words of the assistant are never rendered.
     silent = "{% for m in messages %}{% if m['role'] == 'user' %}{{ m['content'] }}{% endif %}"

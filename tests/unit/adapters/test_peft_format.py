@@ -1,0 +1,195 @@
+import pytest
+import torch
+
+from lorakit.adapters.peft_format import config_from_peft, config_to_peft, parse_keys, tensor_keys
+from lorakit.config import LoraConfig, TaskType
+from lorakit.errors import AdapterFileError, ConfigError
+
+P = "base_model.model."
+A, B = torch.zeros(2, 4), torch.zeros(3, 2)
+
+
+def factor(path="q"):
+    return {f"{P}{path}.lora_A.weight": A, f"{P}{path}.lora_B.weight": B}
+
+
+def refused(tensors):
+    with pytest.raises(AdapterFileError) as caught:
+        parse_keys(tensors, "here")
+    return str(caught.value)
+
+
+class TestKeys:
+    def test_the_keys_of_the_facts(self):
+        keys = tensor_keys(
+            {"m.q": (A, B), "m.embed": (A, B)},
+            {"m.q.bias": B, "m.norm.bias": B, "head.weight": A},
+            frozenset({"m.embed"}),
+            {"m.embed": A},
+        )
+        assert sorted(keys) == [
+            P + "head.weight",
+            P + "m.embed.base_layer.weight",
+            P + "m.embed.lora_embedding_A",
+            P + "m.embed.lora_embedding_B",
+            P + "m.norm.bias",
+            P + "m.q.base_layer.bias",
+            P + "m.q.lora_A.weight",
+            P + "m.q.lora_B.weight",
+        ]
+        parsed = parse_keys(keys, "here")
+        assert set(parsed.factors) == {"m.q", "m.embed"}
+        assert set(parsed.replaced) == {"m.q.bias", "m.norm.bias", "head.weight"}
+        assert parsed.embeddings == {"m.embed"}
+        assert set(parsed.base_weights) == {"m.embed"}
+
+    def test_junk_that_peft_repeats_for_all_biases_is_left_aside(self):
+        junk = {
+            f"{P}head.original_module.bias": B,
+            f"{P}head.modules_to_save.bias": B,
+            f"{P}head.modules_to_save.default.bias": B,
+        }
+        assert parse_keys(factor() | junk, "here").replaced == {}
+
+    def test_a_factor_without_its_partner(self):
+        text = refused({f"{P}q.lora_A.weight": A})
+        assert "q has lora_A without its partner" in text
+
+    def test_a_wrong_prefix(self):
+        text = refused({"model.q.lora_A.weight": A, "model.q.lora_B.weight": B})
+        assert text == (
+            "The tensors in here are no PEFT adapter: key 'model.q.lora_A.weight' does not start "
+            "with 'base_model.model.' (1 more). Expected keys such as 'base_model.model.<module "
+            "path>.lora_A.weight'."
+        )
+
+    @pytest.mark.parametrize("tensors", [{}, {f"{P}head.weight": A}])
+    def test_no_factor_at_all(self, tensors):
+        assert "there is no lora_A and lora_B in it" in refused(tensors)
+
+    @pytest.mark.parametrize(
+        "key,feature",
+        [
+            ("q.lora_magnitude_vector", "DoRA (use_dora)"),
+            ("q.lora_magnitude_vector.weight", "DoRA (use_dora)"),
+            ("q.lora_B.bias", "a bias on lora_B (lora_bias)"),
+            ("embed.token_adapter.trainable_tokens_delta", "trainable tokens"),
+        ],
+    )
+    def test_features_lorakit_does_not_have_are_named(self, key, feature):
+        text = refused(factor() | {P + key: A})
+        assert feature in text and f"'{P}{key}'" in text
+
+    @pytest.mark.parametrize("bad", [torch.zeros(8), torch.zeros(2, 4, 1, 1), torch.tensor(1.0)])
+    @pytest.mark.parametrize("letter", "AB")
+    def test_a_factor_that_is_no_matrix(self, bad, letter):
+        text = refused(factor() | {f"{P}q.lora_{letter}.weight": bad})
+        assert f"q.lora_{letter} has shape {tuple(bad.shape)}, expected a matrix" in text
+
+
+def peft(**values):
+    return {"peft_type": "LORA", "r": 4, "target_modules": ["q"]} | values
+
+
+class TestConfig:
+    def test_there_and_back(self):
+        config = LoraConfig(
+            r=4,
+            lora_alpha=3,
+            lora_dropout=0.1,
+            target_modules=["k", "q"],
+            rank_pattern={"k": 2},
+            alpha_pattern={"k": 1.5},
+            bias="lora_only",
+            modules_to_save=["head"],
+            task_type="SEQ_CLS",
+            use_rslora=True,
+            init_lora_weights="gaussian",
+        )
+        values = config_to_peft(config, "base")
+        assert values["base_model_name_or_path"] == "base"
+        assert values["peft_type"] == "LORA" and values["inference_mode"] is True
+        assert values["lora_alpha"] == 3 and isinstance(values["lora_alpha"], int)
+        assert list(values) == sorted(values)
+        assert config_from_peft(values, "here") == config
+
+    def test_a_broken_alpha_stays_a_float(self):
+        assert config_to_peft(LoraConfig(lora_alpha=1.5), None)["lora_alpha"] == 1.5
+
+    def test_fields_of_peft_that_are_off_are_accepted(self):
+        off = {
+            "use_dora": False,
+            "lora_bias": False,
+            "loftq_config": {},
+            "megatron_config": None,
+            "layer_replication": None,
+            "trainable_token_indices": None,
+            "qalora_group_size": 16,
+            "peft_version": "0.21.2",
+            "revision": None,
+            "arrow_config": None,
+            "target_parameters": None,
+            "auto_mapping": {"base_model_class": "X"},
+            "some_future_switch": False,
+        }
+        assert config_from_peft(peft(**off), "here") == LoraConfig(r=4, target_modules=["q"])
+
+    @pytest.mark.parametrize(
+        "values,named",
+        [
+            ({"use_dora": True}, "use_dora=True"),
+            ({"lora_bias": True}, "lora_bias=True"),
+            ({"layer_replication": [[0, 4]]}, "layer_replication=[[0, 4]]"),
+            ({"trainable_token_indices": [1]}, "trainable_token_indices=[1]"),
+            ({"target_parameters": ["w"]}, "target_parameters=['w']"),
+            ({"init_lora_weights": "pissa"}, "init_lora_weights='pissa', which changes the base"),
+            ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights='pissa_niter_4'"),
+            ({"init_lora_weights": "olora"}, "init_lora_weights='olora'"),
+            ({"init_lora_weights": "loftq"}, "init_lora_weights='loftq'"),
+            ({"init_lora_weights": "corda"}, "init_lora_weights='corda'"),
+            ({"some_future_switch": True}, "some_future_switch=True"),
+        ],
+    )
+    def test_features_lorakit_does_not_have_are_named(self, values, named):
+        with pytest.raises(AdapterFileError) as caught:
+            config_from_peft(peft(**values), "here")
+        assert str(caught.value).startswith(f"here uses what lorakit does not have: {named}")
+        assert str(caught.value).endswith("Convert the adapter with the tool that made it.")
+
+    def test_every_such_feature_is_listed(self):
+        with pytest.raises(AdapterFileError, match="use_dora=True, lora_bias=True"):
+            config_from_peft(peft(use_dora=True, lora_bias=True), "here")
+
+    @pytest.mark.parametrize("kind", ["LOHA", "IA3", "PROMPT_TUNING", None])
+    def test_other_methods_are_refused_by_name(self, kind):
+        with pytest.raises(AdapterFileError) as caught:
+            config_from_peft(peft(peft_type=kind), "here")
+        assert str(caught.value) == (
+            f"here holds a PEFT adapter of type {kind!r}, expected 'LORA'. lorakit reads LoRA "
+            "adapters only."
+        )
+
+    @pytest.mark.parametrize("kind", ["eva", "orthogonal"])
+    def test_initialisations_that_leave_the_base_alone_do_not_matter(self, kind):
+        assert config_from_peft(peft(init_lora_weights=kind), "here").init_lora_weights is True
+
+    @pytest.mark.parametrize("kind", ["FEATURE_EXTRACTION", "QUESTION_ANS", None])
+    def test_task_types_lorakit_does_not_train_are_dropped(self, kind):
+        assert config_from_peft(peft(task_type=kind), "here").task_type is None
+
+    def test_a_known_task_type_stays(self):
+        config = config_from_peft(peft(task_type="TOKEN_CLS"), "here")
+        assert config.task_type is TaskType.TOKEN_CLS
+
+    @pytest.mark.parametrize(
+        "values,expected",
+        [
+            ({"r": 0}, "r: got 0"),
+            ({"rank_pattern": {"(": 2}}, "is no valid regular expression"),
+            ({"lora_alpha": "x"}, "lora_alpha: got 'x'"),
+        ],
+    )
+    def test_values_out_of_range_name_the_file(self, values, expected):
+        with pytest.raises(ConfigError) as caught:
+            config_from_peft(peft(**values), "here")
+        assert "here" in str(caught.value) and expected in str(caught.value)
