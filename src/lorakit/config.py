@@ -11,6 +11,17 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from lorakit.errors import ConfigError, did_you_mean
 
 _KEYS_SHOWN = 25
+_ALIASES = {
+    "rank": "r",
+    "lora_r": "r",
+    "alpha": "lora_alpha",
+    "dropout": "lora_dropout",
+    "lora_target_modules": "target_modules",
+    "lr": "learning_rate",
+    "epochs": "num_train_epochs",
+    "batch_size": "per_device_train_batch_size",
+    "micro_batch_size": "per_device_train_batch_size",
+}
 
 
 class TaskType(StrEnum):
@@ -218,7 +229,8 @@ def _explain(problem: Any, location: list[str], model: type[BaseModel]) -> tuple
     key = ".".join(part for part in location if not part.startswith(_UNION_MEMBERS[4:]))
     if problem["type"] == "extra_forbidden":
         known = list(_model_at(model, location[:-1]).model_fields)
-        hint = did_you_mean(location[-1], known) or f" Known keys: {_some(known)}."
+        hint = _known_alias(location[-1], known) or did_you_mean(location[-1], known)
+        hint = hint or f" Known keys: {_some(known)}."
         return f"unknown key '{key}'.{hint.removesuffix('.')}", ""
     if problem["type"] == "missing":
         return f"missing key '{key}'. Add it", ""
@@ -227,6 +239,12 @@ def _explain(problem: Any, location: list[str], model: type[BaseModel]) -> tuple
     if isinstance(problem["input"], (str, int, float, bool, list, tuple, type(None))):
         return f"{key or 'the whole'}: got {problem['input']!r}; ", message
     return f"{key or 'the whole'}: ", message
+
+
+def _known_alias(word: str, known: Sequence[str]) -> str:
+    """Return a hint for words other tools use, where spelling alone would mislead."""
+    meant = _ALIASES.get(word)
+    return f" Did you mean '{meant}'?" if meant in known else ""
 
 
 def _some(keys: Sequence[str]) -> str:

@@ -115,7 +115,8 @@ def _directory(path: str | Path) -> Path:
             f"{directory} is a file, expected the directory that holds {CONFIG_FILE} and "
             f"{WEIGHTS_FILE}. Name {directory.parent} instead."
         )
-    if isinstance(path, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", path):
+    looks_like_hub_id = isinstance(path, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", path)
+    if isinstance(path, str) and looks_like_hub_id and not directory.parent.is_dir():
         return _from_hub(path)
     siblings = [p.name for p in directory.parent.iterdir()] if directory.parent.is_dir() else []
     raise MissingFileError(

@@ -55,14 +55,14 @@ def merge_adapters(model: nn.Module, names: str | Sequence[str] | None = None) -
     """
     require_unmerged(model, "merge")
     state = require_state(model)
-    _require_in_memory(model)
-    if names is not None and _as_tuple(names):
-        set_adapter(model, names)
-    if not state.active or (names is not None and not _as_tuple(names)):
+    if not (state.active if names is None else _as_tuple(names)):
         raise AdapterStateError(
             "No adapter is active, so there is nothing to merge. Name the adapters to merge, or "
             "call set_adapter first."
         )
+    _require_in_memory(model)
+    if names is not None:
+        set_adapter(model, names)
     layers, largest = 0, 0.0
     for _, layer in adapted_layers(model):
         if layer.acting_updates():

@@ -52,6 +52,8 @@ OWNED_KEYS: dict[str, str] = {
     # of TRL's SFTConfig
     "max_length": "set `data.max_length`",
     "dataset_text_field": "set `data.text`",
+    "dataset_kwargs": "lorakit prepares the rows; see `data`",
+    "pad_token": "save the tokenizer with a pad token and name it in `model`",
     "model_init_kwargs": "set `dtype`, `revision` or `trust_remote_code` at the top level",
     "trust_remote_code": "set `trust_remote_code` at the top level",
 }
