@@ -172,24 +172,22 @@ class TestCompile:
 
     @pytest.mark.filterwarnings("ignore:`torch.jit.:DeprecationWarning")  # inductor's own
     @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
-    @pytest.mark.parametrize("shape", [(10, 8), (7, 143)])
-    def test_inductor_makes_the_mask_that_eager_makes(self, shape):
+    def test_inductor_makes_the_mask_that_eager_makes(self):
+        """Over 16 words inductor's loop has a second round, which an overflow would derail."""
+        shape = (7, 143)
         compiled = torch.compile(keep_mask, fullgraph=True, dynamic=False)
         seed, cpu = torch.tensor(2**62 + 5), torch.device("cpu")
         assert torch.equal(compiled(shape, 0.1, seed, cpu), keep_mask(shape, 0.1, seed, cpu))
 
     @pytest.mark.filterwarnings("ignore:`torch.jit.:DeprecationWarning")  # inductor's own
     @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
-    @pytest.mark.parametrize("dropout", [0.0, 0.1])
-    def test_inductor(self, dropout):
-        model = layers(dropout)
-        model.eval()
+    def test_inductor(self):
+        model = layers(dropout=0.1).eval()
         expected = gradients(model, IDS)
         compiled = torch.compile(model, fullgraph=True)
         assert_same(gradients(compiled, IDS), expected)
         model.train()
-        first, second = compiled(IDS), compiled(IDS)
-        assert torch.equal(first, second) == (dropout == 0)
+        assert not torch.equal(compiled(IDS), compiled(IDS))
 
 
 class TestGradientCheckpointing:

@@ -59,7 +59,7 @@ class Adapter:
         """
         values, tensors, where = read_adapter_files(path)
         config = config_from_peft(values, where)
-        keys = parse_keys(tensors, where)
+        keys = parse_keys(tensors, where, config.modules_to_save)
         for module_path, (A, B) in keys.factors.items():
             r = config.rank_for(module_path)
             if A.shape[0] != r or B.shape[1] != r:

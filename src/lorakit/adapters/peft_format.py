@@ -64,12 +64,21 @@ def tensor_keys(
         path, _, last = key.rpartition(".")
         tensors[f"{PREFIX}{path}.base_layer.{last}" if path in factors else PREFIX + key] = tensor
     for path, tensor in base_weights.items():
-        tensors[f"{PREFIX}{path}.base_layer.weight"] = tensor
+        layer = f"{path}.base_layer" if path in factors else path
+        tensors[f"{PREFIX}{layer}.weight"] = tensor
     return tensors
 
 
-def parse_keys(tensors: Mapping[str, Tensor], where: str) -> ParsedKeys:
+def parse_keys(
+    tensors: Mapping[str, Tensor], where: str, modules_to_save: tuple[str, ...] = ()
+) -> ParsedKeys:
     """Sort the tensors of a PEFT file.
+
+    Args:
+        tensors: The file's tensors.
+        where: What to call the file in an error.
+        modules_to_save: As the configuration has it. The weight of any other module is one of
+            the base's that PEFT repeats, as it does for embeddings.
 
     Raises:
         AdapterFileError: A key has no meaning here, a factor lacks its partner, or the file uses
@@ -101,8 +110,9 @@ def parse_keys(tensors: Mapping[str, Tensor], where: str) -> ParsedKeys:
         elif ".original_module." in name or ".modules_to_save." in name:
             # PEFT repeats the heads' biases under these keys when bias is "all".
             continue
-        elif name.endswith(".base_layer.weight"):
-            parsed.base_weights[name.removesuffix(".base_layer.weight")] = tensor
+        elif name.endswith(".weight") and not _is_trained(name, modules_to_save):
+            owner = name.removesuffix(".weight").removesuffix(".base_layer")
+            parsed.base_weights[owner] = tensor
         else:
             parsed.replaced[name.replace(".base_layer.", ".")] = tensor
     for path, both in halves.items():
@@ -120,6 +130,13 @@ def parse_keys(tensors: Mapping[str, Tensor], where: str) -> ParsedKeys:
         )
     parsed.embeddings = frozenset(embeddings)
     return parsed
+
+
+def _is_trained(key: str, modules_to_save: tuple[str, ...]) -> bool:
+    """Return whether a tensor belongs to a module whose path ends in one of the names."""
+    parts = key.split(".")[:-1]
+    paths = (".".join(parts[: end + 1]) for end in range(len(parts)))
+    return bool(modules_to_save) and any(path.endswith(modules_to_save) for path in paths)
 
 
 def config_to_peft(config: LoraConfig, base_model: str | None) -> dict[str, Any]:

@@ -172,7 +172,7 @@ def _add_copies(
                 parameter.data = parameter.data.to(dtype or trained_dtype(parameter.dtype))
         made[path] = trained
     for path, module in plan.other_biases.items():
-        made[path] = copy_with_own(module, ["bias"])
+        made[path] = copy_with_own(module, ["bias"], dtype or trained_dtype(module.bias.dtype))  # type: ignore[arg-type]
     for path, trained in made.items():
         module = plan.heads[path] if path in plan.heads else plan.other_biases[path]
         if tensors is not None:

@@ -143,15 +143,21 @@ def _check_base_weights(
     """Compare the base weights that a file repeats (those of embeddings) with the base's."""
     for path, repeated in adapter.base_weights.items():
         own = getattr(modules.get(path), "weight", None)
-        if own is None or own.is_meta:
-            continue
-        if own.shape != repeated.shape:
+        if own is None:
+            hint = "" if problems else did_you_mean(path, modules)
+            problems.append(
+                f"the base has no place for '{path}.weight' {tuple(repeated.shape)}.{hint}"
+            )
+        elif own.shape != repeated.shape:
             problems.append(
                 f"{path}.weight has shape {tuple(repeated.shape)} in the adapter's file, but the "
                 f"base's is {tuple(own.shape)}. Resize the base's embeddings first."
             )
-        elif not torch.equal(own.detach().cpu(), repeated.to(own.dtype)):
-            problems.append(f"{path}.weight in the adapter's file differs from the base's.")
+        elif not own.is_meta and not torch.equal(own.detach().cpu(), repeated.to(own.dtype)):
+            problems.append(
+                f"{path}.weight in the adapter's file differs from the base's. Save the adapter "
+                "without its embedding layers, or name them in modules_to_save."
+            )
 
 
 def saved_tensors(module: nn.Module) -> dict:

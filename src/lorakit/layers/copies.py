@@ -3,6 +3,7 @@
 import copy
 from typing import Any
 
+import torch
 from torch import nn
 
 from lorakit.layers.adapted import AdaptedLayer
@@ -32,13 +33,21 @@ def full_copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     return made
 
 
-def copy_with_own(module: nn.Module, parameters: list[str]) -> nn.Module:
-    """Return a copy that owns the named direct parameters and shares all others with the base."""
+def copy_with_own(
+    module: nn.Module, parameters: list[str], dtype: torch.dtype | None = None
+) -> nn.Module:
+    """Return a copy that owns the named direct parameters and shares all others with the base.
+
+    Args:
+        module: The base's module, replaced or plain.
+        parameters: Names of the parameters to own.
+        dtype: What to keep them in; None for the base's.
+    """
     made = _shallow_plain(module)
     for name in parameters:
         own = module._parameters[name]
         if own is not None:
-            made._parameters[name] = nn.Parameter(own.detach().clone(), requires_grad=True)
+            made._parameters[name] = nn.Parameter(own.detach().to(dtype or own.dtype, copy=True))
     return made
 
 

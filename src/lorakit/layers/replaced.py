@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.func import functional_call
 from torch.utils._pytree import tree_map
 
 from lorakit.layers.class_swap import swap_class
@@ -28,7 +29,13 @@ class ReplacedModule(nn.Module):
         acting = self.trained_copies[self.active_copy]
         base_dtype, own_dtype = _parameter_dtype(self), _parameter_dtype(acting)
         if base_dtype == own_dtype:
-            return acting(*args, **kwargs)
+            # A float32 bias beside the base's half-precision weight: the weight's dtype rules.
+            cast = {
+                name: parameter.to(own_dtype)
+                for name, parameter in acting._parameters.items()
+                if parameter is not None and parameter.dtype != own_dtype
+            }
+            return functional_call(acting, cast, args, kwargs) if cast else acting(*args, **kwargs)
         # A float32 copy under a half-precision base: cast at its two borders.
         args, kwargs = tree_map(partial(_cast, dtype=own_dtype), (args, kwargs))
         return tree_map(partial(_cast, dtype=base_dtype), acting(*args, **kwargs))

@@ -37,7 +37,7 @@ class TestKeys:
             P + "m.q.lora_A.weight",
             P + "m.q.lora_B.weight",
         ]
-        parsed = parse_keys(keys, "here")
+        parsed = parse_keys(keys, "here", ("head",))
         assert set(parsed.factors) == {"m.q", "m.embed"}
         assert set(parsed.replaced) == {"m.q.bias", "m.norm.bias", "head.weight"}
         assert parsed.embeddings == {"m.embed"}
@@ -50,6 +50,30 @@ class TestKeys:
             f"{P}head.modules_to_save.default.bias": B,
         }
         assert parse_keys(factor() | junk, "here").replaced == {}
+
+    @pytest.mark.parametrize(
+        "key,names,trained",
+        [
+            ("classifier.weight", ("classifier",), True),
+            ("pre_classifier.weight", ("classifier",), True),  # as PEFT matches them
+            ("classifier.dense.weight", ("classifier",), True),
+            ("m.head.weight", ("m.head",), True),
+            ("lm_head.weight", ("classifier",), False),
+            ("embed.base_layer.weight", (), False),
+            ("embed.weight", (), False),
+            ("norm.bias", (), True),
+            ("q.base_layer.bias", (), True),
+        ],
+    )
+    def test_weights_of_the_base_are_told_from_trained_ones(self, key, names, trained):
+        parsed = parse_keys(factor() | {P + key: A}, "here", names)
+        assert len(parsed.replaced) == trained and len(parsed.base_weights) == (not trained)
+
+    def test_repeated_weights_are_written_where_they_were_read(self):
+        weights = {"q": A, "lm_head": A}
+        keys = tensor_keys({"q": (A, B)}, {}, frozenset(), weights)
+        assert {P + "q.base_layer.weight", P + "lm_head.weight"} <= set(keys)
+        assert parse_keys(keys, "here").base_weights == weights
 
     def test_a_factor_without_its_partner(self):
         text = refused({f"{P}q.lora_A.weight": A})

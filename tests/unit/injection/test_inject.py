@@ -182,10 +182,12 @@ def test_updates_follow_the_model_s_mode():
 )
 def test_factor_dtypes(base, dtype, expected):
     model = TinyNet(dtype=base)
-    add_adapter(model, LoraConfig(r=2, task_type="SEQ_CLS", bias="lora_only"), dtype=dtype)
+    add_adapter(model, LoraConfig(r=2, task_type="SEQ_CLS", bias="all"), dtype=dtype)
     update = model.layers[0]["up"].updates["default"]
     assert {update.lora_A.dtype, update.lora_B.dtype, update.bias.dtype} == {expected}
     assert model.classifier.trained_copies["default"].weight.dtype == expected
+    norm = model.norm.trained_copies["default"]
+    assert norm.bias.dtype == expected and norm.weight is model.norm.weight
     assert model.layers[0]["up"].weight.dtype == base
     assert model(**tokens(model)).dtype == base
 
@@ -199,6 +201,17 @@ def test_a_bfloat16_base_trains(bias):
     assert losses[-1] < losses[0]
     unload(model)
     assert_untouched(model, before)
+
+
+def test_small_steps_of_every_bias_add_up_on_a_bfloat16_base():
+    """A step below the rounding of bfloat16 must not be lost: biases are kept in float32."""
+    model = TinyNet(dtype=torch.bfloat16)
+    with torch.no_grad():
+        model.norm.bias.fill_(1.0)
+    add_adapter(model, LoraConfig(r=2, task_type="SEQ_CLS", bias="all"))
+    train_steps(model, steps=8, learning_rate=5e-4)
+    moved = (model.norm.trained_copies["default"].bias - 1).abs()
+    assert (moved > 1e-3).all()
 
 
 class TestSelection:

@@ -294,6 +294,14 @@ def test_zero_rows_give_zero_gradients():
     assert A.grad.eq(0).all() and B.grad.eq(0).all()
 
 
+def test_inference_mode():
+    x, W0, bias, A, B = operands(3, 4)
+    A.requires_grad_()
+    with torch.inference_mode():
+        h = low_rank_linear(x, W0, bias, [LowRankTerm(A, B, 1.0, 0.5, torch.tensor(1))])
+    assert h.is_inference() and h.shape == (3, 5)
+
+
 def test_runs_on_the_meta_device():
     with torch.device("meta"):
         x, W0, A, B = (torch.empty(s) for s in ((3, 4), (5, 4), (2, 4), (5, 2)))
