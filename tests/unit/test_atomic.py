@@ -37,6 +37,14 @@ def test_replacing_an_existing_file(tmp_path):
     assert target.read_bytes() == "näw".encode()
 
 
+def test_who_reads_the_old_file_reads_it_to_its_end(tmp_path):
+    target = tmp_path / "out.txt"
+    target.write_text("old")
+    with target.open() as reader:
+        write_text(target, "new")
+        assert reader.read() == "old"
+
+
 def test_a_file_gets_the_permissions_of_an_ordinary_one(tmp_path):
     ordinary = tmp_path / "ordinary"
     ordinary.write_text("x")

@@ -47,7 +47,7 @@ def quickstart(
 ) -> None:
     """Train a small model on this Python's docstrings."""
     folder = output or free_directory(DEFAULT_OUTPUT)
-    say("Teaching a 4M-parameter language model which package a docstring documents.")
+    say("Teaching a language model of 4.5 million parameters which package a docstring documents.")
     say("Model and text are on this machine; no network is needed.")
     from lorakit.quickstart.run import quickstart as run_quickstart
 

@@ -33,6 +33,19 @@ def test_a_plain_module_is_searched_for_the_usual_names():
     assert task_heads(nn.Sequential(nn.Linear(2, 2))) == ()
 
 
+def test_a_head_of_any_name_beside_a_named_backbone():
+    class Judge(nn.Module):
+        base_model_prefix = "body"
+
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Linear(2, 2)
+            self.classifier_dropout = nn.Dropout()
+            self.verdict = nn.Linear(2, 2)
+
+    assert task_heads(Judge()) == ("verdict",)
+
+
 def names_of_outputs(model):
     ids = output_layers(model)
     return [name for name, module in model.named_modules() if id(module) in ids]

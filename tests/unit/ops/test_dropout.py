@@ -15,6 +15,24 @@ def mask(p, seed, shape=(MANY,)):
     return keep_mask(shape, p, torch.tensor(seed), CPU)
 
 
+def splitmix64(position):
+    """Return the 64-bit hash in Python's own integers (Steele, Lea and Flood 2014, figure 16)."""
+    word = (1 << 64) - 1
+    z = position * 0x9E3779B97F4A7C15 & word
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & word
+    z = (z ^ z >> 27) * 0x94D049BB133111EB & word
+    return z ^ z >> 31
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**62 + 12345, 2**63 - 2])
+def test_the_mask_is_that_of_splitmix64(seed):
+    lanes = []
+    for index in range(8):
+        z = splitmix64(seed + index)
+        lanes += [(z >> 16 * lane & 0xFFFF) ^ 0x8000 for lane in range(4)]  # signed, shifted up
+    assert mask(0.25, seed, (32,)).tolist() == [lane >= 0.25 * 65536 for lane in lanes]
+
+
 @pytest.mark.parametrize("p", [0.01, 0.05, 0.1, 0.25, 0.5, 0.9])
 @pytest.mark.parametrize("seed", [0, 1, 2**62 + 12345])
 def test_the_share_of_dropped_elements_is_p(p, seed):
