@@ -118,6 +118,20 @@ def test_training_is_that_of_a_model_in_memory(build, placed):
     assert largest_error(logits(model), logits(plain)) < LOGITS_TOLERANCE
 
 
+@pytest.mark.parametrize("build", [distilbert, roberta, gpt2])
+def test_a_model_placed_after_its_adapter_was_added(build, placed):
+    """The hooks are on the updates too, which must be called for them to load their factors."""
+    targets = {gpt2: ["c_attn", "wte"], roberta: ["query", "word_embeddings"]}.get(build)
+    model = build()
+    add_adapter(model, adapted(build, target_modules=targets))
+    expected = logits(randomize_(model))
+    assert not torch.equal(expected, logits(build()))
+    model = placed(model)
+    assert torch.equal(logits(model), expected)
+    unload(model)
+    assert torch.equal(logits(model), logits(build()))
+
+
 def test_an_adapter_is_saved_and_loaded_under_hooks(placed, tmp_path):
     model = placed(roberta())
     add_adapter(model, adapted(roberta))

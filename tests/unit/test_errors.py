@@ -1,3 +1,4 @@
+import doctest
 import inspect
 import pickle
 
@@ -68,3 +69,8 @@ def test_the_text_is_the_message_and_survives_pickling(error):
 )
 def test_did_you_mean(got, known, expected):
     assert did_you_mean(got, known) == expected
+
+
+def test_doctests():
+    result = doctest.testmod(errors)
+    assert result.attempted and not result.failed

@@ -136,7 +136,7 @@ def _is_trained(key: str, modules_to_save: tuple[str, ...]) -> bool:
     """Return whether a tensor belongs to a module whose path ends in one of the names."""
     parts = key.split(".")[:-1]
     paths = (".".join(parts[: end + 1]) for end in range(len(parts)))
-    return bool(modules_to_save) and any(path.endswith(modules_to_save) for path in paths)
+    return any(path.endswith(modules_to_save) for path in paths)
 
 
 def config_to_peft(config: LoraConfig, base_model: str | None) -> dict[str, Any]:

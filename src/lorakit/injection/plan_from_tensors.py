@@ -56,10 +56,7 @@ def _heads(modules: dict[str, nn.Module], adapter: AdapterTensors) -> dict[str, 
         path: module
         for path, module in modules.items()
         if name_matches(names, path)
-        or (
-            path.endswith(names or ("\0",))
-            and any(key.startswith(f"{path}.") for key in adapter.replaced)
-        )
+        or (path.endswith(names) and any(key.startswith(f"{path}.") for key in adapter.replaced))
     }
     outer = tuple(f"{path}." for path in heads)
     return {path: module for path, module in heads.items() if not path.startswith(outer)}

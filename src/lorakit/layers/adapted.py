@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from lorakit.layers.replaced import swap_plain_class
 from lorakit.layers.update import LowRankUpdate
+from lorakit.ops import LowRankTerm
 
 
 class AdaptedLayer(nn.Module):
@@ -61,9 +62,11 @@ class AdaptedLayer(nn.Module):
             return []
         return [self.updates[name] for name in self.active_updates if name in self.updates]  # type: ignore[misc]
 
-    def acting_bias(self, updates: list[LowRankUpdate]) -> Tensor | None:
-        """Return the bias that forward uses: an active update's trained one, or the layer's."""
-        return next((u.bias for u in updates if u.bias is not None), self.bias)  # type: ignore[return-value]
+    def operands(self, updates: list[LowRankUpdate]) -> tuple[list[LowRankTerm], Tensor | None]:
+        """Return the terms of these updates, and the bias: a trained one or the layer's own."""
+        called = [update() for update in updates]
+        bias = next((bias for _, bias in called if bias is not None), self.bias)
+        return [term for term, _ in called], bias  # type: ignore[return-value]
 
     @torch.no_grad()
     def merge(self) -> float:
@@ -84,8 +87,8 @@ class AdaptedLayer(nn.Module):
             exact = exact + self.oriented(update.delta_weight()).to(exact.device)
         merged = exact.to(weight.dtype)
         self._put_aside("weight", merged)
-        bias = self.acting_bias(updates)
-        if bias is not None and bias is not self.bias:
+        bias = next((update.bias for update in updates if update.bias is not None), None)
+        if bias is not None:
             self._put_aside("bias", bias.detach().to(self.bias.dtype))  # type: ignore[union-attr]
         return (merged.to(wide) - exact).abs().max().item() if merged.numel() else 0.0
 

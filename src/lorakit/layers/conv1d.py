@@ -26,5 +26,5 @@ class LoraConv1D(AdaptedLayer, Conv1D):
         updates = self.acting_updates()
         if not updates:
             return super().forward(x)
-        terms = [update.term() for update in updates]
-        return low_rank_linear(x, self.weight.t(), self.acting_bias(updates), terms)
+        terms, bias = self.operands(updates)
+        return low_rank_linear(x, self.weight.t(), bias, terms)

@@ -29,12 +29,12 @@ class LoraEmbedding(AdaptedLayer, nn.Embedding):
     def forward(self, input: Tensor) -> Tensor:
         """Map indices (*) to vectors (*, dim)."""
         h = super().forward(input)
-        for update in self.acting_updates():
+        for term in self.operands(self.acting_updates())[0]:
             rows = F.embedding(
                 input,
-                update.lora_A.t(),
+                term.A.t(),
                 padding_idx=self.padding_idx,
                 scale_grad_by_freq=self.scale_grad_by_freq,
             )  # (*, r)
-            h = h + update.scaling * (rows @ update.lora_B.t()).to(h.dtype)
+            h = h + term.scaling * (rows @ term.B.t()).to(h.dtype)
         return h

@@ -25,5 +25,5 @@ class LoraLinear(AdaptedLayer, nn.Linear):
         updates = self.acting_updates()
         if not updates:
             return F.linear(input, self.weight, self.bias)
-        terms = [update.term() for update in updates]
-        return low_rank_linear(input, self.weight, self.acting_bias(updates), terms)
+        terms, bias = self.operands(updates)
+        return low_rank_linear(input, self.weight, bias, terms)

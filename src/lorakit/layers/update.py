@@ -78,6 +78,14 @@ class LowRankUpdate(nn.Module):
         p = self.drop_probability if self.training else 0.0
         return LowRankTerm(self.lora_A, self.lora_B, self.scaling, p, draw_seed() if p else None)
 
+    def forward(self) -> tuple[LowRankTerm, Tensor | None]:
+        """Return the operands of one forward pass, and the trained bias.
+
+        Layers call the module rather than read its parameters, so that hooks on it run, such as
+        those of accelerate that load offloaded parameters.
+        """
+        return self.term(), self.bias
+
     def delta_weight(self) -> Tensor:
         """Return s B A in float32 (float64 for float64 factors), (out, in)."""
         wide = torch.promote_types(self.lora_A.dtype, torch.float32)
