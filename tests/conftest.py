@@ -47,6 +47,14 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _seeded():
+    """Draw the same numbers in a test whatever ran before it."""
+    import torch
+
+    torch.manual_seed(0)
+
+
 def _save(directory: Path, model, tokenizer) -> str:
     model.eval().save_pretrained(directory)
     tokenizer.save_pretrained(directory)

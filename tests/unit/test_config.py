@@ -1,12 +1,10 @@
 import copy
-import doctest
 import pickle
 from enum import StrEnum
 
 import pytest
 from pydantic import Field
 
-from lorakit import config
 from lorakit.config import LoraConfig, StrictConfig, TaskType, matching_pattern
 from lorakit.errors import ConfigError, LorakitError
 
@@ -197,8 +195,3 @@ def test_a_section_that_is_no_mapping():
         Outer.parse({"inner": 3, "label": "x"}, "f")
     with pytest.raises(ConfigError, match=r"In f: the whole: got 3; "):
         Outer.parse(3, "f")  # type: ignore[arg-type]
-
-
-def test_doctests():
-    result = doctest.testmod(config)
-    assert result.attempted and not result.failed

@@ -1,4 +1,3 @@
-import doctest
 import inspect
 import pickle
 
@@ -69,8 +68,3 @@ def test_the_text_is_the_message_and_survives_pickling(error):
 )
 def test_did_you_mean(got, known, expected):
     assert did_you_mean(got, known) == expected
-
-
-def test_doctests():
-    result = doctest.testmod(errors)
-    assert result.attempted and not result.failed

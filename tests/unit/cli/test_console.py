@@ -1,11 +1,10 @@
 """Drawing: nothing is cut off in a pipe, everything fits on a narrow terminal."""
 
-import doctest
 import io
 
 from rich.console import Console
 
-from lorakit.cli import console, recipe_template
+from lorakit.cli import console
 
 WIDE = ["model.layers.0.self_attn.q_proj." + "x" * 60, "1,024", "word " * 12]
 
@@ -54,8 +53,3 @@ def test_closing_names_files_with_their_sizes_and_commands(tmp_path, capsys):
     assert capsys.readouterr().out == (
         f"\nWrote\n  {file}  (2.3 kB)\n\nNext\n  lorakit inspect run  # shows the adapter\n"
     )
-
-
-def test_examples_in_docstrings():
-    for module in (console, recipe_template):
-        assert doctest.testmod(module).failed == 0

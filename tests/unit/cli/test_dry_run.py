@@ -1,8 +1,5 @@
 """Rows as the model will see them."""
 
-import doctest
-
-from lorakit.cli import dry_run
 from lorakit.cli.dry_run import SHOWN_TOKENS, marked_lines, shortened, show_row
 from lorakit.training.tasks import SampleRow
 
@@ -43,7 +40,3 @@ def test_a_long_row_loses_its_middle():
     assert len(tokens) == len(counted) == SHOWN_TOKENS + 1
     assert tokens[-1] == "999"
     assert counted[-1]
-
-
-def test_examples_in_docstrings():
-    assert doctest.testmod(dry_run).failed == 0

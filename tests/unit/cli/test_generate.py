@@ -1,10 +1,7 @@
 """`lorakit generate` for each kind of adapter, and where its texts come from."""
 
-import doctest
-
 import pytest
 
-from lorakit.cli import generate as generate_module
 from lorakit.cli.generate import pairs_of, read_texts, show_tags
 from lorakit.errors import ConfigError, DataError, MissingFileError
 from lorakit.training.inference import TaggedWord
@@ -109,7 +106,3 @@ def test_an_adapter_for_another_base_is_refused(cli, lm_run, tiny_gpt2_dir):
     result = cli("generate", lm_run, "what", "--base-model", tiny_gpt2_dir)
     assert (result.exit_code, result.stdout) == (2, "")
     assert "made for another base than this GPT2LMHeadModel" in result.stderr
-
-
-def test_examples_in_docstrings():
-    assert doctest.testmod(generate_module).failed == 0

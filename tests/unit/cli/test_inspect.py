@@ -1,6 +1,5 @@
 """What `lorakit inspect` tells of an adapter."""
 
-import doctest
 import json
 
 import pytest
@@ -9,7 +8,6 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from lorakit import Adapter, LoraConfig, add_adapter, save_adapter
-from lorakit.cli import inspect as inspect_module
 from lorakit.cli.inspect import measure, product_norm
 from lorakit.cli.main import app
 
@@ -124,7 +122,3 @@ def test_a_misspelt_directory_is_answered_with_the_nearest(adapter_dir):
     assert result.exit_code == 2
     assert "There is no adapter directory" in result.stderr
     assert "Did you mean 'adapter'?" in result.stderr
-
-
-def test_examples_in_docstrings():
-    assert doctest.testmod(inspect_module).failed == 0

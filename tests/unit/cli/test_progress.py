@@ -1,6 +1,5 @@
 """The progress of a run, on a terminal and in a file."""
 
-import doctest
 import io
 
 import pytest
@@ -50,7 +49,3 @@ def test_on_a_terminal_there_is_one_bar_that_fits(width, monkeypatch):
     assert "after epoch 2: loss 0.5" in text
     assert width < 80 or "loss 1.2500" in text
     assert "step 2/20" not in text
-
-
-def test_examples_in_docstrings():
-    assert doctest.testmod(progress).failed == 0

@@ -1,9 +1,6 @@
-import doctest
-
 import pytest
 
 from lorakit.config import LoraConfig
-from lorakit.injection import targets
 from lorakit.injection.targets import (
     compact_targets,
     layer_index,
@@ -200,8 +197,3 @@ def test_compact_targets_never_selects_a_path_that_ends_in_a_chosen_one():
     everything = ["0.proj", "inner.0.proj"]
     names, matched = compact_and_match(["0.proj"], everything)
     assert matched == ["0.proj"], names
-
-
-def test_doctests():
-    result = doctest.testmod(targets)
-    assert result.attempted and not result.failed
