@@ -12,6 +12,7 @@ WORKERS ?= 2
 
 quickstart: $(READY)
 	$(BIN)/lorakit quickstart
+	@echo "For the commands above in this shell: source $(BIN)/activate"
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)

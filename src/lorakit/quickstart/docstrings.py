@@ -21,7 +21,7 @@ SKIPPED_FOLDERS = frozenset(
 )
 MIN_CHARACTERS = 20
 CLASSES = 10
-MAX_ROWS = 2400  # keeps the quickstart to about two minutes on two CPU cores
+MAX_ROWS = 2400  # keeps the quickstart within three minutes on two CPU cores
 VALIDATION_SHARE = 0.2
 TRAIN_FILE = "train.jsonl"
 VALIDATION_FILE = "validation.jsonl"
