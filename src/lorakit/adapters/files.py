@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,25 +116,40 @@ def _directory(path: str | Path) -> Path:
             f"{directory} is a file, expected the directory that holds {CONFIG_FILE} and "
             f"{WEIGHTS_FILE}. Name {directory.parent} instead."
         )
-    looks_like_hub_id = isinstance(path, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", path)
-    if isinstance(path, str) and looks_like_hub_id and not directory.parent.is_dir():
-        return _from_hub(path)
+    if is_hub_id(path):
+        return fetch_from_hub(str(path), (CONFIG_FILE, WEIGHTS_FILE))
     siblings = [p.name for p in directory.parent.iterdir()] if directory.parent.is_dir() else []
     raise MissingFileError(
         f"There is no adapter directory {directory}.{did_you_mean(directory.name, siblings)}"
     )
 
 
-def _from_hub(repository: str) -> Path:
+def is_hub_id(path: str | Path) -> bool:
+    """Return whether a path can only be a hub id: "owner/name" where no folder "owner" lies."""
+    is_local = Path(path).exists() or Path(path).parent.is_dir()
+    return not is_local and re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)) is not None
+
+
+def fetch_from_hub(repository: str, files: Sequence[str]) -> Path:
+    """Return the local directory that an adapter's files were fetched to.
+
+    Args:
+        repository: Hub id.
+        files: Names of the files, or patterns; those that are not there are left out.
+
+    Raises:
+        MissingFileError: The hub cannot be reached, or has no such repository.
+    """
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(repository, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return Path(snapshot_download(repository, allow_patterns=list(files)))
+    except Exception as error:  # network, hub and cache errors share no class
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise MissingFileError(
-            f"{repository!r} is no local directory, and fetching it from the hub failed: "
-            f"{reason} Check the name, or give a local directory."
+            f"No adapter at '{repository}': it is no directory here, and asking the Hugging Face "
+            f"hub for it failed ({reason}). Check the name and the network, or name a local "
+            "directory."
         ) from error
 
 

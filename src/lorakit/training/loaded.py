@@ -13,8 +13,9 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lorakit.adapters import Adapter
+from lorakit.adapters.files import fetch_from_hub, is_hub_id
 from lorakit.config import TaskType
-from lorakit.errors import ConfigError, MissingFileError
+from lorakit.errors import ConfigError
 from lorakit.injection import add_adapter, disable_adapters
 from lorakit.training.evaluation import find_adapter
 from lorakit.training.recipe import Recipe
@@ -149,18 +150,9 @@ def _located(path: str | Path) -> tuple[Path, Recipe | None]:
     Raises:
         MissingFileError: There is no adapter at `path`.
     """
-    if Path(path).exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
-        return find_adapter(path)
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(str(path), allow_patterns=list(_HUB_FILES))), None
-    except Exception as error:  # network, hub and cache errors share no class
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        raise MissingFileError(
-            f"No adapter at '{path}': it is no directory here, and asking the Hugging Face hub for "
-            f"it failed ({reason}). Check the name and the network, or name a local directory."
-        ) from error
+    if is_hub_id(path):
+        return fetch_from_hub(str(path), _HUB_FILES), None
+    return find_adapter(path)
 
 
 def _companions(directory: Path) -> Path:

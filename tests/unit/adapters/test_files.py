@@ -120,9 +120,17 @@ class TestMissing:
     def test_a_hub_name_offline(self):
         text = refused(MissingFileError, "some-owner/some-adapter")
         assert text.startswith(
-            "'some-owner/some-adapter' is no local directory, and fetching it from the hub failed: "
+            "No adapter at 'some-owner/some-adapter': it is no directory here, and asking the "
+            "Hugging Face hub for it failed ("
         )
-        assert text.endswith("Check the name, or give a local directory.")
+        assert text.endswith("Check the name and the network, or name a local directory.")
+
+    def test_a_mistyped_folder_is_not_asked_of_the_hub(self, saved, monkeypatch):
+        monkeypatch.chdir(saved.parent.parent)
+        mistyped = f"{saved.parent.name}/adaptr"
+        assert refused(MissingFileError, mistyped) == (
+            f"There is no adapter directory {mistyped}. Did you mean 'adapter'?"
+        )
 
 
 class TestDamaged:

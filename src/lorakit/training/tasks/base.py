@@ -182,9 +182,9 @@ class Task(ABC):
         return {"dtype": dtype, "seed": seed_of(recipe), **more}
 
     def fresh_notes(self, recipe: Recipe, model: PreTrainedModel) -> list[str]:
-        """Say which weights are new, if any."""
+        """Say which weights are new, if any are and are trained; a loaded adapter has its own."""
         fresh = fresh_modules(model)
-        if not fresh:
+        if not fresh or not any(parameter.requires_grad for parameter in model.parameters()):
             return []
         return [f"New weights, drawn with seed {seed_of(recipe)} and trained: {', '.join(fresh)}."]
 

@@ -235,3 +235,10 @@ def test_one_label_only(prepare, tiny_distilbert_dir, jsonl):
         f"Nothing to tell apart in the training rows of '{path}', column 'label': got the one "
         "label 'a', expected at least 2. Name the right column in data.label."
     )
+
+
+def test_only_training_speaks_of_new_weights(prepare, tiny_distilbert_dir, cls_csv):
+    made = prepare(TASK, tiny_distilbert_dir, cls_csv)
+    assert any("New weights" in note for note in made.task.fresh_notes(made.recipe, made.model))
+    made.model.requires_grad_(False)  # as in evaluation, where the head is the adapter's
+    assert made.task.fresh_notes(made.recipe, made.model) == []
