@@ -104,6 +104,12 @@ class RunTensorBoard(TensorBoardCallback):
         self.tb_writer = SummaryWriter(log_dir=self.logging_dir, purge_step=purge)
         super().on_train_begin(args, state, control, **kwargs)
 
+    def close(self) -> None:
+        """Finish the event file, if one is open; also where training failed."""
+        if self.tb_writer is not None:
+            self.tb_writer.close()
+            self.tb_writer = None
+
 
 def _kind_of(values: dict[str, Any]) -> str:
     if "train_loss" in values:

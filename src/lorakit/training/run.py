@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -190,7 +190,7 @@ def _fit(setup: Setup, run: _OpenRun, emit: EventHandler) -> TrainResult:
     directory = run.directory
     recorder = RunRecorder(directory, emit)
     tensorboard = RunTensorBoard(directory)
-    with _cache_off(setup.model):
+    with _cache_off(setup.model), closing(tensorboard):
         trainer = setup.build_trainer(
             [recorder, tensorboard, *early_stopping(setup.recipe.training)]
         )
@@ -198,7 +198,6 @@ def _fit(setup: Setup, run: _OpenRun, emit: EventHandler) -> TrainResult:
             resume_from_checkpoint=None if run.checkpoint is None else str(run.checkpoint)
         )
         metrics = final_metrics(trainer)
-    tensorboard.on_train_end(trainer.args, trainer.state, trainer.control)
     wall_s = recorder.wall_s
     _save_trained_adapter(setup, directory)
     facts = RunFacts(
