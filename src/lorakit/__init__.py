@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         disable_adapters,
         print_trainable_parameters,
         set_adapter,
+        set_fused_mlp,
         unload,
     )
     from lorakit.training import Recipe, train
@@ -56,6 +57,7 @@ _ORIGINS = {
         "disable_adapters",
         "print_trainable_parameters",
         "set_adapter",
+        "set_fused_mlp",
         "unload",
     ),
     "lorakit.training": ("Recipe", "train"),
@@ -82,6 +84,7 @@ __all__ = [
     "print_trainable_parameters",
     "save_adapter",
     "set_adapter",
+    "set_fused_mlp",
     "train",
     "unload",
     "unmerge_adapters",

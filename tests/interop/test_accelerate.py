@@ -205,9 +205,10 @@ def test_hooks_taken_off_before_and_after(tmp_path):
 
     model = force_hooks(llama(), tmp_path)
     add_adapter(model, adapted(llama))
-    assert torch.equal(logits(randomize_(model)), acting)
+    # Hooked layers compute one by one, others in groups: the same up to rounding.
+    torch.testing.assert_close(logits(randomize_(model)), acting)
     remove_hook_from_submodules(model)
-    assert torch.equal(logits(model), acting)
+    torch.testing.assert_close(logits(model), acting)
     unload(model)
     assert torch.equal(logits(model), base)
 

@@ -9,6 +9,7 @@ from lorakit.injection.activation import (
     set_adapter,
     unload,
 )
+from lorakit.injection.fused_mlp import set_fused_mlp
 from lorakit.injection.inject import add_adapter
 from lorakit.injection.report import Injection, Match
 from lorakit.injection.trainable import (
@@ -31,6 +32,7 @@ __all__ = [
     "disable_adapters",
     "print_trainable_parameters",
     "set_adapter",
+    "set_fused_mlp",
     "trainable_text",
     "unload",
 ]

@@ -1,17 +1,19 @@
 """Which adapters of a model act, and taking adapters out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from torch import nn
 
 from lorakit.config import LoraConfig
 from lorakit.errors import AdapterStateError
+from lorakit.injection.fused_mlp import set_fused_mlp
 from lorakit.injection.state import (
     AdapterState,
     adapted_layers,
-    base_modules,
+    carriers,
     drop_state,
+    own_parameters,
     replaced_modules,
     require_adapter,
     require_state,
@@ -19,7 +21,7 @@ from lorakit.injection.state import (
     state_of,
     unwrapped,
 )
-from lorakit.layers import restore_in_place
+from lorakit.layers import AdaptedLayer, ReplacedModule, restore_in_place
 
 
 def adapter_names(model: nn.Module) -> tuple[str, ...]:
@@ -66,21 +68,45 @@ def set_adapter(model: nn.Module, names: str | Sequence[str] | None) -> None:
 
 
 def activate(model: nn.Module, state: AdapterState, names: tuple[str, ...]) -> None:
-    """Make these adapters act and these only, with their gradients."""
+    """Make these adapters act and these only, with their gradients.
+
+    Only the adapters that act now or acted before are touched, so the cost does not grow with
+    the number of adapters the model carries.
+    """
     _check_exclusive(model, names)
-    for _, layer in adapted_layers(model):
+    layers, replaced = carriers(model)
+    for layer in layers:
         layer.active_updates = tuple(name for name in names if name in layer.updates)
-        for name, update in layer.updates.items():
-            update.requires_grad_(name in names and state.trainable[name])
-    # A copy may share parameters, or whole children, with the base.
-    base_ids = {id(p) for _, m in base_modules(model) for p in m._parameters.values()}
-    for _, module in replaced_modules(model):
+    for module in replaced:
         module.active_copy = next((name for name in names if name in module.trained_copies), None)
-        for name, trained_copy in module.trained_copies.items():
-            for parameter in trained_copy.parameters():
-                if id(parameter) not in base_ids and parameter.is_floating_point():
-                    parameter.requires_grad_(name in names and state.trainable[name])
+    leaving = tuple(name for name in state.active if name not in names)
+    set_trained(layers, replaced, {name: False for name in leaving})
+    set_trained(layers, replaced, {name: state.trainable[name] for name in names})
     state.active = names
+
+
+def set_trained(
+    layers: Sequence[AdaptedLayer], replaced: Sequence[ReplacedModule], trained: Mapping[str, bool]
+) -> None:
+    """Say for each of these adapters whether its parameters require gradients."""
+    if not trained:
+        return
+    for layer in layers:
+        updates = layer.updates._modules
+        for name, is_trained in trained.items():
+            update = updates.get(name)
+            if update is not None:
+                for parameter in update._parameters.values():
+                    if parameter is not None and parameter.requires_grad != is_trained:
+                        parameter.requires_grad_(is_trained)
+    for module in replaced:
+        here = [name for name in trained if name in module.trained_copies]
+        # A copy may share parameters, or whole children, with the base's module.
+        shared = own_parameters(module) if here else {}
+        for name in here:
+            for parameter in module.trained_copies[name].parameters():
+                if id(parameter) not in shared and parameter.is_floating_point():
+                    parameter.requires_grad_(trained[name])
 
 
 def _check_exclusive(model: nn.Module, names: tuple[str, ...]) -> None:
@@ -88,6 +114,8 @@ def _check_exclusive(model: nn.Module, names: tuple[str, ...]) -> None:
 
     A trained copy also hides the updates that others have on its module or inside it.
     """
+    if len(names) < 2:
+        return
     layers = list(adapted_layers(model))
     holders: dict[str, list[str]] = {}
     for path, module in replaced_modules(model):
@@ -136,22 +164,30 @@ def delete_adapter(model: nn.Module, name: str) -> None:
     """
     require_unmerged(model, "delete an adapter")
     state = require_adapter(model, name)
-    model = unwrapped(model)
-    del state.configs[name], state.trainable[name]
-    state.active = tuple(active for active in state.active if active != name)
-    for _, layer in list(adapted_layers(model)):
-        if name in layer.updates:
-            del layer.updates[name]
-            layer.active_updates = tuple(n for n in layer.active_updates if n != name)
+    _delete(unwrapped(model), state, (name,))
+
+
+def _delete(model: nn.Module, state: AdapterState, names: Sequence[str]) -> None:
+    for name in names:
+        del state.configs[name], state.trainable[name]
+    state.active = tuple(name for name in state.active if name not in names)
+    layers, replaced = carriers(model)
+    for layer in layers:
+        for name in names:
+            if name in layer.updates:
+                del layer.updates[name]
+        layer.active_updates = tuple(name for name in layer.active_updates if name not in names)
         if not layer.updates:
             layer.restore_in_place()
-    for _, module in list(replaced_modules(model)):
-        if name in module.trained_copies:
-            del module.trained_copies[name]
-            module.active_copy = None if module.active_copy == name else module.active_copy
+    for module in replaced:
+        for name in names:
+            if name in module.trained_copies:
+                del module.trained_copies[name]
+        module.active_copy = None if module.active_copy in names else module.active_copy
         if not module.trained_copies:
             restore_in_place(module)
     if not state.configs:
+        set_fused_mlp(model, False)
         drop_state(model)
 
 
@@ -163,7 +199,6 @@ def unload(model: nn.Module) -> nn.Module:
         AdapterStateError: The model is merged.
     """
     require_unmerged(model, "unload the adapters")
-    require_state(model)
-    for name in adapter_names(model):
-        delete_adapter(model, name)
+    state = require_state(model)
+    _delete(unwrapped(model), state, tuple(state.configs))
     return unwrapped(model)

@@ -6,9 +6,11 @@ from torch import nn
 from lorakit.config import LoraConfig
 from lorakit.errors import DtypeError, TargetError
 from lorakit.injection.activation import activate, delete_adapter
+from lorakit.injection.fused_mlp import set_fused_mlp
 from lorakit.injection.plan import AdapterTensors, InjectionPlan, Site, describe, plan_from_config
 from lorakit.injection.plan_from_tensors import plan_from_tensors, saved_tensors
 from lorakit.injection.report import Injection, Match
+from lorakit.injection.siblings import group_siblings
 from lorakit.injection.state import (
     base_modules,
     check_new_name,
@@ -99,10 +101,13 @@ def add_adapter(
         for site in plan.sites:
             _add_update(site, plan, name, dtype, tensors)
         _add_copies(plan, name, dtype, tensors)
+        group_siblings(model, [site.path for site in plan.sites])
     except BaseException:
         delete_adapter(model, name)
         raise
     activate(model, state, (name,))
+    if is_first:
+        set_fused_mlp(model, True)
     return _injection(plan, name, recorded)
 
 

@@ -156,6 +156,48 @@ def base_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         stack.extend(reversed(children))
 
 
+def carriers(model: nn.Module) -> tuple[list[AdaptedLayer], list[ReplacedModule]]:
+    """Return the layers that carry updates and the modules that have trained copies.
+
+    They are looked up anew each time, so that layers a user deleted, replaced or copied are seen
+    as they are. The walk is without paths and enters no update, so its cost grows with the depth
+    of the model alone.
+    """
+    layers: list[AdaptedLayer] = []
+    replaced: list[ReplacedModule] = []
+    for module in _lean_walk(unwrapped(model)):
+        if isinstance(module, AdaptedLayer):
+            layers.append(module)
+        if isinstance(module, ReplacedModule):
+            replaced.append(module)
+    return layers, replaced
+
+
+def own_parameters(module: nn.Module) -> dict[int, nn.Parameter]:
+    """Return the base's parameters in a module and its parts by id, without those of adapters."""
+    return {
+        id(parameter): parameter
+        for part in _lean_walk(module)
+        for parameter in part._parameters.values()
+        if parameter is not None
+    }
+
+
+def _lean_walk(root: nn.Module) -> list[nn.Module]:
+    """Return the modules that `base_modules` yields, in no order one may rely on."""
+    seen = {id(root)}
+    found = [root]
+    for module in found:  # grows while it is walked
+        children = module._modules
+        own = isinstance(module, (AdaptedLayer, ReplacedModule))
+        for name, child in children.items():
+            if child is None or id(child) in seen or (own and name in _OWN_CHILDREN):
+                continue
+            seen.add(id(child))
+            found.append(child)
+    return found
+
+
 def adapted_layers(model: nn.Module) -> Iterator[tuple[str, AdaptedLayer]]:
     """Yield (path, layer) of every layer that carries updates."""
     for path, module in base_modules(model):

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from lorakit.layers.replaced import swap_plain_class
-from lorakit.layers.update import LowRankUpdate
+from lorakit.layers.siblings import SiblingGroup
+from lorakit.layers.update import LowRankUpdate, shared_seed
 from lorakit.ops import LowRankTerm
 
 
@@ -17,6 +18,7 @@ class AdaptedLayer(nn.Module):
         updates: The updates by adapter name.
         active_updates: Names of the adapters that act in forward.
         kept_parameters: The base's own parameters while the layer is merged, else empty.
+        siblings: The layers that are expected to read the same input, this one among them.
     """
 
     plain_class: ClassVar[type[nn.Module]]
@@ -27,6 +29,7 @@ class AdaptedLayer(nn.Module):
     updates: nn.ModuleDict
     active_updates: tuple[str, ...]
     kept_parameters: dict[str, nn.Parameter | None]
+    siblings: SiblingGroup | None
 
     @classmethod
     def adapt_in_place(cls, module: nn.Module) -> Self:
@@ -35,11 +38,14 @@ class AdaptedLayer(nn.Module):
         module.updates = nn.ModuleDict()
         module.active_updates = ()  # type: ignore[assignment]
         module.kept_parameters = {}  # type: ignore[assignment]
+        module.siblings = None  # type: ignore[assignment]
         return module  # type: ignore[return-value]
 
     def restore_in_place(self) -> None:
         """Swap the plain class back and leave no trace."""
-        del self.updates, self.active_updates, self.kept_parameters
+        if self.siblings is not None:
+            self.siblings.leave(self)
+        del self.updates, self.active_updates, self.kept_parameters, self.siblings
         swap_plain_class(self, self.plain_class)
 
     @classmethod
@@ -62,9 +68,18 @@ class AdaptedLayer(nn.Module):
             return []
         return [self.updates[name] for name in self.active_updates if name in self.updates]  # type: ignore[misc]
 
-    def operands(self, updates: list[LowRankUpdate]) -> tuple[list[LowRankTerm], Tensor | None]:
-        """Return the terms of these updates, and the bias: a trained one or the layer's own."""
-        called = [update() for update in updates]
+    def operands(
+        self, updates: list[LowRankUpdate], seed: Tensor | None = None
+    ) -> tuple[list[LowRankTerm], Tensor | None]:
+        """Return the terms of these updates, and the bias: a trained one or the layer's own.
+
+        Args:
+            updates: The updates; all of them drop the same elements of the input.
+            seed: Of that mask; drawn where one of them drops and none is given.
+        """
+        if seed is None:
+            seed = shared_seed(updates)
+        called = [update(seed) for update in updates]
         bias = next((bias for _, bias in called if bias is not None), self.bias)
         return [term for term, _ in called], bias  # type: ignore[return-value]
 

@@ -1,5 +1,6 @@
 """LoRA on torch.nn.Linear."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -25,5 +26,7 @@ class LoraLinear(AdaptedLayer, nn.Linear):
         updates = self.acting_updates()
         if not updates:
             return F.linear(input, self.weight, self.bias)
+        if self.siblings is not None and not torch.compiler.is_compiling():
+            return self.siblings.output(self, input)
         terms, bias = self.operands(updates)
         return low_rank_linear(input, self.weight, bias, terms)

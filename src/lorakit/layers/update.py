@@ -1,6 +1,7 @@
 """One low-rank update: its two factors, its scaling and its dropout."""
 
 import math
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -73,18 +74,30 @@ class LowRankUpdate(nn.Module):
         else:
             nn.init.zeros_(zero)
 
-    def term(self) -> LowRankTerm:
-        """Return the operands of one forward pass, with a fresh seed where dropout acts."""
-        p = self.drop_probability if self.training else 0.0
-        return LowRankTerm(self.lora_A, self.lora_B, self.scaling, p, draw_seed() if p else None)
+    @property
+    def drops(self) -> bool:
+        """Whether dropout acts at the moment."""
+        return self.training and self.drop_probability > 0
 
-    def forward(self) -> tuple[LowRankTerm, Tensor | None]:
+    def term(self, seed: Tensor | None = None) -> LowRankTerm:
+        """Return the operands of one forward pass.
+
+        Args:
+            seed: Of the dropout mask that this update shares with others on the same activation;
+                drawn where dropout acts and none is given.
+        """
+        if not self.drops:
+            return LowRankTerm(self.lora_A, self.lora_B, self.scaling)
+        p, seed = self.drop_probability, draw_seed() if seed is None else seed
+        return LowRankTerm(self.lora_A, self.lora_B, self.scaling, p, seed)
+
+    def forward(self, seed: Tensor | None = None) -> tuple[LowRankTerm, Tensor | None]:
         """Return the operands of one forward pass, and the trained bias.
 
         Layers call the module rather than read its parameters, so that hooks on it run, such as
         those of accelerate that load offloaded parameters.
         """
-        return self.term(), self.bias
+        return self.term(seed), self.bias
 
     def delta_weight(self) -> Tensor:
         """Return s B A in float32 (float64 for float64 factors), (out, in)."""
@@ -95,3 +108,8 @@ class LowRankUpdate(nn.Module):
         """Show rank, scaling and dropout."""
         text = f"r={self.r}, scaling={self.scaling:g}"
         return text + (f", dropout={self.drop_probability:g}" if self.drop_probability else "")
+
+
+def shared_seed(updates: Iterable[LowRankUpdate]) -> Tensor | None:
+    """Draw the seed of the mask that updates on one activation share; None if none drops."""
+    return draw_seed() if any(update.drops for update in updates) else None

@@ -6,8 +6,12 @@ mask repeats under `torch.manual_seed` and under gradient checkpointing, which r
 generator before it runs the layer again.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
+
+from lorakit.ops import cpu_kernels
 
 _LANE_VALUES = 1 << 16
 _LANE_MINIMUM = -(1 << 15)
@@ -32,7 +36,7 @@ def draw_seed() -> Tensor:
 
 def exact_drop_probability(drop_probability: float) -> float:
     """Return the probability a 16-bit lane can express that is nearest to the one asked for."""
-    return round(drop_probability * _LANE_VALUES) / _LANE_VALUES
+    return _dropped_lanes(drop_probability) / _LANE_VALUES
 
 
 def keep_mask(
@@ -59,8 +63,7 @@ def keep_mask(
     for shift, multiplier in _ROUNDS:
         z.bitwise_xor_(_logical_shift_right(z, shift)).mul_(multiplier)
     z.bitwise_xor_(_logical_shift_right(z, _LAST_SHIFT))
-    threshold = _LANE_MINIMUM + round(drop_probability * _LANE_VALUES)
-    return (z.view(torch.int16)[:elements] >= threshold).view(shape)
+    return (z.view(torch.int16)[:elements] >= _threshold(drop_probability)).view(shape)
 
 
 def _logical_shift_right(z: Tensor, shift: int) -> Tensor:
@@ -79,7 +82,28 @@ def apply_keep_mask(x: Tensor, drop_probability: float, seed: Tensor) -> Tensor:
     Returns: Same shape and dtype as x.
     Source: Srivastava et al. 2014, JMLR 15, in its inverted form.
     """
-    keep_probability = 1.0 - exact_drop_probability(drop_probability)
+    if not torch.compiler.is_compiling() and not x.requires_grad and cpu_kernels.takes(x):
+        kernels = cpu_kernels.load()
+        if kernels is not None and x.is_contiguous() and x.numel():
+            rows = x.reshape(-1, x.shape[-1])
+            return kernels.drop(rows, kernel_mask(drop_probability, seed)).view(x.shape)
     mask = keep_mask(x.shape, drop_probability, seed, x.device)
     # 1 / keep rounded to bfloat16 is off by up to 0.4 %; a scalar factor is not rounded to it.
-    return (x * mask).mul_(1.0 / keep_probability)
+    return torch.where(mask, x, 0).mul_(1.0 / (1.0 - exact_drop_probability(drop_probability)))
+
+
+def kernel_mask(drop_probability: float, seed: Tensor | None) -> Any:
+    """Return the mask as the compiled products take it: its threshold, scale and seed."""
+    if seed is None:
+        return cpu_kernels.NO_DROPOUT
+    scale = 1.0 / (1.0 - exact_drop_probability(drop_probability))
+    return cpu_kernels.dropout_arguments(_threshold(drop_probability), scale, int(seed))
+
+
+def _threshold(drop_probability: float) -> int:
+    return _LANE_MINIMUM + _dropped_lanes(drop_probability)
+
+
+def _dropped_lanes(drop_probability: float) -> int:
+    """Return how many of a lane's values drop an element; never all of them."""
+    return min(round(drop_probability * _LANE_VALUES), _LANE_VALUES - 1)

@@ -1,4 +1,4 @@
-"""The adapted linear layer as one autograd node: h = x W0ᵀ + b + Σᵢ sᵢ (dropᵢ(x) Aᵢᵀ) Bᵢᵀ."""
+"""Adapted linear layers as one autograd node: h = x W0ᵀ + b + Σᵢ sᵢ (dropᵢ(x) Aᵢᵀ) Bᵢᵀ."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -9,33 +9,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lorakit.errors import DtypeError, ShapeError
-from lorakit.ops.dropout import apply_keep_mask
-
-
-class LowRankTerm(NamedTuple):
-    """One update on the low-rank path of a layer."""
-
-    A: Tensor
-    """Down-projection, (r, in)."""
-    B: Tensor
-    """Up-projection, (out, r)."""
-    scaling: float
-    """Dimensionless factor s."""
-    drop_probability: float = 0.0
-    """Dropout on this term's input; needs a seed when above 0."""
-    seed: Tensor | None = None
-    """0-dimensional int64 tensor from `draw_seed`."""
+from lorakit.ops import linear_group
+from lorakit.ops.linear_group import LinearNeeds, LinearOperands, LowRankTerm
 
 
 def low_rank_linear(
     x: Tensor, W0: Tensor, bias: Tensor | None, terms: Sequence[LowRankTerm]
 ) -> Tensor:
-    """Compute x W0ᵀ + b + Σ s (x Aᵀ) Bᵀ without forming BA.
-
-    Under autocast every product runs in autocast's dtype, as it does for a plain linear layer
-    (float64 stays float64 there). Otherwise x and W0 must share a dtype, and factors of another
-    dtype (float32 adapters on a bfloat16 base) are cast to it; their gradients come back in their
-    own dtype.
+    """Compute x W0ᵀ + b + Σ s (x Aᵀ) Bᵀ without forming BA; see `low_rank_linears`.
 
     Args:
         x: Activations, (*, in); any strides, zero rows included.
@@ -48,33 +29,53 @@ def low_rank_linear(
     Raises:
         ShapeError: W0, A and B do not fit; names the shapes.
         DtypeError: x and W0 differ in dtype outside autocast.
+    """
+    return low_rank_linears(x, (LinearOperands(W0, bias, terms),))[0]
 
-    Memory: saves x itself, shared with its neighbours, and one (tokens, r) tensor for each term.
+
+def low_rank_linears(x: Tensor, layers: Sequence[LinearOperands]) -> tuple[Tensor, ...]:
+    """Compute several adapted linear layers that read the same activation, as one node.
+
+    Under autocast every product runs in autocast's dtype, as it does for a plain linear layer
+    (float64 stays float64 there). Otherwise x and the weights must share a dtype; factors of
+    another one (float32 adapters on a bfloat16 base) get gradients in their own dtype.
+
+    Args:
+        x: Activations, (*, in); any strides, zero rows included.
+        layers: Weight, bias and terms of each; weights of one dtype. Terms that carry the same
+            seed tensor see the same dropout mask.
+
+    Returns: (*, out) of each layer, device of x, dtype of x (of autocast where that is on).
+
+    Raises:
+        ShapeError: A weight, A and B do not fit; names the shapes.
+        DtypeError: x and a weight differ in dtype outside autocast.
+
+    Memory: saves x itself, shared with its neighbours, and one (tokens, sum of r) tensor.
     Source: Hu et al. 2021, arXiv:2106.09685, section 4.1.
     """
-    _check_shapes(x, W0, terms)
-    if x.dtype != torch.float64 and _autocast_is_on(x.device.type):
-        compute_dtype = torch.get_autocast_dtype(x.device.type)
-    elif x.dtype == W0.dtype:
-        compute_dtype = x.dtype
-    else:
-        raise DtypeError(
-            f"The input of an adapted layer is {x.dtype} but its weight is {W0.dtype}, expected "
-            "one dtype. Run the model under torch.autocast, or load the base in one dtype."
-        )
-    constants = tuple((term.scaling, term.drop_probability) for term in terms)
-    tensors = [tensor for term in terms for tensor in (term.A, term.B, term.seed)]
-    return _LowRankLinear.apply(x, W0, bias, compute_dtype, constants, *tensors)  # type: ignore[return-value]
+    for layer in layers:
+        check_shapes(x.shape, layer)
+    compute_dtype = compute_dtype_of(x, layers)
+    spec, tensors = flatten(layers)
+    if not torch.is_grad_enabled():
+        return _forward(x, layers, compute_dtype, trains=False)[0]
+    return _LowRankLinears.apply(x, spec, compute_dtype, *tensors)  # type: ignore[return-value]
 
 
-def _check_shapes(x: Tensor, W0: Tensor, terms: Sequence[LowRankTerm]) -> None:
-    out_features, in_features = W0.shape
-    if x.shape[-1] != in_features:
+def check_shapes(shape: torch.Size, layer: LinearOperands) -> None:
+    """Compare the shape of the input and of a layer's operands.
+
+    Raises:
+        ShapeError: They do not fit; names the shapes.
+    """
+    out_features, in_features = layer.W0.shape
+    if shape[-1] != in_features:
         raise ShapeError(
-            f"The input of an adapted layer has shape {tuple(x.shape)}, expected its last "
+            f"The input of an adapted layer has shape {tuple(shape)}, expected its last "
             f"dimension to be {in_features}, as the weight is {(out_features, in_features)}."
         )
-    for term in terms:
+    for term in layer.terms:
         r = term.A.shape[0]
         if term.A.shape != (r, in_features) or term.B.shape != (out_features, r):
             raise ShapeError(
@@ -84,88 +85,144 @@ def _check_shapes(x: Tensor, W0: Tensor, terms: Sequence[LowRankTerm]) -> None:
             )
 
 
-class _LowRankLinear(torch.autograd.Function):
-    """Forward and backward of the adapted linear layer.
+def compute_dtype_of(x: Tensor, layers: Sequence[LinearOperands]) -> torch.dtype:
+    """Return the dtype the products run in: autocast's, or that of x and the weights.
 
-    With tokens as rows, u = drop(x) Aᵀ and h = x W0ᵀ + b + s u Bᵀ. Given g = dL/dh:
-
-        dL/dB = s gᵀ u                                          (out, r)
-        dL/du = s g B                                           (tokens, r)
-        dL/dA = (dL/du)ᵀ drop(x)                                (r, in)
-        dL/dx = g W0 + drop'(dL/du A)                           (tokens, in)
-
-    drop is linear, an elementwise product with a mask, so drop' is that same product; the mask
-    is made anew from its seed. W0 and b get gradients only if somebody unfroze them.
+    Raises:
+        DtypeError: x and a weight differ in dtype outside autocast.
     """
+    if x.dtype != torch.float64 and _autocast_is_on(x.device.type):
+        return torch.get_autocast_dtype(x.device.type)
+    for layer in layers:
+        if x.dtype != layer.W0.dtype:
+            raise DtypeError(
+                f"The input of an adapted layer is {x.dtype} but its weight is {layer.W0.dtype}, "
+                "expected one dtype. Run the model under torch.autocast, or load the base in one "
+                "dtype."
+            )
+    return x.dtype
+
+
+class TermSpec(NamedTuple):
+    """What an autograd node keeps of a term besides its tensors."""
+
+    scaling: float
+    drop_probability: float
+    seed: int
+    """Position among the group's seeds; -1 for none."""
+
+
+Spec = tuple[tuple[TermSpec, ...], ...]
+"""The terms of each layer."""
+
+
+def flatten(layers: Sequence[LinearOperands]) -> tuple[Spec, list[Tensor | None]]:
+    """Return what is constant, and the tensors: W0, bias, and A and B of each layer; the seeds."""
+    spec = []
+    tensors: list[Tensor | None] = []
+    seeds: list[Tensor] = []
+    for W0, bias, terms in layers:
+        tensors += [W0, bias]
+        specs = []
+        for A, B, scaling, p, seed in terms:
+            tensors += [A, B]
+            if seed is None or p == 0:
+                specs.append(TermSpec(scaling, 0.0, -1))
+                continue
+            known = [i for i, other in enumerate(seeds) if other is seed]
+            if not known:
+                seeds.append(seed)
+            specs.append(TermSpec(scaling, p, known[0] if known else len(seeds) - 1))
+        spec.append(tuple(specs))
+    return tuple(spec), [*tensors, *seeds]
+
+
+def unflatten(spec: Spec, tensors: Sequence[Any]) -> list[LinearOperands]:
+    """Undo `flatten`."""
+    count = sum(2 + 2 * len(terms) for terms in spec)
+    seeds = tensors[count:]
+    layers, position = [], 0
+    for specs in spec:
+        W0, bias = tensors[position : position + 2]
+        position += 2
+        terms = []
+        for scaling, p, seed in specs:
+            A, B = tensors[position : position + 2]
+            position += 2
+            terms.append(LowRankTerm(A, B, scaling, p, seeds[seed] if seed >= 0 else None))
+        layers.append(LinearOperands(W0, bias, terms))
+    return layers
+
+
+def needs_of(spec: Spec, flags: Sequence[bool]) -> list[LinearNeeds]:
+    """Read which gradients of each layer are wanted from flags in the order of `flatten`."""
+    return [
+        LinearNeeds(layer.W0, layer.bias, [(term.A, term.B) for term in layer.terms])  # type: ignore[arg-type,misc]
+        for layer in unflatten(spec, [*flags])
+    ]
+
+
+def flat_gradients(
+    gradients: Sequence[linear_group.LinearGradients], tensors: int
+) -> list[Tensor | None]:
+    """Bring gradients into the order of `flatten`; `tensors` is how many it gave."""
+    flat: list[Tensor | None] = []
+    for grad_W0, grad_bias, factors in gradients:
+        flat += [grad_W0, grad_bias]
+        for pair in factors:
+            flat += pair
+    return flat + [None] * (tensors - len(flat))
+
+
+def _forward(
+    x: Tensor, layers: Sequence[LinearOperands], dtype: torch.dtype, trains: bool
+) -> tuple[tuple[Tensor, ...], list[Tensor]]:
+    rows = x.reshape(-1, x.shape[-1]).to(dtype)  # (tokens, in)
+    hs, us = linear_group.forward(rows, layers, trains)
+    # Not views for autograd, so that what follows may change them in place.
+    shaped = [torch.ops.aten._unsafe_view(h, (*x.shape[:-1], h.shape[-1])) for h in hs]
+    return tuple(shaped), us
+
+
+class _LowRankLinears(torch.autograd.Function):
+    """`linear_group.forward` and `backward` with their tensors kept in between."""
 
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        W0: Tensor,
-        bias: Tensor | None,
-        compute_dtype: torch.dtype,
-        constants: tuple[tuple[float, float], ...],
-        *tensors: Tensor | None,
-    ) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1]).to(compute_dtype)  # (tokens, in)
-        weight = W0.to(compute_dtype)
-        h = rows @ weight.t()
-        if bias is not None:
-            h.add_(bias.to(compute_dtype))
-        low_rank = []
-        for (scaling, p), (A, B, seed) in zip(constants, _triples(tensors), strict=True):
-            u = _dropped(rows, p, seed) @ A.to(compute_dtype).t()  # (tokens, r)
-            h.addmm_(u, B.to(compute_dtype).t(), alpha=scaling)
-            low_rank.append(u)
-        ctx.save_for_backward(x, W0, *tensors, *low_rank)
-        ctx.bias_dtype = None if bias is None else bias.dtype
-        ctx.compute_dtype = compute_dtype
-        ctx.constants = constants
-        # Not a view for autograd, so that what follows may change it in place.
-        return torch.ops.aten._unsafe_view(h, (*x.shape[:-1], W0.shape[0]))
+        ctx: Any, x: Tensor, spec: Spec, compute_dtype: torch.dtype, *tensors: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        layers = unflatten(spec, tensors)
+        outputs, us = _forward(x, layers, compute_dtype, trains=True)
+        needs = needs_of(spec, ctx.needs_input_grad[3:])
+        reads_x = any(need.W0 or any(A for A, _ in need.factors) for need in needs)
+        reads_u = any(B for need in needs for _, B in need.factors)
+        ctx.save_for_backward(x if reads_x else None, *tensors, *(us if reads_u else []))
+        ctx.spec, ctx.tensors, ctx.compute_dtype = spec, len(tensors), compute_dtype
+        ctx.shape, ctx.dtype = x.shape, x.dtype
+        ctx.set_materialize_grads(False)
+        return outputs
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_h: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        x, *saved = ctx.saved_tensors
+        layers, us = unflatten(ctx.spec, saved[: ctx.tensors]), saved[ctx.tensors :]
+        needs_x, _, _, *flags = ctx.needs_input_grad
         # The products run in forward's dtype, also where backward is called under autocast.
-        with _autocast_off(grad_h.device.type):
-            return _LowRankLinear._gradients(ctx, grad_h)
-
-    @staticmethod
-    def _gradients(ctx: Any, grad_h: Tensor) -> tuple[Tensor | None, ...]:
-        terms = len(ctx.constants)
-        x, W0, *saved = ctx.saved_tensors
-        factors, low_rank = saved[: 3 * terms], saved[3 * terms :]
-        needs_x, needs_W0, needs_bias, _, _, *needs_factors = ctx.needs_input_grad
-        dtype = ctx.compute_dtype
-        g = grad_h.reshape(-1, grad_h.shape[-1]).to(dtype)  # (tokens, out)
-        rows = x.reshape(-1, x.shape[-1]).to(dtype)  # (tokens, in)
-
-        grad_x = g @ W0.to(dtype) if needs_x else None
-        grad_factors: list[Tensor | None] = []
-        for term, ((scaling, p), (A, B, seed)) in enumerate(
-            zip(ctx.constants, _triples(factors), strict=True)
-        ):
-            needs_A, needs_B = needs_factors[3 * term], needs_factors[3 * term + 1]
-            grad_A = grad_B = None
-            if needs_B:
-                grad_B = (g.t() @ low_rank[term]).mul_(scaling).to(B.dtype)
-            if needs_A or grad_x is not None:
-                grad_u = (g @ B.to(dtype)).mul_(scaling)  # (tokens, r)
-                if needs_A:
-                    grad_A = (grad_u.t() @ _dropped(rows, p, seed)).to(A.dtype)
-                if grad_x is not None and p > 0:
-                    grad_x.add_(_dropped(grad_u @ A.to(dtype), p, seed))
-                elif grad_x is not None:
-                    grad_x.addmm_(grad_u, A.to(dtype))
-            grad_factors += [grad_A, grad_B, None]
-
+        with autocast_off(layers[0].W0.device.type):
+            gs = [rows_of(g, ctx.compute_dtype) for g in grads]
+            rows = rows_of(x, ctx.compute_dtype)
+            grad_x, gradients = linear_group.backward(
+                rows, layers, us, gs, needs_x, needs_of(ctx.spec, flags)
+            )
         if grad_x is not None:
-            grad_x = grad_x.to(x.dtype).view(x.shape)
-        grad_W0 = (g.t() @ rows).to(W0.dtype) if needs_W0 else None
-        grad_bias = g.sum(0).to(ctx.bias_dtype) if needs_bias else None
-        return grad_x, grad_W0, grad_bias, None, None, *grad_factors
+            grad_x = grad_x.to(ctx.dtype).view(ctx.shape)
+        return grad_x, None, None, *flat_gradients(gradients, ctx.tensors)
+
+
+def rows_of(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """Return (tokens, features) in a dtype, or None for None."""
+    return None if x is None else x.reshape(-1, x.shape[-1]).to(dtype)
 
 
 def _autocast_is_on(device_type: str) -> bool:
@@ -173,17 +230,8 @@ def _autocast_is_on(device_type: str) -> bool:
     return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
 
 
-def _autocast_off(device_type: str) -> AbstractContextManager[Any]:
+def autocast_off(device_type: str) -> AbstractContextManager[Any]:
+    """Return a context without autocast; one that does nothing where it is off."""
     if _autocast_is_on(device_type):
         return torch.autocast(device_type, enabled=False)
     return nullcontext()
-
-
-def _triples(tensors: Sequence[Any]) -> list[tuple[Any, Any, Any]]:
-    return list(zip(tensors[0::3], tensors[1::3], tensors[2::3], strict=True))
-
-
-def _dropped(rows: Tensor, drop_probability: float, seed: Tensor | None) -> Tensor:
-    if drop_probability == 0 or seed is None:
-        return rows
-    return apply_keep_mask(rows, drop_probability, seed)

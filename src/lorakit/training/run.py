@@ -206,7 +206,7 @@ def _fit(setup: Setup, run: _OpenRun, emit: EventHandler) -> TrainResult:
         parameter_count=count_parameters(setup.model),
         train_rows=len(setup.splits.train),
         validation_rows=_rows(setup.splits.validation),
-        notes=(*setup.splits.notes, *setup.encoded.notes),
+        notes=(*setup.splits.notes, *setup.encoded.notes, *getattr(trainer, "notes", ())),
         metrics=metrics,
         train_loss=output.training_loss,
         steps=output.global_step,

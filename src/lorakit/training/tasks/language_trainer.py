@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer, with the loss and perplexity of evaluation counted token by token."""
+"""TRL's SFTTrainer, with a loss that never holds all logits and is counted token by token."""
 
 from __future__ import annotations
 
@@ -6,26 +6,75 @@ import math
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 from trl.trainer.sft_trainer import SFTTrainer
 
-from lorakit.layers import AdaptedLayer, ReplacedModule
-from lorakit.training.tasks.rows import NOT_COUNTED
+from lorakit.errors import ConfigError
+from lorakit.training.output_loss import (
+    OutputLoss,
+    TokenLoss,
+    all_logits_note,
+    find_output_loss,
+)
+from lorakit.training.tasks.rows import NOT_COUNTED, probe_tokens
 
 
 class LanguageTrainer(SFTTrainer):
     """SFTTrainer for a model whose adapters are layers of its own.
 
+    - The loss is computed in chunks of tokens from what the output layer reads, adapted output
+      layers included (TRL's own reads that layer's base weight and would leave the adapter out, and
+      on a CPU it makes the logits of up to 4,096 tokens at once). Where the model does something
+      unknown to its logits, the model computes its loss itself; `notes` then says so.
     - `eval_loss` is the mean over all counted tokens, not over batches, and never smoothed, so
       that `eval_perplexity` = exp(eval_loss) does not depend on the batch size.
-    - Where the output layer itself is adapted, the loss comes from the model's own logits: TRL's
-      fused loss reads that layer's base weight and would leave the adapter out.
     """
 
     _nll_sum: float = 0.0
     _counted_tokens: int = 0
+    _hits: int | None = 0
+
+    def __init__(self, model: Any, *args: Any, **kwargs: Any):
+        own_forward = vars(model).get("forward")
+        super().__init__(model, *args, **kwargs)
+        # TRL has put a forward of its own onto the model, for a loss that is not used here.
+        vars(model).pop("forward", None)
+        if own_forward is not None:
+            model.forward = own_forward
+        self._loss_type = getattr(self.args, "loss_type", "nll")
+        self.notes: tuple[str, ...] = ()
+        self._output_loss = self._find_loss(model)
+        if self._output_loss is not None:
+            # It takes the number of tokens in all accumulated batches, whatever the model takes.
+            self.model_accepts_loss_kwargs = True
+            self._loss_shifts_labels = True
+
+    def _find_loss(self, model: Any) -> OutputLoss | None:
+        ids = probe_tokens(self.train_dataset, "input_ids").to(model.device)
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
+        if self.aux_loss_enabled:
+            inputs["output_router_logits"] = True
+        weight = self.router_aux_loss_coef if self.aux_loss_enabled else 0.0
+        found, reason = find_output_loss(model, inputs, ids, auxiliary_weight=weight)
+        if found is not None:
+            return found
+        if self._loss_type != "nll":
+            raise ConfigError(
+                f"This {type(model).__name__} cannot be trained with training.loss_type="
+                f"{self._loss_type}: {reason}; expected a model whose loss is that of its output "
+                "layer. Leave training.loss_type out."
+            )
+        self.notes = (all_logits_note(model, reason),)
+        return None
+
+    @property
+    def _token_loss(self) -> TokenLoss:
+        if self._loss_type == "dft":
+            return TokenLoss(weighs_by_probability=True)
+        smoother = self.label_smoother
+        return TokenLoss(label_smoothing=smoother.epsilon if smoother is not None else 0.0)
 
     def compute_loss(
         self,
@@ -34,11 +83,43 @@ class LanguageTrainer(SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """Return the loss of a batch, adapted output layer included."""
-        if not _has_adapted_output(self.model):
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        plain = {**inputs, "use_cache": False}
-        return Trainer.compute_loss(self, model, plain, return_outputs, num_items_in_batch)
+        """Return the mean loss of a batch, or of its share of the batches accumulated.
+
+        Args:
+            model: The model, or what wraps it.
+            inputs: A batch with labels.
+            return_outputs: Whether to return the model's outputs too; their logits are those of
+                one token.
+            num_items_in_batch: Counted tokens of all batches of an optimizer step; None for this
+                batch's own.
+        """
+        if model.training:
+            self._count_tokens(inputs)
+        given: dict[str, Any] = {**inputs, "use_cache": False}
+        if self.aux_loss_enabled:
+            given["output_router_logits"] = True
+        if self._output_loss is None:
+            return Trainer.compute_loss(self, model, given, return_outputs, num_items_in_batch)
+        labels = given.pop("labels")
+        outputs, hidden = self._output_loss.run(model, given)
+        rows, targets = self._output_loss.counted(hidden, labels)
+        count = len(targets) if num_items_in_batch is None else num_items_in_batch
+        # A batch in which nothing counts has a loss of zero.
+        count = torch.as_tensor(count, device=rows.device).clamp(min=1)
+        loss = self._output_loss.sum(rows, targets, self._token_loss) / count
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            loss = loss * self.accelerator.num_processes
+        if self.aux_loss_enabled:
+            batches = 1 if num_items_in_batch is None else self.current_gradient_accumulation_steps
+            loss = loss + self.router_aux_loss_coef * outputs.aux_loss / batches
+        return (loss, outputs) if return_outputs else loss
+
+    def _count_tokens(self, inputs: dict[str, Any]) -> None:
+        """Count the tokens trained on, as TRL does; logged as `num_tokens`."""
+        mask: Tensor | None = inputs.get("attention_mask")
+        tokens = inputs["input_ids"].numel() if mask is None else int(mask.sum())
+        self._total_train_tokens += tokens
+        self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
 
     def prediction_step(
         self,
@@ -46,34 +127,40 @@ class LanguageTrainer(SFTTrainer):
         inputs: dict[str, Any],
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
-    ) -> Any:
-        """Return a batch's loss without smoothing, and remember how many tokens it stands for."""
-        smoother, self.label_smoother = self.label_smoother, None
-        try:
-            step = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-        finally:
-            self.label_smoother = smoother
+    ) -> tuple[Tensor, None, None]:
+        """Return a batch's loss without smoothing, and remember what it is the mean of."""
+        inputs = self._prepare_inputs(inputs)
         counted = int((inputs["labels"][:, 1:] != NOT_COUNTED).sum())
-        self._nll_sum += float(step[0]) * counted
+        with torch.no_grad(), self.compute_loss_context_manager():
+            if self._output_loss is None:
+                loss: Tensor = model(**{**inputs, "use_cache": False})["loss"]
+                nll_sum, self._hits = loss * counted, None
+            else:
+                given = {key: value for key, value in inputs.items() if key != "labels"}
+                _, hidden = self._output_loss.run(model, {**given, "use_cache": False})
+                rows, targets = self._output_loss.counted(hidden, inputs["labels"])
+                nll_sum, hits = self._output_loss.sum_and_hits(rows, targets)
+                self._hits = (self._hits or 0) + int(hits)
+        self._nll_sum += float(nll_sum)
         self._counted_tokens += counted
-        return step
+        return nll_sum / max(counted, 1), None, None
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """Evaluate; the loss and perplexity are those of all counted tokens together."""
-        self._nll_sum, self._counted_tokens = 0.0, 0
+        """Evaluate; loss, perplexity and accuracy are those of all counted tokens together."""
+        self._nll_sum, self._counted_tokens, self._hits = 0.0, 0, 0
         output = super().evaluation_loop(*args, **kwargs)
-        sums = torch.tensor([self._nll_sum, self._counted_tokens], device=self.args.device)
-        nll_sum, tokens = self.accelerator.reduce(sums, "sum").tolist()  # type: ignore[union-attr]
+        hits = -1 if self._hits is None else self._hits
+        sums = torch.tensor(
+            [self._nll_sum, self._counted_tokens, hits],
+            device=self.args.device,
+            dtype=torch.float32,
+        )
+        nll_sum, tokens, hits = self.accelerator.reduce(sums, "sum").tolist()  # type: ignore[union-attr]
         prefix = kwargs.get("metric_key_prefix", "eval")
-        is_likelihood = getattr(self.args, "loss_type", "nll") == "nll"
-        if tokens and output.metrics is not None and is_likelihood:
+        if tokens and output.metrics is not None:
             loss = nll_sum / tokens
             output.metrics[f"{prefix}_loss"] = loss
             output.metrics[f"{prefix}_perplexity"] = math.exp(loss) if loss < 700 else math.inf
+            if hits >= 0:
+                output.metrics[f"{prefix}_mean_token_accuracy"] = hits / tokens
         return output
-
-
-def _has_adapted_output(model: Any) -> bool:
-    output = model.get_output_embeddings()
-    parts = () if output is None else output.modules()
-    return any(isinstance(part, (AdaptedLayer, ReplacedModule)) for part in parts)

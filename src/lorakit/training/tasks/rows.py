@@ -25,6 +25,8 @@ IDS = List(Value("int32"))
 NOT_COUNTED = -100
 """The label of a token that does not count in the loss, as torch's cross entropy has it."""
 
+_PROBE_TOKENS = 16
+
 
 def map_rows(
     dataset: Dataset,
@@ -135,3 +137,8 @@ def split_rows(splits: Splits, data: DataConfig) -> list[tuple[Dataset, str, str
 def first_rows(dataset: Dataset, n: int) -> list[dict[str, Any]]:
     """Return the first n rows as dictionaries."""
     return [dataset[row] for row in range(min(n, len(dataset)))]
+
+
+def probe_tokens(dataset: Any, column: str) -> torch.Tensor:
+    """Return the first few tokens of the first row, (1, tokens), to try a model with."""
+    return torch.tensor([dataset[0][column][:_PROBE_TOKENS]])

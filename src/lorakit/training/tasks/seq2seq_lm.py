@@ -12,7 +12,6 @@ from transformers import (
     EvalPrediction,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
     Trainer,
     TrainerCallback,
@@ -36,6 +35,7 @@ from lorakit.training.tasks.rows import (
     split_rows,
     tokenize_texts,
 )
+from lorakit.training.tasks.sequence_trainer import SequenceTrainer
 from lorakit.training.tasks.tokens import batch_columns, decoded, pad_id, with_end
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class Seq2SeqLM(Task):
     ) -> Trainer:
         """Build transformers' Seq2SeqTrainer; ROUGE is measured on generated texts."""
         generates = getattr(arguments, "predict_with_generate", False)
-        trainer_class: Any = type("SequenceTrainer", (mixin, Seq2SeqTrainer), {})
+        trainer_class: Any = type("TextToTextTrainer", (mixin, SequenceTrainer), {})
         return trainer_class(
             model=model,
             args=arguments,

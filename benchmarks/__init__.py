@@ -1,0 +1,13 @@
+"""What lorakit's speed and memory are, against the frozen limit, full fine-tuning and its peers.
+
+Run one with `python -m benchmarks.<name>` from the repository's root, all with `make bench`. Rows
+are appended to `benchmarks/results/*.csv`; `python -m benchmarks.report` writes
+`docs/performance.md` from them.
+"""
+
+import os
+
+# The profiler that records allocations would print its start and stop.
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+# Models are made on the spot, so nothing is asked of the hub.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")

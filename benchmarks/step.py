@@ -1,0 +1,165 @@
+"""One training step: its time, what it saves for backward, and its peak of memory.
+
+Every variant is first compared with lorakit's loss and gradients; one that differs stops the run.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from benchmarks.measure import Sample, Stopwatch, interleaved
+from benchmarks.memory import peak_bytes, resident_bytes, saved_for_backward
+from benchmarks.models import Shape, make_batch, shape_named
+from benchmarks.options import Options, parse
+from benchmarks.parity import check_parity
+from benchmarks.results import Row, compared
+from benchmarks.variants import (
+    COMPILED,
+    EAGER,
+    FULL,
+    LIMIT,
+    PEFT,
+    PEFT_FLOAT32,
+    Variant,
+    build_variants,
+)
+
+FORWARD_BACKWARD = "forward+backward"
+WITH_OPTIMIZER = "forward+backward+optimizer"
+SAVED = "saved for backward"
+PEAK = "peak of a step"
+TOTAL = "peak with weights and optimizer"
+REFERENCES = (LIMIT, FULL, PEFT)
+
+Column = tuple[torch.dtype, float, int]
+"""dtype, dropout, r"""
+COLUMNS: tuple[Column, ...] = (
+    (torch.float32, 0.0, 8),
+    (torch.float32, 0.05, 8),
+    (torch.bfloat16, 0.0, 8),
+    (torch.bfloat16, 0.05, 16),
+)
+OTHER_SHAPES = ("llama-300m", "bert-base", "gpt2-medium", "t5-base")
+OTHER_COLUMN: Column = (torch.float32, 0.05, 8)
+
+
+def main(arguments: Sequence[str] | None = None) -> list[Row]:
+    """Measure and append the rows; return them."""
+    options = parse("step", __doc__, arguments)
+    rows = []
+    for shape, (dtype, dropout, r) in plan(options):
+        print(f"{shape.name}, {dtype}, dropout {dropout:g}, r={r}", flush=True)
+        if options.runs(dtype):
+            rows += measure(options, shape, dtype, dropout, r)
+    return rows
+
+
+def plan(options: Options) -> list[tuple[Shape, Column]]:
+    """Return the shapes and columns to measure."""
+    if options.quick:
+        names, others = ("tiny-llama",), ("tiny-bert", "tiny-gpt2", "tiny-t5")
+    elif options.on_cuda:
+        names, others = ("llama-1b",), ()
+    else:
+        names, others = ("llama-69m",), OTHER_SHAPES
+    columns = [column for column in COLUMNS if not options.on_cuda or column[0] != torch.float32]
+    pairs = [(shape_named(name), column) for name in names for column in columns]
+    pairs += [(shape_named(name), OTHER_COLUMN) for name in others]
+    if options.shapes:
+        pairs = [(shape, column) for shape in options.shapes for column in columns]
+    if (options.dtype, options.dropout, options.r) == (None, None, None):
+        return pairs
+    asked = [
+        (
+            shape,
+            (
+                dtype if options.dtype is None else options.dtype,
+                dropout if options.dropout is None else options.dropout,
+                options.r or r,
+            ),
+        )
+        for shape, (dtype, dropout, r) in pairs
+    ]
+    return list(dict.fromkeys(asked))
+
+
+def measure(
+    options: Options, shape: Shape, dtype: torch.dtype, dropout: float, r: int
+) -> list[Row]:
+    """Measure one shape in one column."""
+    batch = make_batch(shape, options.device)
+    names = [*EAGER, *(COMPILED if options.on_cuda else ())]
+    if dtype == torch.float32:
+        names.remove(PEFT_FLOAT32)
+    variants = build_variants(
+        shape, dtype, names=names, r=r, dropout=dropout, device=options.device
+    )
+    check_parity(variants, batch, dtype)
+    optimizers = {name: _optimizer(variant) for name, variant in variants.items()}
+    samples = {
+        name: _sample(variant, optimizers[name], batch) for name, variant in variants.items()
+    }
+    timings = interleaved(samples, rounds=options.rounds, warmup=2, device=options.device)
+
+    common = {
+        "benchmark": "step",
+        "shape": shape.name,
+        "setting": f"{shape.rows} x {shape.length}",
+        "dtype": dtype,
+        "dropout": dropout,
+        "r": r,
+    }
+    rows = []
+    for lap in (FORWARD_BACKWARD, WITH_OPTIMIZER):
+        values = timings.by_variant(lap)
+        rows += compared(options.origin, values, REFERENCES, measure=lap, unit="s", **common)
+    for counted, counts in _bytes(variants, optimizers, batch, options.device).items():
+        values = {name: [count] for name, count in counts.items()}
+        rows += compared(options.origin, values, REFERENCES, measure=counted, unit="B", **common)
+    return options.keep(rows)
+
+
+def _optimizer(variant: Variant) -> torch.optim.Optimizer | None:
+    trained = variant.trained()
+    return torch.optim.AdamW(trained, lr=1e-5, fused=True) if trained else None
+
+
+def _sample(
+    variant: Variant, optimizer: torch.optim.Optimizer | None, batch: dict[str, Tensor]
+) -> Sample:
+    def sample(watch: Stopwatch) -> None:
+        variant.module.zero_grad(set_to_none=True)
+        watch.start()
+        variant.loss(batch).backward()
+        watch.lap(FORWARD_BACKWARD)
+        if optimizer:
+            optimizer.step()
+        watch.lap(WITH_OPTIMIZER)
+
+    return sample
+
+
+def _bytes(
+    variants: Mapping[str, Variant],
+    optimizers: Mapping[str, torch.optim.Optimizer | None],
+    batch: dict[str, Tensor],
+    device: str,
+) -> dict[str, dict[str, float]]:
+    """Return bytes by measure and variant, in train mode, with gradients and optimizer state."""
+    counts: dict[str, dict[str, float]] = {SAVED: {}, PEAK: {}, TOTAL: {}}
+    for name, variant in variants.items():
+        variant.module.zero_grad(set_to_none=True)
+        if name not in COMPILED:  # hooks on saved tensors would have the model compiled anew
+            living = [*variant.module.parameters(), *variant.module.buffers(), *batch.values()]
+            counts[SAVED][name] = saved_for_backward(lambda v=variant: v.loss(batch), living)
+        sample = _sample(variant, optimizers[name], batch)
+        counts[PEAK][name] = peak_bytes(lambda s=sample: s(Stopwatch(device)), device)
+        resident = resident_bytes(variant.module, optimizers[name])
+        counts[TOTAL][name] = resident + counts[PEAK][name]
+        variant.module.zero_grad(set_to_none=True)
+    return counts
+
+
+if __name__ == "__main__":
+    main()

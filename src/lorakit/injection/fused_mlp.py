@@ -1,0 +1,38 @@
+"""The switch for running whole MLPs as one node."""
+
+from torch import nn
+
+from lorakit.injection.state import base_modules, require_state, unwrapped
+from lorakit.layers import ReplacedModule
+from lorakit.layers.fused_mlp import FusedMlp, fuse_in_place, is_known_mlp, unfuse_in_place
+
+
+def set_fused_mlp(model: nn.Module, enabled: bool = True) -> int:
+    """Choose whether MLPs with adapted layers run as one autograd node.
+
+    The node saves neither the activation's output nor the input of the last layer, and makes both
+    again in backward: for a Llama-like model a quarter of what a step keeps in memory. It acts
+    while gradients are wanted and the MLP's forward is one that is known (those of Llama, Qwen,
+    Mistral, Gemma and GPT-2 among them); others run as before. Results are the same but for
+    rounding. `add_adapter` turns it on.
+
+    Args:
+        model: A model with adapters.
+        enabled: On or off.
+
+    Returns: How many MLPs run as one node now.
+
+    Raises:
+        AdapterNameError: The model carries no adapter.
+    """
+    require_state(model)
+    fused = 0
+    for _, module in list(base_modules(unwrapped(model))):
+        if isinstance(module, ReplacedModule):
+            continue
+        if enabled and is_known_mlp(module):
+            fuse_in_place(module)
+        elif not enabled and isinstance(module, FusedMlp):
+            unfuse_in_place(module)
+        fused += isinstance(module, FusedMlp)
+    return fused

@@ -1,0 +1,50 @@
+"""Which layers of a model read the same activation, by the names transformers gives them."""
+
+import re
+from collections.abc import Iterable
+
+from torch import nn
+
+from lorakit.layers import LoraLinear
+from lorakit.layers.siblings import SiblingGroup
+
+_NAMES = (
+    ("q_proj", "k_proj", "v_proj"),
+    ("query_proj", "key_proj", "value_proj"),
+    ("query", "key", "value"),
+    ("q_lin", "k_lin", "v_lin"),
+    ("q", "k", "v"),
+    ("gate_proj", "up_proj"),
+    ("wi_0", "wi_1"),
+    ("w1", "w3"),
+)
+"""Children of one parent, in the order in which it calls them."""
+
+_CROSS_ATTENTION = re.compile(r"cross|encoder_attn|EncDec", re.IGNORECASE)
+"""Parents whose query reads something else than key and value."""
+
+
+def group_siblings(model: nn.Module, paths: Iterable[str]) -> None:
+    """Let adapted layers that read the same activation compute together.
+
+    Sharing is tried by name here and decided by the tensor itself at run time, so a wrong guess
+    costs a little time and never changes a result.
+
+    Args:
+        model: A model with adapters.
+        paths: Layers that have been adapted.
+    """
+    for parent_path in dict.fromkeys(path.rpartition(".")[0] for path in paths):
+        parent = model.get_submodule(parent_path)
+        for names in _NAMES:
+            wanted = (
+                names[1:] if _CROSS_ATTENTION.search(parent_path) and len(names) == 3 else names
+            )
+            children = [getattr(parent, name, None) for name in wanted]
+            members = [child for child in children if isinstance(child, LoraLinear)]
+            group = members[0].siblings if members else None
+            if len(members) < 2 or (group is not None and group.members == members):
+                continue
+            group = SiblingGroup([*members])
+            for member in members:
+                member.siblings = group

@@ -1,0 +1,169 @@
+"""MLPs of transformers models, run as one autograd node while their layers are adapted."""
+
+from functools import cache
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as module_globals
+from transformers.pytorch_utils import Conv1D
+
+from lorakit.layers.adapted import AdaptedLayer
+from lorakit.layers.class_swap import has_foreign_forward, swap_class
+from lorakit.layers.update import LowRankUpdate, shared_seed
+from lorakit.ops import LinearOperands, low_rank_mlp
+from lorakit.ops.mlp import Activation
+
+
+def _gated(self: Any, x: Any) -> Any:
+    down_proj = self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
+    return down_proj
+
+
+def _gated_at_once(self: Any, x: Any) -> Any:
+    return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
+
+
+def _gpt2(self: Any, hidden_states: Any) -> Any:
+    hidden_states = self.c_fc(hidden_states)
+    hidden_states = self.act(hidden_states)
+    hidden_states = self.c_proj(hidden_states)
+    hidden_states = self.dropout(hidden_states)
+    return hidden_states
+
+
+_FORWARDS: dict[Any, tuple[tuple[str, ...], str, str, str | None]] = {
+    _gated: (("gate_proj", "up_proj"), "down_proj", "act_fn", None),
+    _gated_at_once: (("gate_proj", "up_proj"), "down_proj", "act_fn", None),
+    _gpt2: (("c_fc",), "c_proj", "act", "dropout"),
+}
+"""Forwards known to be this formula, with the names of (inner layers), the layer back to the
+model's width, the activation, and a dropout behind it. A class whose forward compiles to the same
+instructions is such an MLP, whatever it is called; so Llama's, Qwen's, Mistral's and Gemma's are
+one, and a model that changes its forward is left alone."""
+
+
+class FusedMlp(nn.Module):
+    """Mixed into the class of an MLP; runs as one node where that is the same as its forward."""
+
+    part_names: ClassVar[tuple[tuple[str, ...], str, str, str | None]]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (*, hidden) to (*, hidden)."""
+        inner_names, down_name, activation_name, dropout_name = self.part_names
+        inner: list[Any] = [getattr(self, name) for name in inner_names]
+        down: Any = getattr(self, down_name)
+        activation = activation_of(getattr(self, activation_name))
+        if activation is None or not _runs_as_one(x, [*inner, down]):
+            return super().forward(x)
+        seed = shared_seed(update for layer in inner for update in _updates(layer))
+        operands = [_operands(layer, seed) for layer in inner]
+        output = low_rank_mlp(x, operands, _operands(down, None), activation)
+        return output if dropout_name is None else getattr(self, dropout_name)(output)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # The class is made at run time, so pickle and deepcopy must make it again from its parts.
+        return _new_fused, (type(self).__mro__[2],), self.__getstate__()
+
+
+def is_known_mlp(module: nn.Module) -> bool:
+    """Return whether this module's forward is one of the known formulas."""
+    return not isinstance(module, FusedMlp) and _part_names(type(module)) is not None
+
+
+def fuse_in_place(module: nn.Module) -> None:
+    """Swap the class of a known MLP so that it runs as one node while its layers are adapted."""
+    if not has_foreign_forward(module):
+        swap_class(module, _fused_class(type(module)))
+
+
+def unfuse_in_place(module: nn.Module) -> None:
+    """Swap the plain class back."""
+    swap_class(module, type(module).__mro__[2])
+
+
+def activation_of(module: nn.Module) -> Activation | None:
+    """Return which activation a module is, or None if it is another one or has hooks."""
+    if _has_hooks(module):
+        return None
+    if isinstance(module, nn.GELU):
+        return "gelu_tanh" if module.approximate == "tanh" else "gelu"
+    names: dict[str, Activation] = {
+        "SiLU": "silu",
+        "SiLUActivation": "silu",
+        "GELUActivation": "gelu",
+        "GELUTanh": "gelu_tanh",
+        "NewGELUActivation": "gelu_tanh",
+        "ReLU": "relu",
+    }
+    return names.get(type(module).__name__)
+
+
+@cache
+def _part_names(cls: type[nn.Module]) -> tuple[tuple[str, ...], str, str, str | None] | None:
+    code = getattr(cls.forward, "__code__", None)
+    for known, names in _FORWARDS.items():
+        same = known.__code__
+        if code is not None and (code.co_code, code.co_names) == (same.co_code, same.co_names):
+            return names
+    return None
+
+
+@cache
+def _fused_class(plain: type[nn.Module]) -> type[nn.Module]:
+    members = {"__module__": __name__, "part_names": _part_names(plain)}
+    return type(f"Fused{plain.__name__}", (FusedMlp, plain), members)
+
+
+def _new_fused(plain: type[nn.Module]) -> nn.Module:
+    made = _fused_class(plain)
+    return made.__new__(made)
+
+
+def _runs_as_one(x: Tensor, layers: list[nn.Module]) -> bool:
+    """Whether nothing would be missed if the children were not called one by one."""
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or _has_global_hooks():
+        return False
+    if not any(_updates(layer) for layer in layers):
+        return False
+    return all(_is_plain_enough(layer, x) for layer in layers)
+
+
+def _is_plain_enough(layer: nn.Module, x: Tensor) -> bool:
+    known = type(layer) in (nn.Linear, Conv1D) or (
+        isinstance(layer, AdaptedLayer) and layer.plain_class in (nn.Linear, Conv1D)
+    )
+    return (
+        known
+        and not _has_hooks(layer)
+        and "_hf_hook" not in vars(layer)
+        and type(layer.weight) in (Tensor, nn.Parameter)
+        and layer.weight.device == x.device
+    )
+
+
+def _operands(layer: Any, seed: Tensor | None) -> LinearOperands:
+    is_transposed = isinstance(layer, Conv1D)
+    weight: Tensor = layer.weight.t() if is_transposed else layer.weight  # type: ignore[operator]
+    updates = _updates(layer)
+    if not updates:
+        return LinearOperands(weight, layer.bias, ())
+    terms, bias = layer.operands(updates, seed)
+    return LinearOperands(weight, bias, terms)
+
+
+def _updates(layer: nn.Module) -> list[LowRankUpdate]:
+    return layer.acting_updates() if isinstance(layer, AdaptedLayer) else []
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
+
+
+def _has_global_hooks() -> bool:
+    return bool(module_globals._global_forward_hooks or module_globals._global_forward_pre_hooks)

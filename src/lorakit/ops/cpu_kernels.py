@@ -1,0 +1,283 @@
+"""The products of `skinny.py` in C, compiled at first use by the machine's own compiler.
+
+The compiled library lies in the user's cache directory, under a name made of the sources, the
+compiler and the processor, so that it is compiled once for each. It shares the OpenMP threads
+torch has already started: a second pool would fight with them for the cores. Where there is no gcc
+or no such OpenMP, nothing is lost but speed: `skinny.py` goes on with torch's own operations.
+"""
+
+import atexit
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+_SOURCES = Path(__file__).parent / "native"
+_FLAGS = (
+    *("-O3", "-march=native", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math"),
+    *("-fopenmp", "-fPIC"),
+)
+_COMPILE_TIMEOUT_S = 120
+_LARGE_DTYPES = (torch.float32, torch.bfloat16)
+
+
+class _Dropout(ctypes.Structure):
+    _fields_ = (
+        ("is_on", ctypes.c_int),
+        ("threshold", ctypes.c_int32),
+        ("scale", ctypes.c_float),
+        ("seed", ctypes.c_uint64),
+    )
+
+
+class _Matrix(ctypes.Structure):
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("is_half", ctypes.c_int),
+        ("stride", ctypes.c_long),
+        ("rows", ctypes.c_long),
+        ("width", ctypes.c_long),
+    )
+
+
+_NO_DROPOUT = _Dropout(0, 0, 1.0, 0)
+
+
+def takes(x: Tensor) -> bool:
+    """Return whether the compiled products can read this activation.
+
+    Not while a trace is recorded, in which what C writes would be missing.
+    """
+    return (
+        x.dtype in _LARGE_DTYPES
+        and x.device.type == "cpu"
+        and type(x) in (Tensor, torch.nn.Parameter)
+        and x.ndim > 0
+        and x.stride(-1) == 1
+        and not torch.jit.is_tracing()
+    )
+
+
+class CpuKernels:
+    """The functions of native/skinny.c on tensors; what each computes is said in `skinny.py`.
+
+    Large activations are 2-dimensional, float32 or bfloat16, with adjacent columns; everything
+    thin is float32, contiguous but for the rows of u and grad_u.
+    """
+
+    def __init__(self, library: ctypes.CDLL):
+        self._library = library
+        matrix, mask = ctypes.POINTER(_Matrix), ctypes.POINTER(_Dropout)
+        pointer, whole, number, real = (
+            ctypes.c_void_p,
+            ctypes.c_long,
+            ctypes.c_int,
+            ctypes.c_float,
+        )
+        u = (pointer, whole)
+        for name, signature in {
+            "lorakit_down": (matrix, pointer, number, *u, mask),
+            "lorakit_up": (matrix, *u, pointer, number, real),
+            "lorakit_up_backward": (matrix, pointer, number, real, *u, *u, pointer),
+            "lorakit_down_backward": (matrix, pointer, number, *u, pointer, matrix, mask),
+            "lorakit_drop": (matrix, matrix, mask),
+        }.items():
+            getattr(library, name).argtypes = signature
+            getattr(library, name).restype = ctypes.c_int
+
+    def down(self, x: Tensor, A: Tensor, mask: _Dropout) -> Tensor:
+        """Return drop(x) Aᵀ, (tokens, r) in float32."""
+        A = _thin(A)
+        u = torch.empty(x.shape[0], A.shape[0])
+        self._call(
+            self._library.lorakit_down, _matrix(x), A.data_ptr(), A.shape[0], *_rows(u), mask
+        )
+        return u
+
+    def up_(self, h: Tensor, u: Tensor, B: Tensor, scaling: float) -> None:
+        """Add s u Bᵀ to h in place."""
+        B = _thin(B)
+        self._call(
+            self._library.lorakit_up, _matrix(h), *_rows(u), B.data_ptr(), B.shape[1], scaling
+        )
+
+    def up_backward(
+        self, g: Tensor, u: Tensor, B: Tensor, scaling: float, grad_u: Tensor, needs_B: bool
+    ) -> Tensor | None:
+        """Write s g B into grad_u and return s gᵀ u, (out, r), where that is needed."""
+        B = _thin(B)
+        grad_B = torch.empty_like(B) if needs_B else None
+        pointer = None if grad_B is None else grad_B.data_ptr()
+        self._call(
+            self._library.lorakit_up_backward,
+            *(_matrix(g), B.data_ptr(), B.shape[1], scaling, *_rows(u), *_rows(grad_u), pointer),
+        )
+        return grad_B
+
+    def down_backward_(
+        self, x: Tensor, A: Tensor, grad_u: Tensor, mask: _Dropout, grad_x: Tensor | None,
+        needs_A: bool,
+    ) -> Tensor | None:  # fmt: skip
+        """Add drop(grad_u A) to grad_x in place and return grad_uᵀ drop(x) where it is needed."""
+        A = _thin(A)
+        grad_A = torch.empty_like(A) if needs_A else None
+        pointer = None if grad_A is None else grad_A.data_ptr()
+        large = None if grad_x is None else _matrix(grad_x)
+        self._call(
+            self._library.lorakit_down_backward,
+            *(_matrix(x), A.data_ptr(), A.shape[0], *_rows(grad_u), pointer, large, mask),
+        )
+        return grad_A
+
+    def drop(self, x: Tensor, mask: _Dropout) -> Tensor:
+        """Drop elements of x; the result is contiguous and in the dtype of x."""
+        out = torch.empty(x.shape, dtype=x.dtype)
+        self._call(self._library.lorakit_drop, _matrix(x), _matrix(out), mask)
+        return out
+
+    def _call(self, function: Callable[..., int], *arguments: object) -> None:
+        if function(*arguments):
+            raise MemoryError("The low-rank products could not allocate their small buffers.")
+
+
+def dropout_arguments(threshold: int, scale: float, seed: int) -> _Dropout:
+    """Return a mask's description for the compiled products; see `dropout.py` for its meaning."""
+    return _Dropout(1, threshold, scale, seed)
+
+
+NO_DROPOUT = _NO_DROPOUT
+
+
+def _matrix(x: Tensor) -> _Matrix:
+    rows, width = x.shape
+    return _Matrix(x.data_ptr(), x.dtype == torch.bfloat16, x.stride(0), rows, width)
+
+
+def _rows(u: Tensor) -> tuple[int, int]:
+    return u.data_ptr(), u.stride(0)
+
+
+def _thin(factor: Tensor) -> Tensor:
+    return factor.detach().to(torch.float32).contiguous()
+
+
+@cache
+def load() -> CpuKernels | None:
+    """Return the compiled products, or None where they cannot be had; `unavailable` says why."""
+    return None if unavailable() else CpuKernels(ctypes.CDLL(str(_compiled_path())))
+
+
+@cache
+def unavailable() -> str | None:
+    """Return why the compiled products cannot be used on this machine, or None if they can.
+
+    They are compiled here if they were not yet. LORAKIT_CPU_KERNELS=0 turns them off.
+    """
+    if os.environ.get("LORAKIT_CPU_KERNELS") == "0":
+        return "LORAKIT_CPU_KERNELS=0 turns them off"
+    compiler = _compiler()
+    if compiler is None:
+        return "there is no gcc"
+    runtime = _openmp_runtime()
+    if runtime is None:
+        return "torch runs without OpenMP threads that gcc's code could share"
+    try:
+        ctypes.CDLL(runtime, mode=ctypes.RTLD_GLOBAL)
+        path = _compiled_path()
+        if not path.exists():
+            _compile(compiler, path)
+        ctypes.CDLL(str(path))
+    except (OSError, subprocess.SubprocessError) as error:
+        output = getattr(error, "stderr", None) or str(error)
+        return f"compiling or loading them failed: {output.strip()[:500]}"
+    return None
+
+
+@cache
+def _compiler() -> str | None:
+    for name in (os.environ.get("CC"), "gcc", "cc"):
+        path = shutil.which(name) if name else None
+        if path is None:
+            continue
+        try:
+            version = subprocess.run(
+                [path, "--version"], capture_output=True, text=True, check=False
+            )
+        except OSError:
+            continue
+        if "Free Software Foundation" in version.stdout:  # gcc, under whatever name
+            return path
+    return None
+
+
+def _openmp_runtime() -> str | None:
+    """Return the path of the OpenMP library that torch has loaded into this process."""
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        return None
+    for line in maps.read_text(encoding="utf-8").splitlines():
+        path = line.split(maxsplit=5)[-1]
+        if Path(path).name.startswith(("libgomp", "libomp", "libiomp")):
+            return path
+    return None
+
+
+@cache
+def _compiled_path() -> Path:
+    key = hashlib.sha256()
+    for source in sorted(_SOURCES.iterdir()):
+        key.update(source.name.encode() + source.read_bytes())
+    compiler = _compiler() or ""
+    stamp = Path(compiler).resolve().stat() if compiler else None
+    identity = (_FLAGS, compiler, stamp and (stamp.st_size, stamp.st_mtime_ns), _processor())
+    key.update(repr(identity).encode())
+    return _cache_directory() / f"skinny-{key.hexdigest()[:20]}.so"
+
+
+def _processor() -> str:
+    """Return what code for this very processor depends on: a cache may be shared by machines."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    wanted = ("model name", "flags", "Features", "CPU part")
+    return platform.machine() + "".join(
+        sorted({" ".join(sorted(line.split())) for line in lines if line.startswith(wanted)})
+    )
+
+
+@cache
+def _cache_directory() -> Path:
+    try:
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        directory = Path(home) / "lorakit"
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if os.access(directory, os.W_OK):
+            return directory
+    except (OSError, RuntimeError):  # a read-only home, or a user without one
+        pass
+    directory = Path(tempfile.mkdtemp(prefix="lorakit-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    return directory
+
+
+def _compile(compiler: str, path: Path) -> None:
+    """Compile and link; the file appears whole, also when several processes make it at once."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        compiled, linked = Path(scratch) / "skinny.o", Path(scratch) / "skinny.so"
+        # Linked without -fopenmp: its symbols are those of the runtime torch has loaded.
+        for command in (
+            [compiler, *_FLAGS, "-c", str(_SOURCES / "skinny.c"), "-o", str(compiled)],
+            [compiler, "-shared", str(compiled), "-o", str(linked)],
+        ):
+            subprocess.run(
+                command, capture_output=True, text=True, check=True, timeout=_COMPILE_TIMEOUT_S
+            )
+        os.replace(linked, path)

@@ -1,0 +1,144 @@
+"""The loss of an output layer, a few tokens at a time, so that all logits never exist at once."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import LinearCrossEntropyOptions
+from torch.nn import functional as F
+
+CHUNK_TOKENS = 256
+"""Tokens whose logits exist at once.
+
+Each chunk reads the whole output weight, so small chunks are slow (on a CPU 32 tokens took three
+times as long as all at once, 128 and more no longer), while the buffer stays smaller than that
+weight as long as the hidden size is larger than this.
+"""
+
+
+def linear_cross_entropy_sum(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    *,
+    chunk_tokens: int = CHUNK_TOKENS,
+) -> Tensor:
+    """Compute the summed cross-entropy of a linear output layer.
+
+    Args:
+        hidden: What the output layer reads, (tokens, in).
+        weight: (vocabulary, in), dtype of `hidden`; it may be trained.
+        bias: (vocabulary,) or None.
+        targets: Token ids, (tokens,), int64; all of them count.
+        chunk_tokens: How many tokens' logits exist at once.
+
+    Returns: A scalar in the dtype of `hidden`, differentiable once.
+
+    Memory: one (chunk_tokens, vocabulary) buffer; from forward to backward the gradients of what
+    is trained, such as (tokens, in) for `hidden`.
+    Source: the chunked path of `torch.nn.functional.linear_cross_entropy`. It computes the
+    gradients in forward, so each product is done once, as without chunks.
+    """
+    options = LinearCrossEntropyOptions(batch_chunk_size=chunk_tokens, chunking_method=None)
+    return F.linear_cross_entropy(
+        hidden, weight, targets, linear_bias=bias, reduction="sum", options=options
+    )
+
+
+def sum_over_chunks(
+    loss_of: Callable[[Tensor, Tensor], Tensor],
+    hidden: Tensor,
+    targets: Tensor,
+    parameters: Sequence[Tensor] = (),
+    *,
+    chunk_tokens: int = CHUNK_TOKENS,
+) -> Tensor:
+    """Sum a loss over chunks of tokens; a chunk's graph is gone before the next one is built.
+
+    The way for output layers that are more than one plain matrix: with updates of their own,
+    quantized, or with logits that are scaled, capped or smoothed afterwards.
+
+    Args:
+        loss_of: Takes (chunk, in) and (chunk,) and returns the loss summed over these tokens, a
+            scalar. It is called once for each chunk, so it may draw random numbers.
+        hidden: What the output layer reads, (tokens, in).
+        targets: Token ids, (tokens,).
+        parameters: The trained tensors `loss_of` depends on.
+        chunk_tokens: Tokens in a chunk.
+
+    Returns: The sum, a scalar in the dtype of `loss_of`, differentiable once.
+
+    Memory: that of one chunk's forward and backward; from forward to backward the gradients of
+    `hidden` and of the parameters.
+    """
+    if not torch.is_grad_enabled():
+        return _sum((loss_of(h, t) for h, t in _chunks(hidden, targets, chunk_tokens)), hidden)
+    return _ChunkedSum.apply(loss_of, targets, chunk_tokens, hidden, *parameters)  # type: ignore[return-value]
+
+
+class _ChunkedSum(torch.autograd.Function):
+    """The sum L = Σ L_c of the chunks' losses, and in the same pass its gradients.
+
+    The chunks have no tokens in common, so for g = dLoss/dL, a scalar:
+
+        dLoss/dh = g · (dL_1/dh_1, dL_2/dh_2, …)                (tokens, in)
+        dLoss/dθ = g · Σ dL_c/dθ                                shape of θ
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        loss_of: Callable[[Tensor, Tensor], Tensor],
+        targets: Tensor,
+        chunk_tokens: int,
+        hidden: Tensor,
+        *parameters: Tensor,
+    ) -> Tensor:
+        is_read, *is_trained = ctx.needs_input_grad[3:]
+        trained = [p for p, wanted in zip(parameters, is_trained, strict=True) if wanted]
+        # Sums of many small parts are kept in float32 at least, and rounded once.
+        sums = [torch.zeros_like(p, dtype=_wide(p.dtype)) for p in trained]
+        grad_hidden = torch.empty_like(hidden) if is_read else None
+        losses, done = [], 0
+        for chunk, chunk_targets in _chunks(hidden, targets, chunk_tokens):
+            with torch.enable_grad():
+                leaf = chunk.detach().requires_grad_(is_read)
+                loss = loss_of(leaf, chunk_targets)
+            wanted = [leaf, *trained] if is_read else trained
+            found: tuple[Tensor, ...] = ()
+            if wanted:
+                found = torch.autograd.grad(loss, wanted, materialize_grads=True)
+            if grad_hidden is not None:
+                grad_hidden[done : done + len(chunk)] = found[0]
+            for total, part in zip(sums, found[is_read:], strict=True):
+                total += part
+            losses.append(loss.detach())
+            done += len(chunk)
+        rounded = iter([s.to(p.dtype) for s, p in zip(sums, trained, strict=True)])
+        of_parameters = [next(rounded) if wanted else None for wanted in is_trained]
+        ctx.gradients = (grad_hidden, *of_parameters)
+        return _sum(losses, hidden)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Any, ...]:
+        gradients = (None if g is None else g * grad_loss for g in ctx.gradients)
+        return None, None, None, *gradients
+
+
+def _chunks(hidden: Tensor, targets: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    return zip(hidden.split(size), targets.split(size), strict=True)
+
+
+def _sum(losses: Iterable[Tensor], hidden: Tensor) -> Tensor:
+    total = torch.zeros((), dtype=_wide(hidden.dtype), device=hidden.device)
+    for loss in losses:
+        total = total + loss
+    return total
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)

@@ -1,0 +1,153 @@
+"""A whole adapted MLP as one autograd node that recomputes what is cheap instead of saving it."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from lorakit.ops import linear_group
+from lorakit.ops.linear_group import LinearOperands
+from lorakit.ops.low_rank import (
+    Spec,
+    autocast_off,
+    check_shapes,
+    compute_dtype_of,
+    flat_gradients,
+    flatten,
+    needs_of,
+    rows_of,
+    unflatten,
+)
+
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
+
+
+def low_rank_mlp(
+    x: Tensor, inner: Sequence[LinearOperands], down: LinearOperands, activation: Activation
+) -> Tensor:
+    """Compute down(act(gate(x)) * up(x)), or down(act(inner(x))) for one inner layer.
+
+    Args:
+        x: Activations, (*, in).
+        inner: (gate, up), or the one inner layer; terms may be empty.
+        down: The layer back to the model's width.
+        activation: What acts on the first inner layer's output.
+
+    Returns: (*, out), device of x, dtype of x (of autocast where that is on).
+
+    Raises:
+        ShapeError: A weight, A and B do not fit; names the shapes.
+        DtypeError: x and a weight differ in dtype outside autocast.
+
+    Memory: saves x, the inner layers' outputs and a (tokens, r) tensor for each stack of terms;
+        neither act(gate) nor the input of `down`, which plain layers save, the latter for the
+        gradient of its lora_A.
+    """
+    for layer in inner:
+        check_shapes(x.shape, layer)
+    check_shapes(torch.Size((*x.shape[:-1], inner[0].W0.shape[0])), down)
+    dtype = compute_dtype_of(x, [*inner, down])
+    spec, tensors = flatten([*inner, down])
+    return _LowRankMlp.apply(x, spec, dtype, activation, *tensors)  # type: ignore[return-value]
+
+
+class _LowRankMlp(torch.autograd.Function):
+    """The inner layers, the activation and `down`.
+
+    With z = act(gate) * up the input of `down`, and dL/dz from its backward:
+
+        dL/dup = dL/dz * act(gate)
+        dL/dgate = dL/dz * up * act'(gate)
+
+    z and act(gate) are made again from gate and up.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        spec: Spec,
+        dtype: torch.dtype,
+        activation: Activation,
+        *tensors: Tensor | None,
+    ) -> Tensor:
+        *inner, down = unflatten(spec, tensors)
+        rows = x.reshape(-1, x.shape[-1]).to(dtype)
+        hs, us = linear_group.forward(rows, inner, trains=True)
+        z = _act(hs[0], activation)
+        if len(hs) == 2:
+            z.mul_(hs[1])
+        (output,), down_us = linear_group.forward(z, [down], trains=True)
+        ctx.save_for_backward(x, *tensors, *hs, *us, *down_us)
+        ctx.spec, ctx.dtype, ctx.activation = spec, dtype, activation
+        ctx.counts = (len(tensors), len(hs), len(us))
+        ctx.x_dtype = x.dtype
+        return torch.ops.aten._unsafe_view(output, (*x.shape[:-1], output.shape[-1]))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, *saved = ctx.saved_tensors
+        tensors, hs, us, down_us = _split(saved, ctx.counts)
+        with autocast_off(grad.device.type):
+            g = rows_of(grad, ctx.dtype)
+            return _LowRankMlp._gradients(ctx, x, tensors, hs, us, down_us, g)
+
+    @staticmethod
+    def _gradients(
+        ctx: Any,
+        x: Tensor,
+        tensors: list[Tensor],
+        hs: list[Tensor],
+        us: list[Tensor],
+        down_us: list[Tensor],
+        g: Tensor | None,
+    ) -> tuple[Tensor | None, ...]:
+        *inner, down = unflatten(ctx.spec, tensors)
+        needs_x, _, _, _, *flags = ctx.needs_input_grad
+        *needs_inner, needs_down = needs_of(ctx.spec, flags)
+        acted = _act(hs[0], ctx.activation)
+        z = acted if len(hs) == 1 else acted * hs[1]
+        grad_z, down_gradients = linear_group.backward(z, [down], down_us, [g], True, [needs_down])
+        del z
+        gs: list[Tensor | None] = []
+        if grad_z is not None and len(hs) == 2:
+            grad_up = acted.mul_(grad_z)
+            gs = [_act_backward(grad_z.mul_(hs[1]), hs[0], ctx.activation), grad_up]
+        elif grad_z is not None:
+            gs = [_act_backward(grad_z, hs[0], ctx.activation)]
+        grad_x, gradients = linear_group.backward(
+            rows_of(x, ctx.dtype), inner, us, gs, needs_x, needs_inner
+        )
+        if grad_x is not None:
+            grad_x = grad_x.to(ctx.x_dtype).view(x.shape)
+        flat = flat_gradients([*gradients, *down_gradients], len(tensors))
+        return grad_x, None, None, None, *flat
+
+
+def _split(saved: Sequence[Tensor], counts: tuple[int, int, int]) -> list[list[Tensor]]:
+    parts, position = [], 0
+    for count in (*counts, len(saved) - sum(counts)):
+        parts.append(list(saved[position : position + count]))
+        position += count
+    return parts
+
+
+def _act(x: Tensor, activation: Activation) -> Tensor:
+    if activation == "silu":
+        return F.silu(x)
+    if activation == "relu":
+        return F.relu(x)
+    return F.gelu(x, approximate="tanh" if activation == "gelu_tanh" else "none")
+
+
+def _act_backward(grad: Tensor, x: Tensor, activation: Activation) -> Tensor:
+    if activation == "silu":
+        return torch.ops.aten.silu_backward(grad, x)
+    if activation == "relu":
+        return torch.ops.aten.threshold_backward(grad, x, 0)
+    approximate = "tanh" if activation == "gelu_tanh" else "none"
+    return torch.ops.aten.gelu_backward(grad, x, approximate=approximate)

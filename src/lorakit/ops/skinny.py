@@ -1,0 +1,126 @@
+"""The four products of the low-rank path, each of which streams one large activation once.
+
+With tokens as rows, u = drop(x) Aᵀ is added to h as s u Bᵀ, and g = dL/dh comes back:
+
+    down             u = drop(x) Aᵀ                                reads x
+    up_              h += s u Bᵀ                                   reads and writes h
+    up_backward      dL/du = s g B and dL/dB = s gᵀ u              reads g
+    down_backward_   dL/dA = (dL/du)ᵀ drop(x) and
+                     dL/dx += drop'(dL/du A)                       reads x, reads and writes dL/dx
+
+All are limited by that traffic, not by arithmetic, so what decides is that nothing large is read
+twice or written out in between, a dropped copy of x least of all. On a CPU they run in C
+(native/skinny.c, see `cpu_kernels.py`), on a GPU in Triton (`triton_kernels.py`); where neither is
+at hand, under torch.compile and for other dtypes they are torch's own operations.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lorakit.ops import cpu_kernels
+from lorakit.ops.dropout import apply_keep_mask, kernel_mask
+
+
+def down(x: Tensor, A: Tensor, drop_probability: float = 0.0, seed: Tensor | None = None) -> Tensor:
+    """Return u = drop(x) Aᵀ.
+
+    Args:
+        x: Activations, (tokens, in).
+        A: Down-projections, (r, in), those of several layers stacked; any floating dtype.
+        drop_probability: In [0, 1).
+        seed: The mask's seed; None where nothing is dropped.
+
+    Returns: (tokens, r), float32 from a kernel, else the dtype of x.
+    """
+    kernels = kernels_for(x)
+    if kernels is not None:
+        return kernels.down(x, A, kernel_mask(drop_probability, seed))
+    return dropped(x, drop_probability, seed) @ A.to(x.dtype).t()
+
+
+def up_(h: Tensor, u: Tensor, B: Tensor, scaling: float) -> None:
+    """Add s u Bᵀ to h in place.
+
+    Args:
+        h: (tokens, out).
+        u: (tokens, r); its rows may be strided.
+        B: Up-projection, (out, r); any floating dtype.
+        scaling: Dimensionless factor s.
+    """
+    kernels = kernels_for(h)
+    if kernels is not None and u.dtype == torch.float32:
+        kernels.up_(h, u, B, scaling)
+        return
+    h.addmm_(u.to(h.dtype), B.to(h.dtype).t(), alpha=scaling)
+
+
+def up_backward(
+    g: Tensor, u: Tensor, B: Tensor, scaling: float, grad_u: Tensor, needs_B: bool
+) -> Tensor | None:
+    """Write dL/du = s g B into `grad_u` and return dL/dB = s gᵀ u.
+
+    Args:
+        g: dL/dh, (tokens, out).
+        u: What `down` returned, (tokens, r).
+        B: (out, r).
+        scaling: s.
+        grad_u: Where dL/du goes, (tokens, r), dtype of u; its rows may be strided.
+        needs_B: Whether dL/dB is wanted.
+
+    Returns: (out, r), or None if it is not wanted.
+    """
+    kernels = kernels_for(g)
+    if kernels is not None and u.dtype == torch.float32:
+        return kernels.up_backward(g, u, B, scaling, grad_u, needs_B)
+    # As uᵀ g and not gᵀ u, and with Bᵀ contiguous: matrix libraries are several times slower on
+    # the thin operand's other orientation.
+    grad_u.copy_((g @ B.to(g.dtype).t().contiguous().t()).mul_(scaling))
+    return (u.to(g.dtype).t() @ g).mul_(scaling).t() if needs_B else None
+
+
+def down_backward_(
+    x: Tensor,
+    A: Tensor,
+    grad_u: Tensor,
+    drop_probability: float,
+    seed: Tensor | None,
+    grad_x: Tensor | None,
+    needs_A: bool,
+) -> Tensor | None:
+    """Add drop'(dL/du A) to `grad_x` in place and return dL/dA = (dL/du)ᵀ drop(x).
+
+    Args:
+        x: What `down` read, (tokens, in).
+        A: (r, in).
+        grad_u: dL/du, (tokens, r).
+        drop_probability: As in `down`.
+        seed: As in `down`.
+        grad_x: What has been summed up of dL/dx, (tokens, in); None if it is not wanted.
+        needs_A: Whether dL/dA is wanted.
+
+    Returns: (r, in), or None if it is not wanted.
+    """
+    kernels = kernels_for(x)
+    if kernels is not None and grad_u.dtype == torch.float32:
+        mask = kernel_mask(drop_probability, seed)
+        return kernels.down_backward_(x, A, grad_u, mask, grad_x, needs_A)
+    thin = grad_u.to(x.dtype)
+    if grad_x is not None and seed is None:
+        grad_x.addmm_(thin, A.to(x.dtype))
+    elif grad_x is not None:
+        grad_x.add_(dropped(thin @ A.to(x.dtype), drop_probability, seed))
+    return thin.t() @ dropped(x, drop_probability, seed) if needs_A else None
+
+
+def dropped(x: Tensor, drop_probability: float, seed: Tensor | None) -> Tensor:
+    """Return drop(x), or x itself where nothing is dropped."""
+    return x if seed is None else apply_keep_mask(x, drop_probability, seed)
+
+
+def kernels_for(x: Tensor) -> Any:
+    """Return the compiled products that can read this activation, or None."""
+    if torch.compiler.is_compiling() or not cpu_kernels.takes(x):
+        return None
+    return cpu_kernels.load()
