@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lorakit.adapters import (
         Adapter,
+        hotswap_adapter,
         load_adapter,
         merge_adapters,
         merge_and_unload,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
         ParameterCount,
         active_adapters,
         adapter_names,
+        adapter_rows,
         add_adapter,
         count_parameters,
         delete_adapter,
@@ -38,6 +40,7 @@ __version__ = "0.1.0"
 _ORIGINS = {
     "lorakit.adapters": (
         "Adapter",
+        "hotswap_adapter",
         "load_adapter",
         "merge_adapters",
         "merge_and_unload",
@@ -51,6 +54,7 @@ _ORIGINS = {
         "ParameterCount",
         "active_adapters",
         "adapter_names",
+        "adapter_rows",
         "add_adapter",
         "count_parameters",
         "delete_adapter",
@@ -74,10 +78,12 @@ __all__ = [
     "TaskType",
     "active_adapters",
     "adapter_names",
+    "adapter_rows",
     "add_adapter",
     "count_parameters",
     "delete_adapter",
     "disable_adapters",
+    "hotswap_adapter",
     "load_adapter",
     "merge_adapters",
     "merge_and_unload",

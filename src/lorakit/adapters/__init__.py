@@ -7,6 +7,7 @@ from lorakit.adapters.adapter import (
     load_adapter_state_dict,
     save_adapter,
 )
+from lorakit.adapters.hotswap import hotswap_adapter
 from lorakit.adapters.merge import (
     Merge,
     merge_adapters,
@@ -18,6 +19,7 @@ __all__ = [
     "Adapter",
     "Merge",
     "adapter_state_dict",
+    "hotswap_adapter",
     "load_adapter",
     "load_adapter_state_dict",
     "merge_adapters",

@@ -84,7 +84,7 @@ class Adapter:
         Raises:
             AdapterNameError: There is no such adapter.
         """
-        view = _view(model, name)
+        view = view_of(model, name)
         return cls(
             view.config,
             {path: (A.clone(), B.clone()) for path, (A, B) in view.factors.items()},
@@ -139,7 +139,7 @@ def save_adapter(model: nn.Module, path: str | Path, name: str = "default") -> l
     Raises:
         AdapterNameError: There is no such adapter.
     """
-    return _view(model, name).save(path)
+    return view_of(model, name).save(path)
 
 
 def load_adapter(
@@ -173,7 +173,7 @@ def adapter_state_dict(model: nn.Module, name: str = "default") -> dict[str, Ten
     Raises:
         AdapterNameError: There is no such adapter.
     """
-    view = _view(model, name)
+    view = view_of(model, name)
     return tensor_keys(view.factors, view.replaced, view.embeddings, {})
 
 
@@ -205,7 +205,7 @@ def load_adapter_state_dict(
         place.copy_(tensors[key])
 
 
-def _view(model: nn.Module, name: str) -> Adapter:
+def view_of(model: nn.Module, name: str) -> Adapter:
     """Return an adapter whose tensors are the model's own, detached."""
     state = require_adapter(model, name)
     config = state.configs[name]

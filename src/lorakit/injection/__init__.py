@@ -12,6 +12,7 @@ from lorakit.injection.activation import (
 from lorakit.injection.fused_mlp import set_fused_mlp
 from lorakit.injection.inject import add_adapter
 from lorakit.injection.report import Injection, Match
+from lorakit.injection.rows import adapter_rows
 from lorakit.injection.trainable import (
     ParameterCount,
     count_parameters,
@@ -26,6 +27,7 @@ __all__ = [
     "active_adapters",
     "adapter_config",
     "adapter_names",
+    "adapter_rows",
     "add_adapter",
     "count_parameters",
     "delete_adapter",

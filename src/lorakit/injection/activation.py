@@ -79,10 +79,12 @@ def activate(model: nn.Module, state: AdapterState, names: tuple[str, ...]) -> N
         layer.active_updates = tuple(name for name in names if name in layer.updates)
     for module in replaced:
         module.active_copy = next((name for name in names if name in module.trained_copies), None)
-    leaving = tuple(name for name in state.active if name not in names)
+    before = (*state.active, *state.trained_in_rows)
+    leaving = tuple(name for name in before if name not in names and name in state.configs)
     set_trained(layers, replaced, {name: False for name in leaving})
     set_trained(layers, replaced, {name: state.trainable[name] for name in names})
     state.active = names
+    state.trained_in_rows = ()
 
 
 def set_trained(

@@ -9,6 +9,7 @@ from torch import nn
 from lorakit.config import LoraConfig
 from lorakit.errors import AdapterNameError, AdapterStateError, did_you_mean
 from lorakit.layers import AdaptedLayer, ReplacedModule
+from lorakit.layers.row_adapters import RowAdapters
 
 _ATTRIBUTE = "_lorakit_state"
 _OWN_CHILDREN = ("updates", "trained_copies")
@@ -22,6 +23,10 @@ class AdapterState:
     trainable: dict[str, bool] = field(default_factory=dict)
     active: tuple[str, ...] = ()
     is_merged: bool = False
+    rows: RowAdapters | None = None
+    """Which adapter each row of a batch has, inside `adapter_rows`."""
+    trained_in_rows: tuple[str, ...] = ()
+    """Adapters whose parameters require gradients since a batch with a row of theirs."""
     trained_before: tuple[str, ...] = ()
     """Names of the base's parameters that required gradients before the first adapter came."""
 
@@ -88,12 +93,17 @@ def require_adapter(model: nn.Module, name: str) -> AdapterState:
 
 
 def require_unmerged(model: nn.Module, action: str) -> None:
-    """Refuse an action on a merged model.
+    """Refuse an action on a merged model, and inside `adapter_rows`.
 
     Raises:
-        AdapterStateError: The model is merged.
+        AdapterStateError: The model is merged, or its rows have adapters of their own.
     """
     state = state_of(model)
+    if state is not None and state.rows is not None:
+        raise AdapterStateError(
+            f"Cannot {action} inside adapter_rows, which has chosen an adapter for each row. "
+            "Leave its with block first."
+        )
     if state is not None and state.is_merged:
         raise AdapterStateError(
             f"Cannot {action} while adapters {list(state.active)} are merged into the weights. "

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lorakit.layers.replaced import swap_plain_class
+from lorakit.layers.row_adapters import RowAdapters
 from lorakit.layers.siblings import SiblingGroup
 from lorakit.layers.update import LowRankUpdate, shared_seed
 from lorakit.ops import LowRankTerm
@@ -19,6 +20,7 @@ class AdaptedLayer(nn.Module):
         active_updates: Names of the adapters that act in forward.
         kept_parameters: The base's own parameters while the layer is merged, else empty.
         siblings: The layers that are expected to read the same input, this one among them.
+        row_adapters: Which adapter each row of a batch has, inside `adapter_rows`.
     """
 
     plain_class: ClassVar[type[nn.Module]]
@@ -30,6 +32,7 @@ class AdaptedLayer(nn.Module):
     active_updates: tuple[str, ...]
     kept_parameters: dict[str, nn.Parameter | None]
     siblings: SiblingGroup | None
+    row_adapters: RowAdapters | None = None
 
     @classmethod
     def adapt_in_place(cls, module: nn.Module) -> Self:
@@ -46,6 +49,7 @@ class AdaptedLayer(nn.Module):
         if self.siblings is not None:
             self.siblings.leave(self)
         del self.updates, self.active_updates, self.kept_parameters, self.siblings
+        vars(self).pop("row_adapters", None)
         swap_plain_class(self, self.plain_class)
 
     @classmethod
@@ -63,10 +67,14 @@ class AdaptedLayer(nn.Module):
         return bool(self.kept_parameters)
 
     def acting_updates(self) -> list[LowRankUpdate]:
-        """Return the updates that forward has to apply: none while merged."""
-        if self.kept_parameters or not self.active_updates:
+        """Return the updates that forward applies to all rows: none while merged."""
+        if self.kept_parameters or not self.active_updates or self.acts_by_row():
             return []
         return [self.updates[name] for name in self.active_updates if name in self.updates]  # type: ignore[misc]
+
+    def acts_by_row(self) -> bool:
+        """Return whether each row of the batch has an adapter of its own at the moment."""
+        return self.row_adapters is not None and self.row_adapters.act_on(self)
 
     def operands(
         self, updates: list[LowRankUpdate], seed: Tensor | None = None

@@ -64,6 +64,7 @@ def _shallow_plain(module: nn.Module) -> nn.Module:
         made.__dict__[container] = dict(vars(module)[container])
     made._modules.pop("trained_copies", None)
     made.__dict__.pop("active_copy", None)
+    made.__dict__.pop("row_adapters", None)
     # Hooks of any kind stay with the base's module, which runs them around the copy.
     made.__dict__.update({k: v for k, v in vars(nn.Module()).items() if "hook" in k})
     # accelerate's hook stays with the base's module, which runs it before the copy acts.

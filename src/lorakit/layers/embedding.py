@@ -4,6 +4,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lorakit.layers.adapted import AdaptedLayer
+from lorakit.layers.update import LowRankUpdate
 
 
 class LoraEmbedding(AdaptedLayer, nn.Embedding):
@@ -29,12 +30,19 @@ class LoraEmbedding(AdaptedLayer, nn.Embedding):
     def forward(self, input: Tensor) -> Tensor:
         """Map indices (*) to vectors (*, dim)."""
         h = super().forward(input)
-        for term in self.operands(self.acting_updates())[0]:
-            rows = F.embedding(
-                input,
-                term.A.t(),
-                padding_idx=self.padding_idx,
-                scale_grad_by_freq=self.scale_grad_by_freq,
-            )  # (*, r)
-            h = h + term.scaling * (rows @ term.B.t()).to(h.dtype)
+        if self.row_adapters is not None and self.acts_by_row():
+            return self.row_adapters.embedding(self, input, h)
+        for update in self.acting_updates():
+            h = h + self.low_rank_rows(update, input).to(h.dtype)
         return h
+
+    def low_rank_rows(self, update: LowRankUpdate, input: Tensor) -> Tensor:
+        """Return what one update adds to the vectors of indices (*), (*, dim)."""
+        term, _ = update()
+        rows = F.embedding(
+            input,
+            term.A.t(),
+            padding_idx=self.padding_idx,
+            scale_grad_by_freq=self.scale_grad_by_freq,
+        )  # (*, r)
+        return term.scaling * (rows @ term.B.t())

@@ -23,6 +23,8 @@ class LoraLinear(AdaptedLayer, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (*, in) to (*, out)."""
+        if self.row_adapters is not None and self.acts_by_row():
+            return self.row_adapters.linear(self, input, self.weight)
         updates = self.acting_updates()
         if not updates:
             return F.linear(input, self.weight, self.bias)

@@ -9,6 +9,7 @@ from torch.func import functional_call
 from torch.utils._pytree import tree_map
 
 from lorakit.layers.class_swap import swap_class
+from lorakit.layers.row_adapters import RowAdapters
 
 
 class ReplacedModule(nn.Module):
@@ -17,16 +18,23 @@ class ReplacedModule(nn.Module):
     Attributes:
         trained_copies: The copies by adapter name. A copy may share parameters with the base.
         active_copy: Name of the copy that acts in forward, or None for the base's own.
+        row_adapters: Which adapter each row of a batch has, inside `adapter_rows`.
     """
 
     trained_copies: nn.ModuleDict
     active_copy: str | None
+    row_adapters: RowAdapters | None = None
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the active adapter's copy, or the base's own forward."""
+        rows = self.row_adapters
+        if rows is not None and rows.act_on(self):
+            return rows.replaced(self, super().forward, self._run_copy, args, kwargs)
         if self.active_copy is None:
             return super().forward(*args, **kwargs)
-        acting = self.trained_copies[self.active_copy]
+        return self._run_copy(self.trained_copies[self.active_copy], *args, **kwargs)
+
+    def _run_copy(self, acting: nn.Module, *args: Any, **kwargs: Any) -> Any:
         base_dtype, own_dtype = _parameter_dtype(self), _parameter_dtype(acting)
         if base_dtype == own_dtype:
             # A float32 bias beside the base's half-precision weight: the weight's dtype rules.
@@ -73,6 +81,7 @@ def replace_in_place(module: nn.Module) -> ReplacedModule:
 def restore_in_place(module: ReplacedModule) -> None:
     """Swap the plain class back and leave no trace; the copies are dropped."""
     del module.trained_copies, module.active_copy
+    vars(module).pop("row_adapters", None)
     swap_class(module, plain_class_of(module))
 
 

@@ -14,9 +14,10 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -49,21 +50,73 @@ class _Matrix(ctypes.Structure):
     )
 
 
-_NO_DROPOUT = _Dropout(0, 0, 1.0, 0)
+class _Group(ctypes.Structure):
+    _fields_ = (
+        ("begin", ctypes.c_long),
+        ("end", ctypes.c_long),
+        ("thin", ctypes.c_void_p),
+        ("gradient", ctypes.c_void_p),
+        ("r", ctypes.c_int),
+        ("scale", ctypes.c_float),
+        ("mask", _Dropout),
+    )
+
+
+NO_DROPOUT = _Dropout(0, 0, 1.0, 0)
+
+
+class Group(NamedTuple):
+    """Rows of an activation that one adapter acts on."""
+
+    begin: int
+    end: int
+    """Rows from `begin` on, `end` not among them."""
+    thin: Tensor
+    """A, (r, in), or B, (out, r)."""
+    r: int
+    scaling: float = 1.0
+    mask: _Dropout = NO_DROPOUT
+    gradient: Tensor | None = None
+    """Float32, to be added to, shape of `thin`."""
+
+
+class Groups:
+    """Groups as the compiled products take them; keeps alive what they point to."""
+
+    def __init__(self, groups: Sequence[Group]):
+        self._tensors = [(_thin(group.thin), group.gradient) for group in groups]
+        self.count = len(groups)
+        self.array = (_Group * len(groups))(
+            *(
+                _Group(
+                    group.begin,
+                    group.end,
+                    thin.data_ptr(),
+                    None if gradient is None else gradient.data_ptr(),
+                    group.r,
+                    group.scaling,
+                    group.mask,
+                )
+                for group, (thin, gradient) in zip(groups, self._tensors, strict=True)
+            )
+        )
 
 
 def takes(x: Tensor) -> bool:
-    """Return whether the compiled products can read this activation.
+    """Return whether the compiled products can read this activation."""
+    return x.dtype in _LARGE_DTYPES and x.device.type == "cpu" and can_be_read_at_its_address(x)
 
-    Not while a trace is recorded, in which what C writes would be missing.
+
+def can_be_read_at_its_address(x: Tensor) -> bool:
+    """Return whether x is rows of adjacent elements in memory, for code that is not torch's own.
+
+    Not while a trace is recorded, in which what such code writes would be missing.
     """
     return (
-        x.dtype in _LARGE_DTYPES
-        and x.device.type == "cpu"
-        and type(x) in (Tensor, torch.nn.Parameter)
+        type(x) in (Tensor, torch.nn.Parameter)
         and x.ndim > 0
         and x.stride(-1) == 1
-        and not torch.jit.is_tracing()
+        and torch._C._get_tracing_state() is None
     )
 
 
@@ -77,50 +130,37 @@ class CpuKernels:
     def __init__(self, library: ctypes.CDLL):
         self._library = library
         matrix, mask = ctypes.POINTER(_Matrix), ctypes.POINTER(_Dropout)
-        pointer, whole, number, real = (
-            ctypes.c_void_p,
-            ctypes.c_long,
-            ctypes.c_int,
-            ctypes.c_float,
-        )
-        u = (pointer, whole)
+        groups = (ctypes.POINTER(_Group), ctypes.c_int)
+        u = (ctypes.c_void_p, ctypes.c_long)
         for name, signature in {
-            "lorakit_down": (matrix, pointer, number, *u, mask),
-            "lorakit_up": (matrix, *u, pointer, number, real),
-            "lorakit_up_backward": (matrix, pointer, number, real, *u, *u, pointer),
-            "lorakit_down_backward": (matrix, pointer, number, *u, pointer, matrix, mask),
+            "lorakit_down": (matrix, *groups, *u),
+            "lorakit_up": (matrix, *groups, *u),
+            "lorakit_up_backward": (matrix, *groups, *u, *u),
+            "lorakit_down_backward": (matrix, *groups, *u, matrix),
             "lorakit_drop": (matrix, matrix, mask),
         }.items():
             getattr(library, name).argtypes = signature
             getattr(library, name).restype = ctypes.c_int
 
+    # ---- one adapter for all rows ----
+
     def down(self, x: Tensor, A: Tensor, mask: _Dropout) -> Tensor:
         """Return drop(x) Aᵀ, (tokens, r) in float32."""
-        A = _thin(A)
         u = torch.empty(x.shape[0], A.shape[0])
-        self._call(
-            self._library.lorakit_down, _matrix(x), A.data_ptr(), A.shape[0], *_rows(u), mask
-        )
+        self.down_groups(x, Groups([Group(0, x.shape[0], A, A.shape[0], mask=mask)]), u)
         return u
 
     def up_(self, h: Tensor, u: Tensor, B: Tensor, scaling: float) -> None:
         """Add s u Bᵀ to h in place."""
-        B = _thin(B)
-        self._call(
-            self._library.lorakit_up, _matrix(h), *_rows(u), B.data_ptr(), B.shape[1], scaling
-        )
+        self.up_groups_(h, Groups([Group(0, h.shape[0], B, B.shape[1], scaling)]), u)
 
     def up_backward(
         self, g: Tensor, u: Tensor, B: Tensor, scaling: float, grad_u: Tensor, needs_B: bool
     ) -> Tensor | None:
         """Write s g B into grad_u and return s gᵀ u, (out, r), where that is needed."""
-        B = _thin(B)
-        grad_B = torch.empty_like(B) if needs_B else None
-        pointer = None if grad_B is None else grad_B.data_ptr()
-        self._call(
-            self._library.lorakit_up_backward,
-            *(_matrix(g), B.data_ptr(), B.shape[1], scaling, *_rows(u), *_rows(grad_u), pointer),
-        )
+        grad_B = torch.zeros(B.shape) if needs_B else None
+        one = Group(0, g.shape[0], B, B.shape[1], scaling, gradient=grad_B)
+        self.up_backward_groups(g, Groups([one]), u, grad_u)
         return grad_B
 
     def down_backward_(
@@ -128,15 +168,37 @@ class CpuKernels:
         needs_A: bool,
     ) -> Tensor | None:  # fmt: skip
         """Add drop(grad_u A) to grad_x in place and return grad_uᵀ drop(x) where it is needed."""
-        A = _thin(A)
-        grad_A = torch.empty_like(A) if needs_A else None
-        pointer = None if grad_A is None else grad_A.data_ptr()
+        grad_A = torch.zeros(A.shape) if needs_A else None
+        one = Group(0, x.shape[0], A, A.shape[0], mask=mask, gradient=grad_A)
+        self.down_backward_groups_(x, Groups([one]), grad_u, grad_x)
+        return grad_A
+
+    # ---- an adapter for each group of rows ----
+
+    def down_groups(self, x: Tensor, groups: Groups, u: Tensor) -> None:
+        """Write drop(x) Aᵀ of each group into u, (tokens, largest r)."""
+        self._call(self._library.lorakit_down, _matrix(x), groups.array, groups.count, *_rows(u))
+
+    def up_groups_(self, h: Tensor, groups: Groups, u: Tensor) -> None:
+        """Add s u Bᵀ of each group to h in place."""
+        self._call(self._library.lorakit_up, _matrix(h), groups.array, groups.count, *_rows(u))
+
+    def up_backward_groups(self, g: Tensor, groups: Groups, u: Tensor, grad_u: Tensor) -> None:
+        """Write s g B into grad_u and add s gᵀ u to the groups' gradients."""
+        self._call(
+            self._library.lorakit_up_backward,
+            *(_matrix(g), groups.array, groups.count, *_rows(u), *_rows(grad_u)),
+        )
+
+    def down_backward_groups_(
+        self, x: Tensor, groups: Groups, grad_u: Tensor, grad_x: Tensor | None
+    ) -> None:
+        """Add drop(grad_u A) to grad_x, and grad_uᵀ drop(x) to the groups' gradients."""
         large = None if grad_x is None else _matrix(grad_x)
         self._call(
             self._library.lorakit_down_backward,
-            *(_matrix(x), A.data_ptr(), A.shape[0], *_rows(grad_u), pointer, large, mask),
+            *(_matrix(x), groups.array, groups.count, *_rows(grad_u), large),
         )
-        return grad_A
 
     def drop(self, x: Tensor, mask: _Dropout) -> Tensor:
         """Drop elements of x; the result is contiguous and in the dtype of x."""
@@ -152,9 +214,6 @@ class CpuKernels:
 def dropout_arguments(threshold: int, scale: float, seed: int) -> _Dropout:
     """Return a mask's description for the compiled products; see `dropout.py` for its meaning."""
     return _Dropout(1, threshold, scale, seed)
-
-
-NO_DROPOUT = _NO_DROPOUT
 
 
 def _matrix(x: Tensor) -> _Matrix:

@@ -233,7 +233,7 @@ DRIVER = r"""
 /* Every buffer is exactly as large as the contract says, so that one step beyond it is seen. */
 static void *buffer(long bytes) { return memset(malloc(bytes), 0, bytes); }
 
-static void run(long tokens, long width, int r, int is_half, int is_on) {
+static void run(long tokens, long width, int r, int is_half, int is_on, int n) {
   dropout mask = {is_on, -20000, 1.5f, 0xFFFFFFFFFFFFFFFEull};
   long size = is_half ? 2 : 4, gap = 3, stride = width + gap, u_stride = r + gap;
   /* The last row ends without its gap. */
@@ -243,13 +243,22 @@ static void run(long tokens, long width, int r, int is_half, int is_on) {
   h.data = buffer(large), grad_x.data = buffer(large), out.data = buffer(large);
   float *A = buffer(4 * r * width), *B = buffer(4 * r * width), *grad = buffer(4 * r * width);
   float *u = buffer(thin), *grad_u = buffer(thin);
-  int failed = lorakit_down(&x, A, r, u, u_stride, &mask);
-  failed |= lorakit_up(&h, u, u_stride, B, r, 0.5f);
-  failed |= lorakit_up_backward(&h, B, r, 0.5f, u, u_stride, grad_u, u_stride, grad);
-  failed |= lorakit_up_backward(&h, B, r, 0.5f, u, u_stride, grad_u, u_stride, NULL);
-  failed |= lorakit_down_backward(&x, A, r, grad_u, u_stride, grad, &grad_x, &mask);
-  failed |= lorakit_down_backward(&x, A, r, grad_u, u_stride, NULL, &grad_x, &mask);
-  failed |= lorakit_down_backward(&x, A, r, grad_u, u_stride, grad, NULL, &mask);
+  /* One group of all rows; or one of a single row, one of none, and one of the rest. */
+  long first = n > 1 && tokens ? 1 : 0;
+  group of_A[] = {{first, tokens, A, grad, r, 1.0f, mask},
+                  {first, first, A, grad, r, 1.0f, mask},
+                  {0, first, A, NULL, r, 1.0f, mask}};
+  group of_B[] = {{first, tokens, B, grad, r, 0.5f, mask},
+                  {first, first, B, grad, r, 0.5f, mask},
+                  {0, first, B, NULL, r, 0.5f, mask}};
+  int failed = lorakit_down(&x, of_A, n, u, u_stride);
+  failed |= lorakit_up(&h, of_B, n, u, u_stride);
+  failed |= lorakit_up_backward(&h, of_B, n, u, u_stride, grad_u, u_stride);
+  failed |= lorakit_down_backward(&x, of_A, n, grad_u, u_stride, &grad_x);
+  failed |= lorakit_down_backward(&x, of_A, n, grad_u, u_stride, NULL);
+  of_A->gradient = of_B->gradient = NULL;
+  failed |= lorakit_up_backward(&h, of_B, n, u, u_stride, grad_u, u_stride);
+  failed |= lorakit_down_backward(&x, of_A, n, grad_u, u_stride, &grad_x);
   failed |= lorakit_drop(&x, &out, &mask);
   if (failed) exit(3);
   free(x.data), free(h.data), free(grad_x.data), free(out.data);
@@ -263,8 +272,8 @@ int main(void) {
   for (int i = 0; i < (int)(sizeof tokens / sizeof *tokens); i++)
     for (int j = 0; j < (int)(sizeof widths / sizeof *widths); j++)
       for (int k = 0; k < (int)(sizeof ranks / sizeof *ranks); k++)
-        for (int way = 0; way < 4; way++, runs++)
-          run(tokens[i], widths[j], ranks[k], way & 1, way >> 1);
+        for (int way = 0; way < 8; way++, runs++)
+          run(tokens[i], widths[j], ranks[k], way & 1, way >> 1 & 1, way >> 2 ? 3 : 1);
   printf("%d", runs);
   return 0;
 }
@@ -296,7 +305,7 @@ def test_address_and_undefined_behaviour_sanitizers_find_nothing(lanes, tmp_path
             [program], capture_output=True, text=True, check=False, env=environment
         )
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) == 4 * (len(TOKENS) - 1) * len(WIDTHS) * len(RANKS)
+    assert int(done.stdout) == 8 * (len(TOKENS) - 1) * len(WIDTHS) * len(RANKS)
 
 
 def test_no_memory_is_an_error_and_not_a_crash(kernels):

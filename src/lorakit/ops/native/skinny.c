@@ -1,198 +1,217 @@
 /* The four products of the low-rank path on a CPU, each streaming one large activation once.
  *
- * Compiled at first use by cpu_kernels.py; ops/skinny.py says what each function computes.
- * Everything thin (A, B, u and their gradients) is float32, and all sums are made in float32.
- * Results depend neither on the number of threads nor on the order in which they run.
+ * Compiled at first use by cpu_kernels.py; ops/skinny.py says what each function computes, and
+ * ops/grouped.py for rows of several adapters. Everything thin (A, B, u and their gradients) is
+ * float32, and all sums are made in float32. Results depend neither on the number of threads nor
+ * on the order in which they run. Rows outside every group are left alone. Each function returns
+ * 0, or 1 where memory was short.
  */
-#include "activation.h"
-#include "tiles.h"
+#include "panels.h"
 
-ALWAYS_INLINE int panel_columns(int r, int first) {
-  int left = (r - first + 7) / 8 * 8;
-  return left < PANEL ? left : PANEL;
-}
+#define STRIP_BLOCKS (STRIP / ROWS)
 
-ALWAYS_INLINE long padded(int r) { return (r + 7) / 8 * 8; }
-
-/* Panels of at most 24 columns, each (width, columns) and padded with zeros to eights. An element
- * (k, j) of the thin matrix lies at thin[k * by_k + j * by_j]. */
-static float *pack(const float *thin, long width, int r, long by_k, long by_j, float scale) {
-  float *packed = malloc(sizeof(float) * padded(r) * width);
-  if (!packed) return NULL;
-  for (int first = 0; first < r; first += PANEL) {
-    int columns = panel_columns(r, first);
-    float *panel = packed + (long)first * width;
-    for (long k = 0; k < width; k++)
-      for (int j = 0; j < columns; j++)
-        panel[k * columns + j] =
-            first + j < r ? scale * thin[k * by_k + (first + j) * by_j] : 0.0f;
+/* u = drop(x) Aᵀ for one block. */
+static void down_block(const matrix *x, const block *b, float *tile, float *u, long u_stride) {
+  const group *own = b->of;
+  float buffer[ROWS * CHUNK];
+  uint64_t words[ROWS][CHUNK / 4 + 1];
+  float *to = u + b->row * u_stride;
+  if (b->packed)
+    memset(tile, 0, sizeof(float) * ROWS * padded(own->r));
+  else
+    for (int t = 0; t < b->rows; t++) memset(to + t * u_stride, 0, sizeof(float) * own->r);
+  for (long column = 0; column < x->width; column += CHUNK) {
+    int n = (int)least(x->width - column, CHUNK);
+    stage(buffer, words, x, b->row, b->rows, column, n, own->mask);
+    if (b->packed)
+      project_panels(buffer, b->rows, column, n, b->packed, x->width, own->r, tile);
+    else
+      for (int t = 0; t < b->rows; t++)
+        project_as_it_lies(buffer + t * CHUNK, n, own->thin + column, x->width, own->r,
+                           to + t * u_stride);
   }
-  return packed;
-}
-
-/* The products of one staged chunk with all panels. The tile is (panel)(ROWS, columns). */
-static void project_panels(const float *x, int rows, long column, int n, const float *packed,
-                           long width, int r, float *tile) {
-  for (int first = 0; first < r; first += PANEL) {
-    int columns = panel_columns(r, first);
-    project(x, rows, n, packed + (long)first * width + column * columns, columns,
-            tile + (long)first * ROWS);
-  }
-}
-
-static void write_tile(const float *tile, int rows, int r, float *u, long stride) {
-  for (int first = 0; first < r; first += PANEL) {
-    int columns = panel_columns(r, first);
-    for (int t = 0; t < rows; t++)
-      for (int j = 0; j < columns && first + j < r; j++)
-        u[t * stride + first + j] = tile[(long)first * ROWS + t * columns + j];
-  }
+  if (b->packed) write_tile(tile, b->rows, own->r, to, u_stride);
 }
 
 /* u = drop(x) Aᵀ, with A (r, width). */
-int lorakit_down(const matrix *x, const float *A, int r, float *u, long u_stride,
-                 const dropout *mask) {
-  const dropout d = *mask;
+int lorakit_down(const matrix *x, const group *groups, int n, float *u, long u_stride) {
+  long count;
   int failed = 0;
-  float *packed = pack(A, x->width, r, 1, x->width, 1.0f);
-  if (!packed) return 1;
-#pragma omp parallel if (x->rows > ROWS)
+  block *blocks = cut(groups, n, &count);
+  float *packed = blocks ? arrange(groups, n, blocks, count, x->width, PANELS_OF_A) : NULL;
+  if (!packed) failed = 1;
+#pragma omp parallel if (count > 1 && packed)
   {
-    float *tile = malloc(sizeof(float) * ROWS * padded(r));
+    float *tile = malloc(sizeof(float) * ROWS * (padded(largest_rank(groups, n)) + 1));
     if (!tile) failed = 1;
 #pragma omp for schedule(static)
-    for (long row = 0; row < x->rows; row += ROWS) {
-      if (!tile) continue;
-      int rows = (int)least(x->rows - row, ROWS);
-      float buffer[ROWS * CHUNK];
-      uint64_t words[ROWS][CHUNK / 4 + 1];
-      memset(tile, 0, sizeof(float) * ROWS * padded(r));
-      for (long column = 0; column < x->width; column += CHUNK) {
-        int n = (int)least(x->width - column, CHUNK);
-        stage(buffer, words, x, row, rows, column, n, d);
-        project_panels(buffer, rows, column, n, packed, x->width, r, tile);
-      }
-      write_tile(tile, rows, r, u + row * u_stride, u_stride);
-    }
+    for (long b = 0; b < count; b++)
+      if (tile && packed) down_block(x, blocks + b, tile, u, u_stride);
     free(tile);
   }
   free(packed);
+  free(blocks);
   return failed;
+}
+
+/* h += scale u Bᵀ for one block. */
+static void up_block(const matrix *h, const block *b, const float *u, long u_stride) {
+  const group *own = b->of;
+  const float *from = u + b->row * u_stride;
+  float buffer[ROWS * CHUNK], scaled[FEW_RANKS];
+  for (long column = 0; column < h->width; column += CHUNK) {
+    int n = (int)least(h->width - column, CHUNK);
+    if (b->packed && !h->is_half) {
+      float *to = (float *)h->data + b->row * h->stride + column;
+      expand(to, h->stride, b->rows, from, u_stride, own->r, b->packed + column, h->width, n, 1);
+      continue;
+    }
+    if (b->packed)
+      expand(buffer, CHUNK, b->rows, from, u_stride, own->r, b->packed + column, h->width, n, 0);
+    else
+      for (int t = 0; t < b->rows; t++) {
+        for (int j = 0; j < own->r; j++) scaled[j] = own->scale * from[t * u_stride + j];
+        expand_as_it_lies(buffer + t * CHUNK, scaled, own->thin + column * own->r, own->r, n);
+      }
+    add_chunk(h, buffer, b->row, b->rows, column, n);
+  }
 }
 
 /* h += scale u Bᵀ, with B (width, r). */
-int lorakit_up(const matrix *h, const float *u, long u_stride, const float *B, int r,
-               float scale) {
-  const long width = h->width;
-  float *thin = malloc(sizeof(float) * r * width);
-  if (!thin) return 1;
-  for (long c = 0; c < width; c++)
-    for (int j = 0; j < r; j++) thin[j * width + c] = scale * B[c * r + j];
-#pragma omp parallel for schedule(static) if (h->rows > ROWS)
-  for (long row = 0; row < h->rows; row += ROWS) {
-    int rows = (int)least(h->rows - row, ROWS);
-    const float *from = u + row * u_stride;
-    for (long column = 0; column < width; column += CHUNK) {
-      int n = (int)least(width - column, CHUNK);
-      if (h->is_half) {
-        float buffer[ROWS * CHUNK];
-        expand(buffer, CHUNK, rows, from, u_stride, r, thin + column, width, n, 0);
-        add_chunk(h, buffer, row, rows, column, n);
-      } else {
-        float *to = (float *)h->data + row * h->stride + column;
-        expand(to, h->stride, rows, from, u_stride, r, thin + column, width, n, 1);
-      }
-    }
+int lorakit_up(const matrix *h, const group *groups, int n, const float *u, long u_stride) {
+  long count;
+  block *blocks = cut(groups, n, &count);
+  float *packed = blocks ? arrange(groups, n, blocks, count, h->width, TRANSPOSED_B) : NULL;
+  if (packed) {
+#pragma omp parallel for schedule(static) if (count > 1)
+    for (long b = 0; b < count; b++) up_block(h, blocks + b, u, u_stride);
   }
-  free(thin);
-  return 0;
+  free(packed);
+  free(blocks);
+  return !packed;
 }
 
-/* grad_u = scale g B and grad_B = scale gᵀ u, with B (width, r); grad_B may be NULL. */
-int lorakit_up_backward(const matrix *g, const float *B, int r, float scale, const float *u,
-                        long u_stride, float *grad_u, long grad_u_stride, float *grad_B) {
+/* grad_u = scale g B for one block, with B (width, r). */
+static void up_backward_block(const matrix *g, const block *b, float *tile, float *grad_u,
+                              long stride) {
   const dropout none = {0, 0, 1.0f, 0};
+  const group *own = b->of;
+  float buffer[ROWS * CHUNK];
+  memset(tile, 0, sizeof(float) * ROWS * padded(own->r));
+  for (long column = 0; column < g->width; column += CHUNK) {
+    int n = (int)least(g->width - column, CHUNK);
+    stage(buffer, NULL, g, b->row, b->rows, column, n, none);
+    if (b->packed)
+      project_panels(buffer, b->rows, column, n, b->packed, g->width, own->r, tile);
+    else
+      for (int t = 0; t < b->rows; t++)
+        add_scaled_rows(buffer + t * CHUNK, n, own->thin + column * own->r, own->r, own->scale,
+                        tile + t * own->r);
+  }
+  if (b->packed)
+    write_tile(tile, b->rows, own->r, grad_u + b->row * stride, stride);
+  else
+    for (int t = 0; t < b->rows; t++)
+      memcpy(grad_u + (b->row + t) * stride, tile + t * own->r, sizeof(float) * own->r);
+}
+
+/* gradient += scale gᵀ u for one chunk of columns, in sums of the shape (r, width). */
+static void up_backward_chunk(const matrix *g, const block *b, long column, int n, const float *u,
+                              long u_stride, float *sums) {
+  const dropout none = {0, 0, 1.0f, 0};
+  float buffer[ROWS * CHUNK];
+  stage(buffer, NULL, g, b->row, b->rows, column, n, none);
+  accumulate(sums + column, g->width, buffer, b->rows, n, u + b->row * u_stride, u_stride,
+             b->of->r);
+}
+
+/* grad_u = scale g B and gradient += scale gᵀ u, with B (width, r). */
+int lorakit_up_backward(const matrix *g, const group *groups, int n, const float *u, long u_stride,
+                        float *grad_u, long grad_u_stride) {
   const long width = g->width;
+  long count, floats = 1;
   int failed = 0;
-  float *packed = pack(B, width, r, r, 1, scale);
-  float *sums = grad_B ? calloc((size_t)r * width, sizeof(float)) : NULL;
-  if (!packed || (grad_B && !sums)) failed = 1;
+  block *blocks = cut(groups, n, &count);
+  float *packed = blocks ? arrange(groups, n, blocks, count, width, PANELS_OF_B) : NULL;
+  long *starts = malloc(sizeof(long) * (n + 1));
+  for (int i = 0; starts && i < n; i++) {
+    starts[i] = floats - 1;
+    floats += groups[i].gradient ? groups[i].r * width : 0;
+  }
+  float *sums = calloc(floats, sizeof(float));
+  if (!packed || !starts || !sums) failed = 1;
   else {
-#pragma omp parallel if (g->rows > ROWS)
+#pragma omp parallel if (count > 1)
     {
-      float *tile = malloc(sizeof(float) * ROWS * padded(r));
+      float *tile = malloc(sizeof(float) * ROWS * (padded(largest_rank(groups, n)) + 1));
       if (!tile) failed = 1;
-      for (long strip = 0; strip < g->rows; strip += STRIP) {
-        long end = least(g->rows, strip + STRIP);
+      for (long strip = 0; strip < count; strip += STRIP_BLOCKS) {
+        long end = least(count, strip + STRIP_BLOCKS);
 #pragma omp for schedule(static)
-        for (long row = strip; row < end; row += ROWS) {
-          if (!tile) continue;
-          int rows = (int)least(end - row, ROWS);
-          float buffer[ROWS * CHUNK];
-          memset(tile, 0, sizeof(float) * ROWS * padded(r));
-          for (long column = 0; column < width; column += CHUNK) {
-            int n = (int)least(width - column, CHUNK);
-            stage(buffer, NULL, g, row, rows, column, n, none);
-            project_panels(buffer, rows, column, n, packed, width, r, tile);
-          }
-          write_tile(tile, rows, r, grad_u + row * grad_u_stride, grad_u_stride);
-        }
-        if (!sums) continue;
+        for (long b = strip; b < end; b++)
+          if (tile) up_backward_block(g, blocks + b, tile, grad_u, grad_u_stride);
 #pragma omp for schedule(static)
-        for (long column = 0; column < width; column += CHUNK) {
-          int n = (int)least(width - column, CHUNK);
-          float buffer[ROWS * CHUNK];
-          for (long row = strip; row < end; row += ROWS) {
-            int rows = (int)least(end - row, ROWS);
-            stage(buffer, NULL, g, row, rows, column, n, none);
-            accumulate(sums + column, width, buffer, rows, n, u + row * u_stride, u_stride, r);
-          }
-        }
+        for (long column = 0; column < width; column += CHUNK)
+          for (long b = strip; b < end; b++)
+            if (blocks[b].of->gradient)
+              up_backward_chunk(g, blocks + b, column, (int)least(width - column, CHUNK), u,
+                                u_stride, sums + starts[blocks[b].index]);
       }
       free(tile);
     }
-    if (sums)
-      for (long c = 0; c < width; c++)
-        for (int j = 0; j < r; j++) grad_B[c * r + j] = scale * sums[j * width + c];
+    for (int i = 0; i < n; i++) {
+      const group *own = groups + i;
+      for (long c = 0; own->gradient && c < width; c++)
+        for (int j = 0; j < own->r; j++)
+          own->gradient[c * own->r + j] += own->scale * sums[starts[i] + j * width + c];
+    }
   }
-  free(packed);
   free(sums);
+  free(starts);
+  free(packed);
+  free(blocks);
   return failed;
 }
 
-/* grad_A = grad_uᵀ drop(x) and grad_x += drop(grad_u A), with A (r, width); either may be NULL. */
-int lorakit_down_backward(const matrix *x, const float *A, int r, const float *grad_u,
-                          long grad_u_stride, float *grad_A, const matrix *grad_x,
-                          const dropout *mask) {
-  const dropout d = *mask;
-  const long width = x->width;
-  if (grad_A) memset(grad_A, 0, sizeof(float) * r * width);
-#pragma omp parallel for schedule(static) if (x->rows > ROWS)
-  for (long column = 0; column < width; column += CHUNK) {
-    int n = (int)least(width - column, CHUNK);
-    for (long row = 0; row < x->rows; row += ROWS) {
-      int rows = (int)least(x->rows - row, ROWS);
-      const float *from = grad_u + row * grad_u_stride;
-      float buffer[ROWS * CHUNK];
-      uint64_t words[ROWS][CHUNK / 4 + 1];
-      if (grad_A || d.is_on) stage(buffer, words, x, row, rows, column, n, d);
-      if (grad_A) accumulate(grad_A + column, width, buffer, rows, n, from, grad_u_stride, r);
-      if (!grad_x) continue;
-      if (!d.is_on && !grad_x->is_half) {
-        float *to = (float *)grad_x->data + row * grad_x->stride + column;
-        expand(to, grad_x->stride, rows, from, grad_u_stride, r, A + column, width, n, 1);
-        continue;
-      }
-      expand(buffer, CHUNK, rows, from, grad_u_stride, r, A + column, width, n, 0);
-      if (d.is_on)
-        for (int t = 0; t < rows; t++) {
-          uint64_t position = (uint64_t)(row + t) * (uint64_t)width + (uint64_t)column;
-          float *values = buffer + t * CHUNK;
-          keep(values, values, (const lane *)words[t] + (position & 3), n, d);
-        }
-      add_chunk(grad_x, buffer, row, rows, column, n);
-    }
+/* The part of lorakit_down_backward in one block and one chunk of columns. */
+static void down_backward_chunk(const matrix *x, const block *b, long column, int n,
+                                const float *grad_u, long stride, const matrix *grad_x) {
+  const group *own = b->of;
+  const dropout d = own->mask;
+  const float *from = grad_u + b->row * stride, *A = own->thin + column;
+  float buffer[ROWS * CHUNK];
+  uint64_t words[ROWS][CHUNK / 4 + 1];
+  if (own->gradient || d.is_on) stage(buffer, words, x, b->row, b->rows, column, n, d);
+  if (own->gradient)
+    accumulate(own->gradient + column, x->width, buffer, b->rows, n, from, stride, own->r);
+  if (!grad_x) return;
+  if (!d.is_on && !grad_x->is_half) {
+    float *to = (float *)grad_x->data + b->row * grad_x->stride + column;
+    expand(to, grad_x->stride, b->rows, from, stride, own->r, A, x->width, n, 1);
+    return;
   }
+  expand(buffer, CHUNK, b->rows, from, stride, own->r, A, x->width, n, 0);
+  for (int t = 0; d.is_on && t < b->rows; t++) {
+    uint64_t position = (uint64_t)(b->row + t) * (uint64_t)x->width + (uint64_t)column;
+    float *values = buffer + t * CHUNK;
+    keep(values, values, (const lane *)words[t] + (position & 3), n, d);
+  }
+  add_chunk(grad_x, buffer, b->row, b->rows, column, n);
+}
+
+/* gradient += grad_uᵀ drop(x) and grad_x += drop(grad_u A), with A (r, width); either may be
+ * NULL. */
+int lorakit_down_backward(const matrix *x, const group *groups, int n, const float *grad_u,
+                          long grad_u_stride, const matrix *grad_x) {
+  long count;
+  block *blocks = cut(groups, n, &count);
+  if (!blocks) return 1;
+#pragma omp parallel for schedule(static) if (x->rows > ROWS)
+  for (long column = 0; column < x->width; column += CHUNK)
+    for (long b = 0; b < count; b++)
+      down_backward_chunk(x, blocks + b, column, (int)least(x->width - column, CHUNK), grad_u,
+                          grad_u_stride, grad_x);
+  free(blocks);
   return 0;
 }
 

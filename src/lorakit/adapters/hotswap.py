@@ -1,0 +1,94 @@
+"""Exchanging an adapter's weights while the model, and what was compiled of it, stays as it is."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lorakit.adapters.adapter import Adapter, view_of
+from lorakit.errors import AdapterMismatchError
+from lorakit.injection.state import require_adapter, require_unmerged
+
+
+@torch.no_grad()
+def hotswap_adapter(model: nn.Module, adapter: Adapter | str | Path, name: str = "default") -> None:
+    """Put another adapter's weights into the place of one that a model carries.
+
+    Values are copied into the parameters that are there, so a compiled model goes on without
+    compiling anew, and memory does not grow. The place keeps its rank, scaling and dropout:
+    a smaller rank is padded with zeros, and another scaling is multiplied into lora_B, so the
+    update is the new adapter's. Layers that the new adapter does not adapt get an update of zero.
+
+    Args:
+        model: A model with adapters, compiled or not.
+        adapter: The new adapter, or where to load it from.
+        name: The adapter whose place it takes; make that with the largest rank you will need.
+
+    Raises:
+        AdapterNameError: There is no such adapter.
+        AdapterMismatchError: The new adapter adapts layers that the place does not, has a larger
+            rank, or trains other heads or biases; nothing is copied then.
+        AdapterStateError: The model is merged.
+        MissingFileError: There is no adapter at that path.
+        AdapterFileError: A file is damaged or uses a feature lorakit does not have.
+
+    Example:
+        >>> from lorakit import Adapter, LoraConfig, add_adapter
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 4))
+        >>> _ = add_adapter(model, LoraConfig(r=2, target_modules=["0"]))
+        >>> hotswap_adapter(model, Adapter.from_model(model))
+    """
+    require_unmerged(model, "exchange an adapter's weights")
+    state = require_adapter(model, name)
+    new = adapter if isinstance(adapter, Adapter) else Adapter.load(adapter)
+    place = view_of(model, name)
+    _check(place, new, name)
+    slot = state.configs[name]
+    for path, (A, B) in place.factors.items():
+        if path not in new.factors:
+            B.zero_()
+            continue
+        new_A, new_B = new.factors[path]
+        ratio = new.config.scaling_for(path) / slot.scaling_for(path)
+        missing = A.shape[0] - new_A.shape[0]
+        A.copy_(F.pad(new_A, (0, 0, 0, missing)))
+        B.copy_(F.pad(new_B if ratio == 1 else new_B * ratio, (0, missing)))
+    for key, tensor in place.replaced.items():
+        tensor.copy_(new.replaced[key])
+
+
+def _check(place: Adapter, new: Adapter, name: str) -> None:
+    """Collect everything that does not fit and raise once."""
+    problems = [
+        f"it adapts {path}, which {name!r} does not"
+        for path in new.factors
+        if path not in place.factors
+    ]
+    for path, (A, B) in place.factors.items():
+        if path in new.factors:
+            problems += _misfits(path, (A, B), new.factors[path])
+    problems += [f"it trains {key}" for key in new.replaced if key not in place.replaced]
+    problems += [f"it lacks {key}" for key in place.replaced if key not in new.replaced]
+    problems += [
+        f"{key} is {tuple(new.replaced[key].shape)}, expected {tuple(tensor.shape)}"
+        for key, tensor in place.replaced.items()
+        if key in new.replaced and new.replaced[key].shape != tensor.shape
+    ]
+    if problems:
+        more = f"; {len(problems) - 1} more" if len(problems) > 1 else ""
+        raise AdapterMismatchError(
+            f"The new adapter cannot take the place of {name!r}: {problems[0]}{more}. Add an "
+            "adapter with the targets and the largest rank of all that will take its place, or "
+            "load the new one under a name of its own."
+        )
+
+
+def _misfits(path: str, place: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor]) -> list[str]:
+    (A, B), (new_A, new_B) = place, new
+    if new_A.shape[1] != A.shape[1] or new_B.shape[0] != B.shape[0]:
+        sizes, expected = (new_A.shape[1], new_B.shape[0]), (A.shape[1], B.shape[0])
+        return [f"{path} is from {sizes[0]} to {sizes[1]}, expected {expected[0]} to {expected[1]}"]
+    if new_A.shape[0] > A.shape[0]:
+        return [f"{path} has rank {new_A.shape[0]}, expected at most {A.shape[0]}"]
+    return []

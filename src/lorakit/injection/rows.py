@@ -1,0 +1,77 @@
+"""One adapter for each row of a batch."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from lorakit.errors import AdapterNameError
+from lorakit.injection.activation import set_trained
+from lorakit.injection.state import (
+    carriers,
+    require_adapter,
+    require_state,
+    require_unmerged,
+    unwrapped,
+)
+from lorakit.layers.row_adapters import RowAdapters
+
+
+@contextmanager
+def adapter_rows(model: nn.Module, names: Sequence[str | None]) -> Iterator[None]:
+    """Run batches in which each row has its own adapter or none, inside a `with` block.
+
+    Every layer computes all rows at once: one base product, and one grouped product for the
+    low-rank parts. Ranks, scalings, dropout, trained heads and biases may differ between the
+    adapters. It works in training too: adapters that were added as trainable require gradients
+    from then on, until `set_adapter` is called, so one optimizer can train several in one batch.
+    With gradient checkpointing, call `backward` inside the block.
+
+    Args:
+        model: A model with adapters.
+        names: The adapter of each row of the batch, None for the base alone.
+
+    Raises:
+        AdapterNameError: `names` is empty or a single string, or there is no such adapter.
+        AdapterStateError: The model is merged, or inside another such block.
+        ShapeError: Raised by the model: a batch has another number of rows.
+
+    Example:
+        >>> import torch
+        >>> from lorakit import LoraConfig, add_adapter, adapter_rows
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 4))
+        >>> for name in ("german", "french"):
+        ...     _ = add_adapter(model, LoraConfig(r=2, target_modules=["0"]), name)
+        >>> with adapter_rows(model, ["german", None, "french"]):
+        ...     model(torch.randn(3, 4)).shape
+        torch.Size([3, 4])
+    """
+    require_unmerged(model, "choose adapters by row")
+    state = require_state(model)
+    if isinstance(names, str) or not names:
+        raise AdapterNameError(
+            f"Cannot choose adapters by row: got {names!r}, expected a name or None for each row "
+            "of the batch. Pass a list; for one adapter in all rows call set_adapter."
+        )
+    rows = RowAdapters(names)
+    for name in rows.distinct:
+        require_adapter(model, name)
+    layers, replaced = carriers(unwrapped(model))
+    trained = [name for name in rows.distinct if state.trainable[name]]
+    if torch.is_grad_enabled() and trained:
+        set_trained(layers, replaced, dict.fromkeys(trained, True))
+        state.trained_in_rows = tuple(dict.fromkeys((*state.trained_in_rows, *trained)))
+    holders: list[nn.Module] = [*layers, *replaced]
+    for module in holders:
+        module.row_adapters = rows  # type: ignore[assignment]
+    state.rows = rows
+    try:
+        yield
+    finally:
+        state.rows = None
+        rows.is_over = True
+        for module in holders:
+            # Layers that backward may run again keep it, to notice that.
+            if not rows.had_gradients and vars(module).get("row_adapters") is rows:
+                del module.row_adapters

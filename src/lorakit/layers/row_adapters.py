@@ -1,0 +1,253 @@
+"""Batches in which each row has its own adapter, or none: what layers do in place of forward."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils._pytree import tree_map
+
+from lorakit.errors import AdapterStateError, ShapeError
+from lorakit.layers.update import LowRankUpdate, shared_seed
+from lorakit.ops.grouped import RowTerms, low_rank_linear_rows
+
+if TYPE_CHECKING:
+    from lorakit.layers.adapted import AdaptedLayer
+    from lorakit.layers.embedding import LoraEmbedding
+
+
+class RowAdapters:
+    """Which adapter each row of a batch has; one object shared by all layers of a model.
+
+    Attributes:
+        names: The adapter of each row, None for the base alone.
+        distinct: The adapters among them, each once.
+        index: For each row the position of its adapter in `distinct`, or -1.
+        is_over: Whether the `with` block it was made for has been left.
+        had_gradients: Whether a layer has run with gradients, so that backward may run it again.
+    """
+
+    def __init__(self, names: Sequence[str | None]):
+        self.names = tuple(names)
+        self.distinct = tuple(dict.fromkeys(name for name in names if name is not None))
+        position: dict[str | None, int] = {name: i for i, name in enumerate(self.distinct)}
+        self.index = tuple(position.get(name, -1) for name in names)
+        self.is_over = False
+        self.had_gradients = False
+        self._prepared: dict[int, _Prepared] = {}
+        self._seed: tuple[weakref.ref[Tensor], Tensor] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Copies and pickles of a model carry no pointers into the original.
+        return {"names": self.names, "is_over": self.is_over}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["names"])
+        self.is_over = state["is_over"]
+
+    def act_on(self, layer: nn.Module) -> bool:
+        """Return whether rows have adapters of their own in this call of a layer.
+
+        Raises:
+            AdapterStateError: The `with` block is over and a checkpointed layer is run again.
+        """
+        if not self.is_over:
+            return True
+        # Layers forget only once they are called anew: until then backward may run them again.
+        if torch._C._current_graph_task_id() != -1:
+            raise AdapterStateError(
+                "Gradient checkpointing runs a layer again after the adapter_rows block it belongs "
+                "to, expected backward inside the block. Call loss.backward() before leaving it."
+            )
+        del layer.row_adapters
+        return False
+
+    # ---- layers ----
+
+    def linear(self, layer: AdaptedLayer, x: Tensor, W0: Tensor) -> Tensor:
+        """Run a linear layer whose weight in the orientation (out, in) is W0."""
+        self.had_gradients = self.had_gradients or torch.is_grad_enabled()
+        prepared = self._prepared.get(id(layer))
+        if prepared is None or torch.is_grad_enabled() or not prepared.is_valid():
+            prepared = self._prepare(layer, x)
+        if prepared.rows is None:
+            return F.linear(x, W0, layer.bias)  # type: ignore[arg-type]
+        if prepared.biases is None:
+            return low_rank_linear_rows(x, W0, layer.bias, prepared.rows)  # type: ignore[arg-type]
+        h = low_rank_linear_rows(x, W0, None, prepared.rows)
+        return h + prepared.biases.to(h.dtype).view(len(h), *[1] * (h.ndim - 2), -1)
+
+    def embedding(self, layer: LoraEmbedding, ids: Tensor, h: Tensor) -> Tensor:
+        """Add the updates of an embedding to its base's vectors h, one adapter after the other."""
+        self._check_rows(ids, "embedding")
+        for number, name in enumerate(self.distinct):
+            if name not in layer.updates:
+                continue
+            rows = self._rows_of(number, ids.device)
+            share = layer.low_rank_rows(layer.updates[name], ids[rows])  # type: ignore[arg-type]
+            h = h.index_add(0, rows, share.to(h.dtype))
+        return h
+
+    def replaced(
+        self,
+        module: nn.Module,
+        run: Callable[..., Any],
+        run_copy: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """Run a module that adapters have copies of, each on its own rows.
+
+        Args:
+            module: The module.
+            run: The base's own forward.
+            run_copy: Takes a copy and what forward takes.
+            args: What forward takes; tensors have the rows as their first dimension.
+            kwargs: Likewise.
+        """
+        copies: Any = module.trained_copies
+        having = [number for number, name in enumerate(self.distinct) if name in copies]
+        first = next((a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), None)
+        if first is not None and having:
+            self._check_rows(first, type(module).__name__)
+        # The base runs on all rows, as layers inside it may have rows of their own.
+        result = run(*args, **kwargs)
+        for number in having:
+            own = [row for row, position in enumerate(self.index) if position == number]
+
+            def pick(value: Any, own: list[int] = own) -> Any:
+                is_batch = (
+                    isinstance(value, Tensor) and value.ndim and len(value) == len(self.index)
+                )
+                return value[own] if is_batch else value
+
+            part = run_copy(
+                copies[self.distinct[number]], *tree_map(pick, args), **tree_map(pick, kwargs)
+            )
+            result = _with_rows(result, part, own, len(self.index))
+        return result
+
+    # ---- what they need ----
+
+    def _prepare(self, layer: AdaptedLayer, x: Tensor) -> _Prepared:
+        updates: list[LowRankUpdate] = []
+        index: dict[int, int] = {}
+        for number, name in enumerate(self.distinct):
+            if name in layer.updates:
+                index[number] = len(updates)
+                updates.append(layer.updates[name])  # type: ignore[arg-type]
+        if not updates:
+            return _Prepared(None, None, ())
+        seed = self._shared_seed(updates, x)
+        called = [update(seed) for update in updates]
+        positions = [index.get(number, -1) for number in self.index]
+        rows = RowTerms([term for term, _ in called], positions)
+        biases = None
+        if any(bias is not None for _, bias in called):
+            biases = _row_biases([bias for _, bias in called], layer.bias, positions)  # type: ignore[arg-type]
+        if torch.is_grad_enabled() or biases is not None or not _may_be_kept(updates):
+            return _Prepared(rows, biases, ())
+        prepared = _Prepared(rows, None, tuple(_trace(update) for update in updates))
+        self._prepared[id(layer)] = prepared
+        return prepared
+
+    def _shared_seed(self, updates: Sequence[LowRankUpdate], x: Tensor) -> Tensor | None:
+        """Return one seed for all layers that read the same activation."""
+        if torch.compiler.is_compiling():
+            return shared_seed(updates)
+        if self._seed is not None and self._seed[0]() is x:
+            return self._seed[1] if any(update.drops for update in updates) else None
+        seed = shared_seed(updates)
+        self._seed = None if seed is None else (weakref.ref(x), seed)
+        return seed
+
+    def _rows_of(self, number: int, device: torch.device) -> Tensor:
+        rows = [row for row, position in enumerate(self.index) if position == number]
+        return torch.tensor(rows, device=device)
+
+    def _check_rows(self, x: Tensor, what: str) -> None:
+        if x.ndim == 0 or x.shape[0] != len(self.index):
+            raise ShapeError(
+                f"Adapters are given for {len(self.index)} rows, but the input of {what} has shape "
+                f"{tuple(x.shape)}, expected {len(self.index)} as its first dimension. Name one "
+                "adapter for each row that the model computes; beam search has one for each beam."
+            )
+
+
+_Trace = tuple[
+    dict[str, nn.Parameter | None], nn.Parameter, nn.Parameter, int, int, LowRankUpdate, float
+]
+"""Where a kept update's factors lay, to notice when they have been exchanged or moved: the
+update's parameters, lora_A, lora_B, their addresses, the update and its scaling."""
+
+
+class _Prepared(NamedTuple):
+    """What a layer needs for a batch: its terms, and the bias of each row where they differ."""
+
+    rows: RowTerms | None
+    biases: Tensor | None
+    traces: tuple[_Trace, ...]
+
+    def is_valid(self) -> bool:
+        # Runs for every layer and every decoded token, so without calls that can be spared.
+        for parameters, A, B, address_of_A, address_of_B, update, scaling in self.traces:
+            if (
+                parameters["lora_A"] is not A
+                or parameters["lora_B"] is not B
+                or A.data_ptr() != address_of_A
+                or B.data_ptr() != address_of_B
+                or update.scaling != scaling
+                or update.training
+            ):
+                return False
+        return True
+
+
+def _trace(update: LowRankUpdate) -> _Trace:
+    A, B = update.lora_A, update.lora_B
+    return update._parameters, A, B, A.data_ptr(), B.data_ptr(), update, update.scaling
+
+
+def _may_be_kept(updates: Sequence[LowRankUpdate]) -> bool:
+    """Whether what was prepared sees later changes of the factors' values: no copies, no hooks."""
+    return not torch.compiler.is_compiling() and all(
+        update.lora_A.dtype == update.lora_B.dtype == torch.float32
+        and update.lora_A.device.type == "cpu"
+        and update.lora_A.is_contiguous()
+        and update.lora_B.is_contiguous()
+        and not update.drops
+        and not update._forward_pre_hooks
+        and "_hf_hook" not in vars(update)
+        for update in updates
+    )
+
+
+def _row_biases(
+    biases: Sequence[Tensor | None], own: Tensor | None, positions: Sequence[int]
+) -> Tensor:
+    """Return each row's bias, (rows, out): its adapter's, or the layer's own."""
+    given = next(bias for bias in biases if bias is not None)
+    rest = given.new_zeros(given.shape) if own is None else own.to(given.dtype)
+    stacked = torch.stack([rest if bias is None else bias for bias in (*biases, None)])
+    return stacked[torch.tensor(positions, device=given.device)]  # -1 is the last, the layer's own
+
+
+def _with_rows(result: Any, part: Any, own: list[int], rows: int) -> Any:
+    """Return a result in which some rows are those of another one, with the same structure."""
+    if isinstance(result, Tensor):
+        if not result.ndim or len(result) != rows:
+            raise ShapeError(
+                f"Adapters are given for {rows} rows, but a trained module returns a tensor of "
+                f"shape {tuple(result.shape)}, expected {rows} as its first dimension. Run the "
+                "rows of each adapter in a batch of their own."
+            )
+        where = torch.tensor(own, device=result.device)
+        return result.index_copy(0, where, part.to(result.dtype))
+    if isinstance(result, tuple | list):
+        pairs = zip(result, part, strict=True)
+        return type(result)(_with_rows(one, other, own, rows) for one, other in pairs)
+    return result

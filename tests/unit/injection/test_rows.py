@@ -1,0 +1,314 @@
+"""adapter_rows on whole models: a mixed batch is one row at a time."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from lorakit import (
+    LoraConfig,
+    adapter_rows,
+    add_adapter,
+    delete_adapter,
+    disable_adapters,
+    merge_adapters,
+    set_adapter,
+    unload,
+)
+from lorakit.errors import AdapterNameError, AdapterStateError, ShapeError
+from tiny_models import TinyNet, bert, distilbert, gpt2, llama, randomize_, roberta, t5
+from tolerances import LOGITS_TOLERANCE, largest_error
+
+NAMES = ("a", None, "b", "b", "c", "a", None)
+TASKS = {bert: "TOKEN_CLS", distilbert: "SEQ_CLS", roberta: "SEQ_CLS"}
+BUILDERS = [llama, gpt2, bert, distilbert, roberta, t5]
+
+
+def with_three(build, **options):
+    """Return a model with adapters a, b and c of the ranks 1, 2 and 3, all different."""
+    model = build()
+    for r, name in enumerate("abc", start=1):
+        config = {"r": r, "lora_alpha": 4, "task_type": TASKS.get(build)} | options
+        add_adapter(model, LoraConfig(**config), name)
+        randomize_(model, seed=r)
+    return model.eval()
+
+
+def batch(model, rows, length=6):
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(3, 20, (rows, length), generator=generator)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if model.config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = ids[:, :4]
+    return inputs
+
+
+def picked(inputs, rows):
+    return {key: value[rows] for key, value in inputs.items()}
+
+
+def assert_each_row_is_its_own(model, inputs, names, run=None):
+    run = run or (lambda given: model(**given).logits)
+    with torch.no_grad(), adapter_rows(model, names):
+        mixed = run(inputs)
+    outputs = []
+    for name in dict.fromkeys(names):
+        set_adapter(model, name)
+        rows = [row for row, own in enumerate(names) if own == name]
+        with torch.no_grad():
+            alone = run(picked(inputs, rows))
+        assert largest_error(mixed[rows], alone) < LOGITS_TOLERANCE, name
+        outputs.append(alone)
+    return outputs
+
+
+@pytest.mark.parametrize("build", BUILDERS)
+@pytest.mark.parametrize("targets", ["all-linear", "default"])
+def test_a_mixed_batch_is_one_row_at_a_time(build, targets):
+    options = {"target_modules": targets} if targets == "all-linear" else {}
+    model = with_three(build, **options)
+    outputs = assert_each_row_is_its_own(model, batch(model, len(NAMES)), NAMES)
+    assert not torch.allclose(outputs[0][0], outputs[1][0])
+
+
+@pytest.mark.parametrize("bias", ["all", "lora_only"])
+@pytest.mark.parametrize("build", [bert, gpt2, distilbert])
+def test_trained_biases_and_heads_belong_to_their_rows(build, bias):
+    model = with_three(build, bias=bias)
+    assert_each_row_is_its_own(model, batch(model, len(NAMES)), NAMES)
+
+
+def test_adapters_may_adapt_different_layers_and_dtypes():
+    model = llama()
+    for seed, (name, options, dtype) in enumerate(
+        [
+            ("a", {"target_modules": ["q_proj", "embed_tokens"]}, None),
+            ("b", {"target_modules": ["down_proj", "lm_head"]}, torch.float64),
+            ("c", {"target_modules": ["v_proj"], "modules_to_save": ["norm"]}, None),
+        ]
+    ):
+        add_adapter(model, LoraConfig(r=2, **options), name, dtype=dtype)
+        randomize_(model, seed=seed)
+    assert_each_row_is_its_own(model, batch(model, len(NAMES)), NAMES)
+
+
+def test_generating_decodes_each_row_with_its_own_adapter():
+    model = with_three(llama, target_modules="all-linear")
+    inputs = batch(model, len(NAMES))
+
+    def run(given):
+        tokens = model.generate(**given, max_new_tokens=5, do_sample=False, eos_token_id=None)
+        return tokens.float()
+
+    assert_each_row_is_its_own(model, inputs, NAMES, run)
+
+
+def train_gradients(model, inputs, names, dropout_seed=3):
+    model.zero_grad()
+    torch.manual_seed(dropout_seed)
+    with adapter_rows(model, names):
+        out = model(**inputs).logits
+        out.square().mean(dim=tuple(range(1, out.ndim))).sum().backward()
+    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("build", [llama, gpt2, bert, t5])
+def test_gradients_are_those_of_each_adapter_s_rows(build):
+    model = with_three(build, target_modules="all-linear")
+    inputs = batch(model, len(NAMES))
+    got = train_gradients(model, inputs, NAMES)
+    for name in "abc":
+        set_adapter(model, name)
+        model.zero_grad()
+        out = model(**picked(inputs, [row for row, own in enumerate(NAMES) if own == name])).logits
+        out.square().mean(dim=tuple(range(1, out.ndim))).sum().backward()
+        own = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        assert own and all(f".{name}." in key for key in own)
+        for key, gradient in own.items():
+            assert largest_error(got[key], gradient) < 1e-4, key
+    assert len(got) == sum(f".{name}." in key for name in "abc" for key in got)
+
+
+def test_one_optimizer_trains_several_adapters_in_one_batch():
+    model = with_three(llama, target_modules=["q_proj", "v_proj"])
+    inputs = batch(model, 4)
+    names = ["a", "b", None, "a"]
+    with adapter_rows(model, names):
+        pass
+    trained = [p for p in model.parameters() if p.requires_grad]
+    assert len(trained) == 3 * 8  # a, b and the active c have A and B of q and v in two blocks
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    optimizer = torch.optim.SGD(trained, lr=0.1)
+    train_gradients(model, inputs, names)
+    optimizer.step()
+    changed = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+    assert changed and all(".a." in n or ".b." in n for n in changed)
+    set_adapter(model, "c")
+    assert all(".c." in n for n, p in model.named_parameters() if p.requires_grad)
+
+
+def test_adapters_loaded_for_use_alone_get_no_gradients():
+    model = llama()
+    add_adapter(model, LoraConfig(r=1), "a", trainable=False)
+    add_adapter(model, LoraConfig(r=1), "b")
+    randomize_(model)
+    gradients = train_gradients(model, batch(model, 2), ["a", "b"])
+    assert gradients and all(".b." in key for key in gradients)
+
+
+def test_dropout_acts_in_training_and_repeats_under_a_seed():
+    model = with_three(llama, lora_dropout=0.5).train()
+    inputs = batch(model, len(NAMES))
+    first, again = (train_gradients(model, inputs, NAMES) for _ in range(2))
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    other = train_gradients(model, inputs, NAMES, dropout_seed=4)
+    assert any(not torch.equal(first[key], other[key]) for key in first)
+
+
+@pytest.mark.parametrize("reentrant", [False, True], ids=["non-reentrant", "reentrant"])
+def test_gradient_checkpointing_inside_the_block(reentrant):
+    model = with_three(llama, lora_dropout=0.3).train()
+    inputs = batch(model, len(NAMES))
+    expected = train_gradients(model, inputs, NAMES)
+    model.activation_checkpointing_enable({"use_reentrant": reentrant})
+    model.enable_input_require_grads()
+    got = train_gradients(model, inputs, NAMES)
+    assert got.keys() == expected.keys()
+    for key, gradient in expected.items():
+        assert largest_error(got[key], gradient) < 1e-5, key
+
+
+def test_a_checkpointed_backward_outside_the_block_is_refused():
+    net = TinyNet()
+    add_adapter(net, LoraConfig(r=2, target_modules=["up"]), "a")
+    up = net.layers[0]["up"]
+    x = torch.randn(2, 8, requires_grad=True)
+    with adapter_rows(net, ["a", None]):
+        h = checkpoint(up, x, use_reentrant=False)
+    with pytest.raises(AdapterStateError) as caught:
+        h.sum().backward()
+    assert str(caught.value) == (
+        "Gradient checkpointing runs a layer again after the adapter_rows block it belongs to, "
+        "expected backward inside the block. Call loss.backward() before leaving it."
+    )
+    assert up(x).shape == (2, 16)
+
+
+def test_values_exchanged_inside_the_block_are_seen():
+    model = with_three(llama)
+    inputs = batch(model, 2)
+    with torch.no_grad(), adapter_rows(model, ["a", "b"]):
+        first = model(**inputs).logits
+        for key, parameter in model.named_parameters():
+            if ".a.lora_B" in key:
+                parameter.zero_()  # in place
+            if ".b.lora_B" in key:
+                parameter.data = torch.zeros_like(parameter)  # other memory
+        second = model(**inputs).logits
+    set_adapter(model, None)
+    with torch.no_grad():
+        base = model(**inputs).logits
+    assert not torch.allclose(first, base)
+    assert largest_error(second, base) < LOGITS_TOLERANCE
+
+
+def test_after_the_block_the_active_adapter_acts_again_and_nothing_is_left():
+    model = with_three(llama)
+    inputs = batch(model, 3)
+    set_adapter(model, "b")
+    attributes = {n: set(vars(m)) for n, m in model.named_modules()}
+    with torch.no_grad():
+        expected = model(**inputs).logits
+        with pytest.raises(RuntimeError, match="stop"), adapter_rows(model, ["a", "c", None]):
+            model(**inputs)
+            raise RuntimeError("stop")
+        assert torch.equal(model(**inputs).logits, expected)
+    assert {n: set(vars(m)) for n, m in model.named_modules()} == attributes
+    with adapter_rows(model, ["a", "c", None]):
+        model(**inputs)
+    unload(model)
+    assert not any("row_adapters" in vars(module) for module in model.modules())
+
+
+@pytest.mark.parametrize("copier", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_copies_made_inside_the_block(copier):
+    model = with_three(llama)
+    inputs = batch(model, 2)
+    with torch.no_grad(), adapter_rows(model, ["a", None]):
+        expected = model(**inputs).logits
+        twin = copier(model)
+        assert torch.equal(twin(**inputs).logits, expected)
+
+
+# torch 2.13's own tracer makes an instance of the autograd function it traces.
+@pytest.mark.filterwarnings("ignore:.*Function'> should not be instantiated:DeprecationWarning")
+def test_compiled_it_computes_the_same():
+    torch.compiler.reset()
+    model = TinyNet()
+    for r, name in enumerate("ab", start=1):
+        config = LoraConfig(r=r, target_modules=["up", "down"], lora_alpha=4)
+        add_adapter(model, config, name)
+        randomize_(model, seed=r)
+    ids = torch.arange(12).reshape(3, 4)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    with adapter_rows(model, ["b", None, "a"]):
+        assert largest_error(compiled(ids), model(ids)) < LOGITS_TOLERANCE
+    torch.compiler.reset()
+
+
+CHANGES = {
+    "set_adapter": lambda model: set_adapter(model, "a"),
+    "delete_adapter": lambda model: delete_adapter(model, "a"),
+    "merge_adapters": merge_adapters,
+    "unload": unload,
+    "add_adapter": lambda model: add_adapter(model, LoraConfig(r=1), "d"),
+    "disable_adapters": lambda model: disable_adapters(model).__enter__(),
+    "adapter_rows": lambda model: adapter_rows(model, ["a"]).__enter__(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_changes_of_the_adapters_are_refused_inside(change):
+    model = with_three(llama)
+    with adapter_rows(model, ["a", "b"]), pytest.raises(AdapterStateError) as caught:
+        change(model)
+    assert "inside adapter_rows" in str(caught.value)
+    with adapter_rows(model, ["a", "b"]):
+        pass
+
+
+def test_a_merged_model_is_refused():
+    model = with_three(llama)
+    merge_adapters(model)
+    with pytest.raises(AdapterStateError, match="Cannot choose adapters by row while adapters"):
+        adapter_rows(model, ["a"]).__enter__()
+
+
+@pytest.mark.parametrize("names", ["a", [], ()])
+def test_names_that_are_no_list(names):
+    with pytest.raises(AdapterNameError) as caught:
+        adapter_rows(with_three(llama), names).__enter__()
+    assert str(caught.value) == (
+        f"Cannot choose adapters by row: got {names!r}, expected a name or None for each row of "
+        "the batch. Pass a list; for one adapter in all rows call set_adapter."
+    )
+
+
+def test_an_unknown_name():
+    with pytest.raises(AdapterNameError, match="No adapter is named 'd'; adapters here: a, b, c"):
+        adapter_rows(with_three(llama), ["a", "d"]).__enter__()
+
+
+def test_a_model_without_adapters():
+    with pytest.raises(AdapterNameError, match="carries no adapter"):
+        adapter_rows(nn.Linear(2, 2), ["a"]).__enter__()
+
+
+@pytest.mark.parametrize("targets", ["q_proj", "embed_tokens"])
+def test_a_batch_of_another_size(targets):
+    model = with_three(llama, target_modules=[targets])
+    with adapter_rows(model, ["a", "b"]), pytest.raises(ShapeError, match="given for 2 rows"):
+        model(**batch(model, 3))
