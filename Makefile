@@ -1,5 +1,6 @@
 # Two commands first: `make quickstart` runs the main job, `make test` passes the tests.
-# Both set up .venv themselves; nothing is done again while pyproject.toml and constraints.txt
+# `make bench` measures speed and memory and writes docs/performance.md (OPTIONS="--quick" to try).
+# All set up .venv themselves; nothing is done again while pyproject.toml and constraints.txt
 # have not changed.
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WORKERS ?= 2
 
-.PHONY: quickstart test check setup clean
+.PHONY: quickstart test check bench setup clean
 
 quickstart: $(READY)
 	$(BIN)/lorakit quickstart
@@ -23,6 +24,9 @@ check: $(READY)
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(MAKE) test
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks $(OPTIONS)
 
 setup: $(READY)
 

@@ -1,11 +1,14 @@
 """What lorakit's speed and memory are, against the frozen limit, full fine-tuning and its peers.
 
 Run one with `python -m benchmarks.<name>` from the repository's root, all with `make bench`. Rows
-are appended to `benchmarks/results/*.csv`; `python -m benchmarks.report` writes
+are appended to `benchmarks/results/*.csv`; `python -m benchmarks.page` writes
 `docs/performance.md` from them.
 """
 
 import os
+
+BENCHMARKS = ("step", "growth", "latency", "rows", "switching", "bracketing", "dropout_ways")
+"""The modules that measure, in the order they are run in."""
 
 # The profiler that records allocations would print its start and stop.
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")

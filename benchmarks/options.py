@@ -82,11 +82,13 @@ def parse(name: str, about: str, arguments: Sequence[str] | None) -> Options:
     """Read a benchmark's command line.
 
     Args:
-        name: The benchmark.
+        name: The benchmark, or "" for all of them.
         about: What `--help` says of it.
         arguments: The command line, or None for the process's own.
     """
-    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=about)
+    parser = argparse.ArgumentParser(
+        prog=f"python -m benchmarks.{name}".rstrip("."), description=about
+    )
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.add_argument("--rounds", type=int, help=f"rounds that count, {_ROUNDS} by default")
     parser.add_argument("--quick", action="store_true", help="tiny shapes, to see that it works")
@@ -154,7 +156,7 @@ def _three_digits(value: float) -> str:
 def rows_text(rows: Sequence[Row]) -> str:
     """Write the rows of one number, which differ in their reference alone, as a line to read."""
     one = rows[0]
-    text = f"{one.measure}, {one.shape} {one.setting}, {one.variant}: "
+    text = f"{', '.join(filter(None, (one.measure, one.shape, one.setting, one.variant)))}: "
     text += quantity_text(one.p50, one.unit)
     if one.rounds > 1:
         text += f" ({quantity_text(one.p20, one.unit)} to {quantity_text(one.p80, one.unit)})"

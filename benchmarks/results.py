@@ -16,6 +16,8 @@ from benchmarks.measure import quantiles
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+NO_BF16 = "no bf16 instructions"
+"""What the device of a row says where bfloat16 is not measured."""
 
 
 @dataclass(frozen=True)
@@ -202,6 +204,19 @@ def read_rows(benchmarks: Iterable[str], directory: Path = RESULTS) -> list[Row]
     return list(newest.values())
 
 
+def matching(rows: Iterable[Row], **wanted: object) -> list[Row]:
+    """Return the rows whose fields have these values."""
+    return [
+        one for one in rows if all(getattr(one, name) == value for name, value in wanted.items())
+    ]
+
+
+def newest(rows: Iterable[Row], **wanted: object) -> Row | None:
+    """Return the newest row whose fields have these values; of one day, the last."""
+    found = sorted(matching(rows, **wanted), key=lambda one: one.origin.date)
+    return found[-1] if found else None
+
+
 def _check_columns(path: Path) -> None:
     with path.open(encoding="utf-8", newline="") as file:
         columns = next(csv.reader(file), [])
@@ -253,7 +268,7 @@ def device_name(device: str = "cpu") -> str:
     """Return the processor's model, instruction set and number of threads."""
     if device.startswith("cuda"):
         return f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}"
-    bf16 = "bf16 instructions" if has_bf16_instructions() else "no bf16 instructions"
+    bf16 = "bf16 instructions" if has_bf16_instructions() else NO_BF16
     capability = torch.backends.cpu.get_cpu_capability()
     threads = torch.get_num_threads()
     return f"{_cpu_model()}, {capability}, {bf16}, threads {threads}"

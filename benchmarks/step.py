@@ -19,6 +19,7 @@ from benchmarks.variants import (
     EAGER,
     FULL,
     LIMIT,
+    LORALIB,
     PEFT,
     PEFT_FLOAT32,
     Variant,
@@ -30,7 +31,7 @@ WITH_OPTIMIZER = "forward+backward+optimizer"
 SAVED = "saved for backward"
 PEAK = "peak of a step"
 TOTAL = "peak with weights and optimizer"
-REFERENCES = (LIMIT, FULL, PEFT)
+REFERENCES = (LIMIT, FULL, PEFT, LORALIB)
 
 Column = tuple[torch.dtype, float, int]
 """dtype, dropout, r"""

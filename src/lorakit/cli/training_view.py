@@ -34,6 +34,9 @@ class RunView:
         elif event == "run_opened":
             self.is_open = True
             show_opening(payload)
+        elif event == "notes":
+            for note in payload["notes"]:
+                say(f"  {note}")
         elif event == "step":
             self.progress.step(payload)
         elif event == "evaluation":

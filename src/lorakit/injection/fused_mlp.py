@@ -14,13 +14,13 @@ def set_fused_mlp(model: nn.Module, enabled: bool = True) -> int:
     again in backward: for a Llama-like model a quarter of what a step keeps in memory. It acts
     while gradients are wanted and the MLP's forward is one that is known (those of Llama, Qwen,
     Mistral, Gemma and GPT-2 among them); others run as before. Results are the same but for
-    rounding. `add_adapter` turns it on.
+    rounding. `add_adapter` turns it on with the first adapter.
 
     Args:
         model: A model with adapters.
         enabled: On or off.
 
-    Returns: How many MLPs run as one node now.
+    Returns: How many MLPs with adapted layers run as one node now.
 
     Raises:
         AdapterNameError: The model carries no adapter.
@@ -34,5 +34,12 @@ def set_fused_mlp(model: nn.Module, enabled: bool = True) -> int:
             fuse_in_place(module)
         elif not enabled and isinstance(module, FusedMlp):
             unfuse_in_place(module)
-        fused += isinstance(module, FusedMlp)
+        fused += isinstance(module, FusedMlp) and module.has_adapted_layers()
     return fused
+
+
+def unfuse_all(module: nn.Module) -> None:
+    """Swap the plain classes back in a module that adapters are to have copies of."""
+    for part in list(module.modules()):
+        if isinstance(part, FusedMlp):
+            unfuse_in_place(part)

@@ -6,7 +6,7 @@ from torch import nn
 from lorakit.config import LoraConfig
 from lorakit.errors import DtypeError, TargetError
 from lorakit.injection.activation import activate, delete_adapter
-from lorakit.injection.fused_mlp import set_fused_mlp
+from lorakit.injection.fused_mlp import set_fused_mlp, unfuse_all
 from lorakit.injection.plan import AdapterTensors, InjectionPlan, Site, describe, plan_from_config
 from lorakit.injection.plan_from_tensors import plan_from_tensors, saved_tensors
 from lorakit.injection.report import Injection, Match
@@ -171,6 +171,7 @@ def _add_copies(
     memo: dict[int, object] = {}
     made: dict[str, nn.Module] = {}
     for path, module in plan.heads.items():
+        unfuse_all(module)
         trained = full_copy(module, memo)
         for parameter in trained.parameters():
             if parameter.is_floating_point():

@@ -89,7 +89,9 @@ class AdaptedLayer(nn.Module):
             seed = shared_seed(updates)
         called = [update(seed) for update in updates]
         bias = next((bias for _, bias in called if bias is not None), self.bias)
-        return [term for term, _ in called], bias  # type: ignore[return-value]
+        # accelerate's hooks take the seed along to the GPU, where reading it would wait.
+        terms = [t if t.seed is None else t._replace(seed=seed) for t, _ in called]
+        return terms, bias  # type: ignore[return-value]
 
     @torch.no_grad()
     def merge(self) -> float:

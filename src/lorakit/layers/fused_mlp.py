@@ -10,6 +10,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lorakit.layers.adapted import AdaptedLayer
 from lorakit.layers.class_swap import has_foreign_forward, swap_class
+from lorakit.layers.replaced import ReplacedModule
 from lorakit.layers.update import LowRankUpdate, shared_seed
 from lorakit.ops import LinearOperands, low_rank_mlp
 from lorakit.ops.mlp import Activation
@@ -42,24 +43,44 @@ model's width, the activation, and a dropout behind it. A class whose forward co
 instructions is such an MLP, whatever it is called; so Llama's, Qwen's, Mistral's and Gemma's are
 one, and a model that changes its forward is left alone."""
 
+_ACTIVATIONS: dict[str, Activation] = {
+    "torch.nn.modules.activation.ReLU": "relu",
+    "torch.nn.modules.activation.SiLU": "silu",
+    "transformers.activations.GELUActivation": "gelu",
+    "transformers.activations.GELUTanh": "gelu_tanh",
+    "transformers.activations.NewGELUActivation": "gelu_tanh",
+    "transformers.activations.SiLUActivation": "silu",
+}
+"""By the full name of their class, as importing those of transformers takes long."""
+
 
 class FusedMlp(nn.Module):
     """Mixed into the class of an MLP; runs as one node where that is the same as its forward."""
 
     part_names: ClassVar[tuple[tuple[str, ...], str, str, str | None]]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (*, hidden) to (*, hidden)."""
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Map (*, hidden) to (*, hidden); takes what the plain forward takes."""
+        if torch.compiler.is_compiling():
+            return super().forward(*args, **kwargs)
         inner_names, down_name, activation_name, dropout_name = self.part_names
         inner: list[Any] = [getattr(self, name) for name in inner_names]
         down: Any = getattr(self, down_name)
         activation = activation_of(getattr(self, activation_name))
-        if activation is None or not _runs_as_one(x, [*inner, down]):
-            return super().forward(x)
+        x = args[0] if len(args) == 1 and not kwargs else None
+        if x is None or activation is None or not _runs_as_one(x, [*inner, down]):
+            return super().forward(*args, **kwargs)
         seed = shared_seed(update for layer in inner for update in _updates(layer))
         operands = [_operands(layer, seed) for layer in inner]
         output = low_rank_mlp(x, operands, _operands(down, None), activation)
         return output if dropout_name is None else getattr(self, dropout_name)(output)
+
+    def has_adapted_layers(self) -> bool:
+        """Return whether one of its layers carries updates, acting or not."""
+        inner_names, down_name, *_ = self.part_names
+        return any(
+            isinstance(getattr(self, name), AdaptedLayer) for name in (*inner_names, down_name)
+        )
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         # The class is made at run time, so pickle and deepcopy must make it again from its parts.
@@ -78,25 +99,23 @@ def fuse_in_place(module: nn.Module) -> None:
 
 
 def unfuse_in_place(module: nn.Module) -> None:
-    """Swap the plain class back."""
-    swap_class(module, type(module).__mro__[2])
+    """Swap the plain class back.
+
+    A class that was put on top of the fused one, as FSDP does, stays: without adapters it runs the
+    plain forward.
+    """
+    _, below, plain, *_ = type(module).__mro__
+    if below is FusedMlp:
+        swap_class(module, plain)
 
 
 def activation_of(module: nn.Module) -> Activation | None:
-    """Return which activation a module is, or None if it is another one or has hooks."""
-    if _has_hooks(module):
+    """Return which activation a module is, or None if it is another one, or has hooks."""
+    if _is_intercepted(module):
         return None
-    if isinstance(module, nn.GELU):
+    if type(module) is nn.GELU:
         return "gelu_tanh" if module.approximate == "tanh" else "gelu"
-    names: dict[str, Activation] = {
-        "SiLU": "silu",
-        "SiLUActivation": "silu",
-        "GELUActivation": "gelu",
-        "GELUTanh": "gelu_tanh",
-        "NewGELUActivation": "gelu_tanh",
-        "ReLU": "relu",
-    }
-    return names.get(type(module).__name__)
+    return _ACTIVATIONS.get(f"{type(module).__module__}.{type(module).__qualname__}")
 
 
 @cache
@@ -122,7 +141,7 @@ def _new_fused(plain: type[nn.Module]) -> nn.Module:
 
 def _runs_as_one(x: Tensor, layers: list[nn.Module]) -> bool:
     """Whether nothing would be missed if the children were not called one by one."""
-    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or _has_global_hooks():
+    if not torch.is_grad_enabled() or _has_global_hooks():
         return False
     if not any(_updates(layer) for layer in layers):
         return False
@@ -135,8 +154,8 @@ def _is_plain_enough(layer: nn.Module, x: Tensor) -> bool:
     )
     return (
         known
-        and not _has_hooks(layer)
-        and "_hf_hook" not in vars(layer)
+        and not isinstance(layer, ReplacedModule)  # a trained copy may run in its place
+        and not _is_intercepted(layer)
         and type(layer.weight) in (Tensor, nn.Parameter)
         and layer.weight.device == x.device
     )
@@ -156,9 +175,12 @@ def _updates(layer: nn.Module) -> list[LowRankUpdate]:
     return layer.acting_updates() if isinstance(layer, AdaptedLayer) else []
 
 
-def _has_hooks(module: nn.Module) -> bool:
+def _is_intercepted(module: nn.Module) -> bool:
+    """Whether calling the module runs more than the forward of its class."""
     return bool(
-        module._forward_hooks
+        "_hf_hook" in vars(module)
+        or has_foreign_forward(module)
+        or module._forward_hooks
         or module._forward_pre_hooks
         or module._backward_hooks
         or module._backward_pre_hooks
@@ -166,4 +188,9 @@ def _has_hooks(module: nn.Module) -> bool:
 
 
 def _has_global_hooks() -> bool:
-    return bool(module_globals._global_forward_hooks or module_globals._global_forward_pre_hooks)
+    return bool(
+        module_globals._global_forward_hooks
+        or module_globals._global_forward_pre_hooks
+        or module_globals._global_backward_hooks
+        or module_globals._global_backward_pre_hooks
+    )

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 from torch.nn import functional as F
 
 from lorakit.layers.adapted import AdaptedLayer
@@ -28,7 +29,10 @@ class LoraLinear(AdaptedLayer, nn.Linear):
         updates = self.acting_updates()
         if not updates:
             return F.linear(input, self.weight, self.bias)
-        if self.siblings is not None and not torch.compiler.is_compiling():
+        # Without gradients sharing costs more time than reading x once saves, but a mask is shared
+        # all the same: checkpointing runs the layer without gradients first, then with them.
+        shares = torch.is_grad_enabled() or any(update.drops for update in updates)
+        if self.siblings is not None and shares and not is_compiling():
             return self.siblings.output(self, input)
         terms, bias = self.operands(updates)
         return low_rank_linear(input, self.weight, bias, terms)

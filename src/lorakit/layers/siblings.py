@@ -5,13 +5,15 @@ one autograd node they read it once, drop it once, and sum up its gradient in on
 first of them that is called computes the group, and the others pick their results up.
 
 A result is handed out only for the very tensor it was computed from, and only while nothing has
-changed that it depends on; otherwise the layer computes on its own. Layers whose results are not
-picked up leave the group.
+changed that it depends on; otherwise the layer computes on its own. What nobody picks up is
+discarded when the group computes again, or when backward has used its graph up. Layers leave a
+group that computes in vain.
 """
 
 from __future__ import annotations
 
 import weakref
+from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -19,6 +21,7 @@ from torch import Tensor
 
 from lorakit.layers.update import shared_seed
 from lorakit.ops import LinearOperands, low_rank_linears
+from lorakit.ops.low_rank import autocast_dtype
 
 if TYPE_CHECKING:
     from lorakit.layers.adapted import AdaptedLayer
@@ -36,7 +39,10 @@ class SiblingGroup:
     def __init__(self, members: list[AdaptedLayer]):
         self.members = members
         self._waiting: dict[int, _Waiting] = {}
-        self._misses: dict[int, int] = {}
+        self._leader: AdaptedLayer | None = None
+        self._hits: Counter[int] = Counter()
+        self._misses: Counter[int] = Counter()
+        self._missed_at: list[int] = []
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies and pickles of a model carry the group, never results of a pass under way.
@@ -52,75 +58,151 @@ class SiblingGroup:
 
     def output(self, layer: AdaptedLayer, x: Tensor) -> Tensor:
         """Return what `layer` makes of x; it has acting updates."""
-        waiting = self._waiting.pop(id(layer), None)
+        # A layer that is no member is a copy that shares the group.
+        if _is_hooked(layer) or not any(member is layer for member in self.members):
+            return _compute([layer], x)[0]
+        waiting = self._waiting.get(id(layer))
         if waiting is not None and waiting.holds_for(layer, x):
-            self._misses.pop(id(layer), None)
+            del self._waiting[id(layer)]
+            self._hits[id(layer)] += 1
+            self._leader = None
             return waiting.output
-        if waiting is not None:
-            self._count_misses([id(layer)])
-        else:
-            self._count_misses(list(self._waiting))
-        return self._compute(layer, x)
+        self._discard()
+        self._let_go()
+        return self._lead(layer, x)
 
-    def _compute(self, leader: AdaptedLayer, x: Tensor) -> Tensor:
-        self._waiting = {}
-        later = self.members[self.members.index(leader) + 1 :] if leader in self.members else []
+    def _lead(self, leader: AdaptedLayer, x: Tensor) -> Tensor:
+        """Compute for a layer, and for those of the group that come after it."""
+        places = [place for place, member in enumerate(self.members) if member is leader]
+        later = self.members[places[0] + 1 :] if places else []
         joining = [leader, *(member for member in later if _may_join(member, leader, x))]
-        updates = [member.acting_updates() for member in joining]
-        seed = shared_seed(update for own in updates for update in own)
-        operands = []
-        for member, own in zip(joining, updates, strict=True):
-            terms, bias = member.operands(own, seed)
-            operands.append(LinearOperands(member.weight, bias, terms))
-        outputs = low_rank_linears(x, operands)
+        outputs = _compute(joining, x)
+        self._leader = leader
         for member, output in zip(joining[1:], outputs[1:], strict=True):
-            self._waiting[id(member)] = _Waiting(weakref.ref(x), _state(member, x), output)
+            self._waiting[id(member)] = _Waiting(weakref.ref(x), _read(member, x), output)
+        if self._waiting and outputs[0].grad_fn is not None:
+            group: weakref.ref[SiblingGroup] = weakref.ref(self)
+            outputs[0].grad_fn.register_prehook(lambda _: _discard(group))
         return outputs[0]
 
-    def _count_misses(self, missed: list[int]) -> None:
-        """Let layers go that, time after time, were computed in vain."""
-        for key in missed:
-            self._misses[key] = self._misses.get(key, 0) + 1
-            if self._misses[key] >= _MISSES_ALLOWED:
-                self.members = [member for member in self.members if id(member) != key]
+    def _discard(self) -> None:
+        """Let go of the results that nobody has picked up, and count whose fault that is."""
+        if not self._waiting:
+            return
+        # Where none was picked up it was the leader that read something else.
+        missed = list(self._waiting) if self._leader is None else [id(self._leader)]
+        self._misses.update(missed)
+        self._missed_at = self._versions()
+        self._waiting = {}
+
+    def _let_go(self) -> None:
+        """Let layers go that cause more misses than hits.
+
+        Not before the factors have changed: the second pass of a checkpoint has to save the very
+        tensors that its first pass did.
+        """
+        late = [
+            member
+            for member in self.members
+            if self._misses[id(member)] >= max(_MISSES_ALLOWED, self._hits[id(member)])
+        ]
+        if late and self._versions() != self._missed_at:
+            for member in late:
+                self.leave(member)
+                member.siblings = None
+
+    def _versions(self) -> list[int]:
+        updates: list[Any] = [u for member in self.members for u in member.updates.values()]
+        return [u.lora_B._version for u in updates if not u.lora_B.is_inference()]
+
+
+def _compute(layers: list[AdaptedLayer], x: Tensor) -> tuple[Tensor, ...]:
+    updates = [layer.acting_updates() for layer in layers]
+    seed = shared_seed(update for own in updates for update in own)
+    operands = []
+    for layer, own in zip(layers, updates, strict=True):
+        terms, bias = layer.operands(own, seed)
+        operands.append(LinearOperands(layer.weight, bias, terms))
+    return low_rank_linears(x, operands)
+
+
+def _discard(group: weakref.ref[SiblingGroup]) -> None:
+    # Of a group: backward frees what its node has saved, so results that wait are of no use.
+    there = group()
+    if there is not None:
+        there._discard()
 
 
 class _Waiting(NamedTuple):
     """A result that was computed before its layer was called."""
 
     input: weakref.ref[Tensor]
-    state: tuple[object, ...]
+    read: _Read
     output: Tensor
 
     def holds_for(self, layer: AdaptedLayer, x: Tensor) -> bool:
-        return self.input() is x and self.state == _state(layer, x)
+        return self.input() is x and self.read.is_same(_read(layer, x))
+
+
+class _Read(NamedTuple):
+    """What a result depends on: the modes it was made in, and its tensors with their versions."""
+
+    modes: list[object]
+    tensors: list[Tensor]
+    states: list[tuple[int, bool]]
+
+    def is_same(self, other: _Read) -> bool:
+        return (
+            self.modes == other.modes
+            and self.states == other.states
+            and all(one is two for one, two in zip(self.tensors, other.tensors, strict=True))
+        )
+
+
+def _read(layer: AdaptedLayer, x: Tensor) -> _Read:
+    modes: list[object] = [
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+        autocast_dtype(x.device.type),
+    ]
+    for update in layer.acting_updates():
+        modes += [update.scaling, update.drop_probability if update.drops else 0.0]
+    tensors = _tensors(layer)
+    # The input is left out of the tensors, as its graph must not be kept alive.
+    states = [(tensor._version, tensor.requires_grad) for tensor in (x, *tensors)]
+    return _Read(modes, tensors, states)
+
+
+def _tensors(layer: AdaptedLayer) -> list[Tensor]:
+    read: list[Any] = [layer.weight, layer.bias]
+    for update in layer.acting_updates():
+        read += [update.lora_A, update.lora_B, update.bias]
+    return [tensor for tensor in read if tensor is not None]
 
 
 def _may_join(member: AdaptedLayer, leader: AdaptedLayer, x: Tensor) -> bool:
     """Whether a layer's result can be computed before it is called.
 
-    Not if a hook may change its input or bring its weights, as those of accelerate and FSDP do.
+    Not where torch does not count the changes of a tensor, as it does not in inference mode.
     """
     weight = member.weight
     return (
-        not x.is_inference()
-        and bool(member.acting_updates())
-        and not member._forward_pre_hooks
-        and "_hf_hook" not in vars(member)
+        bool(member.acting_updates())
+        and not _is_hooked(member)
         and type(weight) is type(leader.weight)
         and type(weight) in (Tensor, torch.nn.Parameter)
         and weight.dtype == leader.weight.dtype
         and weight.device == leader.weight.device
         and weight.shape[1] == leader.weight.shape[1]
+        and not any(tensor.is_inference() for tensor in (x, *_tensors(member)))
     )
 
 
-def _state(layer: AdaptedLayer, x: Tensor) -> tuple[object, ...]:
-    """Return what a result depends on: the versions of its tensors and the modes it was made in."""
-    parts: list[object] = [torch.is_grad_enabled(), torch.is_autocast_enabled(x.device.type)]
-    tensors = [x, layer.weight, layer.bias]
-    for update in layer.acting_updates():
-        parts += (id(update), update.scaling, update.drops)
-        tensors += [update.lora_A, update.lora_B, update.bias]
-    parts += [(id(tensor), tensor._version) for tensor in tensors if tensor is not None]
-    return tuple(parts)
+def _is_hooked(layer: AdaptedLayer) -> bool:
+    """Whether a hook may change the input or bring weights, as those of accelerate and FSDP do."""
+    return bool(
+        "_hf_hook" in vars(layer)
+        or layer._forward_pre_hooks
+        or layer._backward_hooks
+        or layer._backward_pre_hooks
+    )

@@ -84,22 +84,15 @@ class Groups:
     """Groups as the compiled products take them; keeps alive what they point to."""
 
     def __init__(self, groups: Sequence[Group]):
-        self._tensors = [(_thin(group.thin), group.gradient) for group in groups]
-        self.count = len(groups)
-        self.array = (_Group * len(groups))(
-            *(
-                _Group(
-                    group.begin,
-                    group.end,
-                    thin.data_ptr(),
-                    None if gradient is None else gradient.data_ptr(),
-                    group.r,
-                    group.scaling,
-                    group.mask,
-                )
-                for group, (thin, gradient) in zip(groups, self._tensors, strict=True)
-            )
-        )
+        self._tensors = []
+        rows = []
+        for begin, end, thin, r, scaling, mask, gradient in groups:
+            compact = _thin(thin)
+            self._tensors.append((compact, gradient))
+            address = None if gradient is None else gradient.data_ptr()
+            rows.append(_Group(begin, end, compact.data_ptr(), address, r, scaling, mask))
+        self.count = len(rows)
+        self.array = (_Group * len(rows))(*rows)
 
 
 def takes(x: Tensor) -> bool:
@@ -135,6 +128,7 @@ class CpuKernels:
         for name, signature in {
             "lorakit_down": (matrix, *groups, *u),
             "lorakit_up": (matrix, *groups, *u),
+            "lorakit_add": (matrix, matrix, groups[0], *groups),
             "lorakit_up_backward": (matrix, *groups, *u, *u),
             "lorakit_down_backward": (matrix, *groups, *u, matrix),
             "lorakit_drop": (matrix, matrix, mask),
@@ -146,7 +140,7 @@ class CpuKernels:
 
     def down(self, x: Tensor, A: Tensor, mask: _Dropout) -> Tensor:
         """Return drop(x) Aᵀ, (tokens, r) in float32."""
-        u = torch.empty(x.shape[0], A.shape[0])
+        u = empty_float32(x.shape[0], A.shape[0])
         self.down_groups(x, Groups([Group(0, x.shape[0], A, A.shape[0], mask=mask)]), u)
         return u
 
@@ -154,11 +148,19 @@ class CpuKernels:
         """Add s u Bᵀ to h in place."""
         self.up_groups_(h, Groups([Group(0, h.shape[0], B, B.shape[1], scaling)]), u)
 
+    def add_(
+        self, h: Tensor, x: Tensor, A: Tensor, B: Tensor, scaling: float, mask: _Dropout
+    ) -> None:
+        """Add s drop(x) Aᵀ Bᵀ to h in place, where u is not needed afterwards."""
+        tokens, r = x.shape[0], A.shape[0]
+        down = Groups([Group(0, tokens, A, r, mask=mask)])
+        self.add_groups_(h, x, down, Groups([Group(0, tokens, B, r, scaling)]))
+
     def up_backward(
         self, g: Tensor, u: Tensor, B: Tensor, scaling: float, grad_u: Tensor, needs_B: bool
     ) -> Tensor | None:
         """Write s g B into grad_u and return s gᵀ u, (out, r), where that is needed."""
-        grad_B = torch.zeros(B.shape) if needs_B else None
+        grad_B = zeros_float32(B.shape) if needs_B else None
         one = Group(0, g.shape[0], B, B.shape[1], scaling, gradient=grad_B)
         self.up_backward_groups(g, Groups([one]), u, grad_u)
         return grad_B
@@ -168,7 +170,7 @@ class CpuKernels:
         needs_A: bool,
     ) -> Tensor | None:  # fmt: skip
         """Add drop(grad_u A) to grad_x in place and return grad_uᵀ drop(x) where it is needed."""
-        grad_A = torch.zeros(A.shape) if needs_A else None
+        grad_A = zeros_float32(A.shape) if needs_A else None
         one = Group(0, x.shape[0], A, A.shape[0], mask=mask, gradient=grad_A)
         self.down_backward_groups_(x, Groups([one]), grad_u, grad_x)
         return grad_A
@@ -182,6 +184,12 @@ class CpuKernels:
     def up_groups_(self, h: Tensor, groups: Groups, u: Tensor) -> None:
         """Add s u Bᵀ of each group to h in place."""
         self._call(self._library.lorakit_up, _matrix(h), groups.array, groups.count, *_rows(u))
+
+    def add_groups_(self, h: Tensor, x: Tensor, down: Groups, up: Groups) -> None:
+        """Add s drop(x) Aᵀ Bᵀ of each group to h in place; both are groups of the same rows."""
+        self._call(
+            self._library.lorakit_add, _matrix(x), _matrix(h), down.array, up.array, up.count
+        )
 
     def up_backward_groups(self, g: Tensor, groups: Groups, u: Tensor, grad_u: Tensor) -> None:
         """Write s g B into grad_u and add s gᵀ u to the groups' gradients."""
@@ -202,7 +210,7 @@ class CpuKernels:
 
     def drop(self, x: Tensor, mask: _Dropout) -> Tensor:
         """Drop elements of x; the result is contiguous and in the dtype of x."""
-        out = torch.empty(x.shape, dtype=x.dtype)
+        out = torch.empty(x.shape, dtype=x.dtype, device="cpu")
         self._call(self._library.lorakit_drop, _matrix(x), _matrix(out), mask)
         return out
 
@@ -225,7 +233,20 @@ def _rows(u: Tensor) -> tuple[int, int]:
     return u.data_ptr(), u.stride(0)
 
 
+def empty_float32(*shape: int) -> Tensor:
+    """Return memory for what the compiled products write, whatever torch's defaults are."""
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
+
+
+def zeros_float32(shape: Sequence[int]) -> Tensor:
+    """Return zeros for the compiled products to add to, whatever torch's defaults are."""
+    return torch.zeros(shape, dtype=torch.float32, device="cpu")
+
+
 def _thin(factor: Tensor) -> Tensor:
+    """Return a factor as float32 that lies compactly; itself where it does already."""
+    if factor.dtype == torch.float32 and factor.is_contiguous():
+        return factor
     return factor.detach().to(torch.float32).contiguous()
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lorakit.ops import cpu_kernels
+from lorakit.ops import cpu_kernels, gpu_kernels
 
 _LANE_VALUES = 1 << 16
 _LANE_MINIMUM = -(1 << 15)
@@ -31,7 +31,8 @@ _LAST_SHIFT = 31
 
 def draw_seed() -> Tensor:
     """Return a fresh 0-dimensional int64 seed from torch's default CPU generator."""
-    return torch.randint(0, (1 << 63) - 1, (), dtype=torch.int64)
+    # On the CPU whatever the default device is: kernels take its value without waiting for a GPU.
+    return torch.randint(0, (1 << 63) - 1, (), dtype=torch.int64, device="cpu")
 
 
 def exact_drop_probability(drop_probability: float) -> float:
@@ -47,7 +48,7 @@ def keep_mask(
     Args:
         shape: Shape of the activation that the mask is for.
         drop_probability: In [0, 1), rounded to 16 bits.
-        seed: 0-dimensional int64 tensor.
+        seed: 0-dimensional int64 tensor; one on the CPU does for every device.
         device: Where the mask is wanted; its values are the same on every device.
 
     Returns: Boolean tensor of `shape`; True with probability 1 - drop_probability.
@@ -59,11 +60,21 @@ def keep_mask(
     z = torch.arange(words, dtype=torch.int64, device=device)
     # The seed comes first: inductor writes position * step as signed C++ on the loop's counter,
     # whose overflow gcc takes for impossible and then drops the end of the loop.
-    z.add_(seed.to(device)).mul_(_WEYL_STEP)
+    z.add_(_operand(seed, device)).mul_(_WEYL_STEP)
     for shift, multiplier in _ROUNDS:
         z.bitwise_xor_(_logical_shift_right(z, shift)).mul_(multiplier)
     z.bitwise_xor_(_logical_shift_right(z, _LAST_SHIFT))
     return (z.view(torch.int16)[:elements] >= _threshold(drop_probability)).view(shape)
+
+
+def _operand(seed: Tensor, device: torch.device) -> Tensor:
+    """Return the seed as an operand on `device`: on the CPU, where it goes along with the launch.
+
+    A copy would wait for the GPU. While a CUDA graph is captured that is an error, which is right,
+    as the graph would repeat one mask at every replay.
+    """
+    goes_along = seed.device.type == "cpu" and not torch.compiler.is_compiling()
+    return seed if goes_along and not gpu_kernels.is_captured(device) else seed.to(device)
 
 
 def _logical_shift_right(z: Tensor, shift: int) -> Tensor:
@@ -82,14 +93,28 @@ def apply_keep_mask(x: Tensor, drop_probability: float, seed: Tensor) -> Tensor:
     Returns: Same shape and dtype as x.
     Source: Srivastava et al. 2014, JMLR 15, in its inverted form.
     """
-    if not torch.compiler.is_compiling() and not x.requires_grad and cpu_kernels.takes(x):
-        kernels = cpu_kernels.load()
-        if kernels is not None and x.is_contiguous() and x.numel():
-            rows = x.reshape(-1, x.shape[-1])
-            return kernels.drop(rows, kernel_mask(drop_probability, seed)).view(x.shape)
+    kernels = None if x.requires_grad else kernels_for(x, drops=True)
+    if kernels is not None and x.is_contiguous() and x.numel():
+        rows = x.reshape(-1, x.shape[-1])
+        return kernels.drop(rows, kernel_mask(drop_probability, seed)).view(x.shape)
     mask = keep_mask(x.shape, drop_probability, seed, x.device)
     # 1 / keep rounded to bfloat16 is off by up to 0.4 %; a scalar factor is not rounded to it.
     return torch.where(mask, x, 0).mul_(1.0 / (1.0 - exact_drop_probability(drop_probability)))
+
+
+def kernels_for(x: Tensor, drops: bool = False) -> Any:
+    """Return the compiled products that can read this activation, or None.
+
+    Args:
+        x: The activation.
+        drops: Whether they are to drop elements of it; on a GPU torch's own products are as good
+            where they are not.
+    """
+    if torch.compiler.is_compiling():
+        return None
+    if cpu_kernels.takes(x):
+        return cpu_kernels.load()
+    return gpu_kernels.load(x.device, x.dtype) if drops and gpu_kernels.takes(x) else None
 
 
 def kernel_mask(drop_probability: float, seed: Tensor | None) -> Any:

@@ -113,7 +113,7 @@ def low_rank_linear_rows(x: Tensor, W0: Tensor, bias: Tensor | None, rows: RowTe
         )
     dtype = compute_dtype_of(x, [operands])
     if not torch.is_grad_enabled():
-        return _forward(x, W0, bias, rows, dtype)[0]
+        return _forward(x, W0, bias, rows, dtype, trains=False)[0]
     seed = next((term.seed for term in rows.terms if term.seed is not None), None)
     constants = tuple((term.scaling, term.drop_probability) for term in rows.terms)
     factors = [factor for term in rows.terms for factor in (term.A, term.B)]
@@ -121,8 +121,14 @@ def low_rank_linear_rows(x: Tensor, W0: Tensor, bias: Tensor | None, rows: RowTe
 
 
 def _forward(
-    x: Tensor, W0: Tensor, bias: Tensor | None, rows: RowTerms, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
+    x: Tensor,
+    W0: Tensor,
+    bias: Tensor | None,
+    rows: RowTerms,
+    dtype: torch.dtype,
+    trains: bool = True,
+) -> tuple[Tensor, Tensor | None]:
+    """Return h, and u where gradients will be wanted."""
     tokens = x.reshape(-1, x.shape[-1]).to(dtype)  # (tokens, in)
     weight = W0.to(dtype).t()
     h = tokens @ weight if bias is None else torch.addmm(bias.to(dtype), tokens, weight)
@@ -130,9 +136,12 @@ def _forward(
     kernels = skinny.kernels_for(tokens)
     if isinstance(kernels, cpu_kernels.CpuKernels):
         down_groups, up_groups = rows.forward_groups(each)
-        u = torch.empty(tokens.shape[0], rows.largest_rank)
-        kernels.down_groups(tokens, down_groups, u)
-        kernels.up_groups_(h, up_groups, u)
+        u = cpu_kernels.empty_float32(tokens.shape[0], rows.largest_rank) if trains else None
+        if u is not None:
+            kernels.down_groups(tokens, down_groups, u)
+            kernels.up_groups_(h, up_groups, u)
+        else:
+            kernels.add_groups_(h, tokens, down_groups, up_groups)
     else:
         padded = _Padded.of(rows, dtype, h.device)
         u = torch.bmm(_by_row(_dropped(tokens, rows), rows), padded.A.mT)  # (rows, each, r)
@@ -210,7 +219,7 @@ def _backward_compiled(
     kernels: cpu_kernels.CpuKernels = skinny.kernels_for(tokens)
     spans = rows.spans(tokens.shape[0] // len(rows.index))
     gradients = [
-        torch.zeros(factor.shape) if wanted else None
+        cpu_kernels.zeros_float32(factor.shape) if wanted else None
         for term, pair in zip(rows.terms, needs, strict=True)
         for factor, wanted in zip((term.A, term.B), pair, strict=True)
     ]

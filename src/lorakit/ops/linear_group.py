@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from lorakit.ops import skinny
 
@@ -104,23 +105,37 @@ def merges(tokens: int, layers: Sequence[LinearOperands], dtype: torch.dtype, tr
     return tokens * sums > (2 if trains else 1) * MERGE_CROSSOVER * products
 
 
-def forward(
-    rows: Tensor, layers: Sequence[LinearOperands], trains: bool
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Compute every layer's output.
+def infer(x: Tensor, layer: LinearOperands) -> Tensor:
+    """Compute a layer's output where no gradients will be wanted.
+
+    Args:
+        x: (*, in), in the dtype to compute in.
+        layer: The layer.
+
+    Returns: (*, out).
+    """
+    rows = x.reshape(-1, x.shape[-1])
+    bias = None if layer.bias is None else layer.bias.to(x.dtype)
+    if merges(rows.shape[0], (layer,), x.dtype, trains=False):
+        return F.linear(x, _merged_weight(layer, x.dtype), bias)
+    h = F.linear(x, layer.W0.to(x.dtype), bias)
+    flat = h.view(-1, h.shape[-1])
+    for A, B, scaling, p, seed in layer.terms:
+        skinny.add_(flat, rows, A, B, scaling, p, seed)
+    return h
+
+
+def forward(rows: Tensor, layers: Sequence[LinearOperands]) -> tuple[list[Tensor], list[Tensor]]:
+    """Compute every layer's output, and what its gradients need.
 
     Args:
         rows: x, (tokens, in), in the dtype to compute in.
         layers: The layers that read it.
-        trains: Whether gradients will be wanted.
 
-    Returns: The outputs, (tokens, out) each, and u for each stack of terms, (tokens, sum of r);
-        no u where it is not needed.
+    Returns: The outputs, (tokens, out) each, and u for each stack of terms, (tokens, sum of r).
     """
-    merged = merges(rows.shape[0], layers, rows.dtype, trains)
+    merged = merges(rows.shape[0], layers, rows.dtype, trains=True)
     hs = [_base_product(rows, layer, merged) for layer in layers]
-    if merged and not trains:
-        return hs, []
     us = []
     for stack in _stacks(layers):
         u = skinny.down(rows, stack.A, stack.drop_probability, stack.seed)
@@ -134,17 +149,17 @@ def forward(
 
 
 def _base_product(rows: Tensor, layer: LinearOperands, merged: bool) -> Tensor:
-    weight = _merged_weight(layer) if merged else layer.W0.to(rows.dtype)
+    weight = _merged_weight(layer, rows.dtype) if merged else layer.W0.to(rows.dtype)
     if layer.bias is None:
         return rows @ weight.t()
     return torch.addmm(layer.bias.to(rows.dtype), rows, weight.t())
 
 
-def _merged_weight(layer: LinearOperands) -> Tensor:
-    """Return W0 + Σ s B A in W0's dtype, which is a wide one."""
-    weight = layer.W0
+def _merged_weight(layer: LinearOperands, dtype: torch.dtype) -> Tensor:
+    """Return W0 + Σ s B A in the dtype to compute in, which is a wide one."""
+    weight = layer.W0.to(dtype)
     for A, B, scaling, *_ in layer.terms:
-        weight = torch.addmm(weight, B.to(weight.dtype), A.to(weight.dtype), alpha=scaling)
+        weight = torch.addmm(weight, B.to(dtype), A.to(dtype), alpha=scaling)
     return weight
 
 
@@ -198,7 +213,7 @@ def _base_grad_x(
     for layer, g in zip(layers, gs, strict=True):
         if g is None:
             continue
-        weight = _merged_weight(layer) if merged else layer.W0.to(g.dtype)
+        weight = _merged_weight(layer, g.dtype) if merged else layer.W0.to(g.dtype)
         grad_x = g @ weight if grad_x is None else grad_x.addmm_(g, weight)
     return grad_x
 

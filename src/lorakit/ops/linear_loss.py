@@ -108,9 +108,9 @@ class _ChunkedSum(torch.autograd.Function):
                 leaf = chunk.detach().requires_grad_(is_read)
                 loss = loss_of(leaf, chunk_targets)
             wanted = [leaf, *trained] if is_read else trained
-            found: tuple[Tensor, ...] = ()
+            found: list[Tensor] = []
             if wanted:
-                found = torch.autograd.grad(loss, wanted, materialize_grads=True)
+                found += torch.autograd.grad(loss, wanted, materialize_grads=True)
             if grad_hidden is not None:
                 grad_hidden[done : done + len(chunk)] = found[0]
             for total, part in zip(sums, found[is_read:], strict=True):

@@ -57,9 +57,9 @@ def low_rank_linears(x: Tensor, layers: Sequence[LinearOperands]) -> tuple[Tenso
     for layer in layers:
         check_shapes(x.shape, layer)
     compute_dtype = compute_dtype_of(x, layers)
-    spec, tensors = flatten(layers)
     if not torch.is_grad_enabled():
-        return _forward(x, layers, compute_dtype, trains=False)[0]
+        return tuple(linear_group.infer(x.to(compute_dtype), layer) for layer in layers)
+    spec, tensors = flatten(layers)
     return _LowRankLinears.apply(x, spec, compute_dtype, *tensors)  # type: ignore[return-value]
 
 
@@ -91,8 +91,9 @@ def compute_dtype_of(x: Tensor, layers: Sequence[LinearOperands]) -> torch.dtype
     Raises:
         DtypeError: x and a weight differ in dtype outside autocast.
     """
-    if x.dtype != torch.float64 and _autocast_is_on(x.device.type):
-        return torch.get_autocast_dtype(x.device.type)
+    autocast = autocast_dtype(x.device.type)
+    if x.dtype != torch.float64 and autocast is not None:
+        return autocast
     for layer in layers:
         if x.dtype != layer.W0.dtype:
             raise DtypeError(
@@ -174,16 +175,6 @@ def flat_gradients(
     return flat + [None] * (tensors - len(flat))
 
 
-def _forward(
-    x: Tensor, layers: Sequence[LinearOperands], dtype: torch.dtype, trains: bool
-) -> tuple[tuple[Tensor, ...], list[Tensor]]:
-    rows = x.reshape(-1, x.shape[-1]).to(dtype)  # (tokens, in)
-    hs, us = linear_group.forward(rows, layers, trains)
-    # Not views for autograd, so that what follows may change them in place.
-    shaped = [torch.ops.aten._unsafe_view(h, (*x.shape[:-1], h.shape[-1])) for h in hs]
-    return tuple(shaped), us
-
-
 class _LowRankLinears(torch.autograd.Function):
     """`linear_group.forward` and `backward` with their tensors kept in between."""
 
@@ -192,7 +183,10 @@ class _LowRankLinears(torch.autograd.Function):
         ctx: Any, x: Tensor, spec: Spec, compute_dtype: torch.dtype, *tensors: Tensor | None
     ) -> tuple[Tensor, ...]:
         layers = unflatten(spec, tensors)
-        outputs, us = _forward(x, layers, compute_dtype, trains=True)
+        rows: Tensor = rows_of(x, compute_dtype)  # type: ignore[assignment]
+        hs, us = linear_group.forward(rows, layers)
+        # Not views for autograd, so that what follows may change them in place.
+        outputs = [torch.ops.aten._unsafe_view(h, (*x.shape[:-1], h.shape[-1])) for h in hs]
         needs = needs_of(spec, ctx.needs_input_grad[3:])
         reads_x = any(need.W0 or any(A for A, _ in need.factors) for need in needs)
         reads_u = any(B for need in needs for _, B in need.factors)
@@ -200,7 +194,7 @@ class _LowRankLinears(torch.autograd.Function):
         ctx.spec, ctx.tensors, ctx.compute_dtype = spec, len(tensors), compute_dtype
         ctx.shape, ctx.dtype = x.shape, x.dtype
         ctx.set_materialize_grads(False)
-        return outputs
+        return tuple(outputs)
 
     @staticmethod
     @once_differentiable
@@ -225,13 +219,16 @@ def rows_of(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return None if x is None else x.reshape(-1, x.shape[-1]).to(dtype)
 
 
-def _autocast_is_on(device_type: str) -> bool:
+def autocast_dtype(device_type: str) -> torch.dtype | None:
+    """Return the dtype autocast runs products in, or None where it is off."""
     # The meta device, for one, has no autocast to ask about.
-    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
+        return torch.get_autocast_dtype(device_type)
+    return None
 
 
 def autocast_off(device_type: str) -> AbstractContextManager[Any]:
     """Return a context without autocast; one that does nothing where it is off."""
-    if _autocast_is_on(device_type):
+    if autocast_dtype(device_type) is not None:
         return torch.autocast(device_type, enabled=False)
     return nullcontext()

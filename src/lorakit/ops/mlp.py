@@ -76,11 +76,11 @@ class _LowRankMlp(torch.autograd.Function):
     ) -> Tensor:
         *inner, down = unflatten(spec, tensors)
         rows = x.reshape(-1, x.shape[-1]).to(dtype)
-        hs, us = linear_group.forward(rows, inner, trains=True)
+        hs, us = linear_group.forward(rows, inner)
         z = _act(hs[0], activation)
         if len(hs) == 2:
             z.mul_(hs[1])
-        (output,), down_us = linear_group.forward(z, [down], trains=True)
+        (output,), down_us = linear_group.forward(z, [down])
         ctx.save_for_backward(x, *tensors, *hs, *us, *down_us)
         ctx.spec, ctx.dtype, ctx.activation = spec, dtype, activation
         ctx.counts = (len(tensors), len(hs), len(us))

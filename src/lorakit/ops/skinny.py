@@ -10,17 +10,16 @@ With tokens as rows, u = drop(x) Aᵀ is added to h as s u Bᵀ, and g = dL/dh c
 
 All are limited by that traffic, not by arithmetic, so what decides is that nothing large is read
 twice or written out in between, a dropped copy of x least of all. On a CPU they run in C
-(native/skinny.c, see `cpu_kernels.py`), on a GPU in Triton (`triton_kernels.py`); where neither is
-at hand, under torch.compile and for other dtypes they are torch's own operations.
+(native/skinny.c, see `cpu_kernels.py`), on a GPU those that drop in Triton (`triton_kernels.py`);
+the others, those under torch.compile and for other dtypes, and all where there is neither, are
+torch's own operations.
 """
-
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from lorakit.ops import cpu_kernels
-from lorakit.ops.dropout import apply_keep_mask, kernel_mask
+from lorakit.ops.cpu_kernels import CpuKernels
+from lorakit.ops.dropout import apply_keep_mask, kernel_mask, kernels_for
 
 
 def down(x: Tensor, A: Tensor, drop_probability: float = 0.0, seed: Tensor | None = None) -> Tensor:
@@ -34,7 +33,7 @@ def down(x: Tensor, A: Tensor, drop_probability: float = 0.0, seed: Tensor | Non
 
     Returns: (tokens, r), float32 from a kernel, else the dtype of x.
     """
-    kernels = kernels_for(x)
+    kernels = kernels_for(x, drops=seed is not None)
     if kernels is not None:
         return kernels.down(x, A, kernel_mask(drop_probability, seed))
     return dropped(x, drop_probability, seed) @ A.to(x.dtype).t()
@@ -54,6 +53,33 @@ def up_(h: Tensor, u: Tensor, B: Tensor, scaling: float) -> None:
         kernels.up_(h, u, B, scaling)
         return
     h.addmm_(u.to(h.dtype), B.to(h.dtype).t(), alpha=scaling)
+
+
+def add_(
+    h: Tensor,
+    x: Tensor,
+    A: Tensor,
+    B: Tensor,
+    scaling: float,
+    drop_probability: float = 0.0,
+    seed: Tensor | None = None,
+) -> None:
+    """Add s drop(x) Aᵀ Bᵀ to h in place, where u is not needed for gradients.
+
+    Args:
+        h: (tokens, out).
+        x: (tokens, in).
+        A: (r, in).
+        B: (out, r).
+        scaling: s.
+        drop_probability: As in `down`.
+        seed: As in `down`.
+    """
+    kernels = kernels_for(x)
+    if isinstance(kernels, CpuKernels):
+        kernels.add_(h, x, A, B, scaling, kernel_mask(drop_probability, seed))
+    else:
+        up_(h, down(x, A, drop_probability, seed), B, scaling)
 
 
 def up_backward(
@@ -102,7 +128,7 @@ def down_backward_(
 
     Returns: (r, in), or None if it is not wanted.
     """
-    kernels = kernels_for(x)
+    kernels = kernels_for(x, drops=seed is not None)
     if kernels is not None and grad_u.dtype == torch.float32:
         mask = kernel_mask(drop_probability, seed)
         return kernels.down_backward_(x, A, grad_u, mask, grad_x, needs_A)
@@ -117,10 +143,3 @@ def down_backward_(
 def dropped(x: Tensor, drop_probability: float, seed: Tensor | None) -> Tensor:
     """Return drop(x), or x itself where nothing is dropped."""
     return x if seed is None else apply_keep_mask(x, drop_probability, seed)
-
-
-def kernels_for(x: Tensor) -> Any:
-    """Return the compiled products that can read this activation, or None."""
-    if torch.compiler.is_compiling() or not cpu_kernels.takes(x):
-        return None
-    return cpu_kernels.load()

@@ -18,15 +18,25 @@ element hashes for itself.
 Products take the factors in the activation's dtype and add up in float32, float32 ones without
 TF32; the scaling by 1 / keep probability multiplies the sums and not the elements, so a 16-bit
 element is never rounded on its way. Sums over many blocks are split among programs by the shapes
-alone and added up in a fixed order, without atomics: results repeat bit for bit.
+alone and added up in a fixed order, without atomics: results repeat bit for bit. Of dL/dx each
+element belongs to one program.
+
+Not yet run on a GPU: where the tests find none they run this code in Triton's interpreter and
+compile it for two of them. `gpu_kernels.py` compares one product with torch's before any is used.
 """
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
-import triton
-import triton.language as tl
+import triton  # pyright: ignore[reportMissingImports]
+import triton.language as tl  # pyright: ignore[reportMissingImports]
 from torch import Tensor
+
+# How Triton is told an argument's type, which would follow from its value otherwise.
+if TYPE_CHECKING:
+    Word = int
+else:
+    Word = tl.uint64
 
 # Constants of the SplitMix64 generator (Steele, Lea and Flood 2014, OOPSLA, figure 16).
 _WEYL_STEP = tl.constexpr(0x9E3779B97F4A7C15)
@@ -37,12 +47,28 @@ _ROWS = 32
 """Tokens of a tile."""
 _LEAST_RANK = 16
 """The tensor cores' smallest side: thinner factors are padded with zeros in registers."""
-_LARGEST_RANK = 64
-"""Factors of more rows go through in parts, lest a tile's sums outgrow the registers."""
+_WARPS = 8
+"""Warps of 32 threads that share a tile's registers."""
 _PROGRAMS = 512
 """Programs a launch aims at by splitting its sums: a few for each of a large GPU's processors."""
 _FLAT = 2048
 """Elements that one program of `drop` takes."""
+
+
+class _Tile(NamedTuple):
+    columns: int
+    """Of the activation, with _ROWS rows."""
+    largest_rank: int
+    """Factors of more rows go through in parts."""
+
+
+_TILES = {
+    torch.float32: _Tile(32, 32),
+    torch.bfloat16: _Tile(128, 64),
+    torch.float16: _Tile(128, 64),
+}
+"""The largest whose operands and sums the registers hold; products of float32 elements keep more
+of both there, as they do not go through the tensor cores."""
 
 
 class Mask(Protocol):
@@ -53,6 +79,11 @@ class Mask(Protocol):
     scale: float
     """1 / keep probability."""
     seed: int
+    """Unsigned, 64 bits."""
+
+
+# What differs from call to call, so that nothing is compiled anew for a 1 or a multiple of 16.
+_VARYING = ["tokens", "elements", "seed", "threshold", "scale", "blocks_each"]
 
 
 @triton.jit
@@ -77,22 +108,21 @@ def _kept(
     rows, first_column, width, seed, threshold, COLUMNS: tl.constexpr, SHARES_WORDS: tl.constexpr
 ):
     """Return which elements of a tile are kept, (rows, COLUMNS); positions count along the rows."""
+    # The products are of 64 bits, as one operand is; `width` is a constant where it is 1.
     rows = rows[:, None].to(tl.uint64)
     if SHARES_WORDS:
         columns = first_column // 4 + tl.arange(0, COLUMNS // 4)[None, :]
-        index = rows * (width // 4).to(tl.uint64) + columns.to(tl.uint64)
-        lanes = _lanes_of_words(_hash(index + seed.to(tl.uint64)))
+        lanes = _lanes_of_words(_hash(rows * (width // 4) + columns + seed))
     else:
-        columns = first_column + tl.arange(0, COLUMNS)[None, :]
-        position = rows * width.to(tl.uint64) + columns.to(tl.uint64)
-        words = _hash((position >> 2) + seed.to(tl.uint64))
+        position = rows * width + first_column + tl.arange(0, COLUMNS)[None, :]
+        words = _hash((position >> 2) + seed)
         lanes = (words >> ((position & 3) * 16)).to(tl.int16)
     return lanes >= threshold
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_VARYING)
 def _down(
-    x, A, u, tokens, width, r, x_stride, seed: tl.uint64, threshold, scale,
+    x, A, u, tokens, width, r, x_stride, seed: Word, threshold, scale,
     blocks_each, ROWS: tl.constexpr, COLUMNS: tl.constexpr, RANK: tl.constexpr,
     SHARES_WORDS: tl.constexpr, OPERAND: tl.constexpr,
 ):  # fmt: skip
@@ -123,10 +153,10 @@ def _down(
     tl.store(starts + ranks[None, :], total * scale, mask=is_token[:, None] & is_rank[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_VARYING)
 def _down_backward(
     x, A, grad_u, grad_A, grad_x, tokens, width, r, x_stride, grad_u_stride, grad_x_stride,
-    seed: tl.uint64, threshold, scale, blocks_each, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    seed: Word, threshold, scale, blocks_each, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     RANK: tl.constexpr, SHARES_WORDS: tl.constexpr, OPERAND: tl.constexpr,
     NEEDS_A: tl.constexpr, NEEDS_X: tl.constexpr,
 ):  # fmt: skip
@@ -138,8 +168,7 @@ def _down_backward(
     is_column, is_rank = columns < width, ranks < r
     in_factor = is_rank[:, None] & is_column[None, :]
     in_factor_offsets = ranks[:, None] * width + columns[None, :]
-    if NEEDS_X:
-        factor = tl.load(A + in_factor_offsets, mask=in_factor, other=0.0).to(OPERAND)
+    factor = tl.load(A + in_factor_offsets, mask=in_factor, other=0.0).to(OPERAND)
     total = tl.zeros((RANK, COLUMNS), tl.float32)
     first = split * blocks_each
     for block in range(first, tl.minimum(first + blocks_each, tl.cdiv(tokens, ROWS))):
@@ -168,15 +197,15 @@ def _down_backward(
         tl.store(part + in_factor_offsets, total * scale, mask=in_factor)
 
 
-@triton.jit
-def _drop(x, out, elements, seed: tl.uint64, threshold, scale, BLOCK: tl.constexpr):
+@triton.jit(do_not_specialize=_VARYING)
+def _drop(x, out, elements, seed: Word, threshold, scale, BLOCK: tl.constexpr):
     """Drop BLOCK elements that lie next to each other, out = drop(x)."""
     start = tl.program_id(0).to(tl.int64) * BLOCK
     position = start + tl.arange(0, BLOCK)
     is_element = position < elements
     value = tl.load(x + position, mask=is_element, other=0.0)
     index = (start // 4 + tl.arange(0, BLOCK // 4)).to(tl.uint64)
-    words = _hash(index + seed.to(tl.uint64))[None, :]
+    words = _hash(index + seed)[None, :]
     keep = (_lanes_of_words(words) >= threshold).reshape(BLOCK)
     kept = tl.where(keep, value.to(tl.float32) * scale, 0.0)
     tl.store(out + position, kept.to(value.dtype), mask=is_element)
@@ -191,85 +220,84 @@ class TritonKernels:
 
     def down(self, x: Tensor, A: Tensor, mask: Mask) -> Tensor:
         """Return drop(x) Aᵀ, (tokens, r) in float32."""
-        A = _thin(A, x.dtype)
-        parts = [self._down_part(x, part, mask) for part in A.split(_LARGEST_RANK)]
+        parts = [_down_part(x, part, mask) for part in _factor_parts(A, x.dtype)]
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
-
-    def _down_part(self, x: Tensor, A: Tensor, mask: Mask) -> Tensor:
-        (tokens, width), r = x.shape, A.shape[0]
-        columns = _columns(x.dtype)
-        programs = triton.cdiv(tokens, _ROWS)
-        blocks_each, splits = _split(triton.cdiv(width, columns), programs)
-        u = x.new_empty(splits, tokens, r, dtype=torch.float32)
-        with torch.cuda.device_of(x):
-            _down[(programs, splits)](
-                *(x, A, u, tokens, width, r, x.stride(0)),
-                *(mask.seed, mask.threshold, mask.scale, blocks_each),
-                ROWS=_ROWS,
-                COLUMNS=columns,
-                **_common(x, r),
-            )
-        return u[0] if splits == 1 else u.sum(0)
 
     def down_backward_(
         self, x: Tensor, A: Tensor, grad_u: Tensor, mask: Mask, grad_x: Tensor | None,
         needs_A: bool,
     ) -> Tensor | None:  # fmt: skip
         """Add drop(grad_u A) to grad_x in place and return grad_uᵀ drop(x) where it is needed."""
-        A = _thin(A, x.dtype)
+        if grad_x is None and not needs_A:
+            return None
+        factors = _factor_parts(A, x.dtype)
+        thins = grad_u.split([len(factor) for factor in factors], 1)
         parts = [
-            self._down_backward_part(x, part, thin, mask, grad_x, needs_A)
-            for part, thin in zip(A.split(_LARGEST_RANK), grad_u.split(_LARGEST_RANK, 1), strict=True)
+            _down_backward_part(x, factor, thin, mask, grad_x, needs_A)
+            for factor, thin in zip(factors, thins, strict=True)
         ]
         given = [part for part in parts if part is not None]
         return torch.cat(given) if len(given) > 1 else next(iter(given), None)
-
-    def _down_backward_part(
-        self, x: Tensor, A: Tensor, grad_u: Tensor, mask: Mask, grad_x: Tensor | None,
-        needs_A: bool,
-    ) -> Tensor | None:  # fmt: skip
-        (tokens, width), r = x.shape, A.shape[0]
-        columns = _columns(x.dtype)
-        programs = triton.cdiv(width, columns)
-        blocks_each, splits = _split(triton.cdiv(tokens, _ROWS), programs)
-        grad_A = x.new_empty(splits, r, width, dtype=torch.float32) if needs_A else None
-        if grad_A is None and grad_x is None:
-            return None
-        with torch.cuda.device_of(x):
-            _down_backward[(programs, splits)](
-                *(x, A, grad_u, grad_A, grad_x, tokens, width, r, x.stride(0)),
-                *(grad_u.stride(0), 0 if grad_x is None else grad_x.stride(0)),
-                *(mask.seed, mask.threshold, mask.scale, blocks_each),
-                ROWS=_ROWS,
-                COLUMNS=columns,
-                NEEDS_A=needs_A,
-                NEEDS_X=grad_x is not None,
-                **_common(x, r),
-            )
-        if grad_A is None:
-            return None
-        return grad_A[0] if splits == 1 else grad_A.sum(0)
 
     def drop(self, x: Tensor, mask: Mask) -> Tensor:
         """Drop elements of x; the result is contiguous and in the dtype of x."""
         x = x.contiguous()
         out = torch.empty_like(x)
-        with torch.cuda.device_of(x):
-            _drop[(triton.cdiv(x.numel(), _FLAT),)](
-                x, out, x.numel(), mask.seed, mask.threshold, mask.scale, BLOCK=_FLAT
-            )
+        grid = (_ceil_div(x.numel(), _FLAT),)
+        arguments = (x, out, x.numel(), mask.seed, mask.threshold, mask.scale)
+        _launch(_drop, grid, arguments, BLOCK=_FLAT)
         return out
 
 
-def _common(x: Tensor, r: int) -> dict[str, Any]:
-    """Return what the products' kernels are compiled for besides the sizes of their tiles."""
+def _down_part(x: Tensor, A: Tensor, mask: Mask) -> Tensor:
+    (tokens, width), r = x.shape, A.shape[0]
+    programs = _ceil_div(tokens, _ROWS)
+    blocks_each, splits = _split(_ceil_div(width, _TILES[x.dtype].columns), programs)
+    u = x.new_empty(splits, tokens, r, dtype=torch.float32)
+    arguments = (
+        *(x, A, u, tokens, width, r, x.stride(0)),
+        *(mask.seed, mask.threshold, mask.scale, blocks_each),
+    )
+    _launch(_down, (programs, splits), arguments, **_constants(x, r))
+    return u[0] if splits == 1 else u.sum(0)
+
+
+def _down_backward_part(
+    x: Tensor, A: Tensor, grad_u: Tensor, mask: Mask, grad_x: Tensor | None, needs_A: bool
+) -> Tensor | None:
+    (tokens, width), r = x.shape, A.shape[0]
+    programs = _ceil_div(width, _TILES[x.dtype].columns)
+    blocks_each, splits = _split(_ceil_div(tokens, _ROWS), programs)
+    grad_A = x.new_empty(splits, r, width, dtype=torch.float32) if needs_A else None
+    arguments = (
+        *(x, A, grad_u, grad_A, grad_x, tokens, width, r, x.stride(0)),
+        *(grad_u.stride(0), 0 if grad_x is None else grad_x.stride(0)),
+        *(mask.seed, mask.threshold, mask.scale, blocks_each),
+    )
+    wanted = {"NEEDS_A": needs_A, "NEEDS_X": grad_x is not None}
+    _launch(_down_backward, (programs, splits), arguments, **wanted, **_constants(x, r))
+    if grad_A is None:
+        return None
+    return grad_A[0] if splits == 1 else grad_A.sum(0)
+
+
+def _launch(
+    kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], **constants: Any
+) -> None:
+    with torch.cuda.device_of(arguments[0]):
+        kernel[grid](*arguments, num_warps=_WARPS, **constants)
+
+
+def _constants(x: Tensor, r: int) -> dict[str, Any]:
+    """Return what the products' kernels are compiled for."""
     # The interpreter's dot multiplies the bits of bfloat16 numbers, not their values.
     is_interpreted = x.device.type == "cpu"
-    operand = torch.float32 if is_interpreted else x.dtype
     return {
-        "RANK": max(_LEAST_RANK, triton.next_power_of_2(r)),
+        "ROWS": _ROWS,
+        "COLUMNS": _TILES[x.dtype].columns,
+        "RANK": max(_LEAST_RANK, 1 << (r - 1).bit_length()),
         "SHARES_WORDS": x.shape[1] % 4 == 0,
-        "OPERAND": _TRITON_DTYPES[operand],
+        "OPERAND": _TRITON_DTYPES[torch.float32 if is_interpreted else x.dtype],
     }
 
 
@@ -280,9 +308,8 @@ _TRITON_DTYPES = {
 }
 
 
-def _columns(dtype: torch.dtype) -> int:
-    """Return the columns of a tile: 256 bytes of each row."""
-    return 256 // dtype.itemsize
+def _ceil_div(amount: int, size: int) -> int:
+    return -(-amount // size)
 
 
 def _split(blocks: int, programs: int) -> tuple[int, int]:
@@ -292,9 +319,10 @@ def _split(blocks: int, programs: int) -> tuple[int, int]:
         in the same order on every GPU.
     """
     splits = max(1, min(blocks, _PROGRAMS // max(programs, 1)))
-    blocks_each = triton.cdiv(blocks, splits) if blocks else 1
-    return blocks_each, max(1, triton.cdiv(blocks, blocks_each))
+    blocks_each = _ceil_div(blocks, splits) if blocks else 1
+    return blocks_each, max(1, _ceil_div(blocks, blocks_each))
 
 
-def _thin(factor: Tensor, dtype: torch.dtype) -> Tensor:
-    return factor.detach().to(dtype).contiguous()
+def _factor_parts(factor: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """Return a factor, (r, in), in the dtype of the products and cut to ranks a tile can take."""
+    return factor.detach().to(dtype).contiguous().split(_TILES[dtype].largest_rank)

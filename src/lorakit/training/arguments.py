@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import shutil
+import sys
 from collections.abc import Callable, Mapping
 from enum import Enum
 from functools import cache
@@ -254,6 +257,7 @@ def build_arguments(training: Mapping[str, Any], task: Task, run_path: Path) -> 
             "training.fp16 needs a GPU: got true on a CPU, where gradients cannot be scaled. "
             "Use training.bf16=true, or leave it out."
         )
+    _require_compiler(values)
     try:
         return task.arguments_class()(
             output_dir=str(run_path),
@@ -268,3 +272,20 @@ def build_arguments(training: Mapping[str, Any], task: Task, run_path: Path) -> 
             f"The training arguments do not fit together: {reason} "
             "Change them under `training:` in the recipe."
         ) from None
+
+
+def _require_compiler(values: Mapping[str, Any]) -> None:
+    """Look for the C++ compiler that torch.compile calls for a model on a CPU.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    compiles = any(values.get(f"torch_compile{part}") for part in ("", "_backend", "_mode"))
+    backend = values.get("torch_compile_backend") or "inductor"
+    compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+    if compiles and values["use_cpu"] and backend == "inductor" and shutil.which(compiler) is None:
+        raise ConfigError(
+            f"training.torch_compile needs a C++ compiler on a CPU: got '{compiler}', expected a "
+            "program that is there. Install g++ or name another in the environment variable CXX, "
+            "or leave torch_compile out."
+        )

@@ -206,17 +206,20 @@ class OutputLoss:
         return self.form(logits.to(torch.promote_types(logits.dtype, torch.float32)))
 
     def _as_linear(self, hidden: Tensor) -> tuple[Tensor, Tensor | None] | None:
-        """Return weight and bias where the logits are one product with them, else None."""
+        """Return weight and bias where the logits are one product of scale · hidden, else None."""
         linear = _plain_linear(self.head)
         if linear is None or self.form.cap is not None or self._autocast_dtype is not None:
             return None
         # On a CPU torch's chunked loss would turn the whole half-precision weight to float32.
         if linear.weight.dtype in (torch.float16, torch.bfloat16) and hidden.device.type == "cpu":
             return None
-        if self.form.offset is None:
-            return linear.weight, linear.bias
-        offset = self.form.offset.to(linear.weight.dtype)
-        return linear.weight, offset if linear.bias is None else linear.bias + offset
+        bias: Tensor | None = linear.bias
+        if bias is not None and self.form.scale != 1.0:
+            bias = bias * self.form.scale
+        if self.form.offset is not None:
+            offset = self.form.offset.to(linear.weight.dtype)
+            bias = offset if bias is None else bias + offset
+        return linear.weight, bias
 
 
 def find_output_loss(
@@ -250,7 +253,8 @@ def find_output_loss(
             reason = _adopt_form(loss, model, inputs)
             reason = reason or _difference(loss, model, inputs, labels, auxiliary_weight)
     except Exception as error:  # a model's own code may raise anything
-        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        said = (str(error).splitlines() or ["nothing"])[0]
+        reason = f"trying it ended in {type(error).__name__}: {said.rstrip('.')}"
     finally:
         model.train(was_training)
     return (None, reason) if reason else (loss, "")

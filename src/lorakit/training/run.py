@@ -71,6 +71,7 @@ def train(
             "data" {train_rows, validation_rows, notes},
             "run_opened" {path, resumed_from (checkpoint path or None), removed (incomplete
             checkpoints deleted), note},
+            "notes" {notes} where there is something to know about how the model trains,
             "step" {step, max_steps, epoch, logged, loss, learning_rate} after each step, and once
             more with logged=True when fresh values are logged,
             "evaluation" {the same, metrics},
@@ -194,6 +195,9 @@ def _fit(setup: Setup, run: _OpenRun, emit: EventHandler) -> TrainResult:
         trainer = setup.build_trainer(
             [recorder, tensorboard, *early_stopping(setup.recipe.training)]
         )
+        own_notes: tuple[str, ...] = getattr(trainer, "notes", ())
+        if own_notes:
+            emit("notes", {"notes": own_notes})
         output = trainer.train(
             resume_from_checkpoint=None if run.checkpoint is None else str(run.checkpoint)
         )
@@ -206,7 +210,7 @@ def _fit(setup: Setup, run: _OpenRun, emit: EventHandler) -> TrainResult:
         parameter_count=count_parameters(setup.model),
         train_rows=len(setup.splits.train),
         validation_rows=_rows(setup.splits.validation),
-        notes=(*setup.splits.notes, *setup.encoded.notes, *getattr(trainer, "notes", ())),
+        notes=(*setup.splits.notes, *setup.encoded.notes, *own_notes),
         metrics=metrics,
         train_loss=output.training_loss,
         steps=output.global_step,

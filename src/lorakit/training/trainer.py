@@ -32,6 +32,8 @@ else:
 
 _RUNNING_SUMS = "running_sums.json"
 _EPOCH_RNG = "epoch_rng.pt"
+_KEYS_NOT_OF_TORCH = {"every_n_layers", "offload", "selective"}
+"""Of the options of gradient checkpointing, those for transformers and TRL."""
 
 
 class AdapterTrainerMixin(_Base):
@@ -112,6 +114,23 @@ class AdapterTrainerMixin(_Base):
             if not checkpoints.problems(best):
                 self.state.best_model_checkpoint = str(best)
         return result
+
+    # ---- no more work than the adapters need ----
+
+    def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """Train; a checkpoint that can do without it is not given inputs that want a gradient.
+
+        For the sake of reentrant checkpoints transformers lets the embeddings' output want one
+        under all of them. Backward then runs down to it through layers without adapters, and a
+        compiled graph breaks there.
+        """
+        given: Any = self.args.activation_checkpointing_kwargs or {}
+        # Given other keys alone, torch takes the reentrant way.
+        is_reentrant = given.get("use_reentrant", bool(given.keys() - _KEYS_NOT_OF_TORCH))
+        if self.args.activation_checkpointing and not is_reentrant:
+            model: Any = self.accelerator.unwrap_model(self.model)
+            model.disable_input_require_grads()
+        return super()._inner_training_loop(*args, **kwargs)
 
     # ---- going on as if never stopped ----
 

@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -5,7 +6,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from lorakit.ops import LowRankTerm, apply_keep_mask, draw_seed, keep_mask, low_rank_linear
-from lorakit.ops.dropout import exact_drop_probability
+from lorakit.ops.dropout import exact_drop_probability, kernel_mask
 
 CPU = torch.device("cpu")
 MANY = 1 << 18
@@ -31,6 +32,13 @@ def test_the_mask_is_that_of_splitmix64(seed):
         z = splitmix64(seed + index)
         lanes += [(z >> 16 * lane & 0xFFFF) ^ 0x8000 for lane in range(4)]  # signed, shifted up
     assert mask(0.25, seed, (32,)).tolist() == [lane >= 0.25 * 65536 for lane in lanes]
+
+
+def test_a_lane_is_kept_from_its_own_value_on():
+    for position in range(32):
+        lane = (splitmix64(77 + position // 4) >> 16 * (position % 4) & 0xFFFF) ^ 0x8000
+        assert mask(lane / 65536, 77, (32,))[position]
+        assert not mask((lane + 1) / 65536, 77, (32,))[position]
 
 
 @pytest.mark.parametrize("p", [0.01, 0.05, 0.1, 0.25, 0.5, 0.9])
@@ -71,6 +79,101 @@ def test_rows_and_columns_are_independent(width):
     rows = mask(0.5, 3, (MANY // width, width))
     assert abs(correlation(rows[:-1].flatten(), rows[1:].flatten())) < 4.5 / math.sqrt(MANY)
     assert abs(correlation(rows[:, :-1].flatten(), rows[:, 1:].flatten())) < 4.5 / math.sqrt(MANY)
+
+
+def assert_binomial(shares, p, n):
+    """Compare K shares of n elements with independent draws, within 5 sigma (1 in 1,700,000).
+
+    One share has the variance v = p (1 - p) / n, so the mean of K is off by sqrt(v / K). Their
+    variance is off by a factor of sqrt((kurtosis - 1) / K); a binomial's kurtosis is
+    3 + (1 - 6 p (1 - p)) / (n p (1 - p)).
+    """
+    K, q = len(shares), p * (1 - p)
+    assert abs(shares.mean() - (1 - p)) < 5 * math.sqrt(q / n / K)
+    factor = math.sqrt((2 + (1 - 6 * q) / (n * q)) / K)
+    assert abs(shares.var() / (q / n) - 1) < 5 * factor
+
+
+@pytest.mark.parametrize("p", [0.02, 0.1, 0.3, 0.5, 0.8])
+def test_the_kept_share_of_a_step_has_the_mean_and_variance_of_independent_draws(p):
+    torch.manual_seed(1)
+    masks = [keep_mask((512,), p, draw_seed(), CPU) for _ in range(1000)]
+    assert_binomial(torch.stack(masks).double().mean(1), p, 512)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5])
+def test_blocks_of_one_mask_vary_like_independent_draws(p):
+    for n in (4, 64, 1024):  # elements that went together would show in the variance
+        assert_binomial(mask(p, 21).double().view(-1, n).mean(1), p, n)
+
+
+def test_every_position_is_dropped_alike_over_the_steps():
+    # Each position's share of K steps is off by sqrt(p (1 - p) / K); 5 sigma for any of 96 is 1
+    # in 18,000 by chance.
+    p, K = 0.3, 2000
+    torch.manual_seed(2)
+    kept = sum(keep_mask((96,), p, draw_seed(), CPU).double() for _ in range(K)) / K
+    assert (kept - (1 - p)).abs().max() < 5 * math.sqrt(p * (1 - p) / K)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5])
+def test_masks_of_different_layers_and_steps_are_independent(p):
+    # The correlation of two independent masks of n elements is off by 1 / sqrt(n), whatever p is.
+    torch.manual_seed(3)
+    n = 1 << 14
+    masks = torch.stack([keep_mask((n,), p, draw_seed(), CPU).double() for _ in range(12)])
+    correlations = torch.corrcoef(masks) - torch.eye(12)
+    assert correlations.abs().max() < 5 / math.sqrt(n)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5])
+@pytest.mark.parametrize("distance", [1, 2, 3, 4, 5, 8, 64, 768, 4096])
+def test_neighbours_are_independent(p, distance):
+    # Lanes of one word, lanes of the next one, and the rows above for usual widths.
+    flat = mask(p, 2**62 + 3)
+    pairs = len(flat) - distance
+    assert abs(correlation(flat[:-distance], flat[distance:])) < 5 / math.sqrt(pairs)
+
+
+@pytest.mark.parametrize("one", range(4))
+def test_the_lanes_of_a_word_are_independent(one):
+    lanes = mask(0.3, 17).view(-1, 4)
+    for other in range(one):
+        assert abs(correlation(lanes[:, one], lanes[:, other])) < 5 / math.sqrt(len(lanes))
+
+
+def test_a_mask_repeats_under_manual_seed():
+    def steps():
+        torch.manual_seed(9)
+        return [apply_keep_mask(torch.ones(3, 50), 0.4, draw_seed()) for _ in range(4)]
+
+    first, again = steps(), steps()
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not any(torch.equal(a, b) for a, b in itertools.pairwise(first))
+
+
+def test_scale_and_keep_probability_of_every_lane_value_cancel():
+    # Of 65,536 lane values those from the threshold on are kept. Their share is exact in binary,
+    # and 1 / share is rounded once: to float64 in torch's operations, to float32 in a kernel's.
+    for lanes in range(65536):
+        p = lanes / 65536
+        made = kernel_mask(p, torch.tensor(0))
+        keep = (2**15 - made.threshold) / 65536
+        assert keep == 1 - exact_drop_probability(p) == 1 - p
+        assert abs(1 / keep * keep - 1) <= 2**-53
+        assert abs(made.scale * keep - 1) <= 2**-24
+
+
+@pytest.mark.parametrize("p", [0.1, 0.3, 0.5, 0.9])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_the_expectation_of_what_is_applied_is_x(p, dtype):
+    # An element is 0 or x / keep, so its variance is x² p / (1 - p); here over K masks.
+    K = 2000
+    torch.manual_seed(4)
+    x = torch.linspace(-2, 2, 41, dtype=dtype)
+    mean = sum(apply_keep_mask(x, p, draw_seed()).double() for _ in range(K)) / K
+    sigma = x.double().abs() * math.sqrt(p / (1 - p) / K)
+    assert ((mean - x).abs() <= 5 * sigma).all()
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (3,), (5, 7), (2, 3, 5), (0, 4)])

@@ -109,6 +109,20 @@ def test_up(kernels, dtype, r):
 
 
 @pytest.mark.parametrize("r", RANKS)
+@pytest.mark.parametrize("p", [0.0, 0.3])
+@pytest.mark.parametrize("dtype", LARGE, ids=str)
+def test_add_is_down_and_up_in_one(kernels, dtype, p, r):
+    mask = kernel_mask(p, SEED if p else None)
+    for tokens, width, A in cases(r):
+        B = torch.randn(9, r)
+        x, h = strided(tokens, width, dtype), strided(tokens, 9, dtype)
+        expected = copied(h)
+        kernels.up_(expected, kernels.down(x, A, mask), B, 0.7)
+        kernels.add_(h, x, A, B, 0.7, mask)
+        assert torch.equal(h, expected)
+
+
+@pytest.mark.parametrize("r", RANKS)
 @pytest.mark.parametrize("needs_B", [True, False])
 @pytest.mark.parametrize("dtype", LARGE, ids=str)
 def test_up_backward(kernels, dtype, needs_B, r):
@@ -253,6 +267,7 @@ static void run(long tokens, long width, int r, int is_half, int is_on, int n) {
                   {0, first, B, NULL, r, 0.5f, mask}};
   int failed = lorakit_down(&x, of_A, n, u, u_stride);
   failed |= lorakit_up(&h, of_B, n, u, u_stride);
+  failed |= lorakit_add(&x, &h, of_A, of_B, n);
   failed |= lorakit_up_backward(&h, of_B, n, u, u_stride, grad_u, u_stride);
   failed |= lorakit_down_backward(&x, of_A, n, grad_u, u_stride, &grad_x);
   failed |= lorakit_down_backward(&x, of_A, n, grad_u, u_stride, NULL);
@@ -348,7 +363,11 @@ class TestChoice:
         """Call all four and return their results."""
         dtype = factor_dtype or x.dtype
         torch.manual_seed(1)
-        A, B = torch.randn(3, x.shape[1]).to(dtype), torch.randn(6, 3).to(dtype)
+        A, B = (
+            torch.randn(3, x.shape[1], dtype=torch.float32),
+            torch.randn(6, 3, dtype=torch.float32),
+        )
+        A, B = A.to(dtype), B.to(dtype)
         u = skinny.down(x, A, 0.25, SEED)
         h = torch.zeros(x.shape[0], 6, dtype=x.dtype)
         skinny.up_(h, u, B, 0.5)
@@ -362,6 +381,26 @@ class TestChoice:
     def test_float32_and_bfloat16_on_a_cpu_run_compiled(self, called, dtype):
         self.run(torch.randn(5, 8).to(dtype))
         assert called == ["down", "up_", "up_backward", "down_backward_"]
+
+    @pytest.mark.parametrize("default", [torch.float64, torch.bfloat16], ids=str)
+    def test_torch_s_defaults_do_not_matter(self, called, default):
+        # What the C writes is float32 on the CPU, whatever new tensors are by default.
+        x = torch.randn(50, 40)
+        expected = self.run(x)
+        torch.set_default_dtype(default)
+        try:
+            with torch.device("meta"):
+                u = skinny.down(x, torch.ones(3, 40, device="cpu", dtype=torch.float32))
+                dropped = skinny.dropped(x, 0.25, SEED)
+        finally:
+            torch.set_default_dtype(torch.float32)
+        assert u.dtype == torch.float32 and u.device == dropped.device == CPU
+        torch.set_default_dtype(default)
+        try:
+            got = self.run(x)
+        finally:
+            torch.set_default_dtype(torch.float32)
+        assert all(torch.equal(one, other) for one, other in zip(got, expected, strict=True))
 
     @pytest.mark.parametrize("dtype", [torch.float64, torch.float16], ids=str)
     def test_other_dtypes_run_in_torch(self, called, dtype):

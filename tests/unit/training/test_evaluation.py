@@ -1,7 +1,13 @@
-import pytest
+from functools import partial
 
+import pytest
+import torch
+from torch.nn import functional as F
+
+from lorakit import load_adapter
 from lorakit.errors import MissingFileError
-from lorakit.training import evaluate
+from lorakit.training import Recipe, evaluate
+from lorakit.training.setup import prepare
 
 
 def test_evaluate_gives_the_metrics_of_the_end_again(done):
@@ -10,6 +16,21 @@ def test_evaluate_gives_the_metrics_of_the_end_again(done):
     assert again == pytest.approx(result.metrics, rel=1e-6)
     assert evaluate(result.adapter_path) == again
     assert evaluate(result.run_dir / "checkpoint-5")["eval_loss"] > again["eval_loss"]
+
+
+def test_a_runs_loss_is_that_of_its_files_from_the_models_own_logits(done):
+    result, _ = done
+    recipe = Recipe.load(result.run_dir / "recipe.yaml")
+    attach = partial(load_adapter, path=result.adapter_path)
+    setup = prepare(recipe, lambda name, payload: None, attach=attach)
+    nll_sum, counted = 0.0, 0
+    for row in setup.encoded.validation:
+        with torch.no_grad():
+            logits = setup.model(torch.tensor([row["input_ids"]])).logits[0, :-1]
+        targets = torch.tensor(row["labels"][1:])
+        nll_sum += F.cross_entropy(logits, targets, reduction="sum").item()
+        counted += int((targets != -100).sum())
+    assert result.metrics["eval_loss"] == pytest.approx(nll_sum / counted, rel=1e-5)
 
 
 def test_evaluate_on_other_rows_and_without_the_adapter(done, text_jsonl):

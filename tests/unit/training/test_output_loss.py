@@ -330,7 +330,7 @@ REFUSED = {
         "it changes the logits of its output layer in a way of its own",
     ),
     "slice": (lambda head, z: z[..., :-1], "it does not return all logits of its output layer"),
-    "bug": (lambda head, z: z[99], "IndexError: index 99 is out of bounds"),
+    "bug": (lambda head, z: z[99], "trying it ended in IndexError: index 99 is out"),
 }
 
 
@@ -342,6 +342,15 @@ def test_an_unknown_way_to_the_logits_is_not_followed(change, said):
     assert loss is None and reason.startswith(said)
     assert model.training and not model.inner.lm_head._forward_pre_hooks
     assert not model.inner.lm_head._forward_hooks
+
+
+def test_logits_are_scaled_with_their_bias():
+    model = OwnHead(lambda head, z: z * 0.25)
+    model.config.logit_scale = 0.25
+    model.inner.lm_head.bias = nn.Parameter(torch.randn(VOCABULARY))
+    inputs, labels = batch(model, rows=1)
+    loss, reason = find_output_loss(model, inputs, labels)
+    assert loss is not None and loss.form.scale == 0.25, reason
 
 
 def test_an_unknown_loss_is_not_followed():

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from lorakit.adapters import load_adapter
+from lorakit.cli.training_view import RunView
 from lorakit.errors import (
     CheckpointError,
     ConfigError,
@@ -327,3 +328,20 @@ def _bits(result):
 def _rows(result):
     rows = RunDirectory.open(result.run_dir).metrics()
     return [{key: value for key, value in row.items() if key != "wall_s"} for row in rows]
+
+
+def test_a_note_of_the_trainers_is_told_printed_and_reported(recipe, monkeypatch, capsys):
+    monkeypatch.setattr(
+        "lorakit.training.tasks.language_trainer.find_output_loss",
+        lambda *args, **options: (None, "it names no output layer"),
+    )
+    told = []
+    result = train(recipe(), on_event=lambda name, payload: told.append((name, payload)))
+    note = (
+        "Each step makes the logits of all its tokens at once, as lorakit cannot follow this "
+        "LlamaForCausalLM from its output layer to its loss: it names no output layer."
+    )
+    assert ("notes", {"notes": (note,)}) in told
+    RunView()("notes", {"notes": (note,)})
+    assert " ".join(capsys.readouterr().out.split()) == note
+    assert note in (result.run_dir / "report.md").read_text(encoding="utf-8")

@@ -10,12 +10,11 @@
 
 #define STRIP_BLOCKS (STRIP / ROWS)
 
-/* u = drop(x) Aᵀ for one block. */
-static void down_block(const matrix *x, const block *b, float *tile, float *u, long u_stride) {
+/* The rows of u = drop(x) Aᵀ of one block. */
+static void down_block(const matrix *x, const block *b, float *tile, float *to, long u_stride) {
   const group *own = b->of;
   float buffer[ROWS * CHUNK];
   uint64_t words[ROWS][CHUNK / 4 + 1];
-  float *to = u + b->row * u_stride;
   if (b->packed)
     memset(tile, 0, sizeof(float) * ROWS * padded(own->r));
   else
@@ -46,7 +45,8 @@ int lorakit_down(const matrix *x, const group *groups, int n, float *u, long u_s
     if (!tile) failed = 1;
 #pragma omp for schedule(static)
     for (long b = 0; b < count; b++)
-      if (tile && packed) down_block(x, blocks + b, tile, u, u_stride);
+      if (tile && packed)
+        down_block(x, blocks + b, tile, u + blocks[b].row * u_stride, u_stride);
     free(tile);
   }
   free(packed);
@@ -54,10 +54,9 @@ int lorakit_down(const matrix *x, const group *groups, int n, float *u, long u_s
   return failed;
 }
 
-/* h += scale u Bᵀ for one block. */
-static void up_block(const matrix *h, const block *b, const float *u, long u_stride) {
+/* h += scale u Bᵀ for one block, from its rows of u. */
+static void up_block(const matrix *h, const block *b, const float *from, long u_stride) {
   const group *own = b->of;
-  const float *from = u + b->row * u_stride;
   float buffer[ROWS * CHUNK], scaled[FEW_RANKS];
   for (long column = 0; column < h->width; column += CHUNK) {
     int n = (int)least(h->width - column, CHUNK);
@@ -84,11 +83,40 @@ int lorakit_up(const matrix *h, const group *groups, int n, const float *u, long
   float *packed = blocks ? arrange(groups, n, blocks, count, h->width, TRANSPOSED_B) : NULL;
   if (packed) {
 #pragma omp parallel for schedule(static) if (count > 1)
-    for (long b = 0; b < count; b++) up_block(h, blocks + b, u, u_stride);
+    for (long b = 0; b < count; b++)
+      up_block(h, blocks + b, u + blocks[b].row * u_stride, u_stride);
   }
   free(packed);
   free(blocks);
   return !packed;
+}
+
+/* h += scale drop(x) Aᵀ Bᵀ, u left in the cache. The groups of A and of B are of the same rows. */
+int lorakit_add(const matrix *x, const matrix *h, const group *of_A, const group *of_B, int n) {
+  long count;
+  int failed = 0;
+  const long r = padded(largest_rank(of_A, n)) + 1;
+  block *downs = cut(of_A, n, &count), *ups = cut(of_B, n, &count);
+  float *A = downs ? arrange(of_A, n, downs, count, x->width, PANELS_OF_A) : NULL;
+  float *B = ups ? arrange(of_B, n, ups, count, h->width, TRANSPOSED_B) : NULL;
+  if (!A || !B) failed = 1;
+#pragma omp parallel if (count > 1 && A && B)
+  {
+    float *memory = malloc(sizeof(float) * 2 * ROWS * r);
+    if (!memory) failed = 1;
+#pragma omp for schedule(static)
+    for (long b = 0; b < count; b++) {
+      if (!memory || !A || !B) continue;
+      down_block(x, downs + b, memory, memory + ROWS * r, r);
+      up_block(h, ups + b, memory + ROWS * r, r);
+    }
+    free(memory);
+  }
+  free(A);
+  free(B);
+  free(downs);
+  free(ups);
+  return failed;
 }
 
 /* grad_u = scale g B for one block, with B (width, r). */

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from inspect import signature
 from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import uuid4
 
@@ -26,6 +25,7 @@ from lorakit.training.data import require_columns, without_bars
 from lorakit.training.tasks.base import Encoded, SampleRow, Task
 from lorakit.training.tasks.chat import ChatEncoder, check_conversations, read_template
 from lorakit.training.tasks.language_trainer import LanguageTrainer
+from lorakit.training.tasks.packing import asks_to_pack, require_position_ids
 from lorakit.training.tasks.pretrained import resolve_max_length
 from lorakit.training.tasks.rows import (
     IDS,
@@ -49,9 +49,6 @@ from lorakit.training.tasks.tokens import added_tokens, pad_id
 if TYPE_CHECKING:
     from lorakit.training.data import Splits
     from lorakit.training.recipe import Recipe
-
-_BY_DOCUMENT = ("bfd", "bfd_split")
-"""Packing strategies that keep the packed texts apart from each other."""
 
 
 class CausalLM(Task):
@@ -111,8 +108,7 @@ class CausalLM(Task):
             notes.append(f"The rows are read as '{layout}', from their columns (data.format).")
         packs = {"training": bool(training.get("packing")), "validation": _packs_validation(recipe)}
         strategy = training.get("packing_strategy", "bfd")
-        if any(packs.values()):
-            _require_packable(model, strategy)
+        require_position_ids(model, training)
         encoded: dict[str, Dataset] = {}
         for rows, kind, place in split_rows(splits, data):
             _check_rows(rows, layout, recipe, place)
@@ -127,6 +123,8 @@ class CausalLM(Task):
                     f"within {max_length} tokens."
                 )
             encoded[kind] = _packed(made, max_length, strategy) if packs[kind] else made
+        if any(packs.values()) and not asks_to_pack(training):
+            notes.append(f"Packed texts see each other: training.packing_strategy={strategy}.")
         stops = _stop_tokens(encoded["training"], tokenizer)
         settings = self.settings(
             recipe, model, max_length=max_length, format=layout, stop_token_ids=stops
@@ -282,17 +280,3 @@ def _all_masked(where: str, cut: int, max_length: int, layout: str) -> str:
             "training.assistant_only_loss=false."
         )
     return f"{head} The texts are too short. Check data.{layout} and the columns it names."
-
-
-def _require_packable(model: PreTrainedModel, strategy: str) -> None:
-    """Refuse to pack for a model that could not keep the packed texts apart.
-
-    Raises:
-        ConfigError: The model takes no position ids, which tell where a packed text begins.
-    """
-    if strategy in _BY_DOCUMENT and "position_ids" not in signature(model.forward).parameters:
-        raise ConfigError(
-            f"Rows cannot be packed for this model: got training.packing=true, but "
-            f"{type(model).__name__} takes no position ids, so packed texts would see each other. "
-            "Leave packing out."
-        )

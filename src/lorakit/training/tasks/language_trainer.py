@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
-from trl.trainer.sft_trainer import SFTTrainer
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling, SFTTrainer
 
 from lorakit.errors import ConfigError
 from lorakit.training.output_loss import (
@@ -18,6 +18,7 @@ from lorakit.training.output_loss import (
     all_logits_note,
     find_output_loss,
 )
+from lorakit.training.tasks.packing import PackCollator, apart_collator, asks_to_pack
 from lorakit.training.tasks.rows import NOT_COUNTED, probe_tokens
 
 
@@ -30,6 +31,7 @@ class LanguageTrainer(SFTTrainer):
       unknown to its logits, the model computes its loss itself; `notes` then says so.
     - `eval_loss` is the mean over all counted tokens, not over batches, and never smoothed, so
       that `eval_perplexity` = exp(eval_loss) does not depend on the batch size.
+    - A row of several packed texts is trained on as these texts one by one, or it is an error.
     """
 
     _nll_sum: float = 0.0
@@ -43,6 +45,8 @@ class LanguageTrainer(SFTTrainer):
         vars(model).pop("forward", None)
         if own_forward is not None:
             model.forward = own_forward
+        if asks_to_pack(vars(self.args)):
+            self.data_collator = self._find_collator(model)
         self._loss_type = getattr(self.args, "loss_type", "nll")
         self.notes: tuple[str, ...] = ()
         self._output_loss = self._find_loss(model)
@@ -50,6 +54,20 @@ class LanguageTrainer(SFTTrainer):
             # It takes the number of tokens in all accumulated batches, whatever the model takes.
             self.model_accepts_loss_kwargs = True
             self._loss_shifts_labels = True
+
+    def _find_collator(self, model: Any) -> DataCollatorForLanguageModeling:
+        """Choose how rows of several texts become a batch in which these do not see each other."""
+        given: Any = self.data_collator
+        pad, multiple = given.pad_token_id, given.pad_to_multiple_of
+        flat = DataCollatorForLanguageModeling(pad, padding_free=True, pad_to_multiple_of=multiple)
+        collators: list[DataCollatorForLanguageModeling] = [flat]
+        if not getattr(self.args, "padding_free", False):
+            collators.insert(0, PackCollator(pad, pad_to_multiple_of=multiple))
+        half = torch.bfloat16 if self.args.bf16 else torch.float16
+        is_half = self.args.bf16 or self.args.fp16
+        precision = torch.autocast(model.device.type, half, enabled=is_half)
+        ids = probe_tokens(self.train_dataset, "input_ids")[0].tolist()
+        return apart_collator(model, collators, ids, vars(self.args), precision)
 
     def _find_loss(self, model: Any) -> OutputLoss | None:
         ids = probe_tokens(self.train_dataset, "input_ids").to(model.device)
@@ -115,9 +133,14 @@ class LanguageTrainer(SFTTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def _count_tokens(self, inputs: dict[str, Any]) -> None:
-        """Count the tokens trained on, as TRL does; logged as `num_tokens`."""
+        """Count the tokens trained on, without padding; logged as `num_tokens`."""
         mask: Tensor | None = inputs.get("attention_mask")
-        tokens = inputs["input_ids"].numel() if mask is None else int(mask.sum())
+        if mask is None:
+            # Each packed text has a position 0 and a position 1, padding has position 0 alone.
+            positions: Tensor = inputs["position_ids"]
+            tokens = int((positions > 0).sum() + (positions == 1).sum())
+        else:
+            tokens = int(mask.sum())
         self._total_train_tokens += tokens
         self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
 

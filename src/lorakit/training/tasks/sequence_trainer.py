@@ -30,9 +30,10 @@ class SequenceTrainer(Seq2SeqTrainer):
         super().__init__(model, *args, **kwargs)
         self.notes: tuple[str, ...] = ()
         self._output_loss = self._find_loss(model)
-        if self._output_loss is not None:
-            # It takes the number of tokens in all accumulated batches, whatever the model takes.
-            self.model_accepts_loss_kwargs = True
+        # The chunked loss takes the number of tokens in all accumulated batches. transformers'
+        # models are handed it too and take the mean of each batch all the same, so that their
+        # accumulated loss would be too large by the number of batches.
+        self.model_accepts_loss_kwargs = self._output_loss is not None
 
     def _find_loss(self, model: Any) -> OutputLoss | None:
         ids = probe_tokens(self.train_dataset, "input_ids").to(model.device)

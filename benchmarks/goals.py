@@ -1,0 +1,162 @@
+"""What lorakit is meant to reach, and whether the rows say that it does."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from benchmarks import latency, rows, switching
+from benchmarks.results import NO_BF16, Row, matching, newest
+from benchmarks.step import FORWARD_BACKWARD, SAVED
+from benchmarks.variants import FULL, LIMIT, LORAKIT, LORAKIT_MLP, PEFT
+
+SHAPE = "llama-69m"
+_FLOAT32 = {"dtype": "float32", "dropout": 0.0, "r": 8}
+_FLOAT32_DROPOUT = {"dtype": "float32", "dropout": 0.05, "r": 8}
+_BFLOAT16 = {"dtype": "bfloat16", "dropout": 0.0, "r": 8}
+_BFLOAT16_DROPOUT = {"dtype": "bfloat16", "dropout": 0.05, "r": 16}
+
+
+@dataclass(frozen=True)
+class Goal:
+    """One number to reach.
+
+    Attributes:
+        what: What the table calls it.
+        where: Fields of the row it is read from. Without `ratio_to` the row's median counts, in
+            its unit; with it the median of the ratio.
+        must: What has to be reached.
+        aim: What is hoped for, or None where that is the same.
+        at_least: Whether more is better.
+    """
+
+    what: str
+    where: dict[str, object]
+    must: float
+    aim: float | None = None
+    at_least: bool = False
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was reached of a goal.
+
+    Attributes:
+        row: The row that says so, or None where there is none.
+        reached: The number, or None.
+        text: "met", "met, with the aim", "missed" or "not measured: <reason>".
+    """
+
+    row: Row | None
+    reached: float | None
+    text: str
+
+
+def _step(
+    ratio_to: str,
+    column: dict[str, object],
+    must: float,
+    aim: float | None = None,
+    *,
+    measure: str = FORWARD_BACKWARD,
+    variant: str = LORAKIT_MLP,
+) -> Goal:
+    what = "step" if measure == FORWARD_BACKWARD else measure
+    if variant != LORAKIT_MLP:
+        what += ", without the node for whole MLPs"
+    where = {"benchmark": "step", "shape": SHAPE, "setting": "4 x 256", "measure": measure}
+    names = {LIMIT: "frozen limit", FULL: "full fine-tuning", PEFT: "PEFT"}
+    return Goal(
+        f"{what} / {names[ratio_to]}",
+        {**where, **column, "variant": variant, "ratio_to": ratio_to},
+        must,
+        aim,
+    )
+
+
+def _forward(variant: str, shape: str, setting: str, must: float, aim: float) -> Goal:
+    where = {"benchmark": "latency", "measure": latency.FORWARD, "shape": shape, **_FLOAT32}
+    return Goal(
+        f"forward, {variant.partition(', ')[2]} / base",
+        {**where, "setting": setting, "variant": variant, "ratio_to": latency.BASE},
+        must,
+        aim,
+    )
+
+
+def _adapters(what: str, setting: str, must: float, **where: object) -> Goal:
+    common = {"benchmark": "switching", "shape": SHAPE, "variant": LORAKIT, **_FLOAT32}
+    return Goal(what, {**common, "setting": setting, **where}, must)
+
+
+GOALS = (
+    _step(LIMIT, _FLOAT32, 1.12, 1.05),
+    _step(LIMIT, _FLOAT32_DROPOUT, 1.18, 1.08),
+    _step(LIMIT, _BFLOAT16, 1.15, 1.07),
+    _step(LIMIT, _BFLOAT16_DROPOUT, 1.22, 1.10),
+    _step(FULL, _FLOAT32, 0.80, 0.70),
+    _step(FULL, _FLOAT32_DROPOUT, 0.80, 0.70),
+    _step(FULL, _BFLOAT16, 0.88, 0.70),
+    _step(FULL, _BFLOAT16_DROPOUT, 0.88, 0.70),
+    _step(PEFT, _FLOAT32, 1.00, measure=SAVED, variant=LORAKIT),
+    _step(PEFT, _FLOAT32_DROPOUT, 0.66, measure=SAVED, variant=LORAKIT),
+    _step(PEFT, _FLOAT32, 0.88, 0.80, measure=SAVED),
+    _step(PEFT, _FLOAT32_DROPOUT, 0.57, 0.50, measure=SAVED),
+    _forward(latency.MERGED, SHAPE, "1 x 128", 1.02, 1.00),
+    _forward(latency.MERGED, f"{SHAPE}:2", "16 x 256", 1.02, 1.00),
+    _forward(latency.MERGED, f"{SHAPE}:2", "32 x 512", 1.02, 1.00),
+    _forward(latency.UNMERGED, SHAPE, "1 x 128", 1.12, 1.05),
+    Goal(
+        "decoded tokens per second / base",
+        {
+            "benchmark": "rows",
+            "measure": rows.DECODE,
+            "shape": SHAPE,
+            "setting": "32 rows, 32 adapters",
+            "variant": LORAKIT,
+            "ratio_to": rows.BASE,
+            **_FLOAT32,
+        },
+        0.85,
+        0.95,
+        at_least=True,
+    ),
+    _adapters(
+        "loading the 256th adapter / the 2nd",
+        "adapter 256",
+        1.00,
+        measure=switching.LOAD,
+        ratio_to="adapter 2",
+    ),
+    _adapters("switching", "256 adapters", 1e-3, measure=switching.SWITCH),
+)
+
+
+def verdict(goal: Goal, device_rows: Sequence[Row], device: str) -> Verdict:
+    """Judge a goal by the rows of one device."""
+    row = newest(device_rows, **goal.where)
+    reached = None if row is None else row.ratio if "ratio_to" in goal.where else row.p50
+    if reached is None:
+        return Verdict(None, None, f"not measured: {_why_not(goal, device_rows, device)}")
+    if not _reaches(goal, reached, goal.must):
+        return Verdict(row, reached, "missed")
+    aimed = goal.aim is not None and _reaches(goal, reached, goal.aim)
+    return Verdict(row, reached, "met, with the aim" if aimed else "met")
+
+
+def _reaches(goal: Goal, reached: float, target: float) -> bool:
+    return reached >= target if goal.at_least else reached <= target
+
+
+def _why_not(goal: Goal, device_rows: Sequence[Row], device: str) -> str:
+    """Say what is missing: the instructions, the variant, what it is compared with, or all."""
+    if goal.where["dtype"] == "bfloat16" and NO_BF16 in device:
+        return NO_BF16
+    about = {
+        name: value for name, value in goal.where.items() if name not in ("variant", "ratio_to")
+    }
+    beside = matching(device_rows, **about)
+    if not beside:
+        return f"no row of benchmarks.{goal.where['benchmark']}"
+    missing = "variant"
+    if matching(beside, variant=goal.where["variant"]):
+        missing = "ratio_to"
+    return f"no row of {goal.where[missing]}"

@@ -1,0 +1,285 @@
+"""Write docs/performance.md and its charts from the rows in the CSV files, and nothing else."""
+
+import argparse
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from benchmarks import BENCHMARKS, charts, tables
+from benchmarks.results import RESULTS, ROOT, Row, matching, read_rows
+
+DOCS = ROOT / "docs"
+PAGE_NAME = "performance.md"
+IMAGES = Path("images") / "performance"
+Label = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page.
+
+    Attributes:
+        title: Heading.
+        about: What was measured; no numbers.
+        benchmark: Whose rows it shows.
+        table: Makes its tables.
+        draw: Draws its chart, if it has one.
+        image: First part of the chart's file name.
+        split: Says which rows belong into one table and chart; None puts all into one.
+    """
+
+    title: str
+    about: str
+    benchmark: str
+    table: Callable[[Sequence[Row]], str]
+    draw: Callable[[Sequence[Row]], Figure] | None = None
+    image: str = ""
+    split: Callable[[Row], Label] | None = None
+
+
+@dataclass(frozen=True)
+class Block:
+    """A table of a section and the chart beside it.
+
+    Attributes:
+        section: Where it stands.
+        label: Which of the section's blocks it is, "" for the only one.
+        table: Its tables, as Markdown.
+        rows: What they show.
+        image: Path of the chart below the page's directory, or None.
+    """
+
+    section: Section
+    label: str
+    table: str
+    rows: list[Row]
+    image: Path | None
+
+
+def _model(row: Row) -> Label:
+    return tables.plain_shape(row.shape), row.dtype, f"r={row.r}"
+
+
+def _model_of_any_rank(row: Row) -> Label:
+    return tables.plain_shape(row.shape), row.dtype, f"dropout {row.dropout:g}"
+
+
+def _dtype(row: Row) -> Label:
+    return row.dtype, f"r={row.r}"
+
+
+SECTIONS = (
+    Section(
+        "Time of a training step",
+        "Forward and backward of a model whose linear layers all carry an update, and the same "
+        "with a step of fused AdamW.",
+        "step",
+        tables.step_table,
+        charts.step_chart,
+        "step",
+    ),
+    Section(
+        "Memory of a training step",
+        "Bytes that autograd keeps between forward and backward, each storage once; how far memory "
+        "rises during forward, backward and the optimizer's step (on a CPU, without buffers that a "
+        "library takes from the system itself); and that peak with weights and optimizer state.",
+        "step",
+        tables.bytes_table,
+        charts.bytes_chart,
+        "memory",
+    ),
+    Section(
+        "Latency of forward",
+        "The batch sizes of table 1 of [Hu et al. 2021](https://arxiv.org/abs/2106.09685), logits "
+        "of the last position alone. A number after the colon of a model's name is the number of "
+        "its blocks.",
+        "latency",
+        tables.latency_table,
+    ),
+    Section(
+        "Adding, loading and switching adapters",
+        "Adapters of one size, loaded one after the other into one model from files that the "
+        "system's cache holds. A late adapter is compared with the same library's second.",
+        "switching",
+        tables.injection_table,
+        charts.loading_chart,
+        "loading",
+        _model,
+    ),
+    Section(
+        "Decoding with an adapter for each row",
+        "Tokens per second of a whole batch, one token at a time after a prompt, against the base "
+        "model without adapters on the same batch.",
+        "rows",
+        tables.decode_table,
+        charts.decode_chart,
+        "decoding",
+        _model,
+    ),
+    Section(
+        "Growth",
+        "Forward and backward, and bytes saved between them, as one size grows; ratios are to the "
+        "frozen limit.",
+        "growth",
+        tables.growth_table,
+        charts.growth_chart,
+        "growth",
+        _model_of_any_rank,
+    ),
+    Section(
+        "Bracketing",
+        "One layer, computed as x W0ᵀ + s (x Aᵀ) Bᵀ (factored) and as x (W0 + s B A)ᵀ with the sum "
+        "formed anew in each step (formed). Counting products, the two meet at in·out / (in + out) "
+        "tokens whatever the rank "
+        "([Cherniuk et al. 2023](https://arxiv.org/abs/2312.03415)).",
+        "bracketing",
+        tables.bracketing_table,
+        charts.bracketing_chart,
+        "bracketing",
+        _dtype,
+    ),
+    Section(
+        "Ways of dropping",
+        "Dropout of an activation, alone and in front of the projection to the rank.",
+        "dropout_ways",
+        tables.dropout_table,
+    ),
+)
+
+_HEAD = """# Performance, measured
+
+What training, inference and the handling of adapters cost with lorakit, against the frozen limit, full fine-tuning, PEFT and loralib. `make bench` measures and writes this page; `python -m benchmarks.page` writes it from the rows in [`{results}`]({results}) alone.
+
+Variants take turns, and a ratio is taken inside a round. A cell shows the median over the rounds and, in brackets, the 20th and 80th percentile; bytes are counts and need neither; an empty cell was not measured. In training, inference and decoding all variants have the same base weights, adapters and batch, and one with an adapter is timed only if its outputs, or its loss and gradients, are lorakit's up to rounding.
+
+- *limit*, the frozen limit: forward and the gradients of activations, with nothing trained.
+- *full*: full fine-tuning.
+- *lorakit*: one autograd node for each adapted layer. *lorakit+mlp*, the default of `add_adapter`: one for each MLP of a known form.
+- *peft* with factors in the dtype of the base; *peft, float32 factors* is its default for a base in half precision.
+- *loralib*: its `Linear` in place of each adapted layer.
+"""  # noqa: E501
+
+_NO_ROWS = "There are no rows yet: `make bench` makes them."
+
+
+def page_text(rows: Iterable[Row], results: str = "../benchmarks/results") -> str:
+    """Return the page.
+
+    Args:
+        rows: Rows of all benchmarks.
+        results: Where the CSV files lie, seen from the page.
+    """
+    parts = [_HEAD.format(results=results).rstrip()]
+    devices = by_device(rows)
+    for device, own in devices.items():
+        parts += [f"## {device}", _how(own), "### Goals", tables.goal_table(own, device)]
+        before = None
+        for block in blocks(device, own):
+            if block.section is not before:
+                parts += [f"### {block.section.title}", block.section.about]
+                before = block.section
+            if block.label:
+                parts.append(f"**{block.label}**")
+            if block.image:
+                parts.append(f"![{block.section.title}]({block.image.as_posix()})")
+            parts.append(block.table)
+    if not devices:
+        parts.append(_NO_ROWS)
+    return "\n\n".join(parts) + "\n"
+
+
+def by_device(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Return the rows of each device, the one measured last first."""
+    devices: dict[str, list[Row]] = {}
+    for row in rows:
+        devices.setdefault(row.origin.device, []).append(row)
+    return dict(
+        sorted(
+            devices.items(),
+            key=lambda item: max(row.origin.date for row in item[1]),
+            reverse=True,
+        )
+    )
+
+
+def blocks(device: str, own: Sequence[Row]) -> Iterator[Block]:
+    """Yield the blocks of one device that have rows."""
+    for section in SECTIONS:
+        rows = matching(own, benchmark=section.benchmark)
+        split = section.split or (lambda _row: ())
+        for label, group in tables.grouped(rows, split):
+            table = section.table(group)
+            if not table:
+                continue
+            image = None
+            if section.draw:
+                name = "-".join([section.image, *map(_slug, map(str, label))])
+                image = IMAGES / _slug(device) / f"{name}.svg"
+            yield Block(section, ", ".join(map(str, label)), table, group, image)
+
+
+def _how(own: Sequence[Row]) -> str:
+    """Say with which versions, when and by which commands rows were measured."""
+    origins = [row.origin for row in own]
+    versions = []
+    for package in ("torch", "transformers", "peft", "lorakit"):
+        found = dict.fromkeys(getattr(origin, package) for origin in origins)
+        versions += [f"{package} {' and '.join(filter(None, found))}"] if any(found) else []
+    commits = ", ".join(dict.fromkeys(origin.commit for origin in origins))
+    dates = sorted({origin.date for origin in origins})
+    days = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+    rounds = sorted({row.rounds for row in own if row.rounds > 1})
+    counts = "" if not rounds else f", {' and '.join(map(str, rounds))} rounds"
+    flags = " --device cuda" if "CUDA" in origins[0].device else ""
+    measured = [name for name in BENCHMARKS if matching(own, benchmark=name)]
+    commands = "\n".join(f"python -m benchmarks.{name}{flags}" for name in measured)
+    return f"{', '.join(versions)}; commit {commits}; {days}{counts}.\n\n```bash\n{commands}\n```"
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def write_page(results: Path = RESULTS, docs: Path = DOCS) -> list[Path]:
+    """Write the page and its charts; charts that no row stands for are removed.
+
+    Args:
+        results: Directory of the CSV files.
+        docs: Directory of the page.
+
+    Returns: What was written.
+    """
+    rows = read_rows(BENCHMARKS, results)
+    docs.mkdir(parents=True, exist_ok=True)
+    page = docs / PAGE_NAME
+    link = Path(os.path.relpath(results, docs)).as_posix()
+    page.write_text(page_text(rows, link), encoding="utf-8")
+    written = [page]
+    shutil.rmtree(docs / IMAGES, ignore_errors=True)
+    with charts.style():
+        for device, own in by_device(rows).items():
+            for block in blocks(device, own):
+                if block.image and block.section.draw:
+                    figure = block.section.draw(block.rows)
+                    charts.save(figure, docs / block.image, block.table)
+                    written.append(docs / block.image)
+    return written
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the page and name what was written."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.page", description=__doc__)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="directory of the CSV files")
+    parser.add_argument("--docs", type=Path, default=DOCS, help="directory of the page")
+    found = parser.parse_args(arguments)
+    for path in write_page(found.results, found.docs):
+        print(f"Wrote {os.path.relpath(path)}")
+
+
+if __name__ == "__main__":
+    main()

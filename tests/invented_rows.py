@@ -1,0 +1,211 @@
+"""Rows of benchmarks with made-up numbers: what a full run on one CPU would append."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from benchmarks import bracketing, dropout_ways, growth, latency, rows, step, switching
+from benchmarks.options import parse
+from benchmarks.results import Origin, Row, compared, row
+from benchmarks.step import FORWARD_BACKWARD, PEAK, SAVED, TOTAL, WITH_OPTIMIZER
+from benchmarks.variants import FULL, LIMIT, LORAKIT, LORAKIT_MLP, LORALIB, PEFT, PEFT_FLOAT32
+
+ORIGIN = Origin(
+    device="Some CPU, AVX512, bf16 instructions, threads 2",
+    torch="2.13.0",
+    transformers="5.23.0",
+    peft="0.21.2",
+    lorakit="0.1.0",
+    commit="abc1234",
+    date="2026-01-02",
+)
+SPREAD = (0.98, 0.99, 1.0, 1.0, 1.0, 1.01, 1.02)
+PACE = {
+    # Time and saved bytes, as multiples of the limit's.
+    LIMIT: (1.0, 1.0),
+    FULL: (1.5, 1.45),
+    LORAKIT: (1.12, 1.3),
+    LORAKIT_MLP: (1.1, 1.0),
+    PEFT: (1.4, 1.3),
+    PEFT_FLOAT32: (1.6, 1.4),
+    LORALIB: (1.35, 1.3),
+}
+
+Make = Callable[..., list[Row]]
+
+
+def invented_rows(origin: Origin = ORIGIN) -> list[Row]:
+    """Return rows of all benchmarks, with the shapes and settings that they plan on a CPU."""
+
+    def make(values: dict[str, float], references: tuple[str, ...], **common: Any) -> list[Row]:
+        own = {
+            name: [value] if common["unit"] == "B" else rounds(value, number)
+            for number, (name, value) in enumerate(values.items())
+        }
+        return compared(origin, own, references, **common)
+
+    return [
+        *_step(make),
+        *_growth(make),
+        *_latency(make),
+        *_decoding(make),
+        *_switching(make, origin),
+        *_bracketing(make),
+        *_dropping(make),
+    ]
+
+
+def rounds(value: float, number: int = 0) -> list[float]:
+    """Return rounds around a value; variants of another `number` spread in another order."""
+    shift = number % len(SPREAD)
+    return [value * factor for factor in (*SPREAD[shift:], *SPREAD[:shift])]
+
+
+def _step(make: Make) -> list[Row]:
+    made = []
+    measures = (
+        (FORWARD_BACKWARD, "s", 1e-7),
+        (WITH_OPTIMIZER, "s", 1.1e-7),
+        (SAVED, "B", 60.0),
+        (PEAK, "B", 70.0),
+        (TOTAL, "B", 200.0),
+    )
+    for shape, (dtype, dropout, r) in step.plan(parse("step", "", [])):
+        size = shape.tokens * shape.layers * shape.hidden
+        names = [name for name in PACE if name != PEFT_FLOAT32 or dtype != torch.float32]
+        for measure, unit, scale in measures:
+            values = {name: size * scale * PACE[name][unit == "B"] for name in names}
+            if dropout:
+                values[PEFT] *= 1.6
+            made += make(
+                values,
+                step.REFERENCES,
+                benchmark="step",
+                measure=measure,
+                shape=shape.name,
+                setting=f"{shape.rows} x {shape.length}",
+                dtype=dtype,
+                dropout=dropout,
+                r=r,
+                unit=unit,
+            )
+    return made
+
+
+def _growth(make: Make) -> list[Row]:
+    made = []
+    for point in growth.plan(parse("growth", "", [])):
+        size = point.shape.tokens * point.shape.layers * (1 + point.r / 500)
+        for measure, unit, scale in ((FORWARD_BACKWARD, "s", 1e-4), (SAVED, "B", 4e4)):
+            made += make(
+                {name: size * scale * PACE[name][unit == "B"] for name in growth.VARIANTS},
+                step.REFERENCES,
+                benchmark="growth",
+                measure=measure,
+                shape=point.shape.name,
+                setting=f"{point.axis} {point.value}",
+                r=point.r,
+                unit=unit,
+            )
+    return made
+
+
+def _latency(make: Make) -> list[Row]:
+    made = []
+    names = (latency.BASE, latency.UNMERGED, latency.MERGED, latency.PEFT_UNMERGED)
+    for shape in latency.plan(parse("latency", "", [])):
+        base = shape.tokens * shape.layers * 2e-5
+        made += make(
+            dict(zip(names, (base, 1.08 * base, base, 1.4 * base), strict=True)),
+            (latency.BASE,),
+            benchmark="latency",
+            measure=latency.FORWARD,
+            shape=shape.name,
+            setting=f"{shape.rows} x {shape.length}",
+            unit="s",
+        )
+    return made
+
+
+def _decoding(make: Make) -> list[Row]:
+    made = []
+    for count, adapters in rows.SETTINGS:
+        base = count * 10.0
+        values = {rows.BASE: base, LORAKIT: 0.9 * base, PEFT: base / adapters**0.3}
+        if count > 32:
+            del values[PEFT]
+        made += make(
+            values,
+            (rows.BASE,),
+            benchmark="rows",
+            measure=rows.DECODE,
+            shape="llama-69m",
+            setting=f"{count} rows, {adapters} adapters",
+            unit="tokens/s",
+        )
+    return made
+
+
+def _switching(make: Make, origin: Origin) -> list[Row]:
+    common = {"benchmark": "switching", "shape": "llama-69m", "unit": "s"}
+    made = make({LORAKIT: 0.01, PEFT: 0.09}, (PEFT,), measure=switching.INJECT, **common)
+    for k in (1, 2):
+        loading = {"measure": switching.LOAD, "setting": f"adapter {k}", **common}
+        made += make({LORAKIT: 0.012, PEFT: 0.1}, (PEFT,), **loading)
+    for name, k, seconds, ratio in (
+        (PEFT, 64, 0.6, 6.0),
+        (LORAKIT, 64, 0.012, 1.0),
+        (LORAKIT, 256, 0.012, 1.0),
+    ):
+        late = {"ratio_to": "adapter 2", "ratios": rounds(ratio), "setting": f"adapter {k}"}
+        made.append(
+            row(origin, rounds(seconds), measure=switching.LOAD, variant=name, **late, **common)
+        )
+    for name, most, seconds, others in (
+        (LORAKIT, 256, 4e-4, {"ratio_to": PEFT, "ratios": rounds(0.005)}),
+        (PEFT, 64, 0.08, {}),
+    ):
+        among = {"measure": switching.SWITCH, "setting": f"{most} adapters", **others}
+        made.append(row(origin, rounds(seconds), variant=name, **among, **common))
+    return made
+
+
+def _bracketing(make: Make) -> list[Row]:
+    """The ways meet at twice the tokens on paper forward, and at as many in the whole step."""
+    made = []
+    for width, out in bracketing.LAYERS:
+        paper = bracketing.crossover_tokens(width, out)
+        laps = ((bracketing.FORWARD, 2 * paper), (bracketing.FORWARD_BACKWARD, paper))
+        for tokens in bracketing.TOKENS:
+            for lap, meeting in laps:
+                values = {
+                    bracketing.BASE: tokens * 1e-9,
+                    bracketing.FACTORED: tokens * 1e-9 + 2e-5 * tokens / meeting,
+                    bracketing.FORMED: tokens * 1e-9 + 2e-5,
+                }
+                made += make(
+                    values,
+                    (bracketing.FORMED,),
+                    benchmark="bracketing",
+                    measure=lap,
+                    shape=f"{width} to {out}",
+                    setting=f"tokens {tokens}",
+                    unit="s",
+                )
+    return made
+
+
+def _dropping(make: Make) -> list[Row]:
+    made = []
+    for dtype in (torch.float32, torch.bfloat16):
+        made += make(
+            {dropout_ways.TORCH: 0.01, dropout_ways.KERNEL: 0.001},
+            (dropout_ways.TORCH,),
+            benchmark="dropout_ways",
+            measure=dropout_ways.DROP,
+            shape="1024 x 2048",
+            dtype=dtype,
+            dropout=0.05,
+            unit="s",
+        )
+    return made

@@ -1,0 +1,215 @@
+import dataclasses
+import re
+from xml.etree import ElementTree
+
+import pytest
+from benchmarks import BENCHMARKS
+from benchmarks.page import (
+    DOCS,
+    IMAGES,
+    PAGE_NAME,
+    SECTIONS,
+    blocks,
+    by_device,
+    page_text,
+    write_page,
+)
+from benchmarks.results import NO_BF16, ROOT, append_rows, matching, read_rows
+from benchmarks.step import FORWARD_BACKWARD
+from benchmarks.tables import meeting_text
+from benchmarks.variants import LIMIT, LORAKIT_MLP
+
+from invented_rows import ORIGIN, invented_rows
+
+ROWS = invented_rows()
+DESCRIPTION = "{http://purl.org/dc/elements/1.1/}description"
+
+
+def section(page, title):
+    return re.split(r"^#+ .*\n", page.partition(f"# {title}\n")[2], flags=re.MULTILINE)[0]
+
+
+def lines_of(text, *beginning):
+    start = "".join(f"| {cell} " for cell in beginning) + "|"
+    return [line for line in text.splitlines() if line.startswith(start)]
+
+
+def replaced(rows, wanted, **changes):
+    chosen = matching(rows, **wanted)
+    assert chosen
+    return [dataclasses.replace(one, **changes) if one in chosen else one for one in rows]
+
+
+@pytest.fixture(scope="module")
+def page():
+    return page_text(ROWS)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bench")
+    append_rows(ROWS, folder / "results")
+    paths = write_page(folder / "results", folder / "docs")
+    return folder / "docs", paths
+
+
+def test_the_page_says_how_it_was_measured(page):
+    how = section(page, ORIGIN.device)
+    assert "torch 2.13.0, transformers 5.23.0, peft 0.21.2, lorakit 0.1.0; commit abc1234" in how
+    assert "2026-01-02, 7 rounds." in how
+    for name in BENCHMARKS:
+        assert f"\npython -m benchmarks.{name}\n" in how
+
+
+def test_each_section_has_a_table(page):
+    titles = re.findall("^### (.*)$", page, flags=re.MULTILINE)
+    assert titles == ["Goals", *(one.title for one in SECTIONS)]
+    for one in SECTIONS:
+        assert lines_of(section(page, one.title)), one.title
+
+
+def test_a_step_has_its_time_and_its_ratios(page):
+    text = section(page, "Time of a training step")
+    own = lines_of(text, LORAKIT_MLP)
+    assert own[0] == (
+        "| lorakit+mlp | 692 ms | 1.11 (1.08–1.12) | 0.74 (0.72–0.75) | 0.78 (0.78–0.79) | "
+        "0.81 (0.80–0.83) | 761 ms | 0.74 (0.72–0.75) |"
+    )
+    assert text.count("**llama-69m, 4 x 256, ") == 4
+    assert "**bert-base, 4 x 128, float32, dropout 0.05, r=8**" in text
+
+
+def test_bytes_are_exact_and_have_no_range(page):
+    [own, *_] = lines_of(section(page, "Memory of a training step"), LORAKIT_MLP)
+    assert own == (
+        "| lorakit+mlp | 360 MiB | 1.00 | 0.77 | 420 MiB | 0.77 | 1.17 GiB | 0.69 | 0.77 |"
+    )
+
+
+def test_latency_decoding_and_loading(page):
+    latency = section(page, "Latency of forward")
+    [line] = lines_of(latency, "llama-69m", "1 x 128")
+    assert "| 20.5 ms | 22.1 ms, 1.09 (1.08–1.09) | 20.5 ms, 1.01 (0.98–1.02) |" in line
+    decoding = section(page, "Decoding with an adapter for each row")
+    [line] = lines_of(decoding, "128 rows, 128 adapters")
+    assert line.endswith("| 1280 tokens/s | 1152 tokens/s, 0.91 (0.90–0.91) |  |")
+    loading = section(page, "Adding, loading and switching adapters")
+    [line] = lines_of(loading, "load an adapter from disk, the 64th")
+    assert "12.0 ms (11.9 ms–12.1 ms), 1.00 x its 2nd | 600 ms" in line
+    [line] = lines_of(loading, "switch")
+    assert "among 256 adapters, 0.005 x peft | 80.0 ms" in line
+
+
+def test_growth_is_in_the_order_of_its_values(page):
+    text = section(page, "Growth")
+    tokens = [int(n) for n in re.findall(r"^\| tokens (\d+) ", text, flags=re.MULTILINE)]
+    assert tokens == [128, 256, 512, 1024, 2048, 4096] * 2
+    assert lines_of(text, "rank 128")
+    assert lines_of(text, "depth 16")
+
+
+def test_where_the_two_ways_meet_is_measured_and_on_paper(page):
+    [line, *_] = lines_of(section(page, "Bracketing"), "768 to 768", "384")
+    forward, both = (int(n) for n in re.findall(r"(\d+) \(between", line))
+    assert forward == pytest.approx(768, rel=0.2)  # the rows were made so
+    assert both == pytest.approx(384, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("ratios", "text"),
+    [
+        ([0.5, 0.8], "above 200"),
+        ([1.1, 1.2], "below 100"),
+        ([0.5, 2.0], "141 (between 100 and 200)"),
+        ([0.5, 2.0, 0.5], "141 (between 100 and 200), 283 (between 200 and 400)"),
+        ([], ""),
+    ],
+)
+def test_the_meeting_lies_between_measured_neighbours(ratios, text):
+    one = ROWS[0]
+    points = [(100 * 2**k, dataclasses.replace(one, ratio=r)) for k, r in enumerate(ratios)]
+    assert meeting_text(points) == text
+
+
+def test_a_verdict_changes_with_the_number(page):
+    step = {"measure": FORWARD_BACKWARD, "shape": "llama-69m", "dtype": "float32", "dropout": 0.0}
+    wanted = {**step, "benchmark": "step", "variant": LORAKIT_MLP, "ratio_to": LIMIT}
+    what = ("step / frozen limit", "llama-69m, 4 x 256, float32, r=8")
+    [line] = lines_of(section(page, "Goals"), *what)
+    assert line.endswith("| 1.111 (1.078–1.120) | ≤ 1.120 | ≤ 1.050 | met |")
+    for ratio, text in ((1.2, "missed"), (1.04, "met, with the aim")):
+        goals = section(page_text(replaced(ROWS, wanted, ratio=ratio)), "Goals")
+        [line] = lines_of(goals, *what)
+        assert f"| {ratio:.3f} (1.078–1.120) |" in line
+        assert line.endswith(f"| {text} |")
+
+
+def test_what_was_not_measured_says_why():
+    device = f"Old CPU, AVX2, {NO_BF16}, threads 2"
+    old = dataclasses.replace(ORIGIN, device=device)
+    rows = [
+        dataclasses.replace(one, origin=old)
+        for one in ROWS
+        if one.dtype == "float32" and one.benchmark != "rows"
+    ]
+    goals = section(page_text(rows), "Goals")
+    assert goals.count(f"|  | ≤ 1.150 | ≤ 1.070 | not measured: {NO_BF16} |") == 1
+    assert "| not measured: no row of benchmarks.rows |" in goals
+
+
+def test_devices_stand_one_after_the_other_the_newest_first():
+    later = dataclasses.replace(ORIGIN, device="Some GPU, CUDA 13", date="2026-02-01")
+    gpu = [
+        dataclasses.replace(one, origin=later, shape="llama-1b")
+        for one in matching(ROWS, benchmark="step", shape="llama-69m")
+    ]
+    page = page_text([*ROWS, *gpu])
+    assert re.findall("^## (.*)$", page, flags=re.MULTILINE) == [later.device, ORIGIN.device]
+    assert "python -m benchmarks.step --device cuda\n" in section(page, later.device)
+    assert "goals are for llama-69m; there are no rows of it" in section(page, "Goals")
+    assert list(by_device([*ROWS, *gpu])) == [later.device, ORIGIN.device]
+
+
+def test_charts_carry_the_table_they_draw(written):
+    docs, paths = written
+    page = (docs / PAGE_NAME).read_text(encoding="utf-8")
+    images = re.findall(r"!\[.*\]\((.*)\)", page)
+    assert len(images) == 6
+    assert [docs / image for image in images] == paths[1:]
+    for block in blocks(ORIGIN.device, read_rows(BENCHMARKS, docs.parent / "results")):
+        if block.image:
+            tree = ElementTree.parse(docs / block.image)
+            assert tree.find(f".//{DESCRIPTION}").text == block.table
+            assert block.table in page
+
+
+def test_the_same_rows_give_the_same_files_and_old_charts_go(written, tmp_path):
+    _, paths = written
+    old = tmp_path / "docs" / IMAGES / "old-device" / "step.svg"
+    old.parent.mkdir(parents=True)
+    old.touch()
+    append_rows(ROWS, tmp_path / "results")
+    again = write_page(tmp_path / "results", tmp_path / "docs")
+    assert not old.exists()
+    assert [path.read_bytes() for path in again] == [path.read_bytes() for path in paths]
+
+
+def test_the_page_in_docs_is_what_the_rows_say():
+    rows = read_rows(BENCHMARKS)
+    page = (DOCS / PAGE_NAME).read_text(encoding="utf-8")
+    assert page == page_text(rows), "docs/performance.md is stale: python -m benchmarks.page"
+    drawn = {
+        DOCS / block.image: block.table
+        for device, own in by_device(rows).items()
+        for block in blocks(device, own)
+        if block.image
+    }
+    assert set((DOCS / IMAGES).rglob("*.svg")) == set(drawn)
+    for path, table in drawn.items():
+        said = ElementTree.parse(path).find(f".//{DESCRIPTION}").text
+        assert said == table, f"{path.relative_to(ROOT)} is stale: python -m benchmarks.page"
+
+
+def test_without_rows_the_page_says_so(tmp_path):
+    [path] = write_page(tmp_path, tmp_path / "docs")
+    assert "There are no rows yet: `make bench` makes them." in path.read_text(encoding="utf-8")
