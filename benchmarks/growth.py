@@ -12,9 +12,9 @@ from benchmarks.options import Options, parse
 from benchmarks.parity import check_parity
 from benchmarks.results import Row, compared
 from benchmarks.step import FORWARD_BACKWARD, REFERENCES, SAVED
-from benchmarks.variants import FULL, LIMIT, LORAKIT, PEFT, Variant, build_variants
+from benchmarks.variants import FULL, LIMIT, LORAKIT, LORAKIT_MLP, PEFT, Variant, build_variants
 
-VARIANTS = (LIMIT, FULL, LORAKIT, PEFT)
+VARIANTS = (LIMIT, FULL, LORAKIT, LORAKIT_MLP, PEFT)
 TOKENS = (128, 256, 512, 1024, 2048, 4096)
 RANKS = (1, 4, 16, 64, 128)
 DEPTHS = (2, 4, 8, 16)

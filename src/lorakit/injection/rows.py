@@ -26,7 +26,8 @@ def adapter_rows(model: nn.Module, names: Sequence[str | None]) -> Iterator[None
     low-rank parts. Ranks, scalings, dropout, trained heads and biases may differ between the
     adapters. It works in training too: adapters that were added as trainable require gradients
     from then on, until `set_adapter` is called, so one optimizer can train several in one batch.
-    With gradient checkpointing, call `backward` inside the block.
+    With gradient checkpointing, call `backward` inside the block. Factors may be moved, replaced
+    or changed in place inside the block, but not by assigning to a parameter's `.data`.
 
     Args:
         model: A model with adapters.

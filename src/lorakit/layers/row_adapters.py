@@ -72,7 +72,8 @@ class RowAdapters:
         """Run a linear layer whose weight in the orientation (out, in) is W0."""
         self.had_gradients = self.had_gradients or torch.is_grad_enabled()
         prepared = self._prepared.get(id(layer))
-        if prepared is None or torch.is_grad_enabled() or not prepared.is_valid():
+        is_current = prepared is not None and prepared.exchanges == LowRankUpdate.exchanges
+        if prepared is None or torch.is_grad_enabled() or not is_current:
             prepared = self._prepare(layer, x)
         if prepared.rows is None:
             return F.linear(x, W0, layer.bias)  # type: ignore[arg-type]
@@ -141,7 +142,7 @@ class RowAdapters:
                 index[number] = len(updates)
                 updates.append(layer.updates[name])  # type: ignore[arg-type]
         if not updates:
-            return _Prepared(None, None, ())
+            return _Prepared(None, None)
         seed = self._shared_seed(updates, x)
         called = [update(seed) for update in updates]
         positions = [index.get(number, -1) for number in self.index]
@@ -150,9 +151,8 @@ class RowAdapters:
         if any(bias is not None for _, bias in called):
             biases = _row_biases([bias for _, bias in called], layer.bias, positions)  # type: ignore[arg-type]
         if torch.is_grad_enabled() or biases is not None or not _may_be_kept(updates):
-            return _Prepared(rows, biases, ())
-        prepared = _Prepared(rows, None, tuple(_trace(update) for update in updates))
-        self._prepared[id(layer)] = prepared
+            return _Prepared(rows, biases)
+        prepared = self._prepared[id(layer)] = _Prepared(rows, None, LowRankUpdate.exchanges)
         return prepared
 
     def _shared_seed(self, updates: Sequence[LowRankUpdate], x: Tensor) -> Tensor | None:
@@ -178,38 +178,13 @@ class RowAdapters:
             )
 
 
-_Trace = tuple[
-    dict[str, nn.Parameter | None], nn.Parameter, nn.Parameter, int, int, LowRankUpdate, float
-]
-"""Where a kept update's factors lay, to notice when they have been exchanged or moved: the
-update's parameters, lora_A, lora_B, their addresses, the update and its scaling."""
-
-
 class _Prepared(NamedTuple):
     """What a layer needs for a batch: its terms, and the bias of each row where they differ."""
 
     rows: RowTerms | None
     biases: Tensor | None
-    traces: tuple[_Trace, ...]
-
-    def is_valid(self) -> bool:
-        # Runs for every layer and every decoded token, so without calls that can be spared.
-        for parameters, A, B, address_of_A, address_of_B, update, scaling in self.traces:
-            if (
-                parameters["lora_A"] is not A
-                or parameters["lora_B"] is not B
-                or A.data_ptr() != address_of_A
-                or B.data_ptr() != address_of_B
-                or update.scaling != scaling
-                or update.training
-            ):
-                return False
-        return True
-
-
-def _trace(update: LowRankUpdate) -> _Trace:
-    A, B = update.lora_A, update.lora_B
-    return update._parameters, A, B, A.data_ptr(), B.data_ptr(), update, update.scaling
+    exchanges: int = -1
+    """Count of exchanged parts of updates when it was made, where it may serve again."""
 
 
 def _may_be_kept(updates: Sequence[LowRankUpdate]) -> bool:

@@ -1,8 +1,8 @@
 """One low-rank update: its two factors, its scaling and its dropout."""
 
 import math
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Callable, Iterable
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,10 @@ class LowRankUpdate(nn.Module):
     lora_B: nn.Parameter
     bias: nn.Parameter | None
 
+    exchanges: ClassVar[int] = 0
+    """How often an attribute of any update was set anew, or its parameters moved: what was
+    prepared from updates is of use until then. Values that change in place do not count."""
+
     def __init__(
         self,
         lora_A: Tensor,
@@ -44,6 +48,15 @@ class LowRankUpdate(nn.Module):
         self.register_parameter("bias", None if bias is None else nn.Parameter(bias))
         self.scaling = scaling
         self.drop_probability = drop_probability
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Set an attribute, and count it."""
+        super().__setattr__(name, value)  # type: ignore[arg-type]
+        LowRankUpdate.exchanges += 1
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        LowRankUpdate.exchanges += 1
+        return super()._apply(fn, recurse)
 
     @property
     def r(self) -> int:

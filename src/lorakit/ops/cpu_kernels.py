@@ -271,10 +271,9 @@ def unavailable() -> str | None:
     if runtime is None:
         return "torch runs without OpenMP threads that gcc's code could share"
     try:
-        ctypes.CDLL(runtime, mode=ctypes.RTLD_GLOBAL)
         path = _compiled_path()
         if not path.exists():
-            _compile(compiler, path)
+            _compile(compiler, runtime, path)
         ctypes.CDLL(str(path))
     except (OSError, subprocess.SubprocessError) as error:
         output = getattr(error, "stderr", None) or str(error)
@@ -300,15 +299,22 @@ def _compiler() -> str | None:
 
 
 def _openmp_runtime() -> str | None:
-    """Return the path of the OpenMP library that torch has loaded into this process."""
+    """Return the path of the OpenMP library that torch uses, or None if that cannot be told.
+
+    Others (scikit-learn, for one) bring copies of their own, each with threads that wait in a loop
+    for work: with two of them in one process, each would slow down the other.
+    """
     maps = Path("/proc/self/maps")
     if not maps.exists():
         return None
-    for line in maps.read_text(encoding="utf-8").splitlines():
-        path = line.split(maxsplit=5)[-1]
-        if Path(path).name.startswith(("libgomp", "libomp", "libiomp")):
-            return path
-    return None
+    paths = [line.split(maxsplit=5)[-1] for line in maps.read_text(encoding="utf-8").splitlines()]
+    names = ("libgomp", "libomp", "libiomp")
+    loaded = list(dict.fromkeys(path for path in paths if Path(path).name.startswith(names)))
+    package = Path(torch.__file__).parent
+    own = [path for path in loaded if path.startswith((f"{package}/", f"{package}.libs/"))]
+    if own:
+        return own[0]
+    return loaded[0] if len(loaded) == 1 else None
 
 
 @cache
@@ -318,7 +324,10 @@ def _compiled_path() -> Path:
         key.update(source.name.encode() + source.read_bytes())
     compiler = _compiler() or ""
     stamp = Path(compiler).resolve().stat() if compiler else None
-    identity = (_FLAGS, compiler, stamp and (stamp.st_size, stamp.st_mtime_ns), _processor())
+    identity = (
+        *(_FLAGS, compiler, stamp and (stamp.st_size, stamp.st_mtime_ns)),
+        *(_openmp_runtime(), _processor()),
+    )
     key.update(repr(identity).encode())
     return _cache_directory() / f"skinny-{key.hexdigest()[:20]}.so"
 
@@ -348,14 +357,14 @@ def _cache_directory() -> Path:
     return directory
 
 
-def _compile(compiler: str, path: Path) -> None:
+def _compile(compiler: str, runtime: str, path: Path) -> None:
     """Compile and link; the file appears whole, also when several processes make it at once."""
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
         compiled, linked = Path(scratch) / "skinny.o", Path(scratch) / "skinny.so"
-        # Linked without -fopenmp: its symbols are those of the runtime torch has loaded.
+        # Linked to the runtime that torch has loaded, and not by -fopenmp to gcc's own.
         for command in (
             [compiler, *_FLAGS, "-c", str(_SOURCES / "skinny.c"), "-o", str(compiled)],
-            [compiler, "-shared", str(compiled), "-o", str(linked)],
+            [compiler, "-shared", str(compiled), runtime, "-o", str(linked)],
         ):
             subprocess.run(
                 command, capture_output=True, text=True, check=True, timeout=_COMPILE_TIMEOUT_S

@@ -38,17 +38,32 @@ class RowTerms:
     Attributes:
         terms: The updates of the distinct adapters; they share one dropout seed.
         index: For each batch row the position of its update, or -1 for none.
+        largest_rank: Columns of u.
     """
 
     def __init__(self, terms: Sequence[LowRankTerm], index: Sequence[int]):
         self.terms = tuple(terms)
         self.index = tuple(index)
+        self.largest_rank = max(term.A.shape[0] for term in terms)
         self._groups: dict[int, tuple[Groups, Groups]] = {}
+        self._checked: tuple[torch.Size, torch.Size] | None = None
 
-    @property
-    def largest_rank(self) -> int:
-        """Columns of u."""
-        return max(term.A.shape[0] for term in self.terms)
+    def check_shapes(self, x: Tensor, W0: Tensor) -> None:
+        """Compare the shapes of the input, the weight and the terms, those once.
+
+        Raises:
+            ShapeError: They do not fit; names the shapes.
+        """
+        if self._checked != (x.shape, W0.shape):
+            check_shapes(x.shape, LinearOperands(W0, None, self.terms))
+            if x.ndim < 2 or x.shape[0] != len(self.index):
+                raise ShapeError(
+                    f"Adapters are given for {len(self.index)} rows, but the input of an adapted "
+                    f"layer has shape {tuple(x.shape)}, expected {len(self.index)} as its first "
+                    "dimension. Name one adapter for each row that the model computes; beam search "
+                    "has one for each beam."
+                )
+            self._checked = (x.shape, W0.shape)
 
     def spans(self, tokens_each: int) -> list[tuple[int, int, int]]:
         """Return (first token, end, term) of each run of rows with one update."""
@@ -103,15 +118,8 @@ def low_rank_linear_rows(x: Tensor, W0: Tensor, bias: Tensor | None, rows: RowTe
 
     Memory: saves x itself, shared with its neighbours, and one (tokens, largest r) tensor.
     """
-    operands = LinearOperands(W0, bias, rows.terms)
-    check_shapes(x.shape, operands)
-    if x.ndim < 2 or x.shape[0] != len(rows.index):
-        raise ShapeError(
-            f"Adapters are given for {len(rows.index)} rows, but the input of an adapted layer has "
-            f"shape {tuple(x.shape)}, expected {len(rows.index)} as its first dimension. Name one "
-            "adapter for each row that the model computes; beam search has one for each beam."
-        )
-    dtype = compute_dtype_of(x, [operands])
+    rows.check_shapes(x, W0)
+    dtype = compute_dtype_of(x, (LinearOperands(W0, bias, rows.terms),))
     if not torch.is_grad_enabled():
         return _forward(x, W0, bias, rows, dtype, trains=False)[0]
     seed = next((term.seed for term in rows.terms if term.seed is not None), None)

@@ -202,17 +202,33 @@ def test_values_exchanged_inside_the_block_are_seen():
     inputs = batch(model, 2)
     with torch.no_grad(), adapter_rows(model, ["a", "b"]):
         first = model(**inputs).logits
-        for key, parameter in model.named_parameters():
-            if ".a.lora_B" in key:
-                parameter.zero_()  # in place
-            if ".b.lora_B" in key:
-                parameter.data = torch.zeros_like(parameter)  # other memory
+        for layer in model.modules():
+            if hasattr(layer, "updates"):
+                layer.updates["a"].lora_B.zero_()  # in place
+                other = torch.zeros_like(layer.updates["b"].lora_B)
+                layer.updates["b"].lora_B = nn.Parameter(other)  # other memory
         second = model(**inputs).logits
+        model.double()  # all of them moved
+        third = model(**inputs).logits
     set_adapter(model, None)
     with torch.no_grad():
         base = model(**inputs).logits
-    assert not torch.allclose(first, base)
+    assert not torch.allclose(first.double(), base)
     assert largest_error(second, base) < LOGITS_TOLERANCE
+    assert largest_error(third, base) < 1e-12
+
+
+def test_a_scaling_changed_inside_the_block_is_seen():
+    model = with_three(llama)
+    inputs = batch(model, 2)
+    with torch.no_grad(), adapter_rows(model, ["a", None]):
+        model(**inputs)
+        for layer in model.modules():
+            if hasattr(layer, "updates"):
+                layer.updates["a"].scaling = 0.0
+        silent = model(**inputs).logits
+    with torch.no_grad(), disable_adapters(model):
+        assert largest_error(silent, model(**inputs).logits) < LOGITS_TOLERANCE
 
 
 def test_after_the_block_the_active_adapter_acts_again_and_nothing_is_left():

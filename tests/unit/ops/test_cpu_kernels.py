@@ -135,11 +135,34 @@ def test_without_openmp_threads_to_share(cache, monkeypatch):
     assert_eager("without OpenMP threads")
 
 
-def test_the_runtime_is_the_one_torch_has_loaded():
-    runtime = cpu_kernels._openmp_runtime()
-    if runtime is not None:
-        assert "omp" in Path(runtime).name
-        assert runtime in Path("/proc/self/maps").read_text(encoding="utf-8")
+SECOND_RUNTIME = """
+import os
+import sklearn.metrics  # brings an OpenMP runtime of its own
+import torch
+from lorakit.ops import cpu_kernels, skinny
+
+torch.set_num_threads(3)
+x, A = torch.randn(4000, 64), torch.randn(8, 64)
+x @ x.t()  # torch's threads have been started
+if cpu_kernels.load() is None:
+    print("none")
+else:
+    before = len(os.listdir("/proc/self/task"))
+    skinny.down(x, A)
+    print(cpu_kernels._openmp_runtime(), len(os.listdir("/proc/self/task")) - before)
+"""
+
+
+def test_threads_are_torch_s_own_where_another_library_brings_more():
+    done = subprocess.run(
+        [sys.executable, "-c", SECOND_RUNTIME], capture_output=True, text=True, check=True
+    )
+    printed = done.stdout.split()
+    if printed == ["none"]:
+        pytest.skip("no compiled products")
+    runtime, started = printed
+    assert Path(runtime).is_relative_to(Path(torch.__file__).parent)
+    assert started == "0"
 
 
 def test_a_compiler_that_fails_is_quoted(cache, only_compiler):
@@ -196,7 +219,7 @@ def test_without_a_cache_directory_they_are_compiled_for_this_process(
     monkeypatch.setattr(
         cpu_kernels.atexit, "register", lambda *args, **_: removed_at_exit.append(args)
     )
-    monkeypatch.setattr(cpu_kernels, "_compile", lambda compiler, path: path.touch())
+    monkeypatch.setattr(cpu_kernels, "_compile", lambda compiler, runtime, path: path.touch())
     directory = cpu_kernels._compiled_path().parent
     assert directory.parent == tmp_path and directory.name.startswith("lorakit-")
     assert removed_at_exit == [(shutil.rmtree, directory)]

@@ -31,7 +31,7 @@ def wide_lanes(tmp_path_factory):
     path = tmp_path_factory.mktemp("lanes") / "skinny.so"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cpu_kernels, "_FLAGS", (*cpu_kernels._FLAGS, "-DLANES=16", "-Wno-psabi"))
-        cpu_kernels._compile(cpu_kernels._compiler(), path)
+        cpu_kernels._compile(cpu_kernels._compiler(), cpu_kernels._openmp_runtime(), path)
     return cpu_kernels.CpuKernels(cpu_kernels.ctypes.CDLL(str(path)))
 
 

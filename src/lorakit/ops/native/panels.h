@@ -98,21 +98,21 @@ static void write_tile(const float *tile, int rows, int r, float *u, long stride
   }
 }
 
-/* u[j] += sum over k of x[k] A[j][k], for one row of n columns and A (r, width) as it lies. */
-static void project_as_it_lies(const float *x, int n, const float *A, long width, int r,
-                               float *u) {
+/* u[j] = sum over k of x[k] A[j][k], for one whole row and A (r, width) as it lies: A is read from
+ * its first element to its last, as fast as memory gives it. */
+static void project_as_it_lies(const float *x, const float *A, long width, int r, float *u) {
   for (int j = 0; j < r; j++) {
     const float *a = A + j * width;
     wide sum[4] = {{0}, {0}, {0}, {0}};
-    int k = 0;
-    for (; k + 4 * LANES <= n; k += 4 * LANES)
+    long k = 0;
+    for (; k + 4 * LANES <= width; k += 4 * LANES)
       for (int v = 0; v < 4; v++)
         sum[v] += *(const wide *)(a + k + v * LANES) * *(const wide *)(x + k + v * LANES);
     wide all = (sum[0] + sum[1]) + (sum[2] + sum[3]);
     float total = 0.0f;
     for (int l = 0; l < LANES; l++) total += all[l];
-    for (; k < n; k++) total += a[k] * x[k];
-    u[j] += total;
+    for (; k < width; k++) total += a[k] * x[k];
+    u[j] = total;
   }
 }
 

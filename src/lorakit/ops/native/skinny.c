@@ -10,26 +10,44 @@
 
 #define STRIP_BLOCKS (STRIP / ROWS)
 
-/* The rows of u = drop(x) Aᵀ of one block. */
-static void down_block(const matrix *x, const block *b, float *tile, float *to, long u_stride) {
+/* The rows of u = drop(x) Aᵀ of one block with few rows. */
+static void down_few(const matrix *x, const block *b, float *scratch, float *to, long u_stride) {
+  const group *own = b->of;
+  uint64_t words[1][CHUNK / 4 + 1];
+  for (int t = 0; t < b->rows; t++) {
+    const float *row = (const float *)x->data + (b->row + t) * x->stride;
+    if (x->is_half || own->mask.is_on) {
+      for (long column = 0; column < x->width; column += CHUNK)
+        stage(scratch + column, words, x, b->row + t, 1, column,
+              (int)least(x->width - column, CHUNK), own->mask);
+      row = scratch;
+    }
+    project_as_it_lies(row, own->thin, x->width, own->r, to + t * u_stride);
+  }
+}
+
+/* The rows of u = drop(x) Aᵀ of one block. Scratch memory is as `scratch_floats` says. */
+static void down_block(const matrix *x, const block *b, float *scratch, float *to, long u_stride) {
   const group *own = b->of;
   float buffer[ROWS * CHUNK];
   uint64_t words[ROWS][CHUNK / 4 + 1];
-  if (b->packed)
-    memset(tile, 0, sizeof(float) * ROWS * padded(own->r));
-  else
-    for (int t = 0; t < b->rows; t++) memset(to + t * u_stride, 0, sizeof(float) * own->r);
+  if (!b->packed) {
+    down_few(x, b, scratch, to, u_stride);
+    return;
+  }
+  memset(scratch, 0, sizeof(float) * ROWS * padded(own->r));
   for (long column = 0; column < x->width; column += CHUNK) {
     int n = (int)least(x->width - column, CHUNK);
     stage(buffer, words, x, b->row, b->rows, column, n, own->mask);
-    if (b->packed)
-      project_panels(buffer, b->rows, column, n, b->packed, x->width, own->r, tile);
-    else
-      for (int t = 0; t < b->rows; t++)
-        project_as_it_lies(buffer + t * CHUNK, n, own->thin + column, x->width, own->r,
-                           to + t * u_stride);
+    project_panels(buffer, b->rows, column, n, b->packed, x->width, own->r, scratch);
   }
-  if (b->packed) write_tile(tile, b->rows, own->r, to, u_stride);
+  write_tile(scratch, b->rows, own->r, to, u_stride);
+}
+
+/* Room for a tile, and for a whole row of the activation. */
+ALWAYS_INLINE long scratch_floats(const group *groups, int n, long width) {
+  long tile = ROWS * (padded(largest_rank(groups, n)) + 1);
+  return tile > width ? tile : width;
 }
 
 /* u = drop(x) Aᵀ, with A (r, width). */
@@ -41,13 +59,13 @@ int lorakit_down(const matrix *x, const group *groups, int n, float *u, long u_s
   if (!packed) failed = 1;
 #pragma omp parallel if (count > 1 && packed)
   {
-    float *tile = malloc(sizeof(float) * ROWS * (padded(largest_rank(groups, n)) + 1));
-    if (!tile) failed = 1;
+    float *scratch = malloc(sizeof(float) * scratch_floats(groups, n, x->width));
+    if (!scratch) failed = 1;
 #pragma omp for schedule(static)
     for (long b = 0; b < count; b++)
-      if (tile && packed)
-        down_block(x, blocks + b, tile, u + blocks[b].row * u_stride, u_stride);
-    free(tile);
+      if (scratch && packed)
+        down_block(x, blocks + b, scratch, u + blocks[b].row * u_stride, u_stride);
+    free(scratch);
   }
   free(packed);
   free(blocks);
@@ -102,15 +120,15 @@ int lorakit_add(const matrix *x, const matrix *h, const group *of_A, const group
   if (!A || !B) failed = 1;
 #pragma omp parallel if (count > 1 && A && B)
   {
-    float *memory = malloc(sizeof(float) * 2 * ROWS * r);
-    if (!memory) failed = 1;
+    float *u = malloc(sizeof(float) * (ROWS * r + scratch_floats(of_A, n, x->width)));
+    if (!u) failed = 1;
 #pragma omp for schedule(static)
     for (long b = 0; b < count; b++) {
-      if (!memory || !A || !B) continue;
-      down_block(x, downs + b, memory, memory + ROWS * r, r);
-      up_block(h, ups + b, memory + ROWS * r, r);
+      if (!u || !A || !B) continue;
+      down_block(x, downs + b, u + ROWS * r, u, r);
+      up_block(h, ups + b, u, r);
     }
-    free(memory);
+    free(u);
   }
   free(A);
   free(B);
