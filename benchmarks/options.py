@@ -102,6 +102,8 @@ def parse(name: str, about: str, arguments: Sequence[str] | None) -> Options:
     parser.add_argument("--output", type=Path, help="directory of the CSV files")
     parser.add_argument("--commit", help="commit to note where there is no repository")
     found = parser.parse_args(arguments)
+    if found.device.startswith("cuda") and not torch.cuda.is_available():
+        parser.error(f"--device {found.device}: torch finds no CUDA GPU here")
     if found.threads:
         torch.set_num_threads(found.threads)
     rounds = found.rounds or (_QUICK_ROUNDS if found.quick else _ROUNDS)

@@ -80,9 +80,8 @@ def activate(model: nn.Module, state: AdapterState, names: tuple[str, ...]) -> N
     for module in replaced:
         module.active_copy = next((name for name in names if name in module.trained_copies), None)
     before = (*state.active, *state.trained_in_rows)
-    leaving = tuple(name for name in before if name not in names and name in state.configs)
-    set_trained(layers, replaced, {name: False for name in leaving})
-    set_trained(layers, replaced, {name: state.trainable[name] for name in names})
+    trained = {name: False for name in before if name in state.configs}
+    set_trained(layers, replaced, trained | {name: state.trainable[name] for name in names})
     state.active = names
     state.trained_in_rows = ()
 

@@ -154,6 +154,22 @@ class OutputLoss:
         where = (labels != NOT_COUNTED).nonzero().squeeze(1)
         return hidden.reshape(-1, hidden.shape[-1])[where], labels[where]
 
+    def share(
+        self, hidden: Tensor, labels: Tensor, token_loss: TokenLoss, counted: Any = None
+    ) -> Tensor:
+        """Return a batch's share of the mean loss of an optimizer step, a scalar.
+
+        Args:
+            hidden: What the output layer reads, (rows, tokens, in).
+            labels: (rows, tokens), -100 where a token does not count.
+            token_loss: The loss of a token.
+            counted: Tokens that count in all batches of the step; None for this batch's own. A
+                step in which none counts has a loss of zero.
+        """
+        rows, targets = self.counted(hidden, labels)
+        count = torch.as_tensor(len(targets) if counted is None else counted, device=rows.device)
+        return self.sum(rows, targets, token_loss) / count.clamp(min=1)
+
     def sum(self, hidden: Tensor, targets: Tensor, token_loss: TokenLoss) -> Tensor:
         """Return the loss summed over tokens, a scalar.
 

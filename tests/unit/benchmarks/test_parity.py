@@ -42,6 +42,40 @@ def test_a_variant_with_another_gradient_is_refused_with_the_place(variants, bat
     assert f"lora_{place[1]} of {place[0]}" in str(refused.value)
 
 
+class TestReLUs:
+    """float32 gradients of a model with ReLUs may differ by rounding; float64 tells."""
+
+    shape = shape_named("tiny-t5")
+
+    @pytest.fixture
+    def variants(self):
+        return build_variants(self.shape, torch.float32, names=(LORAKIT, PEFT))
+
+    @staticmethod
+    def spoil(variant, share):
+        """Make one gradient wrong in float32 alone: a copy in float64 has no such hook."""
+        factor = list(variant.factors.values())[-1]
+        factor.register_hook(lambda gradient: gradient * (1 + share))
+
+    def test_a_peer_that_differs_by_rounding_passes(self, variants):
+        self.spoil(variants[PEFT], 5e-3)
+        check_parity(variants, make_batch(self.shape), torch.float32)
+
+    @pytest.mark.parametrize(("name", "share"), [(PEFT, 2e-2), (LORAKIT, 5e-3)])
+    def test_but_not_by_more_and_lorakit_not_by_that(self, variants, name, share):
+        self.spoil(variants[name], share)
+        with pytest.raises(ParityError, match=f"^{name} has another gradient"):
+            check_parity(variants, make_batch(self.shape), torch.float32)
+
+    def test_a_mistake_shows_in_float64(self, variants):
+        self.spoil(variants[PEFT], 5e-3)
+        # Too small a change for the losses in float32 to tell.
+        with torch.no_grad():
+            list(variants[PEFT].factors.values())[-1].mul_(1 + 3e-4)
+        with pytest.raises(ParityError, match=r"^peft in float64 has another gradient"):
+            check_parity(variants, make_batch(self.shape), torch.float32)
+
+
 def test_a_variant_that_trains_fewer_factors_is_refused(variants, batch):
     del variants[LORALIB].factors["model.layers.0.mlp.up_proj", "A"]
     with pytest.raises(ParityError, match=r"loralib trains other factors .*mlp\.up_proj"):

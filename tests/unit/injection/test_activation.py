@@ -1,7 +1,10 @@
+import sys
+
 import pytest
 import torch
 
 from lorakit import (
+    Adapter,
     LoraConfig,
     active_adapters,
     adapter_names,
@@ -367,3 +370,31 @@ class TestErrors:
             "unmerge_adapters(model) first."
         )
         assert torch.equal(logits(model), merged)
+
+
+def calls_of(work):
+    """Count the calls of Python and C functions that a piece of work makes."""
+    made = 0
+
+    def count(frame, event, argument):
+        nonlocal made
+        made += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return made
+
+
+def test_adding_and_switching_do_the_same_work_however_many_adapters_there_are():
+    model = llama()
+    adapters = [Adapter.from_model(two_adapters(llama()), name) for name in "ab"]
+    loads = [
+        calls_of(lambda k=k: add_adapter(model, adapters[k % 2], f"a{k}", trainable=False))
+        for k in range(40)
+    ]
+    switches = [calls_of(lambda k=k: set_adapter(model, f"a{k}")) for k in (0, 1, 38, 39)]
+    assert loads[2] == loads[20] == loads[39]
+    assert switches[0] == switches[1] == switches[2] == switches[3]

@@ -120,11 +120,7 @@ class LanguageTrainer(SFTTrainer):
             return Trainer.compute_loss(self, model, given, return_outputs, num_items_in_batch)
         labels = given.pop("labels")
         outputs, hidden = self._output_loss.run(model, given)
-        rows, targets = self._output_loss.counted(hidden, labels)
-        count = len(targets) if num_items_in_batch is None else num_items_in_batch
-        # A batch in which nothing counts has a loss of zero.
-        count = torch.as_tensor(count, device=rows.device).clamp(min=1)
-        loss = self._output_loss.sum(rows, targets, self._token_loss) / count
+        loss = self._output_loss.share(hidden, labels, self._token_loss, num_items_in_batch)
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes
         if self.aux_loss_enabled:

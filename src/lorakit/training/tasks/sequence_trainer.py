@@ -74,12 +74,10 @@ class SequenceTrainer(Seq2SeqTrainer):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         given = {key: value for key, value in inputs.items() if key != "labels"}
         _, hidden = self._output_loss.run(model, given)
-        rows, targets = self._output_loss.counted(hidden, inputs["labels"])
-        count = len(targets) if num_items_in_batch is None else num_items_in_batch
-        count = torch.as_tensor(count, device=rows.device).clamp(min=1)
         smoother = self.label_smoother
         token_loss = TokenLoss(label_smoothing=0.0 if smoother is None else smoother.epsilon)
-        loss = self._output_loss.sum(rows, targets, token_loss) / count
+        labels = inputs["labels"]
+        loss = self._output_loss.share(hidden, labels, token_loss, num_items_in_batch)
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes
         return (loss, {"loss": loss}) if return_outputs else loss
