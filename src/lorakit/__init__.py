@@ -16,7 +16,7 @@ if TYPE_CHECKING:
         save_adapter,
         unmerge_adapters,
     )
-    from lorakit.config import LoraConfig, TaskType
+    from lorakit.config import LoraConfig, QuantizationConfig, TaskType
     from lorakit.errors import LorakitError
     from lorakit.injection import (
         Injection,
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         set_fused_mlp,
         unload,
     )
+    from lorakit.quantization import prepare_for_training, quantize_model
     from lorakit.training import Recipe, train
 
 __version__ = "0.1.0"
@@ -47,7 +48,7 @@ _ORIGINS = {
         "save_adapter",
         "unmerge_adapters",
     ),
-    "lorakit.config": ("LoraConfig", "TaskType"),
+    "lorakit.config": ("LoraConfig", "QuantizationConfig", "TaskType"),
     "lorakit.errors": ("LorakitError",),
     "lorakit.injection": (
         "Injection",
@@ -64,6 +65,7 @@ _ORIGINS = {
         "set_fused_mlp",
         "unload",
     ),
+    "lorakit.quantization": ("prepare_for_training", "quantize_model"),
     "lorakit.training": ("Recipe", "train"),
 }
 _ORIGIN_OF = {name: origin for origin, names in _ORIGINS.items() for name in names}
@@ -74,6 +76,7 @@ __all__ = [
     "LoraConfig",
     "LorakitError",
     "ParameterCount",
+    "QuantizationConfig",
     "Recipe",
     "TaskType",
     "active_adapters",
@@ -87,7 +90,9 @@ __all__ = [
     "load_adapter",
     "merge_adapters",
     "merge_and_unload",
+    "prepare_for_training",
     "print_trainable_parameters",
+    "quantize_model",
     "save_adapter",
     "set_adapter",
     "set_fused_mlp",

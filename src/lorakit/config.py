@@ -6,7 +6,15 @@ from enum import StrEnum
 from types import UnionType
 from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from lorakit.errors import ConfigError, did_you_mean
 
@@ -177,6 +185,38 @@ class LoraConfig(StrictConfig):
         """Return the factor s of the module at `path`: alpha / r, or alpha / sqrt(r) for rsLoRA."""
         r = self.rank_for(path)
         return self.alpha_for(path) / (r**0.5 if self.use_rslora else r)
+
+
+class QuantizationConfig(StrictConfig):
+    """How the frozen base is kept in fewer bits than 16, in bitsandbytes' storage.
+
+    Source: Dettmers et al. 2023, arXiv:2305.14314 (4 bits); 2022, arXiv:2208.07339 (8 bits).
+    """
+
+    bits: Annotated[Literal[4, 8], BeforeValidator(_no_bool)] = 4
+    """4: blocks of 64 numbers with a code book; 8: int8 with one scale for each row."""
+
+    quant_type: Literal["nf4", "fp4"] = "nf4"
+    """Code book of 4 bits: quantiles of a normal distribution, or 4-bit floating point."""
+
+    double_quant: bool = True
+    """Whether the scales of 4-bit blocks are kept in 8 bits: 4.13 bits a parameter, not 4.5."""
+
+    compute_dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """What products run in, and what is not quantised is kept in; "auto" takes bfloat16 where the
+    device has it, else float32."""
+
+    skip_modules: tuple[str, ...] | None = None
+    """Names of linear layers that are not quantised; None takes the output head. Embeddings and
+    norms never are, nor are task heads and lora.modules_to_save, which are trained in full."""
+
+    @model_validator(mode="after")
+    def _eight_bits_have_no_code_book(self) -> Self:
+        if self.bits == 8 and (self.quant_type != "nf4" or not self.double_quant):
+            raise ValueError(
+                "quant_type and double_quant are settings of 4 bits; with bits: 8 leave them out"
+            )
+        return self
 
 
 def _with_valid_regexes(value: Any, patterns: Iterable[str]) -> Any:

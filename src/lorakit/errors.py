@@ -9,6 +9,7 @@ LorakitError
 ├── AdapterStateError    (RuntimeError)       the model is merged, or adapters exclude each other
 ├── AdapterFileError     (ValueError)         an adapter file is damaged or uses an unknown feature
 │   └── AdapterMismatchError                  an adapter was made for another base model
+├── QuantizationError    (RuntimeError)       a base cannot be quantised, or is already
 ├── MissingFileError     (FileNotFoundError)  a file or directory is not there
 ├── OutputExistsError    (FileExistsError)    an output would overwrite an earlier run
 ├── DataError            (ValueError)         the rows of a dataset do not fit the task
@@ -73,6 +74,12 @@ class AdapterFileError(LorakitError, ValueError):
 
 class AdapterMismatchError(AdapterFileError):
     """An adapter was made for another base model."""
+
+
+class QuantizationError(LorakitError, RuntimeError):
+    """A base cannot be quantised here, is quantised already, or is not."""
+
+    exit_code = 2
 
 
 class MissingFileError(LorakitError, FileNotFoundError):

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
 
-from lorakit.errors import AdapterStateError
+from lorakit.errors import AdapterStateError, QuantizationError
 from lorakit.injection import delete_adapter, set_adapter
 from lorakit.injection.state import (
     adapted_layers,
@@ -17,6 +18,7 @@ from lorakit.injection.state import (
     unwrapped,
 )
 from lorakit.layers import ReplacedModule
+from lorakit.layers.bitsandbytes_storage import bits_of, dequantize_model, quantized_weight
 from lorakit.layers.offload import is_offloaded
 
 
@@ -28,15 +30,27 @@ class Merge:
         names: The adapters merged.
         layers: Number of layers whose weight changed.
         largest_rounding: Largest absolute rounding error of a merged weight against the float32
-            sum, in the weight's units; 0 for float32 bases.
+            sum, in the weight's units; 0 for float32 bases. Of a weight that is quantised again
+            this is the error of doing so.
+        requantized: Whether the merged weights are quantised.
     """
 
     names: tuple[str, ...]
     layers: int
     largest_rounding: float
+    requantized: bool = False
 
 
-def merge_adapters(model: nn.Module, names: str | Sequence[str] | None = None) -> Merge:
+QuantizedBase = Literal["dequantize", "requantize"]
+"""What becomes of a quantised weight that adapters are merged into."""
+
+
+def merge_adapters(
+    model: nn.Module,
+    names: str | Sequence[str] | None = None,
+    *,
+    quantized_base: QuantizedBase | None = None,
+) -> Merge:
     """Add adapters to the weights, so that they cost nothing at inference.
 
     Each weight becomes W0 + Σ s B A, summed in float32 and rounded once. The base's own
@@ -45,11 +59,16 @@ def merge_adapters(model: nn.Module, names: str | Sequence[str] | None = None) -
     Args:
         model: A model with adapters.
         names: Which adapters; None merges the active ones.
+        quantized_base: Of a base in 4 or 8 bits, whether the merged weights become dense, in the
+            dtype of the rest of the model ("dequantize"), or are quantised again, which costs
+            accuracy ("requantize"). It has to be said, as either can be a surprise.
 
     Raises:
         AdapterNameError: There is no such adapter.
         AdapterStateError: The model is merged already, no adapter is active, or two adapters
             train the same head.
+        QuantizationError: The base is quantised and `quantized_base` does not say what is to
+            become of it, or it is not quantised.
 
     Source: Hu et al. 2021, arXiv:2106.09685, section 4.1, "No Additional Inference Latency".
     """
@@ -61,15 +80,41 @@ def merge_adapters(model: nn.Module, names: str | Sequence[str] | None = None) -
             "call set_adapter first."
         )
     _require_in_memory(model)
+    _check_quantized_base(model, quantized_base)
     if names is not None:
         set_adapter(model, names)
     layers, largest = 0, 0.0
+    dtype = _dense_dtype(model)
     for _, layer in adapted_layers(model):
         if layer.acting_updates():
-            largest = max(largest, layer.merge())
+            largest = max(largest, layer.merge(dtype, quantized_base == "requantize"))
             layers += 1
     state.is_merged = True
-    return Merge(state.active, layers, largest)
+    return Merge(state.active, layers, largest, quantized_base == "requantize")
+
+
+def _check_quantized_base(model: nn.Module, quantized_base: QuantizedBase | None) -> None:
+    quantized = [path for path, layer in adapted_layers(model) if bits_of(layer)]
+    if quantized and quantized_base is None:
+        raise QuantizationError(
+            f"Cannot merge into {quantized[0]} and {len(quantized) - 1} more: their weights are "
+            'quantised. Pass quantized_base="dequantize" to make them dense (they take two to '
+            'eight times the memory), or "requantize" to quantise the sum again at a loss.'
+        )
+    if quantized_base == "requantize" and not quantized:
+        raise QuantizationError(
+            'Cannot merge with quantized_base="requantize": no adapted layer is quantised. Leave '
+            "it out."
+        )
+
+
+def _dense_dtype(model: nn.Module) -> torch.dtype | None:
+    """Return the dtype of what is not quantised in a model; None where all is."""
+    for _, module in base_modules(model):
+        for parameter in module._parameters.values():
+            if parameter is not None and parameter.ndim > 1 and parameter.is_floating_point():
+                return parameter.dtype
+    return None
 
 
 def _require_in_memory(model: nn.Module) -> None:
@@ -98,7 +143,12 @@ def unmerge_adapters(model: nn.Module) -> None:
     state.is_merged = False
 
 
-def merge_and_unload(model: nn.Module, names: str | Sequence[str] | None = None) -> nn.Module:
+def merge_and_unload(
+    model: nn.Module,
+    names: str | Sequence[str] | None = None,
+    *,
+    quantized_base: QuantizedBase | None = None,
+) -> nn.Module:
     """Merge adapters for good and return the same model with plain layers.
 
     Trained heads and biases take the place of the base's. A merged weight that was tied to
@@ -107,14 +157,17 @@ def merge_and_unload(model: nn.Module, names: str | Sequence[str] | None = None)
     Args:
         model: A model with adapters, merged or not.
         names: Which adapters; None merges the active ones. The others are dropped.
+        quantized_base: As in `merge_adapters`. With "dequantize" no layer stays quantised,
+            adapted or not, so that the model can be saved as an ordinary checkpoint.
 
     Raises:
         AdapterNameError: There is no such adapter.
         AdapterStateError: No adapter is active, or two of them train the same head.
+        QuantizationError: As in `merge_adapters`.
     """
     state = require_state(model)
     if not state.is_merged:
-        merge_adapters(model, names)
+        merge_adapters(model, names, quantized_base=quantized_base)
     elif names is not None and set(_as_tuple(names)) != set(state.active):
         raise AdapterStateError(
             f"Adapters {list(state.active)} are merged already, but {list(_as_tuple(names))} were "
@@ -131,9 +184,14 @@ def merge_and_unload(model: nn.Module, names: str | Sequence[str] | None = None)
             parts = [part for _, part in base_modules(module)]
             untied |= any(id(p) in tied for part in parts for p in part._parameters.values())
             _take_over(module, module.trained_copies[module.active_copy])
+    is_dense = [
+        quantized_weight(layer) is None for _, layer in adapted_layers(model) if bits_of(layer)
+    ]
     state.is_merged = False
     for name in tuple(state.configs):
         delete_adapter(model, name)
+    if any(is_dense):
+        dequantize_model(model, _dense_dtype(model))
     if untied:
         _record_untied(model)
     return model

@@ -25,21 +25,45 @@ def merge(
         Literal["float32", "bfloat16", "float16"] | None,
         typer.Option(help="Of the written weights; by default as the base is saved."),
     ] = None,
+    requantize: Annotated[
+        bool,
+        typer.Option(
+            "--requantize", help="Quantise the merged weights again, as the base was in training."
+        ),
+    ] = False,
+    unquantized: Annotated[
+        bool,
+        typer.Option(
+            "--unquantized", help="Merge into the base as it is saved, though trained quantised."
+        ),
+    ] = False,
 ) -> None:
     """Write an adapter merged into its base as a checkpoint.
 
-    Plain transformers loads the result with from_pretrained; lorakit is no longer needed.
+    Plain transformers loads the result with from_pretrained; lorakit is no longer needed. A base
+    that was quantised in training is made dense, so that nothing is lost but rounding.
     """
     location = adapter_location(adapter)
     say(f"Merging {location} ...")
     from lorakit.training.merge_checkpoint import merge_to_checkpoint
 
     hide_loading_bars()
-    report = merge_to_checkpoint(location, output, base=base_model, dtype=dtype)
+    report = merge_to_checkpoint(
+        location,
+        output,
+        base=base_model,
+        dtype=dtype,
+        requantize=requantize,
+        unquantized=unquantized,
+    )
+    base_note = "made dense" if report.was_quantized else None
+    if report.requantized:
+        base_note = "quantised again; what that costs is in the two figures below"
     pairs(
         {
             "merged layers": report.layers,
             "dtype": report.dtype,
+            "quantised base": base_note,
             "largest deviation of a logit": f"{report.largest_deviation:.2e}, which is "
             f"{report.relative_deviation:.1e} of the largest logit",
             "largest rounding of a weight": f"{report.largest_rounding:.2e}",

@@ -2,6 +2,7 @@
 
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from lorakit.config import LoraConfig
 from lorakit.errors import DtypeError, TargetError
@@ -28,6 +29,7 @@ from lorakit.layers import (
     full_copy,
     replace_in_place,
 )
+from lorakit.layers.bitsandbytes_storage import bits_of, keep_layout
 from lorakit.layers.class_swap import has_foreign_forward, swap_class
 from lorakit.layers.offload import execution_device, is_offloaded, weights_in_place
 from lorakit.layers.update import Initialization
@@ -70,7 +72,7 @@ def add_adapter(
         AdapterNameError: The name is taken or malformed.
         AdapterMismatchError: The adapter's tensors do not fit this base.
         AdapterStateError: The model is merged, or its adapters were added through another object.
-        DtypeError: `dtype` is no floating point type.
+        DtypeError: `dtype` is no floating point type, or one that a quantised base cannot use.
 
     Source: Hu et al. 2021, arXiv:2106.09685, section 4.
     """
@@ -89,6 +91,8 @@ def add_adapter(
     else:
         plan = plan_from_tensors(model, config)
     _check_swappable(plan)
+    if dtype is not None:
+        _check_factor_dtype(plan, dtype)
 
     is_first = state_of(model) is None
     state = create_state(model)
@@ -98,6 +102,8 @@ def add_adapter(
     try:
         if is_first:
             model.requires_grad_(False)
+            for _, module in base_modules(model):
+                keep_layout(module)
         for site in plan.sites:
             _add_update(site, plan, name, dtype, tensors)
         _add_copies(plan, name, dtype, tensors)
@@ -127,6 +133,22 @@ def _check_swappable(plan: InjectionPlan) -> None:
             )
 
 
+def _check_factor_dtype(plan: InjectionPlan, dtype: torch.dtype) -> None:
+    """Refuse factors that a quantised layer would have to cast in every pass.
+
+    Raises:
+        DtypeError: They are neither float32 nor of the layer's compute dtype.
+    """
+    for site in plan.sites:
+        compute = site.adapted_class.compute_dtype_of(site.module)
+        if bits_of(site.module) is not None and dtype not in (torch.float32, compute):
+            raise DtypeError(
+                f"Cannot add factors of {dtype} to {site.path}: its weight is quantised and "
+                f"computes in {compute}, expected float32 or {compute}. Leave dtype out to take "
+                "float32."
+            )
+
+
 def _add_update(
     site: Site,
     plan: InjectionPlan,
@@ -137,7 +159,7 @@ def _add_update(
     module, config = site.module, plan.config
     in_features, out_features = site.adapted_class.factor_sizes(module)
     device = execution_device(module)
-    factor_dtype = dtype or trained_dtype(module.weight.dtype)  # type: ignore[arg-type]
+    factor_dtype = dtype or trained_dtype(site.adapted_class.compute_dtype_of(module))
     bias = None
     if site.path in plan.site_biases:
         with weights_in_place(module):
@@ -216,9 +238,15 @@ def _recorded_config(model: nn.Module, plan: InjectionPlan) -> LoraConfig:
             "layers_to_transform": None,
             "layers_pattern": None,
             "modules_to_save": tuple(plan.heads),
-            "fan_in_fan_out": any(describe(site.module) == "Conv1D" for site in plan.sites),
+            "fan_in_fan_out": any(_is_conv1d(site.module) for site in plan.sites),
         }
     )
+
+
+def _is_conv1d(module: nn.Module) -> bool:
+    """Whether a layer is GPT-2's Conv1D, or was before it was quantised."""
+    was_conv1d = vars(module).get("source_cls") is Conv1D
+    return was_conv1d or describe(module) == "Conv1D"
 
 
 def _injection(plan: InjectionPlan, name: str, config: LoraConfig) -> Injection:
@@ -234,8 +262,11 @@ def _injection(plan: InjectionPlan, name: str, config: LoraConfig) -> Injection:
     )
     biases = sorted(f"{path}.bias" for path in plan.site_biases)
     biases += [f"{path}.bias" for path in plan.other_biases]
-    factors = {site.module.updates[name].lora_A.dtype for site in plan.sites}  # type: ignore[union-attr,index]
-    weights = {site.module.weight.dtype for site in plan.sites}
+    factors = {
+        str(site.module.updates[name].lora_A.dtype).removeprefix("torch.")  # type: ignore[union-attr,index]
+        for site in plan.sites
+    }
+    weights = {site.adapted_class.base_dtype_name(site.module) for site in plan.sites}
     return Injection(
         name=name,
         config=config,
@@ -248,5 +279,5 @@ def _injection(plan: InjectionPlan, name: str, config: LoraConfig) -> Injection:
     )
 
 
-def _dtype_names(dtypes: set) -> str:
-    return ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes)) or "none"
+def _dtype_names(names: set[str]) -> str:
+    return ", ".join(sorted(names)) or "none"

@@ -1,5 +1,6 @@
 """What adding an adapter would do to a model, worked out before anything is touched."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -20,12 +21,27 @@ from lorakit.layers import (
     ReplacedModule,
     plain_class_of,
 )
+from lorakit.layers.bitsandbytes_storage import bits_of, quantized_weight
 
-ADAPTED_CLASSES: dict[type[nn.Module], type[AdaptedLayer]] = {
+_ADAPTED_CLASSES: dict[type[nn.Module], type[AdaptedLayer]] = {
     nn.Linear: LoraLinear,
     Conv1D: LoraConv1D,
     nn.Embedding: LoraEmbedding,
 }
+
+
+def adapted_classes() -> dict[type[nn.Module], type[AdaptedLayer]]:
+    """Return which class adapts layers of which.
+
+    Those of bitsandbytes are among them once it has been imported: before, there are no such
+    layers, and importing it takes time.
+    """
+    if "bitsandbytes" in sys.modules:
+        from lorakit.layers.quantized import LoraLinear4bit, LoraLinear8bit
+
+        for adapted in (LoraLinear4bit, LoraLinear8bit):
+            _ADAPTED_CLASSES[adapted.plain_class] = adapted
+    return _ADAPTED_CLASSES
 
 
 class AdapterTensors(Protocol):
@@ -82,16 +98,19 @@ def adapted_class_of(module: nn.Module) -> type[AdaptedLayer] | None:
     """Return the class that adapts this module, or None where there is none."""
     if isinstance(module, AdaptedLayer):
         return type(module)
-    return None if obstacle(module) else ADAPTED_CLASSES.get(plain_class_of(module))
+    return None if obstacle(module) else adapted_classes().get(plain_class_of(module))
 
 
 def obstacle(module: nn.Module) -> str | None:
     """Return why a layer that looks adaptable is not, or None."""
-    if isinstance(module, AdaptedLayer) or not isinstance(module, tuple(ADAPTED_CLASSES)):
+    known = adapted_classes()
+    if isinstance(module, AdaptedLayer) or not isinstance(module, tuple(known)):
         return None
     kind = plain_class_of(module)
-    if kind not in ADAPTED_CLASSES:
+    if kind not in known:
         return f"{kind.__name__} is a subclass with a forward of its own"
+    if bits_of(module) is not None and quantized_weight(module) is None:
+        return f"this {kind.__name__} is not quantised yet; move the model to its device first"
     if isinstance(module, nn.Embedding) and module.max_norm is not None:
         return "max_norm rewrites the base's weight"
     return None
@@ -162,8 +181,23 @@ def _heads(
                 "head, or name the head in modules_to_save."
             )
         heads.update({name: modules[name] for name in automatic})
+    problems += quantized_head_problems(heads)
     outer = tuple(f"{path}." for path in heads)
     return {path: module for path, module in heads.items() if not path.startswith(outer)}
+
+
+def quantized_head_problems(heads: Mapping[str, nn.Module]) -> list[str]:
+    """Return a problem for each module that is to be trained in full but is quantised."""
+    problems = []
+    for path, module in heads.items():
+        inside = [f"{path}.{p}" if p else path for p, m in base_modules(module) if bits_of(m)]
+        if inside:
+            problems.append(
+                f"Cannot train {path} in full: {inside[0]} is quantised, expected a dense weight. "
+                f"Load the base with {path} among the layers that stay in 16 bits "
+                "(quantization.skip_modules)."
+            )
+    return problems
 
 
 def _blocked(config: LoraConfig, free: dict[str, nn.Module], plan: InjectionPlan) -> list[str]:

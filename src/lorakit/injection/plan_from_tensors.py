@@ -12,6 +12,7 @@ from lorakit.injection.plan import (
     describe,
     is_free,
     plan_biases,
+    quantized_head_problems,
 )
 from lorakit.injection.state import base_modules
 from lorakit.injection.targets import ALL_LINEAR, match_targets, name_matches
@@ -28,7 +29,7 @@ def plan_from_tensors(model: nn.Module, adapter: AdapterTensors) -> InjectionPla
     config = adapter.config
     plan = InjectionPlan(config)
     plan.heads = _heads(modules, adapter)
-    problems: list[str] = []
+    problems = quantized_head_problems(plan.heads)
     for path in adapter.factors:
         _add_site(plan, modules, adapter, path, problems)
     free = {path: module for path, module in modules.items() if is_free(path, plan)}

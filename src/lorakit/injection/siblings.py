@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from lorakit.layers import LoraLinear
+from lorakit.layers.linear import AdaptedLinear
 from lorakit.layers.siblings import SiblingGroup
 
 _NAMES = (
@@ -41,7 +41,7 @@ def group_siblings(model: nn.Module, paths: Iterable[str]) -> None:
                 names[1:] if _CROSS_ATTENTION.search(parent_path) and len(names) == 3 else names
             )
             children = [getattr(parent, name, None) for name in wanted]
-            members = [child for child in children if isinstance(child, LoraLinear)]
+            members = [child for child in children if isinstance(child, AdaptedLinear)]
             group = members[0].siblings if members else None
             if len(members) < 2 or (group is not None and group.members == members):
                 continue

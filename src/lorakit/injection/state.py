@@ -9,6 +9,7 @@ from torch import nn
 from lorakit.config import LoraConfig
 from lorakit.errors import AdapterNameError, AdapterStateError, did_you_mean
 from lorakit.layers import AdaptedLayer, ReplacedModule
+from lorakit.layers.bitsandbytes_storage import free_layout
 from lorakit.layers.row_adapters import RowAdapters
 
 _ATTRIBUTE = "_lorakit_state"
@@ -73,6 +74,8 @@ def drop_state(model: nn.Module) -> None:
     trained = set(state.trained_before)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trained)
+    for _, module in base_modules(model):
+        free_layout(module)
     delattr(model, _ATTRIBUTE)
 
 

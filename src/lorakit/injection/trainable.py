@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from lorakit.injection.state import adapted_layers, replaced_modules, unwrapped
+from lorakit.layers.bitsandbytes_storage import parameter_count
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class ParameterCount:
 
 
 def count_parameters(model: nn.Module) -> ParameterCount:
-    """Count the parameters of a model; tied ones count once.
+    """Count the parameters of a model; tied ones count once, quantised ones as many as they were.
 
     Args:
         model: Any torch module, with adapters or without, also on the meta device.
@@ -53,9 +54,10 @@ def count_parameters(model: nn.Module) -> ParameterCount:
     base_ids = {id(p) for _, p in _base_parameters(model)}
     trainable = total = base = 0
     for parameter in model.parameters():
-        total += parameter.numel()
-        trainable += parameter.numel() if parameter.requires_grad else 0
-        base += parameter.numel() if id(parameter) in base_ids else 0
+        count = parameter_count(parameter)
+        total += count
+        trainable += count if parameter.requires_grad else 0
+        base += count if id(parameter) in base_ids else 0
     return ParameterCount(trainable, total, lora, total - base - lora, base)
 
 

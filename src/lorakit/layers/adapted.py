@@ -10,6 +10,7 @@ from lorakit.layers.row_adapters import RowAdapters
 from lorakit.layers.siblings import SiblingGroup
 from lorakit.layers.update import LowRankUpdate, shared_seed
 from lorakit.ops import LowRankTerm
+from lorakit.ops.quantized import Weight
 
 
 class AdaptedLayer(nn.Module):
@@ -57,6 +58,20 @@ class AdaptedLayer(nn.Module):
         """Return (in, out): columns of lora_A and rows of lora_B for a layer of this kind."""
         raise TypeError(f"{cls.__name__} does not say how large its factors are.")
 
+    def base_weight(self) -> Weight:
+        """Return the base's weight as (out, in), dense or quantised."""
+        return self.weight
+
+    @classmethod
+    def compute_dtype_of(cls, module: nn.Module) -> torch.dtype:
+        """Return what products with the weight of a layer of this kind run in."""
+        return module.weight.dtype  # type: ignore[union-attr,return-value]
+
+    @classmethod
+    def base_dtype_name(cls, module: nn.Module) -> str:
+        """Return how the weight of a layer of this kind is kept, as a user should read it."""
+        return str(module.weight.dtype).removeprefix("torch.")  # type: ignore[union-attr]
+
     def oriented(self, delta_weight: Tensor) -> Tensor:
         """Return an update given as (out, in) in the orientation of `weight`."""
         return delta_weight
@@ -94,32 +109,45 @@ class AdaptedLayer(nn.Module):
         return terms, bias  # type: ignore[return-value]
 
     @torch.no_grad()
-    def merge(self) -> float:
+    def merge(self, dense_dtype: torch.dtype | None = None, requantize: bool = False) -> float:
         """Add the active updates to the weight: one sum in float32, rounded once.
 
         The base's parameters are put aside as they are, so `unmerge` gives back the very objects,
         and a weight tied to another module stays as it is there.
+
+        Args:
+            dense_dtype: What a quantised weight becomes; None for its compute dtype.
+            requantize: Quantise the sum again where the base is quantised.
 
         Returns: Largest absolute rounding error of the merged weight, in the weight's units.
         """
         updates = self.acting_updates()
         if not updates:
             return 0.0
-        weight = self.weight
-        wide = torch.promote_types(weight.dtype, torch.float32)
-        exact = weight.to(wide)
+        exact = self.exact_weight()
         for update in updates:
             exact = exact + self.oriented(update.delta_weight()).to(exact.device)
-        merged = exact.to(weight.dtype)
-        self._put_aside("weight", merged)
+        dtype = dense_dtype or self.compute_dtype_of(self)
+        largest = self.put_merged(exact, dtype, requantize)
         bias = next((update.bias for update in updates if update.bias is not None), None)
         if bias is not None:
-            self._put_aside("bias", bias.detach().to(self.bias.dtype))  # type: ignore[union-attr]
-        return (merged.to(wide) - exact).abs().max().item() if merged.numel() else 0.0
+            merged_bias = bias.detach().to(self.bias.dtype)  # type: ignore[union-attr]
+            self._put_aside("bias", nn.Parameter(merged_bias, requires_grad=False))
+        return largest
 
-    def _put_aside(self, parameter: str, replacement: Tensor) -> None:
+    def exact_weight(self) -> Tensor:
+        """Return the base's weight in float32 at least, in its own orientation."""
+        return self.weight.to(torch.promote_types(self.weight.dtype, torch.float32))
+
+    def put_merged(self, exact: Tensor, dense_dtype: torch.dtype, requantize: bool) -> float:
+        """Put a merged weight in the place of the base's; return its largest rounding error."""
+        merged = exact.to(self.weight.dtype)
+        self._put_aside("weight", nn.Parameter(merged, requires_grad=False))
+        return (merged.to(exact.dtype) - exact).abs().max().item() if merged.numel() else 0.0
+
+    def _put_aside(self, parameter: str, replacement: nn.Parameter) -> None:
         self.kept_parameters[parameter] = self._parameters[parameter]
-        setattr(self, parameter, nn.Parameter(replacement, requires_grad=False))
+        setattr(self, parameter, replacement)
 
     def unmerge(self) -> None:
         """Put the base's own parameters back, byte for byte."""
@@ -127,6 +155,8 @@ class AdaptedLayer(nn.Module):
             device = getattr(self, parameter).device
             if kept is not None and kept.device != device:
                 kept.data = kept.data.to(device)
+                if hasattr(kept, "quant_state"):
+                    kept.quant_state.to(device)  # type: ignore[union-attr]
             setattr(self, parameter, kept)
         self.kept_parameters = {}
 

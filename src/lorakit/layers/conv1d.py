@@ -17,6 +17,10 @@ class LoraConv1D(AdaptedLayer, Conv1D):
         """Return (nx, nf)."""
         return module.weight.shape[0], module.weight.shape[1]  # type: ignore[union-attr,return-value]
 
+    def base_weight(self) -> Tensor:
+        """Return the weight as (out, in)."""
+        return self.weight.t()
+
     def oriented(self, delta_weight: Tensor) -> Tensor:
         """Transpose (out, in) to the stored (in, out)."""
         return delta_weight.t()
@@ -24,9 +28,9 @@ class LoraConv1D(AdaptedLayer, Conv1D):
     def forward(self, x: Tensor) -> Tensor:
         """Map (*, in) to (*, out)."""
         if self.row_adapters is not None and self.acts_by_row():
-            return self.row_adapters.linear(self, x, self.weight.t())
+            return self.row_adapters.linear(self, x)
         updates = self.acting_updates()
         if not updates:
             return super().forward(x)
         terms, bias = self.operands(updates)
-        return low_rank_linear(x, self.weight.t(), bias, terms)
+        return low_rank_linear(x, self.base_weight(), bias, terms)

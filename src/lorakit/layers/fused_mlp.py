@@ -9,11 +9,13 @@ from torch.nn.modules import module as module_globals
 from transformers.pytorch_utils import Conv1D
 
 from lorakit.layers.adapted import AdaptedLayer
+from lorakit.layers.bitsandbytes_storage import quantized_weight
 from lorakit.layers.class_swap import has_foreign_forward, swap_class
 from lorakit.layers.replaced import ReplacedModule
 from lorakit.layers.update import LowRankUpdate, shared_seed
 from lorakit.ops import LinearOperands, low_rank_mlp
 from lorakit.ops.mlp import Activation
+from lorakit.ops.quantized import Weight
 
 
 def _gated(self: Any, x: Any) -> Any:
@@ -149,21 +151,28 @@ def _runs_as_one(x: Tensor, layers: list[nn.Module]) -> bool:
 
 
 def _is_plain_enough(layer: nn.Module, x: Tensor) -> bool:
-    known = type(layer) in (nn.Linear, Conv1D) or (
-        isinstance(layer, AdaptedLayer) and layer.plain_class in (nn.Linear, Conv1D)
-    )
-    return (
-        known
-        and not isinstance(layer, ReplacedModule)  # a trained copy may run in its place
-        and not _is_intercepted(layer)
-        and type(layer.weight) in (Tensor, nn.Parameter)
-        and layer.weight.device == x.device
-    )
+    if isinstance(layer, ReplacedModule) or _is_intercepted(layer):
+        return False  # a trained copy, or a hook, may run in its place
+    weight = _weight_of(layer)
+    if isinstance(weight, Tensor) and type(weight) not in (Tensor, nn.Parameter):
+        return False
+    return weight is not None and weight.device == x.device
+
+
+def _weight_of(layer: Any) -> Weight | None:
+    """Return the weight of a linear layer as (out, in), or None for a layer of another kind."""
+    if isinstance(layer, AdaptedLayer):
+        is_linear = issubclass(layer.plain_class, nn.Linear | Conv1D)
+        return layer.base_weight() if is_linear else None
+    if type(layer) is nn.Linear:
+        return layer.weight
+    if type(layer) is Conv1D:
+        return layer.weight.t()
+    return quantized_weight(layer)
 
 
 def _operands(layer: Any, seed: Tensor | None) -> LinearOperands:
-    is_transposed = isinstance(layer, Conv1D)
-    weight: Tensor = layer.weight.t() if is_transposed else layer.weight  # type: ignore[operator]
+    weight: Any = _weight_of(layer)
     updates = _updates(layer)
     if not updates:
         return LinearOperands(weight, layer.bias, ())

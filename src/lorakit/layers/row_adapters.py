@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_map
 
 from lorakit.errors import AdapterStateError, ShapeError
 from lorakit.layers.update import LowRankUpdate, shared_seed
+from lorakit.ops import low_rank_linear
 from lorakit.ops.grouped import RowTerms, low_rank_linear_rows
 
 if TYPE_CHECKING:
@@ -68,15 +69,18 @@ class RowAdapters:
 
     # ---- layers ----
 
-    def linear(self, layer: AdaptedLayer, x: Tensor, W0: Tensor) -> Tensor:
-        """Run a linear layer whose weight in the orientation (out, in) is W0."""
+    def linear(self, layer: AdaptedLayer, x: Tensor) -> Tensor:
+        """Run a linear layer, each row with its own adapter."""
         self.had_gradients = self.had_gradients or torch.is_grad_enabled()
         prepared = self._prepared.get(id(layer))
         is_current = prepared is not None and prepared.exchanges == LowRankUpdate.exchanges
         if prepared is None or torch.is_grad_enabled() or not is_current:
             prepared = self._prepare(layer, x)
+        W0 = layer.base_weight()
         if prepared.rows is None:
-            return F.linear(x, W0, layer.bias)  # type: ignore[arg-type]
+            if isinstance(W0, Tensor):
+                return F.linear(x, W0, layer.bias)  # type: ignore[arg-type]
+            return low_rank_linear(x, W0, layer.bias, ())  # type: ignore[arg-type]
         if prepared.biases is None:
             return low_rank_linear_rows(x, W0, layer.bias, prepared.rows)  # type: ignore[arg-type]
         h = low_rank_linear_rows(x, W0, None, prepared.rows)

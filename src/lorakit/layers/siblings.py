@@ -22,6 +22,7 @@ from torch import Tensor
 from lorakit.layers.update import shared_seed
 from lorakit.ops import LinearOperands, low_rank_linears
 from lorakit.ops.low_rank import autocast_dtype
+from lorakit.ops.quantized import is_quantized
 
 if TYPE_CHECKING:
     from lorakit.layers.adapted import AdaptedLayer
@@ -122,7 +123,7 @@ def _compute(layers: list[AdaptedLayer], x: Tensor) -> tuple[Tensor, ...]:
     operands = []
     for layer, own in zip(layers, updates, strict=True):
         terms, bias = layer.operands(own, seed)
-        operands.append(LinearOperands(layer.weight, bias, terms))
+        operands.append(LinearOperands(layer.base_weight(), bias, terms))
     return low_rank_linears(x, operands)
 
 
@@ -185,15 +186,15 @@ def _may_join(member: AdaptedLayer, leader: AdaptedLayer, x: Tensor) -> bool:
 
     Not where torch does not count the changes of a tensor, as it does not in inference mode.
     """
-    weight = member.weight
+    if not member.acting_updates() or _is_hooked(member):
+        return False
+    weight, leading = member.base_weight(), leader.base_weight()
     return (
-        bool(member.acting_updates())
-        and not _is_hooked(member)
-        and type(weight) is type(leader.weight)
-        and type(weight) in (Tensor, torch.nn.Parameter)
-        and weight.dtype == leader.weight.dtype
-        and weight.device == leader.weight.device
-        and weight.shape[1] == leader.weight.shape[1]
+        type(weight) is type(leading)
+        and (is_quantized(weight) or type(weight) in (Tensor, torch.nn.Parameter))
+        and weight.dtype == leading.dtype
+        and weight.device == leading.device
+        and weight.shape[1] == leading.shape[1]
         and not any(tensor.is_inference() for tensor in (x, *_tensors(member)))
     )
 

@@ -29,7 +29,14 @@ from lorakit.ops import cpu_kernels, skinny
 from lorakit.ops.cpu_kernels import Group, Groups
 from lorakit.ops.dropout import kernel_mask
 from lorakit.ops.linear_group import LinearOperands, LowRankTerm
-from lorakit.ops.low_rank import autocast_off, check_shapes, compute_dtype_of, rows_of
+from lorakit.ops.low_rank import (
+    autocast_off,
+    check_shapes,
+    compute_dtype_of,
+    output_dtype_of,
+    rows_of,
+)
+from lorakit.ops.quantized import Layout, Weight, dense, parts, weight_from
 
 
 class RowTerms:
@@ -46,9 +53,9 @@ class RowTerms:
         self.index = tuple(index)
         self.largest_rank = max(term.A.shape[0] for term in terms)
         self._groups: dict[int, tuple[Groups, Groups]] = {}
-        self._checked: tuple[torch.Size, torch.Size] | None = None
+        self._checked: tuple[tuple[int, ...], tuple[int, ...]] | None = None
 
-    def check_shapes(self, x: Tensor, W0: Tensor) -> None:
+    def check_shapes(self, x: Tensor, W0: Weight) -> None:
         """Compare the shapes of the input, the weight and the terms, those once.
 
         Raises:
@@ -101,12 +108,12 @@ def _up_group(
     return Group(begin, end, B, B.shape[1], scaling, gradient=gradient)
 
 
-def low_rank_linear_rows(x: Tensor, W0: Tensor, bias: Tensor | None, rows: RowTerms) -> Tensor:
+def low_rank_linear_rows(x: Tensor, W0: Weight, bias: Tensor | None, rows: RowTerms) -> Tensor:
     """Compute x W0ᵀ + b + s (drop(x) Aᵀ) Bᵀ with the A, B and s of each batch row.
 
     Args:
         x: Activations, (rows, *, in).
-        W0: Weight, (out, in), usually frozen; a transposed view does as well.
+        W0: Weight, (out, in), usually frozen; a transposed view does as well, or a quantised one.
         bias: (out,) or None.
         rows: The updates, at least one, and which row has which.
 
@@ -120,17 +127,33 @@ def low_rank_linear_rows(x: Tensor, W0: Tensor, bias: Tensor | None, rows: RowTe
     """
     rows.check_shapes(x, W0)
     dtype = compute_dtype_of(x, (LinearOperands(W0, bias, rows.terms),))
+    out_dtype = output_dtype_of(x, dtype)
     if not torch.is_grad_enabled():
-        return _forward(x, W0, bias, rows, dtype, trains=False)[0]
+        return _forward(x, W0, bias, rows, dtype, trains=False)[0].to(out_dtype)
     seed = next((term.seed for term in rows.terms if term.seed is not None), None)
     constants = tuple((term.scaling, term.drop_probability) for term in rows.terms)
     factors = [factor for term in rows.terms for factor in (term.A, term.B)]
-    return _LowRankLinearRows.apply(x, W0, bias, seed, rows.index, constants, dtype, *factors)  # type: ignore[return-value]
+    layout, weight = parts(W0)
+    settings = _Settings(rows.index, constants, layout, dtype, out_dtype)
+    return _LowRankLinearRows.apply(x, settings, bias, seed, *weight, *factors)  # type: ignore[return-value]
+
+
+class _Settings(NamedTuple):
+    """What the node keeps besides tensors."""
+
+    index: tuple[int, ...]
+    constants: tuple[tuple[float, float], ...]
+    """(scaling, drop probability) of each term."""
+    layout: Layout
+    """Of the weight."""
+    dtype: torch.dtype
+    """What the products run in."""
+    out_dtype: torch.dtype
 
 
 def _forward(
     x: Tensor,
-    W0: Tensor,
+    W0: Weight,
     bias: Tensor | None,
     rows: RowTerms,
     dtype: torch.dtype,
@@ -138,7 +161,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor | None]:
     """Return h, and u where gradients will be wanted."""
     tokens = x.reshape(-1, x.shape[-1]).to(dtype)  # (tokens, in)
-    weight = W0.to(dtype).t()
+    weight = dense(W0, dtype).t()
     h = tokens @ weight if bias is None else torch.addmm(bias.to(dtype), tokens, weight)
     each = tokens.shape[0] // len(rows.index)
     kernels = skinny.kernels_for(tokens)
@@ -165,55 +188,56 @@ class _LowRankLinearRows(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: Tensor,
-        W0: Tensor,
+        settings: _Settings,
         bias: Tensor | None,
         seed: Tensor | None,
-        index: tuple[int, ...],
-        constants: tuple[tuple[float, float], ...],
-        dtype: torch.dtype,
-        *factors: Tensor,
+        *tensors: Tensor,
     ) -> Tensor:
-        rows = _row_terms(index, constants, factors, seed)
-        h, u = _forward(x, W0, bias, rows, dtype)
-        ctx.save_for_backward(x, W0, bias, seed, u, *factors)
-        ctx.index, ctx.constants, ctx.dtype = index, constants, dtype
-        return h
+        given = iter(tensors)
+        W0 = weight_from(settings.layout, given)
+        rows = _row_terms(settings, list(given), seed)
+        h, u = _forward(x, W0, bias, rows, settings.dtype)
+        ctx.save_for_backward(x, bias, seed, u, *tensors)
+        ctx.settings = settings
+        return h.to(settings.out_dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, W0, bias, seed, u, *factors = ctx.saved_tensors
-        needs_x, needs_W0, needs_bias, _, _, _, _, *flags = ctx.needs_input_grad
-        rows = _row_terms(ctx.index, ctx.constants, factors, seed)
+        x, bias, seed, u, *tensors = ctx.saved_tensors
+        settings: _Settings = ctx.settings
+        given = iter(tensors)
+        W0: Weight = weight_from(settings.layout, given)
+        factors = list(given)
+        needs_x, _, needs_bias, _, *flags = ctx.needs_input_grad
+        own, flags = flags[: -len(factors)], flags[-len(factors) :]
+        rows = _row_terms(settings, factors, seed)
         needs = list(zip(flags[0::2], flags[1::2], strict=True))
+        grad_W0 = grad_bias = None
         with autocast_off(grad.device.type):
-            g: Tensor = rows_of(grad, ctx.dtype)  # type: ignore[assignment]
-            tokens: Tensor = rows_of(x, ctx.dtype)  # type: ignore[assignment]
-            grad_x = g @ W0.to(ctx.dtype) if needs_x else None
+            g: Tensor = rows_of(grad, settings.dtype)  # type: ignore[assignment]
+            tokens: Tensor = rows_of(x, settings.dtype)  # type: ignore[assignment]
+            grad_x = g @ dense(W0, settings.dtype) if needs_x else None
             backward = _backward_in_torch
             if u.dtype == torch.float32 and isinstance(
                 skinny.kernels_for(tokens), cpu_kernels.CpuKernels
             ):
                 backward = _backward_compiled
             gradients = backward(tokens, g.contiguous(), u, rows, grad_x, needs)
-            grad_W0 = (g.t() @ tokens).to(W0.dtype) if needs_W0 else None
-            grad_bias = g.sum(0).to(bias.dtype) if needs_bias else None
+            if own[0] and isinstance(W0, Tensor):
+                grad_W0 = (g.t() @ tokens).to(W0.dtype)
+            if needs_bias:
+                grad_bias = g.sum(0).to(bias.dtype)
         if grad_x is not None:
             grad_x = grad_x.to(x.dtype).view(x.shape)
-        return grad_x, grad_W0, grad_bias, None, None, None, None, *gradients
+        of_weight = [grad_W0] + [None] * (len(own) - 1)
+        return grad_x, None, grad_bias, None, *of_weight, *gradients
 
 
-def _row_terms(
-    index: tuple[int, ...],
-    constants: tuple[tuple[float, float], ...],
-    factors: Sequence[Tensor],
-    seed: Tensor | None,
-) -> RowTerms:
-    terms = [
-        LowRankTerm(A, B, scaling, p, seed if p else None)
-        for (scaling, p), A, B in zip(constants, factors[0::2], factors[1::2], strict=True)
-    ]
-    return RowTerms(terms, index)
+def _row_terms(settings: _Settings, factors: Sequence[Tensor], seed: Tensor | None) -> RowTerms:
+    pairs = zip(settings.constants, factors[0::2], factors[1::2], strict=True)
+    terms = [LowRankTerm(A, B, scaling, p, seed if p else None) for (scaling, p), A, B in pairs]
+    return RowTerms(terms, settings.index)
 
 
 Needs = list[tuple[bool, bool]]

@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lorakit.ops import skinny
+from lorakit.ops.quantized import Weight, dense
 
 
 class LowRankTerm(NamedTuple):
@@ -47,8 +48,8 @@ class LowRankTerm(NamedTuple):
 class LinearOperands(NamedTuple):
     """One adapted linear layer."""
 
-    W0: Tensor
-    """Weight, (out, in), usually frozen; a transposed view does as well."""
+    W0: Weight
+    """Weight, (out, in), usually frozen; a transposed view does as well, or a quantised one."""
     bias: Tensor | None
     """(out,)."""
     terms: Sequence[LowRankTerm]
@@ -118,7 +119,7 @@ def infer(x: Tensor, layer: LinearOperands) -> Tensor:
     bias = None if layer.bias is None else layer.bias.to(x.dtype)
     if merges(rows.shape[0], (layer,), x.dtype, trains=False):
         return F.linear(x, _merged_weight(layer, x.dtype), bias)
-    h = F.linear(x, layer.W0.to(x.dtype), bias)
+    h = F.linear(x, dense(layer.W0, x.dtype), bias)
     flat = h.view(-1, h.shape[-1])
     for A, B, scaling, p, seed in layer.terms:
         skinny.add_(flat, rows, A, B, scaling, p, seed)
@@ -149,7 +150,7 @@ def forward(rows: Tensor, layers: Sequence[LinearOperands]) -> tuple[list[Tensor
 
 
 def _base_product(rows: Tensor, layer: LinearOperands, merged: bool) -> Tensor:
-    weight = _merged_weight(layer, rows.dtype) if merged else layer.W0.to(rows.dtype)
+    weight = _merged_weight(layer, rows.dtype) if merged else dense(layer.W0, rows.dtype)
     if layer.bias is None:
         return rows @ weight.t()
     return torch.addmm(layer.bias.to(rows.dtype), rows, weight.t())
@@ -157,9 +158,12 @@ def _base_product(rows: Tensor, layer: LinearOperands, merged: bool) -> Tensor:
 
 def _merged_weight(layer: LinearOperands, dtype: torch.dtype) -> Tensor:
     """Return W0 + Σ s B A in the dtype to compute in, which is a wide one."""
-    weight = layer.W0.to(dtype)
+    weight = dense(layer.W0, dtype)
     for A, B, scaling, *_ in layer.terms:
-        weight = torch.addmm(weight, B.to(dtype), A.to(dtype), alpha=scaling)
+        if isinstance(layer.W0, Tensor):
+            weight = torch.addmm(weight, B.to(dtype), A.to(dtype), alpha=scaling)
+        else:  # what a quantised weight was written to may be changed
+            weight.addmm_(B.to(dtype), A.to(dtype), alpha=scaling)
     return weight
 
 
@@ -196,7 +200,7 @@ def backward(
     gradients = []
     for index, (layer, g, need) in enumerate(zip(layers, gs, needs, strict=True)):
         grad_W0 = grad_bias = None
-        if g is not None and need.W0 and rows is not None:
+        if g is not None and need.W0 and rows is not None and isinstance(layer.W0, Tensor):
             grad_W0 = (g.t() @ rows).to(layer.W0.dtype)
         if g is not None and need.bias and layer.bias is not None:
             grad_bias = g.sum(0).to(layer.bias.dtype)
@@ -213,7 +217,7 @@ def _base_grad_x(
     for layer, g in zip(layers, gs, strict=True):
         if g is None:
             continue
-        weight = _merged_weight(layer, g.dtype) if merged else layer.W0.to(g.dtype)
+        weight = _merged_weight(layer, g.dtype) if merged else dense(layer.W0, g.dtype)
         grad_x = g @ weight if grad_x is None else grad_x.addmm_(g, weight)
     return grad_x
 

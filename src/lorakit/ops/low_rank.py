@@ -11,18 +11,20 @@ from torch.autograd.function import once_differentiable
 from lorakit.errors import DtypeError, ShapeError
 from lorakit.ops import linear_group
 from lorakit.ops.linear_group import LinearNeeds, LinearOperands, LowRankTerm
+from lorakit.ops.quantized import Layout, Weight, is_quantized, parts, tensor_count, weight_from
 
 
 def low_rank_linear(
-    x: Tensor, W0: Tensor, bias: Tensor | None, terms: Sequence[LowRankTerm]
+    x: Tensor, W0: Weight, bias: Tensor | None, terms: Sequence[LowRankTerm]
 ) -> Tensor:
     """Compute x W0ᵀ + b + Σ s (x Aᵀ) Bᵀ without forming BA; see `low_rank_linears`.
 
     Args:
         x: Activations, (*, in); any strides, zero rows included.
-        W0: Weight, (out, in), usually frozen; a transposed view does as well.
+        W0: Weight, (out, in), usually frozen; a transposed view does as well, or a quantised one,
+            whose products run in its compute dtype.
         bias: (out,) or None.
-        terms: Updates to add, at least one.
+        terms: Updates to add.
 
     Returns: (*, out), device of x, dtype of x (of autocast where that is on).
 
@@ -57,10 +59,12 @@ def low_rank_linears(x: Tensor, layers: Sequence[LinearOperands]) -> tuple[Tenso
     for layer in layers:
         check_shapes(x.shape, layer)
     compute_dtype = compute_dtype_of(x, layers)
+    out_dtype = output_dtype_of(x, compute_dtype)
     if not torch.is_grad_enabled():
-        return tuple(linear_group.infer(x.to(compute_dtype), layer) for layer in layers)
+        rows = x.to(compute_dtype)
+        return tuple(linear_group.infer(rows, layer).to(out_dtype) for layer in layers)
     spec, tensors = flatten(layers)
-    return _LowRankLinears.apply(x, spec, compute_dtype, *tensors)  # type: ignore[return-value]
+    return _LowRankLinears.apply(x, spec, compute_dtype, out_dtype, *tensors)  # type: ignore[return-value]
 
 
 def check_shapes(shape: torch.Size, layer: LinearOperands) -> None:
@@ -94,14 +98,26 @@ def compute_dtype_of(x: Tensor, layers: Sequence[LinearOperands]) -> torch.dtype
     autocast = autocast_dtype(x.device.type)
     if x.dtype != torch.float64 and autocast is not None:
         return autocast
+    computed_in: list[torch.dtype] = []
     for layer in layers:
-        if x.dtype != layer.W0.dtype:
+        if is_quantized(layer.W0):
+            # As bitsandbytes does: the input is cast to the weight's compute dtype.
+            wanted = x.dtype if x.dtype == torch.float64 else layer.W0.dtype or x.dtype
+            computed_in.append(wanted)
+        elif x.dtype != layer.W0.dtype:
             raise DtypeError(
                 f"The input of an adapted layer is {x.dtype} but its weight is {layer.W0.dtype}, "
                 "expected one dtype. Run the model under torch.autocast, or load the base in one "
                 "dtype."
             )
-    return x.dtype
+    # Beside a layer that is not quantised, x has that layer's dtype.
+    return computed_in[0] if len(computed_in) == len(layers) else x.dtype
+
+
+def output_dtype_of(x: Tensor, compute_dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype of the outputs: autocast's where that is on, else that of x."""
+    is_cast = x.dtype != torch.float64 and autocast_dtype(x.device.type) is not None
+    return compute_dtype if is_cast else x.dtype
 
 
 class TermSpec(NamedTuple):
@@ -113,17 +129,25 @@ class TermSpec(NamedTuple):
     """Position among the group's seeds; -1 for none."""
 
 
-Spec = tuple[tuple[TermSpec, ...], ...]
-"""The terms of each layer."""
+class LayerSpec(NamedTuple):
+    """What an autograd node keeps of a layer besides its tensors."""
+
+    layout: Layout
+    """Of its weight."""
+    terms: tuple[TermSpec, ...]
+
+
+Spec = tuple[LayerSpec, ...]
 
 
 def flatten(layers: Sequence[LinearOperands]) -> tuple[Spec, list[Tensor | None]]:
-    """Return what is constant, and the tensors: W0, bias, and A and B of each layer; the seeds."""
+    """Return what is constant, and the tensors: those of W0, bias, A and B of each; the seeds."""
     spec = []
     tensors: list[Tensor | None] = []
     seeds: list[Tensor] = []
     for W0, bias, terms in layers:
-        tensors += [W0, bias]
+        layout, own = parts(W0)
+        tensors += [*own, bias]
         specs = []
         for A, B, scaling, p, seed in terms:
             tensors += [A, B]
@@ -134,22 +158,22 @@ def flatten(layers: Sequence[LinearOperands]) -> tuple[Spec, list[Tensor | None]
             if not known:
                 seeds.append(seed)
             specs.append(TermSpec(scaling, p, known[0] if known else len(seeds) - 1))
-        spec.append(tuple(specs))
+        spec.append(LayerSpec(layout, tuple(specs)))
     return tuple(spec), [*tensors, *seeds]
 
 
 def unflatten(spec: Spec, tensors: Sequence[Any]) -> list[LinearOperands]:
     """Undo `flatten`."""
-    count = sum(2 + 2 * len(terms) for terms in spec)
-    seeds = tensors[count:]
-    layers, position = [], 0
-    for specs in spec:
-        W0, bias = tensors[position : position + 2]
-        position += 2
+    seeded = [term.seed for _, terms in spec for term in terms]
+    count = max(seeded, default=-1) + 1
+    seeds = tensors[len(tensors) - count :]
+    given = iter(tensors)
+    layers = []
+    for layout, specs in spec:
+        W0, bias = weight_from(layout, given), next(given)
         terms = []
         for scaling, p, seed in specs:
-            A, B = tensors[position : position + 2]
-            position += 2
+            A, B = next(given), next(given)
             terms.append(LowRankTerm(A, B, scaling, p, seeds[seed] if seed >= 0 else None))
         layers.append(LinearOperands(W0, bias, terms))
     return layers
@@ -158,18 +182,19 @@ def unflatten(spec: Spec, tensors: Sequence[Any]) -> list[LinearOperands]:
 def needs_of(spec: Spec, flags: Sequence[bool]) -> list[LinearNeeds]:
     """Read which gradients of each layer are wanted from flags in the order of `flatten`."""
     return [
-        LinearNeeds(layer.W0, layer.bias, [(term.A, term.B) for term in layer.terms])  # type: ignore[arg-type,misc]
+        LinearNeeds(layer.W0 is True, layer.bias, [(term.A, term.B) for term in layer.terms])  # type: ignore[arg-type,misc]
         for layer in unflatten(spec, [*flags])
     ]
 
 
 def flat_gradients(
-    gradients: Sequence[linear_group.LinearGradients], tensors: int
+    spec: Spec, gradients: Sequence[linear_group.LinearGradients], tensors: int
 ) -> list[Tensor | None]:
     """Bring gradients into the order of `flatten`; `tensors` is how many it gave."""
     flat: list[Tensor | None] = []
-    for grad_W0, grad_bias, factors in gradients:
-        flat += [grad_W0, grad_bias]
+    for (layout, _), (grad_W0, grad_bias, factors) in zip(spec, gradients, strict=True):
+        flat += [grad_W0] if layout is None else [None] * tensor_count(layout)
+        flat.append(grad_bias)
         for pair in factors:
             flat += pair
     return flat + [None] * (tensors - len(flat))
@@ -180,14 +205,21 @@ class _LowRankLinears(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, spec: Spec, compute_dtype: torch.dtype, *tensors: Tensor | None
+        ctx: Any,
+        x: Tensor,
+        spec: Spec,
+        compute_dtype: torch.dtype,
+        out_dtype: torch.dtype,
+        *tensors: Tensor | None,
     ) -> tuple[Tensor, ...]:
         layers = unflatten(spec, tensors)
         rows: Tensor = rows_of(x, compute_dtype)  # type: ignore[assignment]
         hs, us = linear_group.forward(rows, layers)
         # Not views for autograd, so that what follows may change them in place.
-        outputs = [torch.ops.aten._unsafe_view(h, (*x.shape[:-1], h.shape[-1])) for h in hs]
-        needs = needs_of(spec, ctx.needs_input_grad[3:])
+        outputs = [
+            torch.ops.aten._unsafe_view(h.to(out_dtype), (*x.shape[:-1], h.shape[-1])) for h in hs
+        ]
+        needs = needs_of(spec, ctx.needs_input_grad[4:])
         reads_x = any(need.W0 or any(A for A, _ in need.factors) for need in needs)
         reads_u = any(B for need in needs for _, B in need.factors)
         ctx.save_for_backward(x if reads_x else None, *tensors, *(us if reads_u else []))
@@ -201,7 +233,7 @@ class _LowRankLinears(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         x, *saved = ctx.saved_tensors
         layers, us = unflatten(ctx.spec, saved[: ctx.tensors]), saved[ctx.tensors :]
-        needs_x, _, _, *flags = ctx.needs_input_grad
+        needs_x, _, _, _, *flags = ctx.needs_input_grad
         # The products run in forward's dtype, also where backward is called under autocast.
         with autocast_off(layers[0].W0.device.type):
             gs = [rows_of(g, ctx.compute_dtype) for g in grads]
@@ -211,7 +243,7 @@ class _LowRankLinears(torch.autograd.Function):
             )
         if grad_x is not None:
             grad_x = grad_x.to(ctx.dtype).view(ctx.shape)
-        return grad_x, None, None, *flat_gradients(gradients, ctx.tensors)
+        return grad_x, None, None, None, *flat_gradients(ctx.spec, gradients, ctx.tensors)
 
 
 def rows_of(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:

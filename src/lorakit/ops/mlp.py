@@ -18,6 +18,7 @@ from lorakit.ops.low_rank import (
     flat_gradients,
     flatten,
     needs_of,
+    output_dtype_of,
     rows_of,
     unflatten,
 )
@@ -50,8 +51,9 @@ def low_rank_mlp(
         check_shapes(x.shape, layer)
     check_shapes(torch.Size((*x.shape[:-1], inner[0].W0.shape[0])), down)
     dtype = compute_dtype_of(x, [*inner, down])
+    out_dtype = output_dtype_of(x, dtype)
     spec, tensors = flatten([*inner, down])
-    return _LowRankMlp.apply(x, spec, dtype, activation, *tensors)  # type: ignore[return-value]
+    return _LowRankMlp.apply(x, spec, dtype, out_dtype, activation, *tensors)  # type: ignore[return-value]
 
 
 class _LowRankMlp(torch.autograd.Function):
@@ -71,6 +73,7 @@ class _LowRankMlp(torch.autograd.Function):
         x: Tensor,
         spec: Spec,
         dtype: torch.dtype,
+        out_dtype: torch.dtype,
         activation: Activation,
         *tensors: Tensor | None,
     ) -> Tensor:
@@ -85,7 +88,7 @@ class _LowRankMlp(torch.autograd.Function):
         ctx.spec, ctx.dtype, ctx.activation = spec, dtype, activation
         ctx.counts = (len(tensors), len(hs), len(us))
         ctx.x_dtype = x.dtype
-        return torch.ops.aten._unsafe_view(output, (*x.shape[:-1], output.shape[-1]))
+        return torch.ops.aten._unsafe_view(output.to(out_dtype), (*x.shape[:-1], output.shape[-1]))
 
     @staticmethod
     @once_differentiable
@@ -107,7 +110,7 @@ class _LowRankMlp(torch.autograd.Function):
         g: Tensor | None,
     ) -> tuple[Tensor | None, ...]:
         *inner, down = unflatten(ctx.spec, tensors)
-        needs_x, _, _, _, *flags = ctx.needs_input_grad
+        needs_x, _, _, _, _, *flags = ctx.needs_input_grad
         *needs_inner, needs_down = needs_of(ctx.spec, flags)
         acted = _act(hs[0], ctx.activation)
         z = acted if len(hs) == 1 else acted * hs[1]
@@ -124,8 +127,8 @@ class _LowRankMlp(torch.autograd.Function):
         )
         if grad_x is not None:
             grad_x = grad_x.to(ctx.x_dtype).view(x.shape)
-        flat = flat_gradients([*gradients, *down_gradients], len(tensors))
-        return grad_x, None, None, None, *flat
+        flat = flat_gradients(ctx.spec, [*gradients, *down_gradients], len(tensors))
+        return grad_x, None, None, None, None, *flat
 
 
 def _split(saved: Sequence[Tensor], counts: tuple[int, int, int]) -> list[list[Tensor]]:

@@ -12,14 +12,38 @@ All are limited by that traffic, not by arithmetic, so what decides is that noth
 twice or written out in between, a dropped copy of x least of all. On a CPU they run in C
 (native/skinny.c, see `cpu_kernels.py`), on a GPU those that drop in Triton (`triton_kernels.py`);
 the others, those under torch.compile and for other dtypes, and all where there is neither, are
-torch's own operations.
+torch's own operations. So are those whose thin side is not so thin any more: a matrix library then
+computes faster than the C, which keeps sums of eight ranks in registers, and a second pass over x
+for dropout costs less than that gains.
 """
+
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lorakit.ops.cpu_kernels import CpuKernels
 from lorakit.ops.dropout import apply_keep_mask, kernel_mask, kernels_for
+
+_WIDEST = {"down": 8, "down dropped": 16, "up": 8, "up_backward": 12}
+_WIDEST |= {"down_backward": 8, "down_backward dropped": 24}
+"""Largest rank, those of layers that share an input taken together, at which the C is the quicker
+way. Measured by `python -m benchmarks.thin_products`, see docs/performance.md."""
+
+
+def _kernels(x: Tensor, product: str, width: int, drops: bool = False) -> Any:
+    """Return the compiled products if one of them is the quicker way to compute this, or None."""
+    kernels = kernels_for(x, drops=drops)
+    if isinstance(kernels, CpuKernels) and width > _WIDEST[product + " dropped" * drops]:
+        return kernels if x.dtype == torch.bfloat16 and not _multiplies_bfloat16() else None
+    return kernels
+
+
+@cache
+def _multiplies_bfloat16() -> bool:
+    """Whether torch's products of bfloat16 matrices are quick on this CPU."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def down(x: Tensor, A: Tensor, drop_probability: float = 0.0, seed: Tensor | None = None) -> Tensor:
@@ -33,7 +57,7 @@ def down(x: Tensor, A: Tensor, drop_probability: float = 0.0, seed: Tensor | Non
 
     Returns: (tokens, r), float32 from a kernel, else the dtype of x.
     """
-    kernels = kernels_for(x, drops=seed is not None)
+    kernels = _kernels(x, "down", A.shape[0], drops=seed is not None)
     if kernels is not None:
         return kernels.down(x, A, kernel_mask(drop_probability, seed))
     return dropped(x, drop_probability, seed) @ A.to(x.dtype).t()
@@ -48,7 +72,7 @@ def up_(h: Tensor, u: Tensor, B: Tensor, scaling: float) -> None:
         B: Up-projection, (out, r); any floating dtype.
         scaling: Dimensionless factor s.
     """
-    kernels = kernels_for(h)
+    kernels = _kernels(h, "up", B.shape[1])
     if kernels is not None and u.dtype == torch.float32:
         kernels.up_(h, u, B, scaling)
         return
@@ -75,7 +99,7 @@ def add_(
         drop_probability: As in `down`.
         seed: As in `down`.
     """
-    kernels = kernels_for(x)
+    kernels = _kernels(x, "down", A.shape[0])
     if isinstance(kernels, CpuKernels):
         kernels.add_(h, x, A, B, scaling, kernel_mask(drop_probability, seed))
     else:
@@ -97,7 +121,7 @@ def up_backward(
 
     Returns: (out, r), or None if it is not wanted.
     """
-    kernels = kernels_for(g)
+    kernels = _kernels(g, "up_backward", B.shape[1])
     if kernels is not None and u.dtype == torch.float32:
         return kernels.up_backward(g, u, B, scaling, grad_u, needs_B)
     # As uᵀ g and not gᵀ u, and with Bᵀ contiguous: matrix libraries are several times slower on
@@ -128,7 +152,7 @@ def down_backward_(
 
     Returns: (r, in), or None if it is not wanted.
     """
-    kernels = kernels_for(x, drops=seed is not None)
+    kernels = _kernels(x, "down_backward", A.shape[0], drops=seed is not None)
     if kernels is not None and grad_u.dtype == torch.float32:
         mask = kernel_mask(drop_probability, seed)
         return kernels.down_backward_(x, A, grad_u, mask, grad_x, needs_A)

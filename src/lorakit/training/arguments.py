@@ -11,12 +11,24 @@ from enum import Enum
 from functools import cache
 from pathlib import Path
 from types import UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
+import torch
 from pydantic import BeforeValidator, Field, ValidationError, create_model
 
 from lorakit.config import StrictConfig, TaskType, config_error
 from lorakit.errors import ConfigError
+from lorakit.quantization.devices import require_bitsandbytes
+from lorakit.training.memory_mapped_adamw import OPTIMIZER_NAME
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -60,6 +72,11 @@ OWNED_KEYS: dict[str, str] = {
     "model_init_kwargs": "set `dtype`, `revision` or `trust_remote_code` at the top level",
     "trust_remote_code": "set `trust_remote_code` at the top level",
 }
+
+_BITSANDBYTES_OPTIMIZERS = (
+    *("adamw_8bit", "adamw_bnb_8bit", "lion_8bit", "lion_32bit", "rmsprop_bnb", "rmsprop_bnb_8bit"),
+    *("rmsprop_bnb_32bit", "ademamix", "ademamix_8bit"),
+)
 
 _POSITIVE = ("learning_rate", "num_train_epochs", "logging_steps", "save_steps", "eval_steps")
 _AT_LEAST_ONE = (
@@ -105,6 +122,7 @@ def _training_section(task_type: TaskType) -> type[StrictConfig]:
         for name, hint in hints.items()
         if not name.startswith("_")
     }
+    fields["optim"] = (fields["optim"][0] | Literal[OPTIMIZER_NAME], None)
     fields["early_stopping_patience"] = (Annotated[int, Field(ge=1)], None)
     fields["early_stopping_threshold"] = (Annotated[float, Field(ge=0)], None)
     for name, reason in OWNED_KEYS.items():
@@ -245,8 +263,6 @@ def build_arguments(training: Mapping[str, Any], task: Task, run_path: Path) -> 
     Raises:
         ConfigError: transformers or TRL refuses the combination; its reason is passed on.
     """
-    import torch
-
     values = {key: value for key, value in training.items() if key not in EARLY_STOPPING_KEYS}
     values.setdefault("use_cpu", not torch.accelerator.is_available())
     report_to = values.pop("report_to", None) or []
@@ -258,13 +274,14 @@ def build_arguments(training: Mapping[str, Any], task: Task, run_path: Path) -> 
             "Use training.bf16=true, or leave it out."
         )
     _require_compiler(values)
+    optimizer = _checked_optimizer(values)
     try:
-        return task.arguments_class()(
+        arguments = task.arguments_class()(
             output_dir=str(run_path),
             disable_tqdm=True,
             logging_nan_inf_filter=bool(values.get("fp16")),  # else such a loss is an error
             restore_callback_states_from_checkpoint=True,
-            **values,
+            **{**values, **optimizer},
         )
     except (ValueError, TypeError) as error:
         reason = " ".join(str(error).split())
@@ -272,6 +289,35 @@ def build_arguments(training: Mapping[str, Any], task: Task, run_path: Path) -> 
             f"The training arguments do not fit together: {reason} "
             "Change them under `training:` in the recipe."
         ) from None
+    if optimizer:
+        arguments.optim = OPTIMIZER_NAME  # the trainer knows it, transformers does not
+    return arguments
+
+
+def _checked_optimizer(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `training.optim` is for transformers, where it is lorakit's own.
+
+    Raises:
+        ConfigError: The device cannot run it.
+    """
+    name = values.get("optim")
+    if name == OPTIMIZER_NAME:
+        if not values["use_cpu"]:
+            raise ConfigError(
+                f"training.optim={name} keeps its state in the CPU's memory: got a GPU. Use "
+                "paged_adamw_32bit or paged_adamw_8bit there."
+            )
+        return {"optim": "adamw_torch"}
+    is_paged = isinstance(name, str) and name.startswith("paged_")
+    if is_paged and (values["use_cpu"] or not torch.cuda.is_available()):
+        raise ConfigError(
+            f"training.optim: got {name}, which needs a GPU that pages its memory to the CPU. "
+            f"Here {OPTIMIZER_NAME} does the same job with a file on disk; adamw_torch and "
+            "adamw_8bit (a quarter of the state) keep it in memory."
+        )
+    if name in _BITSANDBYTES_OPTIMIZERS or is_paged:
+        require_bitsandbytes()
+    return {}
 
 
 def _require_compiler(values: Mapping[str, Any]) -> None:

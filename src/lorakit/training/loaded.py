@@ -81,6 +81,7 @@ def load_for_inference(
     dtype: str | None = None,
     device: str | torch.device | None = None,
     trust_remote_code: bool = False,
+    unquantized: bool = False,
 ) -> LoadedModel:
     """Load a run's adapter, or any adapter in PEFT's layout, on its base model.
 
@@ -93,6 +94,7 @@ def load_for_inference(
         dtype: Of the base weights; None takes that of the training, else of the checkpoint.
         device: None takes the accelerator if there is one, else the CPU.
         trust_remote_code: Whether code that comes with the base may run.
+        unquantized: Load the base as it is saved, also where it was quantised in training.
 
     Raises:
         MissingFileError: The adapter or the base is not there.
@@ -126,6 +128,10 @@ def load_for_inference(
         tokenizer = load_tokenizer(str(companions), key=str(companions), is_adapter=True)
     else:
         tokenizer = load_tokenizer(name, key=key, **options)
+    place: Any = device or torch.accelerator.current_accelerator() or "cpu"
+    quantization = None if unquantized else settings.quantization
+    if dtype is not None and quantization is not None:
+        quantization = quantization.model_copy(update={"compute_dtype": dtype})
     model = load_model(
         auto_model(task_type),
         name,
@@ -133,12 +139,14 @@ def load_for_inference(
         seed=settings.seed,
         has_head=task_type in _TASKS_WITH_LABELS,
         dtype=dtype or settings.dtype or "auto",
+        quantization=quantization,
+        trained_in_full=adapter.config.modules_to_save,
+        device=torch.device(place),
         **options,
         **_label_options(task_type, settings, adapter),
     )
     model.config.get_text_config().pad_token_id = pad_id(tokenizer)
     add_adapter(model, adapter, trainable=False)
-    place: Any = device or torch.accelerator.current_accelerator() or "cpu"
     model.to(place).eval()
     labels = _labels_of(model) if task_type in _TASKS_WITH_LABELS else None
     return LoadedModel(model, tokenizer, task_type, labels, settings, name)

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from lorakit.adapters import merge_adapters, merge_and_unload
 from lorakit.atomic import appearing_directory
-from lorakit.errors import AdapterStateError, OutputExistsError
+from lorakit.errors import AdapterStateError, ConfigError, OutputExistsError
 from lorakit.training.inference import load_for_inference
 
 _PROBE_ROWS = 2
@@ -28,8 +28,10 @@ class MergeReport:
         relative_deviation: The same divided by the largest absolute logit.
         largest_rounding: Largest rounding error of a merged weight, in the weight's units.
         layers: Number of layers whose weight changed.
-        dtype: dtype of the written weights.
+        dtype: dtype of the written weights; of what is not quantised where `requantized`.
         files: The paths written.
+        was_quantized: Whether the base was quantised.
+        requantized: Whether the merged weights were quantised again.
     """
 
     largest_deviation: float
@@ -38,6 +40,8 @@ class MergeReport:
     layers: int
     dtype: str
     files: tuple[Path, ...]
+    was_quantized: bool = False
+    requantized: bool = False
 
 
 def merge_to_checkpoint(
@@ -45,34 +49,51 @@ def merge_to_checkpoint(
     output: str | Path,
     base: str | None = None,
     dtype: str | None = None,
+    *,
+    requantize: bool = False,
+    unquantized: bool = False,
 ) -> MergeReport:
     """Merge an adapter into its base and write a checkpoint that plain `from_pretrained` loads.
 
     The written checkpoint is loaded again and its logits are compared with the adapted model's
-    before the directory appears under its name.
+    before the directory appears under its name. A base that was quantised in training is loaded in
+    the same way, made dense, and added to in float32: the adapter has learnt to go with the
+    quantised weights, errors included.
 
     Args:
         adapter_path: A run directory, an adapter directory, or a hub id.
         output: Directory to make; it must not exist or be empty.
         base: Hub id or directory of the base; None takes the one the adapter names.
         dtype: "float32", "bfloat16" or "float16"; None keeps the base's.
+        requantize: Quantise the merged weights again, as the base was; this costs accuracy.
+        unquantized: Merge into the base as it is saved, also where it was quantised in training.
 
     Raises:
         OutputExistsError: `output` holds files already.
         AdapterStateError: The written checkpoint does not give the adapted model's logits.
         AdapterMismatchError: The adapter was made for another base.
+        QuantizationError: `requantize` is asked for and the base is not quantised.
+        ConfigError: `requantize` goes with neither `dtype` nor `unquantized`.
     """
+    if requantize and (dtype is not None or unquantized):
+        other = "unquantized" if unquantized else f"dtype={dtype}"
+        raise ConfigError(
+            f"Cannot merge with both requantize and {other}: the one keeps the quantised form, the "
+            "other makes it dense. Choose one."
+        )
     output = Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise OutputExistsError(
             f"Cannot write the merged model to {output}: it exists already, expected a new or "
             "empty directory. Name another one."
         )
-    loaded = load_for_inference(adapter_path, base)
+    loaded = load_for_inference(adapter_path, base, unquantized=unquantized)
     model, tokenizer = loaded.model, loaded.tokenizer
+    was_quantized = bool(getattr(model, "is_quantized", False))
     probe = _probe(model)
     expected = _logits(model, probe)
-    merge = merge_adapters(model)
+    how = "requantize" if requantize else "dequantize" if was_quantized else None
+    merge = merge_adapters(model, quantized_base=how)
     merge_and_unload(model)
     if dtype is not None:
         model.to(getattr(torch, dtype))
@@ -82,7 +103,8 @@ def merge_to_checkpoint(
         written = type(model).from_pretrained(temporary, dtype="auto").eval()
         deviation = (_logits(written, probe) - expected).abs().max().item()
         relative = deviation / max(expected.abs().max().item(), torch.finfo(torch.float32).tiny)
-        _check(relative, model.dtype, output)
+        if not requantize:
+            _check(relative, model.dtype, output)
     return MergeReport(
         largest_deviation=deviation,
         relative_deviation=relative,
@@ -90,6 +112,8 @@ def merge_to_checkpoint(
         layers=merge.layers,
         dtype=str(model.dtype).removeprefix("torch."),
         files=tuple(sorted(path for path in output.iterdir() if path.is_file())),
+        was_quantized=was_quantized,
+        requantized=requantize,
     )
 
 

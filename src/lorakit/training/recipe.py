@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from lorakit.config import LoraConfig, StrictConfig, TaskType
+from lorakit.config import LoraConfig, QuantizationConfig, StrictConfig, TaskType
 from lorakit.errors import ConfigError, MissingFileError, did_you_mean
 from lorakit.training import yaml_text
 
@@ -84,6 +84,10 @@ class Recipe(StrictConfig):
     task: TaskType
     data: DataConfig
     lora: LoraConfig = LoraConfig()
+
+    quantization: QuantizationConfig | None = None
+    """How to keep the base in 4 or 8 bits; None leaves it as it is. With it, dtype "auto" is its
+    compute dtype."""
 
     float32_small_parameters: bool = False
     """Whether 1-D parameters (norms, biases) are kept in float32 on a 16-bit base."""

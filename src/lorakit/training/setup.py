@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorakit.injection import Injection, add_adapter, count_parameters
+from lorakit.quantization.small_parameters import keep_small_parameters_in_float32
 from lorakit.training.arguments import build_arguments, resolve_training
 from lorakit.training.callbacks import EventHandler
 from lorakit.training.data import Splits, load_splits
 from lorakit.training.recipe import Recipe
-from lorakit.training.small_parameters import keep_small_parameters_in_float32
 from lorakit.training.tasks import Encoded, Task, task_for
 from lorakit.training.tasks.base import seed_of
 from lorakit.training.trainer import AdapterTrainerMixin

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +23,12 @@ from lorakit.atomic import write_text
 from lorakit.errors import TrainingError
 from lorakit.training import checkpoints
 from lorakit.training.first_step import LearningWatch
+from lorakit.training.memory_mapped_adamw import OPTIMIZER_NAME, MemoryMappedAdamW
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.amp.grad_scaler import GradScaler
+    from transformers import TrainingArguments
 
     _Base = Trainer
 else:
@@ -50,7 +54,8 @@ class AdapterTrainerMixin(_Base):
         self.watch = LearningWatch()
         self._epoch_rng: Tensor | None = None
         self._resumed_from: Path | None = None
-        super().__init__(*args, **kwargs)
+        with _known_to_carry_adapters(kwargs["model"]):
+            super().__init__(*args, **kwargs)
         self.add_callback(_RunningSums(self))
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
@@ -116,6 +121,19 @@ class AdapterTrainerMixin(_Base):
         return result
 
     # ---- no more work than the adapters need ----
+
+    @staticmethod
+    def get_optimizer_cls_and_kwargs(args: TrainingArguments, model: Any = None) -> tuple[Any, Any]:
+        """Return the optimizer's class and settings; lorakit's own keeps its state in the run."""
+        if args.optim != OPTIMIZER_NAME:
+            return Trainer.get_optimizer_cls_and_kwargs(args, model)
+        settings = {
+            "lr": args.learning_rate,
+            "betas": (args.adam_beta1, args.adam_beta2),
+            "eps": args.adam_epsilon,
+            "directory": args.output_dir,
+        }
+        return MemoryMappedAdamW, settings
 
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
         """Train; a checkpoint that can do without it is not given inputs that want a gradient.
@@ -219,6 +237,23 @@ class AdapterTrainerMixin(_Base):
     def _scaler(self) -> GradScaler | None:
         scaler = getattr(self.accelerator, "scaler", None)
         return scaler if scaler is not None and scaler.is_enabled() else None
+
+
+@contextmanager
+def _known_to_carry_adapters(model: Any) -> Iterator[None]:
+    """Tell transformers, which refuses to train a quantised model, that adapters are on it.
+
+    The attribute is the one that its own integration of PEFT sets. Other code takes it to mean
+    that PEFT's layers are there, so it is not kept.
+    """
+    is_quantized = getattr(model, "is_quantized", False)
+    if is_quantized:
+        model._hf_peft_config_loaded = True
+    try:
+        yield
+    finally:
+        if is_quantized:
+            del model._hf_peft_config_loaded
 
 
 class _RunningSums(TrainerCallback):

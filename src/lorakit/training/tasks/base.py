@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -103,6 +104,7 @@ class Task(ABC):
         Raises:
             MissingFileError: There is no such model.
             ConfigError: The model cannot do this task.
+            QuantizationError: It cannot be quantised as the recipe says.
         """
         model = load_model(
             auto_model(self.task_type),
@@ -110,6 +112,9 @@ class Task(ABC):
             seed=seed_of(recipe),
             has_head=labels is not None,
             dtype=recipe.dtype,
+            quantization=recipe.quantization,
+            trained_in_full=recipe.lora.modules_to_save,
+            device=torch.device("cpu") if recipe.training.get("use_cpu") else None,
             **loading_options(recipe),
             **label_options(labels),
         )
@@ -179,6 +184,10 @@ class Task(ABC):
     def settings(self, recipe: Recipe, model: PreTrainedModel, **more: Any) -> dict[str, Any]:
         """Return what inference has to repeat: this task's own settings, base dtype and seed."""
         dtype = str(model.dtype).removeprefix("torch.")
+        how = recipe.quantization
+        if how is not None:  # another device computes in what it has
+            how = how.model_copy(update={"compute_dtype": "auto"})
+            return {"quantization": how, "seed": seed_of(recipe), **more}
         return {"dtype": dtype, "seed": seed_of(recipe), **more}
 
     def fresh_notes(self, recipe: Recipe, model: PreTrainedModel) -> list[str]:

@@ -25,9 +25,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from lorakit.config import TaskType
-from lorakit.errors import ConfigError, MissingFileError
+from lorakit.config import QuantizationConfig, TaskType
+from lorakit.errors import ConfigError, MissingFileError, QuantizationError, TargetError
 from lorakit.injection.heads import task_heads
+from lorakit.quantization.load import is_quantized, load_as_quantized, load_quantized
 
 _UNLIMITED = 10**9
 """Tokenizers without a limit give 10^30 as `model_max_length`."""
@@ -97,6 +98,9 @@ def load_model(
     seed: int,
     has_head: bool,
     key: str = "model",
+    quantization: QuantizationConfig | None = None,
+    trained_in_full: Sequence[str] = (),
+    device: torch.device | None = None,
     **options: Any,
 ) -> PreTrainedModel:
     """Load a base model for a task.
@@ -108,22 +112,40 @@ def load_model(
         has_head: The task has a head of its own (a classifier), which the checkpoint need not
             have, or may have for other labels.
         key: Where the name stands, for an error: a recipe key or a file.
+        quantization: How to keep it in fewer bits; None leaves it as it is saved.
+        trained_in_full: Names of modules that are not quantised, as an adapter trains them.
+        device: Where a quantised model goes; None takes the accelerator if there is one.
         options: Passed on to `from_pretrained`; those that are None are left out.
 
     Raises:
         MissingFileError: There is no such model, or it comes without weights.
         ConfigError: The model cannot do the task, or its checkpoint lacks weights of the body.
+        QuantizationError: It cannot be quantised as asked; see `load_quantized`.
     """
     _check_local(name, key)
     with torch.random.fork_rng(), _without_load_report():
         torch.manual_seed(seed)
         try:
-            model, info = auto_class.from_pretrained(
-                name,
-                output_loading_info=True,
-                ignore_mismatched_sizes=has_head,
-                **_given(options),
-            )
+            given = {"ignore_mismatched_sizes": has_head, **_given(options)}
+            model_config = _model_config(name, options)
+            if quantization is not None:
+                model, info = load_quantized(
+                    auto_class,
+                    name,
+                    quantization,
+                    model_config=model_config,
+                    trained_in_full=trained_in_full,
+                    device=device,
+                    **given,
+                )
+            elif is_quantized(model_config):
+                model, info = load_as_quantized(
+                    auto_class, name, model_config, trained_in_full, device, given
+                )
+            else:
+                model, info = auto_class.from_pretrained(name, output_loading_info=True, **given)
+        except (QuantizationError, TargetError):
+            raise
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise _cannot_load(name, key, "model", error, auto_class) from error
     missing = set(info["missing_keys"])
@@ -131,6 +153,14 @@ def load_model(
     _check_missing(model, sorted(missing), name, key, has_head)
     _fresh[model] = tuple(dict.fromkeys(key.rpartition(".")[0] for key in sorted(missing)))
     return model
+
+
+def _model_config(name: str, options: dict[str, Any]) -> Any:
+    """Return the configuration of a checkpoint, with the options that change it (its labels)."""
+    loading = ("ignore_mismatched_sizes", "dtype")
+    return AutoConfig.from_pretrained(
+        name, **{key: value for key, value in _given(options).items() if key not in loading}
+    )
 
 
 def fresh_modules(model: nn.Module) -> tuple[str, ...]:

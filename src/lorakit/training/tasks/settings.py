@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import Field
 
 from lorakit.atomic import write_text
-from lorakit.config import StrictConfig, TaskType
+from lorakit.config import QuantizationConfig, StrictConfig, TaskType
 from lorakit.errors import AdapterFileError
 from lorakit.training.tasks.base import Encoded
 
@@ -27,7 +27,10 @@ class InferenceSettings(StrictConfig):
     """Class or tag names by id."""
 
     dtype: str | None = None
-    """Of the base weights in training, such as "bfloat16"."""
+    """Of the base weights in training, such as "bfloat16"; None for a quantised base."""
+
+    quantization: QuantizationConfig | None = None
+    """How the base was kept in training."""
 
     seed: int = 42
     """With which weights that the base does not have (a head) were drawn."""

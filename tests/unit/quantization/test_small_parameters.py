@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from lorakit.adapters import adapter_state_dict, merge_and_unload
 from lorakit.config import LoraConfig
 from lorakit.injection import add_adapter, unload
-from lorakit.training.small_parameters import (
+from lorakit.quantization.small_parameters import (
     keep_small_parameters_in_float32,
     restore_small_parameters,
 )

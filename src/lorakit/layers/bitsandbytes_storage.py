@@ -1,0 +1,190 @@
+"""Reading and writing the layers in which bitsandbytes keeps quantised weights.
+
+bitsandbytes is imported by whoever makes such layers; where it has not been, there are none.
+"""
+
+import sys
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from lorakit.layers.class_swap import swap_class
+from lorakit.ops.quantized import (
+    EightBitLayout,
+    EightBitWeight,
+    FourBitLayout,
+    FourBitWeight,
+    QuantizedWeight,
+    dense_copy,
+)
+
+_OWN_ATTRIBUTES = (
+    *("compute_dtype", "compute_type_is_set", "quant_state", "quant_storage"),
+    *("support_avx512bf16_for_cpu", "state", "index", "source_cls"),
+)
+
+
+def bits_of(module: nn.Module) -> Literal[4, 8] | None:
+    """Return in how many bits a linear layer keeps its weight; None for a layer of another kind.
+
+    A layer that is merged into a dense weight still counts: it gets its own weight back.
+    """
+    library: Any = sys.modules.get("bitsandbytes")
+    if library is None or not isinstance(module, nn.Linear):
+        return None
+    if isinstance(module, library.nn.Linear4bit):
+        return 4
+    return 8 if isinstance(module, library.nn.Linear8bitLt) else None
+
+
+def quantized_weight(layer: nn.Module) -> QuantizedWeight | None:
+    """Return a layer's quantised weight, or None where it has none at the moment."""
+    weight: Any = layer._parameters.get("weight")
+    if hasattr(weight, "quant_state"):
+        return _four_bit_weight(layer, weight)
+    return _eight_bit_weight(layer, weight) if hasattr(weight, "SCB") else None
+
+
+def _four_bit_weight(layer: Any, weight: Any) -> FourBitWeight | None:
+    state: Any = weight.quant_state or getattr(layer, "quant_state", None)
+    if state is None:
+        return None
+    nested: Any = state.state2 if state.nested else None
+    layout = FourBitLayout(
+        shape=tuple(state.shape),  # type: ignore[arg-type]
+        block_size=state.blocksize,
+        nested_block_size=0 if nested is None else nested.blocksize,
+        quant_type=state.quant_type,
+        compute_dtype=layer.compute_dtype,
+    )
+    if nested is None:
+        return FourBitWeight(layout, weight.data, state.absmax, None, None, None)
+    return FourBitWeight(
+        layout, weight.data, state.absmax, nested.absmax, nested.code, state.offset
+    )
+
+
+def _eight_bit_weight(layer: Any, weight: Any) -> EightBitWeight | None:
+    absmax: Tensor | None = layer.state.SCB if weight.SCB is None else weight.SCB
+    if absmax is None or weight.dtype != torch.int8:
+        return None
+    return EightBitWeight(EightBitLayout(tuple(weight.shape), None), weight.data, absmax)  # type: ignore[arg-type]
+
+
+def compute_dtype_of(layer: nn.Module) -> torch.dtype:
+    """Return what products with a quantised weight run in; float32 where the input decides."""
+    dtype: Any = getattr(layer, "compute_dtype", None)
+    return dtype or torch.float32
+
+
+def kind_of(layer: nn.Module) -> str:
+    """Return "nf4", "fp4" or "int8"."""
+    weight: Any = layer._parameters.get("weight")
+    return getattr(weight, "quant_type", "int8")
+
+
+def parameter_count(parameter: Tensor) -> int:
+    """Return how many numbers a parameter stands for; a packed one has several in an element."""
+    state: Any = getattr(parameter, "quant_state", None)
+    return parameter.numel() if state is None else int(torch.Size(state.shape).numel())
+
+
+def storage_bytes(layer: nn.Module) -> int:
+    """Return the bytes of a quantised weight: its codes, scales and code books."""
+    weight = quantized_weight(layer)
+    if weight is None:
+        return 0
+    return sum(tensor.untyped_storage().nbytes() for tensor in weight[1:] if tensor is not None)  # type: ignore[union-attr]
+
+
+def keep_layout(layer: Any) -> None:
+    """Keep bitsandbytes from rewriting a 4-bit weight in evaluation, and undo it if it has.
+
+    On a CPU with AVX-512 bf16 its layers convert themselves to another layout when they are
+    evaluated, with the scales rounded to bfloat16. Such a layer cannot be trained through any
+    more, and its weight is not the one that was loaded.
+    """
+    if not hasattr(layer, "support_avx512bf16_for_cpu"):
+        return
+    state: Any = getattr(layer.weight, "quant_state", None)
+    if getattr(state, "packing_format_for_cpu", False):
+        functional: Any = sys.modules["bitsandbytes.functional"]
+        unpack = functional._convert_weight_packed_for_cpu_inverse
+        layer.weight.data, layer.weight.quant_state = unpack(layer.weight.data, state)
+    layer.support_avx512bf16_for_cpu = False
+
+
+def free_layout(layer: Any) -> None:
+    """Undo `keep_layout`."""
+    if hasattr(layer, "support_avx512bf16_for_cpu"):
+        functional: Any = sys.modules["bitsandbytes.functional"]
+        layer.support_avx512bf16_for_cpu = functional.has_avx512bf16()
+
+
+def quantized_like(layer: nn.Module, exact: Tensor) -> nn.Parameter:
+    """Quantise a weight in the way a layer's own is.
+
+    Args:
+        layer: A quantised layer; it is left as it is.
+        exact: (out, in), float32.
+    """
+    library: Any = sys.modules["bitsandbytes"]
+    own: Any = layer.weight
+    if bits_of(layer) == 8:
+        made = library.nn.Int8Params(exact.cpu(), requires_grad=False)
+        return made.to(own.device)
+    made = library.nn.Params4bit(
+        exact,
+        requires_grad=False,
+        blocksize=own.blocksize,
+        compress_statistics=own.compress_statistics,
+        quant_type=own.quant_type,
+        quant_storage=own.quant_storage,
+    ).to(own.device)
+    made.quant_state.dtype = own.quant_state.dtype
+    return made
+
+
+def make_dense_in_place(layer: nn.Module, weight: Tensor) -> None:
+    """Turn a quantised layer into the plain one it was made of, with this weight.
+
+    Args:
+        layer: Of bitsandbytes' plain class.
+        weight: (out, in); transposed where the layer was GPT-2's Conv1D.
+    """
+    attributes = vars(layer)
+    source = attributes.get("source_cls", nn.Linear)
+    for name in _OWN_ATTRIBUTES:
+        attributes.pop(name, None)
+    layer._load_state_dict_pre_hooks.clear()  # that of bitsandbytes' 8-bit layer
+    if issubclass(source, Conv1D):
+        layer.nx, layer.nf = attributes.pop("in_features"), attributes.pop("out_features")
+        weight = weight.t().contiguous()
+    swap_class(layer, Conv1D if issubclass(source, Conv1D) else nn.Linear)
+    layer.weight = nn.Parameter(weight, requires_grad=False)
+
+
+def dequantize_model(model: nn.Module, dtype: torch.dtype | None = None) -> int:
+    """Make every quantised layer of a model without adapters dense, in place.
+
+    A transformers model forgets that it was quantised, so that `save_pretrained` writes an
+    ordinary checkpoint.
+
+    Args:
+        model: Any torch module.
+        dtype: Of the dense weights; None takes each layer's compute dtype.
+
+    Returns: How many layers have become dense.
+    """
+    layers = [module for module in model.modules() if bits_of(module)]
+    for layer in layers:
+        weight: Any = quantized_weight(layer)
+        make_dense_in_place(layer, dense_copy(weight, dtype or compute_dtype_of(layer)))
+    quantizer: Any = getattr(model, "hf_quantizer", None)
+    if quantizer is not None:
+        quantizer.remove_quantization_config(model)
+    for name in ("is_loaded_in_4bit", "is_loaded_in_8bit"):
+        vars(model).pop(name, None)
+    return len(layers)

@@ -1,0 +1,264 @@
+"""Weights kept in 4 or 8 bits, made dense for the length of one product.
+
+The storage is bitsandbytes'. A 4-bit weight is cut into blocks of consecutive numbers; each block
+has its largest magnitude, absmax, and a code of 4 bits for each number:
+
+    w = code_book[code] * absmax[block]
+
+With double quantization absmax is kept in 8 bits, in blocks again: absmax = mean + its own code
+times its own absmax. An 8-bit weight has one scale for each row: w = code * absmax[row] / 127.
+
+A dense weight is needed twice in a training step, once in forward and once in backward. On a CPU
+it is written into one buffer that all layers use in turn, so that no memory is asked for; a result
+of `dense` is therefore good until the next call in the same thread.
+"""
+
+import ctypes
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+_SUFFIXES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+_PLAIN_TYPES = ("Tensor", "Parameter", "Params4bit", "Int8Params")
+
+
+class FourBitLayout(NamedTuple):
+    """What is constant about a 4-bit weight."""
+
+    shape: tuple[int, int]
+    """(out, in) of the dense weight."""
+    block_size: int
+    nested_block_size: int
+    """Of the second level; 0 where absmax is kept in float32."""
+    quant_type: str
+    """"nf4" or "fp4"."""
+    compute_dtype: torch.dtype | None
+    """What products with it run in; None for the dtype of the input."""
+
+
+class FourBitWeight(NamedTuple):
+    """A weight in 4 bits."""
+
+    layout: FourBitLayout
+    codes: Tensor
+    """Two codes in each byte; any dtype as storage."""
+    absmax: Tensor
+    """(blocks,) in float32, or in uint8 where it is quantised itself."""
+    nested_absmax: Tensor | None
+    nested_code: Tensor | None
+    """The 256 values of the second level."""
+    offset: Tensor | None
+    """Mean of absmax, 0-dimensional."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out, in) of the dense weight."""
+        return self.layout.shape
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """What products with it run in; None for the dtype of the input."""
+        return self.layout.compute_dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where its storage is."""
+        return self.codes.device
+
+
+class EightBitLayout(NamedTuple):
+    """What is constant about an 8-bit weight."""
+
+    shape: tuple[int, int]
+    compute_dtype: torch.dtype | None
+
+
+class EightBitWeight(NamedTuple):
+    """A weight in 8 bits with one scale for each row."""
+
+    layout: EightBitLayout
+    codes: Tensor
+    """(out, in), int8."""
+    absmax: Tensor
+    """(out,), float32."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out, in) of the dense weight."""
+        return self.layout.shape
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """What products with it run in; None for the dtype of the input."""
+        return self.layout.compute_dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where its storage is."""
+        return self.codes.device
+
+
+QuantizedWeight = FourBitWeight | EightBitWeight
+Weight = Tensor | QuantizedWeight
+Layout = FourBitLayout | EightBitLayout | None
+"""None for a weight that is dense."""
+
+
+def is_quantized(weight: Any) -> bool:
+    """Return whether a weight is kept in 4 or 8 bits."""
+    return isinstance(weight, FourBitWeight | EightBitWeight)
+
+
+def parts(weight: Weight) -> tuple[Layout, tuple[Tensor | None, ...]]:
+    """Return what is constant about a weight, and its tensors."""
+    if isinstance(weight, Tensor):
+        return None, (weight,)
+    return weight[0], weight[1:]  # type: ignore[return-value]
+
+
+def tensor_count(layout: Layout) -> int:
+    """Return how many tensors `parts` gives for a weight of this layout."""
+    if layout is None:
+        return 1
+    return len((FourBitWeight if isinstance(layout, FourBitLayout) else EightBitWeight)._fields) - 1
+
+
+def weight_from(layout: Layout, tensors: Iterator[Any]) -> Any:
+    """Undo `parts`, taking as many tensors as the weight has."""
+    if layout is None:
+        return next(tensors)
+    kind: Any = FourBitWeight if isinstance(layout, FourBitLayout) else EightBitWeight
+    return kind(layout, *(next(tensors) for _ in kind._fields[1:]))
+
+
+def dense(weight: Weight, dtype: torch.dtype) -> Tensor:
+    """Return a weight as an ordinary tensor, (out, in).
+
+    Args:
+        weight: Dense or quantised.
+        dtype: Of the result.
+
+    Returns: A dense weight itself where it has the dtype; of a quantised one on a CPU, a buffer
+        that the next call in this thread writes anew.
+    """
+    if isinstance(weight, Tensor):
+        return weight.to(dtype)
+    own = dtype if dtype in _SUFFIXES else torch.float32
+    if isinstance(weight, FourBitWeight):
+        return _dense_4bit(weight, own).to(dtype)
+    return _dense_8bit(weight, own).to(dtype)
+
+
+def dense_copy(weight: QuantizedWeight, dtype: torch.dtype) -> Tensor:
+    """Return a quantised weight as a tensor of its own, (out, in)."""
+    return dense(weight, dtype).clone()
+
+
+def _dense_4bit(weight: FourBitWeight, dtype: torch.dtype) -> Tensor:
+    layout = weight.layout
+    codes = weight.codes if weight.codes.dtype == torch.uint8 else weight.codes.view(torch.uint8)
+    library = _cpu_library() if _is_plain_cpu(codes) and layout.shape[1] % 2 == 0 else None
+    if library is None:
+        return torch.ops.bitsandbytes.dequantize_4bit(
+            codes, _absmax(weight), layout.block_size, layout.quant_type, layout.shape, dtype
+        )
+    absmax = weight.absmax.contiguous()
+    if weight.nested_absmax is not None:
+        absmax = _nested_absmax(weight, library)
+    out = _scratch.take(layout.shape, dtype)
+    rows, columns = layout.shape
+    library(f"cdequantize_blockwise_cpu_{layout.quant_type}_{_SUFFIXES[dtype]}")(
+        *(_pointer(codes), _pointer(absmax), _pointer(out)),
+        *(ctypes.c_longlong(layout.block_size), ctypes.c_longlong(rows)),
+        ctypes.c_longlong(columns),
+    )
+    return out
+
+
+def _absmax(weight: FourBitWeight) -> Tensor:
+    """Return the largest magnitude of each block, in float32."""
+    if weight.nested_absmax is None or weight.nested_code is None or weight.offset is None:
+        return weight.absmax.float()
+    exact = torch.ops.bitsandbytes.dequantize_blockwise(
+        weight.absmax,
+        weight.nested_absmax,
+        weight.nested_code,
+        weight.layout.nested_block_size,
+        torch.float32,
+    )
+    return exact + weight.offset
+
+
+def _nested_absmax(weight: FourBitWeight, library: Callable[[str], Any]) -> Tensor:
+    """Do what `_absmax` does, in a buffer."""
+    out = _scratch.take((weight.absmax.numel(),), torch.float32, name="absmax")
+    library("cdequantize_blockwise_cpu_fp32")(
+        *(_pointer(weight.nested_code), _pointer(weight.absmax), _pointer(weight.nested_absmax)),
+        *(_pointer(out), ctypes.c_longlong(weight.layout.nested_block_size)),
+        ctypes.c_longlong(weight.absmax.numel()),
+    )
+    return out.add_(weight.offset)  # type: ignore[arg-type]
+
+
+def _dense_8bit(weight: EightBitWeight, dtype: torch.dtype) -> Tensor:
+    scales = weight.absmax.to(torch.float32).mul(1 / 127)[:, None]
+    if not _is_plain_cpu(weight.codes):
+        return (weight.codes * scales).to(dtype)
+    return torch.mul(weight.codes, scales, out=_scratch.take(weight.layout.shape, dtype))
+
+
+def _is_plain_cpu(tensor: Tensor) -> bool:
+    """Whether there is memory behind a tensor that a kernel may be pointed to."""
+    return (
+        not torch.compiler.is_compiling()
+        and tensor.device.type == "cpu"
+        and type(tensor).__name__ in _PLAIN_TYPES
+        and tensor.is_contiguous()
+    )
+
+
+@cache
+def _cpu_library() -> Callable[[str], Any] | None:
+    """Return bitsandbytes' compiled functions by name, or None where it has none for a CPU."""
+    from bitsandbytes.cextension import lib
+
+    needed = ("cdequantize_blockwise_cpu_fp32", "cdequantize_blockwise_cpu_nf4_fp32")
+    try:
+        if not all(callable(getattr(lib, name)) for name in needed):
+            return None
+    except (AttributeError, RuntimeError):
+        return None
+    if type(lib).__name__.startswith("ErrorHandler"):
+        return None
+    return lambda name: getattr(lib, name)
+
+
+def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
+    return ctypes.c_void_p(tensor.data_ptr())  # type: ignore[union-attr]
+
+
+class _Scratch(threading.local):
+    """Buffers that are used again, one for each purpose and dtype, as large as the largest use."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[tuple[str, torch.dtype], Tensor] = {}
+
+    def take(self, shape: Sequence[int], dtype: torch.dtype, name: str = "weight") -> Tensor:
+        """Return a CPU tensor with whatever was in it."""
+        count = 1
+        for size in shape:
+            count *= size
+        buffer = self._buffers.get((name, dtype))
+        if buffer is None or buffer.numel() < count:
+            # A tensor made in inference mode would be refused outside it.
+            with torch.inference_mode(False):
+                buffer = torch.empty(count, dtype=dtype, device="cpu")
+            self._buffers[name, dtype] = buffer
+        return buffer[:count].view(*shape)
+
+
+_scratch = _Scratch()

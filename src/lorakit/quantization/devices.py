@@ -1,0 +1,76 @@
+"""What a device can do for a quantised base."""
+
+from __future__ import annotations
+
+import re
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+
+from lorakit.config import QuantizationConfig
+from lorakit.errors import QuantizationError
+
+OLDEST_BITSANDBYTES = (0, 50)
+
+
+def require_bitsandbytes() -> None:
+    """Look for a bitsandbytes that can do what is asked of it.
+
+    Raises:
+        QuantizationError: It is missing, too old, or cannot be imported.
+    """
+    wanted = ".".join(map(str, OLDEST_BITSANDBYTES))
+    install = f"Install it: pip install 'bitsandbytes>={wanted}'."
+    try:
+        found = version("bitsandbytes")
+    except PackageNotFoundError:
+        raise QuantizationError(
+            f"`quantization` needs bitsandbytes, which is not installed. {install}"
+        ) from None
+    if tuple(int(part) for part in re.findall(r"\d+", found)[:2]) < OLDEST_BITSANDBYTES:
+        raise QuantizationError(
+            f"`quantization` needs bitsandbytes {wanted} or newer: got {found}. {install}"
+        )
+    try:
+        import bitsandbytes  # noqa: F401
+    except (ImportError, OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise QuantizationError(
+            f"bitsandbytes {found} cannot be imported ({reason}). {install}"
+        ) from error
+
+
+def has_dtype(dtype: torch.dtype, device: torch.device) -> bool:
+    """Return whether a device multiplies matrices of a dtype with instructions of its own."""
+    if dtype == torch.float32:
+        return True
+    if device.type == "cpu":
+        kind = "bf16" if dtype == torch.bfloat16 else "fp16"
+        return bool(getattr(torch.ops.mkldnn, f"_is_mkldnn_{kind}_supported")())
+    if device.type == "cuda" and dtype == torch.bfloat16:
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return True
+
+
+def compute_dtype(config: QuantizationConfig, device: torch.device) -> torch.dtype:
+    """Return what products with the base run in.
+
+    Raises:
+        QuantizationError: The configuration names a dtype that the device lacks.
+    """
+    if config.compute_dtype == "auto":
+        return torch.bfloat16 if has_dtype(torch.bfloat16, device) else torch.float32
+    dtype: torch.dtype = getattr(torch, config.compute_dtype)
+    if not has_dtype(dtype, device):
+        raise QuantizationError(
+            f"quantization.compute_dtype: got {config.compute_dtype}, for which this "
+            f"{device.type.upper()} has no instructions; a step would take many times as long. "
+            "Set quantization.compute_dtype=float32, or auto to take the best the device has."
+        )
+    return dtype
+
+
+def default_device() -> torch.device:
+    """Return the accelerator if there is one, else the CPU."""
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return found or torch.device("cpu")

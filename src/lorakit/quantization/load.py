@@ -1,0 +1,344 @@
+"""Loading a base in 4 or 8 bits, and quantising one that is in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from lorakit.config import QuantizationConfig
+from lorakit.errors import QuantizationError, TargetError
+from lorakit.injection.heads import output_layers, task_heads
+from lorakit.injection.state import base_modules, state_of
+from lorakit.injection.targets import name_matches, no_match_message
+from lorakit.layers.bitsandbytes_storage import bits_of
+from lorakit.quantization.devices import compute_dtype, default_device, require_bitsandbytes
+
+_BLOCK = 64
+_OF_CONFIG = ("num_labels", "id2label", "label2id")
+
+
+def load_quantized(
+    auto_class: Any,
+    name: str,
+    config: QuantizationConfig,
+    *,
+    model_config: Any,
+    trained_in_full: Sequence[str] = (),
+    device: torch.device | None = None,
+    **options: Any,
+) -> tuple[Any, dict[str, Any]]:
+    """Load a checkpoint with its linear layers in 4 or 8 bits.
+
+    Each weight is quantised as soon as it has been read, so that no more than one of them is in
+    memory in its own dtype.
+
+    Args:
+        auto_class: A transformers class with `from_pretrained`.
+        name: Hub id or directory.
+        config: How to quantise.
+        model_config: The configuration of the model at `name`.
+        trained_in_full: Names of modules that are not quantised, as an adapter trains them.
+        device: Where to; None takes the accelerator if there is one, else the CPU.
+        options: Passed on to `from_pretrained`; `dtype` "auto" becomes the compute dtype.
+
+    Returns: The model, and transformers' loading information.
+
+    Raises:
+        QuantizationError: bitsandbytes is missing, the device lacks the compute dtype, the
+            checkpoint is quantised already, or a layer cannot be cut into blocks; names all.
+        TargetError: `config.skip_modules` names no module.
+    """
+    require_bitsandbytes()
+    refuse_quantized(model_config, name)
+    device = device or default_device()
+    dtype = compute_dtype(config, device)
+    if options.get("dtype") in (None, "auto"):
+        options["dtype"] = dtype
+    skeleton = _skeleton(auto_class, model_config, options)
+    skipped = skipped_modules(skeleton, config, trained_in_full)
+    _require_blocks(skeleton, config, skipped)
+    load = partial(
+        auto_class.from_pretrained,
+        name,
+        output_loading_info=True,
+        device_map={"": device},
+        **options,
+    )
+    with _reading_without_mapping():
+        model, info = load(quantization_config=_bitsandbytes_config(config, dtype, skipped))
+        missing = {key.rpartition(".")[0] for key in info["missing_keys"]}
+        fresh = [
+            path for path, module in base_modules(model) if path in missing and bits_of(module)
+        ]
+        if fresh:  # drawn at random and not worth keeping: they are trained in full
+            skipped = [*skipped, *fresh]
+            model, info = load(quantization_config=_bitsandbytes_config(config, dtype, skipped))
+    return model, info
+
+
+def is_quantized(model_config: Any) -> bool:
+    """Return whether a checkpoint is quantised, by its configuration."""
+    return getattr(model_config, "quantization_config", None) is not None
+
+
+def load_as_quantized(
+    auto_class: Any,
+    name: str,
+    model_config: Any,
+    trained_in_full: Sequence[str],
+    device: torch.device | None,
+    options: dict[str, Any],
+) -> tuple[Any, dict[str, Any]]:
+    """Load a checkpoint that bitsandbytes has quantised already, as it is.
+
+    Modules that an adapter trains in full stay dense where the checkpoint does not have them.
+
+    Args:
+        auto_class: A transformers class with `from_pretrained`.
+        name: Hub id or directory.
+        model_config: The configuration of the model at `name`.
+        trained_in_full: Names of modules an adapter trains in full.
+        device: Where to; None takes the accelerator if there is one, else the CPU.
+        options: Passed on to `from_pretrained`.
+
+    Returns: The model, and transformers' loading information.
+
+    Raises:
+        QuantizationError: It was quantised by something else, or bitsandbytes is missing.
+    """
+    how = model_config.quantization_config
+    values: dict[str, Any] = how if isinstance(how, dict) else how.to_dict()
+    if not (values.get("load_in_4bit") or values.get("load_in_8bit")):
+        raise QuantizationError(
+            f"Cannot train on '{name}': the checkpoint is quantised by {described(how)}, expected "
+            "bitsandbytes or dense weights. Name the checkpoint it was made of, and set "
+            "`quantization` for it."
+        )
+    require_bitsandbytes()
+    heads = skipped_modules(
+        _skeleton(auto_class, model_config, options),
+        QuantizationConfig(skip_modules=()),
+        trained_in_full,
+    )
+    known = [*(values.get("llm_int8_skip_modules") or ["lm_head"])]
+    values["llm_int8_skip_modules"] = list(dict.fromkeys([*known, *heads]))
+    model_config.quantization_config = values
+    own = {key: value for key, value in options.items() if key not in _OF_CONFIG}
+    return auto_class.from_pretrained(
+        name,
+        config=model_config,
+        output_loading_info=True,
+        device_map={"": device or default_device()},
+        **own,
+    )
+
+
+def quantize_model(
+    model: nn.Module, config: QuantizationConfig, device: torch.device | None = None
+) -> nn.Module:
+    """Quantise the linear layers of a model in memory, in place.
+
+    The layers are replaced by bitsandbytes'; everything else stays as it is. A transformers model
+    can be saved with `save_pretrained` afterwards and is loaded again as it is.
+
+    Args:
+        model: Any torch module without adapters.
+        config: How to quantise.
+        device: Where the quantised layers go; None leaves each where it is.
+
+    Returns: The same model.
+
+    Raises:
+        QuantizationError: The model is quantised already or carries adapters, bitsandbytes is
+            missing, the device lacks the compute dtype, or a layer cannot be cut into blocks.
+        TargetError: `config.skip_modules` names no module.
+    """
+    require_bitsandbytes()
+    own = device or next((p.device for p in model.parameters()), torch.device("cpu"))
+    dtype = compute_dtype(config, own)
+    if state_of(model) is not None:
+        raise QuantizationError(
+            "Cannot quantise a model that carries adapters: got "
+            f"{', '.join(state_of(model).configs)}. Quantise the base first."  # type: ignore[union-attr]
+        )
+    if any(bits_of(module) for module in model.modules()):
+        raise QuantizationError(
+            f"Cannot quantise this {type(model).__name__}: its linear layers are quantised "
+            "already, expected dense weights. Use it as it is."
+        )
+    skipped = skipped_modules(model, config, ())
+    _require_blocks(model, config, skipped)
+    for path, module in list(_linear_layers(model)):
+        if not _is_skipped(path, skipped):
+            model.set_submodule(path, _quantized_layer(module, config, dtype, device))
+    if hasattr(model, "save_pretrained"):
+        _mark(model, _bitsandbytes_config(config, dtype, skipped))
+    return model
+
+
+def refuse_quantized(model_config: Any, name: str) -> None:
+    """Refuse to quantise a checkpoint that is quantised already.
+
+    Raises:
+        QuantizationError: It is; names how.
+    """
+    if is_quantized(model_config):
+        how = described(model_config.quantization_config)
+        raise QuantizationError(
+            f"Cannot quantise '{name}': the checkpoint is quantised already ({how}), expected "
+            "dense weights. Leave `quantization` out, and it is used as it is."
+        )
+
+
+def described(how: Any) -> str:
+    """Return in a few words how a checkpoint is quantised: the entry of its config.json."""
+    values: Any = how if isinstance(how, dict) else how.to_dict()
+    method = str(getattr(values.get("quant_method"), "value", values.get("quant_method")))
+    if values.get("load_in_4bit"):
+        return f"{method}, 4 bits, {values.get('bnb_4bit_quant_type')}"
+    return f"{method}, 8 bits" if values.get("load_in_8bit") else method
+
+
+def skipped_modules(
+    model: nn.Module, config: QuantizationConfig, trained_in_full: Iterable[str]
+) -> list[str]:
+    """Return the paths of the linear layers, or of what holds them, that stay as they are.
+
+    Raises:
+        TargetError: A name of `config.skip_modules` fits no module.
+    """
+    paths = [path for path, _ in base_modules(model) if path]
+    always = set(task_heads(model))
+    always |= {path for path in paths if name_matches(tuple(trained_in_full), path)}
+    if config.skip_modules is None:
+        outputs = output_layers(model)
+        always |= {path for path, module in base_modules(model) if id(module) in outputs}
+    else:
+        idle = [n for n in config.skip_modules if not any(name_matches([n], p) for p in paths)]
+        if idle:
+            raise TargetError(no_match_message("quantization.skip_modules", idle, paths))
+        always |= {path for path in paths if name_matches(config.skip_modules, path)}
+    return [path for path in paths if path in always]
+
+
+def _skeleton(auto_class: Any, model_config: Any, options: dict[str, Any]) -> nn.Module:
+    """Return the model without memory for its weights."""
+    make = getattr(auto_class, "from_config", None) or auto_class._from_config
+    allowed = {key: options[key] for key in ("trust_remote_code",) if options.get(key)}
+    with torch.device("meta"):
+        return make(model_config, **allowed)
+
+
+def _linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    for path, module in model.named_modules():
+        if path and (type(module) is nn.Linear or isinstance(module, Conv1D)):
+            yield path, module
+
+
+def _is_skipped(path: str, skipped: Sequence[str]) -> bool:
+    return any(path == skip or path.startswith(f"{skip}.") for skip in skipped)
+
+
+def _require_blocks(model: nn.Module, config: QuantizationConfig, skipped: Sequence[str]) -> None:
+    """Check that each layer can be cut into blocks.
+
+    Raises:
+        QuantizationError: Names the layers that cannot.
+    """
+    if config.bits != 4:
+        return
+    ragged = [
+        f"{path} {tuple(module.weight.shape)}"  # type: ignore[arg-type,union-attr]
+        for path, module in _linear_layers(model)
+        if module.weight.numel() % _BLOCK and not _is_skipped(path, skipped)  # type: ignore[operator,union-attr]
+    ]
+    if ragged:
+        more = f" and {len(ragged) - 3} more" if len(ragged) > 3 else ""
+        raise QuantizationError(
+            f"Cannot quantise {', '.join(ragged[:3])}{more} to 4 bits: the size is no multiple of "
+            f"the {_BLOCK} numbers of a block. Name these layers in quantization.skip_modules, or "
+            "set quantization.bits=8."
+        )
+
+
+def _quantized_layer(
+    module: Any, config: QuantizationConfig, dtype: torch.dtype, device: torch.device | None
+) -> nn.Module:
+    """Return bitsandbytes' layer with the weight of a plain one."""
+    from bitsandbytes.nn.modules import Int8Params, Linear4bit, Linear8bitLt, Params4bit
+
+    is_conv1d = isinstance(module, Conv1D)
+    weight = (module.weight.t() if is_conv1d else module.weight).detach()
+    out_features, in_features = weight.shape
+    sizes = (in_features, out_features, module.bias is not None)
+    place = device or weight.device
+    with torch.device("meta"):
+        made: Any
+        if config.bits == 4:
+            settings: Any = {
+                "compress_statistics": config.double_quant,
+                "quant_type": config.quant_type,
+            }
+            made = Linear4bit(*sizes, compute_dtype=dtype, **settings)
+            parameter: Any = Params4bit(weight.contiguous(), requires_grad=False, **settings)
+            parameter.module = made
+        else:
+            made = Linear8bitLt(*sizes, has_fp16_weights=False)
+            parameter = Int8Params(weight.contiguous().cpu(), requires_grad=False)
+    made.weight = parameter.to(place)
+    made.bias = None if module.bias is None else module.bias.requires_grad_(False)
+    made.source_cls = type(module)
+    return made.train(module.training)
+
+
+def _bitsandbytes_config(
+    config: QuantizationConfig, dtype: torch.dtype, skipped: Sequence[str]
+) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    if config.bits == 8:
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=[*skipped])
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=config.quant_type,
+        bnb_4bit_use_double_quant=config.double_quant,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=[*skipped],
+    )
+
+
+def _mark(model: Any, how: Any) -> None:
+    """Let transformers know that a model is quantised, as `from_pretrained` does."""
+    from transformers.quantizers.auto import AutoHfQuantizer
+
+    quantizer = AutoHfQuantizer.from_config(how, pre_quantized=False)
+    quantizer.postprocess_model(model)
+    model.hf_quantizer = quantizer
+    model.quantization_method = how.quant_method
+
+
+@contextmanager
+def _reading_without_mapping() -> Iterator[None]:
+    """Let transformers read shards into memory weight by weight instead of mapping the files.
+
+    The pages of a mapped file count as the process's own for as long as it is open, and
+    transformers closes none before the last weight has been read.
+    """
+    from transformers import modeling_utils
+
+    original: Any = modeling_utils.safe_open  # type: ignore[attr-defined]
+
+    def reading(*args: Any, **kwargs: Any) -> Any:
+        return original(*args, **{**kwargs, "backend": "pread"})
+
+    modeling_utils.safe_open = reading  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        modeling_utils.safe_open = original  # type: ignore[attr-defined]

@@ -1,0 +1,74 @@
+"""What a base needs while it is trained through."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from lorakit.injection.state import state_of
+from lorakit.quantization.small_parameters import keep_small_parameters_in_float32
+
+
+@contextmanager
+def prepare_for_training(
+    model: nn.Module,
+    *,
+    float32_small_parameters: bool = False,
+    gradient_checkpointing: bool = False,
+    use_reentrant: bool = False,
+) -> Iterator[nn.Module]:
+    """Make a 16-bit or quantised base ready for a training loop of one's own, inside a block.
+
+    `lorakit.train` does all of this by itself. Embeddings and the output head keep their dtype:
+    turning them to float32, as is often done, costs their size twice over and gains nothing while
+    they are frozen.
+
+    Args:
+        model: A transformers model, before or after `add_adapter`; what requires gradients is left
+            as it is where it carries adapters, and nothing does where it carries none.
+        float32_small_parameters: Keep the weights and biases of norms in float32 from now on, also
+            after the block (`restore_small_parameters` undoes it). Call this before `add_adapter`.
+        gradient_checkpointing: Recompute activations in backward, until the block ends.
+        use_reentrant: The older way of checkpointing, which needs inputs that want a gradient.
+
+    Yields: The model, with the key-value cache off until the block ends.
+
+    Example:
+        >>> import torch
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> config = LlamaConfig(
+        ...     vocab_size=16, hidden_size=8, intermediate_size=16, num_hidden_layers=1,
+        ...     num_attention_heads=2,
+        ... )
+        >>> model = LlamaForCausalLM(config)
+        >>> with prepare_for_training(model):
+        ...     model.config.use_cache
+        False
+        >>> model.config.use_cache
+        True
+    """
+    subject: Any = model
+    if state_of(model) is None:
+        model.requires_grad_(False)
+    if float32_small_parameters:
+        keep_small_parameters_in_float32(model)
+    config = getattr(model, "config", None)
+    cached = getattr(config, "use_cache", None)
+    if cached is not None:
+        config.use_cache = False  # type: ignore[union-attr]
+    if gradient_checkpointing:
+        subject.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
+        if use_reentrant:
+            subject.enable_input_require_grads()
+    try:
+        yield model
+    finally:
+        if gradient_checkpointing:
+            subject.gradient_checkpointing_disable()
+            if use_reentrant:
+                subject.disable_input_require_grads()
+        if cached is not None:
+            config.use_cache = cached  # type: ignore[union-attr]
