@@ -4,6 +4,7 @@ Rows are appended to benchmarks/results/quickstart.csv; the page is made from th
 each seed and method.
 
     python tools/measure_quickstart.py --seeds 1 2 3
+    python tools/measure_quickstart.py --seeds 1 2 3 --bits 4   # LoRA alone, on a quantised base
 """
 
 import argparse
@@ -18,7 +19,10 @@ from pathlib import Path
 import torch
 import transformers
 
-from lorakit.quickstart.run import LORA, quickstart
+from lorakit import QuantizationConfig, train
+from lorakit.quickstart.docstrings import write_docstrings
+from lorakit.quickstart.results import MethodResult
+from lorakit.quickstart.run import LORA, WEIGHTS_NAME, quickstart, quickstart_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = ROOT / "benchmarks" / "results" / "quickstart.csv"
@@ -29,19 +33,23 @@ def main() -> None:
     """Measure, append the rows and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--bits", type=int, choices=(4, 8), help="keep the base in so many bits")
     parser.add_argument("--page-only", action="store_true", help="write the page from the rows")
     arguments = parser.parse_args()
     if not arguments.page_only:
         for seed in arguments.seeds:
-            append_rows(measure(seed))
+            append_rows(measure(seed, arguments.bits))
     PAGE.write_text(page(read_rows()), encoding="utf-8")
     print(f"Wrote {ROWS.relative_to(ROOT)} and {PAGE.relative_to(ROOT)}")
 
 
-def measure(seed: int) -> list[dict[str, object]]:
+def measure(seed: int, bits: int | None = None) -> list[dict[str, object]]:
     """Run the quickstart with one seed; return a row for each method."""
     with tempfile.TemporaryDirectory() as folder:
-        result = quickstart(Path(folder) / "run", seed=seed, compare=True)
+        if bits is None:
+            methods = quickstart(Path(folder) / "run", seed=seed, compare=True).methods
+        else:
+            methods = (measure_quantized(Path(folder), seed, bits),)
     origin = {
         "commit": git_commit(),
         "device": f"CPU, {os.cpu_count()} cores",
@@ -51,7 +59,7 @@ def measure(seed: int) -> list[dict[str, object]]:
         "seed": seed,
     }
     rows = []
-    for method in result.methods:
+    for method in methods:
         rows.append(
             {
                 **origin,
@@ -65,6 +73,29 @@ def measure(seed: int) -> list[dict[str, object]]:
         )
         print(rows[-1], flush=True)
     return rows
+
+
+def measure_quantized(folder: Path, seed: int, bits: int) -> MethodResult:
+    """Train the quickstart's recipe with its base in so many bits."""
+    files = write_docstrings(folder / "data", seed=seed)
+    recipe = quickstart_recipe(files, folder / "run", seed).model_copy(
+        update={"quantization": QuantizationConfig(bits=bits)}
+    )
+    evaluations = []
+
+    def listen(name: str, payload: dict) -> None:
+        if name == "evaluation":
+            evaluations.append(payload["metrics"]["eval_accuracy"])
+
+    trained = train(recipe, on_event=listen)
+    return MethodResult(
+        method=f"{LORA} on a base in {bits} bits",
+        accuracy_before=evaluations[0],
+        accuracy=trained.metrics["eval_accuracy"],
+        trainable_parameters=trained.parameter_count.trainable,
+        saved_bytes=(trained.adapter_path / WEIGHTS_NAME).stat().st_size,
+        duration_s=trained.wall_s,
+    )
 
 
 def append_rows(rows: list[dict[str, object]]) -> None:
