@@ -7,7 +7,10 @@ are appended to `benchmarks/results/*.csv`; `python -m benchmarks.page` writes
 
 import os
 
-BENCHMARKS = ("step", "growth", "latency", "rows", "switching", "bracketing", "dropout_ways")
+BENCHMARKS = (
+    *("step", "qlora", "growth", "latency", "rows", "switching", "bracketing", "dropout_ways"),
+    "thin_products",
+)
 """The modules that measure, in the order they are run in."""
 
 # The profiler that records allocations would print its start and stop.

@@ -97,9 +97,9 @@ def measure(
         shape, dtype, names=names, r=r, dropout=dropout, device=options.device
     )
     check_parity(variants, batch, dtype)
-    optimizers = {name: _optimizer(variant) for name, variant in variants.items()}
+    optimizers = {name: optimizer_of(variant) for name, variant in variants.items()}
     samples = {
-        name: _sample(variant, optimizers[name], batch) for name, variant in variants.items()
+        name: step_sample(variant, optimizers[name], batch) for name, variant in variants.items()
     }
     timings = interleaved(samples, rounds=options.rounds, warmup=2, device=options.device)
 
@@ -121,12 +121,12 @@ def measure(
     return options.keep(rows)
 
 
-def _optimizer(variant: Variant) -> torch.optim.Optimizer | None:
+def optimizer_of(variant: Variant) -> torch.optim.Optimizer | None:
     trained = variant.trained()
     return torch.optim.AdamW(trained, lr=1e-5, fused=True) if trained else None
 
 
-def _sample(
+def step_sample(
     variant: Variant, optimizer: torch.optim.Optimizer | None, batch: dict[str, Tensor]
 ) -> Sample:
     def sample(watch: Stopwatch) -> None:
@@ -154,7 +154,7 @@ def _bytes(
         if name not in COMPILED:  # hooks on saved tensors would have the model compiled anew
             living = [*variant.module.parameters(), *variant.module.buffers(), *batch.values()]
             counts[SAVED][name] = saved_for_backward(lambda v=variant: v.loss(batch), living)
-        sample = _sample(variant, optimizers[name], batch)
+        sample = step_sample(variant, optimizers[name], batch)
         counts[PEAK][name] = peak_bytes(lambda s=sample: s(Stopwatch(device)), device)
         resident = resident_bytes(variant.module, optimizers[name])
         counts[TOTAL][name] = resident + counts[PEAK][name]

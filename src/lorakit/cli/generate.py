@@ -50,6 +50,12 @@ def generate(
     base_model: Annotated[
         str | None, typer.Option(help="Base model; by default the one the adapter names.")
     ] = None,
+    unquantized: Annotated[
+        bool,
+        typer.Option(
+            "--unquantized", help="Use the base as it is saved, though trained quantised."
+        ),
+    ] = False,
 ) -> None:
     """Try an adapter on texts: answer, classify or tag them."""
     location = adapter_location(adapter)
@@ -62,7 +68,7 @@ def generate(
     from lorakit.training.inference import load_for_inference
 
     hide_loading_bars()
-    loaded = load_for_inference(location, base_model)
+    loaded = load_for_inference(location, base_model, unquantized=unquantized)
     remark(f"{loaded.task_type} with {location} on {loaded.base}")
     if loaded.task_type == "SEQ_CLS":
         show_classes(loaded, prompts, base)

@@ -20,7 +20,9 @@ from lorakit.cli.console import (
     size_text,
     table,
 )
+from lorakit.cli.inspect_quantization import inspect_quantization
 from lorakit.cli.paths import adapter_location
+from lorakit.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,11 +65,29 @@ class Update:
 
 def inspect(
     adapter: Annotated[
-        str, typer.Argument(metavar="ADAPTER", help="A run, an adapter directory, or a hub id.")
+        str,
+        typer.Argument(
+            metavar="ADAPTER",
+            help="A run, an adapter directory, or a hub id; with --quantization also a model.",
+        ),
     ],
     modules: Annotated[bool, typer.Option("--modules", help="One line for every module.")] = False,
+    quantization: Annotated[
+        bool,
+        typer.Option(
+            "--quantization", help="Show what 4 and 8 bits would cost the weights of the base."
+        ),
+    ] = False,
+    plot: Annotated[
+        Path | None, typer.Option(help="With --quantization: draw it into this PNG file.")
+    ] = None,
 ) -> None:
-    """Show what an adapter is made of."""
+    """Show what an adapter is made of, or what quantising its base would cost."""
+    if plot is not None and not quantization:
+        raise ConfigError("--plot draws what --quantization measures. Give both.")
+    if quantization:
+        inspect_quantization(adapter, modules, plot)
+        return
     location = adapter_location(adapter)
     from lorakit.adapters import Adapter
 

@@ -4,6 +4,7 @@ bitsandbytes is imported by whoever makes such layers; where it has not been, th
 """
 
 import sys
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
@@ -91,12 +92,16 @@ def parameter_count(parameter: Tensor) -> int:
     return parameter.numel() if state is None else int(torch.Size(state.shape).numel())
 
 
-def storage_bytes(layer: nn.Module) -> int:
-    """Return the bytes of a quantised weight: its codes, scales and code books."""
-    weight = quantized_weight(layer)
-    if weight is None:
-        return 0
-    return sum(tensor.untyped_storage().nbytes() for tensor in weight[1:] if tensor is not None)  # type: ignore[union-attr]
+def storage_bytes(layers: Iterable[nn.Module]) -> int:
+    """Return the bytes of quantised weights: codes, scales and code books, shared ones once."""
+    storages: dict[int, int] = {}
+    for layer in layers:
+        weight: Any = quantized_weight(layer)
+        for tensor in () if weight is None else weight[1:]:
+            if tensor is not None:
+                storage = tensor.untyped_storage()
+                storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())
 
 
 def keep_layout(layer: Any) -> None:

@@ -1,0 +1,1 @@
+"""Pictures and figures about adapters and bases."""
