@@ -88,7 +88,14 @@ def _scheme_rows(
                 worst.path,
             )
         )
-    headings = ("scheme", "bits per parameter", "mean error", "worst error", "largest difference", "worst in")
+    headings = (
+        "scheme",
+        "bits per parameter",
+        "mean error",
+        "worst error",
+        "largest difference",
+        "worst in",
+    )
     return headings, rows
 
 

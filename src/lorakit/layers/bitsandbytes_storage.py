@@ -118,6 +118,8 @@ def keep_layout(layer: Any) -> None:
         functional: Any = sys.modules["bitsandbytes.functional"]
         unpack = functional._convert_weight_packed_for_cpu_inverse
         layer.weight.data, layer.weight.quant_state = unpack(layer.weight.data, state)
+        if state.absmax.ndim == 2:  # scales of one level are left as the other layout has them
+            state.absmax = state.absmax.t().reshape(-1).float()
     layer.support_avx512bf16_for_cpu = False
 
 

@@ -20,6 +20,9 @@ from lorakit.layers.bitsandbytes_storage import bits_of
 from lorakit.quantization.devices import compute_dtype, default_device, require_bitsandbytes
 
 _BLOCK = 64
+_OUTLIERS_ABOVE = 6.0
+"""Activations that bitsandbytes' own 8-bit product leaves in 16 bits; transformers' default."""
+
 _OF_CONFIG = ("num_labels", "id2label", "label2id")
 
 
@@ -215,7 +218,9 @@ def skipped_modules(
     """
     paths = [path for path, _ in base_modules(model) if path]
     always = set(task_heads(model))
-    always |= {path for path in paths if name_matches(tuple(trained_in_full), path)}
+    # T5 casts what goes into such a layer to the dtype of its weight, packed bytes or not.
+    kept = tuple(getattr(model, "_keep_in_fp32_modules", None) or ())
+    always |= {path for path in paths if name_matches((*trained_in_full, *kept), path)}
     if config.skip_modules is None:
         outputs = output_layers(model)
         always |= {path for path, module in base_modules(model) if id(module) in outputs}
@@ -289,7 +294,7 @@ def _quantized_layer(
             parameter: Any = Params4bit(weight.contiguous(), requires_grad=False, **settings)
             parameter.module = made
         else:
-            made = Linear8bitLt(*sizes, has_fp16_weights=False)
+            made = Linear8bitLt(*sizes, has_fp16_weights=False, threshold=_OUTLIERS_ABOVE)
             parameter = Int8Params(weight.contiguous().cpu(), requires_grad=False)
     made.weight = parameter.to(place)
     made.bias = None if module.bias is None else module.bias.requires_grad_(False)

@@ -60,14 +60,14 @@ def prepare_for_training(
     if cached is not None:
         config.use_cache = False  # type: ignore[union-attr]
     if gradient_checkpointing:
-        subject.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
+        subject.activation_checkpointing_enable({"use_reentrant": use_reentrant})
         if use_reentrant:
             subject.enable_input_require_grads()
     try:
         yield model
     finally:
         if gradient_checkpointing:
-            subject.gradient_checkpointing_disable()
+            subject.activation_checkpointing_disable()
             if use_reentrant:
                 subject.disable_input_require_grads()
         if cached is not None:

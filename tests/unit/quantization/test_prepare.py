@@ -1,0 +1,47 @@
+"""A base made ready for a training loop of one's own."""
+
+import pytest
+import torch
+
+from lorakit import LoraConfig, add_adapter, prepare_for_training
+from quantized_models import quantized
+from tiny_models import llama, train_steps
+
+
+def test_the_cache_is_off_inside_and_on_again_afterwards():
+    model = llama()
+    assert model.config.use_cache is True
+    with pytest.raises(ZeroDivisionError), prepare_for_training(model) as same:
+        assert same is model and model.config.use_cache is False
+        raise ZeroDivisionError
+    assert model.config.use_cache is True
+
+
+def test_nothing_of_the_base_is_trained_and_nothing_is_upcast_but_norms_when_asked():
+    model = quantized(llama().bfloat16(), compute_dtype="float32")
+    with prepare_for_training(model, float32_small_parameters=True):
+        add_adapter(model, LoraConfig(r=2))
+        trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert trained and all(".updates." in name for name in trained)
+    assert model.model.norm.weight.dtype == torch.float32
+    assert model.model.embed_tokens.weight.dtype == model.lm_head.weight.dtype == torch.bfloat16
+    untouched = llama()
+    with prepare_for_training(untouched):
+        assert not any(p.requires_grad for p in untouched.parameters())
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointing_trains_the_adapters_below_and_ends_with_the_block(reentrant):
+    losses = {}
+    for checkpointing in (False, True):
+        model = quantized(llama()).train()
+        with prepare_for_training(
+            model, gradient_checkpointing=checkpointing, use_reentrant=reentrant
+        ):
+            torch.manual_seed(0)
+            add_adapter(model, LoraConfig(r=2))
+            assert model.is_activation_checkpointing is checkpointing
+            losses[checkpointing] = train_steps(model, steps=3)
+        assert model.is_activation_checkpointing is False
+    assert losses[True] == pytest.approx(losses[False], rel=1e-5)
+    assert losses[True][0] != losses[True][-1]
