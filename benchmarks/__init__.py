@@ -10,6 +10,7 @@ import os
 BENCHMARKS = (
     *("step", "qlora", "growth", "latency", "rows", "switching", "bracketing", "dropout_ways"),
     "thin_products",
+    "loading",
 )
 """The modules that measure, in the order they are run in."""
 

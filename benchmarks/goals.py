@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks import latency, rows, switching
+from benchmarks import latency, qlora, rows, switching
 from benchmarks.results import NO_BF16, Row, matching, newest
 from benchmarks.step import FORWARD_BACKWARD, SAVED
 from benchmarks.variants import FULL, LIMIT, LORAKIT, LORAKIT_MLP, PEFT
 
 SHAPE = "llama-69m"
+_PEFT_4 = qlora.quantized_name("peft", 4)
 _FLOAT32 = {"dtype": "float32", "dropout": 0.0, "r": 8}
 _FLOAT32_DROPOUT = {"dtype": "float32", "dropout": 0.05, "r": 8}
 _BFLOAT16 = {"dtype": "bfloat16", "dropout": 0.0, "r": 8}
@@ -87,6 +88,36 @@ def _adapters(what: str, setting: str, must: float, **where: object) -> Goal:
     return Goal(what, {**common, "setting": setting, **where}, must)
 
 
+def _quantized(
+    ratio_to: str,
+    shape: str,
+    column: dict[str, object],
+    must: float,
+    measure: str = FORWARD_BACKWARD,
+) -> Goal:
+    what = "step" if measure == FORWARD_BACKWARD else measure
+    names = {LIMIT: "frozen limit", qlora.DENSE: "16-bit LoRA's", _PEFT_4: "PEFT's QLoRA"}
+    where = {"benchmark": "qlora", "shape": shape, "measure": measure, **column}
+    where["setting"] = "4 x 256" if shape == SHAPE else "2 x 128"
+    variant = qlora.quantized_name(LORAKIT, 4)
+    return Goal(
+        f"4-bit base: {what} / {names[ratio_to]}",
+        {**where, "variant": variant, "ratio_to": ratio_to},
+        must,
+    )
+
+
+_QUANTIZED = tuple(
+    goal
+    for column in (_FLOAT32, _BFLOAT16)
+    for shape in (SHAPE, "llama-300m")
+    for goal in (
+        _quantized(LIMIT, shape, column, 1.25),
+        _quantized(_PEFT_4, shape, column, 0.80),
+        _quantized(qlora.DENSE, shape, column, 1.00, SAVED),
+    )
+)
+
 GOALS = (
     _step(LIMIT, _FLOAT32, 1.12, 1.05),
     _step(LIMIT, _FLOAT32_DROPOUT, 1.18, 1.08),
@@ -127,6 +158,7 @@ GOALS = (
         ratio_to="adapter 2",
     ),
     _adapters("switching", "256 adapters", 1e-3, measure=switching.SWITCH),
+    *_QUANTIZED,
 )
 
 

@@ -5,7 +5,6 @@ loads it in a process of its own, so that what the libraries take themselves is 
 """
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -28,7 +27,6 @@ LORAKIT_4, LORAKIT_8 = "lorakit, 4 bits", "lorakit, 8 bits"
 TRANSFORMERS_4 = "transformers, 4 bits"
 DENSE = "transformers, dense"
 _SHARD_SIZE = "500MB"
-_KIB = 1024  # ru_maxrss is in KiB on Linux
 
 
 def main(arguments: Sequence[str] | None = None) -> list[Row]:
@@ -36,6 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
     options = parse("loading", __doc__, arguments)
     shape = (options.shapes or [shape_named("tiny-llama" if options.quick else "llama-1b")])[0]
     print(f"{shape.name}, bfloat16 shards of {_SHARD_SIZE} at most", flush=True)
+    return measure(options, shape)
+
+
+def measure(options: Options, shape: Shape) -> list[Row]:
+    """Write a checkpoint of one shape and load it in every way."""
     with tempfile.TemporaryDirectory() as folder:
         build_model(shape, torch.bfloat16).save_pretrained(folder, max_shard_size=_SHARD_SIZE)
         shards = [path.stat().st_size for path in Path(folder).glob("*.safetensors")]
@@ -82,10 +85,16 @@ def load_and_measure(variant: str, folder: str) -> None:
     import bitsandbytes  # noqa: F401 - part of what is there before
     from transformers import AutoModelForCausalLM
 
-    bare = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIB
+    bare = _peak_resident_bytes()
     model = _VARIANTS[variant](AutoModelForCausalLM, folder)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIB
+    peak = _peak_resident_bytes()
     print(json.dumps([bare, peak, model_bytes(model)]))
+
+
+def _peak_resident_bytes() -> int:
+    """Return the peak of this process's resident memory; getrusage would count its parent's too."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if "VmHWM" in line)
 
 
 def model_bytes(model: torch.nn.Module) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from benchmarks import BENCHMARKS, charts, tables
+from benchmarks import BENCHMARKS, charts, quantized_tables, tables
 from benchmarks.results import RESULTS, ROOT, Row, matching, read_rows
 
 DOCS = ROOT / "docs"
@@ -94,6 +94,22 @@ SECTIONS = (
         "memory",
     ),
     Section(
+        "A step on a quantised base",
+        "Forward and backward with an update on every linear layer. The dense base, and that of "
+        "the limit, hold the dequantised weights; all compute in the dtype of the heading. PEFT "
+        "runs on bitsandbytes' layers. Bits per parameter are those of the quantised layers' "
+        "storages, scales and code books included.",
+        "qlora",
+        quantized_tables.qlora_table,
+    ),
+    Section(
+        "Memory while loading",
+        "Peak of resident memory of a process that loads a checkpoint of random weights, the "
+        "libraries it imports included.",
+        "loading",
+        quantized_tables.loading_table,
+    ),
+    Section(
         "Latency of forward",
         "The batch sizes of table 1 of [Hu et al. 2021](https://arxiv.org/abs/2106.09685), logits "
         "of the last position alone. A number after the colon of a model's name is the number of "
@@ -142,6 +158,13 @@ SECTIONS = (
         charts.bracketing_chart,
         "bracketing",
         _dtype,
+    ),
+    Section(
+        "Thin products",
+        "The products of the low-rank path in C against torch's, 1024 tokens; below 1 the C is "
+        "quicker. `ops/skinny.py` runs it up to the ranks where that ends.",
+        "thin_products",
+        quantized_tables.thin_table,
     ),
     Section(
         "Ways of dropping",

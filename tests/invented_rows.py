@@ -4,7 +4,19 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from benchmarks import bracketing, dropout_ways, growth, latency, rows, step, switching
+from benchmarks import (
+    bracketing,
+    dropout_ways,
+    growth,
+    latency,
+    loading,
+    qlora,
+    rows,
+    step,
+    switching,
+    thin_products,
+)
+from benchmarks.models import shape_named
 from benchmarks.options import parse
 from benchmarks.results import Origin, Row, compared, row
 from benchmarks.step import FORWARD_BACKWARD, PEAK, SAVED, TOTAL, WITH_OPTIMIZER
@@ -52,6 +64,9 @@ def invented_rows(origin: Origin = ORIGIN) -> list[Row]:
         *_switching(make, origin),
         *_bracketing(make),
         *_dropping(make),
+        *_quantized(make),
+        *_loading(origin),
+        *_thin(make),
     ]
 
 
@@ -208,4 +223,71 @@ def _dropping(make: Make) -> list[Row]:
             dropout=0.05,
             unit="s",
         )
+    return made
+
+
+def _quantized(make: Make) -> list[Row]:
+    own = {bits: qlora.quantized_name("lorakit", bits) for bits in (4, 8)}
+    peers = {bits: qlora.quantized_name("peft", bits) for bits in (4, 8)}
+    pace = {LIMIT: 1.0, qlora.DENSE: 1.05, own[4]: 1.1, peers[4]: 1.4, own[8]: 1.1, peers[8]: 1.4}
+    references = (*qlora.REFERENCES, *peers.values())
+    made = []
+    for name in qlora.SHAPES:
+        shape = shape_named(name)
+        for dtype in (torch.float32, torch.bfloat16):
+            for dropout, r in qlora.columns(parse("qlora", "", [])):
+                common: dict[str, Any] = {
+                    "benchmark": "qlora",
+                    "shape": name,
+                    "setting": f"{shape.rows} x {shape.length}",
+                    "dtype": dtype,
+                    "dropout": dropout,
+                    "r": r,
+                }
+                for lap in (FORWARD_BACKWARD, WITH_OPTIMIZER):
+                    made += make(pace, references, measure=lap, unit="s", **common)
+                for counted in (SAVED, PEAK):
+                    values = {variant: 1e8 * value for variant, value in pace.items()}
+                    made += make(values, references, measure=counted, unit="B", **common)
+                bits = {variant: float(variant[-6]) for variant in (*own.values(), *peers.values())}
+                made += make(bits, (), measure=qlora.WEIGHTS, unit="bits", **common)
+    return made
+
+
+def _loading(origin: Origin) -> list[Row]:
+    made = []
+    sizes = {loading.SHARD: 5e8, loading.BARE: 6e8, loading.LOADED: 8e8, loading.PEAK_RESIDENT: 2e9}
+    for measure, size in sizes.items():
+        who = ("checkpoint",) if measure == loading.SHARD else (loading.LORAKIT_4, loading.DENSE)
+        for variant in who:
+            made.append(
+                row(
+                    origin,
+                    [size],
+                    benchmark="loading",
+                    measure=measure,
+                    shape="llama-1b",
+                    setting="shards of 500MB",
+                    dtype=torch.bfloat16,
+                    variant=variant,
+                    unit="B",
+                )
+            )
+    return made
+
+
+def _thin(make: Make) -> list[Row]:
+    made = []
+    for r in thin_products.RANKS:
+        for inside, out in thin_products.LAYERS:
+            made += make(
+                {thin_products.IN_C: 1e-4 * r, thin_products.IN_TORCH: 1e-3},
+                (thin_products.IN_TORCH,),
+                benchmark="thin_products",
+                measure="down",
+                shape=f"{inside} to {out}",
+                setting=f"tokens {thin_products.TOKENS}",
+                r=r,
+                unit="s",
+            )
     return made

@@ -30,7 +30,7 @@ def stand_ins(tmp_path, request):
         if stem == "answer-questions-bloom":
             rows = [{"prompt": "what colour is the sky?", "completion": " blue"}] * 16
             return request.getfixturevalue("tiny_bloom_dir"), _jsonl(path, rows)
-        if stem == "chat-llama":
+        if stem in ("chat-llama", "chat-llama-4bit"):
             turns = [{"role": "user", "content": "tell me"}, {"role": "assistant", "content": "no"}]
             return request.getfixturevalue("tiny_llama_dir"), _jsonl(
                 path, [{"messages": turns}] * 16

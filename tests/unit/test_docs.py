@@ -1,5 +1,6 @@
 """Blocks in docs/ that quote a file consist of lines of that file, in its order."""
 
+import doctest
 import re
 from pathlib import Path
 
@@ -29,3 +30,9 @@ def test_links_between_pages_lead_somewhere():
     for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*.md")]:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_examples_about_quantisation_give_what_the_page_says():
+    page = ROOT / "docs" / "quantization.md"
+    results = doctest.testfile(str(page), module_relative=False)
+    assert results.attempted >= 15 and results.failed == 0

@@ -18,6 +18,7 @@ BUILTIN = {
     "AdapterMismatchError": ValueError,
     "MissingFileError": FileNotFoundError,
     "OutputExistsError": FileExistsError,
+    "QuantizationError": RuntimeError,
     "DataError": ValueError,
     "CheckpointError": RuntimeError,
     "TrainingError": RuntimeError,

@@ -159,6 +159,9 @@ def recipe_text(
         ),
         unset("revision", "main", "branch, tag or commit of a hub model (default main)"),
         unset("trust_remote_code", False, "run code that comes with the model (default false)"),
+        unset(
+            "quantization", {"bits": 4}, "keep the base in 4 bits (NF4) or 8 (default: as saved)"
+        ),
         unset("float32_small_parameters", True, "keep norms and biases in float32 (default false)"),
     )
     data = (
@@ -195,6 +198,7 @@ def recipe_text(
         Key("warmup_steps", 0.05, "steps, or a share of all steps below 1 (default 0)"),
         Key("seed", 42, "of heads, factors and the order of rows (default 42)"),
         unset("bf16", True, "compute in bfloat16 (default false)"),
+        unset("optim", "adamw_8bit", "adamw_torch_fused (default), memory_mapped_adamw, ..."),
         unset("weight_decay", 0.01, "of the trained parameters (default 0)"),
         unset("max_steps", 500, "optimizer steps, in place of num_train_epochs"),
         unset("eval_strategy", "steps", "epoch (default), steps or no"),

@@ -19,6 +19,7 @@ from lorakit.injection.state import (
     require_state,
     require_unmerged,
     state_of,
+    take_over_quantized,
     unwrapped,
 )
 from lorakit.layers import AdaptedLayer, ReplacedModule, restore_in_place
@@ -190,6 +191,8 @@ def _delete(model: nn.Module, state: AdapterState, names: Sequence[str]) -> None
     if not state.configs:
         set_fused_mlp(model, False)
         drop_state(model)
+    else:
+        take_over_quantized(model)
 
 
 def unload(model: nn.Module) -> nn.Module:

@@ -19,6 +19,7 @@ from lorakit.injection.state import (
     require_no_other_holder,
     require_unmerged,
     state_of,
+    take_over_quantized,
     unwrapped,
 )
 from lorakit.injection.targets import compact_targets
@@ -29,7 +30,7 @@ from lorakit.layers import (
     full_copy,
     replace_in_place,
 )
-from lorakit.layers.bitsandbytes_storage import bits_of, keep_layout
+from lorakit.layers.bitsandbytes_storage import bits_of
 from lorakit.layers.class_swap import has_foreign_forward, swap_class
 from lorakit.layers.offload import execution_device, is_offloaded, weights_in_place
 from lorakit.layers.update import Initialization
@@ -102,8 +103,7 @@ def add_adapter(
     try:
         if is_first:
             model.requires_grad_(False)
-            for _, module in base_modules(model):
-                keep_layout(module)
+            take_over_quantized(model)
         for site in plan.sites:
             _add_update(site, plan, name, dtype, tensors)
         _add_copies(plan, name, dtype, tensors)

@@ -37,10 +37,9 @@ def adapted_classes() -> dict[type[nn.Module], type[AdaptedLayer]]:
     layers, and importing it takes time.
     """
     if "bitsandbytes" in sys.modules:
-        from lorakit.layers.quantized import LoraLinear4bit, LoraLinear8bit
+        from lorakit.layers import quantized
 
-        for adapted in (LoraLinear4bit, LoraLinear8bit):
-            _ADAPTED_CLASSES[adapted.plain_class] = adapted
+        _ADAPTED_CLASSES.update(quantized.ADAPTED_CLASSES)
     return _ADAPTED_CLASSES
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from lorakit.config import LoraConfig
 from lorakit.errors import AdapterNameError, AdapterStateError, did_you_mean
 from lorakit.layers import AdaptedLayer, ReplacedModule
-from lorakit.layers.bitsandbytes_storage import free_layout
+from lorakit.layers.bitsandbytes_storage import bits_of
 from lorakit.layers.row_adapters import RowAdapters
 
 _ATTRIBUTE = "_lorakit_state"
@@ -74,9 +74,23 @@ def drop_state(model: nn.Module) -> None:
     trained = set(state.trained_before)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trained)
-    for _, module in base_modules(model):
-        free_layout(module)
+    for module in _quantized_layers(model):
+        from lorakit.layers.quantized import give_back
+
+        give_back(module)
     delattr(model, _ATTRIBUTE)
+
+
+def take_over_quantized(model: nn.Module) -> None:
+    """Let the quantised layers of a model that has no update compute as those with one do."""
+    for module in _quantized_layers(model):
+        from lorakit.layers.quantized import take_over
+
+        take_over(module)
+
+
+def _quantized_layers(model: nn.Module) -> list[nn.Module]:
+    return [module for _, module in base_modules(model) if bits_of(module)]
 
 
 def require_adapter(model: nn.Module, name: str) -> AdapterState:

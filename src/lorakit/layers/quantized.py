@@ -12,15 +12,60 @@ from torch import Tensor, nn
 
 from lorakit.layers.bitsandbytes_storage import (
     compute_dtype_of,
+    free_layout,
     keep_layout,
     kind_of,
     make_dense_in_place,
     quantized_like,
     quantized_weight,
 )
+from lorakit.layers.class_swap import has_foreign_forward, swap_class
 from lorakit.layers.linear import AdaptedLinear
 from lorakit.ops import low_rank_linear
 from lorakit.ops.quantized import Weight, dense_copy
+
+
+class SharedNodeLinear4bit(Linear4bit):
+    """A 4-bit layer without updates, in a model that carries adapters."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (*, in) to (*, out)."""
+        return low_rank_linear(x, quantized_weight(self), self.bias, ())  # type: ignore[arg-type]
+
+
+class SharedNodeLinear8bit(Linear8bitLt):
+    """An 8-bit layer without updates, in a model that carries adapters."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (*, in) to (*, out)."""
+        return low_rank_linear(x, quantized_weight(self), self.bias, ())  # type: ignore[arg-type]
+
+
+_SHARED_NODE = {Linear4bit: SharedNodeLinear4bit, Linear8bitLt: SharedNodeLinear8bit}
+_OWN_NODE = {shared: plain for plain, shared in _SHARED_NODE.items()}
+
+
+def take_over(layer: nn.Module) -> None:
+    """Let a quantised layer without updates compute as those with updates do, in place.
+
+    It then uses the buffer they use, its weight keeps the layout it was loaded in, and one in 8
+    bits does not round its input. Other layers, and ones that something else has taken over, are
+    left alone.
+    """
+    shared = _SHARED_NODE.get(type(layer))
+    if shared is not None and quantized_weight(layer) is not None:
+        keep_layout(layer)
+        if not has_foreign_forward(layer):
+            swap_class(layer, shared)
+
+
+def give_back(layer: nn.Module) -> None:
+    """Undo `take_over`."""
+    plain = _OWN_NODE.get(type(layer))
+    if plain is not None:
+        swap_class(layer, plain)
+    if type(layer) in _SHARED_NODE:
+        free_layout(layer)
 
 
 class QuantizedLinear(AdaptedLinear):
@@ -90,3 +135,12 @@ class LoraLinear8bit(QuantizedLinear, Linear8bitLt):
     """
 
     plain_class = Linear8bitLt
+
+
+ADAPTED_CLASSES: dict[type[nn.Module], type[QuantizedLinear]] = {
+    Linear4bit: LoraLinear4bit,
+    SharedNodeLinear4bit: LoraLinear4bit,
+    Linear8bitLt: LoraLinear8bit,
+    SharedNodeLinear8bit: LoraLinear8bit,
+}
+"""Which class adapts layers of which."""

@@ -89,9 +89,9 @@ def code_book_quantize(x: Tensor, code_book: Tensor, block_size: int = 64) -> tu
 
     Returns: Positions in the code book, (n,), and absmax, (n / block_size,).
 
-    >>> codes, absmax = code_book_quantize(torch.tensor([0.5, -2.0, 0.0, 1.0]),
-    ...                                    normal_float_code_book(), block_size=4)
-    >>> code_book_dequantize(codes, absmax, normal_float_code_book(), 4).round(decimals=2).tolist()
+    >>> values = normal_float_code_book()
+    >>> codes, absmax = code_book_quantize(torch.tensor([0.5, -2.0, 0.0, 1.0]), values, 4)
+    >>> code_book_dequantize(codes, absmax, values, 4).double().round(decimals=2).tolist()
     [0.49, -2.0, 0.0, 0.88]
     """
     blocks = x.view(-1, block_size)

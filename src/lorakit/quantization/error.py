@@ -119,7 +119,8 @@ def _there_and_back(weight: Tensor, scheme: Scheme) -> tuple[Tensor, list[Tensor
     codes, state = functional.quantize_4bit(
         weight, compress_statistics=scheme.double_quant, quant_type=scheme.quant_type
     )
-    nested: Any = [state.state2.absmax] if scheme.double_quant else []
+    second: Any = state.state2
+    nested = [second.absmax] if scheme.double_quant else []
     return functional.dequantize_4bit(codes, state), [codes, state.absmax, *nested]
 
 

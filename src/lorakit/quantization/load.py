@@ -326,6 +326,7 @@ def _mark(model: Any, how: Any) -> None:
     quantizer.postprocess_model(model)
     model.hf_quantizer = quantizer
     model.quantization_method = how.quant_method
+    model.is_quantized = True
 
 
 @contextmanager

@@ -74,3 +74,17 @@ def cls_run(cls_training) -> Path:
 @pytest.fixture
 def lm_run(lm_training) -> Path:
     return lm_training[0]
+
+
+@pytest.fixture(scope="session")
+def quantized_run(cli, tmp_path_factory, tiny_distilbert_dir, cls_csv):
+    """A finished run that classifies, on a base in 4 bits."""
+    values = {
+        "model": tiny_distilbert_dir,
+        "task": "SEQ_CLS",
+        "data": {"train": cls_csv, "max_length": 32},
+        "quantization": {"bits": 4, "compute_dtype": "float32"},
+    }
+    run, result = trained(cli, tmp_path_factory.mktemp("quantized"), **values)
+    assert "dtypes: factors float32, base nf4 (float32)" in result.stdout
+    return run

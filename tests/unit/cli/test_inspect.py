@@ -122,3 +122,36 @@ def test_a_misspelt_directory_is_answered_with_the_nearest(adapter_dir):
     assert result.exit_code == 2
     assert "There is no adapter directory" in result.stderr
     assert "Did you mean 'adapter'?" in result.stderr
+
+
+# ---- --quantization ----
+
+
+def test_quantization_shows_every_scheme_and_draws_it(tiny_llama_dir, tmp_path):
+    result = inspect(tiny_llama_dir, "--quantization", "--plot", tmp_path / "error.png")
+    assert result.exit_code == 0, result.stderr
+    words = " ".join(result.stdout.split())
+    assert "14 linear layers" in words and "bits per parameter" in words
+    for scheme in ("nf4, double", "nf4", "fp4, double", "fp4", "int8"):
+        assert f"{scheme} " in words
+    assert (tmp_path / "error.png").read_bytes().startswith(b"\x89PNG")
+    assert f"{tmp_path / 'error.png'} (" in words
+
+
+def test_quantization_of_an_adapter_is_that_of_its_base(adapter_dir, tiny_llama_dir):
+    result = inspect(adapter_dir, "--quantization", "--modules")
+    assert result.exit_code == 0, result.stderr
+    assert f"each linear layer of {tiny_llama_dir}" in result.stdout
+    assert "layers.1.mlp.down_proj" in result.stdout
+
+
+def test_a_plot_needs_what_it_draws(adapter_dir, tmp_path):
+    result = inspect(adapter_dir, "--plot", tmp_path / "error.png")
+    assert result.exit_code == 2 and "Give both" in result.stderr
+
+
+def test_quantization_of_nothing_is_explained(tmp_path):
+    result = inspect(tmp_path / "none", "--quantization")
+    assert result.exit_code == 2 and "which is not there" in result.stderr
+    result = inspect(tmp_path, "--quantization")
+    assert result.exit_code == 2 and "No adapter in" in result.stderr

@@ -134,7 +134,10 @@ def test_every_problem_is_told_at_once(write):
         ("training: {packing: true}", "unknown key 'training.packing'."),
         ("training: {early_stopping_patience: 0}", "input should be greater than or equal to 1"),
         ("lora: {task_type: TOKEN_CLS}", "lora.task_type is TOKEN_CLS but task is SEQ_CLS"),
-        ("quantization: null", "unknown key 'quantization'."),
+        ("quantisation: null", "unknown key 'quantisation'. Did you mean 'quantization'?"),
+        ("quantization: {bits: 3}", "quantization.bits: got 3; input should be 4 or 8"),
+        ("quantization: {bit: 4}", "unknown key 'quantization.bit'. Did you mean 'bits'?"),
+        ("quantization: 4", "quantization: got 4; input should be a valid dictionary"),
     ],
 )
 def test_wrong_values_are_told(write, line, message):

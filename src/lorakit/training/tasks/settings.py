@@ -88,6 +88,9 @@ def save_settings(
     values: dict[str, Any] = {"task_type": task_type, "labels": labels, **encoded.settings}
     settings = InferenceSettings(**values)
     path = Path(adapter_dir) / SETTINGS_FILE
-    text = json.dumps(settings.model_dump(mode="json", exclude_defaults=True), indent=2)
+    written = settings.model_dump(mode="json", exclude_defaults=True)
+    if settings.quantization is not None:  # all of it: other versions may have other defaults
+        written["quantization"] = settings.quantization.model_dump(mode="json")
+    text = json.dumps(written, indent=2)
     write_text(path, text + "\n")
     return path

@@ -1,0 +1,83 @@
+"""The tables of docs/performance.md about quantised bases and about thin products."""
+
+from collections.abc import Sequence
+
+from benchmarks import loading, qlora, thin_products
+from benchmarks.options import quantity_text
+from benchmarks.results import Row, matching, newest
+from benchmarks.step import FORWARD_BACKWARD, PEAK, SAVED
+from benchmarks.tables import columns, grouped, median_of, ratio_of, ratio_text, table
+from benchmarks.variants import LIMIT, LORAKIT
+
+_VARIANTS = (
+    LIMIT,
+    qlora.DENSE,
+    *(qlora.quantized_name(who, bits) for bits in (4, 8) for who in (LORAKIT, "peft")),
+)
+
+
+def qlora_table(own: Sequence[Row]) -> str:
+    """Return the time and the bytes of a step for each model and column."""
+    parts = []
+    for label, group in columns(own):
+        lines = []
+        for variant in _VARIANTS:
+            step = {"measure": FORWARD_BACKWARD, "variant": variant}
+            saved = {"measure": SAVED, "variant": variant}
+            peer = qlora.quantized_name("peft", 8 if variant.endswith("8 bits") else 4)
+            lines.append(
+                (
+                    variant,
+                    median_of(group, **step),
+                    *(ratio_of(group, ratio_to=to, **step) for to in (LIMIT, qlora.DENSE, peer)),
+                    median_of(group, **saved),
+                    ratio_of(group, ratio_to=qlora.DENSE, **saved),
+                    ratio_of(group, ratio_to=peer, **saved),
+                    median_of(group, measure=PEAK, variant=variant),
+                    median_of(group, measure=qlora.WEIGHTS, variant=variant),
+                )
+            )
+        header = ("", "step", "/ limit", "/ dense base", "/ peft", "saved", "/ dense base")
+        header += ("/ peft", "peak of a step", "per parameter")
+        parts += [f"**{label}**", table(header, lines)]
+    return "\n\n".join(parts)
+
+
+def loading_table(own: Sequence[Row]) -> str:
+    """Return the peak of resident memory for each way of loading."""
+    parts = []
+    for (shape, setting), group in grouped(own, lambda row: (row.shape, row.setting)):
+        shard = newest(group, measure=loading.SHARD)
+        lines = []
+        for variant in dict.fromkeys(
+            row.variant for row in matching(group, measure=loading.LOADED)
+        ):
+            bare, peak, model = (
+                newest(group, measure=measure, variant=variant)
+                for measure in (loading.BARE, loading.PEAK_RESIDENT, loading.LOADED)
+            )
+            if bare is None or peak is None or model is None or shard is None:
+                continue
+            above = peak.p50 - model.p50 - shard.p50
+            cells = (bare.p50, model.p50, peak.p50, above)
+            lines.append((variant, *(quantity_text(cell, "B") for cell in cells)))
+        if lines and shard is not None:
+            largest = quantity_text(shard.p50, "B")
+            header = ("", "libraries alone", "model", "peak", "peak - model - shard")
+            parts += [f"**{shape}, {setting}, the largest {largest}**", table(header, lines)]
+    return "\n\n".join(parts)
+
+
+def thin_table(own: Sequence[Row]) -> str:
+    """Return the time of the C over that of torch for each product, layer and rank."""
+    parts = []
+    for (dtype, dropout), group in grouped(own, lambda row: (row.dtype, row.dropout)):
+        ranks = sorted({row.r for row in group})
+        lines = []
+        for (measure, shape), rows in grouped(group, lambda row: (row.measure, row.shape)):
+            wanted = {"variant": thin_products.IN_C, "ratio_to": thin_products.IN_TORCH}
+            cells = [ratio_text(newest(rows, r=r, **wanted)) for r in ranks]
+            lines.append((measure, shape, *cells))
+        header = ("product", "layer", *(f"r={r}" for r in ranks))
+        parts += [f"**{dtype}, dropout {dropout:g}, C / torch**", table(header, sorted(lines))]
+    return "\n\n".join(parts)
