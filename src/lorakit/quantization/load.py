@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -18,6 +17,7 @@ from lorakit.injection.state import base_modules, state_of
 from lorakit.injection.targets import name_matches, no_match_message
 from lorakit.layers.bitsandbytes_storage import bits_of
 from lorakit.quantization.devices import compute_dtype, default_device, require_bitsandbytes
+from lorakit.quantization.low_memory import low_memory
 
 _BLOCK = 64
 _OUTLIERS_ABOVE = 6.0
@@ -73,7 +73,7 @@ def load_quantized(
         device_map={"": device},
         **options,
     )
-    with _reading_without_mapping():
+    with low_memory():
         model, info = load(quantization_config=_bitsandbytes_config(config, dtype, skipped))
         missing = {key.rpartition(".")[0] for key in info["missing_keys"]}
         fresh = [
@@ -177,9 +177,10 @@ def quantize_model(
         )
     skipped = skipped_modules(model, config, ())
     _require_blocks(model, config, skipped)
-    for path, module in list(_linear_layers(model)):
-        if not _is_skipped(path, skipped):
-            model.set_submodule(path, _quantized_layer(module, config, dtype, device))
+    with low_memory():
+        for path, module in list(_linear_layers(model)):
+            if not _is_skipped(path, skipped):
+                model.set_submodule(path, _quantized_layer(module, config, dtype, device))
     if hasattr(model, "save_pretrained"):
         _mark(model, _bitsandbytes_config(config, dtype, skipped))
     return model
@@ -227,7 +228,8 @@ def skipped_modules(
     else:
         idle = [n for n in config.skip_modules if not any(name_matches([n], p) for p in paths)]
         if idle:
-            raise TargetError(no_match_message("quantization.skip_modules", idle, paths))
+            linear = [path for path, _ in _linear_layers(model)]
+            raise TargetError(no_match_message("quantization.skip_modules", idle, linear))
         always |= {path for path in paths if name_matches(config.skip_modules, path)}
     return [path for path in paths if path in always]
 
@@ -327,24 +329,3 @@ def _mark(model: Any, how: Any) -> None:
     model.hf_quantizer = quantizer
     model.quantization_method = how.quant_method
     model.is_quantized = True
-
-
-@contextmanager
-def _reading_without_mapping() -> Iterator[None]:
-    """Let transformers read shards into memory weight by weight instead of mapping the files.
-
-    The pages of a mapped file count as the process's own for as long as it is open, and
-    transformers closes none before the last weight has been read.
-    """
-    from transformers import modeling_utils
-
-    original: Any = modeling_utils.safe_open  # type: ignore[attr-defined]
-
-    def reading(*args: Any, **kwargs: Any) -> Any:
-        return original(*args, **{**kwargs, "backend": "pread"})
-
-    modeling_utils.safe_open = reading  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        modeling_utils.safe_open = original  # type: ignore[attr-defined]

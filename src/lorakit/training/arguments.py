@@ -114,6 +114,8 @@ def checked_training(
 @cache
 def _training_section(task_type: TaskType) -> type[StrictConfig]:
     """Make the config class whose fields are those of the task's arguments class, and our own."""
+    from transformers.training_args import OptimizerNames
+
     from lorakit.training.tasks import task_for
 
     hints = get_type_hints(task_for(task_type).arguments_class())
@@ -122,7 +124,8 @@ def _training_section(task_type: TaskType) -> type[StrictConfig]:
         for name, hint in hints.items()
         if not name.startswith("_")
     }
-    fields["optim"] = (fields["optim"][0] | Literal[OPTIMIZER_NAME], None)
+    optimizers = (OPTIMIZER_NAME, *(known.value for known in OptimizerNames))
+    fields["optim"] = (Literal[optimizers], None)
     fields["early_stopping_patience"] = (Annotated[int, Field(ge=1)], None)
     fields["early_stopping_threshold"] = (Annotated[float, Field(ge=0)], None)
     for name, reason in OWNED_KEYS.items():

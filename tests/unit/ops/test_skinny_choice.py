@@ -132,3 +132,37 @@ def test_tracing_records_torch_s_own_operations(called):
     traced = torch.jit.trace(lambda x: skinny.down(x, A), torch.randn(5, 8))
     x = torch.randn(5, 8)
     assert torch.equal(traced(x), x @ A.t())
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.25])
+@pytest.mark.parametrize(("r", "in_c"), [(8, True), (32, False)])
+def test_thick_ranks_run_in_torch_and_give_the_same(called, monkeypatch, dropout, r, in_c):
+    monkeypatch.setattr(skinny, "_multiplies_bfloat16", lambda: True)
+    seed = SEED if dropout else None
+    for dtype in LARGE:
+        x, h = torch.randn(50, 40).to(dtype), torch.randn(50, 60).to(dtype)
+        A, B = torch.randn(r, 40) * 0.1, torch.randn(60, r) * 0.1
+        wide = [tensor.double() for tensor in (x, h, A, B)]
+        called.clear()
+        results = [_four(x, h, A, B, dropout, seed) for x, h, A, B in ((x, h, A, B), wide)]
+        assert [name for name in called if name != "drop"] == (
+            ["down", "up_", "up_backward", "down_backward_"] if in_c else []
+        )
+        for one, other in zip(*results, strict=True):
+            assert largest_error(one, other) <= 4 * TOLERANCE[dtype]
+
+
+def _four(x, h, A, B, dropout, seed):
+    u = skinny.down(x, A, dropout, seed)
+    added = h.clone()
+    skinny.up_(added, u, B, 0.5)
+    grad_u, grad_x = torch.empty_like(u), torch.zeros_like(x)
+    grad_B = skinny.up_backward(h, u, B, 0.5, grad_u, True)
+    grad_A = skinny.down_backward_(x, A, grad_u, dropout, seed, grad_x, True)
+    return u, added, grad_u, grad_B, grad_A, grad_x
+
+
+def test_without_bfloat16_instructions_thick_ranks_stay_in_c(called, monkeypatch):
+    monkeypatch.setattr(skinny, "_multiplies_bfloat16", lambda: False)
+    skinny.down(torch.randn(5, 40).bfloat16(), torch.randn(64, 40))
+    assert called == ["down"]
