@@ -34,20 +34,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--bits", type=int, choices=(4, 8), help="keep the base in so many bits")
+    parser.add_argument(
+        "--alone", action="store_true", help="LoRA without what it is compared with"
+    )
     parser.add_argument("--page-only", action="store_true", help="write the page from the rows")
     arguments = parser.parse_args()
     if not arguments.page_only:
         for seed in arguments.seeds:
-            append_rows(measure(seed, arguments.bits))
+            append_rows(measure(seed, arguments.bits, arguments.alone))
     PAGE.write_text(page(read_rows()), encoding="utf-8")
     print(f"Wrote {ROWS.relative_to(ROOT)} and {PAGE.relative_to(ROOT)}")
 
 
-def measure(seed: int, bits: int | None = None) -> list[dict[str, object]]:
+def measure(seed: int, bits: int | None = None, alone: bool = False) -> list[dict[str, object]]:
     """Run the quickstart with one seed; return a row for each method."""
     with tempfile.TemporaryDirectory() as folder:
         if bits is None:
-            methods = quickstart(Path(folder) / "run", seed=seed, compare=True).methods
+            methods = quickstart(Path(folder) / "run", seed=seed, compare=not alone).methods
         else:
             methods = (measure_quantized(Path(folder), seed, bits),)
     origin = {
@@ -131,13 +134,13 @@ def page(rows: list[dict[str, str]]) -> str:
         "",
         f"{first['device']}, Python {first['python']}, torch {first['torch']}, transformers "
         f"{first['transformers']}, commit {', '.join(commits)}, "
-        f"seeds {', '.join(map(str, seeds))}. "
+        f"seeds {', '.join(map(str, seeds))}, of which each method has those its last column names. "
         "Accuracy is that of the best epoch on the held-out rows, for every method alike: mean, "
         "and the range over the seeds. The time is that of the quickest seed, as the machine did "
         "other work during the others.",
         "",
-        "| method | before | accuracy | range | trained parameters | saved | time |",
-        "|---|---|---|---|---|---|---|",
+        "| method | before | accuracy | range | trained parameters | saved | time | seeds |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for method in dict.fromkeys(row["method"] for row in rows):
         own = [row for row in rows if row["method"] == method]
@@ -147,7 +150,8 @@ def page(rows: list[dict[str, str]]) -> str:
         lines.append(
             f"| {method} | {before:.3f} | {statistics.mean(accuracy):.3f} | "
             f"{min(accuracy):.3f}–{max(accuracy):.3f} | {int(own[0]['trainable_parameters']):,} | "
-            f"{int(own[0]['saved_bytes']) / 1e6:.2f} MB | {seconds:.0f} s |"
+            f"{int(own[0]['saved_bytes']) / 1e6:.2f} MB | {seconds:.0f} s | "
+            f"{', '.join(sorted(row['seed'] for row in own))} |"
         )
     lines += ["", *_verdict(rows)]
     return "\n".join(lines) + "\n"
@@ -161,9 +165,12 @@ def _verdict(rows: list[dict[str, str]]) -> list[str]:
     lora = by_method.pop(LORA)
     verdicts = []
     for method, accuracy in by_method.items():
-        gaps = ", ".join(f"{100 * (lora[seed] - accuracy[seed]):+.1f}" for seed in lora)
-        verdicts.append(f"LoRA against {method}, seed by seed, in points: {gaps}.")
-    return verdicts
+        gaps = [100 * (lora[seed] - accuracy[seed]) for seed in lora if seed in accuracy]
+        each = ", ".join(f"{gap:+.1f}" for gap in gaps)
+        verdicts.append(
+            f"LoRA against {method}, seed by seed, in points: {each}; mean {statistics.mean(gaps):+.1f}."
+        )
+    return [line for verdict in verdicts for line in (verdict, "")][:-1]
 
 
 def git_commit() -> str:

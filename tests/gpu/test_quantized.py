@@ -6,11 +6,11 @@ import torch
 if not torch.cuda.is_available():
     pytest.skip("there is no CUDA GPU", allow_module_level=True)
 
-from lorakit import LoraConfig, QuantizationConfig, add_adapter, quantize_model  # noqa: E402
-from lorakit.layers.bitsandbytes_storage import bits_of, storage_bytes  # noqa: E402
-from quantized_models import dense_twin  # noqa: E402
-from tiny_models import llama, randomize_, tokens  # noqa: E402
-from tolerances import largest_error  # noqa: E402
+from lorakit import LoraConfig, QuantizationConfig, add_adapter, quantize_model
+from lorakit.layers.bitsandbytes_storage import bits_of, storage_bytes
+from quantized_models import dense_twin
+from tiny_models import llama, randomize_, tokens
+from tolerances import largest_error
 
 CUDA = torch.device("cuda", 0)
 # The dense twin rounds each dequantised weight as the node does; products differ in their order.
