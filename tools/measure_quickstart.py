@@ -134,7 +134,7 @@ def page(rows: list[dict[str, str]]) -> str:
         "",
         f"{first['device']}, Python {first['python']}, torch {first['torch']}, transformers "
         f"{first['transformers']}, commit {', '.join(commits)}, "
-        f"seeds {', '.join(map(str, seeds))}, of which each method has those its last column names. "
+        f"seeds {', '.join(map(str, seeds))}; the last column names those of each method. "
         "Accuracy is that of the best epoch on the held-out rows, for every method alike: mean, "
         "and the range over the seeds. The time is that of the quickest seed, as the machine did "
         "other work during the others.",
@@ -168,7 +168,8 @@ def _verdict(rows: list[dict[str, str]]) -> list[str]:
         gaps = [100 * (lora[seed] - accuracy[seed]) for seed in lora if seed in accuracy]
         each = ", ".join(f"{gap:+.1f}" for gap in gaps)
         verdicts.append(
-            f"LoRA against {method}, seed by seed, in points: {each}; mean {statistics.mean(gaps):+.1f}."
+            f"LoRA against {method}, seed by seed, in points: {each}; "
+            f"mean {statistics.mean(gaps):+.1f}."
         )
     return [line for verdict in verdicts for line in (verdict, "")][:-1]
 
