@@ -149,3 +149,16 @@ def test_other_layers_have_no_bits():
 def test_a_dense_twin_has_no_quantised_layer(settings):
     twin = dense_twin(quantized(nn.Sequential(nn.Linear(64, 64), nn.ReLU()), **settings))
     assert type(twin[0]) is nn.Linear and twin[0].weight.dtype == torch.float32
+
+
+def test_layers_keep_their_layout_while_the_model_carries_an_adapter():
+    from lorakit import LoraConfig, add_adapter, unload
+
+    model = quantized(nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64)))
+    for layer in model:
+        layer.support_avx512bf16_for_cpu = True  # as on a CPU that has these instructions
+    add_adapter(model, LoraConfig(r=2, target_modules=["0"]))
+    assert [layer.support_avx512bf16_for_cpu for layer in model] == [False, False]
+    unload(model)
+    own = bitsandbytes.functional.has_avx512bf16()
+    assert [layer.support_avx512bf16_for_cpu for layer in model] == [own, own]
