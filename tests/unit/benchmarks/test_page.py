@@ -100,6 +100,18 @@ def test_latency_decoding_and_loading(page):
     assert "among 256 adapters, 0.005 x peft | 80.0 ms" in line
 
 
+def test_quantised_bases_and_thin_products(page):
+    steps = section(page, "A step on a quantised base")
+    lines = lines_of(steps, "lorakit, 4 bits")
+    assert len(lines) == 8  # two models, two dtypes, two columns
+    assert "| 1.10 s | 1.11 (1.07–1.12) | 1.06 (1.05–1.06) | 0.78 (0.78–0.79) |" in lines[0]
+    assert lines[0].endswith("| 105 MiB | 1.05 | 0.79 | 105 MiB | 4.00 bits |")
+    [line] = lines_of(section(page, "Memory while loading"), "lorakit, 4 bits")
+    assert line.endswith("| 572 MiB | 763 MiB | 1.86 GiB | 668 MiB |")
+    lines = lines_of(section(page, "Thin products"), "down", "512 to 2048")
+    assert "| 0.20 (0.20–0.20) | 0.40 (" in lines[0]
+
+
 def test_growth_is_in_the_order_of_its_values(page):
     text = section(page, "Growth")
     tokens = [int(n) for n in re.findall(r"^\| tokens (\d+) ", text, flags=re.MULTILINE)]
