@@ -6,7 +6,7 @@ import torch
 
 from lorakit import QuantizationConfig, quantize_model
 from lorakit.layers.bitsandbytes_storage import dequantize_model
-from lorakit.ops.quantized import EightBitLayout, EightBitWeight, FourBitLayout, FourBitWeight
+from lorakit.ops.quantized import Layout, QuantizedWeight
 
 FOUR = {"bits": 4, "compute_dtype": "float32"}
 EIGHT = {"bits": 8, "compute_dtype": "float32"}
@@ -39,10 +39,9 @@ def four_bit_weight(dense, quant_type="nf4", double_quant=True, compute_dtype=to
         dense, quant_type=quant_type, compress_statistics=double_quant
     )
     nested = state.state2
-    layout = FourBitLayout(
-        tuple(dense.shape), 64, 256 if double_quant else 0, quant_type, compute_dtype
-    )
-    weight = FourBitWeight(
+    second_block = 256 if double_quant else 0
+    layout = Layout(tuple(dense.shape), quant_type, compute_dtype, 64, second_block)
+    weight = QuantizedWeight(
         layout,
         codes,
         state.absmax,
@@ -58,5 +57,5 @@ def eight_bit_weight(dense, compute_dtype=None):
     from bitsandbytes import functional
 
     codes, absmax, _ = functional.int8_vectorwise_quant(dense.half())
-    weight = EightBitWeight(EightBitLayout(tuple(dense.shape), compute_dtype), codes, absmax)
+    weight = QuantizedWeight(Layout(tuple(dense.shape), "int8", compute_dtype), codes, absmax)
     return weight, functional.int8_vectorwise_dequant(codes, absmax).float()

@@ -16,7 +16,8 @@ from lorakit import (
     unload,
 )
 from lorakit.adapters import merge_adapters, merge_and_unload, unmerge_adapters
-from lorakit.errors import QuantizationError
+from lorakit.errors import AdapterStateError, QuantizationError
+from lorakit.layers.bitsandbytes_storage import bits_of
 from quantized_models import EIGHT, FOUR, dense_twin, quantized
 from tiny_models import gpt2, llama, logits, randomize_, tokens
 from tolerances import LOGITS_TOLERANCE, largest_error
@@ -142,3 +143,20 @@ def test_on_a_dense_base_there_is_nothing_to_quantise_again():
     add_adapter(model, LoraConfig(r=2))
     with pytest.raises(QuantizationError, match="no adapted layer is quantised"):
         merge_adapters(model, quantized_base="requantize")
+
+
+def test_a_merge_is_not_made_final_as_something_else():
+    model = quantized(llama()).eval()
+    add_adapter(model, LoraConfig(r=2))
+    merge_adapters(model, quantized_base="dequantize")
+    with pytest.raises(AdapterStateError, match="merged already, with quantized_base='dequantize'"):
+        merge_and_unload(model, quantized_base="requantize")
+    merge_and_unload(model)
+    assert not any(bits_of(module) for module in model.modules())
+
+
+def test_dense_means_every_layer_also_where_only_a_dense_one_is_adapted():
+    model = quantized(llama(), skip_modules=("q_proj",)).eval()
+    add_adapter(model, LoraConfig(r=2, target_modules=["q_proj"]))
+    merge_and_unload(model, quantized_base="dequantize")
+    assert not any(bits_of(module) for module in model.modules()) and not model.is_quantized

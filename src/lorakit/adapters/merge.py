@@ -108,6 +108,16 @@ def _check_quantized_base(model: nn.Module, quantized_base: QuantizedBase | None
         )
 
 
+def _merged_as(model: nn.Module) -> QuantizedBase | None:
+    """Return what has become of the quantised weights of a merged model; None if it has none."""
+    merged = [
+        layer for _, layer in adapted_layers(model) if layer.kept_parameters and bits_of(layer)
+    ]
+    if not merged:
+        return None
+    return "dequantize" if quantized_weight(merged[0]) is None else "requantize"
+
+
 def _dense_dtype(model: nn.Module) -> torch.dtype | None:
     """Return the dtype of what is not quantised in a model; None where all is."""
     for _, module in base_modules(model):
@@ -173,6 +183,12 @@ def merge_and_unload(
             f"Adapters {list(state.active)} are merged already, but {list(_as_tuple(names))} were "
             "asked for. Call unmerge_adapters first."
         )
+    merged_as = _merged_as(model)
+    if quantized_base not in (None, merged_as) and merged_as is not None:
+        raise AdapterStateError(
+            f"The adapters are merged already, with quantized_base={merged_as!r}, but "
+            f"{quantized_base!r} was asked for. Call unmerge_adapters first."
+        )
     model = unwrapped(model)
     tied = _tied_parameters(model)
     untied = False
@@ -184,13 +200,10 @@ def merge_and_unload(
             parts = [part for _, part in base_modules(module)]
             untied |= any(id(p) in tied for part in parts for p in part._parameters.values())
             _take_over(module, module.trained_copies[module.active_copy])
-    is_dense = [
-        quantized_weight(layer) is None for _, layer in adapted_layers(model) if bits_of(layer)
-    ]
     state.is_merged = False
     for name in tuple(state.configs):
         delete_adapter(model, name)
-    if any(is_dense):
+    if "dequantize" in (quantized_base, merged_as):
         dequantize_model(model, _dense_dtype(model))
     if untied:
         _record_untied(model)

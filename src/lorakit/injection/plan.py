@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -36,11 +37,14 @@ def adapted_classes() -> dict[type[nn.Module], type[AdaptedLayer]]:
     Those of bitsandbytes are among them once it has been imported: before, there are no such
     layers, and importing it takes time.
     """
-    if "bitsandbytes" in sys.modules:
-        from lorakit.layers import quantized
+    return _with_quantized() if "bitsandbytes" in sys.modules else _ADAPTED_CLASSES
 
-        _ADAPTED_CLASSES.update(quantized.ADAPTED_CLASSES)
-    return _ADAPTED_CLASSES
+
+@cache
+def _with_quantized() -> dict[type[nn.Module], type[AdaptedLayer]]:
+    from lorakit.layers import quantized
+
+    return {**_ADAPTED_CLASSES, **quantized.ADAPTED_CLASSES}
 
 
 class AdapterTensors(Protocol):

@@ -74,19 +74,23 @@ def drop_state(model: nn.Module) -> None:
     trained = set(state.trained_before)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trained)
-    for module in _quantized_layers(model):
+    quantized_layers = _quantized_layers(model)
+    if quantized_layers:
         from lorakit.layers.quantized import give_back
 
-        give_back(module)
+        for layer in quantized_layers:
+            give_back(layer)
     delattr(model, _ATTRIBUTE)
 
 
 def take_over_quantized(model: nn.Module) -> None:
     """Let the quantised layers of a model that has no update compute as those with one do."""
-    for module in _quantized_layers(model):
+    quantized_layers = _quantized_layers(model)
+    if quantized_layers:
         from lorakit.layers.quantized import take_over
 
-        take_over(module)
+        for layer in quantized_layers:
+            take_over(layer)
 
 
 def _quantized_layers(model: nn.Module) -> list[nn.Module]:

@@ -12,14 +12,10 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lorakit.layers.class_swap import swap_class
-from lorakit.ops.quantized import (
-    EightBitLayout,
-    EightBitWeight,
-    FourBitLayout,
-    FourBitWeight,
-    QuantizedWeight,
-    dense_copy,
-)
+from lorakit.ops.quantized import Layout, QuantizedWeight, dense_copy
+
+BLOCK_SIZE = 64
+"""Numbers of a 4-bit weight that share a scale, where a checkpoint does not say otherwise."""
 
 _OWN_ATTRIBUTES = (
     *("compute_dtype", "compute_type_is_set", "quant_state", "quant_storage"),
@@ -48,42 +44,31 @@ def quantized_weight(layer: nn.Module) -> QuantizedWeight | None:
     return _eight_bit_weight(layer, weight) if hasattr(weight, "SCB") else None
 
 
-def _four_bit_weight(layer: Any, weight: Any) -> FourBitWeight | None:
+def _four_bit_weight(layer: Any, weight: Any) -> QuantizedWeight | None:
     state: Any = weight.quant_state or getattr(layer, "quant_state", None)
     if state is None:
         return None
-    nested: Any = state.state2 if state.nested else None
-    layout = FourBitLayout(
-        shape=tuple(state.shape),  # type: ignore[arg-type]
-        block_size=state.blocksize,
-        nested_block_size=0 if nested is None else nested.blocksize,
-        quant_type=state.quant_type,
-        compute_dtype=layer.compute_dtype,
-    )
-    if nested is None:
-        return FourBitWeight(layout, weight.data, state.absmax, None, None, None)
-    return FourBitWeight(
+    layout = Layout(tuple(state.shape), state.quant_type, layer.compute_dtype, state.blocksize)  # type: ignore[arg-type]
+    if not state.nested:
+        return QuantizedWeight(layout, weight.data, state.absmax)
+    nested: Any = state.state2
+    layout = layout._replace(nested_block_size=nested.blocksize)
+    return QuantizedWeight(
         layout, weight.data, state.absmax, nested.absmax, nested.code, state.offset
     )
 
 
-def _eight_bit_weight(layer: Any, weight: Any) -> EightBitWeight | None:
+def _eight_bit_weight(layer: Any, weight: Any) -> QuantizedWeight | None:
     absmax: Tensor | None = layer.state.SCB if weight.SCB is None else weight.SCB
     if absmax is None or weight.dtype != torch.int8:
         return None
-    return EightBitWeight(EightBitLayout(tuple(weight.shape), None), weight.data, absmax)  # type: ignore[arg-type]
+    return QuantizedWeight(Layout(tuple(weight.shape), "int8", None), weight.data, absmax)  # type: ignore[arg-type]
 
 
 def compute_dtype_of(layer: nn.Module) -> torch.dtype:
     """Return what products with a quantised weight run in; float32 where the input decides."""
     dtype: Any = getattr(layer, "compute_dtype", None)
     return dtype or torch.float32
-
-
-def kind_of(layer: nn.Module) -> str:
-    """Return "nf4", "fp4" or "int8"."""
-    weight: Any = layer._parameters.get("weight")
-    return getattr(weight, "quant_type", "int8")
 
 
 def parameter_count(parameter: Tensor) -> int:

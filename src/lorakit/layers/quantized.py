@@ -4,7 +4,7 @@ The node is that of any linear layer. It makes the weight dense once in forward 
 backward, into a buffer that all layers share, and keeps no dense copy in between.
 """
 
-from typing import Self
+from typing import Any, Self
 
 import torch
 from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
@@ -14,7 +14,6 @@ from lorakit.layers.bitsandbytes_storage import (
     compute_dtype_of,
     free_layout,
     keep_layout,
-    kind_of,
     make_dense_in_place,
     quantized_like,
     quantized_weight,
@@ -91,7 +90,9 @@ class QuantizedLinear(AdaptedLinear):
     @classmethod
     def base_dtype_name(cls, module: nn.Module) -> str:
         """Return how the weight is kept, and what its products run in."""
-        return f"{kind_of(module)} ({str(compute_dtype_of(module)).removeprefix('torch.')})"
+        weight: Any = quantized_weight(module)
+        dtype = str(compute_dtype_of(module)).removeprefix("torch.")
+        return f"{weight.layout.quant_type} ({dtype})"
 
     def base_weight(self) -> Weight:
         """Return the quantised weight, or the dense one of a merged layer."""

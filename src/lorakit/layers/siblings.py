@@ -22,7 +22,7 @@ from torch import Tensor
 from lorakit.layers.update import shared_seed
 from lorakit.ops import LinearOperands, low_rank_linears
 from lorakit.ops.low_rank import autocast_dtype
-from lorakit.ops.quantized import is_quantized
+from lorakit.ops.quantized import QuantizedWeight
 
 if TYPE_CHECKING:
     from lorakit.layers.adapted import AdaptedLayer
@@ -191,7 +191,7 @@ def _may_join(member: AdaptedLayer, leader: AdaptedLayer, x: Tensor) -> bool:
     weight, leading = member.base_weight(), leader.base_weight()
     return (
         type(weight) is type(leading)
-        and (is_quantized(weight) or type(weight) in (Tensor, torch.nn.Parameter))
+        and (isinstance(weight, QuantizedWeight) or type(weight) in (Tensor, torch.nn.Parameter))
         and weight.dtype == leading.dtype
         and weight.device == leading.device
         and weight.shape[1] == leading.shape[1]

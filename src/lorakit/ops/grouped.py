@@ -144,8 +144,8 @@ class _Settings(NamedTuple):
     index: tuple[int, ...]
     constants: tuple[tuple[float, float], ...]
     """(scaling, drop probability) of each term."""
-    layout: Layout
-    """Of the weight."""
+    layout: Layout | None
+    """Of the weight; None for a dense one."""
     dtype: torch.dtype
     """What the products run in."""
     out_dtype: torch.dtype

@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from lorakit.errors import DtypeError, ShapeError
 from lorakit.ops import linear_group
 from lorakit.ops.linear_group import LinearNeeds, LinearOperands, LowRankTerm
-from lorakit.ops.quantized import Layout, Weight, is_quantized, parts, tensor_count, weight_from
+from lorakit.ops.quantized import Layout, QuantizedWeight, Weight, parts, tensor_count, weight_from
 
 
 def low_rank_linear(
@@ -100,7 +100,7 @@ def compute_dtype_of(x: Tensor, layers: Sequence[LinearOperands]) -> torch.dtype
         return autocast
     computed_in: list[torch.dtype] = []
     for layer in layers:
-        if is_quantized(layer.W0):
+        if isinstance(layer.W0, QuantizedWeight):
             # As bitsandbytes does: the input is cast to the weight's compute dtype.
             wanted = x.dtype if x.dtype == torch.float64 else layer.W0.dtype or x.dtype
             computed_in.append(wanted)
@@ -132,8 +132,8 @@ class TermSpec(NamedTuple):
 class LayerSpec(NamedTuple):
     """What an autograd node keeps of a layer besides its tensors."""
 
-    layout: Layout
-    """Of its weight."""
+    layout: Layout | None
+    """Of its weight; None for a dense one."""
     terms: tuple[TermSpec, ...]
 
 

@@ -17,6 +17,7 @@ import ctypes
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -26,32 +27,33 @@ _SUFFIXES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16
 _PLAIN_TYPES = ("Tensor", "Parameter", "Params4bit", "Int8Params")
 
 
-class FourBitLayout(NamedTuple):
-    """What is constant about a 4-bit weight."""
+class Layout(NamedTuple):
+    """What is constant about a quantised weight."""
 
     shape: tuple[int, int]
     """(out, in) of the dense weight."""
-    block_size: int
-    nested_block_size: int
-    """Of the second level; 0 where absmax is kept in float32."""
     quant_type: str
-    """"nf4" or "fp4"."""
+    """"nf4" or "fp4" in 4 bits, "int8" in 8."""
     compute_dtype: torch.dtype | None
     """What products with it run in; None for the dtype of the input."""
+    block_size: int = 0
+    """Numbers that share a scale; 0 where a row does."""
+    nested_block_size: int = 0
+    """Of the second level; 0 where absmax is kept in float32."""
 
 
-class FourBitWeight(NamedTuple):
-    """A weight in 4 bits."""
+class QuantizedWeight(NamedTuple):
+    """A weight in 4 or 8 bits."""
 
-    layout: FourBitLayout
+    layout: Layout
     codes: Tensor
-    """Two codes in each byte; any dtype as storage."""
+    """(out, in), int8; or two codes of 4 bits in each byte, any dtype as storage."""
     absmax: Tensor
-    """(blocks,) in float32, or in uint8 where it is quantised itself."""
-    nested_absmax: Tensor | None
-    nested_code: Tensor | None
+    """(blocks,) or (out,) in float32, or (blocks,) in uint8 where it is quantised itself."""
+    nested_absmax: Tensor | None = None
+    nested_code: Tensor | None = None
     """The 256 values of the second level."""
-    offset: Tensor | None
+    offset: Tensor | None = None
     """Mean of absmax, 0-dimensional."""
 
     @property
@@ -70,69 +72,24 @@ class FourBitWeight(NamedTuple):
         return self.codes.device
 
 
-class EightBitLayout(NamedTuple):
-    """What is constant about an 8-bit weight."""
-
-    shape: tuple[int, int]
-    compute_dtype: torch.dtype | None
-
-
-class EightBitWeight(NamedTuple):
-    """A weight in 8 bits with one scale for each row."""
-
-    layout: EightBitLayout
-    codes: Tensor
-    """(out, in), int8."""
-    absmax: Tensor
-    """(out,), float32."""
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(out, in) of the dense weight."""
-        return self.layout.shape
-
-    @property
-    def dtype(self) -> torch.dtype | None:
-        """What products with it run in; None for the dtype of the input."""
-        return self.layout.compute_dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where its storage is."""
-        return self.codes.device
-
-
-QuantizedWeight = FourBitWeight | EightBitWeight
 Weight = Tensor | QuantizedWeight
-Layout = FourBitLayout | EightBitLayout | None
-"""None for a weight that is dense."""
 
 
-def is_quantized(weight: Any) -> bool:
-    """Return whether a weight is kept in 4 or 8 bits."""
-    return isinstance(weight, FourBitWeight | EightBitWeight)
+def parts(weight: Weight) -> tuple[Layout | None, tuple[Tensor | None, ...]]:
+    """Return what is constant about a weight, None for a dense one, and its tensors."""
+    return (None, (weight,)) if isinstance(weight, Tensor) else (weight.layout, weight[1:])
 
 
-def parts(weight: Weight) -> tuple[Layout, tuple[Tensor | None, ...]]:
-    """Return what is constant about a weight, and its tensors."""
-    if isinstance(weight, Tensor):
-        return None, (weight,)
-    return weight[0], weight[1:]  # type: ignore[return-value]
-
-
-def tensor_count(layout: Layout) -> int:
+def tensor_count(layout: Layout | None) -> int:
     """Return how many tensors `parts` gives for a weight of this layout."""
-    if layout is None:
-        return 1
-    return len((FourBitWeight if isinstance(layout, FourBitLayout) else EightBitWeight)._fields) - 1
+    return 1 if layout is None else len(QuantizedWeight._fields) - 1
 
 
-def weight_from(layout: Layout, tensors: Iterator[Any]) -> Any:
+def weight_from(layout: Layout | None, tensors: Iterator[Any]) -> Any:
     """Undo `parts`, taking as many tensors as the weight has."""
     if layout is None:
         return next(tensors)
-    kind: Any = FourBitWeight if isinstance(layout, FourBitLayout) else EightBitWeight
-    return kind(layout, *(next(tensors) for _ in kind._fields[1:]))
+    return QuantizedWeight(layout, *islice(tensors, tensor_count(layout)))
 
 
 def dense(weight: Weight, dtype: torch.dtype) -> Tensor:
@@ -148,9 +105,8 @@ def dense(weight: Weight, dtype: torch.dtype) -> Tensor:
     if isinstance(weight, Tensor):
         return weight.to(dtype)
     own = dtype if dtype in _SUFFIXES else torch.float32
-    if isinstance(weight, FourBitWeight):
-        return _dense_4bit(weight, own).to(dtype)
-    return _dense_8bit(weight, own).to(dtype)
+    make = _dense_8bit if weight.layout.quant_type == "int8" else _dense_4bit
+    return make(weight, own).to(dtype)
 
 
 def dense_copy(weight: QuantizedWeight, dtype: torch.dtype) -> Tensor:
@@ -158,7 +114,7 @@ def dense_copy(weight: QuantizedWeight, dtype: torch.dtype) -> Tensor:
     return dense(weight, dtype).clone()
 
 
-def _dense_4bit(weight: FourBitWeight, dtype: torch.dtype) -> Tensor:
+def _dense_4bit(weight: QuantizedWeight, dtype: torch.dtype) -> Tensor:
     layout = weight.layout
     codes = weight.codes if weight.codes.dtype == torch.uint8 else weight.codes.view(torch.uint8)
     library = _cpu_library() if _is_plain_cpu(codes) and layout.shape[1] % 2 == 0 else None
@@ -179,7 +135,7 @@ def _dense_4bit(weight: FourBitWeight, dtype: torch.dtype) -> Tensor:
     return out
 
 
-def _absmax(weight: FourBitWeight) -> Tensor:
+def _absmax(weight: QuantizedWeight) -> Tensor:
     """Return the largest magnitude of each block, in float32."""
     if weight.nested_absmax is None or weight.nested_code is None or weight.offset is None:
         return weight.absmax.float()
@@ -193,7 +149,7 @@ def _absmax(weight: FourBitWeight) -> Tensor:
     return exact + weight.offset
 
 
-def _nested_absmax(weight: FourBitWeight, library: Callable[[str], Any]) -> Tensor:
+def _nested_absmax(weight: QuantizedWeight, library: Callable[[str], Any]) -> Tensor:
     """Do what `_absmax` does, in a buffer."""
     out = _scratch.take((weight.absmax.numel(),), torch.float32, name="absmax")
     library("cdequantize_blockwise_cpu_fp32")(
@@ -204,7 +160,7 @@ def _nested_absmax(weight: FourBitWeight, library: Callable[[str], Any]) -> Tens
     return out.add_(weight.offset)  # type: ignore[arg-type]
 
 
-def _dense_8bit(weight: EightBitWeight, dtype: torch.dtype) -> Tensor:
+def _dense_8bit(weight: QuantizedWeight, dtype: torch.dtype) -> Tensor:
     scales = weight.absmax.to(torch.float32).mul(1 / 127)[:, None]
     if not _is_plain_cpu(weight.codes):
         return (weight.codes * scales).to(dtype)

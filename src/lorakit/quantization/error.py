@@ -12,10 +12,9 @@ from transformers.pytorch_utils import Conv1D
 
 from lorakit.errors import QuantizationError
 from lorakit.injection.heads import output_layers
-from lorakit.layers.bitsandbytes_storage import bits_of
+from lorakit.layers.bitsandbytes_storage import BLOCK_SIZE, bits_of
 from lorakit.quantization.devices import require_bitsandbytes
-
-_BLOCK = 64
+from lorakit.quantization.load import linear_layers
 
 
 @dataclass(frozen=True)
@@ -76,19 +75,20 @@ def quantization_errors(
         QuantizationError: bitsandbytes is missing, or the model is quantised already.
     """
     require_bitsandbytes()
+    quantized = next((path for path, module in model.named_modules() if bits_of(module)), None)
+    if quantized is not None:
+        raise QuantizationError(
+            f"Cannot measure what quantising {quantized} costs: it is quantised already, expected "
+            "a dense weight. Name the checkpoint that it was made of."
+        )
     outputs = output_layers(model)
-    for path, module in model.named_modules():
-        if bits_of(module):
-            raise QuantizationError(
-                f"Cannot measure what quantising {path} costs: it is quantised already, expected a "
-                "dense weight. Name the checkpoint that it was made of."
-            )
-        if not path or id(module) in outputs or not isinstance(module, nn.Linear | Conv1D):
+    for path, module in linear_layers(model):
+        if id(module) in outputs:
             continue
         weight: Tensor = module.weight.detach().float()  # type: ignore[operator,union-attr]
         weight = weight.t().contiguous() if isinstance(module, Conv1D) else weight
         for scheme in schemes:
-            if scheme.bits == 8 or weight.numel() % _BLOCK == 0:
+            if scheme.bits == 8 or weight.numel() % BLOCK_SIZE == 0:
                 yield measure_weight(path, weight, scheme)
 
 

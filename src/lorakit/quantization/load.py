@@ -7,23 +7,18 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
+from transformers.quantizers.quantizers_utils import should_convert_module
 
 from lorakit.config import QuantizationConfig
 from lorakit.errors import QuantizationError, TargetError
 from lorakit.injection.heads import output_layers, task_heads
 from lorakit.injection.state import base_modules, state_of
 from lorakit.injection.targets import name_matches, no_match_message
-from lorakit.layers.bitsandbytes_storage import bits_of
+from lorakit.layers.bitsandbytes_storage import BLOCK_SIZE, bits_of
 from lorakit.quantization.devices import compute_dtype, default_device, require_bitsandbytes
 from lorakit.quantization.low_memory import low_memory
-
-_BLOCK = 64
-_OUTLIERS_ABOVE = 6.0
-"""Activations that bitsandbytes' own 8-bit product leaves in 16 bits; transformers' default."""
-
-_OF_CONFIG = ("num_labels", "id2label", "label2id")
 
 
 def load_quantized(
@@ -69,6 +64,7 @@ def load_quantized(
     load = partial(
         auto_class.from_pretrained,
         name,
+        config=model_config,
         output_loading_info=True,
         device_map={"": device},
         **options,
@@ -132,13 +128,12 @@ def load_as_quantized(
     known = [*(values.get("llm_int8_skip_modules") or ["lm_head"])]
     values["llm_int8_skip_modules"] = list(dict.fromkeys([*known, *heads]))
     model_config.quantization_config = values
-    own = {key: value for key, value in options.items() if key not in _OF_CONFIG}
     return auto_class.from_pretrained(
         name,
         config=model_config,
         output_loading_info=True,
         device_map={"": device or default_device()},
-        **own,
+        **options,
     )
 
 
@@ -177,12 +172,10 @@ def quantize_model(
         )
     skipped = skipped_modules(model, config, ())
     _require_blocks(model, config, skipped)
-    with low_memory():
-        for path, module in list(_linear_layers(model)):
-            if not _is_skipped(path, skipped):
-                model.set_submodule(path, _quantized_layer(module, config, dtype, device))
+    how = _bitsandbytes_config(config, dtype, skipped)
+    _replace_layers(model, how, device)
     if hasattr(model, "save_pretrained"):
-        _mark(model, _bitsandbytes_config(config, dtype, skipped))
+        _mark(model, how)
     return model
 
 
@@ -228,7 +221,7 @@ def skipped_modules(
     else:
         idle = [n for n in config.skip_modules if not any(name_matches([n], p) for p in paths)]
         if idle:
-            linear = [path for path, _ in _linear_layers(model)]
+            linear = [path for path, _ in linear_layers(model)]
             raise TargetError(no_match_message("quantization.skip_modules", idle, linear))
         always |= {path for path in paths if name_matches(config.skip_modules, path)}
     return [path for path in paths if path in always]
@@ -242,17 +235,14 @@ def _skeleton(auto_class: Any, model_config: Any, options: dict[str, Any]) -> nn
         return make(model_config, **allowed)
 
 
-def _linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield (path, layer) of what is quantised: linear layers, and GPT-2's transposed ones."""
     for path, module in model.named_modules():
         if path and (type(module) is nn.Linear or isinstance(module, Conv1D)):
             yield path, module
 
 
-def _is_skipped(path: str, skipped: Sequence[str]) -> bool:
-    return any(path == skip or path.startswith(f"{skip}.") for skip in skipped)
-
-
-def _require_blocks(model: nn.Module, config: QuantizationConfig, skipped: Sequence[str]) -> None:
+def _require_blocks(model: nn.Module, config: QuantizationConfig, skipped: list[str]) -> None:
     """Check that each layer can be cut into blocks.
 
     Raises:
@@ -262,46 +252,38 @@ def _require_blocks(model: nn.Module, config: QuantizationConfig, skipped: Seque
         return
     ragged = [
         f"{path} {tuple(module.weight.shape)}"  # type: ignore[arg-type,union-attr]
-        for path, module in _linear_layers(model)
-        if module.weight.numel() % _BLOCK and not _is_skipped(path, skipped)  # type: ignore[operator,union-attr]
+        for path, module in linear_layers(model)
+        if module.weight.numel() % BLOCK_SIZE and should_convert_module(path, skipped)  # type: ignore[operator,union-attr]
     ]
     if ragged:
         more = f" and {len(ragged) - 3} more" if len(ragged) > 3 else ""
         raise QuantizationError(
             f"Cannot quantise {', '.join(ragged[:3])}{more} to 4 bits: the size is no multiple of "
-            f"the {_BLOCK} numbers of a block. Name these layers in quantization.skip_modules, or "
-            "set quantization.bits=8."
+            f"the {BLOCK_SIZE} numbers of a block. Name these layers in quantization.skip_modules, "
+            "or set quantization.bits=8."
         )
 
 
-def _quantized_layer(
-    module: Any, config: QuantizationConfig, dtype: torch.dtype, device: torch.device | None
-) -> nn.Module:
-    """Return bitsandbytes' layer with the weight of a plain one."""
-    from bitsandbytes.nn.modules import Int8Params, Linear4bit, Linear8bitLt, Params4bit
+def _replace_layers(model: nn.Module, how: Any, device: torch.device | None) -> None:
+    """Put bitsandbytes' layers in the place of plain ones, with their weights quantised."""
+    from transformers.integrations.bitsandbytes import replace_with_bnb_linear
 
-    is_conv1d = isinstance(module, Conv1D)
-    weight = (module.weight.t() if is_conv1d else module.weight).detach()
-    out_features, in_features = weight.shape
-    sizes = (in_features, out_features, module.bias is not None)
-    place = device or weight.device
-    with torch.device("meta"):
-        made: Any
-        if config.bits == 4:
-            settings: Any = {
-                "compress_statistics": config.double_quant,
-                "quant_type": config.quant_type,
-            }
-            made = Linear4bit(*sizes, compute_dtype=dtype, **settings)
-            parameter: Any = Params4bit(weight.contiguous(), requires_grad=False, **settings)
-            parameter.module = made
-        else:
-            made = Linear8bitLt(*sizes, has_fp16_weights=False, threshold=_OUTLIERS_ABOVE)
-            parameter = Int8Params(weight.contiguous().cpu(), requires_grad=False)
-    made.weight = parameter.to(place)
-    made.bias = None if module.bias is None else module.bias.requires_grad_(False)
-    made.source_cls = type(module)
-    return made.train(module.training)
+    plain = dict(linear_layers(model))
+    replace_with_bnb_linear(model, how.llm_int8_skip_modules, how)
+    with low_memory():
+        for path, source in plain.items():
+            made: Any = model.get_submodule(path)
+            if made is source:
+                continue
+            own: Tensor = source.weight.detach()  # type: ignore[operator,union-attr,assignment]
+            weight = (own.t() if isinstance(source, Conv1D) else own).contiguous()
+            if how.load_in_8bit:  # quantised on its way from the CPU
+                weight = weight.cpu()
+            settings = vars(made.weight)
+            parameter = type(made.weight)(weight, requires_grad=False, **settings)
+            made.weight = parameter.to(device or own.device)
+            made.bias = source.bias
+            made.train(source.training)
 
 
 def _bitsandbytes_config(

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lorakit.layers.bitsandbytes_storage import BLOCK_SIZE
+
 _CHUNK = 2**20
 """Numbers quantised at once; a multiple of every block size."""
 
@@ -67,7 +69,7 @@ def quantize_in_pieces(
     """
     import bitsandbytes.functional as functional
 
-    size = blocksize or 64
+    size = blocksize or BLOCK_SIZE
     packed, scales = [], []
     for piece in weight.reshape(-1).split(_CHUNK):
         codes, absmax = torch.ops.bitsandbytes.quantize_4bit(piece, size, quant_type, torch.uint8)

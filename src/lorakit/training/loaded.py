@@ -17,6 +17,7 @@ from lorakit.adapters.files import fetch_from_hub, is_hub_id
 from lorakit.config import TaskType
 from lorakit.errors import ConfigError
 from lorakit.injection import add_adapter, disable_adapters
+from lorakit.quantization.devices import default_device
 from lorakit.training.evaluation import find_adapter
 from lorakit.training.recipe import Recipe
 from lorakit.training.tasks.pretrained import (
@@ -128,7 +129,7 @@ def load_for_inference(
         tokenizer = load_tokenizer(str(companions), key=str(companions), is_adapter=True)
     else:
         tokenizer = load_tokenizer(name, key=key, **options)
-    place: Any = device or torch.accelerator.current_accelerator() or "cpu"
+    place: Any = default_device() if device is None else torch.device(device)
     quantization = None if unquantized else settings.quantization
     if dtype is not None and quantization is not None:
         quantization = quantization.model_copy(update={"compute_dtype": dtype})
@@ -141,7 +142,7 @@ def load_for_inference(
         dtype=dtype or settings.dtype or "auto",
         quantization=quantization,
         trained_in_full=adapter.config.modules_to_save,
-        device=torch.device(place),
+        device=place,
         **options,
         **_label_options(task_type, settings, adapter),
     )

@@ -16,7 +16,7 @@ from transformers import (
 from lorakit import LoraConfig, QuantizationConfig, add_adapter, count_parameters
 from lorakit.config import TaskType
 from lorakit.errors import ConfigError, QuantizationError, TargetError
-from lorakit.layers.bitsandbytes_storage import bits_of, kind_of, quantized_weight
+from lorakit.layers.bitsandbytes_storage import bits_of, quantized_weight
 from lorakit.quantization import load_quantized, quantize_model
 from lorakit.training.tasks.pretrained import load_model
 from quantized_models import SETTINGS, dense_twin, quantized
@@ -47,7 +47,7 @@ def test_linear_layers_are_quantised_and_the_rest_is_not(tiny_llama_dir, setting
     assert set(kinds.values()) == {settings["bits"]} and len(kinds) == 14
     assert model.model.embed_tokens.weight.dtype == torch.float32
     assert model.model.norm.weight.dtype == torch.float32
-    assert {kind_of(linears(model)[name]) for name in kinds} == {
+    assert {quantized_weight(linears(model)[name]).layout.quant_type for name in kinds} == {
         settings.get("quant_type", "nf4") if settings["bits"] == 4 else "int8"
     }
 

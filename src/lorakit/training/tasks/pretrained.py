@@ -33,6 +33,9 @@ from lorakit.quantization.load import is_quantized, load_as_quantized, load_quan
 _UNLIMITED = 10**9
 """Tokenizers without a limit give 10^30 as `model_max_length`."""
 
+_OF_CONFIG = ("num_labels", "id2label", "label2id")
+"""Options that a model's configuration takes; its weights are loaded without them."""
+
 _fresh: WeakKeyDictionary[nn.Module, tuple[str, ...]] = WeakKeyDictionary()
 
 
@@ -126,8 +129,11 @@ def load_model(
     with torch.random.fork_rng(), _without_load_report():
         torch.manual_seed(seed)
         try:
-            given = {"ignore_mismatched_sizes": has_head, **_given(options)}
             model_config = _model_config(name, options)
+            given = {
+                "ignore_mismatched_sizes": has_head,
+                **{key: value for key, value in _given(options).items() if key not in _OF_CONFIG},
+            }
             if quantization is not None:
                 model, info = load_quantized(
                     auto_class,
@@ -143,7 +149,9 @@ def load_model(
                     auto_class, name, model_config, trained_in_full, device, given
                 )
             else:
-                model, info = auto_class.from_pretrained(name, output_loading_info=True, **given)
+                model, info = auto_class.from_pretrained(
+                    name, config=model_config, output_loading_info=True, **given
+                )
         except (QuantizationError, TargetError):
             raise
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
@@ -157,10 +165,8 @@ def load_model(
 
 def _model_config(name: str, options: dict[str, Any]) -> Any:
     """Return the configuration of a checkpoint, with the options that change it (its labels)."""
-    loading = ("ignore_mismatched_sizes", "dtype")
-    return AutoConfig.from_pretrained(
-        name, **{key: value for key, value in _given(options).items() if key not in loading}
-    )
+    given = {key: value for key, value in _given(options).items() if key != "dtype"}
+    return AutoConfig.from_pretrained(name, **given)
 
 
 def fresh_modules(model: nn.Module) -> tuple[str, ...]:
