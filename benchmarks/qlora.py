@@ -17,7 +17,15 @@ from benchmarks.models import Shape, build_model, make_batch, shape_named
 from benchmarks.options import Options, parse
 from benchmarks.parity import check_parity
 from benchmarks.results import Row, compared, has_bf16_instructions
-from benchmarks.step import FORWARD_BACKWARD, PEAK, SAVED, WITH_OPTIMIZER, optimizer_of, step_sample
+from benchmarks.step import (
+    FORWARD_BACKWARD,
+    PEAK,
+    SAVED,
+    WITH_OPTIMIZER,
+    optimizer_of,
+    row_fields,
+    step_sample,
+)
 from benchmarks.variants import (
     LIMIT,
     LORAKIT,
@@ -91,14 +99,7 @@ def measure(
     }
     timings = interleaved(samples, rounds=options.rounds, warmup=2, device=options.device)
     references = (*REFERENCES, quantized_name("peft", 4), quantized_name("peft", 8))
-    common = {
-        "benchmark": "qlora",
-        "shape": shape.name,
-        "setting": f"{shape.rows} x {shape.length}",
-        "dtype": dtype,
-        "dropout": dropout,
-        "r": r,
-    }
+    common = row_fields("qlora", shape, dtype, dropout, r)
     rows = []
     for lap in (FORWARD_BACKWARD, WITH_OPTIMIZER):
         values = timings.by_variant(lap)

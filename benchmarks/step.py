@@ -4,6 +4,7 @@ Every variant is first compared with lorakit's loss and gradients; one that diff
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -103,14 +104,7 @@ def measure(
     }
     timings = interleaved(samples, rounds=options.rounds, warmup=2, device=options.device)
 
-    common = {
-        "benchmark": "step",
-        "shape": shape.name,
-        "setting": f"{shape.rows} x {shape.length}",
-        "dtype": dtype,
-        "dropout": dropout,
-        "r": r,
-    }
+    common = row_fields("step", shape, dtype, dropout, r)
     rows = []
     for lap in (FORWARD_BACKWARD, WITH_OPTIMIZER):
         values = timings.by_variant(lap)
@@ -119,6 +113,20 @@ def measure(
         values = {name: [count] for name, count in counts.items()}
         rows += compared(options.origin, values, REFERENCES, measure=counted, unit="B", **common)
     return options.keep(rows)
+
+
+def row_fields(
+    benchmark: str, shape: Shape, dtype: torch.dtype, dropout: float, r: int
+) -> dict[str, Any]:
+    """Return the fields that all rows of one shape in one column have in common."""
+    return {
+        "benchmark": benchmark,
+        "shape": shape.name,
+        "setting": f"{shape.rows} x {shape.length}",
+        "dtype": dtype,
+        "dropout": dropout,
+        "r": r,
+    }
 
 
 def optimizer_of(variant: Variant) -> torch.optim.Optimizer | None:
