@@ -13,6 +13,7 @@ LorakitError
 ├── MissingFileError     (FileNotFoundError)  a file or directory is not there
 ├── OutputExistsError    (FileExistsError)    an output would overwrite an earlier run
 ├── DataError            (ValueError)         the rows of a dataset do not fit the task
+├── ClusterError         (RuntimeError)       Ray cannot be reached, or has too little to give
 ├── CheckpointError      (RuntimeError)       a checkpoint is incomplete or belongs to another run
 └── TrainingError        (RuntimeError)       training cannot learn: zero or NaN gradients, NaN loss
 
@@ -96,6 +97,12 @@ class OutputExistsError(LorakitError, FileExistsError):
 
 class DataError(LorakitError, ValueError):
     """The rows of a dataset do not fit the task."""
+
+    exit_code = 2
+
+
+class ClusterError(LorakitError, RuntimeError):
+    """A Ray cluster cannot be reached, or has less than is asked for."""
 
     exit_code = 2
 

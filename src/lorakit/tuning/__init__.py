@@ -1,0 +1,1 @@
+"""Search, studies and several machines: everything that runs on Ray."""

@@ -1,0 +1,157 @@
+"""Ray: started in this process, or a cluster that runs already, and what it has to give."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from lorakit.errors import ClusterError, ConfigError
+
+_PATIENCE_S = 5.0
+"""How long an address may take to answer."""
+
+_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # tell nobody about the run
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What one machine of a cluster has."""
+
+    address: str
+    cpus: float
+    gpus: float
+
+
+@contextmanager
+def ray_cluster(address: str | None = None) -> Iterator[list[Machine]]:
+    """Have Ray running inside the block, and its machines at hand.
+
+    A Ray that this process runs already is used as it is and left running.
+
+    Args:
+        address: "host:port" of a cluster's head, "ray://host:port" of its client server, or "auto"
+            for the one on this machine; None starts Ray here, for this process alone.
+
+    Yields:
+        The machines of the cluster.
+
+    Raises:
+        ConfigError: Ray is not installed.
+        ClusterError: No cluster answers at the address.
+    """
+    ray = import_ray()
+    if ray.is_initialized():
+        yield _machines(ray)
+        return
+    if address is not None:
+        _require_answer(address)
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    try:
+        ray.init(
+            address=address or "local",  # without it, RAY_ADDRESS would decide
+            include_dashboard=None if address else False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        where = f"at --address {address}" if address else "on this machine"
+        reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else ""
+        raise ClusterError(
+            f"Cannot reach or start Ray {where}: {reason or type(error).__name__}. "
+            "Check that `ray status` answers there and that both run the same versions of Ray "
+            "and Python; without an address, Ray starts on this machine alone."
+        ) from error
+    try:
+        yield _machines(ray)
+    finally:
+        ray.shutdown()
+
+
+def import_ray() -> Any:
+    """Import Ray, which the extra `tune` installs.
+
+    Raises:
+        ConfigError: It is not installed.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise ConfigError(
+            f"Ray is not installed ({error}), and searches, studies and training on several "
+            "machines run on it. Install it with: pip install 'lorakit[tune]'."
+        ) from None
+    return ray
+
+
+def require_room(
+    machines: list[Machine], *, cpus: float, gpus: float, what: str, count: int = 1
+) -> None:
+    """Refuse what would wait for ever: more than any machine has, or all of them together.
+
+    Args:
+        machines: The cluster's.
+        cpus: CPUs that one process asks for; a process runs on one machine.
+        gpus: GPUs that one process asks for; fractions share a GPU.
+        what: What asks, and where the numbers stand, for the error.
+        count: How many of them have to run at once.
+
+    Raises:
+        ClusterError: Names what is asked for and what there is.
+    """
+    places = 0
+    for machine in machines:
+        by_cpu = machine.cpus // cpus if cpus else float("inf")
+        by_gpu = _processes_on_gpus(machine.gpus, gpus) if gpus else float("inf")
+        places += int(min(by_cpu, by_gpu, count))
+    if places >= count:
+        return
+    there = "; ".join(f"{m.cpus:g} CPUs and {m.gpus:g} GPUs at {m.address}" for m in machines)
+    raise ClusterError(
+        f"Too little room for {what}: got {count} x ({cpus:g} CPUs and {gpus:g} GPUs), expected at "
+        f"most what there is: {there}. Ask for less, or join a larger cluster with --address."
+    )
+
+
+def _processes_on_gpus(there: float, each: float) -> float:
+    """Return how many processes find room: a fraction of a GPU lies on one GPU."""
+    return int(there) * int(1 / each) if each < 1 else there // each
+
+
+def _require_answer(address: str) -> None:
+    """Open a connection to the address, since Ray itself would try for minutes."""
+    if address in ("auto", "local"):
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        raise ClusterError(
+            f"--address: got '{address}', expected host:port, ray://host:port or auto. "
+            "`ray start --head` prints the right one."
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE_S).close()
+    except (OSError, OverflowError) as error:
+        raise ClusterError(
+            f"No Ray cluster answers at --address {address} ({error}). Start one there with "
+            f"`ray start --head --port={port}`, or leave --address out to use this machine alone."
+        ) from None
+
+
+def _machines(ray: Any) -> list[Machine]:
+    return [
+        Machine(
+            node["NodeManagerAddress"],
+            node["Resources"].get("CPU", 0.0),
+            node["Resources"].get("GPU", 0.0),
+        )
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
