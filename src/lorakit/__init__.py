@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     )
     from lorakit.quantization import prepare_for_training, quantize_model
     from lorakit.training import Recipe, train
+    from lorakit.tuning import tune
 
 __version__ = "0.1.0"
 
@@ -67,6 +68,7 @@ _ORIGINS = {
     ),
     "lorakit.quantization": ("prepare_for_training", "quantize_model"),
     "lorakit.training": ("Recipe", "train"),
+    "lorakit.tuning": ("tune",),
 }
 _ORIGIN_OF = {name: origin for origin, names in _ORIGINS.items() for name in names}
 
@@ -97,6 +99,7 @@ __all__ = [
     "set_adapter",
     "set_fused_mlp",
     "train",
+    "tune",
     "unload",
     "unmerge_adapters",
 ]

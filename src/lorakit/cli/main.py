@@ -22,6 +22,7 @@ from lorakit.cli.merge import merge
 from lorakit.cli.quickstart import quickstart
 from lorakit.cli.quiet import quiet_libraries
 from lorakit.cli.train import train
+from lorakit.cli.tune import tune
 from lorakit.errors import LorakitError
 
 
@@ -140,7 +141,7 @@ def lorakit(
         context.with_resource(quiet_libraries())
 
 
-for command in (quickstart, init, train, evaluate, generate, merge, inspect):
+for command in (quickstart, init, train, tune, evaluate, generate, merge, inspect):
     app.command(help=(getdoc(command) or "").partition("\n\nRaises:")[0])(command)
 
 

@@ -1,6 +1,6 @@
 """A recipe: one YAML file that is the whole experiment."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 from lorakit.config import LoraConfig, QuantizationConfig, StrictConfig, TaskType
 from lorakit.errors import ConfigError, MissingFileError, did_you_mean
 from lorakit.training import yaml_text
+from lorakit.training.search_config import SearchConfig, StudyConfig
 
 _MAY_BE_LEFT_BLANK = ("lora", "training")
 
@@ -96,6 +97,12 @@ class Recipe(StrictConfig):
     """Any field of the task's training arguments, `early_stopping_patience` (evaluations without
     progress before training stops) and `early_stopping_threshold`."""
 
+    search: SearchConfig | None = None
+    """What `lorakit tune` tries; None takes the defaults."""
+
+    study: StudyConfig | None = None
+    """The grid that `lorakit study` trains; None takes the defaults."""
+
     output: _NameOrPath
     """The run directory; it must not hold a run yet."""
 
@@ -147,6 +154,25 @@ class Recipe(StrictConfig):
         from lorakit.training.arguments import checked_training
 
         return cls.parse({**values, "training": checked_training(cls, values, where)}, where)
+
+    def with_changes(self, changes: Mapping[str, Any], where: str) -> Self:
+        """Return the recipe with other values under some dotted keys, checked as a whole.
+
+        Args:
+            changes: Values as YAML gives them, by keys such as "lora.r".
+            where: What to call the changes' origin in an error.
+
+        Raises:
+            ConfigError: Lists every problem.
+        """
+        values = self.model_dump(mode="json")
+        for key, value in changes.items():
+            parts = key.split(".")
+            section, blocked = _section(values, parts)
+            if blocked is not None:
+                raise ConfigError(f"In {where}: got '{key}', but {blocked} is a value, no section.")
+            section[parts[-1]] = value
+        return self.check(values, where)
 
     def to_yaml(self) -> str:
         """Return the recipe as YAML; `Recipe.load` reads it back to an equal recipe."""

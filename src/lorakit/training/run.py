@@ -58,6 +58,7 @@ def train(
     recipe: Recipe | str | Path,
     *,
     resume: bool = False,
+    shared_base: Path | None = None,
     on_event: EventHandler | None = None,
 ) -> TrainResult:
     """Train an adapter as a recipe says, into the recipe's run directory.
@@ -66,6 +67,8 @@ def train(
         recipe: A recipe, or the path of its YAML file.
         resume: Go on with the run in `recipe.output` from its newest complete checkpoint. The
             adapter comes out with the same bits as if the run had never stopped.
+        shared_base: Directory where all runs of this machine map their base from, so that it lies
+            in memory once; None loads a copy for this run alone.
         on_event: Called as `on_event(name, payload)` with
             "injected" {injection, parameter_count},
             "data" {train_rows, validation_rows, notes},
@@ -92,7 +95,8 @@ def train(
         RunDirectory.open(recipe.output)
     else:
         RunDirectory.refuse_occupied(recipe.output)
-    setup = prepare(recipe, emit, check=_refuse_changes if resume else None)
+    check = _refuse_changes if resume else None
+    setup = prepare(recipe, emit, check=check, shared_base=shared_base)
     run = _open_run(setup, resume, emit)
     with _removed_if_it_fails_early(run), _memory_errors_explained(setup):
         return _fit(setup, run, emit)
@@ -177,13 +181,25 @@ def _removed_if_it_fails_early(run: _OpenRun) -> Iterator[None]:
 def _memory_errors_explained(setup: Setup) -> Iterator[None]:
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         batch = setup.arguments.per_device_train_batch_size
         raise TrainingError(
             f"Memory ran out with training.per_device_train_batch_size={batch}. Halve it and "
             "double training.gradient_accumulation_steps, set training.activation_checkpointing="
             f"true, or lower data.max_length. ({str(error).splitlines()[0]})"
         ) from error
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an accelerator or the CPU's allocator had no memory left to give.
+
+    >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: ..."))
+    True
+    """
+    cpu = "DefaultCPUAllocator"
+    return isinstance(error, torch.OutOfMemoryError) or cpu in str(error)
 
 
 def _fit(setup: Setup, run: _OpenRun, emit: EventHandler) -> TrainResult:

@@ -13,6 +13,7 @@ from lorakit.training.arguments import build_arguments, resolve_training
 from lorakit.training.callbacks import EventHandler
 from lorakit.training.data import Splits, load_splits
 from lorakit.training.recipe import Recipe
+from lorakit.training.shared_base import load_shared_base
 from lorakit.training.tasks import Encoded, Task, task_for
 from lorakit.training.tasks.base import seed_of
 from lorakit.training.trainer import AdapterTrainerMixin
@@ -61,6 +62,7 @@ def prepare(
     *,
     check: Callable[[Recipe], None] | None = None,
     attach: Callable[[PreTrainedModel], Injection] | None = None,
+    shared_base: Path | None = None,
 ) -> Setup:
     """Load the data and the base, add the adapter, and encode the rows; cheap checks come first.
 
@@ -69,6 +71,8 @@ def prepare(
         emit: Told of "data" and "injected".
         check: Called with the resolved recipe before anything heavy is loaded; may raise.
         attach: Puts the adapter onto the base; by default a fresh one as the recipe says.
+        shared_base: Directory where all runs of this machine map their base from; None loads a
+            copy for this run alone.
 
     Raises:
         ConfigError, MissingFileError, DataError, TargetError: The recipe or what it names is
@@ -85,7 +89,10 @@ def prepare(
         check(recipe)
     labels = task.labels(splits, recipe)
     tokenizer = task.load_tokenizer(recipe)
-    model = task.load_base(recipe, tokenizer, labels)
+    if shared_base is None:
+        model = task.load_base(recipe, tokenizer, labels)
+    else:
+        model = load_shared_base(shared_base, recipe, task, tokenizer, labels)
     if recipe.float32_small_parameters:
         keep_small_parameters_in_float32(model)
     _seed(seed)  # the adapter is drawn from here

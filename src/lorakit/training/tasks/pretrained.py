@@ -159,8 +159,33 @@ def load_model(
     missing = set(info["missing_keys"])
     missing |= {entry[0] for entry in info["mismatched_keys"]}
     _check_missing(model, sorted(missing), name, key, has_head)
-    _fresh[model] = tuple(dict.fromkeys(key.rpartition(".")[0] for key in sorted(missing)))
+    fresh = dict.fromkeys(key.rpartition(".")[0] for key in sorted(missing))
+    remember_fresh_modules(model, tuple(fresh))
     return model
+
+
+def load_skeleton(
+    auto_class: Any, name: str, *, key: str = "model", **options: Any
+) -> PreTrainedModel:
+    """Build a model from its configuration alone, its parameters on the meta device.
+
+    Args:
+        auto_class: Such as `AutoModelForCausalLM`.
+        name: Hub id or local directory.
+        key: Where the name stands, for an error: a recipe key or a file.
+        options: Those of its configuration; those that are None are left out.
+
+    Raises:
+        MissingFileError: There is no such model.
+        ConfigError: The model cannot do the task.
+    """
+    _check_local(name, key)
+    try:
+        config = _model_config(name, options)
+        with torch.device("meta"):
+            return auto_class.from_config(config)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise _cannot_load(name, key, "model", error, auto_class) from error
 
 
 def _model_config(name: str, options: dict[str, Any]) -> Any:
@@ -172,6 +197,30 @@ def _model_config(name: str, options: dict[str, Any]) -> Any:
 def fresh_modules(model: nn.Module) -> tuple[str, ...]:
     """Return the paths of the modules whose weights the checkpoint did not have."""
     return _fresh.get(model, ())
+
+
+def remember_fresh_modules(model: nn.Module, paths: Sequence[str]) -> None:
+    """Note which modules of a model have weights that its checkpoint did not have."""
+    _fresh[model] = tuple(paths)
+
+
+def draw_fresh_weights(model: PreTrainedModel, seed: int) -> None:
+    """Draw the weights that the checkpoint did not have anew, as `load_model` draws them.
+
+    Args:
+        model: A loaded base.
+        seed: Loading the base with this seed would have given the same bits.
+    """
+    fresh: list[Any] = [model.get_submodule(path) for path in fresh_modules(model)]
+    every: Any = model.modules()
+    for module in every:
+        module._is_hf_initialized = module not in fresh  # what transformers goes by
+    for module in fresh:
+        for parameter in module.parameters(recurse=False):
+            parameter._is_hf_initialized = False
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model.initialize_weights()
 
 
 def fresh_outside_head(model: nn.Module) -> tuple[str, ...]:

@@ -1,0 +1,93 @@
+"""One copy of a base in memory for all the runs of a machine: a file that they map, read-only.
+
+A base that a run loads is a copy of its own as soon as its numbers are converted or quantised.
+Here the first run saves what it loaded, and every run maps that file: its pages lie in memory
+once, whoever reads them. A page somebody writes to, as a freshly drawn head's, becomes his own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from filelock import FileLock
+
+from lorakit.atomic import replacing_file
+from lorakit.training.tasks.base import Task, seed_of
+from lorakit.training.tasks.pretrained import (
+    draw_fresh_weights,
+    fresh_modules,
+    remember_fresh_modules,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from lorakit.training.recipe import Recipe
+
+
+def load_shared_base(
+    directory: Path,
+    recipe: Recipe,
+    task: Task,
+    tokenizer: PreTrainedTokenizerBase,
+    labels: Sequence[str] | None,
+) -> PreTrainedModel:
+    """Map a recipe's base from a file in a directory; the first to come makes the file.
+
+    The model has the same bits as the one that `task.load_base` returns, a head drawn with the
+    recipe's seed included. Code that comes with a hub model cannot be saved, so that such a model
+    is loaded as ever.
+
+    Args:
+        directory: Where the files of the bases lie; made if need be. Only its owner may be able to
+            write there, as mapping a model runs what the file says.
+        recipe: The recipe.
+        task: Its task.
+        tokenizer: The base's.
+        labels: The task's labels, if it has any.
+
+    Raises:
+        MissingFileError, ConfigError, QuantizationError: See `Task.load_base`.
+    """
+    if recipe.trust_remote_code:
+        return task.load_base(recipe, tokenizer, _as_given(labels))
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = directory / f"base-{_fingerprint(recipe, labels)}.pt"
+    logging.getLogger("filelock").setLevel(logging.WARNING)
+    with FileLock(path.with_suffix(".lock")):
+        if not path.exists():
+            loaded = task.load_base(recipe, tokenizer, _as_given(labels))
+            with replacing_file(path) as partial:
+                torch.save({"model": loaded, "fresh": fresh_modules(loaded)}, partial)
+            del loaded
+    saved = torch.load(path, mmap=True, weights_only=False)
+    model = saved["model"]
+    remember_fresh_modules(model, saved["fresh"])
+    draw_fresh_weights(model, seed_of(recipe))
+    return model
+
+
+def _as_given(labels: Sequence[str] | None) -> tuple[str, ...] | None:
+    return None if labels is None else tuple(labels)
+
+
+def _fingerprint(recipe: Recipe, labels: Sequence[str] | None) -> str:
+    """Return a name for all that decides what the base's weights are, but the seed of its head."""
+    how: dict[str, Any] = {
+        "model": recipe.model,
+        "revision": recipe.revision,
+        "dtype": recipe.dtype,
+        "task": recipe.task,
+        "labels": labels,
+        "use_cpu": recipe.training.get("use_cpu"),
+    }
+    if recipe.quantization is not None:
+        how["quantization"] = recipe.quantization.model_dump(mode="json")
+        how["not_quantized"] = recipe.lora.modules_to_save
+    return hashlib.sha256(json.dumps(how, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,309 @@
+"""Ray Tune: trials where there is room, the poor ones stopped early, a killed search restarted.
+
+All that lorakit knows about Ray Tune is in this file.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search.basic_variant import BasicVariantGenerator
+from ray.tune.search.optuna import OptunaSearch
+
+from lorakit.errors import LorakitError
+from lorakit.training.run_directory import RunDirectory
+from lorakit.training.search_config import SearchConfig
+from lorakit.tuning.cluster import Machine, require_room
+from lorakit.tuning.records import Status, TrialRecord, evaluations_of
+from lorakit.tuning.trial import EPOCH, MetricError, TrialPlan, epochs_of, run_trial
+
+_NAME = "search"
+_NUMBER = "number"
+
+_SETTINGS = {
+    "TUNE_GLOBAL_CHECKPOINT_S": "1",  # how old Ray's record may be when a search is killed
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # a trial's run directory has its curves
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the search
+    "TUNE_RESULT_BUFFER_LENGTH": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+
+OnChange = Callable[[list[TrialRecord], TrialRecord], None]
+
+
+def run_trials(
+    plan: TrialPlan,
+    settings: SearchConfig,
+    trials: int,
+    machines: list[Machine],
+    path: Path,
+    on_change: OnChange,
+) -> list[TrialRecord]:
+    """Run a search to its end, from its beginning or from where it was killed.
+
+    Args:
+        plan: What all trials have in common.
+        settings: How values are chosen and trials are stopped.
+        trials: How many.
+        machines: Those of the cluster, which Ray has been started or joined on.
+        path: Where Ray keeps its record; with one in it, that search goes on.
+        on_change: Called with all records and the one that changed.
+
+    Returns:
+        A record of each trial, in the order in which they were drawn.
+
+    Raises:
+        ClusterError: A trial asks for more than any machine has.
+        MetricError: No trial reports the metric.
+    """
+    gpus = settings.gpus_per_trial
+    if gpus is None:
+        gpus = 1.0 if any(machine.gpus >= 1 for machine in machines) else 0.0
+    require_room(
+        machines,
+        cpus=settings.cpus_per_trial,
+        gpus=gpus,
+        what="a trial (cpus_per_trial and gpus_per_trial)",
+    )
+    trainable = tune.with_resources(
+        tune.with_parameters(run_trial, plan=plan), {"cpu": settings.cpus_per_trial, "gpu": gpus}
+    )
+    with _listening(plan, on_change) as listener, _quiet():
+        experiment = path / _NAME
+        if tune.Tuner.can_restore(str(experiment)):
+            tuner = tune.Tuner.restore(
+                str(experiment), trainable, resume_unfinished=True, resume_errored=True
+            )
+        else:
+            tuner = _new_tuner(trainable, plan, settings, trials, path)
+        tuner.fit()
+    if listener.metric_error is not None:
+        raise listener.metric_error
+    return listener.records()
+
+
+def _new_tuner(
+    trainable: Any, plan: TrialPlan, settings: SearchConfig, trials: int, path: Path
+) -> tune.Tuner:
+    seed = int(plan.recipe.training.get("seed", 42))
+    is_grid = settings.algorithm == "grid"
+    mode = "min" if settings.is_minimized else "max"
+    if settings.algorithm == "tpe":
+        search: Any = _NumberedOptuna(metric=settings.metric, mode=mode, seed=seed)
+        limit = settings.max_concurrent
+    else:
+        search = BasicVariantGenerator(
+            random_state=seed, max_concurrent=settings.max_concurrent or 0
+        )
+        limit = None
+    return tune.Tuner(
+        trainable,
+        param_space=plan.space.for_ray(settings.algorithm),
+        tune_config=tune.TuneConfig(
+            metric=settings.metric,
+            mode=mode,
+            search_alg=search,
+            scheduler=_scheduler(plan, settings),
+            num_samples=1 if is_grid else trials,
+            max_concurrent_trials=limit,
+            reuse_actors=True,  # importing torch and transformers takes longer than a short epoch
+            trial_name_creator=_trial_name,
+            trial_dirname_creator=_trial_name,
+        ),
+        run_config=tune.RunConfig(
+            name=_NAME, storage_path=str(path), callbacks=[_Relay()], stop=_Stop(), verbose=0
+        ),
+    )
+
+
+def _scheduler(plan: TrialPlan, settings: SearchConfig) -> Any:
+    if settings.asha is None:
+        return None
+    return ASHAScheduler(
+        time_attr=EPOCH,
+        max_t=epochs_of(plan.recipe, settings),
+        grace_period=min(settings.asha.grace_period, epochs_of(plan.recipe, settings)),
+        reduction_factor=settings.asha.reduction_factor,
+    )
+
+
+class _NumberedOptuna(OptunaSearch):
+    """Optuna's TPE; each sample has its number, by which a restarted search goes on counting."""
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        """Draw a sample."""
+        sample = super().suggest(trial_id)
+        if sample is None:
+            return None
+        study: Any = self._ot_study
+        return {**sample, _NUMBER: len(study.trials)}
+
+
+def _trial_name(trial: Any) -> str:
+    """Name a trial by its number, counted from 1."""
+    number = trial.config.get(_NUMBER) or int(trial.trial_id.rpartition("_")[2]) + 1
+    return f"trial-{number:03d}"
+
+
+class _Listener:
+    """Keeps a record of every trial, and notices when there is no point in going on."""
+
+    def __init__(self, plan: TrialPlan, on_change: OnChange):
+        self._plan = plan
+        self._on_change = on_change
+        self._records: dict[str, TrialRecord] = {}
+        self.metric_error: MetricError | None = None
+
+    def records(self) -> list[TrialRecord]:
+        """Return the records in the order of the trials' numbers."""
+        return [self._records[name] for name in sorted(self._records)]
+
+    def see(self, trials: list[Any]) -> None:
+        """Take note of trials that are new here: just drawn, or of before a restart."""
+        for trial in trials:
+            name = str(trial)
+            if name not in self._records:
+                self._records[name] = self._record(trial, self._status_of(trial))
+
+    def change(self, trial: Any, status: Status) -> None:
+        """Take note of what became of a trial, and tell of it."""
+        record = self._record(trial, status)
+        self._records[record.name] = record
+        self._on_change(self.records(), record)
+
+    def end(self, trial: Any) -> None:
+        """Take note that a trial has ended, by itself or because others were better."""
+        self.change(trial, self._ending_of(trial))
+
+    def _status_of(self, trial: Any) -> Status:
+        """Return the status of a trial that was not seen before."""
+        known: dict[str, Status] = {"TERMINATED": self._ending_of(trial), "ERROR": "failed"}
+        return known.get(trial.status, "waiting")
+
+    def _ending_of(self, trial: Any) -> Status:
+        run = RunDirectory(self._plan.trials_path / str(trial))
+        return "finished" if run.is_finished else "stopped"
+
+    def _record(self, trial: Any, status: Status) -> TrialRecord:
+        run = RunDirectory(self._plan.trials_path / str(trial))
+        error = None
+        if status == "failed":
+            cause = _cause(trial)
+            error = _explained(cause)
+            if isinstance(cause, MetricError):
+                self.metric_error = cause
+        return TrialRecord(
+            str(trial),
+            status,
+            self._plan.space.drawn(trial.config),
+            evaluations_of(run),
+            run.path,
+            error,
+        )
+
+
+_listener: _Listener | None = None
+"""Of the search that runs. Ray pickles its callbacks and brings them back without their state."""
+
+
+@contextmanager
+def _listening(plan: TrialPlan, on_change: OnChange) -> Iterator[_Listener]:
+    global _listener
+    _listener = _Listener(plan, on_change)
+    try:
+        yield _listener
+    finally:
+        _listener = None
+
+
+class _Relay(tune.Callback):
+    """Passes on to the listener what becomes of trials."""
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """See new trials."""
+        if _listener is not None:
+            _listener.see(trials)
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Tell that a trial runs."""
+        if _listener is not None:
+            _listener.see(trials)
+            _listener.change(trial, "running")
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Tell of an evaluation."""
+        if _listener is not None:
+            _listener.change(trial, "running")
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Tell that a trial has ended."""
+        if _listener is not None:
+            _listener.end(trial)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Tell that a trial has failed."""
+        if _listener is not None:
+            _listener.change(trial, "failed")
+
+    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
+        """See trials that were all over when the search was restarted."""
+        if _listener is not None:
+            _listener.see(trials)
+
+
+class _Stop(tune.Stopper):
+    """Stops everything once it is known that no trial can be judged."""
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Stop no trial by itself."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Return whether the search has no point."""
+        return _listener is not None and _listener.metric_error is not None
+
+
+def _cause(trial: Any) -> BaseException | None:
+    """Return the error that a trial's process raised, out of what Ray wrapped it in."""
+    error: Any = trial.get_pickled_error()
+    seen: BaseException | None = error
+    while error is not None:
+        seen = error
+        if isinstance(error, LorakitError):
+            break
+        error = getattr(error, "cause", None) or error.__cause__
+    return seen
+
+
+def _explained(cause: BaseException | None) -> str:
+    """Return one line on why a trial failed."""
+    if isinstance(cause, LorakitError):
+        return " ".join(str(cause).split())
+    name = type(cause).__name__
+    if name in ("ActorDiedError", "RayActorError", "ActorUnavailableError", "OutOfMemoryError"):
+        return (
+            "Its process was killed; memory may have run out. Run fewer trials at once "
+            "(max_concurrent), or set training.activation_checkpointing=true."
+        )
+    lines = str(cause).strip().splitlines() or [name]
+    return " ".join(f"{name}: {lines[-1]}".split())
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Set what Ray Tune reads from the environment, and keep its advice to itself."""
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

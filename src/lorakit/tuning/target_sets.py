@@ -1,0 +1,153 @@
+"""Sets of a model's own matrices, to search and study `lora.target_modules`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lorakit.injection.plan import plan_from_config
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+    from lorakit.training.recipe import Recipe
+
+_ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
+_QUERY_VALUE = re.compile(r"(^|\.)([qv]|q_proj|v_proj|q_lin|v_lin|query|value)$")
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """The linear layers that stand at the same place in every block of a model."""
+
+    place: str
+    """Their path with `*` for numbers, such as "model.layers.*.mlp.up_proj"."""
+    parameters_per_rank: int
+    """Parameters that a rank of 1 on all of them has: the sum of in + out."""
+
+    @property
+    def is_attention(self) -> bool:
+        """Return whether they belong to attention."""
+        return _ATTENTION.search(self.place) is not None
+
+
+TargetModules = str | tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TargetSet:
+    """Modules to adapt together."""
+
+    label: str
+    """What to call the set in a table."""
+    target_modules: TargetModules
+    """For `lora.target_modules`."""
+    parameters_per_rank: int
+
+
+def own_target_sets(recipe: Recipe) -> list[TargetSet]:
+    """Return sets of a base model's matrices: query and value, attention, the rest, and all.
+
+    Only the configuration of the model is read; sets that are equal or empty are left out.
+
+    Raises:
+        MissingFileError, ConfigError: There is no such model; see `Task.load_base`.
+    """
+    matrices = model_matrices(_skeleton(recipe), recipe)
+    attention = [matrix for matrix in matrices if matrix.is_attention]
+    groups = {
+        "query, value": [m for m in attention if _QUERY_VALUE.search(m.place)],
+        "attention": attention,
+        "MLP": [matrix for matrix in matrices if not matrix.is_attention],
+        "all": matrices,
+    }
+    sets: list[TargetSet] = []
+    seen: list[list[Matrix]] = []
+    for label, group in groups.items():
+        if group and group not in seen:
+            seen.append(group)
+            modules = "all-linear" if label == "all" else names_of(group, matrices)
+            size = sum(matrix.parameters_per_rank for matrix in group)
+            sets.append(TargetSet(label, modules, size))
+    return sets
+
+
+def given_target_sets(recipe: Recipe, given: Sequence[TargetModules]) -> list[TargetSet]:
+    """Return sets that a recipe names, with what a rank of 1 costs on each.
+
+    Raises:
+        TargetError: A set matches nothing in the model.
+    """
+    model = _skeleton(recipe)
+    sets = []
+    for modules in given:
+        label = modules if isinstance(modules, str) else ", ".join(modules)
+        sizes = [matrix.parameters_per_rank for matrix in model_matrices(model, recipe, modules)]
+        sets.append(TargetSet(label, modules, sum(sizes)))
+    return sets
+
+
+def model_matrices(
+    model: nn.Module, recipe: Recipe, target_modules: TargetModules = "all-linear"
+) -> list[Matrix]:
+    """Return the layers of a model that a recipe adapts with other target modules, by place.
+
+    Raises:
+        TargetError: The target modules match nothing.
+    """
+    changes = {"target_modules": target_modules, "task_type": recipe.task, "r": 1}
+    changes |= {"rank_pattern": {}, "alpha_pattern": {}}
+    plan = plan_from_config(model, recipe.lora.model_copy(update=changes))
+    sizes: dict[str, int] = {}
+    for site in plan.sites:
+        place = re.sub(r"(^|\.)\d+(?=\.|$)", r"\1*", site.path)
+        weight: Any = site.module.weight
+        sizes[place] = sizes.get(place, 0) + sum(weight.shape)
+    return [Matrix(place, size) for place, size in sizes.items()]
+
+
+def names_of(group: Sequence[Matrix], all_matrices: Iterable[Matrix]) -> TargetModules:
+    """Return the shortest names that select a group of matrices and no other.
+
+    Where no ending of a path tells a matrix of the group from one outside of it, the whole group
+    is selected by a regular expression.
+
+    >>> up, down = Matrix("layers.*.mlp.up", 1), Matrix("layers.*.mlp.down", 1)
+    >>> names_of([up], [up, down])
+    ('up',)
+    >>> first, other = Matrix("h.*.attn.proj", 1), Matrix("h.*.mlp.proj", 1)
+    >>> names_of([first], [first, other])
+    ('attn.proj',)
+    >>> inner, outer = Matrix("h.*.attn.out", 1), Matrix("h.*.out", 1)
+    >>> names_of([outer], [inner, outer])
+    '.*h[.][0-9]+[.]out'
+    """
+    others = [matrix.place for matrix in all_matrices if matrix not in group]
+    names: list[str] = []
+    for matrix in group:
+        ending = matrix.place.rpartition("*.")[2].split(".")
+        endings = [".".join(ending[-length:]) for length in range(1, len(ending) + 1)]
+        apart = [
+            name
+            for name in endings
+            if not any(place == name or place.endswith(f".{name}") for place in others)
+        ]
+        if not apart:
+            return _regex(group)
+        names.append(apart[0])
+    return tuple(dict.fromkeys(names))
+
+
+def _regex(group: Sequence[Matrix]) -> str:
+    places = [matrix.place.replace(".", "[.]").replace("*", "[0-9]+") for matrix in group]
+    return f".*{places[0]}" if len(places) == 1 else f".*({'|'.join(places)})"
+
+
+def _skeleton(recipe: Recipe) -> PreTrainedModel:
+    from lorakit.training.tasks.base import loading_options
+    from lorakit.training.tasks.pretrained import auto_model, load_skeleton
+
+    return load_skeleton(auto_model(recipe.task), recipe.model, **loading_options(recipe))
