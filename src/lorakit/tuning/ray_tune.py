@@ -5,7 +5,9 @@ All that lorakit knows about Ray Tune is in this file.
 
 from __future__ import annotations
 
+import logging
 import os
+import pickle
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -275,7 +277,11 @@ class _Stop(tune.Stopper):
 
 def _cause(trial: Any) -> BaseException | None:
     """Return the error that a trial's process raised, out of what Ray wrapped it in."""
-    error: Any = trial.get_pickled_error()
+    staged = trial.pickled_error_file  # it is not in Ray's storage yet when the trial fails
+    if staged is not None and Path(staged).is_file():
+        error: Any = pickle.loads(Path(staged).read_bytes())
+    else:
+        error = trial.get_pickled_error()
     seen: BaseException | None = error
     while error is not None:
         seen = error
@@ -301,9 +307,17 @@ def _explained(cause: BaseException | None) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Set what Ray Tune reads from the environment, and keep its advice to itself."""
+    """Set what Ray Tune reads from the environment; failed trials are told of by their records."""
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.air", "optuna")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

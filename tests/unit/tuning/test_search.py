@@ -1,0 +1,228 @@
+"""Searches with real Ray: what they write, what fails beside them, and what they refuse."""
+
+import csv
+import json
+
+import pytest
+
+from lorakit.errors import (
+    CheckpointError,
+    ClusterError,
+    ConfigError,
+    DataError,
+    MissingFileError,
+    OutputExistsError,
+    TrainingError,
+)
+from lorakit.tuning import tune
+from lorakit.tuning.trial import MetricError
+
+
+def rows_of(result):
+    with (result.path / "trials.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def searched(machines, tiny_llama_dir, prompt_jsonl, tmp_path_factory):
+    """A search of five trials, one of which cannot have its rank, and its events."""
+    from lorakit.training import Recipe
+
+    recipe = Recipe.check(
+        {
+            "model": tiny_llama_dir,
+            "task": "CAUSAL_LM",
+            "data": {"train": prompt_jsonl, "validation_fraction": 0.25},
+            "lora": {"lora_alpha": 16, "target_modules": ["q_proj", "v_proj"]},
+            "training": {"per_device_train_batch_size": 4, "use_cpu": True},
+            "search": {
+                "algorithm": "grid",
+                "max_epochs": 4,
+                "asha": {"grace_period": 1, "reduction_factor": 2},
+                "max_concurrent": 1,
+                "space": {
+                    "lora.r": {"choice": [4, 1000]},
+                    "training.learning_rate": {"choice": [2e-2, 1e-6, 1e-7]},
+                    "lora.target_modules": {"choice": [["q_proj", "v_proj"]]},
+                },
+            },
+            "output": str(tmp_path_factory.mktemp("searches") / "grid"),
+        },
+        "the recipe",
+    )
+    events = []
+    result = tune(recipe, on_event=lambda *event: events.append(event))
+    return recipe, result, events
+
+
+def test_a_table_tells_what_became_of_every_trial(searched):
+    _, result, _ = searched
+    rows = rows_of(result)
+    assert [row["trial"] for row in rows] == [f"trial-{n:03d}" for n in range(1, 7)]
+    by_rate = {(row["lora.r"], float(row["training.learning_rate"])): row for row in rows}
+    best = by_rate["4", 2e-2]
+    assert best["status"] == "finished"
+    assert best["epochs"] == best["best_epoch"] == "4"
+    assert best["best_eval_loss"] == best["eval_loss"] == str(result.best_value)
+    assert best["lora.target_modules"] == "q_proj, v_proj"
+    poor = by_rate["4", 1e-6], by_rate["4", 1e-7]
+    assert {row["status"] for row in poor} == {"stopped"}
+    assert {row["epochs"] for row in poor} == {"1"}
+    for rate in (2e-2, 1e-6, 1e-7):
+        failed = by_rate["1000", rate]
+        assert failed["status"] == "failed"
+        assert "1000" in failed["error"]
+        assert failed["epochs"] == "0"
+
+
+def test_the_best_recipe_trains_as_it_is(searched):
+    from lorakit.training import Recipe, train
+
+    recipe, result, _ = searched
+    best = Recipe.load(result.path / "best.yaml")
+    assert best.search is None
+    assert best.lora.r == 4
+    assert best.training["learning_rate"] == 2e-2
+    assert best.training["num_train_epochs"] == 4
+    assert best.data == recipe.data
+    trained = train(best)
+    assert trained.run_dir == result.path / "best"
+    # On the same rows it is the very run of the trial.
+    assert trained.metrics["eval_loss"] == pytest.approx(result.best_value, rel=1e-6)
+
+
+def test_a_search_tells_of_its_trials_while_they_run(searched):
+    _, _, events = searched
+    assert events[0][0] == "planned"
+    planned = events[0][1]
+    assert (planned["trials"], planned["epochs"], planned["train_rows"]) == (6, 4, 18)
+    changes = [payload["changed"] for name, payload in events if name == "trials"]
+    first = [(r.status, r.epochs) for r in changes if r.name == "trial-001"]
+    assert first == [("running", n) for n in range(5)] + [("finished", 4)]
+
+
+def test_every_trial_is_a_run_with_curves_and_pictures_beside(searched):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    _, result, _ = searched
+    finished = next(record for record in result.records if record.status == "finished")
+    curves = EventAccumulator(str(finished.path / "tensorboard")).Reload()
+    assert {"eval/loss", "best/eval_loss"} <= set(curves.Tags()["scalars"])
+    assert (finished.path / "adapter" / "adapter_model.safetensors").is_file()
+    for name in ("parallel_coordinates", "metric_by_parameter", "learning_curves"):
+        assert (result.path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert not (result.path / "base").exists(), "the mapped base is deleted at the end"
+
+
+def test_a_search_that_is_over_gives_its_result_again(searched, machines):
+    recipe, result, _ = searched
+    changed = []
+    again = tune(
+        recipe, resume=True, on_event=lambda name, payload: changed.append((name, payload))
+    )
+    assert again.best.name == result.best.name
+    assert again.best_value == result.best_value
+    run = [payload["changed"] for name, payload in changed if name == "trials"]
+    assert {record.status for record in run} <= {"running", "failed"}, "only failed ones run again"
+
+
+def test_a_changed_recipe_does_not_resume(searched, machines):
+    recipe, _, _ = searched
+    changed = recipe.with_changes({"lora.lora_alpha": 4}, "a test")
+    with pytest.raises(CheckpointError, match=r"differs from .*search.yaml in lora.lora_alpha"):
+        tune(changed, resume=True)
+
+
+def test_an_output_with_a_search_is_not_overwritten(searched, machines):
+    recipe, _, _ = searched
+    with pytest.raises(OutputExistsError, match="it holds a search.*--resume"):
+        tune(recipe)
+
+
+def test_tpe_learns_from_what_it_tried(recipe, machines):
+    search = {
+        "algorithm": "tpe",
+        "trials": 3,
+        "metric": "mean_token_accuracy",
+        "max_epochs": 1,
+        "sample_fraction": 0.5,
+        "asha": None,
+        "space": {
+            "lora": {"r": {"int_uniform": [1, 4]}, "lora_alpha": {"same_as": "lora.r", "times": 2}},
+            "training": {"learning_rate": {"log_uniform": [1e-3, 1e-1]}},
+        },
+    }
+    result = tune(recipe(search=search))
+    assert [record.name for record in result.records] == ["trial-001", "trial-002", "trial-003"]
+    for record in result.records:
+        assert record.status == "finished"
+        values = record.values
+        assert values["lora.lora_alpha"] == 2 * values["lora.r"]
+        assert 1e-3 <= values["training.learning_rate"] <= 1e-1
+        run = json.loads((record.path / "metrics.jsonl").read_text().splitlines()[0])
+        assert run["step"] <= 3, "half of 18 rows are three batches of four"
+    accuracies = [r.best_value(result.settings) for r in result.records]
+    assert result.best_value == max(accuracies)
+
+
+def test_a_metric_that_no_trial_reports_ends_the_search(recipe, machines):
+    search = {"metric": "f1", "trials": 6}
+    changed = []
+    with pytest.raises(MetricError, match=r"'eval_f1': the evaluation has eval_loss"):
+        tune(recipe(search=search), on_event=lambda *event: changed.append(event))
+    begun = {p["changed"].name for name, p in changed if name == "trials"}
+    assert len(begun) < 6
+
+
+def test_when_every_trial_fails_the_reasons_are_told(recipe, machines):
+    search = {"space": {"lora.r": {"choice": [999, 1000]}}, "trials": 2, "algorithm": "random"}
+    with pytest.raises(TrainingError, match=r"All 2 trials failed: .*(999|1000)"):
+        tune(recipe(search=search))
+
+
+@pytest.mark.parametrize(
+    ("search", "message"),
+    [
+        ({"space": {"lora.rank": {"choice": [1]}}}, r"unknown key 'lora.rank'. Did you mean 'r'"),
+        ({"space": {"training.learning_rate": {"uniform": [-1, 1]}}}, "greater than 0"),
+        ({"space": {"lora.r": {"uniform": [1, 8]}}}, "lora.r: got 3.59; input should be a valid"),
+        ({"space": {"output": {"choice": ["a"]}}}, "'output' cannot be searched"),
+        ({"space": {"search.trials": {"choice": [1]}}}, "it says how to search"),
+        ({"space": {"lora.r": {"choice": [1, 1]}}}, "stands twice in 1, 1"),
+        (
+            {"space": {"lora.lora_alpha": {"same_as": "lora.rr"}, "lora.r": {"choice": [1]}}},
+            "got 'lora.rr', expected a field of the space. Did you mean 'lora.r'",
+        ),
+        (
+            {"algorithm": "grid", "space": {"lora.lora_dropout": {"uniform": [0, 0.5]}}},
+            "a grid needs a number of points between 0 and 0.5",
+        ),
+    ],
+)
+def test_a_wrong_space_is_refused_before_ray_starts(recipe, search, message, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        tune(recipe(search=search))
+    assert not (tmp_path / "search").exists()
+
+
+def test_a_search_without_validation_rows_is_refused(recipe, prompt_jsonl):
+    data = {"train": prompt_jsonl, "validation_fraction": 0}
+    with pytest.raises(ConfigError, match="there are none.*data.validation_fraction"):
+        tune(recipe(data=data))
+
+
+def test_missing_data_is_told_once_and_at_once(recipe):
+    with pytest.raises((MissingFileError, DataError), match="data.train"):
+        tune(recipe(data={"train": "./nowhere.csv"}))
+
+
+def test_more_than_the_machine_has_is_refused_at_once(recipe, machines, tmp_path):
+    with pytest.raises(ClusterError, match=r"a trial .*99 CPUs.*what there is: 2 CPUs"):
+        tune(recipe(search={"cpus_per_trial": 99}))
+    with pytest.raises(ClusterError, match=r"1 CPUs and 0.5 GPUs"):
+        tune(recipe("other", search={"gpus_per_trial": 0.5}))
+
+
+def test_nothing_to_resume(recipe):
+    with pytest.raises(MissingFileError, match="Nothing to resume"):
+        tune(recipe(), resume=True)
