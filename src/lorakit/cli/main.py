@@ -21,6 +21,7 @@ from lorakit.cli.inspect import inspect
 from lorakit.cli.merge import merge
 from lorakit.cli.quickstart import quickstart
 from lorakit.cli.quiet import quiet_libraries
+from lorakit.cli.study import study
 from lorakit.cli.train import train
 from lorakit.cli.tune import tune
 from lorakit.errors import LorakitError
@@ -141,7 +142,7 @@ def lorakit(
         context.with_resource(quiet_libraries())
 
 
-for command in (quickstart, init, train, tune, evaluate, generate, merge, inspect):
+for command in (quickstart, init, train, tune, study, evaluate, generate, merge, inspect):
     app.command(help=(getdoc(command) or "").partition("\n\nRaises:")[0])(command)
 
 

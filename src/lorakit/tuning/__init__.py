@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lorakit.tuning.search import TuneResult, tune
+    from lorakit.tuning.study import StudyResult
 
-__all__ = ["TuneResult", "tune"]
+__all__ = ["StudyResult", "TuneResult", "tune"]
 
-_HOMES = {"TuneResult": "search", "tune": "search"}
+_HOMES = {"StudyResult": "study", "TuneResult": "search", "tune": "search"}
 
 
 def __getattr__(name: str) -> Any:

@@ -26,7 +26,7 @@ from lorakit.tuning.ray_tune import run_trials
 from lorakit.tuning.records import TrialRecord, best_record, write_hparams, write_trials
 from lorakit.tuning.space import Space, default_space, label_of
 from lorakit.tuning.target_sets import own_target_sets
-from lorakit.tuning.trial import TrialPlan, epochs_of, trial_recipe
+from lorakit.tuning.trial import Samples, TrialPlan, epochs_of, trial_recipe
 
 EventHandler = Callable[[str, dict[str, Any]], None]
 
@@ -187,7 +187,7 @@ def open_directory(recipe: Recipe, *, resume: bool) -> SearchDirectory:
 
 
 def plan_trials(
-    recipe: Recipe, settings: TrialsConfig, space: Space, directory: SearchDirectory
+    recipe: Recipe, settings: TrialsConfig, space: Samples, directory: SearchDirectory
 ) -> tuple[TrialPlan, int]:
     """Return what all trials have in common, and the number of training rows of each.
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from lorakit.errors import ConfigError, TrainingError
 from lorakit.training import checkpoints
@@ -13,7 +14,6 @@ from lorakit.training.recipe import Recipe
 from lorakit.training.run import train
 from lorakit.training.run_directory import RunDirectory
 from lorakit.training.search_config import TrialsConfig
-from lorakit.tuning.space import Space
 
 EPOCH = "epoch"
 """Under which a report says after how many epochs it was made."""
@@ -23,13 +23,30 @@ class MetricError(ConfigError):
     """No trial reports the metric that trials are compared by."""
 
 
+class Samples(Protocol):
+    """Where the values of trials come from: a search space, or the grid of a study."""
+
+    @property
+    def where(self) -> str:
+        """What to call its origin in an error."""
+        ...
+
+    def for_ray(self, algorithm: str) -> dict[str, Any]:
+        """Return it as Ray Tune takes it."""
+        ...
+
+    def drawn(self, sample: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a trial's values by recipe key."""
+        ...
+
+
 @dataclass(frozen=True)
 class TrialPlan:
     """What all trials of a search have in common."""
 
     recipe: Recipe
     """With absolute paths, the epochs of a whole trial and its share of the rows."""
-    space: Space
+    space: Samples
     settings: TrialsConfig
     trials_path: Path
     """Where the run directories of the trials lie."""

@@ -1,0 +1,305 @@
+"""A study: which rank suffices on which modules, for the user's own model and data."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lorakit.analysis.study_plot import PlottedCell, plot_study
+from lorakit.atomic import write_text
+from lorakit.training.recipe import Recipe
+from lorakit.training.search_config import Distribution, SearchConfig, StudyConfig
+from lorakit.tuning.cluster import ray_cluster
+from lorakit.tuning.ray_tune import run_trials
+from lorakit.tuning.records import TrialRecord, write_trials
+from lorakit.tuning.search import (
+    EventHandler,
+    SearchDirectory,
+    open_directory,
+    plan_trials,
+    require_best,
+)
+from lorakit.tuning.study_report import write_study
+from lorakit.tuning.target_sets import TargetSet, given_target_sets, own_target_sets
+from lorakit.tuning.trial import epochs_of
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One rank on one set of modules, and how the runs with each seed ended."""
+
+    column: int
+    """The rank of the study's column; at an equal budget that of the widest set."""
+    rank: int
+    target_set: TargetSet
+    values: tuple[float, ...] = ()
+    """The metric of the best epoch, one for each seed that did not fail."""
+    failed: int = 0
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the factors: r times the sum of in + out."""
+        return self.rank * self.target_set.parameters_per_rank
+
+    @property
+    def mean(self) -> float:
+        """Mean over the seeds; NaN where all failed."""
+        return statistics.fmean(self.values) if self.values else math.nan
+
+    @property
+    def deviation(self) -> float:
+        """Sample standard deviation over the seeds; 0 for one."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else 0.0
+
+    @property
+    def standard_error(self) -> float:
+        """Of the mean."""
+        return self.deviation / math.sqrt(len(self.values)) if self.values else 0.0
+
+
+@dataclass(frozen=True)
+class CellSpace:
+    """The grid of a study: each sample is a cell with a seed."""
+
+    cells: tuple[Cell, ...]
+    seeds: tuple[int, ...]
+    scaling: float
+    """lora_alpha / r, the same at every rank."""
+    where: str = "study"
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The recipe keys that vary."""
+        return ("lora.r", "lora.target_modules", "lora.lora_alpha", "training.seed")
+
+    @property
+    def distributions(self) -> dict[str, Distribution]:
+        """What each key takes, for a table."""
+        sets = dict.fromkeys(cell.target_set.label for cell in self.cells)
+        return {
+            "lora.r": Distribution(choice=tuple(sorted({cell.rank for cell in self.cells}))),
+            "lora.target_modules": Distribution(choice=tuple(sets)),
+            "lora.lora_alpha": Distribution(same_as="lora.r", times=self.scaling),
+            "training.seed": Distribution(choice=self.seeds),
+        }
+
+    def for_ray(self, algorithm: str) -> dict[str, Any]:
+        """Return the grid as Ray Tune takes it; seeds of a cell follow one another."""
+        from ray import tune
+
+        return {"run": tune.grid_search(list(range(len(self.cells) * len(self.seeds))))}
+
+    def cell_of(self, values: Mapping[str, Any]) -> int:
+        """Return the index of the cell that a trial's values belong to."""
+        for index, cell in enumerate(self.cells):
+            modules = cell.target_set.target_modules
+            own = list(modules) if isinstance(modules, tuple) else modules
+            if (values["lora.r"], values["lora.target_modules"]) == (cell.rank, own):
+                return index
+        raise LookupError(values)
+
+    def drawn(self, sample: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a trial's values by recipe key."""
+        index, seed = divmod(sample["run"], len(self.seeds))
+        cell = self.cells[index]
+        modules = cell.target_set.target_modules
+        return {
+            "lora.r": cell.rank,
+            "lora.target_modules": list(modules) if isinstance(modules, tuple) else modules,
+            "lora.lora_alpha": self.scaling * cell.rank,
+            "training.seed": self.seeds[seed],
+        }
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """What a study found."""
+
+    path: Path
+    cells: tuple[Cell, ...]
+    recommended: Cell
+    best: Cell
+    settings: StudyConfig
+    records: tuple[TrialRecord, ...]
+    wall_s: float
+    """Seconds of this call; those before a restart are not in it."""
+    files: tuple[Path, ...]
+    """What was written and is worth opening."""
+
+
+def study(
+    recipe: Recipe | str | Path,
+    *,
+    resume: bool = False,
+    address: str | None = None,
+    on_event: EventHandler | None = None,
+) -> StudyResult:
+    """Train a grid of ranks and sets of modules with several seeds, as `study:` says.
+
+    The scaling lora_alpha / r is that of the recipe at every rank. The smallest sufficient cell is
+    the one with the fewest parameters whose mean is within one standard error of the best mean.
+
+    Args:
+        recipe: A recipe, or the path of its YAML file.
+        resume: Go on with the study in `recipe.output`; finished runs are kept.
+        address: Of a Ray cluster to join, see `ray_cluster`; None starts Ray in this process.
+        on_event: As for `lorakit.tuning.tune`.
+
+    Raises:
+        ConfigError, MissingFileError, DataError, TargetError: The recipe or what it names is wrong.
+        ClusterError: The cluster is not there, or has less than a run asks for.
+        OutputExistsError: `output` holds files.
+        CheckpointError: The study to resume was made with another recipe.
+        TrainingError: Every run failed.
+    """
+    began_s = time.perf_counter()
+    recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
+    tell = on_event or (lambda name, payload: None)
+    settings = recipe.study or StudyConfig()
+    directory = open_directory(recipe, resume=resume)
+    space = _space_of(recipe, settings)
+    plan, train_rows = plan_trials(recipe, settings, space, directory)
+    shared = settings.model_dump(exclude={"ranks", "target_modules", "seeds", "budget"})
+    search = SearchConfig(algorithm="grid", asha=None, **shared)
+    runs = len(space.cells) * len(space.seeds)
+    with ray_cluster(address) as machines:
+        directory.trials.mkdir(parents=True, exist_ok=True)
+        if not resume:
+            write_text(directory.recipe_file, recipe.to_yaml())
+        facts = {
+            "grid": f"{len(space.cells)} cells, {len(space.seeds)} seeds each",
+            "budget": f"{settings.budget}, scaling lora_alpha / r = {space.scaling:g}",
+        }
+        planned = {"space": space, "trials": runs, "epochs": epochs_of(plan.recipe, settings)}
+        tell("planned", {**planned, "train_rows": train_rows, "settings": search, "facts": facts})
+
+        def on_change(records: list[TrialRecord], changed: TrialRecord) -> None:
+            write_trials(records, search, directory.trials_file)
+            tell("trials", {"records": records, "changed": changed})
+
+        records = run_trials(plan, search, runs, machines, directory.ray.resolve(), on_change)
+    shutil.rmtree(directory.base, ignore_errors=True)
+    require_best(records, search)
+    write_trials(records, search, directory.trials_file)
+    cells = filled_cells(space, records, search)
+    best = best_cell(cells, search.is_minimized)
+    recommended = smallest_sufficient(cells, best, is_minimized=search.is_minimized)
+    files = _write_results(recipe, settings, cells, best, recommended, space.scaling, directory)
+    wall_s = time.perf_counter() - began_s
+    return StudyResult(
+        directory.path, cells, recommended, best, settings, tuple(records), wall_s, files
+    )
+
+
+def _space_of(recipe: Recipe, settings: StudyConfig) -> CellSpace:
+    if settings.target_modules is None:
+        sets = own_target_sets(recipe)
+    else:
+        sets = given_target_sets(recipe, settings.target_modules)
+    cells = planned_cells(settings.ranks, sets, equal_budget=settings.budget == "equal")
+    # By its rank_for and alpha_for a pattern would undo what the study varies.
+    lora = recipe.lora
+    if lora.rank_pattern or lora.alpha_pattern:
+        from lorakit.errors import ConfigError
+
+        raise ConfigError(
+            "A study varies the rank of all modules alike: got lora.rank_pattern or "
+            "lora.alpha_pattern. Leave them out."
+        )
+    return CellSpace(tuple(cells), settings.seeds, lora.lora_alpha / lora.r)
+
+
+def planned_cells(
+    ranks: Sequence[int], sets: Sequence[TargetSet], *, equal_budget: bool
+) -> list[Cell]:
+    """Return the cells of a grid, set by set.
+
+    Args:
+        ranks: The columns.
+        sets: The rows.
+        equal_budget: Whether the sets of a column get as many parameters as the widest one.
+    """
+    widest = max(target_set.parameters_per_rank for target_set in sets)
+    cells = []
+    for target_set in sets:
+        factor = widest / target_set.parameters_per_rank if equal_budget else 1.0
+        cells += [Cell(rank, max(1, round(rank * factor)), target_set) for rank in ranks]
+    return cells
+
+
+def filled_cells(
+    space: CellSpace, records: Sequence[TrialRecord], settings: SearchConfig
+) -> tuple[Cell, ...]:
+    """Return the cells with the values of their runs."""
+    values: dict[int, list[float]] = {index: [] for index in range(len(space.cells))}
+    failed = dict.fromkeys(values, 0)
+    for record in records:
+        index = space.cell_of(record.values)
+        value = record.best_value(settings)
+        if record.status == "failed" or value is None:
+            failed[index] += 1
+        else:
+            values[index].append(value)
+    return tuple(
+        Cell(cell.column, cell.rank, cell.target_set, tuple(values[index]), failed[index])
+        for index, cell in enumerate(space.cells)
+    )
+
+
+def best_cell(cells: Sequence[Cell], is_minimized: bool) -> Cell:
+    """Return the cell with the best mean."""
+    choose = min if is_minimized else max
+    return choose((cell for cell in cells if cell.values), key=lambda cell: cell.mean)
+
+
+def smallest_sufficient(cells: Sequence[Cell], best: Cell, *, is_minimized: bool) -> Cell:
+    """Return the cell with the fewest parameters within one standard error of the best mean."""
+    sign = 1 if is_minimized else -1
+    limit = sign * best.mean + best.standard_error
+    good = [cell for cell in cells if cell.values and sign * cell.mean <= limit]
+    return min(good, key=lambda cell: (cell.parameters, sign * cell.mean))
+
+
+def _write_results(
+    recipe: Recipe,
+    settings: StudyConfig,
+    cells: tuple[Cell, ...],
+    best: Cell,
+    recommended: Cell,
+    scaling: float,
+    directory: SearchDirectory,
+) -> tuple[Path, ...]:
+    metric = f"validation {settings.metric.removeprefix('eval_').replace('_', ' ')}"
+    picture = directory.path / "study.png"
+    title = f"Rank and modules: mean and standard deviation over {len(settings.seeds)} seeds"
+    if len(settings.seeds) == 1:
+        title = "Rank and modules, one seed"
+    plotted = {id(cell): _plotted(cell) for cell in cells if cell.values}
+    plot_study(list(plotted.values()), plotted[id(recommended)], metric, title, picture)
+    page = directory.path / "study.md"
+    write_study(page, recipe, settings, cells, best, recommended, metric)
+    modules = recommended.target_set.target_modules
+    changes = {
+        "lora.r": recommended.rank,
+        "lora.lora_alpha": scaling * recommended.rank,
+        "lora.target_modules": list(modules) if isinstance(modules, tuple) else modules,
+        "training.num_train_epochs": epochs_of(recipe, settings),
+        "output": str(Path(recipe.output) / "recommended"),
+        "search": None,
+        "study": None,
+    }
+    found = recipe.with_changes(changes, "the recommended cell")
+    recipe_file = directory.path / "recommended.yaml"
+    write_text(recipe_file, f"# The smallest sufficient cell of {page.name}.\n{found.to_yaml()}")
+    return (page, picture, recipe_file, directory.trials_file, directory.trials)
+
+
+def _plotted(cell: Cell) -> PlottedCell:
+    label = cell.target_set.label
+    return PlottedCell(label, cell.rank, cell.parameters, cell.values, cell.mean, cell.deviation)

@@ -1,0 +1,109 @@
+"""The page of a study: a table of means, and what it recommends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lorakit.atomic import write_text
+
+if TYPE_CHECKING:
+    from lorakit.training.recipe import Recipe
+    from lorakit.training.search_config import StudyConfig
+    from lorakit.tuning.study import Cell
+
+
+def write_study(
+    path: Path,
+    recipe: Recipe,
+    settings: StudyConfig,
+    cells: Sequence[Cell],
+    best: Cell,
+    recommended: Cell,
+    metric: str,
+) -> None:
+    """Write the page, with the picture `study.png` that lies beside it.
+
+    Args:
+        path: The Markdown file.
+        recipe: What was studied.
+        settings: The grid.
+        cells: All of it, with values.
+        best: The cell with the best mean.
+        recommended: The smallest that suffices.
+        metric: What the cells hold, in words.
+    """
+    seeds = len(settings.seeds)
+    spread = f", mean ± standard deviation over {seeds} seeds" if seeds > 1 else ", one seed"
+    rows = settings.sample_fraction
+    share = "" if rows == 1 else f" {100 * rows:g}% of the training rows;"
+    lines = [
+        f"# Rank and modules: {Path(recipe.model).name}",
+        "",
+        f"{metric.capitalize()} of the best epoch{spread};{share} the scaling lora_alpha / r is "
+        "the same at every rank.",
+        "",
+        *table_lines(cells, settings),
+        "",
+        "![The study](study.png)",
+        "",
+        recommendation(cells, best, recommended, settings, metric),
+        "",
+    ]
+    write_text(path, "\n".join(lines))
+
+
+def table_lines(cells: Sequence[Cell], settings: StudyConfig) -> list[str]:
+    """Return a Markdown table: a row for each set of modules, a column for each rank."""
+    is_equal = settings.budget == "equal"
+    columns = list(dict.fromkeys(cell.column for cell in cells))
+    sets = list(dict.fromkeys(cell.target_set.label for cell in cells))
+    widest = max(cells, key=lambda cell: cell.target_set.parameters_per_rank)
+    per_rank = widest.target_set.parameters_per_rank
+    names = [
+        f"{column * per_rank:,} parameters" if is_equal else f"r={column}" for column in columns
+    ]
+    lines = ["| modules | " + " | ".join(names) + " |", "|---|" + "--:|" * len(columns)]
+    for label in sets:
+        own = {cell.column: cell for cell in cells if cell.target_set.label == label}
+        shown = [cell_text(own[column], with_rank=is_equal) for column in columns]
+        lines.append(f"| {label} | " + " | ".join(shown) + " |")
+    return lines
+
+
+def cell_text(cell: Cell, *, with_rank: bool) -> str:
+    """Return a cell's mean and deviation, with its rank where columns are budgets."""
+    if not cell.values:
+        return "failed"
+    text = f"{cell.mean:.4f}"
+    if len(cell.values) > 1:
+        text += f" ± {cell.deviation:.4f}"
+    if cell.failed:
+        text += f" ({cell.failed} failed)"
+    return f"{text} (r={cell.rank})" if with_rank else text
+
+
+def recommendation(
+    cells: Sequence[Cell], best: Cell, recommended: Cell, settings: StudyConfig, metric: str
+) -> str:
+    """Say which cell suffices, and by what rule."""
+    name = f"r={recommended.rank} on {recommended.target_set.label}"
+    size = f"{recommended.parameters:,} parameters in the factors"
+    if len(settings.seeds) == 1:
+        return (
+            f"**Best: {name}** ({size}), {metric} {recommended.mean:.4f}. With one seed there is "
+            "no telling what is chance; add `study.seeds`."
+        )
+    if recommended is best:
+        return (
+            f"**Smallest sufficient: {name}** ({size}). It has the best mean itself, "
+            f"{best.mean:.4f}, and nothing smaller is within one standard error "
+            f"({best.standard_error:.4f}) of it."
+        )
+    return (
+        f"**Smallest sufficient: {name}** ({size}). Its mean, {recommended.mean:.4f}, is within "
+        f"one standard error ({best.standard_error:.4f}) of the best one, {best.mean:.4f} by "
+        f"r={best.rank} on {best.target_set.label} with {best.parameters:,} parameters; of all "
+        "cells that are, it has the fewest parameters."
+    )
