@@ -1,0 +1,110 @@
+"""A search whose driver is killed, and restarted: nothing that had finished runs again."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+_PATIENCE_S = 240
+
+
+@pytest.fixture
+def recipe(tiny_llama_dir, prompt_jsonl, tmp_path):
+    import yaml
+
+    values = {
+        "model": tiny_llama_dir,
+        "task": "CAUSAL_LM",
+        "data": {"train": prompt_jsonl, "validation_fraction": 0.25},
+        "lora": {"r": 2, "target_modules": ["q_proj", "v_proj"]},
+        "training": {"per_device_train_batch_size": 1, "use_cpu": True},
+        "search": {
+            "trials": 4,
+            "max_epochs": 25,
+            "asha": None,
+            "space": {"training.learning_rate": {"log_uniform": [1e-4, 1e-2]}},
+        },
+        "output": str(tmp_path / "search"),
+    }
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return path
+
+
+def start(recipe, *more):
+    command = [sys.executable, "-m", "lorakit", "tune", str(recipe), *more]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    )
+
+
+def first_evaluations(trial):
+    """Return when the epochs of a trial were evaluated first: the lines as they were written."""
+    return (trial / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+
+
+def test_a_killed_search_goes_on_where_it_was(recipe):
+    trials = recipe.parent / "search" / "trials"
+    killed = start(recipe)
+    deadline = time.monotonic() + _PATIENCE_S
+    try:
+        while time.monotonic() < deadline:
+            finished = sorted(path.parent for path in trials.glob("*/report.md"))
+            under_way = [
+                path
+                for path in trials.glob("*/checkpoint-*")
+                if (path / "manifest.json").exists() and path.parent not in finished
+            ]
+            if finished and under_way:
+                break
+            assert killed.poll() is None, killed.communicate()[0]
+            time.sleep(0.05)
+        else:
+            pytest.fail("no trial finished in time")
+    finally:
+        killed.send_signal(signal.SIGKILL)
+        killed.communicate()
+    half = {path.parent for path in under_way}
+    before = {trial: first_evaluations(trial) for trial in finished}
+    begun = {trial: json.loads(first_evaluations(trial)[0]) for trial in half}
+    _wait_for_ray_to_end()
+
+    resumed = start(recipe, "--resume")
+    told, _ = resumed.communicate(timeout=_PATIENCE_S)
+    assert resumed.returncode == 0, told
+    with (trials.parent / "trials.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["trial"] for row in rows] == [f"trial-{n:03d}" for n in range(1, 5)]
+    assert {row["status"] for row in rows} == {"finished"}
+    assert {row["epochs"] for row in rows} == {"25"}
+    for trial, lines in before.items():
+        assert first_evaluations(trial) == lines, "a finished trial was trained again"
+    for trial, row in begun.items():
+        assert json.loads(first_evaluations(trial)[0]) == row, "a trial began from its beginning"
+    assert (trials.parent / "best.yaml").exists()
+
+
+def _wait_for_ray_to_end():
+    """Give the killed driver's own Ray a moment to notice and end."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and _trial_processes():
+        time.sleep(0.2)
+
+
+def _trial_processes():
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes()
+        except OSError:
+            continue
+        if words.startswith(b"ray::ImplicitFunc"):
+            found.append(path)
+    return found

@@ -1,0 +1,146 @@
+"""Studies: cells and budgets by arithmetic, the recommendation, and one grid on real Ray."""
+
+import csv
+import math
+
+import pytest
+
+from lorakit.errors import ConfigError, TargetError
+from lorakit.training import Recipe
+from lorakit.tuning.study import (
+    Cell,
+    CellSpace,
+    best_cell,
+    planned_cells,
+    smallest_sufficient,
+    study,
+)
+from lorakit.tuning.target_sets import TargetSet
+
+NARROW = TargetSet("narrow", ("q",), 100)
+WIDE = TargetSet("wide", "all-linear", 350)
+
+
+def test_unequal_budgets_have_the_ranks_as_given():
+    cells = planned_cells([1, 8], [NARROW, WIDE], equal_budget=False)
+    assert [(cell.rank, cell.parameters) for cell in cells] == [
+        (1, 100),
+        (8, 800),
+        (1, 350),
+        (8, 2800),
+    ]
+
+
+def test_equal_budgets_give_a_narrow_set_a_higher_rank():
+    cells = planned_cells([2, 8], [NARROW, WIDE], equal_budget=True)
+    assert [(cell.column, cell.rank) for cell in cells] == [(2, 7), (8, 28), (2, 2), (8, 8)]
+    for narrow, wide in zip(cells[:2], cells[2:], strict=True):
+        assert narrow.parameters == wide.parameters
+
+
+def test_the_smallest_within_one_standard_error_suffices():
+    best = Cell(8, 8, WIDE, (0.90, 0.92, 0.94))  # mean 0.92, standard error 0.0115
+    cells = [
+        Cell(1, 1, NARROW, (0.85, 0.85, 0.85)),
+        Cell(8, 8, NARROW, (0.909, 0.909, 0.909)),
+        Cell(1, 1, WIDE, (0.91, 0.91, 0.91)),
+        best,
+    ]
+    assert best_cell(cells, is_minimized=False) is best
+    chosen = smallest_sufficient(cells, best, is_minimized=False)
+    assert chosen is cells[2]
+    exact = Cell(8, 8, WIDE, (0.92, 0.92, 0.92))
+    assert smallest_sufficient([*cells[:3], exact], exact, is_minimized=False) is exact
+
+
+def test_losses_are_compared_the_other_way_round():
+    cells = [Cell(1, 1, WIDE, (2.0, 2.0)), Cell(2, 2, WIDE, (1.0, 1.4)), Cell(4, 4, WIDE, (1.1,))]
+    best = best_cell(cells, is_minimized=True)
+    assert best is cells[2]
+    assert smallest_sufficient(cells, best, is_minimized=True) is best
+    assert smallest_sufficient(cells[:2], cells[1], is_minimized=True) is cells[1]
+
+
+def test_a_cell_whose_runs_failed_is_never_chosen():
+    cells = [Cell(1, 1, WIDE, (), 3), Cell(2, 2, WIDE, (1.0,))]
+    assert math.isnan(cells[0].mean)
+    best = best_cell(cells, is_minimized=True)
+    assert smallest_sufficient(cells, best, is_minimized=True) is cells[1]
+
+
+def test_the_grid_has_each_cell_with_each_seed_once():
+    cells = tuple(planned_cells([1, 8], [NARROW, WIDE], equal_budget=False))
+    space = CellSpace(cells, (5, 6, 7), scaling=2.0)
+    runs = space.for_ray("grid")["run"]["grid_search"]
+    drawn = [space.drawn({"run": run}) for run in runs]
+    assert len({tuple(map(str, values.values())) for values in drawn}) == len(drawn) == 12
+    assert all(values["lora.lora_alpha"] == 2 * values["lora.r"] for values in drawn)
+    assert [space.cell_of(values) for values in drawn] == [n // 3 for n in range(12)]
+
+
+@pytest.fixture(scope="module")
+def studied(machines, tiny_llama_dir, prompt_jsonl, tmp_path_factory):
+    recipe = Recipe.check(
+        {
+            "model": tiny_llama_dir,
+            "task": "CAUSAL_LM",
+            "data": {"train": prompt_jsonl, "validation_fraction": 0.25},
+            "lora": {"r": 2, "lora_alpha": 8},
+            "training": {
+                "per_device_train_batch_size": 4,
+                "use_cpu": True,
+                "learning_rate": 1e-2,
+            },
+            "study": {
+                "ranks": [1, 99],
+                "target_modules": [["q_proj"], "all-linear"],
+                "seeds": [1, 2],
+                "max_epochs": 1,
+            },
+            "output": str(tmp_path_factory.mktemp("studies") / "study"),
+        },
+        "the recipe",
+    )
+    return recipe, study(recipe)
+
+
+def test_a_study_trains_every_cell_with_every_seed(studied):
+    _, result = studied
+    with (result.path / "trials.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    finished = {(r["lora.r"], r["lora.target_modules"], r["training.seed"]) for r in rows}
+    assert len(finished) == len(rows) == 8
+    by_label = {(cell.target_set.label, cell.rank): cell for cell in result.cells}
+    assert len(by_label["q_proj", 1].values) == len(by_label["all-linear", 1].values) == 2
+    assert by_label["all-linear", 99].failed == 2, "no matrix here has rank 99"
+    assert by_label["q_proj", 1].parameters == 2 * (32 + 32)
+    for record in result.records:
+        if record.status == "finished":
+            assert record.values["lora.lora_alpha"] == 4 * record.values["lora.r"]
+
+
+def test_a_study_writes_its_table_picture_and_recipe(studied):
+    _, result = studied
+    page = (result.path / "study.md").read_text(encoding="utf-8")
+    cell = next(c for c in result.cells if c.target_set.label == "q_proj" and c.rank == 1)
+    assert f"| q_proj | {cell.mean:.4f} ± {cell.deviation:.4f} | failed |" in page
+    assert f"r={result.recommended.rank} on {result.recommended.target_set.label}" in page
+    assert (result.path / "study.png").read_bytes().startswith(b"\x89PNG")
+    found = Recipe.load(result.path / "recommended.yaml")
+    assert found.lora.r == result.recommended.rank
+    assert found.study is None
+
+
+def test_a_set_that_matches_nothing_is_told_before_anything_runs(studied, tmp_path):
+    recipe, _ = studied
+    study_section = {"target_modules": [["q_porj"]]}
+    wrong = recipe.with_changes({"study": study_section, "output": str(tmp_path / "o")}, "a test")
+    with pytest.raises(TargetError, match="Did you mean 'q_proj'"):
+        study(wrong)
+
+
+def test_rank_patterns_would_undo_a_study(studied, tmp_path):
+    recipe, _ = studied
+    changes = {"lora.rank_pattern": {"q_proj": 3}, "output": str(tmp_path / "o")}
+    with pytest.raises(ConfigError, match="lora.rank_pattern"):
+        study(recipe.with_changes(changes, "a test"))
