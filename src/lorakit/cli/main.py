@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from lorakit import __version__
+from lorakit.cli.analyze import analyze
 from lorakit.cli.console import INTERRUPTED, complain
 from lorakit.cli.evaluate import evaluate
 from lorakit.cli.generate import generate
@@ -140,7 +141,7 @@ def lorakit(
         context.with_resource(quiet_libraries())
 
 
-for command in (quickstart, init, train, evaluate, generate, merge, inspect):
+for command in (quickstart, init, train, evaluate, generate, merge, inspect, analyze):
     app.command(help=(getdoc(command) or "").partition("\n\nRaises:")[0])(command)
 
 
