@@ -31,7 +31,8 @@ class ModuleSimilarity:
         outputs: φ of the left-singular vectors.
         factor_A: φ of the right-singular vectors of lora_A alone, as the paper has it, (r1, r2)
             of the trained ranks.
-        random: φ of Gaussian matrices in place of the input directions, (r1, r2).
+        random_inputs: φ of Gaussian matrices in place of the input directions, (r1, r2).
+        random_outputs: φ of Gaussian matrices in place of the output directions, (r1, r2).
     """
 
     path: str
@@ -40,7 +41,8 @@ class ModuleSimilarity:
     inputs: Tensor
     outputs: Tensor
     factor_A: Tensor
-    random: Tensor
+    random_inputs: Tensor
+    random_outputs: Tensor
 
     @property
     def expected_inputs(self) -> Tensor:
@@ -129,7 +131,8 @@ def _compare(
         inputs=similarity(mine.right[:r1].T, other.right[:r2].T),
         outputs=similarity(mine.left[:, :r1], other.left[:, :r2]),
         factor_A=similarity(*map(factor_directions, factors)),
-        random=random_similarity(mine.in_features, r1, r2, generator),
+        random_inputs=random_similarity(mine.in_features, r1, r2, generator),
+        random_outputs=random_similarity(mine.out_features, r1, r2, generator),
     )
 
 

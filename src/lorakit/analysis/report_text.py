@@ -182,12 +182,12 @@ def _spectrum_section(analysis: AdapterAnalysis, pictures: dict[str, str]) -> li
         "‖ΔW‖ is the Frobenius norm, over all layers together (√Σ‖ΔW‖²); ranks are means over the "
         "layers, and *rank for* a share is that of the kind's modules together. The effective rank "
         "is exp of the entropy of σ_i / Σσ (Roy and Vetterli 2007): it counts the directions in "
-        "use, small ones in part. The stable rank ‖ΔW‖_F² / ‖ΔW‖_2² says how many directions as strong "
-        "as the strongest there are. A steep spectrum with a low effective rank has room to spare; "
-        "a flat one uses its rank to the last.",
+        "use, small ones in part. The stable rank ‖ΔW‖_F² / ‖ΔW‖_2² says how many directions as "
+        "strong as the strongest there are. A steep spectrum with a low effective rank has room to "
+        "spare; a flat one uses its rank to the last.",
         f"![Effective rank and norm by layer]({pictures['layers']})",
-        "Modules that are bright in the lower picture changed most; one that is dark in both is the "
-        "first to try with a smaller rank, or without an update.",
+        "Modules that are bright in the lower picture changed most; one that is dark in both is "
+        "the first to try with a smaller rank, or without an update.",
     ]
 
 
@@ -258,8 +258,9 @@ def _amplification_section(analysis: AdapterAnalysis, picture: str) -> list[str]
         table(header, rows),
         "Medians over the layers. With U and V the r top singular directions of ΔW, ‖Uᵀ W0 V‖_F is "
         "what the base has along them, and ‖ΔW‖_F / ‖Uᵀ W0 V‖_F is the amplification factor: by "
-        "how much the update strengthens them (LoRA paper, section 7.3, table 7). The controls take "
-        "the top directions of W0 itself, the most any r directions can have, and random ones.",
+        "how much the update strengthens them (LoRA paper, section 7.3, table 7). The controls "
+        "take the top directions of W0 itself, the most any r directions can have, and random "
+        "ones.",
         f"Along the update's own directions the base has {number(ratio)} times what it has along "
         f"random ones (median of all modules). {_reading(ratio)}",
     ]

@@ -16,12 +16,14 @@ from lorakit.analysis.pictures import new_figure, save_png
 from lorakit.analysis.spectrum_plots import draw_cells, kind_by_layer, layer_order
 
 _ROWS = 3
-_MAP = "magma"
+_MAP = "viridis"
+_NUMBERED_LAYERS = 6
+"""Of a heat map of half the width."""
 _LABEL = "φ (0: orthogonal, 1: contained)"
 
 
 def plot_similarity(comparison: AdapterComparison, path: Path) -> None:
-    """Draw φ(i, j) between two adapters for the kinds that changed most, with a random control.
+    """Draw φ(i, j) between two adapters for the kinds that changed most, with random controls.
 
     Args:
         comparison: Of two adapters.
@@ -29,13 +31,14 @@ def plot_similarity(comparison: AdapterComparison, path: Path) -> None:
     """
     modules = shown_modules(comparison)
     figure = new_figure(1.1 + 2.35 * len(modules))
-    grid = figure.subplots(len(modules), 3, squeeze=False)
+    grid = figure.subplots(len(modules), 4, squeeze=False)
     image = None
     for row, module in zip(grid, modules, strict=True):
         panels = (
             ("input side", module.inputs),
+            (f"random, n = {module.in_features}", module.random_inputs),
             ("output side", module.outputs),
-            (f"random, n = {module.in_features}", module.random),
+            (f"random, n = {module.out_features}", module.random_outputs),
         )
         for axes, (name, phi) in zip(row, panels, strict=True):
             image = axes.imshow(
@@ -69,28 +72,30 @@ def plot_similarity_by_layer(comparison: AdapterComparison, path: Path) -> None:
     """
     analysis = comparison.first
     kinds, layers = list(analysis.kinds), layer_order(analysis)
-    figure = new_figure(1.8 + 3 * max(0.9, 0.3 * len(kinds)))
+    figure = new_figure(1.7 + 2 * max(1.0, 0.32 * len(kinds)))
+    modules = comparison.modules
     panels = (
-        ("input side", [module.inputs for module in comparison.modules]),
-        ("output side", [module.outputs for module in comparison.modules]),
-        ("random, input side: r / n", [module.expected_inputs for module in comparison.modules]),
+        ("input side", [module.inputs for module in modules]),
+        ("output side", [module.outputs for module in modules]),
+        ("random, input side: r / n", [module.expected_inputs for module in modules]),
+        ("random, output side: r / n", [module.expected_outputs for module in modules]),
     )
-    grid = figure.subplots(len(panels), 1, sharex=True)
+    grid = figure.subplots(2, 2, sharex=True, sharey=True)
     image = None
-    for axes, (name, matrices) in zip(grid, panels, strict=True):
+    for axes, (name, matrices) in zip(grid.flat, panels, strict=True):
         values = {
-            module.path: phi[0, -1].item()
-            for module, phi in zip(comparison.modules, matrices, strict=True)
+            module.path: phi[0, -1].item() for module, phi in zip(modules, matrices, strict=True)
         }
         cells = kind_by_layer(analysis, values)
-        image = draw_cells(axes, cells, kinds, layers, cmap=_MAP, vmin=0, vmax=1)
+        look = {"cmap": _MAP, "vmin": 0, "vmax": 1}
+        image = draw_cells(axes, cells, kinds, layers, _NUMBERED_LAYERS, **look)
         axes.set_title(name, fontsize=10)
-        if axes is not grid[-1]:
-            axes.set_xlabel("")
+    for axes in grid[0]:
+        axes.set_xlabel("")
     figure.suptitle(
         f"Share of the top direction of {analysis.name} inside all of {comparison.second.name}"
     )
-    figure.colorbar(image, ax=grid, label="φ(1, r)", shrink=0.7, aspect=30)  # type: ignore[arg-type]
+    figure.colorbar(image, ax=grid, label="φ(1, r)", aspect=30)  # type: ignore[arg-type]
     save_png(figure, path)
 
 

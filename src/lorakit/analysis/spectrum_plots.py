@@ -12,8 +12,8 @@ from lorakit.analysis.adapter_analysis import AdapterAnalysis
 from lorakit.analysis.pictures import legend_beside, new_figure, save_png, styles
 from lorakit.analysis.spectrum import UpdateSvd, pooled_energy
 
-_NUMBERED_CELLS = 60
-"""Up to this many cells a heat map has its numbers written in."""
+_NUMBERED_LAYERS, _NUMBERED_KINDS = 12, 12
+"""A heat map of so many layers and kinds, or fewer, has its numbers written in."""
 _OUTSIDE = "none"
 
 
@@ -34,7 +34,7 @@ def plot_spectra(analysis: AdapterAnalysis, path: Path) -> None:
             _line(axes, _median(values), linewidth=2.2, marker=marker, label=label, **look[kind])
     axes.set_yscale("log")
     axes.set_xlim(0.5, analysis.largest_r + 0.5)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_title(f"Singular values of ΔW in {analysis.name}")
     axes.set_xlabel("index i of the singular value (1 is the largest)")
     axes.set_ylabel("singular value σᵢ, in units of the weight")
@@ -64,7 +64,7 @@ def plot_energy(analysis: AdapterAnalysis, path: Path) -> None:
         rank = analysis.rank_choice(share).together
         axes.plot([rank], [whole[rank].item()], "o", color="black", markersize=8, zorder=5)
         _note(axes, f"rank {rank} keeps {100 * share:.4g}%", rank, whole[rank].item(), number)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_title(f"Energy of ΔW that a lower rank keeps, in {analysis.name}")
     axes.set_xlabel("rank k that each update is cut to")
@@ -112,9 +112,23 @@ def kind_by_layer(analysis: AdapterAnalysis, values: dict[str, float]) -> torch.
 
 
 def draw_cells(
-    axes: Any, cells: torch.Tensor, kinds: Sequence[str], layers: Sequence[int | None], **look: Any
+    axes: Any,
+    cells: torch.Tensor,
+    kinds: Sequence[str],
+    layers: Sequence[int | None],
+    numbered_layers: int = _NUMBERED_LAYERS,
+    **look: Any,
 ) -> Any:
-    """Draw a heat map of kinds by layers, with its numbers if they are few; return the image."""
+    """Draw a heat map of kinds by layers; return the image.
+
+    Args:
+        axes: To draw on.
+        cells: (kinds, layers); NaN is left gray.
+        kinds: Names of the rows.
+        layers: Numbers of the columns.
+        numbered_layers: The numbers are written in if there are no more layers than that.
+        look: Passed on to `imshow`.
+    """
     image = axes.imshow(cells.tolist(), aspect="auto", interpolation="nearest", **look)
     axes.set_facecolor("#dddddd")
     axes.set_yticks(range(len(kinds)), kinds, fontsize=9 if len(kinds) <= 12 else 6)
@@ -123,7 +137,7 @@ def draw_cells(
     names = [_OUTSIDE if layers[n] is None else str(layers[n]) for n in shown]
     axes.set_xticks(shown, names)
     axes.set_xlabel("layer")
-    if cells.numel() <= _NUMBERED_CELLS:
+    if len(layers) <= numbered_layers and len(kinds) <= _NUMBERED_KINDS:
         for row, line in enumerate(cells.tolist()):
             for column, value in enumerate(line):
                 if value == value:  # not NaN
@@ -154,7 +168,7 @@ def _note(axes: Any, text: str, rank: int, share: float, number: int) -> None:
     axes.annotate(
         text,
         (rank, share),
-        xytext=(rank + (-0.02 if on_right else 0.02) * width, 0.5 - 0.12 * number),
+        xytext=(rank + (-0.02 if on_right else 0.02) * width, 0.38 + 0.12 * number),
         ha="right" if on_right else "left",
         arrowprops={"arrowstyle": "-", "color": "black", "linewidth": 1, "relpos": (on_right, 0.5)},
         bbox={"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": "none", "alpha": 0.9},
