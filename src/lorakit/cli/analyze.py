@@ -16,7 +16,6 @@ from lorakit.errors import ConfigError, LorakitError
 if TYPE_CHECKING:
     from lorakit.adapters import Adapter
     from lorakit.analysis import AdapterAnalysis, AdapterComparison
-    from lorakit.config import LoraConfig
 
 _NAME_LENGTH = 28
 _MOST_KINDS = 20
@@ -258,12 +257,6 @@ def show_comparison(comparison: AdapterComparison) -> None:
     )
 
 
-def alpha_at(config: LoraConfig, rank: int) -> str:
-    """Return the lora_alpha that gives another rank the scaling that was trained with."""
-    ratio = rank / config.r
-    return f"{config.lora_alpha * (ratio**0.5 if config.use_rslora else ratio):g}"
-
-
 def next_commands(
     adapters: list[str], locations: list[str | Path], analysis: AdapterAnalysis
 ) -> dict[str, str]:
@@ -273,10 +266,8 @@ def next_commands(
     rank = analysis.rank_choice().together
     if run is not None and rank < analysis.largest_r:
         recipe, folder = quoted(run / "recipe.yaml"), quoted(f"{run}-r{rank}")
-        alpha = alpha_at(analysis.adapter.config, rank)
-        commands[
-            f"lorakit train {recipe} lora.r={rank} lora.lora_alpha={alpha} output={folder}"
-        ] = "trains again with that rank and the same scaling"
+        command = f"lorakit train {recipe} lora.r={rank} output={folder}"
+        commands[command] = "trains again with that rank"
     name = quoted(adapters[0])
     if len(adapters) == 1:
         commands[f"lorakit analyze {name} OTHER"] = "compares it with another adapter"
