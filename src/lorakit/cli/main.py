@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from lorakit import __version__
+from lorakit.cli.analyze import analyze
 from lorakit.cli.console import INTERRUPTED, complain
 from lorakit.cli.evaluate import evaluate
 from lorakit.cli.generate import generate
@@ -142,7 +143,11 @@ def lorakit(
         context.with_resource(quiet_libraries())
 
 
-for command in (quickstart, init, train, tune, study, evaluate, generate, merge, inspect):
+COMMANDS = (
+    *(quickstart, init, train, tune, study),
+    *(evaluate, generate, merge, inspect, analyze),
+)
+for command in COMMANDS:
     app.command(help=(getdoc(command) or "").partition("\n\nRaises:")[0])(command)
 
 

@@ -28,11 +28,22 @@ def failing(error: BaseException) -> typer.Typer:
 def test_no_command_prints_the_help_and_succeeds():
     result = runner.invoke(app, [])
     assert result.exit_code == 0
-    for name in ("quickstart", "init", "train", "evaluate", "generate", "merge", "inspect"):
+    for name in (
+        "quickstart",
+        "init",
+        "train",
+        "evaluate",
+        "generate",
+        "merge",
+        "inspect",
+        "analyze",
+    ):
         assert f"\n  {name}" in result.stdout
 
 
-@pytest.mark.parametrize("name", ["quickstart", "init", "train", "generate", "merge", "inspect"])
+@pytest.mark.parametrize(
+    "name", ["quickstart", "init", "train", "generate", "merge", "inspect", "analyze"]
+)
 def test_the_help_of_a_command_keeps_internals_to_itself(name):
     result = runner.invoke(app, [name, "--help"])
     assert result.exit_code == 0

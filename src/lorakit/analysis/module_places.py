@@ -1,0 +1,69 @@
+"""Where a module stands in a model: which kind it is of, and in which layer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Place:
+    """A module's place.
+
+    Attributes:
+        kind: What the modules of one place in every layer are called, such as "q_proj".
+        layer: Number of the layer, counted from 0; None for a module outside of the layers.
+    """
+
+    kind: str
+    layer: int | None
+
+
+def module_places(paths: Sequence[str]) -> dict[str, Place]:
+    """Return the kind and layer of every module, with the shortest names that tell kinds apart.
+
+    The first part of a path that is a number is its layer. Where an encoder and a decoder have the
+    same modules, their kinds begin with the part that differs.
+
+    >>> module_places(["model.layers.0.attn.q_proj", "model.layers.1.attn.q_proj", "lm_head"])
+    ... # doctest: +NORMALIZE_WHITESPACE
+    {'model.layers.0.attn.q_proj': Place(kind='q_proj', layer=0),
+     'model.layers.1.attn.q_proj': Place(kind='q_proj', layer=1),
+     'lm_head': Place(kind='lm_head', layer=None)}
+    """
+    split = {path: _split(path) for path in paths}
+    groups = list(dict.fromkeys((stem, inner) for stem, _, inner in split.values()))
+    names = {group: _kind(group, groups) for group in groups}
+    return {path: Place(names[stem, inner], layer) for path, (stem, layer, inner) in split.items()}
+
+
+def _split(path: str) -> tuple[str, int | None, str]:
+    """Return the list of layers, the number in it, and the path inside of a layer."""
+    parts = path.split(".")
+    at = next((index for index, part in enumerate(parts) if part.isdigit()), None)
+    if at is None or at == len(parts) - 1:
+        return "", None, path
+    return ".".join(parts[:at]), int(parts[at]), ".".join(parts[at + 1 :])
+
+
+def _kind(group: tuple[str, str], groups: Sequence[tuple[str, str]]) -> str:
+    stem, inner = group
+    name = _shortest_tail(inner, [other for _, other in groups if other != inner])
+    stems = [other for other, own in groups if own == inner and other != stem]
+    return f"{_first_difference(stem, stems)} {name}" if stems else name
+
+
+def _shortest_tail(path: str, others: Sequence[str]) -> str:
+    """Return as many last parts of a path as no other path ends in."""
+    parts = path.split(".")
+    for count in range(1, len(parts) + 1):
+        tail = parts[-count:]
+        if all(other.split(".")[-count:] != tail for other in others):
+            return ".".join(tail)
+    return path
+
+
+def _first_difference(stem: str, others: Sequence[str]) -> str:
+    """Return the first part of a stem that no other one has in its place, or the whole stem."""
+    for index, part in enumerate(stem.split(".")):
+        if all(other.split(".")[index : index + 1] != [part] for other in others):
+            return part
+    return stem

@@ -1,0 +1,206 @@
+"""report.md, tables and pictures about one adapter or two, in a directory that appears at once."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lorakit.analysis.adapter_analysis import AdapterAnalysis
+from lorakit.analysis.adapter_comparison import AdapterComparison
+from lorakit.analysis.amplification_plot import plot_amplification
+from lorakit.analysis.report_text import adapter_sections, comparison_sections, recommendation
+from lorakit.analysis.similarity_plots import (
+    plot_layer_similarity,
+    plot_similarity,
+    plot_similarity_by_layer,
+)
+from lorakit.analysis.spectrum_plots import plot_energy, plot_layers, plot_spectra
+from lorakit.atomic import appearing_directory, write_text
+from lorakit.errors import OutputExistsError
+
+REPORT_NAME = "report.md"
+LAYERS_NAME = "layers.csv"
+SIMILARITY_NAME = "similarity.csv"
+_TOP = 4
+
+
+def write_report(
+    output: str | Path,
+    analysis: AdapterAnalysis,
+    comparison: AdapterComparison | None = None,
+    *,
+    base_note: str | None = None,
+) -> list[Path]:
+    """Write a report about an adapter, or about two that were compared.
+
+    The directory gets report.md, layers.csv (one row for each module), the pictures, and for two
+    adapters similarity.csv; it appears with all of them or not at all.
+
+    Args:
+        output: A new or empty directory.
+        analysis: Of the adapter; of the first one where two were compared.
+        comparison: With a second one; `analysis` is its first.
+        base_note: Why amplification factors are left out, as a sentence.
+
+    Returns: The paths written, the report first.
+
+    Raises:
+        OutputExistsError: `output` holds files already.
+    """
+    output = Path(output)
+    refuse_occupied(output)
+    analyses = [analysis] if comparison is None else [analysis, comparison.second]
+    with appearing_directory(output) as partial:
+        sections = [f"# {' and '.join(one.name for one in analyses)}, analysed"]
+        if comparison is not None:
+            sections.append("\n".join(f"- {recommendation(one)}" for one in analyses))
+            pictures = _draw_comparison(comparison, partial)
+            sections += comparison_sections(comparison, pictures)
+            rows = similarity_rows(comparison)
+            write_text(partial / SIMILARITY_NAME, csv_text(rows))
+        for number, one in enumerate(analyses, start=1):
+            prefix = f"{number}-" if comparison is not None else ""
+            pictures = _draw_adapter(one, partial, prefix)
+            if comparison is not None:
+                sections.append(f"## {one.name}")
+            level = "##" if comparison is None else "###"
+            sections += adapter_sections(one, pictures, level, base_note)
+        sections += ["## Files", _files_text(comparison is not None)]
+        write_text(
+            partial / LAYERS_NAME, csv_text([row for a in analyses for row in layer_rows(a)])
+        )
+        text = "\n\n".join(section for section in sections if section) + "\n"
+        write_text(partial / REPORT_NAME, text)
+        names = sorted(path.name for path in partial.iterdir())
+    names.sort(key=lambda name: (name != REPORT_NAME, not name.endswith(".csv")))
+    return [output / name for name in names]
+
+
+def refuse_occupied(output: str | Path) -> None:
+    """Raise unless a report may be written to a directory.
+
+    Raises:
+        OutputExistsError: It is a file, or holds files already.
+    """
+    output = Path(output)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        what = "it is a file" if output.is_file() else "it holds files already"
+        raise OutputExistsError(
+            f"Cannot write the analysis to {output}: {what}, expected a new or empty directory. "
+            "Name another one (--output on the command line), or remove it."
+        )
+
+
+def layer_rows(analysis: AdapterAnalysis) -> list[dict[str, Any]]:
+    """Return the numbers of every module, a row each, as layers.csv has them."""
+    amplified = {found.path: found for found in analysis.amplifications}
+    choices = [analysis.rank_choice(share) for share in analysis.shares()]
+    rows = []
+    for update in analysis.updates:
+        place, found = analysis.places[update.path], amplified.get(update.path)
+        rows.append(
+            {
+                "adapter": analysis.name,
+                "module": update.path,
+                "kind": place.kind,
+                "layer": place.layer,
+                "in_features": update.in_features,
+                "out_features": update.out_features,
+                "r": update.r,
+                "rank": update.rank,
+                "norm": update.norm,
+                "spectral_norm": update.spectral_norm,
+                "effective_rank": update.effective_rank,
+                "stable_rank": update.stable_rank,
+                **{f"rank_for_{choice.share:g}": choice.own[update.path] for choice in choices},
+                "base_norm": found and found.base_norm,
+                "base_norm_along_update": found and found.along_update,
+                "base_norm_along_base": found and found.along_base,
+                "base_norm_along_random": found and found.along_random,
+                "amplification_factor": found and found.factor,
+            }
+        )
+    return rows
+
+
+def similarity_rows(comparison: AdapterComparison) -> list[dict[str, Any]]:
+    """Return φ of every module, a row for each and for each number of directions.
+
+    A row has φ(i, j) for i and j of 1, 4 and all, as far as the ranks go, with what random
+    directions have on average.
+    """
+    rows = []
+    for module in comparison.modules:
+        place = comparison.first.places[module.path]
+        r1, r2 = module.inputs.shape
+        expected_inputs, expected_outputs = module.expected_inputs, module.expected_outputs
+        for i in sorted({1, min(_TOP, r1), r1}):
+            for j in sorted({1, min(_TOP, r2), r2}):
+                at = (i - 1, j - 1)
+                rows.append(
+                    {
+                        "first": comparison.first.name,
+                        "second": comparison.second.name,
+                        "module": module.path,
+                        "kind": place.kind,
+                        "layer": place.layer,
+                        "i": i,
+                        "j": j,
+                        "phi_input": module.inputs[at].item(),
+                        "random_input": expected_inputs[at].item(),
+                        "phi_output": module.outputs[at].item(),
+                        "random_output": expected_outputs[at].item(),
+                        "phi_A": module.factor_A[at].item(),
+                    }
+                )
+    return rows
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows as CSV, numbers with six significant digits, empty where nothing is known."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
+    return stream.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    return f"{value:.6g}" if isinstance(value, float) else value
+
+
+def _draw_adapter(analysis: AdapterAnalysis, directory: Path, prefix: str) -> dict[str, str]:
+    """Draw the pictures of one adapter; return their names by what they show."""
+    pictures = _names(prefix, ("energy", "spectra", "layers"))
+    plot_energy(analysis, directory / pictures["energy"])
+    plot_spectra(analysis, directory / pictures["spectra"])
+    plot_layers(analysis, directory / pictures["layers"])
+    for found in analysis.layer_similarities:
+        name = f"{prefix}similarity-{found.in_features}.png"
+        pictures[f"similarity {found.in_features}"] = name
+        plot_layer_similarity(analysis, found, directory / name)
+    if analysis.amplifications:
+        pictures |= _names(prefix, ("amplification",))
+        plot_amplification(analysis, directory / pictures["amplification"])
+    return pictures
+
+
+def _draw_comparison(comparison: AdapterComparison, directory: Path) -> dict[str, str]:
+    pictures = _names("", ("similarity", "similarity by layer"))
+    plot_similarity(comparison, directory / pictures["similarity"])
+    plot_similarity_by_layer(comparison, directory / pictures["similarity by layer"])
+    return pictures
+
+
+def _names(prefix: str, subjects: Iterable[str]) -> dict[str, str]:
+    return {subject: f"{prefix}{subject.replace(' ', '-')}.png" for subject in subjects}
+
+
+def _files_text(has_two: bool) -> str:
+    text = f"`{LAYERS_NAME}` has the numbers of every module."
+    if has_two:
+        text += f" `{SIMILARITY_NAME}` has φ of every module the two share."
+    return text

@@ -1,0 +1,99 @@
+"""How much two updates have in common: φ between the subspaces of their top directions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lorakit.errors import ShapeError
+
+
+def similarity(first: Tensor, second: Tensor) -> Tensor:
+    """Return φ(i, j) = ‖X_iᵀ Y_j‖_F² / min(i, j) for all i and j.
+
+    X_i is made of the first i directions of the one set, Y_j of the first j of the other. 1 says
+    that the smaller subspace lies inside the larger one, 0 that they are orthogonal. This is the
+    definition of section 7.2; the paper's appendix restates it by a distance, with a slip.
+
+    Args:
+        first: Directions as orthonormal columns, (n, r1).
+        second: Directions as orthonormal columns, (n, r2).
+
+    Returns: (r1, r2) in float64; row i - 1 and column j - 1 hold φ(i, j).
+
+    Raises:
+        ShapeError: The directions are of different spaces.
+
+    Source: Hu et al. 2021, arXiv:2106.09685, section 7.2.
+
+    >>> axes = torch.eye(3)
+    >>> similarity(axes[:, :2], axes[:, 1:]).tolist()
+    [[0.0, 0.0], [1.0, 0.5]]
+    """
+    if first.ndim != 2 or second.ndim != 2 or first.shape[0] != second.shape[0]:
+        raise ShapeError(
+            f"Cannot compare directions of shapes {tuple(first.shape)} and {tuple(second.shape)}: "
+            "expected (n, r1) and (n, r2) with the same n. Compare updates of the same width."
+        )
+    squares = (first.double().T @ second.double()).square()
+    sums = squares.cumsum(0).cumsum(1)
+    return (sums / _smaller(*sums.shape)).clamp(0, 1)
+
+
+def expected_similarity(n: int, r1: int, r2: int) -> Tensor:
+    """Return what φ(i, j) is on average for independent random subspaces of n dimensions.
+
+    E‖X_iᵀ Y_j‖_F² = i j / n, since each of the i j squared products of unit vectors is 1 / n on
+    average; divided by min(i, j) that is max(i, j) / n.
+
+    Args:
+        n: Dimensions of the space.
+        r1: Most directions of the one.
+        r2: Most directions of the other.
+
+    Returns: (r1, r2) in float64.
+
+    >>> expected_similarity(8, 2, 4).tolist()
+    [[0.125, 0.25, 0.375, 0.5], [0.25, 0.25, 0.375, 0.5]]
+    """
+    i = torch.arange(1, r1 + 1, dtype=torch.float64)[:, None]
+    j = torch.arange(1, r2 + 1, dtype=torch.float64)[None, :]
+    return torch.maximum(i, j) / n
+
+
+def random_similarity(n: int, r1: int, r2: int, generator: torch.Generator) -> Tensor:
+    """Return φ(i, j) of two Gaussian matrices, the control beside a measured one.
+
+    Args:
+        n: Dimensions of the space.
+        r1: Directions of the one, at most n.
+        r2: Directions of the other, at most n.
+        generator: Of the matrices.
+
+    Returns: (r1, r2) in float64.
+    """
+    return similarity(random_directions(n, r1, generator), random_directions(n, r2, generator))
+
+
+def random_directions(n: int, count: int, generator: torch.Generator) -> Tensor:
+    """Return directions drawn evenly, as orthonormal columns, (n, count) in float64."""
+    gaussian = torch.randn(n, count, generator=generator, dtype=torch.float64)
+    return torch.linalg.qr(gaussian)[0]
+
+
+def factor_directions(A: Tensor) -> Tensor:
+    """Return the right-singular vectors of lora_A alone, (in, k), as the paper compares them.
+
+    They span what the input directions of ΔW span, but stand in another order: that of A, which
+    knows nothing of B.
+
+    Args:
+        A: (r, in).
+    """
+    return torch.linalg.svd(A.double(), full_matrices=False)[2].T
+
+
+def _smaller(r1: int, r2: int) -> Tensor:
+    i = torch.arange(1, r1 + 1, dtype=torch.float64)[:, None]
+    j = torch.arange(1, r2 + 1, dtype=torch.float64)[None, :]
+    return torch.minimum(i, j)

@@ -1,0 +1,111 @@
+"""The weights of a base that an adapter updates, as the adapter saw them in training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lorakit.adapters import Adapter
+from lorakit.adapters.files import CONFIG_FILE, WEIGHTS_FILE, fetch_from_hub, is_hub_id
+from lorakit.config import LoraConfig
+from lorakit.errors import ConfigError
+from lorakit.injection import add_adapter
+from lorakit.injection.state import adapted_layers
+from lorakit.layers import AdaptedLayer, LoraEmbedding
+from lorakit.ops.quantized import QuantizedWeight, dense_copy
+from lorakit.training.evaluation import find_adapter
+from lorakit.training.tasks.pretrained import auto_model, load_model
+from lorakit.training.tasks.settings import SETTINGS_FILE, InferenceSettings
+
+_HUB_FILES = (CONFIG_FILE, WEIGHTS_FILE, SETTINGS_FILE)
+
+
+class BaseWeights(Mapping[str, Tensor]):
+    """W0 in float32 by module path, oriented as ΔW; a quantised one is made dense when read.
+
+    Attributes:
+        how: How the base keeps its weights, such as "float32" or "nf4 (float32)".
+    """
+
+    def __init__(self, layers: Mapping[str, AdaptedLayer]) -> None:
+        self._layers = layers
+        names = {type(layer).base_dtype_name(layer): None for layer in layers.values()}
+        self.how = ", ".join(names)
+
+    def __getitem__(self, path: str) -> Tensor:
+        layer = self._layers[path]
+        weight = layer.base_weight()
+        if isinstance(weight, QuantizedWeight):
+            return dense_copy(weight, torch.float32)
+        weight = weight.detach().float()
+        return weight.t() if isinstance(layer, LoraEmbedding) else weight
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._layers)
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+
+def load_base_weights(path: str | Path, base: str | None = None) -> BaseWeights:
+    """Load an adapter's base in the way it was in training, and give its updated weights.
+
+    A base that was quantised in training is quantised again, so that W0 is what the adapter has
+    learnt to go with.
+
+    Args:
+        path: A run directory, an adapter directory, or the hub id of an adapter.
+        base: Base model; None takes the one the adapter names.
+
+    Raises:
+        MissingFileError: The adapter or the base is not there.
+        ConfigError: The adapter names no base or no task, or the base cannot do the task.
+        QuantizationError: The base cannot be quantised here as it was in training.
+        AdapterMismatchError: The adapter was made for another base.
+    """
+    if is_hub_id(path):
+        directory, recipe = fetch_from_hub(str(path), _HUB_FILES), None
+    else:
+        directory, recipe = find_adapter(path)
+    adapter = Adapter.load(directory)
+    settings = InferenceSettings.load(directory)
+    config_file = directory / CONFIG_FILE
+    task_type = adapter.config.task_type or settings.task_type
+    if task_type is None:
+        raise ConfigError(
+            f"No task in {config_file}: got null in task_type, so it is not known which class the "
+            "base is of. Write the task into the file."
+        )
+    name = base or adapter.base_model
+    if name is None:
+        raise ConfigError(
+            f"No base model in {config_file}: got null in base_model_name_or_path, expected a hub "
+            "id or a directory. Name the base yourself (--base on the command line)."
+        )
+    model = load_model(
+        auto_model(task_type),
+        name,
+        key="--base" if base else f"base_model_name_or_path of {config_file}",
+        seed=settings.seed,
+        has_head=True,  # heads are not looked at, so one that is missing may be a new one
+        dtype=settings.dtype or "auto",
+        quantization=settings.quantization,
+        trained_in_full=adapter.config.modules_to_save,
+        revision=recipe.revision if recipe is not None and base is None else None,
+    )
+    add_adapter(model, _updates_alone(adapter), trainable=False)
+    return BaseWeights(dict(adapted_layers(model)))
+
+
+def _updates_alone(adapter: Adapter) -> Adapter:
+    """Return an adapter without trained heads and biases, which need not fit the base loaded."""
+    config = LoraConfig(
+        r=adapter.config.r,
+        rank_pattern=adapter.config.rank_pattern,
+        target_modules=tuple(adapter.factors),
+    )
+    return replace(adapter, config=config, replaced={}, base_weights={})

@@ -1,0 +1,145 @@
+"""What the pictures show: curves, cells and controls, read back from the figures."""
+
+import pytest
+import torch
+
+from lorakit.analysis import (
+    amplification_plot,
+    analyze_adapter,
+    compare_adapters,
+    pictures,
+    similarity_plots,
+    spectrum_plots,
+)
+from made_adapters import adapter_of, factors_with, layered_adapter, random_factors
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Collects figures in place of writing them."""
+    figures = []
+    for module in (amplification_plot, similarity_plots, spectrum_plots):
+        monkeypatch.setattr(module, "save_png", lambda figure, path: figures.append(figure))
+    return figures
+
+
+def labels(axes):
+    return [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def test_spectra_have_a_line_for_each_module_and_one_for_the_kind(drawn, tmp_path):
+    analysis = analyze_adapter(layered_adapter(layers=3), name="mine")
+    spectrum_plots.plot_spectra(analysis, tmp_path)
+    (axes,) = drawn[0].axes
+    assert len(axes.lines) == 2 * (3 + 1) and axes.get_yscale() == "log"
+    assert labels(axes) == ["q_proj (3)", "v_proj (3)"]
+    assert "mine" in axes.get_title() and axes.get_xlabel() and axes.get_ylabel()
+    values = torch.stack([update.singular_values for update in analysis.kinds["q_proj"]])
+    assert list(axes.lines[3].get_ydata()) == pytest.approx(values.median(0).values.tolist())
+
+
+def test_energy_reaches_one_and_marks_the_ranks(drawn, tmp_path):
+    factors, _, _ = factors_with([4.0, 3**0.5, 1.0, 0.0], 10, 8)
+    spectrum_plots.plot_energy(analyze_adapter(adapter_of({"m": factors})), tmp_path)
+    (axes,) = drawn[0].axes
+    assert list(axes.lines[1].get_ydata()) == pytest.approx([0, 0.8, 0.95, 1, 1])
+    assert [text.get_text() for text in axes.texts] == ["rank 2 keeps 90%", "rank 3 keeps 99%"]
+    assert [tuple(line.get_xdata()) for line in axes.lines[2:]] == [(2,), (3,)]
+
+
+def test_layers_are_in_the_order_of_their_numbers(drawn, tmp_path):
+    factors = {f"layers.{n}.q": random_factors(2, 8, 8, seed=n) for n in (10, 2, 0)}
+    analysis = analyze_adapter(adapter_of(factors | {"head": random_factors(2, 8, 8, seed=9)}))
+    spectrum_plots.plot_layers(analysis, tmp_path)
+    top, bottom = drawn[0].axes[:2]
+    assert [text.get_text() for text in bottom.get_xticklabels()] == ["0", "2", "10", "none"]
+    assert [text.get_text() for text in top.get_yticklabels()] == ["q", "head"]
+    cells = bottom.images[0].get_array()
+    by_path = {update.path: update.norm for update in analysis.updates}
+    assert cells[0, 2] == pytest.approx(by_path["layers.10.q"])
+    assert cells[1, 3] == pytest.approx(by_path["head"])
+    assert cells.mask.tolist() == [[False, False, False, True], [True, True, True, False]]
+    assert len(bottom.texts) == 4  # a number in each cell that has one
+
+
+def test_amplification_is_drawn_beside_its_controls(drawn, tmp_path):
+    adapter = layered_adapter(layers=3)
+    weights = {path: torch.randn(24, 24) for path in adapter.factors}
+    analysis = analyze_adapter(adapter, weights)
+    amplification_plot.plot_amplification(analysis, tmp_path)
+    top, bottom = drawn[0].axes
+    factors = [found.factor for found in analysis.amplifications if found.path.endswith("q_proj")]
+    assert top.patches[0].get_height() == pytest.approx(sorted(factors)[1])
+    assert sorted(top.lines[0].get_ydata()) == pytest.approx(sorted(factors))
+    assert sorted(labels(bottom)) == [
+        *("directions of W0 itself", "directions of ΔW", "random directions", "‖ΔW‖ itself"),
+    ]
+    assert [text.get_text() for text in bottom.get_xticklabels()] == ["q_proj", "v_proj"]
+
+
+def test_similarity_has_a_control_beside_each_side_on_one_scale(drawn, tmp_path):
+    one = analyze_adapter(layered_adapter(r=3), name="one")
+    two = analyze_adapter(layered_adapter(r=5, seed=1), name="two")
+    comparison = compare_adapters(one, two)
+    similarity_plots.plot_similarity(comparison, tmp_path)
+    panels, bar = drawn[0].axes[:-1], drawn[0].axes[-1]
+    assert len(panels) == 2 * 4 and "φ" in bar.get_ylabel()
+    assert all(panel.images[0].get_clim() == (0, 1) for panel in panels)
+    shown = similarity_plots.shown_modules(comparison)
+    expected = [
+        matrix
+        for module in shown
+        for matrix in (
+            *(module.inputs, module.random_inputs, module.outputs, module.random_outputs),
+        )
+    ]
+    for panel, matrix in zip(panels, expected, strict=True):
+        assert panel.images[0].get_array().shape == (3, 5)
+        assert panel.images[0].get_array().tolist() == matrix.tolist()
+
+
+def test_the_kinds_that_changed_most_are_shown_in_full():
+    kinds = {"a": 1.0, "b": 9.0, "c": 5.0, "d": 7.0}
+    factors = {}
+    for number, (kind, scale) in enumerate(kinds.items()):
+        for layer in (0, 1, 10):
+            A, B = random_factors(2, 8, 8, seed=10 * number + layer)
+            factors[f"layers.{layer}.{kind}"] = (A, scale * B)
+    one = analyze_adapter(adapter_of(factors), name="one")
+    shown = similarity_plots.shown_modules(compare_adapters(one, one))
+    assert [module.path for module in shown] == ["layers.1.b", "layers.1.d", "layers.1.c"]
+
+
+def test_layers_are_compared_kind_by_kind_beside_a_control(drawn, tmp_path):
+    paths = ["layers.10.q", "layers.2.v", "layers.2.q"]
+    factors = {path: random_factors(2, 12, 8, seed=n) for n, path in enumerate(paths)}
+    analysis = analyze_adapter(adapter_of(factors))
+    (found,) = analysis.layer_similarities
+    similarity_plots.plot_layer_similarity(analysis, found, tmp_path)
+    measured, control = drawn[0].axes[:2]
+    order = [2, 0, 1]  # layers.2.q, layers.10.q, layers.2.v
+    assert measured.images[0].get_array().tolist() == found.phi[order][:, order].tolist()
+    assert control.images[0].get_array().tolist() == found.random[order][:, order].tolist()
+    assert [text.get_text() for text in measured.get_yticklabels()] == ["q", "v"]
+    assert list(measured.get_yticks()) == [0.5, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("count", "marks"),
+    [(1, [1]), (4, [1, 2, 3, 4]), (8, [1, 2, 4, 6, 8]), (64, [1, 16, 32, 48, 64])],
+)
+def test_marks_on_an_axis_begin_with_1_and_end_with_the_last(count, marks):
+    assert similarity_plots._marks(count) == marks
+
+
+def test_more_kinds_than_colours_still_differ():
+    looks = pictures.styles([f"kind {n}" for n in range(30)])
+    assert len({(look["color"], look["linestyle"]) for look in looks.values()}) == 30
+
+
+def test_pictures_are_wide_enough_to_be_read_at_800_pixels(tmp_path):
+    figure = pictures.new_figure(2)
+    figure.subplots().plot([1, 2])
+    pictures.save_png(figure, tmp_path / "a.png")
+    width = int.from_bytes((tmp_path / "a.png").read_bytes()[16:20], "big")
+    assert 900 < width < 1200
