@@ -11,6 +11,7 @@ BENCHMARKS = (
     *("step", "qlora", "growth", "latency", "rows", "switching", "bracketing", "dropout_ways"),
     "thin_products",
     "loading",
+    "search_memory",
 )
 """The modules that measure, in the order they are run in."""
 

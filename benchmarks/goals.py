@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks import latency, qlora, rows, switching
+from benchmarks import latency, qlora, rows, search_memory, switching
 from benchmarks.results import NO_BF16, Row, matching, newest
 from benchmarks.step import FORWARD_BACKWARD, SAVED
 from benchmarks.variants import FULL, LIMIT, LORAKIT, LORAKIT_MLP, PEFT
@@ -159,6 +159,19 @@ GOALS = (
     ),
     _adapters("switching", "256 adapters", 1e-3, measure=switching.SWITCH),
     *_QUANTIZED,
+    Goal(
+        f"{search_memory.AT_ONCE}: memory / {search_memory.BOUND}",
+        {
+            "benchmark": "search_memory",
+            "measure": search_memory.PEAK_SHARED,
+            "shape": "llama-300m",
+            "setting": "16 rows",
+            "variant": search_memory.AT_ONCE,
+            "ratio_to": search_memory.BOUND,
+            **_FLOAT32,
+        },
+        1.00,
+    ),
 )
 
 

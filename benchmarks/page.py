@@ -110,6 +110,14 @@ SECTIONS = (
         quantized_tables.loading_table,
     ),
     Section(
+        "Memory of a search",
+        "Largest sum of the proportional share of memory (PSS) of all processes that run trials, "
+        "the libraries they import included. The bound is one base, and four times what a single "
+        "trial's process has beside its base: libraries, adapter, optimizer and activations.",
+        "search_memory",
+        quantized_tables.search_table,
+    ),
+    Section(
         "Latency of forward",
         "The batch sizes of table 1 of [Hu et al. 2021](https://arxiv.org/abs/2106.09685), logits "
         "of the last position alone. A number after the colon of a model's name is the number of "

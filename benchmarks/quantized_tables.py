@@ -1,8 +1,8 @@
-"""The tables of docs/performance.md about quantised bases and about thin products."""
+"""The tables of docs/performance.md about quantised bases, searches and thin products."""
 
 from collections.abc import Sequence
 
-from benchmarks import loading, qlora, thin_products
+from benchmarks import loading, qlora, search_memory, thin_products
 from benchmarks.options import quantity_text
 from benchmarks.results import Row, matching, newest
 from benchmarks.step import FORWARD_BACKWARD, PEAK, SAVED
@@ -65,6 +65,21 @@ def loading_table(own: Sequence[Row]) -> str:
             largest = quantity_text(shard.p50, "B")
             header = ("", "libraries alone", "model", "peak", "peak - model - shard")
             parts += [f"**{shape}, {setting}, the largest {largest}**", table(header, lines)]
+    return "\n\n".join(parts)
+
+
+def search_table(own: Sequence[Row]) -> str:
+    """Return the memory of one trial, of several at once, and the bound for these."""
+    parts = []
+    for shape, group in grouped(own, lambda row: row.shape):
+        base = newest(group, measure=search_memory.BASE_BYTES)
+        lines = []
+        for variant in (search_memory.ALONE, search_memory.AT_ONCE, search_memory.BOUND):
+            where = {"measure": search_memory.PEAK_SHARED, "variant": variant}
+            ratio = ratio_of(group, ratio_to=search_memory.BOUND, **where)
+            lines.append((variant, median_of(group, **where), ratio))
+        size = "" if base is None else f", a base of {quantity_text(base.p50, 'B')}"
+        parts += [f"**{shape}, float32{size}**", table(("", "peak", "/ bound"), lines)]
     return "\n\n".join(parts)
 
 

@@ -12,6 +12,7 @@ from benchmarks import (
     loading,
     qlora,
     rows,
+    search_memory,
     step,
     switching,
     thin_products,
@@ -67,6 +68,7 @@ def invented_rows(origin: Origin = ORIGIN) -> list[Row]:
         *_quantized(make),
         *_loading(origin),
         *_thin(make),
+        *_searching(make, origin),
     ]
 
 
@@ -252,6 +254,21 @@ def _quantized(make: Make) -> list[Row]:
                 bits = {variant: float(variant[-6]) for variant in (*own.values(), *peers.values())}
                 made += make(bits, (), measure=qlora.WEIGHTS, unit="bits", **common)
     return made
+
+
+def _searching(make: Make, origin: Origin) -> list[Row]:
+    """One base of 1.2 GB, and half a gigabyte beside it for each trial."""
+    common = {
+        "benchmark": "search_memory",
+        "shape": "llama-300m",
+        "setting": "16 rows",
+        "unit": "B",
+    }
+    peaks = {search_memory.AT_ONCE: 3.1e9, search_memory.ALONE: 1.7e9, search_memory.BOUND: 3.2e9}
+    peak = {"measure": search_memory.PEAK_SHARED, **common}
+    made = make(peaks, (search_memory.BOUND,), **peak)
+    base = {"measure": search_memory.BASE_BYTES, "variant": "base", **common}
+    return [*made, row(origin, [1.2e9], **base)]
 
 
 def _loading(origin: Origin) -> list[Row]:

@@ -24,7 +24,7 @@ def stand_ins(tmp_path, request):
 
     def make(stem: str) -> tuple[str, str]:
         path = tmp_path / f"{stem}.jsonl"
-        if stem == "classify-reviews-distilbert":
+        if stem in ("classify-reviews-distilbert", "search-distilbert"):
             rows = [{"text": f"the film was {w}", "label": w} for w in ["good", "bad"] * 8]
             return request.getfixturevalue("tiny_distilbert_dir"), _jsonl(path, rows)
         if stem == "answer-questions-bloom":

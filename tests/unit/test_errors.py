@@ -20,6 +20,7 @@ BUILTIN = {
     "OutputExistsError": FileExistsError,
     "QuantizationError": RuntimeError,
     "DataError": ValueError,
+    "ClusterError": RuntimeError,
     "CheckpointError": RuntimeError,
     "TrainingError": RuntimeError,
 }

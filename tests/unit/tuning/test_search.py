@@ -135,7 +135,7 @@ def test_a_changed_recipe_does_not_resume(searched, machines):
 
 def test_an_output_with_a_search_is_not_overwritten(searched, machines):
     recipe, _, _ = searched
-    with pytest.raises(OutputExistsError, match="it holds a search.*--resume"):
+    with pytest.raises(OutputExistsError, match=r"it holds a search.*--resume"):
         tune(recipe)
 
 
@@ -207,12 +207,12 @@ def test_a_wrong_space_is_refused_before_ray_starts(recipe, search, message, tmp
 
 def test_a_search_without_validation_rows_is_refused(recipe, prompt_jsonl):
     data = {"train": prompt_jsonl, "validation_fraction": 0}
-    with pytest.raises(ConfigError, match="there are none.*data.validation_fraction"):
+    with pytest.raises(ConfigError, match=r"there are none.*data.validation_fraction"):
         tune(recipe(data=data))
 
 
 def test_missing_data_is_told_once_and_at_once(recipe):
-    with pytest.raises((MissingFileError, DataError), match="data.train"):
+    with pytest.raises((MissingFileError, DataError), match=r"data\.train"):
         tune(recipe(data={"train": "./nowhere.csv"}))
 
 

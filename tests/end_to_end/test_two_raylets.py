@@ -1,0 +1,57 @@
+"""A search on a cluster of two raylets on this machine, joined by its address."""
+
+import csv
+import os
+import subprocess
+import sys
+
+import yaml
+
+_CLUSTER = """
+import subprocess, sys
+from ray.cluster_utils import Cluster
+
+cluster = Cluster()
+cluster.add_node(num_cpus=1, include_dashboard=False)
+cluster.add_node(num_cpus=1)
+try:
+    command = [sys.executable, "-m", "lorakit", *sys.argv[1:], "--address", cluster.address]
+    done = subprocess.run(command, timeout=200)
+finally:
+    cluster.shutdown()
+sys.exit(done.returncode)
+"""
+
+
+def test_a_search_uses_both_machines_of_a_cluster(tiny_llama_dir, prompt_jsonl, tmp_path):
+    values = {
+        "model": tiny_llama_dir,
+        "task": "CAUSAL_LM",
+        "data": {"train": prompt_jsonl, "validation_fraction": 0.25},
+        "lora": {"r": 2},
+        "training": {"per_device_train_batch_size": 1, "use_cpu": True},
+        "search": {
+            "trials": 2,
+            "max_epochs": 8,
+            "cpus_per_trial": 1,
+            "asha": None,
+            "space": {"training.learning_rate": {"log_uniform": [1e-4, 1e-2]}},
+        },
+        "output": str(tmp_path / "search"),
+    }
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(values), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-c", _CLUSTER, "tune", str(recipe)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    with (tmp_path / "search" / "trials.csv").open(encoding="utf-8") as file:
+        assert [row["status"] for row in csv.DictReader(file)] == ["finished", "finished"]
+    # Each raylet has one CPU, so two trials at once are one on each.
+    told = done.stdout
+    second_begins = max(told.index("trial-001 begins"), told.index("trial-002 begins"))
+    assert second_begins < min(told.index("trial-001 epoch 8/8"), told.index("trial-002 epoch 8/8"))
