@@ -15,10 +15,7 @@ from lorakit.errors import ClusterError, ConfigError
 _PATIENCE_S = 5.0
 """How long an address may take to answer."""
 
-_SETTINGS = {
-    "RAY_USAGE_STATS_ENABLED": "0",  # tell nobody about the run
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-}
+_SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0"}  # tell nobody about the run
 
 
 @dataclass(frozen=True)
@@ -37,8 +34,8 @@ def ray_cluster(address: str | None = None) -> Iterator[list[Machine]]:
     A Ray that this process runs already is used as it is and left running.
 
     Args:
-        address: "host:port" of a cluster's head, "ray://host:port" of its client server, or "auto"
-            for the one on this machine; None starts Ray here, for this process alone.
+        address: "host:port" of the head of a cluster that this machine belongs to, or "auto" for
+            the one that runs here; None starts Ray here, for this process alone.
 
     Yields:
         The machines of the cluster.
@@ -130,11 +127,17 @@ def _require_answer(address: str) -> None:
     """Open a connection to the address, since Ray itself would try for minutes."""
     if address in ("auto", "local"):
         return
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if address.startswith("ray://"):
+        raise ClusterError(
+            f"--address: got '{address}', an address of Ray Client, expected host:port of the "
+            "cluster's head. Make this machine part of the cluster (`ray start --address=...`), "
+            "or run lorakit on one that is."
+        )
+    host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         raise ClusterError(
-            f"--address: got '{address}', expected host:port, ray://host:port or auto. "
-            "`ray start --head` prints the right one."
+            f"--address: got '{address}', expected host:port or auto. `ray start --head` prints "
+            "the right one."
         )
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE_S).close()

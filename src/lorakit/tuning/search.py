@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from lorakit.tuning.ray_tune import run_trials
 from lorakit.tuning.records import TrialRecord, best_record, write_hparams, write_trials
 from lorakit.tuning.space import Space, default_space, label_of
 from lorakit.tuning.target_sets import own_target_sets
-from lorakit.tuning.trial import Samples, TrialPlan, epochs_of, trial_recipe
+from lorakit.tuning.trial import MetricError, Samples, TrialPlan, epochs_of, trial_recipe
 
 EventHandler = Callable[[str, dict[str, Any]], None]
 
@@ -128,14 +129,15 @@ def tune(
         if not resume:
             write_text(directory.recipe_file, recipe.to_yaml())
         tell("planned", _planned(space, trials, plan, settings, train_rows))
-        records = run_trials(
-            plan,
-            settings,
-            trials,
-            machines,
-            directory.ray.resolve(),
-            lambda records, changed: _tell_and_write(records, changed, settings, directory, tell),
-        )
+        with removed_if_it_cannot_be_judged(directory, is_new=not resume):
+            records = run_trials(
+                plan,
+                settings,
+                trials,
+                machines,
+                directory.ray.resolve(),
+                lambda records, one: _tell_and_write(records, one, settings, directory, tell),
+            )
     shutil.rmtree(directory.base, ignore_errors=True)
     best = require_best(records, settings)
     files = _write_results(recipe, records, best, settings, space, directory)
@@ -148,6 +150,17 @@ def tune(
         time.perf_counter() - began_s,
         files,
     )
+
+
+@contextmanager
+def removed_if_it_cannot_be_judged(directory: SearchDirectory, *, is_new: bool) -> Iterator[None]:
+    """Delete a new search whose metric no trial reports, so that it can be put right and begun."""
+    try:
+        yield
+    except MetricError:
+        if is_new:
+            shutil.rmtree(directory.path, ignore_errors=True)
+        raise
 
 
 def open_directory(recipe: Recipe, *, resume: bool) -> SearchDirectory:

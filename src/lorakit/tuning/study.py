@@ -23,6 +23,7 @@ from lorakit.tuning.search import (
     SearchDirectory,
     open_directory,
     plan_trials,
+    removed_if_it_cannot_be_judged,
     require_best,
 )
 from lorakit.tuning.study_report import write_study
@@ -183,7 +184,9 @@ def study(
             write_trials(records, search, directory.trials_file)
             tell("trials", {"records": records, "changed": changed})
 
-        records = run_trials(plan, search, runs, machines, directory.ray.resolve(), on_change)
+        ray = directory.ray.resolve()
+        with removed_if_it_cannot_be_judged(directory, is_new=not resume):
+            records = run_trials(plan, search, runs, machines, ray, on_change)
     shutil.rmtree(directory.base, ignore_errors=True)
     require_best(records, search)
     write_trials(records, search, directory.trials_file)

@@ -66,7 +66,7 @@ def test_a_study_shows_its_table_and_what_suffices(cli, cls_recipe, tmp_path):
     [
         ("nowhere", "--address: got 'nowhere', expected host:port"),
         ("{closed}", "No Ray cluster answers at --address 127.0.0.1:"),
-        ("ray://{closed}", "No Ray cluster answers at --address ray://127.0.0.1:"),
+        ("ray://{closed}", "an address of Ray Client, expected host:port"),
     ],
 )
 def test_an_address_without_a_cluster_is_told_at_once(cli, cls_recipe, command, address, message):

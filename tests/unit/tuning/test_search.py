@@ -165,13 +165,14 @@ def test_tpe_learns_from_what_it_tried(recipe, machines):
     assert result.best_value == max(accuracies)
 
 
-def test_a_metric_that_no_trial_reports_ends_the_search(recipe, machines):
+def test_a_metric_that_no_trial_reports_ends_the_search(recipe, machines, tmp_path):
     search = {"metric": "f1", "trials": 6}
     changed = []
     with pytest.raises(MetricError, match=r"'eval_f1': the evaluation has eval_loss"):
         tune(recipe(search=search), on_event=lambda *event: changed.append(event))
     begun = {p["changed"].name for name, p in changed if name == "trials"}
     assert len(begun) < 6
+    assert not (tmp_path / "search").exists(), "the output is free for a search that is put right"
 
 
 def test_when_every_trial_fails_the_reasons_are_told(recipe, machines):
