@@ -13,15 +13,18 @@ from lorakit.cli.console import (
     complain,
     duration_text,
     heading,
+    hush,
     merged_name,
     number_text,
     pairs,
     quoted,
     say,
 )
+from lorakit.cli.launched import is_first, is_one_of_several
 from lorakit.cli.progress import metric_name
 from lorakit.cli.quiet import hide_loading_bars
 from lorakit.cli.training_view import RunView
+from lorakit.errors import ConfigError, LorakitError
 
 if TYPE_CHECKING:
     from lorakit.training.recipe import Recipe
@@ -44,10 +47,10 @@ def train(
 ) -> None:
     """Train an adapter as a recipe says."""
     changes = overrides or []
+    if is_one_of_several() and not is_first():
+        hush()
     say(f"Reading {recipe} ...")
-    from lorakit.training.recipe import Recipe
-
-    loaded = Recipe.load(recipe, changes)
+    loaded = _load(recipe, changes)
     hide_loading_bars()
     say(f"{loaded.task} on {loaded.model} with {loaded.data.train}")
     command = " ".join(["lorakit train", quoted(recipe), *map(quoted, changes)])
@@ -60,6 +63,32 @@ def train(
         return
     result = train_visibly(loaded, command, resume=resume)
     closing(result.files, next_commands(loaded, result.run_dir))
+    if is_one_of_several():
+        from lorakit.training.processes import finish
+
+        finish()
+
+
+def _load(path: Path, changes: list[str]) -> Recipe:
+    """Read the recipe; of several processes each does, and all fail if one does."""
+    from lorakit.training.recipe import Recipe
+
+    if not is_one_of_several():
+        return Recipe.load(path, changes)
+    from lorakit.training.processes import all_agree, start
+
+    try:
+        loaded, problem = Recipe.load(path, changes), None
+    except LorakitError as error:
+        loaded, problem = None, error
+
+    def result() -> Recipe:
+        if loaded is None:
+            raise problem or ConfigError(f"Cannot read the recipe {path}.")
+        return loaded
+
+    start(loaded.training.get("use_cpu") if loaded else None)
+    return all_agree(result)
 
 
 def train_visibly(recipe: Recipe, command: str, *, resume: bool = False) -> TrainResult:
@@ -77,6 +106,8 @@ def train_visibly(recipe: Recipe, command: str, *, resume: bool = False) -> Trai
             result = train_adapter(recipe, resume=resume, on_event=view)
         except KeyboardInterrupt:
             view.progress.stop()
+            if not is_first():
+                raise typer.Exit(INTERRUPTED) from None
             how = f" Go on from the last complete checkpoint with: {command} --resume"
             complain("Interrupted." + (how if view.is_open else " Nothing has been written."))
             raise typer.Exit(INTERRUPTED) from None

@@ -140,6 +140,14 @@ class LanguageTrainer(SFTTrainer):
         self._total_train_tokens += tokens
         self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
 
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, in training with the tokens that all processes have trained on."""
+        counts = self._metrics["train"]
+        if "num_tokens" in counts:
+            own = torch.tensor(counts["num_tokens"], device=self.args.device)
+            counts["num_tokens"] = self.accelerator.reduce(own, "sum").tolist()  # type: ignore[union-attr]
+        super().log(logs, start_time)
+
     def prediction_step(
         self,
         model: nn.Module,
