@@ -3,12 +3,22 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def is_sharded(tensor: Tensor) -> bool:
     """Whether a tensor is one process's part of a larger one."""
     return hasattr(tensor, "full_tensor")
+
+
+def is_unit(module: nn.Module) -> bool:
+    """Whether `fully_shard` gathers a module's parameters by hooks around its forward."""
+    return hasattr(module, "_get_fsdp_state")
+
+
+def unit_class(module: nn.Module) -> type[nn.Module]:
+    """Return the class a module had before `fully_shard` changed it, if it did."""
+    return type(module).__mro__[2] if is_unit(module) else type(module)
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -150,6 +150,14 @@ class ProcessTrainerMixin(_Base):
 
     # ---- sharded parameters ----
 
+    def create_accelerator_and_postprocess(self) -> None:
+        """Make the accelerator; on CPUs too it shards where that is asked for."""
+        with sharding.launcher_untouched():
+            super().create_accelerator_and_postprocess()
+        if sharding.is_sharding_asked_for({"fsdp": self.args.fsdp}) and not self.is_fsdp_enabled:
+            sharding.shard_on_cpus(self.accelerator, self.args.fsdp_plugin_args or {})
+            self.is_fsdp_enabled = True
+
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         """Save the optimizer's state whole, as it would be without sharding."""
         if not self.is_fsdp_enabled:

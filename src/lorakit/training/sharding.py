@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ _KEYS = (
 """Of `fsdp_config`, those that are known to work with adapters."""
 
 _OPTIMIZER, _SCHEDULER = "optimizer.pt", "scheduler.pt"
+_ASKED = "ACCELERATE_USE_FSDP"
 _LOADING = "FSDP_CPU_RAM_EFFICIENT_LOADING"
 
 
@@ -33,7 +35,7 @@ def check_sharding(training: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: Lists what cannot be done.
     """
-    by_launcher = _is_set("ACCELERATE_USE_FSDP")
+    by_launcher = _is_set(_ASKED)
     problems = []
     if _is_set("ACCELERATE_USE_DEEPSPEED"):
         problems.append("accelerate launch asks for DeepSpeed, expected DDP or FSDP")
@@ -97,7 +99,39 @@ def _is_set(name: str) -> bool:
 
 def is_sharding_asked_for(training: Mapping[str, Any]) -> bool:
     """Whether the recipe or `accelerate launch` asks for FSDP."""
-    return bool(training.get("fsdp")) or _is_set("ACCELERATE_USE_FSDP")
+    return bool(training.get("fsdp")) or _is_set(_ASKED)
+
+
+@contextmanager
+def launcher_untouched() -> Iterator[None]:
+    """Take back what accelerate notes in the environment, where the launcher has not said it."""
+    given = os.environ.get(_ASKED)
+    try:
+        yield
+    finally:
+        if given is None:
+            os.environ.pop(_ASKED, None)
+
+
+def shard_on_cpus(accelerator: Any, plugin_options: Mapping[str, Any]) -> None:
+    """Make accelerate shard on CPUs, where by itself it takes DDP without a word.
+
+    Args:
+        accelerator: Just made, with processes on CPUs.
+        plugin_options: What transformers made of the recipe; empty where the launcher's holds.
+    """
+    from accelerate.state import PartialState
+    from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+
+    state = accelerator.state
+    if state.distributed_type != DistributedType.MULTI_CPU:
+        raise ConfigError(
+            f"The model cannot be sharded on {accelerator.device.type}: got processes of type "
+            f"{state.distributed_type.value}, expected GPUs or CPUs. Leave training.fsdp out."
+        )
+    state.fsdp_plugin = FullyShardedDataParallelPlugin(**plugin_options)
+    state.distributed_type = DistributedType.FSDP
+    PartialState._shared_state["distributed_type"] = DistributedType.FSDP
 
 
 def reshard(model: nn.Module) -> None:
