@@ -119,6 +119,8 @@ class ProcessTrainerMixin(_Base):
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
         """Wrap the model; DDP is told to leave alone what is frozen."""
         model: Any = self.model
+        if self.is_fsdp_enabled:
+            sharding.require_shardable(model)
         with _left_alone_by_ddp(model):
             return super()._prepare_for_training(*args, **kwargs)
 

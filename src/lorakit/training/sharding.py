@@ -134,6 +134,30 @@ def shard_on_cpus(accelerator: Any, plugin_options: Mapping[str, Any]) -> None:
     PartialState._shared_state["distributed_type"] = DistributedType.FSDP
 
 
+def require_shardable(model: Any) -> None:
+    """Refuse a model whose parts share weights in a way that accelerate's FSDP2 does not follow.
+
+    It keeps input and output embeddings together where these are one weight, and no others.
+
+    Raises:
+        ConfigError: Names the modules that share a weight.
+    """
+    ends = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
+    holders: dict[int, list[tuple[str, int]]] = {}
+    for path, module in model.named_modules():
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                holders.setdefault(id(parameter), []).append((path, id(module)))
+    for places in holders.values():
+        if len(places) > 1 and any(module not in ends for _, module in places):
+            raise ConfigError(
+                f"This {type(model).__name__} cannot be sharded: "
+                f"{', '.join(path for path, _ in places)} share a weight, expected none shared but "
+                "by input and output embeddings. Leave training.fsdp out: each process then has "
+                "the whole base."
+            )
+
+
 def reshard(model: nn.Module) -> None:
     """Let go of gathered parameters: what is read and written next are each process's parts."""
     if process_count() == 1:

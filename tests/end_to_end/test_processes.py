@@ -1,0 +1,148 @@
+"""Two processes (gloo, CPU) train the adapter that one process trains."""
+
+import json
+
+import pytest
+from safetensors.torch import load_file
+
+from launched import metric_rows, train_all, without_dropout, write_recipe
+from lorakit.training import Recipe, RunDirectory, train
+
+LOSS_TOLERANCE = 1e-5  # sums of float32 in another order
+WEIGHT_TOLERANCE = 1e-4  # AdamW divides small gradients by their own size
+SETTINGS = {"num_train_epochs": 2, "logging_steps": 1, "learning_rate": 1e-3, "use_cpu": True}
+
+KINDS = {
+    # name: (task, adapter, what two processes do besides, what both do)
+    "SEQ_CLS": ("SEQ_CLS", {}, {}, {}),
+    "TOKEN_CLS": ("TOKEN_CLS", {}, {}, {}),
+    "SEQ_2_SEQ_LM": ("SEQ_2_SEQ_LM", {}, {}, {"activation_checkpointing": True}),
+    "CAUSAL_LM": ("CAUSAL_LM", {}, {}, {"optim": "memory_mapped_adamw"}),
+    "head": ("CAUSAL_LM", {"modules_to_save": ["lm_head"]}, {}, {}),
+    "4 bits": ("CAUSAL_LM", {}, {}, {}),
+    "fsdp SEQ_CLS": ("SEQ_CLS", {}, {"fsdp": True}, {}),
+    "fsdp CAUSAL_LM": ("CAUSAL_LM", {}, {"fsdp": True}, {"activation_checkpointing": True}),
+    "fsdp head": (
+        "CAUSAL_LM",
+        {"modules_to_save": ["lm_head"]},
+        {"fsdp": True, "fsdp_config": {"reshard_after_forward": False}},
+        {},
+    ),
+    "fsdp 4 bits": ("CAUSAL_LM", {}, {"fsdp": True}, {}),
+}
+
+
+class Runs:
+    """Recipes of runs in one process and in two, at the same global batch."""
+
+    def __init__(self, folder, sources):
+        self.folder = folder
+        self.sources = {
+            task: (without_dropout(model, folder / f"base-{task}"), data)
+            for task, (model, data) in sources.items()
+        }
+
+    def path(self, name, processes):
+        return self.folder / f"{name}-{processes}.yaml".replace(" ", "-")
+
+    def write(self, name, processes):
+        task, lora, when_two, always = KINDS[name]
+        model, data = self.sources[task]
+        quantization = {"bits": 4, "compute_dtype": "float32"} if "4 bits" in name else None
+        batch = 6 // processes  # of 37, 25, 25 and 19 rows: the last batches come out uneven
+        return write_recipe(
+            self.path(name, processes),
+            model=model,
+            task=task,
+            data={"train": data, "validation_fraction": 0.22},
+            lora={"r": 4, **lora},
+            quantization=quantization,
+            training={
+                **SETTINGS,
+                "per_device_train_batch_size": batch,
+                "per_device_eval_batch_size": batch,
+                **always,
+                **(when_two if processes == 2 else {}),
+            },
+        )
+
+
+@pytest.fixture(scope="module")
+def runs(
+    tmp_path_factory,
+    tiny_distilbert_dir,
+    tiny_bert_dir,
+    tiny_t5_dir,
+    tiny_llama_dir,
+    cls_csv,
+    ner_jsonl,
+    summary_parquet,
+    prompt_jsonl,
+):
+    sources = {
+        "SEQ_CLS": (tiny_distilbert_dir, cls_csv),
+        "TOKEN_CLS": (tiny_bert_dir, ner_jsonl),
+        "SEQ_2_SEQ_LM": (tiny_t5_dir, summary_parquet),
+        "CAUSAL_LM": (tiny_llama_dir, prompt_jsonl),
+    }
+    return Runs(tmp_path_factory.mktemp("processes"), sources)
+
+
+@pytest.fixture(scope="module")
+def in_two(runs):
+    """Train every kind in one launch of two processes."""
+    jobs = [(runs.write(name, 2), "start") for name in KINDS]
+    done, seen = train_all(jobs, runs.folder)
+    assert done.returncode == 0, done.stderr
+    return seen
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_two_processes_train_what_one_does(name, runs, in_two):
+    one, two = train(Recipe.load(runs.write(name, 1))).run_dir, runs.path(name, 2).with_suffix("")
+    assert_same_numbers(metric_rows(two), metric_rows(one))
+    assert RunDirectory.open(two).processes == 2
+    ours, expected = (load_file(run / "adapter/adapter_model.safetensors") for run in (two, one))
+    assert ours.keys() == expected.keys()
+    for key, tensor in expected.items():
+        assert tensor.shape == ours[key].shape
+        assert (tensor - ours[key]).abs().max() < WEIGHT_TOLERANCE, key
+    assert (two / "report.md").exists() and not list(two.glob(".*"))
+
+
+def assert_same_numbers(rows, expected):
+    assert [row.keys() for row in rows] == [row.keys() for row in expected]
+    for row, other in zip(rows, expected, strict=True):
+        for key, value in other.items():
+            tolerance = 1e-4 if key.startswith("grad_norm") else LOSS_TOLERANCE
+            exact = not isinstance(value, float)
+            assert row[key] == (value if exact else pytest.approx(value, abs=tolerance)), key
+
+
+def test_one_process_alone_made_tokens_of_the_rows(in_two):
+    first, second = (seen["rows"] for seen in in_two)
+    assert all(rows > 0 for rows in first) and len(first) == len(KINDS)
+    assert second == [0] * len(KINDS)
+
+
+def test_the_model_was_sharded_where_it_was_to_be(in_two):
+    for seen in in_two:
+        assert seen["sharded"] == ["fsdp" in name for name in KINDS]
+
+
+def test_peft_loads_the_adapter_of_a_sharded_model(runs, in_two):
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from lorakit import load_adapter
+
+    adapter = runs.path("fsdp head", 2).with_suffix("") / "adapter"
+    base = runs.sources["CAUSAL_LM"][0]
+    theirs = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter).eval()
+    ours = AutoModelForCausalLM.from_pretrained(base).eval()
+    plain = ours(torch.tensor([[5, 6, 7]])).logits
+    load_adapter(ours, adapter)
+    ids = torch.tensor([[5, 6, 7]])
+    torch.testing.assert_close(ours(ids).logits, theirs(ids).logits)
+    assert not torch.allclose(ours(ids).logits, plain)
