@@ -8,8 +8,10 @@ from safetensors.torch import load_file
 from launched import metric_rows, train_all, without_dropout, write_recipe
 from lorakit.training import Recipe, RunDirectory, train
 
-LOSS_TOLERANCE = 1e-5  # sums of float32 in another order
-WEIGHT_TOLERANCE = 1e-4  # AdamW divides small gradients by their own size
+# Of losses, norms and weights. Sums of float32 are made in another order; AdamW divides what that
+# changes in a small gradient by the gradient's size. The factors on a base in 4 bits are bfloat16.
+TOLERANCES = {"loss": 1e-5, "norm": 1e-4, "weight": 1e-4}
+OF_4_BITS = {"loss": 1e-4, "norm": 5e-2, "weight": 5e-3}
 SETTINGS = {"num_train_epochs": 2, "logging_steps": 1, "learning_rate": 1e-3, "use_cpu": True}
 
 KINDS = {
@@ -57,6 +59,7 @@ class Runs:
             data={"train": data, "validation_fraction": 0.22},
             lora={"r": 4, **lora},
             quantization=quantization,
+            dtype="float32" if quantization else "auto",
             training={
                 **SETTINGS,
                 "per_device_train_batch_size": batch,
@@ -100,23 +103,28 @@ def in_two(runs):
 @pytest.mark.parametrize("name", KINDS)
 def test_two_processes_train_what_one_does(name, runs, in_two):
     one, two = train(Recipe.load(runs.write(name, 1))).run_dir, runs.path(name, 2).with_suffix("")
-    assert_same_numbers(metric_rows(two), metric_rows(one))
+    most = OF_4_BITS if "4 bits" in name else TOLERANCES
+    assert_same_numbers(metric_rows(two), metric_rows(one), most)
     assert RunDirectory.open(two).processes == 2
     ours, expected = (load_file(run / "adapter/adapter_model.safetensors") for run in (two, one))
     assert ours.keys() == expected.keys()
     for key, tensor in expected.items():
         assert tensor.shape == ours[key].shape
-        assert (tensor - ours[key]).abs().max() < WEIGHT_TOLERANCE, key
+        assert (tensor - ours[key]).abs().max() < most["weight"], key
     assert (two / "report.md").exists() and not list(two.glob(".*"))
 
 
-def assert_same_numbers(rows, expected):
+def assert_same_numbers(rows, expected, most=TOLERANCES):
     assert [row.keys() for row in rows] == [row.keys() for row in expected]
     for row, other in zip(rows, expected, strict=True):
         for key, value in other.items():
-            tolerance = 1e-4 if key.startswith("grad_norm") else LOSS_TOLERANCE
-            exact = not isinstance(value, float)
-            assert row[key] == (value if exact else pytest.approx(value, abs=tolerance)), key
+            if key == "eval_perplexity":
+                assert row[key] == pytest.approx(value, rel=most["loss"])
+            elif isinstance(value, float):
+                limit = most["norm" if key == "grad_norm" else "loss"]
+                assert row[key] == pytest.approx(value, abs=limit), key
+            else:
+                assert row[key] == value, key
 
 
 def test_one_process_alone_made_tokens_of_the_rows(in_two):
@@ -130,6 +138,7 @@ def test_the_model_was_sharded_where_it_was_to_be(in_two):
         assert seen["sharded"] == ["fsdp" in name for name in KINDS]
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_peft_loads_the_adapter_of_a_sharded_model(runs, in_two):
     import torch
     from peft import PeftModel

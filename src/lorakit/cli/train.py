@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -44,9 +46,27 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last complete checkpoint.")
     ] = False,
+    ray: Annotated[
+        int | None,
+        typer.Option("--ray", min=1, metavar="N", help="Train in N processes on Ray."),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="With --ray: the cluster to join (or auto); by default Ray starts here.",
+        ),
+    ] = None,
 ) -> None:
     """Train an adapter as a recipe says."""
     changes = overrides or []
+    if address is not None and ray is None:
+        raise ConfigError("--address is of use with --ray alone: got no --ray. Add --ray N.")
+    if ray is not None and is_one_of_several():
+        raise ConfigError(
+            "--ray starts processes itself: got it in one of several that a launcher (torchrun, "
+            "accelerate launch) has started. Use one or the other."
+        )
     if is_one_of_several() and not is_first():
         hush()
     say(f"Reading {recipe} ...")
@@ -61,7 +81,11 @@ def train(
         show_dry_run(preview(loaded))
         closing([], {command: "trains"})
         return
-    result = train_visibly(loaded, command, resume=resume)
+    trainer = None
+    if ray is not None:
+        command += f" --ray {ray}" + (f" --address {quoted(address)}" if address else "")
+        trainer = partial(_train_on_ray, workers=ray, address=address)
+    result = train_visibly(loaded, command, resume=resume, trainer=trainer)
     closing(result.files, next_commands(loaded, result.run_dir))
     if is_one_of_several():
         from lorakit.training.processes import finish
@@ -91,15 +115,30 @@ def _load(path: Path, changes: list[str]) -> Recipe:
     return all_agree(result)
 
 
-def train_visibly(recipe: Recipe, command: str, *, resume: bool = False) -> TrainResult:
+def _train_on_ray(recipe: Recipe, **options: Any) -> TrainResult:
+    from lorakit.tuning.ray_training import train_on_ray
+
+    return train_on_ray(recipe, **options)
+
+
+def train_visibly(
+    recipe: Recipe,
+    command: str,
+    *,
+    resume: bool = False,
+    trainer: Callable[..., TrainResult] | None = None,
+) -> TrainResult:
     """Train, and draw it from its beginning to its metrics.
 
     Args:
         recipe: What to train.
         command: The command to repeat with --resume after Ctrl-C.
         resume: Whether to go on with a run.
+        trainer: What to call in place of `lorakit.train`.
     """
-    from lorakit.training.run import train as train_adapter
+    from lorakit.training.run import train as train_here
+
+    train_adapter = trainer or train_here
 
     with RunView() as view:
         try:

@@ -129,14 +129,18 @@ class LanguageTrainer(SFTTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def _count_tokens(self, inputs: dict[str, Any]) -> None:
-        """Count the tokens trained on, without padding; logged as `num_tokens`."""
+        """Count the tokens trained on, without padding; logged as `num_tokens`.
+
+        A row without a token that counts is there to give another process company.
+        """
+        counts = (inputs["labels"] != NOT_COUNTED).any(-1, keepdim=True)
         mask: Tensor | None = inputs.get("attention_mask")
         if mask is None:
             # Each packed text has a position 0 and a position 1, padding has position 0 alone.
             positions: Tensor = inputs["position_ids"]
-            tokens = int((positions > 0).sum() + (positions == 1).sum())
+            tokens = int((((positions > 0).int() + (positions == 1).int()) * counts).sum())
         else:
-            tokens = int(mask.sum())
+            tokens = int((mask * counts).sum())
         self._total_train_tokens += tokens
         self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
 
