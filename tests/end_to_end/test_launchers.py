@@ -30,8 +30,7 @@ def write(tmp_path_factory, tiny_distilbert_dir, cls_csv):
             task="SEQ_CLS",
             data={"train": cls_csv, "validation_fraction": 0.25},
             lora={"r": 4},
-            training={"max_steps": 4, "per_device_train_batch_size": 4, "use_cpu": True}
-            | training,
+            training={"max_steps": 4, "per_device_train_batch_size": 4, "use_cpu": True} | training,
         )
 
     return make
@@ -41,7 +40,7 @@ def write(tmp_path_factory, tiny_distilbert_dir, cls_csv):
 def by_accelerate(write):
     """Train by `accelerate launch`, sharded as it says; returns what was printed, and the run."""
     recipe = write("accelerate")
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2"]
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes=2"]
     launcher += ["--use_fsdp", "--fsdp_version=2", "--fsdp_auto_wrap_policy=TRANSFORMER_BASED_WRAP"]
     launcher += ["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
     launcher += ["--main_process_port=0", "--num_cpu_threads_per_process=1"]
@@ -54,6 +53,7 @@ def test_accelerate_launch_prints_and_writes_once(by_accelerate):
     printed, path = by_accelerate
     assert printed.count("Reading") == printed.count("Trained 4 steps") == 1
     assert "Each step is about 8 rows: 4 in a batch, 2 processes, 1 batch accumulated." in printed
+    assert "The model is sharded over 2 processes (FSDP2)." in printed
     assert RunDirectory.open(path).processes == 2 and RunDirectory.open(path).is_finished
     assert [row["step"] for row in metric_rows(path) if row["event"] == "step"] == [1, 2, 3, 4]
 
@@ -123,7 +123,7 @@ class TestRay:
         values = json.loads(recipe.read_text())
         values["data"]["train"] = "no-such-file.csv"
         with pytest.raises(MissingFileError, match=r"No data in data\.train"):
-            train_on_ray(Recipe.check(values, "a recipe"), 2)
+            train_on_ray(Recipe.check(values, "a recipe"), 1)
 
     def test_more_than_there_is(self, write):
         with pytest.raises(ClusterError, match="Too little room for --ray 999: got 999 x"):
@@ -137,7 +137,7 @@ class TestRay:
 def test_ctrl_c_on_ray_leaves_a_run_to_resume(write):
     recipe = write("interrupted", max_steps=20_000, save_strategy="steps", save_steps=2)
     path = recipe.with_suffix("")
-    command = [*LORAKIT, "train", str(recipe), "--ray", "2"]
+    command = [*LORAKIT, "train", str(recipe), "--ray", "1"]
     with subprocess.Popen(
         command,
         env=environment(),
@@ -153,6 +153,6 @@ def test_ctrl_c_on_ray_leaves_a_run_to_resume(write):
         process.send_signal(signal.SIGINT)
         _, complaint = process.communicate(timeout=60)
     assert process.returncode == 130
-    again = f"Go on from the last complete checkpoint with: lorakit train {recipe} --ray 2 --resume"
+    again = f"Go on from the last complete checkpoint with: lorakit train {recipe} --ray 1 --resume"
     assert f"Interrupted. {again}" in complaint
     assert not RunDirectory.open(path).is_finished and not list(path.parent.glob(".*"))

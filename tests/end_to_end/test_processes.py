@@ -1,7 +1,5 @@
 """Two processes (gloo, CPU) train the adapter that one process trains."""
 
-import json
-
 import pytest
 from safetensors.torch import load_file
 

@@ -78,7 +78,9 @@ class ProcessTrainerMixin(_Base):
         self._eval_rows = len(dataloader.dataset)
         return super().evaluation_loop(dataloader, *args, **kwargs)
 
-    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kw: Any) -> Any:
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kw: Any
+    ) -> Any:
         """Predict a batch; its repeated rows do not count."""
         if process_count() > 1:
             number, self._batches_predicted = self._batches_predicted, self._batches_predicted + 1

@@ -234,7 +234,8 @@ def _fit(setup: Setup, run: _OpenRun, emit: EventHandler) -> TrainResult:
     writers = [recorder, tensorboard] if is_main() else []
     with _cache_off(setup.model), closing(tensorboard):
         trainer = setup.build_trainer([*writers, *early_stopping(setup.recipe.training)])
-        own_notes = (*batch_notes(setup.arguments), *getattr(trainer, "notes", ()))
+        notes = batch_notes(setup.arguments, is_sharded=trainer.is_fsdp_enabled)
+        own_notes = (*notes, *getattr(trainer, "notes", ()))
         if own_notes:
             emit("notes", {"notes": own_notes})
         output = trainer.train(

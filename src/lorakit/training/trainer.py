@@ -282,13 +282,15 @@ def trained_adapter(model: nn.Module, name: str = "default") -> Adapter:
     return Adapter.from_model(model, name)
 
 
-def batch_notes(arguments: TrainingArguments) -> tuple[str, ...]:
+def batch_notes(arguments: TrainingArguments, *, is_sharded: bool) -> tuple[str, ...]:
     """Say how many rows a step has in several processes, and where GPUs are left idle."""
     batch, count = arguments.per_device_train_batch_size, process_count()
     accumulated = arguments.gradient_accumulation_steps
     if count > 1:
         rows = batch * count * accumulated
+        sharded = (f"The model is sharded over {count} processes (FSDP2).",) if is_sharded else ()
         return (
+            *sharded,
             f"Each step is about {rows} rows: {batch} in a batch, {count} processes, "
             f"{accumulated} {'batch' if accumulated == 1 else 'batches'} accumulated.",
         )

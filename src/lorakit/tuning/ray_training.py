@@ -1,4 +1,4 @@
-"""Training in several processes on a Ray cluster, by Ray Train; told of as a run on this machine."""
+"""Training in several processes on a Ray cluster, by Ray Train, told of as a run here."""
 
 from __future__ import annotations
 
@@ -188,7 +188,9 @@ def _work(config: dict[str, Any]) -> None:
 
 def _plain(error: Exception) -> Exception:
     """Return an error of any library as one that every process can read."""
-    return TrainingError(f"A worker on {socket.gethostname()} failed: {type(error).__name__}: {error}")
+    return TrainingError(
+        f"A worker on {socket.gethostname()} failed: {type(error).__name__}: {error}"
+    )
 
 
 def _go_to(folder: Path) -> None:

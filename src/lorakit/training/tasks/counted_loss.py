@@ -61,7 +61,7 @@ class CountedLossTrainer(Trainer):
             return 0.0 * outputs.logits.float().sum(), outputs
         accepts, self.model_accepts_loss_kwargs = self.model_accepts_loss_kwargs, False
         try:  # the Trainer's own: it is not to hand the model a number
-            return super().compute_loss(model, {**inputs}, return_outputs=True)
+            return super().compute_loss(model, {**inputs}, return_outputs=True)  # type: ignore[return-value]
         finally:
             self.model_accepts_loss_kwargs = accepts
 
