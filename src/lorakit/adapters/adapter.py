@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from lorakit.adapters.files import read_adapter_files, write_adapter_files
 from lorakit.adapters.peft_format import config_from_peft, config_to_peft, parse_keys, tensor_keys
+from lorakit.adapters.sharded import copy_whole_, is_sharded, whole
 from lorakit.config import LoraConfig
-from lorakit.errors import AdapterFileError, AdapterMismatchError
+from lorakit.errors import AdapterFileError, AdapterMismatchError, AdapterStateError
 from lorakit.injection import Injection, adapter_names, add_adapter
 from lorakit.injection.plan_from_tensors import saved_tensors
 from lorakit.injection.state import (
@@ -81,14 +82,16 @@ class Adapter:
     def from_model(cls, model: nn.Module, name: str = "default") -> Self:
         """Copy an adapter out of a model.
 
+        Where the parameters are sharded, every process has to call it, and gets the whole.
+
         Raises:
             AdapterNameError: There is no such adapter.
         """
         view = view_of(model, name)
         return cls(
             view.config,
-            {path: (A.clone(), B.clone()) for path, (A, B) in view.factors.items()},
-            {key: tensor.clone() for key, tensor in view.replaced.items()},
+            {path: (_copied(A), _copied(B)) for path, (A, B) in view.factors.items()},
+            {key: _copied(tensor) for key, tensor in view.replaced.items()},
             view.embeddings,
             {},
             view.base_model,
@@ -126,8 +129,15 @@ class Adapter:
         return lora + sum(tensor.numel() for tensor in self.replaced.values())
 
 
+def _copied(tensor: Tensor) -> Tensor:
+    return whole(tensor) if is_sharded(tensor) else tensor.clone()
+
+
 def save_adapter(model: nn.Module, path: str | Path, name: str = "default") -> list[Path]:
     """Write one adapter of a model in PEFT's layout, atomically.
+
+    Of a model whose parameters are sharded (FSDP2) take `Adapter.from_model` in every process, and
+    save what it returns in one of them.
 
     Args:
         model: A model with adapters.
@@ -138,8 +148,15 @@ def save_adapter(model: nn.Module, path: str | Path, name: str = "default") -> l
 
     Raises:
         AdapterNameError: There is no such adapter.
+        AdapterStateError: Its parameters are sharded.
     """
-    return view_of(model, name).save(path)
+    view = view_of(model, name)
+    if any(is_sharded(A) for A, _ in view.factors.values()):
+        raise AdapterStateError(
+            f"Cannot save adapter {name!r} to {path}: this process has a part of it only. Call "
+            "Adapter.from_model(model) in every process, and save its result in one of them."
+        )
+    return view.save(path)
 
 
 def load_adapter(
@@ -202,7 +219,7 @@ def load_adapter_state_dict(
             "Load them into the base and configuration they were saved from."
         )
     for key, place in places.items():
-        place.copy_(tensors[key])
+        copy_whole_(place, tensors[key])
 
 
 def view_of(model: nn.Module, name: str) -> Adapter:

@@ -15,6 +15,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+_hushed = False
+
 INTERRUPTED = 130  # exit code: the shell's for a process ended by Ctrl-C
 
 PAGE_WIDTH = 80
@@ -24,7 +26,14 @@ SECONDS_PER_MINUTE = 60
 
 def console(*, stderr: bool = False) -> Console:
     """Return a console on the present stdout (or stderr); text is printed as it is."""
-    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+    quiet = _hushed and not stderr
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, quiet=quiet)
+
+
+def hush() -> None:
+    """Print no more to stdout: another process of the same command does."""
+    global _hushed
+    _hushed = True
 
 
 def say(text: str = "", style: str | None = None, *, stderr: bool = False) -> None:

@@ -19,6 +19,7 @@ from lorakit.cli.evaluate import evaluate
 from lorakit.cli.generate import generate
 from lorakit.cli.init import init
 from lorakit.cli.inspect import inspect
+from lorakit.cli.launched import may_complain
 from lorakit.cli.merge import merge
 from lorakit.cli.quickstart import quickstart
 from lorakit.cli.quiet import quiet_libraries
@@ -94,6 +95,8 @@ def explain(error: Exception, debug: bool) -> int:
     if isinstance(error, typer.Abort):
         complain("Error: the input ended early.")
         return 1
+    if not may_complain(error):
+        return error.exit_code if isinstance(error, LorakitError) else 1
     if debug:
         traceback.print_exception(error)
     if isinstance(error, LorakitError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,15 +15,18 @@ from lorakit.cli.console import (
     complain,
     duration_text,
     heading,
+    hush,
     merged_name,
     number_text,
     pairs,
     quoted,
     say,
 )
+from lorakit.cli.launched import is_first, is_one_of_several
 from lorakit.cli.progress import metric_name
 from lorakit.cli.quiet import hide_loading_bars
 from lorakit.cli.training_view import RunView
+from lorakit.errors import ConfigError, LorakitError
 
 if TYPE_CHECKING:
     from lorakit.training.recipe import Recipe
@@ -41,13 +46,31 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last complete checkpoint.")
     ] = False,
+    ray: Annotated[
+        int | None,
+        typer.Option("--ray", min=1, metavar="N", help="Train in N processes on Ray."),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="With --ray: the cluster to join (or auto); by default Ray starts here.",
+        ),
+    ] = None,
 ) -> None:
     """Train an adapter as a recipe says."""
     changes = overrides or []
+    if address is not None and ray is None:
+        raise ConfigError("--address is of use with --ray alone: got no --ray. Add --ray N.")
+    if ray is not None and is_one_of_several():
+        raise ConfigError(
+            "--ray starts processes itself: got it in one of several that a launcher (torchrun, "
+            "accelerate launch) has started. Use one or the other."
+        )
+    if is_one_of_several() and not is_first():
+        hush()
     say(f"Reading {recipe} ...")
-    from lorakit.training.recipe import Recipe
-
-    loaded = Recipe.load(recipe, changes)
+    loaded = _load(recipe, changes)
     hide_loading_bars()
     say(f"{loaded.task} on {loaded.model} with {loaded.data.train}")
     command = " ".join(["lorakit train", quoted(recipe), *map(quoted, changes)])
@@ -58,25 +81,72 @@ def train(
         show_dry_run(preview(loaded))
         closing([], {command: "trains"})
         return
-    result = train_visibly(loaded, command, resume=resume)
+    trainer = None
+    if ray is not None:
+        command += f" --ray {ray}" + (f" --address {quoted(address)}" if address else "")
+        trainer = partial(_train_on_ray, workers=ray, address=address)
+    result = train_visibly(loaded, command, resume=resume, trainer=trainer)
     closing(result.files, next_commands(loaded, result.run_dir))
+    if is_one_of_several():
+        from lorakit.training.processes import finish
+
+        finish()
 
 
-def train_visibly(recipe: Recipe, command: str, *, resume: bool = False) -> TrainResult:
+def _load(path: Path, changes: list[str]) -> Recipe:
+    """Read the recipe; of several processes each does, and all fail if one does."""
+    from lorakit.training.recipe import Recipe
+
+    if not is_one_of_several():
+        return Recipe.load(path, changes)
+    from lorakit.training.processes import all_agree, start
+
+    try:
+        loaded, problem = Recipe.load(path, changes), None
+    except LorakitError as error:
+        loaded, problem = None, error
+
+    def result() -> Recipe:
+        if loaded is None:
+            raise problem or ConfigError(f"Cannot read the recipe {path}.")
+        return loaded
+
+    start(loaded.training.get("use_cpu") if loaded else None)
+    return all_agree(result)
+
+
+def _train_on_ray(recipe: Recipe, **options: Any) -> TrainResult:
+    from lorakit.tuning.ray_training import train_on_ray
+
+    return train_on_ray(recipe, **options)
+
+
+def train_visibly(
+    recipe: Recipe,
+    command: str,
+    *,
+    resume: bool = False,
+    trainer: Callable[..., TrainResult] | None = None,
+) -> TrainResult:
     """Train, and draw it from its beginning to its metrics.
 
     Args:
         recipe: What to train.
         command: The command to repeat with --resume after Ctrl-C.
         resume: Whether to go on with a run.
+        trainer: What to call in place of `lorakit.train`.
     """
-    from lorakit.training.run import train as train_adapter
+    from lorakit.training.run import train as train_here
+
+    train_adapter = trainer or train_here
 
     with RunView() as view:
         try:
             result = train_adapter(recipe, resume=resume, on_event=view)
         except KeyboardInterrupt:
             view.progress.stop()
+            if not is_first():
+                raise typer.Exit(INTERRUPTED) from None
             how = f" Go on from the last complete checkpoint with: {command} --resume"
             complain("Interrupted." + (how if view.is_open else " Nothing has been written."))
             raise typer.Exit(INTERRUPTED) from None

@@ -29,6 +29,8 @@ from lorakit.config import StrictConfig, TaskType, config_error
 from lorakit.errors import ConfigError
 from lorakit.quantization.devices import require_bitsandbytes
 from lorakit.training.memory_mapped_adamw import OPTIMIZER_NAME
+from lorakit.training.processes import process_count
+from lorakit.training.sharding import check_sharding
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
 EARLY_STOPPING_KEYS = ("early_stopping_patience", "early_stopping_threshold")
 
 _HUB = "lorakit uploads nothing; upload the run's adapter directory when it is done"
-_PROCESSES = "lorakit trains in one process so far; leave it out"
+_PARALLEL = "lorakit trains in parallel by DDP and by FSDP2 (`fsdp: true`); leave it out"
 OWNED_KEYS: dict[str, str] = {
     "output_dir": "the run directory is set by `output` at the top level",
     "logging_dir": "TensorBoard's files go to `tensorboard` in the run directory",
@@ -59,11 +61,9 @@ OWNED_KEYS: dict[str, str] = {
     "hub_private_repo": _HUB,
     "hub_always_push": _HUB,
     "hub_revision": _HUB,
-    "deepspeed": _PROCESSES,
-    "fsdp": _PROCESSES,
-    "fsdp_config": _PROCESSES,
-    "parallelism_config": _PROCESSES,
-    "local_rank": _PROCESSES,
+    "deepspeed": _PARALLEL,
+    "parallelism_config": _PARALLEL,
+    "local_rank": "the launcher (torchrun, accelerate launch) numbers the processes",
     # of TRL's SFTConfig
     "max_length": "set `data.max_length`",
     "dataset_text_field": "set `data.text`",
@@ -126,6 +126,8 @@ def _training_section(task_type: TaskType) -> type[StrictConfig]:
     }
     optimizers = (OPTIMIZER_NAME, *(known.value for known in OptimizerNames))
     fields["optim"] = (Literal[optimizers], None)
+    fields["fsdp"] = (bool | None, None)  # the older list of words is on its way out
+    fields["fsdp_config"] = (dict[str, Any] | None, None)
     fields["early_stopping_patience"] = (Annotated[int, Field(ge=1)], None)
     fields["early_stopping_threshold"] = (Annotated[float, Field(ge=0)], None)
     for name, reason in OWNED_KEYS.items():
@@ -252,6 +254,7 @@ def _renamed(given: Mapping[str, Any]) -> dict[str, Any]:
 def _logging_steps(training: Mapping[str, Any], train_rows: int) -> int:
     """Log some ten times an epoch, and at least every tenth step."""
     rows = training["per_device_train_batch_size"] * training["gradient_accumulation_steps"]
+    rows *= process_count()
     return min(max(math.ceil(train_rows / rows) // 10, 1), 10)
 
 
@@ -277,6 +280,9 @@ def build_arguments(training: Mapping[str, Any], task: Task, run_path: Path) -> 
             "Use training.bf16=true, or leave it out."
         )
     _require_compiler(values)
+    check_sharding(values)
+    # Each trained parameter takes part in each step; looking for those that do not costs time.
+    values.setdefault("ddp_find_unused_parameters", False)
     optimizer = _checked_optimizer(values)
     try:
         arguments = task.arguments_class()(
@@ -294,6 +300,8 @@ def build_arguments(training: Mapping[str, Any], task: Task, run_path: Path) -> 
         ) from None
     if optimizer:
         arguments.optim = OPTIMIZER_NAME  # the trainer knows it, transformers does not
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # else transformers would split each batch by nn.DataParallel
     return arguments
 
 

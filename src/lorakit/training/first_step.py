@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
+from lorakit.adapters.sharded import whole
 from lorakit.errors import TrainingError
 from lorakit.layers import LowRankUpdate
 
@@ -68,13 +69,14 @@ class LearningWatch:
             )
         if broken:
             return  # the scaler skips this step; `check_norm` counts it
-        factors = _factor_names(model) & trained.keys()
+        # In one order, for with sharded parameters the processes look at each gradient together.
+        factors = sorted(_factor_names(model) & trained.keys())
         if any(_is_nonzero(trained[name].grad) for name in factors):
             self.has_seen_gradients = True
             return
-        others = trained.keys() - factors
+        others = [name for name in trained if name not in set(factors)]
         heads_learn = any(_is_nonzero(trained[name].grad) for name in others)
-        heads_are_zero = any(not torch.count_nonzero(trained[name]) for name in others)
+        heads_are_zero = any(not torch.count_nonzero(whole(trained[name])) for name in others)
         if heads_learn and heads_are_zero:
             return  # a head that starts at zero passes no gradient down until it has moved
         raise TrainingError(_zero_message(trained, factors, step, heads_learn))
@@ -117,18 +119,17 @@ def _factor_names(model: nn.Module) -> set[str]:
 
 
 def _is_finite(gradient: Tensor | None) -> bool:
-    return gradient is None or bool(torch.isfinite(gradient).all())
+    return gradient is None or bool(torch.isfinite(whole(gradient)).all())
 
 
 def _is_nonzero(gradient: Tensor | None) -> bool:
-    return gradient is not None and bool(torch.count_nonzero(gradient))
+    return gradient is not None and bool(torch.count_nonzero(whole(gradient)))
 
 
 def _zero_message(
-    trained: dict[str, nn.Parameter], factors: set[str], step: int, heads_learn: bool
+    trained: dict[str, nn.Parameter], names: list[str], step: int, heads_learn: bool
 ) -> str:
     subject = "The adapter's gradients" if heads_learn else "All gradients"
-    names = sorted(factors)
     unreached = all(trained[name].grad is None for name in names)
     if unreached:
         reason = (

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lorakit.adapters.sharded import is_unit, unit_class
 from lorakit.errors import TrainingError
 from lorakit.layers import ReplacedModule
 from lorakit.ops.linear_loss import CHUNK_TOKENS, linear_cross_entropy_sum, sum_over_chunks
@@ -218,7 +219,10 @@ class OutputLoss:
 
     def _logits(self, hidden: Tensor) -> Tensor:
         """Return the model's logits, in float32 as transformers' own losses have them."""
-        logits = self.head(hidden)
+        # The hooks of a sharded head have gathered its weights when the model ran. A chunk's backward
+        # is not the step's, which is what they would take it for.
+        head = self.head.forward if is_unit(self.head) else self.head
+        logits = head(hidden)
         return self.form(logits.to(torch.promote_types(logits.dtype, torch.float32)))
 
     def _as_linear(self, hidden: Tensor) -> tuple[Tensor, Tensor | None] | None:
@@ -372,13 +376,14 @@ def _plain_linear(head: nn.Module) -> nn.Linear | None:
     acting = head
     if isinstance(head, ReplacedModule) and head.active_copy is not None:
         acting = head.trained_copies[head.active_copy]
-    if type(acting) is not nn.Linear:
+    if unit_class(acting) is not nn.Linear:
         return None
     is_bare = all(
         "forward" not in vars(module)
-        and not module._forward_hooks
-        and not module._forward_pre_hooks
-        and not module._backward_hooks
+        and (
+            is_unit(module)
+            or not (module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+        )
         for module in (head, acting)
     )
-    return acting if is_bare else None
+    return acting if is_bare else None  # type: ignore[return-value]

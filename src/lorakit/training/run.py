@@ -11,18 +11,32 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lorakit.adapters import save_adapter
+from lorakit.adapters import Adapter
 from lorakit.atomic import appearing_directory
 from lorakit.errors import CheckpointError, OutputExistsError, TrainingError
 from lorakit.injection import Injection, ParameterCount, count_parameters
 from lorakit.training import checkpoints
 from lorakit.training.callbacks import EventHandler, RunRecorder, RunTensorBoard
+from lorakit.training.processes import (
+    Terminated,
+    failing_together,
+    is_main,
+    main_decides,
+    process_count,
+    start,
+)
 from lorakit.training.recipe import Recipe, changed_keys
 from lorakit.training.report import RunFacts, write_report
 from lorakit.training.run_directory import RunDirectory
 from lorakit.training.setup import Setup, prepare
+from lorakit.training.shared_output import require_shared
 from lorakit.training.tasks.settings import save_settings
-from lorakit.training.trainer import early_stopping, final_metrics
+from lorakit.training.trainer import (
+    batch_notes,
+    early_stopping,
+    final_metrics,
+    trained_adapter,
+)
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -33,6 +47,9 @@ _MAY_CHANGE_ON_RESUME = {
     "training.max_steps",
     "training.save_total_limit",
 }
+
+_NOT_OF_THE_RUN = ("search", "study")
+"""Sections of a recipe that training takes no notice of."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +80,9 @@ def train(
 ) -> TrainResult:
     """Train an adapter as a recipe says, into the recipe's run directory.
 
+    Where a launcher has started several processes, each calls this with the same recipe. The main
+    one alone writes the run and tells of events.
+
     Args:
         recipe: A recipe, or the path of its YAML file.
         resume: Go on with the run in `recipe.output` from its newest complete checkpoint. The
@@ -85,21 +105,28 @@ def train(
         ConfigError, MissingFileError, DataError, TargetError: The recipe or what it names is
             wrong; nothing has been written.
         OutputExistsError: `output` holds a run or other files, or the run to resume is finished.
-        CheckpointError: The run to resume was made with another recipe.
+        CheckpointError: The run to resume was made with another recipe, or by another number of
+            processes.
         TrainingError: The loss or the gradients are not numbers, all gradients are zero, or
             memory ran out. A run that had no checkpoint yet is removed.
     """
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
-    emit = on_event or _ignore
+    start(recipe.training.get("use_cpu"))
+    emit = on_event if on_event is not None and is_main() else _ignore
+    with failing_together():
+        main_decides(lambda: _require_place(recipe.output, resume))
+        check = _refuse_changes if resume else None
+        setup = prepare(recipe, emit, check=check, shared_base=shared_base)
+        run = _open_run(setup, resume, emit)
+        with _removed_if_it_fails_early(run), _memory_errors_explained(setup):
+            return _fit(setup, run, emit)
+
+
+def _require_place(output: str, resume: bool) -> None:
     if resume:
-        RunDirectory.open(recipe.output)
+        RunDirectory.open(output)
     else:
-        RunDirectory.refuse_occupied(recipe.output)
-    check = _refuse_changes if resume else None
-    setup = prepare(recipe, emit, check=check, shared_base=shared_base)
-    run = _open_run(setup, resume, emit)
-    with _removed_if_it_fails_early(run), _memory_errors_explained(setup):
-        return _fit(setup, run, emit)
+        RunDirectory.refuse_occupied(output)
 
 
 def _ignore(name: str, payload: dict[str, Any]) -> None:
@@ -107,16 +134,30 @@ def _ignore(name: str, payload: dict[str, Any]) -> None:
 
 
 def _refuse_changes(recipe: Recipe) -> None:
-    """Refuse to resume a run with a recipe that would not have led to its checkpoint.
+    """Let the main process refuse to resume a run that would not go on as it was.
 
     Raises:
-        CheckpointError: Names the keys that differ.
+        CheckpointError: Names the keys that differ, or the numbers of processes.
         OutputExistsError: The run is finished and the recipe asks for no more steps.
     """
+    main_decides(lambda: _compare_with_run(recipe))
+
+
+def _compare_with_run(recipe: Recipe) -> None:
     run = RunDirectory.open(recipe.output)
+    if run.processes != process_count():
+        raise CheckpointError(
+            f"Cannot resume {run.path}: got {process_count()} processes, expected "
+            f"{run.processes} as it was begun with, for the batches and the random numbers depend "
+            f"on it. Start {run.processes}, or train under another `output`."
+        )
     before = run.recipe()
     different = changed_keys(before, recipe)
-    changed = [key for key in different if key not in _MAY_CHANGE_ON_RESUME]
+    changed = [
+        key
+        for key in different
+        if key not in _MAY_CHANGE_ON_RESUME and key.partition(".")[0] not in _NOT_OF_THE_RUN
+    ]
     if changed:
         raise CheckpointError(
             f"Cannot resume {run.path}: the recipe now differs from {run.recipe_file} in "
@@ -140,11 +181,20 @@ def _asks_for_more(before: dict[str, Any], now: dict[str, Any]) -> bool:
 
 def _open_run(setup: Setup, resume: bool, emit: EventHandler) -> _OpenRun:
     """Create the run directory, or bring it back to its newest complete checkpoint."""
+    run, event = main_decides(lambda: _reopened(setup) if resume else _created(setup))
+    emit("run_opened", event)
+    require_shared(run.directory.path)
+    return run
+
+
+def _created(setup: Setup) -> tuple[_OpenRun, dict[str, Any]]:
     path = Path(setup.recipe.output)
-    if not resume:
-        run = _OpenRun(RunDirectory.create(path, setup.recipe), None, is_new=True)
-        emit("run_opened", {"path": path, "resumed_from": None, "removed": [], "note": None})
-        return run
+    run = _OpenRun(RunDirectory.create(path, setup.recipe), None, is_new=True)
+    return run, {"path": path, "resumed_from": None, "removed": [], "note": None}
+
+
+def _reopened(setup: Setup) -> tuple[_OpenRun, dict[str, Any]]:
+    path = Path(setup.recipe.output)
     directory = RunDirectory.open(path)
     removed = checkpoints.remove_incomplete(path)
     checkpoint = checkpoints.newest_complete(path)
@@ -152,11 +202,8 @@ def _open_run(setup: Setup, resume: bool, emit: EventHandler) -> _OpenRun:
     directory.write_recipe(setup.recipe)
     directory.report_file.unlink(missing_ok=True)
     note = None if checkpoint else "There is no complete checkpoint; starting from the beginning."
-    emit(
-        "run_opened",
-        {"path": path, "resumed_from": checkpoint, "removed": removed, "note": note},
-    )
-    return _OpenRun(directory, checkpoint, is_new=False)
+    event = {"path": path, "resumed_from": checkpoint, "removed": removed, "note": note}
+    return _OpenRun(directory, checkpoint, is_new=False), event
 
 
 @dataclass(frozen=True)
@@ -171,8 +218,8 @@ def _removed_if_it_fails_early(run: _OpenRun) -> Iterator[None]:
     """Delete a new run directory if training fails before anything in it could be resumed."""
     try:
         yield
-    except Exception:
-        if run.is_new and checkpoints.newest_complete(run.directory.path) is None:
+    except (Exception, Terminated):
+        if is_main() and run.is_new and checkpoints.newest_complete(run.directory.path) is None:
             run.directory.remove()
         raise
 
@@ -207,19 +254,20 @@ def _fit(setup: Setup, run: _OpenRun, emit: EventHandler) -> TrainResult:
     directory = run.directory
     recorder = RunRecorder(directory, emit)
     tensorboard = RunTensorBoard(directory)
+    writers = [recorder, tensorboard] if is_main() else []
     with _cache_off(setup.model), closing(tensorboard):
-        trainer = setup.build_trainer(
-            [recorder, tensorboard, *early_stopping(setup.recipe.training)]
-        )
-        own_notes: tuple[str, ...] = getattr(trainer, "notes", ())
+        trainer = setup.build_trainer([*writers, *early_stopping(setup.recipe.training)])
+        notes = batch_notes(setup.arguments, is_sharded=trainer.is_fsdp_enabled)
+        own_notes = (*notes, *getattr(trainer, "notes", ()))
         if own_notes:
             emit("notes", {"notes": own_notes})
         output = trainer.train(
             resume_from_checkpoint=None if run.checkpoint is None else str(run.checkpoint)
         )
         metrics = final_metrics(trainer)
-    wall_s = recorder.wall_s
-    _save_trained_adapter(setup, directory)
+    wall_s = main_decides(lambda: recorder.wall_s)
+    adapter = trained_adapter(setup.model)
+    main_decides(lambda: _save_trained_adapter(adapter, setup, directory))
     facts = RunFacts(
         recipe=setup.recipe,
         injection=setup.injection,
@@ -234,7 +282,7 @@ def _fit(setup: Setup, run: _OpenRun, emit: EventHandler) -> TrainResult:
         best_step=_best_step(trainer),
         wall_s=wall_s,
     )
-    write_report(directory, facts)
+    main_decides(lambda: write_report(directory, facts))
     result = _result(directory, facts)
     emit("finished", {"result": result})
     return result
@@ -251,10 +299,10 @@ def _cache_off(model: Any) -> Iterator[None]:
             model.config.use_cache = before
 
 
-def _save_trained_adapter(setup: Setup, run: RunDirectory) -> None:
+def _save_trained_adapter(adapter: Adapter, setup: Setup, run: RunDirectory) -> None:
     """Write adapter, tokenizer and chat template; the directory appears with all of them."""
     with appearing_directory(run.adapter) as partial:
-        save_adapter(setup.model, partial)
+        adapter.save(partial)
         setup.tokenizer.save_pretrained(partial)
         save_settings(partial, setup.task.task_type, setup.labels, setup.encoded)
         shutil.rmtree(run.adapter, ignore_errors=True)  # of a finished run that trained on

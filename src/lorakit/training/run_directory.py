@@ -140,6 +140,12 @@ class RunDirectory:
         """Read the resolved recipe back."""
         return Recipe.load(self.recipe_file)
 
+    @property
+    def processes(self) -> int:
+        """How many processes the run was begun with."""
+        facts = json.loads(self.environment_file.read_text(encoding="utf-8"))
+        return int(facts.get("processes", 1))
+
     def write_recipe(self, recipe: Recipe) -> None:
         """Replace the resolved recipe, as a resumed run with more epochs does."""
         write_text(self.recipe_file, recipe.to_yaml())
@@ -191,11 +197,14 @@ class RunDirectory:
 
 def environment_facts() -> dict[str, Any]:
     """Return what a reader needs to make the run again: versions, machine and commit."""
+    from lorakit.training.processes import process_count  # imports torch
+
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "machine": platform.machine(),
         "cpu_count": os.cpu_count(),
+        "processes": process_count(),
         "accelerator": _accelerator(),
         "command": sys.argv,
         "git_commit": _git_commit(),

@@ -12,6 +12,8 @@ from lorakit.quantization.small_parameters import keep_small_parameters_in_float
 from lorakit.training.arguments import build_arguments, resolve_training
 from lorakit.training.callbacks import EventHandler
 from lorakit.training.data import Splits, load_splits
+from lorakit.training.encode_once import encoded_once
+from lorakit.training.processes import all_agree, first_on_machine_first, start
 from lorakit.training.recipe import Recipe
 from lorakit.training.shared_base import load_shared_base
 from lorakit.training.tasks import Encoded, Task, task_for
@@ -66,6 +68,8 @@ def prepare(
 ) -> Setup:
     """Load the data and the base, add the adapter, and encode the rows; cheap checks come first.
 
+    Of several processes each loads the base, but one on each machine makes tokens of the rows.
+
     Args:
         recipe: The recipe.
         emit: Told of "data" and "injected".
@@ -78,29 +82,49 @@ def prepare(
         ConfigError, MissingFileError, DataError, TargetError: The recipe or what it names is
             wrong.
     """
-    recipe = Recipe.check(recipe.model_dump(mode="json"), "the recipe")
-    task = task_for(recipe.task)
+    start(recipe.training.get("use_cpu"))
+    recipe, task = all_agree(lambda: _checked(recipe))
     seed = seed_of(recipe)
-    splits = load_splits(recipe.data, seed)
-    training = resolve_training(recipe, task, len(splits.train), splits.validation is not None)
-    arguments = build_arguments(training, task, Path(recipe.output))
+    splits = first_on_machine_first(lambda: load_splits(recipe.data, seed))
+    training, arguments = all_agree(lambda: _arguments(recipe, task, splits))
     recipe = recipe.model_copy(update={"training": training})
     if check is not None:
         check(recipe)
-    labels = task.labels(splits, recipe)
-    tokenizer = task.load_tokenizer(recipe)
-    if shared_base is None:
-        model = task.load_base(recipe, tokenizer, labels)
-    else:
-        model = load_shared_base(shared_base, recipe, task, tokenizer, labels)
-    if recipe.float32_small_parameters:
-        keep_small_parameters_in_float32(model)
-    _seed(seed)  # the adapter is drawn from here
-    injection = attach(model) if attach else add_adapter(model, task.lora_config(recipe, model))
+    labels = all_agree(lambda: task.labels(splits, recipe))
+    tokenizer = first_on_machine_first(lambda: task.load_tokenizer(recipe))
+
+    def adapted() -> tuple[PreTrainedModel, Injection]:
+        if shared_base is None:
+            model = task.load_base(recipe, tokenizer, labels)
+        else:
+            model = load_shared_base(shared_base, recipe, task, tokenizer, labels)
+        if recipe.float32_small_parameters:
+            keep_small_parameters_in_float32(model)
+        _seed(seed)  # the adapter is drawn from here
+        return model, attach(model) if attach else add_adapter(
+            model, task.lora_config(recipe, model)
+        )
+
+    model, injection = all_agree(adapted)
     emit("injected", {"injection": injection, "parameter_count": count_parameters(model)})
-    encoded = task.encode(splits, recipe, tokenizer, model, labels)
+    encoded = encoded_once(
+        lambda: task.encode(splits, recipe, tokenizer, model, labels),
+        keep_files=arguments.dataloader_num_workers > 0,
+    )
     emit("data", _data_event(splits, encoded))
     return Setup(recipe, task, splits, labels, tokenizer, model, injection, encoded, arguments)
+
+
+def _checked(recipe: Recipe) -> tuple[Recipe, Task]:
+    recipe = Recipe.check(recipe.model_dump(mode="json"), "the recipe")
+    return recipe, task_for(recipe.task)
+
+
+def _arguments(
+    recipe: Recipe, task: Task, splits: Splits
+) -> tuple[dict[str, Any], TrainingArguments]:
+    training = resolve_training(recipe, task, len(splits.train), splits.validation is not None)
+    return training, build_arguments(training, task, Path(recipe.output))
 
 
 def _seed(seed: int) -> None:

@@ -17,22 +17,21 @@ from transformers import ProgressCallback, Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import rotate_checkpoints
 
-from lorakit.adapters import load_adapter_state_dict, save_adapter
+from lorakit.adapters import Adapter, load_adapter_state_dict
 from lorakit.adapters.files import read_adapter_files
 from lorakit.atomic import write_text
 from lorakit.errors import TrainingError
 from lorakit.training import checkpoints
 from lorakit.training.first_step import LearningWatch
 from lorakit.training.memory_mapped_adamw import OPTIMIZER_NAME, MemoryMappedAdamW
+from lorakit.training.process_trainer import ProcessTrainerMixin
+from lorakit.training.processes import is_main, of_all, process_count, process_rank, wait_for_all
+from lorakit.training.sharding import reshard
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.amp.grad_scaler import GradScaler
     from transformers import TrainingArguments
-
-    _Base = Trainer
-else:
-    _Base = object
 
 _RUNNING_SUMS = "running_sums.json"
 _EPOCH_RNG = "epoch_rng.pt"
@@ -40,7 +39,7 @@ _KEYS_NOT_OF_TORCH = {"every_n_layers", "offload", "selective"}
 """Of the options of gradient checkpointing, those for transformers and TRL."""
 
 
-class AdapterTrainerMixin(_Base):
+class AdapterTrainerMixin(ProcessTrainerMixin):
     """Goes before a trainer class; saves, resumes and checks adapters.
 
     A checkpoint holds the adapter, optimizer, scheduler, random state and trainer state, and what
@@ -62,21 +61,29 @@ class AdapterTrainerMixin(_Base):
 
     # ---- what is saved ----
 
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Save the adapter alone."""
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the adapter alone; with sharded parameters all processes gather it."""
+        adapter = trained_adapter(self.accelerator.unwrap_model(self.model), self.adapter_name)
         if self.args.should_save:
-            model = self.accelerator.unwrap_model(self.model)
-            save_adapter(model, output_dir or str(self.args.output_dir), self.adapter_name)
+            adapter.save(output_dir or str(self.args.output_dir))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write a checkpoint, seal it, and only then delete older ones."""
+        checkpoint = self._checkpoint_path(self.state.global_step)
+        if process_count() > 1:  # each writes its random state there
+            if is_main():
+                checkpoint.mkdir(exist_ok=True)
+            wait_for_all()
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             super()._save_checkpoint(model, trial)
         finally:
             self.args.save_total_limit = limit
-        checkpoint = self._checkpoint_path(self.state.global_step)
-        self._save_running_sums(checkpoint)
+        sums = of_all(self._running_sums())
+        wait_for_all()
+        if not is_main():
+            return
+        write_text(checkpoint / _RUNNING_SUMS, json.dumps(sums))
         torch.save(self._epoch_rng, checkpoint / _EPOCH_RNG)
         checkpoints.seal(checkpoint)
         rotate_checkpoints(
@@ -107,7 +114,8 @@ class AdapterTrainerMixin(_Base):
         self._load_adapter_from(str(self.state.best_model_checkpoint))
 
     def _load_adapter_from(self, checkpoint: str) -> None:
-        model = self.accelerator.unwrap_model(self.model)
+        model: Any = self.accelerator.unwrap_model(self.model)
+        reshard(model)  # else the tensors would go into copies that are about to be dropped
         _, tensors, _ = read_adapter_files(checkpoint)
         load_adapter_state_dict(model, tensors, self.adapter_name)
 
@@ -157,7 +165,8 @@ class AdapterTrainerMixin(_Base):
         if self._is_over():
             self.control.should_training_stop = True
             return
-        if self._resumed_from is not None and arguments["epoch"] == arguments["epochs_trained"]:
+        is_first = arguments["epoch"] == arguments["epochs_trained"]
+        if self._resumed_from is not None and is_first and process_count() == 1:
             if arguments["steps_trained_in_current_epoch"] > 0:
                 began = torch.load(self._resumed_from / _EPOCH_RNG, weights_only=True)
                 torch.set_rng_state(began)
@@ -182,21 +191,21 @@ class AdapterTrainerMixin(_Base):
         patience = stopping["args"]["early_stopping_patience"]
         return stopping["attributes"]["early_stopping_patience_counter"] >= patience
 
-    def _save_running_sums(self, checkpoint: Path) -> None:
-        sums = {
+    def _running_sums(self) -> dict[str, Any]:
+        return {
             "loss_since_log": self._tr_loss.item(),
             "total_loss": self._total_loss_scalar,
             "last_logged_step": self._globalstep_last_logged,
             "tokens": getattr(self, "_total_train_tokens", None),
             "token_metrics": getattr(self, "_metrics", {}).get("train", {}),  # TRL's
         }
-        write_text(checkpoint / _RUNNING_SUMS, json.dumps(sums))
 
     def load_running_sums(self) -> None:
         """Go on summing where the checkpoint resumed from had come to, if there is one."""
         if self._resumed_from is None:
             return
-        sums = json.loads((self._resumed_from / _RUNNING_SUMS).read_text(encoding="utf-8"))
+        text = (self._resumed_from / _RUNNING_SUMS).read_text(encoding="utf-8")
+        sums = json.loads(text)[process_rank()]
         self._tr_loss = torch.tensor(sums["loss_since_log"], device=self.args.device)
         self._total_loss_scalar = sums["total_loss"]
         self._globalstep_last_logged = sums["last_logged_step"]
@@ -265,6 +274,33 @@ class _RunningSums(TrainerCallback):
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
         """Restore the sums."""
         self._trainer.load_running_sums()
+
+
+def trained_adapter(model: nn.Module, name: str = "default") -> Adapter:
+    """Copy an adapter out of a model in training; of a sharded one each process has to call it."""
+    reshard(model)
+    return Adapter.from_model(model, name)
+
+
+def batch_notes(arguments: TrainingArguments, *, is_sharded: bool) -> tuple[str, ...]:
+    """Say how many rows a step has in several processes, and where GPUs are left idle."""
+    batch, count = arguments.per_device_train_batch_size, process_count()
+    accumulated = arguments.gradient_accumulation_steps
+    if count > 1:
+        rows = batch * count * accumulated
+        sharded = (f"The model is sharded over {count} processes (FSDP2).",) if is_sharded else ()
+        return (
+            *sharded,
+            f"Each step is about {rows} rows: {batch} in a batch, {count} processes, "
+            f"{accumulated} {'batch' if accumulated == 1 else 'batches'} accumulated.",
+        )
+    gpus = torch.cuda.device_count()
+    if gpus > 1 and arguments.device.type == "cuda":
+        return (
+            f"One of {gpus} GPUs is used. To use all: torchrun --nproc-per-node {gpus} "
+            "-m lorakit train ...",
+        )
+    return ()
 
 
 def final_metrics(trainer: Trainer) -> dict[str, float]:

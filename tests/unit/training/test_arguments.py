@@ -87,3 +87,10 @@ def test_every_key_that_is_refused_has_a_reason():
     fields = TrainingArguments.__dataclass_fields__
     assert all(reason for reason in OWNED_KEYS.values())
     assert {"output_dir", "push_to_hub", "deepspeed"} <= OWNED_KEYS.keys() & fields.keys()
+
+
+def test_one_of_several_gpus_is_used_and_no_batch_is_split(monkeypatch, tmp_path):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    resolved = resolve({"use_cpu": False, "per_device_train_batch_size": 8}, "SEQ_CLS")
+    arguments = build_arguments(resolved, task_for(TaskType.SEQ_CLS), tmp_path)
+    assert (arguments.n_gpu, arguments.train_batch_size) == (1, 8)

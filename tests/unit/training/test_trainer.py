@@ -311,7 +311,7 @@ def test_an_adapter_outside_the_loss_is_told(build):
 def test_running_sums_are_plain_json(build):
     trainer = build(max_steps=3)
     trainer.train()
-    sums = json.loads((_path(trainer) / "checkpoint-3" / "running_sums.json").read_text())
+    (sums,) = json.loads((_path(trainer) / "checkpoint-3" / "running_sums.json").read_text())
     assert sums["last_logged_step"] == 2
     assert sums["loss_since_log"] > 0
 

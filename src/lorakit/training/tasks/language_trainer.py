@@ -129,16 +129,28 @@ class LanguageTrainer(SFTTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def _count_tokens(self, inputs: dict[str, Any]) -> None:
-        """Count the tokens trained on, without padding; logged as `num_tokens`."""
+        """Count the tokens trained on, without padding; logged as `num_tokens`.
+
+        A row without a token that counts is there to give another process company.
+        """
+        counts = (inputs["labels"] != NOT_COUNTED).any(-1, keepdim=True)
         mask: Tensor | None = inputs.get("attention_mask")
         if mask is None:
             # Each packed text has a position 0 and a position 1, padding has position 0 alone.
             positions: Tensor = inputs["position_ids"]
-            tokens = int((positions > 0).sum() + (positions == 1).sum())
+            tokens = int((((positions > 0).int() + (positions == 1).int()) * counts).sum())
         else:
-            tokens = int(mask.sum())
+            tokens = int((mask * counts).sum())
         self._total_train_tokens += tokens
         self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, in training with the tokens that all processes have trained on."""
+        counts = self._metrics["train"]
+        if "num_tokens" in counts:
+            own = torch.tensor(counts["num_tokens"], device=self.args.device)
+            counts["num_tokens"] = self.accelerator.reduce(own, "sum").tolist()  # type: ignore[union-attr]
+        super().log(logs, start_time)
 
     def prediction_step(
         self,

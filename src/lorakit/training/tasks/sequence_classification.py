@@ -20,7 +20,7 @@ from lorakit.config import TaskType
 from lorakit.errors import DataError
 from lorakit.training.data import require_columns
 from lorakit.training.tasks.base import Encoded, SampleRow, Task
-from lorakit.training.tasks.classification_trainer import ClassificationTrainer
+from lorakit.training.tasks.counted_loss import CountedLossTrainer
 from lorakit.training.tasks.labels import names_of, require_seen, sorted_names
 from lorakit.training.tasks.metrics import classification_metrics, first_output
 from lorakit.training.tasks.pretrained import resolve_max_length
@@ -123,7 +123,7 @@ class SequenceClassification(Task):
         def metrics(prediction: EvalPrediction) -> dict[str, float]:
             return classification_metrics(prediction.label_ids, prediction.predictions, names)
 
-        trainer_class: Any = type("SequenceClassifierTrainer", (mixin, ClassificationTrainer), {})
+        trainer_class: Any = type("SequenceClassifierTrainer", (mixin, CountedLossTrainer), {})
         return trainer_class(
             model=model,
             args=arguments,

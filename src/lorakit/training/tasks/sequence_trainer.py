@@ -14,12 +14,13 @@ from lorakit.training.output_loss import (
     all_logits_note,
     find_output_loss,
 )
+from lorakit.training.tasks.counted_loss import CountedLossTrainer
 from lorakit.training.tasks.rows import probe_tokens
 
 _MADE_FROM_LABELS = ("labels", "decoder_input_ids")
 
 
-class SequenceTrainer(Seq2SeqTrainer):
+class SequenceTrainer(CountedLossTrainer, Seq2SeqTrainer):
     """Seq2SeqTrainer whose loss is computed in chunks of tokens, adapted output layers included.
 
     Where the model does something unknown to its logits, the model computes its loss itself;
@@ -30,10 +31,6 @@ class SequenceTrainer(Seq2SeqTrainer):
         super().__init__(model, *args, **kwargs)
         self.notes: tuple[str, ...] = ()
         self._output_loss = self._find_loss(model)
-        # The chunked loss takes the number of tokens in all accumulated batches. transformers'
-        # models are handed it too and take the mean of each batch all the same, so that their
-        # accumulated loss would be too large by the number of batches.
-        self.model_accepts_loss_kwargs = self._output_loss is not None
 
     def _find_loss(self, model: Any) -> OutputLoss | None:
         ids = probe_tokens(self.train_dataset, "input_ids").to(model.device)
@@ -98,7 +95,10 @@ class SequenceTrainer(Seq2SeqTrainer):
             )
         inputs = self._prepare_inputs(inputs)
         sources = {key: value for key, value in inputs.items() if key not in _MADE_FROM_LABELS}
-        _, generated, _ = super().prediction_step(model, sources, False, ignore_keys, **gen_kwargs)
+        _, generated, _ = Seq2SeqTrainer.prediction_step(
+            self, model, sources, False, ignore_keys, **gen_kwargs
+        )
         with torch.no_grad(), self.compute_loss_context_manager():
             loss = self.compute_loss(model, inputs)
+        self.remember_loss(loss, inputs["labels"])
         return loss, generated, inputs["labels"]

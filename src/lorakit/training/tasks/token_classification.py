@@ -20,7 +20,7 @@ from lorakit.config import TaskType
 from lorakit.errors import ConfigError, DataError
 from lorakit.training.data import require_columns, row_list
 from lorakit.training.tasks.base import Encoded, SampleRow, Task, loading_options
-from lorakit.training.tasks.classification_trainer import ClassificationTrainer
+from lorakit.training.tasks.counted_loss import CountedLossTrainer
 from lorakit.training.tasks.labels import require_seen
 from lorakit.training.tasks.metrics import first_output, token_metrics
 from lorakit.training.tasks.pretrained import load_tokenizer, resolve_max_length
@@ -147,7 +147,7 @@ class TokenClassification(Task):
         def metrics(prediction: EvalPrediction) -> dict[str, float]:
             return token_metrics(prediction.label_ids, prediction.predictions, names)
 
-        trainer_class: Any = type("TaggingTrainer", (mixin, ClassificationTrainer), {})
+        trainer_class: Any = type("TaggingTrainer", (mixin, CountedLossTrainer), {})
         return trainer_class(
             model=model,
             args=arguments,

@@ -1,0 +1,22 @@
+"""Whether a launcher (torchrun, accelerate launch) has started this command several times."""
+
+import os
+
+
+def is_one_of_several() -> bool:
+    """Whether other processes run the same command for the same training."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def is_first() -> bool:
+    """Whether this process is the one that prints."""
+    return not is_one_of_several() or os.environ.get("RANK", "0") == "0"
+
+
+def may_complain(error: BaseException) -> bool:
+    """Whether this process is the one to print an error; true of one process alone."""
+    if not is_one_of_several():
+        return True
+    from lorakit.training.processes import may_tell, process_count
+
+    return is_first() if process_count() == 1 else may_tell(error)

@@ -1,0 +1,74 @@
+"""Rows become tokens once on a machine: its other processes map the result from the disk."""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from lorakit.training.data import without_bars
+from lorakit.training.processes import (
+    all_agree,
+    is_first_on_machine,
+    process_count,
+    told_by_first_on_machine,
+)
+from lorakit.training.tasks import Encoded
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What one process has written for the others on its machine."""
+
+    folder: Path
+    has_validation: bool
+    notes: tuple[str, ...]
+    settings: Mapping[str, Any]
+
+
+def encoded_once(encode: Callable[[], Encoded], *, keep_files: bool = False) -> Encoded:
+    """Return the tokenized rows; of the processes on a machine, one alone makes them.
+
+    It writes them to a temporary folder that all of them map, so that they are in memory once.
+
+    Args:
+        encode: Makes them.
+        keep_files: Whether the folder stays until the program ends, for processes that open it
+            later; else it is gone as soon as all have mapped its files, however the program ends.
+
+    Raises:
+        Exception: What `encode` raised, in every process.
+    """
+    if process_count() == 1:
+        return encode()
+    folder = Path(tempfile.mkdtemp(prefix="lorakit-rows-")) if is_first_on_machine() else None
+    if folder is not None and keep_files:
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    try:
+        mine = all_agree(lambda: None if folder is None else _write(encode(), folder))
+        written: _Written = told_by_first_on_machine(mine)
+        return all_agree(lambda: _read(written))
+    finally:
+        if folder is not None and not keep_files:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write(encoded: Encoded, folder: Path) -> _Written:
+    with without_bars():
+        encoded.train.save_to_disk(folder / "train")
+        if encoded.validation is not None:
+            encoded.validation.save_to_disk(folder / "validation")
+    return _Written(folder, encoded.validation is not None, encoded.notes, encoded.settings)
+
+
+def _read(written: _Written) -> Encoded:
+    train = Dataset.load_from_disk(written.folder / "train")
+    has = written.has_validation
+    validation = Dataset.load_from_disk(written.folder / "validation") if has else None
+    return Encoded(train, validation, written.notes, written.settings)

@@ -1,0 +1,203 @@
+"""Training in several processes on a Ray cluster, by Ray Train, told of as a run here."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import threading
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lorakit.errors import ClusterError, LorakitError, MissingFileError, TrainingError
+from lorakit.training.callbacks import EventHandler
+from lorakit.training.recipe import Recipe
+from lorakit.training.run import TrainResult
+from lorakit.tuning.cluster import Machine, import_ray, ray_cluster, require_room
+
+_POLL_S = 0.2
+_SETTINGS = {"RAY_TRAIN_V2_ENABLED": "1", "RAY_CHDIR_TO_TRIAL_DIR": "0"}
+
+
+def train_on_ray(
+    recipe: Recipe | str | Path,
+    workers: int,
+    *,
+    address: str | None = None,
+    resume: bool = False,
+    on_event: EventHandler | None = None,
+) -> TrainResult:
+    """Train an adapter in several processes on a Ray cluster.
+
+    Each process has one GPU, where the cluster has GPUs and the recipe does not say
+    `training.use_cpu`, else one CPU; the batch is `per_device_train_batch_size` in each of them.
+
+    Args:
+        recipe: A recipe, or the path of its YAML file. What it names by a path, `output` among
+            it, every machine has to see under the same path.
+        workers: How many processes.
+        address: "host:port" of a cluster this machine belongs to, or "auto"; None starts Ray here.
+        resume: Go on with the run in `recipe.output`, as `train` does.
+        on_event: As for `train`; called in this process, in a run of several minutes or days.
+
+    Raises:
+        ConfigError: Ray is not installed.
+        ClusterError: The cluster cannot be reached, or has too little room.
+        LorakitError: What `train` raised in a worker.
+        TrainingError: A worker ended without a word.
+    """
+    recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
+    _refuse_client(address)
+    import_ray()
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    with ray_cluster(address) as machines:
+        gpus = _gpus_each(recipe, machines)
+        what = f"--ray {workers}"
+        require_room(machines, cpus=1, gpus=gpus, what=what, count=workers)
+        storage = _storage_beside(recipe.output)
+        try:
+            return _Fit(recipe, workers, gpus, resume, storage).run(on_event)
+        finally:
+            shutil.rmtree(storage, ignore_errors=True)
+
+
+def _refuse_client(address: str | None) -> None:
+    if address is not None and address.startswith("ray://"):
+        raise ClusterError(
+            f"--address: got '{address}', expected host:port, for training is led from a machine "
+            "of the cluster. Log in to one of its machines, and use --address auto there."
+        )
+
+
+def _gpus_each(recipe: Recipe, machines: list[Machine]) -> int:
+    on_cpu = bool(recipe.training.get("use_cpu"))
+    return int(not on_cpu and any(machine.gpus >= 1 for machine in machines))
+
+
+def _storage_beside(output: str) -> Path:
+    """Return a place for Ray Train's notes: where all machines look, but not in the run."""
+    path = Path(output).absolute()
+    return path.parent / f".{path.name}.ray-{uuid.uuid4().hex[:8]}"
+
+
+@dataclass
+class _Fit:
+    """One call of Ray Train, which runs in a thread, while this one hands on the events."""
+
+    recipe: Recipe
+    workers: int
+    gpus_each: int
+    resume: bool
+    storage: Path
+    failure: list[BaseException] = field(default_factory=list)
+
+    def run(self, on_event: EventHandler | None) -> TrainResult:
+        from ray.util.queue import Empty, Queue
+
+        queue = Queue(actor_options={"num_cpus": 0})
+        thread = threading.Thread(target=self._fit, args=(queue,), daemon=True)
+        thread.start()
+        result: TrainResult | None = None
+        error: Exception | None = None
+        # The main thread is here, so that Ctrl-C ends this loop, then Ray and its workers.
+        while thread.is_alive() or not queue.empty():
+            try:
+                name, payload = queue.get(timeout=_POLL_S)
+            except Empty:
+                continue
+            if name == _FAILED:
+                error = error or payload
+                continue
+            result = payload["result"] if name == "finished" else result
+            if on_event is not None:
+                on_event(name, payload)
+        queue.shutdown()
+        if self.failure or result is None:
+            raise error or self._unexplained()
+        return result
+
+    def _fit(self, queue: Any) -> None:
+        from ray.train import LoggingConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchTrainer
+
+        resources = {"CPU": 1, "GPU": self.gpus_each} if self.gpus_each else {"CPU": 1}
+        try:
+            TorchTrainer(
+                _work,
+                train_loop_config={
+                    "recipe": self.recipe.model_dump(mode="json"),
+                    "resume": self.resume,
+                    "folder": str(Path.cwd()),
+                    "queue": queue,
+                },
+                scaling_config=ScalingConfig(
+                    num_workers=self.workers,
+                    use_gpu=bool(self.gpus_each),
+                    resources_per_worker=resources,
+                ),
+                run_config=RunConfig(
+                    name="train",
+                    storage_path=str(self.storage),
+                    logging_config=LoggingConfig(log_level="ERROR"),
+                ),
+            ).fit()
+        except BaseException as failure:
+            self.failure.append(failure)
+
+    def _unexplained(self) -> LorakitError:
+        failure = self.failure[0] if self.failure else None
+        said = str(failure)
+        if "storage" in said and "FileNotFound" in said + type(failure).__name__:
+            return MissingFileError(
+                f"A machine of the cluster does not see {self.storage.parent}: expected an output "
+                "on a file system that all machines share, such as NFS. Set another `output`."
+            )
+        lines = [line.strip() for line in said.splitlines() if line.strip()]
+        return TrainingError(
+            f"Training on Ray ended before its time: {lines[-1] if lines else failure!r}. Ray's "
+            "logs on the machine of the worker say more; go on from the last complete checkpoint "
+            "with --resume."
+        )
+
+
+_FAILED = "failed"
+
+
+def _work(config: dict[str, Any]) -> None:
+    """Train in one worker; the main one sends its events, and the first to fail its error."""
+    from lorakit.training.processes import may_tell
+    from lorakit.training.run import train
+
+    queue = config["queue"]
+
+    def emit(name: str, payload: dict[str, Any]) -> None:
+        queue.put((name, payload))
+
+    try:
+        _go_to(Path(config["folder"]))
+        recipe = Recipe.check(config["recipe"], "the recipe")
+        train(recipe, resume=config["resume"], on_event=emit)
+    except Exception as error:
+        if may_tell(error):
+            queue.put((_FAILED, error if isinstance(error, LorakitError) else _plain(error)))
+        raise
+
+
+def _plain(error: Exception) -> Exception:
+    """Return an error of any library as one that every process can read."""
+    return TrainingError(
+        f"A worker on {socket.gethostname()} failed: {type(error).__name__}: {error}"
+    )
+
+
+def _go_to(folder: Path) -> None:
+    """Take paths as the command does, from the directory it was typed in."""
+    if not folder.is_dir():
+        raise MissingFileError(
+            f"The machine {socket.gethostname()} has no directory {folder}, in which the command "
+            "was given: expected one that all machines share. Start from such a directory."
+        )
+    os.chdir(folder)

@@ -1,0 +1,158 @@
+"""The command under torchrun, accelerate launch and Ray: one of them prints, writes and fails."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from safetensors.torch import load_file
+
+from launched import environment, metric_rows, run, torchrun, write_recipe
+from lorakit.errors import ClusterError, MissingFileError
+from lorakit.training import Recipe, RunDirectory
+from lorakit.tuning.cluster import ray_cluster
+from lorakit.tuning.ray_training import train_on_ray
+
+LORAKIT = [sys.executable, "-m", "lorakit"]
+
+
+@pytest.fixture(scope="module")
+def write(tmp_path_factory, tiny_distilbert_dir, cls_csv):
+    folder = tmp_path_factory.mktemp("launched")
+
+    def make(name, **training):
+        return write_recipe(
+            folder / f"{name}.yaml",
+            model=tiny_distilbert_dir,
+            task="SEQ_CLS",
+            data={"train": cls_csv, "validation_fraction": 0.25},
+            lora={"r": 4},
+            training={"max_steps": 4, "per_device_train_batch_size": 4, "use_cpu": True} | training,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def by_accelerate(write):
+    """Train by `accelerate launch`, sharded as it says; returns what was printed, and the run."""
+    recipe = write("accelerate")
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes=2"]
+    launcher += ["--use_fsdp", "--fsdp_version=2", "--fsdp_auto_wrap_policy=TRANSFORMER_BASED_WRAP"]
+    launcher += ["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
+    launcher += ["--main_process_port=0", "--num_cpu_threads_per_process=1"]
+    done = run([*launcher, "-m", "lorakit", "train", recipe])
+    assert done.returncode == 0, done.stderr
+    return done.stdout, recipe.with_suffix("")
+
+
+def test_accelerate_launch_prints_and_writes_once(by_accelerate):
+    printed, path = by_accelerate
+    assert printed.count("Reading") == printed.count("Trained 4 steps") == 1
+    assert "Each step is about 8 rows: 4 in a batch, 2 processes, 1 batch accumulated." in printed
+    assert "The model is sharded over 2 processes (FSDP2)." in printed
+    assert RunDirectory.open(path).processes == 2 and RunDirectory.open(path).is_finished
+    assert [row["step"] for row in metric_rows(path) if row["event"] == "step"] == [1, 2, 3, 4]
+
+
+def test_an_occupied_output_is_one_error(by_accelerate):
+    _, path = by_accelerate
+    done = torchrun("-m", "lorakit", "train", path.with_suffix(".yaml"))
+    assert done.returncode != 0 and "exitcode  : 2" in done.stderr
+    assert done.stderr.count("Error: Cannot write to output") == 1
+    assert done.stdout.count("Reading") == 1
+
+
+def test_what_one_process_alone_finds_is_one_error(write):
+    program = write("failing").with_suffix(".py")
+    program.write_text(FAILS_IN_ONE)
+    recipe = write("failing", max_steps=200)
+    done = torchrun(program, "train", recipe)
+    assert done.returncode != 0
+    assert done.stderr.count("Error: ") - done.stderr.count("ChildFailedError: ") == 1
+    assert "Error: The loss is nan on step 3, expected a number." in done.stderr
+    assert not recipe.with_suffix("").exists()
+
+
+FAILS_IN_ONE = """
+import torch
+from lorakit.cli.main import main
+from lorakit.training.first_step import LearningWatch
+from lorakit.training.processes import process_rank
+
+check = LearningWatch.check_loss
+
+def check_loss(self, loss, step, scaler):
+    fails = step == 2 and process_rank() == 1
+    check(self, torch.tensor(float("nan")) if fails else loss, step, scaler)
+
+LearningWatch.check_loss = check_loss
+main()
+"""
+
+
+class TestRay:
+    @pytest.fixture(scope="class", autouse=True)
+    def machines(self):
+        os.environ["PYTHONWARNINGS"] = "ignore"  # of Ray's own processes
+        with ray_cluster() as machines:
+            yield machines
+        del os.environ["PYTHONWARNINGS"]
+
+    @pytest.mark.filterwarnings("ignore")  # Ray's own
+    def test_trains_what_two_processes_do(self, write, by_accelerate):
+        events = []
+        recipe = write("ray")
+        result = train_on_ray(recipe, 2, on_event=lambda name, payload: events.append(name))
+        assert events.count("finished") == events.count("run_opened") == 1
+        assert events.index("data") < events.index("step") < events.index("finished")
+        ours, theirs = (
+            load_file(path / "adapter/adapter_model.safetensors")
+            for path in (result.run_dir, by_accelerate[1])
+        )
+        assert all((tensor - theirs[name]).abs().max() < 1e-5 for name, tensor in ours.items())
+        hidden = [path.name for path in result.run_dir.iterdir() if path.name.startswith(".")]
+        assert hidden == [] and not list(recipe.parent.glob(".*"))
+
+    @pytest.mark.filterwarnings("ignore")
+    def test_a_worker_s_error_is_the_error(self, write):
+        recipe = write("missing")
+        values = json.loads(recipe.read_text())
+        values["data"]["train"] = "no-such-file.csv"
+        with pytest.raises(MissingFileError, match=r"No data in data\.train"):
+            train_on_ray(Recipe.check(values, "a recipe"), 1)
+
+    def test_more_than_there_is(self, write):
+        with pytest.raises(ClusterError, match="Too little room for --ray 999: got 999 x"):
+            train_on_ray(write("many"), 999)
+
+    def test_a_client_s_address(self, write):
+        with pytest.raises(ClusterError, match="Log in to one of its machines"):
+            train_on_ray(write("client"), 2, address="ray://localhost:10001")
+
+
+def test_ctrl_c_on_ray_leaves_a_run_to_resume(write):
+    recipe = write("interrupted", max_steps=20_000, save_strategy="steps", save_steps=2)
+    path = recipe.with_suffix("")
+    command = [*LORAKIT, "train", str(recipe), "--ray", "1"]
+    with subprocess.Popen(
+        command,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not list(path.glob("checkpoint-*/manifest.json")):
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, complaint = process.communicate(timeout=60)
+    assert process.returncode == 130
+    again = f"Go on from the last complete checkpoint with: lorakit train {recipe} --ray 1 --resume"
+    assert f"Interrupted. {again}" in complaint
+    assert not RunDirectory.open(path).is_finished and not list(path.parent.glob(".*"))

@@ -1,0 +1,127 @@
+"""Start programs in two processes on this machine that meet over the loopback interface."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+TIMEOUT_S = 240
+
+# Trains one recipe after the other in the same processes. "kill" ends one process in the midst of
+# it by kill -9, "interrupt" all of them after their first checkpoint, and "resume" goes on. Each
+# process notes how many rows it has tokenized, and the seeds of its first dropout masks.
+TRAIN_ALL = """
+import json, os, signal, sys
+from pathlib import Path
+
+import lorakit.layers.update as update
+import lorakit.training.encode_once as encode_once
+from lorakit.training import Recipe, train
+from lorakit.training.processes import process_rank
+from lorakit.training.trainer import AdapterTrainerMixin
+
+jobs, notes = json.loads(sys.argv[1]), Path(sys.argv[2])
+seen = {"rows": [], "seeds": [], "sharded": []}
+draw, encoded_once = update.draw_seed, encode_once.encoded_once
+save, step = AdapterTrainerMixin._save_checkpoint, AdapterTrainerMixin.training_step
+
+def draw_seed():
+    seed = draw()
+    seen["seeds"].append(int(seed))
+    return seed
+
+def counted(encode, **options):
+    def counting():
+        encoded = encode()
+        seen["rows"][-1] += len(encoded.train)
+        return encoded
+    seen["rows"].append(0)
+    return encoded_once(counting, **options)
+
+def step_and_look(self, *args, **kwargs):
+    parameter = next(p for p in self.model.parameters() if p.requires_grad)
+    seen["sharded"][-1] = hasattr(parameter, "full_tensor")
+    if how == "kill" and self.state.global_step == 5 and process_rank() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, *args, **kwargs)
+
+def save_and_stop(self, *args, **kwargs):
+    save(self, *args, **kwargs)
+    if how == "interrupt":
+        raise KeyboardInterrupt
+
+update.draw_seed = draw_seed
+import lorakit.training.setup as setup
+setup.encoded_once = counted
+AdapterTrainerMixin._save_checkpoint = save_and_stop
+AdapterTrainerMixin.training_step = step_and_look
+for path, how in jobs:
+    seen["sharded"].append(None)
+    try:
+        train(Recipe.load(path), resume=how == "resume")
+    except KeyboardInterrupt:
+        pass
+notes.with_suffix(f".{process_rank()}").write_text(json.dumps(seen))
+"""
+
+
+def environment(**changes):
+    """Return this process's environment, for programs that share two cores."""
+    launched = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    own = {name: value for name, value in os.environ.items() if name not in launched}
+    return own | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", **changes}
+
+
+def torchrun(*command, processes=2, **changes):
+    """Run a program under torchrun; returns the finished process, whatever its exit code."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return run([*launcher, f"--nproc-per-node={processes}", *command], **changes)
+
+
+def train_all(jobs, folder, processes=2):
+    """Train (recipe, how) one after the other; returns the process and what each has seen."""
+    program, notes = folder / "train_all.py", folder / "seen"
+    program.write_text(TRAIN_ALL)
+    given = json.dumps([(str(path), how) for path, how in jobs])
+    done = torchrun(program, given, notes, processes=processes)
+    files = [notes.with_suffix(f".{rank}") for rank in range(processes)]
+    return done, [json.loads(file.read_text()) for file in files if file.exists()]
+
+
+def run(command, **changes):
+    """Run a command to its end."""
+    return subprocess.run(
+        [str(part) for part in command],
+        env=environment(**changes),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+
+
+def write_recipe(path: Path, **values):
+    """Write a recipe; its run directory has the file's name."""
+    values["output"] = str(path.with_suffix(""))
+    path.write_text(json.dumps(values))  # JSON is YAML
+    return path
+
+
+def without_dropout(model, copy):
+    """Copy a model directory, and let its base drop nothing."""
+    shutil.copytree(model, copy)
+    config = json.loads((copy / "config.json").read_text())
+    changed = {
+        key: 0.0 if "dropout" in key and isinstance(value, float) else value
+        for key, value in config.items()
+    }
+    (copy / "config.json").write_text(json.dumps(changed))
+    return str(copy)
+
+
+def metric_rows(run_dir):
+    """Return the rows of a run's metrics.jsonl without their times."""
+    lines = (Path(run_dir) / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k != "wall_s"} for line in lines]
