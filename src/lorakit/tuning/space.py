@@ -20,6 +20,7 @@ _NOT_SEARCHED = {
     "training.num_train_epochs": "set `max_epochs` in the search section",
     "training.max_steps": "set `max_epochs` in the search section",
     "training.eval_strategy": "trials are evaluated after every epoch",
+    "training.eval_on_start": "trials are evaluated after every epoch",
     "training.eval_steps": "trials are evaluated after every epoch",
     "training.save_strategy": "trials are saved after every epoch",
     "training.save_steps": "trials are saved after every epoch",

@@ -82,6 +82,7 @@ def trial_recipe(recipe: Recipe, settings: TrialsConfig, train_rows: int) -> Rec
     training |= {
         "num_train_epochs": epochs_of(recipe, settings),
         "eval_strategy": "epoch",
+        "eval_on_start": False,  # of all trials it would be the same
         "save_strategy": "epoch",
         "save_total_limit": 1,
         "metric_for_best_model": settings.metric,

@@ -34,7 +34,11 @@ def searched(machines, tiny_llama_dir, prompt_jsonl, tmp_path_factory):
             "task": "CAUSAL_LM",
             "data": {"train": prompt_jsonl, "validation_fraction": 0.25},
             "lora": {"lora_alpha": 16, "target_modules": ["q_proj", "v_proj"]},
-            "training": {"per_device_train_batch_size": 4, "use_cpu": True},
+            "training": {
+                "per_device_train_batch_size": 4,
+                "use_cpu": True,
+                "eval_on_start": True,
+            },
             "search": {
                 "algorithm": "grid",
                 "max_epochs": 4,
@@ -97,7 +101,7 @@ def test_a_search_tells_of_its_trials_while_they_run(searched):
     planned = events[0][1]
     assert (planned["trials"], planned["epochs"], planned["train_rows"]) == (6, 4, 18)
     changes = [payload["changed"] for name, payload in events if name == "trials"]
-    first = [(r.status, r.epochs) for r in changes if r.name == "trial-001"]
+    first = [(r.status, len(r.evaluations)) for r in changes if r.name == "trial-001"]
     assert first == [("running", n) for n in range(5)] + [("finished", 4)]
 
 
