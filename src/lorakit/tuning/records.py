@@ -58,8 +58,8 @@ class TrialRecord:
 
 
 def evaluations_of(run: RunDirectory) -> tuple[Mapping[str, Any], ...]:
-    """Return a run's evaluations, one for each step, oldest first."""
-    rows = (row for row in run.metrics() if row.get("event") == "evaluation")
+    """Return a run's evaluations after training began, one for each step, oldest first."""
+    rows = (row for row in run.metrics() if row.get("event") == "evaluation" and row["step"] > 0)
     return tuple({row["step"]: row for row in rows}.values())
 
 

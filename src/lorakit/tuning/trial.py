@@ -150,7 +150,7 @@ def require_shared_output(path: Path) -> None:
 
 def saved_evaluations(run: RunDirectory) -> list[dict[str, Any]]:
     """Return the evaluations of a run that need not be made again, oldest first."""
-    rows = [row for row in run.metrics() if row.get("event") == "evaluation"]
+    rows = [row for row in run.metrics() if row.get("event") == "evaluation" and row["step"] > 0]
     if run.is_finished:
         return rows
     newest = checkpoints.newest_complete(run.path)
