@@ -19,6 +19,9 @@ _FEW = 6
 
 _MARKERS = {"finished": "o", "stopped": "v"}
 _BEST = "#c1272d"
+_REDS = (6, 7)
+"""Of the palette, the colours that would be taken for the best one's."""
+
 _MAP = "viridis_r"
 
 
@@ -203,7 +206,7 @@ def _by_parameter(
     from matplotlib.figure import Figure
 
     keys = list(trials[0].values)
-    columns = min(3, len(keys))
+    columns = 2 if len(keys) == 4 else min(3, len(keys))
     rows = math.ceil(len(keys) / columns)
     figure = Figure(figsize=(3.7 * columns + 0.6, 3.1 * rows + 0.7), layout="constrained")
     grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
@@ -257,7 +260,7 @@ def _curves(trials: Sequence[PlottedTrial], best: PlottedTrial, metric: str) -> 
 
     figure = Figure(figsize=(7.6, 4.6), layout="constrained")
     axes = figure.subplots()
-    colours = colormaps["tab20"]
+    colours = [colormaps["tab20"](number) for number in range(20) if number not in _REDS]
     for number, trial in enumerate(trials):
         epochs, values = zip(*trial.curve, strict=True)
         is_best = trial is best
@@ -268,7 +271,7 @@ def _curves(trials: Sequence[PlottedTrial], best: PlottedTrial, metric: str) -> 
             marker=_MARKERS.get(trial.status, "x"),
             markersize=7 if is_best else 5,
             linewidth=2.6 if is_best else 1.3,
-            color=_BEST if is_best else colours(number % 20),
+            color=_BEST if is_best else colours[number % len(colours)],
             label=f"{trial.name}{' (best)' if is_best else ended}",
             zorder=3 if is_best else 2,
         )
