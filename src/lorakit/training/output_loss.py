@@ -219,13 +219,8 @@ class OutputLoss:
 
     def _logits(self, hidden: Tensor) -> Tensor:
         """Return the model's logits, in float32 as transformers' own losses have them."""
-<<<<<<< HEAD
-        # The hooks of a sharded head have gathered its weights when the model ran. A chunk's
-        # backward is not the step's, which is what they would take it for.
-=======
         # The hooks of a sharded head have gathered its weights when the model ran. They would take
         # a chunk's backward for that of the step.
->>>>>>> scale
         head = self.head.forward if is_unit(self.head) else self.head
         logits = head(hidden)
         return self.form(logits.to(torch.promote_types(logits.dtype, torch.float32)))
