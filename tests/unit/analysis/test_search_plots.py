@@ -1,0 +1,67 @@
+"""Pictures of searches and studies: what is drawn where, and that odd searches can be drawn."""
+
+import matplotlib.image
+import pytest
+
+from lorakit.analysis.search_plots import PlottedTrial, _axis, plot_search
+from lorakit.analysis.study_plot import PlottedCell, plot_study
+
+
+def trial(name, status, curve, **values):
+    return PlottedTrial(name, status, values, tuple(curve))
+
+
+def test_numbers_of_many_magnitudes_lie_on_a_log_axis():
+    axis = _axis("rate", [1e-4, 1e-2, 1e-3])
+    assert axis.is_log
+    assert [round(axis.place(value), 6) for value in (1e-4, 1e-3, 1e-2)] == [0, 0.5, 1]
+
+
+def test_numbers_of_one_magnitude_lie_on_a_plain_axis():
+    axis = _axis("dropout", [0.1, 0.5])
+    assert not axis.is_log
+    assert axis.place(0.3) == pytest.approx(0.5)
+
+
+def test_few_numbers_have_a_tick_each():
+    assert [text for _, text in _axis("r", [8, 2, 16, 2]).ticks()] == ["2", "8", "16"]
+
+
+def test_words_lie_apart_and_one_value_lies_in_the_middle():
+    axis = _axis("modules", ["all", "q, v", "all"])
+    assert [axis.place(word) for word in ("all", "q, v")] == [0.25, 0.75]
+    assert _axis("r", [4, 4]).place(4) == 0.5
+
+
+@pytest.mark.parametrize("is_minimized", [True, False])
+def test_three_pictures_are_written(is_minimized, tmp_path):
+    trials = [
+        trial("a", "finished", [(1, 0.9), (2, 0.5)], r=4, modules="q, v", rate=1e-3),
+        trial("b", "stopped", [(1, 7000.0)], r=8, modules="all", rate=1e-1),
+        trial("c", "failed", [], r=9, modules="all", rate=1e-2),
+    ]
+    paths = plot_search(trials, "eval_loss", is_minimized, tmp_path)
+    assert len(paths) == 3
+    for path in paths:
+        height, width, _ = matplotlib.image.imread(path).shape
+        assert width > 600 and height > 300
+
+
+def test_a_search_without_an_evaluation_has_no_pictures(tmp_path):
+    assert plot_search([trial("a", "failed", [], r=1)], "eval_loss", True, tmp_path) == ()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_trial_of_one_parameter_can_be_drawn(tmp_path):
+    assert (
+        len(plot_search([trial("a", "finished", [(1, 2.0)], r=1)], "eval_f1", False, tmp_path)) == 3
+    )
+
+
+def test_a_study_is_drawn_with_and_without_a_recommendation(tmp_path):
+    cells = [
+        PlottedCell("q, v", rank, 100 * rank, (0.5, 0.6), 0.55, 0.07) for rank in (1, 4, 64)
+    ] + [PlottedCell("all", 1, 350, (0.7,), 0.7, 0.0)]
+    plot_study(cells, cells[1], "accuracy", "title", tmp_path / "a.png")
+    plot_study(cells, None, "accuracy", "title", tmp_path / "b.png")
+    assert (tmp_path / "a.png").stat().st_size != (tmp_path / "b.png").stat().st_size

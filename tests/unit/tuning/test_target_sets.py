@@ -1,0 +1,59 @@
+"""Sets of a model's own matrices: what they are called, and that they select just these."""
+
+import pytest
+
+import tiny_models
+from lorakit.injection import add_adapter
+from lorakit.training import Recipe
+from lorakit.tuning.target_sets import Matrix, given_target_sets, names_of, own_target_sets
+
+MODELS = {
+    "distilbert": (tiny_models.distilbert, "SEQ_CLS"),
+    "bert": (tiny_models.bert, "TOKEN_CLS"),
+    "roberta": (tiny_models.roberta, "SEQ_CLS"),
+    "llama": (tiny_models.llama, "CAUSAL_LM"),
+    "gpt2": (tiny_models.gpt2, "CAUSAL_LM"),
+    "bloom": (tiny_models.bloom, "CAUSAL_LM"),
+    "t5": (tiny_models.t5, "SEQ_2_SEQ_LM"),
+}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_each_set_selects_its_matrices_and_no_other(kind, tmp_path):
+    build, task = MODELS[kind]
+    build().save_pretrained(tmp_path)
+    data = {"train": "rows.csv"}
+    recipe = Recipe(model=str(tmp_path), task=task, data=data, output="unused")
+    sets = {target_set.label: target_set for target_set in own_target_sets(recipe)}
+    assert {"attention", "MLP", "all"} <= set(sets)
+    paths = {}
+    for label, target_set in sets.items():
+        config = recipe.lora.model_copy(
+            update={"target_modules": target_set.target_modules, "task_type": task, "r": 1}
+        )
+        injection = add_adapter(build(), config)
+        paths[label] = {match.path for match in injection.matches}
+        assert target_set.parameters_per_rank == injection.lora_parameters, "at rank 1"
+    assert paths["attention"] | paths["MLP"] == paths["all"]
+    assert not paths["attention"] & paths["MLP"]
+    if "query, value" in sets:
+        assert paths["query, value"] < paths["attention"]
+
+
+def test_query_and_value_are_known_by_their_names(tmp_path):
+    tiny_models.llama().save_pretrained(tmp_path)
+    recipe = Recipe(model=str(tmp_path), task="CAUSAL_LM", data={"train": "x"}, output="unused")
+    assert own_target_sets(recipe)[0].target_modules == ("q_proj", "v_proj")
+
+
+def test_sets_of_the_recipe_are_measured(tmp_path):
+    tiny_models.llama(num_hidden_layers=3).save_pretrained(tmp_path)
+    recipe = Recipe(model=str(tmp_path), task="CAUSAL_LM", data={"train": "x"}, output="unused")
+    (only,) = given_target_sets(recipe, [("q_proj",)])
+    assert (only.label, only.parameters_per_rank) == ("q_proj", 3 * (16 + 16))
+
+
+def test_endings_that_others_share_are_lengthened():
+    places = ("h.*.attn.c_proj", "h.*.mlp.c_proj", "h.*.mlp.c_fc")
+    attention, down, up = (Matrix(place, 1) for place in places)
+    assert names_of([down, up], [attention, down, up]) == ("mlp.c_proj", "c_fc")
