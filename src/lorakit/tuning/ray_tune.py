@@ -282,13 +282,13 @@ def _cause(trial: Any) -> BaseException | None:
         error: Any = pickle.loads(Path(staged).read_bytes())
     else:
         error = trial.get_pickled_error()
-    seen: BaseException | None = error
-    while error is not None:
-        seen = error
-        if isinstance(error, LorakitError):
-            break
-        error = getattr(error, "cause", None) or error.__cause__
-    return seen
+    # Ray's error is an instance of the class of its cause as well, with a traceback for a message.
+    while getattr(error, "cause", None) is not None:
+        error = error.cause
+    link = error
+    while link is not None and not isinstance(link, LorakitError):
+        link = link.__cause__
+    return link or error
 
 
 def _explained(cause: BaseException | None) -> str:

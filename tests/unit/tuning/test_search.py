@@ -75,7 +75,7 @@ def test_a_table_tells_what_became_of_every_trial(searched):
     for rate in (2e-2, 1e-6, 1e-7):
         failed = by_rate["1000", rate]
         assert failed["status"] == "failed"
-        assert "1000" in failed["error"]
+        assert failed["error"].startswith("The rank is larger than the layer in model.layers.0")
         assert failed["epochs"] == "0"
 
 
@@ -172,7 +172,8 @@ def test_tpe_learns_from_what_it_tried(recipe, machines):
 def test_a_metric_that_no_trial_reports_ends_the_search(recipe, machines, tmp_path):
     search = {"metric": "f1", "trials": 6}
     changed = []
-    with pytest.raises(MetricError, match=r"'eval_f1': the evaluation has eval_loss"):
+    message = r"^No trial reports the metric 'eval_f1': the evaluation has eval_loss"
+    with pytest.raises(MetricError, match=message):
         tune(recipe(search=search), on_event=lambda *event: changed.append(event))
     begun = {p["changed"].name for name, p in changed if name == "trials"}
     assert len(begun) < 6
@@ -181,7 +182,7 @@ def test_a_metric_that_no_trial_reports_ends_the_search(recipe, machines, tmp_pa
 
 def test_when_every_trial_fails_the_reasons_are_told(recipe, machines):
     search = {"space": {"lora.r": {"choice": [999, 1000]}}, "trials": 2, "algorithm": "random"}
-    with pytest.raises(TrainingError, match=r"All 2 trials failed: .*(999|1000)"):
+    with pytest.raises(TrainingError, match=r"All 2 trials failed: The rank is larger"):
         tune(recipe(search=search))
 
 
