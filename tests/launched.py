@@ -10,20 +10,22 @@ from pathlib import Path
 TIMEOUT_S = 240
 
 # Trains one recipe after the other in the same processes. "kill" ends one process in the midst of
-# it by kill -9, "interrupt" all of them after their first checkpoint, and "resume" goes on. Each
-# process notes how many rows it has tokenized, and the seeds of its first dropout masks.
+# it by kill -9, "interrupt" all of them after their first checkpoint, "resume" goes on, and "fail"
+# has an error. Each process notes how many rows it has tokenized, the seeds of its dropout masks,
+# whether the model was sharded, and its errors.
 TRAIN_ALL = """
 import json, os, signal, sys
 from pathlib import Path
 
 import lorakit.layers.update as update
 import lorakit.training.encode_once as encode_once
+from lorakit.errors import LorakitError
 from lorakit.training import Recipe, train
-from lorakit.training.processes import process_rank
+from lorakit.training.processes import may_tell, process_rank
 from lorakit.training.trainer import AdapterTrainerMixin
 
 jobs, notes = json.loads(sys.argv[1]), Path(sys.argv[2])
-seen = {"rows": [], "seeds": [], "sharded": []}
+seen = {"rows": [], "seeds": [], "sharded": [], "errors": []}
 draw, encoded_once = update.draw_seed, encode_once.encoded_once
 save, step = AdapterTrainerMixin._save_checkpoint, AdapterTrainerMixin.training_step
 
@@ -63,6 +65,10 @@ for path, how in jobs:
         train(Recipe.load(path), resume=how == "resume")
     except KeyboardInterrupt:
         pass
+    except LorakitError as error:
+        if how != "fail":
+            raise
+        seen["errors"].append([type(error).__name__, str(error), may_tell(error)])
 notes.with_suffix(f".{process_rank()}").write_text(json.dumps(seen))
 """
 

@@ -58,14 +58,6 @@ def test_accelerate_launch_prints_and_writes_once(by_accelerate):
     assert [row["step"] for row in metric_rows(path) if row["event"] == "step"] == [1, 2, 3, 4]
 
 
-def test_an_occupied_output_is_one_error(by_accelerate):
-    _, path = by_accelerate
-    done = torchrun("-m", "lorakit", "train", path.with_suffix(".yaml"))
-    assert done.returncode != 0 and "exitcode  : 2" in done.stderr
-    assert done.stderr.count("Error: Cannot write to output") == 1
-    assert done.stdout.count("Reading") == 1
-
-
 def test_what_one_process_alone_finds_is_one_error(write):
     program = write("failing").with_suffix(".py")
     program.write_text(FAILS_IN_ONE)

@@ -55,7 +55,7 @@ def killed(recipes):
 def seen(recipes, killed):
     """Train all of them to the end, in one launch."""
     jobs = [("straight", "start"), ("killed", "resume"), ("sharded", "start")]
-    jobs += [("stopped", "interrupt"), ("stopped", "resume")]
+    jobs += [("stopped", "interrupt"), ("stopped", "resume"), ("straight", "fail")]
     folder = recipes["straight"].parent
     done, seen = train_all([(recipes[name], how) for name, how in jobs], folder)
     assert done.returncode == 0, done.stderr
@@ -86,6 +86,13 @@ def test_each_process_drops_something_else(seen):
     first, second = (set(process["seeds"]) for process in seen)
     assert len(first) > 20 and len(second) > 20
     assert not first & second
+
+
+def test_an_occupied_output_is_the_same_error_in_all_and_told_by_one(recipes, seen):
+    (first,), (second,) = (process["errors"] for process in seen)
+    assert first[:2] == second[:2]
+    assert first[0] == "OutputExistsError" and "it holds a finished run" in first[1]
+    assert (first[2], second[2]) == (True, False)
 
 
 def test_optimizer_states_are_whole_and_written_once(recipes, seen):

@@ -69,7 +69,7 @@ def test_unknown_option_names_the_commands_help():
     result = runner.invoke(app, ["train", "recipe.yaml", "--resum"])
     assert result.exit_code == 2
     assert result.stderr == (
-        "Error: No such option: --resum (Possible options: --resume)\n"
+        "Error: No such option: --resum (Possible options: --address, --resume)\n"
         "'lorakit train --help' shows the usage.\n"
     )
 

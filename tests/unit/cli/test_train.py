@@ -223,3 +223,26 @@ def test_training_that_cannot_learn_exits_1_and_leaves_nothing(cli, cls_recipe):
     assert result.stderr.startswith("Error: ")
     assert "loss" in result.stderr or "gradient" in result.stderr
     assert not (cls_recipe.parent / "run").exists()
+
+
+def test_an_address_is_of_use_with_ray_alone(cli, cls_recipe):
+    result = cli("train", cls_recipe, "--address", "localhost:6379")
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "Error: --address is of use with --ray alone: got no --ray. Add --ray N.\n"
+    )
+
+
+def test_ray_and_a_launcher_exclude_each_other(cli, cls_recipe, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    result = cli("train", cls_recipe, "--ray", "2")
+    assert result.exit_code == 2
+    assert "Use one or the other." in result.stderr
+
+
+def test_ray_that_is_not_there_is_an_error_at_once(cli, cls_recipe):
+    result = cli("train", cls_recipe, "--ray", "2", "--address", "localhost:1")
+    assert result.exit_code == 2
+    assert "No Ray cluster answers at --address localhost:1" in result.stderr
+    assert not (cls_recipe.parent / "run").exists()
