@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -117,6 +118,7 @@ def run_trial(sample: dict[str, Any], plan: TrialPlan) -> None:
     """
     from ray import tune
 
+    gc.collect()  # the process may have run a trial before, whose trainer and model form a cycle
     require_shared_output(plan.trials_path)
     name = tune.get_context().get_trial_name()
     run = RunDirectory(plan.trials_path / str(name))
