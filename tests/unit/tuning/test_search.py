@@ -232,3 +232,34 @@ def test_more_than_the_machine_has_is_refused_at_once(recipe, machines, tmp_path
 def test_nothing_to_resume(recipe):
     with pytest.raises(MissingFileError, match="Nothing to resume"):
         tune(recipe(), resume=True)
+
+
+def test_a_trial_whose_process_is_killed_fails_and_the_rest_goes_on(recipe, machines):
+    import psutil
+
+    killed = []
+
+    def kill_the_first(name, payload):
+        changed = payload.get("changed")
+        if killed or changed is None or not changed.evaluations:
+            return
+        for process in psutil.Process().children(recursive=True):
+            words = process.cmdline()
+            if words and words[0].startswith("ray::ImplicitFunc"):
+                process.kill()  # as the kernel does where memory runs out
+                killed.append(changed.name)
+
+    search = {
+        "trials": 2,
+        "max_concurrent": 1,
+        "max_epochs": 6,
+        "asha": None,
+        "space": {"training.learning_rate": {"log_uniform": [1e-4, 1e-2]}},
+    }
+    result = tune(recipe(search=search), on_event=kill_the_first)
+    assert killed == ["trial-001"]
+    first, second = result.records
+    assert first.status == "failed"
+    assert first.error.startswith("Its process was killed; memory may have run out.")
+    assert second.status == "finished"
+    assert result.best.name == "trial-002"
