@@ -21,7 +21,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from lorakit.errors import LorakitError
 from lorakit.training.run_directory import RunDirectory
-from lorakit.training.search_config import SearchConfig
+from lorakit.training.search_config import SearchConfig, TrialsConfig
 from lorakit.tuning.cluster import Machine, require_room
 from lorakit.tuning.records import Status, TrialRecord, evaluations_of
 from lorakit.tuning.trial import EPOCH, MetricError, TrialPlan, epochs_of, run_trial
@@ -66,15 +66,7 @@ def run_trials(
         ClusterError: A trial asks for more than any machine has.
         MetricError: No trial reports the metric.
     """
-    gpus = settings.gpus_per_trial
-    if gpus is None:
-        gpus = 1.0 if any(machine.gpus >= 1 for machine in machines) else 0.0
-    require_room(
-        machines,
-        cpus=settings.cpus_per_trial,
-        gpus=gpus,
-        what="a trial (cpus_per_trial and gpus_per_trial)",
-    )
+    gpus = require_room_for_trials(settings, machines)
     trainable = tune.with_resources(
         tune.with_parameters(run_trial, plan=plan), {"cpu": settings.cpus_per_trial, "gpu": gpus}
     )
@@ -90,6 +82,20 @@ def run_trials(
     if listener.metric_error is not None:
         raise listener.metric_error
     return listener.records()
+
+
+def require_room_for_trials(settings: TrialsConfig, machines: list[Machine]) -> float:
+    """Refuse trials that no machine has room for, and return the GPUs that each one gets.
+
+    Raises:
+        ClusterError: A trial asks for more than any machine has.
+    """
+    gpus = settings.gpus_per_trial
+    if gpus is None:
+        gpus = 1.0 if any(machine.gpus >= 1 for machine in machines) else 0.0
+    what = "a trial (cpus_per_trial and gpus_per_trial)"
+    require_room(machines, cpus=settings.cpus_per_trial, gpus=gpus, what=what)
+    return gpus
 
 
 def _new_tuner(

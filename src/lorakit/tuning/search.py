@@ -23,7 +23,7 @@ from lorakit.training.recipe import Recipe, changed_keys
 from lorakit.training.run_directory import RunDirectory
 from lorakit.training.search_config import SearchConfig, TrialsConfig
 from lorakit.tuning.cluster import ray_cluster
-from lorakit.tuning.ray_tune import run_trials
+from lorakit.tuning.ray_tune import require_room_for_trials, run_trials
 from lorakit.tuning.records import TrialRecord, best_record, write_hparams, write_trials
 from lorakit.tuning.space import Space, default_space, label_of
 from lorakit.tuning.target_sets import own_target_sets
@@ -125,6 +125,7 @@ def tune(
     trials = space.grid_size if settings.algorithm == "grid" else settings.trials or DEFAULT_TRIALS
     plan, train_rows = plan_trials(recipe, settings, space, directory)
     with ray_cluster(address) as machines:
+        require_room_for_trials(settings, machines)
         directory.trials.mkdir(parents=True, exist_ok=True)
         if not resume:
             write_text(directory.recipe_file, recipe.to_yaml())

@@ -16,7 +16,7 @@ from lorakit.atomic import write_text
 from lorakit.training.recipe import Recipe
 from lorakit.training.search_config import Distribution, SearchConfig, StudyConfig
 from lorakit.tuning.cluster import ray_cluster
-from lorakit.tuning.ray_tune import run_trials
+from lorakit.tuning.ray_tune import require_room_for_trials, run_trials
 from lorakit.tuning.records import TrialRecord, write_trials
 from lorakit.tuning.search import (
     EventHandler,
@@ -170,6 +170,7 @@ def study(
     search = SearchConfig(algorithm="grid", asha=None, **shared)
     runs = len(space.cells) * len(space.seeds)
     with ray_cluster(address) as machines:
+        require_room_for_trials(settings, machines)
         directory.trials.mkdir(parents=True, exist_ok=True)
         if not resume:
             write_text(directory.recipe_file, recipe.to_yaml())

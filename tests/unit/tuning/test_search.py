@@ -227,6 +227,7 @@ def test_more_than_the_machine_has_is_refused_at_once(recipe, machines, tmp_path
         tune(recipe(search={"cpus_per_trial": 99}))
     with pytest.raises(ClusterError, match=r"1 CPUs and 0.5 GPUs"):
         tune(recipe("other", search={"gpus_per_trial": 0.5}))
+    assert not (tmp_path / "search").exists()
 
 
 def test_nothing_to_resume(recipe):
