@@ -13,6 +13,7 @@ HEAD = """\
 #   lorakit train {path} --dry-run          shows what it would do
 #   lorakit train {path}                    trains
 #   lorakit train {path} lora.r=16          changes a key for one run
+#   lorakit tune {path}                     searches rank, modules, learning rate (docs/tuning.md)
 # A key after "# " is not set; its value there is an example. An unknown key is an error.
 """
 
