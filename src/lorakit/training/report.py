@@ -121,13 +121,6 @@ def _kept(facts: RunFacts) -> str:
     return f"The adapter holds the weights of step {facts.best_step}, the best by {metric}.{early}"
 
 
-def _split_rows(facts: RunFacts) -> list[tuple[str, str]]:
-    return [
-        ("training", f"{facts.train_rows:,}"),
-        ("validation", f"{facts.validation_rows:,}"),
-    ]
-
-
 def _count_rows(count: ParameterCount) -> list[tuple[str, str]]:
     return [
         ("trained", f"{count.trainable:,}"),
