@@ -2,64 +2,26 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
-from lorakit.cli.console import (
-    INTERRUPTED,
-    closing,
-    complain,
-    duration_text,
-    heading,
-    number_text,
-    quoted,
-    say,
-    table,
-)
+from lorakit.cli.console import closing, duration_text, heading, number_text, quoted, say, table
 from lorakit.cli.progress import metric_name
-from lorakit.cli.quiet import hide_loading_bars
-from lorakit.cli.trials_view import TrialsView
+from lorakit.cli.trials_command import Address, Overrides, RecipeFile, Resume, run_visibly
 
 
 def study(
-    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Changes, such as 'study.ranks=[1, 4]'."),
-    ] = None,
-    address: Annotated[
-        str | None,
-        typer.Option(help="A Ray cluster to join: host:port or auto; else Ray starts here."),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with a study that was ended or killed.")
-    ] = False,
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    address: Address = None,
+    resume: Resume = False,
 ) -> None:
     """Train a grid of ranks and modules with several seeds, and see which suffices."""
-    changes = overrides or []
     say(f"Reading {recipe} ...")
-    from lorakit.training.recipe import Recipe
     from lorakit.tuning.cluster import import_ray
 
     import_ray()
     from lorakit.tuning.study import study as train_grid
     from lorakit.tuning.study_report import recommendation
 
-    loaded = Recipe.load(recipe, changes)
-    hide_loading_bars()
-    say(f"{loaded.task} on {loaded.model} with {loaded.data.train}")
-    joined = [] if address is None else ["--address", quoted(address)]
-    command = " ".join(["lorakit study", quoted(recipe), *map(quoted, changes), *joined])
-    with TrialsView() as view:
-        try:
-            result = train_grid(loaded, resume=resume, address=address, on_event=view)
-        except KeyboardInterrupt:
-            view.stop()
-            how = f" Finished runs are kept; go on with: {command} --resume"
-            complain("Interrupted." + (how if view.is_open else " Nothing has been written."))
-            raise typer.Exit(INTERRUPTED) from None
+    result = run_visibly("study", train_grid, recipe, overrides, address, resume)
     heading(f"Studied {len(result.cells)} cells in {duration_text(result.wall_s)}")
     metric = metric_name(result.settings.metric)
     table(

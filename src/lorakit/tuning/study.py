@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -13,19 +12,17 @@ from typing import Any
 
 from lorakit.analysis.study_plot import PlottedCell, plot_study
 from lorakit.atomic import write_text
+from lorakit.errors import ConfigError
 from lorakit.training.recipe import Recipe
 from lorakit.training.search_config import Distribution, SearchConfig, StudyConfig
-from lorakit.tuning.cluster import ray_cluster
-from lorakit.tuning.ray_tune import require_room_for_trials, run_trials
-from lorakit.tuning.records import TrialRecord, write_trials
-from lorakit.tuning.search import (
+from lorakit.tuning.driver import (
     EventHandler,
     SearchDirectory,
     open_directory,
-    plan_trials,
-    removed_if_it_cannot_be_judged,
     require_best,
+    run_all,
 )
+from lorakit.tuning.records import TrialRecord
 from lorakit.tuning.study_report import write_study
 from lorakit.tuning.target_sets import TargetSet, given_target_sets, own_target_sets
 from lorakit.tuning.trial import epochs_of
@@ -161,36 +158,19 @@ def study(
     """
     began_s = time.perf_counter()
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
-    tell = on_event or (lambda name, payload: None)
     settings = recipe.study or StudyConfig()
-    directory = open_directory(recipe, resume=resume)
+    directory = open_directory(recipe, "study", resume=resume)
     space = _space_of(recipe, settings)
-    plan, train_rows = plan_trials(recipe, settings, space, directory)
     shared = settings.model_dump(exclude={"ranks", "target_modules", "seeds", "budget"})
     search = SearchConfig(algorithm="grid", asha=None, **shared)
     runs = len(space.cells) * len(space.seeds)
-    with ray_cluster(address) as machines:
-        require_room_for_trials(settings, machines)
-        directory.trials.mkdir(parents=True, exist_ok=True)
-        if not resume:
-            write_text(directory.recipe_file, recipe.to_yaml())
-        facts = {
-            "grid": f"{len(space.cells)} cells, {len(space.seeds)} seeds each",
-            "budget": f"{settings.budget}, scaling lora_alpha / r = {space.scaling:g}",
-        }
-        planned = {"space": space, "trials": runs, "epochs": epochs_of(plan.recipe, settings)}
-        tell("planned", {**planned, "train_rows": train_rows, "settings": search, "facts": facts})
-
-        def on_change(records: list[TrialRecord], changed: TrialRecord) -> None:
-            write_trials(records, search, directory.trials_file)
-            tell("trials", {"records": records, "changed": changed})
-
-        ray = directory.ray.resolve()
-        with removed_if_it_cannot_be_judged(directory, is_new=not resume):
-            records = run_trials(plan, search, runs, machines, ray, on_change)
-    shutil.rmtree(directory.base, ignore_errors=True)
+    facts = {
+        "grid": f"{len(space.cells)} cells, {len(space.seeds)} seeds each",
+        "budget": f"{settings.budget}, scaling lora_alpha / r = {space.scaling:g}",
+    }
+    how: dict[str, Any] = {"resume": resume, "address": address, "on_event": on_event}
+    records = run_all(recipe, search, space, runs, facts, directory, **how)
     require_best(records, search)
-    write_trials(records, search, directory.trials_file)
     cells = filled_cells(space, records, search)
     best = best_cell(cells, search.is_minimized)
     recommended = smallest_sufficient(cells, best, is_minimized=search.is_minimized)
@@ -210,8 +190,6 @@ def _space_of(recipe: Recipe, settings: StudyConfig) -> CellSpace:
     # By its rank_for and alpha_for a pattern would undo what the study varies.
     lora = recipe.lora
     if lora.rank_pattern or lora.alpha_pattern:
-        from lorakit.errors import ConfigError
-
         raise ConfigError(
             "A study varies the rank of all modules alike: got lora.rank_pattern or "
             "lora.alpha_pattern. Leave them out."

@@ -69,11 +69,11 @@ def test_a_study_shows_its_table_and_what_suffices(cli, cls_recipe, tmp_path):
         ("ray://{closed}", "an address of Ray Client, expected host:port"),
     ],
 )
-def test_an_address_without_a_cluster_is_told_at_once(cli, cls_recipe, command, address, message):
-    import ray
-
-    if ray.is_initialized():
-        pytest.skip("Ray runs in this process already, so no address is looked at")
+def test_an_address_without_a_cluster_is_told_at_once(
+    cli, cls_recipe, command, address, message, monkeypatch
+):
+    # Another test may have left a Ray running in this process, which would be used as it is.
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         closed = f"127.0.0.1:{free.getsockname()[1]}"

@@ -5,8 +5,9 @@ import math
 
 import pytest
 
-from lorakit.errors import ConfigError, TargetError
+from lorakit.errors import ConfigError, MissingFileError, OutputExistsError, TargetError
 from lorakit.training import Recipe
+from lorakit.tuning import tune
 from lorakit.tuning.study import (
     Cell,
     CellSpace,
@@ -144,3 +145,12 @@ def test_rank_patterns_would_undo_a_study(studied, tmp_path):
     changes = {"lora.rank_pattern": {"q_proj": 3}, "output": str(tmp_path / "o")}
     with pytest.raises(ConfigError, match=r"lora\.rank_pattern"):
         study(recipe.with_changes(changes, "a test"))
+
+
+def test_a_search_does_not_go_on_with_a_study(studied):
+    recipe, result = studied
+    with pytest.raises(MissingFileError, match=r"there is no search\.yaml in it"):
+        tune(recipe, resume=True)
+    with pytest.raises(OutputExistsError, match="it holds a study"):
+        tune(recipe)
+    assert (result.path / "study.yaml").exists()
