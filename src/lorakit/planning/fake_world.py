@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -26,12 +25,9 @@ class FakeWorld:
         with (
             torch.random.fork_rng(devices=[]),
             _masks_looked_at(),
-            warnings.catch_warnings(),
             self.mode,
             self.values,
         ):
-            # torch's own copying asks fake tensors where they lie.
-            warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")
             yield
 
 
