@@ -4,7 +4,6 @@ The same batch goes through the task's trainer twice, on fake tensors and on rea
 storages that live are counted. Beside it stands how far the process's resident memory rises.
 """
 
-import resource
 import subprocess
 import sys
 import tempfile
@@ -150,16 +149,17 @@ def count_here(recipe: str) -> None:
     """Count a recipe's step and print what was found."""
     from lorakit.planning.machine_memory import process_bytes
     from lorakit.planning.measurement import count_step
+    from lorakit.training.peak_memory import PeakMemory
     from lorakit.training.recipe import Recipe
     from lorakit.training.tasks import task_for
 
     loaded = Recipe.load(recipe)
     task_for(loaded.task)  # imports what it stands on
-    before = process_bytes()
-    step = count_step(loaded)
-    kilobyte = 1024
-    highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilobyte
-    print(step.saved_activation_bytes, step.peak_bytes, highest - before)
+    empty = process_bytes()
+    watches: list[PeakMemory] = []
+    # Not from the beginning: while a checkpoint is read, the pages of its file count as well.
+    step = count_step(loaded, lambda: watches.append(PeakMemory(on_gpu=False)))
+    print(step.saved_activation_bytes, step.peak_bytes, (watches[0].read() or 0) - empty)
 
 
 if __name__ == "__main__":

@@ -101,6 +101,7 @@ def merge_to_checkpoint(
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         written = type(model).from_pretrained(temporary, dtype="auto").eval()
+        keep_odd_layouts(written.modules())
         deviation = (_logits(written, probe) - expected).abs().max().item()
         relative = deviation / max(expected.abs().max().item(), torch.finfo(torch.float32).tiny)
         if not requantize:
