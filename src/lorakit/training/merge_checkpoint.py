@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from lorakit.adapters import merge_adapters, merge_and_unload
 from lorakit.atomic import appearing_directory
 from lorakit.errors import AdapterStateError, ConfigError, OutputExistsError
+from lorakit.layers.bitsandbytes_storage import keep_odd_layouts
 from lorakit.training.inference import load_for_inference
 
 _PROBE_ROWS = 2
