@@ -27,6 +27,7 @@ class Goal:
         must: What has to be reached.
         aim: What is hoped for, or None where that is the same.
         at_least: Whether more is better.
+        unit: That of the row, where no ratio is read.
     """
 
     what: str
@@ -34,6 +35,7 @@ class Goal:
     must: float
     aim: float | None = None
     at_least: bool = False
+    unit: str = "s"
 
 
 @dataclass(frozen=True)
@@ -107,9 +109,9 @@ def _quantized(
     )
 
 
-def _plan(measure: str, shape: str, setting: str, must: float) -> Goal:
+def _plan(measure: str, shape: str, setting: str, must: float, unit: str = "%") -> Goal:
     where = {"benchmark": "memory_plan", "measure": measure, "shape": shape, "setting": setting}
-    return Goal(measure, {**where, "variant": memory_plan.PLANNED, **_FLOAT32}, must)
+    return Goal(measure, {**where, "variant": memory_plan.PLANNED, **_FLOAT32}, must, unit=unit)
 
 
 _QUANTIZED = tuple(
@@ -129,9 +131,9 @@ _PLANS = (
         for shape in memory_plan.SHAPES
         for measure, must in ((memory_plan.SAVED, 2.0), (memory_plan.PEAK, 10.0))
     ),
-    _plan(memory_plan.SECONDS, "llama-7b", memory_plan.LARGE_SETTING, 20.0),
-    _plan(memory_plan.PROCESS, "llama-7b", memory_plan.LARGE_SETTING, 1.5e9),
-    _plan(memory_plan.SECONDS, "llama-70b", memory_plan.LARGE_SETTING, 60.0),
+    _plan(memory_plan.SECONDS, "llama-7b", memory_plan.LARGE_SETTING, 20.0, "s"),
+    _plan(memory_plan.PROCESS, "llama-7b", memory_plan.LARGE_SETTING, 1.5e9, "B"),
+    _plan(memory_plan.SECONDS, "llama-70b", memory_plan.LARGE_SETTING, 60.0, "s"),
 )
 
 GOALS = (
