@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -25,10 +26,23 @@ class FakeWorld:
         with (
             torch.random.fork_rng(devices=[]),
             _masks_looked_at(),
+            _without_torch_log(),
             self.mode,
             self.values,
         ):
             yield
+
+
+@contextmanager
+def _without_torch_log() -> Iterator[None]:
+    """Keep torch from printing the traceback of what is raised as an error anyway."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 @contextmanager

@@ -77,7 +77,7 @@ class KnownValues(TorchDispatchMode):
         inputs = [value for value in flat if isinstance(value, Tensor)]
         are_known = all(known_value(tensor) is not None for tensor in inputs)
         try:
-            result = func(*args, **kwargs)
+            result = _run(func, args, kwargs)
         except (DataDependentOutputException, DynamicOutputShapeException) as error:
             if are_known:
                 return self._result_of_values(func, args, kwargs)
@@ -124,6 +124,18 @@ class KnownValues(TorchDispatchMode):
                 found = value.nonzero(as_tuple=True)
             places += [self.fake(place, source.device) for place in found]
         return torch.ops.aten.index.Tensor(source, places, *rest)
+
+
+def _run(func: Any, args: Any, kwargs: Any) -> Any:
+    """Run an operation on fake tensors.
+
+    The product of groups of rows, as experts use it, runs in any dtype on a CPU; torch knows the
+    shape of its result in bfloat16 alone.
+    """
+    if func is torch.ops.aten._grouped_mm.default and args[0].dtype != torch.bfloat16:
+        halves = (matrix.to(torch.bfloat16) for matrix in args[:2])
+        return func(*halves, *args[2:], **kwargs).to(args[0].dtype)
+    return func(*args, **kwargs)
 
 
 def _is_worth_keeping(func: Any, inputs: list[Tensor], result: Any) -> bool:

@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from lorakit.adapters import adapter_state_dict
-from lorakit.errors import ConfigError
+from lorakit.errors import ConfigError, LorakitError, PlanError
 from lorakit.injection import count_parameters
 from lorakit.planning.adapter_size import safetensors_bytes
 from lorakit.planning.fake_model import build_fake_model
@@ -217,7 +217,7 @@ def _run(
         batch = longest_batch(trainer, rows.longest, arguments)
         with world.entered():
             moved = {key: world.values.fake(value, tensors_on) for key, value in batch.items()}
-            step = run_step(trainer, moved, vocabulary_of(model))
+            step = _step(trainer, moved, model)
     counted = count_parameters(model)
     first = next(iter(batch.values()))
     return step, _Facts(
@@ -239,6 +239,19 @@ def _sharing_note(shards: bool, processes: int) -> tuple[str, ...]:
         return ()
     how = "The model is shared out (FSDP2)" if shards else "Each process has all of it (DDP)"
     return (f"{how}; what {processes} processes add is worked out, not run.",)
+
+
+def _step(trainer: Any, batch: Mapping[str, Any], model: PreTrainedModel) -> StepMemory:
+    try:
+        return run_step(trainer, batch, vocabulary_of(model))
+    except LorakitError:
+        raise
+    except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise PlanError(
+            f"The step of this {type(model).__name__} fails on fake tensors: {reason}. If it runs "
+            "on real ones, measure it there: lorakit plan RECIPE --measure."
+        ) from error
 
 
 def _device_named(name: str) -> torch.device:

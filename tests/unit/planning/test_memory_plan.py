@@ -70,6 +70,31 @@ def test_mixed_precision_is_planned_as_it_runs(recipe, task):
     compare(recipe(task, **{"training.bf16": True}))
 
 
+def test_experts_are_planned_as_they_run(recipe, tiny_llama_dir, tmp_path):
+    from transformers import AutoTokenizer, Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama_dir)
+    sizes = {key: value for key, value in LLAMA.items() if key != "model_type"}
+    config = Qwen3MoeConfig(
+        **{**sizes, "vocab_size": len(tokenizer)},
+        num_key_value_heads=2,
+        head_dim=8,
+        num_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=32,
+    )
+    folder = str(tmp_path / "experts")
+    Qwen3MoeForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    compare(recipe(model=folder))
+
+
+def test_a_step_that_fails_is_one_sentence(config_dir, recipe):
+    model = config_dir({**LLAMA, "num_key_value_heads": 3})
+    with pytest.raises(PlanError, match="The step of this LlamaForCausalLM fails on fake tensors"):
+        plan(recipe(model=model, **{"data.train": "your/data", "data.max_length": 8}))
+
+
 def test_the_parts_of_the_peak_are_all_of_it(recipe):
     planned = plan(recipe())
     assert sum(planned.at_peak.values()) == planned.peak_bytes
