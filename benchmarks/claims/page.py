@@ -149,11 +149,13 @@ def number_text(found: Ours, unit: str) -> str:
     >>> number_text(Ours(-1.25, -2.0, 0.5), "points")
     '-1.2 points (-2.0 to +0.5)'
     """
-    text = _with_unit(found.value, unit)
     if found.low is None or found.high is None:
-        return text
-    low, high = (_with_unit(value, unit) for value in (found.low, found.high))
-    return f"{text} ({low.removesuffix(f' {unit}')} to {high.removesuffix(f' {unit}')})"
+        return _with_unit(found.value, unit)
+    value, low, high = (
+        f"{one:.1f} %" if unit == "%" else _with_unit(one, unit)
+        for one in (found.value, found.low, found.high)
+    )
+    return f"{value} ({low.removesuffix(f' {unit}')} to {high.removesuffix(f' {unit}')})"
 
 
 def _with_unit(value: float, unit: str) -> str:
