@@ -1,11 +1,16 @@
 """Accuracies of the quality runs by configuration: mean, spread, and differences seed by seed."""
 
+import csv
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from benchmarks.claims.quality_runs import FULL, LORA, QualityRun
+from lorakit.quickstart.compare import FULL as FULL_THERE
+from lorakit.quickstart.run import LORA as LORA_THERE
 
+QUICKSTART = "quickstart.csv"
 Kind = tuple[str, int, str]
 """Method, rank and modules."""
 
@@ -85,3 +90,23 @@ def gaps(first: Cell, second: Cell) -> list[float]:
 def best(candidates: Iterable[Cell]) -> Cell | None:
     """Return the cell with the highest mean."""
     return max(candidates, key=lambda cell: cell.mean, default=None)
+
+
+def quickstart_gap(results: Path) -> float | None:
+    """Return by how many points the quickstart's LoRA is more accurate than its full fine-tuning.
+
+    That is the same task, trained for longer; `tools/measure_quickstart.py` measures it.
+    """
+    path = results / QUICKSTART
+    if not path.exists():
+        return None
+    accuracy: dict[tuple[str, str], float] = {}
+    with path.open(encoding="utf-8", newline="") as file:
+        for line in csv.DictReader(file):
+            accuracy[line["method"], line["seed"]] = float(line["accuracy"])
+    found = [
+        100 * (accuracy[LORA_THERE, seed] - value)
+        for (method, seed), value in accuracy.items()
+        if method == FULL_THERE and (LORA_THERE, seed) in accuracy
+    ]
+    return statistics.mean(found) if found else None

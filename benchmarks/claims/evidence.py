@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks import latency
 from benchmarks.claims import BENCHMARK
-from benchmarks.claims.accuracy import Cell, Kind, best, cells, compared_runs, gaps
+from benchmarks.claims.accuracy import Cell, Kind, best, cells, compared_runs, gaps, quickstart_gap
 from benchmarks.claims.published import TABLE_1, Published
 from benchmarks.claims.quality_runs import (
     ALL_LINEAR,
@@ -61,16 +61,18 @@ class Evidence:
     Attributes:
         rows: Of the claims, and of the benchmarks that measure some of them.
         runs: The models that were trained.
+        quickstart_gap: See `accuracy.quickstart_gap`.
     """
 
     rows: tuple[Row, ...]
     runs: tuple[QualityRun, ...]
+    quickstart_gap: float | None = None
 
     @classmethod
     def read(cls, results: Path = RESULTS) -> "Evidence":
         """Read the CSV files; those that are not there have no rows."""
         rows = read_rows([BENCHMARK, "step", "latency"], results)
-        return cls(tuple(rows), tuple(read_runs(results)))
+        return cls(tuple(rows), tuple(read_runs(results)), quickstart_gap(results))
 
     @cached_property
     def cells(self) -> dict[Kind, Cell]:

@@ -21,8 +21,6 @@ QLORA_SHARE = 0.002
 TWO_BYTES, TWELVE_BYTES = 2, 12
 _NF4 = {"bits": 4, "quant_type": "nf4", "double_quant": True, "compute_dtype": "bfloat16"}
 _PARTS = {
-    "weights of the base": "base_weights_bytes",
-    "weights of the adapter": "adapter_bytes",
     "gradients": "gradient_bytes",
     "optimizer": "optimizer_bytes",
     "kept for backward": "saved_activation_bytes",
@@ -74,22 +72,39 @@ class Planned:
 def plans(options: Options) -> list[Planned]:
     """Return what is planned."""
     gpt3 = shapes.gpt3(layers=2, width=384) if options.quick else shapes.gpt3()
-    small, large = (
-        shapes.llama(*((64, 128, 2, 2) if options.quick else sizes))
-        for sizes in (shapes.LLAMA_7B, shapes.LLAMA_65B)
-    )
+    llama = {
+        name: shapes.llama(*((64, 128, 2, 2) if options.quick else sizes))
+        for name, sizes in shapes.LLAMAS.items()
+    }
     q_v = shapes.GPT3_Q_V
-    in_4_bits = {"is_quantized": True, "is_checkpointed": True}
-    return [
+    made = [
         Planned("C5", "full", "GPT-3", gpt3, "full", 4, is_checkpointed=True),
         Planned("C5", "LoRA", "GPT-3", gpt3, "adapter", 4, q_v, is_checkpointed=True),
-        Planned("C11", "QLoRA", "LLaMA 7B", small, "adapter", QLORA_RANK, is_quantized=True),
-        Planned("C11", "QLoRA, checkpointing", "LLaMA 7B", small, "adapter", QLORA_RANK,
-                **in_4_bits),
-        Planned("C12", "full, 16 bits", "LLaMA 65B", large, "full", QLORA_RANK,
-                is_checkpointed=True),
-        Planned("C12", "QLoRA", "LLaMA 65B", large, "adapter", QLORA_RANK, **in_4_bits),
-    ]  # fmt: skip
+        _qlora("C11", "QLoRA", "LLaMA 7B", llama["LLaMA 7B"], is_checkpointed=False),
+        _qlora("C11", "QLoRA, checkpointing", "LLaMA 7B", llama["LLaMA 7B"]),
+        _qlora("C12", "QLoRA, 13B", "LLaMA 13B", llama["LLaMA 13B"]),
+        _qlora("C12", "QLoRA, 33B", "LLaMA 33B", llama["LLaMA 33B"]),
+        _qlora("C12", "QLoRA", "LLaMA 65B", llama["LLaMA 65B"]),
+    ]
+    whole = Planned(
+        "C12", "full, 16 bits", "LLaMA 65B", llama["LLaMA 65B"], "full", 1, is_checkpointed=True
+    )
+    return [*made, whole]
+
+
+def _qlora(
+    claim: str, name: str, shape: str, config: PretrainedConfig, is_checkpointed: bool = True
+) -> Planned:
+    return Planned(
+        claim,
+        name,
+        shape,
+        config,
+        "adapter",
+        QLORA_RANK,
+        is_quantized=True,
+        is_checkpointed=is_checkpointed,
+    )
 
 
 def plan_all(options: Options) -> list[Row]:
@@ -139,23 +154,26 @@ def _planned_rows(options: Options, one: Planned, found: Any) -> list[Row]:
     def figure(what: str, value: float, unit: str = "B", claim: str = one.claim) -> Row:
         return claim_row(options, claim, what, value, unit, **common)
 
-    rows = [
-        figure(f"{one.name}, {part}", getattr(found, name))
-        for part, name in _PARTS.items()
-        if one.method == "adapter" or "adapter" not in part
-    ]
-    rows.append(figure(f"{one.name}, trained", found.trainable, "parameters"))
+    weights = {
+        "weights of the base": found.base_weights_bytes,
+        "weights of the adapter": found.adapter_bytes,
+    }
     if one.method == "full":
-        rows.append(figure("the model", found.total, "parameters"))
+        weights = {"weights": sum(weights.values())}
+    parts = weights | {part: getattr(found, name) for part, name in _PARTS.items()}
+    rows = [figure(f"{one.name}, {part}", value) for part, value in parts.items()]
+    trained = "the model" if one.method == "full" else f"{one.name}, trained"
+    rows.append(figure(trained, found.trainable, "parameters"))
+    if (one.claim, one.method) == ("C12", "full"):
         rows.append(figure("twelve bytes a parameter", TWELVE_BYTES * found.total))
     if (one.claim, one.name) == ("C5", "LoRA"):
         rows.append(figure("adapter file, qv, r=4", found.adapter_file_bytes, claim="C3"))
     if (one.claim, one.name) == ("C11", "QLoRA"):
         base = found.total - found.trainable
-        weights = QLORA_SHARE * base
+        share = QLORA_SHARE * base
         rows += [
-            figure("LoRA weights at 0.2 % in 16 bits", TWO_BYTES * weights),
-            figure("rank on every linear layer at 0.2 %", weights * one.r / found.trainable, ""),
+            figure("LoRA weights at 0.2 % in 16 bits", TWO_BYTES * share),
+            figure("rank on every linear layer at 0.2 %", share * one.r / found.trainable, ""),
             figure(f"LoRA weights at r={one.r} in 16 bits", TWO_BYTES * found.trainable),
         ]
     return rows

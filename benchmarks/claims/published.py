@@ -97,6 +97,8 @@ CLAIMS = (
 )  # fmt: skip
 
 MILLION, MB, GB = 1e6, 1e6, 1e9
+GPT3_BYTES = {"LoRA": 350 * GB, "full": 1200 * GB}
+"""Memory of training GPT-3 175B (section 4.2)."""
 TOKENS_PER_S = {"LoRA": 43.1, "full": 32.5}
 """Of one V100 at GPT-3 175B: what the paper's 25% is made of (section 4.2, footnote 5)."""
 TABLE_1 = {"1 x 128": (20.7, 30.3), "16 x 256": (5.0, 8.4), "32 x 512": (2.2, 3.0)}
@@ -118,6 +120,7 @@ TABLE_6 = {"WikiSQL": (73.4, 73.3, 73.7, 73.8, 73.5), "MNLI": (91.3, 91.4, 91.3,
 FIGURE_6_ADAPTERS = 0.90
 """The adapters of QLoRA's figure 6, as a share of what r=64 on every linear layer has."""
 
+_SAVED_BYTES = round(100 * (1 - GPT3_BYTES["LoRA"] / GPT3_BYTES["full"]), 1)
 _SAVED_S = round(100 * (1 - TOKENS_PER_S["full"] / TOKENS_PER_S["LoRA"]), 1)
 _FASTER = round(100 * (TOKENS_PER_S["LoRA"] / TOKENS_PER_S["full"] - 1), 1)
 _SINGLE = list(TABLE_5.values())[:4]
@@ -154,9 +157,9 @@ FIGURES = (
     *_parameters("C4", {"RoBERTa base, r=8 on q and v": 0.295, "RoBERTa large, r=8 on q and v":
                         0.786, "DeBERTa XXL, r=16 on q and v": 4.72},
                  ("RoBERTa base, r=8 on q and v", "DeBERTa XXL, r=16 on q and v")),
-    Published("C5", "full, peak", 1200 * GB, "B"),
-    Published("C5", "LoRA, peak", 350 * GB, "B"),
-    Published("C5", "memory saved, GPT-3", 100 * 2 / 3, "%", is_shown=True, tolerance=0.05),
+    Published("C5", "full, peak", GPT3_BYTES["full"], "B"),
+    Published("C5", "LoRA, peak", GPT3_BYTES["LoRA"], "B"),
+    Published("C5", "memory saved, GPT-3", _SAVED_BYTES, "%", is_shown=True, tolerance=0.1),
     Published("C5", "memory saved, measured", 100 * 2 / 3, "%", "≤", is_shown=True),
     Published("C6", "time saved", _SAVED_S, "%", is_shown=True, tolerance=0.1),
     Published("C6", "more tokens per second", _FASTER, "%", is_shown=True, tolerance=0.1),

@@ -4,8 +4,8 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
+import torch
 from transformers import (
     DebertaV2Config,
     DistilBertConfig,
@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from lorakit.config import TaskType
-from lorakit.training.tasks.pretrained import auto_model, load_skeleton
+from lorakit.training.tasks.pretrained import auto_model
 
 GPT3_Q_V = ("q_proj", "v_proj")
 GPT3_ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
@@ -55,10 +55,13 @@ def llama(hidden: int, intermediate: int, layers: int, heads: int) -> Pretrained
     )
 
 
-LLAMA_7B = (4096, 11008, 32, 32)
-LLAMA_13B = (5120, 13824, 40, 40)
-LLAMA_33B = (6656, 17920, 60, 52)
-LLAMA_65B = (8192, 22016, 80, 64)
+LLAMAS = {
+    "LLaMA 7B": (4096, 11008, 32, 32),
+    "LLaMA 13B": (5120, 13824, 40, 40),
+    "LLaMA 33B": (6656, 17920, 60, 52),
+    "LLaMA 65B": (8192, 22016, 80, 64),
+}
+"""Width, width inside the MLP, layers and heads."""
 
 
 def distilbert() -> PretrainedConfig:
@@ -105,7 +108,7 @@ def config_folder(config: PretrainedConfig) -> Iterator[Path]:
         yield Path(name)
 
 
-def skeleton(config: PretrainedConfig, task: TaskType, **options: Any) -> PreTrainedModel:
-    """Return the model on the meta device, built as a recipe's `--dry-run` builds it."""
-    with config_folder(config) as folder:
-        return load_skeleton(auto_model(task), str(folder), **options)
+def skeleton(config: PretrainedConfig, task: TaskType) -> PreTrainedModel:
+    """Return the model of a configuration on the meta device, without weights."""
+    with torch.device("meta"):
+        return auto_model(task).from_config(config)

@@ -5,7 +5,7 @@ import re
 
 import pytest
 from benchmarks.claims import directions, quality
-from benchmarks.claims.accuracy import cells, compared_runs, gaps
+from benchmarks.claims.accuracy import QUICKSTART, cells, compared_runs, gaps, quickstart_gap
 from benchmarks.claims.evidence import FULL_KIND, Evidence, lora, ours
 from benchmarks.claims.page import page_text
 from benchmarks.claims.published import FIGURES
@@ -195,6 +195,17 @@ def test_a_worse_lora_is_called_worse():
         for run in RUNS
     ]
     assert "No rank reaches" not in page_text(Evidence((), tuple(better)))
+
+
+def test_the_quickstarts_own_gap_is_told(tmp_path):
+    assert quickstart_gap(tmp_path) is None
+    lines = ["seed,method,accuracy", "1,LoRA,0.7", "1,LoRA,0.8", "1,full fine-tuning,0.85"]
+    lines += ["2,LoRA,0.9", "2,full fine-tuning,0.87", "3,LoRA,0.1"]
+    (tmp_path / QUICKSTART).write_text("\n".join(lines))
+    gap = quickstart_gap(tmp_path)
+    assert gap == pytest.approx((-5 + 3) / 2)
+    page = page_text(Evidence((), tuple(RUNS), gap))
+    assert "longer (r=16, 5 epochs, more rows), has -1.0 points." in page
 
 
 def test_the_runs_that_are_kept_have_the_grid_that_runs():
