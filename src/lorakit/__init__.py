@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         set_fused_mlp,
         unload,
     )
+    from lorakit.planning import MemoryPlan, plan
     from lorakit.quantization import prepare_for_training, quantize_model
     from lorakit.training import Recipe, train
     from lorakit.tuning import tune
@@ -66,6 +67,7 @@ _ORIGINS = {
         "set_fused_mlp",
         "unload",
     ),
+    "lorakit.planning": ("MemoryPlan", "plan"),
     "lorakit.quantization": ("prepare_for_training", "quantize_model"),
     "lorakit.training": ("Recipe", "train"),
     "lorakit.tuning": ("tune",),
@@ -77,6 +79,7 @@ __all__ = [
     "Injection",
     "LoraConfig",
     "LorakitError",
+    "MemoryPlan",
     "ParameterCount",
     "QuantizationConfig",
     "Recipe",
@@ -92,6 +95,7 @@ __all__ = [
     "load_adapter",
     "merge_adapters",
     "merge_and_unload",
+    "plan",
     "prepare_for_training",
     "print_trainable_parameters",
     "quantize_model",

@@ -14,6 +14,7 @@ LorakitError
 ├── OutputExistsError    (FileExistsError)    an output would overwrite an earlier run
 ├── DataError            (ValueError)         the rows of a dataset do not fit the task
 ├── ClusterError         (RuntimeError)       Ray cannot be reached, or has too little to give
+├── PlanError            (RuntimeError)       a step's memory cannot be known without running it
 ├── CheckpointError      (RuntimeError)       a checkpoint is incomplete or belongs to another run
 └── TrainingError        (RuntimeError)       training cannot learn: zero or NaN gradients, NaN loss
 
@@ -103,6 +104,12 @@ class DataError(LorakitError, ValueError):
 
 class ClusterError(LorakitError, RuntimeError):
     """A Ray cluster cannot be reached, or has less than is asked for."""
+
+    exit_code = 2
+
+
+class PlanError(LorakitError, RuntimeError):
+    """What a step takes cannot be known without running it."""
 
     exit_code = 2
 

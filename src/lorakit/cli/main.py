@@ -21,6 +21,7 @@ from lorakit.cli.init import init
 from lorakit.cli.inspect import inspect
 from lorakit.cli.launched import may_complain
 from lorakit.cli.merge import merge
+from lorakit.cli.plan import plan
 from lorakit.cli.quickstart import quickstart
 from lorakit.cli.quiet import quiet_libraries
 from lorakit.cli.study import study
@@ -147,7 +148,7 @@ def lorakit(
 
 
 COMMANDS = (
-    *(quickstart, init, train, tune, study),
+    *(quickstart, init, plan, train, tune, study),
     *(evaluate, generate, merge, inspect, analyze),
 )
 for command in COMMANDS:

@@ -7,7 +7,9 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-LIBRARIES = ("transformers", "datasets", "trl", "accelerate", "torch", "huggingface_hub")
+LIBRARIES = (
+    *("transformers", "datasets", "trl", "accelerate", "torch", "huggingface_hub", "bitsandbytes"),
+)
 ENVIRONMENT = {
     "TRANSFORMERS_VERBOSITY": "error",
     "DATASETS_VERBOSITY": "error",

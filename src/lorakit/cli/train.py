@@ -23,6 +23,7 @@ from lorakit.cli.console import (
     say,
 )
 from lorakit.cli.launched import is_first, is_one_of_several
+from lorakit.cli.plan_first import plan_first
 from lorakit.cli.progress import metric_name
 from lorakit.cli.quiet import hide_loading_bars
 from lorakit.cli.training_view import RunView
@@ -45,6 +46,9 @@ def train(
     ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last complete checkpoint.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Train even if the plan says that it cannot fit.")
     ] = False,
     ray: Annotated[
         int | None,
@@ -85,6 +89,10 @@ def train(
     if ray is not None:
         command += f" --ray {ray}" + (f" --address {quoted(address)}" if address else "")
         trainer = partial(_train_on_ray, workers=ray, address=address)
+    if not resume:
+        planned = plan_first(loaded, command, force=force, processes=ray)
+        if planned is not None and trainer is None:
+            trainer = partial(_train_here, planned_bytes=planned.measurable_bytes)
     result = train_visibly(loaded, command, resume=resume, trainer=trainer)
     closing(result.files, next_commands(loaded, result.run_dir))
     if is_one_of_several():
@@ -115,6 +123,12 @@ def _load(path: Path, changes: list[str]) -> Recipe:
     return all_agree(result)
 
 
+def _train_here(recipe: Recipe, **options: Any) -> TrainResult:
+    from lorakit.training.run import train as train_here
+
+    return train_here(recipe, **options)
+
+
 def _train_on_ray(recipe: Recipe, **options: Any) -> TrainResult:
     from lorakit.tuning.ray_training import train_on_ray
 
@@ -136,10 +150,7 @@ def train_visibly(
         resume: Whether to go on with a run.
         trainer: What to call in place of `lorakit.train`.
     """
-    from lorakit.training.run import train as train_here
-
-    train_adapter = trainer or train_here
-
+    train_adapter = trainer or _train_here
     with RunView() as view:
         try:
             result = train_adapter(recipe, resume=resume, on_event=view)

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from lorakit.layers.adapted import AdaptedLayer
 from lorakit.layers.offload import weights_in_place
@@ -20,6 +21,12 @@ def full_copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     """
     # accelerate's hooks hold the whole offloaded model; a copy keeps its own weights instead.
     memo |= {id(part._hf_hook): part._hf_hook for part in module.modules() if _is_hooked(part)}
+    # torch copies a fake tensor's storage, of which it has none.
+    memo |= {
+        id(p): nn.Parameter(p.detach().clone(), requires_grad=p.requires_grad)
+        for p in module.parameters()
+        if isinstance(p, FakeTensor) and id(p) not in memo
+    }
     with weights_in_place(module):
         made = copy.deepcopy(_shallow_plain(module), memo)
     for child in list(made.modules()):

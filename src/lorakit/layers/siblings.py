@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from lorakit.layers.update import shared_seed
 from lorakit.ops import LinearOperands, low_rank_linears
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from lorakit.layers.adapted import AdaptedLayer
 
 _MISSES_ALLOWED = 3
+_PLAIN = (Tensor, torch.nn.Parameter, FakeTensor)
+"""What a weight may be that can be read before its layer is called; those sharded may not."""
 
 
 class SiblingGroup:
@@ -191,7 +194,7 @@ def _may_join(member: AdaptedLayer, leader: AdaptedLayer, x: Tensor) -> bool:
     weight, leading = member.base_weight(), leader.base_weight()
     return (
         type(weight) is type(leading)
-        and (isinstance(weight, QuantizedWeight) or type(weight) in (Tensor, torch.nn.Parameter))
+        and (isinstance(weight, QuantizedWeight) or type(weight) in _PLAIN)
         and weight.dtype == leading.dtype
         and weight.device == leading.device
         and weight.shape[1] == leading.shape[1]

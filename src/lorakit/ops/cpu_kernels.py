@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 _SOURCES = Path(__file__).parent / "native"
 _FLAGS = (
@@ -89,8 +90,8 @@ class Groups:
         for begin, end, thin, r, scaling, mask, gradient in groups:
             compact = _thin(thin)
             self._tensors.append((compact, gradient))
-            address = None if gradient is None else gradient.data_ptr()
-            rows.append(_Group(begin, end, compact.data_ptr(), address, r, scaling, mask))
+            addresses = address(compact), None if gradient is None else address(gradient)
+            rows.append(_Group(begin, end, *addresses, r, scaling, mask))
         self.count = len(rows)
         self.array = (_Group * len(rows))(*rows)
 
@@ -103,10 +104,11 @@ def takes(x: Tensor) -> bool:
 def can_be_read_at_its_address(x: Tensor) -> bool:
     """Return whether x is rows of adjacent elements in memory, for code that is not torch's own.
 
-    Not while a trace is recorded, in which what such code writes would be missing.
+    Not while a trace is recorded, in which what such code writes would be missing. A fake tensor
+    is taken for what it stands for; nothing is computed for it.
     """
     return (
-        type(x) in (Tensor, torch.nn.Parameter)
+        type(x) in (Tensor, torch.nn.Parameter, FakeTensor)
         and x.ndim > 0
         and x.stride(-1) == 1
         and torch._C._get_tracing_state() is None
@@ -214,8 +216,8 @@ class CpuKernels:
         self._call(self._library.lorakit_drop, _matrix(x), _matrix(out), mask)
         return out
 
-    def _call(self, function: Callable[..., int], *arguments: object) -> None:
-        if function(*arguments):
+    def _call(self, function: Callable[..., int], x: _Matrix, *arguments: object) -> None:
+        if x.data and function(x, *arguments):
             raise MemoryError("The low-rank products could not allocate their small buffers.")
 
 
@@ -226,11 +228,16 @@ def dropout_arguments(threshold: int, scale: float, seed: int) -> _Dropout:
 
 def _matrix(x: Tensor) -> _Matrix:
     rows, width = x.shape
-    return _Matrix(x.data_ptr(), x.dtype == torch.bfloat16, x.stride(0), rows, width)
+    return _Matrix(address(x), x.dtype == torch.bfloat16, x.stride(0), rows, width)
 
 
 def _rows(u: Tensor) -> tuple[int, int]:
-    return u.data_ptr(), u.stride(0)
+    return address(u), u.stride(0)
+
+
+def address(x: Tensor) -> int:
+    """Return where a tensor's elements begin in memory; 0 for a fake one, which has none."""
+    return 0 if isinstance(x, FakeTensor) else x.data_ptr()
 
 
 def empty_float32(*shape: int) -> Tensor:

@@ -19,12 +19,14 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from itertools import islice
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 _SUFFIXES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
-_PLAIN_TYPES = ("Tensor", "Parameter", "Params4bit", "Int8Params")
+_PLAIN_TYPES = ("Tensor", "Parameter", "Params4bit", "Int8Params", "FakeTensor")
 
 
 class Layout(NamedTuple):
@@ -125,7 +127,9 @@ def _dense_4bit(weight: QuantizedWeight, dtype: torch.dtype) -> Tensor:
     absmax = weight.absmax.contiguous()
     if weight.nested_absmax is not None:
         absmax = _nested_absmax(weight, library)
-    out = _scratch.take(layout.shape, dtype)
+    out = _scratch.take(layout.shape, dtype, like=codes)
+    if isinstance(codes, FakeTensor):
+        return out
     rows, columns = layout.shape
     library(f"cdequantize_blockwise_cpu_{layout.quant_type}_{_SUFFIXES[dtype]}")(
         *(_pointer(codes), _pointer(absmax), _pointer(out)),
@@ -151,7 +155,9 @@ def _absmax(weight: QuantizedWeight) -> Tensor:
 
 def _nested_absmax(weight: QuantizedWeight, library: Callable[[str], Any]) -> Tensor:
     """Do what `_absmax` does, in a buffer."""
-    out = _scratch.take((weight.absmax.numel(),), torch.float32, name="absmax")
+    out = _scratch.take((weight.absmax.numel(),), torch.float32, "absmax", like=weight.absmax)
+    if isinstance(out, FakeTensor):
+        return out
     library("cdequantize_blockwise_cpu_fp32")(
         *(_pointer(weight.nested_code), _pointer(weight.absmax), _pointer(weight.nested_absmax)),
         *(_pointer(out), ctypes.c_longlong(weight.layout.nested_block_size)),
@@ -164,11 +170,15 @@ def _dense_8bit(weight: QuantizedWeight, dtype: torch.dtype) -> Tensor:
     scales = weight.absmax.to(torch.float32).mul(1 / 127)[:, None]
     if not _is_plain_cpu(weight.codes):
         return (weight.codes * scales).to(dtype)
-    return torch.mul(weight.codes, scales, out=_scratch.take(weight.layout.shape, dtype))
+    out = _scratch.take(weight.layout.shape, dtype, like=weight.codes)
+    return torch.mul(weight.codes, scales, out=out)
 
 
 def _is_plain_cpu(tensor: Tensor) -> bool:
-    """Whether there is memory behind a tensor that a kernel may be pointed to."""
+    """Whether there is memory behind a tensor that a kernel may be pointed to.
+
+    A fake tensor is taken for what it stands for; nothing is computed for it.
+    """
     return (
         not torch.compiler.is_compiling()
         and tensor.device.type == "cpu"
@@ -201,11 +211,20 @@ def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
 class _Scratch(threading.local):
     """Buffers that are used again, one for each purpose and dtype, as large as the largest use."""
 
+    _is_of_fakes = False
+
     def __init__(self) -> None:
         self._buffers: dict[tuple[str, torch.dtype], Tensor] = {}
+        self._fake: WeakKeyDictionary[Any, _Scratch] = WeakKeyDictionary()
 
-    def take(self, shape: Sequence[int], dtype: torch.dtype, name: str = "weight") -> Tensor:
-        """Return a CPU tensor with whatever was in it."""
+    def take(
+        self, shape: Sequence[int], dtype: torch.dtype, name: str = "weight", *, like: Tensor
+    ) -> Tensor:
+        """Return a CPU tensor with whatever was in it; a fake one for fakes of the same mode."""
+        if isinstance(like, FakeTensor) and not self._is_of_fakes:
+            own = self._fake.setdefault(like.fake_mode, _Scratch())
+            own._is_of_fakes = True
+            return own.take(shape, dtype, name, like=like)
         count = 1
         for size in shape:
             count *= size
@@ -219,3 +238,11 @@ class _Scratch(threading.local):
 
 
 _scratch = _Scratch()
+
+
+def shared_buffers(like: Tensor) -> list[Tensor]:
+    """Return the buffers that dense weights are written to; the fake ones for a fake tensor."""
+    if not isinstance(like, FakeTensor):
+        return [*_scratch._buffers.values()]
+    of_mode = _scratch._fake.get(like.fake_mode)
+    return [] if of_mode is None else [*of_mode._buffers.values()]

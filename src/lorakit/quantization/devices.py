@@ -47,7 +47,7 @@ def has_dtype(dtype: torch.dtype, device: torch.device) -> bool:
     if device.type == "cpu":
         kind = "bf16" if dtype == torch.bfloat16 else "fp16"
         return bool(getattr(torch.ops.mkldnn, f"_is_mkldnn_{kind}_supported")())
-    if device.type == "cuda" and dtype == torch.bfloat16:
+    if device.type == "cuda" and dtype == torch.bfloat16 and torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return True
 

@@ -60,7 +60,7 @@ def load_quantized(
         options["dtype"] = dtype
     skeleton = _skeleton(auto_class, model_config, options)
     skipped = skipped_modules(skeleton, config, trained_in_full)
-    _require_blocks(skeleton, config, skipped)
+    require_blocks(skeleton, config, skipped)
     load = partial(
         auto_class.from_pretrained,
         name,
@@ -70,20 +70,39 @@ def load_quantized(
         **options,
     )
     with low_memory():
-        model, info = load(quantization_config=_bitsandbytes_config(config, dtype, skipped))
+        model, info = load(quantization_config=bitsandbytes_config(config, dtype, skipped))
         missing = {key.rpartition(".")[0] for key in info["missing_keys"]}
         fresh = [
             path for path, module in base_modules(model) if path in missing and bits_of(module)
         ]
         if fresh:  # drawn at random and not worth keeping: they are trained in full
             skipped = [*skipped, *fresh]
-            model, info = load(quantization_config=_bitsandbytes_config(config, dtype, skipped))
+            model, info = load(quantization_config=bitsandbytes_config(config, dtype, skipped))
     return model, info
 
 
 def is_quantized(model_config: Any) -> bool:
     """Return whether a checkpoint is quantised, by its configuration."""
     return getattr(model_config, "quantization_config", None) is not None
+
+
+def load_settings(model_config: Any) -> QuantizationConfig:
+    """Return how bitsandbytes has quantised a checkpoint, as a recipe would say it.
+
+    Raises:
+        QuantizationError: Something else has quantised it.
+    """
+    values = _require_bitsandbytes_checkpoint(model_config, "the checkpoint")
+    skipped = tuple(values.get("llm_int8_skip_modules") or ()) or None
+    if values.get("load_in_8bit"):
+        return QuantizationConfig(bits=8, skip_modules=skipped)
+    return QuantizationConfig(
+        bits=4,
+        quant_type=values.get("bnb_4bit_quant_type", "fp4"),
+        double_quant=values.get("bnb_4bit_use_double_quant", False),
+        compute_dtype=str(values.get("bnb_4bit_compute_dtype", "float32")).removeprefix("torch."),
+        skip_modules=skipped,
+    )
 
 
 def load_as_quantized(
@@ -111,14 +130,7 @@ def load_as_quantized(
     Raises:
         QuantizationError: It was quantised by something else, or bitsandbytes is missing.
     """
-    how = model_config.quantization_config
-    values: dict[str, Any] = how if isinstance(how, dict) else how.to_dict()
-    if not (values.get("load_in_4bit") or values.get("load_in_8bit")):
-        raise QuantizationError(
-            f"Cannot train on '{name}': the checkpoint is quantised by {described(how)}, expected "
-            "bitsandbytes or dense weights. Name the checkpoint it was made of, and set "
-            "`quantization` for it."
-        )
+    values = _require_bitsandbytes_checkpoint(model_config, f"'{name}'")
     require_bitsandbytes()
     heads = skipped_modules(
         _skeleton(auto_class, model_config, options),
@@ -137,8 +149,22 @@ def load_as_quantized(
     )
 
 
+def _require_bitsandbytes_checkpoint(model_config: Any, name: str) -> dict[str, Any]:
+    how = model_config.quantization_config
+    values: dict[str, Any] = how if isinstance(how, dict) else how.to_dict()
+    if not (values.get("load_in_4bit") or values.get("load_in_8bit")):
+        raise QuantizationError(
+            f"Cannot train on {name}: the checkpoint is quantised by {described(how)}, expected "
+            "bitsandbytes or dense weights. Name the checkpoint it was made of, and set "
+            "`quantization` for it."
+        )
+    return values
+
+
 def quantize_model(
-    model: nn.Module, config: QuantizationConfig, device: torch.device | None = None
+    model: nn.Module,
+    config: QuantizationConfig,
+    device: torch.device | None = None,
 ) -> nn.Module:
     """Quantise the linear layers of a model in memory, in place.
 
@@ -171,8 +197,8 @@ def quantize_model(
             "already, expected dense weights. Use it as it is."
         )
     skipped = skipped_modules(model, config, ())
-    _require_blocks(model, config, skipped)
-    how = _bitsandbytes_config(config, dtype, skipped)
+    require_blocks(model, config, skipped)
+    how = bitsandbytes_config(config, dtype, skipped)
     _replace_layers(model, how, device)
     if hasattr(model, "save_pretrained"):
         _mark(model, how)
@@ -242,7 +268,7 @@ def linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield path, module
 
 
-def _require_blocks(model: nn.Module, config: QuantizationConfig, skipped: list[str]) -> None:
+def require_blocks(model: nn.Module, config: QuantizationConfig, skipped: list[str]) -> None:
     """Check that each layer can be cut into blocks.
 
     Raises:
@@ -286,9 +312,10 @@ def _replace_layers(model: nn.Module, how: Any, device: torch.device | None) -> 
             made.train(source.training)
 
 
-def _bitsandbytes_config(
+def bitsandbytes_config(
     config: QuantizationConfig, dtype: torch.dtype, skipped: Sequence[str]
 ) -> Any:
+    """Return how to quantise as transformers takes it."""
     from transformers import BitsAndBytesConfig
 
     if config.bits == 8:

@@ -258,13 +258,16 @@ def _logging_steps(training: Mapping[str, Any], train_rows: int) -> int:
     return min(max(math.ceil(train_rows / rows) // 10, 1), 10)
 
 
-def build_arguments(training: Mapping[str, Any], task: Task, run_path: Path) -> TrainingArguments:
+def build_arguments(
+    training: Mapping[str, Any], task: Task, run_path: Path, device_type: str | None = None
+) -> TrainingArguments:
     """Construct the task's arguments object.
 
     Args:
         training: What `resolve_training` returned.
         task: The task.
         run_path: The run directory, where the checkpoints go.
+        device_type: What the run is meant for, such as "cuda"; None for the device it gets here.
 
     Raises:
         ConfigError: transformers or TRL refuses the combination; its reason is passed on.
@@ -274,16 +277,18 @@ def build_arguments(training: Mapping[str, Any], task: Task, run_path: Path) -> 
     report_to = values.pop("report_to", None) or []
     reporters = [report_to] if isinstance(report_to, str) else list(report_to)
     values["report_to"] = [name for name in reporters if name not in ("tensorboard", "none")]
-    if values.get("fp16") and values["use_cpu"]:
+    on_cpu = values["use_cpu"] if device_type is None else device_type == "cpu"
+    if values.get("fp16") and on_cpu:
         raise ConfigError(
             "training.fp16 needs a GPU: got true on a CPU, where gradients cannot be scaled. "
             "Use training.bf16=true, or leave it out."
         )
-    _require_compiler(values)
+    if device_type is None:
+        _require_compiler(values)
     check_sharding(values)
     # Each trained parameter takes part in each step; looking for those that do not costs time.
     values.setdefault("ddp_find_unused_parameters", False)
-    optimizer = _checked_optimizer(values)
+    optimizer = _checked_optimizer(values, on_cpu, is_here=device_type is None)
     try:
         arguments = task.arguments_class()(
             output_dir=str(run_path),
@@ -305,7 +310,7 @@ def build_arguments(training: Mapping[str, Any], task: Task, run_path: Path) -> 
     return arguments
 
 
-def _checked_optimizer(values: Mapping[str, Any]) -> dict[str, Any]:
+def _checked_optimizer(values: Mapping[str, Any], on_cpu: bool, *, is_here: bool) -> dict[str, Any]:
     """Return what `training.optim` is for transformers, where it is lorakit's own.
 
     Raises:
@@ -313,14 +318,14 @@ def _checked_optimizer(values: Mapping[str, Any]) -> dict[str, Any]:
     """
     name = values.get("optim")
     if name == OPTIMIZER_NAME:
-        if not values["use_cpu"]:
+        if not on_cpu:
             raise ConfigError(
                 f"training.optim={name} keeps its state in the CPU's memory: got a GPU. Use "
                 "paged_adamw_32bit or paged_adamw_8bit there."
             )
         return {"optim": "adamw_torch"}
     is_paged = isinstance(name, str) and name.startswith("paged_")
-    if is_paged and (values["use_cpu"] or not torch.cuda.is_available()):
+    if is_paged and (on_cpu or (is_here and not torch.cuda.is_available())):
         raise ConfigError(
             f"training.optim: got {name}, which needs a GPU that pages its memory to the CPU. "
             f"Here {OPTIMIZER_NAME} does the same job with a file on disk; adamw_torch and "

@@ -136,6 +136,11 @@ def _read(name: str, subset: str | None, key: str) -> Dataset | DatasetDict:
     return _read_hub(name, subset, key)
 
 
+def is_local(name: str) -> bool:
+    """Return whether a recipe names data that is here, or that ought to be, not on the hub."""
+    return Path(name).expanduser().exists() or _looks_like_a_path(name)
+
+
 def _looks_like_a_path(name: str) -> bool:
     parts = Path(name).parts
     return (

@@ -123,7 +123,7 @@ def load_for_inference(
     key = "--base-model" if base else f"base_model_name_or_path of {config_file}"
     options = {
         "revision": recipe.revision if recipe is not None and base is None else None,
-        "trust_remote_code": trust_remote_code or None,
+        "trust_remote_code": trust_remote_code,
     }
     if (companions / _TOKENIZER_FILE).is_file():
         tokenizer = load_tokenizer(str(companions), key=str(companions), is_adapter=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 import torch
@@ -20,36 +19,13 @@ from lorakit.adapters.sharded import is_unit, unit_class
 from lorakit.errors import TrainingError
 from lorakit.layers import ReplacedModule
 from lorakit.ops.linear_loss import CHUNK_TOKENS, linear_cross_entropy_sum, sum_over_chunks
+from lorakit.training.logit_form import LogitForm, candidate_forms, named_form
 from lorakit.training.tasks.rows import NOT_COUNTED
-
-_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
-_FACTORS = ("logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
-_DIVISORS = ("logits_scaling",)
-"""Under which names transformers' configurations keep what is done to the logits."""
-_OFFSET = "final_logits_bias"
 
 _FORM_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 _LOSS_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 # Half precision: up to four roundings of 2^-8 each for a logit, fewer for the mean of many.
 _HALF_FORM_TOLERANCE, _HALF_LOSS_TOLERANCE = 3e-2, 1e-2
-
-
-@dataclass(frozen=True)
-class LogitForm:
-    """What a model does to its output layer's logits z: cap · tanh(scale · z / cap) + offset."""
-
-    scale: float = 1.0
-    cap: float | None = None
-    offset: Tensor | None = None
-    """(vocabulary,); None for none."""
-
-    def __call__(self, logits: Tensor) -> Tensor:
-        """Return the model's logits for those of its output layer, (*, vocabulary)."""
-        if self.scale != 1.0:
-            logits = logits * self.scale
-        if self.cap is not None:
-            logits = self.cap * torch.tanh(logits / self.cap)
-        return logits if self.offset is None else logits + self.offset
 
 
 @dataclass(frozen=True)
@@ -280,6 +256,22 @@ def find_output_loss(
     return (None, reason) if reason else (loss, "")
 
 
+def assumed_output_loss(model: Any) -> OutputLoss | None:
+    """Return the loss as a model's configuration has it, where the model cannot be tried out.
+
+    Args:
+        model: A transformers model; its weights are not read.
+
+    Returns: The loss, or None for a model that names no output layer.
+    """
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    if not isinstance(head, nn.Module):
+        return None
+    loss = OutputLoss(head, shifts=not model.config.is_encoder_decoder)
+    loss.form = named_form(model)
+    return loss
+
+
 def all_logits_note(model: nn.Module, reason: str) -> str:
     """Say that a model computes its loss itself, and why."""
     return (
@@ -305,7 +297,7 @@ def _adopt_form(loss: OutputLoss, model: Any, inputs: Mapping[str, Tensor]) -> s
     if got.shape != given[0].shape:
         return "it does not return all logits of its output layer"
     tolerance = _FORM_TOLERANCE.get(given[0].dtype, _HALF_FORM_TOLERANCE)
-    for form in _candidates(model, got):
+    for form in candidate_forms(model, got.shape[-1]):
         if _are_close(form(given[0].float()), got, tolerance):
             loss.form = form
             return ""
@@ -340,25 +332,6 @@ def _probe(output: Tensor) -> Tensor:
     sizes = torch.tensor([0.0, 1.0, 10.0, 100.0]).reshape(1, 4, 1)
     drawn = sizes * torch.randn(1, 4, output.shape[-1], generator=generator)
     return drawn.to(output)
-
-
-def _candidates(model: Any, got: Tensor) -> Iterator[LogitForm]:
-    """Yield what a model's configuration says may be done to its logits, nothing at all first."""
-    config = model.config
-    places = (config, config.get_text_config(), getattr(config, "decoder", None))
-    scales = [1.0, *_numbers(places, _FACTORS)]
-    scales += [1 / number for number in _numbers(places, _DIVISORS) if number]
-    caps = [None, *(number for number in _numbers(places, _CAPS) if number)]
-    offset = getattr(model, _OFFSET, None)
-    has_offset = isinstance(offset, Tensor) and offset.numel() == got.shape[-1] and offset.any()
-    offsets = [offset.detach().reshape(-1)] if has_offset else [None]  # type: ignore[union-attr]
-    for add, cap, scale in product(offsets, caps, scales):
-        yield LogitForm(scale, cap, add)
-
-
-def _numbers(places: tuple[Any, ...], names: tuple[str, ...]) -> list[float]:
-    found = [getattr(place, name, None) for name in names for place in places]
-    return [float(value) for value in dict.fromkeys(found) if isinstance(value, int | float)]
 
 
 def _are_close(got: Tensor, expected: Tensor, tolerance: float) -> bool:

@@ -15,6 +15,19 @@ from lorakit.training.run_directory import RunDirectory
 
 _PLOT_INCHES = (8, 4.5)
 _PLOT_DPI = 120
+_GB = 1e9
+
+
+@dataclass(frozen=True)
+class MemoryFacts:
+    """The peak of memory, planned and real."""
+
+    planned_bytes: int | None
+    """None where nothing was planned."""
+    peak_bytes: int | None
+    """None where the system does not tell."""
+    meaning: str
+    """What is counted."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +47,7 @@ class RunFacts:
     best_step: int | None
     """Optimizer step of the checkpoint that was kept; None keeps the last step's weights."""
     wall_s: float
+    memory: MemoryFacts
 
 
 def write_report(run: RunDirectory, facts: RunFacts) -> None:
@@ -62,6 +76,7 @@ def report_text(run: RunDirectory, facts: RunFacts) -> str:
         "## What was trained",
         f"```\n{facts.injection.table()}\n```",
         _table(("parameters", "count"), _count_rows(facts.parameter_count)),
+        *_memory_section(facts.memory),
         "## How",
         _table(("setting", "value"), _setting_rows(recipe)),
         "The whole recipe, with every default written out, is in `recipe.yaml`; every logged "
@@ -119,6 +134,17 @@ def _kept(facts: RunFacts) -> str:
         return f"The adapter holds the weights of the last step.{early}"
     metric = facts.recipe.training.get("metric_for_best_model")
     return f"The adapter holds the weights of step {facts.best_step}, the best by {metric}.{early}"
+
+
+def _memory_section(memory: MemoryFacts) -> tuple[str, ...]:
+    if memory.peak_bytes is None:
+        return ()
+    rows = [("peak", f"{memory.peak_bytes / _GB:.3g} GB")]
+    if memory.planned_bytes is not None:
+        ratio = memory.planned_bytes / memory.peak_bytes
+        rows.insert(0, ("planned", f"{memory.planned_bytes / _GB:.3g} GB"))
+        rows.append(("planned / peak", f"{ratio:.2f}"))
+    return ("## Memory", _table((memory.meaning, "value"), rows))
 
 
 def _count_rows(count: ParameterCount) -> list[tuple[str, str]]:

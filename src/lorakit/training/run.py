@@ -17,6 +17,7 @@ from lorakit.errors import CheckpointError, OutputExistsError, TrainingError
 from lorakit.injection import Injection, ParameterCount, count_parameters
 from lorakit.training import checkpoints
 from lorakit.training.callbacks import EventHandler, RunRecorder, RunTensorBoard
+from lorakit.training.peak_memory import PeakMemory
 from lorakit.training.processes import (
     Terminated,
     failing_together,
@@ -26,7 +27,7 @@ from lorakit.training.processes import (
     start,
 )
 from lorakit.training.recipe import Recipe, changed_keys
-from lorakit.training.report import RunFacts, write_report
+from lorakit.training.report import MemoryFacts, RunFacts, write_report
 from lorakit.training.run_directory import RunDirectory
 from lorakit.training.setup import Setup, prepare
 from lorakit.training.shared_output import require_shared
@@ -76,6 +77,7 @@ def train(
     *,
     resume: bool = False,
     shared_base: Path | None = None,
+    planned_bytes: int | None = None,
     on_event: EventHandler | None = None,
 ) -> TrainResult:
     """Train an adapter as a recipe says, into the recipe's run directory.
@@ -89,6 +91,8 @@ def train(
             adapter comes out with the same bits as if the run had never stopped.
         shared_base: Directory where all runs of this machine map their base from, so that it lies
             in memory once; None loads a copy for this run alone.
+        planned_bytes: The peak that was planned for it, `MemoryPlan.measurable_bytes`; the report
+            sets it beside the real one.
         on_event: Called as `on_event(name, payload)` with
             "injected" {injection, parameter_count},
             "data" {train_rows, validation_rows, notes},
@@ -116,10 +120,12 @@ def train(
     with failing_together():
         main_decides(lambda: _require_place(recipe.output, resume))
         check = _refuse_changes if resume else None
+        on_gpu = torch.cuda.is_available() and not recipe.training.get("use_cpu")
+        peak = PeakMemory(on_gpu)
         setup = prepare(recipe, emit, check=check, shared_base=shared_base)
         run = _open_run(setup, resume, emit)
         with _removed_if_it_fails_early(run), _memory_errors_explained(setup):
-            return _fit(setup, run, emit)
+            return _fit(setup, run, emit, peak, planned_bytes)
 
 
 def _require_place(output: str, resume: bool) -> None:
@@ -249,7 +255,9 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or cpu in str(error)
 
 
-def _fit(setup: Setup, run: _OpenRun, emit: EventHandler) -> TrainResult:
+def _fit(
+    setup: Setup, run: _OpenRun, emit: EventHandler, peak: PeakMemory, planned_bytes: int | None
+) -> TrainResult:
     """Train, save the adapter, and write the report."""
     directory = run.directory
     recorder = RunRecorder(directory, emit)
@@ -281,6 +289,7 @@ def _fit(setup: Setup, run: _OpenRun, emit: EventHandler) -> TrainResult:
         planned_steps=trainer.state.max_steps,
         best_step=_best_step(trainer),
         wall_s=wall_s,
+        memory=MemoryFacts(planned_bytes, peak.read(), peak.meaning),
     )
     main_decides(lambda: write_report(directory, facts))
     result = _result(directory, facts)

@@ -150,10 +150,7 @@ class AdapterTrainerMixin(ProcessTrainerMixin):
         under all of them. Backward then runs down to it through layers without adapters, and a
         compiled graph breaks there.
         """
-        given: Any = self.args.activation_checkpointing_kwargs or {}
-        # Given other keys alone, torch takes the reentrant way.
-        is_reentrant = given.get("use_reentrant", bool(given.keys() - _KEYS_NOT_OF_TORCH))
-        if self.args.activation_checkpointing and not is_reentrant:
+        if self.args.activation_checkpointing and not checkpoints_reentrantly(self.args):
             model: Any = self.accelerator.unwrap_model(self.model)
             model.disable_input_require_grads()
         return super()._inner_training_loop(*args, **kwargs)
@@ -274,6 +271,13 @@ class _RunningSums(TrainerCallback):
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
         """Restore the sums."""
         self._trainer.load_running_sums()
+
+
+def checkpoints_reentrantly(arguments: TrainingArguments) -> bool:
+    """Whether activation checkpointing, where it is on, takes torch's older way."""
+    given: Any = arguments.activation_checkpointing_kwargs or {}
+    # Given other keys alone, torch takes the reentrant way.
+    return given.get("use_reentrant", bool(given.keys() - _KEYS_NOT_OF_TORCH))
 
 
 def trained_adapter(model: nn.Module, name: str = "default") -> Adapter:

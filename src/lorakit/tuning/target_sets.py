@@ -148,6 +148,7 @@ def _regex(group: Sequence[Matrix]) -> str:
 
 def _skeleton(recipe: Recipe) -> PreTrainedModel:
     from lorakit.training.tasks.base import loading_options
-    from lorakit.training.tasks.pretrained import auto_model, load_skeleton
+    from lorakit.training.tasks.pretrained import auto_model
+    from lorakit.training.tasks.skeleton import load_skeleton
 
     return load_skeleton(auto_model(recipe.task), recipe.model, **loading_options(recipe))

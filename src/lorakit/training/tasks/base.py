@@ -118,10 +118,7 @@ class Task(ABC):
             **loading_options(recipe),
             **label_options(labels),
         )
-        pad = tokenizer.pad_token_id
-        model.config.get_text_config().pad_token_id = pad
-        if model.can_generate() and model.generation_config is not None:
-            model.generation_config.pad_token_id = pad
+        set_padding(model, tokenizer)
         return model
 
     def lora_config(self, recipe: Recipe, model: PreTrainedModel) -> LoraConfig:
@@ -198,6 +195,14 @@ class Task(ABC):
         return [f"New weights, drawn with seed {seed_of(recipe)} and trained: {', '.join(fresh)}."]
 
 
+def set_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let a model know its tokenizer's padding token."""
+    pad = tokenizer.pad_token_id
+    model.config.get_text_config().pad_token_id = pad
+    if model.can_generate() and model.generation_config is not None:
+        model.generation_config.pad_token_id = pad
+
+
 def seed_of(recipe: Recipe) -> int:
     """Return the seed of a run: `training.seed`, or 42 as in transformers."""
     return int(recipe.training.get("seed", 42))
@@ -205,4 +210,4 @@ def seed_of(recipe: Recipe) -> int:
 
 def loading_options(recipe: Recipe) -> dict[str, Any]:
     """Return the options with which both model and tokenizer are loaded."""
-    return {"revision": recipe.revision, "trust_remote_code": recipe.trust_remote_code or None}
+    return {"revision": recipe.revision, "trust_remote_code": recipe.trust_remote_code}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,6 +22,20 @@ from lorakit.training.output_loss import (
 )
 from lorakit.training.tasks.packing import PackCollator, apart_collator, asks_to_pack
 from lorakit.training.tasks.rows import NOT_COUNTED, probe_tokens
+
+
+@contextmanager
+def _not_taken_for_quantized(model: Any) -> Iterator[None]:
+    """Keep TRL from turning the adapter to bfloat16, as it does on any quantised base.
+
+    Small updates are lost in bfloat16, and lorakit says which dtype the factors have.
+    """
+    names = ("is_loaded_in_4bit", "is_loaded_in_8bit")
+    hidden = {name: vars(model).pop(name) for name in names if name in vars(model)}
+    try:
+        yield
+    finally:
+        vars(model).update(hidden)
 
 
 class LanguageTrainer(SFTTrainer):
@@ -40,7 +56,8 @@ class LanguageTrainer(SFTTrainer):
 
     def __init__(self, model: Any, *args: Any, **kwargs: Any):
         own_forward = vars(model).get("forward")
-        super().__init__(model, *args, **kwargs)
+        with _not_taken_for_quantized(model):
+            super().__init__(model, *args, **kwargs)
         # TRL has put a forward of its own onto the model, for a loss that is not used here.
         vars(model).pop("forward", None)
         if own_forward is not None:
@@ -55,19 +72,22 @@ class LanguageTrainer(SFTTrainer):
             self.model_accepts_loss_kwargs = True
             self._loss_shifts_labels = True
 
-    def _find_collator(self, model: Any) -> DataCollatorForLanguageModeling:
-        """Choose how rows of several texts become a batch in which these do not see each other."""
+    def pack_collators(self) -> list[DataCollatorForLanguageModeling]:
+        """Return what can make a batch of rows of several texts, the preferred one first."""
         given: Any = self.data_collator
         pad, multiple = given.pad_token_id, given.pad_to_multiple_of
         flat = DataCollatorForLanguageModeling(pad, padding_free=True, pad_to_multiple_of=multiple)
-        collators: list[DataCollatorForLanguageModeling] = [flat]
-        if not getattr(self.args, "padding_free", False):
-            collators.insert(0, PackCollator(pad, pad_to_multiple_of=multiple))
+        if getattr(self.args, "padding_free", False):
+            return [flat]
+        return [PackCollator(pad, pad_to_multiple_of=multiple), flat]
+
+    def _find_collator(self, model: Any) -> DataCollatorForLanguageModeling:
+        """Choose how rows of several texts become a batch in which these do not see each other."""
         half = torch.bfloat16 if self.args.bf16 else torch.float16
         is_half = self.args.bf16 or self.args.fp16
         precision = torch.autocast(model.device.type, half, enabled=is_half)
         ids = probe_tokens(self.train_dataset, "input_ids")[0].tolist()
-        return apart_collator(model, collators, ids, vars(self.args), precision)
+        return apart_collator(model, self.pack_collators(), ids, vars(self.args), precision)
 
     def _find_loss(self, model: Any) -> OutputLoss | None:
         ids = probe_tokens(self.train_dataset, "input_ids").to(model.device)

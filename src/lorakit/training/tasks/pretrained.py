@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -15,7 +12,6 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
@@ -26,9 +22,11 @@ from transformers import (
 )
 
 from lorakit.config import QuantizationConfig, TaskType
-from lorakit.errors import ConfigError, MissingFileError, QuantizationError, TargetError
+from lorakit.errors import ConfigError, QuantizationError, TargetError
 from lorakit.injection.heads import task_heads
 from lorakit.quantization.load import is_quantized, load_as_quantized, load_quantized
+from lorakit.training.tasks.loading_problems import cannot_load, check_local, check_missing
+from lorakit.training.tasks.skeleton import given_options, model_config
 
 _UNLIMITED = 10**9
 """Tokenizers without a limit give 10^30 as `model_max_length`."""
@@ -79,11 +77,11 @@ def load_tokenizer(
         ConfigError: The tokenizer has neither a padding nor an end-of-text token.
     """
     if not is_adapter:
-        _check_local(name, key)
+        check_local(name, key)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, **_given(options))
+        tokenizer = AutoTokenizer.from_pretrained(name, **given_options(options))
     except (OSError, ValueError, KeyError) as error:
-        raise _cannot_load(name, key, "tokenizer", error) from error
+        raise cannot_load(name, key, "tokenizer", error) from error
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise ConfigError(
@@ -125,73 +123,47 @@ def load_model(
         ConfigError: The model cannot do the task, or its checkpoint lacks weights of the body.
         QuantizationError: It cannot be quantised as asked; see `load_quantized`.
     """
-    _check_local(name, key)
+    check_local(name, key)
     with torch.random.fork_rng(), _without_load_report():
         torch.manual_seed(seed)
         try:
-            model_config = _model_config(name, options)
+            config = model_config(name, options)
             given = {
                 "ignore_mismatched_sizes": has_head,
-                **{key: value for key, value in _given(options).items() if key not in _OF_CONFIG},
+                **{
+                    key: value
+                    for key, value in given_options(options).items()
+                    if key not in _OF_CONFIG
+                },
             }
             if quantization is not None:
                 model, info = load_quantized(
                     auto_class,
                     name,
                     quantization,
-                    model_config=model_config,
+                    model_config=config,
                     trained_in_full=trained_in_full,
                     device=device,
                     **given,
                 )
-            elif is_quantized(model_config):
+            elif is_quantized(config):
                 model, info = load_as_quantized(
-                    auto_class, name, model_config, trained_in_full, device, given
+                    auto_class, name, config, trained_in_full, device, given
                 )
             else:
                 model, info = auto_class.from_pretrained(
-                    name, config=model_config, output_loading_info=True, **given
+                    name, config=config, output_loading_info=True, **given
                 )
         except (QuantizationError, TargetError):
             raise
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            raise _cannot_load(name, key, "model", error, auto_class) from error
+            raise cannot_load(name, key, "model", error, auto_class) from error
     missing = set(info["missing_keys"])
     missing |= {entry[0] for entry in info["mismatched_keys"]}
-    _check_missing(model, sorted(missing), name, key, has_head)
+    check_missing(model, sorted(missing), name, key, has_head)
     fresh = dict.fromkeys(key.rpartition(".")[0] for key in sorted(missing))
     remember_fresh_modules(model, tuple(fresh))
     return model
-
-
-def load_skeleton(
-    auto_class: Any, name: str, *, key: str = "model", **options: Any
-) -> PreTrainedModel:
-    """Build a model from its configuration alone, its parameters on the meta device.
-
-    Args:
-        auto_class: Such as `AutoModelForCausalLM`.
-        name: Hub id or local directory.
-        key: Where the name stands, for an error: a recipe key or a file.
-        options: Those of its configuration; those that are None are left out.
-
-    Raises:
-        MissingFileError: There is no such model.
-        ConfigError: The model cannot do the task.
-    """
-    _check_local(name, key)
-    try:
-        config = _model_config(name, options)
-        with torch.device("meta"):
-            return auto_class.from_config(config)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise _cannot_load(name, key, "model", error, auto_class) from error
-
-
-def _model_config(name: str, options: dict[str, Any]) -> Any:
-    """Return the configuration of a checkpoint, with the options that change it (its labels)."""
-    given = {key: value for key, value in _given(options).items() if key != "dtype"}
-    return AutoConfig.from_pretrained(name, **given)
 
 
 def fresh_modules(model: nn.Module) -> tuple[str, ...]:
@@ -293,88 +265,3 @@ def _without_load_report() -> Iterator[None]:
 
 def _is_error(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.ERROR
-
-
-def _given(options: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in options.items() if value is not None}
-
-
-def _check_local(name: str, key: str) -> None:
-    """Explain a local path that cannot be a model before anything is downloaded for it."""
-    path = Path(name).expanduser()
-    if not path.is_dir():
-        if path.is_file():
-            raise MissingFileError(
-                f"No model in {key}: got the file '{name}', expected a directory with config.json "
-                f"and weights, or a hub id. Name its folder, '{path.parent}'."
-            )
-        if name.startswith((".", "~", os.sep)) or len(path.parts) > 2:
-            raise MissingFileError(
-                f"No model in {key}: got '{name}', which is not there.{_near(path)} "
-                "Check the path; it is taken from the current directory."
-            )
-        return
-    if (path / "config.json").is_file():
-        return
-    if (path / "adapter_config.json").is_file():
-        raise ConfigError(
-            f"No base model in {key}: got '{name}', which is an adapter. Name the base it was made "
-            "for (base_model_name_or_path in its adapter_config.json), or merge the two first: "
-            f"lorakit merge {name}."
-        )
-    raise MissingFileError(
-        f"No model in {key}: got '{name}', a directory without config.json. Name a directory that "
-        "save_pretrained wrote, or a hub id."
-    )
-
-
-def _near(path: Path) -> str:
-    if not path.parent.is_dir():
-        return f" There is no folder '{path.parent}' either."
-    names = [entry.name for entry in path.parent.iterdir() if entry.is_dir()]
-    near = get_close_matches(path.name, names, n=3, cutoff=0.4)
-    return f" Near it: {', '.join(near)}." if near else ""
-
-
-def _cannot_load(
-    name: str, key: str, what: str, error: Exception, auto_class: Any = None
-) -> ConfigError | MissingFileError:
-    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
-    reason = (lines[0] if lines else type(error).__name__).rstrip(".")
-    if "Unrecognized configuration class" in str(error):
-        kind = AutoConfig.from_pretrained(name).model_type
-        return ConfigError(
-            f"The model in {key} cannot do this task: got '{name}' of type '{kind}', expected one "
-            f"that {auto_class.__name__} knows. Choose another model, or another task."
-        )
-    if isinstance(error, (SafetensorError, RuntimeError)):
-        return ConfigError(
-            f"Could not load the {what} in {key}: got '{name}', whose files are damaged or do not "
-            f"belong together ({reason}). Download or save the model again."
-        )
-    if Path(name).expanduser().is_dir():
-        return MissingFileError(
-            f"Could not load the {what} in {key} from the directory '{name}' ({reason}). Name a "
-            "directory that holds the files that save_pretrained of model and tokenizer wrote."
-        )
-    return MissingFileError(
-        f"Could not load the {what} in {key}: got '{name}', which is no directory here, and asking "
-        f"the Hugging Face hub for it failed ({reason}). Check the name and the network, or name a "
-        "local directory."
-    )
-
-
-def _check_missing(
-    model: PreTrainedModel, missing: Sequence[str], name: str, key: str, has_head: bool
-) -> None:
-    """Refuse a checkpoint that lacks more than a head: its body would be random."""
-    prefix = f"{model.base_model_prefix}."
-    body = [key for key in missing if key.startswith(prefix) and "pooler" not in key]
-    lacking = body if has_head else list(missing)
-    if lacking:
-        shown = ", ".join(lacking[:3]) + (", …" if len(lacking) > 3 else "")
-        raise ConfigError(
-            f"The checkpoint '{name}' in {key} lacks {len(lacking)} weights that "
-            f"{type(model).__name__} needs ({shown}); they would be random. Choose a model that "
-            "was trained for this task type, or another task."
-        )

@@ -1,0 +1,163 @@
+"""Counting the memory of tensors while they live, by what they are for.
+
+A dispatch mode sees every operation, on fake tensors as on real ones, and notes the storages of
+what comes out; a weak reference to each tells when it is freed. What a storage is for is often
+known only later (that it was saved for backward shows when backward begins, that it is a gradient
+when backward is over), so each keeps a record of when it lived, and the peak is divided up
+afterwards.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+
+class Purpose(StrEnum):
+    """What memory is for."""
+
+    BASE = "base weights"
+    ADAPTER = "trained weights"
+    GRADIENTS = "gradients"
+    OPTIMIZER = "optimizer state"
+    ACTIVATIONS = "saved activations"
+    LOGITS = "logits"
+    BATCH = "batch"
+    COMMUNICATION = "communication"
+    TEMPORARY = "temporaries"
+
+
+@dataclass(slots=True)
+class _Record:
+    """A storage's life: when it began and ended, in births of storages."""
+
+    size_bytes: int
+    born: int
+    died: int | None = None
+    purpose: Purpose | None = None
+
+
+class LiveStorages(TorchDispatchMode):
+    """Counts the storages on one kind of device while it is entered.
+
+    Attributes:
+        level_bytes: What lives now.
+        peak_bytes: The most that has lived at once.
+        peak_place: `place` when that was.
+        place: What is running; kept up to date by whoever runs it.
+    """
+
+    def __init__(self, device_type: str, vocabulary: int | None = None):
+        """Begin with nothing counted.
+
+        Args:
+            device_type: Such as "cpu"; tensors elsewhere are not counted.
+            vocabulary: Size of the last dimension by which logits are known.
+        """
+        super().__init__()
+        self.level_bytes = 0
+        self.peak_bytes = 0
+        self.place = ""
+        self.peak_place = ""
+        self._device_type = device_type
+        self._vocabulary = vocabulary
+        self._living: dict[int, tuple[weakref.ref[Any], _Record]] = {}
+        self._records: list[_Record] = []
+        self._clock = 0
+        self._peak_at = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run an operation and count what is new in its result."""
+        result = func(*args, **(kwargs or {}))
+        for value in tree_iter(result):
+            if isinstance(value, Tensor):
+                self._note(value, may_be_logits=True)
+        return result
+
+    def adopt(self, tensors: Iterable[Tensor], purpose: Purpose) -> None:
+        """Count tensors that were there before, unless they are counted already."""
+        for tensor in tensors:
+            record = self._note(tensor)
+            if record is not None and record.purpose is None:
+                record.purpose = purpose
+
+    def assign(self, tensors: Iterable[Tensor], purpose: Purpose) -> None:
+        """Say what the storages of tensors are for, whatever they were taken for before."""
+        for tensor in tensors:
+            record = self._note(tensor)
+            if record is not None:
+                record.purpose = purpose
+
+    def assign_rest(self, purpose: Purpose) -> None:
+        """Say what all living storages are for of which nothing is known yet."""
+        for _, record in self._living.values():
+            if record.purpose is None:
+                record.purpose = purpose
+
+    def forget_peak(self) -> None:
+        """Let the peak begin anew from what lives now."""
+        self.peak_bytes, self.peak_place, self._peak_at = self.level_bytes, self.place, self._clock
+
+    def living_bytes(self) -> Counter[Purpose]:
+        """Return what lives now, by what it is for."""
+        return _by_purpose(record for _, record in self._living.values())
+
+    def peak_by_purpose(self) -> Counter[Purpose]:
+        """Return what lived at the peak, by what it was for."""
+        at = self._peak_at
+        return _by_purpose(
+            record
+            for record in self._records
+            if record.born <= at and (record.died is None or record.died > at)
+        )
+
+    def _note(self, tensor: Tensor, *, may_be_logits: bool = False) -> _Record | None:
+        if tensor.device.type != self._device_type:
+            return None
+        try:
+            storage = tensor.untyped_storage()
+        except NotImplementedError:  # a wrapper; what it holds is seen by itself
+            return None
+        key = storage._cdata
+        known = self._living.get(key)
+        if known is not None:
+            return known[1]
+        record = _Record(storage.nbytes(), self._clock + 1)
+        if may_be_logits and self._vocabulary and _are_logits(tensor, self._vocabulary):
+            record.purpose = Purpose.LOGITS
+        self._clock += 1
+        self._records.append(record)
+        self._living[key] = (weakref.ref(storage, partial(self._freed, key)), record)
+        self.level_bytes += record.size_bytes
+        if self.level_bytes > self.peak_bytes:
+            self.peak_bytes = self.level_bytes
+            self.peak_place = self.place
+            self._peak_at = self._clock
+        return record
+
+    def _freed(self, key: int, _: Any) -> None:
+        _, record = self._living.pop(key)
+        record.died = self._clock + 1
+        self.level_bytes -= record.size_bytes
+
+
+def _by_purpose(records: Iterable[_Record]) -> Counter[Purpose]:
+    sums: Counter[Purpose] = Counter()
+    for record in records:
+        sums[record.purpose or Purpose.TEMPORARY] += record.size_bytes
+    return sums
+
+
+def _are_logits(tensor: Tensor, vocabulary: int) -> bool:
+    return tensor.ndim > 1 and tensor.is_floating_point() and tensor.shape[-1] == vocabulary

@@ -1,0 +1,85 @@
+"""How much memory there is, and how it is written."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+
+from lorakit.errors import ConfigError
+
+_UNITS = {
+    "": 1,
+    **{f"{prefix}b": 1000**power for power, prefix in enumerate("kmgt", start=1)},
+    **{f"{prefix}ib": 1024**power for power, prefix in enumerate("kmgt", start=1)},
+    "b": 1,
+}
+_SIZE = re.compile(r"([0-9]+(?:[.][0-9]+)?)\s*([a-z]*)")
+_CGROUP_LIMITS = ("memory.max", "memory/memory.limit_in_bytes")
+
+
+def parse_memory(text: str) -> int:
+    """Read an amount of memory.
+
+    >>> parse_memory("16GB"), parse_memory("1.5 GiB"), parse_memory("800mb")
+    (16000000000, 1610612736, 800000000)
+
+    Raises:
+        ConfigError: It is none.
+    """
+    found = _SIZE.fullmatch(text.strip().lower())
+    unit = found.group(2) if found else ""
+    unit = f"{unit}b" if f"{unit}b" in _UNITS and unit else unit
+    if found is None or unit not in _UNITS or float(found.group(1)) <= 0:
+        raise ConfigError(
+            f"Cannot read the memory: got '{text}', expected a number and a unit such as 16GB, "
+            "24 GiB or 800MB."
+        )
+    return int(float(found.group(1)) * _UNITS[unit])
+
+
+def device_memory(device: torch.device) -> int | None:
+    """Return the bytes a device has in all, or those a container leaves; None where unknown."""
+    if device.type == "cuda":
+        return _of_gpu(device)
+    if device.type != "cpu":
+        return None
+    limits = [limit for limit in map(_cgroup_limit, _CGROUP_LIMITS) if limit is not None]
+    total = _total()
+    return min([*limits, *([total] if total is not None else [])], default=None)
+
+
+def process_bytes() -> int:
+    """Return the memory this process has resident now: Python and its libraries, before a model."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return 0
+    return _kilobytes(status, "VmRSS:") or 0
+
+
+def _of_gpu(device: torch.device) -> int | None:
+    if not torch.cuda.is_available():
+        return None
+    return torch.cuda.get_device_properties(device).total_memory
+
+
+def _total() -> int | None:
+    memory = Path("/proc/meminfo")
+    return _kilobytes(memory, "MemTotal:") if memory.exists() else None
+
+
+def _kilobytes(path: Path, word: str) -> int | None:
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith(word):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def _cgroup_limit(name: str) -> int | None:
+    path = Path("/sys/fs/cgroup") / name
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() and int(text) < 1 << 60 else None

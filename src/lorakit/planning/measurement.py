@@ -1,0 +1,109 @@
+"""A few real steps of a recipe: how long they take, and what they take of memory."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from transformers import TrainerCallback
+
+from lorakit.planning.memory_plan import longest_batch, vocabulary_of
+from lorakit.planning.planned_rows import row_tokens
+from lorakit.planning.step_memory import StepMemory, run_step
+from lorakit.training.preview import optimizer_steps
+from lorakit.training.recipe import Recipe
+from lorakit.training.setup import Setup, prepare
+
+_STEPS = 3
+_WARM_UP = 1
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a few real steps showed."""
+
+    step_s: float
+    """Median seconds of an optimizer step after the first."""
+    updates: int
+    """Optimizer steps of the whole run."""
+    memory: StepMemory
+    """Counted in one more step, on a batch of the longest rows."""
+
+    @property
+    def run_s(self) -> float:
+        """Seconds that the steps of the whole run would take; evaluations come on top."""
+        return self.step_s * self.updates
+
+
+def measure(recipe: Recipe) -> Measurement:
+    """Load a recipe's base and data and train three steps; nothing of it is kept.
+
+    Args:
+        recipe: The recipe; its run directory is not made.
+
+    Raises:
+        LorakitError: As `train` would raise.
+    """
+    clock = _Clock()
+    with _trainer_of(recipe, [clock]) as (setup, trainer):
+        updates = setup.arguments.max_steps
+        if updates <= 0:
+            updates = optimizer_steps(setup.arguments, len(setup.encoded.train))
+        setup.arguments.max_steps = _STEPS
+        trainer.train()
+        memory = _counted(setup, trainer)
+    return Measurement(statistics.median(clock.steps_s[_WARM_UP:]), updates, memory)
+
+
+def count_step(recipe: Recipe) -> StepMemory:
+    """Load a recipe's base and data and count the memory of one step of the longest rows.
+
+    Raises:
+        LorakitError: As `train` would raise.
+    """
+    with _trainer_of(recipe, []) as (setup, trainer):
+        return _counted(setup, trainer)
+
+
+@contextmanager
+def _trainer_of(recipe: Recipe, callbacks: list[Any]) -> Iterator[tuple[Setup, Any]]:
+    """Make a recipe's trainer, which writes nothing that stays."""
+    with TemporaryDirectory() as scratch:
+        elsewhere = {"output": str(Path(scratch) / "run")}
+        setup = prepare(recipe.with_changes(elsewhere, "the measurement"), _ignore)
+        arguments = setup.arguments
+        for name in ("eval_strategy", "save_strategy", "logging_strategy"):
+            setattr(arguments, name, type(getattr(arguments, name))("no"))
+        arguments.load_best_model_at_end = False
+        yield setup, setup.build_trainer(callbacks)
+
+
+def _counted(setup: Setup, trainer: Any) -> StepMemory:
+    rows = sorted(setup.encoded.train, key=row_tokens, reverse=True)
+    batch = trainer._prepare_inputs(longest_batch(trainer, rows, setup.arguments))
+    trainer.optimizer = None  # a fresh one
+    return run_step(trainer, batch, vocabulary_of(setup.model))
+
+
+def _ignore(name: str, payload: dict[str, Any]) -> None:
+    """Take no notice of an event."""
+
+
+class _Clock(TrainerCallback):
+    """Notes how long each optimizer step takes."""
+
+    def __init__(self) -> None:
+        self.steps_s: list[float] = []
+        self._began_s = 0.0
+
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        self._began_s = time.perf_counter()
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        self.steps_s.append(time.perf_counter() - self._began_s)

@@ -1,0 +1,298 @@
+"""`plan`: what a run will take, found out on fake tensors before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from transformers import PreTrainedModel
+
+from lorakit.adapters import adapter_state_dict
+from lorakit.errors import ConfigError
+from lorakit.injection import count_parameters
+from lorakit.planning.adapter_size import safetensors_bytes
+from lorakit.planning.fake_model import build_fake_model
+from lorakit.planning.fake_world import FakeWorld
+from lorakit.planning.machine_memory import device_memory, parse_memory, process_bytes
+from lorakit.planning.planned_rows import (
+    PlannedRows,
+    find_splits,
+    find_tokenizer,
+    rows_from_data,
+    rows_without_data,
+)
+from lorakit.planning.planned_trainer import PlannedTrainerMixin
+from lorakit.planning.several_processes import in_each_process
+from lorakit.planning.step_memory import StepMemory, run_step
+from lorakit.quantization.devices import default_device
+from lorakit.training.arguments import build_arguments, resolve_training
+from lorakit.training.preview import optimizer_steps
+from lorakit.training.recipe import Recipe
+from lorakit.training.tasks import Encoded, Task, task_for
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+Method = Literal["adapter", "full"]
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What a run takes; all sizes are of one process, in bytes."""
+
+    method: Method
+    device: str
+    processes: int
+    trainable: int
+    """Parameters that are trained."""
+    total: int
+    """Parameters in all, the trained ones included."""
+    base_weights_bytes: int
+    adapter_bytes: int
+    gradient_bytes: int
+    optimizer_bytes: int
+    saved_activation_bytes: int
+    """What forward leaves for backward."""
+    logits_bytes: int
+    """Logits at the peak."""
+    temporary_bytes: int
+    """At the peak."""
+    peak_bytes: int
+    """The most that tensors take at once."""
+    peak_place: str
+    """The module that runs then."""
+    at_peak: Mapping[str, int]
+    """What the peak is made of."""
+    process_bytes: int
+    """What the process takes besides its tensors: Python and the libraries."""
+    adapter_file_bytes: int
+    """Of adapter_model.safetensors; of the whole checkpoint where everything is trained."""
+    memory_bytes: int | None
+    """What there is; None where that is not known."""
+    fits: bool | None
+    """Whether tensors and process fit into it."""
+    batch_rows: int
+    batch_tokens: int
+    """Of a row of the batch that was planned, targets not included."""
+    updates: int | None
+    """Optimizer steps of the whole run; None where the number of rows is not known."""
+    batches: int | None
+    """Forward and backward passes of a process."""
+    tokens: int | None
+    """Trained on in the whole run by all processes, padding left out."""
+    notes: tuple[str, ...]
+
+    @property
+    def needed_bytes(self) -> int:
+        """What the process takes with its tensors."""
+        return self.peak_bytes + self.process_bytes
+
+    @property
+    def measurable_bytes(self) -> int:
+        """What a run's report can be compared with.
+
+        On a CPU that is the memory of the whole process; on a GPU, that of its tensors.
+        """
+        return self.needed_bytes if self.device == "cpu" else self.peak_bytes
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all of it as values that JSON knows."""
+        return {**asdict(self), "needed_bytes": self.needed_bytes}
+
+
+def plan(
+    recipe: Recipe | str | Path,
+    *,
+    method: Method = "adapter",
+    device: str | None = None,
+    memory: int | str | None = None,
+    processes: int = 1,
+    download: bool = False,
+) -> MemoryPlan:
+    """Find out what a run will take, without weights and without memory for them.
+
+    The recipe's model, adapter, optimizer and batch are built on fake tensors, which have shapes
+    and no numbers, and the task's own trainer runs a step on them while every storage is counted.
+    The batch is that of the longest rows, where data and tokenizer are here, else of rows of
+    `data.max_length` tokens.
+
+    Args:
+        recipe: A recipe, or the path of its YAML file.
+        method: "adapter" as the recipe says; "full" trains every parameter, without an adapter.
+        device: "cpu" or "cuda"; None takes the accelerator if there is one.
+        memory: What there is, in bytes or as in "16GB"; None looks at the device.
+        processes: How many train together, each on its own device.
+        download: Whether data and tokenizer may be fetched from the hub; the configuration is.
+
+    Raises:
+        ConfigError, MissingFileError, DataError, TargetError, QuantizationError: As training
+            would raise for what can be seen without weights.
+        PlanError: The step depends on the weights' values.
+    """
+    recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
+    recipe = Recipe.check(recipe.model_dump(mode="json"), "the recipe")
+    place = _device_named(device) if device is not None else _device_of(recipe)
+    available = parse_memory(memory) if isinstance(memory, str) else memory or device_memory(place)
+    if processes < 1:
+        raise ConfigError(f"Cannot plan for {processes} processes: expected 1 or more.")
+    shards = bool(recipe.training.get("fsdp"))
+    step, facts = _run(recipe, method, place, download)
+    step = in_each_process(step, facts.model, processes, shards)
+    needed = step.peak_bytes + process_bytes()
+    rows, arguments = facts.rows, facts.arguments
+    updates = tokens = None
+    if rows.train_rows is not None:
+        updates = optimizer_steps(arguments, -(-rows.train_rows // processes))
+        tokens = round(
+            _epochs(arguments, updates * processes, rows) * rows.mean_tokens * rows.train_rows
+        )
+    return MemoryPlan(
+        method=method,
+        device=str(place),
+        processes=processes,
+        trainable=facts.trainable,
+        total=facts.total,
+        base_weights_bytes=step.base_weights_bytes,
+        adapter_bytes=step.adapter_bytes,
+        gradient_bytes=step.gradient_bytes,
+        optimizer_bytes=step.optimizer_bytes,
+        saved_activation_bytes=step.saved_activation_bytes,
+        logits_bytes=step.logits_bytes,
+        temporary_bytes=step.temporary_bytes,
+        peak_bytes=step.peak_bytes,
+        peak_place=step.peak_place,
+        at_peak={str(purpose): size for purpose, size in step.at_peak.items()},
+        process_bytes=process_bytes(),
+        adapter_file_bytes=facts.file_bytes,
+        memory_bytes=available,
+        fits=None if available is None else needed <= available,
+        batch_rows=facts.batch_rows,
+        batch_tokens=facts.batch_tokens,
+        updates=updates,
+        batches=None if updates is None else updates * arguments.gradient_accumulation_steps,
+        tokens=tokens,
+        notes=(rows.note, *_sharing_note(shards, processes), *_imitation_note(place)),
+    )
+
+
+@dataclass(frozen=True)
+class _Facts:
+    model: PreTrainedModel
+    rows: PlannedRows
+    arguments: TrainingArguments
+    trainable: int
+    total: int
+    file_bytes: int
+    batch_rows: int
+    batch_tokens: int
+
+
+def _run(
+    recipe: Recipe, method: Method, device: torch.device, download: bool
+) -> tuple[StepMemory, _Facts]:
+    task = task_for(recipe.task)
+    splits = find_splits(recipe, download=download)
+    tokenizer, is_own = find_tokenizer(recipe, task, download=download)
+    labels = None if splits is None else task.labels(splits, recipe)
+    world = FakeWorld()
+    tensors_on = _imitated(device)
+    model = build_fake_model(
+        recipe, task, labels, tokenizer, device, tensors_on, world, trains_all=method == "full"
+    )
+    if splits is not None and is_own:
+        rows = rows_from_data(splits, recipe, task, tokenizer, model, labels)
+    else:
+        count = None if splits is None else len(splits.train)
+        rows = rows_without_data(recipe, task.task_type, tokenizer, model, count)
+    with TemporaryDirectory() as scratch:  # a trainer makes its output directory
+        arguments = _arguments(recipe, task, rows, device, Path(scratch))
+        with world.entered():
+            trainer = task.build_trainer(
+                model, tokenizer, _trained_on(rows), arguments, labels, (), PlannedTrainerMixin
+            )
+        batch = longest_batch(trainer, rows.longest, arguments)
+        with world.entered():
+            moved = {key: world.values.fake(value, tensors_on) for key, value in batch.items()}
+            step = run_step(trainer, moved, vocabulary_of(model))
+    counted = count_parameters(model)
+    first = next(iter(batch.values()))
+    return step, _Facts(
+        model,
+        rows,
+        arguments,
+        counted.trainable,
+        counted.total,
+        safetensors_bytes(model.state_dict() if method == "full" else adapter_state_dict(model)),
+        first.shape[0],
+        first.shape[1],
+    )
+
+
+def _sharing_note(shards: bool, processes: int) -> tuple[str, ...]:
+    if shards and processes == 1:
+        return ("training.fsdp shares the model out over several processes: say --processes N.",)
+    if processes == 1:
+        return ()
+    how = "The model is shared out (FSDP2)" if shards else "Each process has all of it (DDP)"
+    return (f"{how}; what {processes} processes add is worked out, not run.",)
+
+
+def _device_named(name: str) -> torch.device:
+    if name.partition(":")[0] not in ("cpu", "cuda"):
+        raise ConfigError(f"Cannot plan for the device '{name}': expected cpu or cuda.")
+    return torch.device(name)
+
+
+def _imitated(device: torch.device) -> torch.device:
+    """Return where fake tensors stand for those on a device: there, if torch knows it at all."""
+    is_known = device.type == "cpu" or torch.backends.cuda.is_built()
+    return device if is_known else torch.device("cpu")
+
+
+def _imitation_note(device: torch.device) -> tuple[str, ...]:
+    if _imitated(device) == device:
+        return ()
+    return (f"Torch knows no {device.type} here: activations are planned as on a CPU.",)
+
+
+def _device_of(recipe: Recipe) -> torch.device:
+    return torch.device("cpu") if recipe.training.get("use_cpu") else default_device()
+
+
+def _arguments(
+    recipe: Recipe, task: Task, rows: PlannedRows, device: torch.device, output: Path
+) -> TrainingArguments:
+    has_validation = recipe.data.validation is not None or recipe.data.validation_fraction > 0
+    resolved = resolve_training(recipe, task, rows.train_rows or 1, has_validation)
+    # Whether and how processes share is planned for apart; here there is one.
+    values = {key: value for key, value in resolved.items() if not key.startswith("fsdp")}
+    return build_arguments(values, task, output, device.type)
+
+
+def _trained_on(rows: PlannedRows) -> Encoded:
+    """Return rows for a trainer that wants some to evaluate on, which it will not do."""
+    return replace(rows.encoded, validation=rows.encoded.train)
+
+
+def longest_batch(
+    trainer: Any, rows: Sequence[Mapping[str, Any]], arguments: TrainingArguments
+) -> dict[str, Any]:
+    """Return a batch as the trainer's collator makes it of the first rows, the longest."""
+    size = arguments.per_device_train_batch_size
+    return dict(trainer.data_collator([dict(row) for row in rows[:size]]))
+
+
+def vocabulary_of(model: PreTrainedModel) -> int | None:
+    """Return how many logits a model gives a token, where it is a language model."""
+    return getattr(model.config.get_text_config(), "vocab_size", None)
+
+
+def _epochs(arguments: TrainingArguments, updates: int, rows: PlannedRows) -> float:
+    if arguments.max_steps > 0 and rows.train_rows:
+        step_rows = arguments.train_batch_size * arguments.gradient_accumulation_steps
+        return updates * step_rows / rows.train_rows
+    return float(arguments.num_train_epochs)

@@ -1,0 +1,52 @@
+"""Where in a model a step is: the path of the module that runs, forward and backward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+from torch.utils._pytree import tree_iter
+
+
+@contextmanager
+def places_told(model: nn.Module, tell: Callable[[str], None]) -> Iterator[None]:
+    """Tell which module of a model is running, for as long as a block runs.
+
+    Args:
+        model: The hooks are torch's global ones, so that no module looks hooked to others.
+        tell: Called with "layers.0.q_proj" in forward and "layers.0.q_proj, backward" in backward.
+    """
+    paths = {id(module): path or type(module).__name__ for path, module in model.named_modules()}
+    running: list[str] = []
+
+    def enter(module: nn.Module, args: Any) -> None:
+        running.append(paths.get(id(module), running[-1] if running else ""))
+        tell(running[-1])
+
+    def leave(module: nn.Module, args: Any, output: Any) -> None:
+        path = running.pop()
+        tell(running[-1] if running else "loss")
+        for node in _nodes(output):
+            # Modules inside this one have told their own nodes; the last to tell is the innermost.
+            if "place" not in node.metadata:
+                node.metadata["place"] = path
+                node.register_prehook(lambda _, path=path: tell(f"{path}, backward"))
+
+    handles = (
+        torch_module.register_module_forward_pre_hook(enter),
+        torch_module.register_module_forward_hook(leave, always_call=True),
+    )
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _nodes(output: Any) -> Iterator[Any]:
+    for value in tree_iter(output):
+        if isinstance(value, Tensor) and value.grad_fn is not None:
+            yield value.grad_fn

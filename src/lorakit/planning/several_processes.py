@@ -1,0 +1,115 @@
+"""What one of several processes takes: by DDP, and sharded by FSDP2.
+
+Activations, logits and temporaries are those of the step that was counted in one process. What the
+processes add or share out is worked out, not run, from the sizes of the model's parameters:
+
+- DDP keeps the gradients a second time, in the buckets that are sent.
+- FSDP2 keeps 1/N of every parameter, gradient and state, and gathers whole ones: the parameters
+  outside of any block for the whole step, and the block at work and the next one for a while; in
+  backward the gradients of these two are whole as well. Packed weights in 4 or 8 bits are not
+  shared out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from lorakit.layers.bitsandbytes_storage import quantized_weight
+from lorakit.planning.live_storages import Purpose
+from lorakit.planning.step_memory import StepMemory
+
+_BLOCKS_GATHERED = 2
+
+
+def in_each_process(step: StepMemory, model: nn.Module, processes: int, shards: bool) -> StepMemory:
+    """Return what a step takes in each of several processes.
+
+    Args:
+        step: Counted in one process.
+        model: The model it was counted on.
+        processes: How many there are.
+        shards: Whether they share out the model (FSDP2); else each has all of it (DDP).
+    """
+    if processes == 1:
+        return step
+    return _sharded(step, model, processes) if shards else _replicated(step)
+
+
+def _replicated(step: StepMemory) -> StepMemory:
+    at_peak = {**step.at_peak, Purpose.COMMUNICATION: step.gradient_bytes}
+    return replace(step, peak_bytes=step.peak_bytes + step.gradient_bytes, at_peak=at_peak)
+
+
+def _sharded(step: StepMemory, model: nn.Module, processes: int) -> StepMemory:
+    base = _Shares(_frozen(model), processes)
+    trained = _Shares((p for p in model.parameters() if p.requires_grad), processes)
+    gathered = _gathered_bytes(model)
+    saved = {
+        Purpose.BASE: base.saved_bytes,
+        Purpose.ADAPTER: trained.saved_bytes,
+        Purpose.GRADIENTS: round(step.gradient_bytes * trained.saved_share),
+        Purpose.OPTIMIZER: round(step.optimizer_bytes * trained.saved_share),
+    }
+    at_peak = {
+        purpose: max(size - saved.get(purpose, 0), 0) for purpose, size in step.at_peak.items()
+    }
+    at_peak[Purpose.COMMUNICATION] = gathered
+    return replace(
+        step,
+        base_weights_bytes=step.base_weights_bytes - saved[Purpose.BASE],
+        adapter_bytes=step.adapter_bytes - saved[Purpose.ADAPTER],
+        gradient_bytes=step.gradient_bytes - saved[Purpose.GRADIENTS],
+        optimizer_bytes=step.optimizer_bytes - saved[Purpose.OPTIMIZER],
+        peak_bytes=sum(at_peak.values()),
+        at_peak=at_peak,
+    )
+
+
+class _Shares:
+    """Parameters cut along their first dimension into equal parts, the last of them padded."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter], processes: int):
+        whole = own = 0
+        for parameter in {id(p): p for p in parameters}.values():
+            size = parameter.numel() * parameter.itemsize
+            whole += size
+            rows = parameter.shape[0] if parameter.ndim else 1
+            own += -(-rows // processes) * (size // max(rows, 1))
+        self.saved_bytes = whole - own
+        self.saved_share = self.saved_bytes / whole if whole else 0.0
+
+
+def _frozen(model: nn.Module) -> list[nn.Parameter]:
+    packed = {
+        id(module.weight) for module in model.modules() if quantized_weight(module) is not None
+    }
+    return [p for p in model.parameters() if not p.requires_grad and id(p) not in packed]
+
+
+def _gathered_bytes(model: nn.Module) -> int:
+    """Return the bytes of whole parameters, and of their gradients, that are there at once."""
+    blocks = set(getattr(model, "_no_split_modules", None) or ())
+    packed = {
+        id(module.weight) for module in model.modules() if quantized_weight(module) is not None
+    }
+    in_blocks: set[int] = set()
+    largest = 0
+    for module in model.modules():
+        if any(kind.__name__ in blocks for kind in type(module).__mro__):
+            own = [p for p in module.parameters() if id(p) not in packed]
+            in_blocks |= {id(p) for p in own}
+            largest = max(largest, sum(map(_with_gradient, own)))
+    outside = [p for p in model.parameters() if id(p) not in in_blocks and id(p) not in packed]
+    return sum(map(_bytes, outside)) + _BLOCKS_GATHERED * largest
+
+
+def _bytes(parameter: torch.Tensor) -> int:
+    return parameter.numel() * parameter.itemsize
+
+
+def _with_gradient(parameter: torch.Tensor) -> int:
+    return _bytes(parameter) * (2 if parameter.requires_grad else 1)

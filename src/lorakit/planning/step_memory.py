@@ -1,0 +1,206 @@
+"""What one training step takes, by running it while its storages are counted.
+
+The same code runs a step on fake tensors (to plan) and on real ones (to compare).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate.utils import convert_outputs_to_fp32
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from lorakit.layers.bitsandbytes_storage import quantized_weight
+from lorakit.ops.quantized import shared_buffers
+from lorakit.planning.live_storages import LiveStorages, Purpose
+from lorakit.planning.places import places_told
+from lorakit.training.trainer import checkpoints_reentrantly
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+
+_MOST_BATCHES = 2
+"""Of those that are accumulated: the second is like all that follow."""
+
+
+@dataclass(frozen=True)
+class StepMemory:
+    """Bytes of one training step, the optimizer's state being there from earlier ones."""
+
+    base_weights_bytes: int
+    """Frozen parameters, buffers, and what belongs to quantised weights."""
+    adapter_bytes: int
+    """All that is trained."""
+    gradient_bytes: int
+    """Of one step, when backward is over."""
+    optimizer_bytes: int
+    saved_activation_bytes: int
+    """What forward leaves for backward, logits included."""
+    logits_bytes: int
+    """Logits at the peak."""
+    temporary_bytes: int
+    """At the peak: what forward or backward needs for a moment."""
+    peak_bytes: int
+    peak_place: str
+    """The module that runs at the peak, or "optimizer"."""
+    at_peak: Mapping[Purpose, int]
+    """What the peak is made of."""
+
+
+def run_step(trainer: Trainer, batch: Mapping[str, Any], vocabulary: int | None) -> StepMemory:
+    """Run a training step of a trainer and count its memory.
+
+    Args:
+        trainer: Made for the model; its optimizer is created if it has none.
+        batch: On the model's device.
+        vocabulary: By which logits are known; None where the model has none.
+
+    Returns: What was counted on the device of the model.
+    """
+    subject: Any = trainer
+    model: nn.Module = subject.model
+    trained = [p for p in model.parameters() if p.requires_grad]
+    storages = LiveStorages(next(model.parameters()).device.type, vocabulary)
+    storages.adopt(trained, Purpose.ADAPTER)
+    storages.adopt(_frozen(model), Purpose.BASE)
+    storages.adopt(_tensors(batch), Purpose.BATCH)
+    optimizer = subject.create_optimizer()
+    with storages:
+        _make_state(optimizer, trained)
+    storages.adopt(_tensors([*optimizer.state.values()]), Purpose.OPTIMIZER)
+    storages.forget_peak()
+    kept: Counter[Purpose] = Counter()
+    with (
+        _checkpointing_as_asked(subject),
+        _autocast_as_asked(subject),
+        places_told(model, lambda place: setattr(storages, "place", place)),
+        _backward_watched(subject, storages, trained, kept),
+        storages,
+    ):
+        _one_step(subject, batch)
+    at_end = storages.living_bytes()
+    optimizer.zero_grad(set_to_none=True)
+    at_peak = storages.peak_by_purpose()
+    weights = storages.living_bytes()
+    return StepMemory(
+        base_weights_bytes=weights[Purpose.BASE],
+        adapter_bytes=weights[Purpose.ADAPTER],
+        gradient_bytes=at_end[Purpose.GRADIENTS],
+        optimizer_bytes=weights[Purpose.OPTIMIZER],
+        saved_activation_bytes=kept[Purpose.ACTIVATIONS] + kept[Purpose.LOGITS],
+        logits_bytes=at_peak[Purpose.LOGITS],
+        temporary_bytes=at_peak[Purpose.TEMPORARY],
+        peak_bytes=storages.peak_bytes,
+        peak_place=storages.peak_place,
+        at_peak=at_peak,
+    )
+
+
+def _one_step(trainer: Any, batch: Mapping[str, Any]) -> None:
+    """Do what the Trainer's loop does for one optimizer step."""
+    model, arguments = trainer.model, trainer.args
+    count = min(arguments.gradient_accumulation_steps, _MOST_BATCHES)
+    trainer.current_gradient_accumulation_steps = count
+    device = next(model.parameters()).device
+    batches, items = trainer.get_batch_samples(iter([batch] * count), count, device)
+    for number, inputs in enumerate(batches):
+        trainer.accelerator.gradient_state._set_sync_gradients(number == count - 1)
+        trainer.training_step(model, {**inputs}, items)
+    if arguments.max_grad_norm > 0:
+        trainer._clip_grad_norm(model)
+    trainer.optimizer.step()
+
+
+def _make_state(optimizer: Any, trained: list[nn.Parameter]) -> None:
+    """Let an optimizer make its state, as in a first step; parameters stay as they are."""
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for parameter in trained:
+        parameter.grad = torch.zeros_like(parameter)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    optimizer.step()
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    optimizer.zero_grad(set_to_none=True)
+
+
+@contextmanager
+def _backward_watched(
+    trainer: Any, storages: LiveStorages, trained: list[nn.Parameter], kept: Counter[Purpose]
+) -> Iterator[None]:
+    """Count what lives between forward and backward, and what backward leaves."""
+    backward = trainer.accelerator.backward
+
+    def watched(loss: Tensor, **options: Any) -> None:
+        storages.assign(shared_buffers(trained[0]), Purpose.TEMPORARY)
+        storages.assign_rest(Purpose.ACTIVATIONS)
+        kept.clear()
+        kept.update(storages.living_bytes())
+        backward(loss, **options)
+        gradients = [p.grad for p in trained if p.grad is not None]
+        storages.assign(gradients, Purpose.GRADIENTS)
+        storages.place = "optimizer"
+
+    trainer.accelerator.backward = watched
+    try:
+        yield
+    finally:
+        del trainer.accelerator.backward
+
+
+@contextmanager
+def _checkpointing_as_asked(trainer: Any) -> Iterator[None]:
+    """Turn activation checkpointing on as the Trainer's loop does, and off again."""
+    model, arguments = trainer.model, trainer.args
+    if not arguments.activation_checkpointing:
+        yield
+        return
+    options = dict(arguments.activation_checkpointing_kwargs or {})
+    own = {key: options.pop(key) for key in ("every_n_layers", "offload") if key in options}
+    model.activation_checkpointing_enable(activation_checkpointing_kwargs=options or None, **own)
+    if not checkpoints_reentrantly(arguments):
+        model.disable_input_require_grads()
+    try:
+        yield
+    finally:
+        model.activation_checkpointing_disable()
+
+
+@contextmanager
+def _autocast_as_asked(trainer: Any) -> Iterator[None]:
+    """Let the model run under autocast, with float32 results, as accelerate has it in training."""
+    model, arguments = trainer.model, trainer.args
+    if not (arguments.bf16 or arguments.fp16) or hasattr(model, "_original_forward"):
+        yield
+        return
+    half = torch.bfloat16 if arguments.bf16 else torch.float16
+    device_type = next(model.parameters()).device.type
+    own = vars(model).get("forward")
+    model.forward = convert_outputs_to_fp32(torch.autocast(device_type, half)(model.forward))
+    try:
+        yield
+    finally:
+        del model.forward
+        if own is not None:
+            model.forward = own
+
+
+def _frozen(model: nn.Module) -> Iterator[Tensor]:
+    """Yield frozen parameters, buffers, and the tensors of quantised weights."""
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            yield parameter
+    yield from model.buffers()
+    for module in model.modules():
+        weight: Any = quantized_weight(module)
+        yield from (part for part in (weight or ())[1:] if part is not None)
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    return [value for value in tree_leaves(values) if isinstance(value, Tensor)]

@@ -1,0 +1,70 @@
+"""What a model does to its output layer's logits, as its configuration names it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+_FACTORS = ("logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
+_DIVISORS = ("logits_scaling",)
+"""Under which names transformers' configurations keep what is done to the logits."""
+_OFFSET = "final_logits_bias"
+
+
+@dataclass(frozen=True)
+class LogitForm:
+    """What a model does to its output layer's logits z: cap · tanh(scale · z / cap) + offset."""
+
+    scale: float = 1.0
+    cap: float | None = None
+    offset: Tensor | None = None
+    """(vocabulary,); None for none."""
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Return the model's logits for those of its output layer, (*, vocabulary)."""
+        if self.scale != 1.0:
+            logits = logits * self.scale
+        if self.cap is not None:
+            logits = self.cap * torch.tanh(logits / self.cap)
+        return logits if self.offset is None else logits + self.offset
+
+
+def candidate_forms(model: Any, vocabulary: int) -> Iterator[LogitForm]:
+    """Yield what a model's configuration says may be done to its logits, nothing at all first.
+
+    Args:
+        model: A transformers model.
+        vocabulary: Logits of a token.
+    """
+    scales, caps = _scales_and_caps(model)
+    offset = getattr(model, _OFFSET, None)
+    has_offset = isinstance(offset, Tensor) and offset.numel() == vocabulary and offset.any()
+    offsets = [offset.detach().reshape(-1)] if has_offset else [None]  # type: ignore[union-attr]
+    for add, cap, scale in product(offsets, caps, scales):
+        yield LogitForm(scale, cap, add)
+
+
+def named_form(model: Any) -> LogitForm:
+    """Return all that a model's configuration names, as if all of it were done."""
+    scales, caps = _scales_and_caps(model)
+    return LogitForm(scales[-1], caps[-1])
+
+
+def _scales_and_caps(model: Any) -> tuple[list[float], list[float | None]]:
+    config = model.config
+    places = (config, config.get_text_config(), getattr(config, "decoder", None))
+    scales = [1.0, *_numbers(places, _FACTORS)]
+    scales += [1 / number for number in _numbers(places, _DIVISORS) if number]
+    caps = [None, *(number for number in _numbers(places, _CAPS) if number)]
+    return scales, caps
+
+
+def _numbers(places: tuple[Any, ...], names: tuple[str, ...]) -> list[float]:
+    found = [getattr(place, name, None) for name in names for place in places]
+    return [float(value) for value in dict.fromkeys(found) if isinstance(value, int | float)]

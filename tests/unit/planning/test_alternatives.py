@@ -1,0 +1,57 @@
+from lorakit.planning import plan
+from lorakit.planning.alternatives import changes, side_by_side
+
+
+def test_three_ways_side_by_side(recipe):
+    made = recipe()
+    ways = side_by_side(made, plan(made))
+    assert list(ways) == ["full fine-tuning", "LoRA", "QLoRA"]
+    full, lora, qlora = ways.values()
+    assert full.optimizer_bytes > lora.optimizer_bytes == qlora.optimizer_bytes
+    assert lora.base_weights_bytes > qlora.base_weights_bytes
+
+
+def test_the_recipes_own_way_is_not_planned_twice(recipe):
+    quantized = recipe(quantization={"bits": 8})
+    own = plan(quantized)
+    assert side_by_side(quantized, own)["QLoRA"] is own
+
+
+def test_a_way_a_model_cannot_go_is_left_out(recipe, config_dir):
+    odd = {"hidden_size": 30, "num_attention_heads": 3, "intermediate_size": 33}
+    model = config_dir({"model_type": "llama", "vocab_size": 33, "num_hidden_layers": 1, **odd})
+    made = recipe(model=model, **{"data.train": "your/data", "data.max_length": 8})
+    assert list(side_by_side(made, plan(made))) == ["full fine-tuning", "LoRA"]
+
+
+def test_changes_say_what_they_save_and_are_true(recipe):
+    made = recipe()
+    own = plan(made)
+    found = changes(made, own)
+    names = [change.name for change in found]
+    assert {"activation checkpointing", "one row at a time, accumulated"} <= set(names)
+    assert names[-1] == "all of these"
+    savings = [change.saves_bytes for change in found[:-1]]
+    assert savings == sorted(savings, reverse=True)
+    for change in found:
+        again = plan(made.with_changes(change.values, "the test"))
+        assert own.peak_bytes - again.peak_bytes == change.saves_bytes > 0
+
+
+def test_the_product_of_batch_and_accumulation_stays(recipe):
+    made = recipe(**{"training.gradient_accumulation_steps": 3})
+    one = next(c for c in changes(made, plan(made)) if c.name.startswith("one row"))
+    assert "training.gradient_accumulation_steps=12" in one.overrides
+
+
+def test_what_is_done_already_is_not_proposed(recipe):
+    made = recipe(
+        **{
+            "training.activation_checkpointing": True,
+            "training.per_device_train_batch_size": 1,
+            "training.optim": "memory_mapped_adamw",
+            "quantization": {"bits": 4},
+            "data.max_length": 40,
+        }
+    )
+    assert changes(made, plan(made)) == []

@@ -1,0 +1,264 @@
+"""A plan against the real step: the same storages, counted on real tensors."""
+
+import json
+import math
+
+import pytest
+import torch
+
+import lorakit
+from lorakit.errors import ConfigError, MissingFileError, PlanError, TargetError
+from lorakit.planning import plan
+from lorakit.planning.measurement import count_step
+from lorakit.quantization.devices import has_dtype
+
+SAVED_TOLERANCE = 0.02
+PEAK_TOLERANCE = 0.10
+TASKS = ("CAUSAL_LM", "SEQ_CLS", "TOKEN_CLS", "SEQ_2_SEQ_LM")
+FOUR_BITS = {"bits": 4, "compute_dtype": "float32"}
+SETTINGS = {
+    "plain": {},
+    "dropout": {"lora.lora_dropout": 0.1},
+    "checkpointing": {"training.activation_checkpointing": True},
+    "reentrant": {
+        "training.activation_checkpointing": True,
+        "training.activation_checkpointing_kwargs": {"use_reentrant": True},
+    },
+    "accumulated": {"training.gradient_accumulation_steps": 4},
+    "4 bits": {"quantization": FOUR_BITS},
+    "4 bits, one level of scales": {"quantization": {**FOUR_BITS, "double_quant": False}},
+    "8 bits": {"quantization": {"bits": 8, "compute_dtype": "float32"}},
+    "packed": {"training.packing": True},
+    "unclipped": {"training.max_grad_norm": 0.0},
+    "adafactor": {"training.optim": "adafactor"},
+    "8-bit optimizer": {"training.optim": "adamw_bnb_8bit"},
+    "trained head": {"lora.modules_to_save": ["lm_head"]},
+    "bfloat16": {"dtype": "bfloat16"},
+    "smoothed": {"training.label_smoothing_factor": 0.1},
+}
+
+
+def compare(recipe):
+    """Assert that a recipe's plan is what its real step takes; return the plan."""
+    planned = plan(recipe, device="cpu")
+    counted = count_step(recipe)
+    assert planned.base_weights_bytes == pytest.approx(counted.base_weights_bytes, rel=1e-3)
+    assert planned.adapter_bytes == counted.adapter_bytes
+    assert planned.gradient_bytes == counted.gradient_bytes
+    assert planned.optimizer_bytes == counted.optimizer_bytes
+    saved = counted.saved_activation_bytes
+    assert planned.saved_activation_bytes == pytest.approx(saved, rel=SAVED_TOLERANCE)
+    assert planned.peak_bytes == pytest.approx(counted.peak_bytes, rel=PEAK_TOLERANCE)
+    return planned
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_is_planned_as_it_runs(recipe, task):
+    compare(recipe(task))
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_every_setting_is_planned_as_it_runs(recipe, setting):
+    compare(recipe(**SETTINGS[setting]))
+
+
+@pytest.mark.skipif(
+    not has_dtype(torch.bfloat16, torch.device("cpu")), reason="slow without bf16 instructions"
+)
+@pytest.mark.parametrize("task", TASKS)
+def test_mixed_precision_is_planned_as_it_runs(recipe, task):
+    compare(recipe(task, **{"training.bf16": True}))
+
+
+def test_the_parts_of_the_peak_are_all_of_it(recipe):
+    planned = plan(recipe())
+    assert sum(planned.at_peak.values()) == planned.peak_bytes
+    assert planned.peak_place
+
+
+def test_a_plan_names_what_is_known_in_closed_form(recipe):
+    """Adam keeps two numbers of float32 for each trained one, and nothing for a frozen one."""
+    planned = plan(recipe())
+    four = 4
+    assert planned.adapter_bytes == planned.gradient_bytes == four * planned.trainable
+    steps = planned.optimizer_bytes - 2 * four * planned.trainable
+    assert 0 <= steps < 1000  # a step counter for each tensor
+    assert planned.base_weights_bytes >= four * (planned.total - planned.trainable)
+
+
+def test_checkpointing_saves_activations(recipe):
+    plain, saving = (
+        plan(recipe(**{"training.activation_checkpointing": on})) for on in (False, True)
+    )
+    assert saving.saved_activation_bytes < 0.6 * plain.saved_activation_bytes
+
+
+def test_the_full_method_trains_everything(recipe):
+    full = plan(recipe(), method="full")
+    assert full.trainable == full.total
+    assert full.gradient_bytes == 4 * full.total
+    assert full.optimizer_bytes >= 8 * full.total
+
+
+def test_the_adapter_file_has_the_size_that_was_planned(recipe):
+    made = recipe(**{"training.max_steps": 1})
+    result = lorakit.train(made)
+    real = (result.adapter_path / "adapter_model.safetensors").stat().st_size
+    assert plan(made).adapter_file_bytes == real
+
+
+def test_steps_and_tokens_of_the_run(recipe):
+    made = recipe(**{"training.num_train_epochs": 2, "training.gradient_accumulation_steps": 2})
+    planned = plan(made)
+    rows = 24 - 6  # a quarter is held out
+    assert planned.updates == 2 * math.ceil(math.ceil(rows / 4) / 2)
+    assert planned.batches == 2 * planned.updates
+    result = lorakit.train(made)
+    assert result.steps == planned.updates
+    from lorakit.training import RunDirectory
+
+    seen = [
+        row["num_tokens"] for row in RunDirectory(result.run_dir).metrics() if "num_tokens" in row
+    ]
+    assert planned.tokens == pytest.approx(max(seen), rel=0.02)
+
+
+def test_planning_leaves_no_trace(recipe, tmp_path):
+    made = recipe(**{"training.optim": "memory_mapped_adamw"})
+    before = torch.get_rng_state()
+    planned = plan(made)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not (tmp_path / "run").exists()
+    assert planned.optimizer_bytes == 0  # it is in a file
+    torch.zeros(3).sum().item()  # no fake mode is left on
+
+
+def test_a_config_alone_is_enough(config_dir, recipe):
+    model = config_dir({**LLAMA, "num_hidden_layers": 3})
+    made = recipe(model=model, **{"data.train": "your/data", "data.max_length": 100})
+    planned = plan(made)
+    assert (planned.batch_rows, planned.batch_tokens) == (4, 100)
+    assert planned.updates is None
+    assert "100 tokens" in planned.notes[0]
+    assert planned.trainable == 3 * 4 * (4 * (32 + 32) + 2 * (32 + 64) + (64 + 32))
+
+
+def test_rows_are_counted_without_a_tokenizer(config_dir, recipe):
+    planned = plan(recipe(model=config_dir(LLAMA), **{"data.max_length": 50}))
+    assert planned.batch_tokens == 50
+    assert planned.updates == 3 * math.ceil(18 / 4)
+
+
+LLAMA = {
+    "model_type": "llama",
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 128,
+}
+
+
+def test_a_paged_optimizer_is_not_on_the_gpu(config_dir, recipe):
+    sizes = {"hidden_size": 512, "intermediate_size": 1024, "vocab_size": 1000}
+    model = config_dir({**LLAMA, **sizes})
+    changes = {"data.train": "your/data", "data.max_length": 16, "lora.r": 256}
+    made = recipe(model=model, **changes, **{"training.use_cpu": False})
+    options = {"training.optim": "paged_adamw_32bit"}
+    paged = plan(made.with_changes(options, "the test"), device="cuda")
+    plain = plan(made, device="cuda")
+    assert paged.optimizer_bytes < 0.1 * plain.optimizer_bytes
+    eight = plan(made.with_changes({"training.optim": "adamw_8bit"}, "the test"), device="cuda")
+    assert 0.2 < eight.optimizer_bytes / plain.optimizer_bytes < 0.3
+
+
+def test_it_fits_or_it_does_not(recipe):
+    made = recipe()
+    needed = plan(made).needed_bytes
+    assert plan(made, memory=2 * needed).fits is True
+    assert plan(made, memory="1MB").fits is False
+
+
+def test_a_plan_is_json(recipe):
+    values = json.loads(json.dumps(plan(recipe()).to_dict()))
+    assert {
+        *("trainable", "total", "base_weights_bytes", "adapter_bytes", "gradient_bytes"),
+        *("optimizer_bytes", "saved_activation_bytes", "peak_bytes", "adapter_file_bytes", "fits"),
+    } <= values.keys()
+
+
+# ---- several processes ----
+
+
+def test_replicas_keep_their_gradients_twice(recipe):
+    one, two = (plan(recipe(), processes=n) for n in (1, 2))
+    assert two.peak_bytes - one.peak_bytes == one.gradient_bytes
+    assert two.updates == 3 * math.ceil(9 / 4)
+
+
+def test_shares_are_a_part_of_the_whole(config_dir, recipe):
+    model = config_dir({**LLAMA, "num_hidden_layers": 24})
+    made = recipe(model=model, **{"data.train": "your/data", "data.max_length": 16})
+    made = made.with_changes({"training.fsdp": True}, "the test")
+    one, four = (plan(made, processes=n) for n in (1, 4))
+    assert four.base_weights_bytes == pytest.approx(one.base_weights_bytes / 4, rel=0.02)
+    assert four.optimizer_bytes == pytest.approx(one.optimizer_bytes / 4, rel=0.1)
+    assert four.saved_activation_bytes == one.saved_activation_bytes
+    assert four.peak_bytes < one.peak_bytes
+
+
+def test_packed_weights_are_not_shared_out(recipe):
+    made = recipe(**{"quantization": FOUR_BITS, "training.fsdp": True})
+    packed = 0.5 * 2 * (32 * 32 * 2 + 32 * 16 * 2 + 3 * 32 * 64)
+    assert plan(made, processes=1000).base_weights_bytes > packed
+
+
+# ---- bad input ----
+
+
+def test_a_config_without_sizes_is_refused(config_dir, recipe):
+    values = {key: LLAMA[key] for key in LLAMA if key not in ("hidden_size", "vocab_size")}
+    model = config_dir(values)
+    with pytest.raises(ConfigError, match=r"config.json has no vocab_size, hidden_size"):
+        plan(recipe(model=model))
+
+
+def test_a_config_that_says_not_what_it_is_of(config_dir, recipe):
+    with pytest.raises(MissingFileError, match="model_type"):
+        plan(recipe(model=config_dir({"hidden_size": 3})))
+
+
+def test_remote_code_needs_permission(config_dir, recipe):
+    model = config_dir({**LLAMA, "model_type": "own", "auto_map": {"AutoConfig": "own.Config"}})
+    with pytest.raises(ConfigError, match="set trust_remote_code=true in the recipe"):
+        plan(recipe(model=model))
+
+
+@pytest.mark.parametrize("memory", ["much", "16XB", "-3GB", "", "0GB"])
+def test_a_memory_that_is_none(recipe, memory):
+    with pytest.raises(ConfigError, match=f"Cannot read the memory: got '{memory}'"):
+        plan(recipe(), memory=memory)
+
+
+def test_a_pattern_that_matches_nothing(recipe):
+    with pytest.raises(TargetError, match="Did you mean 'q_proj'"):
+        plan(recipe(**{"lora.target_modules": ["q_porj"]}))
+
+
+def test_a_device_that_is_none(recipe):
+    with pytest.raises(ConfigError, match="device"):
+        plan(recipe(), device="abacus")
+
+
+def test_a_forward_that_looks_at_the_weights(recipe, monkeypatch):
+    from transformers.models.llama.modeling_llama import LlamaMLP
+
+    own = LlamaMLP.forward
+
+    def looking(self, x):
+        return own(self, x) if x.max() > 0 else x
+
+    monkeypatch.setattr(LlamaMLP, "forward", looking)
+    with pytest.raises(PlanError, match="asks for the result of 'local_scalar_dense'"):
+        plan(recipe())
