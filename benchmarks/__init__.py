@@ -12,6 +12,7 @@ BENCHMARKS = (
     "thin_products",
     "loading",
     "search_memory",
+    "memory_plan",
 )
 """The modules that measure, in the order they are run in."""
 

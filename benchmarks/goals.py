@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks import latency, qlora, rows, search_memory, switching
+from benchmarks import latency, memory_plan, qlora, rows, search_memory, switching
 from benchmarks.results import NO_BF16, Row, matching, newest
 from benchmarks.step import FORWARD_BACKWARD, SAVED
 from benchmarks.variants import FULL, LIMIT, LORAKIT, LORAKIT_MLP, PEFT
@@ -27,6 +27,7 @@ class Goal:
         must: What has to be reached.
         aim: What is hoped for, or None where that is the same.
         at_least: Whether more is better.
+        unit: That of the row, where no ratio is read.
     """
 
     what: str
@@ -34,6 +35,7 @@ class Goal:
     must: float
     aim: float | None = None
     at_least: bool = False
+    unit: str = "s"
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,11 @@ def _quantized(
     )
 
 
+def _plan(measure: str, shape: str, setting: str, must: float, unit: str = "%") -> Goal:
+    where = {"benchmark": "memory_plan", "measure": measure, "shape": shape, "setting": setting}
+    return Goal(measure, {**where, "variant": memory_plan.PLANNED, **_FLOAT32}, must, unit=unit)
+
+
 _QUANTIZED = tuple(
     goal
     for column in (_FLOAT32, _BFLOAT16)
@@ -116,6 +123,17 @@ _QUANTIZED = tuple(
         _quantized(_PEFT_4, shape, column, 0.80),
         _quantized(qlora.DENSE, shape, column, 1.00, SAVED),
     )
+)
+
+_PLANS = (
+    *(
+        _plan(memory_plan.OFF.format(measure), shape, "LoRA", must)
+        for shape in memory_plan.SHAPES
+        for measure, must in ((memory_plan.SAVED, 2.0), (memory_plan.PEAK, 10.0))
+    ),
+    _plan(memory_plan.SECONDS, "llama-7b", memory_plan.LARGE_SETTING, 20.0, "s"),
+    _plan(memory_plan.PROCESS, "llama-7b", memory_plan.LARGE_SETTING, 1.5e9, "B"),
+    _plan(memory_plan.SECONDS, "llama-70b", memory_plan.LARGE_SETTING, 60.0, "s"),
 )
 
 GOALS = (
@@ -159,6 +177,7 @@ GOALS = (
     ),
     _adapters("switching", "256 adapters", 1e-3, measure=switching.SWITCH),
     *_QUANTIZED,
+    *_PLANS,
     Goal(
         f"{search_memory.AT_ONCE}: memory / {search_memory.BOUND}",
         {

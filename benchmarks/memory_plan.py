@@ -4,10 +4,11 @@ The same batch goes through the task's trainer twice, on fake tensors and on rea
 storages that live are counted. Beside it stands how far the process's resident memory rises.
 """
 
-import resource
+import json
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,26 @@ import torch
 
 from benchmarks.models import Shape, build_model, shape_named
 from benchmarks.options import Options, parse
-from benchmarks.results import Row, compared, has_bf16_instructions
+from benchmarks.results import Row, compared, has_bf16_instructions, row
 
 PLANNED, COUNTED, RESIDENT = "planned", "counted", "resident"
 SAVED = "saved activations"
 PEAK = "peak of tensors"
-_SHAPES = ("llama-69m", "llama-300m", "bert-base", "gpt2-medium", "t5-base")
+OFF = "{}, plan off by"
+LARGE_SETTING = "4 bits, 1 x 512"
+SECONDS = "time of a plan"
+PROCESS = "memory of the planning process"
+_LLAMA = {"model_type": "llama", "vocab_size": 32000, "max_position_embeddings": 4096}
+_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+_LARGE = (
+    ("llama-7b", dict(zip(_SIZES, (4096, 11008, 32, 32), strict=True))),
+    (
+        "llama-70b",
+        {**dict(zip(_SIZES, (8192, 28672, 80, 64), strict=True)), "num_key_value_heads": 8},
+    ),
+)
+_PLANS = 3
+SHAPES = ("llama-69m", "llama-300m", "bert-base", "gpt2-medium", "t5-base")
 _TASKS = {"llama": "CAUSAL_LM", "gpt2": "CAUSAL_LM", "bert": "SEQ_CLS", "t5": "SEQ_2_SEQ_LM"}
 _ROWS = 16
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -40,16 +55,19 @@ _FAMILY_OF_SETTING = {"packing": "llama"}
 def main(arguments: Sequence[str] | None = None) -> list[Row]:
     """Measure and append the rows; return them."""
     options = parse("memory_plan", __doc__, arguments)
-    names = ("tiny-llama", "tiny-bert", "tiny-t5") if options.quick else _SHAPES
+    names = ("tiny-llama", "tiny-bert", "tiny-t5") if options.quick else SHAPES
     shapes = options.shapes or tuple(map(shape_named, names))
     rows = []
     for shape in shapes:
         for setting, changes in SETTINGS.items():
             family = _FAMILY_OF_SETTING.get(setting, shape.family)
             # T5's accumulation, say, tells nothing that its plain step does not.
-            is_usual = shape.name in (*_SHAPES[:1], "tiny-llama")
+            is_usual = shape.name in (*SHAPES[:1], "tiny-llama")
             if family == shape.family and (is_usual or setting in ("LoRA", "4 bits")):
                 rows += measure(options, shape, setting, changes)
+    if options.shapes is None:
+        for name, sizes in _LARGE[: 1 if options.quick else None]:
+            rows += measure_planning(options, name, sizes)
     return rows
 
 
@@ -82,7 +100,50 @@ def measure(options: Options, shape: Shape, setting: str, changes: dict[str, Any
     of_peak = {PLANNED: [planned.peak_bytes], COUNTED: [peak], RESIDENT: [resident]}
     rows = compared(origin, of_saved, (COUNTED,), measure=SAVED, **common)
     rows += compared(origin, of_peak, (COUNTED,), measure=PEAK, **common)
+    for measured, values in ((SAVED, of_saved), (PEAK, of_peak)):
+        off = abs(values[PLANNED][0] / values[COUNTED][0] - 1)
+        about = {**common, "measure": OFF.format(measured), "unit": "%"}
+        rows.append(row(origin, [100 * off], variant=PLANNED, **about))
     return options.keep(rows)
+
+
+def measure_planning(options: Options, name: str, sizes: dict[str, int]) -> list[Row]:
+    """Take the time of a plan and the memory of its process, libraries included."""
+    from lorakit.training.recipe import Recipe
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        (folder / "config.json").write_text(json.dumps({**_LLAMA, **sizes}), encoding="utf-8")
+        recipe = Recipe.check(
+            {
+                "model": scratch,
+                "task": "CAUSAL_LM",
+                "data": {"train": "your/data", "max_length": 512},
+                "lora": {"r": 8},
+                "quantization": {"bits": 4, "compute_dtype": "float32"},
+                "training": {"per_device_train_batch_size": 1, "use_cpu": True},
+                "output": str(folder / "run"),
+            },
+            "the benchmark's recipe",
+        )
+        path = folder / "recipe.yaml"
+        path.write_text(recipe.to_yaml(), encoding="utf-8")
+        rounds = [_run("--plan", path) for _ in range(_PLANS)]
+    seconds, peaks = zip(*rounds, strict=True)
+    common: dict[str, Any] = {
+        "benchmark": "memory_plan",
+        "shape": name,
+        "setting": LARGE_SETTING,
+        "dtype": torch.float32,
+        "r": 8,
+        "variant": PLANNED,
+    }
+    return options.keep(
+        [
+            row(options.origin, [*seconds], measure=SECONDS, unit="s", **common),
+            row(options.origin, [*peaks], measure=PROCESS, unit="B", **common),
+        ]
+    )
 
 
 _TEXT = "def adapted(x): return x @ W0.T + scaling * (x @ A.T) @ B.T  # " * 12
@@ -140,30 +201,51 @@ def count_elsewhere(recipe: Path) -> tuple[int, int, int]:
 
     Returns: Saved activations, the peak of tensors, and how far resident memory rose, in bytes.
     """
-    command = [sys.executable, "-m", "benchmarks.memory_plan", "--count", str(recipe)]
-    found = subprocess.run(command, check=True, capture_output=True, text=True)
-    saved, peak, resident = map(int, found.stdout.split()[-3:])
+    saved, peak, resident = map(int, _run("--count", recipe))
     return saved, peak, resident
+
+
+def _run(what: str, recipe: Path) -> list[float]:
+    """Run a part of this benchmark in a process of its own; return the numbers it prints."""
+    command = [sys.executable, "-m", "benchmarks.memory_plan", what, str(recipe)]
+    found = subprocess.run(command, check=True, capture_output=True, text=True)
+    return [float(word) for word in found.stdout.splitlines()[-1].split()]
+
+
+def plan_here(recipe: str) -> None:
+    """Plan a recipe; print the seconds after the imports, and the peak of the process's memory."""
+    from lorakit.planning import plan
+    from lorakit.training.peak_memory import PeakMemory
+    from lorakit.training.recipe import Recipe
+
+    watch = PeakMemory(on_gpu=False)
+    loaded = Recipe.load(recipe)
+    began = time.perf_counter()
+    plan(loaded)
+    print(time.perf_counter() - began, watch.read())
 
 
 def count_here(recipe: str) -> None:
     """Count a recipe's step and print what was found."""
     from lorakit.planning.machine_memory import process_bytes
     from lorakit.planning.measurement import count_step
+    from lorakit.training.peak_memory import PeakMemory
     from lorakit.training.recipe import Recipe
     from lorakit.training.tasks import task_for
 
     loaded = Recipe.load(recipe)
     task_for(loaded.task)  # imports what it stands on
-    before = process_bytes()
-    step = count_step(loaded)
-    kilobyte = 1024
-    highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilobyte
-    print(step.saved_activation_bytes, step.peak_bytes, highest - before)
+    empty = process_bytes()
+    watches: list[PeakMemory] = []
+    # Not from the beginning: while a checkpoint is read, the pages of its file count as well.
+    step = count_step(loaded, lambda: watches.append(PeakMemory(on_gpu=False)))
+    print(step.saved_activation_bytes, step.peak_bytes, (watches[0].read() or 0) - empty)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--count"]:
         count_here(sys.argv[2])
+    elif sys.argv[1:2] == ["--plan"]:
+        plan_here(sys.argv[2])
     else:
         main()

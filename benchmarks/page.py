@@ -10,7 +10,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from benchmarks import BENCHMARKS, charts, quantized_tables, tables
+from benchmarks import BENCHMARKS, charts, plan_tables, quantized_tables, tables
 from benchmarks.results import RESULTS, ROOT, Row, matching, read_rows
 
 DOCS = ROOT / "docs"
@@ -116,6 +116,15 @@ SECTIONS = (
         "trial's process has beside its base: libraries, adapter, optimizer and activations.",
         "search_memory",
         quantized_tables.search_table,
+    ),
+    Section(
+        "The memory plan",
+        "A step planned on fake tensors, and the same step of the same trainer on the same batch, "
+        "its storages counted on real ones. Saved is what forward leaves for backward; the peak is "
+        "that of all tensors. Resident is how far the process rises above what it takes with its "
+        "libraries alone; it includes what torch's libraries and the allocator keep.",
+        "memory_plan",
+        plan_tables.plan_table,
     ),
     Section(
         "Latency of forward",

@@ -39,7 +39,7 @@ def goal_table(device_rows: Sequence[Row], device: str) -> str:
 
 
 def _goal_number(goal: Goal, value: float) -> str:
-    return f"{value:.3f}" if "ratio_to" in goal.where else quantity_text(value, "s")
+    return f"{value:.3f}" if "ratio_to" in goal.where else quantity_text(value, goal.unit)
 
 
 def _range_of(goal: Goal, row: Row) -> tuple[float, float]:

@@ -10,6 +10,7 @@ from benchmarks import (
     growth,
     latency,
     loading,
+    memory_plan,
     qlora,
     rows,
     search_memory,
@@ -69,6 +70,7 @@ def invented_rows(origin: Origin = ORIGIN) -> list[Row]:
         *_loading(origin),
         *_thin(make),
         *_searching(make, origin),
+        *_plans(make, origin),
     ]
 
 
@@ -269,6 +271,30 @@ def _searching(make: Make, origin: Origin) -> list[Row]:
     made = make(peaks, (search_memory.BOUND,), **peak)
     base = {"measure": search_memory.BASE_BYTES, "variant": "base", **common}
     return [*made, row(origin, [1.2e9], **base)]
+
+
+def _plans(make: Make, origin: Origin) -> list[Row]:
+    """Plans that are right to a thousandth, and two that took seconds."""
+    made = []
+    for name in memory_plan.SHAPES:
+        common = {"benchmark": "memory_plan", "shape": name, "setting": "LoRA", "unit": "B"}
+        for measure in (memory_plan.SAVED, memory_plan.PEAK):
+            values = {memory_plan.PLANNED: 1.001e8, memory_plan.COUNTED: 1e8}
+            if measure == memory_plan.PEAK:
+                values[memory_plan.RESIDENT] = 1.3e8
+            made += make(values, (memory_plan.COUNTED,), measure=measure, **common)
+            off = {**common, "measure": memory_plan.OFF.format(measure), "unit": "%"}
+            made.append(row(origin, [0.1], variant=memory_plan.PLANNED, **off))
+    for name, seconds in (("llama-7b", 5.0), ("llama-70b", 12.0)):
+        common = {
+            "benchmark": "memory_plan",
+            "shape": name,
+            "setting": memory_plan.LARGE_SETTING,
+            "variant": memory_plan.PLANNED,
+        }
+        made.append(row(origin, [seconds], measure=memory_plan.SECONDS, unit="s", **common))
+        made.append(row(origin, [6.6e8], measure=memory_plan.PROCESS, unit="B", **common))
+    return made
 
 
 def _loading(origin: Origin) -> list[Row]:

@@ -21,6 +21,7 @@ BUILTIN = {
     "QuantizationError": RuntimeError,
     "DataError": ValueError,
     "ClusterError": RuntimeError,
+    "PlanError": RuntimeError,
     "CheckpointError": RuntimeError,
     "TrainingError": RuntimeError,
 }

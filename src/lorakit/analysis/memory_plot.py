@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lorakit.analysis.pictures import new_figure, save_png, styles
 
 _GB = 1e9
 _BAR_INCHES = 0.55
-_AROUND_INCHES = 1.9
+_AROUND_INCHES = 2.1
+_LABEL_ROW = -0.68
 
 
 def plot_memory(
-    bars: Mapping[str, Mapping[str, int]], path: Path, title: str, memory_bytes: int | None = None
+    bars: Mapping[str, Mapping[str, int]],
+    order: Sequence[str],
+    path: Path,
+    title: str,
+    memory_bytes: int | None = None,
 ) -> None:
     """Draw the peak of each way to train as a stacked bar, as a PNG.
 
     Args:
         bars: Bytes by what they are for, by the name of the bar; the first is drawn on top.
+        order: What memory may be for, as the parts of a bar follow each other.
         path: The file to write.
         title: What is planned.
         memory_bytes: What there is, drawn as a line; None where it is not known.
     """
-    purposes = list(dict.fromkeys(purpose for parts in bars.values() for purpose in parts))
+    present = {purpose for parts in bars.values() for purpose in parts}
+    purposes = [purpose for purpose in order if purpose in present]
     colours = styles(purposes)
     figure = new_figure(_AROUND_INCHES + _BAR_INCHES * len(bars))
     axes = figure.subplots()
@@ -38,16 +45,10 @@ def plot_memory(
         axes.text(left, row, f" {left:.3g} GB", va="center", fontsize=9)
     if memory_bytes is not None:
         axes.axvline(memory_bytes / _GB, color="black", linestyle="--", linewidth=1)
-        axes.text(
-            memory_bytes / _GB,
-            -0.62,
-            f"{memory_bytes / _GB:.3g} GB there",
-            ha="center",
-            va="bottom",
-            fontsize=8,
-        )
+        label = f" {memory_bytes / _GB:.3g} GB there"
+        axes.text(memory_bytes / _GB, _LABEL_ROW, label, va="center", fontsize=9)
     axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.5, -0.75)
+    axes.set_ylim(len(names) - 0.5, 2 * _LABEL_ROW + 0.4)
     widest = max([*(sum(parts.values()) for parts in bars.values()), memory_bytes or 0]) / _GB
     axes.set_xlim(0, widest * 1.15 or 1)
     axes.set_xlabel("memory at the peak of a step (GB)")

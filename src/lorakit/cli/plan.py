@@ -114,8 +114,9 @@ def _as_json(
 
 def _draw(methods: dict[str, MemoryPlan], own: MemoryPlan, recipe: Recipe, path: Path) -> None:
     from lorakit.analysis.memory_plot import plot_memory
+    from lorakit.cli.plan_view import ORDER
 
     batch = f"{own.batch_rows} x {own.batch_tokens} tokens"
     title = f"{Path(recipe.model).name}: {batch}, {own.device}"
     bars = {name: made.at_peak for name, made in methods.items()}
-    plot_memory(bars, path, title, own.memory_bytes)
+    plot_memory(bars, ORDER, path, title, own.memory_bytes)

@@ -28,9 +28,12 @@ def plan_first(
 
     Raises:
         PlanError: It does not fit.
+        OutputExistsError: `output` holds something.
     """
     from lorakit.training.processes import main_decides, process_count
+    from lorakit.training.run_directory import RunDirectory
 
+    main_decides(lambda: RunDirectory.refuse_occupied(recipe.output))
     plan = main_decides(lambda: _planned(recipe, processes or process_count()))
     if plan is None:
         return None

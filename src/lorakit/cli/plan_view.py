@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from lorakit.planning.measurement import Measurement
 
 _BAR_WIDTH = 40
-_ORDER = (
+ORDER = (
     *("base weights", "trained weights", "gradients", "optimizer state", "saved activations"),
     *("logits", "temporaries", "communication", "batch"),
 )
@@ -24,7 +24,7 @@ def show_plan(plan: MemoryPlan) -> None:
     several = f", each of {plan.processes} processes" if plan.processes > 1 else ""
     heading(f"Memory at the peak of a step, on {plan.device}{several}")
     peak = max(plan.peak_bytes, 1)
-    for purpose in _ORDER:
+    for purpose in ORDER:
         size = plan.at_peak.get(purpose, 0)
         if size:
             bar = "█" * max(round(_BAR_WIDTH * size / peak), 1)

@@ -17,6 +17,9 @@ from lorakit.ops.quantized import Layout, QuantizedWeight, dense_copy
 BLOCK_SIZE = 64
 """Numbers of a 4-bit weight that share a scale, where a checkpoint does not say otherwise."""
 
+_REWRITTEN_ROWS = 32
+"""Rows of a weight that the layout for CPUs with AVX-512 bf16 keeps together."""
+
 _OWN_ATTRIBUTES = (
     *("compute_dtype", "compute_type_is_set", "quant_state", "quant_storage"),
     *("support_avx512bf16_for_cpu", "state", "index", "source_cls"),
@@ -113,6 +116,21 @@ def free_layout(layer: Any) -> None:
     if hasattr(layer, "support_avx512bf16_for_cpu"):
         functional: Any = sys.modules["bitsandbytes.functional"]
         layer.support_avx512bf16_for_cpu = functional.has_avx512bf16()
+        keep_odd_layouts([layer])
+
+
+def keep_odd_layouts(layers: Iterable[nn.Module]) -> None:
+    """Keep bitsandbytes from rewriting weights whose sizes its other layout cannot have.
+
+    It does not look at them, and fails in the first evaluation on a CPU with AVX-512 bf16.
+    """
+    for layer in layers:
+        state: Any = getattr(getattr(layer, "weight", None), "quant_state", None)
+        if state is None or getattr(state, "packing_format_for_cpu", False):
+            continue
+        rows, columns = state.shape
+        if rows % _REWRITTEN_ROWS or columns % state.blocksize:
+            vars(layer)["support_avx512bf16_for_cpu"] = False
 
 
 def quantized_like(layer: nn.Module, exact: Tensor) -> nn.Parameter:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,13 +61,18 @@ def measure(recipe: Recipe) -> Measurement:
     return Measurement(statistics.median(clock.steps_s[_WARM_UP:]), updates, memory)
 
 
-def count_step(recipe: Recipe) -> StepMemory:
+def count_step(recipe: Recipe, before: Callable[[], None] = lambda: None) -> StepMemory:
     """Load a recipe's base and data and count the memory of one step of the longest rows.
+
+    Args:
+        recipe: The recipe; its run directory is not made.
+        before: Called when everything is loaded.
 
     Raises:
         LorakitError: As `train` would raise.
     """
     with _trainer_of(recipe, []) as (setup, trainer):
+        before()
         return _counted(setup, trainer)
 
 
@@ -85,7 +90,8 @@ def _trainer_of(recipe: Recipe, callbacks: list[Any]) -> Iterator[tuple[Setup, A
 
 
 def _counted(setup: Setup, trainer: Any) -> StepMemory:
-    rows = sorted(setup.encoded.train, key=row_tokens, reverse=True)
+    encoded: Any = setup.encoded.train
+    rows = sorted(encoded, key=row_tokens, reverse=True)
     batch = trainer._prepare_inputs(longest_batch(trainer, rows, setup.arguments))
     trainer.optimizer = None  # a fresh one
     return run_step(trainer, batch, vocabulary_of(setup.model))

@@ -11,7 +11,7 @@ from datasets import Dataset
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 from lorakit.config import TaskType
 from lorakit.errors import MissingFileError
@@ -112,11 +112,11 @@ def rows_from_data(
     if len(longest) < len(train):
         some = replace(look, train=train.select(spread))
         others = task.encode(some, recipe, tokenizer, model, labels)
-    lengths = [row_tokens(row) for row in others.train]
+    lengths = [row_tokens(row) for row in _rows(others.train)]
     rows = round(len(train) * len(lengths) / len(spread))
     note = f"The longest of {len(train):,} rows, at most {encoded.settings['max_length']} tokens."
     return PlannedRows(
-        sorted(encoded.train, key=row_tokens, reverse=True),
+        sorted(_rows(encoded.train), key=row_tokens, reverse=True),
         encoded,
         max(rows, 1),
         sum(lengths) / max(len(lengths), 1),
@@ -142,7 +142,7 @@ def rows_without_data(
     made = Dataset.from_list([row] * batch)
     why = "as the rows are not here" if train_rows is None else "as the tokenizer is not here"
     note = f"Rows of {length:,} tokens, {why} (data.max_length)."
-    return PlannedRows(list(made), Encoded(made, None), train_rows, float(length), note)
+    return PlannedRows(_rows(made), Encoded(made, None), train_rows, float(length), note)
 
 
 def _text_row(length: int, recipe: Recipe) -> dict[str, Any]:
@@ -181,6 +181,11 @@ def _chosen(rows: Dataset) -> tuple[list[int], list[int]]:
     longest = sorted(range(len(sizes)), key=sizes.__getitem__, reverse=True)[:_LONGEST]
     step = max(len(sizes) // _SPREAD, 1)
     return longest, list(range(0, len(sizes), step))[:_SPREAD]
+
+
+def _rows(encoded: Dataset) -> list[dict[str, Any]]:
+    rows: Any = encoded
+    return [dict(row) for row in rows]
 
 
 def row_tokens(row: dict[str, Any]) -> int:

@@ -16,7 +16,7 @@ from lorakit.errors import QuantizationError, TargetError
 from lorakit.injection.heads import output_layers, task_heads
 from lorakit.injection.state import base_modules, state_of
 from lorakit.injection.targets import name_matches, no_match_message
-from lorakit.layers.bitsandbytes_storage import BLOCK_SIZE, bits_of
+from lorakit.layers.bitsandbytes_storage import BLOCK_SIZE, bits_of, keep_odd_layouts
 from lorakit.quantization.devices import compute_dtype, default_device, require_bitsandbytes
 from lorakit.quantization.low_memory import low_memory
 
@@ -78,6 +78,7 @@ def load_quantized(
         if fresh:  # drawn at random and not worth keeping: they are trained in full
             skipped = [*skipped, *fresh]
             model, info = load(quantization_config=bitsandbytes_config(config, dtype, skipped))
+    keep_odd_layouts(model.modules())
     return model, info
 
 
@@ -140,13 +141,15 @@ def load_as_quantized(
     known = [*(values.get("llm_int8_skip_modules") or ["lm_head"])]
     values["llm_int8_skip_modules"] = list(dict.fromkeys([*known, *heads]))
     model_config.quantization_config = values
-    return auto_class.from_pretrained(
+    model, info = auto_class.from_pretrained(
         name,
         config=model_config,
         output_loading_info=True,
         device_map={"": device or default_device()},
         **options,
     )
+    keep_odd_layouts(model.modules())
+    return model, info
 
 
 def _require_bitsandbytes_checkpoint(model_config: Any, name: str) -> dict[str, Any]:
@@ -310,6 +313,7 @@ def _replace_layers(model: nn.Module, how: Any, device: torch.device | None) -> 
             made.weight = parameter.to(device or own.device)
             made.bias = source.bias
             made.train(source.training)
+    keep_odd_layouts(model.modules())
 
 
 def bitsandbytes_config(

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from lorakit.adapters import merge_adapters, merge_and_unload
 from lorakit.atomic import appearing_directory
 from lorakit.errors import AdapterStateError, ConfigError, OutputExistsError
+from lorakit.layers.bitsandbytes_storage import keep_odd_layouts
 from lorakit.training.inference import load_for_inference
 
 _PROBE_ROWS = 2
@@ -101,6 +102,7 @@ def merge_to_checkpoint(
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         written = type(model).from_pretrained(temporary, dtype="auto").eval()
+        keep_odd_layouts(written.modules())
         deviation = (_logits(written, probe) - expected).abs().max().item()
         relative = deviation / max(expected.abs().max().item(), torch.finfo(torch.float32).tiny)
         if not requantize:

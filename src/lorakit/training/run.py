@@ -120,12 +120,10 @@ def train(
     with failing_together():
         main_decides(lambda: _require_place(recipe.output, resume))
         check = _refuse_changes if resume else None
-        on_gpu = torch.cuda.is_available() and not recipe.training.get("use_cpu")
-        peak = PeakMemory(on_gpu)
         setup = prepare(recipe, emit, check=check, shared_base=shared_base)
         run = _open_run(setup, resume, emit)
         with _removed_if_it_fails_early(run), _memory_errors_explained(setup):
-            return _fit(setup, run, emit, peak, planned_bytes)
+            return _fit(setup, run, emit, planned_bytes)
 
 
 def _require_place(output: str, resume: bool) -> None:
@@ -255,10 +253,9 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or cpu in str(error)
 
 
-def _fit(
-    setup: Setup, run: _OpenRun, emit: EventHandler, peak: PeakMemory, planned_bytes: int | None
-) -> TrainResult:
+def _fit(setup: Setup, run: _OpenRun, emit: EventHandler, planned_bytes: int | None) -> TrainResult:
     """Train, save the adapter, and write the report."""
+    peak = PeakMemory(on_gpu=setup.arguments.device.type == "cuda")
     directory = run.directory
     recorder = RunRecorder(directory, emit)
     tensorboard = RunTensorBoard(directory)

@@ -11,6 +11,7 @@ from lorakit import LoraConfig, add_adapter, delete_adapter, set_adapter, unload
 from lorakit.layers import siblings
 from sibling_models import NAMES, Attention, adapted, apart, assert_same, gradients, step_
 from tiny_models import assert_untouched, bert, distilbert, llama, snapshot, t5, tokens
+from tolerances import TOLERANCE, largest_error
 
 
 @pytest.fixture
@@ -117,6 +118,11 @@ def alone(layer, x):
     return out
 
 
+def are_same(one, other):
+    """Whether two results differ in rounding alone, as sums of other sizes may on some CPUs."""
+    return largest_error(one, other) <= TOLERANCE[torch.float32]
+
+
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_no_result_is_handed_out_after_a_change(change, computed):
     model = adapted(Attention())
@@ -128,13 +134,13 @@ def test_no_result_is_handed_out_after_a_change(change, computed):
         change(model, x)
     got = model.k_proj(x)
     assert computed == [3, 2]  # k computes anew, and for v
-    assert torch.equal(model.v_proj(x), alone(model.v_proj, x)) and computed == [3, 2]
+    assert are_same(model.v_proj(x), alone(model.v_proj, x)) and computed == [3, 2]
     expected = alone(model.k_proj, x)
-    assert torch.equal(got, expected)
+    assert are_same(got, expected)
     leaves = [p for p in (x, *model.k_proj.parameters()) if p.requires_grad]
     if leaves:
         pairs = zip(*(torch.autograd.grad(h.sum(), leaves) for h in (got, expected)), strict=True)
-        assert all(torch.equal(one, other) for one, other in pairs)
+        assert all(are_same(one, other) for one, other in pairs)
 
 
 MODES = {
