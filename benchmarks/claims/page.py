@@ -63,8 +63,7 @@ def _search_text(evidence: Evidence) -> str:
     found = quality_tables.search_table(evidence.runs)
     about = (
         "Each method has the best of three learning rates on one seed, and keeps it at every rank "
-        "and seed; lora_alpha is twice the rank. The time is that of the quickest seed, on a "
-        "machine that did other work too."
+        "and seed; lora_alpha is twice the rank."
     )
     return f"{about}\n\n{found}"
 
@@ -149,10 +148,10 @@ def number_text(found: Ours, unit: str) -> str:
     >>> number_text(Ours(-1.25, -2.0, 0.5), "points")
     '-1.2 points (-2.0 to +0.5)'
     """
-    if found.low is None or found.high is None:
+    if found.low is None or found.high is None or found.low == found.high:
         return _with_unit(found.value, unit)
     value, low, high = (
-        f"{one:.1f} %" if unit == "%" else _with_unit(one, unit)
+        f"{one:.1f} %" if unit == "%" else f"{one:.3g}" if not unit else _with_unit(one, unit)
         for one in (found.value, found.low, found.high)
     )
     return f"{value} ({low.removesuffix(f' {unit}')} to {high.removesuffix(f' {unit}')})"

@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Sequence
 
-from benchmarks.claims.accuracy import Cell, cells, gaps
+from benchmarks.claims.accuracy import Cell, cells, compared_runs, gaps
 from benchmarks.claims.evidence import FULL_KIND, Evidence, lora, rank_cells
 from benchmarks.claims.published import TABLE_5
 from benchmarks.claims.quality_runs import ALL_LINEAR, EQUAL_BUDGET, FULL, QualityRun
@@ -36,12 +36,11 @@ def rank_table(evidence: Evidence) -> str:
             f"{cell.example.trained_parameters:,}",
             _accuracy(cell),
             _gap_text(cell, full),
-            _seconds(cell),
             f"{cell.example.saved_bytes / 1e6:.2f} MB",
         )
         for cell in own
     ]
-    header = ("", "trained", "accuracy", "against full, points", "time", "saved")
+    header = ("", "trained", "accuracy", "against full, points", "saved")
     return table(header, lines)
 
 
@@ -102,15 +101,19 @@ def setting_text(runs: Sequence[QualityRun]) -> str:
     noise = 100 * statistics.mean(
         (run.accuracy * (1 - run.accuracy) / held_out) ** 0.5 for run in own
     )
-    counts = {len(cell.runs) for cell in cells(own).values()}
-    unfinished = "" if len(counts) == 1 else " Some rows have fewer seeds so far, or more."
+    counts = {len(cell.runs) for cell in cells(compared_runs(own)).values()}
+    notes = "" if len(counts) == 1 else " Some rows have fewer seeds so far, or more."
+    if any(
+        len(cell.runs) > 1 and not cell.deviation for cell in cells(compared_runs(own)).values()
+    ):
+        notes += " A deviation of 0 is one of equal counts: each seed has held-out rows of its own."
     return (
         f"The quickstart's base and task (ten classes of docstrings): {last.wanted.train_rows:,} "
         f"rows to learn from, {held_out} held out, {last.wanted.epochs} epochs, seeds "
         f"{', '.join(map(str, seeds))}. A seed draws the split, the head, the factors and the "
         "order of rows. Accuracy is that of the best epoch on the held-out rows, mean ± standard "
         "deviation over the seeds; differences are taken seed by seed, their range in brackets. "
-        f"With {held_out} rows a single accuracy is uncertain by {noise:.1f} points.{unfinished}"
+        f"With {held_out} rows a single accuracy is uncertain by {noise:.1f} points.{notes}"
     )
 
 
@@ -132,7 +135,3 @@ def _gap_text(cell: Cell, full: Cell | None) -> str:
         return ""
     mean = sum(found) / len(found)
     return f"{mean:+.1f} ({min(found):+.1f} to {max(found):+.1f})"
-
-
-def _seconds(cell: Cell) -> str:
-    return f"{min(run.wall_s for run in cell.runs.values()):.0f} s"

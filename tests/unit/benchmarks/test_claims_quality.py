@@ -187,6 +187,13 @@ def test_tables_say_what_the_runs_say():
     assert "1,350 rows to learn from, 480 held out, 3 epochs, seeds 1, 2, 3." in setting_text(RUNS)
 
 
+def test_a_deviation_of_nothing_is_explained():
+    same = [dataclasses.replace(run, accuracy=0.5) for run in RUNS]
+    note = "A deviation of 0 is one of equal counts"
+    assert note in setting_text(same)
+    assert note not in setting_text(RUNS)
+
+
 def test_a_worse_lora_is_called_worse():
     page = page_text(Evidence((), tuple(RUNS)))
     assert "No rank reaches full fine-tuning here." in page
