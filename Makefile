@@ -1,5 +1,6 @@
 # Two commands first: `make quickstart` runs the main job, `make test` passes the tests.
 # `make bench` measures speed and memory and writes docs/performance.md (OPTIONS="--quick" to try).
+# `make claims` measures what the papers claim and writes docs/claims.md; it goes on where it was.
 # All set up .venv themselves; nothing is done again while pyproject.toml and constraints.txt
 # have not changed.
 
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WORKERS ?= 2
 
-.PHONY: quickstart test check bench setup clean
+.PHONY: quickstart test check bench claims setup clean
 
 quickstart: $(READY)
 	$(BIN)/lorakit quickstart
@@ -27,6 +28,9 @@ check: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks $(OPTIONS)
+
+claims: $(READY)
+	$(BIN)/python -m benchmarks.claims $(OPTIONS)
 
 setup: $(READY)
 

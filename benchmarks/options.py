@@ -86,6 +86,12 @@ def parse(name: str, about: str, arguments: Sequence[str] | None) -> Options:
         about: What `--help` says of it.
         arguments: The command line, or None for the process's own.
     """
+    parser = options_parser(name, about)
+    return options_of(parser, parser.parse_args(arguments))
+
+
+def options_parser(name: str, about: str) -> argparse.ArgumentParser:
+    """Return a parser of what every benchmark takes, to which a benchmark may add."""
     parser = argparse.ArgumentParser(
         prog=f"python -m benchmarks.{name}".rstrip("."), description=about
     )
@@ -101,7 +107,11 @@ def parse(name: str, about: str, arguments: Sequence[str] | None) -> Options:
     parser.add_argument("--force", action="store_true", help="run what is far too slow here")
     parser.add_argument("--output", type=Path, help="directory of the CSV files")
     parser.add_argument("--commit", help="commit to note where there is no repository")
-    found = parser.parse_args(arguments)
+    return parser
+
+
+def options_of(parser: argparse.ArgumentParser, found: argparse.Namespace) -> Options:
+    """Return the options that a command line gave; wrong ones end the program."""
     if found.device.startswith("cuda") and not torch.cuda.is_available():
         parser.error(f"--device {found.device}: torch finds no CUDA GPU here")
     if found.threads:

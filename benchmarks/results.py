@@ -229,8 +229,19 @@ def _as_text(one: Row) -> dict[str, object]:
     values = {**asdict(one), **asdict(one.origin)}
     del values["origin"]
     for name in _NUMBERS:
-        values[name] = "" if values[name] is None else f"{values[name]:.6g}"
+        values[name] = _number_text(values[name])
     return values
+
+
+def _number_text(value: float | None) -> str:
+    """Write six digits of a number, and all of a whole one: a count is exact.
+
+    >>> _number_text(0.123456789), _number_text(67694596.0), _number_text(None)
+    ('0.123457', '67694596', '')
+    """
+    if value is None:
+        return ""
+    return f"{value:.0f}" if float(value).is_integer() else f"{value:.6g}"
 
 
 def _from_text(line: dict[str, str]) -> Row:

@@ -317,7 +317,7 @@ def _openmp_runtime() -> str | None:
     paths = [line.split(maxsplit=5)[-1] for line in maps.read_text(encoding="utf-8").splitlines()]
     names = ("libgomp", "libomp", "libiomp")
     loaded = list(dict.fromkeys(path for path in paths if Path(path).name.startswith(names)))
-    package = Path(torch.__file__).parent
+    package = Path(torch.__file__).resolve().parent  # loaded paths have no links in them
     own = [path for path in loaded if path.startswith((f"{package}/", f"{package}.libs/"))]
     if own:
         return own[0]

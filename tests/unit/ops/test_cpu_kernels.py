@@ -161,8 +161,20 @@ def test_threads_are_torch_s_own_where_another_library_brings_more():
     if printed == ["none"]:
         pytest.skip("no compiled products")
     runtime, started = printed
-    assert Path(runtime).is_relative_to(Path(torch.__file__).parent)
+    assert Path(runtime).is_relative_to(Path(torch.__file__).resolve().parent)
     assert started == "0"
+
+
+def test_torch_s_runtime_is_found_in_an_environment_behind_a_link(tmp_path, monkeypatch):
+    import sklearn.metrics  # noqa: F401 - brings an OpenMP runtime of its own
+
+    runtime = cpu_kernels._openmp_runtime()
+    if runtime is None:
+        pytest.skip("no OpenMP runtime to share")
+    packages = tmp_path / "packages"
+    packages.symlink_to(Path(torch.__file__).resolve().parents[1])
+    monkeypatch.setattr(torch, "__file__", str(packages / "torch" / "__init__.py"))
+    assert cpu_kernels._openmp_runtime() == runtime
 
 
 def test_a_compiler_that_fails_is_quoted(cache, only_compiler):
