@@ -14,7 +14,7 @@ from lorakit.training.inference import load_for_inference
 from lorakit.training.merge_checkpoint import merge_to_checkpoint
 from lorakit.training.setup import prepare
 from tiny_models import tokens
-from tolerances import LOGITS_TOLERANCE, largest_error
+from tolerances import LOGITS_TOLERANCE, TOLERANCE, largest_error
 
 NF4 = {"bits": 4, "compute_dtype": "float32"}
 INT8 = {"bits": 8, "compute_dtype": "float32"}
@@ -120,8 +120,10 @@ def test_merging_makes_an_ordinary_checkpoint_with_the_adapter_s_logits(trained,
     assert "quantization_config" not in config
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     assert not any(bits_of(module) for module in plain.modules())
+    # The base computes in bfloat16 where the CPU has instructions for it; a merge rounds to it too.
+    tolerance = LOGITS_TOLERANCE if plain.dtype == torch.float32 else 2 * TOLERANCE[plain.dtype]
     with torch.no_grad():
-        assert largest_error(plain(**tokens()).logits, expected) <= LOGITS_TOLERANCE
+        assert largest_error(plain(**tokens()).logits, expected) <= tolerance
 
 
 def test_merging_can_quantise_again_at_a_cost_that_is_told(trained, tmp_path, quantization):
@@ -154,8 +156,10 @@ def test_gpt2_merges_back_into_its_own_orientation(recipe, tiny_gpt2_dir, tmp_pa
     expected = logits_of(load_for_inference(result.run_dir))
     merge_to_checkpoint(result.run_dir, tmp_path / "merged")
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    # The base computes in bfloat16 where the CPU has instructions for it; a merge rounds to it too.
+    tolerance = LOGITS_TOLERANCE if plain.dtype == torch.float32 else 2 * TOLERANCE[plain.dtype]
     with torch.no_grad():
-        assert largest_error(plain(**tokens()).logits, expected) <= LOGITS_TOLERANCE
+        assert largest_error(plain(**tokens()).logits, expected) <= tolerance
 
 
 # ---- bad input ----
