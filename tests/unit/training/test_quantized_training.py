@@ -120,8 +120,10 @@ def test_merging_makes_an_ordinary_checkpoint_with_the_adapter_s_logits(trained,
     assert "quantization_config" not in config
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     assert not any(bits_of(module) for module in plain.modules())
-    # The base computes in bfloat16 where the CPU has instructions for it; a merge rounds to it too.
-    tolerance = LOGITS_TOLERANCE if plain.dtype == torch.float32 else 2 * TOLERANCE[plain.dtype]
+    # The base computes in bfloat16 where the CPU has instructions for it: two layers round the
+    # merged weights and their results.
+    is_exact = plain.dtype == torch.float32
+    tolerance = LOGITS_TOLERANCE if is_exact else 4 * TOLERANCE[plain.dtype]
     with torch.no_grad():
         assert largest_error(plain(**tokens()).logits, expected) <= tolerance
 
@@ -156,8 +158,10 @@ def test_gpt2_merges_back_into_its_own_orientation(recipe, tiny_gpt2_dir, tmp_pa
     expected = logits_of(load_for_inference(result.run_dir))
     merge_to_checkpoint(result.run_dir, tmp_path / "merged")
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
-    # The base computes in bfloat16 where the CPU has instructions for it; a merge rounds to it too.
-    tolerance = LOGITS_TOLERANCE if plain.dtype == torch.float32 else 2 * TOLERANCE[plain.dtype]
+    # The base computes in bfloat16 where the CPU has instructions for it: two layers round the
+    # merged weights and their results.
+    is_exact = plain.dtype == torch.float32
+    tolerance = LOGITS_TOLERANCE if is_exact else 4 * TOLERANCE[plain.dtype]
     with torch.no_grad():
         assert largest_error(plain(**tokens()).logits, expected) <= tolerance
 
