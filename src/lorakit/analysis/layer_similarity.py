@@ -46,7 +46,8 @@ class LayerSimilarity:
     def closest(self) -> tuple[str, str, float]:
         """Return the pair of different modules with the largest φ, and that φ."""
         count = len(self.paths)
-        masked = self.phi - 2 * torch.eye(count, dtype=self.phi.dtype)
+        # Each pair once: its two entries may differ in rounding.
+        masked = self.phi.triu(1) - torch.ones_like(self.phi).tril()
         row, column = divmod(int(masked.argmax()), count)
         return self.paths[row], self.paths[column], self.phi[row, column].item()
 

@@ -50,7 +50,18 @@ def plan_first(
     return plan
 
 
+def _planned_apart(recipe: Recipe, processes: int) -> MemoryPlan | None:
+    from lorakit.planning.apart import plan_apart
+    from lorakit.training.sharding import is_sharding_asked_for
+
+    if is_sharding_asked_for(recipe.training):  # by the launcher, perhaps
+        recipe = recipe.with_changes({"training.fsdp": True}, "the plan")
+    return plan_apart(recipe, processes)
+
+
 def _planned(recipe: Recipe, processes: int) -> MemoryPlan | None:
+    if is_one_of_several():
+        return _planned_apart(recipe, processes)
     from lorakit.planning import plan
 
     try:
@@ -60,8 +71,6 @@ def _planned(recipe: Recipe, processes: int) -> MemoryPlan | None:
     except LorakitError:  # training will say the same
         pass
     except Exception as error:
-        if is_one_of_several():
-            return None
         text = " ".join(str(error).split())[:200]
         say(f"This run could not be planned ({type(error).__name__}: {text}); training goes on.")
     return None

@@ -287,3 +287,16 @@ def test_a_forward_that_looks_at_the_weights(recipe, monkeypatch):
     monkeypatch.setattr(LlamaMLP, "forward", looking)
     with pytest.raises(PlanError, match="asks for the result of 'local_scalar_dense'"):
         plan(recipe())
+
+
+def test_a_plan_made_apart_is_the_same(recipe, monkeypatch):
+    from lorakit.planning.apart import plan_apart
+
+    monkeypatch.setenv("WORLD_SIZE", "2")  # as a launcher sets it; nobody else comes
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    apart = plan_apart(recipe(), 2)
+    assert apart is not None
+    monkeypatch.undo()
+    here = plan(recipe(), processes=2)
+    assert (apart.peak_bytes, apart.notes) == (here.peak_bytes, here.notes)
+    assert plan_apart(recipe(**{"lora.target_modules": ["q_porj"]}), 2) is None
