@@ -135,6 +135,10 @@ class LoraConfig(StrictConfig):
     use_rslora: bool = False
     """Scale by lora_alpha / sqrt(r) in place of lora_alpha / r."""
 
+    use_dora: bool = False
+    """Train the length of each row of the weight beside the update (DoRA, Liu et al. 2024,
+    arXiv:2402.09353): W' = m (W0 + s B A) / ‖W0 + s B A‖ with a magnitude m for each output."""
+
     fan_in_fan_out: bool = False
     """PEFT's note that the base weight is stored (in, out); lorakit sees this from the layer's
     class, so the field is only kept for the file."""

@@ -245,7 +245,6 @@ def resized():
 @pytest.mark.parametrize(
     "config,named",
     [
-        ({"use_dora": True}, "use_dora=True"),
         ({"lora_bias": True}, "lora_bias=True"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights='pissa'"),
         ({"init_lora_weights": "olora"}, "init_lora_weights='olora'"),

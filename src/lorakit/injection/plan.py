@@ -61,6 +61,11 @@ class AdapterTensors(Protocol):
         ...
 
     @property
+    def magnitudes(self) -> Mapping[str, Tensor]:
+        """Magnitudes (DoRA) by module path."""
+        ...
+
+    @property
     def replaced(self) -> Mapping[str, Tensor]:
         """Tensors that stand in for the base's own, by their full name in the base."""
         ...

@@ -1,4 +1,4 @@
-"""One low-rank update: its two factors, its scaling and its dropout."""
+"""One low-rank update: its two factors, its scaling, its dropout and its magnitude."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -20,6 +20,8 @@ class LowRankUpdate(nn.Module):
         lora_B: Up-projection, (out, r).
         bias: Trained bias that stands in for the layer's own while this update is active, (out,);
             None where the bias is not trained.
+        magnitude: Trained length of each row of the weight with the update (DoRA), (out,); None for
+            an update that is added as it is.
         scaling: Dimensionless factor s: lora_alpha / r, or lora_alpha / sqrt(r) for rsLoRA.
         drop_probability: Dropout on the input of the low-rank path, in training mode only.
 
@@ -29,6 +31,7 @@ class LowRankUpdate(nn.Module):
     lora_A: nn.Parameter
     lora_B: nn.Parameter
     bias: nn.Parameter | None
+    magnitude: nn.Parameter | None
 
     exchanges: ClassVar[int] = 0
     """How often an attribute of any update was set anew, or its parameters moved: what was
@@ -41,11 +44,14 @@ class LowRankUpdate(nn.Module):
         scaling: float,
         drop_probability: float = 0.0,
         bias: Tensor | None = None,
+        magnitude: Tensor | None = None,
     ):
         super().__init__()
         self.lora_A = nn.Parameter(lora_A)
         self.lora_B = nn.Parameter(lora_B)
         self.register_parameter("bias", None if bias is None else nn.Parameter(bias))
+        self.register_parameter("magnitude", None if magnitude is None else nn.Parameter(magnitude))
+        self.has_magnitude = magnitude is not None
         self.scaling = scaling
         self.drop_probability = drop_probability
 
@@ -104,23 +110,42 @@ class LowRankUpdate(nn.Module):
         p, seed = self.drop_probability, draw_seed() if seed is None else seed
         return LowRankTerm(self.lora_A, self.lora_B, self.scaling, p, seed)
 
-    def forward(self, seed: Tensor | None = None) -> tuple[LowRankTerm, Tensor | None]:
-        """Return the operands of one forward pass, and the trained bias.
+    def forward(
+        self, seed: Tensor | None = None
+    ) -> tuple[LowRankTerm, Tensor | None, Tensor | None]:
+        """Return the operands of one forward pass, the trained bias and the magnitude.
 
         Layers call the module rather than read its parameters, so that hooks on it run, such as
         those of accelerate that load offloaded parameters.
         """
-        return self.term(seed), self.bias
+        return self.term(seed), self.bias, self.magnitude
 
     def delta_weight(self) -> Tensor:
         """Return s B A in float32 (float64 for float64 factors), (out, in)."""
         wide = torch.promote_types(self.lora_A.dtype, torch.float32)
         return self.scaling * (self.lora_B.detach().to(wide) @ self.lora_A.detach().to(wide))
 
+    def change(self, W0: Tensor) -> Tensor:
+        """Return what the update makes of a weight less the weight itself, (out, in).
+
+        Args:
+            W0: The base's weight in float32 at least, (out, in).
+
+        Source: for a magnitude Liu et al. 2024, arXiv:2402.09353, equation 5.
+        """
+        delta = self.delta_weight().to(W0.device)
+        if self.magnitude is None:
+            return delta
+        directed = W0 + delta
+        norms = torch.linalg.vector_norm(directed, dim=1, keepdim=True)
+        lengths = self.magnitude.detach().to(directed)[:, None]
+        return directed.mul_(lengths / norms.clamp_min_(torch.finfo(norms.dtype).tiny)).sub_(W0)
+
     def extra_repr(self) -> str:
         """Show rank, scaling and dropout."""
         text = f"r={self.r}, scaling={self.scaling:g}"
-        return text + (f", dropout={self.drop_probability:g}" if self.drop_probability else "")
+        text += f", dropout={self.drop_probability:g}" if self.drop_probability else ""
+        return text + (", magnitude" if self.has_magnitude else "")
 
 
 def shared_seed(updates: Iterable[LowRankUpdate]) -> Tensor | None:
