@@ -139,6 +139,11 @@ class LoraConfig(StrictConfig):
     """Train the length of each row of the weight beside the update (DoRA, Liu et al. 2024,
     arXiv:2402.09353): W' = m (W0 + s B A) / ‖W0 + s B A‖ with a magnitude m for each output."""
 
+    freeze_lora_A: bool = False
+    """Leave lora_A as it was drawn and train lora_B alone (LoRA-FA, Zhang et al. 2023,
+    arXiv:2308.03303): no gradient, no optimizer state, and no saved input for it. Files do not say
+    so, as PEFT has no such field."""
+
     fan_in_fan_out: bool = False
     """PEFT's note that the base weight is stored (in, out); lorakit sees this from the layer's
     class, so the field is only kept for the file."""

@@ -13,7 +13,9 @@ from lorakit.errors import AdapterFileError
 
 PREFIX = "base_model.model."
 
-_FIELDS = tuple(LoraConfig.model_fields)
+# Only how an adapter is trained: the file is that of any other.
+_UNSAVED = {"freeze_lora_A"}
+_FIELDS = tuple(field for field in LoraConfig.model_fields if field not in _UNSAVED)
 # Fields that describe the file or PEFT itself and change no output.
 _INFORMATION = {
     "auto_mapping",
@@ -152,7 +154,7 @@ def _is_trained(key: str, modules_to_save: tuple[str, ...]) -> bool:
 
 def config_to_peft(config: LoraConfig, base_model: str | None) -> dict[str, Any]:
     """Return the fields of adapter_config.json."""
-    values = config.model_dump(mode="json")
+    values = config.model_dump(mode="json", exclude=_UNSAVED)
     alpha = config.lora_alpha
     values["lora_alpha"] = int(alpha) if alpha == int(alpha) else alpha
     values["modules_to_save"] = list(config.modules_to_save) or None

@@ -173,6 +173,7 @@ def _add_update(
         config.lora_dropout,
         bias,
         torch.empty(out_features, device=device, dtype=factor_dtype) if config.use_dora else None,
+        freezes_A=config.freeze_lora_A,
     )
     if tensors is None:
         initialization = _INITIALIZATIONS[config.init_lora_weights]

@@ -159,6 +159,7 @@ def plan_from_config(model: nn.Module, config: LoraConfig) -> InjectionPlan:
         for path in selected
     ]
     _check_ranks(plan.sites)
+    _check_frozen(config, plan.sites)
     _note_skipped(config, modules, plan, outputs)
     plan_biases(plan, free)
     return plan
@@ -238,6 +239,17 @@ def _check_ranks(sites: list[Site]) -> None:
         raise ShapeError(
             f"The rank is larger than the layer in {', '.join(too_large[:5])}{more}; expected r "
             "up to min(in, out). Lower r, give these layers a rank_pattern, or exclude them."
+        )
+
+
+def _check_frozen(config: LoraConfig, sites: list[Site]) -> None:
+    """Refuse to freeze a lora_A that starts at zero: the update would stay zero."""
+    zero = [site.path for site in sites if site.adapted_class.zero_factor == "A"]
+    if config.freeze_lora_A and zero:
+        raise TargetError(
+            f"Cannot freeze lora_A of {zero[0]}: it is an embedding, whose lora_A starts at zero, "
+            "expected layers that draw it. Leave embeddings out of target_modules, or leave "
+            "freeze_lora_A out."
         )
 
 

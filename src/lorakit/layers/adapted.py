@@ -98,8 +98,7 @@ class AdaptedLayer(nn.Module):
     def operands(
         self, updates: list[LowRankUpdate], seed: Tensor | None = None
     ) -> tuple[list[LowRankTerm], Tensor | None, list[Tensor | None]]:
-        """Return the terms of these updates, the bias (a trained one or the layer's own), and
-        their magnitudes.
+        """Return the terms of these updates, a trained bias or the layer's own, and magnitudes.
 
         Args:
             updates: The updates; all of them drop the same elements of the input.

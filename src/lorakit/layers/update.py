@@ -24,6 +24,7 @@ class LowRankUpdate(nn.Module):
             an update that is added as it is.
         scaling: Dimensionless factor s: lora_alpha / r, or lora_alpha / sqrt(r) for rsLoRA.
         drop_probability: Dropout on the input of the low-rank path, in training mode only.
+        freezes_A: Whether lora_A stays as it is while the rest is trained (LoRA-FA).
 
     Source: Hu et al. 2021, arXiv:2106.09685, section 4.1.
     """
@@ -45,6 +46,8 @@ class LowRankUpdate(nn.Module):
         drop_probability: float = 0.0,
         bias: Tensor | None = None,
         magnitude: Tensor | None = None,
+        *,
+        freezes_A: bool = False,
     ):
         super().__init__()
         self.lora_A = nn.Parameter(lora_A)
@@ -54,6 +57,7 @@ class LowRankUpdate(nn.Module):
         self.has_magnitude = magnitude is not None
         self.scaling = scaling
         self.drop_probability = drop_probability
+        self.freezes_A = freezes_A
 
     def __setattr__(self, name: str, value: object) -> None:
         """Set an attribute, and count it."""
@@ -63,6 +67,13 @@ class LowRankUpdate(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         LowRankUpdate.exchanges += 1
         return super()._apply(fn, recurse)
+
+    def require_gradients_(self, required: bool) -> None:
+        """Say whether the parameters require gradients; a lora_A that is frozen never does."""
+        for name, parameter in self._parameters.items():
+            wanted = required and not (self.freezes_A and name == "lora_A")
+            if parameter is not None and parameter.requires_grad != wanted:
+                parameter.requires_grad_(wanted)
 
     @property
     def r(self) -> int:
