@@ -14,7 +14,7 @@ from lorakit.errors import AdapterFileError
 PREFIX = "base_model.model."
 
 # Only how an adapter is trained: the file is that of any other.
-_UNSAVED = {"freeze_lora_A"}
+_UNSAVED = {"freeze_lora_a"}
 _FIELDS = tuple(field for field in LoraConfig.model_fields if field not in _UNSAVED)
 # Fields that describe the file or PEFT itself and change no output.
 _INFORMATION = {
@@ -29,7 +29,8 @@ _INFORMATION = {
     "runtime_config",
 }
 # Initialisations that leave the base as it is, so that a trained file needs nothing of them.
-_HARMLESS_INITIALIZATIONS = {"gaussian", "eva", "orthogonal"}
+_OWN_INITIALIZATIONS = {"gaussian", "orthogonal"}
+_HARMLESS_INITIALIZATIONS = {*_OWN_INITIALIZATIONS, "eva"}
 _FEATURE_KEYS = {
     "lora_A.bias": "a bias on lora_A",
     "lora_B.bias": "a bias on lora_B (lora_bias)",
@@ -193,7 +194,7 @@ def config_from_peft(values: Mapping[str, Any], where: str) -> LoraConfig:
     initialization = known.get("init_lora_weights", True)
     if isinstance(initialization, str) and initialization not in _HARMLESS_INITIALIZATIONS:
         unsupported.append(f"init_lora_weights={initialization!r}, which changes the base")
-    elif isinstance(initialization, str) and initialization != "gaussian":
+    elif isinstance(initialization, str) and initialization not in _OWN_INITIALIZATIONS:
         known["init_lora_weights"] = True
     if unsupported:
         raise AdapterFileError(

@@ -40,6 +40,7 @@ _HALF = (torch.float16, torch.bfloat16)
 _INITIALIZATIONS: dict[object, Initialization] = {
     True: "kaiming",
     "gaussian": "gaussian",
+    "orthogonal": "orthogonal",
     False: "random",
 }
 
@@ -173,7 +174,7 @@ def _add_update(
         config.lora_dropout,
         bias,
         torch.empty(out_features, device=device, dtype=factor_dtype) if config.use_dora else None,
-        freezes_A=config.freeze_lora_A,
+        freezes_A=config.freeze_lora_a,
     )
     if tensors is None:
         initialization = _INITIALIZATIONS[config.init_lora_weights]

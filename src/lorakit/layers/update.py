@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lorakit.ops import LowRankTerm, draw_seed
 
-Initialization = Literal["kaiming", "gaussian", "random"]
+Initialization = Literal["kaiming", "gaussian", "orthogonal", "random"]
 
 
 class LowRankUpdate(nn.Module):
@@ -87,10 +87,14 @@ class LowRankUpdate(nn.Module):
         Args:
             initialization: "kaiming" draws the factor that is not zero uniformly with a = sqrt(5)
                 (lora_A) or from a standard normal (lora_B, as embeddings do); "gaussian" draws
-                it from a normal with standard deviation 1/r; "random" draws both, so that the
-                update is not zero.
+                it from a normal with standard deviation 1/r; "orthogonal" draws both, in
+                orthogonal halves of the rank, so that B A is zero; "random" draws both, so that
+                the update is not zero.
             zero_factor: Which factor starts at zero, so that the update does.
         """
+        if initialization == "orthogonal":
+            self._initialize_orthogonally_()
+            return
         drawn = self.lora_B if zero_factor == "A" else self.lora_A
         zero = self.lora_A if zero_factor == "A" else self.lora_B
         if initialization == "gaussian":
@@ -103,6 +107,17 @@ class LowRankUpdate(nn.Module):
             nn.init.kaiming_uniform_(zero, a=math.sqrt(5))
         else:
             nn.init.zeros_(zero)
+
+    def _initialize_orthogonally_(self) -> None:
+        """Draw A in one half of an orthonormal basis of the r dimensions, and B in the other.
+
+        Source: I. Datta 2024, "Rethinking LoRA initialisation".
+        """
+        A, B = self.lora_A, self.lora_B
+        wide = torch.promote_types(A.dtype, torch.float32)
+        basis, _ = torch.linalg.qr(torch.randn(self.r, self.r, dtype=wide, device=A.device))
+        A.copy_(0.1 * basis[:, 0::2] @ torch.randn_like(A[: self.r // 2], dtype=wide))
+        B.copy_(0.1 * torch.randn_like(B[:, : self.r // 2], dtype=wide) @ basis[:, 1::2].t())
 
     @property
     def drops(self) -> bool:

@@ -203,9 +203,14 @@ class TestConfig:
             "adapters only."
         )
 
-    @pytest.mark.parametrize("kind", ["eva", "orthogonal"])
-    def test_initialisations_that_leave_the_base_alone_do_not_matter(self, kind):
-        assert config_from_peft(peft(init_lora_weights=kind), "here").init_lora_weights is True
+    @pytest.mark.parametrize(
+        "kind,kept", [("eva", True), ("orthogonal", "orthogonal"), ("gaussian", "gaussian")]
+    )
+    def test_initialisations_that_leave_the_base_alone_do_not_matter(self, kind, kept):
+        assert config_from_peft(peft(init_lora_weights=kind), "here").init_lora_weights == kept
+
+    def test_how_lora_a_is_trained_is_not_in_the_file(self):
+        assert "freeze_lora_a" not in config_to_peft(LoraConfig(freeze_lora_a=True), None)
 
     @pytest.mark.parametrize("kind", ["FEATURE_EXTRACTION", "QUESTION_ANS", None])
     def test_task_types_lorakit_does_not_train_are_dropped(self, kind):

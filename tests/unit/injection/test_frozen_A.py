@@ -1,4 +1,4 @@
-"""LoRA-FA: lora_A is never trained, and what only its gradient needs is not saved."""
+"""LoRA-FA (lora_A is never trained, what only its gradient needs is not saved), and one init."""
 
 import json
 
@@ -14,14 +14,14 @@ from lorakit import (
     save_adapter,
     set_adapter,
 )
-from lorakit.errors import TargetError
+from lorakit.errors import ShapeError, TargetError
 from tiny_models import gpt2, llama, logits, randomize_, tokens
 from tolerances import largest_error
 
 
 def frozen(build=llama, **options):
     model = build()
-    add_adapter(model, LoraConfig(r=2, freeze_lora_A=True, **options))
+    add_adapter(model, LoraConfig(r=2, freeze_lora_a=True, **options))
     return model
 
 
@@ -50,7 +50,7 @@ def test_all_other_gradients_are_those_with_a_trained_lora_a(build, options):
     gradients = []
     for freeze in (True, False):
         model = build()
-        add_adapter(model, LoraConfig(r=2, freeze_lora_A=freeze, **options))
+        add_adapter(model, LoraConfig(r=2, freeze_lora_a=freeze, **options))
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if ".updates." in name:
@@ -85,7 +85,7 @@ def test_a_layer_does_not_save_its_input():
     kept = []
     for freeze in (True, False):
         model = llama()
-        add_adapter(model, LoraConfig(r=2, freeze_lora_A=freeze, target_modules=["o_proj"]))
+        add_adapter(model, LoraConfig(r=2, freeze_lora_a=freeze, target_modules=["o_proj"]))
         layer = model.model.layers[0].self_attn.o_proj
         x = torch.randn(tokens_count, inside, requires_grad=True)
         kept.append(saved_bytes(model, lambda layer=layer, x=x: layer(x))[0])
@@ -98,7 +98,7 @@ def test_nor_does_a_fused_mlp():
     kept = []
     for freeze in (True, False):
         model = llama()
-        add_adapter(model, LoraConfig(r=2, freeze_lora_A=freeze))
+        add_adapter(model, LoraConfig(r=2, freeze_lora_a=freeze))
         mlp = model.model.layers[0].mlp
         x = torch.randn(tokens_count, inside, requires_grad=True)
         kept.append(saved_bytes(model, lambda mlp=mlp, x=x: mlp(x))[0])
@@ -109,14 +109,25 @@ def test_embeddings_are_refused_as_their_lora_a_starts_at_zero():
     model = llama()
     before = logits(model)
     with pytest.raises(TargetError, match=r"freeze lora_A of model\.embed_tokens: it is an emb"):
-        add_adapter(model, LoraConfig(freeze_lora_A=True, target_modules=["embed_tokens"]))
+        add_adapter(model, LoraConfig(freeze_lora_a=True, target_modules=["embed_tokens"]))
     assert torch.equal(logits(model), before)
+
+
+def test_orthogonal_halves_of_an_odd_rank_are_refused():
+    model = llama()
+    config = LoraConfig(r=4, target_modules=["q_proj", "k_proj"], init_lora_weights="orthogonal")
+    add_adapter(model, config)
+    assert largest_error(logits(model), logits(llama())) < 1e-5
+    assert all(p.any() for p in model.parameters() if p.requires_grad)
+    odd = config.model_copy(update={"rank_pattern": {"0.self_attn.k_proj": 3}})
+    with pytest.raises(ShapeError, match=r"layers\.0\.self_attn\.k_proj \(r=3\) with init"):
+        add_adapter(model, odd, "odd")
 
 
 def test_a_file_is_that_of_any_adapter(tmp_path):
     model = randomize_(frozen())
     save_adapter(model, tmp_path)
-    assert "freeze_lora_A" not in json.loads((tmp_path / "adapter_config.json").read_text())
+    assert "freeze_lora_a" not in json.loads((tmp_path / "adapter_config.json").read_text())
     twin = llama()
     load_adapter(twin, tmp_path, trainable=True)
     assert torch.equal(logits(twin), logits(model))

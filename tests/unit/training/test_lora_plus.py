@@ -77,7 +77,7 @@ def test_one_step_of_sgd_moves_lora_b_that_much_further():
 
 
 def test_a_frozen_lora_a_has_no_state_and_stays(trainer):
-    made = trainer(lora={"freeze_lora_A": True, "target_modules": ["q_proj"]}, lora_plus_ratio=2)
+    made = trainer(lora={"freeze_lora_a": True, "target_modules": ["q_proj"]}, lora_plus_ratio=2)
     before = {n: p.detach().clone() for n, p in made.model.named_parameters() if "lora_" in n}
     made.train()
     with_state = {id(p) for p in made.optimizer.state}
