@@ -128,12 +128,22 @@ class LoraConfig(StrictConfig):
     task_type: TaskType | None = None
     """What the model is trained to do; decides which heads are trained."""
 
-    init_lora_weights: Literal[True, False, "gaussian"] = True
+    init_lora_weights: Literal[True, False, "gaussian", "orthogonal"] = True
     """True: A Kaiming-uniform (a = sqrt 5), B zero; "gaussian": A normal with standard deviation
-    1/r, B zero; False: both random, so that the update is not zero (for tests)."""
+    1/r, B zero; "orthogonal": both random with B A = 0, for an even rank; False: both random, so
+    that the update is not zero (for tests)."""
 
     use_rslora: bool = False
     """Scale by lora_alpha / sqrt(r) in place of lora_alpha / r."""
+
+    use_dora: bool = False
+    """Train the length of each row of the weight beside the update (DoRA, Liu et al. 2024,
+    arXiv:2402.09353): W' = m (W0 + s B A) / ‖W0 + s B A‖ with a magnitude m for each output."""
+
+    freeze_lora_a: bool = False
+    """Leave lora_A as it was drawn and train lora_B alone (LoRA-FA, Zhang et al. 2023,
+    arXiv:2308.03303): no gradient, no optimizer state, and no saved input for it. Files do not say
+    so, as PEFT has no such field."""
 
     fan_in_fan_out: bool = False
     """PEFT's note that the base weight is stored (in, out); lorakit sees this from the layer's

@@ -245,7 +245,6 @@ def resized():
 @pytest.mark.parametrize(
     "config,named",
     [
-        ({"use_dora": True}, "use_dora=True"),
         ({"lora_bias": True}, "lora_bias=True"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights='pissa'"),
         ({"init_lora_weights": "olora"}, "init_lora_weights='olora'"),
@@ -285,6 +284,30 @@ def test_initialisations_that_leave_the_base_alone(init, tmp_path):
     ours = llama()
     load_adapter(ours, tmp_path)
     assert largest_error(logits(ours), logits(theirs)) < LOGITS_TOLERANCE
+
+
+@pytest.mark.parametrize("init", ["pissa", "pissa_niter_4", "olora"])
+@pytest.mark.parametrize("use_rslora", [False, True])
+@pytest.mark.filterwarnings("ignore:(PiSSA|OLoRA) changes the base weights:UserWarning")
+def test_files_that_peft_has_converted_from_a_rewritten_base(init, use_rslora, tmp_path):
+    """They are plain LoRA of twice the rank, for the base as it was."""
+    options = {"target_modules": ["q_proj"], "init_lora_weights": init, "use_rslora": use_rslora}
+    theirs = get_peft_model(llama(), peft.LoraConfig(r=4, lora_alpha=6, **options)).eval()
+    theirs.peft_config["default"].init_lora_weights = True  # what PEFT asks for
+    theirs.save_pretrained(tmp_path / "start")
+    theirs.peft_config["default"].init_lora_weights = init
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1)
+    theirs.save_pretrained(
+        tmp_path / "end", path_initial_model_for_weight_conversion=str(tmp_path / "start")
+    )
+    ours = llama()
+    injection = load_adapter(ours, tmp_path / "end")
+    assert {match.r for match in injection.matches} == {8}
+    assert largest_error(logits(ours), logits(theirs)) < LOGITS_TOLERANCE
+    assert largest_error(logits(ours), logits(llama())) > 100 * LOGITS_TOLERANCE
 
 
 def test_a_merge_here_equals_a_merge_there(tmp_path):

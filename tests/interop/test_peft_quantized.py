@@ -64,6 +64,24 @@ def test_a_file_of_peft_s_opens_here(build, settings, tmp_path):
     assert largest_error(logits(model), logits(theirs)) <= TOLERANCES[settings["bits"]]
 
 
+def test_dora_goes_both_ways(build, settings, tmp_path):
+    options = {"r": 2, "target_modules": targets(build), "use_dora": True}
+    theirs = get_peft_model(quantized(build(), **settings).eval(), peft.LoraConfig(**options))
+    randomize_(theirs).eval().save_pretrained(tmp_path / "theirs")
+    model = quantized(build(), **settings).eval()
+    load_adapter(model, tmp_path / "theirs", trainable=True)
+    assert largest_error(logits(model), logits(theirs)) <= TOLERANCES[settings["bits"]]
+    randomize_(model, seed=5)
+    save_adapter(model, tmp_path / "ours")
+    again = PeftModel.from_pretrained(quantized(build(), **settings).eval(), tmp_path / "ours")
+    assert largest_error(logits(again), logits(model)) <= TOLERANCES[settings["bits"]]
+    expected = logits(model)
+    merge_adapters(model, quantized_base="dequantize")
+    assert largest_error(logits(model), expected) <= LOGITS_TOLERANCE
+    unmerge_adapters(model)
+    assert torch.equal(logits(model), expected)
+
+
 def test_gradients_are_peft_s(settings, tmp_path):
     model = quantized(llama(), **settings).train()
     add_adapter(model, LoraConfig(r=2, target_modules=targets(llama)))

@@ -58,7 +58,10 @@ def test_it_is_frozen_comparable_and_copies():
         ),
         ({"rank_pattern": {"q": 0}}, "rank_pattern.q: got 0;"),
         ({"alpha_pattern": {"q": -1}}, "alpha_pattern.q: got -1;"),
-        ({"init_lora_weights": "pissa"}, "input should be True, False or 'gaussian'."),
+        (
+            {"init_lora_weights": "pissa"},
+            "input should be True, False, 'gaussian' or 'orthogonal'.",
+        ),
         ({"layers_to_transform": ["a"]}, "layers_to_transform.0: got 'a';"),
         ({"layers_to_transform": True}, "layers_to_transform: got True;"),
         ({"modules_to_save": "head"}, "modules_to_save: got 'head';"),

@@ -31,6 +31,8 @@ class Adapter:
     Attributes:
         config: The configuration.
         factors: (lora_A (r, in), lora_B (out, r)) by module path.
+        magnitudes: Trained lengths of the rows of the weight with its update (DoRA), (out,), by
+            module path; empty without `use_dora`.
         replaced: Trained heads and biases by their full name in the base, such as
             "classifier.weight".
         embeddings: Paths of the adapted embeddings; their lora_A is (r, vocabulary).
@@ -45,6 +47,7 @@ class Adapter:
     embeddings: frozenset[str] = frozenset()
     base_weights: Mapping[str, Tensor] = field(default_factory=dict)
     base_model: str | None = None
+    magnitudes: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -69,6 +72,12 @@ class Adapter:
                     f"{tuple(B.shape)}, but the configuration says r={r}. The two files do not "
                     "belong together."
                 )
+            if config.use_dora != (module_path in keys.magnitudes):
+                raise AdapterFileError(
+                    f"lora_magnitude_vector in {where} at {module_path}: got "
+                    f"{'none' if config.use_dora else 'one'}, but the configuration says "
+                    f"use_dora={config.use_dora}. The two files do not belong together."
+                )
         return cls(
             config,
             keys.factors,
@@ -76,6 +85,7 @@ class Adapter:
             keys.embeddings,
             keys.base_weights,
             values.get("base_model_name_or_path"),
+            keys.magnitudes,
         )
 
     @classmethod
@@ -95,6 +105,7 @@ class Adapter:
             view.embeddings,
             {},
             view.base_model,
+            {path: _copied(magnitude) for path, magnitude in view.magnitudes.items()},
         )
 
     def save(self, path: str | Path) -> list[Path]:
@@ -105,7 +116,9 @@ class Adapter:
 
         Returns: The paths written.
         """
-        tensors = tensor_keys(self.factors, self.replaced, self.embeddings, self.base_weights)
+        tensors = tensor_keys(
+            self.factors, self.replaced, self.embeddings, self.base_weights, self.magnitudes
+        )
         values = config_to_peft(self.config, self.base_model)
         return write_adapter_files(Path(path), values, tensors)
 
@@ -113,20 +126,28 @@ class Adapter:
         """Return s B A of one module in float32, (out, in); (dim, vocabulary) for an embedding.
 
         Raises:
-            AdapterMismatchError: The adapter does not adapt that module.
+            AdapterMismatchError: The adapter does not adapt that module, or scales the base's rows
+                (DoRA), so that what it adds depends on the base.
         """
         if path not in self.factors:
             raise AdapterMismatchError(
                 f"The adapter has no update for {path!r}. It adapts: {', '.join(self.factors)}."
+            )
+        if path in self.magnitudes:
+            raise AdapterMismatchError(
+                f"What the adapter adds to {path!r} depends on the base: it has a magnitude "
+                "(use_dora), expected an update that is added as it is. Merge it into its base "
+                "and subtract the weights."
             )
         A, B = self.factors[path]
         wide = torch.promote_types(A.dtype, torch.float32)
         return self.config.scaling_for(path) * (B.to(wide) @ A.to(wide))
 
     def count_parameters(self) -> int:
-        """Return the number of trained parameters: factors, heads and biases."""
+        """Return the number of trained parameters: factors, magnitudes, heads and biases."""
         lora = sum(A.numel() + B.numel() for A, B in self.factors.values())
-        return lora + sum(tensor.numel() for tensor in self.replaced.values())
+        others = (*self.magnitudes.values(), *self.replaced.values())
+        return lora + sum(tensor.numel() for tensor in others)
 
 
 def _copied(tensor: Tensor) -> Tensor:
@@ -191,7 +212,7 @@ def adapter_state_dict(model: nn.Module, name: str = "default") -> dict[str, Ten
         AdapterNameError: There is no such adapter.
     """
     view = view_of(model, name)
-    return tensor_keys(view.factors, view.replaced, view.embeddings, {})
+    return tensor_keys(view.factors, view.replaced, view.embeddings, {}, view.magnitudes)
 
 
 @torch.no_grad()
@@ -227,6 +248,7 @@ def view_of(model: nn.Module, name: str) -> Adapter:
     state = require_adapter(model, name)
     config = state.configs[name]
     factors: dict[str, tuple[Tensor, Tensor]] = {}
+    magnitudes: dict[str, Tensor] = {}
     replaced: dict[str, Tensor] = {}
     embeddings = set()
     for path, layer in adapted_layers(model):
@@ -234,6 +256,8 @@ def view_of(model: nn.Module, name: str) -> Adapter:
             continue
         update = layer.updates[name]
         factors[path] = (update.lora_A.detach(), update.lora_B.detach())  # type: ignore[union-attr,operator]
+        if update.magnitude is not None:
+            magnitudes[path] = update.magnitude.detach()  # type: ignore[union-attr,operator]
         if isinstance(layer, LoraEmbedding):
             embeddings.add(path)
         if update.bias is not None:
@@ -251,7 +275,9 @@ def view_of(model: nn.Module, name: str) -> Adapter:
                 if parameter is not None and parameter is not module._parameters[key]
             }
         replaced.update({f"{path}.{key}": tensor.detach() for key, tensor in own.items()})
-    return Adapter(config, factors, replaced, frozenset(embeddings), {}, _base_name(model))
+    return Adapter(
+        config, factors, replaced, frozenset(embeddings), {}, _base_name(model), magnitudes
+    )
 
 
 def _base_name(model: nn.Module) -> str | None:

@@ -54,6 +54,8 @@ def hotswap_adapter(model: nn.Module, adapter: Adapter | str | Path, name: str =
         missing = A.shape[0] - new_A.shape[0]
         A.copy_(F.pad(new_A, (0, 0, 0, missing)))
         B.copy_(F.pad(new_B if ratio == 1 else new_B * ratio, (0, missing)))
+    for path, magnitude in place.magnitudes.items():
+        magnitude.copy_(new.magnitudes[path])
     for key, tensor in place.replaced.items():
         tensor.copy_(new.replaced[key])
 
@@ -68,6 +70,12 @@ def _check(place: Adapter, new: Adapter, name: str) -> None:
     for path, (A, B) in place.factors.items():
         if path in new.factors:
             problems += _misfits(path, (A, B), new.factors[path])
+    # A magnitude of its own says that a layer changes nothing only together with the base's norms.
+    problems += [
+        f"it has {'a' if path in new.magnitudes else 'no'} magnitude (use_dora) at {path}"
+        for path in dict.fromkeys((*place.factors, *new.factors))
+        if (path in place.magnitudes) != (path in new.magnitudes)
+    ]
     problems += [f"it trains {key}" for key in new.replaced if key not in place.replaced]
     problems += [f"it lacks {key}" for key in place.replaced if key not in new.replaced]
     problems += [

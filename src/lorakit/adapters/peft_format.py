@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
@@ -12,7 +13,9 @@ from lorakit.errors import AdapterFileError
 
 PREFIX = "base_model.model."
 
-_FIELDS = tuple(LoraConfig.model_fields)
+# Only how an adapter is trained: the file is that of any other.
+_UNSAVED = {"freeze_lora_a"}
+_FIELDS = tuple(field for field in LoraConfig.model_fields if field not in _UNSAVED)
 # Fields that describe the file or PEFT itself and change no output.
 _INFORMATION = {
     "auto_mapping",
@@ -26,9 +29,9 @@ _INFORMATION = {
     "runtime_config",
 }
 # Initialisations that leave the base as it is, so that a trained file needs nothing of them.
-_HARMLESS_INITIALIZATIONS = {"gaussian", "eva", "orthogonal"}
+_OWN_INITIALIZATIONS = {"gaussian", "orthogonal"}
+_HARMLESS_INITIALIZATIONS = {*_OWN_INITIALIZATIONS, "eva"}
 _FEATURE_KEYS = {
-    "lora_magnitude_vector": "DoRA (use_dora)",
     "lora_A.bias": "a bias on lora_A",
     "lora_B.bias": "a bias on lora_B (lora_bias)",
     "token_adapter": "trainable tokens (trainable_token_indices)",
@@ -40,6 +43,7 @@ class ParsedKeys:
     """The tensors of a file, sorted by what they are."""
 
     factors: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    magnitudes: dict[str, Tensor] = field(default_factory=dict)
     replaced: dict[str, Tensor] = field(default_factory=dict)
     embeddings: frozenset[str] = frozenset()
     base_weights: dict[str, Tensor] = field(default_factory=dict)
@@ -50,6 +54,7 @@ def tensor_keys(
     replaced: Mapping[str, Tensor],
     embeddings: frozenset[str],
     base_weights: Mapping[str, Tensor],
+    magnitudes: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> dict[str, Tensor]:
     """Return tensors under PEFT's keys, with the adapter's name stripped."""
     tensors: dict[str, Tensor] = {}
@@ -60,6 +65,8 @@ def tensor_keys(
         else:
             tensors[f"{PREFIX}{path}.lora_A.weight"] = A
             tensors[f"{PREFIX}{path}.lora_B.weight"] = B
+    for path, magnitude in magnitudes.items():
+        tensors[f"{PREFIX}{path}.lora_magnitude_vector"] = magnitude
     for key, tensor in replaced.items():
         path, _, last = key.rpartition(".")
         tensors[f"{PREFIX}{path}.base_layer.{last}" if path in factors else PREFIX + key] = tensor
@@ -107,6 +114,8 @@ def parse_keys(
             halves.setdefault(path, {})[letter] = tensor
             if is_embedding:
                 embeddings.add(path)
+        elif magnitude := re.fullmatch(r"(.+)\.lora_magnitude_vector(\.weight)?", name):
+            parsed.magnitudes[magnitude[1]] = tensor
         elif ".original_module." in name or ".modules_to_save." in name:
             # PEFT repeats the heads' biases under these keys when bias is "all".
             continue
@@ -120,6 +129,11 @@ def parse_keys(
             parsed.factors[path] = (both["A"], both["B"])
         else:
             problems.append(f"{path} has lora_{next(iter(both))} without its partner")
+    problems += [
+        f"{path} has lora_magnitude_vector without lora_A and lora_B"
+        for path in parsed.magnitudes
+        if path not in halves
+    ]
     if not parsed.factors and not problems:
         problems.append("there is no lora_A and lora_B in it")
     if problems:
@@ -141,7 +155,7 @@ def _is_trained(key: str, modules_to_save: tuple[str, ...]) -> bool:
 
 def config_to_peft(config: LoraConfig, base_model: str | None) -> dict[str, Any]:
     """Return the fields of adapter_config.json."""
-    values = config.model_dump(mode="json")
+    values = config.model_dump(mode="json", exclude=_UNSAVED)
     alpha = config.lora_alpha
     values["lora_alpha"] = int(alpha) if alpha == int(alpha) else alpha
     values["modules_to_save"] = list(config.modules_to_save) or None
@@ -151,7 +165,6 @@ def config_to_peft(config: LoraConfig, base_model: str | None) -> dict[str, Any]
         "base_model_name_or_path": base_model,
         "revision": None,
         "inference_mode": True,
-        "use_dora": False,
     }
     return dict(sorted(values.items()))
 
@@ -181,7 +194,7 @@ def config_from_peft(values: Mapping[str, Any], where: str) -> LoraConfig:
     initialization = known.get("init_lora_weights", True)
     if isinstance(initialization, str) and initialization not in _HARMLESS_INITIALIZATIONS:
         unsupported.append(f"init_lora_weights={initialization!r}, which changes the base")
-    elif isinstance(initialization, str) and initialization != "gaussian":
+    elif isinstance(initialization, str) and initialization not in _OWN_INITIALIZATIONS:
         known["init_lora_weights"] = True
     if unsupported:
         raise AdapterFileError(

@@ -119,6 +119,7 @@ def inspect(
 def summary(adapter: Adapter, location: str | Path) -> dict[str, Any]:
     """Return the facts about the whole adapter by name."""
     factors = [tensor for pair in adapter.factors.values() for tensor in pair]
+    factors += adapter.magnitudes.values()
     lora_count = sum(tensor.numel() for tensor in factors)
     full_count = sum(tensor.numel() for tensor in adapter.replaced.values())
     sizes = [path.stat().st_size for name in FILES if (path := Path(location) / name).is_file()]

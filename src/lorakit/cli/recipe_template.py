@@ -201,6 +201,9 @@ def recipe_text(
         unset("bf16", True, "compute in bfloat16 (default false)"),
         unset("optim", "adamw_8bit", "adamw_torch_fused (default), memory_mapped_adamw, ..."),
         unset("weight_decay", 0.01, "of the trained parameters (default 0)"),
+        unset(
+            "lora_plus_ratio", 16, "LoRA+: learning rate of lora_B over that of lora_A (default 1)"
+        ),
         unset("max_steps", 500, "optimizer steps, in place of num_train_epochs"),
         unset("eval_strategy", "steps", "epoch (default), steps or no"),
         unset("save_strategy", "steps", "likewise; best checkpoint at the end needs both alike"),

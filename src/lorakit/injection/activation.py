@@ -98,9 +98,7 @@ def set_trained(
         for name, is_trained in trained.items():
             update = updates.get(name)
             if update is not None:
-                for parameter in update._parameters.values():
-                    if parameter is not None and parameter.requires_grad != is_trained:
-                        parameter.requires_grad_(is_trained)
+                update.require_gradients_(is_trained)  # type: ignore[operator]
     for module in replaced:
         here = [name for name in trained if name in module.trained_copies]
         # A copy may share parameters, or whole children, with the base's module.

@@ -32,6 +32,7 @@ from lorakit.layers import (
 )
 from lorakit.layers.bitsandbytes_storage import bits_of
 from lorakit.layers.class_swap import has_foreign_forward, swap_class
+from lorakit.layers.magnitude import initial_magnitude
 from lorakit.layers.offload import execution_device, is_offloaded, weights_in_place
 from lorakit.layers.update import Initialization
 
@@ -39,6 +40,7 @@ _HALF = (torch.float16, torch.bfloat16)
 _INITIALIZATIONS: dict[object, Initialization] = {
     True: "kaiming",
     "gaussian": "gaussian",
+    "orthogonal": "orthogonal",
     False: "random",
 }
 
@@ -171,6 +173,8 @@ def _add_update(
         site.scaling,
         config.lora_dropout,
         bias,
+        torch.empty(out_features, device=device, dtype=factor_dtype) if config.use_dora else None,
+        freezes_A=config.freeze_lora_a,
     )
     if tensors is None:
         initialization = _INITIALIZATIONS[config.init_lora_weights]
@@ -182,6 +186,12 @@ def _add_update(
             update.lora_B.copy_(B)
     if not isinstance(module, AdaptedLayer):
         module = site.adapted_class.adapt_in_place(module)
+    if update.magnitude is not None:
+        with torch.no_grad(), weights_in_place(module):
+            magnitude = None if tensors is None else tensors.magnitudes[site.path]
+            update.magnitude.copy_(
+                initial_magnitude(module, update) if magnitude is None else magnitude
+            )
     update.train(module.training)
     module.updates[name] = update
 
@@ -257,6 +267,7 @@ def _injection(plan: InjectionPlan, name: str, config: LoraConfig) -> Injection:
             *site.adapted_class.factor_sizes(site.module),
             site.r,
             site.scaling,
+            config.use_dora,
         )
         for site in plan.sites
     )

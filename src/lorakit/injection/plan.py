@@ -61,6 +61,11 @@ class AdapterTensors(Protocol):
         ...
 
     @property
+    def magnitudes(self) -> Mapping[str, Tensor]:
+        """Magnitudes (DoRA) by module path."""
+        ...
+
+    @property
     def replaced(self) -> Mapping[str, Tensor]:
         """Tensors that stand in for the base's own, by their full name in the base."""
         ...
@@ -154,6 +159,8 @@ def plan_from_config(model: nn.Module, config: LoraConfig) -> InjectionPlan:
         for path in selected
     ]
     _check_ranks(plan.sites)
+    _check_frozen(config, plan.sites)
+    _check_even(config, plan.sites)
     _note_skipped(config, modules, plan, outputs)
     plan_biases(plan, free)
     return plan
@@ -233,6 +240,28 @@ def _check_ranks(sites: list[Site]) -> None:
         raise ShapeError(
             f"The rank is larger than the layer in {', '.join(too_large[:5])}{more}; expected r "
             "up to min(in, out). Lower r, give these layers a rank_pattern, or exclude them."
+        )
+
+
+def _check_frozen(config: LoraConfig, sites: list[Site]) -> None:
+    """Refuse to freeze a lora_A that starts at zero: the update would stay zero."""
+    zero = [site.path for site in sites if site.adapted_class.zero_factor == "A"]
+    if config.freeze_lora_a and zero:
+        raise TargetError(
+            f"Cannot freeze lora_A of {zero[0]}: it is an embedding, whose lora_A starts at zero, "
+            "expected layers that draw it. Leave embeddings out of target_modules, or leave "
+            "freeze_lora_a out."
+        )
+
+
+def _check_even(config: LoraConfig, sites: list[Site]) -> None:
+    """Refuse a rank that the orthogonal initialisation cannot halve."""
+    odd = [f"{site.path} (r={site.r})" for site in sites if site.r % 2]
+    if config.init_lora_weights == "orthogonal" and odd:
+        more = f" and {len(odd) - 1} more" if len(odd) > 1 else ""
+        raise ShapeError(
+            f"Cannot initialise {odd[0]}{more} with init_lora_weights='orthogonal': got an odd "
+            "rank, expected an even one, half of it for each factor. Change r or rank_pattern."
         )
 
 

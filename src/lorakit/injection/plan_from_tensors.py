@@ -98,10 +98,17 @@ def _add_site(
     A, B = adapter.factors[path]
     in_features, out_features = adapted_class.factor_sizes(module)
     expected_A, expected_B = (A.shape[0], in_features), (out_features, A.shape[0])
-    for key, got, expected in (
+    given: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = [
         (f"{path}.lora_A", tuple(A.shape), expected_A),
         (f"{path}.lora_B", tuple(B.shape), expected_B),
-    ):
+    ]
+    if adapter.config.use_dora and path not in adapter.magnitudes:
+        problems.append(f"the adapter has no magnitude for {path!r}, though it has use_dora.")
+        return
+    if adapter.config.use_dora:
+        magnitude = tuple(adapter.magnitudes[path].shape)
+        given.append((f"{path}.lora_magnitude_vector", magnitude, (out_features,)))
+    for key, got, expected in given:
         if got != expected:
             problems.append(f"{key} has shape {got}, but the base's layer needs {expected}.")
             return

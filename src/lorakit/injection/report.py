@@ -17,11 +17,13 @@ class Match:
     out_features: int
     r: int
     scaling: float
+    has_magnitude: bool = False
 
     @property
     def parameters(self) -> int:
-        """Parameters of the update: r (in + out)."""
-        return self.r * (self.in_features + self.out_features)
+        """Parameters of the update: r (in + out), and out for a magnitude."""
+        magnitude = self.out_features if self.has_magnitude else 0
+        return self.r * (self.in_features + self.out_features) + magnitude
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,11 @@ class Injection:
 
     def rows(self) -> list[dict[str, str | int | float]]:
         """Return one row for each kind of adapted module: its last name, shape, rank and count."""
-        groups: Counter[tuple[str, str, int, int, int, float]] = Counter()
+        groups: Counter[tuple[str, str, int, int, int, float, int]] = Counter()
         for m in self.matches:
             last = m.path.rsplit(".", 1)[-1]
-            groups[(last, m.kind, m.in_features, m.out_features, m.r, m.scaling)] += 1
+            sizes = (m.in_features, m.out_features, m.r, m.scaling, m.parameters)
+            groups[(last, m.kind, *sizes)] += 1
         return [
             {
                 "modules": last,
@@ -68,9 +71,17 @@ class Injection:
                 "out": out_features,
                 "r": r,
                 "scaling": scaling,
-                "parameters": count * r * (in_features + out_features),
+                "parameters": count * parameters,
             }
-            for (last, kind, in_features, out_features, r, scaling), count in groups.items()
+            for (
+                last,
+                kind,
+                in_features,
+                out_features,
+                r,
+                scaling,
+                parameters,
+            ), count in groups.items()
         ]
 
     def table(self) -> str:

@@ -16,7 +16,7 @@ class ParameterCount:
         trainable: Those that require gradients.
         total: All of the model's, the base's frozen copies of trained heads included; this is
             how PEFT counts "all params".
-        lora: In lora_A and lora_B of every adapter, acting or not.
+        lora: In lora_A, lora_B and magnitudes of every adapter, acting or not.
         replaced: In trained heads and biases of every adapter.
         base: The base's own; total = base + lora + replaced.
     """
@@ -48,8 +48,9 @@ def count_parameters(model: nn.Module) -> ParameterCount:
     adapter_ids: dict[int, int] = {}
     for _, layer in adapted_layers(model):
         for update in layer.updates.values():
-            for factor in (update.lora_A, update.lora_B):
-                adapter_ids[id(factor)] = factor.numel()  # type: ignore[union-attr,operator]
+            for factor in (update.lora_A, update.lora_B, update.magnitude):
+                if factor is not None:
+                    adapter_ids[id(factor)] = factor.numel()  # type: ignore[union-attr,operator]
     lora = sum(adapter_ids.values())
     base_ids = {id(p) for _, p in _base_parameters(model)}
     trainable = total = base = 0

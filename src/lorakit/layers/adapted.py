@@ -5,6 +5,7 @@ from typing import ClassVar, Literal, Self
 import torch
 from torch import Tensor, nn
 
+from lorakit.layers.magnitude import WeightNorms
 from lorakit.layers.replaced import swap_plain_class
 from lorakit.layers.row_adapters import RowAdapters
 from lorakit.layers.siblings import SiblingGroup
@@ -22,6 +23,7 @@ class AdaptedLayer(nn.Module):
         kept_parameters: The base's own parameters while the layer is merged, else empty.
         siblings: The layers that are expected to read the same input, this one among them.
         row_adapters: Which adapter each row of a batch has, inside `adapter_rows`.
+        weight_norms: Norms of the weight's rows, where an update has a magnitude.
     """
 
     plain_class: ClassVar[type[nn.Module]]
@@ -34,6 +36,7 @@ class AdaptedLayer(nn.Module):
     kept_parameters: dict[str, nn.Parameter | None]
     siblings: SiblingGroup | None
     row_adapters: RowAdapters | None = None
+    weight_norms: WeightNorms | None = None
 
     @classmethod
     def adapt_in_place(cls, module: nn.Module) -> Self:
@@ -51,6 +54,7 @@ class AdaptedLayer(nn.Module):
             self.siblings.leave(self)
         del self.updates, self.active_updates, self.kept_parameters, self.siblings
         vars(self).pop("row_adapters", None)
+        vars(self).pop("weight_norms", None)
         swap_plain_class(self, self.plain_class)
 
     @classmethod
@@ -93,8 +97,8 @@ class AdaptedLayer(nn.Module):
 
     def operands(
         self, updates: list[LowRankUpdate], seed: Tensor | None = None
-    ) -> tuple[list[LowRankTerm], Tensor | None]:
-        """Return the terms of these updates, and the bias: a trained one or the layer's own.
+    ) -> tuple[list[LowRankTerm], Tensor | None, list[Tensor | None]]:
+        """Return the terms of these updates, a trained bias or the layer's own, and magnitudes.
 
         Args:
             updates: The updates; all of them drop the same elements of the input.
@@ -103,10 +107,10 @@ class AdaptedLayer(nn.Module):
         if seed is None:
             seed = shared_seed(updates)
         called = [update(seed) for update in updates]
-        bias = next((bias for _, bias in called if bias is not None), self.bias)
+        bias = next((bias for _, bias, _ in called if bias is not None), self.bias)
         # accelerate's hooks take the seed along to the GPU, where reading it would wait.
-        terms = [t if t.seed is None else t._replace(seed=seed) for t, _ in called]
-        return terms, bias  # type: ignore[return-value]
+        terms = [t if t.seed is None else t._replace(seed=seed) for t, *_ in called]
+        return terms, bias, [magnitude for *_, magnitude in called]  # type: ignore[return-value]
 
     @torch.no_grad()
     def merge(self, dense_dtype: torch.dtype | None = None, requantize: bool = False) -> float:
@@ -124,9 +128,10 @@ class AdaptedLayer(nn.Module):
         updates = self.acting_updates()
         if not updates:
             return 0.0
-        exact = self.exact_weight()
+        exact = base = self.exact_weight()
         for update in updates:
-            exact = exact + self.oriented(update.delta_weight()).to(exact.device)
+            # `oriented` transposes or does nothing, so it turns the weight to (out, in) as well.
+            exact = exact + self.oriented(update.change(self.oriented(base)))
         dtype = dense_dtype or self.compute_dtype_of(self)
         largest = self.put_merged(exact, dtype, requantize)
         bias = next((update.bias for update in updates if update.bias is not None), None)

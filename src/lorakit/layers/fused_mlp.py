@@ -11,6 +11,7 @@ from transformers.pytorch_utils import Conv1D
 from lorakit.layers.adapted import AdaptedLayer
 from lorakit.layers.bitsandbytes_storage import quantized_weight
 from lorakit.layers.class_swap import has_foreign_forward, swap_class
+from lorakit.layers.magnitude import have_magnitude
 from lorakit.layers.replaced import ReplacedModule
 from lorakit.layers.update import LowRankUpdate, shared_seed
 from lorakit.ops import LinearOperands, low_rank_mlp
@@ -153,6 +154,8 @@ def _runs_as_one(x: Tensor, layers: list[nn.Module]) -> bool:
 def _is_plain_enough(layer: nn.Module, x: Tensor) -> bool:
     if isinstance(layer, ReplacedModule) or _is_intercepted(layer):
         return False  # a trained copy, or a hook, may run in its place
+    if have_magnitude(_updates(layer)):
+        return False  # the node adds updates as they are
     weight = _weight_of(layer)
     if isinstance(weight, Tensor) and type(weight) not in (Tensor, nn.Parameter):
         return False
@@ -176,7 +179,7 @@ def _operands(layer: Any, seed: Tensor | None) -> LinearOperands:
     updates = _updates(layer)
     if not updates:
         return LinearOperands(weight, layer.bias, ())
-    terms, bias = layer.operands(updates, seed)
+    terms, bias, _ = layer.operands(updates, seed)
     return LinearOperands(weight, bias, terms)
 
 

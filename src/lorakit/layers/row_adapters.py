@@ -12,8 +12,9 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_map
 
 from lorakit.errors import AdapterStateError, ShapeError
+from lorakit.layers.magnitude import norms_of
 from lorakit.layers.update import LowRankUpdate, shared_seed
-from lorakit.ops import low_rank_linear
+from lorakit.ops import LowRankTerm, low_rank_linear
 from lorakit.ops.grouped import RowTerms, low_rank_linear_rows
 
 if TYPE_CHECKING:
@@ -81,10 +82,16 @@ class RowAdapters:
             if isinstance(W0, Tensor):
                 return F.linear(x, W0, layer.bias)  # type: ignore[arg-type]
             return low_rank_linear(x, W0, layer.bias, ())  # type: ignore[arg-type]
+        if prepared.magnitudes is not None:
+            h = low_rank_linear_rows(x, W0, None, prepared.rows)
+            # In float32 at least: c rounded to 16 bits would lose what training changes about it.
+            h = h + h * _by_row(prepared.magnitudes, h).sub(1).to(h.dtype)
+            bias = layer.bias if prepared.biases is None else _by_row(prepared.biases, h)
+            return h if bias is None else h + bias.to(h.dtype)  # type: ignore[union-attr]
         if prepared.biases is None:
             return low_rank_linear_rows(x, W0, layer.bias, prepared.rows)  # type: ignore[arg-type]
         h = low_rank_linear_rows(x, W0, None, prepared.rows)
-        return h + prepared.biases.to(h.dtype).view(len(h), *[1] * (h.ndim - 2), -1)
+        return h + _by_row(prepared.biases, h).to(h.dtype)
 
     def embedding(self, layer: LoraEmbedding, ids: Tensor, h: Tensor) -> Tensor:
         """Add the updates of an embedding to its base's vectors h, one adapter after the other."""
@@ -93,7 +100,7 @@ class RowAdapters:
             if name not in layer.updates:
                 continue
             rows = self._rows_of(number, ids.device)
-            share = layer.low_rank_rows(layer.updates[name], ids[rows])  # type: ignore[arg-type]
+            share = layer.change_of_rows(layer.updates[name], ids[rows], h[rows])  # type: ignore[arg-type]
             h = h.index_add(0, rows, share.to(h.dtype))
         return h
 
@@ -150,13 +157,15 @@ class RowAdapters:
         seed = self._shared_seed(updates, x)
         called = [update(seed) for update in updates]
         positions = [index.get(number, -1) for number in self.index]
-        rows = RowTerms([term for term, _ in called], positions)
-        biases = None
-        if any(bias is not None for _, bias in called):
-            biases = _row_biases([bias for _, bias in called], layer.bias, positions)  # type: ignore[arg-type]
-        if torch.is_grad_enabled() or biases is not None or not _may_be_kept(updates):
-            return _Prepared(rows, biases)
-        prepared = self._prepared[id(layer)] = _Prepared(rows, None, LowRankUpdate.exchanges)
+        rows = RowTerms([term for term, *_ in called], positions)
+        biases = magnitudes = None
+        if any(bias is not None for _, bias, _ in called):
+            biases = _row_biases([bias for _, bias, _ in called], layer.bias, positions)  # type: ignore[arg-type]
+        if any(magnitude is not None for *_, magnitude in called):
+            magnitudes = _row_scales(layer, updates, called, positions)
+        if torch.is_grad_enabled() or not _may_be_kept(updates) or biases is not None:
+            return _Prepared(rows, biases, magnitudes)
+        prepared = self._prepared[id(layer)] = _Prepared(rows, None, None, LowRankUpdate.exchanges)
         return prepared
 
     def _shared_seed(self, updates: Sequence[LowRankUpdate], x: Tensor) -> Tensor | None:
@@ -187,6 +196,8 @@ class _Prepared(NamedTuple):
 
     rows: RowTerms | None
     biases: Tensor | None
+    magnitudes: Tensor | None = None
+    """c of each row, (rows, out), 1 where its adapter has no magnitude."""
     exchanges: int = -1
     """Count of exchanged parts of updates when it was made, where it may serve again."""
 
@@ -194,7 +205,8 @@ class _Prepared(NamedTuple):
 def _may_be_kept(updates: Sequence[LowRankUpdate]) -> bool:
     """Whether what was prepared sees later changes of the factors' values: no copies, no hooks."""
     return not torch.compiler.is_compiling() and all(
-        update.lora_A.dtype == update.lora_B.dtype == torch.float32
+        not update.has_magnitude
+        and update.lora_A.dtype == update.lora_B.dtype == torch.float32
         and update.lora_A.device.type == "cpu"
         and update.lora_A.is_contiguous()
         and update.lora_B.is_contiguous()
@@ -213,6 +225,34 @@ def _row_biases(
     rest = given.new_zeros(given.shape) if own is None else own.to(given.dtype)
     stacked = torch.stack([rest if bias is None else bias for bias in (*biases, None)])
     return stacked[torch.tensor(positions, device=given.device)]  # -1 is the last, the layer's own
+
+
+def _row_scales(
+    layer: AdaptedLayer,
+    updates: Sequence[LowRankUpdate],
+    called: Sequence[tuple[LowRankTerm, Tensor | None, Tensor | None]],
+    positions: Sequence[int],
+) -> Tensor:
+    """Return m / ‖W0 + s B A‖ of each row's adapter, (rows, out); 1 where it has no magnitude."""
+    scales: list[Tensor | None] = []
+    for update, (term, _, magnitude) in zip(updates, called, strict=True):
+        if magnitude is not None and update.drops:
+            raise AdapterStateError(
+                f"Cannot train rows with adapters of their own in this layer: one of them has a "
+                f"magnitude (use_dora) and lora_dropout={update.drop_probability:g}, expected no "
+                "dropout beside a magnitude. Train it in batches of its own, or set lora_dropout "
+                "to 0."
+            )
+        norms = None if magnitude is None else norms_of(layer, update, term)
+        scales.append(None if magnitude is None else magnitude.to(norms.dtype) / norms)  # type: ignore[union-attr]
+    ones = torch.ones_like(next(scale for scale in scales if scale is not None))
+    stacked = torch.stack([ones if scale is None else scale for scale in (*scales, None)])
+    return stacked[torch.tensor(positions, device=stacked.device)]  # -1 is the last, the ones
+
+
+def _by_row(values: Tensor, h: Tensor) -> Tensor:
+    """Return values of each row, (rows, out), in a shape to combine with h, (rows, *, out)."""
+    return values.view(len(h), *[1] * (h.ndim - 2), -1)
 
 
 def _with_rows(result: Any, part: Any, own: list[int], rows: int) -> Any:

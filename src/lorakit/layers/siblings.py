@@ -20,9 +20,11 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
+from lorakit.layers.magnitude import have_magnitude, norms_of, scales_rows
 from lorakit.layers.update import shared_seed
 from lorakit.ops import LinearOperands, low_rank_linears
 from lorakit.ops.low_rank import autocast_dtype
+from lorakit.ops.magnitude import scaled_rows
 from lorakit.ops.quantized import QuantizedWeight
 
 if TYPE_CHECKING:
@@ -123,11 +125,15 @@ class SiblingGroup:
 def _compute(layers: list[AdaptedLayer], x: Tensor) -> tuple[Tensor, ...]:
     updates = [layer.acting_updates() for layer in layers]
     seed = shared_seed(update for own in updates for update in own)
-    operands = []
+    operands, scales = [], []
     for layer, own in zip(layers, updates, strict=True):
-        terms, bias = layer.operands(own, seed)
-        operands.append(LinearOperands(layer.base_weight(), bias, terms))
-    return low_rank_linears(x, operands)
+        terms, bias, magnitudes = layer.operands(own, seed)
+        is_scaled = have_magnitude(own)
+        operands.append(LinearOperands(layer.base_weight(), None if is_scaled else bias, terms))
+        scales.append((magnitudes[0], norms_of(layer, own[0], terms[0]), bias) if is_scaled else ())
+    outputs = low_rank_linears(x, operands)
+    scaled = zip(outputs, scales, strict=True)
+    return tuple(scaled_rows(v, *scale) if scale else v for v, scale in scaled)
 
 
 def _discard(group: weakref.ref[SiblingGroup]) -> None:
@@ -180,7 +186,7 @@ def _read(layer: AdaptedLayer, x: Tensor) -> _Read:
 def _tensors(layer: AdaptedLayer) -> list[Tensor]:
     read: list[Any] = [layer.weight, layer.bias]
     for update in layer.acting_updates():
-        read += [update.lora_A, update.lora_B, update.bias]
+        read += [update.lora_A, update.lora_B, update.bias, update.magnitude]
     return [tensor for tensor in read if tensor is not None]
 
 
@@ -189,7 +195,8 @@ def _may_join(member: AdaptedLayer, leader: AdaptedLayer, x: Tensor) -> bool:
 
     Not where torch does not count the changes of a tensor, as it does not in inference mode.
     """
-    if not member.acting_updates() or _is_hooked(member):
+    updates = member.acting_updates()
+    if not updates or _is_hooked(member) or (have_magnitude(updates) and not scales_rows(updates)):
         return False
     weight, leading = member.base_weight(), leader.base_weight()
     return (

@@ -1,4 +1,4 @@
-"""One low-rank update: its two factors, its scaling and its dropout."""
+"""One low-rank update: its two factors, its scaling, its dropout and its magnitude."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lorakit.ops import LowRankTerm, draw_seed
 
-Initialization = Literal["kaiming", "gaussian", "random"]
+Initialization = Literal["kaiming", "gaussian", "orthogonal", "random"]
 
 
 class LowRankUpdate(nn.Module):
@@ -20,8 +20,11 @@ class LowRankUpdate(nn.Module):
         lora_B: Up-projection, (out, r).
         bias: Trained bias that stands in for the layer's own while this update is active, (out,);
             None where the bias is not trained.
+        magnitude: Trained length of each row of the weight with the update (DoRA), (out,); None for
+            an update that is added as it is.
         scaling: Dimensionless factor s: lora_alpha / r, or lora_alpha / sqrt(r) for rsLoRA.
         drop_probability: Dropout on the input of the low-rank path, in training mode only.
+        freezes_A: Whether lora_A stays as it is while the rest is trained (LoRA-FA).
 
     Source: Hu et al. 2021, arXiv:2106.09685, section 4.1.
     """
@@ -29,6 +32,7 @@ class LowRankUpdate(nn.Module):
     lora_A: nn.Parameter
     lora_B: nn.Parameter
     bias: nn.Parameter | None
+    magnitude: nn.Parameter | None
 
     exchanges: ClassVar[int] = 0
     """How often an attribute of any update was set anew, or its parameters moved: what was
@@ -41,13 +45,19 @@ class LowRankUpdate(nn.Module):
         scaling: float,
         drop_probability: float = 0.0,
         bias: Tensor | None = None,
+        magnitude: Tensor | None = None,
+        *,
+        freezes_A: bool = False,
     ):
         super().__init__()
         self.lora_A = nn.Parameter(lora_A)
         self.lora_B = nn.Parameter(lora_B)
         self.register_parameter("bias", None if bias is None else nn.Parameter(bias))
+        self.register_parameter("magnitude", None if magnitude is None else nn.Parameter(magnitude))
+        self.has_magnitude = magnitude is not None
         self.scaling = scaling
         self.drop_probability = drop_probability
+        self.freezes_A = freezes_A
 
     def __setattr__(self, name: str, value: object) -> None:
         """Set an attribute, and count it."""
@@ -57,6 +67,13 @@ class LowRankUpdate(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         LowRankUpdate.exchanges += 1
         return super()._apply(fn, recurse)
+
+    def require_gradients_(self, required: bool) -> None:
+        """Say whether the parameters require gradients; a lora_A that is frozen never does."""
+        for name, parameter in self._parameters.items():
+            wanted = required and not (self.freezes_A and name == "lora_A")
+            if parameter is not None and parameter.requires_grad != wanted:
+                parameter.requires_grad_(wanted)
 
     @property
     def r(self) -> int:
@@ -70,10 +87,14 @@ class LowRankUpdate(nn.Module):
         Args:
             initialization: "kaiming" draws the factor that is not zero uniformly with a = sqrt(5)
                 (lora_A) or from a standard normal (lora_B, as embeddings do); "gaussian" draws
-                it from a normal with standard deviation 1/r; "random" draws both, so that the
-                update is not zero.
+                it from a normal with standard deviation 1/r; "orthogonal" draws both, in
+                orthogonal halves of the rank, so that B A is zero; "random" draws both, so that
+                the update is not zero.
             zero_factor: Which factor starts at zero, so that the update does.
         """
+        if initialization == "orthogonal":
+            self._initialize_orthogonally_()
+            return
         drawn = self.lora_B if zero_factor == "A" else self.lora_A
         zero = self.lora_A if zero_factor == "A" else self.lora_B
         if initialization == "gaussian":
@@ -86,6 +107,17 @@ class LowRankUpdate(nn.Module):
             nn.init.kaiming_uniform_(zero, a=math.sqrt(5))
         else:
             nn.init.zeros_(zero)
+
+    def _initialize_orthogonally_(self) -> None:
+        """Draw A in one half of an orthonormal basis of the r dimensions, and B in the other.
+
+        Source: I. Datta 2024, "Rethinking LoRA initialisation".
+        """
+        A, B = self.lora_A, self.lora_B
+        wide = torch.promote_types(A.dtype, torch.float32)
+        basis, _ = torch.linalg.qr(torch.randn(self.r, self.r, dtype=wide, device=A.device))
+        A.copy_(0.1 * basis[:, 0::2] @ torch.randn_like(A[: self.r // 2], dtype=wide))
+        B.copy_(0.1 * torch.randn_like(B[:, : self.r // 2], dtype=wide) @ basis[:, 1::2].t())
 
     @property
     def drops(self) -> bool:
@@ -104,23 +136,42 @@ class LowRankUpdate(nn.Module):
         p, seed = self.drop_probability, draw_seed() if seed is None else seed
         return LowRankTerm(self.lora_A, self.lora_B, self.scaling, p, seed)
 
-    def forward(self, seed: Tensor | None = None) -> tuple[LowRankTerm, Tensor | None]:
-        """Return the operands of one forward pass, and the trained bias.
+    def forward(
+        self, seed: Tensor | None = None
+    ) -> tuple[LowRankTerm, Tensor | None, Tensor | None]:
+        """Return the operands of one forward pass, the trained bias and the magnitude.
 
         Layers call the module rather than read its parameters, so that hooks on it run, such as
         those of accelerate that load offloaded parameters.
         """
-        return self.term(seed), self.bias
+        return self.term(seed), self.bias, self.magnitude
 
     def delta_weight(self) -> Tensor:
         """Return s B A in float32 (float64 for float64 factors), (out, in)."""
         wide = torch.promote_types(self.lora_A.dtype, torch.float32)
         return self.scaling * (self.lora_B.detach().to(wide) @ self.lora_A.detach().to(wide))
 
+    def change(self, W0: Tensor) -> Tensor:
+        """Return what the update makes of a weight less the weight itself, (out, in).
+
+        Args:
+            W0: The base's weight in float32 at least, (out, in).
+
+        Source: for a magnitude Liu et al. 2024, arXiv:2402.09353, equation 5.
+        """
+        delta = self.delta_weight().to(W0.device)
+        if self.magnitude is None:
+            return delta
+        directed = W0 + delta
+        norms = torch.linalg.vector_norm(directed, dim=1, keepdim=True)
+        lengths = self.magnitude.detach().to(directed)[:, None]
+        return directed.mul_(lengths / norms.clamp_min_(torch.finfo(norms.dtype).tiny)).sub_(W0)
+
     def extra_repr(self) -> str:
         """Show rank, scaling and dropout."""
         text = f"r={self.r}, scaling={self.scaling:g}"
-        return text + (f", dropout={self.drop_probability:g}" if self.drop_probability else "")
+        text += f", dropout={self.drop_probability:g}" if self.drop_probability else ""
+        return text + (", magnitude" if self.has_magnitude else "")
 
 
 def shared_seed(updates: Iterable[LowRankUpdate]) -> Tensor | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from lorakit.ops import cpu_kernels, gpu_kernels
 
@@ -100,6 +101,30 @@ def apply_keep_mask(x: Tensor, drop_probability: float, seed: Tensor) -> Tensor:
     mask = keep_mask(x.shape, drop_probability, seed, x.device)
     # 1 / keep rounded to bfloat16 is off by up to 0.4 %; a scalar factor is not rounded to it.
     return torch.where(mask, x, 0).mul_(1.0 / (1.0 - exact_drop_probability(drop_probability)))
+
+
+def drop(x: Tensor, drop_probability: float, seed: Tensor) -> Tensor:
+    """Do what `apply_keep_mask` does, with a gradient that makes the mask anew from its seed.
+
+    Memory: saves the seed alone.
+    """
+    return _Drop.apply(x, drop_probability, seed)  # type: ignore[return-value]
+
+
+class _Drop(torch.autograd.Function):
+    """Multiply by the mask, both ways."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, drop_probability: float, seed: Tensor) -> Tensor:
+        ctx.save_for_backward(seed)
+        ctx.drop_probability = drop_probability
+        return apply_keep_mask(x.detach(), drop_probability, seed)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
+        (seed,) = ctx.saved_tensors
+        return apply_keep_mask(g, ctx.drop_probability, seed), None, None
 
 
 def kernels_for(x: Tensor, drops: bool = False) -> Any:

@@ -43,9 +43,9 @@ def low_rank_mlp(
         ShapeError: A weight, A and B do not fit; names the shapes.
         DtypeError: x and a weight differ in dtype outside autocast.
 
-    Memory: saves x, the inner layers' outputs and a (tokens, r) tensor for each stack of terms;
-        neither act(gate) nor the input of `down`, which plain layers save, the latter for the
-        gradient of its lora_A.
+    Memory: saves the inner layers' outputs, a (tokens, r) tensor for each stack of terms, and x
+        unless every inner A is frozen; neither act(gate) nor the input of `down`, which plain
+        layers save, the latter for the gradient of its lora_A.
     """
     for layer in inner:
         check_shapes(x.shape, layer)
@@ -84,10 +84,12 @@ class _LowRankMlp(torch.autograd.Function):
         if len(hs) == 2:
             z.mul_(hs[1])
         (output,), down_us = linear_group.forward(z, [down])
-        ctx.save_for_backward(x, *tensors, *hs, *us, *down_us)
+        needs = needs_of(spec, ctx.needs_input_grad[5:])[:-1]
+        reads_x = any(need.W0 or any(A for A, _ in need.factors) for need in needs)
+        ctx.save_for_backward(x if reads_x else None, *tensors, *hs, *us, *down_us)
         ctx.spec, ctx.dtype, ctx.activation = spec, dtype, activation
         ctx.counts = (len(tensors), len(hs), len(us))
-        ctx.x_dtype = x.dtype
+        ctx.shape, ctx.x_dtype = x.shape, x.dtype
         return torch.ops.aten._unsafe_view(output.to(out_dtype), (*x.shape[:-1], output.shape[-1]))
 
     @staticmethod
@@ -102,7 +104,7 @@ class _LowRankMlp(torch.autograd.Function):
     @staticmethod
     def _gradients(
         ctx: Any,
-        x: Tensor,
+        x: Tensor | None,
         tensors: list[Tensor],
         hs: list[Tensor],
         us: list[Tensor],
@@ -126,7 +128,7 @@ class _LowRankMlp(torch.autograd.Function):
             rows_of(x, ctx.dtype), inner, us, gs, needs_x, needs_inner
         )
         if grad_x is not None:
-            grad_x = grad_x.to(ctx.x_dtype).view(x.shape)
+            grad_x = grad_x.to(ctx.x_dtype).view(ctx.shape)
         flat = flat_gradients(ctx.spec, [*gradients, *down_gradients], len(tensors))
         return grad_x, None, None, None, None, *flat
 

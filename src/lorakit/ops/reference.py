@@ -34,6 +34,39 @@ def low_rank_linear_reference(
     return h + scaling * (low_rank_input @ A.T) @ B.T
 
 
+def dora_linear_reference(
+    x: Tensor,
+    W0: Tensor,
+    bias: Tensor | None,
+    A: Tensor,
+    B: Tensor,
+    scaling: float,
+    magnitude: Tensor,
+    dropped_x: Tensor | None = None,
+) -> Tensor:
+    """Compute x W0ᵀ + b + (c - 1) drop(x) W0ᵀ + c s (drop(x) Aᵀ) Bᵀ with c = m / ‖W0 + s B A‖.
+
+    The norm, of each row, is a constant for the gradients.
+
+    Args:
+        x: Activations, (*, in).
+        W0: Frozen weight, (out, in).
+        bias: (out,) or None.
+        A: Down-projection, (r, in).
+        B: Up-projection, (out, r).
+        scaling: Dimensionless factor s.
+        magnitude: m, (out,).
+        dropped_x: drop(x), (*, in); x when None, which gives c x (W0 + s B A)ᵀ + b.
+
+    Returns: (*, out).
+    Source: Liu et al. 2024, arXiv:2402.09353, equation 5 and section 4.3; dropout as in PEFT.
+    """
+    h = x @ W0.T if bias is None else x @ W0.T + bias
+    dropped_x = x if dropped_x is None else dropped_x
+    c = magnitude / (W0 + scaling * B @ A).norm(dim=1).detach()
+    return h + (c - 1) * (dropped_x @ W0.T) + c * scaling * ((dropped_x @ A.T) @ B.T)
+
+
 def low_rank_gradients_reference(
     x: Tensor, W0: Tensor, A: Tensor, B: Tensor, scaling: float, grad_h: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:

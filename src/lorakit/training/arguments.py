@@ -28,6 +28,7 @@ from pydantic import BeforeValidator, Field, ValidationError, create_model
 from lorakit.config import StrictConfig, TaskType, config_error
 from lorakit.errors import ConfigError
 from lorakit.quantization.devices import require_bitsandbytes
+from lorakit.training.lora_plus import RECIPE_KEY as LORA_PLUS_KEY
 from lorakit.training.memory_mapped_adamw import OPTIMIZER_NAME
 from lorakit.training.processes import process_count
 from lorakit.training.sharding import check_sharding
@@ -130,6 +131,7 @@ def _training_section(task_type: TaskType) -> type[StrictConfig]:
     fields["fsdp_config"] = (dict[str, Any] | None, None)
     fields["early_stopping_patience"] = (Annotated[int, Field(ge=1)], None)
     fields["early_stopping_threshold"] = (Annotated[float, Field(ge=0)], None)
+    fields[LORA_PLUS_KEY] = (Annotated[float, Field(gt=0, allow_inf_nan=False)], None)
     for name, reason in OWNED_KEYS.items():
         fields[name] = (Annotated[Any, BeforeValidator(_refusal(reason))], None)
     # Left-out keys stay left out: their defaults are the arguments class's own and not ours.
@@ -273,6 +275,7 @@ def build_arguments(
         ConfigError: transformers or TRL refuses the combination; its reason is passed on.
     """
     values = {key: value for key, value in training.items() if key not in EARLY_STOPPING_KEYS}
+    lora_plus_ratio = values.pop(LORA_PLUS_KEY, None)
     values.setdefault("use_cpu", not torch.accelerator.is_available())
     report_to = values.pop("report_to", None) or []
     reporters = [report_to] if isinstance(report_to, str) else list(report_to)
@@ -305,6 +308,7 @@ def build_arguments(
         ) from None
     if optimizer:
         arguments.optim = OPTIMIZER_NAME  # the trainer knows it, transformers does not
+    setattr(arguments, LORA_PLUS_KEY, lora_plus_ratio)  # likewise
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1  # else transformers would split each batch by nn.DataParallel
     return arguments

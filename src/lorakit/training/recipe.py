@@ -95,7 +95,8 @@ class Recipe(StrictConfig):
 
     training: dict[str, Any] = {}
     """Any field of the task's training arguments, `early_stopping_patience` (evaluations without
-    progress before training stops) and `early_stopping_threshold`."""
+    progress before training stops), `early_stopping_threshold`, and `lora_plus_ratio` (LoRA+: what
+    the learning rate is multiplied by for lora_B)."""
 
     search: SearchConfig | None = None
     """What `lorakit tune` tries; None takes the defaults."""

@@ -23,6 +23,7 @@ from lorakit.atomic import write_text
 from lorakit.errors import TrainingError
 from lorakit.training import checkpoints
 from lorakit.training.first_step import LearningWatch
+from lorakit.training.lora_plus import RECIPE_KEY, split_groups
 from lorakit.training.memory_mapped_adamw import OPTIMIZER_NAME, MemoryMappedAdamW
 from lorakit.training.process_trainer import ProcessTrainerMixin
 from lorakit.training.processes import is_main, of_all, process_count, process_rank, wait_for_all
@@ -142,6 +143,16 @@ class AdapterTrainerMixin(ProcessTrainerMixin):
             "directory": args.output_dir,
         }
         return MemoryMappedAdamW, settings
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """Create the optimizer, once; with LoRA+ every lora_B has a learning rate of its own."""
+        is_new = self.optimizer is None
+        optimizer: Any = super().create_optimizer(*args, **kwargs)
+        ratio = getattr(self.args, RECIPE_KEY, None)
+        if is_new and ratio is not None:
+            model: Any = self.model
+            optimizer.param_groups[:] = split_groups(optimizer.param_groups, model, ratio)
+        return optimizer
 
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
         """Train; a checkpoint that can do without it is not given inputs that want a gradient.

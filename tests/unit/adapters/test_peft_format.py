@@ -87,6 +87,19 @@ class TestKeys:
             "path>.lora_A.weight'."
         )
 
+    @pytest.mark.parametrize("ending", ["", ".weight"])
+    def test_magnitudes_have_a_key_and_an_older_one(self, ending):
+        parsed = parse_keys(
+            factor() | {f"{P}q.lora_magnitude_vector{ending}": torch.ones(3)}, "here"
+        )
+        assert parsed.magnitudes.keys() == {"q"} and parsed.replaced == {}
+        keys = tensor_keys(parsed.factors, {}, frozenset(), {}, parsed.magnitudes)
+        assert f"{P}q.lora_magnitude_vector" in keys
+
+    def test_a_magnitude_without_factors(self):
+        text = refused(factor() | {f"{P}k.lora_magnitude_vector": torch.ones(3)})
+        assert "k has lora_magnitude_vector without lora_A and lora_B" in text
+
     @pytest.mark.parametrize("tensors", [{}, {f"{P}head.weight": A}])
     def test_no_factor_at_all(self, tensors):
         assert "there is no lora_A and lora_B in it" in refused(tensors)
@@ -94,8 +107,6 @@ class TestKeys:
     @pytest.mark.parametrize(
         "key,feature",
         [
-            ("q.lora_magnitude_vector", "DoRA (use_dora)"),
-            ("q.lora_magnitude_vector.weight", "DoRA (use_dora)"),
             ("q.lora_B.bias", "a bias on lora_B (lora_bias)"),
             ("embed.token_adapter.trainable_tokens_delta", "trainable tokens"),
         ],
@@ -161,7 +172,6 @@ class TestConfig:
     @pytest.mark.parametrize(
         "values,named",
         [
-            ({"use_dora": True}, "use_dora=True"),
             ({"lora_bias": True}, "lora_bias=True"),
             ({"layer_replication": [[0, 4]]}, "layer_replication=[[0, 4]]"),
             ({"trainable_token_indices": [1]}, "trainable_token_indices=[1]"),
@@ -181,8 +191,8 @@ class TestConfig:
         assert str(caught.value).endswith("Convert the adapter with the tool that made it.")
 
     def test_every_such_feature_is_listed(self):
-        with pytest.raises(AdapterFileError, match="use_dora=True, lora_bias=True"):
-            config_from_peft(peft(use_dora=True, lora_bias=True), "here")
+        with pytest.raises(AdapterFileError, match="use_qalora=True, lora_bias=True"):
+            config_from_peft(peft(use_qalora=True, lora_bias=True), "here")
 
     @pytest.mark.parametrize("kind", ["LOHA", "IA3", "PROMPT_TUNING", None])
     def test_other_methods_are_refused_by_name(self, kind):
@@ -193,9 +203,14 @@ class TestConfig:
             "adapters only."
         )
 
-    @pytest.mark.parametrize("kind", ["eva", "orthogonal"])
-    def test_initialisations_that_leave_the_base_alone_do_not_matter(self, kind):
-        assert config_from_peft(peft(init_lora_weights=kind), "here").init_lora_weights is True
+    @pytest.mark.parametrize(
+        "kind,kept", [("eva", True), ("orthogonal", "orthogonal"), ("gaussian", "gaussian")]
+    )
+    def test_initialisations_that_leave_the_base_alone_do_not_matter(self, kind, kept):
+        assert config_from_peft(peft(init_lora_weights=kind), "here").init_lora_weights == kept
+
+    def test_how_lora_a_is_trained_is_not_in_the_file(self):
+        assert "freeze_lora_a" not in config_to_peft(LoraConfig(freeze_lora_a=True), None)
 
     @pytest.mark.parametrize("kind", ["FEATURE_EXTRACTION", "QUESTION_ANS", None])
     def test_task_types_lorakit_does_not_train_are_dropped(self, kind):

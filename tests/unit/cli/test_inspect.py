@@ -111,10 +111,10 @@ def test_a_truncated_file_is_an_error(adapter_dir):
 
 def test_an_unsupported_feature_is_refused_by_name(adapter_dir):
     file = adapter_dir / "adapter_config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "use_dora": True}))
+    file.write_text(json.dumps({**json.loads(file.read_text()), "use_qalora": True}))
     result = inspect(adapter_dir)
     assert result.exit_code == 2
-    assert "use_dora" in result.stderr
+    assert "use_qalora" in result.stderr
 
 
 def test_a_misspelt_directory_is_answered_with_the_nearest(adapter_dir):

@@ -43,6 +43,20 @@ def test_random_draws_both(zero):
     assert made.lora_A.ne(0).all() and made.lora_B.ne(0).all()
 
 
+@pytest.mark.parametrize("zero", ["A", "B"])
+def test_orthogonal_draws_both_and_their_product_is_zero(zero):
+    made = LowRankUpdate(torch.empty(6, 40), torch.empty(30, 6), 2.0)
+    made.initialize_("orthogonal", zero)
+    assert made.lora_A.ne(0).all() and made.lora_B.ne(0).all()
+    assert made.delta_weight().abs().max() < 1e-6
+    # Half of the rank for each: together they span all of it.
+    ranks = [torch.linalg.matrix_rank(factor).item() for factor in (made.lora_A, made.lora_B)]
+    assert ranks == [3, 3]
+    both = torch.cat([made.lora_A, made.lora_B.t()], dim=1)
+    assert torch.linalg.matrix_rank(both) == 6
+    assert made.lora_A.grad_fn is None
+
+
 def test_initialization_follows_the_seed_and_leaves_no_graph():
     made, again = update(), update()
     for one in (made, again):

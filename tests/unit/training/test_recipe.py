@@ -132,6 +132,10 @@ def test_every_problem_is_told_at_once(write):
         ("training: {learning_rate: -1}", "learning_rate: got -1; input should be greater than 0"),
         ("training: [learning_rate]", "training: got ['learning_rate']; input should be a valid d"),
         ("training: {packing: true}", "unknown key 'training.packing'."),
+        (
+            "training: {lora_plus_ratio: 0}",
+            "lora_plus_ratio: got 0; input should be greater than 0",
+        ),
         ("training: {early_stopping_patience: 0}", "input should be greater than or equal to 1"),
         ("lora: {task_type: TOKEN_CLS}", "lora.task_type is TOKEN_CLS but task is SEQ_CLS"),
         ("quantisation: null", "unknown key 'quantisation'. Did you mean 'quantization'?"),

@@ -65,6 +65,7 @@ def build(tiny_llama_dir, tmp_path, rows):
         )
         config = LoraConfig(r=4, lora_dropout=0.3, bias=bias, task_type="SEQ_CLS")
         add_adapter(model, config)
+        lora_plus_ratio = options.pop("lora_plus_ratio", None)
         arguments = TrainingArguments(
             **{
                 "output_dir": str(tmp_path / name),
@@ -83,6 +84,7 @@ def build(tiny_llama_dir, tmp_path, rows):
                 **options,
             }
         )
+        arguments.lora_plus_ratio = lora_plus_ratio
         return (kind or AdapterTrainer)(
             model=model,
             args=arguments,
@@ -140,6 +142,7 @@ def test_a_checkpoint_holds_the_adapter_and_not_the_base(build):
         (5, {"save_strategy": "epoch"}),  # at the end of an epoch
         (7, {"train_sampling_strategy": "group_by_length"}),  # order drawn from the global state
         (7, {"lr_scheduler_type": "cosine", "warmup_steps": 3, "max_steps": 11}),
+        (7, {"lora_plus_ratio": 8.0, "lr_scheduler_type": "cosine"}),
         (7, {"neftune_noise_alpha": 5.0}),
         (5, {"eval_on_start": True, "eval_strategy": "steps", "eval_steps": 3}),
     ],

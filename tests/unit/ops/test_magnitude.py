@@ -1,0 +1,133 @@
+import pytest
+import torch
+from torch import nn
+
+from lorakit.ops import LowRankTerm, low_rank_linear
+from lorakit.ops.magnitude import add_rescaling, row_norms, scaled_rows, squared_row_norms
+from lorakit.ops.quantized import dense
+from lorakit.ops.reference import dora_linear_reference
+from tolerances import GRADIENT_TOLERANCE, TOLERANCE, largest_error
+
+HALF = [torch.float16, torch.bfloat16]
+
+
+def operands(dtype=torch.float64, tokens=7, inside=24, out=10, r=3):
+    torch.manual_seed(0)
+    x = torch.randn(2, tokens, inside, dtype=dtype)
+    W0 = torch.randn(out, inside, dtype=dtype) / inside**0.5
+    A = torch.randn(r, inside, dtype=torch.promote_types(dtype, torch.float32)) / inside**0.5
+    B = torch.randn(out, r, dtype=A.dtype)
+    magnitude = torch.rand(out, dtype=A.dtype) + 0.5
+    bias = torch.randn(out, dtype=dtype)
+    return x, W0, bias, A, B, magnitude
+
+
+def dora(x, W0, bias, A, B, scaling, magnitude):
+    norms = row_norms(W0, squared_row_norms(W0), A.detach(), B.detach(), scaling)
+    v = low_rank_linear(x, W0, None, [LowRankTerm(A, B, scaling)])
+    return scaled_rows(v, magnitude, norms, bias)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, *HALF], ids=str)
+@pytest.mark.parametrize("is_transposed", [False, True])
+def test_norms_are_those_of_the_dense_sum(dtype, is_transposed):
+    _, W0, _, A, B, _ = operands(dtype)
+    given = W0.t().contiguous().t() if is_transposed else W0
+    assert given.is_contiguous() != is_transposed
+    got = row_norms(given, squared_row_norms(given), A, B, 0.7)
+    expected = (W0.double() + 0.7 * B.double() @ A.double()).norm(dim=1)
+    assert got.dtype == torch.promote_types(dtype, torch.float32)
+    assert largest_error(got, expected) <= TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("shape", [(5, 1), (1, 6), (3, 4)])
+def test_norms_of_the_smallest_layers(shape):
+    W0, A, B = torch.randn(shape), torch.randn(1, shape[1]), torch.randn(shape[0], 1)
+    got = row_norms(W0, squared_row_norms(W0), A, B, 2.0)
+    assert largest_error(got, (W0 + 2 * B @ A).norm(dim=1)) <= TOLERANCE[torch.float32]
+
+
+def test_a_row_of_zeros_stays_one():
+    W0 = torch.randn(3, 4)
+    W0[1] = 0
+    A, B, magnitude = torch.randn(2, 4), torch.zeros(3, 2), W0.norm(dim=1)
+    h = dora(torch.randn(5, 4), W0, None, A, B, 1.0, magnitude)
+    assert torch.isfinite(h).all() and not h[:, 1].any()
+
+
+def test_norms_are_taken_in_full_precision_under_autocast():
+    _, W0, _, A, B, _ = operands(torch.float32)
+    expected = row_norms(W0, squared_row_norms(W0), A, B, 0.7)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(row_norms(W0, squared_row_norms(W0), A, B, 0.7), expected)
+
+
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_outputs_and_gradients_are_the_reference_s(with_bias):
+    x, W0, bias, A, B, magnitude = operands()
+    bias = bias if with_bias else None
+    leaves = [t.requires_grad_() for t in (x, A, B, magnitude, *([bias] if with_bias else []))]
+    got = dora(x, W0, bias, A, B, 0.7, magnitude)
+    expected = dora_linear_reference(x, W0, bias, A, B, 0.7, magnitude)
+    assert largest_error(got, expected) <= TOLERANCE[torch.float64]
+    weights = torch.randn_like(got)
+    mine = torch.autograd.grad((got * weights).sum(), leaves)
+    theirs = torch.autograd.grad((expected * weights).sum(), leaves)
+    for one, other in zip(mine, theirs, strict=True):
+        assert largest_error(one, other) <= GRADIENT_TOLERANCE[torch.float64]
+
+
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+def test_gradients_in_half_precision(dtype):
+    x, W0, bias, A, B, magnitude = operands(dtype, tokens=150)  # more than one chunk of the sum
+    leaves = [t.requires_grad_() for t in (x, A, B, magnitude)]
+    got = dora(x, W0, bias, A, B, 0.7, magnitude)
+    assert got.dtype == dtype
+    wide = [t.detach().double().requires_grad_() for t in (x, A, B, magnitude)]
+    expected = dora_linear_reference(
+        wide[0], W0.double(), bias.double(), wide[1], wide[2], 0.7, wide[3]
+    )
+    assert largest_error(got, expected) <= TOLERANCE[dtype]
+    mine = torch.autograd.grad(got.float().square().sum(), leaves)
+    theirs = torch.autograd.grad(expected.square().sum(), wide)
+    for one, other, leaf in zip(mine, theirs, leaves, strict=True):
+        assert one.dtype == leaf.dtype
+        assert largest_error(one, other) <= 2 * GRADIENT_TOLERANCE[dtype]
+
+
+def test_gradcheck_of_both_ops():
+    torch.manual_seed(0)
+    v, h = (torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    magnitude, bias = (torch.randn(4, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    norms = torch.rand(4, dtype=torch.float64) + 0.5
+    assert torch.autograd.gradcheck(
+        lambda *a: scaled_rows(*a[:2], norms, a[2]), (v, magnitude, bias)
+    )
+    assert torch.autograd.gradcheck(lambda *a: add_rescaling(*a, norms), (h, v, magnitude))
+
+
+def test_a_small_step_of_the_magnitude_is_not_rounded_away():
+    v = torch.full((1, 1), 256.0, dtype=torch.bfloat16)
+    norms = torch.ones(1)
+    # 1.003 is 1 in bfloat16; the sum is 256.77, and 256 and 258 are the neighbours.
+    assert scaled_rows(v, torch.tensor([1.003]), norms).item() == 256
+    assert scaled_rows(v, torch.tensor([1.0055]), norms).item() == 258
+
+
+def test_what_a_frozen_magnitude_saves():
+    v = torch.randn(3, 4, requires_grad=True)
+    h = scaled_rows(v, torch.ones(4), torch.ones(4))
+    assert all(t is None or t.shape == (4,) for t in h.grad_fn.saved_tensors)
+
+
+def test_norms_of_a_quantised_weight():
+    pytest.importorskip("bitsandbytes")
+    from lorakit.layers.bitsandbytes_storage import quantized_weight
+    from quantized_models import FOUR, quantized
+
+    layer = quantized(nn.Sequential(nn.Linear(64, 32)), **FOUR)[0]
+    weight = quantized_weight(layer)
+    A, B = torch.randn(2, 64), torch.randn(32, 2)
+    expected = (dense(weight, torch.float32).clone() + 0.5 * B @ A).norm(dim=1)
+    got = row_norms(weight, squared_row_norms(weight), A, B, 0.5)
+    assert largest_error(got, expected) <= TOLERANCE[torch.float32]
