@@ -34,6 +34,11 @@ SETTINGS = {
     "8-bit optimizer": {"training.optim": "adamw_bnb_8bit"},
     "trained head": {"lora.modules_to_save": ["lm_head"]},
     "bfloat16": {"dtype": "bfloat16"},
+    "DoRA": {"lora.use_dora": True},
+    "DoRA with dropout": {"lora.use_dora": True, "lora.lora_dropout": 0.1},
+    "DoRA in 4 bits": {"lora.use_dora": True, "quantization": FOUR_BITS},
+    "LoRA+": {"training.lora_plus_ratio": 16},
+    "LoRA-FA": {"lora.freeze_lora_a": True},
     "smoothed": {"training.label_smoothing_factor": 0.1},
 }
 
