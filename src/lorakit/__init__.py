@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lorakit.adapters import (
         Adapter,
+        combine_adapters,
         hotswap_adapter,
         load_adapter,
         merge_adapters,
@@ -43,6 +44,7 @@ __version__ = "0.1.0"
 _ORIGINS = {
     "lorakit.adapters": (
         "Adapter",
+        "combine_adapters",
         "hotswap_adapter",
         "load_adapter",
         "merge_adapters",
@@ -88,6 +90,7 @@ __all__ = [
     "adapter_names",
     "adapter_rows",
     "add_adapter",
+    "combine_adapters",
     "count_parameters",
     "delete_adapter",
     "disable_adapters",
