@@ -116,6 +116,7 @@ class TestMissing:
         (saved / WEIGHTS_FILE).rename(saved / "adapter_model.bin")
         text = refused(MissingFileError, saved)
         assert "adapter_model.bin is a pickle, which can run code when read" in text
+        assert "lorakit convert --allow-pickle" in text
 
     def test_a_hub_name_offline(self):
         text = refused(MissingFileError, "some-owner/some-adapter")
