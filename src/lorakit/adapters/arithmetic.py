@@ -3,11 +3,13 @@
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.combine import combine
 from lorakit.adapters.rewritten import require_low_rank
 from lorakit.errors import ConfigError
+from lorakit.ops.factored_svd import product_svd
 
 
 @torch.no_grad()
@@ -56,3 +58,25 @@ def summed_adapters(*adapters: Adapter) -> Adapter:
     """
     named = {f"adapter {number}": one for number, one in enumerate(adapters, start=1)}
     return combine(named, dict.fromkeys(named, 1.0), "cat")
+
+
+def relative_distance(adapter: Adapter, other: Adapter) -> float | None:
+    """Return ‖ΔW - ΔW'‖ / ‖ΔW'‖ over all modules of two adapters; None where ΔW' is zero."""
+    difference = whole = 0.0
+    for path in dict.fromkeys((*adapter.factors, *other.factors)):
+        parts = []
+        for one, sign in ((adapter, 1.0), (other, -1.0)):
+            if path in one.factors:
+                A, B = one.factors[path]
+                parts.append((sign * one.config.scaling_for(path), A.double(), B.double()))
+        difference += _squared_norm(parts)
+        whole += _squared_norm([part for part in parts if part[0] < 0])
+    return (difference / whole) ** 0.5 if whole else None
+
+
+def _squared_norm(parts: list[tuple[float, Tensor, Tensor]]) -> float:
+    """Return ‖Σ s B A‖_F², from the singular values of the factors side by side."""
+    if not parts:
+        return 0.0
+    A = torch.cat([s * A for s, A, _ in parts])
+    return product_svd(A, torch.cat([B for _, _, B in parts], dim=1))[1].square().sum().item()
