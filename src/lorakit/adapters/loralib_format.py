@@ -210,11 +210,12 @@ def mark_only_lora_as_trainable(model: nn.Module, bias: Bias = "none") -> None:
     for _, layer in adapted_layers(model):
         for name in layer.active_updates:
             if name in layer.updates:
-                update = layer.updates[name]
-                update.lora_A.requires_grad_(True)  # type: ignore[union-attr,operator]
-                update.lora_B.requires_grad_(True)  # type: ignore[union-attr,operator]
-                if bias != "none" and update.bias is not None:
-                    update.bias.requires_grad_(True)  # type: ignore[union-attr,operator]
+                frozen = (
+                    {"lora_A"} if getattr(state.configs[name], "freeze_lora_a", False) else set()
+                )
+                frozen |= {"bias"} if bias == "none" else set()
+                for own, parameter in layer.updates[name].named_parameters():
+                    parameter.requires_grad_(own not in frozen)
     if bias == "all":
         _train_other_biases(model, state.active)
 
