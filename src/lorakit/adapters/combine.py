@@ -120,7 +120,8 @@ def combine(
       the weighted mean of those that agree with it is taken.
     - "dare_ties": the same, on factors thinned as by "dare_linear".
     - "..._svd": the same four on the updates ΔW_i themselves in place of their factors, brought
-      to rank `rank`; forms one dense matrix for each adapter, one module at a time.
+      to rank `rank` (of large matrices by a randomised SVD); forms one dense matrix for each
+      adapter, one module at a time.
 
     A module that an adapter does not adapt counts as an update of zero. Heads and biases trained
     in full are carried over, from the one adapter that has them.

@@ -54,6 +54,10 @@ def convert(
             "true,false,true."
         ),
     ] = None,
+    embeddings: Annotated[
+        str | None,
+        typer.Option(help="Of a loralib state dict: paths of adapted embeddings, with commas."),
+    ] = None,
     dtype: Annotated[
         Literal["float32", "float16"], typer.Option(help="Of the tensors in a gguf file.")
     ] = "float32",
@@ -70,16 +74,23 @@ def convert(
     cannot express is refused by name.
     """
     is_state_dict = Path(adapter).is_file() and Path(adapter).suffix in _STATE_DICTS
-    if not is_state_dict and (lora_alpha is not None or enable_lora is not None):
+    if is_state_dict and Path(adapter).stem == "adapter_model":
         raise ConfigError(
-            f"--lora-alpha and --enable-lora say what a loralib state dict lacks; got {adapter}, "
-            f"expected a file ending in {', '.join(_STATE_DICTS)}. Leave them out."
+            f"{adapter} is one of an adapter's two files: expected the directory that holds both. "
+            f"Name {Path(adapter).parent}."
+        )
+    if not is_state_dict and (lora_alpha is not None or enable_lora or embeddings):
+        raise ConfigError(
+            "--lora-alpha, --enable-lora and --embeddings say what a loralib state dict lacks; got "
+            f"{adapter}, expected a file ending in {', '.join(_STATE_DICTS)}. Leave them out."
         )
     refuse_output(output, to)
     location = adapter if is_state_dict else pickled_location(adapter, allow_pickle)
     say(f"Reading {location} ...")
     if is_state_dict:
-        loaded = from_state_dict(Path(adapter), lora_alpha, enable_lora, base_model, allow_pickle)
+        loaded = from_state_dict(
+            Path(adapter), lora_alpha, enable_lora, embeddings, base_model, allow_pickle
+        )
     else:
         from lorakit.adapters import Adapter
 
@@ -176,6 +187,7 @@ def from_state_dict(
     file: Path,
     lora_alpha: float | None,
     enable_lora: str | None,
+    embeddings: str | None,
     base_model: str | None,
     allow_pickle: bool,
 ) -> Adapter:
@@ -196,7 +208,12 @@ def from_state_dict(
     given = None if enable_lora is None else parse_parts(enable_lora)
     parts = None if given is None else dict.fromkeys(grouped_paths(tensors), given)
     return from_loralib(
-        tensors, lora_alpha, enable_lora=parts, base_model=base_model, where=str(file)
+        tensors,
+        lora_alpha,
+        enable_lora=parts,
+        embeddings=[path.strip() for path in embeddings.split(",")] if embeddings else (),
+        base_model=base_model,
+        where=str(file),
     )
 
 

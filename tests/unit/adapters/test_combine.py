@@ -109,6 +109,15 @@ def test_a_module_that_one_adapter_lacks_counts_as_zero_and_ranks_are_recorded()
         assert largest_error(made.delta_weight(path), weighted_sum(adapters, weights, path)) < EXACT
 
 
+def test_ranks_that_differ_between_layers_of_one_name_are_recorded_by_whole_paths():
+    adapters = {"both": layered_adapter(layers=2), "one": layered_adapter(layers=1, r=3, seed=5)}
+    made = combine(adapters, {"both": 1.0, "one": 1.0}, "cat")
+    for path, (A, _) in made.factors.items():
+        assert made.config.rank_for(path) == A.shape[0] == (7 if ".0." in path else 4)
+        assert made.config.scaling_for(path) == 1
+    assert made.config.rank_for("other." + next(iter(made.factors))) == made.config.r
+
+
 def test_a_sum_of_ranks_beyond_the_matrix_is_kept_exactly_in_fewer():
     adapters = {name: layered_adapter(r=4, width=6, seed=n) for n, name in enumerate("ab")}
     made = combine(adapters, {"a": 1, "b": 1}, "cat")

@@ -111,6 +111,15 @@ def test_parts_of_a_merged_matrix(cli, tmp_path):
     same_updates(Adapter.load(tmp_path / "out"), expected)
 
 
+def test_embeddings_of_a_state_dict_are_named(cli, tmp_path):
+    torch.save({"e.lora_A": torch.ones(2, 9), "e.lora_B": torch.ones(4, 2)}, tmp_path / "lora.pt")
+    words = ("convert", tmp_path / "lora.pt", tmp_path / "out", "--lora-alpha", 1, "--allow-pickle")
+    result = cli(*words, "--embeddings", "e,f")
+    assert result.exit_code == 2 and "there is no f" in result.stderr
+    assert cli(*words, "--embeddings", "e").exit_code == 0
+    assert Adapter.load(tmp_path / "out").embeddings == {"e"}
+
+
 def test_a_pickle_is_read_on_request_alone(cli, adapter_dir, tmp_path):
     expected = Adapter.load(adapter_dir)
     weights = adapter_dir / "adapter_model.safetensors"
@@ -132,6 +141,7 @@ def test_what_does_not_go_is_refused_and_nothing_is_written(cli, adapter_dir, cl
         ((adapter_dir, output, "--to", "onnx"), "'peft', 'portable', 'gguf', 'loralib'"),
         ((adapter_dir, output, "--lora-alpha", 2), "what a loralib state dict lacks"),
         ((adapter_dir, output, "--to", "loralib"), "Unknown kind of state dict"),
+        ((adapter_dir / "adapter_model.safetensors", output), f"Name {adapter_dir}."),
         ((cls_run, output, "--to", "portable"), "weights trained in full"),
         ((tmp_path.parent, output), "No adapter in"),
         ((adapter_dir, adapter_dir), "it holds files already"),
