@@ -1,4 +1,4 @@
-"""Adapters as values and as files, and merging them into a model's weights."""
+"""Adapters as values and as files, operations on them, and merging them into a model's weights."""
 
 from lorakit.adapters.adapter import (
     Adapter,
@@ -7,23 +7,56 @@ from lorakit.adapters.adapter import (
     load_adapter_state_dict,
     save_adapter,
 )
+from lorakit.adapters.arithmetic import negated_adapter, scaled_adapter, summed_adapters
+from lorakit.adapters.combine import CombinationMethod, combine, combine_adapters
+from lorakit.adapters.extract import Extraction, extract, extract_adapter
+from lorakit.adapters.gguf_format import save_gguf
 from lorakit.adapters.hotswap import hotswap_adapter
+from lorakit.adapters.loralib_format import (
+    from_loralib,
+    lora_state_dict,
+    mark_only_lora_as_trainable,
+    to_loralib,
+)
 from lorakit.adapters.merge import (
     Merge,
     merge_adapters,
     merge_and_unload,
     unmerge_adapters,
 )
+from lorakit.adapters.portable import portable_adapter
+from lorakit.adapters.resize import Resize, resize_adapter
+from lorakit.adapters.several import adapters_in, load_adapters, save_adapters
 
 __all__ = [
     "Adapter",
+    "CombinationMethod",
+    "Extraction",
     "Merge",
+    "Resize",
     "adapter_state_dict",
+    "adapters_in",
+    "combine",
+    "combine_adapters",
+    "extract",
+    "extract_adapter",
+    "from_loralib",
     "hotswap_adapter",
     "load_adapter",
     "load_adapter_state_dict",
+    "load_adapters",
+    "lora_state_dict",
+    "mark_only_lora_as_trainable",
     "merge_adapters",
     "merge_and_unload",
+    "negated_adapter",
+    "portable_adapter",
+    "resize_adapter",
     "save_adapter",
+    "save_adapters",
+    "save_gguf",
+    "scaled_adapter",
+    "summed_adapters",
+    "to_loralib",
     "unmerge_adapters",
 ]

@@ -50,18 +50,20 @@ class Adapter:
     magnitudes: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
+    def load(cls, path: str | Path, *, allow_pickle: bool = False) -> Self:
         """Read an adapter from a directory in PEFT's layout, or from the hub.
 
         Args:
             path: Directory with adapter_config.json and adapter_model.safetensors, or a hub id.
+            allow_pickle: Whether adapter_model.bin may be read where there are no safetensors; of
+                tensors alone (`weights_only`).
 
         Raises:
             MissingFileError: There is no such directory, or it holds no adapter.
             AdapterFileError: A file is damaged, uses a feature lorakit does not have, or its
                 tensors and configuration contradict each other.
         """
-        values, tensors, where = read_adapter_files(path)
+        values, tensors, where = read_adapter_files(path, allow_pickle=allow_pickle)
         config = config_from_peft(values, where)
         keys = parse_keys(tensors, where, config.modules_to_save)
         for module_path, (A, B) in keys.factors.items():
@@ -181,7 +183,12 @@ def save_adapter(model: nn.Module, path: str | Path, name: str = "default") -> l
 
 
 def load_adapter(
-    model: nn.Module, path: str | Path, name: str | None = None, *, trainable: bool = False
+    model: nn.Module,
+    path: str | Path,
+    name: str | None = None,
+    *,
+    trainable: bool = False,
+    allow_pickle: bool = False,
 ) -> Injection:
     """Read an adapter, put it into a model and make it the one that acts.
 
@@ -190,6 +197,7 @@ def load_adapter(
         path: Directory in PEFT's layout, or a hub id.
         name: None takes "default", or the directory's name where that is taken.
         trainable: Whether its parameters require gradients.
+        allow_pickle: As in `Adapter.load`.
 
     Returns: What matched.
 
@@ -199,7 +207,7 @@ def load_adapter(
         AdapterMismatchError: The adapter was made for another base.
         AdapterNameError: The name is taken or malformed.
     """
-    adapter = Adapter.load(path)
+    adapter = Adapter.load(path, allow_pickle=allow_pickle)
     if name is None:
         name = Path(path).name if "default" in adapter_names(model) else "default"
     return add_adapter(model, adapter, name, trainable=trainable)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lorakit.adapters import Adapter
 from lorakit.errors import AdapterFileError, ConfigError
+from lorakit.ops.factored_svd import product_svd
 
 _ZERO = 1e-6
 """Singular values below this share of the largest are rounding of float32 factors."""
@@ -114,29 +115,6 @@ def update_svds(adapter: Adapter) -> list[UpdateSvd]:
         is_embedding = path in adapter.embeddings
         made.append(UpdateSvd(path, A.shape[0], left, singular_values, right, is_embedding))
     return made
-
-
-@torch.no_grad()
-def product_svd(A: Tensor, B: Tensor, scaling: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the thin singular value decomposition of s B A without forming the product.
-
-    With B = Q_B R_B and Aᵀ = Q_A R_A, s B A = Q_B (s R_B R_Aᵀ) Q_Aᵀ: the singular values are those
-    of the (r, r) core, and its singular vectors turn the two orthonormal bases into those of ΔW.
-
-    Args:
-        A: (r, in), any floating point type.
-        B: (out, r).
-        scaling: Dimensionless factor s.
-
-    Returns: left (out, k), singular values (k,) in descending order, right (k, in), all float64;
-        k = min(r, out, in).
-
-    Memory: three matrices as large as the factors, never one of (out, in).
-    """
-    q_b, r_b = torch.linalg.qr(B.double())
-    q_a, r_a = torch.linalg.qr(A.double().T)
-    u, singular_values, vh = torch.linalg.svd(scaling * (r_b @ r_a.T), full_matrices=False)
-    return q_b @ u, singular_values, vh @ q_a.T
 
 
 def effective_rank(singular_values: Tensor) -> float:

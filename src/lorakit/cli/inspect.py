@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,7 +22,6 @@ from lorakit.cli.console import (
 )
 from lorakit.cli.inspect_quantization import inspect_quantization
 from lorakit.cli.paths import adapter_location
-from lorakit.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,6 +42,7 @@ class Update:
         r: Its rank.
         scaling: The factor s.
         norm: The Frobenius norm of s B A.
+        effective_rank: exp(entropy) of its singular values; None where numbers are not finite.
         is_zero: Whether every number of B (or of A) is zero.
         is_finite: Whether no number is NaN or infinite.
     """
@@ -53,6 +53,7 @@ class Update:
     r: int
     scaling: float
     norm: float
+    effective_rank: float | None
     is_zero: bool
     is_finite: bool
 
@@ -79,12 +80,14 @@ def inspect(
         ),
     ] = False,
     plot: Annotated[
-        Path | None, typer.Option(help="With --quantization: draw it into this PNG file.")
+        Path | None,
+        typer.Option(
+            help="Draw effective ranks and norms, layer by layer, into this PNG file; with "
+            "--quantization its errors."
+        ),
     ] = None,
 ) -> None:
     """Show what an adapter is made of, or what quantising its base would cost."""
-    if plot is not None and not quantization:
-        raise ConfigError("--plot draws what --quantization measures. Give both.")
     if quantization:
         inspect_quantization(adapter, modules, plot)
         return
@@ -97,6 +100,10 @@ def inspect(
     pairs(summary(loaded, location))
     heading(f"{len(updates)} adapted modules")
     table(*(module_rows(updates) if modules else kind_rows(updates)))
+    if len(updates) > 1 and not modules and any(update.norm for update in updates):
+        largest = largest_updates(updates)
+        heading(f"The {len(largest)} largest updates")
+        table(*largest_rows(largest, updates))
     if loaded.replaced:
         heading("Trained in full")
         rows = [
@@ -108,12 +115,27 @@ def inspect(
         say(f"\nWarning: {warning}", style="yellow")
     name = quoted(adapter)
     closing(
-        [],
+        [] if plot is None else [draw(loaded, plot, name=adapter)],
         {
             f"lorakit generate {name}": "tries it on texts from stdin",
             f"lorakit merge {name} {merged_name(adapter)}": "writes an ordinary checkpoint",
         },
     )
+
+
+def draw(adapter: Adapter, plot: Path, name: str) -> Path:
+    """Draw effective rank and norm of every update, kinds by layers.
+
+    Raises:
+        AdapterFileError: The factors are not finite.
+    """
+    from lorakit.analysis import AdapterAnalysis, update_svds
+    from lorakit.analysis.spectrum_plots import plot_layers
+
+    svds = tuple(update_svds(adapter))
+    plot.parent.mkdir(parents=True, exist_ok=True)
+    plot_layers(AdapterAnalysis(name, adapter, 0.9, svds, ()), plot)
+    return plot
 
 
 def summary(adapter: Adapter, location: str | Path) -> dict[str, Any]:
@@ -143,8 +165,12 @@ def setting_text(value: Any) -> str:
 
 def measure(adapter: Adapter, path: str) -> Update:
     """Measure the update of one module, without multiplying it out."""
+    from lorakit.analysis import effective_rank
+    from lorakit.ops.factored_svd import product_svd
+
     a, b = adapter.factors[path]
     scaling = adapter.config.scaling_for(path)
+    is_finite = bool(a.isfinite().all() and b.isfinite().all())
     return Update(
         path=path,
         in_features=a.shape[1],
@@ -152,8 +178,9 @@ def measure(adapter: Adapter, path: str) -> Update:
         r=a.shape[0],
         scaling=scaling,
         norm=scaling * product_norm(a, b),
+        effective_rank=effective_rank(product_svd(a, b)[1]) if is_finite else None,
         is_zero=not (a.any() and b.any()),
-        is_finite=bool(a.isfinite().all() and b.isfinite().all()),
+        is_finite=is_finite,
     )
 
 
@@ -171,33 +198,52 @@ def product_norm(a: Tensor, b: Tensor) -> float:
 def module_rows(updates: Iterable[Update]) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
     """Return headings and one row for each module."""
     rows = [
-        (u.path, u.in_features, u.out_features, u.r, number_text(u.scaling), number_text(u.norm))
+        (
+            *(u.path, u.in_features, u.out_features, u.r, number_text(u.scaling)),
+            *(number_text(u.norm), rank_text([u])),
+        )
         for u in updates
     ]
-    return ("module", "in", "out", "r", "scaling", "norm of update"), rows
+    return ("module", "in", "out", "r", "scaling", "norm of update", "effective rank"), rows
 
 
 def kind_rows(updates: Iterable[Update]) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
     """Return headings and one row for all modules of the same name, shape, rank and scaling."""
-    kinds: dict[tuple[str, int, int, int, float], list[float]] = {}
+    kinds: dict[tuple[str, int, int, int, float], list[Update]] = {}
     for update in updates:
-        kinds.setdefault(update.kind, []).append(update.norm)
-    rows = [
-        (
-            last,
-            len(norms),
-            in_features,
-            out_features,
-            r,
-            number_text(scaling),
-            number_text(min(norms)),
-            number_text(sum(norms) / len(norms)),
-            number_text(max(norms)),
-        )
-        for (last, in_features, out_features, r, scaling), norms in kinds.items()
-    ]
+        kinds.setdefault(update.kind, []).append(update)
+    rows = []
+    for (last, in_features, out_features, r, scaling), alike in kinds.items():
+        norms = [update.norm for update in alike]
+        sizes = (in_features, out_features, r, number_text(scaling))
+        spread = (min(norms), sum(norms) / len(norms), max(norms))
+        rows.append((last, len(norms), *sizes, *map(number_text, spread), rank_text(alike)))
     headings = ("modules", "count", "in", "out", "r", "scaling", "norm: min", "mean", "max")
-    return headings, rows
+    return (*headings, "effective rank"), rows
+
+
+def rank_text(updates: Sequence[Update]) -> str:
+    """Return the mean effective rank of updates with one decimal; empty if none is known."""
+    known = [u.effective_rank for u in updates if u.effective_rank is not None]
+    return f"{sum(known) / len(known):.1f}" if known else ""
+
+
+def largest_updates(updates: Sequence[Update], most: int = 5) -> list[Update]:
+    """Return the updates of the largest norms, in descending order."""
+    finite = [update for update in updates if update.is_finite and update.norm]
+    return sorted(finite, key=lambda update: -update.norm)[:most]
+
+
+def largest_rows(
+    largest: Sequence[Update], updates: Sequence[Update]
+) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+    """Return headings and a row for each of the largest updates."""
+    whole = sum(update.norm**2 for update in updates if update.is_finite)
+    rows = [
+        (u.path, number_text(u.norm), f"{100 * u.norm**2 / whole:.1f}%", rank_text([u]))
+        for u in largest
+    ]
+    return ("module", "norm", "of Σ‖ΔW‖²", "effective rank"), rows
 
 
 def warnings(updates: list[Update], replaced: Iterable[Tensor]) -> list[str]:

@@ -14,8 +14,11 @@ from typer.core import TyperGroup
 
 from lorakit import __version__
 from lorakit.cli.analyze import analyze
+from lorakit.cli.combine import combine
 from lorakit.cli.console import INTERRUPTED, complain
+from lorakit.cli.convert import convert
 from lorakit.cli.evaluate import evaluate
+from lorakit.cli.extract import extract
 from lorakit.cli.generate import generate
 from lorakit.cli.init import init
 from lorakit.cli.inspect import inspect
@@ -150,6 +153,7 @@ def lorakit(
 COMMANDS = (
     *(quickstart, init, plan, train, tune, study),
     *(evaluate, generate, merge, inspect, analyze),
+    *(combine, extract, convert),
 )
 for command in COMMANDS:
     app.command(help=(getdoc(command) or "").partition("\n\nRaises:")[0])(command)

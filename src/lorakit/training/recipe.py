@@ -133,7 +133,7 @@ class Recipe(StrictConfig):
         values = yaml_text.read_mapping(path)
         where = str(path)
         if overrides:
-            _apply(overrides, values)
+            apply_overrides(overrides, values)
             where += f" with {' '.join(overrides)}"
         return cls.check(values, where)
 
@@ -221,7 +221,7 @@ def _require_file(path: Path) -> None:
         raise MissingFileError(f"No recipe {path}: there is no such file.{hint}")
 
 
-def _apply(overrides: Sequence[str], values: dict[str, Any]) -> None:
+def apply_overrides(overrides: Sequence[str], values: dict[str, Any]) -> None:
     """Write dotted overrides into a mapping.
 
     Raises:

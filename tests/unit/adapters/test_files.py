@@ -116,6 +116,7 @@ class TestMissing:
         (saved / WEIGHTS_FILE).rename(saved / "adapter_model.bin")
         text = refused(MissingFileError, saved)
         assert "adapter_model.bin is a pickle, which can run code when read" in text
+        assert "lorakit convert --allow-pickle" in text
 
     def test_a_hub_name_offline(self):
         text = refused(MissingFileError, "some-owner/some-adapter")
@@ -232,3 +233,49 @@ def test_an_error_in_the_middle_of_a_save_leaves_nothing(
         assert torch.equal(read_adapter_files(target)[1]["b"], tensors()["b"])
     else:
         assert list(Path(tmp_path).iterdir()) == []
+
+
+class Touched:
+    """A pickle of it makes a file when it is read."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+class TestPickles:
+    @pytest.fixture
+    def pickled(self, tmp_path):
+        folder = tmp_path / "pickled"
+        write_adapter_files(folder, VALUES, tensors())
+        (folder / WEIGHTS_FILE).unlink()
+        torch.save(tensors(), folder / "adapter_model.bin")
+        return folder
+
+    def test_they_are_read_where_that_is_allowed(self, pickled):
+        _, read, _ = read_adapter_files(pickled, allow_pickle=True)
+        assert read.keys() == tensors().keys()
+        assert all(torch.equal(tensor, tensors()[key]) for key, tensor in read.items())
+        assert "--allow-pickle" in refused(MissingFileError, pickled)
+
+    def test_safetensors_come_first(self, pickled):
+        write_adapter_files(pickled, VALUES, tensors())
+        (pickled / "adapter_model.bin").write_bytes(b"damaged")
+        read_adapter_files(pickled, allow_pickle=True)
+
+    def test_code_in_them_is_not_run(self, pickled, tmp_path):
+        trace = tmp_path / "trace"
+        torch.save({"x": Touched(trace)}, pickled / "adapter_model.bin")
+        with pytest.raises(AdapterFileError, match="expected a pickle of tensors and nothing else"):
+            read_adapter_files(pickled, allow_pickle=True)
+        assert not trace.exists()
+
+    def test_other_things_in_them_are_refused(self, pickled):
+        torch.save({"x": 1}, pickled / "adapter_model.bin")
+        with pytest.raises(AdapterFileError, match="expected tensors by name"):
+            read_adapter_files(pickled, allow_pickle=True)
+        (pickled / "adapter_model.bin").write_bytes(b"damaged")
+        with pytest.raises(AdapterFileError, match=r"Cannot read .*expected a pickle"):
+            read_adapter_files(pickled, allow_pickle=True)

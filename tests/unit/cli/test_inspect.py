@@ -72,6 +72,40 @@ def test_one_row_for_every_module_on_request(adapter_dir):
     assert result.stdout.count("_proj ") == 4
 
 
+def test_effective_ranks_and_the_largest_updates(adapter_dir):
+    adapter = Adapter.load(adapter_dir)
+    path = "model.layers.1.self_attn.q_proj"
+    deltas = {p: adapter.delta_weight(p).double() for p in adapter.factors}
+    shares = torch.linalg.svdvals(deltas[path])
+    shares = shares[:4] / shares[:4].sum()
+    expected = torch.exp(-(shares * shares.log()).sum()).item()
+    assert measure(adapter, path).effective_rank == pytest.approx(expected, rel=1e-6)
+    lines = [" ".join(line.split()) for line in inspect(adapter_dir).stdout.splitlines()]
+    start = lines.index("The 4 largest updates")
+    rows = [line.split() for line in lines[start:] if line.startswith("model.")]
+    largest = sorted(deltas, key=lambda p: -deltas[p].norm())
+    assert [row[0] for row in rows] == largest
+    whole = sum(delta.norm() ** 2 for delta in deltas.values())
+    share = 100 * deltas[largest[0]].norm() ** 2 / whole
+    assert rows[0][2] == f"{share:.1f}%"
+    row = next(row for row in rows if row[0] == path)
+    assert row[3] == f"{expected:.1f}"
+
+
+def test_the_layers_are_drawn_on_request(adapter_dir, tmp_path):
+    result = inspect(adapter_dir, "--plot", tmp_path / "new" / "layers.png")
+    assert result.exit_code == 0, result.stderr
+    assert (tmp_path / "new/layers.png").read_bytes().startswith(b"\x89PNG")
+    assert f"{tmp_path}/new/layers.png (" in " ".join(result.stdout.split())
+
+
+def test_what_is_not_finite_cannot_be_drawn(adapter_dir, tmp_path):
+    change(adapter_dir, lambda key, tensor: tensor * float("nan"))
+    result = inspect(adapter_dir, "--plot", tmp_path / "layers.png")
+    assert result.exit_code == 2 and "Cannot decompose the updates" in result.stderr
+    assert not (tmp_path / "layers.png").exists()
+
+
 def test_an_adapter_that_was_never_trained_is_called_so(adapter_dir):
     change(adapter_dir, lambda key, tensor: tensor * (0 if "lora_B" in key else 1))
     result = inspect(adapter_dir)
@@ -143,11 +177,6 @@ def test_quantization_of_an_adapter_is_that_of_its_base(adapter_dir, tiny_llama_
     assert result.exit_code == 0, result.stderr
     assert f"each linear layer of {tiny_llama_dir}" in result.stdout
     assert "layers.1.mlp.down_proj" in result.stdout
-
-
-def test_a_plot_needs_what_it_draws(adapter_dir, tmp_path):
-    result = inspect(adapter_dir, "--plot", tmp_path / "error.png")
-    assert result.exit_code == 2 and "Give both" in result.stderr
 
 
 def test_quantization_of_nothing_is_explained(tmp_path):

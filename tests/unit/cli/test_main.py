@@ -37,12 +37,19 @@ def test_no_command_prints_the_help_and_succeeds():
         "merge",
         "inspect",
         "analyze",
+        "combine",
+        "extract",
+        "convert",
     ):
         assert f"\n  {name}" in result.stdout
 
 
 @pytest.mark.parametrize(
-    "name", ["quickstart", "init", "train", "generate", "merge", "inspect", "analyze"]
+    "name",
+    [
+        *("quickstart", "init", "train", "generate", "merge", "inspect", "analyze"),
+        *("combine", "extract", "convert"),
+    ],
 )
 def test_the_help_of_a_command_keeps_internals_to_itself(name):
     result = runner.invoke(app, [name, "--help"])

@@ -1,0 +1,76 @@
+"""What adapters have to agree on before they can be combined."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lorakit.adapters.adapter import Adapter
+from lorakit.adapters.rewritten import named_targets
+from lorakit.config import LoraConfig
+
+_SELECTION = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
+
+
+def common_base(adapters: Mapping[str, Adapter], problems: list[str]) -> str | None:
+    """Return the base that the adapters record; two names that differ are a problem."""
+    recorded = {name: one.base_model for name, one in adapters.items() if one.base_model}
+    if len({_normal(base) for base in recorded.values()}) > 1:
+        text = ", ".join(f"{base!r} in {name}" for name, base in recorded.items())
+        problems.append(
+            f"their base is {text}; if these are the same, give its name (base_model, or "
+            "--base-model on the command line)."
+        )
+    return next(iter(recorded.values()), None)
+
+
+def _normal(base: str) -> str:
+    return str(Path(base).resolve()) if Path(base).is_dir() else base
+
+
+def shared_tensors(
+    adapters: Mapping[str, Adapter], part: str, problems: list[str]
+) -> dict[str, Tensor]:
+    """Return the heads, biases or repeated base weights of all; two that differ are a problem."""
+    found: dict[str, tuple[str, Tensor]] = {}
+    for name, adapter in adapters.items():
+        for key, tensor in getattr(adapter, part).items():
+            first, earlier = found.setdefault(key, (name, tensor))
+            if earlier.shape != tensor.shape or not torch.equal(earlier, tensor):
+                problems.append(
+                    f"{key} differs between {first} and {name}, and a tensor that is trained in "
+                    "full cannot be added up."
+                    if part == "replaced"
+                    else f"the base's {key}.weight differs between {first} and {name}."
+                )
+    return {key: tensor for key, (_, tensor) in found.items()}
+
+
+def common_settings(
+    adapters: Mapping[str, Adapter], paths: Sequence[str], problems: list[str]
+) -> LoraConfig:
+    """Return the first adapter's settings, made to select the modules of all of them."""
+    configs = {name: one.config for name, one in adapters.items()}
+    first = next(iter(configs.values()))
+    if len({config.bias for config in configs.values()}) > 1:
+        text = ", ".join(f"{config.bias!r} in {name}" for name, config in configs.items())
+        problems.append(f"bias is {text}; expected one setting.")
+    tasks = {name: config.task_type for name, config in configs.items() if config.task_type}
+    if len(set(tasks.values())) > 1:
+        text = ", ".join(f"{task} in {name}" for name, task in tasks.items())
+        problems.append(f"their task is {text}; expected one.")
+    heads = dict.fromkeys(name for config in configs.values() for name in config.modules_to_save)
+    update = {
+        "modules_to_save": tuple(heads),
+        "task_type": next(iter(tasks.values()), None),
+        "fan_in_fan_out": any(config.fan_in_fan_out for config in configs.values()),
+    }
+    selections = [[getattr(config, key) for key in _SELECTION] for config in configs.values()]
+    if any(selection != selections[0] for selection in selections):
+        regexes = [c for c in configs.values() if isinstance(c.target_modules, str)]
+        update |= dict.fromkeys(_SELECTION)
+        update["target_modules"] = named_targets(
+            dict.fromkeys(paths), regexes[0] if regexes else first
+        )
+    return first.model_copy(update=update)

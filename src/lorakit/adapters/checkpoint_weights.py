@@ -1,0 +1,160 @@
+"""The weights of a model or of a checkpoint directory, read one at a time."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from lorakit.adapters.files import fetch_from_hub, is_hub_id
+from lorakit.errors import (
+    AdapterFileError,
+    AdapterStateError,
+    ConfigError,
+    MissingFileError,
+    QuantizationError,
+)
+from lorakit.injection.state import base_modules, state_of
+from lorakit.layers.bitsandbytes_storage import bits_of
+
+_INDEX, _SINGLE, _CONFIG = "model.safetensors.index.json", "model.safetensors", "config.json"
+
+
+class CheckpointWeights:
+    """Tensors by their name in a model, whether that has the prefix of its base model or not.
+
+    Attributes:
+        where: What to call the origin.
+    """
+
+    def __init__(self, source: str | Path | nn.Module) -> None:
+        """Open a checkpoint directory, a hub repository or a model.
+
+        Raises:
+            MissingFileError: There is no checkpoint in safetensors.
+            AdapterStateError: The model carries adapters.
+            QuantizationError: The model is quantised.
+        """
+        self._tensors: dict[str, Tensor] = {}
+        self._files: dict[str, Path] = {}
+        self.directory: Path | None = None
+        if isinstance(source, nn.Module):
+            self.where = f"this {type(source).__name__}"
+            self.recorded = getattr(source, "name_or_path", None) or None
+            _require_plain(source)
+            self._tensors = source.state_dict()
+        else:
+            self.where = self.recorded = str(source)
+            self.directory = _directory(source)
+            self._files = _files(self.directory)
+
+    def names(self) -> Iterator[str]:
+        """Yield the names as they are stored."""
+        yield from self._tensors or self._files
+
+    def stored_name(self, name: str, prefix: str) -> str | None:
+        """Return under which name a tensor is stored, or None where it is not.
+
+        Args:
+            name: In a model.
+            prefix: Of the base model in that model, such as "transformer"; checkpoints are written
+                with it and without.
+        """
+        known = self._tensors or self._files
+        candidates = (name, f"{prefix}.{name}", name.removeprefix(f"{prefix}."))
+        return next((candidate for candidate in candidates if candidate in known), None)
+
+    def read(self, stored_name: str) -> Tensor:
+        """Return one tensor, on the CPU and in its own dtype.
+
+        Raises:
+            AdapterFileError: The file is damaged.
+        """
+        if self._tensors:
+            return self._tensors[stored_name].detach().cpu()
+        file = self._files[stored_name]
+        try:
+            with safe_open(file, framework="pt") as opened:
+                return opened.get_tensor(stored_name)
+        except (SafetensorError, OSError) as error:
+            raise AdapterFileError(
+                f"Cannot read {stored_name} in {file}: {error}; expected a complete safetensors "
+                "file. Save or fetch the checkpoint again."
+            ) from None
+
+    def skeleton(self) -> Any:
+        """Return the checkpoint's model on the meta device, without its numbers.
+
+        Raises:
+            MissingFileError: There is no config.json.
+            ConfigError: It does not say of which class of transformers the model is.
+        """
+        import transformers
+
+        directory = self.directory or Path()
+        if not (directory / _CONFIG).is_file():
+            raise MissingFileError(
+                f"No {_CONFIG} in {directory}, expected a checkpoint of transformers. Name the "
+                "directory that holds it."
+            )
+        config = transformers.AutoConfig.from_pretrained(directory)
+        name = next(iter(config.architectures or ()), None)
+        model_class = getattr(transformers, name or "", None)
+        if model_class is None:
+            raise ConfigError(
+                f"Unknown model class in {directory / _CONFIG}: got architectures="
+                f"{config.architectures!r}, expected one of transformers'. Load the model yourself "
+                "and pass it in place of its directory."
+            )
+        with torch.device("meta"):
+            return model_class(config)
+
+
+def _require_plain(model: nn.Module) -> None:
+    if state_of(model) is not None:
+        raise AdapterStateError(
+            f"Cannot read the weights of this {type(model).__name__}: it carries adapters, "
+            "expected plain weights. Call merge_and_unload or unload first."
+        )
+    quantized = [path for path, module in base_modules(model) if bits_of(module)]
+    if quantized:
+        raise QuantizationError(
+            f"Cannot read the weights of this {type(model).__name__}: {quantized[0]} is quantised, "
+            "expected dense weights. Load it without quantisation."
+        )
+
+
+def _directory(source: str | Path) -> Path:
+    if is_hub_id(source):
+        return fetch_from_hub(str(source), (_CONFIG, _INDEX, "*.safetensors"))
+    directory = Path(source)
+    if not directory.is_dir():
+        raise MissingFileError(
+            f"There is no checkpoint directory {directory}, expected one with {_SINGLE}. Check the "
+            "path."
+        )
+    return directory
+
+
+def _files(directory: Path) -> dict[str, Path]:
+    """Return the file of each tensor by name."""
+    if (directory / _INDEX).is_file():
+        index = json.loads((directory / _INDEX).read_text(encoding="utf-8"))
+        return {name: directory / file for name, file in index["weight_map"].items()}
+    single = directory / _SINGLE
+    if not single.is_file():
+        raise MissingFileError(
+            f"No {_SINGLE} and no {_INDEX} in {directory}, expected a checkpoint in safetensors. "
+            "Save the model with save_pretrained."
+        )
+    try:
+        with safe_open(single, framework="pt") as opened:
+            return dict.fromkeys(opened.keys(), single)
+    except (SafetensorError, OSError) as error:
+        raise AdapterFileError(
+            f"Cannot read {single}: {error}; expected a complete safetensors file. Save or fetch "
+            "the checkpoint again."
+        ) from None

@@ -1,0 +1,272 @@
+"""State dicts of Microsoft's loralib, both ways: `<module>.lora_A`, `<module>.lora_B`.
+
+They hold no configuration: alpha, and which parts of a merged matrix are adapted, are in the code
+that built the model, and have to be given.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from lorakit.adapters.adapter import Adapter, view_of
+from lorakit.adapters.rewritten import require_low_rank, with_ranks
+from lorakit.config import LoraConfig
+from lorakit.errors import AdapterFileError, ConfigError
+from lorakit.injection.activation import adapter_names
+from lorakit.injection.state import adapted_layers, base_modules, require_state
+
+Bias = Literal["none", "all", "lora_only"]
+EnableLora = Sequence[bool] | Mapping[str, Sequence[bool]]
+
+_A, _B = ".lora_A", ".lora_B"
+
+
+@torch.no_grad()
+def to_loralib(adapter: Adapter) -> dict[str, Tensor]:
+    """Return an adapter's tensors under loralib's names.
+
+    The layers that load them have to be built with the rank of each module and its lora_alpha.
+    loralib scales by lora_alpha / r alone, so with rsLoRA lora_B is multiplied by sqrt(r).
+
+    Raises:
+        AdapterFileError: The adapter is more than s B A, or not finite.
+    """
+    require_low_rank(adapter, "convert", "the adapter")
+    tensors = {}
+    for path, (A, B) in adapter.factors.items():
+        plain = adapter.config.alpha_for(path) / A.shape[0]
+        ratio = adapter.config.scaling_for(path) / plain
+        tensors[path + _A] = A
+        tensors[path + _B] = B if ratio == 1 else B * ratio
+    return tensors | dict(adapter.replaced)
+
+
+@torch.no_grad()
+def from_loralib(
+    tensors: Mapping[str, Tensor],
+    lora_alpha: float,
+    *,
+    enable_lora: EnableLora | None = None,
+    embeddings: Sequence[str] = (),
+    base_model: str | None = None,
+    where: str = "the state dict",
+) -> Adapter:
+    """Return the adapter that a loralib state dict holds.
+
+    A `MergedLinear` of n adapted parts is a grouped product; it becomes an ordinary update of
+    rank r·n whose lora_B is zero outside of the blocks, with the same product.
+
+    Args:
+        tensors: `lora_state_dict(model)`, or a whole state dict; weights of the base are left out.
+        lora_alpha: What the layers were built with; loralib's default is 1.
+        enable_lora: Of `MergedLinear`s: for all of them, or by module path.
+        embeddings: Paths of adapted embeddings; needed where the base's weights are not there to
+            tell, or are square.
+        base_model: Hub id or directory of the base, to be recorded.
+        where: What to call the origin in an error.
+
+    Raises:
+        ConfigError: lora_alpha is not above 0.
+        AdapterFileError: A factor lacks its partner, does not fit it, or belongs to a layer that
+            lorakit cannot adapt; names every problem's first.
+
+    Source: microsoft/LoRA, loralib/layers.py.
+    """
+    if isinstance(lora_alpha, bool) or not 0 < lora_alpha < float("inf"):
+        raise ConfigError(
+            f"Cannot read {where}: got lora_alpha={lora_alpha!r}, expected a number above 0. Give "
+            "what the layers were built with (loralib's default is 1)."
+        )
+    paths = [key.removesuffix(_A) for key in tensors if key.endswith(_A)]
+    problems = [
+        f"{key} has no partner {key.removesuffix(_B) + _A}"
+        for key in tensors
+        if key.endswith(_B) and key.removesuffix(_B) not in paths
+    ]
+    factors: dict[str, tuple[Tensor, Tensor]] = {}
+    alphas: dict[str, float] = {}
+    found_embeddings = set()
+    for path in paths:
+        A, B = tensors[path + _A], tensors.get(path + _B)
+        problem = _problem(path, A, B, tensors)
+        if problem or B is None:
+            problems.append(problem)
+            continue
+        parts = _parts(path, enable_lora)
+        if parts is None and A.shape[0] != B.shape[1]:
+            problems.append(
+                f"{path} is a MergedLinear ({path}.lora_A {tuple(A.shape)}, {path}.lora_B "
+                f"{tuple(B.shape)}); say which of its parts are adapted (enable_lora)"
+            )
+        elif parts is not None and not _is_grouped(A, B, parts):
+            problems.append(
+                f"{path} has lora_A {tuple(A.shape)} and lora_B {tuple(B.shape)}, which do not fit "
+                f"enable_lora={list(parts)}"
+            )
+        else:
+            groups = sum(parts) if parts is not None else 1
+            factors[path] = (A, B if parts is None else _ungrouped(B, parts))
+            alphas[path] = lora_alpha * groups  # alpha / r of one group
+            if path in embeddings or _is_embedding(A, B, tensors.get(f"{path}.weight")):
+                found_embeddings.add(path)
+    problems += [
+        f"there is no {path}, which embeddings names" for path in embeddings if path not in paths
+    ]
+    if not paths and not problems:
+        problems.append("it has no key that ends in .lora_A")
+    if problems:
+        more = f" ({len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise AdapterFileError(
+            f"Cannot read {where} as a loralib state dict: {problems[0]}{more}. Expected "
+            "<module>.lora_A (r, in) and <module>.lora_B (out, r)."
+        )
+    replaced = _biases(tensors, factors)
+    ranks = {path: A.shape[0] for path, (A, _) in factors.items()}
+    config = LoraConfig(
+        target_modules=tuple(sorted(factors)), bias="lora_only" if replaced else "none"
+    )
+    config = with_ranks(config, ranks, alphas)
+    return Adapter(config, factors, replaced, frozenset(found_embeddings), {}, base_model)
+
+
+def _problem(path: str, A: Tensor, B: Tensor | None, tensors: Mapping[str, Tensor]) -> str:
+    if f"{path}.conv.weight" in tensors:
+        return f"{path} is a ConvLoRA, which cannot be adapted here"
+    if B is None:
+        return f"{path}.lora_A has no partner {path}.lora_B"
+    if A.ndim != 2 or B.ndim != 2:
+        return f"{path} has lora_A {tuple(A.shape)} and lora_B {tuple(B.shape)}, no two matrices"
+    return ""
+
+
+def _parts(path: str, enable_lora: EnableLora | None) -> Sequence[bool] | None:
+    return enable_lora.get(path) if isinstance(enable_lora, Mapping) else enable_lora
+
+
+def _is_grouped(A: Tensor, B: Tensor, parts: Sequence[bool]) -> bool:
+    groups = sum(parts)
+    return bool(groups) and A.shape[0] == groups * B.shape[1] and B.shape[0] % groups == 0
+
+
+def _ungrouped(B: Tensor, parts: Sequence[bool]) -> Tensor:
+    """Return lora_B of a MergedLinear as one matrix (out, r·n), zero outside of its blocks.
+
+    Args:
+        B: (out / L · n, r), the blocks of the n adapted parts one below the other.
+        parts: enable_lora, L of them.
+    """
+    groups = sum(parts)
+    height, r = B.shape[0] // groups, B.shape[1]
+    whole = B.new_zeros(height * len(parts), r * groups)
+    adapted = [number for number, is_adapted in enumerate(parts) if is_adapted]
+    for group, part in enumerate(adapted):
+        rows = slice(part * height, (part + 1) * height)
+        whole[rows, group * r : (group + 1) * r] = B[group * height : (group + 1) * height]
+    return whole
+
+
+def _is_embedding(A: Tensor, B: Tensor, weight: Tensor | None) -> bool:
+    """Tell an embedding (vocabulary, dim) from a linear layer (out, in) by its weight."""
+    sizes = (A.shape[1], B.shape[0])
+    return weight is not None and weight.shape == sizes and sizes[0] != sizes[1]
+
+
+def _biases(tensors: Mapping[str, Tensor], factors: Mapping[str, object]) -> dict[str, Tensor]:
+    """Return the biases of adapted layers, unless the dict holds the base's weights as well."""
+    if any(f"{path}.weight" in tensors for path in factors):
+        return {}
+    names = (f"{path}.bias" for path in factors)
+    return {name: tensors[name] for name in names if name in tensors}
+
+
+def mark_only_lora_as_trainable(model: nn.Module, bias: Bias = "none") -> None:
+    """Let only lora_A and lora_B of the active adapters require gradients, as loralib does.
+
+    Heads that an adapter trains are frozen too; biases follow `bias`. `set_adapter` gives every
+    adapter its own settings back.
+
+    Args:
+        model: A model with adapters.
+        bias: "none" freezes all biases; "all" and "lora_only" train the copies that the adapter
+            has of them, since the base's own are never written to.
+
+    Raises:
+        AdapterNameError: The model carries no adapter.
+        ConfigError: `bias` is unknown, or an active adapter was added without such biases.
+    """
+    state = require_state(model)
+    _require_bias(bias)
+    for name in state.active:
+        has = state.configs[name].bias
+        if bias != "none" and has != "all" and has != bias:
+            raise ConfigError(
+                f"Cannot train biases of adapter {name!r} with bias={bias!r}: it was added with "
+                f"bias={has!r}, so it has no copies of them. Add it with LoraConfig(bias={bias!r})."
+            )
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    for _, layer in adapted_layers(model):
+        for name in layer.active_updates:
+            if name in layer.updates:
+                frozen = (
+                    {"lora_A"} if getattr(state.configs[name], "freeze_lora_a", False) else set()
+                )
+                frozen |= {"bias"} if bias == "none" else set()
+                for own, parameter in layer.updates[name].named_parameters():
+                    parameter.requires_grad_(own not in frozen)
+    if bias == "all":
+        _train_other_biases(model, state.active)
+
+
+def _train_other_biases(model: nn.Module, names: Sequence[str]) -> None:
+    """Train the biases that adapters have copies of outside of their layers and heads."""
+    for name in names:
+        heads = tuple(f"{path}." for path in require_state(model).configs[name].modules_to_save)
+        for path, module in base_modules(model):
+            copies = getattr(module, "trained_copies", {})
+            if name in copies and not f"{path}.".startswith(heads or ("\0",)):
+                own = copies[name]._parameters.get("bias")
+                if own is not None:
+                    own.requires_grad_(True)
+
+
+def lora_state_dict(
+    model: nn.Module, bias: Bias = "none", name: str | None = None
+) -> dict[str, Tensor]:
+    """Return an adapter's tensors under loralib's names: `<module>.lora_A`, `<module>.lora_B`.
+
+    Args:
+        model: A model with adapters.
+        bias: Which biases are returned too: none, those of adapted layers, or all of the model's;
+            those that the adapter trains, and the base's where it does not.
+        name: Which adapter; None takes the only one, or "default".
+
+    Returns: Tensors that are detached but, except for lora_B with rsLoRA, not copied.
+
+    Raises:
+        AdapterNameError: There is no such adapter.
+        ConfigError: `bias` is unknown.
+    """
+    _require_bias(bias)
+    known = adapter_names(model)
+    adapter = view_of(model, name or (known[0] if len(known) == 1 else "default"))
+    tensors = to_loralib(adapter)
+    kept = {key: tensor for key, tensor in tensors.items() if key.endswith((_A, _B))}
+    if bias == "none":
+        return kept
+    for path, module in base_modules(model):
+        own = module._parameters.get("bias")
+        if own is not None and (bias == "all" or path in adapter.factors):
+            key = f"{path}.bias"
+            kept[key] = adapter.replaced.get(key, own.detach())
+    return kept
+
+
+def _require_bias(bias: str) -> None:
+    if bias not in ("none", "all", "lora_only"):
+        raise ConfigError(
+            f"Unknown setting of bias: got {bias!r}, expected 'none', 'all' or 'lora_only'. Choose "
+            "one."
+        )

@@ -1,0 +1,93 @@
+"""loralib's layers and lorakit's compute the same from each other's state dicts."""
+
+import loralib
+import pytest
+import torch
+from torch import nn
+
+from lorakit import LoraConfig, add_adapter, lora_state_dict
+from lorakit.adapters import Adapter, from_loralib
+from tiny_models import randomize_
+from tolerances import largest_error
+
+TOLERANCE = 1e-5
+R, ALPHA = 3, 5
+
+
+class Net(nn.Module):
+    """An embedding, a linear layer and one with three parts, of loralib's layers or plain ones."""
+
+    def __init__(self, lora=False, parts=(True, False, True)):
+        super().__init__()
+        options = {"r": R, "lora_alpha": ALPHA} if lora else {}
+        torch.manual_seed(0)
+        self.embed = (loralib if lora else nn).Embedding(12, 8, **options)
+        self.linear = (loralib if lora else nn).Linear(8, 10, **options)
+        if lora:
+            self.qkv = loralib.MergedLinear(10, 18, enable_lora=list(parts), **options)
+        else:
+            self.qkv = nn.Linear(10, 18)
+
+    def forward(self, ids):
+        return self.qkv(torch.tanh(self.linear(self.embed(ids))))
+
+
+IDS = torch.arange(12).reshape(3, 4)
+NAMES = ("embed", "linear")
+
+
+def theirs_and_base(parts=(True, False, True)):
+    """Return a loralib network with random factors, and a plain one with its base weights."""
+    theirs = Net(lora=True, parts=parts)
+    loralib.mark_only_lora_as_trainable(theirs)
+    randomize_(theirs)
+    base = Net()
+    base.load_state_dict({k: v for k, v in theirs.state_dict().items() if "lora_" not in k})
+    return theirs, base
+
+
+@pytest.mark.parametrize("parts", [(True, False, True), (False, True, False), (True, True, True)])
+@pytest.mark.parametrize("whole", [False, True], ids=["factors", "whole"])
+def test_what_loralib_saved_is_read(whole, parts):
+    theirs, base = theirs_and_base(parts)
+    tensors = theirs.state_dict() if whole else loralib.lora_state_dict(theirs)
+    named = () if whole else ("embed",)
+    adapter = from_loralib(tensors, ALPHA, enable_lora={"qkv": parts}, embeddings=named)
+    plain = base(IDS)
+    add_adapter(base, adapter)
+    expected = theirs(IDS)
+    assert largest_error(base(IDS), expected) < TOLERANCE
+    assert largest_error(plain, expected) > 0.05
+
+
+@pytest.mark.parametrize("bias", ["none", "lora_only"])
+@pytest.mark.parametrize("rslora", [False, True])
+def test_what_is_saved_here_loralib_loads(bias, rslora):
+    ours = Net()
+    config = LoraConfig(
+        r=R, lora_alpha=ALPHA, target_modules=list(NAMES), bias=bias, use_rslora=rslora
+    )
+    add_adapter(ours, config)
+    randomize_(ours)
+    theirs = Net(lora=True)
+    plain = Net().state_dict()
+    missing, unexpected = theirs.load_state_dict(plain, strict=False)
+    assert not unexpected
+    missing, unexpected = theirs.load_state_dict(lora_state_dict(ours, bias), strict=False)
+    assert not unexpected and not any("lora" in m and "qkv" not in m for m in missing)
+    with torch.no_grad():
+        theirs.qkv.lora_B.zero_()
+    assert largest_error(theirs(IDS), ours(IDS)) < TOLERANCE
+    assert largest_error(Net()(IDS), ours(IDS)) > 0.05
+
+
+def test_both_name_the_same_tensors():
+    theirs, base = theirs_and_base()
+    add_adapter(base, LoraConfig(r=R, target_modules=list(NAMES), bias="lora_only"))
+    for bias in ("none", "lora_only"):
+        own = lora_state_dict(base, bias)
+        expected = loralib.lora_state_dict(theirs, bias)
+        assert own.keys() == {key for key in expected if not key.startswith("qkv")}
+        for key, tensor in own.items():
+            assert tensor.shape == expected[key].shape
+    assert isinstance(Adapter.from_model(base), Adapter)

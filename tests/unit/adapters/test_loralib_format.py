@@ -1,0 +1,165 @@
+"""loralib's state dicts; tests/interop/test_loralib.py compares with the package itself."""
+
+import pytest
+import torch
+
+from lorakit import (
+    LoraConfig,
+    add_adapter,
+    lora_state_dict,
+    mark_only_lora_as_trainable,
+    merge_adapters,
+    set_adapter,
+)
+from lorakit.adapters import from_loralib, to_loralib
+from lorakit.errors import AdapterFileError, AdapterNameError, ConfigError
+from made_adapters import layered_adapter, random_factors
+from tiny_models import TinyNet, randomize_
+from tolerances import TOLERANCE, largest_error
+
+
+def state_dict(**pairs):
+    return {f"{path}.lora_{n}": t for path, pair in pairs.items() for n, t in zip("AB", pair)}  # noqa: B905
+
+
+@pytest.mark.parametrize(
+    "config", [{}, {"lora_alpha": 7}, {"use_rslora": True}, {"alpha_pattern": {"v_proj": 2}}]
+)
+def test_loralibs_scaling_of_what_is_written_gives_the_updates(config):
+    adapter = layered_adapter(**config)
+    tensors = to_loralib(adapter)
+    for path in adapter.factors:
+        A, B = tensors[f"{path}.lora_A"], tensors[f"{path}.lora_B"]
+        s = adapter.config.alpha_for(path) / A.shape[0]
+        assert largest_error(s * B @ A, adapter.delta_weight(path)) < TOLERANCE[torch.float32]
+
+
+def test_there_and_back():
+    adapter = layered_adapter(lora_alpha=3)
+    again = from_loralib(to_loralib(adapter), 3, base_model="x")
+    assert again.base_model == "x" and again.config.lora_alpha == 3
+    for path, pair in adapter.factors.items():
+        assert all(torch.equal(a, b) for a, b in zip(pair, again.factors[path], strict=True))
+        assert torch.equal(again.delta_weight(path), adapter.delta_weight(path))
+
+
+def test_different_ranks_keep_one_alpha():
+    made = from_loralib(state_dict(a=random_factors(2, 5, 6), b=random_factors(4, 5, 6)), 8)
+    assert made.config.scaling_for("a") == 4 and made.config.scaling_for("b") == 2
+
+
+def test_embeddings_are_told_by_their_weight_or_by_name():
+    A, B = random_factors(2, 12, 8)
+    tensors = state_dict(e=(A, B))
+    assert from_loralib(tensors, 1).embeddings == frozenset()
+    assert from_loralib(tensors, 1, embeddings=["e"]).embeddings == {"e"}
+    assert from_loralib(tensors | {"e.weight": torch.ones(12, 8)}, 1).embeddings == {"e"}
+    assert from_loralib(tensors | {"e.weight": torch.ones(8, 12)}, 1).embeddings == frozenset()
+
+
+def test_biases_of_adapted_layers_are_taken_from_a_dict_without_base_weights():
+    tensors = state_dict(m=random_factors(2, 5, 6)) | {"m.bias": torch.ones(6)}
+    made = from_loralib(tensors, 1)
+    assert made.config.bias == "lora_only" and list(made.replaced) == ["m.bias"]
+    whole = from_loralib(tensors | {"m.weight": torch.ones(6, 5)}, 1)
+    assert whole.config.bias == "none" and not whole.replaced
+
+
+@pytest.mark.parametrize(
+    "tensors,options,said",
+    [
+        ({"m.weight": torch.ones(2, 2)}, {}, "no key that ends in .lora_A"),
+        ({"m.lora_A": torch.ones(2, 2)}, {}, "m.lora_A has no partner m.lora_B"),
+        ({"m.lora_B": torch.ones(2, 2)}, {}, "m.lora_B has no partner m.lora_A"),
+        (state_dict(m=(torch.ones(4, 3), torch.ones(6, 2))), {}, "is a MergedLinear"),
+        (
+            state_dict(m=(torch.ones(4, 3), torch.ones(6, 2))),
+            {"enable_lora": [True, False]},
+            "do not fit enable_lora",
+        ),
+        (
+            state_dict(c=(torch.ones(6, 3), torch.ones(6, 6))) | {"c.conv.weight": torch.ones(1)},
+            {},
+            "c is a ConvLoRA",
+        ),
+        (state_dict(m=(torch.ones(2), torch.ones(2, 2))), {}, "no two matrices"),
+        (state_dict(m=random_factors(2, 3, 3)), {"embeddings": ["e"]}, "there is no e"),
+    ],
+)
+def test_dicts_that_cannot_be_read_are_refused_by_name(tensors, options, said):
+    with pytest.raises(AdapterFileError) as caught:
+        from_loralib(tensors, 1, where="x.pt", **options)
+    assert said in str(caught.value) and "Cannot read x.pt" in str(caught.value)
+
+
+@pytest.mark.parametrize("alpha", [0, -1, float("nan"), True])
+def test_alpha_has_to_be_a_number_above_zero(alpha):
+    with pytest.raises(ConfigError, match="expected a number above 0"):
+        from_loralib(state_dict(m=random_factors(2, 3, 3)), alpha)
+
+
+def adapted(bias="none"):
+    model = TinyNet()
+    config = LoraConfig(r=2, target_modules=["up"], bias=bias, modules_to_save=["classifier"])
+    add_adapter(model, config)
+    return randomize_(model)
+
+
+def trained(model):
+    return {name for name, p in model.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("bias", ["none", "lora_only", "all"])
+def test_only_lora_is_trained_and_the_biases_asked_for(bias):
+    model = adapted("all")
+    mark_only_lora_as_trainable(model, bias)
+    names = trained(model)
+    factors = {n for n in names if "lora_" in n}
+    assert len(factors) == 4 and all("updates.default.lora_" in n for n in factors)
+    others = names - factors
+    if bias == "none":
+        assert others == set()
+    else:
+        assert {f"layers.{i}.up.updates.default.bias" for i in range(2)} <= others
+        assert len(others) == (2 if bias == "lora_only" else 3)  # norm.bias too
+        assert all("bias" in n and "classifier" not in n for n in others)
+    set_adapter(model, "default")
+    assert any("classifier" in n for n in trained(model))
+
+
+def test_biases_that_the_adapter_does_not_have_cannot_be_trained():
+    model = adapted()
+    before = trained(model)
+    with pytest.raises(ConfigError, match="it was added with bias='none'"):
+        mark_only_lora_as_trainable(model, "lora_only")
+    with pytest.raises(ConfigError, match="Unknown setting of bias: got 'some'"):
+        mark_only_lora_as_trainable(model, "some")
+    assert trained(model) == before
+    with pytest.raises(AdapterNameError):
+        mark_only_lora_as_trainable(TinyNet())
+
+
+def test_the_state_dict_has_loralibs_names():
+    model = adapted("lora_only")
+    tensors = lora_state_dict(model)
+    assert tensors.keys() == {f"layers.{i}.up.lora_{n}" for i in range(2) for n in "AB"}
+    own = model.layers[0]["up"].updates["default"]
+    assert tensors["layers.0.up.lora_A"].data_ptr() == own.lora_A.data_ptr()
+    some = lora_state_dict(model, "lora_only")
+    assert some.keys() - tensors.keys() == {"layers.0.up.bias", "layers.1.up.bias"}
+    assert torch.equal(some["layers.0.up.bias"], own.bias)
+    every = lora_state_dict(model, "all")
+    assert every.keys() - some.keys() == {"norm.bias", "classifier.bias"}
+    with pytest.raises(ConfigError, match="Unknown setting of bias"):
+        lora_state_dict(model, "no")
+
+
+def test_one_of_several_adapters_is_named():
+    model = adapted()
+    add_adapter(model, LoraConfig(r=3, target_modules=["down"]), "other")
+    assert "layers.0.up.lora_A" in lora_state_dict(model)
+    assert "layers.0.down.lora_A" in lora_state_dict(model, name="other")
+    with pytest.raises(AdapterNameError, match="No adapter is named 'x'"):
+        lora_state_dict(model, name="x")
+    merge_adapters(model)
+    assert "layers.0.up.lora_A" in lora_state_dict(model)
