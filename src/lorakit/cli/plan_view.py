@@ -60,10 +60,10 @@ def verdict(plan: MemoryPlan) -> str:
 
 def summary(plan: MemoryPlan) -> str:
     """Return a plan in one line."""
+    there = "" if plan.memory_bytes is None else f" of {size_text(plan.memory_bytes)}"
     return (
-        f"Planned: {size_text(plan.needed_bytes)} at the peak"
-        + (f" of {size_text(plan.memory_bytes)}" if plan.memory_bytes is not None else "")
-        + f" ({size_text(plan.at_peak.get('base weights', 0))} base, "
+        f"Planned: {size_text(plan.needed_bytes)}{there} at the peak"
+        f" ({size_text(plan.at_peak.get('base weights', 0))} base, "
         f"{size_text(plan.saved_activation_bytes)} activations), "
         f"adapter {size_text(plan.adapter_file_bytes)}"
     )
