@@ -93,11 +93,11 @@ class LiveStorages(TorchDispatchMode):
                 record.purpose = purpose
 
     def assign(self, tensors: Iterable[Tensor], purpose: Purpose) -> None:
-        """Say what the storages of tensors are for, whatever they were taken for before."""
+        """Say what storages are for that are counted, whatever they were taken for before."""
         for tensor in tensors:
-            record = self._note(tensor)
-            if record is not None:
-                record.purpose = purpose
+            living = self._living.get(tensor.untyped_storage()._cdata)
+            if living is not None:
+                living[1].purpose = purpose
 
     def assign_rest(self, purpose: Purpose) -> None:
         """Say what all living storages are for of which nothing is known yet."""

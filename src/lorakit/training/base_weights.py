@@ -15,7 +15,7 @@ from lorakit.config import LoraConfig
 from lorakit.errors import ConfigError
 from lorakit.injection import add_adapter
 from lorakit.injection.state import adapted_layers
-from lorakit.layers import AdaptedLayer, LoraEmbedding
+from lorakit.layers import AdaptedLayer
 from lorakit.ops.quantized import QuantizedWeight, dense_copy
 from lorakit.training.evaluation import find_adapter
 from lorakit.training.tasks.pretrained import auto_model, load_model
@@ -41,8 +41,7 @@ class BaseWeights(Mapping[str, Tensor]):
         weight = layer.base_weight()
         if isinstance(weight, QuantizedWeight):
             return dense_copy(weight, torch.float32)
-        weight = weight.detach().float()
-        return weight.t() if isinstance(layer, LoraEmbedding) else weight
+        return weight.detach().float()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._layers)

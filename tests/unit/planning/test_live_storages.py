@@ -58,6 +58,12 @@ def test_the_rest_is_what_nothing_is_known_of(storages):
     del other
 
 
+def test_what_was_there_before_is_not_counted_by_being_named(storages):
+    before = floats(3)
+    storages.assign([before], Purpose.TEMPORARY)
+    assert storages.level_bytes == 0
+
+
 def test_logits_are_known_by_their_width(storages):
     with storages:
         logits = torch.zeros(5, 7)
