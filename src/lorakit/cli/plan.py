@@ -10,6 +10,7 @@ import typer
 
 from lorakit.cli.console import closing, quoted, say
 from lorakit.cli.quiet import hide_loading_bars
+from lorakit.cli.recipe_arguments import Overrides, RecipeFile
 
 if TYPE_CHECKING:
     from lorakit.planning import MemoryPlan
@@ -17,11 +18,8 @@ if TYPE_CHECKING:
 
 
 def plan(
-    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Changes, such as lora.r=16."),
-    ] = None,
+    recipe: RecipeFile,
+    overrides: Overrides = None,
     memory: Annotated[
         str | None,
         typer.Option(
@@ -54,9 +52,12 @@ def plan(
 
     loaded = Recipe.load(recipe, changes)
     hide_loading_bars()
+    from lorakit.planning import find_sources
     from lorakit.planning import plan as plan_memory
+    from lorakit.training.tasks import task_for
 
     options: dict[str, Any] = {"device": device, "memory": memory, "processes": processes}
+    options["sources"] = find_sources(loaded, task_for(loaded.task))
     own = plan_memory(loaded, **options)
     if as_json:
         typer.echo(json.dumps(_as_json(loaded, own, options, measure, plot), indent=2))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from lorakit.cli.console import closing, duration_text, heading, number_text, quoted, say, table
 from lorakit.cli.progress import metric_name
-from lorakit.cli.trials_command import Address, Overrides, RecipeFile, Resume, run_visibly
+from lorakit.cli.recipe_arguments import Overrides, RecipeFile
+from lorakit.cli.trials_command import Address, Resume, run_visibly
 
 
 def study(

@@ -26,6 +26,7 @@ from lorakit.cli.launched import is_first, is_one_of_several
 from lorakit.cli.plan_first import plan_first
 from lorakit.cli.progress import metric_name
 from lorakit.cli.quiet import hide_loading_bars
+from lorakit.cli.recipe_arguments import Overrides, RecipeFile
 from lorakit.cli.training_view import RunView
 from lorakit.errors import ConfigError, LorakitError
 
@@ -35,11 +36,8 @@ if TYPE_CHECKING:
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Changes, such as lora.r=16."),
-    ] = None,
+    recipe: RecipeFile,
+    overrides: Overrides = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Show what would be trained and on what, and stop."),

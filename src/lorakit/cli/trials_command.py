@@ -14,11 +14,6 @@ from lorakit.cli.trials_view import TrialsView
 
 Result = TypeVar("Result")
 
-RecipeFile = Annotated[Path, typer.Argument(help="The recipe, a YAML file.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Changes, such as lora.r=16."),
-]
 Address = Annotated[
     str | None,
     typer.Option(help="A Ray cluster to join: host:port or auto; else Ray starts here."),

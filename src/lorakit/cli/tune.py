@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from lorakit.cli.console import closing, duration_text, heading, number_text, pairs, quoted, say
 from lorakit.cli.progress import metric_name
-from lorakit.cli.trials_command import Address, Overrides, RecipeFile, Resume, run_visibly
+from lorakit.cli.recipe_arguments import Overrides, RecipeFile
+from lorakit.cli.trials_command import Address, Resume, run_visibly
 from lorakit.cli.trials_view import value_text
 
 if TYPE_CHECKING:

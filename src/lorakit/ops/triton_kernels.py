@@ -31,6 +31,7 @@ import torch
 import triton  # pyright: ignore[reportMissingImports]
 import triton.language as tl  # pyright: ignore[reportMissingImports]
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 # How Triton is told an argument's type, which would follow from its value otherwise.
 if TYPE_CHECKING:
@@ -284,6 +285,8 @@ def _down_backward_part(
 def _launch(
     kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], **constants: Any
 ) -> None:
+    if isinstance(arguments[0], FakeTensor):  # it is taken for what it stands for
+        return
     with torch.cuda.device_of(arguments[0]):
         kernel[grid](*arguments, num_warps=_WARPS, **constants)
 

@@ -19,7 +19,7 @@ from lorakit.quantization.skeleton import quantize_skeleton
 from lorakit.quantization.small_parameters import keep_small_parameters_in_float32
 from lorakit.training.tasks.base import Task, loading_options, set_padding
 from lorakit.training.tasks.pretrained import auto_model, label_options
-from lorakit.training.tasks.skeleton import load_config, load_skeleton
+from lorakit.training.tasks.skeleton import load_config, skeleton_of
 
 if TYPE_CHECKING:
     from lorakit.training.recipe import Recipe
@@ -53,18 +53,19 @@ def build_fake_model(
         TargetError: The adapter does not fit the model.
         QuantizationError: The model cannot be quantised as asked.
     """
-    config = load_config(recipe.model, **loading_options(recipe))
+    options = loading_options(recipe)
+    config = load_config(recipe.model, **options, **label_options(labels))
     quantization = None if trains_all else recipe.quantization
     if quantization is None and is_quantized(config) and not trains_all:
         quantization = load_settings(config)
     with world.entered():
-        model = load_skeleton(
+        model = skeleton_of(
             auto_model(task.task_type),
+            config,
             recipe.model,
             device=tensors_on,
             dtype=_dtype(recipe, config, quantization, device),
-            **loading_options(recipe),
-            **label_options(labels),
+            trust_remote_code=options["trust_remote_code"],
         )
     if quantization is not None:
         full = recipe.lora.modules_to_save

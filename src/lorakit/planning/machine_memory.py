@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import psutil
 import torch
 
 from lorakit.errors import ConfigError
@@ -46,34 +47,18 @@ def device_memory(device: torch.device) -> int | None:
     if device.type != "cpu":
         return None
     limits = [limit for limit in map(_cgroup_limit, _CGROUP_LIMITS) if limit is not None]
-    total = _total()
-    return min([*limits, *([total] if total is not None else [])], default=None)
+    return min([*limits, psutil.virtual_memory().total])
 
 
 def process_bytes() -> int:
     """Return the memory this process has resident now: Python and its libraries, before a model."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return 0
-    return _kilobytes(status, "VmRSS:") or 0
+    return psutil.Process().memory_info().rss
 
 
 def _of_gpu(device: torch.device) -> int | None:
     if not torch.cuda.is_available():
         return None
     return torch.cuda.get_device_properties(device).total_memory
-
-
-def _total() -> int | None:
-    memory = Path("/proc/meminfo")
-    return _kilobytes(memory, "MemTotal:") if memory.exists() else None
-
-
-def _kilobytes(path: Path, word: str) -> int | None:
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if line.startswith(word):
-            return int(line.split()[1]) * 1024
-    return None
 
 
 def _cgroup_limit(name: str) -> int | None:

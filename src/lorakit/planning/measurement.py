@@ -13,9 +13,8 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from lorakit.planning.memory_plan import longest_batch, vocabulary_of
 from lorakit.planning.planned_rows import row_tokens
-from lorakit.planning.step_memory import StepMemory, run_step
+from lorakit.planning.step_memory import StepMemory, longest_batch, run_step
 from lorakit.training.preview import optimizer_steps
 from lorakit.training.recipe import Recipe
 from lorakit.training.setup import Setup, prepare
@@ -52,9 +51,7 @@ def measure(recipe: Recipe) -> Measurement:
     """
     clock = _Clock()
     with _trainer_of(recipe, [clock]) as (setup, trainer):
-        updates = setup.arguments.max_steps
-        if updates <= 0:
-            updates = optimizer_steps(setup.arguments, len(setup.encoded.train))
+        updates = optimizer_steps(setup.arguments, len(setup.encoded.train))
         setup.arguments.max_steps = _STEPS
         trainer.train()
         memory = _counted(setup, trainer)
@@ -92,9 +89,9 @@ def _trainer_of(recipe: Recipe, callbacks: list[Any]) -> Iterator[tuple[Setup, A
 def _counted(setup: Setup, trainer: Any) -> StepMemory:
     encoded: Any = setup.encoded.train
     rows = sorted(encoded, key=row_tokens, reverse=True)
-    batch = trainer._prepare_inputs(longest_batch(trainer, rows, setup.arguments))
+    batch = trainer._prepare_inputs(longest_batch(trainer, rows, len(rows)))
     trainer.optimizer = None  # a fresh one
-    return run_step(trainer, batch, vocabulary_of(setup.model))
+    return run_step(trainer, batch)
 
 
 def _ignore(name: str, payload: dict[str, Any]) -> None:

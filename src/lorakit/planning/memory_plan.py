@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from transformers import PreTrainedModel
 
 from lorakit.adapters import adapter_state_dict
 from lorakit.errors import ConfigError, LorakitError, PlanError
@@ -18,21 +17,16 @@ from lorakit.planning.adapter_size import safetensors_bytes
 from lorakit.planning.fake_model import build_fake_model
 from lorakit.planning.fake_world import FakeWorld
 from lorakit.planning.machine_memory import device_memory, parse_memory, process_bytes
-from lorakit.planning.planned_rows import (
-    PlannedRows,
-    find_splits,
-    find_tokenizer,
-    rows_from_data,
-    rows_without_data,
-)
+from lorakit.planning.planned_rows import PlannedRows, rows_of
 from lorakit.planning.planned_trainer import PlannedTrainerMixin
 from lorakit.planning.several_processes import in_each_process
-from lorakit.planning.step_memory import StepMemory, run_step
+from lorakit.planning.sources import Sources, find_sources
+from lorakit.planning.step_memory import StepMemory, longest_batch, run_step
 from lorakit.quantization.devices import default_device
 from lorakit.training.arguments import build_arguments, resolve_training
 from lorakit.training.preview import optimizer_steps
 from lorakit.training.recipe import Recipe
-from lorakit.training.tasks import Encoded, Task, task_for
+from lorakit.training.tasks import Task, task_for
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -41,7 +35,7 @@ Method = Literal["adapter", "full"]
 
 
 @dataclass(frozen=True)
-class MemoryPlan:
+class MemoryPlan(StepMemory):
     """What a run takes; all sizes are of one process, in bytes."""
 
     method: Method
@@ -51,30 +45,12 @@ class MemoryPlan:
     """Parameters that are trained."""
     total: int
     """Parameters in all, the trained ones included."""
-    base_weights_bytes: int
-    adapter_bytes: int
-    gradient_bytes: int
-    optimizer_bytes: int
-    saved_activation_bytes: int
-    """What forward leaves for backward."""
-    logits_bytes: int
-    """Logits at the peak."""
-    temporary_bytes: int
-    """At the peak."""
-    peak_bytes: int
-    """The most that tensors take at once."""
-    peak_place: str
-    """The module that runs then."""
-    at_peak: Mapping[str, int]
-    """What the peak is made of."""
     process_bytes: int
     """What the process takes besides its tensors: Python and the libraries."""
     adapter_file_bytes: int
     """Of adapter_model.safetensors; of the whole checkpoint where everything is trained."""
     memory_bytes: int | None
     """What there is; None where that is not known."""
-    fits: bool | None
-    """Whether tensors and process fit into it."""
     batch_rows: int
     batch_tokens: int
     """Of a row of the batch that was planned, targets not included."""
@@ -92,6 +68,11 @@ class MemoryPlan:
         return self.peak_bytes + self.process_bytes
 
     @property
+    def fits(self) -> bool | None:
+        """Whether tensors and process fit into the memory; None where that is not known."""
+        return None if self.memory_bytes is None else self.needed_bytes <= self.memory_bytes
+
+    @property
     def measurable_bytes(self) -> int:
         """What a run's report can be compared with.
 
@@ -101,7 +82,7 @@ class MemoryPlan:
 
     def to_dict(self) -> dict[str, Any]:
         """Return all of it as values that JSON knows."""
-        return {**asdict(self), "needed_bytes": self.needed_bytes}
+        return {**asdict(self), "needed_bytes": self.needed_bytes, "fits": self.fits}
 
 
 def plan(
@@ -112,6 +93,7 @@ def plan(
     memory: int | str | None = None,
     processes: int = 1,
     download: bool = False,
+    sources: Sources | None = None,
 ) -> MemoryPlan:
     """Find out what a run will take, without weights and without memory for them.
 
@@ -127,6 +109,7 @@ def plan(
         memory: What there is, in bytes or as in "16GB"; None looks at the device.
         processes: How many train together, each on its own device.
         download: Whether data and tokenizer may be fetched from the hub; the configuration is.
+        sources: What `find_sources` found for a recipe of the same model and data; None looks.
 
     Raises:
         ConfigError, MissingFileError, DataError, TargetError, QuantizationError: As training
@@ -139,96 +122,53 @@ def plan(
     available = parse_memory(memory) if isinstance(memory, str) else memory or device_memory(place)
     if processes < 1:
         raise ConfigError(f"Cannot plan for {processes} processes: expected 1 or more.")
+    task = task_for(recipe.task)
+    sources = sources or find_sources(recipe, task, download=download)
+    world, tensors_on = FakeWorld(), _imitated(place)
+    model = build_fake_model(
+        *(recipe, task, sources.labels, sources.tokenizer, place, tensors_on, world),
+        trains_all=method == "full",
+    )
+    rows = rows_of(sources, recipe, task, model)
+    with TemporaryDirectory() as scratch:  # a trainer makes its output directory
+        arguments = _arguments(recipe, task, rows, place, Path(scratch))
+        # The trainer wants rows to evaluate on, which it will not do.
+        encoded = replace(rows.encoded, validation=rows.encoded.train)
+        with world.entered():
+            trainer = task.build_trainer(
+                *(model, sources.tokenizer, encoded, arguments, sources.labels, ()),
+                PlannedTrainerMixin,
+            )
+        batch = longest_batch(trainer, rows.longest, rows.train_rows)
+        with world.entered():
+            moved = {key: world.values.fake(value, tensors_on) for key, value in batch.items()}
+            counted = _step(trainer, moved)
     shards = bool(recipe.training.get("fsdp"))
-    step, facts = _run(recipe, method, place, download)
-    step = in_each_process(step, facts.model, processes, shards)
-    needed = step.peak_bytes + process_bytes()
-    rows, arguments = facts.rows, facts.arguments
+    step = in_each_process(counted, model, processes, shards)
+    parameters = count_parameters(model)
+    saved = model.state_dict() if method == "full" else adapter_state_dict(model)
     updates = tokens = None
     if rows.train_rows is not None:
         updates = optimizer_steps(arguments, -(-rows.train_rows // processes))
-        tokens = round(
-            _epochs(arguments, updates * processes, rows) * rows.mean_tokens * rows.train_rows
-        )
+        epochs = _epochs(arguments, updates * processes, rows.train_rows)
+        tokens = round(epochs * rows.mean_tokens * rows.train_rows)
+    first = next(iter(batch.values()))
     return MemoryPlan(
+        **vars(step),
         method=method,
         device=str(place),
         processes=processes,
-        trainable=facts.trainable,
-        total=facts.total,
-        base_weights_bytes=step.base_weights_bytes,
-        adapter_bytes=step.adapter_bytes,
-        gradient_bytes=step.gradient_bytes,
-        optimizer_bytes=step.optimizer_bytes,
-        saved_activation_bytes=step.saved_activation_bytes,
-        logits_bytes=step.logits_bytes,
-        temporary_bytes=step.temporary_bytes,
-        peak_bytes=step.peak_bytes,
-        peak_place=step.peak_place,
-        at_peak={str(purpose): size for purpose, size in step.at_peak.items()},
+        trainable=parameters.trainable,
+        total=parameters.total,
         process_bytes=process_bytes(),
-        adapter_file_bytes=facts.file_bytes,
+        adapter_file_bytes=safetensors_bytes(saved),
         memory_bytes=available,
-        fits=None if available is None else needed <= available,
-        batch_rows=facts.batch_rows,
-        batch_tokens=facts.batch_tokens,
+        batch_rows=first.shape[0],
+        batch_tokens=first.shape[1],
         updates=updates,
         batches=None if updates is None else updates * arguments.gradient_accumulation_steps,
         tokens=tokens,
-        notes=(rows.note, *_sharing_note(shards, processes), *_imitation_note(place)),
-    )
-
-
-@dataclass(frozen=True)
-class _Facts:
-    model: PreTrainedModel
-    rows: PlannedRows
-    arguments: TrainingArguments
-    trainable: int
-    total: int
-    file_bytes: int
-    batch_rows: int
-    batch_tokens: int
-
-
-def _run(
-    recipe: Recipe, method: Method, device: torch.device, download: bool
-) -> tuple[StepMemory, _Facts]:
-    task = task_for(recipe.task)
-    splits = find_splits(recipe, download=download)
-    tokenizer, is_own = find_tokenizer(recipe, task, download=download)
-    labels = None if splits is None else task.labels(splits, recipe)
-    world = FakeWorld()
-    tensors_on = _imitated(device)
-    model = build_fake_model(
-        recipe, task, labels, tokenizer, device, tensors_on, world, trains_all=method == "full"
-    )
-    if splits is not None and is_own:
-        rows = rows_from_data(splits, recipe, task, tokenizer, model, labels)
-    else:
-        count = None if splits is None else len(splits.train)
-        rows = rows_without_data(recipe, task.task_type, tokenizer, model, count)
-    with TemporaryDirectory() as scratch:  # a trainer makes its output directory
-        arguments = _arguments(recipe, task, rows, device, Path(scratch))
-        with world.entered():
-            trainer = task.build_trainer(
-                model, tokenizer, _trained_on(rows), arguments, labels, (), PlannedTrainerMixin
-            )
-        batch = longest_batch(trainer, rows.longest, arguments)
-        with world.entered():
-            moved = {key: world.values.fake(value, tensors_on) for key, value in batch.items()}
-            step = _step(trainer, moved, model)
-    counted = count_parameters(model)
-    first = next(iter(batch.values()))
-    return step, _Facts(
-        model,
-        rows,
-        arguments,
-        counted.trainable,
-        counted.total,
-        safetensors_bytes(model.state_dict() if method == "full" else adapter_state_dict(model)),
-        first.shape[0],
-        first.shape[1],
+        notes=(rows.note, *_sharing_note(shards, processes), *_imitation_note(place, tensors_on)),
     )
 
 
@@ -241,16 +181,16 @@ def _sharing_note(shards: bool, processes: int) -> tuple[str, ...]:
     return (f"{how}; what {processes} processes add is worked out, not run.",)
 
 
-def _step(trainer: Any, batch: Mapping[str, Any], model: PreTrainedModel) -> StepMemory:
+def _step(trainer: Any, batch: Mapping[str, Any]) -> StepMemory:
     try:
-        return run_step(trainer, batch, vocabulary_of(model))
+        return run_step(trainer, batch)
     except LorakitError:
         raise
     except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise PlanError(
-            f"The step of this {type(model).__name__} fails on fake tensors: {reason}. If it runs "
-            "on real ones, measure it there: lorakit plan RECIPE --measure."
+            f"The step of this {type(trainer.model).__name__} fails on fake tensors: {reason}. If "
+            "it runs on real ones, measure it there: lorakit plan RECIPE --measure."
         ) from error
 
 
@@ -266,8 +206,8 @@ def _imitated(device: torch.device) -> torch.device:
     return device if is_known else torch.device("cpu")
 
 
-def _imitation_note(device: torch.device) -> tuple[str, ...]:
-    if _imitated(device) == device:
+def _imitation_note(device: torch.device, tensors_on: torch.device) -> tuple[str, ...]:
+    if tensors_on == device:
         return ()
     return (f"Torch knows no {device.type} here: activations are planned as on a CPU.",)
 
@@ -286,26 +226,8 @@ def _arguments(
     return build_arguments(values, task, output, device.type)
 
 
-def _trained_on(rows: PlannedRows) -> Encoded:
-    """Return rows for a trainer that wants some to evaluate on, which it will not do."""
-    return replace(rows.encoded, validation=rows.encoded.train)
-
-
-def longest_batch(
-    trainer: Any, rows: Sequence[Mapping[str, Any]], arguments: TrainingArguments
-) -> dict[str, Any]:
-    """Return a batch as the trainer's collator makes it of the first rows, the longest."""
-    size = arguments.per_device_train_batch_size
-    return dict(trainer.data_collator([dict(row) for row in rows[:size]]))
-
-
-def vocabulary_of(model: PreTrainedModel) -> int | None:
-    """Return how many logits a model gives a token, where it is a language model."""
-    return getattr(model.config.get_text_config(), "vocab_size", None)
-
-
-def _epochs(arguments: TrainingArguments, updates: int, rows: PlannedRows) -> float:
-    if arguments.max_steps > 0 and rows.train_rows:
+def _epochs(arguments: TrainingArguments, updates: int, train_rows: int) -> float:
+    if arguments.max_steps > 0:
         step_rows = arguments.train_batch_size * arguments.gradient_accumulation_steps
-        return updates * step_rows / rows.train_rows
+        return updates * step_rows / train_rows
     return float(arguments.num_train_epochs)

@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
-from transformers.utils.hub import cached_file
+from transformers import PreTrainedModel
 
 from lorakit.config import TaskType
-from lorakit.errors import MissingFileError
-from lorakit.training.data import Splits, is_local, load_splits
+from lorakit.planning.sources import Sources
+from lorakit.training.data import Splits
 from lorakit.training.tasks import Encoded, Task
-from lorakit.training.tasks.base import seed_of
 from lorakit.training.tasks.pretrained import resolve_max_length
 
 if TYPE_CHECKING:
     from lorakit.training.recipe import Recipe
 
-_LONGEST = 256
-"""Rows with the most characters that are made into tokens; among them are those with the most."""
-_SPREAD = 256
-"""Rows spread evenly over the data, whose mean length is taken for that of all."""
 _TOKEN = 1
 
 
@@ -46,103 +37,60 @@ class PlannedRows:
     """Where the length comes from, one sentence."""
 
 
-def find_splits(recipe: Recipe, *, download: bool) -> Splits | None:
-    """Read a recipe's rows where they are here; None for a hub dataset that is not looked at.
+def rows_of(sources: Sources, recipe: Recipe, task: Task, model: PreTrainedModel) -> PlannedRows:
+    """Return the rows to plan for: the longest of the data, or as long as `data.max_length` allows.
 
-    Raises:
-        MissingFileError, DataError: A local file is not there or cannot be read.
-    """
-    names = [name for name in (recipe.data.train, recipe.data.validation) if name is not None]
-    if not download and not all(is_local(name) for name in names):
-        return None
-    return load_splits(recipe.data, seed_of(recipe))
-
-
-def find_tokenizer(
-    recipe: Recipe, task: Task, *, download: bool
-) -> tuple[PreTrainedTokenizerBase, bool]:
-    """Load the base's tokenizer where it is here, else make one of a single word.
-
-    Returns: The tokenizer, and whether it is the base's own.
-    """
-    if download or Path(recipe.model).is_dir() or _is_cached(recipe):
-        try:
-            return task.load_tokenizer(recipe), True
-        except MissingFileError:
-            if download:
-                raise
-    words = WordLevel({"<pad>": 0, "<end>": 1}, unk_token="<end>")
-    made = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(words), pad_token="<pad>", eos_token="<end>"
-    )
-    return made, False
-
-
-def _is_cached(recipe: Recipe) -> bool:
-    found = cached_file(
-        recipe.model,
-        "tokenizer_config.json",
-        revision=recipe.revision,
-        local_files_only=True,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-        _raise_exceptions_for_gated_repo=False,
-    )
-    return found is not None
-
-
-def rows_from_data(
-    splits: Splits,
-    recipe: Recipe,
-    task: Task,
-    tokenizer: PreTrainedTokenizerBase,
-    model: PreTrainedModel,
-    labels: tuple[str, ...] | None,
-) -> PlannedRows:
-    """Make the longest rows of the data into tokens, and some of the others.
+    Args:
+        sources: What is here of data and tokenizer.
+        recipe: The recipe.
+        task: Its task.
+        model: Its limit holds; its weights are not read.
 
     Raises:
         DataError, ConfigError: As training would raise for these rows.
     """
-    train = splits.train
-    longest, spread = _chosen(train)
-    look = replace(splits, train=train.select(sorted({*longest, *spread})), validation=None)
-    encoded = task.encode(look, recipe, tokenizer, model, labels)
-    others = encoded
-    if len(longest) < len(train):
-        some = replace(look, train=train.select(spread))
-        others = task.encode(some, recipe, tokenizer, model, labels)
-    lengths = [row_tokens(row) for row in _rows(others.train)]
-    rows = round(len(train) * len(lengths) / len(spread))
-    note = f"The longest of {len(train):,} rows, at most {encoded.settings['max_length']} tokens."
+    if sources.longest is not None and sources.spread is not None and sources.has_tokenizer:
+        return _from_data(sources, sources.longest, sources.spread, recipe, task, model)
+    return _as_long_as_may_be(sources, recipe, task.task_type, model)
+
+
+def _from_data(
+    sources: Sources,
+    longest: Dataset,
+    spread: Dataset,
+    recipe: Recipe,
+    task: Task,
+    model: PreTrainedModel,
+) -> PlannedRows:
+    def encoded_of(rows: Dataset) -> Encoded:
+        return task.encode(Splits(rows, None), recipe, sources.tokenizer, model, sources.labels)
+
+    count = sources.train_rows or 0
+    encoded = encoded_of(longest)
+    some = encoded if len(longest) == len(spread) == count else encoded_of(spread)
+    lengths = [row_tokens(row) for row in _rows(some.train)]
+    limit = encoded.settings["max_length"]
     return PlannedRows(
-        sorted(_rows(encoded.train), key=row_tokens, reverse=True),
-        encoded,
-        max(rows, 1),
-        sum(lengths) / max(len(lengths), 1),
-        note,
+        longest=sorted(_rows(encoded.train), key=row_tokens, reverse=True),
+        encoded=encoded,
+        # Rows without a token that counts are left out, and packing makes one row of several.
+        train_rows=max(round(count * len(lengths) / len(spread)), 1),
+        mean_tokens=sum(lengths) / max(len(lengths), 1),
+        note=f"The longest of {count:,} rows, at most {limit} tokens.",
     )
 
 
-def rows_without_data(
-    recipe: Recipe,
-    task_type: TaskType,
-    tokenizer: PreTrainedTokenizerBase,
-    model: PreTrainedModel,
-    train_rows: int | None,
+def _as_long_as_may_be(
+    sources: Sources, recipe: Recipe, task_type: TaskType, model: PreTrainedModel
 ) -> PlannedRows:
-    """Make rows as long as `data.max_length` allows, of a token repeated.
-
-    Raises:
-        ConfigError: `data.max_length` is above the model's limit.
-    """
-    length = resolve_max_length(recipe.data.max_length, model, tokenizer)
+    """Make rows of a token repeated."""
+    length = resolve_max_length(recipe.data.max_length, model, sources.tokenizer)
     row = _ROWS[task_type](length, recipe)
-    batch = int(recipe.training.get("per_device_train_batch_size", 8))
-    made = Dataset.from_list([row] * batch)
-    why = "as the rows are not here" if train_rows is None else "as the tokenizer is not here"
-    note = f"Rows of {length:,} tokens, {why} (data.max_length)."
-    return PlannedRows(_rows(made), Encoded(made, None), train_rows, float(length), note)
+    made = Dataset.from_list([row])
+    why = "rows" if sources.train_rows is None else "tokenizer"
+    verb = "are" if sources.train_rows is None else "is"
+    note = f"Rows of {length:,} tokens, as the {why} {verb} not here (data.max_length)."
+    return PlannedRows([row], Encoded(made, None), sources.train_rows, float(length), note)
 
 
 def _text_row(length: int, recipe: Recipe) -> dict[str, Any]:
@@ -168,19 +116,6 @@ _ROWS: dict[TaskType, Callable[[int, Recipe], dict[str, Any]]] = {
     TaskType.TOKEN_CLS: _tagged_row,
     TaskType.SEQ_2_SEQ_LM: _pair_row,
 }
-
-
-def _chosen(rows: Dataset) -> tuple[list[int], list[int]]:
-    """Choose the rows with the most characters, and some spread over all."""
-    sizes: list[int] = []
-    for batch in rows.iter(batch_size=1000):
-        columns: Any = batch
-        sizes += [
-            sum(len(str(value)) for value in row) for row in zip(*columns.values(), strict=True)
-        ]
-    longest = sorted(range(len(sizes)), key=sizes.__getitem__, reverse=True)[:_LONGEST]
-    step = max(len(sizes) // _SPREAD, 1)
-    return longest, list(range(0, len(sizes), step))[:_SPREAD]
 
 
 def _rows(encoded: Dataset) -> list[dict[str, Any]]:

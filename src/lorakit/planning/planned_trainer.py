@@ -23,7 +23,6 @@ class PlannedTrainerMixin(AdapterTrainerMixin):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.watch = _Unwatched()
-        self.place_model_on_device = False
 
     def _move_model_to_device(self, model: nn.Module, device: torch.device) -> None:
         """Leave the model where it was made."""

@@ -40,15 +40,18 @@ def in_each_process(step: StepMemory, model: nn.Module, processes: int, shards: 
 
 
 def _replicated(step: StepMemory) -> StepMemory:
-    at_peak = {**step.at_peak, Purpose.COMMUNICATION: step.gradient_bytes}
+    at_peak = {**step.at_peak, str(Purpose.COMMUNICATION): step.gradient_bytes}
     return replace(step, peak_bytes=step.peak_bytes + step.gradient_bytes, at_peak=at_peak)
 
 
 def _sharded(step: StepMemory, model: nn.Module, processes: int) -> StepMemory:
-    base = _Shares(_frozen(model), processes)
-    trained = _Shares((p for p in model.parameters() if p.requires_grad), processes)
-    gathered = _gathered_bytes(model)
-    saved = {
+    packed = {
+        id(module.weight) for module in model.modules() if quantized_weight(module) is not None
+    }
+    shared = [p for p in model.parameters() if id(p) not in packed]
+    base = _Shares((p for p in shared if not p.requires_grad), processes)
+    trained = _Shares((p for p in shared if p.requires_grad), processes)
+    saved: dict[str, int] = {
         Purpose.BASE: base.saved_bytes,
         Purpose.ADAPTER: trained.saved_bytes,
         Purpose.GRADIENTS: round(step.gradient_bytes * trained.saved_share),
@@ -57,7 +60,7 @@ def _sharded(step: StepMemory, model: nn.Module, processes: int) -> StepMemory:
     at_peak = {
         purpose: max(size - saved.get(purpose, 0), 0) for purpose, size in step.at_peak.items()
     }
-    at_peak[Purpose.COMMUNICATION] = gathered
+    at_peak[Purpose.COMMUNICATION] = _gathered_bytes(model, shared)
     return replace(
         step,
         base_weights_bytes=step.base_weights_bytes - saved[Purpose.BASE],
@@ -74,7 +77,7 @@ class _Shares:
 
     def __init__(self, parameters: Iterable[nn.Parameter], processes: int):
         whole = own = 0
-        for parameter in {id(p): p for p in parameters}.values():
+        for parameter in parameters:
             size = parameter.numel() * parameter.itemsize
             whole += size
             rows = parameter.shape[0] if parameter.ndim else 1
@@ -83,27 +86,18 @@ class _Shares:
         self.saved_share = self.saved_bytes / whole if whole else 0.0
 
 
-def _frozen(model: nn.Module) -> list[nn.Parameter]:
-    packed = {
-        id(module.weight) for module in model.modules() if quantized_weight(module) is not None
-    }
-    return [p for p in model.parameters() if not p.requires_grad and id(p) not in packed]
-
-
-def _gathered_bytes(model: nn.Module) -> int:
+def _gathered_bytes(model: nn.Module, shared: list[nn.Parameter]) -> int:
     """Return the bytes of whole parameters, and of their gradients, that are there at once."""
     blocks = set(getattr(model, "_no_split_modules", None) or ())
-    packed = {
-        id(module.weight) for module in model.modules() if quantized_weight(module) is not None
-    }
+    are_shared = {id(p) for p in shared}
     in_blocks: set[int] = set()
     largest = 0
     for module in model.modules():
         if any(kind.__name__ in blocks for kind in type(module).__mro__):
-            own = [p for p in module.parameters() if id(p) not in packed]
+            own = [p for p in module.parameters() if id(p) in are_shared]
             in_blocks |= {id(p) for p in own}
             largest = max(largest, sum(map(_with_gradient, own)))
-    outside = [p for p in model.parameters() if id(p) not in in_blocks and id(p) not in packed]
+    outside = [p for p in shared if id(p) not in in_blocks]
     return sum(map(_bytes, outside)) + _BLOCKS_GATHERED * largest
 
 

@@ -6,9 +6,10 @@ The same code runs a step on fake tensors (to plan) and on real ones (to compare
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -49,23 +50,39 @@ class StepMemory:
     peak_bytes: int
     peak_place: str
     """The module that runs at the peak, or "optimizer"."""
-    at_peak: Mapping[Purpose, int]
-    """What the peak is made of."""
+    at_peak: Mapping[str, int]
+    """What the peak is made of, by `Purpose`."""
 
 
-def run_step(trainer: Trainer, batch: Mapping[str, Any], vocabulary: int | None) -> StepMemory:
+def longest_batch(
+    trainer: Trainer, rows: Sequence[Mapping[str, Any]], train_rows: int | None
+) -> dict[str, Any]:
+    """Return a batch as a trainer's collator makes it of the longest rows.
+
+    Args:
+        trainer: The trainer.
+        rows: Encoded, the longest first; where there are too few they are taken again.
+        train_rows: How many there are in the whole run, which a batch cannot exceed.
+    """
+    subject: Any = trainer
+    size = subject.args.per_device_train_batch_size
+    size = size if train_rows is None else min(size, train_rows)
+    return dict(subject.data_collator([dict(row) for row in islice(cycle(rows), size)]))
+
+
+def run_step(trainer: Trainer, batch: Mapping[str, Any]) -> StepMemory:
     """Run a training step of a trainer and count its memory.
 
     Args:
         trainer: Made for the model; its optimizer is created if it has none.
         batch: On the model's device.
-        vocabulary: By which logits are known; None where the model has none.
 
     Returns: What was counted on the device of the model.
     """
     subject: Any = trainer
-    model: nn.Module = subject.model
+    model: Any = subject.model
     trained = [p for p in model.parameters() if p.requires_grad]
+    vocabulary = getattr(model.config.get_text_config(), "vocab_size", None)
     storages = LiveStorages(next(model.parameters()).device.type, vocabulary)
     storages.adopt(trained, Purpose.ADAPTER)
     storages.adopt(_frozen(model), Purpose.BASE)
@@ -98,7 +115,7 @@ def run_step(trainer: Trainer, batch: Mapping[str, Any], vocabulary: int | None)
         temporary_bytes=at_peak[Purpose.TEMPORARY],
         peak_bytes=storages.peak_bytes,
         peak_place=storages.peak_place,
-        at_peak=at_peak,
+        at_peak={str(purpose): size for purpose, size in at_peak.items()},
     )
 
 

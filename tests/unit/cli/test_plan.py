@@ -99,7 +99,7 @@ def test_training_begins_with_the_plan_and_reports_the_real_peak(cls_training):
 def small(plan: MemoryPlan) -> MemoryPlan:
     from dataclasses import replace
 
-    return replace(plan, memory_bytes=50_000_000, fits=False)
+    return replace(plan, memory_bytes=50_000_000)
 
 
 @pytest.fixture

@@ -118,3 +118,17 @@ def test_they_compile_for_gpus(tmp_path):
         assert report["stack_bytes"] <= SPILLED_BYTES
         # Neither the seed nor the number of tokens makes another kernel of it.
         assert report["compiled_once"]
+
+
+def test_a_fake_tensor_is_taken_for_what_it_stands_for():
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from lorakit.ops import cpu_kernels
+    from lorakit.ops.triton_kernels import TritonKernels
+
+    kernels = TritonKernels()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        x, A = torch.empty(5, 8, device="cpu"), torch.empty(3, 8, device="cpu")
+        u = kernels.down(x, A, cpu_kernels.dropout_arguments(0, 1.0, 7))
+    assert (u.shape, u.dtype) == ((5, 3), torch.float32)

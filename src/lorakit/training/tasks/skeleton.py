@@ -41,6 +41,31 @@ def load_skeleton(
     """
     config = load_config(name, key=key, **options)
     how = {key: options[key] for key in ("dtype", "trust_remote_code") if options.get(key)}
+    return skeleton_of(auto_class, config, name, key=key, device=device, **how)
+
+
+def skeleton_of(
+    auto_class: Any,
+    config: Any,
+    name: str,
+    *,
+    key: str = "model",
+    device: torch.device | None = None,
+    **how: Any,
+) -> PreTrainedModel:
+    """Build a model from a configuration that has been read.
+
+    Args:
+        auto_class: Such as `AutoModelForCausalLM`.
+        config: What `load_config` returned.
+        name: Hub id or local directory it came from.
+        key: Where the name stands, for an error.
+        device: Of its parameters, which hold nothing of use; None for the meta device.
+        how: `dtype` of its parameters, and `trust_remote_code`.
+
+    Raises:
+        ConfigError: The model cannot do the task, or its configuration is damaged.
+    """
     try:
         with torch.device(device or "meta"):
             return auto_class.from_config(config, **how)
@@ -89,7 +114,8 @@ def _require_sizes(config: Any, name: str, key: str, given: Mapping[str, Any]) -
         ConfigError: Names the fields that are missing.
     """
     revision = {"revision": given["revision"]} if given.get("revision") else {}
-    said, _ = PreTrainedConfig.get_config_dict(name, **revision)
+    # It has just been read, so that of the hub is in the cache.
+    said, _ = PreTrainedConfig.get_config_dict(name, local_files_only=True, **revision)
     words = set(said).union(*(part for part in said.values() if isinstance(part, dict)))
     text_config = config.get_text_config()
     own_names = type(text_config).attribute_map
