@@ -34,13 +34,7 @@ def plan_first(
     from lorakit.training.run_directory import RunDirectory
 
     main_decides(lambda: RunDirectory.refuse_occupied(recipe.output))
-    plan = main_decides(
-        lambda: (
-            _planned(recipe, process_count())
-            if processes is None
-            else _planned_apart(recipe, processes)  # the driver of a cluster stays as it is
-        )
-    )
+    plan = main_decides(lambda: _planned(recipe, processes or process_count()))
     if plan is None:
         return None
     from lorakit.cli.plan_view import summary
