@@ -1,13 +1,13 @@
 """Adapters as values and as files, operations on them, and merging them into a model's weights."""
 
-from lorakit.adapters.adapter import (
-    Adapter,
+from lorakit.adapters.adapter import Adapter
+from lorakit.adapters.arithmetic import negated_adapter, scaled_adapter, summed_adapters
+from lorakit.adapters.carried import (
     adapter_state_dict,
     load_adapter,
     load_adapter_state_dict,
     save_adapter,
 )
-from lorakit.adapters.arithmetic import negated_adapter, scaled_adapter, summed_adapters
 from lorakit.adapters.combine import CombinationMethod, combine, combine_adapters
 from lorakit.adapters.extract import Extraction, extract, extract_adapter
 from lorakit.adapters.gguf_format import save_gguf

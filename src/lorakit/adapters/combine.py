@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.agreement import common_base, common_settings, shared_tensors
 from lorakit.adapters.pruning import MajoritySign, drawn, elected, largest
+from lorakit.adapters.ranks import unit_scaled
 from lorakit.adapters.resize import require_rank_fits
-from lorakit.adapters.rewritten import require_low_rank, unit_scaled
+from lorakit.adapters.rewritten import require_low_rank
 from lorakit.errors import AdapterMismatchError, ConfigError, did_you_mean
 from lorakit.injection import Injection, add_adapter
 from lorakit.injection.state import check_new_name, require_adapter, require_unmerged

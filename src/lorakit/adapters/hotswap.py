@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lorakit.adapters.adapter import Adapter, view_of
+from lorakit.adapters.adapter import Adapter
+from lorakit.adapters.carried import view_of
 from lorakit.errors import AdapterMismatchError
 from lorakit.injection.state import require_adapter, require_unmerged
 

@@ -10,8 +10,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lorakit.adapters.adapter import Adapter, view_of
-from lorakit.adapters.rewritten import require_low_rank, with_ranks
+from lorakit.adapters.adapter import Adapter
+from lorakit.adapters.carried import view_of
+from lorakit.adapters.ranks import with_ranks
+from lorakit.adapters.rewritten import require_low_rank
 from lorakit.config import LoraConfig
 from lorakit.errors import AdapterFileError, ConfigError
 from lorakit.injection.activation import adapter_names

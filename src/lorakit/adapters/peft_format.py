@@ -58,13 +58,8 @@ def tensor_keys(
 ) -> dict[str, Tensor]:
     """Return tensors under PEFT's keys, with the adapter's name stripped."""
     tensors: dict[str, Tensor] = {}
-    for path, (A, B) in factors.items():
-        if path in embeddings:
-            tensors[f"{PREFIX}{path}.lora_embedding_A"] = A
-            tensors[f"{PREFIX}{path}.lora_embedding_B"] = B
-        else:
-            tensors[f"{PREFIX}{path}.lora_A.weight"] = A
-            tensors[f"{PREFIX}{path}.lora_B.weight"] = B
+    for path, pair in factors.items():
+        tensors.update(zip(factor_keys(path, path in embeddings), pair, strict=True))
     for path, magnitude in magnitudes.items():
         tensors[f"{PREFIX}{path}.lora_magnitude_vector"] = magnitude
     for key, tensor in replaced.items():
@@ -74,6 +69,17 @@ def tensor_keys(
         layer = f"{path}.base_layer" if path in factors else path
         tensors[f"{PREFIX}{layer}.weight"] = tensor
     return tensors
+
+
+def factor_keys(path: str, is_embedding: bool) -> tuple[str, str]:
+    """Return the keys of a module's lora_A and lora_B.
+
+    >>> factor_keys("embed", True)
+    ('base_model.model.embed.lora_embedding_A', 'base_model.model.embed.lora_embedding_B')
+    """
+    if is_embedding:
+        return f"{PREFIX}{path}.lora_embedding_A", f"{PREFIX}{path}.lora_embedding_B"
+    return f"{PREFIX}{path}.lora_A.weight", f"{PREFIX}{path}.lora_B.weight"
 
 
 def parse_keys(

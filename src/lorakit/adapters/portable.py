@@ -6,7 +6,8 @@ import torch
 from torch.nn import functional as F
 
 from lorakit.adapters.adapter import Adapter
-from lorakit.adapters.rewritten import named_targets, require_low_rank, unit_scaled
+from lorakit.adapters.ranks import unit_scaled
+from lorakit.adapters.rewritten import named_targets, require_low_rank
 from lorakit.errors import AdapterFileError
 
 

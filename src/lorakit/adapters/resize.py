@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from lorakit.adapters.adapter import Adapter
-from lorakit.adapters.rewritten import require_low_rank, unit_scaled
+from lorakit.adapters.ranks import unit_scaled
+from lorakit.adapters.rewritten import require_low_rank
 from lorakit.errors import ConfigError, ShapeError
 from lorakit.ops.factored_svd import truncated_product
 

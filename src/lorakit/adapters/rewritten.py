@@ -1,17 +1,12 @@
-"""New factors under an adapter's settings: what every operation on adapters ends in."""
+"""What operations on adapters ask of them, and the targets of what they make."""
 
 import re
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import fields
-
-from torch import Tensor
 
 from lorakit.adapters.adapter import Adapter
 from lorakit.config import LoraConfig
 from lorakit.errors import AdapterFileError
-
-Factors = Mapping[str, tuple[Tensor, Tensor]]
 
 _UNDERSTOOD_PARTS = {
     *("config", "factors", "replaced", "embeddings", "base_weights", "base_model"),
@@ -63,49 +58,6 @@ def require_low_rank(adapter: Adapter, action: str, name: str) -> None:
                 f"Cannot {action} {name}: {path} has NaN or infinite numbers, expected finite "
                 "ones. Train again with a lower learning rate."
             )
-
-
-def unit_scaled(config: LoraConfig, factors: Factors) -> LoraConfig:
-    """Return settings with the ranks of these factors and a scaling of 1 in every module."""
-    ranks = {path: A.shape[0] for path, (A, _) in factors.items()}
-    return with_ranks(config, ranks, dict(ranks))
-
-
-def with_ranks(
-    config: LoraConfig, ranks: Mapping[str, int], alphas: Mapping[str, float]
-) -> LoraConfig:
-    """Return settings with these ranks and alphas by module path, and plain scaling alpha / r.
-
-    The most frequent rank and alpha become r and lora_alpha; the rest goes into the patterns, by
-    the last part of the path where that says it all, else by the whole path.
-    """
-    r = Counter(ranks.values()).most_common(1)[0][0]
-    alpha = Counter(alphas.values()).most_common(1)[0][0]
-    return config.model_copy(
-        update={
-            "r": r,
-            "lora_alpha": float(alpha),
-            "rank_pattern": _pattern(ranks, r),
-            "alpha_pattern": {k: float(v) for k, v in _pattern(alphas, alpha).items()},
-            "use_rslora": False,
-            "init_lora_weights": True,
-        }
-    )
-
-
-def _pattern(values: Mapping[str, float], usual: float) -> dict:
-    of_name: dict[str, set[float]] = {}
-    for path, value in values.items():
-        of_name.setdefault(path.rsplit(".", 1)[-1], set()).add(value)
-    pattern = {}
-    for path, value in values.items():
-        last = path.rsplit(".", 1)[-1]
-        if len(of_name[last]) > 1 or not last.isidentifier():
-            # "^" keeps a pattern, which is matched against the end of a path, from longer paths.
-            last = f"^{re.escape(path)}"
-        if value != usual:
-            pattern[last] = value
-    return pattern
 
 
 def named_targets(paths: Mapping[str, object], like: LoraConfig) -> str | tuple[str, ...]:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from torch import nn
 
-from lorakit.adapters.adapter import Adapter, save_adapter
+from lorakit.adapters.adapter import Adapter
+from lorakit.adapters.carried import save_adapter
 from lorakit.adapters.files import CONFIG_FILE
 from lorakit.errors import MissingFileError
 from lorakit.injection import (

@@ -109,7 +109,7 @@ def norms_of(layer: AdaptedLayer, update: LowRankUpdate, term: LowRankTerm) -> T
 
 def initial_magnitude(layer: AdaptedLayer, update: LowRankUpdate) -> Tensor:
     """Return the magnitude with which an update changes the norm of no row, (out,)."""
-    return norms_of(layer, update, LowRankTerm(update.lora_A, update.lora_B, update.scaling))
+    return norms_of(layer, update, LowRankTerm(*update.operand_factors(), update.scaling))
 
 
 def linear_output(layer: AdaptedLayer, x: Tensor, updates: list[LowRankUpdate]) -> Tensor:

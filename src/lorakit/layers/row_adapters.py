@@ -206,6 +206,7 @@ def _may_be_kept(updates: Sequence[LowRankUpdate]) -> bool:
     """Whether what was prepared sees later changes of the factors' values: no copies, no hooks."""
     return not torch.compiler.is_compiling() and all(
         not update.has_magnitude
+        and update.keeps_saved_factors
         and update.lora_A.dtype == update.lora_B.dtype == torch.float32
         and update.lora_A.device.type == "cpu"
         and update.lora_A.is_contiguous()

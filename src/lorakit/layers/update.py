@@ -77,8 +77,35 @@ class LowRankUpdate(nn.Module):
 
     @property
     def r(self) -> int:
-        """Rank: rows of lora_A and columns of lora_B."""
-        return self.lora_A.shape[0]
+        """Rank of what is trained: rows of lora_A and columns of lora_B."""
+        return self.lora_A.shape[-2]
+
+    def operand_factors(self) -> tuple[Tensor, Tensor]:
+        """Return the A (r, in) and B (out, r) of s B A, through which gradients flow.
+
+        Kinds of updates that keep their factors in another form make these of them.
+        """
+        return self.lora_A, self.lora_B
+
+    def saved_factors(self) -> tuple[Tensor, Tensor]:
+        """Return the A (r, in) and B (out, r) that files hold, detached."""
+        A, B = self.operand_factors()
+        return A.detach(), B.detach()
+
+    @torch.no_grad()
+    def load_factors_(self, A: Tensor, B: Tensor) -> None:
+        """Take what `saved_factors` returned, in place.
+
+        Raises:
+            AdapterMismatchError: A kind of update cannot take the form these factors have.
+        """
+        self.lora_A.copy_(A)
+        self.lora_B.copy_(B)
+
+    @property
+    def keeps_saved_factors(self) -> bool:
+        """Whether `saved_factors` are the parameters themselves, and not made of them."""
+        return True
 
     @torch.no_grad()
     def initialize_(self, initialization: Initialization, zero_factor: Literal["A", "B"]) -> None:
@@ -131,10 +158,11 @@ class LowRankUpdate(nn.Module):
             seed: Of the dropout mask that this update shares with others on the same activation;
                 drawn where dropout acts and none is given.
         """
+        A, B = self.operand_factors()
         if not self.drops:
-            return LowRankTerm(self.lora_A, self.lora_B, self.scaling)
+            return LowRankTerm(A, B, self.scaling)
         p, seed = self.drop_probability, draw_seed() if seed is None else seed
-        return LowRankTerm(self.lora_A, self.lora_B, self.scaling, p, seed)
+        return LowRankTerm(A, B, self.scaling, p, seed)
 
     def forward(
         self, seed: Tensor | None = None
@@ -148,8 +176,9 @@ class LowRankUpdate(nn.Module):
 
     def delta_weight(self) -> Tensor:
         """Return s B A in float32 (float64 for float64 factors), (out, in)."""
-        wide = torch.promote_types(self.lora_A.dtype, torch.float32)
-        return self.scaling * (self.lora_B.detach().to(wide) @ self.lora_A.detach().to(wide))
+        A, B = self.saved_factors()
+        wide = torch.promote_types(A.dtype, torch.float32)
+        return self.scaling * (B.to(wide) @ A.to(wide))
 
     def change(self, W0: Tensor) -> Tensor:
         """Return what the update makes of a weight less the weight itself, (out, in).

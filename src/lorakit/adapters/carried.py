@@ -1,0 +1,183 @@
+"""Adapters that a model carries: saved to files, loaded from them, read and filled as tensors."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lorakit.adapters.adapter import Adapter
+from lorakit.adapters.peft_format import factor_keys, tensor_keys
+from lorakit.adapters.ranks import Factors, with_ranks
+from lorakit.adapters.sharded import copy_whole_, is_sharded
+from lorakit.config import LoraConfig
+from lorakit.errors import AdapterMismatchError, AdapterStateError
+from lorakit.injection import Injection, adapter_names, add_adapter
+from lorakit.injection.plan_from_tensors import saved_tensors
+from lorakit.injection.state import (
+    adapted_layers,
+    replaced_modules,
+    require_adapter,
+    unwrapped,
+)
+from lorakit.layers import LoraEmbedding, LowRankUpdate
+
+
+def save_adapter(model: nn.Module, path: str | Path, name: str = "default") -> list[Path]:
+    """Write one adapter of a model in PEFT's layout, atomically.
+
+    Of a model whose parameters are sharded (FSDP2) take `Adapter.from_model` in every process, and
+    save what it returns in one of them.
+
+    Args:
+        model: A model with adapters.
+        path: Directory for adapter_config.json and adapter_model.safetensors; made if need be.
+        name: Which adapter.
+
+    Returns: The paths written.
+
+    Raises:
+        AdapterNameError: There is no such adapter.
+        AdapterStateError: Its parameters are sharded.
+    """
+    view = view_of(model, name)
+    if any(is_sharded(A) for A, _ in view.factors.values()):
+        raise AdapterStateError(
+            f"Cannot save adapter {name!r} to {path}: this process has a part of it only. Call "
+            "Adapter.from_model(model) in every process, and save its result in one of them."
+        )
+    return view.save(path)
+
+
+def load_adapter(
+    model: nn.Module,
+    path: str | Path,
+    name: str | None = None,
+    *,
+    trainable: bool = False,
+    allow_pickle: bool = False,
+) -> Injection:
+    """Read an adapter, put it into a model and make it the one that acts.
+
+    Args:
+        model: The base, with other adapters or without.
+        path: Directory in PEFT's layout, or a hub id.
+        name: None takes "default", or the directory's name where that is taken.
+        trainable: Whether its parameters require gradients.
+        allow_pickle: As in `Adapter.load`.
+
+    Returns: What matched.
+
+    Raises:
+        MissingFileError: There is no adapter at `path`.
+        AdapterFileError: A file is damaged or uses a feature lorakit does not have.
+        AdapterMismatchError: The adapter was made for another base.
+        AdapterNameError: The name is taken or malformed.
+    """
+    adapter = Adapter.load(path, allow_pickle=allow_pickle)
+    if name is None:
+        name = Path(path).name if "default" in adapter_names(model) else "default"
+    return add_adapter(model, adapter, name, trainable=trainable)
+
+
+def adapter_state_dict(model: nn.Module, name: str = "default") -> dict[str, Tensor]:
+    """Return the tensors of one adapter under PEFT's keys, detached but not copied.
+
+    Raises:
+        AdapterNameError: There is no such adapter.
+    """
+    view = view_of(model, name)
+    return tensor_keys(view.factors, view.replaced, view.embeddings, {}, view.magnitudes)
+
+
+@torch.no_grad()
+def load_adapter_state_dict(
+    model: nn.Module, tensors: Mapping[str, Tensor], name: str = "default"
+) -> None:
+    """Copy tensors under PEFT's keys into an adapter that a model already carries.
+
+    Raises:
+        AdapterNameError: There is no such adapter.
+        AdapterMismatchError: Keys or shapes differ from the adapter's; nothing is copied then.
+    """
+    places = adapter_state_dict(model, name)
+    problems = [f"missing key {key!r}" for key in places if key not in tensors]
+    problems += [f"unexpected key {key!r}" for key in tensors if key not in places]
+    problems += [
+        f"{key} has shape {tuple(tensors[key].shape)}, expected {tuple(place.shape)}"
+        for key, place in places.items()
+        if key in tensors and tensors[key].shape != place.shape
+    ]
+    if problems:
+        more = f"; {len(problems) - 1} more" if len(problems) > 1 else ""
+        raise AdapterMismatchError(
+            f"The tensors do not fit adapter {name!r}: {problems[0]}{more}. "
+            "Load them into the base and configuration they were saved from."
+        )
+    for key, place in places.items():
+        copy_whole_(place, tensors[key])
+    for path, layer in adapted_layers(model):
+        update: LowRankUpdate | None = layer.updates[name] if name in layer.updates else None  # type: ignore[assignment]  # noqa: SIM401
+        if update is not None and not update.keeps_saved_factors:
+            keys = factor_keys(path, isinstance(layer, LoraEmbedding))
+            update.load_factors_(*(tensors[key] for key in keys))
+
+
+def view_of(model: nn.Module, name: str) -> Adapter:
+    """Return an adapter whose tensors are the model's own, detached."""
+    state = require_adapter(model, name)
+    config = state.configs[name]
+    factors: dict[str, tuple[Tensor, Tensor]] = {}
+    magnitudes: dict[str, Tensor] = {}
+    replaced: dict[str, Tensor] = {}
+    embeddings = set()
+    scalings: dict[str, float] = {}
+    for path, layer in adapted_layers(model):
+        if name not in layer.updates:
+            continue
+        update: LowRankUpdate = layer.updates[name]  # type: ignore[assignment]
+        factors[path] = update.saved_factors()
+        if not update.keeps_saved_factors:
+            scalings[path] = update.scaling
+        if update.magnitude is not None:
+            magnitudes[path] = update.magnitude.detach()
+        if isinstance(layer, LoraEmbedding):
+            embeddings.add(path)
+        if update.bias is not None:
+            replaced[f"{path}.bias"] = update.bias.detach()
+    for path, module in replaced_modules(model):
+        if name not in module.trained_copies:
+            continue
+        trained = module.trained_copies[name]
+        if path in config.modules_to_save:
+            own = saved_tensors(trained)
+        else:
+            own = {
+                key: parameter
+                for key, parameter in trained._parameters.items()
+                if parameter is not None and parameter is not module._parameters[key]
+            }
+        replaced.update({f"{path}.{key}": tensor.detach() for key, tensor in own.items()})
+    if scalings:
+        config = _as_saved(config, factors, scalings)
+    return Adapter(
+        config, factors, replaced, frozenset(embeddings), {}, _base_name(model), magnitudes
+    )
+
+
+def _as_saved(config: LoraConfig, factors: Factors, scalings: Mapping[str, float]) -> LoraConfig:
+    """Return settings that give saved factors the scaling their updates have.
+
+    Args:
+        config: What the adapter was added with.
+        factors: As they are saved, by module path.
+        scalings: Of the updates whose saved factors are made of their parameters.
+    """
+    ranks = {path: A.shape[-2] for path, (A, _) in factors.items()}
+    alphas = {path: scalings.get(path, config.scaling_for(path)) * r for path, r in ranks.items()}
+    return with_ranks(config, ranks, alphas)
+
+
+def _base_name(model: nn.Module) -> str | None:
+    """Return the hub id or directory a transformers model was loaded from."""
+    return getattr(unwrapped(model), "name_or_path", None) or None
