@@ -140,6 +140,11 @@ class LoraConfig(StrictConfig):
     """Train the length of each row of the weight beside the update (DoRA, Liu et al. 2024,
     arXiv:2402.09353): W' = m (W0 + s B A) / ‖W0 + s B A‖ with a magnitude m for each output."""
 
+    enable_lora: dict[str, tuple[bool, ...]] = {}
+    """Parts of a fused matrix by module name or regex, as loralib's MergedLinear has them: with
+    {"c_attn": [true, false, true]} GPT-2's query and value are adapted, each by a product of rank r
+    of its own, and its key is not. Files hold an ordinary update of rank r times the parts."""
+
     freeze_lora_a: bool = False
     """Leave lora_A as it was drawn and train lora_B alone (LoRA-FA, Zhang et al. 2023,
     arXiv:2308.03303): no gradient, no optimizer state, and no saved input for it. Files do not say
@@ -176,7 +181,18 @@ class LoraConfig(StrictConfig):
     def _layer_lists_are_regexes(cls, value: Any) -> Any:
         return _with_valid_regexes(value, [value] if isinstance(value, str) else value or [])
 
-    @field_validator("rank_pattern", "alpha_pattern")
+    @field_validator("enable_lora")
+    @classmethod
+    def _some_parts_are_adapted(cls, value: dict[str, tuple[bool, ...]]) -> Any:
+        for name, parts in value.items():
+            if len(parts) < 2 or not any(parts):
+                raise ValueError(
+                    f"{name!r} has {list(parts)}, expected true or false for each of two parts or "
+                    "more, and one true at least"
+                )
+        return value
+
+    @field_validator("rank_pattern", "alpha_pattern", "enable_lora")
     @classmethod
     def _keys_are_regexes(cls, value: Any) -> Any:
         return _with_valid_regexes(value, value)
@@ -190,6 +206,11 @@ class LoraConfig(StrictConfig):
         """Return lora_alpha of the module at `path`: its `alpha_pattern` entry, or `lora_alpha`."""
         key = matching_pattern(self.alpha_pattern, path)
         return self.lora_alpha if key is None else self.alpha_pattern[key]
+
+    def parts_for(self, path: str) -> tuple[bool, ...] | None:
+        """Return which parts of the module at `path` are adapted, or None for a whole matrix."""
+        key = matching_pattern(self.enable_lora, path)
+        return None if key is None else self.enable_lora[key]
 
     def scaling_for(self, path: str) -> float:
         """Return the factor s of the module at `path`: alpha / r, or alpha / sqrt(r) for rsLoRA."""

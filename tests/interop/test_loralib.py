@@ -91,3 +91,34 @@ def test_both_name_the_same_tensors():
         for key, tensor in own.items():
             assert tensor.shape == expected[key].shape
     assert isinstance(Adapter.from_model(base), Adapter)
+
+
+@pytest.mark.parametrize("parts", [(True, False, True), (True, True, True)])
+@pytest.mark.parametrize("rslora", [False, True])
+def test_merged_linear_both_ways(parts, rslora):
+    theirs, ours = theirs_and_base(parts)
+    config = LoraConfig(
+        r=R,
+        lora_alpha=ALPHA,
+        target_modules=[*NAMES, "qkv"],
+        enable_lora={"qkv": parts},
+        use_rslora=rslora,
+    )
+    add_adapter(ours, config)
+    randomize_(ours, seed=4)
+    tensors = lora_state_dict(ours)
+    expected = loralib.lora_state_dict(theirs)
+    assert {key: t.shape for key, t in tensors.items()} == {
+        key: t.shape for key, t in expected.items()
+    }
+    assert largest_error(theirs(IDS), ours(IDS)) > 0.05
+    theirs.load_state_dict(tensors, strict=False)
+    assert largest_error(theirs(IDS), ours(IDS)) < TOLERANCE
+    if rslora:
+        return
+    # The same parameters, so the same gradients.
+    for model in (theirs, ours):
+        model(IDS).square().sum().backward()
+    update = ours.qkv.updates["default"]
+    assert largest_error(update.lora_A.grad, theirs.qkv.lora_A.grad) < TOLERANCE
+    assert largest_error(update.lora_B.grad, theirs.qkv.lora_B.grad) < TOLERANCE

@@ -114,13 +114,15 @@ def load_adapter_state_dict(
             f"The tensors do not fit adapter {name!r}: {problems[0]}{more}. "
             "Load them into the base and configuration they were saved from."
         )
-    for key, place in places.items():
-        copy_whole_(place, tensors[key])
     for path, layer in adapted_layers(model):
-        update: LowRankUpdate | None = layer.updates[name] if name in layer.updates else None  # type: ignore[assignment]  # noqa: SIM401
+        update: LowRankUpdate | None = layer.updates._modules.get(name)  # type: ignore[assignment]
         if update is not None and not update.keeps_saved_factors:
             keys = factor_keys(path, isinstance(layer, LoraEmbedding))
             update.load_factors_(*(tensors[key] for key in keys))
+            for key in keys:
+                del places[key]
+    for key, place in places.items():
+        copy_whole_(place, tensors[key])
 
 
 def view_of(model: nn.Module, name: str) -> Adapter:

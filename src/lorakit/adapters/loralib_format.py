@@ -5,7 +5,7 @@ that built the model, and have to be given.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,8 @@ from lorakit.config import LoraConfig
 from lorakit.errors import AdapterFileError, ConfigError
 from lorakit.injection.activation import adapter_names
 from lorakit.injection.state import adapted_layers, base_modules, require_state
+from lorakit.layers import LowRankUpdate
+from lorakit.layers.parted_update import PartedUpdate, in_blocks, out_of_blocks
 
 Bias = Literal["none", "all", "lora_only"]
 EnableLora = Sequence[bool] | Mapping[str, Sequence[bool]]
@@ -26,22 +28,53 @@ _A, _B = ".lora_A", ".lora_B"
 
 
 @torch.no_grad()
-def to_loralib(adapter: Adapter) -> dict[str, Tensor]:
+def to_loralib(adapter: Adapter, *, enable_lora: EnableLora | None = None) -> dict[str, Tensor]:
     """Return an adapter's tensors under loralib's names.
 
-    The layers that load them have to be built with the rank of each module and its lora_alpha.
-    loralib scales by lora_alpha / r alone, so with rsLoRA lora_B is multiplied by sqrt(r).
+    The layers that load them have to be built with the rank of each module and its lora_alpha; a
+    `MergedLinear` with both divided by its number of adapted parts. loralib scales by
+    lora_alpha / r alone, so with rsLoRA lora_B is multiplied by sqrt(r).
+
+    Args:
+        adapter: The adapter.
+        enable_lora: Which parts of fused matrices are adapted, for all modules or by module path;
+            those are written as a `MergedLinear` has them.
 
     Raises:
-        AdapterFileError: The adapter is more than s B A, or not finite.
+        AdapterFileError: The adapter is more than s B A, or not finite, or mixes the parts of a
+            fused matrix.
     """
     require_low_rank(adapter, "convert", "the adapter")
+    config = adapter.config
+    ratios = {
+        path: config.scaling_for(path) / (config.alpha_for(path) / A.shape[0])
+        for path, (A, _) in adapter.factors.items()
+    }
+    return _under_loralib_names(adapter, ratios, enable_lora)
+
+
+def _under_loralib_names(
+    adapter: Adapter, ratios: Mapping[str, float], enable_lora: EnableLora | None
+) -> dict[str, Tensor]:
+    """Return tensors under loralib's names.
+
+    Args:
+        adapter: The adapter.
+        ratios: By module path, the scaling over that of the layer that will load it.
+        enable_lora: Of `MergedLinear`s: for all of them, or by module path.
+    """
     tensors = {}
     for path, (A, B) in adapter.factors.items():
-        plain = adapter.config.alpha_for(path) / A.shape[0]
-        ratio = adapter.config.scaling_for(path) / plain
+        parts = _parts(path, enable_lora)
+        compact = B if parts is None else out_of_blocks(B, parts)
+        if compact is None:
+            raise AdapterFileError(
+                f"Cannot write {path} as a MergedLinear: its lora_B {tuple(B.shape)} is not zero "
+                f"outside of the parts that enable_lora={list(parts or ())} has. Leave enable_lora "
+                "out."
+            )
         tensors[path + _A] = A
-        tensors[path + _B] = B if ratio == 1 else B * ratio
+        tensors[path + _B] = compact if ratios[path] == 1 else compact * ratios[path]
     return tensors | dict(adapter.replaced)
 
 
@@ -109,7 +142,7 @@ def from_loralib(
             )
         else:
             groups = sum(parts) if parts is not None else 1
-            factors[path] = (A, B if parts is None else _ungrouped(B, parts))
+            factors[path] = (A, B if parts is None else in_blocks(B, parts))
             alphas[path] = lora_alpha * groups  # alpha / r of one group
             if path in embeddings or _is_embedding(A, B, tensors.get(f"{path}.weight")):
                 found_embeddings.add(path)
@@ -150,23 +183,6 @@ def _parts(path: str, enable_lora: EnableLora | None) -> Sequence[bool] | None:
 def _is_grouped(A: Tensor, B: Tensor, parts: Sequence[bool]) -> bool:
     groups = sum(parts)
     return bool(groups) and A.shape[0] == groups * B.shape[1] and B.shape[0] % groups == 0
-
-
-def _ungrouped(B: Tensor, parts: Sequence[bool]) -> Tensor:
-    """Return lora_B of a MergedLinear as one matrix (out, r·n), zero outside of its blocks.
-
-    Args:
-        B: (out / L · n, r), the blocks of the n adapted parts one below the other.
-        parts: enable_lora, L of them.
-    """
-    groups = sum(parts)
-    height, r = B.shape[0] // groups, B.shape[1]
-    whole = B.new_zeros(height * len(parts), r * groups)
-    adapted = [number for number, is_adapted in enumerate(parts) if is_adapted]
-    for group, part in enumerate(adapted):
-        rows = slice(part * height, (part + 1) * height)
-        whole[rows, group * r : (group + 1) * r] = B[group * height : (group + 1) * height]
-    return whole
 
 
 def _is_embedding(A: Tensor, B: Tensor, weight: Tensor | None) -> bool:
@@ -245,7 +261,8 @@ def lora_state_dict(
             those that the adapter trains, and the base's where it does not.
         name: Which adapter; None takes the only one, or "default".
 
-    Returns: Tensors that are detached but, except for lora_B with rsLoRA, not copied.
+    Returns: Tensors that are detached but, except for lora_B with rsLoRA or of fused matrices, not
+        copied.
 
     Raises:
         AdapterNameError: There is no such adapter.
@@ -253,8 +270,18 @@ def lora_state_dict(
     """
     _require_bias(bias)
     known = adapter_names(model)
-    adapter = view_of(model, name or (known[0] if len(known) == 1 else "default"))
-    tensors = to_loralib(adapter)
+    name = name or (known[0] if len(known) == 1 else "default")
+    adapter = view_of(model, name)
+    config = require_state(model).configs[name]
+    require_low_rank(adapter, "convert", f"adapter {name!r}")
+    updates = {
+        path: cast(LowRankUpdate, layer.updates[name])
+        for path, layer in adapted_layers(model)
+        if name in layer.updates
+    }
+    ratios = {p: u.scaling / (config.alpha_for(p) / u.r) for p, u in updates.items()}
+    fused = {path: u.parts for path, u in updates.items() if isinstance(u, PartedUpdate)}
+    tensors = _under_loralib_names(adapter, ratios, fused)
     kept = {key: tensor for key, tensor in tensors.items() if key.endswith((_A, _B))}
     if bias == "none":
         return kept

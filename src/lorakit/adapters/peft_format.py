@@ -14,7 +14,7 @@ from lorakit.errors import AdapterFileError
 PREFIX = "base_model.model."
 
 # Only how an adapter is trained: the file is that of any other.
-_UNSAVED = {"freeze_lora_a"}
+_UNSAVED = {"freeze_lora_a", "enable_lora"}
 _FIELDS = tuple(field for field in LoraConfig.model_fields if field not in _UNSAVED)
 # Fields that describe the file or PEFT itself and change no output.
 _INFORMATION = {

@@ -15,7 +15,7 @@ _UNDERSTOOD_SETTINGS = {
     *("r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules"),
     *("layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern", "bias"),
     *("modules_to_save", "task_type", "init_lora_weights", "use_rslora", "fan_in_fan_out"),
-    "freeze_lora_a",  # how an adapter is trained, not what it is
+    *("freeze_lora_a", "enable_lora"),  # how an adapter is trained, not what it is
 }
 
 

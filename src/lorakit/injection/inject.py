@@ -1,5 +1,7 @@
 """Adding an adapter to a model."""
 
+from functools import partial
+
 import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -34,6 +36,7 @@ from lorakit.layers.bitsandbytes_storage import bits_of
 from lorakit.layers.class_swap import has_foreign_forward, swap_class
 from lorakit.layers.magnitude import initial_magnitude
 from lorakit.layers.offload import execution_device, is_offloaded, weights_in_place
+from lorakit.layers.parted_update import PartedUpdate
 from lorakit.layers.update import Initialization
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -167,9 +170,14 @@ def _add_update(
         with weights_in_place(module):
             source = module.bias if tensors is None else tensors.replaced[f"{site.path}.bias"]
             bias = source.detach().to(device, factor_dtype, copy=True)  # type: ignore[union-attr]
-    update = LowRankUpdate(
-        torch.empty(site.r, in_features, device=device, dtype=factor_dtype),
-        torch.empty(out_features, site.r, device=device, dtype=factor_dtype),
+    groups, height = 1, out_features
+    new_update = LowRankUpdate
+    if site.parts is not None:
+        groups, height = sum(site.parts), out_features // len(site.parts)
+        new_update = partial(PartedUpdate, site.parts)
+    update = new_update(
+        torch.empty(groups * site.r, in_features, device=device, dtype=factor_dtype),
+        torch.empty(groups * height, site.r, device=device, dtype=factor_dtype),
         site.scaling,
         config.lora_dropout,
         bias,

@@ -12,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 from lorakit.config import LoraConfig
 from lorakit.errors import ShapeError, TargetError
 from lorakit.injection.heads import TASKS_WITH_HEADS, output_layers, task_heads
+from lorakit.injection.parts import check_parts
 from lorakit.injection.state import base_modules
 from lorakit.injection.targets import ALL_LINEAR, match_targets, name_matches, no_match_message
 from lorakit.layers import (
@@ -85,6 +86,8 @@ class Site:
     adapted_class: type[AdaptedLayer]
     r: int
     scaling: float
+    parts: tuple[bool, ...] | None = None
+    """Which parts of a fused matrix are adapted, each by itself; None for the whole."""
 
 
 @dataclass
@@ -155,9 +158,17 @@ def plan_from_config(model: nn.Module, config: LoraConfig) -> InjectionPlan:
         raise TargetError("\n".join(problems))
 
     plan.sites = [
-        Site(path, modules[path], adaptable[path], config.rank_for(path), config.scaling_for(path))
+        Site(
+            path,
+            modules[path],
+            adaptable[path],
+            config.rank_for(path),
+            config.scaling_for(path),
+            config.parts_for(path),
+        )
         for path in selected
     ]
+    check_parts(config, plan.sites)
     _check_ranks(plan.sites)
     _check_frozen(config, plan.sites)
     _check_even(config, plan.sites)
@@ -233,6 +244,7 @@ def _check_ranks(sites: list[Site]) -> None:
     too_large = []
     for site in sites:
         in_features, out_features = site.adapted_class.factor_sizes(site.module)
+        out_features //= len(site.parts) if site.parts else 1
         if site.r > min(in_features, out_features):
             too_large.append(f"{site.path} (in={in_features}, out={out_features}, r={site.r})")
     if too_large:

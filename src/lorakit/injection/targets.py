@@ -83,7 +83,7 @@ def match_targets(
 
     selected = _without_excluded(config, selected, problems)
     selected = _in_layers(config, selected, problems)
-    for field in ("rank_pattern", "alpha_pattern"):
+    for field in ("rank_pattern", "alpha_pattern", "enable_lora"):
         for pattern in getattr(config, field):
             if selected and not any(matching_pattern([pattern], path) for path in selected):
                 problems.append(no_match_message(field, [pattern], selected))

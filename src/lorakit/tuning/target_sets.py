@@ -99,7 +99,7 @@ def model_matrices(
         TargetError: The target modules match nothing.
     """
     changes = {"target_modules": target_modules, "task_type": recipe.task, "r": 1}
-    changes |= {"rank_pattern": {}, "alpha_pattern": {}}
+    changes |= {"rank_pattern": {}, "alpha_pattern": {}, "enable_lora": {}}
     plan = plan_from_config(model, recipe.lora.model_copy(update=changes))
     sizes: dict[str, int] = {}
     for site in plan.sites:

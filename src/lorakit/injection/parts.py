@@ -1,0 +1,46 @@
+"""Which layers can have their parts adapted one by one, checked before anything is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from lorakit.config import LoraConfig
+from lorakit.errors import ShapeError, TargetError
+from lorakit.layers import LoraConv1D
+from lorakit.layers.linear import AdaptedLinear
+
+if TYPE_CHECKING:
+    from lorakit.injection.plan import Site
+
+_INITIALIZATIONS = (True, False, "gaussian")
+
+
+def check_parts(config: LoraConfig, sites: Sequence[Site]) -> None:
+    """Refuse `enable_lora` where the parts of a layer cannot be adapted one by one.
+
+    Raises:
+        TargetError: The layer is not linear, or the initialisation makes one product of it.
+        ShapeError: Its outputs do not fall into that many equal parts.
+    """
+    for site in sites:
+        if site.parts is None:
+            continue
+        if not issubclass(site.adapted_class, (AdaptedLinear, LoraConv1D)):
+            raise TargetError(
+                f"Cannot adapt parts of {site.path}: it is a {type(site.module).__name__}, "
+                "expected a linear layer. Leave it out of enable_lora."
+            )
+        if config.init_lora_weights not in _INITIALIZATIONS:
+            raise TargetError(
+                f"Cannot adapt parts of {site.path} with init_lora_weights="
+                f"{config.init_lora_weights!r}, expected one of {list(_INITIALIZATIONS)}. Leave "
+                "init_lora_weights or enable_lora out."
+            )
+        out_features = site.adapted_class.factor_sizes(site.module)[1]
+        if out_features % len(site.parts):
+            raise ShapeError(
+                f"Cannot adapt parts of {site.path}: enable_lora={list(site.parts)} has "
+                f"{len(site.parts)} parts, expected a divisor of its {out_features} outputs. Say "
+                "true or false for each of its equal parts."
+            )
