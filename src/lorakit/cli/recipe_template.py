@@ -187,6 +187,9 @@ def recipe_text(
         unset("exclude_modules", ["lm_head"], "names or a regex to leave out (default none)"),
         unset("layers_to_transform", [0, 1], "indices of layers, from 0 (default all)"),
         unset("rank_pattern", {"q_proj": 16}, "rank by module name, in place of r (default none)"),
+        unset(
+            "enable_lora", {"c_attn": [True, False, True]}, "parts of a fused matrix (default all)"
+        ),
         unset("bias", "none", "biases to train: none (default), all or lora_only"),
         unset("modules_to_save", ["norm"], "modules trained in full; new heads are without naming"),
         unset("use_rslora", True, "scale by lora_alpha / sqrt(r) (default false)"),

@@ -9,10 +9,12 @@ from transformers.pytorch_utils import Conv1D
 
 from lorakit import (
     LoraConfig,
+    QuantizationConfig,
     adapter_rows,
     add_adapter,
     disable_adapters,
     merge_adapters,
+    quantize_model,
     set_adapter,
     unload,
     unmerge_adapters,
@@ -20,6 +22,7 @@ from lorakit import (
 from lorakit.adapters import Adapter, adapter_state_dict, load_adapter_state_dict
 from lorakit.errors import AdapterMismatchError, ConfigError, ShapeError, TargetError
 from lorakit.layers.parted_update import PartedUpdate, in_blocks, out_of_blocks
+from quantized_models import EIGHT, FOUR, dense_twin
 from tiny_models import randomize_
 from tolerances import largest_error
 
@@ -155,6 +158,20 @@ def test_dropout_and_magnitudes_act():
     W = model.qkv.weight + update.delta_weight()
     W = W * (update.magnitude / W.norm(dim=1))[:, None]
     torch.testing.assert_close(model(X), X @ W.t() + model.qkv.bias)
+
+
+@pytest.mark.parametrize("settings", [FOUR, EIGHT], ids=["nf4", "int8"])
+def test_on_a_quantised_weight(settings):
+    torch.manual_seed(0)
+    model = quantize_model(nn.Sequential(nn.Linear(64, 96)), QuantizationConfig(**settings))
+    x = torch.randn(5, 64)
+    base = dense_twin(model)(x)
+    config = LoraConfig(r=R, target_modules=["0"], enable_lora={"0": (True, False, True)})
+    add_adapter(model, config)
+    randomize_(model)
+    change = x @ model[0].updates["default"].delta_weight().t()
+    assert torch.equal(change[:, 32:64], torch.zeros(5, 32)) and change[:, :32].abs().max() > 0.1
+    assert largest_error(model(x), base + change) < 1e-5
 
 
 def test_nothing_is_left_after_unload():
