@@ -18,6 +18,7 @@ from lorakit.injection.state import (
     adapted_layers,
     replaced_modules,
     require_adapter,
+    require_unmerged,
     unwrapped,
 )
 from lorakit.layers import LoraEmbedding, LowRankUpdate
@@ -38,8 +39,10 @@ def save_adapter(model: nn.Module, path: str | Path, name: str = "default") -> l
 
     Raises:
         AdapterNameError: There is no such adapter.
-        AdapterStateError: Its parameters are sharded.
+        AdapterStateError: Its parameters are sharded, or the model is merged: its weights hold the
+            adapter already, so that both together would count twice.
     """
+    require_unmerged(model, "save an adapter")
     view = view_of(model, name)
     if any(is_sharded(A) for A, _ in view.factors.values()):
         raise AdapterStateError(

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from lorakit.errors import AdapterStateError, QuantizationError
-from lorakit.injection import delete_adapter, set_adapter
+from lorakit.injection import set_adapter
+from lorakit.injection.activation import remove_adapters
 from lorakit.injection.state import (
     adapted_layers,
     base_modules,
@@ -201,8 +202,7 @@ def merge_and_unload(
             untied |= any(id(p) in tied for part in parts for p in part._parameters.values())
             _take_over(module, module.trained_copies[module.active_copy])
     state.is_merged = False
-    for name in tuple(state.configs):
-        delete_adapter(model, name)
+    remove_adapters(model, tuple(state.configs))
     if "dequantize" in (quantized_base, merged_as):
         dequantize_model(model, _dense_dtype(model))
     if untied:

@@ -8,7 +8,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lorakit.config import LoraConfig
 from lorakit.errors import DtypeError, TargetError
-from lorakit.injection.activation import activate, delete_adapter
+from lorakit.injection.activation import activate, remove_adapters
 from lorakit.injection.fused_mlp import set_fused_mlp, unfuse_all
 from lorakit.injection.plan import AdapterTensors, InjectionPlan, Site, describe, plan_from_config
 from lorakit.injection.plan_from_tensors import plan_from_tensors, saved_tensors
@@ -114,7 +114,7 @@ def add_adapter(
         _add_copies(plan, name, dtype, tensors)
         group_siblings(model, [site.path for site in plan.sites])
     except BaseException:
-        delete_adapter(model, name)
+        remove_adapters(model, (name,))
         raise
     activate(model, state, (name,))
     if is_first:
