@@ -189,9 +189,7 @@ def _add_update(
         update.initialize_(initialization, site.adapted_class.zero_factor)
     else:
         A, B = tensors.factors[site.path]
-        with torch.no_grad():
-            update.lora_A.copy_(A)
-            update.lora_B.copy_(B)
+        update.load_factors_(A, B)
     if not isinstance(module, AdaptedLayer):
         module = site.adapted_class.adapt_in_place(module)
     if update.magnitude is not None:
