@@ -10,6 +10,7 @@ import os
 BENCHMARKS = (
     *("step", "qlora", "growth", "latency", "rows", "switching", "bracketing", "dropout_ways"),
     "thin_products",
+    "dora",
     "loading",
     "search_memory",
     "memory_plan",

@@ -103,6 +103,13 @@ SECTIONS = (
         quantized_tables.qlora_table,
     ),
     Section(
+        "A magnitude (DoRA)",
+        "A training step with an update on every linear layer, and the same with a magnitude in "
+        "each of them, against plain LoRA with the same dropout.",
+        "dora",
+        tables.dropout_table,
+    ),
+    Section(
         "Memory while loading",
         "Peak of resident memory of a process that loads a checkpoint of random weights, the "
         "libraries it imports included.",

@@ -181,7 +181,7 @@ def meeting_text(points: Sequence[tuple[int, Row]]) -> str:
 
 
 def dropout_table(own: Sequence[Row]) -> str:
-    """Return the ways of dropping, alone and before the projection, by dtype."""
+    """Return a line for each way of doing what is measured at one dropout, by dtype."""
     parts = []
     for (measure, shape, p, r), group in grouped(
         own, lambda row: (row.measure, row.shape, row.dropout, row.r)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from benchmarks import (
     bracketing,
+    dora,
     dropout_ways,
     growth,
     latency,
@@ -66,6 +67,7 @@ def invented_rows(origin: Origin = ORIGIN) -> list[Row]:
         *_switching(make, origin),
         *_bracketing(make),
         *_dropping(make),
+        *_magnitudes(make),
         *_quantized(make),
         *_loading(origin),
         *_thin(make),
@@ -225,6 +227,23 @@ def _dropping(make: Make) -> list[Row]:
             shape="1024 x 2048",
             dtype=dtype,
             dropout=0.05,
+            unit="s",
+        )
+    return made
+
+
+def _magnitudes(make: Make) -> list[Row]:
+    made = []
+    for dropout in dora.DROPOUTS:
+        made += make(
+            {dora.LORA: 1.0, dora.DORA: 1.1, dora.PEFT_DORA: 1.9},
+            (dora.LORA,),
+            benchmark="dora",
+            measure=FORWARD_BACKWARD,
+            shape="llama-69m:4",
+            dtype=torch.float32,
+            dropout=dropout,
+            r=8,
             unit="s",
         )
     return made

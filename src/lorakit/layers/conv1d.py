@@ -4,8 +4,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lorakit.layers.adapted import AdaptedLayer
-from lorakit.layers.magnitude import have_magnitude, linear_output
-from lorakit.ops import low_rank_linear
+from lorakit.layers.magnitude import linear_output
 
 
 class LoraConv1D(AdaptedLayer, Conv1D):
@@ -33,7 +32,4 @@ class LoraConv1D(AdaptedLayer, Conv1D):
         updates = self.acting_updates()
         if not updates:
             return super().forward(x)
-        if have_magnitude(updates):
-            return linear_output(self, x, updates)
-        terms, bias, _ = self.operands(updates)
-        return low_rank_linear(x, self.base_weight(), bias, terms)
+        return linear_output(self, x, updates)

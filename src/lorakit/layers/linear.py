@@ -6,8 +6,7 @@ from torch.compiler import is_compiling
 from torch.nn import functional as F
 
 from lorakit.layers.adapted import AdaptedLayer
-from lorakit.layers.magnitude import have_magnitude, linear_output, scales_rows
-from lorakit.ops import low_rank_linear
+from lorakit.layers.magnitude import linear_output, runs_as_one_product
 
 
 class AdaptedLinear(AdaptedLayer):
@@ -29,17 +28,16 @@ class AdaptedLinear(AdaptedLayer):
         updates = self.acting_updates()
         if not updates:
             return self.base_output(input)
-        if have_magnitude(updates) and not scales_rows(updates):
-            return linear_output(self, input, updates)
         # Without gradients sharing costs more time than reading x once saves, but a mask is shared
         # all the same: checkpointing runs the layer without gradients first, then with them.
-        shares = torch.is_grad_enabled() or any(update.drops for update in updates)
-        if self.siblings is not None and shares and not is_compiling():
+        if (
+            self.siblings is not None
+            and (torch.is_grad_enabled() or any(update.drops for update in updates))
+            and runs_as_one_product(updates)
+            and not is_compiling()
+        ):
             return self.siblings.output(self, input)
-        if have_magnitude(updates):
-            return linear_output(self, input, updates)
-        terms, bias, _ = self.operands(updates)
-        return low_rank_linear(input, self.base_weight(), bias, terms)
+        return linear_output(self, input, updates)
 
     def base_output(self, input: Tensor) -> Tensor:
         """Return what the base alone makes of the input."""

@@ -2,11 +2,12 @@
 
 With c = m / ‖W0 + s B A‖ for each row of the weight, an update changes the output by
 
-    (c - 1) drop(x) W0ᵀ + c s (drop(x) Aᵀ) Bᵀ
+    (c - 1) v + s (drop(x) Aᵀ) Bᵀ    with v = x W0ᵀ + s (drop(x) Aᵀ) Bᵀ
 
-so that the base's output stays the sum's first term and several updates add up. Without dropout and
-for one update that is c x (W0 + s B A)ᵀ + b, a plain adapted layer with its rows scaled. Under
-dropout the base's product is needed twice, as the masks act on one of them only.
+so that the base's output stays the sum's first term and several updates add up. For one update the
+output is c v + b, a plain adapted layer with its rows scaled. Dropout acts on the input of the
+low-rank path alone, as it does without a magnitude, so one product with the base's weight is
+enough (docs/adr/0011).
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from lorakit.layers.update import LowRankUpdate, shared_seed
+from lorakit.layers.update import LowRankUpdate
 from lorakit.ops import LowRankTerm, low_rank_linear
-from lorakit.ops.dropout import drop
+from lorakit.ops.low_rank import low_rank_product
 from lorakit.ops.magnitude import add_rescaling, row_norms, scaled_rows, squared_row_norms
 
 if TYPE_CHECKING:
@@ -33,9 +34,12 @@ def have_magnitude(updates: Sequence[LowRankUpdate]) -> bool:
     return any(update.has_magnitude for update in updates)
 
 
-def scales_rows(updates: Sequence[LowRankUpdate]) -> bool:
-    """Return whether the updates are one whose magnitude scales the rows of the layer's product."""
-    return len(updates) == 1 and updates[0].has_magnitude and not updates[0].drops
+def runs_as_one_product(updates: Sequence[LowRankUpdate]) -> bool:
+    """Return whether a layer with these updates is one node, its rows scaled or not.
+
+    With several updates, of which one has a magnitude, each scales a sum of its own.
+    """
+    return len(updates) == 1 or not have_magnitude(updates)
 
 
 class WeightNorms:
@@ -113,7 +117,7 @@ def initial_magnitude(layer: AdaptedLayer, update: LowRankUpdate) -> Tensor:
 
 
 def linear_output(layer: AdaptedLayer, x: Tensor, updates: list[LowRankUpdate]) -> Tensor:
-    """Run a linear layer of whose updates some have a magnitude.
+    """Run a linear layer, whether its updates have magnitudes or not.
 
     Args:
         layer: The layer.
@@ -122,16 +126,21 @@ def linear_output(layer: AdaptedLayer, x: Tensor, updates: list[LowRankUpdate]) 
 
     Returns: (*, out).
     """
-    seed = shared_seed(updates)
-    terms, bias, magnitudes = layer.operands(updates, seed)
+    terms, bias, magnitudes = layer.operands(updates)
     W0 = layer.base_weight()
-    if scales_rows(updates):
+    if all(magnitude is None for magnitude in magnitudes):
+        return low_rank_linear(x, W0, bias, terms)
+    if len(updates) == 1:
         v = low_rank_linear(x, W0, None, terms)
         return scaled_rows(v, magnitudes[0], norms_of(layer, updates[0], terms[0]), bias)  # type: ignore[arg-type]
-    h = low_rank_linear(x, W0, bias, terms)
+    plain = [t for t, magnitude in zip(terms, magnitudes, strict=True) if magnitude is None]
+    base = low_rank_linear(x, W0, None, ())
+    h = base if bias is None else base + bias.to(base.dtype)
+    for term in plain:
+        h = h + low_rank_product(x, term).to(h.dtype)
     for update, term, magnitude in zip(updates, terms, magnitudes, strict=True):
         if magnitude is not None:
-            read = x if term.seed is None else drop(x, term.drop_probability, term.seed)
-            v = low_rank_linear(read, W0, None, [LowRankTerm(term.A, term.B, term.scaling)])
-            h = add_rescaling(h, v, magnitude, norms_of(layer, update, term))
+            change = low_rank_product(x, term).to(h.dtype)
+            norms = norms_of(layer, update, term)
+            h = add_rescaling(h + change, base + change, magnitude, norms)
     return h

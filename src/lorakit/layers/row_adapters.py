@@ -244,13 +244,6 @@ def _row_scales(
     """Return m / ‖W0 + s B A‖ of each row's adapter, (rows, out); 1 where it has no magnitude."""
     scales: list[Tensor | None] = []
     for update, (term, _, magnitude) in zip(updates, called, strict=True):
-        if magnitude is not None and update.drops:
-            raise AdapterStateError(
-                f"Cannot train rows with adapters of their own in this layer: one of them has a "
-                f"magnitude (use_dora) and lora_dropout={update.drop_probability:g}, expected no "
-                "dropout beside a magnitude. Train it in batches of its own, or set lora_dropout "
-                "to 0."
-            )
         norms = None if magnitude is None else norms_of(layer, update, term)
         scales.append(None if magnitude is None else magnitude.to(norms.dtype) / norms)  # type: ignore[union-attr]
     ones = torch.ones_like(next(scale for scale in scales if scale is not None))

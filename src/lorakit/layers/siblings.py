@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from lorakit.layers.magnitude import have_magnitude, norms_of, scales_rows
+from lorakit.layers.magnitude import norms_of, runs_as_one_product
 from lorakit.layers.update import shared_seed
 from lorakit.ops import LinearOperands, low_rank_linears
 from lorakit.ops.low_rank import autocast_dtype
@@ -128,7 +128,7 @@ def _compute(layers: list[AdaptedLayer], x: Tensor) -> tuple[Tensor, ...]:
     operands, scales = [], []
     for layer, own in zip(layers, updates, strict=True):
         terms, bias, magnitudes = layer.operands(own, seed)
-        is_scaled = have_magnitude(own)
+        is_scaled = magnitudes[0] is not None
         operands.append(LinearOperands(layer.base_weight(), None if is_scaled else bias, terms))
         scales.append((magnitudes[0], norms_of(layer, own[0], terms[0]), bias) if is_scaled else ())
     outputs = low_rank_linears(x, operands)
@@ -186,7 +186,8 @@ def _read(layer: AdaptedLayer, x: Tensor) -> _Read:
 def _tensors(layer: AdaptedLayer) -> list[Tensor]:
     read: list[Any] = [layer.weight, layer.bias]
     for update in layer.acting_updates():
-        read += [update.lora_A, update.lora_B, update.bias, update.magnitude]
+        read += [update.lora_A, update.lora_B, update.bias]
+        read += [update.magnitude] if update.has_magnitude else []
     return [tensor for tensor in read if tensor is not None]
 
 
@@ -196,7 +197,7 @@ def _may_join(member: AdaptedLayer, leader: AdaptedLayer, x: Tensor) -> bool:
     Not where torch does not count the changes of a tensor, as it does not in inference mode.
     """
     updates = member.acting_updates()
-    if not updates or _is_hooked(member) or (have_magnitude(updates) and not scales_rows(updates)):
+    if not updates or _is_hooked(member) or not runs_as_one_product(updates):
         return False
     weight, leading = member.base_weight(), leader.base_weight()
     return (

@@ -172,7 +172,8 @@ class LowRankUpdate(nn.Module):
         Layers call the module rather than read its parameters, so that hooks on it run, such as
         those of accelerate that load offloaded parameters.
         """
-        return self.term(seed), self.bias, self.magnitude
+        # Reading a parameter of a module goes through a slow way, in each layer of each pass.
+        return self.term(seed), self.bias, self.magnitude if self.has_magnitude else None
 
     def delta_weight(self) -> Tensor:
         """Return s B A in float32 (float64 for float64 factors), (out, in)."""

@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from lorakit.errors import DtypeError, ShapeError
 from lorakit.ops import linear_group
+from lorakit.ops.dropout import drop
 from lorakit.ops.linear_group import LinearNeeds, LinearOperands, LowRankTerm
 from lorakit.ops.quantized import Layout, QuantizedWeight, Weight, parts, tensor_count, weight_from
 
@@ -33,6 +35,22 @@ def low_rank_linear(
         DtypeError: x and W0 differ in dtype outside autocast.
     """
     return low_rank_linears(x, (LinearOperands(W0, bias, terms),))[0]
+
+
+def low_rank_product(x: Tensor, term: LowRankTerm) -> Tensor:
+    """Compute s (drop(x) Aᵀ) Bᵀ alone, for sums that `low_rank_linear` cannot make.
+
+    Args:
+        x: Activations, (*, in).
+        term: The update.
+
+    Returns: (*, out), device of x, dtype of x (of autocast where that is on).
+
+    Memory: saves drop(x) and one (tokens, r) tensor.
+    """
+    dropped = x if term.seed is None else drop(x, term.drop_probability, term.seed)
+    u = F.linear(dropped, term.A.to(x.dtype))
+    return F.linear(u, term.B.to(x.dtype)) * term.scaling
 
 
 def low_rank_linears(x: Tensor, layers: Sequence[LinearOperands]) -> tuple[Tensor, ...]:

@@ -5,7 +5,8 @@ The norm is taken of each row, one for each output, and is a constant for the gr
     h = c v + b     with v = x (W0 + s B A)ᵀ and c = m / ‖W0 + s B A‖
     dL/dv = c g,    dL/dm = Σ g v / ‖W0 + s B A‖ over the tokens,    dL/db = Σ g
 
-Nothing of the size of W0 is made for it, as
+Nothing of the size of W0 is made for it but a quantised weight itself, which is written to the
+buffer that all products with such weights share, as
 
     ‖W0_i + s B_i A‖² = ‖W0_i‖² + 2 s B_i (A W0ᵀ)_:,i + s² B_i (A Aᵀ) B_iᵀ
 
@@ -81,7 +82,7 @@ def scaled_rows(v: Tensor, magnitude: Tensor, norms: Tensor, bias: Tensor | None
 
 
 def add_rescaling(h: Tensor, v: Tensor, magnitude: Tensor, norms: Tensor) -> Tensor:
-    """Compute h + v (m / ‖W0 + s B A‖ - 1): h holds v already, or v of the input undropped.
+    """Compute h + v (m / ‖W0 + s B A‖ - 1), where h holds v already.
 
     Args:
         h: (*, out).

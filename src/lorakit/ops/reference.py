@@ -44,7 +44,7 @@ def dora_linear_reference(
     magnitude: Tensor,
     dropped_x: Tensor | None = None,
 ) -> Tensor:
-    """Compute x W0ᵀ + b + (c - 1) drop(x) W0ᵀ + c s (drop(x) Aᵀ) Bᵀ with c = m / ‖W0 + s B A‖.
+    """Compute c (x W0ᵀ + s (drop(x) Aᵀ) Bᵀ) + b with c = m / ‖W0 + s B A‖.
 
     The norm, of each row, is a constant for the gradients.
 
@@ -56,15 +56,15 @@ def dora_linear_reference(
         B: Up-projection, (out, r).
         scaling: Dimensionless factor s.
         magnitude: m, (out,).
-        dropped_x: drop(x), (*, in); x when None, which gives c x (W0 + s B A)ᵀ + b.
+        dropped_x: Input of the low-rank path when dropout acted on it, (*, in); x when None.
 
     Returns: (*, out).
-    Source: Liu et al. 2024, arXiv:2402.09353, equation 5 and section 4.3; dropout as in PEFT.
+    Source: Liu et al. 2024, arXiv:2402.09353, equation 5 and section 4.3; where dropout acts is
+        decided in docs/adr/0011.
     """
-    h = x @ W0.T if bias is None else x @ W0.T + bias
-    dropped_x = x if dropped_x is None else dropped_x
     c = magnitude / (W0 + scaling * B @ A).norm(dim=1).detach()
-    return h + (c - 1) * (dropped_x @ W0.T) + c * scaling * ((dropped_x @ A.T) @ B.T)
+    h = c * low_rank_linear_reference(x, W0, None, A, B, scaling, dropped_x)
+    return h if bias is None else h + bias
 
 
 def low_rank_gradients_reference(

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from lorakit import (
     Adapter,
@@ -14,8 +15,10 @@ from lorakit import (
     set_fused_mlp,
 )
 from lorakit.adapters import save_adapter
-from lorakit.errors import AdapterFileError, AdapterMismatchError, AdapterStateError
+from lorakit.errors import AdapterFileError, AdapterMismatchError
 from lorakit.layers import siblings
+from lorakit.ops import apply_keep_mask
+from lorakit.ops.reference import dora_linear_reference
 from tiny_models import bert, gpt2, llama, logits, randomize_, t5, tokens, train_steps
 from tolerances import LOGITS_TOLERANCE, largest_error
 
@@ -40,14 +43,19 @@ def assert_each_row_is_its_own(model, names):
 
 
 def gradients(model):
+    torch.manual_seed(0)  # the base of T5 drops as well
     model.zero_grad()
     model(**tokens(model)).logits.square().mean().backward()
     return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("build", [llama, t5])
-def test_layers_on_one_activation_compute_together(build, monkeypatch):
-    model, _ = dora(build)
+def test_layers_on_one_activation_compute_together(build, dropout, monkeypatch):
+    model, _ = dora(build, lora_dropout=dropout)
+    model.train()
+    seed = torch.tensor(3)
+    monkeypatch.setattr("lorakit.layers.update.draw_seed", lambda: seed)
     counts = []
     original = siblings.low_rank_linears
     monkeypatch.setattr(
@@ -131,14 +139,27 @@ def test_rows_train_a_magnitude():
         assert largest_error(mixed[name], gradient) < 1e-4, name
 
 
-def test_rows_refuse_dropout_beside_a_magnitude():
-    model, _ = dora(lora_dropout=0.1)
-    model.train()
-    with (
-        adapter_rows(model, ["default", None]),
-        pytest.raises(AdapterStateError, match=r"magnitude \(use_dora\) and lora_dropout=0\.1"),
-    ):
-        model(**tokens(model))
+def test_rows_drop_the_input_of_the_low_rank_path(monkeypatch):
+    seed = torch.tensor(11)
+    monkeypatch.setattr("lorakit.layers.update.draw_seed", lambda: seed)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 4))
+    config = LoraConfig(r=2, use_dora=True, lora_dropout=0.4, target_modules="0")
+    for name in "ab":
+        add_adapter(model, config, name)
+    randomize_(model).train()
+    layer, x = model[0], torch.randn(4, 3, 6)
+    names = ["b", None, "a", "b"]
+    with adapter_rows(model, names):
+        got = model(x)
+    dropped = apply_keep_mask(x, 0.4, seed)
+    for row, name in enumerate(names):
+        expected = x[row] @ layer.weight.t() + layer.bias
+        if name is not None:
+            u = layer.updates[name]
+            operands = (layer.weight, layer.bias, u.lora_A, u.lora_B, u.scaling, u.magnitude)
+            expected = dora_linear_reference(x[row], *operands, dropped[row])
+        assert largest_error(got[row], expected) < 1e-5, name
 
 
 def test_what_is_added_to_the_base_depends_on_it():

@@ -10,9 +10,10 @@ from torch.utils.checkpoint import checkpoint
 from transformers.pytorch_utils import Conv1D
 
 from lorakit.layers import LoraConv1D, LoraEmbedding, LoraLinear, LowRankUpdate, magnitude
+from lorakit.ops import apply_keep_mask, linear_group
 from lorakit.ops.reference import dora_linear_reference
 from tiny_models import assert_untouched, snapshot
-from tolerances import TOLERANCE, largest_error
+from tolerances import GRADIENT_TOLERANCE, TOLERANCE, largest_error
 
 KINDS = {"Linear": LoraLinear, "Conv1D": LoraConv1D}
 
@@ -42,10 +43,10 @@ def adapt(layer, adapted_class, **updates):
     return adapted
 
 
-def reference(layer, x, update):
+def reference(layer, x, update, dropped_x=None):
     W0 = layer.weight if isinstance(layer, nn.Linear) else layer.weight.t()
     return dora_linear_reference(
-        x, W0, layer.bias, update.lora_A, update.lora_B, 0.5, update.magnitude
+        x, W0, layer.bias, update.lora_A, update.lora_B, 0.5, update.magnitude, dropped_x
     )
 
 
@@ -195,6 +196,47 @@ def test_dropout_repeats_under_checkpointing(kind):
         gradients.append([x.grad, *(p.grad.clone() for p in layer.updates.parameters())])
     for one, other in zip(*gradients, strict=True):
         assert largest_error(one, other) <= TOLERANCE[torch.float32]
+
+
+@pytest.mark.parametrize("names", ["a", "ab", "abc"])
+def test_dropout_acts_on_the_low_rank_path_alone(kind, names, monkeypatch):
+    plain_update = LowRankUpdate(torch.randn(1, 6), torch.randn(4, 1), 2.0, 0.5)
+    every = {"a": dora_update(p=0.5), "b": dora_update(p=0.2, seed=2), "c": plain_update}
+    layer = adapt(plain(kind), KINDS[kind], **{name: every[name] for name in names}).train()
+    seed = torch.tensor(5)
+    monkeypatch.setattr("lorakit.layers.update.draw_seed", lambda: seed)
+    x = torch.linspace(-1, 1, 18).view(3, 6).requires_grad_()
+    leaves = [x, *layer.updates.parameters()]
+    W0 = layer.weight if kind == "Linear" else layer.weight.t()
+    base = expected = x @ W0.t() + layer.bias
+    for name in names:
+        update = every[name]
+        dropped = apply_keep_mask(x, update.drop_probability, seed)
+        if name == "c":
+            expected = expected + 2 * (dropped @ update.lora_A.t()) @ update.lora_B.t()
+        else:
+            expected = expected + reference(layer, x, update, dropped) - base
+    got = layer(x)
+    assert largest_error(got, expected) <= TOLERANCE[torch.float32]
+    weights = torch.randn_like(got)
+    mine = torch.autograd.grad((got * weights).sum(), leaves)
+    theirs = torch.autograd.grad((expected * weights).sum(), leaves)
+    for one, other in zip(mine, theirs, strict=True):
+        assert largest_error(one, other) <= GRADIENT_TOLERANCE[torch.float32]
+
+
+@pytest.mark.parametrize("names", ["a", "ab"])
+@pytest.mark.parametrize("p", [0.0, 0.3])
+def test_one_product_with_the_base_s_weight_is_enough(kind, names, p, monkeypatch):
+    updates = {name: dora_update(p=p, seed=ord(name)) for name in names}
+    layer = adapt(plain(kind), KINDS[kind], **updates).train()
+    calls = []
+    original = linear_group._base_product
+    monkeypatch.setattr(
+        linear_group, "_base_product", lambda *args: calls.append(1) or original(*args)
+    )
+    layer(torch.randn(3, 6))
+    assert len(calls) == 1
 
 
 def test_dropout_of_a_layer_s_input_is_zero_on_average(kind):

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from lorakit.ops import LowRankTerm, low_rank_linear
+from lorakit.ops import LowRankTerm, apply_keep_mask, low_rank_linear
 from lorakit.ops.magnitude import add_rescaling, row_norms, scaled_rows, squared_row_norms
 from lorakit.ops.quantized import dense
 from lorakit.ops.reference import dora_linear_reference
@@ -22,9 +22,9 @@ def operands(dtype=torch.float64, tokens=7, inside=24, out=10, r=3):
     return x, W0, bias, A, B, magnitude
 
 
-def dora(x, W0, bias, A, B, scaling, magnitude):
+def dora(x, W0, bias, A, B, scaling, magnitude, *dropout):
     norms = row_norms(W0, squared_row_norms(W0), A.detach(), B.detach(), scaling)
-    v = low_rank_linear(x, W0, None, [LowRankTerm(A, B, scaling)])
+    v = low_rank_linear(x, W0, None, [LowRankTerm(A, B, scaling, *dropout)])
     return scaled_rows(v, magnitude, norms, bias)
 
 
@@ -62,13 +62,16 @@ def test_norms_are_taken_in_full_precision_under_autocast():
         assert torch.equal(row_norms(W0, squared_row_norms(W0), A, B, 0.7), expected)
 
 
+@pytest.mark.parametrize("p", [0.0, 0.4])
 @pytest.mark.parametrize("with_bias", [True, False])
-def test_outputs_and_gradients_are_the_reference_s(with_bias):
+def test_outputs_and_gradients_are_the_reference_s(with_bias, p):
     x, W0, bias, A, B, magnitude = operands()
     bias = bias if with_bias else None
     leaves = [t.requires_grad_() for t in (x, A, B, magnitude, *([bias] if with_bias else []))]
-    got = dora(x, W0, bias, A, B, 0.7, magnitude)
-    expected = dora_linear_reference(x, W0, bias, A, B, 0.7, magnitude)
+    seed = torch.tensor(3)
+    got = dora(x, W0, bias, A, B, 0.7, magnitude, *([p, seed] if p else []))
+    dropped = apply_keep_mask(x, p, seed) if p else None
+    expected = dora_linear_reference(x, W0, bias, A, B, 0.7, magnitude, dropped)
     assert largest_error(got, expected) <= TOLERANCE[torch.float64]
     weights = torch.randn_like(got)
     mine = torch.autograd.grad((got * weights).sum(), leaves)
