@@ -122,6 +122,19 @@ class TrainingError(LorakitError, RuntimeError):
     """Training cannot learn: zero or NaN gradients, or a NaN loss."""
 
 
+def first_few(words: Iterable[str], most: int = 3) -> str:
+    """Return the first words of a list, and how many more there are.
+
+    >>> first_few(["q_proj", "k_proj", "v_proj", "o_proj", "up_proj"])
+    'q_proj, k_proj, v_proj and 2 more'
+    >>> first_few(["q_proj", "k_proj"], most=1)
+    'q_proj and 1 more'
+    """
+    listed = list(words)
+    more = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + more
+
+
 def did_you_mean(got: str, known: Iterable[str]) -> str:
     """Return " Did you mean 'x'?" for the closest known word, or an empty string.
 

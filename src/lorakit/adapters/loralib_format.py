@@ -15,7 +15,7 @@ from lorakit.adapters.carried import view_of
 from lorakit.adapters.ranks import with_ranks
 from lorakit.adapters.rewritten import require_low_rank
 from lorakit.config import LoraConfig
-from lorakit.errors import AdapterFileError, ConfigError
+from lorakit.errors import AdapterFileError, ConfigError, first_few
 from lorakit.injection.activation import adapter_names
 from lorakit.injection.state import adapted_layers, base_modules, require_state
 from lorakit.layers import LowRankUpdate
@@ -102,9 +102,12 @@ def from_loralib(
     Args:
         tensors: `lora_state_dict(model)`, or a whole state dict; weights of the base are left out.
         lora_alpha: What the layers were built with; loralib's default is 1.
-        enable_lora: Of `MergedLinear`s: for all of them, or by module path.
+        enable_lora: Of `MergedLinear`s: for all of them, or by module path. One of whose parts
+            a single one is adapted has factors like any layer's: it is told by its weight, or has
+            to be named by its path.
         embeddings: Paths of adapted embeddings; needed where the base's weights are not there to
-            tell, or are square.
+            tell, or are square. Without a bias to tell them apart, a `Linear` with
+            fan_in_fan_out=True is taken for one; leave weights out of the dict for those.
         base_model: Hub id or directory of the base, to be recorded.
         where: What to call the origin in an error.
 
@@ -129,14 +132,17 @@ def from_loralib(
     factors: dict[str, tuple[Tensor, Tensor]] = {}
     alphas: dict[str, float] = {}
     found_embeddings = set()
+    found_merged = False
     for path in paths:
         A, B = tensors[path + _A], tensors.get(path + _B)
         problem = _problem(path, A, B, tensors)
         if problem or B is None:
             problems.append(problem)
             continue
-        parts = _parts(path, enable_lora)
-        if parts is None and A.shape[0] != B.shape[1]:
+        parts = _parts_read(path, A, B, tensors, enable_lora, path in embeddings)
+        if isinstance(parts, str):
+            problems.append(parts)
+        elif parts is None and A.shape[0] != B.shape[1]:
             problems.append(
                 f"{path} is a MergedLinear ({path}.lora_A {tuple(A.shape)}, {path}.lora_B "
                 f"{tuple(B.shape)}); say which of its parts are adapted (enable_lora)"
@@ -150,17 +156,27 @@ def from_loralib(
             groups = sum(parts) if parts is not None else 1
             factors[path] = (A, B if parts is None else in_blocks(B, parts))
             alphas[path] = lora_alpha * groups  # alpha / r of one group
-            if path in embeddings or _is_embedding(A, B, tensors.get(f"{path}.weight")):
+            # A table has no bias, and a transposed Linear or MergedLinear looks like one.
+            may_be_table = parts is None and f"{path}.bias" not in tensors
+            weight = tensors.get(f"{path}.weight") if may_be_table else None
+            if path in embeddings or _is_embedding(A, B, weight):
                 found_embeddings.add(path)
+            elif isinstance(enable_lora, Sequence) and parts is not None:
+                found_merged = True
+    if isinstance(enable_lora, Mapping):
+        problems += [
+            f"there is no {path}, which enable_lora names" for path in enable_lora.keys() - paths
+        ]
+    elif enable_lora is not None and paths and not problems and not found_merged:
+        problems.append(f"it has no MergedLinear, but enable_lora={list(enable_lora)} is given")
     problems += [
         f"there is no {path}, which embeddings names" for path in embeddings if path not in paths
     ]
     if not paths and not problems:
         problems.append("it has no key that ends in .lora_A")
     if problems:
-        more = f" ({len(problems) - 1} more)" if len(problems) > 1 else ""
         raise AdapterFileError(
-            f"Cannot read {where} as a loralib state dict: {problems[0]}{more}. Expected "
+            f"Cannot read {where} as a loralib state dict: {first_few(problems, 1)}. Expected "
             "<module>.lora_A (r, in) and <module>.lora_B (out, r)."
         )
     replaced = _biases(tensors, factors)
@@ -184,6 +200,45 @@ def _problem(path: str, A: Tensor, B: Tensor | None, tensors: Mapping[str, Tenso
 
 def _parts(path: str, enable_lora: EnableLora | None) -> Sequence[bool] | None:
     return enable_lora.get(path) if isinstance(enable_lora, Mapping) else enable_lora
+
+
+def _parts_read(
+    path: str,
+    A: Tensor,
+    B: Tensor,
+    tensors: Mapping[str, Tensor],
+    enable_lora: EnableLora | None,
+    is_named_embedding: bool,
+) -> Sequence[bool] | str | None:
+    """Return which parts of a module are adapted, None for a plain one, or what is wrong."""
+    weight = tensors.get(f"{path}.weight")
+    if isinstance(enable_lora, Mapping):
+        parts = enable_lora.get(path)
+        if parts is None or weight is None or _is_weight_of(weight, A, B, parts):
+            return parts
+        return (
+            f"{path} has lora_A {tuple(A.shape)}, lora_B {tuple(B.shape)} and {path}.weight "
+            f"{tuple(weight.shape)}, which do not fit enable_lora={list(parts)}"
+        )
+    if enable_lora is None or is_named_embedding:
+        return None
+    if A.shape[0] != B.shape[1]:
+        return enable_lora
+    # A rank of its own for each part is not to be seen where one part alone is adapted.
+    if sum(enable_lora) != 1 or len(enable_lora) == 1:
+        return None
+    if weight is None:
+        return (
+            f"cannot tell whether {path} is a MergedLinear of which one part is adapted, as its "
+            "weight is not there; give a dict that holds it, or enable_lora by module path"
+        )
+    return enable_lora if _is_weight_of(weight, A, B, enable_lora) else None
+
+
+def _is_weight_of(weight: Tensor, A: Tensor, B: Tensor, parts: Sequence[bool]) -> bool:
+    """Whether a weight, transposed or not, is that of a MergedLinear with these factors."""
+    out = B.shape[0] // max(1, sum(parts)) * len(parts)
+    return sorted(weight.shape) == sorted((A.shape[1], out))
 
 
 def _is_grouped(A: Tensor, B: Tensor, parts: Sequence[bool]) -> bool:
@@ -234,12 +289,10 @@ def mark_only_lora_as_trainable(model: nn.Module, bias: Bias = "none") -> None:
     for _, layer in adapted_layers(model):
         for name in layer.active_updates:
             if name in layer.updates:
-                frozen = (
-                    {"lora_A"} if getattr(state.configs[name], "freeze_lora_a", False) else set()
-                )
-                frozen |= {"bias"} if bias == "none" else set()
-                for own, parameter in layer.updates[name].named_parameters():
-                    parameter.requires_grad_(own not in frozen)
+                update: LowRankUpdate = layer.updates[name]  # type: ignore[assignment]
+                update.require_gradients_(True)
+                if bias == "none" and update.bias is not None:
+                    update.bias.requires_grad_(False)
     if bias == "all":
         _train_other_biases(model, state.active)
 

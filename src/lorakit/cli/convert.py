@@ -206,26 +206,14 @@ def from_state_dict(
 
     tensors = read_tensors(file, allow_pickle=allow_pickle)
     given = None if enable_lora is None else parse_parts(enable_lora)
-    parts = None if given is None else dict.fromkeys(grouped_paths(tensors), given)
     return from_loralib(
         tensors,
         lora_alpha,
-        enable_lora=parts,
+        enable_lora=given,
         embeddings=[path.strip() for path in embeddings.split(",")] if embeddings else (),
         base_model=base_model,
         where=str(file),
     )
-
-
-def grouped_paths(tensors: Any) -> list[str]:
-    """Return the modules whose factors are those of loralib's MergedLinear with several parts."""
-    paths = [key.removesuffix(".lora_A") for key in tensors if key.endswith(".lora_A")]
-    return [
-        path
-        for path in paths
-        if f"{path}.lora_B" in tensors
-        and tensors[f"{path}.lora_A"].shape[0] != tensors[f"{path}.lora_B"].shape[-1]
-    ]
 
 
 def parse_parts(text: str) -> list[bool]:

@@ -13,6 +13,7 @@ from lorakit import (
 )
 from lorakit.adapters import from_loralib, to_loralib
 from lorakit.errors import AdapterFileError, AdapterNameError, ConfigError
+from lorakit.layers import LowRankUpdate
 from made_adapters import layered_adapter, random_factors
 from tiny_models import TinyNet, randomize_
 from tolerances import TOLERANCE, largest_error
@@ -57,6 +58,35 @@ def test_embeddings_are_told_by_their_weight_or_by_name():
     assert from_loralib(tensors | {"e.weight": torch.ones(8, 12)}, 1).embeddings == frozenset()
 
 
+def test_a_transposed_linear_layer_is_no_embedding():
+    """A Linear with fan_in_fan_out has its weight (in, out), as an embedding has (rows, dim)."""
+    tensors = state_dict(e=random_factors(2, 12, 8)) | {"e.weight": torch.ones(12, 8)}
+    with_bias = tensors | {"e.bias": torch.ones(8)}
+    assert from_loralib(with_bias, 1).embeddings == frozenset()
+    A, B = random_factors(4, 12, 8)
+    merged = state_dict(m=(A, B[:, :2])) | {"m.weight": torch.ones(12, 8)}
+    assert from_loralib(merged, 1, enable_lora=[True, True]).embeddings == frozenset()
+    one = state_dict(m=random_factors(2, 12, 8)) | {"m.weight": torch.ones(12, 24)}
+    made = from_loralib(one, 1, enable_lora=[True, False, False])
+    assert made.embeddings == frozenset() and made.factors["m"][1].shape == (24, 2)
+
+
+def test_enable_lora_of_one_part_is_told_by_the_weight():
+    (A, B), plain = random_factors(2, 5, 6), random_factors(2, 5, 6)
+    weights = {"m.weight": torch.ones(18, 5), "p.weight": torch.ones(6, 5)}
+    tensors = state_dict(m=(A, B), p=plain)
+    made = from_loralib(tensors | weights, 1, enable_lora=[False, True, False])
+    assert torch.equal(made.factors["m"][1][6:12], B) and not made.factors["m"][1][:6].any()
+    assert torch.equal(made.factors["p"][1], plain[1])
+    by_path = from_loralib(tensors, 1, enable_lora={"m": [False, True, False]})
+    for path, pair in made.factors.items():
+        assert all(torch.equal(a, b) for a, b in zip(pair, by_path.factors[path], strict=True))
+    # An embedding that is named is no MergedLinear.
+    alone = state_dict(m=plain) | {"p.lora_A": A, "p.lora_B": B, "p.weight": torch.ones(18, 5)}
+    named = from_loralib(alone, 1, enable_lora=[True, False, False], embeddings=["m"])
+    assert named.embeddings == {"m"} and named.factors["p"][1].shape == (18, 2)
+
+
 def test_biases_of_adapted_layers_are_taken_from_a_dict_without_base_weights():
     tensors = state_dict(m=random_factors(2, 5, 6)) | {"m.bias": torch.ones(6)}
     made = from_loralib(tensors, 1)
@@ -76,6 +106,26 @@ def test_biases_of_adapted_layers_are_taken_from_a_dict_without_base_weights():
             state_dict(m=(torch.ones(4, 3), torch.ones(6, 2))),
             {"enable_lora": [True, False]},
             "do not fit enable_lora",
+        ),
+        (
+            state_dict(m=random_factors(2, 5, 6)),
+            {"enable_lora": [True, False, False]},
+            "cannot tell whether m is a MergedLinear",
+        ),
+        (
+            state_dict(m=random_factors(2, 5, 6)),
+            {"enable_lora": [True, False, True]},
+            "no MergedLinear, but enable_lora=[True, False, True] is given",
+        ),
+        (
+            state_dict(m=random_factors(2, 5, 6)),
+            {"enable_lora": {"q": [True, False]}},
+            "there is no q, which enable_lora names",
+        ),
+        (
+            state_dict(m=random_factors(2, 5, 6)) | {"m.weight": torch.ones(6, 5)},
+            {"enable_lora": {"m": [True, False, False]}},
+            "m.weight (6, 5), which do not fit enable_lora=[True, False, False]",
         ),
         (
             state_dict(c=(torch.ones(6, 3), torch.ones(6, 6))) | {"c.conv.weight": torch.ones(1)},
@@ -125,6 +175,20 @@ def test_only_lora_is_trained_and_the_biases_asked_for(bias):
         assert all("bias" in n and "classifier" not in n for n in others)
     set_adapter(model, "default")
     assert any("classifier" in n for n in trained(model))
+
+
+def test_a_kind_of_update_says_itself_what_is_trained(monkeypatch):
+    model = adapted("all")
+    called = []
+    original = LowRankUpdate.require_gradients_
+
+    def spy(update, required):
+        called.append(required)
+        original(update, required)
+
+    monkeypatch.setattr(LowRankUpdate, "require_gradients_", spy)
+    mark_only_lora_as_trainable(model)
+    assert called == [True] * 2
 
 
 def test_biases_that_the_adapter_does_not_have_cannot_be_trained():

@@ -111,6 +111,19 @@ def test_parts_of_a_merged_matrix(cli, tmp_path):
     same_updates(Adapter.load(tmp_path / "out"), expected)
 
 
+def test_one_part_of_a_merged_matrix(cli, tmp_path):
+    tensors = {"qkv.lora_A": torch.randn(2, 6), "qkv.lora_B": torch.randn(5, 2)}
+    torch.save(tensors, tmp_path / "lora.pt")
+    torch.save(tensors | {"qkv.weight": torch.ones(15, 6)}, tmp_path / "whole.pt")
+    options = (tmp_path / "out", "--lora-alpha", 1, "--allow-pickle")
+    options += ("--enable-lora", "true,false,false")
+    result = cli("convert", tmp_path / "lora.pt", *options)
+    assert result.exit_code == 2 and "cannot tell whether qkv is a MergedLinear" in result.stderr
+    result = cli("convert", tmp_path / "whole.pt", *options)
+    assert result.exit_code == 0, result.stderr
+    assert Adapter.load(tmp_path / "out").factors["qkv"][1].shape == (15, 2)
+
+
 def test_embeddings_of_a_state_dict_are_named(cli, tmp_path):
     torch.save({"e.lora_A": torch.ones(2, 9), "e.lora_B": torch.ones(4, 2)}, tmp_path / "lora.pt")
     words = ("convert", tmp_path / "lora.pt", tmp_path / "out", "--lora-alpha", 1, "--allow-pickle")
