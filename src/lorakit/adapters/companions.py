@@ -1,20 +1,19 @@
 """What lies beside an adapter's two files and belongs to it: tokenizer, chat template, settings."""
 
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 from lorakit.adapters.adapter import Adapter
-from lorakit.adapters.files import CONFIG_FILE, PICKLE_FILE, WEIGHTS_FILE
 from lorakit.atomic import appearing_directory
 from lorakit.errors import OutputExistsError
 
-_OWN = (CONFIG_FILE, WEIGHTS_FILE, PICKLE_FILE, "README.md")
-TOKENIZER_FILES = (
+COMPANION_FILES = (
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template*"),
-    *("vocab.*", "merges.txt", "spiece.model", "sentencepiece*.model"),
+    *("vocab.*", "merges.txt", "spiece.model", "sentencepiece*.model", "source.spm", "target.spm"),
+    "lorakit.json",
 )
-"""Patterns of the files that hold a tokenizer beside a model."""
+"""Patterns of what comes along: a tokenizer's files, and how the task was set up. A checkpoint has
+optimizer states and more beside its adapter, which are not for the one that is made of it."""
 
 
 def refuse_occupied(output: Path) -> None:
@@ -32,18 +31,14 @@ def refuse_occupied(output: Path) -> None:
 
 
 def write_with_companions(
-    adapter: Adapter,
-    output: str | Path,
-    source: str | Path | None,
-    patterns: Sequence[str] = ("*",),
+    adapter: Adapter, output: str | Path, source: str | Path | None
 ) -> list[Path]:
-    """Write an adapter and what lies beside another one into a directory that appears whole.
+    """Write an adapter and what belongs to another one into a directory that appears whole.
 
     Args:
         adapter: The adapter.
         output: A new or empty directory.
         source: Where the companions lie; a hub id or None brings none.
-        patterns: Which files there.
 
     Returns: The paths written.
 
@@ -56,8 +51,8 @@ def write_with_companions(
         adapter.save(partial)
         folder = Path(source) if source is not None else None
         if folder is not None and folder.is_dir():
-            for file in {file for pattern in patterns for file in folder.glob(pattern)}:
-                if file.is_file() and file.name not in _OWN and not file.name.startswith("."):
+            for file in {file for pattern in COMPANION_FILES for file in folder.glob(pattern)}:
+                if file.is_file():
                     shutil.copyfile(file, partial / file.name)
         names = sorted(file.name for file in partial.iterdir())
     return [output / name for name in names]

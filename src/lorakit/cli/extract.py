@@ -39,7 +39,6 @@ def extract(
     config = settings_of(settings or [])
     from lorakit.adapters import extract as extracted
     from lorakit.adapters.companions import (
-        TOKENIZER_FILES,
         refuse_occupied,
         write_with_companions,
     )
@@ -61,7 +60,7 @@ def extract(
             else "nothing",
         }
     )
-    files = write_with_companions(made.adapter, output, tuned, TOKENIZER_FILES)
+    files = write_with_companions(made.adapter, output, tuned)
     name = quoted(output)
     next_commands = {f"lorakit inspect {name}": "shows what it is made of"}
     if made.share < 0.9:
