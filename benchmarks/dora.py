@@ -11,7 +11,7 @@ from benchmarks.models import Shape, build_model, make_batch, shape_named, share
 from benchmarks.options import Options, parse
 from benchmarks.results import Row, compared
 from benchmarks.step import FORWARD_BACKWARD, WITH_OPTIMIZER, optimizer_of, row_fields, step_sample
-from benchmarks.variants import PEFT, Variant, peft_copy, saved_adapter, why_not
+from benchmarks.variants import PEFT, Variant, peft_copy, saved_adapter, switch_fused_mlp, why_not
 
 LORA = "lorakit, LoRA"
 DORA = "lorakit, DoRA"
@@ -22,7 +22,7 @@ DROPOUTS = (0.0, 0.05)
 def main(arguments: Sequence[str] | None = None) -> list[Row]:
     """Measure and append the rows; return them."""
     options = parse("dora", __doc__, arguments)
-    shapes = options.shapes or (shape_named("tiny-llama" if options.quick else "llama-69m"),)
+    shapes = options.shapes or (shape_named("tiny-llama" if options.quick else "llama-69m:4"),)
     dropouts = DROPOUTS if options.dropout is None else (options.dropout,)
     rows = []
     for shape in shapes:
@@ -72,6 +72,8 @@ def adapted(
         use_dora=use_dora,
     )
     lorakit.add_adapter(model, config)
+    # The node for whole MLPs does not take a magnitude; layers are compared with layers.
+    switch_fused_mlp(model, False)
     return Variant(DORA if use_dora else LORA, model, model)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.portable import portable_adapter
 from lorakit.atomic import replacing_file
-from lorakit.errors import AdapterMismatchError, ConfigError, OutputExistsError
+from lorakit.errors import AdapterMismatchError, ConfigError, OutputExistsError, first_few
 
 GgufDtype = Literal["float32", "float16"]
 
@@ -31,6 +31,9 @@ _ARCHITECTURES = {
 
 _PERMUTED = ("LlamaForCausalLM", "MistralForCausalLM")
 """Models whose rotary embedding llama.cpp applies to pairs of neighbouring rows."""
+
+_TIED = ("GemmaForCausalLM", "Gemma2ForCausalLM", "Gemma3ForCausalLM", "GPT2LMHeadModel")
+"""Models whose output head is the embedding unless their config.json says otherwise."""
 
 _TOKEN_EMBEDDING, _OUTPUT = "token_embd", "output"
 
@@ -86,7 +89,7 @@ def save_gguf(
         kinds = gguf.LlamaFileType
         writer.add_file_type(kinds.ALL_F32 if dtype == "float32" else kinds.MOSTLY_F16)
         for name, tensor in tensors.items():
-            writer.add_tensor(name, tensor.to(getattr(torch, dtype)).contiguous().numpy())
+            writer.add_tensor(name, tensor.to("cpu", getattr(torch, dtype)).contiguous().numpy())
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
@@ -111,11 +114,13 @@ def gguf_tensors(adapter: Adapter, base_config: Mapping[str, Any]) -> dict[str, 
     architecture = _architecture(base_config)
     layers = _count(base_config, "num_hidden_layers", "n_layer")
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[_ARCHITECTURES[architecture]], layers)
+    said = base_config.get("tie_word_embeddings")
+    is_tied = architecture in _TIED if said is None else said
     tensors: dict[str, Tensor] = {}
     unknown = []
     for path, (A, B) in adapter.factors.items():
         name = names.get_name(path)
-        if name is None or (name == _OUTPUT and base_config.get("tie_word_embeddings")):
+        if name is None or (name == _OUTPUT and is_tied):
             unknown.append(path)
             continue
         if architecture in _PERMUTED and path.endswith(("q_proj", "k_proj")):
@@ -125,9 +130,8 @@ def gguf_tensors(adapter: Adapter, base_config: Mapping[str, Any]) -> dict[str, 
         tensors[f"{name}.weight.lora_a"] = A
         tensors[f"{name}.weight.lora_b"] = B
     if unknown:
-        more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
         raise AdapterMismatchError(
-            f"No name in GGUF for {', '.join(unknown[:3])}{more}: expected modules that "
+            f"No name in GGUF for {first_few(unknown)}: expected modules that "
             f"{architecture} has there (an output head that is tied to the embedding is not). "
             "Leave them out, or merge the adapter with `lorakit merge` and convert the model."
         )

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lorakit import Adapter, LoraConfig, add_adapter
-from lorakit.adapters import save_gguf
+from lorakit.adapters import gguf_format, save_gguf
 from lorakit.adapters.gguf_format import _ARCHITECTURES, gguf_tensors
 from lorakit.errors import (
     AdapterFileError,
@@ -33,6 +33,51 @@ def read(path):
     reader = gguf.GGUFReader(path)
     fields = {key: field.contents() for key, field in reader.fields.items()}
     return fields, {t.name: torch.tensor(t.data) for t in reader.tensors}
+
+
+@pytest.mark.parametrize("architecture", _ARCHITECTURES)
+@pytest.mark.parametrize("said", [None, True, False])
+def test_an_output_head_is_tied_where_the_base_says_so_or_its_kind_is(architecture, said, tmp_path):
+    import transformers
+
+    ties = getattr(transformers, architecture).config_class().tie_word_embeddings
+    values = {"architectures": [architecture], "num_hidden_layers": 1, "num_attention_heads": 2}
+    values |= {} if said is None else {"tie_word_embeddings": said}
+    adapter = adapter_of({"lm_head": random_factors(2, 8, 12)})
+    has_no_head = architecture in ("GemmaForCausalLM", "Gemma2ForCausalLM")
+    if has_no_head or (ties if said is None else said):
+        with pytest.raises(AdapterMismatchError, match="No name in GGUF for lm_head"):
+            gguf_tensors(adapter, values)
+    else:
+        assert gguf_tensors(adapter, values).keys() == {
+            "output.weight.lora_a",
+            "output.weight.lora_b",
+        }
+
+
+class Elsewhere:
+    """A tensor that numpy cannot read before it is brought to the CPU."""
+
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+    def to(self, device, dtype):
+        assert device == "cpu"
+        return self.tensor.to(device, dtype)
+
+
+def test_tensors_are_brought_to_the_cpu(tmp_path, monkeypatch):
+    adapter, base = adapted(target_modules=["q_proj"])
+    expected = read(save_gguf(adapter, tmp_path / "a.gguf", base))[1]
+    original = gguf_format.gguf_tensors
+    monkeypatch.setattr(
+        gguf_format,
+        "gguf_tensors",
+        lambda *given: {name: Elsewhere(t) for name, t in original(*given).items()},
+    )
+    got = read(save_gguf(adapter, tmp_path / "b.gguf", base))[1]
+    assert got.keys() == expected.keys()
+    assert all(torch.equal(got[name], tensor) for name, tensor in expected.items())
 
 
 def test_the_file_says_what_llama_cpp_asks_for(tmp_path):
