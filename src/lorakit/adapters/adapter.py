@@ -19,7 +19,7 @@ from lorakit.adapters.peft_format import (
 from lorakit.adapters.ranks import Factors
 from lorakit.adapters.sharded import is_sharded, whole
 from lorakit.config import LoraConfig
-from lorakit.errors import AdapterFileError, AdapterMismatchError
+from lorakit.errors import AdapterFileError, AdapterMismatchError, first_few
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Adapter:
         config: The configuration.
         factors: (lora_A (r, in), lora_B (out, r)) by module path.
         magnitudes: Trained lengths of the rows of the weight with its update (DoRA), (out,), by
-            module path; empty without `use_dora`.
+            module path; one for each module with `use_dora`, none without.
         replaced: Trained heads and biases by their full name in the base, such as
             "classifier.weight".
         embeddings: Paths of the adapted embeddings; their lora_A is (r, vocabulary).
@@ -49,6 +49,22 @@ class Adapter:
     base_model: str | None = None
     magnitudes: Mapping[str, Tensor] = field(default_factory=dict)
     convolutions: Convolutions = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Compare the magnitudes with what the configuration says.
+
+        Raises:
+            AdapterMismatchError: Some are missing with `use_dora`, or there are some without.
+        """
+        wanted = set(self.factors) if self.config.use_dora else set()
+        odd = sorted(wanted ^ set(self.magnitudes))
+        if odd:
+            raise AdapterMismatchError(
+                f"Magnitudes of an adapter with use_dora={self.config.use_dora}: got "
+                f"{'one' if odd[0] in self.magnitudes else 'none'} at {first_few(odd)}, expected "
+                f"{'one for each module with factors' if self.config.use_dora else 'none'}. Give "
+                "the configuration that the tensors were trained with."
+            )
 
     @classmethod
     def load(cls, path: str | Path, *, allow_pickle: bool = False) -> Self:

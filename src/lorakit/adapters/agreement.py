@@ -47,6 +47,10 @@ def shared_tensors(
     return {key: tensor for key, (_, tensor) in found.items()}
 
 
+def _unordered(setting: object) -> object:
+    return sorted(setting) if isinstance(setting, tuple) else setting
+
+
 def common_settings(
     adapters: Mapping[str, Adapter], paths: Sequence[str], problems: list[str]
 ) -> LoraConfig:
@@ -66,7 +70,7 @@ def common_settings(
         "task_type": next(iter(tasks.values()), None),
         "fan_in_fan_out": any(config.fan_in_fan_out for config in configs.values()),
     }
-    selections = [[getattr(config, key) for key in _SELECTION] for config in configs.values()]
+    selections = [[_unordered(getattr(c, key)) for key in _SELECTION] for c in configs.values()]
     if any(selection != selections[0] for selection in selections):
         regexes = [c for c in configs.values() if isinstance(c.target_modules, str)]
         update |= dict.fromkeys(_SELECTION)

@@ -1,5 +1,6 @@
 """Arithmetic on adapters as task vectors: scaling, negation, sums."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -9,7 +10,7 @@ from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.combine import combine
 from lorakit.adapters.rewritten import require_low_rank
 from lorakit.errors import ConfigError
-from lorakit.ops.factored_svd import product_svd
+from lorakit.ops.factored_svd import product_singular_values
 
 
 @torch.no_grad()
@@ -60,23 +61,33 @@ def summed_adapters(*adapters: Adapter) -> Adapter:
     return combine(named, dict.fromkeys(named, 1.0), "cat")
 
 
-def relative_distance(adapter: Adapter, other: Adapter) -> float | None:
-    """Return ‖ΔW - ΔW'‖ / ‖ΔW'‖ over all modules of two adapters; None where ΔW' is zero."""
+def relative_distance(adapter: Adapter, terms: Sequence[tuple[float, Adapter]]) -> float | None:
+    """Return ‖ΔW - Σ w ΔW'‖ / ‖Σ w ΔW'‖ over all modules; None where the sum is zero.
+
+    Args:
+        adapter: The adapter with ΔW.
+        terms: Weight w and adapter of each ΔW'.
+
+    Memory: the factors of one module once more, in float64.
+    """
     difference = whole = 0.0
-    for path in dict.fromkeys((*adapter.factors, *other.factors)):
-        parts = []
-        for one, sign in ((adapter, 1.0), (other, -1.0)):
-            if path in one.factors:
-                A, B = one.factors[path]
-                parts.append((sign * one.config.scaling_for(path), A.double(), B.double()))
+    signed = [(-1.0, adapter), *terms]
+    for path in dict.fromkeys(path for _, one in signed for path in one.factors):
+        parts = [
+            (weight * one.config.scaling_for(path), *one.factors[path])
+            for weight, one in signed
+            if path in one.factors
+        ]
+        of_sum = parts[1:] if path in adapter.factors else parts
         difference += _squared_norm(parts)
-        whole += _squared_norm([part for part in parts if part[0] < 0])
+        whole += _squared_norm(of_sum)
     return (difference / whole) ** 0.5 if whole else None
 
 
-def _squared_norm(parts: list[tuple[float, Tensor, Tensor]]) -> float:
+def _squared_norm(parts: Sequence[tuple[float, Tensor, Tensor]]) -> float:
     """Return ‖Σ s B A‖_F², from the singular values of the factors side by side."""
     if not parts:
         return 0.0
-    A = torch.cat([s * A for s, A, _ in parts])
-    return product_svd(A, torch.cat([B for _, _, B in parts], dim=1))[1].square().sum().item()
+    A = torch.cat([s * A.double() for s, A, _ in parts])
+    B = torch.cat([B.double() for _, _, B in parts], dim=1)
+    return product_singular_values(A, B).square().sum().item()

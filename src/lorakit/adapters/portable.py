@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.ranks import unit_scaled
 from lorakit.adapters.rewritten import named_targets, require_low_rank
-from lorakit.errors import AdapterFileError
+from lorakit.errors import AdapterFileError, first_few
 
 
 @torch.no_grad()
@@ -34,11 +34,11 @@ def portable_adapter(adapter: Adapter, *, keep_embeddings: bool = False) -> Adap
     require_low_rank(adapter, "export", "the adapter")
     problems = []
     if adapter.replaced:
-        problems.append(f"weights trained in full ({_some(list(adapter.replaced))})")
+        problems.append(f"weights trained in full ({first_few(adapter.replaced)})")
     if adapter.embeddings and not keep_embeddings:
-        problems.append(f"adapted embeddings ({_some(sorted(adapter.embeddings))})")
+        problems.append(f"adapted embeddings ({first_few(sorted(adapter.embeddings))})")
     if adapter.convolutions:
-        problems.append(f"adapted convolutions ({_some(sorted(adapter.convolutions))})")
+        problems.append(f"adapted convolutions ({first_few(sorted(adapter.convolutions))})")
     if problems:
         raise AdapterFileError(
             f"Cannot export the adapter: got {' and '.join(problems)}, expected updates of linear "
@@ -54,15 +54,8 @@ def portable_adapter(adapter: Adapter, *, keep_embeddings: bool = False) -> Adap
         factors[path] = (F.pad(A, (0, 0, 0, missing)), F.pad(folded, (0, missing)))
     config = unit_scaled(adapter.config, factors)
     names = config.target_modules
-    if names is None or isinstance(names, str):
-        names = named_targets(factors, config.model_copy(update={"target_modules": None}))
     selection = {"exclude_modules": None, "layers_to_transform": None, "layers_pattern": None}
-    if any(getattr(config, key) for key in selection):
+    if not isinstance(names, tuple) or any(getattr(config, key) for key in selection):
         names = named_targets(factors, config.model_copy(update={"target_modules": None}))
     config = config.model_copy(update={"target_modules": names, "bias": "none", **selection})
     return replace(adapter, config=config, factors=factors, base_weights={})
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more

@@ -16,6 +16,7 @@ from lorakit.analysis.spectrum import (
     energy_kept,
     rank_for,
     update_svds,
+    what_is_left_out,
 )
 from lorakit.analysis.subspace import expected_similarity, random_similarity, similarity
 
@@ -39,5 +40,6 @@ __all__ = [
     "rank_for",
     "similarity",
     "update_svds",
+    "what_is_left_out",
     "write_report",
 ]

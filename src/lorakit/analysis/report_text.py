@@ -10,7 +10,8 @@ from lorakit.analysis.adapter_analysis import AdapterAnalysis, pooled_norm
 from lorakit.analysis.adapter_comparison import AdapterComparison, ModuleSimilarity
 from lorakit.analysis.amplification import Amplification
 from lorakit.analysis.layer_similarity import TOP_DIRECTIONS
-from lorakit.analysis.spectrum import UpdateSvd, rank_for
+from lorakit.analysis.spectrum import UpdateSvd, rank_for, what_is_left_out
+from lorakit.errors import first_few
 
 _PATHS_SHOWN = 5
 
@@ -125,6 +126,8 @@ def _what_it_is(analysis: AdapterAnalysis) -> str:
         + (f" for `{base}`" if base else "")
         + f", {analysis.parameters:,} parameters. {recommendation(analysis)}"
     )
+    left_out = what_is_left_out(analysis.adapter)
+    text += f" {left_out}" if left_out else ""
     if analysis.zero_paths:
         text += (
             f" The update is zero in {len(analysis.zero_paths)} modules, which never learnt: "
@@ -307,5 +310,4 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _some(paths: Sequence[str]) -> str:
-    more = f" and {len(paths) - _PATHS_SHOWN} more" if len(paths) > _PATHS_SHOWN else ""
-    return ", ".join(f"`{path}`" for path in paths[:_PATHS_SHOWN]) + more
+    return first_few((f"`{path}`" for path in paths), _PATHS_SHOWN)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lorakit.adapters import Adapter
-from lorakit.errors import AdapterFileError, ConfigError
+from lorakit.errors import AdapterFileError, ConfigError, first_few
 from lorakit.ops.factored_svd import product_svd
 
 _ZERO = 1e-6
@@ -92,8 +92,21 @@ class UpdateSvd:
         return rank_for([self.singular_values], share)
 
 
+def what_is_left_out(adapter: Adapter) -> str | None:
+    """Return what measuring the factors alone leaves out of an adapter, or None where nothing."""
+    if not adapter.magnitudes:
+        return None
+    return (
+        "Measured is s·B·A alone: the adapter also gives each row of the weight a trained length "
+        "(use_dora), and what that changes depends on the base."
+    )
+
+
 def update_svds(adapter: Adapter) -> list[UpdateSvd]:
-    """Decompose the update of every module of an adapter, in the adapter's order.
+    """Decompose s B A of every module of an adapter, in the adapter's order.
+
+    The lengths that an adapter with magnitudes gives the rows are left out; see
+    `what_is_left_out`.
 
     Raises:
         AdapterFileError: A factor holds NaN or infinite numbers; names the modules.
@@ -104,9 +117,8 @@ def update_svds(adapter: Adapter) -> list[UpdateSvd]:
         if not (A.isfinite().all() and B.isfinite().all())
     ]
     if broken:
-        more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
         raise AdapterFileError(
-            f"Cannot decompose the updates of {', '.join(broken[:3])}{more}: got NaN or infinite "
+            f"Cannot decompose the updates of {first_few(broken)}: got NaN or infinite "
             "numbers in their factors. Train again with a lower learning rate."
         )
     made = []

@@ -90,7 +90,8 @@ def plot_layers(analysis: AdapterAnalysis, path: Path) -> None:
         figure.colorbar(image, ax=axes, label=name)
     trained = f"trained rank r = {_span([update.r for update in analysis.updates])}"
     top.set_title(f"Effective rank in {analysis.name} ({trained})")
-    bottom.set_title(f"Norm of ΔW in {analysis.name}")
+    lengths = " without the rows' lengths (DoRA)" if analysis.adapter.magnitudes else ""
+    bottom.set_title(f"Norm of ΔW in {analysis.name}" + lengths)
     save_png(figure, path)
 
 

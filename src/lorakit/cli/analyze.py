@@ -196,6 +196,7 @@ def amplified(
 
 def show_analysis(analysis: AdapterAnalysis) -> None:
     """Print what one adapter came to."""
+    from lorakit.analysis import what_is_left_out
     from lorakit.analysis.report_text import recommendation
 
     heading(f"{analysis.name}: {len(analysis.updates)} updates, {analysis.parameters:,} parameters")
@@ -209,6 +210,9 @@ def show_analysis(analysis: AdapterAnalysis) -> None:
         say(f"  {len(kinds) - _MOST_KINDS} more kinds of modules in the report")
     if analysis.zero_paths:
         say(f"  zero in {len(analysis.zero_paths)} modules, such as {analysis.zero_paths[0]}")
+    left_out = what_is_left_out(analysis.adapter)
+    if left_out:
+        say(left_out)
     say(recommendation(analysis))
 
 

@@ -67,7 +67,7 @@ def combine(
     locations = {name: adapter_location(name) for name in weights}
     from lorakit.adapters import Adapter
     from lorakit.adapters import combine as combined
-    from lorakit.adapters.arithmetic import relative_distance, scaled_adapter
+    from lorakit.adapters.arithmetic import relative_distance
     from lorakit.adapters.companions import refuse_occupied, write_with_companions
 
     refuse_occupied(output)
@@ -89,9 +89,7 @@ def combine(
         for name, one in loaded.items()
     ]
     table(("adapter", "weight", "rank", "modules"), rows)
-    parts = {name: scaled_adapter(one, weights[name]) for name, one in loaded.items()}
-    exact = combined(parts, dict.fromkeys(parts, 1.0), "cat", base_model=made.base_model or "base")
-    distance = relative_distance(made, exact)
+    distance = relative_distance(made, [(weights[name], one) for name, one in loaded.items()])
     pairs(
         {
             "method": method,

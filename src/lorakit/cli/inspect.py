@@ -93,6 +93,7 @@ def inspect(
         return
     location = adapter_location(adapter)
     from lorakit.adapters import Adapter
+    from lorakit.analysis import what_is_left_out
 
     loaded = Adapter.load(location)
     updates = [measure(loaded, path) for path in loaded.factors]
@@ -100,6 +101,9 @@ def inspect(
     pairs(summary(loaded, location))
     heading(f"{len(updates)} adapted modules")
     table(*(module_rows(updates) if modules else kind_rows(updates)))
+    left_out = what_is_left_out(loaded)
+    if left_out:
+        say(left_out)
     if len(updates) > 1 and not modules and any(update.norm for update in updates):
         largest = largest_updates(updates)
         heading(f"The {len(largest)} largest updates")
@@ -166,33 +170,23 @@ def setting_text(value: Any) -> str:
 def measure(adapter: Adapter, path: str) -> Update:
     """Measure the update of one module, without multiplying it out."""
     from lorakit.analysis import effective_rank
-    from lorakit.ops.factored_svd import product_svd
+    from lorakit.ops.factored_svd import product_singular_values
 
     a, b = adapter.factors[path]
     scaling = adapter.config.scaling_for(path)
     is_finite = bool(a.isfinite().all() and b.isfinite().all())
+    values = product_singular_values(a, b, scaling) if is_finite else None
     return Update(
         path=path,
         in_features=a.shape[1],
         out_features=b.shape[0],
         r=a.shape[0],
         scaling=scaling,
-        norm=scaling * product_norm(a, b),
-        effective_rank=effective_rank(product_svd(a, b)[1]) if is_finite else None,
+        norm=float("nan") if values is None else values.norm().item(),
+        effective_rank=None if values is None else effective_rank(values),
         is_zero=not (a.any() and b.any()),
         is_finite=is_finite,
     )
-
-
-def product_norm(a: Tensor, b: Tensor) -> float:
-    """Return the Frobenius norm of B A from two (r, r) products: ‖BA‖² = tr(BᵀB AAᵀ).
-
-    Args:
-        a: A, (r, in).
-        b: B, (out, r).
-    """
-    a, b = a.double(), b.double()
-    return float(((b.T @ b) * (a @ a.T)).sum().clamp(min=0).sqrt())
 
 
 def module_rows(updates: Iterable[Update]) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:

@@ -34,6 +34,24 @@ def product_svd(A: Tensor, B: Tensor, scaling: float = 1.0) -> tuple[Tensor, Ten
 
 
 @torch.no_grad()
+def product_singular_values(A: Tensor, B: Tensor, scaling: float = 1.0) -> Tensor:
+    """Return the singular values of s B A, without the vectors that `product_svd` makes.
+
+    Args:
+        A: (r, in), any floating point type.
+        B: (out, r).
+        scaling: Dimensionless factor s.
+
+    Returns: (k,) in descending order, float64; k = min(r, out, in).
+
+    Memory: two matrices as large as the factors.
+    """
+    _, r_b = torch.linalg.qr(B.double(), mode="r")
+    _, r_a = torch.linalg.qr(A.double().T, mode="r")
+    return torch.linalg.svdvals(scaling * (r_b @ r_a.T))
+
+
+@torch.no_grad()
 def truncated_product(
     A: Tensor, B: Tensor, r: int, scaling: float = 1.0
 ) -> tuple[Tensor, Tensor, Tensor]:

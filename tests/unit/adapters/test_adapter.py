@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from lorakit.adapters import adapter_state_dict, load_adapter_state_dict
 from lorakit.adapters.files import CONFIG_FILE, WEIGHTS_FILE
 from lorakit.errors import AdapterFileError, AdapterMismatchError, AdapterNameError
 from lorakit.injection import active_adapters, adapter_config, adapter_names
+from made_adapters import random_factors
 from tiny_models import (
     TinyNet,
     assert_untouched,
@@ -394,3 +396,20 @@ class TestWrongBase:
         with pytest.raises(AdapterMismatchError, match="more such problems"):
             add_adapter(other, adapter)
         assert time.perf_counter() - started < 5
+
+
+def test_magnitudes_and_the_configuration_have_to_agree():
+    factors = {path: random_factors(2, 4, 4) for path in ("q", "v")}
+    lengths = {path: torch.ones(4) for path in factors}
+    plain, dora = LoraConfig(r=2), LoraConfig(r=2, use_dora=True)
+    assert Adapter(dora, factors, magnitudes=lengths).magnitudes
+    for config, magnitudes, said in (
+        (plain, lengths, "use_dora=False: got one at q, v, expected none"),
+        (dora, {}, "use_dora=True: got none at q, v, expected one for each module"),
+        (dora, {"q": lengths["q"]}, "use_dora=True: got none at v"),
+        (dora, lengths | {"k": lengths["q"]}, "use_dora=True: got one at k"),
+    ):
+        with pytest.raises(AdapterMismatchError, match=said):
+            Adapter(config, factors, magnitudes=magnitudes)
+    with pytest.raises(AdapterMismatchError):
+        replace(Adapter(dora, factors, magnitudes=lengths), config=plain)

@@ -1,16 +1,40 @@
 """Adapters as task vectors."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from lorakit import Adapter, LoraConfig, add_adapter, merge_and_unload
 from lorakit.adapters import negated_adapter, resize_adapter, scaled_adapter, summed_adapters
+from lorakit.adapters.arithmetic import relative_distance
 from lorakit.errors import ConfigError
 from made_adapters import layered_adapter
 from tiny_models import TinyNet, logits, randomize_
 from tolerances import TOLERANCE, largest_error
 
 EXACT = TOLERANCE[torch.float32]
+
+
+def test_the_distance_from_a_weighted_sum_is_that_of_the_products():
+    first, second, third = (layered_adapter(seed=n, lora_alpha=3 + n) for n in range(3))
+    path = next(iter(first.factors))
+    second = replace(second, factors={path: second.factors[path]})
+    terms = [(0.7, first), (-2.0, second)]
+    zero = torch.zeros(24, 24)
+    difference = whole = 0.0
+    for name in first.factors:
+        other = second.delta_weight(name) if name == path else zero
+        exact = 0.7 * first.delta_weight(name) - 2 * other
+        difference += (third.delta_weight(name) - exact).square().sum().item()
+        whole += exact.square().sum().item()
+    expected = (difference / whole) ** 0.5
+    assert relative_distance(third, terms) == pytest.approx(expected, rel=1e-5)
+    assert relative_distance(first, [(1.0, first)]) < 1e-6
+    assert relative_distance(first, [(0.0, first)]) is None
+    assert relative_distance(second, [(1.0, first)]) == pytest.approx(
+        relative_distance(second, [(0.5, first), (0.5, first)])
+    )
 
 
 @pytest.mark.parametrize("factor", [2.5, -1.0, 0.0])

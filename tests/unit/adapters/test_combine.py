@@ -169,6 +169,14 @@ def test_dare_keeps_the_mean_and_is_repeated_by_its_seed():
     assert (B.mean(0) - wide.factors["m"][1]).mean().abs() < 0.01
 
 
+def test_the_order_of_target_names_makes_no_difference():
+    names = ["q_proj", "v_proj"]
+    one = layered_adapter(target_modules=names)
+    other = layered_adapter(seed=5, target_modules=names[::-1])
+    made = combine({"a": one, "b": other}, {"a": 1.0, "b": 1.0}, "cat")
+    assert made.config.target_modules == one.config.target_modules
+
+
 def test_magnitude_pruning_keeps_the_largest():
     adapter = layered_adapter()
     made = combine({"a": adapter}, {"a": 1.0}, "magnitude_prune", density=0.25)
@@ -362,9 +370,9 @@ def test_a_feature_nobody_taught_the_operations_is_refused_by_name():
 
     @dataclass(frozen=True)
     class WithMore(Adapter):
-        magnitudes: dict = field(default_factory=dict)
+        shifts: dict = field(default_factory=dict)
 
     plain = layered_adapter()
-    odd = WithMore(plain.config, plain.factors, magnitudes={"m": torch.ones(2)})
-    with pytest.raises(AdapterFileError, match="Cannot combine b: got magnitudes"):
+    odd = WithMore(plain.config, plain.factors, shifts={"m": torch.ones(2)})
+    with pytest.raises(AdapterFileError, match="Cannot combine b: got shifts"):
         combine({"a": plain, "b": odd}, {"a": 1, "b": 1})

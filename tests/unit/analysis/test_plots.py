@@ -1,5 +1,7 @@
 """What the pictures show: curves, cells and controls, read back from the figures."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -45,6 +47,17 @@ def test_energy_reaches_one_and_marks_the_ranks(drawn, tmp_path):
     assert list(axes.lines[1].get_ydata()) == pytest.approx([0, 0.8, 0.95, 1, 1])
     assert [text.get_text() for text in axes.texts] == ["rank 2 keeps 90%", "rank 3 keeps 99%"]
     assert [tuple(line.get_xdata()) for line in axes.lines[2:]] == [(2,), (3,)]
+
+
+@pytest.mark.parametrize("use_dora", [False, True])
+def test_norms_say_that_they_leave_the_rows_lengths_out(use_dora, drawn, tmp_path):
+    adapter = adapter_of({"m": random_factors(2, 8, 8)})
+    if use_dora:
+        config = adapter.config.model_copy(update={"use_dora": True})
+        adapter = replace(adapter, config=config, magnitudes={"m": torch.ones(8)})
+    spectrum_plots.plot_layers(analyze_adapter(adapter), tmp_path)
+    _, bottom = drawn[0].axes[:2]
+    assert ("without the rows' lengths (DoRA)" in bottom.get_title()) == use_dora
 
 
 def test_layers_are_in_the_order_of_their_numbers(drawn, tmp_path):

@@ -14,10 +14,12 @@ from lorakit.analysis import analyze_adapter
 from lorakit.cli.analyze import default_output, short_names
 
 
-def make_adapter(directory, base, seed=0, r=4, targets=("q_proj", "v_proj"), zero=False):
+def make_adapter(directory, base, seed=0, r=4, targets=("q_proj", "v_proj"), zero=False, **more):
     """Save an adapter that looks trained: B is not zero, unless it is to be."""
     model = AutoModelForCausalLM.from_pretrained(base)
-    config = LoraConfig(r=r, lora_alpha=8, target_modules=list(targets), task_type="CAUSAL_LM")
+    config = LoraConfig(
+        r=r, lora_alpha=8, target_modules=list(targets), task_type="CAUSAL_LM", **more
+    )
     torch.manual_seed(seed)
     add_adapter(model, config)
     for name, parameter in model.named_parameters():
@@ -161,6 +163,16 @@ def test_a_quantised_base_is_made_dense(cli, quantized_run, tmp_path):
     assert result.exit_code == 0, result.stderr
     rows = rows_of(tmp_path / "out" / "layers.csv")
     assert all(float(row["amplification_factor"]) > 0 for row in rows)
+
+
+@pytest.mark.parametrize("use_dora", [False, True])
+def test_the_lengths_of_rows_are_left_out_and_that_is_said(cli, tiny_llama_dir, tmp_path, use_dora):
+    made = make_adapter(tmp_path / "made", tiny_llama_dir, use_dora=use_dora)
+    result = cli("analyze", made, "--output", tmp_path / "a", "--no-base")
+    assert result.exit_code == 0, result.stderr
+    report = (tmp_path / "a" / "report.md").read_text()
+    for text in (" ".join(result.stdout.split()), report):
+        assert ("Measured is s·B·A alone" in text) == use_dora
 
 
 def test_the_share_decides_the_rank(cli, adapter, tmp_path):

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from lorakit import Adapter, LoraConfig, add_adapter, save_adapter
-from lorakit.cli.inspect import measure, product_norm
+from lorakit.cli.inspect import measure
 from lorakit.cli.main import app
 
 runner = CliRunner()
@@ -47,7 +47,21 @@ def test_the_norm_is_that_of_the_multiplied_update(adapter_dir):
     for path in adapter.factors:
         expected = adapter.delta_weight(path).double().norm().item()
         assert measure(adapter, path).norm == pytest.approx(expected, rel=1e-6)
-    assert product_norm(torch.zeros(2, 3), torch.ones(4, 2)) == 0.0
+
+
+def test_with_magnitudes_it_says_that_their_lengths_are_left_out(tiny_llama_dir, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama_dir)
+    said = []
+    for use_dora in (False, True):
+        name = str(use_dora)
+        add_adapter(model, LoraConfig(r=2, target_modules=["q_proj"], use_dora=use_dora), name)
+        save_adapter(model, tmp_path / name, name)
+        result = inspect(tmp_path / str(use_dora))
+        assert result.exit_code == 0, result.stderr
+        said.append("Measured is s·B·A alone" in result.stdout)
+    assert said == [False, True]
 
 
 def test_one_row_for_each_kind_of_module(adapter_dir, tiny_llama_dir):

@@ -3,7 +3,12 @@
 import pytest
 import torch
 
-from lorakit.ops.factored_svd import truncated_dense, truncated_product
+from lorakit.ops.factored_svd import (
+    product_singular_values,
+    product_svd,
+    truncated_dense,
+    truncated_product,
+)
 from made_adapters import factors_with, random_factors
 from tolerances import largest_error
 
@@ -16,6 +21,16 @@ def test_a_product_is_cut_to_its_best_approximation(shape):
     assert largest_error(new_B @ new_A, u[:, :4] * s[:4] @ vh[:4]) < 1e-12
     assert largest_error(values, s[:6]) < 1e-12
     assert largest_error(new_A @ new_A.T, torch.eye(4)) < 1e-12
+
+
+@pytest.mark.parametrize("shape", [(30, 20), (4, 30), (30, 3), (8, 8)])
+def test_singular_values_alone_are_those_of_the_decomposition(shape):
+    A, B = random_factors(6, *shape)
+    values = product_singular_values(A, B, -1.5)
+    assert values.dtype == torch.float64 and len(values) == min(6, *shape)
+    assert largest_error(values, product_svd(A, B, -1.5)[1]) < 1e-12
+    dense = torch.linalg.svdvals(1.5 * B.double() @ A.double())
+    assert largest_error(values, dense[: len(values)]) < 1e-12
 
 
 @pytest.mark.parametrize("shape", [(60, 40), (40, 60)])
