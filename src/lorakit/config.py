@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from lorakit.errors import ConfigError, did_you_mean
+from lorakit.errors import ConfigError, did_you_mean, first_few
 
 _KEYS_SHOWN = 25
 _ALIASES = {
@@ -301,7 +301,7 @@ def _explain(problem: Any, location: list[str], model: type[BaseModel]) -> tuple
     if problem["type"] == "extra_forbidden":
         known = list(_model_at(model, location[:-1]).model_fields)
         hint = _known_alias(location[-1], known) or did_you_mean(location[-1], known)
-        hint = hint or f" Known keys: {_some(known)}."
+        hint = hint or f" Known keys: {first_few(known, _KEYS_SHOWN)}."
         return f"unknown key '{key}'.{hint.removesuffix('.')}", ""
     if problem["type"] == "missing":
         return f"missing key '{key}'. Add it", ""
@@ -316,12 +316,6 @@ def _known_alias(word: str, known: Sequence[str]) -> str:
     """Return a hint for words other tools use, where spelling alone would mislead."""
     meant = _ALIASES.get(word)
     return f" Did you mean '{meant}'?" if meant in known else ""
-
-
-def _some(keys: Sequence[str]) -> str:
-    """Return a few dozen keys at most; a training section knows over a hundred."""
-    more = f" and {len(keys) - _KEYS_SHOWN} more" if len(keys) > _KEYS_SHOWN else ""
-    return ", ".join(keys[:_KEYS_SHOWN]) + more
 
 
 def _model_at(model: type[BaseModel], location: list[str]) -> type[BaseModel]:

@@ -12,7 +12,7 @@ from lorakit.adapters.peft_format import factor_keys, tensor_keys
 from lorakit.adapters.ranks import Factors, with_ranks
 from lorakit.adapters.sharded import copy_whole_, is_sharded
 from lorakit.config import LoraConfig
-from lorakit.errors import AdapterMismatchError, AdapterStateError
+from lorakit.errors import AdapterMismatchError, AdapterStateError, first_few
 from lorakit.injection import Injection, adapter_names, add_adapter
 from lorakit.injection.plan_from_tensors import saved_tensors
 from lorakit.injection.state import (
@@ -115,9 +115,8 @@ def load_adapter_state_dict(
         if key in tensors and tensors[key].shape != place.shape
     ]
     if problems:
-        more = f"; {len(problems) - 1} more" if len(problems) > 1 else ""
         raise AdapterMismatchError(
-            f"The tensors do not fit adapter {name!r}: {problems[0]}{more}. "
+            f"The tensors do not fit adapter {name!r}: {first_few(problems, 1)}. "
             "Load them into the base and configuration they were saved from."
         )
     for path, layer in adapted_layers(model):

@@ -35,11 +35,13 @@ class CheckpointWeights:
 
         Raises:
             MissingFileError: There is no checkpoint in safetensors.
+            AdapterFileError: A file is damaged.
             AdapterStateError: The model carries adapters.
             QuantizationError: The model is quantised.
         """
         self._tensors: dict[str, Tensor] = {}
         self._files: dict[str, Path] = {}
+        self._opened: dict[Path, Any] = {}
         self.directory: Path | None = None
         if isinstance(source, nn.Module):
             self.where = f"this {type(source).__name__}"
@@ -49,7 +51,7 @@ class CheckpointWeights:
         else:
             self.where = self.recorded = str(source)
             self.directory = _directory(source)
-            self._files = _files(self.directory)
+            self._files = self._files_by_tensor(self.directory)
 
     def names(self) -> Iterator[str]:
         """Yield the names as they are stored."""
@@ -77,30 +79,62 @@ class CheckpointWeights:
             return self._tensors[stored_name].detach().cpu()
         file = self._files[stored_name]
         try:
-            with safe_open(file, framework="pt") as opened:
-                return opened.get_tensor(stored_name)
-        except (SafetensorError, OSError) as error:
-            raise AdapterFileError(
-                f"Cannot read {stored_name} in {file}: {error}; expected a complete safetensors "
-                "file. Save or fetch the checkpoint again."
-            ) from None
+            return self._handle(file).get_tensor(stored_name)
+        except SafetensorError as error:
+            raise _damaged(f"{stored_name} in {file}", error) from None
+
+    def _handle(self, file: Path) -> Any:
+        """Return an open file; opened once, as reading its header takes longer than a tensor."""
+        if file not in self._opened:
+            try:
+                self._opened[file] = safe_open(file, framework="pt")
+            except (SafetensorError, OSError) as error:
+                raise _damaged(str(file), error) from None
+        return self._opened[file]
+
+    def _files_by_tensor(self, directory: Path) -> dict[str, Path]:
+        """Return the file of each tensor by name."""
+        index = directory / _INDEX
+        if index.is_file():
+            try:
+                listed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+                return {name: directory / file for name, file in listed.items()}
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                raise AdapterFileError(
+                    f"Cannot read {index}: got {error!r}, expected JSON with a weight_map. Save or "
+                    "fetch the checkpoint again."
+                ) from None
+        single = directory / _SINGLE
+        if not single.is_file():
+            raise MissingFileError(
+                f"No {_SINGLE} and no {_INDEX} in {directory}, expected a checkpoint in "
+                "safetensors. Save the model with save_pretrained."
+            )
+        return dict.fromkeys(self._handle(single).keys(), single)
 
     def skeleton(self) -> Any:
         """Return the checkpoint's model on the meta device, without its numbers.
 
         Raises:
             MissingFileError: There is no config.json.
+            AdapterFileError: It is damaged.
             ConfigError: It does not say of which class of transformers the model is.
         """
         import transformers
 
-        directory = self.directory or Path()
-        if not (directory / _CONFIG).is_file():
+        directory = self.directory
+        if directory is None or not (directory / _CONFIG).is_file():
             raise MissingFileError(
-                f"No {_CONFIG} in {directory}, expected a checkpoint of transformers. Name the "
+                f"No {_CONFIG} in {self.where}, expected a checkpoint of transformers. Name the "
                 "directory that holds it."
             )
-        config = transformers.AutoConfig.from_pretrained(directory)
+        try:
+            config = transformers.AutoConfig.from_pretrained(directory)
+        except (OSError, ValueError) as error:
+            raise AdapterFileError(
+                f"Cannot read {directory / _CONFIG}: {str(error).splitlines()[0]}; expected the "
+                "configuration of a model of transformers. Save or fetch the checkpoint again."
+            ) from None
         name = next(iter(config.architectures or ()), None)
         model_class = getattr(transformers, name or "", None)
         if model_class is None:
@@ -129,7 +163,7 @@ def _require_plain(model: nn.Module) -> None:
 
 def _directory(source: str | Path) -> Path:
     if is_hub_id(source):
-        return fetch_from_hub(str(source), (_CONFIG, _INDEX, "*.safetensors"))
+        return fetch_from_hub(str(source), (_CONFIG, _INDEX, "model*.safetensors"))
     directory = Path(source)
     if not directory.is_dir():
         raise MissingFileError(
@@ -139,22 +173,8 @@ def _directory(source: str | Path) -> Path:
     return directory
 
 
-def _files(directory: Path) -> dict[str, Path]:
-    """Return the file of each tensor by name."""
-    if (directory / _INDEX).is_file():
-        index = json.loads((directory / _INDEX).read_text(encoding="utf-8"))
-        return {name: directory / file for name, file in index["weight_map"].items()}
-    single = directory / _SINGLE
-    if not single.is_file():
-        raise MissingFileError(
-            f"No {_SINGLE} and no {_INDEX} in {directory}, expected a checkpoint in safetensors. "
-            "Save the model with save_pretrained."
-        )
-    try:
-        with safe_open(single, framework="pt") as opened:
-            return dict.fromkeys(opened.keys(), single)
-    except (SafetensorError, OSError) as error:
-        raise AdapterFileError(
-            f"Cannot read {single}: {error}; expected a complete safetensors file. Save or fetch "
-            "the checkpoint again."
-        ) from None
+def _damaged(what: str, error: Exception) -> AdapterFileError:
+    return AdapterFileError(
+        f"Cannot read {what}: {error}; expected a complete safetensors file. Save or fetch the "
+        "checkpoint again."
+    )

@@ -76,7 +76,7 @@ def extract(base: Source, tuned: Source, config: LoraConfig) -> Extraction:
     Source: Eckart and Young 1936; large matrices by randomised SVD, see
         `lorakit.ops.factored_svd.truncated_dense`.
     """
-    require_low_rank(Adapter(config, {}), "extract", "an adapter")
+    require_low_rank(Adapter(config, {}), "extract", "an adapter", "Leave such settings out.")
     before, after = CheckpointWeights(base), CheckpointWeights(tuned)
     model = tuned if isinstance(tuned, nn.Module) else after.skeleton()
     plan = plan_from_config(model, config)

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.carried import view_of
-from lorakit.errors import AdapterMismatchError
+from lorakit.errors import AdapterMismatchError, first_few
 from lorakit.injection.state import require_adapter, require_unmerged
 
 
@@ -85,9 +85,8 @@ def _check(place: Adapter, new: Adapter, name: str) -> None:
         if key in new.replaced and new.replaced[key].shape != tensor.shape
     ]
     if problems:
-        more = f"; {len(problems) - 1} more" if len(problems) > 1 else ""
         raise AdapterMismatchError(
-            f"The new adapter cannot take the place of {name!r}: {problems[0]}{more}. Add an "
+            f"The new adapter cannot take the place of {name!r}: {first_few(problems, 1)}. Add an "
             "adapter with the targets and the largest rank of all that will take its place, or "
             "load the new one under a name of its own."
         )

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from lorakit.errors import AdapterStateError, QuantizationError
+from lorakit.errors import AdapterStateError, QuantizationError, first_few
 from lorakit.injection import set_adapter
 from lorakit.injection.activation import remove_adapters
 from lorakit.injection.state import (
@@ -99,8 +99,8 @@ def _check_quantized_base(model: nn.Module, quantized_base: QuantizedBase | None
     quantized = [path for path, layer in adapted_layers(model) if bits_of(layer)]
     if quantized and quantized_base is None:
         raise QuantizationError(
-            f"Cannot merge into {quantized[0]} and {len(quantized) - 1} more: their weights are "
-            'quantised. Pass quantized_base="dequantize" to make them dense (they take two to '
+            f"Cannot merge into {first_few(quantized, 1)}: weights are quantised. "
+            ' Pass quantized_base="dequantize" to make them dense (they take two to '
             'eight times the memory), or "requantize" to quantise the sum again at a loss.'
         )
     if quantized_base == "requantize" and not quantized:

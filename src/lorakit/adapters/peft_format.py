@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lorakit.adapters.convolutions import Convolutions, to_kernels, to_matrices
 from lorakit.config import LoraConfig, TaskType
-from lorakit.errors import AdapterFileError
+from lorakit.errors import AdapterFileError, first_few
 from lorakit.layers import KernelShape
 
 PREFIX = "base_model.model."
@@ -156,10 +156,9 @@ def parse_keys(
     if not parsed.factors and not problems:
         problems.append("there is no lora_A and lora_B in it")
     if problems:
-        more = f" ({len(problems) - 1} more)" if len(problems) > 1 else ""
         raise AdapterFileError(
-            f"The tensors in {where} are no PEFT adapter: {problems[0]}{more}. Expected keys such "
-            f"as '{PREFIX}<module path>.lora_A.weight'."
+            f"The tensors in {where} are no PEFT adapter: {first_few(problems, 1)}. Expected keys "
+            f"such as '{PREFIX}<module path>.lora_A.weight'."
         )
     parsed.embeddings = frozenset(embeddings)
     return parsed

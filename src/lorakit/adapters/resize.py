@@ -9,7 +9,7 @@ from torch import Tensor
 from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.ranks import unit_scaled
 from lorakit.adapters.rewritten import require_low_rank
-from lorakit.errors import ConfigError, ShapeError
+from lorakit.errors import ConfigError, ShapeError, first_few
 from lorakit.ops.factored_svd import truncated_product
 
 
@@ -80,10 +80,9 @@ def require_rank_fits(factors: Mapping[str, tuple[Tensor, Tensor]], r: int, acti
     sides = {path: min(A.shape[1], B.shape[0]) for path, (A, B) in factors.items()}
     small = [f"{path} ({side})" for path, side in sides.items() if side < r]
     if small:
-        more = f" and {len(small) - 3} more" if len(small) > 3 else ""
         raise ShapeError(
             f"Cannot {action}: got rank {r}, expected at most the smaller side of each matrix, "
-            f"which it exceeds in {', '.join(small[:3])}{more}. Use rank {min(sides.values())} or "
+            f"which it exceeds in {first_few(small)}. Use rank {min(sides.values())} or "
             "less."
         )
 

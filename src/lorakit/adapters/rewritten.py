@@ -20,13 +20,19 @@ _UNDERSTOOD_SETTINGS = {
 }
 
 
-def require_low_rank(adapter: Adapter, action: str, name: str) -> None:
+def require_low_rank(
+    adapter: Adapter,
+    action: str,
+    name: str,
+    next_step: str = "Merge such an adapter into its base instead.",
+) -> None:
     """Refuse an adapter whose update is more than s B A.
 
     Args:
         adapter: The adapter.
         action: What is about to be done, such as "combine".
         name: What to call the adapter.
+        next_step: What to do where it uses another feature.
 
     Raises:
         AdapterFileError: It uses another feature, or a factor is no matrix of finite numbers;
@@ -50,7 +56,7 @@ def require_low_rank(adapter: Adapter, action: str, name: str) -> None:
     if used:
         raise AdapterFileError(
             f"Cannot {action} {name}: got {', '.join(used)}, expected updates that are s B A and "
-            "nothing else. Merge such an adapter into its base instead."
+            f"nothing else. {next_step}"
         )
     for path, pair in adapter.factors.items():
         if any(factor.ndim != 2 for factor in pair):

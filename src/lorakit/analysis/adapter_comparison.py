@@ -15,7 +15,7 @@ from lorakit.analysis.subspace import (
     random_similarity,
     similarity,
 )
-from lorakit.errors import AdapterMismatchError
+from lorakit.errors import AdapterMismatchError, first_few
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,10 +147,9 @@ def _require_same_shapes(
         if _shape(mine) != _shape(other)
     ]
     if different:
-        more = f" ({len(different) - 1} more such modules)" if len(different) > 1 else ""
         raise AdapterMismatchError(
-            f"Cannot compare adapters of different bases: ΔW of {different[0]}{more}, expected "
-            "the same shape. Name two adapters that were trained on one base."
+            f"Cannot compare adapters of different bases: ΔW of {first_few(different, 1)}, "
+            "expected the same shape. Name two adapters that were trained on one base."
         )
 
 
@@ -159,5 +158,4 @@ def _shape(update: UpdateSvd) -> tuple[int, int]:
 
 
 def _some(analysis: AdapterAnalysis) -> str:
-    paths = [update.path for update in analysis.updates]
-    return ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
+    return first_few(update.path for update in analysis.updates)

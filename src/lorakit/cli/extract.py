@@ -9,7 +9,7 @@ import typer
 
 from lorakit.cli.console import closing, heading, number_text, pairs, quoted, say, table
 from lorakit.cli.quiet import hide_loading_bars
-from lorakit.errors import ConfigError
+from lorakit.errors import ConfigError, first_few
 
 if TYPE_CHECKING:
     from lorakit.adapters import Extraction
@@ -136,6 +136,4 @@ def share_text(share: float) -> str:
 
 def named(changes: Any, most: int = 3) -> str:
     """Return the names of the largest changes and how many more there are."""
-    names = sorted(changes, key=lambda name: -changes[name])
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    return first_few(sorted(changes, key=lambda name: -changes[name]), most)

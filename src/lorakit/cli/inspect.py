@@ -22,6 +22,7 @@ from lorakit.cli.console import (
 )
 from lorakit.cli.inspect_quantization import inspect_quantization
 from lorakit.cli.paths import adapter_location
+from lorakit.errors import first_few
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -245,7 +246,7 @@ def warnings(updates: list[Update], replaced: Iterable[Tensor]) -> list[str]:
     found = []
     broken = [update.path for update in updates if not update.is_finite]
     if broken or not all(bool(tensor.isfinite().all()) for tensor in replaced):
-        where = named(broken) if broken else "the weights trained in full"
+        where = first_few(broken) if broken else "the weights trained in full"
         found.append(f"NaN or infinite numbers in {where}. Train again with a lower learning rate.")
     zero = [update.path for update in updates if update.is_zero]
     if updates and len(zero) == len(updates):
@@ -255,12 +256,6 @@ def warnings(updates: list[Update], replaced: Iterable[Tensor]) -> list[str]:
     elif zero:
         found.append(
             f"the update is zero in {len(zero)} of {len(updates)} modules, which never learnt: "
-            f"{named(zero)}."
+            f"{first_few(zero)}."
         )
     return found
-
-
-def named(paths: list[str], most: int = 3) -> str:
-    """Return the first few paths and how many more there are."""
-    more = f" and {len(paths) - most} more" if len(paths) > most else ""
-    return ", ".join(paths[:most]) + more

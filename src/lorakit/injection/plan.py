@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lorakit.config import LoraConfig
-from lorakit.errors import ShapeError, TargetError
+from lorakit.errors import ShapeError, TargetError, first_few
 from lorakit.injection.heads import TASKS_WITH_HEADS, output_layers, task_heads
 from lorakit.injection.parts import by_groups, check_parts
 from lorakit.injection.state import base_modules
@@ -261,9 +261,8 @@ def _check_ranks(sites: list[Site]) -> None:
         if site.r > min(in_features, out_features):
             too_large.append(f"{site.path} (in={in_features}, out={out_features}, r={site.r})")
     if too_large:
-        more = f" and {len(too_large) - 5} more" if len(too_large) > 5 else ""
         raise ShapeError(
-            f"The rank is larger than the layer in {', '.join(too_large[:5])}{more}; expected r "
+            f"The rank is larger than the layer in {first_few(too_large, 5)}; expected r "
             "up to min(in, out). Lower r, give these layers a rank_pattern, or exclude them."
         )
 
@@ -283,10 +282,9 @@ def _check_even(config: LoraConfig, sites: list[Site]) -> None:
     """Refuse a rank that the orthogonal initialisation cannot halve."""
     odd = [f"{site.path} (r={site.r})" for site in sites if site.r % 2]
     if config.init_lora_weights == "orthogonal" and odd:
-        more = f" and {len(odd) - 1} more" if len(odd) > 1 else ""
         raise ShapeError(
-            f"Cannot initialise {odd[0]}{more} with init_lora_weights='orthogonal': got an odd "
-            "rank, expected an even one, half of it for each factor. Change r or rank_pattern."
+            f"Cannot initialise {first_few(odd, 1)} with init_lora_weights='orthogonal': got an "
+            "odd rank, expected an even one, half of it for each factor. Change r or rank_pattern."
         )
 
 

@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from lorakit.config import LoraConfig
+from lorakit.errors import first_few
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,7 @@ class Injection:
         for path, reason in self.skipped:
             reasons.setdefault(reason, []).append(path)
         for reason, paths in reasons.items():
-            more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
-            lines.append(f"Left out, {reason}: {', '.join(paths[:3])}{more}")
+            lines.append(f"Left out, {reason}: {first_few(paths)}")
         return "\n".join(lines)
 
     def __str__(self) -> str:

@@ -12,7 +12,7 @@ from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.quantizers_utils import should_convert_module
 
 from lorakit.config import QuantizationConfig
-from lorakit.errors import QuantizationError, TargetError
+from lorakit.errors import QuantizationError, TargetError, first_few
 from lorakit.injection.heads import output_layers, task_heads
 from lorakit.injection.state import base_modules, state_of
 from lorakit.injection.targets import name_matches, no_match_message
@@ -285,9 +285,8 @@ def require_blocks(model: nn.Module, config: QuantizationConfig, skipped: list[s
         if module.weight.numel() % BLOCK_SIZE and should_convert_module(path, skipped)  # type: ignore[operator,union-attr]
     ]
     if ragged:
-        more = f" and {len(ragged) - 3} more" if len(ragged) > 3 else ""
         raise QuantizationError(
-            f"Cannot quantise {', '.join(ragged[:3])}{more} to 4 bits: the size is no multiple of "
+            f"Cannot quantise {first_few(ragged)} to 4 bits: the size is no multiple of "
             f"the {BLOCK_SIZE} numbers of a block. Name these layers in quantization.skip_modules, "
             "or set quantization.bits=8."
         )

@@ -21,7 +21,7 @@ from datasets import (
     load_from_disk,
 )
 
-from lorakit.errors import DataError, MissingFileError, did_you_mean
+from lorakit.errors import DataError, MissingFileError, did_you_mean, first_few
 
 if TYPE_CHECKING:
     from lorakit.training.recipe import DataConfig
@@ -120,9 +120,8 @@ def row_list(rows: Sequence[int], most: int = 5) -> str:
     >>> row_list(list(range(9)), most=3)
     'rows 1, 2, 3 and 6 more'
     """
-    shown = ", ".join(str(row + 1) for row in rows[:most])
-    more = f" and {len(rows) - most} more" if len(rows) > most else ""
-    return f"{'row' if len(rows) == 1 else 'rows'} {shown}{more}"
+    shown = first_few((str(row + 1) for row in rows), most)
+    return f"{'row' if len(rows) == 1 else 'rows'} {shown}"
 
 
 def _read(name: str, subset: str | None, key: str) -> Dataset | DatasetDict:

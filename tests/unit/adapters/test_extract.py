@@ -170,3 +170,11 @@ def test_what_cannot_be_extracted_is_refused():
     add_adapter(adapted, LoraConfig(target_modules=["up"]))
     with pytest.raises(AdapterStateError, match="it carries adapters"):
         extract(adapted, TinyNet(), LoraConfig(target_modules=["up"]))
+
+
+def test_a_feature_that_cannot_be_extracted_is_to_be_left_out():
+    config = LoraConfig(r=2, target_modules=["up"], use_dora=True)
+    with pytest.raises(
+        AdapterFileError, match=r"got use_dora=True, .*\. Leave such settings out\.$"
+    ):
+        extract(TinyNet(), TinyNet(), config)

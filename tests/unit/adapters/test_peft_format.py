@@ -83,7 +83,7 @@ class TestKeys:
         text = refused({"model.q.lora_A.weight": A, "model.q.lora_B.weight": B})
         assert text == (
             "The tensors in here are no PEFT adapter: key 'model.q.lora_A.weight' does not start "
-            "with 'base_model.model.' (1 more). Expected keys such as 'base_model.model.<module "
+            "with 'base_model.model.' and 1 more. Expected keys such as 'base_model.model.<module "
             "path>.lora_A.weight'."
         )
 

@@ -98,8 +98,8 @@ def test_adapters_of_bases_of_other_widths_are_refused():
     with pytest.raises(AdapterMismatchError) as caught:
         compare_adapters(analysed(first, "one"), analysed(second, "two"))
     assert (
-        "ΔW of model.layers.0.attn.q_proj is (24, 24) in one and (32, 32) in two (3 more such "
-        "modules), expected the same shape."
+        "ΔW of model.layers.0.attn.q_proj is (24, 24) in one and (32, 32) in two and 3 more, "
+        "expected the same shape."
     ) in str(caught.value)
 
 
