@@ -43,13 +43,15 @@ def runs_as_one_product(updates: Sequence[LowRankUpdate]) -> bool:
 
 
 class WeightNorms:
-    """The norms of one layer's weight, and of the weight with each update, kept while they hold.
+    """The norms of one layer's weight with each update, kept in evaluation while they hold.
 
-    Those with an update are kept in evaluation only: a step of training changes them all.
+    A step of training changes them all, so nothing is kept then. In evaluation they would cost
+    three to five times the rest of a layer that reads one token. torch does not count what is
+    written through `.data`, so sums of the tensors are compared as well as their versions; on a
+    GPU comparing would wait for it, so norms are computed anew there.
     """
 
     def __init__(self) -> None:
-        self._squared: tuple[weakref.ref[Tensor], tuple[int, int], Tensor] | None = None
         self._of_updates: weakref.WeakKeyDictionary[LowRankUpdate, Any] = (
             weakref.WeakKeyDictionary()
         )
@@ -69,38 +71,36 @@ class WeightNorms:
             term: What calling the update returned.
         """
         A, B, weight = term.A.detach(), term.B.detach(), layer.weight
-        if not all(_is_plain(tensor) for tensor in (A, B, weight)):
-            W0 = layer.base_weight()
-            return row_norms(W0, squared_row_norms(W0), A, B, term.scaling)
-        key = (
-            *(id(weight), weight._version, weight.data_ptr()),
-            *(A._version, A.data_ptr(), B._version, B.data_ptr(), term.scaling),
-        )
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or not all(_is_comparable(one) for one in (A, B, weight)):
             self._of_updates.pop(update, None)
-        elif update in self._of_updates and self._of_updates[update][0] == key:
+            return self._norms(layer, A, B, term)
+        key = (id(weight), term.scaling, *(_state(one) for one in (weight, A, B)))
+        if update in self._of_updates and self._of_updates[update][0] == key:
             return self._of_updates[update][1]
-        norms = row_norms(layer.base_weight(), self._squared_norms(layer), A, B, term.scaling)
-        if not torch.is_grad_enabled() and not torch.is_inference_mode_enabled():
+        norms = self._norms(layer, A, B, term)
+        if not torch.is_inference_mode_enabled():
             self._of_updates[update] = (key, norms)
         return norms
 
-    def _squared_norms(self, layer: AdaptedLayer) -> Tensor:
-        weight = layer.weight
-        if self._squared is not None:
-            of_weight, state, squared = self._squared
-            if of_weight() is weight and state == (weight._version, weight.data_ptr()):
-                return squared
-        with torch.inference_mode(False):
-            squared = squared_row_norms(layer.base_weight())
-        self._squared = (weakref.ref(weight), (weight._version, weight.data_ptr()), squared)
-        return squared
+    def _norms(self, layer: AdaptedLayer, A: Tensor, B: Tensor, term: LowRankTerm) -> Tensor:
+        W0 = layer.base_weight()
+        return row_norms(W0, squared_row_norms(W0), A, B, term.scaling)
 
 
-def _is_plain(tensor: Tensor) -> bool:
-    """Whether torch counts the changes of a tensor, and it has an address."""
+def _state(tensor: Tensor) -> tuple[int, int, float]:
+    """Return what tells whether a tensor holds what it did before."""
+    # 16 bits would overflow in the sum.
+    wide = torch.promote_types(tensor.dtype, torch.float32) if tensor.is_floating_point() else None
+    return tensor._version, tensor.data_ptr(), tensor.detach().sum(dtype=wide).item()
+
+
+def _is_comparable(tensor: Tensor) -> bool:
+    """Whether torch counts the changes of a tensor, and its sum is quickly there."""
     return not (
-        torch.compiler.is_compiling() or isinstance(tensor, FakeTensor) or tensor.is_inference()
+        torch.compiler.is_compiling()
+        or isinstance(tensor, FakeTensor)
+        or tensor.is_inference()
+        or tensor.device.type != "cpu"
     )
 
 
