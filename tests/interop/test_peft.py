@@ -16,12 +16,8 @@ from tolerances import LOGITS_TOLERANCE, largest_error
 
 # PEFT's remarks about what it does on its own; none of them concerns what is tested here.
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True` and a tied layer"),
     pytest.mark.filterwarnings("ignore:`lora_bias=True` was passed"),
     pytest.mark.filterwarnings("ignore:Adapter 'default'. 2 LoRA tensor.* have invalid shape"),
-    pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False:UserWarning"),
-    pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers` to `True`:UserWarning"),
 ]
 
 

@@ -9,14 +9,6 @@ from lorakit import combine_adapters, load_adapter, save_adapter
 from tiny_models import gpt2, llama, logits, randomize_
 from tolerances import LOGITS_TOLERANCE, largest_error
 
-# PEFT's remarks about what it does on its own; none of them concerns what is tested here.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True` and a tied layer"),
-    pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to:UserWarning"),
-    pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers` to `True`:UserWarning"),
-]
-
 TOLERANCE = 1e-5
 BUILDS = {
     "llama": (llama, {"target_modules": ["q_proj", "v_proj", "down_proj"]}),

@@ -23,12 +23,6 @@ from lorakit.adapters.files import WEIGHTS_FILE
 from tiny_models import bert, gpt2, llama, logits, randomize_, t5
 from tolerances import LOGITS_TOLERANCE, largest_error
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True` and a tied layer"),
-    pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False:UserWarning"),
-    pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers` to `True`:UserWarning"),
-]
 TOLERANCE = 1e-5
 
 CASES = {

@@ -26,13 +26,6 @@ from lorakit.errors import MissingFileError
 from tiny_models import gpt2, llama, logits, randomize_
 from tolerances import LOGITS_TOLERANCE, largest_error
 
-# PEFT's remarks about what it does on its own; none of them concerns what is tested here.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True` and a tied layer"),
-    pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to:UserWarning"),
-]
-
 RANKS = {
     "r": 4,
     "lora_alpha": 7,

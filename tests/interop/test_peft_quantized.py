@@ -23,10 +23,7 @@ from tiny_models import gpt2, llama, logits, randomize_, tokens
 from tolerances import LOGITS_TOLERANCE, largest_error
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to:UserWarning"),
     pytest.mark.filterwarnings("ignore:MatMul8bitLt.*:UserWarning"),
-    pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True` and a tied layer"),
 ]
 # bitsandbytes rounds the input to int8 too where a model only runs forward.
 TOLERANCES = {4: LOGITS_TOLERANCE, 8: 3e-2}
