@@ -1,0 +1,48 @@
+"""Models with adapters of every kind of layer, and the options they were added with."""
+
+from lorakit import (
+    LoraConfig,
+    add_adapter,
+)
+from tiny_models import (
+    bert,
+    bloom,
+    distilbert,
+    gpt2,
+    llama,
+    randomize_,
+    roberta,
+    t5,
+)
+
+TASKS = {distilbert: "SEQ_CLS", bert: "TOKEN_CLS", roberta: "SEQ_CLS"}
+
+
+CASES = {
+    "llama": (llama, {}),
+    "llama rslora": (llama, {"use_rslora": True, "lora_alpha": 3.5}),
+    "llama patterns": (
+        llama,
+        {"rank_pattern": {"q_proj": 3}, "alpha_pattern": {r"layers\.1\..*": 5}, "r": 4},
+    ),
+    "llama layer 1": (llama, {"layers_to_transform": [1]}),
+    "llama head": (llama, {"modules_to_save": ["lm_head"]}),
+    "llama head adapted": (llama, {"target_modules": ["lm_head", "embed_tokens"]}),
+    "gpt2": (gpt2, {}),
+    "gpt2 biases": (gpt2, {"bias": "all"}),
+    "gpt2 embedding": (gpt2, {"target_modules": ["wte", "c_attn"]}),
+    "gpt2 tied": (gpt2, {"target_modules": ["c_attn"], "modules_to_save": ["wte", "lm_head"]}),
+    "bloom": (bloom, {"target_modules": ["query_key_value"], "bias": "all"}),
+    "t5": (t5, {"target_modules": ["q", "v"], "bias": "all"}),
+    "distilbert": (distilbert, {}),
+    "distilbert biases": (distilbert, {"bias": "all"}),
+    "bert": (bert, {"bias": "lora_only"}),
+    "roberta": (roberta, {"target_modules": ["dense"], "bias": "all"}),
+}
+
+
+def with_adapter(build, name="default", seed=7, **options):
+    model = build()
+    config = {"r": 2, "lora_alpha": 3, "task_type": TASKS.get(build)} | options
+    add_adapter(model, LoraConfig(**config), name)
+    return randomize_(model, seed=seed)
