@@ -259,3 +259,43 @@ def test_dropout_of_a_layer_s_input_is_zero_on_average(kind):
     torch.manual_seed(0)
     mean = layer(x.expand(40000, 6)).mean(0)
     assert largest_error(mean, layer.eval()(x)) < 0.03
+
+
+@pytest.mark.parametrize("names", ["a", "ab"])
+def test_dropout_on_a_quantised_layer(names, monkeypatch):
+    pytest.importorskip("bitsandbytes")
+    from lorakit.layers.bitsandbytes_storage import quantized_weight
+    from lorakit.layers.quantized import LoraLinear4bit
+    from lorakit.ops.quantized import dense_copy
+    from quantized_models import FOUR, quantized
+
+    layer = quantized(nn.Sequential(nn.Linear(64, 32)), **FOUR)[0]
+    updates = {name: dora_update(64, 32, p=0.4, seed=ord(name)) for name in names}
+    adapt(layer, LoraLinear4bit, **updates).train()
+    seed = torch.tensor(5)
+    monkeypatch.setattr("lorakit.layers.update.draw_seed", lambda: seed)
+    x = torch.randn(3, 64)
+    W0, dropped = dense_copy(quantized_weight(layer), torch.float32), apply_keep_mask(x, 0.4, seed)
+    base = expected = x @ W0.t() + layer.bias
+    for u in updates.values():
+        operands = (W0, layer.bias, u.lora_A, u.lora_B, 0.5, u.magnitude)
+        expected = expected + dora_linear_reference(x, *operands, dropped) - base
+    assert largest_error(layer(x), expected) <= TOLERANCE[torch.float32]
+
+
+@pytest.mark.parametrize("names", ["a", "ab"])
+def test_dropout_in_half_precision(kind, names, monkeypatch):
+    updates = {name: dora_update(p=0.4, seed=ord(name)) for name in names}
+    layer = adapt(plain(kind).to(torch.bfloat16), KINDS[kind], **updates).train()
+    seed = torch.tensor(5)
+    monkeypatch.setattr("lorakit.layers.update.draw_seed", lambda: seed)
+    x = torch.randn(3, 6, dtype=torch.bfloat16)
+    W0 = (layer.weight if kind == "Linear" else layer.weight.t()).double()
+    bias, dropped = layer.bias.double(), apply_keep_mask(x, 0.4, seed).double()
+    base = expected = x.double() @ W0.t() + bias
+    for u in updates.values():
+        operands = (W0, bias, u.lora_A.double(), u.lora_B.double(), 0.5, u.magnitude.double())
+        expected = expected + dora_linear_reference(x.double(), *operands, dropped) - base
+    got = layer(x)
+    assert got.dtype == torch.bfloat16
+    assert largest_error(got, expected) <= len(names) * TOLERANCE[torch.bfloat16]
