@@ -14,8 +14,10 @@ from lorakit.injection.plan import (
     is_free,
     plan_biases,
     quantized_head_problems,
+    token_conflicts,
 )
 from lorakit.injection.state import base_modules
+from lorakit.injection.tokens import find_token_sites, misfits
 from lorakit.injection.targets import ALL_LINEAR, match_targets, name_matches
 from lorakit.layers import KernelShape
 
@@ -38,6 +40,7 @@ def plan_from_tensors(model: nn.Module, adapter: AdapterTensors) -> InjectionPla
     _check_complete(free, adapter, problems)
     plan_biases(plan, free)
     _check_replaced(plan, adapter, problems)
+    _add_tokens(plan, model, modules, adapter, problems)
     _check_base_weights(modules, adapter, problems)
     if problems:
         more = f" ({len(problems) - 1} more such problems)" if len(problems) > 1 else ""
@@ -130,6 +133,20 @@ def _kernel_text(shape: KernelShape | None) -> str:
         return "no convolution"
     groups = f" in {shape.groups} groups" if shape.groups > 1 else ""
     return f"a convolution of {shape.channels} channels by {list(shape.kernel)}{groups}"
+
+
+def _add_tokens(
+    plan: InjectionPlan,
+    model: nn.Module,
+    modules: dict[str, nn.Module],
+    adapter: AdapterTensors,
+    problems: list[str],
+) -> None:
+    """Find the places of trained rows, and compare their shapes."""
+    rows = adapter.token_rows
+    plan.tokens = find_token_sites(model, modules, plan.config, problems, rows)
+    problems += misfits(plan.tokens, rows)
+    problems += token_conflicts(plan)
 
 
 def _check_replaced(plan: InjectionPlan, adapter: AdapterTensors, problems: list[str]) -> None:

@@ -107,4 +107,6 @@ def _updates_alone(adapter: Adapter) -> Adapter:
         rank_pattern=adapter.config.rank_pattern,
         target_modules=tuple(adapter.factors),
     )
-    return replace(adapter, config=config, magnitudes={}, replaced={}, base_weights={})
+    return replace(
+        adapter, config=config, magnitudes={}, replaced={}, base_weights={}, token_rows={}
+    )
