@@ -25,7 +25,7 @@ from lorakit.injection.state import (
     unwrapped,
 )
 from lorakit.injection.targets import compact_targets
-from lorakit.injection.tokens import add_token_rows, resolved
+from lorakit.injection.tokens import add_token_rows
 from lorakit.layers import (
     AdaptedLayer,
     LowRankUpdate,
@@ -259,7 +259,6 @@ def _recorded_config(model: nn.Module, plan: InjectionPlan) -> LoraConfig:
             "layers_to_transform": None,
             "layers_pattern": None,
             "modules_to_save": tuple(plan.heads),
-            "trainable_token_indices": resolved(plan.config, plan.tokens),
             "fan_in_fan_out": any(_is_conv1d(site.module) for site in plan.sites),
         }
     )

@@ -233,15 +233,6 @@ def add_token_rows(
         replace_in_place(module).trained_copies[name] = made.train(module.training)
 
 
-def resolved(
-    config: LoraConfig, sites: Sequence[TokenSite]
-) -> tuple[int, ...] | dict[str, tuple[int, ...]] | None:
-    """Return `trainable_token_indices` with the paths of the modules that have the rows."""
-    if not isinstance(config.trainable_token_indices, dict):
-        return config.trainable_token_indices
-    return {site.path: site.indices for site in sites}
-
-
 def _few(indices: Sequence[int]) -> str:
     more = f" and {len(indices) - 5} more" if len(indices) > 5 else ""
     return ", ".join(map(str, indices[:5])) + more
