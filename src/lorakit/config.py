@@ -127,7 +127,9 @@ class LoraConfig(StrictConfig):
     """Names of modules trained in full and saved with the adapter. The task heads of SEQ_CLS and
     TOKEN_CLS models are added without being named."""
 
-    trainable_token_indices: tuple[TokenIndex, ...] | dict[str, tuple[TokenIndex, ...]] | None = None
+    trainable_token_indices: tuple[TokenIndex, ...] | dict[str, tuple[TokenIndex, ...]] | None = (
+        None
+    )
     """Tokens whose rows are trained in full, and nothing else of the weight: of the input embedding
     and of what is tied to it, or by name of the embedding or output layer. None trains none."""
 
@@ -176,7 +178,9 @@ class LoraConfig(StrictConfig):
         named = value if isinstance(value, dict) else {"": value or ()}
         problems = [p for name, indices in named.items() for p in _index_problems(name, indices)]
         if value is not None and (not value or problems):
-            raise ValueError("; ".join(problems) or "expected at least one index; leave the key out")
+            raise ValueError(
+                "; ".join(problems) or "expected at least one index; leave the key out"
+            )
         return value
 
     @field_validator("target_modules")

@@ -17,8 +17,9 @@ from lorakit.injection.plan import (
     token_conflicts,
 )
 from lorakit.injection.state import base_modules
-from lorakit.injection.tokens import find_token_sites, misfits
 from lorakit.injection.targets import ALL_LINEAR, match_targets, name_matches
+from lorakit.injection.tokens import find_token_sites, misfits
+from lorakit.injection.vocabulary import rows_needed
 from lorakit.layers import KernelShape
 
 
@@ -33,7 +34,8 @@ def plan_from_tensors(model: nn.Module, adapter: AdapterTensors) -> InjectionPla
     config = adapter.config
     plan = InjectionPlan(config)
     plan.heads = _heads(modules, adapter)
-    problems = quantized_head_problems(plan.heads)
+    problems = _vocabulary_problems(model, modules, adapter)
+    problems += quantized_head_problems(plan.heads)
     for path in adapter.factors:
         _add_site(plan, modules, adapter, path, problems)
     free = {path: module for path, module in modules.items() if is_free(path, plan)}
@@ -49,6 +51,19 @@ def plan_from_tensors(model: nn.Module, adapter: AdapterTensors) -> InjectionPla
             f"{problems[0]}{more} Load the base the adapter names, or another adapter."
         )
     return plan
+
+
+def _vocabulary_problems(
+    model: nn.Module, modules: dict[str, nn.Module], adapter: AdapterTensors
+) -> list[str]:
+    needed, there = rows_needed(model, modules, adapter)
+    if needed <= there:
+        return []
+    return [
+        f"it was trained with a vocabulary of {needed} tokens, but the base's embeddings have "
+        f"{there} rows. Call model.resize_token_embeddings({needed}) on the base, or "
+        "lorakit.adapters.fit_vocabulary(model, adapter), before adding it."
+    ]
 
 
 def _heads(modules: dict[str, nn.Module], adapter: AdapterTensors) -> dict[str, nn.Module]:

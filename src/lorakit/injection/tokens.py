@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lorakit.config import LoraConfig
 from lorakit.injection.targets import name_matches, no_match_message
+from lorakit.injection.vocabulary import input_embedding
 from lorakit.layers import AdaptedLayer, copy_with_rows, plain_class_of, replace_in_place
 from lorakit.layers.bitsandbytes_storage import bits_of
 from lorakit.layers.offload import is_offloaded
@@ -29,17 +30,6 @@ class TokenSite:
     def weight(self) -> Tensor:
         """The base's weight, of which these are rows."""
         return self.modules[self.path].weight  # type: ignore[return-value]
-
-
-def input_embedding(
-    model: nn.Module, modules: Mapping[str, nn.Module]
-) -> tuple[str, nn.Module] | None:
-    """Return path and module of a model's input embedding; None where the model does not say."""
-    try:
-        embedding = model.get_input_embeddings()  # type: ignore[operator]
-    except (AttributeError, NotImplementedError, TypeError):
-        return None
-    return next(((path, m) for path, m in modules.items() if m is embedding and path), None)
 
 
 def find_token_sites(
@@ -138,8 +128,8 @@ def _obstacle(path: str, module: nn.Module) -> str | None:
 
 def _beyond(path: str, weight: Tensor, beyond: list[int], largest: int) -> str:
     return (
-        f"trainable_token_indices of {path} name {_few(beyond)}, but it has {weight.shape[0]} rows. "
-        f"If the vocabulary has grown, call model.resize_token_embeddings({largest + 1}) first."
+        f"trainable_token_indices of {path} name {_few(beyond)}, but it has {weight.shape[0]} "
+        f"rows. If the vocabulary has grown, call model.resize_token_embeddings({largest + 1}) first."
     )
 
 

@@ -102,7 +102,7 @@ def prepare(
             keep_small_parameters_in_float32(model)
         _seed(seed)  # the adapter is drawn from here
         return model, attach(model) if attach else add_adapter(
-            model, task.lora_config(recipe, model)
+            model, task.lora_config(recipe, model, tokenizer)
         )
 
     model, injection = all_agree(adapted)
