@@ -127,9 +127,10 @@ def _obstacle(path: str, module: nn.Module) -> str | None:
 
 
 def _beyond(path: str, weight: Tensor, beyond: list[int], largest: int) -> str:
+    resize = f"model.resize_token_embeddings({largest + 1})"
     return (
         f"trainable_token_indices of {path} name {_few(beyond)}, but it has {weight.shape[0]} "
-        f"rows. If the vocabulary has grown, call model.resize_token_embeddings({largest + 1}) first."
+        f"rows. If the vocabulary has grown, call {resize} first."
     )
 
 

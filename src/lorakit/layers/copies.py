@@ -73,14 +73,15 @@ def copy_with_rows(
     """
     if not isinstance(module, nn.Embedding):
         return TokenRowsOfLinear(rows, indices, is_named=is_named)
-    table: Any = _shallow_plain(module)
-    if isinstance(table, AdaptedLayer):
-        table.restore_in_place()
+    plain = _shallow_plain(module)
+    if isinstance(plain, AdaptedLayer):
+        plain.restore_in_place()
     # The base's class, as some embeddings do more than look up (Gemma's scale what they find).
+    table: Any = plain
     table._parameters["weight"] = rows
     table.num_embeddings = len(indices)
-    padding = module.padding_idx
-    table.padding_idx = list(indices).index(padding) if padding in indices else None
+    place_of: dict[int | None, int] = {index: place for place, index in enumerate(indices)}
+    table.padding_idx = place_of.get(module.padding_idx)
     return TokenRowsOfEmbedding(table, indices, is_named=is_named)
 
 
