@@ -36,11 +36,11 @@ def fit_vocabulary(model: nn.Module, adapter: Adapter) -> int | None:
         AdapterStateError: The model carries adapters.
         QuantizationError: An embedding or the output layer is quantised.
     """
-    modules = dict(base_modules(model))
-    needed, there = rows_needed(model, modules, adapter)
+    needed, there = rows_needed(model, dict(base_modules(model)), adapter)
     if needed <= there:
         return None
     grow_vocabulary(model, needed)
+    modules = dict(base_modules(model))
     with torch.no_grad():
         for path, repeated in adapter.base_weights.items():
             weight = getattr(modules.get(path), "weight", None)
