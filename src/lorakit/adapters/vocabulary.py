@@ -78,14 +78,15 @@ def grow_vocabulary(model: nn.Module, rows: int, *, follows_the_old: bool = True
                 f"Cannot resize {found[0]} to {rows} rows: it is quantised, expected a dense "
                 f"weight. Name it in quantization.skip_modules."
             )
-    old_bias = getattr(None if output is None else output[1], "bias", None)
+    bias = getattr(None if output is None else output[1], "bias", None)
+    old_bias = None if bias is None else bias.detach().clone()
     growing: Any = model
     with torch.random.fork_rng(), _without_advice():
         torch.manual_seed(_SEED)
         growing.resize_token_embeddings(rows, mean_resizing=follows_the_old)
     layer: Any = growing.get_output_embeddings() if output is not None else None
     bias = getattr(layer, "bias", None)
-    if follows_the_old and old_bias is not None and bias is not None and len(bias) > len(old_bias):
+    if follows_the_old and old_bias is not None and bias is not None:
         # No adapter carries it, so it must not depend on where it is drawn.
         with torch.no_grad():
             bias[len(old_bias) :] = old_bias.float().mean().to(bias.dtype)

@@ -80,7 +80,7 @@ def test_new_biases_of_an_output_layer_are_the_mean_of_the_old():
 def test_only_a_base_without_adapters_grows():
     model = llama()
     add_adapter(model, LoraConfig(target_modules=["q_proj"]))
-    with pytest.raises(AdapterStateError, match="to 36 rows: it carries adapters.*Unload"):
+    with pytest.raises(AdapterStateError, match=r"to 36 rows: it carries adapters.*Unload"):
         grow_vocabulary(model, GROWN)
 
 
@@ -123,7 +123,7 @@ def test_an_adapter_that_needs_a_larger_vocabulary_says_so_and_fits_after(case, 
 
 
 def test_repeated_base_weights_fill_the_new_rows():
-    """A file as PEFT writes it after a resize: the base's embeddings are in it, new rows and all."""
+    """A file as PEFT writes it after a resize: with the base's embeddings, new rows and all."""
     model = adapted(llama, target_modules=["q_proj"])
     with torch.no_grad():
         for weight in (model.model.embed_tokens.weight, model.lm_head.weight):
