@@ -146,6 +146,7 @@ HEADS = {
     "frozen": {"target_modules": "all-linear"},
     "adapted": {"target_modules": ["lm_head"]},
     "trained in full": {"target_modules": "all-linear", "modules_to_save": ["lm_head"]},
+    "tokens": {"target_modules": "all-linear", "trainable_token_indices": {"lm_head": [5, 9]}},
 }
 
 
