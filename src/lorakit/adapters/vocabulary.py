@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -84,12 +84,30 @@ def grow_vocabulary(model: nn.Module, rows: int, *, follows_the_old: bool = True
     with torch.random.fork_rng(), _without_advice():
         torch.manual_seed(_SEED)
         growing.resize_token_embeddings(rows, mean_resizing=follows_the_old)
+    _separate_again(model, modules)
     layer: Any = growing.get_output_embeddings() if output is not None else None
     bias = getattr(layer, "bias", None)
     if follows_the_old and old_bias is not None and bias is not None:
         # No adapter carries it, so it must not depend on where it is drawn.
         with torch.no_grad():
             bias[len(old_bias) :] = old_bias.float().mean().to(bias.dtype)
+
+
+def _separate_again(model: nn.Module, before: Mapping[str, nn.Module]) -> None:
+    """Give every place its own embedding back where one has been put into several.
+
+    A T5 that is loaded has three embeddings with one weight, and after a resize one in three
+    places, so that adapters of the one would not find their places in the other.
+    """
+    embedding = model.get_input_embeddings()  # type: ignore[operator]
+    for path, module in before.items():
+        if not isinstance(module, nn.Embedding) or module is embedding:
+            continue
+        parent, _, name = path.rpartition(".")
+        if model.get_submodule(path) is embedding:
+            module.weight = embedding.weight
+            module.num_embeddings = embedding.num_embeddings
+            setattr(model.get_submodule(parent), name, module)
 
 
 @contextmanager
