@@ -9,13 +9,15 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lorakit.adapters.vocabulary import grow_vocabulary
-from lorakit.config import LoraConfig
-from lorakit.errors import ConfigError
+from lorakit.config import LoraConfig, TaskType
+from lorakit.errors import ConfigError, DataError
 from lorakit.injection.state import base_modules
 from lorakit.injection.targets import name_matches
 from lorakit.injection.vocabulary import input_embedding, output_layer
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+
     from lorakit.training.recipe import Recipe
 
 
@@ -44,6 +46,38 @@ def new_token_ids(tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> tuple[i
     """Return the ids that a recipe's new tokens have in its tokenizer."""
     any_tokenizer: Any = tokenizer
     return tuple(any_tokenizer.convert_tokens_to_ids(list(recipe.data.new_tokens)))
+
+
+def require_in_rows(rows: Dataset, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> None:
+    """Refuse new tokens that are in no training row: what is never read is never trained.
+
+    Args:
+        rows: The encoded rows to train on.
+        tokenizer: The base's, with the new tokens.
+        recipe: The recipe.
+
+    Raises:
+        DataError: Names the tokens that are missing.
+    """
+    words = dict(zip(new_token_ids(tokenizer, recipe), recipe.data.new_tokens, strict=True))
+    # Labels of a sequence-to-sequence task are tokens; of the others they are classes, or repeat.
+    columns = ["input_ids", *(["labels"] if recipe.task is TaskType.SEQ_2_SEQ_LM else [])]
+    for column in columns:
+        for batch in rows.select_columns([column]).with_format("arrow").iter(batch_size=1000):
+            if not words:
+                return
+            table: Any = batch
+            ids = table.column(column).combine_chunks()
+            while hasattr(ids, "flatten") and hasattr(ids.type, "value_type"):
+                ids = ids.flatten()
+            for token in ids.unique().to_pylist():
+                words.pop(token, None)
+    if words:
+        raise DataError(
+            f"No training row of '{recipe.data.train}' has {list(words.values())} of "
+            "data.new_tokens, expected each of them at least once: a token that is never read is "
+            "never trained. Add rows that have them, or leave them out."
+        )
 
 
 def make_room(

@@ -5,7 +5,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from lorakit import Adapter, LoraConfig, add_adapter
-from lorakit.errors import ConfigError
+from lorakit.errors import ConfigError, DataError
 from lorakit.injection.state import base_modules
 from lorakit.injection.vocabulary import input_embedding
 from lorakit.layers.bitsandbytes_storage import bits_of
@@ -191,6 +191,17 @@ class TestBadInput:
     def test_a_known_token(self, task, recipe_with):
         with pytest.raises(ConfigError, match=r"data.new_tokens: got \['the'\].*already"):
             base_of(recipe_with(task, data={"new_tokens": ["the"]}))
+
+    @pytest.mark.parametrize("task", PLACES)
+    def test_tokens_that_are_in_no_row(self, task, recipe_with, tmp_path):
+        words = [*PLACES[task][2], "<call>", "<back>"]
+        with pytest.raises(DataError, match=r"has \['<call>', '<back>'\] of data.new_tokens"):
+            train(recipe_with(task, data={"new_tokens": words}))
+        assert not (tmp_path / "run").exists()
+
+    def test_of_a_sequence_to_sequence_task_those_of_the_targets_count(self, recipe_with):
+        recipe = recipe_with("SEQ_2_SEQ_LM", data={"new_tokens": ["a cat", "bird on"]})
+        assert train(recipe).steps == 3
 
 
 def test_the_loaded_model_gives_the_trained_one_s_logits(recipe_with):
