@@ -17,12 +17,9 @@ from lorakit import (
     disable_adapters,
     hotswap_adapter,
     load_adapter,
-    merge_adapters,
-    merge_and_unload,
     save_adapter,
     set_adapter,
     unload,
-    unmerge_adapters,
 )
 from lorakit.adapters import load_adapter_state_dict, portable_adapter, resize_adapter
 from lorakit.adapters.carried import adapter_state_dict
@@ -33,11 +30,9 @@ from lorakit.errors import (
     ConfigError,
     TargetError,
 )
-from lorakit.layers import TokenRows
 from tiny_models import (
     TinyNet,
     assert_untouched,
-    bert,
     gpt2,
     llama,
     logits,
@@ -47,29 +42,8 @@ from tiny_models import (
     tokens,
     train_steps,
 )
+from token_models import BUILDS, ROWS, TARGETS, masked_bert, with_tokens
 from tolerances import LOGITS_TOLERANCE, largest_error
-
-ROWS = (9, 5, 3)
-
-
-def masked_bert():
-    return bert("BertForMaskedLM")
-
-
-def classifier():
-    return llama("LlamaForSequenceClassification")
-
-
-TARGETS = {gpt2: "c_attn", llama: "q_proj", t5: "q", masked_bert: "query", classifier: "q_proj"}
-BUILDS = list(TARGETS)
-
-
-def with_tokens(build, indices=ROWS, seed=7, name="default", model=None, **options):
-    """Return a model with random rows, factors and heads."""
-    model = build() if model is None else model
-    config = {"target_modules": [TARGETS[build]], **options}
-    add_adapter(model, LoraConfig(trainable_token_indices=indices, **config), name)
-    return randomize_(model, seed=seed)
 
 
 def written_into(build, rows_by_path, model=None):
@@ -292,73 +266,6 @@ class TestLifeOfAnAdapter:
         adapter = Adapter.from_model(with_tokens(gpt2))
         with pytest.raises(AdapterFileError, match=f"Cannot {action}.*trainable_token_indices"):
             operation(adapter)
-
-
-class TestMerging:
-    @pytest.mark.parametrize("build", BUILDS)
-    def test_a_merge_keeps_the_output_and_unmerging_every_byte(self, build):
-        model = with_tokens(build)
-        expected = logits(model)
-        before = {name: (id(p), p.clone()) for name, p in model.named_parameters()}
-        merge_adapters(model)
-        assert largest_error(logits(model), expected) < LOGITS_TOLERANCE
-        unmerge_adapters(model)
-        assert torch.equal(logits(model), expected)
-        for name, parameter in model.named_parameters():
-            assert before[name][0] == id(parameter) and torch.equal(before[name][1], parameter)
-
-    @pytest.mark.parametrize("build", BUILDS)
-    @pytest.mark.parametrize("first", [True, False])
-    def test_merged_for_good_the_ties_are_those_of_before(self, build, first, tmp_path):
-        plain = build()
-        base_weight = plain.get_input_embeddings().weight
-        model = with_tokens(build, model=plain)
-        expected, rows = logits(model), next(iter(Adapter.from_model(model).token_rows.values()))
-        if first:
-            merge_adapters(model)
-        merge_and_unload(model)
-        assert largest_error(logits(model), expected) < LOGITS_TOLERANCE
-        assert not any(isinstance(m, TokenRows) for m in model.modules())
-        weight = model.get_input_embeddings().weight
-        assert torch.equal(weight[list(ROWS)], rows)
-        assert torch.equal(base_weight, build().get_input_embeddings().weight), "written to"
-        assert model.config.tie_word_embeddings == build().config.tie_word_embeddings
-        output = model.get_output_embeddings()
-        assert output is None or (output.weight is weight) == (build is not llama)
-        model.save_pretrained(tmp_path)
-        again = type(model).from_pretrained(tmp_path).eval()
-        assert largest_error(logits(again), expected) < LOGITS_TOLERANCE
-
-    @pytest.mark.parametrize("build", [gpt2, llama])
-    def test_with_an_update_on_the_output_layer(self, build, tmp_path):
-        model = with_tokens(build, target_modules=[TARGETS[build], "lm_head"])
-        expected = logits(model)
-        merge_adapters(model)
-        assert largest_error(logits(model), expected) < LOGITS_TOLERANCE
-        merge_and_unload(model)
-        assert largest_error(logits(model), expected) < LOGITS_TOLERANCE
-        assert not model.config.tie_word_embeddings
-        model.save_pretrained(tmp_path)
-        again = type(model).from_pretrained(tmp_path).eval()
-        assert largest_error(logits(again), expected) < LOGITS_TOLERANCE
-
-    def test_other_rows_at_either_end_untie_them(self, tmp_path):
-        model = with_tokens(gpt2, {"wte": [9, 5], "lm_head": [3]})
-        expected = logits(model)
-        merge_and_unload(model)
-        assert largest_error(logits(model), expected) < LOGITS_TOLERANCE
-        assert not model.config.tie_word_embeddings
-        model.save_pretrained(tmp_path)
-        again = type(model).from_pretrained(tmp_path).eval()
-        assert largest_error(logits(again), expected) < LOGITS_TOLERANCE
-
-    def test_rows_of_an_adapter_that_does_not_act_are_dropped(self):
-        model = with_tokens(gpt2)
-        add_adapter(model, LoraConfig(target_modules=["c_attn"]), "plain")
-        expected = logits(model)
-        merge_and_unload(model)
-        assert largest_error(logits(model), expected) < LOGITS_TOLERANCE
-        assert torch.equal(model.transformer.wte.weight, gpt2().transformer.wte.weight)
 
 
 def refused(model, error=TargetError, **options):
