@@ -101,7 +101,8 @@ class TokenRowsOfLinear(TokenRows):
         W0 = own_weight(module)
         change = self.rows - W0[self.indices].to(self.rows.dtype)
         product = F.linear(input.to(change.dtype), change)
-        return output.index_add(-1, self.indices, product.to(output.dtype))
+        # In place: the logits of a batch are what takes most memory, and nothing else reads these.
+        return output.index_add_(-1, self.indices, product.to(output.dtype))
 
 
 def own_weight(module: nn.Module) -> Tensor:
