@@ -1,6 +1,7 @@
 """Configurations: frozen, strict, with PEFT's field names and meanings."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from types import UnionType
@@ -81,6 +82,7 @@ def _no_bool(value: Any) -> Any:
 
 
 Rank = Annotated[int, BeforeValidator(_no_bool), Field(ge=1)]
+TokenIndex = Annotated[int, BeforeValidator(_no_bool)]
 Alpha = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, allow_inf_nan=False)]
 
 
@@ -125,6 +127,12 @@ class LoraConfig(StrictConfig):
     """Names of modules trained in full and saved with the adapter. The task heads of SEQ_CLS and
     TOKEN_CLS models are added without being named."""
 
+    trainable_token_indices: tuple[TokenIndex, ...] | dict[str, tuple[TokenIndex, ...]] | None = (
+        None
+    )
+    """Tokens whose rows are trained in full, and nothing else of the weight: of the input embedding
+    and of what is tied to it, or by name of the embedding or output layer. None trains none."""
+
     task_type: TaskType | None = None
     """What the model is trained to do; decides which heads are trained."""
 
@@ -163,6 +171,17 @@ class LoraConfig(StrictConfig):
     @classmethod
     def _sets_are_lists(cls, value: Any) -> Any:
         return tuple(sorted(value)) if isinstance(value, (set, frozenset)) else value
+
+    @field_validator("trainable_token_indices")
+    @classmethod
+    def _token_indices_are_rows(cls, value: Any) -> Any:
+        named = value if isinstance(value, dict) else {"": value or ()}
+        problems = [p for name, indices in named.items() for p in _index_problems(name, indices)]
+        if value is not None and (not value or problems):
+            raise ValueError(
+                "; ".join(problems) or "expected at least one index; leave the key out"
+            )
+        return value
 
     @field_validator("target_modules")
     @classmethod
@@ -257,6 +276,16 @@ def _with_valid_regexes(value: Any, patterns: Iterable[str]) -> Any:
         except re.error as error:
             raise ValueError(f"{pattern!r} is no valid regular expression ({error})") from None
     return value
+
+
+def _index_problems(name: str, indices: Sequence[int]) -> list[str]:
+    """Return what is wrong with the token indices of one embedding."""
+    where = f" of {name}" if name else ""
+    negative = sorted({index for index in indices if index < 0})
+    repeated = sorted(index for index, count in Counter(indices).items() if count > 1)
+    problems = [f"negative indices{where}: {negative}"] if negative else []
+    problems += [f"indices{where} that are there twice: {repeated}"] if repeated else []
+    return problems + ([f"no index{where}"] if name and not indices else [])
 
 
 def matching_pattern(patterns: Iterable[str], path: str) -> str | None:

@@ -11,6 +11,8 @@ from lorakit.training import Recipe, RunDirectory, train
 TOLERANCES = {"loss": 1e-5, "norm": 1e-4, "weight": 1e-4}
 SETTINGS = {"num_train_epochs": 2, "logging_steps": 1, "learning_rate": 1e-3, "use_cpu": True}
 
+BOTH_ENDS = {"embed_tokens": [5, 9, 20], "lm_head": [9, 30]}
+
 KINDS = {
     # name: (task, adapter, what two processes do besides, what both do)
     "SEQ_CLS": ("SEQ_CLS", {}, {}, {}),
@@ -19,6 +21,8 @@ KINDS = {
     "CAUSAL_LM": ("CAUSAL_LM", {}, {}, {"optim": "memory_mapped_adamw"}),
     "head": ("CAUSAL_LM", {"modules_to_save": ["lm_head"]}, {}, {}),
     "4 bits": ("CAUSAL_LM", {}, {}, {}),
+    "tokens": ("CAUSAL_LM", {"trainable_token_indices": BOTH_ENDS}, {}, {}),
+    "fsdp tokens": ("CAUSAL_LM", {"trainable_token_indices": BOTH_ENDS}, {"fsdp": True}, {}),
     "fsdp SEQ_CLS": ("SEQ_CLS", {}, {"fsdp": True}, {}),
     "fsdp CAUSAL_LM": ("CAUSAL_LM", {}, {"fsdp": True}, {"activation_checkpointing": True}),
     "fsdp head": (

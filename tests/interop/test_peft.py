@@ -244,7 +244,6 @@ def resized():
         ({"lora_bias": True}, "lora_bias=True"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights='pissa'"),
         ({"init_lora_weights": "olora"}, "init_lora_weights='olora'"),
-        ({"trainable_token_indices": [1, 2]}, "trainable_token_indices"),
         ({"layer_replication": [[0, 2], [0, 2]]}, "layer_replication=[[0, 2], [0, 2]]"),
     ],
 )

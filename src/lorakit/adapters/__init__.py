@@ -27,6 +27,7 @@ from lorakit.adapters.merge import (
 from lorakit.adapters.portable import portable_adapter
 from lorakit.adapters.resize import Resize, resize_adapter
 from lorakit.adapters.several import adapters_in, load_adapters, save_adapters
+from lorakit.adapters.vocabulary import fit_vocabulary, grow_vocabulary
 
 __all__ = [
     "Adapter",
@@ -40,7 +41,9 @@ __all__ = [
     "combine_adapters",
     "extract",
     "extract_adapter",
+    "fit_vocabulary",
     "from_loralib",
+    "grow_vocabulary",
     "hotswap_adapter",
     "load_adapter",
     "load_adapter_state_dict",

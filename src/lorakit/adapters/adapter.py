@@ -18,6 +18,7 @@ from lorakit.adapters.peft_format import (
 )
 from lorakit.adapters.ranks import Factors
 from lorakit.adapters.sharded import is_sharded, whole
+from lorakit.adapters.token_rows import check_token_rows
 from lorakit.config import LoraConfig
 from lorakit.errors import AdapterFileError, AdapterMismatchError, first_few
 
@@ -39,6 +40,8 @@ class Adapter:
         base_model: Hub id or directory of the base, where known.
         convolutions: Channels, kernel and groups of adapted convolutions by module path; their
             lora_A is (r, in k), with k elements in a kernel.
+        token_rows: Trained rows of embeddings and output layers, (n, dim), by module path, in the
+            order of their indices in `config.trainable_token_indices`.
     """
 
     config: LoraConfig
@@ -49,6 +52,7 @@ class Adapter:
     base_model: str | None = None
     magnitudes: Mapping[str, Tensor] = field(default_factory=dict)
     convolutions: Convolutions = field(default_factory=dict)
+    token_rows: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Compare the magnitudes with what the configuration says.
@@ -97,6 +101,7 @@ class Adapter:
                     f"{'none' if config.use_dora else 'one'}, but the configuration says "
                     f"use_dora={config.use_dora}. The two files do not belong together."
                 )
+        check_token_rows(config, keys.token_rows, where)
         return cls(
             config,
             keys.factors,
@@ -106,6 +111,7 @@ class Adapter:
             values.get("base_model_name_or_path"),
             keys.magnitudes,
             keys.convolutions,
+            keys.token_rows,
         )
 
     @classmethod
@@ -129,6 +135,7 @@ class Adapter:
             view.base_model,
             {path: _copied(magnitude) for path, magnitude in view.magnitudes.items()},
             view.convolutions,
+            {path: _copied(rows) for path, rows in view.token_rows.items()},
         )
 
     def save(self, path: str | Path) -> list[Path]:
@@ -146,6 +153,7 @@ class Adapter:
             self.base_weights,
             self.magnitudes,
             self.convolutions,
+            self.token_rows,
         )
         values = config_to_peft(self.config, self.base_model)
         return write_adapter_files(Path(path), values, tensors)
@@ -174,9 +182,9 @@ class Adapter:
         return self.config.scaling_for(path) * (B.to(wide) @ A.to(wide))
 
     def count_parameters(self) -> int:
-        """Return the number of trained parameters: factors, magnitudes, heads and biases."""
+        """Return the number of trained parameters: factors, magnitudes, heads, biases and rows."""
         lora = sum(A.numel() + B.numel() for A, B in self.factors.values())
-        others = (*self.magnitudes.values(), *self.replaced.values())
+        others = (*self.magnitudes.values(), *self.replaced.values(), *self.token_rows.values())
         return lora + sum(tensor.numel() for tensor in others)
 
 

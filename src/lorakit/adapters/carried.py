@@ -22,7 +22,7 @@ from lorakit.injection.state import (
     require_unmerged,
     unwrapped,
 )
-from lorakit.layers import KernelShape, LoraEmbedding, LowRankUpdate
+from lorakit.layers import KernelShape, LoraEmbedding, LowRankUpdate, TokenRows
 
 
 def save_adapter(model: nn.Module, path: str | Path, name: str = "default") -> list[Path]:
@@ -92,7 +92,13 @@ def adapter_state_dict(model: nn.Module, name: str = "default") -> dict[str, Ten
     """
     view = view_of(model, name)
     return tensor_keys(
-        view.factors, view.replaced, view.embeddings, {}, view.magnitudes, view.convolutions
+        view.factors,
+        view.replaced,
+        view.embeddings,
+        {},
+        view.magnitudes,
+        view.convolutions,
+        view.token_rows,
     )
 
 
@@ -138,6 +144,7 @@ def view_of(model: nn.Module, name: str) -> Adapter:
     factors: dict[str, tuple[Tensor, Tensor]] = {}
     magnitudes: dict[str, Tensor] = {}
     replaced: dict[str, Tensor] = {}
+    token_rows: dict[str, Tensor] = {}
     embeddings = set()
     convolutions: dict[str, KernelShape] = {}
     scalings: dict[str, float] = {}
@@ -161,7 +168,11 @@ def view_of(model: nn.Module, name: str) -> Adapter:
         if name not in module.trained_copies:
             continue
         trained = module.trained_copies[name]
-        if path in config.modules_to_save:
+        if isinstance(trained, TokenRows):
+            own = {}
+            if trained.is_named:
+                token_rows[path] = trained.rows.detach()
+        elif path in config.modules_to_save:
             own = saved_tensors(trained)
         else:
             own = {
@@ -181,6 +192,7 @@ def view_of(model: nn.Module, name: str) -> Adapter:
         _base_name(model),
         magnitudes,
         convolutions,
+        token_rows,
     )
 
 

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.carried import view_of
+from lorakit.adapters.token_rows import differing_tokens
 from lorakit.errors import AdapterMismatchError, first_few
 from lorakit.injection.state import require_adapter, require_unmerged
 
@@ -29,7 +30,7 @@ def hotswap_adapter(model: nn.Module, adapter: Adapter | str | Path, name: str =
     Raises:
         AdapterNameError: There is no such adapter.
         AdapterMismatchError: The new adapter adapts layers that the place does not, has a larger
-            rank, or trains other heads or biases; nothing is copied then.
+            rank, or trains other heads, biases or tokens; nothing is copied then.
         AdapterStateError: The model is merged.
         MissingFileError: There is no adapter at that path.
         AdapterFileError: A file is damaged or uses a feature lorakit does not have.
@@ -57,6 +58,8 @@ def hotswap_adapter(model: nn.Module, adapter: Adapter | str | Path, name: str =
         B.copy_(F.pad(new_B if ratio == 1 else new_B * ratio, (0, missing)))
     for path, magnitude in place.magnitudes.items():
         magnitude.copy_(new.magnitudes[path])
+    for path, rows in place.token_rows.items():
+        rows.copy_(new.token_rows[path])
     for key, tensor in place.replaced.items():
         tensor.copy_(new.replaced[key])
 
@@ -84,6 +87,7 @@ def _check(place: Adapter, new: Adapter, name: str) -> None:
         for key, tensor in place.replaced.items()
         if key in new.replaced and new.replaced[key].shape != tensor.shape
     ]
+    problems += differing_tokens(place, new, name)
     if problems:
         raise AdapterMismatchError(
             f"The new adapter cannot take the place of {name!r}: {first_few(problems, 1)}. Add an "

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from lorakit.adapters.merged_rows import write_token_rows
 from lorakit.errors import AdapterStateError, QuantizationError, first_few
 from lorakit.injection import set_adapter
 from lorakit.injection.activation import remove_adapters
@@ -18,7 +19,7 @@ from lorakit.injection.state import (
     require_unmerged,
     unwrapped,
 )
-from lorakit.layers import ReplacedModule
+from lorakit.layers import ReplacedModule, TokenRows
 from lorakit.layers.bitsandbytes_storage import bits_of, dequantize_model, quantized_weight
 from lorakit.layers.offload import is_offloaded
 
@@ -174,8 +175,9 @@ def merge_and_unload(
 ) -> nn.Module:
     """Merge adapters for good and return the same model with plain layers.
 
-    Trained heads and biases take the place of the base's. A merged weight that was tied to
-    another module is untied, and the model's config says so.
+    Trained heads and biases take the place of the base's, and trained tokens their rows. A merged
+    weight that was tied to another module is untied, and the model's config says so; tied
+    embeddings that differ in the rows of trained tokens alone stay tied.
 
     Args:
         model: A model with adapters, merged or not.
@@ -204,15 +206,16 @@ def merge_and_unload(
         )
     model = unwrapped(model)
     tied = _tied_parameters(model)
-    untied = False
+    untied = write_token_rows(model)
     for _, layer in adapted_layers(model):
         untied |= any(id(kept) in tied for kept in layer.kept_parameters.values())
         layer.keep_merged()
     for _, module in replaced_modules(model):
-        if module.active_copy is not None:
+        copy = None if module.active_copy is None else module.trained_copies[module.active_copy]
+        if copy is not None and not isinstance(copy, TokenRows):
             parts = [part for _, part in base_modules(module)]
             untied |= any(id(p) in tied for part in parts for p in part._parameters.values())
-            _take_over(module, module.trained_copies[module.active_copy])
+            _take_over(module, copy)
     state.is_merged = False
     remove_adapters(model, tuple(state.configs))
     if "dequantize" in (quantized_base, merged_as):

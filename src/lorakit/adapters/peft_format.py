@@ -36,7 +36,6 @@ _HARMLESS_INITIALIZATIONS = {*_OWN_INITIALIZATIONS, "eva"}
 _FEATURE_KEYS = {
     "lora_A.bias": "a bias on lora_A",
     "lora_B.bias": "a bias on lora_B (lora_bias)",
-    "token_adapter": "trainable tokens (trainable_token_indices)",
 }
 
 
@@ -50,6 +49,7 @@ class ParsedKeys:
     embeddings: frozenset[str] = frozenset()
     base_weights: dict[str, Tensor] = field(default_factory=dict)
     convolutions: dict[str, KernelShape] = field(default_factory=dict)
+    token_rows: dict[str, Tensor] = field(default_factory=dict)
 
 
 def tensor_keys(
@@ -59,6 +59,7 @@ def tensor_keys(
     base_weights: Mapping[str, Tensor],
     magnitudes: Mapping[str, Tensor] = MappingProxyType({}),
     convolutions: Convolutions = MappingProxyType({}),
+    token_rows: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> dict[str, Tensor]:
     """Return tensors under PEFT's keys, with the adapter's name stripped."""
     tensors: dict[str, Tensor] = {}
@@ -70,6 +71,8 @@ def tensor_keys(
         if path in convolutions:
             magnitude = magnitude.view(1, -1, *(1,) * len(convolutions[path].kernel))
         tensors[f"{PREFIX}{path}.lora_magnitude_vector"] = magnitude
+    for path, rows in token_rows.items():
+        tensors[f"{PREFIX}{path}.token_adapter.trainable_tokens_delta"] = rows
     for key, tensor in replaced.items():
         path, _, last = key.rpartition(".")
         tensors[f"{PREFIX}{path}.base_layer.{last}" if path in factors else PREFIX + key] = tensor
@@ -126,11 +129,15 @@ def parse_keys(
                 embeddings.add(path)
         elif magnitude := re.fullmatch(r"(.+)\.lora_magnitude_vector(\.weight)?", name):
             parsed.magnitudes[magnitude[1]] = tensor.flatten() if tensor.ndim > 2 else tensor
+        elif rows := re.fullmatch(r"(.+)\.token_adapter\.trainable_tokens_delta", name):
+            # Of a tied output layer with an update, PEFT has it below the wrapped layer.
+            parsed.token_rows[rows[1].removesuffix(".base_layer")] = tensor
         elif ".original_module." in name or ".modules_to_save." in name:
             # PEFT repeats the heads' biases under these keys when bias is "all".
             continue
         elif name.endswith(".weight") and not _is_trained(name, modules_to_save):
             owner = name.removesuffix(".weight").removesuffix(".base_layer")
+            owner = owner.removesuffix(".token_adapter").removesuffix(".base_layer")
             parsed.base_weights[owner] = tensor
         else:
             parsed.replaced[name.replace(".base_layer.", ".")] = tensor

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from lorakit.adapters import Adapter
 
+_LONG_LIST = 8
 FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
@@ -116,7 +117,14 @@ def inspect(
             for name, tensor in loaded.replaced.items()
         ]
         table(("weight", "shape", "parameters"), rows)
-    for warning in warnings(updates, loaded.replaced.values()):
+    if loaded.token_rows:
+        heading("Trained tokens")
+        rows = [
+            (path, len(tensor), tensor.shape[1], number_text(tensor.numel()))
+            for path, tensor in loaded.token_rows.items()
+        ]
+        table(("weight", "tokens", "dim", "parameters"), rows)
+    for warning in warnings(updates, (*loaded.replaced.values(), *loaded.token_rows.values())):
         say(f"\nWarning: {warning}", style="yellow")
     name = quoted(adapter)
     closing(
@@ -149,23 +157,31 @@ def summary(adapter: Adapter, location: str | Path) -> dict[str, Any]:
     factors += adapter.magnitudes.values()
     lora_count = sum(tensor.numel() for tensor in factors)
     full_count = sum(tensor.numel() for tensor in adapter.replaced.values())
+    token_count = sum(tensor.numel() for tensor in adapter.token_rows.values())
+    shares = [f"{lora_count:,} LoRA"]
+    shares += [f"{full_count:,} in full"] if full_count else []
+    shares += [f"{token_count:,} of tokens"] if token_count else []
     sizes = [path.stat().st_size for name in FILES if (path := Path(location) / name).is_file()]
     values = adapter.config.model_dump(mode="json", exclude_defaults=True, exclude={"task_type"})
     return {
         "base model": adapter.base_model or "not recorded",
         "task": adapter.config.task_type or "not recorded",
-        "parameters": f"{lora_count + full_count:,}"
-        + (f" ({lora_count:,} LoRA, {full_count:,} in full)" if full_count else ""),
+        "parameters": f"{lora_count + full_count + token_count:,}"
+        + (f" ({', '.join(shares)})" if len(shares) > 1 else ""),
         "size on disk": size_text(sum(sizes)) if sizes else None,
         "dtype": ", ".join(sorted({str(t.dtype).removeprefix("torch.") for t in factors})),
-        "settings": "\n".join(f"{key}: {setting_text(v)}" for key, v in values.items())
+        "settings": "\n".join(f"{key}: {setting_text(value)}" for key, value in values.items())
         or "all at their defaults",
     }
 
 
 def setting_text(value: Any) -> str:
-    """Return a setting as the recipe would have it."""
-    return f"[{', '.join(map(str, value))}]" if isinstance(value, list) else str(value)
+    """Return a setting as the recipe would have it; of a long list of numbers the first few."""
+    if not isinstance(value, list):
+        return str(value)
+    is_long = len(value) > _LONG_LIST and isinstance(value[0], int)
+    shown = [*value[:_LONG_LIST], f"… {len(value)} in all"] if is_long else value
+    return f"[{', '.join(map(str, shown))}]"
 
 
 def measure(adapter: Adapter, path: str) -> Update:

@@ -171,6 +171,7 @@ def recipe_text(
         Key("validation_fraction", 0.1, "share of train held out when there is no validation"),
         *template.data,
         Key("max_length", template.max_length, "tokens; longer rows are cut (default: <= 1024)"),
+        unset("new_tokens", ["<call>"], "strings that become tokens, whose rows are trained too"),
         unset("max_train_rows", 1000, "use only so many rows (default all)"),
         unset("max_validation_rows", 200, "likewise"),
         unset("subset", "en", "configuration of a hub dataset (default none)"),
@@ -192,6 +193,7 @@ def recipe_text(
         ),
         unset("bias", "none", "biases to train: none (default), all or lora_only"),
         unset("modules_to_save", ["norm"], "modules trained in full; new heads are without naming"),
+        unset("trainable_token_indices", [5, 7], "known tokens whose embeddings are trained too"),
         unset("use_rslora", True, "scale by lora_alpha / sqrt(r) (default false)"),
     )
     training = (

@@ -68,6 +68,8 @@ def show_injection(injection: Injection, count: ParameterCount) -> None:
         say(f"  trained in full: {', '.join(injection.heads)}")
     if injection.biases:
         say(f"  trained biases: {len(injection.biases)}")
+    for paths, count_of_rows in injection.tokens:
+        say(f"  trained tokens: {count_of_rows} of {' = '.join(paths)}")
     for path, reason in injection.skipped:
         if path not in injection.heads:
             say(f"  left out: {path} ({reason})")

@@ -25,6 +25,7 @@ from lorakit.injection.state import (
     unwrapped,
 )
 from lorakit.injection.targets import compact_targets
+from lorakit.injection.tokens import add_token_rows
 from lorakit.layers import (
     AdaptedLayer,
     LowRankUpdate,
@@ -112,6 +113,9 @@ def add_adapter(
         for site in plan.sites:
             _add_update(site, plan, name, dtype, tensors)
         _add_copies(plan, name, dtype, tensors)
+        for place in plan.tokens:
+            rows = None if tensors is None else tensors.token_rows[place.path]
+            add_token_rows(place, name, dtype or trained_dtype(place.weight.dtype), rows)
         group_siblings(model, [site.path for site in plan.sites])
     except BaseException:
         remove_adapters(model, (name,))
@@ -127,6 +131,7 @@ def _check_swappable(plan: InjectionPlan) -> None:
     candidates = [site.module for site in plan.sites]
     candidates += list(plan.heads.values())
     candidates += list(plan.other_biases.values())
+    candidates += [module for site in plan.tokens for module in site.modules.values()]
     for module in candidates:
         if has_foreign_forward(module):
             swap_class(module, type(module))
@@ -291,6 +296,7 @@ def _injection(plan: InjectionPlan, name: str, config: LoraConfig) -> Injection:
         heads=tuple(plan.heads),
         biases=tuple(biases),
         skipped=tuple(plan.skipped),
+        tokens=tuple((tuple(site.modules), len(site.indices)) for site in plan.tokens),
         factor_dtype=_dtype_names(factors),
         base_dtype=_dtype_names(weights),
     )

@@ -15,6 +15,7 @@ from lorakit.injection.heads import TASKS_WITH_HEADS, output_layers, task_heads
 from lorakit.injection.parts import by_groups, check_parts
 from lorakit.injection.state import base_modules
 from lorakit.injection.targets import ALL_LINEAR, match_targets, name_matches, no_match_message
+from lorakit.injection.tokens import TokenSite, conflicts, find_token_sites
 from lorakit.layers import (
     AdaptedLayer,
     KernelShape,
@@ -84,6 +85,11 @@ class AdapterTensors(Protocol):
         ...
 
     @property
+    def token_rows(self) -> Mapping[str, Tensor]:
+        """Trained rows of embeddings and output layers, by module path."""
+        ...
+
+    @property
     def base_weights(self) -> Mapping[str, Tensor]:
         """Weights of the base that the adapter's file repeats, by module path."""
         ...
@@ -115,6 +121,8 @@ class InjectionPlan:
     other_biases: dict[str, nn.Module] = field(default_factory=dict)
     """Modules that are not adapted but whose bias is trained, by path."""
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    tokens: list[TokenSite] = field(default_factory=list)
+    """Rows of embeddings and output layers that are trained."""
 
 
 def adapted_class_of(module: nn.Module) -> type[AdaptedLayer] | None:
@@ -187,6 +195,10 @@ def plan_from_config(model: nn.Module, config: LoraConfig) -> InjectionPlan:
     _check_even(config, plan.sites)
     _note_skipped(config, modules, plan, outputs)
     plan_biases(plan, free)
+    plan.tokens = find_token_sites(model, modules, config, problems)
+    problems += token_conflicts(plan)
+    if problems:
+        raise TargetError("\n".join(problems))
     return plan
 
 
@@ -329,6 +341,12 @@ def plan_biases(plan: InjectionPlan, free: Mapping[str, nn.Module]) -> None:
             )
         elif plan.config.bias == "all":
             plan.other_biases[path] = module
+
+
+def token_conflicts(plan: InjectionPlan) -> list[str]:
+    """Return a problem for each module with trained tokens that a plan changes otherwise too."""
+    adapted = {site.path: plan.config.use_dora for site in plan.sites}
+    return conflicts(plan.tokens, plan.heads, adapted, plan.other_biases)
 
 
 def is_free(path: str, plan: InjectionPlan) -> bool:

@@ -14,9 +14,12 @@ from lorakit.injection.plan import (
     is_free,
     plan_biases,
     quantized_head_problems,
+    token_conflicts,
 )
 from lorakit.injection.state import base_modules
 from lorakit.injection.targets import ALL_LINEAR, match_targets, name_matches
+from lorakit.injection.tokens import find_token_sites, misfits
+from lorakit.injection.vocabulary import rows_needed
 from lorakit.layers import KernelShape
 
 
@@ -31,13 +34,15 @@ def plan_from_tensors(model: nn.Module, adapter: AdapterTensors) -> InjectionPla
     config = adapter.config
     plan = InjectionPlan(config)
     plan.heads = _heads(modules, adapter)
-    problems = quantized_head_problems(plan.heads)
+    problems = _vocabulary_problems(model, modules, adapter)
+    problems += quantized_head_problems(plan.heads)
     for path in adapter.factors:
         _add_site(plan, modules, adapter, path, problems)
     free = {path: module for path, module in modules.items() if is_free(path, plan)}
     _check_complete(free, adapter, problems)
     plan_biases(plan, free)
     _check_replaced(plan, adapter, problems)
+    _add_tokens(plan, model, modules, adapter, problems)
     _check_base_weights(modules, adapter, problems)
     if problems:
         more = f" ({len(problems) - 1} more such problems)" if len(problems) > 1 else ""
@@ -46,6 +51,19 @@ def plan_from_tensors(model: nn.Module, adapter: AdapterTensors) -> InjectionPla
             f"{problems[0]}{more} Load the base the adapter names, or another adapter."
         )
     return plan
+
+
+def _vocabulary_problems(
+    model: nn.Module, modules: dict[str, nn.Module], adapter: AdapterTensors
+) -> list[str]:
+    needed, there = rows_needed(model, modules, adapter)
+    if needed <= there:
+        return []
+    return [
+        f"it was trained with a vocabulary of {needed} tokens, but the base's embeddings have "
+        f"{there} rows. Call model.resize_token_embeddings({needed}) on the base, or "
+        "lorakit.adapters.fit_vocabulary(model, adapter), before adding it."
+    ]
 
 
 def _heads(modules: dict[str, nn.Module], adapter: AdapterTensors) -> dict[str, nn.Module]:
@@ -130,6 +148,20 @@ def _kernel_text(shape: KernelShape | None) -> str:
         return "no convolution"
     groups = f" in {shape.groups} groups" if shape.groups > 1 else ""
     return f"a convolution of {shape.channels} channels by {list(shape.kernel)}{groups}"
+
+
+def _add_tokens(
+    plan: InjectionPlan,
+    model: nn.Module,
+    modules: dict[str, nn.Module],
+    adapter: AdapterTensors,
+    problems: list[str],
+) -> None:
+    """Find the places of trained rows, and compare their shapes."""
+    rows = adapter.token_rows
+    plan.tokens = find_token_sites(model, modules, plan.config, problems, rows)
+    problems += misfits(plan.tokens, rows)
+    problems += token_conflicts(plan)
 
 
 def _check_replaced(plan: InjectionPlan, adapter: AdapterTensors, problems: list[str]) -> None:

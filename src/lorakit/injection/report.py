@@ -40,6 +40,7 @@ class Injection:
         skipped: Modules left out, with the reason.
         factor_dtype: dtype of lora_A and lora_B.
         base_dtype: dtype of the adapted weights.
+        tokens: Paths of the modules that share trained rows, and how many rows, for each weight.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Injection:
     skipped: tuple[tuple[str, str], ...]
     factor_dtype: str
     base_dtype: str
+    tokens: tuple[tuple[tuple[str, ...], int], ...] = ()
 
     @property
     def lora_parameters(self) -> int:
@@ -105,6 +107,10 @@ class Injection:
             lines.append(f"Trained in full and saved: {', '.join(self.heads)}")
         if self.biases:
             lines.append(f"Trained biases: {len(self.biases)}")
+        lines += [
+            f"Trained tokens: {count} {'row' if count == 1 else 'rows'} of {' = '.join(paths)}"
+            for paths, count in self.tokens
+        ]
         reasons: dict[str, list[str]] = {}
         for path, reason in self.skipped:
             reasons.setdefault(reason, []).append(path)

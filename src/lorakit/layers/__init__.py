@@ -3,7 +3,7 @@
 from lorakit.layers.adapted import AdaptedLayer
 from lorakit.layers.conv import KernelShape, LoraConv1d, LoraConv2d, LoraConv3d
 from lorakit.layers.conv1d import LoraConv1D
-from lorakit.layers.copies import copy_with_own, full_copy
+from lorakit.layers.copies import copy_with_own, copy_with_rows, full_copy
 from lorakit.layers.embedding import LoraEmbedding
 from lorakit.layers.linear import LoraLinear
 from lorakit.layers.replaced import (
@@ -12,6 +12,7 @@ from lorakit.layers.replaced import (
     replace_in_place,
     restore_in_place,
 )
+from lorakit.layers.token_rows import TokenRows
 from lorakit.layers.update import LowRankUpdate
 
 __all__ = [
@@ -25,7 +26,9 @@ __all__ = [
     "LoraLinear",
     "LowRankUpdate",
     "ReplacedModule",
+    "TokenRows",
     "copy_with_own",
+    "copy_with_rows",
     "full_copy",
     "plain_class_of",
     "replace_in_place",

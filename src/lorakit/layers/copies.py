@@ -1,6 +1,7 @@
 """Copies of the base's modules for an adapter to train."""
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from lorakit.layers.adapted import AdaptedLayer
 from lorakit.layers.offload import weights_in_place
 from lorakit.layers.replaced import ReplacedModule, plain_class_of, restore_in_place
+from lorakit.layers.token_rows import TokenRows, TokenRowsOfEmbedding, TokenRowsOfLinear
 
 
 def full_copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
@@ -56,6 +58,31 @@ def copy_with_own(
         if own is not None:
             made._parameters[name] = nn.Parameter(own.detach().to(dtype or own.dtype, copy=True))
     return made
+
+
+def copy_with_rows(
+    module: nn.Module, indices: Sequence[int], rows: nn.Parameter, *, is_named: bool
+) -> TokenRows:
+    """Return what trains some rows of an embedding, or of a linear layer, for an adapter.
+
+    Args:
+        module: The base's module, replaced or plain, adapted or not.
+        indices: The rows, each once.
+        rows: Their values, (n, dim); modules that are tied are given the same.
+        is_named: See `TokenRows`.
+    """
+    if not isinstance(module, nn.Embedding):
+        return TokenRowsOfLinear(rows, indices, is_named=is_named)
+    plain = _shallow_plain(module)
+    if isinstance(plain, AdaptedLayer):
+        plain.restore_in_place()
+    # The base's class, as some embeddings do more than look up (Gemma's scale what they find).
+    table: Any = plain
+    table._parameters["weight"] = rows
+    table.num_embeddings = len(indices)
+    place_of: dict[int | None, int] = {index: place for place, index in enumerate(indices)}
+    table.padding_idx = place_of.get(module.padding_idx)
+    return TokenRowsOfEmbedding(table, indices, is_named=is_named)
 
 
 def _is_hooked(module: nn.Module) -> bool:

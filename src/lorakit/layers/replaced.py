@@ -10,13 +10,15 @@ from torch.utils._pytree import tree_map
 
 from lorakit.layers.class_swap import swap_class
 from lorakit.layers.row_adapters import RowAdapters
+from lorakit.layers.token_rows import TokenRows
 
 
 class ReplacedModule(nn.Module):
-    """Mixed into the class of a task head, or of a module whose bias is trained.
+    """Mixed into the class of a task head, or of a module whose bias or rows are trained.
 
     Attributes:
-        trained_copies: The copies by adapter name. A copy may share parameters with the base.
+        trained_copies: The copies by adapter name. A copy may share parameters with the base, or
+            be the `TokenRows` that correct what the base returns.
         active_copy: Name of the copy that acts in forward, or None for the base's own.
         row_adapters: Which adapter each row of a batch has, inside `adapter_rows`.
     """
@@ -32,9 +34,15 @@ class ReplacedModule(nn.Module):
             return rows.replaced(self, super().forward, self._run_copy, args, kwargs)
         if self.active_copy is None:
             return super().forward(*args, **kwargs)
-        return self._run_copy(self.trained_copies[self.active_copy], *args, **kwargs)
+        acting = self.trained_copies[self.active_copy]
+        base_result = super().forward(*args, **kwargs) if isinstance(acting, TokenRows) else None
+        return self._run_copy(acting, base_result, args, kwargs)
 
-    def _run_copy(self, acting: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    def _run_copy(
+        self, acting: nn.Module, base_result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if isinstance(acting, TokenRows):
+            return acting.corrected(base_result, self, *args, **kwargs)
         base_dtype, own_dtype = _parameter_dtype(self), _parameter_dtype(acting)
         if base_dtype == own_dtype:
             # A float32 bias beside the base's half-precision weight: the weight's dtype rules.

@@ -124,7 +124,7 @@ class RowAdapters:
         Args:
             module: The module.
             run: The base's own forward.
-            run_copy: Takes a copy and what forward takes.
+            run_copy: Takes a copy, what the base's own forward returned, and what forward takes.
             args: What forward takes; tensors have the rows as their first dimension.
             kwargs: Likewise.
         """
@@ -144,9 +144,8 @@ class RowAdapters:
                 )
                 return value[own] if is_batch else value
 
-            part = run_copy(
-                copies[self.distinct[number]], *tree_map(pick, args), **tree_map(pick, kwargs)
-            )
+            given = (tree_map(pick, result), tree_map(pick, args), tree_map(pick, kwargs))
+            part = run_copy(copies[self.distinct[number]], *given)
             result = _with_rows(result, part, own, len(self.index))
         return result
 

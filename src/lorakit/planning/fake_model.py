@@ -18,6 +18,7 @@ from lorakit.quantization.load import is_quantized, load_settings
 from lorakit.quantization.skeleton import quantize_skeleton
 from lorakit.quantization.small_parameters import keep_small_parameters_in_float32
 from lorakit.training.tasks.base import Task, loading_options, set_padding
+from lorakit.training.tasks.new_tokens import make_room
 from lorakit.training.tasks.pretrained import auto_model, label_options
 from lorakit.training.tasks.skeleton import load_config, skeleton_of
 
@@ -73,12 +74,14 @@ def build_fake_model(
         quantize_skeleton(model, quantization, dtype, tensors_on, full, world.entered)
     set_padding(model, tokenizer)
     with world.entered():
+        # Their covariance, which transformers looks at, is that of no numbers here.
+        make_room(model, tokenizer, recipe, follows_the_old=False)
         if recipe.float32_small_parameters:
             keep_small_parameters_in_float32(model)
         if trains_all:
             model.requires_grad_(True)
         else:
-            add_adapter(model, task.lora_config(recipe, model))
+            add_adapter(model, task.lora_config(recipe, model, tokenizer))
     forget_values(model.parameters())
     return model
 

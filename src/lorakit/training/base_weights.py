@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lorakit.adapters import Adapter
+from lorakit.adapters import Adapter, fit_vocabulary
 from lorakit.adapters.files import CONFIG_FILE, WEIGHTS_FILE, fetch_from_hub, is_hub_id
 from lorakit.config import LoraConfig
 from lorakit.errors import ConfigError
@@ -96,6 +96,7 @@ def load_base_weights(path: str | Path, base: str | None = None) -> BaseWeights:
         trained_in_full=adapter.config.modules_to_save,
         revision=recipe.revision if recipe is not None and base is None else None,
     )
+    fit_vocabulary(model, adapter)
     add_adapter(model, _updates_alone(adapter), trainable=False)
     return BaseWeights(dict(adapted_layers(model)))
 
@@ -107,4 +108,6 @@ def _updates_alone(adapter: Adapter) -> Adapter:
         rank_pattern=adapter.config.rank_pattern,
         target_modules=tuple(adapter.factors),
     )
-    return replace(adapter, config=config, magnitudes={}, replaced={}, base_weights={})
+    return replace(
+        adapter, config=config, magnitudes={}, replaced={}, base_weights={}, token_rows={}
+    )

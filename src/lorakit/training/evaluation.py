@@ -8,15 +8,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lorakit.adapters import load_adapter
+from lorakit.adapters import Adapter, fit_vocabulary
 from lorakit.errors import ConfigError, MissingFileError
-from lorakit.injection import disable_adapters
+from lorakit.injection import Injection, add_adapter, disable_adapters
 from lorakit.training.recipe import Recipe
 from lorakit.training.run_directory import RunDirectory
 from lorakit.training.setup import prepare
 from lorakit.training.trainer import is_speed
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from lorakit.training.callbacks import EventHandler
 
 # What only training needs; evaluating must neither ask for it nor fail for it.
@@ -62,7 +64,7 @@ def evaluate(
     setup = prepare(
         _for_evaluation(recipe, data, max_rows),
         on_event or (lambda name, payload: None),
-        attach=partial(load_adapter, path=adapter),
+        attach=partial(_attach, path=adapter),
     )
     if setup.encoded.validation is None:
         raise ConfigError(
@@ -84,6 +86,13 @@ def evaluate(
         for key, value in metrics.items()
         if key.startswith("eval_") and not is_speed(key)
     }
+
+
+def _attach(model: nn.Module, path: Path) -> Injection:
+    """Put an adapter onto a base, which gets rows for its new tokens where it has none."""
+    adapter = Adapter.load(path)
+    fit_vocabulary(model, adapter)
+    return add_adapter(model, adapter, trainable=False)
 
 
 def find_adapter(path: str | Path) -> tuple[Path, Recipe | None]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lorakit.adapters import Adapter
+from lorakit.adapters import Adapter, fit_vocabulary
 from lorakit.adapters.files import fetch_from_hub, is_hub_id
 from lorakit.config import TaskType
 from lorakit.errors import ConfigError
@@ -147,6 +147,7 @@ def load_for_inference(
         **_label_options(task_type, settings, adapter),
     )
     model.config.get_text_config().pad_token_id = pad_id(tokenizer)
+    fit_vocabulary(model, adapter)
     add_adapter(model, adapter, trainable=False)
     model.to(place).eval()
     labels = _labels_of(model) if task_type in _TASKS_WITH_LABELS else None

@@ -1,10 +1,11 @@
 """A recipe: one YAML file that is the whole experiment."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from lorakit.config import LoraConfig, QuantizationConfig, StrictConfig, TaskType
 from lorakit.errors import ConfigError, MissingFileError, did_you_mean
@@ -57,6 +58,10 @@ class DataConfig(StrictConfig):
     source_prefix: str = ""
     """Put before every source text, as T5 expects ("summarize: ")."""
 
+    new_tokens: tuple[str, ...] = ()
+    """Strings that become tokens of their own: the tokenizer gets them, the base's embeddings get
+    rows for them, and these rows are trained and saved with the adapter."""
+
     max_length: int | None = Field(None, ge=1)
     """Longest input in tokens; None takes the model's limit, at most 1024."""
 
@@ -65,6 +70,17 @@ class DataConfig(StrictConfig):
 
     max_train_rows: int | None = Field(None, ge=1)
     max_validation_rows: int | None = Field(None, ge=1)
+
+    @field_validator("new_tokens")
+    @classmethod
+    def _new_tokens_are_words(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        repeated = sorted(word for word, count in Counter(value).items() if count > 1)
+        if repeated:
+            raise ValueError(f"expected each string once, not {repeated} twice")
+        blank = [word for word in value if not word or word != word.strip()]
+        if blank:
+            raise ValueError(f"expected strings without spaces around them, not {blank}")
+        return value
 
 
 class Recipe(StrictConfig):

@@ -151,7 +151,7 @@ def _count_rows(count: ParameterCount) -> list[tuple[str, str]]:
     return [
         ("trained", f"{count.trainable:,}"),
         ("of these in low-rank updates", f"{count.lora:,}"),
-        ("of these in heads and biases", f"{count.replaced:,}"),
+        ("of these in heads, biases and tokens", f"{count.replaced:,}"),
         ("base", f"{count.base:,}"),
         ("trained share of base", f"{count.trainable_share_of_base:.4%}"),
     ]

@@ -18,6 +18,7 @@ from lorakit.training.recipe import Recipe
 from lorakit.training.shared_base import load_shared_base
 from lorakit.training.tasks import Encoded, Task, task_for
 from lorakit.training.tasks.base import seed_of
+from lorakit.training.tasks.new_tokens import require_in_rows
 from lorakit.training.trainer import AdapterTrainerMixin
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def prepare(
             keep_small_parameters_in_float32(model)
         _seed(seed)  # the adapter is drawn from here
         return model, attach(model) if attach else add_adapter(
-            model, task.lora_config(recipe, model)
+            model, task.lora_config(recipe, model, tokenizer)
         )
 
     model, injection = all_agree(adapted)
@@ -111,6 +112,8 @@ def prepare(
         lambda: task.encode(splits, recipe, tokenizer, model, labels),
         keep_files=arguments.dataloader_num_workers > 0,
     )
+    if attach is None:
+        require_in_rows(encoded.train, tokenizer, recipe)
     emit("data", _data_event(splits, encoded))
     return Setup(recipe, task, splits, labels, tokenizer, model, injection, encoded, arguments)
 

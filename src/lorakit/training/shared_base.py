@@ -86,6 +86,7 @@ def _fingerprint(recipe: Recipe, labels: Sequence[str] | None) -> str:
         "task": recipe.task,
         "labels": labels,
         "use_cpu": recipe.training.get("use_cpu"),
+        "new_tokens": recipe.data.new_tokens,
     }
     if recipe.quantization is not None:
         how["quantization"] = recipe.quantization.model_dump(mode="json")

@@ -108,7 +108,6 @@ class TestKeys:
         "key,feature",
         [
             ("q.lora_B.bias", "a bias on lora_B (lora_bias)"),
-            ("embed.token_adapter.trainable_tokens_delta", "trainable tokens"),
         ],
     )
     def test_features_lorakit_does_not_have_are_named(self, key, feature):
@@ -174,7 +173,6 @@ class TestConfig:
         [
             ({"lora_bias": True}, "lora_bias=True"),
             ({"layer_replication": [[0, 4]]}, "layer_replication=[[0, 4]]"),
-            ({"trainable_token_indices": [1]}, "trainable_token_indices=[1]"),
             ({"target_parameters": ["w"]}, "target_parameters=['w']"),
             ({"init_lora_weights": "pissa"}, "init_lora_weights='pissa', which changes the base"),
             ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights='pissa_niter_4'"),

@@ -198,3 +198,21 @@ def test_quantization_of_nothing_is_explained(tmp_path):
     assert result.exit_code == 2 and "which is not there" in result.stderr
     result = inspect(tmp_path, "--quantization")
     assert result.exit_code == 2 and "No adapter in" in result.stderr
+
+
+def test_trained_tokens_are_shown(tiny_gpt2_dir, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_gpt2_dir)
+    config = LoraConfig(
+        r=2, target_modules=["c_attn"], trainable_token_indices=[9, 5, 3, 10, 11, 12, 13, 14, 15]
+    )
+    add_adapter(model, config)
+    save_adapter(model, tmp_path / "adapter")
+    result = inspect(tmp_path / "adapter")
+    assert result.exit_code == 0, result.stderr
+    lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
+    assert "transformer.wte 9 32 288" in lines
+    assert any(line.startswith("parameters") and "288 of tokens" in line for line in lines)
+    setting = "trainable_token_indices: [9, 5, 3, 10, 11, 12, 13, 14, … 9 in all]"
+    assert any(setting in line for line in lines)

@@ -147,10 +147,11 @@ HEADS = {
     "adapted": {"target_modules": ["lm_head"]},
     "trained in full": {"target_modules": "all-linear", "modules_to_save": ["lm_head"]},
 }
+TOKENS = {"target_modules": "all-linear", "trainable_token_indices": {"lm_head": [5, 9]}}
 
 
 @pytest.mark.parametrize("build", MODELS)
-@pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
+@pytest.mark.parametrize("head", [*HEADS.values(), TOKENS], ids=[*HEADS, "tokens"])
 def test_loss_and_gradients_equal_the_models_own(build, head):
     model = build()
     add_adapter(model, LoraConfig(r=2, task_type="CAUSAL_LM", **head))

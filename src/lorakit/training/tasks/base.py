@@ -18,6 +18,12 @@ from transformers import (
 
 from lorakit.config import LoraConfig, TaskType
 from lorakit.injection.targets import name_matches
+from lorakit.training.tasks.new_tokens import (
+    make_room,
+    new_token_ids,
+    training_new_tokens,
+    with_new_tokens,
+)
 from lorakit.training.tasks.pretrained import (
     auto_model,
     fresh_modules,
@@ -83,13 +89,13 @@ class Task(ABC):
         return None
 
     def load_tokenizer(self, recipe: Recipe) -> PreTrainedTokenizerBase:
-        """Load the base model's tokenizer; it is sure to have a padding token.
+        """Load the base model's tokenizer and add the recipe's new tokens; it is sure to pad.
 
         Raises:
             MissingFileError: There is no such model, or it has no tokenizer.
-            ConfigError: It has no token to pad with.
+            ConfigError: It has no token to pad with, or has one of `data.new_tokens` already.
         """
-        return load_tokenizer(recipe.model, **loading_options(recipe))
+        return with_new_tokens(load_tokenizer(recipe.model, **loading_options(recipe)), recipe)
 
     def load_base(
         self,
@@ -118,26 +124,31 @@ class Task(ABC):
             **loading_options(recipe),
             **label_options(labels),
         )
+        make_room(model, tokenizer, recipe)
         set_padding(model, tokenizer)
         return model
 
-    def lora_config(self, recipe: Recipe, model: PreTrainedModel) -> LoraConfig:
+    def lora_config(
+        self, recipe: Recipe, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    ) -> LoraConfig:
         """Return the recipe's `lora:` section as this base model needs it.
 
-        The task type is set, and modules the checkpoint did not have (a BERT pooler) are added to
-        `modules_to_save`: loading the base again would draw other weights for them.
+        The task type is set, the rows of the recipe's new tokens are trained, and modules the
+        checkpoint did not have (a BERT pooler) are added to `modules_to_save`: loading the base
+        again would draw other weights for them.
         """
         added = tuple(
             path
             for path in fresh_outside_head(model)
             if not name_matches(recipe.lora.modules_to_save, path)
         )
-        return recipe.lora.model_copy(
+        config = recipe.lora.model_copy(
             update={
                 "task_type": self.task_type,
                 "modules_to_save": recipe.lora.modules_to_save + added,
             }
         )
+        return training_new_tokens(config, model, new_token_ids(tokenizer, recipe))
 
     @abstractmethod
     def encode(

@@ -23,6 +23,7 @@ from lorakit.training.tasks.base import Encoded, SampleRow, Task, loading_option
 from lorakit.training.tasks.counted_loss import CountedLossTrainer
 from lorakit.training.tasks.labels import require_seen
 from lorakit.training.tasks.metrics import first_output, token_metrics
+from lorakit.training.tasks.new_tokens import with_new_tokens
 from lorakit.training.tasks.pretrained import load_tokenizer, resolve_max_length
 from lorakit.training.tasks.rows import (
     IDS,
@@ -65,7 +66,7 @@ class TokenClassification(Task):
                 f"{type(tokenizer).__name__}, expected a fast one, which knows the word of each "
                 "token. Choose a model with a tokenizer.json."
             )
-        return tokenizer
+        return with_new_tokens(tokenizer, recipe)
 
     def labels(self, splits: Splits, recipe: Recipe) -> tuple[str, ...]:
         """Return the tag names: a ClassLabel feature's own, else those found, "O" first."""

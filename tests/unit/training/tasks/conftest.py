@@ -30,7 +30,7 @@ class Prepared:
         from lorakit.injection.state import state_of
 
         if state_of(self.model) is None:
-            add_adapter(self.model, self.task.lora_config(self.recipe, self.model))
+            add_adapter(self.model, self.task.lora_config(self.recipe, self.model, self.tokenizer))
         values = {
             "output_dir": str(output),
             "use_cpu": True,

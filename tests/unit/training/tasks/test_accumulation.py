@@ -27,7 +27,7 @@ def test_accumulated_batches_are_one_large_batch(prepare, request, jsonl, tmp_pa
     losses, weights = [], []
     for batches in (1, 4):
         made = prepare(task, model, rows)
-        add_adapter(made.model, made.task.lora_config(made.recipe, made.model))
+        add_adapter(made.model, made.task.lora_config(made.recipe, made.model, made.tokenizer))
         for module in randomize_(made.model, scale=0.1).modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0

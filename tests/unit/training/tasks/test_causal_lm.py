@@ -213,7 +213,7 @@ def test_adapter_on_the_output_layer_is_trained(
     prepare, tiny_llama_dir, text_jsonl, tmp_path, lora
 ):
     made = prepare(TASK, tiny_llama_dir, text_jsonl, lora={"r": 4, **lora})
-    add_adapter(made.model, made.task.lora_config(made.recipe, made.model))
+    add_adapter(made.model, made.task.lora_config(made.recipe, made.model, made.tokenizer))
     before = {n: p.clone() for n, p in made.model.named_parameters() if p.requires_grad}
     trainer = made.trainer(tmp_path, max_steps=3)
 

@@ -38,7 +38,7 @@ def made(prepare, tiny_llama_dir, tiny_t5_dir, jsonl):
         made = prepare(task, model, jsonl(rows), lora={"r": 2, **HEADS[head]}, **options)
         if vocabulary is not None:
             made.model.resize_token_embeddings(vocabulary, mean_resizing=False)
-        add_adapter(made.model, made.task.lora_config(made.recipe, made.model))
+        add_adapter(made.model, made.task.lora_config(made.recipe, made.model, made.tokenizer))
         randomize_(made.model, scale=0.1)
         return made
 

@@ -70,7 +70,7 @@ def test_pooler_missing_from_the_checkpoint_is_carried_by_the_adapter(
 ):
     made = prepare(TASK, tiny_bert_dir, cls_csv)
 
-    config = made.task.lora_config(made.recipe, made.model)
+    config = made.task.lora_config(made.recipe, made.model, made.tokenizer)
 
     assert config.modules_to_save == ("bert.pooler.dense",)
     assert config.task_type == TASK

@@ -1,0 +1,111 @@
+"""Rows of an embedding, or of an output layer, that an adapter trains in place of the base's."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class TokenRows(nn.Module):
+    """What stands in for some rows of a weight: it corrects what the base's own forward returned.
+
+    Modules that share their weight (tied embeddings) share the very parameter `rows` too.
+
+    Attributes:
+        rows: The trained rows, (n, dim).
+        indices: Which rows of the weight they replace, (n,); no order is expected.
+        is_named: Whether files hold the rows under this module's path; modules that are tied to it
+            repeat them.
+    """
+
+    rows: nn.Parameter
+    indices: Tensor
+    is_named: bool
+
+    def __init__(self, indices: Sequence[int], device: torch.device, *, is_named: bool):
+        super().__init__()
+        self.is_named = is_named
+        self._keep("indices", indices, device)
+
+    def _keep(self, name: str, values: Sequence[int], device: torch.device) -> None:
+        """Register whole numbers as a buffer that no state dict holds."""
+        self.register_buffer(name, torch.tensor(values, device=device), persistent=False)
+
+    def corrected(self, output: Tensor, module: nn.Module, input: Tensor) -> Tensor:
+        """Return the output of `module` as if its weight had these rows.
+
+        Args:
+            output: What the module's own forward returned for `input`.
+            module: The module whose rows these are.
+            input: What it was given.
+        """
+        raise TypeError(f"{type(self).__name__} does not say how it acts.")
+
+    def extra_repr(self) -> str:
+        """Show the number of rows."""
+        return f"rows={len(self.indices)}"
+
+
+class TokenRowsOfEmbedding(TokenRows):
+    """Rows of an embedding: vectors of their tokens are looked up here."""
+
+    def __init__(
+        self,
+        table: nn.Embedding,
+        indices: Sequence[int],
+        *,
+        is_named: bool,
+    ):
+        """Take the rows.
+
+        Args:
+            table: An embedding of the base's class whose weight, (n, dim), are the rows.
+            indices: Which rows of the base's weight they replace.
+            is_named: See the class.
+        """
+        super().__init__(indices, table.weight.device, is_named=is_named)
+        self.table = table
+        order = sorted(range(len(indices)), key=indices.__getitem__)
+        self._keep("_places", order, table.weight.device)
+        self._keep("_ascending", [indices[place] for place in order], table.weight.device)
+
+    @property
+    def rows(self) -> nn.Parameter:  # type: ignore[override]
+        """The trained rows, (n, dim)."""
+        return self.table.weight  # type: ignore[return-value]
+
+    def corrected(self, output: Tensor, module: nn.Module, input: Tensor) -> Tensor:
+        """Exchange the vectors of the trained tokens, (*, dim)."""
+        ids = input.to(torch.int64).contiguous()
+        ascending: Tensor = self._ascending  # type: ignore[assignment]
+        nearest = torch.searchsorted(ascending, ids).clamp_max(len(ascending) - 1)
+        is_trained = ascending[nearest] == ids
+        vectors = self.table(self._places[nearest])  # type: ignore[index]
+        return torch.where(is_trained[..., None], vectors.to(output.dtype), output)
+
+
+class TokenRowsOfLinear(TokenRows):
+    """Rows of an output layer: their outputs change by x (rows − W0[indices])ᵀ.
+
+    As a difference it goes along with an update s B A on the same layer, and rows that were not
+    trained yet change no bit.
+    """
+
+    def __init__(self, rows: nn.Parameter, indices: Sequence[int], *, is_named: bool):
+        super().__init__(indices, rows.device, is_named=is_named)
+        self.rows = rows
+
+    def corrected(self, output: Tensor, module: nn.Module, input: Tensor) -> Tensor:
+        """Exchange the outputs of the trained tokens, (*, out)."""
+        W0 = own_weight(module)
+        change = self.rows - W0[self.indices].to(self.rows.dtype)
+        product = F.linear(input.to(change.dtype), change)
+        # In place: the logits of a batch are what takes most memory, and nothing else reads these.
+        return output.index_add_(-1, self.indices, product.to(output.dtype))
+
+
+def own_weight(module: nn.Module) -> Tensor:
+    """Return the base's own weight of a module, also while updates are merged into it."""
+    kept = getattr(module, "kept_parameters", {})
+    return kept.get("weight", module.weight)
