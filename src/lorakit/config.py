@@ -84,6 +84,22 @@ Rank = Annotated[int, BeforeValidator(_no_bool), Field(ge=1)]
 Alpha = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, allow_inf_nan=False)]
 
 
+_INITIALIZATIONS = ("gaussian", "orthogonal", "pissa", "olora", "loftq", "eva", "lora_ga")
+INITIALIZED_ON_DATA = ("eva", "lora_ga")
+"""Values of `init_lora_weights` that need batches."""
+
+
+def is_rewriting(initialization: bool | str) -> bool:
+    """Return whether PEFT changes the base for an initialisation, by what can be computed of it.
+
+    The factors in such a file are B and A of W0 + s (B A - B0 A0), and lack B0 and A0.
+
+    >>> [is_rewriting(init) for init in ("pissa", "pissa_niter_4", "olora", "gaussian", True)]
+    [True, True, True, False, False]
+    """
+    return isinstance(initialization, str) and initialization.startswith(("pissa", "olora"))
+
+
 class LoraConfig(StrictConfig):
     """The LoRA configuration, with PEFT's names, defaults and meanings.
 
@@ -128,10 +144,23 @@ class LoraConfig(StrictConfig):
     task_type: TaskType | None = None
     """What the model is trained to do; decides which heads are trained."""
 
-    init_lora_weights: Literal[True, False, "gaussian", "orthogonal"] = True
+    init_lora_weights: bool | str = True
     """True: A Kaiming-uniform (a = sqrt 5), B zero; "gaussian": A normal with standard deviation
     1/r, B zero; "orthogonal": both random with B A = 0, for an even rank; False: both random, so
-    that the update is not zero (for tests)."""
+    that the update is not zero (for tests).
+
+    From the base's weight: "pissa" (its largest singular values; arXiv:2404.02948), "pissa_niter_4"
+    (the same by a fast randomised SVD with 4 iterations), "olora" (its QR decomposition;
+    arXiv:2406.01775), "loftq" (what quantising it has cost; arXiv:2310.08659). From training data:
+    "eva" (the inputs' principal components; arXiv:2410.07170), "lora_ga" (the gradient's singular
+    vectors; arXiv:2407.05000). The base stays as it is: of "pissa", "olora" and "lora_ga" the
+    update is s (B A - B0 A0), zero at the start."""
+
+    eva_rho: float = Field(2.0, ge=1, allow_inf_nan=False)
+    """For "eva": the largest rank a layer may get, in multiples of its own; 1 redistributes none."""
+
+    init_batches: Annotated[int, BeforeValidator(_no_bool)] = Field(8, ge=1)
+    """For "eva" and "lora_ga" in training: from how many batches they are computed."""
 
     use_rslora: bool = False
     """Scale by lora_alpha / sqrt(r) in place of lora_alpha / r."""
@@ -181,6 +210,17 @@ class LoraConfig(StrictConfig):
     def _layer_lists_are_regexes(cls, value: Any) -> Any:
         return _with_valid_regexes(value, [value] if isinstance(value, str) else value or [])
 
+    @field_validator("init_lora_weights")
+    @classmethod
+    def _initialization_is_known(cls, value: bool | str) -> bool | str:
+        if isinstance(value, bool) or value in _INITIALIZATIONS:
+            return value
+        if not re.fullmatch(r"pissa_niter_[0-9]+", value):
+            raise ValueError(
+                f"expected true, false, {', '.join(_INITIALIZATIONS)}, or pissa_niter_ and a number"
+            )
+        return value
+
     @field_validator("enable_lora")
     @classmethod
     def _some_parts_are_adapted(cls, value: dict[str, tuple[bool, ...]]) -> Any:
@@ -196,6 +236,14 @@ class LoraConfig(StrictConfig):
     @classmethod
     def _keys_are_regexes(cls, value: Any) -> Any:
         return _with_valid_regexes(value, value)
+
+    @model_validator(mode="after")
+    def _settings_have_their_initialization(self) -> Self:
+        if self.eva_rho != type(self).model_fields["eva_rho"].default:
+            _require_initialization("eva_rho", self.init_lora_weights, ("eva",))
+        if self.init_batches != type(self).model_fields["init_batches"].default:
+            _require_initialization("init_batches", self.init_lora_weights, INITIALIZED_ON_DATA)
+        return self
 
     def rank_for(self, path: str) -> int:
         """Return the rank of the module at `path`: its `rank_pattern` entry, or `r`."""
@@ -248,6 +296,14 @@ class QuantizationConfig(StrictConfig):
                 "quant_type and double_quant are settings of 4 bits; with bits: 8 leave them out"
             )
         return self
+
+
+def _require_initialization(key: str, got: bool | str, expected: tuple[str, ...]) -> None:
+    if got not in expected:
+        raise ValueError(
+            f"{key} is a setting of init_lora_weights {' and '.join(expected)}, got "
+            f"init_lora_weights={got!r}; leave {key} out"
+        )
 
 
 def _with_valid_regexes(value: Any, patterns: Iterable[str]) -> Any:

@@ -10,6 +10,7 @@ from lorakit.adapters.carried import (
 )
 from lorakit.adapters.combine import CombinationMethod, combine, combine_adapters
 from lorakit.adapters.extract import Extraction, extract, extract_adapter
+from lorakit.adapters.from_data import DataStart, initialize_from_data
 from lorakit.adapters.gguf_format import save_gguf
 from lorakit.adapters.hotswap import hotswap_adapter
 from lorakit.adapters.loralib_format import (
@@ -31,6 +32,7 @@ from lorakit.adapters.several import adapters_in, load_adapters, save_adapters
 __all__ = [
     "Adapter",
     "CombinationMethod",
+    "DataStart",
     "Extraction",
     "Merge",
     "Resize",
@@ -42,6 +44,7 @@ __all__ = [
     "extract_adapter",
     "from_loralib",
     "hotswap_adapter",
+    "initialize_from_data",
     "load_adapter",
     "load_adapter_state_dict",
     "load_adapters",

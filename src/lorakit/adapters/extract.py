@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from lorakit.adapters.adapter import Adapter
-from lorakit.adapters.checkpoint_weights import CheckpointWeights
 from lorakit.adapters.rewritten import require_low_rank
 from lorakit.config import LoraConfig
 from lorakit.errors import AdapterMismatchError
+from lorakit.injection.checkpoint_weights import CheckpointWeights
 from lorakit.injection.plan import InjectionPlan, Site, plan_from_config
 from lorakit.injection.plan_from_tensors import saved_tensors
 from lorakit.injection.state import base_modules

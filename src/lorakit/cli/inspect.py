@@ -111,7 +111,7 @@ def inspect(
             for name, tensor in loaded.replaced.items()
         ]
         table(("weight", "shape", "parameters"), rows)
-    for warning in warnings(updates, loaded.replaced.values()):
+    for warning in (*of_rewritten_base(loaded), *warnings(updates, loaded.replaced.values())):
         say(f"\nWarning: {warning}", style="yellow")
     name = quoted(adapter)
     closing(
@@ -161,6 +161,19 @@ def summary(adapter: Adapter, location: str | Path) -> dict[str, Any]:
 def setting_text(value: Any) -> str:
     """Return a setting as the recipe would have it."""
     return f"[{', '.join(map(str, value))}]" if isinstance(value, list) else str(value)
+
+
+def of_rewritten_base(adapter: Adapter) -> tuple[str, ...]:
+    """Say where the numbers are not those of the update, as PEFT changes the base beside it."""
+    from lorakit.config import is_rewriting
+
+    initialization = adapter.config.init_lora_weights
+    if not is_rewriting(initialization):
+        return ()
+    return (
+        f"init_lora_weights={initialization}: the factors are measured from some of the base's "
+        "own, so this is not what they change. Load the adapter into its base and save it again.",
+    )
 
 
 def measure(adapter: Adapter, path: str) -> Update:

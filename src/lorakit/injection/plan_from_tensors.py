@@ -15,6 +15,7 @@ from lorakit.injection.plan import (
     plan_biases,
     quantized_head_problems,
 )
+from lorakit.injection.start_checks import rewritten_base_problems
 from lorakit.injection.state import base_modules
 from lorakit.injection.targets import ALL_LINEAR, match_targets, name_matches
 from lorakit.layers import KernelShape
@@ -39,6 +40,7 @@ def plan_from_tensors(model: nn.Module, adapter: AdapterTensors) -> InjectionPla
     plan_biases(plan, free)
     _check_replaced(plan, adapter, problems)
     _check_base_weights(modules, adapter, problems)
+    problems += rewritten_base_problems(config, plan.sites)
     if problems:
         more = f" ({len(problems) - 1} more such problems)" if len(problems) > 1 else ""
         raise AdapterMismatchError(

@@ -68,6 +68,9 @@ class WeightNorms:
         if not all(_is_plain(tensor) for tensor in (A, B, weight)):
             W0 = layer.base_weight()
             return row_norms(W0, squared_row_norms(W0), A, B, term.scaling)
+        if not update.keeps_saved_factors:
+            # They are made anew in each pass: neither version nor address tells of a change.
+            return row_norms(layer.base_weight(), self._squared_norms(layer), A, B, term.scaling)
         key = (
             *(id(weight), weight._version, weight.data_ptr()),
             *(A._version, A.data_ptr(), B._version, B.data_ptr(), term.scaling),

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from lorakit.adapters import Adapter
-from lorakit.adapters.files import CONFIG_FILE, WEIGHTS_FILE, fetch_from_hub, is_hub_id
+from lorakit.adapters.files import CONFIG_FILE, WEIGHTS_FILE
 from lorakit.config import LoraConfig
 from lorakit.errors import ConfigError
+from lorakit.hub import fetch_from_hub, is_hub_id
 from lorakit.injection import add_adapter
 from lorakit.injection.state import adapted_layers
 from lorakit.layers import AdaptedLayer
