@@ -157,7 +157,7 @@ class LoraConfig(StrictConfig):
     update is s (B A - B0 A0), zero at the start."""
 
     eva_rho: float = Field(2.0, ge=1, allow_inf_nan=False)
-    """For "eva": the largest rank a layer may get, in multiples of its own; 1 redistributes none."""
+    """For "eva": the largest rank a layer may get, in multiples of its own; 1 changes none."""
 
     init_batches: Annotated[int, BeforeValidator(_no_bool)] = Field(8, ge=1)
     """For "eva" and "lora_ga" in training: from how many batches they are computed."""

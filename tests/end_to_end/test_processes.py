@@ -19,6 +19,9 @@ KINDS = {
     "CAUSAL_LM": ("CAUSAL_LM", {}, {}, {"optim": "memory_mapped_adamw"}),
     "head": ("CAUSAL_LM", {"modules_to_save": ["lm_head"]}, {}, {}),
     "4 bits": ("CAUSAL_LM", {}, {}, {}),
+    "pissa": ("CAUSAL_LM", {"init_lora_weights": "pissa"}, {}, {}),
+    # From all rows, so that it does not matter how they are put into batches.
+    "eva": ("SEQ_CLS", {"init_lora_weights": "eva", "init_batches": 20}, {}, {}),
     "fsdp SEQ_CLS": ("SEQ_CLS", {}, {"fsdp": True}, {}),
     "fsdp CAUSAL_LM": ("CAUSAL_LM", {}, {"fsdp": True}, {"activation_checkpointing": True}),
     "fsdp head": (

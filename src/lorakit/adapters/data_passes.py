@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_map
 from lorakit.errors import DataError
 from lorakit.injection import disable_adapters
 from lorakit.layers import AdaptedLayer
+from lorakit.layers.offload import execution_device
 from lorakit.ops.streamed_components import StreamedComponents
 
 Batch = Tensor | Mapping[str, Any] | tuple[Any, ...] | list[Any]
@@ -76,13 +77,13 @@ def input_components(
 
     batches = _Repeatable(batches)
     with _base_in_evaluation(model), _inputs_shown(layers, look):
-        _run(model, batches.first)  # to see which layers read the same
+        _run(model, layers, batches.first)  # to see which layers read the same
         for path, leader in leaders.items():
             wanted[leader] = max(wanted[leader], wanted[path])
         sums.update({p: StreamedComponents(wanted[p]) for p in set(leaders.values())})
         for batch in batches:
             masks[:] = _masks(batch)
-            _run(model, batch)
+            _run(model, layers, batch)
     return sums, leaders
 
 
@@ -194,7 +195,8 @@ def mean_gradients(
     try:
         with _base_in_evaluation(model), torch.enable_grad():
             for batch in _Repeatable(batches):
-                (_loss_of(model, batch) if loss is None else loss(model, batch)).backward()
+                value = _loss_of(model, layers, batch) if loss is None else loss(model, batch)
+                value.backward()
                 count += 1
     finally:
         for handle in handles:
@@ -202,8 +204,8 @@ def mean_gradients(
     return {path: gradient.div_(count) for path, gradient in gradients.items()}
 
 
-def _loss_of(model: nn.Module, batch: Any) -> Tensor:
-    loss = getattr(_run(model, batch), "loss", None)
+def _loss_of(model: nn.Module, layers: Mapping[str, AdaptedLayer], batch: Any) -> Tensor:
+    loss = getattr(_run(model, layers, batch), "loss", None)
     if not isinstance(loss, Tensor):
         raise DataError(
             "Cannot initialise an adapter with 'lora_ga': the model's output has no loss, expected "
@@ -212,8 +214,8 @@ def _loss_of(model: nn.Module, batch: Any) -> Tensor:
     return loss
 
 
-def _run(model: nn.Module, batch: Any) -> Any:
-    device = next(model.parameters()).device
+def _run(model: nn.Module, layers: Mapping[str, AdaptedLayer], batch: Any) -> Any:
+    device = execution_device(next(iter(layers.values())))
     batch = tree_map(lambda v: v.to(device) if isinstance(v, Tensor) else v, _plain(batch))
     if isinstance(batch, dict):
         return model(**batch)

@@ -187,6 +187,7 @@ def _recorded(plan: InjectionPlan, paths: list[str]) -> LoraConfig:
             "layers_to_transform": None,
             "layers_pattern": None,
             "modules_to_save": tuple(plan.heads),
+            "init_lora_weights": True,  # "pissa" would say that the factors are for another base
             "fan_in_fan_out": any(issubclass(s.adapted_class, LoraConv1D) for s in plan.sites),
         }
     )

@@ -8,8 +8,10 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from lorakit import Adapter, LoraConfig, add_adapter, save_adapter
+from lorakit.analysis.spectrum import update_svds
 from lorakit.cli.inspect import measure, product_norm
 from lorakit.cli.main import app
+from lorakit.errors import AdapterFileError
 
 runner = CliRunner()
 
@@ -184,3 +186,13 @@ def test_quantization_of_nothing_is_explained(tmp_path):
     assert result.exit_code == 2 and "which is not there" in result.stderr
     result = inspect(tmp_path, "--quantization")
     assert result.exit_code == 2 and "No adapter in" in result.stderr
+
+
+def test_factors_for_a_base_that_peft_has_changed_are_told_of(adapter_dir):
+    file = adapter_dir / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"init_lora_weights": "olora"}))
+    result = inspect(adapter_dir)
+    assert result.exit_code == 0
+    assert "Warning: init_lora_weights=olora: the factors are measured" in result.output
+    with pytest.raises(AdapterFileError, match="Cannot decompose the adapter: it has init_lora_w"):
+        update_svds(Adapter.load(adapter_dir))
