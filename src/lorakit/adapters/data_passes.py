@@ -65,22 +65,23 @@ def input_components(
     sums: dict[str, StreamedComponents] = {}
     masks: list[Tensor] = []
     seen: list[tuple[weakref.ref[Tensor], str]] = []
-    wanted = dict(components)
+    wanted, counts = dict(components), False
 
     def look(path: str, x: Tensor) -> None:
         if path not in leaders:
             leader = next((first for tensor, first in seen if tensor() is x), path)
             leaders[path] = leader
             seen.append((weakref.ref(x), path))
-        if leaders[path] == path and path in sums:
-            sums[path].add(_counted_rows(x, masks))
+        if counts and leaders[path] == path:
+            own = sums.setdefault(path, StreamedComponents(wanted[path]))
+            own.add(_counted_rows(x, masks))
 
     batches = _Repeatable(batches)
     with _base_in_evaluation(model), _inputs_shown(layers, look):
         _run(model, layers, batches.first)  # to see which layers read the same
         for path, leader in leaders.items():
             wanted[leader] = max(wanted[leader], wanted[path])
-        sums.update({p: StreamedComponents(wanted[p]) for p in set(leaders.values())})
+        counts = True
         for batch in batches:
             masks[:] = _masks(batch)
             _run(model, layers, batch)

@@ -221,21 +221,37 @@ def test_classifiers_and_sequence_to_sequence_models():
             assert largest_error(logits(model), before) < 1e-6
 
 
+@pytest.mark.parametrize("path", PATHS)
+def test_wide_inputs_are_summed_up_nearly_as_well(path, monkeypatch):
+    found = []
+    for width in (1024, 8):
+        monkeypatch.setattr("lorakit.ops.streamed_components.EXACT_WIDTH", width)
+        model = adapted("eva", eva_rho=1, target_modules=["o_proj", "down_proj"])
+        initialize_from_data(model, batches())
+        found.append(update_of(model, path).lora_A.detach())
+    assert (found[0] @ found[1].T).square().sum() / 2 > 0.999
+
+
 class TwoWays(nn.Module):
     def __init__(self):
         super().__init__()
-        self.used, self.unused = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.used, self.unused, self.late = (nn.Linear(4, 4) for _ in range(3))
 
     def forward(self, x):
-        return self.used(x)
+        return self.late(self.used(x)) if len(x) > 6 else self.used(x)
+
+
+PARTS = ["used", "unused", "late"]
 
 
 @pytest.mark.parametrize("init", ["eva", "lora_ga"])
 def test_layers_that_no_batch_runs_through_are_told_of(init):
     model = TwoWays()
-    add_adapter(model, LoraConfig(r=1, init_lora_weights=init, target_modules=["used", "unused"]))
+    add_adapter(model, LoraConfig(r=1, init_lora_weights=init, target_modules=PARTS))
     fresh = model.unused.updates["default"].lora_A.clone()
-    done = initialize_from_data(model, [torch.randn(6, 4)], loss=lambda m, x: m(x).square().mean())
+    done = initialize_from_data(
+        model, [torch.randn(6, 4), torch.randn(9, 4)], loss=lambda m, x: m(x).square().mean()
+    )
     assert done.unreached == ("unused",) and done.ranks["unused"] == 1
     assert torch.equal(model.unused.updates["default"].lora_A, fresh)
 

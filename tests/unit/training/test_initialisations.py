@@ -111,25 +111,31 @@ def test_checkpointed_models_begin_too(recipe):
     train(recipe(lora=lora("lora_ga"), training=options))
 
 
-def test_classifiers_begin_at_their_data(tiny_distilbert_dir, cls_csv, tmp_path):
-    for init in ("eva", "lora_ga"):
-        made = Recipe.check(
-            {
-                "model": tiny_distilbert_dir,
-                "task": "SEQ_CLS",
-                "data": {"train": cls_csv},
-                "lora": {
-                    "r": 2,
-                    "init_lora_weights": init,
-                    "target_modules": ["q_lin", "ffn.lin1"],
-                },
-                "training": {"max_steps": 2, "use_cpu": True},
-                "output": str(tmp_path / init),
-            },
-            "the test",
-        )
-        adapter = Adapter.load(train(made).adapter_path)
-        assert any(adapter.delta_weight(path).any() for path in adapter.factors)
+TASKS = {
+    "SEQ_CLS": ("tiny_distilbert_dir", "cls_csv", {}),
+    "TOKEN_CLS": ("tiny_bert_dir", "ner_jsonl", {}),
+    "SEQ_2_SEQ_LM": ("tiny_t5_dir", "summary_parquet", {}),
+    "CAUSAL_LM": ("tiny_llama_dir", "prompt_jsonl", {"packing": True}),
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("init", ["eva", "lora_ga"])
+def test_every_task_s_rows_can_be_begun_at(request, tmp_path, task, init):
+    model, data, options = TASKS[task]
+    made = Recipe.check(
+        {
+            "model": request.getfixturevalue(model),
+            "task": task,
+            "data": {"train": request.getfixturevalue(data), "max_length": 32},
+            "lora": {"r": 2, "init_lora_weights": init},
+            "training": {"max_steps": 2, "use_cpu": True, **options},
+            "output": str(tmp_path / "run"),
+        },
+        "the test",
+    )
+    adapter = Adapter.load(train(made).adapter_path)
+    assert any(adapter.delta_weight(path).any() for path in adapter.factors)
 
 
 def test_sharded_models_are_refused():
