@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from lorakit.errors import ConfigError, did_you_mean
+from lorakit.initializations import SETTINGS_OF, known_initialization, require_settings_of
 
 _KEYS_SHOWN = 25
 _ALIASES = {
@@ -82,22 +83,6 @@ def _no_bool(value: Any) -> Any:
 
 Rank = Annotated[int, BeforeValidator(_no_bool), Field(ge=1)]
 Alpha = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, allow_inf_nan=False)]
-
-
-_INITIALIZATIONS = ("gaussian", "orthogonal", "pissa", "olora", "loftq", "eva", "lora_ga")
-INITIALIZED_ON_DATA = ("eva", "lora_ga")
-"""Values of `init_lora_weights` that need batches."""
-
-
-def is_rewriting(initialization: bool | str) -> bool:
-    """Return whether PEFT changes the base for an initialisation, by what can be computed of it.
-
-    The factors in such a file are B and A of W0 + s (B A - B0 A0), and lack B0 and A0.
-
-    >>> [is_rewriting(init) for init in ("pissa", "pissa_niter_4", "olora", "gaussian", True)]
-    [True, True, True, False, False]
-    """
-    return isinstance(initialization, str) and initialization.startswith(("pissa", "olora"))
 
 
 class LoraConfig(StrictConfig):
@@ -213,13 +198,7 @@ class LoraConfig(StrictConfig):
     @field_validator("init_lora_weights")
     @classmethod
     def _initialization_is_known(cls, value: bool | str) -> bool | str:
-        if isinstance(value, bool) or value in _INITIALIZATIONS:
-            return value
-        if not re.fullmatch(r"pissa_niter_[0-9]+", value):
-            raise ValueError(
-                f"expected true, false, {', '.join(_INITIALIZATIONS)}, or pissa_niter_ and a number"
-            )
-        return value
+        return known_initialization(value)
 
     @field_validator("enable_lora")
     @classmethod
@@ -239,10 +218,8 @@ class LoraConfig(StrictConfig):
 
     @model_validator(mode="after")
     def _settings_have_their_initialization(self) -> Self:
-        if self.eva_rho != type(self).model_fields["eva_rho"].default:
-            _require_initialization("eva_rho", self.init_lora_weights, ("eva",))
-        if self.init_batches != type(self).model_fields["init_batches"].default:
-            _require_initialization("init_batches", self.init_lora_weights, INITIALIZED_ON_DATA)
+        given = {key for key in SETTINGS_OF if not _is_default(self, key)}
+        require_settings_of(given, self.init_lora_weights)
         return self
 
     def rank_for(self, path: str) -> int:
@@ -298,12 +275,8 @@ class QuantizationConfig(StrictConfig):
         return self
 
 
-def _require_initialization(key: str, got: bool | str, expected: tuple[str, ...]) -> None:
-    if got not in expected:
-        raise ValueError(
-            f"{key} is a setting of init_lora_weights {' and '.join(expected)}, got "
-            f"init_lora_weights={got!r}; leave {key} out"
-        )
+def _is_default(config: BaseModel, key: str) -> bool:
+    return getattr(config, key) == type(config).model_fields[key].default
 
 
 def _with_valid_regexes(value: Any, patterns: Iterable[str]) -> Any:

@@ -18,8 +18,9 @@ from lorakit.adapters.peft_format import (
 )
 from lorakit.adapters.ranks import Factors
 from lorakit.adapters.sharded import is_sharded, whole
-from lorakit.config import LoraConfig, is_rewriting
+from lorakit.config import LoraConfig
 from lorakit.errors import AdapterFileError, AdapterMismatchError
+from lorakit.initializations import is_rewriting
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from lorakit.adapters.data_passes import Batch, Loss, input_components, mean_gradients
 from lorakit.adapters.ranks import pattern_of
-from lorakit.config import INITIALIZED_ON_DATA, LoraConfig
+from lorakit.config import LoraConfig
 from lorakit.errors import ConfigError
+from lorakit.initializations import INITIALIZED_ON_DATA
 from lorakit.injection.new_ranks import change_ranks
 from lorakit.injection.state import (
     adapted_layers,

@@ -9,8 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from lorakit.adapters.convolutions import Convolutions, to_kernels, to_matrices
-from lorakit.config import LoraConfig, TaskType, is_rewriting
+from lorakit.config import LoraConfig, TaskType
 from lorakit.errors import AdapterFileError
+from lorakit.initializations import is_rewriting
 from lorakit.layers import KernelShape
 
 PREFIX = "base_model.model."

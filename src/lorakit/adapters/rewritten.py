@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from dataclasses import fields
 
 from lorakit.adapters.adapter import Adapter
-from lorakit.config import LoraConfig, is_rewriting
+from lorakit.config import LoraConfig
 from lorakit.errors import AdapterFileError
+from lorakit.initializations import is_rewriting
 
 _UNDERSTOOD_PARTS = {
     *("config", "factors", "replaced", "embeddings", "base_weights", "base_model"),

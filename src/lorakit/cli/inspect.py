@@ -165,7 +165,7 @@ def setting_text(value: Any) -> str:
 
 def of_rewritten_base(adapter: Adapter) -> tuple[str, ...]:
     """Say where the numbers are not those of the update, as PEFT changes the base beside it."""
-    from lorakit.config import is_rewriting
+    from lorakit.initializations import is_rewriting
 
     initialization = adapter.config.init_lora_weights
     if not is_rewriting(initialization):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lorakit.config import LoraConfig, is_rewriting
+from lorakit.config import LoraConfig
 from lorakit.errors import QuantizationError, ShapeError, TargetError
+from lorakit.initializations import is_rewriting
 from lorakit.layers import AdaptedLayer, LoraConv1D
 from lorakit.layers.bitsandbytes_storage import bits_of
 from lorakit.layers.linear import AdaptedLinear

@@ -4,13 +4,14 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from transformers.pytorch_utils import Conv1D
 
-from lorakit.config import LoraConfig, is_rewriting
+from lorakit.config import LoraConfig
 from lorakit.errors import (
     AdapterMismatchError,
     MissingFileError,
     QuantizationError,
     TargetError,
 )
+from lorakit.initializations import is_rewriting
 from lorakit.injection.checkpoint_weights import CheckpointWeights
 from lorakit.injection.start_checks import is_linear
 from lorakit.injection.state import unwrapped

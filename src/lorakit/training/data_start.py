@@ -10,7 +10,7 @@ import torch
 
 from lorakit.adapters import initialize_from_data
 from lorakit.adapters.peft_format import config_from_peft, parse_keys
-from lorakit.config import INITIALIZED_ON_DATA
+from lorakit.initializations import INITIALIZED_ON_DATA
 from lorakit.injection import Injection, adapter_config
 from lorakit.injection.new_ranks import change_ranks
 from lorakit.injection.state import adapted_layers
