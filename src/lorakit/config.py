@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from lorakit.errors import ConfigError, did_you_mean, first_few
+from lorakit.initializations import SETTINGS_OF, known_initialization, require_settings_of
 
 _KEYS_SHOWN = 25
 _ALIASES = {
@@ -136,10 +137,23 @@ class LoraConfig(StrictConfig):
     task_type: TaskType | None = None
     """What the model is trained to do; decides which heads are trained."""
 
-    init_lora_weights: Literal[True, False, "gaussian", "orthogonal"] = True
+    init_lora_weights: bool | str = True
     """True: A Kaiming-uniform (a = sqrt 5), B zero; "gaussian": A normal with standard deviation
     1/r, B zero; "orthogonal": both random with B A = 0, for an even rank; False: both random, so
-    that the update is not zero (for tests)."""
+    that the update is not zero (for tests).
+
+    From the base's weight: "pissa" (its largest singular values; arXiv:2404.02948), "pissa_niter_4"
+    (the same by a fast randomised SVD with 4 iterations), "olora" (its QR decomposition;
+    arXiv:2406.01775), "loftq" (what quantising it has cost; arXiv:2310.08659). From training data:
+    "eva" (the inputs' principal components; arXiv:2410.07170), "lora_ga" (the gradient's singular
+    vectors; arXiv:2407.05000). The base stays as it is: of "pissa", "olora" and "lora_ga" the
+    update is s (B A - B0 A0), zero at the start."""
+
+    eva_rho: float = Field(2.0, ge=1, allow_inf_nan=False)
+    """For "eva": the largest rank a layer may get, in multiples of its own; 1 changes none."""
+
+    init_batches: Annotated[int, BeforeValidator(_no_bool)] = Field(8, ge=1)
+    """For "eva" and "lora_ga" in training: from how many batches they are computed."""
 
     use_rslora: bool = False
     """Scale by lora_alpha / sqrt(r) in place of lora_alpha / r."""
@@ -200,6 +214,11 @@ class LoraConfig(StrictConfig):
     def _layer_lists_are_regexes(cls, value: Any) -> Any:
         return _with_valid_regexes(value, [value] if isinstance(value, str) else value or [])
 
+    @field_validator("init_lora_weights")
+    @classmethod
+    def _initialization_is_known(cls, value: bool | str) -> bool | str:
+        return known_initialization(value)
+
     @field_validator("enable_lora")
     @classmethod
     def _some_parts_are_adapted(cls, value: dict[str, tuple[bool, ...]]) -> Any:
@@ -215,6 +234,12 @@ class LoraConfig(StrictConfig):
     @classmethod
     def _keys_are_regexes(cls, value: Any) -> Any:
         return _with_valid_regexes(value, value)
+
+    @model_validator(mode="after")
+    def _settings_have_their_initialization(self) -> Self:
+        given = {key for key in SETTINGS_OF if not _is_default(self, key)}
+        require_settings_of(given, self.init_lora_weights)
+        return self
 
     def rank_for(self, path: str) -> int:
         """Return the rank of the module at `path`: its `rank_pattern` entry, or `r`."""
@@ -267,6 +292,10 @@ class QuantizationConfig(StrictConfig):
                 "quant_type and double_quant are settings of 4 bits; with bits: 8 leave them out"
             )
         return self
+
+
+def _is_default(config: BaseModel, key: str) -> bool:
+    return getattr(config, key) == type(config).model_fields[key].default
 
 
 def _with_valid_regexes(value: Any, patterns: Iterable[str]) -> Any:

@@ -23,6 +23,9 @@ KINDS = {
     "4 bits": ("CAUSAL_LM", {}, {}, {}),
     "tokens": ("CAUSAL_LM", {"trainable_token_indices": BOTH_ENDS}, {}, {}),
     "fsdp tokens": ("CAUSAL_LM", {"trainable_token_indices": BOTH_ENDS}, {"fsdp": True}, {}),
+    "pissa": ("CAUSAL_LM", {"init_lora_weights": "pissa"}, {}, {}),
+    # From all rows, so that it does not matter how they are put into batches.
+    "eva": ("SEQ_CLS", {"init_lora_weights": "eva", "init_batches": 20}, {}, {}),
     "fsdp SEQ_CLS": ("SEQ_CLS", {}, {"fsdp": True}, {}),
     "fsdp CAUSAL_LM": ("CAUSAL_LM", {}, {"fsdp": True}, {"activation_checkpointing": True}),
     "fsdp head": (

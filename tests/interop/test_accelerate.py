@@ -12,6 +12,7 @@ from accelerate.hooks import remove_hook_from_submodules
 from lorakit import (
     LoraConfig,
     add_adapter,
+    initialize_from_data,
     load_adapter,
     merge_adapters,
     merge_and_unload,
@@ -20,7 +21,7 @@ from lorakit import (
 )
 from lorakit.errors import AdapterStateError, TargetError
 from lorakit.injection import set_adapter
-from tiny_models import distilbert, gpt2, llama, logits, randomize_, roberta, train_steps
+from tiny_models import distilbert, gpt2, llama, logits, randomize_, roberta, tokens, train_steps
 from tolerances import LOGITS_TOLERANCE, largest_error
 
 
@@ -235,3 +236,18 @@ def test_from_pretrained_with_a_device_map(tmp_path):
     assert not torch.equal(logits(model), base)
     unload(model)
     assert torch.equal(logits(model), base)
+
+
+@pytest.mark.parametrize("init", ["pissa", "olora", "eva", "lora_ga"])
+def test_an_update_that_begins_at_the_weight_or_at_data(placed, init):
+    found = []
+    for place in (lambda model: model, placed):
+        model = place(llama())
+        torch.manual_seed(0)
+        add_adapter(model, LoraConfig(r=2, init_lora_weights=init))
+        if init in ("eva", "lora_ga"):
+            initialize_from_data(model, [{**tokens(), "labels": tokens()["input_ids"]}])
+        found.append(model)
+    assert torch.equal(logits(found[1]), logits(llama()))
+    start, expected = (model.model.layers[1].mlp.down_proj.updates["default"] for model in found)
+    assert torch.equal(start.lora_A, expected.lora_A) and torch.equal(start.lora_B, expected.lora_B)

@@ -242,8 +242,7 @@ def resized():
     "config,named",
     [
         ({"lora_bias": True}, "lora_bias=True"),
-        ({"init_lora_weights": "pissa"}, "init_lora_weights='pissa'"),
-        ({"init_lora_weights": "olora"}, "init_lora_weights='olora'"),
+        ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights='pissa_niter_4'"),
         ({"layer_replication": [[0, 2], [0, 2]]}, "layer_replication=[[0, 2], [0, 2]]"),
     ],
 )

@@ -59,9 +59,15 @@ def test_it_is_frozen_comparable_and_copies():
         ({"rank_pattern": {"q": 0}}, "rank_pattern.q: got 0;"),
         ({"alpha_pattern": {"q": -1}}, "alpha_pattern.q: got -1;"),
         (
-            {"init_lora_weights": "pissa"},
-            "input should be True, False, 'gaussian' or 'orthogonal'.",
+            {"init_lora_weights": "corda"},
+            "init_lora_weights: got 'corda'; expected true, false, gaussian, orthogonal, pissa, "
+            "olora, loftq, eva, lora_ga, or pissa_niter_ and a number.",
         ),
+        ({"init_lora_weights": "pissa_niter_"}, "init_lora_weights: got 'pissa_niter_'; expected"),
+        ({"eva_rho": 3}, "eva_rho is a setting of init_lora_weights eva, got init_lora_weights=T"),
+        ({"init_lora_weights": "eva", "eva_rho": 0.5}, "eva_rho: got 0.5;"),
+        ({"init_lora_weights": "pissa", "init_batches": 2}, "init_batches is a setting of init"),
+        ({"init_lora_weights": "lora_ga", "init_batches": 0}, "init_batches: got 0;"),
         ({"layers_to_transform": ["a"]}, "layers_to_transform.0: got 'a';"),
         ({"layers_to_transform": True}, "layers_to_transform: got True;"),
         ({"modules_to_save": "head"}, "modules_to_save: got 'head';"),

@@ -10,6 +10,7 @@ from lorakit.adapters.carried import (
 )
 from lorakit.adapters.combine import CombinationMethod, combine, combine_adapters
 from lorakit.adapters.extract import Extraction, extract, extract_adapter
+from lorakit.adapters.from_data import DataStart, initialize_from_data
 from lorakit.adapters.gguf_format import save_gguf
 from lorakit.adapters.hotswap import hotswap_adapter
 from lorakit.adapters.loralib_format import (
@@ -32,6 +33,7 @@ from lorakit.adapters.vocabulary import fit_vocabulary, grow_vocabulary
 __all__ = [
     "Adapter",
     "CombinationMethod",
+    "DataStart",
     "Extraction",
     "Merge",
     "Resize",
@@ -45,6 +47,7 @@ __all__ = [
     "from_loralib",
     "grow_vocabulary",
     "hotswap_adapter",
+    "initialize_from_data",
     "load_adapter",
     "load_adapter_state_dict",
     "load_adapters",

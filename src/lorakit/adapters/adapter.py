@@ -21,6 +21,7 @@ from lorakit.adapters.sharded import is_sharded, whole
 from lorakit.adapters.token_rows import check_token_rows
 from lorakit.config import LoraConfig
 from lorakit.errors import AdapterFileError, AdapterMismatchError, first_few
+from lorakit.initializations import is_rewriting
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,8 @@ class Adapter:
 
         Raises:
             AdapterMismatchError: The adapter does not adapt that module, or scales the base's rows
-                (DoRA), so that what it adds depends on the base.
+                (DoRA) or is measured from them (PEFT's PiSSA and OLoRA), so that what it adds
+                depends on the base.
         """
         if path not in self.factors:
             raise AdapterMismatchError(
@@ -176,6 +178,12 @@ class Adapter:
                 f"What the adapter adds to {path!r} depends on the base: it has a magnitude "
                 "(use_dora), expected an update that is added as it is. Merge it into its base "
                 "and subtract the weights."
+            )
+        if is_rewriting(self.config.init_lora_weights):
+            raise AdapterMismatchError(
+                f"What the adapter adds to {path!r} depends on the base: it has init_lora_weights="
+                f"{self.config.init_lora_weights!r}, expected an update that is added as it is. "
+                "Load it into its base and save it from there."
             )
         A, B = self.factors[path]
         wide = torch.promote_types(A.dtype, torch.float32)

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from lorakit.adapters.adapter import Adapter
-from lorakit.adapters.checkpoint_weights import CheckpointWeights
 from lorakit.adapters.rewritten import require_low_rank
 from lorakit.config import LoraConfig
 from lorakit.errors import AdapterMismatchError
+from lorakit.injection.checkpoint_weights import CheckpointWeights
 from lorakit.injection.plan import InjectionPlan, Site, plan_from_config
 from lorakit.injection.plan_from_tensors import saved_tensors
 from lorakit.injection.state import base_modules
@@ -187,6 +187,7 @@ def _recorded(plan: InjectionPlan, paths: list[str]) -> LoraConfig:
             "layers_to_transform": None,
             "layers_pattern": None,
             "modules_to_save": tuple(plan.heads),
+            "init_lora_weights": True,  # "pissa" would say that the factors are for another base
             "fan_in_fan_out": any(issubclass(s.adapted_class, LoraConv1D) for s in plan.sites),
         }
     )

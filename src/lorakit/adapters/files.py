@@ -1,8 +1,6 @@
 """Reading and writing the two files of an adapter directory: safetensors, a pickle on request."""
 
 import json
-import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from lorakit.errors import (
     OutputExistsError,
     did_you_mean,
 )
+from lorakit.hub import fetch_from_hub, is_hub_id
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -168,35 +167,6 @@ def _directory(path: str | Path, allow_pickle: bool = False) -> Path:
     raise MissingFileError(
         f"There is no adapter directory {directory}.{did_you_mean(directory.name, siblings)}"
     )
-
-
-def is_hub_id(path: str | Path) -> bool:
-    """Return whether a path can only be a hub id: "owner/name" where no folder "owner" lies."""
-    is_local = Path(path).exists() or Path(path).parent.is_dir()
-    return not is_local and re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)) is not None
-
-
-def fetch_from_hub(repository: str, files: Sequence[str]) -> Path:
-    """Return the local directory that an adapter's files were fetched to.
-
-    Args:
-        repository: Hub id.
-        files: Names of the files, or patterns; those that are not there are left out.
-
-    Raises:
-        MissingFileError: The hub cannot be reached, or has no such repository.
-    """
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(repository, allow_patterns=list(files)))
-    except Exception as error:  # network, hub and cache errors share no class
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        raise MissingFileError(
-            f"No adapter at '{repository}': it is no directory here, and asking the Hugging Face "
-            f"hub for it failed ({reason}). Check the name and the network, or name a local "
-            "directory."
-        ) from error
 
 
 def _missing_message(directory: Path, missing: list[str]) -> str:

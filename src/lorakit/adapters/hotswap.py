@@ -8,9 +8,11 @@ from torch.nn import functional as F
 
 from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.carried import view_of
+from lorakit.adapters.rewritten import require_own_start
 from lorakit.adapters.token_rows import differing_tokens
 from lorakit.errors import AdapterMismatchError, first_few
-from lorakit.injection.state import require_adapter, require_unmerged
+from lorakit.injection.state import adapted_layers, require_adapter, require_unmerged
+from lorakit.layers import LowRankUpdate
 
 
 @torch.no_grad()
@@ -44,18 +46,23 @@ def hotswap_adapter(model: nn.Module, adapter: Adapter | str | Path, name: str =
     require_unmerged(model, "exchange an adapter's weights")
     state = require_adapter(model, name)
     new = adapter if isinstance(adapter, Adapter) else Adapter.load(adapter)
+    require_own_start(new, "exchange", "the new adapter")
     place = view_of(model, name)
     _check(place, new, name)
     slot = state.configs[name]
+    layers = dict(adapted_layers(model))
     for path, (A, B) in place.factors.items():
-        if path not in new.factors:
+        if path in new.factors:
+            new_A, new_B = new.factors[path]
+            ratio = new.config.scaling_for(path) / slot.scaling_for(path)
+            missing = A.shape[0] - new_A.shape[0]
+            A.copy_(F.pad(new_A, (0, 0, 0, missing)))
+            B.copy_(F.pad(new_B if ratio == 1 else new_B * ratio, (0, missing)))
+        else:
             B.zero_()
-            continue
-        new_A, new_B = new.factors[path]
-        ratio = new.config.scaling_for(path) / slot.scaling_for(path)
-        missing = A.shape[0] - new_A.shape[0]
-        A.copy_(F.pad(new_A, (0, 0, 0, missing)))
-        B.copy_(F.pad(new_B if ratio == 1 else new_B * ratio, (0, missing)))
+        update: LowRankUpdate = layers[path].updates[name]  # type: ignore[assignment]
+        if not update.keeps_saved_factors:
+            update.load_factors_(A, B)
     for path, magnitude in place.magnitudes.items():
         magnitude.copy_(new.magnitudes[path])
     for path, rows in place.token_rows.items():

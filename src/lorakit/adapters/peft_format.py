@@ -11,12 +11,13 @@ from torch import Tensor
 from lorakit.adapters.convolutions import Convolutions, to_kernels, to_matrices
 from lorakit.config import LoraConfig, TaskType
 from lorakit.errors import AdapterFileError, first_few
+from lorakit.initializations import is_rewriting
 from lorakit.layers import KernelShape
 
 PREFIX = "base_model.model."
 
 # Only how an adapter is trained: the file is that of any other.
-_UNSAVED = {"freeze_lora_a", "enable_lora"}
+_UNSAVED = {"freeze_lora_a", "enable_lora", "eva_rho", "init_batches"}
 _FIELDS = tuple(field for field in LoraConfig.model_fields if field not in _UNSAVED)
 # Fields that describe the file or PEFT itself and change no output.
 _INFORMATION = {
@@ -32,7 +33,11 @@ _INFORMATION = {
 }
 # Initialisations that leave the base as it is, so that a trained file needs nothing of them.
 _OWN_INITIALIZATIONS = {"gaussian", "orthogonal"}
-_HARMLESS_INITIALIZATIONS = {*_OWN_INITIALIZATIONS, "eva"}
+# "eva" does so too; of these two the change can be computed again.
+_READ_INITIALIZATIONS = {*_OWN_INITIALIZATIONS, "pissa", "olora"}
+_WRITTEN = {True, False, *_OWN_INITIALIZATIONS}
+# What PEFT can undo when it saves.
+_CONVERTIBLE = ("pissa", "corda", "lora_ga")
 _FEATURE_KEYS = {
     "lora_A.bias": "a bias on lora_A",
     "lora_B.bias": "a bias on lora_B (lora_bias)",
@@ -183,6 +188,8 @@ def config_to_peft(config: LoraConfig, base_model: str | None) -> dict[str, Any]
     values = config.model_dump(mode="json", exclude=_UNSAVED)
     alpha = config.lora_alpha
     values["lora_alpha"] = int(alpha) if alpha == int(alpha) else alpha
+    if not (config.init_lora_weights in _WRITTEN or is_rewriting(config.init_lora_weights)):
+        values["init_lora_weights"] = True  # it has left no trace but the factors
     values["modules_to_save"] = list(config.modules_to_save) or None
     values |= {
         "peft_type": "LORA",
@@ -217,10 +224,15 @@ def config_from_peft(values: Mapping[str, Any], where: str) -> LoraConfig:
         if key not in _FIELDS and key not in _INFORMATION and not _is_off(value)
     ]
     initialization = known.get("init_lora_weights", True)
-    if isinstance(initialization, str) and initialization not in _HARMLESS_INITIALIZATIONS:
-        unsupported.append(f"init_lora_weights={initialization!r}, which changes the base")
-    elif isinstance(initialization, str) and initialization not in _OWN_INITIALIZATIONS:
+    if initialization == "eva":
+        unsupported = [text for text in unsupported if not text.startswith("eva_config=")]
         known["init_lora_weights"] = True
+    elif isinstance(initialization, str) and initialization not in _READ_INITIALIZATIONS:
+        undone = " (PEFT's path_initial_model_for_weight_conversion undoes that)"
+        unsupported.append(
+            f"init_lora_weights={initialization!r}, which changes the base"
+            f"{undone if initialization.startswith(_CONVERTIBLE) else ''}"
+        )
     if unsupported:
         raise AdapterFileError(
             f"{where} uses what lorakit does not have: {', '.join(unsupported)}. Convert the "

@@ -31,15 +31,21 @@ def with_ranks(
         update={
             "r": r,
             "lora_alpha": float(alpha),
-            "rank_pattern": _pattern(ranks, r),
-            "alpha_pattern": {k: float(v) for k, v in _pattern(alphas, alpha).items()},
+            "rank_pattern": pattern_of(ranks, r),
+            "alpha_pattern": {k: float(v) for k, v in pattern_of(alphas, alpha).items()},
             "use_rslora": False,
             "init_lora_weights": True,
         }
     )
 
 
-def _pattern(values: Mapping[str, float], usual: float) -> dict:
+def pattern_of(values: Mapping[str, float], usual: float) -> dict:
+    """Return what differs from the usual value as one of PEFT's patterns.
+
+    Args:
+        values: By module path, of all adapted modules.
+        usual: What modules without an entry have.
+    """
     of_name: dict[str, set[float]] = {}
     for path, value in values.items():
         of_name.setdefault(path.rsplit(".", 1)[-1], set()).add(value)

@@ -7,6 +7,7 @@ from dataclasses import fields
 from lorakit.adapters.adapter import Adapter
 from lorakit.config import LoraConfig
 from lorakit.errors import AdapterFileError
+from lorakit.initializations import is_rewriting
 
 _UNDERSTOOD_PARTS = {
     *("config", "factors", "replaced", "embeddings", "base_weights", "base_model"),
@@ -16,6 +17,7 @@ _UNDERSTOOD_SETTINGS = {
     *("r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules"),
     *("layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern", "bias"),
     *("modules_to_save", "task_type", "init_lora_weights", "use_rslora", "fan_in_fan_out"),
+    *("eva_rho", "init_batches"),
     *("freeze_lora_a", "enable_lora"),  # how an adapter is trained, not what it is
 }
 
@@ -38,6 +40,7 @@ def require_low_rank(
         AdapterFileError: It uses another feature, or a factor is no matrix of finite numbers;
             names what.
     """
+    require_own_start(adapter, action, name)
     used = [
         f"{key}={value!r}"
         for key, value in adapter.config.model_dump(exclude_defaults=True).items()
@@ -70,6 +73,26 @@ def require_low_rank(
                 f"Cannot {action} {name}: {path} has NaN or infinite numbers, expected finite "
                 "ones. Train again with a lower learning rate."
             )
+
+
+def require_own_start(adapter: Adapter, action: str, name: str) -> None:
+    """Refuse an adapter whose factors belong to a base that PEFT has changed.
+
+    Args:
+        adapter: The adapter.
+        action: What is about to be done, such as "combine".
+        name: What to call the adapter.
+
+    Raises:
+        AdapterFileError: Its update is s (B A - B0 A0), and B0 and A0 follow from the base.
+    """
+    initialization = adapter.config.init_lora_weights
+    if adapter.factors and is_rewriting(initialization):
+        raise AdapterFileError(
+            f"Cannot {action} {name}: it has init_lora_weights={initialization!r}, so its factors "
+            "are measured from some of the base's own, expected an update that needs no base. Load "
+            "it into its base (load_adapter) and save it from there (save_adapter)."
+        )
 
 
 def named_targets(paths: Mapping[str, object], like: LoraConfig) -> str | tuple[str, ...]:

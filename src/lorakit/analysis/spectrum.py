@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lorakit.adapters import Adapter
+from lorakit.adapters.rewritten import require_own_start
 from lorakit.errors import AdapterFileError, ConfigError, first_few
 from lorakit.ops.factored_svd import product_svd
 
@@ -109,8 +110,10 @@ def update_svds(adapter: Adapter) -> list[UpdateSvd]:
     `what_is_left_out`.
 
     Raises:
-        AdapterFileError: A factor holds NaN or infinite numbers; names the modules.
+        AdapterFileError: A factor holds NaN or infinite numbers; names the modules. Or the factors
+            belong to a base that PEFT has changed.
     """
+    require_own_start(adapter, "decompose", "the adapter")
     broken = [
         path
         for path, (A, B) in adapter.factors.items()

@@ -244,7 +244,7 @@ def base_config(adapter: Adapter, base_model: str | None) -> dict[str, Any]:
             "No base model for the GGUF file: the adapter names none, and its layers and heads "
             "have to be known. Give --base-model."
         )
-    from lorakit.adapters.files import fetch_from_hub, is_hub_id
+    from lorakit.hub import fetch_from_hub, is_hub_id
 
     is_remote = is_hub_id(name)
     folder = fetch_from_hub(name, ("config.json",)) if is_remote else Path(name)

@@ -124,7 +124,8 @@ def inspect(
             for path, tensor in loaded.token_rows.items()
         ]
         table(("weight", "tokens", "dim", "parameters"), rows)
-    for warning in warnings(updates, (*loaded.replaced.values(), *loaded.token_rows.values())):
+    trained = (*loaded.replaced.values(), *loaded.token_rows.values())
+    for warning in (*of_rewritten_base(loaded), *warnings(updates, trained)):
         say(f"\nWarning: {warning}", style="yellow")
     name = quoted(adapter)
     closing(
@@ -182,6 +183,19 @@ def setting_text(value: Any) -> str:
     is_long = len(value) > _LONG_LIST and isinstance(value[0], int)
     shown = [*value[:_LONG_LIST], f"… {len(value)} in all"] if is_long else value
     return f"[{', '.join(map(str, shown))}]"
+
+
+def of_rewritten_base(adapter: Adapter) -> tuple[str, ...]:
+    """Say where the numbers are not those of the update, as PEFT changes the base beside it."""
+    from lorakit.initializations import is_rewriting
+
+    initialization = adapter.config.init_lora_weights
+    if not is_rewriting(initialization):
+        return ()
+    return (
+        f"init_lora_weights={initialization}: the factors are measured from some of the base's "
+        "own, so this is not what they change. Load the adapter into its base and save it again.",
+    )
 
 
 def measure(adapter: Adapter, path: str) -> Update:

@@ -194,6 +194,12 @@ def recipe_text(
         unset("bias", "none", "biases to train: none (default), all or lora_only"),
         unset("modules_to_save", ["norm"], "modules trained in full; new heads are without naming"),
         unset("trainable_token_indices", [5, 7], "known tokens whose embeddings are trained too"),
+        unset(
+            "init_lora_weights",
+            "pissa",
+            "where it starts: true, gaussian, orthogonal, pissa, pissa_niter_4, olora, loftq, eva, "
+            "lora_ga",
+        ),
         unset("use_rslora", True, "scale by lora_alpha / sqrt(r) (default false)"),
     )
     training = (

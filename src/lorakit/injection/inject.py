@@ -14,6 +14,7 @@ from lorakit.injection.plan import AdapterTensors, InjectionPlan, Site, describe
 from lorakit.injection.plan_from_tensors import plan_from_tensors, saved_tensors
 from lorakit.injection.report import Injection, Match
 from lorakit.injection.siblings import group_siblings
+from lorakit.injection.starting_factors import StartingFactors, update_class
 from lorakit.injection.state import (
     base_modules,
     check_new_name,
@@ -28,7 +29,6 @@ from lorakit.injection.targets import compact_targets
 from lorakit.injection.tokens import add_token_rows
 from lorakit.layers import (
     AdaptedLayer,
-    LowRankUpdate,
     copy_with_own,
     full_copy,
     replace_in_place,
@@ -38,15 +38,8 @@ from lorakit.layers.class_swap import has_foreign_forward, swap_class
 from lorakit.layers.magnitude import initial_magnitude
 from lorakit.layers.offload import execution_device, is_offloaded, weights_in_place
 from lorakit.layers.parted_update import PartedUpdate
-from lorakit.layers.update import Initialization
 
 _HALF = (torch.float16, torch.bfloat16)
-_INITIALIZATIONS: dict[object, Initialization] = {
-    True: "kaiming",
-    "gaussian": "gaussian",
-    "orthogonal": "orthogonal",
-    False: "random",
-}
 
 
 def add_adapter(
@@ -76,6 +69,8 @@ def add_adapter(
     Raises:
         TargetError: A pattern selects nothing, or a layer that cannot be adapted.
         ShapeError: A rank is larger than its layer.
+        QuantizationError, MissingFileError: "loftq" finds no quantised base, or not the weights
+            from before quantisation.
         AdapterNameError: The name is taken or malformed.
         AdapterMismatchError: The adapter's tensors do not fit this base.
         AdapterStateError: The model is merged, or its adapters were added through another object.
@@ -106,12 +101,13 @@ def add_adapter(
     recorded = _recorded_config(model, plan)
     state.configs[name] = recorded
     state.trainable[name] = trainable
+    start = StartingFactors(model, plan.config)
     try:
         if is_first:
             model.requires_grad_(False)
             take_over_quantized(model)
         for site in plan.sites:
-            _add_update(site, plan, name, dtype, tensors)
+            _add_update(site, plan, name, dtype, tensors, start)
         _add_copies(plan, name, dtype, tensors)
         for place in plan.tokens:
             rows = None if tensors is None else tensors.token_rows[place.path]
@@ -165,6 +161,7 @@ def _add_update(
     name: str,
     dtype: torch.dtype | None,
     tensors: AdapterTensors | None,
+    start: StartingFactors,
 ) -> None:
     module, config = site.module, plan.config
     in_features, out_features = site.adapted_class.factor_sizes(module)
@@ -176,7 +173,7 @@ def _add_update(
             source = module.bias if tensors is None else tensors.replaced[f"{site.path}.bias"]
             bias = source.detach().to(device, factor_dtype, copy=True)  # type: ignore[union-attr]
     groups, height = 1, out_features
-    new_update = LowRankUpdate
+    new_update = update_class(config, site.adapted_class, is_fresh=tensors is None)
     if site.parts is not None:
         groups, height = sum(site.parts), out_features // len(site.parts)
         new_update = partial(PartedUpdate, site.parts)
@@ -189,14 +186,12 @@ def _add_update(
         torch.empty(out_features, device=device, dtype=factor_dtype) if config.use_dora else None,
         freezes_A=config.freeze_lora_a,
     )
-    if tensors is None:
-        initialization = _INITIALIZATIONS[config.init_lora_weights]
-        update.initialize_(initialization, site.adapted_class.zero_factor)
-    else:
-        A, B = tensors.factors[site.path]
-        update.load_factors_(A, B)
     if not isinstance(module, AdaptedLayer):
         module = site.adapted_class.adapt_in_place(module)
+    if tensors is None:
+        start.begin(module, update, site.path)
+    else:
+        start.take(module, update, site.path, tensors.factors[site.path])
     if update.magnitude is not None:
         with torch.no_grad(), weights_in_place(module):
             magnitude = None if tensors is None else tensors.magnitudes[site.path]

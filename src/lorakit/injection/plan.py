@@ -13,6 +13,7 @@ from lorakit.config import LoraConfig
 from lorakit.errors import ShapeError, TargetError, first_few
 from lorakit.injection.heads import TASKS_WITH_HEADS, output_layers, task_heads
 from lorakit.injection.parts import by_groups, check_parts
+from lorakit.injection.start_checks import check_start
 from lorakit.injection.state import base_modules
 from lorakit.injection.targets import ALL_LINEAR, match_targets, name_matches, no_match_message
 from lorakit.injection.tokens import TokenSite, conflicts, find_token_sites
@@ -193,6 +194,7 @@ def plan_from_config(model: nn.Module, config: LoraConfig) -> InjectionPlan:
     _check_ranks(plan.sites)
     _check_frozen(config, plan.sites)
     _check_even(config, plan.sites)
+    check_start(config, plan.sites)
     _note_skipped(config, modules, plan, outputs)
     plan_biases(plan, free)
     plan.tokens = find_token_sites(model, modules, config, problems)

@@ -16,6 +16,7 @@ from lorakit.injection.plan import (
     quantized_head_problems,
     token_conflicts,
 )
+from lorakit.injection.start_checks import rewritten_base_problems
 from lorakit.injection.state import base_modules
 from lorakit.injection.targets import ALL_LINEAR, match_targets, name_matches
 from lorakit.injection.tokens import find_token_sites, misfits
@@ -44,6 +45,7 @@ def plan_from_tensors(model: nn.Module, adapter: AdapterTensors) -> InjectionPla
     _check_replaced(plan, adapter, problems)
     _add_tokens(plan, model, modules, adapter, problems)
     _check_base_weights(modules, adapter, problems)
+    problems += rewritten_base_problems(config, plan.sites)
     if problems:
         more = f" ({len(problems) - 1} more such problems)" if len(problems) > 1 else ""
         raise AdapterMismatchError(

@@ -6,6 +6,7 @@ from lorakit.layers.conv1d import LoraConv1D
 from lorakit.layers.copies import copy_with_own, copy_with_rows, full_copy
 from lorakit.layers.embedding import LoraEmbedding
 from lorakit.layers.linear import LoraLinear
+from lorakit.layers.offset_update import OffsetUpdate
 from lorakit.layers.replaced import (
     ReplacedModule,
     plain_class_of,
@@ -25,6 +26,7 @@ __all__ = [
     "LoraEmbedding",
     "LoraLinear",
     "LowRankUpdate",
+    "OffsetUpdate",
     "ReplacedModule",
     "TokenRows",
     "copy_with_own",

@@ -13,6 +13,7 @@ from lorakit.adapters import Adapter, fit_vocabulary
 from lorakit.adapters.files import CONFIG_FILE, WEIGHTS_FILE, fetch_from_hub, is_hub_id
 from lorakit.config import LoraConfig
 from lorakit.errors import ConfigError
+from lorakit.hub import fetch_from_hub, is_hub_id
 from lorakit.injection import add_adapter
 from lorakit.injection.state import adapted_layers
 from lorakit.layers import AdaptedLayer

@@ -16,6 +16,7 @@ from lorakit.adapters import Adapter, fit_vocabulary
 from lorakit.adapters.files import fetch_from_hub, is_hub_id
 from lorakit.config import TaskType
 from lorakit.errors import ConfigError
+from lorakit.hub import fetch_from_hub, is_hub_id
 from lorakit.injection import add_adapter, disable_adapters
 from lorakit.quantization.devices import default_device
 from lorakit.training.evaluation import find_adapter

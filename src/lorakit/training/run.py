@@ -17,6 +17,7 @@ from lorakit.errors import CheckpointError, OutputExistsError, TrainingError
 from lorakit.injection import Injection, ParameterCount, count_parameters
 from lorakit.training import checkpoints
 from lorakit.training.callbacks import EventHandler, RunRecorder, RunTensorBoard
+from lorakit.training.data_start import as_trained
 from lorakit.training.peak_memory import PeakMemory
 from lorakit.training.processes import (
     Terminated,
@@ -275,7 +276,7 @@ def _fit(setup: Setup, run: _OpenRun, emit: EventHandler, planned_bytes: int | N
     main_decides(lambda: _save_trained_adapter(adapter, setup, directory))
     facts = RunFacts(
         recipe=setup.recipe,
-        injection=setup.injection,
+        injection=as_trained(setup.injection, setup.model),
         parameter_count=count_parameters(setup.model),
         train_rows=len(setup.splits.train),
         validation_rows=_rows(setup.splits.validation),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lorakit.adapters.sharded import is_sharded, shard_like, whole
 from lorakit.errors import ConfigError, did_you_mean
+from lorakit.layers import OffsetUpdate
 from lorakit.training.memory_mapped_adamw import OPTIMIZER_NAME
 from lorakit.training.processes import process_count
 
@@ -137,11 +138,19 @@ def shard_on_cpus(accelerator: Any, plugin_options: Mapping[str, Any]) -> None:
 def require_shardable(model: Any) -> None:
     """Refuse a model whose parts share weights in a way that accelerate's FSDP2 does not follow.
 
-    It keeps input and output embeddings together where these are one weight, and no others.
+    It keeps input and output embeddings together where these are one weight, and no others. Nor
+    does it shard the factors that an update is measured from.
 
     Raises:
-        ConfigError: Names the modules that share a weight.
+        ConfigError: Names the modules that share a weight, or the update.
     """
+    for path, module in model.named_modules():
+        if isinstance(module, OffsetUpdate):
+            raise ConfigError(
+                f"This {type(model).__name__} cannot be sharded: {path} is measured from its start "
+                "(lora.init_lora_weights pissa, olora or lora_ga), expected another "
+                "initialisation. Change it, or leave training.fsdp out."
+            )
     ends = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
     holders: dict[int, list[tuple[str, int]]] = {}
     for path, module in model.named_modules():

@@ -22,6 +22,7 @@ from lorakit.adapters.files import read_adapter_files
 from lorakit.atomic import write_text
 from lorakit.errors import TrainingError
 from lorakit.training import checkpoints
+from lorakit.training.data_start import adopt_ranks, start_from_data
 from lorakit.training.first_step import LearningWatch
 from lorakit.training.lora_plus import RECIPE_KEY, split_groups
 from lorakit.training.memory_mapped_adamw import OPTIMIZER_NAME, MemoryMappedAdamW
@@ -117,7 +118,8 @@ class AdapterTrainerMixin(ProcessTrainerMixin):
     def _load_adapter_from(self, checkpoint: str) -> None:
         model: Any = self.accelerator.unwrap_model(self.model)
         reshard(model)  # else the tensors would go into copies that are about to be dropped
-        _, tensors, _ = read_adapter_files(checkpoint)
+        values, tensors, _ = read_adapter_files(checkpoint)
+        adopt_ranks(model, values, tensors, self.adapter_name)
         load_adapter_state_dict(model, tensors, self.adapter_name)
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
@@ -155,14 +157,21 @@ class AdapterTrainerMixin(ProcessTrainerMixin):
         return optimizer
 
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """Train; a checkpoint that can do without it is not given inputs that want a gradient.
+        """Train; an adapter that begins at data does so before there is an optimizer.
 
-        For the sake of reentrant checkpoints transformers lets the embeddings' output want one
-        under all of them. Backward then runs down to it through layers without adapters, and a
-        compiled graph breaks there.
+        A checkpoint that can do without it is not given inputs that want a gradient. For the sake
+        of reentrant checkpoints transformers lets the embeddings' output want one under all of
+        them. Backward then runs down to it through layers without adapters, and a compiled graph
+        breaks there.
         """
+        model: Any = self.accelerator.unwrap_model(self.model)
+        checkpoint = kwargs.get("resume_from_checkpoint")
+        if checkpoint is None:
+            start_from_data(self, model, self.adapter_name)  # type: ignore[arg-type]
+        else:  # a sharded model gets its numbers later, and its shapes have to be there by then
+            values, tensors, _ = read_adapter_files(checkpoint)
+            adopt_ranks(model, values, tensors, self.adapter_name)
         if self.args.activation_checkpointing and not checkpoints_reentrantly(self.args):
-            model: Any = self.accelerator.unwrap_model(self.model)
             model.disable_input_require_grads()
         return super()._inner_training_loop(*args, **kwargs)
 

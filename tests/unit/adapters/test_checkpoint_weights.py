@@ -2,10 +2,10 @@ import json
 
 import pytest
 import torch
+from lorakit.adapters.checkpoint_weights import CheckpointWeights
 from safetensors.torch import save_file
 
 from lorakit.adapters import checkpoint_weights
-from lorakit.adapters.checkpoint_weights import CheckpointWeights
 from lorakit.errors import AdapterFileError, MissingFileError
 from tiny_models import llama
 

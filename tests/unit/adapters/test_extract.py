@@ -45,6 +45,11 @@ def fine_tuned(build, r=3, **options):
     return merge_and_unload(randomize_(model))
 
 
+def test_what_is_extracted_has_begun_nowhere():
+    made = extract(llama(), fine_tuned(llama), LoraConfig(r=3, init_lora_weights="pissa"))
+    assert made.adapter.config.init_lora_weights is True
+
+
 @pytest.mark.parametrize("as_files", [False, True], ids=["models", "directories"])
 @pytest.mark.parametrize("case", BUILDS)
 def test_a_change_of_low_rank_is_found_exactly(case, as_files, tmp_path):

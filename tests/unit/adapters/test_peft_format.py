@@ -174,10 +174,12 @@ class TestConfig:
             ({"lora_bias": True}, "lora_bias=True"),
             ({"layer_replication": [[0, 4]]}, "layer_replication=[[0, 4]]"),
             ({"target_parameters": ["w"]}, "target_parameters=['w']"),
-            ({"init_lora_weights": "pissa"}, "init_lora_weights='pissa', which changes the base"),
-            ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights='pissa_niter_4'"),
-            ({"init_lora_weights": "olora"}, "init_lora_weights='olora'"),
-            ({"init_lora_weights": "loftq"}, "init_lora_weights='loftq'"),
+            (
+                {"init_lora_weights": "pissa_niter_4"},
+                "init_lora_weights='pissa_niter_4', which changes the base (PEFT's path_initial_",
+            ),
+            ({"init_lora_weights": "lora_ga"}, "init_lora_weights='lora_ga', which changes the"),
+            ({"init_lora_weights": "loftq"}, "init_lora_weights='loftq', which changes the base."),
             ({"init_lora_weights": "corda"}, "init_lora_weights='corda'"),
             ({"some_future_switch": True}, "some_future_switch=True"),
         ],
@@ -206,6 +208,24 @@ class TestConfig:
     )
     def test_initialisations_that_leave_the_base_alone_do_not_matter(self, kind, kept):
         assert config_from_peft(peft(init_lora_weights=kind), "here").init_lora_weights == kept
+
+    def test_the_settings_of_eva_change_no_output(self):
+        values = peft(init_lora_weights="eva", eva_config={"rho": 2.0, "tau": 0.99})
+        assert config_from_peft(values, "here").init_lora_weights is True
+        with pytest.raises(AdapterFileError, match="eva_config="):
+            config_from_peft(peft(eva_config={"rho": 2.0}), "here")
+
+    @pytest.mark.parametrize("kind", ["pissa", "olora"])
+    def test_starts_that_can_be_computed_again_are_kept(self, kind):
+        config = config_from_peft(peft(init_lora_weights=kind), "here")
+        assert config.init_lora_weights == kind
+        assert config_to_peft(config, None)["init_lora_weights"] == kind
+
+    @pytest.mark.parametrize("kind", ["loftq", "eva", "lora_ga"])
+    def test_starts_that_leave_no_trace_are_not_written(self, kind):
+        values = config_to_peft(LoraConfig(init_lora_weights=kind), None)
+        assert values["init_lora_weights"] is True
+        assert not {"eva_rho", "init_batches"} & values.keys()
 
     def test_how_lora_a_is_trained_is_not_in_the_file(self):
         assert "freeze_lora_a" not in config_to_peft(LoraConfig(freeze_lora_a=True), None)

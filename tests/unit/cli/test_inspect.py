@@ -8,8 +8,10 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from lorakit import Adapter, LoraConfig, add_adapter, save_adapter
+from lorakit.analysis.spectrum import update_svds
 from lorakit.cli.inspect import measure
 from lorakit.cli.main import app
+from lorakit.errors import AdapterFileError
 
 runner = CliRunner()
 
@@ -216,3 +218,13 @@ def test_trained_tokens_are_shown(tiny_gpt2_dir, tmp_path):
     assert any(line.startswith("parameters") and "288 of tokens" in line for line in lines)
     setting = "trainable_token_indices: [9, 5, 3, 10, 11, 12, 13, 14, … 9 in all]"
     assert any(setting in line for line in lines)
+
+
+def test_factors_for_a_base_that_peft_has_changed_are_told_of(adapter_dir):
+    file = adapter_dir / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"init_lora_weights": "olora"}))
+    result = inspect(adapter_dir)
+    assert result.exit_code == 0
+    assert "Warning: init_lora_weights=olora: the factors are measured" in result.output
+    with pytest.raises(AdapterFileError, match="Cannot decompose the adapter: it has init_lora_w"):
+        update_svds(Adapter.load(adapter_dir))

@@ -9,7 +9,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from lorakit.adapters.files import fetch_from_hub, is_hub_id
 from lorakit.errors import (
     AdapterFileError,
     AdapterStateError,
@@ -17,6 +16,7 @@ from lorakit.errors import (
     MissingFileError,
     QuantizationError,
 )
+from lorakit.hub import fetch_from_hub, is_hub_id
 from lorakit.injection.state import base_modules, state_of
 from lorakit.layers.bitsandbytes_storage import bits_of
 
@@ -30,8 +30,12 @@ class CheckpointWeights:
         where: What to call the origin.
     """
 
-    def __init__(self, source: str | Path | nn.Module) -> None:
+    def __init__(self, source: str | Path | nn.Module, revision: str | None = None) -> None:
         """Open a checkpoint directory, a hub repository or a model.
+
+        Args:
+            source: The directory, hub id or model.
+            revision: Commit of a hub repository; None takes the newest.
 
         Raises:
             MissingFileError: There is no checkpoint in safetensors.
@@ -50,7 +54,7 @@ class CheckpointWeights:
             self._tensors = source.state_dict()
         else:
             self.where = self.recorded = str(source)
-            self.directory = _directory(source)
+            self.directory = _directory(source, revision)
             self._files = self._files_by_tensor(self.directory)
 
     def names(self) -> Iterator[str]:
@@ -161,9 +165,9 @@ def _require_plain(model: nn.Module) -> None:
         )
 
 
-def _directory(source: str | Path) -> Path:
+def _directory(source: str | Path, revision: str | None) -> Path:
     if is_hub_id(source):
-        return fetch_from_hub(str(source), (_CONFIG, _INDEX, "model*.safetensors"))
+        return fetch_from_hub(str(source), (_CONFIG, _INDEX, "model*.safetensors"), revision)
     directory = Path(source)
     if not directory.is_dir():
         raise MissingFileError(

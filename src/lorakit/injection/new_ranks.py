@@ -1,0 +1,63 @@
+"""Giving the updates of an adapter that a model carries other ranks."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from lorakit.config import LoraConfig
+from lorakit.injection.state import adapted_layers, require_adapter, require_unmerged, unwrapped
+from lorakit.layers import LowRankUpdate
+
+
+def change_ranks(model: nn.Module, name: str, config: LoraConfig, ranks: Mapping[str, int]) -> None:
+    """Give updates of an adapter fresh factors of other ranks, in place.
+
+    Biases, magnitudes and heads stay. Optimizers made before hold the old factors.
+
+    Args:
+        model: A model with adapters.
+        name: Which adapter.
+        config: What it is recorded with from now on; gives each update its scaling.
+        ranks: The new rank by path; 0 takes the update out. Layers that are not named, or have
+            that rank already, keep their factors.
+
+    Raises:
+        AdapterNameError: There is no such adapter.
+        AdapterStateError: The model is merged.
+    """
+    require_unmerged(model, "change ranks")
+    state = require_adapter(model, name)
+    for path, layer in list(adapted_layers(unwrapped(model))):
+        update: LowRankUpdate | None = layer.updates._modules.get(name)  # type: ignore[assignment]
+        r = ranks.get(path)
+        if update is None or r is None:
+            continue
+        if r == 0:
+            del layer.updates[name]
+            layer.active_updates = tuple(n for n in layer.active_updates if n != name)
+            if not layer.updates:
+                layer.restore_in_place()
+        else:
+            if r != update.r:
+                layer.updates[name] = update = _resized(update, r, layer.zero_factor)
+            update.scaling = config.scaling_for(path)
+    state.configs[name] = config
+
+
+def _resized(update: LowRankUpdate, r: int, zero_factor: str) -> LowRankUpdate:
+    """Return an update with fresh factors and all else of another one."""
+    A, B = update.lora_A, update.lora_B
+    made = type(update)(
+        torch.empty(r, A.shape[1], device=A.device, dtype=A.dtype),
+        torch.empty(B.shape[0], r, device=B.device, dtype=B.dtype),
+        update.scaling,
+        update.drop_probability,
+        freezes_A=update.freezes_A,
+    )
+    made.initialize_("kaiming", zero_factor)  # type: ignore[arg-type]
+    made.bias, made.magnitude = update.bias, update.magnitude
+    made.has_magnitude = update.has_magnitude
+    made.lora_A.requires_grad_(A.requires_grad)
+    made.lora_B.requires_grad_(B.requires_grad)
+    return made.train(update.training)
