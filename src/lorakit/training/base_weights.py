@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lorakit.adapters import Adapter, fit_vocabulary
-from lorakit.adapters.files import CONFIG_FILE, WEIGHTS_FILE, fetch_from_hub, is_hub_id
+from lorakit.adapters.files import CONFIG_FILE, WEIGHTS_FILE
 from lorakit.config import LoraConfig
 from lorakit.errors import ConfigError
 from lorakit.hub import fetch_from_hub, is_hub_id

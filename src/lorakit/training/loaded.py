@@ -13,7 +13,6 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lorakit.adapters import Adapter, fit_vocabulary
-from lorakit.adapters.files import fetch_from_hub, is_hub_id
 from lorakit.config import TaskType
 from lorakit.errors import ConfigError
 from lorakit.hub import fetch_from_hub, is_hub_id
