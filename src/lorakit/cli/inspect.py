@@ -171,14 +171,17 @@ def measure(adapter: Adapter, path: str) -> Update:
     a, b = adapter.factors[path]
     scaling = adapter.config.scaling_for(path)
     is_finite = bool(a.isfinite().all() and b.isfinite().all())
+    # Of stacked weights each expert has a spectrum of its own.
+    values = product_svd(a, b)[1] if is_finite else a.new_zeros(1)
+    spectra = values.reshape(-1, values.shape[-1])
     return Update(
         path=path,
-        in_features=a.shape[1],
-        out_features=b.shape[0],
-        r=a.shape[0],
+        in_features=a.shape[-1],
+        out_features=b.shape[-2],
+        r=a.shape[-2],
         scaling=scaling,
         norm=scaling * product_norm(a, b),
-        effective_rank=effective_rank(product_svd(a, b)[1]) if is_finite else None,
+        effective_rank=_mean(effective_rank(values) for values in spectra) if is_finite else None,
         is_zero=not (a.any() and b.any()),
         is_finite=is_finite,
     )
@@ -188,11 +191,16 @@ def product_norm(a: Tensor, b: Tensor) -> float:
     """Return the Frobenius norm of B A from two (r, r) products: ‖BA‖² = tr(BᵀB AAᵀ).
 
     Args:
-        a: A, (r, in).
-        b: B, (out, r).
+        a: A, (*, r, in).
+        b: B, (*, out, r).
     """
     a, b = a.double(), b.double()
-    return float(((b.T @ b) * (a @ a.T)).sum().clamp(min=0).sqrt())
+    return float(((b.mT @ b) * (a @ a.mT)).sum().clamp(min=0).sqrt())
+
+
+def _mean(values: Iterable[float]) -> float:
+    listed = list(values)
+    return sum(listed) / len(listed)
 
 
 def module_rows(updates: Iterable[Update]) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:

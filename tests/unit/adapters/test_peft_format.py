@@ -175,7 +175,7 @@ class TestConfig:
             ({"lora_bias": True}, "lora_bias=True"),
             ({"layer_replication": [[0, 4]]}, "layer_replication=[[0, 4]]"),
             ({"trainable_token_indices": [1]}, "trainable_token_indices=[1]"),
-            ({"target_parameters": ["w"]}, "target_parameters=['w']"),
+            ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens=[1]"),
             ({"init_lora_weights": "pissa"}, "init_lora_weights='pissa', which changes the base"),
             ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights='pissa_niter_4'"),
             ({"init_lora_weights": "olora"}, "init_lora_weights='olora'"),
