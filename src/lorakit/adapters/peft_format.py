@@ -70,6 +70,7 @@ def tensor_keys(
         embeddings: Paths of the embeddings among `factors`.
         base_weights: Weights of the base by module path.
         magnitudes: By module path.
+        convolutions: Kernels of the convolutions among `factors`.
         stacked: Paths of the stacked parameters among `factors`.
     """
     tensors: dict[str, Tensor] = {}

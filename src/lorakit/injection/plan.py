@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lorakit.config import LoraConfig
-from lorakit.errors import ShapeError, TargetError
+from lorakit.errors import TargetError
 from lorakit.injection.attention import (
     OUTPUT_OBSTACLE,
     attention_obstacle,
@@ -22,6 +22,7 @@ from lorakit.injection.attention import (
 from lorakit.injection.heads import TASKS_WITH_HEADS, output_layers, task_heads
 from lorakit.injection.parameters import is_carrier, selected_parameters
 from lorakit.injection.parts import by_groups, check_parts
+from lorakit.injection.site_checks import check_sites
 from lorakit.injection.state import base_modules
 from lorakit.injection.targets import ALL_LINEAR, match_targets, name_matches, no_match_message
 from lorakit.layers import (
@@ -203,10 +204,7 @@ def plan_from_config(model: nn.Module, config: LoraConfig) -> InjectionPlan:
     plan.sites += [_site(config, p, one, AdaptedParameter) for p, one in parameters.items()]
     check_parts(config, plan.sites)
     plan.sites = [by_groups(site, config) for site in plan.sites]
-    _check_magnitudes(config, plan.sites)
-    _check_ranks(plan.sites)
-    _check_frozen(config, plan.sites)
-    _check_even(config, plan.sites)
+    check_sites(config, plan.sites)
     _note_skipped(config, modules, plan, heads)
     plan_biases(plan, free)
     return plan
@@ -288,54 +286,6 @@ def _blocked(
         elif not explicit and isinstance(module, (nn.Linear, Conv1D, nn.MultiheadAttention)):
             plan.skipped.append((path, reason))
     return problems
-
-
-def _check_ranks(sites: list[Site]) -> None:
-    too_large = []
-    for site in sites:
-        in_features, out_features = site.adapted_class.factor_sizes(site.module)
-        out_features //= len(site.parts) if site.parts else 1
-        if site.r > min(in_features, out_features):
-            too_large.append(f"{site.path} (in={in_features}, out={out_features}, r={site.r})")
-    if too_large:
-        more = f" and {len(too_large) - 5} more" if len(too_large) > 5 else ""
-        raise ShapeError(
-            f"The rank is larger than the layer in {', '.join(too_large[:5])}{more}; expected r "
-            "up to min(in, out). Lower r, give these layers a rank_pattern, or exclude them."
-        )
-
-
-def _check_magnitudes(config: LoraConfig, sites: list[Site]) -> None:
-    """Refuse magnitudes where the weight is that of three projections."""
-    attentions = [site.path for site in sites if site.adapted_class is LoraMultiheadAttention]
-    if config.use_dora and attentions:
-        raise TargetError(
-            f"Cannot adapt {attentions[0]} with use_dora=True: nn.MultiheadAttention has no "
-            "magnitude here, expected a plain update of it. Leave use_dora out, or the attention "
-            f"with exclude_modules=[{attentions[0]!r}]."
-        )
-
-
-def _check_frozen(config: LoraConfig, sites: list[Site]) -> None:
-    """Refuse to freeze a lora_A that starts at zero: the update would stay zero."""
-    zero = [site.path for site in sites if site.adapted_class.zero_factor == "A"]
-    if config.freeze_lora_a and zero:
-        raise TargetError(
-            f"Cannot freeze lora_A of {zero[0]}: it is an embedding, whose lora_A starts at zero, "
-            "expected layers that draw it. Leave embeddings out of target_modules, or leave "
-            "freeze_lora_a out."
-        )
-
-
-def _check_even(config: LoraConfig, sites: list[Site]) -> None:
-    """Refuse a rank that the orthogonal initialisation cannot halve."""
-    odd = [f"{site.path} (r={site.r})" for site in sites if site.r % 2]
-    if config.init_lora_weights == "orthogonal" and odd:
-        more = f" and {len(odd) - 1} more" if len(odd) > 1 else ""
-        raise ShapeError(
-            f"Cannot initialise {odd[0]}{more} with init_lora_weights='orthogonal': got an odd "
-            "rank, expected an even one, half of it for each factor. Change r or rank_pattern."
-        )
 
 
 def _note_skipped(

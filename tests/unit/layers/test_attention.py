@@ -194,6 +194,7 @@ def test_several_adapters_add_up_and_switch():
     assert largest_error(model(*inputs)[0], dense_twin(model)(*inputs)[0]) < 1e-12
     with disable_adapters(model):
         assert torch.equal(model(*inputs)[0], plain(*inputs)[0])
+    set_adapter(model, "b")
     delete_adapter(model, "a")
     assert type(model.attention) is LoraMultiheadAttention
     assert not torch.equal(model(*inputs)[0], plain(*inputs)[0])

@@ -198,9 +198,11 @@ def test_several_adapters_add_up_and_go_one_by_one():
     twin = copy.deepcopy(model)
     merge_adapters(twin)
     assert largest_error(found, twin(*inputs)) < TOLERANCE[torch.float64]
+    set_adapter(model, "b")
     delete_adapter(model, "a")
     assert list(model.experts.adapted_parameters) == ["down_proj"]
     assert isinstance(model.experts, LoraExperts)
+    set_adapter(model, None)
     delete_adapter(model, "b")
     assert type(model.experts) is type(small_experts("mixtral"))
 
@@ -348,9 +350,10 @@ def test_another_adapter_trains_the_experts_in_full(trained_first, head):
     assert largest_error(found, base) > 1e-2
     set_adapter(model, "whole")
     assert largest_error(logits(model), base) < 5 * TOLERANCE[torch.float32]
-    delete_adapter(model, "whole")
     set_adapter(model, "stacked")
+    delete_adapter(model, "whole")
     assert torch.equal(logits(model), found)
+    set_adapter(model, None)
     delete_adapter(model, "stacked")
     assert type(model.model.layers[0].mlp.experts) is type(mixtral().model.layers[0].mlp.experts)
 
