@@ -82,7 +82,7 @@ def named_targets(paths: Mapping[str, object], like: LoraConfig) -> str | tuple[
         like: Settings whose form is kept: a regex, which alone tells a module from one whose path
             ends in the same way, or names.
     """
-    paths = [p for p in paths if not (p.endswith(f".{OUTPUT}") and p.rpartition(".")[0] in paths)]
+    named = [p for p in paths if not (p.endswith(f".{OUTPUT}") and p.rpartition(".")[0] in paths)]
     if isinstance(like.target_modules, str) and like.target_modules != "all-linear":
-        return "|".join(re.escape(path) for path in paths)
-    return tuple(sorted(paths))
+        return "|".join(re.escape(path) for path in named)
+    return tuple(sorted(named))

@@ -250,6 +250,32 @@ class TestAttentionOperations:
         model = Encoder()
         load_adapter(model, tmp_path / "smaller")
 
+    def test_sums_of_different_selections_name_attentions_alone(self, tmp_path):
+        adapters = []
+        for targets in (["self_attn"], ["linear1"]):
+            model = Encoder()
+            add_adapter(model, LoraConfig(r=2, target_modules=targets))
+            adapters.append(Adapter.from_model(randomize_(model)))
+        total = summed_adapters(*adapters)
+        assert not any("out_proj" in name for name in total.config.target_modules)
+        total.save(tmp_path)
+        again, found = Encoder(), Encoder()
+        load_adapter(again, tmp_path)
+        add_adapter(found, total)
+        ids = torch.arange(6).view(1, 6)
+        assert largest_error(again(ids), found(ids)) < LOGITS_TOLERANCE
+
+    def test_on_a_base_in_4_bits(self):
+        pytest.importorskip("bitsandbytes")
+        model = quantized(Encoder())
+        injection = add_adapter(model, LoraConfig(r=2))
+        kinds = {match.path.rsplit(".", 1)[-1]: match.kind for match in injection.matches}
+        assert kinds["linear1"] == "Linear4bit"
+        assert kinds["self_attn"] == "MultiheadAttention"
+        ids = torch.arange(6).view(1, 6)
+        before = model(ids)
+        assert not torch.equal(randomize_(model)(ids), before)
+
     def test_extraction_from_an_attention(self):
         model = Encoder()
         settings = LoraConfig(r=2, target_modules=["self_attn"])

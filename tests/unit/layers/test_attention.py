@@ -21,7 +21,7 @@ from lorakit import (
 )
 from lorakit.errors import ShapeError, TargetError
 from lorakit.layers.attention import LoraMultiheadAttention
-from lorakit.ops import apply_keep_mask
+from lorakit.ops import apply_keep_mask, low_rank_linear
 from tiny_models import Encoder, assert_untouched, randomize_, snapshot, tokens
 from tolerances import GRADIENT_TOLERANCE, TOLERANCE, largest_error
 
@@ -182,6 +182,21 @@ def test_lora_dropout_acts_on_the_low_rank_path_alone(monkeypatch):
     expected = nn.functional.linear(attended, out.weight, out.bias)
     expected = expected + update.scaling * dropped @ update.lora_A.T @ update.lora_B.T
     assert largest_error(found, expected.transpose(0, 1)) < TOLERANCE[torch.float64]
+
+
+@pytest.mark.parametrize("kind,activations", [("self", 1), ("cross", 2), ("apart", 3)])
+def test_each_activation_has_a_mask_of_its_own(kind, activations, monkeypatch):
+    config = LoraConfig(r=2, target_modules=["attention"], lora_dropout=0.5)
+    model = adapted(config=config).train()
+    seeds = []
+
+    def looked_at(x, W0, bias, terms):
+        seeds.extend(int(term.seed) for term in terms)
+        return low_rank_linear(x, W0, bias, terms)
+
+    monkeypatch.setattr("lorakit.layers.attention.low_rank_linear", looked_at)
+    model(*inputs_of(kind, False))
+    assert len(set(seeds)) == len(seeds) == activations
 
 
 def test_several_adapters_add_up_and_switch():

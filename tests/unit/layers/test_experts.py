@@ -344,12 +344,15 @@ def test_another_adapter_trains_the_experts_in_full(trained_first, head):
     configs = {"stacked": CONFIG, "whole": whole}
     for name in sorted(configs, reverse=trained_first):
         add_adapter(model, configs[name], name)
+        if name == "stacked":
+            randomize_(model)
     set_adapter(model, "stacked")
-    randomize_(model)
     found = logits(model)
     assert largest_error(found, base) > 1e-2
     set_adapter(model, "whole")
     assert largest_error(logits(model), base) < 5 * TOLERANCE[torch.float32]
+    copied = model.model.layers[0].get_submodule(f"mlp{'.experts' * (head == 'experts')}")
+    assert not any("lora_" in name for name, _ in copied.trained_copies.named_parameters())
     set_adapter(model, "stacked")
     delete_adapter(model, "whole")
     assert torch.equal(logits(model), found)
