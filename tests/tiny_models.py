@@ -219,3 +219,67 @@ def assert_untouched(model, before):
     assert list(after["values"]) == list(before["values"])
     for name, value in before["values"].items():
         assert torch.equal(after["values"][name], value), name
+
+
+_EXPERTS = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": WIDTH,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "num_experts_per_tok": 2,
+    "max_position_embeddings": 32,
+}
+
+
+def mixtral(**options):
+    import transformers
+
+    sizes = {"num_local_experts": 4}
+    config = transformers.MixtralConfig(**(_EXPERTS | sizes | _INIT | options))
+    return _seeded(transformers.MixtralForCausalLM, config)
+
+
+def qwen3_moe(**options):
+    import transformers
+
+    sizes = {"num_experts": 4, "moe_intermediate_size": 20, "head_dim": 8}
+    config = transformers.Qwen3MoeConfig(**(_EXPERTS | sizes | _INIT | options))
+    return _seeded(transformers.Qwen3MoeForCausalLM, config)
+
+
+def gpt_oss(**options):
+    """A model whose experts are stored (experts, in, out), with biases and an interleaved gate."""
+    import transformers
+
+    sizes = {"num_local_experts": 3, "head_dim": 8, "sliding_window": 8, "pad_token_id": 0}
+    config = transformers.GptOssConfig(**(_EXPERTS | sizes | _INIT | options))
+    model = _seeded(transformers.GptOssForCausalLM, config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.normal_(generator=torch.Generator().manual_seed(1))
+    return model
+
+
+class Encoder(nn.Module):
+    """Two of torch's own encoder layers on embedded tokens."""
+
+    def __init__(self, **options):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = nn.Embedding(VOCABULARY, WIDTH)
+        sizes = {"dim_feedforward": 24, "dropout": 0.0, "batch_first": True}
+        layer = nn.TransformerEncoderLayer(WIDTH, 2, **(sizes | options))
+        self.encoder = nn.TransformerEncoder(layer, 2)
+        self.score = nn.Linear(WIDTH, 5)
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if name.endswith("bias"):
+                    parameter.normal_(std=0.3)
+        self.eval()
+
+    def forward(self, input_ids, attention_mask=None):
+        padding = None if attention_mask is None else attention_mask == 0
+        return self.score(self.encoder(self.embed(input_ids), src_key_padding_mask=padding))

@@ -13,6 +13,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -102,9 +103,15 @@ class LoraConfig(StrictConfig):
     lora_dropout: float = Field(0.0, ge=0, lt=1)
     """Probability of dropping an input element on the low-rank path."""
 
+    target_parameters: tuple[str, ...] = ()
+    """Names of parameters that are no layers, matched as names in `target_modules` are: the stacked
+    weights of experts, such as "mlp.experts.gate_up_proj". They come on top of target_modules."""
+
     target_modules: str | tuple[str, ...] | None = None
     """Names (a module's path equals one or ends in "." + one), a regex matched in full against
-    the path, or "all-linear" (also when None): every linear layer but the output head."""
+    the path, or "all-linear" (also when None): every linear layer but the output head, the two
+    projections of nn.MultiheadAttention among them. Naming such an attention adapts both. Empty
+    where `target_parameters` alone are adapted."""
 
     exclude_modules: str | tuple[str, ...] | None = None
     """Names or a full-match regex of modules to leave out; each must exclude something."""
@@ -181,7 +188,9 @@ class LoraConfig(StrictConfig):
     def _one_layer_is_a_list(cls, value: Any) -> Any:
         return (value,) if isinstance(value, int) and not isinstance(value, bool) else value
 
-    @field_validator("target_modules", "exclude_modules", "modules_to_save", mode="before")
+    @field_validator(
+        "target_modules", "target_parameters", "exclude_modules", "modules_to_save", mode="before"
+    )
     @classmethod
     def _sets_are_lists(cls, value: Any) -> Any:
         return tuple(sorted(value)) if isinstance(value, (set, frozenset)) else value
@@ -199,8 +208,9 @@ class LoraConfig(StrictConfig):
 
     @field_validator("target_modules")
     @classmethod
-    def _targets_are_not_empty(cls, value: Any) -> Any:
-        if value is not None and not value:
+    def _something_is_targeted(cls, value: Any, info: ValidationInfo) -> Any:
+        parameters_alone = value == () and info.data.get("target_parameters")
+        if value is not None and not value and not parameters_alone:
             raise ValueError("expected at least one name; leave the key out to adapt every linear")
         return value
 

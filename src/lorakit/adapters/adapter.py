@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lorakit.adapters.convolutions import Convolutions
 from lorakit.adapters.files import read_adapter_files, write_adapter_files
+from lorakit.adapters.parameter_keys import named_in_base, stacked_paths, with_outputs_of_files
 from lorakit.adapters.peft_format import (
     config_from_peft,
     config_to_peft,
@@ -30,7 +31,8 @@ class Adapter:
 
     Attributes:
         config: The configuration.
-        factors: (lora_A (r, in), lora_B (out, r)) by module path.
+        factors: (lora_A (r, in), lora_B (out, r)) by module path; for stacked weights of experts
+            ((experts, r, in), (experts, out, r)) by the parameter's path.
         magnitudes: Trained lengths of the rows of the weight with its update (DoRA), (out,), by
             module path; one for each module with `use_dora`, none without.
         replaced: Trained heads and biases by their full name in the base, such as
@@ -88,9 +90,10 @@ class Adapter:
         values, tensors, where = read_adapter_files(path, allow_pickle=allow_pickle)
         config = config_from_peft(values, where)
         keys = parse_keys(tensors, where, config.modules_to_save)
-        for module_path, (A, B) in keys.factors.items():
+        factors, config = named_in_base(keys.factors, config, where)
+        for module_path, (A, B) in factors.items():
             r = config.rank_for(module_path)
-            if A.shape[0] != r or B.shape[1] != r:
+            if A.shape[-2] != r or B.shape[-1] != r:
                 raise AdapterFileError(
                     f"Rank in {where} at {module_path}: lora_A is {tuple(A.shape)} and lora_B "
                     f"{tuple(B.shape)}, but the configuration says r={r}. The two files do not "
@@ -105,7 +108,7 @@ class Adapter:
         check_token_rows(config, keys.token_rows, where)
         return cls(
             config,
-            keys.factors,
+            factors,
             keys.replaced,
             keys.embeddings,
             keys.base_weights,
@@ -147,22 +150,30 @@ class Adapter:
 
         Returns: The paths written.
         """
+        factors, config = with_outputs_of_files(self.factors, self.config)
         tensors = tensor_keys(
-            self.factors,
+            factors,
             self.replaced,
             self.embeddings,
             self.base_weights,
             self.magnitudes,
             self.convolutions,
+            self.stacked,
             self.token_rows,
         )
-        values = config_to_peft(self.config, self.base_model)
+        values = config_to_peft(config, self.base_model)
         return write_adapter_files(Path(path), values, tensors)
+
+    @property
+    def stacked(self) -> frozenset[str]:
+        """Paths of the stacked parameters among `factors`."""
+        return stacked_paths(self.factors, self.config)
 
     def delta_weight(self, path: str) -> Tensor:
         """Return s B A of one module in float32, (out, in).
 
-        It is (dim, vocabulary) for an embedding, and (out, in k) for a convolution.
+        For an embedding it is (dim, vocabulary), for a convolution (out, in k), for stacked weights
+        (experts, out, in).
 
         Raises:
             AdapterMismatchError: The adapter does not adapt that module, or scales the base's rows

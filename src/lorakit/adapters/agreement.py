@@ -11,6 +11,7 @@ from lorakit.adapters.rewritten import named_targets
 from lorakit.config import LoraConfig
 
 _SELECTION = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
+_PARAMETERS = "target_parameters"
 
 
 def common_base(adapters: Mapping[str, Adapter], problems: list[str]) -> str | None:
@@ -70,11 +71,13 @@ def common_settings(
         "task_type": next(iter(tasks.values()), None),
         "fan_in_fan_out": any(config.fan_in_fan_out for config in configs.values()),
     }
-    selections = [[_unordered(getattr(c, key)) for key in _SELECTION] for c in configs.values()]
+    keys = (*_SELECTION, _PARAMETERS)
+    selections = [[_unordered(getattr(c, key)) for key in keys] for c in configs.values()]
     if any(selection != selections[0] for selection in selections):
         regexes = [c for c in configs.values() if isinstance(c.target_modules, str)]
         update |= dict.fromkeys(_SELECTION)
-        update["target_modules"] = named_targets(
-            dict.fromkeys(paths), regexes[0] if regexes else first
-        )
+        stacked = frozenset().union(*(one.stacked for one in adapters.values()))
+        modules = dict.fromkeys(path for path in paths if path not in stacked)
+        update["target_modules"] = named_targets(modules, regexes[0] if regexes else first)
+        update[_PARAMETERS] = tuple(sorted(stacked))
     return first.model_copy(update=update)

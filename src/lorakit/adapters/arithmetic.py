@@ -32,7 +32,7 @@ def scaled_adapter(adapter: Adapter, factor: float) -> Adapter:
             f"Cannot scale the adapter: got the factor {factor!r}, expected a finite number. "
             "Give another one."
         )
-    require_low_rank(adapter, "scale", "the adapter")
+    require_low_rank(adapter, "scale", "the adapter", takes_stacked=True)
     factors = {path: (A.clone(), B * factor) for path, (A, B) in adapter.factors.items()}
     return replace(adapter, factors=factors)
 
@@ -88,6 +88,6 @@ def _squared_norm(parts: Sequence[tuple[float, Tensor, Tensor]]) -> float:
     """Return ‖Σ s B A‖_F², from the singular values of the factors side by side."""
     if not parts:
         return 0.0
-    A = torch.cat([s * A.double() for s, A, _ in parts])
-    B = torch.cat([B.double() for _, _, B in parts], dim=1)
+    A = torch.cat([s * A.double() for s, A, _ in parts], dim=-2)
+    B = torch.cat([B.double() for _, _, B in parts], dim=-1)
     return product_singular_values(A, B).square().sum().item()

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.convolutions import to_matrices
+from lorakit.adapters.parameter_keys import file_paths, from_file_layout
 from lorakit.adapters.peft_format import factor_keys, tensor_keys
 from lorakit.adapters.ranks import Factors, with_ranks
 from lorakit.adapters.sharded import copy_whole_, is_sharded
@@ -98,6 +99,7 @@ def adapter_state_dict(model: nn.Module, name: str = "default") -> dict[str, Ten
         {},
         view.magnitudes,
         view.convolutions,
+        view.stacked,
         view.token_rows,
     )
 
@@ -125,14 +127,26 @@ def load_adapter_state_dict(
             f"The tensors do not fit adapter {name!r}: {first_few(problems, 1)}. "
             "Load them into the base and configuration they were saved from."
         )
+    view = view_of(model, name)
+    paths = file_paths(view.factors, view.stacked)
     for path, layer in adapted_layers(model):
         update: LowRankUpdate | None = layer.updates._modules.get(name)  # type: ignore[assignment]
-        if update is not None and not update.keeps_saved_factors:
-            keys = factor_keys(path, isinstance(layer, LoraEmbedding))
-            A, B, _ = to_matrices(*(tensors[key] for key in keys))
+        if update is None:
+            continue
+        keys = factor_keys(paths[path], path in view.embeddings)
+        A, B = (tensors[key] for key in keys)
+        if path in view.stacked:
+            # The file's layout of these is a copy of what the model carries, and no view.
+            A, B = from_file_layout(A, B, update.r)
+            copy_whole_(update.lora_A, A)
+            copy_whole_(update.lora_B, B)
+        elif not update.keeps_saved_factors:
+            A, B, _ = to_matrices(A, B)
             update.load_factors_(A, B)
-            for key in keys:
-                del places[key]
+        else:
+            continue
+        for key in keys:
+            del places[key]
     for key, place in places.items():
         copy_whole_(place, tensors[key])
 

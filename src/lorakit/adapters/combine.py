@@ -154,7 +154,7 @@ def combine(
     """
     density = _check_options(adapters, weights, method, density, rank)
     for name, adapter in adapters.items():
-        require_low_rank(adapter, "combine", name)
+        require_low_rank(adapter, "combine", name, takes_stacked=True)
     problems: list[str] = []
     base = base_model or common_base(adapters, problems)
     paths = list(dict.fromkeys(path for one in adapters.values() for path in one.factors))
@@ -246,7 +246,10 @@ def _check_options(
 def _misfits(path: str, adapters: Mapping[str, Adapter], needs_one_rank: bool) -> list[str]:
     """Return why the updates of one module do not go together."""
     here = {name: one.factors[path] for name, one in adapters.items() if path in one.factors}
-    sizes = {name: (A.shape[1], B.shape[0]) for name, (A, B) in here.items()}
+    if len({A.shape[:-2] for A, _ in here.values()}) > 1:
+        text = ", ".join(f"{tuple(A.shape[:-2])} in {name}" for name, (A, _) in here.items())
+        return [f"{path} stacks matrices as {text}; expected one number of them."]
+    sizes = {name: (A.shape[-1], B.shape[-2]) for name, (A, B) in here.items()}
     if len(set(sizes.values())) > 1:
         text = ", ".join(f"from {i} to {o} in {name}" for name, (i, o) in sizes.items())
         return [f"{path} maps {text}; expected one shape."]
@@ -254,7 +257,7 @@ def _misfits(path: str, adapters: Mapping[str, Adapter], needs_one_rank: bool) -
         return [f"{path} is an embedding in one and a linear layer in another."]
     if len({adapters[name].convolutions.get(path) for name in here}) > 1:
         return [f"{path} has another kernel in one than in another."]
-    ranks = {name: A.shape[0] for name, (A, _) in here.items()}
+    ranks = {name: A.shape[-2] for name, (A, _) in here.items()}
     if needs_one_rank and len(set(ranks.values())) > 1:
         text = ", ".join(f"{r} in {name}" for name, r in ranks.items())
         return [f"{path} has rank {text}; this method needs one rank (cat and svd do not)."]
@@ -276,14 +279,14 @@ def _weighted(
 
 def _side_by_side(parts: Weighted) -> tuple[Tensor, Tensor]:
     """Return (A, B) whose product is the weighted sum of the updates."""
-    A = torch.cat([w * s * A for w, s, A, _ in parts])
-    return A, torch.cat([B for _, _, _, B in parts], dim=1)
+    A = torch.cat([w * s * A for w, s, A, _ in parts], dim=-2)
+    return A, torch.cat([B for _, _, _, B in parts], dim=-1)
 
 
 def _concatenated(parts: Weighted) -> tuple[Tensor, Tensor]:
     A, B = _side_by_side(parts)
-    side = min(A.shape[1], B.shape[0])
-    if A.shape[0] > side and len(parts) > 1:
+    side = min(A.shape[-1], B.shape[-2])
+    if A.shape[-2] > side and len(parts) > 1:
         A, B, _ = truncated_product(A, B, side)
     return A, B
 
@@ -313,10 +316,11 @@ def _by_svd(
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
     _, _, first_A, first_B = parts[0]
-    r = min(rank or max(A.shape[0] for _, _, A, _ in parts), first_A.shape[1], first_B.shape[0])
+    r = rank or max(A.shape[-2] for _, _, A, _ in parts)
+    r = min(r, first_A.shape[-1], first_B.shape[-2])
     if method == "svd":
         A, B = _side_by_side(parts)
-        new_A, new_B, _ = truncated_product(A, B, min(r, A.shape[0]))
+        new_A, new_B, _ = truncated_product(A, B, min(r, A.shape[-2]))
         return new_A, new_B
     deltas = [s * (B @ A) for _, s, A, B in parts]
     how = (method.removesuffix("_svd"), density, majority_sign, generator)

@@ -14,9 +14,9 @@ from lorakit.errors import AdapterMismatchError
 from lorakit.injection.checkpoint_weights import CheckpointWeights
 from lorakit.injection.plan import InjectionPlan, Site, plan_from_config
 from lorakit.injection.plan_from_tensors import saved_tensors
-from lorakit.injection.state import base_modules
-from lorakit.injection.targets import compact_targets
+from lorakit.injection.recorded import recorded_targets
 from lorakit.layers import LoraConv1D, LoraEmbedding
+from lorakit.layers.parameter import AdaptedParameter
 from lorakit.ops.factored_svd import truncated_dense
 
 Source = str | Path | nn.Module
@@ -84,7 +84,7 @@ def extract(base: Source, tuned: Source, config: LoraConfig) -> Extraction:
     pair = _Pair(before, after, prefix)
     factors, kept, norms = {}, {}, {}
     for site in plan.sites:
-        delta = _oriented(site, pair.difference(f"{site.path}.weight"))
+        delta = _oriented(site, pair.difference(_weight_of(site)))
         A, B = truncated_dense(delta, site.r)
         norm = delta.double().norm().item()
         norms[site.path] = norm
@@ -92,9 +92,8 @@ def extract(base: Source, tuned: Source, config: LoraConfig) -> Extraction:
         kept[site.path] = min(1.0, B.double().norm().item() ** 2 / norm**2) if norm else 1.0
         factors[site.path] = (A.contiguous(), (B / site.scaling).contiguous())
     replaced = {name: pair.tuned(name) for name in _replaced_names(plan)}
-    paths = [path for path, _ in base_modules(model) if path]
     adapter = Adapter(
-        _recorded(plan, paths),
+        _recorded(plan, model),
         factors,
         replaced,
         frozenset(s.path for s in plan.sites if issubclass(s.adapted_class, LoraEmbedding)),
@@ -158,14 +157,22 @@ class _Pair:
         return changes
 
 
+def _weight_of(site: Site) -> str:
+    """Return the full name of the parameter that a site updates."""
+    is_parameter = issubclass(site.adapted_class, AdaptedParameter)
+    return site.path if is_parameter else f"{site.path}.{site.adapted_class.weight_name}"
+
+
 def _oriented(site: Site, delta: Tensor) -> Tensor:
     """Return a difference as (out, in), or (dim, vocabulary) for an embedding."""
     shape = site.adapted_class.kernel_shape(site.module)
     if shape is not None and shape.groups == 1:
         return delta.flatten(1)
+    if isinstance(site.module, AdaptedParameter):
+        return site.module.oriented(delta)
     if delta.ndim != 2:
         raise AdapterMismatchError(
-            f"{site.path}.weight has shape {tuple(delta.shape)}, expected a matrix. Leave that "
+            f"{_weight_of(site)} has shape {tuple(delta.shape)}, expected a matrix. Leave that "
             "module out."
         )
     is_transposed = issubclass(site.adapted_class, (LoraConv1D, LoraEmbedding))
@@ -178,11 +185,11 @@ def _replaced_names(plan: InjectionPlan) -> list[str]:
     return heads + biases
 
 
-def _recorded(plan: InjectionPlan, paths: list[str]) -> LoraConfig:
+def _recorded(plan: InjectionPlan, model: nn.Module) -> LoraConfig:
     """Return the settings with the modules that were really selected."""
     return plan.config.model_copy(
         update={
-            "target_modules": compact_targets([site.path for site in plan.sites], paths),
+            **recorded_targets(model, plan),
             "exclude_modules": None,
             "layers_to_transform": None,
             "layers_pattern": None,

@@ -55,7 +55,7 @@ def hotswap_adapter(model: nn.Module, adapter: Adapter | str | Path, name: str =
         if path in new.factors:
             new_A, new_B = new.factors[path]
             ratio = new.config.scaling_for(path) / slot.scaling_for(path)
-            missing = A.shape[0] - new_A.shape[0]
+            missing = A.shape[-2] - new_A.shape[-2]
             A.copy_(F.pad(new_A, (0, 0, 0, missing)))
             B.copy_(F.pad(new_B if ratio == 1 else new_B * ratio, (0, missing)))
         else:
@@ -105,9 +105,11 @@ def _check(place: Adapter, new: Adapter, name: str) -> None:
 
 def _misfits(path: str, place: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor]) -> list[str]:
     (A, B), (new_A, new_B) = place, new
-    if new_A.shape[1] != A.shape[1] or new_B.shape[0] != B.shape[0]:
-        sizes, expected = (new_A.shape[1], new_B.shape[0]), (A.shape[1], B.shape[0])
+    if new_A.shape[:-2] != A.shape[:-2]:
+        return [f"{path} stacks {tuple(new_A.shape[:-2])} matrices, not {tuple(A.shape[:-2])}"]
+    sizes, expected = (new_A.shape[-1], new_B.shape[-2]), (A.shape[-1], B.shape[-2])
+    if sizes != expected:
         return [f"{path} is from {sizes[0]} to {sizes[1]}, expected {expected[0]} to {expected[1]}"]
-    if new_A.shape[0] > A.shape[0]:
-        return [f"{path} has rank {new_A.shape[0]}, expected at most {A.shape[0]}"]
+    if new_A.shape[-2] > A.shape[-2]:
+        return [f"{path} has rank {new_A.shape[-2]}, expected at most {A.shape[-2]}"]
     return []

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from lorakit.adapters.convolutions import Convolutions, to_kernels, to_matrices
+from lorakit.adapters.parameter_keys import file_paths, to_file_layout
 from lorakit.config import LoraConfig, TaskType
 from lorakit.errors import AdapterFileError, first_few
 from lorakit.initializations import is_rewriting
@@ -64,14 +65,29 @@ def tensor_keys(
     base_weights: Mapping[str, Tensor],
     magnitudes: Mapping[str, Tensor] = MappingProxyType({}),
     convolutions: Convolutions = MappingProxyType({}),
+    stacked: frozenset[str] = frozenset(),
     token_rows: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> dict[str, Tensor]:
-    """Return tensors under PEFT's keys, with the adapter's name stripped."""
+    """Return tensors under PEFT's keys, with the adapter's name stripped.
+
+    Args:
+        factors: (lora_A, lora_B) by path.
+        replaced: Heads and biases by their full name in the base.
+        embeddings: Paths of the embeddings among `factors`.
+        base_weights: Weights of the base by module path.
+        magnitudes: By module path.
+        convolutions: Kernels of the convolutions among `factors`.
+        stacked: Paths of the stacked parameters among `factors`.
+        token_rows: Trained rows by the path of their embedding or output layer.
+    """
     tensors: dict[str, Tensor] = {}
+    paths = file_paths(factors, stacked)
     for path, pair in factors.items():
         if path in convolutions:
             pair = to_kernels(*pair, convolutions[path])
-        tensors.update(zip(factor_keys(path, path in embeddings), pair, strict=True))
+        elif path in stacked:
+            pair = to_file_layout(*pair)
+        tensors.update(zip(factor_keys(paths[path], path in embeddings), pair, strict=True))
     for path, magnitude in magnitudes.items():
         if path in convolutions:
             magnitude = magnitude.view(1, -1, *(1,) * len(convolutions[path].kernel))
@@ -80,7 +96,8 @@ def tensor_keys(
         tensors[f"{PREFIX}{path}.token_adapter.trainable_tokens_delta"] = rows
     for key, tensor in replaced.items():
         path, _, last = key.rpartition(".")
-        tensors[f"{PREFIX}{path}.base_layer.{last}" if path in factors else PREFIX + key] = tensor
+        place = f"{paths[path]}.base_layer.{last}" if path in factors else key
+        tensors[PREFIX + place] = tensor
     for path, tensor in base_weights.items():
         layer = f"{path}.base_layer" if path in factors else path
         tensors[f"{PREFIX}{layer}.weight"] = tensor
@@ -190,7 +207,8 @@ def config_to_peft(config: LoraConfig, base_model: str | None) -> dict[str, Any]
     values["lora_alpha"] = int(alpha) if alpha == int(alpha) else alpha
     if not (config.init_lora_weights in _WRITTEN or is_rewriting(config.init_lora_weights)):
         values["init_lora_weights"] = True  # it has left no trace but the factors
-    values["modules_to_save"] = list(config.modules_to_save) or None
+    for key in ("modules_to_save", "target_parameters"):
+        values[key] = list(getattr(config, key)) or None
     values |= {
         "peft_type": "LORA",
         "auto_mapping": None,

@@ -13,7 +13,7 @@ Factors = Mapping[str, tuple[Tensor, Tensor]]
 
 def unit_scaled(config: LoraConfig, factors: Factors) -> LoraConfig:
     """Return settings with the ranks of these factors and a scaling of 1 in every module."""
-    ranks = {path: A.shape[0] for path, (A, _) in factors.items()}
+    ranks = {path: A.shape[-2] for path, (A, _) in factors.items()}
     return with_ranks(config, ranks, dict(ranks))
 
 

@@ -54,16 +54,18 @@ def resize_adapter(adapter: Adapter, r: int) -> Resize:
         raise ConfigError(
             f"Cannot resize the adapter: got r={r!r}, expected a whole number above 0. Give a rank."
         )
-    require_low_rank(adapter, "resize", "the adapter")
+    require_low_rank(adapter, "resize", "the adapter", takes_stacked=True)
     require_rank_fits(adapter.factors, r, "resize the adapter")
     factors, errors = {}, {}
     lost = whole = 0.0
     for path, (A, B) in adapter.factors.items():
         scaling = adapter.config.scaling_for(path)
         dtype = torch.promote_types(torch.promote_types(A.dtype, B.dtype), torch.float32)
-        new_A, new_B, values = truncated_product(A, B, min(r, *A.shape, *B.shape), scaling)
+        new_A, new_B, values = truncated_product(
+            A, B, min(r, *A.shape[-2:], *B.shape[-2:]), scaling
+        )
         energy = values.square()
-        cut = energy[r:].sum().item()
+        cut = energy[..., r:].sum().item()
         lost, whole = lost + cut, whole + energy.sum().item()
         errors[path] = (cut / energy.sum().item()) ** 0.5 if cut else 0.0
         factors[path] = _widened(new_A.to(dtype), new_B.to(dtype), r)
@@ -77,7 +79,7 @@ def require_rank_fits(factors: Mapping[str, tuple[Tensor, Tensor]], r: int, acti
     Raises:
         ShapeError: Names the first such modules and the largest rank that fits all.
     """
-    sides = {path: min(A.shape[1], B.shape[0]) for path, (A, B) in factors.items()}
+    sides = {path: min(A.shape[-1], B.shape[-2]) for path, (A, B) in factors.items()}
     small = [f"{path} ({side})" for path, side in sides.items() if side < r]
     if small:
         raise ShapeError(
@@ -89,10 +91,11 @@ def require_rank_fits(factors: Mapping[str, tuple[Tensor, Tensor]], r: int, acti
 
 def _widened(A: Tensor, B: Tensor, r: int) -> tuple[Tensor, Tensor]:
     """Return factors of rank r with the same product; new rows of A are drawn, new B is zero."""
-    missing = r - A.shape[0]
+    missing = r - A.shape[-2]
     if missing > 0:
-        bound = A.shape[1] ** -0.5  # that of kaiming_uniform_ with a = sqrt 5
-        rows = torch.rand(missing, A.shape[1], generator=torch.Generator().manual_seed(0))
-        A = torch.cat([A, ((2 * rows - 1) * bound).to(A)])
-        B = torch.cat([B, B.new_zeros(B.shape[0], missing)], dim=1)
+        bound = A.shape[-1] ** -0.5  # that of kaiming_uniform_ with a = sqrt 5
+        shape = (*A.shape[:-2], missing, A.shape[-1])
+        rows = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+        A = torch.cat([A, ((2 * rows - 1) * bound).to(A)], dim=-2)
+        B = torch.cat([B, B.new_zeros(*B.shape[:-1], missing)], dim=-1)
     return A.contiguous(), B.contiguous()

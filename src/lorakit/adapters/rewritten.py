@@ -8,6 +8,7 @@ from lorakit.adapters.adapter import Adapter
 from lorakit.config import LoraConfig
 from lorakit.errors import AdapterFileError
 from lorakit.initializations import is_rewriting
+from lorakit.injection.attention import OUTPUT
 
 _UNDERSTOOD_PARTS = {
     *("config", "factors", "replaced", "embeddings", "base_weights", "base_model"),
@@ -18,6 +19,7 @@ _UNDERSTOOD_SETTINGS = {
     *("layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern", "bias"),
     *("modules_to_save", "task_type", "init_lora_weights", "use_rslora", "fan_in_fan_out"),
     *("eva_rho", "init_batches"),
+    "target_parameters",  # what they select shows in the factors
     *("freeze_lora_a", "enable_lora"),  # how an adapter is trained, not what it is
 }
 
@@ -27,6 +29,8 @@ def require_low_rank(
     action: str,
     name: str,
     next_step: str = "Merge such an adapter into its base instead.",
+    *,
+    takes_stacked: bool = False,
 ) -> None:
     """Refuse an adapter whose update is more than s B A.
 
@@ -35,6 +39,7 @@ def require_low_rank(
         action: What is about to be done, such as "combine".
         name: What to call the adapter.
         next_step: What to do where it uses another feature.
+        takes_stacked: Whether factors of stacked weights (experts) can be taken as well.
 
     Raises:
         AdapterFileError: It uses another feature, or a factor is no matrix of finite numbers;
@@ -61,8 +66,9 @@ def require_low_rank(
             f"Cannot {action} {name}: got {', '.join(used)}, expected updates that are s B A and "
             f"nothing else. {next_step}"
         )
+    stacked = adapter.stacked if takes_stacked else ()
     for path, pair in adapter.factors.items():
-        if any(factor.ndim != 2 for factor in pair):
+        if path not in stacked and any(factor.ndim != 2 for factor in pair):
             shapes = " and ".join(str(tuple(factor.shape)) for factor in pair)
             raise AdapterFileError(
                 f"Cannot {action} {name}: {path} has factors of shape {shapes}, expected matrices. "
@@ -98,11 +104,14 @@ def require_own_start(adapter: Adapter, action: str, name: str) -> None:
 def named_targets(paths: Mapping[str, object], like: LoraConfig) -> str | tuple[str, ...]:
     """Return target_modules that select these modules by their whole paths.
 
+    An attention's path stands for its output projection too.
+
     Args:
         paths: The adapted modules.
         like: Settings whose form is kept: a regex, which alone tells a module from one whose path
             ends in the same way, or names.
     """
+    named = [p for p in paths if not (p.endswith(f".{OUTPUT}") and p.rpartition(".")[0] in paths)]
     if isinstance(like.target_modules, str) and like.target_modules != "all-linear":
-        return "|".join(re.escape(path) for path in paths)
-    return tuple(sorted(paths))
+        return "|".join(re.escape(path) for path in named)
+    return tuple(sorted(named))

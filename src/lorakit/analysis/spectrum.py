@@ -124,6 +124,12 @@ def update_svds(adapter: Adapter) -> list[UpdateSvd]:
             f"Cannot decompose the updates of {first_few(broken)}: got NaN or infinite "
             "numbers in their factors. Train again with a lower learning rate."
         )
+    stacked = [path for path, (A, B) in adapter.factors.items() if A.ndim != 2 or B.ndim != 2]
+    if stacked:
+        raise AdapterFileError(
+            f"Cannot decompose the update of {stacked[0]}: got factors of stacked weights, "
+            "expected matrices. `lorakit inspect` without --plot shows such updates."
+        )
     made = []
     for path, (A, B) in adapter.factors.items():
         left, singular_values, right = product_svd(A, B, adapter.config.scaling_for(path))

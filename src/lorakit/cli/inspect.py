@@ -206,18 +206,25 @@ def measure(adapter: Adapter, path: str) -> Update:
     a, b = adapter.factors[path]
     scaling = adapter.config.scaling_for(path)
     is_finite = bool(a.isfinite().all() and b.isfinite().all())
+    # Of stacked weights each expert has a spectrum of its own.
     values = product_singular_values(a, b, scaling) if is_finite else None
+    spectra = () if values is None else values.reshape(-1, values.shape[-1])
     return Update(
         path=path,
-        in_features=a.shape[1],
-        out_features=b.shape[0],
-        r=a.shape[0],
+        in_features=a.shape[-1],
+        out_features=b.shape[-2],
+        r=a.shape[-2],
         scaling=scaling,
         norm=float("nan") if values is None else values.norm().item(),
-        effective_rank=None if values is None else effective_rank(values),
+        effective_rank=None if values is None else _mean(effective_rank(one) for one in spectra),
         is_zero=not (a.any() and b.any()),
         is_finite=is_finite,
     )
+
+
+def _mean(values: Iterable[float]) -> float:
+    listed = list(values)
+    return sum(listed) / len(listed)
 
 
 def module_rows(updates: Iterable[Update]) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:

@@ -22,6 +22,7 @@ from lorakit.injection.state import (
     take_over_quantized,
     unwrapped,
 )
+from lorakit.injection.torch_encoders import hold_fast_paths
 from lorakit.layers import AdaptedLayer, ReplacedModule, restore_in_place
 
 
@@ -196,6 +197,7 @@ def remove_adapters(model: nn.Module, names: Sequence[str]) -> None:
         module.active_copy = None if module.active_copy in names else module.active_copy
         if not module.trained_copies:
             restore_in_place(module)
+    hold_fast_paths(model)
     if not state.configs:
         set_fused_mlp(model, False)
         drop_state(model)

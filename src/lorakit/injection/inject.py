@@ -10,13 +10,14 @@ from lorakit.config import LoraConfig
 from lorakit.errors import DtypeError, TargetError
 from lorakit.injection.activation import activate, remove_adapters
 from lorakit.injection.fused_mlp import set_fused_mlp, unfuse_all
+from lorakit.injection.parameters import attach
 from lorakit.injection.plan import AdapterTensors, InjectionPlan, Site, describe, plan_from_config
 from lorakit.injection.plan_from_tensors import plan_from_tensors, saved_tensors
+from lorakit.injection.recorded import recorded_targets
 from lorakit.injection.report import Injection, Match
 from lorakit.injection.siblings import group_siblings
 from lorakit.injection.starting_factors import StartingFactors, update_class
 from lorakit.injection.state import (
-    base_modules,
     check_new_name,
     create_state,
     require_no_other_holder,
@@ -25,8 +26,8 @@ from lorakit.injection.state import (
     take_over_quantized,
     unwrapped,
 )
-from lorakit.injection.targets import compact_targets
 from lorakit.injection.tokens import add_token_rows
+from lorakit.injection.torch_encoders import hold_fast_paths
 from lorakit.layers import (
     AdaptedLayer,
     copy_with_own,
@@ -37,6 +38,7 @@ from lorakit.layers.bitsandbytes_storage import bits_of
 from lorakit.layers.class_swap import has_foreign_forward, swap_class
 from lorakit.layers.magnitude import initial_magnitude
 from lorakit.layers.offload import execution_device, is_offloaded, weights_in_place
+from lorakit.layers.parameter import AdaptedParameter
 from lorakit.layers.parted_update import PartedUpdate
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -119,12 +121,13 @@ def add_adapter(
     activate(model, state, (name,))
     if is_first:
         set_fused_mlp(model, True)
+    hold_fast_paths(model)
     return _injection(plan, name, recorded)
 
 
 def _check_swappable(plan: InjectionPlan) -> None:
     """Raise before anything is touched if a class cannot be swapped."""
-    candidates = [site.module for site in plan.sites]
+    candidates = [getattr(site.module, "weight_owner", site.module) for site in plan.sites]
     candidates += list(plan.heads.values())
     candidates += list(plan.other_biases.values())
     candidates += [module for site in plan.tokens for module in site.modules.values()]
@@ -165,6 +168,7 @@ def _add_update(
 ) -> None:
     module, config = site.module, plan.config
     in_features, out_features = site.adapted_class.factor_sizes(module)
+    shape_A, shape_B = site.adapted_class.factor_shapes(module, site.r)
     device = execution_device(module)
     factor_dtype = dtype or trained_dtype(site.adapted_class.compute_dtype_of(module))
     bias = None
@@ -172,21 +176,24 @@ def _add_update(
         with weights_in_place(module):
             source = module.bias if tensors is None else tensors.replaced[f"{site.path}.bias"]
             bias = source.detach().to(device, factor_dtype, copy=True)  # type: ignore[union-attr]
-    groups, height = 1, out_features
     new_update = update_class(config, site.adapted_class, is_fresh=tensors is None)
     if site.parts is not None:
-        groups, height = sum(site.parts), out_features // len(site.parts)
+        groups = sum(site.parts)
+        shape_A = (groups * site.r, in_features)
+        shape_B = (groups * (out_features // len(site.parts)), site.r)
         new_update = partial(PartedUpdate, site.parts)
     update = new_update(
-        torch.empty(groups * site.r, in_features, device=device, dtype=factor_dtype),
-        torch.empty(groups * height, site.r, device=device, dtype=factor_dtype),
+        torch.empty(shape_A, device=device, dtype=factor_dtype),
+        torch.empty(shape_B, device=device, dtype=factor_dtype),
         site.scaling,
         config.lora_dropout,
         bias,
         torch.empty(out_features, device=device, dtype=factor_dtype) if config.use_dora else None,
         freezes_A=config.freeze_lora_a,
     )
-    if not isinstance(module, AdaptedLayer):
+    if isinstance(module, AdaptedParameter):
+        attach(module)
+    elif not isinstance(module, AdaptedLayer):
         module = site.adapted_class.adapt_in_place(module)
     if tensors is None:
         start.begin(module, update, site.path)
@@ -198,7 +205,7 @@ def _add_update(
             update.magnitude.copy_(
                 initial_magnitude(module, update) if magnitude is None else magnitude
             )
-    update.train(module.training)
+    update.train(getattr(module, "weight_owner", module).training)
     module.updates[name] = update
 
 
@@ -247,9 +254,7 @@ def _recorded_config(model: nn.Module, plan: InjectionPlan) -> LoraConfig:
     """
     return plan.config.model_copy(
         update={
-            "target_modules": compact_targets(
-                [site.path for site in plan.sites], [p for p, _ in base_modules(model) if p]
-            ),
+            **recorded_targets(model, plan),
             "exclude_modules": None,
             "layers_to_transform": None,
             "layers_pattern": None,
@@ -274,6 +279,7 @@ def _injection(plan: InjectionPlan, name: str, config: LoraConfig) -> Injection:
             site.r,
             site.scaling,
             config.use_dora,
+            getattr(site.module, "experts", 1),
         )
         for site in plan.sites
     )

@@ -1,7 +1,7 @@
 """What adding an adapter would do to a model, worked out before anything is touched."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Protocol
@@ -10,10 +10,19 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lorakit.config import LoraConfig
-from lorakit.errors import ShapeError, TargetError, first_few
+from lorakit.errors import TargetError
+from lorakit.injection.attention import (
+    OUTPUT_OBSTACLE,
+    attention_obstacle,
+    attention_outputs,
+    is_output,
+    with_output_patterns,
+    with_outputs,
+)
 from lorakit.injection.heads import TASKS_WITH_HEADS, output_layers, task_heads
+from lorakit.injection.parameters import is_carrier, selected_parameters
 from lorakit.injection.parts import by_groups, check_parts
-from lorakit.injection.start_checks import check_start
+from lorakit.injection.site_checks import check_sites
 from lorakit.injection.state import base_modules
 from lorakit.injection.targets import ALL_LINEAR, match_targets, name_matches, no_match_message
 from lorakit.injection.tokens import TokenSite, conflicts, find_token_sites
@@ -29,7 +38,9 @@ from lorakit.layers import (
     ReplacedModule,
     plain_class_of,
 )
+from lorakit.layers.attention import LoraAttentionOutput, LoraMultiheadAttention
 from lorakit.layers.bitsandbytes_storage import bits_of, quantized_weight
+from lorakit.layers.parameter import AdaptedParameter, ParameterOwner
 
 _ADAPTED_CLASSES: dict[type[nn.Module], type[AdaptedLayer]] = {
     nn.Linear: LoraLinear,
@@ -38,6 +49,7 @@ _ADAPTED_CLASSES: dict[type[nn.Module], type[AdaptedLayer]] = {
     nn.Conv1d: LoraConv1d,
     nn.Conv2d: LoraConv2d,
     nn.Conv3d: LoraConv3d,
+    nn.MultiheadAttention: LoraMultiheadAttention,
 }
 
 
@@ -129,13 +141,20 @@ class InjectionPlan:
 def adapted_class_of(module: nn.Module) -> type[AdaptedLayer] | None:
     """Return the class that adapts this module, or None where there is none."""
     if isinstance(module, AdaptedLayer):
-        return type(module)
+        return None if is_output(module) else type(module)
     return None if obstacle(module) else adapted_classes().get(plain_class_of(module))
+
+
+def output_class_of(module: nn.Module) -> type[AdaptedLayer] | None:
+    """Return the class that adapts the output projection of an attention."""
+    return LoraAttentionOutput if is_output(module) else adapted_class_of(module)
 
 
 def obstacle(module: nn.Module) -> str | None:
     """Return why a layer that looks adaptable is not, or None."""
     known = adapted_classes()
+    if is_output(module):
+        return OUTPUT_OBSTACLE
     if isinstance(module, AdaptedLayer) or not isinstance(module, tuple(known)):
         return None
     kind = plain_class_of(module)
@@ -143,6 +162,8 @@ def obstacle(module: nn.Module) -> str | None:
         return f"{kind.__name__} is a subclass with a forward of its own"
     if bits_of(module) is not None and quantized_weight(module) is None:
         return f"this {kind.__name__} is not quantised yet; move the model to its device first"
+    if isinstance(module, nn.MultiheadAttention):
+        return attention_obstacle(module)
     if isinstance(module, nn.Embedding) and module.max_norm is not None:
         return "max_norm rewrites the base's weight"
     return None
@@ -155,7 +176,7 @@ def plan_from_config(model: nn.Module, config: LoraConfig) -> InjectionPlan:
         TargetError: A pattern selects nothing or something that cannot be adapted; lists all.
         ShapeError: A rank is larger than its layer.
     """
-    modules = dict(base_modules(model))
+    modules = {path: m for path, m in base_modules(model) if not is_carrier(m)}
     plan = InjectionPlan(config)
     problems: list[str] = []
     plan.heads = _heads(model, modules, config, problems)
@@ -167,41 +188,45 @@ def plan_from_config(model: nn.Module, config: LoraConfig) -> InjectionPlan:
         if path and path not in plan.heads and not path.startswith(inside_heads)
     }
     adaptable = {p: c for p, m in free.items() if (c := adapted_class_of(m)) is not None}
-    outputs = output_layers(model)
+    outputs = {p: a for p, a in attention_outputs(free).items() if a in adaptable}
+    adaptable = {path: kind for path, kind in adaptable.items() if path not in outputs}
+    heads = output_layers(model)
     default = [
         path
         for path, kind in adaptable.items()
-        if kind.is_linear and id(modules[path]) not in outputs
+        if kind.is_linear and id(modules[path]) not in heads
     ]
-    selected, target_problems = match_targets(config, list(adaptable), default)
-    problems += _blocked(config, free, plan) + target_problems
+    parameters = selected_parameters(config, free, problems)
+    selected, target_problems = match_targets(config, list(adaptable), default, list(parameters))
+    adapted = with_outputs(selected, outputs)
+    problems += _blocked(config, free, plan, adapted) + target_problems
     if problems:
         raise TargetError("\n".join(problems))
 
-    plan.sites = [
-        Site(
-            path,
-            modules[path],
-            adaptable[path],
-            config.rank_for(path),
-            config.scaling_for(path),
-            config.parts_for(path),
-        )
-        for path in selected
-    ]
+    found = {path: outputs[path] for path in adapted if path in outputs}
+    plan.config = config = with_output_patterns(config, found)
+    for path in adapted:
+        kind = output_class_of(modules[path]) if path in outputs else adaptable[path]
+        if kind is not None:
+            plan.sites.append(_site(config, path, modules[path], kind))
+    plan.sites += [_site(config, p, one, AdaptedParameter) for p, one in parameters.items()]
     check_parts(config, plan.sites)
     plan.sites = [by_groups(site, config) for site in plan.sites]
-    _check_ranks(plan.sites)
-    _check_frozen(config, plan.sites)
-    _check_even(config, plan.sites)
-    check_start(config, plan.sites)
-    _note_skipped(config, modules, plan, outputs)
+    check_sites(config, plan.sites)
+    _note_skipped(config, modules, plan, heads)
     plan_biases(plan, free)
     plan.tokens = find_token_sites(model, modules, config, problems)
     problems += token_conflicts(plan)
     if problems:
         raise TargetError("\n".join(problems))
     return plan
+
+
+def _site(
+    config: LoraConfig, path: str, module: nn.Module, adapted_class: type[AdaptedLayer]
+) -> Site:
+    r, scaling = config.rank_for(path), config.scaling_for(path)
+    return Site(path, module, adapted_class, r, scaling, config.parts_for(path))
 
 
 def _heads(
@@ -219,6 +244,12 @@ def _heads(
             "of its own. Name the modules inside it."
             for path, module in found.items()
             if isinstance(module, (nn.ModuleList, nn.ModuleDict))
+        ]
+        problems += [
+            f"modules_to_save={[name]!r} names {path}: {OUTPUT_OBSTACLE.partition('. ')[0]}. Name "
+            "the attention itself."
+            for path, module in found.items()
+            if is_output(module)
         ]
     if config.task_type in TASKS_WITH_HEADS:
         automatic = task_heads(model)
@@ -248,58 +279,25 @@ def quantized_head_problems(heads: Mapping[str, nn.Module]) -> list[str]:
     return problems
 
 
-def _blocked(config: LoraConfig, free: dict[str, nn.Module], plan: InjectionPlan) -> list[str]:
+def _blocked(
+    config: LoraConfig, free: dict[str, nn.Module], plan: InjectionPlan, adapted: Collection[str]
+) -> list[str]:
     """Return a problem for each named module that looks like a layer but cannot be adapted."""
     targets = config.target_modules
     explicit = targets is not None and targets != ALL_LINEAR
     problems = []
     for path, module in free.items():
         reason = obstacle(module)
-        if reason is None:
+        if reason is None or path in adapted:
             continue
         excluded = config.exclude_modules and name_matches(config.exclude_modules, path)
         if explicit and targets and name_matches(targets, path) and not excluded:
             problems.append(
                 f"Cannot adapt {path}: {reason}. Leave it out with exclude_modules=[{path!r}]."
             )
-        elif not explicit and isinstance(module, (nn.Linear, Conv1D)):
+        elif not explicit and isinstance(module, (nn.Linear, Conv1D, nn.MultiheadAttention)):
             plan.skipped.append((path, reason))
     return problems
-
-
-def _check_ranks(sites: list[Site]) -> None:
-    too_large = []
-    for site in sites:
-        in_features, out_features = site.adapted_class.factor_sizes(site.module)
-        out_features //= len(site.parts) if site.parts else 1
-        if site.r > min(in_features, out_features):
-            too_large.append(f"{site.path} (in={in_features}, out={out_features}, r={site.r})")
-    if too_large:
-        raise ShapeError(
-            f"The rank is larger than the layer in {first_few(too_large, 5)}; expected r "
-            "up to min(in, out). Lower r, give these layers a rank_pattern, or exclude them."
-        )
-
-
-def _check_frozen(config: LoraConfig, sites: list[Site]) -> None:
-    """Refuse to freeze a lora_A that starts at zero: the update would stay zero."""
-    zero = [site.path for site in sites if site.adapted_class.zero_factor == "A"]
-    if config.freeze_lora_a and zero:
-        raise TargetError(
-            f"Cannot freeze lora_A of {zero[0]}: it is an embedding, whose lora_A starts at zero, "
-            "expected layers that draw it. Leave embeddings out of target_modules, or leave "
-            "freeze_lora_a out."
-        )
-
-
-def _check_even(config: LoraConfig, sites: list[Site]) -> None:
-    """Refuse a rank that the orthogonal initialisation cannot halve."""
-    odd = [f"{site.path} (r={site.r})" for site in sites if site.r % 2]
-    if config.init_lora_weights == "orthogonal" and odd:
-        raise ShapeError(
-            f"Cannot initialise {first_few(odd, 1)} with init_lora_weights='orthogonal': got an "
-            "odd rank, expected an even one, half of it for each factor. Change r or rank_pattern."
-        )
 
 
 def _note_skipped(
@@ -336,6 +334,12 @@ def plan_biases(plan: InjectionPlan, free: Mapping[str, nn.Module]) -> None:
             continue
         if path in site_paths:
             plan.site_biases.add(path)
+        elif plan.config.bias == "all" and is_output(module):
+            raise TargetError(
+                f"bias='all' would train the bias of {path}, which nn.MultiheadAttention reads "
+                "without calling it, expected an adapted attention. Name the attention in "
+                "target_modules, or use bias='lora_only'."
+            )
         elif plan.config.bias == "all" and isinstance(module, AdaptedLayer):
             raise TargetError(
                 f"bias='all' would train the bias of {path}, which another adapter adapts and "
@@ -358,8 +362,12 @@ def is_free(path: str, plan: InjectionPlan) -> bool:
 
 def describe(module: nn.Module) -> str:
     """Return the class name a user knows this module by."""
+    if isinstance(module, AdaptedParameter):
+        return f"{describe(module.weight_owner)} ({module.experts})"
     if isinstance(module, AdaptedLayer):
         return module.plain_class.__name__
+    if isinstance(module, ParameterOwner):
+        return plain_class_of(module).plain_owner_class().__name__  # type: ignore[attr-defined]
     return (
         plain_class_of(module).__name__
         if isinstance(module, ReplacedModule)

@@ -4,6 +4,8 @@ import torch
 from torch import nn
 
 from lorakit.errors import AdapterMismatchError, did_you_mean
+from lorakit.injection.attention import attention_outputs, with_outputs
+from lorakit.injection.parameters import is_carrier, parameter_at, selected_parameters
 from lorakit.injection.parts import by_groups
 from lorakit.injection.plan import (
     AdapterTensors,
@@ -12,6 +14,7 @@ from lorakit.injection.plan import (
     adapted_class_of,
     describe,
     is_free,
+    output_class_of,
     plan_biases,
     quantized_head_problems,
     token_conflicts,
@@ -21,7 +24,8 @@ from lorakit.injection.state import base_modules
 from lorakit.injection.targets import ALL_LINEAR, match_targets, name_matches
 from lorakit.injection.tokens import find_token_sites, misfits
 from lorakit.injection.vocabulary import rows_needed
-from lorakit.layers import KernelShape
+from lorakit.layers import AdaptedLayer, KernelShape
+from lorakit.layers.parameter import AdaptedParameter
 
 
 def plan_from_tensors(model: nn.Module, adapter: AdapterTensors) -> InjectionPlan:
@@ -31,14 +35,15 @@ def plan_from_tensors(model: nn.Module, adapter: AdapterTensors) -> InjectionPla
         AdapterMismatchError: A tensor has no place in the model, has another shape than its
             place, or a place is left empty; names the first and counts the rest.
     """
-    modules = dict(base_modules(model))
+    modules = {path: m for path, m in base_modules(model) if not is_carrier(m)}
     config = adapter.config
     plan = InjectionPlan(config)
     plan.heads = _heads(modules, adapter)
     problems = _vocabulary_problems(model, modules, adapter)
     problems += quantized_head_problems(plan.heads)
+    outputs = attention_outputs(modules)
     for path in adapter.factors:
-        _add_site(plan, modules, adapter, path, problems)
+        _add_site(plan, modules, adapter, path, outputs.get(path) in adapter.factors, problems)
     free = {path: module for path, module in modules.items() if is_free(path, plan)}
     _check_complete(free, adapter, problems)
     plan_biases(plan, free)
@@ -89,13 +94,19 @@ def _check_complete(
     free: dict[str, nn.Module], adapter: AdapterTensors, problems: list[str]
 ) -> None:
     """Look for modules that the configuration selects but the adapter has no tensors for."""
-    if adapter.config.target_modules in (None, ALL_LINEAR):
-        return
-    adaptable = [path for path, module in free.items() if adapted_class_of(module) is not None]
-    selected, _ = match_targets(adapter.config, adaptable, [])
+    selected = dict.fromkeys(selected_parameters(adapter.config, free, []), "target_parameters")
+    if adapter.config.target_modules not in (None, ALL_LINEAR):
+        outputs = attention_outputs(free)
+        adaptable = [
+            path
+            for path, module in free.items()
+            if adapted_class_of(module) is not None and path not in outputs
+        ]
+        found, _ = match_targets(adapter.config, adaptable, [])
+        selected |= dict.fromkeys(with_outputs(found, outputs), "target_modules")
     problems += [
-        f"the adapter has no tensors for {path!r}, which its target_modules select."
-        for path in selected
+        f"the adapter has no tensors for {path!r}, which its {field} select."
+        for path, field in selected.items()
         if path not in adapter.factors
     ]
 
@@ -105,21 +116,23 @@ def _add_site(
     modules: dict[str, nn.Module],
     adapter: AdapterTensors,
     path: str,
+    is_output: bool,
     problems: list[str],
 ) -> None:
-    module = modules.get(path)
+    module = modules.get(path) or parameter_at(modules, path)
     if module is None:
         # Only the first problem is shown, and looking for the nearest of many names takes time.
         hint = "" if problems else did_you_mean(path, modules)
         problems.append(f"the base has no module {path!r}, which the adapter adapts.{hint}")
         return
-    adapted_class = adapted_class_of(module)
+    adapted_class = _class_for(module, is_output)
     if adapted_class is None:
         problems.append(f"{path!r} is a {describe(module)}, which cannot be adapted.")
         return
     A, B = adapter.factors[path]
-    in_features, out_features = adapted_class.factor_sizes(module)
-    expected_A, expected_B = (A.shape[0], in_features), (out_features, A.shape[0])
+    _, out_features = adapted_class.factor_sizes(module)
+    r = A.shape[-2] if A.ndim > 1 else 0
+    expected_A, expected_B = adapted_class.factor_shapes(module, r)
     given: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = [
         (f"{path}.lora_A", tuple(A.shape), expected_A),
         (f"{path}.lora_B", tuple(B.shape), expected_B),
@@ -141,8 +154,15 @@ def _add_site(
         if got != expected:
             problems.append(f"{key} has shape {got}, but the base's layer needs {expected}.")
             return
-    site = Site(path, module, adapted_class, A.shape[0], adapter.config.scaling_for(path))
+    site = Site(path, module, adapted_class, r, adapter.config.scaling_for(path))
     plan.sites.append(by_groups(site, adapter.config))
+
+
+def _class_for(module: nn.Module, is_output: bool) -> type[AdaptedLayer] | None:
+    """Return the class that adapts a module, or stands for a parameter."""
+    if isinstance(module, AdaptedParameter):
+        return AdaptedParameter
+    return output_class_of(module) if is_output else adapted_class_of(module)
 
 
 def _kernel_text(shape: KernelShape | None) -> str:

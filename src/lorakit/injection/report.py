@@ -19,12 +19,14 @@ class Match:
     r: int
     scaling: float
     has_magnitude: bool = False
+    experts: int = 1
+    """How many matrices of that size are stacked in one parameter."""
 
     @property
     def parameters(self) -> int:
-        """Parameters of the update: r (in + out), and out for a magnitude."""
+        """Parameters of the update: r (in + out) of each matrix, and out for a magnitude."""
         magnitude = self.out_features if self.has_magnitude else 0
-        return self.r * (self.in_features + self.out_features) + magnitude
+        return self.experts * self.r * (self.in_features + self.out_features) + magnitude
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lorakit.config import LoraConfig
-from lorakit.errors import QuantizationError, ShapeError, TargetError
+from lorakit.errors import QuantizationError, ShapeError, TargetError, first_few
 from lorakit.initializations import is_rewriting
 from lorakit.layers import AdaptedLayer, LoraConv1D
 from lorakit.layers.bitsandbytes_storage import bits_of
@@ -37,14 +37,14 @@ def check_start(config: LoraConfig, sites: Sequence[Site]) -> None:
     others = [site.path for site in sites if not is_linear(site.adapted_class)]
     if others:
         raise TargetError(
-            f"Cannot start {others[0]}{_more(others)} with init_lora_weights={initialization!r}: "
+            f"Cannot start {first_few(others, 1)} with init_lora_weights={initialization!r}: "
             "it is no linear layer, expected linear ones alone. Leave it out of target_modules, "
             "or give it an adapter of its own."
         )
     dense = [site.path for site in sites if bits_of(site.module) is None]
     if initialization == "loftq" and dense:
         raise QuantizationError(
-            f"Cannot start {dense[0]}{_more(dense)} with init_lora_weights='loftq': its weight is "
+            f"Cannot start {first_few(dense, 1)} with init_lora_weights='loftq': its weight is "
             "not quantised, expected one that has lost something. Load the base with quantization, "
             "or use another init_lora_weights."
         )
@@ -60,7 +60,7 @@ def _require_twice_the_rank(sites: Sequence[Site]) -> None:
             small.append(f"{site.path} (in={in_features}, out={out_features}, r={site.r})")
     if small:
         raise ShapeError(
-            f"Cannot start {small[0]}{_more(small)} with init_lora_weights='lora_ga': it takes 2r "
+            f"Cannot start {first_few(small, 1)} with init_lora_weights='lora_ga': it takes 2r "
             "singular vectors of the gradient, expected r up to half of min(in, out). Lower r, or "
             "give these layers a rank_pattern."
         )
@@ -91,7 +91,3 @@ def rewritten_base_problems(config: LoraConfig, sites: Sequence[Site]) -> list[s
             "transpose. Convert it with PEFT's path_initial_model_for_weight_conversion."
         ]
     return []
-
-
-def _more(names: Sequence[str]) -> str:
-    return f" and {len(names) - 1} more" if len(names) > 1 else ""

@@ -40,7 +40,7 @@ def update_class(
     """
     initialization = config.init_lora_weights
     keeps_start = is_rewriting(initialization) or (is_fresh and initialization == "lora_ga")
-    return OffsetUpdate if keeps_start and is_linear(adapted_class) else LowRankUpdate
+    return OffsetUpdate if keeps_start and is_linear(adapted_class) else adapted_class.update_class
 
 
 class StartingFactors:

@@ -10,10 +10,12 @@ from lorakit.config import LoraConfig
 from lorakit.errors import AdapterNameError, AdapterStateError, did_you_mean
 from lorakit.layers import AdaptedLayer, ReplacedModule
 from lorakit.layers.bitsandbytes_storage import bits_of
+from lorakit.layers.parameter import ParameterOwner
 from lorakit.layers.row_adapters import RowAdapters
 
 _ATTRIBUTE = "_lorakit_state"
-_OWN_CHILDREN = ("updates", "trained_copies")
+_OWN_CHILDREN = ("updates", "trained_copies", "adapted_parameters")
+_CHANGED = (AdaptedLayer, ReplacedModule, ParameterOwner)
 
 
 @dataclass
@@ -169,7 +171,10 @@ def require_no_other_holder(model: nn.Module) -> None:
 
 
 def base_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield (path, module) of the base alone, without what adapters added, each module once."""
+    """Yield (path, module) of the base alone, without what adapters added, each module once.
+
+    Parameters that carry updates without being a layer come as their carriers, under their names.
+    """
     seen: set[int] = set()
     stack: list[tuple[str, nn.Module]] = [("", unwrapped(model))]
     while stack:
@@ -178,12 +183,15 @@ def base_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             continue
         seen.add(id(module))
         yield path, module
-        own = _OWN_CHILDREN if isinstance(module, (AdaptedLayer, ReplacedModule)) else ()
+        own = _OWN_CHILDREN if isinstance(module, _CHANGED) else ()
         children = [
             (f"{path}.{name}" if path else name, child)
             for name, child in module.named_children()
             if name not in own
         ]
+        if isinstance(module, ParameterOwner):
+            carriers_here = module.bound_parameters()
+            children += [(f"{path}.{one.parameter_name}", one) for one in carriers_here]
         stack.extend(reversed(children))
 
 
@@ -220,7 +228,9 @@ def _lean_walk(root: nn.Module) -> list[nn.Module]:
     found = [root]
     for module in found:  # grows while it is walked
         children = module._modules
-        own = isinstance(module, (AdaptedLayer, ReplacedModule))
+        own = isinstance(module, _CHANGED)
+        if own and isinstance(module, ParameterOwner):
+            found.extend(module.bound_parameters())
         for name, child in children.items():
             if child is None or id(child) in seen or (own and name in _OWN_CHILDREN):
                 continue

@@ -53,7 +53,10 @@ def layer_index(path: str, layers_pattern: str | Sequence[str] | None = None) ->
 
 
 def match_targets(
-    config: LoraConfig, adaptable: Sequence[str], default: Sequence[str]
+    config: LoraConfig,
+    adaptable: Sequence[str],
+    default: Sequence[str],
+    parameters: Sequence[str] = (),
 ) -> tuple[list[str], list[str]]:
     """Select the modules to adapt.
 
@@ -61,6 +64,7 @@ def match_targets(
         config: Gives target_modules, exclude_modules, layers_to_transform and the patterns.
         adaptable: Paths of every module that could be adapted, in the model's order.
         default: Those of them that "all-linear" means.
+        parameters: Paths of the parameters that are adapted as well; patterns may name them.
 
     Returns: The selected paths in the model's order, and the problems found: a name that matches
         nothing, an exclusion that excludes nothing, a layer index or pattern that fits nothing.
@@ -69,7 +73,7 @@ def match_targets(
     targets = config.target_modules
     if targets is None or targets == ALL_LINEAR:
         selected = list(default)
-        if not selected:
+        if not selected and not parameters:
             problems.append("The model has no linear layer to adapt besides its output head.")
     elif isinstance(targets, str):
         selected = [path for path in adaptable if name_matches(targets, path)]
@@ -85,8 +89,9 @@ def match_targets(
     selected = _in_layers(config, selected, problems)
     for field in ("rank_pattern", "alpha_pattern", "enable_lora"):
         for pattern in getattr(config, field):
-            if selected and not any(matching_pattern([pattern], path) for path in selected):
-                problems.append(no_match_message(field, [pattern], selected))
+            paths = [*selected, *parameters]
+            if paths and not any(matching_pattern([pattern], path) for path in paths):
+                problems.append(no_match_message(field, [pattern], paths))
     return selected, problems
 
 

@@ -64,10 +64,13 @@ def count_parameters(model: nn.Module) -> ParameterCount:
 
 def _base_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     """Return the base's own parameters with their names."""
-    inside = tuple(f"{path}.updates." for path, _ in adapted_layers(model))
-    inside += tuple(f"{path}.trained_copies." for path, _ in replaced_modules(model))
-    inside = tuple(prefix.lstrip(".") for prefix in inside)
-    return [(n, p) for n, p in model.named_parameters() if not (inside and n.startswith(inside))]
+    inside = tuple(f"{path}.trained_copies.".lstrip(".") for path, _ in replaced_modules(model))
+    of_updates = {id(p) for _, layer in adapted_layers(model) for p in layer.updates.parameters()}
+    return [
+        (name, parameter)
+        for name, parameter in model.named_parameters()
+        if id(parameter) not in of_updates and not (inside and name.startswith(inside))
+    ]
 
 
 def trainable_text(model: nn.Module) -> str:

@@ -37,6 +37,10 @@ class AdaptedLayer(nn.Module):
 
     is_linear: ClassVar[bool] = True
     """Whether "all-linear" means layers of this kind too."""
+    weight_name: ClassVar[str] = "weight"
+    """Name of the parameter that is updated."""
+    update_class: ClassVar[type[LowRankUpdate]] = LowRankUpdate
+    """What an update of a layer of this kind is made of."""
 
     weight: Tensor
     updates: nn.ModuleDict
@@ -71,6 +75,12 @@ class AdaptedLayer(nn.Module):
         raise TypeError(f"{cls.__name__} does not say how large its factors are.")
 
     @classmethod
+    def factor_shapes(cls, module: nn.Module, r: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the shapes of lora_A and lora_B for a layer of this kind and a rank."""
+        in_features, out_features = cls.factor_sizes(module)
+        return (r, in_features), (out_features, r)
+
+    @classmethod
     def kernel_shape(cls, module: nn.Module) -> KernelShape | None:
         """Return channels, kernel and groups of a convolution; None for any other layer."""
         return None
@@ -78,6 +88,11 @@ class AdaptedLayer(nn.Module):
     def merge_obstacle(self) -> str | None:
         """Return why the updates cannot be added to the weight, or None."""
         return None
+
+    @property
+    def weight_owner(self) -> nn.Module:
+        """The module that holds the parameter: the layer itself, but for adapted parameters."""
+        return self
 
     def base_weight(self) -> Weight:
         """Return the base's weight as (out, in), dense or quantised."""
@@ -164,22 +179,24 @@ class AdaptedLayer(nn.Module):
     def put_merged(self, exact: Tensor, dense_dtype: torch.dtype, requantize: bool) -> float:
         """Put a merged weight in the place of the base's; return its largest rounding error."""
         merged = exact.to(self.weight.dtype)
-        self._put_aside("weight", nn.Parameter(merged, requires_grad=False))
+        self._put_aside(self.weight_name, nn.Parameter(merged, requires_grad=False))
         return (merged.to(exact.dtype) - exact).abs().max().item() if merged.numel() else 0.0
 
     def _put_aside(self, parameter: str, replacement: nn.Parameter) -> None:
-        self.kept_parameters[parameter] = self._parameters[parameter]
-        setattr(self, parameter, replacement)
+        owner = self.weight_owner
+        self.kept_parameters[parameter] = owner._parameters[parameter]
+        setattr(owner, parameter, replacement)
 
     def unmerge(self) -> None:
         """Put the base's own parameters back, byte for byte."""
+        owner = self.weight_owner
         for parameter, kept in self.kept_parameters.items():
-            device = getattr(self, parameter).device
+            device = getattr(owner, parameter).device
             if kept is not None and kept.device != device:
                 kept.data = kept.data.to(device)
                 if hasattr(kept, "quant_state"):
                     kept.quant_state.to(device)  # type: ignore[union-attr]
-            setattr(self, parameter, kept)
+            setattr(owner, parameter, kept)
         self.kept_parameters = {}
 
     def keep_merged(self) -> None:

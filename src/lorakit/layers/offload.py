@@ -14,16 +14,16 @@ from torch import nn
 
 def is_offloaded(module: nn.Module) -> bool:
     """Return whether accelerate loads a weight of this module, or of a part of it, on demand."""
-    return any(_offloading_hooks(part) for part in module.modules())
+    return any(_offloading_hooks(part) for part in _holder(module).modules())
 
 
 def execution_device(module: nn.Module) -> torch.device:
     """Return where a layer computes: its weight's device, or that of the hook that loads it."""
-    for hook in _offloading_hooks(module):
+    for hook in _offloading_hooks(_holder(module)):
         if hook.execution_device is not None:
             return torch.device(hook.execution_device)
-    weight: torch.Tensor = module.weight  # type: ignore[assignment]
-    return weight.device
+    weight = getattr(module, "weight", None)
+    return (next(module.parameters()) if weight is None else weight).device
 
 
 @contextmanager
@@ -31,7 +31,7 @@ def weights_in_place(module: nn.Module) -> Iterator[None]:
     """Load the offloaded weights of a module and of its parts for the length of a block."""
     loaded: list[tuple[Any, nn.Module]] = []
     try:
-        for part in module.modules():
+        for part in _holder(module).modules():
             for hook in _offloading_hooks(part):
                 loaded.append((hook, part))
                 hook.pre_forward(part)
@@ -39,6 +39,11 @@ def weights_in_place(module: nn.Module) -> Iterator[None]:
     finally:
         for hook, part in loaded:
             hook.post_forward(part, None)
+
+
+def _holder(module: nn.Module) -> nn.Module:
+    """Return the module that holds the weights: another one for an adapted parameter."""
+    return getattr(module, "weight_owner", module)
 
 
 def _offloading_hooks(module: nn.Module) -> list[Any]:

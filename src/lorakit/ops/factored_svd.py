@@ -17,20 +17,20 @@ def product_svd(A: Tensor, B: Tensor, scaling: float = 1.0) -> tuple[Tensor, Ten
     of the (r, r) core, and its singular vectors turn the two orthonormal bases into those of ΔW.
 
     Args:
-        A: (r, in), any floating point type.
-        B: (out, r).
+        A: (*, r, in), any floating point type.
+        B: (*, out, r).
         scaling: Dimensionless factor s.
 
-    Returns: left (out, k), singular values (k,) in descending order, right (k, in), all float64;
-        k = min(r, out, in).
+    Returns: left (*, out, k), singular values (*, k) in descending order, right (*, k, in), all
+        float64; k = min(r, out, in).
 
     Memory: three matrices as large as the factors, never one of (out, in).
     Source: the QR trick for the SVD of a product, Golub and Van Loan 2013, section 8.6.
     """
     q_b, r_b = torch.linalg.qr(B.double())
-    q_a, r_a = torch.linalg.qr(A.double().T)
-    u, singular_values, vh = torch.linalg.svd(scaling * (r_b @ r_a.T), full_matrices=False)
-    return q_b @ u, singular_values, vh @ q_a.T
+    q_a, r_a = torch.linalg.qr(A.double().mT)
+    u, singular_values, vh = torch.linalg.svd(scaling * (r_b @ r_a.mT), full_matrices=False)
+    return q_b @ u, singular_values, vh @ q_a.mT
 
 
 @torch.no_grad()
@@ -61,18 +61,18 @@ def truncated_product(
     of singular value zero can still be trained.
 
     Args:
-        A: (k, in).
-        B: (out, k).
+        A: (*, k, in).
+        B: (*, out, k).
         r: At most min(k, out, in).
         scaling: Dimensionless factor s.
 
-    Returns: A (r, in), B (out, r), singular values (min(k, out, in),) in descending order;
+    Returns: A (*, r, in), B (*, out, r), singular values (*, min(k, out, in)) in descending order;
         float64.
 
     Source: Eckart and Young 1936.
     """
     left, values, right = product_svd(A, B, scaling)
-    return right[:r], left[:, :r] * values[:r], values
+    return right[..., :r, :], left[..., :r] * values[..., None, :r], values
 
 
 @torch.no_grad()
@@ -85,7 +85,7 @@ def truncated_dense(matrix: Tensor, r: int, exact: bool | None = None) -> tuple[
     case, 97% of that or more.
 
     Args:
-        matrix: (out, in), float32 or float64.
+        matrix: (out, in), float32 or float64; a stack (*, out, in) is taken one by one.
         r: At most min(out, in).
         exact: Whether to decompose in full; None decides by the size.
 
@@ -94,6 +94,9 @@ def truncated_dense(matrix: Tensor, r: int, exact: bool | None = None) -> tuple[
 
     Source: Halko, Martinsson and Tropp 2011, arXiv:0909.4061, algorithms 4.4 and 5.1.
     """
+    if matrix.ndim > 2:
+        pairs = [truncated_dense(one, r, exact) for one in matrix]
+        return torch.stack([A for A, _ in pairs]), torch.stack([B for _, B in pairs])
     side = min(matrix.shape)
     if exact is None:
         exact = side <= max(EXACT_SIDE, 4 * r)

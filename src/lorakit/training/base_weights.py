@@ -107,7 +107,8 @@ def _updates_alone(adapter: Adapter) -> Adapter:
     config = LoraConfig(
         r=adapter.config.r,
         rank_pattern=adapter.config.rank_pattern,
-        target_modules=tuple(adapter.factors),
+        target_modules=tuple(path for path in adapter.factors if path not in adapter.stacked),
+        target_parameters=tuple(adapter.stacked),
     )
     return replace(
         adapter, config=config, magnitudes={}, replaced={}, base_weights={}, token_rows={}

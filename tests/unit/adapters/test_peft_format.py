@@ -173,13 +173,13 @@ class TestConfig:
         [
             ({"lora_bias": True}, "lora_bias=True"),
             ({"layer_replication": [[0, 4]]}, "layer_replication=[[0, 4]]"),
-            ({"target_parameters": ["w"]}, "target_parameters=['w']"),
             (
                 {"init_lora_weights": "pissa_niter_4"},
                 "init_lora_weights='pissa_niter_4', which changes the base (PEFT's path_initial_",
             ),
             ({"init_lora_weights": "lora_ga"}, "init_lora_weights='lora_ga', which changes the"),
             ({"init_lora_weights": "loftq"}, "init_lora_weights='loftq', which changes the base."),
+            ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens=[1]"),
             ({"init_lora_weights": "corda"}, "init_lora_weights='corda'"),
             ({"some_future_switch": True}, "some_future_switch=True"),
         ],

@@ -1,0 +1,45 @@
+"""torch's fast paths through whole encoder layers, which read weights and would skip updates."""
+
+from torch import nn
+
+from lorakit.injection.state import base_modules
+from lorakit.layers import AdaptedLayer, ReplacedModule
+
+_SWITCHES = {
+    nn.TransformerEncoderLayer: ("activation_relu_or_gelu", 0),
+    nn.TransformerEncoder: ("use_nested_tensor", False),
+}
+"""What each class asks before it takes its fast path, and the answer that keeps it from it."""
+
+_KEPT = "_lorakit_fast_path"
+
+
+def hold_fast_paths(model: nn.Module) -> None:
+    """Keep encoder layers with adapted layers from torch's fast path, and let the others take it.
+
+    In evaluation without gradients nn.TransformerEncoderLayer hands the weights of its layers to
+    one kernel, so that no forward of theirs runs. Called after each change of what is adapted.
+    """
+    encoders = [
+        (path, module) for path, module in base_modules(model) if isinstance(module, (*_SWITCHES,))
+    ]
+    if not encoders:
+        return
+    changed = tuple(
+        f"{path}."
+        for path, module in base_modules(model)
+        if isinstance(module, (AdaptedLayer, ReplacedModule))
+    )
+    for path, module in encoders:
+        prefix = f"{path}." if path else ""
+        _hold(module, any(inside.startswith(prefix) for inside in changed))
+
+
+def _hold(module: nn.Module, is_held: bool) -> None:
+    attribute, answer = next(s for kind, s in _SWITCHES.items() if isinstance(module, kind))
+    attributes = vars(module)
+    if is_held and _KEPT not in attributes:
+        attributes[_KEPT] = attributes.get(attribute)
+        attributes[attribute] = answer
+    elif not is_held and _KEPT in attributes:
+        attributes[attribute] = attributes.pop(_KEPT)

@@ -1,0 +1,71 @@
+"""Tokens brought to the experts they are routed to, and back."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.autograd.function import once_differentiable
+
+
+class Route:
+    """The order in which the pairs of a token and one of its experts lie, expert after expert.
+
+    Attributes:
+        order: Position of each pair among those of `top_k_index`, (pairs,), sorted by expert.
+        inverse: Where each pair of `top_k_index` lies in that order, (pairs,).
+        top_k: Experts of each token.
+        counts: Pairs of each expert, as plain numbers. Pairs of an expert that is not here (those
+            of other processes) come last and are not among them.
+    """
+
+    def __init__(self, top_k_index: Tensor, experts: int) -> None:
+        ids, self.order = torch.sort(top_k_index.reshape(-1), stable=True)
+        self.inverse = torch.empty_like(self.order)
+        self.inverse[self.order] = torch.arange(len(self.order), device=self.order.device)
+        self.top_k = top_k_index.shape[-1]
+        self.counts = _counts(ids, experts)
+
+    def dispatch(self, hidden: Tensor) -> Tensor:
+        """Return each pair's token, (pairs, features), of tokens (tokens, features)."""
+        return _Dispatch.apply(hidden, self.order, self.inverse, self.top_k)  # type: ignore[return-value]
+
+    def sort(self, weights: Tensor) -> Tensor:
+        """Return what belongs to the pairs, (tokens, top_k), in the experts' order, (pairs,)."""
+        return weights.reshape(-1).index_select(0, self.order)
+
+    def combine(self, outputs: Tensor) -> Tensor:
+        """Add up what the experts of each token returned.
+
+        Args:
+            outputs: (pairs, features) in the experts' order.
+
+        Returns: (tokens, features).
+        """
+        in_place = outputs.index_select(0, self.inverse)
+        return in_place.view(-1, self.top_k, outputs.shape[-1]).sum(dim=1)
+
+
+class _Dispatch(torch.autograd.Function):
+    """A gather whose gradient is a gather too: no atomic additions, so that it always repeats."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, order: Tensor, inverse: Tensor, top_k: int) -> Tensor:
+        ctx.save_for_backward(inverse)
+        ctx.top_k = top_k
+        return hidden.index_select(0, order // top_k)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None, None]:
+        (inverse,) = ctx.saved_tensors
+        in_place = g.index_select(0, inverse).view(-1, ctx.top_k, g.shape[-1])
+        return in_place.sum(dim=1), None, None, None
+
+
+def _counts(ids: Tensor, experts: int) -> list[int]:
+    if isinstance(ids, FakeTensor) or ids.is_meta:
+        # There is no routing to look at; what a step keeps does not depend on it.
+        share, rest = divmod(len(ids), experts)
+        return [share + (expert < rest) for expert in range(experts)]
+    return torch.bincount(ids, minlength=experts)[:experts].tolist()
