@@ -77,6 +77,88 @@ def mlp() -> Net:
     )
 
 
+def conv1d() -> Net:
+    """Return a net of two convolutions over a sequence."""
+    return _net(
+        lambda: nn.Conv1d(3, 8, 3, padding=1),
+        nn.Tanh,
+        lambda: nn.Conv1d(8, 6, 3, stride=2),
+        head=lambda: nn.Linear(30, 3),
+    )
+
+
+def conv2d() -> Net:
+    """Return a net of two convolutions over an image."""
+    return _net(
+        lambda: nn.Conv2d(3, 8, 3, padding=1),
+        nn.Tanh,
+        lambda: nn.Conv2d(8, 6, 3, stride=2),
+        head=lambda: nn.Linear(54, 3),
+    )
+
+
+def conv3d() -> Net:
+    """Return a net of two convolutions over a volume."""
+    return _net(
+        lambda: nn.Conv3d(2, 8, 3, padding=1),
+        nn.Tanh,
+        lambda: nn.Conv3d(8, 4, (1, 2, 3), stride=(1, 1, 2)),
+        head=lambda: nn.Linear(4 * 5 * 4 * 2, 3),
+    )
+
+
+def grouped_conv2d() -> Net:
+    """Return a net of which one convolution has groups of channels."""
+    return _net(
+        lambda: nn.Conv2d(4, 8, 3, padding=1, groups=2),
+        nn.Tanh,
+        lambda: nn.Conv2d(8, 6, 3, stride=2),
+        head=lambda: nn.Linear(54, 3),
+    )
+
+
+def dilated_conv2d() -> Net:
+    """Return a net of convolutions that are dilated and padded around the border."""
+    return _net(
+        lambda: nn.Conv2d(3, 8, 3, padding=2, dilation=2, padding_mode="circular"),
+        nn.Tanh,
+        lambda: nn.Conv2d(8, 6, 3, stride=2),
+        head=lambda: nn.Linear(54, 3),
+    )
+
+
+def attention() -> Net:
+    """Return a net with torch's own attention, inside torch's encoder layer."""
+    return _net(
+        lambda: nn.TransformerEncoderLayer(16, 2, 32, batch_first=True),
+        lambda: nn.TransformerEncoderLayer(16, 2, 32, batch_first=True),
+        head=lambda: nn.Linear(80, 3),
+    )
+
+
+def mixtral() -> nn.Module:
+    """Return a mixture of experts whose weights are 3-D parameters."""
+    import transformers
+
+    config = transformers.MixtralConfig(
+        vocab_size=32,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        max_position_embeddings=32,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        initializer_range=0.3,
+    )
+    torch.manual_seed(0)
+    return transformers.MixtralForCausalLM(config).eval()
+
+
 def vit() -> nn.Module:
     """Return a vision transformer, whose patches are read by a convolution."""
     import transformers
@@ -100,6 +182,8 @@ def _images() -> dict[str, Any]:
     generator = torch.Generator().manual_seed(1)
     return {"pixel_values": torch.randn(ROWS, 3, 8, 8, generator=generator)}
 
+
+_CONVOLUTIONS = {"target_modules": ["body.0", "body.2"]}
 
 KINDS = {
     "mlp": Kind("nn.Linear, plain torch", mlp, {"target_modules": ["body.0", "body.2"]}, _rows(12)),
@@ -144,6 +228,27 @@ KINDS = {
         llama,
         {"target_modules": ["embed_tokens"]},
         head="lm_head",
+        has_biases=False,
+    ),
+    "conv1d": Kind("nn.Conv1d", conv1d, _CONVOLUTIONS, _rows(3, 12)),
+    "conv2d": Kind("nn.Conv2d", conv2d, _CONVOLUTIONS, _rows(3, 8, 8)),
+    "conv3d": Kind("nn.Conv3d", conv3d, _CONVOLUTIONS, _rows(2, 5, 5, 5)),
+    "grouped": Kind("nn.Conv2d with groups", grouped_conv2d, _CONVOLUTIONS, _rows(4, 8, 8)),
+    "dilated": Kind(
+        "nn.Conv2d, dilated and circular", dilated_conv2d, _CONVOLUTIONS, _rows(3, 8, 8)
+    ),
+    "attention": Kind(
+        "nn.MultiheadAttention", attention, {"target_modules": ["self_attn"]}, _rows(5, 16)
+    ),
+    "experts": Kind(
+        "experts as 3-D parameters, Mixtral-like",
+        mixtral,
+        {
+            "target_modules": [],
+            "target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"],
+        },
+        head="lm_head",
+        embedding="embed_tokens",
         has_biases=False,
     ),
     "vit": Kind(
