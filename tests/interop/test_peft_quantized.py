@@ -123,6 +123,7 @@ def test_layers_without_updates_compute_as_those_with_do_until_the_last_adapter_
     twin = dense_twin(model)
     for name, target in (("one", "q_proj"), ("two", "k_proj")):
         add_adapter(model, LoraConfig(r=2, target_modules=[target]), name)
+    set_adapter(model, None)
     delete_adapter(model, "two")
     assert type(model.model.layers[0].self_attn.k_proj) is not plain
     assert largest_error(logits(model), logits(twin)) <= LOGITS_TOLERANCE

@@ -8,6 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from lorakit.adapters.convolutions import Convolutions
 from lorakit.adapters.files import read_adapter_files, write_adapter_files
 from lorakit.adapters.peft_format import (
     config_from_peft,
@@ -36,6 +37,8 @@ class Adapter:
         base_weights: Weights of the base that the file repeats, by module path; they are
             compared with the base when the adapter is put into a model.
         base_model: Hub id or directory of the base, where known.
+        convolutions: Channels, kernel and groups of adapted convolutions by module path; their
+            lora_A is (r, in k), with k elements in a kernel.
     """
 
     config: LoraConfig
@@ -45,6 +48,7 @@ class Adapter:
     base_weights: Mapping[str, Tensor] = field(default_factory=dict)
     base_model: str | None = None
     magnitudes: Mapping[str, Tensor] = field(default_factory=dict)
+    convolutions: Convolutions = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: str | Path, *, allow_pickle: bool = False) -> Self:
@@ -85,6 +89,7 @@ class Adapter:
             keys.base_weights,
             values.get("base_model_name_or_path"),
             keys.magnitudes,
+            keys.convolutions,
         )
 
     @classmethod
@@ -107,6 +112,7 @@ class Adapter:
             {},
             view.base_model,
             {path: _copied(magnitude) for path, magnitude in view.magnitudes.items()},
+            view.convolutions,
         )
 
     def save(self, path: str | Path) -> list[Path]:
@@ -118,13 +124,20 @@ class Adapter:
         Returns: The paths written.
         """
         tensors = tensor_keys(
-            self.factors, self.replaced, self.embeddings, self.base_weights, self.magnitudes
+            self.factors,
+            self.replaced,
+            self.embeddings,
+            self.base_weights,
+            self.magnitudes,
+            self.convolutions,
         )
         values = config_to_peft(self.config, self.base_model)
         return write_adapter_files(Path(path), values, tensors)
 
     def delta_weight(self, path: str) -> Tensor:
-        """Return s B A of one module in float32, (out, in); (dim, vocabulary) for an embedding.
+        """Return s B A of one module in float32, (out, in).
+
+        It is (dim, vocabulary) for an embedding, and (out, in k) for a convolution.
 
         Raises:
             AdapterMismatchError: The adapter does not adapt that module, or scales the base's rows

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lorakit.adapters.adapter import Adapter
+from lorakit.adapters.convolutions import to_matrices
 from lorakit.adapters.peft_format import factor_keys, tensor_keys
 from lorakit.adapters.ranks import Factors, with_ranks
 from lorakit.adapters.sharded import copy_whole_, is_sharded
@@ -18,9 +19,10 @@ from lorakit.injection.state import (
     adapted_layers,
     replaced_modules,
     require_adapter,
+    require_unmerged,
     unwrapped,
 )
-from lorakit.layers import LoraEmbedding, LowRankUpdate
+from lorakit.layers import KernelShape, LoraEmbedding, LowRankUpdate
 
 
 def save_adapter(model: nn.Module, path: str | Path, name: str = "default") -> list[Path]:
@@ -38,8 +40,10 @@ def save_adapter(model: nn.Module, path: str | Path, name: str = "default") -> l
 
     Raises:
         AdapterNameError: There is no such adapter.
-        AdapterStateError: Its parameters are sharded.
+        AdapterStateError: Its parameters are sharded, or the model is merged: its weights hold the
+            adapter already, so that both together would count twice.
     """
+    require_unmerged(model, "save an adapter")
     view = view_of(model, name)
     if any(is_sharded(A) for A, _ in view.factors.values()):
         raise AdapterStateError(
@@ -87,7 +91,9 @@ def adapter_state_dict(model: nn.Module, name: str = "default") -> dict[str, Ten
         AdapterNameError: There is no such adapter.
     """
     view = view_of(model, name)
-    return tensor_keys(view.factors, view.replaced, view.embeddings, {}, view.magnitudes)
+    return tensor_keys(
+        view.factors, view.replaced, view.embeddings, {}, view.magnitudes, view.convolutions
+    )
 
 
 @torch.no_grad()
@@ -118,7 +124,8 @@ def load_adapter_state_dict(
         update: LowRankUpdate | None = layer.updates._modules.get(name)  # type: ignore[assignment]
         if update is not None and not update.keeps_saved_factors:
             keys = factor_keys(path, isinstance(layer, LoraEmbedding))
-            update.load_factors_(*(tensors[key] for key in keys))
+            A, B, _ = to_matrices(*(tensors[key] for key in keys))
+            update.load_factors_(A, B)
             for key in keys:
                 del places[key]
     for key, place in places.items():
@@ -133,6 +140,7 @@ def view_of(model: nn.Module, name: str) -> Adapter:
     magnitudes: dict[str, Tensor] = {}
     replaced: dict[str, Tensor] = {}
     embeddings = set()
+    convolutions: dict[str, KernelShape] = {}
     scalings: dict[str, float] = {}
     for path, layer in adapted_layers(model):
         if name not in layer.updates:
@@ -143,6 +151,9 @@ def view_of(model: nn.Module, name: str) -> Adapter:
             scalings[path] = update.scaling
         if update.magnitude is not None:
             magnitudes[path] = update.magnitude.detach()
+        shape = layer.kernel_shape(layer)
+        if shape is not None:
+            convolutions[path] = shape
         if isinstance(layer, LoraEmbedding):
             embeddings.add(path)
         if update.bias is not None:
@@ -163,7 +174,14 @@ def view_of(model: nn.Module, name: str) -> Adapter:
     if scalings:
         config = _as_saved(config, factors, scalings)
     return Adapter(
-        config, factors, replaced, frozenset(embeddings), {}, _base_name(model), magnitudes
+        config,
+        factors,
+        replaced,
+        frozenset(embeddings),
+        {},
+        _base_name(model),
+        magnitudes,
+        convolutions,
     )
 
 

@@ -185,8 +185,11 @@ def combine(
             pair = _by_factors(parts, method, density, majority_sign, generator)
         factors[path] = (pair[0].to(dtype).contiguous(), pair[1].to(dtype).contiguous())
     embeddings = frozenset().union(*(one.embeddings for one in adapters.values()))
+    convolutions = {p: shape for one in adapters.values() for p, shape in one.convolutions.items()}
     config = unit_scaled(settings, factors)
-    return Adapter(config, factors, replaced, embeddings, base_weights, base)
+    return Adapter(
+        config, factors, replaced, embeddings, base_weights, base, convolutions=convolutions
+    )
 
 
 def _check_options(
@@ -249,6 +252,8 @@ def _misfits(path: str, adapters: Mapping[str, Adapter], needs_one_rank: bool) -
         return [f"{path} maps {text}; expected one shape."]
     if len({path in adapters[name].embeddings for name in here}) > 1:
         return [f"{path} is an embedding in one and a linear layer in another."]
+    if len({adapters[name].convolutions.get(path) for name in here}) > 1:
+        return [f"{path} has another kernel in one than in another."]
     ranks = {name: A.shape[0] for name, (A, _) in here.items()}
     if needs_one_rank and len(set(ranks.values())) > 1:
         text = ", ".join(f"{r} in {name}" for name, r in ranks.items())

@@ -100,6 +100,11 @@ def extract(base: Source, tuned: Source, config: LoraConfig) -> Extraction:
         frozenset(s.path for s in plan.sites if issubclass(s.adapted_class, LoraEmbedding)),
         {},
         before.recorded,
+        convolutions={
+            site.path: shape
+            for site in plan.sites
+            if (shape := site.adapted_class.kernel_shape(site.module)) is not None
+        },
     )
     return Extraction(adapter, kept, norms, pair.other_changes())
 
@@ -155,6 +160,9 @@ class _Pair:
 
 def _oriented(site: Site, delta: Tensor) -> Tensor:
     """Return a difference as (out, in), or (dim, vocabulary) for an embedding."""
+    shape = site.adapted_class.kernel_shape(site.module)
+    if shape is not None and shape.groups == 1:
+        return delta.flatten(1)
     if delta.ndim != 2:
         raise AdapterMismatchError(
             f"{site.path}.weight has shape {tuple(delta.shape)}, expected a matrix. Leave that "

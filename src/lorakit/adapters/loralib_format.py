@@ -63,6 +63,12 @@ def _under_loralib_names(
         ratios: By module path, the scaling over that of the layer that will load it.
         enable_lora: Of `MergedLinear`s: for all of them, or by module path.
     """
+    if adapter.convolutions:
+        raise AdapterFileError(
+            f"Cannot write {next(iter(adapter.convolutions))} under loralib's names: it is a "
+            "convolution, whose factors loralib keeps in another form. Save the adapter in PEFT's "
+            "layout."
+        )
     tensors = {}
     for path, (A, B) in adapter.factors.items():
         parts = _parts(path, enable_lora)

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from lorakit.errors import AdapterStateError, QuantizationError
-from lorakit.injection import delete_adapter, set_adapter
+from lorakit.injection import set_adapter
+from lorakit.injection.activation import remove_adapters
 from lorakit.injection.state import (
     adapted_layers,
     base_modules,
@@ -65,8 +66,8 @@ def merge_adapters(
 
     Raises:
         AdapterNameError: There is no such adapter.
-        AdapterStateError: The model is merged already, no adapter is active, or two adapters
-            train the same head.
+        AdapterStateError: The model is merged already, no adapter is active, two adapters train
+            the same head, or an update is no change of a weight (a convolution in groups).
         QuantizationError: The base is quantised and `quantized_base` does not say what is to
             become of it, or it is not quantised.
 
@@ -80,6 +81,7 @@ def merge_adapters(
             "call set_adapter first."
         )
     _require_in_memory(model)
+    _require_mergeable(model, state.active if names is None else _as_tuple(names))
     _check_quantized_base(model, quantized_base)
     if names is not None:
         set_adapter(model, names)
@@ -134,6 +136,17 @@ def _require_in_memory(model: nn.Module) -> None:
             raise AdapterStateError(
                 f"Cannot merge into {path}: accelerate offloads its weights, expected them in "
                 "memory. Load the base without offloading."
+            )
+
+
+def _require_mergeable(model: nn.Module, names: Sequence[str]) -> None:
+    """Refuse updates that are no change of a layer's weight."""
+    for path, layer in adapted_layers(model):
+        obstacle = layer.merge_obstacle()
+        if obstacle is not None and any(name in layer.updates for name in names):
+            raise AdapterStateError(
+                f"Cannot merge into {path}: {obstacle}. Use the adapter unmerged, or leave that "
+                "module out of it."
             )
 
 
@@ -201,8 +214,7 @@ def merge_and_unload(
             untied |= any(id(p) in tied for part in parts for p in part._parameters.values())
             _take_over(module, module.trained_copies[module.active_copy])
     state.is_merged = False
-    for name in tuple(state.configs):
-        delete_adapter(model, name)
+    remove_adapters(model, tuple(state.configs))
     if "dequantize" in (quantized_base, merged_as):
         dequantize_model(model, _dense_dtype(model))
     if untied:

@@ -8,8 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
+from lorakit.adapters.convolutions import Convolutions, to_kernels, to_matrices
 from lorakit.config import LoraConfig, TaskType
 from lorakit.errors import AdapterFileError
+from lorakit.layers import KernelShape
 
 PREFIX = "base_model.model."
 
@@ -47,6 +49,7 @@ class ParsedKeys:
     replaced: dict[str, Tensor] = field(default_factory=dict)
     embeddings: frozenset[str] = frozenset()
     base_weights: dict[str, Tensor] = field(default_factory=dict)
+    convolutions: dict[str, KernelShape] = field(default_factory=dict)
 
 
 def tensor_keys(
@@ -55,12 +58,17 @@ def tensor_keys(
     embeddings: frozenset[str],
     base_weights: Mapping[str, Tensor],
     magnitudes: Mapping[str, Tensor] = MappingProxyType({}),
+    convolutions: Convolutions = MappingProxyType({}),
 ) -> dict[str, Tensor]:
     """Return tensors under PEFT's keys, with the adapter's name stripped."""
     tensors: dict[str, Tensor] = {}
     for path, pair in factors.items():
+        if path in convolutions:
+            pair = to_kernels(*pair, convolutions[path])
         tensors.update(zip(factor_keys(path, path in embeddings), pair, strict=True))
     for path, magnitude in magnitudes.items():
+        if path in convolutions:
+            magnitude = magnitude.view(1, -1, *(1,) * len(convolutions[path].kernel))
         tensors[f"{PREFIX}{path}.lora_magnitude_vector"] = magnitude
     for key, tensor in replaced.items():
         path, _, last = key.rpartition(".")
@@ -113,15 +121,11 @@ def parse_keys(
         name = key.removeprefix(PREFIX)
         if factor := re.fullmatch(r"(.+)\.lora_(embedding_)?([AB])(\.weight)?", name):
             path, is_embedding, letter, _ = factor.groups()
-            if tensor.ndim != 2:
-                problems.append(
-                    f"{path}.lora_{letter} has shape {tuple(tensor.shape)}, expected a matrix"
-                )
             halves.setdefault(path, {})[letter] = tensor
             if is_embedding:
                 embeddings.add(path)
         elif magnitude := re.fullmatch(r"(.+)\.lora_magnitude_vector(\.weight)?", name):
-            parsed.magnitudes[magnitude[1]] = tensor
+            parsed.magnitudes[magnitude[1]] = tensor.flatten() if tensor.ndim > 2 else tensor
         elif ".original_module." in name or ".modules_to_save." in name:
             # PEFT repeats the heads' biases under these keys when bias is "all".
             continue
@@ -132,7 +136,16 @@ def parse_keys(
             parsed.replaced[name.replace(".base_layer.", ".")] = tensor
     for path, both in halves.items():
         if len(both) == 2:
-            parsed.factors[path] = (both["A"], both["B"])
+            A, B, shape = to_matrices(both["A"], both["B"])
+            parsed.factors[path] = (A, B)
+            if shape is not None:
+                parsed.convolutions[path] = shape
+            problems += [
+                f"{path}.lora_{letter} has shape {tuple(factor.shape)}, expected a matrix or the "
+                "kernels of a convolution"
+                for letter, factor in (("A", A), ("B", B))
+                if factor.ndim != 2
+            ]
         else:
             problems.append(f"{path} has lora_{next(iter(both))} without its partner")
     problems += [

@@ -37,6 +37,8 @@ def portable_adapter(adapter: Adapter, *, keep_embeddings: bool = False) -> Adap
         problems.append(f"weights trained in full ({_some(list(adapter.replaced))})")
     if adapter.embeddings and not keep_embeddings:
         problems.append(f"adapted embeddings ({_some(sorted(adapter.embeddings))})")
+    if adapter.convolutions:
+        problems.append(f"adapted convolutions ({_some(sorted(adapter.convolutions))})")
     if problems:
         raise AdapterFileError(
             f"Cannot export the adapter: got {' and '.join(problems)}, expected updates of linear "

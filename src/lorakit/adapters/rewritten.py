@@ -10,6 +10,7 @@ from lorakit.errors import AdapterFileError
 
 _UNDERSTOOD_PARTS = {
     *("config", "factors", "replaced", "embeddings", "base_weights", "base_model"),
+    "convolutions",
 }
 _UNDERSTOOD_SETTINGS = {
     *("r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules"),
@@ -40,6 +41,11 @@ def require_low_rank(adapter: Adapter, action: str, name: str) -> None:
         part.name
         for part in fields(adapter)
         if part.name not in _UNDERSTOOD_PARTS and getattr(adapter, part.name)
+    ]
+    used += [
+        f"{shape.groups} groups of channels at {path}"
+        for path, shape in adapter.convolutions.items()
+        if shape.groups > 1
     ]
     if used:
         raise AdapterFileError(

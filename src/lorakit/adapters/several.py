@@ -14,9 +14,9 @@ from lorakit.injection import (
     active_adapters,
     adapter_names,
     add_adapter,
-    delete_adapter,
     set_adapter,
 )
+from lorakit.injection.activation import remove_adapters
 from lorakit.injection.state import check_new_name, require_adapter, require_state
 
 _DEFAULT = "default"
@@ -100,8 +100,7 @@ def load_adapters(
         for name, adapter in adapters.items():
             added[name] = add_adapter(model, adapter, name, trainable=False)
     except BaseException:
-        for name in added:
-            delete_adapter(model, name)
+        remove_adapters(model, tuple(added))
         if acting:
             set_adapter(model, acting)
         raise

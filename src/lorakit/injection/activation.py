@@ -160,14 +160,24 @@ def delete_adapter(model: nn.Module, name: str) -> None:
 
     Raises:
         AdapterNameError: There is no such adapter.
-        AdapterStateError: The model is merged.
+        AdapterStateError: The model is merged, or the adapter acts: the outputs would change
+            without a word.
     """
     require_unmerged(model, "delete an adapter")
     state = require_adapter(model, name)
-    _delete(unwrapped(model), state, (name,))
+    if name in state.active:
+        others = [other for other in state.configs if other != name]
+        choice = repr(others[0]) if others else "None"
+        raise AdapterStateError(
+            f"Cannot delete adapter {name!r}: it is active, expected one that does not act. Call "
+            f"set_adapter(model, {choice}) first, or unload(model) to take all adapters out."
+        )
+    remove_adapters(model, (name,))
 
 
-def _delete(model: nn.Module, state: AdapterState, names: Sequence[str]) -> None:
+def remove_adapters(model: nn.Module, names: Sequence[str]) -> None:
+    """Take adapters out of a model, whether they act or not."""
+    model, state = unwrapped(model), require_state(model)
     for name in names:
         del state.configs[name], state.trainable[name]
     state.active = tuple(name for name in state.active if name not in names)
@@ -202,5 +212,5 @@ def unload(model: nn.Module) -> nn.Module:
     """
     require_unmerged(model, "unload the adapters")
     state = require_state(model)
-    _delete(unwrapped(model), state, tuple(state.configs))
+    remove_adapters(model, tuple(state.configs))
     return unwrapped(model)

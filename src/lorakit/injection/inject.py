@@ -8,7 +8,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lorakit.config import LoraConfig
 from lorakit.errors import DtypeError, TargetError
-from lorakit.injection.activation import activate, delete_adapter
+from lorakit.injection.activation import activate, remove_adapters
 from lorakit.injection.fused_mlp import set_fused_mlp, unfuse_all
 from lorakit.injection.plan import AdapterTensors, InjectionPlan, Site, describe, plan_from_config
 from lorakit.injection.plan_from_tensors import plan_from_tensors, saved_tensors
@@ -114,7 +114,7 @@ def add_adapter(
         _add_copies(plan, name, dtype, tensors)
         group_siblings(model, [site.path for site in plan.sites])
     except BaseException:
-        delete_adapter(model, name)
+        remove_adapters(model, (name,))
         raise
     activate(model, state, (name,))
     if is_first:
@@ -189,9 +189,7 @@ def _add_update(
         update.initialize_(initialization, site.adapted_class.zero_factor)
     else:
         A, B = tensors.factors[site.path]
-        with torch.no_grad():
-            update.lora_A.copy_(A)
-            update.lora_B.copy_(B)
+        update.load_factors_(A, B)
     if not isinstance(module, AdaptedLayer):
         module = site.adapted_class.adapt_in_place(module)
     if update.magnitude is not None:

@@ -1,8 +1,9 @@
-"""Which layers can have their parts adapted one by one, checked before anything is touched."""
+"""Layers whose parts are adapted one by one, checked before anything is touched."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lorakit.config import LoraConfig
@@ -14,6 +15,30 @@ if TYPE_CHECKING:
     from lorakit.injection.plan import Site
 
 _INITIALIZATIONS = (True, False, "gaussian")
+
+
+def by_groups(site: Site, config: LoraConfig) -> Site:
+    """Return a site whose update has a block for each group, where the layer has groups.
+
+    Raises:
+        ShapeError: The rank is not divisible by the groups.
+        TargetError: Row norms are asked for, which weights in groups do not have in that form.
+    """
+    shape = site.adapted_class.kernel_shape(site.module)
+    if shape is None or shape.groups == 1:
+        return site
+    if site.r % shape.groups:
+        raise ShapeError(
+            f"Cannot adapt {site.path}: got r={site.r}, expected a multiple of its "
+            f"{shape.groups} groups. Change r, give it a rank_pattern, or leave it out."
+        )
+    if config.use_dora:
+        raise TargetError(
+            f"Cannot adapt {site.path} with use_dora: it has {shape.groups} groups, and what its "
+            "update adds is no weight whose rows have a length. Leave it out, or leave use_dora "
+            "out."
+        )
+    return replace(site, r=site.r // shape.groups, parts=(True,) * shape.groups)
 
 
 def check_parts(config: LoraConfig, sites: Sequence[Site]) -> None:

@@ -12,12 +12,16 @@ from transformers.pytorch_utils import Conv1D
 from lorakit.config import LoraConfig
 from lorakit.errors import ShapeError, TargetError
 from lorakit.injection.heads import TASKS_WITH_HEADS, output_layers, task_heads
-from lorakit.injection.parts import check_parts
+from lorakit.injection.parts import by_groups, check_parts
 from lorakit.injection.state import base_modules
 from lorakit.injection.targets import ALL_LINEAR, match_targets, name_matches, no_match_message
 from lorakit.layers import (
     AdaptedLayer,
+    KernelShape,
     LoraConv1D,
+    LoraConv1d,
+    LoraConv2d,
+    LoraConv3d,
     LoraEmbedding,
     LoraLinear,
     ReplacedModule,
@@ -29,6 +33,9 @@ _ADAPTED_CLASSES: dict[type[nn.Module], type[AdaptedLayer]] = {
     nn.Linear: LoraLinear,
     Conv1D: LoraConv1D,
     nn.Embedding: LoraEmbedding,
+    nn.Conv1d: LoraConv1d,
+    nn.Conv2d: LoraConv2d,
+    nn.Conv3d: LoraConv3d,
 }
 
 
@@ -69,6 +76,11 @@ class AdapterTensors(Protocol):
     @property
     def replaced(self) -> Mapping[str, Tensor]:
         """Tensors that stand in for the base's own, by their full name in the base."""
+        ...
+
+    @property
+    def convolutions(self) -> Mapping[str, KernelShape]:
+        """Channels, kernel and groups of adapted convolutions by module path."""
         ...
 
     @property
@@ -150,7 +162,7 @@ def plan_from_config(model: nn.Module, config: LoraConfig) -> InjectionPlan:
     default = [
         path
         for path, kind in adaptable.items()
-        if kind is not LoraEmbedding and id(modules[path]) not in outputs
+        if kind.is_linear and id(modules[path]) not in outputs
     ]
     selected, target_problems = match_targets(config, list(adaptable), default)
     problems += _blocked(config, free, plan) + target_problems
@@ -169,6 +181,7 @@ def plan_from_config(model: nn.Module, config: LoraConfig) -> InjectionPlan:
         for path in selected
     ]
     check_parts(config, plan.sites)
+    plan.sites = [by_groups(site, config) for site in plan.sites]
     _check_ranks(plan.sites)
     _check_frozen(config, plan.sites)
     _check_even(config, plan.sites)
@@ -235,7 +248,7 @@ def _blocked(config: LoraConfig, free: dict[str, nn.Module], plan: InjectionPlan
             problems.append(
                 f"Cannot adapt {path}: {reason}. Leave it out with exclude_modules=[{path!r}]."
             )
-        elif not explicit and not isinstance(module, nn.Embedding):
+        elif not explicit and isinstance(module, (nn.Linear, Conv1D)):
             plan.skipped.append((path, reason))
     return problems
 

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from lorakit.errors import AdapterMismatchError, did_you_mean
+from lorakit.injection.parts import by_groups
 from lorakit.injection.plan import (
     AdapterTensors,
     InjectionPlan,
@@ -16,6 +17,7 @@ from lorakit.injection.plan import (
 )
 from lorakit.injection.state import base_modules
 from lorakit.injection.targets import ALL_LINEAR, match_targets, name_matches
+from lorakit.layers import KernelShape
 
 
 def plan_from_tensors(model: nn.Module, adapter: AdapterTensors) -> InjectionPlan:
@@ -108,13 +110,26 @@ def _add_site(
     if adapter.config.use_dora:
         magnitude = tuple(adapter.magnitudes[path].shape)
         given.append((f"{path}.lora_magnitude_vector", magnitude, (out_features,)))
+    own_shape, shape = adapted_class.kernel_shape(module), adapter.convolutions.get(path)
+    if shape != own_shape:
+        problems.append(
+            f"{path}.lora_A is for {_kernel_text(shape)}, but the base's layer is "
+            f"{_kernel_text(own_shape)}."
+        )
+        return
     for key, got, expected in given:
         if got != expected:
             problems.append(f"{key} has shape {got}, but the base's layer needs {expected}.")
             return
-    plan.sites.append(
-        Site(path, module, adapted_class, A.shape[0], adapter.config.scaling_for(path))
-    )
+    site = Site(path, module, adapted_class, A.shape[0], adapter.config.scaling_for(path))
+    plan.sites.append(by_groups(site, adapter.config))
+
+
+def _kernel_text(shape: KernelShape | None) -> str:
+    if shape is None:
+        return "no convolution"
+    groups = f" in {shape.groups} groups" if shape.groups > 1 else ""
+    return f"a convolution of {shape.channels} channels by {list(shape.kernel)}{groups}"
 
 
 def _check_replaced(plan: InjectionPlan, adapter: AdapterTensors, problems: list[str]) -> None:

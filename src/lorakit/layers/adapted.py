@@ -1,6 +1,8 @@
 """What every adapted layer shares: its named updates, which are active, and merging."""
 
-from typing import ClassVar, Literal, Self
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,9 @@ from lorakit.layers.siblings import SiblingGroup
 from lorakit.layers.update import LowRankUpdate, shared_seed
 from lorakit.ops import LowRankTerm
 from lorakit.ops.quantized import Weight
+
+if TYPE_CHECKING:
+    from lorakit.layers.conv import KernelShape
 
 
 class AdaptedLayer(nn.Module):
@@ -29,6 +34,9 @@ class AdaptedLayer(nn.Module):
     plain_class: ClassVar[type[nn.Module]]
     zero_factor: ClassVar[Literal["A", "B"]] = "B"
     """Which factor of a new update starts at zero."""
+
+    is_linear: ClassVar[bool] = True
+    """Whether "all-linear" means layers of this kind too."""
 
     weight: Tensor
     updates: nn.ModuleDict
@@ -61,6 +69,15 @@ class AdaptedLayer(nn.Module):
     def factor_sizes(cls, module: nn.Module) -> tuple[int, int]:
         """Return (in, out): columns of lora_A and rows of lora_B for a layer of this kind."""
         raise TypeError(f"{cls.__name__} does not say how large its factors are.")
+
+    @classmethod
+    def kernel_shape(cls, module: nn.Module) -> KernelShape | None:
+        """Return channels, kernel and groups of a convolution; None for any other layer."""
+        return None
+
+    def merge_obstacle(self) -> str | None:
+        """Return why the updates cannot be added to the weight, or None."""
+        return None
 
     def base_weight(self) -> Weight:
         """Return the base's weight as (out, in), dense or quantised."""

@@ -19,6 +19,7 @@ from lorakit.ops.grouped import RowTerms, low_rank_linear_rows
 
 if TYPE_CHECKING:
     from lorakit.layers.adapted import AdaptedLayer
+    from lorakit.layers.conv import AdaptedConv
     from lorakit.layers.embedding import LoraEmbedding
 
 
@@ -93,14 +94,20 @@ class RowAdapters:
         h = low_rank_linear_rows(x, W0, None, prepared.rows)
         return h + _by_row(prepared.biases, h).to(h.dtype)
 
-    def embedding(self, layer: LoraEmbedding, ids: Tensor, h: Tensor) -> Tensor:
-        """Add the updates of an embedding to its base's vectors h, one adapter after the other."""
-        self._check_rows(ids, "embedding")
+    def added_by_row(self, layer: LoraEmbedding | AdaptedConv, x: Tensor, h: Tensor) -> Tensor:
+        """Add a layer's updates to what its base gives, one adapter after the other.
+
+        Args:
+            layer: An embedding or a convolution.
+            x: Its input, rows first.
+            h: Its base's output.
+        """
+        self._check_rows(x, layer.plain_class.__name__)
         for number, name in enumerate(self.distinct):
             if name not in layer.updates:
                 continue
-            rows = self._rows_of(number, ids.device)
-            share = layer.change_of_rows(layer.updates[name], ids[rows], h[rows])  # type: ignore[arg-type]
+            rows = self._rows_of(number, x.device)
+            share = layer.change_of_rows(layer.updates[name], x[rows], h[rows])  # type: ignore[arg-type]
             h = h.index_add(0, rows, share.to(h.dtype))
         return h
 

@@ -233,9 +233,10 @@ def test_one_adapts_what_another_trains_in_full(order):
         for each in order:
             add_adapter(twin, configs[each], each)
             randomize_(twin)
-        delete_adapter(twin, name)
         set_adapter(twin, rest)
+        delete_adapter(twin, name)
         assert torch.equal(logits(twin), kept)
+        set_adapter(twin, None)
         delete_adapter(twin, rest)
         assert torch.equal(logits(twin), base)
     unload(model)
@@ -263,18 +264,24 @@ class TestDelete:
         assert torch.equal(logits(model), kept)
         assert of(model, "b") == set()
 
-    def test_deleting_the_active_one_leaves_the_base_acting(self):
-        model = llama()
-        base = logits(model)
-        two_adapters(model)
-        delete_adapter(model, "b")
-        assert active_adapters(model) == ()
-        assert torch.equal(logits(model), base)
+    @pytest.mark.parametrize("active", ["b", ["a", "b"]])
+    def test_an_active_one_is_refused_and_the_model_left_as_it_was(self, active):
+        model = two_adapters(llama())
+        set_adapter(model, active)
+        before, outputs = snapshot(model), logits(model)
+        with pytest.raises(
+            AdapterStateError,
+            match=r"Cannot delete adapter 'b': it is active.*Call set_adapter\(model, 'a'\) first",
+        ):
+            delete_adapter(model, "b")
+        assert_untouched(model, before)
+        assert torch.equal(logits(model), outputs)
 
     def test_layers_no_adapter_uses_become_plain(self):
         model = llama()
         add_adapter(model, LoraConfig(r=1, target_modules=["q_proj"]), "a")
         add_adapter(model, LoraConfig(r=1, target_modules=["q_proj", "v_proj"]), "b")
+        set_adapter(model, "a")
         delete_adapter(model, "b")
         kinds = {type(m.v_proj).__name__ for m in (layer.self_attn for layer in model.model.layers)}
         assert kinds == {"Linear"}
@@ -286,6 +293,7 @@ class TestDelete:
         before = snapshot(model)
         two_adapters(model, task_type="SEQ_CLS", bias="all")
         delete_adapter(model, "a")
+        set_adapter(model, None)
         delete_adapter(model, "b")
         assert_untouched(model, before)
 

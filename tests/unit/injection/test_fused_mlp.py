@@ -181,9 +181,14 @@ def test_a_model_without_adapters_is_refused():
         set_fused_mlp(llama())
 
 
+def set_aside_and_delete(model, name="default"):
+    set_adapter(model, None)
+    delete_adapter(model, name)
+
+
 @pytest.mark.parametrize("build", [llama, gpt2])
 def test_unload_and_delete_leave_no_trace(build):
-    for leave in (unload, delete_adapter):
+    for leave in (unload, set_aside_and_delete):
         model = build()
         before = snapshot(model)
         add_adapter(model, LoraConfig(r=2, target_modules="all-linear"))
@@ -335,5 +340,6 @@ def test_an_mlp_that_a_later_adapter_trains_in_full(copier, saved):
     inside = model.get_submodule("model.layers.1.mlp" if saved == "mlp" else "model.layers.1")
     copied = inside.trained_copies["full"]
     assert not any(isinstance(part, FusedMlp) for part in copied.modules())
+    set_adapter(model, "default")
     delete_adapter(model, "full")
     assert not torch.equal(logits(model), expected)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lorakit import LoraConfig, add_adapter, delete_adapter
+from lorakit import LoraConfig, add_adapter, delete_adapter, set_adapter
 from lorakit.injection.state import adapted_layers
 from tiny_models import bert, distilbert, llama, t5
 
@@ -58,6 +58,7 @@ def test_a_second_adapter_enlarges_groups_and_keeps_those_it_does_not_change():
     assert attention.q_proj.siblings is first
     add_adapter(model, LoraConfig(r=2, target_modules=["k_proj"]), "three")
     assert groups(model) == [("q_proj", "k_proj", "v_proj")]
+    set_adapter(model, "one")
     delete_adapter(model, "three")
     assert groups(model) == [("q_proj", "v_proj")]
 

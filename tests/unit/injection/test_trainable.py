@@ -10,7 +10,7 @@ from transformers import (
     RobertaModel,
 )
 
-from lorakit import LoraConfig, add_adapter, count_parameters
+from lorakit import LoraConfig, add_adapter, count_parameters, set_adapter
 from lorakit.injection import delete_adapter, print_trainable_parameters, trainable_text, unload
 from tiny_models import TinyNet, gpt2
 
@@ -115,6 +115,7 @@ def test_every_adapter_counts_and_only_the_active_ones_are_trainable():
     count = count_parameters(model)
     one = 2 * (8 + 16)  # two layers, r = 1
     assert (count.lora, count.trainable, count.base) == (3 * one, one, base)
+    set_adapter(model, "a")
     delete_adapter(model, "b")
     assert count_parameters(model).lora == 2 * one
 

@@ -233,6 +233,7 @@ def test_a_layer_that_is_restored_leaves_its_group(computed):
     add_adapter(model, LoraConfig(r=2, target_modules=["v_proj"]), "two")
     set_adapter(model, ["one", "two"])
     model(torch.randn(4, 8))
+    set_adapter(model, "one")
     delete_adapter(model, "two")
     assert model.q_proj.siblings.members == [model.q_proj, model.k_proj]
     model(torch.randn(4, 8))
