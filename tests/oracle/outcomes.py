@@ -8,6 +8,9 @@ from oracle.features import FEATURES
 from oracle.models import KINDS
 from oracle.operations import OPERATIONS
 
+MADE = "made"
+"""In place of an operation: the adapter cannot be made, so that nothing can be done with it."""
+
 
 class Row(NamedTuple):
     """One row of the table."""
@@ -39,6 +42,8 @@ class Outcome:
 
     def fits(self, row: Row) -> bool:
         """Return whether this is the outcome of a row."""
+        if self.operations == "*" and row.operation == MADE:
+            return False
         patterns = (self.kinds, self.features, self.operations)
         return all(
             any(fnmatch(word, part) for part in pattern.split("|"))
@@ -46,7 +51,35 @@ class Outcome:
         )
 
 
+CONVOLUTIONS = "conv1d|conv2d|conv3d|grouped|dilated"
+
 LORAKIT = (
+    Outcome(
+        kinds="grouped",
+        features="dora",
+        operations=MADE,
+        message="with use_dora: it has 2 groups",
+        reason="what is added to a convolution in groups is no weight whose rows have a length",
+    ),
+    Outcome(
+        kinds="grouped",
+        features="orthogonal|pissa|olora",
+        operations=MADE,
+        message="Cannot adapt parts of body.0",
+        reason="this start is one of a whole matrix, not of groups",
+    ),
+    Outcome(
+        kinds="grouped",
+        operations="merged|unmerged",
+        message="it has groups=2",
+        reason="what is added to a convolution in groups is no weight of it",
+    ),
+    Outcome(
+        kinds="grouped",
+        operations="combined",
+        message="2 groups of channels",
+        reason="updates of convolutions in groups are not combined",
+    ),
     Outcome(
         features="dora",
         operations="combined",
@@ -62,6 +95,46 @@ LORAKIT = (
 )
 _KEPT_BIASES = "the trained biases go on acting where the adapter is off"
 PEFT = (
+    Outcome(
+        kinds=CONVOLUTIONS,
+        features="orthogonal|pissa|olora",
+        operations=MADE,
+        message="Unknown initialization",
+        reason="this start is for linear layers",
+    ),
+    Outcome(
+        kinds="grouped",
+        operations="merged|unmerged",
+        message="Merging is not supported",
+        reason="as lorakit",
+    ),
+    Outcome(
+        kinds="dilated",
+        features="lora_only|all_biases",
+        operations="combined",
+        message="supports only 1 adapter with bias",
+        reason="one adapter with biases at a time",
+    ),
+    Outcome(
+        kinds="dilated",
+        features="head",
+        operations="combined",
+        message="modules_to_save",
+        reason="modules trained in full have no sum",
+    ),
+    Outcome(
+        kinds="dilated",
+        features="dora",
+        operations="rows",
+        message="when DoRA is enabled",
+        reason="not for DoRA",
+    ),
+    Outcome(
+        kinds="dilated",
+        operations="outputs|gradients|saved|loaded|unmerged|rows|combined",
+        message="The size of tensor a",
+        reason="the low-rank path leaves out dilation and padding mode",
+    ),
     Outcome(
         features="rslora",
         operations="combined",
@@ -97,7 +170,13 @@ PEFT = (
 
 def outcome(outcomes: tuple[Outcome, ...], row: Row) -> Outcome | None:
     """Return what a tool does in a row, or None where it does what is right."""
-    return next((one for one in outcomes if one.fits(row)), None)
+    made = row._replace(operation=MADE)
+    return next((one for one in outcomes if one.fits(made) or one.fits(row)), None)
+
+
+def cannot_be_made(outcomes: tuple[Outcome, ...], kind: str, feature: str) -> bool:
+    """Return whether a tool refuses to make such an adapter at all."""
+    return any(one.fits(Row(kind, feature, MADE)) for one in outcomes)
 
 
 ROWS = tuple(

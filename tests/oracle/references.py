@@ -1,13 +1,13 @@
 """What an operation has to give where PEFT cannot say: from dense weights, or from parts of it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 import lorakit
-from lorakit.injection.state import adapted_layers
+from lorakit.injection.state import adapted_layers, replaced_modules
 from oracle.operations import LEARNING_RATE, NAMES_OF_ROWS, WEIGHTS, Case
 from tiny_models import tokens
 
@@ -40,10 +40,23 @@ def _with_changes(case: Case, changes: list[tuple[float, lorakit.Adapter]]) -> n
     for weight, adapter in changes:
         for path in adapter.factors:
             place = own[path if path in own else f"{path}.weight"]
-            place.add_(weight * orient[path](adapter.delta_weight(path)))
+            A, B = adapter.factors[path]
+            delta = adapter.config.scaling_for(path) * (B @ A)
+            place.copy_(_changed(place, weight * delta, adapter.magnitudes.get(path), orient[path]))
         for key, tensor in adapter.replaced.items():
             own[key].copy_(tensor)
     return plain
+
+
+def _changed(
+    W0: Tensor, delta: Tensor, magnitude: Tensor | None, orient: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Return W0 with an update, its rows scaled to a length where there is a magnitude."""
+    W = W0 + orient(delta)
+    if magnitude is None:
+        return W
+    rows = orient(W)
+    return orient(rows * (magnitude / rows.detach().norm(dim=1))[:, None])
 
 
 def _stepped_dense(case: Case) -> Tensor:
@@ -67,9 +80,13 @@ def _through_dense_weights(case: Case, model: nn.Module) -> Tensor:
         update = layer.updates["default"]
         A, B = update.operand_factors()  # type: ignore[operator]
         name = path if path in names else f"{path}.weight"
-        weights[name] = names[name].detach() + layer.oriented(update.scaling * (B @ A))  # type: ignore[operator]
+        W0, delta = names[name].detach(), update.scaling * (B @ A)  # type: ignore[operator]
+        weights[name] = _changed(W0, delta, update.magnitude, layer.oriented)  # type: ignore[arg-type]
         if update.bias is not None:
             weights[f"{path}.bias"] = update.bias  # type: ignore[assignment]
+    for path, module in replaced_modules(model):
+        copied = module.trained_copies["default"]
+        weights |= {f"{path}.{name}": tensor for name, tensor in copied.named_parameters()}
     given: Mapping[str, Tensor] = (
         tokens(plain, rows=len(NAMES_OF_ROWS)) if case.kind.inputs is None else case.kind.inputs()
     )
