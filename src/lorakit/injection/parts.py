@@ -32,6 +32,7 @@ def by_groups(site: Site, config: LoraConfig) -> Site:
             f"Cannot adapt {site.path}: got r={site.r}, expected a multiple of its "
             f"{shape.groups} groups. Change r, give it a rank_pattern, or leave it out."
         )
+    _check_initialization(site, config)
     if config.use_dora:
         raise TargetError(
             f"Cannot adapt {site.path} with use_dora: it has {shape.groups} groups, and what its "
@@ -56,12 +57,7 @@ def check_parts(config: LoraConfig, sites: Sequence[Site]) -> None:
                 f"Cannot adapt parts of {site.path}: it is a {type(site.module).__name__}, "
                 "expected a linear layer. Leave it out of enable_lora."
             )
-        if config.init_lora_weights not in _INITIALIZATIONS:
-            raise TargetError(
-                f"Cannot adapt parts of {site.path} with init_lora_weights="
-                f"{config.init_lora_weights!r}, expected one of {list(_INITIALIZATIONS)}. Leave "
-                "init_lora_weights or enable_lora out."
-            )
+        _check_initialization(site, config)
         out_features = site.adapted_class.factor_sizes(site.module)[1]
         if out_features % len(site.parts):
             raise ShapeError(
@@ -69,3 +65,13 @@ def check_parts(config: LoraConfig, sites: Sequence[Site]) -> None:
                 f"{len(site.parts)} parts, expected a divisor of its {out_features} outputs. Say "
                 "true or false for each of its equal parts."
             )
+
+
+def _check_initialization(site: Site, config: LoraConfig) -> None:
+    """Refuse starts that make one product of the whole weight."""
+    if config.init_lora_weights not in _INITIALIZATIONS:
+        raise TargetError(
+            f"Cannot adapt parts of {site.path} with init_lora_weights="
+            f"{config.init_lora_weights!r}, expected one of {list(_INITIALIZATIONS)}. Leave "
+            "init_lora_weights out, or the module."
+        )

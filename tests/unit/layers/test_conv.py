@@ -280,6 +280,10 @@ class TestGroups:
         with pytest.raises(TargetError, match="Cannot adapt 0 with use_dora: it has 2 groups"):
             self.model(use_dora=True)
 
+    def test_a_start_for_a_whole_matrix(self):
+        with pytest.raises(TargetError, match="parts of 0 with init_lora_weights='orthogonal'"):
+            self.model(init_lora_weights="orthogonal")
+
 
 class TestRefused:
     def test_a_file_for_another_kernel(self):

@@ -1,0 +1,261 @@
+"""The models of the table: for each the layers it is about and how both tools are told of them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from tiny_models import bert, distilbert, gpt2, llama, t5, tokens
+
+ROWS = 4
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A model, the layers of it that are adapted, and what it reads.
+
+    Attributes:
+        title: The kind of layer, as docs/adapters.md names it.
+        build: Makes the model, with the same weights every time.
+        options: What LoraConfig is told, by both tools alike.
+        inputs: Makes what forward takes, `ROWS` rows of it; None for token ids.
+        head: Name of a module that can be trained in full.
+        embedding: Name of an embedding with rows of its own for new tokens, or None.
+        has_biases: Whether its adapted layers have biases.
+    """
+
+    title: str
+    build: Callable[[], nn.Module]
+    options: dict[str, Any]
+    inputs: Callable[[], dict[str, Any]] | None = None
+    head: str = "head"
+    embedding: str | None = None
+    has_biases: bool = True
+
+    def output(self, model: nn.Module, **options: Any) -> torch.Tensor:
+        """Return what the model makes of the same inputs every time."""
+        given = tokens(model, rows=ROWS) if self.inputs is None else self.inputs()
+        out = model(**given, **options)
+        return out if isinstance(out, torch.Tensor) else out.logits
+
+
+class Net(nn.Module):
+    """Plain torch modules, one after the other, with a head."""
+
+    def __init__(self, *parts: nn.Module, head: nn.Module):
+        super().__init__()
+        self.body = nn.Sequential(*parts)
+        self.head = head
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map rows to what the head makes of them."""
+        return self.head(self.body(x).flatten(1))
+
+
+def _net(*parts: Callable[[], nn.Module], head: Callable[[], nn.Module]) -> Net:
+    torch.manual_seed(0)
+    return Net(*(make() for make in parts), head=head()).eval()
+
+
+def _rows(*shape: int) -> Callable[[], dict[str, Any]]:
+    def make() -> dict[str, Any]:
+        generator = torch.Generator().manual_seed(1)
+        return {"x": torch.randn(ROWS, *shape, generator=generator)}
+
+    return make
+
+
+def mlp() -> Net:
+    """Return a net of two linear layers."""
+    return _net(
+        lambda: nn.Linear(12, 16),
+        nn.Tanh,
+        lambda: nn.Linear(16, 8, bias=False),
+        head=lambda: nn.Linear(8, 3),
+    )
+
+
+def conv1d() -> Net:
+    """Return a net of two convolutions over a sequence."""
+    return _net(
+        lambda: nn.Conv1d(3, 8, 3, padding=1),
+        nn.Tanh,
+        lambda: nn.Conv1d(8, 6, 3, stride=2),
+        head=lambda: nn.Linear(30, 3),
+    )
+
+
+def conv2d() -> Net:
+    """Return a net of two convolutions over an image."""
+    return _net(
+        lambda: nn.Conv2d(3, 8, 3, padding=1),
+        nn.Tanh,
+        lambda: nn.Conv2d(8, 6, 3, stride=2),
+        head=lambda: nn.Linear(54, 3),
+    )
+
+
+def conv3d() -> Net:
+    """Return a net of two convolutions over a volume."""
+    return _net(
+        lambda: nn.Conv3d(2, 8, 3, padding=1),
+        nn.Tanh,
+        lambda: nn.Conv3d(8, 4, (1, 2, 3), stride=(1, 1, 2)),
+        head=lambda: nn.Linear(4 * 5 * 4 * 2, 3),
+    )
+
+
+def grouped_conv2d() -> Net:
+    """Return a net of which one convolution has groups of channels."""
+    return _net(
+        lambda: nn.Conv2d(4, 8, 3, padding=1, groups=2),
+        nn.Tanh,
+        lambda: nn.Conv2d(8, 6, 3, stride=2),
+        head=lambda: nn.Linear(54, 3),
+    )
+
+
+def dilated_conv2d() -> Net:
+    """Return a net of convolutions that are dilated and padded around the border."""
+    return _net(
+        lambda: nn.Conv2d(3, 8, 3, padding=2, dilation=2, padding_mode="circular"),
+        nn.Tanh,
+        lambda: nn.Conv2d(8, 6, 3, stride=2),
+        head=lambda: nn.Linear(54, 3),
+    )
+
+
+def attention() -> Net:
+    """Return a net with torch's own attention, inside torch's encoder layer."""
+    return _net(
+        lambda: nn.TransformerEncoderLayer(16, 2, 32, batch_first=True),
+        lambda: nn.TransformerEncoderLayer(16, 2, 32, batch_first=True),
+        head=lambda: nn.Linear(80, 3),
+    )
+
+
+def mixtral() -> nn.Module:
+    """Return a mixture of experts whose weights are 3-D parameters."""
+    import transformers
+
+    config = transformers.MixtralConfig(
+        vocab_size=32,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        max_position_embeddings=32,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        initializer_range=0.3,
+    )
+    torch.manual_seed(0)
+    return transformers.MixtralForCausalLM(config).eval()
+
+
+def vit() -> nn.Module:
+    """Return a vision transformer, whose patches are read by a convolution."""
+    import transformers
+
+    config = transformers.ViTConfig(
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        image_size=8,
+        patch_size=4,
+        num_channels=3,
+        num_labels=3,
+        initializer_range=0.3,
+    )
+    torch.manual_seed(0)
+    return transformers.ViTForImageClassification(config).eval()
+
+
+def _images() -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(1)
+    return {"pixel_values": torch.randn(ROWS, 3, 8, 8, generator=generator)}
+
+
+_CONVOLUTIONS = {"target_modules": ["body.0", "body.2"]}
+
+KINDS = {
+    "mlp": Kind("nn.Linear, plain torch", mlp, {"target_modules": ["body.0", "body.2"]}, _rows(12)),
+    "llama": Kind(
+        "nn.Linear, Llama-like",
+        llama,
+        {"target_modules": ["q_proj", "v_proj", "down_proj"]},
+        head="lm_head",
+        embedding="embed_tokens",
+        has_biases=False,
+    ),
+    "bert": Kind(
+        "nn.Linear, BERT-like",
+        bert,
+        {"target_modules": ["query", "value"]},
+        head="classifier",
+        embedding="word_embeddings",
+    ),
+    "distilbert": Kind(
+        "nn.Linear, DistilBERT-like",
+        distilbert,
+        {"target_modules": ["q_lin", "v_lin"]},
+        head="classifier",
+        embedding="word_embeddings",
+    ),
+    "t5": Kind(
+        "nn.Linear, T5-like",
+        t5,
+        {"target_modules": ["q", "v", "wo"]},
+        head="lm_head",
+        has_biases=False,
+    ),
+    "gpt2": Kind(
+        "Conv1D, GPT-2-like",
+        gpt2,
+        {"target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True},
+        head="lm_head",
+        embedding="wte",
+    ),
+    "embedding": Kind(
+        "nn.Embedding",
+        llama,
+        {"target_modules": ["embed_tokens"]},
+        head="lm_head",
+        has_biases=False,
+    ),
+    "conv1d": Kind("nn.Conv1d", conv1d, _CONVOLUTIONS, _rows(3, 12)),
+    "conv2d": Kind("nn.Conv2d", conv2d, _CONVOLUTIONS, _rows(3, 8, 8)),
+    "conv3d": Kind("nn.Conv3d", conv3d, _CONVOLUTIONS, _rows(2, 5, 5, 5)),
+    "grouped": Kind("nn.Conv2d with groups", grouped_conv2d, _CONVOLUTIONS, _rows(4, 8, 8)),
+    "dilated": Kind(
+        "nn.Conv2d, dilated and circular", dilated_conv2d, _CONVOLUTIONS, _rows(3, 8, 8)
+    ),
+    "attention": Kind(
+        "nn.MultiheadAttention", attention, {"target_modules": ["self_attn"]}, _rows(5, 16)
+    ),
+    "experts": Kind(
+        "experts as 3-D parameters, Mixtral-like",
+        mixtral,
+        {
+            "target_modules": [],
+            "target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"],
+        },
+        head="lm_head",
+        embedding="embed_tokens",
+        has_biases=False,
+    ),
+    "vit": Kind(
+        "nn.Linear, ViT-like",
+        vit,
+        {"target_modules": ["q_proj", "v_proj"]},
+        _images,
+        head="classifier",
+    ),
+}

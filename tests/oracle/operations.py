@@ -1,0 +1,212 @@
+"""The operations of the table: each done by PEFT and by lorakit, to outputs that must be equal."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+from torch import Tensor, nn
+
+import lorakit
+from oracle.features import FEATURES, Feature
+from oracle.models import KINDS, ROWS, Kind
+from tiny_models import randomize_
+
+R, ALPHA = 4, 6
+LEARNING_RATE = 0.05
+NAMES_OF_ROWS = ["default", None, "default", None][:ROWS]
+WEIGHTS = {"default": 0.7, "second": 0.4}
+
+
+class Case:
+    """One kind of model with one feature, carried by both tools with the same numbers."""
+
+    def __init__(self, kind: str, feature: str, directory: Path, *, peft_cannot: bool = False):
+        self.kind: Kind = KINDS[kind]
+        self.feature: Feature = FEATURES[feature]
+        self.starts_itself = self.feature.starts_itself or peft_cannot
+        own = self.feature.options(self.kind)
+        if own is None:
+            raise ValueError(f"{feature} makes no sense for {kind}")
+        self.options: dict[str, Any] = {"r": R, "lora_alpha": ALPHA, **self.kind.options, **own}
+        self.directory = directory
+
+    def fresh_theirs(self, seed: int = 3) -> nn.Module:
+        """Return PEFT's model with random numbers in everything that is trained."""
+        torch.manual_seed(0)
+        config = peft.LoraConfig(**self.options)
+        model = peft.get_peft_model(self.kind.build(), config)
+        return randomize_(model, seed=seed).eval()
+
+    def fresh_ours(self, seed: int = 3) -> nn.Module:
+        """Return lorakit's model with random numbers of its own."""
+        model = self.kind.build()
+        options = {key: value for key, value in self.options.items() if key != "fan_in_fan_out"}
+        lorakit.add_adapter(model, lorakit.LoraConfig(**options))
+        return randomize_(model, seed=seed).eval()
+
+    @cached_property
+    def _theirs(self) -> nn.Module:
+        return self.fresh_theirs()
+
+    @cached_property
+    def their_file(self) -> Path:
+        """Where PEFT saved its adapter."""
+        self._theirs.save_pretrained(self.directory / "theirs")
+        return self.directory / "theirs"
+
+    @cached_property
+    def our_file(self) -> Path:
+        """Where lorakit saved its adapter."""
+        lorakit.save_adapter(self._ours, self.directory / "ours")
+        return self.directory / "ours"
+
+    @cached_property
+    def _ours(self) -> nn.Module:
+        """lorakit's model with the numbers of PEFT's file, or the same ones drawn anew."""
+        if self.starts_itself:
+            return self.fresh_ours()
+        model = self.kind.build()
+        lorakit.load_adapter(model, self.their_file, trainable=True)
+        return model.eval()
+
+    def second(self) -> lorakit.Adapter:
+        """Return another adapter with the same configuration and other numbers."""
+        if self.starts_itself:
+            return lorakit.Adapter.from_model(self.fresh_ours(seed=9))
+        directory = self.directory / "second"
+        self.fresh_theirs(seed=9).save_pretrained(directory)
+        return lorakit.Adapter.load(directory)
+
+    @property
+    def theirs(self) -> nn.Module:
+        """PEFT's model, a copy to do anything with."""
+        return copy.deepcopy(self._theirs)
+
+    @property
+    def ours(self) -> nn.Module:
+        """lorakit's model, a copy to do anything with."""
+        return copy.deepcopy(self._ours)
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What is done to an adapted model, by either tool, and returns outputs.
+
+    Attributes:
+        title: As docs/adapters.md names it.
+        theirs: Done with PEFT.
+        on: Done with lorakit, on a model of the case.
+    """
+
+    title: str
+    theirs: Callable[[Case], Tensor]
+    on: Callable[[Case, nn.Module], Tensor]
+
+    def ours(self, case: Case) -> Tensor:
+        """Return what lorakit makes of its model."""
+        return self.on(case, case.ours)
+
+
+def _stepped(kind: Kind, model: nn.Module) -> Tensor:
+    """Return the outputs after one step of plain gradient descent."""
+    before = kind.output(model).detach()
+    kind.output(model).square().mean().backward()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.grad is not None and parameter.requires_grad:
+                parameter.sub_(LEARNING_RATE * parameter.grad)
+    after = kind.output(model).detach()
+    return torch.cat([before, after, after - before])
+
+
+def _their_unmerged(case: Case) -> Tensor:
+    model = case.theirs
+    model.merge_adapter()
+    model.unmerge_adapter()
+    return case.kind.output(model)
+
+
+def _our_unmerged(case: Case, model: nn.Module) -> Tensor:
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    lorakit.merge_adapters(model)
+    lorakit.unmerge_adapters(model)
+    for name, tensor in model.state_dict().items():
+        if not torch.equal(tensor, before[name]):
+            raise ValueError(f"{name} is not what it was before merging")
+    return case.kind.output(model)
+
+
+def _our_rows(case: Case, model: nn.Module) -> Tensor:
+    with lorakit.adapter_rows(model, NAMES_OF_ROWS):
+        return case.kind.output(model)
+
+
+def _their_base(case: Case) -> Tensor:
+    model = case.theirs
+    with model.disable_adapter():
+        return case.kind.output(model)
+
+
+def _our_base(case: Case, model: nn.Module) -> Tensor:
+    with lorakit.disable_adapters(model):
+        return case.kind.output(model)
+
+
+def _reloaded_theirs(case: Case) -> Tensor:
+    return case.kind.output(peft.PeftModel.from_pretrained(case.kind.build(), case.our_file).eval())
+
+
+def _reloaded_ours(case: Case, model: nn.Module) -> Tensor:
+    model = case.kind.build()
+    lorakit.load_adapter(model, case.their_file)
+    return case.kind.output(model.eval())
+
+
+def _their_combination(case: Case) -> Tensor:
+    model = case.theirs
+    directory = case.directory / "second"
+    case.fresh_theirs(seed=9).save_pretrained(directory)
+    model.load_adapter(directory, "second")
+    names, weights = list(WEIGHTS), list(WEIGHTS.values())
+    model.add_weighted_adapter(names, weights, "both", combination_type="cat")
+    model.set_adapter("both")
+    return case.kind.output(model.eval())
+
+
+def _our_combination(case: Case, model: nn.Module) -> Tensor:
+    lorakit.add_adapter(model, case.second(), "second")
+    lorakit.combine_adapters(model, WEIGHTS, "both", method="cat")
+    lorakit.set_adapter(model, "both")
+    return case.kind.output(model.eval())
+
+
+OPERATIONS = {
+    "outputs": Operation(
+        "forward", lambda c: c.kind.output(c.theirs), lambda c, model: c.kind.output(model)
+    ),
+    "gradients": Operation(
+        "step", lambda c: _stepped(c.kind, c.theirs), lambda c, model: _stepped(c.kind, model)
+    ),
+    "saved": Operation("file to PEFT", _reloaded_theirs, lambda c, model: c.kind.output(model)),
+    "loaded": Operation("file from PEFT", lambda c: c.kind.output(c.theirs), _reloaded_ours),
+    "merged": Operation(
+        "merge",
+        lambda c: c.kind.output(c.theirs.merge_and_unload()),
+        lambda c, model: c.kind.output(lorakit.merge_and_unload(model)),
+    ),
+    "unmerged": Operation("unmerge", _their_unmerged, _our_unmerged),
+    "rows": Operation(
+        "mixed rows",
+        lambda c: c.kind.output(
+            c.theirs, adapter_names=[name or "__base__" for name in NAMES_OF_ROWS]
+        ),
+        _our_rows,
+    ),
+    "off": Operation("off", _their_base, _our_base),
+    "combined": Operation("combine", _their_combination, _our_combination),
+}

@@ -1,0 +1,188 @@
+"""Which rows of the table are not simply equal: where either tool refuses, or PEFT is not right."""
+
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from typing import Literal, NamedTuple
+
+from oracle.features import FEATURES
+from oracle.models import KINDS
+from oracle.operations import OPERATIONS
+
+MADE = "made"
+"""In place of an operation: the adapter cannot be made, so that nothing can be done with it."""
+
+
+class Row(NamedTuple):
+    """One row of the table."""
+
+    kind: str
+    feature: str
+    operation: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a tool does in some rows, other than what is right.
+
+    Attributes:
+        features: Pattern of the features; alternatives are separated by "|".
+        operations: Likewise of operations.
+        kinds: Likewise of kinds.
+        what: "refuses" raises an error; "differs" gives other outputs.
+        message: Part of the error's text.
+        reason: Why, for a reader of docs/adapters.md.
+    """
+
+    features: str = "*"
+    operations: str = "*"
+    kinds: str = "*"
+    what: Literal["refuses", "differs"] = "refuses"
+    message: str = ""
+    reason: str
+
+    def fits(self, row: Row) -> bool:
+        """Return whether this is the outcome of a row."""
+        if self.operations == "*" and row.operation == MADE:
+            return False
+        patterns = (self.kinds, self.features, self.operations)
+        return all(
+            any(fnmatch(word, part) for part in pattern.split("|"))
+            for word, pattern in zip(row, patterns, strict=True)
+        )
+
+
+CONVOLUTIONS = "conv1d|conv2d|conv3d|grouped|dilated"
+
+LORAKIT = (
+    Outcome(
+        kinds="grouped",
+        features="dora",
+        operations=MADE,
+        message="with use_dora: it has 2 groups",
+        reason="what is added to a convolution in groups is no weight whose rows have a length",
+    ),
+    Outcome(
+        kinds="grouped",
+        features="orthogonal|pissa|olora",
+        operations=MADE,
+        message="Cannot adapt parts of body.0",
+        reason="this start is one of a whole matrix, not of groups",
+    ),
+    Outcome(
+        kinds="grouped",
+        operations="merged|unmerged",
+        message="it has groups=2",
+        reason="what is added to a convolution in groups is no weight of it",
+    ),
+    Outcome(
+        kinds="grouped",
+        operations="combined",
+        message="2 groups of channels",
+        reason="updates of convolutions in groups are not combined",
+    ),
+    Outcome(
+        features="dora",
+        operations="combined",
+        message="got use_dora=True",
+        reason="what DoRA adds depends on the base; merge such an adapter instead",
+    ),
+    Outcome(
+        features="head|lora_only|all_biases",
+        operations="combined",
+        message="trained in full cannot be added up",
+        reason="tensors trained in full, such as heads and biases, have no sum",
+    ),
+)
+_KEPT_BIASES = "the trained biases go on acting where the adapter is off"
+PEFT = (
+    Outcome(
+        kinds=CONVOLUTIONS,
+        features="orthogonal|pissa|olora",
+        operations=MADE,
+        message="Unknown initialization",
+        reason="this start is for linear layers",
+    ),
+    Outcome(
+        kinds="grouped",
+        operations="merged|unmerged",
+        message="Merging is not supported",
+        reason="as lorakit",
+    ),
+    Outcome(
+        kinds="dilated",
+        features="lora_only|all_biases",
+        operations="combined",
+        message="supports only 1 adapter with bias",
+        reason="one adapter with biases at a time",
+    ),
+    Outcome(
+        kinds="dilated",
+        features="head",
+        operations="combined",
+        message="modules_to_save",
+        reason="modules trained in full have no sum",
+    ),
+    Outcome(
+        kinds="dilated",
+        features="dora",
+        operations="rows",
+        message="when DoRA is enabled",
+        reason="not for DoRA",
+    ),
+    Outcome(
+        kinds="dilated",
+        operations="outputs|gradients|saved|loaded|unmerged|rows|combined",
+        message="The size of tensor a",
+        reason="the low-rank path leaves out dilation and padding mode",
+    ),
+    Outcome(
+        features="rslora",
+        operations="combined",
+        what="differs",
+        reason="the rsLoRA scaling of what is combined is left out",
+    ),
+    Outcome(
+        features="head",
+        operations="combined",
+        message="modules_to_save",
+        reason="modules trained in full have no sum",
+    ),
+    Outcome(
+        features="lora_only|all_biases",
+        operations="combined",
+        message="supports only 1 adapter with bias",
+        reason="one adapter with biases at a time",
+    ),
+    Outcome(
+        features="lora_only|all_biases",
+        operations="rows|off",
+        what="differs",
+        reason=_KEPT_BIASES,
+    ),
+    Outcome(
+        features="dora",
+        operations="rows",
+        message="when DoRA is enabled",
+        reason="not for DoRA",
+    ),
+)
+
+
+def outcome(outcomes: tuple[Outcome, ...], row: Row) -> Outcome | None:
+    """Return what a tool does in a row, or None where it does what is right."""
+    made = row._replace(operation=MADE)
+    return next((one for one in outcomes if one.fits(made) or one.fits(row)), None)
+
+
+def cannot_be_made(outcomes: tuple[Outcome, ...], kind: str, feature: str) -> bool:
+    """Return whether a tool refuses to make such an adapter at all."""
+    return any(one.fits(Row(kind, feature, MADE)) for one in outcomes)
+
+
+ROWS = tuple(
+    Row(kind, feature, operation)
+    for kind, model in KINDS.items()
+    for feature, asked in FEATURES.items()
+    if asked.options(model) is not None
+    for operation in OPERATIONS
+)

@@ -1,0 +1,94 @@
+"""What an operation has to give where PEFT cannot say: from dense weights, or from parts of it."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+import lorakit
+from lorakit.injection.state import adapted_layers, replaced_modules
+from oracle.operations import LEARNING_RATE, NAMES_OF_ROWS, WEIGHTS, Case
+from tiny_models import tokens
+
+
+def reference(case: Case, operation: str) -> Tensor:
+    """Return the outputs that an operation has to give."""
+    if operation == "off":
+        return case.kind.output(case.kind.build())
+    if operation == "rows":
+        adapted, base = case.kind.output(case.ours), case.kind.output(case.kind.build())
+        rows = [(base if name is None else adapted)[i] for i, name in enumerate(NAMES_OF_ROWS)]
+        return torch.stack(rows)
+    if operation == "gradients":
+        return _stepped_dense(case)
+    if operation == "combined":
+        adapters = {"default": lorakit.Adapter.from_model(case.ours), "second": case.second()}
+        changes = [(WEIGHTS[name], adapter) for name, adapter in adapters.items()]
+    else:
+        changes = [(1.0, lorakit.Adapter.from_model(case.ours))]
+    return case.kind.output(_with_changes(case, changes))
+
+
+@torch.no_grad()
+def _with_changes(case: Case, changes: list[tuple[float, lorakit.Adapter]]) -> nn.Module:
+    """Return the base with Σ w s B A added to its weights and trained tensors in place."""
+    model = case.ours
+    orient = {path: layer.oriented for path, layer in adapted_layers(model)}
+    plain = case.kind.build()
+    own = plain.state_dict()
+    for weight, adapter in changes:
+        for path in adapter.factors:
+            place = own[path if path in own else f"{path}.weight"]
+            A, B = adapter.factors[path]
+            delta = adapter.config.scaling_for(path) * (B @ A)
+            place.copy_(_changed(place, weight * delta, adapter.magnitudes.get(path), orient[path]))
+        for key, tensor in adapter.replaced.items():
+            own[key].copy_(tensor)
+    return plain
+
+
+def _changed(
+    W0: Tensor, delta: Tensor, magnitude: Tensor | None, orient: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Return W0 with an update, its rows scaled to a length where there is a magnitude."""
+    W = W0 + orient(delta)
+    if magnitude is None:
+        return W
+    rows = orient(W)
+    return orient(rows * (magnitude / rows.detach().norm(dim=1))[:, None])
+
+
+def _stepped_dense(case: Case) -> Tensor:
+    """Return outputs before and after a step whose gradients went through dense weights."""
+    model = case.ours
+    before = _through_dense_weights(case, model)
+    before.square().mean().backward()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.grad is not None and parameter.requires_grad:
+                parameter.sub_(LEARNING_RATE * parameter.grad)
+        after = _through_dense_weights(case, model)
+    return torch.cat([before, after, after - before]).detach()
+
+
+def _through_dense_weights(case: Case, model: nn.Module) -> Tensor:
+    plain = case.kind.build()
+    names = dict(plain.named_parameters())
+    weights: dict[str, Tensor] = {}
+    for path, layer in adapted_layers(model):
+        update = layer.updates["default"]
+        A, B = update.operand_factors()  # type: ignore[operator]
+        name = path if path in names else f"{path}.weight"
+        W0, delta = names[name].detach(), update.scaling * (B @ A)  # type: ignore[operator]
+        weights[name] = _changed(W0, delta, update.magnitude, layer.oriented)  # type: ignore[arg-type]
+        if update.bias is not None:
+            weights[f"{path}.bias"] = update.bias  # type: ignore[assignment]
+    for path, module in replaced_modules(model):
+        copied = module.trained_copies["default"]
+        weights |= {f"{path}.{name}": tensor for name, tensor in copied.named_parameters()}
+    given: Mapping[str, Tensor] = (
+        tokens(plain, rows=len(NAMES_OF_ROWS)) if case.kind.inputs is None else case.kind.inputs()
+    )
+    out = functional_call(plain, weights, kwargs=dict(given))
+    return out if isinstance(out, Tensor) else out.logits
