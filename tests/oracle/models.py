@@ -127,7 +127,24 @@ def dilated_conv2d() -> Net:
     )
 
 
+class Attending(nn.Module):
+    """A residual layer that calls torch's attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.self_attn = nn.MultiheadAttention(16, 2, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (rows, length, 16) to the same shape."""
+        return x + self.self_attn(x, x, x, need_weights=False)[0]
+
+
 def attention() -> Net:
+    """Return a net that calls torch's own attention."""
+    return _net(Attending, Attending, head=lambda: nn.Linear(80, 3))
+
+
+def encoder() -> Net:
     """Return a net with torch's own attention, inside torch's encoder layer."""
     return _net(
         lambda: nn.TransformerEncoderLayer(16, 2, 32, batch_first=True),
@@ -239,6 +256,12 @@ KINDS = {
     ),
     "attention": Kind(
         "nn.MultiheadAttention", attention, {"target_modules": ["self_attn"]}, _rows(5, 16)
+    ),
+    "encoder": Kind(
+        "nn.MultiheadAttention in nn.TransformerEncoderLayer",
+        encoder,
+        {"target_modules": ["self_attn"]},
+        _rows(5, 16),
     ),
     "experts": Kind(
         "experts as 3-D parameters, Mixtral-like",

@@ -18,6 +18,8 @@ from tiny_models import randomize_
 
 R, ALPHA = 4, 6
 LEARNING_RATE = 0.05
+SCALE = 0.2
+"""Standard deviation of what is trained: large enough to move outputs, small enough to be exact."""
 NAMES_OF_ROWS = ["default", None, "default", None][:ROWS]
 WEIGHTS = {"default": 0.7, "second": 0.4}
 
@@ -40,14 +42,14 @@ class Case:
         torch.manual_seed(0)
         config = peft.LoraConfig(**self.options)
         model = peft.get_peft_model(self.kind.build(), config)
-        return randomize_(model, seed=seed).eval()
+        return randomize_(model, seed=seed, scale=SCALE).eval()
 
     def fresh_ours(self, seed: int = 3) -> nn.Module:
         """Return lorakit's model with random numbers of its own."""
         model = self.kind.build()
         options = {key: value for key, value in self.options.items() if key != "fan_in_fan_out"}
         lorakit.add_adapter(model, lorakit.LoraConfig(**options))
-        return randomize_(model, seed=seed).eval()
+        return randomize_(model, seed=seed, scale=SCALE).eval()
 
     @cached_property
     def _theirs(self) -> nn.Module:
@@ -112,10 +114,15 @@ class Operation:
         return self.on(case, case.ours)
 
 
+def loss_of(outputs: Tensor) -> Tensor:
+    """Return a loss whose gradients are of the same size whatever that of the outputs is."""
+    return outputs.square().mean().log()
+
+
 def _stepped(kind: Kind, model: nn.Module) -> Tensor:
     """Return the outputs after one step of plain gradient descent."""
     before = kind.output(model).detach()
-    kind.output(model).square().mean().backward()
+    loss_of(kind.output(model)).backward()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.grad is not None and parameter.requires_grad:

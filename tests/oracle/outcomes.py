@@ -53,7 +53,43 @@ class Outcome:
 
 CONVOLUTIONS = "conv1d|conv2d|conv3d|grouped|dilated"
 
+_ATTENTIONS = "attention|encoder"
+_NO_LINEAR = "this start is for linear layers"
+
 LORAKIT = (
+    Outcome(
+        kinds=f"{_ATTENTIONS}|experts",
+        features="dora",
+        operations=MADE,
+        message="use_dora",
+        reason="no row lengths where several weights are kept in one parameter",
+    ),
+    Outcome(
+        kinds=f"embedding|conv1d|conv2d|conv3d|dilated|experts|{_ATTENTIONS}",
+        features="pissa|olora",
+        operations=MADE,
+        message="it is no linear layer",
+        reason=_NO_LINEAR,
+    ),
+    Outcome(
+        kinds="experts",
+        operations="rows",
+        message="Cannot run rows with adapters of their own",
+        reason="experts read tokens of all rows together",
+    ),
+    Outcome(
+        features="tokens",
+        operations="combined",
+        message="got trainable_token_indices",
+        reason="tensors trained in full, such as heads and biases, have no sum",
+    ),
+    Outcome(
+        kinds="gpt2",
+        features="olora",
+        operations="loaded",
+        message="The adapter was made for another base",
+        reason="PEFT's file was made for a weight that is not this one transposed",
+    ),
     Outcome(
         kinds="grouped",
         features="dora",
@@ -93,6 +129,7 @@ LORAKIT = (
         reason="tensors trained in full, such as heads and biases, have no sum",
     ),
 )
+_FAST_PATH = "torch's fast path for evaluation reads the weights and leaves the adapter out"
 _KEPT_BIASES = "the trained biases go on acting where the adapter is off"
 PEFT = (
     Outcome(
@@ -100,7 +137,93 @@ PEFT = (
         features="orthogonal|pissa|olora",
         operations=MADE,
         message="Unknown initialization",
-        reason="this start is for linear layers",
+        reason=_NO_LINEAR,
+    ),
+    Outcome(
+        kinds=f"{_ATTENTIONS}|experts",
+        features="orthogonal|pissa|olora",
+        operations=MADE,
+        message="has no attribute 'weight'",
+        reason=_NO_LINEAR,
+    ),
+    Outcome(
+        kinds=_ATTENTIONS,
+        features="dora",
+        operations=MADE,
+        message="does not support DoRA",
+        reason="not for DoRA",
+    ),
+    Outcome(
+        kinds="experts",
+        features="dora",
+        operations=MADE,
+        message="does not work with use_dora",
+        reason="not for DoRA",
+    ),
+    Outcome(
+        kinds="experts",
+        features="dropout",
+        operations=MADE,
+        message="does not work with lora_dropout",
+        reason="no dropout on the low-rank path of experts",
+    ),
+    Outcome(
+        kinds="experts",
+        operations="combined",
+        message="does not support targeting nn.Parameter",
+        reason="experts are not combined",
+    ),
+    Outcome(
+        kinds=f"{_ATTENTIONS}|experts",
+        operations="rows",
+        message="does not support mixed adapter batches",
+        reason="no mixed rows for this kind of layer",
+    ),
+    Outcome(
+        kinds="encoder",
+        features="plain|rslora|dropout|patterns",
+        operations="gradients",
+        message="does not require grad",
+        reason=_FAST_PATH,
+    ),
+    Outcome(
+        kinds="encoder",
+        features="plain|rslora|dropout|patterns|head",
+        operations="outputs|saved|loaded|unmerged",
+        what="differs",
+        reason=_FAST_PATH,
+    ),
+    Outcome(
+        kinds="encoder",
+        features="plain|rslora|dropout|patterns",
+        operations="combined",
+        what="differs",
+        reason=_FAST_PATH,
+    ),
+    Outcome(
+        kinds="encoder",
+        features="head",
+        operations="gradients",
+        what="differs",
+        reason=_FAST_PATH,
+    ),
+    Outcome(
+        kinds=_ATTENTIONS,
+        operations="gradients",
+        what="differs",
+        reason="the output projection's update is added twice and its gradient counted once",
+    ),
+    Outcome(
+        kinds="gpt2",
+        features="olora",
+        operations="outputs|gradients|loaded|merged|unmerged|rows|combined",
+        reason="the transposed weight of a Conv1D is not transposed",
+    ),
+    Outcome(
+        features="pissa|olora",
+        operations="rows|off|combined",
+        what="differs",
+        reason="the base was changed at the start, so that without the adapter it is another",
     ),
     Outcome(
         kinds="grouped",
@@ -166,6 +289,16 @@ PEFT = (
         reason="not for DoRA",
     ),
 )
+
+
+NEEDS_THE_OTHER = {"saved": "lorakit", "loaded": "PEFT"}
+"""Operations that begin with the file of one tool."""
+
+
+def has_file(row: Row) -> bool:
+    """Return whether the file that an operation begins with can be made."""
+    maker = {"lorakit": LORAKIT, "PEFT": PEFT}.get(NEEDS_THE_OTHER.get(row.operation, ""))
+    return maker is None or not cannot_be_made(maker, row.kind, row.feature)
 
 
 def outcome(outcomes: tuple[Outcome, ...], row: Row) -> Outcome | None:

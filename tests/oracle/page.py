@@ -9,7 +9,7 @@ from pathlib import Path
 from oracle.features import FEATURES
 from oracle.models import KINDS
 from oracle.operations import OPERATIONS
-from oracle.outcomes import LORAKIT, PEFT, ROWS, Outcome, Row, outcome
+from oracle.outcomes import LORAKIT, PEFT, ROWS, Outcome, Row, has_file, outcome
 
 PAGE = Path(__file__).parents[2] / "docs" / "adapters.md"
 BEGIN, END = "<!-- the table begins -->", "<!-- the table ends -->"
@@ -21,7 +21,8 @@ def table() -> str:
     notes: dict[tuple[str, str], int] = {}
     parts = [
         f"{len(ROWS)} rows. In each cell lorakit stands first and PEFT second: ✓ gives what is "
-        "right, – refuses with an error, ✗ gives something else. A number leads to the reason."
+        "right, – refuses with an error, ✗ gives something else, ~ gives something that was not "
+        "compared, as lorakit refuses; · there is no file to load. A number leads to the reason."
     ]
     for kind, rows in groupby(ROWS, key=lambda row: row.kind):
         parts.append(f"### {KINDS[kind].title}\n\n{_of_kind(list(rows), notes)}")
@@ -39,8 +40,12 @@ def _of_kind(rows: list[Row], notes: dict[tuple[str, str], int]) -> str:
 
 
 def _cell(row: Row, notes: dict[tuple[str, str], int]) -> str:
-    mine = _mark("lorakit", outcome(LORAKIT, row), notes)
-    return f"{mine} {_mark('PEFT', outcome(PEFT, row), notes)}"
+    if not has_file(row):
+        return "·"
+    mine, theirs = outcome(LORAKIT, row), outcome(PEFT, row)
+    first = _mark("lorakit", mine, notes)
+    not_compared = mine is not None and theirs is None
+    return f"{first} {'~' if not_compared else _mark('PEFT', theirs, notes)}"
 
 
 def _mark(tool: str, found: Outcome | None, notes: dict[tuple[str, str], int]) -> str:

@@ -8,7 +8,7 @@ from torch.func import functional_call
 
 import lorakit
 from lorakit.injection.state import adapted_layers, replaced_modules
-from oracle.operations import LEARNING_RATE, NAMES_OF_ROWS, WEIGHTS, Case
+from oracle.operations import LEARNING_RATE, NAMES_OF_ROWS, WEIGHTS, Case, loss_of
 from tiny_models import tokens
 
 
@@ -34,15 +34,18 @@ def reference(case: Case, operation: str) -> Tensor:
 def _with_changes(case: Case, changes: list[tuple[float, lorakit.Adapter]]) -> nn.Module:
     """Return the base with Σ w s B A added to its weights and trained tensors in place."""
     model = case.ours
-    orient = {path: layer.oriented for path, layer in adapted_layers(model)}
+    layers = dict(adapted_layers(model))
     plain = case.kind.build()
     own = plain.state_dict()
     for weight, adapter in changes:
         for path in adapter.factors:
-            place = own[path if path in own else f"{path}.weight"]
+            layer = layers[path]
+            place = own[path if path in own else f"{path}.{layer.weight_name}"]
             A, B = adapter.factors[path]
             delta = adapter.config.scaling_for(path) * (B @ A)
-            place.copy_(_changed(place, weight * delta, adapter.magnitudes.get(path), orient[path]))
+            place.copy_(
+                _changed(place, weight * delta, adapter.magnitudes.get(path), layer.oriented)
+            )
         for key, tensor in adapter.replaced.items():
             own[key].copy_(tensor)
     return plain
@@ -63,7 +66,7 @@ def _stepped_dense(case: Case) -> Tensor:
     """Return outputs before and after a step whose gradients went through dense weights."""
     model = case.ours
     before = _through_dense_weights(case, model)
-    before.square().mean().backward()
+    loss_of(before).backward()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.grad is not None and parameter.requires_grad:
@@ -79,7 +82,7 @@ def _through_dense_weights(case: Case, model: nn.Module) -> Tensor:
     for path, layer in adapted_layers(model):
         update = layer.updates["default"]
         A, B = update.operand_factors()  # type: ignore[operator]
-        name = path if path in names else f"{path}.weight"
+        name = path if path in names else f"{path}.{layer.weight_name}"
         W0, delta = names[name].detach(), update.scaling * (B @ A)  # type: ignore[operator]
         weights[name] = _changed(W0, delta, update.magnitude, layer.oriented)  # type: ignore[arg-type]
         if update.bias is not None:
