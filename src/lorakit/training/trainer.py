@@ -55,6 +55,7 @@ class AdapterTrainerMixin(ProcessTrainerMixin):
         self.watch = LearningWatch()
         self._epoch_rng: Tensor | None = None
         self._resumed_from: Path | None = None
+        self._has_begun = False
         with _known_to_carry_adapters(kwargs["model"]):
             super().__init__(*args, **kwargs)
         self.add_callback(_RunningSums(self))
@@ -166,11 +167,13 @@ class AdapterTrainerMixin(ProcessTrainerMixin):
         """
         model: Any = self.accelerator.unwrap_model(self.model)
         checkpoint = kwargs.get("resume_from_checkpoint")
-        if checkpoint is None:
+        if checkpoint is None and not self._has_begun:
             start_from_data(self, model, self.adapter_name)  # type: ignore[arg-type]
-        else:  # a sharded model gets its numbers later, and its shapes have to be there by then
+        if checkpoint is not None:
+            # A sharded model gets its numbers later, and its shapes have to be there by then.
             values, tensors, _ = read_adapter_files(checkpoint)
             adopt_ranks(model, values, tensors, self.adapter_name)
+        self._has_begun = True
         if self.args.activation_checkpointing and not checkpoints_reentrantly(self.args):
             model.disable_input_require_grads()
         return super()._inner_training_loop(*args, **kwargs)

@@ -106,6 +106,17 @@ def test_the_batches_are_those_of_the_seed_and_their_number_counts(recipe, init)
     assert not torch.equal(first, start(init_batches=3))
 
 
+def test_training_on_does_not_begin_anew(recipe, monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        "lorakit.training.data_start.initialize_from_data", lambda *args: calls.append(args)
+    )
+    trainer = prepare(recipe(lora=lora("eva")), lambda name, payload: None).build_trainer()
+    trainer.train()
+    trainer.train()
+    assert len(calls) == 1
+
+
 def test_checkpointed_models_begin_too(recipe):
     options = {"activation_checkpointing": True, "max_steps": 1}
     train(recipe(lora=lora("lora_ga"), training=options))
