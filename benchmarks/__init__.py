@@ -11,6 +11,7 @@ BENCHMARKS = (
     *("step", "qlora", "growth", "latency", "rows", "switching", "bracketing", "dropout_ways"),
     "thin_products",
     "dora",
+    "layer_kinds",
     "loading",
     "search_memory",
     "memory_plan",

@@ -110,6 +110,13 @@ SECTIONS = (
         tables.dropout_table,
     ),
     Section(
+        "Other kinds of layers",
+        "One layer alone, forward and backward, its input's gradient included. For the fused "
+        "matrix the updates are those of two parts of three, and of the whole matrix.",
+        "layer_kinds",
+        tables.dropout_table,
+    ),
+    Section(
         "Memory while loading",
         "Peak of resident memory of a process that loads a checkpoint of random weights, the "
         "libraries it imports included.",
