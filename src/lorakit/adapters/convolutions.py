@@ -35,10 +35,15 @@ def to_matrices(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor, KernelShape | Non
     Args:
         A: (r, in), or (r, in, *kernel).
         B: (out, r), or (out, r / groups, 1, …).
+
+    Returns: A (r, in k), B (out, r) and the kernel; what was given and None where it is no
+        convolution's, so that factors of any other shape are refused as such.
     """
-    if A.ndim not in (3, 4, 5) or B.ndim != A.ndim or not B.shape[1] or A.shape[0] % B.shape[1]:
+    if A.ndim not in (3, 4, 5) or B.shape[2:] != (1,) * (A.ndim - 2):
         return A, B, None
-    groups = A.shape[0] // B.shape[1]
+    groups = A.shape[0] // B.shape[1] if B.shape[1] else 0
+    if groups * B.shape[1] != A.shape[0] or not groups or B.shape[0] % groups:
+        return A, B, None
     shape = KernelShape(A.shape[1], tuple(A.shape[2:]), groups)
     compact = B.flatten(1)
     return A.flatten(1), in_blocks(compact, (True,) * groups) if groups > 1 else compact, shape

@@ -1,5 +1,6 @@
 """Exchanging an adapter's weights while the model, and what was compiled of it, stays as it is."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -9,7 +10,9 @@ from torch.nn import functional as F
 from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.carried import view_of
 from lorakit.errors import AdapterMismatchError
-from lorakit.injection.state import require_adapter, require_unmerged
+from lorakit.injection.state import adapted_layers, require_adapter, require_unmerged
+from lorakit.layers import AdaptedLayer, LowRankUpdate
+from lorakit.layers.parted_update import PartedUpdate, out_of_blocks
 
 
 @torch.no_grad()
@@ -44,24 +47,28 @@ def hotswap_adapter(model: nn.Module, adapter: Adapter | str | Path, name: str =
     state = require_adapter(model, name)
     new = adapter if isinstance(adapter, Adapter) else Adapter.load(adapter)
     place = view_of(model, name)
-    _check(place, new, name)
+    layers = dict(adapted_layers(model))
+    _check(place, new, name, layers)
     slot = state.configs[name]
     for path, (A, B) in place.factors.items():
-        if path not in new.factors:
+        if path in new.factors:
+            new_A, new_B = new.factors[path]
+            ratio = new.config.scaling_for(path) / slot.scaling_for(path)
+            missing = A.shape[0] - new_A.shape[0]
+            A.copy_(F.pad(new_A, (0, 0, 0, missing)))
+            B.copy_(F.pad(new_B if ratio == 1 else new_B * ratio, (0, missing)))
+        else:
             B.zero_()
-            continue
-        new_A, new_B = new.factors[path]
-        ratio = new.config.scaling_for(path) / slot.scaling_for(path)
-        missing = A.shape[0] - new_A.shape[0]
-        A.copy_(F.pad(new_A, (0, 0, 0, missing)))
-        B.copy_(F.pad(new_B if ratio == 1 else new_B * ratio, (0, missing)))
+        update: LowRankUpdate = layers[path].updates[name]  # type: ignore[assignment]
+        if not update.keeps_saved_factors:
+            update.load_factors_(A, B)
     for path, magnitude in place.magnitudes.items():
         magnitude.copy_(new.magnitudes[path])
     for key, tensor in place.replaced.items():
         tensor.copy_(new.replaced[key])
 
 
-def _check(place: Adapter, new: Adapter, name: str) -> None:
+def _check(place: Adapter, new: Adapter, name: str, layers: Mapping[str, AdaptedLayer]) -> None:
     """Collect everything that does not fit and raise once."""
     problems = [
         f"it adapts {path}, which {name!r} does not"
@@ -71,6 +78,9 @@ def _check(place: Adapter, new: Adapter, name: str) -> None:
     for path, (A, B) in place.factors.items():
         if path in new.factors:
             problems += _misfits(path, (A, B), new.factors[path])
+            problems += _unlike_parts(path, layers[path].updates[name], (A, B), new.factors[path])  # type: ignore[arg-type]
+            if place.convolutions.get(path) != new.convolutions.get(path):
+                problems.append(f"{path} has another kernel")
     # A magnitude of its own says that a layer changes nothing only together with the base's norms.
     problems += [
         f"it has {'a' if path in new.magnitudes else 'no'} magnitude (use_dora) at {path}"
@@ -101,3 +111,15 @@ def _misfits(path: str, place: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor]
     if new_A.shape[0] > A.shape[0]:
         return [f"{path} has rank {new_A.shape[0]}, expected at most {A.shape[0]}"]
     return []
+
+
+def _unlike_parts(
+    path: str, update: LowRankUpdate, place: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor]
+) -> list[str]:
+    """Return why factors do not fit an update with blocks for the parts or groups of a layer."""
+    if not isinstance(update, PartedUpdate) or out_of_blocks(new[1], update.parts) is not None:
+        ranks = place[0].shape[0], new[0].shape[0]
+        if isinstance(update, PartedUpdate) and ranks[0] != ranks[1]:
+            return [f"{path} has rank {ranks[1]} in all its blocks, expected {ranks[0]}"]
+        return []
+    return [f"{path} mixes the {len(update.parts)} parts that are adapted each by itself there"]

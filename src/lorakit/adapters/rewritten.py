@@ -42,16 +42,18 @@ def require_low_rank(adapter: Adapter, action: str, name: str) -> None:
         for part in fields(adapter)
         if part.name not in _UNDERSTOOD_PARTS and getattr(adapter, part.name)
     ]
-    used += [
-        f"{shape.groups} groups of channels at {path}"
-        for path, shape in adapter.convolutions.items()
-        if shape.groups > 1
-    ]
     if used:
         raise AdapterFileError(
             f"Cannot {action} {name}: got {', '.join(used)}, expected updates that are s B A and "
             "nothing else. Merge such an adapter into its base instead."
         )
+    for path, shape in adapter.convolutions.items():
+        if shape.groups > 1:
+            raise AdapterFileError(
+                f"Cannot {action} {name}: got {shape.groups} groups of channels at {path}, "
+                "expected updates that change a weight. Leave that module out, or use the adapter "
+                "as it is."
+            )
     for path, pair in adapter.factors.items():
         if any(factor.ndim != 2 for factor in pair):
             shapes = " and ".join(str(tuple(factor.shape)) for factor in pair)

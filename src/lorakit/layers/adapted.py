@@ -77,6 +77,8 @@ class AdaptedLayer(nn.Module):
 
     def merge_obstacle(self) -> str | None:
         """Return why the updates cannot be added to the weight, or None."""
+        if isinstance(vars(self).get("weight"), Tensor):
+            return "a hook makes its weight of others in each pass (weight_norm, spectral_norm)"
         return None
 
     def base_weight(self) -> Weight:

@@ -83,9 +83,9 @@ class AdaptedConv(AdaptedLayer):
         return delta_weight.flatten(1)
 
     def merge_obstacle(self) -> str | None:
-        """Return why the updates cannot be added to the weight: it has groups."""
+        """Return why the updates cannot be added to the weight: it has groups, for one."""
         if self.groups == 1:
-            return None
+            return super().merge_obstacle()
         return f"it has groups={self.groups}, and its updates mix the channels of all of them"
 
     def forward(self, input: Tensor) -> Tensor:
@@ -96,8 +96,9 @@ class AdaptedConv(AdaptedLayer):
         if not updates:
             return super().forward(input)
         terms, bias, magnitudes = self.operands(updates)
-        h = self._conv_forward(input, self.weight, bias)  # type: ignore[operator]
-        base = None if all(m is None for m in magnitudes) else self._without(h, bias)
+        own = bias if bias is None else bias.to(self.weight.dtype)  # a trained one is in float32
+        h = self._conv_forward(input, self.weight, own)  # type: ignore[operator]
+        base = None if all(m is None for m in magnitudes) else self._without(h, own)
         for update, term, magnitude in zip(updates, terms, magnitudes, strict=True):
             h = h + self._change(update, term, magnitude, input, base)
         return h
@@ -131,8 +132,9 @@ class AdaptedConv(AdaptedLayer):
         """
         read = x if term.seed is None else drop(x, term.drop_probability, term.seed)
         u = self._low_rank(read, term.A)
-        B = term.B.to(u.dtype).view(*term.B.shape, *(1,) * self.dimensions)
-        change = _CONVOLVE[self.dimensions](u, B) * term.scaling
+        # s goes into B, which is far smaller than the output, before B is rounded.
+        B = (term.B * term.scaling).to(u.dtype).view(*term.B.shape, *(1,) * self.dimensions)
+        change = _CONVOLVE[self.dimensions](u, B)
         if magnitude is None or base is None:
             return change
         channels = -1 - self.dimensions
