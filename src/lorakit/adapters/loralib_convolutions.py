@@ -85,7 +85,7 @@ def _factors(delta: Tensor) -> tuple[Tensor, Tensor]:
     U, S, V = torch.linalg.svd(delta, full_matrices=False)
     # What is below the rounding of the largest one is zero.
     smallest = S[:, :1] * max(delta.shape[1:]) * torch.finfo(delta.dtype).eps
-    rank = max(1, int((S > smallest).sum(1).max()))
+    rank = max(1, int((smallest < S).sum(1).max()))
     return U[..., :rank] * S[:, None, :rank], V[:, :rank]
 
 
