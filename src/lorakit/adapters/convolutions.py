@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from lorakit.errors import AdapterFileError
 from lorakit.layers.conv import KernelShape
 from lorakit.layers.parted_update import in_blocks, out_of_blocks
 
@@ -21,12 +22,19 @@ def to_kernels(A: Tensor, B: Tensor, shape: KernelShape) -> tuple[Tensor, Tensor
         A: (r, in k).
         B: (out, r), in blocks where there are groups.
         shape: Channels, kernel and groups.
+
+    Raises:
+        AdapterFileError: There are groups, and lora_B is more than its blocks.
     """
     compact = out_of_blocks(B, (True,) * shape.groups) if shape.groups > 1 else B
     ones = (1,) * len(shape.kernel)
     if compact is None:
-        raise ValueError(f"lora_B {tuple(B.shape)} has no {shape.groups} blocks")
-    return A.view(-1, shape.channels, *shape.kernel), compact.view(*compact.shape, *ones)
+        raise AdapterFileError(
+            f"Cannot write a convolution in {shape.groups} groups: its lora_B {tuple(B.shape)} is "
+            "not zero outside of a block for each group, expected no group to read another's part "
+            "of the rank. Make it with a layer of that kind (Adapter.from_model)."
+        )
+    return A.reshape(-1, shape.channels, *shape.kernel), compact.view(*compact.shape, *ones)
 
 
 def to_matrices(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor, KernelShape | None]:

@@ -1,6 +1,5 @@
 """Exchanging an adapter's weights while the model, and what was compiled of it, stays as it is."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -9,10 +8,10 @@ from torch.nn import functional as F
 
 from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.carried import view_of
+from lorakit.adapters.like_layers import require_like_layers
 from lorakit.errors import AdapterMismatchError
 from lorakit.injection.state import adapted_layers, require_adapter, require_unmerged
-from lorakit.layers import AdaptedLayer, LowRankUpdate
-from lorakit.layers.parted_update import PartedUpdate, out_of_blocks
+from lorakit.layers import LowRankUpdate
 
 
 @torch.no_grad()
@@ -47,9 +46,10 @@ def hotswap_adapter(model: nn.Module, adapter: Adapter | str | Path, name: str =
     state = require_adapter(model, name)
     new = adapter if isinstance(adapter, Adapter) else Adapter.load(adapter)
     place = view_of(model, name)
-    layers = dict(adapted_layers(model))
-    _check(place, new, name, layers)
+    _check(place, new, name)
+    require_like_layers(model, new, name)
     slot = state.configs[name]
+    layers = dict(adapted_layers(model))
     for path, (A, B) in place.factors.items():
         if path in new.factors:
             new_A, new_B = new.factors[path]
@@ -68,7 +68,7 @@ def hotswap_adapter(model: nn.Module, adapter: Adapter | str | Path, name: str =
         tensor.copy_(new.replaced[key])
 
 
-def _check(place: Adapter, new: Adapter, name: str, layers: Mapping[str, AdaptedLayer]) -> None:
+def _check(place: Adapter, new: Adapter, name: str) -> None:
     """Collect everything that does not fit and raise once."""
     problems = [
         f"it adapts {path}, which {name!r} does not"
@@ -78,9 +78,6 @@ def _check(place: Adapter, new: Adapter, name: str, layers: Mapping[str, Adapted
     for path, (A, B) in place.factors.items():
         if path in new.factors:
             problems += _misfits(path, (A, B), new.factors[path])
-            problems += _unlike_parts(path, layers[path].updates[name], (A, B), new.factors[path])  # type: ignore[arg-type]
-            if place.convolutions.get(path) != new.convolutions.get(path):
-                problems.append(f"{path} has another kernel")
     # A magnitude of its own says that a layer changes nothing only together with the base's norms.
     problems += [
         f"it has {'a' if path in new.magnitudes else 'no'} magnitude (use_dora) at {path}"
@@ -111,15 +108,3 @@ def _misfits(path: str, place: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor]
     if new_A.shape[0] > A.shape[0]:
         return [f"{path} has rank {new_A.shape[0]}, expected at most {A.shape[0]}"]
     return []
-
-
-def _unlike_parts(
-    path: str, update: LowRankUpdate, place: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor]
-) -> list[str]:
-    """Return why factors do not fit an update with blocks for the parts or groups of a layer."""
-    if not isinstance(update, PartedUpdate) or out_of_blocks(new[1], update.parts) is not None:
-        ranks = place[0].shape[0], new[0].shape[0]
-        if isinstance(update, PartedUpdate) and ranks[0] != ranks[1]:
-            return [f"{path} has rank {ranks[1]} in all its blocks, expected {ranks[0]}"]
-        return []
-    return [f"{path} mixes the {len(update.parts)} parts that are adapted each by itself there"]

@@ -15,6 +15,7 @@ from lorakit.injection.heads import TASKS_WITH_HEADS, output_layers, task_heads
 from lorakit.injection.parts import by_groups, check_parts
 from lorakit.injection.state import base_modules
 from lorakit.injection.targets import ALL_LINEAR, match_targets, name_matches, no_match_message
+from lorakit.injection.uncalled import require_called
 from lorakit.layers import (
     AdaptedLayer,
     KernelShape,
@@ -180,6 +181,7 @@ def plan_from_config(model: nn.Module, config: LoraConfig) -> InjectionPlan:
         )
         for path in selected
     ]
+    require_called(modules, plan.sites)
     check_parts(config, plan.sites)
     plan.sites = [by_groups(site, config) for site in plan.sites]
     _check_ranks(plan.sites)

@@ -17,6 +17,7 @@ from lorakit.injection.plan import (
 )
 from lorakit.injection.state import base_modules
 from lorakit.injection.targets import ALL_LINEAR, match_targets, name_matches
+from lorakit.injection.uncalled import require_called
 from lorakit.layers import KernelShape
 
 
@@ -26,6 +27,7 @@ def plan_from_tensors(model: nn.Module, adapter: AdapterTensors) -> InjectionPla
     Raises:
         AdapterMismatchError: A tensor has no place in the model, has another shape than its
             place, or a place is left empty; names the first and counts the rest.
+        TargetError: A convolution is never called by its parent.
     """
     modules = dict(base_modules(model))
     config = adapter.config
@@ -45,6 +47,7 @@ def plan_from_tensors(model: nn.Module, adapter: AdapterTensors) -> InjectionPla
             f"The adapter was made for another base than this {type(model).__name__}: "
             f"{problems[0]}{more} Load the base the adapter names, or another adapter."
         )
+    require_called(modules, plan.sites)
     return plan
 
 

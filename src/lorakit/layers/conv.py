@@ -79,7 +79,7 @@ class AdaptedConv(AdaptedLayer):
     def oriented(self, delta_weight: Tensor) -> Tensor:
         """Turn (out, in k) to the stored shape (out, in, *kernel), and that one back."""
         if delta_weight.ndim == 2:
-            return delta_weight.view(self.weight.shape)
+            return delta_weight.reshape(self.weight.shape)
         return delta_weight.flatten(1)
 
     def merge_obstacle(self) -> str | None:
@@ -145,7 +145,7 @@ class AdaptedConv(AdaptedLayer):
 
     def _low_rank(self, x: Tensor, A: Tensor) -> Tensor:
         """Return A at every patch of x, (*, r, …)."""
-        kernels = A.to(x.dtype).view(-1, self.in_channels, *self.kernel_size)
+        kernels = A.to(x.dtype).reshape(-1, self.in_channels, *self.kernel_size)
         padding = self.padding
         if self.padding_mode != "zeros":
             x = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode)  # type: ignore[arg-type]

@@ -15,6 +15,7 @@ from lorakit import (
     hotswap_adapter,
     mark_only_lora_as_trainable,
     merge_adapters,
+    set_adapter,
     unmerge_adapters,
 )
 from lorakit.adapters import extract, resize_adapter
@@ -51,10 +52,10 @@ def net(layer="2d", dtype=torch.float32):
     return nn.Sequential(kind(4, 6, **options)).to(dtype)
 
 
-def adapted(layer="2d", dtype=torch.float32, seed=7, model=None, **options):
+def adapted(layer="2d", dtype=torch.float32, seed=7, model=None, name="default", **options):
     model = net(layer, dtype) if model is None else model
     settings = {"r": 2, "lora_alpha": 3, "target_modules": ["0"]}
-    add_adapter(model, LoraConfig(**settings | options))
+    add_adapter(model, LoraConfig(**settings | options), name)
     return randomize_(model, seed=seed)
 
 
@@ -172,6 +173,22 @@ def test_channels_may_be_last_in_memory(feature):
     assert largest_error(last(inputs()), expected) < TOLERANCE[torch.float32]
     unmerge_adapters(last)
     assert last[0].weight is before and before.stride() == stride
+
+
+@pytest.mark.parametrize("second", ["plain", "dora", "bias"])
+def test_several_of_which_one_scales_add_what_each_adds(second):
+    model = adapted(dtype=torch.float64, use_dora=True)
+    adapted(model=model, seed=3, name="second", **FEATURES[second])
+    x = inputs(dtype=torch.float64)
+    base, changes = net(dtype=torch.float64)(x), []
+    for name in ("default", "second"):
+        set_adapter(model, name)
+        changes.append(model(x) - base)
+    set_adapter(model, ["default", "second"])
+    together = model(x)
+    torch.testing.assert_close(together, base + sum(changes))
+    merge_adapters(model)
+    torch.testing.assert_close(model(x), together)
 
 
 def test_rows_may_drop_beside_magnitudes():
