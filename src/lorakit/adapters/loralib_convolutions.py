@@ -50,10 +50,12 @@ def convolution_update(
 
     Source: microsoft/LoRA, loralib/layers.py, `ConvLoRA`.
     """
-    k, channels = shape[-1], shape[1]
     given = f"{path} has lora_A {tuple(A.shape)} and lora_B {tuple(B.shape)}"
-    if len(shape) not in (3, 4, 5) or any(size != k for size in shape[2:]) or k < 1:
+    if len(shape) not in (3, 4, 5) or len(set(shape[2:])) > 1 or min(shape) < 1:
         return f"{path} has a weight {tuple(shape)}, no convolution's with one size of kernel"
+    if A.ndim != 2 or B.ndim != 2:
+        return f"{given}, no two matrices"
+    k, channels = shape[-1], shape[1]
     in_channels, too_many = divmod(A.shape[1], k)
     groups = in_channels // channels
     fits = not too_many and groups > 0 and groups * channels == in_channels

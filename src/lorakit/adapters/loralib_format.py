@@ -96,8 +96,8 @@ def from_loralib(
     *,
     enable_lora: EnableLora | None = None,
     embeddings: Sequence[str] = (),
-    convolutions: WeightShapes | None = None,
     base_model: str | None = None,
+    convolutions: WeightShapes | None = None,
     where: str = "the state dict",
 ) -> Adapter:
     """Return the adapter that a loralib state dict holds.
@@ -112,9 +112,9 @@ def from_loralib(
         enable_lora: Of `MergedLinear`s: for all of them, or by module path.
         embeddings: Paths of adapted embeddings; needed where the base's weights are not there to
             tell, or are square.
+        base_model: Hub id or directory of the base, to be recorded.
         convolutions: Shapes of the weights of `ConvLoRA`s by module path; needed where the base's
             weights are not there to tell.
-        base_model: Hub id or directory of the base, to be recorded.
         where: What to call the origin in an error.
 
     Raises:
@@ -135,24 +135,24 @@ def from_loralib(
         for key in tensors
         if key.endswith(_B) and key.removesuffix(_B) not in paths
     ]
+    kernels: dict[str, KernelShape] = {}
     factors: dict[str, tuple[Tensor, Tensor]] = {}
     alphas: dict[str, float] = {}
     found_embeddings = set()
-    kernels: dict[str, KernelShape] = {}
     for path in paths:
         A, B = tensors[path + _A], tensors.get(path + _B)
-        problem = _problem(path, A, B, tensors)
-        if problem or B is None:
-            problems.append(problem)
-            continue
         shape = weight_shape(path, tensors, convolutions)
-        if shape is not None:
+        if shape is not None and B is not None:
             made = convolution_update(path, A, B, shape, lora_alpha)
             if isinstance(made, str):
                 problems.append(made)
-                continue
-            factors[path], kernels[path] = (made.A, made.B), made.shape
-            alphas[path] = made.A.shape[0]
+            else:
+                factors[path], kernels[path] = (made.A, made.B), made.shape
+                alphas[path] = made.A.shape[0]  # a scaling of 1
+            continue
+        problem = _problem(path, A, B, tensors)
+        if problem or B is None:
+            problems.append(problem)
             continue
         parts = _parts(path, enable_lora)
         if parts is None and A.shape[0] != B.shape[1]:

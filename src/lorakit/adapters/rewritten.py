@@ -47,13 +47,6 @@ def require_low_rank(adapter: Adapter, action: str, name: str) -> None:
             f"Cannot {action} {name}: got {', '.join(used)}, expected updates that are s B A and "
             "nothing else. Merge such an adapter into its base instead."
         )
-    for path, shape in adapter.convolutions.items():
-        if shape.groups > 1:
-            raise AdapterFileError(
-                f"Cannot {action} {name}: got {shape.groups} groups of channels at {path}, "
-                "expected updates that change a weight. Leave that module out, or use the adapter "
-                "as it is."
-            )
     for path, pair in adapter.factors.items():
         if any(factor.ndim != 2 for factor in pair):
             shapes = " and ".join(str(tuple(factor.shape)) for factor in pair)
@@ -65,6 +58,13 @@ def require_low_rank(adapter: Adapter, action: str, name: str) -> None:
             raise AdapterFileError(
                 f"Cannot {action} {name}: {path} has NaN or infinite numbers, expected finite "
                 "ones. Train again with a lower learning rate."
+            )
+    for path, shape in adapter.convolutions.items():
+        if shape.groups > 1:
+            raise AdapterFileError(
+                f"Cannot {action} {name}: got {shape.groups} groups of channels at {path}, "
+                "expected updates that change a weight. Leave that module out, or use the adapter "
+                "as it is."
             )
 
 

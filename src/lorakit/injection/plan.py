@@ -181,7 +181,6 @@ def plan_from_config(model: nn.Module, config: LoraConfig) -> InjectionPlan:
         )
         for path in selected
     ]
-    require_called(modules, plan.sites)
     check_parts(config, plan.sites)
     plan.sites = [by_groups(site, config) for site in plan.sites]
     _check_ranks(plan.sites)
@@ -189,6 +188,7 @@ def plan_from_config(model: nn.Module, config: LoraConfig) -> InjectionPlan:
     _check_even(config, plan.sites)
     _note_skipped(config, modules, plan, outputs)
     plan_biases(plan, free)
+    require_called(modules, plan.sites)
     return plan
 
 
