@@ -8,6 +8,9 @@ of k elements. So its update is that of a linear layer, s B A with A (r, in k) a
 where the inner convolution has the kernel, stride, padding and dilation of the layer, and the outer
 one a kernel of a single element. B A is never formed but for merging.
 
+The inner one pads as the layer does, too. In PEFT it has neither the layer's dilation nor its
+padding_mode, so that merging changes what such layers give; here it does not.
+
 With g groups of channels the weight is (out, in / g · k), but lora_A reads all channels and
 lora_B has one block for each group, as in PEFT: what such an update adds is no weight of the layer,
 and it cannot be merged.
