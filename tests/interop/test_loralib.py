@@ -122,3 +122,22 @@ def test_merged_linear_both_ways(parts, rslora):
     update = ours.qkv.updates["default"]
     assert largest_error(update.lora_A.grad, theirs.qkv.lora_A.grad) < TOLERANCE
     assert largest_error(update.lora_B.grad, theirs.qkv.lora_B.grad) < TOLERANCE
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["factors", "whole"])
+@pytest.mark.parametrize("options", [{}, {"stride": 2, "padding": 1}, {"groups": 2}], ids=str)
+def test_what_a_convolution_of_loralib_saved_is_read(options, whole):
+    torch.manual_seed(0)
+    theirs = nn.Sequential(loralib.Conv2d(4, 8, 3, r=R, lora_alpha=ALPHA, **options))
+    loralib.mark_only_lora_as_trainable(theirs)
+    randomize_(theirs)
+    base = nn.Sequential(nn.Conv2d(4, 8, 3, **options))
+    own = {k.replace(".conv", ""): t for k, t in theirs.state_dict().items() if "lora_" not in k}
+    base.load_state_dict(own)
+    tensors = theirs.state_dict() if whole else loralib.lora_state_dict(theirs)
+    shapes = None if whole else {"0": theirs[0].conv.weight.shape}
+    x = torch.randn(2, 4, 7, 7)
+    plain = base(x)
+    add_adapter(base, from_loralib(tensors, ALPHA, convolutions=shapes))
+    assert largest_error(base(x), theirs(x)) < TOLERANCE
+    assert largest_error(plain, theirs(x)) > 0.05

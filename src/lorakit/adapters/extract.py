@@ -166,7 +166,12 @@ def _weight_of(site: Site) -> str:
 def _oriented(site: Site, delta: Tensor) -> Tensor:
     """Return a difference as (out, in), or (dim, vocabulary) for an embedding."""
     shape = site.adapted_class.kernel_shape(site.module)
-    if shape is not None and shape.groups == 1:
+    if shape is not None and shape.groups > 1:
+        raise AdapterMismatchError(
+            f"Cannot extract {site.path}: it has {shape.groups} groups of channels, expected one, "
+            "as updates of such layers are no change of their weight. Leave that module out."
+        )
+    if shape is not None:
         return delta.flatten(1)
     if isinstance(site.module, AdaptedParameter):
         return site.module.oriented(delta)

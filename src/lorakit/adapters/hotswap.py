@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.carried import view_of
+from lorakit.adapters.like_layers import require_like_layers
 from lorakit.adapters.rewritten import require_own_start
 from lorakit.adapters.token_rows import differing_tokens
 from lorakit.errors import AdapterMismatchError, first_few
@@ -49,6 +50,7 @@ def hotswap_adapter(model: nn.Module, adapter: Adapter | str | Path, name: str =
     require_own_start(new, "exchange", "the new adapter")
     place = view_of(model, name)
     _check(place, new, name)
+    require_like_layers(model, new, name)
     slot = state.configs[name]
     layers = dict(adapted_layers(model))
     for path, (A, B) in place.factors.items():

@@ -12,13 +12,18 @@ from torch import Tensor, nn
 
 from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.carried import view_of
+from lorakit.adapters.loralib_convolutions import (
+    WeightShapes,
+    convolution_update,
+    weight_shape,
+)
 from lorakit.adapters.ranks import with_ranks
 from lorakit.adapters.rewritten import require_low_rank
 from lorakit.config import LoraConfig
 from lorakit.errors import AdapterFileError, ConfigError, first_few
 from lorakit.injection.activation import adapter_names
 from lorakit.injection.state import adapted_layers, base_modules, require_state
-from lorakit.layers import LowRankUpdate
+from lorakit.layers import KernelShape, LowRankUpdate
 from lorakit.layers.parted_update import PartedUpdate, in_blocks, out_of_blocks
 
 Bias = Literal["none", "all", "lora_only"]
@@ -92,12 +97,14 @@ def from_loralib(
     enable_lora: EnableLora | None = None,
     embeddings: Sequence[str] = (),
     base_model: str | None = None,
+    convolutions: WeightShapes | None = None,
     where: str = "the state dict",
 ) -> Adapter:
     """Return the adapter that a loralib state dict holds.
 
     A `MergedLinear` of n adapted parts is a grouped product; it becomes an ordinary update of
-    rank r·n whose lora_B is zero outside of the blocks, with the same product.
+    rank r·n whose lora_B is zero outside of the blocks, with the same product. A `ConvLoRA`, whose
+    factors make a weight in another way, becomes an update of the rank that its product has.
 
     Args:
         tensors: `lora_state_dict(model)`, or a whole state dict; weights of the base are left out.
@@ -109,6 +116,8 @@ def from_loralib(
             tell, or are square. Without a bias to tell them apart, a `Linear` with
             fan_in_fan_out=True is taken for one; leave weights out of the dict for those.
         base_model: Hub id or directory of the base, to be recorded.
+        convolutions: Shapes of the weights of `ConvLoRA`s by module path; needed where the base's
+            weights are not there to tell.
         where: What to call the origin in an error.
 
     Raises:
@@ -129,12 +138,22 @@ def from_loralib(
         for key in tensors
         if key.endswith(_B) and key.removesuffix(_B) not in paths
     ]
+    kernels: dict[str, KernelShape] = {}
     factors: dict[str, tuple[Tensor, Tensor]] = {}
     alphas: dict[str, float] = {}
     found_embeddings = set()
     found_merged = False
     for path in paths:
         A, B = tensors[path + _A], tensors.get(path + _B)
+        shape = weight_shape(path, tensors, convolutions)
+        if shape is not None and B is not None:
+            made = convolution_update(path, A, B, shape, lora_alpha)
+            if isinstance(made, str):
+                problems.append(made)
+            else:
+                factors[path], kernels[path] = (made.A, made.B), made.shape
+                alphas[path] = made.A.shape[0]  # a scaling of 1
+            continue
         problem = _problem(path, A, B, tensors)
         if problem or B is None:
             problems.append(problem)
@@ -172,6 +191,11 @@ def from_loralib(
     problems += [
         f"there is no {path}, which embeddings names" for path in embeddings if path not in paths
     ]
+    problems += [
+        f"there is no {path}, which convolutions names"
+        for path in convolutions or ()
+        if path not in paths
+    ]
     if not paths and not problems:
         problems.append("it has no key that ends in .lora_A")
     if problems:
@@ -185,12 +209,18 @@ def from_loralib(
         target_modules=tuple(sorted(factors)), bias="lora_only" if replaced else "none"
     )
     config = with_ranks(config, ranks, alphas)
-    return Adapter(config, factors, replaced, frozenset(found_embeddings), {}, base_model)
+    return Adapter(
+        config,
+        factors,
+        replaced,
+        frozenset(found_embeddings),
+        {},
+        base_model,
+        convolutions=kernels,
+    )
 
 
 def _problem(path: str, A: Tensor, B: Tensor | None, tensors: Mapping[str, Tensor]) -> str:
-    if f"{path}.conv.weight" in tensors:
-        return f"{path} is a ConvLoRA, which cannot be adapted here"
     if B is None:
         return f"{path}.lora_A has no partner {path}.lora_B"
     if A.ndim != 2 or B.ndim != 2:
@@ -254,10 +284,10 @@ def _is_embedding(A: Tensor, B: Tensor, weight: Tensor | None) -> bool:
 
 def _biases(tensors: Mapping[str, Tensor], factors: Mapping[str, object]) -> dict[str, Tensor]:
     """Return the biases of adapted layers, unless the dict holds the base's weights as well."""
-    if any(f"{path}.weight" in tensors for path in factors):
+    if any(f"{path}{own}.weight" in tensors for path in factors for own in ("", ".conv")):
         return {}
-    names = (f"{path}.bias" for path in factors)
-    return {name: tensors[name] for name in names if name in tensors}
+    names = {f"{path}{own}.bias": f"{path}.bias" for path in factors for own in (".conv", "")}
+    return {name: tensors[stored] for stored, name in names.items() if stored in tensors}
 
 
 def mark_only_lora_as_trainable(model: nn.Module, bias: Bias = "none") -> None:

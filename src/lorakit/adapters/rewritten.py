@@ -56,11 +56,6 @@ def require_low_rank(
         for part in fields(adapter)
         if part.name not in _UNDERSTOOD_PARTS and getattr(adapter, part.name)
     ]
-    used += [
-        f"{shape.groups} groups of channels at {path}"
-        for path, shape in adapter.convolutions.items()
-        if shape.groups > 1
-    ]
     if used:
         raise AdapterFileError(
             f"Cannot {action} {name}: got {', '.join(used)}, expected updates that are s B A and "
@@ -78,6 +73,13 @@ def require_low_rank(
             raise AdapterFileError(
                 f"Cannot {action} {name}: {path} has NaN or infinite numbers, expected finite "
                 "ones. Train again with a lower learning rate."
+            )
+    for path, shape in adapter.convolutions.items():
+        if shape.groups > 1:
+            raise AdapterFileError(
+                f"Cannot {action} {name}: got {shape.groups} groups of channels at {path}, "
+                "expected updates that change a weight. Leave that module out, or use the adapter "
+                "as it is."
             )
 
 

@@ -26,6 +26,7 @@ from lorakit.injection.site_checks import check_sites
 from lorakit.injection.state import base_modules
 from lorakit.injection.targets import ALL_LINEAR, match_targets, name_matches, no_match_message
 from lorakit.injection.tokens import TokenSite, conflicts, find_token_sites
+from lorakit.injection.uncalled import require_called
 from lorakit.layers import (
     AdaptedLayer,
     KernelShape,
@@ -219,6 +220,7 @@ def plan_from_config(model: nn.Module, config: LoraConfig) -> InjectionPlan:
     problems += token_conflicts(plan)
     if problems:
         raise TargetError("\n".join(problems))
+    require_called(modules, plan.sites)
     return plan
 
 

@@ -87,6 +87,8 @@ class AdaptedLayer(nn.Module):
 
     def merge_obstacle(self) -> str | None:
         """Return why the updates cannot be added to the weight, or None."""
+        if isinstance(vars(self).get("weight"), Tensor):
+            return "a hook makes its weight of others in each pass (weight_norm, spectral_norm)"
         return None
 
     @property

@@ -8,6 +8,9 @@ of k elements. So its update is that of a linear layer, s B A with A (r, in k) a
 where the inner convolution has the kernel, stride, padding and dilation of the layer, and the outer
 one a kernel of a single element. B A is never formed but for merging.
 
+The inner one pads as the layer does, too. In PEFT it has neither the layer's dilation nor its
+padding_mode, so that merging changes what such layers give; here it does not.
+
 With g groups of channels the weight is (out, in / g · k), but lora_A reads all channels and
 lora_B has one block for each group, as in PEFT: what such an update adds is no weight of the layer,
 and it cannot be merged.
@@ -25,7 +28,7 @@ from lorakit.layers.magnitude import norms_of
 from lorakit.layers.update import LowRankUpdate
 from lorakit.ops import LowRankTerm
 from lorakit.ops.dropout import drop
-from lorakit.ops.magnitude import add_rescaling
+from lorakit.ops.magnitude import add_rescaling, scaled_rows
 
 _CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
@@ -79,13 +82,13 @@ class AdaptedConv(AdaptedLayer):
     def oriented(self, delta_weight: Tensor) -> Tensor:
         """Turn (out, in k) to the stored shape (out, in, *kernel), and that one back."""
         if delta_weight.ndim == 2:
-            return delta_weight.view(self.weight.shape)
+            return delta_weight.reshape(self.weight.shape)
         return delta_weight.flatten(1)
 
     def merge_obstacle(self) -> str | None:
-        """Return why the updates cannot be added to the weight: it has groups."""
+        """Return why the updates cannot be added to the weight: it has groups, for one."""
         if self.groups == 1:
-            return None
+            return super().merge_obstacle()
         return f"it has groups={self.groups}, and its updates mix the channels of all of them"
 
     def forward(self, input: Tensor) -> Tensor:
@@ -96,53 +99,56 @@ class AdaptedConv(AdaptedLayer):
         if not updates:
             return super().forward(input)
         terms, bias, magnitudes = self.operands(updates)
-        h = self._conv_forward(input, self.weight, bias)  # type: ignore[operator]
-        base = None if all(m is None for m in magnitudes) else self._without(h, bias)
+        own = None if bias is None else bias.to(self.weight.dtype)  # a trained one is in float32
+        if all(magnitude is None for magnitude in magnitudes):
+            h = self._conv_forward(input, self.weight, own)  # type: ignore[operator]
+            for term in terms:
+                h = h + self._change(term, input)
+            return h
+        base = self._conv_forward(input, self.weight, None)  # type: ignore[operator]
+        if len(updates) == 1:
+            v = self._channels_last(base + self._change(terms[0], input))
+            norms = norms_of(self, updates[0], terms[0])
+            return self._channels_back(scaled_rows(v, magnitudes[0], norms, own))  # type: ignore[arg-type]
+        h = base
         for update, term, magnitude in zip(updates, terms, magnitudes, strict=True):
-            h = h + self._change(update, term, magnitude, input, base)
-        return h
+            change = self._change(term, input)
+            h = h + change
+            if magnitude is not None:
+                h = self._rescaled(update, term, magnitude, h, base + change)
+        return h if own is None else h + self._along_channels(own.to(h.dtype))
 
     def change_of_rows(self, update: LowRankUpdate, input: Tensor, h: Tensor) -> Tensor:
         """Return what one update adds to the base's outputs h, (rows, out, …)."""
         term, bias, magnitude = update()
-        base = None if magnitude is None else self._without(h, self.bias)
-        change = self._change(update, term, magnitude, input, base)
+        change = self._change(term, input)
+        if magnitude is not None:
+            base = h if self.bias is None else h - self._along_channels(self.bias.to(h.dtype))
+            change = self._rescaled(update, term, magnitude, change, base + change)
         if bias is not None:
             trained = bias if self.bias is None else bias - self.bias
             change = change + self._along_channels(trained.to(change.dtype))
         return change
 
-    def _change(
-        self,
-        update: LowRankUpdate,
-        term: LowRankTerm,
-        magnitude: Tensor | None,
-        x: Tensor,
-        base: Tensor | None,
-    ) -> Tensor:
-        """Return what one term adds to the output.
-
-        Args:
-            update: Whose term it is.
-            term: Its operands.
-            magnitude: Of the update, (out,), or None.
-            x: The layer's input.
-            base: Its output without a bias; needed where there is a magnitude.
-        """
+    def _change(self, term: LowRankTerm, x: Tensor) -> Tensor:
+        """Return s B A at every patch of an input, dropout included, (*, out, …)."""
         read = x if term.seed is None else drop(x, term.drop_probability, term.seed)
         u = self._low_rank(read, term.A)
-        B = term.B.to(u.dtype).view(*term.B.shape, *(1,) * self.dimensions)
-        change = _CONVOLVE[self.dimensions](u, B) * term.scaling
-        if magnitude is None or base is None:
-            return change
-        channels = -1 - self.dimensions
-        added, whole = (t.movedim(channels, -1) for t in (change, base + change))
-        scaled = add_rescaling(added, whole, magnitude, norms_of(self, update, term))
-        return scaled.movedim(-1, channels)
+        # s goes into B, which is far smaller than the output, before B is rounded.
+        B = (term.B * term.scaling).to(u.dtype).view(*term.B.shape, *(1,) * self.dimensions)
+        return _CONVOLVE[self.dimensions](u, B)
+
+    def _rescaled(
+        self, update: LowRankUpdate, term: LowRankTerm, magnitude: Tensor, h: Tensor, v: Tensor
+    ) -> Tensor:
+        """Return h + v (m / ‖W0 + s B A‖ - 1)."""
+        norms = norms_of(self, update, term)
+        last = add_rescaling(self._channels_last(h), self._channels_last(v), magnitude, norms)
+        return self._channels_back(last)
 
     def _low_rank(self, x: Tensor, A: Tensor) -> Tensor:
         """Return A at every patch of x, (*, r, …)."""
-        kernels = A.to(x.dtype).view(-1, self.in_channels, *self.kernel_size)
+        kernels = A.to(x.dtype).reshape(-1, self.in_channels, *self.kernel_size)
         padding = self.padding
         if self.padding_mode != "zeros":
             x = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode)  # type: ignore[arg-type]
@@ -156,8 +162,11 @@ class AdaptedConv(AdaptedLayer):
             self.dilation,  # type: ignore[arg-type]
         )
 
-    def _without(self, h: Tensor, bias: Tensor | None) -> Tensor:
-        return h if bias is None else h - self._along_channels(bias.to(h.dtype))
+    def _channels_last(self, h: Tensor) -> Tensor:
+        return h.movedim(-1 - self.dimensions, -1)
+
+    def _channels_back(self, h: Tensor) -> Tensor:
+        return h.movedim(-1, -1 - self.dimensions)
 
     def _along_channels(self, values: Tensor) -> Tensor:
         return values.view(-1, *(1,) * self.dimensions)

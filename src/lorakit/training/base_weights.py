@@ -99,7 +99,11 @@ def load_base_weights(path: str | Path, base: str | None = None) -> BaseWeights:
     )
     fit_vocabulary(model, adapter)
     add_adapter(model, _updates_alone(adapter), trainable=False)
-    return BaseWeights(dict(adapted_layers(model)))
+    layers = dict(adapted_layers(model))
+    shapes = {path: layer.kernel_shape(layer) for path, layer in layers.items()}
+    # An update of a convolution in groups is no change of its weight, nor of that size.
+    grouped = {path for path, shape in shapes.items() if shape is not None and shape.groups > 1}
+    return BaseWeights({path: layer for path, layer in layers.items() if path not in grouped})
 
 
 def _updates_alone(adapter: Adapter) -> Adapter:

@@ -140,3 +140,30 @@ def test_bad_names_paths_and_states(tmp_path):
     merge_adapters(model)
     with pytest.raises(AdapterStateError, match="Cannot exchange an adapter's weights while"):
         hotswap_adapter(model, Adapter.from_model(adapted()))
+
+
+def test_parts_of_a_fused_matrix_take_the_weights_of_another():
+    parts = {"c_attn": [True, False, True]}
+    model, other = (adapted(gpt2, seed, enable_lora=parts) for seed in (1, 2))
+    assert largest_error(logits(model), logits(other)) > 0.01
+    hotswap_adapter(model, Adapter.from_model(other))
+    assert torch.equal(logits(model), logits(other))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"r": 4}, "mixes the 3 parts that are adapted each by itself"),
+        ({"r": 1, "enable_lora": [True, False, True]}, "has rank 2 in all its blocks, expected 4"),
+    ],
+)
+def test_factors_without_those_parts_are_refused_and_nothing_changes(options, said):
+    options = {"target_modules": ["c_attn"]} | options
+    if "enable_lora" in options:
+        options["enable_lora"] = {"c_attn": options["enable_lora"]}
+    model = adapted(gpt2, enable_lora={"c_attn": [True, False, True]}, target_modules=["c_attn"])
+    before = logits(model)
+    new = Adapter.from_model(adapted(gpt2, 2, **options))
+    with pytest.raises(AdapterMismatchError, match=said):
+        hotswap_adapter(model, new)
+    assert torch.equal(logits(model), before)

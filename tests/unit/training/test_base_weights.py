@@ -6,12 +6,21 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from lorakit import LoraConfig, QuantizationConfig, add_adapter, quantize_model, save_adapter
+from lorakit import (
+    Adapter,
+    LoraConfig,
+    QuantizationConfig,
+    add_adapter,
+    quantize_model,
+    save_adapter,
+)
+from lorakit.analysis import analyze_adapter
 from lorakit.errors import AdapterMismatchError, ConfigError, MissingFileError
 from lorakit.layers.bitsandbytes_storage import quantized_weight
 from lorakit.ops.quantized import dense_copy
 from lorakit.training.base_weights import load_base_weights
 from lorakit.training.tasks.settings import SETTINGS_FILE
+from tiny_models import randomize_
 
 
 def saved_adapter(directory, base, auto_class=AutoModelForCausalLM, **config):
@@ -92,3 +101,26 @@ def test_what_the_adapter_does_not_say_is_asked_for(tmp_path, tiny_llama_dir, fi
     change_config(adapter, **{field: None})
     with pytest.raises(ConfigError, match=message):
         load_base_weights(adapter)
+
+
+def test_convolutions_are_matrices_and_those_in_groups_are_left_out(tmp_path):
+    from transformers import SqueezeBertConfig, SqueezeBertForSequenceClassification
+
+    sizes = {"vocab_size": 32, "hidden_size": 16, "embedding_size": 16, "intermediate_size": 32}
+    config = SqueezeBertConfig(num_hidden_layers=1, num_attention_heads=2, q_groups=2, **sizes)
+    config.k_groups = config.post_attention_groups = 1
+    torch.manual_seed(0)
+    model = SqueezeBertForSequenceClassification(config)
+    model.save_pretrained(tmp_path / "base")
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base")
+    targets = ["query", "key"]
+    add_adapter(model, LoraConfig(r=2, task_type="SEQ_CLS", target_modules=targets))
+    randomize_(model)
+    save_adapter(model, tmp_path / "a")
+    weights = load_base_weights(tmp_path / "a", str(tmp_path / "base"))
+    assert [path.rpartition(".")[2] for path in weights] == ["key"]
+    path = next(iter(weights))
+    assert torch.equal(weights[path], model.get_submodule(path).weight.flatten(1))
+    analysis = analyze_adapter(Adapter.load(tmp_path / "a"), weights)
+    assert len(analysis.updates) == 2
+    assert [found.path for found in analysis.amplifications] == [path]
