@@ -1,3 +1,4 @@
+import gc
 import sys
 
 import pytest
@@ -388,11 +389,14 @@ def calls_of(work):
         nonlocal made
         made += event in ("call", "c_call")
 
+    gc.collect()
+    gc.disable()  # what it would clean up is not the work's
     sys.setprofile(count)
     try:
         work()
     finally:
         sys.setprofile(None)
+        gc.enable()
     return made
 
 
