@@ -9,8 +9,12 @@ import atexit
 import json
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
+
+# Makes the tables and model builders in tests/ importable: `from tiny_models import llama`.
+sys.path.insert(0, str(Path(__file__).parent))
 
 _CACHE = tempfile.mkdtemp(prefix="lorakit-tests-")
 atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)

@@ -1,13 +1,9 @@
-"""Makes the tables and model builders in tests/ importable: `from tiny_models import llama`."""
+"""What tests on a GPU share."""
 
 import os
-import sys
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 
 @pytest.fixture

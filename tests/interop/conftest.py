@@ -1,14 +1,8 @@
-"""What the comparisons with other libraries share.
+"""What the comparisons with other libraries share."""
 
-Makes the tables and model builders in tests/ importable: `from tiny_models import llama`.
-"""
-
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 PEFTS_REMARKS = (
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning",

@@ -2,11 +2,11 @@ import json
 
 import pytest
 import torch
-from lorakit.adapters.checkpoint_weights import CheckpointWeights
 from safetensors.torch import save_file
 
-from lorakit.adapters import checkpoint_weights
 from lorakit.errors import AdapterFileError, MissingFileError
+from lorakit.injection import checkpoint_weights
+from lorakit.injection.checkpoint_weights import CheckpointWeights
 from tiny_models import llama
 
 INDEX = "model.safetensors.index.json"
@@ -100,12 +100,12 @@ def test_a_configuration_that_cannot_be_read_is_named(tmp_path):
 def test_of_a_hub_repository_only_the_model_s_own_files_are_fetched(sharded, monkeypatch):
     asked = []
 
-    def fetch(repository, files):
-        asked.append((repository, files))
+    def fetch(repository, files, revision):
+        asked.append((repository, files, revision))
         return sharded
 
     monkeypatch.setattr(checkpoint_weights, "fetch_from_hub", fetch)
-    CheckpointWeights("some/model")
-    ((repository, files),) = asked
-    assert repository == "some/model"
+    CheckpointWeights("some/model", "abc")
+    ((repository, files, revision),) = asked
+    assert (repository, revision) == ("some/model", "abc")
     assert set(files) == {"config.json", INDEX, "model*.safetensors"}
