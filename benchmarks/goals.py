@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks import latency, memory_plan, qlora, rows, search_memory, switching
+from benchmarks import dora, latency, memory_plan, qlora, rows, search_memory, switching
 from benchmarks.results import NO_BF16, Row, matching, newest
 from benchmarks.step import FORWARD_BACKWARD, SAVED
 from benchmarks.variants import FULL, LIMIT, LORAKIT, LORAKIT_MLP, PEFT
@@ -136,7 +136,25 @@ _PLANS = (
     _plan(memory_plan.SECONDS, "llama-70b", memory_plan.LARGE_SETTING, 60.0, "s"),
 )
 
+_MAGNITUDES = tuple(
+    Goal(
+        "a magnitude (DoRA): step / plain LoRA's",
+        {
+            "benchmark": "dora",
+            "measure": FORWARD_BACKWARD,
+            "shape": f"{SHAPE}:4",
+            "setting": "4 x 256",
+            "variant": dora.DORA,
+            "ratio_to": dora.LORA,
+            **column,
+        },
+        1.35,
+    )
+    for column in (_FLOAT32, _FLOAT32_DROPOUT)
+)
+
 GOALS = (
+    *_MAGNITUDES,
     _step(LIMIT, _FLOAT32, 1.12, 1.05),
     _step(LIMIT, _FLOAT32_DROPOUT, 1.18, 1.08),
     _step(LIMIT, _BFLOAT16, 1.15, 1.07),
