@@ -154,7 +154,6 @@ _MAGNITUDES = tuple(
 )
 
 GOALS = (
-    *_MAGNITUDES,
     _step(LIMIT, _FLOAT32, 1.12, 1.05),
     _step(LIMIT, _FLOAT32_DROPOUT, 1.18, 1.08),
     _step(LIMIT, _BFLOAT16, 1.15, 1.07),
@@ -209,6 +208,7 @@ GOALS = (
         },
         1.00,
     ),
+    *_MAGNITUDES,
 )
 
 

@@ -18,11 +18,14 @@ VARIANTS = EAGER + COMPILED
 
 def goal_table(device_rows: Sequence[Row], device: str) -> str:
     """Return every goal with what was reached of it."""
-    if not matching(device_rows, shape=SHAPE):
+    verdicts = [verdict(goal, device_rows, device) for goal in GOALS]
+    was_measured = bool(matching(device_rows, shape=SHAPE))
+    if not was_measured and all(found.row is None for found in verdicts):
         return f"The goals are for {SHAPE}; there are no rows of it from this device."
     lines = []
-    for goal in GOALS:
-        found = verdict(goal, device_rows, device)
+    for goal, found in zip(GOALS, verdicts, strict=True):
+        if found.row is None and not was_measured:
+            continue
         reached = ""
         if found.row is not None and found.reached is not None:
             reached = _goal_number(goal, found.reached)

@@ -10,6 +10,7 @@ from benchmarks import (
     dropout_ways,
     growth,
     latency,
+    layer_kinds,
     loading,
     memory_plan,
     qlora,
@@ -68,6 +69,7 @@ def invented_rows(origin: Origin = ORIGIN) -> list[Row]:
         *_bracketing(make),
         *_dropping(make),
         *_magnitudes(make),
+        *_kinds_of_layers(make),
         *_quantized(make),
         *_loading(origin),
         *_thin(make),
@@ -241,12 +243,21 @@ def _magnitudes(make: Make) -> list[Row]:
             benchmark="dora",
             measure=FORWARD_BACKWARD,
             shape="llama-69m:4",
+            setting="4 x 256",
             dtype=torch.float32,
             dropout=dropout,
             r=8,
             unit="s",
         )
     return made
+
+
+def _kinds_of_layers(make: Make) -> list[Row]:
+    common: dict[str, Any] = {"benchmark": "layer_kinds", "measure": FORWARD_BACKWARD, "unit": "s"}
+    found = []
+    for layer in layer_kinds.layers(quick=False):
+        found += make({LIMIT: 1.0, LORAKIT: 1.1, PEFT: 1.3}, (LIMIT,), shape=layer.name, **common)
+    return found
 
 
 def _quantized(make: Make) -> list[Row]:
