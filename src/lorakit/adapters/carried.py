@@ -24,6 +24,7 @@ from lorakit.injection.state import (
     unwrapped,
 )
 from lorakit.layers import KernelShape, LoraEmbedding, LowRankUpdate, TokenRows
+from lorakit.layers.parted_update import PartedUpdate
 
 
 def save_adapter(model: nn.Module, path: str | Path, name: str = "default") -> list[Path]:
@@ -129,6 +130,7 @@ def load_adapter_state_dict(
         )
     view = view_of(model, name)
     paths = file_paths(view.factors, view.stacked)
+    _require_parts_fit(model, tensors, name, paths)
     for path, layer in adapted_layers(model):
         update: LowRankUpdate | None = layer.updates._modules.get(name)  # type: ignore[assignment]
         if update is None:
@@ -149,6 +151,17 @@ def load_adapter_state_dict(
             del places[key]
     for key, place in places.items():
         copy_whole_(place, tensors[key])
+
+
+def _require_parts_fit(
+    model: nn.Module, tensors: Mapping[str, Tensor], name: str, paths: Mapping[str, str]
+) -> None:
+    """Refuse factors that mix parts which are adapted one by one, before anything is copied."""
+    for path, layer in adapted_layers(model):
+        update = layer.updates._modules.get(name)
+        if isinstance(update, PartedUpdate):
+            A, B, _ = to_matrices(*(tensors[key] for key in factor_keys(paths[path], False)))
+            update.require_fitting(A, B)
 
 
 def view_of(model: nn.Module, name: str) -> Adapter:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lorakit.adapters.adapter import Adapter
+from lorakit.adapters.ranks import plain_start
 from lorakit.adapters.rewritten import require_low_rank
 from lorakit.config import LoraConfig
 from lorakit.errors import AdapterMismatchError
@@ -166,6 +167,11 @@ def _weight_of(site: Site) -> str:
 def _oriented(site: Site, delta: Tensor) -> Tensor:
     """Return a difference as (out, in), or (dim, vocabulary) for an embedding."""
     shape = site.adapted_class.kernel_shape(site.module)
+    if site.parts is not None and shape is None:
+        raise AdapterMismatchError(
+            f"Cannot extract parts of {site.path}: got enable_lora={list(site.parts)}, expected "
+            "the whole matrix. Leave enable_lora out."
+        )
     if shape is not None and shape.groups > 1:
         raise AdapterMismatchError(
             f"Cannot extract {site.path}: it has {shape.groups} groups of channels, expected one, "
@@ -199,7 +205,7 @@ def _recorded(plan: InjectionPlan, model: nn.Module) -> LoraConfig:
             "layers_to_transform": None,
             "layers_pattern": None,
             "modules_to_save": tuple(plan.heads),
-            "init_lora_weights": True,  # "pissa" would say that the factors are for another base
+            **plain_start(),  # "pissa" would say that the factors are for another base
             "fan_in_fan_out": any(issubclass(s.adapted_class, LoraConv1D) for s in plan.sites),
         }
     )

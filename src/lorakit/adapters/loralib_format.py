@@ -368,8 +368,10 @@ def lora_state_dict(
         for path, layer in adapted_layers(model)
         if name in layer.updates
     }
-    ratios = {p: u.scaling / (config.alpha_for(p) / u.r) for p, u in updates.items()}
     fused = {path: u.parts for path, u in updates.items() if isinstance(u, PartedUpdate)}
+    # The rank that a layer of loralib has to have: that of one part, or of what is saved.
+    ranks = {p: u.r if p in fused else adapter.factors[p][0].shape[0] for p, u in updates.items()}
+    ratios = {p: u.scaling / (config.alpha_for(p) / ranks[p]) for p, u in updates.items()}
     tensors = _under_loralib_names(adapter, ratios, fused)
     kept = {key: tensor for key, tensor in tensors.items() if key.endswith((_A, _B))}
     if bias == "none":

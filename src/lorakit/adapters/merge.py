@@ -88,10 +88,15 @@ def merge_adapters(
         set_adapter(model, names)
     layers, largest = 0, 0.0
     dtype = _dense_dtype(model)
-    for _, layer in adapted_layers(model):
-        if layer.acting_updates():
-            largest = max(largest, layer.merge(dtype, quantized_base == "requantize"))
-            layers += 1
+    try:
+        for _, layer in adapted_layers(model):
+            if layer.acting_updates():
+                largest = max(largest, layer.merge(dtype, quantized_base == "requantize"))
+                layers += 1
+    except BaseException:
+        for _, layer in adapted_layers(model):
+            layer.unmerge()
+        raise
     state.is_merged = True
     return Merge(state.active, layers, largest, quantized_base == "requantize")
 
@@ -101,7 +106,7 @@ def _check_quantized_base(model: nn.Module, quantized_base: QuantizedBase | None
     if quantized and quantized_base is None:
         raise QuantizationError(
             f"Cannot merge into {first_few(quantized, 1)}: weights are quantised. "
-            ' Pass quantized_base="dequantize" to make them dense (they take two to '
+            'Pass quantized_base="dequantize" to make them dense (they take two to '
             'eight times the memory), or "requantize" to quantise the sum again at a loss.'
         )
     if quantized_base == "requantize" and not quantized:

@@ -34,9 +34,15 @@ def with_ranks(
             "rank_pattern": pattern_of(ranks, r),
             "alpha_pattern": {k: float(v) for k, v in pattern_of(alphas, alpha).items()},
             "use_rslora": False,
-            "init_lora_weights": True,
+            **plain_start(),
         }
     )
+
+
+def plain_start() -> dict[str, object]:
+    """Return the settings of how updates begin, as they are where nothing is said of it."""
+    names = ("init_lora_weights", "eva_rho", "init_batches")
+    return {name: LoraConfig.model_fields[name].default for name in names}
 
 
 def pattern_of(values: Mapping[str, float], usual: float) -> dict:

@@ -100,7 +100,8 @@ def load_adapters(
         for name, adapter in adapters.items():
             added[name] = add_adapter(model, adapter, name, trainable=False)
     except BaseException:
-        remove_adapters(model, tuple(added))
+        if added:
+            remove_adapters(model, tuple(added))
         if acting:
             set_adapter(model, acting)
         raise

@@ -98,9 +98,9 @@ def add_adapter(
     if dtype is not None:
         _check_factor_dtype(plan, dtype)
 
+    recorded = _recorded_config(model, plan)
     is_first = state_of(model) is None
     state = create_state(model)
-    recorded = _recorded_config(model, plan)
     state.configs[name] = recorded
     state.trainable[name] = trainable
     start = StartingFactors(model, plan.config)
@@ -280,6 +280,7 @@ def _injection(plan: InjectionPlan, name: str, config: LoraConfig) -> Injection:
             site.scaling,
             config.use_dora,
             getattr(site.module, "experts", 1),
+            site.parts,
         )
         for site in plan.sites
     )

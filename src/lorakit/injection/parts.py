@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from lorakit.config import LoraConfig
 from lorakit.errors import ShapeError, TargetError
-from lorakit.layers import LoraConv1D
-from lorakit.layers.linear import AdaptedLinear
+from lorakit.injection.start_checks import is_linear
 
 if TYPE_CHECKING:
     from lorakit.injection.plan import Site
@@ -52,7 +51,7 @@ def check_parts(config: LoraConfig, sites: Sequence[Site]) -> None:
     for site in sites:
         if site.parts is None:
             continue
-        if not issubclass(site.adapted_class, (AdaptedLinear, LoraConv1D)):
+        if not is_linear(site.adapted_class):
             raise TargetError(
                 f"Cannot adapt parts of {site.path}: it is a {type(site.module).__name__}, "
                 "expected a linear layer. Leave it out of enable_lora."

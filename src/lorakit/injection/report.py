@@ -21,12 +21,20 @@ class Match:
     has_magnitude: bool = False
     experts: int = 1
     """How many matrices of that size are stacked in one parameter."""
+    parts: tuple[bool, ...] | None = None
+    """Which equal parts of the outputs have a product of rank r of their own; None for one."""
 
     @property
     def parameters(self) -> int:
-        """Parameters of the update: r (in + out) of each matrix, and out for a magnitude."""
+        """Parameters of the update: r (in + out) of each matrix, and out for a magnitude.
+
+        Of parts each adapted one has r (in + out / parts).
+        """
         magnitude = self.out_features if self.has_magnitude else 0
-        return self.experts * self.r * (self.in_features + self.out_features) + magnitude
+        count, rows = self.experts, self.out_features
+        if self.parts is not None:
+            count, rows = sum(self.parts), rows // len(self.parts)
+        return count * self.r * (self.in_features + rows) + magnitude
 
 
 @dataclass(frozen=True)

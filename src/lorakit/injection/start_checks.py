@@ -41,6 +41,12 @@ def check_start(config: LoraConfig, sites: Sequence[Site]) -> None:
             "it is no linear layer, expected linear ones alone. Leave it out of target_modules, "
             "or give it an adapter of its own."
         )
+    if initialization == "eva" and config.bias == "all":
+        raise TargetError(
+            "Cannot start with init_lora_weights='eva' and bias='all': a layer that EVA leaves "
+            "without a rank would have no place for its trained bias. Use bias='lora_only', or "
+            "another init_lora_weights."
+        )
     dense = [site.path for site in sites if bits_of(site.module) is None]
     if initialization == "loftq" and dense:
         raise QuantizationError(

@@ -148,8 +148,8 @@ def check_new_name(model: nn.Module, name: str) -> None:
     state = state_of(model)
     if state is not None and name in state.configs:
         raise AdapterNameError(
-            f"An adapter named {name!r} is already there. Choose another name, or call "
-            f"delete_adapter(model, {name!r}) first."
+            f"An adapter named {name!r} is already there. Choose another name, or take it out "
+            f"first: set_adapter(model, None), then delete_adapter(model, {name!r})."
         )
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lorakit.config import LoraConfig
+from lorakit.errors import first_few
 from lorakit.injection.targets import name_matches, no_match_message
 from lorakit.injection.vocabulary import input_embedding
 from lorakit.layers import AdaptedLayer, copy_with_rows, plain_class_of, replace_in_place
@@ -94,8 +95,8 @@ def _by_path(
         found = input_embedding(model, modules)
         if found is None:
             problems.append(
-                f"trainable_token_indices={_few(wanted)} are rows of the input embedding, but this "
-                f"{type(model).__name__} does not say which that is. Name it: "
+                f"trainable_token_indices={first_few(map(str, wanted), 5)} are rows of the input "
+                f"embedding, but this {type(model).__name__} does not say which that is. Name it: "
                 "trainable_token_indices={name: indices}."
             )
         return {} if found is None else {found[0]: wanted}
@@ -129,8 +130,8 @@ def _obstacle(path: str, module: nn.Module) -> str | None:
 def _beyond(path: str, weight: Tensor, beyond: list[int], largest: int) -> str:
     resize = f"model.resize_token_embeddings({largest + 1})"
     return (
-        f"trainable_token_indices of {path} name {_few(beyond)}, but it has {weight.shape[0]} "
-        f"rows. If the vocabulary has grown, call {resize} first."
+        f"trainable_token_indices of {path} name {first_few(map(str, beyond), 5)}, but it "
+        f"has {weight.shape[0]} rows. If the vocabulary has grown, call {resize} first."
     )
 
 
@@ -222,8 +223,3 @@ def add_token_rows(
     for path, module in site.modules.items():
         made = copy_with_rows(module, site.indices, rows, is_named=path == site.path)
         replace_in_place(module).trained_copies[name] = made.train(module.training)
-
-
-def _few(indices: Sequence[int]) -> str:
-    more = f" and {len(indices) - 5} more" if len(indices) > 5 else ""
-    return ", ".join(map(str, indices[:5])) + more

@@ -19,7 +19,6 @@ and it cannot be merged.
 import math
 from typing import ClassVar, Literal, NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -191,8 +190,3 @@ class LoraConv3d(AdaptedConv, nn.Conv3d):
 
     plain_class = nn.Conv3d
     dimensions = 3
-
-
-def is_convolution(kind: type[torch.nn.Module]) -> bool:
-    """Return whether layers of a class are convolutions."""
-    return issubclass(kind, (nn.Conv1d, nn.Conv2d, nn.Conv3d))

@@ -57,6 +57,14 @@ class PartedUpdate(LowRankUpdate):
         Raises:
             AdapterMismatchError: B is not zero outside of the blocks, so that it mixes parts.
         """
+        super().load_factors_(A, self.require_fitting(A, B))
+
+    def require_fitting(self, A: Tensor, B: Tensor) -> Tensor:
+        """Return lora_B of factors in the form `saved_factors` has, (n out / L, r).
+
+        Raises:
+            AdapterMismatchError: B is not zero outside of the blocks, so that it mixes parts.
+        """
         compact = out_of_blocks(B, self.parts)
         if compact is None:
             raise AdapterMismatchError(
@@ -64,7 +72,7 @@ class PartedUpdate(LowRankUpdate):
                 f"which the parts {list(self.parts)} are adapted, each by itself: lora_B is not "
                 "zero outside of their blocks. Load them as an adapter without enable_lora."
             )
-        super().load_factors_(A, compact)
+        return compact
 
     def extra_repr(self) -> str:
         """Show the parts as well."""

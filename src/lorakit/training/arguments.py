@@ -25,7 +25,8 @@ from typing import (
 import torch
 from pydantic import BeforeValidator, Field, ValidationError, create_model
 
-from lorakit.config import StrictConfig, TaskType, config_error
+from lorakit.config import StrictConfig, TaskType
+from lorakit.config_problems import config_error
 from lorakit.errors import ConfigError
 from lorakit.quantization.devices import require_bitsandbytes
 from lorakit.training.lora_plus import RECIPE_KEY as LORA_PLUS_KEY

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lorakit.adapters.sharded import is_sharded, shard_like, whole
 from lorakit.errors import ConfigError, did_you_mean
 from lorakit.layers import OffsetUpdate
+from lorakit.layers.parted_update import PartedUpdate
 from lorakit.training.memory_mapped_adamw import OPTIMIZER_NAME
 from lorakit.training.processes import process_count
 
@@ -139,12 +140,18 @@ def require_shardable(model: Any) -> None:
     """Refuse a model whose parts share weights in a way that accelerate's FSDP2 does not follow.
 
     It keeps input and output embeddings together where these are one weight, and no others. Nor
-    does it shard the factors that an update is measured from.
+    does it shard the factors that an update is measured from, or those of a layer's parts.
 
     Raises:
         ConfigError: Names the modules that share a weight, or the update.
     """
     for path, module in model.named_modules():
+        if isinstance(module, PartedUpdate):
+            raise ConfigError(
+                f"This {type(model).__name__} cannot be sharded: {path} has a product for each "
+                "part of a layer (lora.enable_lora, or a convolution in groups), expected one for "
+                "the whole. Leave these parts out, or leave training.fsdp out."
+            )
         if isinstance(module, OffsetUpdate):
             raise ConfigError(
                 f"This {type(model).__name__} cannot be sharded: {path} is measured from its start "
