@@ -277,8 +277,8 @@ class TestErrors:
         add_adapter(model, LoraConfig(r=2))
         text = self.refused(AdapterNameError, model)
         assert text == (
-            "An adapter named 'default' is already there. Choose another name, or call "
-            "delete_adapter(model, 'default') first."
+            "An adapter named 'default' is already there. Choose another name, or take it out "
+            "first: set_adapter(model, None), then delete_adapter(model, 'default')."
         )
 
     def test_a_subclass_with_its_own_forward(self):
