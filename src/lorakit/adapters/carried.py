@@ -8,7 +8,12 @@ from torch import Tensor, nn
 
 from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.convolutions import to_matrices
-from lorakit.adapters.parameter_keys import file_paths, from_file_layout
+from lorakit.adapters.parameter_keys import (
+    file_paths,
+    from_file_layout,
+    with_outputs_of_files,
+    with_own_outputs,
+)
 from lorakit.adapters.peft_format import factor_keys, tensor_keys
 from lorakit.adapters.ranks import Factors, with_ranks
 from lorakit.adapters.sharded import copy_whole_, is_sharded
@@ -87,14 +92,23 @@ def load_adapter(
 
 
 def adapter_state_dict(model: nn.Module, name: str = "default") -> dict[str, Tensor]:
-    """Return the tensors of one adapter under PEFT's keys, detached but not copied.
+    """Return the tensors of one adapter under PEFT's keys, detached: those `save_adapter` writes.
+
+    They are the model's own and no copies, but where files hold something else: of stacked weights,
+    of updates whose saved factors are made of their parameters, and of an attention whose output
+    projection has not its rank and twice its scaling.
 
     Raises:
         AdapterNameError: There is no such adapter.
     """
     view = view_of(model, name)
+    return _keyed(view, with_outputs_of_files(view.factors, view.config).factors)
+
+
+def _keyed(view: Adapter, factors: Factors) -> dict[str, Tensor]:
+    """Return an adapter's tensors under PEFT's keys, with these factors."""
     return tensor_keys(
-        view.factors,
+        factors,
         view.replaced,
         view.embeddings,
         {},
@@ -113,7 +127,8 @@ def load_adapter_state_dict(
 
     Raises:
         AdapterNameError: There is no such adapter.
-        AdapterMismatchError: Keys or shapes differ from the adapter's; nothing is copied then.
+        AdapterMismatchError: Keys or shapes differ from the adapter's, or an attention's factors
+            have values beyond the rank it has here; nothing is copied then.
     """
     places = adapter_state_dict(model, name)
     problems = [f"missing key {key!r}" for key in places if key not in tensors]
@@ -130,6 +145,7 @@ def load_adapter_state_dict(
         )
     view = view_of(model, name)
     paths = file_paths(view.factors, view.stacked)
+    tensors, places = _with_own_outputs(tensors, view, paths), _keyed(view, view.factors)
     _require_parts_fit(model, tensors, name, paths)
     for path, layer in adapted_layers(model):
         update: LowRankUpdate | None = layer.updates._modules.get(name)  # type: ignore[assignment]
@@ -162,6 +178,23 @@ def _require_parts_fit(
         if isinstance(update, PartedUpdate):
             A, B, _ = to_matrices(*(tensors[key] for key in factor_keys(paths[path], False)))
             update.require_fitting(A, B)
+
+
+def _with_own_outputs(
+    tensors: Mapping[str, Tensor], view: Adapter, paths: Mapping[str, str]
+) -> Mapping[str, Tensor]:
+    """Return a file's tensors with the ranks and scalings that attentions have in the model.
+
+    Args:
+        tensors: Under PEFT's keys.
+        view: The adapter the model carries.
+        paths: Each module's path in these keys.
+    """
+    keys = {path: factor_keys(paths[path], path in view.embeddings) for path in view.factors}
+    saved = {path: (tensors[of_A], tensors[of_B]) for path, (of_A, of_B) in keys.items()}
+    own = with_own_outputs(saved, view.factors, view.config)
+    changed = {k: t for path in own for k, t in zip(keys[path], own[path], strict=True)}
+    return {**tensors, **changed}
 
 
 def view_of(model: nn.Module, name: str) -> Adapter:

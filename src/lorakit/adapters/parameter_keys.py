@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from lorakit.adapters.ranks import Factors, with_ranks
 from lorakit.config import LoraConfig
-from lorakit.errors import AdapterFileError
+from lorakit.errors import AdapterFileError, AdapterMismatchError
 from lorakit.injection.attention import (
     OUTPUT,
     OUTPUT_SHARE,
@@ -95,8 +95,9 @@ def named_in_base(factors: Factors, config: LoraConfig, where: str) -> NamedFact
         owner = path
         while owner.endswith(_WRAPPED):
             owner = owner.removesuffix(_WRAPPED)
-        names = _parameters_of(owner, config)
-        if names:
+        # No stacked weights lie below an output projection, though short names would match there.
+        is_output = path.endswith(f"{_WRAPPED}.{OUTPUT}")
+        if not is_output and _parameters_of(owner, config):
             wrappers.setdefault(owner, []).append((path.count(_WRAPPED), path))
         else:
             plain = path.replace(f"{_WRAPPED}.", ".")
@@ -128,26 +129,72 @@ def with_outputs_of_files(factors: Factors, config: LoraConfig) -> NamedFactors:
     ranks are filled up with zeros.
     """
     outputs = _outputs(factors)
-    if with_output_patterns(config, outputs) == config:
+    if _are_of_files(config, outputs):
         return NamedFactors(dict(factors), without_output_patterns(config, outputs))
     ranks = {path: A.shape[-2] for path, (A, _) in factors.items()}
     scalings = {path: config.scaling_for(path) for path in factors}
     made = dict(factors)
     for output, attention in outputs.items():
         r = max(ranks[output], ranks[attention])
-        wanted = OUTPUT_SHARE * scalings[attention]
         A, B = factors[output]
-        made[output] = _of_rank(A, B * (scalings[output] / wanted), r)
+        share = _folded_share(config, output, attention)
+        made[output] = _of_rank(A, B if share == 1 else B * share, r)
         made[attention] = _of_rank(*factors[attention], r)
         ranks[output] = ranks[attention] = r
-        scalings[output] = wanted
+        scalings[output] = OUTPUT_SHARE * scalings[attention]
     alphas = {path: scalings[path] * r for path, r in ranks.items()}
     config = with_ranks(config, ranks, alphas)
     return NamedFactors(made, without_output_patterns(config, outputs))
 
 
+def with_own_outputs(saved: Factors, carried: Factors, config: LoraConfig) -> Factors:
+    """Return attentions' factors with what `with_outputs_of_files` does undone.
+
+    Args:
+        saved: Factors as files have them, by module path; of attentions and their output
+            projections at least.
+        carried: The factors in whose place they are to be, by module path; for their ranks.
+        config: The settings that give `carried` its scalings.
+
+    Returns: The factors of those attentions and output projections that files change.
+
+    Raises:
+        AdapterMismatchError: What lies beyond the carried rank is not zero.
+    """
+    outputs = _outputs(carried)
+    if _are_of_files(config, outputs):
+        return {}
+    made = {}
+    for output, attention in outputs.items():
+        share = _folded_share(config, output, attention)
+        for path in (attention, output):
+            (A, B), r = saved[path], carried[path][0].shape[0]
+            if A[r:].any() or B[:, r:].any():
+                raise AdapterMismatchError(
+                    f"Rank of the tensors at {path}: got values beyond rank {r}, expected zeros "
+                    "there, as this adapter has them in files. Load them with Adapter.load and "
+                    "add_adapter."
+                )
+            made[path] = A[:r], B[:, :r]
+        A, B = made[output]
+        made[output] = A, B if share == 1 else B / share
+    return made
+
+
+def _are_of_files(config: LoraConfig, outputs: Mapping[str, str]) -> bool:
+    """Return whether output projections have the ranks and scalings that files give them."""
+    return with_output_patterns(config, outputs) is config
+
+
+def _folded_share(config: LoraConfig, output: str, attention: str) -> float:
+    """Return what a file's lora_B of an output projection is, in units of the one carried."""
+    return config.scaling_for(output) / (OUTPUT_SHARE * config.scaling_for(attention))
+
+
 def _of_rank(A: Tensor, B: Tensor, r: int) -> tuple[Tensor, Tensor]:
     missing = r - A.shape[0]
+    if not missing:
+        return A, B
     return F.pad(A, (0, 0, 0, missing)), F.pad(B, (0, missing))
 
 

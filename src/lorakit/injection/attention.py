@@ -66,6 +66,8 @@ def with_output_patterns(config: LoraConfig, outputs: Mapping[str, str]) -> Lora
     Args:
         config: The settings.
         outputs: The attention of each adapted output projection, both by path.
+
+    Returns: The same object where the settings give that already.
     """
     ranks, alphas = {}, {}
     for output, attention in outputs.items():
@@ -77,9 +79,10 @@ def with_output_patterns(config: LoraConfig, outputs: Mapping[str, str]) -> Lora
             alphas[key] = alpha
     if not ranks and not alphas:
         return config
+    # What is implied replaces an entry of the same name, and comes first, where it is found first.
     patterns = {
-        "rank_pattern": ranks | config.rank_pattern,
-        "alpha_pattern": alphas | config.alpha_pattern,
+        field: implied | {key: v for key, v in getattr(config, field).items() if key not in implied}
+        for field, implied in (("rank_pattern", ranks), ("alpha_pattern", alphas))
     }
     return config.model_copy(update=patterns)
 
