@@ -13,11 +13,12 @@ from oracle.operations import OPERATIONS, Case
 from oracle.outcomes import LORAKIT, MADE, PEFT, ROWS, Row, cannot_be_made, has_file, outcome
 from oracle.page import PAGE, with_table
 from oracle.references import reference
-from tolerances import LOGITS_TOLERANCE, largest_error
+from tolerances import largest_error
 
 # PEFT's remarks on what it does of its own accord; what it does is what is compared here.
 pytestmark = pytest.mark.filterwarnings("ignore")
 MOVED = 1e-3
+TOLERANCE = 1e-5
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +63,10 @@ def test_row(row, case_of):
         return
     got = operation.ours(case).detach()
     if theirs is None:
-        assert largest_error(got, operation.theirs(case)) < LOGITS_TOLERANCE
+        assert largest_error(got, operation.theirs(case)) < TOLERANCE
         return
     expected = reference(case, row.operation)
-    assert largest_error(got, expected) < LOGITS_TOLERANCE
+    assert largest_error(got, expected) < TOLERANCE
     if theirs.what == "differs":
         assert largest_error(operation.theirs(case), expected) > MOVED
 
