@@ -15,7 +15,7 @@ from lorakit.errors import AdapterMismatchError
 from lorakit.injection.checkpoint_weights import CheckpointWeights
 from lorakit.injection.plan import InjectionPlan, Site, plan_from_config
 from lorakit.injection.plan_from_tensors import saved_tensors
-from lorakit.injection.recorded import recorded_targets
+from lorakit.injection.recorded import recorded_config
 from lorakit.layers import LoraConv1D, LoraEmbedding
 from lorakit.layers.parameter import AdaptedParameter
 from lorakit.ops.factored_svd import truncated_dense
@@ -94,7 +94,7 @@ def extract(base: Source, tuned: Source, config: LoraConfig) -> Extraction:
         factors[site.path] = (A.contiguous(), (B / site.scaling).contiguous())
     replaced = {name: pair.tuned(name) for name in _replaced_names(plan)}
     adapter = Adapter(
-        _recorded(plan, model),
+        recorded_config(model, plan).model_copy(update=plain_start()),
         factors,
         replaced,
         frozenset(s.path for s in plan.sites if issubclass(s.adapted_class, LoraEmbedding)),
@@ -194,18 +194,3 @@ def _replaced_names(plan: InjectionPlan) -> list[str]:
     heads = [f"{p}.{name}" for p, module in plan.heads.items() for name in saved_tensors(module)]
     biases = [f"{path}.bias" for path in (*sorted(plan.site_biases), *plan.other_biases)]
     return heads + biases
-
-
-def _recorded(plan: InjectionPlan, model: nn.Module) -> LoraConfig:
-    """Return the settings with the modules that were really selected."""
-    return plan.config.model_copy(
-        update={
-            **recorded_targets(model, plan),
-            "exclude_modules": None,
-            "layers_to_transform": None,
-            "layers_pattern": None,
-            "modules_to_save": tuple(plan.heads),
-            **plain_start(),  # "pissa" would say that the factors are for another base
-            "fan_in_fan_out": any(issubclass(s.adapted_class, LoraConv1D) for s in plan.sites),
-        }
-    )

@@ -9,23 +9,10 @@ from torch import Tensor
 
 from lorakit.config import LoraConfig
 from lorakit.errors import AdapterFileError
-from lorakit.injection.targets import name_matches
+from lorakit.injection.targets import token_indices_of
 
 if TYPE_CHECKING:
     from lorakit.adapters.adapter import Adapter
-
-
-def token_indices_of(config: LoraConfig, path: str) -> tuple[int, ...] | None:
-    """Return which rows of a module a configuration trains; None where it does not name it.
-
-    >>> token_indices_of(LoraConfig(trainable_token_indices={"embed_tokens": [7, 5]}), "lm_head")
-    >>> token_indices_of(LoraConfig(trainable_token_indices=[7, 5]), "model.embed_tokens")
-    (7, 5)
-    """
-    wanted = config.trainable_token_indices
-    if not isinstance(wanted, dict):
-        return wanted
-    return next((rows for name, rows in wanted.items() if name_matches([name], path)), None)
 
 
 def check_token_rows(config: LoraConfig, rows: Mapping[str, Tensor], where: str) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,6 +13,7 @@ from lorakit.errors import AdapterStateError, QuantizationError
 from lorakit.injection.state import base_modules, state_of
 from lorakit.injection.vocabulary import input_embedding, output_layer, rows_needed
 from lorakit.layers.bitsandbytes_storage import bits_of
+from lorakit.modeling_log import errors_alone
 
 _SEED = 0
 """New rows are drawn with it, whatever the seed of a run: all loads of a base get the same ones."""
@@ -81,7 +80,7 @@ def grow_vocabulary(model: nn.Module, rows: int, *, follows_the_old: bool = True
     bias = getattr(None if output is None else output[1], "bias", None)
     old_bias = None if bias is None else bias.detach().clone()
     growing: Any = model
-    with torch.random.fork_rng(), _without_advice():
+    with torch.random.fork_rng(), errors_alone():
         torch.manual_seed(_SEED)
         growing.resize_token_embeddings(rows, mean_resizing=follows_the_old)
     _separate_again(model, modules)
@@ -108,18 +107,3 @@ def _separate_again(model: nn.Module, before: Mapping[str, nn.Module]) -> None:
             module.weight = embedding.weight
             module.num_embeddings = embedding.num_embeddings
             setattr(model.get_submodule(parent), name, module)
-
-
-@contextmanager
-def _without_advice() -> Iterator[None]:
-    """Keep transformers from explaining how it draws new rows."""
-    logger = logging.getLogger("transformers.modeling_utils")
-    logger.addFilter(_is_error)
-    try:
-        yield
-    finally:
-        logger.removeFilter(_is_error)
-
-
-def _is_error(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.ERROR

@@ -4,7 +4,6 @@ from functools import partial
 
 import torch
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from lorakit.config import LoraConfig
 from lorakit.errors import DtypeError, TargetError
@@ -13,7 +12,7 @@ from lorakit.injection.fused_mlp import set_fused_mlp, unfuse_all
 from lorakit.injection.parameters import attach
 from lorakit.injection.plan import AdapterTensors, InjectionPlan, Site, describe, plan_from_config
 from lorakit.injection.plan_from_tensors import plan_from_tensors, saved_tensors
-from lorakit.injection.recorded import recorded_targets
+from lorakit.injection.recorded import recorded_config
 from lorakit.injection.report import Injection, Match
 from lorakit.injection.siblings import group_siblings
 from lorakit.injection.starting_factors import StartingFactors, update_class
@@ -98,7 +97,7 @@ def add_adapter(
     if dtype is not None:
         _check_factor_dtype(plan, dtype)
 
-    recorded = _recorded_config(model, plan)
+    recorded = recorded_config(model, plan)
     is_first = state_of(model) is None
     state = create_state(model)
     state.configs[name] = recorded
@@ -245,29 +244,6 @@ def trained_dtype(base_dtype: torch.dtype) -> torch.dtype:
     Updates of a usual learning rate are lost to rounding in half precision.
     """
     return torch.float32 if base_dtype in _HALF else base_dtype
-
-
-def _recorded_config(model: nn.Module, plan: InjectionPlan) -> LoraConfig:
-    """Return the configuration with its patterns resolved to the modules it really selected.
-
-    Every reader of the file then selects the same modules, whatever its own defaults are.
-    """
-    return plan.config.model_copy(
-        update={
-            **recorded_targets(model, plan),
-            "exclude_modules": None,
-            "layers_to_transform": None,
-            "layers_pattern": None,
-            "modules_to_save": tuple(plan.heads),
-            "fan_in_fan_out": any(_is_conv1d(site.module) for site in plan.sites),
-        }
-    )
-
-
-def _is_conv1d(module: nn.Module) -> bool:
-    """Whether a layer is GPT-2's Conv1D, or was before it was quantised."""
-    was_conv1d = vars(module).get("source_cls") is Conv1D
-    return was_conv1d or describe(module) == "Conv1D"
 
 
 def _injection(plan: InjectionPlan, name: str, config: LoraConfig) -> Injection:

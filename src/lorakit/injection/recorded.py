@@ -3,16 +3,18 @@
 from typing import Any
 
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
+from lorakit.config import LoraConfig
 from lorakit.injection.attention import attention_outputs
 from lorakit.injection.parameters import is_carrier, recorded_parameters
-from lorakit.injection.plan import InjectionPlan
+from lorakit.injection.plan import InjectionPlan, describe
 from lorakit.injection.state import base_modules
 from lorakit.injection.targets import compact_targets
 from lorakit.layers.parameter import AdaptedParameter
 
 
-def recorded_targets(model: nn.Module, plan: InjectionPlan) -> dict[str, Any]:
+def _recorded_targets(model: nn.Module, plan: InjectionPlan) -> dict[str, Any]:
     """Return target_modules and target_parameters that select exactly what a plan adapts.
 
     Raises:
@@ -27,3 +29,29 @@ def recorded_targets(model: nn.Module, plan: InjectionPlan) -> dict[str, Any]:
         "target_modules": compact_targets(targets, [p for p in modules if p not in implied]),
         "target_parameters": recorded_parameters(parameters, modules, plan.config),
     }
+
+
+def recorded_config(model: nn.Module, plan: InjectionPlan) -> LoraConfig:
+    """Return the configuration with its patterns resolved to the modules it really selected.
+
+    Every reader of the file then selects the same modules, whatever its own defaults are.
+
+    Raises:
+        TargetError: No names tell its parameters from others of the model.
+    """
+    return plan.config.model_copy(
+        update={
+            **_recorded_targets(model, plan),
+            "exclude_modules": None,
+            "layers_to_transform": None,
+            "layers_pattern": None,
+            "modules_to_save": tuple(plan.heads),
+            "fan_in_fan_out": any(_is_conv1d(site.module) for site in plan.sites),
+        }
+    )
+
+
+def _is_conv1d(module: nn.Module) -> bool:
+    """Whether a layer is GPT-2's Conv1D, or was before it was quantised."""
+    was_conv1d = vars(module).get("source_cls") is Conv1D
+    return was_conv1d or describe(module) == "Conv1D"

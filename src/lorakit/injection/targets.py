@@ -183,3 +183,16 @@ def _suffixes(paths: Iterable[str]) -> set[str]:
     """Return every name that selects one of these paths."""
     parts = (path.split(".") for path in paths)
     return {".".join(part[start:]) for part in parts for start in range(len(part))}
+
+
+def token_indices_of(config: LoraConfig, path: str) -> tuple[int, ...] | None:
+    """Return which rows of a module a configuration trains; None where it does not name it.
+
+    >>> token_indices_of(LoraConfig(trainable_token_indices={"embed_tokens": [7, 5]}), "lm_head")
+    >>> token_indices_of(LoraConfig(trainable_token_indices=[7, 5]), "model.embed_tokens")
+    (7, 5)
+    """
+    wanted = config.trainable_token_indices
+    if not isinstance(wanted, dict):
+        return wanted
+    return next((rows for name, rows in wanted.items() if name_matches([name], path)), None)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from lorakit.injection.targets import name_matches
+from lorakit.injection.targets import token_indices_of
 
 if TYPE_CHECKING:
     from lorakit.injection.plan import AdapterTensors
@@ -67,7 +67,7 @@ def rows_needed(
 
 
 def _indices(adapter: AdapterTensors, path: str, *, is_input: bool) -> tuple[int, ...]:
-    wanted = adapter.config.trainable_token_indices or ()
-    if isinstance(wanted, dict):
-        return next((rows for name, rows in wanted.items() if name_matches([name], path)), ())
-    return wanted if is_input else ()
+    is_of_input = not isinstance(adapter.config.trainable_token_indices, dict)
+    if is_of_input and not is_input:
+        return ()
+    return token_indices_of(adapter.config, path) or ()

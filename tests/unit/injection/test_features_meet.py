@@ -44,7 +44,7 @@ def test_a_plan_that_cannot_be_recorded_leaves_the_model_as_it_was(monkeypatch):
     model = stack(4, 6)
     before = snapshot(model)
     with monkeypatch.context() as patched:
-        patched.setattr(inject, "_recorded_config", fail)
+        patched.setattr(inject, "recorded_config", fail)
         with pytest.raises(TargetError):
             add_adapter(model, LoraConfig(r=1))
     assert_untouched(model, before)

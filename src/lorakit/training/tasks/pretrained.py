@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -24,6 +22,7 @@ from transformers import (
 from lorakit.config import QuantizationConfig, TaskType
 from lorakit.errors import ConfigError, QuantizationError, TargetError
 from lorakit.injection.heads import task_heads
+from lorakit.modeling_log import errors_alone
 from lorakit.quantization.load import is_quantized, load_as_quantized, load_quantized
 from lorakit.training.tasks.loading_problems import cannot_load, check_local, check_missing
 from lorakit.training.tasks.skeleton import given_options, model_config
@@ -124,7 +123,7 @@ def load_model(
         QuantizationError: It cannot be quantised as asked; see `load_quantized`.
     """
     check_local(name, key)
-    with torch.random.fork_rng(), _without_load_report():
+    with torch.random.fork_rng(), errors_alone():
         torch.manual_seed(seed)
         try:
             config = model_config(name, options)
@@ -249,19 +248,3 @@ def resolve_max_length(
     if tokenizer.model_max_length < _UNLIMITED:
         limits.append(tokenizer.model_max_length)
     return min(limits)
-
-
-@contextmanager
-def _without_load_report() -> Iterator[None]:
-    """Keep transformers from logging which weights are missing; what matters is told in notes."""
-    logger = logging.getLogger("transformers.modeling_utils")
-    # A filter and no level: from some levels on transformers checks more, and reports that too.
-    logger.addFilter(_is_error)
-    try:
-        yield
-    finally:
-        logger.removeFilter(_is_error)
-
-
-def _is_error(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.ERROR
