@@ -294,7 +294,7 @@ def _saving_hook() -> Any:
 
     Each pass of a checkpoint that is not reentrant has another one.
     """
-    hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)  # type: ignore[attr-defined]
     return None if hooks is None else hooks[0]  # the one that packs
 
 

@@ -1,4 +1,4 @@
-"""Groups under any order of calls: results, gradients and what checkpoints save do not depend on it."""
+"""Groups under any order of calls: results, gradients and saved tensors do not depend on it."""
 
 import gc
 import weakref
