@@ -10,17 +10,17 @@ from transformers.pytorch_utils import Conv1D
 from lorakit.config import LoraConfig
 from lorakit.errors import TargetError
 from lorakit.injection.adapted_classes import adapted_class_of, obstacle, output_class_of
+from lorakit.injection.all_linear import (
+    left_out_of_all_linear,
+    untargeted_experts,
+    with_lower_ranks,
+)
 from lorakit.injection.attention import (
     OUTPUT_OBSTACLE,
     attention_outputs,
     is_output,
     with_output_patterns,
     with_outputs,
-)
-from lorakit.injection.all_linear import (
-    left_out_of_all_linear,
-    untargeted_experts,
-    with_lower_ranks,
 )
 from lorakit.injection.heads import TASKS_WITH_HEADS, output_layers, task_heads
 from lorakit.injection.parameters import is_carrier, selected_parameters
