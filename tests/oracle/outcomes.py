@@ -228,7 +228,7 @@ PEFT = (
     Outcome(
         kinds="grouped",
         features="dora",
-        operations="loaded",
+        operations="outputs|gradients|saved|loaded",
         what="differs",
         reason="the lengths are not those of the rows of a convolution in groups",
     ),
