@@ -15,7 +15,7 @@ POINTER_BYTES = len(_POINTER)
 """As many bytes of a file say whether Git LFS keeps it elsewhere."""
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-_SHOWN = 60
+_SHOWN = 120
 
 
 def read_json_object(path: Path, most_bytes: int = MOST_BYTES) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def require_no_pointer(data: bytes) -> None:
 def shortened(text: str) -> str:
     r"""Return the representation of a text from a file, without control characters and short.
 
-    >>> shortened("a" * 100) == repr("a" * 60 + "…"), shortened("a\n")
+    >>> shortened("a" * 200) == repr("a" * 120 + "…"), shortened("a\n")
     (True, "'a\\n'")
     """
     return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…")

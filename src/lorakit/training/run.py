@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lorakit.adapters import Adapter
-from lorakit.atomic import appearing_directory
+from lorakit.adapters.files import CONFIG_FILE, WEIGHTS_FILE
+from lorakit.atomic import replacing_directory
 from lorakit.errors import CheckpointError, OutputExistsError, TrainingError
 from lorakit.injection import Injection, ParameterCount, count_parameters
 from lorakit.training import checkpoints
@@ -308,11 +308,11 @@ def _cache_off(model: Any) -> Iterator[None]:
 
 def _save_trained_adapter(adapter: Adapter, setup: Setup, run: RunDirectory) -> None:
     """Write adapter, tokenizer and chat template; the directory appears with all of them."""
-    with appearing_directory(run.adapter) as partial:
+    # That of a finished run that trained on stays until the new one is complete.
+    with replacing_directory(run.adapter, last=(WEIGHTS_FILE, CONFIG_FILE)) as partial:
         adapter.save(partial)
         setup.tokenizer.save_pretrained(partial)
         save_settings(partial, setup.task.task_type, setup.labels, setup.encoded)
-        shutil.rmtree(run.adapter, ignore_errors=True)  # of a finished run that trained on
 
 
 def _best_step(trainer: Trainer) -> int | None:

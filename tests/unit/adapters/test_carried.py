@@ -283,7 +283,9 @@ class TestWrongBase:
         values = json.loads((tmp_path / CONFIG_FILE).read_text())
         (tmp_path / CONFIG_FILE).write_text(json.dumps(values | {"r": 4}))
         text = self.refused(TinyNet(), tmp_path, AdapterFileError)
-        assert "adapter_config.json has r=4, and adapter_model.safetensors was saved with r=" in text
+        assert (
+            "adapter_config.json has r=4, and adapter_model.safetensors was saved with r=" in text
+        )
         with pytest.raises(AdapterFileError, match="but the configuration says r=4"):
             load_adapter(TinyNet(), tmp_path, allow_edited_config=True)
 
