@@ -6,6 +6,8 @@ The names below are imported when first used, so that `import lorakit` stays qui
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from lorakit.library_logs import hide_missing_kernels
+
 if TYPE_CHECKING:
     from lorakit.adapters import (
         Adapter,
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
     from lorakit.tuning import tune
 
 __version__ = "0.1.0"
+
+hide_missing_kernels()
 
 _ORIGINS = {
     "lorakit.adapters": (

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 from lorakit.errors import ConfigError, did_you_mean, first_few
 
 _KEYS_SHOWN = 25
+_SHOWN = 200
 _ALIASES = {
     "rank": "r",
     "lora_r": "r",
@@ -38,7 +39,9 @@ def config_error(error: ValidationError, model: type[BaseModel], where: str) -> 
     # The members of a union complain one by one about the same value.
     lines = [subject + " or ".join(dict.fromkeys(m)) for subject, m in explained.items()]
     lines = [line if line.endswith("?") else f"{line}." for line in lines]
-    head = f"{where} has {len(lines)} problems:\n  " if len(lines) > 1 else f"In {where}: "
+    more = len(lines) - _KEYS_SHOWN
+    lines = [*lines[:_KEYS_SHOWN], f"and {more} more."] if more > 0 else lines
+    head = f"{where} has {len(explained)} problems:\n  " if len(lines) > 1 else f"In {where}: "
     return ConfigError(head + "\n  ".join(lines))
 
 
@@ -49,7 +52,7 @@ def _explain(problem: Any, location: list[str], model: type[BaseModel]) -> tuple
     """Return what is wrong, and how: "r: got 0; " and "input should be at least 1"."""
     if len(location) > 1 and location[-1].startswith(_UNION_MEMBERS):
         location = location[:-1]
-    key = ".".join(part for part in location if not part.startswith(_UNION_MEMBERS[4:]))
+    key = cut_short(".".join(p for p in location if not p.startswith(_UNION_MEMBERS[4:])))
     if problem["type"] == "extra_forbidden":
         known = list(_model_at(model, location[:-1]).model_fields)
         hint = _known_alias(location[-1], known) or did_you_mean(location[-1], known)
@@ -58,10 +61,27 @@ def _explain(problem: Any, location: list[str], model: type[BaseModel]) -> tuple
     if problem["type"] == "missing":
         return f"missing key '{key}'. Add it", ""
     message = problem["msg"].removeprefix("Value error, ").removesuffix(".")
-    message = message[:1].lower() + message[1:]
+    message = cut_short(message[:1].lower() + message[1:], 2 * _SHOWN)
     if isinstance(problem["input"], (str, int, float, bool, list, tuple, type(None))):
-        return f"{key or 'the whole'}: got {problem['input']!r}; ", message
+        return f"{key or 'the whole'}: got {_shown(problem['input'])}; ", message
     return f"{key or 'the whole'}: ", message
+
+
+def _shown(value: Any) -> str:
+    """Return the representation of a value that may be long, or have thousands of digits."""
+    try:
+        return cut_short(repr(value))
+    except ValueError:
+        return "a number of thousands of digits"
+
+
+def cut_short(text: str, most: int = _SHOWN) -> str:
+    """Return the beginning of a text that is too long for a message.
+
+    >>> cut_short("abcdef", 3)
+    'abc…'
+    """
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def _known_alias(word: str, known: Sequence[str]) -> str:

@@ -25,7 +25,6 @@ from lorakit.cli.paths import adapter_location
 from lorakit.errors import first_few
 
 if TYPE_CHECKING:
-
     from lorakit.adapters import Adapter
 
 _LONG_LIST = 8

@@ -31,6 +31,7 @@ from lorakit.cli.study import study
 from lorakit.cli.train import train
 from lorakit.cli.tune import tune
 from lorakit.errors import LorakitError
+from lorakit.threads import wait_asleep
 
 
 class CommandLine(TyperGroup):
@@ -161,4 +162,5 @@ for command in COMMANDS:
 
 def main() -> None:
     """Run the command line; the entry point of the `lorakit` script."""
+    wait_asleep()
     app()

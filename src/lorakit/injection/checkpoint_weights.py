@@ -1,7 +1,7 @@
 """The weights of a model or of a checkpoint directory, read one at a time."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +147,7 @@ class CheckpointWeights:
                 f"Cannot read {directory / _CONFIG}: {str(error).splitlines()[0]}; expected the "
                 "configuration of a model of transformers. Save or fetch the checkpoint again."
             ) from None
-        name = next(iter(config.architectures or ()), None)
+        name = class_name_of(config.to_dict())
         model_class = getattr(transformers, name or "", None)
         if model_class is None:
             raise ConfigError(
@@ -157,6 +157,21 @@ class CheckpointWeights:
             )
         with torch.device("meta"):
             return model_class(config)
+
+
+def class_name_of(config: Mapping[str, Any]) -> str | None:
+    """Return the name of a checkpoint's class in transformers, or None where that is not known.
+
+    Args:
+        config: Its config.json. One that does not name its class is taken for a language model.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    named = config.get("architectures")
+    if not named:
+        found = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(str(config.get("model_type")))
+        return found if isinstance(found, str) else None
+    return named[0] if isinstance(named, list) and isinstance(named[0], str) else None
 
 
 def _require_plain(model: nn.Module) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from lorakit.config import LoraConfig, matching_pattern
 from lorakit.errors import did_you_mean
+from lorakit.patterns import match_pattern
 
 ALL_LINEAR = "all-linear"
 
@@ -26,7 +27,7 @@ def name_matches(names: str | Sequence[str], path: str) -> bool:
     True
     """
     if isinstance(names, str):
-        return re.fullmatch(names, path) is not None
+        return match_pattern(names, path, whole=True) is not None
     return any(path == name or path.endswith(f".{name}") for name in names)
 
 
@@ -46,7 +47,7 @@ def layer_index(path: str, layers_pattern: str | Sequence[str] | None = None) ->
         found = re.match(r".*?\.(\d+)\.", f".{path}")
         return int(found[1]) if found else None
     for pattern in _as_list(layers_pattern):
-        found = re.match(rf".*\.{pattern}\.(\d+)\.", f".{path}")
+        found = match_pattern(rf".*\.{pattern}\.(\d+)\.", f".{path}")
         if found:
             return int(found[1])
     return None

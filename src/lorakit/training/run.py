@@ -18,6 +18,7 @@ from lorakit.injection import Injection, ParameterCount, count_parameters
 from lorakit.training import checkpoints
 from lorakit.training.callbacks import EventHandler, RunRecorder, RunTensorBoard
 from lorakit.training.data_start import as_trained
+from lorakit.training.numerics import changed_numerics, cpu_notes
 from lorakit.training.peak_memory import PeakMemory
 from lorakit.training.processes import (
     Terminated,
@@ -206,7 +207,11 @@ def _reopened(setup: Setup) -> tuple[_OpenRun, dict[str, Any]]:
     directory.keep_metrics_until(checkpoints.step_of(checkpoint) if checkpoint else -1)
     directory.write_recipe(setup.recipe)
     directory.report_file.unlink(missing_ok=True)
-    note = None if checkpoint else "There is no complete checkpoint; starting from the beginning."
+    note = (
+        changed_numerics(directory.environment_file)
+        if checkpoint
+        else "There is no complete checkpoint; starting from the beginning."
+    )
     event = {"path": path, "resumed_from": checkpoint, "removed": removed, "note": note}
     return _OpenRun(directory, checkpoint, is_new=False), event
 
@@ -264,7 +269,8 @@ def _fit(setup: Setup, run: _OpenRun, emit: EventHandler, planned_bytes: int | N
     with _cache_off(setup.model), closing(tensorboard):
         trainer = setup.build_trainer([*writers, *early_stopping(setup.recipe.training)])
         notes = batch_notes(setup.arguments, is_sharded=trainer.is_fsdp_enabled)
-        own_notes = (*notes, *getattr(trainer, "notes", ()))
+        computing = cpu_notes(setup.arguments.device)
+        own_notes = (*notes, *computing, *getattr(trainer, "notes", ()))
         if own_notes:
             emit("notes", {"notes": own_notes})
         output = trainer.train(

@@ -17,6 +17,7 @@ from lorakit.errors import (
     OutputExistsError,
     TrainingError,
 )
+from lorakit.private_files import is_private
 from lorakit.training.recipe import Recipe, changed_keys
 from lorakit.training.run_directory import RunDirectory
 from lorakit.training.search_config import SearchConfig, TrialsConfig
@@ -103,6 +104,9 @@ def run_all(
     with ray_cluster(address) as machines:
         require_room_for_trials(settings, machines)
         directory.trials.mkdir(parents=True, exist_ok=True)
+        directory.base.mkdir(mode=0o700, exist_ok=True)
+        if not is_private(directory.base):
+            facts = {**facts, "base": "each trial loads a copy, as others can write to the output"}
         if not resume:
             write_text(directory.recipe_file, recipe.to_yaml())
         planned = {"space": space, "trials": trials, "epochs": epochs_of(plan.recipe, settings)}

@@ -209,9 +209,7 @@ def test_the_record_is_the_same_whatever_came_before(saved, tmp_path):
         assert (saved / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
     assert torch.equal(
         *(
-            load_file(d / WEIGHTS_FILE)[
-                "base_model.model.model.layers.0.attn.q_proj.lora_A.weight"
-            ]
+            load_file(d / WEIGHTS_FILE)["base_model.model.model.layers.0.attn.q_proj.lora_A.weight"]
             for d in (saved, tmp_path / "again")
         )
     )
