@@ -26,7 +26,7 @@ from lorakit.injection.site_checks import check_sites
 from lorakit.injection.state import base_modules
 from lorakit.injection.targets import ALL_LINEAR, match_targets, name_matches, no_match_message
 from lorakit.injection.tokens import TokenSite, conflicts, find_token_sites
-from lorakit.injection.uncalled import require_called
+from lorakit.injection.uncalled import bypassed_layers, require_called
 from lorakit.layers import (
     AdaptedLayer,
     KernelShape,
@@ -192,10 +192,11 @@ def plan_from_config(model: nn.Module, config: LoraConfig) -> InjectionPlan:
     outputs = {p: a for p, a in attention_outputs(free).items() if a in adaptable}
     adaptable = {path: kind for path, kind in adaptable.items() if path not in outputs}
     heads = output_layers(model)
+    bypassed = bypassed_layers(modules)
     default = [
         path
         for path, kind in adaptable.items()
-        if kind.is_linear and id(modules[path]) not in heads
+        if kind.is_linear and id(modules[path]) not in heads and path not in bypassed
     ]
     parameters = selected_parameters(config, free, problems)
     selected, target_problems = match_targets(config, list(adaptable), default, list(parameters))
@@ -214,13 +215,13 @@ def plan_from_config(model: nn.Module, config: LoraConfig) -> InjectionPlan:
     check_parts(config, plan.sites)
     plan.sites = [by_groups(site, config) for site in plan.sites]
     check_sites(config, plan.sites)
-    _note_skipped(config, modules, plan, heads)
+    _note_skipped(config, modules, plan, heads, bypassed)
     plan_biases(plan, free)
     plan.tokens = find_token_sites(model, modules, config, problems)
     problems += token_conflicts(plan)
     if problems:
         raise TargetError("\n".join(problems))
-    require_called(modules, plan.sites)
+    require_called(bypassed, plan.sites)
     return plan
 
 
@@ -303,7 +304,11 @@ def _blocked(
 
 
 def _note_skipped(
-    config: LoraConfig, modules: dict[str, nn.Module], plan: InjectionPlan, outputs: set[int]
+    config: LoraConfig,
+    modules: dict[str, nn.Module],
+    plan: InjectionPlan,
+    outputs: set[int],
+    bypassed: Mapping[str, str],
 ) -> None:
     """Record the linear layers that the selection left out for a reason worth showing."""
     targets = config.target_modules
@@ -316,6 +321,8 @@ def _note_skipped(
                 plan.skipped.append((path, "trained in full"))
         elif everything and id(module) in outputs:
             plan.skipped.append((path, "the output head"))
+        elif everything and path in bypassed:
+            plan.skipped.append((path, bypassed[path]))
 
 
 def plan_biases(plan: InjectionPlan, free: Mapping[str, nn.Module]) -> None:

@@ -23,7 +23,7 @@ from lorakit.injection.start_checks import rewritten_base_problems
 from lorakit.injection.state import base_modules
 from lorakit.injection.targets import ALL_LINEAR, match_targets, name_matches
 from lorakit.injection.tokens import find_token_sites, misfits
-from lorakit.injection.uncalled import require_called
+from lorakit.injection.uncalled import bypassed_layers, require_called
 from lorakit.injection.vocabulary import rows_needed
 from lorakit.layers import AdaptedLayer, KernelShape
 from lorakit.layers.parameter import AdaptedParameter
@@ -35,7 +35,7 @@ def plan_from_tensors(model: nn.Module, adapter: AdapterTensors) -> InjectionPla
     Raises:
         AdapterMismatchError: A tensor has no place in the model, has another shape than its
             place, or a place is left empty; names the first and counts the rest.
-        TargetError: A convolution is never called by its parent.
+        TargetError: The model reads the weight of a layer instead of calling it.
     """
     modules = {path: m for path, m in base_modules(model) if not is_carrier(m)}
     config = adapter.config
@@ -59,7 +59,7 @@ def plan_from_tensors(model: nn.Module, adapter: AdapterTensors) -> InjectionPla
             f"The adapter was made for another base than this {type(model).__name__}: "
             f"{problems[0]}{more} Load the base the adapter names, or another adapter."
         )
-    require_called(modules, plan.sites)
+    require_called(bypassed_layers(modules), plan.sites)
     return plan
 
 
