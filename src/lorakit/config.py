@@ -69,7 +69,11 @@ def _no_bool(value: Any) -> Any:
     return value
 
 
-Rank = Annotated[int, BeforeValidator(_no_bool), Field(ge=1)]
+MOST = 2**31 - 1
+"""What libraries underneath count to."""
+
+Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=MOST)]
+Rank = Count
 TokenIndex = Annotated[int, BeforeValidator(_no_bool)]
 Alpha = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, allow_inf_nan=False)]
 
@@ -298,7 +302,7 @@ def _with_valid_regexes(value: Any, patterns: Iterable[str]) -> Any:
     for pattern in patterns:
         try:
             re.compile(pattern)
-        except re.error as error:
+        except (re.error, RecursionError, OverflowError) as error:
             raise ValueError(f"{pattern!r} is no valid regular expression ({error})") from None
     return value
 
