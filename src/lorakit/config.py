@@ -69,12 +69,14 @@ def _no_bool(value: Any) -> Any:
     return value
 
 
-_MOST_INDEX = 2**31 - 1
+MOST = 2**31 - 1
+"""What libraries underneath count to."""
 _MOST_SCALING = 3.4e38
 """Of float32."""
 
-Rank = Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=_MOST_INDEX)]
-TokenIndex = Annotated[int, BeforeValidator(_no_bool), Field(le=_MOST_INDEX)]
+Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=MOST)]
+Rank = Count
+TokenIndex = Annotated[int, BeforeValidator(_no_bool), Field(le=MOST)]
 Alpha = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, allow_inf_nan=False)]
 
 

@@ -11,9 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-OPTIMIZER_NAME = "memory_mapped_adamw"
-"""As `training.optim` has it."""
-
 _STATES = ("exp_avg", "exp_avg_sq")
 _ALIGNMENT_BYTES = 64
 
