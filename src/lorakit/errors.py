@@ -122,6 +122,10 @@ class TrainingError(LorakitError, RuntimeError):
     """Training cannot learn: zero or NaN gradients, or a NaN loss."""
 
 
+class LorakitWarning(UserWarning):
+    """What was asked for was done, but something about it should be known."""
+
+
 def first_few(words: Iterable[str], most: int = 3) -> str:
     """Return the first words of a list, and how many more there are.
 

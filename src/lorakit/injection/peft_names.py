@@ -6,7 +6,12 @@ in certain types of models, and drops the modules: also the layers of that name 
 shared experts and dense blocks. The names of their weights in `target_parameters` stay.
 """
 
+from collections.abc import Iterable
+
 from torch import nn
+
+from lorakit.config import LoraConfig
+from lorakit.errors import first_few
 
 _MIXTRAL_NAMES = frozenset({"gate", "w1", "w2", "w3"})
 _QWEN2_NAMES = frozenset({"gate", "gate_proj", "up_proj", "down_proj"})
@@ -42,6 +47,38 @@ def is_taken_for_experts(model: nn.Module, path: str) -> bool:
 def is_forbidden(model: nn.Module, path: str) -> bool:
     """Return whether PEFT refuses to adapt a module of this model, however it is named."""
     return _last(path) in FORBIDDEN_NAMES.get(model_type_of(model), ())
+
+
+def unread_by_peft(model: nn.Module, config: LoraConfig, paths: Iterable[str]) -> str | None:
+    """Return why PEFT does not read an adapter of these modules as lorakit does, or None.
+
+    Args:
+        model: The base.
+        config: The adapter's settings.
+        paths: What it adapts.
+    """
+    kind = f"models of type {model_type_of(model)!r}"
+    paths = list(paths)
+    forbidden = [path for path in paths if is_forbidden(model, path)]
+    if forbidden:
+        return (
+            f"PEFT does not read this adapter: it refuses to adapt {_names_of(forbidden)} in "
+            f"{kind}, expected other modules. Leave them out with exclude_modules, or merge the "
+            "adapter, where it is to be read by PEFT."
+        )
+    taken = [path for path in paths if config.use_dora and is_taken_for_experts(model, path)]
+    if taken:
+        return (
+            f"PEFT does not read this adapter: it takes {_names_of(taken)} for the names of "
+            f"experts in {kind}, whose weights have no magnitude there, expected other modules "
+            "with use_dora. Leave them out with exclude_modules, leave use_dora out, or merge the "
+            "adapter, where it is to be read by PEFT."
+        )
+    return None
+
+
+def _names_of(paths: Iterable[str]) -> str:
+    return first_few(sorted({_last(path) for path in paths}), 4)
 
 
 def model_type_of(model: nn.Module) -> str:

@@ -182,6 +182,8 @@ def compact_targets(selected: Sequence[str], all_paths: Sequence[str]) -> str | 
 def shortest_names(selected: Sequence[str], all_paths: Sequence[str]) -> tuple[str, ...] | None:
     """Return the shortest ends of these paths that are the ends of no other ones, or None.
 
+    Where an end would have to begin at a number, the whole path is written, which says more.
+
     Args:
         selected: Paths to select.
         all_paths: Every path there is.
@@ -194,9 +196,12 @@ def shortest_names(selected: Sequence[str], all_paths: Sequence[str]) -> tuple[s
     taken = _suffixes(set(all_paths) - set(selected))
     names = set()
     for path in selected:
-        parts = path.split(".")
-        ends = (".".join(parts[start:]) for start in range(len(parts) - 1, -1, -1))
-        name = next((end for end in ends if end not in taken), None)
+        *outer, last = path.split(".")
+        end, ends = last, [last]
+        while outer and not outer[-1].isdigit():
+            end = f"{outer.pop()}.{end}"
+            ends.append(end)
+        name = next((end for end in (*ends, path) if end not in taken), None)
         if name is None:
             return None
         names.add(name)
