@@ -11,7 +11,6 @@ projection has the attention's rank and alpha in every reader's eyes, whatever p
 PEFT 0.21 adds its update twice.
 """
 
-import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -27,6 +26,7 @@ from lorakit.injection.attention import (
     with_output_patterns,
     without_output_patterns,
 )
+from lorakit.injection.older_names import with_values
 from lorakit.injection.parameters import WEIGHT, is_by_parameter
 from lorakit.injection.targets import ALL_LINEAR, name_matches
 from lorakit.layers.experts import EXPERT_PARAMETERS
@@ -166,21 +166,9 @@ def with_patterns_of_files(factors: Factors, config: LoraConfig) -> LoraConfig:
 
 def _with_lookups(config: LoraConfig, source_of: Mapping[str, str]) -> LoraConfig:
     """Return settings in which some paths have the rank and alpha of others."""
-    ranks, alphas = {}, {}
-    for path, source in source_of.items():
-        exact = f"^{re.escape(path)}"
-        if config.rank_for(path) != config.rank_for(source):
-            ranks[exact] = config.rank_for(source)
-        if config.alpha_for(path) != config.alpha_for(source):
-            alphas[exact] = config.alpha_for(source)
-    if not ranks and not alphas:
-        return config
-    return config.model_copy(
-        update={
-            "rank_pattern": {**ranks, **config.rank_pattern},
-            "alpha_pattern": {**alphas, **config.alpha_pattern},
-        }
-    )
+    ranks = {path: config.rank_for(source) for path, source in source_of.items()}
+    alphas = {path: config.alpha_for(source) for path, source in source_of.items()}
+    return with_values(config, ranks, alphas)
 
 
 def with_outputs_of_files(factors: Factors, config: LoraConfig) -> NamedFactors:

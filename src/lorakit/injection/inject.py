@@ -9,6 +9,7 @@ from lorakit.config import LoraConfig
 from lorakit.errors import DtypeError, TargetError
 from lorakit.injection.activation import activate, remove_adapters
 from lorakit.injection.fused_mlp import set_fused_mlp, unfuse_all
+from lorakit.injection.older_names import in_names_of
 from lorakit.injection.parameters import attach
 from lorakit.injection.peft_names import unread_by_peft
 from lorakit.injection.plan import AdapterTensors, InjectionPlan, Site, describe, plan_from_config
@@ -89,11 +90,12 @@ def add_adapter(
             f"Cannot add adapter {name!r}: got {dtype} for its factors, expected a floating "
             "point dtype. Leave dtype out to take the usual one."
         )
-    tensors = None if isinstance(config, LoraConfig) else config
+    tensors = None
     if isinstance(config, LoraConfig):
         plan = plan_from_config(model, config)
     else:
-        plan = plan_from_tensors(model, config)
+        tensors = in_names_of(model, config)
+        plan = plan_from_tensors(model, tensors)
     _check_swappable(plan)
     if dtype is not None:
         _check_factor_dtype(plan, dtype)
