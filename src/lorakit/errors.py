@@ -164,6 +164,10 @@ def _written_out(character: str) -> str:
     return _SHORT_ESCAPES.get(character) or (f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}")
 
 
+class LorakitWarning(UserWarning):
+    """What was asked for was done, but something about it should be known."""
+
+
 def first_few(words: Iterable[str], most: int = 3) -> str:
     """Return the first words of a list, and how many more there are.
 

@@ -1,6 +1,7 @@
 """Adapters that a model carries: saved to files, loaded from them, read and filled as tensors."""
 
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,8 +20,9 @@ from lorakit.adapters.peft_format import factor_keys, tensor_keys
 from lorakit.adapters.ranks import Factors, with_ranks
 from lorakit.adapters.sharded import copy_whole_, is_sharded
 from lorakit.config import LoraConfig
-from lorakit.errors import AdapterMismatchError, AdapterStateError, first_few
+from lorakit.errors import AdapterMismatchError, AdapterStateError, LorakitWarning, first_few
 from lorakit.injection import Injection, adapter_names, add_adapter
+from lorakit.injection.peft_names import unread_by_peft
 from lorakit.injection.plan_from_tensors import saved_tensors
 from lorakit.injection.state import (
     adapted_layers,
@@ -47,6 +49,9 @@ def save_adapter(model: nn.Module, path: str | Path, name: str = "default") -> l
 
     Returns: The paths written.
 
+    Warns:
+        LorakitWarning: PEFT does not read such an adapter.
+
     Raises:
         AdapterNameError: There is no such adapter.
         AdapterStateError: Its parameters are sharded, or the model is merged: its weights hold the
@@ -59,6 +64,9 @@ def save_adapter(model: nn.Module, path: str | Path, name: str = "default") -> l
             f"Cannot save adapter {name!r} to {path}: this process has a part of it only. Call "
             "Adapter.from_model(model) in every process, and save its result in one of them."
         )
+    note = unread_by_peft(unwrapped(model), view.config, view.factors)
+    if note is not None:
+        warnings.warn(note, LorakitWarning, stacklevel=2)
     return view.save(path)
 
 

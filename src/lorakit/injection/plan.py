@@ -20,7 +20,7 @@ from lorakit.injection.attention import (
     with_outputs,
 )
 from lorakit.injection.heads import TASKS_WITH_HEADS, output_layers, task_heads
-from lorakit.injection.parameters import is_carrier, selected_parameters
+from lorakit.injection.parameters import is_carrier, selected_parameters, weight_class_of
 from lorakit.injection.parts import by_groups, check_parts
 from lorakit.injection.site_checks import check_sites
 from lorakit.injection.state import base_modules
@@ -42,6 +42,7 @@ from lorakit.layers import (
 from lorakit.layers.attention import LoraAttentionOutput, LoraMultiheadAttention
 from lorakit.layers.bitsandbytes_storage import bits_of, quantized_weight
 from lorakit.layers.parameter import AdaptedParameter, ParameterOwner
+from lorakit.layers.read_weight import LoraReadWeight
 
 _ADAPTED_CLASSES: dict[type[nn.Module], type[AdaptedLayer]] = {
     nn.Linear: LoraLinear,
@@ -142,13 +143,24 @@ class InjectionPlan:
 def adapted_class_of(module: nn.Module) -> type[AdaptedLayer] | None:
     """Return the class that adapts this module, or None where there is none."""
     if isinstance(module, AdaptedLayer):
-        return None if is_output(module) else type(module)
+        is_by_name = not (is_output(module) or isinstance(module, LoraReadWeight))
+        return type(module) if is_by_name else None
     return None if obstacle(module) else adapted_classes().get(plain_class_of(module))
 
 
 def output_class_of(module: nn.Module) -> type[AdaptedLayer] | None:
     """Return the class that adapts the output projection of an attention."""
     return LoraAttentionOutput if is_output(module) else adapted_class_of(module)
+
+
+def parameter_class_of(module: nn.Module) -> type[AdaptedLayer]:
+    """Return the class that adapts what `selected_parameters` has selected."""
+    if is_carrier(module):
+        return AdaptedParameter
+    found = adapted_class_of(module) or weight_class_of(module)
+    if found is None:
+        raise TypeError(f"A {describe(module)} was selected, whose weight cannot be adapted.")
+    return found
 
 
 def obstacle(module: nn.Module) -> str | None:
@@ -211,7 +223,9 @@ def plan_from_config(model: nn.Module, config: LoraConfig) -> InjectionPlan:
         kind = output_class_of(modules[path]) if path in outputs else adaptable[path]
         if kind is not None:
             plan.sites.append(_site(config, path, modules[path], kind))
-    plan.sites += [_site(config, p, one, AdaptedParameter) for p, one in parameters.items()]
+    for path, one in parameters.items():
+        if path not in adapted:
+            plan.sites.append(_site(config, path, one, parameter_class_of(one)))
     check_parts(config, plan.sites)
     plan.sites = [by_groups(site, config) for site in plan.sites]
     check_sites(config, plan.sites)

@@ -51,6 +51,7 @@ class Injection:
         factor_dtype: dtype of lora_A and lora_B.
         base_dtype: dtype of the adapted weights.
         tokens: Paths of the modules that share trained rows, and how many rows, for each weight.
+        notes: What is to be known of the adapter's file, a sentence each.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Injection:
     factor_dtype: str
     base_dtype: str
     tokens: tuple[tuple[tuple[str, ...], int], ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def lora_parameters(self) -> int:
@@ -126,6 +128,7 @@ class Injection:
             reasons.setdefault(reason, []).append(path)
         for reason, paths in reasons.items():
             lines.append(f"Left out, {reason}: {first_few(paths)}")
+        lines += self.notes
         return "\n".join(lines)
 
     def __str__(self) -> str:

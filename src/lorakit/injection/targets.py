@@ -180,6 +180,35 @@ def compact_targets(selected: Sequence[str], all_paths: Sequence[str]) -> str | 
     return tuple(sorted(names))
 
 
+def shortest_names(selected: Sequence[str], all_paths: Sequence[str]) -> tuple[str, ...] | None:
+    """Return the shortest ends of these paths that are the ends of no other ones, or None.
+
+    Where an end would have to begin at a number, the whole path is written, which says more.
+
+    Args:
+        selected: Paths to select.
+        all_paths: Every path there is.
+
+    >>> shortest_names(["a.0.g.w", "a.1.g.w"], ["a.0.g.w", "a.1.g.w", "a.0.h.w"])
+    ('g.w',)
+    >>> shortest_names(["g.w"], ["g.w", "a.g.w"]) is None
+    True
+    """
+    taken = _suffixes(set(all_paths) - set(selected))
+    names = set()
+    for path in selected:
+        *outer, last = path.split(".")
+        end, ends = last, [last]
+        while outer and not outer[-1].isdigit():
+            end = f"{outer.pop()}.{end}"
+            ends.append(end)
+        name = next((end for end in (*ends, path) if end not in taken), None)
+        if name is None:
+            return None
+        names.add(name)
+    return tuple(sorted(names))
+
+
 def _suffixes(paths: Iterable[str]) -> set[str]:
     """Return every name that selects one of these paths."""
     parts = (path.split(".") for path in paths)
