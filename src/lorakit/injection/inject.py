@@ -275,6 +275,7 @@ def _injection(plan: InjectionPlan, name: str, config: LoraConfig) -> Injection:
         biases=tuple(biases),
         skipped=tuple(plan.skipped),
         tokens=tuple((tuple(site.modules), len(site.indices)) for site in plan.tokens),
+        notes=tuple(plan.notes),
         factor_dtype=_dtype_names(factors),
         base_dtype=_dtype_names(weights),
     )

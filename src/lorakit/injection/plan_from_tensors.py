@@ -80,14 +80,22 @@ def _heads(modules: dict[str, nn.Module], adapter: AdapterTensors) -> dict[str, 
     """Return the modules the adapter trains in full.
 
     PEFT takes a module whose path merely ends in a name of modules_to_save, so that its
-    "classifier" is DistilBERT's "pre_classifier" too; such a module counts if it has tensors.
+    "classifier" is DistilBERT's "pre_classifier" too; such a module counts if it has tensors. So
+    does one of a longer path than that of a module which is called by the whole name.
     """
     names = adapter.config.modules_to_save
+    open_names = [name for name in names if name not in modules]
+    trained = {
+        ".".join(parts[:end])
+        for parts in (key.split(".") for key in adapter.replaced)
+        for end in range(1, len(parts))
+    }
     heads = {
         path: module
         for path, module in modules.items()
-        if name_matches(names, path)
-        or (path.endswith(names) and any(key.startswith(f"{path}.") for key in adapter.replaced))
+        if path in names
+        or name_matches(open_names, path)
+        or (path.endswith(names) and path in trained)
     }
     outer = tuple(f"{path}." for path in heads)
     return {path: module for path, module in heads.items() if not path.startswith(outer)}

@@ -51,6 +51,8 @@ class Injection:
         factor_dtype: dtype of lora_A and lora_B.
         base_dtype: dtype of the adapted weights.
         tokens: Paths of the modules that share trained rows, and how many rows, for each weight.
+        notes: What was decided without being asked for, in sentences: the task that the model's
+            class stands for, weights that the checkpoint does not have.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Injection:
     factor_dtype: str
     base_dtype: str
     tokens: tuple[tuple[tuple[str, ...], int], ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def lora_parameters(self) -> int:
@@ -115,6 +118,7 @@ class Injection:
             lines.append("  " + "  ".join(aligned).rstrip())
         if self.heads:
             lines.append(f"Trained in full and saved: {', '.join(self.heads)}")
+        lines += self.notes
         if self.biases:
             lines.append(f"Trained biases: {len(self.biases)}")
         lines += [
