@@ -16,6 +16,7 @@ from lorakit.adapters.parameter_keys import (
 )
 from lorakit.adapters.peft_format import factor_keys, tensor_keys
 from lorakit.adapters.ranks import Factors, with_ranks
+from lorakit.adapters.settings import save_class_names
 from lorakit.adapters.sharded import copy_whole_, is_sharded
 from lorakit.config import LoraConfig
 from lorakit.errors import AdapterMismatchError, AdapterStateError, first_few
@@ -34,6 +35,8 @@ from lorakit.layers.parted_update import PartedUpdate
 
 def save_adapter(model: nn.Module, path: str | Path, name: str = "default") -> list[Path]:
     """Write one adapter of a model in PEFT's layout, atomically.
+
+    The class names of a classifier of transformers go into a `lorakit.json` beside it.
 
     Of a model whose parameters are sharded (FSDP2) take `Adapter.from_model` in every process, and
     save what it returns in one of them.
@@ -57,7 +60,7 @@ def save_adapter(model: nn.Module, path: str | Path, name: str = "default") -> l
             f"Cannot save adapter {name!r} to {path}: this process has a part of it only. Call "
             "Adapter.from_model(model) in every process, and save its result in one of them."
         )
-    return view.save(path)
+    return [*view.save(path), *save_class_names(model, view.config, path)]
 
 
 def load_adapter(
