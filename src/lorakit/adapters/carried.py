@@ -18,6 +18,7 @@ from lorakit.adapters.parameter_keys import (
 )
 from lorakit.adapters.peft_format import factor_keys, tensor_keys
 from lorakit.adapters.ranks import Factors, with_ranks
+from lorakit.adapters.settings import save_class_names
 from lorakit.adapters.sharded import copy_whole_, is_sharded
 from lorakit.config import LoraConfig
 from lorakit.errors import AdapterMismatchError, AdapterStateError, LorakitWarning, first_few
@@ -38,6 +39,8 @@ from lorakit.layers.parted_update import PartedUpdate
 
 def save_adapter(model: nn.Module, path: str | Path, name: str = "default") -> list[Path]:
     """Write one adapter of a model in PEFT's layout, atomically.
+
+    The class names of a classifier of transformers go into a `lorakit.json` beside it.
 
     Of a model whose parameters are sharded (FSDP2) take `Adapter.from_model` in every process, and
     save what it returns in one of them.
@@ -67,7 +70,7 @@ def save_adapter(model: nn.Module, path: str | Path, name: str = "default") -> l
     note = unread_by_peft(unwrapped(model), view.config, view.factors)
     if note is not None:
         warnings.warn(note, LorakitWarning, stacklevel=2)
-    return view.save(path)
+    return [*view.save(path), *save_class_names(model, view.config, path)]
 
 
 def load_adapter(

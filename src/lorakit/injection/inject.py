@@ -249,9 +249,7 @@ def trained_dtype(base_dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if base_dtype in _HALF else base_dtype
 
 
-def _injection(
-    model: nn.Module, plan: InjectionPlan, name: str, config: LoraConfig
-) -> Injection:
+def _injection(model: nn.Module, plan: InjectionPlan, name: str, config: LoraConfig) -> Injection:
     matches = tuple(
         Match(
             site.path,
@@ -283,7 +281,7 @@ def _injection(
         tokens=tuple((tuple(site.modules), len(site.indices)) for site in plan.tokens),
         factor_dtype=_dtype_names(factors),
         base_dtype=_dtype_names(weights),
-        notes=() if note is None else (note,),
+        notes=(*plan.notes, *([] if note is None else [note])),
     )
 
 

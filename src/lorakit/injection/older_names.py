@@ -139,7 +139,9 @@ class _Names:
 
 def _stacks_experts(converter: WeightConverter) -> bool:
     """Return whether a conversion stacks matrices (out, in), and fuses several along out."""
-    kinds = [(type(operation), getattr(operation, "dim", None)) for operation in converter.operations]
+    kinds = [
+        (type(operation), getattr(operation, "dim", None)) for operation in converter.operations
+    ]
     is_fused = len(converter.source_patterns) > 1
     expected = [(MergeModulelist, 0), *([(Concatenate, 1)] if is_fused else [])]
     return kinds == expected and len(converter.target_patterns) == 1
@@ -268,7 +270,9 @@ def _stacked(
     alpha = scaling * (rank**0.5 if config.use_rslora else rank)
     names = tuple(dict.fromkeys((*config.target_parameters, parameter)))
     config = with_values(
-        config.model_copy(update={"target_parameters": names}), {parameter: rank}, {parameter: alpha}
+        config.model_copy(update={"target_parameters": names}),
+        {parameter: rank},
+        {parameter: alpha},
     )
     return replace(adapter, config=config, factors={**factors, parameter: (A, B)})  # type: ignore[type-var]
 

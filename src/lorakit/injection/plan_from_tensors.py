@@ -45,13 +45,8 @@ def plan_from_tensors(model: nn.Module, adapter: AdapterTensors) -> InjectionPla
     Raises:
         AdapterMismatchError: A tensor has no place in the model, has another shape than its
             place, or a place is left empty; names the first and counts the rest.
-<<<<<<< HEAD
         TargetError: The model reads the weight of a layer instead of calling it, or a module has no
             input to drop from.
-=======
-        TargetError: A convolution is never called by its parent, or a module has no input to drop
-            from.
->>>>>>> w-interop
     """
     modules = {path: m for path, m in base_modules(model) if not is_carrier(m)}
     config = adapter.config
@@ -75,12 +70,8 @@ def plan_from_tensors(model: nn.Module, adapter: AdapterTensors) -> InjectionPla
             f"The adapter was made for another base than this {type(model).__name__}: "
             f"{problems[0]}{more} Load the base the adapter names, or another adapter."
         )
-<<<<<<< HEAD
-    require_called(bypassed_layers(modules), plan.sites)
-=======
     check_dropout(config, plan.sites)
     require_called(bypassed_layers(modules), plan.sites)
->>>>>>> w-interop
     return plan
 
 
@@ -101,14 +92,22 @@ def _heads(modules: dict[str, nn.Module], adapter: AdapterTensors) -> dict[str, 
     """Return the modules the adapter trains in full.
 
     PEFT takes a module whose path merely ends in a name of modules_to_save, so that its
-    "classifier" is DistilBERT's "pre_classifier" too; such a module counts if it has tensors.
+    "classifier" is DistilBERT's "pre_classifier" too; such a module counts if it has tensors. So
+    does one of a longer path than that of a module which is called by the whole name.
     """
     names = adapter.config.modules_to_save
+    open_names = [name for name in names if name not in modules]
+    trained = {
+        ".".join(parts[:end])
+        for parts in (key.split(".") for key in adapter.replaced)
+        for end in range(1, len(parts))
+    }
     heads = {
         path: module
         for path, module in modules.items()
-        if name_matches(names, path)
-        or (path.endswith(names) and any(key.startswith(f"{path}.") for key in adapter.replaced))
+        if path in names
+        or name_matches(open_names, path)
+        or (path.endswith(names) and path in trained)
     }
     outer = tuple(f"{path}." for path in heads)
     return {path: module for path, module in heads.items() if not path.startswith(outer)}
