@@ -42,15 +42,17 @@ def config_error(error: ValidationError, model: type[BaseModel], where: str) -> 
     return ConfigError(head + "\n  ".join(lines))
 
 
-_UNION_MEMBERS = ("str", "int", "float", "bool", "function-", "tuple[", "lax-")
+_PLAIN_MEMBERS = ("str", "int", "float", "bool")
+_WRAPPED_MEMBERS = ("function-", "tuple[", "lax-")
 
 
 def _explain(problem: Any, location: list[str], model: type[BaseModel]) -> tuple[str, str]:
     """Return what is wrong, and how: "r: got 0; " and "input should be at least 1"."""
-    if len(location) > 1 and location[-1].startswith(_UNION_MEMBERS):
+    is_unknown = problem["type"] == "extra_forbidden"  # its location ends in a key of the user's
+    if len(location) > 1 and not is_unknown and _is_union_member(location[-1]):
         location = location[:-1]
-    key = ".".join(part for part in location if not part.startswith(_UNION_MEMBERS[4:]))
-    if problem["type"] == "extra_forbidden":
+    key = ".".join(part for part in location if not part.startswith(_WRAPPED_MEMBERS))
+    if is_unknown:
         known = list(_model_at(model, location[:-1]).model_fields)
         hint = _known_alias(location[-1], known) or did_you_mean(location[-1], known)
         hint = hint or f" Known keys: {first_few(known, _KEYS_SHOWN)}."
@@ -62,6 +64,11 @@ def _explain(problem: Any, location: list[str], model: type[BaseModel]) -> tuple
     if isinstance(problem["input"], (str, int, float, bool, list, tuple, type(None))):
         return f"{key or 'the whole'}: got {problem['input']!r}; ", message
     return f"{key or 'the whole'}: ", message
+
+
+def _is_union_member(part: str) -> bool:
+    """Return whether pydantic put a member of a union into a location, not a key."""
+    return part in _PLAIN_MEMBERS or part.startswith(_WRAPPED_MEMBERS)
 
 
 def _known_alias(word: str, known: Sequence[str]) -> str:

@@ -27,6 +27,11 @@ def chat_columns(
     )
 
 
+def rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, Any]]) -> str:
+    """Return one rendered conversation as text."""
+    return _untyped(tokenizer).apply_chat_template(list(messages), tokenize=False)
+
+
 def end_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """Return the id of the end-of-text token, if there is one."""
     return _untyped(tokenizer).eos_token_id
