@@ -94,13 +94,16 @@ def tokenize_texts(
     Returns: The tokenizer's columns, and how many rows were cut.
     """
     given = (list(texts),) if pairs is None else (list(texts), list(pairs))
-    columns = dict(batch_columns(tokenizer, *given, truncation=True, max_length=max_length))
-    full = [len(ids) == max_length for ids in columns["input_ids"]]
-    again = [list(compress(part, full)) for part in given]
+    columns = batch_columns(tokenizer, *given, truncation=True, max_length=max_length)
+    made = columns["input_ids"]
+    # A special token that was there twice has been removed after the cut, at either end.
+    may_be_cut = [len(ids) >= max_length - 2 for ids in made]
+    again = [list(compress(part, may_be_cut)) for part in given]
     cut = 0
     if again[0]:
         whole = batch_columns(tokenizer, *again, verbose=False)["input_ids"]
-        cut = sum(len(ids) > max_length for ids in whole)
+        kept = compress(made, may_be_cut)
+        cut = sum(len(ids) > len(short) for ids, short in zip(whole, kept, strict=True))
     return columns, cut
 
 

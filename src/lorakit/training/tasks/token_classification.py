@@ -33,6 +33,7 @@ from lorakit.training.tasks.rows import (
     map_rows,
     readable,
 )
+from lorakit.training.tasks.tokens import word_columns
 
 if TYPE_CHECKING:
     from lorakit.training.data import Splits
@@ -240,12 +241,10 @@ def _encode(
     cut_rows: list[int] = []
 
     def tokenize(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        made = tokenizer(
-            batch["words"], is_split_into_words=True, truncation=True, max_length=max_length
-        )
+        made, word_of = word_columns(tokenizer, batch["words"], max_length)
         all_targets = []
         for row, row_tags in enumerate(batch["tags"]):
-            words = made.word_ids(row)
+            words = word_of[row]
             before = [None, *words[:-1]]
             all_targets.append(
                 [
@@ -254,7 +253,7 @@ def _encode(
                 ]
             )
             last = max((word for word in words if word is not None), default=-1)
-            is_full = len(words) == max_length
+            is_full = len(words) >= max_length - 2
             cut_rows.append(int(is_full and last + 1 < len(row_tags)))
         return {**made, "labels": all_targets}
 
