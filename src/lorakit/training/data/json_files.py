@@ -137,7 +137,7 @@ def _transposed(document: dict[str, Any], where: str) -> tuple[list[dict[str, An
         indices = list(next(iter(document.values())))
         if all(list(value) == indices for value in document.values()):
             columns = {name: list(value.values()) for name, value in document.items()}
-    if not columns or not all(isinstance(value, list) for value in columns.values()):
+    if not columns or not all(map(_is_column, columns.values())):
         return [document], None
     sizes = {name: len(value) for name, value in columns.items()}
     if len(set(sizes.values())) > 1:
@@ -152,9 +152,13 @@ def _transposed(document: dict[str, Any], where: str) -> tuple[list[dict[str, An
 
 
 def _is_list_of_examples(value: list[Any]) -> bool:
-    """Return whether a list holds examples; the messages of a conversation are one example's."""
-    return bool(value) and all(
-        isinstance(item, dict) and not any(key in item for key in _CHAT_KEYS) for item in value
+    return bool(value) and all(isinstance(item, dict) for item in value) and _is_column(value)
+
+
+def _is_column(value: Any) -> bool:
+    """Return whether a value is a list with an item for each example, not of messages of one."""
+    return isinstance(value, list) and not any(
+        isinstance(item, dict) and any(key in item for key in _CHAT_KEYS) for item in value
     )
 
 
