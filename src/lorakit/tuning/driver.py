@@ -172,9 +172,11 @@ def _plan_trials(
         ConfigError: There are no rows to evaluate on.
     """
     from lorakit.training.data import load_splits
+    from lorakit.training.tasks import task_for
     from lorakit.training.tasks.base import seed_of
 
-    splits = load_splits(recipe.data, seed_of(recipe))
+    label = task_for(recipe.task).label_column(recipe)
+    splits = load_splits(recipe.data, seed_of(recipe), label)
     if splits.validation is None:
         raise ConfigError(
             "Trials are compared on validation rows and there are none: data.validation is not "
