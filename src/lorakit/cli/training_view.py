@@ -18,6 +18,7 @@ class RunView:
     def __init__(self) -> None:
         self.progress = TrainingProgress()
         self.is_open = False
+        self.is_finished = False
 
     def __enter__(self) -> RunView:
         return self
@@ -42,6 +43,7 @@ class RunView:
         elif event == "evaluation":
             self.progress.evaluation(payload)
         elif event == "finished":
+            self.is_finished = True
             self.progress.stop()
 
 

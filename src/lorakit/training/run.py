@@ -13,7 +13,7 @@ import torch
 
 from lorakit.adapters import Adapter
 from lorakit.atomic import appearing_directory
-from lorakit.errors import CheckpointError, OutputExistsError, TrainingError
+from lorakit.errors import CheckpointError, OutputExistsError, StoppedError, TrainingError
 from lorakit.injection import Injection, ParameterCount, count_parameters
 from lorakit.training import checkpoints
 from lorakit.training.callbacks import EventHandler, RunRecorder, RunTensorBoard
@@ -32,6 +32,8 @@ from lorakit.training.report import MemoryFacts, RunFacts, write_report
 from lorakit.training.run_directory import RunDirectory
 from lorakit.training.setup import Setup, prepare
 from lorakit.training.shared_output import require_shared
+from lorakit.training.stop_request import StopRequest
+from lorakit.training.stopping import StopAtCheckpoint
 from lorakit.training.tasks.settings import save_settings
 from lorakit.training.trainer import (
     batch_notes,
@@ -80,6 +82,7 @@ def train(
     shared_base: Path | None = None,
     planned_bytes: int | None = None,
     on_event: EventHandler | None = None,
+    stop: StopRequest | None = None,
 ) -> TrainResult:
     """Train an adapter as a recipe says, into the recipe's run directory.
 
@@ -105,6 +108,8 @@ def train(
             "evaluation" {the same, metrics},
             "checkpoint" {step, path},
             "finished" {result}.
+        stop: Set it to end the run after the optimizer step that is running; of several processes
+            it is enough to do so in one. One that is set after the last step changes nothing.
 
     Raises:
         ConfigError, MissingFileError, DataError, TargetError: The recipe or what it names is
@@ -114,6 +119,7 @@ def train(
             processes.
         TrainingError: The loss or the gradients are not numbers, all gradients are zero, or
             memory ran out. A run that had no checkpoint yet is removed.
+        StoppedError: `stop` was set; a checkpoint has been saved.
     """
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     start(recipe.training.get("use_cpu"))
@@ -123,8 +129,9 @@ def train(
         check = _refuse_changes if resume else None
         setup = prepare(recipe, emit, check=check, shared_base=shared_base)
         run = _open_run(setup, resume, emit)
-        with _removed_if_it_fails_early(run), _memory_errors_explained(setup):
-            return _fit(setup, run, emit, planned_bytes)
+        stop = stop or StopRequest()
+        with stop.heeding(), _removed_if_it_fails_early(run), _memory_errors_explained(setup):
+            return _fit(setup, run, emit, planned_bytes, stop)
 
 
 def _require_place(output: str, resume: bool) -> None:
@@ -223,6 +230,8 @@ def _removed_if_it_fails_early(run: _OpenRun) -> Iterator[None]:
     """Delete a new run directory if training fails before anything in it could be resumed."""
     try:
         yield
+    except StoppedError:
+        raise
     except (Exception, Terminated):
         if is_main() and run.is_new and checkpoints.newest_complete(run.directory.path) is None:
             run.directory.remove()
@@ -254,7 +263,13 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or cpu in str(error)
 
 
-def _fit(setup: Setup, run: _OpenRun, emit: EventHandler, planned_bytes: int | None) -> TrainResult:
+def _fit(
+    setup: Setup,
+    run: _OpenRun,
+    emit: EventHandler,
+    planned_bytes: int | None,
+    stop: StopRequest,
+) -> TrainResult:
     """Train, save the adapter, and write the report."""
     peak = PeakMemory(on_gpu=setup.arguments.device.type == "cuda")
     directory = run.directory
@@ -262,7 +277,8 @@ def _fit(setup: Setup, run: _OpenRun, emit: EventHandler, planned_bytes: int | N
     tensorboard = RunTensorBoard(directory)
     writers = [recorder, tensorboard] if is_main() else []
     with _cache_off(setup.model), closing(tensorboard):
-        trainer = setup.build_trainer([*writers, *early_stopping(setup.recipe.training)])
+        others = (*early_stopping(setup.recipe.training), StopAtCheckpoint(stop))
+        trainer = setup.build_trainer([*writers, *others])
         notes = batch_notes(setup.arguments, is_sharded=trainer.is_fsdp_enabled)
         own_notes = (*notes, *getattr(trainer, "notes", ()))
         if own_notes:

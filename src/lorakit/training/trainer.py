@@ -29,6 +29,7 @@ from lorakit.training.memory_mapped_adamw import OPTIMIZER_NAME, MemoryMappedAda
 from lorakit.training.process_trainer import ProcessTrainerMixin
 from lorakit.training.processes import is_main, of_all, process_count, process_rank, wait_for_all
 from lorakit.training.sharding import reshard
+from lorakit.training.stopping import StopAtCheckpoint
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -56,8 +57,11 @@ class AdapterTrainerMixin(ProcessTrainerMixin):
         self._epoch_rng: Tensor | None = None
         self._resumed_from: Path | None = None
         self._has_begun = False
+        self._has_saved = False
         with _known_to_carry_adapters(kwargs["model"]):
             super().__init__(*args, **kwargs)
+        stopping = (c for c in self.callback_handler.callbacks if isinstance(c, StopAtCheckpoint))
+        self._stopping = next(stopping, None)
         self.add_callback(_RunningSums(self))
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
@@ -73,6 +77,7 @@ class AdapterTrainerMixin(ProcessTrainerMixin):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write a checkpoint, seal it, and only then delete older ones."""
         checkpoint = self._checkpoint_path(self.state.global_step)
+        self._has_saved = True
         if process_count() > 1:  # each writes its random state there
             if is_main():
                 checkpoint.mkdir(exist_ok=True)
@@ -94,6 +99,23 @@ class AdapterTrainerMixin(ProcessTrainerMixin):
             save_total_limit=limit,
             best_model_checkpoint=self.state.best_model_checkpoint,
         )
+
+    def _maybe_log_save_evaluate(
+        self, tr_loss: Tensor, grad_norm: Any, model: nn.Module, trial: Any, *args: Any, **kw: Any
+    ) -> None:
+        """Log, evaluate and save where it is time to; then stop if that is asked for.
+
+        Raises:
+            StoppedError: It is; a checkpoint of this step is there.
+        """
+        self._has_saved = False
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, *args, **kw)
+        if self._stopping is None or not self._stopping.number:
+            return
+        if not self._has_saved:  # as it is not the best
+            self._save_checkpoint(model, trial)
+            self.control = self.callback_handler.on_save(self.args, self.state, self.control)
+        self._stopping.stop(self._checkpoint_path(self.state.global_step), self.state.global_step)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write no README of TRL's into the run directory."""
