@@ -10,8 +10,9 @@ from pathlib import Path
 TIMEOUT_S = 240
 
 # Trains one recipe after the other in the same processes. "kill" ends one process in the midst of
-# it by kill -9, "ask" lets one of them ask for a stop, "resume" goes on, and "fail" has an error. Each process notes how many rows it has tokenized, the seeds of its dropout masks,
-# whether the model was sharded, and its errors.
+# it by kill -9, "ask" lets one of them ask for a stop, "resume" goes on, and "fail" has an error.
+# Each process notes how many rows it has tokenized, the seeds of its dropout masks, whether the
+# model was sharded, where it was stopped, and its errors.
 TRAIN_ALL = """
 import json, os, signal, sys
 from pathlib import Path

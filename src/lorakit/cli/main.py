@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from inspect import getdoc
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -31,6 +32,7 @@ from lorakit.cli.signals import ending
 from lorakit.cli.study import study
 from lorakit.cli.train import train
 from lorakit.cli.tune import tune
+from lorakit.disks import disk_error
 from lorakit.errors import LorakitError
 
 
@@ -100,6 +102,7 @@ def explain(error: Exception, debug: bool) -> int:
     if isinstance(error, typer.Abort):
         complain("Error: the input ended early.")
         return 1
+    error = disk_error(error, Path.cwd()) or error
     if not may_complain(error):
         return error.exit_code if isinstance(error, LorakitError) else 1
     if debug:

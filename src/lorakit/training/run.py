@@ -13,10 +13,17 @@ import torch
 
 from lorakit.adapters import Adapter
 from lorakit.atomic import appearing_directory
-from lorakit.errors import CheckpointError, OutputExistsError, StoppedError, TrainingError
+from lorakit.disks import disk_error
+from lorakit.errors import (
+    CheckpointError,
+    DiskError,
+    OutputExistsError,
+    StoppedError,
+    TrainingError,
+)
 from lorakit.injection import Injection, ParameterCount, count_parameters
 from lorakit.training import checkpoints
-from lorakit.training.callbacks import EventHandler, RunRecorder, RunTensorBoard
+from lorakit.training.callbacks import EventHandler, RunRecorder, RunTensorBoard, quiet_writers
 from lorakit.training.data_start import as_trained
 from lorakit.training.peak_memory import PeakMemory
 from lorakit.training.processes import (
@@ -119,6 +126,7 @@ def train(
             processes.
         TrainingError: The loss or the gradients are not numbers, all gradients are zero, or
             memory ran out. A run that had no checkpoint yet is removed.
+        DiskError: A disk is full or may not be written to; what there is of the run is kept.
         StoppedError: `stop` was set; a checkpoint has been saved.
     """
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
@@ -127,10 +135,16 @@ def train(
     with failing_together():
         main_decides(lambda: _require_place(recipe.output, resume))
         check = _refuse_changes if resume else None
-        setup = prepare(recipe, emit, check=check, shared_base=shared_base)
-        run = _open_run(setup, resume, emit)
+        with _disk_errors_explained(Path(recipe.output)):
+            setup = prepare(recipe, emit, check=check, shared_base=shared_base)
+            run = _open_run(setup, resume, emit)
         stop = stop or StopRequest()
-        with stop.heeding(), _removed_if_it_fails_early(run), _memory_errors_explained(setup):
+        with (
+            stop.heeding(),
+            _removed_if_it_fails_early(run),
+            _disk_errors_explained(run.directory.path),
+            _memory_errors_explained(setup),
+        ):
             return _fit(setup, run, emit, planned_bytes, stop)
 
 
@@ -227,15 +241,43 @@ class _OpenRun:
 
 @contextmanager
 def _removed_if_it_fails_early(run: _OpenRun) -> Iterator[None]:
-    """Delete a new run directory if training fails before anything in it could be resumed."""
+    """Delete a new run directory if training fails before anything in it could be resumed.
+
+    A run that was asked to stop, or whose disk was full, keeps what there is.
+    """
     try:
         yield
-    except StoppedError:
+    except (StoppedError, DiskError):
         raise
     except (Exception, Terminated):
         if is_main() and run.is_new and checkpoints.newest_complete(run.directory.path) is None:
             run.directory.remove()
         raise
+
+
+@contextmanager
+def _disk_errors_explained(path: Path) -> Iterator[None]:
+    """Say of a disk that is full or read-only what is safe, and how the run goes on.
+
+    Raises:
+        DiskError: The disk of the run directory, or of a cache, could not be written to.
+    """
+    try:
+        yield
+    except Exception as error:
+        told = error if isinstance(error, DiskError) else disk_error(error, path)
+        if told is None:
+            raise
+        raise DiskError(f"{told} {_what_is_safe(path)}") from error
+
+
+def _what_is_safe(path: Path) -> str:
+    if not RunDirectory(path).recipe_file.exists():
+        return "No run has been begun."
+    checkpoint = checkpoints.newest_complete(path)
+    if checkpoint is None:
+        return "No checkpoint is complete yet: with --resume the run starts over."
+    return f"{checkpoint} is complete: with --resume the run goes on from there."
 
 
 @contextmanager
@@ -276,7 +318,7 @@ def _fit(
     recorder = RunRecorder(directory, emit)
     tensorboard = RunTensorBoard(directory)
     writers = [recorder, tensorboard] if is_main() else []
-    with _cache_off(setup.model), closing(tensorboard):
+    with _cache_off(setup.model), quiet_writers(), closing(tensorboard):
         others = (*early_stopping(setup.recipe.training), StopAtCheckpoint(stop))
         trainer = setup.build_trainer([*writers, *others])
         notes = batch_notes(setup.arguments, is_sharded=trainer.is_fsdp_enabled)

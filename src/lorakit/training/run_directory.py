@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from lorakit.atomic import appearing_directory, write_text
+from lorakit.disks import telling_of_disk
 from lorakit.errors import CheckpointError, MissingFileError, OutputExistsError
 from lorakit.training.recipe import Recipe
 
@@ -160,7 +161,10 @@ class RunDirectory:
         Numbers JSON cannot hold (NaN, infinities) become null.
         """
         line = json.dumps({key: _jsonable(value) for key, value in row.items()}, allow_nan=False)
-        with self.metrics_file.open("a", encoding="utf-8", newline="\n") as file:
+        with (
+            telling_of_disk(self.metrics_file),
+            self.metrics_file.open("a", encoding="utf-8", newline="\n") as file,
+        ):
             file.write(line + "\n")
             file.flush()
             os.fsync(file.fileno())

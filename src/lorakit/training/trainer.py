@@ -6,6 +6,7 @@ All that lorakit knows about the inside of transformers' Trainer is in this file
 from __future__ import annotations
 
 import json
+import shutil
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,8 @@ from transformers.trainer_utils import rotate_checkpoints
 from lorakit.adapters import Adapter, load_adapter_state_dict
 from lorakit.adapters.files import read_adapter_files
 from lorakit.atomic import write_text
-from lorakit.errors import TrainingError
+from lorakit.disks import telling_of_disk
+from lorakit.errors import DiskError, TrainingError
 from lorakit.training import checkpoints
 from lorakit.training.data_start import adopt_ranks, start_from_data
 from lorakit.training.first_step import LearningWatch
@@ -75,9 +77,21 @@ class AdapterTrainerMixin(ProcessTrainerMixin):
             adapter.save(output_dir or str(self.args.output_dir))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write a checkpoint, seal it, and only then delete older ones."""
+        """Write a checkpoint, seal it, and only then delete older ones.
+
+        Raises:
+            DiskError: It could not be written; what there was of it is removed.
+        """
         checkpoint = self._checkpoint_path(self.state.global_step)
         self._has_saved = True
+        try:
+            with telling_of_disk(checkpoint, "a checkpoint", self._checkpoint_bytes):
+                self._write_checkpoint(checkpoint, model, trial)
+        except DiskError:
+            shutil.rmtree(checkpoint, ignore_errors=True)
+            raise
+
+    def _write_checkpoint(self, checkpoint: Path, model: nn.Module, trial: Any) -> None:
         if process_count() > 1:  # each writes its random state there
             if is_main():
                 checkpoint.mkdir(exist_ok=True)
@@ -98,6 +112,15 @@ class AdapterTrainerMixin(ProcessTrainerMixin):
             output_dir=str(self.args.output_dir),
             save_total_limit=limit,
             best_model_checkpoint=self.state.best_model_checkpoint,
+        )
+
+    def _checkpoint_bytes(self) -> int:
+        """Return about how many bytes a checkpoint takes: the adapter and its optimizer's state."""
+        optimizer: Any = self.optimizer
+        states = (t for state in optimizer.state.values() for t in state.values())
+        trained = (p for p in self.model.parameters() if p.requires_grad)  # type: ignore[union-attr]
+        return sum(
+            t.numel() * t.element_size() for t in (*trained, *filter(torch.is_tensor, states))
         )
 
     def _maybe_log_save_evaluate(
