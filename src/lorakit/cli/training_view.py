@@ -87,7 +87,7 @@ def show_opening(payload: Mapping[str, Any]) -> None:
     heading(f"Training in {payload['path']}")
     if payload["resumed_from"]:
         say(f"  going on from {payload['resumed_from']}")
-    for path in payload["removed"]:
-        say(f"  removed {path}, which was incomplete")
+    for path, problem in payload["removed"].items():
+        say(f"  removed {path}: {problem}")
     if payload["note"]:
         say(f"  {payload['note']}")

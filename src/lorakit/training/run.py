@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from lorakit.atomic import appearing_directory
 from lorakit.disks import disk_error
 from lorakit.errors import (
     CheckpointError,
+    ConfigError,
     DiskError,
     OutputExistsError,
     StoppedError,
@@ -25,6 +26,7 @@ from lorakit.injection import Injection, ParameterCount, count_parameters
 from lorakit.training import checkpoints
 from lorakit.training.callbacks import EventHandler, RunRecorder, RunTensorBoard, quiet_writers
 from lorakit.training.data_start import as_trained
+from lorakit.training.directory_lock import LOCK_NAME, locked_directory
 from lorakit.training.peak_memory import PeakMemory
 from lorakit.training.processes import (
     Terminated,
@@ -107,8 +109,8 @@ def train(
         on_event: Called as `on_event(name, payload)` with
             "injected" {injection, parameter_count},
             "data" {train_rows, validation_rows, notes},
-            "run_opened" {path, resumed_from (checkpoint path or None), removed (incomplete
-            checkpoints deleted), note},
+            "run_opened" {path, resumed_from (checkpoint path or None), removed (what was wrong, by
+            path, with incomplete checkpoints and other files that were deleted), note},
             "notes" {notes} where there is something to know about how the model trains,
             "step" {step, max_steps, epoch, logged, loss, learning_rate} after each step, and once
             more with logged=True when fresh values are logged,
@@ -121,7 +123,8 @@ def train(
     Raises:
         ConfigError, MissingFileError, DataError, TargetError: The recipe or what it names is
             wrong; nothing has been written.
-        OutputExistsError: `output` holds a run or other files, or the run to resume is finished.
+        OutputExistsError: `output` holds a run or other files, or the run to resume is finished
+            or is trained by another process.
         CheckpointError: The run to resume was made with another recipe, or by another number of
             processes.
         TrainingError: The loss or the gradients are not numbers, all gradients are zero, or
@@ -132,12 +135,12 @@ def train(
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     start(recipe.training.get("use_cpu"))
     emit = on_event if on_event is not None and is_main() else _ignore
-    with failing_together():
-        main_decides(lambda: _require_place(recipe.output, resume))
+    with failing_together(), ExitStack() as held:
+        main_decides(lambda: _require_place(recipe.output, resume, held))
         check = _refuse_changes if resume else None
         with _disk_errors_explained(Path(recipe.output)):
             setup = prepare(recipe, emit, check=check, shared_base=shared_base)
-            run = _open_run(setup, resume, emit)
+            run = _open_run(setup, resume, emit, held)
         stop = stop or StopRequest()
         with (
             stop.heeding(),
@@ -148,11 +151,14 @@ def train(
             return _fit(setup, run, emit, planned_bytes, stop)
 
 
-def _require_place(output: str, resume: bool) -> None:
+def _require_place(output: str, resume: bool, held: ExitStack) -> None:
+    """Look whether the output can be written to, and keep others out of a run that is there."""
     if resume:
-        RunDirectory.open(output)
-    else:
-        RunDirectory.refuse_occupied(output)
+        held.enter_context(locked_directory(RunDirectory.open(output).path))
+        return
+    if (Path(output) / LOCK_NAME).exists():  # of a process that is at work, or was killed
+        held.enter_context(locked_directory(Path(output)))
+    RunDirectory.refuse_occupied(output)
 
 
 def _ignore(name: str, payload: dict[str, Any]) -> None:
@@ -177,7 +183,7 @@ def _compare_with_run(recipe: Recipe) -> None:
             f"{run.processes} as it was begun with, for the batches and the random numbers depend "
             f"on it. Start {run.processes}, or train under another `output`."
         )
-    before = run.recipe()
+    before = _recipe_before(run)
     different = changed_keys(before, recipe)
     changed = [
         key
@@ -197,6 +203,16 @@ def _compare_with_run(recipe: Recipe) -> None:
         )
 
 
+def _recipe_before(run: RunDirectory) -> Recipe:
+    try:
+        return run.recipe()
+    except ConfigError as error:
+        raise CheckpointError(
+            f"Cannot resume {run.path}: {run.recipe_file} is damaged ({error}). Put a copy of the "
+            "recipe the run was begun with in its place, and resume again."
+        ) from None
+
+
 def _asks_for_more(before: dict[str, Any], now: dict[str, Any]) -> bool:
     """Whether a recipe trains longer than the one before; max_steps goes before epochs."""
     steps_before, steps_now = (values.get("max_steps", -1) for values in (before, now))
@@ -205,24 +221,26 @@ def _asks_for_more(before: dict[str, Any], now: dict[str, Any]) -> bool:
     return steps_before == steps_now and now["num_train_epochs"] > before["num_train_epochs"]
 
 
-def _open_run(setup: Setup, resume: bool, emit: EventHandler) -> _OpenRun:
+def _open_run(setup: Setup, resume: bool, emit: EventHandler, held: ExitStack) -> _OpenRun:
     """Create the run directory, or bring it back to its newest complete checkpoint."""
-    run, event = main_decides(lambda: _reopened(setup) if resume else _created(setup))
+    run, event = main_decides(lambda: _reopened(setup) if resume else _created(setup, held))
     emit("run_opened", event)
     require_shared(run.directory.path)
     return run
 
 
-def _created(setup: Setup) -> tuple[_OpenRun, dict[str, Any]]:
+def _created(setup: Setup, held: ExitStack) -> tuple[_OpenRun, dict[str, Any]]:
     path = Path(setup.recipe.output)
-    run = _OpenRun(RunDirectory.create(path, setup.recipe), None, is_new=True)
-    return run, {"path": path, "resumed_from": None, "removed": [], "note": None}
+    run = _OpenRun(RunDirectory.create(path, setup.recipe, held), None, is_new=True)
+    return run, {"path": path, "resumed_from": None, "removed": {}, "note": None}
 
 
 def _reopened(setup: Setup) -> tuple[_OpenRun, dict[str, Any]]:
     path = Path(setup.recipe.output)
     directory = RunDirectory.open(path)
-    removed = checkpoints.remove_incomplete(path)
+    directory.metrics()  # nothing is removed from a run that cannot go on
+    removed = {left: "a file that was being written" for left in directory.sweep()}
+    removed |= checkpoints.remove_incomplete(path)
     checkpoint = checkpoints.newest_complete(path)
     directory.keep_metrics_until(checkpoints.step_of(checkpoint) if checkpoint else -1)
     directory.write_recipe(setup.recipe)
