@@ -7,6 +7,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from lorakit.injection.attention import OUTPUT_OBSTACLE, attention_obstacle, is_output
+from lorakit.injection.parameters import is_carrier, weight_class_of
 from lorakit.layers import (
     AdaptedLayer,
     LoraConv1D,
@@ -22,6 +23,7 @@ from lorakit.layers.attention import LoraAttentionOutput, LoraMultiheadAttention
 from lorakit.layers.bitsandbytes_storage import bits_of, quantized_weight
 from lorakit.layers.linear_subclass import linear_subclass, runs_as_linear
 from lorakit.layers.parameter import AdaptedParameter, ParameterOwner
+from lorakit.layers.read_weight import LoraReadWeight
 
 _ADAPTED_CLASSES: dict[type[nn.Module], type[AdaptedLayer]] = {
     nn.Linear: LoraLinear,
@@ -53,7 +55,8 @@ def _with_quantized() -> dict[type[nn.Module], type[AdaptedLayer]]:
 def adapted_class_of(module: nn.Module) -> type[AdaptedLayer] | None:
     """Return the class that adapts this module, or None where there is none."""
     if isinstance(module, AdaptedLayer):
-        return None if is_output(module) else type(module)
+        is_by_name = not (is_output(module) or isinstance(module, LoraReadWeight))
+        return type(module) if is_by_name else None
     if obstacle(module):
         return None
     kind = plain_class_of(module)
@@ -64,6 +67,16 @@ def adapted_class_of(module: nn.Module) -> type[AdaptedLayer] | None:
 def output_class_of(module: nn.Module) -> type[AdaptedLayer] | None:
     """Return the class that adapts the output projection of an attention."""
     return LoraAttentionOutput if is_output(module) else adapted_class_of(module)
+
+
+def parameter_class_of(module: nn.Module) -> type[AdaptedLayer]:
+    """Return the class that adapts what `selected_parameters` has selected."""
+    if is_carrier(module):
+        return AdaptedParameter
+    found = adapted_class_of(module) or weight_class_of(module)
+    if found is None:
+        raise TypeError(f"A {describe(module)} was selected, whose weight cannot be adapted.")
+    return found
 
 
 def obstacle(module: nn.Module) -> str | None:
