@@ -30,6 +30,7 @@ from transformers.core_model_loading import (
 from lorakit.config import LoraConfig
 from lorakit.errors import AdapterMismatchError, first_few
 from lorakit.injection.parameters import WEIGHT, is_carrier, parameter_at
+from lorakit.injection.peft_names import is_taken_for_experts
 from lorakit.injection.plan import AdapterTensors
 from lorakit.injection.state import base_modules
 from lorakit.injection.targets import name_matches
@@ -70,7 +71,7 @@ def in_names_of(model: nn.Module, adapter: _Tensors) -> _Tensors:
         carrier = parameter_at(modules, parameter)
         if carrier is not None:
             made = _stacked(made, carrier, parameter, members, names.slots[parameter])
-    return made
+    return _of_experts_alone(model, made, [path for found in experts.values() for path in found])
 
 
 def _paths_of(adapter: AdapterTensors) -> list[str]:
@@ -271,6 +272,24 @@ def _stacked(
         config.model_copy(update={"target_parameters": names}), {parameter: rank}, {parameter: alpha}
     )
     return replace(adapter, config=config, factors={**factors, parameter: (A, B)})  # type: ignore[type-var]
+
+
+def _of_experts_alone(model: nn.Module, adapter: _Tensors, members: list[str]) -> _Tensors:
+    """Return an adapter without the target names that meant experts alone.
+
+    Where PEFT takes a name for experts', no layer of that name has to have tensors.
+    """
+    targets = adapter.config.target_modules
+    if not isinstance(targets, tuple):
+        return adapter
+    done = {
+        name
+        for name in targets
+        if any(name_matches([name], p) and is_taken_for_experts(model, p) for p in members)
+        and not any(name_matches([name], path) for path in adapter.factors)
+    }
+    left = tuple(name for name in targets if name not in done)
+    return replace(adapter, config=adapter.config.model_copy(update={"target_modules": left}))  # type: ignore[type-var]
 
 
 def _number_in(path: str, template: str) -> int:

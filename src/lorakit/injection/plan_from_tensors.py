@@ -141,9 +141,8 @@ def _add_site(
         problems.append(f"the base has no module {path!r}, which the adapter adapts.{hint}")
         return
     adapted_class = _class_for(module, is_output)
-    is_matrix = adapted_class is not None and issubclass(
-        adapted_class, (AdaptedLinear, LoraReadWeight)
-    )
+    matrices = (AdaptedLinear, LoraReadWeight, AdaptedParameter)
+    is_matrix = adapted_class is not None and issubclass(adapted_class, matrices)
     if is_by_parameter(adapter.config, path) and not is_matrix:
         problems.append(
             f"target_parameters name '{path}.{WEIGHT}', but {path!r} is a {describe(module)}, "
