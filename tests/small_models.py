@@ -10,14 +10,19 @@ from transformers.models.auto import modeling_auto
 
 _SIZES: dict[str, int] = {
     **dict.fromkeys(("hidden_size", "d_model", "embed_dim", "projection_dim", "hidden_dim"), 16),
+    **dict.fromkeys(("out_hidden_size", "output_dim"), 16),
     **dict.fromkeys(("intermediate_size", "ffn_hidden_size", "mlp_dim"), 24),
     **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size"), 12),
     "expert_ffn_hidden_size": 12,
     **dict.fromkeys(("num_hidden_layers", "num_layers", "n_layer", "depth"), 2),
     **dict.fromkeys(("num_attention_heads", "num_heads", "n_heads"), 4),
     **dict.fromkeys(("mamba_n_heads", "mamba_num_heads"), 4),
-    **dict.fromkeys(("num_key_value_heads", "num_experts_per_tok", "moe_k", "moe_topk", "top_k"), 2),
-    **dict.fromkeys(("linear_num_key_heads", "linear_num_value_heads", "linear_conv_kernel_dim"), 2),
+    **dict.fromkeys(
+        ("num_key_value_heads", "num_experts_per_tok", "moe_k", "moe_topk", "top_k"), 2
+    ),
+    **dict.fromkeys(
+        ("linear_num_key_heads", "linear_num_value_heads", "linear_conv_kernel_dim"), 2
+    ),
     **dict.fromkeys(("head_dim", "linear_key_head_dim", "linear_value_head_dim"), 4),
     **dict.fromkeys(("qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim"), 4),
     **dict.fromkeys(("kv_lora_rank", "q_lora_rank", "mamba_d_head", "mamba_head_dim"), 8),
@@ -96,7 +101,11 @@ def small_model(model_type: str) -> PreTrainedModel:
     for module in model.modules():
         # Some classes leave their parameters as they lie in memory, or at zero.
         for parameter in module._parameters.values():
-            if parameter is not None and parameter.ndim > 1 and not isinstance(module, nn.Embedding):
+            if (
+                parameter is not None
+                and parameter.ndim > 1
+                and not isinstance(module, nn.Embedding)
+            ):
                 parameter.data = torch.randn(parameter.shape, generator=generator) * 0.2
     return model
 

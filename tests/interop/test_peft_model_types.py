@@ -1,6 +1,5 @@
 """Types of models whose module names PEFT reads in its own way: files both ways, and its tables."""
 
-import copy
 import json
 import warnings
 from types import SimpleNamespace
@@ -35,7 +34,12 @@ pytestmark = [
 ]
 TOLERANCE = 1e-5
 
-PARTS_ONLY = {"Dots3NoteTextModel", "UnlimitedOcrTextModel", "qwen3_omni_moe", "qwen3_omni_moe_text"}
+PARTS_ONLY = {
+    "Dots3NoteTextModel",
+    "UnlimitedOcrTextModel",
+    "qwen3_omni_moe",
+    "qwen3_omni_moe_text",
+}
 """Entries of the table that are parts of other models, or models of speech."""
 MIXTURES = sorted(NAMES_OF_EXPERTS.keys() - PARTS_ONLY) + ["qwen2_moe"]
 
@@ -70,7 +74,16 @@ class TestTables:
         assert expected == NAMES_OF_EXPERTS
 
     def test_forbidden_names_are_those_that_peft_refuses(self):
-        names = {"out_proj", "conv1d", "in_proj", "x_proj", "dt_proj", "q_proj", "o_proj", "lm_head"}
+        names = {
+            "out_proj",
+            "conv1d",
+            "in_proj",
+            "x_proj",
+            "dt_proj",
+            "q_proj",
+            "o_proj",
+            "lm_head",
+        }
         found = {}
         for kind in CONFIG_MAPPING:
             model = SimpleNamespace(config=SimpleNamespace(model_type=kind))
@@ -154,7 +167,9 @@ class TestSettings:
 
     def test_magnitudes_are_not_to_be_had_and_it_is_said(self, tmp_path):
         ours = ours_of("deepseek_v3", use_dora=True)
-        with pytest.warns(LorakitWarning, match="it takes down_proj, gate_proj, up_proj for the na"):
+        with pytest.warns(
+            LorakitWarning, match="it takes down_proj, gate_proj, up_proj for the na"
+        ):
             save_adapter(ours, tmp_path)
         again = small_model("deepseek_v3")
         load_adapter(again, tmp_path)
@@ -165,7 +180,9 @@ class TestSettings:
 class TestForbidden:
     def test_saving_says_what_peft_will_not_read(self, model_type, tmp_path):
         ours = ours_of(model_type)
-        refused = rf"PEFT does not read .* refuses to adapt out_proj in models of type '{model_type}'"
+        refused = (
+            rf"PEFT does not read .* refuses to adapt out_proj in models of type '{model_type}'"
+        )
         with pytest.warns(LorakitWarning, match=refused):
             save_adapter(ours, tmp_path)
         with pytest.raises(ValueError, match="'out_proj' is incompatible"):
@@ -180,8 +197,17 @@ class TestForbidden:
         assert largest_error(logits_of(theirs_from(tmp_path, model_type)), expected) < TOLERANCE
 
 
-RENAMED = {"tipsv2": None, "unlimited_ocr": None}
-NAMED = ["mixtral", "llava", "gemma3", "deepseek_v3", "qwen2_audio", "mistral3", "got_ocr2", "aria"]
+NAMED = [
+    "mixtral",
+    "llava",
+    "gemma3",
+    "deepseek_v3",
+    "qwen2_audio",
+    "mistral3",
+    "got_ocr2",
+    "aria",
+    "laguna",
+]
 
 
 @pytest.mark.parametrize("model_type", NAMED)

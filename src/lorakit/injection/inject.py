@@ -249,9 +249,7 @@ def trained_dtype(base_dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if base_dtype in _HALF else base_dtype
 
 
-def _injection(
-    model: nn.Module, plan: InjectionPlan, name: str, config: LoraConfig
-) -> Injection:
+def _injection(model: nn.Module, plan: InjectionPlan, name: str, config: LoraConfig) -> Injection:
     matches = tuple(
         Match(
             site.path,

@@ -15,8 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
@@ -140,7 +139,9 @@ class _Names:
 
 def _stacks_experts(converter: WeightConverter) -> bool:
     """Return whether a conversion stacks matrices (out, in), and fuses several along out."""
-    kinds = [(type(operation), getattr(operation, "dim", None)) for operation in converter.operations]
+    kinds = [
+        (type(operation), getattr(operation, "dim", None)) for operation in converter.operations
+    ]
     is_fused = len(converter.source_patterns) > 1
     expected = [(MergeModulelist, 0), *([(Concatenate, 1)] if is_fused else [])]
     return kinds == expected and len(converter.target_patterns) == 1
@@ -269,7 +270,9 @@ def _stacked(
     alpha = scaling * (rank**0.5 if config.use_rslora else rank)
     names = tuple(dict.fromkeys((*config.target_parameters, parameter)))
     config = with_values(
-        config.model_copy(update={"target_parameters": names}), {parameter: rank}, {parameter: alpha}
+        config.model_copy(update={"target_parameters": names}),
+        {parameter: rank},
+        {parameter: alpha},
     )
     return replace(adapter, config=config, factors={**factors, parameter: (A, B)})  # type: ignore[type-var]
 
@@ -282,11 +285,12 @@ def _of_experts_alone(model: nn.Module, adapter: _Tensors, members: list[str]) -
     targets = adapter.config.target_modules
     if not isinstance(targets, tuple):
         return adapter
+    layers = [path for path, (A, _) in adapter.factors.items() if A.ndim == 2]
     done = {
         name
         for name in targets
         if any(name_matches([name], p) and is_taken_for_experts(model, p) for p in members)
-        and not any(name_matches([name], path) for path in adapter.factors)
+        and not any(name_matches([name], path) for path in layers)
     }
     left = tuple(name for name in targets if name not in done)
     return replace(adapter, config=adapter.config.model_copy(update={"target_modules": left}))  # type: ignore[type-var]
