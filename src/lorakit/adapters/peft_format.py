@@ -11,6 +11,7 @@ from torch import Tensor
 from lorakit.adapters.convolutions import Convolutions, to_kernels, to_matrices
 from lorakit.adapters.parameter_keys import file_paths, to_file_layout
 from lorakit.config import LoraConfig, TaskType
+from lorakit.config_problems import cut_short, shown
 from lorakit.errors import AdapterFileError, first_few
 from lorakit.initializations import is_rewriting
 from lorakit.layers import KernelShape
@@ -267,12 +268,18 @@ def config_from_peft(values: Mapping[str, Any], where: str) -> LoraConfig:
     kind = values.get("peft_type")
     if kind != "LORA":
         raise AdapterFileError(
-            f"{where} holds a PEFT adapter of type {kind!r}, expected 'LORA'. lorakit reads LoRA "
+            f"{where} holds a PEFT adapter of type {shown(kind)}, expected 'LORA'. lorakit reads LoRA "
             "adapters only."
+        )
+    base = values.get("base_model_name_or_path")
+    if not isinstance(base, str | None):
+        raise AdapterFileError(
+            f"Wrong base_model_name_or_path in {where}: got {shown(base)}, expected a hub "
+            "id or a directory. Write the name of the base into the file."
         )
     known = {key: values[key] for key in _FIELDS if values.get(key) is not None}
     unsupported = [
-        f"{key}={value!r}"
+        f"{cut_short(key)}={shown(value)}"
         for key, value in values.items()
         if key not in _FIELDS and key not in _INFORMATION and not _is_off(value)
     ]
@@ -283,12 +290,12 @@ def config_from_peft(values: Mapping[str, Any], where: str) -> LoraConfig:
     elif isinstance(initialization, str) and initialization not in _READ_INITIALIZATIONS:
         undone = " (PEFT's path_initial_model_for_weight_conversion undoes that)"
         unsupported.append(
-            f"init_lora_weights={initialization!r}, which changes the base"
+            f"init_lora_weights={shown(initialization)}, which changes the base"
             f"{undone if initialization.startswith(_CONVERTIBLE) else ''}"
         )
     if unsupported:
         raise AdapterFileError(
-            f"{where} uses what lorakit does not have: {', '.join(unsupported)}. Convert the "
+            f"{where} uses what lorakit does not have: {first_few(unsupported, 10)}. Convert the "
             "adapter with the tool that made it."
         )
     if known.get("task_type") not in [None, *TaskType]:

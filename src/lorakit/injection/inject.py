@@ -281,7 +281,7 @@ def _injection(model: nn.Module, plan: InjectionPlan, name: str, config: LoraCon
         tokens=tuple((tuple(site.modules), len(site.indices)) for site in plan.tokens),
         factor_dtype=_dtype_names(factors),
         base_dtype=_dtype_names(weights),
-        notes=() if note is None else (note,),
+        notes=(*plan.notes, *([] if note is None else [note])),
     )
 
 

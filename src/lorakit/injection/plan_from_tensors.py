@@ -31,7 +31,7 @@ from lorakit.injection.start_checks import rewritten_base_problems
 from lorakit.injection.state import base_modules
 from lorakit.injection.targets import ALL_LINEAR, match_targets, name_matches
 from lorakit.injection.tokens import find_token_sites, misfits
-from lorakit.injection.uncalled import require_called
+from lorakit.injection.uncalled import bypassed_layers, require_called
 from lorakit.injection.vocabulary import rows_needed
 from lorakit.layers import AdaptedLayer, KernelShape
 from lorakit.layers.linear import AdaptedLinear
@@ -45,8 +45,8 @@ def plan_from_tensors(model: nn.Module, adapter: AdapterTensors) -> InjectionPla
     Raises:
         AdapterMismatchError: A tensor has no place in the model, has another shape than its
             place, or a place is left empty; names the first and counts the rest.
-        TargetError: A convolution is never called by its parent, or a module has no input to drop
-            from.
+        TargetError: The model reads the weight of a layer instead of calling it, or a module has no
+            input to drop from.
     """
     modules = {path: m for path, m in base_modules(model) if not is_carrier(m)}
     config = adapter.config
@@ -71,7 +71,7 @@ def plan_from_tensors(model: nn.Module, adapter: AdapterTensors) -> InjectionPla
             f"{problems[0]}{more} Load the base the adapter names, or another adapter."
         )
     check_dropout(config, plan.sites)
-    require_called(modules, plan.sites)
+    require_called(bypassed_layers(modules), plan.sites)
     return plan
 
 
@@ -92,14 +92,22 @@ def _heads(modules: dict[str, nn.Module], adapter: AdapterTensors) -> dict[str, 
     """Return the modules the adapter trains in full.
 
     PEFT takes a module whose path merely ends in a name of modules_to_save, so that its
-    "classifier" is DistilBERT's "pre_classifier" too; such a module counts if it has tensors.
+    "classifier" is DistilBERT's "pre_classifier" too; such a module counts if it has tensors. So
+    does one of a longer path than that of a module which is called by the whole name.
     """
     names = adapter.config.modules_to_save
+    open_names = [name for name in names if name not in modules]
+    trained = {
+        ".".join(parts[:end])
+        for parts in (key.split(".") for key in adapter.replaced)
+        for end in range(1, len(parts))
+    }
     heads = {
         path: module
         for path, module in modules.items()
-        if name_matches(names, path)
-        or (path.endswith(names) and any(key.startswith(f"{path}.") for key in adapter.replaced))
+        if path in names
+        or name_matches(open_names, path)
+        or (path.endswith(names) and path in trained)
     }
     outer = tuple(f"{path}." for path in heads)
     return {path: module for path, module in heads.items() if not path.startswith(outer)}

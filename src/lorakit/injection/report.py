@@ -51,7 +51,9 @@ class Injection:
         factor_dtype: dtype of lora_A and lora_B.
         base_dtype: dtype of the adapted weights.
         tokens: Paths of the modules that share trained rows, and how many rows, for each weight.
-        notes: What is to be known of the adapter's file, a sentence each.
+        notes: What was decided without being asked for, in sentences: the task that the model's
+            class stands for, weights that the checkpoint does not have, readers that will not take
+            the adapter's file.
     """
 
     name: str
