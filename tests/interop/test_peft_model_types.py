@@ -41,7 +41,7 @@ PARTS_ONLY = {
     "qwen3_omni_moe_text",
 }
 """Entries of the table that are parts of other models, or models of speech."""
-MIXTURES = sorted(NAMES_OF_EXPERTS.keys() - PARTS_ONLY) + ["qwen2_moe"]
+MIXTURES = [*sorted(NAMES_OF_EXPERTS.keys() - PARTS_ONLY), "qwen2_moe"]
 
 NOT_PEFT = {
     # Its all-linear takes layers of audio for targets, by the names that it gives the router.

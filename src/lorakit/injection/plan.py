@@ -20,7 +20,7 @@ from lorakit.injection.attention import (
     with_outputs,
 )
 from lorakit.injection.heads import TASKS_WITH_HEADS, HeadChoice, choose_heads, output_layers
-from lorakit.injection.parameters import is_carrier, selected_parameters, weight_class_of
+from lorakit.injection.parameters import is_carrier, parameter_class_of, selected_parameters
 from lorakit.injection.parts import by_groups, check_parts
 from lorakit.injection.site_checks import check_sites
 from lorakit.injection.state import base_modules
@@ -155,16 +155,6 @@ def output_class_of(module: nn.Module) -> type[AdaptedLayer] | None:
     return LoraAttentionOutput if is_output(module) else adapted_class_of(module)
 
 
-def parameter_class_of(module: nn.Module) -> type[AdaptedLayer]:
-    """Return the class that adapts what `selected_parameters` has selected."""
-    if is_carrier(module):
-        return AdaptedParameter
-    found = adapted_class_of(module) or weight_class_of(module)
-    if found is None:
-        raise TypeError(f"A {describe(module)} was selected, whose weight cannot be adapted.")
-    return found
-
-
 def obstacle(module: nn.Module) -> str | None:
     """Return why a layer that looks adaptable is not, or None."""
     known = adapted_classes()
@@ -231,7 +221,8 @@ def plan_from_config(model: nn.Module, config: LoraConfig) -> InjectionPlan:
             plan.sites.append(_site(config, path, modules[path], kind))
     for path, one in parameters.items():
         if path not in adapted:
-            plan.sites.append(_site(config, path, one, parameter_class_of(one)))
+            kind = adaptable.get(path) or parameter_class_of(one)
+            plan.sites.append(_site(config, path, one, kind))
     check_parts(config, plan.sites)
     plan.sites = [by_groups(site, config) for site in plan.sites]
     check_sites(config, plan.sites)
