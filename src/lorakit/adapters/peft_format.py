@@ -268,8 +268,8 @@ def config_from_peft(values: Mapping[str, Any], where: str) -> LoraConfig:
     kind = values.get("peft_type")
     if kind != "LORA":
         raise AdapterFileError(
-            f"{where} holds a PEFT adapter of type {shown(kind)}, expected 'LORA'. lorakit reads LoRA "
-            "adapters only."
+            f"{where} holds a PEFT adapter of type {shown(kind)}, expected 'LORA'. lorakit reads "
+            "LoRA adapters only."
         )
     base = values.get("base_model_name_or_path")
     if not isinstance(base, str | None):

@@ -79,6 +79,8 @@ def show_injection(injection: Injection, count: ParameterCount) -> None:
         f"  trainable: {count.trainable:,} of {count.total:,} parameters "
         f"({100 * count.trainable_share:.4g}%)"
     )
+    for note in injection.notes:
+        say(f"  {note}")
     say(f"  dtypes: factors {injection.factor_dtype}, base {injection.base_dtype}")
 
 

@@ -111,17 +111,16 @@ class _Names:
     def of(self, path: str) -> str | _ExpertPlace:
         """Return the model's name of a module, the place of an expert's matrix, or the name given.
 
-        Where renaming leads nowhere the name may be right but for the backbone's prefix.
+        Names of older checkpoints may be those of the backbone alone, or have its prefix.
         """
         key, pattern = rename_source_key(f"{path}.{WEIGHT}", self._renamings, self._converters)
         if pattern is not None:
             place = self._expert_place(path, key, pattern)
             return path if place is None else place
         renamed = key.removesuffix(f".{WEIGHT}")
-        candidates = (
-            *(renamed, f"{self._prefix}{renamed}", renamed.removeprefix(self._prefix)),
-            *(path, f"{self._prefix}{path}", path.removeprefix(self._prefix)),
-        )
+        if renamed == path:
+            return path
+        candidates = (renamed, f"{self._prefix}{renamed}", renamed.removeprefix(self._prefix))
         return next((name for name in candidates if name in self._modules), path)
 
     def _expert_place(self, path: str, key: str, pattern: str) -> _ExpertPlace | None:
@@ -176,9 +175,8 @@ def _moved(adapter: _Tensors, moved: Mapping[str, str]) -> _Tensors:
     alphas = {new: config.alpha_for(old) for new, old in changed.items()}
     config = with_values(config.model_copy(update=update), ranks, alphas)
     embeddings = frozenset(moved.get(path, path) for path in getattr(adapter, "embeddings", ()))
-    return replace(  # type: ignore[type-var]
-        adapter, config=config, replaced=replaced, embeddings=embeddings, **by_path
-    )
+    changes = {"config": config, "replaced": replaced, "embeddings": embeddings, **by_path}
+    return replace(adapter, **changes)  # type: ignore[type-var]
 
 
 def _moved_key(key: str, moved: Mapping[str, str]) -> str:

@@ -25,7 +25,7 @@ from lorakit.errors import first_few
 _MIXTRAL_NAMES = frozenset({"gate", "w1", "w2", "w3"})
 _QWEN2_NAMES = frozenset({"gate", "gate_proj", "up_proj", "down_proj"})
 
-NAMES_OF_EXPERTS = {
+NAMES_OF_EXPERTS: dict[str, frozenset[str]] = {
     **dict.fromkeys(("mixtral", "minimax", "minimax_m2"), _MIXTRAL_NAMES),
     **dict.fromkeys(
         (
@@ -41,7 +41,7 @@ NAMES_OF_EXPERTS = {
 }
 """Last parts of module paths that PEFT takes for experts' weights, by `model_type`."""
 
-FORBIDDEN_NAMES = dict.fromkeys(
+FORBIDDEN_NAMES: dict[str, frozenset[str]] = dict.fromkeys(
     ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"),
     frozenset({"out_proj", "conv1d"}),
 )

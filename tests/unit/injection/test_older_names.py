@@ -8,7 +8,7 @@ from lorakit import Adapter, LoraConfig, add_adapter
 from lorakit.errors import AdapterMismatchError
 from lorakit.injection.older_names import in_names_of
 from small_models import small_model
-from tiny_models import llama, mixtral, randomize_
+from tiny_models import llama, mixtral
 from tolerances import largest_error
 
 MOE = "model.layers.0.block_sparse_moe"
@@ -149,13 +149,3 @@ def test_everything_that_has_a_path_gets_the_new_one():
     assert (new.config.rank_for(path), new.config.alpha_for(path)) == (3, 5)
     assert new.config.target_modules == (path,)
     assert new.config.trainable_token_indices == {"model.language_model.embed_tokens": (1,)}
-
-
-def test_a_backbone_s_adapter_fits_the_model_with_a_head():
-    model = llama()
-    add_adapter(model.model, LoraConfig(r=2, target_modules=["q_proj"]))
-    adapter = Adapter.from_model(randomize_(model.model))
-    whole = llama()
-    add_adapter(whole, adapter)
-    ids = torch.arange(6)[None]
-    assert torch.equal(whole(input_ids=ids).logits, model(input_ids=ids).logits)
