@@ -43,12 +43,20 @@ def _with_changes(case: Case, changes: list[tuple[float, lorakit.Adapter]]) -> n
             place = own[path if path in own else f"{path}.{layer.weight_name}"]
             A, B = adapter.factors[path]
             delta = adapter.config.scaling_for(path) * (B @ A)
-            place.copy_(
-                _changed(place, weight * delta, adapter.magnitudes.get(path), layer.oriented)
-            )
+            oriented = layer.oriented
+            if getattr(layer, "groups", 1) > 1:
+                place, oriented = _without_groups(plain.get_submodule(path), layer.base_weight())
+            place.copy_(_changed(place, weight * delta, adapter.magnitudes.get(path), oriented))
         for key, tensor in adapter.replaced.items():
             own[key].copy_(tensor)
     return plain
+
+
+def _without_groups(conv: nn.Module, dense: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Make a convolution one of all channels; return its weight, and what turns it to rows."""
+    shape = (conv.out_channels, conv.in_channels, *conv.kernel_size)
+    conv.weight, conv.groups = nn.Parameter(dense.reshape(shape).clone()), 1
+    return conv.weight, lambda one: one.reshape(shape) if one.ndim == 2 else one.flatten(1)
 
 
 def _changed(
@@ -84,7 +92,10 @@ def _through_dense_weights(case: Case, model: nn.Module) -> Tensor:
         A, B = update.operand_factors()  # type: ignore[operator]
         name = path if path in names else f"{path}.{layer.weight_name}"
         W0, delta = names[name].detach(), update.scaling * (B @ A)  # type: ignore[operator]
-        weights[name] = _changed(W0, delta, update.magnitude, layer.oriented)  # type: ignore[arg-type]
+        oriented = layer.oriented
+        if getattr(layer, "groups", 1) > 1:
+            W0, oriented = _without_groups(plain.get_submodule(path), layer.base_weight())
+        weights[name] = _changed(W0, delta, update.magnitude, oriented)  # type: ignore[arg-type]
         if update.bias is not None:
             weights[f"{path}.bias"] = update.bias  # type: ignore[assignment]
     for path, module in replaced_modules(model):

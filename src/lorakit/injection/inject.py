@@ -8,11 +8,12 @@ from torch import nn
 from lorakit.config import LoraConfig
 from lorakit.errors import DtypeError, TargetError
 from lorakit.injection.activation import activate, remove_adapters
+from lorakit.injection.adapted_classes import describe
 from lorakit.injection.fused_mlp import set_fused_mlp, unfuse_all
 from lorakit.injection.older_names import in_names_of
 from lorakit.injection.parameters import attach
 from lorakit.injection.peft_names import unread_by_peft
-from lorakit.injection.plan import AdapterTensors, InjectionPlan, Site, describe, plan_from_config
+from lorakit.injection.plan import AdapterTensors, InjectionPlan, Site, plan_from_config
 from lorakit.injection.plan_from_tensors import plan_from_tensors, saved_tensors
 from lorakit.injection.recorded import recorded_config
 from lorakit.injection.report import Injection, Match
@@ -279,6 +280,7 @@ def _injection(model: nn.Module, plan: InjectionPlan, name: str, config: LoraCon
         biases=tuple(biases),
         skipped=tuple(plan.skipped),
         tokens=tuple((tuple(site.modules), len(site.indices)) for site in plan.tokens),
+        lowered=tuple(plan.lowered),
         factor_dtype=_dtype_names(factors),
         base_dtype=_dtype_names(weights),
         notes=(*plan.notes, *([] if note is None else [note])),

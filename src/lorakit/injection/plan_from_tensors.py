@@ -4,7 +4,8 @@ import torch
 from torch import nn
 
 from lorakit.errors import AdapterMismatchError, did_you_mean
-from lorakit.injection.attention import attention_outputs, with_outputs
+from lorakit.injection.adapted_classes import adapted_class_of, describe, output_class_of
+from lorakit.injection.attention import OUTPUT_OBSTACLE, attention_outputs, with_outputs
 from lorakit.injection.parameters import (
     WEIGHT,
     is_by_parameter,
@@ -18,10 +19,7 @@ from lorakit.injection.plan import (
     AdapterTensors,
     InjectionPlan,
     Site,
-    adapted_class_of,
-    describe,
     is_free,
-    output_class_of,
     plan_biases,
     quantized_head_problems,
     token_conflicts,
@@ -56,7 +54,11 @@ def plan_from_tensors(model: nn.Module, adapter: AdapterTensors) -> InjectionPla
     problems += quantized_head_problems(plan.heads)
     outputs = attention_outputs(modules)
     for path in adapter.factors:
-        _add_site(plan, modules, adapter, path, outputs.get(path) in adapter.factors, problems)
+        if path in outputs and outputs[path] not in adapter.factors:
+            # PEFT adapts whatever a name selects; what it adds here, nothing calls.
+            plan.skipped.append((path, f"its update acts nowhere: {OUTPUT_OBSTACLE}"))
+            continue
+        _add_site(plan, modules, adapter, path, path in outputs, problems)
     free = {path: module for path, module in modules.items() if is_free(path, plan)}
     _check_complete(free, adapter, problems)
     plan_biases(plan, free)

@@ -6,10 +6,11 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from lorakit.config import LoraConfig
+from lorakit.injection.adapted_classes import describe
 from lorakit.injection.attention import attention_outputs
 from lorakit.injection.parameters import WEIGHT, is_carrier, recorded_parameters
 from lorakit.injection.peft_names import is_taken_for_experts
-from lorakit.injection.plan import InjectionPlan, describe
+from lorakit.injection.plan import InjectionPlan
 from lorakit.injection.state import base_modules
 from lorakit.injection.targets import compact_targets
 from lorakit.layers.linear import AdaptedLinear
@@ -27,8 +28,10 @@ def _recorded_targets(model: nn.Module, plan: InjectionPlan) -> dict[str, Any]:
     stacked = [s.path for s in plan.sites if s.adapted_class is AdaptedParameter]
     by_weight = _named_by_weight(model, plan)
     parameters = [*stacked, *(f"{path}.{WEIGHT}" for path in by_weight)]
+    adapted = {site.path for site in plan.sites}
     # An attention's name stands for its output projection too.
-    implied = {*stacked, *attention_outputs(modules)}
+    outputs = {out for out, attention in attention_outputs(modules).items() if attention in adapted}
+    implied = {*stacked, *outputs}
     targets = [s.path for s in plan.sites if s.path not in implied and s.path not in by_weight]
     return {
         "target_modules": compact_targets(targets, [p for p in modules if p not in implied]),
