@@ -11,7 +11,7 @@ import pyarrow as pa
 from datasets import Features
 
 from lorakit.errors import DataError, escaped
-from lorakit.training.data.table import CHUNK_EXAMPLES, FileExamples, dataset_of
+from lorakit.training.data.table import CHUNK_EXAMPLES, FileExamples, dataset_of, require_names
 from lorakit.training.data.written_json import WrittenJson, json_array
 
 _PLAIN = {str: pa.string(), bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
@@ -46,6 +46,7 @@ def columns_of(
         for name, chunks in columns.items():
             chunks.append(_array([value.get(name) for value in objects], name, where))
         lines += [line for line, _ in part]
+    require_names(columns, where)
     made = {name: _joined(chunks) for name, chunks in columns.items()}
     table = pa.table(made)
     features: dict[str, Any] = dict(Features.from_arrow_schema(table.schema))
@@ -58,7 +59,6 @@ def columns_of(
 
 def _array(values: list[Any], name: str, where: str) -> pa.Array:
     try:
-        name.encode()
         kind = _type_of(values)
         return json_array(values) if kind == _WRITTEN else pa.array(values, kind)
     except UnicodeEncodeError:
