@@ -167,12 +167,9 @@ def _plan_trials(
         DataError, MissingFileError: The rows are not there or cannot be read.
         ConfigError: There are no rows to evaluate on.
     """
-    from lorakit.training.data import load_splits
     from lorakit.training.tasks import task_for
-    from lorakit.training.tasks.base import seed_of
 
-    label = task_for(recipe.task).label_column(recipe)
-    splits = load_splits(recipe.data, seed_of(recipe), label)
+    splits = task_for(recipe.task).load_splits(recipe)
     if splits.validation is None:
         raise ConfigError(
             "Trials are compared on validation rows and there are none: data.validation is not "

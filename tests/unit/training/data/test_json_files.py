@@ -46,6 +46,8 @@ def test_nested_values_keep_their_own_keys_nulls_and_digits(tmp_path):
         [["a", 1], ["b"]],
         [{"a": 1}, {"b": [None]}],
         [None, None],
+        [None, [None, None]],
+        [[], None],
         ["1", 1],
     ],
 )
