@@ -358,7 +358,9 @@ def test_no_label_and_no_tag_is_lost_to_validation(tmp_path, seed, fraction):
 def test_labels_of_one_example_each_cannot_be_split(tmp_path, labels):
     train = write(tmp_path / "rows.jsonl", [{"text": "x", "label": label} for label in labels])
 
-    with pytest.raises(DataError, match=r"^No validation examples can be taken from .* each of the"):
+    with pytest.raises(
+        DataError, match=r"^No validation examples can be taken from .* each of the"
+    ):
         load_splits(DataConfig(train=train), 42, "label")
 
 
