@@ -20,6 +20,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import DistilBertConfig, DistilBertModel, PreTrainedTokenizerFast
 
 from lorakit.errors import LorakitError
+from lorakit.training.data import load_splits
 from lorakit.training.recipe import Recipe
 from lorakit.training.tasks import task_for
 from lorakit.training.tasks.rows import NOT_COUNTED
@@ -140,7 +141,7 @@ class DataFuzzer:
         values = {"model": "m", "task": kind, "data": data, "output": "never-written"}
         recipe = Recipe.check(values, "the case")
         task = task_for(recipe.task)
-        splits = task.load_splits(recipe)
+        splits = load_splits(recipe.data, 1, task.label_column(recipe), task.columns(recipe))
         names = task.labels(splits, recipe)
         encoded = task.encode(splits, recipe, self._tokenizer, self._model, names)
         return encoded.train, names

@@ -13,8 +13,9 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.utils.hub import cached_file
 
 from lorakit.errors import MissingFileError
-from lorakit.training.data import Splits, is_local
+from lorakit.training.data import Splits, is_local, load_splits
 from lorakit.training.tasks import Task
+from lorakit.training.tasks.base import seed_of
 
 if TYPE_CHECKING:
     from lorakit.training.recipe import Recipe
@@ -58,7 +59,8 @@ def find_sources(recipe: Recipe, task: Task, *, download: bool = False) -> Sourc
     names = [name for name in (recipe.data.train, recipe.data.validation) if name is not None]
     if not download and not all(is_local(name) for name in names):
         return Sources(tokenizer, has_tokenizer, None, None, None, None)
-    splits = task.load_splits(recipe)
+    seed = seed_of(recipe)
+    splits = load_splits(recipe.data, seed, task.label_column(recipe), task.columns(recipe))
     train, labels = splits.train, task.labels(splits, recipe)
     batch = int(recipe.training.get("per_device_train_batch_size", 0))
     longest = splits.training_only(_with_most_characters(train, max(_LONGEST, batch)))

@@ -11,7 +11,7 @@ from lorakit.injection import Injection, add_adapter, count_parameters
 from lorakit.quantization.small_parameters import keep_small_parameters_in_float32
 from lorakit.training.arguments import build_arguments, resolve_training
 from lorakit.training.callbacks import EventHandler
-from lorakit.training.data import Splits
+from lorakit.training.data import Splits, load_splits
 from lorakit.training.encode_once import encoded_once
 from lorakit.training.processes import all_agree, first_on_machine_first, start
 from lorakit.training.recipe import Recipe
@@ -86,7 +86,9 @@ def prepare(
     start(recipe.training.get("use_cpu"))
     recipe, task = all_agree(lambda: _checked(recipe))
     seed = seed_of(recipe)
-    splits = first_on_machine_first(lambda: task.load_splits(recipe))
+    splits = first_on_machine_first(
+        lambda: load_splits(recipe.data, seed, task.label_column(recipe), task.columns(recipe))
+    )
     training, arguments = all_agree(lambda: _arguments(recipe, task, splits))
     recipe = recipe.model_copy(update={"training": training})
     if check is not None:

@@ -179,9 +179,13 @@ def _plan_trials(
         DataError, MissingFileError: The rows are not there or cannot be read.
         ConfigError: There are no rows to evaluate on.
     """
+    from lorakit.training.data import load_splits
     from lorakit.training.tasks import task_for
+    from lorakit.training.tasks.base import seed_of
 
-    splits = task_for(recipe.task).load_splits(recipe)
+    task = task_for(recipe.task)
+    seed = seed_of(recipe)
+    splits = load_splits(recipe.data, seed, task.label_column(recipe), task.columns(recipe))
     if splits.validation is None:
         raise ConfigError(
             "Trials are compared on validation rows and there are none: data.validation is not "

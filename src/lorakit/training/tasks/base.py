@@ -18,7 +18,6 @@ from transformers import (
 
 from lorakit.config import LoraConfig, TaskType
 from lorakit.injection.targets import name_matches
-from lorakit.training.data import load_splits
 from lorakit.training.tasks.new_tokens import (
     make_room,
     new_token_ids,
@@ -84,15 +83,6 @@ class Task(ABC):
     def columns(self, recipe: Recipe) -> dict[str, str]:
         """Return the columns that examples must have, by the recipe key that names each."""
         return {}
-
-    def load_splits(self, recipe: Recipe) -> Splits:
-        """Read the examples a recipe names, with validation examples as the task needs them.
-
-        Raises:
-            MissingFileError, DataError, ConfigError: As `lorakit.training.data.load_splits`.
-        """
-        label, columns = self.label_column(recipe), self.columns(recipe)
-        return load_splits(recipe.data, seed_of(recipe), label, columns)
 
     def label_column(self, recipe: Recipe) -> str | None:
         """Return the column of the labels that examples are told apart by, if the task has one."""

@@ -83,11 +83,12 @@ def prepare():
     """Run a recipe up to its encoded rows: prepare(task, model_dir, data_path, **data_keys)."""
 
     def run(task: str, model: str, train: str, **options) -> Prepared:
+        from lorakit.training.data import load_splits
         from lorakit.training.tasks import task_for
 
         recipe = make_recipe(task, model, train, **options)
         chosen = task_for(recipe.task)
-        splits = chosen.load_splits(recipe)
+        splits = load_splits(recipe.data, 42, chosen.label_column(recipe), chosen.columns(recipe))
         labels = chosen.labels(splits, recipe)
         tokenizer = chosen.load_tokenizer(recipe)
         base = chosen.load_base(recipe, tokenizer, labels)
