@@ -87,7 +87,7 @@ def prepare(
     recipe, task = all_agree(lambda: _checked(recipe))
     seed = seed_of(recipe)
     splits = first_on_machine_first(
-        lambda: load_splits(recipe.data, seed, task.label_column(recipe))
+        lambda: load_splits(recipe.data, seed, task.label_column(recipe), task.columns(recipe))
     )
     training, arguments = all_agree(lambda: _arguments(recipe, task, splits))
     recipe = recipe.model_copy(update={"training": training})

@@ -60,6 +60,10 @@ class Seq2SeqLM(Task):
             "generation_max_length": recipe.data.max_target_length + 1,
         }
 
+    def columns(self, recipe: Recipe) -> dict[str, str]:
+        """Return the columns of sources and targets."""
+        return {"data.source": recipe.data.source, "data.target": recipe.data.target}
+
     def encode(
         self,
         splits: Splits,
@@ -80,7 +84,7 @@ class Seq2SeqLM(Task):
             )
         encoded: dict[str, Dataset] = {}
         notes = self.fresh_notes(recipe, model)
-        columns = {"data.source": data.source, "data.target": data.target}
+        columns = self.columns(recipe)
         notes += unused_note(splits.train, columns.values())
         for rows, kind, where in splits.parts(data):
             require_columns(rows, columns, where)

@@ -50,6 +50,10 @@ class SequenceClassification(Task):
         """Return transformers' TrainingArguments."""
         return TrainingArguments
 
+    def columns(self, recipe: Recipe) -> dict[str, str]:
+        """Return the columns of texts and labels."""
+        return _columns(recipe.data)
+
     def label_column(self, recipe: Recipe) -> str:
         """Return the column of the classes."""
         return recipe.data.label
@@ -58,7 +62,6 @@ class SequenceClassification(Task):
         """Return the class names: a ClassLabel feature's own, else those found, sorted."""
         data = recipe.data
         where = splits.training_place(data)
-        require_columns(splits.train, _columns(data), where)
         names = sorted_names(splits.train, data.label, where)
         if len(names) < 2:
             raise DataError(

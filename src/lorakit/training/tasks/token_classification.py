@@ -68,6 +68,10 @@ class TokenClassification(Task):
             )
         return with_new_tokens(tokenizer, recipe)
 
+    def columns(self, recipe: Recipe) -> dict[str, str]:
+        """Return the columns of texts and labels."""
+        return _columns(recipe.data)
+
     def label_column(self, recipe: Recipe) -> str:
         """Return the column of the tags."""
         return recipe.data.tags
@@ -76,7 +80,6 @@ class TokenClassification(Task):
         """Return the tag names: a ClassLabel feature's own, else those found, "O" first."""
         data = recipe.data
         where = splits.training_place(data)
-        require_columns(splits.train, _columns(data), where)
         names = _tag_feature_names(splits.train, data)
         if names is not None:
             return tuple(names)
