@@ -6,7 +6,7 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from functools import cache
 from pathlib import Path
@@ -27,8 +27,9 @@ from pydantic import BeforeValidator, Field, ValidationError, create_model
 
 from lorakit.config import StrictConfig, TaskType
 from lorakit.config_problems import config_error
-from lorakit.errors import ConfigError
+from lorakit.errors import ConfigError, did_you_mean
 from lorakit.quantization.devices import require_bitsandbytes
+from lorakit.training.argument_ranges import in_range
 from lorakit.training.lora_plus import RECIPE_KEY as LORA_PLUS_KEY
 from lorakit.training.memory_mapped_adamw import OPTIMIZER_NAME
 from lorakit.training.processes import process_count
@@ -80,14 +81,6 @@ _BITSANDBYTES_OPTIMIZERS = (
     *("rmsprop_bnb_32bit", "ademamix", "ademamix_8bit"),
 )
 
-_POSITIVE = ("learning_rate", "num_train_epochs", "logging_steps", "save_steps", "eval_steps")
-_AT_LEAST_ONE = (
-    "per_device_train_batch_size",
-    "per_device_eval_batch_size",
-    "gradient_accumulation_steps",
-    "save_total_limit",
-)
-
 
 def checked_training(
     recipe_class: type[Recipe], values: Mapping[str, Any], where: str
@@ -122,7 +115,7 @@ def _training_section(task_type: TaskType) -> type[StrictConfig]:
 
     hints = get_type_hints(task_for(task_type).arguments_class())
     fields: dict[str, Any] = {
-        name: (_constrained(name, _narrowed(hint)), None)
+        name: (in_range(name, _narrowed(hint)), None)
         for name, hint in hints.items()
         if not name.startswith("_")
     }
@@ -130,9 +123,12 @@ def _training_section(task_type: TaskType) -> type[StrictConfig]:
     fields["optim"] = (Literal[optimizers], None)
     fields["fsdp"] = (bool | None, None)  # the older list of words is on its way out
     fields["fsdp_config"] = (dict[str, Any] | None, None)
-    fields["early_stopping_patience"] = (Annotated[int, Field(ge=1)], None)
-    fields["early_stopping_threshold"] = (Annotated[float, Field(ge=0)], None)
-    fields[LORA_PLUS_KEY] = (Annotated[float, Field(gt=0, allow_inf_nan=False)], None)
+    for name, kind, bound in (
+        ("early_stopping_patience", int, Field(ge=1)),
+        ("early_stopping_threshold", float, Field(ge=0)),
+        (LORA_PLUS_KEY, float, Field(gt=0)),
+    ):
+        fields[name] = (Annotated[in_range(name, kind), bound], None)
     for name, reason in OWNED_KEYS.items():
         fields[name] = (Annotated[Any, BeforeValidator(_refusal(reason))], None)
     # Left-out keys stay left out: their defaults are the arguments class's own and not ours.
@@ -161,14 +157,6 @@ def _is_enumeration(part: Any) -> bool:
 def _is_object_of_code(part: Any) -> bool:
     is_class = isinstance(part, type) and get_origin(part) is None
     return is_class and part.__module__ not in ("builtins", "types") and not _is_enumeration(part)
-
-
-def _constrained(name: str, hint: Any) -> Any:
-    if name in _POSITIVE:
-        return Annotated[hint, Field(gt=0)]
-    if name in _AT_LEAST_ONE:
-        return Annotated[hint, Field(ge=1)]
-    return hint
 
 
 def _refusal(reason: str) -> Callable[[Any], Any]:
@@ -278,9 +266,7 @@ def build_arguments(
     values = {key: value for key, value in training.items() if key not in EARLY_STOPPING_KEYS}
     lora_plus_ratio = values.pop(LORA_PLUS_KEY, None)
     values.setdefault("use_cpu", not torch.accelerator.is_available())
-    report_to = values.pop("report_to", None) or []
-    reporters = [report_to] if isinstance(report_to, str) else list(report_to)
-    values["report_to"] = [name for name in reporters if name not in ("tensorboard", "none")]
+    values["report_to"] = _reporters(values.pop("report_to", None) or [])
     on_cpu = values["use_cpu"] if device_type is None else device_type == "cpu"
     if values.get("fp16") and on_cpu:
         raise ConfigError(
@@ -301,7 +287,7 @@ def build_arguments(
             restore_callback_states_from_checkpoint=True,
             **{**values, **optimizer},
         )
-    except (ValueError, TypeError) as error:
+    except Exception as error:  # whatever transformers makes of the values
         reason = " ".join(str(error).split())
         raise ConfigError(
             f"The training arguments do not fit together: {reason} "
@@ -313,6 +299,37 @@ def build_arguments(
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1  # else transformers would split each batch by nn.DataParallel
     return arguments
+
+
+def _reporters(given: str | Sequence[str]) -> list[str]:
+    """Return the services besides TensorBoard that are told of a run.
+
+    Raises:
+        ConfigError: transformers does not know one, or its package is not installed.
+    """
+    from transformers.integrations.integration_utils import (
+        INTEGRATION_TO_CALLBACK,
+        get_available_reporting_integrations,
+    )
+
+    names = [given] if isinstance(given, str) else list(given)
+    installed = get_available_reporting_integrations()
+    if names == ["all"]:
+        names = installed
+    for name in names:
+        if name not in (*INTEGRATION_TO_CALLBACK, "none"):
+            raise ConfigError(
+                f"training.report_to: got {name!r}, expected one of "
+                f"{', '.join(sorted(INTEGRATION_TO_CALLBACK))}, none or all."
+                f"{did_you_mean(str(name), INTEGRATION_TO_CALLBACK)}"
+            )
+        if name not in (*installed, "none", "flyte"):  # whether flyte is there nobody asks
+            raise ConfigError(
+                f"training.report_to: got {name!r}, whose package is not installed, expected one "
+                f"of {', '.join(sorted(installed))} or none. Install it, or leave it out: the run "
+                "directory has TensorBoard's files and metrics.jsonl in any case."
+            )
+    return [name for name in names if name not in ("tensorboard", "none")]
 
 
 def _checked_optimizer(values: Mapping[str, Any], on_cpu: bool, *, is_here: bool) -> dict[str, Any]:

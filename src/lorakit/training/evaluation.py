@@ -11,10 +11,10 @@ from lorakit.adapters import Adapter, fit_vocabulary
 from lorakit.atomic import scratch_directory
 from lorakit.errors import ConfigError, MissingFileError
 from lorakit.injection import Injection, add_adapter, disable_adapters
+from lorakit.training.final_metrics import is_speed
 from lorakit.training.recipe import Recipe
 from lorakit.training.run_directory import RunDirectory
 from lorakit.training.setup import prepare
-from lorakit.training.trainer import is_speed
 
 if TYPE_CHECKING:
     from torch import nn

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lorakit.injection import Injection, add_adapter, count_parameters
 from lorakit.quantization.small_parameters import keep_small_parameters_in_float32
 from lorakit.training.arguments import build_arguments, resolve_training
+from lorakit.training.best_metric import require_metric
 from lorakit.training.callbacks import EventHandler
 from lorakit.training.data import Splits, load_splits
 from lorakit.training.encode_once import encoded_once
@@ -92,6 +93,7 @@ def prepare(
     if check is not None:
         check(recipe)
     labels = all_agree(lambda: task.labels(splits, recipe))
+    require_metric(training, task.metric_names(labels, training))
     tokenizer = first_on_machine_first(lambda: task.load_tokenizer(recipe))
 
     def adapted() -> tuple[PreTrainedModel, Injection]:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from lorakit.errors import ConfigError, TrainingError
 from lorakit.training import checkpoints
+from lorakit.training.best_metric import UnknownMetricError
 from lorakit.training.recipe import Recipe
 from lorakit.training.run import train
 from lorakit.training.run_directory import RunDirectory
@@ -130,7 +131,11 @@ def run_trial(sample: dict[str, Any], plan: TrialPlan) -> None:
             reporter.report(row)
         if run.is_finished:
             return
-    train(recipe, resume=is_there, shared_base=plan.base_path, on_event=reporter)
+    try:
+        train(recipe, resume=is_there, shared_base=plan.base_path, on_event=reporter)
+    except UnknownMetricError as error:
+        known = [f"eval_{name}" for name in error.known]
+        raise _metric_error(plan.settings.metric, known) from None
     reporter.report_last()
 
 
@@ -196,16 +201,19 @@ class _Reporter:
 
 def _require_metric(metric: str, row: dict[str, Any]) -> None:
     if metric not in row:
-        known = ", ".join(key for key in row if key.startswith("eval_"))
-        raise MetricError(
-            f"No trial reports the metric '{metric}': the evaluation has {known}. "
-            "Set `metric` to one of them."
-        )
+        raise _metric_error(metric, [key for key in row if key.startswith("eval_")])
     if row[metric] is None or not math.isfinite(row[metric]):
         raise TrainingError(
             f"The metric '{metric}' is no number after epoch {row['epoch']:g}: got {row[metric]}. "
             "Try a lower training.learning_rate."
         )
+
+
+def _metric_error(metric: str, known: list[str]) -> MetricError:
+    return MetricError(
+        f"No trial reports the metric '{metric}': the evaluation has {', '.join(known)}. "
+        "Set `metric` to one of them."
+    )
 
 
 def _absolute(name: str | None) -> str | None:

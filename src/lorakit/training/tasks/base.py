@@ -80,6 +80,17 @@ class Task(ABC):
         """Return the training arguments this task sets where the recipe says nothing."""
         return {}
 
+    def metric_names(
+        self, labels: tuple[str, ...] | None, training: Mapping[str, Any]
+    ) -> tuple[str, ...]:
+        """Return the metrics an evaluation has, without their "eval_" prefix.
+
+        Args:
+            labels: The label names, for tasks that have them.
+            training: The resolved training arguments.
+        """
+        return ("loss",)
+
     def labels(self, splits: Splits, recipe: Recipe) -> tuple[str, ...] | None:
         """Return the label names in the order of their ids, or None for a task without labels.
 
