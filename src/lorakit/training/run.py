@@ -118,6 +118,7 @@ def train(
         StoppedError: `stop` was set; a checkpoint has been saved.
     """
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
+    recipe = recipe.with_absolute_paths()  # a run is used from anywhere
     start(recipe.training.get("use_cpu"))
     emit = on_event if on_event is not None and is_main() else _ignore
     with failing_together(), ExitStack() as held:

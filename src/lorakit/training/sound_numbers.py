@@ -30,7 +30,7 @@ def require_sound(adapter: Adapter, step: int, optimizer: Any = None) -> None:
         TrainingError: A tensor holds NaN, infinities, or numbers that no training comes to.
     """
     pairs = {
-        f"{path}.{n}": t
+        f"{path}.lora_{n}": t
         for path, ab in adapter.factors.items()
         for n, t in zip("AB", ab, strict=True)
     }

@@ -91,11 +91,11 @@ def trial_recipe(recipe: Recipe, settings: TrialsConfig, train_rows: int) -> Rec
         "greater_is_better": not settings.is_minimized,
         "load_best_model_at_end": True,
     }
+    recipe = recipe.with_absolute_paths()
     data = recipe.data.model_dump(mode="json")
-    data |= {key: _absolute(data[key]) for key in ("train", "validation")}
     if settings.sample_fraction < 1:
         data["max_train_rows"] = max(1, round(settings.sample_fraction * train_rows))
-    changes = {"training": training, "data": data, "model": _absolute(recipe.model)}
+    changes = {"training": training, "data": data}
     return recipe.with_changes({**changes, "search": None, "study": None}, "the recipe")
 
 
@@ -214,10 +214,3 @@ def _metric_error(metric: str, known: list[str]) -> MetricError:
         f"No trial reports the metric '{metric}': the evaluation has {', '.join(known)}. "
         "Set `metric` to one of them."
     )
-
-
-def _absolute(name: str | None) -> str | None:
-    """Return a path that means the same from every directory; a hub id stays as it is."""
-    if name is None or not Path(name).exists():
-        return name
-    return str(Path(name).resolve())

@@ -140,7 +140,7 @@ class TokenClassification(Task):
     def metric_names(
         self, labels: tuple[str, ...] | None, training: Mapping[str, Any]
     ) -> tuple[str, ...]:
-        """Return loss, accuracy, precision, recall and F1; of tags that mark no entities each F1."""
+        """Return loss, accuracy, precision, recall and F1; of other tags each F1."""
         names = labels or ()
         if is_entity_scheme(names):
             return ("loss", "accuracy", "precision", "recall", "f1")
