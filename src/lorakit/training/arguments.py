@@ -276,8 +276,6 @@ def build_arguments(
     if device_type is None:
         _require_compiler(values)
     check_sharding(values)
-    # Each trained parameter takes part in each step; looking for those that do not costs time.
-    values.setdefault("ddp_find_unused_parameters", False)
     optimizer = _checked_optimizer(values, on_cpu, is_here=device_type is None)
     try:
         arguments = task.arguments_class()(
