@@ -11,9 +11,9 @@ def main() -> None:
         ending.install()  # before the imports of the commands, which take a moment
     except KeyboardInterrupt:
         sys.exit(130)
-    from lorakit.cli.main import app
+    from lorakit.cli.main import main as run
 
-    app()
+    run()
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from lorakit.cli.train import train
 from lorakit.cli.tune import tune
 from lorakit.disks import disk_error
 from lorakit.errors import LorakitError
+from lorakit.threads import wait_asleep
 
 
 class CommandLine(TyperGroup):
@@ -165,5 +166,6 @@ for command in COMMANDS:
 
 def main() -> None:
     """Run the command line."""
+    wait_asleep()
     ending.install()
     app()

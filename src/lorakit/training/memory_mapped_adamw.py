@@ -13,9 +13,6 @@ from torch import Tensor
 
 from lorakit.disks import telling_of_disk
 
-OPTIMIZER_NAME = "memory_mapped_adamw"
-"""As `training.optim` has it."""
-
 STATE_FILE_PREFIX = ".optimizer-state-"
 _STATES = ("exp_avg", "exp_avg_sq")
 _ALIGNMENT_BYTES = 64

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lorakit.adapters import Adapter
-from lorakit.atomic import appearing_directory
+from lorakit.adapters.files import CONFIG_FILE, WEIGHTS_FILE
+from lorakit.atomic import replacing_directory
 from lorakit.disks import disk_error
 from lorakit.errors import (
     DiskError,
@@ -26,6 +26,7 @@ from lorakit.training.callbacks import EventHandler, RunRecorder, RunTensorBoard
 from lorakit.training.data_start import as_trained
 from lorakit.training.directory_lock import LOCK_NAME, locked_directory
 from lorakit.training.final_metrics import final_metrics
+from lorakit.training.numerics import changed_numerics, cpu_notes
 from lorakit.training.peak_memory import PeakMemory
 from lorakit.training.processes import (
     Terminated,
@@ -185,7 +186,11 @@ def _reopened(setup: Setup) -> tuple[_OpenRun, dict[str, Any]]:
     directory.keep_metrics_until(checkpoints.step_of(checkpoint) if checkpoint else -1)
     directory.write_recipe(setup.recipe)
     directory.report_file.unlink(missing_ok=True)
-    note = None if checkpoint else "There is no complete checkpoint; starting from the beginning."
+    note = (
+        changed_numerics(directory.environment_file)
+        if checkpoint
+        else "There is no complete checkpoint; starting from the beginning."
+    )
     event = {"path": path, "resumed_from": checkpoint, "removed": removed, "note": note}
     return _OpenRun(directory, checkpoint, is_new=False), event
 
@@ -280,7 +285,8 @@ def _fit(
         others = (*early_stopping(setup.recipe.training), StopAtCheckpoint(stop))
         trainer = setup.build_trainer([*writers, *others])
         notes = batch_notes(setup.arguments, is_sharded=trainer.is_fsdp_enabled)
-        own_notes = (*notes, *getattr(trainer, "notes", ()))
+        computing = cpu_notes(setup.arguments.device)
+        own_notes = (*notes, *computing, *getattr(trainer, "notes", ()))
         if own_notes:
             emit("notes", {"notes": own_notes})
         output = trainer.train(
@@ -325,11 +331,11 @@ def _cache_off(model: Any) -> Iterator[None]:
 
 def _save_trained_adapter(adapter: Adapter, setup: Setup, run: RunDirectory) -> None:
     """Write adapter, tokenizer and chat template; the directory appears with all of them."""
-    with appearing_directory(run.adapter) as partial:
+    # That of a finished run that trained on stays until the new one is complete.
+    with replacing_directory(run.adapter, last=(WEIGHTS_FILE, CONFIG_FILE)) as partial:
         adapter.save(partial)
         setup.tokenizer.save_pretrained(partial)
         save_settings(partial, setup.task.task_type, setup.labels, setup.encoded)
-        shutil.rmtree(run.adapter, ignore_errors=True)  # of a finished run that trained on
 
 
 def _best_step(trainer: Trainer) -> int | None:

@@ -256,7 +256,8 @@ class RunDirectory:
 
 def environment_facts() -> dict[str, Any]:
     """Return what a reader needs to make the run again: versions, machine and commit."""
-    from lorakit.training.processes import process_count  # imports torch
+    from lorakit.training.numerics import KEY, numerics_facts  # imports torch
+    from lorakit.training.processes import process_count
 
     return {
         "python": platform.python_version(),
@@ -267,6 +268,7 @@ def environment_facts() -> dict[str, Any]:
         "accelerator": _accelerator(),
         "command": sys.argv,
         "git_commit": _git_commit(),
+        KEY: numerics_facts(),
         "versions": {name: _version(name) for name in _PACKAGES},
     }
 

@@ -27,13 +27,14 @@ from lorakit.training import checkpoints
 from lorakit.training.data_start import adopt_ranks, start_from_data
 from lorakit.training.final_metrics import require_finite_loss
 from lorakit.training.first_step import LearningWatch
-from lorakit.training.lora_plus import RECIPE_KEY, split_groups
-from lorakit.training.memory_mapped_adamw import OPTIMIZER_NAME, MemoryMappedAdamW
+from lorakit.training.lora_plus import split_groups
+from lorakit.training.memory_mapped_adamw import MemoryMappedAdamW
 from lorakit.training.process_trainer import ProcessTrainerMixin
 from lorakit.training.processes import is_main, of_all, process_count, process_rank, wait_for_all
 from lorakit.training.sharding import reshard
 from lorakit.training.sound_numbers import require_sound
 from lorakit.training.stopping import StopAtCheckpoint
+from lorakit.training.training_section import LORA_PLUS_KEY, OPTIMIZER_NAME
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -219,7 +220,7 @@ class AdapterTrainerMixin(ProcessTrainerMixin):
         """Create the optimizer, once; with LoRA+ every lora_B has a learning rate of its own."""
         is_new = self.optimizer is None
         optimizer: Any = super().create_optimizer(*args, **kwargs)
-        ratio = getattr(self.args, RECIPE_KEY, None)
+        ratio = getattr(self.args, LORA_PLUS_KEY, None)
         if is_new and ratio is not None:
             model: Any = self.model
             optimizer.param_groups[:] = split_groups(optimizer.param_groups, model, ratio)

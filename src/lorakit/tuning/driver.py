@@ -17,6 +17,7 @@ from lorakit.errors import (
     OutputExistsError,
     TrainingError,
 )
+from lorakit.private_files import is_private
 from lorakit.training.directory_lock import locked_directory
 from lorakit.training.recipe import Recipe, changed_keys
 from lorakit.training.run_directory import RunDirectory
@@ -106,6 +107,9 @@ def run_all(
         directory.path.mkdir(parents=True, exist_ok=True)
         held.enter_context(locked_directory(directory.path))
         directory.trials.mkdir(exist_ok=True)
+        directory.base.mkdir(mode=0o700, exist_ok=True)
+        if not is_private(directory.base):
+            facts = {**facts, "base": "each trial loads a copy, as others can write to the output"}
         if not resume:
             _refuse_held(directory)  # another process may have begun one meanwhile
             write_text(directory.recipe_file, recipe.to_yaml())
@@ -176,9 +180,11 @@ def _plan_trials(
         ConfigError: There are no rows to evaluate on.
     """
     from lorakit.training.data import load_splits
+    from lorakit.training.tasks import task_for
     from lorakit.training.tasks.base import seed_of
 
-    splits = load_splits(recipe.data, seed_of(recipe))
+    label = task_for(recipe.task).label_column(recipe)
+    splits = load_splits(recipe.data, seed_of(recipe), label)
     if splits.validation is None:
         raise ConfigError(
             "Trials are compared on validation rows and there are none: data.validation is not "
