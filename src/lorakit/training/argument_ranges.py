@@ -68,6 +68,8 @@ def in_range(name: str, hint: Any) -> Any:
         checks.append(BeforeValidator(_no_boolean))
     if name in RANGES:
         checks.insert(0, Field(**RANGES[name]))
+    if name == "pad_to_multiple_of":  # or a word
+        checks.append(AfterValidator(_at_least_one))
     if name == "max_steps":
         checks.append(AfterValidator(_some_steps))
     return Annotated[(hint, *checks)]  # type: ignore[return-value]
@@ -83,6 +85,12 @@ def _finite(value: Any) -> Any:
     # An integer too large for a float is found by its bounds.
     if isinstance(value, float) and not abs(value) < float("inf"):
         raise ValueError("expected a finite number")
+    return value
+
+
+def _at_least_one(value: Any) -> Any:
+    if isinstance(value, int) and value < 1:
+        raise ValueError("expected at least 1")
     return value
 
 

@@ -159,6 +159,11 @@ def build_arguments(
             f"The training arguments do not fit together: {reason} "
             "Change them under `training:` in the recipe."
         ) from None
+    if isinstance(arguments.lr_scheduler_kwargs, str):
+        raise ConfigError(
+            f"training.lr_scheduler_kwargs: got {arguments.lr_scheduler_kwargs!r}, expected a "
+            "mapping of the scheduler's arguments. Write it as `key: value`."
+        )
     if optimizer:
         arguments.optim = OPTIMIZER_NAME  # the trainer knows it, transformers does not
     setattr(arguments, LORA_PLUS_KEY, lora_plus_ratio)  # likewise
