@@ -23,6 +23,7 @@ from lorakit.cli.console import (
     say,
 )
 from lorakit.cli.launched import is_first, is_one_of_several
+from lorakit.cli.paths import RECIPE_NAME
 from lorakit.cli.plan_first import plan_first
 from lorakit.cli.progress import metric_name
 from lorakit.cli.quiet import hide_loading_bars
@@ -75,6 +76,8 @@ def train(
         hush()
     say(f"Reading {recipe} ...")
     loaded = _load(recipe, changes)
+    if resume and _is_of_a_run(recipe):  # which may have been moved
+        loaded = loaded.model_copy(update={"output": str(recipe.parent)})
     hide_loading_bars()
     say(f"{loaded.task} on {loaded.model} with {loaded.data.train}")
     command = " ".join(["lorakit train", quoted(recipe), *map(quoted, changes)])
@@ -123,6 +126,10 @@ def _load(path: Path, changes: list[str]) -> Recipe:
 
     start(loaded.training.get("use_cpu") if loaded else None)
     return all_agree(result)
+
+
+def _is_of_a_run(recipe: Path) -> bool:
+    return recipe.name == RECIPE_NAME and (recipe.parent / "environment.json").is_file()
 
 
 def _train_here(recipe: Recipe, **options: Any) -> TrainResult:
