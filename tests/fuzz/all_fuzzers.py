@@ -4,5 +4,6 @@ from collections.abc import Callable
 
 from tests.fuzz.adapters import AdapterFuzzer
 from tests.fuzz.frame import Fuzzer
+from tests.fuzz.recipes import RecipeFuzzer
 
-FUZZERS: dict[str, Callable[[], Fuzzer]] = {"adapters": AdapterFuzzer}
+FUZZERS: dict[str, Callable[[], Fuzzer]] = {"adapters": AdapterFuzzer, "recipes": RecipeFuzzer}

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lorakit.analysis.pictures import new_figure, save_png, styles
+from lorakit.analysis.pictures import new_figure, styles
+from lorakit.png import save_png
 
 _GB = 1e9
 _BAR_INCHES = 0.55

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorakit.atomic import replacing_file
+from lorakit.png import save_png
 
 _LOG_FROM = 20.0
 """A parameter whose largest value is so many times its smallest is drawn on a log scale."""
@@ -65,8 +65,7 @@ def plot_search(
     }
     paths = []
     for file, figure in figures.items():
-        with replacing_file(directory / file) as temporary:
-            figure.savefig(temporary, dpi=130, format="png")
+        save_png(figure, directory / file)
         paths.append(directory / file)
     return tuple(paths)
 

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lorakit.atomic import replacing_file, write_text
+from lorakit.atomic import write_text
 from lorakit.injection import Injection, ParameterCount
+from lorakit.png import save_png
 from lorakit.training.recipe import Recipe
 from lorakit.training.run_directory import RunDirectory
 
@@ -112,8 +113,7 @@ def plot_losses(run: RunDirectory, best_step: int | None = None) -> None:
     axes.set_title(f"Loss of {run.path.name}")
     axes.grid(alpha=0.3)
     axes.legend()
-    with replacing_file(run.loss_plot) as partial:
-        figure.savefig(partial, format="png", dpi=_PLOT_DPI)
+    save_png(figure, run.loss_plot, _PLOT_DPI)
 
 
 def _result_table(facts: RunFacts) -> str:
