@@ -18,6 +18,7 @@ from lorakit.injection import Injection, ParameterCount, count_parameters
 from lorakit.training import checkpoints
 from lorakit.training.callbacks import EventHandler, RunRecorder, RunTensorBoard
 from lorakit.training.data_start import as_trained
+from lorakit.training.guessing import EVENT, guesses, reference_of
 from lorakit.training.peak_memory import PeakMemory
 from lorakit.training.processes import (
     Terminated,
@@ -262,6 +263,7 @@ def _fit(setup: Setup, run: _OpenRun, emit: EventHandler, planned_bytes: int | N
     tensorboard = RunTensorBoard(directory)
     writers = [recorder, tensorboard] if is_main() else []
     with _cache_off(setup.model), closing(tensorboard):
+        main_decides(lambda: _write_guesses(setup, directory))
         trainer = setup.build_trainer([*writers, *early_stopping(setup.recipe.training)])
         notes = batch_notes(setup.arguments, is_sharded=trainer.is_fsdp_enabled)
         own_notes = (*notes, *getattr(trainer, "notes", ()))
@@ -286,6 +288,7 @@ def _fit(setup: Setup, run: _OpenRun, emit: EventHandler, planned_bytes: int | N
         steps=output.global_step,
         planned_steps=trainer.state.max_steps,
         best_step=_best_step(trainer),
+        reference=reference_of(directory),
         wall_s=wall_s,
         memory=MemoryFacts(planned_bytes, peak.read(), peak.meaning),
     )
@@ -293,6 +296,13 @@ def _fit(setup: Setup, run: _OpenRun, emit: EventHandler, planned_bytes: int | N
     result = _result(directory, facts)
     emit("finished", {"result": result})
     return result
+
+
+def _write_guesses(setup: Setup, run: RunDirectory) -> None:
+    """Write what guessing gives on the validation examples, once for a run."""
+    guessed = guesses(setup.task.task_type, setup.encoded.validation)
+    if guessed and not any(row.get("event") == EVENT for row in run.metrics()):
+        run.append_metrics({"event": EVENT, "step": 0, **guessed})
 
 
 @contextmanager
