@@ -62,7 +62,7 @@ def guesses(task_type: TaskType, validation: Dataset | None) -> dict[str, Any]:
     if validation is None or task_type not in (TaskType.SEQ_CLS, TaskType.TOKEN_CLS):
         return {}
     labels: Any = validation["labels"]
-    is_words = task_type is TaskType.TOKEN_CLS
+    is_words = task_type == TaskType.TOKEN_CLS
     ids = [one for row in labels for one in row if one != _IGNORED] if is_words else list(labels)
     return _of_classes(ids, with_averages=not is_words) if ids else {}
 

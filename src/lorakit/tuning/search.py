@@ -154,6 +154,7 @@ def _write_results(
         settings.metric,
         settings.is_minimized,
         directory.path,
+        [key for key, values in space.distributions.items() if values.log_uniform],
     )
     return (best_recipe, directory.trials_file, *plots, directory.trials)
 
