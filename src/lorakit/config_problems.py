@@ -75,6 +75,15 @@ def shown(value: Any, most: int = _CHARACTERS_SHOWN) -> str:
         text = repr(value)
     except (ValueError, RecursionError):  # numbers of thousands of digits, endless nesting
         text = f"a {type(value).__name__}"
+    return cut_short(text, most)
+
+
+def cut_short(text: str, most: int = _CHARACTERS_SHOWN) -> str:
+    """Return the beginning of a text that is too long for a message.
+
+    >>> cut_short("abcdef", 3)
+    'abc…'
+    """
     return text if len(text) <= most else f"{text[:most]}…"
 
 
@@ -91,8 +100,7 @@ def _explain(problem: Any, model: type[BaseModel]) -> tuple[str, str]:
         return f"missing key '{key}'. Add it", ""
     message = problem["msg"].removeprefix("Value error, ").removesuffix(".")
     message = message[:1].lower() + message[1:]
-    if len(message) > _CHARACTERS_OF_A_PROBLEM:
-        message = f"{message[:_CHARACTERS_OF_A_PROBLEM]}…"
+    message = cut_short(message, _CHARACTERS_OF_A_PROBLEM)
     name = shown(key)[1:-1] if key else "the whole"
     if isinstance(problem["input"], (str, int, float, bool, list, tuple, type(None))):
         return f"{name}: got {shown(problem['input'])}; ", message

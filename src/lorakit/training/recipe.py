@@ -71,6 +71,10 @@ class DataConfig(StrictConfig):
     validation_fraction: float = Field(0.1, ge=0, lt=1)
     """Share of the training rows held out where there is no validation split; 0 holds out none."""
 
+    delimiter: str | None = None
+    """What separates the cells of a csv file; None takes a comma, semicolon, tab or vertical bar,
+    whichever gives every line as many cells as the header."""
+
     format: Literal["auto", "text", "prompt_completion", "messages", "alpaca"] = "auto"
     """How the rows of a CAUSAL_LM dataset are laid out; "auto" sees it from the columns."""
 
@@ -99,6 +103,14 @@ class DataConfig(StrictConfig):
 
     max_train_rows: Count | None = None
     max_validation_rows: Count | None = None
+
+    @field_validator("delimiter")
+    @classmethod
+    def _delimiter_is_one_character(cls, value: str | None) -> str | None:
+        value = "\t" if value in ("\\t", "tab") else value  # as a shell passes it on
+        if value is not None and (len(value) != 1 or value in '"\r\n '):
+            raise ValueError('expected one character such as ";", or "tab"')
+        return value
 
     @field_validator("new_tokens")
     @classmethod

@@ -23,7 +23,7 @@ from lorakit.config import QuantizationConfig, TaskType
 from lorakit.errors import ConfigError, QuantizationError, TargetError
 from lorakit.foreign_code import load_pretrained
 from lorakit.injection.heads import task_heads
-from lorakit.modeling_log import errors_alone
+from lorakit.library_logs import errors_alone
 from lorakit.quantization.load import is_quantized, load_as_quantized, load_quantized
 from lorakit.training.tasks.loading_problems import cannot_load, check_local, check_missing
 from lorakit.training.tasks.skeleton import given_options, model_config
