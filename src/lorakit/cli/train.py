@@ -25,7 +25,6 @@ from lorakit.cli.console import (
 from lorakit.cli.launched import is_first, is_one_of_several
 from lorakit.cli.paths import RECIPE_NAME
 from lorakit.cli.plan_first import plan_first
-from lorakit.cli.progress import metric_name
 from lorakit.cli.quiet import hide_loading_bars
 from lorakit.cli.recipe_arguments import Overrides, RecipeFile
 from lorakit.cli.signals import ending
@@ -211,9 +210,15 @@ def show_result(result: TrainResult) -> None:
     heading(f"Trained {result.steps:,} steps in {duration_text(result.wall_s)}")
     kept = kept_evaluation(result)
     if kept is not None and kept["step"] != result.steps:
-        say(f"  kept: the adapter of epoch {kept['epoch']:.4g}, the best on the validation rows")
+        say(
+            f"  kept: the adapter of epoch {kept['epoch']:.4g}, the best on the validation examples"
+        )
+    from lorakit.training.report import metric_text
+
     metrics = {"mean training loss": result.train_loss}
-    metrics |= {f"validation {metric_name(key)}": v for key, v in result.metrics.items()}
+    metrics |= {
+        f"validation {metric_text(key, result.metrics)}": v for key, v in result.metrics.items()
+    }
     pairs({name: number_text(value) for name, value in metrics.items()})
 
 

@@ -52,8 +52,8 @@ def show_data(payload: Mapping[str, Any]) -> None:
     heading("Data")
     pairs(
         {
-            "training rows": number_text(payload["train_rows"]),
-            "validation rows": number_text(payload["validation_rows"]) or "none",
+            "training examples": number_text(payload["train_rows"]),
+            "validation examples": number_text(payload["validation_rows"]) or "none",
         }
     )
     for note in payload["notes"]:

@@ -26,9 +26,14 @@ _OVERRIDES_SHOWN = 3
 _PROBLEMS_SHOWN = 20
 
 
-def _expand_home(value: Any) -> Any:
+def _expand_home(value: str) -> str:
     """Let a path begin with `~`, as in a shell."""
-    return str(Path(value).expanduser()) if str(value).startswith("~") else value
+    if not value.startswith("~"):
+        return value
+    try:
+        return str(Path(value).expanduser())
+    except RuntimeError:
+        raise ValueError("there is no such home directory") from None
 
 
 def _require_name(value: str) -> str:

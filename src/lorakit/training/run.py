@@ -26,6 +26,7 @@ from lorakit.training.callbacks import EventHandler, RunRecorder, RunTensorBoard
 from lorakit.training.data_start import as_trained
 from lorakit.training.directory_lock import LOCK_NAME, locked_directory
 from lorakit.training.final_metrics import final_metrics
+from lorakit.training.guessing import EVENT, guesses, reference_of
 from lorakit.training.numerics import changed_numerics, cpu_notes
 from lorakit.training.peak_memory import PeakMemory
 from lorakit.training.processes import (
@@ -282,6 +283,7 @@ def _fit(
     tensorboard = RunTensorBoard(directory)
     writers = [recorder, tensorboard] if is_main() else []
     with _cache_off(setup.model), quiet_writers(), closing(tensorboard):
+        main_decides(lambda: _write_guesses(setup, directory))
         others = (*early_stopping(setup.recipe.training), StopAtCheckpoint(stop))
         trainer = setup.build_trainer([*writers, *others])
         notes = batch_notes(setup.arguments, is_sharded=trainer.is_fsdp_enabled)
@@ -309,6 +311,7 @@ def _fit(
         steps=output.global_step,
         planned_steps=trainer.state.max_steps,
         best_step=_best_step(trainer),
+        reference=reference_of(directory),
         wall_s=wall_s,
         memory=MemoryFacts(planned_bytes, peak.read(), peak.meaning),
     )
@@ -316,6 +319,13 @@ def _fit(
     result = _result(directory, facts)
     emit("finished", {"result": result})
     return result
+
+
+def _write_guesses(setup: Setup, run: RunDirectory) -> None:
+    """Write what guessing gives on the validation examples, once for a run."""
+    guessed = guesses(setup.task.task_type, setup.encoded.validation)
+    if guessed and not any(row.get("event") == EVENT for row in run.metrics()):
+        run.append_metrics({"event": EVENT, "step": 0, **guessed})
 
 
 @contextmanager

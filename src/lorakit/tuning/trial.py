@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from lorakit.config import TaskType
 from lorakit.errors import ConfigError, TrainingError
 from lorakit.training import checkpoints
 from lorakit.training.best_metric import UnknownMetricError
@@ -84,7 +85,8 @@ def trial_recipe(recipe: Recipe, settings: TrialsConfig, train_rows: int) -> Rec
     training |= {
         "num_train_epochs": epochs_of(recipe, settings),
         "eval_strategy": "epoch",
-        "eval_on_start": False,  # of all trials it would be the same
+        # A model's loss has nothing else to be compared with; classes can be guessed.
+        "eval_on_start": recipe.task in (TaskType.CAUSAL_LM, TaskType.SEQ_2_SEQ_LM),
         "save_strategy": "epoch",
         "save_total_limit": 1,
         "metric_for_best_model": settings.metric,
