@@ -233,14 +233,14 @@ def config_from_peft(values: Mapping[str, Any], where: str) -> LoraConfig:
     kind = values.get("peft_type")
     if kind != "LORA":
         raise AdapterFileError(
-            f"{where} holds a PEFT adapter of type {cut_short(repr(kind))}, expected 'LORA'. lorakit reads LoRA "
-            "adapters only."
+            f"{where} holds a PEFT adapter of type {cut_short(repr(kind))}, expected 'LORA'. "
+            "lorakit reads LoRA adapters only."
         )
     base = values.get("base_model_name_or_path")
     if not isinstance(base, str | None):
         raise AdapterFileError(
-            f"Wrong base_model_name_or_path in {where}: got {cut_short(repr(base))}, expected a hub "
-            "id or a directory. Write the name of the base into the file."
+            f"Wrong base_model_name_or_path in {where}: got {cut_short(repr(base))}, expected a "
+            "hub id or a directory. Write the name of the base into the file."
         )
     known = {key: values[key] for key in _FIELDS if values.get(key) is not None}
     unsupported = [
