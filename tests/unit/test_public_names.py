@@ -9,9 +9,7 @@ import pytest
 import lorakit
 
 EVERY_PACKAGE = ["lorakit"] + [
-    module.name
-    for module in pkgutil.walk_packages(lorakit.__path__, "lorakit.")
-    if module.ispkg
+    module.name for module in pkgutil.walk_packages(lorakit.__path__, "lorakit.") if module.ispkg
 ]
 PACKAGES = [name for name in EVERY_PACKAGE if name not in ("lorakit.cli", "lorakit.quickstart")]
 LAZY = [name for name in PACKAGES if hasattr(importlib.import_module(name), "__getattr__")]

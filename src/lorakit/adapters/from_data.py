@@ -10,6 +10,7 @@ from lorakit.adapters.data_passes import Batch, Loss, input_components, mean_gra
 from lorakit.adapters.ranks import pattern_of
 from lorakit.config import LoraConfig
 from lorakit.errors import ConfigError
+from lorakit.frozen import freeze_fields
 from lorakit.initializations import INITIALIZED_ON_DATA
 from lorakit.injection.new_ranks import change_ranks
 from lorakit.injection.state import (
@@ -35,6 +36,10 @@ class DataStart:
 
     ranks: Mapping[str, int]
     unreached: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Freeze the mappings."""
+        freeze_fields(self)
 
 
 def initialize_from_data(

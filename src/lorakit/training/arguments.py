@@ -28,6 +28,7 @@ from pydantic import BeforeValidator, Field, ValidationError, create_model
 from lorakit.config import StrictConfig, TaskType
 from lorakit.config_problems import config_error
 from lorakit.errors import ConfigError
+from lorakit.frozen import thawed
 from lorakit.quantization.devices import require_bitsandbytes
 from lorakit.training.lora_plus import RECIPE_KEY as LORA_PLUS_KEY
 from lorakit.training.memory_mapped_adamw import OPTIMIZER_NAME
@@ -195,7 +196,7 @@ def resolve_training(
     """
     from lorakit.training.tasks.base import seed_of
 
-    given = recipe.training
+    given = thawed(recipe.training)  # transformers writes into some of it
     if not has_validation:
         _refuse_without_validation(given)
     strategy = given.get("eval_strategy", "epoch") if has_validation else "no"

@@ -28,19 +28,36 @@ _TEXT = {
     **{"encoder_attention_heads": 2, "decoder_attention_heads": 2, "dim": WIDTH, "n_heads": 2},
     **{"n_embd": WIDTH, "n_layer": 1, "n_head": 2, "n_inner": 24, "embedding_size": WIDTH},
     **{"emb_dim": WIDTH, "max_position_embeddings": 32, "n_positions": 32, "pad_token_id": 0},
-    **{"bos_token_id": 1, "eos_token_id": 2, "num_labels": 3, "decoder_start_token_id": 0, "attention_window": 4},
+    **{
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "num_labels": 3,
+        "decoder_start_token_id": 0,
+        "attention_window": 4,
+    },
     **{"initializer_range": 0.3, "init_std": 0.3, "num_hidden_groups": 1, "max_2d_position": 8},
 }
 _IMAGE = {
     **{"image_size": 16, "patch_size": 8, "num_channels": 3, "hidden_size": WIDTH},
     **{"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24, "num_labels": 3},
-    **{"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2, "embed_dim": 8, "initializer_range": 0.3},
+    **{
+        "hidden_sizes": [8, 16],
+        "depths": [1, 1],
+        "num_stages": 2,
+        "embed_dim": 8,
+        "initializer_range": 0.3,
+    },
 }
 _SOUND = {
     **{"hidden_size": WIDTH, "num_hidden_layers": 1, "num_attention_heads": 2, "num_labels": 3},
     **{"intermediate_size": 24, "conv_dim": [8, 8], "conv_stride": [2, 2], "conv_kernel": [2, 2]},
     **{"num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2, "vocab_size": VOCABULARY},
-    **{"classifier_proj_size": 8, "tdnn_dim": [8, 8, 8], "tdnn_kernel": [1, 1, 1], "xvector_output_dim": 8},
+    **{
+        "classifier_proj_size": 8,
+        "tdnn_dim": [8, 8, 8],
+        "tdnn_kernel": [1, 1, 1],
+        "xvector_output_dim": 8,
+    },
     **{"tdnn_dilation": [1, 1, 1], "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
     **{"initializer_range": 0.3, "squeeze_factor": 1, "feat_extract_norm": "layer"},
 }
@@ -56,7 +73,9 @@ SEQUENCES = (
     "ModernBert Nystromformer OPT Persimmon Phi Phi3 Qwen2 Qwen3 Roberta RoFormer StableLm T5 "
     "XLMRoberta XLNet Starcoder2"
 ).split()
-TOKENS = "Albert Bert Bloom Deberta DistilBert Electra GPT2 Llama ModernBert Roberta T5 XLNet".split()
+TOKENS = (
+    "Albert Bert Bloom Deberta DistilBert Electra GPT2 Llama ModernBert Roberta T5 XLNet".split()
+)
 ANSWERS = "Albert Bart Bert DistilBert Electra GPT2 Llama Roberta T5 XLNet".split()
 MULTIPLE = "Albert Bert DistilBert Electra ModernBert Roberta XLNet".split()
 IMAGES = "ViT DeiT Beit ConvNext Dinov2 ResNet".split()
@@ -101,13 +120,17 @@ def with_fresh_head(model, seed=9):
     generator = torch.Generator().manual_seed(seed)
     backbone = {id(p) for p in getattr(model, model.base_model_prefix, nn.Module()).parameters()}
     for name, parameter in model.named_parameters():
-        if id(parameter) not in backbone and not name.startswith(("shared.", "encoder.", "decoder.")):
+        if id(parameter) not in backbone and not name.startswith(
+            ("shared.", "encoder.", "decoder.")
+        ):
             with torch.no_grad():
                 parameter.copy_(torch.randn(parameter.shape, generator=generator))
     return model
 
 
-@pytest.mark.parametrize(("name", "options", "inputs", "task"), CLASSES, ids=[c[0] for c in CLASSES])
+@pytest.mark.parametrize(
+    ("name", "options", "inputs", "task"), CLASSES, ids=[c[0] for c in CLASSES]
+)
 def test_a_head_is_trained_and_comes_back_on_another_random_head(
     name, options, inputs, task, tmp_path
 ):
@@ -210,7 +233,9 @@ def test_a_head_of_which_a_layer_is_targeted_by_its_path_is_adapted_instead():
     injection = add_adapter(model, LoraConfig(r=2, target_modules=["query", "classifier.dense"]))
     assert injection.heads == ()
     assert "classifier.dense" in [match.path for match in injection.matches]
-    assert "Not trained in full, as target_modules names what is in it: classifier" in str(injection)
+    assert "Not trained in full, as target_modules names what is in it: classifier" in str(
+        injection
+    )
 
 
 @pytest.mark.parametrize(

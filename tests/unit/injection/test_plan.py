@@ -106,9 +106,7 @@ class TestBias:
     def test_lora_only_trains_the_adapted_layers_biases(self):
         model = distilbert()
         heads = ["classifier", "pre_classifier"]
-        config = LoraConfig(
-            r=1, target_modules=["q_lin"], bias="lora_only", exclude_modules=heads
-        )
+        config = LoraConfig(r=1, target_modules=["q_lin"], bias="lora_only", exclude_modules=heads)
         injection = add_adapter(model, config)
         wanted = {f"distilbert.transformer.layer.{i}.attention.q_lin.bias" for i in (0, 1)}
         assert set(injection.biases) == wanted
