@@ -99,13 +99,15 @@ def initialize_from_data(
 def _start_at_gradients(
     layers: Mapping[str, AdaptedLayer], gradients: dict[str, Tensor], name: str
 ) -> DataStart:
+    unreached = tuple(path for path in layers if path not in gradients)
+    factors: list[tuple[OffsetUpdate, tuple[Tensor, Tensor]]] = []
     for path, layer in layers.items():
         update = layer.updates[name]
         if path in gradients and isinstance(update, OffsetUpdate):
             gradient = gradients.pop(path).to(update.lora_A.device)
-            update.start_at_(*gradient_factors(gradient, update.r))
-            gradients[path] = gradient.new_empty(0)  # reached, and no longer needed
-    unreached = tuple(path for path in layers if path not in gradients)
+            factors.append((update, gradient_factors(gradient, update.r)))
+    for update, (A0, B0) in factors:  # once all of them are there, so that nothing is half done
+        update.start_at_(A0, B0)
     return DataStart({path: _rank(layer, name) for path, layer in layers.items()}, unreached)
 
 
