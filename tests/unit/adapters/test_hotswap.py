@@ -217,7 +217,7 @@ ARRIVING = [
     {"r": 4, "rank_pattern": {"q_proj": 6, "v_proj": 3}, "alpha_pattern": {"up_proj": 7}},
     {"r": 5, "target_modules": ["gate_proj", "up_proj", "down_proj"]},
     {"r": 3, "layers_to_transform": [1]},
-    {"r": 4, "init_lora_weights": "pissa"},
+    {"r": 3, "init_lora_weights": "pissa"},
 ]
 
 
