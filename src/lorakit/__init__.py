@@ -6,6 +6,8 @@ The names below are imported when first used, so that `import lorakit` stays qui
 import typing as _typing
 from importlib import import_module as _import_module
 
+from lorakit.library_logs import hide_missing_kernels as _hide_missing_kernels
+
 if _typing.TYPE_CHECKING:
     from lorakit.adapters import (
         Adapter,
@@ -44,6 +46,8 @@ if _typing.TYPE_CHECKING:
     from lorakit.tuning import tune
 
 __version__ = "0.1.0"
+
+_hide_missing_kernels()
 
 _ORIGINS = {
     "lorakit.adapters": (

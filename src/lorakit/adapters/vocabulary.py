@@ -13,7 +13,7 @@ from lorakit.errors import AdapterStateError, QuantizationError
 from lorakit.injection.state import base_modules, state_of
 from lorakit.injection.vocabulary import input_embedding, output_layer, rows_needed
 from lorakit.layers.bitsandbytes_storage import bits_of
-from lorakit.modeling_log import errors_alone
+from lorakit.library_logs import errors_alone
 
 _SEED = 0
 """New rows are drawn with it, whatever the seed of a run: all loads of a base get the same ones."""

@@ -20,13 +20,13 @@ from lorakit.injection.attention import (
     with_outputs,
 )
 from lorakit.injection.heads import TASKS_WITH_HEADS, HeadChoice, choose_heads, output_layers
-from lorakit.injection.parameters import is_carrier, selected_parameters
+from lorakit.injection.parameters import is_carrier, selected_parameters, weight_class_of
 from lorakit.injection.parts import by_groups, check_parts
 from lorakit.injection.site_checks import check_sites
 from lorakit.injection.state import base_modules
 from lorakit.injection.targets import ALL_LINEAR, match_targets, name_matches, no_match_message
 from lorakit.injection.tokens import TokenSite, conflicts, find_token_sites
-from lorakit.injection.uncalled import require_called
+from lorakit.injection.uncalled import bypassed_layers, require_called
 from lorakit.layers import (
     AdaptedLayer,
     KernelShape,
@@ -42,6 +42,7 @@ from lorakit.layers import (
 from lorakit.layers.attention import LoraAttentionOutput, LoraMultiheadAttention
 from lorakit.layers.bitsandbytes_storage import bits_of, quantized_weight
 from lorakit.layers.parameter import AdaptedParameter, ParameterOwner
+from lorakit.layers.read_weight import LoraReadWeight
 
 _ADAPTED_CLASSES: dict[type[nn.Module], type[AdaptedLayer]] = {
     nn.Linear: LoraLinear,
@@ -144,13 +145,24 @@ class InjectionPlan:
 def adapted_class_of(module: nn.Module) -> type[AdaptedLayer] | None:
     """Return the class that adapts this module, or None where there is none."""
     if isinstance(module, AdaptedLayer):
-        return None if is_output(module) else type(module)
+        is_by_name = not (is_output(module) or isinstance(module, LoraReadWeight))
+        return type(module) if is_by_name else None
     return None if obstacle(module) else adapted_classes().get(plain_class_of(module))
 
 
 def output_class_of(module: nn.Module) -> type[AdaptedLayer] | None:
     """Return the class that adapts the output projection of an attention."""
     return LoraAttentionOutput if is_output(module) else adapted_class_of(module)
+
+
+def parameter_class_of(module: nn.Module) -> type[AdaptedLayer]:
+    """Return the class that adapts what `selected_parameters` has selected."""
+    if is_carrier(module):
+        return AdaptedParameter
+    found = adapted_class_of(module) or weight_class_of(module)
+    if found is None:
+        raise TypeError(f"A {describe(module)} was selected, whose weight cannot be adapted.")
+    return found
 
 
 def obstacle(module: nn.Module) -> str | None:
@@ -196,10 +208,11 @@ def plan_from_config(model: nn.Module, config: LoraConfig) -> InjectionPlan:
     outputs = {p: a for p, a in attention_outputs(free).items() if a in adaptable}
     adaptable = {path: kind for path, kind in adaptable.items() if path not in outputs}
     heads = output_layers(model)
+    bypassed = bypassed_layers(modules)
     default = [
         path
         for path, kind in adaptable.items()
-        if kind.is_linear and id(modules[path]) not in heads
+        if kind.is_linear and id(modules[path]) not in heads and path not in bypassed
     ]
     parameters = selected_parameters(config, free, problems)
     selected, target_problems = match_targets(
@@ -216,17 +229,19 @@ def plan_from_config(model: nn.Module, config: LoraConfig) -> InjectionPlan:
         kind = output_class_of(modules[path]) if path in outputs else adaptable[path]
         if kind is not None:
             plan.sites.append(_site(config, path, modules[path], kind))
-    plan.sites += [_site(config, p, one, AdaptedParameter) for p, one in parameters.items()]
+    for path, one in parameters.items():
+        if path not in adapted:
+            plan.sites.append(_site(config, path, one, parameter_class_of(one)))
     check_parts(config, plan.sites)
     plan.sites = [by_groups(site, config) for site in plan.sites]
     check_sites(config, plan.sites)
-    _note_skipped(config, modules, plan, heads)
+    _note_skipped(config, modules, plan, heads, bypassed)
     plan_biases(plan, free)
     plan.tokens = find_token_sites(model, modules, config, problems)
     problems += token_conflicts(plan)
     if problems:
         raise TargetError("\n".join(problems))
-    require_called(modules, plan.sites)
+    require_called(bypassed, plan.sites)
     return plan
 
 
@@ -311,7 +326,11 @@ def _blocked(
 
 
 def _note_skipped(
-    config: LoraConfig, modules: dict[str, nn.Module], plan: InjectionPlan, outputs: set[int]
+    config: LoraConfig,
+    modules: dict[str, nn.Module],
+    plan: InjectionPlan,
+    outputs: set[int],
+    bypassed: Mapping[str, str],
 ) -> None:
     """Record the linear layers that the selection left out for a reason worth showing."""
     targets = config.target_modules
@@ -324,6 +343,8 @@ def _note_skipped(
                 plan.skipped.append((path, "trained in full"))
         elif everything and id(module) in outputs:
             plan.skipped.append((path, "the output head"))
+        elif everything and path in bypassed:
+            plan.skipped.append((path, bypassed[path]))
 
 
 def plan_biases(plan: InjectionPlan, free: Mapping[str, nn.Module]) -> None:

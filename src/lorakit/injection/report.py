@@ -52,7 +52,8 @@ class Injection:
         base_dtype: dtype of the adapted weights.
         tokens: Paths of the modules that share trained rows, and how many rows, for each weight.
         notes: What was decided without being asked for, in sentences: the task that the model's
-            class stands for, weights that the checkpoint does not have.
+            class stands for, weights that the checkpoint does not have, readers that will not take
+            the adapter's file.
     """
 
     name: str
@@ -118,7 +119,6 @@ class Injection:
             lines.append("  " + "  ".join(aligned).rstrip())
         if self.heads:
             lines.append(f"Trained in full and saved: {', '.join(self.heads)}")
-        lines += self.notes
         if self.biases:
             lines.append(f"Trained biases: {len(self.biases)}")
         lines += [
@@ -130,6 +130,7 @@ class Injection:
             reasons.setdefault(reason, []).append(path)
         for reason, paths in reasons.items():
             lines.append(f"Left out, {reason}: {first_few(paths)}")
+        lines += self.notes
         return "\n".join(lines)
 
     def __str__(self) -> str:

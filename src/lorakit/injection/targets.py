@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from lorakit.config import LoraConfig, matching_pattern
 from lorakit.errors import did_you_mean
+from lorakit.patterns import match_pattern
 
 ALL_LINEAR = "all-linear"
 
@@ -26,7 +27,7 @@ def name_matches(names: str | Sequence[str], path: str) -> bool:
     True
     """
     if isinstance(names, str):
-        return re.fullmatch(names, path) is not None
+        return match_pattern(names, path, whole=True) is not None
     return any(path == name or path.endswith(f".{name}") for name in names)
 
 
@@ -46,7 +47,7 @@ def layer_index(path: str, layers_pattern: str | Sequence[str] | None = None) ->
         found = re.match(r".*?\.(\d+)\.", f".{path}")
         return int(found[1]) if found else None
     for pattern in _as_list(layers_pattern):
-        found = re.match(rf".*\.{pattern}\.(\d+)\.", f".{path}")
+        found = match_pattern(rf".*\.{pattern}\.(\d+)\.", f".{path}")
         if found:
             return int(found[1])
     return None
@@ -181,6 +182,35 @@ def compact_targets(selected: Sequence[str], all_paths: Sequence[str]) -> str | 
         names.add(last if ending_selected[last] == ending_everywhere[last] else path)
     if names & _suffixes(set(all_paths) - set(selected)):
         return "|".join(re.escape(path) for path in selected)
+    return tuple(sorted(names))
+
+
+def shortest_names(selected: Sequence[str], all_paths: Sequence[str]) -> tuple[str, ...] | None:
+    """Return the shortest ends of these paths that are the ends of no other ones, or None.
+
+    Where an end would have to begin at a number, the whole path is written, which says more.
+
+    Args:
+        selected: Paths to select.
+        all_paths: Every path there is.
+
+    >>> shortest_names(["a.0.g.w", "a.1.g.w"], ["a.0.g.w", "a.1.g.w", "a.0.h.w"])
+    ('g.w',)
+    >>> shortest_names(["g.w"], ["g.w", "a.g.w"]) is None
+    True
+    """
+    taken = _suffixes(set(all_paths) - set(selected))
+    names = set()
+    for path in selected:
+        *outer, last = path.split(".")
+        end, ends = last, [last]
+        while outer and not outer[-1].isdigit():
+            end = f"{outer.pop()}.{end}"
+            ends.append(end)
+        name = next((end for end in (*ends, path) if end not in taken), None)
+        if name is None:
+            return None
+        names.add(name)
     return tuple(sorted(names))
 
 
