@@ -14,7 +14,13 @@ from lorakit.adapters.rewritten import require_own_start
 from lorakit.adapters.token_rows import differing_tokens
 from lorakit.config import LoraConfig
 from lorakit.errors import AdapterMismatchError, first_few
-from lorakit.injection.state import adapted_layers, require_adapter, require_unmerged
+from lorakit.injection.older_names import in_names_of
+from lorakit.injection.state import (
+    adapted_layers,
+    require_adapter,
+    require_unmerged,
+    unwrapped,
+)
 from lorakit.layers import LowRankUpdate
 
 
@@ -54,6 +60,7 @@ def hotswap_adapter(model: nn.Module, adapter: Adapter | str | Path, name: str =
     require_unmerged(model, "exchange an adapter's weights")
     state = require_adapter(model, name)
     new = adapter if isinstance(adapter, Adapter) else Adapter.load(adapter)
+    new = in_names_of(unwrapped(model), new)
     require_own_start(new, "exchange", "the new adapter")
     place = view_of(model, name)
     updates: dict[str, LowRankUpdate] = {

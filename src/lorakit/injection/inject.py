@@ -22,8 +22,8 @@ from lorakit.injection.plan import AdapterTensors, InjectionPlan, Site, describe
 from lorakit.injection.plan_from_tensors import plan_from_tensors, saved_tensors
 from lorakit.injection.recorded import recorded_config
 from lorakit.injection.report import Injection, Match
-from lorakit.injection.site_checks import check_room
 from lorakit.injection.siblings import group_siblings
+from lorakit.injection.site_checks import check_room
 from lorakit.injection.starting_factors import StartingFactors, update_class
 from lorakit.injection.state import (
     check_new_name,

@@ -6,8 +6,8 @@ import torch
 from lorakit import (
     Adapter,
     LoraConfig,
-    add_adapter,
     adapter_rows,
+    add_adapter,
     combine_adapters,
     delete_adapter,
     disable_adapters,
