@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from lorakit.config_problems import config_error, cut_short
+from lorakit.frozen import freeze_fields
 from lorakit.initializations import SETTINGS_OF, known_initialization, require_settings_of
 from lorakit.patterns import match_pattern, pattern_problem
 
@@ -41,9 +42,22 @@ class _StrictMeta(type(BaseModel)):
 
 
 class StrictConfig(BaseModel, metaclass=_StrictMeta):
-    """A frozen pydantic model that forbids unknown keys and explains every problem at once."""
+    """A frozen pydantic model that forbids unknown keys and explains every problem at once.
+
+    Its dictionaries and lists cannot be changed either.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    def model_post_init(self, context: Any) -> None:
+        """Freeze what the fields hold."""
+        freeze_fields(self)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy with other values, which are not validated, but frozen."""
+        copied = super().model_copy(update=update, deep=deep)
+        freeze_fields(copied)
+        return copied
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], where: str) -> Self:

@@ -10,6 +10,7 @@ from lorakit.adapters.data_passes import Batch, Loss, input_components, mean_gra
 from lorakit.adapters.ranks import pattern_of
 from lorakit.config import LoraConfig
 from lorakit.errors import ConfigError
+from lorakit.frozen import freeze_fields
 from lorakit.initializations import INITIALIZED_ON_DATA
 from lorakit.injection.new_ranks import change_ranks
 from lorakit.injection.parameters import WEIGHT, is_by_parameter
@@ -36,6 +37,10 @@ class DataStart:
 
     ranks: Mapping[str, int]
     unreached: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Freeze the mappings."""
+        freeze_fields(self)
 
 
 def initialize_from_data(
@@ -95,13 +100,15 @@ def initialize_from_data(
 def _start_at_gradients(
     layers: Mapping[str, AdaptedLayer], gradients: dict[str, Tensor], name: str
 ) -> DataStart:
+    unreached = tuple(path for path in layers if path not in gradients)
+    factors: list[tuple[OffsetUpdate, tuple[Tensor, Tensor]]] = []
     for path, layer in layers.items():
         update = layer.updates[name]
         if path in gradients and isinstance(update, OffsetUpdate):
             gradient = gradients.pop(path).to(update.lora_A.device)
-            update.start_at_(*gradient_factors(gradient, update.r))
-            gradients[path] = gradient.new_empty(0)  # reached, and no longer needed
-    unreached = tuple(path for path in layers if path not in gradients)
+            factors.append((update, gradient_factors(gradient, update.r)))
+    for update, (A0, B0) in factors:  # once all of them are there, so that nothing is half done
+        update.start_at_(A0, B0)
     return DataStart({path: _rank(layer, name) for path, layer in layers.items()}, unreached)
 
 

@@ -21,7 +21,6 @@ from lorakit.injection.plan import (
     Site,
     is_free,
     plan_biases,
-    quantized_head_problems,
     token_conflicts,
 )
 from lorakit.injection.site_checks import check_dropout
@@ -29,6 +28,7 @@ from lorakit.injection.start_checks import rewritten_base_problems
 from lorakit.injection.state import base_modules
 from lorakit.injection.targets import ALL_LINEAR, match_targets, name_matches
 from lorakit.injection.tokens import find_token_sites, misfits
+from lorakit.injection.trained_modules import quantized_head_problems
 from lorakit.injection.uncalled import bypassed_layers, require_called
 from lorakit.injection.vocabulary import rows_needed
 from lorakit.layers import AdaptedLayer, KernelShape

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lorakit.errors import ConfigError, did_you_mean
+from lorakit.frozen import thawed
 from lorakit.quantization.devices import require_bitsandbytes
 from lorakit.training.processes import process_count
 from lorakit.training.sharding import check_sharding
@@ -51,7 +52,7 @@ def resolve_training(
     """
     from lorakit.training.tasks.base import seed_of
 
-    given = recipe.training
+    given = thawed(recipe.training)  # transformers writes into some of it
     if not has_validation:
         _refuse_without_validation(given)
     strategy = given.get("eval_strategy", "epoch") if has_validation else "no"
