@@ -16,7 +16,8 @@ from pydantic import (
     model_validator,
 )
 
-from lorakit.config_problems import config_error
+from lorakit.config_problems import config_error, cut_short
+from lorakit.frozen import freeze_fields
 from lorakit.initializations import SETTINGS_OF, known_initialization, require_settings_of
 from lorakit.patterns import match_pattern, pattern_problem
 
@@ -41,9 +42,22 @@ class _StrictMeta(type(BaseModel)):
 
 
 class StrictConfig(BaseModel, metaclass=_StrictMeta):
-    """A frozen pydantic model that forbids unknown keys and explains every problem at once."""
+    """A frozen pydantic model that forbids unknown keys and explains every problem at once.
+
+    Its dictionaries and lists cannot be changed either.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    def model_post_init(self, context: Any) -> None:
+        """Freeze what the fields hold."""
+        freeze_fields(self)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy with other values, which are not validated, but frozen."""
+        copied = super().model_copy(update=update, deep=deep)
+        freeze_fields(copied)
+        return copied
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], where: str) -> Self:
@@ -76,7 +90,7 @@ _MOST_SCALING = 3.4e38
 
 Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=MOST)]
 Rank = Count
-TokenIndex = Annotated[int, BeforeValidator(_no_bool), Field(le=MOST)]
+Index = Annotated[int, BeforeValidator(_no_bool), Field(le=MOST)]
 Alpha = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, allow_inf_nan=False)]
 
 
@@ -108,7 +122,7 @@ class LoraConfig(StrictConfig):
     exclude_modules: str | tuple[str, ...] | None = None
     """Names or a full-match regex of modules to leave out; each must exclude something."""
 
-    layers_to_transform: tuple[int, ...] | None = None
+    layers_to_transform: tuple[Index, ...] | None = None
     """Indices of the layers to adapt, counted from 0; None adapts all."""
 
     layers_pattern: str | tuple[str, ...] | None = None
@@ -127,9 +141,7 @@ class LoraConfig(StrictConfig):
     """Names of modules trained in full and saved with the adapter. The task heads of SEQ_CLS and
     TOKEN_CLS models are added without being named."""
 
-    trainable_token_indices: tuple[TokenIndex, ...] | dict[str, tuple[TokenIndex, ...]] | None = (
-        None
-    )
+    trainable_token_indices: tuple[Index, ...] | dict[str, tuple[Index, ...]] | None = None
     """Tokens whose rows are trained in full, and nothing else of the weight: of the input embedding
     and of what is tied to it, or by name of the embedding or output layer. None trains none."""
 
@@ -151,7 +163,7 @@ class LoraConfig(StrictConfig):
     eva_rho: float = Field(2.0, ge=1, allow_inf_nan=False)
     """For "eva": the largest rank a layer may get, in multiples of its own; 1 changes none."""
 
-    init_batches: Annotated[int, BeforeValidator(_no_bool)] = Field(8, ge=1)
+    init_batches: Annotated[int, BeforeValidator(_no_bool)] = Field(8, ge=1, le=MOST)
     """For "eva" and "lora_ga" in training: from how many batches they are computed."""
 
     use_rslora: bool = False
@@ -316,7 +328,7 @@ def _with_valid_regexes(value: Any, patterns: Iterable[str]) -> Any:
     for pattern in patterns:
         problem = pattern_problem(pattern)
         if problem:
-            raise ValueError(f"{pattern!r} is no valid regular expression ({problem})")
+            raise ValueError(f"{cut_short(pattern)!r} is no valid regular expression ({problem})")
     return value
 
 

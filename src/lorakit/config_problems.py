@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from lorakit.errors import ConfigError, did_you_mean, first_few
 
 _KEYS_SHOWN = 25
-_PROBLEMS_SHOWN = 20
+_CHARACTERS_OF_ALL = 2500
 _CHARACTERS_SHOWN = 80
 _CHARACTERS_OF_A_PROBLEM = 300
 _KEYED = (dict, Mapping)
@@ -48,10 +48,17 @@ def config_error(error: ValidationError, model: type[BaseModel], where: str) -> 
     lines = [subject + " or ".join(dict.fromkeys(m)) for subject, m in explained.items()]
     lines = [line if line.endswith("?") else f"{line}." for line in lines]
     head = f"{where} has {len(lines)} problems:\n  " if len(lines) > 1 else f"In {where}: "
-    if len(lines) > _PROBLEMS_SHOWN:
-        more = f"and {len(lines) - _PROBLEMS_SHOWN} more. Mend these first."
-        lines = [*lines[:_PROBLEMS_SHOWN], more]
-    return ConfigError(head + "\n  ".join(lines))
+    return ConfigError(head + "\n  ".join(_first_lines(lines)))
+
+
+def _first_lines(lines: list[str]) -> list[str]:
+    """Return as many problems as a message has room for, and how many more there are."""
+    room, kept = _CHARACTERS_OF_ALL, 0
+    while kept < len(lines) and room > len(lines[kept]):
+        room -= len(lines[kept])
+        kept += 1
+    more = len(lines) - kept
+    return [*lines[:kept], f"and {more} more. Mend these first."] if more else lines
 
 
 def shown(value: Any, most: int = _CHARACTERS_SHOWN) -> str:

@@ -4,6 +4,7 @@ Expressions have the syntax and meaning of Python's `re`. They are matched by `r
 stopped: a pattern from a file such as "([a-z.]+)+!" would take longer than any machine lives.
 """
 
+import math
 import re
 import time
 import warnings
@@ -20,6 +21,11 @@ _MOST_S = 2.0
 _SLOW_S = 0.05
 """A module's name takes microseconds; a process that waits for others may take this."""
 
+_REPEAT = r"\{([0-9]{0,9})(?:,([0-9]{0,9}))?\}"
+_MOST_REPEATS = 10_000
+"""Of all "{2,3}" of a pattern multiplied: that many copies may be made when it is compiled."""
+
+_MOST_CHARACTERS = 2**19
 _SHOWN = 200
 
 
@@ -37,12 +43,17 @@ def _known(pattern: str) -> _Pattern:
 
 
 def pattern_problem(pattern: str) -> str | None:
-    """Say why a text is not a regular expression; None where it is one.
+    r"""Say why a text is not a regular expression; None where it is one.
 
-    >>> pattern_problem(r"layers\\.[0-9]+")
+    >>> pattern_problem(r"layers\.[0-9]+")
     >>> pattern_problem("(q")
     'missing ), unterminated subpattern at position 0'
     """
+    counts = [int(n or 1) for pair in re.findall(_REPEAT, pattern) for n in pair]
+    if math.prod(max(1, count) for count in counts) > _MOST_REPEATS:
+        return "it repeats too often"
+    if len(pattern) > _MOST_CHARACTERS:
+        return f"it has {len(pattern):,} characters, more than {_MOST_CHARACTERS:,}"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of syntax that may change its meaning one day

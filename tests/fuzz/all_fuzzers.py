@@ -3,6 +3,12 @@
 from collections.abc import Callable
 
 from tests.fuzz.adapters import AdapterFuzzer
+from tests.fuzz.data import DataFuzzer
 from tests.fuzz.frame import Fuzzer
+from tests.fuzz.recipes import RecipeFuzzer
 
-FUZZERS: dict[str, Callable[[], Fuzzer]] = {"adapters": AdapterFuzzer}
+FUZZERS: dict[str, Callable[[], Fuzzer]] = {
+    "adapters": AdapterFuzzer,
+    "data": DataFuzzer,
+    "recipes": RecipeFuzzer,
+}

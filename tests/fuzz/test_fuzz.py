@@ -5,7 +5,7 @@ from tests.fuzz.all_fuzzers import FUZZERS
 from tests.fuzz.frame import try_cases
 
 SEED = 1
-CASES = {"adapters": 200}
+CASES = {"adapters": 200, "data": 150, "recipes": 100}
 """Some six seconds each. The count is fixed, not the time, so that a run can be repeated."""
 
 

@@ -204,3 +204,39 @@ def test_a_section_that_is_no_mapping():
         Outer.parse({"inner": 3, "label": "x"}, "f")
     with pytest.raises(ConfigError, match=r"In f: the whole: got 3; "):
         Outer.parse(3, "f")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"lora_alpha": 1e308},
+        {"lora_alpha": 1e40},
+        {"lora_alpha": 10**300},
+        {"lora_alpha": 1e-44},
+        {"lora_alpha": 1e-36, "r": 2**30},
+        {"alpha_pattern": {"q": 1e300}},
+        {"lora_alpha": 1e-40, "use_rslora": True},
+    ],
+)
+def test_a_scaling_that_float32_does_not_have(values):
+    with pytest.raises(ConfigError, match=r"give the scaling .*, expected one that float32 has"):
+        LoraConfig(**values)
+
+
+@pytest.mark.parametrize("power", [10, 400, 4400, 5000])
+@pytest.mark.parametrize(
+    "key", ["r", "layers_to_transform", "trainable_token_indices", "lora_alpha", "init_batches"]
+)
+def test_numbers_of_any_length_are_refused_in_a_sentence(key, power):
+    number = 10**power if key != "lora_alpha" else 10 ** (power + 40)
+    value = [number] if key in ("layers_to_transform", "trainable_token_indices") else number
+    with pytest.raises(ConfigError) as caught:
+        LoraConfig(**{key: value})
+    assert len(str(caught.value)) < 1000 and key in str(caught.value)
+
+
+def test_long_values_and_many_problems_are_cut_short():
+    with pytest.raises(ConfigError) as caught:
+        LoraConfig(**{f"key_{n}" + "x" * 5000: "y" * 9000 for n in range(60)}, bias="z" * 10**6)
+    text = str(caught.value)
+    assert "has 61 problems" in text and "and 36 more." in text and len(text) < 40_000

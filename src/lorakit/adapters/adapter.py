@@ -27,6 +27,7 @@ from lorakit.adapters.sharded import is_sharded, whole
 from lorakit.adapters.token_rows import check_token_rows
 from lorakit.config import LoraConfig
 from lorakit.errors import AdapterFileError, AdapterMismatchError, first_few
+from lorakit.frozen import freeze_fields
 from lorakit.initializations import is_rewriting
 
 
@@ -63,11 +64,12 @@ class Adapter:
     token_rows: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Compare the magnitudes with what the configuration says.
+        """Freeze the mappings, and compare the magnitudes with what the configuration says.
 
         Raises:
             AdapterMismatchError: Some are missing with `use_dora`, or there are some without.
         """
+        freeze_fields(self)
         wanted = set(self.factors) if self.config.use_dora else set()
         odd = sorted(wanted ^ set(self.magnitudes))
         if odd:

@@ -84,6 +84,7 @@ def load_adapter(
     trainable: bool = False,
     allow_pickle: bool = False,
     allow_edited_config: bool = False,
+    max_rank: int | None = None,
 ) -> Injection:
     """Read an adapter, put it into a model and make it the one that acts.
 
@@ -98,6 +99,7 @@ def load_adapter(
         trainable: Whether its parameters require gradients.
         allow_pickle: As in `Adapter.load`.
         allow_edited_config: As in `Adapter.load`.
+        max_rank: As in `add_adapter`.
 
     Returns: What matched.
 
@@ -118,7 +120,7 @@ def load_adapter(
     if name is None:
         folder = os.path.basename(os.path.abspath(Path(path) / (subfolder or "")))
         name = valid_name(folder) if "default" in adapter_names(model) else "default"
-    return add_adapter(model, adapter, name, trainable=trainable)
+    return add_adapter(model, adapter, name, trainable=trainable, max_rank=max_rank)
 
 
 def adapter_state_dict(model: nn.Module, name: str = "default") -> dict[str, Tensor]:
@@ -186,8 +188,9 @@ def load_adapter_state_dict(
         if path in view.stacked:
             # The file's layout of these is a copy of what the model carries, and no view.
             A, B = from_file_layout(A, B, update.r)
-            copy_whole_(update.lora_A, A)
-            copy_whole_(update.lora_B, B)
+            own_A, own_B = update.saved_factors()
+            copy_whole_(own_A, A)
+            copy_whole_(own_B, B)
         elif not update.keeps_saved_factors:
             A, B, _ = to_matrices(A, B)
             update.load_factors_(A, B)
@@ -243,7 +246,7 @@ def view_of(model: nn.Module, name: str) -> Adapter:
             continue
         update: LowRankUpdate = layer.updates[name]  # type: ignore[assignment]
         factors[path] = update.saved_factors()
-        if not update.keeps_saved_factors:
+        if not update.keeps_saved_factors or update.r != config.rank_for(path):
             scalings[path] = update.scaling
         if update.magnitude is not None:
             magnitudes[path] = update.magnitude.detach()
@@ -292,7 +295,8 @@ def _as_saved(config: LoraConfig, factors: Factors, scalings: Mapping[str, float
     Args:
         config: What the adapter was added with.
         factors: As they are saved, by module path.
-        scalings: Of the updates whose saved factors are made of their parameters.
+        scalings: Of the updates whose saved factors are made of their parameters, or in whose
+            place an adapter of another rank is.
     """
     ranks = {path: A.shape[-2] for path, (A, _) in factors.items()}
     alphas = {path: scalings.get(path, config.scaling_for(path)) * r for path, r in ranks.items()}

@@ -12,6 +12,7 @@ from lorakit.adapters.ranks import plain_start
 from lorakit.adapters.rewritten import require_low_rank
 from lorakit.config import LoraConfig
 from lorakit.errors import AdapterMismatchError
+from lorakit.frozen import freeze_fields
 from lorakit.injection.checkpoint_weights import CheckpointWeights
 from lorakit.injection.plan import InjectionPlan, Site, plan_from_config
 from lorakit.injection.plan_from_tensors import saved_tensors
@@ -39,6 +40,10 @@ class Extraction:
     kept: Mapping[str, float]
     norms: Mapping[str, float]
     left_out: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Freeze the mappings."""
+        freeze_fields(self)
 
     @property
     def share(self) -> float:

@@ -10,8 +10,10 @@ from lorakit.adapters.data_passes import Batch, Loss, input_components, mean_gra
 from lorakit.adapters.ranks import pattern_of
 from lorakit.config import LoraConfig
 from lorakit.errors import ConfigError
+from lorakit.frozen import freeze_fields
 from lorakit.initializations import INITIALIZED_ON_DATA
 from lorakit.injection.new_ranks import change_ranks
+from lorakit.injection.parameters import WEIGHT, is_by_parameter
 from lorakit.injection.state import (
     adapted_layers,
     base_modules,
@@ -35,6 +37,10 @@ class DataStart:
 
     ranks: Mapping[str, int]
     unreached: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Freeze the mappings."""
+        freeze_fields(self)
 
 
 def initialize_from_data(
@@ -94,13 +100,15 @@ def initialize_from_data(
 def _start_at_gradients(
     layers: Mapping[str, AdaptedLayer], gradients: dict[str, Tensor], name: str
 ) -> DataStart:
+    unreached = tuple(path for path in layers if path not in gradients)
+    factors: list[tuple[OffsetUpdate, tuple[Tensor, Tensor]]] = []
     for path, layer in layers.items():
         update = layer.updates[name]
         if path in gradients and isinstance(update, OffsetUpdate):
             gradient = gradients.pop(path).to(update.lora_A.device)
-            update.start_at_(*gradient_factors(gradient, update.r))
-            gradients[path] = gradient.new_empty(0)  # reached, and no longer needed
-    unreached = tuple(path for path in layers if path not in gradients)
+            factors.append((update, gradient_factors(gradient, update.r)))
+    for update, (A0, B0) in factors:  # once all of them are there, so that nothing is half done
+        update.start_at_(A0, B0)
     return DataStart({path: _rank(layer, name) for path, layer in layers.items()}, unreached)
 
 
@@ -168,14 +176,20 @@ def _with_new_ranks(
     """Return settings with other ranks; alphas follow them, as in PEFT."""
     alphas = {p: config.alpha_for(p) * ranks[p] / r for p, r in before.items() if ranks[p]}
     kept = {path: r for path, r in ranks.items() if r}
-    targets = config.target_modules
+    targets, parameters = config.target_modules, config.target_parameters
     if len(kept) < len(ranks):
-        targets = compact_targets([*kept], [path for path, _ in base_modules(model) if path])
+        by_weight = [path for path in kept if is_by_parameter(config, path)]
+        parameters = tuple(f"{path}.{WEIGHT}" for path in by_weight)
+        targets = compact_targets(
+            [path for path in kept if path not in by_weight],
+            [path for path, _ in base_modules(model) if path],
+        )
     return config.model_copy(
         update={
             "rank_pattern": pattern_of(kept, config.r),
             "alpha_pattern": pattern_of(alphas, config.lora_alpha),
             "target_modules": targets,
+            "target_parameters": parameters,
         }
     )
 

@@ -10,7 +10,7 @@ from torch import nn
 from lorakit.adapters.merged_rows import write_token_rows
 from lorakit.errors import AdapterStateError, QuantizationError, first_few
 from lorakit.injection import set_adapter
-from lorakit.injection.activation import remove_adapters
+from lorakit.injection.activation import remove_adapters, restoring_activation
 from lorakit.injection.state import (
     adapted_layers,
     base_modules,
@@ -73,6 +73,8 @@ def merge_adapters(
         QuantizationError: The base is quantised and `quantized_base` does not say what is to
             become of it, or it is not quantised.
 
+    If it fails, the model is left as it was, and the same adapters act.
+
     Source: Hu et al. 2021, arXiv:2106.09685, section 4.1, "No Additional Inference Latency".
     """
     require_unmerged(model, "merge")
@@ -85,19 +87,20 @@ def merge_adapters(
     _require_in_memory(model)
     _require_mergeable(model, state.active if names is None else _as_tuple(names))
     _check_quantized_base(model, quantized_base)
-    if names is not None:
-        set_adapter(model, names)
     layers, largest = 0, 0.0
     dtype = _dense_dtype(model)
-    try:
-        for _, layer in adapted_layers(model):
-            if layer.acting_updates():
-                largest = max(largest, layer.merge(dtype, quantized_base == "requantize"))
-                layers += 1
-    except BaseException:
-        for _, layer in adapted_layers(model):
-            layer.unmerge()
-        raise
+    with restoring_activation(model, () if names is None else _as_tuple(names)):
+        if names is not None:
+            set_adapter(model, names)
+        try:
+            for _, layer in adapted_layers(model):
+                if layer.acting_updates():
+                    largest = max(largest, layer.merge(dtype, quantized_base == "requantize"))
+                    layers += 1
+        except BaseException:
+            for _, layer in adapted_layers(model):
+                layer.unmerge()
+            raise
     state.is_merged = True
     return Merge(state.active, layers, largest, quantized_base == "requantize")
 
@@ -168,8 +171,14 @@ def unmerge_adapters(model: nn.Module) -> None:
         raise AdapterStateError(
             "Cannot unmerge: no adapter is merged into the weights. Call merge_adapters first."
         )
-    for _, layer in adapted_layers(model):
-        layer.unmerge()
+    merged = [(layer, layer.merged_parameters()) for _, layer in adapted_layers(model)]
+    try:
+        for layer, _ in merged:
+            layer.unmerge()
+    except BaseException:
+        for layer, parameters in merged:
+            layer.merge_again(parameters)
+        raise
     state.is_merged = False
 
 

@@ -140,7 +140,6 @@ def parse_keys(
     halves: dict[str, dict[str, Tensor]] = {}
     embeddings = set()
     problems = []
-    copies = {}
     for key, tensor in _without_adapter_name(tensors, where).items():
         feature = next((name for part, name in _FEATURE_KEYS.items() if part in key), None)
         if feature:
@@ -161,18 +160,15 @@ def parse_keys(
         elif rows := re.fullmatch(r"(.+)\.token_adapter\.trainable_tokens_delta", name):
             # Of a tied output layer with an update, PEFT has it below the wrapped layer.
             parsed.token_rows[rows[1].removesuffix(".base_layer")] = tensor
-        elif ".original_module." in name:
-            continue  # the base's own
-        elif ".modules_to_save." in name:
-            copies[name.replace(".modules_to_save.", ".")] = tensor
+        elif ".original_module." in name or ".modules_to_save." in name:
+            # PEFT repeats the heads' biases under these keys when bias is "all".
+            continue
         elif name.endswith(".weight") and not _is_trained(name, modules_to_save):
             owner = name.removesuffix(".weight").removesuffix(".base_layer")
             owner = owner.removesuffix(".token_adapter").removesuffix(".base_layer")
             parsed.base_weights[owner] = tensor
         else:
             parsed.replaced[name.replace(".base_layer.", ".")] = tensor
-    # PEFT repeats the heads' biases under these keys when bias is "all".
-    parsed.replaced = copies | parsed.replaced
     for path, both in halves.items():
         if len(both) == 2:
             A, B, shape = to_matrices(both["A"], both["B"])
@@ -222,11 +218,11 @@ def _without_adapter_name(tensors: Mapping[str, Tensor], where: str) -> dict[str
             f"The keys in {where} are those of several adapters: got {', '.join(names)}, expected "
             "one. Save one of them with PEFT's save_pretrained(selected_adapters=[name])."
         )
-    copy, plain = f".modules_to_save.{names[0]}.", ".modules_to_save."
+    copy = f".modules_to_save.{names[0]}."
     return {
         f"{named[key]['path']}{named[key]['rest'] or ''}"
         if key in named
-        else key.replace(copy, plain): tensor
+        else key.replace(copy, "."): tensor
         for key, tensor in tensors.items()
     }
 
@@ -272,8 +268,8 @@ def config_from_peft(values: Mapping[str, Any], where: str) -> LoraConfig:
     kind = values.get("peft_type")
     if kind != "LORA":
         raise AdapterFileError(
-            f"{where} holds a PEFT adapter of type {shown(kind)}, expected 'LORA'. lorakit reads LoRA "
-            "adapters only."
+            f"{where} holds a PEFT adapter of type {shown(kind)}, expected 'LORA'. lorakit reads "
+            "LoRA adapters only."
         )
     base = values.get("base_model_name_or_path")
     if not isinstance(base, str | None):

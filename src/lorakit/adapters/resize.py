@@ -10,6 +10,7 @@ from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.ranks import unit_scaled
 from lorakit.adapters.rewritten import require_low_rank
 from lorakit.errors import ConfigError, ShapeError, first_few
+from lorakit.frozen import freeze_fields
 from lorakit.ops.factored_svd import truncated_product
 
 
@@ -27,6 +28,10 @@ class Resize:
     adapter: Adapter
     errors: Mapping[str, float]
     error: float
+
+    def __post_init__(self) -> None:
+        """Freeze the mappings."""
+        freeze_fields(self)
 
 
 @torch.no_grad()

@@ -8,7 +8,8 @@ from typing import Any
 
 from lorakit.analysis.adapter_analysis import AdapterAnalysis
 from lorakit.analysis.amplification import Amplification
-from lorakit.analysis.pictures import new_figure, save_png
+from lorakit.analysis.pictures import new_figure
+from lorakit.png import save_png
 
 _BARS = (
     ("along_base", "directions of W0 itself", "#9aa5b1"),

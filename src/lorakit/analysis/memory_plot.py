@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lorakit.analysis.pictures import new_figure, save_png, styles
+from lorakit.analysis.pictures import new_figure, styles
+from lorakit.png import save_png
 
 _GB = 1e9
 _BAR_INCHES = 0.55
 _AROUND_INCHES = 2.1
 _LABEL_ROW = -0.68
+_NEAR = 2.5
+"""Memory of more than so many peaks is named and not drawn: the bars would be specks."""
 
 
 def plot_memory(
@@ -43,15 +46,18 @@ def plot_memory(
             axes.barh(row, width, left=left, color=colours[purpose]["color"], label=label)
             left += width
         axes.text(left, row, f" {left:.3g} GB", va="center", fontsize=9)
-    if memory_bytes is not None:
+    tallest = max((sum(parts.values()) for parts in bars.values()), default=0)
+    is_near = memory_bytes is not None and memory_bytes <= _NEAR * max(tallest, 1)
+    if memory_bytes is not None and is_near:
         axes.axvline(memory_bytes / _GB, color="black", linestyle="--", linewidth=1)
         label = f" {memory_bytes / _GB:.3g} GB there"
         axes.text(memory_bytes / _GB, _LABEL_ROW, label, va="center", fontsize=9)
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, 2 * _LABEL_ROW + 0.4)
-    widest = max([*(sum(parts.values()) for parts in bars.values()), memory_bytes or 0]) / _GB
+    widest = max(tallest, memory_bytes or 0 if is_near else 0) / _GB
     axes.set_xlim(0, widest * 1.15 or 1)
-    axes.set_xlabel("memory at the peak of a step (GB)")
+    far = "" if memory_bytes is None or is_near else f"; there are {memory_bytes / _GB:.3g} GB"
+    axes.set_xlabel(f"memory at the peak of a step (GB{far})")
     axes.set_title(title)
     axes.grid(axis="x", alpha=0.3)
     axes.legend(loc="upper center", bbox_to_anchor=(0.45, -0.2), ncols=3, fontsize=8, frameon=False)

@@ -1,4 +1,4 @@
-"""What the pictures of a report share: size, colours, and how they are saved.
+"""What the pictures of a report share: size, colours and legends.
 
 A picture is about 1,040 pixels wide, so that its text can still be read at 800.
 """
@@ -6,16 +6,12 @@ A picture is about 1,040 pixels wide, so that its text can still be read at 800.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from lorakit.atomic import replacing_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH_INCHES = 8.0
-_DPI = 130
 
 _COLOURS = (
     *("#1f77b4", "#d95f02", "#1b9e77", "#7a3db8", "#e7298a", "#66a61e", "#8c564b", "#17a2b8"),
@@ -29,12 +25,6 @@ def new_figure(height_inches: float) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(WIDTH_INCHES, height_inches), layout="constrained")
-
-
-def save_png(figure: Figure, path: Path) -> None:
-    """Write a figure as a PNG, whole or not at all."""
-    with replacing_file(path) as partial:
-        figure.savefig(partial, format="png", dpi=_DPI)
 
 
 def styles(kinds: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from lorakit.atomic import replacing_file
+from lorakit.png import save_png
 from lorakit.quantization.error import LayerError
 
 _MARKERS = "osD^v"
@@ -43,5 +43,4 @@ def plot_quantization_errors(errors: Sequence[LayerError], path: Path, title: st
     axes.set_xlim(-0.5, len(layers) - 0.5)
     axes.grid(axis="y", alpha=0.3, which="both")
     axes.legend(title="scheme", ncols=3, loc="best")
-    with replacing_file(path) as temporary:
-        figure.savefig(temporary, dpi=130, format="png")
+    save_png(figure, path)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorakit.atomic import replacing_file
+from lorakit.png import save_png
 
 _LOG_FROM = 20.0
 """A parameter whose largest value is so many times its smallest is drawn on a log scale."""
@@ -38,7 +38,11 @@ class PlottedTrial:
 
 
 def plot_search(
-    trials: Sequence[PlottedTrial], metric: str, is_minimized: bool, directory: Path
+    trials: Sequence[PlottedTrial],
+    metric: str,
+    is_minimized: bool,
+    directory: Path,
+    log_keys: Collection[str] = (),
 ) -> tuple[Path, ...]:
     """Draw a search as three PNGs.
 
@@ -47,6 +51,7 @@ def plot_search(
         metric: What they are compared by, such as "eval_loss".
         is_minimized: Whether a low value is good.
         directory: Where the pictures go.
+        log_keys: Parameters whose space is logarithmic.
 
     Returns:
         The files written; none if nothing was evaluated.
@@ -59,14 +64,13 @@ def plot_search(
     best = choose(drawn, key=lambda trial: best_of[trial.name])
     name = _metric_name(metric)
     figures = {
-        "parallel_coordinates.png": _parallel(drawn, best_of, best, name, is_minimized),
-        "metric_by_parameter.png": _by_parameter(drawn, best_of, best, name),
+        "parallel_coordinates.png": _parallel(drawn, best_of, best, name, is_minimized, log_keys),
+        "metric_by_parameter.png": _by_parameter(drawn, best_of, best, name, log_keys),
         "learning_curves.png": _curves(drawn, best, name),
     }
     paths = []
     for file, figure in figures.items():
-        with replacing_file(directory / file) as temporary:
-            figure.savefig(temporary, dpi=130, format="png")
+        save_png(figure, directory / file)
         paths.append(directory / file)
     return tuple(paths)
 
@@ -111,14 +115,15 @@ class _Axis:
         return [(share, _number(value)) for share, value in zip(shares, values, strict=True)]
 
 
-def _axis(key: str, values: Sequence[Any]) -> _Axis:
+def _axis(key: str, values: Sequence[Any], *, is_log: bool = False) -> _Axis:
     numbers = [v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]
     if len(numbers) < len(values):
         return _Axis(key, tuple(sorted({str(value) for value in values})), 0, 1, False)
     low, high = float(min(numbers)), float(max(numbers))
     distinct = tuple(sorted({float(value) for value in numbers}))
     few = distinct if len(distinct) <= _FEW else ()
-    return _Axis(key, (), low, high, low > 0 and high / low >= _LOG_FROM, few)
+    is_log = low > 0 and (is_log or high / low >= _LOG_FROM)
+    return _Axis(key, (), low, high, is_log, few)
 
 
 def _parallel(
@@ -127,10 +132,14 @@ def _parallel(
     best: PlottedTrial,
     metric: str,
     is_minimized: bool,
+    log_keys: Collection[str],
 ) -> Any:
     from matplotlib.figure import Figure
 
-    axes_of = [_axis(key, [t.values[key] for t in trials]) for key in trials[0].values]
+    axes_of = [
+        _axis(key, [t.values[key] for t in trials], is_log=key in log_keys)
+        for key in trials[0].values
+    ]
     axes_of.append(_axis(metric, [best_of[trial.name] for trial in trials]))
     figure = Figure(figsize=(max(7.0, 2.1 * len(axes_of)), 4.8), layout="constrained")
     axes = figure.subplots()
@@ -201,7 +210,11 @@ def _colours(values: Any, figure: Any, axes: Any, metric: str, is_minimized: boo
 
 
 def _by_parameter(
-    trials: Sequence[PlottedTrial], best_of: Mapping[str, float], best: PlottedTrial, metric: str
+    trials: Sequence[PlottedTrial],
+    best_of: Mapping[str, float],
+    best: PlottedTrial,
+    metric: str,
+    log_keys: Collection[str],
 ) -> Any:
     from matplotlib.figure import Figure
 
@@ -212,7 +225,7 @@ def _by_parameter(
     grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
     for number, key in enumerate(keys):
         axes = grid[number // columns][number % columns]
-        axis = _axis(key, [trial.values[key] for trial in trials])
+        axis = _axis(key, [trial.values[key] for trial in trials], is_log=key in log_keys)
         for trial in trials:
             value = trial.values[key]
             axes.scatter(
@@ -249,7 +262,7 @@ def _legend_of_markers(figure: Any, statuses: set[str]) -> None:
         Line2D([], [], marker=_MARKERS[status], linestyle="", color="#33638d", label=names[status])
         for status in shown
     ]
-    handles.append(Line2D([], [], marker="s", linestyle="", color=_BEST, label="the best"))
+    handles.append(Line2D([], [], marker="o", linestyle="", color=_BEST, label="the best"))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8)
 
 

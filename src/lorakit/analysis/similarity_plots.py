@@ -12,8 +12,9 @@ from lorakit.analysis.adapter_analysis import AdapterAnalysis
 from lorakit.analysis.adapter_comparison import AdapterComparison, ModuleSimilarity
 from lorakit.analysis.layer_similarity import LayerSimilarity
 from lorakit.analysis.module_places import Place, module_places
-from lorakit.analysis.pictures import new_figure, save_png
+from lorakit.analysis.pictures import new_figure
 from lorakit.analysis.spectrum_plots import draw_cells, kind_by_layer, layer_order
+from lorakit.png import save_png
 
 _ROWS = 3
 _MAP = "viridis"

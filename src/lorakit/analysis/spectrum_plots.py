@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from lorakit.analysis.adapter_analysis import AdapterAnalysis
-from lorakit.analysis.pictures import legend_beside, new_figure, save_png, styles
+from lorakit.analysis.pictures import legend_beside, new_figure, styles
 from lorakit.analysis.spectrum import UpdateSvd, pooled_energy
+from lorakit.png import save_png
 
 _NUMBERED_LAYERS, _NUMBERED_KINDS = 12, 12
 """A heat map of so many layers and kinds, or fewer, has its numbers written in."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorakit.atomic import replacing_file
+from lorakit.png import save_png
 
 _MARKERS = "osD^vPX*"
 
@@ -85,8 +85,7 @@ def plot_study(
     handles, names = by_rank.get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=min(4, len(names)), fontsize=9)
     figure.suptitle(title, fontsize=11)
-    with replacing_file(path) as temporary:
-        figure.savefig(temporary, dpi=130, format="png")
+    save_png(figure, path)
 
 
 def _draw(axes: Any, places: list[int], cells: Sequence[PlottedCell], look: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lorakit.disks import size_text
+from lorakit.errors import escaped
 
 _hushed = False
 
@@ -36,8 +37,11 @@ def hush() -> None:
 
 
 def say(text: str = "", style: str | None = None, *, stderr: bool = False) -> None:
-    """Print one line; long ones are left to the terminal to wrap, so that they copy well."""
-    console(stderr=stderr).print(text, style=style, soft_wrap=True)
+    """Print one line; long ones are left to the terminal to wrap, so that they copy well.
+
+    Control characters of foreign text in it are written out.
+    """
+    console(stderr=stderr).print(escaped(text, keep="\n\t"), style=style, soft_wrap=True)
 
 
 def remark(text: str) -> None:
@@ -47,7 +51,7 @@ def remark(text: str) -> None:
 
 def complain(text: str) -> None:
     """Print an error on stderr, unwrapped; on a terminal its first word is red."""
-    message = Text(text)
+    message = Text(escaped(text, keep="\n\t"))
     if text.startswith("Error:"):
         message.stylize("bold red", 0, len("Error:"))
     console(stderr=True).print(message, soft_wrap=True)
@@ -79,11 +83,13 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         columns: The headings.
         rows: One value per column; None is printed as an empty cell.
     """
-    cells = [["" if value is None else str(value) for value in row] for row in rows]
+    cells = [
+        ["" if cell is None else escaped(str(cell), keep="\n") for cell in row] for row in rows
+    ]
     drawn = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
     for number, name in enumerate(columns):
         right = bool(cells) and all(looks_numeric(row[number]) for row in cells)
-        drawn.add_column(name, justify="right" if right else "left", overflow="fold")
+        drawn.add_column(escaped(name), justify="right" if right else "left", overflow="fold")
     for row in cells:
         drawn.add_row(*(Text(cell) for cell in row))
     screen = console()

@@ -9,6 +9,7 @@ from rich.cells import cell_len
 
 from lorakit.cli.console import console, heading, number_text, pairs, say
 from lorakit.cli.training_view import show_data, show_injection
+from lorakit.errors import escaped
 
 if TYPE_CHECKING:
     from lorakit.training.preview import DryRun
@@ -80,7 +81,7 @@ def marked_lines(tokens: Sequence[str], counted: Sequence[bool], width: int) -> 
     """
     text, marks = "", ""
     for token, counts in zip(tokens, counted, strict=True):
-        shown = token.replace("\n", "\\n").replace("\t", "\\t").replace("\r", "\\r")
+        shown = escaped(token)
         if text and cell_len(text) + cell_len(shown) + 1 > width:
             yield from _with_marks(text, marks)
             text, marks = "", ""

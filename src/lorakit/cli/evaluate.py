@@ -9,7 +9,6 @@ import typer
 
 from lorakit.cli.console import closing, heading, merged_name, number_text, quoted, say, table
 from lorakit.cli.paths import RECIPE_NAME, adapter_location, run_of
-from lorakit.cli.progress import metric_name
 from lorakit.cli.quiet import hide_loading_bars
 from lorakit.errors import ConfigError
 
@@ -28,8 +27,8 @@ def evaluate(
     data: Annotated[
         str | None,
         typer.Option(
-            help="Rows to measure on: csv, json, jsonl, parquet, saved dataset or hub id; by "
-            "default the recipe's validation rows."
+            help="Examples to measure on: csv, json, jsonl, parquet, saved dataset or hub id; by "
+            "default the recipe's validation examples."
         ),
     ] = None,
     rows: Annotated[int | None, typer.Option(min=1, help="Use only so many rows.")] = None,
@@ -44,6 +43,7 @@ def evaluate(
     """Measure a trained adapter on validation data."""
     location = adapter_location(adapter)
     from lorakit.training.evaluation import evaluate as measure
+    from lorakit.training.report import metric_text
 
     hide_loading_bars()
     loaded = recipe_of(location, recipe, overrides or [])
@@ -51,7 +51,8 @@ def evaluate(
     def listen(event: str, payload: dict[str, Any]) -> None:
         if event == "data":
             number = min(payload["validation_rows"], rows or payload["validation_rows"])
-            say(f"Measuring {location} on {number:,} rows ...")
+            what = data or "the validation data"
+            say(f"Measuring {location} on {number:,} examples of {what} ...")
             for note in payload["notes"]:
                 say(f"  {note}")
 
@@ -60,11 +61,14 @@ def evaluate(
     if base:
         found["base alone"] = measure(location, loaded, use_base=True, **options)
     heading("Metrics")
-    metrics = list(found["adapter"])
+    metrics = found["adapter"]
     table(
         ("", *found),
         [
-            (metric_name(key), *(number_text(values.get(key)) for values in found.values()))
+            (
+                metric_text(key, metrics),
+                *(number_text(values.get(key)) for values in found.values()),
+            )
             for key in metrics
         ],
     )
@@ -72,7 +76,7 @@ def evaluate(
     closing(
         [],
         {
-            f"lorakit generate {name}": "tries it on texts from stdin",
+            f'lorakit generate {name} "..."': "tries it on a text",
             f"lorakit merge {name} {merged_name(adapter)}": "writes an ordinary checkpoint",
         },
     )

@@ -128,7 +128,7 @@ def inspect(
     closing(
         [] if plot is None else [draw(loaded, plot, name=adapter)],
         {
-            f"lorakit generate {name}": "tries it on texts from stdin",
+            f'lorakit generate {name} "..."': "tries it on a text",
             f"lorakit merge {name} {merged_name(adapter)}": "writes an ordinary checkpoint",
         },
     )

@@ -107,7 +107,7 @@ def explain(error: Exception, debug: bool) -> int:
     if not may_complain(error):
         return error.exit_code if isinstance(error, LorakitError) else 1
     if debug:
-        traceback.print_exception(error)
+        complain("".join(traceback.format_exception(error)).rstrip())
     if isinstance(error, LorakitError):
         complain(f"Error: {error}")
         return error.exit_code

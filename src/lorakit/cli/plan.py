@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from lorakit.training.recipe import Recipe
 
 
+DOES_NOT_FIT = 1
+"""Exit code."""
+
+
 def plan(
     recipe: RecipeFile,
     overrides: Overrides = None,
@@ -44,7 +48,10 @@ def plan(
         Path | None, typer.Option(metavar="FILE.png", help="Draw the plans beside each other.")
     ] = None,
 ) -> None:
-    """Tell what a recipe will take of memory and time, without loading weights."""
+    """Tell what a recipe will take of memory and time, without loading weights.
+
+    The exit code is 1 where it does not fit.
+    """
     changes = overrides or []
     if not as_json:
         say(f"Reading {recipe} ...")
@@ -61,6 +68,8 @@ def plan(
     own = plan_memory(loaded, **options)
     if as_json:
         typer.echo(json.dumps(_as_json(loaded, own, options, measure, plot), indent=2))
+        if own.fits is False:
+            raise typer.Exit(DOES_NOT_FIT)
         return
     from lorakit.cli.plan_view import show_changes, show_measurement, show_methods, show_plan
 
@@ -81,10 +90,13 @@ def plan(
     command = " ".join([quoted(recipe), *map(quoted, changes)])
     if plot is not None:
         _draw(methods, own, loaded, plot)
-    next_commands = {f"lorakit train {command}": "trains"}
+    fits = own.fits is not False
+    next_commands = {f"lorakit train {command}": "trains"} if fits else {}
     if not measure:
         next_commands[f"lorakit plan {command} --measure"] = "loads the base and times three steps"
     closing([plot] if plot is not None else [], next_commands)
+    if not fits:
+        raise typer.Exit(DOES_NOT_FIT)
 
 
 def _as_json(

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from lorakit.cli.console import duration_text, heading, number_text, pairs, say, size_text, table
+from lorakit.cli.console import (
+    duration_text,
+    heading,
+    number_text,
+    pairs,
+    quoted,
+    say,
+    size_text,
+    table,
+)
 
 if TYPE_CHECKING:
     from lorakit.planning import MemoryPlan
@@ -13,6 +22,8 @@ if TYPE_CHECKING:
     from lorakit.planning.measurement import Measurement
 
 _BAR_WIDTH = 40
+_FEW_OVERRIDES = 2
+"""A change of more overrides is made of others, which name them."""
 ORDER = (
     *("base weights", "trained weights", "gradients", "optimizer state", "saved activations"),
     *("logits", "temporaries", "communication", "batch"),
@@ -100,18 +111,20 @@ def show_changes(changes: Sequence[Change], own: MemoryPlan) -> None:
         say("  Nothing lorakit knows of. Choose a smaller model.")
         return
     table(
-        ("change", "saves", "needs then", "fits", "write"),
+        ("change", "saves", "needs then", "fits"),
         [
             (
                 change.name,
                 size_text(change.saves_bytes),
                 size_text(change.plan.needed_bytes),
                 "yes" if change.plan.fits else "no",
-                " ".join(change.overrides),
             )
             for change in changes
         ],
     )
+    for change in changes:
+        if len(change.overrides) <= _FEW_OVERRIDES:
+            say(f"  {change.name}: {' '.join(map(quoted, change.overrides))}")
 
 
 def show_measurement(found: Measurement, own: MemoryPlan) -> None:

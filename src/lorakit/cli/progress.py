@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lorakit.cli.console import console, duration_text, number_text
+from lorakit.errors import escaped
 
 WIDTH_BESIDE_BAR = 52  # columns: counts, loss, learning rate and time left
 MAX_BAR_WIDTH = 40
@@ -102,7 +103,7 @@ class TrainingProgress:
         return f"  left {duration_text(per_step_s * (payload['max_steps'] - payload['step']))}"
 
     def _line(self, text: str) -> None:
-        self._console.print(text, soft_wrap=True)
+        self._console.print(escaped(text), soft_wrap=True)
 
 
 def _value(name: str, value: float | None) -> str:

@@ -136,7 +136,12 @@ TASKS: dict[TaskName, TaskTemplate] = {
 
 
 def recipe_text(
-    task: TaskName, path: str, run: str, model: str | None = None, train: str | None = None
+    task: TaskName,
+    path: str,
+    run: str,
+    model: str | None = None,
+    train: str | None = None,
+    positions: int | None = None,
 ) -> str:
     """Write a recipe.
 
@@ -146,11 +151,13 @@ def recipe_text(
         run: The run directory.
         model: Base model; a small one that fits when None.
         train: Training data; an example name when None.
+        positions: Most tokens that the model can take, where that is known.
 
     Returns:
         YAML which is a valid recipe, also with every commented key set.
     """
     template = TASKS[task]
+    max_length = min(template.max_length, positions or template.max_length)
     top = (
         Key("model", model or template.model, "hub id or directory of the base model"),
         Key("task", task, "SEQ_CLS, TOKEN_CLS, CAUSAL_LM or SEQ_2_SEQ_LM"),
@@ -170,7 +177,7 @@ def recipe_text(
         unset("validation", "validation.csv", "likewise (default: validation_fraction of train)"),
         Key("validation_fraction", 0.1, "share of train held out when there is no validation"),
         *template.data,
-        Key("max_length", template.max_length, "tokens; longer rows are cut (default: <= 1024)"),
+        Key("max_length", max_length, "tokens; longer rows are cut (default: <= 1024)"),
         unset("new_tokens", ["<call>"], "strings that become tokens, whose rows are trained too"),
         unset("max_train_rows", 1000, "use only so many rows (default all)"),
         unset("max_validation_rows", 200, "likewise"),

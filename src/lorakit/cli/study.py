@@ -43,6 +43,8 @@ def study(
     text = recommendation(
         result.cells, result.best, result.recommended, result.settings, f"validation {metric}"
     )
+    if result.warning is not None:
+        say(f"Warning: {result.warning}", style="yellow")
     say(text.replace("**", ""))
     for record in result.records:
         if record.error is not None:

@@ -23,8 +23,8 @@ from lorakit.cli.console import (
     say,
 )
 from lorakit.cli.launched import is_first, is_one_of_several
+from lorakit.cli.paths import RECIPE_NAME
 from lorakit.cli.plan_first import plan_first
-from lorakit.cli.progress import metric_name
 from lorakit.cli.quiet import hide_loading_bars
 from lorakit.cli.recipe_arguments import Overrides, RecipeFile
 from lorakit.cli.signals import ending
@@ -75,6 +75,8 @@ def train(
         hush()
     say(f"Reading {recipe} ...")
     loaded = _load(recipe, changes)
+    if resume and _is_of_a_run(recipe):  # which may have been moved
+        loaded = loaded.model_copy(update={"output": str(recipe.parent)})
     hide_loading_bars()
     say(f"{loaded.task} on {loaded.model} with {loaded.data.train}")
     command = " ".join(["lorakit train", quoted(recipe), *map(quoted, changes)])
@@ -123,6 +125,10 @@ def _load(path: Path, changes: list[str]) -> Recipe:
 
     start(loaded.training.get("use_cpu") if loaded else None)
     return all_agree(result)
+
+
+def _is_of_a_run(recipe: Path) -> bool:
+    return recipe.name == RECIPE_NAME and (recipe.parent / "environment.json").is_file()
 
 
 def _train_here(recipe: Recipe, **options: Any) -> TrainResult:
@@ -204,9 +210,15 @@ def show_result(result: TrainResult) -> None:
     heading(f"Trained {result.steps:,} steps in {duration_text(result.wall_s)}")
     kept = kept_evaluation(result)
     if kept is not None and kept["step"] != result.steps:
-        say(f"  kept: the adapter of epoch {kept['epoch']:.4g}, the best on the validation rows")
+        say(
+            f"  kept: the adapter of epoch {kept['epoch']:.4g}, the best on the validation examples"
+        )
+    from lorakit.training.report import metric_text
+
     metrics = {"mean training loss": result.train_loss}
-    metrics |= {f"validation {metric_name(key)}": v for key, v in result.metrics.items()}
+    metrics |= {
+        f"validation {metric_text(key, result.metrics)}": v for key, v in result.metrics.items()
+    }
     pairs({name: number_text(value) for name, value in metrics.items()})
 
 

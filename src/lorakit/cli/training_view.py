@@ -52,8 +52,8 @@ def show_data(payload: Mapping[str, Any]) -> None:
     heading("Data")
     pairs(
         {
-            "training rows": number_text(payload["train_rows"]),
-            "validation rows": number_text(payload["validation_rows"]) or "none",
+            "training examples": number_text(payload["train_rows"]),
+            "validation examples": number_text(payload["validation_rows"]) or "none",
         }
     )
     for note in payload["notes"]:
@@ -79,6 +79,8 @@ def show_injection(injection: Injection, count: ParameterCount) -> None:
         f"  trainable: {count.trainable:,} of {count.total:,} parameters "
         f"({100 * count.trainable_share:.4g}%)"
     )
+    for note in injection.notes:
+        say(f"  {note}")
     say(f"  dtypes: factors {injection.factor_dtype}, base {injection.base_dtype}")
 
 

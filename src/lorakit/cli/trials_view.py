@@ -12,6 +12,7 @@ from rich.text import Text
 
 from lorakit.cli.console import console, heading, number_text, pairs, table
 from lorakit.cli.progress import metric_name
+from lorakit.errors import escaped
 
 if TYPE_CHECKING:
     from lorakit.training.search_config import TrialsConfig
@@ -84,7 +85,8 @@ class TrialsView:
         state = (changed.status, changed.epochs)
         if self._told.get(changed.name) != state:
             self._told[changed.name] = state
-            self._console.print(trial_line(changed, self._settings, self._epochs), soft_wrap=True)
+            line = trial_line(changed, self._settings, self._epochs)
+            self._console.print(escaped(line), soft_wrap=True)
 
     def _drawn(self, records: Sequence[TrialRecord], count: int) -> Table:
         settings = self._settings
@@ -104,7 +106,7 @@ class TrialsView:
                 *(value_text(record.values[key]) for key in keys),
             ]
             style = _STYLES.get(record.status, "dim")
-            drawn.add_row(*(Text(cell) for cell in cells), style=style)
+            drawn.add_row(*(Text(escaped(cell)) for cell in cells), style=style)
         if len(records) < count:
             drawn.caption = f"{count - len(records)} more trials that have ended"
         return drawn

@@ -52,4 +52,6 @@ def show_result(result: TuneResult) -> None:
     row: Any = result.best.best(result.settings)
     name = f"{metric_name(result.settings.metric)} (epoch {row['epoch']:g})"
     values = {key: value_text(value) for key, value in result.best.values.items()}
+    if result.warning is not None:
+        say(f"Warning: {result.warning}", style="yellow")
     pairs({"best": result.best.name, name: number_text(row[result.settings.metric]), **values})

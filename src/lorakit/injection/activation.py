@@ -88,6 +88,42 @@ def activate(model: nn.Module, state: AdapterState, names: tuple[str, ...]) -> N
     state.trained_in_rows = ()
 
 
+@contextmanager
+def restoring_activation(model: nn.Module, names: Sequence[str] = ()) -> Iterator[None]:
+    """Run a block that may change which adapters act; if it fails, they act as before.
+
+    Args:
+        model: A model with adapters.
+        names: Those that the block may make act, besides those that act already.
+    """
+    model, state = unwrapped(model), require_state(model)
+    layers, replaced = carriers(model)
+    active, in_rows = state.active, state.trained_in_rows
+    concerned = {*active, *in_rows, *names}
+    updates = [layer.active_updates for layer in layers]
+    copies = [module.active_copy for module in replaced]
+    flags = [
+        (parameter, parameter.requires_grad)
+        for holders in (*(layer.updates for layer in layers), *(m.trained_copies for m in replaced))
+        for name in concerned & holders.keys()
+        for parameter in holders[name].parameters()
+    ]
+    try:
+        yield
+    except BaseException:
+        for layer, names_here in zip(layers, updates, strict=True):
+            if isinstance(layer, AdaptedLayer):
+                layer.active_updates = names_here
+        for module, name in zip(replaced, copies, strict=True):
+            if isinstance(module, ReplacedModule):
+                module.active_copy = name
+        for parameter, required in flags:
+            if parameter.requires_grad != required:
+                parameter.requires_grad_(required)
+        state.active, state.trained_in_rows = active, in_rows
+        raise
+
+
 def set_trained(
     layers: Sequence[AdaptedLayer], replaced: Sequence[ReplacedModule], trained: Mapping[str, bool]
 ) -> None:

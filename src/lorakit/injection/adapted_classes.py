@@ -7,7 +7,6 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from lorakit.injection.attention import OUTPUT_OBSTACLE, attention_obstacle, is_output
-from lorakit.injection.parameters import is_carrier, weight_class_of
 from lorakit.layers import (
     AdaptedLayer,
     LoraConv1D,
@@ -67,16 +66,6 @@ def adapted_class_of(module: nn.Module) -> type[AdaptedLayer] | None:
 def output_class_of(module: nn.Module) -> type[AdaptedLayer] | None:
     """Return the class that adapts the output projection of an attention."""
     return LoraAttentionOutput if is_output(module) else adapted_class_of(module)
-
-
-def parameter_class_of(module: nn.Module) -> type[AdaptedLayer]:
-    """Return the class that adapts what `selected_parameters` has selected."""
-    if is_carrier(module):
-        return AdaptedParameter
-    found = adapted_class_of(module) or weight_class_of(module)
-    if found is None:
-        raise TypeError(f"A {describe(module)} was selected, whose weight cannot be adapted.")
-    return found
 
 
 def obstacle(module: nn.Module) -> str | None:

@@ -1,5 +1,7 @@
 """Adding an adapter to a model."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -7,7 +9,7 @@ from torch import nn
 
 from lorakit.config import LoraConfig
 from lorakit.errors import DtypeError, TargetError
-from lorakit.injection.activation import activate, remove_adapters
+from lorakit.injection.activation import activate, remove_adapters, restoring_activation
 from lorakit.injection.adapted_classes import describe
 from lorakit.injection.fused_mlp import set_fused_mlp, unfuse_all
 from lorakit.injection.older_names import in_names_of
@@ -18,6 +20,7 @@ from lorakit.injection.plan_from_tensors import plan_from_tensors, saved_tensors
 from lorakit.injection.recorded import recorded_config
 from lorakit.injection.report import Injection, Match
 from lorakit.injection.siblings import group_siblings
+from lorakit.injection.site_checks import check_room
 from lorakit.injection.starting_factors import StartingFactors, update_class
 from lorakit.injection.state import (
     check_new_name,
@@ -32,6 +35,7 @@ from lorakit.injection.tokens import add_token_rows
 from lorakit.injection.torch_encoders import hold_fast_paths
 from lorakit.layers import (
     AdaptedLayer,
+    LowRankUpdate,
     copy_with_own,
     full_copy,
     replace_in_place,
@@ -53,6 +57,7 @@ def add_adapter(
     *,
     trainable: bool = True,
     dtype: torch.dtype | None = None,
+    max_rank: int | None = None,
 ) -> Injection:
     """Add an adapter to a model in place and make it the one that acts.
 
@@ -67,6 +72,9 @@ def add_adapter(
         trainable: Whether its parameters require gradients while it acts.
         dtype: dtype of lora_A, lora_B and trained heads; None takes float32 on a half-precision
             base and the base's own otherwise.
+        max_rank: The largest rank of the adapters that `hotswap_adapter` will put in this one's
+            place, for which room is kept: factors have so many rows, zero beyond their rank. None
+            keeps none.
 
     Returns: What matched, with counts; `print` shows it as a table.
 
@@ -78,6 +86,7 @@ def add_adapter(
         AdapterNameError: The name is taken or malformed.
         AdapterMismatchError: The adapter's tensors do not fit this base.
         AdapterStateError: The model is merged, or its adapters were added through another object.
+        ConfigError: `max_rank` is smaller than a rank, or no room can be kept.
         DtypeError: `dtype` is no floating point type, or one that a quantised base cannot use.
 
     Source: Hu et al. 2021, arXiv:2106.09685, section 4.
@@ -98,6 +107,8 @@ def add_adapter(
         tensors = in_names_of(model, config)
         plan = plan_from_tensors(model, tensors)
     _check_swappable(plan)
+    if max_rank is not None:
+        check_room(plan.config, plan.sites, max_rank)
     if dtype is not None:
         _check_factor_dtype(plan, dtype)
 
@@ -107,25 +118,32 @@ def add_adapter(
     state.configs[name] = recorded
     state.trainable[name] = trainable
     start = StartingFactors(model, plan.config)
-    try:
+    with restoring_activation(model), _removing_what_fails(model, name):
         if is_first:
             model.requires_grad_(False)
             take_over_quantized(model)
         for site in plan.sites:
-            _add_update(site, plan, name, dtype, tensors, start)
+            _add_update(site, plan, name, dtype, tensors, start).reserve_(max_rank or site.r)
         _add_copies(plan, name, dtype, tensors)
         for place in plan.tokens:
             rows = None if tensors is None else tensors.token_rows[place.path]
             add_token_rows(place, name, dtype or trained_dtype(place.weight.dtype), rows)
         group_siblings(model, [site.path for site in plan.sites])
+        activate(model, state, (name,))
+        if is_first:
+            set_fused_mlp(model, True)
+        hold_fast_paths(model)
+        return _injection(model, plan, name, recorded)
+
+
+@contextmanager
+def _removing_what_fails(model: nn.Module, name: str) -> Iterator[None]:
+    """Take an adapter out again if the block that adds it fails."""
+    try:
+        yield
     except BaseException:
         remove_adapters(model, (name,))
         raise
-    activate(model, state, (name,))
-    if is_first:
-        set_fused_mlp(model, True)
-    hold_fast_paths(model)
-    return _injection(model, plan, name, recorded)
 
 
 def _check_swappable(plan: InjectionPlan) -> None:
@@ -168,7 +186,7 @@ def _add_update(
     dtype: torch.dtype | None,
     tensors: AdapterTensors | None,
     start: StartingFactors,
-) -> None:
+) -> LowRankUpdate:
     module, config = site.module, plan.config
     in_features, out_features = site.adapted_class.factor_sizes(module)
     shape_A, shape_B = site.adapted_class.factor_shapes(module, site.r)
@@ -210,6 +228,7 @@ def _add_update(
             )
     update.train(getattr(module, "weight_owner", module).training)
     module.updates[name] = update
+    return update
 
 
 def _add_copies(

@@ -7,7 +7,7 @@ from torch import nn
 
 from lorakit.config import LoraConfig
 from lorakit.injection.state import adapted_layers, require_adapter, require_unmerged, unwrapped
-from lorakit.layers import LowRankUpdate
+from lorakit.layers import AdaptedLayer, LowRankUpdate
 
 
 def change_ranks(model: nn.Module, name: str, config: LoraConfig, ranks: Mapping[str, int]) -> None:
@@ -28,21 +28,31 @@ def change_ranks(model: nn.Module, name: str, config: LoraConfig, ranks: Mapping
     """
     require_unmerged(model, "change ranks")
     state = require_adapter(model, name)
-    for path, layer in list(adapted_layers(unwrapped(model))):
-        update: LowRankUpdate | None = layer.updates._modules.get(name)  # type: ignore[assignment]
-        r = ranks.get(path)
-        if update is None or r is None:
-            continue
+    changed = [
+        (path, layer, ranks[path])
+        for path, layer in adapted_layers(unwrapped(model))
+        if name in layer.updates and path in ranks
+    ]
+    made = {  # before anything is changed
+        path: _resized(update, r, layer.zero_factor)
+        for path, layer, r in changed
+        if r and r != (update := _update(layer, name)).r
+    }
+    for path, layer, r in changed:
         if r == 0:
             del layer.updates[name]
             layer.active_updates = tuple(n for n in layer.active_updates if n != name)
             if not layer.updates:
                 layer.restore_in_place()
         else:
-            if r != update.r:
-                layer.updates[name] = update = _resized(update, r, layer.zero_factor)
-            update.scaling = config.scaling_for(path)
+            if path in made:
+                layer.updates[name] = made[path]
+            _update(layer, name).scaling = config.scaling_for(path)
     state.configs[name] = config
+
+
+def _update(layer: AdaptedLayer, name: str) -> LowRankUpdate:
+    return layer.updates[name]  # type: ignore[return-value]
 
 
 def _resized(update: LowRankUpdate, r: int, zero_factor: str) -> LowRankUpdate:

@@ -15,8 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
@@ -30,6 +29,7 @@ from transformers.core_model_loading import (
 from lorakit.config import LoraConfig
 from lorakit.errors import AdapterMismatchError, first_few
 from lorakit.injection.parameters import WEIGHT, is_carrier, parameter_at
+from lorakit.injection.peft_names import is_taken_for_experts
 from lorakit.injection.plan import AdapterTensors
 from lorakit.injection.state import base_modules
 from lorakit.injection.targets import name_matches
@@ -70,7 +70,7 @@ def in_names_of(model: nn.Module, adapter: _Tensors) -> _Tensors:
         carrier = parameter_at(modules, parameter)
         if carrier is not None:
             made = _stacked(made, carrier, parameter, members, names.slots[parameter])
-    return made
+    return _of_experts_alone(model, made, [path for found in experts.values() for path in found])
 
 
 def _paths_of(adapter: AdapterTensors) -> list[str]:
@@ -111,17 +111,16 @@ class _Names:
     def of(self, path: str) -> str | _ExpertPlace:
         """Return the model's name of a module, the place of an expert's matrix, or the name given.
 
-        Where renaming leads nowhere the name may be right but for the backbone's prefix.
+        Names of older checkpoints may be those of the backbone alone, or have its prefix.
         """
         key, pattern = rename_source_key(f"{path}.{WEIGHT}", self._renamings, self._converters)
         if pattern is not None:
             place = self._expert_place(path, key, pattern)
             return path if place is None else place
         renamed = key.removesuffix(f".{WEIGHT}")
-        candidates = (
-            *(renamed, f"{self._prefix}{renamed}", renamed.removeprefix(self._prefix)),
-            *(path, f"{self._prefix}{path}", path.removeprefix(self._prefix)),
-        )
+        if renamed == path:
+            return path
+        candidates = (renamed, f"{self._prefix}{renamed}", renamed.removeprefix(self._prefix))
         return next((name for name in candidates if name in self._modules), path)
 
     def _expert_place(self, path: str, key: str, pattern: str) -> _ExpertPlace | None:
@@ -176,9 +175,8 @@ def _moved(adapter: _Tensors, moved: Mapping[str, str]) -> _Tensors:
     alphas = {new: config.alpha_for(old) for new, old in changed.items()}
     config = with_values(config.model_copy(update=update), ranks, alphas)
     embeddings = frozenset(moved.get(path, path) for path in getattr(adapter, "embeddings", ()))
-    return replace(  # type: ignore[type-var]
-        adapter, config=config, replaced=replaced, embeddings=embeddings, **by_path
-    )
+    changes = {"config": config, "replaced": replaced, "embeddings": embeddings, **by_path}
+    return replace(adapter, **changes)  # type: ignore[type-var]
 
 
 def _moved_key(key: str, moved: Mapping[str, str]) -> str:
@@ -275,6 +273,25 @@ def _stacked(
         {parameter: alpha},
     )
     return replace(adapter, config=config, factors={**factors, parameter: (A, B)})  # type: ignore[type-var]
+
+
+def _of_experts_alone(model: nn.Module, adapter: _Tensors, members: list[str]) -> _Tensors:
+    """Return an adapter without the target names that meant experts alone.
+
+    Where PEFT takes a name for experts', no layer of that name has to have tensors.
+    """
+    targets = adapter.config.target_modules
+    if not isinstance(targets, tuple):
+        return adapter
+    layers = [path for path, (A, _) in adapter.factors.items() if A.ndim == 2]
+    done = {
+        name
+        for name in targets
+        if any(name_matches([name], p) and is_taken_for_experts(model, p) for p in members)
+        and not any(name_matches([name], path) for path in layers)
+    }
+    left = tuple(name for name in targets if name not in done)
+    return replace(adapter, config=adapter.config.model_copy(update={"target_modules": left}))  # type: ignore[type-var]
 
 
 def _number_in(path: str, template: str) -> int:

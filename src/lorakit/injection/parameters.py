@@ -66,6 +66,14 @@ def weight_class_of(module: nn.Module) -> type[LoraReadWeight] | None:
     return read_weight_class(plain_class_of(module))
 
 
+def parameter_class_of(module: nn.Module) -> type[AdaptedLayer]:
+    """Return the class that adapts what `selected_parameters` has selected, but for layers."""
+    found = AdaptedParameter if is_carrier(module) else weight_class_of(module)
+    if found is None:
+        raise TypeError(f"A {type(module).__name__} has no weight that can be adapted.")
+    return found
+
+
 def is_by_parameter(config: LoraConfig, path: str) -> bool:
     """Return whether a configuration adapts a module by the name of its weight alone."""
     targets = config.target_modules

@@ -4,11 +4,20 @@ With transformers 5 the experts of a mixture are stacked in parameters. So that 
 transformers 4 still load, PEFT takes some names in `target_modules` for those of experts' weights
 in certain types of models, and drops the modules: also the layers of that name that remain, in
 shared experts and dense blocks. The names of their weights in `target_parameters` stay.
+
+It also renames the keys of every file as transformers renames those of older checkpoints, which
+changes some names of today as well.
 """
 
 from collections.abc import Iterable
 
 from torch import nn
+from transformers import PreTrainedModel
+from transformers.conversion_mapping import (
+    get_checkpoint_conversion_mapping,
+    get_model_conversion_mapping,
+)
+from transformers.core_model_loading import WeightRenaming, rename_source_key
 
 from lorakit.config import LoraConfig
 from lorakit.errors import first_few
@@ -16,7 +25,7 @@ from lorakit.errors import first_few
 _MIXTRAL_NAMES = frozenset({"gate", "w1", "w2", "w3"})
 _QWEN2_NAMES = frozenset({"gate", "gate_proj", "up_proj", "down_proj"})
 
-NAMES_OF_EXPERTS = {
+NAMES_OF_EXPERTS: dict[str, frozenset[str]] = {
     **dict.fromkeys(("mixtral", "minimax", "minimax_m2"), _MIXTRAL_NAMES),
     **dict.fromkeys(
         (
@@ -32,7 +41,7 @@ NAMES_OF_EXPERTS = {
 }
 """Last parts of module paths that PEFT takes for experts' weights, by `model_type`."""
 
-FORBIDDEN_NAMES = dict.fromkeys(
+FORBIDDEN_NAMES: dict[str, frozenset[str]] = dict.fromkeys(
     ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"),
     frozenset({"out_proj", "conv1d"}),
 )
@@ -66,6 +75,14 @@ def unread_by_peft(model: nn.Module, config: LoraConfig, paths: Iterable[str]) -
             f"{kind}, expected other modules. Leave them out with exclude_modules, or merge the "
             "adapter, where it is to be read by PEFT."
         )
+    renamed = _renamed(model, paths)
+    if renamed:
+        return (
+            f"PEFT does not read this adapter: in {kind} it changes the keys of "
+            f"{_names_of(renamed)} to those of modules that are not there, and drops their "
+            "factors. Leave them out with exclude_modules, or merge the adapter, where it is to be "
+            "read by PEFT."
+        )
     taken = [path for path in paths if config.use_dora and is_taken_for_experts(model, path)]
     if taken:
         return (
@@ -75,6 +92,19 @@ def unread_by_peft(model: nn.Module, config: LoraConfig, paths: Iterable[str]) -
             "adapter, where it is to be read by PEFT."
         )
     return None
+
+
+def _renamed(model: nn.Module, paths: Iterable[str]) -> list[str]:
+    """Return the modules whose keys PEFT changes when it reads a file."""
+    is_converted = get_checkpoint_conversion_mapping(model_type_of(model)) is not None
+    if not isinstance(model, PreTrainedModel) or not is_converted:
+        return []
+    conversions = get_model_conversion_mapping(model)
+    renamings = [c for c in conversions if isinstance(c, WeightRenaming)]
+    keys = {path: f"{path}.lora_A.default.weight" for path in paths}
+    renamed = {path: rename_source_key(key, renamings, [])[0] for path, key in keys.items()}
+    # A name that has only lost its beginning is given back.
+    return [path for path, key in keys.items() if not key.endswith(renamed[path])]
 
 
 def _names_of(paths: Iterable[str]) -> str:

@@ -13,7 +13,6 @@ from lorakit.injection.adapted_classes import (
     adapted_class_of,
     obstacle,
     output_class_of,
-    parameter_class_of,
 )
 from lorakit.injection.all_linear import (
     left_out_of_all_linear,
@@ -27,16 +26,16 @@ from lorakit.injection.attention import (
     with_output_patterns,
     with_outputs,
 )
-from lorakit.injection.heads import TASKS_WITH_HEADS, HeadChoice, choose_heads, output_layers
-from lorakit.injection.parameters import is_carrier, selected_parameters
+from lorakit.injection.heads import choose_heads, output_layers
+from lorakit.injection.parameters import is_carrier, parameter_class_of, selected_parameters
 from lorakit.injection.parts import by_groups, check_parts
 from lorakit.injection.site_checks import check_sites
 from lorakit.injection.state import base_modules
-from lorakit.injection.targets import ALL_LINEAR, match_targets, name_matches, no_match_message
+from lorakit.injection.targets import ALL_LINEAR, match_targets, name_matches
 from lorakit.injection.tokens import TokenSite, conflicts, find_token_sites
+from lorakit.injection.trained_modules import trained_modules
 from lorakit.injection.uncalled import bypassed_layers, require_called
 from lorakit.layers import AdaptedLayer, KernelShape
-from lorakit.layers.bitsandbytes_storage import bits_of
 
 
 class AdapterTensors(Protocol):
@@ -124,7 +123,7 @@ def plan_from_config(model: nn.Module, config: LoraConfig) -> InjectionPlan:
     config = config.model_copy(update={"task_type": choice.task_type})
     plan = InjectionPlan(config, notes=list(choice.notes))
     problems: list[str] = []
-    plan.heads = _heads(model, modules, config, choice, problems)
+    plan.heads = trained_modules(model, modules, config, choice, problems)
 
     inside_heads = tuple(f"{path}." for path in plan.heads)
     free = {
@@ -163,7 +162,8 @@ def plan_from_config(model: nn.Module, config: LoraConfig) -> InjectionPlan:
             plan.sites.append(_site(config, path, modules[path], kind))
     for path, one in parameters.items():
         if path not in adapted:
-            plan.sites.append(_site(config, path, one, parameter_class_of(one)))
+            kind = adaptable.get(path) or parameter_class_of(one)
+            plan.sites.append(_site(config, path, one, kind))
     check_parts(config, plan.sites)
     plan.sites = [by_groups(site, config) for site in plan.sites]
     check_sites(config, plan.sites)
@@ -185,58 +185,6 @@ def _site(
 ) -> Site:
     r, scaling = config.rank_for(path), config.scaling_for(path)
     return Site(path, module, adapted_class, r, scaling, config.parts_for(path))
-
-
-def _heads(
-    model: nn.Module,
-    modules: dict[str, nn.Module],
-    config: LoraConfig,
-    choice: HeadChoice,
-    problems: list[str],
-) -> dict[str, nn.Module]:
-    """Return the modules to train in full: those named, and the heads of the task."""
-    heads: dict[str, nn.Module] = {}
-    for name in config.modules_to_save:
-        found = {p: m for p, m in modules.items() if p and name_matches([name], p)}
-        if not found:
-            problems.append(no_match_message("modules_to_save", [name], [p for p in modules if p]))
-        heads.update(found)
-        problems += [
-            f"modules_to_save={[name]!r} names {path}, a {type(module).__name__} with no forward "
-            "of its own. Name the modules inside it."
-            for path, module in found.items()
-            if isinstance(module, (nn.ModuleList, nn.ModuleDict))
-        ]
-        problems += [
-            f"modules_to_save={[name]!r} names {path}: {OUTPUT_OBSTACLE.partition('. ')[0]}. Name "
-            "the attention itself."
-            for path, module in found.items()
-            if is_output(module)
-        ]
-    heads.update({path: modules[path] for path in choice.paths})
-    if config.task_type in TASKS_WITH_HEADS and not heads and not choice.excluded:
-        problems.append(
-            f"task_type={config.task_type} trains the model's head, but "
-            f"{type(model).__name__} has none beside its backbone. Load the model with a "
-            "head, or name the head in modules_to_save."
-        )
-    problems += quantized_head_problems(heads)
-    outer = tuple(f"{path}." for path in heads)
-    return {path: module for path, module in heads.items() if not path.startswith(outer)}
-
-
-def quantized_head_problems(heads: Mapping[str, nn.Module]) -> list[str]:
-    """Return a problem for each module that is to be trained in full but is quantised."""
-    problems = []
-    for path, module in heads.items():
-        inside = [f"{path}.{p}" if p else path for p, m in base_modules(module) if bits_of(m)]
-        if inside:
-            problems.append(
-                f"Cannot train {path} in full: {inside[0]} is quantised, expected a dense weight. "
-                f"Load the base with {path} among the layers that stay in 16 bits "
-                "(quantization.skip_modules)."
-            )
-    return problems
 
 
 def _blocked(

@@ -21,7 +21,6 @@ from lorakit.injection.plan import (
     Site,
     is_free,
     plan_biases,
-    quantized_head_problems,
     token_conflicts,
 )
 from lorakit.injection.site_checks import check_dropout
@@ -29,6 +28,7 @@ from lorakit.injection.start_checks import rewritten_base_problems
 from lorakit.injection.state import base_modules
 from lorakit.injection.targets import ALL_LINEAR, match_targets, name_matches
 from lorakit.injection.tokens import find_token_sites, misfits
+from lorakit.injection.trained_modules import quantized_head_problems
 from lorakit.injection.uncalled import bypassed_layers, require_called
 from lorakit.injection.vocabulary import rows_needed
 from lorakit.layers import AdaptedLayer, KernelShape
@@ -151,9 +151,8 @@ def _add_site(
         problems.append(f"the base has no module {path!r}, which the adapter adapts.{hint}")
         return
     adapted_class = _class_for(module, is_output)
-    is_matrix = adapted_class is not None and issubclass(
-        adapted_class, (AdaptedLinear, LoraReadWeight)
-    )
+    matrices = (AdaptedLinear, LoraReadWeight, AdaptedParameter)
+    is_matrix = adapted_class is not None and issubclass(adapted_class, matrices)
     if is_by_parameter(adapter.config, path) and not is_matrix:
         problems.append(
             f"target_parameters name '{path}.{WEIGHT}', but {path!r} is a {describe(module)}, "

@@ -136,6 +136,8 @@ class Injection:
         ]
         reasons: dict[str, list[str]] = {}
         for path, reason in self.skipped:
+            if path in self.heads:
+                continue  # it is named above
             reasons.setdefault(reason, []).append(path)
         for reason, paths in reasons.items():
             lines.append(f"Left out, {reason}: {first_few(paths)}")

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lorakit.config import LoraConfig
-from lorakit.errors import ShapeError, TargetError, first_few
+from lorakit.errors import ConfigError, ShapeError, TargetError, first_few
+from lorakit.initializations import INITIALIZED_ON_DATA, is_rewriting
 from lorakit.injection.start_checks import check_start
 from lorakit.layers.attention import LoraMultiheadAttention
 from lorakit.layers.read_weight import LoraReadWeight
@@ -30,6 +31,38 @@ def check_sites(config: LoraConfig, sites: Sequence[Site]) -> None:
     _check_frozen(config, sites)
     _check_even(config, sites)
     check_start(config, sites)
+
+
+def check_room(config: LoraConfig, sites: Sequence[Site], max_rank: int) -> None:
+    """Refuse to keep room for larger ranks where it is too small, or where there can be none.
+
+    Raises:
+        ConfigError: Names what is in the way.
+    """
+    if isinstance(max_rank, bool) or not isinstance(max_rank, int) or max_rank < 1:
+        raise ConfigError(
+            f"Cannot keep room for larger ranks: got max_rank={max_rank!r}, expected a whole "
+            "number above 0. Give the largest rank of the adapters that are to come."
+        )
+    start = config.init_lora_weights
+    if is_rewriting(start) or start in INITIALIZED_ON_DATA:
+        raise ConfigError(
+            f"Cannot keep room for larger ranks: got max_rank={max_rank} with init_lora_weights="
+            f"{start!r}, whose updates have a rank or form of another kind. Leave one of them out."
+        )
+    larger = [f"{site.path} (r={site.r})" for site in sites if site.r > max_rank]
+    in_parts = [site.path for site in sites if site.parts is not None]
+    if larger or in_parts:
+        raise ConfigError(
+            f"Cannot keep room for larger ranks in {first_few(larger or in_parts, 3)}: got "
+            f"max_rank={max_rank}, expected "
+            + (
+                "at least the rank there. Raise max_rank."
+                if larger
+                else "layers that are adapted as a whole, not in parts or groups. Leave max_rank "
+                "out, or these layers."
+            )
+        )
 
 
 def _check_ranks(sites: Sequence[Site]) -> None:

@@ -207,6 +207,17 @@ class AdaptedLayer(nn.Module):
             setattr(owner, parameter, kept)
         self.kept_parameters = {}
 
+    def merged_parameters(self) -> dict[str, tuple[nn.Parameter, nn.Parameter | None]]:
+        """Return the merged parameters, each with the base's own that is kept aside, by name."""
+        owner = self.weight_owner._parameters
+        return {name: (owner[name], kept) for name, kept in self.kept_parameters.items()}  # type: ignore[misc]
+
+    def merge_again(self, parameters: dict[str, tuple[nn.Parameter, nn.Parameter | None]]) -> None:
+        """Take back what `merged_parameters` returned before an unmerging that failed."""
+        for name, (merged, kept) in parameters.items():
+            setattr(self.weight_owner, name, merged)
+            self.kept_parameters[name] = kept
+
     def keep_merged(self) -> None:
         """Make a merge final: the merged parameters become the layer's own."""
         self.kept_parameters = {}

@@ -61,9 +61,9 @@ class LoraReadWeight(AdaptedLayer):
         concerned = [name for name in names if name in self.updates]
         if concerned:
             raise AdapterStateError(
-                f"Cannot run rows with adapters of their own through a {self.plain_class.__name__}: "
+                f"Cannot run rows with different adapters through a {self.plain_class.__name__}: "
                 f"{concerned[0]!r} updates its weight, which all rows share; expected adapters of "
-                "other layers. Run its rows in a batch of their own, with set_adapter."
+                "other layers. Run its rows in another batch, with set_adapter."
             )
 
     def __reduce_ex__(self, protocol: Any) -> Any:

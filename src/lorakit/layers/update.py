@@ -6,6 +6,7 @@ from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from lorakit.ops import LowRankTerm, draw_seed
 
@@ -33,6 +34,10 @@ class LowRankUpdate(nn.Module):
     lora_B: nn.Parameter
     bias: nn.Parameter | None
     magnitude: nn.Parameter | None
+
+    spare_rank: int = 0
+    """Rows of lora_A and columns of lora_B at the end that are zero and kept for adapters of a
+    larger rank, which can then take this one's place with every shape as it is."""
 
     exchanges: ClassVar[int] = 0
     """How often an attribute of any update was set anew, or its parameters moved: what was
@@ -77,8 +82,31 @@ class LowRankUpdate(nn.Module):
 
     @property
     def r(self) -> int:
-        """Rank of what is trained: rows of lora_A and columns of lora_B."""
-        return self.lora_A.shape[-2]
+        """Rank of what is trained: rows of lora_A and columns of lora_B that are not spare."""
+        return self.lora_A.shape[-2] - self.spare_rank
+
+    @torch.no_grad()
+    def reserve_(self, max_rank: int) -> None:
+        """Make room for factors of a larger rank, which is zero and so stays zero in training."""
+        spare = max_rank - self.lora_A.shape[-2]
+        if spare > 0:
+            self.lora_A = nn.Parameter(F.pad(self.lora_A, (0, 0, 0, spare)))
+            self.lora_B = nn.Parameter(F.pad(self.lora_B, (0, spare)))
+            self.spare_rank += spare
+
+    @torch.no_grad()
+    def exchange_factors_(self, A: Tensor, B: Tensor) -> None:
+        """Take other factors of at most the rank there is room for, in place.
+
+        Args:
+            A: (r, in).
+            B: (out, r), to go with this update's scaling.
+        """
+        spare = self.lora_A.shape[-2] - A.shape[-2]
+        self.lora_A.copy_(F.pad(A, (0, 0, 0, spare)))
+        self.lora_B.copy_(F.pad(B, (0, spare)))
+        # Nothing that was prepared from this update, compiled code for one, has to be made again.
+        vars(self)["spare_rank"] = spare
 
     def operand_factors(self) -> tuple[Tensor, Tensor]:
         """Return the A (r, in) and B (out, r) of s B A, through which gradients flow.
@@ -88,9 +116,10 @@ class LowRankUpdate(nn.Module):
         return self.lora_A, self.lora_B
 
     def saved_factors(self) -> tuple[Tensor, Tensor]:
-        """Return the A (r, in) and B (out, r) that files hold, detached."""
+        """Return A (r, in) and B (out, r) as files hold them: detached views of the parameters."""
         A, B = self.operand_factors()
-        return A.detach(), B.detach()
+        rank = A.shape[-2] - self.spare_rank
+        return A.detach()[..., :rank, :], B.detach()[..., :rank]
 
     @torch.no_grad()
     def load_factors_(self, A: Tensor, B: Tensor) -> None:
@@ -99,8 +128,16 @@ class LowRankUpdate(nn.Module):
         Raises:
             AdapterMismatchError: A kind of update cannot take the form these factors have.
         """
-        self.lora_A.copy_(A)
-        self.lora_B.copy_(B)
+        own_A, own_B = (
+            LowRankUpdate.saved_factors(self)
+            if self.spare_rank
+            else (
+                self.lora_A,
+                self.lora_B,
+            )
+        )
+        own_A.copy_(A)
+        own_B.copy_(B)
 
     @property
     def keeps_saved_factors(self) -> bool:

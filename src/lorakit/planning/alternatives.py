@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lorakit.errors import LorakitError
@@ -57,9 +57,10 @@ def side_by_side(recipe: Recipe, own: MemoryPlan, **options: Any) -> dict[str, M
     plans = {}
     for name, make in wanted.items():
         try:
-            plans[name] = make()
+            made = make()
         except LorakitError:  # such as layers that cannot be cut into blocks
             continue
+        plans[name] = made if made is own else replace(made, process_bytes=own.process_bytes)
     return plans
 
 
@@ -114,6 +115,8 @@ def _planned(
 ) -> Change | None:
     try:
         made = plan(_with(recipe, values), **options)
+        # Planning itself takes memory: the process is counted as it was before.
+        made = replace(made, process_bytes=own.process_bytes)
     except LorakitError:
         return None
     saves = own.peak_bytes - made.peak_bytes

@@ -8,15 +8,16 @@ from pathlib import Path
 import psutil
 import torch
 
+from lorakit.config_problems import shown
 from lorakit.errors import ConfigError
 
 _UNITS = {
-    "": 1,
     **{f"{prefix}b": 1000**power for power, prefix in enumerate("kmgt", start=1)},
     **{f"{prefix}ib": 1024**power for power, prefix in enumerate("kmgt", start=1)},
     "b": 1,
 }
 _SIZE = re.compile(r"([0-9]+(?:[.][0-9]+)?)\s*([a-z]*)")
+_MOST_BYTES = 1e18
 _CGROUP_LIMITS = ("memory.max", "memory/memory.limit_in_bytes")
 
 
@@ -32,12 +33,14 @@ def parse_memory(text: str) -> int:
     found = _SIZE.fullmatch(text.strip().lower())
     unit = found.group(2) if found else ""
     unit = f"{unit}b" if f"{unit}b" in _UNITS and unit else unit
-    if found is None or unit not in _UNITS or float(found.group(1)) <= 0:
+    size = float(found.group(1)) if found else 0.0
+    if unit not in _UNITS or not 0 < size * _UNITS[unit] < _MOST_BYTES:
+        meant = f" Did you mean {found.group(1)}GB?" if found and not unit and size else ""
         raise ConfigError(
-            f"Cannot read the memory: got '{text}', expected a number and a unit such as 16GB, "
-            "24 GiB or 800MB."
+            f"Cannot read the memory: got {shown(text)}, expected a number and a unit such as "
+            f"16GB, 24 GiB or 800MB.{meant}"
         )
-    return int(float(found.group(1)) * _UNITS[unit])
+    return int(size * _UNITS[unit])
 
 
 def device_memory(device: torch.device) -> int | None:

@@ -56,25 +56,25 @@ def rows_of(sources: Sources, recipe: Recipe, task: Task, model: PreTrainedModel
 
 def _from_data(
     sources: Sources,
-    longest: Dataset,
-    spread: Dataset,
+    longest: Splits,
+    spread: Splits,
     recipe: Recipe,
     task: Task,
     model: PreTrainedModel,
 ) -> PlannedRows:
-    def encoded_of(rows: Dataset) -> Encoded:
-        return task.encode(Splits(rows, None), recipe, sources.tokenizer, model, sources.labels)
+    def encoded_of(rows: Splits) -> Encoded:
+        return task.encode(rows, recipe, sources.tokenizer, model, sources.labels)
 
     count = sources.train_rows or 0
     encoded = encoded_of(longest)
-    some = encoded if len(longest) == len(spread) == count else encoded_of(spread)
+    some = encoded if len(longest.train) == len(spread.train) == count else encoded_of(spread)
     lengths = [row_tokens(row) for row in _rows(some.train)]
     limit = encoded.settings["max_length"]
     return PlannedRows(
         longest=sorted(_rows(encoded.train), key=row_tokens, reverse=True),
         encoded=encoded,
         # Rows without a token that counts are left out, and packing makes one row of several.
-        train_rows=max(round(count * len(lengths) / len(spread)), 1),
+        train_rows=max(round(count * len(lengths) / len(spread.train)), 1),
         mean_tokens=sum(lengths) / max(len(lengths), 1),
         note=f"The longest of {count:,} rows, at most {limit} tokens.",
     )

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.utils.hub import cached_file
 
 from lorakit.errors import MissingFileError
-from lorakit.training.data import is_local, load_splits
+from lorakit.training.data import Splits, is_local, load_splits
 from lorakit.training.tasks import Task
 from lorakit.training.tasks.base import seed_of
 
@@ -38,9 +38,9 @@ class Sources:
     labels: tuple[str, ...] | None
     train_rows: int | None
     """Rows to train on; None where they are not here."""
-    longest: Dataset | None
+    longest: Splits | None
     """The rows with the most characters, as many as a batch has or more."""
-    spread: Dataset | None
+    spread: Splits | None
     """Rows spread evenly over all."""
 
 
@@ -59,11 +59,12 @@ def find_sources(recipe: Recipe, task: Task, *, download: bool = False) -> Sourc
     names = [name for name in (recipe.data.train, recipe.data.validation) if name is not None]
     if not download and not all(is_local(name) for name in names):
         return Sources(tokenizer, has_tokenizer, None, None, None, None)
-    splits = load_splits(recipe.data, seed_of(recipe), task.label_column(recipe))
+    seed = seed_of(recipe)
+    splits = load_splits(recipe.data, seed, task.label_column(recipe), task.columns(recipe))
     train, labels = splits.train, task.labels(splits, recipe)
     batch = int(recipe.training.get("per_device_train_batch_size", 0))
-    longest = train.select(_with_most_characters(train, max(_LONGEST, batch)))
-    spread = train.select(range(0, len(train), max(len(train) // _SPREAD, 1)))
+    longest = splits.training_only(_with_most_characters(train, max(_LONGEST, batch)))
+    spread = splits.training_only(range(0, len(train), max(len(train) // _SPREAD, 1)))
     return Sources(tokenizer, has_tokenizer, labels, len(train), longest, spread)
 
 

@@ -6,13 +6,14 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lorakit.errors import ConfigError
+from lorakit.errors import ConfigError, did_you_mean
+from lorakit.frozen import thawed
 from lorakit.quantization.devices import require_bitsandbytes
 from lorakit.training.processes import process_count
 from lorakit.training.sharding import check_sharding
@@ -51,7 +52,7 @@ def resolve_training(
     """
     from lorakit.training.tasks.base import seed_of
 
-    given = recipe.training
+    given = thawed(recipe.training)  # transformers writes into some of it
     if not has_validation:
         _refuse_without_validation(given)
     strategy = given.get("eval_strategy", "epoch") if has_validation else "no"
@@ -134,9 +135,7 @@ def build_arguments(
     values = {key: value for key, value in training.items() if key not in EARLY_STOPPING_KEYS}
     lora_plus_ratio = values.pop(LORA_PLUS_KEY, None)
     values.setdefault("use_cpu", not torch.accelerator.is_available())
-    report_to = values.pop("report_to", None) or []
-    reporters = [report_to] if isinstance(report_to, str) else list(report_to)
-    values["report_to"] = [name for name in reporters if name not in ("tensorboard", "none")]
+    values["report_to"] = _reporters(values.pop("report_to", None) or [])
     on_cpu = values["use_cpu"] if device_type is None else device_type == "cpu"
     if values.get("fp16") and on_cpu:
         raise ConfigError(
@@ -146,8 +145,6 @@ def build_arguments(
     if device_type is None:
         _require_compiler(values)
     check_sharding(values)
-    # Each trained parameter takes part in each step; looking for those that do not costs time.
-    values.setdefault("ddp_find_unused_parameters", False)
     optimizer = _checked_optimizer(values, on_cpu, is_here=device_type is None)
     try:
         arguments = task.arguments_class()(
@@ -157,18 +154,54 @@ def build_arguments(
             restore_callback_states_from_checkpoint=True,
             **{**values, **optimizer},
         )
-    except (ValueError, TypeError) as error:
+    except Exception as error:  # whatever transformers makes of the values
         reason = " ".join(str(error).split())
         raise ConfigError(
             f"The training arguments do not fit together: {reason} "
             "Change them under `training:` in the recipe."
         ) from None
+    if isinstance(arguments.lr_scheduler_kwargs, str):
+        raise ConfigError(
+            f"training.lr_scheduler_kwargs: got {arguments.lr_scheduler_kwargs!r}, expected a "
+            "mapping of the scheduler's arguments. Write it as `key: value`."
+        )
     if optimizer:
         arguments.optim = OPTIMIZER_NAME  # the trainer knows it, transformers does not
     setattr(arguments, LORA_PLUS_KEY, lora_plus_ratio)  # likewise
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1  # else transformers would split each batch by nn.DataParallel
     return arguments
+
+
+def _reporters(given: str | Sequence[str]) -> list[str]:
+    """Return the services besides TensorBoard that are told of a run.
+
+    Raises:
+        ConfigError: transformers does not know one, or its package is not installed.
+    """
+    from transformers.integrations.integration_utils import (
+        INTEGRATION_TO_CALLBACK,
+        get_available_reporting_integrations,
+    )
+
+    names = [given] if isinstance(given, str) else list(given)
+    installed = get_available_reporting_integrations()
+    if names == ["all"]:
+        names = installed
+    for name in names:
+        if name not in (*INTEGRATION_TO_CALLBACK, "none"):
+            raise ConfigError(
+                f"training.report_to: got {name!r}, expected one of "
+                f"{', '.join(sorted(INTEGRATION_TO_CALLBACK))}, none or all."
+                f"{did_you_mean(str(name), INTEGRATION_TO_CALLBACK)}"
+            )
+        if name not in (*installed, "none", "flyte"):  # whether flyte is there nobody asks
+            raise ConfigError(
+                f"training.report_to: got {name!r}, whose package is not installed, expected one "
+                f"of {', '.join(sorted(installed))} or none. Install it, or leave it out: the run "
+                "directory has TensorBoard's files and metrics.jsonl in any case."
+            )
+    return [name for name in names if name not in ("tensorboard", "none")]
 
 
 def _checked_optimizer(values: Mapping[str, Any], on_cpu: bool, *, is_here: bool) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.integrations.integration_utils import TensorBoardCallback
 
 from lorakit.disks import telling_of_disk
+from lorakit.training.final_metrics import is_speed
 from lorakit.training.run_directory import RunDirectory
-from lorakit.training.trainer import is_speed
 
 EventHandler = Callable[[str, dict[str, Any]], None]
 """Takes an event's name and its payload; see `lorakit.training.run.train`."""

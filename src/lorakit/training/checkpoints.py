@@ -70,7 +70,16 @@ def problems(checkpoint: Path) -> list[str]:
         for name, path in found.items()
         if name in expected and _fingerprint(path) != expected[name]
     ]
-    return missing + unknown + changed
+    return missing + unknown + changed or _unsound(checkpoint)
+
+
+def _unsound(checkpoint: Path) -> list[str]:
+    weights = checkpoint / "adapter_model.safetensors"
+    if not weights.is_file():
+        return []
+    from lorakit.training.sound_numbers import unsound_file  # imports torch
+
+    return [f"{weights.name} holds NaN or infinity"] if unsound_file(weights) else []
 
 
 def newest_complete(run_path: Path) -> Path | None:

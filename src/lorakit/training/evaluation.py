@@ -11,10 +11,11 @@ from lorakit.adapters import Adapter, fit_vocabulary
 from lorakit.atomic import scratch_directory
 from lorakit.errors import ConfigError, MissingFileError
 from lorakit.injection import Injection, add_adapter, disable_adapters
+from lorakit.training.final_metrics import is_speed
 from lorakit.training.recipe import Recipe
 from lorakit.training.run_directory import RunDirectory
 from lorakit.training.setup import prepare
-from lorakit.training.trainer import is_speed
+from lorakit.training.tasks.settings import SETTINGS_FILE, InferenceSettings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,7 +43,8 @@ def evaluate(
         path: A run directory, or an adapter or checkpoint directory.
         recipe: The recipe that names base and data; by default the run's own.
         data: A dataset to measure on (as `data.validation` of a recipe names one); by default the
-            recipe's validation rows.
+            recipe's validation rows. Where it, or the recipe, names one, the training rows need
+            not be there any more.
         max_rows: Look at this many rows at most; by default as the recipe says.
         use_base: Measure the base without the adapter's updates and trained heads.
         on_event: Told of "data" and "injected", as by `train`.
@@ -61,10 +63,18 @@ def evaluate(
             f"Cannot evaluate {path}: there is no recipe.yaml beside it, so base and data are "
             "unknown. Name the run directory, or give a recipe."
         )
+    recipe = _for_evaluation(recipe, data, max_rows)
+    labels = None
+    if recipe.data.validation is not None and not Path(recipe.data.train).exists():
+        # The trainer is built with some rows; the adapter knows the labels that it was trained on.
+        instead = {"train": recipe.data.validation, "train_split": _split_of(recipe)}
+        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update=instead)})
+        labels = _labels_beside(adapter)
     setup = prepare(
-        _for_evaluation(recipe, data, max_rows),
+        recipe,
         on_event or (lambda name, payload: None),
         attach=partial(_attach, path=adapter),
+        labels=labels,
     )
     if setup.encoded.validation is None:
         raise ConfigError(
@@ -86,6 +96,17 @@ def evaluate(
         for key, value in metrics.items()
         if key.startswith("eval_") and not is_speed(key)
     }
+
+
+def _split_of(recipe: Recipe) -> str:
+    return recipe.data.validation_split or recipe.data.train_split
+
+
+def _labels_beside(adapter: Path) -> tuple[str, ...] | None:
+    """Return the label names of an adapter; those of a checkpoint lie in its finished run."""
+    places = (adapter, adapter.parent / "adapter")
+    place = next((place for place in places if (place / SETTINGS_FILE).is_file()), adapter)
+    return InferenceSettings.load(place).labels
 
 
 def _attach(model: nn.Module, path: Path) -> Injection:

@@ -42,7 +42,7 @@ class LearningWatch:
         if scaler is None and not torch.isfinite(loss).all():
             raise TrainingError(
                 f"The loss is {loss.item()} on step {step + 1}, expected a number. "
-                + _advice_for_nan(step)
+                + advice_for_nan(step)
             )
 
     def check_gradients(self, model: nn.Module, step: int, scaler: GradScaler | None) -> None:
@@ -65,7 +65,7 @@ class LearningWatch:
         if broken and scaler is None:
             raise TrainingError(
                 f"The gradients of {len(broken)} parameters ({_some(broken)}) are NaN or infinite "
-                f"on step {step + 1}, expected numbers. " + _advice_for_nan(step)
+                f"on step {step + 1}, expected numbers. " + advice_for_nan(step)
             )
         if broken:
             return  # the scaler skips this step; `check_norm` counts it
@@ -98,7 +98,7 @@ class LearningWatch:
         if scaler is None:
             raise TrainingError(
                 f"The norm of the gradients is {float(norm)} on step {step + 1}, expected a "
-                "number. " + _advice_for_nan(step)
+                "number. " + advice_for_nan(step)
             )
         self.overflows += 1
         if self.overflows >= _MOST_OVERFLOWS:
@@ -148,7 +148,8 @@ def _zero_message(
     )
 
 
-def _advice_for_nan(step: int) -> str:
+def advice_for_nan(step: int) -> str:
+    """Say what to change where numbers are lost after so many optimizer steps."""
     if step == 0:
         return (
             "On the first step the base model or the data is at fault: try dtype=float32 and "

@@ -9,7 +9,6 @@ and an evaluation are about the same rows as in one process.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,8 +17,8 @@ from transformers import Trainer, set_seed
 from transformers.trainer_utils import EvalLoopOutput
 
 from lorakit.adapters.sharded import whole
-from lorakit.errors import TrainingError
 from lorakit.training import sharding
+from lorakit.training.gradient_average import average_gradients, same_values, unwrapped
 from lorakit.training.processes import of_all, process_count, process_rank
 from lorakit.training.tasks.rows import NOT_COUNTED
 
@@ -40,7 +39,8 @@ class ProcessTrainerMixin(_Base):
     - Repeated rows do not count.
     - An epoch's order is drawn from what all processes share, everything else (dropout) from
       what each has for itself.
-    - Frozen weights, which each process has read from the same files, are not sent around.
+    - Gradients are averaged once in a step; frozen weights, which each process has read from the
+      same files, are not sent around.
     """
 
     _own_random_state: Tensor | None = None
@@ -119,25 +119,25 @@ class ProcessTrainerMixin(_Base):
     # ---- what is sent between processes ----
 
     def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
-        """Wrap the model; DDP is told to leave alone what is frozen."""
+        """Prepare the model; gradients are averaged here, but by FSDP where it shards the model."""
         model: Any = self.model
         if self.is_fsdp_enabled:
             sharding.require_shardable(model)
-        with _left_alone_by_ddp(model):
+            return super()._prepare_for_training(*args, **kwargs)
+        same_values(self._trained())
+        with unwrapped(self.accelerator):
             return super()._prepare_for_training(*args, **kwargs)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Run forward and backward; explain where DDP misses a gradient."""
-        try:
-            return super().training_step(*args, **kwargs)
-        except RuntimeError as error:
-            if "find_unused_parameters" not in str(error):
-                raise
-            raise TrainingError(
-                f"Some trained parameters had no part in the loss of step {self.state.global_step},"
-                " so the processes wait for gradients that do not come. Choose lora.target_modules "
-                "that every batch runs through, or set training.ddp_find_unused_parameters=true."
-            ) from error
+        """Run forward and backward; after the last of a step, average the gradients."""
+        loss = super().training_step(*args, **kwargs)
+        if self.accelerator.sync_gradients and not self.is_fsdp_enabled:
+            average_gradients(self._trained())
+        return loss
+
+    def _trained(self) -> list[nn.Parameter]:
+        model: Any = self.model
+        return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         return _number(super()._clip_grad_norm(model))
@@ -214,17 +214,6 @@ def without_repeats(batch: Any, sampler: Any, number: int, total_rows: int) -> A
     elif not real:  # rows laid end to end are one, and go together
         labels[:] = NOT_COUNTED
     return {**batch, "labels": labels}
-
-
-@contextmanager
-def _left_alone_by_ddp(model: Any) -> Iterator[None]:
-    name = "_ddp_params_and_buffers_to_ignore"
-    frozen = [key for key, parameter in model.named_parameters() if not parameter.requires_grad]
-    setattr(model, name, [*frozen, *(key for key, _ in model.named_buffers())])
-    try:
-        yield
-    finally:
-        delattr(model, name)
 
 
 def _number(norm: Any) -> Any:

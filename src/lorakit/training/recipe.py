@@ -26,9 +26,14 @@ _OVERRIDES_SHOWN = 3
 _PROBLEMS_SHOWN = 20
 
 
-def _expand_home(value: Any) -> Any:
+def _expand_home(value: str) -> str:
     """Let a path begin with `~`, as in a shell."""
-    return str(Path(value).expanduser()) if str(value).startswith("~") else value
+    if not value.startswith("~"):
+        return value
+    try:
+        return str(Path(value).expanduser())
+    except RuntimeError:
+        raise ValueError("there is no such home directory") from None
 
 
 def _require_name(value: str) -> str:
@@ -226,6 +231,12 @@ class Recipe(StrictConfig):
             section[parts[-1]] = value
         return self.check(values, where)
 
+    def with_absolute_paths(self) -> Self:
+        """Return the recipe with the local model and data named as from every directory."""
+        data = {key: _absolute(getattr(self.data, key)) for key in ("train", "validation")}
+        changes = {"model": _absolute(self.model), "data": self.data.model_copy(update=data)}
+        return self.model_copy(update=changes)
+
     def to_yaml(self) -> str:
         """Return the recipe as YAML; `Recipe.load` reads it back to an equal recipe."""
         return yaml_text.to_text(self.model_dump(mode="json"))
@@ -257,6 +268,11 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def _absolute(name: str | None) -> str | None:
+    """Return a path that means the same from every directory; a hub id stays as it is."""
+    return str(Path(name).absolute()) if name is not None and Path(name).exists() else name
 
 
 def require_recipe_file(path: str | Path) -> Path:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+import re
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lorakit.atomic import replacing_file, write_text
+from lorakit.atomic import write_text
+from lorakit.errors import escaped
 from lorakit.injection import Injection, ParameterCount
+from lorakit.png import save_png
+from lorakit.training.guessing import Reference
 from lorakit.training.recipe import Recipe
 from lorakit.training.run_directory import RunDirectory
 
@@ -48,6 +53,8 @@ class RunFacts:
     """Optimizer step of the checkpoint that was kept; None keeps the last step's weights."""
     wall_s: float
     memory: MemoryFacts
+    reference: Reference | None
+    """What the metrics are where nothing was learnt."""
 
 
 def write_report(run: RunDirectory, facts: RunFacts) -> None:
@@ -60,21 +67,22 @@ def report_text(run: RunDirectory, facts: RunFacts) -> str:
     """Return the report as Markdown."""
     recipe = facts.recipe
     sections = [
-        f"# {run.path.name}",
-        f"A LoRA adapter for `{recipe.model}`, task {recipe.task}, trained on "
-        f"`{recipe.data.train}`.",
+        f"# {plain(run.path.name)}",
+        f"A LoRA adapter for {code(recipe.model)}, task {recipe.task}, trained on "
+        f"{code(recipe.data.train)}.",
         "## Result",
         _result_table(facts),
+        _compared(run, facts),
         _kept(facts),
         "![Training and validation loss](loss.png)",
         "## Data",
         _table(
-            ("split", "rows"),
+            ("split", "examples"),
             [("training", facts.train_rows), ("validation", facts.validation_rows)],
         ),
-        "\n".join(f"- {note}" for note in facts.notes),
+        "\n".join(f"- {plain(note)}" for note in facts.notes),
         "## What was trained",
-        f"```\n{facts.injection.table()}\n```",
+        fenced(facts.injection.table()),
         _table(("parameters", "count"), _count_rows(facts.parameter_count)),
         *_memory_section(facts.memory),
         "## How",
@@ -84,7 +92,7 @@ def report_text(run: RunDirectory, facts: RunFacts) -> str:
         "## Made with",
         _table(("", ""), _environment_rows(run)),
         "## Use it",
-        _commands(run, recipe),
+        commands(run, recipe),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -112,20 +120,65 @@ def plot_losses(run: RunDirectory, best_step: int | None = None) -> None:
     axes.set_title(f"Loss of {run.path.name}")
     axes.grid(alpha=0.3)
     axes.legend()
-    with replacing_file(run.loss_plot) as partial:
-        figure.savefig(partial, format="png", dpi=_PLOT_DPI)
+    save_png(figure, run.loss_plot, _PLOT_DPI)
+
+
+_MACRO = ("eval_precision", "eval_recall", "eval_f1")
+
+
+def metric_text(key: str, metrics: Mapping[str, float]) -> str:
+    """Return a metric in words; an average over classes, each counting alike, is called macro.
+
+    >>> metric_text("eval_f1", {"eval_f1": 0.5, "eval_f1_red": 0.5})
+    'macro f1'
+    """
+    name = key.removeprefix("eval_").replace("_", " ")
+    # Entities are counted, and not averaged; they have no values class by class.
+    is_macro = key in _MACRO and any(other.startswith("eval_f1_") for other in metrics)
+    return f"macro {name}" if is_macro else name
 
 
 def _result_table(facts: RunFacts) -> str:
-    rows: list[tuple[str, Any]] = [
-        (key.removeprefix("eval_").replace("_", " "), _number(value))
+    expected = facts.reference.metrics if facts.reference is not None else {}
+    rows: list[tuple[Any, ...]] = [
+        (
+            f"validation {metric_text(key, facts.metrics)}",
+            _number(value),
+            _number(expected[key]) if key in expected else "",
+        )
         for key, value in facts.metrics.items()
     ]
-    rows = [("validation " + name, value) for name, value in rows]
-    rows.append(("mean training loss", _number(facts.train_loss)))
-    rows.append(("optimizer steps", f"{facts.steps:,} of {facts.planned_steps:,}"))
-    rows.append(("time", _duration(facts.wall_s)))
-    return _table(("", "value"), rows)
+    rows.append(("mean training loss", _number(facts.train_loss), ""))
+    rows.append(("optimizer steps", f"{facts.steps:,} of {facts.planned_steps:,}", ""))
+    rows.append(("time", _duration(facts.wall_s), ""))
+    if not expected:
+        return _table(("", "value"), [row[:2] for row in rows])
+    is_guess = facts.reference is not None and facts.reference.count
+    return _table(("", "value", "guessing" if is_guess else "before training"), rows)
+
+
+def _compared(run: RunDirectory, facts: RunFacts) -> str:
+    """Say what the values are to be compared with, and warn where nothing was learnt."""
+    if not facts.metrics:
+        return ""
+    base = f"`lorakit evaluate {shlex.quote(str(run.path))} --base` measures the base beside it."
+    reference = facts.reference
+    if reference is None:
+        return base
+    if reference.count:
+        base = (
+            "Guessing: the commonest class for the accuracy, the classes' shares for the loss, "
+            f"any class for averages over classes. {base}"
+        )
+    metric = "eval_accuracy" if "eval_accuracy" in facts.metrics else "eval_loss"
+    value = facts.metrics.get(metric, math.nan)
+    if reference.beaten_by(metric, value, is_minimized=metric == "eval_loss"):
+        return base
+    return (
+        f"**Nothing seems to have been learnt**: the validation {metric_text(metric, {})} of "
+        f"{_number(value)} is not better than {reference.how} "
+        f"({_number(reference.metrics[metric])}) by more than chance. {base}"
+    )
 
 
 def _kept(facts: RunFacts) -> str:
@@ -153,7 +206,7 @@ def _count_rows(count: ParameterCount) -> list[tuple[str, str]]:
         ("of these in low-rank updates", f"{count.lora:,}"),
         ("of these in heads, biases and tokens", f"{count.replaced:,}"),
         ("base", f"{count.base:,}"),
-        ("trained share of base", f"{count.trainable_share_of_base:.4%}"),
+        ("trained share of all", f"{100 * count.trainable_share:.4g}%"),
     ]
 
 
@@ -179,30 +232,62 @@ def _environment_rows(run: RunDirectory) -> list[tuple[str, Any]]:
     return rows
 
 
-def _commands(run: RunDirectory, recipe: Recipe) -> str:
-    return "\n".join(
-        (
-            "```",
-            f'lorakit generate {run.path} "..." --base   # try it beside the base',
-            f"lorakit evaluate {run.path} --data FILE   # measure it on other data",
-            f"lorakit merge {run.path} {run.path}-merged   # one ordinary checkpoint",
-            "```",
-            "",
-            "In Python:",
-            "",
-            "```python",
-            "from lorakit import load_adapter",
-            "",
-            f"load_adapter(model, {str(run.adapter)!r})  # model: {recipe.model}",
-            "```",
-        )
+def commands(run: RunDirectory, recipe: Recipe) -> str:
+    """Return what to type next, with every path as a shell takes it."""
+    path = shlex.quote(str(run.path))
+    lines = (
+        f'lorakit generate {path} "..." --base   # try it beside the base',
+        f"lorakit evaluate {path} --data FILE   # measure it on other data",
+        f"lorakit merge {path} {shlex.quote(f'{run.path}-merged')}   # one ordinary checkpoint",
     )
+    python = (
+        "from lorakit import load_adapter",
+        "",
+        f"load_adapter(model, {str(run.adapter)!r})  # model: {plain(recipe.model)}",
+    )
+    parts = (fenced("\n".join(lines)), "In Python:", fenced("\n".join(python), "python"))
+    return "\n\n".join(parts)
 
 
-def _table(header: Sequence[str], rows: Sequence[tuple[str, Any]]) -> str:
-    lines = [f"| {' | '.join(header)} |", "|---|---:|"]
-    lines += [f"| {name} | {value} |" for name, value in rows]
+def plain(text: Any) -> str:
+    r"""Return foreign text that Markdown shows as it is, on one line.
+
+    >>> print(plain("a|b *c*"))
+    a\|b \*c\*
+    """
+    return re.sub(r"([\\`*_|<>])", r"\\\1", escaped(str(text)))
+
+
+def code(text: Any) -> str:
+    """Return foreign text as code within a line, whatever is in it.
+
+    >>> print(code("runs/a"), code("a`b"))
+    `runs/a` `` a`b ``
+    """
+    shown = escaped(str(text))
+    longest = max((len(ticks) for ticks in re.findall("`+", shown)), default=0)
+    if not longest:
+        return f"`{shown}`"
+    return f"{'`' * (longest + 1)} {shown} {'`' * (longest + 1)}"
+
+
+def fenced(text: str, language: str = "") -> str:
+    """Return text as a block of code, whatever is in it."""
+    shown = escaped(text, keep="\n")
+    longest = max((len(ticks) for ticks in re.findall("`+", shown)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{shown}\n{fence}"
+
+
+def _table(header: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> str:
+    lines = [f"| {' | '.join(header)} |", f"|---|{'---:|' * (len(header) - 1)}"]
+    lines += [f"| {' | '.join(map(_cell, row))} |" for row in rows]
     return "\n".join(lines)
+
+
+def _cell(value: Any) -> str:
+    text = escaped(str(value))
+    return text.replace("|", "\\|").replace("`", "\\`")
 
 
 def _number(value: float | None) -> str:

@@ -15,18 +15,18 @@ from lorakit.adapters.files import CONFIG_FILE, WEIGHTS_FILE
 from lorakit.atomic import replacing_directory
 from lorakit.disks import disk_error
 from lorakit.errors import (
-    CheckpointError,
-    ConfigError,
     DiskError,
-    OutputExistsError,
     StoppedError,
     TrainingError,
 )
 from lorakit.injection import Injection, ParameterCount, count_parameters
 from lorakit.training import checkpoints
+from lorakit.training.batch_notes import batch_notes
 from lorakit.training.callbacks import EventHandler, RunRecorder, RunTensorBoard, quiet_writers
 from lorakit.training.data_start import as_trained
 from lorakit.training.directory_lock import LOCK_NAME, locked_directory
+from lorakit.training.final_metrics import final_metrics
+from lorakit.training.guessing import EVENT, guesses, reference_of
 from lorakit.training.numerics import changed_numerics, cpu_notes
 from lorakit.training.peak_memory import PeakMemory
 from lorakit.training.processes import (
@@ -34,36 +34,22 @@ from lorakit.training.processes import (
     failing_together,
     is_main,
     main_decides,
-    process_count,
     start,
 )
-from lorakit.training.recipe import Recipe, changed_keys
+from lorakit.training.recipe import Recipe
 from lorakit.training.report import MemoryFacts, RunFacts, write_report
+from lorakit.training.resuming import require_resumable
 from lorakit.training.run_directory import RunDirectory
 from lorakit.training.setup import Setup, prepare
 from lorakit.training.shared_output import require_shared
+from lorakit.training.sound_numbers import require_sound
 from lorakit.training.stop_request import StopRequest
 from lorakit.training.stopping import StopAtCheckpoint
 from lorakit.training.tasks.settings import save_settings
-from lorakit.training.trainer import (
-    batch_notes,
-    early_stopping,
-    final_metrics,
-    trained_adapter,
-)
+from lorakit.training.trainer import early_stopping, trained_adapter
 
 if TYPE_CHECKING:
     from transformers import Trainer
-
-_MAY_CHANGE_ON_RESUME = {
-    "output",  # another spelling of the same directory
-    "training.num_train_epochs",
-    "training.max_steps",
-    "training.save_total_limit",
-}
-
-_NOT_OF_THE_RUN = ("search", "study")
-"""Sections of a recipe that training takes no notice of."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +120,7 @@ def train(
         StoppedError: `stop` was set; a checkpoint has been saved.
     """
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
+    recipe = recipe.with_absolute_paths()  # a run is used from anywhere
     start(recipe.training.get("use_cpu"))
     emit = on_event if on_event is not None and is_main() else _ignore
     with failing_together(), ExitStack() as held:
@@ -173,53 +160,7 @@ def _refuse_changes(recipe: Recipe) -> None:
         CheckpointError: Names the keys that differ, or the numbers of processes.
         OutputExistsError: The run is finished and the recipe asks for no more steps.
     """
-    main_decides(lambda: _compare_with_run(recipe))
-
-
-def _compare_with_run(recipe: Recipe) -> None:
-    run = RunDirectory.open(recipe.output)
-    if run.processes != process_count():
-        raise CheckpointError(
-            f"Cannot resume {run.path}: got {process_count()} processes, expected "
-            f"{run.processes} as it was begun with, for the batches and the random numbers depend "
-            f"on it. Start {run.processes}, or train under another `output`."
-        )
-    before = _recipe_before(run)
-    different = changed_keys(before, recipe)
-    changed = [
-        key
-        for key in different
-        if key not in _MAY_CHANGE_ON_RESUME and key.partition(".")[0] not in _NOT_OF_THE_RUN
-    ]
-    if changed:
-        raise CheckpointError(
-            f"Cannot resume {run.path}: the recipe now differs from {run.recipe_file} in "
-            f"{', '.join(changed)}, expected changes in training.num_train_epochs or "
-            "training.max_steps only. Undo the changes, or train under another `output`."
-        )
-    if run.is_finished and not _asks_for_more(before.training, recipe.training):
-        raise OutputExistsError(
-            f"Nothing to resume in {run.path}: the run is finished, its adapter is "
-            f"{run.adapter}. Raise training.num_train_epochs to train on, or set another `output`."
-        )
-
-
-def _recipe_before(run: RunDirectory) -> Recipe:
-    try:
-        return run.recipe()
-    except ConfigError as error:
-        raise CheckpointError(
-            f"Cannot resume {run.path}: {run.recipe_file} is damaged ({error}). Put a copy of the "
-            "recipe the run was begun with in its place, and resume again."
-        ) from None
-
-
-def _asks_for_more(before: dict[str, Any], now: dict[str, Any]) -> bool:
-    """Whether a recipe trains longer than the one before; max_steps goes before epochs."""
-    steps_before, steps_now = (values.get("max_steps", -1) for values in (before, now))
-    if steps_before > 0 and steps_now > 0:
-        return steps_now > steps_before
-    return steps_before == steps_now and now["num_train_epochs"] > before["num_train_epochs"]
+    main_decides(lambda: require_resumable(recipe))
 
 
 def _open_run(setup: Setup, resume: bool, emit: EventHandler, held: ExitStack) -> _OpenRun:
@@ -342,6 +283,7 @@ def _fit(
     tensorboard = RunTensorBoard(directory)
     writers = [recorder, tensorboard] if is_main() else []
     with _cache_off(setup.model), quiet_writers(), closing(tensorboard):
+        main_decides(lambda: _write_guesses(setup, directory))
         others = (*early_stopping(setup.recipe.training), StopAtCheckpoint(stop))
         trainer = setup.build_trainer([*writers, *others])
         notes = batch_notes(setup.arguments, is_sharded=trainer.is_fsdp_enabled)
@@ -355,6 +297,7 @@ def _fit(
         metrics = final_metrics(trainer)
     wall_s = main_decides(lambda: recorder.wall_s)
     adapter = trained_adapter(setup.model)
+    require_sound(adapter, output.global_step)
     main_decides(lambda: _save_trained_adapter(adapter, setup, directory))
     facts = RunFacts(
         recipe=setup.recipe,
@@ -368,6 +311,7 @@ def _fit(
         steps=output.global_step,
         planned_steps=trainer.state.max_steps,
         best_step=_best_step(trainer),
+        reference=reference_of(directory),
         wall_s=wall_s,
         memory=MemoryFacts(planned_bytes, peak.read(), peak.meaning),
     )
@@ -375,6 +319,13 @@ def _fit(
     result = _result(directory, facts)
     emit("finished", {"result": result})
     return result
+
+
+def _write_guesses(setup: Setup, run: RunDirectory) -> None:
+    """Write what guessing gives on the validation examples, once for a run."""
+    guessed = guesses(setup.task.task_type, setup.encoded.validation)
+    if guessed and not any(row.get("event") == EVENT for row in run.metrics()):
+        run.append_metrics({"event": EVENT, "step": 0, **guessed})
 
 
 @contextmanager

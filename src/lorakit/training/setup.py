@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lorakit.errors import DataError, first_few
 from lorakit.injection import Injection, add_adapter, count_parameters
 from lorakit.quantization.small_parameters import keep_small_parameters_in_float32
 from lorakit.training.arguments import build_arguments, resolve_training
+from lorakit.training.best_metric import require_metric
 from lorakit.training.callbacks import EventHandler
 from lorakit.training.data import Splits, load_splits
 from lorakit.training.encode_once import encoded_once
@@ -66,6 +68,7 @@ def prepare(
     check: Callable[[Recipe], None] | None = None,
     attach: Callable[[PreTrainedModel], Injection] | None = None,
     shared_base: Path | None = None,
+    labels: tuple[str, ...] | None = None,
 ) -> Setup:
     """Load the data and the base, add the adapter, and encode the rows; cheap checks come first.
 
@@ -78,6 +81,7 @@ def prepare(
         attach: Puts the adapter onto the base; by default a fresh one as the recipe says.
         shared_base: Directory where all runs of this machine map their base from; None loads a
             copy for this run alone.
+        labels: The label names by id, of an adapter that is there; by default those of the rows.
 
     Raises:
         ConfigError, MissingFileError, DataError, TargetError: The recipe or what it names is
@@ -87,13 +91,15 @@ def prepare(
     recipe, task = all_agree(lambda: _checked(recipe))
     seed = seed_of(recipe)
     splits = first_on_machine_first(
-        lambda: load_splits(recipe.data, seed, task.label_column(recipe))
+        lambda: load_splits(recipe.data, seed, task.label_column(recipe), task.columns(recipe))
     )
     training, arguments = all_agree(lambda: _arguments(recipe, task, splits))
     recipe = recipe.model_copy(update={"training": training})
     if check is not None:
         check(recipe)
-    labels = all_agree(lambda: task.labels(splits, recipe))
+    found = all_agree(lambda: task.labels(splits, recipe))
+    labels = found if labels is None else _known(found or (), labels)
+    require_metric(training, task.metric_names(labels, training))
     tokenizer = first_on_machine_first(lambda: task.load_tokenizer(recipe))
 
     def adapted() -> tuple[PreTrainedModel, Injection]:
@@ -130,6 +136,17 @@ def _arguments(
 ) -> tuple[dict[str, Any], TrainingArguments]:
     training = resolve_training(recipe, task, len(splits.train), splits.validation is not None)
     return training, build_arguments(training, task, Path(recipe.output))
+
+
+def _known(found: Sequence[str], labels: tuple[str, ...]) -> tuple[str, ...]:
+    """Return an adapter's labels, if they are all that the rows have."""
+    strange = [label for label in found if label not in labels]
+    if strange:
+        raise DataError(
+            f"The rows have labels that the adapter was not trained on: got {first_few(strange)}, "
+            f"expected {first_few(labels)}. Leave those rows out."
+        )
+    return labels
 
 
 def _seed(seed: int) -> None:

@@ -25,12 +25,14 @@ from lorakit.disks import telling_of_disk
 from lorakit.errors import DiskError, TrainingError
 from lorakit.training import checkpoints
 from lorakit.training.data_start import adopt_ranks, start_from_data
+from lorakit.training.final_metrics import require_finite_loss
 from lorakit.training.first_step import LearningWatch
 from lorakit.training.lora_plus import split_groups
 from lorakit.training.memory_mapped_adamw import MemoryMappedAdamW
 from lorakit.training.process_trainer import ProcessTrainerMixin
 from lorakit.training.processes import is_main, of_all, process_count, process_rank, wait_for_all
 from lorakit.training.sharding import reshard
+from lorakit.training.sound_numbers import require_sound
 from lorakit.training.stopping import StopAtCheckpoint
 from lorakit.training.training_section import LORA_PLUS_KEY, OPTIMIZER_NAME
 
@@ -74,6 +76,7 @@ class AdapterTrainerMixin(ProcessTrainerMixin):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the adapter alone; with sharded parameters all processes gather it."""
         adapter = trained_adapter(self.accelerator.unwrap_model(self.model), self.adapter_name)
+        require_sound(adapter, self.state.global_step, self.optimizer)
         if self.args.should_save:
             adapter.save(output_dir or str(self.args.output_dir))
 
@@ -140,6 +143,26 @@ class AdapterTrainerMixin(ProcessTrainerMixin):
             self._save_checkpoint(model, trial)
             self.control = self.callback_handler.on_save(self.args, self.state, self.control)
         self._stopping.stop(self._checkpoint_path(self.state.global_step), self.state.global_step)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate.
+
+        Raises:
+            TrainingError: The loss is not a number.
+        """
+        metrics = super().evaluate(*args, **kwargs)
+        require_finite_loss(metrics, self.state.global_step)
+        return metrics
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Create the scheduler; a warm-up of no more than one step would make its rate zero."""
+        given = self.args.warmup_steps
+        if self.args.get_warmup_steps(num_training_steps) <= 1:
+            self.args.warmup_steps = 0
+        try:
+            return super().create_scheduler(num_training_steps, optimizer)
+        finally:
+            self.args.warmup_steps = given
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write no README of TRL's into the run directory."""
@@ -353,54 +376,6 @@ def trained_adapter(model: nn.Module, name: str = "default") -> Adapter:
     """Copy an adapter out of a model in training; of a sharded one each process has to call it."""
     reshard(model)
     return Adapter.from_model(model, name)
-
-
-def batch_notes(arguments: TrainingArguments, *, is_sharded: bool) -> tuple[str, ...]:
-    """Say how many rows a step has in several processes, and where GPUs are left idle."""
-    batch, count = arguments.per_device_train_batch_size, process_count()
-    accumulated = arguments.gradient_accumulation_steps
-    if count > 1:
-        rows = batch * count * accumulated
-        sharded = (f"The model is sharded over {count} processes (FSDP2).",) if is_sharded else ()
-        return (
-            *sharded,
-            f"Each step is about {rows} rows: {batch} in a batch, {count} processes, "
-            f"{accumulated} {'batch' if accumulated == 1 else 'batches'} accumulated.",
-        )
-    gpus = torch.cuda.device_count()
-    if gpus > 1 and arguments.device.type == "cuda":
-        return (
-            f"One of {gpus} GPUs is used. To use all: torchrun --nproc-per-node {gpus} "
-            "-m lorakit train ...",
-        )
-    return ()
-
-
-def final_metrics(trainer: Trainer) -> dict[str, float]:
-    """Return the evaluation metrics of the weights the trainer ended with.
-
-    They were measured during training, unless no evaluation fell on the last or the best step.
-    """
-    if trainer.eval_dataset is None:
-        return {}
-    state = trainer.state
-    is_best = trainer.args.load_best_model_at_end and state.best_model_checkpoint is not None
-    step = state.best_global_step if is_best else state.global_step
-    rows = [row for row in state.log_history if row["step"] == step and "eval_loss" in row]
-    metrics = rows[-1] if rows else trainer.evaluate()
-    return {
-        key: value
-        for key, value in metrics.items()
-        if key.startswith("eval_") and not is_speed(key)
-    }
-
-
-_SPEEDS = ("_runtime", "_per_second", "_preparation_time")
-
-
-def is_speed(key: str) -> bool:
-    """Whether a logged value is about this session's speed, not about the model."""
-    return key.endswith(_SPEEDS) or key in ("total_flos", "eval_num_tokens")
 
 
 def early_stopping(training: dict[str, Any]) -> list[TrainerCallback]:

@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, Field, ValidationError, create_model
 from lorakit.config import StrictConfig, TaskType
 from lorakit.config_problems import config_error
 from lorakit.training.argument_fields import ObjectOfCode, argument_hints, optimizer_names
+from lorakit.training.argument_ranges import in_range
 
 if TYPE_CHECKING:
     from lorakit.training.recipe import Recipe
@@ -61,14 +62,6 @@ OWNED_KEYS: dict[str, str] = {
     "trust_remote_code": "set `trust_remote_code` at the top level",
 }
 
-_POSITIVE = ("learning_rate", "num_train_epochs", "logging_steps", "save_steps", "eval_steps")
-_AT_LEAST_ONE = (
-    "per_device_train_batch_size",
-    "per_device_eval_batch_size",
-    "gradient_accumulation_steps",
-    "save_total_limit",
-)
-
 
 def checked_training(
     recipe_class: type[Recipe], values: Mapping[str, Any], where: str
@@ -99,7 +92,7 @@ def _training_section(task_type: TaskType) -> type[StrictConfig]:
     """Make the config class whose fields are those of the task's arguments class, and our own."""
     hints = argument_hints(task_type)
     fields: dict[str, Any] = {
-        name: (_constrained(name, _narrowed(hint)), None)
+        name: (in_range(name, _narrowed(hint)), None)
         for name, hint in hints.items()
         if not name.startswith("_")
     }
@@ -107,9 +100,12 @@ def _training_section(task_type: TaskType) -> type[StrictConfig]:
     fields["optim"] = (Literal[optimizers], None)
     fields["fsdp"] = (bool | None, None)  # the older list of words is on its way out
     fields["fsdp_config"] = (dict[str, Any] | None, None)
-    fields["early_stopping_patience"] = (Annotated[int, Field(ge=1)], None)
-    fields["early_stopping_threshold"] = (Annotated[float, Field(ge=0)], None)
-    fields[LORA_PLUS_KEY] = (Annotated[float, Field(gt=0, allow_inf_nan=False)], None)
+    for name, kind, bound in (
+        ("early_stopping_patience", int, Field(ge=1)),
+        ("early_stopping_threshold", float, Field(ge=0)),
+        (LORA_PLUS_KEY, float, Field(gt=0)),
+    ):
+        fields[name] = (Annotated[in_range(name, kind), bound], None)
     for name, reason in OWNED_KEYS.items():
         fields[name] = (Annotated[Any, BeforeValidator(_refusal(reason))], None)
     # Left-out keys stay left out: their defaults are the arguments class's own and not ours.
@@ -137,14 +133,6 @@ def _is_enumeration(part: Any) -> bool:
 
 def _is_object_of_code(part: Any) -> bool:
     return part is ObjectOfCode
-
-
-def _constrained(name: str, hint: Any) -> Any:
-    if name in _POSITIVE:
-        return Annotated[hint, Field(gt=0)]
-    if name in _AT_LEAST_ONE:
-        return Annotated[hint, Field(ge=1)]
-    return hint
 
 
 def _refusal(reason: str) -> Callable[[Any], Any]:

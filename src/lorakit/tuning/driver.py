@@ -183,8 +183,9 @@ def _plan_trials(
     from lorakit.training.tasks import task_for
     from lorakit.training.tasks.base import seed_of
 
-    label = task_for(recipe.task).label_column(recipe)
-    splits = load_splits(recipe.data, seed_of(recipe), label)
+    task = task_for(recipe.task)
+    seed = seed_of(recipe)
+    splits = load_splits(recipe.data, seed, task.label_column(recipe), task.columns(recipe))
     if splits.validation is None:
         raise ConfigError(
             "Trials are compared on validation rows and there are none: data.validation is not "

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lorakit.atomic import write_text
+from lorakit.training.guessing import Reference
 from lorakit.training.run_directory import RunDirectory
 from lorakit.training.search_config import TrialsConfig
 from lorakit.tuning.space import label_of
@@ -55,6 +56,22 @@ class TrialRecord:
         """Return the metric of its best epoch."""
         row = self.best(settings)
         return None if row is None else float(row[settings.metric])
+
+
+def warning_text(what: str, metric: str, reference: Reference) -> str:
+    """Say that nothing was learnt, and what to do about it.
+
+    Args:
+        what: Of which none is good enough.
+        metric: What they were compared by.
+        reference: What they do not beat.
+    """
+    name = metric.removeprefix("eval_").replace("_", " ")
+    return (
+        f"{what} beats {reference.how} ({name} {reference.metrics[metric]:.4g}) by more than "
+        "chance: nothing was learnt, so the choice says nothing. Train longer, on more examples "
+        "or with another learning rate, and look at the labels."
+    )
 
 
 def evaluations_of(run: RunDirectory) -> tuple[Mapping[str, Any], ...]:

@@ -9,7 +9,9 @@ from typing import Any
 
 from lorakit.analysis.search_plots import PlottedTrial, plot_search
 from lorakit.atomic import write_text
+from lorakit.training.guessing import reference_of
 from lorakit.training.recipe import Recipe
+from lorakit.training.run_directory import RunDirectory
 from lorakit.training.search_config import SearchConfig, TrialsConfig
 from lorakit.tuning.driver import (
     EventHandler,
@@ -18,7 +20,7 @@ from lorakit.tuning.driver import (
     require_best,
     run_all,
 )
-from lorakit.tuning.records import TrialRecord, write_hparams
+from lorakit.tuning.records import TrialRecord, warning_text, write_hparams
 from lorakit.tuning.space import Space, default_space, label_of
 from lorakit.tuning.target_sets import own_target_sets
 from lorakit.tuning.trial import epochs_of
@@ -38,6 +40,8 @@ class TuneResult:
     """Seconds of this call; those before a restart are not in it."""
     files: tuple[Path, ...]
     """What was written and is worth opening."""
+    warning: str | None = None
+    """What speaks against the best."""
 
     @property
     def best_value(self) -> float | None:
@@ -88,9 +92,21 @@ def tune(
     how: dict[str, Any] = {"resume": resume, "address": address, "on_event": on_event}
     records = run_all(recipe, settings, space, trials, facts, directory, **how)
     best = require_best(records, settings)
-    files = _write_results(recipe, records, best, settings, space, directory)
+    warning = nothing_learnt(best, settings)
+    files = _write_results(recipe, records, best, settings, space, directory, warning)
     wall_s = time.perf_counter() - began_s
-    return TuneResult(directory.path, tuple(records), best, settings, wall_s, files)
+    return TuneResult(directory.path, tuple(records), best, settings, wall_s, files, warning)
+
+
+def nothing_learnt(best: TrialRecord, settings: TrialsConfig) -> str | None:
+    """Return a warning where the best trial is not better than guessing, else None."""
+    reference = reference_of(RunDirectory(best.path))
+    value = best.best_value(settings)
+    if reference is None or value is None:
+        return None
+    if reference.beaten_by(settings.metric, value, settings.is_minimized):
+        return None
+    return warning_text("No trial", settings.metric, reference)
 
 
 def _space_of(recipe: Recipe, settings: SearchConfig) -> Space:
@@ -127,22 +143,24 @@ def _write_results(
     settings: SearchConfig,
     space: Space,
     directory: SearchDirectory,
+    warning: str | None,
 ) -> tuple[Path, ...]:
     for record in records:
         write_hparams(record, settings)
     best_recipe = directory.path / "best.yaml"
-    _write_best_recipe(recipe, best, settings, best_recipe)
+    _write_best_recipe(recipe, best, settings, best_recipe, warning)
     plots = plot_search(
         [_plotted(record, settings, space) for record in records],
         settings.metric,
         settings.is_minimized,
         directory.path,
+        [key for key, values in space.distributions.items() if values.log_uniform],
     )
     return (best_recipe, directory.trials_file, *plots, directory.trials)
 
 
 def _write_best_recipe(
-    recipe: Recipe, best: TrialRecord, settings: TrialsConfig, path: Path
+    recipe: Recipe, best: TrialRecord, settings: TrialsConfig, path: Path, warning: str | None
 ) -> None:
     """Write the recipe with the best trial's values: on all rows, into a directory of its own."""
     training = {"training.num_train_epochs": epochs_of(recipe, settings)}
@@ -153,6 +171,7 @@ def _write_best_recipe(
         f"# {best.name}: {settings.metric} {row[settings.metric]:.6g} after epoch "
         f"{row['epoch']:g} of {training['training.num_train_epochs']}, searched by `lorakit tune`."
     )
+    comment += f"\n# {warning}" if warning else ""
     write_text(path, f"{comment}\n{found.to_yaml()}")
 
 

@@ -13,7 +13,9 @@ from typing import Any
 from lorakit.analysis.study_plot import PlottedCell, plot_study
 from lorakit.atomic import write_text
 from lorakit.errors import ConfigError
+from lorakit.training.guessing import Reference, first_reference
 from lorakit.training.recipe import Recipe
+from lorakit.training.run_directory import RunDirectory
 from lorakit.training.search_config import Distribution, SearchConfig, StudyConfig
 from lorakit.tuning.driver import (
     EventHandler,
@@ -22,7 +24,7 @@ from lorakit.tuning.driver import (
     require_best,
     run_all,
 )
-from lorakit.tuning.records import TrialRecord
+from lorakit.tuning.records import TrialRecord, warning_text
 from lorakit.tuning.study_report import write_study
 from lorakit.tuning.target_sets import TargetSet, given_target_sets, own_target_sets
 from lorakit.tuning.trial import epochs_of
@@ -129,6 +131,8 @@ class StudyResult:
     """Seconds of this call; those before a restart are not in it."""
     files: tuple[Path, ...]
     """What was written and is worth opening."""
+    warning: str | None = None
+    """What speaks against the recommendation."""
 
 
 def study(
@@ -174,10 +178,14 @@ def study(
     cells = filled_cells(space, records, search)
     best = best_cell(cells, search.is_minimized)
     recommended = smallest_sufficient(cells, best, is_minimized=search.is_minimized)
-    files = _write_results(recipe, settings, cells, best, recommended, space.scaling, directory)
+    reference = first_reference(RunDirectory(record.path) for record in records)
+    warning = nothing_learnt(cells, settings, reference)
+    files = _write_results(
+        recipe, settings, cells, best, recommended, space.scaling, directory, warning
+    )
     wall_s = time.perf_counter() - began_s
     return StudyResult(
-        directory.path, cells, recommended, best, settings, tuple(records), wall_s, files
+        directory.path, cells, recommended, best, settings, tuple(records), wall_s, files, warning
     )
 
 
@@ -248,6 +256,19 @@ def smallest_sufficient(cells: Sequence[Cell], best: Cell, *, is_minimized: bool
     return min(good, key=lambda cell: (cell.parameters, sign * cell.mean))
 
 
+def nothing_learnt(
+    cells: Sequence[Cell], settings: StudyConfig, reference: Reference | None
+) -> str | None:
+    """Return a warning where no cell is better than guessing by its spread, else None."""
+    if reference is None or any(
+        reference.beaten_by(settings.metric, cell.mean, settings.is_minimized, cell.deviation)
+        for cell in cells
+        if cell.values
+    ):
+        return None
+    return warning_text("No cell", settings.metric, reference)
+
+
 def _write_results(
     recipe: Recipe,
     settings: StudyConfig,
@@ -256,6 +277,7 @@ def _write_results(
     recommended: Cell,
     scaling: float,
     directory: SearchDirectory,
+    warning: str | None,
 ) -> tuple[Path, ...]:
     metric = f"validation {settings.metric.removeprefix('eval_').replace('_', ' ')}"
     picture = directory.path / "study.png"
@@ -265,7 +287,7 @@ def _write_results(
     plotted = {id(cell): _plotted(cell) for cell in cells if cell.values}
     plot_study(list(plotted.values()), plotted[id(recommended)], metric, title, picture)
     page = directory.path / "study.md"
-    write_study(page, recipe, settings, cells, best, recommended, metric)
+    write_study(page, recipe, settings, cells, best, recommended, metric, warning)
     modules = recommended.target_set.target_modules
     changes = {
         "lora.r": recommended.rank,
@@ -278,7 +300,9 @@ def _write_results(
     }
     found = recipe.with_changes(changes, "the recommended cell")
     recipe_file = directory.path / "recommended.yaml"
-    write_text(recipe_file, f"# The smallest sufficient cell of {page.name}.\n{found.to_yaml()}")
+    comment = f"# The smallest sufficient cell of {page.name}.\n"
+    comment += f"# {warning}\n" if warning else ""
+    write_text(recipe_file, f"{comment}{found.to_yaml()}")
     return (page, picture, recipe_file, directory.trials_file, directory.trials)
 
 

@@ -22,6 +22,7 @@ def write_study(
     best: Cell,
     recommended: Cell,
     metric: str,
+    warning: str | None = None,
 ) -> None:
     """Write the page, with the picture `study.png` that lies beside it.
 
@@ -33,6 +34,7 @@ def write_study(
         best: The cell with the best mean.
         recommended: The smallest that suffices.
         metric: What the cells hold, in words.
+        warning: What speaks against it.
     """
     seeds = len(settings.seeds)
     spread = f", mean ± standard deviation over {seeds} seeds" if seeds > 1 else ", one seed"
@@ -48,6 +50,7 @@ def write_study(
         "",
         "![The study](study.png)",
         "",
+        *([f"**{warning}**", ""] if warning else []),
         recommendation(cells, best, recommended, settings, metric),
         "",
     ]

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from lorakit.config import TaskType
 from lorakit.errors import ConfigError, TrainingError
 from lorakit.training import checkpoints
+from lorakit.training.best_metric import UnknownMetricError
 from lorakit.training.recipe import Recipe
 from lorakit.training.run import train
 from lorakit.training.run_directory import RunDirectory
@@ -83,18 +85,19 @@ def trial_recipe(recipe: Recipe, settings: TrialsConfig, train_rows: int) -> Rec
     training |= {
         "num_train_epochs": epochs_of(recipe, settings),
         "eval_strategy": "epoch",
-        "eval_on_start": False,  # of all trials it would be the same
+        # A model's loss has nothing else to be compared with; classes can be guessed.
+        "eval_on_start": recipe.task in (TaskType.CAUSAL_LM, TaskType.SEQ_2_SEQ_LM),
         "save_strategy": "epoch",
         "save_total_limit": 1,
         "metric_for_best_model": settings.metric,
         "greater_is_better": not settings.is_minimized,
         "load_best_model_at_end": True,
     }
+    recipe = recipe.with_absolute_paths()
     data = recipe.data.model_dump(mode="json")
-    data |= {key: _absolute(data[key]) for key in ("train", "validation")}
     if settings.sample_fraction < 1:
         data["max_train_rows"] = max(1, round(settings.sample_fraction * train_rows))
-    changes = {"training": training, "data": data, "model": _absolute(recipe.model)}
+    changes = {"training": training, "data": data}
     return recipe.with_changes({**changes, "search": None, "study": None}, "the recipe")
 
 
@@ -130,7 +133,11 @@ def run_trial(sample: dict[str, Any], plan: TrialPlan) -> None:
             reporter.report(row)
         if run.is_finished:
             return
-    train(recipe, resume=is_there, shared_base=plan.base_path, on_event=reporter)
+    try:
+        train(recipe, resume=is_there, shared_base=plan.base_path, on_event=reporter)
+    except UnknownMetricError as error:
+        known = [f"eval_{name}" for name in error.known]
+        raise _metric_error(plan.settings.metric, known) from None
     reporter.report_last()
 
 
@@ -196,11 +203,7 @@ class _Reporter:
 
 def _require_metric(metric: str, row: dict[str, Any]) -> None:
     if metric not in row:
-        known = ", ".join(key for key in row if key.startswith("eval_"))
-        raise MetricError(
-            f"No trial reports the metric '{metric}': the evaluation has {known}. "
-            "Set `metric` to one of them."
-        )
+        raise _metric_error(metric, [key for key in row if key.startswith("eval_")])
     if row[metric] is None or not math.isfinite(row[metric]):
         raise TrainingError(
             f"The metric '{metric}' is no number after epoch {row['epoch']:g}: got {row[metric]}. "
@@ -208,8 +211,8 @@ def _require_metric(metric: str, row: dict[str, Any]) -> None:
         )
 
 
-def _absolute(name: str | None) -> str | None:
-    """Return a path that means the same from every directory; a hub id stays as it is."""
-    if name is None or not Path(name).exists():
-        return name
-    return str(Path(name).resolve())
+def _metric_error(metric: str, known: list[str]) -> MetricError:
+    return MetricError(
+        f"No trial reports the metric '{metric}': the evaluation has {', '.join(known)}. "
+        "Set `metric` to one of them."
+    )

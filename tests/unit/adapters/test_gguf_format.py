@@ -196,3 +196,27 @@ def test_what_cannot_be_written_is_refused_and_nothing_is_left(tmp_path):
     with pytest.raises(OutputExistsError, match="it is a directory"):
         save_gguf(adapter, tmp_path, base)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_base_whose_configuration_does_not_name_its_class(tmp_path):
+    """As the base model that comes along and other files have it: the model's type is enough."""
+    adapter, values = adapted(target_modules=["q_proj", "v_proj"])
+    expected = gguf_tensors(adapter, values)
+    for architectures in (None, []):
+        found = gguf_tensors(adapter, values | {"architectures": architectures})
+        assert found.keys() == expected.keys()
+    with pytest.raises(ConfigError, match="got architectures=None, expected one of"):
+        gguf_tensors(adapter, values | {"architectures": None, "model_type": "unknown"})
+
+
+def test_the_base_that_comes_along_is_known(tmp_path):
+    import json
+
+    from lorakit.quickstart.model_files import base_model_path
+
+    values = json.loads((base_model_path() / "config.json").read_text())
+    width = values["hidden_size"]
+    adapter = adapter_of({"model.layers.0.self_attn.q_proj": random_factors(2, width, width)})
+    save_gguf(adapter, tmp_path / "a.gguf", values)
+    fields, tensors = read(tmp_path / "a.gguf")
+    assert fields["general.architecture"] == "llama" and len(tensors) == 2

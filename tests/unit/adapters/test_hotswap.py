@@ -2,24 +2,58 @@
 
 import pytest
 import torch
+from torch import nn
 
 from lorakit import (
     Adapter,
     LoraConfig,
+    adapter_names,
+    adapter_rows,
     add_adapter,
     hotswap_adapter,
+    load_adapter,
     merge_adapters,
     save_adapter,
+    set_fused_mlp,
     unload,
 )
+from lorakit.adapters import adapter_state_dict, load_adapter_state_dict
 from lorakit.errors import (
     AdapterMismatchError,
     AdapterNameError,
     AdapterStateError,
+    ConfigError,
     MissingFileError,
 )
-from tiny_models import TinyNet, bert, gpt2, llama, logits, randomize_
+from lorakit.layers import LowRankUpdate
+from tiny_models import (
+    TinyNet,
+    bert,
+    gpt2,
+    llama,
+    logits,
+    mixtral,
+    randomize_,
+    tokens,
+    train_steps,
+)
 from tolerances import LOGITS_TOLERANCE, largest_error
+
+
+class Pictures(nn.Module):
+    """A convolution over a text's embedding, and a head."""
+
+    config = type("Config", (), {"is_encoder_decoder": False})
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = nn.Embedding(12, 8)
+        self.conv, self.score = nn.Conv1d(8, 8, 3, padding=1), nn.Linear(8, 4)
+
+    def forward(self, input_ids, attention_mask):
+        return self.score(self.conv(self.embed(input_ids).transpose(1, 2)).transpose(1, 2))
+
 
 ATTENTION = ["q_proj", "v_proj"]
 
@@ -167,3 +201,169 @@ def test_factors_without_those_parts_are_refused_and_nothing_changes(options, sa
     with pytest.raises(AdapterMismatchError, match=said):
         hotswap_adapter(model, new)
     assert torch.equal(logits(model), before)
+
+
+def slot(build=llama, max_rank=6, **options):
+    """Return a model with an empty place for adapters of the modules and ranks to come."""
+    model = build()
+    config = LoraConfig(**({"r": 2} | options))
+    add_adapter(model, config, max_rank=max_rank, trainable=False)
+    return model
+
+
+ARRIVING = [
+    {"r": 6, "lora_alpha": 3},
+    {"r": 1, "target_modules": ATTENTION, "lora_alpha": 32, "use_rslora": True},
+    {"r": 4, "rank_pattern": {"q_proj": 6, "v_proj": 3}, "alpha_pattern": {"up_proj": 7}},
+    {"r": 5, "target_modules": ["gate_proj", "up_proj", "down_proj"]},
+    {"r": 3, "layers_to_transform": [1]},
+    {"r": 3, "init_lora_weights": "pissa"},
+]
+
+
+def test_any_rank_up_to_the_declared_one_and_any_of_the_modules_take_the_place(tmp_path):
+    model = slot()
+    base = logits(llama())
+    assert torch.equal(logits(model), base)
+    for number, options in enumerate(ARRIVING):
+        other = adapted(seed=number, **options)
+        hotswap_adapter(model, Adapter.from_model(other))
+        assert largest_error(logits(model), logits(other)) < LOGITS_TOLERANCE
+        with adapter_rows(model, ["default", None]):
+            mixed = logits(model)
+        assert largest_error(mixed[0], logits(other)[0]) < LOGITS_TOLERANCE
+        assert largest_error(mixed[1], base[1]) < LOGITS_TOLERANCE
+        save_adapter(model, tmp_path / str(number))
+        saved, wanted = Adapter.load(tmp_path / str(number)), Adapter.from_model(other)
+        for path, (A, _) in wanted.factors.items():
+            assert saved.factors[path][0].shape == A.shape
+            assert torch.allclose(saved.delta_weight(path), wanted.delta_weight(path), atol=1e-5)
+        assert all(not saved.delta_weight(p).any() for p in saved.factors.keys() - wanted.factors)
+        fresh = llama()
+        add_adapter(fresh, saved)
+        assert largest_error(logits(fresh), logits(other)) < LOGITS_TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("build", "options"),
+    [
+        (gpt2, {"target_modules": ["wte", "c_attn", "c_fc", "c_proj"]}),
+        (bert, {"bias": "lora_only"}),
+        (llama, {"use_dora": True}),
+        (mixtral, {"target_parameters": ["gate_up_proj", "down_proj"], "target_modules": []}),
+        (Pictures, {"target_modules": ["conv", "score"]}),
+    ],
+    ids=["Conv1D and embedding", "biases and head", "DoRA", "experts", "convolution"],
+)
+def test_every_kind_of_layer_has_room(build, options):
+    options = {key: value for key, value in options.items() if value != []}
+    model = slot(build, max_rank=4, **options)
+    for r in (4, 1, 3):
+        other = adapted(build, seed=r, r=r, **options)
+        hotswap_adapter(model, Adapter.from_model(other))
+        assert largest_error(logits(model), logits(other)) < LOGITS_TOLERANCE
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_training_leaves_the_spare_ranks_zero_and_gives_what_it_gives_without(fused):
+    model, plain = llama(), llama()
+    torch.manual_seed(3)
+    add_adapter(model, LoraConfig(r=2), max_rank=5)
+    torch.manual_seed(3)
+    add_adapter(plain, LoraConfig(r=2))
+    for one in (model, plain):
+        set_fused_mlp(one, fused)
+        train_steps(one.train(), steps=3)
+    mine, others = Adapter.from_model(model), Adapter.from_model(plain)
+    assert mine.config == others.config
+    for path, pair in others.factors.items():
+        for got, wanted in zip(mine.factors[path], pair, strict=True):
+            assert got.shape == wanted.shape
+            assert largest_error(got, wanted) < LOGITS_TOLERANCE
+    for layer in (module for module in model.modules() if isinstance(module, LowRankUpdate)):
+        assert layer.lora_A.shape[0] == 5 and not layer.lora_A[2:].any()
+        assert not layer.lora_B[:, 2:].any()
+
+
+@pytest.mark.filterwarnings("ignore:.*Function'> should not be instantiated:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("build", "with_gradients"),
+    [(TinyNet, False), (TinyNet, True), (lambda: llama(num_hidden_layers=1), False)],
+    ids=["inference", "training", "siblings and MLPs"],
+)
+def test_a_compiled_model_takes_all_of_them_in_one_compilation(build, with_gradients):
+    torch.compiler.reset()
+    counters = torch._dynamo.utils.counters
+    targets = ["up", "down"] if build is TinyNet else [*ATTENTION, "k_proj", "up_proj", "down_proj"]
+    model = slot(build, target_modules=targets)
+    others = [
+        adapted(build, seed=1, r=6, target_modules=targets, lora_alpha=3),
+        adapted(build, seed=2, r=1, target_modules=targets[:1], use_rslora=True),
+        adapted(build, seed=3, r=4, target_modules=targets[1:], lora_alpha=30),
+    ]
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    inputs = tokens(model)
+    if build is not TinyNet:
+        inputs["use_cache"] = False
+
+    def run(one):
+        out = one(**inputs)
+        return out if isinstance(out, torch.Tensor) else out.logits
+
+    with torch.set_grad_enabled(with_gradients):
+        run(compiled)
+        counters.clear()
+        with torch._dynamo.config.patch(error_on_recompile=True):
+            for other in others:
+                hotswap_adapter(compiled, Adapter.from_model(other))
+                assert largest_error(run(compiled), run(other)) < LOGITS_TOLERANCE
+    assert counters["stats"]["unique_graphs"] == 0
+    torch.compiler.reset()
+
+
+def test_room_is_kept_for_an_adapter_that_is_loaded(tmp_path):
+    save_adapter(adapted(r=2), tmp_path / "first")
+    model, second = llama(), adapted(seed=2, r=5)
+    load_adapter(model, tmp_path / "first", max_rank=5)
+    hotswap_adapter(model, Adapter.from_model(second))
+    assert largest_error(logits(model), logits(second)) < LOGITS_TOLERANCE
+    merge_adapters(model)
+    assert largest_error(logits(model), logits(second)) < LOGITS_TOLERANCE
+
+
+def test_state_dicts_of_a_place_have_the_rank_of_what_is_in_it():
+    model, other = slot(), adapted(seed=2, r=4)
+    hotswap_adapter(model, Adapter.from_model(other))
+    tensors = adapter_state_dict(model)
+    assert {t.shape[0] for key, t in tensors.items() if "lora_A" in key} == {4}
+    load_adapter_state_dict(model, {key: torch.zeros_like(t) for key, t in tensors.items()})
+    assert torch.equal(logits(model), logits(llama()))
+
+
+ROOMS = {
+    "too small": ({"r": 3}, 2, "self_attn.q_proj (r=3)"),
+    "no number": ({}, True, "got max_rank=True, expected a whole number above 0"),
+    "zero": ({}, 0, "got max_rank=0, expected a whole number above 0"),
+    "a start of the base": ({"init_lora_weights": "olora"}, 4, "init_lora_weights='olora'"),
+    "a start of data": ({"init_lora_weights": "eva"}, 4, "init_lora_weights='eva'"),
+    "parts": ({"enable_lora": {"c_attn": [True, False, True]}}, 4, "not in parts or groups"),
+}
+
+
+@pytest.mark.parametrize(("options", "max_rank", "said"), ROOMS.values(), ids=ROOMS)
+def test_room_that_cannot_be_kept(options, max_rank, said):
+    model = gpt2() if "enable_lora" in options else llama()
+    with pytest.raises(ConfigError, match="Cannot keep room for larger ranks") as caught:
+        add_adapter(model, LoraConfig(**({"r": 2} | options)), max_rank=max_rank)
+    assert said in str(caught.value)
+    assert adapter_names(model) == ()
+
+
+def test_the_message_on_a_module_without_a_place_says_how_to_declare_it():
+    model = slot(target_modules=ATTENTION)
+    with pytest.raises(AdapterMismatchError, match=r"it adapts .*k_proj, which 'default' does not"):
+        hotswap_adapter(model, Adapter.from_model(adapted(target_modules=["k_proj"])))
+    with pytest.raises(
+        AdapterMismatchError, match=r"has rank 7, expected at most 6.*max_rank=\.\."
+    ):
+        hotswap_adapter(model, Adapter.from_model(adapted(r=7, target_modules=ATTENTION)))

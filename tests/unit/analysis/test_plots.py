@@ -13,6 +13,7 @@ from lorakit.analysis import (
     similarity_plots,
     spectrum_plots,
 )
+from lorakit.png import save_png
 from made_adapters import adapter_of, factors_with, layered_adapter, random_factors
 
 
@@ -153,6 +154,6 @@ def test_more_kinds_than_colours_still_differ():
 def test_pictures_are_wide_enough_to_be_read_at_800_pixels(tmp_path):
     figure = pictures.new_figure(2)
     figure.subplots().plot([1, 2])
-    pictures.save_png(figure, tmp_path / "a.png")
+    save_png(figure, tmp_path / "a.png")
     width = int.from_bytes((tmp_path / "a.png").read_bytes()[16:20], "big")
     assert 900 < width < 1200

@@ -2,9 +2,11 @@
 
 import io
 
+import pytest
 from rich.console import Console
 
 from lorakit.cli import console
+from lorakit.errors import escaped
 
 WIDE = ["model.layers.0.self_attn.q_proj." + "x" * 60, "1,024", "word " * 12]
 
@@ -53,3 +55,17 @@ def test_closing_names_files_with_their_sizes_and_commands(tmp_path, capsys):
     assert capsys.readouterr().out == (
         f"\nWrote\n  {file}  (2.3 kB)\n\nNext\n  lorakit inspect run  # shows the adapter\n"
     )
+
+
+@pytest.mark.parametrize("text", ["[red]a[/red]", "[/]", "\x1b[31mred", "a\u202eb", "half \ud800"])
+def test_foreign_text_neither_styles_nor_controls_the_terminal(capsys, text):
+    console.say(text)
+    console.complain(f"Error: {text}")
+    console.pairs({"name": text})
+    console.table(("text", text), [(1, text)])
+    out = "".join(capsys.readouterr())
+    assert "\x1b" not in out
+    assert "\u202e" not in out
+    assert "\ud800" not in out
+    shown = escaped(text)
+    assert out.count(shown) == 5

@@ -6,7 +6,7 @@ import shutil
 def test_a_run_is_measured_on_its_own_validation_rows(cli, cls_run):
     result = cli("evaluate", cls_run)
     assert result.exit_code == 0, result.stderr
-    assert f"Measuring {cls_run}/adapter on 5 rows" in result.stdout
+    assert f"Measuring {cls_run}/adapter on 5 examples" in result.stdout
     lines = [line.split() for line in result.stdout.splitlines()]
     assert ["adapter"] in lines
     assert any(line[:1] == ["accuracy"] and len(line) == 2 for line in lines)
@@ -16,7 +16,7 @@ def test_a_run_is_measured_on_its_own_validation_rows(cli, cls_run):
 def test_other_data_and_the_base_beside_it(cli, cls_run, cls_csv):
     result = cli("evaluate", cls_run, "--data", cls_csv, "--rows", 20, "--base")
     assert result.exit_code == 0, result.stderr
-    assert "on 20 rows" in result.stdout
+    assert "on 20 examples" in result.stdout
     lines = [line.split() for line in result.stdout.splitlines()]
     assert ["adapter", "base", "alone"] in lines
     assert any(line[:1] == ["accuracy"] and len(line) == 3 for line in lines)

@@ -1,5 +1,6 @@
 """The recipes of `lorakit init`."""
 
+import json
 import re
 
 import pytest
@@ -89,3 +90,23 @@ def test_missing_directory_is_named(tmp_path):
     result = runner.invoke(app, ["init", "--task", "SEQ_CLS", "-o", str(path)])
     assert result.exit_code == 2
     assert f"got no directory {path.parent}" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("config", "length"),
+    [
+        ({"max_position_embeddings": 512}, 512),
+        ({"n_positions": 1024}, 1024),
+        ({"max_position_embeddings": 32768}, 1024),
+        ({"model_type": "xlm-roberta", "max_position_embeddings": 514, "pad_token_id": 1}, 512),
+        ({}, 1024),
+        ([], 1024),
+    ],
+)
+def test_rows_are_no_longer_than_the_named_model_takes(cli, tmp_path, config, length):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    output = tmp_path / "a b.yaml"
+    result = cli("init", "--task", "CAUSAL_LM", "--model", tmp_path, "-o", output)
+    assert result.exit_code == 0, result.output
+    assert yaml.safe_load(output.read_text())["data"]["max_length"] == length
+    assert f"lorakit train '{output}'" in result.stdout

@@ -31,7 +31,8 @@ def test_it_shows_the_parts_the_run_and_the_ways(cli, cls_recipe):
 
 def test_what_does_not_fit_comes_with_what_would(cli, cls_recipe):
     result = cli("plan", cls_recipe, "--memory", "100MB")
-    assert result.exit_code == 0, result.stderr
+    assert result.exit_code == 1, result.stderr
+    assert "lorakit train" not in result.stdout
     words = flat(result.stdout)
     assert "It does not fit: it needs" in words and "there are 100.0 MB" in words
     assert "training.activation_checkpointing=true" in words
@@ -69,6 +70,7 @@ def test_measured_steps_stand_beside_the_plan(cli, cls_recipe):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["--memory", "2"], "Cannot read the memory: got '2', expected a number and a unit"),
         (["--memory", "lots"], "Cannot read the memory: got 'lots', expected a number and a unit"),
         (["--device", "abacus"], "Cannot plan for the device 'abacus': expected cpu or cuda."),
         (["--processes", "0"], "Invalid value for '--processes'"),

@@ -20,7 +20,7 @@ def test_it_says_what_it_trains_shows_progress_and_ends_with_the_files(cls_train
     words = flat(result.stdout)
     assert "q_lin Linear 2 32 32 8 1 1,024" in words
     assert "trained in full: pre_classifier, classifier" in words
-    assert "training rows 43 validation rows 5" in words
+    assert "training examples 43 validation examples 5" in words
     assert "step 1/3 epoch 0.33 loss" in words
     assert "after epoch 1: loss" in words
     assert "validation accuracy" in words
@@ -43,7 +43,7 @@ def test_it_says_which_adapter_was_kept_if_it_is_not_the_last(tmp_path, capsys):
     for loss, said in ((0.25, True), (0.75, False)):
         result.metrics = {"eval_loss": loss}
         show_result(result)  # type: ignore[arg-type]
-        sentence = "kept: the adapter of epoch 2, the best on the validation rows"
+        sentence = "kept: the adapter of epoch 2, the best on the validation examples"
         assert (sentence in capsys.readouterr().out) == said
 
 

@@ -67,19 +67,74 @@ CHOICES = {key: value[None] for key, value in TEXTS.items()}
 PICTURE = {"pixel_values": torch.linspace(-1, 1, 3 * 16 * 16).reshape(1, 3, 16, 16)}
 SOUND = {"input_values": torch.linspace(-1, 1, 400).sin()[None]}
 
-SEQUENCES = (
-    "Albert Bart Bert BigBird Bloom Camembert Deberta DebertaV2 DistilBert Electra Ernie FNet "
-    "GPT2 GPTNeoX Gemma Gemma2 Llama MBart MPNet Mistral Mixtral Mpt "
-    "ModernBert Nystromformer OPT Persimmon Phi Phi3 Qwen2 Qwen3 Roberta RoFormer StableLm T5 "
-    "XLMRoberta XLNet Starcoder2"
-).split()
-TOKENS = (
-    "Albert Bert Bloom Deberta DistilBert Electra GPT2 Llama ModernBert Roberta T5 XLNet".split()
-)
-ANSWERS = "Albert Bart Bert DistilBert Electra GPT2 Llama Roberta T5 XLNet".split()
-MULTIPLE = "Albert Bert DistilBert Electra ModernBert Roberta XLNet".split()
-IMAGES = "ViT DeiT Beit ConvNext Dinov2 ResNet".split()
-SOUNDS = "Wav2Vec2 Hubert WavLM UniSpeech".split()
+SEQUENCES = [
+    "Albert",
+    "Bart",
+    "Bert",
+    "BigBird",
+    "Bloom",
+    "Camembert",
+    "Deberta",
+    "DebertaV2",
+    "DistilBert",
+    "Electra",
+    "Ernie",
+    "FNet",
+    "GPT2",
+    "GPTNeoX",
+    "Gemma",
+    "Gemma2",
+    "Llama",
+    "MBart",
+    "MPNet",
+    "Mistral",
+    "Mixtral",
+    "Mpt",
+    "ModernBert",
+    "Nystromformer",
+    "OPT",
+    "Persimmon",
+    "Phi",
+    "Phi3",
+    "Qwen2",
+    "Qwen3",
+    "Roberta",
+    "RoFormer",
+    "StableLm",
+    "T5",
+    "XLMRoberta",
+    "XLNet",
+    "Starcoder2",
+]
+TOKENS = [
+    "Albert",
+    "Bert",
+    "Bloom",
+    "Deberta",
+    "DistilBert",
+    "Electra",
+    "GPT2",
+    "Llama",
+    "ModernBert",
+    "Roberta",
+    "T5",
+    "XLNet",
+]
+ANSWERS = [
+    "Albert",
+    "Bart",
+    "Bert",
+    "DistilBert",
+    "Electra",
+    "GPT2",
+    "Llama",
+    "Roberta",
+    "T5",
+    "XLNet",
+]
+MULTIPLE = ["Albert", "Bert", "DistilBert", "Electra", "ModernBert", "Roberta", "XLNet"]
+IMAGES = ["ViT", "DeiT", "Beit", "ConvNext", "Dinov2", "ResNet"]
+SOUNDS = ["Wav2Vec2", "Hubert", "WavLM", "UniSpeech"]
 CLASSES = (
     [(f"{name}ForSequenceClassification", _TEXT, TEXTS, "SEQ_CLS") for name in SEQUENCES]
     + [(f"{name}ForTokenClassification", _TEXT, TEXTS, "TOKEN_CLS") for name in TOKENS]

@@ -6,7 +6,7 @@ import yaml
 
 from lorakit.config import TaskType
 from lorakit.errors import ConfigError, MissingFileError
-from lorakit.training.recipe import Recipe, changed_keys
+from lorakit.training.recipe import DataConfig, Recipe, changed_keys
 
 MINIMAL = """\
 model: distilbert-base-uncased
@@ -138,6 +138,7 @@ def test_every_problem_is_told_at_once(write):
         ),
         ("training: {early_stopping_patience: 0}", "input should be greater than or equal to 1"),
         ("lora: {task_type: TOKEN_CLS}", "lora.task_type is TOKEN_CLS but task is SEQ_CLS"),
+        ("lora: {float_rank: 8}", "unknown key 'lora.float_rank'."),
         ("quantisation: null", "unknown key 'quantisation'. Did you mean 'quantization'?"),
         ("quantization: {bits: 3}", "quantization.bits: got 3; input should be 4 or 8"),
         ("quantization: {bit: 4}", "unknown key 'quantization.bit'. Did you mean 'bits'?"),
@@ -146,6 +147,22 @@ def test_every_problem_is_told_at_once(write):
 )
 def test_wrong_values_are_told(write, line, message):
     assert message in refusal(write(MINIMAL + line + "\n"))
+
+
+@pytest.mark.parametrize("word", ["streaming", "string", "int8", "float_rank", "boolean"])
+def test_an_unknown_key_in_a_section_is_named_in_full(write, word):
+    text = MINIMAL.replace("text: sentence", f"{word}: 1")
+
+    assert f"unknown key 'data.{word}'." in refusal(write(text))
+
+
+@pytest.mark.parametrize(
+    ("written", "kept"), [(";", ";"), ("\\t", "\t"), ("tab", "\t"), (None, None)]
+)
+def test_a_delimiter_is_one_character(write, written, kept):
+    assert DataConfig(train="a.csv", delimiter=written).delimiter == kept
+    text = MINIMAL.replace("text: sentence", "delimiter: ab")
+    assert "data.delimiter: got 'ab'; expected one character" in refusal(write(text))
 
 
 def test_fields_of_the_task_at_hand_are_known(write):

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from lorakit.errors import ConfigError
+from lorakit.training.batch_notes import batch_notes
 from lorakit.training.sharding import check_sharding, require_shardable, whole_state
-from lorakit.training.trainer import batch_notes
 
 
 def message(training):

@@ -21,7 +21,8 @@ from lorakit.config import LoraConfig
 from lorakit.errors import TrainingError
 from lorakit.injection import add_adapter
 from lorakit.training import checkpoints
-from lorakit.training.trainer import AdapterTrainerMixin, final_metrics, is_speed
+from lorakit.training.final_metrics import final_metrics, is_speed
+from lorakit.training.trainer import AdapterTrainerMixin
 from tolerances import largest_error
 
 ROWS = 22

@@ -154,3 +154,21 @@ def test_a_search_does_not_go_on_with_a_study(studied):
     with pytest.raises(OutputExistsError, match="it holds a study"):
         tune(recipe)
     assert (result.path / "study.yaml").exists()
+
+
+def test_a_study_in_which_nothing_was_learnt_says_so():
+    from lorakit.training.guessing import Reference
+    from lorakit.training.search_config import StudyConfig
+    from lorakit.tuning.study import nothing_learnt
+
+    settings = StudyConfig(metric="accuracy")
+    reference = Reference({"eval_accuracy": 0.2}, "guessing by the classes' shares", 40)
+    chance = [Cell(1, 1, NARROW, (0.175, 0.15, 0.2)), Cell(2, 2, NARROW, (), 3)]
+    text = nothing_learnt(chance, settings, reference)
+    assert text is not None
+    assert text.startswith("No cell beats guessing by the classes' shares (accuracy 0.2)")
+    learnt = Cell(8, 8, NARROW, (0.7, 0.75, 0.8))
+    assert nothing_learnt([*chance, learnt], settings, reference) is None
+    wild = Cell(8, 8, NARROW, (0.1, 0.2, 0.9))
+    assert nothing_learnt([*chance, wild], settings, reference) is not None
+    assert nothing_learnt(chance, settings, None) is None

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from lorakit.errors import DataError, escaped, first_few
 from lorakit.training.data.file_text import text_of
-from lorakit.training.data.table import CHUNK_EXAMPLES, FileExamples, dataset_of
+from lorakit.training.data.table import CHUNK_EXAMPLES, FileExamples, dataset_of, require_names
 
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 _SAMPLE_CHARACTERS = 1 << 16
@@ -148,6 +148,7 @@ def _column_names(written: Sequence[str], where: str) -> list[str]:
             f"Could not read {where}, which has several columns called "
             f"'{first_few(repeated)}', expected each name once. Rename or remove them."
         )
+    require_names(names, where)
     return names
 
 

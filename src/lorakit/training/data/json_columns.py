@@ -11,11 +11,12 @@ import pyarrow as pa
 from datasets import Features
 
 from lorakit.errors import DataError, escaped
-from lorakit.training.data.table import CHUNK_EXAMPLES, FileExamples, dataset_of
+from lorakit.training.data.table import CHUNK_EXAMPLES, FileExamples, dataset_of, require_names
 from lorakit.training.data.written_json import WrittenJson, json_array
 
 _PLAIN = {str: pa.string(), bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
 _WRITTEN = pa.json_()
+_UNKNOWN = {pa.null(): pa.string(), pa.list_(pa.null()): pa.list_(pa.string())}
 
 
 def columns_of(
@@ -46,6 +47,7 @@ def columns_of(
         for name, chunks in columns.items():
             chunks.append(_array([value.get(name) for value in objects], name, where))
         lines += [line for line, _ in part]
+    require_names(columns, where)
     made = {name: _joined(chunks) for name, chunks in columns.items()}
     table = pa.table(made)
     features: dict[str, Any] = dict(Features.from_arrow_schema(table.schema))
@@ -58,7 +60,6 @@ def columns_of(
 
 def _array(values: list[Any], name: str, where: str) -> pa.Array:
     try:
-        name.encode()
         kind = _type_of(values)
         return json_array(values) if kind == _WRITTEN else pa.array(values, kind)
     except UnicodeEncodeError:
@@ -73,8 +74,9 @@ def _type_of(values: list[Any]) -> pa.DataType:
     if not kinds:
         return pa.null()
     if kinds == {list}:
-        inner = _type_of([item for value in values if value is not None for item in value])
-        is_plain = inner in (pa.null(), *_PLAIN.values())
+        items = [item for value in values if value is not None for item in value]
+        inner = _type_of(items)
+        is_plain = inner in _PLAIN.values() or not items
         return pa.list_(inner) if is_plain else _WRITTEN
     plain = _PLAIN.get(next(iter(kinds))) if len(kinds) == 1 else None
     if plain == pa.int64() and any(v is not None and abs(v) >= 2**63 for v in values):
@@ -89,8 +91,8 @@ def _joined(chunks: list[pa.Array]) -> pa.ChunkedArray:
         kind = _common(kind, chunk.type)
     if kind == _WRITTEN:
         return pa.chunked_array([_as_written(chunk) for chunk in chunks], kind)
-    if kind == pa.null():  # nothing but missing values: nothing says of which kind
-        kind = pa.string()
+    if kind in _UNKNOWN:  # nothing but missing values, or empty lists: nothing says of what
+        kind = _UNKNOWN[kind]
     return pa.chunked_array([chunk.cast(kind) for chunk in chunks], kind)
 
 

@@ -66,9 +66,11 @@ def _shares(names: list[str], count: int, generator: np.random.Generator) -> np.
     sizes = np.bincount(label_ids)
     exact = sizes * count / len(names)
     take = np.floor(exact).astype(int)
+    left = count - int(take.sum())
     for index in np.argsort(take - exact, kind="stable"):
-        if take.sum() < count and take[index] < sizes[index] - 1:
+        if left > 0 and take[index] < sizes[index] - 1:
             take[index] += 1
+            left -= 1
     by_label = np.split(np.argsort(label_ids, kind="stable"), np.cumsum(sizes)[:-1])
     return np.concatenate(
         [generator.permutation(own)[:few] for own, few in zip(by_label, take, strict=True)]

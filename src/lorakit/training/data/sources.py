@@ -158,6 +158,7 @@ def _what_to_do(ending: str) -> str:
 def _read_parquet(path: Path, key: str) -> FileExamples:
     try:
         table = parquet.read_table(path)
+        table.validate(full=True)  # a text that is no UTF-8 is found here, not in the middle
         columns = [_decoded(column) for column in table.columns]
         plain = pa.table(columns, names=table.column_names)
         return FileExamples(dataset_of(plain.replace_schema_metadata(table.schema.metadata)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ import numpy as np
 from datasets import Dataset, DatasetDict
 
 from lorakit.errors import ConfigError, DataError
-from lorakit.training.data.columns import without_bars
+from lorakit.training.data.columns import require_columns, without_bars
 from lorakit.training.data.label_shares import held_out, keep_labels, labels_of
 from lorakit.training.data.overlap import overlap_note
 from lorakit.training.data.places import Place
@@ -46,6 +46,11 @@ class Splits:
             parts.append((self.validation, "validation", place))
         return parts
 
+    def training_only(self, chosen: Sequence[int] | np.ndarray) -> Splits:
+        """Return some of the training examples, without validation examples."""
+        place = None if self.train_place is None else self.train_place.select(chosen)
+        return Splits(self.train.select(chosen), None, train_place=place)
+
     def training_place(self, data: DataConfig) -> Place:
         """Return what to call the training examples in an error."""
         return self.train_place or _place("training", data)
@@ -60,7 +65,12 @@ class _Part:
         return _Part(self.examples.select(chosen), self.place.select(chosen))
 
 
-def load_splits(data: DataConfig, seed: int, label: str | None = None) -> Splits:
+def load_splits(
+    data: DataConfig,
+    seed: int,
+    label: str | None = None,
+    columns: Mapping[str, str] | None = None,
+) -> Splits:
     """Read the training and validation examples that a recipe names.
 
     Where no validation set is named, a split called "validation" is used; where there is none,
@@ -71,11 +81,13 @@ def load_splits(data: DataConfig, seed: int, label: str | None = None) -> Splits
         seed: Decides which examples are held out and which are kept under a limit.
         label: The column of the task's labels, or of its lists of tags. Held-out examples have
             the labels in equal shares, and training keeps an example of every label.
+        columns: Columns that must be there, by the recipe key that names each; they are looked
+            for before anything is held out.
 
     Raises:
         MissingFileError: A file, folder or hub dataset is not there or cannot be reached.
-        DataError: A file cannot be read, a split is missing or empty, or no example can be held
-            out.
+        DataError: A file cannot be read, a column or split is missing, a split is empty, or no
+            example can be held out.
         ConfigError: `data.delimiter` is set and no csv file is named.
     """
     _check_delimiter(data)
@@ -87,6 +99,7 @@ def load_splits(data: DataConfig, seed: int, label: str | None = None) -> Splits
     notes += found.notes
     where = f"'{data.train}' (data.train)"
     train = _part(found, "training", data, where)
+    require_columns(train.examples, columns or {}, train.place)
     validation = None
     if named is not None:
         notes += named.notes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -10,6 +10,8 @@ from uuid import uuid4
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset, DatasetInfo, Features
+
+from lorakit.errors import DataError, escaped
 
 CHUNK_EXAMPLES = 20_000
 """Examples that are held as Python objects at once while a file is read."""
@@ -24,6 +26,24 @@ class FileExamples:
     """Line on which each example begins, counted from 1; None where the file has no lines."""
     notes: tuple[str, ...] = ()
     """How the file was understood, where it could have been understood otherwise."""
+
+
+def require_names(names: Iterable[str], where: str) -> None:
+    """Refuse names that no column can have.
+
+    Args:
+        names: The names of the columns.
+        where: The recipe key and the file, for errors.
+
+    Raises:
+        DataError: A name has a NUL character or half a surrogate pair.
+    """
+    wrong = [name for name in names if "\0" in name or any("\ud800" <= c <= "\udfff" for c in name)]
+    if wrong:
+        raise DataError(
+            f"Could not read {where}, which has a column called '{escaped(wrong[0])}', expected "
+            "whole characters other than NUL. Rename the column."
+        )
 
 
 def dataset_of(table: pa.Table, features: Mapping[str, Any] | None = None) -> Dataset:

@@ -80,6 +80,21 @@ class Task(ABC):
         """Return the training arguments this task sets where the recipe says nothing."""
         return {}
 
+    def columns(self, recipe: Recipe) -> dict[str, str]:
+        """Return the columns that examples must have, by the recipe key that names each."""
+        return {}
+
+    def metric_names(
+        self, labels: tuple[str, ...] | None, training: Mapping[str, Any]
+    ) -> tuple[str, ...]:
+        """Return the metrics an evaluation has, without their "eval_" prefix.
+
+        Args:
+            labels: The label names, for tasks that have them.
+            training: The resolved training arguments.
+        """
+        return ("loss",)
+
     def label_column(self, recipe: Recipe) -> str | None:
         """Return the column of the labels that examples are told apart by, if the task has one."""
         return None

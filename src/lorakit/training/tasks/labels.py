@@ -88,8 +88,8 @@ def _are_measured(values: list[Any]) -> bool:
         numbers = [float(value) for value in distinct]
     except ValueError:
         return False
-    is_whole = all(math.isinf(number) or number == int(number) for number in numbers)
-    return not is_whole and len(distinct) > min(_MOST_FRACTIONS, len(values) / 2)
+    has_fractions = any(math.isfinite(n) and n != math.floor(n) for n in numbers)
+    return has_fractions and len(distinct) > min(_MOST_FRACTIONS, len(values) / 2)
 
 
 def require_apart(labels: Iterable[Sequence[Any]], column: str, where: Place | str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+ROUGE_NAMES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 _MOST_CLASSES_LISTED = 20
 # Each Chinese or Japanese character is a word; other words are runs of letters and digits.
 _CJK = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
@@ -49,6 +50,17 @@ def classification_metrics(label_ids: Any, logits: Any, labels: Sequence[str]) -
     if len(labels) <= _MOST_CLASSES_LISTED:
         metrics |= {f"f1_{labels[i]}": float(f1[at]) for at, i in enumerate(present)}
     return metrics
+
+
+def classification_metric_names(labels: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of all that `classification_metrics` can measure.
+
+    >>> classification_metric_names(["no", "yes"])
+    ('accuracy', 'precision', 'recall', 'f1', 'roc_auc', 'f1_no', 'f1_yes')
+    """
+    listed = labels if len(labels) <= _MOST_CLASSES_LISTED else ()
+    two = ("roc_auc",) if len(labels) == 2 else ()
+    return ("accuracy", "precision", "recall", "f1", *two, *(f"f1_{name}" for name in listed))
 
 
 def is_entity_scheme(labels: Sequence[str]) -> bool:
@@ -104,8 +116,8 @@ def rouge_metrics(targets: Sequence[str], generated: Sequence[str]) -> dict[str,
     """
     from rouge_score.rouge_scorer import RougeScorer
 
-    kinds = ["rouge1", "rouge2", "rougeL", "rougeLsum"]
-    scorer = RougeScorer(kinds, tokenizer=_Words())
+    kinds = ROUGE_NAMES
+    scorer = RougeScorer(list(kinds), tokenizer=_Words())
     rows = [scorer.score(t, g) for t, g in zip(targets, generated, strict=True)]
     return {kind: float(np.mean([row[kind].fmeasure for row in rows])) for kind in kinds}
 

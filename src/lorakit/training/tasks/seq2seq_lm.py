@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -22,7 +22,7 @@ from lorakit.config import TaskType
 from lorakit.errors import ConfigError
 from lorakit.training.data import require_columns, unused_note
 from lorakit.training.tasks.base import Encoded, SampleRow, Task
-from lorakit.training.tasks.metrics import rouge_metrics
+from lorakit.training.tasks.metrics import ROUGE_NAMES, rouge_metrics
 from lorakit.training.tasks.pretrained import model_limit, resolve_max_length
 from lorakit.training.tasks.rows import (
     IDS,
@@ -60,6 +60,10 @@ class Seq2SeqLM(Task):
             "generation_max_length": recipe.data.max_target_length + 1,
         }
 
+    def columns(self, recipe: Recipe) -> dict[str, str]:
+        """Return the columns of sources and targets."""
+        return {"data.source": recipe.data.source, "data.target": recipe.data.target}
+
     def encode(
         self,
         splits: Splits,
@@ -80,7 +84,7 @@ class Seq2SeqLM(Task):
             )
         encoded: dict[str, Dataset] = {}
         notes = self.fresh_notes(recipe, model)
-        columns = {"data.source": data.source, "data.target": data.target}
+        columns = self.columns(recipe)
         notes += unused_note(splits.train, columns.values())
         for rows, kind, where in splits.parts(data):
             require_columns(rows, columns, where)
@@ -120,6 +124,13 @@ class Seq2SeqLM(Task):
             note = f"source: {len(source)} tokens, target: {len(target)} tokens, all counted"
             rows.append(SampleRow(source + target, counted, note))
         return rows
+
+    def metric_names(
+        self, labels: tuple[str, ...] | None, training: Mapping[str, Any]
+    ) -> tuple[str, ...]:
+        """Return loss, and ROUGE where texts are generated."""
+        rouge = ROUGE_NAMES if training.get("predict_with_generate") else ()
+        return ("loss", *rouge)
 
     def build_trainer(
         self,

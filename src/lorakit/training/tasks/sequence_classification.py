@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from datasets import Dataset, Value
@@ -22,7 +22,11 @@ from lorakit.training.data import Place, require_columns, unused_note
 from lorakit.training.tasks.base import Encoded, SampleRow, Task
 from lorakit.training.tasks.counted_loss import CountedLossTrainer
 from lorakit.training.tasks.labels import label_notes, names_of, require_seen, sorted_names
-from lorakit.training.tasks.metrics import classification_metrics, first_output
+from lorakit.training.tasks.metrics import (
+    classification_metric_names,
+    classification_metrics,
+    first_output,
+)
 from lorakit.training.tasks.pretrained import resolve_max_length
 from lorakit.training.tasks.rows import (
     IDS,
@@ -50,6 +54,10 @@ class SequenceClassification(Task):
         """Return transformers' TrainingArguments."""
         return TrainingArguments
 
+    def columns(self, recipe: Recipe) -> dict[str, str]:
+        """Return the columns of texts and labels."""
+        return _columns(recipe.data)
+
     def label_column(self, recipe: Recipe) -> str:
         """Return the column of the classes."""
         return recipe.data.label
@@ -58,7 +66,6 @@ class SequenceClassification(Task):
         """Return the class names: a ClassLabel feature's own, else those found, sorted."""
         data = recipe.data
         where = splits.training_place(data)
-        require_columns(splits.train, _columns(data), where)
         names = sorted_names(splits.train, data.label, where)
         if len(names) < 2:
             raise DataError(
@@ -111,6 +118,12 @@ class SequenceClassification(Task):
             name = labels[int(label)] if labels else str(int(label))
             rows.append(SampleRow(tokens, [False] * len(tokens), f"label: {name}"))
         return rows
+
+    def metric_names(
+        self, labels: tuple[str, ...] | None, training: Mapping[str, Any]
+    ) -> tuple[str, ...]:
+        """Return loss, accuracy, the macro averages, and what the number of classes allows."""
+        return ("loss", *classification_metric_names(labels or ()))
 
     def build_trainer(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from datasets import ClassLabel, Dataset
@@ -22,7 +22,12 @@ from lorakit.training.data import Place, is_missing, listed, require_columns, un
 from lorakit.training.tasks.base import Encoded, SampleRow, Task, loading_options
 from lorakit.training.tasks.counted_loss import CountedLossTrainer
 from lorakit.training.tasks.labels import in_order, label_notes, named, require_apart, require_seen
-from lorakit.training.tasks.metrics import first_output, token_metrics
+from lorakit.training.tasks.metrics import (
+    classification_metric_names,
+    first_output,
+    is_entity_scheme,
+    token_metrics,
+)
 from lorakit.training.tasks.new_tokens import with_new_tokens
 from lorakit.training.tasks.pretrained import load_tokenizer, resolve_max_length
 from lorakit.training.tasks.rows import (
@@ -68,6 +73,10 @@ class TokenClassification(Task):
             )
         return with_new_tokens(tokenizer, recipe)
 
+    def columns(self, recipe: Recipe) -> dict[str, str]:
+        """Return the columns of texts and labels."""
+        return _columns(recipe.data)
+
     def label_column(self, recipe: Recipe) -> str:
         """Return the column of the tags."""
         return recipe.data.tags
@@ -76,7 +85,6 @@ class TokenClassification(Task):
         """Return the tag names: a ClassLabel feature's own, else those found, "O" first."""
         data = recipe.data
         where = splits.training_place(data)
-        require_columns(splits.train, _columns(data), where)
         names = _tag_feature_names(splits.train, data)
         if names is not None:
             return tuple(names)
@@ -137,6 +145,16 @@ class TokenClassification(Task):
             ]
             rows.append(SampleRow(tokens, counted, f"tags: {', '.join(tagged)}"))
         return rows
+
+    def metric_names(
+        self, labels: tuple[str, ...] | None, training: Mapping[str, Any]
+    ) -> tuple[str, ...]:
+        """Return loss, accuracy, precision, recall and F1; of other tags each F1."""
+        names = labels or ()
+        if is_entity_scheme(names):
+            return ("loss", "accuracy", "precision", "recall", "f1")
+        known = classification_metric_names(names)
+        return ("loss", *(name for name in known if name != "roc_auc"))
 
     def build_trainer(
         self,

@@ -102,6 +102,7 @@ def test_an_index_without_a_name_gets_one_and_spaces_in_the_header_are_said(tmp_
         ("text\none\ntwo, three\n", "whose line 3 has 2 cells, expected 1"),
         ("a,b,a\n1,2,3\n", "which has several columns called 'a', expected each name once"),
         ("a,a \n1,2\n", "which has several columns called 'a'"),
+        ("a\0b,c\n1,2\n", "which has a column called 'a\\x00b'"),
         ('a,b\n"x,2\ny,3\n', "a quote opened in the record of line 2 is never closed"),
         ('a,b\n1,2\n"x"y,2\n', "in whose line 3 text follows the quote that closes a cell"),
         (b"a,b\n1,2\ncaf\xe9,3\n", "whose line 3 has the byte 0xe9 after 'caf', expected UTF-8"),

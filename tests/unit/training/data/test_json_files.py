@@ -46,6 +46,8 @@ def test_nested_values_keep_their_own_keys_nulls_and_digits(tmp_path):
         [["a", 1], ["b"]],
         [{"a": 1}, {"b": [None]}],
         [None, None],
+        [None, [None, None]],
+        [[], None],
         ["1", 1],
     ],
 )
@@ -131,7 +133,8 @@ DEEP = "[" * 100_000 + "]" * 100_000
         ('{"a": ' + DEEP + "}\n", "which is nested too deeply"),
         (DEEP, "which is nested too deeply"),
         ('{"a": "\\ud800"}\n', "column 'a' holds half a surrogate pair"),
-        ('{"\\udfff": "x"}\n', "holds half a surrogate pair"),
+        ('{"\\udfff": "x"}\n', "which has a column called '\\udfff', expected whole characters"),
+        ('{"a\\u0000b": "x"}\n', "which has a column called 'a\\x00b'"),
         (b'{"a": "b"}\n{"a": "caf\xe9"}\n', "whose line 2 has the byte 0xe9"),
         ("a,b\n1,2\n", "no JSON at line 1, column 1"),
     ],

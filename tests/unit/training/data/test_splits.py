@@ -1,12 +1,16 @@
 import json
+import os
 from collections import Counter
+from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 import lorakit.training.data.sources as sources_module
-from lorakit.errors import DataError, MissingFileError
-from lorakit.training.data import load_splits, require_columns
+from lorakit.errors import ConfigError, DataError, LorakitError, MissingFileError
+from lorakit.training.data import listed, load_splits, require_columns
 from lorakit.training.recipe import DataConfig
 
 ROWS = [{"text": f"row {i}", "label": ["a", "b"][i % 2]} for i in range(20)]
@@ -311,3 +315,134 @@ def test_class_label_column_is_split_by_label(tmp_path):
     )
 
     assert Counter(splits.validation["label"]) == {0: 6, 1: 2}
+
+
+def test_errors_number_examples_as_the_file_does(tmp_path):
+    rows = [{"text": str(i), "label": "ab"[i % 2]} for i in range(600)]
+    data = DataConfig(train=write(tmp_path / "rows.csv", rows), max_train_rows=50)
+
+    splits = load_splits(data, 3, "label")
+
+    for examples, _, place in splits.parts(data):
+        texts = examples["text"]
+        for at in (0, 7, len(examples) - 1):
+            number = int(texts[at])
+            assert listed([at], place) == f"example {number + 1} (line {number + 2})"
+    few = splits.training_only([4, 9])
+    assert listed([1], few.train_place) == listed([9], splits.train_place)
+
+
+def test_only_the_labels_of_the_task_are_looked_at(tmp_path):
+    data = DataConfig(train=write(tmp_path / "rows.jsonl"), validation_fraction=0.2)
+
+    splits = load_splits(data, 1)
+
+    assert splits.notes == ("4 of 20 training examples were taken for validation (seed 1).",)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("fraction", [0.1, 0.5, 0.9])
+def test_no_label_and_no_tag_is_lost_to_validation(tmp_path, seed, fraction):
+    rows = [{"tags": ["O", "AB"[i % 2]], "label": "xy"[i % 2]} for i in range(20)]
+    rows += [{"tags": ["O", "R"], "label": "r"}, {"tags": ["R", "S"], "label": "s"}]
+    data = DataConfig(train=write(tmp_path / "rows.jsonl", rows), validation_fraction=fraction)
+
+    for column in ("tags", "label"):
+        splits = load_splits(data, seed, column)
+        kept = {str(t) for tags in splits.train[column] for t in tags}
+        assert {str(t) for tags in splits.validation[column] for t in tags} <= kept
+        assert len(splits.train) + len(splits.validation) == len(rows)
+
+
+@pytest.mark.parametrize("labels", [["a", "b"], ["a", "b", "c"], [["A"], ["B"]]])
+def test_labels_of_one_example_each_cannot_be_split(tmp_path, labels):
+    train = write(tmp_path / "rows.jsonl", [{"text": "x", "label": label} for label in labels])
+
+    with pytest.raises(
+        DataError, match=r"^No validation examples can be taken from .* each of the"
+    ):
+        load_splits(DataConfig(train=train), 42, "label")
+
+
+@pytest.mark.parametrize("most", [4, 5, 20, 199])
+def test_a_limit_keeps_an_example_of_every_label(tmp_path, most):
+    rows = [{"text": str(i), "label": "rare" if i in (3, 77) else "abc"[i % 3]} for i in range(200)]
+    data = DataConfig(
+        train=write(tmp_path / "rows.jsonl", rows), validation_fraction=0, max_train_rows=most
+    )
+
+    for seed in range(5):
+        kept = load_splits(data, seed, "label").train
+        assert set(kept["label"]) == {"a", "b", "c", "rare"}
+        assert len(kept) == most == len(set(kept["text"]))
+
+
+def test_splitting_takes_linear_time(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("text,label\n" + "".join(f"t{i},l{i // 2}\n" for i in range(20_000)))
+
+    splits = load_splits(DataConfig(train=str(path), validation_fraction=0.5), 0, "label")
+
+    assert len(splits.validation) == 10_000
+    assert len(set(splits.train["label"])) == 10_000
+
+
+def test_validation_examples_that_are_trained_on_are_told(tmp_path):
+    train = write(tmp_path / "a.csv", ROWS)
+    copied = write(tmp_path / "b.jsonl", ROWS)
+    some = write(tmp_path / "c.jsonl", [*ROWS[:3], {"text": "new", "label": "a"}])
+    other = write(tmp_path / "d.jsonl", [{"text": "new", "label": "a"}])
+
+    def notes(validation):
+        return load_splits(DataConfig(train=train, validation=validation), 0).notes
+
+    both = "All 20 validation examples are training examples too, so that the metrics say little "
+    assert notes(train) == notes(copied) == (both + "about new ones.",)
+    assert notes(some)[0].startswith("3 of 4 validation examples are training examples too")
+    assert notes(other) == ()
+
+
+def test_a_replaced_file_is_read_anew_though_its_date_is_kept(tmp_path):
+    path = Path(write(tmp_path / "rows.parquet"))
+    times = path.stat()
+    first = load_splits(DataConfig(train=str(path), validation_fraction=0), 0).train["text"][:]
+    write(path, [{**row, "text": row["text"].upper()} for row in ROWS])
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+    again = load_splits(DataConfig(train=str(path), validation_fraction=0), 0).train["text"][:]
+
+    assert again == [text.upper() for text in first]
+
+
+def test_a_delimiter_is_for_csv_files(tmp_path):
+    train = write(tmp_path / "rows.jsonl")
+
+    assert error_of(ConfigError, train=train, delimiter=";").startswith(
+        f"Only csv files have a delimiter: got data.delimiter=';' for '{train}'"
+    )
+
+
+@pytest.mark.parametrize("name", ["x" * 5000 + ".csv", "a\0b.csv"])
+def test_paths_that_cannot_be(name):
+    with pytest.raises(LorakitError) as caught:
+        load_splits(DataConfig(train=name), 0)
+    assert caught.value.exit_code == 2 and len(str(caught.value)) < 6000
+
+
+def test_categories_of_a_parquet_file_are_their_texts(tmp_path):
+    labels = pa.array(["01", "1", "01"]).dictionary_encode()
+    pq.write_table(pa.table({"text": ["a", "b", "c"], "label": labels}), tmp_path / "rows.parquet")
+
+    data = DataConfig(train=str(tmp_path / "rows.parquet"), validation_fraction=0)
+
+    assert load_splits(data, 0).train["label"][:] == ["01", "1", "01"]
+
+
+@pytest.mark.parametrize("ending", [".csv.gz", ".zip", ".xlsx"])
+def test_packed_files_are_explained(tmp_path, ending):
+    path = tmp_path / f"rows{ending}"
+    path.write_bytes(b"\x1f\x8b\x08")
+
+    assert "expected one of .csv, .tsv, .json, .jsonl, .parquet." in error_of(
+        DataError, train=str(path)
+    )

@@ -1,8 +1,10 @@
+import json
+
 import pytest
 from transformers import AutoTokenizer
 
 from lorakit.errors import ConfigError, DataError, MissingFileError
-from lorakit.training.tasks.chat import ChatEncoder, read_template
+from lorakit.training.tasks.chat import ChatEncoder, read_template, wants_parts
 
 UNMARKED = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>"
@@ -114,3 +116,69 @@ def test_template_file(tmp_path):
         "No chat template in training.chat_template_path: got 'none.jinja', expected a Jinja file "
         "that is there. Check the path; it is taken from the current directory."
     )
+
+
+WITH_TOOLS = "{% for tool in tools or [] %}<|system|>{{ tool | tojson }}{% endfor %}" + UNMARKED
+STYLED = "{{ style | default('plain') }}" + UNMARKED
+PARTS_ONLY = UNMARKED.replace(
+    "{{ message['content'] }}", "{% for part in message['content'] %}{{ part.text }}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("kind", [list, str])
+def test_tools_and_template_variables_reach_the_template(tokenizer, kind):
+    tokenizer.chat_template = WITH_TOOLS
+    tools = [{"name": "f", "city": None}]
+
+    whole, counted = counted_text(tokenizer, tools=tools if kind is list else json.dumps(tools))
+
+    assert whole.startswith('<|system|>{"name": "f", "city": null}<|system|>answer')
+    assert counted == "blue<|end|>green<|end|>"
+    tokenizer.chat_template = STYLED
+    styled, _ = counted_text(tokenizer, chat_template_kwargs={"style": "short"})
+    assert styled.startswith("short<|system|>")
+
+
+@pytest.mark.parametrize("template", [None, UNMARKED, STOP_OUTSIDE])
+@pytest.mark.parametrize(
+    ("turn", "expected"), [(2, "green<|end|>"), (4, "blue<|end|>"), (1, "blue<|end|>green<|end|>")]
+)
+def test_no_token_of_a_message_of_weight_0_counts(tokenizer, template, turn, expected):
+    if template is not None:
+        tokenizer.chat_template = template
+    talk = [message | ({"weight": 0} if at == turn else {}) for at, message in enumerate(TALK)]
+
+    whole, counted = counted_text(tokenizer, talk)
+
+    assert counted == expected
+    assert whole == counted_text(tokenizer)[0]
+    everything, all_counted = counted_text(tokenizer, talk, assistant_only=False)
+    shown = f"<|{TALK[turn]['role']}|>{TALK[turn]['content']}<|end|>"
+    assert all_counted == everything.replace(shown, "")
+
+
+def test_a_weight_that_cannot_be_honoured(tokenizer):
+    tokenizer.chat_template = COUNTING
+    talk = [*TALK[:2], TALK[2] | {"weight": 0}, *TALK[3:]]
+
+    with pytest.raises(ConfigError, match=r"^A message of weight 0 cannot be left out: the chat"):
+        counted_text(tokenizer, talk, assistant_only=False)
+
+
+def test_texts_become_parts_for_a_template_that_shows_nothing_else(tokenizer):
+    expected = counted_text(tokenizer)
+    parts = [m | {"content": [{"type": "text", "text": m["content"]}]} for m in TALK]
+
+    assert not wants_parts(tokenizer)
+    assert counted_text(tokenizer, parts) == expected
+    tokenizer.chat_template = PARTS_ONLY
+    assert wants_parts(tokenizer)
+    assert counted_text(tokenizer) == counted_text(tokenizer, parts) == expected
+
+
+@pytest.mark.parametrize("template", ["{{ messages[0].content + 1 }}", "{{ messages[9].x.y }}"])
+def test_a_template_that_fails_is_told_like_one_that_refuses(tokenizer, template):
+    tokenizer.chat_template = template
+
+    with pytest.raises(DataError, match=r"^The chat template of 'tiny' refuses a conversation"):
+        counted_text(tokenizer, assistant_only=False)

@@ -1,0 +1,72 @@
+"""Whether a run can be resumed: as it was begun, or longer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lorakit.errors import CheckpointError, ConfigError, OutputExistsError
+from lorakit.training.processes import process_count
+from lorakit.training.recipe import Recipe, changed_keys
+from lorakit.training.run_directory import RunDirectory
+
+_MAY_CHANGE_ON_RESUME = {
+    "output",  # another spelling of the same directory
+    "training.num_train_epochs",
+    "training.max_steps",
+    "training.save_total_limit",
+}
+
+_NOT_OF_THE_RUN = ("search", "study")
+"""Sections of a recipe that training takes no notice of."""
+
+
+def require_resumable(recipe: Recipe) -> None:
+    """Refuse to resume a run that would not go on as it was.
+
+    Raises:
+        CheckpointError: Names the keys that differ, or the numbers of processes.
+        OutputExistsError: The run is finished and the recipe asks for no more steps.
+    """
+    run = RunDirectory.open(recipe.output)
+    if run.processes != process_count():
+        raise CheckpointError(
+            f"Cannot resume {run.path}: got {process_count()} processes, expected "
+            f"{run.processes} as it was begun with, for the batches and the random numbers depend "
+            f"on it. Start {run.processes}, or train under another `output`."
+        )
+    before = _recipe_before(run)
+    different = changed_keys(before, recipe)
+    changed = [
+        key
+        for key in different
+        if key not in _MAY_CHANGE_ON_RESUME and key.partition(".")[0] not in _NOT_OF_THE_RUN
+    ]
+    if changed:
+        raise CheckpointError(
+            f"Cannot resume {run.path}: the recipe now differs from {run.recipe_file} in "
+            f"{', '.join(changed)}, expected changes in training.num_train_epochs or "
+            "training.max_steps only. Undo the changes, or train under another `output`."
+        )
+    if run.is_finished and not _asks_for_more(before.training, recipe.training):
+        raise OutputExistsError(
+            f"Nothing to resume in {run.path}: the run is finished, its adapter is "
+            f"{run.adapter}. Raise training.num_train_epochs to train on, or set another `output`."
+        )
+
+
+def _recipe_before(run: RunDirectory) -> Recipe:
+    try:
+        return run.recipe()
+    except ConfigError as error:
+        raise CheckpointError(
+            f"Cannot resume {run.path}: {run.recipe_file} is damaged ({error}). Put a copy of the "
+            "recipe the run was begun with in its place, and resume again."
+        ) from None
+
+
+def _asks_for_more(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether a recipe trains longer than the one before; max_steps goes before epochs."""
+    steps_before, steps_now = (values.get("max_steps", -1) for values in (before, now))
+    if steps_before > 0 and steps_now > 0:
+        return steps_now > steps_before
+    return steps_before == steps_now and now["num_train_epochs"] > before["num_train_epochs"]
