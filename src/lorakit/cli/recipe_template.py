@@ -1,7 +1,7 @@
 """The commented recipe `lorakit init` writes, one for each task."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import yaml
@@ -47,7 +47,7 @@ class TaskTemplate:
     Attributes:
         model: A small base model that fits, by hub id.
         train: An example name for the training data.
-        rows: How the rows of that data look, for a comment.
+        rows: How the examples of that data look, for a comment.
         data: The keys under `data:` that name columns.
         max_length: `data.max_length`, in tokens.
         training: The keys under `training:` that differ.
@@ -142,6 +142,8 @@ def recipe_text(
     model: str | None = None,
     train: str | None = None,
     positions: int | None = None,
+    data_keys: Mapping[str, Any] | None = None,
+    about: str | None = None,
 ) -> str:
     """Write a recipe.
 
@@ -152,12 +154,15 @@ def recipe_text(
         model: Base model; a small one that fits when None.
         train: Training data; an example name when None.
         positions: Most tokens that the model can take, where that is known.
+        data_keys: What to set under `data:`; an example or the default where it says nothing.
+        about: What is known of the data, for a comment of one line.
 
     Returns:
         YAML which is a valid recipe, also with every commented key set.
     """
     template = TASKS[task]
     max_length = min(template.max_length, positions or template.max_length)
+    given = dict(data_keys or {})
     top = (
         Key("model", model or template.model, "hub id or directory of the base model"),
         Key("task", task, "SEQ_CLS, TOKEN_CLS, CAUSAL_LM or SEQ_2_SEQ_LM"),
@@ -177,9 +182,9 @@ def recipe_text(
         unset("validation", "validation.csv", "likewise (default: validation_fraction of train)"),
         Key("validation_fraction", 0.1, "share of train held out when there is no validation"),
         *template.data,
-        Key("max_length", max_length, "tokens; longer rows are cut (default: <= 1024)"),
+        Key("max_length", max_length, "tokens; longer examples are cut (default: <= 1024)"),
         unset("new_tokens", ["<call>"], "strings that become tokens, whose rows are trained too"),
-        unset("max_train_rows", 1000, "use only so many rows (default all)"),
+        unset("max_train_rows", 1000, "use only so many examples (default all)"),
         unset("max_validation_rows", 200, "likewise"),
         unset("subset", "en", "configuration of a hub dataset (default none)"),
         unset("train_split", "train", "split of a hub dataset to train on (default train)"),
@@ -187,6 +192,10 @@ def recipe_text(
             "validation_split", "validation", "split to validate on (default: validation if any)"
         ),
     )
+    data = [
+        replace(key, value=given[key.name], is_set=True) if key.name in given else key
+        for key in data
+    ]
     lora = (
         Key("r", 8, "rank of the update (default 8)"),
         Key("lora_alpha", 16, "the update is scaled by lora_alpha / r (default 8)"),
@@ -194,7 +203,7 @@ def recipe_text(
         Key("target_modules", "all-linear", "names, a regex, or all-linear (default)"),
         unset("exclude_modules", ["lm_head"], "names or a regex to leave out (default none)"),
         unset("layers_to_transform", [0, 1], "indices of layers, from 0 (default all)"),
-        unset("rank_pattern", {"q_proj": 16}, "rank by module name, in place of r (default none)"),
+        unset("rank_pattern", {"q_proj": 16}, "rank by module name, instead of r (default none)"),
         unset(
             "enable_lora", {"c_attn": [True, False, True]}, "parts of a fused matrix (default all)"
         ),
@@ -211,25 +220,25 @@ def recipe_text(
     )
     training = (
         Key("learning_rate", 5e-4, "peak, per optimizer step (default 2e-4)"),
-        Key("num_train_epochs", 3, "passes over the training rows (default 3)"),
+        Key("num_train_epochs", 3, "passes over the training examples (default 3)"),
         *template.training,
         Key("lr_scheduler_type", "linear", "linear (default), cosine, constant, ..."),
         Key("warmup_steps", 0.05, "steps, or a share of all steps below 1 (default 0)"),
-        Key("seed", 42, "of heads, factors and the order of rows (default 42)"),
+        Key("seed", 42, "of heads, factors and the order of examples (default 42)"),
         unset("bf16", True, "compute in bfloat16 (default false)"),
         unset("optim", "adamw_8bit", "adamw_torch_fused (default), memory_mapped_adamw, ..."),
         unset("weight_decay", 0.01, "of the trained parameters (default 0)"),
         unset(
             "lora_plus_ratio", 16, "LoRA+: learning rate of lora_B over that of lora_A (default 1)"
         ),
-        unset("max_steps", 500, "optimizer steps, in place of num_train_epochs"),
+        unset("max_steps", 500, "optimizer steps, instead of num_train_epochs"),
         unset("eval_strategy", "steps", "epoch (default), steps or no"),
         unset("save_strategy", "steps", "likewise; best checkpoint at the end needs both alike"),
         unset("early_stopping_patience", 2, "evaluations without a better one (default: never)"),
     )
     lines = [HEAD.format(path=path)]
     lines += section(top)
-    lines += ["", "data:", f"  # {template.rows}", *section(data, "  ")]
+    lines += ["", "data:", f"  # {about or template.rows}", *section(data, "  ")]
     lines += ["", "lora:", *section(lora, "  ")]
     lines += ["", "training:  # any field of transformers' training arguments"]
     lines += section(training, "  ")

@@ -58,6 +58,17 @@ def label_options(labels: Sequence[str] | None) -> dict[str, Any]:
     }
 
 
+def tokenizer_at_hand(name: str) -> PreTrainedTokenizerBase | None:
+    """Return a model's tokenizer where it lies on this machine and needs no code of its own."""
+    try:
+        with errors_alone():
+            return load_pretrained(
+                AutoTokenizer, name, trust_remote_code=False, local_files_only=True
+            )
+    except (OSError, ValueError, ImportError):
+        return None
+
+
 def load_tokenizer(
     name: str,
     *,

@@ -1,0 +1,363 @@
+"""Look into the data of a recipe that is about to be written: task, columns and lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from datasets import ClassLabel, Dataset
+
+from lorakit.config import TaskType
+from lorakit.errors import ConfigError, DataError, escaped, first_few
+from lorakit.training.data import Place, Splits
+from lorakit.training.data.sources import no_examples, pick_split, read_source
+from lorakit.training.recipe import DataConfig, Recipe
+from lorakit.training.tasks import task_for
+from lorakit.training.tasks.conversations import check_conversations, is_conversation
+from lorakit.training.tasks.labels import label_notes, sorted_names
+from lorakit.training.tasks.rows import require_texts
+from lorakit.training.tasks.text_formats import ALPACA, find_layout, text_columns
+from lorakit.training.text_lengths import joined_texts, longest_text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_TEXTS = (
+    *("text", "sentence", "review", "comment", "content", "body", "document", "article"),
+    *("message", "post", "tweet", "title", "question", "prompt", "input"),
+)
+_TEXT_PAIRS = (
+    *(("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2")),
+    *(("text1", "text2"), ("text_a", "text_b"), ("question", "sentence"), ("query", "passage")),
+)
+_LABELS = (
+    *("label", "labels", "class", "category", "sentiment", "intent", "topic", "target"),
+    *("score", "rating"),
+)
+_WORDS, _TAGS = ("tokens", "words"), ("tags", "ner_tags", "pos_tags", "labels")
+_TRANSLATED = (
+    *(("source", "target"), ("document", "summary"), ("article", "highlights")),
+    *(("article", "summary"), ("dialogue", "summary"), ("text", "summary"), ("src", "tgt")),
+)
+"""Columns that are plainly a text and what it is to be turned into."""
+_ANSWERED = (
+    *(("prompt", "completion"), ("question", "answer"), ("instruction", "response")),
+    *(("instruction", "output"), ("input", "output"), ("prompt", "response"), ("query", "answer")),
+)
+_LAYOUTS = ("messages", "prompt_completion", "alpaca", "text")
+_MOST_CLASSES = 200
+_LONGEST_LABEL = 80
+_WANTED = {
+    TaskType.SEQ_CLS: "a column of texts and one of classes",
+    TaskType.TOKEN_CLS: "a column with a list of words and one with a tag for each of them",
+    TaskType.SEQ_2_SEQ_LM: "a column of texts and one of the texts to write",
+    TaskType.CAUSAL_LM: "texts, prompts with completions, instructions or messages",
+}
+
+
+@dataclass(frozen=True)
+class Recognized:
+    """What was seen in the data."""
+
+    task: TaskType
+    columns: Mapping[str, str]
+    """What to set under `data:`, by key."""
+    examples: int
+    names: tuple[str, ...]
+    """Of all columns."""
+    notes: tuple[str, ...]
+    """What a reader should look at, one sentence each."""
+    tokens: int
+    """Length of the longest input."""
+    target_tokens: int | None
+    """Length of the longest text to write, of SEQ_2_SEQ_LM."""
+    is_counted: bool
+    """Whether the model's tokenizer counted the tokens; else they are guessed from characters."""
+
+
+def recognize(
+    name: str, task: TaskType | None, tokenizer: PreTrainedTokenizerBase | None
+) -> Recognized:
+    """Find out what a recipe has to say of a file or a saved dataset.
+
+    Args:
+        name: What `data.train` names; it has to be on this machine.
+        task: What it is to be used for; None finds that out.
+        tokenizer: The model's; None guesses lengths from characters.
+
+    Raises:
+        MissingFileError: It is not there.
+        DataError: It cannot be read, or what it holds cannot be trained on.
+        ConfigError: The task does not fit the data, or is not plain from them.
+    """
+    data = DataConfig(train=name)
+    found = pick_split(read_source(name, None, "data.train"), "train", name, "data.train_split")
+    if not len(found.dataset):
+        raise DataError(no_examples(f"'{name}' (data.train)"))
+    place = Place(f"the training examples of '{name}'", lines=found.lines)
+    seen = _Columns(found.dataset, data, place)
+    plain = seen.plain_task()
+    chosen = task or plain
+    if chosen is None:
+        raise ConfigError(
+            f"The task is not plain from '{name}': got {seen.shown}, expected "
+            f"{'; '.join(_WANTED.values())}. Name it with --task: {', '.join(TaskType)}."
+        )
+    columns, notes = seen.of_task(chosen)
+    if columns is None:
+        hint = f" They look like those of --task {plain}." if plain else ""
+        raise ConfigError(
+            f"--task {chosen} does not fit '{name}': got {seen.shown}, expected {_WANTED[chosen]}."
+            f"{hint} Choose another task or file."
+        )
+    inputs, targets = _texts(found.dataset, chosen, columns)
+    return Recognized(
+        task=chosen,
+        columns=columns,
+        examples=len(found.dataset),
+        names=tuple(found.dataset.column_names),
+        notes=(*found.notes, *notes),
+        tokens=longest_text(inputs, tokenizer),
+        target_tokens=None if targets is None else longest_text(targets, tokenizer),
+        is_counted=tokenizer is not None,
+    )
+
+
+class _Columns:
+    """The columns of some examples, and what each could be used for."""
+
+    def __init__(self, examples: Dataset, data: DataConfig, place: Place) -> None:
+        self.examples, self.data, self.place = examples, data, place
+        self.names: list[str] = examples.column_names
+        self.values: dict[str, list[Any]] = {name: examples[name][:] for name in self.names}
+        self.texts = [name for name in self.names if self._all(name, str)]
+        self.lists = [name for name in self.names if self._all(name, list)]
+        self.classes = {n: k for n in self.names if (k := self._class_count(n)) is not None}
+
+    @property
+    def shown(self) -> str:
+        return f"the columns {first_few(map(escaped, self.names), 25)}"
+
+    def plain_task(self) -> TaskType | None:
+        """Return the task that the columns are plainly for, if there is one."""
+        if self._has_layout(_LAYOUTS[:3]) or {"chosen", "rejected"} <= set(self.names):
+            return TaskType.CAUSAL_LM
+        if self._words_and_tags() is not None:
+            return TaskType.TOKEN_CLS
+        if self._pair(_TRANSLATED) is not None:
+            return TaskType.SEQ_2_SEQ_LM
+        if self._pair(_ANSWERED) is not None:
+            return TaskType.CAUSAL_LM
+        label = self._label()
+        if label is not None and self._text(label) is not None:
+            return TaskType.SEQ_CLS
+        return TaskType.CAUSAL_LM if len(self.texts) == 1 else None
+
+    def of_task(self, task: TaskType) -> tuple[dict[str, str] | None, list[str]]:
+        """Return what to set under `data:` for a task, checked as training does, and notes.
+
+        The columns are None where there are none for the task.
+        """
+        return {
+            TaskType.SEQ_CLS: self._classification,
+            TaskType.TOKEN_CLS: self._tagging,
+            TaskType.SEQ_2_SEQ_LM: self._writing,
+            TaskType.CAUSAL_LM: self._language,
+        }[task]()
+
+    # ---- the tasks ----
+
+    def _classification(self) -> tuple[dict[str, str] | None, list[str]]:
+        label = self._label()
+        text = None if label is None else self._text(label)
+        if label is None or text is None:
+            return None, []
+        names = sorted_names(self.examples, label, self.place)
+        pair = next((pair for pair in _TEXT_PAIRS if set(pair) <= set(self.texts)), None)
+        used = {"text": text, "label": label}
+        if pair is not None and label not in pair:
+            used = {"text": pair[0], "text_pair": pair[1], "label": label}
+        texts = {key: column for key, column in used.items() if key != "label"}
+        require_texts(self.examples, {f"data.{k}": c for k, c in texts.items()}, self.place)
+        notes = [
+            f"The labels are {len(names)} classes in '{escaped(label)}': "
+            f"{first_few(map(escaped, names), 5)}.",
+            *label_notes(names, label),
+        ]
+        others = [escaped(n) for n in self.classes if n not in used.values()]
+        if others:
+            notes.append(f"Other columns that could be labels (data.label): {first_few(others)}.")
+        return used, notes
+
+    def _tagging(self) -> tuple[dict[str, str] | None, list[str]]:
+        found = self._words_and_tags()
+        if found is None:
+            return None, []
+        used = {"tokens": found[0], "tags": found[1]}
+        names = self._checked_tags(used)
+        return used, [f"The tags are {len(names)}: {first_few(map(escaped, names), 9)}."]
+
+    def _checked_tags(self, used: Mapping[str, str]) -> Sequence[str]:
+        values = {**self.data.model_dump(), **used}
+        recipe = Recipe(
+            model="none", task=TaskType.TOKEN_CLS, data=DataConfig(**values), output="none"
+        )
+        splits = Splits(self.examples, None, train_place=self.place)
+        return task_for(recipe.task).labels(splits, recipe) or ()
+
+    def _writing(self) -> tuple[dict[str, str] | None, list[str]]:
+        pair = self._pair((*_TRANSLATED, *_ANSWERED))
+        notes = []
+        if pair is None and len(self.texts) == 2:
+            pair = (self.texts[0], self.texts[1])
+            notes.append(
+                f"'{escaped(pair[0])}' is taken as the source and '{escaped(pair[1])}' as the "
+                "target; exchange them if that is wrong."
+            )
+        if pair is None:
+            return None, []
+        used = {"source": pair[0], "target": pair[1]}
+        require_texts(self.examples, {f"data.{k}": c for k, c in used.items()}, self.place)
+        return used, notes
+
+    def _language(self) -> tuple[dict[str, str] | None, list[str]]:
+        if self._has_layout(_LAYOUTS) or {"chosen", "rejected"} <= set(self.names):
+            layout = find_layout(self.examples, self.data, self.place)
+            used = {"format": layout.name}
+            if layout.name == "messages":
+                used["messages"] = layout.data.messages
+                check_conversations(self.examples, layout.data.messages, self.place)
+            else:
+                columns = text_columns(layout.name, layout.data)
+                require_texts(self.examples, columns, self.place)
+            if layout.name == "text":
+                used["text"] = layout.data.text
+            return used, []
+        pair = self._pair(_ANSWERED)
+        if pair is not None:
+            used = {"format": "prompt_completion", "prompt": pair[0], "completion": pair[1]}
+            columns = {f"data.{key}": used[key] for key in ("prompt", "completion")}
+        else:
+            text = self._text(None)
+            if text is None:
+                return None, []
+            used, columns = {"format": "text", "text": text}, {"data.text": text}
+        require_texts(self.examples, columns, self.place)
+        return used, []
+
+    # ---- the columns ----
+
+    def _all(self, name: str, kind: type) -> bool:
+        """Return whether a column has values of one kind alone; missing ones are told later."""
+        values = [value for value in self.values[name] if value is not None]
+        return bool(values) and all(isinstance(value, kind) for value in values)
+
+    def _class_count(self, name: str) -> int | None:
+        """Return how many classes a column has, or None where it is none of classes."""
+        feature = self.examples.features[name]
+        if isinstance(feature, ClassLabel):
+            return len(feature.names)
+        values = [value for value in self.values[name] if value is not None]
+        if not values or not all(isinstance(value, (str, int)) for value in values):
+            return None
+        distinct = {str(value) for value in values}
+        is_repeated = 2 <= len(distinct) <= min(_MOST_CLASSES, max(2, len(values) // 2))
+        return len(distinct) if is_repeated and max(map(len, distinct)) <= _LONGEST_LABEL else None
+
+    def _label(self) -> str | None:
+        """Return the column of labels: one with a known name, else of the fewest classes."""
+        named = [name for wanted in _LABELS for name in self._called(wanted)]
+        # A column called "label" without classes, or of numbers: training says what is wrong.
+        named = [name for name in named if self._may_be_labels(name)]
+        if named:
+            return named[0]
+        words = {n: k for n, k in self.classes.items() if n in self.texts and not self._numbers(n)}
+        found = words or self.classes
+        return min(found, key=lambda name: found[name]) if found else None
+
+    def _may_be_labels(self, name: str) -> bool:
+        is_texts = name in self.texts and not self._numbers(name)
+        return name in self.classes or not is_texts or name.strip().lower() in _LABELS[:2]
+
+    def _called(self, wanted: str) -> list[str]:
+        return [name for name in self.names if name.strip().lower() == wanted]
+
+    def _numbers(self, name: str) -> bool:
+        return all(_is_number(value) for value in self.values[name] if value)
+
+    def _text(self, label: str | None) -> str | None:
+        """Return the column of texts: one with a known name, else with the longest texts."""
+        known = [name for name in self.texts if name != label and not self._numbers(name)]
+        named = [name for wanted in _TEXTS for name in self._called(wanted) if name in known]
+        return next(iter(named), None) or max(known, key=self._characters, default=None)
+
+    def _characters(self, name: str) -> int:
+        return sum(len(value or "") for value in self.values[name])
+
+    def _words_and_tags(self) -> tuple[str, str] | None:
+        """Return two columns of lists, the first of words, that have their names or one length."""
+        named = [(w, t) for w in _WORDS for t in _TAGS if {w, t} <= set(self.lists)]
+        if named:
+            return named[0]
+        first = {name: next((v for v in self.values[name] if v), []) for name in self.lists}
+        words = [name for name, value in first.items() if value and isinstance(value[0], str)]
+        pairs = [
+            (one, other)
+            for one in words
+            for other in self.lists
+            if other != one
+            and isinstance(next(iter(first[other]), None), (str, int))
+            and self._lengths(one) == self._lengths(other)
+        ]
+        # Words are of more kinds than their tags.
+        return max(
+            pairs, key=lambda pair: self._kinds(pair[0]) - self._kinds(pair[1]), default=None
+        )
+
+    def _lengths(self, name: str) -> list[int]:
+        return [len(value or ()) for value in self.values[name]]
+
+    def _kinds(self, name: str) -> int:
+        return len({str(item) for value in self.values[name] for item in value or ()})
+
+    def _pair(self, known: Sequence[tuple[str, str]]) -> tuple[str, str] | None:
+        return next((pair for pair in known if set(pair) <= set(self.texts)), None)
+
+    def _has_layout(self, layouts: Sequence[str]) -> bool:
+        """Return whether the columns are those of a layout by their names, or of messages."""
+        if any(
+            all(column in self.names for column in text_columns(layout, self.data).values())
+            for layout in layouts
+        ):
+            return True
+        chats = [
+            n
+            for n in self.names
+            if is_conversation(next((v for v in self.values[n] if v is not None), None))
+        ]
+        return len(chats) == 1
+
+
+def _texts(
+    examples: Dataset, task: TaskType, columns: Mapping[str, str]
+) -> tuple[list[str], list[str] | None]:
+    """Return the texts of each example as one, and those to write of SEQ_2_SEQ_LM."""
+    if task == TaskType.SEQ_2_SEQ_LM:
+        return joined_texts(examples, [columns["source"]]), joined_texts(
+            examples, [columns["target"]]
+        )
+    if task == TaskType.CAUSAL_LM and columns["format"] == "alpaca":
+        return joined_texts(
+            examples, [name for name in ALPACA if name in examples.column_names]
+        ), None
+    names = [name for key, name in columns.items() if key not in ("format", "label", "tags")]
+    return joined_texts(examples, names or ["prompt", "completion"]), None
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True
