@@ -118,27 +118,37 @@ def replacing_directory(path: Path, last: Sequence[str] = ()) -> Iterator[Path]:
 
 
 @contextmanager
-def scratch_directory(prefix: str) -> Iterator[Path]:
+def scratch_directory(prefix: str, parent: Path | None = None) -> Iterator[Path]:
     """Give a temporary directory that is gone when the block, or the process, ends.
 
     Args:
-        prefix: Of its name, in the system's directory for temporary files.
+        prefix: Of its name.
+        parent: Where it lies; None takes the system's directory for temporary files.
 
     Raises:
         DiskError: The disk is full, or may not be written to.
     """
-    temporary = Path(tempfile.gettempdir())
+    where = parent or Path(tempfile.gettempdir())
     with (
-        telling_of_disk(temporary),
-        _removed_at_the_end(Path(tempfile.mkdtemp(prefix=prefix))) as made,
+        telling_of_disk(where),
+        _removed_at_the_end(Path(tempfile.mkdtemp(prefix=prefix, dir=where))) as made,
     ):
         yield made
 
 
-def lasting_scratch_directory(prefix: str) -> Path:
-    """Make a temporary directory that is gone when the process ends."""
-    with telling_of_disk(Path(tempfile.gettempdir())):
-        directory = Path(tempfile.mkdtemp(prefix=prefix))
+def lasting_scratch_directory(prefix: str, parent: Path | None = None) -> Path:
+    """Make a temporary directory that is gone when the process ends, by a signal too.
+
+    Args:
+        prefix: Of its name.
+        parent: Where it lies; None takes the system's directory for temporary files.
+
+    Raises:
+        DiskError: The disk is full, or may not be written to.
+    """
+    where = parent or Path(tempfile.gettempdir())
+    with telling_of_disk(where):
+        directory = Path(tempfile.mkdtemp(prefix=prefix, dir=where))
     _unfinished.add(directory)
     atexit.register(_remove, directory)
     return directory

@@ -11,7 +11,6 @@ cores. Where there is no gcc or no such OpenMP, nothing is lost but speed: `skin
 torch's own operations.
 """
 
-import atexit
 import ctypes
 import errno
 import hashlib
@@ -26,6 +25,7 @@ from pathlib import Path
 
 import torch
 
+from lorakit.atomic import lasting_scratch_directory, scratch_directory
 from lorakit.private_files import is_private
 
 _SOURCES = Path(__file__).parent / "native"
@@ -88,10 +88,9 @@ def _directories() -> Iterator[Path]:
         yield cached
     for parent in (Path(tempfile.gettempdir()), _MEMORY_DISK):
         try:
-            directory = Path(tempfile.mkdtemp(prefix="lorakit-", dir=parent))
+            directory = lasting_scratch_directory("lorakit-", parent)
         except OSError:
             continue
-        atexit.register(shutil.rmtree, directory, ignore_errors=True)
         if is_private(directory):
             yield directory
 
@@ -185,8 +184,8 @@ def processor() -> str:
 
 def _compile(compiler: str, runtime: str, directory: Path, stem: str) -> Path:
     """Compile and link; the file appears whole, also when several processes make it at once."""
-    with tempfile.TemporaryDirectory(dir=directory) as scratch:
-        compiled, linked = Path(scratch) / "skinny.o", Path(scratch) / "skinny.so"
+    with scratch_directory("compiling-", directory) as scratch:
+        compiled, linked = scratch / "skinny.o", scratch / "skinny.so"
         # Linked to the runtime that torch has loaded, and not by -fopenmp to gcc's own.
         for command in (
             [compiler, *_FLAGS, "-c", str(_SOURCES / "skinny.c"), "-o", str(compiled)],
@@ -198,7 +197,7 @@ def _compile(compiler: str, runtime: str, directory: Path, stem: str) -> Path:
                 text=True,
                 check=True,
                 timeout=_COMPILE_TIMEOUT_S,
-                env={**os.environ, "TMPDIR": scratch},
+                env={**os.environ, "TMPDIR": str(scratch)},
             )
         linked.chmod(0o700)
         with linked.open("rb") as file:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lorakit import private_files
+from lorakit import atomic, private_files
 from lorakit.ops import compiled_library, cpu_kernels, skinny
 from tolerances import TOLERANCE, largest_error
 
@@ -219,14 +219,13 @@ def test_a_library_that_cannot_be_loaded(gcc, sources):
 
 @pytest.fixture
 def temporary(tmp_path, monkeypatch):
-    """The parent of temporary directories, and what was registered to be removed at exit."""
-    parent, removed_at_exit = tmp_path / "temporary", []
+    """The parent of temporary directories, and what is removed when the process ends."""
+    parent, unfinished = tmp_path / "temporary", set()
     parent.mkdir()
     monkeypatch.setattr(compiled_library.tempfile, "tempdir", str(parent))
-    monkeypatch.setattr(
-        compiled_library.atexit, "register", lambda *args, **_: removed_at_exit.append(args)
-    )
-    return parent, removed_at_exit
+    monkeypatch.setattr(atomic, "_unfinished", unfinished)
+    monkeypatch.setattr(atomic.atexit, "register", lambda *_, **__: None)
+    return parent, unfinished
 
 
 def make_useless(case, cache, monkeypatch):
@@ -274,11 +273,13 @@ def test_without_a_private_cache_they_are_compiled_for_this_process(
     gcc, cache, temporary, monkeypatch, case
 ):
     make_useless(case, cache, monkeypatch)
-    parent, removed_at_exit = temporary
+    parent, unfinished = temporary
     directories = list(compiled_library._directories())
     assert directories[0].parent == parent and directories[0].name.startswith("lorakit-")
-    assert removed_at_exit == [(shutil.rmtree, directory) for directory in directories]
     assert all(directory.stat().st_mode & 0o077 == 0 for directory in directories)
+    assert unfinished == set(directories)
+    atomic.remove_unfinished()  # as where a signal ends the process
+    assert not any(directory.exists() for directory in directories)
 
 
 def test_a_library_planted_in_an_open_cache_is_not_run(gcc, cache, temporary):
