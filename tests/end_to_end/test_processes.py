@@ -3,7 +3,7 @@
 import pytest
 from safetensors.torch import load_file
 
-from launched import metric_rows, train_all, without_dropout, write_recipe
+from launched import metric_rows, torchrun, train_all, without_dropout, write_recipe
 from lorakit.training import Recipe, RunDirectory, train
 
 # Of losses, norms and weights. Sums of float32 are made in another order; AdamW divides what that
@@ -158,3 +158,28 @@ def test_peft_loads_the_adapter_of_a_sharded_model(runs, in_two):
     ids = torch.tensor([[5, 6, 7]])
     torch.testing.assert_close(ours(ids).logits, theirs(ids).logits)
     assert not torch.allclose(ours(ids).logits, plain)
+
+
+HANG = """
+import time
+
+import torch
+
+from lorakit.training.gradient_average import average_gradients
+from lorakit.training.processes import failing_together, process_rank, start
+
+start(use_cpu=True, timeout_s=2)
+with failing_together():
+    if process_rank() == 1:
+        time.sleep(100)
+    average_gradients([torch.nn.Parameter(torch.ones(2))])
+"""
+
+
+def test_a_process_that_hangs_is_waited_for_as_long_as_the_recipe_says(tmp_path):
+    program = tmp_path / "hang.py"
+    program.write_text(HANG)
+    done = torchrun(program)
+    assert done.returncode != 0
+    assert "Process 0 of 2 waited for another that did not come" in done.stderr
+    assert "training.ddp_timeout" in done.stderr

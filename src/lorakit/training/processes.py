@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -31,9 +32,16 @@ TERMINATED = 143
 _PATIENCE = timedelta(days=1)
 """How long processes wait for one that loads a model or turns rows into tokens."""
 
+_STEP_TIMEOUT_S = 1800
+"""How long a process waits for another in a step, unless training.ddp_timeout says otherwise; the
+default of transformers."""
+
+_TIMED_OUT = re.compile(r"[Tt]imed out waiting|[Tt]imeout|Application timeout")
+
 _AGREED = "_is_agreed"
 
 _group: Any = None
+_step_group: Any = None
 
 
 # ---- who is there ----
@@ -59,31 +67,35 @@ def is_first_on_machine() -> bool:
     return process_count() == 1 or int(os.environ.get("LOCAL_RANK", "0")) == 0
 
 
-def start(use_cpu: bool | None = None) -> None:
+def start(use_cpu: bool | None = None, timeout_s: int | None = None) -> None:
     """Meet the other processes, if a launcher has started several; else do nothing.
 
     Args:
         use_cpu: Whether to train on the CPU; None does where there is no accelerator.
+        timeout_s: How long to wait for another process in a step, `training.ddp_timeout`; None is
+            half an hour. Where a launcher has made the process group, its own timeout holds there.
     """
-    global _group
+    global _group, _step_group
+    timeout = timedelta(seconds=timeout_s or _STEP_TIMEOUT_S)
     if not _is_started():
         if int(os.environ.get("WORLD_SIZE", "1")) < 2:
             return
         from accelerate import PartialState
 
         cpu = not torch.accelerator.is_available() if use_cpu is None else use_cpu
-        PartialState(cpu=cpu)
+        PartialState(cpu=cpu, timeout=timeout)
     if _group is None and process_count() > 1:
         # Of its own, for it waits longer, works on the CPU, and is in nobody's way.
         _group = distributed.new_group(backend="gloo", timeout=_PATIENCE)
+        _step_group = distributed.new_group(backend="gloo", timeout=timeout)
 
 
 def finish() -> None:
     """Part from the other processes at the end of a program."""
-    global _group
+    global _group, _step_group
     if _is_started():
         distributed.destroy_process_group()
-    _group = None
+    _group = _step_group = None
 
 
 def _is_started() -> bool:
@@ -166,11 +178,11 @@ def of_all(value: T) -> list[T]:
 
 
 def largest_of_all(value: int) -> int:
-    """Return the largest of the integers that the processes have given."""
+    """Return the largest of the integers that the processes have given after a step."""
     if process_count() == 1:
         return value
     largest = torch.tensor(value)
-    distributed.all_reduce(largest, distributed.ReduceOp.MAX, group=_group)
+    distributed.all_reduce(largest, distributed.ReduceOp.MAX, group=_step_group)
     return int(largest)
 
 
@@ -242,11 +254,22 @@ def failing_together() -> Iterator[None]:
         except RuntimeError as error:
             if isinstance(error, LorakitError) or not _is_about_another(error):
                 raise
-            raise TrainingError(
-                f"Process {process_rank()} of {process_count()} lost the others: one of them "
-                "ended, or the network between them did. The first error above, or in the log of "
-                f"that process, says why. ({str(error).strip().splitlines()[0]})"
-            ) from error
+            raise TrainingError(_about_another(error)) from error
+
+
+def _about_another(error: RuntimeError) -> str:
+    me = f"Process {process_rank()} of {process_count()}"
+    reason = str(error).strip().splitlines()[0]
+    if _TIMED_OUT.search(reason):
+        return (
+            f"{me} waited for another that did not come: it hangs, or its step takes longer than "
+            "training.ddp_timeout allows. Look at what that process does, or raise "
+            f"training.ddp_timeout (seconds). ({reason})"
+        )
+    return (
+        f"{me} lost the others: one of them ended, or the network between them did. The first "
+        f"error above, or in the log of that process, says why. ({reason})"
+    )
 
 
 def _is_about_another(error: RuntimeError) -> bool:

@@ -121,7 +121,7 @@ def train(
     """
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     recipe = recipe.with_absolute_paths()  # a run is used from anywhere
-    start(recipe.training.get("use_cpu"))
+    start(recipe.training.get("use_cpu"), recipe.training.get("ddp_timeout"))
     emit = on_event if on_event is not None and is_main() else _ignore
     with failing_together(), ExitStack() as held:
         main_decides(lambda: _require_place(recipe.output, resume, held))

@@ -87,7 +87,7 @@ def prepare(
         ConfigError, MissingFileError, DataError, TargetError: The recipe or what it names is
             wrong.
     """
-    start(recipe.training.get("use_cpu"))
+    start(recipe.training.get("use_cpu"), recipe.training.get("ddp_timeout"))
     recipe, task = all_agree(lambda: _checked(recipe))
     seed = seed_of(recipe)
     splits = first_on_machine_first(

@@ -149,9 +149,11 @@ class _Fit:
 
     def _fit(self, queue: Any, asked: Any) -> None:
         from ray.train import LoggingConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchTrainer
+        from ray.train.torch import TorchConfig, TorchTrainer
 
         resources = {"CPU": 1, "GPU": self.gpus_each} if self.gpus_each else {"CPU": 1}
+        timeout_s = self.recipe.training.get("ddp_timeout")
+        timeout = {} if timeout_s is None else {"timeout_s": timeout_s}
         try:
             TorchTrainer(
                 _work,
@@ -162,6 +164,7 @@ class _Fit:
                     "queue": queue,
                     "asked": asked,
                 },
+                torch_config=TorchConfig(**timeout),
                 scaling_config=ScalingConfig(
                     num_workers=self.workers,
                     use_gpu=bool(self.gpus_each),
@@ -208,14 +211,15 @@ def _work(config: dict[str, Any]) -> None:
     try:
         _go_to(Path(config["folder"]))
         recipe = Recipe.check(config["recipe"], "the recipe")
-        train(recipe, resume=config["resume"], on_event=emit, stop=_told_by(config["asked"]))
+        stop = _told_by(config["asked"], recipe.training.get("ddp_timeout"))
+        train(recipe, resume=config["resume"], on_event=emit, stop=stop)
     except Exception as error:
         if may_tell(error):
             queue.put((_FAILED, error if isinstance(error, LorakitError) else _plain(error)))
         raise
 
 
-def _told_by(asked: Any) -> StopRequest:
+def _told_by(asked: Any, timeout_s: int | None) -> StopRequest:
     """Return a request that is set once the process that leads training says so."""
     from ray.exceptions import RayError
 
@@ -227,7 +231,7 @@ def _told_by(asked: Any) -> StopRequest:
         with suppress(RayError):  # the queue ends with the training
             stop.set(asked.get())
 
-    start(None)
+    start(timeout_s=timeout_s)
     if is_main():  # which tells the others
         threading.Thread(target=wait, daemon=True).start()
     return stop
