@@ -76,12 +76,16 @@ def pairs(values: Mapping[str, Any]) -> None:
             say(f"  {name:<{width}}  {text}")
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[Any]], *, max_width: int | None = None
+) -> None:
     """Print a table; columns of numbers are aligned to the right.
 
     Args:
         columns: The headings.
         rows: One value per column; None is printed as an empty cell.
+        max_width: Where no terminal sets the width, cells are folded so that no line is wider than
+            this; None takes the width it needs.
     """
     cells = [
         ["" if cell is None else escaped(str(cell), keep="\n") for cell in row] for row in rows
@@ -97,7 +101,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         screen.print(drawn)
         return
     options = screen.options.update(width=10_000)
-    screen.width = max(Measurement.get(screen, options, drawn).maximum, 1)
+    needed = max(Measurement.get(screen, options, drawn).maximum, 1)
+    screen.width = needed if max_width is None else min(needed, max_width)
     with screen.capture() as capture:
         screen.print(drawn)
     for line in capture.get().splitlines():

@@ -32,7 +32,7 @@ def show_dry_run(dry: DryRun) -> None:
         }
     )
     if dry.labels:
-        say(f"  labels: {', '.join(dry.labels)}")
+        say(f"  labels: {', '.join(map(escaped, dry.labels))}")
     heading(f"Training: {dry.steps:,} optimizer steps")
     settings = {key: number_text(value) for key, value in dry.recipe.training.items()}
     pairs({"products in": dry.dtypes["compute"], **settings})
@@ -45,7 +45,7 @@ def show_dry_run(dry: DryRun) -> None:
 
 def show_row(number: int, row: SampleRow) -> None:
     """Print the tokens of a row, those that count in the loss marked from below."""
-    say(f"  {number}. {len(row.tokens):,} tokens{'; ' if row.note else ''}{row.note}")
+    say(f"  {number}. {len(row.tokens):,} tokens{'; ' if row.note else ''}{escaped(row.note)}")
     width = min(console().width, MAX_LINE_WIDTH) - len(INDENT)
     for line in marked_lines(*shortened(row.tokens, row.counted), width):
         say(f"{INDENT}{line}")

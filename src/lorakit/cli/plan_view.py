@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lorakit.planning.measurement import Measurement
 
 _BAR_WIDTH = 40
+_MAX_WIDTH = 100
 _FEW_OVERRIDES = 2
 """A change of more overrides is made of others, which name them."""
 ORDER = (
@@ -83,25 +84,19 @@ def summary(plan: MemoryPlan) -> str:
 def show_methods(plans: Mapping[str, MemoryPlan]) -> None:
     """Print the ways to train side by side."""
     heading("Side by side")
-    columns = (
-        *("", "trained", "weights", "gradients", "optimizer", "activations", "peak", "saved"),
-        "fits",
-    )
-    rows = [
-        (
-            name,
-            f"{plan.trainable:,}",
-            size_text(plan.base_weights_bytes + plan.adapter_bytes),
-            size_text(plan.gradient_bytes),
-            size_text(plan.optimizer_bytes),
-            size_text(plan.saved_activation_bytes),
-            size_text(plan.peak_bytes),
-            size_text(plan.adapter_file_bytes),
-            {True: "yes", False: "no", None: "?"}[plan.fits],
-        )
-        for name, plan in plans.items()
-    ]
-    table(columns, rows)
+    values = {
+        "trained": [f"{plan.trainable:,}" for plan in plans.values()],
+        "weights": [
+            size_text(plan.base_weights_bytes + plan.adapter_bytes) for plan in plans.values()
+        ],
+        "gradients": [size_text(plan.gradient_bytes) for plan in plans.values()],
+        "optimizer": [size_text(plan.optimizer_bytes) for plan in plans.values()],
+        "activations": [size_text(plan.saved_activation_bytes) for plan in plans.values()],
+        "peak": [size_text(plan.peak_bytes) for plan in plans.values()],
+        "saved": [size_text(plan.adapter_file_bytes) for plan in plans.values()],
+        "fits": [{True: "yes", False: "no", None: "?"}[plan.fits] for plan in plans.values()],
+    }
+    table(("", *plans), [(name, *cells) for name, cells in values.items()], max_width=_MAX_WIDTH)
 
 
 def show_changes(changes: Sequence[Change], own: MemoryPlan) -> None:
@@ -121,6 +116,7 @@ def show_changes(changes: Sequence[Change], own: MemoryPlan) -> None:
             )
             for change in changes
         ],
+        max_width=_MAX_WIDTH,
     )
     for change in changes:
         if len(change.overrides) <= _FEW_OVERRIDES:

@@ -19,6 +19,13 @@ def test_a_piped_table_is_as_wide_as_it_needs(capsys):
     assert not any(line.endswith(" ") for line in lines)
 
 
+def test_a_piped_table_of_a_given_width_folds_and_drops_nothing(capsys):
+    console.table(["module", "note"], [WIDE[:2]], max_width=60)
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 60
+    assert text.count("x") == 60 and "…" not in text
+
+
 def test_numbers_are_aligned_to_the_right(capsys):
     console.table(["module", "rank"], [["a", "1,024"], ["b", 8]])
     lines = capsys.readouterr().out.splitlines()

@@ -23,6 +23,13 @@ def test_a_row_without_marks_has_its_note(capsys):
     assert capsys.readouterr().out == ("  2. 3 tokens; label: positive\n     [CLS] good [SEP]\n")
 
 
+def test_control_characters_of_a_label_are_shown_escaped(capsys):
+    show_row(1, SampleRow(["a\x1b[31m"], [False], "label: good\n\x1b[2Jbad"))
+    assert capsys.readouterr().out == (
+        "  1. 1 tokens; label: good\\n\\x1b[2Jbad\n     a\\x1b[31m\n"
+    )
+
+
 def test_lines_fit_and_line_breaks_are_shown():
     tokens = ["word\n"] * 40
     lines = list(marked_lines(tokens, [True] * 40, 30))
