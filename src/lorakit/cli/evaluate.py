@@ -43,6 +43,7 @@ def evaluate(
     """Measure a trained adapter on validation data."""
     location = adapter_location(adapter)
     from lorakit.training.evaluation import evaluate as measure
+    from lorakit.training.evaluation import find_adapter, settings_beside
     from lorakit.training.report import metric_text
 
     hide_loading_bars()
@@ -61,15 +62,15 @@ def evaluate(
     if base:
         found["base alone"] = measure(location, loaded, use_base=True, **options)
     heading("Metrics")
-    metrics = found["adapter"]
+    settings = settings_beside(find_adapter(location)[0])
     table(
         ("", *found),
         [
             (
-                metric_text(key, metrics),
+                metric_text(key, settings),
                 *(number_text(values.get(key)) for values in found.values()),
             )
-            for key in metrics
+            for key in found["adapter"]
         ],
     )
     name = quoted(adapter)

@@ -20,7 +20,7 @@ from lorakit.cli.console import (
     table,
 )
 from lorakit.cli.quiet import hide_loading_bars
-from lorakit.cli.train import leave_if_asked, stoppable
+from lorakit.cli.train import leave_if_asked, stoppable, warn_of_chance
 from lorakit.cli.training_view import RunView
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def quickstart(
     with QuickstartView() as view, stoppable(view, command) as stop:
         result = run_quickstart(folder, seed=seed, compare=compare, on_event=view, stop=stop)
     show_methods(result)
+    warn_of_chance(result.training)
     for example in result.examples:
         show_example(example)
     run = quoted(result.training.run_dir)

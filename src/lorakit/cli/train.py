@@ -123,7 +123,8 @@ def _load(path: Path, changes: list[str]) -> Recipe:
             raise problem or ConfigError(f"Cannot read the recipe {path}.")
         return loaded
 
-    start(loaded.training.get("use_cpu") if loaded else None)
+    training = loaded.training if loaded else {}
+    start(training.get("use_cpu"), training.get("ddp_timeout"))
     return all_agree(result)
 
 
@@ -213,13 +214,24 @@ def show_result(result: TrainResult) -> None:
         say(
             f"  kept: the adapter of epoch {kept['epoch']:.4g}, the best on the validation examples"
         )
+    from lorakit.adapters.settings import InferenceSettings
     from lorakit.training.report import metric_text
 
+    settings = InferenceSettings.load(result.adapter_path)
     metrics = {"mean training loss": result.train_loss}
-    metrics |= {
-        f"validation {metric_text(key, result.metrics)}": v for key, v in result.metrics.items()
-    }
+    metrics |= {f"validation {metric_text(key, settings)}": v for key, v in result.metrics.items()}
     pairs({name: number_text(value) for name, value in metrics.items()})
+    warn_of_chance(result)
+
+
+def warn_of_chance(result: TrainResult) -> None:
+    """Print the report's warning where the metrics are no better than chance."""
+    from lorakit.training.guessing import reference_of, warning
+    from lorakit.training.run_directory import RunDirectory
+
+    warned = warning(reference_of(RunDirectory(result.run_dir)), result.metrics)
+    if warned:
+        say(f"  {warned}", style="bold")
 
 
 def kept_evaluation(result: TrainResult) -> dict[str, Any] | None:

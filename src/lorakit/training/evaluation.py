@@ -69,7 +69,7 @@ def evaluate(
         # The trainer is built with some rows; the adapter knows the labels that it was trained on.
         instead = {"train": recipe.data.validation, "train_split": _split_of(recipe)}
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update=instead)})
-        labels = _labels_beside(adapter)
+        labels = settings_beside(adapter).labels
     setup = prepare(
         recipe,
         on_event or (lambda name, payload: None),
@@ -102,11 +102,11 @@ def _split_of(recipe: Recipe) -> str:
     return recipe.data.validation_split or recipe.data.train_split
 
 
-def _labels_beside(adapter: Path) -> tuple[str, ...] | None:
-    """Return the label names of an adapter; those of a checkpoint lie in its finished run."""
+def settings_beside(adapter: Path) -> InferenceSettings:
+    """Return the settings of an adapter; those of a checkpoint lie in its finished run."""
     places = (adapter, adapter.parent / "adapter")
     place = next((place for place in places if (place / SETTINGS_FILE).is_file()), adapter)
-    return InferenceSettings.load(place).labels
+    return InferenceSettings.load(place)
 
 
 def _attach(model: nn.Module, path: Path) -> Injection:

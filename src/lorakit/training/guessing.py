@@ -84,6 +84,26 @@ def _of_classes(ids: Sequence[int], *, with_averages: bool) -> dict[str, Any]:
     return values
 
 
+def warning(reference: Reference | None, metrics: Mapping[str, float]) -> str | None:
+    """Say that nothing seems to have been learnt, where the metrics are no better than chance.
+
+    Args:
+        reference: What the metrics are compared with; None where there is nothing.
+        metrics: Of the validation examples, with "eval_" prefixes.
+    """
+    metric = "eval_accuracy" if "eval_accuracy" in metrics else "eval_loss"
+    value = metrics.get(metric)
+    if reference is None or value is None:
+        return None
+    if reference.beaten_by(metric, value, is_minimized=metric == "eval_loss"):
+        return None
+    return (
+        f"Nothing seems to have been learnt: the validation {metric.removeprefix('eval_')} of "
+        f"{value:.4g} is not better than {reference.how} ({reference.metrics[metric]:.4g}) by more "
+        "than chance."
+    )
+
+
 def reference_of(run: RunDirectory) -> Reference | None:
     """Return what a run's metrics can be compared with, or None where it was not found out."""
     rows = run.metrics()

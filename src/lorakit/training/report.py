@@ -6,17 +6,19 @@ import json
 import math
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lorakit.adapters.settings import InferenceSettings
 from lorakit.atomic import write_text
 from lorakit.errors import escaped
 from lorakit.injection import Injection, ParameterCount
 from lorakit.png import save_png
-from lorakit.training.guessing import Reference
+from lorakit.training.guessing import Reference, warning
 from lorakit.training.recipe import Recipe
 from lorakit.training.run_directory import RunDirectory
+from lorakit.training.tasks.metrics import has_averages
 
 _PLOT_INCHES = (8, 4.5)
 _PLOT_DPI = 120
@@ -71,7 +73,7 @@ def report_text(run: RunDirectory, facts: RunFacts) -> str:
         f"A LoRA adapter for {code(recipe.model)}, task {recipe.task}, trained on "
         f"{code(recipe.data.train)}.",
         "## Result",
-        _result_table(facts),
+        _result_table(run, facts),
         _compared(run, facts),
         _kept(facts),
         "![Training and validation loss](loss.png)",
@@ -123,26 +125,32 @@ def plot_losses(run: RunDirectory, best_step: int | None = None) -> None:
     save_png(figure, run.loss_plot, _PLOT_DPI)
 
 
-_MACRO = ("eval_precision", "eval_recall", "eval_f1")
+_AVERAGES = ("eval_precision", "eval_recall", "eval_f1")
 
 
-def metric_text(key: str, metrics: Mapping[str, float]) -> str:
+def metric_text(key: str, settings: InferenceSettings) -> str:
     """Return a metric in words; an average over classes, each counting alike, is called macro.
 
-    >>> metric_text("eval_f1", {"eval_f1": 0.5, "eval_f1_red": 0.5})
+    Args:
+        key: Its name, with the "eval_" prefix.
+        settings: Those beside the adapter, which know the task and the classes.
+
+    >>> metric_text("eval_f1", InferenceSettings(task_type="SEQ_CLS", labels=("red", "blue")))
     'macro f1'
+    >>> metric_text("eval_f1", InferenceSettings(task_type="TOKEN_CLS", labels=("O", "B-PER")))
+    'f1'
     """
     name = key.removeprefix("eval_").replace("_", " ")
-    # Entities are counted, and not averaged; they have no values class by class.
-    is_macro = key in _MACRO and any(other.startswith("eval_f1_") for other in metrics)
+    is_macro = key in _AVERAGES and has_averages(settings.task_type, settings.labels or ())
     return f"macro {name}" if is_macro else name
 
 
-def _result_table(facts: RunFacts) -> str:
+def _result_table(run: RunDirectory, facts: RunFacts) -> str:
     expected = facts.reference.metrics if facts.reference is not None else {}
+    settings = InferenceSettings.load(run.adapter)
     rows: list[tuple[Any, ...]] = [
         (
-            f"validation {metric_text(key, facts.metrics)}",
+            f"validation {metric_text(key, settings)}",
             _number(value),
             _number(expected[key]) if key in expected else "",
         )
@@ -170,15 +178,8 @@ def _compared(run: RunDirectory, facts: RunFacts) -> str:
             "Guessing: the commonest class for the accuracy, the classes' shares for the loss, "
             f"any class for averages over classes. {base}"
         )
-    metric = "eval_accuracy" if "eval_accuracy" in facts.metrics else "eval_loss"
-    value = facts.metrics.get(metric, math.nan)
-    if reference.beaten_by(metric, value, is_minimized=metric == "eval_loss"):
-        return base
-    return (
-        f"**Nothing seems to have been learnt**: the validation {metric_text(metric, {})} of "
-        f"{_number(value)} is not better than {reference.how} "
-        f"({_number(reference.metrics[metric])}) by more than chance. {base}"
-    )
+    warned = warning(reference, facts.metrics)
+    return f"**{warned}** {base}" if warned else base
 
 
 def _kept(facts: RunFacts) -> str:
@@ -243,7 +244,7 @@ def commands(run: RunDirectory, recipe: Recipe) -> str:
     python = (
         "from lorakit import load_adapter",
         "",
-        f"load_adapter(model, {str(run.adapter)!r})  # model: {plain(recipe.model)}",
+        f"load_adapter(model, {str(run.adapter)!r})  # model: {escaped(recipe.model)}",
     )
     parts = (fenced("\n".join(lines)), "In Python:", fenced("\n".join(python), "python"))
     return "\n\n".join(parts)

@@ -76,6 +76,7 @@ def test_the_whole_road(small, cli, tmp_path, monkeypatch):
     assert "Training in quickstart-run-2/lora" in result.stdout
     assert result.stdout.count("A docstring the model has not been trained on") == 3
     assert "  quickstart-run-2/lora/adapter/  (" in result.stdout
+    assert "Nothing seems to have been learnt" in result.stdout  # in one epoch of so few examples
     assert 'lorakit generate quickstart-run-2/lora "Parse a date."' in result.stdout
     tried = cli("generate", "quickstart-run-2/lora", "Parse a date.")
     assert tried.exit_code == 0, tried.stderr

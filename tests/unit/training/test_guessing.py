@@ -2,7 +2,7 @@
 
 import pytest
 
-from lorakit.training.guessing import EVENT, Reference, guesses, reference_of
+from lorakit.training.guessing import EVENT, Reference, guesses, reference_of, warning
 from lorakit.training.run_directory import RunDirectory
 
 FIVE = {"labels": [0, 1, 2, 3, 4] * 8}
@@ -42,6 +42,18 @@ def test_better_than_guessing_is_better_by_more_than_the_spread(
     found = guesses("SEQ_CLS", FIVE)
     reference = Reference(found, "guessing", found["count"])
     assert reference.beaten_by(metric, value, is_minimized, spread) is is_beaten
+
+
+def test_what_is_no_better_than_guessing_is_warned_of():
+    found = guesses("SEQ_CLS", FIVE)
+    guessing = Reference(found, "guessing", found["count"])
+    assert warning(guessing, {"eval_accuracy": 0.175}) == (
+        "Nothing seems to have been learnt: the validation accuracy of 0.175 is not better than "
+        "guessing (0.2) by more than chance."
+    )
+    assert warning(guessing, {"eval_accuracy": 0.9, "eval_loss": 9.0}) is None
+    assert warning(guessing, {}) is None
+    assert warning(None, {"eval_accuracy": 0.0}) is None
 
 
 def test_a_language_model_is_compared_with_itself_before_training(tmp_path):

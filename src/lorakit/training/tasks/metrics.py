@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from lorakit.config import TaskType
+
 ROUGE_NAMES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 _MOST_CLASSES_LISTED = 20
 # Each Chinese or Japanese character is a word; other words are runs of letters and digits.
@@ -73,6 +75,16 @@ def is_entity_scheme(labels: Sequence[str]) -> bool:
     """
     kinds = [label for label in labels if label != "O"]
     return bool(kinds) and all(re.fullmatch(r"[BIESLU]-.+", label) for label in kinds)
+
+
+def has_averages(task_type: TaskType | None, labels: Sequence[str]) -> bool:
+    """Return whether precision, recall and F1 are macro averages over classes.
+
+    Entities are counted instead, whatever their kind.
+    """
+    if task_type == TaskType.TOKEN_CLS:
+        return not is_entity_scheme(labels)
+    return task_type == TaskType.SEQ_CLS
 
 
 def token_metrics(label_ids: Any, logits: Any, labels: Sequence[str]) -> dict[str, float]:
