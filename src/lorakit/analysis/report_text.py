@@ -105,7 +105,7 @@ def recommendation(analysis: AdapterAnalysis) -> str:
         )
     return (
         f"Rank {choice.together} keeps {share} of the energy of {analysis.name}, which was trained "
-        f"with {r}: {choice.parameters_together:,} parameters in place of {analysis.parameters:,}. "
+        f"with {r}: {choice.parameters_together:,} parameters instead of {analysis.parameters:,}. "
         "It is the one to try next."
     )
 

@@ -38,7 +38,7 @@ def show_dry_run(dry: DryRun) -> None:
     pairs({"products in": dry.dtypes["compute"], **settings})
     has_marks = any(any(row.counted) for row in dry.sample_rows)
     legend = f" ({MARK} marks what counts in the loss)" if has_marks else ""
-    heading(f"The first rows as the model will see them{legend}")
+    heading(f"The first examples as the model will see them{legend}")
     for number, row in enumerate(dry.sample_rows, start=1):
         show_row(number, row)
 

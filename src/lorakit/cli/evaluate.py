@@ -31,7 +31,7 @@ def evaluate(
             "default the recipe's validation examples."
         ),
     ] = None,
-    rows: Annotated[int | None, typer.Option(min=1, help="Use only so many rows.")] = None,
+    rows: Annotated[int | None, typer.Option(min=1, help="Use only so many examples.")] = None,
     recipe: Annotated[
         Path | None,
         typer.Option(help="Recipe with base and data; by default the run's own."),

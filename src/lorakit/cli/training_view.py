@@ -48,7 +48,7 @@ class RunView:
 
 
 def show_data(payload: Mapping[str, Any]) -> None:
-    """Print how many rows there are, and what was done to them."""
+    """Print how many examples there are, and what was done to them."""
     heading("Data")
     pairs(
         {

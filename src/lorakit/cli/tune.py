@@ -33,7 +33,7 @@ def tune(
     closing(
         result.files,
         {
-            f"lorakit train {best}": "trains the best on all rows",
+            f"lorakit train {best}": "trains the best on all examples",
             f"tensorboard --logdir {quoted(result.path / 'trials')}": "shows all trials",
         },
     )

@@ -107,7 +107,7 @@ def _candidates(recipe: Recipe, own: MemoryPlan) -> Iterator[tuple[str, dict[str
     if training.get("optim") != optimizer and not str(training.get("optim")).startswith("paged"):
         yield "an optimizer state outside of this memory", {"training.optim": optimizer}
     if own.batch_tokens >= 2 * _LEAST_TOKENS:
-        yield "rows half as long", {"data.max_length": own.batch_tokens // 2}
+        yield "examples half as long", {"data.max_length": own.batch_tokens // 2}
 
 
 def _planned(

@@ -76,7 +76,7 @@ def _from_data(
         # Rows without a token that counts are left out, and packing makes one row of several.
         train_rows=max(round(count * len(lengths) / len(spread.train)), 1),
         mean_tokens=sum(lengths) / max(len(lengths), 1),
-        note=f"The longest of {count:,} rows, at most {limit} tokens.",
+        note=f"The longest of {count:,} examples, at most {limit} tokens.",
     )
 
 
@@ -87,7 +87,7 @@ def _as_long_as_may_be(
     length = resolve_max_length(recipe.data.max_length, model, sources.tokenizer)
     row = _ROWS[task_type](length, recipe)
     made = Dataset.from_list([row])
-    why = "rows" if sources.train_rows is None else "tokenizer"
+    why = "examples" if sources.train_rows is None else "tokenizer"
     verb = "are" if sources.train_rows is None else "is"
     note = f"Rows of {length:,} tokens, as the {why} {verb} not here (data.max_length)."
     return PlannedRows([row], Encoded(made, None), sources.train_rows, float(length), note)

@@ -147,7 +147,7 @@ def split_docstrings(
     except ValueError as error:
         raise DataError(
             f"Splitting the docstrings failed: got {len(rows)} rows, max_rows={max_rows} and "
-            f"validation_share={validation_share}, expected enough rows for each of {CLASSES} "
+            f"validation_share={validation_share}, expected enough examples for each of {CLASSES} "
             f"classes in both splits ({error}). Raise max_rows."
         ) from error
     return DocstringSplits(tuple(train), tuple(validation), tuple(labels))

@@ -53,7 +53,7 @@ def evaluate(
 
     Raises:
         MissingFileError: There is no adapter at `path`, or no recipe to be found with it.
-        ConfigError: There are no validation rows.
+        ConfigError: There are no validation examples.
         AdapterMismatchError: The adapter was made for another base.
     """
     adapter, own_recipe = find_adapter(path)
@@ -78,7 +78,7 @@ def evaluate(
     )
     if setup.encoded.validation is None:
         raise ConfigError(
-            "There are no rows to evaluate on: data.validation is not given and "
+            "There are no examples to evaluate on: data.validation is not given and "
             "data.validation_fraction is 0. Name a dataset with `data`."
         )
     few = setup.encoded.train.select(range(min(_ROWS_FOR_THE_TRAINER, len(setup.encoded.train))))

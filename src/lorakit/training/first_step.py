@@ -140,7 +140,7 @@ def _zero_message(
     else:
         reason = (
             "The loss does not change with the model's output: the labels are all masked, or the "
-            "base's activations or weights are zero. Look at the rows with `--dry-run`"
+            "base's activations or weights are zero. Look at the examples with `--dry-run`"
         )
     return (
         f"{subject} are zero on step {step + 1}, for {len(names)} LoRA parameters "
@@ -153,7 +153,7 @@ def advice_for_nan(step: int) -> str:
     if step == 0:
         return (
             "On the first step the base model or the data is at fault: try dtype=float32 and "
-            "without training.bf16, and look at the rows with `--dry-run`."
+            "without training.bf16, and look at the examples with `--dry-run`."
         )
     return "Lower training.learning_rate, or set training.max_grad_norm and training.warmup_steps."
 

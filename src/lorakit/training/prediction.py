@@ -79,7 +79,7 @@ def _require_kind(loaded: LoadedModel, texts: Sequence[Any]) -> None:
         wanted, got = ("pairs of texts", "a single text") if pairs else ("texts", "a pair")
         raise DataError(
             f"The adapter was trained on {wanted}: got {got}, expected {wanted} only. "
-            "Give the input as the training rows had it."
+            "Give the input as the training examples had it."
         )
 
 

@@ -53,7 +53,7 @@ _NameOrPath = Annotated[
 
 
 class DataConfig(StrictConfig):
-    """Where the rows come from and which columns hold what."""
+    """Where the examples come from and which columns hold what."""
 
     train: _NameOrPath
     """Hub id, csv/json/jsonl/parquet file, or directory of a saved dataset."""
@@ -69,14 +69,14 @@ class DataConfig(StrictConfig):
     """None: a split called "validation" if the dataset has one, else `validation_fraction`."""
 
     validation_fraction: float = Field(0.1, ge=0, lt=1)
-    """Share of the training rows held out where there is no validation split; 0 holds out none."""
+    """Share of the training examples held out where there is no validation split; 0 holds out none."""
 
     delimiter: str | None = None
     """What separates the cells of a csv file; None takes a comma, semicolon, tab or vertical bar,
     whichever gives every line as many cells as the header."""
 
     format: Literal["auto", "text", "prompt_completion", "messages", "alpaca"] = "auto"
-    """How the rows of a CAUSAL_LM dataset are laid out; "auto" sees it from the columns."""
+    """How the examples of a CAUSAL_LM dataset are laid out; "auto" sees it from the columns."""
 
     text: str = "text"
     text_pair: str | None = None

@@ -25,6 +25,7 @@ from lorakit.training.batch_notes import batch_notes
 from lorakit.training.callbacks import EventHandler, RunRecorder, RunTensorBoard, quiet_writers
 from lorakit.training.data_start import as_trained
 from lorakit.training.directory_lock import LOCK_NAME, locked_directory
+from lorakit.training.example_digests import KEY, changed_examples, example_digests
 from lorakit.training.final_metrics import final_metrics
 from lorakit.training.guessing import EVENT, guesses, reference_of
 from lorakit.training.numerics import changed_numerics, cpu_notes
@@ -173,7 +174,8 @@ def _open_run(setup: Setup, resume: bool, emit: EventHandler, held: ExitStack) -
 
 def _created(setup: Setup, held: ExitStack) -> tuple[_OpenRun, dict[str, Any]]:
     path = Path(setup.recipe.output)
-    run = _OpenRun(RunDirectory.create(path, setup.recipe, held), None, is_new=True)
+    facts = {KEY: example_digests(setup.encoded)}
+    run = _OpenRun(RunDirectory.create(path, setup.recipe, held, facts), None, is_new=True)
     return run, {"path": path, "resumed_from": None, "removed": {}, "note": None}
 
 
@@ -187,11 +189,14 @@ def _reopened(setup: Setup) -> tuple[_OpenRun, dict[str, Any]]:
     directory.keep_metrics_until(checkpoints.step_of(checkpoint) if checkpoint else -1)
     directory.write_recipe(setup.recipe)
     directory.report_file.unlink(missing_ok=True)
-    note = (
-        changed_numerics(directory.environment_file)
-        if checkpoint
-        else "There is no complete checkpoint; starting from the beginning."
-    )
+    digests = example_digests(setup.encoded)
+    if checkpoint is None:
+        note = "There is no complete checkpoint; starting from the beginning."
+        directory.write_environment({KEY: digests})
+    else:
+        file = directory.environment_file
+        changes = (changed_examples(file, digests), changed_numerics(file))
+        note = " ".join(filter(None, changes)) or None
     event = {"path": path, "resumed_from": checkpoint, "removed": removed, "note": note}
     return _OpenRun(directory, checkpoint, is_new=False), event
 

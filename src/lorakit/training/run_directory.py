@@ -115,13 +115,20 @@ class RunDirectory:
             )
 
     @classmethod
-    def create(cls, path: str | Path, recipe: Recipe, held: ExitStack | None = None) -> Self:
+    def create(
+        cls,
+        path: str | Path,
+        recipe: Recipe,
+        held: ExitStack | None = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> Self:
         """Make a run directory with its recipe and environment; both are there at once.
 
         Args:
             path: Where; there must be nothing or an empty directory.
             recipe: The run's.
             held: Until it is closed, no other process may write there; None lets others do so.
+            facts: What environment.json tells besides versions and machine.
 
         Raises:
             OutputExistsError: Something is at `path` already.
@@ -137,8 +144,7 @@ class RunDirectory:
                 unborn = cls(partial)
                 if held is not None:
                     until_it_fails.enter_context(locked_directory(partial, final=run.path))
-                environment = json.dumps(environment_facts(), indent=2)
-                write_text(unborn.environment_file, environment + "\n")
+                unborn.write_environment(facts or {})
                 write_text(unborn.recipe_file, recipe.to_yaml())
             if held is not None:
                 held.enter_context(until_it_fails.pop_all())
@@ -198,6 +204,11 @@ class RunDirectory:
                 'with the number of processes the run was begun with. Write {"processes": 1} '
                 "into it, or their number, and resume again."
             ) from None
+
+    def write_environment(self, facts: Mapping[str, Any]) -> None:
+        """Write versions, machine and other facts into environment.json."""
+        environment = json.dumps(environment_facts() | dict(facts), indent=2)
+        write_text(self.environment_file, environment + "\n")
 
     def write_recipe(self, recipe: Recipe) -> None:
         """Replace the resolved recipe, as a resumed run with more epochs does."""

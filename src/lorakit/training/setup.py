@@ -143,8 +143,8 @@ def _known(found: Sequence[str], labels: tuple[str, ...]) -> tuple[str, ...]:
     strange = [label for label in found if label not in labels]
     if strange:
         raise DataError(
-            f"The rows have labels that the adapter was not trained on: got {first_few(strange)}, "
-            f"expected {first_few(labels)}. Leave those rows out."
+            "The examples have labels that the adapter was not trained on: got "
+            f"{first_few(strange)}, expected {first_few(labels)}. Leave those examples out."
         )
     return labels
 

@@ -35,7 +35,7 @@ OWNED_KEYS: dict[str, str] = {
     "output_dir": "the run directory is set by `output` at the top level",
     "logging_dir": "TensorBoard's files go to `tensorboard` in the run directory",
     "disable_tqdm": "the command line draws the progress",
-    "remove_unused_columns": "the rows hold just what the model takes",
+    "remove_unused_columns": "the examples hold just what the model takes",
     "resume_from_checkpoint": "resume with `--resume`",
     "restore_callback_states_from_checkpoint": "a resumed run always goes on where it stopped",
     "save_only_model": "a checkpoint without the optimizer could not be resumed",
@@ -56,7 +56,7 @@ OWNED_KEYS: dict[str, str] = {
     # of TRL's SFTConfig
     "max_length": "set `data.max_length`",
     "dataset_text_field": "set `data.text`",
-    "dataset_kwargs": "lorakit prepares the rows; see `data`",
+    "dataset_kwargs": "lorakit prepares the examples; see `data`",
     "pad_token": "save the tokenizer with a pad token and name it in `model`",
     "model_init_kwargs": "set `dtype`, `revision` or `trust_remote_code` at the top level",
     "trust_remote_code": "set `trust_remote_code` at the top level",

@@ -188,7 +188,7 @@ def _plan_trials(
     splits = load_splits(recipe.data, seed, task.label_column(recipe), task.columns(recipe))
     if splits.validation is None:
         raise ConfigError(
-            "Trials are compared on validation rows and there are none: data.validation is not "
+            "Trials are compared on validation examples and there are none: data.validation is not "
             "given and data.validation_fraction is 0. Set one of the two."
         )
     trial = trial_recipe(recipe, settings, len(splits.train))

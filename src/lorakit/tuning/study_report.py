@@ -39,7 +39,7 @@ def write_study(
     seeds = len(settings.seeds)
     spread = f", mean ± standard deviation over {seeds} seeds" if seeds > 1 else ", one seed"
     rows = settings.sample_fraction
-    share = "" if rows == 1 else f" {100 * rows:g}% of the training rows;"
+    share = "" if rows == 1 else f" {100 * rows:g}% of the training examples;"
     lines = [
         f"# Rank and modules: {Path(recipe.model).name}",
         "",

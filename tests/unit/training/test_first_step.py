@@ -46,7 +46,7 @@ def test_all_zero_is_an_error_that_says_what_to_do(model):
         "All gradients are zero on step 1, for 2 LoRA parameters (inner.updates.default.lora_A, "
         "inner.updates.default.lora_B); expected some that are not. The loss does not change with "
         "the model's output: the labels are all masked, or the base's activations or weights are "
-        "zero. Look at the rows with `--dry-run`."
+        "zero. Look at the examples with `--dry-run`."
     )
 
 

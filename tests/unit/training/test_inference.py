@@ -276,7 +276,7 @@ def test_pairs_are_wanted_as_in_training(classifier, run, tiny_bert_dir, tmp_pat
         classify(loaded, ["the cat"])
     assert str(caught.value) == (
         "The adapter was trained on pairs of texts: got a single text, expected pairs of texts "
-        "only. Give the input as the training rows had it."
+        "only. Give the input as the training examples had it."
     )
     with pytest.raises(DataError, match="trained on texts: got a pair, expected texts only"):
         classify(classifier, [("a", "b")])

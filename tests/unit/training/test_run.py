@@ -1,6 +1,8 @@
 """One road from a recipe to a run directory, and what stands in the way where it fails."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,7 +19,7 @@ from lorakit.errors import (
     TargetError,
     TrainingError,
 )
-from lorakit.training import RunDirectory, evaluate, train
+from lorakit.training import RunDirectory, checkpoints, evaluate, train
 from lorakit.training.trainer import AdapterTrainerMixin
 
 
@@ -160,7 +162,7 @@ def test_without_validation_rows_nothing_may_ask_for_them(recipe, prompt_jsonl):
     result = train(recipe(data=data))
     assert result.metrics == {}
     assert "last step" in (result.run_dir / "report.md").read_text()
-    with pytest.raises(ConfigError, match="There are no rows to evaluate on"):
+    with pytest.raises(ConfigError, match="There are no examples to evaluate on"):
         evaluate(result.run_dir)
 
 
@@ -253,6 +255,26 @@ def test_a_resumed_run_is_the_run_that_never_stopped(recipe, stop_after):
     assert _bits(resumed) == _bits(straight)
     assert _rows(resumed) == _rows(straight)
     assert resumed.metrics == straight.metrics
+
+
+def test_data_that_changed_meanwhile_are_said(recipe, stop_after, prompt_jsonl, tmp_path):
+    file = tmp_path / "mine.jsonl"
+    lines = Path(prompt_jsonl).read_text().splitlines()
+    file.write_text("\n".join(lines))
+    saving = {"save_strategy": "steps", "save_steps": 2}
+    mine = recipe(data={"train": str(file), "validation_fraction": 0}, training=saving)
+    go_on = stop_after(3)
+    with pytest.raises(KeyboardInterrupt):
+        train(mine)
+    go_on()
+    assert checkpoints.newest_complete(Path(mine.output)) is not None
+    before = file.stat()
+    file.write_text("\n".join(reversed(lines)))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    events = []
+    train(mine, resume=True, on_event=lambda *event: events.append(event))
+    note = dict(events)["run_opened"]["note"]
+    assert note.startswith("The training examples have changed since the run was begun")
 
 
 def test_a_finished_run_may_train_on_for_longer(recipe):

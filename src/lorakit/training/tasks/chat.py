@@ -57,7 +57,7 @@ class ChatEncoder:
             raise ConfigError(
                 f"Messages cannot be rendered: the tokenizer of '{name}' in model has no chat "
                 "template. Name a Jinja file in training.chat_template_path, choose a chat model, "
-                "or give the rows as prompt and completion."
+                "or give the examples as prompt and completion."
             )
         self._tokenizer = tokenizer
         self._column = column

@@ -74,9 +74,9 @@ def require_in_rows(rows: Dataset, tokenizer: PreTrainedTokenizerBase, recipe: R
                 words.pop(token, None)
     if words:
         raise DataError(
-            f"No training row of '{recipe.data.train}' has {list(words.values())} of "
+            f"No training example of '{recipe.data.train}' has {list(words.values())} of "
             "data.new_tokens, expected each of them at least once: a token that is never read is "
-            "never trained. Add rows that have them, or leave them out."
+            "never trained. Add examples that have them, or leave them out."
         )
 
 

@@ -1,0 +1,57 @@
+"""Whether a resumed run says that its examples are others than at its beginning."""
+
+import json
+
+import pyarrow as pa
+import pytest
+from datasets import Dataset
+
+from lorakit.training.example_digests import KEY, changed_examples, example_digests
+from lorakit.training.tasks import Encoded
+
+ROWS = {"input_ids": [[1, 2], [3], []], "labels": [0, 1, 2]}
+
+
+def digest(rows, **options):
+    return example_digests(Encoded(Dataset.from_dict(rows, **options), None))["training"]
+
+
+def test_how_the_examples_are_held_does_not_count():
+    one = digest(ROWS)
+    table = pa.table(
+        {
+            "labels": pa.array([0, 1, 2], pa.int32()),
+            "input_ids": pa.array(ROWS["input_ids"], pa.large_list(pa.int64())),
+        }
+    )
+    parts = pa.concat_tables([table.slice(0, 1), table.slice(1)])
+    assert example_digests(Encoded(Dataset(parts), None))["training"] == one
+    longer = Dataset.from_dict({k: [v[0], *v] for k, v in ROWS.items()})
+    assert example_digests(Encoded(longer.select([1, 2, 3]), None))["training"] == one
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        {"input_ids": [[1, 2], [3], []], "labels": [0, 1, 1]},
+        {"input_ids": [[1], [2, 3], []], "labels": [0, 1, 2]},
+        {"input_ids": [[1, 2], [3]], "labels": [0, 1]},
+        {"input_ids": [[3], [1, 2], []], "labels": [1, 0, 2]},
+        {"labels": [[1, 2], [3], []], "input_ids": [0, 1, 2]},
+    ],
+)
+def test_every_other_content_or_order_is_another(rows):
+    assert digest(rows) != digest(ROWS)
+
+
+def test_what_has_changed_is_said(tmp_path):
+    file = tmp_path / "environment.json"
+    now = {"training": "a", "validation": None}
+    file.write_text(json.dumps({KEY: now}))
+    assert changed_examples(file, now) is None
+    said = changed_examples(file, {"training": "b", "validation": "c"})
+    assert said is not None
+    assert said.startswith("The training and validation examples have changed since the run was")
+    for text in ("", "{}", "[]", "null", '{"examples": 3}', '{"examples": {}}'):
+        file.write_text(text)
+        assert changed_examples(file, {"training": "b", "validation": None}) is None
