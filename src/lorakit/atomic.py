@@ -1,20 +1,28 @@
 """Files and directories that appear whole or not at all, and replace older ones at once."""
 
+import atexit
 import ctypes
 import errno
 import os
+import re
 import secrets
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+from lorakit.disks import telling_of_disk
 
 _NAME_SHOWN = 40
 """Characters of a name that its temporary one begins with: both have to fit a directory entry."""
 
 _AT_CWD, _EXCHANGE = -100, 2
 """AT_FDCWD and RENAME_EXCHANGE of Linux."""
+
+_unfinished: set[Path] = set()
+"""What a process that ends at once has to remove first."""
 
 
 @contextmanager
@@ -25,6 +33,9 @@ def replacing_file(path: Path) -> Iterator[Path]:
 
     Args:
         path: The file to make; its directory must exist.
+
+    Raises:
+        DiskError: The disk is full, or may not be written to.
     """
     with replacing_files(path) as (temporary,):
         yield temporary
@@ -40,22 +51,20 @@ def replacing_files(*paths: Path) -> Iterator[tuple[Path, ...]]:
 
     Args:
         paths: The files to make, in one directory, which must exist.
+
+    Raises:
+        DiskError: The disk is full, or may not be written to.
     """
-    made: list[tuple[Path, int]] = []
-    try:
-        for path in paths:
-            temporary = _beside(path)
-            made.append((temporary, _create(temporary)))
-        yield tuple(temporary for temporary, _ in made)
-        for temporary, mode in made:
+    with telling_of_disk(paths[0]), ExitStack() as stack:
+        made = [stack.enter_context(_removed_at_the_end(_beside(path))) for path in paths]
+        modes = [_create(temporary) for temporary in made]
+        yield tuple(made)
+        for temporary, mode in zip(made, modes, strict=True):
             temporary.chmod(mode)  # a writer may have put another file there
             _flush(temporary)
-        for (temporary, _), path in zip(made, paths, strict=True):
+        for temporary, path in zip(made, paths, strict=True):
             os.replace(temporary, path)
         _flush(paths[0].parent)
-    finally:
-        for temporary, _ in made:
-            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -68,10 +77,15 @@ def write_text(path: Path, text: str) -> None:
 def appearing_directory(path: Path) -> Iterator[Path]:
     """Give a temporary directory beside `path` to fill; rename it to `path` when the block ends.
 
+    All files in it get the permissions of ordinary files, whoever wrote them.
+
     Args:
         path: The directory to make; it must not exist or be empty.
+
+    Raises:
+        DiskError: The disk is full, or may not be written to.
     """
-    with _temporary_directory(path) as temporary:
+    with _filled_directory(path) as temporary:
         yield temporary
         _flush_tree(temporary)
         os.replace(temporary, path)
@@ -89,8 +103,11 @@ def replacing_directory(path: Path, last: Sequence[str] = ()) -> Iterator[Path]:
         path: The directory to make or to replace, with everything in it.
         last: Names of the files that are replaced last where that is done one by one, in this
             order.
+
+    Raises:
+        DiskError: The disk is full, or may not be written to.
     """
-    with _temporary_directory(path) as temporary:
+    with _filled_directory(path) as temporary:
         yield temporary
         _flush_tree(temporary)
         if not path.is_dir() or not any(path.iterdir()):
@@ -101,14 +118,82 @@ def replacing_directory(path: Path, last: Sequence[str] = ()) -> Iterator[Path]:
 
 
 @contextmanager
-def _temporary_directory(path: Path) -> Iterator[Path]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _beside(path)
-    temporary.mkdir()
+def scratch_directory(prefix: str) -> Iterator[Path]:
+    """Give a temporary directory that is gone when the block, or the process, ends.
+
+    Args:
+        prefix: Of its name, in the system's directory for temporary files.
+
+    Raises:
+        DiskError: The disk is full, or may not be written to.
+    """
+    temporary = Path(tempfile.gettempdir())
+    with (
+        telling_of_disk(temporary),
+        _removed_at_the_end(Path(tempfile.mkdtemp(prefix=prefix))) as made,
+    ):
+        yield made
+
+
+def lasting_scratch_directory(prefix: str) -> Path:
+    """Make a temporary directory that is gone when the process ends."""
+    with telling_of_disk(Path(tempfile.gettempdir())):
+        directory = Path(tempfile.mkdtemp(prefix=prefix))
+    _unfinished.add(directory)
+    atexit.register(_remove, directory)
+    return directory
+
+
+def remove_unfinished() -> None:
+    """Remove what is not in its place yet, in a process that is about to end at once."""
+    for path in tuple(_unfinished):
+        _remove(path)
+
+
+def leftovers(directory: Path, names: Iterable[str]) -> list[Path]:
+    """Return what killed processes have left in a directory of the files of some names.
+
+    Args:
+        directory: Where files or directories with these names appear.
+        names: Their names.
+    """
+    known = "|".join(re.escape(name[:_NAME_SHOWN]) for name in names)
+    left = re.compile(rf"\.(?:{known})\.[a-z0-9_]{{8}}")
+    return sorted(path for path in directory.glob(".*") if left.fullmatch(path.name))
+
+
+def _beside(path: Path) -> Path:
+    """Return a new name in a path's directory, hidden and short enough for a directory entry.
+
+    `leftovers` knows it again.
+    """
+    return path.with_name(f".{path.name[:_NAME_SHOWN]}.{secrets.token_hex(4)}")
+
+
+@contextmanager
+def _filled_directory(path: Path) -> Iterator[Path]:
+    with telling_of_disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _removed_at_the_end(_beside(path)) as temporary:
+            temporary.mkdir()
+            yield temporary
+
+
+@contextmanager
+def _removed_at_the_end(temporary: Path) -> Iterator[Path]:
+    _unfinished.add(temporary)
     try:
         yield temporary
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+    _unfinished.discard(path)
 
 
 def _exchange(one: Path, other: Path) -> bool:
@@ -141,11 +226,6 @@ def _replace_one_by_one(source: Path, target: Path, last: Sequence[str]) -> None
 
 def _order(name: Path, last: Sequence[str]) -> int:
     return last.index(str(name)) if str(name) in last else -1
-
-
-def _beside(path: Path) -> Path:
-    """Return a new name in a path's directory, hidden and short enough for a directory entry."""
-    return path.with_name(f".{path.name[:_NAME_SHOWN]}.{secrets.token_hex(6)}")
 
 
 def _create(path: Path) -> int:

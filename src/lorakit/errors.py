@@ -16,7 +16,9 @@ LorakitError
 ├── ClusterError         (RuntimeError)       Ray cannot be reached, or has too little to give
 ├── PlanError            (RuntimeError)       a step's memory cannot be known without running it
 ├── CheckpointError      (RuntimeError)       a checkpoint is incomplete or belongs to another run
-└── TrainingError        (RuntimeError)       training cannot learn: zero or NaN gradients, NaN loss
+├── DiskError            (OSError)            a disk is full, read-only or closed to this user
+├── TrainingError        (RuntimeError)       training cannot learn: zero or NaN gradients, NaN loss
+└── StoppedError         (RuntimeError)       a run was asked to stop, and has saved a checkpoint
 
 Each class is a LorakitError and the fitting builtin. `exit_code` is what the command line returns:
 2 for what the user wrote, 1 for what went wrong while running.
@@ -25,6 +27,7 @@ Each class is a LorakitError and the fitting builtin. `exit_code` is what the co
 import unicodedata
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 
 class LorakitError(Exception):
@@ -162,6 +165,25 @@ def _written_out(character: str) -> str:
     if code > 0xFFFF:
         return f"\\U{code:08x}"
     return _SHORT_ESCAPES.get(character) or (f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}")
+
+
+class LorakitWarning(UserWarning):
+    """What was asked for was done, but something about it should be known."""
+
+
+class DiskError(LorakitError, OSError):
+    """A disk is full, read-only, or may not be written to."""
+
+
+class StoppedError(LorakitError, RuntimeError):
+    """A run was asked to stop, and has saved a checkpoint to go on from."""
+
+    def __init__(self, message: str = "", checkpoint: Path | None = None, number: int = 0):
+        super().__init__(message, checkpoint, number)
+        self.checkpoint = checkpoint
+        """What it saved."""
+        self.number = number
+        """The signal that was the reason."""
 
 
 def first_few(words: Iterable[str], most: int = 3) -> str:

@@ -23,14 +23,18 @@ BUILTIN = {
     "ClusterError": RuntimeError,
     "PlanError": RuntimeError,
     "CheckpointError": RuntimeError,
+    "DiskError": OSError,
     "TrainingError": RuntimeError,
+    "StoppedError": RuntimeError,
 }
 WHILE_RUNNING = {
     "LorakitError",
     "DtypeError",
     "AdapterStateError",
     "CheckpointError",
+    "DiskError",
     "TrainingError",
+    "StoppedError",
 }
 
 

@@ -10,7 +10,12 @@ from torch import Tensor, nn
 
 from lorakit.adapters.convolutions import Convolutions
 from lorakit.adapters.files import read_adapter_files, write_adapter_files
-from lorakit.adapters.parameter_keys import named_in_base, stacked_paths, with_outputs_of_files
+from lorakit.adapters.parameter_keys import (
+    named_in_base,
+    stacked_paths,
+    with_outputs_of_files,
+    with_patterns_of_files,
+)
 from lorakit.adapters.peft_format import (
     config_from_peft,
     config_to_peft,
@@ -177,6 +182,7 @@ class Adapter:
         Returns: The paths written.
         """
         factors, config = with_outputs_of_files(self.factors, self.config)
+        config = with_patterns_of_files(factors, config)
         tensors = tensor_keys(
             factors,
             self.replaced,

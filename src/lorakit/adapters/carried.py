@@ -1,6 +1,7 @@
 """Adapters that a model carries: saved to files, loaded from them, read and filled as tensors."""
 
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,10 +18,12 @@ from lorakit.adapters.parameter_keys import (
 )
 from lorakit.adapters.peft_format import factor_keys, tensor_keys
 from lorakit.adapters.ranks import Factors, with_ranks
+from lorakit.adapters.settings import save_class_names
 from lorakit.adapters.sharded import copy_whole_, is_sharded
 from lorakit.config import LoraConfig
-from lorakit.errors import AdapterMismatchError, AdapterStateError, first_few
+from lorakit.errors import AdapterMismatchError, AdapterStateError, LorakitWarning, first_few
 from lorakit.injection import Injection, adapter_names, add_adapter
+from lorakit.injection.peft_names import unread_by_peft
 from lorakit.injection.plan_from_tensors import saved_tensors
 from lorakit.injection.state import (
     adapted_layers,
@@ -37,6 +40,8 @@ from lorakit.layers.parted_update import PartedUpdate
 def save_adapter(model: nn.Module, path: str | Path, name: str = "default") -> list[Path]:
     """Write one adapter of a model in PEFT's layout, atomically.
 
+    The class names of a classifier of transformers go into a `lorakit.json` beside it.
+
     Of a model whose parameters are sharded (FSDP2) take `Adapter.from_model` in every process, and
     save what it returns in one of them.
 
@@ -46,6 +51,9 @@ def save_adapter(model: nn.Module, path: str | Path, name: str = "default") -> l
         name: Which adapter.
 
     Returns: The paths written.
+
+    Warns:
+        LorakitWarning: PEFT does not read such an adapter.
 
     Raises:
         AdapterNameError: There is no such adapter.
@@ -59,7 +67,10 @@ def save_adapter(model: nn.Module, path: str | Path, name: str = "default") -> l
             f"Cannot save adapter {name!r} to {path}: this process has a part of it only. Call "
             "Adapter.from_model(model) in every process, and save its result in one of them."
         )
-    return view.save(path)
+    note = unread_by_peft(unwrapped(model), view.config, view.factors)
+    if note is not None:
+        warnings.warn(note, LorakitWarning, stacklevel=2)
+    return [*view.save(path), *save_class_names(model, view.config, path)]
 
 
 def load_adapter(

@@ -22,6 +22,7 @@ from lorakit.cli.console import (
 )
 from lorakit.cli.inspect_quantization import inspect_quantization
 from lorakit.cli.paths import adapter_location
+from lorakit.cli.trust import TrustRemoteCode
 from lorakit.errors import first_few
 
 if TYPE_CHECKING:
@@ -84,10 +85,11 @@ def inspect(
             "--quantization its errors."
         ),
     ] = None,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Show what an adapter is made of, or what quantising its base would cost."""
     if quantization:
-        inspect_quantization(adapter, modules, plot)
+        inspect_quantization(adapter, modules, plot, trust_remote_code)
         return
     location = adapter_location(adapter)
     from lorakit.adapters import Adapter

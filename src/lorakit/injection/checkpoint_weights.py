@@ -16,6 +16,7 @@ from lorakit.errors import (
     MissingFileError,
     QuantizationError,
 )
+from lorakit.foreign_code import load_pretrained
 from lorakit.hub import fetch_from_hub, is_hub_id
 from lorakit.injection.state import base_modules, state_of
 from lorakit.json_files import POINTER_BYTES, read_json_object, require_no_pointer
@@ -141,8 +142,14 @@ class CheckpointWeights:
                 "directory that holds it."
             )
         try:
-            config = transformers.AutoConfig.from_pretrained(directory)
+            config = load_pretrained(transformers.AutoConfig, directory, trust_remote_code=False)
         except (OSError, ValueError) as error:
+            if "trust_remote_code" in str(error):
+                raise ConfigError(
+                    f"Unknown model class in {directory / _CONFIG}: it needs code that comes with "
+                    "the checkpoint, expected a class of transformers. Load the model yourself and "
+                    "pass it instead of its directory."
+                ) from None
             raise AdapterFileError(
                 f"Cannot read {directory / _CONFIG}: {str(error).splitlines()[0]}; expected the "
                 "configuration of a model of transformers. Save or fetch the checkpoint again."

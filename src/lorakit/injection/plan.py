@@ -19,14 +19,14 @@ from lorakit.injection.attention import (
     with_output_patterns,
     with_outputs,
 )
-from lorakit.injection.heads import TASKS_WITH_HEADS, output_layers, task_heads
-from lorakit.injection.parameters import is_carrier, selected_parameters
+from lorakit.injection.heads import TASKS_WITH_HEADS, HeadChoice, choose_heads, output_layers
+from lorakit.injection.parameters import is_carrier, selected_parameters, weight_class_of
 from lorakit.injection.parts import by_groups, check_parts
 from lorakit.injection.site_checks import check_sites
 from lorakit.injection.state import base_modules
 from lorakit.injection.targets import ALL_LINEAR, match_targets, name_matches, no_match_message
 from lorakit.injection.tokens import TokenSite, conflicts, find_token_sites
-from lorakit.injection.uncalled import require_called
+from lorakit.injection.uncalled import bypassed_layers, require_called
 from lorakit.layers import (
     AdaptedLayer,
     KernelShape,
@@ -42,6 +42,7 @@ from lorakit.layers import (
 from lorakit.layers.attention import LoraAttentionOutput, LoraMultiheadAttention
 from lorakit.layers.bitsandbytes_storage import bits_of, quantized_weight
 from lorakit.layers.parameter import AdaptedParameter, ParameterOwner
+from lorakit.layers.read_weight import LoraReadWeight
 
 _ADAPTED_CLASSES: dict[type[nn.Module], type[AdaptedLayer]] = {
     nn.Linear: LoraLinear,
@@ -135,6 +136,8 @@ class InjectionPlan:
     other_biases: dict[str, nn.Module] = field(default_factory=dict)
     """Modules that are not adapted but whose bias is trained, by path."""
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What was decided without being asked for, in sentences."""
     tokens: list[TokenSite] = field(default_factory=list)
     """Rows of embeddings and output layers that are trained."""
 
@@ -142,13 +145,24 @@ class InjectionPlan:
 def adapted_class_of(module: nn.Module) -> type[AdaptedLayer] | None:
     """Return the class that adapts this module, or None where there is none."""
     if isinstance(module, AdaptedLayer):
-        return None if is_output(module) else type(module)
+        is_by_name = not (is_output(module) or isinstance(module, LoraReadWeight))
+        return type(module) if is_by_name else None
     return None if obstacle(module) else adapted_classes().get(plain_class_of(module))
 
 
 def output_class_of(module: nn.Module) -> type[AdaptedLayer] | None:
     """Return the class that adapts the output projection of an attention."""
     return LoraAttentionOutput if is_output(module) else adapted_class_of(module)
+
+
+def parameter_class_of(module: nn.Module) -> type[AdaptedLayer]:
+    """Return the class that adapts what `selected_parameters` has selected."""
+    if is_carrier(module):
+        return AdaptedParameter
+    found = adapted_class_of(module) or weight_class_of(module)
+    if found is None:
+        raise TypeError(f"A {describe(module)} was selected, whose weight cannot be adapted.")
+    return found
 
 
 def obstacle(module: nn.Module) -> str | None:
@@ -178,9 +192,11 @@ def plan_from_config(model: nn.Module, config: LoraConfig) -> InjectionPlan:
         ShapeError: A rank is larger than its layer.
     """
     modules = {path: m for path, m in base_modules(model) if not is_carrier(m)}
-    plan = InjectionPlan(config)
+    choice = choose_heads(model, modules, config)
+    config = config.model_copy(update={"task_type": choice.task_type})
+    plan = InjectionPlan(config, notes=list(choice.notes))
     problems: list[str] = []
-    plan.heads = _heads(model, modules, config, problems)
+    plan.heads = _heads(model, modules, config, choice, problems)
 
     inside_heads = tuple(f"{path}." for path in plan.heads)
     free = {
@@ -192,13 +208,16 @@ def plan_from_config(model: nn.Module, config: LoraConfig) -> InjectionPlan:
     outputs = {p: a for p, a in attention_outputs(free).items() if a in adaptable}
     adaptable = {path: kind for path, kind in adaptable.items() if path not in outputs}
     heads = output_layers(model)
+    bypassed = bypassed_layers(modules)
     default = [
         path
         for path, kind in adaptable.items()
-        if kind.is_linear and id(modules[path]) not in heads
+        if kind.is_linear and id(modules[path]) not in heads and path not in bypassed
     ]
     parameters = selected_parameters(config, free, problems)
-    selected, target_problems = match_targets(config, list(adaptable), default, list(parameters))
+    selected, target_problems = match_targets(
+        config, list(adaptable), default, list(parameters), choice.excluded
+    )
     adapted = with_outputs(selected, outputs)
     problems += _blocked(config, free, plan, adapted) + target_problems
     if problems:
@@ -210,17 +229,19 @@ def plan_from_config(model: nn.Module, config: LoraConfig) -> InjectionPlan:
         kind = output_class_of(modules[path]) if path in outputs else adaptable[path]
         if kind is not None:
             plan.sites.append(_site(config, path, modules[path], kind))
-    plan.sites += [_site(config, p, one, AdaptedParameter) for p, one in parameters.items()]
+    for path, one in parameters.items():
+        if path not in adapted:
+            plan.sites.append(_site(config, path, one, parameter_class_of(one)))
     check_parts(config, plan.sites)
     plan.sites = [by_groups(site, config) for site in plan.sites]
     check_sites(config, plan.sites)
-    _note_skipped(config, modules, plan, heads)
+    _note_skipped(config, modules, plan, heads, bypassed)
     plan_biases(plan, free)
     plan.tokens = find_token_sites(model, modules, config, problems)
     problems += token_conflicts(plan)
     if problems:
         raise TargetError("\n".join(problems))
-    require_called(modules, plan.sites)
+    require_called(bypassed, plan.sites)
     return plan
 
 
@@ -232,7 +253,11 @@ def _site(
 
 
 def _heads(
-    model: nn.Module, modules: dict[str, nn.Module], config: LoraConfig, problems: list[str]
+    model: nn.Module,
+    modules: dict[str, nn.Module],
+    config: LoraConfig,
+    choice: HeadChoice,
+    problems: list[str],
 ) -> dict[str, nn.Module]:
     """Return the modules to train in full: those named, and the heads of the task."""
     heads: dict[str, nn.Module] = {}
@@ -253,15 +278,13 @@ def _heads(
             for path, module in found.items()
             if is_output(module)
         ]
-    if config.task_type in TASKS_WITH_HEADS:
-        automatic = task_heads(model)
-        if not automatic and not heads:
-            problems.append(
-                f"task_type={config.task_type} trains the model's head, but "
-                f"{type(model).__name__} has none beside its backbone. Load the model with a "
-                "head, or name the head in modules_to_save."
-            )
-        heads.update({name: modules[name] for name in automatic})
+    heads.update({path: modules[path] for path in choice.paths})
+    if config.task_type in TASKS_WITH_HEADS and not heads and not choice.excluded:
+        problems.append(
+            f"task_type={config.task_type} trains the model's head, but "
+            f"{type(model).__name__} has none beside its backbone. Load the model with a "
+            "head, or name the head in modules_to_save."
+        )
     problems += quantized_head_problems(heads)
     outer = tuple(f"{path}." for path in heads)
     return {path: module for path, module in heads.items() if not path.startswith(outer)}
@@ -303,7 +326,11 @@ def _blocked(
 
 
 def _note_skipped(
-    config: LoraConfig, modules: dict[str, nn.Module], plan: InjectionPlan, outputs: set[int]
+    config: LoraConfig,
+    modules: dict[str, nn.Module],
+    plan: InjectionPlan,
+    outputs: set[int],
+    bypassed: Mapping[str, str],
 ) -> None:
     """Record the linear layers that the selection left out for a reason worth showing."""
     targets = config.target_modules
@@ -316,6 +343,8 @@ def _note_skipped(
                 plan.skipped.append((path, "trained in full"))
         elif everything and id(module) in outputs:
             plan.skipped.append((path, "the output head"))
+        elif everything and path in bypassed:
+            plan.skipped.append((path, bypassed[path]))
 
 
 def plan_biases(plan: InjectionPlan, free: Mapping[str, nn.Module]) -> None:

@@ -51,6 +51,9 @@ class Injection:
         factor_dtype: dtype of lora_A and lora_B.
         base_dtype: dtype of the adapted weights.
         tokens: Paths of the modules that share trained rows, and how many rows, for each weight.
+        notes: What was decided without being asked for, in sentences: the task that the model's
+            class stands for, weights that the checkpoint does not have, readers that will not take
+            the adapter's file.
     """
 
     name: str
@@ -62,6 +65,7 @@ class Injection:
     factor_dtype: str
     base_dtype: str
     tokens: tuple[tuple[tuple[str, ...], int], ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def lora_parameters(self) -> int:
@@ -126,6 +130,7 @@ class Injection:
             reasons.setdefault(reason, []).append(path)
         for reason, paths in reasons.items():
             lines.append(f"Left out, {reason}: {first_few(paths)}")
+        lines += self.notes
         return "\n".join(lines)
 
     def __str__(self) -> str:
