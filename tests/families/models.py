@@ -75,18 +75,17 @@ def inputs_of(family: str, model: PreTrainedModel) -> dict[str, Any]:
     given: dict[str, Any] = {}
     if family in INPUTS:
         return INPUTS[family](model, generator)
+    required = {n for n, one in names.items() if one.default is inspect.Parameter.empty}
+    reads_both = hasattr(model, "get_image_features") and hasattr(model, "get_text_features")
     if "input_ids" in names:
         given["input_ids"] = _tokens(config, LENGTH, generator)
         if "attention_mask" in names:
             given["attention_mask"] = torch.ones_like(given["input_ids"])
     if "decoder_input_ids" in names:
         given["decoder_input_ids"] = _tokens(config, TARGET_LENGTH, generator)
-    if "pixel_values" in names and ("input_ids" not in names or hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
-        given["pixel_values"] = _image(config, generator)
-    if "input_ids" not in names and "input_values" in names:
-        given["input_values"] = torch.randn(ROWS, 2000, generator=generator)
-    if "input_ids" not in names and "input_features" in names:
-        given["input_features"] = _features(config, generator)
+    for name, make in _SIGNALS.items():
+        if name in names and ("input_ids" not in names or reads_both or name in required):
+            given[name] = make(config, generator)
     return given
 
 
@@ -108,6 +107,25 @@ def _features(config: PreTrainedConfig, generator: torch.Generator) -> Tensor:
         return torch.randn(ROWS, config.num_mel_bins, 2 * config.max_source_positions, generator=generator)
     bins = next((getattr(config, n) for n in ("num_mel_bins", "feature_projection_input_dim", "input_feat_per_channel") if hasattr(config, n)), 16)
     return torch.randn(ROWS, 40, bins, generator=generator)
+
+
+def _video(config: PreTrainedConfig, generator: torch.Generator) -> Tensor:
+    image = _image(config, generator)
+    frames = getattr(config, "num_frames", 2)
+    return image[:, None].repeat(1, frames, 1, 1, 1)
+
+
+def _samples(config: PreTrainedConfig, generator: torch.Generator) -> Tensor:
+    return torch.randn(ROWS, 2000, generator=generator)
+
+
+_SIGNALS = {
+    "pixel_values": _image,
+    "pixel_values_videos": _video,
+    "input_values": _samples,
+    "input_features": _features,
+}
+"""What other inputs than tokens are made by."""
 
 
 def outputs_of(model: nn.Module, given: dict[str, Any]) -> list[Tensor]:

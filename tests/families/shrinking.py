@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from transformers import PreTrainedConfig
+from transformers.integrations.heterogeneity.configuration_utils import AmbiguousGlobalPerLayerAttributeError
 
 WIDTH, HEADS, HEAD_WIDTH, LAYERS, VOCABULARY, POSITIONS = 64, 4, 16, 2, 64, 64
 
@@ -44,7 +45,10 @@ _SIZES: tuple[tuple[str, Any], ...] = (
     (r"state_size|ssm_state_size|mamba_d_state", 8),
     (r"n_groups|mamba_n_groups|mamba_num_groups", 1),
     (r"chunk_size|mamba_chunk_size", 8),
-    (r"conv_kernel|mamba_d_conv|conv_kernel_size", 4),
+    (r"conv_kernel_size", 3),
+    (r"conv_kernel|mamba_d_conv", 4),
+    (r"downsample_hidden_size|nemo_conv_channels", 16),
+    (r"layer_scale_init_value|layer_scale_initial_scale|layerscale_value", 1.0),
     (r"time_step_rank|mamba_dt_rank", 4),
     (r"lru_width", WIDTH),
     (r"image_size|input_size", 32),
@@ -61,7 +65,7 @@ _SIZES: tuple[tuple[str, Any], ...] = (
 _WIDTHS = re.compile(r".*(dim|size|channel|width|filter)s?(_list)?")
 _DEPTHS = re.compile(r".*depths?|num_blocks|stage_numb_of_layers|stage_num_blocks")
 _IMAGES = re.compile(r".*(image|patch|crop|kernel|window|resolution|stride|pool|input|grid|bin|latent)_?(size|dim)?s?.*")
-_LAYER_LISTS = re.compile(r"layer_types|layers_block_type|mlp_layer_types|attention_types|block_types")
+_LAYER_LISTS = ("layer_types", "layers_block_type", "mlp_layer_types", "block_types")
 
 
 def shrunk(config: PreTrainedConfig, **special: Any) -> dict[str, Any]:
@@ -74,7 +78,7 @@ def shrunk(config: PreTrainedConfig, **special: Any) -> dict[str, Any]:
     values: dict[str, Any] = {}
     defaults = dict(type(config).default_config_fields())
     for key, default in defaults.items():
-        inner = getattr(config, key, None)
+        inner = _value(config, key)
         if isinstance(inner, PreTrainedConfig):
             own = special.get(key, {})
             if isinstance(own, dict):
@@ -96,6 +100,14 @@ def shrunk(config: PreTrainedConfig, **special: Any) -> dict[str, Any]:
     return _with_layers(config, values, special)
 
 
+def _value(config: PreTrainedConfig, key: str) -> Any:
+    """Return a value of a configuration; None for one that differs between its layers."""
+    try:
+        return getattr(config, key, None)
+    except AmbiguousGlobalPerLayerAttributeError:
+        return None
+
+
 def _small(key: str, default: Any) -> Any:
     if isinstance(default, list | tuple) and default and all(type(one) is int for one in default):
         return type(default)(_small_list(key, default))
@@ -104,7 +116,7 @@ def _small(key: str, default: Any) -> Any:
     for pattern, size in _SIZES:
         if re.fullmatch(pattern, key):
             if isinstance(size, float):
-                return type(default)(size)
+                return size
             return type(default)(min(size, default)) if not key.endswith("_token_id") else size
     return default
 
@@ -123,18 +135,21 @@ def _small_list(key: str, default: Sequence[int]) -> Sequence[int]:
     return default
 
 
-def _with_layers(config: PreTrainedConfig, values: dict[str, Any], special: dict[str, Any]) -> dict[str, Any]:
+def _with_layers(
+    config: PreTrainedConfig, values: dict[str, Any], special: dict[str, Any]
+) -> dict[str, Any]:
     """Keep one layer of each kind where layers are of several."""
-    for key in type(config).default_config_fields():
-        kinds = getattr(config, key, None)
-        if not _LAYER_LISTS.fullmatch(key) or not isinstance(kinds, list) or key in special:
+    for key in _LAYER_LISTS:
+        kinds = _value(config, key)
+        name = (type(config).attribute_map or {}).get(key, key)
+        if any(isinstance(getattr(type(config), one, None), property) for one in (key, name)):
             continue
-        if not all(isinstance(kind, str) for kind in kinds):
+        if not isinstance(kinds, list | tuple) or {key, "num_hidden_layers"} & special.keys():
             continue
-        count = values.get("num_hidden_layers", LAYERS)
+        if "num_hidden_layers" not in values or not all(isinstance(kind, str) for kind in kinds):
+            continue
         distinct = list(dict.fromkeys(kinds))
-        if len(distinct) > 1:
-            values[key] = distinct + distinct[-1:] * (count - len(distinct))
-            if "num_hidden_layers" in values:
-                values["num_hidden_layers"] = len(values[key])
+        if len(distinct) > 1 or key in values:
+            values[key] = distinct + distinct[-1:] * (LAYERS - len(distinct))
+            values["num_hidden_layers"] = len(values[key])
     return values

@@ -99,15 +99,15 @@ def _in_process(families: list[str]) -> tuple[dict[str, Found], dict[str, float]
     while left:
         command = [sys.executable, "-m", "tests.families", "--chunk", ",".join(left)]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        process = subprocess.run(
-            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=False
-        )
-        for line in process.stdout.splitlines():
-            if line.startswith("{"):
-                one = json.loads(line)
-                found |= from_json(one["found"])
-                seconds[one["family"]] = one["seconds"]
-                print(f"{one['seconds']:5.1f} s  {one['family']}", file=sys.stderr, flush=True)
+        with subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+        ) as process:
+            for line in process.stdout or ():
+                if line.startswith("{"):
+                    one = json.loads(line)
+                    found |= from_json(one["found"])
+                    seconds[one["family"]] = one["seconds"]
+                    print(f"{one['seconds']:5.1f} s  {one['family']}", file=sys.stderr, flush=True)
         left = [family for family in left if family not in found]
         if left and process.returncode:
             found[left[0]] = _failed("", ["forward"], f"the process ended with {process.returncode}")
