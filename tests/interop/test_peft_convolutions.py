@@ -55,7 +55,7 @@ SETTINGS = {
     "dora": {"use_dora": True},
 }
 GROUPED = {name for name, (_, options, _) in LAYERS.items() if "groups" in options}
-# A weight in groups has no rows for DoRA: PEFT takes the lengths of something of its size.
+# For DoRA in groups PEFT takes the lengths of something of the weight's size, not of its rows.
 CASES = [
     (layer, setting)
     for layer in LAYERS

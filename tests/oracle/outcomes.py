@@ -92,13 +92,6 @@ LORAKIT = (
     ),
     Outcome(
         kinds="grouped",
-        features="dora",
-        operations=MADE,
-        message="with use_dora: it has 2 groups",
-        reason="what is added to a convolution in groups is no weight whose rows have a length",
-    ),
-    Outcome(
-        kinds="grouped",
         features="orthogonal|pissa|olora",
         operations=MADE,
         message="Cannot adapt parts of body.0",
@@ -109,6 +102,13 @@ LORAKIT = (
         operations="merged|unmerged",
         message="it has groups=2",
         reason="what is added to a convolution in groups is no weight of it",
+    ),
+    Outcome(
+        kinds="grouped",
+        features="dora",
+        operations="combined",
+        message="got use_dora=True",
+        reason="what DoRA adds depends on the base; merge such an adapter instead",
     ),
     Outcome(
         kinds="grouped",
@@ -224,6 +224,13 @@ PEFT = (
         operations="rows|off|combined",
         what="differs",
         reason="the base was changed at the start, so that without the adapter it is another",
+    ),
+    Outcome(
+        kinds="grouped",
+        features="dora",
+        operations="loaded",
+        what="differs",
+        reason="the lengths are not those of the rows of a convolution in groups",
     ),
     Outcome(
         kinds="grouped",

@@ -8,9 +8,10 @@ from torch import nn
 from lorakit.config import LoraConfig
 from lorakit.errors import DtypeError, TargetError
 from lorakit.injection.activation import activate, remove_adapters
+from lorakit.injection.adapted_classes import describe
 from lorakit.injection.fused_mlp import set_fused_mlp, unfuse_all
 from lorakit.injection.parameters import attach
-from lorakit.injection.plan import AdapterTensors, InjectionPlan, Site, describe, plan_from_config
+from lorakit.injection.plan import AdapterTensors, InjectionPlan, Site, plan_from_config
 from lorakit.injection.plan_from_tensors import plan_from_tensors, saved_tensors
 from lorakit.injection.recorded import recorded_config
 from lorakit.injection.report import Injection, Match
@@ -275,6 +276,7 @@ def _injection(plan: InjectionPlan, name: str, config: LoraConfig) -> Injection:
         biases=tuple(biases),
         skipped=tuple(plan.skipped),
         tokens=tuple((tuple(site.modules), len(site.indices)) for site in plan.tokens),
+        lowered=tuple(plan.lowered),
         factor_dtype=_dtype_names(factors),
         base_dtype=_dtype_names(weights),
     )

@@ -21,7 +21,7 @@ def by_groups(site: Site, config: LoraConfig) -> Site:
 
     Raises:
         ShapeError: The rank is not divisible by the groups.
-        TargetError: Row norms are asked for, which weights in groups do not have in that form.
+        TargetError: The initialisation makes one product of the whole weight.
     """
     shape = site.adapted_class.kernel_shape(site.module)
     if shape is None or shape.groups == 1:
@@ -32,12 +32,6 @@ def by_groups(site: Site, config: LoraConfig) -> Site:
             f"{shape.groups} groups. Change r, give it a rank_pattern, or leave it out."
         )
     _check_initialization(site, config)
-    if config.use_dora:
-        raise TargetError(
-            f"Cannot adapt {site.path} with use_dora: it has {shape.groups} groups, and what its "
-            "update adds is no weight whose rows have a length. Leave it out, or leave use_dora "
-            "out."
-        )
     return replace(site, r=site.r // shape.groups, parts=(True,) * shape.groups)
 
 

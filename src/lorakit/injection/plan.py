@@ -1,9 +1,7 @@
 """What adding an adapter would do to a model, worked out before anything is touched."""
 
-import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -11,9 +9,14 @@ from transformers.pytorch_utils import Conv1D
 
 from lorakit.config import LoraConfig
 from lorakit.errors import TargetError
+from lorakit.injection.adapted_classes import adapted_class_of, obstacle, output_class_of
+from lorakit.injection.all_linear import (
+    left_out_of_all_linear,
+    untargeted_experts,
+    with_lower_ranks,
+)
 from lorakit.injection.attention import (
     OUTPUT_OBSTACLE,
-    attention_obstacle,
     attention_outputs,
     is_output,
     with_output_patterns,
@@ -26,48 +29,10 @@ from lorakit.injection.site_checks import check_sites
 from lorakit.injection.state import base_modules
 from lorakit.injection.targets import ALL_LINEAR, match_targets, name_matches, no_match_message
 from lorakit.injection.tokens import TokenSite, conflicts, find_token_sites
-from lorakit.injection.uncalled import require_called
-from lorakit.layers import (
-    AdaptedLayer,
-    KernelShape,
-    LoraConv1D,
-    LoraConv1d,
-    LoraConv2d,
-    LoraConv3d,
-    LoraEmbedding,
-    LoraLinear,
-    ReplacedModule,
-    plain_class_of,
-)
-from lorakit.layers.attention import LoraAttentionOutput, LoraMultiheadAttention
-from lorakit.layers.bitsandbytes_storage import bits_of, quantized_weight
-from lorakit.layers.parameter import AdaptedParameter, ParameterOwner
-
-_ADAPTED_CLASSES: dict[type[nn.Module], type[AdaptedLayer]] = {
-    nn.Linear: LoraLinear,
-    Conv1D: LoraConv1D,
-    nn.Embedding: LoraEmbedding,
-    nn.Conv1d: LoraConv1d,
-    nn.Conv2d: LoraConv2d,
-    nn.Conv3d: LoraConv3d,
-    nn.MultiheadAttention: LoraMultiheadAttention,
-}
-
-
-def adapted_classes() -> dict[type[nn.Module], type[AdaptedLayer]]:
-    """Return which class adapts layers of which.
-
-    Those of bitsandbytes are among them once it has been imported: before, there are no such
-    layers, and importing it takes time.
-    """
-    return _with_quantized() if "bitsandbytes" in sys.modules else _ADAPTED_CLASSES
-
-
-@cache
-def _with_quantized() -> dict[type[nn.Module], type[AdaptedLayer]]:
-    from lorakit.layers import quantized
-
-    return {**_ADAPTED_CLASSES, **quantized.ADAPTED_CLASSES}
+from lorakit.injection.uncalled import bypassed_layers, require_called
+from lorakit.layers import AdaptedLayer, KernelShape
+from lorakit.layers.bitsandbytes_storage import bits_of
+from lorakit.layers.parameter import AdaptedParameter
 
 
 class AdapterTensors(Protocol):
@@ -135,39 +100,10 @@ class InjectionPlan:
     other_biases: dict[str, nn.Module] = field(default_factory=dict)
     """Modules that are not adapted but whose bias is trained, by path."""
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    lowered: list[tuple[str, int]] = field(default_factory=list)
+    """Layers that allow a lower rank alone, by path, with that rank."""
     tokens: list[TokenSite] = field(default_factory=list)
     """Rows of embeddings and output layers that are trained."""
-
-
-def adapted_class_of(module: nn.Module) -> type[AdaptedLayer] | None:
-    """Return the class that adapts this module, or None where there is none."""
-    if isinstance(module, AdaptedLayer):
-        return None if is_output(module) else type(module)
-    return None if obstacle(module) else adapted_classes().get(plain_class_of(module))
-
-
-def output_class_of(module: nn.Module) -> type[AdaptedLayer] | None:
-    """Return the class that adapts the output projection of an attention."""
-    return LoraAttentionOutput if is_output(module) else adapted_class_of(module)
-
-
-def obstacle(module: nn.Module) -> str | None:
-    """Return why a layer that looks adaptable is not, or None."""
-    known = adapted_classes()
-    if is_output(module):
-        return OUTPUT_OBSTACLE
-    if isinstance(module, AdaptedLayer) or not isinstance(module, tuple(known)):
-        return None
-    kind = plain_class_of(module)
-    if kind not in known:
-        return f"{kind.__name__} is a subclass with a forward of its own"
-    if bits_of(module) is not None and quantized_weight(module) is None:
-        return f"this {kind.__name__} is not quantised yet; move the model to its device first"
-    if isinstance(module, nn.MultiheadAttention):
-        return attention_obstacle(module)
-    if isinstance(module, nn.Embedding) and module.max_norm is not None:
-        return "max_norm rewrites the base's weight"
-    return None
 
 
 def plan_from_config(model: nn.Module, config: LoraConfig) -> InjectionPlan:
@@ -192,15 +128,20 @@ def plan_from_config(model: nn.Module, config: LoraConfig) -> InjectionPlan:
     outputs = {p: a for p, a in attention_outputs(free).items() if a in adaptable}
     adaptable = {path: kind for path, kind in adaptable.items() if path not in outputs}
     heads = output_layers(model)
+    bypassed = bypassed_layers(modules)
+    everything = config.target_modules in (None, ALL_LINEAR)
+    left_out = left_out_of_all_linear(config, free, bypassed) if everything else {}
     default = [
         path
         for path, kind in adaptable.items()
-        if kind.is_linear and id(modules[path]) not in heads
+        if kind.is_linear and id(modules[path]) not in heads and path not in left_out
     ]
     parameters = selected_parameters(config, free, problems)
     selected, target_problems = match_targets(config, list(adaptable), default, list(parameters))
     adapted = with_outputs(selected, outputs)
     problems += _blocked(config, free, plan, adapted) + target_problems
+    if everything and not problems:
+        config, plan.lowered = with_lower_ranks(config, {p: modules[p] for p in adapted})
     if problems:
         raise TargetError("\n".join(problems))
 
@@ -215,12 +156,15 @@ def plan_from_config(model: nn.Module, config: LoraConfig) -> InjectionPlan:
     plan.sites = [by_groups(site, config) for site in plan.sites]
     check_sites(config, plan.sites)
     _note_skipped(config, modules, plan, heads)
+    plan.skipped += left_out.items()
+    if everything:
+        plan.skipped += untargeted_experts(free, parameters)
     plan_biases(plan, free)
     plan.tokens = find_token_sites(model, modules, config, problems)
     problems += token_conflicts(plan)
     if problems:
         raise TargetError("\n".join(problems))
-    require_called(modules, plan.sites)
+    require_called(bypassed, plan.sites)
     return plan
 
 
@@ -294,6 +238,9 @@ def _blocked(
             continue
         excluded = config.exclude_modules and name_matches(config.exclude_modules, path)
         if explicit and targets and name_matches(targets, path) and not excluded:
+            if is_output(module) and _selects_others(targets, path, adapted):
+                plan.skipped.append((path, OUTPUT_OBSTACLE))
+                continue
             problems.append(
                 f"Cannot adapt {path}: {reason}. Leave it out with exclude_modules=[{path!r}]."
             )
@@ -302,8 +249,24 @@ def _blocked(
     return problems
 
 
+def _selects_others(targets: str | Sequence[str], path: str, adapted: Collection[str]) -> bool:
+    """Return whether each name that selects a path is that of an adapted module too.
+
+    In SigLIP "out_proj" names a layer of every attention, and a part of its pooling head.
+    """
+    names = [targets] if isinstance(targets, str) else [[n] for n in targets]
+    return path not in targets and all(
+        any(name_matches(name, other) for other in adapted)
+        for name in names
+        if name_matches(name, path)
+    )
+
+
 def _note_skipped(
-    config: LoraConfig, modules: dict[str, nn.Module], plan: InjectionPlan, outputs: set[int]
+    config: LoraConfig,
+    modules: dict[str, nn.Module],
+    plan: InjectionPlan,
+    outputs: set[int],
 ) -> None:
     """Record the linear layers that the selection left out for a reason worth showing."""
     targets = config.target_modules
@@ -360,18 +323,3 @@ def token_conflicts(plan: InjectionPlan) -> list[str]:
 def is_free(path: str, plan: InjectionPlan) -> bool:
     """Return whether a module path lies outside the heads of a plan."""
     return bool(path) and not any(path == h or path.startswith(f"{h}.") for h in plan.heads)
-
-
-def describe(module: nn.Module) -> str:
-    """Return the class name a user knows this module by."""
-    if isinstance(module, AdaptedParameter):
-        return f"{describe(module.weight_owner)} ({module.experts})"
-    if isinstance(module, AdaptedLayer):
-        return module.plain_class.__name__
-    if isinstance(module, ParameterOwner):
-        return plain_class_of(module).plain_owner_class().__name__  # type: ignore[attr-defined]
-    return (
-        plain_class_of(module).__name__
-        if isinstance(module, ReplacedModule)
-        else type(module).__name__
-    )

@@ -4,17 +4,15 @@ import torch
 from torch import nn
 
 from lorakit.errors import AdapterMismatchError, did_you_mean
-from lorakit.injection.attention import attention_outputs, with_outputs
+from lorakit.injection.adapted_classes import adapted_class_of, describe, output_class_of
+from lorakit.injection.attention import OUTPUT_OBSTACLE, attention_outputs, with_outputs
 from lorakit.injection.parameters import is_carrier, parameter_at, selected_parameters
 from lorakit.injection.parts import by_groups
 from lorakit.injection.plan import (
     AdapterTensors,
     InjectionPlan,
     Site,
-    adapted_class_of,
-    describe,
     is_free,
-    output_class_of,
     plan_biases,
     quantized_head_problems,
     token_conflicts,
@@ -23,7 +21,7 @@ from lorakit.injection.start_checks import rewritten_base_problems
 from lorakit.injection.state import base_modules
 from lorakit.injection.targets import ALL_LINEAR, match_targets, name_matches
 from lorakit.injection.tokens import find_token_sites, misfits
-from lorakit.injection.uncalled import require_called
+from lorakit.injection.uncalled import bypassed_layers, require_called
 from lorakit.injection.vocabulary import rows_needed
 from lorakit.layers import AdaptedLayer, KernelShape
 from lorakit.layers.parameter import AdaptedParameter
@@ -35,7 +33,7 @@ def plan_from_tensors(model: nn.Module, adapter: AdapterTensors) -> InjectionPla
     Raises:
         AdapterMismatchError: A tensor has no place in the model, has another shape than its
             place, or a place is left empty; names the first and counts the rest.
-        TargetError: A convolution is never called by its parent.
+        TargetError: The model reads the weight of a layer instead of calling it.
     """
     modules = {path: m for path, m in base_modules(model) if not is_carrier(m)}
     config = adapter.config
@@ -45,7 +43,11 @@ def plan_from_tensors(model: nn.Module, adapter: AdapterTensors) -> InjectionPla
     problems += quantized_head_problems(plan.heads)
     outputs = attention_outputs(modules)
     for path in adapter.factors:
-        _add_site(plan, modules, adapter, path, outputs.get(path) in adapter.factors, problems)
+        if path in outputs and outputs[path] not in adapter.factors:
+            # PEFT adapts whatever a name selects; what it adds here, nothing calls.
+            plan.skipped.append((path, f"its update acts nowhere: {OUTPUT_OBSTACLE}"))
+            continue
+        _add_site(plan, modules, adapter, path, path in outputs, problems)
     free = {path: module for path, module in modules.items() if is_free(path, plan)}
     _check_complete(free, adapter, problems)
     plan_biases(plan, free)
@@ -59,7 +61,7 @@ def plan_from_tensors(model: nn.Module, adapter: AdapterTensors) -> InjectionPla
             f"The adapter was made for another base than this {type(model).__name__}: "
             f"{problems[0]}{more} Load the base the adapter names, or another adapter."
         )
-    require_called(modules, plan.sites)
+    require_called(bypassed_layers(modules), plan.sites)
     return plan
 
 

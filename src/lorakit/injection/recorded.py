@@ -6,9 +6,10 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from lorakit.config import LoraConfig
+from lorakit.injection.adapted_classes import describe
 from lorakit.injection.attention import attention_outputs
 from lorakit.injection.parameters import is_carrier, recorded_parameters
-from lorakit.injection.plan import InjectionPlan, describe
+from lorakit.injection.plan import InjectionPlan
 from lorakit.injection.state import base_modules
 from lorakit.injection.targets import compact_targets
 from lorakit.layers.parameter import AdaptedParameter
@@ -22,8 +23,10 @@ def _recorded_targets(model: nn.Module, plan: InjectionPlan) -> dict[str, Any]:
     """
     modules = {path: m for path, m in base_modules(model) if path and not is_carrier(m)}
     parameters = [s.path for s in plan.sites if s.adapted_class is AdaptedParameter]
+    adapted = {site.path for site in plan.sites}
     # An attention's name stands for its output projection too.
-    implied = {*parameters, *attention_outputs(modules)}
+    outputs = {out for out, attention in attention_outputs(modules).items() if attention in adapted}
+    implied = {*parameters, *outputs}
     targets = [site.path for site in plan.sites if site.path not in implied]
     return {
         "target_modules": compact_targets(targets, [p for p in modules if p not in implied]),

@@ -51,6 +51,7 @@ class Injection:
         factor_dtype: dtype of lora_A and lora_B.
         base_dtype: dtype of the adapted weights.
         tokens: Paths of the modules that share trained rows, and how many rows, for each weight.
+        lowered: Layers that allow a lower rank alone, with that rank.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Injection:
     factor_dtype: str
     base_dtype: str
     tokens: tuple[tuple[tuple[str, ...], int], ...] = ()
+    lowered: tuple[tuple[str, int], ...] = ()
 
     @property
     def lora_parameters(self) -> int:
@@ -120,6 +122,13 @@ class Injection:
         lines += [
             f"Trained tokens: {count} {'row' if count == 1 else 'rows'} of {' = '.join(paths)}"
             for paths, count in self.tokens
+        ]
+        ranks: dict[int, list[str]] = {}
+        for path, rank in self.lowered:
+            ranks.setdefault(rank, []).append(path)
+        lines += [
+            f"Rank {rank}, the largest that the layer allows: {first_few(paths)}"
+            for rank, paths in ranks.items()
         ]
         reasons: dict[str, list[str]] = {}
         for path, reason in self.skipped:

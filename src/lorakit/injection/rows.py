@@ -1,7 +1,9 @@
 """One adapter for each row of a batch."""
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,6 +19,9 @@ from lorakit.injection.state import (
 )
 from lorakit.layers.row_adapters import RowAdapters
 
+_EXPAND = "_expand_inputs_for_generation"
+"""Name of the method with which models of transformers repeat rows for beams."""
+
 
 @contextmanager
 def adapter_rows(model: nn.Module, names: Sequence[str | None]) -> Iterator[None]:
@@ -26,6 +31,7 @@ def adapter_rows(model: nn.Module, names: Sequence[str | None]) -> Iterator[None
     low-rank parts. Ranks, scalings, dropout, trained heads and biases may differ between the
     adapters. It works in training too: adapters that were added as trainable require gradients
     from then on, until `set_adapter` is called, so one optimizer can train several in one batch.
+    `generate` repeats the names as it repeats rows for beams or several answers.
     With gradient checkpointing, call `backward` inside the block. Factors may be moved, replaced
     or changed in place inside the block, but not by assigning to a parameter's `.data`.
 
@@ -68,7 +74,8 @@ def adapter_rows(model: nn.Module, names: Sequence[str | None]) -> Iterator[None
         module.row_adapters = rows  # type: ignore[assignment]
     state.rows = rows
     try:
-        yield
+        with _told_of_repeats(unwrapped(model), rows):
+            yield
     finally:
         state.rows = None
         rows.is_over = True
@@ -76,3 +83,33 @@ def adapter_rows(model: nn.Module, names: Sequence[str | None]) -> Iterator[None
             # Layers that backward may run again keep it, to notice that.
             if not rows.had_gradients and vars(module).get("row_adapters") is rows:
                 del module.row_adapters
+
+
+@contextmanager
+def _told_of_repeats(model: nn.Module, rows: RowAdapters) -> Iterator[None]:
+    """Tell rows how often `generate` of transformers repeats each row, while it does so itself.
+
+    An encoder has run by then, with the rows as they were.
+    """
+    if not hasattr(model, _EXPAND) or _EXPAND in vars(model):
+        yield
+        return
+    setattr(model, _EXPAND, _Expanding(model, rows))
+    try:
+        yield
+    finally:
+        delattr(model, _EXPAND)
+
+
+class _Expanding:
+    """Stands in for the method of a model that repeats rows; copies of the model carry a copy."""
+
+    def __init__(self, model: nn.Module, rows: RowAdapters):
+        self.model, self.rows = model, rows
+
+    def __call__(self, expand_size: int = 1, *args: Any, **kwargs: Any) -> Any:
+        self.rows.repeats = expand_size
+        method = getattr(type(self.model), _EXPAND)  # in transformers a static one, mostly
+        is_static = isinstance(inspect.getattr_static(type(self.model), _EXPAND), staticmethod)
+        own = () if is_static else (self.model,)
+        return method(*own, expand_size, *args, **kwargs)

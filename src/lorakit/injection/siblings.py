@@ -18,7 +18,7 @@ _NAMES = (
     ("wi_0", "wi_1"),
     ("w1", "w3"),
 )
-"""Children of one parent, in the order in which it calls them."""
+"""Children of one parent, in the order in which it usually calls them."""
 
 _CROSS_ATTENTION = re.compile(r"cross|encoder_attn|EncDec", re.IGNORECASE)
 """Parents whose query reads something else than key and value."""
@@ -27,8 +27,8 @@ _CROSS_ATTENTION = re.compile(r"cross|encoder_attn|EncDec", re.IGNORECASE)
 def group_siblings(model: nn.Module, paths: Iterable[str]) -> None:
     """Let adapted layers that read the same activation compute together.
 
-    Sharing is tried by name here and decided by the tensor itself at run time, so a wrong guess
-    costs a little time and never changes a result.
+    Sharing is tried by name here and decided by the tensor itself at run time, so a wrong guess,
+    of the order too, costs a little time and never changes a result.
 
     Args:
         model: A model with adapters.
@@ -43,7 +43,7 @@ def group_siblings(model: nn.Module, paths: Iterable[str]) -> None:
             children = [getattr(parent, name, None) for name in wanted]
             members = [child for child in children if isinstance(child, AdaptedLinear)]
             group = members[0].siblings if members else None
-            if len(members) < 2 or (group is not None and group.members == members):
+            if len(members) < 2 or (group is not None and set(group.members) == {*members}):
                 continue
             group = SiblingGroup([*members])
             for member in members:

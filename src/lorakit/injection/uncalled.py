@@ -1,65 +1,61 @@
-"""Convolutions whose weight is read where they would have to be called: an update does not act.
+"""Layers whose weight a model reads where it would have to call them: an update does not act.
 
-Mamba's mixers, and those of some twenty more families in transformers, hand the weight of `conv1d`
-to a function of their own; RecurrentGemma's call the layer, but not for the next token.
+Mamba's mixers multiply with `dt_proj.weight`, DETR's masks and WavLM's attention hand the weights
+of linear layers to a function, and some twenty families do so with their convolution's;
+RecurrentGemma's call the convolution, but not for the next token. Such an update would get no
+gradient, and merging it would change what the model computes where the adapter did not.
+
+A layer that is called and whose weight is read too, as for a penalty, is adapted. For one token
+convolutions are read in parts, so those whose weight is read in part are not.
 """
 
-from __future__ import annotations
-
-import inspect
-import re
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import TYPE_CHECKING
 
 from torch import nn
 
 from lorakit.errors import TargetError
+from lorakit.injection.weight_reads import weight_reads
+from lorakit.layers import plain_class_of
 
 if TYPE_CHECKING:
     from lorakit.injection.plan import Site
 
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
-def require_called(modules: Mapping[str, nn.Module], sites: Sequence[Site]) -> None:
-    """Refuse convolutions whose weight is read where the layer would have to be called.
 
-    Linear layers are called, or read in ways that injection knows; code that passes on the weight
-    of a convolution is known by its source alone.
+def bypassed_layers(modules: Mapping[str, nn.Module]) -> dict[str, str]:
+    """Return why the weights of layers act without a call, by path.
 
     Args:
-        modules: Of the model, by path.
+        modules: Those of the base, by path.
+    """
+    found = weight_reads(modules)
+    readers = {path: reader for path, reader in found.readers.items() if path not in found.used}
+    readers |= {
+        path: reader
+        for path, reader in found.readers_of_a_part.items()
+        if issubclass(plain_class_of(modules[path]), _CONVOLUTIONS)
+    }
+    return {
+        path: f"{reader} reads its weight where it would have to call the layer"
+        for path, reader in readers.items()
+    }
+
+
+def require_called(bypassed: Mapping[str, str], sites: "Sequence[Site]") -> None:
+    """Refuse layers whose weight acts without a call.
+
+    Args:
+        bypassed: What `bypassed_layers` returned.
         sites: What is to be adapted.
 
     Raises:
-        TargetError: The source of a parent reads a layer's weight and calls the layer nowhere, or
-            reads a part of its weight.
+        TargetError: One of them is among those.
     """
     for site in sites:
-        path, _, name = site.path.rpartition(".")
-        parent = modules.get(path)
-        if parent is None or site.adapted_class.kernel_shape(site.module) is None:
-            continue
-        if _bypasses(type(parent), name):
+        if site.path in bypassed:
             raise TargetError(
-                f"Cannot adapt {site.path}: {type(parent).__name__} reads its weight where it "
-                "would have to call the layer, so an update would not act. Leave it out of "
-                "target_modules."
+                f"Cannot adapt {site.path}: {bypassed[site.path]}, so an update would not act. "
+                "Leave it out of target_modules."
             )
-
-
-@cache
-def _bypasses(parent: type[nn.Module], name: str) -> bool:
-    source = "\n".join(_source(kind) for kind in parent.__mro__ if issubclass(kind, nn.Module))
-    layer = rf"\bself\.{re.escape(name)}\b"
-    is_read = re.search(rf"{layer}\.weight\b(?!\.(dtype|device|shape|size|data))", source)
-    # Whatever passes the layer itself on may call it elsewhere.
-    is_used = re.search(rf"{layer}(?!\s*(=[^=]|\.|:))", source)
-    reads_a_part = re.search(rf"{layer}\.weight\[", source)
-    return bool(reads_a_part or (is_read and not is_used))
-
-
-def _source(kind: type) -> str:
-    try:
-        return "" if kind is nn.Module else inspect.getsource(kind)
-    except (OSError, TypeError):  # made at run time, or without its file
-        return ""

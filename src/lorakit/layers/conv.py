@@ -13,12 +13,14 @@ padding_mode, so that merging changes what such layers give; here it does not.
 
 With g groups of channels the weight is (out, in / g · k), but lora_A reads all channels and
 lora_B has one block for each group, as in PEFT: what such an update adds is no weight of the layer,
-and it cannot be merged.
+and it cannot be merged. A magnitude (DoRA) is the length of a row of the sum as a convolution of
+all channels has it, W0 being zero outside of its groups.
 """
 
 import math
 from typing import ClassVar, Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -75,8 +77,11 @@ class AdaptedConv(AdaptedLayer):
         return KernelShape(module.in_channels, tuple(module.kernel_size), module.groups)  # type: ignore[arg-type]
 
     def base_weight(self) -> Tensor:
-        """Return the weight as (out, in k)."""
-        return self.weight.flatten(1)
+        """Return the weight as (out, in k), zero outside of its groups."""
+        if self.groups == 1:
+            return self.weight.flatten(1)
+        blocks = [block.flatten(1) for block in self.weight.chunk(self.groups)]
+        return torch.block_diag(*blocks)
 
     def oriented(self, delta_weight: Tensor) -> Tensor:
         """Turn (out, in k) to the stored shape (out, in, *kernel), and that one back."""

@@ -144,9 +144,12 @@ def _new_fused(plain: type[nn.Module]) -> nn.Module:
 
 def _runs_as_one(x: Tensor, layers: list[nn.Module]) -> bool:
     """Whether nothing would be missed if the children were not called one by one."""
-    if not torch.is_grad_enabled() or _has_global_hooks():
+    updates = [update for layer in layers for update in _updates(layer)]
+    if not updates or _has_global_hooks():
         return False
-    if not any(_updates(layer) for layer in layers):
+    # Under dropout also without gradients, as in the first pass of a reentrant checkpoint: the
+    # second has to draw the same masks.
+    if not torch.is_grad_enabled() and not any(update.drops for update in updates):
         return False
     return all(_is_plain_enough(layer, x) for layer in layers)
 

@@ -32,7 +32,7 @@ class AdaptedLinear(AdaptedLayer):
         # all the same: checkpointing runs the layer without gradients first, then with them.
         if (
             self.siblings is not None
-            and (torch.is_grad_enabled() or any(update.drops for update in updates))
+            and (torch.is_grad_enabled() or self.siblings.drops())
             and runs_as_one_product(updates)
             and not is_compiling()
         ):

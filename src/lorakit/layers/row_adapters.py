@@ -32,6 +32,8 @@ class RowAdapters:
         index: For each row the position of its adapter in `distinct`, or -1.
         is_over: Whether the `with` block it was made for has been left.
         had_gradients: Whether a layer has run with gradients, so that backward may run it again.
+        repeats: How often the model repeats each row at the moment, as beam search does; a batch
+            may have either number of rows, as an encoder's is not repeated.
     """
 
     def __init__(self, names: Sequence[str | None]):
@@ -41,6 +43,8 @@ class RowAdapters:
         self.index = tuple(position.get(name, -1) for name in names)
         self.is_over = False
         self.had_gradients = False
+        self.repeats = 1
+        self._repeated: RowAdapters | None = None
         self._prepared: dict[int, _Prepared] = {}
         self._seed: tuple[weakref.ref[Tensor], Tensor] | None = None
 
@@ -69,11 +73,22 @@ class RowAdapters:
         del layer.row_adapters
         return False
 
+    def _for_rows(self, rows: int) -> RowAdapters:
+        """Return what a batch of this many rows goes by: each name repeated, or as it is."""
+        if rows == len(self.names) or rows != len(self.names) * self.repeats:
+            return self
+        if self._repeated is None or len(self._repeated.names) != rows:
+            names = [name for name in self.names for _ in range(self.repeats)]
+            self._repeated = RowAdapters(names)
+        return self._repeated
+
     # ---- layers ----
 
     def linear(self, layer: AdaptedLayer, x: Tensor) -> Tensor:
         """Run a linear layer, each row with its own adapter."""
         self.had_gradients = self.had_gradients or torch.is_grad_enabled()
+        if (rows := self._for_rows(len(x))) is not self:
+            return rows.linear(layer, x)
         prepared = self._prepared.get(id(layer))
         is_current = prepared is not None and prepared.exchanges == LowRankUpdate.exchanges
         if prepared is None or torch.is_grad_enabled() or not is_current:
@@ -102,6 +117,8 @@ class RowAdapters:
             x: Its input, rows first.
             h: Its base's output.
         """
+        if x.ndim and (batch := self._for_rows(len(x))) is not self:
+            return batch.added_by_row(layer, x, h)
         self._check_rows(x, layer.plain_class.__name__)
         for number, name in enumerate(self.distinct):
             if name not in layer.updates:
@@ -131,6 +148,8 @@ class RowAdapters:
         copies: Any = module.trained_copies
         having = [number for number, name in enumerate(self.distinct) if name in copies]
         first = next((a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), None)
+        if first is not None and first.ndim and (batch := self._for_rows(len(first))) is not self:
+            return batch.replaced(module, run, run_copy, args, kwargs)
         if first is not None and having:
             self._check_rows(first, type(module).__name__)
         # The base runs on all rows, as layers inside it may have rows of their own.
@@ -193,7 +212,8 @@ class RowAdapters:
             raise ShapeError(
                 f"Adapters are given for {len(self.index)} rows, but the input of {what} has shape "
                 f"{tuple(x.shape)}, expected {len(self.index)} as its first dimension. Name one "
-                "adapter for each row that the model computes; beam search has one for each beam."
+                "adapter for each row of the batch; generate() repeats the names as it repeats "
+                "rows for beams."
             )
 
 

@@ -1,24 +1,33 @@
-"""Layers that read the same activation: the first one called computes for all of them.
+"""Layers that read the same activation: the first one called computes for the others.
 
 A model calls q_proj, k_proj and v_proj one after the other with the very same tensor. Computed as
 one autograd node they read it once, drop it once, and sum up its gradient in one buffer. So the
 first of them that is called computes the group, and the others pick their results up.
 
-A result is handed out only for the very tensor it was computed from, and only while nothing has
-changed that it depends on; otherwise the layer computes on its own. What nobody picks up is
-discarded when the group computes again, or when backward has used its graph up. Layers leave a
-group that computes in vain.
+The calls with one input are a round. A result is handed out once, in its round, for the very tensor
+it was computed from, and only while nothing has changed that it depends on; otherwise a new round
+begins. What nobody picks up is discarded when the next round begins, or when backward has used its
+graph up.
+
+What a call computes depends on the calls of its round alone, and a round never reaches into a
+checkpoint or out of one. So the second pass of a checkpoint saves the tensors that the first one
+did, whatever was called before. What is learnt from many rounds, which layers had better leave and
+in which order the others are called, changes the group only after the factors have changed.
 """
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections import Counter
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.autograd import Variable
+from torch.utils.checkpoint import CheckpointFunction
 
 from lorakit.layers.magnitude import norms_of, runs_as_one_product
 from lorakit.layers.update import shared_seed
@@ -39,16 +48,16 @@ class SiblingGroup:
     """Some layers of one parent, expected to be called with the same input in each forward pass.
 
     Attributes:
-        members: The layers, in the order they are called in.
+        members: The layers; at first in the order their names have, later in that of their calls.
     """
 
     def __init__(self, members: list[AdaptedLayer]):
         self.members = members
-        self._waiting: dict[int, _Waiting] = {}
-        self._leader: AdaptedLayer | None = None
+        self._round: _Round | None = None
         self._hits: Counter[int] = Counter()
         self._misses: Counter[int] = Counter()
-        self._missed_at: list[int] = []
+        self._called_in_order: list[int] = []
+        self._learnt_at: list[int] = []
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies and pickles of a model carry the group, never results of a pass under way.
@@ -57,69 +66,150 @@ class SiblingGroup:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["members"])
 
+    @property
+    def _waiting(self) -> dict[int, _Waiting]:
+        return {} if self._round is None else self._round.waiting
+
     def leave(self, layer: AdaptedLayer) -> None:
         """Take a layer out of the group."""
         self.members = [member for member in self.members if member is not layer]
-        self._waiting = {}
+        self._round = None
+
+    def drops(self) -> bool:
+        """Return whether a member drops elements of its input at the moment."""
+        return any(update.drops for one in self.members for update in one.acting_updates())
 
     def output(self, layer: AdaptedLayer, x: Tensor) -> Tensor:
         """Return what `layer` makes of x; it has acting updates."""
         # A layer that is no member is a copy that shares the group.
         if _is_hooked(layer) or not any(member is layer for member in self.members):
             return _compute([layer], x)[0]
-        waiting = self._waiting.get(id(layer))
-        if waiting is not None and waiting.holds_for(layer, x):
-            del self._waiting[id(layer)]
-            self._hits[id(layer)] += 1
-            self._leader = None
-            return waiting.output
-        self._discard()
-        self._let_go()
-        return self._lead(layer, x)
+        current = self._round
+        if current is None or not current.goes_on_with(layer, x):
+            # In this order: the round that ends may be of the step before.
+            self._apply_what_was_learnt()
+            if current is not None:
+                self._end(current)
+            current = self._round = _Round(x, self)
+        current.called.append(id(layer))
+        waiting = current.waiting.pop(id(layer), None)
+        if waiting is None:
+            return self._lead(layer, x, current)
+        self._hits[id(layer)] += 1
+        current.leader = None
+        return waiting.output
 
-    def _lead(self, leader: AdaptedLayer, x: Tensor) -> Tensor:
-        """Compute for a layer, and for those of the group that come after it."""
+    def _lead(self, leader: AdaptedLayer, x: Tensor, current: _Round) -> Tensor:
+        """Compute for a layer, and for those that come after it and have no result yet."""
         places = [place for place, member in enumerate(self.members) if member is leader]
         later = self.members[places[0] + 1 :] if places else []
-        joining = [leader, *(member for member in later if _may_join(member, leader, x))]
-        outputs = _compute(joining, x)
-        self._leader = leader
-        for member, output in zip(joining[1:], outputs[1:], strict=True):
-            self._waiting[id(member)] = _Waiting(weakref.ref(x), _read(member, x), output)
-        if self._waiting and outputs[0].grad_fn is not None:
-            group: weakref.ref[SiblingGroup] = weakref.ref(self)
-            outputs[0].grad_fn.register_prehook(lambda _: _discard(group))
+        joining = [
+            member
+            for member in later
+            if not current.has_computed(member) and _may_join(member, leader, x)
+        ]
+        outputs = _compute([leader, *joining], x)
+        for member, output in zip(joining, outputs[1:], strict=True):
+            current.waiting[id(member)] = _Waiting(_read(member), output)
+        if joining:
+            current.leader = id(leader)
+            end = current.ending()
+            if outputs[0].grad_fn is not None:
+                # Backward frees what its node has saved, so results that wait are of no use then.
+                outputs[0].grad_fn.register_prehook(lambda _: end())
+            if torch._C._current_graph_task_id() >= 0:
+                # A checkpoint's second pass, which may stop before the others are called.
+                Variable._execution_engine.queue_callback(end)
         return outputs[0]
 
-    def _discard(self) -> None:
-        """Let go of the results that nobody has picked up, and count whose fault that is."""
-        if not self._waiting:
-            return
-        # Where none was picked up it was the leader that read something else.
-        missed = list(self._waiting) if self._leader is None else [id(self._leader)]
-        self._misses.update(missed)
-        self._missed_at = self._versions()
-        self._waiting = {}
+    def _end(self, ended: _Round) -> None:
+        """Discard what nobody has picked up, and learn from a round."""
+        if self._round is ended:
+            self._round = None
+        if ended.waiting:
+            # Where none was picked up it was the leader that read something else.
+            missed = [*ended.waiting] if ended.leader is None else [ended.leader]
+            self._misses.update(missed)
+            self._learnt_at = self._versions()
+        order = [id(member) for member in self.members if id(member) in ended.called]
+        if order != ended.called:
+            self._called_in_order = ended.called
+            self._learnt_at = self._versions()
+        ended.waiting = {}
 
-    def _let_go(self) -> None:
-        """Let layers go that cause more misses than hits.
+    def _apply_what_was_learnt(self) -> None:
+        """Let layers go that cause more misses than hits, and take over the order of the calls.
 
-        Not before the factors have changed: the second pass of a checkpoint has to save the very
-        tensors that its first pass did.
+        Not before the factors have changed: until then a checkpoint may make its second pass.
         """
         late = [
             member
             for member in self.members
             if self._misses[id(member)] >= max(_MISSES_ALLOWED, self._hits[id(member)])
         ]
-        if late and self._versions() != self._missed_at:
-            for member in late:
-                self.leave(member)
-                member.siblings = None
+        if not (late or self._called_in_order) or self._versions() == self._learnt_at:
+            return
+        by_id = {id(member): member for member in self.members}
+        called = [by_id[one] for one in self._called_in_order if one in by_id]
+        in_order = iter(called)
+        self.members = [next(in_order) if one in called else one for one in self.members]
+        self._called_in_order = []
+        for member in late:
+            self.leave(member)
+            member.siblings = None
+        self._learnt_at = self._versions()
 
     def _versions(self) -> list[int]:
         updates: list[Any] = [u for member in self.members for u in member.updates.values()]
         return [u.lora_B._version for u in updates if not u.lora_B.is_inference()]
+
+
+class _Round:
+    """The calls of a group's layers with one input, in one pass.
+
+    Attributes:
+        called: Which layers have been called, by id.
+        waiting: Results that were computed before their layers were called, by id.
+        leader: The layer that computed results for others while none of them has been picked up.
+    """
+
+    def __init__(self, x: Tensor, group: SiblingGroup):
+        self.called: list[int] = []
+        self.waiting: dict[int, _Waiting] = {}
+        self.leader: int | None = None
+        self._group = weakref.ref(group)
+        self._input = weakref.ref(x)
+        self._modes = _modes(x)
+        hook = _saving_hook()
+        self._hook = None if hook is None else weakref.ref(hook)
+
+    def goes_on_with(self, layer: AdaptedLayer, x: Tensor) -> bool:
+        """Return whether a call belongs to this round; a layer that is called again begins one."""
+        hook = _saving_hook()
+        waiting = self.waiting.get(id(layer))
+        return (
+            self._input() is x
+            and self._modes == _modes(x)
+            and (hook is None if self._hook is None else hook is self._hook())
+            and id(layer) not in self.called
+            and (waiting is None or waiting.read.is_same(_read(layer)))
+        )
+
+    def has_computed(self, layer: AdaptedLayer) -> bool:
+        """Return whether there is or was a result for a layer."""
+        return id(layer) in self.called or id(layer) in self.waiting
+
+    def ending(self) -> Callable[[], None]:
+        """Return a function that ends the round if it is still there, and keeps nothing alive."""
+        this = weakref.ref(self)
+
+        def end() -> None:
+            there = this()
+            group = None if there is None else there._group()
+            if there is not None and group is not None:
+                group._end(there)
+
+        return end
 
 
 def _compute(layers: list[AdaptedLayer], x: Tensor) -> tuple[Tensor, ...]:
@@ -136,51 +226,76 @@ def _compute(layers: list[AdaptedLayer], x: Tensor) -> tuple[Tensor, ...]:
     return tuple(scaled_rows(v, *scale) if scale else v for v, scale in scaled)
 
 
-def _discard(group: weakref.ref[SiblingGroup]) -> None:
-    # Of a group: backward frees what its node has saved, so results that wait are of no use.
-    there = group()
-    if there is not None:
-        there._discard()
-
-
 class _Waiting(NamedTuple):
     """A result that was computed before its layer was called."""
 
-    input: weakref.ref[Tensor]
     read: _Read
     output: Tensor
 
-    def holds_for(self, layer: AdaptedLayer, x: Tensor) -> bool:
-        return self.input() is x and self.read.is_same(_read(layer, x))
-
 
 class _Read(NamedTuple):
-    """What a result depends on: the modes it was made in, and its tensors with their versions."""
+    """What a result depends on besides the input: settings, and tensors with their versions."""
 
-    modes: list[object]
+    settings: list[float]
     tensors: list[Tensor]
     states: list[tuple[int, bool]]
 
     def is_same(self, other: _Read) -> bool:
         return (
-            self.modes == other.modes
+            self.settings == other.settings
             and self.states == other.states
             and all(one is two for one, two in zip(self.tensors, other.tensors, strict=True))
         )
 
 
-def _read(layer: AdaptedLayer, x: Tensor) -> _Read:
-    modes: list[object] = [
-        torch.is_grad_enabled(),
+def _read(layer: AdaptedLayer) -> _Read:
+    settings = []
+    for update in layer.acting_updates():
+        settings += [update.scaling, update.drop_probability if update.drops else 0.0]
+    tensors = _tensors(layer)
+    return _Read(settings, tensors, [_state(tensor) for tensor in tensors])
+
+
+def _modes(x: Tensor) -> tuple[object, ...]:
+    """Return what a computation with x depends on besides its layers.
+
+    In backward, where checkpoints make their second pass, the number of the backward pass too.
+    """
+    is_recorded = torch.is_grad_enabled()
+    return (
+        None if x.is_inference() else _state(x),
+        is_recorded,
         torch.is_inference_mode_enabled(),
         autocast_dtype(x.device.type),
-    ]
-    for update in layer.acting_updates():
-        modes += [update.scaling, update.drop_probability if update.drops else 0.0]
-    tensors = _tensors(layer)
-    # The input is left out of the tensors, as its graph must not be kept alive.
-    states = [(tensor._version, tensor.requires_grad) for tensor in (x, *tensors)]
-    return _Read(modes, tensors, states)
+        torch._C._current_graph_task_id(),
+        None if is_recorded else _reentrant_checkpoint(),
+    )
+
+
+def _state(tensor: Tensor) -> tuple[int, bool]:
+    return tensor._version, tensor.requires_grad
+
+
+def _reentrant_checkpoint() -> weakref.ref[Any] | None:
+    """Return the innermost reentrant checkpoint that is in its first pass, or None.
+
+    Nothing but the stack tells that a pass without gradients will be made again on its own.
+    """
+    frame = sys._getframe()
+    while frame is not None:
+        if frame.f_code is CheckpointFunction.forward.__code__:
+            return weakref.ref(frame.f_locals["ctx"])
+        frame = frame.f_back
+    return None
+
+
+def _saving_hook() -> Any:
+    """Return the innermost hook on tensors that are saved for backward, or None.
+
+    Each pass of a checkpoint that is not reentrant has another one.
+    """
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)  # type: ignore[attr-defined]
+    return None if hooks is None else hooks[0]  # the one that packs
 
 
 def _tensors(layer: AdaptedLayer) -> list[Tensor]:

@@ -67,8 +67,8 @@ class RowTerms:
                 raise ShapeError(
                     f"Adapters are given for {len(self.index)} rows, but the input of an adapted "
                     f"layer has shape {tuple(x.shape)}, expected {len(self.index)} as its first "
-                    "dimension. Name one adapter for each row that the model computes; beam search "
-                    "has one for each beam."
+                    "dimension. Name one adapter for each row of the batch; generate() repeats the "
+                    "names as it repeats rows for beams."
                 )
             self._checked = (x.shape, W0.shape)
 

@@ -267,7 +267,8 @@ def _stack_backward(
     parts = [None] * len(stack.members) if grad_A is None else grad_A.split(stack.ranks)
     for key, wants, part, grad_B in zip(stack.members, needs_A, parts, grads_B, strict=True):
         dtype = layers[key[0]].terms[key[1]].A.dtype
-        gradients[key] = (part.to(dtype) if wants and part is not None else None, grad_B)
+        has_gradient = wants and part is not None and gs[key[0]] is not None
+        gradients[key] = (part.to(dtype) if has_gradient else None, grad_B)  # type: ignore[union-attr]
 
 
 def _stacks(layers: Sequence[LinearOperands]) -> Iterator[_Stack]:

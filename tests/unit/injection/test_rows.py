@@ -106,6 +106,32 @@ def test_generating_decodes_each_row_with_its_own_adapter():
     assert_each_row_is_its_own(model, inputs, NAMES, run)
 
 
+@pytest.mark.parametrize("build", [t5, llama])
+@pytest.mark.parametrize("mode", ["beams", "answers", "bias and head"])
+def test_generating_repeats_the_names_as_it_repeats_the_rows(build, mode):
+    # Of an encoder-decoder the encoder reads each row once, the decoder each beam.
+    options = {"beams": {"num_beams": 3}, "answers": {"num_beams": 4, "num_return_sequences": 2}}
+    head = {"lm_head" if build is llama else "shared"}
+    own = {"modules_to_save": [*head], "bias": "lora_only"} if mode == "bias and head" else {}
+    model = with_three(build, target_modules=["q_proj" if build is llama else "q"], **own)
+    inputs = batch(model, len(NAMES))
+    inputs.pop("decoder_input_ids", None)
+    answers = 2 if mode == "answers" else 1
+
+    def run(given):
+        settings = options.get(mode, {"num_beams": 3})
+        tokens = model.generate(**given, max_new_tokens=4, eos_token_id=None, **settings)
+        return tokens.view(-1, answers, tokens.shape[-1]).float()
+
+    assert_each_row_is_its_own(model, inputs, NAMES, run)
+    with adapter_rows(model, NAMES):
+        run(inputs)
+        run(inputs)  # the encoder reads the rows as they are
+    assert "_expand_inputs_for_generation" not in vars(model)
+    with adapter_rows(model, NAMES), pytest.raises(ShapeError, match="repeats the names"):
+        model(**batch(model, 3 * len(NAMES)))
+
+
 def train_gradients(model, inputs, names, dropout_seed=3):
     model.zero_grad()
     torch.manual_seed(dropout_seed)

@@ -1,13 +1,14 @@
-"""Convolutions whose weight is read in place of calling them are refused; others are adapted."""
+"""Layers whose weight is read in place of calling them are refused; others are adapted."""
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lorakit import Adapter, LoraConfig, add_adapter
+from lorakit import Adapter, LoraConfig, add_adapter, merge_adapters
 from lorakit.errors import TargetError
-from tiny_models import assert_untouched, snapshot
+from tiny_models import assert_untouched, randomize_, snapshot
+from tolerances import largest_error
 
 
 class Mixer(nn.Module):
@@ -87,6 +88,286 @@ def test_a_layer_that_is_only_read_is_refused(kind):
 def test_a_model_without_its_source():
     made = type("Made", (Mixer,), {"forward": lambda self, x: self.conv(x)})
     assert len(add_adapter(model_with(made), CONFIG).matches) == 2
+
+
+class Linears(nn.Module):
+    """Layers that the classes below read or call."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.proj = nn.Linear(4, 4)
+        self.other = nn.Linear(4, 4)
+        self.layers = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])
+        self.flag = False
+        self.options = {}
+
+
+def by_weight(x, weight):
+    return x @ weight.t()
+
+
+def by_layer(x, layer):
+    return F.linear(x, layer.weight, layer.bias)
+
+
+def calls_it(x, layer):
+    return layer(x) * layer.weight.sum()
+
+
+class Multiplied(Linears):
+    def forward(self, x):
+        return self.proj.weight @ self.other(x)
+
+
+class ToFunction(Linears):
+    def forward(self, x):
+        return by_weight(self.other(x), self.proj.weight)
+
+
+class WholeToFunction(Linears):
+    def forward(self, x):
+        return by_layer(self.other(x), layer=self.proj)
+
+
+class Alias(Linears):
+    def forward(self, x):
+        layer = self.proj
+        weight = layer.weight.to(x.dtype)
+        return self.other(x) @ weight
+
+
+class InMethod(Linears):
+    def forward(self, x):
+        return self.mixed(self.other(x), self.proj)
+
+    def mixed(self, x, layer):
+        return F.linear(x, layer.weight) if x.ndim == 2 else x @ layer.weight
+
+
+class ByName(Linears):
+    def forward(self, x):
+        return self.other(x) @ getattr(self, "proj").weight  # noqa: B009
+
+
+class Probing(Linears):
+    """Asks the layer whether it has a bias, which is no call."""
+
+    def forward(self, x):
+        bias = self.proj.bias if hasattr(self.proj, "bias") and self.proj is not None else None
+        return F.linear(self.other(x), self.proj.weight, bias)
+
+
+class OnABranchItNeverTakes(Linears):
+    """As FalconMamba, which calls the layer where its base is quantised."""
+
+    def forward(self, x):
+        if hasattr(self, "quantized") or (self.flag and x.ndim == 2) or "on" in self.options:
+            return self.other(self.proj(x))
+        return self.other(x) @ self.proj.weight
+
+
+class ElsewhereOnly(Linears):
+    """Calls it in a method that nothing reaches."""
+
+    def forward(self, x):
+        return self.other(x) @ self.proj.weight
+
+    def unreached(self, x):
+        return self.proj(x)
+
+
+class Decorated(Linears):
+    @torch.no_grad()
+    def forward(self, x):
+        return self.other(x) @ self.proj.weight
+
+
+class Super(Multiplied):
+    def forward(self, x):
+        return super().forward(x) + 1
+
+
+class Outside(nn.Module):
+    """Reads the weight of a layer inside a child, which does not call it either."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = Linears()
+
+    def forward(self, x):
+        return self.inner.other(x) @ self.inner.proj.weight
+
+
+READ = [Multiplied, ToFunction, WholeToFunction, Alias, InMethod, ByName, Probing]
+READ += [OnABranchItNeverTakes, ElsewhereOnly, Decorated, Super, Outside]
+
+
+@pytest.mark.parametrize("kind", READ)
+def test_linear_layers_whose_weight_acts_without_a_call(kind):
+    model = nn.ModuleDict({"mixer": kind()})
+    before = snapshot(model)
+    path = "mixer.inner.proj" if kind is Outside else "mixer.proj"
+    said = f"Cannot adapt {path}: {kind.__name__} reads its weight where it would have to call"
+    with pytest.raises(TargetError, match=said):
+        add_adapter(model, LoraConfig(r=2, target_modules=["proj", "other"]))
+    assert_untouched(model, before)
+    injection = add_adapter(model, LoraConfig(r=2, target_modules="all-linear"))
+    assert path not in {match.path for match in injection.matches}
+    assert path.replace("proj", "other") in {match.path for match in injection.matches}
+    reason = f"{kind.__name__} reads its weight where it would have to call the layer"
+    assert (path, reason) in injection.skipped
+    assert f"Left out, {reason}: {path}" in str(injection)
+
+
+class InALoop(Linears):
+    def forward(self, x):
+        for number, layer in enumerate(self.layers):
+            x = F.linear(x, layer.weight) * number
+        return x + sum(F.linear(x, one.weight) for one in self.layers)
+
+
+def test_weights_of_listed_layers():
+    model = nn.ModuleDict({"mixer": InALoop()})
+    with pytest.raises(TargetError, match=r"Cannot adapt mixer.layers.0: InALoop reads"):
+        add_adapter(model, LoraConfig(r=2, target_modules=["0", "1"]))
+    injection = add_adapter(model, LoraConfig(r=2))
+    assert [match.path for match in injection.matches] == ["mixer.proj", "mixer.other"]
+
+
+class CalledToo(Linears):
+    """A penalty on a weight, or a norm of it."""
+
+    def forward(self, x):
+        return self.proj(x) + self.proj.weight.norm()
+
+
+class CalledInTraining(Linears):
+    def forward(self, x):
+        return self.proj(x) if self.training else x @ self.proj.weight
+
+
+class CalledForSomeInputs(Linears):
+    def forward(self, x, y=None):
+        if y is None:
+            return x @ self.proj.weight
+        return self.proj(y)
+
+
+class CalledByFunction(Linears):
+    def forward(self, x):
+        return calls_it(x, self.proj)
+
+
+class Described(Linears):
+    """Asks for a dtype, as T5 does, and a device."""
+
+    def forward(self, x):
+        if isinstance(self.proj.weight, torch.Tensor) and x.dtype != self.proj.weight.dtype:
+            x = x.to(self.proj.weight.dtype)
+        return self.forwarded(x.to(self.proj.weight.device))
+
+    def forwarded(self, x):
+        return nn.Sequential(self.proj)(x)
+
+
+class Initialized(Linears):
+    """Reads the weight where no forward does."""
+
+    def __init__(self):
+        super().__init__()
+        nn.init.uniform_(self.proj.weight)
+        self.reset()
+
+    def reset(self):
+        self.proj.weight.data = self.proj.weight * 2
+
+    def forward(self, x):
+        return self.other(x)
+
+
+class CalledFromTheList(Linears):
+    def forward(self, x):
+        x = x * self.layers[0].weight.sum()
+        for layer in self.layers:
+            x = layer(x)
+        return self.proj(x)
+
+
+CALLED = [CalledToo, CalledInTraining, CalledForSomeInputs, CalledByFunction, Described]
+
+
+@pytest.mark.parametrize("kind", [*CALLED, Initialized, CalledFromTheList])
+def test_linear_layers_that_may_be_called(kind):
+    model = nn.ModuleDict({"mixer": kind()})
+    targets = ["proj", "other", "0", "1"]
+    assert len(add_adapter(model, LoraConfig(r=2, target_modules=targets)).matches) == 4
+
+
+def test_an_embedding_that_is_only_read():
+    class Positions(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.positions = nn.Embedding(4, 4)
+            self.words = nn.Embedding(4, 4)
+
+        def forward(self, ids):
+            h = self.words(ids) + self.positions.weight[: ids.shape[1]]
+            return h @ self.words.weight.t()
+
+    model = Positions()
+    with pytest.raises(TargetError, match="positions: Positions reads its weight"):
+        add_adapter(model, LoraConfig(r=2, target_modules=["positions", "words"]))
+    assert add_adapter(model, LoraConfig(r=2, target_modules=["words"])).matches
+
+
+def mixer(name):
+    import transformers
+
+    sizes = {"vocab_size": 16, "hidden_size": 8, "num_hidden_layers": 2, "intermediate_size": 16}
+    ssm = {"state_size": 2, "time_step_rank": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
+    jamba = {"mamba_d_state": 2, "mamba_dt_rank": 2, "num_experts": 2, "attn_layer_period": 2}
+    options = {
+        "Mamba": sizes | ssm,
+        "FalconMamba": sizes | ssm,
+        "Jamba": sizes | heads | jamba | {"attn_layer_offset": 1, "expert_layer_period": 2},
+    }[name]
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name}Config")(**options)
+    return getattr(transformers, f"{name}ForCausalLM")(config).eval()
+
+
+@pytest.mark.parametrize("name", ["Mamba", "FalconMamba", "Jamba"])
+def test_mixers_are_adapted_where_an_update_acts(name):
+    model = mixer(name)
+    injection = add_adapter(model, LoraConfig(r=2, target_modules="all-linear"))
+    left_out = [path for path, reason in injection.skipped if "reads its weight" in reason]
+    assert left_out and {path.rpartition(".")[2] for path in left_out} == {"dt_proj"}
+    randomize_(model)
+    ids = torch.arange(8)[None]
+    model(input_ids=ids).logits.square().sum().backward()
+    for path, parameter in model.named_parameters():
+        assert not parameter.requires_grad or parameter.grad.count_nonzero(), path
+    with torch.no_grad():
+        expected = model(input_ids=ids).logits
+        merge_adapters(model)
+        assert largest_error(model(input_ids=ids).logits, expected) < 1e-4
+
+
+def test_layers_whose_names_stand_in_for_others():
+    # WavLM hands all four weights to a function of torch.
+    from transformers import WavLMConfig, WavLMModel
+
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    convolutions = {"conv_dim": (8, 8), "conv_stride": (5, 2), "conv_kernel": (10, 3)}
+    positions = {"num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2}
+    model = WavLMModel(WavLMConfig(intermediate_size=8, **sizes, **convolutions, **positions))
+    names = ["q_proj", "k_proj", "v_proj", "out_proj"]
+    with pytest.raises(TargetError, match=r"attention.\w+_proj: WavLMAttention reads its weight"):
+        add_adapter(model, LoraConfig(r=2, target_modules=names))
+    matched = {m.path.rpartition(".")[2] for m in add_adapter(model, LoraConfig(r=2)).matches}
+    assert matched.isdisjoint(names) and "intermediate_dense" in matched
 
 
 def test_mamba():

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -276,9 +277,26 @@ class TestGroups:
         with pytest.raises(ShapeError, match="got r=3, expected a multiple of its 2 groups"):
             self.model(r=3)
 
-    def test_dora(self):
-        with pytest.raises(TargetError, match="Cannot adapt 0 with use_dora: it has 2 groups"):
-            self.model(use_dora=True)
+    @pytest.mark.parametrize("rows", [False, True], ids=["adapter", "adapter_rows"])
+    def test_dora_has_the_rows_of_the_dense_convolution(self, rows):
+        model = self.model(use_dora=True)
+        layer = model[0]
+        update = layer.updates["default"]
+        W0 = layer.weight.new_zeros(layer.out_channels, layer.in_channels, *layer.kernel_size)
+        out, inner = layer.out_channels // 2, layer.in_channels // 2
+        W0[:out, :inner], W0[out:, inner:] = layer.weight[:out], layer.weight[out:]
+        A, B = update.operand_factors()
+        summed = W0.flatten(1) + update.scaling * B @ A
+        directed = summed * (update.magnitude / summed.norm(dim=1))[:, None]
+        x = torch.randn(2, layer.in_channels, 5, 6, dtype=layer.weight.dtype)
+        dense = nn.Conv2d(
+            layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding,
+            layer.dilation, dtype=layer.weight.dtype,
+        )  # fmt: skip
+        dense.weight = nn.Parameter(directed.view_as(W0))
+        dense.bias = layer.bias
+        with adapter_rows(model, ["default"] * 2) if rows else nullcontext():
+            assert torch.allclose(layer(x), dense(x), atol=1e-10)
 
     def test_a_start_for_a_whole_matrix(self):
         with pytest.raises(TargetError, match="parts of 0 with init_lora_weights='orthogonal'"):

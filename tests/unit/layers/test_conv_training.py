@@ -43,7 +43,7 @@ FEATURES = {
     "dora, dropout": {"use_dora": True, "lora_dropout": 0.4},
     "bias": {"bias": "lora_only"},
 }
-CASES = [(a, b) for a in LAYERS for b in FEATURES if "groups" not in a or "dora" not in b]
+CASES = [(a, b) for a in LAYERS for b in FEATURES]
 
 
 def net(layer="2d", dtype=torch.float32):

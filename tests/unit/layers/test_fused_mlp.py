@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.modules import module as module_globals
+from torch.utils.checkpoint import checkpoint
 from transformers import GPT2Config, LlamaConfig
 from transformers.activations import ACT2CLS, ACT2FN
 from transformers.models.gemma.modeling_gemma import GemmaMLP
@@ -59,14 +60,18 @@ def x_of(*shape):
     return torch.randn(*(shape or (5,)), 8)
 
 
-def gradients(model, x):
-    """Return output and gradients of a pass that draws the same numbers each time."""
-    model.zero_grad()
+def gradients(model, x, of=None):
+    """Return output and gradients of a pass that draws the same numbers each time.
+
+    `of` is the module whose gradients they are, where another callable runs it.
+    """
+    trained = of or model
+    trained.zero_grad()
     x = x.clone().requires_grad_()
     torch.manual_seed(3)
     out = model(x)
     out.square().sum().backward()
-    named = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    named = {n: p.grad.clone() for n, p in trained.named_parameters() if p.grad is not None}
     return out.detach(), named | {"x": x.grad}
 
 
@@ -155,6 +160,16 @@ def test_layers_without_an_adapter(targets, fused):
     assert len(fused) == 1
     set_fused_mlp(model, False)
     assert_same(got, gradients(model, x))
+
+
+def test_both_passes_of_a_reentrant_checkpoint_draw_the_same_masks():
+    # Whether its parts share a mask, as those of a group, or would draw their own.
+    model = adapted(dropout=0.4).train()
+    model.gate_proj.siblings = model.up_proj.siblings = None
+    x = x_of(2, 3)
+    kept = gradients(model, x)
+    made_again = gradients(lambda x: checkpoint(model, x, use_reentrant=True), x, of=model)
+    assert_same(made_again, kept)
 
 
 def test_gpt2_s_dropout_acts_behind_the_node(fused):

@@ -234,8 +234,8 @@ def test_another_number_of_rows_is_named(shape):
         low_rank_linear_rows(torch.zeros(shape).double(), W0, bias, RowTerms(terms, (0, 1, 2)))
     assert str(caught.value) == (
         f"Adapters are given for 3 rows, but the input of an adapted layer has shape {shape}, "
-        "expected 3 as its first dimension. Name one adapter for each row that the model computes; "
-        "beam search has one for each beam."
+        "expected 3 as its first dimension. Name one adapter for each row of the batch; "
+        "generate() repeats the names as it repeats rows for beams."
     )
 
 
