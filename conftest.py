@@ -4,7 +4,11 @@ A module that cannot be imported for another reason is an error and no skip: the
 be lost without a word.
 """
 
+import os
 from importlib.util import find_spec
+
+# As the command line does: the workers of a suite share the cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # Triton is for Linux only.
 collect_ignore = [] if find_spec("triton") else ["src/lorakit/ops/triton_kernels.py"]

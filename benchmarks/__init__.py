@@ -12,6 +12,7 @@ BENCHMARKS = (
     "thin_products",
     "dora",
     "layer_kinds",
+    "busy_machine",
     "loading",
     "search_memory",
     "memory_plan",

@@ -13,7 +13,7 @@ from benchmarks.measure import interleaved, repeated
 from benchmarks.options import Options, parse
 from benchmarks.parity import ParityError
 from benchmarks.results import Row, compared
-from lorakit.ops import apply_keep_mask, cpu_kernels, draw_seed, keep_mask, skinny
+from lorakit.ops import apply_keep_mask, compiled_library, draw_seed, keep_mask, skinny
 
 TORCH = "torch.nn.functional.dropout"
 RANDOM_LANES = "16-bit lanes of drawn 64-bit words"
@@ -97,7 +97,7 @@ def ways(options: Options, x: Tensor) -> dict[str, Way]:
         found[HASH_COMPILED] = lambda x, p: long(x, p, draw_seed())
         found[SHORT_HASH_COMPILED] = lambda x, p: short(x, p, draw_seed())
     if skinny.kernels_for(x) is None:
-        reason = cpu_kernels.unavailable() or f"it does not take {x.dtype} on {x.device}"
+        reason = compiled_library.unavailable() or f"it does not take {x.dtype} on {x.device}"
         print(f"  without lorakit's kernel: {reason}", flush=True)
     else:
         found[KERNEL] = lambda x, p: apply_keep_mask(x, p, draw_seed())

@@ -117,6 +117,14 @@ SECTIONS = (
         tables.dropout_table,
     ),
     Section(
+        "A busy machine",
+        "A training step while nothing else runs, and while two more processes compute all the "
+        "time, by how threads wait for each other; the ratio is to threads that wait in a loop, "
+        "OpenMP's default. The command line lets them wait asleep.",
+        "busy_machine",
+        tables.busy_table,
+    ),
+    Section(
         "Memory while loading",
         "Peak of resident memory of a process that loads a checkpoint of random weights, the "
         "libraries it imports included.",

@@ -200,6 +200,20 @@ def dropout_table(own: Sequence[Row]) -> str:
     return "\n\n".join(parts)
 
 
+def busy_table(own: Sequence[Row]) -> str:
+    """Return a line for each variant, and a column for each load of the machine."""
+    loads = list(dict.fromkeys(row.setting for row in own))
+    parts = []
+    for (shape,), group in grouped(own, lambda row: (row.shape,)):
+        names = dict.fromkeys(row.variant for row in group)
+        lines = [
+            (name, *(_time_and_ratio(matching(group, setting=load), name) for load in loads))
+            for name in names
+        ]
+        parts.append(table((shape, *loads), lines))
+    return "\n\n".join(parts)
+
+
 def _by_variant(
     header: Sequence[str],
     own: Sequence[Row],

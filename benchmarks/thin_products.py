@@ -14,7 +14,7 @@ from benchmarks.measure import Sample, Stopwatch, interleaved
 from benchmarks.options import Options, parse
 from benchmarks.parity import check_tensors
 from benchmarks.results import Row, compared
-from lorakit.ops import cpu_kernels, skinny
+from lorakit.ops import compiled_library, cpu_kernels, skinny
 from lorakit.ops.dropout import kernels_for
 
 IN_C = "C"
@@ -31,7 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
     """Measure and append the rows; return them."""
     options = parse("thin_products", __doc__, arguments)
     if options.on_cuda or cpu_kernels.load() is None:
-        print(f"  not run: there is no C here ({cpu_kernels.unavailable() or 'a GPU'})", flush=True)
+        print(
+            f"  not run: there is no C here ({compiled_library.unavailable() or 'a GPU'})",
+            flush=True,
+        )
         return []
     layers = ((32, 64),) if options.quick else LAYERS
     ranks = (2, 16) if options.quick else (options.r,) if options.r else RANKS

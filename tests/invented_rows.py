@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from benchmarks import (
     bracketing,
+    busy_machine,
     dora,
     dropout_ways,
     growth,
@@ -70,6 +71,7 @@ def invented_rows(origin: Origin = ORIGIN) -> list[Row]:
         *_dropping(make),
         *_magnitudes(make),
         *_kinds_of_layers(make),
+        *_on_a_busy_machine(make),
         *_quantized(make),
         *_loading(origin),
         *_thin(make),
@@ -324,6 +326,24 @@ def _plans(make: Make, origin: Origin) -> list[Row]:
         }
         made.append(row(origin, [seconds], measure=memory_plan.SECONDS, unit="s", **common))
         made.append(row(origin, [6.6e8], measure=memory_plan.PROCESS, unit="B", **common))
+    return made
+
+
+def _on_a_busy_machine(make: Make) -> list[Row]:
+    made = []
+    for load, slower in ((busy_machine.QUIET, 1.0), (busy_machine.BUSY, 4.0)):
+        for who in (LIMIT, LORAKIT_MLP, PEFT):
+            loop = busy_machine.variant_name(who, busy_machine.IN_A_LOOP)
+            asleep = busy_machine.variant_name(who, busy_machine.ASLEEP)
+            made += make(
+                {loop: 0.1 * PACE[who][0] * slower, asleep: 0.1 * PACE[who][0] * slower**0.5},
+                (loop,),
+                benchmark="busy_machine",
+                measure=busy_machine.MEASURE,
+                shape="llama-4m",
+                setting=load,
+                unit="s",
+            )
     return made
 
 

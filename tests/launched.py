@@ -10,24 +10,25 @@ from pathlib import Path
 TIMEOUT_S = 240
 
 # Trains one recipe after the other in the same processes. "kill" ends one process in the midst of
-# it by kill -9, "interrupt" all of them after their first checkpoint, "resume" goes on, and "fail"
-# has an error. Each process notes how many rows it has tokenized, the seeds of its dropout masks,
-# whether the model was sharded, and its errors.
+# it by kill -9, "ask" lets one of them ask for a stop, "resume" goes on, and "fail" has an error.
+# Each process notes how many rows it has tokenized, the seeds of its dropout masks, whether the
+# model was sharded, where it was stopped, and its errors.
 TRAIN_ALL = """
 import json, os, signal, sys
 from pathlib import Path
 
 import lorakit.layers.update as update
 import lorakit.training.encode_once as encode_once
-from lorakit.errors import LorakitError
+from lorakit.errors import LorakitError, StoppedError
 from lorakit.training import Recipe, train
 from lorakit.training.processes import may_tell, process_rank
+from lorakit.training.stop_request import StopRequest
 from lorakit.training.trainer import AdapterTrainerMixin
 
 jobs, notes = json.loads(sys.argv[1]), Path(sys.argv[2])
 seen = {"rows": [], "seeds": [], "sharded": [], "errors": []}
 draw, encoded_once = update.draw_seed, encode_once.encoded_once
-save, step = AdapterTrainerMixin._save_checkpoint, AdapterTrainerMixin.training_step
+step = AdapterTrainerMixin.training_step
 
 def draw_seed():
     seed = draw()
@@ -47,24 +48,21 @@ def step_and_look(self, *args, **kwargs):
     seen["sharded"][-1] = hasattr(parameter, "full_tensor")
     if how == "kill" and self.state.global_step == 5 and process_rank() == 1:
         os.kill(os.getpid(), signal.SIGKILL)
+    if how == "ask" and self.state.global_step == 3 and process_rank() == 1:
+        stop.set()
     return step(self, *args, **kwargs)
-
-def save_and_stop(self, *args, **kwargs):
-    save(self, *args, **kwargs)
-    if how == "interrupt":
-        raise KeyboardInterrupt
 
 update.draw_seed = draw_seed
 import lorakit.training.setup as setup
 setup.encoded_once = counted
-AdapterTrainerMixin._save_checkpoint = save_and_stop
 AdapterTrainerMixin.training_step = step_and_look
 for path, how in jobs:
     seen["sharded"].append(None)
+    stop = StopRequest()
     try:
-        train(Recipe.load(path), resume=how == "resume")
-    except KeyboardInterrupt:
-        pass
+        train(Recipe.load(path), resume=how == "resume", stop=stop)
+    except StoppedError as stopped:
+        seen["stopped_at"] = stopped.checkpoint.name
     except LorakitError as error:
         if how != "fail":
             raise

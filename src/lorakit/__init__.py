@@ -3,10 +3,12 @@
 The names below are imported when first used, so that `import lorakit` stays quick.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+import typing as _typing
+from importlib import import_module as _import_module
 
-if TYPE_CHECKING:
+from lorakit.library_logs import hide_missing_kernels as _hide_missing_kernels
+
+if _typing.TYPE_CHECKING:
     from lorakit.adapters import (
         Adapter,
         combine_adapters,
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
     from lorakit.tuning import tune
 
 __version__ = "0.1.0"
+
+_hide_missing_kernels()
 
 _ORIGINS = {
     "lorakit.adapters": (
@@ -124,13 +128,13 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> _typing.Any:
     if name not in _ORIGIN_OF:
         raise AttributeError(f"module 'lorakit' has no attribute {name!r}")
-    value = getattr(import_module(_ORIGIN_OF[name]), name)
+    value = getattr(_import_module(_ORIGIN_OF[name]), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

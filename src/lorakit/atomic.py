@@ -1,11 +1,28 @@
-"""Files and directories that appear whole or not at all."""
+"""Files and directories that appear whole or not at all, and replace older ones at once."""
 
+import atexit
+import ctypes
+import errno
 import os
+import re
+import secrets
 import shutil
+import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+from lorakit.disks import telling_of_disk
+
+_NAME_SHOWN = 40
+"""Characters of a name that its temporary one begins with: both have to fit a directory entry."""
+
+_AT_CWD, _EXCHANGE = -100, 2
+"""AT_FDCWD and RENAME_EXCHANGE of Linux."""
+
+_unfinished: set[Path] = set()
+"""What a process that ends at once has to remove first."""
 
 
 @contextmanager
@@ -16,17 +33,38 @@ def replacing_file(path: Path) -> Iterator[Path]:
 
     Args:
         path: The file to make; its directory must exist.
+
+    Raises:
+        DiskError: The disk is full, or may not be written to.
     """
-    handle, temporary_name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(temporary_name)
-    try:
+    with replacing_files(path) as (temporary,):
         yield temporary
-        _flush(temporary)
-        temporary.chmod(0o666 & ~_umask())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_files(*paths: Path) -> Iterator[tuple[Path, ...]]:
+    """Give temporary paths beside `paths` to write to; move them into place when the block ends.
+
+    All are complete and on the disk before the first takes its place. They are moved in the order
+    given, so a process that is killed meanwhile leaves new files up to one of them, and old ones
+    after it.
+
+    Args:
+        paths: The files to make, in one directory, which must exist.
+
+    Raises:
+        DiskError: The disk is full, or may not be written to.
+    """
+    with telling_of_disk(paths[0]), ExitStack() as stack:
+        made = [stack.enter_context(_removed_at_the_end(_beside(path))) for path in paths]
+        modes = [_create(temporary) for temporary in made]
+        yield tuple(made)
+        for temporary, mode in zip(made, modes, strict=True):
+            temporary.chmod(mode)  # a writer may have put another file there
+            _flush(temporary)
+        for temporary, path in zip(made, paths, strict=True):
+            os.replace(temporary, path)
+        _flush(paths[0].parent)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -39,32 +77,186 @@ def write_text(path: Path, text: str) -> None:
 def appearing_directory(path: Path) -> Iterator[Path]:
     """Give a temporary directory beside `path` to fill; rename it to `path` when the block ends.
 
+    All files in it get the permissions of ordinary files, whoever wrote them.
+
     Args:
         path: The directory to make; it must not exist or be empty.
+
+    Raises:
+        DiskError: The disk is full, or may not be written to.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    with _filled_directory(path) as temporary:
+        yield temporary
+        _flush_tree(temporary)
+        os.replace(temporary, path)
+        _flush(path.parent)
+
+
+@contextmanager
+def replacing_directory(path: Path, last: Sequence[str] = ()) -> Iterator[Path]:
+    """Give a temporary directory beside `path` to fill; it takes the place of `path` at the end.
+
+    Whoever opens `path` finds the old directory or the new one, never none. Where the file system
+    cannot exchange two directories, the new files replace the old ones one by one.
+
+    Args:
+        path: The directory to make or to replace, with everything in it.
+        last: Names of the files that are replaced last where that is done one by one, in this
+            order.
+
+    Raises:
+        DiskError: The disk is full, or may not be written to.
+    """
+    with _filled_directory(path) as temporary:
+        yield temporary
+        _flush_tree(temporary)
+        if not path.is_dir() or not any(path.iterdir()):
+            os.replace(temporary, path)
+        elif not _exchange(temporary, path):
+            _replace_one_by_one(temporary, path, last)
+        _flush(path.parent)
+
+
+@contextmanager
+def scratch_directory(prefix: str) -> Iterator[Path]:
+    """Give a temporary directory that is gone when the block, or the process, ends.
+
+    Args:
+        prefix: Of its name, in the system's directory for temporary files.
+
+    Raises:
+        DiskError: The disk is full, or may not be written to.
+    """
+    temporary = Path(tempfile.gettempdir())
+    with (
+        telling_of_disk(temporary),
+        _removed_at_the_end(Path(tempfile.mkdtemp(prefix=prefix))) as made,
+    ):
+        yield made
+
+
+def lasting_scratch_directory(prefix: str) -> Path:
+    """Make a temporary directory that is gone when the process ends."""
+    with telling_of_disk(Path(tempfile.gettempdir())):
+        directory = Path(tempfile.mkdtemp(prefix=prefix))
+    _unfinished.add(directory)
+    atexit.register(_remove, directory)
+    return directory
+
+
+def remove_unfinished() -> None:
+    """Remove what is not in its place yet, in a process that is about to end at once."""
+    for path in tuple(_unfinished):
+        _remove(path)
+
+
+def leftovers(directory: Path, names: Iterable[str]) -> list[Path]:
+    """Return what killed processes have left in a directory of the files of some names.
+
+    Args:
+        directory: Where files or directories with these names appear.
+        names: Their names.
+    """
+    known = "|".join(re.escape(name[:_NAME_SHOWN]) for name in names)
+    left = re.compile(rf"\.(?:{known})\.[a-z0-9_]{{8}}")
+    return sorted(path for path in directory.glob(".*") if left.fullmatch(path.name))
+
+
+def _beside(path: Path) -> Path:
+    """Return a new name in a path's directory, hidden and short enough for a directory entry.
+
+    `leftovers` knows it again.
+    """
+    return path.with_name(f".{path.name[:_NAME_SHOWN]}.{secrets.token_hex(4)}")
+
+
+@contextmanager
+def _filled_directory(path: Path) -> Iterator[Path]:
+    with telling_of_disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _removed_at_the_end(_beside(path)) as temporary:
+            temporary.mkdir()
+            yield temporary
+
+
+@contextmanager
+def _removed_at_the_end(temporary: Path) -> Iterator[Path]:
+    _unfinished.add(temporary)
     try:
         yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                _flush(file)
-        temporary.chmod(0o777 & ~_umask())
-        os.replace(temporary, path)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+    _unfinished.discard(path)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two directories at once; return False where the system cannot."""
+    if not sys.platform.startswith("linux"):
+        return False
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    names = (os.fsencode(one), os.fsencode(other))
+    if rename(_AT_CWD, names[0], _AT_CWD, names[1], _EXCHANGE) == 0:
+        return True
+    error = ctypes.get_errno()
+    if error in (errno.EINVAL, errno.ENOSYS, errno.EXDEV, errno.EOPNOTSUPP):
+        return False
+    raise OSError(error, os.strerror(error), str(other))
+
+
+def _replace_one_by_one(source: Path, target: Path, last: Sequence[str]) -> None:
+    """Move the files of a directory over those of another, then delete what it does not have."""
+    new = [file.relative_to(source) for file in source.rglob("*") if file.is_file()]
+    for name in sorted(new, key=lambda name: (_order(name, last), name)):
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(source / name, target / name)
+    for file in target.rglob("*"):
+        if not file.is_dir() and file.relative_to(target) not in new:
+            file.unlink()
+    _flush(target)
+
+
+def _order(name: Path, last: Sequence[str]) -> int:
+    return last.index(str(name)) if str(name) in last else -1
+
+
+def _create(path: Path) -> int:
+    """Make an empty file and return the permissions that the system gives it."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        return os.fstat(descriptor).st_mode & 0o777
+    finally:
+        os.close(descriptor)
+
+
+def _flush_tree(directory: Path) -> None:
+    """Force what is in a directory to the disk, with the permissions of ordinary files."""
+    mode = directory.stat().st_mode & 0o666
+    for path in directory.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(mode)  # writers of safetensors make files for their owner alone
+        if path.is_file() or path.is_dir():
+            _flush(path)
+    _flush(directory)
 
 
 def _flush(path: Path) -> None:
-    """Force a file's bytes to the disk, so that a crash after the rename finds them there."""
+    """Force a file's bytes to the disk, so that a crash after the rename finds them there.
+
+    Of a directory these are the names in it; not every system can open one.
+    """
+    if path.is_dir() and not hasattr(os, "O_DIRECTORY"):
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -1,6 +1,5 @@
 """Configurations: frozen, strict, with PEFT's field names and meanings."""
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
@@ -19,6 +18,7 @@ from pydantic import (
 
 from lorakit.config_problems import config_error
 from lorakit.initializations import SETTINGS_OF, known_initialization, require_settings_of
+from lorakit.patterns import match_pattern, pattern_problem
 
 
 class TaskType(StrEnum):
@@ -69,8 +69,14 @@ def _no_bool(value: Any) -> Any:
     return value
 
 
-Rank = Annotated[int, BeforeValidator(_no_bool), Field(ge=1)]
-TokenIndex = Annotated[int, BeforeValidator(_no_bool)]
+MOST = 2**31 - 1
+"""What libraries underneath count to."""
+_MOST_SCALING = 3.4e38
+"""Of float32."""
+
+Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=MOST)]
+Rank = Count
+TokenIndex = Annotated[int, BeforeValidator(_no_bool), Field(le=MOST)]
 Alpha = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, allow_inf_nan=False)]
 
 
@@ -237,6 +243,18 @@ class LoraConfig(StrictConfig):
         require_settings_of(given, self.init_lora_weights)
         return self
 
+    @model_validator(mode="after")
+    def _scalings_are_numbers_of_tensors(self) -> Self:
+        for r in {self.r, *self.rank_pattern.values()}:
+            for alpha in {self.lora_alpha, *self.alpha_pattern.values()}:
+                scaling = alpha / (r**0.5 if self.use_rslora else r)
+                if not 1 / _MOST_SCALING <= scaling <= _MOST_SCALING:
+                    raise ValueError(
+                        f"lora_alpha={alpha:g} and r={r} give the scaling {scaling:g}, expected "
+                        "one that float32 has"
+                    )
+        return self
+
     def rank_for(self, path: str) -> int:
         """Return the rank of the module at `path`: its `rank_pattern` entry, or `r`."""
         key = matching_pattern(self.rank_pattern, path)
@@ -296,10 +314,9 @@ def _is_default(config: BaseModel, key: str) -> bool:
 
 def _with_valid_regexes(value: Any, patterns: Iterable[str]) -> Any:
     for pattern in patterns:
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise ValueError(f"{pattern!r} is no valid regular expression ({error})") from None
+        problem = pattern_problem(pattern)
+        if problem:
+            raise ValueError(f"{pattern!r} is no valid regular expression ({problem})")
     return value
 
 
@@ -321,4 +338,4 @@ def matching_pattern(patterns: Iterable[str], path: str) -> str | None:
     >>> matching_pattern({"proj": 4}, "model.layers.0.q_proj") is None
     True
     """
-    return next((p for p in patterns if re.match(rf"(.*\.)?({p})$", path)), None)
+    return next((p for p in patterns if match_pattern(rf"(.*\.)?({p})$", path)), None)

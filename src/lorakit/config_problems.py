@@ -1,14 +1,24 @@
 """What is wrong with a configuration, in sentences: every problem that pydantic found at once."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 from lorakit.errors import ConfigError, did_you_mean, first_few
 
 _KEYS_SHOWN = 25
+_PROBLEMS_SHOWN = 20
+_CHARACTERS_SHOWN = 80
+_CHARACTERS_OF_A_PROBLEM = 300
+_KEYED = (dict, Mapping)
+_MEMBER = re.compile(
+    r"str|int|float|bool|none|url|any|(?:tuple|list|dict|set|literal|constrained|nullable|function|"
+    r"lax|chain|is-instance|union|json-or-python|enum)\b.*|\[key\]"
+)
+"""What pydantic calls the member of a union that did not fit."""
 _ALIASES = {
     "rank": "r",
     "lora_r": "r",
@@ -31,37 +41,92 @@ def config_error(error: ValidationError, model: type[BaseModel], where: str) -> 
         where: The origin to name, such as a file's path.
     """
     explained: dict[str, list[str]] = {}
-    for problem in error.errors():
-        location = [str(part) for part in problem["loc"]]
-        subject, message = _explain(problem, location, model)
+    for problem in error.errors(include_url=False, include_context=False):
+        subject, message = _explain(problem, model)
         explained.setdefault(subject, []).append(message)
     # The members of a union complain one by one about the same value.
     lines = [subject + " or ".join(dict.fromkeys(m)) for subject, m in explained.items()]
     lines = [line if line.endswith("?") else f"{line}." for line in lines]
     head = f"{where} has {len(lines)} problems:\n  " if len(lines) > 1 else f"In {where}: "
+    if len(lines) > _PROBLEMS_SHOWN:
+        more = f"and {len(lines) - _PROBLEMS_SHOWN} more. Mend these first."
+        lines = [*lines[:_PROBLEMS_SHOWN], more]
     return ConfigError(head + "\n  ".join(lines))
 
 
-_UNION_MEMBERS = ("str", "int", "float", "bool", "function-", "tuple[", "lax-")
+def shown(value: Any, most: int = _CHARACTERS_SHOWN) -> str:
+    """Return a value as Python writes it, cut to what a message has room for.
+
+    >>> print(shown(0.5), shown("q_proj"), shown("abc" * 100, most=9))
+    0.5 'q_proj' 'abcabca… (300 characters)
+    """
+    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 256:
+        return f"a number of {round(value.bit_length() * 0.30103):,} digits"
+    if isinstance(value, str) and len(value) > most:
+        return f"{value[: most - 2]!r}"[:-1] + f"… ({len(value):,} characters)"
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # numbers of thousands of digits, endless nesting
+        text = f"a {type(value).__name__}"
+    return cut_short(text, most)
 
 
-def _explain(problem: Any, location: list[str], model: type[BaseModel]) -> tuple[str, str]:
+def cut_short(text: str, most: int = _CHARACTERS_SHOWN) -> str:
+    """Return the beginning of a text that is too long for a message.
+
+    >>> cut_short("abcdef", 3)
+    'abc…'
+    """
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
+def _explain(problem: Any, model: type[BaseModel]) -> tuple[str, str]:
     """Return what is wrong, and how: "r: got 0; " and "input should be at least 1"."""
-    if len(location) > 1 and location[-1].startswith(_UNION_MEMBERS):
-        location = location[:-1]
-    key = ".".join(part for part in location if not part.startswith(_UNION_MEMBERS[4:]))
+    is_key = problem["type"] in ("extra_forbidden", "missing")
+    location, known = _named(problem["loc"], model, is_key)
+    key = ".".join(location)
     if problem["type"] == "extra_forbidden":
-        known = list(_model_at(model, location[:-1]).model_fields)
         hint = _known_alias(location[-1], known) or did_you_mean(location[-1], known)
         hint = hint or f" Known keys: {first_few(known, _KEYS_SHOWN)}."
-        return f"unknown key '{key}'.{hint.removesuffix('.')}", ""
+        return f"unknown key {shown(key)}.{hint.removesuffix('.')}", ""
     if problem["type"] == "missing":
         return f"missing key '{key}'. Add it", ""
     message = problem["msg"].removeprefix("Value error, ").removesuffix(".")
     message = message[:1].lower() + message[1:]
+    message = cut_short(message, _CHARACTERS_OF_A_PROBLEM)
+    name = shown(key)[1:-1] if key else "the whole"
     if isinstance(problem["input"], (str, int, float, bool, list, tuple, type(None))):
-        return f"{key or 'the whole'}: got {problem['input']!r}; ", message
-    return f"{key or 'the whole'}: ", message
+        return f"{name}: got {shown(problem['input'])}; ", message
+    return f"{name}: ", message
+
+
+def _named(
+    location: Sequence[str | int], model: type[BaseModel], is_key: bool
+) -> tuple[list[str], list[str]]:
+    """Return the keys that lead to a problem, and the known keys beside the last of them.
+
+    pydantic puts the member of a union that it tried, such as "str", among the keys.
+
+    Args:
+        location: Where pydantic says it is.
+        model: The class that was validated.
+        is_key: Whether the last part is sure to be a key.
+    """
+    names: list[str] = []
+    known: list[str] = []
+    types: list[Any] = [model]
+    for number, part in enumerate(location):
+        fields = {k: f for t in types if _is_model(t) for k, f in t.model_fields.items()}
+        values = [get_args(t)[-1] for t in types if get_origin(t) in _KEYED and get_args(t)]
+        is_last_key = is_key and number == len(location) - 1
+        is_item = isinstance(part, int) or is_last_key or bool(values) or part in fields
+        if not is_item and _MEMBER.fullmatch(str(part)) and number:
+            continue
+        names.append(str(part))
+        known = list(fields)
+        field = fields.get(str(part))
+        types = _leaf_types(field.annotation if field else values[0] if values else None)
+    return names, known
 
 
 def _known_alias(word: str, known: Sequence[str]) -> str:
@@ -70,17 +135,9 @@ def _known_alias(word: str, known: Sequence[str]) -> str:
     return f" Did you mean '{meant}'?" if meant in known else ""
 
 
-def _model_at(model: type[BaseModel], location: list[str]) -> type[BaseModel]:
-    """Return the nested config class that a location of keys leads to."""
-    for part in location:
-        field = model.model_fields.get(part)
-        if field is None:
-            break
-        model = next((t for t in _leaf_types(field.annotation) if _is_model(t)), model)
-    return model
-
-
 def _leaf_types(annotation: Any) -> list[Any]:
+    if get_origin(annotation) is Annotated:
+        return _leaf_types(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):
         return [leaf for arg in get_args(annotation) for leaf in _leaf_types(arg)]
     return [annotation]

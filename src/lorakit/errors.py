@@ -16,14 +16,18 @@ LorakitError
 ├── ClusterError         (RuntimeError)       Ray cannot be reached, or has too little to give
 ├── PlanError            (RuntimeError)       a step's memory cannot be known without running it
 ├── CheckpointError      (RuntimeError)       a checkpoint is incomplete or belongs to another run
-└── TrainingError        (RuntimeError)       training cannot learn: zero or NaN gradients, NaN loss
+├── DiskError            (OSError)            a disk is full, read-only or closed to this user
+├── TrainingError        (RuntimeError)       training cannot learn: zero or NaN gradients, NaN loss
+└── StoppedError         (RuntimeError)       a run was asked to stop, and has saved a checkpoint
 
 Each class is a LorakitError and the fitting builtin. `exit_code` is what the command line returns:
 2 for what the user wrote, 1 for what went wrong while running.
 """
 
+import unicodedata
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 
 class LorakitError(Exception):
@@ -32,8 +36,8 @@ class LorakitError(Exception):
     exit_code = 1
 
     def __str__(self) -> str:
-        """Return the message itself (KeyError would show its repr)."""
-        return str(self.args[0]) if self.args else ""
+        """Return the message itself, safe to print (KeyError would show its repr)."""
+        return escaped(str(self.args[0]), keep="\n") if self.args else ""
 
 
 class ConfigError(LorakitError, ValueError):
@@ -120,6 +124,66 @@ class CheckpointError(LorakitError, RuntimeError):
 
 class TrainingError(LorakitError, RuntimeError):
     """Training cannot learn: zero or NaN gradients, or a NaN loss."""
+
+
+_SHORT_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+_JOINERS = "\u200c\u200d"
+"""Invisible, but part of how Persian, Hindi and many emoji are written."""
+
+
+def escaped(text: str, *, keep: str = "") -> str:
+    r"""Return foreign text with everything that could control a terminal written out.
+
+    Control characters, the marks that reverse the direction of text, line separators, invisible
+    format characters and halves of surrogate pairs become `\n`, `\x1b`, `\u202e` and so on. All
+    other text, of any script, stays as it is.
+
+    Args:
+        text: Text from data, a file, a model or the hub.
+        keep: Control characters that stay, such as a newline where a text may have several lines.
+
+    >>> print(escaped("red: \x1b[31m, next line: \n"))
+    red: \x1b[31m, next line: \n
+    >>> escaped("Grüße, 你好")
+    'Grüße, 你好'
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        _written_out(character) if _is_hidden(character) and character not in keep else character
+        for character in text
+    )
+
+
+def _is_hidden(character: str) -> bool:
+    kind = unicodedata.category(character)
+    return kind in ("Cc", "Cf", "Cs", "Zl", "Zp") and character not in _JOINERS
+
+
+def _written_out(character: str) -> str:
+    code = ord(character)
+    if code > 0xFFFF:
+        return f"\\U{code:08x}"
+    return _SHORT_ESCAPES.get(character) or (f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}")
+
+
+class LorakitWarning(UserWarning):
+    """What was asked for was done, but something about it should be known."""
+
+
+class DiskError(LorakitError, OSError):
+    """A disk is full, read-only, or may not be written to."""
+
+
+class StoppedError(LorakitError, RuntimeError):
+    """A run was asked to stop, and has saved a checkpoint to go on from."""
+
+    def __init__(self, message: str = "", checkpoint: Path | None = None, number: int = 0):
+        super().__init__(message, checkpoint, number)
+        self.checkpoint = checkpoint
+        """What it saved."""
+        self.number = number
+        """The signal that was the reason."""
 
 
 def first_few(words: Iterable[str], most: int = 3) -> str:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from launched import environment, metric_rows, run, torchrun, write_recipe
 from lorakit.errors import ClusterError, MissingFileError
-from lorakit.training import Recipe, RunDirectory
+from lorakit.training import Recipe, RunDirectory, checkpoints
 from lorakit.tuning.cluster import ray_cluster
 from lorakit.tuning.ray_training import train_on_ray
 
@@ -147,6 +147,7 @@ def test_ctrl_c_on_ray_leaves_a_run_to_resume(write):
         process.send_signal(signal.SIGINT)
         _, complaint = process.communicate(timeout=60)
     assert process.returncode == 130
-    again = f"Go on from the last complete checkpoint with: lorakit train {recipe} --ray 1 --resume"
-    assert f"Interrupted. {again}" in complaint
+    newest = checkpoints.newest_complete(path)
+    again = f"go on with: lorakit train {recipe} --ray 1 --resume"
+    assert f"Interrupted. Saved {newest}; {again}" in complaint
     assert not RunDirectory.open(path).is_finished and not list(path.parent.glob(".*"))

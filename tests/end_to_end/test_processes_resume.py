@@ -55,7 +55,7 @@ def killed(recipes):
 def seen(recipes, killed):
     """Train all of them to the end, in one launch."""
     jobs = [("straight", "start"), ("killed", "resume"), ("sharded", "start")]
-    jobs += [("stopped", "interrupt"), ("stopped", "resume"), ("straight", "fail")]
+    jobs += [("stopped", "ask"), ("stopped", "resume"), ("straight", "fail")]
     folder = recipes["straight"].parent
     done, seen = train_all([(recipes[name], how) for name, how in jobs], folder)
     assert done.returncode == 0, done.stderr
@@ -80,6 +80,10 @@ def test_a_resumed_run_has_the_same_bits(one, other, recipes, seen):
     assert metric_rows(runs[1]) == metric_rows(runs[0])
     random_states = sorted(path.name for path in runs[1].glob("checkpoint-*/rng_state_*.pth"))
     assert random_states == sorted(2 * ["rng_state_0.pth", "rng_state_1.pth"])
+
+
+def test_what_one_process_is_asked_all_do_after_the_same_step(seen):
+    assert [process["stopped_at"] for process in seen] == ["checkpoint-4", "checkpoint-4"]
 
 
 def test_each_process_drops_something_else(seen):

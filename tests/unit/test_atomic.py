@@ -3,7 +3,14 @@ import stat
 
 import pytest
 
-from lorakit.atomic import appearing_directory, replacing_file, write_text
+from lorakit import atomic
+from lorakit.atomic import (
+    appearing_directory,
+    replacing_directory,
+    replacing_file,
+    replacing_files,
+    write_text,
+)
 
 
 def names(path):
@@ -102,3 +109,90 @@ def test_a_directory_with_files_is_never_replaced(tmp_path):
         (temporary / "one").write_text("1")
     assert names(target) == ["mine"]
     assert names(tmp_path) == ["b"]
+
+
+def test_files_are_replaced_in_order_once_all_are_complete(tmp_path, monkeypatch):
+    first, second = tmp_path / "first", tmp_path / "second"
+    moved = []
+
+    def replace(source, target):
+        assert [p.read_text() for p in temporaries if p.exists()][-1] == "new second"
+        moved.append(target)
+        os.rename(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with replacing_files(first, second) as temporaries:
+        for temporary, text in zip(temporaries, ("new first", "new second"), strict=True):
+            temporary.write_text(text)
+    assert moved == [first, second]
+    assert names(tmp_path) == ["first", "second"]
+
+
+@pytest.mark.parametrize("files", [{"a": "1"}, {"a": "2", "b": "2", "sub/c": "2"}])
+@pytest.mark.parametrize("can_exchange", [True, False])
+def test_a_directory_takes_the_place_of_another(tmp_path, monkeypatch, files, can_exchange):
+    if not can_exchange:
+        monkeypatch.setattr(atomic, "_exchange", lambda one, other: False)
+    target = tmp_path / "adapter"
+    (target / "sub").mkdir(parents=True)
+    for name in ("a", "old", "sub/old"):
+        (target / name).write_text("old")
+    with replacing_directory(target, last=("a",)) as temporary:
+        for name, text in files.items():
+            (temporary / name).parent.mkdir(exist_ok=True)
+            (temporary / name).write_text(text)
+        assert (target / "a").read_text() == "old"
+    found = {str(p.relative_to(target)): p.read_text() for p in target.rglob("*") if p.is_file()}
+    assert found == files
+    assert names(tmp_path) == ["adapter"]
+
+
+def test_a_directory_that_is_not_there_appears(tmp_path):
+    with replacing_directory(tmp_path / "a" / "b") as temporary:
+        (temporary / "one").write_text("1")
+    assert names(tmp_path / "a" / "b") == ["one"]
+
+
+@pytest.mark.parametrize("can_exchange", [True, False])
+def test_whoever_is_killed_while_directories_are_replaced_leaves_one_in_place(
+    tmp_path, monkeypatch, can_exchange
+):
+    """At each move the directory has its last file, old or new, and what comes before it."""
+    target = tmp_path / "adapter"
+    target.mkdir()
+    for name in ("tokenizer", "weights", "config"):
+        (target / name).write_text("old")
+    seen = []
+
+    def replace(source, target_file):
+        seen.append([(target / n).read_text() for n in ("tokenizer", "weights", "config")])
+        os.rename(source, target_file)
+
+    if not can_exchange:
+        monkeypatch.setattr(atomic, "_exchange", lambda one, other: False)
+    monkeypatch.setattr(os, "replace", replace)
+    with replacing_directory(target, last=("weights", "config")) as temporary:
+        for name in ("tokenizer", "weights", "config"):
+            (temporary / name).write_text("new")
+    old, new = "old", "new"
+    steps = [[old, old, old], [new, old, old], [new, new, old]]
+    assert seen == ([] if can_exchange else steps)
+    assert (target / "config").read_text() == "new"
+
+
+def test_files_in_a_directory_get_the_permissions_of_ordinary_ones(tmp_path):
+    with appearing_directory(tmp_path / "made") as temporary:
+        (temporary / "private").touch(mode=0o600)
+    (tmp_path / "ordinary").write_text("x")
+    modes = {
+        stat.S_IMODE(p.stat().st_mode) for p in (tmp_path / "made/private", tmp_path / "ordinary")
+    }
+    assert len(modes) == 1
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "ä" * 127])
+def test_a_name_may_be_as_long_as_the_system_has_it(tmp_path, name):
+    write_text(tmp_path / name, "text")
+    with appearing_directory(tmp_path / name[:-1]):
+        pass
+    assert len(names(tmp_path)) == 2

@@ -4,7 +4,7 @@ import pickle
 import pytest
 
 from lorakit import errors
-from lorakit.errors import LorakitError, did_you_mean
+from lorakit.errors import DataError, LorakitError, did_you_mean, escaped
 
 CLASSES = [c for _, c in inspect.getmembers(errors, inspect.isclass) if issubclass(c, LorakitError)]
 BUILTIN = {
@@ -23,14 +23,18 @@ BUILTIN = {
     "ClusterError": RuntimeError,
     "PlanError": RuntimeError,
     "CheckpointError": RuntimeError,
+    "DiskError": OSError,
     "TrainingError": RuntimeError,
+    "StoppedError": RuntimeError,
 }
 WHILE_RUNNING = {
     "LorakitError",
     "DtypeError",
     "AdapterStateError",
     "CheckpointError",
+    "DiskError",
     "TrainingError",
+    "StoppedError",
 }
 
 
@@ -71,3 +75,25 @@ def test_the_text_is_the_message_and_survives_pickling(error):
 )
 def test_did_you_mean(got, known, expected):
     assert did_you_mean(got, known) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a\x1b[31mb\x00\x7f\x9b", "a\\x1b[31mb\\x00\\x7f\\x9b"),
+        ("one\ntwo\r\tthree", "one\\ntwo\\r\\tthree"),
+        ("\u202eabc\u2066\u2028\ufeff", "\\u202eabc\\u2066\\u2028\\ufeff"),
+        ("half \ud800", "half \\ud800"),
+        ("\U000e0041", "\\U000e0041"),
+        ("Grüße, 你好, नमस्\u200dते, 👩\u200d🔬", "Grüße, 你好, नमस्\u200dते, 👩\u200d🔬"),
+    ],
+)
+def test_foreign_text_is_shown_without_control_characters(text, shown):
+    assert escaped(text) == shown
+    assert escaped(shown) == shown
+
+
+def test_messages_keep_their_lines_and_nothing_else():
+    error = DataError("Two problems:\n  got '\x1b]0;title\x07'")
+
+    assert str(error) == "Two problems:\n  got '\\x1b]0;title\\x07'"

@@ -8,11 +8,30 @@ import pytest
 
 import lorakit
 
-PACKAGES = ["lorakit"] + [
-    f"lorakit.{module.name}"
-    for module in pkgutil.iter_modules(lorakit.__path__)
-    if module.ispkg and module.name not in ("cli", "quickstart")
+EVERY_PACKAGE = ["lorakit"] + [
+    module.name for module in pkgutil.walk_packages(lorakit.__path__, "lorakit.") if module.ispkg
 ]
+PACKAGES = [name for name in EVERY_PACKAGE if name not in ("lorakit.cli", "lorakit.quickstart")]
+LAZY = [name for name in PACKAGES if hasattr(importlib.import_module(name), "__getattr__")]
+
+
+@pytest.mark.parametrize("package", EVERY_PACKAGE)
+def test_a_package_has_its_public_names_its_modules_and_nothing_stray(package):
+    module = importlib.import_module(package)
+    inside = {found.name for found in pkgutil.iter_modules(module.__path__)}
+    public = {name for name in vars(module) if not name.startswith("_")}
+    assert public <= {*getattr(module, "__all__", ()), *inside}
+
+
+def test_packages_whose_names_are_imported_when_first_used_are_these():
+    assert LAZY == ["lorakit", "lorakit.training", "lorakit.tuning"]
+
+
+@pytest.mark.parametrize("package", LAZY)
+def test_dir_is_the_public_names_and_no_more(package):
+    module = importlib.import_module(package)
+    shown = {name for name in dir(module) if not (name.startswith("__") and name.endswith("__"))}
+    assert shown == set(module.__all__)
 
 
 @pytest.mark.parametrize("package", PACKAGES)

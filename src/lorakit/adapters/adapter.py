@@ -10,7 +10,12 @@ from torch import Tensor, nn
 
 from lorakit.adapters.convolutions import Convolutions
 from lorakit.adapters.files import read_adapter_files, write_adapter_files
-from lorakit.adapters.parameter_keys import named_in_base, stacked_paths, with_outputs_of_files
+from lorakit.adapters.parameter_keys import (
+    named_in_base,
+    stacked_paths,
+    with_outputs_of_files,
+    with_patterns_of_files,
+)
 from lorakit.adapters.peft_format import (
     config_from_peft,
     config_to_peft,
@@ -74,20 +79,44 @@ class Adapter:
             )
 
     @classmethod
-    def load(cls, path: str | Path, *, allow_pickle: bool = False) -> Self:
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        revision: str | None = None,
+        subfolder: str | None = None,
+        token: str | bool | None = None,
+        allow_pickle: bool = False,
+        allow_edited_config: bool = False,
+    ) -> Self:
         """Read an adapter from a directory in PEFT's layout, or from the hub.
 
         Args:
             path: Directory with adapter_config.json and adapter_model.safetensors, or a hub id.
+            revision: Branch, tag or commit of a hub repository; None takes the newest.
+            subfolder: Folder inside the directory or repository that holds the adapter.
+            token: Of the hub, where the repository is private; None takes the one that was logged
+                in with.
             allow_pickle: Whether adapter_model.bin may be read where there are no safetensors; of
                 tensors alone (`weights_only`).
+            allow_edited_config: Whether adapter_config.json may have been changed since lorakit
+                saved the adapter, in what says how the tensors act, such as lora_alpha.
 
         Raises:
             MissingFileError: There is no such directory, or it holds no adapter.
             AdapterFileError: A file is damaged, uses a feature lorakit does not have, or its
-                tensors and configuration contradict each other.
+                tensors and configuration contradict each other or are not from one save.
+            ConfigError: A value of the configuration is out of range, or a revision of a local
+                directory is asked for.
         """
-        values, tensors, where = read_adapter_files(path, allow_pickle=allow_pickle)
+        values, tensors, where = read_adapter_files(
+            path,
+            allow_pickle=allow_pickle,
+            allow_edited_config=allow_edited_config,
+            revision=revision,
+            subfolder=subfolder,
+            token=token,
+        )
         config = config_from_peft(values, where)
         keys = parse_keys(tensors, where, config.modules_to_save)
         factors, config = named_in_base(keys.factors, config, where)
@@ -145,12 +174,15 @@ class Adapter:
     def save(self, path: str | Path) -> list[Path]:
         """Write PEFT's two files, each whole or not at all.
 
+        Who reads them meanwhile with `load` gets the old adapter or the new one.
+
         Args:
             path: Directory to write to; made if need be.
 
         Returns: The paths written.
         """
         factors, config = with_outputs_of_files(self.factors, self.config)
+        config = with_patterns_of_files(factors, config)
         tensors = tensor_keys(
             factors,
             self.replaced,

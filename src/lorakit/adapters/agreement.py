@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from lorakit.adapters.adapter import Adapter
+from lorakit.adapters.parameter_keys import named_by_weight
 from lorakit.adapters.rewritten import named_targets
 from lorakit.config import LoraConfig
+from lorakit.injection.parameters import WEIGHT
 
 _SELECTION = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
 _PARAMETERS = "target_parameters"
@@ -77,7 +79,11 @@ def common_settings(
         regexes = [c for c in configs.values() if isinstance(c.target_modules, str)]
         update |= dict.fromkeys(_SELECTION)
         stacked = frozenset().union(*(one.stacked for one in adapters.values()))
-        modules = dict.fromkeys(path for path in paths if path not in stacked)
+        by_weight = frozenset().union(
+            *(named_by_weight(one.factors, one.config) for one in adapters.values())
+        )
+        modules = dict.fromkeys(path for path in paths if path not in stacked | by_weight)
         update["target_modules"] = named_targets(modules, regexes[0] if regexes else first)
-        update[_PARAMETERS] = tuple(sorted(stacked))
+        weights = {f"{path}.{WEIGHT}" for path in by_weight}
+        update[_PARAMETERS] = tuple(sorted(stacked | weights))
     return first.model_copy(update=update)

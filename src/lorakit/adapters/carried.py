@@ -1,5 +1,7 @@
 """Adapters that a model carries: saved to files, loaded from them, read and filled as tensors."""
 
+import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,10 +18,12 @@ from lorakit.adapters.parameter_keys import (
 )
 from lorakit.adapters.peft_format import factor_keys, tensor_keys
 from lorakit.adapters.ranks import Factors, with_ranks
+from lorakit.adapters.settings import save_class_names
 from lorakit.adapters.sharded import copy_whole_, is_sharded
 from lorakit.config import LoraConfig
-from lorakit.errors import AdapterMismatchError, AdapterStateError, first_few
+from lorakit.errors import AdapterMismatchError, AdapterStateError, LorakitWarning, first_few
 from lorakit.injection import Injection, adapter_names, add_adapter
+from lorakit.injection.peft_names import unread_by_peft
 from lorakit.injection.plan_from_tensors import saved_tensors
 from lorakit.injection.state import (
     adapted_layers,
@@ -27,6 +31,7 @@ from lorakit.injection.state import (
     require_adapter,
     require_unmerged,
     unwrapped,
+    valid_name,
 )
 from lorakit.layers import KernelShape, LoraEmbedding, LowRankUpdate, TokenRows
 from lorakit.layers.parted_update import PartedUpdate
@@ -34,6 +39,8 @@ from lorakit.layers.parted_update import PartedUpdate
 
 def save_adapter(model: nn.Module, path: str | Path, name: str = "default") -> list[Path]:
     """Write one adapter of a model in PEFT's layout, atomically.
+
+    The class names of a classifier of transformers go into a `lorakit.json` beside it.
 
     Of a model whose parameters are sharded (FSDP2) take `Adapter.from_model` in every process, and
     save what it returns in one of them.
@@ -44,6 +51,9 @@ def save_adapter(model: nn.Module, path: str | Path, name: str = "default") -> l
         name: Which adapter.
 
     Returns: The paths written.
+
+    Warns:
+        LorakitWarning: PEFT does not read such an adapter.
 
     Raises:
         AdapterNameError: There is no such adapter.
@@ -57,7 +67,10 @@ def save_adapter(model: nn.Module, path: str | Path, name: str = "default") -> l
             f"Cannot save adapter {name!r} to {path}: this process has a part of it only. Call "
             "Adapter.from_model(model) in every process, and save its result in one of them."
         )
-    return view.save(path)
+    note = unread_by_peft(unwrapped(model), view.config, view.factors)
+    if note is not None:
+        warnings.warn(note, LorakitWarning, stacklevel=2)
+    return [*view.save(path), *save_class_names(model, view.config, path)]
 
 
 def load_adapter(
@@ -65,17 +78,26 @@ def load_adapter(
     path: str | Path,
     name: str | None = None,
     *,
+    revision: str | None = None,
+    subfolder: str | None = None,
+    token: str | bool | None = None,
     trainable: bool = False,
     allow_pickle: bool = False,
+    allow_edited_config: bool = False,
 ) -> Injection:
     """Read an adapter, put it into a model and make it the one that acts.
 
     Args:
         model: The base, with other adapters or without.
         path: Directory in PEFT's layout, or a hub id.
-        name: None takes "default", or the directory's name where that is taken.
+        name: None takes "default", or where that is taken the directory's name, with "_" for what
+            a name cannot have.
+        revision: As in `Adapter.load`, as are the next two.
+        subfolder: Folder inside the directory or repository.
+        token: Of the hub.
         trainable: Whether its parameters require gradients.
         allow_pickle: As in `Adapter.load`.
+        allow_edited_config: As in `Adapter.load`.
 
     Returns: What matched.
 
@@ -85,9 +107,17 @@ def load_adapter(
         AdapterMismatchError: The adapter was made for another base.
         AdapterNameError: The name is taken or malformed.
     """
-    adapter = Adapter.load(path, allow_pickle=allow_pickle)
+    adapter = Adapter.load(
+        path,
+        revision=revision,
+        subfolder=subfolder,
+        token=token,
+        allow_pickle=allow_pickle,
+        allow_edited_config=allow_edited_config,
+    )
     if name is None:
-        name = Path(path).name if "default" in adapter_names(model) else "default"
+        folder = os.path.basename(os.path.abspath(Path(path) / (subfolder or "")))
+        name = valid_name(folder) if "default" in adapter_names(model) else "default"
     return add_adapter(model, adapter, name, trainable=trainable)
 
 

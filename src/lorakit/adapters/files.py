@@ -1,65 +1,107 @@
 """Reading and writing the two files of an adapter directory: safetensors, a pickle on request."""
 
 import json
+import os
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lorakit.atomic import appearing_directory, replacing_file
+from lorakit.adapters.agreeing_files import CONFIG_RECORD, differences, disagreement
+from lorakit.adapters.sound_tensors import require_savable, require_sound, unpickled
+from lorakit.atomic import appearing_directory, replacing_files
 from lorakit.errors import (
     AdapterFileError,
+    ConfigError,
     MissingFileError,
     OutputExistsError,
     did_you_mean,
 )
-from lorakit.hub import fetch_from_hub, is_hub_id
+from lorakit.hub import fetch_from_hub, is_hub_id, require_inside
+from lorakit.json_files import read_json_object
+from lorakit.tensor_files import FileChangedError, TensorFile, read_safetensors, write_safetensors
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 PICKLE_FILE = "adapter_model.bin"
 
+_PATIENCE_S, _PAUSE_S = 0.5, 0.01
+"""How long two files that do not agree are read again, as a save may be between them."""
+
+_SETTLED_S = 2.0
+"""Age after which no save can be between two files any more."""
+
 
 def read_adapter_files(
-    path: str | Path, *, allow_pickle: bool = False
+    path: str | Path,
+    *,
+    allow_pickle: bool = False,
+    allow_edited_config: bool = False,
+    revision: str | None = None,
+    subfolder: str | None = None,
+    token: str | bool | None = None,
 ) -> tuple[dict[str, Any], dict[str, Tensor], str]:
     """Read an adapter directory or hub repository.
+
+    Both files come from one save, also where another process saves into the directory meanwhile:
+    the tensors of a file that lorakit wrote say which configuration they belong to.
 
     Args:
         path: Of the directory, or a hub id.
         allow_pickle: Whether adapter_model.bin may be read where there is no
             adapter_model.safetensors; of tensors alone, whatever else is in it is refused.
+        allow_edited_config: Whether adapter_config.json may say something else than it did when
+            the tensors were saved.
+        revision: Branch, tag or commit of a hub repository; None takes the newest.
+        subfolder: Folder inside the directory or repository that holds the adapter.
+        token: Of the hub, where the repository is private.
 
     Returns: The configuration's values, the tensors by key on the CPU, and the directory's name
         for messages.
 
     Raises:
         MissingFileError: The directory or one of its files is not there.
-        AdapterFileError: A file is damaged.
+        AdapterFileError: A file is damaged, or the two are not from one save.
     """
-    directory = _directory(path, allow_pickle)
+    directory = _directory(path, allow_pickle, revision, subfolder, token)
     config_path, weights_path = directory / CONFIG_FILE, directory / WEIGHTS_FILE
     if allow_pickle and not weights_path.is_file() and (directory / PICKLE_FILE).is_file():
         weights_path = directory / PICKLE_FILE
     missing = [file.name for file in (config_path, weights_path) if not file.is_file()]
     if missing:
         raise MissingFileError(_missing_message(directory, missing))
+    end = time.monotonic() + _PATIENCE_S
+    while True:
+        # In this order: a save puts its configuration into place last, so that tensors from
+        # before it cannot be read with the configuration from after it.
+        values = _read_config(config_path)
+        read = _read_file(weights_path, allow_pickle, end)
+        differing = differences(values, read.metadata)
+        if not differing or time.monotonic() > end or _are_settled(config_path, weights_path):
+            break
+        time.sleep(_PAUSE_S)
+    if differing and not allow_edited_config:
+        problem = disagreement(values, read.metadata, config_path, weights_path)
+        if problem:
+            raise AdapterFileError(problem)
+    require_sound(read.tensors, str(weights_path))
+    return values, read.tensors, str(directory)
+
+
+def _are_settled(*files: Path) -> bool:
+    newest = max(file.stat().st_ctime for file in files)
+    return time.time() - newest > _SETTLED_S
+
+
+def _read_config(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(config_path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        return read_json_object(path)
+    except ValueError as error:
         raise AdapterFileError(
-            f"Cannot read {config_path}: {error}; expected a JSON object. The file is damaged; "
-            "save or fetch the adapter again."
+            f"Cannot read {path}: {error}, expected a JSON object. Save or fetch the adapter again."
         ) from None
-    if not isinstance(values, dict):
-        raise AdapterFileError(
-            f"Cannot read {config_path}: got a {type(values).__name__}, expected a JSON object. "
-            "Save or fetch the adapter again."
-        )
-    return values, read_tensors(weights_path, allow_pickle=allow_pickle), str(directory)
 
 
 def read_tensors(path: Path, *, allow_pickle: bool = False) -> dict[str, Tensor]:
@@ -67,40 +109,31 @@ def read_tensors(path: Path, *, allow_pickle: bool = False) -> dict[str, Tensor]
 
     Raises:
         AdapterFileError: The file is damaged, or a pickle that holds more than tensors or that
-            was not allowed.
+            was not allowed; or a tensor in it is not of floating point, or not finite.
     """
+    tensors = _read_file(path, allow_pickle, time.monotonic() + _PATIENCE_S).tensors
+    require_sound(tensors, str(path))
+    return tensors
+
+
+def _read_file(path: Path, allow_pickle: bool, end: float) -> TensorFile:
+    """Read tensors; again where the file is written to meanwhile, until a time of the clock."""
     if path.suffix != ".safetensors":
-        return _unpickled(path, allow_pickle)
+        return TensorFile(unpickled(path, allow_pickle), {})
     try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
+        while True:
+            try:
+                return read_safetensors(path)
+            except FileChangedError:
+                if time.monotonic() > end:
+                    raise ValueError("it is being written to") from None
+                time.sleep(_PAUSE_S)
+    except (ValueError, OSError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise AdapterFileError(
-            f"Cannot read {path}: {error}; expected a complete safetensors file. It is "
-            "truncated or of another kind; save or fetch the adapter again."
+            f"Cannot read {path}: {reason}; expected a complete safetensors file. Save or fetch "
+            "the adapter again."
         ) from None
-
-
-def _unpickled(path: Path, allow_pickle: bool) -> dict[str, Tensor]:
-    if not allow_pickle:
-        raise AdapterFileError(
-            f"Cannot read {path}: it is a pickle, expected safetensors. If you trust where it "
-            "comes from, allow it (allow_pickle=True, or --allow-pickle on the command line)."
-        )
-    try:
-        # weights_only builds tensors and plain containers, and calls nothing else.
-        values = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zip and torch errors share no class
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        raise AdapterFileError(
-            f"Cannot read {path}: {reason}; expected a pickle of tensors and nothing else. Get the "
-            "adapter as safetensors."
-        ) from None
-    if not isinstance(values, dict) or not all(isinstance(t, Tensor) for t in values.values()):
-        raise AdapterFileError(
-            f"Cannot read {path}: got a {type(values).__name__} of other things, expected tensors "
-            "by name. Get the adapter as safetensors."
-        )
-    return values
 
 
 def write_adapter_files(
@@ -111,10 +144,14 @@ def write_adapter_files(
     A directory that is not there yet appears with both at once; in one that is, both files are
     written beside the old ones and then moved into place one right after the other.
 
+    A process that is killed leaves the old adapter, the new one, or, for a moment of the second
+    case, new tensors with the old configuration, which `read_adapter_files` tells apart.
+
     Returns: The paths written.
 
     Raises:
         OutputExistsError: `directory` is a file.
+        AdapterStateError: A tensor is not finite, or not of floating point.
     """
     if directory.is_file():
         raise OutputExistsError(
@@ -129,16 +166,18 @@ def write_adapter_files(
     return [directory / WEIGHTS_FILE, directory / CONFIG_FILE]
 
 
-def _write(directory: Path, values: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    with (
-        replacing_file(directory / CONFIG_FILE) as config_path,
-        replacing_file(directory / WEIGHTS_FILE) as weights_path,
-    ):
-        save_file(_separate(tensors), weights_path, metadata={"format": "pt"})
-        config_path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+def _write(directory: Path, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    weights, config = directory / WEIGHTS_FILE, directory / CONFIG_FILE
+    separate = _separate(tensors)
+    require_savable(separate, str(weights))
+    text = json.dumps(values, indent=2)
+    metadata = {"format": "pt", CONFIG_RECORD: json.dumps(values)}
+    with replacing_files(weights, config) as (new_weights, new_config):
+        write_safetensors(new_weights, separate, metadata)
+        new_config.write_text(text + "\n", encoding="utf-8")
 
 
-def _separate(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return contiguous CPU tensors that share no memory, as safetensors demands."""
     seen: set[int] = set()
     separate = {}
@@ -151,19 +190,33 @@ def _separate(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return separate
 
 
-def _directory(path: str | Path, allow_pickle: bool = False) -> Path:
-    directory = Path(path)
-    if directory.is_dir():
+def _directory(
+    path: str | Path,
+    allow_pickle: bool,
+    revision: str | None,
+    subfolder: str | None,
+    token: str | bool | None,
+) -> Path:
+    """Return where an adapter's files lie, fetched from the hub if need be."""
+    if is_hub_id(path):
+        files = (CONFIG_FILE, WEIGHTS_FILE, *((PICKLE_FILE,) if allow_pickle else ()))
+        return fetch_from_hub(str(path), files, revision, subfolder=subfolder, token=token)
+    if revision is not None:
+        raise ConfigError(
+            f"Cannot load revision {revision!r} of {path}: it is not a hub repository, expected "
+            "one where a revision is given. Leave the revision out, or name a hub id."
+        )
+    # os.path takes a name that no file system can hold for one that is not there.
+    directory = Path(path) / (require_inside(subfolder) or "")
+    if os.path.isdir(directory):
         return directory
-    if directory.is_file():
+    if os.path.isfile(directory):
         raise MissingFileError(
             f"{directory} is a file, expected the directory that holds {CONFIG_FILE} and "
             f"{WEIGHTS_FILE}. Name {directory.parent} instead."
         )
-    if is_hub_id(path):
-        pickled = (PICKLE_FILE,) if allow_pickle else ()
-        return fetch_from_hub(str(path), (CONFIG_FILE, WEIGHTS_FILE, *pickled))
-    siblings = [p.name for p in directory.parent.iterdir()] if directory.parent.is_dir() else []
+    parent = directory.parent
+    siblings = [p.name for p in parent.iterdir()] if os.path.isdir(parent) else []
     raise MissingFileError(
         f"There is no adapter directory {directory}.{did_you_mean(directory.name, siblings)}"
     )

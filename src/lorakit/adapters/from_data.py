@@ -12,6 +12,7 @@ from lorakit.config import LoraConfig
 from lorakit.errors import ConfigError
 from lorakit.initializations import INITIALIZED_ON_DATA
 from lorakit.injection.new_ranks import change_ranks
+from lorakit.injection.parameters import WEIGHT, is_by_parameter
 from lorakit.injection.state import (
     adapted_layers,
     base_modules,
@@ -168,14 +169,20 @@ def _with_new_ranks(
     """Return settings with other ranks; alphas follow them, as in PEFT."""
     alphas = {p: config.alpha_for(p) * ranks[p] / r for p, r in before.items() if ranks[p]}
     kept = {path: r for path, r in ranks.items() if r}
-    targets = config.target_modules
+    targets, parameters = config.target_modules, config.target_parameters
     if len(kept) < len(ranks):
-        targets = compact_targets([*kept], [path for path, _ in base_modules(model) if path])
+        by_weight = [path for path in kept if is_by_parameter(config, path)]
+        parameters = tuple(f"{path}.{WEIGHT}" for path in by_weight)
+        targets = compact_targets(
+            [path for path in kept if path not in by_weight],
+            [path for path, _ in base_modules(model) if path],
+        )
     return config.model_copy(
         update={
             "rank_pattern": pattern_of(kept, config.r),
             "alpha_pattern": pattern_of(alphas, config.lora_alpha),
             "target_modules": targets,
+            "target_parameters": parameters,
         }
     )
 

@@ -13,6 +13,7 @@ from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.portable import portable_adapter
 from lorakit.atomic import replacing_file
 from lorakit.errors import AdapterMismatchError, ConfigError, OutputExistsError, first_few
+from lorakit.injection.checkpoint_weights import class_name_of
 
 GgufDtype = Literal["float32", "float16"]
 
@@ -174,7 +175,7 @@ def _count(base_config: Mapping[str, Any], *keys: str) -> int:
 
 
 def _architecture(base_config: Mapping[str, Any]) -> str:
-    found = next(iter(base_config.get("architectures") or ()), None)
+    found = class_name_of(base_config)
     if found not in _ARCHITECTURES:
         raise ConfigError(
             f"Cannot write a GGUF adapter for the base model: got architectures={found!r}, "

@@ -12,7 +12,8 @@ from lorakit.adapters.like_layers import require_like_layers
 from lorakit.adapters.rewritten import require_own_start
 from lorakit.adapters.token_rows import differing_tokens
 from lorakit.errors import AdapterMismatchError, first_few
-from lorakit.injection.state import adapted_layers, require_adapter, require_unmerged
+from lorakit.injection.older_names import in_names_of
+from lorakit.injection.state import adapted_layers, require_adapter, require_unmerged, unwrapped
 from lorakit.layers import LowRankUpdate
 
 
@@ -47,6 +48,7 @@ def hotswap_adapter(model: nn.Module, adapter: Adapter | str | Path, name: str =
     require_unmerged(model, "exchange an adapter's weights")
     state = require_adapter(model, name)
     new = adapter if isinstance(adapter, Adapter) else Adapter.load(adapter)
+    new = in_names_of(unwrapped(model), new)
     require_own_start(new, "exchange", "the new adapter")
     place = view_of(model, name)
     _check(place, new, name)

@@ -20,6 +20,7 @@ from lorakit.injection.state import (
     unwrapped,
 )
 from lorakit.layers import ReplacedModule, TokenRows
+from lorakit.layers.adapted import READ_FLAG
 from lorakit.layers.bitsandbytes_storage import bits_of, dequantize_model, quantized_weight
 from lorakit.layers.offload import is_offloaded
 
@@ -255,6 +256,7 @@ def _take_over(module: ReplacedModule, trained: nn.Module) -> None:
             if parameter is not None and own is not None and parameter is not own:
                 merged = parameter.detach().to(own.dtype, copy=True)
                 target._parameters[name] = nn.Parameter(merged, requires_grad=False)
+                setattr(target._parameters[name], READ_FLAG, True)  # it is no longer a drawn one
         for name, buffer in source._buffers.items():
             if buffer is not None:
                 target._buffers[name] = buffer.detach().clone()

@@ -26,6 +26,8 @@ from lorakit.injection.attention import (
     with_output_patterns,
     without_output_patterns,
 )
+from lorakit.injection.older_names import with_values
+from lorakit.injection.parameters import WEIGHT, is_by_parameter
 from lorakit.injection.targets import ALL_LINEAR, name_matches
 from lorakit.layers.experts import EXPERT_PARAMETERS
 
@@ -90,7 +92,7 @@ def named_in_base(factors: Factors, config: LoraConfig, where: str) -> NamedFact
         AdapterFileError: A wrapper's parameter is not known, or its factors are of another rank.
     """
     found: dict[str, tuple[Tensor, Tensor]] = {}
-    wrappers: dict[str, list[tuple[int, str]]] = {}
+    wrappers: dict[str, list[str]] = {}
     for path in factors:
         owner = path
         while owner.endswith(_WRAPPED):
@@ -98,7 +100,7 @@ def named_in_base(factors: Factors, config: LoraConfig, where: str) -> NamedFact
         # No stacked weights lie below an output projection, though short names would match there.
         is_output = path.endswith(f"{_WRAPPED}.{OUTPUT}")
         if not is_output and _parameters_of(owner, config):
-            wrappers.setdefault(owner, []).append((path.count(_WRAPPED), path))
+            wrappers.setdefault(owner, []).append(path)
         else:
             plain = path.replace(f"{_WRAPPED}.", ".")
             if plain.endswith(_WRAPPED):
@@ -109,17 +111,64 @@ def named_in_base(factors: Factors, config: LoraConfig, where: str) -> NamedFact
                     "experts only."
                 )
             found[plain] = factors[path]
+    weights = []
     for owner, levels in wrappers.items():
-        names = _parameters_of(owner, config)
-        if len(names) != len(levels):
-            raise AdapterFileError(
-                f"{where} has factors of {len(levels)} parameters at {owner}, but "
-                f"target_parameters={list(config.target_parameters)!r} names {len(names)} there "
-                f"({', '.join(names)}). The two files do not belong together."
-            )
-        for name, (_, path) in zip(names, sorted(levels, reverse=True), strict=True):
-            found[f"{owner}.{name}"] = _stacked(f"{owner}.{name}", factors[path], config, where)
+        names = _names_at(owner, len(levels), config, where)
+        for name, path in zip(names, sorted(levels, key=len, reverse=True), strict=True):
+            if name == WEIGHT:
+                weights.append(owner)
+                found[owner] = factors[path]
+            else:
+                found[f"{owner}.{name}"] = _stacked(f"{owner}.{name}", factors[path], config, where)
+    config = _with_lookups(config, {owner: f"{owner}.{WEIGHT}" for owner in weights})
     return NamedFactors(found, with_output_patterns(config, _outputs(found)))
+
+
+def _names_at(owner: str, count: int, config: LoraConfig, where: str) -> list[str]:
+    """Return which parameters of a module have factors, in the order of registration.
+
+    Names without a module's, such as "gate_up_proj", match the path of every module. Where they
+    are too many, those that a name selects together with its module's are meant.
+    """
+    names = _parameters_of(owner, config)
+    qualified = [name for name in names if _is_qualified(owner, name, config)]
+    if len(names) != count and len(qualified) == count:
+        return qualified
+    if len(names) == count:
+        return names
+    raise AdapterFileError(
+        f"{where} has factors of {count} parameters at {owner}, but "
+        f"target_parameters={list(config.target_parameters)!r} names {len(names)} there "
+        f"({', '.join(names)}). The two files do not belong together."
+    )
+
+
+def _is_qualified(owner: str, name: str, config: LoraConfig) -> bool:
+    longer = [given for given in config.target_parameters if given != name]
+    return name_matches(longer, f"{owner}.{name}")
+
+
+def named_by_weight(factors: Factors, config: LoraConfig) -> frozenset[str]:
+    """Return the modules that the name of their weight selects, and no name of their own."""
+    return frozenset(
+        path for path, (A, _) in factors.items() if A.ndim == 2 and is_by_parameter(config, path)
+    )
+
+
+def with_patterns_of_files(factors: Factors, config: LoraConfig) -> LoraConfig:
+    """Return settings whose patterns give the weights of modules what they give the modules.
+
+    PEFT looks up the rank and alpha of a parameter by its own path.
+    """
+    by_weight = named_by_weight(factors, config)
+    return _with_lookups(config, {f"{path}.{WEIGHT}": path for path in by_weight})
+
+
+def _with_lookups(config: LoraConfig, source_of: Mapping[str, str]) -> LoraConfig:
+    """Return settings in which some paths have the rank and alpha of others."""
+    ranks = {path: config.rank_for(source) for path, source in source_of.items()}
+    alphas = {path: config.alpha_for(source) for path, source in source_of.items()}
+    return with_values(config, ranks, alphas)
 
 
 def with_outputs_of_files(factors: Factors, config: LoraConfig) -> NamedFactors:
@@ -199,12 +248,13 @@ def _of_rank(A: Tensor, B: Tensor, r: int) -> tuple[Tensor, Tensor]:
 
 
 def _parameters_of(owner: str, config: LoraConfig) -> list[str]:
-    """Return which of a module's stacked weights are adapted, in the order of registration."""
+    """Return which of a module's parameters are adapted, in the order of registration."""
     targets = config.target_modules
     if targets not in (None, ALL_LINEAR) and name_matches(targets or (), owner):
         return []
     names = config.target_parameters
-    return [name for name in EXPERT_PARAMETERS if name_matches(names, f"{owner}.{name}")]
+    known = (*EXPERT_PARAMETERS, WEIGHT)
+    return [name for name in known if name_matches(names, f"{owner}.{name}")]
 
 
 def _stacked(

@@ -11,6 +11,7 @@ from torch import Tensor
 from lorakit.adapters.convolutions import Convolutions, to_kernels, to_matrices
 from lorakit.adapters.parameter_keys import file_paths, to_file_layout
 from lorakit.config import LoraConfig, TaskType
+from lorakit.config_problems import cut_short, shown
 from lorakit.errors import AdapterFileError, first_few
 from lorakit.initializations import is_rewriting
 from lorakit.layers import KernelShape
@@ -43,6 +44,11 @@ _FEATURE_KEYS = {
     "lora_A.bias": "a bias on lora_A",
     "lora_B.bias": "a bias on lora_B (lora_bias)",
 }
+_PART = r"\.(?:lora_(?:embedding_)?[AB]|lora_magnitude_vector|trainable_tokens_delta)"
+_NAMED_KEY = re.compile(
+    rf"(?P<path>.+{_PART})\.(?!(?:weight|bias)$)(?P<name>[^.]+)(?P<rest>\.(?:weight|bias))?"
+)
+_UNNAMED_KEY = re.compile(rf".+{_PART}(?:\.(?:weight|bias))?")
 
 
 @dataclass
@@ -134,7 +140,7 @@ def parse_keys(
     halves: dict[str, dict[str, Tensor]] = {}
     embeddings = set()
     problems = []
-    for key, tensor in tensors.items():
+    for key, tensor in _without_adapter_name(tensors, where).items():
         feature = next((name for part, name in _FEATURE_KEYS.items() if part in key), None)
         if feature:
             raise AdapterFileError(
@@ -193,6 +199,34 @@ def parse_keys(
     return parsed
 
 
+def _without_adapter_name(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """Return tensors under the keys of a file, where they have those of a model's state.
+
+    There each key of an adapter has the adapter's name in it, as in "q_proj.lora_A.default.weight".
+
+    Raises:
+        AdapterFileError: There are several adapters.
+    """
+    named = {key: match for key in tensors if (match := _NAMED_KEY.fullmatch(key))}
+    if not named:
+        return dict(tensors)
+    names = sorted({match["name"] for match in named.values()})
+    if any(_UNNAMED_KEY.fullmatch(key) for key in tensors):
+        names.append("one without a name")
+    if len(names) > 1:
+        raise AdapterFileError(
+            f"The keys in {where} are those of several adapters: got {', '.join(names)}, expected "
+            "one. Save one of them with PEFT's save_pretrained(selected_adapters=[name])."
+        )
+    copy = f".modules_to_save.{names[0]}."
+    return {
+        f"{named[key]['path']}{named[key]['rest'] or ''}"
+        if key in named
+        else key.replace(copy, "."): tensor
+        for key, tensor in tensors.items()
+    }
+
+
 def _is_trained(key: str, modules_to_save: tuple[str, ...]) -> bool:
     """Return whether a tensor belongs to a module whose path ends in one of the names."""
     parts = key.split(".")[:-1]
@@ -207,6 +241,8 @@ def config_to_peft(config: LoraConfig, base_model: str | None) -> dict[str, Any]
     values["lora_alpha"] = int(alpha) if alpha == int(alpha) else alpha
     if not (config.init_lora_weights in _WRITTEN or is_rewriting(config.init_lora_weights)):
         values["init_lora_weights"] = True  # it has left no trace but the factors
+    if config.target_parameters:
+        values["lora_dropout"] = 0.0  # PEFT has none for parameters; it changes no output
     for key in ("modules_to_save", "target_parameters"):
         values[key] = list(getattr(config, key)) or None
     values |= {
@@ -232,12 +268,18 @@ def config_from_peft(values: Mapping[str, Any], where: str) -> LoraConfig:
     kind = values.get("peft_type")
     if kind != "LORA":
         raise AdapterFileError(
-            f"{where} holds a PEFT adapter of type {kind!r}, expected 'LORA'. lorakit reads LoRA "
+            f"{where} holds a PEFT adapter of type {shown(kind)}, expected 'LORA'. lorakit reads LoRA "
             "adapters only."
+        )
+    base = values.get("base_model_name_or_path")
+    if not isinstance(base, str | None):
+        raise AdapterFileError(
+            f"Wrong base_model_name_or_path in {where}: got {shown(base)}, expected a hub "
+            "id or a directory. Write the name of the base into the file."
         )
     known = {key: values[key] for key in _FIELDS if values.get(key) is not None}
     unsupported = [
-        f"{key}={value!r}"
+        f"{cut_short(key)}={shown(value)}"
         for key, value in values.items()
         if key not in _FIELDS and key not in _INFORMATION and not _is_off(value)
     ]
@@ -248,12 +290,12 @@ def config_from_peft(values: Mapping[str, Any], where: str) -> LoraConfig:
     elif isinstance(initialization, str) and initialization not in _READ_INITIALIZATIONS:
         undone = " (PEFT's path_initial_model_for_weight_conversion undoes that)"
         unsupported.append(
-            f"init_lora_weights={initialization!r}, which changes the base"
+            f"init_lora_weights={shown(initialization)}, which changes the base"
             f"{undone if initialization.startswith(_CONVERTIBLE) else ''}"
         )
     if unsupported:
         raise AdapterFileError(
-            f"{where} uses what lorakit does not have: {', '.join(unsupported)}. Convert the "
+            f"{where} uses what lorakit does not have: {first_few(unsupported, 10)}. Convert the "
             "adapter with the tool that made it."
         )
     if known.get("task_type") not in [None, *TaskType]:

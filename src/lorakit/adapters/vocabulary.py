@@ -10,10 +10,11 @@ from torch import nn
 
 from lorakit.adapters.adapter import Adapter
 from lorakit.errors import AdapterStateError, QuantizationError
+from lorakit.injection.older_names import in_names_of
 from lorakit.injection.state import base_modules, state_of
 from lorakit.injection.vocabulary import input_embedding, output_layer, rows_needed
 from lorakit.layers.bitsandbytes_storage import bits_of
-from lorakit.modeling_log import errors_alone
+from lorakit.library_logs import errors_alone
 
 _SEED = 0
 """New rows are drawn with it, whatever the seed of a run: all loads of a base get the same ones."""
@@ -35,6 +36,7 @@ def fit_vocabulary(model: nn.Module, adapter: Adapter) -> int | None:
         AdapterStateError: The model carries adapters.
         QuantizationError: An embedding or the output layer is quantised.
     """
+    adapter = in_names_of(model, adapter)
     needed, there = rows_needed(model, dict(base_modules(model)), adapter)
     if needed <= there:
         return None

@@ -11,6 +11,7 @@ import typer
 from lorakit.cli.console import closing, heading, number_text, pairs, quoted, remark, say, table
 from lorakit.cli.paths import adapter_location, run_of
 from lorakit.cli.quiet import hide_loading_bars
+from lorakit.cli.trust import TrustRemoteCode
 from lorakit.errors import ConfigError, LorakitError
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def analyze(
         float, typer.Option(help="Share of ‖ΔW‖² that the recommended rank keeps.")
     ] = 0.9,
     seed: Annotated[int, typer.Option(min=0, help="Of the random controls.")] = 0,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Show how much of its rank an adapter uses, and what for.
 
@@ -85,7 +87,7 @@ def analyze(
     comparison = compare_adapters(*analyses, seed=seed) if compared else None
     note = "it was not asked for (--no-base)."
     if not no_base:
-        analyses, note = with_base(analyses, locations, base, seed)
+        analyses, note = with_base(analyses, locations, base, seed, trust_remote_code)
     if comparison is not None:
         comparison = replace(comparison, first=analyses[0], second=analyses[1])
     files = write_report(folder, analyses[0], comparison, base_note=note)
@@ -153,7 +155,11 @@ def same_base(name: str) -> str:
 
 
 def with_base(
-    analyses: list[AdapterAnalysis], locations: list[str | Path], base: str | None, seed: int
+    analyses: list[AdapterAnalysis],
+    locations: list[str | Path],
+    base: str | None,
+    seed: int,
+    trust_remote_code: bool,
 ) -> tuple[list[AdapterAnalysis], str]:
     """Add amplification factors, or say why there are none.
 
@@ -162,6 +168,7 @@ def with_base(
         locations: Of their adapters.
         base: The base the user names; None takes those the adapters name.
         seed: Of the random control.
+        trust_remote_code: Whether code that comes with a base may run.
 
     Returns: The analyses, and the reason where the base cannot be loaded.
 
@@ -172,7 +179,7 @@ def with_base(
     hide_loading_bars()
     try:
         made = [
-            amplified(analysis, location, base, seed)
+            amplified(analysis, location, base, seed, trust_remote_code)
             for analysis, location in zip(analyses, locations, strict=True)
         ]
     except LorakitError as error:
@@ -184,13 +191,18 @@ def with_base(
 
 
 def amplified(
-    analysis: AdapterAnalysis, location: str | Path, base: str | None, seed: int
+    analysis: AdapterAnalysis,
+    location: str | Path,
+    base: str | None,
+    seed: int,
+    trust_remote_code: bool,
 ) -> AdapterAnalysis:
     """Return an analysis with amplification factors; the base is forgotten again."""
     from lorakit.analysis import amplifications
     from lorakit.training.base_weights import load_base_weights
 
-    found = amplifications(analysis.updates, load_base_weights(location, base), seed)
+    weights = load_base_weights(location, base, trust_remote_code=trust_remote_code)
+    found = amplifications(analysis.updates, weights, seed)
     return replace(analysis, amplifications=tuple(found))
 
 

@@ -15,12 +15,11 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from lorakit.disks import size_text
+
 _hushed = False
 
-INTERRUPTED = 130  # exit code: the shell's for a process ended by Ctrl-C
-
 PAGE_WIDTH = 80
-KILO = 1000
 SECONDS_PER_MINUTE = 60
 
 
@@ -162,19 +161,6 @@ def size_of(path: Path) -> int:
     """Return the size in bytes of a file, or of all files in a directory."""
     files = path.rglob("*") if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files if file.is_file())
-
-
-def size_text(size_bytes: float) -> str:
-    """Return a size in decimal units.
-
-    >>> [size_text(n) for n in (512, 2_345, 9_870_000, 16_000_000_000)]
-    ['512 B', '2.3 kB', '9.9 MB', '16.0 GB']
-    """
-    units = ["B", "kB", "MB", "GB", "TB"]
-    size, unit = float(size_bytes), 0
-    while size >= KILO and unit < len(units) - 1:
-        size, unit = size / KILO, unit + 1
-    return f"{size:.0f} {units[unit]}" if unit == 0 else f"{size:.1f} {units[unit]}"
 
 
 def duration_text(duration_s: float) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -67,6 +66,13 @@ def convert(
             "--allow-pickle", help="Read tensors from a pickle (.bin, .pt), code excepted."
         ),
     ] = False,
+    allow_edited_config: Annotated[
+        bool,
+        typer.Option(
+            "--allow-edited-config",
+            help="Take adapter_config.json as it is, also where it was changed by hand.",
+        ),
+    ] = False,
 ) -> None:
     """Write an adapter in another format, or of another rank.
 
@@ -94,7 +100,9 @@ def convert(
     else:
         from lorakit.adapters import Adapter
 
-        loaded = Adapter.load(location, allow_pickle=allow_pickle)
+        loaded = Adapter.load(
+            location, allow_pickle=allow_pickle, allow_edited_config=allow_edited_config
+        )
     facts: dict[str, Any] = {"modules": len(loaded.factors)}
     if rank is not None:
         from lorakit.adapters import resize_adapter
@@ -245,15 +253,23 @@ def base_config(adapter: Adapter, base_model: str | None) -> dict[str, Any]:
             "have to be known. Give --base-model."
         )
     from lorakit.hub import fetch_from_hub, is_hub_id
+    from lorakit.json_files import read_json_object
 
-    is_remote = is_hub_id(name)
-    folder = fetch_from_hub(name, ("config.json",)) if is_remote else Path(name)
+    folder = Path(name)
+    if is_hub_id(name, is_base=True):
+        folder = fetch_from_hub(name, ("config.json",), what="base model")
     file = folder / "config.json"
     if not file.is_file():
         raise MissingFileError(
             f"No config.json in {folder}, expected that of the base model. Give --base-model."
         )
-    return json.loads(file.read_text(encoding="utf-8"))
+    try:
+        return read_json_object(file)
+    except ValueError as error:
+        raise ConfigError(
+            f"Cannot read {file}: {error}, expected the configuration of the base model. Save or "
+            "fetch it again."
+        ) from None
 
 
 def error_text(error: float) -> str:

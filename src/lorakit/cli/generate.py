@@ -12,6 +12,7 @@ import typer
 from lorakit.cli.console import merged_name, next_steps, quoted, remark, say, table
 from lorakit.cli.paths import adapter_location
 from lorakit.cli.quiet import hide_loading_bars
+from lorakit.cli.trust import TrustRemoteCode
 from lorakit.errors import ConfigError, DataError, MissingFileError
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def generate(
             "--unquantized", help="Use the base as it is saved, though trained quantised."
         ),
     ] = False,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Try an adapter on texts: answer, classify or tag them."""
     location = adapter_location(adapter)
@@ -68,7 +70,9 @@ def generate(
     from lorakit.training.inference import load_for_inference
 
     hide_loading_bars()
-    loaded = load_for_inference(location, base_model, unquantized=unquantized)
+    loaded = load_for_inference(
+        location, base_model, unquantized=unquantized, trust_remote_code=trust_remote_code
+    )
     remark(f"{loaded.task_type} with {location} on {loaded.base}")
     if loaded.task_type == "SEQ_CLS":
         show_classes(loaded, prompts, base)

@@ -22,11 +22,10 @@ from lorakit.cli.console import (
 )
 from lorakit.cli.inspect_quantization import inspect_quantization
 from lorakit.cli.paths import adapter_location
+from lorakit.cli.trust import TrustRemoteCode
 from lorakit.errors import first_few
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from lorakit.adapters import Adapter
 
 _LONG_LIST = 8
@@ -44,9 +43,8 @@ class Update:
         r: Its rank.
         scaling: The factor s.
         norm: The Frobenius norm of s B A.
-        effective_rank: exp(entropy) of its singular values; None where numbers are not finite.
+        effective_rank: exp(entropy) of its singular values.
         is_zero: Whether every number of B (or of A) is zero.
-        is_finite: Whether no number is NaN or infinite.
     """
 
     path: str
@@ -55,9 +53,8 @@ class Update:
     r: int
     scaling: float
     norm: float
-    effective_rank: float | None
+    effective_rank: float
     is_zero: bool
-    is_finite: bool
 
     @property
     def kind(self) -> tuple[str, int, int, int, float]:
@@ -88,10 +85,11 @@ def inspect(
             "--quantization its errors."
         ),
     ] = None,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Show what an adapter is made of, or what quantising its base would cost."""
     if quantization:
-        inspect_quantization(adapter, modules, plot)
+        inspect_quantization(adapter, modules, plot, trust_remote_code)
         return
     location = adapter_location(adapter)
     from lorakit.adapters import Adapter
@@ -124,8 +122,7 @@ def inspect(
             for path, tensor in loaded.token_rows.items()
         ]
         table(("weight", "tokens", "dim", "parameters"), rows)
-    trained = (*loaded.replaced.values(), *loaded.token_rows.values())
-    for warning in (*of_rewritten_base(loaded), *warnings(updates, trained)):
+    for warning in (*of_rewritten_base(loaded), *warnings(updates)):
         say(f"\nWarning: {warning}", style="yellow")
     name = quoted(adapter)
     closing(
@@ -205,20 +202,18 @@ def measure(adapter: Adapter, path: str) -> Update:
 
     a, b = adapter.factors[path]
     scaling = adapter.config.scaling_for(path)
-    is_finite = bool(a.isfinite().all() and b.isfinite().all())
     # Of stacked weights each expert has a spectrum of its own.
-    values = product_singular_values(a, b, scaling) if is_finite else None
-    spectra = () if values is None else values.reshape(-1, values.shape[-1])
+    values = product_singular_values(a, b, scaling)
+    spectra = values.reshape(-1, values.shape[-1])
     return Update(
         path=path,
         in_features=a.shape[-1],
         out_features=b.shape[-2],
         r=a.shape[-2],
         scaling=scaling,
-        norm=float("nan") if values is None else values.norm().item(),
-        effective_rank=None if values is None else _mean(effective_rank(one) for one in spectra),
+        norm=values.norm().item(),
+        effective_rank=_mean(effective_rank(one) for one in spectra),
         is_zero=not (a.any() and b.any()),
-        is_finite=is_finite,
     )
 
 
@@ -255,22 +250,21 @@ def kind_rows(updates: Iterable[Update]) -> tuple[tuple[str, ...], list[tuple[An
 
 
 def rank_text(updates: Sequence[Update]) -> str:
-    """Return the mean effective rank of updates with one decimal; empty if none is known."""
-    known = [u.effective_rank for u in updates if u.effective_rank is not None]
-    return f"{sum(known) / len(known):.1f}" if known else ""
+    """Return the mean effective rank of updates with one decimal."""
+    return f"{_mean(update.effective_rank for update in updates):.1f}"
 
 
 def largest_updates(updates: Sequence[Update], most: int = 5) -> list[Update]:
     """Return the updates of the largest norms, in descending order."""
-    finite = [update for update in updates if update.is_finite and update.norm]
-    return sorted(finite, key=lambda update: -update.norm)[:most]
+    trained = [update for update in updates if update.norm]
+    return sorted(trained, key=lambda update: -update.norm)[:most]
 
 
 def largest_rows(
     largest: Sequence[Update], updates: Sequence[Update]
 ) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
     """Return headings and a row for each of the largest updates."""
-    whole = sum(update.norm**2 for update in updates if update.is_finite)
+    whole = sum(update.norm**2 for update in updates)
     rows = [
         (u.path, number_text(u.norm), f"{100 * u.norm**2 / whole:.1f}%", rank_text([u]))
         for u in largest
@@ -278,13 +272,9 @@ def largest_rows(
     return ("module", "norm", "of Σ‖ΔW‖²", "effective rank"), rows
 
 
-def warnings(updates: list[Update], replaced: Iterable[Tensor]) -> list[str]:
+def warnings(updates: list[Update]) -> list[str]:
     """Return what is suspicious about an adapter."""
     found = []
-    broken = [update.path for update in updates if not update.is_finite]
-    if broken or not all(bool(tensor.isfinite().all()) for tensor in replaced):
-        where = first_few(broken) if broken else "the weights trained in full"
-        found.append(f"NaN or infinite numbers in {where}. Train again with a lower learning rate.")
     zero = [update.path for update in updates if update.is_zero]
     if updates and len(zero) == len(updates):
         found.append(

@@ -14,13 +14,16 @@ if TYPE_CHECKING:
     from lorakit.quantization.error import LayerError
 
 
-def inspect_quantization(name: str, modules: bool, plot: Path | None) -> None:
+def inspect_quantization(
+    name: str, modules: bool, plot: Path | None, trust_remote_code: bool
+) -> None:
     """Print the error of every scheme, layer by layer, and draw it if asked to.
 
     Args:
         name: A model's directory or hub id, or an adapter, whose base is measured.
         modules: One line for every layer, not for every kind.
         plot: Where to write a picture.
+        trust_remote_code: Whether code that comes with the model may run.
     """
     base = _base_of(name)
     say(f"Quantising each linear layer of {base} ...")
@@ -30,7 +33,8 @@ def inspect_quantization(name: str, modules: bool, plot: Path | None) -> None:
     from lorakit.training.tasks.pretrained import load_model
 
     hide_loading_bars()
-    model = load_model(AutoModel, base, seed=0, has_head=True, key="MODEL", dtype="auto")
+    options: dict[str, Any] = {"dtype": "auto", "trust_remote_code": trust_remote_code}
+    model = load_model(AutoModel, base, seed=0, has_head=True, key="MODEL", **options)
     errors = list(quantization_errors(model))
     schemes = list(dict.fromkeys(error.scheme for error in errors))
     heading(f"{len({error.path for error in errors})} linear layers")

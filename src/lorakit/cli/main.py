@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from inspect import getdoc
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -15,7 +16,7 @@ from typer.core import TyperGroup
 from lorakit import __version__
 from lorakit.cli.analyze import analyze
 from lorakit.cli.combine import combine
-from lorakit.cli.console import INTERRUPTED, complain
+from lorakit.cli.console import complain
 from lorakit.cli.convert import convert
 from lorakit.cli.evaluate import evaluate
 from lorakit.cli.extract import extract
@@ -27,10 +28,13 @@ from lorakit.cli.merge import merge
 from lorakit.cli.plan import plan
 from lorakit.cli.quickstart import quickstart
 from lorakit.cli.quiet import quiet_libraries
+from lorakit.cli.signals import ending
 from lorakit.cli.study import study
 from lorakit.cli.train import train
 from lorakit.cli.tune import tune
+from lorakit.disks import disk_error
 from lorakit.errors import LorakitError
+from lorakit.threads import wait_asleep
 
 
 class CommandLine(TyperGroup):
@@ -66,12 +70,12 @@ class CommandLine(TyperGroup):
         sys.exit(code)
 
     def invoke(self, ctx: typer.Context) -> Any:
-        """Run the command; Ctrl-C ends it with a word and the shell's code."""
+        """Run the command; where no handler takes Ctrl-C, it ends with a word all the same."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            complain("Interrupted.")
-            raise typer.Exit(INTERRUPTED) from None
+            complain(ending.reason())
+            raise typer.Exit(ending.exit_code()) from None
 
 
 def take_debug(words: list[str]) -> tuple[bool, list[str]]:
@@ -99,6 +103,7 @@ def explain(error: Exception, debug: bool) -> int:
     if isinstance(error, typer.Abort):
         complain("Error: the input ended early.")
         return 1
+    error = disk_error(error, Path.cwd()) or error
     if not may_complain(error):
         return error.exit_code if isinstance(error, LorakitError) else 1
     if debug:
@@ -160,5 +165,7 @@ for command in COMMANDS:
 
 
 def main() -> None:
-    """Run the command line; the entry point of the `lorakit` script."""
+    """Run the command line."""
+    wait_asleep()
+    ending.install()
     app()

@@ -9,6 +9,7 @@ import typer
 from lorakit.cli.console import closing, pairs, say
 from lorakit.cli.paths import adapter_location
 from lorakit.cli.quiet import hide_loading_bars
+from lorakit.cli.trust import TrustRemoteCode
 
 
 def merge(
@@ -37,6 +38,7 @@ def merge(
             "--unquantized", help="Merge into the base as it is saved, though trained quantised."
         ),
     ] = False,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Write an adapter merged into its base as a checkpoint.
 
@@ -55,6 +57,7 @@ def merge(
         dtype=dtype,
         requantize=requantize,
         unquantized=unquantized,
+        trust_remote_code=trust_remote_code,
     )
     base_note = "made dense" if report.was_quantized else None
     if report.requantized:

@@ -20,6 +20,7 @@ from lorakit.cli.console import (
     table,
 )
 from lorakit.cli.quiet import hide_loading_bars
+from lorakit.cli.train import leave_if_asked, stoppable
 from lorakit.cli.training_view import RunView
 
 if TYPE_CHECKING:
@@ -52,8 +53,9 @@ def quickstart(
     from lorakit.quickstart.run import quickstart as run_quickstart
 
     hide_loading_bars()
-    with QuickstartView() as view:
-        result = run_quickstart(folder, seed=seed, compare=compare, on_event=view)
+    command = f"lorakit train {quoted(folder / 'lora' / 'recipe.yaml')}"
+    with QuickstartView() as view, stoppable(view, command) as stop:
+        result = run_quickstart(folder, seed=seed, compare=compare, on_event=view, stop=stop)
     show_methods(result)
     for example in result.examples:
         show_example(example)
@@ -70,6 +72,7 @@ def quickstart(
             "lorakit init --task SEQ_CLS": "writes a recipe for your own model and data",
         },
     )
+    leave_if_asked()
 
 
 def free_directory(wished: Path) -> Path:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lorakit.cli.console import (
-    INTERRUPTED,
     closing,
     complain,
     duration_text,
@@ -27,12 +27,14 @@ from lorakit.cli.plan_first import plan_first
 from lorakit.cli.progress import metric_name
 from lorakit.cli.quiet import hide_loading_bars
 from lorakit.cli.recipe_arguments import Overrides, RecipeFile
+from lorakit.cli.signals import ending
 from lorakit.cli.training_view import RunView
-from lorakit.errors import ConfigError, LorakitError
+from lorakit.errors import ConfigError, LorakitError, StoppedError
 
 if TYPE_CHECKING:
     from lorakit.training.recipe import Recipe
     from lorakit.training.run import TrainResult
+    from lorakit.training.stop_request import StopRequest
 
 
 def train(
@@ -91,12 +93,14 @@ def train(
         planned = plan_first(loaded, command, force=force, processes=ray)
         if planned is not None and trainer is None:
             trainer = partial(_train_here, planned_bytes=planned.measurable_bytes)
-    result = train_visibly(loaded, command, resume=resume, trainer=trainer)
+    with ending.raising() if ray is not None else nullcontext():
+        result = train_visibly(loaded, command, resume=resume, trainer=trainer)
     closing(result.files, next_commands(loaded, result.run_dir))
     if is_one_of_several():
         from lorakit.training.processes import finish
 
         finish()
+    leave_if_asked()
 
 
 def _load(path: Path, changes: list[str]) -> Recipe:
@@ -149,18 +153,50 @@ def train_visibly(
         trainer: What to call in place of `lorakit.train`.
     """
     train_adapter = trainer or _train_here
-    with RunView() as view:
-        try:
-            result = train_adapter(recipe, resume=resume, on_event=view)
-        except KeyboardInterrupt:
-            view.progress.stop()
-            if not is_first():
-                raise typer.Exit(INTERRUPTED) from None
-            how = f" Go on from the last complete checkpoint with: {command} --resume"
-            complain("Interrupted." + (how if view.is_open else " Nothing has been written."))
-            raise typer.Exit(INTERRUPTED) from None
+    with RunView() as view, stoppable(view, command) as stop:
+        result = train_adapter(recipe, resume=resume, on_event=view, stop=stop)
     show_result(result)
     return result
+
+
+@contextmanager
+def stoppable(view: RunView, command: str) -> Iterator[StopRequest]:
+    """Give a request that Ctrl-C and SIGTERM set; say how to go on where they end the block.
+
+    Args:
+        view: Draws the run.
+        command: The command to repeat with --resume.
+    """
+    from lorakit.training.stop_request import StopRequest
+
+    stop = StopRequest()
+
+    def left_behind() -> str:
+        if view.is_finished:
+            return "The run is finished."
+        if not view.is_open:
+            return "Nothing has been written."
+        return f"Go on from the last complete checkpoint with: {command} --resume"
+
+    with ending.saying(left_behind, stop):
+        try:
+            yield stop
+        except (KeyboardInterrupt, StoppedError) as error:
+            view.progress.stop()
+            if is_first():
+                is_saved = isinstance(error, StoppedError)
+                saved = (
+                    f"Saved {error.checkpoint}; go on with: {command} --resume" if is_saved else ""
+                )
+                complain(f"{ending.reason()} {saved or left_behind()}")
+            raise typer.Exit(ending.exit_code()) from None
+
+
+def leave_if_asked() -> None:
+    """End with the code of a signal that came after the last step of a run."""
+    if ending.number:
+        complain(f"{ending.reason()} The run is finished.")
+        raise typer.Exit(ending.exit_code())
 
 
 def show_result(result: TrainResult) -> None:

@@ -18,6 +18,7 @@ class RunView:
     def __init__(self) -> None:
         self.progress = TrainingProgress()
         self.is_open = False
+        self.is_finished = False
 
     def __enter__(self) -> RunView:
         return self
@@ -42,6 +43,7 @@ class RunView:
         elif event == "evaluation":
             self.progress.evaluation(payload)
         elif event == "finished":
+            self.is_finished = True
             self.progress.stop()
 
 
@@ -85,7 +87,7 @@ def show_opening(payload: Mapping[str, Any]) -> None:
     heading(f"Training in {payload['path']}")
     if payload["resumed_from"]:
         say(f"  going on from {payload['resumed_from']}")
-    for path in payload["removed"]:
-        say(f"  removed {path}, which was incomplete")
+    for path, problem in payload["removed"].items():
+        say(f"  removed {path}: {problem}")
     if payload["note"]:
         say(f"  {payload['note']}")

@@ -8,8 +8,9 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from lorakit.cli.console import INTERRUPTED, complain, quoted, say
+from lorakit.cli.console import complain, quoted, say
 from lorakit.cli.quiet import hide_loading_bars
+from lorakit.cli.signals import ending
 from lorakit.cli.trials_view import TrialsView
 
 Result = TypeVar("Result")
@@ -49,11 +50,11 @@ def run_visibly(
     say(f"{loaded.task} on {loaded.model} with {loaded.data.train}")
     joined = [] if address is None else ["--address", quoted(address)]
     command = " ".join([f"lorakit {name}", quoted(recipe), *map(quoted, changes), *joined])
-    with TrialsView() as view:
+    with TrialsView() as view, ending.raising():
         try:
             return run(loaded, resume=resume, address=address, on_event=view)
         except KeyboardInterrupt:
             view.stop()
             how = f" Finished trials are kept; go on with: {command} --resume"
-            complain("Interrupted." + (how if view.is_open else " Nothing has been written."))
-            raise typer.Exit(INTERRUPTED) from None
+            complain(ending.reason() + (how if view.is_open else " Nothing has been written."))
+            raise typer.Exit(ending.exit_code()) from None

@@ -22,6 +22,7 @@ from lorakit.layers.attention import LoraAttentionOutput, LoraMultiheadAttention
 from lorakit.layers.bitsandbytes_storage import bits_of, quantized_weight
 from lorakit.layers.linear_subclass import linear_subclass, runs_as_linear
 from lorakit.layers.parameter import AdaptedParameter, ParameterOwner
+from lorakit.layers.read_weight import LoraReadWeight
 
 _ADAPTED_CLASSES: dict[type[nn.Module], type[AdaptedLayer]] = {
     nn.Linear: LoraLinear,
@@ -53,7 +54,8 @@ def _with_quantized() -> dict[type[nn.Module], type[AdaptedLayer]]:
 def adapted_class_of(module: nn.Module) -> type[AdaptedLayer] | None:
     """Return the class that adapts this module, or None where there is none."""
     if isinstance(module, AdaptedLayer):
-        return None if is_output(module) else type(module)
+        is_by_name = not (is_output(module) or isinstance(module, LoraReadWeight))
+        return type(module) if is_by_name else None
     if obstacle(module):
         return None
     kind = plain_class_of(module)

@@ -1,7 +1,7 @@
 """The weights of a model or of a checkpoint directory, read one at a time."""
 
-import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,13 @@ from lorakit.errors import (
     MissingFileError,
     QuantizationError,
 )
+from lorakit.foreign_code import load_pretrained
 from lorakit.hub import fetch_from_hub, is_hub_id
 from lorakit.injection.state import base_modules, state_of
+from lorakit.json_files import POINTER_BYTES, read_json_object, require_no_pointer
 from lorakit.layers.bitsandbytes_storage import bits_of
 
+_MOST_INDEX_BYTES = 2**26
 _INDEX, _SINGLE, _CONFIG = "model.safetensors.index.json", "model.safetensors", "config.json"
 
 
@@ -91,8 +94,10 @@ class CheckpointWeights:
         """Return an open file; opened once, as reading its header takes longer than a tensor."""
         if file not in self._opened:
             try:
+                with file.open("rb") as beginning:
+                    require_no_pointer(beginning.read(POINTER_BYTES))
                 self._opened[file] = safe_open(file, framework="pt")
-            except (SafetensorError, OSError) as error:
+            except (SafetensorError, OSError, ValueError) as error:
                 raise _damaged(str(file), error) from None
         return self._opened[file]
 
@@ -101,12 +106,16 @@ class CheckpointWeights:
         index = directory / _INDEX
         if index.is_file():
             try:
-                listed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+                listed = read_json_object(index, _MOST_INDEX_BYTES).get("weight_map")
+                if not isinstance(listed, dict):
+                    raise ValueError("it has no weight_map")
+                if not all(isinstance(file, str) for file in listed.values()):
+                    raise ValueError("its weight_map names things that are not files")
                 return {name: directory / file for name, file in listed.items()}
-            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            except ValueError as error:
                 raise AdapterFileError(
-                    f"Cannot read {index}: got {error!r}, expected JSON with a weight_map. Save or "
-                    "fetch the checkpoint again."
+                    f"Cannot read {index}: {error}, expected JSON with a weight_map. Save or fetch "
+                    "the checkpoint again."
                 ) from None
         single = directory / _SINGLE
         if not single.is_file():
@@ -133,13 +142,19 @@ class CheckpointWeights:
                 "directory that holds it."
             )
         try:
-            config = transformers.AutoConfig.from_pretrained(directory)
+            config = load_pretrained(transformers.AutoConfig, directory, trust_remote_code=False)
         except (OSError, ValueError) as error:
+            if "trust_remote_code" in str(error):
+                raise ConfigError(
+                    f"Unknown model class in {directory / _CONFIG}: it needs code that comes with "
+                    "the checkpoint, expected a class of transformers. Load the model yourself and "
+                    "pass it instead of its directory."
+                ) from None
             raise AdapterFileError(
                 f"Cannot read {directory / _CONFIG}: {str(error).splitlines()[0]}; expected the "
                 "configuration of a model of transformers. Save or fetch the checkpoint again."
             ) from None
-        name = next(iter(config.architectures or ()), None)
+        name = class_name_of(config.to_dict())
         model_class = getattr(transformers, name or "", None)
         if model_class is None:
             raise ConfigError(
@@ -149,6 +164,21 @@ class CheckpointWeights:
             )
         with torch.device("meta"):
             return model_class(config)
+
+
+def class_name_of(config: Mapping[str, Any]) -> str | None:
+    """Return the name of a checkpoint's class in transformers, or None where that is not known.
+
+    Args:
+        config: Its config.json. One that does not name its class is taken for a language model.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    named = config.get("architectures")
+    if not named:
+        found = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(str(config.get("model_type")))
+        return found if isinstance(found, str) else None
+    return named[0] if isinstance(named, list) and isinstance(named[0], str) else None
 
 
 def _require_plain(model: nn.Module) -> None:
@@ -166,15 +196,14 @@ def _require_plain(model: nn.Module) -> None:
 
 
 def _directory(source: str | Path, revision: str | None) -> Path:
-    if is_hub_id(source):
-        return fetch_from_hub(str(source), (_CONFIG, _INDEX, "model*.safetensors"), revision)
-    directory = Path(source)
-    if not directory.is_dir():
-        raise MissingFileError(
-            f"There is no checkpoint directory {directory}, expected one with {_SINGLE}. Check the "
-            "path."
-        )
-    return directory
+    if os.path.isdir(source):
+        return Path(source)
+    if is_hub_id(source, is_base=True):
+        files = (_CONFIG, _INDEX, "model*.safetensors")
+        return fetch_from_hub(str(source), files, revision, what="base model")
+    raise MissingFileError(
+        f"There is no checkpoint directory {source}, expected one with {_SINGLE}. Check the path."
+    )
 
 
 def _damaged(what: str, error: Exception) -> AdapterFileError:

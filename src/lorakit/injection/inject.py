@@ -10,7 +10,9 @@ from lorakit.errors import DtypeError, TargetError
 from lorakit.injection.activation import activate, remove_adapters
 from lorakit.injection.adapted_classes import describe
 from lorakit.injection.fused_mlp import set_fused_mlp, unfuse_all
+from lorakit.injection.older_names import in_names_of
 from lorakit.injection.parameters import attach
+from lorakit.injection.peft_names import unread_by_peft
 from lorakit.injection.plan import AdapterTensors, InjectionPlan, Site, plan_from_config
 from lorakit.injection.plan_from_tensors import plan_from_tensors, saved_tensors
 from lorakit.injection.recorded import recorded_config
@@ -89,11 +91,12 @@ def add_adapter(
             f"Cannot add adapter {name!r}: got {dtype} for its factors, expected a floating "
             "point dtype. Leave dtype out to take the usual one."
         )
-    tensors = None if isinstance(config, LoraConfig) else config
+    tensors = None
     if isinstance(config, LoraConfig):
         plan = plan_from_config(model, config)
     else:
-        plan = plan_from_tensors(model, config)
+        tensors = in_names_of(model, config)
+        plan = plan_from_tensors(model, tensors)
     _check_swappable(plan)
     if dtype is not None:
         _check_factor_dtype(plan, dtype)
@@ -122,7 +125,7 @@ def add_adapter(
     if is_first:
         set_fused_mlp(model, True)
     hold_fast_paths(model)
-    return _injection(plan, name, recorded)
+    return _injection(model, plan, name, recorded)
 
 
 def _check_swappable(plan: InjectionPlan) -> None:
@@ -247,7 +250,7 @@ def trained_dtype(base_dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if base_dtype in _HALF else base_dtype
 
 
-def _injection(plan: InjectionPlan, name: str, config: LoraConfig) -> Injection:
+def _injection(model: nn.Module, plan: InjectionPlan, name: str, config: LoraConfig) -> Injection:
     matches = tuple(
         Match(
             site.path,
@@ -268,6 +271,7 @@ def _injection(plan: InjectionPlan, name: str, config: LoraConfig) -> Injection:
         for site in plan.sites
     }
     weights = {site.adapted_class.base_dtype_name(site.module) for site in plan.sites}
+    note = unread_by_peft(model, config, (site.path for site in plan.sites))
     return Injection(
         name=name,
         config=config,
@@ -279,6 +283,7 @@ def _injection(plan: InjectionPlan, name: str, config: LoraConfig) -> Injection:
         lowered=tuple(plan.lowered),
         factor_dtype=_dtype_names(factors),
         base_dtype=_dtype_names(weights),
+        notes=(*plan.notes, *([] if note is None else [note])),
     )
 
 

@@ -22,8 +22,8 @@ from lorakit.injection.attention import (
     with_output_patterns,
     with_outputs,
 )
-from lorakit.injection.heads import TASKS_WITH_HEADS, output_layers, task_heads
-from lorakit.injection.parameters import is_carrier, selected_parameters
+from lorakit.injection.heads import TASKS_WITH_HEADS, HeadChoice, choose_heads, output_layers
+from lorakit.injection.parameters import is_carrier, parameter_class_of, selected_parameters
 from lorakit.injection.parts import by_groups, check_parts
 from lorakit.injection.site_checks import check_sites
 from lorakit.injection.state import base_modules
@@ -32,7 +32,6 @@ from lorakit.injection.tokens import TokenSite, conflicts, find_token_sites
 from lorakit.injection.uncalled import bypassed_layers, require_called
 from lorakit.layers import AdaptedLayer, KernelShape
 from lorakit.layers.bitsandbytes_storage import bits_of
-from lorakit.layers.parameter import AdaptedParameter
 
 
 class AdapterTensors(Protocol):
@@ -102,6 +101,8 @@ class InjectionPlan:
     skipped: list[tuple[str, str]] = field(default_factory=list)
     lowered: list[tuple[str, int]] = field(default_factory=list)
     """Layers that allow a lower rank alone, by path, with that rank."""
+    notes: list[str] = field(default_factory=list)
+    """What was decided without being asked for, in sentences."""
     tokens: list[TokenSite] = field(default_factory=list)
     """Rows of embeddings and output layers that are trained."""
 
@@ -114,9 +115,11 @@ def plan_from_config(model: nn.Module, config: LoraConfig) -> InjectionPlan:
         ShapeError: A rank is larger than its layer.
     """
     modules = {path: m for path, m in base_modules(model) if not is_carrier(m)}
-    plan = InjectionPlan(config)
+    choice = choose_heads(model, modules, config)
+    config = config.model_copy(update={"task_type": choice.task_type})
+    plan = InjectionPlan(config, notes=list(choice.notes))
     problems: list[str] = []
-    plan.heads = _heads(model, modules, config, problems)
+    plan.heads = _heads(model, modules, config, choice, problems)
 
     inside_heads = tuple(f"{path}." for path in plan.heads)
     free = {
@@ -137,7 +140,9 @@ def plan_from_config(model: nn.Module, config: LoraConfig) -> InjectionPlan:
         if kind.is_linear and id(modules[path]) not in heads and path not in left_out
     ]
     parameters = selected_parameters(config, free, problems)
-    selected, target_problems = match_targets(config, list(adaptable), default, list(parameters))
+    selected, target_problems = match_targets(
+        config, list(adaptable), default, list(parameters), choice.excluded
+    )
     adapted = with_outputs(selected, outputs)
     problems += _blocked(config, free, plan, adapted) + target_problems
     if everything and not problems:
@@ -151,7 +156,10 @@ def plan_from_config(model: nn.Module, config: LoraConfig) -> InjectionPlan:
         kind = output_class_of(modules[path]) if path in outputs else adaptable[path]
         if kind is not None:
             plan.sites.append(_site(config, path, modules[path], kind))
-    plan.sites += [_site(config, p, one, AdaptedParameter) for p, one in parameters.items()]
+    for path, one in parameters.items():
+        if path not in adapted:
+            kind = adaptable.get(path) or parameter_class_of(one)
+            plan.sites.append(_site(config, path, one, kind))
     check_parts(config, plan.sites)
     plan.sites = [by_groups(site, config) for site in plan.sites]
     check_sites(config, plan.sites)
@@ -176,7 +184,11 @@ def _site(
 
 
 def _heads(
-    model: nn.Module, modules: dict[str, nn.Module], config: LoraConfig, problems: list[str]
+    model: nn.Module,
+    modules: dict[str, nn.Module],
+    config: LoraConfig,
+    choice: HeadChoice,
+    problems: list[str],
 ) -> dict[str, nn.Module]:
     """Return the modules to train in full: those named, and the heads of the task."""
     heads: dict[str, nn.Module] = {}
@@ -197,15 +209,13 @@ def _heads(
             for path, module in found.items()
             if is_output(module)
         ]
-    if config.task_type in TASKS_WITH_HEADS:
-        automatic = task_heads(model)
-        if not automatic and not heads:
-            problems.append(
-                f"task_type={config.task_type} trains the model's head, but "
-                f"{type(model).__name__} has none beside its backbone. Load the model with a "
-                "head, or name the head in modules_to_save."
-            )
-        heads.update({name: modules[name] for name in automatic})
+    heads.update({path: modules[path] for path in choice.paths})
+    if config.task_type in TASKS_WITH_HEADS and not heads and not choice.excluded:
+        problems.append(
+            f"task_type={config.task_type} trains the model's head, but "
+            f"{type(model).__name__} has none beside its backbone. Load the model with a "
+            "head, or name the head in modules_to_save."
+        )
     problems += quantized_head_problems(heads)
     outer = tuple(f"{path}." for path in heads)
     return {path: module for path, module in heads.items() if not path.startswith(outer)}

@@ -6,7 +6,14 @@ from torch import nn
 from lorakit.errors import AdapterMismatchError, did_you_mean
 from lorakit.injection.adapted_classes import adapted_class_of, describe, output_class_of
 from lorakit.injection.attention import OUTPUT_OBSTACLE, attention_outputs, with_outputs
-from lorakit.injection.parameters import is_carrier, parameter_at, selected_parameters
+from lorakit.injection.parameters import (
+    WEIGHT,
+    is_by_parameter,
+    is_carrier,
+    parameter_at,
+    selected_parameters,
+    weight_class_of,
+)
 from lorakit.injection.parts import by_groups
 from lorakit.injection.plan import (
     AdapterTensors,
@@ -17,6 +24,7 @@ from lorakit.injection.plan import (
     quantized_head_problems,
     token_conflicts,
 )
+from lorakit.injection.site_checks import check_dropout
 from lorakit.injection.start_checks import rewritten_base_problems
 from lorakit.injection.state import base_modules
 from lorakit.injection.targets import ALL_LINEAR, match_targets, name_matches
@@ -24,7 +32,9 @@ from lorakit.injection.tokens import find_token_sites, misfits
 from lorakit.injection.uncalled import bypassed_layers, require_called
 from lorakit.injection.vocabulary import rows_needed
 from lorakit.layers import AdaptedLayer, KernelShape
+from lorakit.layers.linear import AdaptedLinear
 from lorakit.layers.parameter import AdaptedParameter
+from lorakit.layers.read_weight import LoraReadWeight
 
 
 def plan_from_tensors(model: nn.Module, adapter: AdapterTensors) -> InjectionPlan:
@@ -33,7 +43,8 @@ def plan_from_tensors(model: nn.Module, adapter: AdapterTensors) -> InjectionPla
     Raises:
         AdapterMismatchError: A tensor has no place in the model, has another shape than its
             place, or a place is left empty; names the first and counts the rest.
-        TargetError: The model reads the weight of a layer instead of calling it.
+        TargetError: The model reads the weight of a layer instead of calling it, or a module has no
+            input to drop from.
     """
     modules = {path: m for path, m in base_modules(model) if not is_carrier(m)}
     config = adapter.config
@@ -61,6 +72,7 @@ def plan_from_tensors(model: nn.Module, adapter: AdapterTensors) -> InjectionPla
             f"The adapter was made for another base than this {type(model).__name__}: "
             f"{problems[0]}{more} Load the base the adapter names, or another adapter."
         )
+    check_dropout(config, plan.sites)
     require_called(bypassed_layers(modules), plan.sites)
     return plan
 
@@ -82,14 +94,22 @@ def _heads(modules: dict[str, nn.Module], adapter: AdapterTensors) -> dict[str, 
     """Return the modules the adapter trains in full.
 
     PEFT takes a module whose path merely ends in a name of modules_to_save, so that its
-    "classifier" is DistilBERT's "pre_classifier" too; such a module counts if it has tensors.
+    "classifier" is DistilBERT's "pre_classifier" too; such a module counts if it has tensors. So
+    does one of a longer path than that of a module which is called by the whole name.
     """
     names = adapter.config.modules_to_save
+    open_names = [name for name in names if name not in modules]
+    trained = {
+        ".".join(parts[:end])
+        for parts in (key.split(".") for key in adapter.replaced)
+        for end in range(1, len(parts))
+    }
     heads = {
         path: module
         for path, module in modules.items()
-        if name_matches(names, path)
-        or (path.endswith(names) and any(key.startswith(f"{path}.") for key in adapter.replaced))
+        if path in names
+        or name_matches(open_names, path)
+        or (path.endswith(names) and path in trained)
     }
     outer = tuple(f"{path}." for path in heads)
     return {path: module for path, module in heads.items() if not path.startswith(outer)}
@@ -131,6 +151,14 @@ def _add_site(
         problems.append(f"the base has no module {path!r}, which the adapter adapts.{hint}")
         return
     adapted_class = _class_for(module, is_output)
+    matrices = (AdaptedLinear, LoraReadWeight, AdaptedParameter)
+    is_matrix = adapted_class is not None and issubclass(adapted_class, matrices)
+    if is_by_parameter(adapter.config, path) and not is_matrix:
+        problems.append(
+            f"target_parameters name '{path}.{WEIGHT}', but {path!r} is a {describe(module)}, "
+            "whose factors belong to another form of its weight."
+        )
+        return
     if adapted_class is None:
         problems.append(f"{path!r} is a {describe(module)}, which cannot be adapted.")
         return
@@ -167,7 +195,8 @@ def _class_for(module: nn.Module, is_output: bool) -> type[AdaptedLayer] | None:
     """Return the class that adapts a module, or stands for a parameter."""
     if isinstance(module, AdaptedParameter):
         return AdaptedParameter
-    return output_class_of(module) if is_output else adapted_class_of(module)
+    found = output_class_of(module) if is_output else adapted_class_of(module)
+    return found or weight_class_of(module)
 
 
 def _kernel_text(shape: KernelShape | None) -> str:

@@ -8,11 +8,14 @@ from transformers.pytorch_utils import Conv1D
 from lorakit.config import LoraConfig
 from lorakit.injection.adapted_classes import describe
 from lorakit.injection.attention import attention_outputs
-from lorakit.injection.parameters import is_carrier, recorded_parameters
+from lorakit.injection.parameters import WEIGHT, is_carrier, recorded_parameters
+from lorakit.injection.peft_names import is_taken_for_experts
 from lorakit.injection.plan import InjectionPlan
 from lorakit.injection.state import base_modules
 from lorakit.injection.targets import compact_targets
+from lorakit.layers.linear import AdaptedLinear
 from lorakit.layers.parameter import AdaptedParameter
+from lorakit.layers.read_weight import LoraReadWeight
 
 
 def _recorded_targets(model: nn.Module, plan: InjectionPlan) -> dict[str, Any]:
@@ -22,16 +25,31 @@ def _recorded_targets(model: nn.Module, plan: InjectionPlan) -> dict[str, Any]:
         TargetError: No names tell its parameters from others of the model.
     """
     modules = {path: m for path, m in base_modules(model) if path and not is_carrier(m)}
-    parameters = [s.path for s in plan.sites if s.adapted_class is AdaptedParameter]
+    stacked = [s.path for s in plan.sites if s.adapted_class is AdaptedParameter]
+    by_weight = _named_by_weight(model, plan)
+    parameters = [*stacked, *(f"{path}.{WEIGHT}" for path in by_weight)]
     adapted = {site.path for site in plan.sites}
     # An attention's name stands for its output projection too.
     outputs = {out for out, attention in attention_outputs(modules).items() if attention in adapted}
-    implied = {*parameters, *outputs}
-    targets = [site.path for site in plan.sites if site.path not in implied]
+    implied = {*stacked, *outputs}
+    targets = [s.path for s in plan.sites if s.path not in implied and s.path not in by_weight]
     return {
         "target_modules": compact_targets(targets, [p for p in modules if p not in implied]),
         "target_parameters": recorded_parameters(parameters, modules, plan.config),
     }
+
+
+def _named_by_weight(model: nn.Module, plan: InjectionPlan) -> set[str]:
+    """Return the modules whose weight's name has to select them, in lorakit or in PEFT."""
+    config = plan.config
+    taken = {
+        site.path
+        for site in plan.sites
+        if issubclass(site.adapted_class, AdaptedLinear) and is_taken_for_experts(model, site.path)
+    }
+    if config.use_dora:  # which PEFT has for layers alone
+        taken = set()
+    return taken | {s.path for s in plan.sites if issubclass(s.adapted_class, LoraReadWeight)}
 
 
 def recorded_config(model: nn.Module, plan: InjectionPlan) -> LoraConfig:

@@ -52,6 +52,9 @@ class Injection:
         base_dtype: dtype of the adapted weights.
         tokens: Paths of the modules that share trained rows, and how many rows, for each weight.
         lowered: Layers that allow a lower rank alone, with that rank.
+        notes: What was decided without being asked for, in sentences: the task that the model's
+            class stands for, weights that the checkpoint does not have, readers that will not take
+            the adapter's file.
     """
 
     name: str
@@ -64,6 +67,7 @@ class Injection:
     base_dtype: str
     tokens: tuple[tuple[tuple[str, ...], int], ...] = ()
     lowered: tuple[tuple[str, int], ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def lora_parameters(self) -> int:
@@ -135,6 +139,7 @@ class Injection:
             reasons.setdefault(reason, []).append(path)
         for reason, paths in reasons.items():
             lines.append(f"Left out, {reason}: {first_few(paths)}")
+        lines += self.notes
         return "\n".join(lines)
 
     def __str__(self) -> str:

@@ -9,6 +9,7 @@ from lorakit.config import LoraConfig
 from lorakit.errors import ShapeError, TargetError, first_few
 from lorakit.injection.start_checks import check_start
 from lorakit.layers.attention import LoraMultiheadAttention
+from lorakit.layers.read_weight import LoraReadWeight
 
 if TYPE_CHECKING:
     from lorakit.injection.plan import Site
@@ -18,12 +19,13 @@ def check_sites(config: LoraConfig, sites: Sequence[Site]) -> None:
     """Refuse layers that the settings do not go with.
 
     Raises:
-        TargetError: A layer has no magnitude, cannot begin as they say, or a frozen lora_A would
-            leave its update at zero.
+        TargetError: A layer has no magnitude, has no input to drop from, cannot begin as they say,
+            or a frozen lora_A would leave its update at zero.
         ShapeError: A rank is larger than its layer, or odd where it is halved.
         QuantizationError: What is to begin from a loss of quantising is not quantised.
     """
     _check_magnitudes(config, sites)
+    check_dropout(config, sites)
     _check_ranks(sites)
     _check_frozen(config, sites)
     _check_even(config, sites)
@@ -52,6 +54,22 @@ def _check_magnitudes(config: LoraConfig, sites: Sequence[Site]) -> None:
             f"Cannot adapt {attentions[0]} with use_dora=True: nn.MultiheadAttention has no "
             "magnitude here, expected a plain update of it. Leave use_dora out, or the attention "
             f"with exclude_modules=[{attentions[0]!r}]."
+        )
+
+
+def check_dropout(config: LoraConfig, sites: Sequence[Site]) -> None:
+    """Refuse dropout where the input that it would act on is not seen.
+
+    Raises:
+        TargetError: A module's forward reads the weight itself.
+    """
+    read = [site for site in sites if issubclass(site.adapted_class, LoraReadWeight)]
+    if config.lora_dropout and read:
+        kind = read[0].adapted_class.plain_class.__name__
+        raise TargetError(
+            f"Cannot adapt {read[0].path} with lora_dropout={config.lora_dropout:g}: {kind} reads "
+            "its weight in a forward of its own, whose input cannot be dropped from; expected "
+            "lora_dropout=0. Leave it out of target_parameters, or lora_dropout."
         )
 
 

@@ -14,6 +14,7 @@ from lorakit.layers.parameter import ParameterOwner
 from lorakit.layers.row_adapters import RowAdapters
 
 _ATTRIBUTE = "_lorakit_state"
+_NAME = r"[A-Za-z0-9_][A-Za-z0-9_-]*"
 _OWN_CHILDREN = ("updates", "trained_copies", "adapted_parameters")
 _CHANGED = (AdaptedLayer, ReplacedModule, ParameterOwner)
 
@@ -140,7 +141,7 @@ def check_new_name(model: nn.Module, name: str) -> None:
     Raises:
         AdapterNameError: The name is taken or malformed.
     """
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]*", name) or hasattr(nn.ModuleDict(), name):
+    if not re.fullmatch(_NAME, name) or hasattr(nn.ModuleDict(), name):
         raise AdapterNameError(
             f"{name!r} cannot name an adapter, expected letters, digits, '_' and '-' that are "
             "no attribute of a torch ModuleDict. Choose another name."
@@ -151,6 +152,18 @@ def check_new_name(model: nn.Module, name: str) -> None:
             f"An adapter named {name!r} is already there. Choose another name, or take it out "
             f"first: set_adapter(model, None), then delete_adapter(model, {name!r})."
         )
+
+
+def valid_name(text: str) -> str:
+    """Return a name for an adapter made of a text such as that of a folder.
+
+    >>> valid_name("run-1.5"), valid_name("keys"), valid_name("")
+    ('run-1_5', 'adapter_keys', 'adapter')
+    """
+    name = re.sub(r"[^A-Za-z0-9_-]+", "_", text).lstrip("-")
+    if not name.strip("_"):
+        return "adapter"
+    return f"adapter_{name}" if hasattr(nn.ModuleDict(), name) else name
 
 
 def require_no_other_holder(model: nn.Module) -> None:

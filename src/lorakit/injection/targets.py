@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from lorakit.config import LoraConfig, matching_pattern
 from lorakit.errors import did_you_mean
+from lorakit.patterns import match_pattern
 
 ALL_LINEAR = "all-linear"
 
@@ -26,7 +27,7 @@ def name_matches(names: str | Sequence[str], path: str) -> bool:
     True
     """
     if isinstance(names, str):
-        return re.fullmatch(names, path) is not None
+        return match_pattern(names, path, whole=True) is not None
     return any(path == name or path.endswith(f".{name}") for name in names)
 
 
@@ -46,7 +47,7 @@ def layer_index(path: str, layers_pattern: str | Sequence[str] | None = None) ->
         found = re.match(r".*?\.(\d+)\.", f".{path}")
         return int(found[1]) if found else None
     for pattern in _as_list(layers_pattern):
-        found = re.match(rf".*\.{pattern}\.(\d+)\.", f".{path}")
+        found = match_pattern(rf".*\.{pattern}\.(\d+)\.", f".{path}")
         if found:
             return int(found[1])
     return None
@@ -57,6 +58,7 @@ def match_targets(
     adaptable: Sequence[str],
     default: Sequence[str],
     parameters: Sequence[str] = (),
+    heads: Sequence[str] = (),
 ) -> tuple[list[str], list[str]]:
     """Select the modules to adapt.
 
@@ -65,6 +67,7 @@ def match_targets(
         adaptable: Paths of every module that could be adapted, in the model's order.
         default: Those of them that "all-linear" means.
         parameters: Paths of the parameters that are adapted as well; patterns may name them.
+        heads: Paths of the heads that `exclude_modules` leaves out.
 
     Returns: The selected paths in the model's order, and the problems found: a name that matches
         nothing, an exclusion that excludes nothing, a layer index or pattern that fits nothing.
@@ -85,7 +88,7 @@ def match_targets(
         if missed:
             problems.append(no_match_message("target_modules", missed, adaptable))
 
-    selected = _without_excluded(config, selected, problems)
+    selected = _without_excluded(config, selected, heads, problems)
     selected = _in_layers(config, selected, problems)
     for field in ("rank_pattern", "alpha_pattern", "enable_lora"):
         for pattern in getattr(config, field):
@@ -95,14 +98,17 @@ def match_targets(
     return selected, problems
 
 
-def _without_excluded(config: LoraConfig, selected: list[str], problems: list[str]) -> list[str]:
+def _without_excluded(
+    config: LoraConfig, selected: list[str], heads: Sequence[str], problems: list[str]
+) -> list[str]:
     excluded = config.exclude_modules
     if not excluded or not selected:
         return selected
     if isinstance(excluded, str):
-        idle = "" if any(name_matches(excluded, p) for p in selected) else excluded
+        idle = "" if any(name_matches(excluded, p) for p in (*selected, *heads)) else excluded
     else:
-        idle = [n for n in excluded if not any(name_matches([n], path) for path in selected)]
+        present = (*selected, *heads)
+        idle = [n for n in excluded if not any(name_matches([n], path) for path in present)]
     if idle:
         problems.append(no_match_message("exclude_modules", idle, selected))
     kept = [path for path in selected if not name_matches(excluded, path)]
@@ -176,6 +182,35 @@ def compact_targets(selected: Sequence[str], all_paths: Sequence[str]) -> str | 
         names.add(last if ending_selected[last] == ending_everywhere[last] else path)
     if names & _suffixes(set(all_paths) - set(selected)):
         return "|".join(re.escape(path) for path in selected)
+    return tuple(sorted(names))
+
+
+def shortest_names(selected: Sequence[str], all_paths: Sequence[str]) -> tuple[str, ...] | None:
+    """Return the shortest ends of these paths that are the ends of no other ones, or None.
+
+    Where an end would have to begin at a number, the whole path is written, which says more.
+
+    Args:
+        selected: Paths to select.
+        all_paths: Every path there is.
+
+    >>> shortest_names(["a.0.g.w", "a.1.g.w"], ["a.0.g.w", "a.1.g.w", "a.0.h.w"])
+    ('g.w',)
+    >>> shortest_names(["g.w"], ["g.w", "a.g.w"]) is None
+    True
+    """
+    taken = _suffixes(set(all_paths) - set(selected))
+    names = set()
+    for path in selected:
+        *outer, last = path.split(".")
+        end, ends = last, [last]
+        while outer and not outer[-1].isdigit():
+            end = f"{outer.pop()}.{end}"
+            ends.append(end)
+        name = next((end for end in (*ends, path) if end not in taken), None)
+        if name is None:
+            return None
+        names.add(name)
     return tuple(sorted(names))
 
 

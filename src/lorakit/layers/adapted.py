@@ -18,6 +18,9 @@ from lorakit.ops.quantized import Weight
 if TYPE_CHECKING:
     from lorakit.layers.conv import KernelShape
 
+READ_FLAG = "_is_hf_initialized"
+"""Attribute that transformers sets on each parameter that it read from a checkpoint."""
+
 
 class AdaptedLayer(nn.Module):
     """Mixed into a plain layer's class; instances come from `adapt_in_place`, never from __init__.
@@ -186,7 +189,10 @@ class AdaptedLayer(nn.Module):
 
     def _put_aside(self, parameter: str, replacement: nn.Parameter) -> None:
         owner = self.weight_owner
-        self.kept_parameters[parameter] = owner._parameters[parameter]
+        kept = owner._parameters[parameter]
+        if getattr(kept, READ_FLAG, False):
+            setattr(replacement, READ_FLAG, True)
+        self.kept_parameters[parameter] = kept
         setattr(owner, parameter, replacement)
 
     def unmerge(self) -> None:

@@ -1,34 +1,16 @@
-"""The products of `skinny.py` in C, compiled at first use by the machine's own compiler.
+"""The products of `skinny.py` in C: tensors in, addresses and sizes to the compiled library."""
 
-The compiled library lies in the user's cache directory, under a name made of the sources, the
-compiler and the processor, so that it is compiled once for each. It shares the OpenMP threads
-torch has already started: a second pool would fight with them for the cores. Where there is no gcc
-or no such OpenMP, nothing is lost but speed: `skinny.py` goes on with torch's own operations.
-"""
-
-import atexit
 import ctypes
-import hashlib
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Callable, Sequence
 from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-_SOURCES = Path(__file__).parent / "native"
-_FLAGS = (
-    *("-O3", "-march=native", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math"),
-    *("-fopenmp", "-fPIC"),
-)
-_COMPILE_TIMEOUT_S = 120
+from lorakit.ops.compiled_library import library
+
 _LARGE_DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -259,121 +241,9 @@ def _thin(factor: Tensor) -> Tensor:
 
 @cache
 def load() -> CpuKernels | None:
-    """Return the compiled products, or None where they cannot be had; `unavailable` says why."""
-    return None if unavailable() else CpuKernels(ctypes.CDLL(str(_compiled_path())))
+    """Return the compiled products, or None where they cannot be had.
 
-
-@cache
-def unavailable() -> str | None:
-    """Return why the compiled products cannot be used on this machine, or None if they can.
-
-    They are compiled here if they were not yet. LORAKIT_CPU_KERNELS=0 turns them off.
+    `compiled_library.unavailable` says why.
     """
-    if os.environ.get("LORAKIT_CPU_KERNELS") == "0":
-        return "LORAKIT_CPU_KERNELS=0 turns them off"
-    compiler = _compiler()
-    if compiler is None:
-        return "there is no gcc"
-    runtime = _openmp_runtime()
-    if runtime is None:
-        return "torch runs without OpenMP threads that gcc's code could share"
-    try:
-        path = _compiled_path()
-        if not path.exists():
-            _compile(compiler, runtime, path)
-        ctypes.CDLL(str(path))
-    except (OSError, subprocess.SubprocessError) as error:
-        output = getattr(error, "stderr", None) or str(error)
-        return f"compiling or loading them failed: {output.strip()[:500]}"
-    return None
-
-
-@cache
-def _compiler() -> str | None:
-    for name in (os.environ.get("CC"), "gcc", "cc"):
-        path = shutil.which(name) if name else None
-        if path is None:
-            continue
-        try:
-            version = subprocess.run(
-                [path, "--version"], capture_output=True, text=True, check=False
-            )
-        except OSError:
-            continue
-        if "Free Software Foundation" in version.stdout:  # gcc, under whatever name
-            return path
-    return None
-
-
-def _openmp_runtime() -> str | None:
-    """Return the path of the OpenMP library that torch uses, or None if that cannot be told.
-
-    Others (scikit-learn, for one) bring copies of their own, each with threads that wait in a loop
-    for work: with two of them in one process, each would slow down the other.
-    """
-    maps = Path("/proc/self/maps")
-    if not maps.exists():
-        return None
-    paths = [line.split(maxsplit=5)[-1] for line in maps.read_text(encoding="utf-8").splitlines()]
-    names = ("libgomp", "libomp", "libiomp")
-    loaded = list(dict.fromkeys(path for path in paths if Path(path).name.startswith(names)))
-    package = Path(torch.__file__).resolve().parent  # loaded paths have no links in them
-    own = [path for path in loaded if path.startswith((f"{package}/", f"{package}.libs/"))]
-    if own:
-        return own[0]
-    return loaded[0] if len(loaded) == 1 else None
-
-
-@cache
-def _compiled_path() -> Path:
-    key = hashlib.sha256()
-    for source in sorted(_SOURCES.iterdir()):
-        key.update(source.name.encode() + source.read_bytes())
-    compiler = _compiler() or ""
-    stamp = Path(compiler).resolve().stat() if compiler else None
-    identity = (
-        *(_FLAGS, compiler, stamp and (stamp.st_size, stamp.st_mtime_ns)),
-        *(_openmp_runtime(), _processor()),
-    )
-    key.update(repr(identity).encode())
-    return _cache_directory() / f"skinny-{key.hexdigest()[:20]}.so"
-
-
-def _processor() -> str:
-    """Return what code for this very processor depends on: a cache may be shared by machines."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    wanted = ("model name", "flags", "Features", "CPU part")
-    return platform.machine() + "".join(
-        sorted({" ".join(sorted(line.split())) for line in lines if line.startswith(wanted)})
-    )
-
-
-@cache
-def _cache_directory() -> Path:
-    try:
-        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        directory = Path(home) / "lorakit"
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if os.access(directory, os.W_OK):
-            return directory
-    except (OSError, RuntimeError):  # a read-only home, or a user without one
-        pass
-    directory = Path(tempfile.mkdtemp(prefix="lorakit-"))
-    atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    return directory
-
-
-def _compile(compiler: str, runtime: str, path: Path) -> None:
-    """Compile and link; the file appears whole, also when several processes make it at once."""
-    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-        compiled, linked = Path(scratch) / "skinny.o", Path(scratch) / "skinny.so"
-        # Linked to the runtime that torch has loaded, and not by -fopenmp to gcc's own.
-        for command in (
-            [compiler, *_FLAGS, "-c", str(_SOURCES / "skinny.c"), "-o", str(compiled)],
-            [compiler, "-shared", str(compiled), runtime, "-o", str(linked)],
-        ):
-            subprocess.run(
-                command, capture_output=True, text=True, check=True, timeout=_COMPILE_TIMEOUT_S
-            )
-        os.replace(linked, path)
+    found = library()
+    return None if found is None else CpuKernels(found)

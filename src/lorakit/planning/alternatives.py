@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorakit.errors import LorakitError
 from lorakit.planning.memory_plan import MemoryPlan, plan
-from lorakit.training.memory_mapped_adamw import OPTIMIZER_NAME
+from lorakit.training.training_section import OPTIMIZER_NAME
 
 if TYPE_CHECKING:
     from lorakit.training.recipe import Recipe

@@ -10,10 +10,9 @@ import os
 import subprocess
 import sys
 from dataclasses import fields
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from lorakit.atomic import scratch_directory
 from lorakit.planning.memory_plan import MemoryPlan, plan
 
 if TYPE_CHECKING:
@@ -38,8 +37,8 @@ def plan_apart(recipe: Recipe, processes: int) -> MemoryPlan | None:
         for name, value in os.environ.items()
         if not name.startswith(_OF_LAUNCHERS) and name not in _OF_LAUNCHERS_EXACTLY
     }
-    with TemporaryDirectory() as scratch:
-        path = Path(scratch) / "recipe.yaml"
+    with scratch_directory("lorakit-plan-") as scratch:
+        path = scratch / "recipe.yaml"
         path.write_text(recipe.to_yaml(), encoding="utf-8")
         command = [sys.executable, "-m", __name__, str(path), str(processes)]
         try:

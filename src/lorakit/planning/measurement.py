@@ -7,12 +7,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from transformers import TrainerCallback
 
+from lorakit.atomic import scratch_directory
 from lorakit.planning.planned_rows import row_tokens
 from lorakit.planning.step_memory import StepMemory, longest_batch, run_step
 from lorakit.training.preview import optimizer_steps
@@ -76,8 +75,8 @@ def count_step(recipe: Recipe, before: Callable[[], None] = lambda: None) -> Ste
 @contextmanager
 def _trainer_of(recipe: Recipe, callbacks: list[Any]) -> Iterator[tuple[Setup, Any]]:
     """Make a recipe's trainer, which writes nothing that stays."""
-    with TemporaryDirectory() as scratch:
-        elsewhere = {"output": str(Path(scratch) / "run")}
+    with scratch_directory("lorakit-plan-") as scratch:
+        elsewhere = {"output": str(scratch / "run")}
         setup = prepare(recipe.with_changes(elsewhere, "the measurement"), _ignore)
         arguments = setup.arguments
         for name in ("eval_strategy", "save_strategy", "logging_strategy"):

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from lorakit.adapters import adapter_state_dict
+from lorakit.atomic import scratch_directory
 from lorakit.errors import ConfigError, LorakitError, PlanError
 from lorakit.injection import count_parameters
 from lorakit.planning.adapter_size import safetensors_bytes
@@ -130,8 +130,8 @@ def plan(
         trains_all=method == "full",
     )
     rows = rows_of(sources, recipe, task, model)
-    with TemporaryDirectory() as scratch:  # a trainer makes its output directory
-        arguments = _arguments(recipe, task, rows, place, Path(scratch))
+    with scratch_directory("lorakit-plan-") as scratch:  # a trainer makes its output directory
+        arguments = _arguments(recipe, task, rows, place, scratch)
         # The trainer wants rows to evaluate on, which it will not do.
         encoded = replace(rows.encoded, validation=rows.encoded.train)
         with world.entered():

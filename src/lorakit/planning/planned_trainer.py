@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from transformers import TrainingArguments
 
 from lorakit.training.first_step import LearningWatch
-from lorakit.training.memory_mapped_adamw import OPTIMIZER_NAME
 from lorakit.training.output_loss import OutputLoss, assumed_output_loss
 from lorakit.training.trainer import AdapterTrainerMixin
+from lorakit.training.training_section import OPTIMIZER_NAME
 
 _SMALLEST_PAGED = 100_000
 """Numbers of a parameter from which on bitsandbytes pages its state."""

@@ -59,7 +59,7 @@ def find_sources(recipe: Recipe, task: Task, *, download: bool = False) -> Sourc
     names = [name for name in (recipe.data.train, recipe.data.validation) if name is not None]
     if not download and not all(is_local(name) for name in names):
         return Sources(tokenizer, has_tokenizer, None, None, None, None)
-    splits = load_splits(recipe.data, seed_of(recipe))
+    splits = load_splits(recipe.data, seed_of(recipe), task.label_column(recipe))
     train, labels = splits.train, task.labels(splits, recipe)
     batch = int(recipe.training.get("per_device_train_batch_size", 0))
     longest = train.select(_with_most_characters(train, max(_LONGEST, batch)))

@@ -13,6 +13,7 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 
 from lorakit.config import QuantizationConfig
 from lorakit.errors import QuantizationError, TargetError, first_few
+from lorakit.foreign_code import build_from_config, load_pretrained
 from lorakit.injection.heads import output_layers, task_heads
 from lorakit.injection.state import base_modules, state_of
 from lorakit.injection.targets import name_matches, no_match_message
@@ -29,6 +30,7 @@ def load_quantized(
     model_config: Any,
     trained_in_full: Sequence[str] = (),
     device: torch.device | None = None,
+    trust_remote_code: bool = False,
     **options: Any,
 ) -> tuple[Any, dict[str, Any]]:
     """Load a checkpoint with its linear layers in 4 or 8 bits.
@@ -43,6 +45,7 @@ def load_quantized(
         model_config: The configuration of the model at `name`.
         trained_in_full: Names of modules that are not quantised, as an adapter trains them.
         device: Where to; None takes the accelerator if there is one, else the CPU.
+        trust_remote_code: Whether code that comes with the model may run.
         options: Passed on to `from_pretrained`; `dtype` "auto" becomes the compute dtype.
 
     Returns: The model, and transformers' loading information.
@@ -58,15 +61,18 @@ def load_quantized(
     dtype = compute_dtype(config, device)
     if options.get("dtype") in (None, "auto"):
         options["dtype"] = dtype
-    skeleton = _skeleton(auto_class, model_config, options)
+    trusted = {"trust_remote_code": trust_remote_code}
+    skeleton = _skeleton(auto_class, model_config, **trusted)
     skipped = skipped_modules(skeleton, config, trained_in_full)
     require_blocks(skeleton, config, skipped)
     load = partial(
-        auto_class.from_pretrained,
+        load_pretrained,
+        auto_class,
         name,
         config=model_config,
         output_loading_info=True,
         device_map={"": device},
+        **trusted,
         **options,
     )
     with low_memory():
@@ -124,7 +130,7 @@ def load_as_quantized(
         model_config: The configuration of the model at `name`.
         trained_in_full: Names of modules an adapter trains in full.
         device: Where to; None takes the accelerator if there is one, else the CPU.
-        options: Passed on to `from_pretrained`.
+        options: Passed on to `from_pretrained`; `trust_remote_code` among them.
 
     Returns: The model, and transformers' loading information.
 
@@ -134,14 +140,15 @@ def load_as_quantized(
     values = _require_bitsandbytes_checkpoint(model_config, f"'{name}'")
     require_bitsandbytes()
     heads = skipped_modules(
-        _skeleton(auto_class, model_config, options),
+        _skeleton(auto_class, model_config, trust_remote_code=options["trust_remote_code"]),
         QuantizationConfig(skip_modules=()),
         trained_in_full,
     )
     known = [*(values.get("llm_int8_skip_modules") or ["lm_head"])]
     values["llm_int8_skip_modules"] = list(dict.fromkeys([*known, *heads]))
     model_config.quantization_config = values
-    model, info = auto_class.from_pretrained(
+    model, info = load_pretrained(
+        auto_class,
         name,
         config=model_config,
         output_loading_info=True,
@@ -256,12 +263,10 @@ def skipped_modules(
     return [path for path in paths if path in always]
 
 
-def _skeleton(auto_class: Any, model_config: Any, options: dict[str, Any]) -> nn.Module:
+def _skeleton(auto_class: Any, model_config: Any, *, trust_remote_code: bool) -> nn.Module:
     """Return the model without memory for its weights."""
-    make = getattr(auto_class, "from_config", None) or auto_class._from_config
-    allowed = {key: options[key] for key in ("trust_remote_code",) if options.get(key)}
     with torch.device("meta"):
-        return make(model_config, **allowed)
+        return build_from_config(auto_class, model_config, trust_remote_code=trust_remote_code)
 
 
 def linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

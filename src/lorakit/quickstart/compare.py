@@ -1,7 +1,6 @@
 """What LoRA is compared with: training the head alone, and training every weight."""
 
 import time
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from transformers import (
@@ -13,6 +12,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from lorakit.atomic import scratch_directory
 from lorakit.config import LoraConfig
 from lorakit.injection import Injection, count_parameters
 from lorakit.quickstart.results import MethodResult, OnEvent
@@ -82,14 +82,14 @@ def train_plainly(
     def silent(name: str, payload: dict[str, Any]) -> None:
         """Take no notice: the LoRA run has shown the data already."""
 
-    with TemporaryDirectory(prefix="lorakit-quickstart-") as scratch:
+    with scratch_directory("lorakit-quickstart-") as scratch:
         changes = {
             "learning_rate": learning_rate,
             "save_strategy": "no",
             "load_best_model_at_end": False,
         }
         plain = recipe.model_copy(
-            update={"output": scratch, "training": {**recipe.training, **changes}}
+            update={"output": str(scratch), "training": {**recipe.training, **changes}}
         )
         setup = prepare(plain, silent, attach=attach)
         began_s = time.perf_counter()

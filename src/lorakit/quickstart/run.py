@@ -14,6 +14,7 @@ from lorakit.quickstart.results import Example, MethodResult, OnEvent, Quickstar
 from lorakit.training.recipe import DataConfig, Recipe
 from lorakit.training.run import train
 from lorakit.training.run_directory import RunDirectory
+from lorakit.training.stop_request import StopRequest
 
 LORA = "LoRA"
 
@@ -37,6 +38,7 @@ def quickstart(
     seed: int = 42,
     compare: bool = False,
     on_event: OnEvent | None = None,
+    stop: StopRequest | None = None,
 ) -> QuickstartResult:
     """Collect docstrings, train a LoRA adapter on them and try it.
 
@@ -46,6 +48,7 @@ def quickstart(
         compare: Whether to train the head alone and all weights on the same rows too.
         on_event: Told of what `lorakit.training.train` tells, of "collected" {train, validation,
             labels} once the rows are on disk, and of "method" {method} before each training.
+        stop: Set it to end the training of the adapter after a checkpoint.
 
     Returns:
         Results and examples.
@@ -53,6 +56,7 @@ def quickstart(
     Raises:
         OutputExistsError: `output` holds files.
         DataError: This Python comes without the sources of its standard library.
+        StoppedError: `stop` was set; the run in `lora/` can be resumed.
     """
     tell = on_event or (lambda name, payload: None)
     RunDirectory.refuse_occupied(output)
@@ -71,7 +75,7 @@ def quickstart(
         tell(name, payload)
 
     tell("method", {"method": LORA})
-    trained = train(recipe, on_event=listen)
+    trained = train(recipe, on_event=listen, stop=stop)
     methods = [
         MethodResult(
             method=LORA,

@@ -51,7 +51,9 @@ class BaseWeights(Mapping[str, Tensor]):
         return len(self._layers)
 
 
-def load_base_weights(path: str | Path, base: str | None = None) -> BaseWeights:
+def load_base_weights(
+    path: str | Path, base: str | None = None, *, trust_remote_code: bool = False
+) -> BaseWeights:
     """Load an adapter's base in the way it was in training, and give its updated weights.
 
     A base that was quantised in training is quantised again, so that W0 is what the adapter has
@@ -60,6 +62,8 @@ def load_base_weights(path: str | Path, base: str | None = None) -> BaseWeights:
     Args:
         path: A run directory, an adapter directory, or the hub id of an adapter.
         base: Base model; None takes the one the adapter names.
+        trust_remote_code: Whether code that comes with the base may run; as for
+            `load_for_inference`.
 
     Raises:
         MissingFileError: The adapter or the base is not there.
@@ -86,6 +90,7 @@ def load_base_weights(path: str | Path, base: str | None = None) -> BaseWeights:
             f"No base model in {config_file}: got null in base_model_name_or_path, expected a hub "
             "id or a directory. Name the base yourself (--base on the command line)."
         )
+    own = recipe if base is None else None
     model = load_model(
         auto_model(task_type),
         name,
@@ -95,7 +100,8 @@ def load_base_weights(path: str | Path, base: str | None = None) -> BaseWeights:
         dtype=settings.dtype or "auto",
         quantization=settings.quantization,
         trained_in_full=adapter.config.modules_to_save,
-        revision=recipe.revision if recipe is not None and base is None else None,
+        revision=None if own is None else own.revision,
+        trust_remote_code=trust_remote_code or (own is not None and own.trust_remote_code),
     )
     fit_vocabulary(model, adapter)
     add_adapter(model, _updates_alone(adapter), trainable=False)

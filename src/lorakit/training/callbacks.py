@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations.integration_utils import TensorBoardCallback
 
+from lorakit.disks import telling_of_disk
 from lorakit.training.run_directory import RunDirectory
 from lorakit.training.trainer import is_speed
 
@@ -93,6 +96,7 @@ class RunTensorBoard(TensorBoardCallback):
     def __init__(self, run: RunDirectory):
         super().__init__()
         self.logging_dir = str(run.tensorboard)
+        self._directory = run.tensorboard
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -101,14 +105,43 @@ class RunTensorBoard(TensorBoardCallback):
         from torch.utils.tensorboard import SummaryWriter
 
         purge = state.global_step + 1 if state.global_step else None
-        self.tb_writer = SummaryWriter(log_dir=self.logging_dir, purge_step=purge)
-        super().on_train_begin(args, state, control, **kwargs)
+        with self._telling():
+            self.tb_writer = SummaryWriter(log_dir=self.logging_dir, purge_step=purge)
+            super().on_train_begin(args, state, control, **kwargs)
+
+    def on_log(self, *args: Any, **kwargs: Any) -> None:
+        """Write what was logged."""
+        with self._telling():
+            super().on_log(*args, **kwargs)
 
     def close(self) -> None:
         """Finish the event file, if one is open; also where training failed."""
-        if self.tb_writer is not None:
-            self.tb_writer.close()
-            self.tb_writer = None
+        writer, self.tb_writer = self.tb_writer, None
+        if writer is not None:
+            with self._telling():
+                writer.close()
+
+    def _telling(self) -> AbstractContextManager[None]:
+        return telling_of_disk(self._directory, "TensorBoard's events")
+
+
+@contextmanager
+def quiet_writers() -> Iterator[None]:
+    """Inside the block, keep TensorBoard's threads from printing the errors they end by.
+
+    They hand each on to the thread that writes or closes next.
+    """
+    before = threading.excepthook
+
+    def hook(ended: threading.ExceptHookArgs) -> None:
+        if not type(ended.thread).__module__.startswith("tensorboard."):
+            before(ended)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def _kind_of(values: dict[str, Any]) -> str:

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.atomic import write_text
-from lorakit.errors import CheckpointError
+from lorakit.errors import CheckpointError, first_few
 
 MANIFEST = "manifest.json"
+_ALWAYS = ("adapter_config.json", "adapter_model.safetensors", "trainer_state.json", "optimizer.pt")
+"""Files of every checkpoint."""
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -41,26 +43,34 @@ def seal(checkpoint: Path) -> None:
     files = {
         path.relative_to(checkpoint).as_posix(): _fingerprint(path) for path in _files(checkpoint)
     }
-    write_text(checkpoint / MANIFEST, json.dumps({"files": files}, indent=2) + "\n")
+    manifest = {"files": files, "sha256": _digest(files)}
+    write_text(checkpoint / MANIFEST, json.dumps(manifest, indent=2) + "\n")
 
 
 def problems(checkpoint: Path) -> list[str]:
     """Say what keeps a checkpoint from being complete, one phrase each; empty if it is."""
     try:
         manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
-        expected: dict[str, Any] = manifest["files"]
+        expected: dict[str, Any] = dict(manifest["files"])
     except FileNotFoundError:
         return [f"it has no {MANIFEST}"]
     except (OSError, ValueError, KeyError, TypeError):
         return [f"its {MANIFEST} is damaged"]
+    if not expected:
+        return [f"its {MANIFEST} names no files"]
+    if manifest.get("sha256", _digest(expected)) != _digest(expected):
+        return [f"its {MANIFEST} is damaged"]
     found = {path.relative_to(checkpoint).as_posix(): path for path in _files(checkpoint)}
     missing = [f"{name} is missing" for name in expected if name not in found]
+    unknown = [
+        f"{name} is not in its {MANIFEST}" for name in _ALWAYS if name in found.keys() - expected
+    ]
     changed = [
         f"{name} is not the file that was saved"
         for name, path in found.items()
         if name in expected and _fingerprint(path) != expected[name]
     ]
-    return missing + changed
+    return missing + unknown + changed
 
 
 def newest_complete(run_path: Path) -> Path | None:
@@ -69,12 +79,18 @@ def newest_complete(run_path: Path) -> Path | None:
     return next((path for path in newest_first if not problems(path)), None)
 
 
-def remove_incomplete(run_path: Path) -> list[Path]:
-    """Delete the checkpoints that a kill left incomplete and return their paths."""
-    incomplete = [path for path in checkpoint_directories(run_path) if problems(path)]
+def remove_incomplete(run_path: Path) -> dict[Path, str]:
+    """Delete the checkpoints that are incomplete or damaged; return what was wrong with each."""
+    found = {path: problems(path) for path in checkpoint_directories(run_path)}
+    incomplete = {path: first_few(wrong) for path, wrong in found.items() if wrong}
     for path in incomplete:
         shutil.rmtree(path)
     return incomplete
+
+
+def _digest(files: dict[str, Any]) -> str:
+    """Return a hash of a manifest's entries, so that one that has lost some is known as such."""
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
 def _files(checkpoint: Path) -> list[Path]:

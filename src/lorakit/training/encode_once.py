@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import atexit
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 
+from lorakit.atomic import lasting_scratch_directory, scratch_directory
 from lorakit.training.data import without_bars
 from lorakit.training.processes import (
     all_agree,
@@ -20,6 +19,8 @@ from lorakit.training.processes import (
     told_by_first_on_machine,
 )
 from lorakit.training.tasks import Encoded
+
+_PREFIX = "lorakit-rows-"
 
 
 @dataclass(frozen=True)
@@ -47,16 +48,16 @@ def encoded_once(encode: Callable[[], Encoded], *, keep_files: bool = False) -> 
     """
     if process_count() == 1:
         return encode()
-    folder = Path(tempfile.mkdtemp(prefix="lorakit-rows-")) if is_first_on_machine() else None
-    if folder is not None and keep_files:
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    try:
+    with ExitStack() as until_mapped:
+        folder = None
+        if is_first_on_machine():
+            if keep_files:
+                folder = lasting_scratch_directory(_PREFIX)
+            else:
+                folder = until_mapped.enter_context(scratch_directory(_PREFIX))
         mine = all_agree(lambda: None if folder is None else _write(encode(), folder))
         written: _Written = told_by_first_on_machine(mine)
         return all_agree(lambda: _read(written))
-    finally:
-        if folder is not None and not keep_files:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write(encoded: Encoded, folder: Path) -> _Written:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lorakit.adapters import Adapter, fit_vocabulary
+from lorakit.atomic import scratch_directory
 from lorakit.errors import ConfigError, MissingFileError
 from lorakit.injection import Injection, add_adapter, disable_adapters
 from lorakit.training.recipe import Recipe
@@ -72,9 +72,9 @@ def evaluate(
             "data.validation_fraction is 0. Name a dataset with `data`."
         )
     few = setup.encoded.train.select(range(min(_ROWS_FOR_THE_TRAINER, len(setup.encoded.train))))
-    with tempfile.TemporaryDirectory(prefix="lorakit-evaluate-") as scratch:
+    with scratch_directory("lorakit-evaluate-") as scratch:
         setup = replace(setup, encoded=replace(setup.encoded, train=few))
-        setup.arguments.output_dir = scratch
+        setup.arguments.output_dir = str(scratch)
         trainer = setup.build_trainer()
         if use_base:
             with disable_adapters(setup.model):

@@ -11,6 +11,7 @@ from torch import Tensor
 from lorakit.config import TaskType
 from lorakit.errors import DataError
 from lorakit.training.loaded import LoadedModel, in_batches
+from lorakit.training.tasks.chat import as_parts, wants_parts
 from lorakit.training.tasks.pretrained import model_limit
 from lorakit.training.tasks.text_formats import alpaca_prompt
 from lorakit.training.tasks.tokens import (
@@ -105,6 +106,8 @@ def _prompt_ids(loaded: LoadedModel, prompt: Prompt) -> list[int]:
             f"'{loaded.base}') has no chat template. Give the prompt as one text."
         )
     messages = [dict(message) for message in prompt]
+    if wants_parts(tokenizer):
+        messages = as_parts(messages)
     return list(chat_columns(tokenizer, messages, add_generation_prompt=True)["input_ids"])
 
 
@@ -116,11 +119,11 @@ def _source_ids(loaded: LoadedModel, prompt: Prompt) -> list[int]:
         )
     columns = batch_columns(
         loaded.tokenizer,
-        loaded.settings.source_prefix + prompt,
+        [loaded.settings.source_prefix + prompt],
         truncation=True,
         max_length=loaded.max_length,
     )
-    return list(columns["input_ids"])
+    return columns["input_ids"][0]
 
 
 def _padded(loaded: LoadedModel, rows: list[list[int]]) -> dict[str, Tensor]:

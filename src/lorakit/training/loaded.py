@@ -94,7 +94,8 @@ def load_for_inference(
         base: Base model; None takes the one the adapter names.
         dtype: Of the base weights; None takes that of the training, else of the checkpoint.
         device: None takes the accelerator if there is one, else the CPU.
-        trust_remote_code: Whether code that comes with the base may run.
+        trust_remote_code: Whether code that comes with the base or the tokenizer may run. That of
+            the base which a run was trained on may also where the run's recipe says so.
         unquantized: Load the base as it is saved, also where it was quantised in training.
 
     Raises:
@@ -121,12 +122,18 @@ def load_for_inference(
             "id or a directory. Give the base yourself (--base-model on the command line)."
         )
     key = "--base-model" if base else f"base_model_name_or_path of {config_file}"
-    options = {
+    options: dict[str, Any] = {
         "revision": recipe.revision if recipe is not None and base is None else None,
-        "trust_remote_code": trust_remote_code,
+        "trust_remote_code": trust_remote_code
+        or (recipe is not None and base is None and recipe.trust_remote_code),
     }
     if (companions / _TOKENIZER_FILE).is_file():
-        tokenizer = load_tokenizer(str(companions), key=str(companions), is_adapter=True)
+        tokenizer = load_tokenizer(
+            str(companions),
+            key=str(companions),
+            is_adapter=True,
+            trust_remote_code=options["trust_remote_code"],
+        )
     else:
         tokenizer = load_tokenizer(name, key=key, **options)
     place: Any = default_device() if device is None else torch.device(device)

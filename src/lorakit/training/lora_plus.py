@@ -8,9 +8,6 @@ from typing import Any
 
 from torch import nn
 
-RECIPE_KEY = "lora_plus_ratio"
-"""Beside the training arguments' own fields in a recipe's `training` section."""
-
 
 def split_groups(
     groups: Iterable[dict[str, Any]], model: nn.Module, ratio: float

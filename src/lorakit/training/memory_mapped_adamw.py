@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-OPTIMIZER_NAME = "memory_mapped_adamw"
-"""As `training.optim` has it."""
+from lorakit.disks import telling_of_disk
 
+STATE_FILE_PREFIX = ".optimizer-state-"
 _STATES = ("exp_avg", "exp_avg_sq")
 _ALIGNMENT_BYTES = 64
 
@@ -91,9 +91,10 @@ def _mapped_zeros(like: Iterable[Tensor], directory: Path) -> list[Tensor]:
     if not end:
         return [torch.zeros_like(tensor) for tensor in tensors]
     directory.mkdir(parents=True, exist_ok=True)
-    handle, path = tempfile.mkstemp(prefix=".optimizer-state-", dir=directory)
+    handle, path = tempfile.mkstemp(prefix=STATE_FILE_PREFIX, dir=directory)
     try:
-        os.ftruncate(handle, end)
+        with telling_of_disk(directory / path, "the optimizer's state", lambda: end):
+            _allocate(handle, end)
         storage = torch.UntypedStorage.from_file(path, True, end)
     finally:
         os.close(handle)
@@ -104,3 +105,11 @@ def _mapped_zeros(like: Iterable[Tensor], directory: Path) -> list[Tensor]:
         start = offset // tensor.element_size()
         made.append(empty.set_(storage, start, tensor.shape))  # type: ignore[arg-type]
     return made
+
+
+def _allocate(handle: int, size: int) -> None:
+    """Give a file room on the disk: writing to a hole on a full one would end the process."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(handle, 0, size)
+    else:
+        os.ftruncate(handle, size)

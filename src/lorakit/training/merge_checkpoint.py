@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from lorakit.adapters import merge_adapters, merge_and_unload
 from lorakit.atomic import appearing_directory
 from lorakit.errors import AdapterStateError, ConfigError, OutputExistsError
+from lorakit.foreign_code import load_pretrained
 from lorakit.layers.bitsandbytes_storage import keep_odd_layouts
 from lorakit.training.inference import load_for_inference
 
@@ -53,6 +54,7 @@ def merge_to_checkpoint(
     *,
     requantize: bool = False,
     unquantized: bool = False,
+    trust_remote_code: bool = False,
 ) -> MergeReport:
     """Merge an adapter into its base and write a checkpoint that plain `from_pretrained` loads.
 
@@ -68,6 +70,8 @@ def merge_to_checkpoint(
         dtype: "float32", "bfloat16" or "float16"; None keeps the base's.
         requantize: Quantise the merged weights again, as the base was; this costs accuracy.
         unquantized: Merge into the base as it is saved, also where it was quantised in training.
+        trust_remote_code: Whether code that comes with the base may run; as for
+            `load_for_inference`.
 
     Raises:
         OutputExistsError: `output` holds files already.
@@ -88,7 +92,9 @@ def merge_to_checkpoint(
             f"Cannot write the merged model to {output}: it exists already, expected a new or "
             "empty directory. Name another one."
         )
-    loaded = load_for_inference(adapter_path, base, unquantized=unquantized)
+    loaded = load_for_inference(
+        adapter_path, base, unquantized=unquantized, trust_remote_code=trust_remote_code
+    )
     model, tokenizer = loaded.model, loaded.tokenizer
     was_quantized = bool(getattr(model, "is_quantized", False))
     probe = _probe(model)
@@ -101,7 +107,9 @@ def merge_to_checkpoint(
     with appearing_directory(output) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
-        written = type(model).from_pretrained(temporary, dtype="auto").eval()
+        # Its class is in memory already: nothing that lies in the directory has to run.
+        again = load_pretrained(type(model), temporary, trust_remote_code=False, dtype="auto")
+        written = again.eval()
         keep_odd_layouts(written.modules())
         deviation = (_logits(written, probe) - expected).abs().max().item()
         relative = deviation / max(expected.abs().max().item(), torch.finfo(torch.float32).tiny)

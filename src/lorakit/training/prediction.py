@@ -10,7 +10,7 @@ from typing import Any
 from lorakit.config import TaskType
 from lorakit.errors import DataError
 from lorakit.training.loaded import LoadedModel, in_batches
-from lorakit.training.tasks.tokens import batch_columns
+from lorakit.training.tasks.tokens import batch_columns, padded, word_columns
 
 _WORD = re.compile(r"\w+(?:[-'’]\w+)*|[^\w\s]")
 
@@ -64,14 +64,10 @@ def classify(
             columns = [list(batch)]
             if loaded.settings.text_pair:
                 columns = [[pair[0] for pair in batch], [pair[1] for pair in batch]]
-            encoded = batch_columns(
-                loaded.tokenizer,
-                *columns,
-                padding=True,
-                truncation=True,
-                max_length=loaded.max_length,
-                return_tensors="pt",
-            ).to(loaded.model.device)
+            tokens = batch_columns(
+                loaded.tokenizer, *columns, truncation=True, max_length=loaded.max_length
+            )
+            encoded = padded(loaded.tokenizer, tokens).to(loaded.model.device)
             shares = loaded.model(**encoded).logits.float().softmax(-1)
             made += [_classification(row, loaded.labels or ()) for row in shares.tolist()]
     return made
@@ -120,16 +116,9 @@ def tag(
 def _tagged(loaded: LoadedModel, words: list[str]) -> list[TaggedWord]:
     if not words:
         return []
-    encoded = batch_columns(
-        loaded.tokenizer,
-        [words],
-        is_split_into_words=True,
-        truncation=True,
-        max_length=loaded.max_length,
-        return_tensors="pt",
-    )
+    columns, (word_of,) = word_columns(loaded.tokenizer, [words], loaded.max_length)
     first: dict[int, int] = {}
-    for position, word in enumerate(encoded.word_ids(0)):
+    for position, word in enumerate(word_of):
         if word is not None:
             first.setdefault(word, position)
     fitting = max(first, default=-1) + 1
@@ -138,7 +127,8 @@ def _tagged(loaded: LoadedModel, words: list[str]) -> list[TaggedWord]:
             f"A text is too long to be tagged: got {len(words)} words, expected at most the "
             f"{fitting} that fit into {loaded.max_length} tokens. Give it in parts."
         )
-    shares = loaded.model(**encoded.to(loaded.model.device)).logits[0].float().softmax(-1)
+    encoded = padded(loaded.tokenizer, columns).to(loaded.model.device)
+    shares = loaded.model(**encoded).logits[0].float().softmax(-1)
     best = shares.max(-1)
     labels = loaded.labels or ()
     return [

@@ -165,6 +165,15 @@ def of_all(value: T) -> list[T]:
     return gathered
 
 
+def largest_of_all(value: int) -> int:
+    """Return the largest of the integers that the processes have given."""
+    if process_count() == 1:
+        return value
+    largest = torch.tensor(value)
+    distributed.all_reduce(largest, distributed.ReduceOp.MAX, group=_group)
+    return int(largest)
+
+
 def _tried(act: Callable[[], Any]) -> tuple[Any, Exception | None]:
     try:
         return act(), None
@@ -216,7 +225,9 @@ class Terminated(SystemExit):
 
 @contextmanager
 def failing_together() -> Iterator[None]:
-    """Inside the block, let SIGTERM unwind the stack, and say so where another process has gone.
+    """Inside the block, say so where another process has gone; and let SIGTERM unwind the stack.
+
+    The program's handler of SIGTERM, if it has one, stays.
 
     Raises:
         Terminated: The launcher ended this process.
@@ -245,7 +256,8 @@ def _is_about_another(error: RuntimeError) -> bool:
 
 @contextmanager
 def _signal_raises(number: signal.Signals) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
+    is_taken = signal.getsignal(number) != signal.SIG_DFL
+    if is_taken or threading.current_thread() is not threading.main_thread():
         yield
         return
 

@@ -1,5 +1,6 @@
 """A recipe: one YAML file that is the whole experiment."""
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,12 +8,22 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from lorakit.config import LoraConfig, QuantizationConfig, StrictConfig, TaskType
-from lorakit.errors import ConfigError, MissingFileError, did_you_mean
+from lorakit.config import Count, LoraConfig, QuantizationConfig, StrictConfig, TaskType
+from lorakit.config_problems import shown
+from lorakit.errors import ConfigError, MissingFileError, did_you_mean, first_few
 from lorakit.training import yaml_text
 from lorakit.training.search_config import SearchConfig, StudyConfig
 
 _MAY_BE_LEFT_BLANK = ("lora", "training")
+
+_LONGEST_PATH, _LONGEST_NAME = 4095, 255
+"""Bytes, as Linux takes them."""
+
+_DEEPEST_KEY = 8
+"""Sections in the key of an override."""
+
+_OVERRIDES_SHOWN = 3
+_PROBLEMS_SHOWN = 20
 
 
 def _expand_home(value: Any) -> Any:
@@ -20,7 +31,20 @@ def _expand_home(value: Any) -> Any:
     return str(Path(value).expanduser()) if str(value).startswith("~") else value
 
 
-_NameOrPath = Annotated[str, Field(min_length=1), AfterValidator(_expand_home)]
+def _require_name(value: str) -> str:
+    """Refuse what no file system and no hub takes as a name, before anything looks for it."""
+    if not value.isprintable():
+        raise ValueError("expected a name without control characters")
+    if len(os.fsencode(value)) > _LONGEST_PATH:
+        raise ValueError(f"expected at most {_LONGEST_PATH:,} bytes")
+    if any(len(os.fsencode(part)) > _LONGEST_NAME for part in value.split("/")):
+        raise ValueError(f"expected at most {_LONGEST_NAME} bytes between two slashes")
+    return value
+
+
+_NameOrPath = Annotated[
+    str, Field(min_length=1), AfterValidator(_require_name), AfterValidator(_expand_home)
+]
 
 
 class DataConfig(StrictConfig):
@@ -42,6 +66,10 @@ class DataConfig(StrictConfig):
     validation_fraction: float = Field(0.1, ge=0, lt=1)
     """Share of the training rows held out where there is no validation split; 0 holds out none."""
 
+    delimiter: str | None = None
+    """What separates the cells of a csv file; None takes a comma, semicolon, tab or vertical bar,
+    whichever gives every line as many cells as the header."""
+
     format: Literal["auto", "text", "prompt_completion", "messages", "alpaca"] = "auto"
     """How the rows of a CAUSAL_LM dataset are laid out; "auto" sees it from the columns."""
 
@@ -62,14 +90,22 @@ class DataConfig(StrictConfig):
     """Strings that become tokens of their own: the tokenizer gets them, the base's embeddings get
     rows for them, and these rows are trained and saved with the adapter."""
 
-    max_length: int | None = Field(None, ge=1)
+    max_length: Count | None = None
     """Longest input in tokens; None takes the model's limit, at most 1024."""
 
-    max_target_length: int = Field(128, ge=1)
+    max_target_length: Count = 128
     """Longest target of SEQ_2_SEQ_LM in tokens."""
 
-    max_train_rows: int | None = Field(None, ge=1)
-    max_validation_rows: int | None = Field(None, ge=1)
+    max_train_rows: Count | None = None
+    max_validation_rows: Count | None = None
+
+    @field_validator("delimiter")
+    @classmethod
+    def _delimiter_is_one_character(cls, value: str | None) -> str | None:
+        value = "\t" if value in ("\\t", "tab") else value  # as a shell passes it on
+        if value is not None and (len(value) != 1 or value in '"\r\n '):
+            raise ValueError('expected one character such as ";", or "tab"')
+        return value
 
     @field_validator("new_tokens")
     @classmethod
@@ -144,13 +180,12 @@ class Recipe(StrictConfig):
             MissingFileError: There is no such file.
             ConfigError: Lists every problem of the file and the overrides.
         """
-        path = Path(path)
-        _require_file(path)
+        path = require_recipe_file(path)
         values = yaml_text.read_mapping(path)
         where = str(path)
         if overrides:
             apply_overrides(overrides, values)
-            where += f" with {' '.join(overrides)}"
+            where += f" with {first_few([shown(o)[1:-1] for o in overrides], _OVERRIDES_SHOWN)}"
         return cls.check(values, where)
 
     @classmethod
@@ -168,7 +203,7 @@ class Recipe(StrictConfig):
         values = {key: value for key, value in values.items() if key not in blank}
         if values.get("task") not in list(TaskType):
             return cls.parse(values, where)  # reports the task; its arguments cannot be known
-        from lorakit.training.arguments import checked_training
+        from lorakit.training.training_section import checked_training
 
         return cls.parse({**values, "training": checked_training(cls, values, where)}, where)
 
@@ -224,7 +259,20 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _require_file(path: Path) -> None:
+def require_recipe_file(path: str | Path) -> Path:
+    """Return the path of a recipe that is there.
+
+    Raises:
+        MissingFileError: There is no such file.
+        ConfigError: It is a directory, or no file system takes such a name.
+    """
+    try:
+        _require_name(str(path))
+    except ValueError as error:
+        raise ConfigError(
+            f"Cannot read the recipe {shown(str(path))}: {error}. Check the name."
+        ) from None
+    path = Path(path)
     if path.is_dir():
         raise ConfigError(
             f"Cannot read the recipe {path}: it is a directory, expected a YAML file. "
@@ -235,6 +283,7 @@ def _require_file(path: Path) -> None:
         near = sorted(p.name for p in folder.glob("*.y*ml")) if folder.is_dir() else []
         hint = did_you_mean(path.name, near) or " `lorakit init` writes one."
         raise MissingFileError(f"No recipe {path}: there is no such file.{hint}")
+    return path
 
 
 def apply_overrides(overrides: Sequence[str], values: dict[str, Any]) -> None:
@@ -247,19 +296,20 @@ def apply_overrides(overrides: Sequence[str], values: dict[str, Any]) -> None:
     for override in overrides:
         key, equals, text = override.partition("=")
         parts = key.strip().split(".")
-        if not equals or not all(parts):
-            problems.append(f"got '{override}', expected key=value such as lora.r=16.")
+        if not equals or not all(parts) or len(parts) > _DEEPEST_KEY:
+            problems.append(f"got {shown(override)}, expected key=value such as lora.r=16.")
             continue
         section, blocked = _section(values, parts)
         if blocked is not None:
-            problems.append(f"got '{override}', but {blocked} is a value, not a section.")
+            where = shown(blocked)[1:-1]
+            problems.append(f"got {shown(override)}, but {where} is a value, not a section.")
             continue
         try:
-            section[parts[-1]] = yaml_text.parse(text, f"the override '{override}'")
+            section[parts[-1]] = yaml_text.parse(text, f"the override {shown(override)}")
         except ConfigError as error:
             problems.append(str(error))
     if problems:
-        raise ConfigError("Cannot apply the overrides: " + "\n  ".join(problems))
+        raise ConfigError("Cannot apply the overrides: " + "\n  ".join(problems[:_PROBLEMS_SHOWN]))
 
 
 def _section(values: dict[str, Any], parts: list[str]) -> tuple[dict[str, Any], str | None]:

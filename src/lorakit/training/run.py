@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +11,23 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lorakit.adapters import Adapter
-from lorakit.atomic import appearing_directory
-from lorakit.errors import CheckpointError, OutputExistsError, TrainingError
+from lorakit.adapters.files import CONFIG_FILE, WEIGHTS_FILE
+from lorakit.atomic import replacing_directory
+from lorakit.disks import disk_error
+from lorakit.errors import (
+    CheckpointError,
+    ConfigError,
+    DiskError,
+    OutputExistsError,
+    StoppedError,
+    TrainingError,
+)
 from lorakit.injection import Injection, ParameterCount, count_parameters
 from lorakit.training import checkpoints
-from lorakit.training.callbacks import EventHandler, RunRecorder, RunTensorBoard
+from lorakit.training.callbacks import EventHandler, RunRecorder, RunTensorBoard, quiet_writers
 from lorakit.training.data_start import as_trained
+from lorakit.training.directory_lock import LOCK_NAME, locked_directory
+from lorakit.training.numerics import changed_numerics, cpu_notes
 from lorakit.training.peak_memory import PeakMemory
 from lorakit.training.processes import (
     Terminated,
@@ -32,6 +42,8 @@ from lorakit.training.report import MemoryFacts, RunFacts, write_report
 from lorakit.training.run_directory import RunDirectory
 from lorakit.training.setup import Setup, prepare
 from lorakit.training.shared_output import require_shared
+from lorakit.training.stop_request import StopRequest
+from lorakit.training.stopping import StopAtCheckpoint
 from lorakit.training.tasks.settings import save_settings
 from lorakit.training.trainer import (
     batch_notes,
@@ -80,6 +92,7 @@ def train(
     shared_base: Path | None = None,
     planned_bytes: int | None = None,
     on_event: EventHandler | None = None,
+    stop: StopRequest | None = None,
 ) -> TrainResult:
     """Train an adapter as a recipe says, into the recipe's run directory.
 
@@ -97,41 +110,56 @@ def train(
         on_event: Called as `on_event(name, payload)` with
             "injected" {injection, parameter_count},
             "data" {train_rows, validation_rows, notes},
-            "run_opened" {path, resumed_from (checkpoint path or None), removed (incomplete
-            checkpoints deleted), note},
+            "run_opened" {path, resumed_from (checkpoint path or None), removed (what was wrong, by
+            path, with incomplete checkpoints and other files that were deleted), note},
             "notes" {notes} where there is something to know about how the model trains,
             "step" {step, max_steps, epoch, logged, loss, learning_rate} after each step, and once
             more with logged=True when fresh values are logged,
             "evaluation" {the same, metrics},
             "checkpoint" {step, path},
             "finished" {result}.
+        stop: Set it to end the run after the optimizer step that is running; of several processes
+            it is enough to do so in one. One that is set after the last step changes nothing.
 
     Raises:
         ConfigError, MissingFileError, DataError, TargetError: The recipe or what it names is
             wrong; nothing has been written.
-        OutputExistsError: `output` holds a run or other files, or the run to resume is finished.
+        OutputExistsError: `output` holds a run or other files, or the run to resume is finished
+            or is trained by another process.
         CheckpointError: The run to resume was made with another recipe, or by another number of
             processes.
         TrainingError: The loss or the gradients are not numbers, all gradients are zero, or
             memory ran out. A run that had no checkpoint yet is removed.
+        DiskError: A disk is full or may not be written to; what there is of the run is kept.
+        StoppedError: `stop` was set; a checkpoint has been saved.
     """
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     start(recipe.training.get("use_cpu"))
     emit = on_event if on_event is not None and is_main() else _ignore
-    with failing_together():
-        main_decides(lambda: _require_place(recipe.output, resume))
+    with failing_together(), ExitStack() as held:
+        main_decides(lambda: _require_place(recipe.output, resume, held))
         check = _refuse_changes if resume else None
-        setup = prepare(recipe, emit, check=check, shared_base=shared_base)
-        run = _open_run(setup, resume, emit)
-        with _removed_if_it_fails_early(run), _memory_errors_explained(setup):
-            return _fit(setup, run, emit, planned_bytes)
+        with _disk_errors_explained(Path(recipe.output)):
+            setup = prepare(recipe, emit, check=check, shared_base=shared_base)
+            run = _open_run(setup, resume, emit, held)
+        stop = stop or StopRequest()
+        with (
+            stop.heeding(),
+            _removed_if_it_fails_early(run),
+            _disk_errors_explained(run.directory.path),
+            _memory_errors_explained(setup),
+        ):
+            return _fit(setup, run, emit, planned_bytes, stop)
 
 
-def _require_place(output: str, resume: bool) -> None:
+def _require_place(output: str, resume: bool, held: ExitStack) -> None:
+    """Look whether the output can be written to, and keep others out of a run that is there."""
     if resume:
-        RunDirectory.open(output)
-    else:
-        RunDirectory.refuse_occupied(output)
+        held.enter_context(locked_directory(RunDirectory.open(output).path))
+        return
+    if (Path(output) / LOCK_NAME).exists():  # of a process that is at work, or was killed
+        held.enter_context(locked_directory(Path(output)))
+    RunDirectory.refuse_occupied(output)
 
 
 def _ignore(name: str, payload: dict[str, Any]) -> None:
@@ -156,7 +184,7 @@ def _compare_with_run(recipe: Recipe) -> None:
             f"{run.processes} as it was begun with, for the batches and the random numbers depend "
             f"on it. Start {run.processes}, or train under another `output`."
         )
-    before = run.recipe()
+    before = _recipe_before(run)
     different = changed_keys(before, recipe)
     changed = [
         key
@@ -176,6 +204,16 @@ def _compare_with_run(recipe: Recipe) -> None:
         )
 
 
+def _recipe_before(run: RunDirectory) -> Recipe:
+    try:
+        return run.recipe()
+    except ConfigError as error:
+        raise CheckpointError(
+            f"Cannot resume {run.path}: {run.recipe_file} is damaged ({error}). Put a copy of the "
+            "recipe the run was begun with in its place, and resume again."
+        ) from None
+
+
 def _asks_for_more(before: dict[str, Any], now: dict[str, Any]) -> bool:
     """Whether a recipe trains longer than the one before; max_steps goes before epochs."""
     steps_before, steps_now = (values.get("max_steps", -1) for values in (before, now))
@@ -184,29 +222,35 @@ def _asks_for_more(before: dict[str, Any], now: dict[str, Any]) -> bool:
     return steps_before == steps_now and now["num_train_epochs"] > before["num_train_epochs"]
 
 
-def _open_run(setup: Setup, resume: bool, emit: EventHandler) -> _OpenRun:
+def _open_run(setup: Setup, resume: bool, emit: EventHandler, held: ExitStack) -> _OpenRun:
     """Create the run directory, or bring it back to its newest complete checkpoint."""
-    run, event = main_decides(lambda: _reopened(setup) if resume else _created(setup))
+    run, event = main_decides(lambda: _reopened(setup) if resume else _created(setup, held))
     emit("run_opened", event)
     require_shared(run.directory.path)
     return run
 
 
-def _created(setup: Setup) -> tuple[_OpenRun, dict[str, Any]]:
+def _created(setup: Setup, held: ExitStack) -> tuple[_OpenRun, dict[str, Any]]:
     path = Path(setup.recipe.output)
-    run = _OpenRun(RunDirectory.create(path, setup.recipe), None, is_new=True)
-    return run, {"path": path, "resumed_from": None, "removed": [], "note": None}
+    run = _OpenRun(RunDirectory.create(path, setup.recipe, held), None, is_new=True)
+    return run, {"path": path, "resumed_from": None, "removed": {}, "note": None}
 
 
 def _reopened(setup: Setup) -> tuple[_OpenRun, dict[str, Any]]:
     path = Path(setup.recipe.output)
     directory = RunDirectory.open(path)
-    removed = checkpoints.remove_incomplete(path)
+    directory.metrics()  # nothing is removed from a run that cannot go on
+    removed = {left: "a file that was being written" for left in directory.sweep()}
+    removed |= checkpoints.remove_incomplete(path)
     checkpoint = checkpoints.newest_complete(path)
     directory.keep_metrics_until(checkpoints.step_of(checkpoint) if checkpoint else -1)
     directory.write_recipe(setup.recipe)
     directory.report_file.unlink(missing_ok=True)
-    note = None if checkpoint else "There is no complete checkpoint; starting from the beginning."
+    note = (
+        changed_numerics(directory.environment_file)
+        if checkpoint
+        else "There is no complete checkpoint; starting from the beginning."
+    )
     event = {"path": path, "resumed_from": checkpoint, "removed": removed, "note": note}
     return _OpenRun(directory, checkpoint, is_new=False), event
 
@@ -220,13 +264,43 @@ class _OpenRun:
 
 @contextmanager
 def _removed_if_it_fails_early(run: _OpenRun) -> Iterator[None]:
-    """Delete a new run directory if training fails before anything in it could be resumed."""
+    """Delete a new run directory if training fails before anything in it could be resumed.
+
+    A run that was asked to stop, or whose disk was full, keeps what there is.
+    """
     try:
         yield
+    except (StoppedError, DiskError):
+        raise
     except (Exception, Terminated):
         if is_main() and run.is_new and checkpoints.newest_complete(run.directory.path) is None:
             run.directory.remove()
         raise
+
+
+@contextmanager
+def _disk_errors_explained(path: Path) -> Iterator[None]:
+    """Say of a disk that is full or read-only what is safe, and how the run goes on.
+
+    Raises:
+        DiskError: The disk of the run directory, or of a cache, could not be written to.
+    """
+    try:
+        yield
+    except Exception as error:
+        told = error if isinstance(error, DiskError) else disk_error(error, path)
+        if told is None:
+            raise
+        raise DiskError(f"{told} {_what_is_safe(path)}") from error
+
+
+def _what_is_safe(path: Path) -> str:
+    if not RunDirectory(path).recipe_file.exists():
+        return "No run has been begun."
+    checkpoint = checkpoints.newest_complete(path)
+    if checkpoint is None:
+        return "No checkpoint is complete yet: with --resume the run starts over."
+    return f"{checkpoint} is complete: with --resume the run goes on from there."
 
 
 @contextmanager
@@ -254,17 +328,25 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or cpu in str(error)
 
 
-def _fit(setup: Setup, run: _OpenRun, emit: EventHandler, planned_bytes: int | None) -> TrainResult:
+def _fit(
+    setup: Setup,
+    run: _OpenRun,
+    emit: EventHandler,
+    planned_bytes: int | None,
+    stop: StopRequest,
+) -> TrainResult:
     """Train, save the adapter, and write the report."""
     peak = PeakMemory(on_gpu=setup.arguments.device.type == "cuda")
     directory = run.directory
     recorder = RunRecorder(directory, emit)
     tensorboard = RunTensorBoard(directory)
     writers = [recorder, tensorboard] if is_main() else []
-    with _cache_off(setup.model), closing(tensorboard):
-        trainer = setup.build_trainer([*writers, *early_stopping(setup.recipe.training)])
+    with _cache_off(setup.model), quiet_writers(), closing(tensorboard):
+        others = (*early_stopping(setup.recipe.training), StopAtCheckpoint(stop))
+        trainer = setup.build_trainer([*writers, *others])
         notes = batch_notes(setup.arguments, is_sharded=trainer.is_fsdp_enabled)
-        own_notes = (*notes, *getattr(trainer, "notes", ()))
+        computing = cpu_notes(setup.arguments.device)
+        own_notes = (*notes, *computing, *getattr(trainer, "notes", ()))
         if own_notes:
             emit("notes", {"notes": own_notes})
         output = trainer.train(
@@ -308,11 +390,11 @@ def _cache_off(model: Any) -> Iterator[None]:
 
 def _save_trained_adapter(adapter: Adapter, setup: Setup, run: RunDirectory) -> None:
     """Write adapter, tokenizer and chat template; the directory appears with all of them."""
-    with appearing_directory(run.adapter) as partial:
+    # That of a finished run that trained on stays until the new one is complete.
+    with replacing_directory(run.adapter, last=(WEIGHTS_FILE, CONFIG_FILE)) as partial:
         adapter.save(partial)
         setup.tokenizer.save_pretrained(partial)
         save_settings(partial, setup.task.task_type, setup.labels, setup.encoded)
-        shutil.rmtree(run.adapter, ignore_errors=True)  # of a finished run that trained on
 
 
 def _best_step(trainer: Trainer) -> int | None:

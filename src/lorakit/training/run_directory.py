@@ -4,17 +4,21 @@ import json
 import math
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Self
 
-from lorakit.atomic import appearing_directory, write_text
+from lorakit.atomic import appearing_directory, leftovers, write_text
+from lorakit.disks import telling_of_disk
 from lorakit.errors import CheckpointError, MissingFileError, OutputExistsError
+from lorakit.training.directory_lock import LOCK_NAME, locked_directory
 from lorakit.training.recipe import Recipe
 
 _PACKAGES = (
@@ -28,6 +32,11 @@ _PACKAGES = (
     "numpy",
     "scikit-learn",
 )
+
+
+_AT_BIRTH = {"recipe.yaml", "environment.json", LOCK_NAME}
+_OUR_PREFIXES = (".optimizer-state-", ".seen-by-all-")
+_TORN_CHECKPOINT = re.compile(r"\.checkpoint-\d+\.[a-z0-9_]{8}")
 
 
 @dataclass(frozen=True)
@@ -96,8 +105,9 @@ class RunDirectory:
                 f"Cannot write to output {path}: it is a file, expected a new or empty directory. "
                 "Set another `output`."
             )
-        if run.path.exists() and any(run.path.iterdir()):
-            names = sorted(entry.name for entry in run.path.iterdir())
+        names = sorted(entry.name for entry in run.path.iterdir()) if run.path.exists() else []
+        names = [name for name in names if name != LOCK_NAME]
+        if names:
             shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
             raise OutputExistsError(
                 f"Cannot write to output {path}: it holds other files ({shown}), expected a new "
@@ -105,20 +115,52 @@ class RunDirectory:
             )
 
     @classmethod
-    def create(cls, path: str | Path, recipe: Recipe) -> Self:
+    def create(cls, path: str | Path, recipe: Recipe, held: ExitStack | None = None) -> Self:
         """Make a run directory with its recipe and environment; both are there at once.
+
+        Args:
+            path: Where; there must be nothing or an empty directory.
+            recipe: The run's.
+            held: Until it is closed, no other process may write there; None lets others do so.
 
         Raises:
             OutputExistsError: Something is at `path` already.
         """
         cls.refuse_occupied(path)
         run = cls(Path(path))
-        with appearing_directory(run.path) as partial:
-            unborn = cls(partial)
-            environment = json.dumps(environment_facts(), indent=2)
-            write_text(unborn.environment_file, environment + "\n")
-            write_text(unborn.recipe_file, recipe.to_yaml())
+        for left in leftovers(run.path.parent, [run.path.name]):
+            if left.is_dir() and {entry.name for entry in left.iterdir()} <= _AT_BIRTH:
+                shutil.rmtree(left, ignore_errors=True)  # of a run that was killed at this point
+        (run.path / LOCK_NAME).unlink(missing_ok=True)
+        with ExitStack() as until_it_fails:
+            with appearing_directory(run.path) as partial:
+                unborn = cls(partial)
+                if held is not None:
+                    until_it_fails.enter_context(locked_directory(partial, final=run.path))
+                environment = json.dumps(environment_facts(), indent=2)
+                write_text(unborn.environment_file, environment + "\n")
+                write_text(unborn.recipe_file, recipe.to_yaml())
+            if held is not None:
+                held.enter_context(until_it_fails.pop_all())
         return run
+
+    def sweep(self) -> list[Path]:
+        """Delete what killed processes have left of files they were writing; return the paths."""
+        whole = (self.recipe_file, self.environment_file, self.metrics_file, self.adapter)
+        whole += (self.loss_plot, self.report_file)
+        found = leftovers(self.path, [path.name for path in whole])
+        found += [
+            path
+            for path in self.path.glob(".*")
+            if path.name.startswith(_OUR_PREFIXES) or _TORN_CHECKPOINT.fullmatch(path.name)
+        ]
+        removed = sorted(found)
+        for path in removed:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        return removed
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
@@ -142,9 +184,20 @@ class RunDirectory:
 
     @property
     def processes(self) -> int:
-        """How many processes the run was begun with."""
-        facts = json.loads(self.environment_file.read_text(encoding="utf-8"))
-        return int(facts.get("processes", 1))
+        """How many processes the run was begun with.
+
+        Raises:
+            CheckpointError: environment.json does not say so.
+        """
+        try:
+            facts = json.loads(self.environment_file.read_text(encoding="utf-8"))
+            return int(facts.get("processes", 1))
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise CheckpointError(
+                f"Cannot read {self.environment_file}: {_reason(error)}, expected a JSON object "
+                'with the number of processes the run was begun with. Write {"processes": 1} '
+                "into it, or their number, and resume again."
+            ) from None
 
     def write_recipe(self, recipe: Recipe) -> None:
         """Replace the resolved recipe, as a resumed run with more epochs does."""
@@ -160,7 +213,10 @@ class RunDirectory:
         Numbers JSON cannot hold (NaN, infinities) become null.
         """
         line = json.dumps({key: _jsonable(value) for key, value in row.items()}, allow_nan=False)
-        with self.metrics_file.open("a", encoding="utf-8", newline="\n") as file:
+        with (
+            telling_of_disk(self.metrics_file),
+            self.metrics_file.open("a", encoding="utf-8", newline="\n") as file,
+        ):
             file.write(line + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -169,20 +225,23 @@ class RunDirectory:
         """Return the rows of metrics.jsonl; a last line torn by a kill is left out.
 
         Raises:
-            CheckpointError: A whole line is not JSON.
+            CheckpointError: A whole line is not a JSON object.
         """
         if not self.metrics_file.exists():
             return []
-        lines = self.metrics_file.read_text(encoding="utf-8").split("\n")
+        lines = self.metrics_file.read_bytes().split(b"\n")
         rows = []
         for number, line in enumerate(lines[:-1], start=1):  # after the last newline: torn
             try:
-                rows.append(json.loads(line))
+                row = json.loads(line)
             except ValueError:
+                row = None
+            if not isinstance(row, dict):
                 raise CheckpointError(
-                    f"Cannot read {self.metrics_file}: line {number} is not JSON. "
-                    "Delete that line, or start the run anew under another `output`."
-                ) from None
+                    f"Cannot read {self.metrics_file}: line {number} is not a JSON object. "
+                    "Delete that line, or start another run under another `output`."
+                )
+            rows.append(row)
         return rows
 
     def keep_metrics_until(self, step: int) -> None:
@@ -197,7 +256,8 @@ class RunDirectory:
 
 def environment_facts() -> dict[str, Any]:
     """Return what a reader needs to make the run again: versions, machine and commit."""
-    from lorakit.training.processes import process_count  # imports torch
+    from lorakit.training.numerics import KEY, numerics_facts  # imports torch
+    from lorakit.training.processes import process_count
 
     return {
         "python": platform.python_version(),
@@ -208,8 +268,15 @@ def environment_facts() -> dict[str, Any]:
         "accelerator": _accelerator(),
         "command": sys.argv,
         "git_commit": _git_commit(),
+        KEY: numerics_facts(),
         "versions": {name: _version(name) for name in _PACKAGES},
     }
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    return "it is not JSON" if isinstance(error, ValueError) else f"{error}"
 
 
 def _jsonable(value: Any) -> Any:

@@ -86,7 +86,9 @@ def prepare(
     start(recipe.training.get("use_cpu"))
     recipe, task = all_agree(lambda: _checked(recipe))
     seed = seed_of(recipe)
-    splits = first_on_machine_first(lambda: load_splits(recipe.data, seed))
+    splits = first_on_machine_first(
+        lambda: load_splits(recipe.data, seed, task.label_column(recipe))
+    )
     training, arguments = all_agree(lambda: _arguments(recipe, task, splits))
     recipe = recipe.model_copy(update={"training": training})
     if check is not None:

@@ -14,8 +14,8 @@ from lorakit.adapters.sharded import is_sharded, shard_like, whole
 from lorakit.errors import ConfigError, did_you_mean
 from lorakit.layers import OffsetUpdate
 from lorakit.layers.parted_update import PartedUpdate
-from lorakit.training.memory_mapped_adamw import OPTIMIZER_NAME
 from lorakit.training.processes import process_count
+from lorakit.training.training_section import OPTIMIZER_NAME
 
 _KEYS = (
     "version",

@@ -18,6 +18,7 @@ import torch
 from filelock import FileLock
 
 from lorakit.atomic import replacing_file
+from lorakit.private_files import is_private
 from lorakit.training.tasks.base import Task, seed_of
 from lorakit.training.tasks.pretrained import (
     draw_fresh_weights,
@@ -41,12 +42,12 @@ def load_shared_base(
     """Map a recipe's base from a file in a directory; the first to come makes the file.
 
     The model has the same bits as the one that `task.load_base` returns, a head drawn with the
-    recipe's seed included. Code that comes with a hub model cannot be saved, so that such a model
-    is loaded as ever.
+    recipe's seed included. Each run loads a copy instead where the file cannot be used: code that
+    comes with a hub model cannot be saved, and reading the file runs what it says, so that it is
+    read only where nobody else can write to it.
 
     Args:
-        directory: Where the files of the bases lie; made if need be. Only its owner may be able to
-            write there, as mapping a model runs what the file says.
+        directory: Where the files of the bases lie; made if need be.
         recipe: The recipe.
         task: Its task.
         tokenizer: The base's.
@@ -59,6 +60,8 @@ def load_shared_base(
         return task.load_base(recipe, tokenizer, _as_given(labels))
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = directory / f"base-{_fingerprint(recipe, labels)}.pt"
+    if not is_private(path if path.exists() else directory):
+        return task.load_base(recipe, tokenizer, _as_given(labels))
     logging.getLogger("filelock").setLevel(logging.WARNING)
     with FileLock(path.with_suffix(".lock")):
         if not path.exists():

@@ -6,6 +6,7 @@ All that lorakit knows about the inside of transformers' Trainer is in this file
 from __future__ import annotations
 
 import json
+import shutil
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,15 +21,18 @@ from transformers.trainer_utils import rotate_checkpoints
 from lorakit.adapters import Adapter, load_adapter_state_dict
 from lorakit.adapters.files import read_adapter_files
 from lorakit.atomic import write_text
-from lorakit.errors import TrainingError
+from lorakit.disks import telling_of_disk
+from lorakit.errors import DiskError, TrainingError
 from lorakit.training import checkpoints
 from lorakit.training.data_start import adopt_ranks, start_from_data
 from lorakit.training.first_step import LearningWatch
-from lorakit.training.lora_plus import RECIPE_KEY, split_groups
-from lorakit.training.memory_mapped_adamw import OPTIMIZER_NAME, MemoryMappedAdamW
+from lorakit.training.lora_plus import split_groups
+from lorakit.training.memory_mapped_adamw import MemoryMappedAdamW
 from lorakit.training.process_trainer import ProcessTrainerMixin
 from lorakit.training.processes import is_main, of_all, process_count, process_rank, wait_for_all
 from lorakit.training.sharding import reshard
+from lorakit.training.stopping import StopAtCheckpoint
+from lorakit.training.training_section import LORA_PLUS_KEY, OPTIMIZER_NAME
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -56,8 +60,11 @@ class AdapterTrainerMixin(ProcessTrainerMixin):
         self._epoch_rng: Tensor | None = None
         self._resumed_from: Path | None = None
         self._has_begun = False
+        self._has_saved = False
         with _known_to_carry_adapters(kwargs["model"]):
             super().__init__(*args, **kwargs)
+        stopping = (c for c in self.callback_handler.callbacks if isinstance(c, StopAtCheckpoint))
+        self._stopping = next(stopping, None)
         self.add_callback(_RunningSums(self))
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
@@ -71,8 +78,21 @@ class AdapterTrainerMixin(ProcessTrainerMixin):
             adapter.save(output_dir or str(self.args.output_dir))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write a checkpoint, seal it, and only then delete older ones."""
+        """Write a checkpoint, seal it, and only then delete older ones.
+
+        Raises:
+            DiskError: It could not be written; what there was of it is removed.
+        """
         checkpoint = self._checkpoint_path(self.state.global_step)
+        self._has_saved = True
+        try:
+            with telling_of_disk(checkpoint, "a checkpoint", self._checkpoint_bytes):
+                self._write_checkpoint(checkpoint, model, trial)
+        except DiskError:
+            shutil.rmtree(checkpoint, ignore_errors=True)
+            raise
+
+    def _write_checkpoint(self, checkpoint: Path, model: nn.Module, trial: Any) -> None:
         if process_count() > 1:  # each writes its random state there
             if is_main():
                 checkpoint.mkdir(exist_ok=True)
@@ -94,6 +114,32 @@ class AdapterTrainerMixin(ProcessTrainerMixin):
             save_total_limit=limit,
             best_model_checkpoint=self.state.best_model_checkpoint,
         )
+
+    def _checkpoint_bytes(self) -> int:
+        """Return about how many bytes a checkpoint takes: the adapter and its optimizer's state."""
+        optimizer: Any = self.optimizer
+        states = (t for state in optimizer.state.values() for t in state.values())
+        trained = (p for p in self.model.parameters() if p.requires_grad)  # type: ignore[union-attr]
+        return sum(
+            t.numel() * t.element_size() for t in (*trained, *filter(torch.is_tensor, states))
+        )
+
+    def _maybe_log_save_evaluate(
+        self, tr_loss: Tensor, grad_norm: Any, model: nn.Module, trial: Any, *args: Any, **kw: Any
+    ) -> None:
+        """Log, evaluate and save where it is time to; then stop if that is asked for.
+
+        Raises:
+            StoppedError: It is; a checkpoint of this step is there.
+        """
+        self._has_saved = False
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, *args, **kw)
+        if self._stopping is None or not self._stopping.number:
+            return
+        if not self._has_saved:  # as it is not the best
+            self._save_checkpoint(model, trial)
+            self.control = self.callback_handler.on_save(self.args, self.state, self.control)
+        self._stopping.stop(self._checkpoint_path(self.state.global_step), self.state.global_step)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write no README of TRL's into the run directory."""
@@ -151,7 +197,7 @@ class AdapterTrainerMixin(ProcessTrainerMixin):
         """Create the optimizer, once; with LoRA+ every lora_B has a learning rate of its own."""
         is_new = self.optimizer is None
         optimizer: Any = super().create_optimizer(*args, **kwargs)
-        ratio = getattr(self.args, RECIPE_KEY, None)
+        ratio = getattr(self.args, LORA_PLUS_KEY, None)
         if is_new and ratio is not None:
             model: Any = self.model
             optimizer.param_groups[:] = split_groups(optimizer.param_groups, model, ratio)

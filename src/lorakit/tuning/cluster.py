@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -52,6 +54,7 @@ def ray_cluster(address: str | None = None) -> Iterator[list[Machine]]:
         _require_answer(address)
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
+    by_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
             address=address or "local",  # without it, RAY_ADDRESS would decide
@@ -68,6 +71,8 @@ def ray_cluster(address: str | None = None) -> Iterator[list[Machine]]:
             "and Python; without an address, Ray starts on this machine alone."
         ) from error
     try:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, by_sigterm)  # else Ray's would exit with the code 15
         yield _machines(ray)
     finally:
         ray.shutdown()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,8 @@ from lorakit.errors import (
     OutputExistsError,
     TrainingError,
 )
+from lorakit.private_files import is_private
+from lorakit.training.directory_lock import locked_directory
 from lorakit.training.recipe import Recipe, changed_keys
 from lorakit.training.run_directory import RunDirectory
 from lorakit.training.search_config import SearchConfig, TrialsConfig
@@ -100,10 +102,16 @@ def run_all(
     """
     tell = on_event or (lambda name, payload: None)
     plan, train_rows = _plan_trials(recipe, settings, space, directory)
-    with ray_cluster(address) as machines:
+    with ExitStack() as held, ray_cluster(address) as machines:
         require_room_for_trials(settings, machines)
-        directory.trials.mkdir(parents=True, exist_ok=True)
+        directory.path.mkdir(parents=True, exist_ok=True)
+        held.enter_context(locked_directory(directory.path))
+        directory.trials.mkdir(exist_ok=True)
+        directory.base.mkdir(mode=0o700, exist_ok=True)
+        if not is_private(directory.base):
+            facts = {**facts, "base": "each trial loads a copy, as others can write to the output"}
         if not resume:
+            _refuse_held(directory)  # another process may have begun one meanwhile
             write_text(directory.recipe_file, recipe.to_yaml())
         planned = {"space": space, "trials": trials, "epochs": epochs_of(plan.recipe, settings)}
         tell("planned", {**planned, "train_rows": train_rows, "settings": settings, "facts": facts})
@@ -133,11 +141,7 @@ def open_directory(
     directory = SearchDirectory(Path(recipe.output), kind)
     held = directory.held
     if not resume:
-        if held is not None:
-            raise OutputExistsError(
-                f"Cannot write to output {recipe.output}: it holds a {held}, expected a new or "
-                "empty directory. Go on with it by `--resume`, or set another `output`."
-            )
+        _refuse_held(directory)
         RunDirectory.refuse_occupied(recipe.output)
         return directory
     if held != kind:
@@ -158,6 +162,14 @@ def open_directory(
     return directory
 
 
+def _refuse_held(directory: SearchDirectory) -> None:
+    if directory.held is not None:
+        raise OutputExistsError(
+            f"Cannot write to output {directory.path}: it holds a {directory.held}, expected a new "
+            "or empty directory. Go on with it by `--resume`, or set another `output`."
+        )
+
+
 def _plan_trials(
     recipe: Recipe, settings: TrialsConfig, space: Samples, directory: SearchDirectory
 ) -> tuple[TrialPlan, int]:
@@ -168,9 +180,11 @@ def _plan_trials(
         ConfigError: There are no rows to evaluate on.
     """
     from lorakit.training.data import load_splits
+    from lorakit.training.tasks import task_for
     from lorakit.training.tasks.base import seed_of
 
-    splits = load_splits(recipe.data, seed_of(recipe))
+    label = task_for(recipe.task).label_column(recipe)
+    splits = load_splits(recipe.data, seed_of(recipe), label)
     if splits.validation is None:
         raise ConfigError(
             "Trials are compared on validation rows and there are none: data.validation is not "

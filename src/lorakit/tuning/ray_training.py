@@ -7,6 +7,7 @@ import shutil
 import socket
 import threading
 import uuid
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from lorakit.errors import ClusterError, LorakitError, MissingFileError, Trainin
 from lorakit.training.callbacks import EventHandler
 from lorakit.training.recipe import Recipe
 from lorakit.training.run import TrainResult
+from lorakit.training.stop_request import StopRequest
 from lorakit.tuning.cluster import Machine, import_ray, ray_cluster, require_room
 
 _POLL_S = 0.2
@@ -28,6 +30,7 @@ def train_on_ray(
     address: str | None = None,
     resume: bool = False,
     on_event: EventHandler | None = None,
+    stop: StopRequest | None = None,
 ) -> TrainResult:
     """Train an adapter in several processes on a Ray cluster.
 
@@ -41,6 +44,7 @@ def train_on_ray(
         address: "host:port" of a cluster this machine belongs to, or "auto"; None starts Ray here.
         resume: Go on with the run in `recipe.output`, as `train` does.
         on_event: As for `train`; called in this process, in a run of several minutes or days.
+        stop: As for `train`; set in this process.
 
     Raises:
         ConfigError: Ray is not installed.
@@ -59,7 +63,7 @@ def train_on_ray(
         require_room(machines, cpus=1, gpus=gpus, what=what, count=workers)
         storage = _storage_beside(recipe.output)
         try:
-            return _Fit(recipe, workers, gpus, resume, storage).run(on_event)
+            return _Fit(recipe, workers, gpus, resume, storage).run(on_event, stop)
         finally:
             shutil.rmtree(storage, ignore_errors=True)
 
@@ -94,16 +98,39 @@ class _Fit:
     storage: Path
     failure: list[BaseException] = field(default_factory=list)
 
-    def run(self, on_event: EventHandler | None) -> TrainResult:
-        from ray.util.queue import Empty, Queue
+    def run(self, on_event: EventHandler | None, stop: StopRequest | None) -> TrainResult:
+        from ray.util.queue import Queue
 
-        queue = Queue(actor_options={"num_cpus": 0})
-        thread = threading.Thread(target=self._fit, args=(queue,), daemon=True)
+        queue, asked = (Queue(actor_options={"num_cpus": 0}) for _ in range(2))
+        thread = threading.Thread(target=self._fit, args=(queue, asked), daemon=True)
         thread.start()
+        try:
+            with ExitStack() as until_the_end:
+                return self._follow(thread, queue, asked, on_event, stop, until_the_end)
+        finally:
+            queue.shutdown()
+            asked.shutdown()
+
+    def _follow(
+        self,
+        thread: threading.Thread,
+        queue: Any,
+        asked: Any,
+        on_event: EventHandler | None,
+        stop: StopRequest | None,
+        until_the_end: ExitStack,
+    ) -> TrainResult:
+        """Hand events on to the caller and a request to stop to the workers, until they end."""
+        from ray.util.queue import Empty
+
+        is_told = False
         result: TrainResult | None = None
         error: Exception | None = None
         # The main thread is here, so that Ctrl-C ends this loop, then Ray and its workers.
         while thread.is_alive() or not queue.empty():
+            if stop is not None and stop.number and not is_told:
+                asked.put(stop.number)
+                is_told = True
             try:
                 name, payload = queue.get(timeout=_POLL_S)
             except Empty:
@@ -112,14 +139,15 @@ class _Fit:
                 error = error or payload
                 continue
             result = payload["result"] if name == "finished" else result
+            if name == "run_opened" and stop is not None:
+                until_the_end.enter_context(stop.heeding())
             if on_event is not None:
                 on_event(name, payload)
-        queue.shutdown()
         if self.failure or result is None:
             raise error or self._unexplained()
         return result
 
-    def _fit(self, queue: Any) -> None:
+    def _fit(self, queue: Any, asked: Any) -> None:
         from ray.train import LoggingConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
 
@@ -132,6 +160,7 @@ class _Fit:
                     "resume": self.resume,
                     "folder": str(Path.cwd()),
                     "queue": queue,
+                    "asked": asked,
                 },
                 scaling_config=ScalingConfig(
                     num_workers=self.workers,
@@ -179,11 +208,29 @@ def _work(config: dict[str, Any]) -> None:
     try:
         _go_to(Path(config["folder"]))
         recipe = Recipe.check(config["recipe"], "the recipe")
-        train(recipe, resume=config["resume"], on_event=emit)
+        train(recipe, resume=config["resume"], on_event=emit, stop=_told_by(config["asked"]))
     except Exception as error:
         if may_tell(error):
             queue.put((_FAILED, error if isinstance(error, LorakitError) else _plain(error)))
         raise
+
+
+def _told_by(asked: Any) -> StopRequest:
+    """Return a request that is set once the process that leads training says so."""
+    from ray.exceptions import RayError
+
+    from lorakit.training.processes import is_main, start
+
+    stop = StopRequest()
+
+    def wait() -> None:
+        with suppress(RayError):  # the queue ends with the training
+            stop.set(asked.get())
+
+    start(None)
+    if is_main():  # which tells the others
+        threading.Thread(target=wait, daemon=True).start()
+    return stop
 
 
 def _plain(error: Exception) -> Exception:

@@ -283,7 +283,11 @@ class TestWrongBase:
         values = json.loads((tmp_path / CONFIG_FILE).read_text())
         (tmp_path / CONFIG_FILE).write_text(json.dumps(values | {"r": 4}))
         text = self.refused(TinyNet(), tmp_path, AdapterFileError)
-        assert "but the configuration says r=4" in text
+        assert (
+            "adapter_config.json has r=4, and adapter_model.safetensors was saved with r=" in text
+        )
+        with pytest.raises(AdapterFileError, match="but the configuration says r=4"):
+            load_adapter(TinyNet(), tmp_path, allow_edited_config=True)
 
     def test_a_mismatch_in_a_large_model_is_told_quickly(self, tmp_path):
         """The nearest name is looked for once, not for each of hundreds of keys."""

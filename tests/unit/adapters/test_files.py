@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from lorakit.adapters import files
 from lorakit.adapters.files import (
@@ -16,6 +16,7 @@ from lorakit.adapters.files import (
     write_adapter_files,
 )
 from lorakit.errors import AdapterFileError, LorakitError, MissingFileError, OutputExistsError
+from lorakit.tensor_files import write_safetensors
 
 VALUES = {"peft_type": "LORA", "r": 2, "words": "ä"}
 
@@ -168,8 +169,8 @@ def save_and_be_killed(where, target):
     def die(*_, **__):
         os.kill(os.getpid(), signal.SIGKILL)
 
-    def write_half(tensors, path, **options):
-        save_file(tensors, path, **options)
+    def write_half(path, *arguments):
+        write_safetensors(path, *arguments)
         data = Path(path).read_bytes()
         Path(path).write_bytes(data[: len(data) // 2])
         die()
@@ -180,7 +181,7 @@ def save_and_be_killed(where, target):
             if where == "in the configuration":
                 files.json = SimpleNamespace(dumps=die)
             else:
-                files.save_file = die if where == "before the weights" else write_half
+                files.write_safetensors = die if where == "before the weights" else write_half
             write_adapter_files(target, {"r": 9}, {"b": torch.zeros(7)})
         finally:
             os._exit(1)
@@ -207,7 +208,7 @@ def test_killed_in_the_middle_of_a_save(tmp_path, where, there_before):
 
 
 @pytest.mark.parametrize("there_before", [True, False])
-@pytest.mark.parametrize("fails", ["save_file", "json"])
+@pytest.mark.parametrize("fails", ["write_safetensors", "json"])
 def test_an_error_in_the_middle_of_a_save_leaves_nothing(
     tmp_path, monkeypatch, fails, there_before
 ):
@@ -223,7 +224,7 @@ def test_an_error_in_the_middle_of_a_save_leaves_nothing(
     if fails == "json":
         monkeypatch.setattr(files, "json", SimpleNamespace(dumps=fail))
     else:
-        monkeypatch.setattr(files, "save_file", fail)
+        monkeypatch.setattr(files, "write_safetensors", fail)
     with pytest.raises(OSError, match="No space left"):
         write_adapter_files(target, {"r": 9}, {"b": torch.zeros(7)})
     monkeypatch.undo()

@@ -250,3 +250,47 @@ class TestConfig:
         with pytest.raises(ConfigError) as caught:
             config_from_peft(peft(**values), "here")
         assert "here" in str(caught.value) and expected in str(caught.value)
+
+
+class TestKeysOfAModelsState:
+    """Keys with the adapter's name in them, as in the state of PEFT's model."""
+
+    def test_the_name_is_left_out(self):
+        keys = {
+            P + "m.q.lora_A.mine.weight": A,
+            P + "m.q.lora_B.mine.weight": B,
+            P + "m.q.lora_magnitude_vector.mine.weight": B[:, 0],
+            P + "m.q.base_layer.weight": A,
+            P + "m.embed.lora_embedding_A.mine": A,
+            P + "m.embed.lora_embedding_B.mine": B,
+            P + "m.embed.token_adapter.trainable_tokens_delta.mine": A,
+            P + "head.original_module.weight": A,
+            P + "head.modules_to_save.mine.weight": B,
+        }
+        parsed = parse_keys(keys, "here", ("head",))
+        assert parsed.factors.keys() == {"m.q", "m.embed"}
+        assert parsed.embeddings == {"m.embed"}
+        assert parsed.magnitudes.keys() == {"m.q"}
+        assert parsed.token_rows.keys() == {"m.embed"}
+        assert parsed.base_weights.keys() == {"m.q"}
+        assert parsed.replaced.keys() == {"head.weight"}
+        assert parsed.replaced["head.weight"] is B
+
+    @pytest.mark.parametrize(
+        "other",
+        [f"{P}v.lora_A.other.weight", f"{P}v.lora_A.weight", f"{P}v.lora_embedding_A"],
+    )
+    def test_several_adapters_are_refused(self, other):
+        keys = {P + "q.lora_A.mine.weight": A, P + "q.lora_B.mine.weight": B, other: A}
+        assert "are those of several adapters: got mine, o" in refused(keys)
+
+    def test_features_are_found_beside_a_name(self):
+        keys = {P + "q.lora_A.mine.weight": A, P + "q.lora_B.mine.weight": B}
+        assert "lora_bias" in refused(keys | {P + "q.lora_B.mine.bias": B})
+
+
+def test_dropout_beside_parameters_is_not_written():
+    config = LoraConfig(target_parameters=["w"], target_modules=["q"], lora_dropout=0.1)
+    assert config_to_peft(config, None)["lora_dropout"] == 0
+    config = LoraConfig(target_modules=["q"], lora_dropout=0.1)
+    assert config_to_peft(config, None)["lora_dropout"] == 0.1

@@ -53,6 +53,16 @@ def written(tmp_path_factory):
     return folder / "docs", paths
 
 
+def test_a_busy_machine_has_a_column_for_each_load(page):
+    text = section(page, "A busy machine")
+    assert "| llama-4m | quiet | two busy processes |" in text
+    (line,) = lines_of(text, "limit, threads wait asleep")
+    assert (
+        line.startswith("| limit, threads wait asleep | 100 ms (")
+        and ", 0.50 x limit, threads wait in a loop |" in line
+    )
+
+
 def test_the_page_says_how_it_was_measured(page):
     how = section(page, ORIGIN.device)
     assert "torch 2.13.0, transformers 5.23.0, peft 0.21.2, lorakit 0.1.0; commit abc1234" in how

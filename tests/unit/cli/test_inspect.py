@@ -115,13 +115,6 @@ def test_the_layers_are_drawn_on_request(adapter_dir, tmp_path):
     assert f"{tmp_path}/new/layers.png (" in " ".join(result.stdout.split())
 
 
-def test_what_is_not_finite_cannot_be_drawn(adapter_dir, tmp_path):
-    change(adapter_dir, lambda key, tensor: tensor * float("nan"))
-    result = inspect(adapter_dir, "--plot", tmp_path / "layers.png")
-    assert result.exit_code == 2 and "Cannot decompose the updates" in result.stderr
-    assert not (tmp_path / "layers.png").exists()
-
-
 def test_an_adapter_that_was_never_trained_is_called_so(adapter_dir):
     change(adapter_dir, lambda key, tensor: tensor * (0 if "lora_B" in key else 1))
     result = inspect(adapter_dir)
@@ -141,13 +134,14 @@ def test_modules_that_never_learnt_are_named(adapter_dir):
     ) in inspect(adapter_dir).stdout
 
 
-def test_numbers_that_are_none_are_named(adapter_dir):
+def test_numbers_that_are_none_are_named(adapter_dir, tmp_path):
     broken = "layers.0.self_attn.q_proj.lora_A"
     change(adapter_dir, lambda key, tensor: tensor * (float("nan") if broken in key else 1))
-    assert (
-        "Warning: NaN or infinite numbers in model.layers.0.self_attn.q_proj. "
-        "Train again with a lower learning rate."
-    ) in inspect(adapter_dir).stdout
+    result = inspect(adapter_dir, "--plot", tmp_path / "layers.png")
+    assert result.exit_code == 2
+    assert f"{broken}.weight' has NaN; expected finite numbers" in result.stderr
+    assert "a lower learning rate" in result.stderr
+    assert not (tmp_path / "layers.png").exists()
 
 
 def test_a_truncated_file_is_an_error(adapter_dir):
@@ -156,7 +150,7 @@ def test_a_truncated_file_is_an_error(adapter_dir):
     result = inspect(adapter_dir)
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith(f"Error: Cannot read {file}: ")
-    assert "It is truncated or of another kind" in result.stderr
+    assert "it has 100 bytes, and its header would take" in result.stderr
 
 
 def test_an_unsupported_feature_is_refused_by_name(adapter_dir):
@@ -221,6 +215,7 @@ def test_trained_tokens_are_shown(tiny_gpt2_dir, tmp_path):
 
 
 def test_factors_for_a_base_that_peft_has_changed_are_told_of(adapter_dir):
+    change(adapter_dir, lambda key, tensor: tensor)  # as PEFT saves it, without a record
     file = adapter_dir / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"init_lora_weights": "olora"}))
     result = inspect(adapter_dir)

@@ -30,6 +30,7 @@ from quantized_models import quantized
 from tiny_models import (
     Encoder,
     assert_untouched,
+    gpt2,
     gpt_oss,
     llama,
     logits,
@@ -106,6 +107,45 @@ class TestMatching:
         assert adapter_names(model) == ("first", "second")
 
 
+class TestWeights:
+    def test_the_weight_of_a_layer_is_adapted_as_the_layer(self):
+        model, other = llama(), llama()
+        by_weight = config(target_parameters=["q_proj.weight"])
+        first = add_adapter(model, by_weight)
+        second = add_adapter(other, LoraConfig(r=3, lora_alpha=6, target_modules=["q_proj"]))
+        assert [match.path for match in first.matches] == [match.path for match in second.matches]
+        assert first.config.target_modules == second.config.target_modules == ("q_proj",)
+        assert first.config.target_parameters == ()
+
+    def test_a_layer_named_twice_is_adapted_once(self):
+        names = config(target_modules=["q_proj"], target_parameters=["q_proj.weight"])
+        assert len(add_adapter(llama(), names).matches) == 2
+
+    def test_a_router_is_named_by_its_weight_and_by_no_other_name(self):
+        model = mixtral()
+        injection = add_adapter(model, config(target_parameters=["gate.weight"]))
+        assert [match.path for match in injection.matches] == [
+            "model.layers.0.mlp.gate",
+            "model.layers.1.mlp.gate",
+        ]
+        assert injection.config.target_modules == ()
+        assert injection.config.target_parameters == ("gate.weight",)
+        with pytest.raises(TargetError, match=r"No module matched target_modules=\['gate'\]"):
+            add_adapter(model, LoraConfig(r=2, target_modules=["gate"]), "second")
+
+    def test_an_adapter_of_layers_and_routers_is_combined_with_another(self):
+        gates = {"target_modules": ["q_proj"], "target_parameters": ["gate.weight"]}
+        one = Adapter.from_model(adapted(**gates))
+        two = Adapter.from_model(adapted(target_modules=["v_proj"], target_parameters=[]))
+        model = mixtral()
+        total = summed_adapters(one, two)
+        add_adapter(model, total)
+        assert total.config.target_parameters == (
+            "model.layers.0.mlp.gate.weight",
+            "model.layers.1.mlp.gate.weight",
+        )
+
+
 class TestRefused:
     def refused(self, model, **options):
         before = snapshot(model)
@@ -123,10 +163,17 @@ class TestRefused:
     def test_a_model_without_experts(self):
         assert "Stacked weights of experts here: none" in self.refused(llama())
 
-    def test_weights_of_layers_and_routers(self):
-        text = self.refused(mixtral(), target_parameters=["q_proj.weight", "gate.weight"])
-        assert "q_proj.weight: it belongs to a Linear. Name that module in target_modules" in text
-        assert "mlp.gate.weight: MixtralTopKRouter has a forward of its own" in text
+    def test_weights_that_are_no_matrix_of_their_module(self):
+        text = self.refused(mixtral(), target_parameters=["norm.weight", "embed_tokens.weight"])
+        assert "norm.weight: MixtralRMSNorm has a forward of its own" in text
+        assert "expected stacked weights of transformers' experts, or a matrix named 'wei" in text
+        assert "tokens.weight: it belongs to a Embedding. Name that module in target_mod" in text
+        text = self.refused(gpt2(), target_parameters=["c_attn.weight"])
+        assert "c_attn.weight: it belongs to a Conv1D. Name that module in target_modules" in text
+
+    def test_dropout_of_an_input_that_is_not_seen(self):
+        text = self.refused(mixtral(), target_parameters=["gate.weight"], lora_dropout=0.1)
+        assert "mlp.gate with lora_dropout=0.1: MixtralTopKRouter reads its weight" in text
 
     def test_biases_of_experts(self):
         text = self.refused(gpt_oss(), target_parameters=["down_proj_bias"])
@@ -170,7 +217,7 @@ class TestFiles:
         path = tmp_path / "adapter_config.json"
         path.write_text(path.read_text().replace('"gate_up_proj"', '"another"'))
         with pytest.raises(AdapterFileError, match=r"2 parameters at .*mlp.experts, but"):
-            Adapter.load(tmp_path)
+            Adapter.load(tmp_path, allow_edited_config=True)
 
 
 class TestOperations:

@@ -105,7 +105,9 @@ class TestSelection:
 class TestBias:
     def test_lora_only_trains_the_adapted_layers_biases(self):
         model = distilbert()
-        injection = add_adapter(model, LoraConfig(r=1, target_modules=["q_lin"], bias="lora_only"))
+        heads = ["classifier", "pre_classifier"]
+        config = LoraConfig(r=1, target_modules=["q_lin"], bias="lora_only", exclude_modules=heads)
+        injection = add_adapter(model, config)
         wanted = {f"distilbert.transformer.layer.{i}.attention.q_lin.bias" for i in (0, 1)}
         assert set(injection.biases) == wanted
         assert {n for n in trained(model) if n.endswith("bias")} == {

@@ -155,7 +155,8 @@ def test_it_is_compiled_as_one_graph(feature):
     torch.manual_seed(3)
     expected = model(inputs())
     torch.manual_seed(3)
-    assert torch.equal(compiled(inputs()), expected)
+    # A compiled graph may take other kernels, which add up in another order.
+    assert largest_error(compiled(inputs()), expected) <= TOLERANCE[torch.float32]
 
 
 @pytest.mark.parametrize("feature", ["plain", "dora", "dropout"])

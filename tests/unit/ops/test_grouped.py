@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from lorakit.errors import DtypeError, ShapeError
-from lorakit.ops import LowRankTerm, apply_keep_mask, cpu_kernels
+from lorakit.ops import LowRankTerm, apply_keep_mask, compiled_library, cpu_kernels
 from lorakit.ops.grouped import RowTerms, low_rank_linear_rows
 from tolerances import GRADIENT_TOLERANCE, TOLERANCE, largest_error
 
@@ -27,7 +27,7 @@ def products(request, monkeypatch):
     if request.param == "torch":
         monkeypatch.setattr(cpu_kernels, "load", lambda: None)
     elif cpu_kernels.load() is None:
-        pytest.skip(f"no compiled products: {cpu_kernels.unavailable()}")
+        pytest.skip(f"no compiled products: {compiled_library.unavailable()}")
     return request.param
 
 
@@ -211,7 +211,7 @@ def test_zero_tokens(products):
 @pytest.mark.parametrize("threads", [1, 2])
 def test_results_do_not_depend_on_threads(threads):
     if cpu_kernels.load() is None:
-        pytest.skip(f"no compiled products: {cpu_kernels.unavailable()}")
+        pytest.skip(f"no compiled products: {compiled_library.unavailable()}")
     before = torch.get_num_threads()
     x, W0, bias, terms = operands(6, 50, dtype=torch.float32)
     rows = RowTerms(terms, (0, 0, 1, -1, 2, 1))

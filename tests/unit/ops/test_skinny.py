@@ -1,11 +1,12 @@
 """The four products and the drop: the compiled C against torch's own operations in float64."""
 
+import ctypes
 import subprocess
 
 import pytest
 import torch
 
-from lorakit.ops import cpu_kernels, keep_mask, skinny
+from lorakit.ops import compiled_library, cpu_kernels, keep_mask, skinny
 from lorakit.ops.dropout import kernel_mask
 from tolerances import TOLERANCE
 
@@ -28,17 +29,18 @@ def wide_lanes(tmp_path_factory):
     """The same C with the vector length of AVX-512, which gcc lowers to what this machine has."""
     if cpu_kernels.load() is None:
         return None
-    path = tmp_path_factory.mktemp("lanes") / "skinny.so"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cpu_kernels, "_FLAGS", (*cpu_kernels._FLAGS, "-DLANES=16", "-Wno-psabi"))
-        cpu_kernels._compile(cpu_kernels._compiler(), cpu_kernels._openmp_runtime(), path)
-    return cpu_kernels.CpuKernels(cpu_kernels.ctypes.CDLL(str(path)))
+        flags = (*compiled_library._FLAGS, "-DLANES=16", "-Wno-psabi")
+        patch.setattr(compiled_library, "_FLAGS", flags)
+        found = compiled_library._compiler(), compiled_library._openmp_runtime()
+        path = compiled_library._compile(*found, tmp_path_factory.mktemp("lanes"), "wide")
+    return cpu_kernels.CpuKernels(ctypes.CDLL(str(path)))
 
 
 @pytest.fixture(params=["native", "16 lanes"])
 def kernels(request, wide_lanes):
     if cpu_kernels.load() is None:
-        pytest.skip(f"no compiled products: {cpu_kernels.unavailable()}")
+        pytest.skip(f"no compiled products: {compiled_library.unavailable()}")
     return cpu_kernels.load() if request.param == "native" else wide_lanes
 
 
@@ -297,7 +299,7 @@ int main(void) {
 
 @pytest.mark.parametrize("lanes", [8, 16])
 def test_address_and_undefined_behaviour_sanitizers_find_nothing(lanes, tmp_path):
-    compiler = cpu_kernels._compiler()
+    compiler = compiled_library._compiler()
     if compiler is None:
         pytest.skip("there is no gcc")
     source, program = tmp_path / "driver.c", tmp_path / "driver"
@@ -306,7 +308,7 @@ def test_address_and_undefined_behaviour_sanitizers_find_nothing(lanes, tmp_path
     source.write_text(DRIVER, encoding="utf-8")
     flags = ["-O1", "-march=native", "-std=gnu11", "-fopenmp", "-g", "-Wno-psabi"]
     flags += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    flags += [f"-DLANES={lanes}", *defined, f"-I{cpu_kernels._SOURCES}"]
+    flags += [f"-DLANES={lanes}", *defined, f"-I{compiled_library._SOURCES}"]
     command = [compiler, *flags, str(source), "-o", str(program)]
     build = subprocess.run(command, capture_output=True, text=True, check=False)
     if "cannot find" in build.stderr and "san" in build.stderr:
@@ -331,10 +333,10 @@ def test_no_memory_is_an_error_and_not_a_crash(kernels):
 
 def test_warning_free():
     """The C has no warnings a reader would want to see."""
-    compiler = cpu_kernels._compiler()
+    compiler = compiled_library._compiler()
     if compiler is None:
         pytest.skip("there is no gcc")
-    flags = [*cpu_kernels._FLAGS, "-Wall", "-Wextra", "-Werror", "-Wno-psabi", "-fsyntax-only"]
-    source = str(cpu_kernels._SOURCES / "skinny.c")
+    flags = [*compiled_library._FLAGS, "-Wall", "-Wextra", "-Werror", "-Wno-psabi", "-fsyntax-only"]
+    source = str(compiled_library._SOURCES / "skinny.c")
     done = subprocess.run([compiler, *flags, source], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lorakit.ops import cpu_kernels, skinny
+from lorakit.ops import compiled_library, cpu_kernels, skinny
 from tolerances import TOLERANCE, largest_error
 
 CPU = torch.device("cpu")
@@ -17,7 +17,7 @@ def called(monkeypatch):
     """Names of the compiled products that were called."""
     names = []
     if cpu_kernels.load() is None:
-        pytest.skip(f"no compiled products: {cpu_kernels.unavailable()}")
+        pytest.skip(f"no compiled products: {compiled_library.unavailable()}")
     for name in ("down", "up_", "up_backward", "down_backward_", "drop"):
         original = getattr(cpu_kernels.CpuKernels, name)
 

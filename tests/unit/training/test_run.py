@@ -246,7 +246,9 @@ def test_a_resumed_run_is_the_run_that_never_stopped(recipe, stop_after):
     )
     opened = dict(events)["run_opened"]
     assert opened["resumed_from"].name == "checkpoint-4"
-    assert [path.name for path in opened["removed"]] == ["checkpoint-6"]
+    assert {path.name: wrong for path, wrong in opened["removed"].items()} == {
+        "checkpoint-6": "it has no manifest.json"
+    }
     straight = train(recipe("straight", training=steps))
     assert _bits(resumed) == _bits(straight)
     assert _rows(resumed) == _rows(straight)

@@ -102,8 +102,46 @@ def test_a_line_torn_by_a_kill_is_tolerated_and_trimmed(run):
 
 def test_a_damaged_line_is_an_error(run):
     run.metrics_file.write_text('{"step": 1}\n{"st\n{"step": 3}\n')
-    with pytest.raises(CheckpointError, match=r"metrics\.jsonl: line 2 is not JSON"):
+    with pytest.raises(CheckpointError, match=r"metrics\.jsonl: line 2 is not a JSON"):
         run.metrics()
+
+
+@pytest.mark.parametrize("line", [b"5", b"null", b'"text"', b"\xff\xfe", b""])
+def test_a_line_that_is_no_object_is_an_error(run, line):
+    run.metrics_file.write_bytes(b'{"step": 1}\n' + line + b"\n")
+    with pytest.raises(CheckpointError, match=r"metrics\.jsonl: line 2 is not a JSON object"):
+        run.metrics()
+
+
+@pytest.mark.parametrize("text", [None, "", "[]", "{", '{"processes": null}', "null"])
+def test_a_damaged_environment_says_what_to_write(run, text):
+    run.environment_file.unlink()
+    if text is not None:
+        run.environment_file.write_text(text)
+    with pytest.raises(CheckpointError, match=r'environment\.json: .*Write {"processes": 1} into'):
+        _ = run.processes
+
+
+def test_what_a_kill_leaves_is_swept_and_nothing_else(run):
+    ours = [".adapter.0a1b2c3d", ".metrics.jsonl.abcd_123", ".checkpoint-12.00000000"]
+    ours += [".optimizer-state-x", ".seen-by-all-y", ".recipe.yaml.aaaaaaaa"]
+    mine = [".adapter", ".vscode.settings", ".adapter.0a1b2c3d4", ".gitignore", "adapter.0a1b2c3d"]
+    for name in (*ours[1:], *mine):
+        (run.path / name).touch()
+    (run.path / ours[0]).mkdir(mode=0o700)
+    (run.path / ours[0] / "adapter_config.json").touch()
+    assert sorted(path.name for path in run.sweep()) == sorted(ours)
+    kept = {path.name for path in run.path.iterdir()}
+    assert kept == {*mine, "recipe.yaml", "environment.json"}
+
+
+def test_what_a_kill_leaves_of_a_run_that_was_being_made_is_swept(recipe, tmp_path):
+    (tmp_path / "runs" / ".a.0a1b2c3d").mkdir(parents=True)
+    (tmp_path / "runs" / ".a.0a1b2c3d" / "recipe.yaml").touch()
+    (tmp_path / "runs" / ".a.mydiary0").mkdir()
+    (tmp_path / "runs" / ".a.mydiary0" / "monday").touch()
+    RunDirectory.create(recipe.output, recipe)
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == [".a.mydiary0", "a"]
 
 
 def test_the_environment_names_versions_machine_and_commit(monkeypatch, tmp_path):

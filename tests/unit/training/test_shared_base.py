@@ -147,3 +147,14 @@ def test_two_processes_hold_one_copy(tmp_path, text_jsonl):
     finally:
         for reader in readers:
             reader.communicate("\n", timeout=60)
+
+
+@pytest.mark.parametrize("writable", ["the directory", "the file"])
+def test_a_file_that_others_can_write_is_not_opened(tiny_llama_dir, cls_csv, tmp_path, writable):
+    recipe, directory = recipe_of(tiny_llama_dir, cls_csv), tmp_path / "base"
+    both_ways(recipe, directory, ("a", "b", "c"))
+    (saved,) = directory.glob("*.pt")
+    saved.write_bytes(b"anything at all")
+    (directory if writable == "the directory" else saved).chmod(0o777)
+    require_same_bits(*both_ways(recipe, directory, ("a", "b", "c")))
+    assert saved.read_bytes() == b"anything at all"

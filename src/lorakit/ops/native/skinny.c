@@ -1,6 +1,6 @@
 /* The four products of the low-rank path on a CPU, each streaming one large activation once.
  *
- * Compiled at first use by cpu_kernels.py; ops/skinny.py says what each function computes, and
+ * Compiled at first use by compiled_library.py; ops/skinny.py says what each function computes, and
  * ops/grouped.py for rows of several adapters. Everything thin (A, B, u and their gradients) is
  * float32, and all sums are made in float32. Results depend neither on the number of threads nor
  * on the order in which they run. Rows outside every group are left alone. Each function returns

@@ -1,28 +1,6 @@
 """The four task types: how each loads its data, its base model and its trainer."""
 
-from lorakit.config import TaskType
 from lorakit.training.tasks.base import Encoded, SampleRow, Task
+from lorakit.training.tasks.registry import task_for
 
 __all__ = ["Encoded", "SampleRow", "Task", "task_for"]
-
-
-def task_for(task_type: TaskType) -> Task:
-    """Return the task of a task type."""
-    # Each task imports what it stands on (TRL, for one), so only the one asked for is imported.
-    match TaskType(task_type):
-        case TaskType.SEQ_CLS:
-            from lorakit.training.tasks.sequence_classification import SequenceClassification
-
-            return SequenceClassification()
-        case TaskType.TOKEN_CLS:
-            from lorakit.training.tasks.token_classification import TokenClassification
-
-            return TokenClassification()
-        case TaskType.SEQ_2_SEQ_LM:
-            from lorakit.training.tasks.seq2seq_lm import Seq2SeqLM
-
-            return Seq2SeqLM()
-        case TaskType.CAUSAL_LM:
-            from lorakit.training.tasks.causal_lm import CausalLM
-
-            return CausalLM()

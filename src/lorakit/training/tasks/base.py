@@ -80,6 +80,10 @@ class Task(ABC):
         """Return the training arguments this task sets where the recipe says nothing."""
         return {}
 
+    def label_column(self, recipe: Recipe) -> str | None:
+        """Return the column of the labels that examples are told apart by, if the task has one."""
+        return None
+
     def labels(self, splits: Splits, recipe: Recipe) -> tuple[str, ...] | None:
         """Return the label names in the order of their ids, or None for a task without labels.
 

@@ -21,9 +21,21 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from lorakit.config import TaskType
 from lorakit.errors import ConfigError, DataError, did_you_mean
-from lorakit.training.data import require_columns, without_bars
+from lorakit.training.data import (
+    Place,
+    listed,
+    require_columns,
+    unused_note,
+    without_bars,
+)
 from lorakit.training.tasks.base import Encoded, SampleRow, Task
-from lorakit.training.tasks.chat import ChatEncoder, check_conversations, read_template
+from lorakit.training.tasks.chat import ChatEncoder, read_template
+from lorakit.training.tasks.conversations import (
+    TEMPLATE_VARIABLES,
+    TOOLS,
+    check_conversations,
+    without_fillings,
+)
 from lorakit.training.tasks.language_trainer import LanguageTrainer
 from lorakit.training.tasks.packing import asks_to_pack, require_position_ids
 from lorakit.training.tasks.pretrained import resolve_max_length
@@ -35,11 +47,12 @@ from lorakit.training.tasks.rows import (
     map_rows,
     readable,
     require_texts,
-    split_rows,
 )
 from lorakit.training.tasks.text_formats import (
+    ALPACA,
     CountedIds,
-    detect_format,
+    Layout,
+    find_layout,
     require_end_token,
     row_encoder,
     text_columns,
@@ -100,34 +113,37 @@ class CausalLM(Task):
         """Turn each row into tokens and mark those that count in the loss; pack if asked to."""
         data, training = recipe.data, recipe.training
         max_length = resolve_max_length(data.max_length, model, tokenizer)
-        where = f"the training rows of '{data.train}'"
-        layout = detect_format(splits.train.column_names, data, where)
+        where = splits.training_place(data)
+        layout = find_layout(splits.train, data, where)
         encoder = _encoder(layout, recipe, tokenizer)
-        notes = self.fresh_notes(recipe, model)
-        if data.format == "auto":
-            notes.append(f"The rows are read as '{layout}', from their columns (data.format).")
+        notes = [*self.fresh_notes(recipe, model), *layout.notes]
+        notes += _layout_notes(splits.train, layout, tokenizer)
         packs = {"training": bool(training.get("packing")), "validation": _packs_validation(recipe)}
         strategy = training.get("packing_strategy", "bfd")
         require_position_ids(model, training)
         encoded: dict[str, Dataset] = {}
-        for rows, kind, place in split_rows(splits, data):
-            _check_rows(rows, layout, recipe, place)
+        for rows, kind, place in splits.parts(data):
+            _check_rows(rows, layout, place)
             cuts_late = packs[kind] and strategy != "bfd"  # these split long rows, and lose nothing
-            made, cut, lost = _encode(rows, encoder, None if cuts_late else max_length)
+            made, cut, lost = _encode(rows, encoder, None if cuts_late else max_length, place)
             if not len(made):
-                raise DataError(_all_masked(place, cut, max_length, layout))
+                raise DataError(_all_masked(place, cut, max_length, layout.name))
             notes += cut_note(cut, len(rows), max_length, kind)
             if lost:
                 notes.append(
-                    f"{lost} of {len(rows)} {kind} rows were left out: none of their tokens counts "
-                    f"within {max_length} tokens."
+                    f"{lost} of {len(rows)} {kind} examples were left out: none of their tokens "
+                    f"counts within {max_length} tokens."
                 )
             encoded[kind] = _packed(made, max_length, strategy) if packs[kind] else made
         if any(packs.values()) and not asks_to_pack(training):
             notes.append(f"Packed texts see each other: training.packing_strategy={strategy}.")
         stops = _stop_tokens(encoded["training"], tokenizer)
         settings = self.settings(
-            recipe, model, max_length=max_length, format=layout, stop_token_ids=stops
+            recipe,
+            model,
+            max_length=max_length,
+            format=_format_of_prompts(layout, tokenizer),
+            stop_token_ids=stops,
         )
         return Encoded(encoded["training"], encoded.get("validation"), tuple(notes), settings)
 
@@ -189,50 +205,82 @@ def _packs_validation(recipe: Recipe) -> bool:
     return bool(recipe.training.get("packing") if own is None else own)
 
 
+def _uses_template(layout: Layout, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether the examples are rendered with the chat template."""
+    return layout.name == "messages" or (layout.name == "alpaca" and bool(tokenizer.chat_template))
+
+
+def _format_of_prompts(layout: Layout, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return how a prompt is put in inference: an instruction in a template is a message."""
+    return "messages" if _uses_template(layout, tokenizer) else layout.name
+
+
 def _encoder(
-    layout: str, recipe: Recipe, tokenizer: PreTrainedTokenizerBase
+    layout: Layout, recipe: Recipe, tokenizer: PreTrainedTokenizerBase
 ) -> Callable[[Mapping[str, Any]], CountedIds]:
-    data, training = recipe.data, recipe.training
-    chat = None
-    if layout == "messages":
-        only = training.get("assistant_only_loss")
-        chat = ChatEncoder(tokenizer, data.messages, only is None or bool(only), recipe.model)
-    else:
-        if training.get("assistant_only_loss"):
-            raise ConfigError(
-                "Only conversations have an assistant: got training.assistant_only_loss=true for "
-                f"rows read as '{layout}', expected 'messages'. Leave it out: of a prompt and its "
-                "completion, the completion alone counts anyway."
-            )
-        require_end_token(tokenizer)
-    encode = row_encoder(layout, data, tokenizer, chat)
-    if layout in ("prompt_completion", "alpaca") and training.get("completion_only_loss") is False:
+    training = recipe.training
+    only = training.get("assistant_only_loss")
+    counts_prompts = training.get("completion_only_loss") is False
+    if _uses_template(layout, tokenizer):
+        counts_all = only is False or (layout.name == "alpaca" and counts_prompts)
+        chat = ChatEncoder(tokenizer, layout.data.messages, not counts_all, recipe.model)
+        return row_encoder(layout, tokenizer, chat)
+    if only:
+        raise ConfigError(
+            "Only conversations have an assistant: got training.assistant_only_loss=true for "
+            f"examples read as '{layout.name}', expected 'messages'. Leave it out: of a prompt and "
+            "its completion, the completion alone counts anyway."
+        )
+    require_end_token(tokenizer)
+    encode = row_encoder(layout, tokenizer, None)
+    if layout.name in ("prompt_completion", "alpaca") and counts_prompts:
         return lambda row: CountedIds(ids := encode(row).ids, [True] * len(ids))
     return encode
 
 
-def _check_rows(rows: Dataset, layout: str, recipe: Recipe, where: str) -> None:
-    columns = text_columns(layout, recipe.data)
+def _layout_notes(rows: Dataset, layout: Layout, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Say what the examples are rendered with, and which of their columns are not used."""
+    notes, used = [], [*text_columns(layout.name, layout.data).values()]
+    if layout.name == "alpaca":
+        used.append(ALPACA[1])
+        if _uses_template(layout, tokenizer):
+            notes.append("Instructions and outputs are rendered with the model's chat template.")
+    if layout.name == "messages":
+        used += [TOOLS, TEMPLATE_VARIABLES]
+        if TOOLS in rows.column_names and TOOLS not in str(tokenizer.chat_template):
+            notes.append("The chat template has no place for tools, so they are not shown.")
+    return notes + unused_note(rows, used)
+
+
+def _check_rows(rows: Dataset, layout: Layout, where: Place) -> None:
+    columns = text_columns(layout.name, layout.data)
     require_columns(rows, columns, where)
-    if layout == "messages":
-        check_conversations(rows, recipe.data.messages, where)
+    if layout.name == "messages":
+        check_conversations(rows, layout.data.messages, where)
     else:
         require_texts(rows, columns, where)
 
 
 def _encode(
-    rows: Dataset, encoder: Callable[[Mapping[str, Any]], CountedIds], max_length: int | None
+    rows: Dataset,
+    encoder: Callable[[Mapping[str, Any]], CountedIds],
+    max_length: int | None,
+    where: Place,
 ) -> tuple[Dataset, int, int]:
-    """Turn rows into ids and labels.
+    """Turn examples into ids and labels.
 
-    Returns: The rows in which a token counts, how many rows were cut, and how many left out.
+    Returns: The examples in which a token counts, how many were cut, and how many left out.
     """
     cuts: list[int] = []
 
     def tokenize(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         made: dict[str, list[Any]] = {"input_ids": [], "labels": []}
         for values in zip(*batch.values(), strict=True):
-            row = encoder(dict(zip(batch, values, strict=True)))
+            given = dict(zip(batch, values, strict=True))
+            try:
+                row = encoder(without_fillings(given, rows))
+            except DataError as error:
+                raise DataError(f"In {listed([len(cuts)], where)} of {where}: {error}") from error
             is_cut = max_length is not None and len(row.ids) > max_length
             cuts.append(int(is_cut))
             ids, counted = row.ids[:max_length], row.counted[:max_length]
@@ -267,12 +315,12 @@ def _packed(rows: Dataset, max_length: int, strategy: str) -> Dataset:
         return pack_dataset(rows, max_length, strategy, fresh)
 
 
-def _all_masked(where: str, cut: int, max_length: int, layout: str) -> str:
-    head = f"Nothing can be learnt from {where}: no token of any row counts in the loss."
+def _all_masked(where: Place, cut: int, max_length: int, layout: str) -> str:
+    head = f"Nothing can be learnt from {where}: no token of any example counts in the loss."
     if cut:
         return (
-            f"{head} {cut} rows are longer than {max_length} tokens, and what counts comes after "
-            "the cut. Raise data.max_length, or shorten what comes before."
+            f"{head} {cut} examples are longer than {max_length} tokens, and what counts comes "
+            "after the cut. Raise data.max_length, or shorten what comes before."
         )
     if layout == "messages":
         return (

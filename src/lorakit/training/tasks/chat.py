@@ -1,22 +1,28 @@
-"""Conversations: check them, render them with the chat template, count the assistant's tokens."""
+"""Conversations rendered with the chat template, and which of their tokens count."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from lorakit.errors import ConfigError, DataError, MissingFileError
-from lorakit.training.data import row_list
+from lorakit.errors import ConfigError, DataError, LorakitError, MissingFileError
+from lorakit.training.tasks.conversations import Conversation, conversation_of
 from lorakit.training.tasks.text_formats import CountedIds
-from lorakit.training.tasks.tokens import chat_columns
+from lorakit.training.tasks.tokens import chat_columns, rendered
 
-if TYPE_CHECKING:
-    from datasets import Dataset
+_TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError, KeyError, AttributeError)
+"""What a template raises by itself, or where it meets a value of a kind it does not expect."""
 
+_CANNOT_LEAVE_OUT = (
+    "A message of weight 0 cannot be left out: the chat template of '{name}' renders a "
+    "conversation differently once more messages follow, so its tokens cannot be told from the "
+    "others. Remove the weight, or end the conversation before this message."
+)
 _CANNOT_COUNT = (
     "The assistant's tokens cannot be told from the others: the chat template of '{name}' has no "
     "{{% generation %}} markers around them (with the end-of-turn token inside), and it renders a "
@@ -58,56 +64,74 @@ class ChatEncoder:
         self._assistant_only = assistant_only
         self._name = name
         self._marked = _marked_template(tokenizer) if assistant_only else None
+        self._parts = wants_parts(tokenizer)
 
     def __call__(self, row: Mapping[str, Any]) -> CountedIds:
         """Return the ids of one conversation and which of them count.
 
         Raises:
+            MalformedConversationError: It is no conversation, as `check_conversations` would say.
             ConfigError: The template gives no way to tell the assistant's tokens.
             DataError: The template refuses the conversation; its reason is passed on.
         """
-        messages = clean_messages(row[self._column])
-        options = _options(row)
+        talk = conversation_of(row, self._column)
+        if self._parts:
+            talk = replace(talk, messages=as_parts(talk.messages))
         try:
             if not self._assistant_only:
-                ids = self._render(messages, options)
-                return CountedIds(ids, [True] * len(ids))
+                ids = self._render(talk)
+                return self._trained(talk, CountedIds(ids, [True] * len(ids)))
             if self._marked is not None:
-                return self._by_marks(messages, options)
-            return self._by_prefix(messages, options)
-        except TemplateError as error:
+                return self._trained(talk, self._by_marks(talk), chat_template=self._marked)
+            return self._by_prefix(talk)
+        except LorakitError:
+            raise
+        except _TEMPLATE_ERRORS as error:
             raise DataError(
                 f"The chat template of '{self._name}' refuses a conversation in column "
-                f"'{self._column}' that starts with {messages[0]}: {error}. Repair or remove it."
+                f"'{self._column}' that starts with {talk.messages[0]}: {error}. Repair or remove "
+                "it."
             ) from error
 
-    def _render(
-        self, messages: list[dict[str, Any]], options: dict[str, Any], **more: Any
-    ) -> list[int]:
-        return list(chat_columns(self._tokenizer, messages, **options, **more)["input_ids"])
+    def _render(self, talk: Conversation, end: int | None = None, **more: Any) -> list[int]:
+        """Return the ids of the messages before `end`."""
+        options = talk.options | more
+        columns = chat_columns(self._tokenizer, talk.messages[:end], **options)
+        return list(columns["input_ids"])
 
-    def _by_marks(self, messages: list[dict[str, Any]], options: dict[str, Any]) -> CountedIds:
+    def _by_marks(self, talk: Conversation) -> CountedIds:
         made = chat_columns(
             self._tokenizer,
-            messages,
+            talk.messages,
             return_assistant_tokens_mask=True,
             chat_template=self._marked,
-            **options,
+            **talk.options,
         )
         return CountedIds(list(made["input_ids"]), [bool(m) for m in made["assistant_masks"]])
 
-    def _by_prefix(self, messages: list[dict[str, Any]], options: dict[str, Any]) -> CountedIds:
-        whole = self._render(messages, options)
+    def _by_prefix(self, talk: Conversation) -> CountedIds:
+        whole = self._render(talk)
         counted = [False] * len(whole)
-        for turn, message in enumerate(messages):
-            if message["role"] != "assistant" or turn == 0:
+        for turn, message in enumerate(talk.messages):
+            if message["role"] != "assistant" or turn == 0 or turn in talk.untrained:
                 continue
-            before = self._render(messages[:turn], options, add_generation_prompt=True)
-            until = self._render(messages[: turn + 1], options)
+            before = self._render(talk, turn, add_generation_prompt=True)
+            until = self._render(talk, turn + 1)
             if whole[: len(before)] != before or whole[: len(until)] != until:
                 raise ConfigError(_CANNOT_COUNT.format(name=self._name))
             counted[len(before) : len(until)] = [True] * (len(until) - len(before))
         return CountedIds(whole, counted)
+
+    def _trained(self, talk: Conversation, made: CountedIds, **more: Any) -> CountedIds:
+        """Leave out the tokens of messages of weight 0."""
+        counted = list(made.counted)
+        for turn in sorted(talk.untrained):
+            before = self._render(talk, turn, **more) if turn else []
+            until = self._render(talk, turn + 1, **more)
+            if made.ids[: len(before)] != before or made.ids[: len(until)] != until:
+                raise ConfigError(_CANNOT_LEAVE_OUT.format(name=self._name))
+            counted[len(before) : len(until)] = [False] * (len(until) - len(before))
+        return CountedIds(made.ids, counted)
 
 
 def _marked_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
@@ -135,59 +159,30 @@ def _has_marks(template: str) -> bool:
     return has_generation_markers(template)
 
 
-def _options(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a row may say besides its messages: the tools the assistant can call."""
-    tools = row.get("tools")
-    return {"tools": tools} if isinstance(tools, list) and tools else {}
+def as_parts(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return messages whose texts are lists of one part.
 
-
-def clean_messages(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return messages with "role" and "content", also from ShareGPT's "from" and "value".
-
-    >>> clean_messages([{"from": "human", "value": "hi"}])
-    [{'role': 'user', 'content': 'hi'}]
+    >>> as_parts([{"role": "user", "content": "hi"}])
+    [{'role': 'user', 'content': [{'type': 'text', 'text': 'hi'}]}]
     """
-    roles = {"human": "user", "gpt": "assistant", "bot": "assistant"}
-    if messages and "from" in messages[0] and "role" not in messages[0]:
-        return [{"role": roles.get(m["from"], m["from"]), "content": m["value"]} for m in messages]
-    # A table gives every message every key; those without a value were never there.
-    return [{key: value for key, value in m.items() if value is not None} for m in messages]
+    return [
+        {**message, "content": [{"type": "text", "text": message["content"]}]}
+        if isinstance(message.get("content"), str)
+        else message
+        for message in messages
+    ]
 
 
-def check_conversations(rows: Dataset, column: str, where: str) -> None:
-    """Check that each row is a conversation.
-
-    Raises:
-        DataError: Lists, for each problem, the rows that have it.
-    """
-    wrong: dict[str, list[int]] = {}
-    values: list[Any] = rows[column][:]
-    for row, messages in enumerate(values):
-        problem = _problem(messages)
-        if problem:
-            wrong.setdefault(problem, []).append(row)
-    if wrong:
-        listed = "; ".join(f"{row_list(at)}: {problem}" for problem, at in wrong.items())
-        raise DataError(
-            f"Conversations are malformed in {where}, column '{column}': {listed}; expected a list "
-            "of messages such as {'role': 'user', 'content': 'Hello'}, one of them by 'assistant'. "
-            "Repair or remove these rows."
-        )
-
-
-def _problem(messages: Any) -> str | None:
-    if not isinstance(messages, list) or not messages:
-        return "no list of messages"
-    if not all(isinstance(message, dict) for message in messages):
-        return "a message is no mapping"
-    for message in clean_messages(messages):
-        if not isinstance(message.get("role"), str):
-            return "a message without a role"
-        if "content" not in message and "tool_calls" not in message:
-            return "a message without content"
-    if all(message["role"] != "assistant" for message in clean_messages(messages)):
-        return "no message by 'assistant'"
-    return None
+def wants_parts(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether a chat template shows texts in parts only, as some of image models do."""
+    probe = [{"role": "user", "content": "probe"}]
+    shown = []
+    for messages in (probe, as_parts(probe)):
+        try:
+            shown.append("probe" in rendered(tokenizer, messages))
+        except _TEMPLATE_ERRORS:
+            shown.append(False)
+    return shown == [False, True]
 
 
 def read_template(path: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from lorakit.errors import ConfigError, MissingFileError
 
@@ -58,7 +58,8 @@ def cannot_load(
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
     reason = (lines[0] if lines else type(error).__name__).rstrip(".")
     if "Unrecognized configuration class" in str(error):
-        kind = AutoConfig.from_pretrained(name).model_type
+        values, _ = PreTrainedConfig.get_config_dict(name)
+        kind = values.get("model_type")
         return ConfigError(
             f"The model in {key} cannot do this task: got '{name}' of type '{kind}', expected one "
             f"that {auto_class.__name__} knows. Choose another model, or another task."
@@ -66,7 +67,8 @@ def cannot_load(
     if "trust_remote_code" in str(error):
         return ConfigError(
             f"The {what} in {key} brings code of its own: got '{name}', expected permission to run "
-            "it. Read that code; if you trust it, set trust_remote_code=true in the recipe."
+            "it. Read that code; if you trust it, set trust_remote_code=true in the recipe, or add "
+            "--trust-remote-code to a command without one."
         )
     if isinstance(error, (SafetensorError, RuntimeError)):
         return ConfigError(

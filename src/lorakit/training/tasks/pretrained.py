@@ -21,8 +21,9 @@ from transformers import (
 
 from lorakit.config import QuantizationConfig, TaskType
 from lorakit.errors import ConfigError, QuantizationError, TargetError
+from lorakit.foreign_code import load_pretrained
 from lorakit.injection.heads import task_heads
-from lorakit.modeling_log import errors_alone
+from lorakit.library_logs import errors_alone
 from lorakit.quantization.load import is_quantized, load_as_quantized, load_quantized
 from lorakit.training.tasks.loading_problems import cannot_load, check_local, check_missing
 from lorakit.training.tasks.skeleton import given_options, model_config
@@ -58,7 +59,12 @@ def label_options(labels: Sequence[str] | None) -> dict[str, Any]:
 
 
 def load_tokenizer(
-    name: str, *, key: str = "model", is_adapter: bool = False, **options: Any
+    name: str,
+    *,
+    key: str = "model",
+    is_adapter: bool = False,
+    trust_remote_code: bool = False,
+    **options: Any,
 ) -> PreTrainedTokenizerBase:
     """Load a tokenizer and make sure that it can pad.
 
@@ -69,6 +75,7 @@ def load_tokenizer(
         name: Hub id or local directory.
         key: Where the name stands, for an error: a recipe key or a file.
         is_adapter: The directory is that of an adapter, with a tokenizer but no model in it.
+        trust_remote_code: Whether code that comes with the tokenizer may run.
         options: Passed on to `AutoTokenizer.from_pretrained`; those that are None are left out.
 
     Raises:
@@ -78,8 +85,10 @@ def load_tokenizer(
     if not is_adapter:
         check_local(name, key)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, **given_options(options))
-    except (OSError, ValueError, KeyError) as error:
+        tokenizer = load_pretrained(
+            AutoTokenizer, name, trust_remote_code=trust_remote_code, **given_options(options)
+        )
+    except Exception as error:  # the tokenizers library raises plain exceptions
         raise cannot_load(name, key, "tokenizer", error) from error
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
@@ -101,6 +110,7 @@ def load_model(
     quantization: QuantizationConfig | None = None,
     trained_in_full: Sequence[str] = (),
     device: torch.device | None = None,
+    trust_remote_code: bool = False,
     **options: Any,
 ) -> PreTrainedModel:
     """Load a base model for a task.
@@ -115,6 +125,7 @@ def load_model(
         quantization: How to keep it in fewer bits; None leaves it as it is saved.
         trained_in_full: Names of modules that are not quantised, as an adapter trains them.
         device: Where a quantised model goes; None takes the accelerator if there is one.
+        trust_remote_code: Whether code that comes with the model may run.
         options: Passed on to `from_pretrained`; those that are None are left out.
 
     Raises:
@@ -126,8 +137,9 @@ def load_model(
     with torch.random.fork_rng(), errors_alone():
         torch.manual_seed(seed)
         try:
-            config = model_config(name, options)
-            given = {
+            config = model_config(name, {**options, "trust_remote_code": trust_remote_code})
+            given: dict[str, Any] = {
+                "trust_remote_code": trust_remote_code,
                 "ignore_mismatched_sizes": has_head,
                 **{
                     key: value
@@ -150,8 +162,8 @@ def load_model(
                     auto_class, name, config, trained_in_full, device, given
                 )
             else:
-                model, info = auto_class.from_pretrained(
-                    name, config=config, output_loading_info=True, **given
+                model, info = load_pretrained(
+                    auto_class, name, config=config, output_loading_info=True, **given
                 )
         except (QuantizationError, TargetError):
             raise

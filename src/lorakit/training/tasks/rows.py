@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import compress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
 import torch
@@ -12,12 +12,8 @@ from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerBase
 
 from lorakit.errors import DataError
-from lorakit.training.data import is_missing, row_list, without_bars
+from lorakit.training.data import Place, is_missing, listed, without_bars
 from lorakit.training.tasks.tokens import batch_columns, decoded, pieces
-
-if TYPE_CHECKING:
-    from lorakit.training.data import Splits
-    from lorakit.training.recipe import DataConfig
 
 IDS = List(Value("int32"))
 """The feature of a row of token ids or labels."""
@@ -55,7 +51,7 @@ def map_rows(
         )
 
 
-def require_texts(dataset: Dataset, columns: Mapping[str, str], where: str) -> None:
+def require_texts(dataset: Dataset, columns: Mapping[str, str], where: Place | str) -> None:
     """Check that each row has a text in each of these columns.
 
     Args:
@@ -71,7 +67,7 @@ def require_texts(dataset: Dataset, columns: Mapping[str, str], where: str) -> N
         values: list[Any] = dataset[column][:]
         empty = [row for row, value in enumerate(values) if is_missing(value)]
         if empty:
-            problems.append(f"'{column}' ({key}) is empty in {row_list(empty)}")
+            problems.append(f"'{column}' ({key}) is empty in {listed(empty, where)}")
         other = [
             row
             for row, value in enumerate(values)
@@ -79,11 +75,11 @@ def require_texts(dataset: Dataset, columns: Mapping[str, str], where: str) -> N
         ]
         if other:
             kind = type(values[other[0]]).__name__
-            problems.append(f"'{column}' ({key}) holds {kind} in {row_list(other)}")
+            problems.append(f"'{column}' ({key}) holds {kind} in {listed(other, where)}")
     if problems:
         raise DataError(
-            f"Texts are missing in {where}: {'; '.join(problems)}; expected a text in each row. "
-            "Repair or remove these rows, or name another column."
+            f"Texts are missing in {where}: {'; '.join(problems)}; expected a text in each "
+            "example. Repair or remove these examples, or name another column."
         )
 
 
@@ -98,13 +94,16 @@ def tokenize_texts(
     Returns: The tokenizer's columns, and how many rows were cut.
     """
     given = (list(texts),) if pairs is None else (list(texts), list(pairs))
-    columns = dict(batch_columns(tokenizer, *given, truncation=True, max_length=max_length))
-    full = [len(ids) == max_length for ids in columns["input_ids"]]
-    again = [list(compress(part, full)) for part in given]
+    columns = batch_columns(tokenizer, *given, truncation=True, max_length=max_length)
+    made = columns["input_ids"]
+    # A special token that was there twice has been removed after the cut, at either end.
+    may_be_cut = [len(ids) >= max_length - 2 for ids in made]
+    again = [list(compress(part, may_be_cut)) for part in given]
     cut = 0
     if again[0]:
         whole = batch_columns(tokenizer, *again, verbose=False)["input_ids"]
-        cut = sum(len(ids) > max_length for ids in whole)
+        kept = compress(made, may_be_cut)
+        cut = sum(len(ids) > len(short) for ids, short in zip(whole, kept, strict=True))
     return columns, cut
 
 
@@ -112,7 +111,7 @@ def cut_note(cut: int, rows: int, max_length: int, kind: str) -> list[str]:
     """Say how many rows were cut, if any."""
     if not cut:
         return []
-    return [f"{cut} of {rows} {kind} rows were cut to {max_length} tokens (data.max_length)."]
+    return [f"{cut} of {rows} {kind} examples were cut to {max_length} tokens (data.max_length)."]
 
 
 def readable(tokenizer: PreTrainedTokenizerBase, ids: torch.Tensor | Sequence[int]) -> list[str]:
@@ -123,15 +122,6 @@ def readable(tokenizer: PreTrainedTokenizerBase, ids: torch.Tensor | Sequence[in
         piece if not text or "\N{REPLACEMENT CHARACTER}" in text else text
         for piece, text in zip(pieces(tokenizer, numbers), texts, strict=True)
     ]
-
-
-def split_rows(splits: Splits, data: DataConfig) -> list[tuple[Dataset, str, str]]:
-    """Return each split's rows with its kind and what to call it in an error."""
-    parts = [(splits.train, "training", f"the training rows of '{data.train}'")]
-    if splits.validation is not None:
-        source = data.validation or data.train
-        parts.append((splits.validation, "validation", f"the validation rows of '{source}'"))
-    return parts
 
 
 def first_rows(dataset: Dataset, n: int) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from transformers import (
 
 from lorakit.config import TaskType
 from lorakit.errors import ConfigError
-from lorakit.training.data import require_columns
+from lorakit.training.data import require_columns, unused_note
 from lorakit.training.tasks.base import Encoded, SampleRow, Task
 from lorakit.training.tasks.metrics import rouge_metrics
 from lorakit.training.tasks.pretrained import model_limit, resolve_max_length
@@ -32,7 +32,6 @@ from lorakit.training.tasks.rows import (
     map_rows,
     readable,
     require_texts,
-    split_rows,
     tokenize_texts,
 )
 from lorakit.training.tasks.sequence_trainer import SequenceTrainer
@@ -82,7 +81,8 @@ class Seq2SeqLM(Task):
         encoded: dict[str, Dataset] = {}
         notes = self.fresh_notes(recipe, model)
         columns = {"data.source": data.source, "data.target": data.target}
-        for rows, kind, where in split_rows(splits, data):
+        notes += unused_note(splits.train, columns.values())
+        for rows, kind, where in splits.parts(data):
             require_columns(rows, columns, where)
             require_texts(rows, columns, where)
             encoded[kind], cut, cut_targets = _encode(rows, data, tokenizer, max_length)

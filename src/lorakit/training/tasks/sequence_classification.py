@@ -18,10 +18,10 @@ from transformers import (
 
 from lorakit.config import TaskType
 from lorakit.errors import DataError
-from lorakit.training.data import require_columns
+from lorakit.training.data import Place, require_columns, unused_note
 from lorakit.training.tasks.base import Encoded, SampleRow, Task
 from lorakit.training.tasks.counted_loss import CountedLossTrainer
-from lorakit.training.tasks.labels import names_of, require_seen, sorted_names
+from lorakit.training.tasks.labels import label_notes, names_of, require_seen, sorted_names
 from lorakit.training.tasks.metrics import classification_metrics, first_output
 from lorakit.training.tasks.pretrained import resolve_max_length
 from lorakit.training.tasks.rows import (
@@ -31,7 +31,6 @@ from lorakit.training.tasks.rows import (
     map_rows,
     readable,
     require_texts,
-    split_rows,
     tokenize_texts,
 )
 
@@ -51,10 +50,14 @@ class SequenceClassification(Task):
         """Return transformers' TrainingArguments."""
         return TrainingArguments
 
+    def label_column(self, recipe: Recipe) -> str:
+        """Return the column of the classes."""
+        return recipe.data.label
+
     def labels(self, splits: Splits, recipe: Recipe) -> tuple[str, ...]:
         """Return the class names: a ClassLabel feature's own, else those found, sorted."""
         data = recipe.data
-        where = f"the training rows of '{data.train}'"
+        where = splits.training_place(data)
         require_columns(splits.train, _columns(data), where)
         names = sorted_names(splits.train, data.label, where)
         if len(names) < 2:
@@ -75,10 +78,12 @@ class SequenceClassification(Task):
         """Tokenize the texts and number the labels."""
         data = recipe.data
         max_length = resolve_max_length(data.max_length, model, tokenizer)
-        parts = split_rows(splits, data)
+        parts = splits.parts(data)
         names = {kind: _names(rows, data, where) for rows, kind, where in parts}
         encoded: dict[str, Dataset] = {}
         notes = self.fresh_notes(recipe, model)
+        notes += label_notes(labels or (), data.label)
+        notes += unused_note(splits.train, _columns(data).values())
         for rows, kind, where in parts:
             seen = set(names["training"])
             require_seen(seen, [[name] for name in names[kind]], data.label, where)
@@ -142,7 +147,7 @@ def _columns(data: DataConfig) -> dict[str, str]:
     return columns | ({"data.text_pair": data.text_pair} if data.text_pair else {})
 
 
-def _names(rows: Dataset, data: DataConfig, where: str) -> list[str]:
+def _names(rows: Dataset, data: DataConfig, where: Place) -> list[str]:
     """Check the columns and texts of a split and return its labels."""
     columns = _columns(data)
     require_columns(rows, columns, where)

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from lorakit.errors import ConfigError
+from lorakit.foreign_code import build_from_config, load_pretrained
 from lorakit.training.tasks.loading_problems import cannot_load, check_local
 
 _SIZES = ("vocab_size", "hidden_size", "num_hidden_layers")
@@ -40,8 +41,11 @@ def load_skeleton(
             or it brings code that must not run.
     """
     config = load_config(name, key=key, **options)
-    how = {key: options[key] for key in ("dtype", "trust_remote_code") if options.get(key)}
-    return skeleton_of(auto_class, config, name, key=key, device=device, **how)
+    dtype = {"dtype": options["dtype"]} if options.get("dtype") else {}
+    trusted = bool(options.get("trust_remote_code"))
+    return skeleton_of(
+        auto_class, config, name, key=key, device=device, trust_remote_code=trusted, **dtype
+    )
 
 
 def skeleton_of(
@@ -51,6 +55,7 @@ def skeleton_of(
     *,
     key: str = "model",
     device: torch.device | None = None,
+    trust_remote_code: bool = False,
     **how: Any,
 ) -> PreTrainedModel:
     """Build a model from a configuration that has been read.
@@ -61,14 +66,15 @@ def skeleton_of(
         name: Hub id or local directory it came from.
         key: Where the name stands, for an error.
         device: Of its parameters, which hold nothing of use; None for the meta device.
-        how: `dtype` of its parameters, and `trust_remote_code`.
+        trust_remote_code: Whether code that comes with the model may run.
+        how: `dtype` of its parameters.
 
     Raises:
         ConfigError: The model cannot do the task, or its configuration is damaged.
     """
     try:
         with torch.device(device or "meta"):
-            return auto_class.from_config(config, **how)
+            return build_from_config(auto_class, config, trust_remote_code=trust_remote_code, **how)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise cannot_load(name, key, "model", error, auto_class) from error
 
@@ -99,7 +105,8 @@ def load_config(name: str, *, key: str = "model", **options: Any) -> Any:
 def model_config(name: str, options: Mapping[str, Any]) -> Any:
     """Return the configuration of a checkpoint, with the options that change it (its labels)."""
     given = {key: value for key, value in given_options(options).items() if key != "dtype"}
-    return AutoConfig.from_pretrained(name, **given)
+    trusted = given.pop("trust_remote_code", False)
+    return load_pretrained(AutoConfig, name, trust_remote_code=trusted, **given)
 
 
 def given_options(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedTokenizerBase
 
-from lorakit.errors import ConfigError, DataError
+from lorakit.errors import ConfigError, DataError, first_few
+from lorakit.training.data import Place
+from lorakit.training.tasks.conversations import is_conversation
 from lorakit.training.tasks.tokens import end_id, token_ids, with_end
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+
     from lorakit.training.recipe import DataConfig
 
 ALPACA = ("instruction", "input", "output")
@@ -59,11 +63,63 @@ def text_columns(format_name: str, data: DataConfig) -> dict[str, str]:
     }[format_name]
 
 
-def detect_format(columns: Sequence[str], data: DataConfig, where: str) -> str:
-    """Return the layout of the rows: the recipe's, or the first whose columns are all there.
+@dataclass(frozen=True)
+class Layout:
+    """How the examples of a CAUSAL_LM dataset are laid out."""
+
+    name: str
+    """text, prompt_completion, messages or alpaca."""
+    data: DataConfig
+    """Names the columns, one that was found by its contents included."""
+    notes: tuple[str, ...] = ()
+
+
+def find_layout(rows: Dataset, data: DataConfig, where: Place | str) -> Layout:
+    """Return the layout of the examples: the recipe's, or the first whose columns are all there.
 
     Messages come before prompts, these before instructions and plain text last: a dataset with
-    rendered text beside its parts is better used by its parts.
+    rendered text beside its parts is better used by its parts. A column of messages is also
+    recognised by what it holds, as ShareGPT's "conversations".
+
+    Raises:
+        DataError: No layout fits, or the data is for preference tuning; names the columns of each
+            layout and those there are.
+    """
+    columns = rows.column_names
+    notes = []
+    if data.format in ("auto", "messages") and data.messages not in columns:
+        found = [name for name in columns if is_conversation(_first_value(rows, name))]
+        if len(found) == 1 and not _is_preference(columns):
+            data = data.model_copy(update={"messages": found[0]})
+            notes.append(f"The messages are read from the column '{found[0]}' (data.messages).")
+    name = detect_format(columns, data, where)
+    if data.format != "auto":
+        return Layout(name, data, tuple(notes))
+    if name == "prompt_completion" and isinstance(_first_value(rows, "label"), bool):
+        raise DataError(_PREFERENCE.format(where=where, what="completions that are good or bad"))
+    notes.append(f"The examples are read as '{name}', from their columns (data.format).")
+    return Layout(name, data, tuple(notes))
+
+
+_PREFERENCE = (
+    "Preference data in {where}: got {what}, expected examples to learn from as they are. "
+    "Preference tuning is not built yet. To train on the good answers alone, keep those examples "
+    "and name their columns in data.prompt and data.completion."
+)
+
+
+def _is_preference(columns: Sequence[str]) -> bool:
+    return "chosen" in columns and "rejected" in columns
+
+
+def _first_value(rows: Dataset, column: str) -> Any:
+    if column not in rows.column_names:
+        return None
+    return next((value for value in rows[column] if value is not None), None)
+
+
+def detect_format(columns: Sequence[str], data: DataConfig, where: Place | str) -> str:
+    """Return the recipe's layout, or the first whose columns are all there.
 
     Raises:
         DataError: No layout fits; names the columns of each and those there are.
@@ -74,12 +130,14 @@ def detect_format(columns: Sequence[str], data: DataConfig, where: str) -> str:
     for layout in layouts:
         if all(column in columns for column in text_columns(layout, data).values()):
             return layout
+    if _is_preference(columns):
+        raise DataError(_PREFERENCE.format(where=where, what="'chosen' and 'rejected' answers"))
     wanted = "; ".join(
         f"{layout}: {', '.join(text_columns(layout, data).values())}" for layout in layouts
     )
     raise DataError(
-        f"No known layout in {where}: got the columns {', '.join(columns)}, expected those of one "
-        f"of these: {wanted}. Name your columns in the recipe, such as data.text={columns[0]}."
+        f"No known layout in {where}: got the columns {first_few(columns, 25)}, expected those of "
+        f"one of these: {wanted}. Name your columns in the recipe, such as data.text={columns[0]}."
     )
 
 
@@ -127,19 +185,19 @@ def require_end_token(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def row_encoder(
-    format_name: str,
-    data: DataConfig,
+    layout: Layout,
     tokenizer: PreTrainedTokenizerBase,
     chat: Callable[[Mapping[str, Any]], CountedIds] | None,
 ) -> Callable[[Mapping[str, Any]], CountedIds]:
-    """Return the function that turns one row of a layout into counted ids.
+    """Return the function that turns one example of a layout into counted ids.
 
     Args:
-        format_name: The layout.
-        data: Names the columns.
+        layout: How the examples are laid out.
         tokenizer: The base model's.
-        chat: Turns a row of messages into counted ids; for the layout "messages" only.
+        chat: Turns messages in the column `data.messages` into counted ids, where the tokenizer
+            has a chat template. Instructions are then rendered as a user's message.
     """
+    data = layout.data
 
     def plain(row: Mapping[str, Any]) -> CountedIds:
         return text_ids(tokenizer, row[data.text])
@@ -148,8 +206,12 @@ def row_encoder(
         return completion_ids(tokenizer, row[data.prompt], row[data.completion])
 
     def instructed(row: Mapping[str, Any]) -> CountedIds:
-        prompt = alpaca_prompt(row[ALPACA[0]], row.get(ALPACA[1]) or "")
-        return completion_ids(tokenizer, prompt, row[ALPACA[2]])
+        instruction, given = row[ALPACA[0]], row.get(ALPACA[1]) or ""
+        if chat is None:
+            return completion_ids(tokenizer, alpaca_prompt(instruction, given), row[ALPACA[2]])
+        asked = f"{instruction}\n\n{given}" if given.strip() else instruction
+        answer = {"role": "assistant", "content": row[ALPACA[2]]}
+        return chat({data.messages: [{"role": "user", "content": asked}, answer]})
 
     encoders = {"text": plain, "prompt_completion": prompted, "alpaca": instructed}
-    return chat if format_name == "messages" and chat is not None else encoders[format_name]
+    return chat if layout.name == "messages" and chat is not None else encoders[layout.name]

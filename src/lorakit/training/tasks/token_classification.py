@@ -18,10 +18,10 @@ from transformers import (
 
 from lorakit.config import TaskType
 from lorakit.errors import ConfigError, DataError
-from lorakit.training.data import require_columns, row_list
+from lorakit.training.data import Place, is_missing, listed, require_columns, unused_note
 from lorakit.training.tasks.base import Encoded, SampleRow, Task, loading_options
 from lorakit.training.tasks.counted_loss import CountedLossTrainer
-from lorakit.training.tasks.labels import require_seen
+from lorakit.training.tasks.labels import in_order, label_notes, named, require_apart, require_seen
 from lorakit.training.tasks.metrics import first_output, token_metrics
 from lorakit.training.tasks.new_tokens import with_new_tokens
 from lorakit.training.tasks.pretrained import load_tokenizer, resolve_max_length
@@ -32,8 +32,8 @@ from lorakit.training.tasks.rows import (
     first_rows,
     map_rows,
     readable,
-    split_rows,
 )
+from lorakit.training.tasks.tokens import word_columns
 
 if TYPE_CHECKING:
     from lorakit.training.data import Splits
@@ -68,17 +68,21 @@ class TokenClassification(Task):
             )
         return with_new_tokens(tokenizer, recipe)
 
+    def label_column(self, recipe: Recipe) -> str:
+        """Return the column of the tags."""
+        return recipe.data.tags
+
     def labels(self, splits: Splits, recipe: Recipe) -> tuple[str, ...]:
         """Return the tag names: a ClassLabel feature's own, else those found, "O" first."""
         data = recipe.data
-        where = f"the training rows of '{data.train}'"
+        where = splits.training_place(data)
         require_columns(splits.train, _columns(data), where)
         names = _tag_feature_names(splits.train, data)
         if names is not None:
             return tuple(names)
         found = {tag for tags in _tag_rows(splits.train, data, where) for tag in tags}
-        numeric = all(tag.lstrip("-").isdigit() for tag in found)
-        return tuple(sorted(found, key=int if numeric else lambda tag: (tag != "O", tag)))
+        ordered = in_order(found)
+        return ("O", *(tag for tag in ordered if tag != "O")) if "O" in found else ordered
 
     def encode(
         self,
@@ -91,7 +95,7 @@ class TokenClassification(Task):
         """Tokenize the words; the tag counts on the first token of each word."""
         data = recipe.data
         max_length = resolve_max_length(data.max_length, model, tokenizer)
-        parts = split_rows(splits, data)
+        parts = splits.parts(data)
         tags: dict[str, list[list[str]]] = {}
         for rows, kind, where in parts:
             require_columns(rows, _columns(data), where)
@@ -99,6 +103,8 @@ class TokenClassification(Task):
         seen = {tag for row in tags["training"] for tag in row}
         encoded: dict[str, Dataset] = {}
         notes = self.fresh_notes(recipe, model)
+        notes += label_notes(labels or (), data.tags)
+        notes += unused_note(splits.train, _columns(data).values())
         for rows, kind, where in parts:
             require_seen(seen, tags[kind], data.tags, where)
             made, cut = _encode(rows, tags[kind], data, tokenizer, labels or (), max_length)
@@ -171,7 +177,7 @@ def _tag_feature_names(rows: Dataset, data: DataConfig) -> list[str] | None:
     return inner.names if isinstance(inner, ClassLabel) else None
 
 
-def _tag_rows(rows: Dataset, data: DataConfig, where: str) -> list[list[str]]:
+def _tag_rows(rows: Dataset, data: DataConfig, where: Place) -> list[list[str]]:
     """Return the tag names of each row, after checking that words and tags fit together.
 
     Raises:
@@ -182,33 +188,38 @@ def _tag_rows(rows: Dataset, data: DataConfig, where: str) -> list[list[str]]:
     all_tags: list[Any] = rows[data.tags][:]
     wrong: dict[str, list[int]] = {}
     for row, (words, tags) in enumerate(zip(all_words, all_tags, strict=True)):
-        problem = _row_problem(words, tags)
+        problem = _row_problem(words, tags, names)
         if problem:
             wrong.setdefault(problem, []).append(row)
     if wrong:
-        listed = "; ".join(f"{row_list(at)}: {problem}" for problem, at in wrong.items())
+        problems = "; ".join(f"{listed(at, where)}: {said}" for said, at in wrong.items())
         raise DataError(
             f"Words and tags do not fit together in {where}, columns '{data.tokens}' and "
-            f"'{data.tags}': {listed}; expected a list of words and as many tags in each row. "
-            "Repair or remove these rows."
+            f"'{data.tags}': {problems}; expected a list of words and as many tags in each "
+            "example. Repair or remove these examples."
         )
     if names is None:
+        require_apart(all_tags, data.tags, where)
         return [[str(tag) for tag in tags] for tags in all_tags]
     return [[names[tag] for tag in tags] for tags in all_tags]
 
 
-def _row_problem(words: Any, tags: Any) -> str | None:
+def _row_problem(words: Any, tags: Any, names: Sequence[str] | None) -> str | None:
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         return "the words are no list of texts"
-    if not isinstance(tags, list) or not all(
-        isinstance(tag, (str, int)) and tag != "" and tag != -1 for tag in tags
-    ):
+    if not isinstance(tags, list) or not all(_is_tag(tag, names) for tag in tags):
         return "the tags are no list of texts or integers"
     if not words:
         return "no words"
     if len(words) != len(tags):
         return f"{len(words)} words but {len(tags)} tags"
     return None
+
+
+def _is_tag(tag: Any, names: Sequence[str] | None) -> bool:
+    if names is not None:
+        return named(names, tag) is not None
+    return isinstance(tag, (str, int)) and not is_missing(tag) and tag != -1
 
 
 def _encode(
@@ -230,12 +241,10 @@ def _encode(
     cut_rows: list[int] = []
 
     def tokenize(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        made = tokenizer(
-            batch["words"], is_split_into_words=True, truncation=True, max_length=max_length
-        )
+        made, word_of = word_columns(tokenizer, batch["words"], max_length)
         all_targets = []
         for row, row_tags in enumerate(batch["tags"]):
-            words = made.word_ids(row)
+            words = word_of[row]
             before = [None, *words[:-1]]
             all_targets.append(
                 [
@@ -244,7 +253,7 @@ def _encode(
                 ]
             )
             last = max((word for word in words if word is not None), default=-1)
-            is_full = len(words) == max_length
+            is_full = len(words) >= max_length - 2
             cut_rows.append(int(is_full and last + 1 < len(row_tags)))
         return {**made, "labels": all_targets}
 
@@ -252,11 +261,11 @@ def _encode(
     return map_rows(numbered, tokenize, features), sum(cut_rows)
 
 
-def _require_counted(made: Dataset, where: str, max_length: int) -> None:
+def _require_counted(made: Dataset, where: Place, max_length: int) -> None:
     rows: list[list[int]] = made["labels"][:]
     if all(label == NOT_COUNTED for row in rows for label in row):
         raise DataError(
-            f"Nothing can be learnt from {where}: no word of {len(rows)} rows has a token within "
-            f"{max_length} tokens (data.max_length), so no tag counts in the loss. Raise "
+            f"Nothing can be learnt from {where}: no word of {len(rows)} examples has a token "
+            f"within {max_length} tokens (data.max_length), so no tag counts in the loss. Raise "
             "data.max_length, or check the words."
         )

@@ -88,7 +88,7 @@ def prepare():
 
         recipe = make_recipe(task, model, train, **options)
         chosen = task_for(recipe.task)
-        splits = load_splits(recipe.data, 42)
+        splits = load_splits(recipe.data, 42, chosen.label_column(recipe))
         labels = chosen.labels(splits, recipe)
         tokenizer = chosen.load_tokenizer(recipe)
         base = chosen.load_base(recipe, tokenizer, labels)

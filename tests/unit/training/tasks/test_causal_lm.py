@@ -23,7 +23,9 @@ def test_plain_text_counts_in_full(prepare, tiny_gpt2_dir, text_jsonl):
     row = made.encoded.train[0]
     assert row["labels"] == row["input_ids"]
     assert counted_text(made) == made.splits.train[0]["text"] + "</s>"
-    assert made.encoded.notes[0] == "The rows are read as 'text', from their columns (data.format)."
+    assert made.encoded.notes[0] == (
+        "The examples are read as 'text', from their columns (data.format)."
+    )
     assert made.encoded.settings["stop_token_ids"] == (made.tokenizer.eos_token_id,)
 
 
@@ -107,8 +109,8 @@ def test_cut_rows_are_counted_and_those_without_an_answer_left_out(prepare, tiny
 
     assert len(made.encoded.train) == 6
     assert made.encoded.notes[1:] == (
-        "2 of 8 training rows were cut to 12 tokens (data.max_length).",
-        "2 of 8 training rows were left out: none of their tokens counts within 12 tokens.",
+        "2 of 8 training examples were cut to 12 tokens (data.max_length).",
+        "2 of 8 training examples were left out: none of their tokens counts within 12 tokens.",
     )
 
 
@@ -244,16 +246,18 @@ def test_all_answers_cut_away(prepare, tiny_gpt2_dir, prompt_jsonl):
     assert message(
         prepare, tiny_gpt2_dir, prompt_jsonl, DataError, max_length=3, validation_fraction=0
     ) == (
-        f"Nothing can be learnt from the training rows of '{prompt_jsonl}': no token of any row "
-        "counts in the loss. 24 rows are longer than 3 tokens, and what counts comes after the "
-        "cut. Raise data.max_length, or shorten what comes before."
+        f"Nothing can be learnt from the training examples of '{prompt_jsonl}': no token of any "
+        "example counts in the loss. 24 examples are longer than 3 tokens, and what counts comes "
+        "after the cut. Raise data.max_length, or shorten what comes before."
     )
 
 
 def test_first_token_alone_teaches_nothing(prepare, tiny_gpt2_dir, text_jsonl):
     said = message(prepare, tiny_gpt2_dir, text_jsonl, DataError, max_length=1)
 
-    assert "no token of any row counts in the loss. 18 rows are longer than 1 tokens" in said
+    assert (
+        "no token of any example counts in the loss. 18 examples are longer than 1 tokens" in said
+    )
 
 
 def test_template_that_marks_nothing(prepare, tiny_llama_dir, chat_jsonl, tmp_path):
@@ -270,9 +274,9 @@ def test_template_that_marks_nothing(prepare, tiny_llama_dir, chat_jsonl, tmp_pa
     )
 
     assert said == (
-        f"Nothing can be learnt from the training rows of '{chat_jsonl}': no token of any row "
-        "counts in the loss. The chat template marks nothing as the assistant's. Check the roles, "
-        "or set training.assistant_only_loss=false."
+        f"Nothing can be learnt from the training examples of '{chat_jsonl}': no token of any "
+        "example counts in the loss. The chat template marks nothing as the assistant's. Check "
+        "the roles, or set training.assistant_only_loss=false."
     )
 
 
@@ -291,8 +295,8 @@ def test_assistant_only_loss_needs_an_assistant(prepare, tiny_gpt2_dir, text_jso
     )
 
     assert said.startswith(
-        "Only conversations have an assistant: got training.assistant_only_loss=true for rows "
-        "read as 'text', expected 'messages'."
+        "Only conversations have an assistant: got training.assistant_only_loss=true for "
+        "examples read as 'text', expected 'messages'."
     )
 
 

@@ -1,14 +1,8 @@
 import pytest
-from datasets import Dataset
 from transformers import AutoTokenizer
 
 from lorakit.errors import ConfigError, DataError, MissingFileError
-from lorakit.training.tasks.chat import (
-    ChatEncoder,
-    check_conversations,
-    clean_messages,
-    read_template,
-)
+from lorakit.training.tasks.chat import ChatEncoder, read_template
 
 UNMARKED = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>"
@@ -104,37 +98,10 @@ def test_conversation_the_template_refuses(tokenizer):
     )
 
 
-def test_keys_a_table_has_filled_with_none_are_dropped():
-    rows = Dataset.from_list(
-        [{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "name": "b"}]}]
-    )
-
-    assert clean_messages(rows[0]["messages"]) == [
-        {"role": "user", "content": "a"},
-        {"role": "assistant", "name": "b"},
-    ]
-
-
 def test_sharegpt_messages(tokenizer):
     talk = [{"from": "human", "value": "the sky?"}, {"from": "gpt", "value": "blue"}]
 
     assert counted_text(tokenizer, talk)[1] == "blue<|end|>"
-
-
-def test_malformed_conversations_are_listed():
-    user, assistant = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
-    rows = [[user, assistant], [], [user], [{"role": "user"}, assistant], [user]]
-    table = Dataset.from_list([{"talk": row} for row in rows])
-
-    with pytest.raises(DataError) as caught:
-        check_conversations(table, "talk", "the rows of 'x'")
-
-    assert str(caught.value) == (
-        "Conversations are malformed in the rows of 'x', column 'talk': row 2: no list of "
-        "messages; rows 3, 5: no message by 'assistant'; row 4: a message without content; "
-        "expected a list of messages such as {'role': 'user', 'content': 'Hello'}, one of them by "
-        "'assistant'. Repair or remove these rows."
-    )
 
 
 def test_template_file(tmp_path):

@@ -31,9 +31,9 @@ def test_cut_rows_and_targets_are_counted(prepare, tiny_t5_dir, summary_parquet)
     made = prepare(TASK, tiny_t5_dir, summary_parquet, max_length=4, max_target_length=2)
 
     assert made.encoded.notes == (
-        "24 of 24 training rows were cut to 4 tokens (data.max_length).",
+        "24 of 24 training examples were cut to 4 tokens (data.max_length).",
         "24 of 24 training targets were cut to 2 tokens (data.max_target_length).",
-        "8 of 8 validation rows were cut to 4 tokens (data.max_length).",
+        "8 of 8 validation examples were cut to 4 tokens (data.max_length).",
         "8 of 8 validation targets were cut to 2 tokens (data.max_target_length).",
     )
     assert {len(ids) for ids in made.encoded.train["labels"]} == {2}
@@ -125,4 +125,4 @@ def test_missing_column_and_empty_target(prepare, tiny_t5_dir, summary_parquet, 
     path = jsonl([{"source": "a", "target": "b"}, {"source": "a", "target": ""}])
     with pytest.raises(DataError) as caught:
         prepare(TASK, tiny_t5_dir, path, validation_fraction=0)
-    assert "'target' (data.target) is empty in row 2;" in str(caught.value)
+    assert "'target' (data.target) is empty in example 2 (line 2);" in str(caught.value)

@@ -103,8 +103,8 @@ def test_long_rows_are_cut_and_counted(prepare, tiny_distilbert_dir, cls_csv):
 
     assert {len(ids) for ids in made.encoded.train["input_ids"]} == {5}
     assert made.encoded.notes[1:] == (
-        "36 of 36 training rows were cut to 5 tokens (data.max_length).",
-        "12 of 12 validation rows were cut to 5 tokens (data.max_length).",
+        "36 of 36 training examples were cut to 5 tokens (data.max_length).",
+        "12 of 12 validation examples were cut to 5 tokens (data.max_length).",
     )
     exact = prepare(TASK, tiny_distilbert_dir, cls_csv, max_length=7)
     assert len(exact.encoded.notes) == 1  # rows of 7 tokens lose nothing
@@ -168,9 +168,10 @@ def test_label_unseen_in_training(prepare, tiny_distilbert_dir, jsonl):
     other = jsonl(rows, "other.jsonl")
 
     assert message(prepare, tiny_distilbert_dir, train, validation=other) == (
-        f"Labels unseen in training in the validation rows of '{other}', column 'label': 'c' in "
-        "rows 2, 3; 'A' in row 4. Labels of the training rows: a, b. Correct "
-        "these rows, remove them, or add such rows to the training data."
+        f"Labels unseen in training in the validation examples of '{other}', column 'label': 'c' "
+        "in examples 2, 3 (lines 2, 3); 'A' in example 4 (line 4). Labels of the training "
+        "examples: a, b. Correct these examples, remove them, or add such examples to the "
+        "training data."
     )
 
 
@@ -184,13 +185,13 @@ def test_class_name_without_training_rows_is_unseen_too(prepare, tiny_distilbert
         prepare, tiny_distilbert_dir, str(tmp_path / "train"), validation=str(tmp_path / "other")
     )
 
-    assert "column 'label': 'c' in row 1." in said
+    assert "column 'label': 'c' in example 1." in said
 
 
 def test_missing_column(prepare, tiny_distilbert_dir, cls_csv):
     assert message(prepare, tiny_distilbert_dir, cls_csv, label="lable") == (
-        f"Columns are missing in the training rows of '{cls_csv}': data.label: got 'lable', "
-        "expected a column of the rows. Did you mean 'label'? Columns there are: text, label. "
+        f"Columns are missing in the training examples of '{cls_csv}': data.label: got 'lable', "
+        "expected a column of the data. Did you mean 'label'? Columns there are: text, label. "
         "Name them in the recipe, as in data.label=text."
     )
 
@@ -199,14 +200,16 @@ def test_missing_labels_and_texts(prepare, tiny_distilbert_dir, jsonl):
     rows = [{"text": "good", "label": "a"}, {"text": "bad", "label": None}] * 2
     path = jsonl(rows, "labels.jsonl")
     assert message(prepare, tiny_distilbert_dir, path, validation_fraction=0) == (
-        f"Labels are missing in the training rows of '{path}', column 'label': rows 2, 4 of 4 "
-        "have none, expected one in each row. Label these rows or remove them."
+        f"Labels are missing in the training examples of '{path}', column 'label': examples 2, 4 "
+        "(lines 2, 4) of 4 have none, expected one in each example. Label these examples or remove "
+        "them."
     )
     rows = [{"text": text, "label": "ab"[i % 2]} for i, text in enumerate(["x", " ", None, "y"])]
     path = jsonl(rows, "texts.jsonl")
     assert message(prepare, tiny_distilbert_dir, path, validation_fraction=0) == (
-        f"Texts are missing in the training rows of '{path}': 'text' (data.text) is empty in rows "
-        "2, 3; expected a text in each row. Repair or remove these rows, or name another column."
+        f"Texts are missing in the training examples of '{path}': 'text' (data.text) is empty in "
+        "examples 2, 3 (lines 2, 3); expected a text in each example. Repair or remove these "
+        "examples, or name another column."
     )
 
 
@@ -214,9 +217,10 @@ def test_what_is_no_label(prepare, tiny_distilbert_dir, jsonl):
     path = jsonl([{"text": "good", "label": i / 2} for i in range(4)])
 
     assert message(prepare, tiny_distilbert_dir, path, validation_fraction=0) == (
-        f"These are no class labels in the training rows of '{path}', column 'label': got float "
-        "such as 0.0, expected one kind of text, integers or true/false. Name the right column in "
-        "data.label."
+        f"These are no class labels in the training examples of '{path}', column 'label': got 0.0 "
+        "in example 1 (line 1), expected text, integers or true/false. Such labels are numbers "
+        "with a fraction. Regression is not built yet; name a column of classes in data.label, or "
+        "make classes of these."
     )
 
 
@@ -225,14 +229,16 @@ def test_texts_that_are_numbers(prepare, tiny_distilbert_dir, jsonl):
 
     said = message(prepare, tiny_distilbert_dir, path, validation_fraction=0)
 
-    assert "'text' (data.text) holds int in rows 1, 2, 3, 4; expected a text in each row." in said
+    assert (
+        "'text' (data.text) holds int in examples 1, 2, 3, 4 (lines 1, 2, 3, 4); expected" in said
+    )
 
 
 def test_one_label_only(prepare, tiny_distilbert_dir, jsonl):
     path = jsonl([{"text": "good", "label": "a"}] * 4)
 
     assert message(prepare, tiny_distilbert_dir, path) == (
-        f"Nothing to tell apart in the training rows of '{path}', column 'label': got the one "
+        f"Nothing to tell apart in the training examples of '{path}', column 'label': got the one "
         "label 'a', expected at least 2. Name the right column in data.label."
     )
 

@@ -74,7 +74,9 @@ def test_byte_level_words_begin_with_their_space(prepare, tiny_gpt2_dir, ner_jso
 def test_rows_that_lose_words_are_counted(prepare, tiny_bert_dir, ner_jsonl):
     made = prepare(TASK, tiny_bert_dir, ner_jsonl, max_length=5)
 
-    assert "24 of 24 training rows were cut to 5 tokens (data.max_length)." in made.encoded.notes
+    assert (
+        "24 of 24 training examples were cut to 5 tokens (data.max_length)." in made.encoded.notes
+    )
     longest = max(len(row["tokens"]) for row in made.splits.train) * 4
     assert len(prepare(TASK, tiny_bert_dir, ner_jsonl, max_length=longest).encoded.notes) == 1
 
@@ -106,10 +108,10 @@ def test_words_and_tags_that_do_not_fit(prepare, tiny_bert_dir, jsonl):
     path = jsonl(rows)
 
     assert message(prepare, tiny_bert_dir, path, validation_fraction=0) == (
-        f"Words and tags do not fit together in the training rows of '{path}', columns 'tokens' "
-        "and 'tags': row 2: 3 words but 2 tags; row 3: no words; row 4: the tags are no list of "
-        "texts or integers; expected a list of words and as many tags in each row. Repair or "
-        "remove these rows."
+        f"Words and tags do not fit together in the training examples of '{path}', columns "
+        "'tokens' and 'tags': example 2 (line 2): 3 words but 2 tags; example 3 (line 3): no "
+        "words; example 4 (line 4): the tags are no list of texts or integers; expected a list of "
+        "words and as many tags in each example. Repair or remove these examples."
     )
 
 
@@ -118,7 +120,7 @@ def test_column_of_texts_in_place_of_words(prepare, tiny_bert_dir, jsonl):
 
     said = message(prepare, tiny_bert_dir, path, validation_fraction=0)
 
-    assert "rows 1, 2: the words are no list of texts" in said
+    assert "examples 1, 2 (lines 1, 2): the words are no list of texts" in said
 
 
 def test_missing_column(prepare, tiny_bert_dir, ner_jsonl):
@@ -134,16 +136,16 @@ def test_tag_unseen_in_training(prepare, tiny_bert_dir, ner_jsonl, jsonl):
     said = message(prepare, tiny_bert_dir, ner_jsonl, validation=other)
 
     assert said.startswith(
-        f"Labels unseen in training in the validation rows of '{other}', column 'tags': 'B-ORG' in "
-        "row 1. Labels of the training rows: B-LOC, B-PER, O."
+        f"Labels unseen in training in the validation examples of '{other}', column 'tags': "
+        "'B-ORG' in example 1. Labels of the training examples: B-LOC, B-PER, O."
     )
 
 
 def test_all_tags_cut_away(prepare, tiny_bert_dir, ner_jsonl):
     assert message(prepare, tiny_bert_dir, ner_jsonl, max_length=2) == (
-        f"Nothing can be learnt from the training rows of '{ner_jsonl}': no word of 24 rows has a "
-        "token within 2 tokens (data.max_length), so no tag counts in the loss. Raise "
-        "data.max_length, or check the words."
+        f"Nothing can be learnt from the training examples of '{ner_jsonl}': no word of 24 "
+        "examples has a token within 2 tokens (data.max_length), so no tag counts in the loss. "
+        "Raise data.max_length, or check the words."
     )
 
 

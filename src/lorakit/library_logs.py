@@ -1,4 +1,4 @@
-"""What transformers logs while it loads and changes models."""
+"""What the libraries underneath log, and which of it a user should not have to read."""
 
 import logging
 from collections.abc import Iterator
@@ -15,6 +15,19 @@ def errors_alone() -> Iterator[None]:
         yield
     finally:
         logger.removeFilter(_is_error)
+
+
+def hide_missing_kernels() -> None:
+    """Hide what bitsandbytes says of a package that it can do without.
+
+    On processors with bfloat16 instructions it looks for `kernels` while it is imported, which
+    transformers' Trainer does too, and warns where that is not installed.
+    """
+    logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_is_not_of_kernels)
+
+
+def _is_not_of_kernels(record: logging.LogRecord) -> bool:
+    return "kernels-community" not in record.getMessage()
 
 
 def _is_error(record: logging.LogRecord) -> bool:

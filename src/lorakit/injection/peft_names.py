@@ -1,0 +1,120 @@
+"""What PEFT 0.21 makes of the names of modules in adapter files, by the type of the model.
+
+With transformers 5 the experts of a mixture are stacked in parameters. So that adapters made with
+transformers 4 still load, PEFT takes some names in `target_modules` for those of experts' weights
+in certain types of models, and drops the modules: also the layers of that name that remain, in
+shared experts and dense blocks. The names of their weights in `target_parameters` stay.
+
+It also renames the keys of every file as transformers renames those of older checkpoints, which
+changes some names of today as well.
+"""
+
+from collections.abc import Iterable
+
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.conversion_mapping import (
+    get_checkpoint_conversion_mapping,
+    get_model_conversion_mapping,
+)
+from transformers.core_model_loading import WeightRenaming, rename_source_key
+
+from lorakit.config import LoraConfig
+from lorakit.errors import first_few
+
+_MIXTRAL_NAMES = frozenset({"gate", "w1", "w2", "w3"})
+_QWEN2_NAMES = frozenset({"gate", "gate_proj", "up_proj", "down_proj"})
+
+NAMES_OF_EXPERTS = {
+    **dict.fromkeys(("mixtral", "minimax", "minimax_m2"), _MIXTRAL_NAMES),
+    **dict.fromkeys(
+        (
+            *("Dots3NoteTextModel", "UnlimitedOcrTextModel", "afmoe", "beam", "cohere2_moe"),
+            *("deepseek_v2", "deepseek_v3", "deepseek_v32", "dots1", "ernie4_5_moe"),
+            *("exaone_moe", "flex_olmo", "glm4_moe", "glm4_moe_lite", "glm4v_moe"),
+            *("glm_moe_dsa", "hunyuan_v1_moe", "longcat_flash", "mellum", "olmoe", "qwen3_moe"),
+            *("qwen3_next", "qwen3_omni_moe", "qwen3_omni_moe_text", "qwen3_omni_moe_thinker"),
+            "solar_open",
+        ),
+        _QWEN2_NAMES,
+    ),
+}
+"""Last parts of module paths that PEFT takes for experts' weights, by `model_type`."""
+
+FORBIDDEN_NAMES = dict.fromkeys(
+    ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"),
+    frozenset({"out_proj", "conv1d"}),
+)
+"""Last parts of module paths that PEFT refuses to adapt, by `model_type`."""
+
+
+def is_taken_for_experts(model: nn.Module, path: str) -> bool:
+    """Return whether PEFT drops a module that `target_modules` names in this model."""
+    return _last(path) in NAMES_OF_EXPERTS.get(model_type_of(model), ())
+
+
+def is_forbidden(model: nn.Module, path: str) -> bool:
+    """Return whether PEFT refuses to adapt a module of this model, however it is named."""
+    return _last(path) in FORBIDDEN_NAMES.get(model_type_of(model), ())
+
+
+def unread_by_peft(model: nn.Module, config: LoraConfig, paths: Iterable[str]) -> str | None:
+    """Return why PEFT does not read an adapter of these modules as lorakit does, or None.
+
+    Args:
+        model: The base.
+        config: The adapter's settings.
+        paths: What it adapts.
+    """
+    kind = f"models of type {model_type_of(model)!r}"
+    paths = list(paths)
+    forbidden = [path for path in paths if is_forbidden(model, path)]
+    if forbidden:
+        return (
+            f"PEFT does not read this adapter: it refuses to adapt {_names_of(forbidden)} in "
+            f"{kind}, expected other modules. Leave them out with exclude_modules, or merge the "
+            "adapter, where it is to be read by PEFT."
+        )
+    renamed = _renamed(model, paths)
+    if renamed:
+        return (
+            f"PEFT does not read this adapter: in {kind} it changes the keys of "
+            f"{_names_of(renamed)} to those of modules that are not there, and drops their "
+            "factors. Leave them out with exclude_modules, or merge the adapter, where it is to be "
+            "read by PEFT."
+        )
+    taken = [path for path in paths if config.use_dora and is_taken_for_experts(model, path)]
+    if taken:
+        return (
+            f"PEFT does not read this adapter: it takes {_names_of(taken)} for the names of "
+            f"experts in {kind}, whose weights have no magnitude there, expected other modules "
+            "with use_dora. Leave them out with exclude_modules, leave use_dora out, or merge the "
+            "adapter, where it is to be read by PEFT."
+        )
+    return None
+
+
+def _renamed(model: nn.Module, paths: Iterable[str]) -> list[str]:
+    """Return the modules whose keys PEFT changes when it reads a file."""
+    is_converted = get_checkpoint_conversion_mapping(model_type_of(model)) is not None
+    if not isinstance(model, PreTrainedModel) or not is_converted:
+        return []
+    conversions = get_model_conversion_mapping(model)
+    renamings = [c for c in conversions if isinstance(c, WeightRenaming)]
+    keys = {path: f"{path}.lora_A.default.weight" for path in paths}
+    renamed = {path: rename_source_key(key, renamings, [])[0] for path, key in keys.items()}
+    # A name that has only lost its beginning is given back.
+    return [path for path, key in keys.items() if not key.endswith(renamed[path])]
+
+
+def _names_of(paths: Iterable[str]) -> str:
+    return first_few(sorted({_last(path) for path in paths}), 4)
+
+
+def model_type_of(model: nn.Module) -> str:
+    """Return what a transformers model's configuration calls its type, else an empty string."""
+    return str(getattr(getattr(model, "config", None), "model_type", ""))
+
+
+def _last(path: str) -> str:
+    return path.rpartition(".")[2]

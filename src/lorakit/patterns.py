@@ -1,0 +1,90 @@
+"""Regular expressions from configurations, matched in bounded time.
+
+Expressions have the syntax and meaning of Python's `re`. They are matched by `regex`, which can be
+stopped: a pattern from a file such as "([a-z.]+)+!" would take longer than any machine lives.
+"""
+
+import re
+import time
+import warnings
+from functools import lru_cache
+from typing import Any
+
+import regex
+
+from lorakit.errors import ConfigError
+
+_MOST_S = 2.0
+"""Of one match, and of all slow ones of a pattern together."""
+
+_SLOW_S = 0.05
+"""A module's name takes microseconds; a process that waits for others may take this."""
+
+_SHOWN = 200
+
+
+class _Pattern:
+    """A compiled pattern, and the seconds that its slow matches have taken."""
+
+    def __init__(self, pattern: str) -> None:
+        self.compiled = regex.compile(pattern)
+        self.spent_s = 0.0
+
+
+@lru_cache(maxsize=4096)
+def _known(pattern: str) -> _Pattern:
+    return _Pattern(pattern)
+
+
+def pattern_problem(pattern: str) -> str | None:
+    """Say why a text is not a regular expression; None where it is one.
+
+    >>> pattern_problem(r"layers\\.[0-9]+")
+    >>> pattern_problem("(q")
+    'missing ), unterminated subpattern at position 0'
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of syntax that may change its meaning one day
+            re.compile(pattern)
+            _known(pattern)
+    except (re.error, regex.error) as error:
+        return str(error)
+    except (RecursionError, OverflowError, MemoryError):
+        return "it is nested too deeply or repeats too often"
+    return None
+
+
+def match_pattern(pattern: str, text: str, *, whole: bool = False) -> Any:
+    """Return the match of a regular expression at the beginning of a text, or None.
+
+    Args:
+        pattern: As in `re`.
+        text: A module's path.
+        whole: Whether the text has to match up to its end.
+
+    Raises:
+        ConfigError: The pattern takes too long.
+    """
+    known = _known(pattern)
+    function = known.compiled.fullmatch if whole else known.compiled.match
+    began = time.monotonic()
+    try:
+        found = function(text, timeout=_MOST_S)
+    except TimeoutError:
+        raise _too_slow(pattern, text) from None
+    spent = time.monotonic() - began
+    if spent > _SLOW_S:
+        known.spent_s += spent
+        if known.spent_s > _MOST_S:
+            raise _too_slow(pattern, text)
+    return found
+
+
+def _too_slow(pattern: str, text: str) -> ConfigError:
+    shown = pattern if len(pattern) <= _SHOWN else f"{pattern[:_SHOWN]}…"
+    return ConfigError(
+        f"The regular expression {shown!r} takes too long: got more than {_MOST_S:g} s for {text!r}"
+        ", expected one that matches module names at once. Do not repeat a group that repeats "
+        "something itself, or list names instead."
+    )
