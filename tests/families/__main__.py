@@ -4,7 +4,7 @@ import argparse
 import sys
 import warnings
 
-from tests.families.outcomes import RECORDED, as_json
+from tests.families.outcomes import RECORDED, as_json, recorded
 from tests.families.page import PAGE, with_table
 from tests.families.sweep import print_chunk, swept
 
@@ -35,7 +35,9 @@ def main() -> int:
     slowest = sorted(seconds, key=lambda family: -seconds[family])[:5]
     print(f"{len(found)} families: {wrong} wrong somewhere, {refused} refused somewhere")
     print("slowest: " + ", ".join(f"{family} {seconds[family]:.1f} s" for family in slowest))
-    if options.write and not options.only:
+    if options.write:
+        earlier = recorded() if options.only and RECORDED.exists() else {}
+        found = {family: one for family, one in (earlier | found).items() if family in FAMILIES}
         RECORDED.write_text(as_json(found), encoding="utf-8")
         page = PAGE.read_text(encoding="utf-8")
         PAGE.write_text(with_table(page, found), encoding="utf-8")

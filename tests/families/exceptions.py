@@ -40,7 +40,13 @@ MODEL_CLASSES = {
 _EXPERTS = {"n_routed_experts": 4, "num_experts_per_tok": 2}
 
 
-_INDEXER = {"indexer_budget": 16, "indexer_compress_ratio": 4}
+_INDEXER = {
+    "indexer_budget": 16,
+    "indexer_compress_ratio": 4,
+    "indexer_n_heads": 4,
+    "indexer_kv_heads": 2,
+    "indexer_head_dim": 16,
+}
 
 
 def _rope(*sections: int) -> dict[str, Any]:
@@ -129,6 +135,10 @@ CONVOLUTIONAL = frozenset(
     "efficientnet mobilenet_v1 mobilenet_v2 poolformer pp_lcnet regnet resnet squeezebert".split()
 )
 """Families without linear layers besides the head: their convolutions are adapted."""
+
+ENDLESS_REENTRANT = frozenset({"wavlm"})
+"""Families whose reentrant checkpointing never ends, with or without an adapter: a layer reads a
+position bias that an earlier layer made, and its backward runs the whole graph again."""
 
 
 def _spectrogram(model: PreTrainedModel, generator: torch.Generator) -> Inputs:

@@ -7,6 +7,18 @@ from typing import Literal
 
 RECORDED = Path(__file__).parent / "outcomes.json"
 
+CHECK_NAMES = (
+    "forward",
+    "gradients",
+    "reload",
+    "to PEFT",
+    "from PEFT",
+    "disable",
+    "checkpointing",
+    "merge",
+    "from_pretrained",
+)
+
 Status = Literal["right", "refused", "not compared", "wrong"]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -12,10 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.families.outcomes import Found, Outcome, as_json, from_json
+from tests.families.outcomes import CHECK_NAMES, Found, Outcome, as_json, from_json
 
 LIMIT_S = 60
 """Seconds a family may take before it counts as hung, on a busy machine."""
+MEMORY_BYTES = 12 * 2**30
+"""Address space of a process; a tiny model that needs more is not tiny, or loops."""
 CHUNK = 30
 ROOT = Path(__file__).parents[2]
 
@@ -39,6 +42,7 @@ def checked(family: str) -> Found:
 
 def print_chunk(families: Sequence[str]) -> None:
     """Check families one after the other, and print a line of JSON for each."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     for family in families:
         began = time.monotonic()
         with _alarm():
@@ -48,18 +52,17 @@ def print_chunk(families: Sequence[str]) -> None:
 
 
 def _checked_or_failed(family: str) -> Found:
-    from tests.families.checks import CHECKS
     from tests.families.models import FAMILIES
 
     try:
         return checked(family)
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
-        return _failed(FAMILIES[family], list(CHECKS), reason)
+        return _failed(FAMILIES[family], reason)
 
 
-def _failed(model: str, checks: Sequence[str], reason: str) -> Found:
-    return Found(model, checks=dict.fromkeys(checks, Outcome("wrong", reason[:400])))
+def _failed(model: str, reason: str) -> Found:
+    return Found(model, checks=dict.fromkeys(CHECK_NAMES, Outcome("wrong", reason[:400])))
 
 
 @contextmanager
@@ -110,6 +113,7 @@ def _in_process(families: list[str]) -> tuple[dict[str, Found], dict[str, float]
                     print(f"{one['seconds']:5.1f} s  {one['family']}", file=sys.stderr, flush=True)
         left = [family for family in left if family not in found]
         if left and process.returncode:
-            found[left[0]] = _failed("", ["forward"], f"the process ended with {process.returncode}")
+            reason = f"the process ended with {process.returncode}"
+            found[left[0]] = _failed("unknown", reason)
             left = left[1:]
     return found, seconds
