@@ -6,20 +6,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import peft
 import torch
+from tests.families.exceptions import CONVOLUTIONAL, ENDLESS_REENTRANT
+from tests.families.models import inputs_of, outputs_of, tiny_model
+from tests.families.outcomes import CHECK_NAMES, Outcome
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 import lorakit
-from lorakit.errors import LorakitError
+from lorakit.errors import LorakitError, LorakitWarning
 from lorakit.injection.state import adapted_layers, replaced_modules
-from tests.families.exceptions import CONVOLUTIONAL, ENDLESS_REENTRANT
-from tests.families.models import inputs_of, outputs_of, tiny_model
-from tests.families.outcomes import CHECK_NAMES, Outcome
 
 TOLERANCE = 1e-5
 """Largest error, in units of the largest expected value."""
@@ -29,15 +28,15 @@ R, ALPHA = 4, 6
 SCALE = 0.1
 
 
-class Wrong(Exception):
+class WrongError(Exception):
     """Something is not what it has to be."""
 
 
-class Refused(Exception):
-    """lorakit says that it cannot do this."""
+class SaidError(Exception):
+    """lorakit has said in a warning what will not be right."""
 
 
-class NotCompared(Exception):
+class NotComparedError(Exception):
     """There is nothing to compare with: the base alone, or PEFT alone, does not pass."""
 
 
@@ -48,6 +47,7 @@ class Case:
         self.family = family
         self.directory = directory
         self.unreached = 0
+        self.said: list[str] = []
         self.base = tiny_model(family)
         self.targets: str | list[str] = "all-linear"
         if family in CONVOLUTIONAL:
@@ -57,7 +57,7 @@ class Case:
         with torch.no_grad():
             self.expected = self.outputs(self.base)
         if not self.expected or not all(t.isfinite().any() for t in self.expected):
-            raise NotCompared("the base gives no finite output")
+            raise NotComparedError("the base gives no finite output")
 
     @property
     def config(self) -> lorakit.LoraConfig:
@@ -103,7 +103,10 @@ class Case:
     def file(self) -> Path:
         """Where lorakit saved that adapter."""
         path = self.directory / "lorakit"
-        lorakit.save_adapter(self.adapted, path)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always", LorakitWarning)
+            lorakit.save_adapter(self.adapted, path)
+        self.said = [str(one.message) for one in said if one.category is LorakitWarning]
         return path
 
 
@@ -122,14 +125,16 @@ def _training(model: nn.Module) -> nn.Module:
 
 def _randomize(model: nn.Module) -> None:
     generator = torch.Generator().manual_seed(3)
-    for name, parameter in sorted(model.named_parameters(), key=lambda pair: pair[0]):
+    for _, parameter in sorted(model.named_parameters(), key=lambda pair: pair[0]):
         if parameter.requires_grad:
             parameter.data = torch.randn(parameter.shape, generator=generator) * SCALE
 
 
-def _same(got: list[Tensor], expected: list[Tensor], what: str, tolerance: float = TOLERANCE) -> None:
+def _same(
+    got: list[Tensor], expected: list[Tensor], what: str, tolerance: float = TOLERANCE
+) -> None:
     if (error := _error(got, expected)) > tolerance:
-        raise Wrong(f"{what}: off by {error:.1e}")
+        raise WrongError(f"{what}: off by {error:.1e}")
 
 
 def _error(got: list[Tensor], expected: list[Tensor]) -> float:
@@ -158,15 +163,17 @@ def identity(case: Case) -> None:
 def gradients(case: Case) -> None:
     """Outputs change; factors get the gradients of dense weights; the base gets none."""
     if _error(case.adapted_outputs, case.expected) < MOVED:
-        raise Wrong("a random adapter changes no output")
+        raise WrongError("a random adapter changes no output")
     model = case.adapted
     model.zero_grad()
     case.loss(_training(model)).backward()
-    factors = {p for _, layer in adapted_layers(model) for p in layer.updates["default"].parameters()}
+    factors = {
+        p for _, layer in adapted_layers(model) for p in layer.updates["default"].parameters()
+    }
     for name, parameter in model.named_parameters():
         is_ours = parameter in factors or ".trained_copies." in name
         if not is_ours and (parameter.requires_grad or parameter.grad is not None):
-            raise Wrong(f"the base is not frozen: {name}")
+            raise WrongError(f"the base is not frozen: {name}")
     dense = _dense(case)
     case.loss(_training(dense)).backward()
     found = []
@@ -185,7 +192,7 @@ def gradients(case: Case) -> None:
         if (got - expected).abs().max() > 1e-3 * expected.abs().max() + 1e-6 * largest
     ]
     if problems:
-        raise Wrong(f"{len(problems)} gradients: " + ", ".join(problems[:4]))
+        raise WrongError(f"{len(problems)} gradients: " + ", ".join(problems[:4]))
     case.unreached = sum(not expected.any() for name, _, expected in found if name.endswith("B"))
 
 
@@ -221,13 +228,15 @@ def reload(case: Case) -> None:
 
 
 def to_peft(case: Case) -> None:
-    """PEFT reads lorakit's file."""
-    case.file  # noqa: B018
+    """PEFT reads lorakit's file, or saving it has said that PEFT will not."""
+    path = case.file
     try:
-        model = peft.PeftModel.from_pretrained(case.fresh(), case.file)
+        model = peft.PeftModel.from_pretrained(case.fresh(), path)
+        _same(case.evaluated(model), case.adapted_outputs, "outputs in PEFT")
     except Exception as error:
-        raise Wrong(f"PEFT refuses the file: {type(error).__name__}: {error}") from error
-    _same(case.evaluated(model), case.adapted_outputs, "outputs in PEFT")
+        if case.said:
+            raise SaidError(case.said[0]) from error
+        raise WrongError(f"PEFT refuses the file: {type(error).__name__}: {error}") from error
 
 
 def from_peft(case: Case) -> None:
@@ -241,7 +250,7 @@ def from_peft(case: Case) -> None:
         again = peft.PeftModel.from_pretrained(case.fresh(), case.directory / "peft")
         _same(case.evaluated(again), expected, "PEFT does not read its own file")
     except Exception as error:
-        raise NotCompared(f"PEFT: {type(error).__name__}: {error}") from error
+        raise NotComparedError(f"PEFT: {type(error).__name__}: {error}") from error
     model = case.fresh()
     lorakit.load_adapter(model, case.directory / "peft")
     _same(case.evaluated(model), expected, "outputs of PEFT's file")
@@ -258,14 +267,14 @@ def disabled(case: Case) -> None:
 def checkpointing(case: Case) -> None:
     """Recomputing activations changes neither loss nor gradients."""
     if not case.base.supports_gradient_checkpointing:
-        raise NotCompared("transformers has no checkpointing for it")
+        raise NotComparedError("transformers has no checkpointing for it")
     model = _training(case.adapted)
     expected = _loss_and_gradients(case, model)
     for reentrant in (False,) if case.family in ENDLESS_REENTRANT else (False, True):
         if (obstacle := _checkpointing_obstacle(case, reentrant)) is not None:
             if reentrant:
                 continue
-            raise NotCompared(obstacle)
+            raise NotComparedError(obstacle)
         with lorakit.prepare_for_training(
             model, gradient_checkpointing=True, use_reentrant=reentrant
         ):
@@ -298,7 +307,11 @@ def _loss_and_gradients(case: Case, model: nn.Module) -> list[Tensor]:
     loss = case.loss(model)
     loss.backward()
     found = [loss.detach()]
-    found += [p.grad.clone() if p.grad is not None else torch.zeros_like(p) for p in model.parameters() if p.requires_grad]
+    found += [
+        p.grad.clone() if p.grad is not None else torch.zeros_like(p)
+        for p in model.parameters()
+        if p.requires_grad
+    ]
     model.zero_grad()
     return [found[0], torch.cat([t.flatten() for t in found[1:]])]
 
@@ -312,7 +325,7 @@ def merged(case: Case) -> None:
     now = {name: p for name, p in model.named_parameters() if ".updates." not in name}
     for name, parameter in case.base.named_parameters():
         if name not in now or not torch.equal(now[name], parameter):
-            raise Wrong(f"unmerged, but another {name}")
+            raise WrongError(f"unmerged, but another {name}")
 
 
 def from_pretrained(case: Case) -> None:
@@ -322,10 +335,10 @@ def from_pretrained(case: Case) -> None:
         case.base.save_pretrained(case.directory / "base")
         _same(case.evaluated(kind.from_pretrained(case.directory / "base")), case.expected, "base")
     except Exception as error:
-        raise NotCompared(f"transformers: {type(error).__name__}: {error}") from error
+        raise NotComparedError(f"transformers: {type(error).__name__}: {error}") from error
     model = lorakit.merge_and_unload(copy.deepcopy(case.adapted).eval())
     if model.state_dict().keys() != case.base.state_dict().keys():
-        raise Wrong("other keys after merging")
+        raise WrongError("other keys after merging")
     model.save_pretrained(case.directory / "merged")
     loaded = kind.from_pretrained(case.directory / "merged")
     _same(case.evaluated(loaded), case.adapted_outputs, "outputs of the loaded model", 1e-4)
@@ -355,11 +368,11 @@ def outcome(check: Callable[[Case], None], case: Case) -> Outcome:
     with _silent():
         try:
             check(case)
-        except LorakitError as error:
+        except (LorakitError, SaidError) as error:
             return Outcome("refused", _short(error, case))
-        except NotCompared as error:
+        except NotComparedError as error:
             return Outcome("not compared", _short(error, case))
-        except Wrong as error:
+        except WrongError as error:
             return Outcome("wrong", _short(error, case))
         except Exception as error:
             return Outcome("wrong", f"{type(error).__name__}: {_short(error, case)}")

@@ -12,7 +12,9 @@ _NEEDS = {
     "the library timm": "fast_vlm gemma3n perception_lm timm_wrapper",
     "the library natten": "dinat",
     "the library detectron2": "layoutlmv2",
-    "a codec of its own size": "blt chameleon emu3 dia evolla janus vibevoice vibevoice_asr kyutai_speech_to_text",
+    "a codec of its own size": (
+        "blt chameleon emu3 dia evolla janus vibevoice vibevoice_asr kyutai_speech_to_text"
+    ),
     "a convolutional encoder of its own size": "align got_ocr2 pp_chart2table pp_formulanet",
     "sizes that depend on each other": (
         "bit cohere_compass cohere_compass_text cosmos3_edge cvt deepseek_ocr2 deepseek_vl_hybrid "
@@ -23,7 +25,10 @@ _NEEDS = {
         "dots3_note dots3_note_text"
     ),
     "two models": "musicgen musicgen_melody speech-encoder-decoder",
-    "images among the tokens": "idefics instructblip instructblipvideo kosmos-2 kosmos-2.5 pi0 blip-2 voxtral_realtime pix2struct",
+    "images among the tokens": (
+        "idefics instructblip instructblipvideo kosmos-2 kosmos-2.5 pi0 blip-2 "
+        "voxtral_realtime pix2struct"
+    ),
 }
 LEFT_OUT = {family: reason for reason, names in _NEEDS.items() for family in names.split()}
 """Families that are not made here, with what they need."""
@@ -132,7 +137,16 @@ SPECIAL: dict[str, dict[str, Any]] = {
 """What the configuration's class is given besides the tiny sizes."""
 
 CONVOLUTIONAL = frozenset(
-    "efficientnet mobilenet_v1 mobilenet_v2 poolformer pp_lcnet regnet resnet squeezebert".split()
+    {
+        "efficientnet",
+        "mobilenet_v1",
+        "mobilenet_v2",
+        "poolformer",
+        "pp_lcnet",
+        "regnet",
+        "resnet",
+        "squeezebert",
+    }
 )
 """Families without linear layers besides the head: their convolutions are adapted."""
 

@@ -5,12 +5,11 @@ from typing import Any
 
 import torch
 import transformers
+from tests.families.exceptions import INPUTS, LEFT_OUT, MODEL_CLASSES, SPECIAL
+from tests.families.shrinking import shrunk
 from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
-
-from tests.families.exceptions import INPUTS, LEFT_OUT, MODEL_CLASSES, SPECIAL
-from tests.families.shrinking import shrunk
 
 _TASKS = (
     "CAUSAL_LM",
@@ -104,8 +103,17 @@ def _image(config: PreTrainedConfig, generator: torch.Generator) -> Tensor:
 
 def _features(config: PreTrainedConfig, generator: torch.Generator) -> Tensor:
     if config.model_type == "whisper":
-        return torch.randn(ROWS, config.num_mel_bins, 2 * config.max_source_positions, generator=generator)
-    bins = next((getattr(config, n) for n in ("num_mel_bins", "feature_projection_input_dim", "input_feat_per_channel") if hasattr(config, n)), 16)
+        return torch.randn(
+            ROWS, config.num_mel_bins, 2 * config.max_source_positions, generator=generator
+        )
+    bins = next(
+        (
+            getattr(config, n)
+            for n in ("num_mel_bins", "feature_projection_input_dim", "input_feat_per_channel")
+            if hasattr(config, n)
+        ),
+        16,
+    )
     return torch.randn(ROWS, 40, bins, generator=generator)
 
 

@@ -25,9 +25,10 @@ ROOT = Path(__file__).parents[2]
 
 def checked(family: str) -> Found:
     """Run every check on one family, in this process."""
-    from lorakit.injection.state import adapted_layers
     from tests.families.checks import CHECKS, Case, outcome
     from tests.families.models import FAMILIES
+
+    from lorakit.injection.state import adapted_layers
 
     found = Found(FAMILIES[family])
     with tempfile.TemporaryDirectory() as directory:

@@ -4,7 +4,6 @@
 """
 
 import pytest
-
 from tests.families.checks import CHECKS
 from tests.families.exceptions import LEFT_OUT
 from tests.families.models import FAMILIES

@@ -278,9 +278,7 @@ def _record_untied(model: nn.Module) -> None:
         return
     for module in model.modules():
         if isinstance(module, PreTrainedModel):
-            module.all_tied_weights_keys = module.get_expanded_tied_weights_keys(
-                all_submodels=True
-            )
+            module.all_tied_weights_keys = module.get_expanded_tied_weights_keys(all_submodels=True)
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for name in declared.keys() - model.all_tied_weights_keys.keys():
         parameter = parameters.get(name)
