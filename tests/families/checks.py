@@ -9,7 +9,7 @@ from pathlib import Path
 
 import peft
 import torch
-from tests.families.exceptions import CONVOLUTIONAL, ENDLESS_REENTRANT
+from tests.families.exceptions import CONVOLUTIONAL, WITHOUT_REENTRANT
 from tests.families.models import inputs_of, outputs_of, tiny_model
 from tests.families.outcomes import CHECK_NAMES, Outcome
 from torch import Tensor, nn
@@ -94,6 +94,11 @@ class Case:
         _randomize(model)
         return model
 
+    def copied(self) -> PreTrainedModel:
+        """Return a copy of the adapted model, after a pass that leaves no graph in it."""
+        self.evaluated(self.adapted)
+        return copy.deepcopy(self.adapted)
+
     @cached_property
     def adapted_outputs(self) -> list[Tensor]:
         """What the adapted model gives."""
@@ -111,7 +116,12 @@ class Case:
 
 
 def _is_plain_convolution(module: nn.Module) -> bool:
-    return type(module) in (nn.Conv1d, nn.Conv2d) and module.groups == 1  # type: ignore[return-value]
+    return (
+        isinstance(module, nn.Conv1d | nn.Conv2d)
+        and type(module) in (nn.Conv1d, nn.Conv2d)
+        and module.groups == 1
+        and min(module.in_channels, module.out_channels) >= R
+    )
 
 
 def _training(model: nn.Module) -> nn.Module:
@@ -236,11 +246,24 @@ def to_peft(case: Case) -> None:
     except Exception as error:
         if case.said:
             raise SaidError(case.said[0]) from error
+        _outputs_of_peft(case)
         raise WrongError(f"PEFT refuses the file: {type(error).__name__}: {error}") from error
 
 
 def from_peft(case: Case) -> None:
     """Lorakit reads PEFT's file of all linear layers."""
+    expected = _outputs_of_peft(case)
+    model = case.fresh()
+    lorakit.load_adapter(model, case.directory / "peft")
+    _same(case.evaluated(model), expected, "outputs of PEFT's file")
+
+
+def _outputs_of_peft(case: Case) -> list[Tensor]:
+    """Let PEFT save an adapter of its own, and return what it gives there.
+
+    Raises:
+        NotComparedError: PEFT cannot make it, or does not read what it has saved.
+    """
     config = peft.LoraConfig(r=R, lora_alpha=ALPHA, target_modules=case.targets)
     try:
         theirs = peft.get_peft_model(case.fresh(), config)
@@ -248,12 +271,11 @@ def from_peft(case: Case) -> None:
         expected = case.evaluated(theirs)
         theirs.save_pretrained(case.directory / "peft")
         again = peft.PeftModel.from_pretrained(case.fresh(), case.directory / "peft")
-        _same(case.evaluated(again), expected, "PEFT does not read its own file")
+        _same(case.evaluated(again), expected, "it does not read its own file")
     except Exception as error:
-        raise NotComparedError(f"PEFT: {type(error).__name__}: {error}") from error
-    model = case.fresh()
-    lorakit.load_adapter(model, case.directory / "peft")
-    _same(case.evaluated(model), expected, "outputs of PEFT's file")
+        said = str(error) if isinstance(error, WrongError) else f"{type(error).__name__}: {error}"
+        raise NotComparedError(f"PEFT alone: {said}") from error
+    return expected
 
 
 def disabled(case: Case) -> None:
@@ -270,7 +292,7 @@ def checkpointing(case: Case) -> None:
         raise NotComparedError("transformers has no checkpointing for it")
     model = _training(case.adapted)
     expected = _loss_and_gradients(case, model)
-    for reentrant in (False,) if case.family in ENDLESS_REENTRANT else (False, True):
+    for reentrant in (False,) if case.family in WITHOUT_REENTRANT else (False, True):
         if (obstacle := _checkpointing_obstacle(case, reentrant)) is not None:
             if reentrant:
                 continue
@@ -318,7 +340,7 @@ def _loss_and_gradients(case: Case, model: nn.Module) -> list[Tensor]:
 
 def merged(case: Case) -> None:
     """Merged weights give the same, and unmerging gives the base's bytes."""
-    model = copy.deepcopy(case.adapted).eval()
+    model = case.copied()
     lorakit.merge_adapters(model)
     _same(case.evaluated(model), case.adapted_outputs, "merged outputs", 1e-4)
     lorakit.unmerge_adapters(model)
@@ -336,7 +358,7 @@ def from_pretrained(case: Case) -> None:
         _same(case.evaluated(kind.from_pretrained(case.directory / "base")), case.expected, "base")
     except Exception as error:
         raise NotComparedError(f"transformers: {type(error).__name__}: {error}") from error
-    model = lorakit.merge_and_unload(copy.deepcopy(case.adapted).eval())
+    model = lorakit.merge_and_unload(case.copied())
     if model.state_dict().keys() != case.base.state_dict().keys():
         raise WrongError("other keys after merging")
     model.save_pretrained(case.directory / "merged")

@@ -22,8 +22,9 @@ _NEEDS = {
         "hunyuan_vl levit mobilevit mobilevitv2 molmo2 moonshine_streaming muse_spark "
         "nemo_speechlm nemotron_h_omni qwen2_5_omni_thinker textnet inkling2 inkling_mm_model "
         "gemma4_assistant gemma4_unified_assistant qwen3_omni_moe_thinker videoprism "
-        "dots3_note dots3_note_text"
+        "dots3_note dots3_note_text qwen4_exp qwen4_exp_text"
     ),
+    "a gradient at the input of its reversible layers": "reformer",
     "two models": "musicgen musicgen_melody speech-encoder-decoder",
     "images among the tokens": (
         "idefics instructblip instructblipvideo kosmos-2 kosmos-2.5 pi0 blip-2 "
@@ -37,21 +38,10 @@ MODEL_CLASSES = {
     "llama4": "Llama4ForConditionalGeneration",
     "qwen3_5": "Qwen3_5ForConditionalGeneration",
     "qwen3_5_moe": "Qwen3_5MoeForConditionalGeneration",
-    "qwen4_exp": "Qwen4ExpForConditionalGeneration",
-    "reformer": "ReformerForMaskedLM",
 }
 """Other classes than the auto classes say first."""
 
 _EXPERTS = {"n_routed_experts": 4, "num_experts_per_tok": 2}
-
-
-_INDEXER = {
-    "indexer_budget": 16,
-    "indexer_compress_ratio": 4,
-    "indexer_n_heads": 4,
-    "indexer_kv_heads": 2,
-    "indexer_head_dim": 16,
-}
 
 
 def _rope(*sections: int) -> dict[str, Any]:
@@ -115,16 +105,6 @@ SPECIAL: dict[str, dict[str, Any]] = {
     },
     "qwen2_5_vl": {"text_config": _rope(2, 3, 3)},
     "qwen2_vl": {"text_config": _rope(2, 3, 3)},
-    "qwen4_exp": {"text_config": _INDEXER},
-    "qwen4_exp_text": _INDEXER,
-    "reformer": {
-        "axial_pos_shape": (4, 4),
-        "max_position_embeddings": 16,
-        "axial_pos_embds_dim": (32, 32),
-        "is_decoder": False,
-        "attn_layers": ["local", "lsh"],
-        "num_buckets": 2,
-    },
     "roc_bert": {"pronunciation_embed_dim": 16, "shape_embed_dim": 16},
     "shieldgemma2": {"yes_token_index": 3, "no_token_index": 4},
     "step3p7": {"text_config": {"sliding_window": 8}},
@@ -150,9 +130,10 @@ CONVOLUTIONAL = frozenset(
 )
 """Families without linear layers besides the head: their convolutions are adapted."""
 
-ENDLESS_REENTRANT = frozenset({"wavlm"})
-"""Families whose reentrant checkpointing never ends, with or without an adapter: a layer reads a
-position bias that an earlier layer made, and its backward runs the whole graph again."""
+WITHOUT_REENTRANT = frozenset({"blip", "pegasus_x", "wavlm"})
+"""Families whose reentrant checkpointing fails or never ends, with or without an adapter: BLIP adds
+to its embeddings in place; layers of the others read what an earlier layer made, and their backward
+runs the whole graph again."""
 
 
 def _spectrogram(model: PreTrainedModel, generator: torch.Generator) -> Inputs:
@@ -179,13 +160,8 @@ def _boxes(model: PreTrainedModel, generator: torch.Generator) -> Inputs:
     }
 
 
-def _sixteen_tokens(model: PreTrainedModel, generator: torch.Generator) -> Inputs:
-    return {"input_ids": torch.randint(3, 64, (2, 16), generator=generator)}
-
-
 INPUTS: dict[str, Callable[[PreTrainedModel, torch.Generator], Inputs]] = {
     "audio-spectrogram-transformer": _spectrogram,
-    "reformer": _sixteen_tokens,
     "siglip2": _patches,
     "udop": _boxes,
 }
