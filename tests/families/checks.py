@@ -1,6 +1,7 @@
 """What has to hold for a family: each check is a function that raises where it does not."""
 
 import copy
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -404,6 +405,8 @@ def outcome(check: Callable[[Case], None], case: Case) -> Outcome:
 def _short(error: Exception, case: Case) -> str:
     """Return the beginning of an error's text, without names that change."""
     text = " ".join(str(error).replace(str(case.directory), "FILE").split())
+    # Sets are written in another order in each process.
+    text = re.sub(r"\{('[^{}]*')\}", lambda one: ", ".join(sorted(one[1].split(", "))), text)
     return text if len(text) < 300 else text[:300] + " …"
 
 
