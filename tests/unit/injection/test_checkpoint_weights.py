@@ -59,9 +59,8 @@ def test_one_file_is_opened_once_for_its_names_and_its_tensors(tmp_path, opened)
 )
 def test_a_damaged_index_is_called_so(sharded, text):
     (sharded / INDEX).write_text(text)
-    with pytest.raises(
-        AdapterFileError, match=f"Cannot read .*{INDEX}: .*, expected JSON with a weight_map"
-    ):
+    said = f"Cannot read .*{INDEX}: .*, expected JSON with a weight_map"
+    with pytest.raises(AdapterFileError, match=said):
         CheckpointWeights(sharded)
 
 
