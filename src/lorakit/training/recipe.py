@@ -69,7 +69,7 @@ class DataConfig(StrictConfig):
     """None: a split called "validation" if the dataset has one, else `validation_fraction`."""
 
     validation_fraction: float = Field(0.1, ge=0, lt=1)
-    """Share of the training examples held out where there is no validation split; 0 holds out none."""
+    """Share of the training examples held out where there is no validation split; 0 for none."""
 
     delimiter: str | None = None
     """What separates the cells of a csv file; None takes a comma, semicolon, tab or vertical bar,
