@@ -141,11 +141,11 @@ def show_found(found: Recognized, keys: Mapping[str, Any]) -> None:
     """Print what was seen in the data, and what the recipe makes of it."""
     columns = ", ".join(f"{key}: {escaped(value)}" for key, value in found.columns.items())
     say(f"  {found.examples:,} examples; {columns}")
-    about = "" if found.is_counted else "about "
+    about = "up to" if found.is_counted else "about"
     cut = ""
     if found.tokens > keys["max_length"]:
         cut = f"; what is longer than {keys['max_length']:,} is cut (data.max_length)"
-    say(f"  the longest has {about}{found.tokens:,} tokens{cut}")
+    say(f"  the longest has {about} {found.tokens:,} tokens{cut}")
     for note in found.notes:
         say(f"  {note}")
 

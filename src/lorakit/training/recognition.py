@@ -18,7 +18,7 @@ from lorakit.training.tasks.conversations import check_conversations, is_convers
 from lorakit.training.tasks.labels import label_notes, sorted_names
 from lorakit.training.tasks.rows import require_texts
 from lorakit.training.tasks.text_formats import ALPACA, find_layout, text_columns
-from lorakit.training.text_lengths import joined_texts, longest_text
+from lorakit.training.text_lengths import joined_texts, longest_conversation, longest_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -46,6 +46,8 @@ _ANSWERED = (
     *(("instruction", "output"), ("input", "output"), ("prompt", "response"), ("query", "answer")),
 )
 _LAYOUTS = ("messages", "prompt_completion", "alpaca", "text")
+_BETWEEN = 2
+"""Special tokens that tokenizers put between the texts of a pair, at most."""
 _MOST_CLASSES = 200
 _LONGEST_LABEL = 80
 _WANTED = {
@@ -69,7 +71,7 @@ class Recognized:
     notes: tuple[str, ...]
     """What a reader should look at, one sentence each."""
     tokens: int
-    """Length of the longest input."""
+    """Length of the longest input, or a few more."""
     target_tokens: int | None
     """Length of the longest text to write, of SEQ_2_SEQ_LM."""
     is_counted: bool
@@ -112,15 +114,20 @@ def recognize(
             f"{hint} Choose another task or file."
         )
     inputs, targets = _texts(found.dataset, chosen, columns)
+    is_chat = "messages" in columns and tokenizer is not None and bool(tokenizer.chat_template)
+    if is_chat:
+        tokens = longest_conversation(found.dataset, columns["messages"], inputs, tokenizer)
+    else:
+        tokens = longest_text(inputs, tokenizer) + _BETWEEN * ("text_pair" in columns)
     return Recognized(
         task=chosen,
         columns=columns,
         examples=len(found.dataset),
         names=tuple(found.dataset.column_names),
         notes=(*found.notes, *notes),
-        tokens=longest_text(inputs, tokenizer),
+        tokens=tokens,
         target_tokens=None if targets is None else longest_text(targets, tokenizer),
-        is_counted=tokenizer is not None,
+        is_counted=tokenizer is not None and (is_chat or "messages" not in columns),
     )
 
 

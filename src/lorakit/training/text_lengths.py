@@ -8,12 +8,15 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from lorakit.training.tasks.tokens import token_ids, with_end
+from lorakit.training.tasks.chat import TEMPLATE_ERRORS
+from lorakit.training.tasks.conversations import conversation_of, without_fillings
+from lorakit.training.tasks.tokens import chat_columns, token_ids, with_end
 
 _MEASURED_EXAMPLES = 200
 """Those with the most characters: the longest in tokens is among them."""
-_CHARACTERS_PER_TOKEN = 3
-"""Fewer than of most texts, so that a length that is guessed cuts none."""
+_BYTES_PER_TOKEN = 3
+"""Fewer than most tokens have, so that a length that is guessed cuts none; a Chinese character,
+which may be a token, has as many."""
 _MESSAGE_TOKENS = 8
 """What a chat template puts around a message, at most times."""
 _STEP = 8
@@ -39,8 +42,33 @@ def longest_text(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase | None
     """Return the tokens of the longest text."""
     longest = sorted(texts, key=len, reverse=True)[:_MEASURED_EXAMPLES]
     if tokenizer is None:
-        return len(longest[0]) // _CHARACTERS_PER_TOKEN + 2
+        return max(len(text.encode()) for text in longest) // _BYTES_PER_TOKEN + 2
     return max(len(with_end(tokenizer, token_ids(tokenizer, text))) for text in longest)
+
+
+def longest_conversation(
+    examples: Dataset, column: str, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase
+) -> int:
+    """Return the tokens of the longest conversation, as the chat template renders it.
+
+    Args:
+        examples: They have been checked to be conversations.
+        column: That of the messages.
+        texts: All texts of each example.
+        tokenizer: With a chat template.
+    """
+    order = sorted(range(len(texts)), key=lambda at: len(texts[at]), reverse=True)
+    longest = [
+        conversation_of(without_fillings(examples[at], examples), column)
+        for at in order[:_MEASURED_EXAMPLES]
+    ]
+    try:
+        return max(
+            len(chat_columns(tokenizer, talk.messages, **talk.options)["input_ids"])
+            for talk in longest
+        )
+    except TEMPLATE_ERRORS:  # which training tells of, with its examples
+        return longest_text(texts, tokenizer)
 
 
 def rounded_up(tokens: int) -> int:

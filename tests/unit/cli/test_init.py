@@ -216,7 +216,19 @@ def test_lengths_are_counted_and_kept_to_the_models_positions(cli, tmp_path, tin
     assert result.exit_code == 0, result.stderr
     assert words_of(output)["max_length"] == limit < 500
     assert f"what is longer than {limit} is cut" in result.stdout
-    assert "about" not in result.stdout
+    assert "the longest has up to " in result.stdout
+
+
+def test_the_tokens_of_a_chat_are_those_of_its_template(cli, tmp_path):
+    from lorakit.quickstart.model_files import base_model_path
+
+    file, output = written(tmp_path, "chats.jsonl", CHATS), tmp_path / "my.yaml"
+    result = cli("init", "--data", file, "-o", output, "--model", base_model_path())
+    assert result.exit_code == 0, result.stderr
+    dry = cli("train", output, "--dry-run")
+    assert dry.exit_code == 0, dry.stderr
+    longest = max(int(count) for count in re.findall(r"(\d+) tokens;", dry.stdout))
+    assert f"the longest has up to {longest} tokens" in result.stdout
 
 
 @pytest.mark.parametrize(

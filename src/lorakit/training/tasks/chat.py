@@ -15,7 +15,7 @@ from lorakit.training.tasks.conversations import Conversation, conversation_of
 from lorakit.training.tasks.text_formats import CountedIds
 from lorakit.training.tasks.tokens import chat_columns, rendered
 
-_TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError, KeyError, AttributeError)
+TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError, KeyError, AttributeError)
 """What a template raises by itself, or where it meets a value of a kind it does not expect."""
 
 _CANNOT_LEAVE_OUT = (
@@ -86,7 +86,7 @@ class ChatEncoder:
             return self._by_prefix(talk)
         except LorakitError:
             raise
-        except _TEMPLATE_ERRORS as error:
+        except TEMPLATE_ERRORS as error:
             raise DataError(
                 f"The chat template of '{self._name}' refuses a conversation in column "
                 f"'{self._column}' that starts with {talk.messages[0]}: {error}. Repair or remove "
@@ -180,7 +180,7 @@ def wants_parts(tokenizer: PreTrainedTokenizerBase) -> bool:
     for messages in (probe, as_parts(probe)):
         try:
             shown.append("probe" in rendered(tokenizer, messages))
-        except _TEMPLATE_ERRORS:
+        except TEMPLATE_ERRORS:
             shown.append(False)
     return shown == [False, True]
 
