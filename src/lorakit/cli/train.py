@@ -208,7 +208,8 @@ def leave_if_asked() -> None:
 
 def show_result(result: TrainResult) -> None:
     """Print how training ended, and which of its adapters was kept."""
-    heading(f"Trained {result.steps:,} steps in {duration_text(result.wall_s)}")
+    steps = f"{result.steps:,} step{'' if result.steps == 1 else 's'}"
+    heading(f"Trained {steps} in {duration_text(result.wall_s)}")
     kept = kept_evaluation(result)
     if kept is not None and kept["step"] != result.steps:
         say(

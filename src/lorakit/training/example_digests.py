@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as compute
 from datasets import Dataset
 
 from lorakit.training.tasks import Encoded
@@ -52,17 +51,18 @@ def _digest(examples: Dataset) -> str:
     digest = hashlib.sha256()
     for name in sorted(examples.column_names):
         digest.update(f"{name} {len(examples)} ".encode())
-        for batch in examples.select_columns([name]).with_format("arrow").iter(_BATCH):
-            for numbers in _numbers(batch[name]):
+        tables: Any = examples.select_columns([name]).with_format("arrow").iter(_BATCH)
+        for table in tables:
+            for numbers in _numbers(table[name]):
                 digest.update(numbers.tobytes())
     return digest.hexdigest()
 
 
-def _numbers(column: Any) -> list[np.ndarray]:
+def _numbers(column: pa.ChunkedArray) -> list[np.ndarray]:
     """Return the lengths of the lists in a column and what is in them."""
-    whole = pa.chunked_array([column]) if isinstance(column, pa.Array) else column
+    values: Any = column.combine_chunks()
     found = []
-    while pa.types.is_list(whole.type) or pa.types.is_large_list(whole.type):
-        found.append(compute.list_value_length(whole).to_numpy().astype(np.int64))
-        whole = compute.list_flatten(whole)
-    return [*found, whole.to_numpy().astype(np.int64)]
+    while pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
+        found.append(values.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64))
+        values = values.flatten()
+    return [*found, values.to_numpy(zero_copy_only=False).astype(np.int64)]

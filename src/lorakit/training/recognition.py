@@ -17,7 +17,12 @@ from lorakit.training.tasks import task_for
 from lorakit.training.tasks.conversations import check_conversations, is_conversation
 from lorakit.training.tasks.labels import label_notes, sorted_names
 from lorakit.training.tasks.rows import require_texts
-from lorakit.training.tasks.text_formats import ALPACA, find_layout, text_columns
+from lorakit.training.tasks.text_formats import (
+    ALPACA,
+    alpaca_prompt,
+    find_layout,
+    text_columns,
+)
 from lorakit.training.text_lengths import joined_texts, longest_conversation, longest_text
 
 if TYPE_CHECKING:
@@ -114,8 +119,8 @@ def recognize(
             f"{hint} Choose another task or file."
         )
     inputs, targets = _texts(found.dataset, chosen, columns)
-    is_chat = "messages" in columns and tokenizer is not None and bool(tokenizer.chat_template)
-    if is_chat:
+    has_template = tokenizer is not None and bool(tokenizer.chat_template)
+    if "messages" in columns and tokenizer is not None and has_template:
         tokens = longest_conversation(found.dataset, columns["messages"], inputs, tokenizer)
     else:
         tokens = longest_text(inputs, tokenizer) + _BETWEEN * ("text_pair" in columns)
@@ -127,7 +132,7 @@ def recognize(
         notes=(*found.notes, *notes),
         tokens=tokens,
         target_tokens=None if targets is None else longest_text(targets, tokenizer),
-        is_counted=tokenizer is not None and (is_chat or "messages" not in columns),
+        is_counted=tokenizer is not None and (has_template or "messages" not in columns),
     )
 
 
@@ -355,9 +360,9 @@ def _texts(
             examples, [columns["target"]]
         )
     if task == TaskType.CAUSAL_LM and columns["format"] == "alpaca":
-        return joined_texts(
-            examples, [name for name in ALPACA if name in examples.column_names]
-        ), None
+        wording = alpaca_prompt("", "x")  # longer than what most chat templates put around both
+        names = [name for name in ALPACA if name in examples.column_names]
+        return [f"{wording}{text}" for text in joined_texts(examples, names)], None
     names = [name for key, name in columns.items() if key not in ("format", "label", "tags")]
     return joined_texts(examples, names or ["prompt", "completion"]), None
 
