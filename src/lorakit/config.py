@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from lorakit.config_problems import config_error, cut_short
+from lorakit.config_problems import config_error, shown
 from lorakit.frozen import freeze_fields
 from lorakit.initializations import SETTINGS_OF, known_initialization, require_settings_of
 from lorakit.patterns import match_pattern, pattern_problem
@@ -163,7 +163,7 @@ class LoraConfig(StrictConfig):
     eva_rho: float = Field(2.0, ge=1, allow_inf_nan=False)
     """For "eva": the largest rank a layer may get, in multiples of its own; 1 changes none."""
 
-    init_batches: Annotated[int, BeforeValidator(_no_bool)] = Field(8, ge=1, le=MOST)
+    init_batches: Count = 8
     """For "eva" and "lora_ga" in training: from how many batches they are computed."""
 
     use_rslora: bool = False
@@ -328,7 +328,7 @@ def _with_valid_regexes(value: Any, patterns: Iterable[str]) -> Any:
     for pattern in patterns:
         problem = pattern_problem(pattern)
         if problem:
-            raise ValueError(f"{cut_short(pattern)!r} is no valid regular expression ({problem})")
+            raise ValueError(f"{shown(pattern)} is no valid regular expression ({problem})")
     return value
 
 

@@ -24,6 +24,9 @@ _MOST_HEADER_BYTES = 100_000_000
 
 _MOST_ELEMENTS = 2**62
 _MOST_DIMENSIONS = 16
+MOST_NAME_CHARACTERS = 1000
+"""Of a tensor's name, which is a path through a model."""
+
 _METADATA = "__metadata__"
 _DTYPES = {
     "F64": torch.float64,
@@ -121,6 +124,8 @@ def _header(descriptor: int, size: int) -> tuple[dict[str, _Entry], dict[str, st
 def _entry(name: str, value: Any, data_bytes: int) -> _Entry:
     """Return where a tensor lies, as the header says it."""
     label = shortened(name)
+    if len(name) > MOST_NAME_CHARACTERS:
+        raise ValueError(f"{label} has {len(name):,} characters, more than a name of a tensor")
     if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
         raise ValueError(f"its header has {label} without dtype, shape and data_offsets alone")
     dtype = _DTYPES.get(value["dtype"]) if isinstance(value["dtype"], str) else None

@@ -113,6 +113,7 @@ DAMAGED = {
     "a hole": (file_of({"a": {**ONE, "data_offsets": [4, 12]}}, b"\0" * 12), "after unused bytes"),
     "bytes left over": (file_of({"a": ONE}, b"\0" * 20), "take 8 bytes, and it has 20 for them"),
     "no tensor but bytes": (file_of({}), "take 0 bytes, and it has 8 for them"),
+    "a long name": (file_of({"a" * 9000: ONE}), "has 9,000 characters, more than a name"),
     "control characters": (file_of({"a\x1b[0m": ONE}), "has control characters"),
 }
 

@@ -27,7 +27,7 @@ CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 PICKLE_FILE = "adapter_model.bin"
 
-_PATIENCE_S, _PAUSE_S = 0.5, 0.01
+_PATIENCE_S, _PAUSE_S = 5.0, 0.01
 """How long two files that do not agree are read again, as a save may be between them."""
 
 _SETTLED_S = 2.0

@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from lorakit.adapters.merged_rows import write_token_rows
 from lorakit.errors import AdapterStateError, QuantizationError, first_few
@@ -272,8 +273,25 @@ def _take_over(module: ReplacedModule, trained: nn.Module) -> None:
 
 
 def _record_untied(model: nn.Module) -> None:
-    """Write to the model's config that its embeddings are no longer tied."""
+    """Write to the model's config that its weights are no longer tied, and untie the rest of them.
+
+    The config has one switch for all weights that transformers ties. With it off, files must hold
+    every one of them, which transformers leaves out while they are one parameter in memory.
+    """
+    declared = dict(getattr(model, "all_tied_weights_keys", None) or {})
     for part in (model, *model.children()):
         config = getattr(part, "config", None)
         if config is not None and getattr(config, "tie_word_embeddings", False):
             config.tie_word_embeddings = False
+    if not isinstance(model, PreTrainedModel):
+        return
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel):
+            module.all_tied_weights_keys = module.get_expanded_tied_weights_keys(all_submodels=True)
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name in declared.keys() - model.all_tied_weights_keys.keys():
+        parameter = parameters.get(name)
+        if parameter is not None and parameter is parameters.get(declared[name]):
+            path, _, own_name = name.rpartition(".")
+            copied = nn.Parameter(parameter.detach().clone(), parameter.requires_grad)
+            model.get_submodule(path)._parameters[own_name] = copied

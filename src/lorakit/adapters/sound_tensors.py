@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lorakit.errors import AdapterFileError, AdapterStateError, first_few
 from lorakit.json_files import POINTER_BYTES, has_control_characters, require_no_pointer, shortened
+from lorakit.tensor_files import MOST_NAME_CHARACTERS
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _WHOLE = (torch.int64, torch.int32, torch.bool)
@@ -101,6 +102,8 @@ def _pickle_problem(values: object) -> str | None:
     for name, tensor in values.items():
         if not isinstance(name, str):
             return f"a {type(name).__name__} as a name"
+        if len(name) > MOST_NAME_CHARACTERS:
+            return f"a name of {len(name):,} characters"
         if has_control_characters(name):
             return f"control characters in the name {shortened(name)}"
         if not isinstance(tensor, Tensor):

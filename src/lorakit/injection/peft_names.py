@@ -21,6 +21,8 @@ from transformers.core_model_loading import WeightRenaming, rename_source_key
 
 from lorakit.config import LoraConfig
 from lorakit.errors import first_few
+from lorakit.injection.state import base_modules
+from lorakit.injection.targets import name_matches
 
 _MIXTRAL_NAMES = frozenset({"gate", "w1", "w2", "w3"})
 _QWEN2_NAMES = frozenset({"gate", "gate_proj", "up_proj", "down_proj"})
@@ -83,6 +85,13 @@ def unread_by_peft(model: nn.Module, config: LoraConfig, paths: Iterable[str]) -
             "factors. Leave them out with exclude_modules, or merge the adapter, where it is to be "
             "read by PEFT."
         )
+    mistaken = _taken_for_saved(model, config)
+    if mistaken:
+        return (
+            f"PEFT does not read this adapter: it takes {first_few(mistaken, 2)} for "
+            f"modules_to_save={list(config.modules_to_save)} too, whose names theirs end in, and "
+            "misses their weights in the file. Merge the adapter where it is to be read by PEFT."
+        )
     taken = [path for path in paths if config.use_dora and is_taken_for_experts(model, path)]
     if taken:
         return (
@@ -92,6 +101,17 @@ def unread_by_peft(model: nn.Module, config: LoraConfig, paths: Iterable[str]) -
             "adapter, where it is to be read by PEFT."
         )
     return None
+
+
+def _taken_for_saved(model: nn.Module, config: LoraConfig) -> list[str]:
+    """Return the modules that PEFT takes for trained in full, as their names end in such a name."""
+    names = tuple(config.modules_to_save)
+    if not names:
+        return []
+    paths = [path for path, _ in base_modules(model) if path.endswith(names)]
+    # The whole path of a module means this one alone.
+    open_names = [name for name in names if name not in paths]
+    return [path for path in paths if path not in names and not name_matches(open_names, path)]
 
 
 def _renamed(model: nn.Module, paths: Iterable[str]) -> list[str]:

@@ -5,7 +5,8 @@ of linear layers to a function, and some twenty families do so with their convol
 RecurrentGemma's call the convolution, but not for the next token. Such an update would get no
 gradient, and merging it would change what the model computes where the adapter did not.
 
-A layer that is called and whose weight is read too, as for a penalty, is adapted. For one token
+A layer that is called and whose weight is read too, as for a penalty, is adapted; one that is read
+in training and called in evaluation (Gemma 3n's `correction_coefs`) is not. For one token
 convolutions are read in parts, so those whose weight is read in part are not.
 """
 
@@ -32,6 +33,7 @@ def bypassed_layers(modules: Mapping[str, nn.Module]) -> dict[str, str]:
     """
     found = weight_reads(modules)
     readers = {path: reader for path, reader in found.readers.items() if path not in found.used}
+    readers |= found.readers_in_a_branch
     readers |= {
         path: reader
         for path, reader in found.readers_of_a_part.items()

@@ -37,6 +37,7 @@ _DESCRIBES = {
 _ASKS = {"isinstance", "hasattr", "type", "id", "len", "print", "repr"}
 _ITERATES = {"enumerate", "zip", "list", "tuple", "reversed"}
 _NOTHING: frozenset[str] = frozenset()
+_NOT_CALLED = {"__init__", "forward", "extra_repr", "reset_parameters", "_init_weights"}
 
 
 @dataclass
@@ -47,11 +48,26 @@ class WeightReads:
         readers: The class whose code reads the weight of a layer.
         readers_of_a_part: The same, where it takes a part of the weight.
         used: Layers that are called, or handed to what may call them.
+        readers_in_a_branch: The class whose code reads the weight of a layer under a condition
+            under whose opposite it calls the layer.
     """
 
     readers: dict[str, str] = field(default_factory=dict)
     readers_of_a_part: dict[str, str] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
+    readers_in_a_branch: dict[str, str] = field(default_factory=dict)
+
+    def add(self, branches: Sequence[WeightReads]) -> None:
+        """Take in what was found in the branches of a condition that is not known."""
+        for one in branches:
+            elsewhere = set().union(*(other.used for other in branches if other is not one))
+            for path, reader in one.readers.items():
+                self.readers.setdefault(path, reader)
+                if path in elsewhere and path not in one.used:
+                    self.readers_in_a_branch.setdefault(path, reader)
+            self.readers_of_a_part = one.readers_of_a_part | self.readers_of_a_part
+            self.readers_in_a_branch = one.readers_in_a_branch | self.readers_in_a_branch
+            self.used |= one.used
 
 
 def weight_reads(modules: Mapping[str, nn.Module]) -> WeightReads:
@@ -63,9 +79,22 @@ def weight_reads(modules: Mapping[str, nn.Module]) -> WeightReads:
     found = WeightReads()
     seen: set[tuple[FunctionType, str]] = set()
     for path, module in modules.items():
-        if _names_weights(plain_class_of(module)):
+        inside = any(_methods_name_weights(plain_class_of(m)) for m in module.children())
+        if inside or _names_weights(plain_class_of(module)):
             _Reader(modules, found, path, seen).run_method(path, "forward", [], {})
     return found
+
+
+@cache
+def _methods_name_weights(kind: type[nn.Module]) -> bool:
+    """Whether a method that others may call in place of forward names a weight."""
+    return any(
+        "weight" in _names(function.__code__)
+        for base in kind.__mro__
+        if not _is_from(base, "torch", "builtins", "lorakit")
+        for name, value in vars(base).items()
+        if name not in _NOT_CALLED and (function := _function(value)) is not None
+    )
 
 
 @cache
@@ -179,7 +208,7 @@ class _Reader:
         """Follow a statement; return whether what comes after it is not reached."""
         if isinstance(node, ast.If):
             taken = self.branches(node.test, node.body, node.orelse)
-            return all([self.block(branch) for branch in taken])  # each of them is followed
+            return self.alternatives(taken)
         if isinstance(node, ast.Assign):
             value = self.value(node.value)
             for target in node.targets:
@@ -190,6 +219,17 @@ class _Reader:
         else:
             self.parts(node)
         return isinstance(node, (ast.Return, ast.Raise))
+
+    def alternatives(self, blocks: Sequence[Sequence[ast.stmt]]) -> bool:
+        """Follow each of these blocks; return whether nothing after them is reached."""
+        whole, found, ends = self.found, [], []
+        for block in blocks:
+            self.found = WeightReads()
+            ends.append(self.block(block))
+            found.append(self.found)
+        self.found = whole
+        whole.add(found)
+        return all(ends)
 
     def branches(self, test: ast.expr, body: Any, orelse: Any) -> list[Any]:
         """Return the branches that this model may take."""

@@ -61,7 +61,7 @@ def _computes_the_same(
     plain = nn.Linear(_IN, _OUT, bias=has_bias, device="meta", dtype=torch.float64)
     probe.__dict__ |= {**vars(plain), **dict(settings)}
     probe.weight = nn.Parameter(drawn(_OUT, _IN))
-    probe.bias = nn.Parameter(drawn(_OUT)) if has_bias else None  # type: ignore[assignment]
+    probe.register_parameter("bias", nn.Parameter(drawn(_OUT)) if has_bias else None)
     for is_training in (True, False):
         probe.train(is_training)
         for shape in _SHAPES:

@@ -1,5 +1,6 @@
 """Modules trained in full: the base's own stays untouched, each adapter has a copy that acts."""
 
+from collections.abc import Iterator
 from functools import cache, partial
 from typing import Any
 
@@ -64,7 +65,15 @@ class ReplacedModule(nn.Module):
 
 @cache
 def _replaced_class(plain: type[nn.Module]) -> type[nn.Module]:
-    return type(f"Replaced{plain.__name__}", (ReplacedModule, plain), {"__module__": __name__})
+    members: dict[str, Any] = {"__module__": __name__}
+    if issubclass(plain, nn.Sequential):
+        members["__iter__"] = _own_children
+    return type(f"Replaced{plain.__name__}", (ReplacedModule, plain), members)
+
+
+def _own_children(module: nn.Module) -> Iterator[nn.Module]:
+    """Go through what a Sequential runs: its children but for the copies."""
+    return iter([one for name, one in module._modules.items() if name != "trained_copies"])  # type: ignore[misc]
 
 
 def _new_replaced(plain: type[nn.Module]) -> nn.Module:

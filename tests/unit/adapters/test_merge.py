@@ -305,3 +305,25 @@ def test_a_merge_that_unties_nothing_keeps_the_config_s_ties():
     merge_and_unload(model)
     assert model.config.tie_word_embeddings
     assert model.lm_head.weight is model.transformer.wte.weight
+
+
+def test_a_merge_that_unties_one_weight_saves_all_that_were_tied(tmp_path):
+    import transformers
+
+    sizes = {"encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    config = transformers.BartConfig(
+        vocab_size=32, d_model=16, max_position_embeddings=32, init_std=0.3, **sizes, **heads
+    )
+    torch.manual_seed(0)
+    model = transformers.BartForConditionalGeneration(config).eval()
+    shared = model.model.shared
+    assert model.lm_head.weight is shared.weight is model.model.encoder.embed_tokens.weight
+    add_adapter(model, LoraConfig(r=2, target_modules=["lm_head"]))
+    randomize_(model)
+    given = {"input_ids": torch.arange(4, 10)[None], "decoder_input_ids": torch.arange(3, 8)[None]}
+    expected = model(**given).logits
+    merge_and_unload(model).save_pretrained(tmp_path)
+    again, said = type(model).from_pretrained(tmp_path, output_loading_info=True)
+    assert not said["missing_keys"]
+    assert largest_error(again(**given).logits, expected) < LOGITS_TOLERANCE

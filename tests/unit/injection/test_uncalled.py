@@ -381,3 +381,35 @@ def test_mamba():
         add_adapter(model, LoraConfig(r=8, target_modules=["conv1d"]))
     assert_untouched(model, before)
     assert add_adapter(model, LoraConfig(r=2, target_modules=["in_proj"])).matches
+
+
+class ReadInTraining(nn.Module):
+    """A method of a child reads the weight in training and calls the layer in evaluation."""
+
+    class Child(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.mixed = nn.Linear(4, 4)
+            self.penalized = nn.Linear(4, 4)
+
+        def corrected(self, x):
+            if self.training:
+                x = F.linear(x, self.mixed.weight.clamp(-1, 1))
+                x = x + self.penalized.weight.square().sum()
+            else:
+                x = self.mixed(x)
+            return self.penalized(x)
+
+    def __init__(self):
+        super().__init__()
+        self.child = self.Child()
+
+    def forward(self, x):
+        return self.child.corrected(x)
+
+
+def test_a_layer_that_is_read_in_training_alone_is_left_out():
+    found = add_adapter(ReadInTraining(), LoraConfig(r=2))
+    assert [match.path for match in found.matches] == ["child.penalized"]
+    with pytest.raises(TargetError, match="reads its weight"):
+        add_adapter(ReadInTraining(), LoraConfig(r=2, target_modules=["mixed"]))

@@ -1,0 +1,1 @@
+"""A sweep over the model families of transformers: each made tiny, adapted, and checked."""
