@@ -42,9 +42,8 @@ def plot_losses(run: RunDirectory, best_step: int | None = None, metric: str | N
     rates = _points(measured, "learning_rate")
     heights = [_LOSS_INCHES, *[_METRIC_INCHES] * (main is not None), *[_RATE_INCHES] * bool(rates)]
     figure = Figure(figsize=(_WIDTH_INCHES, sum(heights) + 0.4), layout="constrained")
-    panels: Sequence[Any] = figure.subplots(
-        len(heights), 1, sharex=True, squeeze=False, height_ratios=heights
-    )[:, 0]
+    grid = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)
+    panels: list[Any] = list(grid.flat)
     _line(panels[0], _points(measured, "loss"), label="training", color="tab:blue")
     _line(
         panels[0],
