@@ -65,7 +65,8 @@ def plot_losses(run: RunDirectory, best_step: int | None = None, metric: str | N
         axes.grid(alpha=0.3)
         if best_step is not None:
             axes.axvline(best_step, linestyle=":", color="gray", label=f"kept: step {best_step}")
-    panels[0].legend()
+    if panels[0].lines:
+        panels[0].legend()
     panels[-1].set_xlabel("optimizer step")
     panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.align_ylabels()

@@ -53,6 +53,11 @@ def test_metric_and_learning_rate_have_panels_that_share_the_steps(panels):
     assert {line.get_label() for line in kept} == {"kept: step 3"}
 
 
+def test_a_run_that_logged_nothing_has_an_empty_picture(panels):
+    (loss,) = panels([])
+    assert not loss.lines and loss.get_legend() is None
+
+
 def test_an_average_over_classes_is_called_macro(panels):
     rows = [*STEPS, evaluation(3, f1=0.5, f1_red=0.5, accuracy=0.6)]
     assert panels(rows, None, "f1")[1].get_ylabel() == "validation\nmacro\nf1"
