@@ -132,13 +132,14 @@ def cache_alone_if_unreachable() -> Iterator[None]:
     settings: list[Any] = [constants]
     if "datasets" in sys.modules:  # it copies the setting when it is imported
         settings.append(sys.modules["datasets"].config)
+    before = [one.HF_HUB_OFFLINE for one in settings]
     for one in settings:
         one.HF_HUB_OFFLINE = True
     try:
         yield
     finally:
-        for one in settings:
-            one.HF_HUB_OFFLINE = False
+        for one, value in zip(settings, before, strict=True):
+            one.HF_HUB_OFFLINE = value
 
 
 def _problem_of_hub() -> str | None:
