@@ -213,7 +213,7 @@ def show_result(result: TrainResult) -> None:
         say(
             f"  kept: the adapter of epoch {kept['epoch']:.4g}, the best on the validation examples"
         )
-    from lorakit.training.report import metric_text
+    from lorakit.training.metric_text import metric_text
 
     metrics = {"mean training loss": result.train_loss}
     metrics |= {

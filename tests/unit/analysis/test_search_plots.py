@@ -3,6 +3,7 @@
 import matplotlib.image
 import pytest
 
+from lorakit.analysis import search_plots
 from lorakit.analysis.search_plots import PlottedTrial, _axis, plot_search
 from lorakit.analysis.study_plot import PlottedCell, plot_study
 
@@ -45,6 +46,53 @@ def test_three_pictures_are_written(is_minimized, tmp_path):
     for path in paths:
         height, width, _ = matplotlib.image.imread(path).shape
         assert width > 600 and height > 300
+
+
+@pytest.fixture
+def figures(monkeypatch, tmp_path):
+    """Returns a function that draws a search and gives its figures by file name."""
+    drawn = {}
+    monkeypatch.setattr(
+        search_plots, "save_png", lambda figure, path: drawn.update({path.name: figure})
+    )
+
+    def draw(trials, **settings):
+        plot_search(trials, "eval_loss", True, tmp_path, **settings)
+        return drawn
+
+    return draw
+
+
+SEARCHED = [
+    trial("a", "stopped", [(1, 0.3)], r=4, modules="q, v", rate=1e-3),
+    trial("b", "finished", [(1, 0.9), (2, 0.5)], r=8, modules="all", rate=2e-3),
+]
+
+
+def test_words_lie_above_the_lines_with_a_white_rim(figures):
+    axes = figures(SEARCHED)["parallel_coordinates.png"].axes[0]
+    assert axes.texts
+    highest = max(line.get_zorder() for line in axes.lines)
+    for text in axes.texts:
+        assert text.get_zorder() > highest and text.get_path_effects()
+
+
+def test_a_logarithmic_space_has_logarithmic_axes(figures):
+    drawn = figures(SEARCHED, log_keys=("rate",))
+    names = [
+        text.get_text() for text in drawn["parallel_coordinates.png"].axes[0].get_xticklabels()
+    ]
+    assert names[:3] == ["r", "modules", "rate\n(log scale)"]
+    scales = {
+        axes.get_xlabel(): axes.get_xscale() for axes in drawn["metric_by_parameter.png"].axes
+    }
+    assert scales == {"r": "linear", "modules": "linear", "rate": "log"}
+
+
+def test_the_legend_has_the_marker_that_is_drawn(figures):
+    (legend,) = figures(SEARCHED)["metric_by_parameter.png"].legends
+    markers = {handle.get_label(): handle.get_marker() for handle in legend.legend_handles}
+    assert markers == {"ran to its end": "o", "stopped early": "v", "the best": "v"}
 
 
 def test_a_search_without_an_evaluation_has_no_pictures(tmp_path):
