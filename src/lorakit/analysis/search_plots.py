@@ -6,6 +6,7 @@ import math
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,10 @@ _LOG_FROM = 20.0
 """A parameter whose largest value is so many times its smallest is drawn on a log scale."""
 
 _FEW = 6
-"""A parameter with so many values has a tick for each."""
+"""A parameter with so many values, or fewer, has a tick for each, if they lie apart."""
+
+_APART = 0.05
+"""Share of an axis that is left between two ticks, so that their numbers do not overlap."""
 
 _NAMED = 24
 """Curves of more trials than that have no legend."""
@@ -107,8 +111,9 @@ class _Axis:
     def ticks(self) -> list[tuple[float, str]]:
         if self.labels:
             return [(self.place(label), _wrapped(label)) for label in self.labels]
-        if self.few:
-            return [(self.place(value), _number(value)) for value in self.few]
+        places = [self.place(value) for value in self.few]
+        if self.few and all(high - low >= _APART for low, high in pairwise(places)):
+            return [(at, _number(value)) for at, value in zip(places, self.few, strict=True)]
         shares = (0, 0.25, 0.5, 0.75, 1)
         values = [
             self.low * (self.high / self.low) ** share

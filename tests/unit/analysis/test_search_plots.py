@@ -1,5 +1,7 @@
 """Pictures of searches and studies: what is drawn where, and that odd searches can be drawn."""
 
+from itertools import pairwise
+
 import matplotlib.image
 import pytest
 
@@ -26,6 +28,14 @@ def test_numbers_of_one_magnitude_lie_on_a_plain_axis():
 
 def test_few_numbers_have_a_tick_each():
     assert [text for _, text in _axis("r", [8, 2, 16, 2]).ticks()] == ["2", "8", "16"]
+
+
+def test_ticks_never_lie_so_close_that_their_numbers_overlap():
+    rates = [0.000485, 0.000844, 0.00724, 0.0173, 0.0204, 0.0216]
+    for values in (rates, [0.3, 0.448, 0.45], [1.0, 1.0001]):
+        places = [place for place, _ in _axis("rate", values, is_log=True).ticks()]
+        assert (places[0], places[-1]) == pytest.approx((0, 1))
+        assert min(high - low for low, high in pairwise(places)) >= 0.05
 
 
 def test_words_lie_apart_and_one_value_lies_in_the_middle():
