@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from lorakit.hub import cache_alone_if_unreachable, is_hub_id
+
 
 def load_pretrained(auto_class: Any, name: Any, *, trust_remote_code: bool, **options: Any) -> Any:
     """Call `auto_class.from_pretrained`.
@@ -21,7 +23,11 @@ def load_pretrained(auto_class: Any, name: Any, *, trust_remote_code: bool, **op
     Raises:
         ValueError: It needs code of its own, which must not run.
     """
-    return auto_class.from_pretrained(name, trust_remote_code=trust_remote_code, **options)
+    options["trust_remote_code"] = trust_remote_code
+    if not is_hub_id(name, is_base=True):
+        return auto_class.from_pretrained(name, **options)
+    with cache_alone_if_unreachable():
+        return auto_class.from_pretrained(name, **options)
 
 
 def build_from_config(

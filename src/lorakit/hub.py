@@ -2,10 +2,12 @@
 
 import os
 import re
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from lorakit.errors import ConfigError, MissingFileError
 
@@ -127,11 +129,17 @@ def cache_alone_if_unreachable() -> Iterator[None]:
     if _Reachability.problem is None:
         yield
         return
-    constants.HF_HUB_OFFLINE = True
+    settings: list[Any] = [constants]
+    if "datasets" in sys.modules:  # it copies the setting when it is imported
+        settings.append(sys.modules["datasets"].config)
+    before = [one.HF_HUB_OFFLINE for one in settings]
+    for one in settings:
+        one.HF_HUB_OFFLINE = True
     try:
         yield
     finally:
-        constants.HF_HUB_OFFLINE = False
+        for one, value in zip(settings, before, strict=True):
+            one.HF_HUB_OFFLINE = value
 
 
 def _problem_of_hub() -> str | None:

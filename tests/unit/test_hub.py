@@ -131,3 +131,24 @@ def test_a_hub_that_cannot_be_reached_is_asked_once(cache, closed):
     assert "transformer.wte.weight" in CheckpointWeights("gpt2").names()  # what is cached serves
     assert time.monotonic() - began < 10
     assert not constants.HF_HUB_OFFLINE
+
+
+def test_an_unreachable_hub_is_asked_once_for_model_and_data(cache, closed):
+    import datasets
+    from transformers import AutoTokenizer
+
+    from lorakit.foreign_code import load_pretrained
+    from lorakit.training.data.sources import _read_hub
+    from lorakit.training.tasks.loading_problems import cannot_load
+
+    before = datasets.config.HF_HUB_OFFLINE
+    began = time.monotonic()
+    with pytest.raises(OSError) as caught:
+        load_pretrained(AutoTokenizer, "nobody/model", trust_remote_code=False)
+    told = str(cannot_load("nobody/model", "model", "tokenizer", caught.value))
+    assert "got 'nobody/model', which is no directory here" in told
+    assert "http://127.0.0.1:9 cannot be reached" in told
+    with pytest.raises(MissingFileError, match=r"http://127\.0\.0\.1:9 cannot be reached"):
+        _read_hub("nobody/data", None, "data.train")
+    assert time.monotonic() - began < 10
+    assert constants.HF_HUB_OFFLINE is False and datasets.config.HF_HUB_OFFLINE is before

@@ -12,7 +12,13 @@ from lorakit.adapters import Adapter
 from lorakit.analysis.amplification import Amplification, amplifications
 from lorakit.analysis.layer_similarity import LayerSimilarity, layer_similarities
 from lorakit.analysis.module_places import Place, module_places
-from lorakit.analysis.spectrum import UpdateSvd, rank_for, require_share, update_svds
+from lorakit.analysis.spectrum import (
+    UpdateSvd,
+    pooled_energy,
+    rank_for,
+    require_share,
+    update_svds,
+)
 from lorakit.errors import AdapterFileError
 
 SHARES = (0.9, 0.99)
@@ -26,6 +32,7 @@ class RankChoice:
     Attributes:
         share: The share.
         together: Smallest single rank at which all modules together keep it.
+        kept_together: Share that they keep at that rank: `share` or more.
         everywhere: Smallest single rank at which each module keeps it of its own.
         own: Smallest rank of each module that keeps it of its own, by path; 0 for a module whose
             update is zero.
@@ -36,6 +43,7 @@ class RankChoice:
 
     share: float
     together: int
+    kept_together: float
     everywhere: int
     own: Mapping[str, int]
     parameters_together: int
@@ -99,11 +107,13 @@ class AdapterAnalysis:
         """
         share = self.energy if share is None else share
         own = {update.path: update.rank_for(share) for update in self.updates}
-        together = rank_for([update.singular_values for update in self.updates], share)
+        spectra = [update.singular_values for update in self.updates]
+        together = rank_for(spectra, share)
         everywhere = max(own.values())
         return RankChoice(
             share,
             together,
+            pooled_energy(spectra)[together].item(),
             everywhere,
             own,
             self._parameters_at(dict.fromkeys(own, together)),

@@ -16,8 +16,6 @@ _BARS = (
     ("along_update", "directions of ΔW", "#1f77b4"),
     ("along_random", "random directions", "#d9c7a0"),
 )
-_FEW_DECADES = 1000
-"""Up to this ratio of the limits of an axis, 2 and 5 times a power of ten are written too."""
 
 
 def plot_amplification(analysis: AdapterAnalysis, path: Path) -> None:
@@ -54,8 +52,6 @@ def plot_amplification(analysis: AdapterAnalysis, path: Path) -> None:
 
 
 def _draw_norms(axes: Any, kinds: list[list[Amplification]]) -> None:
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
     for number, (attribute, label, colour) in enumerate(_BARS):
         heights = [median(getattr(found, attribute) for found in own) for own in kinds]
         places = [place + 0.27 * (number - 1) for place in range(len(kinds))]
@@ -65,9 +61,5 @@ def _draw_norms(axes: Any, kinds: list[list[Amplification]]) -> None:
     axes.set_ylabel("‖Uᵀ W0 V‖ (Frobenius)")
     axes.set_yscale("log")
     low, high = axes.get_ylim()
-    subs = (1, 2, 5) if high < _FEW_DECADES * low else (1,)
-    axes.yaxis.set_major_locator(LogLocator(subs=subs))
-    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_ylim(low / 1.5, high * 3)
     axes.legend(ncols=4, loc="upper center", fontsize=8.5, columnspacing=1.2, handletextpad=0.5)

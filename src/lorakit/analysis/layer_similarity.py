@@ -43,6 +43,12 @@ class LayerSimilarity:
         """The same of the control."""
         return _mean_of_pairs(self.random)
 
+    @property
+    def largest(self) -> float:
+        """The largest φ of two different modules, measured or of the control."""
+        outside = ~torch.eye(len(self.paths), dtype=torch.bool)
+        return max(self.phi[outside].max().item(), self.random[outside].max().item())
+
     def closest(self) -> tuple[str, str, float]:
         """Return the pair of different modules with the largest φ, and that φ."""
         count = len(self.paths)

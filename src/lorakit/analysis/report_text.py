@@ -104,7 +104,8 @@ def recommendation(analysis: AdapterAnalysis) -> str:
             "used to the last, and a higher one may be worth a try."
         )
     return (
-        f"Rank {choice.together} keeps {share} of the energy of {analysis.name}, which was trained "
+        f"Rank {choice.together} keeps {percent(choice.kept_together)} of the energy of "
+        f"{analysis.name} and is the smallest rank that keeps {share}; the adapter was trained "
         f"with {r}: {choice.parameters_together:,} parameters instead of {analysis.parameters:,}. "
         "It is the one to try next."
     )
@@ -145,6 +146,7 @@ def _rank_section(analysis: AdapterAnalysis, picture: str) -> list[str]:
             (
                 percent(share),
                 choice.together,
+                percent(choice.kept_together),
                 f"{choice.parameters_together:,}",
                 choice.everywhere,
                 f"{choice.parameters_everywhere:,}",
@@ -159,10 +161,11 @@ def _rank_section(analysis: AdapterAnalysis, picture: str) -> list[str]:
         if not update.is_zero
     }
     worst = min(kept, key=kept.__getitem__)
-    header = ("energy kept", "one rank for all", "parameters", "each module keeps it")
+    header = ("energy to keep", "one rank for all", "it keeps", "parameters")
+    per_module = ("each module keeps it", "parameters", "a rank of its own", "parameters")
     return [
         f"![Energy against rank]({picture})",
-        table((*header, "parameters", "a rank of its own", "parameters"), rows),
+        table((*header, *per_module), rows),
         "The energy of an update is ‖ΔW‖_F², the sum of its squared singular values; cutting it to "
         "rank k keeps the k largest, and no other matrix of rank k comes nearer (Eckart and "
         "Young). *One rank for all* keeps the share of all updates together, where large updates "

@@ -6,6 +6,7 @@ import math
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,21 @@ _LOG_FROM = 20.0
 """A parameter whose largest value is so many times its smallest is drawn on a log scale."""
 
 _FEW = 6
-"""A parameter with so many values has a tick for each."""
+"""A parameter with so many values, or fewer, has a tick for each, if they lie apart."""
+
+_APART = 0.05
+"""Share of an axis that is left between two ticks, so that their numbers do not overlap."""
+
+_NAMED = 24
+"""Curves of more trials than that have no legend."""
 
 _MARKERS = {"finished": "o", "stopped": "v"}
 _BEST = "#c1272d"
 _REDS = (6, 7)
 """Of the palette, the colours that would be taken for the best one's."""
 
-_MAP = "viridis_r"
+_LIGHTEST = 0.9
+"""Of the colour map from 0 to 1: what is lighter cannot be told from paper."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +111,9 @@ class _Axis:
     def ticks(self) -> list[tuple[float, str]]:
         if self.labels:
             return [(self.place(label), _wrapped(label)) for label in self.labels]
-        if self.few:
-            return [(self.place(value), _number(value)) for value in self.few]
+        places = [self.place(value) for value in self.few]
+        if self.few and all(high - low >= _APART for low, high in pairwise(places)):
+            return [(at, _number(value)) for at, value in zip(places, self.few, strict=True)]
         shares = (0, 0.25, 0.5, 0.75, 1)
         values = [
             self.low * (self.high / self.low) ** share
@@ -135,13 +144,14 @@ def _parallel(
     log_keys: Collection[str],
 ) -> Any:
     from matplotlib.figure import Figure
+    from matplotlib.patheffects import withStroke
 
     axes_of = [
         _axis(key, [t.values[key] for t in trials], is_log=key in log_keys)
         for key in trials[0].values
     ]
     axes_of.append(_axis(metric, [best_of[trial.name] for trial in trials]))
-    figure = Figure(figsize=(max(7.0, 2.1 * len(axes_of)), 4.8), layout="constrained")
+    figure = Figure(figsize=(max(7.0, 2.1 * len(axes_of)), 5.2), layout="constrained")
     axes = figure.subplots()
     colour = _colours(best_of.values(), figure, axes, metric, is_minimized)
     for trial in trials:
@@ -168,20 +178,21 @@ def _parallel(
                 textcoords="offset points",
                 fontsize=8,
                 va="center",
-                bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.8},
+                path_effects=[withStroke(linewidth=3, foreground="white")],
                 zorder=4,
             )
     names = [_short(axis.key) + ("\n(log scale)" if axis.is_log else "") for axis in axes_of]
     names[-1] = f"best {metric}"
     axes.set_xticks(range(len(axes_of)), names)
-    axes.set_xlim(-0.15, len(axes_of) - 0.45)
+    axes.set_xlim(-0.15, len(axes_of) - 0.6)
     axes.set_ylim(-0.06, 1.06)
     axes.set_yticks([])
     for side in ("top", "right", "left", "bottom"):
         axes.spines[side].set_visible(False)
+    stopped = "; dashed: stopped early" if any(t.status != "finished" for t in trials) else ""
     axes.set_title(
-        f"{len(trials)} trials: what was drawn, and the best {metric} it led to\n"
-        f"red: the best ({best.name}); dashed: stopped early",
+        f"Parameters of {_count(trials)}, and the best {metric} of each\n"
+        f"red: the best ({best.name}){stopped}",
         fontsize=11,
     )
     return figure
@@ -191,13 +202,14 @@ def _colours(values: Any, figure: Any, axes: Any, metric: str, is_minimized: boo
     """Return a function from the metric to a colour, dark where it is good, with its bar."""
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
+    from matplotlib.colors import ListedColormap, Normalize
 
     ordered = sorted(values)
     # A trial that diverged would leave one colour for all the others.
     spread = ordered[: max(2, math.ceil(0.8 * len(ordered)))] if is_minimized else ordered
     scale = Normalize(spread[0], spread[-1], clip=True)
-    colours = colormaps[_MAP if not is_minimized else _MAP.removesuffix("_r")]
+    shades = colormaps["viridis"]([_LIGHTEST * number / 255 for number in range(256)])
+    colours = ListedColormap(shades if is_minimized else shades[::-1])
     bar = figure.colorbar(
         ScalarMappable(scale, colours),
         ax=axes,
@@ -221,7 +233,8 @@ def _by_parameter(
     keys = list(trials[0].values)
     columns = 2 if len(keys) == 4 else min(3, len(keys))
     rows = math.ceil(len(keys) / columns)
-    figure = Figure(figsize=(3.7 * columns + 0.6, 3.1 * rows + 0.7), layout="constrained")
+    width = max(5.2, 3.7 * columns + 0.6)
+    figure = Figure(figsize=(width, 3.1 * rows + 0.7), layout="constrained")
     grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
     for number, key in enumerate(keys):
         axes = grid[number // columns][number % columns]
@@ -248,12 +261,12 @@ def _by_parameter(
             axes.set_ylabel(f"best {metric}")
     for spare in range(len(keys), rows * columns):
         grid[spare // columns][spare % columns].set_visible(False)
-    _legend_of_markers(figure, {trial.status for trial in trials})
-    figure.suptitle(f"Best {metric} of {len(trials)} trials against each parameter", fontsize=11)
+    _legend_of_markers(figure, {trial.status for trial in trials}, best.status)
+    figure.suptitle(f"Best {metric} of {_count(trials)} against each parameter", fontsize=11)
     return figure
 
 
-def _legend_of_markers(figure: Any, statuses: set[str]) -> None:
+def _legend_of_markers(figure: Any, statuses: set[str], best_status: str) -> None:
     from matplotlib.lines import Line2D
 
     names = {"finished": "ran to its end", "stopped": "stopped early"}
@@ -262,7 +275,8 @@ def _legend_of_markers(figure: Any, statuses: set[str]) -> None:
         Line2D([], [], marker=_MARKERS[status], linestyle="", color="#33638d", label=names[status])
         for status in shown
     ]
-    handles.append(Line2D([], [], marker="o", linestyle="", color=_BEST, label="the best"))
+    marker = _MARKERS.get(best_status, "x")
+    handles.append(Line2D([], [], marker=marker, linestyle="", color=_BEST, label="the best"))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8)
 
 
@@ -295,11 +309,18 @@ def _curves(trials: Sequence[PlottedTrial], best: PlottedTrial, metric: str) -> 
     axes.set_ylabel(metric)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
-    if len(trials) <= 24:
+    has_legend = len(trials) <= _NAMED
+    if has_legend:
         columns = 1 if len(trials) <= 14 else 2
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, ncols=columns)
-    axes.set_title(f"{metric} after each epoch, {len(trials)} trials", fontsize=11)
+    red = "" if has_legend else f"\nred: the best ({best.name})"
+    title = f"Learning curves: {metric} after each epoch, {_count(trials)}{red}"
+    axes.set_title(title, fontsize=11)
     return figure
+
+
+def _count(trials: Sequence[PlottedTrial]) -> str:
+    return f"{len(trials)} trial{'s' if len(trials) != 1 else ''}"
 
 
 def _metric_name(metric: str) -> str:

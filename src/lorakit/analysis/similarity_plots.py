@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from lorakit.analysis.adapter_comparison import AdapterComparison, ModuleSimilar
 from lorakit.analysis.layer_similarity import LayerSimilarity
 from lorakit.analysis.module_places import Place, module_places
 from lorakit.analysis.pictures import new_figure
-from lorakit.analysis.spectrum_plots import draw_cells, kind_by_layer, layer_order
+from lorakit.analysis.spectrum_plots import EMPTY, draw_cells, kind_by_layer, layer_order
 from lorakit.png import save_png
 
 _ROWS = 3
@@ -103,6 +104,9 @@ def plot_similarity_by_layer(comparison: AdapterComparison, path: Path) -> None:
 def plot_layer_similarity(analysis: AdapterAnalysis, found: LayerSimilarity, path: Path) -> None:
     """Draw φ between all modules of one input width, and between random directions.
 
+    The colours end at the largest φ of two different modules: that of a module with itself is
+    always 1, and is left gray.
+
     Args:
         analysis: Of the adapter.
         found: φ of one width.
@@ -123,9 +127,10 @@ def plot_layer_similarity(analysis: AdapterAnalysis, found: LayerSimilarity, pat
         image = axes.imshow(
             _ordered(phi, order),
             cmap=_MAP,
-            norm=PowerNorm(0.5, vmin=0, vmax=1),
+            norm=PowerNorm(0.5, vmin=0, vmax=found.largest or 1),
             interpolation="nearest",
         )
+        axes.set_facecolor(EMPTY)
         axes.set_title(name, fontsize=10)
         _block_ticks(axes, places)
     grid[1].set_yticks([])
@@ -133,10 +138,9 @@ def plot_layer_similarity(analysis: AdapterAnalysis, found: LayerSimilarity, pat
     figure.suptitle(
         f"Subspace similarity φ between modules of {analysis.name} that read "
         f"{found.in_features} features\n(top {top} input directions; within a module layers run "
-        "from first to last)"
+        "from first to last; gray: itself)"
     )
-    bar = figure.colorbar(image, ax=grid, label=_LABEL, shrink=0.75)  # type: ignore[arg-type]
-    bar.set_ticks([0, 0.05, 0.1, 0.25, 0.5, 1])
+    figure.colorbar(image, ax=grid, label=_LABEL, shrink=0.75)  # type: ignore[arg-type]
     save_png(figure, path)
 
 
@@ -183,7 +187,8 @@ def _place_key(analysis: AdapterAnalysis, place: Place) -> tuple[int, int]:
 
 
 def _ordered(matrix: Tensor, order: Sequence[int]) -> list[list[float]]:
-    return matrix[list(order)][:, list(order)].tolist()
+    """Return the matrix in this order of rows and columns, its diagonal NaN."""
+    return matrix[list(order)][:, list(order)].fill_diagonal_(math.nan).tolist()
 
 
 def _block_ticks(axes: Any, places: Sequence[Place]) -> None:

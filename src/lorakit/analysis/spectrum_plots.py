@@ -10,12 +10,16 @@ import torch
 
 from lorakit.analysis.adapter_analysis import AdapterAnalysis
 from lorakit.analysis.pictures import legend_beside, new_figure, styles
+from lorakit.analysis.report_text import percent
 from lorakit.analysis.spectrum import UpdateSvd, pooled_energy
 from lorakit.png import save_png
 
 _NUMBERED_LAYERS, _NUMBERED_KINDS = 12, 12
 """A heat map of so many layers and kinds, or fewer, has its numbers written in."""
 _OUTSIDE = "none"
+
+EMPTY = "#dddddd"
+"""Colour of a cell without a value."""
 
 
 def plot_spectra(analysis: AdapterAnalysis, path: Path) -> None:
@@ -61,10 +65,11 @@ def plot_energy(analysis: AdapterAnalysis, path: Path) -> None:
     axes.plot(range(len(whole)), whole.tolist(), color="black", linewidth=3, label="all modules")
     axes.set_ylim(0, 1.03)
     axes.set_xlim(0, len(whole) - 1)
-    for number, share in enumerate(analysis.shares()):
-        rank = analysis.rank_choice(share).together
-        axes.plot([rank], [whole[rank].item()], "o", color="black", markersize=8, zorder=5)
-        _note(axes, f"rank {rank} keeps {100 * share:.4g}%", rank, whole[rank].item(), number)
+    choices = [analysis.rank_choice(share) for share in analysis.shares()]
+    kept_by_rank = {choice.together: choice.kept_together for choice in choices}
+    for number, (rank, kept) in enumerate(kept_by_rank.items()):
+        axes.plot([rank], [kept], "o", color="black", markersize=8, zorder=5, clip_on=False)
+        _note(axes, f"rank {rank} keeps {percent(kept)}", rank, kept, number)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_title(f"Energy of ΔW that a lower rank keeps, in {analysis.name}")
@@ -132,7 +137,7 @@ def draw_cells(
         look: Passed on to `imshow`.
     """
     image = axes.imshow(cells.tolist(), aspect="auto", interpolation="nearest", **look)
-    axes.set_facecolor("#dddddd")
+    axes.set_facecolor(EMPTY)
     axes.set_yticks(range(len(kinds)), kinds, fontsize=9 if len(kinds) <= 12 else 6)
     step = 1 if len(layers) <= 16 else 4
     shown = [n for n, layer in enumerate(layers) if layer is None or n % step == 0]

@@ -44,7 +44,7 @@ def evaluate(
     location = adapter_location(adapter)
     from lorakit.training.evaluation import evaluate as measure
     from lorakit.training.evaluation import find_adapter, settings_beside
-    from lorakit.training.report import metric_text
+    from lorakit.training.metric_text import metric_text
 
     hide_loading_bars()
     loaded = recipe_of(location, recipe, overrides or [])

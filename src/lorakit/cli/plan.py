@@ -130,6 +130,6 @@ def _draw(methods: dict[str, MemoryPlan], own: MemoryPlan, recipe: Recipe, path:
     from lorakit.cli.plan_view import ORDER
 
     batch = f"{own.batch_rows} x {own.batch_tokens} tokens"
-    title = f"{Path(recipe.model).name}: {batch}, {own.device}"
+    title = f"Memory to train {Path(recipe.model).name}: {batch}, {own.device}"
     bars = {name: made.at_peak for name, made in methods.items()}
     plot_memory(bars, ORDER, path, title, own.memory_bytes)

@@ -216,7 +216,7 @@ def show_result(result: TrainResult) -> None:
             f"  kept: the adapter of epoch {kept['epoch']:.4g}, the best on the validation examples"
         )
     from lorakit.adapters.settings import InferenceSettings
-    from lorakit.training.report import metric_text
+    from lorakit.training.metric_text import metric_text
 
     settings = InferenceSettings.load(result.adapter_path)
     metrics = {"mean training loss": result.train_loss}

@@ -1,4 +1,4 @@
-"""report.md and loss.png: what was trained, how well it does, and how to use it."""
+"""report.md: what was trained, how well it does, and how to use it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,12 @@ from lorakit.adapters.settings import InferenceSettings
 from lorakit.atomic import write_text
 from lorakit.errors import escaped
 from lorakit.injection import Injection, ParameterCount
-from lorakit.png import save_png
 from lorakit.training.guessing import Reference, warning
+from lorakit.training.loss_plot import plot_losses
+from lorakit.training.metric_text import metric_text
 from lorakit.training.recipe import Recipe
 from lorakit.training.run_directory import RunDirectory
-from lorakit.training.tasks.metrics import has_averages
 
-_PLOT_INCHES = (8, 4.5)
-_PLOT_DPI = 120
 _GB = 1e9
 
 
@@ -61,7 +59,7 @@ class RunFacts:
 
 def write_report(run: RunDirectory, facts: RunFacts) -> None:
     """Write loss.png, then report.md; the latter marks the run as finished."""
-    plot_losses(run, facts.best_step)
+    plot_losses(run, facts.best_step, facts.recipe.training.get("metric_for_best_model"))
     write_text(run.report_file, report_text(run, facts))
 
 
@@ -76,7 +74,7 @@ def report_text(run: RunDirectory, facts: RunFacts) -> str:
         _result_table(run, facts),
         _compared(run, facts),
         _kept(facts),
-        "![Training and validation loss](loss.png)",
+        "![Loss, main metric and learning rate by optimizer step](loss.png)",
         "## Data",
         _table(
             ("split", "examples"),
@@ -97,52 +95,6 @@ def report_text(run: RunDirectory, facts: RunFacts) -> str:
         commands(run, recipe),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
-
-
-def plot_losses(run: RunDirectory, best_step: int | None = None) -> None:
-    """Draw training and validation loss over the optimizer steps into loss.png."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    rows = run.metrics()
-    figure = Figure(figsize=_PLOT_INCHES, layout="constrained")
-    axes = figure.add_subplot()
-    curves = (("loss", "training", "-", ""), ("eval_loss", "validation", "-", "o"))
-    for key, label, line, marker in curves:
-        points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
-        if points:
-            steps, losses = zip(*points, strict=True)
-            single = len(points) == 1
-            axes.plot(steps, losses, line, marker="o" if single else marker, label=label)
-    if best_step is not None:
-        axes.axvline(best_step, linestyle=":", color="gray", label=f"kept: step {best_step}")
-    axes.set_xlabel("optimizer step")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_ylabel("loss (mean cross-entropy, nats)")
-    axes.set_title(f"Loss of {run.path.name}")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    save_png(figure, run.loss_plot, _PLOT_DPI)
-
-
-_AVERAGES = ("eval_precision", "eval_recall", "eval_f1")
-
-
-def metric_text(key: str, settings: InferenceSettings) -> str:
-    """Return a metric in words; an average over classes, each counting alike, is called macro.
-
-    Args:
-        key: Its name, with the "eval_" prefix.
-        settings: Those beside the adapter, which know the task and the classes.
-
-    >>> metric_text("eval_f1", InferenceSettings(task_type="SEQ_CLS", labels=("red", "blue")))
-    'macro f1'
-    >>> metric_text("eval_f1", InferenceSettings(task_type="TOKEN_CLS", labels=("O", "B-PER")))
-    'f1'
-    """
-    name = key.removeprefix("eval_").replace("_", " ")
-    is_macro = key in _AVERAGES and has_averages(settings.task_type, settings.labels or ())
-    return f"macro {name}" if is_macro else name
 
 
 def _result_table(run: RunDirectory, facts: RunFacts) -> str:

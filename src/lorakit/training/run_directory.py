@@ -72,7 +72,7 @@ class RunDirectory:
 
     @property
     def loss_plot(self) -> Path:
-        """Training and validation loss over the steps."""
+        """Picture of loss, main metric and learning rate over the steps."""
         return self.path / "loss.png"
 
     @property

@@ -23,6 +23,7 @@ def test_how_low_the_rank_could_have_been():
     choice = analysis.rank_choice()
     # Pooled energies are 17, 4, 2, 1 of 24: rank 1 keeps 0.708, rank 2 keeps 0.875.
     assert (choice.share, choice.together, choice.everywhere) == (0.75, 2, 3)
+    assert choice.kept_together == pytest.approx(21 / 24)
     assert choice.own == {"layers.0.steep": 1, "layers.0.flat": 3}
     assert analysis.parameters == 4 * (10 + 8) + 4 * (6 + 5)
     assert choice.parameters_together == 2 * (18 + 11)
@@ -38,6 +39,7 @@ def test_a_higher_share_never_takes_a_lower_rank():
         values = [getattr(choice, name) for choice in choices]
         assert values == sorted(values) and values[0] < values[-1]
     assert choices[-1].together == choices[-1].everywhere == 4
+    assert all(choice.kept_together >= choice.share - 1e-9 for choice in choices)
 
 
 def test_a_module_is_never_given_more_than_its_rank():

@@ -1,6 +1,7 @@
 """What the pictures show: curves, cells and controls, read back from the figures."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -10,18 +11,23 @@ from lorakit.analysis import (
     analyze_adapter,
     compare_adapters,
     pictures,
+    quantization_plot,
+    report_text,
     similarity_plots,
     spectrum_plots,
 )
 from lorakit.png import save_png
+from lorakit.quantization.error import SCHEMES, LayerError
 from made_adapters import adapter_of, factors_with, layered_adapter, random_factors
+
+PICTURES = ("energy", "spectra", "layers", "similarity 24")
 
 
 @pytest.fixture
 def drawn(monkeypatch):
     """Collects figures in place of writing them."""
     figures = []
-    for module in (amplification_plot, similarity_plots, spectrum_plots):
+    for module in (amplification_plot, quantization_plot, similarity_plots, spectrum_plots):
         monkeypatch.setattr(module, "save_png", lambda figure, path: figures.append(figure))
     return figures
 
@@ -46,8 +52,36 @@ def test_energy_reaches_one_and_marks_the_ranks(drawn, tmp_path):
     spectrum_plots.plot_energy(analyze_adapter(adapter_of({"m": factors})), tmp_path)
     (axes,) = drawn[0].axes
     assert list(axes.lines[1].get_ydata()) == pytest.approx([0, 0.8, 0.95, 1, 1])
-    assert [text.get_text() for text in axes.texts] == ["rank 2 keeps 90%", "rank 3 keeps 99%"]
+    assert [text.get_text() for text in axes.texts] == ["rank 2 keeps 95%", "rank 3 keeps 100%"]
     assert [tuple(line.get_xdata()) for line in axes.lines[2:]] == [(2,), (3,)]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_notes_on_energy_are_the_heights_of_their_points_and_the_numbers_of_the_report(
+    seed, drawn, tmp_path
+):
+    analysis = analyze_adapter(layered_adapter(r=6, seed=seed), energy=0.7)
+    spectrum_plots.plot_energy(analysis, tmp_path)
+    (axes,) = drawn[0].axes
+    curve = next(line for line in axes.lines if line.get_label() == "all modules")
+    report = "\n".join(
+        report_text.adapter_sections(analysis, dict.fromkeys(PICTURES, "p"), "##", "")
+    )
+    assert len(axes.texts) == len(analysis.shares())
+    for note, point in zip(axes.texts, axes.lines[-len(axes.texts) :], strict=True):
+        (rank,), (height,) = point.get_xdata(), point.get_ydata()
+        assert height == curve.get_ydata()[rank]
+        share = report_text.percent(height)
+        assert note.get_text() == f"rank {rank} keeps {share}"
+        assert f"| {rank} | {share} |" in report
+
+
+def test_a_rank_that_keeps_every_share_has_one_note(drawn, tmp_path):
+    spectrum_plots.plot_energy(
+        analyze_adapter(adapter_of({"m": random_factors(1, 8, 8)})), tmp_path
+    )
+    (axes,) = drawn[0].axes
+    assert [text.get_text() for text in axes.texts] == ["rank 1 keeps 100%"]
 
 
 @pytest.mark.parametrize("use_dora", [False, True])
@@ -132,10 +166,50 @@ def test_layers_are_compared_kind_by_kind_beside_a_control(drawn, tmp_path):
     similarity_plots.plot_layer_similarity(analysis, found, tmp_path)
     measured, control = drawn[0].axes[:2]
     order = [2, 0, 1]  # layers.2.q, layers.10.q, layers.2.v
-    assert measured.images[0].get_array().tolist() == found.phi[order][:, order].tolist()
-    assert control.images[0].get_array().tolist() == found.random[order][:, order].tolist()
+    for axes, phi in ((measured, found.phi), (control, found.random)):
+        shown = axes.images[0].get_array()
+        assert shown.mask.tolist() == torch.eye(3, dtype=torch.bool).tolist()
+        outside = ~torch.eye(3, dtype=torch.bool)
+        assert shown.compressed().tolist() == phi[order][:, order][outside].tolist()
     assert [text.get_text() for text in measured.get_yticklabels()] == ["q", "v"]
     assert list(measured.get_yticks()) == [0.5, 2.0]
+
+
+def test_the_diagonal_does_not_set_the_colours(drawn, tmp_path):
+    analysis = analyze_adapter(layered_adapter(layers=3, width=64))
+    (found,) = analysis.layer_similarities
+    similarity_plots.plot_layer_similarity(analysis, found, tmp_path)
+    measured, control = drawn[0].axes[:2]
+    outside = ~torch.eye(6, dtype=torch.bool)
+    largest = max(found.phi[outside].max().item(), found.random[outside].max().item())
+    assert largest < 0.5
+    assert measured.images[0].get_clim() == control.images[0].get_clim() == (0, largest)
+
+
+def test_modules_without_a_common_direction_can_be_drawn(tmp_path):
+    A, B = torch.eye(8)[:1], torch.ones(8, 1)
+    analysis = analyze_adapter(adapter_of({"layers.0.q": (A, B), "layers.1.q": (A.roll(1, 1), B)}))
+    (found,) = analysis.layer_similarities
+    found = replace(found, random=torch.eye(2))
+    assert found.largest == pytest.approx(0, abs=1e-12)
+    similarity_plots.plot_layer_similarity(analysis, found, tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 1000
+
+
+def test_no_scheme_hides_another_that_costs_the_same(drawn, tmp_path):
+    errors = [
+        LayerError(path, 8, 8, scheme.name, 0.01 if scheme.bits == 8 else 0.1, 0.2, 4.5)
+        for path in ("layers.0.q", "layers.1.q")
+        for scheme in SCHEMES
+    ]
+    quantization_plot.plot_quantization_errors(errors, tmp_path, "mine")
+    (axes,) = drawn[0].axes
+    assert [line.get_label() for line in axes.lines] == [scheme.name for scheme in SCHEMES]
+    on_each_other, alone = axes.lines[:-1], axes.lines[-1]
+    for under, over in pairwise(on_each_other):
+        assert under.get_linewidth() > over.get_linewidth() + 2
+        assert under.get_markersize() > over.get_markersize() + 2
+    assert alone.get_linewidth() == over.get_linewidth() == 1
 
 
 @pytest.mark.parametrize(

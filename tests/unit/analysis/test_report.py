@@ -55,11 +55,11 @@ def test_the_numbers_of_the_report_are_those_of_the_analysis(tmp_path, steep):
     text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     assert "2 updates ΔW = s·B·A for `some/base`, 144 parameters." in text
     assert (
-        "Rank 2 keeps 95% of the energy of mine, which was trained with 4: 72 parameters in place "
-        "of 144."
+        "Rank 2 keeps 95% of the energy of mine and is the smallest rank that keeps 95%; the "
+        "adapter was trained with 4: 72 parameters instead of 144."
     ) in text
-    assert "| 90% | 2 | 72 | 2 | 72 | 2 to 2 | 72 |" in text
-    assert "| 99% | 3 | 108 | 3 | 108 | 3 to 3 | 108 |" in text
+    assert "| 90% | 2 | 95% | 72 | 2 | 72 | 2 to 2 | 72 |" in text
+    assert "| 99% | 3 | 100% | 108 | 3 | 108 | 3 to 3 | 108 |" in text
     # ‖ΔW‖ over both layers is √40; the stable rank is 20 / 16; the entropy is 0.942 nats.
     assert "| q | 2 | 4 | 6.32 | 2.56 | 1.25 | 2 | 2 | 3 |" in text
     assert "nan" not in text.lower() and "inf" not in text.lower().replace("infinite", "")

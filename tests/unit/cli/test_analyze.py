@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from lorakit import Adapter, LoraConfig, add_adapter, save_adapter
 from lorakit.analysis import analyze_adapter
+from lorakit.analysis.report_text import percent
 from lorakit.cli.analyze import default_output, short_names
 
 
@@ -65,8 +66,10 @@ def test_a_run_gets_its_report_inside(cli, cls_run, tmp_path):
     assert {row["adapter"] for row in rows} == {"my-run"}
     assert all(float(row["amplification_factor"]) > 0 for row in rows)
     assert "amplification" in result.stdout
-    rank = analyze_adapter(adapter).rank_choice().together
-    assert f"Rank {rank} keeps 90% of the energy of my-run" in result.stdout
+    choice = analyze_adapter(adapter).rank_choice()
+    rank = choice.together
+    kept = f"Rank {rank} keeps {percent(choice.kept_together)} of the energy of my-run and is the"
+    assert f"{kept} smallest rank that keeps 90%" in " ".join(result.stdout.split())
     command = f"lorakit train {run}/recipe.yaml lora.r={rank} output={run}-r{rank}"
     assert command in result.stdout
     # The run is as usable as before, and the report is not overwritten.
@@ -184,9 +187,9 @@ def test_the_share_decides_the_rank(cli, adapter, tmp_path):
         ranks[share] = analysis.rank_choice(float(share)).together
         assert f"rank for {100 * float(share):g}%" in result.stdout
     assert ranks["0.3"] < ranks["1"] == 4
-    assert (
-        f"Rank {ranks['0.3']} keeps 30% of the energy" in (tmp_path / "0.3/report.md").read_text()
-    )
+    report = (tmp_path / "0.3/report.md").read_text()
+    assert f"Rank {ranks['0.3']} keeps " in report
+    assert "is the smallest rank that keeps 30%" in report
 
 
 @pytest.mark.parametrize("share", ["0", "-1", "90"])

@@ -11,6 +11,7 @@ import pyarrow.parquet as parquet
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
 from lorakit.errors import DataError, LorakitError, MissingFileError, did_you_mean
+from lorakit.hub import cache_alone_if_unreachable, why_fetching_failed
 from lorakit.training.data.csv_files import read_csv
 from lorakit.training.data.json_files import read_json
 from lorakit.training.data.table import FileExamples, dataset_of
@@ -184,7 +185,8 @@ def _unreadable(path: Path, key: str, error: Exception) -> str:
 def _read_hub(name: str, subset: str | None, key: str) -> Dataset | DatasetDict:
     label = f"'{name}'" + (f" (data.subset '{subset}')" if subset else "")
     try:
-        return load_dataset(name, subset)
+        with cache_alone_if_unreachable():
+            return load_dataset(name, subset)
     except ValueError as error:
         raise DataError(
             f"Could not load {label} in {key} from the Hugging Face hub: "
@@ -192,9 +194,9 @@ def _read_hub(name: str, subset: str | None, key: str) -> Dataset | DatasetDict:
             "configurations."
         ) from error
     except Exception as error:  # network, hub and cache errors share no class
-        reason = str(error).strip().splitlines()[0].rstrip(".") or type(error).__name__
         raise MissingFileError(
             f"Could not load {key}: got {label}, which is no file or folder here, and asking the "
-            f"Hugging Face hub for a dataset of that name failed ({reason}). Check the name and "
-            "the network, or name a local csv, json, jsonl or parquet file or a saved dataset."
+            f"Hugging Face hub for a dataset of that name failed ({why_fetching_failed(error)}). "
+            "Check the name and the network, or name a local csv, json, jsonl or parquet file or a "
+            "saved dataset."
         ) from error

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from lorakit.errors import ConfigError, MissingFileError
+from lorakit.hub import why_fetching_failed
 
 
 def check_local(name: str, key: str) -> None:
@@ -82,8 +83,8 @@ def cannot_load(
         )
     return MissingFileError(
         f"Could not load the {what} in {key}: got '{name}', which is no directory here, and asking "
-        f"the Hugging Face hub for it failed ({reason}). Check the name and the network, or name a "
-        "local directory."
+        f"the Hugging Face hub for it failed ({why_fetching_failed(error)}). Check the name and "
+        "the network, or name a local directory."
     )
 
 
