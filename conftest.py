@@ -8,7 +8,7 @@ import os
 from importlib.util import find_spec
 
 # As the command line does: the workers of a suite share the cores.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 # Triton is for Linux only.
 collect_ignore = [] if find_spec("triton") else ["src/lorakit/ops/triton_kernels.py"]

@@ -1,9 +1,9 @@
 """A training step while other programs use the machine, by how threads wait for each other.
 
-The threads that share a product wait for the slowest of them: in a loop, which is OpenMP's default,
-or asleep (`lorakit.threads`). Each variant has a process of its own, as the setting is read when
-torch is loaded; the processes take turns, and for the busy half of the rounds two more processes
-compute all the time.
+The threads that share a product wait for the slowest of them: in a long loop, which is OpenMP's
+default, in a short one (`lorakit.threads`), or asleep. Each variant has a process of its own, as
+the setting is read when torch is loaded. The processes take turns, and for the busy half of the
+rounds two more processes compute all the time.
 """
 
 import os
@@ -22,15 +22,21 @@ from benchmarks.options import Options, parse
 from benchmarks.results import ROOT, Row, compared
 from benchmarks.step import optimizer_of, row_fields
 from benchmarks.variants import LIMIT, LORAKIT_MLP, PEFT, build_variants, why_not
+from lorakit.threads import SPIN_COUNT
 
 MEASURE = "forward+backward+optimizer"
 QUIET = "quiet"
 BUSY = "two busy processes"
 IN_A_LOOP = "threads wait in a loop"
+BRIEFLY = "threads wait in a short loop"
 ASLEEP = "threads wait asleep"
-_POLICIES = {IN_A_LOOP: {}, ASLEEP: {"OMP_WAIT_POLICY": "passive"}}
+_POLICIES = {
+    IN_A_LOOP: {},
+    BRIEFLY: {"GOMP_SPINCOUNT": SPIN_COUNT},
+    ASLEEP: {"OMP_WAIT_POLICY": "passive"},
+}
 _WAIT_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-_STEPS = 4
+_STEPS = 2
 _WARMUP_STEPS = 3
 _LONGEST_LOAD_S = 900
 

@@ -120,7 +120,7 @@ SECTIONS = (
         "A busy machine",
         "A training step while nothing else runs, and while two more processes compute all the "
         "time, by how threads wait for each other; the ratio is to threads that wait in a loop, "
-        "OpenMP's default. The command line lets them wait asleep.",
+        "OpenMP's default. The command line lets them wait in a short loop, then asleep.",
         "busy_machine",
         tables.busy_table,
     ),

@@ -334,9 +334,9 @@ def _on_a_busy_machine(make: Make) -> list[Row]:
     for load, slower in ((busy_machine.QUIET, 1.0), (busy_machine.BUSY, 4.0)):
         for who in (LIMIT, LORAKIT_MLP, PEFT):
             loop = busy_machine.variant_name(who, busy_machine.IN_A_LOOP)
-            asleep = busy_machine.variant_name(who, busy_machine.ASLEEP)
+            short = busy_machine.variant_name(who, busy_machine.BRIEFLY)
             made += make(
-                {loop: 0.1 * PACE[who][0] * slower, asleep: 0.1 * PACE[who][0] * slower**0.5},
+                {loop: 0.1 * PACE[who][0] * slower, short: 0.1 * PACE[who][0] * slower**0.5},
                 (loop,),
                 benchmark="busy_machine",
                 measure=busy_machine.MEASURE,

@@ -203,11 +203,34 @@ def write_safetensors(
         tensors: Contiguous, on the CPU, by name.
         metadata: Texts by name.
     """
-    # Wider numbers come first, so that every tensor is aligned.
-    names = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
+    header = _header_text(tensors, metadata)
+    with path.open("wb") as file:
+        file.write(len(header).to_bytes(_LENGTH_BYTES, "little") + header)
+        for name in _in_order(tensors):
+            if tensors[name].numel():
+                file.write(_bytes_of(tensors[name]))
+
+
+def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> int:
+    """Return the size of the file that `write_safetensors` would write.
+
+    Args:
+        tensors: Their shapes and dtypes count, not their numbers; fake ones will do.
+        metadata: Texts by name.
+    """
+    numbers = sum(tensor.nbytes for tensor in tensors.values())
+    return _LENGTH_BYTES + len(_header_text(tensors, metadata)) + numbers
+
+
+def _in_order(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return the names with those of wider numbers first, so that every tensor is aligned."""
+    return sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
+
+
+def _header_text(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
     header: dict[str, Any] = {_METADATA: dict(metadata)}
     end = 0
-    for name in names:
+    for name in _in_order(tensors):
         tensor = tensors[name]
         begin, end = end, end + tensor.nbytes
         header[name] = {
@@ -216,12 +239,7 @@ def write_safetensors(
             "data_offsets": [begin, end],
         }
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
-    text += b" " * (-len(text) % _LENGTH_BYTES)
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(_LENGTH_BYTES, "little") + text)
-        for name in names:
-            if tensors[name].numel():
-                file.write(_bytes_of(tensors[name]))
+    return text + b" " * (-len(text) % _LENGTH_BYTES)
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:

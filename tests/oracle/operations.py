@@ -45,9 +45,14 @@ class Case:
         return randomize_(model, seed=seed, scale=SCALE).eval()
 
     def fresh_ours(self, seed: int = 3) -> nn.Module:
-        """Return lorakit's model with random numbers of its own."""
+        """Return lorakit's model with random numbers of its own, and what PEFT would train."""
         model = self.kind.build()
         options = {key: value for key, value in self.options.items() if key != "fan_in_fan_out"}
+        found = lorakit.add_adapter(self.kind.build(), lorakit.LoraConfig(**options)).heads
+        # PEFT leaves the head of a task as it is where nobody names it.
+        unnamed = [head for head in found if head not in options.get("modules_to_save", ())]
+        if unnamed:
+            options["exclude_modules"] = unnamed
         lorakit.add_adapter(model, lorakit.LoraConfig(**options))
         return randomize_(model, seed=seed, scale=SCALE).eval()
 

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from lorakit.adapters.convolutions import Convolutions
-from lorakit.adapters.files import read_adapter_files, write_adapter_files
+from lorakit.adapters.files import read_adapter_files, weights_file_bytes, write_adapter_files
 from lorakit.adapters.parameter_keys import (
     named_in_base,
     stacked_paths,
@@ -183,6 +183,14 @@ class Adapter:
 
         Returns: The paths written.
         """
+        return write_adapter_files(Path(path), *self._contents_of_files())
+
+    def weights_file_bytes(self) -> int:
+        """Return how large the file of tensors is that `save` would write."""
+        return weights_file_bytes(*self._contents_of_files())
+
+    def _contents_of_files(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Return the configuration's values and the tensors by key, as PEFT's files hold them."""
         factors, config = with_outputs_of_files(self.factors, self.config)
         config = with_patterns_of_files(factors, config)
         tensors = tensor_keys(
@@ -195,8 +203,7 @@ class Adapter:
             self.stacked,
             self.token_rows,
         )
-        values = config_to_peft(config, self.base_model)
-        return write_adapter_files(Path(path), values, tensors)
+        return config_to_peft(config, self.base_model), tensors
 
     @property
     def stacked(self) -> frozenset[str]:

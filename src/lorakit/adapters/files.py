@@ -21,7 +21,13 @@ from lorakit.errors import (
 )
 from lorakit.hub import fetch_from_hub, is_hub_id, require_inside
 from lorakit.json_files import read_json_object
-from lorakit.tensor_files import FileChangedError, TensorFile, read_safetensors, write_safetensors
+from lorakit.tensor_files import (
+    FileChangedError,
+    TensorFile,
+    read_safetensors,
+    safetensors_bytes,
+    write_safetensors,
+)
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -171,10 +177,18 @@ def _write(directory: Path, values: Mapping[str, Any], tensors: Mapping[str, Ten
     separate = _separate(tensors)
     require_savable(separate, str(weights))
     text = json.dumps(values, indent=2)
-    metadata = {"format": "pt", CONFIG_RECORD: json.dumps(values)}
     with replacing_files(weights, config) as (new_weights, new_config):
-        write_safetensors(new_weights, separate, metadata)
+        write_safetensors(new_weights, separate, _metadata(values))
         new_config.write_text(text + "\n", encoding="utf-8")
+
+
+def weights_file_bytes(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> int:
+    """Return how large the file of tensors is that `write_adapter_files` would write."""
+    return safetensors_bytes(tensors, _metadata(values))
+
+
+def _metadata(values: Mapping[str, Any]) -> dict[str, str]:
+    return {"format": "pt", CONFIG_RECORD: json.dumps(values)}
 
 
 def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

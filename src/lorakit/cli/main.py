@@ -34,7 +34,7 @@ from lorakit.cli.train import train
 from lorakit.cli.tune import tune
 from lorakit.disks import disk_error
 from lorakit.errors import LorakitError
-from lorakit.threads import wait_asleep
+from lorakit.threads import wait_briefly
 
 
 class CommandLine(TyperGroup):
@@ -166,6 +166,6 @@ for command in COMMANDS:
 
 def main() -> None:
     """Run the command line."""
-    wait_asleep()
+    wait_briefly()
     ending.install()
     app()

@@ -125,6 +125,8 @@ def choose_heads(
     excluded = [p for p in found if name_matches(config.exclude_modules or (), p)]
     adapted = [] if kind is None else [p for p in found if _is_targeted(p, config)]
     chosen = [path for path in found if path not in (*excluded, *adapted)]
+    if kind is not None and any(path in heads for path in (*excluded, *adapted)):
+        task = None  # PEFT looks for the whole head in a file that names the task
     drawn = [path for path in chosen if path in unread and not (has_task_head and path in heads)]
     unsaved = [p for p in unread if not _is_inside(p, (*chosen, *config.modules_to_save))]
     notes = [] if kind is None else [_inferred(kind, task, [p for p in chosen if p in heads])]

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from lorakit.adapters import adapter_state_dict
+from lorakit.adapters.carried import view_of
 from lorakit.atomic import scratch_directory
 from lorakit.errors import ConfigError, LorakitError, PlanError
 from lorakit.injection import count_parameters
-from lorakit.planning.adapter_size import safetensors_bytes
 from lorakit.planning.fake_model import build_fake_model
 from lorakit.planning.fake_world import FakeWorld
 from lorakit.planning.machine_memory import device_memory, parse_memory, process_bytes
@@ -23,6 +22,7 @@ from lorakit.planning.several_processes import in_each_process
 from lorakit.planning.sources import Sources, find_sources
 from lorakit.planning.step_memory import StepMemory, longest_batch, run_step
 from lorakit.quantization.devices import default_device
+from lorakit.tensor_files import safetensors_bytes
 from lorakit.training.arguments import build_arguments, resolve_training
 from lorakit.training.preview import optimizer_steps
 from lorakit.training.recipe import Recipe
@@ -146,7 +146,10 @@ def plan(
     shards = bool(recipe.training.get("fsdp"))
     step = in_each_process(counted, model, processes, shards)
     parameters = count_parameters(model)
-    saved = model.state_dict() if method == "full" else adapter_state_dict(model)
+    if method == "full":
+        file_bytes = safetensors_bytes(model.state_dict(), {"format": "pt"})
+    else:
+        file_bytes = view_of(model, "default").weights_file_bytes()
     updates = tokens = None
     if rows.train_rows is not None:
         updates = optimizer_steps(arguments, -(-rows.train_rows // processes))
@@ -161,7 +164,7 @@ def plan(
         trainable=parameters.trainable,
         total=parameters.total,
         process_bytes=process_bytes(),
-        adapter_file_bytes=safetensors_bytes(saved),
+        adapter_file_bytes=file_bytes,
         memory_bytes=available,
         batch_rows=first.shape[0],
         batch_tokens=first.shape[1],

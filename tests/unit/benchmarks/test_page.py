@@ -56,9 +56,9 @@ def written(tmp_path_factory):
 def test_a_busy_machine_has_a_column_for_each_load(page):
     text = section(page, "A busy machine")
     assert "| llama-4m | quiet | two busy processes |" in text
-    (line,) = lines_of(text, "limit, threads wait asleep")
+    (line,) = lines_of(text, "limit, threads wait in a short loop")
     assert (
-        line.startswith("| limit, threads wait asleep | 100 ms (")
+        line.startswith("| limit, threads wait in a short loop | 100 ms (")
         and ", 0.50 x limit, threads wait in a loop |" in line
     )
 

@@ -45,7 +45,7 @@ def test_a_record_that_says_nothing_is_passed_over(environment_file, text):
 
 def test_notes_are_about_cpus(monkeypatch):
     monkeypatch.setattr(compiled_library, "unavailable", lambda: "the disk is full")
-    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
+    monkeypatch.setenv("GOMP_SPINCOUNT", "10000")
     (note,) = cpu_notes(CPU)
     assert note.startswith("The compiled low-rank products are off (the disk is full): ")
     assert cpu_notes(torch.device("cuda")) == ()

@@ -169,6 +169,12 @@ class CausalLM(Task):
             rows.append(SampleRow(readable(tokenizer, ids), counted, note))
         return rows
 
+    def metric_names(
+        self, labels: tuple[str, ...] | None, training: Mapping[str, Any]
+    ) -> tuple[str, ...]:
+        """Return loss, perplexity and the share of tokens that are guessed right."""
+        return ("loss", "perplexity", "mean_token_accuracy")
+
     def build_trainer(
         self,
         model: PreTrainedModel,
