@@ -23,6 +23,8 @@ from lorakit.injection.state import adapted_layers, replaced_modules
 
 TOLERANCE = 1e-5
 """Largest error, in units of the largest expected value."""
+ROUNDED_TOLERANCE = 1e-4
+"""The same, where weights are rounded once more (merging) or gradients are added up twice."""
 MOVED = 1e-3
 """What an adapter changes at least, in the same units."""
 R, ALPHA = 4, 6
@@ -302,7 +304,7 @@ def checkpointing(case: Case) -> None:
             model, gradient_checkpointing=True, use_reentrant=reentrant
         ):
             got = _loss_and_gradients(case, model)
-        _same(got, expected, f"gradients with use_reentrant={reentrant}", 1e-4)
+        _same(got, expected, f"gradients with use_reentrant={reentrant}", ROUNDED_TOLERANCE)
 
 
 def _checkpointing_obstacle(case: Case, reentrant: bool) -> str | None:
@@ -319,7 +321,7 @@ def _checkpointing_obstacle(case: Case, reentrant: bool) -> str | None:
         base.gradient_checkpointing_enable(gradient_checkpointing_kwargs=kwargs)
         if reentrant:
             base.enable_input_require_grads()
-        _same(_loss_and_gradients(case, base), expected, "other gradients", 1e-4)
+        _same(_loss_and_gradients(case, base), expected, "other gradients", ROUNDED_TOLERANCE)
     except Exception as error:
         return f"transformers: {type(error).__name__}: {error}"
     return None
@@ -343,7 +345,7 @@ def merged(case: Case) -> None:
     """Merged weights give the same, and unmerging gives the base's bytes."""
     model = case.copied()
     lorakit.merge_adapters(model)
-    _same(case.evaluated(model), case.adapted_outputs, "merged outputs", 1e-4)
+    _same(case.evaluated(model), case.adapted_outputs, "merged outputs", ROUNDED_TOLERANCE)
     lorakit.unmerge_adapters(model)
     now = {name: p for name, p in model.named_parameters() if ".updates." not in name}
     for name, parameter in case.base.named_parameters():
@@ -364,7 +366,7 @@ def from_pretrained(case: Case) -> None:
         raise WrongError("other keys after merging")
     model.save_pretrained(case.directory / "merged")
     loaded = kind.from_pretrained(case.directory / "merged")
-    _same(case.evaluated(loaded), case.adapted_outputs, "outputs of the loaded model", 1e-4)
+    _same(case.evaluated(loaded), case.adapted_outputs, "outputs of the loaded model", ROUNDED_TOLERANCE)
 
 
 CHECKS: dict[str, Callable[[Case], None]] = dict(
