@@ -86,7 +86,7 @@ def _no_bool(value: Any) -> Any:
 MOST = 2**31 - 1
 """What libraries underneath count to."""
 _MOST_SCALING = 3.4e38
-"""Of float32."""
+"""Largest finite number of float32, rounded down."""
 
 Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=MOST)]
 Rank = Count
@@ -328,7 +328,7 @@ def _with_valid_regexes(value: Any, patterns: Iterable[str]) -> Any:
     for pattern in patterns:
         problem = pattern_problem(pattern)
         if problem:
-            raise ValueError(f"{shown(pattern)} is no valid regular expression ({problem})")
+            raise ValueError(f"{shown(pattern)} is not a valid regular expression ({problem})")
     return value
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 MOST_BYTES = 2**24
-"""Of a file of settings; those with a rank for each expert of a large model take a few million."""
+"""Bytes a file of settings may have; a rank for each expert of a large model takes millions."""
 
 _POINTER = b"version https://git-lfs.github.com/spec/"
 POINTER_BYTES = len(_POINTER)

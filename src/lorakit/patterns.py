@@ -16,14 +16,14 @@ import regex
 from lorakit.errors import ConfigError
 
 _MOST_S = 2.0
-"""Of one match, and of all slow ones of a pattern together."""
+"""Bound on one match, and on all slow matches of a pattern together."""
 
 _SLOW_S = 0.05
 """A module's name takes microseconds; a process that waits for others may take this."""
 
 _REPEAT = r"\{([0-9]{0,9})(?:,([0-9]{0,9}))?\}"
 _MOST_REPEATS = 10_000
-"""Of all "{2,3}" of a pattern multiplied: that many copies may be made when it is compiled."""
+"""Bound on the product of all "{2,3}" of a pattern: compiling it may make that many copies."""
 
 _MOST_CHARACTERS = 2**19
 _SHOWN = 200

@@ -25,7 +25,7 @@ _MOST_HEADER_BYTES = 100_000_000
 _MOST_ELEMENTS = 2**62
 _MOST_DIMENSIONS = 16
 MOST_NAME_CHARACTERS = 1000
-"""Of a tensor's name, which is a path through a model."""
+"""Bound on a tensor's name, which is a path through a model."""
 
 _METADATA = "__metadata__"
 _DTYPES = {

@@ -366,7 +366,12 @@ def from_pretrained(case: Case) -> None:
         raise WrongError("other keys after merging")
     model.save_pretrained(case.directory / "merged")
     loaded = kind.from_pretrained(case.directory / "merged")
-    _same(case.evaluated(loaded), case.adapted_outputs, "outputs of the loaded model", ROUNDED_TOLERANCE)
+    _same(
+        case.evaluated(loaded),
+        case.adapted_outputs,
+        "outputs of the loaded model",
+        ROUNDED_TOLERANCE,
+    )
 
 
 CHECKS: dict[str, Callable[[Case], None]] = dict(

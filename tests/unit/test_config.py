@@ -93,7 +93,7 @@ def test_a_wrong_value_is_named_with_its_key(values, expected):
 def test_an_invalid_regex_is_named(values):
     text = message(**values)
     assert f"In LoraConfig: {next(iter(values))}: " in text
-    assert "'(q' is no valid regular expression (missing ), unterminated subpattern" in text
+    assert "'(q' is not a valid regular expression (missing ), unterminated subpattern" in text
 
 
 def test_a_list_of_names_is_no_regex():

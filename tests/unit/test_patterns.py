@@ -118,6 +118,6 @@ def test_ordinary_patterns_mean_what_they_mean_to_python(pattern):
 )
 def test_what_is_no_pattern(pattern, problem):
     assert problem in pattern_problem(pattern)
-    with pytest.raises(ConfigError, match="is no valid regular expression") as caught:
+    with pytest.raises(ConfigError, match="is not a valid regular expression") as caught:
         LoraConfig(target_modules=pattern)
     assert len(str(caught.value)) < 1200

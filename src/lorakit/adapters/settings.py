@@ -29,7 +29,7 @@ class InferenceSettings(StrictConfig):
     """Class or tag names by id."""
 
     dtype: str | None = None
-    """Of the base weights in training, such as "bfloat16"; None for a quantised base."""
+    """dtype of the base weights in training, such as "bfloat16"; None for a quantised base."""
 
     quantization: QuantizationConfig | None = None
     """How the base was kept in training."""

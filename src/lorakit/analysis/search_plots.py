@@ -30,7 +30,7 @@ _REDS = (6, 7)
 """Of the palette, the colours that would be taken for the best one's."""
 
 _LIGHTEST = 0.9
-"""Of the colour map from 0 to 1: what is lighter cannot be told from paper."""
+"""Range of the colour map, from 0 to 1: lighter colours cannot be seen on white paper."""
 
 
 @dataclass(frozen=True)

@@ -152,4 +152,4 @@ def _write_nowhere() -> None:
 
 
 ending = Ending()
-"""Of this process; without `install` it takes no signals."""
+"""How this process ends; it takes no signals before `install` is called."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lorakit.training.run_directory import RunDirectory
 
 EVENT = "guessing"
-"""Of the row of metrics.jsonl that holds what guessing would give."""
+"""Name of the row of metrics.jsonl that holds what guessing would give."""
 
 _IGNORED = -100
 

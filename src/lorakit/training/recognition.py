@@ -72,7 +72,7 @@ class Recognized:
     """What to set under `data:`, by key."""
     examples: int
     names: tuple[str, ...]
-    """Of all columns."""
+    """Names of all columns."""
     notes: tuple[str, ...]
     """What a reader should look at, one sentence each."""
     tokens: int

@@ -211,7 +211,7 @@ def _work(config: dict[str, Any]) -> None:
     try:
         _go_to(Path(config["folder"]))
         recipe = Recipe.check(config["recipe"], "the recipe")
-        stop = _told_by(config["asked"], recipe.training.get("ddp_timeout"))
+        stop = _stop_asked_through(config["asked"], recipe.training.get("ddp_timeout"))
         train(recipe, resume=config["resume"], on_event=emit, stop=stop)
     except Exception as error:
         if may_tell(error):
@@ -219,7 +219,7 @@ def _work(config: dict[str, Any]) -> None:
         raise
 
 
-def _told_by(asked: Any, timeout_s: int | None) -> StopRequest:
+def _stop_asked_through(asked: Any, timeout_s: int | None) -> StopRequest:
     """Return a request that is set once the process that leads training says so."""
     from ray.exceptions import RayError
 

@@ -242,7 +242,7 @@ class TestConfig:
         "values,expected",
         [
             ({"r": 0}, "r: got 0"),
-            ({"rank_pattern": {"(": 2}}, "is no valid regular expression"),
+            ({"rank_pattern": {"(": 2}}, "is not a valid regular expression"),
             ({"lora_alpha": "x"}, "lora_alpha: got 'x'"),
         ],
     )

@@ -41,7 +41,7 @@ def labels_of(examples: Dataset, column: str | None) -> Labels | None:
 def held_out(labels: Labels, count: int, generator: np.random.Generator) -> np.ndarray:
     """Choose up to `count` examples without taking the last example of a label.
 
-    Single labels are taken in equal shares. Takes time linear in the examples, but for sorting the
+    Single labels are stratified. Takes time linear in the examples, but for sorting the
     names of the labels.
     """
     if labels.is_single:

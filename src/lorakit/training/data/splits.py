@@ -79,8 +79,8 @@ def load_splits(
     Args:
         data: The recipe's `data:` section.
         seed: Decides which examples are held out and which are kept under a limit.
-        label: The column of the task's labels, or of its lists of tags. Held-out examples have
-            the labels in equal shares, and training keeps an example of every label.
+        label: The column of the task's labels, or of its lists of tags. Held-out examples are
+            stratified by it, and training keeps an example of every label.
         columns: Columns that must be there, by the recipe key that names each; they are looked
             for before anything is held out.
 
