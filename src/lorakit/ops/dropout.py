@@ -6,6 +6,7 @@ mask repeats under `torch.manual_seed` and under gradient checkpointing, which r
 generator before it runs the layer again.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -54,13 +55,34 @@ def keep_mask(
 
     Returns: Boolean tensor of `shape`; True with probability 1 - drop_probability.
     """
+    if torch.compiler.is_compiling() and device.type == "cpu":
+        return _eager_keep_mask(list(shape), drop_probability, seed)
+    return _hashed(shape, drop_probability, seed, device)
+
+
+@torch.library.custom_op("lorakit::keep_mask", mutates_args=())
+def _eager_keep_mask(shape: Sequence[int], drop_probability: float, seed: Tensor) -> Tensor:
+    """Make the mask by torch's own kernels inside a graph that inductor compiles for a CPU.
+
+    Inductor writes the products as signed C++, whose overflow gcc takes for impossible: with some
+    instruction sets the mask came out wrong.
+    """
+    return _hashed(tuple(shape), drop_probability, seed, torch.device("cpu"))
+
+
+@_eager_keep_mask.register_fake
+def _(shape: Sequence[int], drop_probability: float, seed: Tensor) -> Tensor:
+    return torch.empty(shape, dtype=torch.bool, device="cpu")
+
+
+def _hashed(
+    shape: torch.Size | tuple[int, ...], drop_probability: float, seed: Tensor, device: torch.device
+) -> Tensor:
     elements = 1
     for size in shape:
         elements *= size
     words = (elements + _ELEMENTS_PER_WORD - 1) // _ELEMENTS_PER_WORD
     z = torch.arange(words, dtype=torch.int64, device=device)
-    # The seed comes first: inductor writes position * step as signed C++ on the loop's counter,
-    # whose overflow gcc takes for impossible and then drops the end of the loop.
     z.add_(_operand(seed, device)).mul_(_WEYL_STEP)
     for shift, multiplier in _ROUNDS:
         z.bitwise_xor_(_logical_shift_right(z, shift)).mul_(multiplier)

@@ -125,8 +125,8 @@ def test_every_problem_is_told_at_once(write):
         ),
         (
             "training: {remove_unused_columns: true}",
-            "training.remove_unused_columns: got True; this is lorakit's own to set: the rows hold "
-            "just what the model takes.",
+            "training.remove_unused_columns: got True; this is lorakit's own to set: the examples "
+            "hold just what the model takes.",
         ),
         ("training: {max_steps: 1.5}", "training.max_steps: got 1.5; input should be a valid int"),
         ("training: {learning_rate: -1}", "learning_rate: got -1; input should be greater than 0"),

@@ -81,7 +81,7 @@ def test_a_metric_that_nobody_reports_is_told_before_training(recipe, tmp_path):
         train(recipe(training={"metric_for_best_model": "eval_acuracy"}))
     assert str(caught.value) == (
         "training.metric_for_best_model: got 'eval_acuracy', expected a metric of the evaluation: "
-        "loss."
+        "loss, perplexity, mean_token_accuracy. Did you mean 'mean_token_accuracy'?"
     )
     assert list(tmp_path.iterdir()) == []
 
