@@ -62,7 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
 
 def measure(options: Options, shape: Shape) -> list[Row]:
     """Measure one shape on a quiet and on a busy machine."""
-    whos = [who for who in (LIMIT, LORAKIT_MLP, PEFT) if not why_not(who, torch.float32, "cpu")]
+    asked = (LORAKIT_MLP,) if options.quick else (LIMIT, LORAKIT_MLP, PEFT)
+    whos = [who for who in asked if not why_not(who, torch.float32, "cpu")]
     common = row_fields("busy_machine", shape, torch.float32, 0.0, options.r or 8)
     rows = []
     with ExitStack() as stack:

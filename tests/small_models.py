@@ -40,7 +40,7 @@ _SIZES: dict[str, int] = {
     **{"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "zero_expert_num": 1},
 }
 _LATENT = {"num_key_value_heads": 4, "head_dim": 4, "qk_head_dim": 8}
-"""Of attentions whose keys and values come from one latent vector."""
+"""Sizes of attentions whose keys and values come from one latent vector."""
 
 _ROPE = {"rope_type": "default", "rope_theta": 1e4}
 

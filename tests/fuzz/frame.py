@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from lorakit.errors import LorakitError
 
 MOST_CHARACTERS = 4000
-"""Of a message: what a terminal shows."""
+"""Most characters of a message: what a terminal shows."""
 
 
 class Fuzzer(Protocol):

@@ -150,7 +150,7 @@ def _refused(result, marker):
 
 
 def _needs_code(folder):
-    """Of the tokenizer's code transformers has a version itself where it knows the model."""
+    """A known model has its tokenizer in transformers itself."""
     return "auto_map" in (folder / "config.json").read_text()
 
 

@@ -1,5 +1,6 @@
 """The adapter as a value: a configuration and tensors by module path, with no model."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +27,7 @@ from lorakit.adapters.ranks import Factors
 from lorakit.adapters.sharded import is_sharded, whole
 from lorakit.adapters.token_rows import check_token_rows
 from lorakit.config import LoraConfig
-from lorakit.errors import AdapterFileError, AdapterMismatchError, first_few
+from lorakit.errors import AdapterFileError, AdapterMismatchError, LorakitWarning, first_few
 from lorakit.frozen import freeze_fields
 from lorakit.initializations import is_rewriting
 
@@ -111,7 +112,7 @@ class Adapter:
             ConfigError: A value of the configuration is out of range, or a revision of a local
                 directory is asked for.
         """
-        values, tensors, where = read_adapter_files(
+        values, tensors, where, is_lorakit_s = read_adapter_files(
             path,
             allow_pickle=allow_pickle,
             allow_edited_config=allow_edited_config,
@@ -137,6 +138,15 @@ class Adapter:
                     f"use_dora={config.use_dora}. The two files do not belong together."
                 )
         check_token_rows(config, keys.token_rows, where)
+        grouped = [path for path, shape in keys.convolutions.items() if shape.groups > 1]
+        if grouped and config.use_dora and not is_lorakit_s:
+            warnings.warn(
+                f"{where} may give other outputs here than where it was trained: with use_dora "
+                "PEFT measures the rows of convolutions in groups "
+                f"({first_few(grouped, 2)}) in another way. Train it again with lorakit.",
+                LorakitWarning,
+                stacklevel=2,
+            )
         return cls(
             config,
             factors,

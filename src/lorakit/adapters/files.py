@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -40,6 +40,19 @@ _SETTLED_S = 2.0
 """Age after which no save can be between two files any more."""
 
 
+class AdapterFiles(NamedTuple):
+    """What the two files of an adapter hold."""
+
+    values: dict[str, Any]
+    """Of the configuration."""
+    tensors: dict[str, Tensor]
+    """By key, on the CPU."""
+    where: str
+    """The directory's name, for messages."""
+    is_lorakit_s: bool
+    """Whether lorakit wrote the tensors' file."""
+
+
 def read_adapter_files(
     path: str | Path,
     *,
@@ -48,7 +61,7 @@ def read_adapter_files(
     revision: str | None = None,
     subfolder: str | None = None,
     token: str | bool | None = None,
-) -> tuple[dict[str, Any], dict[str, Tensor], str]:
+) -> AdapterFiles:
     """Read an adapter directory or hub repository.
 
     Both files come from one save, also where another process saves into the directory meanwhile:
@@ -64,8 +77,7 @@ def read_adapter_files(
         subfolder: Folder inside the directory or repository that holds the adapter.
         token: Of the hub, where the repository is private.
 
-    Returns: The configuration's values, the tensors by key on the CPU, and the directory's name
-        for messages.
+    Returns: What the two files hold.
 
     Raises:
         MissingFileError: The directory or one of its files is not there.
@@ -93,7 +105,7 @@ def read_adapter_files(
         if problem:
             raise AdapterFileError(problem)
     require_sound(read.tensors, str(weights_path))
-    return values, read.tensors, str(directory)
+    return AdapterFiles(values, read.tensors, str(directory), CONFIG_RECORD in read.metadata)
 
 
 def _are_settled(*files: Path) -> bool:

@@ -21,6 +21,7 @@ from transformers.core_model_loading import WeightRenaming, rename_source_key
 
 from lorakit.config import LoraConfig
 from lorakit.errors import first_few
+from lorakit.injection.heads import TASKS_WITH_HEADS
 from lorakit.injection.state import base_modules
 from lorakit.injection.targets import name_matches
 
@@ -42,6 +43,9 @@ NAMES_OF_EXPERTS: dict[str, frozenset[str]] = {
     ),
 }
 """Last parts of module paths that PEFT takes for experts' weights, by `model_type`."""
+
+_HEAD_NAMES = ("classifier", "score")
+"""Names of heads that PEFT adds to `modules_to_save` for a task of classification."""
 
 FORBIDDEN_NAMES: dict[str, frozenset[str]] = dict.fromkeys(
     ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"),
@@ -92,6 +96,20 @@ def unread_by_peft(model: nn.Module, config: LoraConfig, paths: Iterable[str]) -
             f"modules_to_save={list(config.modules_to_save)} too, whose names theirs end in, and "
             "misses their weights in the file. Merge the adapter where it is to be read by PEFT."
         )
+    unsaved = _heads_left_out(model, config)
+    if unsaved:
+        return (
+            f"PEFT does not read this adapter: with task_type={config.task_type} it looks for "
+            f"{first_few(unsaved, 2)} in the file, which exclude_modules leaves out. Leave "
+            "task_type out, or merge the adapter, where it is to be read by PEFT."
+        )
+    grouped = _scaled_in_groups(model, config, paths)
+    if grouped:
+        return (
+            f"PEFT does not read this adapter as lorakit does: with use_dora it measures the rows "
+            f"of convolutions in groups ({first_few(grouped, 2)}) in another way. Leave them out "
+            "with exclude_modules where the adapter is to be read by PEFT."
+        )
     taken = [path for path in paths if config.use_dora and is_taken_for_experts(model, path)]
     if taken:
         return (
@@ -112,6 +130,22 @@ def _taken_for_saved(model: nn.Module, config: LoraConfig) -> list[str]:
     # The whole path of a module means this one alone.
     open_names = [name for name in names if name not in paths]
     return [path for path in paths if path not in names and not name_matches(open_names, path)]
+
+
+def _heads_left_out(model: nn.Module, config: LoraConfig) -> list[str]:
+    """Return the modules that PEFT looks for in the file of a task, and that are not in it."""
+    if config.task_type not in TASKS_WITH_HEADS:
+        return []
+    heads = [path for path, _ in base_modules(model) if _last(path) in _HEAD_NAMES]
+    return [path for path in heads if not name_matches(config.modules_to_save, path)]
+
+
+def _scaled_in_groups(model: nn.Module, config: LoraConfig, paths: Iterable[str]) -> list[str]:
+    """Return the convolutions in groups whose rows a magnitude scales."""
+    if not config.use_dora:
+        return []
+    modules = dict(base_modules(model))
+    return [path for path in paths if getattr(modules.get(path), "groups", 1) > 1]
 
 
 def _renamed(model: nn.Module, paths: Iterable[str]) -> list[str]:

@@ -188,9 +188,9 @@ class AdapterTrainerMixin(ProcessTrainerMixin):
     def _load_adapter_from(self, checkpoint: str) -> None:
         model: Any = self.accelerator.unwrap_model(self.model)
         reshard(model)  # else the tensors would go into copies that are about to be dropped
-        values, tensors, _ = read_adapter_files(checkpoint)
-        adopt_ranks(model, values, tensors, self.adapter_name)
-        load_adapter_state_dict(model, tensors, self.adapter_name)
+        saved = read_adapter_files(checkpoint)
+        adopt_ranks(model, saved.values, saved.tensors, self.adapter_name)
+        load_adapter_state_dict(model, saved.tensors, self.adapter_name)
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
         """Find the best checkpoint by its step: the run directory may have been moved."""
@@ -240,8 +240,8 @@ class AdapterTrainerMixin(ProcessTrainerMixin):
             start_from_data(self, model, self.adapter_name)  # type: ignore[arg-type]
         if checkpoint is not None:
             # A sharded model gets its numbers later, and its shapes have to be there by then.
-            values, tensors, _ = read_adapter_files(checkpoint)
-            adopt_ranks(model, values, tensors, self.adapter_name)
+            saved = read_adapter_files(checkpoint)
+            adopt_ranks(model, saved.values, saved.tensors, self.adapter_name)
         self._has_begun = True
         if self.args.activation_checkpointing and not checkpoints_reentrantly(self.args):
             model.disable_input_require_grads()

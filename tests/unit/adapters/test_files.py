@@ -43,7 +43,7 @@ def saved(tmp_path):
 
 
 def test_round_trip(saved):
-    values, read, where = read_adapter_files(saved)
+    values, read, where, _ = read_adapter_files(saved)
     assert values == VALUES and where == str(saved)
     assert all(torch.equal(read[k], t) and read[k].dtype == t.dtype for k, t in tensors().items())
     assert names(saved) == [CONFIG_FILE, WEIGHTS_FILE]
@@ -67,7 +67,7 @@ def test_an_existing_directory_keeps_its_other_files(saved):
     (saved / "tokenizer.json").write_text("{}")
     write_adapter_files(saved, VALUES | {"r": 3}, tensors(2.0))
     assert names(saved) == [CONFIG_FILE, WEIGHTS_FILE, "tokenizer.json"]
-    values, read, _ = read_adapter_files(saved)
+    values, read, *_ = read_adapter_files(saved)
     assert values["r"] == 3 and read["b"][0, 0] == 2.0
 
 
@@ -199,7 +199,7 @@ def test_killed_in_the_middle_of_a_save(tmp_path, where, there_before):
         write_adapter_files(target, VALUES, tensors())
     save_and_be_killed(where, target)
     if there_before:
-        values, read, _ = read_adapter_files(target)
+        values, read, *_ = read_adapter_files(target)
         assert values == VALUES
         assert torch.equal(read["b"], tensors()["b"])
     else:
@@ -256,7 +256,7 @@ class TestPickles:
         return folder
 
     def test_they_are_read_where_that_is_allowed(self, pickled):
-        _, read, _ = read_adapter_files(pickled, allow_pickle=True)
+        _, read, *_ = read_adapter_files(pickled, allow_pickle=True)
         assert read.keys() == tensors().keys()
         assert all(torch.equal(tensor, tensors()[key]) for key, tensor in read.items())
         assert "--allow-pickle" in refused(MissingFileError, pickled)

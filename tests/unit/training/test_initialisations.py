@@ -25,7 +25,7 @@ def lora(init, **more):
 
 
 def bits(result):
-    _, tensors, _ = read_adapter_files(result.adapter_path)
+    _, tensors, *_ = read_adapter_files(result.adapter_path)
     return {key: tensor.numpy().tobytes() for key, tensor in tensors.items()}
 
 
