@@ -4,6 +4,7 @@ A module that cannot be imported for another reason is an error and no skip: the
 be lost without a word.
 """
 
+import gc
 import os
 from importlib.util import find_spec
 
@@ -12,3 +13,13 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 # Triton is for Linux only.
 collect_ignore = [] if find_spec("triton") else ["src/lorakit/ops/triton_kernels.py"]
+
+
+def pytest_collection_finish() -> None:
+    """Take what is loaded by now out of the garbage collector's sight.
+
+    The libraries and the tests are millions of objects that live until the end. The Trainer, for
+    one, runs a full collection before each training, which looks through all of them.
+    """
+    gc.collect()
+    gc.freeze()
