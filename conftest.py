@@ -8,8 +8,8 @@ import gc
 import os
 from importlib.util import find_spec
 
-# As the command line does: the workers of a suite share the cores.
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+# The workers of a suite share the cores: a thread that waits for others leaves them to whatever runs.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # Triton is for Linux only.
 collect_ignore = [] if find_spec("triton") else ["src/lorakit/ops/triton_kernels.py"]

@@ -1,4 +1,7 @@
-"""Start programs in two processes on this machine that meet over the loopback interface."""
+"""Start programs in two processes on this machine that meet over the loopback interface.
+
+By torchrun where the launcher is what a test is about, and else as forks of one process.
+"""
 
 import json
 import os
@@ -7,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-TIMEOUT_S = 240
+from forked import TIMEOUT_S, run_together
 
 # Trains one recipe after the other in the same processes. "kill" ends one process in the midst of
 # it by kill -9, "ask" lets one of them ask for a stop, "resume" goes on, and "fail" has an error.
@@ -85,13 +88,12 @@ def torchrun(*command, processes=2, **changes):
 
 
 def train_all(jobs, folder, processes=2):
-    """Train (recipe, how) one after the other; returns the process and what each has seen."""
-    program, notes = folder / "train_all.py", folder / "seen"
-    program.write_text(TRAIN_ALL)
+    """Train (recipe, how) one after the other; returns how each process ended, and what it saw."""
+    notes = folder / "seen"
     given = json.dumps([(str(path), how) for path, how in jobs])
-    done = torchrun(program, given, notes, processes=processes)
+    ended = run_together(TRAIN_ALL, given, notes, count=processes)
     files = [notes.with_suffix(f".{rank}") for rank in range(processes)]
-    return done, [json.loads(file.read_text()) for file in files if file.exists()]
+    return ended, [json.loads(file.read_text()) for file in files if file.exists()]
 
 
 def run(command, **changes):

@@ -1,12 +1,12 @@
 """Every recipe and script under examples/ runs, on tiny stand-in models and local rows."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+
+from forked import run
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 RECIPES = sorted((EXAMPLES / "recipes").glob("*.yaml"))
@@ -67,14 +67,10 @@ def test_a_recipe_trains_on_its_stand_in(recipe_path, stand_ins, tmp_path):
     assert saved["task_type"] == written["task"]
 
 
-def _run(script: str, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, str(EXAMPLES / "scripts" / script), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+def _run(script: str, *arguments: object) -> str:
+    path = str(EXAMPLES / "scripts" / script)
+    code = f"import runpy; runpy.run_path({path!r}, run_name='__main__')"
+    done = run(code, *arguments)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 

@@ -3,7 +3,8 @@
 import pytest
 from safetensors.torch import load_file
 
-from launched import metric_rows, torchrun, train_all, without_dropout, write_recipe
+from forked import run_together
+from launched import metric_rows, train_all, without_dropout, write_recipe
 from lorakit.training import Recipe, RunDirectory, train
 
 # Of losses, norms and weights. Sums of float32 are made in another order; AdamW divides what that
@@ -99,8 +100,8 @@ def runs(
 def in_two(runs):
     """Train every kind in one launch of two processes."""
     jobs = [(runs.write(name, 2), "start") for name in KINDS]
-    done, seen = train_all(jobs, runs.folder)
-    assert done.returncode == 0, done.stderr
+    ended, seen = train_all(jobs, runs.folder)
+    assert [one.returncode for one in ended] == [0, 0], ended[0].stderr + ended[1].stderr
     return seen
 
 
@@ -176,10 +177,8 @@ with failing_together():
 """
 
 
-def test_a_process_that_hangs_is_waited_for_as_long_as_the_recipe_says(tmp_path):
-    program = tmp_path / "hang.py"
-    program.write_text(HANG)
-    done = torchrun(program)
-    assert done.returncode != 0
-    assert "Process 0 of 2 waited for another that did not come" in done.stderr
-    assert "training.ddp_timeout" in done.stderr
+def test_a_process_that_hangs_is_waited_for_as_long_as_the_recipe_says():
+    waiting, hanging = run_together(HANG)
+    assert waiting.returncode != 0 and hanging.returncode != 0
+    assert "Process 0 of 2 waited for another that did not come" in waiting.stderr
+    assert "training.ddp_timeout" in waiting.stderr

@@ -1,5 +1,6 @@
 """Two processes, of which one is killed or which are stopped, end with the bits of never having."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -42,10 +43,10 @@ def recipes(tmp_path_factory, tiny_distilbert_dir, cls_csv):
 
 @pytest.fixture(scope="module")
 def killed(recipes):
-    """Kill one of two processes; the launcher ends the other."""
+    """Kill one of two processes; the other is ended, as a launcher does."""
     recipe = recipes["killed"]
-    done, _ = train_all([(recipe, "kill")], recipe.parent)
-    assert done.returncode != 0 and "SIGKILL" in done.stderr
+    (first, second), _ = train_all([(recipe, "kill")], recipe.parent)
+    assert second.returncode == -signal.SIGKILL and first.returncode != 0, second.stderr
     run = RunDirectory.open(recipe.with_suffix(""))
     assert checkpoints.newest_complete(run.path).name == "checkpoint-3"
     return run
@@ -57,8 +58,8 @@ def seen(recipes, killed):
     jobs = [("straight", "start"), ("killed", "resume"), ("sharded", "start")]
     jobs += [("stopped", "ask"), ("stopped", "resume"), ("straight", "fail")]
     folder = recipes["straight"].parent
-    done, seen = train_all([(recipes[name], how) for name, how in jobs], folder)
-    assert done.returncode == 0, done.stderr
+    ended, seen = train_all([(recipes[name], how) for name, how in jobs], folder)
+    assert [one.returncode for one in ended] == [0, 0], ended[0].stderr + ended[1].stderr
     return seen
 
 

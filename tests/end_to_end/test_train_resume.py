@@ -1,14 +1,12 @@
 """A run killed with kill -9, twice, ends with the very bits of a run that was left alone."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 
 import pytest
 from safetensors.torch import load_file
 
+from forked import run
 from lorakit.training import Recipe, RunDirectory, checkpoints, train
 
 # Trains, and kills its own process: after an optimizer step, or in the middle of a save.
@@ -66,15 +64,7 @@ def write(tiny_distilbert_dir, cls_csv, tmp_path):
 
 
 def run_until_killed(recipe, how, when, number):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(recipe), how, when, str(number)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = run(KILLED, recipe, how, when, number)
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 

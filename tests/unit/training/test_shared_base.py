@@ -1,13 +1,11 @@
 """A base mapped from a file: the bits of the loaded one, and one copy for all processes."""
 
-import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from forked import Program
 from lorakit.training import Recipe
 from lorakit.training.shared_base import load_shared_base
 from lorakit.training.tasks import task_for
@@ -103,25 +101,34 @@ def test_writing_to_a_mapped_base_leaves_the_file_as_it_was(tiny_llama_dir, text
     require_same_bits(again, loaded)
 
 
+# Both have read every page before either looks, and look before either ends.
 _READER = """
-import re, sys, torch
+import os, re, sys, time, torch
+from pathlib import Path
 import transformers.models.llama.modeling_llama
-model = torch.load(sys.argv[1], mmap=True, weights_only=False)["model"]
+
+base, meeting = sys.argv[1], Path(sys.argv[2])
+
+def meet(moment):
+    (meeting / f"{moment}-{os.getpid()}").touch()
+    while len(list(meeting.glob(f"{moment}-*"))) < 2:
+        time.sleep(0.01)
+
+model = torch.load(base, mmap=True, weights_only=False)["model"]
 total = sum(float(p.sum()) for p in model.parameters())  # reads every page
 size = sum(p.numel() * p.element_size() for p in model.parameters())
-print("ready", size, flush=True)
-sys.stdin.readline()
+meet("read")
 mapped = False
 private = shared = 0
 for line in open("/proc/self/smaps"):
     if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
-        mapped = line.rstrip().endswith(sys.argv[1])
+        mapped = line.rstrip().endswith(base)
     elif mapped and line.startswith(("Private_Clean", "Private_Dirty")):
         private += int(line.split()[1])
     elif mapped and line.startswith(("Shared_Clean", "Shared_Dirty")):
         shared += int(line.split()[1])
-print(private * 1024, shared * 1024, flush=True)
-sys.stdin.readline()
+print(size, private * 1024, shared * 1024)
+meet("looked")
 """
 
 
@@ -133,20 +140,14 @@ def test_two_processes_hold_one_copy(tmp_path, text_jsonl):
         vocab_size=512, hidden_size=512, intermediate_size=1024, num_hidden_layers=2
     )
     torch.save({"model": LlamaForCausalLM(config)}, tmp_path / "base.pt")
-    command = [sys.executable, "-c", _READER, str(tmp_path / "base.pt")]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    readers = [subprocess.Popen(command, **pipes) for _ in range(2)]
-    try:
-        sizes = [int(re.findall(r"\d+", reader.stdout.readline())[0]) for reader in readers]
-        for reader in readers:
-            reader.stdin.write("\n")
-            reader.stdin.flush()
-            private, shared = map(int, reader.stdout.readline().split())
-            assert private < 0.02 * sizes[0]
-            assert shared > 0.98 * sizes[0]
-    finally:
-        for reader in readers:
-            reader.communicate("\n", timeout=60)
+    given = (_READER, tmp_path / "base.pt", tmp_path)
+    with Program(*given) as first, Program(*given) as second:
+        for reader in (first, second):
+            done = reader.finished()
+            assert done.returncode == 0, done.stderr
+            size, private, shared = map(int, done.stdout.split())
+            assert private < 0.02 * size
+            assert shared > 0.98 * size
 
 
 @pytest.mark.parametrize("writable", ["the directory", "the file"])

@@ -1,0 +1,131 @@
+"""Programs in processes that have the libraries already: importing them takes seconds each time.
+
+One process of this test process imports them once and does nothing else; every program is a fork of
+it. So a program may be killed, stopped or sent elsewhere, as any other process.
+"""
+
+import atexit
+import multiprocessing
+import multiprocessing.connection
+import os
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+TIMEOUT_S = 240
+LIBRARIES = [
+    *("torch", "torch.distributed", "accelerate", "bitsandbytes", "datasets", "trl"),
+    *("transformers.trainer", "lorakit.training.run"),
+]
+
+_processes = multiprocessing.get_context("forkserver")
+_processes.set_forkserver_preload(LIBRARIES)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What is left of a program, named as in `subprocess`."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+class Program:
+    """A Python program that runs in a process of its own."""
+
+    def __init__(self, code: str, *arguments: object, environment: Mapping[str, str] | None = None):
+        self._folder = Path(tempfile.mkdtemp(prefix="lorakit-forked-"))
+        words = ["-c", *map(str, arguments)]
+        given = (code, words, dict(environment or os.environ), os.getcwd(), str(self._folder))
+        self.process = _processes.Process(target=_be_program, args=given)
+        self.process.start()
+
+    def __enter__(self) -> "Program":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.join()
+
+    def finished(self, timeout_s: float = TIMEOUT_S) -> Finished:
+        """Wait for its end."""
+        self.process.join(timeout_s)
+        code = self.process.exitcode
+        if code is None:
+            raise TimeoutError(f"still running after {timeout_s} s: {self._read('stderr')}")
+        return Finished(code, self._read("stdout"), self._read("stderr"))
+
+    def _read(self, stream: str) -> str:
+        path = self._folder / stream
+        return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+
+
+def run(code: str, *arguments: object, **changes: str) -> Finished:
+    """Run a program to its end."""
+    with Program(code, *arguments, environment=os.environ | changes) as program:
+        return program.finished()
+
+
+def run_together(code: str, *arguments: object, count: int = 2) -> list[Finished]:
+    """Run a program in processes that meet over the loopback interface, as torchrun starts them.
+
+    Where one fails, the others are ended, as torchrun does.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1"}
+    common |= {"MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}
+    with ExitStack() as stack:
+        programs = [
+            stack.enter_context(
+                Program(
+                    code,
+                    *arguments,
+                    environment=os.environ | common | {"RANK": rank, "LOCAL_RANK": rank},
+                )
+            )
+            for rank in map(str, range(count))
+        ]
+        _wait_for([program.process for program in programs])
+        return [program.finished() for program in programs]
+
+
+def _wait_for(processes: Sequence[multiprocessing.Process]) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
+    running = list(processes)
+    while running:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"still running after {TIMEOUT_S} s")
+        multiprocessing.connection.wait([one.sentinel for one in running], timeout=1)
+        running = [one for one in running if one.exitcode is None]
+        if any(one.exitcode for one in processes):
+            for one in running:
+                one.terminate()
+
+
+def _be_program(
+    code: str, words: list[str], environment: dict[str, str], folder: str, output: str
+) -> None:
+    """Become the program: its streams, environment and arguments."""
+    import torch
+
+    torch.set_num_threads(1)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        file = os.open(Path(output) / name, os.O_WRONLY | os.O_CREAT)
+        os.dup2(file, number)
+        os.close(file)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    sys.argv = words
+    try:
+        exec(compile(code, "<program>", "exec"), {"__name__": "__main__"})
+    finally:
+        atexit._run_exitfuncs()  # a process of this kind would leave without
