@@ -8,7 +8,7 @@ import gc
 import os
 from importlib.util import find_spec
 
-# The workers of a suite share the cores: a thread that waits for others leaves them to whatever runs.
+# The workers of a suite share the cores: a thread that waits leaves them to whatever runs.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # Triton is for Linux only.
