@@ -1,4 +1,5 @@
 # Two commands first: `make quickstart` runs the main job, `make test` passes the tests.
+# `make test-core` runs the quick tests of ops, layers, injection and adapters, for every commit.
 # `make bench` measures speed and memory and writes docs/performance.md (OPTIONS="--quick" to try).
 # `make claims` measures what the papers claim and writes docs/claims.md; it goes on where it was.
 # All set up .venv themselves; nothing is done again while pyproject.toml and constraints.txt
@@ -10,14 +11,21 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WORKERS ?= 2
 
-.PHONY: quickstart test check bench claims setup clean
+.PHONY: quickstart test test-core check bench claims setup clean
 
 quickstart: $(READY)
 	$(BIN)/lorakit quickstart
 	@echo "For the commands above in this shell: source $(BIN)/activate"
 
+# A file stays in one worker, so that what its tests share is made once; long files come first.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+CORE := $(addprefix tests/unit/,ops layers injection adapters)
+
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+	$(PYTEST)
+
+test-core: $(READY)
+	$(PYTEST) -m "not slow" $(CORE)
 
 check: $(READY)
 	$(BIN)/ruff format --check .

@@ -113,6 +113,7 @@ def test_an_embedding():
 
 
 # torch 2.13's own tracer makes an instance of the autograd function it traces.
+@pytest.mark.slow(reason="compiles a model")
 @pytest.mark.filterwarnings("ignore:.*Function'> should not be instantiated:DeprecationWarning")
 @pytest.mark.parametrize("with_gradients", [False, True], ids=["inference", "training"])
 def test_a_compiled_model_is_not_compiled_anew(with_gradients):
@@ -285,6 +286,7 @@ def test_training_leaves_the_spare_ranks_zero_and_gives_what_it_gives_without(fu
         assert not layer.lora_B[:, 2:].any()
 
 
+@pytest.mark.slow(reason="compiles a model")
 @pytest.mark.filterwarnings("ignore:.*Function'> should not be instantiated:DeprecationWarning")
 @pytest.mark.parametrize(
     ("build", "with_gradients"),

@@ -313,6 +313,7 @@ def test_generation_and_evaluation_run_its_parts(fused):
 
 # torch 2.13's own tracer makes an instance of the autograd function it traces, and asks for the
 # gradient of its input.
+@pytest.mark.slow(reason="compiles a model")
 @pytest.mark.filterwarnings("ignore:.*Function'> should not be instantiated:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 @pytest.mark.parametrize("build", [llama, gpt2])

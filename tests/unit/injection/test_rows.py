@@ -286,6 +286,7 @@ def test_copies_made_inside_the_block(copier):
 
 
 # torch 2.13's own tracer makes an instance of the autograd function it traces.
+@pytest.mark.slow(reason="compiles a model")
 @pytest.mark.filterwarnings("ignore:.*Function'> should not be instantiated:DeprecationWarning")
 def test_compiled_it_computes_the_same():
     torch.compiler.reset()

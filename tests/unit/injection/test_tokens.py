@@ -155,6 +155,7 @@ def _without_tokens(adapter):
 
 
 # torch 2.13's own tracer makes an instance of the autograd function it traces.
+@pytest.mark.slow(reason="compiles a model")
 @pytest.mark.filterwarnings("ignore:.*Function'> should not be instantiated:DeprecationWarning")
 @pytest.mark.parametrize("build", [gpt2, llama])
 def test_they_compile_without_a_break(build):

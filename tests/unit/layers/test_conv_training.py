@@ -147,6 +147,7 @@ def test_autocast(feature):
     assert {p.grad.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
 
 
+@pytest.mark.slow(reason="compiles a layer five times")
 @pytest.mark.filterwarnings("ignore:.*Function'> should not be instantiated:DeprecationWarning")
 @pytest.mark.parametrize("feature", FEATURES)
 def test_it_is_compiled_as_one_graph(feature):

@@ -164,6 +164,7 @@ else:
 """
 
 
+@pytest.mark.slow(reason="imports torch in a new process")
 def test_threads_are_torch_s_own_where_another_library_brings_more():
     done = subprocess.run(
         [sys.executable, "-c", SECOND_RUNTIME], capture_output=True, text=True, check=True
@@ -396,6 +397,7 @@ print(json.dumps([before, os.listdir(cache), compiled_library.unavailable()]))
 """
 
 
+@pytest.mark.slow(reason="imports torch in a new process")
 def test_processes_that_start_at_once_and_nothing_is_compiled_before_the_first_use(gcc, tmp_path):
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "fresh")}
     with (

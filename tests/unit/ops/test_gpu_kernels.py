@@ -201,6 +201,7 @@ print("triton" in sys.modules)
 """
 
 
+@pytest.mark.slow(reason="imports torch in a new process")
 def test_a_cpu_never_imports_triton():
     done = subprocess.run([sys.executable, "-c", USE], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

@@ -297,6 +297,7 @@ int main(void) {
 """
 
 
+@pytest.mark.slow(reason="runs the C with sanitizers")
 @pytest.mark.parametrize("lanes", [8, 16])
 def test_address_and_undefined_behaviour_sanitizers_find_nothing(lanes, tmp_path):
     compiler = compiled_library._compiler()

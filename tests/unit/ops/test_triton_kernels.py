@@ -40,6 +40,7 @@ def run(arguments, tmp_path, **variables):
     return done.stdout
 
 
+@pytest.mark.slow(reason="runs the GPU tests in the interpreter")
 def test_what_a_gpu_would_run_in_the_interpreter(tmp_path):
     paths = [str(TESTS / "gpu" / name) for name in ("test_triton_kernels.py", "test_step.py")]
     options = ["-p", "no:cacheprovider", f"--basetemp={tmp_path / 'tests'}", "-k", "not wait"]
@@ -101,6 +102,7 @@ for capability, dtype, tokens, width, r in json.loads(sys.argv[1]):
 """
 
 
+@pytest.mark.slow(reason="compiles every kernel for several GPUs")
 def test_they_compile_for_gpus(tmp_path):
     # (compute capability, dtype, tokens, width, r): the widest tiles, and rows of 1 and of 57
     # elements, which are no whole number of hash words.

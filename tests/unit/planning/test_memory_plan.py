@@ -2,13 +2,15 @@
 
 import json
 import math
+import subprocess
 
 import pytest
 import torch
 
 import lorakit
+from forked import Program
 from lorakit.errors import ConfigError, MissingFileError, PlanError, TargetError
-from lorakit.planning import plan
+from lorakit.planning import apart, plan
 from lorakit.planning.measurement import count_step
 from lorakit.quantization.devices import has_dtype
 
@@ -228,7 +230,7 @@ def test_replicas_keep_their_gradients_twice(recipe):
 
 
 def test_shares_are_a_part_of_the_whole(config_dir, recipe):
-    model = config_dir({**LLAMA, "num_hidden_layers": 24})
+    model = config_dir({**LLAMA, "num_hidden_layers": 12})
     made = recipe(model=model, **{"data.train": "your/data", "data.max_length": 16})
     made = made.with_changes({"training.fsdp": True}, "the test")
     one, four = (plan(made, processes=n) for n in (1, 4))
@@ -295,16 +297,29 @@ def test_a_forward_that_looks_at_the_weights(recipe, monkeypatch):
 
 
 def test_a_plan_made_apart_is_the_same(recipe, monkeypatch):
-    from lorakit.planning.apart import plan_apart
-
     monkeypatch.setenv("WORLD_SIZE", "2")  # as a launcher sets it; nobody else comes
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    apart = plan_apart(recipe(), 2)
-    assert apart is not None
+    made = apart.plan_apart(recipe(), 2)
+    assert made is not None
     monkeypatch.undo()
     here = plan(recipe(), processes=2)
-    assert (apart.peak_bytes, apart.notes) == (here.peak_bytes, here.notes)
-    assert plan_apart(recipe(**{"lora.target_modules": ["q_porj"]}), 2) is None
+    assert (made.peak_bytes, made.notes) == (here.peak_bytes, here.notes)
+
+
+def test_there_is_no_plan_apart_where_none_can_be_made(recipe, monkeypatch):
+    ended = []
+
+    def forked_run(command, env, **_):
+        """Run `python -m lorakit.planning.apart ...` without importing the libraries again."""
+        _, _, module, *words = command
+        code = f"import runpy; runpy.run_module({module!r}, run_name='__main__')"
+        with Program(code, *words, environment=env) as program:
+            ended.append(program.finished())
+        raise subprocess.CalledProcessError(ended[-1].returncode, command)
+
+    monkeypatch.setattr(apart.subprocess, "run", forked_run)
+    assert apart.plan_apart(recipe(**{"lora.target_modules": ["q_porj"]}), 2) is None
+    assert ended[0].returncode == 1 and "TargetError" in ended[0].stderr
 
 
 def test_a_batch_is_as_large_as_in_training_however_few_rows_are_looked_at(recipe, monkeypatch):
