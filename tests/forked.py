@@ -5,6 +5,7 @@ it. So a program may be killed, stopped or sent elsewhere, as any other process.
 """
 
 import atexit
+import faulthandler
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -22,6 +23,9 @@ LIBRARIES = [
     *("torch", "torch.distributed", "accelerate", "bitsandbytes", "datasets", "trl"),
     *("transformers.trainer", "lorakit.training.run"),
 ]
+
+LORAKIT = "from lorakit.__main__ import main; main()"
+"""The command line as a program."""
 
 _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload(LIBRARIES)
@@ -58,10 +62,11 @@ class Program:
         self.process.join(timeout_s)
         code = self.process.exitcode
         if code is None:
-            raise TimeoutError(f"still running after {timeout_s} s: {self._read('stderr')}")
-        return Finished(code, self._read("stdout"), self._read("stderr"))
+            raise TimeoutError(f"still running after {timeout_s} s: {self.printed('stderr')}")
+        return Finished(code, self.printed("stdout"), self.printed("stderr"))
 
-    def _read(self, stream: str) -> str:
+    def printed(self, stream: str) -> str:
+        """Return what it has printed so far, to "stdout" or "stderr"."""
         path = self._folder / stream
         return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
@@ -121,8 +126,9 @@ def _be_program(
         file = os.open(Path(output) / name, os.O_WRONLY | os.O_CREAT)
         os.dup2(file, number)
         os.close(file)
+    faulthandler.enable()  # a crash of compiled code says where it was
     os.environ.clear()
-    os.environ.update(environment)
+    os.environ.update(environment | {"OMP_NUM_THREADS": "1"})  # for what it starts in turn
     os.chdir(folder)
     sys.argv = words
     try:

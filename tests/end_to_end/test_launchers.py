@@ -3,20 +3,18 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 
 import pytest
 from safetensors.torch import load_file
 
-from launched import environment, metric_rows, run, torchrun, write_recipe
+from forked import LORAKIT, Program
+from launched import metric_rows, run, torchrun, write_recipe
 from lorakit.errors import ClusterError, MissingFileError
 from lorakit.training import Recipe, RunDirectory, checkpoints
 from lorakit.tuning.cluster import ray_cluster
 from lorakit.tuning.ray_training import train_on_ray
-
-LORAKIT = [sys.executable, "-m", "lorakit"]
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +68,7 @@ def test_what_one_process_alone_finds_is_one_error(write):
 
 
 FAILS_IN_ONE = """
+import lorakit.planning.apart
 import torch
 from lorakit.cli.main import main
 from lorakit.training.first_step import LearningWatch
@@ -82,6 +81,7 @@ def check_loss(self, loss, step, scaler):
     check(self, torch.tensor(float("nan")) if fails else loss, step, scaler)
 
 LearningWatch.check_loss = check_loss
+lorakit.planning.apart.plan_apart = lambda *_: None  # that is yet another process
 main()
 """
 
@@ -126,28 +126,26 @@ class TestRay:
             train_on_ray(write("client"), 2, address="ray://localhost:10001")
 
 
+# A suite that runs in the background ignores the signal, and what it starts would too.
+IN_A_TERMINAL = """
+import os, signal
+os.setsid()
+signal.signal(signal.SIGINT, signal.default_int_handler)
+"""
+
+
 def test_ctrl_c_on_ray_leaves_a_run_to_resume(write):
     recipe = write("interrupted", max_steps=20_000, save_strategy="steps", save_steps=2)
     path = recipe.with_suffix("")
-    command = [*LORAKIT, "train", str(recipe), "--ray", "1"]
-    with subprocess.Popen(
-        command,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        # A suite that runs in the background ignores the signal, and what it starts would too.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    ) as process:
+    with Program(IN_A_TERMINAL + LORAKIT, "train", recipe, "--ray", "1") as program:
         deadline = time.monotonic() + 120
         while not list(path.glob("checkpoint-*/manifest.json")):
-            assert time.monotonic() < deadline and process.poll() is None
+            assert time.monotonic() < deadline and program.process.exitcode is None
             time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-        _, complaint = process.communicate(timeout=60)
-    assert process.returncode == 130
+        os.kill(program.process.pid, signal.SIGINT)
+        ended = program.finished(60)
+    assert ended.returncode == 130, ended
     newest = checkpoints.newest_complete(path)
     again = f"go on with: lorakit train {recipe} --ray 1 --resume"
-    assert f"Interrupted. Saved {newest}; {again}" in complaint
+    assert f"Interrupted. Saved {newest}; {again}" in ended.stderr
     assert not RunDirectory.open(path).is_finished and not list(path.parent.glob(".*"))

@@ -4,12 +4,12 @@ import csv
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+
+from forked import LORAKIT, Program, run
 
 _PATIENCE_S = 240
 
@@ -37,14 +37,6 @@ def recipe(tiny_llama_dir, prompt_jsonl, tmp_path):
     return path
 
 
-def start(recipe, *more):
-    command = [sys.executable, "-m", "lorakit", "tune", str(recipe), *more]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
-    )
-
-
 def first_evaluations(trial):
     """Return when the epochs of a trial were evaluated first: the lines as they were written."""
     return (trial / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
@@ -52,9 +44,8 @@ def first_evaluations(trial):
 
 def test_a_killed_search_goes_on_where_it_was(recipe):
     trials = recipe.parent / "search" / "trials"
-    killed = start(recipe)
     deadline = time.monotonic() + _PATIENCE_S
-    try:
+    with Program(LORAKIT, "tune", recipe) as killed:
         while time.monotonic() < deadline:
             finished = sorted(path.parent for path in trials.glob("*/report.md"))
             under_way = [
@@ -64,21 +55,19 @@ def test_a_killed_search_goes_on_where_it_was(recipe):
             ]
             if finished and under_way:
                 break
-            assert killed.poll() is None, killed.communicate()[0]
+            assert killed.process.exitcode is None, killed.finished()
             time.sleep(0.05)
         else:
             pytest.fail("no trial finished in time")
-    finally:
-        killed.send_signal(signal.SIGKILL)
-        killed.communicate()
+        os.kill(killed.process.pid, signal.SIGKILL)
+        assert killed.finished().returncode == -signal.SIGKILL
     half = {path.parent for path in under_way}
     before = {trial: first_evaluations(trial) for trial in finished}
     begun = {trial: json.loads(first_evaluations(trial)[0]) for trial in half}
     _wait_for_ray_to_end()
 
-    resumed = start(recipe, "--resume")
-    told, _ = resumed.communicate(timeout=_PATIENCE_S)
-    assert resumed.returncode == 0, told
+    resumed = run(LORAKIT, "tune", recipe, "--resume")
+    assert resumed.returncode == 0, resumed
     with (trials.parent / "trials.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["trial"] for row in rows] == [f"trial-{n:03d}" for n in range(1, 4)]

@@ -1,25 +1,24 @@
 """A search on a cluster of two raylets on this machine, joined by its address."""
 
 import csv
-import os
-import subprocess
-import sys
 
 import yaml
 
+from forked import run
+
 _CLUSTER = """
-import subprocess, sys
+import sys
 from ray.cluster_utils import Cluster
+from lorakit.__main__ import main
 
 cluster = Cluster()
 cluster.add_node(num_cpus=1, include_dashboard=False)
 cluster.add_node(num_cpus=1)
+sys.argv += ["--address", cluster.address]
 try:
-    command = [sys.executable, "-m", "lorakit", *sys.argv[1:], "--address", cluster.address]
-    done = subprocess.run(command, timeout=200)
+    main()
 finally:
     cluster.shutdown()
-sys.exit(done.returncode)
 """
 
 
@@ -41,13 +40,7 @@ def test_a_search_uses_both_machines_of_a_cluster(tiny_llama_dir, prompt_jsonl, 
     }
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(values), encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-c", _CLUSTER, "tune", str(recipe)],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+    done = run(_CLUSTER, "tune", recipe)
     assert done.returncode == 0, done.stdout + done.stderr
     with (tmp_path / "search" / "trials.csv").open(encoding="utf-8") as file:
         assert [row["status"] for row in csv.DictReader(file)] == ["finished", "finished"]
