@@ -9,6 +9,7 @@ import faulthandler
 import multiprocessing
 import multiprocessing.connection
 import os
+import shutil
 import socket
 import sys
 import tempfile
@@ -56,6 +57,7 @@ class Program:
     def __exit__(self, *_: object) -> None:
         self.process.kill()
         self.process.join()
+        shutil.rmtree(self._folder)
 
     def finished(self, timeout_s: float = TIMEOUT_S) -> Finished:
         """Wait for its end."""

@@ -1,13 +1,16 @@
-"""Searches of a tiny causal LM, and one Ray for all tests of a worker."""
+"""Searches of a tiny causal LM, and one Ray for all tests of a file."""
 
 import pytest
 
 TINY = {"max_epochs": 3, "cpus_per_trial": 1}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def machines():
-    """Ray in this process, with two CPUs whatever the machine has; its machines."""
+    """Ray in this process, with two CPUs whatever the machine has; its machines.
+
+    It ends with the file: other tests are of a process that runs no Ray.
+    """
     import ray
 
     from lorakit.tuning.cluster import _SETTINGS, ray_cluster
