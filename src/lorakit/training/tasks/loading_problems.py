@@ -13,6 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from lorakit.errors import ConfigError, MissingFileError
 from lorakit.hub import why_fetching_failed
+from lorakit.json_files import is_pointer
 
 
 def check_local(name: str, key: str) -> None:
@@ -71,6 +72,14 @@ def cannot_load(
             "it. Read that code; if you trust it, set trust_remote_code=true in the recipe, or add "
             "--trust-remote-code to a command without one."
         )
+    pointers = _pointers(Path(name).expanduser(), what)
+    if pointers:
+        those = pointers[0] + (f" and {len(pointers) - 1} more" if len(pointers) > 1 else "")
+        is_what = "are git-lfs pointers" if len(pointers) > 1 else "is a git-lfs pointer"
+        return MissingFileError(
+            f"Could not load the {what} in {key}: got '{name}', whose {those} {is_what}, expected "
+            "the contents. Run `git lfs pull` in that folder."
+        )
     if isinstance(error, (SafetensorError, RuntimeError)):
         return ConfigError(
             f"Could not load the {what} in {key}: got '{name}', whose files are damaged or do not "
@@ -86,6 +95,16 @@ def cannot_load(
         f"the Hugging Face hub for it failed ({why_fetching_failed(error)}). Check the name and "
         "the network, or name a local directory."
     )
+
+
+def _pointers(folder: Path, what: str) -> list[str]:
+    """Return the files of a model or a tokenizer that Git LFS keeps elsewhere, by name."""
+    files = sorted(path for path in folder.glob("*") if path.is_file())
+    weights = [path for path in files if path.suffix == ".safetensors"]
+    weights = weights or [path for path in files if path.suffix == ".bin"]
+    others = [path for path in files if path.suffix in (".json", ".model", ".txt", ".jinja")]
+    read = [folder / "config.json", *weights] if what == "model" else others
+    return [path.name for path in read if os.access(path, os.R_OK) and is_pointer(path)]
 
 
 def check_missing(
