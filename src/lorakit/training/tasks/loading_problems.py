@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from safetensors import SafetensorError
@@ -14,6 +15,9 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from lorakit.errors import ConfigError, MissingFileError
 from lorakit.hub import why_fetching_failed
 from lorakit.json_files import is_pointer
+
+DAMAGE = (SafetensorError, UnpicklingError, EOFError)
+"""What files of weights raise that were cut or hold something else."""
 
 
 def check_local(name: str, key: str) -> None:
@@ -59,6 +63,8 @@ def cannot_load(
     """Return the error to raise where transformers could not load something."""
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
     reason = (lines[0] if lines else type(error).__name__).rstrip(".")
+    if isinstance(error, UnpicklingError):  # torch's text advises to run the file as a program
+        reason = "a .bin file is not a pickle of tensors"
     if "Unrecognized configuration class" in str(error):
         values, _ = PreTrainedConfig.get_config_dict(name)
         kind = values.get("model_type")
@@ -80,7 +86,7 @@ def cannot_load(
             f"Could not load the {what} in {key}: got '{name}', whose {those} {is_what}, expected "
             "the contents. Run `git lfs pull` in that folder."
         )
-    if isinstance(error, (SafetensorError, RuntimeError)):
+    if isinstance(error, (*DAMAGE, RuntimeError)):
         return ConfigError(
             f"Could not load the {what} in {key}: got '{name}', whose files are damaged or do not "
             f"belong together ({reason}). Download or save the model again."

@@ -91,9 +91,7 @@ def test_prompts_and_completions_of_messages_are_conversations(prepare, tiny_lla
     assert made.encoded.settings["format"] == "messages"
 
 
-def test_masks_of_prompts_of_messages_are_those_of_trl(
-    prepare, tiny_llama_dir, jsonl, tmp_path, monkeypatch
-):
+def test_masks_of_prompts_of_messages_are_those_of_trl(prepare, tiny_llama_dir, jsonl, tmp_path):
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
@@ -101,7 +99,12 @@ def test_masks_of_prompts_of_messages_are_those_of_trl(
     made = prepare(TASK, tiny_llama_dir, jsonl(rows), validation_fraction=0)
 
     arguments = SFTConfig(
-        output_dir=str(tmp_path), use_cpu=True, report_to=[], bf16=False, disable_tqdm=True
+        output_dir=str(tmp_path),
+        use_cpu=True,
+        report_to=[],
+        bf16=False,
+        activation_checkpointing=False,
+        disable_tqdm=True,
     )
     trainer = SFTTrainer(
         made.model,

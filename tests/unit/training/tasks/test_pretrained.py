@@ -190,6 +190,17 @@ def test_truncated_weights(tiny_llama_dir, tmp_path):
     assert message.endswith("Download or save the model again.")
 
 
+@pytest.mark.parametrize("contents", [b"", b"no pickle"])
+def test_damaged_pickles(tiny_llama_dir, tmp_path, contents):
+    shutil.copy(f"{tiny_llama_dir}/config.json", tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(contents)
+
+    message = said(ConfigError, causal, str(tmp_path))
+
+    assert "whose files are damaged or do not belong together (" in message
+    assert message.endswith("Download or save the model again.")
+
+
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
 
 
