@@ -48,6 +48,7 @@ from lorakit.training.stop_request import StopRequest
 from lorakit.training.stopping import StopAtCheckpoint
 from lorakit.training.tasks.settings import save_settings
 from lorakit.training.trainer import early_stopping, trained_adapter
+from lorakit.training.unreached import UnreachedLayers
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -99,7 +100,8 @@ def train(
             "data" {train_rows, validation_rows, notes, task_type, labels (class names or None)},
             "run_opened" {path, resumed_from (checkpoint path or None), removed (what was wrong, by
             path, with incomplete checkpoints and other files that were deleted), note},
-            "notes" {notes} where there is something to know about how the model trains,
+            "notes" {notes} where there is something to know about how the model trains or has
+            trained,
             "step" {step, max_steps, epoch, logged, loss, learning_rate} after each step, and once
             more with logged=True when fresh values are logged,
             "evaluation" {the same, metrics},
@@ -289,7 +291,8 @@ def _fit(
     writers = [recorder, tensorboard] if is_main() else []
     with _cache_off(setup.model), quiet_writers(), closing(tensorboard):
         main_decides(lambda: _write_guesses(setup, directory))
-        others = (*early_stopping(setup.recipe.training), StopAtCheckpoint(stop))
+        unreached = UnreachedLayers()
+        others = (*early_stopping(setup.recipe.training), unreached, StopAtCheckpoint(stop))
         trainer = setup.build_trainer([*writers, *others])
         notes = batch_notes(setup.arguments, is_sharded=trainer.is_fsdp_enabled)
         computing = cpu_notes(setup.arguments.device)
@@ -299,6 +302,9 @@ def _fit(
         output = trainer.train(
             resume_from_checkpoint=None if run.checkpoint is None else str(run.checkpoint)
         )
+        unreached_notes = tuple(filter(None, [unreached.note()]))
+        if unreached_notes:
+            emit("notes", {"notes": unreached_notes})
         metrics = final_metrics(trainer)
     wall_s = main_decides(lambda: recorder.wall_s)
     adapter = trained_adapter(setup.model)
@@ -310,7 +316,7 @@ def _fit(
         parameter_count=count_parameters(setup.model),
         train_rows=len(setup.splits.train),
         validation_rows=_rows(setup.splits.validation),
-        notes=(*setup.splits.notes, *setup.encoded.notes, *own_notes),
+        notes=(*setup.splits.notes, *setup.encoded.notes, *own_notes, *unreached_notes),
         metrics=metrics,
         train_loss=output.training_loss,
         steps=output.global_step,
