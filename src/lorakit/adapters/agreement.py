@@ -54,8 +54,8 @@ def common_heads(adapters: Mapping[str, Adapter], heads_from: str | None) -> dic
     Raises:
         AdapterMismatchError: Two differ, and none is named.
     """
-    order = dict.fromkeys((*([heads_from] if heads_from is not None else []), *adapters))
-    found, differing = _united({name: adapters[name].replaced for name in order})
+    names: list[str] = [*adapters] if heads_from is None else [heads_from, *adapters]
+    found, differing = _united({name: adapters[name].replaced for name in names})
     if differing and heads_from is None:
         key, (first, name) = next(iter(differing.items()))
         more = f" ({len(differing) - 1} more such tensors)" if len(differing) > 1 else ""
