@@ -74,6 +74,12 @@ def require_no_pointer(data: bytes) -> None:
         )
 
 
+def is_pointer(path: Path) -> bool:
+    """Return whether a file only says where Git LFS keeps the real one."""
+    with path.open("rb") as file:
+        return file.read(POINTER_BYTES) == _POINTER
+
+
 def shortened(text: str) -> str:
     r"""Return the representation of a text from a file, without control characters and short.
 

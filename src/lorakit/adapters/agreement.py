@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.parameter_keys import named_by_weight
 from lorakit.adapters.rewritten import named_targets
 from lorakit.config import LoraConfig
+from lorakit.errors import AdapterMismatchError
 from lorakit.injection.parameters import WEIGHT
 
 _SELECTION = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
@@ -32,22 +34,52 @@ def _normal(base: str) -> str:
     return str(Path(base).resolve()) if Path(base).is_dir() else base
 
 
-def shared_tensors(
-    adapters: Mapping[str, Adapter], part: str, problems: list[str]
-) -> dict[str, Tensor]:
-    """Return the heads, biases or repeated base weights of all; two that differ are a problem."""
+def common_base_weights(adapters: Mapping[str, Adapter], problems: list[str]) -> dict[str, Tensor]:
+    """Return the base weights that adapters repeat; two that differ are a problem."""
+    found, differing = _united({name: one.base_weights for name, one in adapters.items()})
+    problems += [
+        f"the base's {key}.weight differs between {first} and {name}."
+        for key, (first, name) in differing.items()
+    ]
+    return found
+
+
+def common_heads(adapters: Mapping[str, Adapter], heads_from: str | None) -> dict[str, Tensor]:
+    """Return the heads and biases trained in full of all.
+
+    Args:
+        adapters: The adapters by name.
+        heads_from: Whose to take where they differ.
+
+    Raises:
+        AdapterMismatchError: Two differ, and none is named.
+    """
+    names: list[str] = [*adapters] if heads_from is None else [heads_from, *adapters]
+    found, differing = _united({name: adapters[name].replaced for name in names})
+    if differing and heads_from is None:
+        key, (first, name) = next(iter(differing.items()))
+        more = f" ({len(differing) - 1} more such tensors)" if len(differing) > 1 else ""
+        raise AdapterMismatchError(
+            f"Cannot combine {', '.join(adapters)}: {key} differs between {first} and {name}, and "
+            f"a tensor that is trained in full cannot be added up.{more} Name the adapter whose "
+            f"heads and biases to keep: heads_from={first!r}, or --heads-from "
+            f"{quote(first)} on the command line."
+        )
+    return found
+
+
+def _united(
+    tensors: Mapping[str, Mapping[str, Tensor]],
+) -> tuple[dict[str, Tensor], dict[str, tuple[str, str]]]:
+    """Return the first tensor of each key, and the two adapters between which a key differs."""
     found: dict[str, tuple[str, Tensor]] = {}
-    for name, adapter in adapters.items():
-        for key, tensor in getattr(adapter, part).items():
+    differing: dict[str, tuple[str, str]] = {}
+    for name, own in tensors.items():
+        for key, tensor in own.items():
             first, earlier = found.setdefault(key, (name, tensor))
             if earlier.shape != tensor.shape or not torch.equal(earlier, tensor):
-                problems.append(
-                    f"{key} differs between {first} and {name}, and a tensor that is trained in "
-                    "full cannot be added up."
-                    if part == "replaced"
-                    else f"the base's {key}.weight differs between {first} and {name}."
-                )
-    return {key: tensor for key, (_, tensor) in found.items()}
+                differing.setdefault(key, (first, name))
+    return {key: tensor for key, (_, tensor) in found.items()}, differing
 
 
 def _unordered(setting: object) -> object:

@@ -7,7 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from lorakit.adapters.adapter import Adapter
-from lorakit.adapters.agreement import common_base, common_settings, shared_tensors
+from lorakit.adapters.agreement import (
+    common_base,
+    common_base_weights,
+    common_heads,
+    common_settings,
+)
 from lorakit.adapters.pruning import MajoritySign, drawn, elected, largest
 from lorakit.adapters.ranks import unit_scaled
 from lorakit.adapters.resize import require_rank_fits
@@ -49,6 +54,7 @@ def combine_adapters(
     rank: int | None = None,
     majority_sign: MajoritySign = "total",
     seed: int = 0,
+    heads_from: str | None = None,
     trainable: bool = False,
 ) -> Injection:
     """Combine adapters that a model carries into a new one, which then acts alone.
@@ -65,6 +71,7 @@ def combine_adapters(
         rank: See `combine`.
         majority_sign: See `combine`.
         seed: See `combine`.
+        heads_from: See `combine`.
         trainable: Whether the new adapter's parameters require gradients.
 
     Returns: What was added.
@@ -88,6 +95,7 @@ def combine_adapters(
         rank=rank,
         majority_sign=majority_sign,
         seed=seed,
+        heads_from=heads_from,
     )
     return add_adapter(model, made, name, trainable=trainable)
 
@@ -102,6 +110,7 @@ def combine(
     rank: int | None = None,
     majority_sign: MajoritySign = "total",
     seed: int = 0,
+    heads_from: str | None = None,
     base_model: str | None = None,
 ) -> Adapter:
     """Combine adapters of one base into a new one, without a model.
@@ -125,7 +134,8 @@ def combine(
       adapter, one module at a time.
 
     A module that an adapter does not adapt counts as an update of zero. Heads and biases trained
-    in full are carried over, from the one adapter that has them.
+    in full are carried over, from the one adapter that has them. They have no weighted sum: where
+    two adapters have different ones, `heads_from` says whose to keep.
 
     Args:
         adapters: The adapters by what to call them; they are left as they are.
@@ -136,6 +146,7 @@ def combine(
         majority_sign: For TIES: whether the sign with the larger sum wins ("total"), or the more
             frequent one ("frequency"), of unweighted numbers.
         seed: Of what DARE draws.
+        heads_from: Name of the adapter whose heads and biases are kept where they differ.
         base_model: Name of the base to record. It has to be given where the adapters record
             different names for the same base.
 
@@ -153,6 +164,11 @@ def combine(
         weights and densities mean what they mean in PEFT's add_weighted_adapter.
     """
     density = _check_options(adapters, weights, method, density, rank)
+    if heads_from is not None and heads_from not in adapters:
+        raise ConfigError(
+            f"Cannot keep the heads of {heads_from!r}: got heads_from={heads_from!r}, expected one "
+            f"of {', '.join(adapters)}.{did_you_mean(heads_from, list(adapters))}"
+        )
     for name, adapter in adapters.items():
         require_low_rank(adapter, "combine", name, takes_stacked=True)
     problems: list[str] = []
@@ -161,8 +177,7 @@ def combine(
     needs_one_rank = method != "cat" and not method.endswith("svd")
     for path in paths:
         problems += _misfits(path, adapters, needs_one_rank)
-    replaced = shared_tensors(adapters, "replaced", problems)
-    base_weights = shared_tensors(adapters, "base_weights", problems)
+    base_weights = common_base_weights(adapters, problems)
     settings = common_settings(adapters, paths, problems)
     if problems:
         more = f" ({len(problems) - 1} more such problems)" if len(problems) > 1 else ""
@@ -170,6 +185,7 @@ def combine(
             f"Cannot combine {', '.join(adapters)}: {problems[0]}{more} Combine adapters of one "
             "base and one kind."
         )
+    replaced = common_heads(adapters, heads_from)
     if rank is not None:
         for adapter in adapters.values():
             require_rank_fits(adapter.factors, rank, "combine adapters")

@@ -53,6 +53,14 @@ def combine(
         typer.Option(help="For TIES: the sign of the larger sum, or the more frequent one."),
     ] = "total",
     seed: Annotated[int, typer.Option(min=0, help="Of what DARE draws.")] = 0,
+    heads_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADAPTER",
+            help="Whose heads, biases, tokenizer and class names to keep, where the adapters have "
+            "different heads; one of those named, without its weight.",
+        ),
+    ] = None,
     base_model: Annotated[
         str | None,
         typer.Option(help="Base to record, where the adapters name the same one differently."),
@@ -61,7 +69,7 @@ def combine(
     """Combine adapters of one base into one, with weights.
 
     Weights act on what each update really is, whatever its alpha and rank. The tokenizer and the
-    settings beside the first adapter are kept beside the result.
+    settings beside the first adapter, or that of --heads-from, are kept beside the result.
     """
     weights = parse_weights(adapters)
     locations = {name: adapter_location(name) for name in weights}
@@ -81,6 +89,7 @@ def combine(
         rank=rank,
         majority_sign=majority_sign,
         seed=seed,
+        heads_from=heads_from,
         base_model=base_model,
     )
     heading("Combined")
@@ -100,7 +109,7 @@ def combine(
             else None,
         }
     )
-    files = write_with_companions(made, output, next(iter(locations.values())))
+    files = write_with_companions(made, output, locations[heads_from or next(iter(locations))])
     name = quoted(output)
     closing(
         files,

@@ -52,11 +52,20 @@ def show_plan(plan: MemoryPlan) -> None:
             "batch": f"{rows} x {tokens} tokens. {' '.join(plan.notes)}",
             "parameters": f"{plan.trainable:,} trained of {plan.total:,}",
             "adapter file": size_text(plan.adapter_file_bytes),
-            "optimizer steps": None if plan.updates is None else number_text(plan.updates),
-            "passes": None if plan.batches is None else number_text(plan.batches),
+            "optimizer steps": _steps_text(plan),
+            "epochs": None if plan.epochs is None else number_text(plan.epochs),
             "tokens": None if plan.tokens is None else number_text(plan.tokens),
         }
     )
+
+
+def _steps_text(plan: MemoryPlan) -> str | None:
+    """Return how many optimizer steps there are, and of how many micro-batches each."""
+    if plan.updates is None or plan.batches is None:
+        return None
+    each = plan.batches // max(plan.updates, 1)
+    several = f", each of {each} micro-batches" if each > 1 else ""
+    return f"{number_text(plan.updates)}{several}"
 
 
 def verdict(plan: MemoryPlan) -> str:

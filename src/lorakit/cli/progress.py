@@ -1,16 +1,21 @@
 """Draw a training run from its events: a bar on a terminal, plain lines elsewhere."""
 
+from __future__ import annotations
+
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lorakit.cli.console import console, duration_text, number_text
 from lorakit.errors import escaped
+
+if TYPE_CHECKING:
+    from lorakit.config import TaskType
 
 WIDTH_BESIDE_BAR = 52  # columns: counts, loss, learning rate and time left
 MAX_BAR_WIDTH = 40
@@ -27,6 +32,7 @@ class TrainingProgress:
         self._task: Any = None
         self._began_s = 0.0
         self._first_step = 0
+        self._name: Callable[[str], str] = metric_name
 
     def __enter__(self) -> Self:
         return self
@@ -44,6 +50,14 @@ class TrainingProgress:
         if self._bar is not None:
             self._bar.stop()
         self._bar, self._began_s = None, 0.0
+
+    def name_metrics(self, task_type: TaskType, labels: Sequence[str] | None) -> None:
+        """Call the metrics of a task as its report does."""
+        from lorakit.adapters.settings import InferenceSettings
+        from lorakit.training.metric_text import metric_text
+
+        settings = InferenceSettings(task_type=task_type, labels=tuple(labels or ()))
+        self._name = lambda key: metric_text(key, settings)
 
     def step(self, payload: Mapping[str, Any]) -> None:
         """Show how far training is.
@@ -79,7 +93,8 @@ class TrainingProgress:
         epoch = payload.get("epoch") or 0
         first = dict(islice(payload["metrics"].items(), SHOWN_METRICS))
         more = ", ..." if len(first) < len(payload["metrics"]) else ""
-        self._line(f"after epoch {epoch:.4g}: {metrics_text(first)}{more}")
+        shown = ", ".join(f"{self._name(key)} {number_text(value)}" for key, value in first.items())
+        self._line(f"after epoch {epoch:.4g}: {shown}{more}")
 
     def _start(self, payload: Mapping[str, Any]) -> Progress:
         width = min(MAX_BAR_WIDTH, max(MIN_BAR_WIDTH, self._console.width - WIDTH_BESIDE_BAR))
@@ -110,15 +125,6 @@ def _value(name: str, value: float | None) -> str:
     if value is None:
         return ""
     return f"{name} {value:.4f}" if name == "loss" else f"{name} {value:.1e}"
-
-
-def metrics_text(metrics: Mapping[str, Any]) -> str:
-    """Return evaluation metrics on one line, without their prefix.
-
-    >>> metrics_text({"eval_loss": 0.5, "eval_accuracy": 0.75})
-    'loss 0.5, accuracy 0.75'
-    """
-    return ", ".join(f"{metric_name(key)} {number_text(value)}" for key, value in metrics.items())
 
 
 def metric_name(key: str) -> str:

@@ -106,8 +106,10 @@ TASKS: dict[TaskName, TaskTemplate] = {
                 "auto (from the columns), text, prompt_completion, messages or alpaca",
             ),
             unset("text", "text", "column of plain texts (default text)"),
-            unset("prompt", "prompt", "column of prompts (default prompt)"),
-            unset("completion", "completion", "column of completions (default completion)"),
+            unset("prompt", "prompt", "column of prompts, texts or messages (default prompt)"),
+            unset(
+                "completion", "completion", "column of completions, likewise (default completion)"
+            ),
             unset("messages", "messages", "column of chats (default messages)"),
         ),
         max_length=1024,

@@ -30,6 +30,7 @@ class RunView:
         """Draw one event."""
         if event == "data":
             show_data(payload)
+            self.progress.name_metrics(payload["task_type"], payload["labels"])
         elif event == "injected":
             show_injection(payload["injection"], payload["parameter_count"])
         elif event == "run_opened":

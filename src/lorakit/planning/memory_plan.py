@@ -57,7 +57,9 @@ class MemoryPlan(StepMemory):
     updates: int | None
     """Optimizer steps of the whole run; None where the number of rows is not known."""
     batches: int | None
-    """Forward and backward passes of a process."""
+    """Micro-batches of a process, each one forward and one backward pass."""
+    epochs: float | None
+    """Passes over the training examples."""
     tokens: int | None
     """Trained on in the whole run by all processes, padding left out."""
     notes: tuple[str, ...]
@@ -150,7 +152,7 @@ def plan(
         file_bytes = safetensors_bytes(model.state_dict(), {"format": "pt"})
     else:
         file_bytes = view_of(model, "default").weights_file_bytes()
-    updates = tokens = None
+    updates = epochs = tokens = None
     if rows.train_rows is not None:
         updates = optimizer_steps(arguments, -(-rows.train_rows // processes))
         epochs = _epochs(arguments, updates * processes, rows.train_rows)
@@ -170,6 +172,7 @@ def plan(
         batch_tokens=first.shape[1],
         updates=updates,
         batches=None if updates is None else updates * arguments.gradient_accumulation_steps,
+        epochs=epochs,
         tokens=tokens,
         notes=(rows.note, *_sharing_note(shards, processes), *_imitation_note(place, tensors_on)),
     )

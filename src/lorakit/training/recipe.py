@@ -84,7 +84,11 @@ class DataConfig(StrictConfig):
     tokens: str = "tokens"
     tags: str = "tags"
     prompt: str = "prompt"
+    """Column of texts, or of messages, which with the completion's make one conversation."""
+
     completion: str = "completion"
+    """Likewise; of messages, what the assistant says in it counts in the loss."""
+
     messages: str = "messages"
     source: str = "source"
     target: str = "target"

@@ -20,6 +20,7 @@ from lorakit.training.tasks.rows import require_texts
 from lorakit.training.tasks.text_formats import (
     ALPACA,
     alpaca_prompt,
+    conversation_columns,
     find_layout,
     text_columns,
 )
@@ -120,8 +121,11 @@ def recognize(
         )
     inputs, targets = _texts(found.dataset, chosen, columns)
     has_template = tokenizer is not None and bool(tokenizer.chat_template)
-    if "messages" in columns and tokenizer is not None and has_template:
-        tokens = longest_conversation(found.dataset, columns["messages"], inputs, tokenizer)
+    talk = conversation_columns(
+        found.dataset, columns.get("format", ""), data.model_copy(update=columns)
+    )
+    if talk and tokenizer is not None and has_template:
+        tokens = longest_conversation(found.dataset, talk, inputs, tokenizer)
     else:
         tokens = longest_text(inputs, tokenizer) + _BETWEEN * ("text_pair" in columns)
     return Recognized(
@@ -132,7 +136,7 @@ def recognize(
         notes=(*found.notes, *notes),
         tokens=tokens,
         target_tokens=None if targets is None else longest_text(targets, tokenizer),
-        is_counted=tokenizer is not None and (has_template or "messages" not in columns),
+        is_counted=tokenizer is not None and (has_template or not talk),
     )
 
 
@@ -239,7 +243,8 @@ class _Columns:
             used = {"format": layout.name}
             if layout.name == "messages":
                 used["messages"] = layout.data.messages
-                check_conversations(self.examples, layout.data.messages, self.place)
+            if layout.conversation:
+                check_conversations(self.examples, layout.conversation, self.place)
             else:
                 columns = text_columns(layout.name, layout.data)
                 require_texts(self.examples, columns, self.place)

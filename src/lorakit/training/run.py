@@ -97,7 +97,7 @@ def train(
             sets it beside the real one.
         on_event: Called as `on_event(name, payload)` with
             "injected" {injection, parameter_count},
-            "data" {train_rows, validation_rows, notes},
+            "data" {train_rows, validation_rows, notes, task_type, labels (class names or None)},
             "run_opened" {path, resumed_from (checkpoint path or None), removed (what was wrong, by
             path, with incomplete checkpoints and other files that were deleted), note},
             "notes" {notes} where there is something to know about how the model trains or has

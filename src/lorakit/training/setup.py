@@ -122,7 +122,7 @@ def prepare(
     )
     if attach is None:
         require_in_rows(encoded.train, tokenizer, recipe)
-    emit("data", _data_event(splits, encoded))
+    emit("data", _data_event(splits, encoded) | {"task_type": task.task_type, "labels": labels})
     return Setup(recipe, task, splits, labels, tokenizer, model, injection, encoded, arguments)
 
 

@@ -47,19 +47,22 @@ def longest_text(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase | None
 
 
 def longest_conversation(
-    examples: Dataset, column: str, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase
+    examples: Dataset,
+    columns: Sequence[str],
+    texts: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
 ) -> int:
     """Return the tokens of the longest conversation, as the chat template renders it.
 
     Args:
         examples: They have been checked to be conversations.
-        column: That of the messages.
+        columns: Of the messages, or of the prompt's and the completion's.
         texts: All texts of each example.
         tokenizer: With a chat template.
     """
     order = sorted(range(len(texts)), key=lambda at: len(texts[at]), reverse=True)
     longest = [
-        conversation_of(without_fillings(examples[at], examples), column)
+        conversation_of(without_fillings(examples[at], examples), *columns)
         for at in order[:_MEASURED_EXAMPLES]
     ]
     try:

@@ -294,6 +294,26 @@ def test_a_head_of_one_adapter_is_carried_over_and_two_exclude_each_other():
         combine(trained_heads(1.0, 2.0), weights)
 
 
+def test_of_heads_that_differ_those_of_a_named_adapter_are_kept():
+    adapters, weights = trained_heads(1.0, 2.0), {"a": 1.0, "b": 1.0}
+
+    with pytest.raises(AdapterMismatchError) as caught:
+        combine(adapters, weights)
+
+    assert str(caught.value) == (
+        "Cannot combine a, b: classifier.weight differs between a and b, and a tensor that is "
+        "trained in full cannot be added up. Name the adapter whose heads and biases to keep: "
+        "heads_from='a', or --heads-from a on the command line."
+    )
+    for name, head in (("a", 1.0), ("b", 2.0)):
+        made = combine(adapters, weights, heads_from=name)
+        assert made.replaced["classifier.weight"].item() == head
+        assert made.config.modules_to_save == ("classifier",)
+    assert combine(trained_heads(None, 2.0), weights, heads_from="a").replaced
+    with pytest.raises(ConfigError, match="got heads_from='c', expected one of a, b"):
+        combine(adapters, weights, heads_from="c")
+
+
 def other(**changes):
     return layered_adapter(seed=9, **changes)
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lorakit import Adapter
+from lorakit.adapters.settings import InferenceSettings
 from lorakit.cli.combine import parse_weights
 from lorakit.errors import ConfigError
 from made_adapters import layered_adapter
@@ -87,3 +88,21 @@ def test_an_equals_sign_in_a_path_is_part_of_it(tmp_path, monkeypatch):
     assert parse_weights(["lr=0.1"]) == {"lr=0.1": 1.0}
     with pytest.raises(ConfigError, match="named twice"):
         parse_weights(["a=1", "a=2"])
+
+
+def test_the_head_and_the_class_names_of_a_named_adapter_are_kept(cli, tmp_path):
+    for number, name in enumerate(("first run", "b")):
+        one = layered_adapter(seed=number, base_model="x", modules_to_save=["classifier"])
+        head = {"classifier.weight": torch.tensor([float(number)])}
+        Adapter(one.config, one.factors, head, base_model="x").save(tmp_path / name)
+        InferenceSettings(labels=(f"no {number}", "yes")).save(tmp_path / name)
+    words = ("combine", tmp_path / "first run", tmp_path / "b", "--output", tmp_path / "ab")
+
+    refused = cli(*words)
+
+    assert refused.exit_code == 2
+    assert f"--heads-from '{tmp_path}/first run' on the command line." in refused.stderr
+    result = cli(*words, "--heads-from", tmp_path / "b")
+    assert result.exit_code == 0, result.stderr
+    assert Adapter.load(tmp_path / "ab").replaced["classifier.weight"].item() == 1
+    assert InferenceSettings.load(tmp_path / "ab").labels == ("no 1", "yes")

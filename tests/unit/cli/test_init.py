@@ -128,6 +128,13 @@ CHATS = [
     {"conversations": [{"from": "human", "value": f"{n}?"}, {"from": "gpt", "value": "Yes."}]}
     for n in range(9)
 ]
+PROMPTED = [
+    {
+        "prompt": [{"role": "user", "content": f"{n}?"}],
+        "completion": [{"role": "assistant", "content": "Yes, it is so."}],
+    }
+    for n in range(9)
+]
 TAGGED = [{"tokens": ["Ada", "wrote"], "ner_tags": ["B-PER", "O"]} for _ in range(6)]
 PAIRS = [
     {"premise": f"{n} cats sleep.", "hypothesis": "Cats sleep.", "label": n % 3} for n in range(30)
@@ -147,6 +154,12 @@ SHAPES = {
         {"text": "premise", "text_pair": "hypothesis", "label": "label"},
     ),
     "chats": ("chats.jsonl", CHATS, "CAUSAL_LM", {"messages": "conversations"}),
+    "prompts of messages": (
+        "asked.jsonl",
+        PROMPTED,
+        "CAUSAL_LM",
+        {"format": "prompt_completion"},
+    ),
     "prompts": (
         "asked.jsonl",
         [{"question": f"{n}?", "answer": "Yes, it is so."} for n in range(9)],
@@ -219,10 +232,11 @@ def test_lengths_are_counted_and_kept_to_the_models_positions(cli, tmp_path, tin
     assert "the longest has up to " in result.stdout
 
 
-def test_the_tokens_of_a_chat_are_those_of_its_template(cli, tmp_path):
+@pytest.mark.parametrize("chats", [CHATS, PROMPTED])
+def test_the_tokens_of_a_chat_are_those_of_its_template(cli, tmp_path, chats):
     from lorakit.quickstart.model_files import base_model_path
 
-    file, output = written(tmp_path, "chats.jsonl", CHATS), tmp_path / "my.yaml"
+    file, output = written(tmp_path, "chats.jsonl", chats), tmp_path / "my.yaml"
     result = cli("init", "--data", file, "-o", output, "--model", base_model_path())
     assert result.exit_code == 0, result.stderr
     dry = cli("train", output, "--dry-run")

@@ -20,13 +20,19 @@ def test_it_shows_the_parts_the_run_and_the_ways(cli, cls_recipe):
     for part in ("base weights", "trained weights", "optimizer state", "saved activations"):
         assert part in words
     assert "It fits:" in words
-    assert "optimizer steps 3" in words
+    assert "optimizer steps 3 epochs 1" in words
+    assert "passes" not in words
     assert "batch 16 x 7 tokens. The longest of 43 examples, at most 32 tokens." in words
     header = next(line for line in result.stdout.splitlines() if "QLoRA" in line)
     assert header.split() == ["full", "fine-tuning", "LoRA", "QLoRA"]
     assert "What would save memory" not in words
     assert f"lorakit train {cls_recipe}" in words
     assert not (cls_recipe.parent / "run").exists()
+
+
+def test_it_says_of_how_many_micro_batches_a_step_is(cli, cls_recipe):
+    result = cli("plan", cls_recipe, "training.gradient_accumulation_steps=2")
+    assert "optimizer steps 2, each of 2 micro-batches" in flat(result.stdout)
 
 
 def test_what_does_not_fit_comes_with_what_would(cli, cls_recipe):

@@ -7,6 +7,7 @@ from rich.console import Console
 
 from lorakit.cli import progress
 from lorakit.cli.progress import TrainingProgress
+from lorakit.config import TaskType
 
 
 def step(number, *, logged=True, loss=1.25):
@@ -31,6 +32,18 @@ def test_elsewhere_than_on_a_terminal_every_logged_step_is_a_line(capsys):
     assert first.startswith("step 2/20  epoch 0.20  loss 1.2500  lr 2.0e-04  left ")
     assert evaluation == "after epoch 1: loss 0.5, f1 0.25"
     assert last == "step 20/20  epoch 2.00  loss 1.2500  lr 2.0e-04"
+
+
+def test_averages_over_classes_are_called_as_in_the_report(capsys):
+    metrics = {"eval_loss": 0.5, "eval_precision": 0.5, "eval_recall": 0.5, "eval_f1": 0.25}
+    with TrainingProgress() as view:
+        for task, labels in (("SEQ_CLS", ("a", "b")), ("TOKEN_CLS", ("O", "B-PER"))):
+            view.name_metrics(TaskType(task), labels)
+            view.evaluation({"step": 10, "epoch": 1.0, "metrics": metrics})
+    assert capsys.readouterr().out.splitlines() == [
+        "after epoch 1: loss 0.5, macro precision 0.5, macro recall 0.5, macro f1 0.25",
+        "after epoch 1: loss 0.5, precision 0.5, recall 0.5, f1 0.25",
+    ]
 
 
 @pytest.mark.parametrize("width", [40, 80, 200])

@@ -145,6 +145,7 @@ def test_steps_and_tokens_of_the_run(recipe):
     rows = 24 - 6  # a quarter is held out
     assert planned.updates == 2 * math.ceil(math.ceil(rows / 4) / 2)
     assert planned.batches == 2 * planned.updates
+    assert planned.epochs == made.training["num_train_epochs"]
     result = lorakit.train(made)
     assert result.steps == planned.updates
     from lorakit.training import RunDirectory

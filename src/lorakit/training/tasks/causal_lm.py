@@ -127,7 +127,7 @@ class CausalLM(Task):
             cuts_late = packs[kind] and strategy != "bfd"  # these split long rows, and lose nothing
             made, cut, lost = _encode(rows, encoder, None if cuts_late else max_length, place)
             if not len(made):
-                raise DataError(_all_masked(place, cut, max_length, layout.name))
+                raise DataError(_all_masked(place, cut, max_length, layout))
             notes += cut_note(cut, len(rows), max_length, kind)
             if lost:
                 notes.append(
@@ -213,7 +213,8 @@ def _packs_validation(recipe: Recipe) -> bool:
 
 def _uses_template(layout: Layout, tokenizer: PreTrainedTokenizerBase) -> bool:
     """Return whether the examples are rendered with the chat template."""
-    return layout.name == "messages" or (layout.name == "alpaca" and bool(tokenizer.chat_template))
+    is_instruction = layout.name == "alpaca" and bool(tokenizer.chat_template)
+    return bool(layout.conversation) or is_instruction
 
 
 def _format_of_prompts(layout: Layout, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -229,7 +230,13 @@ def _encoder(
     counts_prompts = training.get("completion_only_loss") is False
     if _uses_template(layout, tokenizer):
         counts_all = only is False or (layout.name == "alpaca" and counts_prompts)
-        chat = ChatEncoder(tokenizer, layout.data.messages, not counts_all, recipe.model)
+        chat = ChatEncoder(
+            tokenizer,
+            layout.conversation or (layout.data.messages,),
+            not counts_all,
+            recipe.model,
+            counts_prompts=counts_prompts,
+        )
         return row_encoder(layout, tokenizer, chat)
     if only:
         raise ConfigError(
@@ -251,7 +258,12 @@ def _layout_notes(rows: Dataset, layout: Layout, tokenizer: PreTrainedTokenizerB
         used.append(ALPACA[1])
         if _uses_template(layout, tokenizer):
             notes.append("Instructions and outputs are rendered with the model's chat template.")
-    if layout.name == "messages":
+    if layout.conversation:
+        if layout.name == "prompt_completion":
+            notes.append(
+                f"The messages in '{layout.data.prompt}' and '{layout.data.completion}' are "
+                "rendered as one conversation with the model's chat template."
+            )
         used += [TOOLS, TEMPLATE_VARIABLES]
         if TOOLS in rows.column_names and TOOLS not in str(tokenizer.chat_template):
             notes.append("The chat template has no place for tools, so they are not shown.")
@@ -261,8 +273,8 @@ def _layout_notes(rows: Dataset, layout: Layout, tokenizer: PreTrainedTokenizerB
 def _check_rows(rows: Dataset, layout: Layout, where: Place) -> None:
     columns = text_columns(layout.name, layout.data)
     require_columns(rows, columns, where)
-    if layout.name == "messages":
-        check_conversations(rows, layout.data.messages, where)
+    if layout.conversation:
+        check_conversations(rows, layout.conversation, where)
     else:
         require_texts(rows, columns, where)
 
@@ -321,16 +333,16 @@ def _packed(rows: Dataset, max_length: int, strategy: str) -> Dataset:
         return pack_dataset(rows, max_length, strategy, fresh)
 
 
-def _all_masked(where: Place, cut: int, max_length: int, layout: str) -> str:
+def _all_masked(where: Place, cut: int, max_length: int, layout: Layout) -> str:
     head = f"Nothing can be learnt from {where}: no token of any example counts in the loss."
     if cut:
         return (
             f"{head} {cut} examples are longer than {max_length} tokens, and what counts comes "
             "after the cut. Raise data.max_length, or shorten what comes before."
         )
-    if layout == "messages":
+    if layout.conversation:
         return (
             f"{head} The chat template marks nothing as the assistant's. Check the roles, or set "
             "training.assistant_only_loss=false."
         )
-    return f"{head} The texts are too short. Check data.{layout} and the columns it names."
+    return f"{head} The texts are too short. Check data.{layout.name} and the columns it names."

@@ -11,8 +11,12 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from lorakit.errors import ConfigError, DataError, LorakitError, MissingFileError
-from lorakit.training.tasks.conversations import Conversation, conversation_of
-from lorakit.training.tasks.text_formats import CountedIds
+from lorakit.training.tasks.conversations import (
+    Conversation,
+    conversation_of,
+    named_columns,
+)
+from lorakit.training.tasks.text_formats import CountedIds, common_prefix_length
 from lorakit.training.tasks.tokens import chat_columns, rendered
 
 TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError, KeyError, AttributeError)
@@ -22,6 +26,12 @@ _CANNOT_LEAVE_OUT = (
     "A message of weight 0 cannot be left out: the chat template of '{name}' renders a "
     "conversation differently once more messages follow, so its tokens cannot be told from the "
     "others. Remove the weight, or end the conversation before this message."
+)
+_PROMPT_CHANGES = (
+    "The completion cannot be told from the prompt: the chat template of '{name}' renders the "
+    "prompt differently once the completion follows. Give a template that does not, in "
+    "training.chat_template_path, or set training.completion_only_loss=false to count the "
+    "prompt's answers too."
 )
 _CANNOT_COUNT = (
     "The assistant's tokens cannot be told from the others: the chat template of '{name}' has no "
@@ -34,21 +44,30 @@ _CANNOT_COUNT = (
 class ChatEncoder:
     """Turns a row of messages into token ids, counting what the assistant says.
 
+    Where prompt and completion stand in two columns, nothing of the prompt counts.
+
     Where the template marks the assistant's words (or TRL knows a template of the same model that
     does), its marks are taken. Otherwise a conversation is rendered message by message: what each
     assistant message adds is the assistant's, its end-of-turn token included.
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, column: str, assistant_only: bool, name: str
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        columns: Sequence[str],
+        assistant_only: bool,
+        name: str,
+        *,
+        counts_prompts: bool = False,
     ) -> None:
         """Choose how the assistant's tokens are found.
 
         Args:
             tokenizer: The base model's, with a chat template.
-            column: Column of the messages.
+            columns: Column of the messages, or those of the prompt's and the completion's.
             assistant_only: Whether only the assistant's tokens count in the loss.
             name: What to call the model in an error.
+            counts_prompts: Whether prompts count like completions.
 
         Raises:
             ConfigError: The tokenizer has no chat template.
@@ -57,10 +76,11 @@ class ChatEncoder:
             raise ConfigError(
                 f"Messages cannot be rendered: the tokenizer of '{name}' in model has no chat "
                 "template. Name a Jinja file in training.chat_template_path, choose a chat model, "
-                "or give the examples as prompt and completion."
+                "or give the examples as prompt and completion texts."
             )
         self._tokenizer = tokenizer
-        self._column = column
+        self._columns = tuple(columns)
+        self._counts_prompts = counts_prompts
         self._assistant_only = assistant_only
         self._name = name
         self._marked = _marked_template(tokenizer) if assistant_only else None
@@ -74,7 +94,9 @@ class ChatEncoder:
             ConfigError: The template gives no way to tell the assistant's tokens.
             DataError: The template refuses the conversation; its reason is passed on.
         """
-        talk = conversation_of(row, self._column)
+        talk = conversation_of(row, *self._columns)
+        if self._counts_prompts:
+            talk = replace(talk, prompt_turns=0)
         if self._parts:
             talk = replace(talk, messages=as_parts(talk.messages))
         try:
@@ -88,9 +110,9 @@ class ChatEncoder:
             raise
         except TEMPLATE_ERRORS as error:
             raise DataError(
-                f"The chat template of '{self._name}' refuses a conversation in column "
-                f"'{self._column}' that starts with {talk.messages[0]}: {error}. Repair or remove "
-                "it."
+                f"The chat template of '{self._name}' refuses a conversation in "
+                f"{named_columns(self._columns)} that starts with {talk.messages[0]}: {error}. "
+                "Repair or remove it."
             ) from error
 
     def _render(self, talk: Conversation, end: int | None = None, **more: Any) -> list[int]:
@@ -113,7 +135,8 @@ class ChatEncoder:
         whole = self._render(talk)
         counted = [False] * len(whole)
         for turn, message in enumerate(talk.messages):
-            if message["role"] != "assistant" or turn == 0 or turn in talk.untrained:
+            is_left_out = turn < talk.prompt_turns or turn in talk.untrained
+            if message["role"] != "assistant" or turn == 0 or is_left_out:
                 continue
             before = self._render(talk, turn, add_generation_prompt=True)
             until = self._render(talk, turn + 1)
@@ -123,15 +146,26 @@ class ChatEncoder:
         return CountedIds(whole, counted)
 
     def _trained(self, talk: Conversation, made: CountedIds, **more: Any) -> CountedIds:
-        """Leave out the tokens of messages of weight 0."""
-        counted = list(made.counted)
-        for turn in sorted(talk.untrained):
+        """Leave out the tokens of the prompt and those of messages of weight 0."""
+        start = self._prompt_length(talk, made.ids, **more) if talk.prompt_turns else 0
+        counted = [c and position >= start for position, c in enumerate(made.counted)]
+        for turn in sorted(talk.untrained - set(range(talk.prompt_turns))):
             before = self._render(talk, turn, **more) if turn else []
             until = self._render(talk, turn + 1, **more)
             if made.ids[: len(before)] != before or made.ids[: len(until)] != until:
                 raise ConfigError(_CANNOT_LEAVE_OUT.format(name=self._name))
             counted[len(before) : len(until)] = [False] * (len(until) - len(before))
         return CountedIds(made.ids, counted)
+
+    def _prompt_length(self, talk: Conversation, whole: Sequence[int], **more: Any) -> int:
+        """Return how many ids come before the completion, what opens its first turn included."""
+        alone = self._render(talk, talk.prompt_turns, **more)
+        if list(whole[: len(alone)]) != alone:
+            raise ConfigError(_PROMPT_CHANGES.format(name=self._name))
+        if talk.messages[talk.prompt_turns]["role"] != "assistant":
+            return len(alone)
+        asked = self._render(talk, talk.prompt_turns, add_generation_prompt=True, **more)
+        return common_prefix_length(asked, whole)
 
 
 def _marked_template(tokenizer: PreTrainedTokenizerBase) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -54,37 +54,57 @@ class Conversation:
     """Tools, and variables of the template."""
     untrained: frozenset[int] = frozenset()
     """Which messages have weight 0: none of their tokens counts."""
+    prompt_turns: int = 0
+    """How many messages at the beginning are the prompt, where the rest is the completion."""
 
 
 class MalformedConversationError(ValueError):
     """What is wrong with one example; the message is a few words."""
 
 
-def conversation_of(row: Mapping[str, Any], column: str) -> Conversation:
+def conversation_of(row: Mapping[str, Any], *columns: str) -> Conversation:
     """Return the conversation of an example.
+
+    It may stand in two columns: the prompt's messages, and those of the completion.
 
     ShareGPT's "from" and "value" are understood, texts in parts are joined, and lists that were
     stored as JSON texts are parsed.
 
     Args:
         row: The example; besides the messages it may have "tools" and "chat_template_kwargs".
-        column: Column of the messages.
+        columns: Column of the messages, or those of the prompt's and the completion's.
 
     Raises:
         MalformedConversationError: It is none.
     """
-    given = _parsed(row[column], "messages")
+    parts: list[list[dict[str, Any]]] = []
+    for column in columns:
+        try:
+            parts.append(_messages(row[column]))
+            if column == columns[-1] and all(m["role"] != "assistant" for m in parts[-1]):
+                raise MalformedConversationError("no message by 'assistant'")
+        except MalformedConversationError as problem:
+            where = f" in '{column}'" if len(columns) > 1 else ""
+            raise MalformedConversationError(f"{problem}{where}") from None
+    messages = [message for part in parts for message in part]
+    untrained = frozenset(
+        turn for turn, message in enumerate(messages) if not message.pop("weight", True)
+    )
+    return Conversation(messages, _options(row), untrained, len(messages) - len(parts[-1]))
+
+
+def _messages(value: Any) -> list[dict[str, Any]]:
+    """Return a list of messages, each with a weight that is true or false if it has one."""
+    given = _parsed(value, "messages")
     if not isinstance(given, list) or not given:
         raise MalformedConversationError("no list of messages")
     if not all(isinstance(message, dict) for message in given):
         raise MalformedConversationError("a message is no mapping")
     messages = [_message(message) for message in given]
-    untrained = frozenset(
-        turn for turn, message in enumerate(messages) if not _is_trained(message.pop("weight", 1))
-    )
-    if all(message["role"] != "assistant" for message in messages):
-        raise MalformedConversationError("no message by 'assistant'")
-    return Conversation(messages, _options(row), untrained)
+    for message in messages:
+        if "weight" in message:
+            message["weight"] = _is_trained(message["weight"])
+    return messages
 
 
 def _message(given: dict[str, Any]) -> dict[str, Any]:
@@ -219,24 +239,40 @@ def is_conversation(value: Any) -> bool:
     )
 
 
-def check_conversations(rows: Dataset, column: str, where: Place | str) -> None:
+def check_conversations(rows: Dataset, columns: Sequence[str], where: Place | str) -> None:
     """Check that each example is a conversation.
+
+    Args:
+        rows: The examples.
+        columns: Column of the messages, or those of the prompt's and the completion's.
+        where: What to call the examples in the error.
 
     Raises:
         DataError: Lists, for each problem, the examples that have it.
     """
-    read = [name for name in (column, TOOLS, TEMPLATE_VARIABLES) if name in rows.column_names]
+    read = [name for name in (*columns, TOOLS, TEMPLATE_VARIABLES) if name in rows.column_names]
     wrong: dict[str, list[int]] = {}
     examples: Any = rows.select_columns(read)
     for number, row in enumerate(examples):
         try:
-            conversation_of(row, column)
+            conversation_of(row, *columns)
         except MalformedConversationError as problem:
             wrong.setdefault(str(problem), []).append(number)
     if wrong:
         problems = "; ".join(f"{listed(at, where)}: {said}" for said, at in wrong.items())
         raise DataError(
-            f"Conversations are malformed in {where}, column '{column}': {problems}; expected a "
-            "list of messages such as {'role': 'user', 'content': 'Hello'}, one of them by "
-            "'assistant'. Repair or remove these examples."
+            f"Conversations are malformed in {where}, {named_columns(columns)}: {problems}; "
+            "expected a list of messages such as {'role': 'user', 'content': 'Hello'}, one of "
+            f"{'the completion' if len(columns) > 1 else 'them'} by 'assistant'. Repair or remove "
+            "these examples."
         )
+
+
+def named_columns(columns: Sequence[str]) -> str:
+    """Return columns as a message names them.
+
+    >>> named_columns(["prompt", "completion"])
+    "columns 'prompt' and 'completion'"
+    """
+    names = " and ".join(f"'{name}'" for name in columns)
+    return f"columns {names}" if len(columns) > 1 else f"column {names}"

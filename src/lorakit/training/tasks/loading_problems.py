@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from safetensors import SafetensorError
@@ -13,6 +14,10 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from lorakit.errors import ConfigError, MissingFileError
 from lorakit.hub import why_fetching_failed
+from lorakit.json_files import is_pointer
+
+DAMAGE = (SafetensorError, UnpicklingError, EOFError)
+"""What files of weights raise that were cut or hold something else."""
 
 
 def check_local(name: str, key: str) -> None:
@@ -58,6 +63,8 @@ def cannot_load(
     """Return the error to raise where transformers could not load something."""
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
     reason = (lines[0] if lines else type(error).__name__).rstrip(".")
+    if isinstance(error, UnpicklingError):  # torch's text advises to run the file as a program
+        reason = "a .bin file is not a pickle of tensors"
     if "Unrecognized configuration class" in str(error):
         values, _ = PreTrainedConfig.get_config_dict(name)
         kind = values.get("model_type")
@@ -71,7 +78,15 @@ def cannot_load(
             "it. Read that code; if you trust it, set trust_remote_code=true in the recipe, or add "
             "--trust-remote-code to a command without one."
         )
-    if isinstance(error, (SafetensorError, RuntimeError)):
+    pointers = _pointers(Path(name).expanduser(), what)
+    if pointers:
+        those = pointers[0] + (f" and {len(pointers) - 1} more" if len(pointers) > 1 else "")
+        is_what = "are git-lfs pointers" if len(pointers) > 1 else "is a git-lfs pointer"
+        return MissingFileError(
+            f"Could not load the {what} in {key}: got '{name}', whose {those} {is_what}, expected "
+            "the contents. Run `git lfs pull` in that folder."
+        )
+    if isinstance(error, (*DAMAGE, RuntimeError)):
         return ConfigError(
             f"Could not load the {what} in {key}: got '{name}', whose files are damaged or do not "
             f"belong together ({reason}). Download or save the model again."
@@ -86,6 +101,16 @@ def cannot_load(
         f"the Hugging Face hub for it failed ({why_fetching_failed(error)}). Check the name and "
         "the network, or name a local directory."
     )
+
+
+def _pointers(folder: Path, what: str) -> list[str]:
+    """Return the files of a model or a tokenizer that Git LFS keeps elsewhere, by name."""
+    files = sorted(path for path in folder.glob("*") if path.is_file())
+    weights = [path for path in files if path.suffix == ".safetensors"]
+    weights = weights or [path for path in files if path.suffix == ".bin"]
+    others = [path for path in files if path.suffix in (".json", ".model", ".txt", ".jinja")]
+    read = [folder / "config.json", *weights] if what == "model" else others
+    return [path.name for path in read if os.access(path, os.R_OK) and is_pointer(path)]
 
 
 def check_missing(

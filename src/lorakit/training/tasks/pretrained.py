@@ -7,7 +7,6 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -25,7 +24,12 @@ from lorakit.foreign_code import load_pretrained
 from lorakit.injection.heads import task_heads
 from lorakit.library_logs import errors_alone
 from lorakit.quantization.load import is_quantized, load_as_quantized, load_quantized
-from lorakit.training.tasks.loading_problems import cannot_load, check_local, check_missing
+from lorakit.training.tasks.loading_problems import (
+    DAMAGE,
+    cannot_load,
+    check_local,
+    check_missing,
+)
 from lorakit.training.tasks.skeleton import given_options, model_config
 
 _UNLIMITED = 10**9
@@ -178,7 +182,7 @@ def load_model(
                 )
         except (QuantizationError, TargetError):
             raise
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, *DAMAGE) as error:
             raise cannot_load(name, key, "model", error, auto_class) from error
     missing = set(info["missing_keys"])
     missing |= {entry[0] for entry in info["mismatched_keys"]}

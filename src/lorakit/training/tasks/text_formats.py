@@ -72,6 +72,8 @@ class Layout:
     data: DataConfig
     """Names the columns, one that was found by its contents included."""
     notes: tuple[str, ...] = ()
+    conversation: tuple[str, ...] = ()
+    """Columns of messages that make one conversation: messages, or prompt and completion."""
 
 
 def find_layout(rows: Dataset, data: DataConfig, where: Place | str) -> Layout:
@@ -88,17 +90,36 @@ def find_layout(rows: Dataset, data: DataConfig, where: Place | str) -> Layout:
     columns = rows.column_names
     notes = []
     if data.format in ("auto", "messages") and data.messages not in columns:
-        found = [name for name in columns if is_conversation(_first_value(rows, name))]
+        halves = {data.prompt, data.completion}
+        possible = [name for name in columns if not (name in halves and halves <= set(columns))]
+        found = [name for name in possible if is_conversation(_first_value(rows, name))]
         if len(found) == 1 and not _is_preference(columns):
             data = data.model_copy(update={"messages": found[0]})
             notes.append(f"The messages are read from the column '{found[0]}' (data.messages).")
     name = detect_format(columns, data, where)
+    talk = conversation_columns(rows, name, data)
     if data.format != "auto":
-        return Layout(name, data, tuple(notes))
+        return Layout(name, data, tuple(notes), talk)
     if name == "prompt_completion" and isinstance(_first_value(rows, "label"), bool):
         raise DataError(_PREFERENCE.format(where=where, what="completions that are good or bad"))
     notes.append(f"The examples are read as '{name}', from their columns (data.format).")
-    return Layout(name, data, tuple(notes))
+    return Layout(name, data, tuple(notes), talk)
+
+
+def conversation_columns(rows: Dataset, name: str, data: DataConfig) -> tuple[str, ...]:
+    """Return the columns of a layout that make one conversation, none where it is of texts.
+
+    A prompt and its completion may each be a list of messages.
+    """
+    if name == "messages":
+        return (data.messages,)
+    if name != "prompt_completion":
+        return ()
+    halves = (data.prompt, data.completion)
+    values = [_first_value(rows, column) for column in halves]
+    holds_messages = [is_conversation(value) for value in values]
+    is_list = any(isinstance(value, list) and is_conversation(value) for value in values)
+    return halves if is_list or all(holds_messages) else ()
 
 
 _PREFERENCE = (
@@ -194,8 +215,8 @@ def row_encoder(
     Args:
         layout: How the examples are laid out.
         tokenizer: The base model's.
-        chat: Turns messages in the column `data.messages` into counted ids, where the tokenizer
-            has a chat template. Instructions are then rendered as a user's message.
+        chat: Turns the messages of an example into counted ids, where the tokenizer has a chat
+            template. Instructions are then rendered as a user's message in `data.messages`.
     """
     data = layout.data
 
@@ -214,4 +235,4 @@ def row_encoder(
         return chat({data.messages: [{"role": "user", "content": asked}, answer]})
 
     encoders = {"text": plain, "prompt_completion": prompted, "alpaca": instructed}
-    return chat if layout.name == "messages" and chat is not None else encoders[layout.name]
+    return chat if layout.conversation and chat is not None else encoders[layout.name]

@@ -54,6 +54,79 @@ def test_chat_counts_the_assistant_and_its_end(prepare, tiny_llama_dir, chat_jso
     assert made.encoded.settings["stop_token_ids"] == (end,)
 
 
+ASKED = [
+    {"role": "user", "content": "the sky?"},
+    {"role": "assistant", "content": "blue"},
+    {"role": "user", "content": "the grass?"},
+]
+ANSWERED = [{"role": "assistant", "content": "green"}]
+
+
+def test_prompts_and_completions_of_messages_are_conversations(prepare, tiny_llama_dir, jsonl):
+    path = jsonl([{"prompt": ASKED, "completion": ANSWERED}] * 8)
+    texts = {}
+    for name, training in {
+        "alone": {},
+        "whole completion": {"assistant_only_loss": False},
+        "with prompts": {"completion_only_loss": False},
+        "everything": {"assistant_only_loss": False, "completion_only_loss": False},
+    }.items():
+        made = prepare(TASK, tiny_llama_dir, path, training=training)
+        texts[name] = counted_text(made)
+
+    assert texts == {
+        "alone": "green<|end|>",
+        "whole completion": "green<|end|>",
+        "with prompts": "blue<|end|>green<|end|>",
+        "everything": (
+            "<|user|>the sky?<|end|><|assistant|>blue<|end|>"
+            "<|user|>the grass?<|end|><|assistant|>green<|end|>"
+        ),
+    }
+    assert made.encoded.notes[:2] == (
+        "The examples are read as 'prompt_completion', from their columns (data.format).",
+        "The messages in 'prompt' and 'completion' are rendered as one conversation with the "
+        "model's chat template.",
+    )
+    assert made.encoded.settings["format"] == "messages"
+
+
+def test_masks_of_prompts_of_messages_are_those_of_trl(prepare, tiny_llama_dir, jsonl, tmp_path):
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    rows = [{"prompt": ASKED, "completion": ANSWERED}] * 4
+    made = prepare(TASK, tiny_llama_dir, jsonl(rows), validation_fraction=0)
+
+    arguments = SFTConfig(
+        output_dir=str(tmp_path),
+        use_cpu=True,
+        report_to=[],
+        bf16=False,
+        activation_checkpointing=False,
+        disable_tqdm=True,
+    )
+    trainer = SFTTrainer(
+        made.model,
+        arguments,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=made.tokenizer,
+    )
+
+    theirs = trainer.train_dataset[0]
+    assert made.encoded.train[0]["input_ids"] == theirs["input_ids"]
+    assert made.encoded.train[0]["labels"] == theirs["labels"]
+
+
+def test_a_text_beside_a_list_of_messages(prepare, tiny_llama_dir, jsonl):
+    path = jsonl([{"prompt": "the grass?", "completion": ANSWERED}] * 4)
+
+    said = message(prepare, tiny_llama_dir, path, DataError, validation_fraction=0)
+
+    assert "columns 'prompt' and 'completion'" in said
+    assert "messages is a text that is no JSON in 'prompt'" in said
+
+
 def test_alpaca_rows_become_prompt_and_completion(prepare, tiny_bloom_dir, alpaca_jsonl):
     made = prepare(TASK, tiny_bloom_dir, alpaca_jsonl)
 

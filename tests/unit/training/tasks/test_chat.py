@@ -32,7 +32,7 @@ def tokenizer(tiny_llama_dir):
 
 
 def counted_text(tokenizer, messages=TALK, **options):
-    encoder = ChatEncoder(tokenizer, "messages", options.pop("assistant_only", True), "tiny")
+    encoder = ChatEncoder(tokenizer, ["messages"], options.pop("assistant_only", True), "tiny")
     made = encoder({"messages": messages, **options})
     ids = [i for i, c in zip(made.ids, made.counted, strict=True) if c]
     return tokenizer.decode(made.ids), tokenizer.decode(ids)
@@ -182,3 +182,52 @@ def test_a_template_that_fails_is_told_like_one_that_refuses(tokenizer, template
 
     with pytest.raises(DataError, match=r"^The chat template of 'tiny' refuses a conversation"):
         counted_text(tokenizer, assistant_only=False)
+
+
+def counted_of_a_completion(tokenizer, prompt_turns, assistant_only=True, **options):
+    columns = ["prompt", "completion"]
+    encoder = ChatEncoder(tokenizer, columns, assistant_only, "tiny", **options)
+    made = encoder({"prompt": TALK[:prompt_turns], "completion": TALK[prompt_turns:]})
+    assert tokenizer.decode(made.ids) == counted_text(tokenizer, assistant_only=False)[0]
+    return tokenizer.decode([i for i, c in zip(made.ids, made.counted, strict=True) if c])
+
+
+@pytest.mark.parametrize("template", [None, UNMARKED, STOP_OUTSIDE])
+@pytest.mark.parametrize(
+    ("turns", "answers", "completion"),
+    [
+        (4, "green<|end|>", "green<|end|>"),
+        (
+            2,
+            "blue<|end|>green<|end|>",
+            "blue<|end|><|user|>the grass?<|end|><|assistant|>green<|end|>",
+        ),
+        (3, "green<|end|>", "<|user|>the grass?<|end|><|assistant|>green<|end|>"),
+    ],
+)
+def test_of_a_prompt_of_messages_nothing_counts(tokenizer, template, turns, answers, completion):
+    tokenizer.chat_template = template or tokenizer.chat_template
+
+    assert counted_of_a_completion(tokenizer, turns) == answers
+    assert counted_of_a_completion(tokenizer, turns, assistant_only=False) == completion
+
+
+@pytest.mark.parametrize("template", [None, UNMARKED])
+def test_prompts_of_messages_count_when_asked_to(tokenizer, template):
+    tokenizer.chat_template = template or tokenizer.chat_template
+
+    counted = counted_of_a_completion(tokenizer, 4, counts_prompts=True)
+
+    assert counted == "blue<|end|>green<|end|>"
+
+
+def test_a_prompt_that_is_rendered_otherwise_before_a_completion(tokenizer):
+    tokenizer.chat_template = COUNTING
+
+    with pytest.raises(ConfigError) as caught:
+        counted_of_a_completion(tokenizer, 4, assistant_only=False)
+
+    assert str(caught.value).startswith(
+        "The completion cannot be told from the prompt: the chat template of 'tiny' renders the "
+        "prompt differently once the completion follows."
+    )

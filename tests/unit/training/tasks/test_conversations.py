@@ -38,7 +38,7 @@ def test_malformed_conversations_are_listed():
     table = Dataset.from_list([{"talk": row} for row in rows])
 
     with pytest.raises(DataError) as caught:
-        check_conversations(table, "talk", "the rows of 'x'")
+        check_conversations(table, ["talk"], "the rows of 'x'")
 
     assert str(caught.value) == (
         "Conversations are malformed in the rows of 'x', column 'talk': example 2: no list of "
@@ -157,3 +157,31 @@ def test_nulls_that_a_table_brought_are_taken_out_and_written_ones_stay(tmp_path
     assert [without_fillings(row, written) for row in written] == [{"tools": t} for t in tools]
     assert without_fillings(table[0], table) == {"tools": tools[0]}
     assert without_fillings(table[1], table) == {"tools": [{"name": "g", "p": {}}]}
+
+
+def test_prompt_and_completion_make_one_conversation():
+    row = {
+        "prompt": [USER, {**ASSISTANT, "weight": 0}, USER],
+        "completion": json.dumps([ASSISTANT]),
+    }
+
+    made = conversation_of(row, "prompt", "completion")
+
+    assert made.messages == [USER, ASSISTANT, USER, ASSISTANT]
+    assert (made.prompt_turns, made.untrained) == (3, {1})
+
+
+def test_malformed_halves_of_a_conversation_are_listed_by_column():
+    rows = [([USER], [USER]), ([], [ASSISTANT]), ([USER], [ASSISTANT]), ([USER], [])]
+    table = Dataset.from_list([{"prompt": p, "completion": c} for p, c in rows])
+
+    with pytest.raises(DataError) as caught:
+        check_conversations(table, ["prompt", "completion"], "the rows of 'x'")
+
+    assert str(caught.value) == (
+        "Conversations are malformed in the rows of 'x', columns 'prompt' and 'completion': "
+        "example 1: no message by 'assistant' in 'completion'; example 2: no list of messages in "
+        "'prompt'; example 4: no list of messages in 'completion'; expected a list of messages "
+        "such as {'role': 'user', 'content': 'Hello'}, one of the completion by 'assistant'. "
+        "Repair or remove these examples."
+    )

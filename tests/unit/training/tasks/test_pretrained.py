@@ -11,6 +11,7 @@ from transformers import (
     RobertaForMaskedLM,
 )
 
+from lorakit.config import QuantizationConfig
 from lorakit.errors import ConfigError, MissingFileError
 from lorakit.training.tasks.pretrained import (
     fresh_modules,
@@ -187,6 +188,68 @@ def test_truncated_weights(tiny_llama_dir, tmp_path):
         "not belong together ("
     )
     assert message.endswith("Download or save the model again.")
+
+
+@pytest.mark.parametrize("contents", [b"", b"no pickle"])
+def test_damaged_pickles(tiny_llama_dir, tmp_path, contents):
+    shutil.copy(f"{tiny_llama_dir}/config.json", tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(contents)
+
+    message = said(ConfigError, causal, str(tmp_path))
+
+    assert "whose files are damaged or do not belong together (" in message
+    assert message.endswith("Download or save the model again.")
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+
+
+@pytest.mark.parametrize("quantization", [None, QuantizationConfig(bits=4)])
+@pytest.mark.parametrize(
+    ("files", "said_of_them"),
+    [
+        (["model.safetensors"], "model.safetensors is a git-lfs pointer"),
+        (["pytorch_model.bin"], "pytorch_model.bin is a git-lfs pointer"),
+        (
+            ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"],
+            "model-00001-of-00002.safetensors and 1 more are git-lfs pointers",
+        ),
+    ],
+)
+def test_weights_that_git_lfs_keeps_elsewhere(
+    tiny_llama_dir, tmp_path, files, said_of_them, quantization
+):
+    shutil.copy(f"{tiny_llama_dir}/config.json", tmp_path)
+    for file in files:
+        (tmp_path / file).write_bytes(POINTER)
+    if len(files) > 1:
+        index = {"metadata": {}, "weight_map": {"lm_head.weight": files[0], "x": files[1]}}
+        (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+
+    assert said(MissingFileError, causal, str(tmp_path), quantization=quantization) == (
+        f"Could not load the model in model: got '{tmp_path}', whose {said_of_them}, expected the "
+        "contents. Run `git lfs pull` in that folder."
+    )
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_tokenizer_that_git_lfs_keeps_elsewhere(tiny_llama_dir, tmp_path, file):
+    shutil.copytree(tiny_llama_dir, tmp_path / "base")
+    (tmp_path / "base" / file).write_bytes(POINTER)
+
+    assert said(MissingFileError, load_tokenizer, str(tmp_path / "base")) == (
+        f"Could not load the tokenizer in model: got '{tmp_path}/base', whose {file} is a git-lfs "
+        "pointer, expected the contents. Run `git lfs pull` in that folder."
+    )
+
+
+def test_a_configuration_that_git_lfs_keeps_elsewhere(tiny_llama_dir, tmp_path):
+    shutil.copytree(tiny_llama_dir, tmp_path / "base")
+    (tmp_path / "base" / "config.json").write_bytes(POINTER)
+
+    assert "whose config.json is a git-lfs pointer" in said(
+        MissingFileError, causal, str(tmp_path / "base")
+    )
 
 
 def test_hub_that_cannot_be_reached():
