@@ -62,8 +62,15 @@ def test_there_is_nothing_to_say_without_steps_or_where_all_are_reached(model):
     assert watch.note() is None
 
 
+class Ungated(LlamaMLP):
+    """A class of its own: of the known one's forward, what was found is remembered."""
+
+    def forward(self, x):
+        return self.down_proj(self.up_proj(x))
+
+
 def test_a_run_names_them_at_its_end(recipe, monkeypatch):
-    monkeypatch.setattr(LlamaMLP, "forward", lambda self, x: self.down_proj(self.up_proj(x)))
+    monkeypatch.setattr("transformers.models.llama.modeling_llama.LlamaMLP", Ungated)
     notes = []
     lora = {"r": 2, "target_modules": ["gate_proj", "up_proj"]}
     result = train(
