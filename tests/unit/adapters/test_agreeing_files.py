@@ -86,6 +86,9 @@ def test_readers_beside_writers_see_whole_saves(saved, save, writers):
     for thread in threads:
         thread.start()
     time.sleep(0.7)
+    end = time.monotonic() + 30  # a busy disk takes its time for a save
+    while len(seen) < 2 and not problems and time.monotonic() < end:
+        time.sleep(0.05)
     stop.set()
     for thread in threads:
         thread.join()
