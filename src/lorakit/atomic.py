@@ -9,6 +9,7 @@ import secrets
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -20,6 +21,9 @@ _NAME_SHOWN = 40
 
 _AT_CWD, _EXCHANGE = -100, 2
 """AT_FDCWD and RENAME_EXCHANGE of Linux."""
+
+_TURN_S, _PAUSE_S = 5.0, 0.001
+"""How long a process waits for another that moves files into the same directory."""
 
 _unfinished: set[Path] = set()
 """What a process that ends at once has to remove first."""
@@ -47,7 +51,7 @@ def replacing_files(*paths: Path) -> Iterator[tuple[Path, ...]]:
 
     All are complete and on the disk before the first takes its place. They are moved in the order
     given, so a process that is killed meanwhile leaves new files up to one of them, and old ones
-    after it.
+    after it. Of several processes that write the same files, one after the other moves its own.
 
     Args:
         paths: The files to make, in one directory, which must exist.
@@ -62,8 +66,9 @@ def replacing_files(*paths: Path) -> Iterator[tuple[Path, ...]]:
         for temporary, mode in zip(made, modes, strict=True):
             temporary.chmod(mode)  # a writer may have put another file there
             _flush(temporary)
-        for temporary, path in zip(made, paths, strict=True):
-            os.replace(temporary, path)
+        with _turn_in(paths[0].parent):
+            for temporary, path in zip(made, paths, strict=True):
+                os.replace(temporary, path)
         _flush(paths[0].parent)
 
 
@@ -225,13 +230,42 @@ def _exchange(one: Path, other: Path) -> bool:
 def _replace_one_by_one(source: Path, target: Path, last: Sequence[str]) -> None:
     """Move the files of a directory over those of another, then delete what it does not have."""
     new = [file.relative_to(source) for file in source.rglob("*") if file.is_file()]
-    for name in sorted(new, key=lambda name: (_order(name, last), name)):
-        (target / name).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(source / name, target / name)
-    for file in target.rglob("*"):
-        if not file.is_dir() and file.relative_to(target) not in new:
-            file.unlink()
+    with _turn_in(target):
+        for name in sorted(new, key=lambda name: (_order(name, last), name)):
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(source / name, target / name)
+        for file in target.rglob("*"):
+            if not file.is_dir() and file.relative_to(target) not in new:
+                file.unlink()
     _flush(target)
+
+
+@contextmanager
+def _turn_in(directory: Path) -> Iterator[None]:
+    """Inside the block, let no other process move files into a directory.
+
+    Where the file system has no locks, or whoever has the lock does not go on, it does without.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        end = time.monotonic() + _TURN_S
+        while time.monotonic() < end:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(_PAUSE_S)
+            except OSError:
+                break
+            else:
+                break
+        yield
+    finally:
+        os.close(descriptor)  # this gives the lock back
 
 
 def _order(name: Path, last: Sequence[str]) -> int:

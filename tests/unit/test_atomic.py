@@ -1,5 +1,7 @@
 import os
 import stat
+import threading
+import time
 
 import pytest
 
@@ -196,3 +198,27 @@ def test_a_name_may_be_as_long_as_the_system_has_it(tmp_path, name):
     with appearing_directory(tmp_path / name[:-1]):
         pass
     assert len(names(tmp_path)) == 2
+
+
+def test_writers_of_the_same_files_take_turns(tmp_path, monkeypatch):
+    files = [tmp_path / "one", tmp_path / "two"]
+    has_moved_one, move = threading.Event(), os.replace
+
+    def move_and_wait(source, target):
+        move(source, target)
+        if threading.current_thread() is first and target == files[0]:
+            has_moved_one.set()
+            time.sleep(0.3)
+
+    def write(text):
+        with replacing_files(*files) as made:
+            for file in made:
+                file.write_text(text)
+
+    monkeypatch.setattr(os, "replace", move_and_wait)
+    first = threading.Thread(target=write, args=("first",))
+    first.start()
+    has_moved_one.wait()
+    write("second")
+    first.join()
+    assert [file.read_text() for file in files] == ["second", "second"]

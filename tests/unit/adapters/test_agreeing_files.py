@@ -58,7 +58,7 @@ def exchange(path, adapter):
 @pytest.mark.parametrize("save", [save_into, exchange])
 @pytest.mark.parametrize("writers", [1, 2])
 def test_readers_beside_writers_see_whole_saves(saved, save, writers):
-    """Two writers leave a mixed pair behind for as long as one waits between its two moves."""
+    """Two writers take turns at moving their pairs, so that none stays mixed."""
     adapters = {number: numbered(number) for number in (1, 2, 3)}
     stop = threading.Event()
     problems, seen = [], set()
