@@ -1,4 +1,4 @@
-"""How threads wait and what the garbage collector sees in all tests; which modules have doctests.
+"""What all tests share: how threads wait, compiled code, garbage; and which modules have doctests.
 
 A module whose library is missing has none. One that cannot be imported for another reason is an
 error and no skip: the tests in it would be lost without a word.
@@ -6,12 +6,20 @@ error and no skip: the tests in it would be lost without a word.
 
 import gc
 import os
+import tempfile
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
 # The workers of a suite share the cores: a thread that waits leaves them to whatever runs.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# What inductor keeps for one instruction set overwrites memory under another, and its key does not
+# tell them apart.
+if capability := os.environ.get("ATEN_CPU_CAPABILITY"):
+    kept = Path(tempfile.gettempdir(), f"inductor-{os.getuid()}-{capability}")
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(kept))
 
 # Triton is for Linux only.
 collect_ignore = [] if find_spec("triton") else ["src/lorakit/ops/triton_kernels.py"]
