@@ -22,7 +22,7 @@ if capability := os.environ.get("ATEN_CPU_CAPABILITY"):
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(kept))
 
 # Triton is for Linux only.
-collect_ignore = [] if find_spec("triton") else ["src/lorakit/ops/triton_kernels.py"]
+collect_ignore = [] if find_spec("triton") else ["src/lorakit/ops/triton/triton_kernels.py"]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -13,7 +13,8 @@ from benchmarks.measure import interleaved, repeated
 from benchmarks.options import Options, parse
 from benchmarks.parity import ParityError
 from benchmarks.results import Row, compared
-from lorakit.ops import apply_keep_mask, compiled_library, draw_seed, keep_mask, skinny
+from lorakit.ops import apply_keep_mask, draw_seed, keep_mask, skinny
+from lorakit.ops.native import compiled_library
 
 TORCH = "torch.nn.functional.dropout"
 RANDOM_LANES = "16-bit lanes of drawn 64-bit words"

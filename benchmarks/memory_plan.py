@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
 def measure(options: Options, shape: Shape, setting: str, changes: dict[str, Any]) -> list[Row]:
     """Plan a step of a shape, and count one."""
     from lorakit.planning import plan
-    from lorakit.training.recipe import Recipe
+    from lorakit.recipes.recipe import Recipe
 
     if setting == "autocast" and not has_bf16_instructions() and not options.force:
         return []
@@ -109,7 +109,7 @@ def measure(options: Options, shape: Shape, setting: str, changes: dict[str, Any
 
 def measure_planning(options: Options, name: str, sizes: dict[str, int]) -> list[Row]:
     """Take the time of a plan and the memory of its process, libraries included."""
-    from lorakit.training.recipe import Recipe
+    from lorakit.recipes.recipe import Recipe
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -171,7 +171,7 @@ def write_model(shape: Shape, folder: Path) -> None:
 
 def recipe_of(shape: Shape, folder: Path, changes: dict[str, Any]) -> Any:
     """Return the recipe that trains a saved shape on every linear layer."""
-    from lorakit.training.recipe import Recipe
+    from lorakit.recipes.recipe import Recipe
 
     training = {
         "per_device_train_batch_size": shape.rows,
@@ -215,8 +215,8 @@ def _run(what: str, recipe: Path) -> list[float]:
 def plan_here(recipe: str) -> None:
     """Plan a recipe; print the seconds after the imports, and the peak of the process's memory."""
     from lorakit.planning import plan
+    from lorakit.recipes.recipe import Recipe
     from lorakit.training.peak_memory import PeakMemory
-    from lorakit.training.recipe import Recipe
 
     watch = PeakMemory(on_gpu=False)
     loaded = Recipe.load(recipe)
@@ -229,8 +229,8 @@ def count_here(recipe: str) -> None:
     """Count a recipe's step and print what was found."""
     from lorakit.planning.machine_memory import process_bytes
     from lorakit.planning.measurement import count_step
+    from lorakit.recipes.recipe import Recipe
     from lorakit.training.peak_memory import PeakMemory
-    from lorakit.training.recipe import Recipe
     from lorakit.training.tasks import task_for
 
     loaded = Recipe.load(recipe)

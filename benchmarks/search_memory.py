@@ -79,7 +79,7 @@ def _write_rows(path: Path) -> None:
 
 def _peak_of_search(folder: Path, trials: int) -> int:
     """Search with so many trials at once; return the largest sum of their memory in bytes."""
-    from lorakit.training.recipe import Recipe
+    from lorakit.recipes.recipe import Recipe
     from lorakit.tuning import tune
 
     recipe = Recipe.check(

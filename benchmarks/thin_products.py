@@ -14,8 +14,9 @@ from benchmarks.measure import Sample, Stopwatch, interleaved
 from benchmarks.options import Options, parse
 from benchmarks.parity import check_tensors
 from benchmarks.results import Row, compared
-from lorakit.ops import compiled_library, cpu_kernels, skinny
+from lorakit.ops import skinny
 from lorakit.ops.dropout import kernels_for
+from lorakit.ops.native import compiled_library, cpu_kernels
 
 IN_C = "C"
 IN_TORCH = "torch"

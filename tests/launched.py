@@ -20,13 +20,13 @@ TRAIN_ALL = """
 import json, os, signal, sys
 from pathlib import Path
 
-import lorakit.layers.update as update
+import lorakit.layers.updates.low_rank_update as update
 import lorakit.training.encode_once as encode_once
 from lorakit.errors import LorakitError, StoppedError
 from lorakit.training import Recipe, train
-from lorakit.training.processes import may_tell, process_rank
+from lorakit.distributed.processes import may_tell, process_rank
 from lorakit.training.stop_request import StopRequest
-from lorakit.training.trainer import AdapterTrainerMixin
+from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
 
 jobs, notes = json.loads(sys.argv[1]), Path(sys.argv[2])
 seen = {"rows": [], "seeds": [], "sharded": [], "errors": []}

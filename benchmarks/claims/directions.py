@@ -15,7 +15,7 @@ from benchmarks.options import Options
 from benchmarks.results import Row
 from lorakit import Adapter
 from lorakit.analysis import AdapterAnalysis, analyze_adapter, compare_adapters
-from lorakit.training.base_weights import load_base_weights
+from lorakit.inference.base_weights import load_base_weights
 
 SMALL, LARGE = 8, 64
 AMPLIFIED = (4, 8, 64)

@@ -12,7 +12,7 @@ from benchmarks.claims import shapes
 from benchmarks.claims.records import claim_row
 from benchmarks.options import Options
 from benchmarks.results import Row
-from lorakit.training.recipe import Recipe
+from lorakit.recipes.recipe import Recipe
 
 QLORA_RANK = 64
 LENGTH = 512

@@ -27,7 +27,7 @@ from lorakit.config import LoraConfig
 from lorakit.quickstart import compare
 from lorakit.quickstart.docstrings import DocstringFiles, write_docstrings
 from lorakit.quickstart.run import LORA_ALPHA, RANK, WEIGHTS_NAME, quickstart_recipe
-from lorakit.training.recipe import Recipe
+from lorakit.recipes.recipe import Recipe
 from lorakit.training.run import train
 
 MODEL = "quickstart base"

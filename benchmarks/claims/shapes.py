@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from lorakit.config import TaskType
-from lorakit.training.tasks.pretrained import auto_model
+from lorakit.models.pretrained import auto_model
 
 GPT3_Q_V = ("q_proj", "v_proj")
 GPT3_ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")

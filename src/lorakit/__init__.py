@@ -6,7 +6,7 @@ The names below are imported when first used, so that `import lorakit` stays qui
 import typing as _typing
 from importlib import import_module as _import_module
 
-from lorakit.library_logs import hide_missing_kernels as _hide_missing_kernels
+from lorakit.libraries.logs import hide_missing_kernels as _hide_missing_kernels
 
 if _typing.TYPE_CHECKING:
     from lorakit.adapters import (

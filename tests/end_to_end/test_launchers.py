@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from forked import LORAKIT, Program
 from launched import metric_rows, run, torchrun, write_recipe
 from lorakit.errors import ClusterError, MissingFileError
-from lorakit.training import Recipe, RunDirectory, checkpoints
+from lorakit.recipes import checkpoints
+from lorakit.training import Recipe, RunDirectory
 from lorakit.tuning.cluster import ray_cluster
 from lorakit.tuning.ray_training import train_on_ray
 
@@ -68,11 +69,11 @@ def test_what_one_process_alone_finds_is_one_error(write):
 
 
 FAILS_IN_ONE = """
-import lorakit.planning.apart
+import lorakit.planning.separate_process
 import torch
 from lorakit.cli.main import main
-from lorakit.training.first_step import LearningWatch
-from lorakit.training.processes import process_rank
+from lorakit.training.trainers.first_step import LearningWatch
+from lorakit.distributed.processes import process_rank
 
 check = LearningWatch.check_loss
 
@@ -81,7 +82,7 @@ def check_loss(self, loss, step, scaler):
     check(self, torch.tensor(float("nan")) if fails else loss, step, scaler)
 
 LearningWatch.check_loss = check_loss
-lorakit.planning.apart.plan_apart = lambda *_: None  # that is yet another process
+lorakit.planning.separate_process.plan_apart = lambda *_: None  # that is yet another process
 main()
 """
 

@@ -9,9 +9,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from lorakit.adapters import Adapter, load_adapter
 from lorakit.errors import AdapterMismatchError
+from lorakit.inference import generate_text, load_for_inference
+from lorakit.inference.merge_checkpoint import merge_to_checkpoint
 from lorakit.training import Recipe, evaluate, train
-from lorakit.training.inference import generate_text, load_for_inference
-from lorakit.training.merge_checkpoint import merge_to_checkpoint
 
 NEW = ["<call>", "</call>"]
 

@@ -166,8 +166,8 @@ import time
 
 import torch
 
-from lorakit.training.gradient_average import average_gradients
-from lorakit.training.processes import failing_together, process_rank, start
+from lorakit.distributed.gradient_average import average_gradients
+from lorakit.distributed.processes import failing_together, process_rank, start
 
 start(use_cpu=True, timeout_s=2)
 with failing_together():

@@ -8,7 +8,8 @@ from safetensors.torch import load_file
 
 from launched import metric_rows, train_all, write_recipe
 from lorakit.errors import CheckpointError
-from lorakit.training import Recipe, RunDirectory, checkpoints, train
+from lorakit.recipes import checkpoints
+from lorakit.training import Recipe, RunDirectory, train
 
 SHARDED = {"straight": False, "killed": False, "sharded": True, "stopped": True}
 

@@ -7,12 +7,13 @@ import pytest
 from safetensors.torch import load_file
 
 from forked import run
-from lorakit.training import Recipe, RunDirectory, checkpoints, train
+from lorakit.recipes import checkpoints
+from lorakit.training import Recipe, RunDirectory, train
 
 # Trains, and kills its own process: after an optimizer step, or in the middle of a save.
 KILLED = """
 import os, signal, sys
-from lorakit.training import Recipe, checkpoints, train
+from lorakit.training import Recipe, train; from lorakit.recipes import checkpoints
 
 recipe, resume, when, number = sys.argv[1:]
 

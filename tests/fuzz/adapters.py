@@ -16,8 +16,8 @@ from tests.fuzz.frame import FindingError, attempt
 from torch import Tensor
 
 from lorakit import Adapter, LoraConfig
-from lorakit.adapters import files
-from lorakit.adapters.files import CONFIG_FILE, PICKLE_FILE, WEIGHTS_FILE
+from lorakit.adapters.peft_files import files
+from lorakit.adapters.peft_files.files import CONFIG_FILE, PICKLE_FILE, WEIGHTS_FILE
 from lorakit.errors import LorakitError
 
 _FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}

@@ -19,11 +19,11 @@ from tests.fuzz.frame import FindingError, attempt
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import DistilBertConfig, DistilBertModel, PreTrainedTokenizerFast
 
+from lorakit.data import load_splits
+from lorakit.data.tokenize_examples import NOT_COUNTED
 from lorakit.errors import LorakitError
-from lorakit.training.data import load_splits
-from lorakit.training.recipe import Recipe
+from lorakit.recipes.recipe import Recipe
 from lorakit.training.tasks import task_for
-from lorakit.training.tasks.rows import NOT_COUNTED
 
 _SPECIAL = ["<pad>", "<s>", "</s>"]
 _TEMPLATE = (

@@ -12,7 +12,7 @@ from tests.fuzz.frame import FindingError, attempt
 
 from lorakit.cli.recipe_template import TASKS, recipe_text
 from lorakit.errors import LorakitError
-from lorakit.training.recipe import Recipe
+from lorakit.recipes.recipe import Recipe
 
 _ODD: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1, 2**31, 2**63, -(2**63), 10**30, 10**60, 0.5, -0.0, 1e308),

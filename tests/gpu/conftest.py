@@ -14,7 +14,8 @@ def use_triton(monkeypatch):
     """
     import torch
 
-    from lorakit.ops import cpu_kernels, gpu_kernels
+    from lorakit.ops.native import cpu_kernels
+    from lorakit.ops.triton import gpu_kernels
 
     dtypes = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -23,7 +24,7 @@ def use_triton(monkeypatch):
             missing = {gpu_kernels.unavailable(torch.device("cuda", 0), dtype) for dtype in dtypes}
             assert missing == {None} or find_spec("triton") is None
             return
-        from lorakit.ops.triton_kernels import TritonKernels
+        from lorakit.ops.triton.triton_kernels import TritonKernels
 
         monkeypatch.setattr(cpu_kernels, "takes", lambda x: False)
         monkeypatch.setattr(gpu_kernels, "takes", lambda x: x.dtype in dtypes)

@@ -1,6 +1,6 @@
 """A whole model trains on a GPU as it does on the CPU, with dropout too: one seed, one mask.
 
-tests/unit/ops/test_triton_kernels.py runs this file in Triton's interpreter, on a CPU.
+tests/unit/ops/triton/test_triton_kernels.py runs this file in Triton's interpreter, on a CPU.
 """
 
 import os
@@ -13,13 +13,8 @@ if not IS_INTERPRETED and not torch.cuda.is_available():
     pytest.skip("there is no CUDA GPU", allow_module_level=True)
 
 from lorakit import LoraConfig, add_adapter  # noqa: E402
-from lorakit.ops import (  # noqa: E402
-    LinearOperands,
-    LowRankTerm,
-    draw_seed,
-    gpu_kernels,
-    low_rank_linears,
-)
+from lorakit.ops import LinearOperands, LowRankTerm, draw_seed, low_rank_linears  # noqa: E402
+from lorakit.ops.triton import gpu_kernels  # noqa: E402
 from tiny_models import llama, randomize_, tokens  # noqa: E402
 from tolerances import largest_error  # noqa: E402
 

@@ -1,6 +1,6 @@
 """The products in Triton against torch's own operations in float64, on a GPU.
 
-tests/unit/ops/test_triton_kernels.py runs this file in Triton's interpreter, on a CPU.
+tests/unit/ops/triton/test_triton_kernels.py runs this file in Triton's interpreter, on a CPU.
 """
 
 import os
@@ -19,14 +19,13 @@ from lorakit.ops import (  # noqa: E402
     LinearOperands,
     LowRankTerm,
     apply_keep_mask,
-    gpu_kernels,
     keep_mask,
     low_rank_linears,
     skinny,
-    triton_kernels,
 )
 from lorakit.ops.dropout import kernel_mask  # noqa: E402
-from lorakit.ops.triton_kernels import TritonKernels, _kept  # noqa: E402
+from lorakit.ops.triton import gpu_kernels, triton_kernels  # noqa: E402
+from lorakit.ops.triton.triton_kernels import TritonKernels, _kept  # noqa: E402
 from tolerances import GRADIENT_TOLERANCE, TOLERANCE, largest_error  # noqa: E402
 
 DEVICE = torch.device("cpu") if IS_INTERPRETED else torch.device("cuda", 0)

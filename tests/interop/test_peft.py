@@ -9,7 +9,7 @@ from peft import PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
 from lorakit import Adapter, LoraConfig, add_adapter, count_parameters, load_adapter, save_adapter
-from lorakit.adapters.files import CONFIG_FILE, WEIGHTS_FILE
+from lorakit.adapters.peft_files.files import CONFIG_FILE, WEIGHTS_FILE
 from lorakit.errors import AdapterFileError, AdapterMismatchError
 from tiny_models import bert, bloom, distilbert, gpt2, llama, logits, randomize_, roberta, t5
 from tolerances import LOGITS_TOLERANCE, largest_error

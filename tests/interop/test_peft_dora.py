@@ -19,7 +19,7 @@ from lorakit import (
     unmerge_adapters,
 )
 from lorakit.adapters import adapter_state_dict
-from lorakit.adapters.files import WEIGHTS_FILE
+from lorakit.adapters.peft_files.files import WEIGHTS_FILE
 from tiny_models import bert, gpt2, llama, logits, randomize_, t5
 from tolerances import LOGITS_TOLERANCE, largest_error
 

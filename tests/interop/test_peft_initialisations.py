@@ -19,7 +19,7 @@ from lorakit import (
     save_adapter,
 )
 from lorakit.adapters import combine, resize_adapter
-from lorakit.adapters.files import CONFIG_FILE
+from lorakit.adapters.peft_files.files import CONFIG_FILE
 from lorakit.errors import AdapterFileError, AdapterMismatchError
 from lorakit.injection import adapter_config
 from quantized_models import quantized

@@ -19,9 +19,9 @@ from torch import nn
 from transformers import CONFIG_MAPPING
 
 from lorakit import LoraConfig, add_adapter, load_adapter, save_adapter
-from lorakit.adapters.files import CONFIG_FILE, WEIGHTS_FILE
+from lorakit.adapters.peft_files.files import CONFIG_FILE, WEIGHTS_FILE
 from lorakit.errors import LorakitWarning
-from lorakit.injection.peft_names import FORBIDDEN_NAMES, NAMES_OF_EXPERTS, unread_by_peft
+from lorakit.injection.selection.peft_names import FORBIDDEN_NAMES, NAMES_OF_EXPERTS, unread_by_peft
 from small_models import class_of, logits_of, small_model
 from tiny_models import randomize_
 from tolerances import largest_error

@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lorakit import load_adapter
-from lorakit.adapters.files import CONFIG_FILE, WEIGHTS_FILE
-from lorakit.layers.experts import is_known_experts
+from lorakit.adapters.peft_files.files import CONFIG_FILE, WEIGHTS_FILE
+from lorakit.layers.kinds.experts import is_known_experts
 from small_models import logits_of, small_model
 from tiny_models import llama, logits, randomize_
 from tolerances import largest_error

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from lorakit import LoraConfig, add_adapter, load_adapter, merge_adapters, save_adapter
 from lorakit.adapters import adapter_state_dict, load_adapter_state_dict
-from lorakit.adapters.files import CONFIG_FILE, WEIGHTS_FILE
+from lorakit.adapters.peft_files.files import CONFIG_FILE, WEIGHTS_FILE
 from tiny_models import Encoder, gpt_oss, mixtral, qwen3_moe, randomize_, tokens
 from tolerances import largest_error
 

@@ -17,7 +17,7 @@ from lorakit import (
     save_adapter,
 )
 from lorakit.adapters import adapter_state_dict
-from lorakit.adapters.files import CONFIG_FILE, WEIGHTS_FILE
+from lorakit.adapters.peft_files.files import CONFIG_FILE, WEIGHTS_FILE
 from lorakit.errors import AdapterMismatchError
 from tiny_models import bert, bloom, gpt2, llama, logits, randomize_, t5, tokens
 from tolerances import GRADIENT_TOLERANCE, LOGITS_TOLERANCE, largest_error

@@ -19,7 +19,7 @@ from lorakit import (
     unmerge_adapters,
 )
 from lorakit.config import matching_pattern
-from lorakit.injection.targets import compact_targets, name_matches
+from lorakit.injection.selection.targets import compact_targets, name_matches
 from lorakit.ops import LowRankTerm, apply_keep_mask, keep_mask, low_rank_linear
 from lorakit.ops.reference import low_rank_linear_reference
 from tiny_models import assert_untouched, snapshot

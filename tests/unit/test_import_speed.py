@@ -30,5 +30,5 @@ def test_help_loads_neither_torch_nor_transformers():
         "0"
     )
     loaded = modules_after(code)
-    assert "lorakit.cli.train" in loaded
+    assert "lorakit.cli.commands.train" in loaded
     assert loaded.isdisjoint({*HEAVY, "pydantic"})

@@ -1,34 +1,34 @@
 """Adapters as values and as files, operations on them, and merging them into a model's weights."""
 
 from lorakit.adapters.adapter import Adapter
-from lorakit.adapters.arithmetic import negated_adapter, scaled_adapter, summed_adapters
-from lorakit.adapters.carried import (
-    adapter_state_dict,
-    load_adapter,
-    load_adapter_state_dict,
-    save_adapter,
-)
-from lorakit.adapters.combine import CombinationMethod, combine, combine_adapters
-from lorakit.adapters.extract import Extraction, extract, extract_adapter
-from lorakit.adapters.from_data import DataStart, initialize_from_data
-from lorakit.adapters.gguf_format import save_gguf
-from lorakit.adapters.hotswap import hotswap_adapter
-from lorakit.adapters.loralib_format import (
+from lorakit.adapters.formats.gguf import save_gguf
+from lorakit.adapters.formats.loralib import (
     from_loralib,
     lora_state_dict,
     mark_only_lora_as_trainable,
     to_loralib,
 )
-from lorakit.adapters.merge import (
+from lorakit.adapters.formats.portable import portable_adapter
+from lorakit.adapters.on_model.hotswap import hotswap_adapter
+from lorakit.adapters.on_model.initialize_from_data import DataStart, initialize_from_data
+from lorakit.adapters.on_model.merge import (
     Merge,
     merge_adapters,
     merge_and_unload,
     unmerge_adapters,
 )
-from lorakit.adapters.portable import portable_adapter
-from lorakit.adapters.resize import Resize, resize_adapter
-from lorakit.adapters.several import adapters_in, load_adapters, save_adapters
-from lorakit.adapters.vocabulary import fit_vocabulary, grow_vocabulary
+from lorakit.adapters.on_model.save_and_load import (
+    adapter_state_dict,
+    load_adapter,
+    load_adapter_state_dict,
+    save_adapter,
+)
+from lorakit.adapters.on_model.several import adapters_in, load_adapters, save_adapters
+from lorakit.adapters.on_model.vocabulary import fit_vocabulary, grow_vocabulary
+from lorakit.adapters.operations.arithmetic import negated_adapter, scaled_adapter, summed_adapters
+from lorakit.adapters.operations.combine import CombinationMethod, combine, combine_adapters
+from lorakit.adapters.operations.extract import Extraction, extract, extract_adapter
+from lorakit.adapters.operations.resize import Resize, resize_adapter
 
 __all__ = [
     "Adapter",

@@ -9,27 +9,31 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from lorakit.adapters.convolutions import Convolutions
-from lorakit.adapters.files import read_adapter_files, weights_file_bytes, write_adapter_files
-from lorakit.adapters.parameter_keys import (
-    named_in_base,
-    stacked_paths,
-    with_outputs_of_files,
-    with_patterns_of_files,
+from lorakit.adapters.peft_files.convolutions import Convolutions
+from lorakit.adapters.peft_files.files import (
+    read_adapter_files,
+    weights_file_bytes,
+    write_adapter_files,
 )
-from lorakit.adapters.peft_format import (
+from lorakit.adapters.peft_files.format import (
     config_from_peft,
     config_to_peft,
     parse_keys,
     tensor_keys,
 )
+from lorakit.adapters.peft_files.parameter_keys import (
+    named_in_base,
+    stacked_paths,
+    with_outputs_of_files,
+    with_patterns_of_files,
+)
 from lorakit.adapters.ranks import Factors
 from lorakit.adapters.sharded import is_sharded, whole
-from lorakit.adapters.token_rows import check_token_rows
+from lorakit.adapters.trained_tokens import check_token_rows
 from lorakit.config import LoraConfig
+from lorakit.config.frozen import freeze_fields
+from lorakit.config.initialization_names import is_rewriting
 from lorakit.errors import AdapterFileError, AdapterMismatchError, LorakitWarning, first_few
-from lorakit.frozen import freeze_fields
-from lorakit.initializations import is_rewriting
 
 
 @dataclass(frozen=True)
@@ -168,7 +172,7 @@ class Adapter:
         Raises:
             AdapterNameError: There is no such adapter.
         """
-        from lorakit.adapters.carried import view_of
+        from lorakit.adapters.on_model.save_and_load import view_of
 
         view = view_of(model, name)
         return cls(

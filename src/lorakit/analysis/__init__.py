@@ -8,7 +8,7 @@ from lorakit.analysis.adapter_comparison import (
 )
 from lorakit.analysis.amplification import Amplification, amplifications
 from lorakit.analysis.layer_similarity import LayerSimilarity, layer_similarities
-from lorakit.analysis.quantization_plot import plot_quantization_errors
+from lorakit.analysis.plots.quantization import plot_quantization_errors
 from lorakit.analysis.report import write_report
 from lorakit.analysis.spectrum import (
     UpdateSvd,

@@ -10,16 +10,16 @@ from typing import Any
 
 from lorakit.analysis.adapter_analysis import AdapterAnalysis
 from lorakit.analysis.adapter_comparison import AdapterComparison
-from lorakit.analysis.amplification_plot import plot_amplification
-from lorakit.analysis.report_text import adapter_sections, comparison_sections, recommendation
-from lorakit.analysis.similarity_plots import (
+from lorakit.analysis.plots.amplification import plot_amplification
+from lorakit.analysis.plots.similarity import (
     plot_layer_similarity,
     plot_similarity,
     plot_similarity_by_layer,
 )
-from lorakit.analysis.spectrum_plots import plot_energy, plot_layers, plot_spectra
-from lorakit.atomic import appearing_directory, write_text
+from lorakit.analysis.plots.spectra import plot_energy, plot_layers, plot_spectra
+from lorakit.analysis.report_text import adapter_sections, comparison_sections, recommendation
 from lorakit.errors import OutputExistsError
+from lorakit.files.atomic import appearing_directory, write_text
 
 REPORT_NAME = "report.md"
 LAYERS_NAME = "layers.csv"

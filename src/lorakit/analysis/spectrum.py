@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lorakit.adapters import Adapter
-from lorakit.adapters.rewritten import require_own_start
+from lorakit.adapters.operations.requirements import require_own_start
 from lorakit.errors import AdapterFileError, ConfigError, first_few
 from lorakit.ops.factored_svd import product_svd
 

@@ -14,27 +14,27 @@ import typer
 from typer.core import TyperGroup
 
 from lorakit import __version__
-from lorakit.cli.analyze import analyze
-from lorakit.cli.combine import combine
-from lorakit.cli.console import complain
-from lorakit.cli.convert import convert
-from lorakit.cli.evaluate import evaluate
-from lorakit.cli.extract import extract
-from lorakit.cli.generate import generate
-from lorakit.cli.init import init
-from lorakit.cli.inspect import inspect
+from lorakit.cli.commands.analyze import analyze
+from lorakit.cli.commands.combine import combine
+from lorakit.cli.commands.convert import convert
+from lorakit.cli.commands.evaluate import evaluate
+from lorakit.cli.commands.extract import extract
+from lorakit.cli.commands.generate import generate
+from lorakit.cli.commands.init import init
+from lorakit.cli.commands.inspect import inspect
+from lorakit.cli.commands.merge import merge
+from lorakit.cli.commands.plan import plan
+from lorakit.cli.commands.quickstart import quickstart
+from lorakit.cli.commands.study import study
+from lorakit.cli.commands.train import train
+from lorakit.cli.commands.tune import tune
 from lorakit.cli.launched import may_complain
-from lorakit.cli.merge import merge
-from lorakit.cli.plan import plan
-from lorakit.cli.quickstart import quickstart
 from lorakit.cli.quiet import quiet_libraries
 from lorakit.cli.signals import ending
-from lorakit.cli.study import study
-from lorakit.cli.train import train
-from lorakit.cli.tune import tune
-from lorakit.disks import disk_error
+from lorakit.cli.views.console import complain
 from lorakit.errors import LorakitError
-from lorakit.threads import wait_briefly
+from lorakit.files.disks import disk_error
+from lorakit.libraries.threads import wait_briefly
 
 
 class CommandLine(TyperGroup):

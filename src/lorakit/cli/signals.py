@@ -123,7 +123,7 @@ class Ending:
     def leave(self) -> None:
         """End this process at once, with a line."""
         self._say(" ".join(filter(None, (self.reason(), self.last_words()))))
-        atomic = sys.modules.get("lorakit.atomic")
+        atomic = sys.modules.get("lorakit.files.atomic")
         remove = getattr(atomic, "remove_unfinished", None)
         if remove is not None:  # else nothing has been written by then
             remove()

@@ -11,8 +11,8 @@ from lorakit.injection.activation import (
 )
 from lorakit.injection.fused_mlp import set_fused_mlp
 from lorakit.injection.inject import add_adapter
+from lorakit.injection.per_row import adapter_rows
 from lorakit.injection.report import Injection, Match
-from lorakit.injection.rows import adapter_rows
 from lorakit.injection.trainable import (
     ParameterCount,
     count_parameters,

@@ -9,19 +9,20 @@ from torch import nn
 
 from lorakit.config import LoraConfig
 from lorakit.errors import DtypeError, TargetError
+from lorakit.initialization.initialize import StartingFactors, update_class
 from lorakit.injection.activation import activate, remove_adapters, restoring_activation
-from lorakit.injection.adapted_classes import describe
 from lorakit.injection.fused_mlp import set_fused_mlp, unfuse_all
-from lorakit.injection.older_names import in_names_of
-from lorakit.injection.parameters import attach
-from lorakit.injection.peft_names import unread_by_peft
-from lorakit.injection.plan import AdapterTensors, InjectionPlan, Site, plan_from_config
-from lorakit.injection.plan_from_tensors import plan_from_tensors, saved_tensors
-from lorakit.injection.recorded import recorded_config
 from lorakit.injection.report import Injection, Match
+from lorakit.injection.selection.adapted_classes import describe
+from lorakit.injection.selection.checks.settings import check_room
+from lorakit.injection.selection.older_names import in_names_of
+from lorakit.injection.selection.parameters import attach
+from lorakit.injection.selection.peft_names import unread_by_peft
+from lorakit.injection.selection.plan import AdapterTensors, InjectionPlan, Site, plan_from_config
+from lorakit.injection.selection.plan_from_tensors import plan_from_tensors, saved_tensors
+from lorakit.injection.selection.recorded_config import recorded_config
+from lorakit.injection.selection.trained_tokens import add_token_rows
 from lorakit.injection.siblings import group_siblings
-from lorakit.injection.site_checks import check_room
-from lorakit.injection.starting_factors import StartingFactors, update_class
 from lorakit.injection.state import (
     check_new_name,
     create_state,
@@ -31,7 +32,6 @@ from lorakit.injection.state import (
     take_over_quantized,
     unwrapped,
 )
-from lorakit.injection.tokens import add_token_rows
 from lorakit.injection.torch_encoders import hold_fast_paths
 from lorakit.layers import (
     AdaptedLayer,
@@ -42,10 +42,10 @@ from lorakit.layers import (
 )
 from lorakit.layers.bitsandbytes_storage import bits_of
 from lorakit.layers.class_swap import has_foreign_forward, swap_class
+from lorakit.layers.kinds.parameter import AdaptedParameter
 from lorakit.layers.magnitude import initial_magnitude
 from lorakit.layers.offload import execution_device, is_offloaded, weights_in_place
-from lorakit.layers.parameter import AdaptedParameter
-from lorakit.layers.parted_update import PartedUpdate
+from lorakit.layers.updates.sliced_update import PartedUpdate
 
 _HALF = (torch.float16, torch.bfloat16)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from lorakit.layers.linear import AdaptedLinear
+from lorakit.layers.kinds.linear import AdaptedLinear
 from lorakit.layers.siblings import SiblingGroup
 
 _NAMES = (

@@ -10,8 +10,8 @@ from lorakit.config import LoraConfig
 from lorakit.errors import AdapterNameError, AdapterStateError, did_you_mean
 from lorakit.layers import AdaptedLayer, ReplacedModule
 from lorakit.layers.bitsandbytes_storage import bits_of
-from lorakit.layers.parameter import ParameterOwner
-from lorakit.layers.row_adapters import RowAdapters
+from lorakit.layers.kinds.parameter import ParameterOwner
+from lorakit.layers.per_row import RowAdapters
 
 _ATTRIBUTE = "_lorakit_state"
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9_-]*"
@@ -79,7 +79,7 @@ def drop_state(model: nn.Module) -> None:
         parameter.requires_grad_(name in trained)
     quantized_layers = _quantized_layers(model)
     if quantized_layers:
-        from lorakit.layers.quantized import give_back
+        from lorakit.layers.kinds.quantized import give_back
 
         for layer in quantized_layers:
             give_back(layer)
@@ -90,7 +90,7 @@ def take_over_quantized(model: nn.Module) -> None:
     """Let the quantised layers of a model that has no update compute as those with one do."""
     quantized_layers = _quantized_layers(model)
     if quantized_layers:
-        from lorakit.layers.quantized import take_over
+        from lorakit.layers.kinds.quantized import take_over
 
         for layer in quantized_layers:
             take_over(layer)

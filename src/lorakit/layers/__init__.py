@@ -1,20 +1,20 @@
 """Adapted layers: plain modules whose class is swapped in place, each carrying named updates."""
 
 from lorakit.layers.adapted import AdaptedLayer
-from lorakit.layers.conv import KernelShape, LoraConv1d, LoraConv2d, LoraConv3d
-from lorakit.layers.conv1d import LoraConv1D
 from lorakit.layers.copies import copy_with_own, copy_with_rows, full_copy
-from lorakit.layers.embedding import LoraEmbedding
-from lorakit.layers.linear import LoraLinear
-from lorakit.layers.offset_update import OffsetUpdate
+from lorakit.layers.kinds.conv import KernelShape, LoraConv1d, LoraConv2d, LoraConv3d
+from lorakit.layers.kinds.conv1d import LoraConv1D
+from lorakit.layers.kinds.embedding import LoraEmbedding
+from lorakit.layers.kinds.linear import LoraLinear
 from lorakit.layers.replaced import (
     ReplacedModule,
     plain_class_of,
     replace_in_place,
     restore_in_place,
 )
-from lorakit.layers.token_rows import TokenRows
-from lorakit.layers.update import LowRankUpdate
+from lorakit.layers.trained_tokens import TokenRows
+from lorakit.layers.updates.low_rank_update import LowRankUpdate
+from lorakit.layers.updates.offset_update import OffsetUpdate
 
 __all__ = [
     "AdaptedLayer",

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from lorakit.layers.magnitude import WeightNorms
+from lorakit.layers.per_row import RowAdapters
 from lorakit.layers.replaced import swap_plain_class
-from lorakit.layers.row_adapters import RowAdapters
 from lorakit.layers.siblings import SiblingGroup
-from lorakit.layers.update import LowRankUpdate, shared_seed
+from lorakit.layers.updates.low_rank_update import LowRankUpdate, shared_seed
 from lorakit.ops import LowRankTerm
 from lorakit.ops.quantized import Weight
 
 if TYPE_CHECKING:
-    from lorakit.layers.conv import KernelShape
+    from lorakit.layers.kinds.conv import KernelShape
 
 READ_FLAG = "_is_hf_initialized"
 """Attribute that transformers sets on each parameter that it read from a checkpoint."""

@@ -9,10 +9,10 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from lorakit.layers.adapted import AdaptedLayer
+from lorakit.layers.kinds.parameter import AdaptedParameter, ParameterOwner
 from lorakit.layers.offload import weights_in_place
-from lorakit.layers.parameter import AdaptedParameter, ParameterOwner
 from lorakit.layers.replaced import ReplacedModule, plain_class_of, restore_in_place
-from lorakit.layers.token_rows import TokenRows, TokenRowsOfEmbedding, TokenRowsOfLinear
+from lorakit.layers.trained_tokens import TokenRows, TokenRowsOfEmbedding, TokenRowsOfLinear
 
 
 def full_copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:

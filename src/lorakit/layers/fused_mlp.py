@@ -13,7 +13,7 @@ from lorakit.layers.bitsandbytes_storage import quantized_weight
 from lorakit.layers.class_swap import has_foreign_forward, swap_class
 from lorakit.layers.magnitude import have_magnitude
 from lorakit.layers.replaced import ReplacedModule
-from lorakit.layers.update import LowRankUpdate, shared_seed
+from lorakit.layers.updates.low_rank_update import LowRankUpdate, shared_seed
 from lorakit.ops import LinearOperands, low_rank_mlp
 from lorakit.ops.mlp import Activation
 from lorakit.ops.quantized import Weight

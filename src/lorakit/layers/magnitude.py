@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from lorakit.layers.update import LowRankUpdate
+from lorakit.layers.updates.low_rank_update import LowRankUpdate
 from lorakit.ops import LowRankTerm, low_rank_linear
 from lorakit.ops.low_rank import low_rank_product
 from lorakit.ops.magnitude import add_rescaling, row_norms, scaled_rows, squared_row_norms

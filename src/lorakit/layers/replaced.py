@@ -10,8 +10,8 @@ from torch.func import functional_call
 from torch.utils._pytree import tree_map
 
 from lorakit.layers.class_swap import swap_class
-from lorakit.layers.row_adapters import RowAdapters
-from lorakit.layers.token_rows import TokenRows
+from lorakit.layers.per_row import RowAdapters
+from lorakit.layers.trained_tokens import TokenRows
 
 
 class ReplacedModule(nn.Module):

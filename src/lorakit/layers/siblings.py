@@ -30,7 +30,7 @@ from torch.autograd import Variable
 from torch.utils.checkpoint import CheckpointFunction
 
 from lorakit.layers.magnitude import norms_of, runs_as_one_product
-from lorakit.layers.update import shared_seed
+from lorakit.layers.updates.low_rank_update import shared_seed
 from lorakit.ops import LinearOperands, low_rank_linears
 from lorakit.ops.low_rank import autocast_dtype
 from lorakit.ops.magnitude import scaled_rows

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lorakit.ops import cpu_kernels, gpu_kernels
+from lorakit.ops.native import cpu_kernels
+from lorakit.ops.triton import gpu_kernels
 
 _LANE_VALUES = 1 << 16
 _LANE_MINIMUM = -(1 << 15)

@@ -25,8 +25,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from lorakit.errors import ShapeError
-from lorakit.ops import cpu_kernels, skinny
-from lorakit.ops.cpu_kernels import Group, Groups
+from lorakit.ops import skinny
 from lorakit.ops.dropout import kernel_mask
 from lorakit.ops.linear_group import LinearOperands, LowRankTerm
 from lorakit.ops.low_rank import (
@@ -36,6 +35,8 @@ from lorakit.ops.low_rank import (
     output_dtype_of,
     rows_of,
 )
+from lorakit.ops.native import cpu_kernels
+from lorakit.ops.native.cpu_kernels import Group, Groups
 from lorakit.ops.quantized import Layout, Weight, dense, parts, weight_from
 
 

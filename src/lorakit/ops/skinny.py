@@ -23,8 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lorakit.ops.cpu_kernels import CpuKernels
 from lorakit.ops.dropout import apply_keep_mask, kernel_mask, kernels_for
+from lorakit.ops.native.cpu_kernels import CpuKernels
 
 _WIDEST = {"down": 8, "down dropped": 16, "up": 8, "up_backward": 12}
 _WIDEST |= {"down_backward": 8, "down_backward dropped": 24}

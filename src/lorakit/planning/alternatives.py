@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from lorakit.errors import LorakitError
 from lorakit.planning.memory_plan import MemoryPlan, plan
-from lorakit.training.training_section import OPTIMIZER_NAME
+from lorakit.recipes.training_section import OPTIMIZER_NAME
 
 if TYPE_CHECKING:
-    from lorakit.training.recipe import Recipe
+    from lorakit.recipes.recipe import Recipe
 
 _LEAST_TOKENS = 32
 """Rows are not proposed to be cut shorter than this."""

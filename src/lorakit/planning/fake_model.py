@@ -11,6 +11,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lorakit.config import QuantizationConfig
 from lorakit.injection import add_adapter
+from lorakit.models.new_tokens import make_room
+from lorakit.models.pretrained import auto_model, label_options
+from lorakit.models.skeleton import load_config, skeleton_of
 from lorakit.planning.fake_world import FakeWorld
 from lorakit.planning.known_values import forget_values
 from lorakit.quantization.devices import compute_dtype
@@ -18,12 +21,9 @@ from lorakit.quantization.load import is_quantized, load_settings
 from lorakit.quantization.skeleton import quantize_skeleton
 from lorakit.quantization.small_parameters import keep_small_parameters_in_float32
 from lorakit.training.tasks.base import Task, loading_options, set_padding
-from lorakit.training.tasks.new_tokens import make_room
-from lorakit.training.tasks.pretrained import auto_model, label_options
-from lorakit.training.tasks.skeleton import load_config, skeleton_of
 
 if TYPE_CHECKING:
-    from lorakit.training.recipe import Recipe
+    from lorakit.recipes.recipe import Recipe
 
 
 def build_fake_model(

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from lorakit.config_problems import shown
+from lorakit.config.problems import shown
 from lorakit.errors import ConfigError
 
 _UNITS = {

@@ -11,11 +11,11 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from lorakit.atomic import scratch_directory
-from lorakit.planning.planned_rows import row_tokens
+from lorakit.files.atomic import scratch_directory
+from lorakit.planning.planned_examples import row_tokens
 from lorakit.planning.step_memory import StepMemory, longest_batch, run_step
+from lorakit.recipes.recipe import Recipe
 from lorakit.training.preview import optimizer_steps
-from lorakit.training.recipe import Recipe
 from lorakit.training.setup import Setup, prepare
 
 _STEPS = 3

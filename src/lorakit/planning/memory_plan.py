@@ -9,23 +9,23 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from lorakit.adapters.carried import view_of
-from lorakit.atomic import scratch_directory
+from lorakit.adapters.on_model.save_and_load import view_of
 from lorakit.errors import ConfigError, LorakitError, PlanError
+from lorakit.files.atomic import scratch_directory
+from lorakit.files.tensor_files import safetensors_bytes
 from lorakit.injection import count_parameters
 from lorakit.planning.fake_model import build_fake_model
 from lorakit.planning.fake_world import FakeWorld
 from lorakit.planning.machine_memory import device_memory, parse_memory, process_bytes
-from lorakit.planning.planned_rows import PlannedRows, rows_of
+from lorakit.planning.planned_examples import PlannedRows, rows_of
 from lorakit.planning.planned_trainer import PlannedTrainerMixin
 from lorakit.planning.several_processes import in_each_process
 from lorakit.planning.sources import Sources, find_sources
 from lorakit.planning.step_memory import StepMemory, longest_batch, run_step
 from lorakit.quantization.devices import default_device
-from lorakit.tensor_files import safetensors_bytes
+from lorakit.recipes.recipe import Recipe
 from lorakit.training.arguments import build_arguments, resolve_training
 from lorakit.training.preview import optimizer_steps
-from lorakit.training.recipe import Recipe
 from lorakit.training.tasks import Task, task_for
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainingArguments
 
-from lorakit.training.first_step import LearningWatch
-from lorakit.training.output_loss import OutputLoss, assumed_output_loss
-from lorakit.training.trainer import AdapterTrainerMixin
-from lorakit.training.training_section import OPTIMIZER_NAME
+from lorakit.recipes.training_section import OPTIMIZER_NAME
+from lorakit.training.losses.output_loss import OutputLoss, assumed_output_loss
+from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
+from lorakit.training.trainers.first_step import LearningWatch
 
 _SMALLEST_PAGED = 100_000
 """Numbers of a parameter from which on bitsandbytes pages its state."""

@@ -12,13 +12,13 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.utils.hub import cached_file
 
+from lorakit.data import Splits, is_local, load_splits
 from lorakit.errors import MissingFileError
-from lorakit.training.data import Splits, is_local, load_splits
 from lorakit.training.tasks import Task
 from lorakit.training.tasks.base import seed_of
 
 if TYPE_CHECKING:
-    from lorakit.training.recipe import Recipe
+    from lorakit.recipes.recipe import Recipe
 
 _LONGEST = 256
 """Rows with the most characters that are made into tokens; among them are those with the most."""

@@ -20,8 +20,8 @@ from torch.utils._pytree import tree_leaves
 from lorakit.layers.bitsandbytes_storage import quantized_weight
 from lorakit.ops.quantized import shared_buffers
 from lorakit.planning.live_storages import LiveStorages, Purpose
-from lorakit.planning.places import places_told
-from lorakit.training.trainer import checkpoints_reentrantly
+from lorakit.planning.running_module import places_told
+from lorakit.training.trainers.adapter_trainer import checkpoints_reentrantly
 
 if TYPE_CHECKING:
     from transformers import Trainer

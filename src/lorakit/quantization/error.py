@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lorakit.errors import QuantizationError
-from lorakit.injection.heads import output_layers
+from lorakit.injection.selection.heads import output_layers
 from lorakit.layers.bitsandbytes_storage import BLOCK_SIZE, bits_of
 from lorakit.quantization.devices import require_bitsandbytes
 from lorakit.quantization.load import linear_layers

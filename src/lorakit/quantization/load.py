@@ -13,11 +13,11 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 
 from lorakit.config import QuantizationConfig
 from lorakit.errors import QuantizationError, TargetError, first_few
-from lorakit.foreign_code import build_from_config, load_pretrained
-from lorakit.injection.heads import output_layers, task_heads
+from lorakit.injection.selection.heads import output_layers, task_heads
+from lorakit.injection.selection.targets import name_matches, no_match_message
 from lorakit.injection.state import base_modules, state_of
-from lorakit.injection.targets import name_matches, no_match_message
 from lorakit.layers.bitsandbytes_storage import BLOCK_SIZE, bits_of, keep_odd_layouts
+from lorakit.libraries.foreign_code import build_from_config, load_pretrained
 from lorakit.quantization.devices import compute_dtype, default_device, require_bitsandbytes
 from lorakit.quantization.low_memory import low_memory
 

@@ -12,11 +12,11 @@ from transformers import (
     TrainingArguments,
 )
 
-from lorakit.atomic import scratch_directory
 from lorakit.config import LoraConfig
+from lorakit.files.atomic import scratch_directory
 from lorakit.injection import Injection, count_parameters
 from lorakit.quickstart.results import MethodResult, OnEvent
-from lorakit.training.recipe import Recipe
+from lorakit.recipes.recipe import Recipe
 from lorakit.training.setup import Setup, prepare
 
 HEAD_ONLY, FULL = "head only", "full fine-tuning"

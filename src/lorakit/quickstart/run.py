@@ -11,9 +11,9 @@ from lorakit.quickstart.compare import COMPARED, FULL, HEAD_ONLY, train_plainly
 from lorakit.quickstart.docstrings import DocstringFiles, write_docstrings
 from lorakit.quickstart.model_files import base_model_path
 from lorakit.quickstart.results import Example, MethodResult, OnEvent, QuickstartResult
-from lorakit.training.recipe import DataConfig, Recipe
+from lorakit.recipes.recipe import DataConfig, Recipe
+from lorakit.recipes.run_directory import RunDirectory
 from lorakit.training.run import train
-from lorakit.training.run_directory import RunDirectory
 from lorakit.training.stop_request import StopRequest
 
 LORA = "LoRA"
@@ -141,7 +141,7 @@ def classify_examples(adapter: Path, validation_rows: Path, seed: int) -> tuple[
         validation_rows: JSONL file with "text" and "label".
         seed: Decides which rows are drawn; their predictions are unknown then.
     """
-    from lorakit.training.inference import classify, load_for_inference
+    from lorakit.inference import classify, load_for_inference
 
     lines = validation_rows.read_text(encoding="utf-8").splitlines()
     rows = draw_rows([json.loads(line) for line in lines], seed)

@@ -8,11 +8,11 @@ import typing as _typing
 from importlib import import_module as _import_module
 
 if _typing.TYPE_CHECKING:
+    from lorakit.recipes.recipe import DataConfig, Recipe
+    from lorakit.recipes.run_directory import RunDirectory
     from lorakit.training.evaluation import evaluate, find_adapter
     from lorakit.training.preview import DryRun, dry_run
-    from lorakit.training.recipe import DataConfig, Recipe
     from lorakit.training.run import TrainResult, train
-    from lorakit.training.run_directory import RunDirectory
 
 __all__ = [
     "DataConfig",
@@ -27,22 +27,22 @@ __all__ = [
 ]
 
 _HOMES = {
-    "DataConfig": "recipe",
-    "DryRun": "preview",
-    "Recipe": "recipe",
-    "RunDirectory": "run_directory",
-    "TrainResult": "run",
-    "dry_run": "preview",
-    "evaluate": "evaluation",
-    "find_adapter": "evaluation",
-    "train": "run",
+    "DataConfig": "lorakit.recipes.recipe",
+    "DryRun": "lorakit.training.preview",
+    "Recipe": "lorakit.recipes.recipe",
+    "RunDirectory": "lorakit.recipes.run_directory",
+    "TrainResult": "lorakit.training.run",
+    "dry_run": "lorakit.training.preview",
+    "evaluate": "lorakit.training.evaluation",
+    "find_adapter": "lorakit.training.evaluation",
+    "train": "lorakit.training.run",
 }
 
 
 def __getattr__(name: str) -> _typing.Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(_import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(_import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

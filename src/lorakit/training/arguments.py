@@ -12,21 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lorakit.config.frozen import thawed
+from lorakit.distributed.processes import process_count
+from lorakit.distributed.sharding import check_sharding
 from lorakit.errors import ConfigError, did_you_mean
-from lorakit.frozen import thawed
 from lorakit.quantization.devices import require_bitsandbytes
-from lorakit.training.processes import process_count
-from lorakit.training.sharding import check_sharding
-from lorakit.training.training_section import (
-    EARLY_STOPPING_KEYS,
-    LORA_PLUS_KEY,
-    OPTIMIZER_NAME,
-)
+from lorakit.recipes.training_section import EARLY_STOPPING_KEYS, LORA_PLUS_KEY, OPTIMIZER_NAME
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
-    from lorakit.training.recipe import Recipe
+    from lorakit.recipes.recipe import Recipe
     from lorakit.training.tasks.base import Task
 
 _BITSANDBYTES_OPTIMIZERS = (

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lorakit.training.processes import process_count
+from lorakit.distributed.processes import process_count
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments

@@ -11,9 +11,9 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations.integration_utils import TensorBoardCallback
 
-from lorakit.disks import telling_of_disk
+from lorakit.files.disks import telling_of_disk
+from lorakit.recipes.run_directory import RunDirectory
 from lorakit.training.final_metrics import is_speed
-from lorakit.training.run_directory import RunDirectory
 
 EventHandler = Callable[[str, dict[str, Any]], None]
 """Takes an event's name and its payload; see `lorakit.training.run.train`."""

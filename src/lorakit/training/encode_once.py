@@ -10,14 +10,14 @@ from typing import Any
 
 from datasets import Dataset
 
-from lorakit.atomic import lasting_scratch_directory, scratch_directory
-from lorakit.training.data import without_bars
-from lorakit.training.processes import (
+from lorakit.data import without_bars
+from lorakit.distributed.processes import (
     all_agree,
     is_first_on_machine,
     process_count,
     told_by_first_on_machine,
 )
+from lorakit.files.atomic import lasting_scratch_directory, scratch_directory
 from lorakit.training.tasks import Encoded
 
 _PREFIX = "lorakit-rows-"

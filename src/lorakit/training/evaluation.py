@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lorakit.adapters import Adapter, fit_vocabulary
-from lorakit.atomic import scratch_directory
+from lorakit.adapters.inference_settings import SETTINGS_FILE, InferenceSettings
 from lorakit.errors import ConfigError, MissingFileError
+from lorakit.files.atomic import scratch_directory
 from lorakit.injection import Injection, add_adapter, disable_adapters
+from lorakit.recipes.recipe import Recipe
+from lorakit.recipes.run_directory import RunDirectory
 from lorakit.training.final_metrics import is_speed
-from lorakit.training.recipe import Recipe
-from lorakit.training.run_directory import RunDirectory
 from lorakit.training.setup import prepare
-from lorakit.training.tasks.settings import SETTINGS_FILE, InferenceSettings
 
 if TYPE_CHECKING:
     from torch import nn

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lorakit.injection import Injection, ParameterCount, count_parameters
-from lorakit.training.recipe import Recipe
+from lorakit.recipes.recipe import Recipe
 from lorakit.training.setup import Setup, prepare
 from lorakit.training.tasks import SampleRow
 

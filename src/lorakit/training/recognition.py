@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING, Any
 from datasets import ClassLabel, Dataset
 
 from lorakit.config import TaskType
-from lorakit.errors import ConfigError, DataError, escaped, first_few
-from lorakit.training.data import Place, Splits
-from lorakit.training.data.sources import no_examples, pick_split, read_source
-from lorakit.training.recipe import DataConfig, Recipe
-from lorakit.training.tasks import task_for
-from lorakit.training.tasks.conversations import check_conversations, is_conversation
-from lorakit.training.tasks.labels import label_notes, sorted_names
-from lorakit.training.tasks.rows import require_texts
-from lorakit.training.tasks.text_formats import (
+from lorakit.data import Place, Splits
+from lorakit.data.conversations import check_conversations, is_conversation
+from lorakit.data.labels import label_notes, sorted_names
+from lorakit.data.reading.sources import no_examples, pick_split, read_source
+from lorakit.data.text_formats import (
     ALPACA,
     alpaca_prompt,
     conversation_columns,
     find_layout,
     text_columns,
 )
-from lorakit.training.text_lengths import joined_texts, longest_conversation, longest_text
+from lorakit.data.text_lengths import joined_texts, longest_conversation, longest_text
+from lorakit.data.tokenize_examples import require_texts
+from lorakit.errors import ConfigError, DataError, escaped, first_few
+from lorakit.recipes.recipe import DataConfig, Recipe
+from lorakit.training.tasks import task_for
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lorakit.adapters.settings import InferenceSettings
-from lorakit.atomic import write_text
+from lorakit.adapters.inference_settings import InferenceSettings
+from lorakit.analysis.guessing import Reference, warning
+from lorakit.analysis.metric_text import metric_text
+from lorakit.analysis.plots.losses import plot_losses
 from lorakit.errors import escaped
+from lorakit.files.atomic import write_text
 from lorakit.injection import Injection, ParameterCount
-from lorakit.training.guessing import Reference, warning
-from lorakit.training.loss_plot import plot_losses
-from lorakit.training.metric_text import metric_text
-from lorakit.training.recipe import Recipe
-from lorakit.training.run_directory import RunDirectory
+from lorakit.recipes.recipe import Recipe
+from lorakit.recipes.run_directory import RunDirectory
 
 _GB = 1e9
 

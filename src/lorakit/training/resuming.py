@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from lorakit.distributed.processes import process_count
 from lorakit.errors import CheckpointError, ConfigError, OutputExistsError
-from lorakit.training.processes import process_count
-from lorakit.training.recipe import Recipe, changed_keys
-from lorakit.training.run_directory import RunDirectory
+from lorakit.recipes.recipe import Recipe, changed_keys
+from lorakit.recipes.run_directory import RunDirectory
 
 _MAY_CHANGE_ON_RESUME = {
     "output",  # another spelling of the same directory

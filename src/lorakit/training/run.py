@@ -11,44 +11,38 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lorakit.adapters import Adapter
-from lorakit.adapters.files import CONFIG_FILE, WEIGHTS_FILE
-from lorakit.atomic import replacing_directory
-from lorakit.disks import disk_error
+from lorakit.adapters.peft_files.files import CONFIG_FILE, WEIGHTS_FILE
+from lorakit.analysis.guessing import EVENT, guesses, reference_of
+from lorakit.distributed.processes import Terminated, failing_together, is_main, main_decides, start
+from lorakit.distributed.shared_output import require_shared
 from lorakit.errors import (
     DiskError,
     StoppedError,
     TrainingError,
 )
+from lorakit.files.atomic import replacing_directory
+from lorakit.files.disks import disk_error
 from lorakit.injection import Injection, ParameterCount, count_parameters
-from lorakit.training import checkpoints
+from lorakit.recipes import checkpoints
+from lorakit.recipes.directory_lock import LOCK_NAME, locked_directory
+from lorakit.recipes.numerics import changed_numerics, cpu_notes
+from lorakit.recipes.recipe import Recipe
+from lorakit.recipes.run_directory import RunDirectory
 from lorakit.training.batch_notes import batch_notes
 from lorakit.training.callbacks import EventHandler, RunRecorder, RunTensorBoard, quiet_writers
-from lorakit.training.data_start import as_trained
-from lorakit.training.directory_lock import LOCK_NAME, locked_directory
 from lorakit.training.example_digests import KEY, changed_examples, example_digests
 from lorakit.training.final_metrics import final_metrics
-from lorakit.training.guessing import EVENT, guesses, reference_of
-from lorakit.training.numerics import changed_numerics, cpu_notes
 from lorakit.training.peak_memory import PeakMemory
-from lorakit.training.processes import (
-    Terminated,
-    failing_together,
-    is_main,
-    main_decides,
-    start,
-)
-from lorakit.training.recipe import Recipe
 from lorakit.training.report import MemoryFacts, RunFacts, write_report
 from lorakit.training.resuming import require_resumable
-from lorakit.training.run_directory import RunDirectory
+from lorakit.training.save_settings import save_settings
 from lorakit.training.setup import Setup, prepare
-from lorakit.training.shared_output import require_shared
-from lorakit.training.sound_numbers import require_sound
 from lorakit.training.stop_request import StopRequest
-from lorakit.training.stopping import StopAtCheckpoint
-from lorakit.training.tasks.settings import save_settings
-from lorakit.training.trainer import early_stopping, trained_adapter
-from lorakit.training.unreached import UnreachedLayers
+from lorakit.training.trainers.adapter_trainer import early_stopping, trained_adapter
+from lorakit.training.trainers.data_initialization import as_trained
+from lorakit.training.trainers.finite_weights import require_sound
+from lorakit.training.trainers.stop_at_checkpoint import StopAtCheckpoint
+from lorakit.training.trainers.unreached_layers import UnreachedLayers
 
 if TYPE_CHECKING:
     from transformers import Trainer

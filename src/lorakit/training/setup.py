@@ -7,21 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lorakit.data import Splits, load_splits
+from lorakit.distributed.processes import all_agree, first_on_machine_first, start
 from lorakit.errors import DataError, first_few
 from lorakit.injection import Injection, add_adapter, count_parameters
+from lorakit.models.new_tokens import require_in_rows
 from lorakit.quantization.small_parameters import keep_small_parameters_in_float32
+from lorakit.recipes.recipe import Recipe
 from lorakit.training.arguments import build_arguments, resolve_training
 from lorakit.training.best_metric import require_metric
 from lorakit.training.callbacks import EventHandler
-from lorakit.training.data import Splits, load_splits
 from lorakit.training.encode_once import encoded_once
-from lorakit.training.processes import all_agree, first_on_machine_first, start
-from lorakit.training.recipe import Recipe
 from lorakit.training.shared_base import load_shared_base
 from lorakit.training.tasks import Encoded, Task, task_for
 from lorakit.training.tasks.base import seed_of
-from lorakit.training.tasks.new_tokens import require_in_rows
-from lorakit.training.trainer import AdapterTrainerMixin
+from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
 
 if TYPE_CHECKING:
     from transformers import (

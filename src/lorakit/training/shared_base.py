@@ -17,19 +17,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from filelock import FileLock
 
-from lorakit.atomic import replacing_file
-from lorakit.private_files import is_private
+from lorakit.files.atomic import replacing_file
+from lorakit.files.private_files import is_private
+from lorakit.models.pretrained import draw_fresh_weights, fresh_modules, remember_fresh_modules
 from lorakit.training.tasks.base import Task, seed_of
-from lorakit.training.tasks.pretrained import (
-    draw_fresh_weights,
-    fresh_modules,
-    remember_fresh_modules,
-)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from lorakit.training.recipe import Recipe
+    from lorakit.recipes.recipe import Recipe
 
 
 def load_shared_base(

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lorakit.atomic import write_text
 from lorakit.errors import (
     CheckpointError,
     ConfigError,
@@ -17,11 +16,12 @@ from lorakit.errors import (
     OutputExistsError,
     TrainingError,
 )
-from lorakit.private_files import is_private
-from lorakit.training.directory_lock import locked_directory
-from lorakit.training.recipe import Recipe, changed_keys
-from lorakit.training.run_directory import RunDirectory
-from lorakit.training.search_config import SearchConfig, TrialsConfig
+from lorakit.files.atomic import write_text
+from lorakit.files.private_files import is_private
+from lorakit.recipes.directory_lock import locked_directory
+from lorakit.recipes.recipe import Recipe, changed_keys
+from lorakit.recipes.run_directory import RunDirectory
+from lorakit.recipes.search_sections import SearchConfig, TrialsConfig
 from lorakit.tuning.cluster import ray_cluster
 from lorakit.tuning.ray_tune import require_room_for_trials, run_trials
 from lorakit.tuning.records import TrialRecord, best_record, write_trials
@@ -179,7 +179,7 @@ def _plan_trials(
         DataError, MissingFileError: The rows are not there or cannot be read.
         ConfigError: There are no rows to evaluate on.
     """
-    from lorakit.training.data import load_splits
+    from lorakit.data import load_splits
     from lorakit.training.tasks import task_for
     from lorakit.training.tasks.base import seed_of
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.errors import ClusterError, LorakitError, MissingFileError, TrainingError
+from lorakit.recipes.recipe import Recipe
 from lorakit.training.callbacks import EventHandler
-from lorakit.training.recipe import Recipe
 from lorakit.training.run import TrainResult
 from lorakit.training.stop_request import StopRequest
 from lorakit.tuning.cluster import Machine, import_ray, ray_cluster, require_room
@@ -200,7 +200,7 @@ _FAILED = "failed"
 
 def _work(config: dict[str, Any]) -> None:
     """Train in one worker; the main one sends its events, and the first to fail its error."""
-    from lorakit.training.processes import may_tell
+    from lorakit.distributed.processes import may_tell
     from lorakit.training.run import train
 
     queue = config["queue"]
@@ -223,7 +223,7 @@ def _stop_asked_through(asked: Any, timeout_s: int | None) -> StopRequest:
     """Return a request that is set once the process that leads training says so."""
     from ray.exceptions import RayError
 
-    from lorakit.training.processes import is_main, start
+    from lorakit.distributed.processes import is_main, start
 
     stop = StopRequest()
 

@@ -20,8 +20,8 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 from ray.tune.search.optuna import OptunaSearch
 
 from lorakit.errors import LorakitError
-from lorakit.training.run_directory import RunDirectory
-from lorakit.training.search_config import SearchConfig, TrialsConfig
+from lorakit.recipes.run_directory import RunDirectory
+from lorakit.recipes.search_sections import SearchConfig, TrialsConfig
 from lorakit.tuning.cluster import Machine, require_room
 from lorakit.tuning.records import Status, TrialRecord, evaluations_of
 from lorakit.tuning.trial import EPOCH, MetricError, TrialPlan, epochs_of, run_trial

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lorakit.atomic import write_text
-from lorakit.training.guessing import Reference
-from lorakit.training.run_directory import RunDirectory
-from lorakit.training.search_config import TrialsConfig
+from lorakit.analysis.guessing import Reference
+from lorakit.files.atomic import write_text
+from lorakit.recipes.run_directory import RunDirectory
+from lorakit.recipes.search_sections import TrialsConfig
 from lorakit.tuning.space import label_of
 
 Status = Literal["waiting", "running", "finished", "stopped", "failed"]

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorakit.analysis.search_plots import PlottedTrial, plot_search
-from lorakit.atomic import write_text
-from lorakit.training.guessing import reference_of
-from lorakit.training.recipe import Recipe
-from lorakit.training.run_directory import RunDirectory
-from lorakit.training.search_config import SearchConfig, TrialsConfig
+from lorakit.analysis.guessing import reference_of
+from lorakit.analysis.plots.searches import PlottedTrial, plot_search
+from lorakit.files.atomic import write_text
+from lorakit.recipes.recipe import Recipe
+from lorakit.recipes.run_directory import RunDirectory
+from lorakit.recipes.search_sections import SearchConfig, TrialsConfig
 from lorakit.tuning.driver import (
     EventHandler,
     SearchDirectory,

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lorakit.errors import ConfigError, did_you_mean
-from lorakit.training.search_config import Distribution
+from lorakit.recipes.search_sections import Distribution
 
 if TYPE_CHECKING:
-    from lorakit.training.recipe import Recipe
+    from lorakit.recipes.recipe import Recipe
     from lorakit.tuning.target_sets import TargetSet
 
 _NOT_SEARCHED = {

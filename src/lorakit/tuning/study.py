@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorakit.analysis.study_plot import PlottedCell, plot_study
-from lorakit.atomic import write_text
+from lorakit.analysis.guessing import Reference, first_reference
+from lorakit.analysis.plots.studies import PlottedCell, plot_study
 from lorakit.errors import ConfigError
-from lorakit.training.guessing import Reference, first_reference
-from lorakit.training.recipe import Recipe
-from lorakit.training.run_directory import RunDirectory
-from lorakit.training.search_config import Distribution, SearchConfig, StudyConfig
+from lorakit.files.atomic import write_text
+from lorakit.recipes.recipe import Recipe
+from lorakit.recipes.run_directory import RunDirectory
+from lorakit.recipes.search_sections import Distribution, SearchConfig, StudyConfig
 from lorakit.tuning.driver import (
     EventHandler,
     SearchDirectory,

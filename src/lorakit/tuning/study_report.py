@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lorakit.atomic import write_text
+from lorakit.files.atomic import write_text
 
 if TYPE_CHECKING:
-    from lorakit.training.recipe import Recipe
-    from lorakit.training.search_config import StudyConfig
+    from lorakit.recipes.recipe import Recipe
+    from lorakit.recipes.search_sections import StudyConfig
     from lorakit.tuning.study import Cell
 
 

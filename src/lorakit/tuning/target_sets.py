@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lorakit.injection.plan import plan_from_config
+from lorakit.injection.selection.plan import plan_from_config
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-    from lorakit.training.recipe import Recipe
+    from lorakit.recipes.recipe import Recipe
 
 _ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
 _QUERY_VALUE = re.compile(r"(^|\.)([qv]|q_proj|v_proj|q_lin|v_lin|query|value)$")
@@ -147,8 +147,8 @@ def _regex(group: Sequence[Matrix]) -> str:
 
 
 def _skeleton(recipe: Recipe) -> PreTrainedModel:
+    from lorakit.models.pretrained import auto_model
+    from lorakit.models.skeleton import load_skeleton
     from lorakit.training.tasks.base import loading_options
-    from lorakit.training.tasks.pretrained import auto_model
-    from lorakit.training.tasks.skeleton import load_skeleton
 
     return load_skeleton(auto_model(recipe.task), recipe.model, **loading_options(recipe))

@@ -11,12 +11,12 @@ from typing import Any, Protocol
 
 from lorakit.config import TaskType
 from lorakit.errors import ConfigError, TrainingError
-from lorakit.training import checkpoints
+from lorakit.recipes import checkpoints
+from lorakit.recipes.recipe import Recipe
+from lorakit.recipes.run_directory import RunDirectory
+from lorakit.recipes.search_sections import TrialsConfig
 from lorakit.training.best_metric import UnknownMetricError
-from lorakit.training.recipe import Recipe
 from lorakit.training.run import train
-from lorakit.training.run_directory import RunDirectory
-from lorakit.training.search_config import TrialsConfig
 
 EPOCH = "epoch"
 """Under which a report says after how many epochs it was made."""

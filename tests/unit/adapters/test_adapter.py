@@ -12,7 +12,7 @@ from lorakit import (
     add_adapter,
     save_adapter,
 )
-from lorakit.adapters.files import CONFIG_FILE, WEIGHTS_FILE
+from lorakit.adapters.peft_files.files import CONFIG_FILE, WEIGHTS_FILE
 from lorakit.errors import AdapterMismatchError
 from made_adapters import random_factors
 from tiny_models import (

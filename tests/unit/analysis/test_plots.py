@@ -6,17 +6,13 @@ from itertools import pairwise
 import pytest
 import torch
 
-from lorakit.analysis import (
-    amplification_plot,
-    analyze_adapter,
-    compare_adapters,
-    pictures,
-    quantization_plot,
-    report_text,
-    similarity_plots,
-    spectrum_plots,
-)
-from lorakit.png import save_png
+from lorakit.analysis import analyze_adapter, compare_adapters, report_text
+from lorakit.analysis.plots import amplification as amplification_plot
+from lorakit.analysis.plots import figures as pictures
+from lorakit.analysis.plots import quantization as quantization_plot
+from lorakit.analysis.plots import similarity as similarity_plots
+from lorakit.analysis.plots import spectra as spectrum_plots
+from lorakit.analysis.plots.png import save_png
 from lorakit.quantization.error import SCHEMES, LayerError
 from made_adapters import adapter_of, factors_with, layered_adapter, random_factors
 

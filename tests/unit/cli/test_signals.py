@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from lorakit import atomic
 from lorakit.cli import signals
+from lorakit.files import atomic
 from lorakit.training.stop_request import StopRequest
 
 

@@ -218,7 +218,7 @@ def test_dropout_acts_on_the_low_rank_path_alone(kind, names, monkeypatch):
     every = {"a": dora_update(p=0.5), "b": dora_update(p=0.2, seed=2), "c": plain_update}
     layer = adapt(plain(kind), KINDS[kind], **{name: every[name] for name in names}).train()
     seed = torch.tensor(5)
-    monkeypatch.setattr("lorakit.layers.update.draw_seed", lambda: seed)
+    monkeypatch.setattr("lorakit.layers.updates.low_rank_update.draw_seed", lambda: seed)
     x = torch.linspace(-1, 1, 18).view(3, 6).requires_grad_()
     leaves = [x, *layer.updates.parameters()]
     W0 = layer.weight if kind == "Linear" else layer.weight.t()
@@ -265,7 +265,7 @@ def test_dropout_of_a_layer_s_input_is_zero_on_average(kind):
 def test_dropout_on_a_quantised_layer(names, monkeypatch):
     pytest.importorskip("bitsandbytes")
     from lorakit.layers.bitsandbytes_storage import quantized_weight
-    from lorakit.layers.quantized import LoraLinear4bit
+    from lorakit.layers.kinds.quantized import LoraLinear4bit
     from lorakit.ops.quantized import dense_copy
     from quantized_models import FOUR, quantized
 
@@ -273,7 +273,7 @@ def test_dropout_on_a_quantised_layer(names, monkeypatch):
     updates = {name: dora_update(64, 32, p=0.4, seed=ord(name)) for name in names}
     adapt(layer, LoraLinear4bit, **updates).train()
     seed = torch.tensor(5)
-    monkeypatch.setattr("lorakit.layers.update.draw_seed", lambda: seed)
+    monkeypatch.setattr("lorakit.layers.updates.low_rank_update.draw_seed", lambda: seed)
     x = torch.randn(3, 64)
     W0, dropped = dense_copy(quantized_weight(layer), torch.float32), apply_keep_mask(x, 0.4, seed)
     base = expected = x @ W0.t() + layer.bias
@@ -288,7 +288,7 @@ def test_dropout_in_half_precision(kind, names, monkeypatch):
     updates = {name: dora_update(p=0.4, seed=ord(name)) for name in names}
     layer = adapt(plain(kind).to(torch.bfloat16), KINDS[kind], **updates).train()
     seed = torch.tensor(5)
-    monkeypatch.setattr("lorakit.layers.update.draw_seed", lambda: seed)
+    monkeypatch.setattr("lorakit.layers.updates.low_rank_update.draw_seed", lambda: seed)
     x = torch.randn(3, 6, dtype=torch.bfloat16)
     W0 = (layer.weight if kind == "Linear" else layer.weight.t()).double()
     bias, dropped = layer.bias.double(), apply_keep_mask(x, 0.4, seed).double()

@@ -5,8 +5,9 @@ import torch
 from torch.nn import functional as F
 
 from lorakit.errors import DtypeError, ShapeError
-from lorakit.ops import LowRankTerm, apply_keep_mask, compiled_library, cpu_kernels
+from lorakit.ops import LowRankTerm, apply_keep_mask
 from lorakit.ops.grouped import RowTerms, low_rank_linear_rows
+from lorakit.ops.native import compiled_library, cpu_kernels
 from tolerances import GRADIENT_TOLERANCE, TOLERANCE, largest_error
 
 INSIDE, OUT = 12, 10

@@ -6,8 +6,9 @@ import subprocess
 import pytest
 import torch
 
-from lorakit.ops import compiled_library, cpu_kernels, keep_mask, skinny
+from lorakit.ops import keep_mask, skinny
 from lorakit.ops.dropout import kernel_mask
+from lorakit.ops.native import compiled_library, cpu_kernels
 from tolerances import TOLERANCE
 
 CPU = torch.device("cpu")

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from lorakit.ops import compiled_library, cpu_kernels, skinny
+from lorakit.ops import skinny
+from lorakit.ops.native import compiled_library, cpu_kernels
 from tolerances import TOLERANCE, largest_error
 
 CPU = torch.device("cpu")

@@ -10,7 +10,8 @@ import torch
 import lorakit
 from forked import Program
 from lorakit.errors import ConfigError, MissingFileError, PlanError, TargetError
-from lorakit.planning import apart, plan
+from lorakit.planning import plan
+from lorakit.planning import separate_process as apart
 from lorakit.planning.measurement import count_step
 from lorakit.quantization.devices import has_dtype
 
@@ -311,7 +312,7 @@ def test_there_is_no_plan_apart_where_none_can_be_made(recipe, monkeypatch):
     ended = []
 
     def forked_run(command, env, **_):
-        """Run `python -m lorakit.planning.apart ...` without importing the libraries again."""
+        """Run `python -m lorakit.planning.separate_process ...` without importing the libraries again."""
         _, _, module, *words = command
         code = f"import runpy; runpy.run_module({module!r}, run_name='__main__')"
         with Program(code, *words, environment=env) as program:

@@ -17,8 +17,8 @@ from lorakit import LoraConfig, QuantizationConfig, add_adapter, count_parameter
 from lorakit.config import TaskType
 from lorakit.errors import ConfigError, QuantizationError, TargetError
 from lorakit.layers.bitsandbytes_storage import bits_of, quantized_weight
+from lorakit.models.pretrained import load_model
 from lorakit.quantization import load_quantized, quantize_model
-from lorakit.training.tasks.pretrained import load_model
 from quantized_models import SETTINGS, dense_twin, quantized
 from tiny_models import TinyNet, gpt2, llama, logits, t5
 from tolerances import LOGITS_TOLERANCE, largest_error

@@ -15,7 +15,7 @@ from lorakit.quickstart.docstrings import (
     DocstringSplits,
     write_splits,
 )
-from lorakit.training.recipe import Recipe
+from lorakit.recipes.recipe import Recipe
 
 LABELS = tuple("abcdefghij")
 

@@ -8,11 +8,11 @@ from transformers import IntervalStrategy, TrainingArguments
 
 from lorakit.config import TaskType
 from lorakit.errors import ConfigError
-from lorakit.training.argument_ranges import RANGES
+from lorakit.recipes.argument_ranges import RANGES
+from lorakit.recipes.recipe import Recipe
+from lorakit.recipes.training_section import OWNED_KEYS
 from lorakit.training.arguments import build_arguments, resolve_training
-from lorakit.training.recipe import Recipe
 from lorakit.training.tasks import task_for
-from lorakit.training.training_section import OWNED_KEYS
 
 
 def resolve(training, task="SEQ_CLS", rows=100, has_validation=True):

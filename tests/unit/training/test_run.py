@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from lorakit.adapters import load_adapter
-from lorakit.cli.training_view import RunView
+from lorakit.cli.views.training import RunView
 from lorakit.errors import (
     CheckpointError,
     ConfigError,
@@ -19,8 +19,9 @@ from lorakit.errors import (
     TargetError,
     TrainingError,
 )
-from lorakit.training import RunDirectory, checkpoints, evaluate, train
-from lorakit.training.trainer import AdapterTrainerMixin
+from lorakit.recipes import checkpoints
+from lorakit.training import RunDirectory, evaluate, train
+from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
 
 
 def test_a_run_directory_is_whole(done):
@@ -356,7 +357,7 @@ def _rows(result):
 
 def test_a_note_of_the_trainers_is_told_printed_and_reported(recipe, monkeypatch, capsys):
     monkeypatch.setattr(
-        "lorakit.training.tasks.language_trainer.find_output_loss",
+        "lorakit.training.trainers.language_trainer.find_output_loss",
         lambda *args, **options: (None, "it names no output layer"),
     )
     told = []

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from forked import Program
+from lorakit.models.pretrained import fresh_modules
 from lorakit.training import Recipe
 from lorakit.training.shared_base import load_shared_base
 from lorakit.training.tasks import task_for
-from lorakit.training.tasks.pretrained import fresh_modules
 
 
 def recipe_of(model, data, task="SEQ_CLS", seed=42, **values):

@@ -157,8 +157,8 @@ def test_a_search_does_not_go_on_with_a_study(studied):
 
 
 def test_a_study_in_which_nothing_was_learnt_says_so():
-    from lorakit.training.guessing import Reference
-    from lorakit.training.search_config import StudyConfig
+    from lorakit.analysis.guessing import Reference
+    from lorakit.recipes.search_sections import StudyConfig
     from lorakit.tuning.study import nothing_learnt
 
     settings = StudyConfig(metric="accuracy")

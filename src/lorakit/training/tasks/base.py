@@ -17,14 +17,9 @@ from transformers import (
 )
 
 from lorakit.config import LoraConfig, TaskType
-from lorakit.injection.targets import name_matches
-from lorakit.training.tasks.new_tokens import (
-    make_room,
-    new_token_ids,
-    training_new_tokens,
-    with_new_tokens,
-)
-from lorakit.training.tasks.pretrained import (
+from lorakit.injection.selection.targets import name_matches
+from lorakit.models.new_tokens import make_room, new_token_ids, training_new_tokens, with_new_tokens
+from lorakit.models.pretrained import (
     auto_model,
     fresh_modules,
     fresh_outside_head,
@@ -36,8 +31,8 @@ from lorakit.training.tasks.pretrained import (
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from lorakit.training.data import Splits
-    from lorakit.training.recipe import Recipe
+    from lorakit.data import Splits
+    from lorakit.recipes.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -50,7 +45,7 @@ class Encoded:
     """What was done to the rows, one sentence each, such as how many were cut."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """What inference has to repeat (max_length, source_prefix, format); written beside the adapter
-    by `lorakit.training.inference.save_settings(adapter_dir, task_type, labels, encoded)`."""
+    by `lorakit.inference.save_settings(adapter_dir, task_type, labels, encoded)`."""
 
 
 @dataclass(frozen=True)

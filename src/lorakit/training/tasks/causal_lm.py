@@ -20,35 +20,16 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from lorakit.config import TaskType
-from lorakit.errors import ConfigError, DataError, did_you_mean
-from lorakit.training.data import (
-    Place,
-    listed,
-    require_columns,
-    unused_note,
-    without_bars,
-)
-from lorakit.training.tasks.base import Encoded, SampleRow, Task
-from lorakit.training.tasks.chat import ChatEncoder, read_template
-from lorakit.training.tasks.conversations import (
+from lorakit.data import Place, listed, require_columns, unused_note, without_bars
+from lorakit.data.chat import ChatEncoder, read_template
+from lorakit.data.conversations import (
     TEMPLATE_VARIABLES,
     TOOLS,
     check_conversations,
     without_fillings,
 )
-from lorakit.training.tasks.language_trainer import LanguageTrainer
-from lorakit.training.tasks.packing import asks_to_pack, require_position_ids
-from lorakit.training.tasks.pretrained import resolve_max_length
-from lorakit.training.tasks.rows import (
-    IDS,
-    NOT_COUNTED,
-    cut_note,
-    first_rows,
-    map_rows,
-    readable,
-    require_texts,
-)
-from lorakit.training.tasks.text_formats import (
+from lorakit.data.packing import asks_to_pack, require_position_ids
+from lorakit.data.text_formats import (
     ALPACA,
     CountedIds,
     Layout,
@@ -57,11 +38,24 @@ from lorakit.training.tasks.text_formats import (
     row_encoder,
     text_columns,
 )
-from lorakit.training.tasks.tokens import added_tokens, pad_id
+from lorakit.data.tokenize_examples import (
+    IDS,
+    NOT_COUNTED,
+    cut_note,
+    first_rows,
+    map_rows,
+    readable,
+    require_texts,
+)
+from lorakit.data.tokenizers import added_tokens, pad_id
+from lorakit.errors import ConfigError, DataError, did_you_mean
+from lorakit.models.pretrained import resolve_max_length
+from lorakit.training.tasks.base import Encoded, SampleRow, Task
+from lorakit.training.trainers.language_trainer import LanguageTrainer
 
 if TYPE_CHECKING:
-    from lorakit.training.data import Splits
-    from lorakit.training.recipe import Recipe
+    from lorakit.data import Splits
+    from lorakit.recipes.recipe import Recipe
 
 
 class CausalLM(Task):

@@ -18,13 +18,10 @@ from transformers import (
     TrainingArguments,
 )
 
+from lorakit.analysis.metrics import ROUGE_NAMES, rouge_metrics
 from lorakit.config import TaskType
-from lorakit.errors import ConfigError
-from lorakit.training.data import require_columns, unused_note
-from lorakit.training.tasks.base import Encoded, SampleRow, Task
-from lorakit.training.tasks.metrics import ROUGE_NAMES, rouge_metrics
-from lorakit.training.tasks.pretrained import model_limit, resolve_max_length
-from lorakit.training.tasks.rows import (
+from lorakit.data import require_columns, unused_note
+from lorakit.data.tokenize_examples import (
     IDS,
     NOT_COUNTED,
     cut_note,
@@ -34,12 +31,15 @@ from lorakit.training.tasks.rows import (
     require_texts,
     tokenize_texts,
 )
-from lorakit.training.tasks.sequence_trainer import SequenceTrainer
-from lorakit.training.tasks.tokens import batch_columns, decoded, pad_id, with_end
+from lorakit.data.tokenizers import batch_columns, decoded, pad_id, with_end
+from lorakit.errors import ConfigError
+from lorakit.models.pretrained import model_limit, resolve_max_length
+from lorakit.training.tasks.base import Encoded, SampleRow, Task
+from lorakit.training.trainers.sequence_trainer import SequenceTrainer
 
 if TYPE_CHECKING:
-    from lorakit.training.data import Splits
-    from lorakit.training.recipe import DataConfig, Recipe
+    from lorakit.data import Splits
+    from lorakit.recipes.recipe import DataConfig, Recipe
 
 
 class Seq2SeqLM(Task):

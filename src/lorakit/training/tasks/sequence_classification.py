@@ -16,19 +16,15 @@ from transformers import (
     TrainingArguments,
 )
 
-from lorakit.config import TaskType
-from lorakit.errors import DataError
-from lorakit.training.data import Place, require_columns, unused_note
-from lorakit.training.tasks.base import Encoded, SampleRow, Task
-from lorakit.training.tasks.counted_loss import CountedLossTrainer
-from lorakit.training.tasks.labels import label_notes, names_of, require_seen, sorted_names
-from lorakit.training.tasks.metrics import (
+from lorakit.analysis.metrics import (
     classification_metric_names,
     classification_metrics,
     first_output,
 )
-from lorakit.training.tasks.pretrained import resolve_max_length
-from lorakit.training.tasks.rows import (
+from lorakit.config import TaskType
+from lorakit.data import Place, require_columns, unused_note
+from lorakit.data.labels import label_notes, names_of, require_seen, sorted_names
+from lorakit.data.tokenize_examples import (
     IDS,
     cut_note,
     first_rows,
@@ -37,10 +33,14 @@ from lorakit.training.tasks.rows import (
     require_texts,
     tokenize_texts,
 )
+from lorakit.errors import DataError
+from lorakit.models.pretrained import resolve_max_length
+from lorakit.training.losses.counted_loss import CountedLossTrainer
+from lorakit.training.tasks.base import Encoded, SampleRow, Task
 
 if TYPE_CHECKING:
-    from lorakit.training.data import Splits
-    from lorakit.training.recipe import DataConfig, Recipe
+    from lorakit.data import Splits
+    from lorakit.recipes.recipe import DataConfig, Recipe
 
 
 class SequenceClassification(Task):

@@ -16,21 +16,16 @@ from transformers import (
     TrainingArguments,
 )
 
-from lorakit.config import TaskType
-from lorakit.errors import ConfigError, DataError
-from lorakit.training.data import Place, is_missing, listed, require_columns, unused_note
-from lorakit.training.tasks.base import Encoded, SampleRow, Task, loading_options
-from lorakit.training.tasks.counted_loss import CountedLossTrainer
-from lorakit.training.tasks.labels import in_order, label_notes, named, require_apart, require_seen
-from lorakit.training.tasks.metrics import (
+from lorakit.analysis.metrics import (
     classification_metric_names,
     first_output,
     is_entity_scheme,
     token_metrics,
 )
-from lorakit.training.tasks.new_tokens import with_new_tokens
-from lorakit.training.tasks.pretrained import load_tokenizer, resolve_max_length
-from lorakit.training.tasks.rows import (
+from lorakit.config import TaskType
+from lorakit.data import Place, is_missing, listed, require_columns, unused_note
+from lorakit.data.labels import in_order, label_notes, named, require_apart, require_seen
+from lorakit.data.tokenize_examples import (
     IDS,
     NOT_COUNTED,
     cut_note,
@@ -38,11 +33,16 @@ from lorakit.training.tasks.rows import (
     map_rows,
     readable,
 )
-from lorakit.training.tasks.tokens import word_columns
+from lorakit.data.tokenizers import word_columns
+from lorakit.errors import ConfigError, DataError
+from lorakit.models.new_tokens import with_new_tokens
+from lorakit.models.pretrained import load_tokenizer, resolve_max_length
+from lorakit.training.losses.counted_loss import CountedLossTrainer
+from lorakit.training.tasks.base import Encoded, SampleRow, Task, loading_options
 
 if TYPE_CHECKING:
-    from lorakit.training.data import Splits
-    from lorakit.training.recipe import DataConfig, Recipe
+    from lorakit.data import Splits
+    from lorakit.recipes.recipe import DataConfig, Recipe
 
 
 class TokenClassification(Task):

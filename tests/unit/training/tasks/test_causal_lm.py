@@ -4,10 +4,10 @@ import pytest
 import torch
 from trl import pack_dataset
 
+from lorakit.data.text_formats import alpaca_prompt
+from lorakit.data.tokenize_examples import NOT_COUNTED
 from lorakit.errors import ConfigError, DataError
 from lorakit.injection import add_adapter
-from lorakit.training.tasks.rows import NOT_COUNTED
-from lorakit.training.tasks.text_formats import alpaca_prompt
 
 TASK = "CAUSAL_LM"
 

@@ -4,7 +4,7 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Value
 
 from lorakit.errors import ConfigError, DataError
-from lorakit.training.tasks.pretrained import fresh_modules
+from lorakit.models.pretrained import fresh_modules
 
 TASK = "SEQ_CLS"
 

@@ -1,10 +1,10 @@
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 
+from lorakit.data.tokenize_examples import NOT_COUNTED
 from lorakit.errors import ConfigError, DataError
 from lorakit.training.tasks import task_for
 from lorakit.training.tasks import token_classification as module
-from lorakit.training.tasks.rows import NOT_COUNTED
 
 TASK = "TOKEN_CLS"
 

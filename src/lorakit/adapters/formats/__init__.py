@@ -1,0 +1,1 @@
+"""Other formats of adapters: loralib, GGUF, portable adapters, files beside the adapter."""

@@ -1,0 +1,392 @@
+"""State dicts of Microsoft's loralib, both ways: `<module>.lora_A`, `<module>.lora_B`.
+
+They hold no configuration: alpha, and which parts of a merged matrix are adapted, are in the code
+that built the model, and have to be given.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from lorakit.adapters.adapter import Adapter
+from lorakit.adapters.formats.loralib_convolutions import (
+    WeightShapes,
+    convolution_update,
+    weight_shape,
+)
+from lorakit.adapters.on_model.save_and_load import view_of
+from lorakit.adapters.operations.requirements import require_low_rank
+from lorakit.adapters.ranks import with_ranks
+from lorakit.config import LoraConfig
+from lorakit.errors import AdapterFileError, ConfigError, first_few
+from lorakit.injection.activation import adapter_names
+from lorakit.injection.state import adapted_layers, base_modules, require_state
+from lorakit.layers import KernelShape, LowRankUpdate
+from lorakit.layers.updates.sliced_update import PartedUpdate, in_blocks, out_of_blocks
+
+Bias = Literal["none", "all", "lora_only"]
+EnableLora = Sequence[bool] | Mapping[str, Sequence[bool]]
+
+_A, _B = ".lora_A", ".lora_B"
+
+
+@torch.no_grad()
+def to_loralib(adapter: Adapter, *, enable_lora: EnableLora | None = None) -> dict[str, Tensor]:
+    """Return an adapter's tensors under loralib's names.
+
+    The layers that load them have to be built with the rank of each module and its lora_alpha; a
+    `MergedLinear` with both divided by its number of adapted parts. loralib scales by
+    lora_alpha / r alone, so with rsLoRA lora_B is multiplied by sqrt(r).
+
+    Args:
+        adapter: The adapter.
+        enable_lora: Which parts of fused matrices are adapted, for all modules or by module path;
+            those are written as a `MergedLinear` has them.
+
+    Raises:
+        AdapterFileError: The adapter is more than s B A, or not finite, or mixes the parts of a
+            fused matrix.
+    """
+    require_low_rank(adapter, "convert", "the adapter")
+    config = adapter.config
+    ratios = {
+        path: config.scaling_for(path) / (config.alpha_for(path) / A.shape[0])
+        for path, (A, _) in adapter.factors.items()
+    }
+    return _under_loralib_names(adapter, ratios, enable_lora)
+
+
+def _under_loralib_names(
+    adapter: Adapter, ratios: Mapping[str, float], enable_lora: EnableLora | None
+) -> dict[str, Tensor]:
+    """Return tensors under loralib's names.
+
+    Args:
+        adapter: The adapter.
+        ratios: By module path, the scaling over that of the layer that will load it.
+        enable_lora: Of `MergedLinear`s: for all of them, or by module path.
+    """
+    if adapter.convolutions:
+        raise AdapterFileError(
+            f"Cannot write {next(iter(adapter.convolutions))} under loralib's names: it is a "
+            "convolution, whose factors loralib keeps in another form. Save the adapter in PEFT's "
+            "layout."
+        )
+    tensors = {}
+    for path, (A, B) in adapter.factors.items():
+        parts = _parts(path, enable_lora)
+        compact = B if parts is None else out_of_blocks(B, parts)
+        if compact is None:
+            raise AdapterFileError(
+                f"Cannot write {path} as a MergedLinear: its lora_B {tuple(B.shape)} is not zero "
+                f"outside of the parts that enable_lora={list(parts or ())} has. Leave enable_lora "
+                "out."
+            )
+        tensors[path + _A] = A
+        tensors[path + _B] = compact if ratios[path] == 1 else compact * ratios[path]
+    return tensors | dict(adapter.replaced)
+
+
+@torch.no_grad()
+def from_loralib(
+    tensors: Mapping[str, Tensor],
+    lora_alpha: float,
+    *,
+    enable_lora: EnableLora | None = None,
+    embeddings: Sequence[str] = (),
+    base_model: str | None = None,
+    convolutions: WeightShapes | None = None,
+    where: str = "the state dict",
+) -> Adapter:
+    """Return the adapter that a loralib state dict holds.
+
+    A `MergedLinear` of n adapted parts is a grouped product; it becomes an ordinary update of
+    rank r·n whose lora_B is zero outside of the blocks, with the same product. A `ConvLoRA`, whose
+    factors make a weight in another way, becomes an update of the rank that its product has.
+
+    Args:
+        tensors: `lora_state_dict(model)`, or a whole state dict; weights of the base are left out.
+        lora_alpha: What the layers were built with; loralib's default is 1.
+        enable_lora: Of `MergedLinear`s: for all of them, or by module path. One of whose parts
+            a single one is adapted has factors like any layer's: it is told by its weight, or has
+            to be named by its path.
+        embeddings: Paths of adapted embeddings; needed where the base's weights are not there to
+            tell, or are square. Without a bias to tell them apart, a `Linear` with
+            fan_in_fan_out=True is taken for one; leave weights out of the dict for those.
+        base_model: Hub id or directory of the base, to be recorded.
+        convolutions: Shapes of the weights of `ConvLoRA`s by module path; needed where the base's
+            weights are not there to tell.
+        where: What to call the origin in an error.
+
+    Raises:
+        ConfigError: lora_alpha is not above 0.
+        AdapterFileError: A factor lacks its partner, does not fit it, or belongs to a layer that
+            lorakit cannot adapt; names every problem's first.
+
+    Source: microsoft/LoRA, loralib/layers.py.
+    """
+    if isinstance(lora_alpha, bool) or not 0 < lora_alpha < float("inf"):
+        raise ConfigError(
+            f"Cannot read {where}: got lora_alpha={lora_alpha!r}, expected a number above 0. Give "
+            "what the layers were built with (loralib's default is 1)."
+        )
+    paths = [key.removesuffix(_A) for key in tensors if key.endswith(_A)]
+    problems = [
+        f"{key} has no partner {key.removesuffix(_B) + _A}"
+        for key in tensors
+        if key.endswith(_B) and key.removesuffix(_B) not in paths
+    ]
+    kernels: dict[str, KernelShape] = {}
+    factors: dict[str, tuple[Tensor, Tensor]] = {}
+    alphas: dict[str, float] = {}
+    found_embeddings = set()
+    found_merged = False
+    for path in paths:
+        A, B = tensors[path + _A], tensors.get(path + _B)
+        shape = weight_shape(path, tensors, convolutions)
+        if shape is not None and B is not None:
+            made = convolution_update(path, A, B, shape, lora_alpha)
+            if isinstance(made, str):
+                problems.append(made)
+            else:
+                factors[path], kernels[path] = (made.A, made.B), made.shape
+                alphas[path] = made.A.shape[0]  # a scaling of 1
+            continue
+        problem = _problem(path, A, B, tensors)
+        if problem or B is None:
+            problems.append(problem)
+            continue
+        parts = _parts_read(path, A, B, tensors, enable_lora, path in embeddings)
+        if isinstance(parts, str):
+            problems.append(parts)
+        elif parts is None and A.shape[0] != B.shape[1]:
+            problems.append(
+                f"{path} is a MergedLinear ({path}.lora_A {tuple(A.shape)}, {path}.lora_B "
+                f"{tuple(B.shape)}); say which of its parts are adapted (enable_lora)"
+            )
+        elif parts is not None and not _is_grouped(A, B, parts):
+            problems.append(
+                f"{path} has lora_A {tuple(A.shape)} and lora_B {tuple(B.shape)}, which do not fit "
+                f"enable_lora={list(parts)}"
+            )
+        else:
+            groups = sum(parts) if parts is not None else 1
+            factors[path] = (A, B if parts is None else in_blocks(B, parts))
+            alphas[path] = lora_alpha * groups  # alpha / r of one group
+            # A table has no bias, and a transposed Linear or MergedLinear looks like one.
+            may_be_table = parts is None and f"{path}.bias" not in tensors
+            weight = tensors.get(f"{path}.weight") if may_be_table else None
+            if path in embeddings or _is_embedding(A, B, weight):
+                found_embeddings.add(path)
+            elif isinstance(enable_lora, Sequence) and parts is not None:
+                found_merged = True
+    if isinstance(enable_lora, Mapping):
+        problems += [
+            f"there is no {path}, which enable_lora names" for path in enable_lora.keys() - paths
+        ]
+    elif enable_lora is not None and paths and not problems and not found_merged:
+        problems.append(f"it has no MergedLinear, but enable_lora={list(enable_lora)} is given")
+    problems += [
+        f"there is no {path}, which embeddings names" for path in embeddings if path not in paths
+    ]
+    problems += [
+        f"there is no {path}, which convolutions names"
+        for path in convolutions or ()
+        if path not in paths
+    ]
+    if not paths and not problems:
+        problems.append("it has no key that ends in .lora_A")
+    if problems:
+        raise AdapterFileError(
+            f"Cannot read {where} as a loralib state dict: {first_few(problems, 1)}. Expected "
+            "<module>.lora_A (r, in) and <module>.lora_B (out, r)."
+        )
+    replaced = _biases(tensors, factors)
+    ranks = {path: A.shape[0] for path, (A, _) in factors.items()}
+    config = LoraConfig(
+        target_modules=tuple(sorted(factors)), bias="lora_only" if replaced else "none"
+    )
+    config = with_ranks(config, ranks, alphas)
+    return Adapter(
+        config,
+        factors,
+        replaced,
+        frozenset(found_embeddings),
+        {},
+        base_model,
+        convolutions=kernels,
+    )
+
+
+def _problem(path: str, A: Tensor, B: Tensor | None, tensors: Mapping[str, Tensor]) -> str:
+    if B is None:
+        return f"{path}.lora_A has no partner {path}.lora_B"
+    if A.ndim != 2 or B.ndim != 2:
+        return f"{path} has lora_A {tuple(A.shape)} and lora_B {tuple(B.shape)}, no two matrices"
+    return ""
+
+
+def _parts(path: str, enable_lora: EnableLora | None) -> Sequence[bool] | None:
+    return enable_lora.get(path) if isinstance(enable_lora, Mapping) else enable_lora
+
+
+def _parts_read(
+    path: str,
+    A: Tensor,
+    B: Tensor,
+    tensors: Mapping[str, Tensor],
+    enable_lora: EnableLora | None,
+    is_named_embedding: bool,
+) -> Sequence[bool] | str | None:
+    """Return which parts of a module are adapted, None for a plain one, or what is wrong."""
+    weight = tensors.get(f"{path}.weight")
+    if isinstance(enable_lora, Mapping):
+        parts = enable_lora.get(path)
+        if parts is None or weight is None or _is_weight_of(weight, A, B, parts):
+            return parts
+        return (
+            f"{path} has lora_A {tuple(A.shape)}, lora_B {tuple(B.shape)} and {path}.weight "
+            f"{tuple(weight.shape)}, which do not fit enable_lora={list(parts)}"
+        )
+    if enable_lora is None or is_named_embedding:
+        return None
+    if A.shape[0] != B.shape[1]:
+        return enable_lora
+    # A rank of its own for each part is not to be seen where one part alone is adapted.
+    if sum(enable_lora) != 1 or len(enable_lora) == 1:
+        return None
+    if weight is None:
+        return (
+            f"cannot tell whether {path} is a MergedLinear of which one part is adapted, as its "
+            "weight is not there; give a dict that holds it, or enable_lora by module path"
+        )
+    return enable_lora if _is_weight_of(weight, A, B, enable_lora) else None
+
+
+def _is_weight_of(weight: Tensor, A: Tensor, B: Tensor, parts: Sequence[bool]) -> bool:
+    """Whether a weight, transposed or not, is that of a MergedLinear with these factors."""
+    out = B.shape[0] // max(1, sum(parts)) * len(parts)
+    return sorted(weight.shape) == sorted((A.shape[1], out))
+
+
+def _is_grouped(A: Tensor, B: Tensor, parts: Sequence[bool]) -> bool:
+    groups = sum(parts)
+    return bool(groups) and A.shape[0] == groups * B.shape[1] and B.shape[0] % groups == 0
+
+
+def _is_embedding(A: Tensor, B: Tensor, weight: Tensor | None) -> bool:
+    """Tell an embedding (vocabulary, dim) from a linear layer (out, in) by its weight."""
+    sizes = (A.shape[1], B.shape[0])
+    return weight is not None and weight.shape == sizes and sizes[0] != sizes[1]
+
+
+def _biases(tensors: Mapping[str, Tensor], factors: Mapping[str, object]) -> dict[str, Tensor]:
+    """Return the biases of adapted layers, unless the dict holds the base's weights as well."""
+    if any(f"{path}{own}.weight" in tensors for path in factors for own in ("", ".conv")):
+        return {}
+    names = {f"{path}{own}.bias": f"{path}.bias" for path in factors for own in (".conv", "")}
+    return {name: tensors[stored] for stored, name in names.items() if stored in tensors}
+
+
+def mark_only_lora_as_trainable(model: nn.Module, bias: Bias = "none") -> None:
+    """Let only lora_A and lora_B of the active adapters require gradients, as loralib does.
+
+    Heads that an adapter trains are frozen too; biases follow `bias`. `set_adapter` gives every
+    adapter its own settings back.
+
+    Args:
+        model: A model with adapters.
+        bias: "none" freezes all biases; "all" and "lora_only" train the copies that the adapter
+            has of them, since the base's own are never written to.
+
+    Raises:
+        AdapterNameError: The model carries no adapter.
+        ConfigError: `bias` is unknown, or an active adapter was added without such biases.
+    """
+    state = require_state(model)
+    _require_bias(bias)
+    for name in state.active:
+        has = state.configs[name].bias
+        if bias != "none" and has != "all" and has != bias:
+            raise ConfigError(
+                f"Cannot train biases of adapter {name!r} with bias={bias!r}: it was added with "
+                f"bias={has!r}, so it has no copies of them. Add it with LoraConfig(bias={bias!r})."
+            )
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    for _, layer in adapted_layers(model):
+        for name in layer.active_updates:
+            if name in layer.updates:
+                update: LowRankUpdate = layer.updates[name]  # type: ignore[assignment]
+                update.require_gradients_(True)
+                if bias == "none" and update.bias is not None:
+                    update.bias.requires_grad_(False)
+    if bias == "all":
+        _train_other_biases(model, state.active)
+
+
+def _train_other_biases(model: nn.Module, names: Sequence[str]) -> None:
+    """Train the biases that adapters have copies of outside of their layers and heads."""
+    for name in names:
+        heads = tuple(f"{path}." for path in require_state(model).configs[name].modules_to_save)
+        for path, module in base_modules(model):
+            copies = getattr(module, "trained_copies", {})
+            if name in copies and not f"{path}.".startswith(heads or ("\0",)):
+                own = copies[name]._parameters.get("bias")
+                if own is not None:
+                    own.requires_grad_(True)
+
+
+def lora_state_dict(
+    model: nn.Module, bias: Bias = "none", name: str | None = None
+) -> dict[str, Tensor]:
+    """Return an adapter's tensors under loralib's names: `<module>.lora_A`, `<module>.lora_B`.
+
+    Args:
+        model: A model with adapters.
+        bias: Which biases are returned too: none, those of adapted layers, or all of the model's;
+            those that the adapter trains, and the base's where it does not.
+        name: Which adapter; None takes the only one, or "default".
+
+    Returns: Tensors that are detached but, except for lora_B with rsLoRA or of fused matrices, not
+        copied.
+
+    Raises:
+        AdapterNameError: There is no such adapter.
+        ConfigError: `bias` is unknown.
+    """
+    _require_bias(bias)
+    known = adapter_names(model)
+    name = name or (known[0] if len(known) == 1 else "default")
+    adapter = view_of(model, name)
+    config = require_state(model).configs[name]
+    require_low_rank(adapter, "convert", f"adapter {name!r}")
+    updates = {
+        path: cast(LowRankUpdate, layer.updates[name])
+        for path, layer in adapted_layers(model)
+        if name in layer.updates
+    }
+    fused = {path: u.parts for path, u in updates.items() if isinstance(u, PartedUpdate)}
+    # The rank that a layer of loralib has to have: that of one part, or of what is saved.
+    ranks = {p: u.r if p in fused else adapter.factors[p][0].shape[0] for p, u in updates.items()}
+    ratios = {p: u.scaling / (config.alpha_for(p) / ranks[p]) for p, u in updates.items()}
+    tensors = _under_loralib_names(adapter, ratios, fused)
+    kept = {key: tensor for key, tensor in tensors.items() if key.endswith((_A, _B))}
+    if bias == "none":
+        return kept
+    for path, module in base_modules(model):
+        own = module._parameters.get("bias")
+        if own is not None and (bias == "all" or path in adapter.factors):
+            key = f"{path}.bias"
+            kept[key] = adapter.replaced.get(key, own.detach())
+    return kept
+
+
+def _require_bias(bias: str) -> None:
+    if bias not in ("none", "all", "lora_only"):
+        raise ConfigError(
+            f"Unknown setting of bias: got {bias!r}, expected 'none', 'all' or 'lora_only'. Choose "
+            "one."
+        )

@@ -1,0 +1,1 @@
+"""Adapters that a model carries: load, save, merge, exchange, initialize from data."""

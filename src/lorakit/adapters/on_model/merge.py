@@ -1,0 +1,297 @@
+"""Merging adapters into a model's weights, for a time or for good."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from lorakit.adapters.on_model.merged_tokens import write_token_rows
+from lorakit.errors import AdapterStateError, QuantizationError, first_few
+from lorakit.injection import set_adapter
+from lorakit.injection.activation import remove_adapters, restoring_activation
+from lorakit.injection.state import (
+    adapted_layers,
+    base_modules,
+    replaced_modules,
+    require_state,
+    require_unmerged,
+    unwrapped,
+)
+from lorakit.layers import ReplacedModule, TokenRows
+from lorakit.layers.adapted import READ_FLAG
+from lorakit.layers.bitsandbytes_storage import bits_of, dequantize_model, quantized_weight
+from lorakit.layers.offload import is_offloaded
+
+
+@dataclass(frozen=True)
+class Merge:
+    """What a merge did.
+
+    Attributes:
+        names: The adapters merged.
+        layers: Number of layers whose weight changed.
+        largest_rounding: Largest absolute rounding error of a merged weight against the float32
+            sum, in the weight's units; 0 for float32 bases. Of a weight that is quantised again
+            this is the error of doing so.
+        requantized: Whether the merged weights are quantised.
+    """
+
+    names: tuple[str, ...]
+    layers: int
+    largest_rounding: float
+    requantized: bool = False
+
+
+QuantizedBase = Literal["dequantize", "requantize"]
+"""What becomes of a quantised weight that adapters are merged into."""
+
+
+def merge_adapters(
+    model: nn.Module,
+    names: str | Sequence[str] | None = None,
+    *,
+    quantized_base: QuantizedBase | None = None,
+) -> Merge:
+    """Add adapters to the weights, so that they cost nothing at inference.
+
+    Each weight becomes W0 + Σ s B A, summed in float32 and rounded once. The base's own
+    parameters are kept aside until `unmerge_adapters` puts them back.
+
+    Args:
+        model: A model with adapters.
+        names: Which adapters; None merges the active ones.
+        quantized_base: Of a base in 4 or 8 bits, whether the merged weights become dense, in the
+            dtype of the rest of the model ("dequantize"), or are quantised again, which costs
+            accuracy ("requantize"). It has to be said, as either can be a surprise.
+
+    Raises:
+        AdapterNameError: There is no such adapter.
+        AdapterStateError: The model is merged already, no adapter is active, two adapters train
+            the same head, or an update is no change of a weight (a convolution in groups).
+        QuantizationError: The base is quantised and `quantized_base` does not say what is to
+            become of it, or it is not quantised.
+
+    If it fails, the model is left as it was, and the same adapters act.
+
+    Source: Hu et al. 2021, arXiv:2106.09685, section 4.1, "No Additional Inference Latency".
+    """
+    require_unmerged(model, "merge")
+    state = require_state(model)
+    if not (state.active if names is None else _as_tuple(names)):
+        raise AdapterStateError(
+            "No adapter is active, so there is nothing to merge. Name the adapters to merge, or "
+            "call set_adapter first."
+        )
+    _require_in_memory(model)
+    _require_mergeable(model, state.active if names is None else _as_tuple(names))
+    _check_quantized_base(model, quantized_base)
+    layers, largest = 0, 0.0
+    dtype = _dense_dtype(model)
+    with restoring_activation(model, () if names is None else _as_tuple(names)):
+        if names is not None:
+            set_adapter(model, names)
+        try:
+            for _, layer in adapted_layers(model):
+                if layer.acting_updates():
+                    largest = max(largest, layer.merge(dtype, quantized_base == "requantize"))
+                    layers += 1
+        except BaseException:
+            for _, layer in adapted_layers(model):
+                layer.unmerge()
+            raise
+    state.is_merged = True
+    return Merge(state.active, layers, largest, quantized_base == "requantize")
+
+
+def _check_quantized_base(model: nn.Module, quantized_base: QuantizedBase | None) -> None:
+    quantized = [path for path, layer in adapted_layers(model) if bits_of(layer)]
+    if quantized and quantized_base is None:
+        raise QuantizationError(
+            f"Cannot merge into {first_few(quantized, 1)}: weights are quantised. "
+            'Pass quantized_base="dequantize" to make them dense (they take two to '
+            'eight times the memory), or "requantize" to quantise the sum again at a loss.'
+        )
+    if quantized_base == "requantize" and not quantized:
+        raise QuantizationError(
+            'Cannot merge with quantized_base="requantize": no adapted layer is quantised. Leave '
+            "it out."
+        )
+
+
+def _merged_as(model: nn.Module) -> QuantizedBase | None:
+    """Return what has become of the quantised weights of a merged model; None if it has none."""
+    merged = [
+        layer for _, layer in adapted_layers(model) if layer.kept_parameters and bits_of(layer)
+    ]
+    if not merged:
+        return None
+    return "dequantize" if quantized_weight(merged[0]) is None else "requantize"
+
+
+def _dense_dtype(model: nn.Module) -> torch.dtype | None:
+    """Return the dtype of what is not quantised in a model; None where all is."""
+    for _, module in base_modules(model):
+        for parameter in module._parameters.values():
+            if parameter is not None and parameter.ndim > 1 and parameter.is_floating_point():
+                return parameter.dtype
+    return None
+
+
+def _require_in_memory(model: nn.Module) -> None:
+    """Refuse weights that accelerate would load anew, without the merge, on every forward pass."""
+    for path, module in (*adapted_layers(model), *replaced_modules(model)):
+        if is_offloaded(module):
+            raise AdapterStateError(
+                f"Cannot merge into {path}: accelerate offloads its weights, expected them in "
+                "memory. Load the base without offloading."
+            )
+
+
+def _require_mergeable(model: nn.Module, names: Sequence[str]) -> None:
+    """Refuse updates that are no change of a layer's weight."""
+    for path, layer in adapted_layers(model):
+        obstacle = layer.merge_obstacle()
+        if obstacle is not None and any(name in layer.updates for name in names):
+            raise AdapterStateError(
+                f"Cannot merge into {path}: {obstacle}. Use the adapter unmerged, or leave that "
+                "module out of it."
+            )
+
+
+def unmerge_adapters(model: nn.Module) -> None:
+    """Put the base's parameters back as they were, byte for byte, with the adapters beside them.
+
+    Raises:
+        AdapterStateError: The model is not merged.
+    """
+    state = require_state(model)
+    if not state.is_merged:
+        raise AdapterStateError(
+            "Cannot unmerge: no adapter is merged into the weights. Call merge_adapters first."
+        )
+    merged = [(layer, layer.merged_parameters()) for _, layer in adapted_layers(model)]
+    try:
+        for layer, _ in merged:
+            layer.unmerge()
+    except BaseException:
+        for layer, parameters in merged:
+            layer.merge_again(parameters)
+        raise
+    state.is_merged = False
+
+
+def merge_and_unload(
+    model: nn.Module,
+    names: str | Sequence[str] | None = None,
+    *,
+    quantized_base: QuantizedBase | None = None,
+) -> nn.Module:
+    """Merge adapters for good and return the same model with plain layers.
+
+    Trained heads and biases take the place of the base's, and trained tokens their rows. A merged
+    weight that was tied to another module is untied, and the model's config says so; tied
+    embeddings that differ in the rows of trained tokens alone stay tied.
+
+    Args:
+        model: A model with adapters, merged or not.
+        names: Which adapters; None merges the active ones. The others are dropped.
+        quantized_base: As in `merge_adapters`. With "dequantize" no layer stays quantised,
+            adapted or not, so that the model can be saved as an ordinary checkpoint.
+
+    Raises:
+        AdapterNameError: There is no such adapter.
+        AdapterStateError: No adapter is active, or two of them train the same head.
+        QuantizationError: As in `merge_adapters`.
+    """
+    state = require_state(model)
+    if not state.is_merged:
+        merge_adapters(model, names, quantized_base=quantized_base)
+    elif names is not None and set(_as_tuple(names)) != set(state.active):
+        raise AdapterStateError(
+            f"Adapters {list(state.active)} are merged already, but {list(_as_tuple(names))} were "
+            "asked for. Call unmerge_adapters first."
+        )
+    merged_as = _merged_as(model)
+    if quantized_base not in (None, merged_as) and merged_as is not None:
+        raise AdapterStateError(
+            f"The adapters are merged already, with quantized_base={merged_as!r}, but "
+            f"{quantized_base!r} was asked for. Call unmerge_adapters first."
+        )
+    model = unwrapped(model)
+    tied = _tied_parameters(model)
+    untied = write_token_rows(model)
+    for _, layer in adapted_layers(model):
+        untied |= any(id(kept) in tied for kept in layer.kept_parameters.values())
+        layer.keep_merged()
+    for _, module in replaced_modules(model):
+        copy = None if module.active_copy is None else module.trained_copies[module.active_copy]
+        if copy is not None and not isinstance(copy, TokenRows):
+            parts = [part for _, part in base_modules(module)]
+            untied |= any(id(p) in tied for part in parts for p in part._parameters.values())
+            _take_over(module, copy)
+    state.is_merged = False
+    remove_adapters(model, tuple(state.configs))
+    if "dequantize" in (quantized_base, merged_as):
+        dequantize_model(model, _dense_dtype(model))
+    if untied:
+        _record_untied(model)
+    return model
+
+
+def _as_tuple(names: str | Sequence[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _tied_parameters(model: nn.Module) -> set[int]:
+    """Return ids of the base's parameters that more than one of its modules holds."""
+    seen: set[int] = set()
+    tied: set[int] = set()
+    for _, module in base_modules(model):
+        parameters = dict(module._parameters) | getattr(module, "kept_parameters", {})
+        for parameter in {id(p) for p in parameters.values() if p is not None}:
+            (tied if parameter in seen else seen).add(parameter)
+    return tied
+
+
+@torch.no_grad()
+def _take_over(module: ReplacedModule, trained: nn.Module) -> None:
+    """Give a module the parameters and buffers of its trained copy, in its own dtypes."""
+    for path, source in trained.named_modules():
+        target = module.get_submodule(path)
+        for name, parameter in source._parameters.items():
+            own = target._parameters[name]
+            if parameter is not None and own is not None and parameter is not own:
+                merged = parameter.detach().to(own.dtype, copy=True)
+                target._parameters[name] = nn.Parameter(merged, requires_grad=False)
+                setattr(target._parameters[name], READ_FLAG, True)  # it is no longer a drawn one
+        for name, buffer in source._buffers.items():
+            if buffer is not None:
+                target._buffers[name] = buffer.detach().clone()
+
+
+def _record_untied(model: nn.Module) -> None:
+    """Write to the model's config that its weights are no longer tied, and untie the rest of them.
+
+    The config has one switch for all weights that transformers ties. With it off, files must hold
+    every one of them, which transformers leaves out while they are one parameter in memory.
+    """
+    declared = dict(getattr(model, "all_tied_weights_keys", None) or {})
+    for part in (model, *model.children()):
+        config = getattr(part, "config", None)
+        if config is not None and getattr(config, "tie_word_embeddings", False):
+            config.tie_word_embeddings = False
+    if not isinstance(model, PreTrainedModel):
+        return
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel):
+            module.all_tied_weights_keys = module.get_expanded_tied_weights_keys(all_submodels=True)
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name in declared.keys() - model.all_tied_weights_keys.keys():
+        parameter = parameters.get(name)
+        if parameter is not None and parameter is parameters.get(declared[name]):
+            path, _, own_name = name.rpartition(".")
+            copied = nn.Parameter(parameter.detach().clone(), parameter.requires_grad)
+            model.get_submodule(path)._parameters[own_name] = copied

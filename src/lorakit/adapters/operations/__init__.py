@@ -1,0 +1,1 @@
+"""Operations on adapters as values: combine, extract, resize, scale, prune."""

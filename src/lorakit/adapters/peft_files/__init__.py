@@ -1,0 +1,1 @@
+"""The two files of an adapter in PEFT's layout: their names, keys, fields and soundness."""

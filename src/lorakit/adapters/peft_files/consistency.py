@@ -1,0 +1,77 @@
+"""Whether an adapter's configuration and tensors are from one save.
+
+The tensors' file records the configuration that it was saved with. Files of other tools do not.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lorakit.errors import first_few
+from lorakit.files.json_files import parse_json_object
+
+CONFIG_RECORD = "lorakit_config"
+"""Name of the record in the metadata of the safetensors file."""
+
+_EDITABLE = {
+    *("base_model_name_or_path", "task_type", "revision", "lora_dropout"),
+    *("inference_mode", "peft_version", "auto_mapping", "runtime_config"),
+}
+"""Settings that may be changed by hand: they do not say what the tensors mean."""
+
+_OFF = (None, False, {}, [])
+_SHOWN = 60
+
+
+def differences(values: Mapping[str, Any], metadata: Mapping[str, str]) -> list[str]:
+    """Return the keys of a configuration that are not as the tensors' file records them."""
+    if CONFIG_RECORD not in metadata:
+        return []
+    recorded = _recorded(metadata)
+    keys = dict.fromkeys([*recorded, *values])
+    return [key for key in keys if not _equal(values.get(key), recorded.get(key))]
+
+
+def disagreement(
+    values: Mapping[str, Any], metadata: Mapping[str, str], config: Path, weights: Path
+) -> str | None:
+    """Return the message on a configuration that is not the one its tensors were saved with.
+
+    Args:
+        values: Of the configuration.
+        metadata: Of the tensors' file.
+        config: The configuration's file.
+        weights: The tensors' file.
+
+    Returns: None where only such settings differ as may be changed by hand.
+    """
+    recorded = _recorded(metadata)
+    differing = [key for key in differences(values, metadata) if key not in _EDITABLE]
+    if not differing:
+        return None
+    found = first_few(f"{key}={_shown(values.get(key))}" for key in differing)
+    saved = first_few(f"{key}={_shown(recorded.get(key))}" for key in differing)
+    return (
+        f"The two files of an adapter do not belong together in {config.parent}: {config.name} has "
+        f"{found}, and {weights.name} was saved with {saved}. A save was interrupted, or the file "
+        "was edited. Write the values back or save the adapter again; if you mean the change, "
+        f"allow it (allow_edited_config=True, or `lorakit convert --allow-edited-config "
+        f"{config.parent} NEW`)."
+    )
+
+
+def _recorded(metadata: Mapping[str, str]) -> dict[str, Any]:
+    try:
+        return parse_json_object(metadata[CONFIG_RECORD].encode("utf-8", "replace"))
+    except ValueError:
+        return {}
+
+
+def _equal(one: Any, other: Any) -> bool:
+    return one == other or (one in _OFF and other in _OFF)
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

@@ -1,0 +1,307 @@
+"""PEFT's file format: keys of the tensors and fields of the configuration, both ways."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from torch import Tensor
+
+from lorakit.adapters.peft_files.convolutions import Convolutions, to_kernels, to_matrices
+from lorakit.adapters.peft_files.parameter_keys import file_paths, to_file_layout
+from lorakit.config import LoraConfig, TaskType
+from lorakit.config.initialization_names import is_rewriting
+from lorakit.config.problems import cut_short, shown
+from lorakit.errors import AdapterFileError, first_few
+from lorakit.layers import KernelShape
+
+PREFIX = "base_model.model."
+
+# Only how an adapter is trained: the file is that of any other.
+_UNSAVED = {"freeze_lora_a", "enable_lora", "eva_rho", "init_batches"}
+_FIELDS = tuple(field for field in LoraConfig.model_fields if field not in _UNSAVED)
+# Fields that describe the file or PEFT itself and change no output.
+_INFORMATION = {
+    "auto_mapping",
+    "base_model_name_or_path",
+    "inference_mode",
+    "megatron_core",
+    "peft_type",
+    "peft_version",
+    "qalora_group_size",
+    "revision",
+    "runtime_config",
+}
+# Initialisations that leave the base as it is, so that a trained file needs nothing of them.
+_OWN_INITIALIZATIONS = {"gaussian", "orthogonal"}
+# "eva" does so too; of these two the change can be computed again.
+_READ_INITIALIZATIONS = {*_OWN_INITIALIZATIONS, "pissa", "olora"}
+_WRITTEN = {True, False, *_OWN_INITIALIZATIONS}
+# What PEFT can undo when it saves.
+_CONVERTIBLE = ("pissa", "corda", "lora_ga")
+_FEATURE_KEYS = {
+    "lora_A.bias": "a bias on lora_A",
+    "lora_B.bias": "a bias on lora_B (lora_bias)",
+}
+_PART = r"\.(?:lora_(?:embedding_)?[AB]|lora_magnitude_vector|trainable_tokens_delta)"
+_NAMED_KEY = re.compile(
+    rf"(?P<path>.+{_PART})\.(?!(?:weight|bias)$)(?P<name>[^.]+)(?P<rest>\.(?:weight|bias))?"
+)
+_UNNAMED_KEY = re.compile(rf".+{_PART}(?:\.(?:weight|bias))?")
+
+
+@dataclass
+class ParsedKeys:
+    """The tensors of a file, sorted by what they are."""
+
+    factors: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    magnitudes: dict[str, Tensor] = field(default_factory=dict)
+    replaced: dict[str, Tensor] = field(default_factory=dict)
+    embeddings: frozenset[str] = frozenset()
+    base_weights: dict[str, Tensor] = field(default_factory=dict)
+    convolutions: dict[str, KernelShape] = field(default_factory=dict)
+    token_rows: dict[str, Tensor] = field(default_factory=dict)
+
+
+def tensor_keys(
+    factors: Mapping[str, tuple[Tensor, Tensor]],
+    replaced: Mapping[str, Tensor],
+    embeddings: frozenset[str],
+    base_weights: Mapping[str, Tensor],
+    magnitudes: Mapping[str, Tensor] = MappingProxyType({}),
+    convolutions: Convolutions = MappingProxyType({}),
+    stacked: frozenset[str] = frozenset(),
+    token_rows: Mapping[str, Tensor] = MappingProxyType({}),
+) -> dict[str, Tensor]:
+    """Return tensors under PEFT's keys, with the adapter's name stripped.
+
+    Args:
+        factors: (lora_A, lora_B) by path.
+        replaced: Heads and biases by their full name in the base.
+        embeddings: Paths of the embeddings among `factors`.
+        base_weights: Weights of the base by module path.
+        magnitudes: By module path.
+        convolutions: Kernels of the convolutions among `factors`.
+        stacked: Paths of the stacked parameters among `factors`.
+        token_rows: Trained rows by the path of their embedding or output layer.
+    """
+    tensors: dict[str, Tensor] = {}
+    paths = file_paths(factors, stacked)
+    for path, pair in factors.items():
+        if path in convolutions:
+            pair = to_kernels(*pair, convolutions[path])
+        elif path in stacked:
+            pair = to_file_layout(*pair)
+        tensors.update(zip(factor_keys(paths[path], path in embeddings), pair, strict=True))
+    for path, magnitude in magnitudes.items():
+        if path in convolutions:
+            magnitude = magnitude.view(1, -1, *(1,) * len(convolutions[path].kernel))
+        tensors[f"{PREFIX}{path}.lora_magnitude_vector"] = magnitude
+    for path, rows in token_rows.items():
+        tensors[f"{PREFIX}{path}.token_adapter.trainable_tokens_delta"] = rows
+    for key, tensor in replaced.items():
+        path, _, last = key.rpartition(".")
+        place = f"{paths[path]}.base_layer.{last}" if path in factors else key
+        tensors[PREFIX + place] = tensor
+    for path, tensor in base_weights.items():
+        layer = f"{path}.base_layer" if path in factors else path
+        tensors[f"{PREFIX}{layer}.weight"] = tensor
+    return tensors
+
+
+def factor_keys(path: str, is_embedding: bool) -> tuple[str, str]:
+    """Return the keys of a module's lora_A and lora_B.
+
+    >>> factor_keys("embed", True)
+    ('base_model.model.embed.lora_embedding_A', 'base_model.model.embed.lora_embedding_B')
+    """
+    if is_embedding:
+        return f"{PREFIX}{path}.lora_embedding_A", f"{PREFIX}{path}.lora_embedding_B"
+    return f"{PREFIX}{path}.lora_A.weight", f"{PREFIX}{path}.lora_B.weight"
+
+
+def parse_keys(
+    tensors: Mapping[str, Tensor], where: str, modules_to_save: tuple[str, ...] = ()
+) -> ParsedKeys:
+    """Sort the tensors of a PEFT file.
+
+    Args:
+        tensors: The file's tensors.
+        where: What to call the file in an error.
+        modules_to_save: As the configuration has it. The weight of any other module is one of
+            the base's that PEFT repeats, as it does for embeddings.
+
+    Raises:
+        AdapterFileError: A key has no meaning here, a factor lacks its partner, or the file uses
+            a feature lorakit does not have.
+    """
+    parsed = ParsedKeys()
+    halves: dict[str, dict[str, Tensor]] = {}
+    embeddings = set()
+    problems = []
+    for key, tensor in _without_adapter_name(tensors, where).items():
+        feature = next((name for part, name in _FEATURE_KEYS.items() if part in key), None)
+        if feature:
+            raise AdapterFileError(
+                f"{where} uses {feature} in {key!r}, which lorakit does not have."
+            )
+        if not key.startswith(PREFIX):
+            problems.append(f"key {key!r} does not start with {PREFIX!r}")
+            continue
+        name = key.removeprefix(PREFIX)
+        if factor := re.fullmatch(r"(.+)\.lora_(embedding_)?([AB])(\.weight)?", name):
+            path, is_embedding, letter, _ = factor.groups()
+            halves.setdefault(path, {})[letter] = tensor
+            if is_embedding:
+                embeddings.add(path)
+        elif magnitude := re.fullmatch(r"(.+)\.lora_magnitude_vector(\.weight)?", name):
+            parsed.magnitudes[magnitude[1]] = tensor.flatten() if tensor.ndim > 2 else tensor
+        elif rows := re.fullmatch(r"(.+)\.token_adapter\.trainable_tokens_delta", name):
+            # Of a tied output layer with an update, PEFT has it below the wrapped layer.
+            parsed.token_rows[rows[1].removesuffix(".base_layer")] = tensor
+        elif ".original_module." in name or ".modules_to_save." in name:
+            # PEFT repeats the heads' biases under these keys when bias is "all".
+            continue
+        elif name.endswith(".weight") and not _is_trained(name, modules_to_save):
+            owner = name.removesuffix(".weight").removesuffix(".base_layer")
+            owner = owner.removesuffix(".token_adapter").removesuffix(".base_layer")
+            parsed.base_weights[owner] = tensor
+        else:
+            parsed.replaced[name.replace(".base_layer.", ".")] = tensor
+    for path, both in halves.items():
+        if len(both) == 2:
+            A, B, shape = to_matrices(both["A"], both["B"])
+            parsed.factors[path] = (A, B)
+            if shape is not None:
+                parsed.convolutions[path] = shape
+            problems += [
+                f"{path}.lora_{letter} has shape {tuple(factor.shape)}, expected a matrix or the "
+                "kernels of a convolution"
+                for letter, factor in (("A", A), ("B", B))
+                if factor.ndim != 2
+            ]
+        else:
+            problems.append(f"{path} has lora_{next(iter(both))} without its partner")
+    problems += [
+        f"{path} has lora_magnitude_vector without lora_A and lora_B"
+        for path in parsed.magnitudes
+        if path not in halves
+    ]
+    if not parsed.factors and not problems:
+        problems.append("there is no lora_A and lora_B in it")
+    if problems:
+        raise AdapterFileError(
+            f"The tensors in {where} are no PEFT adapter: {first_few(problems, 1)}. Expected keys "
+            f"such as '{PREFIX}<module path>.lora_A.weight'."
+        )
+    parsed.embeddings = frozenset(embeddings)
+    return parsed
+
+
+def _without_adapter_name(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """Return tensors under the keys of a file, where they have those of a model's state.
+
+    There each key of an adapter has the adapter's name in it, as in "q_proj.lora_A.default.weight".
+
+    Raises:
+        AdapterFileError: There are several adapters.
+    """
+    named = {key: match for key in tensors if (match := _NAMED_KEY.fullmatch(key))}
+    if not named:
+        return dict(tensors)
+    names = sorted({match["name"] for match in named.values()})
+    if any(_UNNAMED_KEY.fullmatch(key) for key in tensors):
+        names.append("one without a name")
+    if len(names) > 1:
+        raise AdapterFileError(
+            f"The keys in {where} are those of several adapters: got {', '.join(names)}, expected "
+            "one. Save one of them with PEFT's save_pretrained(selected_adapters=[name])."
+        )
+    copy = f".modules_to_save.{names[0]}."
+    return {
+        f"{named[key]['path']}{named[key]['rest'] or ''}"
+        if key in named
+        else key.replace(copy, "."): tensor
+        for key, tensor in tensors.items()
+    }
+
+
+def _is_trained(key: str, modules_to_save: tuple[str, ...]) -> bool:
+    """Return whether a tensor belongs to a module whose path ends in one of the names."""
+    parts = key.split(".")[:-1]
+    paths = (".".join(parts[: end + 1]) for end in range(len(parts)))
+    return any(path.endswith(modules_to_save) for path in paths)
+
+
+def config_to_peft(config: LoraConfig, base_model: str | None) -> dict[str, Any]:
+    """Return the fields of adapter_config.json."""
+    values = config.model_dump(mode="json", exclude=_UNSAVED)
+    alpha = config.lora_alpha
+    values["lora_alpha"] = int(alpha) if alpha == int(alpha) else alpha
+    if not (config.init_lora_weights in _WRITTEN or is_rewriting(config.init_lora_weights)):
+        values["init_lora_weights"] = True  # it has left no trace but the factors
+    if config.target_parameters:
+        values["lora_dropout"] = 0.0  # PEFT has none for parameters; it changes no output
+    for key in ("modules_to_save", "target_parameters"):
+        values[key] = list(getattr(config, key)) or None
+    values |= {
+        "peft_type": "LORA",
+        "auto_mapping": None,
+        "base_model_name_or_path": base_model,
+        "revision": None,
+        "inference_mode": True,
+    }
+    return dict(sorted(values.items()))
+
+
+def config_from_peft(values: Mapping[str, Any], where: str) -> LoraConfig:
+    """Return the configuration a PEFT file describes.
+
+    Fields lorakit does not have are accepted while they are off.
+
+    Raises:
+        AdapterFileError: The file is no LoRA adapter or uses a feature lorakit does not have;
+            names every such feature.
+        ConfigError: A value is out of range.
+    """
+    kind = values.get("peft_type")
+    if kind != "LORA":
+        raise AdapterFileError(
+            f"{where} holds a PEFT adapter of type {shown(kind)}, expected 'LORA'. lorakit reads "
+            "LoRA adapters only."
+        )
+    base = values.get("base_model_name_or_path")
+    if not isinstance(base, str | None):
+        raise AdapterFileError(
+            f"Wrong base_model_name_or_path in {where}: got {shown(base)}, expected a hub "
+            "id or a directory. Write the name of the base into the file."
+        )
+    known = {key: values[key] for key in _FIELDS if values.get(key) is not None}
+    unsupported = [
+        f"{cut_short(key)}={shown(value)}"
+        for key, value in values.items()
+        if key not in _FIELDS and key not in _INFORMATION and not _is_off(value)
+    ]
+    initialization = known.get("init_lora_weights", True)
+    if initialization == "eva":
+        unsupported = [text for text in unsupported if not text.startswith("eva_config=")]
+        known["init_lora_weights"] = True
+    elif isinstance(initialization, str) and initialization not in _READ_INITIALIZATIONS:
+        undone = " (PEFT's path_initial_model_for_weight_conversion undoes that)"
+        unsupported.append(
+            f"init_lora_weights={shown(initialization)}, which changes the base"
+            f"{undone if initialization.startswith(_CONVERTIBLE) else ''}"
+        )
+    if unsupported:
+        raise AdapterFileError(
+            f"{where} uses what lorakit does not have: {first_few(unsupported, 10)}. Convert the "
+            "adapter with the tool that made it."
+        )
+    if known.get("task_type") not in [None, *TaskType]:
+        known["task_type"] = None
+    return LoraConfig.parse(known, where)
+
+
+def _is_off(value: Any) -> bool:
+    return value is None or value is False or value == {} or value == []

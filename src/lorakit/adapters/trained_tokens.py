@@ -1,0 +1,56 @@
+"""Trained rows of embeddings as part of an adapter, without a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from lorakit.config import LoraConfig
+from lorakit.errors import AdapterFileError
+from lorakit.injection.selection.targets import token_indices_of
+
+if TYPE_CHECKING:
+    from lorakit.adapters.adapter import Adapter
+
+
+def check_token_rows(config: LoraConfig, rows: Mapping[str, Tensor], where: str) -> None:
+    """Compare the rows of a file with its configuration.
+
+    Raises:
+        AdapterFileError: They contradict each other.
+    """
+    problems = []
+    if config.trainable_token_indices is None and rows:
+        problems.append(f"it has trained rows of {next(iter(rows))}, but no indices of them")
+    elif config.trainable_token_indices is not None and not rows:
+        problems.append("it has indices of trained tokens, but no rows")
+    for path, tensor in rows.items():
+        indices = token_indices_of(config, path)
+        if tensor.ndim != 2:
+            problems.append(f"the rows of {path} have shape {tuple(tensor.shape)}, no matrix")
+        elif indices is not None and len(indices) != len(tensor):
+            problems.append(f"{path} has {len(tensor)} rows for {len(indices)} indices")
+    if problems:
+        raise AdapterFileError(
+            f"trainable_token_indices in {where}: {problems[0]}. The two files do not belong "
+            "together; save the adapter again."
+        )
+
+
+def differing_tokens(place: Adapter, new: Adapter, name: str) -> list[str]:
+    """Return a problem for each module of which two adapters do not train the same tokens."""
+    problems = [
+        f"it trains tokens of {path}, which {name!r} does not"
+        for path in new.token_rows
+        if path not in place.token_rows
+    ]
+    for path, rows in place.token_rows.items():
+        if path not in new.token_rows:
+            problems.append(f"it lacks the tokens of {path}")
+            continue
+        same = token_indices_of(place.config, path) == token_indices_of(new.config, path)
+        if not same or rows.shape != new.token_rows[path].shape:
+            problems.append(f"it trains other tokens of {path}, or in another order")
+    return problems

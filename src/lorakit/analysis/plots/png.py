@@ -1,0 +1,61 @@
+"""Saving a picture: whole or not at all, with every name in it as plain text."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lorakit.errors import escaped
+from lorakit.files.atomic import replacing_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+_FEW_ACROSS, _FEW_UP = 30, 1000
+"""Up to this ratio of an axis's limits, 2 and 5 times a power of ten are written at it too."""
+
+
+def save_png(figure: Figure, path: Path, dpi: int = 130) -> None:
+    """Write a figure as a PNG.
+
+    The names of files, classes and modules stand in pictures: matplotlib would set what is between
+    two dollar signs as a formula, and fail where it is none. So powers of ten, which it writes as
+    formulas at a logarithmic axis, become plain numbers.
+    """
+    from matplotlib import rc_context
+    from matplotlib.text import Text
+
+    for axes in figure.axes:
+        _write_plain_powers(axes.xaxis, *axes.get_xlim(), _FEW_ACROSS)
+        _write_plain_powers(axes.yaxis, *axes.get_ylim(), _FEW_UP)
+    with rc_context({"text.parse_math": False}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        for found in figure.findobj(Text):
+            text: Text = found  # type: ignore[assignment]
+            text.set_parse_math(False)
+            text.set_text(escaped(text.get_text(), keep="\n"))
+        with replacing_file(path) as partial:
+            figure.savefig(partial, format="png", dpi=dpi)
+
+
+def _write_plain_powers(axis: Any, low: float, high: float, few: float) -> None:
+    """Replace the formulas at an axis, if it has any; one with ticks that were set has none."""
+    from matplotlib.ticker import FuncFormatter, LogFormatterMathtext, LogLocator, NullFormatter
+
+    if not isinstance(axis.get_major_formatter(), LogFormatterMathtext):
+        return
+    low, high = sorted((low, high))
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high <= few * low else (1,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: plain_power(value)))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def plain_power(value: float) -> str:
+    """Return a number as it stands at a logarithmic axis.
+
+    >>> [plain_power(value) for value in (0.0001, 0.00002, 5.0, 10_000.0, 1e6)]
+    ['0.0001', '2e-5', '5', '10000', '1e6']
+    """
+    return f"{value:g}".replace("e-0", "e-").replace("e+0", "e")

@@ -1,0 +1,300 @@
+"""`lorakit analyze`: what an adapter has learnt, in numbers and pictures."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lorakit.cli.paths import adapter_location, run_of
+from lorakit.cli.quiet import hide_loading_bars
+from lorakit.cli.trust import TrustRemoteCode
+from lorakit.cli.views.console import (
+    closing,
+    heading,
+    number_text,
+    pairs,
+    quoted,
+    remark,
+    say,
+    table,
+)
+from lorakit.errors import ConfigError, LorakitError
+
+if TYPE_CHECKING:
+    from lorakit.adapters import Adapter
+    from lorakit.analysis import AdapterAnalysis, AdapterComparison
+
+_NAME_LENGTH = 28
+_MOST_KINDS = 20
+
+
+def analyze(
+    adapters: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="ADAPTER [ADAPTER]",
+            help="A run, an adapter directory, or a hub id; with a second one they are compared.",
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="New directory; by default `analysis` in the (first) run, or, for an adapter that "
+            "stands alone, its name with -analysis behind.",
+        ),
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(help="Base model; by default the one the adapter names."),
+    ] = None,
+    no_base: Annotated[
+        bool,
+        typer.Option("--no-base", help="Do not load the base: no amplification factors."),
+    ] = False,
+    energy: Annotated[
+        float, typer.Option(help="Share of ‖ΔW‖² that the recommended rank keeps.")
+    ] = 0.9,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random controls.")] = 0,
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Show how much of its rank an adapter uses, and what for.
+
+    Writes a report with pictures: spectra, how low the rank could have been, which modules share
+    directions, and whether the updates strengthen what the base has already. Two adapters (of
+    other ranks, seeds or data) are compared direction by direction.
+    """
+    if len(adapters) > 2:
+        raise ConfigError(
+            f"Cannot analyse {len(adapters)} adapters at once: expected one, or two to compare. "
+            "Run the command once for each pair."
+        )
+    if base is not None and no_base:
+        raise ConfigError("--base names the base that --no-base leaves out. Give one of them.")
+    locations = [adapter_location(name) for name in adapters]
+    folder = output or default_output(locations)
+    names = short_names(adapters, locations)
+    for name in adapters:
+        say(f"Reading {name} ...")
+    from lorakit.adapters import Adapter
+    from lorakit.analysis import analyze_adapter, compare_adapters, write_report
+    from lorakit.analysis.report import refuse_occupied
+
+    refuse_occupied(folder)
+    loaded = [Adapter.load(location) for location in locations]
+    if base is None:
+        require_one_base(loaded, adapters)
+    analyses = [
+        analyze_adapter(adapter, name=name, energy=energy, seed=seed)
+        for adapter, name in zip(loaded, names, strict=True)
+    ]
+    compared = len(analyses) == 2
+    comparison = compare_adapters(*analyses, seed=seed) if compared else None
+    note = "it was not asked for (--no-base)."
+    if not no_base:
+        analyses, note = with_base(analyses, locations, base, seed, trust_remote_code)
+    if comparison is not None:
+        comparison = replace(comparison, first=analyses[0], second=analyses[1])
+    files = write_report(folder, analyses[0], comparison, base_note=note)
+    for analysis in analyses:
+        show_analysis(analysis)
+    if comparison is not None:
+        show_comparison(comparison)
+    closing(files, next_commands(adapters, locations, analyses[0]))
+
+
+def default_output(locations: list[str | Path]) -> Path:
+    """Return where a report goes: into the first adapter's run, or beside an adapter alone.
+
+    Args:
+        locations: Of one adapter or two; a hub id counts as a name in the current directory.
+    """
+    first = Path(locations[0])
+    versus = f"-{label(locations[1])}" if len(locations) == 2 else ""
+    run = run_of(first)
+    if run is not None and first.name == "adapter":
+        return run / f"analysis{versus}"
+    if not first.is_dir():
+        return Path(f"{first.name}-analysis{versus}")
+    return first.resolve().parent / f"{first.resolve().name}-analysis{versus}"
+
+
+def label(location: str | Path) -> str:
+    """Return what to call an adapter: the name of its run, or of its directory."""
+    run = run_of(location)
+    path = Path(location)
+    named = run if run is not None and path.name == "adapter" else path
+    return (named.resolve() if named.is_dir() else named).name
+
+
+def short_names(adapters: list[str], locations: list[str | Path]) -> list[str]:
+    """Return names for titles and tables, which are short and differ."""
+    names = [label(location) for location in locations]
+    if len(set(names)) < len(names):
+        names = [name.rstrip("/").removesuffix("/adapter") for name in adapters]
+    names = [name if len(name) <= _NAME_LENGTH else f"…{name[-_NAME_LENGTH:]}" for name in names]
+    if len(set(names)) < len(names):
+        names = [f"{name} ({number})" for number, name in enumerate(names, start=1)]
+    return names
+
+
+def require_one_base(loaded: list[Adapter], adapters: list[str]) -> None:
+    """Refuse to compare adapters that name different bases.
+
+    Raises:
+        ConfigError: They do; names both.
+    """
+    bases = [adapter.base_model for adapter in loaded]
+    known = {same_base(base) for base in bases if base is not None}
+    if len(known) > 1:
+        raise ConfigError(
+            f"Cannot compare {adapters[0]} with {adapters[1]}: got adapters of the bases "
+            f"'{bases[0]}' and '{bases[1]}', expected one base. If they are the same model in two "
+            "places, name it with --base."
+        )
+
+
+def same_base(name: str) -> str:
+    """Return a base's hub id, or the directory it is with its links followed."""
+    return str(Path(name).resolve()) if Path(name).is_dir() else name
+
+
+def with_base(
+    analyses: list[AdapterAnalysis],
+    locations: list[str | Path],
+    base: str | None,
+    seed: int,
+    trust_remote_code: bool,
+) -> tuple[list[AdapterAnalysis], str]:
+    """Add amplification factors, or say why there are none.
+
+    Args:
+        analyses: Without them.
+        locations: Of their adapters.
+        base: The base the user names; None takes those the adapters name.
+        seed: Of the random control.
+        trust_remote_code: Whether code that comes with a base may run.
+
+    Returns: The analyses, and the reason where the base cannot be loaded.
+
+    Raises:
+        LorakitError: A base that the user names cannot be loaded, or is another one.
+    """
+    say(f"Loading {base or analyses[0].adapter.base_model or 'the base'} ...")
+    hide_loading_bars()
+    try:
+        made = [
+            amplified(analysis, location, base, seed, trust_remote_code)
+            for analysis, location in zip(analyses, locations, strict=True)
+        ]
+    except LorakitError as error:
+        if base is not None:
+            raise
+        remark(f"Without amplification factors, as the base could not be loaded: {error}")
+        return analyses, f"the base could not be loaded. {error}"
+    return made, ""
+
+
+def amplified(
+    analysis: AdapterAnalysis,
+    location: str | Path,
+    base: str | None,
+    seed: int,
+    trust_remote_code: bool,
+) -> AdapterAnalysis:
+    """Return an analysis with amplification factors; the base is forgotten again."""
+    from lorakit.analysis import amplifications
+    from lorakit.inference.base_weights import load_base_weights
+
+    weights = load_base_weights(location, base, trust_remote_code=trust_remote_code)
+    found = amplifications(analysis.updates, weights, seed)
+    return replace(analysis, amplifications=tuple(found))
+
+
+def show_analysis(analysis: AdapterAnalysis) -> None:
+    """Print what one adapter came to."""
+    from lorakit.analysis import what_is_left_out
+    from lorakit.analysis.report_text import recommendation
+
+    heading(f"{analysis.name}: {len(analysis.updates)} updates, {analysis.parameters:,} parameters")
+    kinds = list(analysis.kinds.items())
+    rows = [kind_row(analysis, kind) for kind, _ in kinds[:_MOST_KINDS]]
+    shares = [f"rank for {100 * share:g}%" for share in analysis.shares()]
+    columns = ("modules", "count", "r", "effective rank", *shares, "amplification")
+    has_factors = bool(analysis.amplifications)
+    table(columns if has_factors else columns[:-1], rows)
+    if len(kinds) > _MOST_KINDS:
+        say(f"  {len(kinds) - _MOST_KINDS} more kinds of modules in the report")
+    if analysis.zero_paths:
+        say(f"  zero in {len(analysis.zero_paths)} modules, such as {analysis.zero_paths[0]}")
+    left_out = what_is_left_out(analysis.adapter)
+    if left_out:
+        say(left_out)
+    say(recommendation(analysis))
+
+
+def kind_row(analysis: AdapterAnalysis, kind: str) -> tuple[Any, ...]:
+    """Return the row of the modules of one kind."""
+    from statistics import mean, median
+
+    from lorakit.analysis import rank_for
+
+    updates = analysis.kinds[kind]
+    spectra = [update.singular_values for update in updates]
+    factors = [
+        found.factor
+        for found in analysis.amplifications
+        if analysis.places[found.path].kind == kind
+    ]
+    row = (
+        kind,
+        len(updates),
+        ", ".join(map(str, sorted({update.r for update in updates}))),
+        f"{mean(update.effective_rank for update in updates):.1f}",
+        *(rank_for(spectra, share) for share in analysis.shares()),
+    )
+    if not analysis.amplifications:
+        return row
+    return (*row, number_text(median(factors)) if factors else None)
+
+
+def show_comparison(comparison: AdapterComparison) -> None:
+    """Print how much two adapters have in common, over all modules they share."""
+    modules = comparison.modules
+    heading(f"φ between {comparison.first.name} and {comparison.second.name}")
+
+    def mean(values: list[float]) -> str:
+        return f"{sum(values) / len(values):.3f}"
+
+    pairs(
+        {
+            "top direction in all of the other": mean([m.inputs[0, -1].item() for m in modules])
+            + f" (random: {mean([m.expected_inputs[0, -1].item() for m in modules])})",
+            "all directions": mean([m.inputs[-1, -1].item() for m in modules])
+            + f" (random: {mean([m.expected_inputs[-1, -1].item() for m in modules])})",
+            "modules": f"{len(modules)} in both"
+            + (f", {len(comparison.left_out)} in one" if comparison.left_out else ""),
+        }
+    )
+
+
+def next_commands(
+    adapters: list[str], locations: list[str | Path], analysis: AdapterAnalysis
+) -> dict[str, str]:
+    """Return what to type after a report."""
+    commands = {}
+    run = run_of(locations[0])
+    rank = analysis.rank_choice().together
+    if run is not None and rank < analysis.largest_r:
+        recipe, folder = quoted(run / "recipe.yaml"), quoted(f"{run}-r{rank}")
+        command = f"lorakit train {recipe} lora.r={rank} output={folder}"
+        commands[command] = "trains again with that rank"
+    name = quoted(adapters[0])
+    if len(adapters) == 1:
+        commands[f"lorakit analyze {name} OTHER"] = "compares it with another adapter"
+    commands[f"lorakit inspect {name} --modules"] = "shows what it is made of"
+    return commands

@@ -1,0 +1,154 @@
+"""`lorakit combine`: make one adapter of several."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from lorakit.cli.paths import adapter_location
+from lorakit.cli.views.console import (
+    closing,
+    heading,
+    merged_name,
+    number_text,
+    pairs,
+    quoted,
+    say,
+    table,
+)
+from lorakit.errors import ConfigError
+
+
+def combine(
+    adapters: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="ADAPTER[=WEIGHT]...",
+            help="Runs, adapter directories or hub ids, each with its weight (1 if left out); "
+            "negative weights subtract.",
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="New directory for the combined adapter.")
+    ],
+    method: Annotated[
+        str,
+        typer.Option(
+            help="linear, cat (exact, ranks add up), svd (best of one rank), ties, dare_linear, "
+            "dare_ties, magnitude_prune; the last four also with _svd behind."
+        ),
+    ] = "linear",
+    density: Annotated[
+        float | None,
+        typer.Option(help="Share of numbers that pruning methods keep; 0.5 if left out."),
+    ] = None,
+    rank: Annotated[
+        int | None,
+        typer.Option(help="Of the result, for svd; the largest of the adapters' if left out."),
+    ] = None,
+    majority_sign: Annotated[
+        Literal["total", "frequency"],
+        typer.Option(help="For TIES: the sign of the larger sum, or the more frequent one."),
+    ] = "total",
+    seed: Annotated[int, typer.Option(min=0, help="Of what DARE draws.")] = 0,
+    heads_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADAPTER",
+            help="Whose heads, biases, tokenizer and class names to keep, where the adapters have "
+            "different heads; one of those named, without its weight.",
+        ),
+    ] = None,
+    base_model: Annotated[
+        str | None,
+        typer.Option(help="Base to record, where the adapters name the same one differently."),
+    ] = None,
+) -> None:
+    """Combine adapters of one base into one, with weights.
+
+    Weights act on what each update really is, whatever its alpha and rank. The tokenizer and the
+    settings beside the first adapter, or that of --heads-from, are kept beside the result.
+    """
+    weights = parse_weights(adapters)
+    locations = {name: adapter_location(name) for name in weights}
+    from lorakit.adapters import Adapter
+    from lorakit.adapters import combine as combined
+    from lorakit.adapters.formats.companions import refuse_occupied, write_with_companions
+    from lorakit.adapters.operations.arithmetic import relative_distance
+
+    refuse_occupied(output)
+    loaded = {name: Adapter.load(location) for name, location in locations.items()}
+    say(f"Combining {len(loaded)} adapters ...")
+    made = combined(
+        loaded,
+        weights,
+        method,  # type: ignore[arg-type]
+        density=density,
+        rank=rank,
+        majority_sign=majority_sign,
+        seed=seed,
+        heads_from=heads_from,
+        base_model=base_model,
+    )
+    heading("Combined")
+    rows = [
+        (name, number_text(float(weights[name])), ranks_text(one), len(one.factors))
+        for name, one in loaded.items()
+    ]
+    table(("adapter", "weight", "rank", "modules"), rows)
+    distance = relative_distance(made, [(weights[name], one) for name, one in loaded.items()])
+    pairs(
+        {
+            "method": method,
+            "rank": ranks_text(made),
+            "parameters": f"{made.count_parameters():,}",
+            "distance from the exact weighted sum": f"{100 * distance:.3g}% of its norm"
+            if distance is not None
+            else None,
+        }
+    )
+    files = write_with_companions(made, output, locations[heads_from or next(iter(locations))])
+    name = quoted(output)
+    closing(
+        files,
+        {
+            f"lorakit inspect {name}": "shows what it is made of",
+            f"lorakit merge {name} {merged_name(output)}": "writes an ordinary checkpoint",
+        },
+    )
+
+
+def parse_weights(words: list[str]) -> dict[str, float]:
+    """Return the weight of each adapter; what follows the last "=" of a word is one.
+
+    Raises:
+        ConfigError: A weight is no number, or an adapter is named twice.
+    """
+    weights: dict[str, float] = {}
+    for word in words:
+        name, equals, text = word.rpartition("=")
+        if not equals or Path(word).exists():
+            name, text = word, "1"
+        try:
+            weight = float(text)
+        except ValueError:
+            raise ConfigError(
+                f"Cannot read the weight in {word!r}: got {text!r}, expected a number such as "
+                f"{name}=0.7. Give one, or leave it out for 1."
+            ) from None
+        if name in weights:
+            raise ConfigError(
+                f"{name} is named twice: got weights {weights[name]:g} and {weight:g}, expected "
+                "one. Add them up."
+            )
+        weights[name] = weight
+    return weights
+
+
+def ranks_text(adapter: object) -> str:
+    """Return the ranks of an adapter's modules: "8", or "4 to 16"."""
+    ranks = {A.shape[0] for A, _ in adapter.factors.values()}  # type: ignore[attr-defined]
+    low, high = min(ranks), max(ranks)
+    return str(low) if low == high else f"{low} to {high}"

@@ -1,0 +1,295 @@
+"""`lorakit convert`: other formats and other ranks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from lorakit.cli.paths import adapter_location
+from lorakit.cli.views.console import closing, number_text, pairs, quoted, say
+from lorakit.errors import ConfigError, MissingFileError, OutputExistsError
+
+if TYPE_CHECKING:
+    from lorakit.adapters import Adapter
+
+_STATE_DICTS = (".pt", ".pth", ".bin", ".safetensors")
+
+
+def convert(
+    adapter: Annotated[
+        str,
+        typer.Argument(
+            metavar="ADAPTER",
+            help="A run, an adapter directory, a hub id, or a file with a loralib state dict.",
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Argument(help="New directory (peft, portable) or file (gguf, loralib).")
+    ],
+    to: Annotated[
+        Literal["peft", "portable", "gguf", "loralib"],
+        typer.Option(
+            help="peft: PEFT's files; portable: those that vLLM, TGI and llama.cpp's converter "
+            "scale rightly; gguf: a file for llama.cpp; loralib: a state dict."
+        ),
+    ] = "peft",
+    rank: Annotated[
+        int | None, typer.Option(help="Bring every module to this rank, with the least error.")
+    ] = None,
+    base_model: Annotated[
+        str | None,
+        typer.Option(help="Base model: for gguf, where its config.json lies; else to be recorded."),
+    ] = None,
+    lora_alpha: Annotated[
+        float | None,
+        typer.Option(help="Of a loralib state dict, which does not hold it; loralib's own is 1."),
+    ] = None,
+    enable_lora: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a loralib state dict: which parts of its MergedLinears are adapted, such as "
+            "true,false,true."
+        ),
+    ] = None,
+    embeddings: Annotated[
+        str | None,
+        typer.Option(help="Of a loralib state dict: paths of adapted embeddings, with commas."),
+    ] = None,
+    dtype: Annotated[
+        Literal["float32", "float16"], typer.Option(help="Of the tensors in a gguf file.")
+    ] = "float32",
+    allow_pickle: Annotated[
+        bool,
+        typer.Option(
+            "--allow-pickle", help="Read tensors from a pickle (.bin, .pt), code excepted."
+        ),
+    ] = False,
+    allow_edited_config: Annotated[
+        bool,
+        typer.Option(
+            "--allow-edited-config",
+            help="Take adapter_config.json as it is, also where it was changed by hand.",
+        ),
+    ] = False,
+) -> None:
+    """Write an adapter in another format, or of another rank.
+
+    The updates stay the same but for what a lower rank costs, which is shown. What a format
+    cannot express is refused by name.
+    """
+    is_state_dict = Path(adapter).is_file() and Path(adapter).suffix in _STATE_DICTS
+    if is_state_dict and Path(adapter).stem == "adapter_model":
+        raise ConfigError(
+            f"{adapter} is one of an adapter's two files: expected the directory that holds both. "
+            f"Name {Path(adapter).parent}."
+        )
+    if not is_state_dict and (lora_alpha is not None or enable_lora or embeddings):
+        raise ConfigError(
+            "--lora-alpha, --enable-lora and --embeddings say what a loralib state dict lacks; got "
+            f"{adapter}, expected a file ending in {', '.join(_STATE_DICTS)}. Leave them out."
+        )
+    refuse_output(output, to)
+    location = adapter if is_state_dict else pickled_location(adapter, allow_pickle)
+    say(f"Reading {location} ...")
+    if is_state_dict:
+        loaded = from_state_dict(
+            Path(adapter), lora_alpha, enable_lora, embeddings, base_model, allow_pickle
+        )
+    else:
+        from lorakit.adapters import Adapter
+
+        loaded = Adapter.load(
+            location, allow_pickle=allow_pickle, allow_edited_config=allow_edited_config
+        )
+    facts: dict[str, Any] = {"modules": len(loaded.factors)}
+    if rank is not None:
+        from lorakit.adapters import resize_adapter
+
+        resized = resize_adapter(loaded, rank)
+        loaded = resized.adapter
+        worst = max(resized.errors, key=lambda path: resized.errors[path])
+        facts["rank"] = rank
+        facts["error ‖ΔW − ΔW_r‖ / ‖ΔW‖"] = (
+            f"{error_text(resized.error)} in all, largest {error_text(resized.errors[worst])} "
+            f"in {worst}"
+        )
+    companions = None if is_state_dict else location
+    files = write(loaded, output, to, base_model, dtype, companions)
+    pairs(facts)
+    closing(files, next_commands(output, to))
+
+
+def write(
+    adapter: Adapter,
+    output: Path,
+    to: str,
+    base_model: str | None,
+    dtype: Literal["float32", "float16"],
+    companions: str | Path | None,
+) -> list[Path]:
+    """Write an adapter in one of the formats; return the paths written."""
+    from dataclasses import replace
+
+    from lorakit.adapters import portable_adapter, save_gguf, to_loralib
+    from lorakit.adapters.formats.companions import write_with_companions
+
+    if to == "gguf":
+        return [save_gguf(adapter, output, base_config(adapter, base_model), dtype=dtype)]
+    if to == "loralib":
+        return [write_state_dict(to_loralib(adapter), output)]
+    if base_model is not None:
+        adapter = replace(adapter, base_model=base_model)
+    made = portable_adapter(adapter) if to == "portable" else adapter
+    return write_with_companions(made, output, companions)
+
+
+def write_state_dict(tensors: dict[str, Any], output: Path) -> Path:
+    """Write tensors as safetensors or, for loralib's own users, as torch.save does."""
+    from lorakit.files.atomic import replacing_file
+
+    tensors = {key: tensor.contiguous().clone() for key, tensor in tensors.items()}
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with replacing_file(output) as partial:
+        if output.suffix == ".safetensors":
+            from safetensors.torch import save_file
+
+            save_file(tensors, partial)
+        else:
+            import torch
+
+            torch.save(tensors, partial)
+    return output
+
+
+def refuse_output(output: Path, to: str) -> None:
+    """Raise unless the output may be written."""
+    if to in ("peft", "portable"):
+        from lorakit.adapters.formats.companions import refuse_occupied
+
+        refuse_occupied(output)
+    elif output.exists():
+        raise OutputExistsError(
+            f"Cannot write {output}: it is there already, expected the name of a new file. Name "
+            "another one."
+        )
+    elif to == "loralib" and output.suffix not in _STATE_DICTS:
+        raise ConfigError(
+            f"Unknown kind of state dict: got {output.name!r}, expected a name ending in "
+            f"{', '.join(_STATE_DICTS)}. .safetensors is safe to read, .pt what loralib's examples "
+            "read."
+        )
+
+
+def pickled_location(name: str, allow_pickle: bool) -> str | Path:
+    """Return where an adapter lies; one whose file is a pickle is found all the same."""
+    return (
+        name
+        if allow_pickle and (Path(name) / "adapter_model.bin").is_file()
+        else (adapter_location(name))
+    )
+
+
+def from_state_dict(
+    file: Path,
+    lora_alpha: float | None,
+    enable_lora: str | None,
+    embeddings: str | None,
+    base_model: str | None,
+    allow_pickle: bool,
+) -> Adapter:
+    """Read a loralib state dict.
+
+    Raises:
+        ConfigError: lora_alpha is not given, or enable_lora is no list of true and false.
+    """
+    if lora_alpha is None:
+        raise ConfigError(
+            f"No lora_alpha for {file}: a loralib state dict does not hold it. Give --lora-alpha "
+            "as the layers were built with (loralib's own default is 1)."
+        )
+    from lorakit.adapters import from_loralib
+    from lorakit.adapters.peft_files.files import read_tensors
+
+    tensors = read_tensors(file, allow_pickle=allow_pickle)
+    given = None if enable_lora is None else parse_parts(enable_lora)
+    return from_loralib(
+        tensors,
+        lora_alpha,
+        enable_lora=given,
+        embeddings=[path.strip() for path in embeddings.split(",")] if embeddings else (),
+        base_model=base_model,
+        where=str(file),
+    )
+
+
+def parse_parts(text: str) -> list[bool]:
+    """Return the parts of `--enable-lora`.
+
+    >>> parse_parts("true,false,true")
+    [True, False, True]
+    """
+    words = [word.strip().lower() for word in text.split(",")]
+    if not set(words) <= {"true", "false"}:
+        raise ConfigError(
+            f"Cannot read --enable-lora: got {text!r}, expected true and false separated by "
+            "commas. Write true,false,true, say."
+        )
+    return [word == "true" for word in words]
+
+
+def base_config(adapter: Adapter, base_model: str | None) -> dict[str, Any]:
+    """Return config.json of the base.
+
+    Raises:
+        ConfigError: No base is named.
+        MissingFileError: It is not there.
+    """
+    name = base_model or adapter.base_model
+    if name is None:
+        raise ConfigError(
+            "No base model for the GGUF file: the adapter names none, and its layers and heads "
+            "have to be known. Give --base-model."
+        )
+    from lorakit.files.json_files import read_json_object
+    from lorakit.libraries.hub import fetch_from_hub, is_hub_id
+
+    folder = Path(name)
+    if is_hub_id(name, is_base=True):
+        folder = fetch_from_hub(name, ("config.json",), what="base model")
+    file = folder / "config.json"
+    if not file.is_file():
+        raise MissingFileError(
+            f"No config.json in {folder}, expected that of the base model. Give --base-model."
+        )
+    try:
+        return read_json_object(file)
+    except ValueError as error:
+        raise ConfigError(
+            f"Cannot read {file}: {error}, expected the configuration of the base model. Save or "
+            "fetch it again."
+        ) from None
+
+
+def error_text(error: float) -> str:
+    """Return a relative error.
+
+    >>> error_text(0.01234), error_text(0.0)
+    ('1.23%', '0%')
+    """
+    return f"{number_text(float(f'{100 * error:.3g}'))}%"
+
+
+def next_commands(output: Path, to: str) -> dict[str, str]:
+    """Return what to type next, by format."""
+    name = quoted(output)
+    if to == "gguf":
+        return {f"llama-cli -m BASE.gguf --lora {name}": "runs llama.cpp with it"}
+    if to == "loralib":
+        loading = "torch.load" if output.suffix != ".safetensors" else "load_file"
+        return {f"model.load_state_dict({loading}({str(output)!r}), strict=False)": "loads it"}
+    if to == "portable":
+        serve = f"vllm serve BASE --enable-lora --lora-modules mine={name}"
+        return {serve: "serves it", f"lorakit inspect {name}": "shows what it is made of"}
+    return {f"lorakit inspect {name}": "shows what it is made of"}

@@ -1,0 +1,103 @@
+"""`lorakit evaluate`: measure a trained adapter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lorakit.cli.paths import RECIPE_NAME, adapter_location, run_of
+from lorakit.cli.quiet import hide_loading_bars
+from lorakit.cli.views.console import closing, heading, merged_name, number_text, quoted, say, table
+from lorakit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lorakit.recipes.recipe import Recipe
+
+
+def evaluate(
+    adapter: Annotated[
+        str, typer.Argument(metavar="RUN_OR_ADAPTER", help="A run or an adapter directory.")
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Changes, such as data.max_length=64."),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Examples to measure on: csv, json, jsonl, parquet, saved dataset or hub id; by "
+            "default the recipe's validation examples."
+        ),
+    ] = None,
+    rows: Annotated[int | None, typer.Option(min=1, help="Use only so many examples.")] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(help="Recipe with base and data; by default the run's own."),
+    ] = None,
+    base: Annotated[
+        bool, typer.Option("--base", help="Measure the base without the adapter as well.")
+    ] = False,
+) -> None:
+    """Measure a trained adapter on validation data."""
+    location = adapter_location(adapter)
+    from lorakit.analysis.metric_text import metric_text
+    from lorakit.training.evaluation import evaluate as measure
+    from lorakit.training.evaluation import find_adapter, settings_beside
+
+    hide_loading_bars()
+    loaded = recipe_of(location, recipe, overrides or [])
+
+    def listen(event: str, payload: dict[str, Any]) -> None:
+        if event == "data":
+            number = min(payload["validation_rows"], rows or payload["validation_rows"])
+            what = data or "the validation data"
+            say(f"Measuring {location} on {number:,} examples of {what} ...")
+            for note in payload["notes"]:
+                say(f"  {note}")
+
+    options: dict[str, Any] = {"data": data, "max_rows": rows}
+    found = {"adapter": measure(location, loaded, on_event=listen, **options)}
+    if base:
+        found["base alone"] = measure(location, loaded, use_base=True, **options)
+    heading("Metrics")
+    settings = settings_beside(find_adapter(location)[0])
+    table(
+        ("", *found),
+        [
+            (
+                metric_text(key, settings),
+                *(number_text(values.get(key)) for values in found.values()),
+            )
+            for key in found["adapter"]
+        ],
+    )
+    name = quoted(adapter)
+    closing(
+        [],
+        {
+            f'lorakit generate {name} "..."': "tries it on a text",
+            f"lorakit merge {name} {merged_name(adapter)}": "writes an ordinary checkpoint",
+        },
+    )
+
+
+def recipe_of(location: str | Path, given: Path | None, overrides: list[str]) -> Recipe | None:
+    """Return the recipe to evaluate with, or None where the run's own holds unchanged.
+
+    Raises:
+        ConfigError: There is no recipe that the overrides could change.
+    """
+    from lorakit.recipes.recipe import Recipe
+
+    run = run_of(location)
+    file = given or (run / RECIPE_NAME if run else None)
+    if given is None and not overrides:
+        return None
+    if file is None:
+        raise ConfigError(
+            f"Cannot apply {' '.join(overrides)}: {location} has no {RECIPE_NAME} beside it, "
+            "expected one to change. Give it with --recipe."
+        )
+    return Recipe.load(file, overrides)

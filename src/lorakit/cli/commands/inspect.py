@@ -1,0 +1,288 @@
+"""`lorakit inspect`: what an adapter is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lorakit.cli.commands.inspect_quantization import inspect_quantization
+from lorakit.cli.paths import adapter_location
+from lorakit.cli.trust import TrustRemoteCode
+from lorakit.cli.views.console import (
+    closing,
+    heading,
+    merged_name,
+    number_text,
+    pairs,
+    quoted,
+    say,
+    size_text,
+    table,
+)
+from lorakit.errors import first_few
+
+if TYPE_CHECKING:
+    from lorakit.adapters import Adapter
+
+_LONG_LIST = 8
+FILES = ("adapter_config.json", "adapter_model.safetensors")
+
+
+@dataclass(frozen=True)
+class Update:
+    """One adapted module, measured.
+
+    Attributes:
+        path: The module's path in the base.
+        in_features: Columns of the update.
+        out_features: Rows of the update.
+        r: Its rank.
+        scaling: The factor s.
+        norm: The Frobenius norm of s B A.
+        effective_rank: exp(entropy) of its singular values.
+        is_zero: Whether every number of B (or of A) is zero.
+    """
+
+    path: str
+    in_features: int
+    out_features: int
+    r: int
+    scaling: float
+    norm: float
+    effective_rank: float
+    is_zero: bool
+
+    @property
+    def kind(self) -> tuple[str, int, int, int, float]:
+        """What the modules of one row of the table have in common."""
+        last = self.path.rsplit(".", 1)[-1]
+        return (last, self.in_features, self.out_features, self.r, self.scaling)
+
+
+def inspect(
+    adapter: Annotated[
+        str,
+        typer.Argument(
+            metavar="ADAPTER",
+            help="A run, an adapter directory, or a hub id; with --quantization also a model.",
+        ),
+    ],
+    modules: Annotated[bool, typer.Option("--modules", help="One line for every module.")] = False,
+    quantization: Annotated[
+        bool,
+        typer.Option(
+            "--quantization", help="Show what 4 and 8 bits would cost the weights of the base."
+        ),
+    ] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            help="Draw effective ranks and norms, layer by layer, into this PNG file; with "
+            "--quantization its errors."
+        ),
+    ] = None,
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Show what an adapter is made of, or what quantising its base would cost."""
+    if quantization:
+        inspect_quantization(adapter, modules, plot, trust_remote_code)
+        return
+    location = adapter_location(adapter)
+    from lorakit.adapters import Adapter
+    from lorakit.analysis import what_is_left_out
+
+    loaded = Adapter.load(location)
+    updates = [measure(loaded, path) for path in loaded.factors]
+    say(f"Adapter {location}")
+    pairs(summary(loaded, location))
+    heading(f"{len(updates)} adapted modules")
+    table(*(module_rows(updates) if modules else kind_rows(updates)))
+    left_out = what_is_left_out(loaded)
+    if left_out:
+        say(left_out)
+    if len(updates) > 1 and not modules and any(update.norm for update in updates):
+        largest = largest_updates(updates)
+        heading(f"The {len(largest)} largest updates")
+        table(*largest_rows(largest, updates))
+    if loaded.replaced:
+        heading("Trained in full")
+        rows = [
+            (name, " x ".join(map(str, tensor.shape)) or "1", number_text(tensor.numel()))
+            for name, tensor in loaded.replaced.items()
+        ]
+        table(("weight", "shape", "parameters"), rows)
+    if loaded.token_rows:
+        heading("Trained tokens")
+        rows = [
+            (path, len(tensor), tensor.shape[1], number_text(tensor.numel()))
+            for path, tensor in loaded.token_rows.items()
+        ]
+        table(("weight", "tokens", "dim", "parameters"), rows)
+    for warning in (*of_rewritten_base(loaded), *warnings(updates)):
+        say(f"\nWarning: {warning}", style="yellow")
+    name = quoted(adapter)
+    closing(
+        [] if plot is None else [draw(loaded, plot, name=adapter)],
+        {
+            f'lorakit generate {name} "..."': "tries it on a text",
+            f"lorakit merge {name} {merged_name(adapter)}": "writes an ordinary checkpoint",
+        },
+    )
+
+
+def draw(adapter: Adapter, plot: Path, name: str) -> Path:
+    """Draw effective rank and norm of every update, kinds by layers.
+
+    Raises:
+        AdapterFileError: The factors are not finite.
+    """
+    from lorakit.analysis import AdapterAnalysis, update_svds
+    from lorakit.analysis.plots.spectra import plot_layers
+
+    svds = tuple(update_svds(adapter))
+    plot.parent.mkdir(parents=True, exist_ok=True)
+    plot_layers(AdapterAnalysis(name, adapter, 0.9, svds, ()), plot)
+    return plot
+
+
+def summary(adapter: Adapter, location: str | Path) -> dict[str, Any]:
+    """Return the facts about the whole adapter by name."""
+    factors = [tensor for pair in adapter.factors.values() for tensor in pair]
+    factors += adapter.magnitudes.values()
+    lora_count = sum(tensor.numel() for tensor in factors)
+    full_count = sum(tensor.numel() for tensor in adapter.replaced.values())
+    token_count = sum(tensor.numel() for tensor in adapter.token_rows.values())
+    shares = [f"{lora_count:,} LoRA"]
+    shares += [f"{full_count:,} in full"] if full_count else []
+    shares += [f"{token_count:,} of tokens"] if token_count else []
+    sizes = [path.stat().st_size for name in FILES if (path := Path(location) / name).is_file()]
+    values = adapter.config.model_dump(mode="json", exclude_defaults=True, exclude={"task_type"})
+    return {
+        "base model": adapter.base_model or "not recorded",
+        "task": adapter.config.task_type or "not recorded",
+        "parameters": f"{lora_count + full_count + token_count:,}"
+        + (f" ({', '.join(shares)})" if len(shares) > 1 else ""),
+        "size on disk": size_text(sum(sizes)) if sizes else None,
+        "dtype": ", ".join(sorted({str(t.dtype).removeprefix("torch.") for t in factors})),
+        "settings": "\n".join(f"{key}: {setting_text(value)}" for key, value in values.items())
+        or "all at their defaults",
+    }
+
+
+def setting_text(value: Any) -> str:
+    """Return a setting as the recipe would have it; of a long list of numbers the first few."""
+    if not isinstance(value, list):
+        return str(value)
+    is_long = len(value) > _LONG_LIST and isinstance(value[0], int)
+    shown = [*value[:_LONG_LIST], f"… {len(value)} in all"] if is_long else value
+    return f"[{', '.join(map(str, shown))}]"
+
+
+def of_rewritten_base(adapter: Adapter) -> tuple[str, ...]:
+    """Say where the numbers are not those of the update, as PEFT changes the base beside it."""
+    from lorakit.config.initialization_names import is_rewriting
+
+    initialization = adapter.config.init_lora_weights
+    if not is_rewriting(initialization):
+        return ()
+    return (
+        f"init_lora_weights={initialization}: the factors are measured from some of the base's "
+        "own, so this is not what they change. Load the adapter into its base and save it again.",
+    )
+
+
+def measure(adapter: Adapter, path: str) -> Update:
+    """Measure the update of one module, without multiplying it out."""
+    from lorakit.analysis import effective_rank
+    from lorakit.ops.factored_svd import product_singular_values
+
+    a, b = adapter.factors[path]
+    scaling = adapter.config.scaling_for(path)
+    # Of stacked weights each expert has a spectrum of its own.
+    values = product_singular_values(a, b, scaling)
+    spectra = values.reshape(-1, values.shape[-1])
+    return Update(
+        path=path,
+        in_features=a.shape[-1],
+        out_features=b.shape[-2],
+        r=a.shape[-2],
+        scaling=scaling,
+        norm=values.norm().item(),
+        effective_rank=_mean(effective_rank(one) for one in spectra),
+        is_zero=not (a.any() and b.any()),
+    )
+
+
+def _mean(values: Iterable[float]) -> float:
+    listed = list(values)
+    return sum(listed) / len(listed)
+
+
+def module_rows(updates: Iterable[Update]) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+    """Return headings and one row for each module."""
+    rows = [
+        (
+            *(u.path, u.in_features, u.out_features, u.r, number_text(u.scaling)),
+            *(number_text(u.norm), rank_text([u])),
+        )
+        for u in updates
+    ]
+    return ("module", "in", "out", "r", "scaling", "norm of update", "effective rank"), rows
+
+
+def kind_rows(updates: Iterable[Update]) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+    """Return headings and one row for all modules of the same name, shape, rank and scaling."""
+    kinds: dict[tuple[str, int, int, int, float], list[Update]] = {}
+    for update in updates:
+        kinds.setdefault(update.kind, []).append(update)
+    rows = []
+    for (last, in_features, out_features, r, scaling), alike in kinds.items():
+        norms = [update.norm for update in alike]
+        sizes = (in_features, out_features, r, number_text(scaling))
+        spread = (min(norms), sum(norms) / len(norms), max(norms))
+        rows.append((last, len(norms), *sizes, *map(number_text, spread), rank_text(alike)))
+    headings = ("modules", "count", "in", "out", "r", "scaling", "norm: min", "mean", "max")
+    return (*headings, "effective rank"), rows
+
+
+def rank_text(updates: Sequence[Update]) -> str:
+    """Return the mean effective rank of updates with one decimal."""
+    return f"{_mean(update.effective_rank for update in updates):.1f}"
+
+
+def largest_updates(updates: Sequence[Update], most: int = 5) -> list[Update]:
+    """Return the updates of the largest norms, in descending order."""
+    trained = [update for update in updates if update.norm]
+    return sorted(trained, key=lambda update: -update.norm)[:most]
+
+
+def largest_rows(
+    largest: Sequence[Update], updates: Sequence[Update]
+) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+    """Return headings and a row for each of the largest updates."""
+    whole = sum(update.norm**2 for update in updates)
+    rows = [
+        (u.path, number_text(u.norm), f"{100 * u.norm**2 / whole:.1f}%", rank_text([u]))
+        for u in largest
+    ]
+    return ("module", "norm", "of Σ‖ΔW‖²", "effective rank"), rows
+
+
+def warnings(updates: list[Update]) -> list[str]:
+    """Return what is suspicious about an adapter."""
+    found = []
+    zero = [update.path for update in updates if update.is_zero]
+    if updates and len(zero) == len(updates):
+        found.append(
+            "lora_B is zero in every module: this adapter was never trained and changes nothing."
+        )
+    elif zero:
+        found.append(
+            f"the update is zero in {len(zero)} of {len(updates)} modules, which never learnt: "
+            f"{first_few(zero)}."
+        )
+    return found

@@ -1,0 +1,136 @@
+"""`lorakit inspect --quantization`: what keeping a base in fewer bits does to its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lorakit.cli.paths import CONFIG_NAME, adapter_location
+from lorakit.cli.quiet import hide_loading_bars
+from lorakit.cli.views.console import closing, heading, number_text, pairs, quoted, say, table
+
+if TYPE_CHECKING:
+    from lorakit.quantization.error import LayerError
+
+
+def inspect_quantization(
+    name: str, modules: bool, plot: Path | None, trust_remote_code: bool
+) -> None:
+    """Print the error of every scheme, layer by layer, and draw it if asked to.
+
+    Args:
+        name: A model's directory or hub id, or an adapter, whose base is measured.
+        modules: One line for every layer, not for every kind.
+        plot: Where to write a picture.
+        trust_remote_code: Whether code that comes with the model may run.
+    """
+    base = _base_of(name)
+    say(f"Quantising each linear layer of {base} ...")
+    from transformers import AutoModel
+
+    from lorakit.models.pretrained import load_model
+    from lorakit.quantization.error import quantization_errors
+
+    hide_loading_bars()
+    options: dict[str, Any] = {"dtype": "auto", "trust_remote_code": trust_remote_code}
+    model = load_model(AutoModel, base, seed=0, has_head=True, key="MODEL", **options)
+    errors = list(quantization_errors(model))
+    schemes = list(dict.fromkeys(error.scheme for error in errors))
+    heading(f"{len({error.path for error in errors})} linear layers")
+    table(*_scheme_rows(errors, schemes))
+    heading("Relative error ‖W − Ŵ‖ / ‖W‖, Frobenius norms")
+    table(*(_module_rows(errors, schemes) if modules else _kind_rows(errors, schemes)))
+    pairs({"not measured": "embeddings, norms and the output head, which stay as they are"})
+    files = []
+    if plot is not None:
+        from lorakit.analysis.plots.quantization import plot_quantization_errors
+
+        plot_quantization_errors(errors, plot, Path(base).name)
+        files.append(plot)
+    command = f"lorakit train RECIPE model={quoted(base)} 'quantization={{bits: 4}}'"
+    closing(files, {command: "trains on it in 4 bits"})
+
+
+def _base_of(name: str) -> str:
+    """Return the model a user means: the one named, or the base of an adapter."""
+    path = Path(name)
+    is_model = (path / "config.json").is_file() and not (path / CONFIG_NAME).is_file()
+    if is_model or not path.is_dir():
+        return name
+    from lorakit.adapters import Adapter
+    from lorakit.errors import ConfigError
+
+    location = adapter_location(name)
+    base = Adapter.load(location).base_model
+    if base is None:
+        raise ConfigError(
+            f"No base model in {location}: got null in base_model_name_or_path. Name the model."
+        )
+    return base
+
+
+def _scheme_rows(
+    errors: Sequence[LayerError], schemes: Sequence[str]
+) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+    """Return headings and a row for each scheme over all layers."""
+    rows = []
+    for scheme in schemes:
+        own = [error for error in errors if error.scheme == scheme]
+        sizes = [error.out_features * error.in_features for error in own]
+        total = sum(sizes)
+        bits = sum(e.bits_per_parameter * n for e, n in zip(own, sizes, strict=True)) / total
+        relative = [error.relative for error in own]
+        worst = max(own, key=lambda error: error.relative)
+        rows.append(
+            (
+                scheme,
+                f"{bits:.2f}",
+                f"{sum(relative) / len(relative):.4f}",
+                f"{worst.relative:.4f}",
+                number_text(max(error.largest for error in own)),
+                worst.path,
+            )
+        )
+    headings = (
+        "scheme",
+        "bits per parameter",
+        "mean error",
+        "worst error",
+        "largest difference",
+        "worst in",
+    )
+    return headings, rows
+
+
+def _module_rows(
+    errors: Sequence[LayerError], schemes: Sequence[str]
+) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+    by_layer: dict[str, dict[str, LayerError]] = {}
+    for error in errors:
+        by_layer.setdefault(error.path, {})[error.scheme] = error
+    rows = [
+        (
+            path,
+            *(f"{own[s].relative:.4f}" if s in own else "-" for s in schemes),
+            *(number_text(own[s].largest) if s in own else "-" for s in schemes),
+        )
+        for path, own in by_layer.items()
+    ]
+    return ("layer", *schemes, *(f"largest: {scheme}" for scheme in schemes)), rows
+
+
+def _kind_rows(
+    errors: Sequence[LayerError], schemes: Sequence[str]
+) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+    """Return headings and a row for all layers of one name and shape."""
+    kinds: dict[tuple[str, int, int], dict[str, list[float]]] = {}
+    for error in errors:
+        key = (error.path.rpartition(".")[2], error.out_features, error.in_features)
+        kinds.setdefault(key, {}).setdefault(error.scheme, []).append(error.relative)
+    rows = []
+    for (last, out_features, in_features), own in kinds.items():
+        count = max(len(values) for values in own.values())
+        means = (f"{sum(own[s]) / len(own[s]):.4f}" if s in own else "-" for s in schemes)
+        rows.append((last, count, in_features, out_features, *means))
+    return ("layers", "count", "in", "out", *schemes), rows

@@ -1,0 +1,81 @@
+"""`lorakit merge`: write an ordinary checkpoint."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from lorakit.cli.paths import adapter_location
+from lorakit.cli.quiet import hide_loading_bars
+from lorakit.cli.trust import TrustRemoteCode
+from lorakit.cli.views.console import closing, pairs, say
+
+
+def merge(
+    adapter: Annotated[
+        str,
+        typer.Argument(metavar="RUN_OR_ADAPTER", help="A run, an adapter directory, or a hub id."),
+    ],
+    output: Annotated[Path, typer.Argument(help="New directory for the checkpoint.")],
+    base_model: Annotated[
+        str | None,
+        typer.Option(help="Base model to merge into; by default the one the adapter names."),
+    ] = None,
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"] | None,
+        typer.Option(help="Of the written weights; by default as the base is saved."),
+    ] = None,
+    requantize: Annotated[
+        bool,
+        typer.Option(
+            "--requantize", help="Quantise the merged weights again, as the base was in training."
+        ),
+    ] = False,
+    unquantized: Annotated[
+        bool,
+        typer.Option(
+            "--unquantized", help="Merge into the base as it is saved, though trained quantised."
+        ),
+    ] = False,
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Write an adapter merged into its base as a checkpoint.
+
+    Plain transformers loads the result with from_pretrained; lorakit is no longer needed. A base
+    that was quantised in training is made dense, so that nothing is lost but rounding.
+    """
+    location = adapter_location(adapter)
+    say(f"Merging {location} ...")
+    from lorakit.inference.merge_checkpoint import merge_to_checkpoint
+
+    hide_loading_bars()
+    report = merge_to_checkpoint(
+        location,
+        output,
+        base=base_model,
+        dtype=dtype,
+        requantize=requantize,
+        unquantized=unquantized,
+        trust_remote_code=trust_remote_code,
+    )
+    base_note = "made dense" if report.was_quantized else None
+    if report.requantized:
+        base_note = "quantised again; what that costs is in the two figures below"
+    pairs(
+        {
+            "merged layers": report.layers,
+            "dtype": report.dtype,
+            "quantised base": base_note,
+            "largest deviation of a logit": f"{report.largest_deviation:.2e}, which is "
+            f"{report.relative_deviation:.1e} of the largest logit",
+            "largest rounding of a weight": f"{report.largest_rounding:.2e}",
+        }
+    )
+    closing(report.files, {loading_line(output): "loads it in Python, without lorakit"})
+
+
+def loading_line(checkpoint: Path) -> str:
+    """Return the line of Python that loads a checkpoint with transformers."""
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    return f"transformers.{config['architectures'][0]}.from_pretrained({str(checkpoint)!r})"

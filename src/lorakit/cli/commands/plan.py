@@ -1,0 +1,135 @@
+"""`lorakit plan`: what a recipe will take, before anything is loaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lorakit.cli.quiet import hide_loading_bars
+from lorakit.cli.recipe_arguments import Overrides, RecipeFile
+from lorakit.cli.views.console import closing, quoted, say
+
+if TYPE_CHECKING:
+    from lorakit.planning import MemoryPlan
+    from lorakit.recipes.recipe import Recipe
+
+
+DOES_NOT_FIT = 1
+"""Exit code."""
+
+
+def plan(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="What there is, such as 16GB; by default it is looked up."
+        ),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(metavar="cpu|cuda", help="Where the run would be; by default what is here."),
+    ] = None,
+    processes: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Processes that train together.")
+    ] = 1,
+    measure: Annotated[
+        bool,
+        typer.Option("--measure", help="Also load the base and train three steps, by the clock."),
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the plan as one JSON object, and nothing else.")
+    ] = False,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Draw the plans beside each other.")
+    ] = None,
+) -> None:
+    """Tell what a recipe will take of memory and time, without loading weights.
+
+    The exit code is 1 where it does not fit.
+    """
+    changes = overrides or []
+    if not as_json:
+        say(f"Reading {recipe} ...")
+    from lorakit.recipes.recipe import Recipe
+
+    loaded = Recipe.load(recipe, changes)
+    hide_loading_bars()
+    from lorakit.planning import find_sources
+    from lorakit.planning import plan as plan_memory
+    from lorakit.training.tasks import task_for
+
+    options: dict[str, Any] = {"device": device, "memory": memory, "processes": processes}
+    options["sources"] = find_sources(loaded, task_for(loaded.task))
+    own = plan_memory(loaded, **options)
+    if as_json:
+        typer.echo(json.dumps(_as_json(loaded, own, options, measure, plot), indent=2))
+        if own.fits is False:
+            raise typer.Exit(DOES_NOT_FIT)
+        return
+    from lorakit.cli.views.plan import show_changes, show_measurement, show_methods, show_plan
+
+    say(f"{loaded.task} on {loaded.model} with {loaded.data.train}")
+    show_plan(own)
+    from lorakit.planning.alternatives import changes as possible_changes
+    from lorakit.planning.alternatives import side_by_side
+
+    methods = side_by_side(loaded, own, **options)
+    show_methods(methods)
+    if own.fits is False:
+        show_changes(possible_changes(loaded, own, **options), own)
+    if measure:
+        from lorakit.planning.measurement import measure as measure_steps
+
+        say("Measuring three steps ...")
+        show_measurement(measure_steps(loaded), own)
+    command = " ".join([quoted(recipe), *map(quoted, changes)])
+    if plot is not None:
+        _draw(methods, own, loaded, plot)
+    fits = own.fits is not False
+    next_commands = {f"lorakit train {command}": "trains"} if fits else {}
+    if not measure:
+        next_commands[f"lorakit plan {command} --measure"] = "loads the base and times three steps"
+    closing([plot] if plot is not None else [], next_commands)
+    if not fits:
+        raise typer.Exit(DOES_NOT_FIT)
+
+
+def _as_json(
+    recipe: Recipe,
+    own: MemoryPlan,
+    options: dict[str, Any],
+    measure: bool,
+    plot: Path | None,
+) -> dict[str, Any]:
+    """Return the plan and what else was asked for."""
+    values = own.to_dict()
+    if plot is not None:
+        from lorakit.planning.alternatives import side_by_side
+
+        _draw(side_by_side(recipe, own, **options), own, recipe, plot)
+    if measure:
+        from lorakit.planning.measurement import measure as measure_steps
+
+        found = measure_steps(recipe)
+        values |= {
+            "step_s": found.step_s,
+            "run_s": found.run_s,
+            "updates": found.updates,
+            "measured_peak_bytes": found.memory.peak_bytes,
+        }
+    return values
+
+
+def _draw(methods: dict[str, MemoryPlan], own: MemoryPlan, recipe: Recipe, path: Path) -> None:
+    from lorakit.analysis.plots.memory import plot_memory
+    from lorakit.cli.views.plan import ORDER
+
+    batch = f"{own.batch_rows} x {own.batch_tokens} tokens"
+    title = f"Memory to train {Path(recipe.model).name}: {batch}, {own.device}"
+    bars = {name: made.at_peak for name, made in methods.items()}
+    plot_memory(bars, ORDER, path, title, own.memory_bytes)

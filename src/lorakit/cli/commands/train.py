@@ -1,0 +1,257 @@
+"""`lorakit train`: train an adapter as a recipe says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lorakit.cli.commands.plan_first import plan_first
+from lorakit.cli.launched import is_first, is_one_of_several
+from lorakit.cli.paths import RECIPE_NAME
+from lorakit.cli.quiet import hide_loading_bars
+from lorakit.cli.recipe_arguments import Overrides, RecipeFile
+from lorakit.cli.signals import ending
+from lorakit.cli.views.console import (
+    closing,
+    complain,
+    duration_text,
+    heading,
+    hush,
+    merged_name,
+    number_text,
+    pairs,
+    quoted,
+    say,
+)
+from lorakit.cli.views.training import RunView
+from lorakit.errors import ConfigError, LorakitError, StoppedError
+
+if TYPE_CHECKING:
+    from lorakit.recipes.recipe import Recipe
+    from lorakit.training.run import TrainResult
+    from lorakit.training.stop_request import StopRequest
+
+
+def train(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Show what would be trained and on what, and stop."),
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last complete checkpoint.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Train even if the plan says that it cannot fit.")
+    ] = False,
+    ray: Annotated[
+        int | None,
+        typer.Option("--ray", min=1, metavar="N", help="Train in N processes on Ray."),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="With --ray: the cluster to join (or auto); by default Ray starts here.",
+        ),
+    ] = None,
+) -> None:
+    """Train an adapter as a recipe says."""
+    changes = overrides or []
+    if address is not None and ray is None:
+        raise ConfigError("--address is of use with --ray alone: got no --ray. Add --ray N.")
+    if ray is not None and is_one_of_several():
+        raise ConfigError(
+            "--ray starts processes itself: got it in one of several that a launcher (torchrun, "
+            "accelerate launch) has started. Use one or the other."
+        )
+    if is_one_of_several() and not is_first():
+        hush()
+    say(f"Reading {recipe} ...")
+    loaded = _load(recipe, changes)
+    if resume and _is_of_a_run(recipe):  # which may have been moved
+        loaded = loaded.model_copy(update={"output": str(recipe.parent)})
+    hide_loading_bars()
+    say(f"{loaded.task} on {loaded.model} with {loaded.data.train}")
+    command = " ".join(["lorakit train", quoted(recipe), *map(quoted, changes)])
+    if dry_run:
+        from lorakit.cli.views.dry_run import show_dry_run
+        from lorakit.training.preview import dry_run as preview
+
+        show_dry_run(preview(loaded))
+        closing([], {command: "trains"})
+        return
+    trainer = None
+    if ray is not None:
+        command += f" --ray {ray}" + (f" --address {quoted(address)}" if address else "")
+        trainer = partial(_train_on_ray, workers=ray, address=address)
+    if not resume:
+        planned = plan_first(loaded, command, force=force, processes=ray)
+        if planned is not None and trainer is None:
+            trainer = partial(_train_here, planned_bytes=planned.measurable_bytes)
+    with ending.raising() if ray is not None else nullcontext():
+        result = train_visibly(loaded, command, resume=resume, trainer=trainer)
+    closing(result.files, next_commands(loaded, result.run_dir))
+    if is_one_of_several():
+        from lorakit.distributed.processes import finish
+
+        finish()
+    leave_if_asked()
+
+
+def _load(path: Path, changes: list[str]) -> Recipe:
+    """Read the recipe; of several processes each does, and all fail if one does."""
+    from lorakit.recipes.recipe import Recipe
+
+    if not is_one_of_several():
+        return Recipe.load(path, changes)
+    from lorakit.distributed.processes import all_agree, start
+
+    try:
+        loaded, problem = Recipe.load(path, changes), None
+    except LorakitError as error:
+        loaded, problem = None, error
+
+    def result() -> Recipe:
+        if loaded is None:
+            raise problem or ConfigError(f"Cannot read the recipe {path}.")
+        return loaded
+
+    training = loaded.training if loaded else {}
+    start(training.get("use_cpu"), training.get("ddp_timeout"))
+    return all_agree(result)
+
+
+def _is_of_a_run(recipe: Path) -> bool:
+    return recipe.name == RECIPE_NAME and (recipe.parent / "environment.json").is_file()
+
+
+def _train_here(recipe: Recipe, **options: Any) -> TrainResult:
+    from lorakit.training.run import train as train_here
+
+    return train_here(recipe, **options)
+
+
+def _train_on_ray(recipe: Recipe, **options: Any) -> TrainResult:
+    from lorakit.tuning.ray_training import train_on_ray
+
+    return train_on_ray(recipe, **options)
+
+
+def train_visibly(
+    recipe: Recipe,
+    command: str,
+    *,
+    resume: bool = False,
+    trainer: Callable[..., TrainResult] | None = None,
+) -> TrainResult:
+    """Train, and draw it from its beginning to its metrics.
+
+    Args:
+        recipe: What to train.
+        command: The command to repeat with --resume after Ctrl-C.
+        resume: Whether to go on with a run.
+        trainer: What to call in place of `lorakit.train`.
+    """
+    train_adapter = trainer or _train_here
+    with RunView() as view, stoppable(view, command) as stop:
+        result = train_adapter(recipe, resume=resume, on_event=view, stop=stop)
+    show_result(result)
+    return result
+
+
+@contextmanager
+def stoppable(view: RunView, command: str) -> Iterator[StopRequest]:
+    """Give a request that Ctrl-C and SIGTERM set; say how to go on where they end the block.
+
+    Args:
+        view: Draws the run.
+        command: The command to repeat with --resume.
+    """
+    from lorakit.training.stop_request import StopRequest
+
+    stop = StopRequest()
+
+    def left_behind() -> str:
+        if view.is_finished:
+            return "The run is finished."
+        if not view.is_open:
+            return "Nothing has been written."
+        return f"Go on from the last complete checkpoint with: {command} --resume"
+
+    with ending.saying(left_behind, stop):
+        try:
+            yield stop
+        except (KeyboardInterrupt, StoppedError) as error:
+            view.progress.stop()
+            if is_first():
+                is_saved = isinstance(error, StoppedError)
+                saved = (
+                    f"Saved {error.checkpoint}; go on with: {command} --resume" if is_saved else ""
+                )
+                complain(f"{ending.reason()} {saved or left_behind()}")
+            raise typer.Exit(ending.exit_code()) from None
+
+
+def leave_if_asked() -> None:
+    """End with the code of a signal that came after the last step of a run."""
+    if ending.number:
+        complain(f"{ending.reason()} The run is finished.")
+        raise typer.Exit(ending.exit_code())
+
+
+def show_result(result: TrainResult) -> None:
+    """Print how training ended, and which of its adapters was kept."""
+    steps = f"{result.steps:,} step{'' if result.steps == 1 else 's'}"
+    heading(f"Trained {steps} in {duration_text(result.wall_s)}")
+    kept = kept_evaluation(result)
+    if kept is not None and kept["step"] != result.steps:
+        say(
+            f"  kept: the adapter of epoch {kept['epoch']:.4g}, the best on the validation examples"
+        )
+    from lorakit.adapters.inference_settings import InferenceSettings
+    from lorakit.analysis.metric_text import metric_text
+
+    settings = InferenceSettings.load(result.adapter_path)
+    metrics = {"mean training loss": result.train_loss}
+    metrics |= {f"validation {metric_text(key, settings)}": v for key, v in result.metrics.items()}
+    pairs({name: number_text(value) for name, value in metrics.items()})
+    warn_of_chance(result)
+
+
+def warn_of_chance(result: TrainResult) -> None:
+    """Print the report's warning where the metrics are no better than chance."""
+    from lorakit.analysis.guessing import reference_of, warning
+    from lorakit.recipes.run_directory import RunDirectory
+
+    warned = warning(reference_of(RunDirectory(result.run_dir)), result.metrics)
+    if warned:
+        say(f"  {warned}", style="bold")
+
+
+def kept_evaluation(result: TrainResult) -> dict[str, Any] | None:
+    """Return the row of metrics.jsonl that has the metrics of the adapter that was kept."""
+    from lorakit.recipes.run_directory import RunDirectory
+
+    rows = RunDirectory(result.run_dir).metrics()
+    evaluations = [row for row in rows if row["event"] == "evaluation"]
+    return next((row for row in evaluations if result.metrics.items() <= row.items()), None)
+
+
+def next_commands(recipe: Recipe, run: Path) -> dict[str, str]:
+    """Return what to type after a run."""
+    name = quoted(run)
+    example = {"SEQ_CLS": "classifies", "TOKEN_CLS": "tags"}.get(recipe.task, "goes on from")
+    return {
+        f'lorakit generate {name} "..." --base': f"{example} a text, with the adapter and without",
+        f"lorakit evaluate {name} --data FILE": "measures it on other data",
+        f"lorakit inspect {name}": "shows what it is made of",
+        f"lorakit merge {name} {merged_name(run)}": "writes an ordinary checkpoint",
+        f"tensorboard --logdir {name}": "shows the curves",
+    }

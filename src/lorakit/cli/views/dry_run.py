@@ -1,0 +1,97 @@
+"""Draw what a run would do, with rows as the model will see them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from rich.cells import cell_len
+
+from lorakit.cli.views.console import console, heading, number_text, pairs, say
+from lorakit.cli.views.training import show_data, show_injection
+from lorakit.errors import escaped
+
+if TYPE_CHECKING:
+    from lorakit.training.preview import DryRun
+    from lorakit.training.tasks import SampleRow
+
+SHOWN_TOKENS = 160  # of a long row: half from its beginning, half from its end
+MAX_LINE_WIDTH = 100
+MARK = "^"
+INDENT = "     "
+
+
+def show_dry_run(dry: DryRun) -> None:
+    """Print adapter, data, training arguments and sample rows."""
+    show_injection(dry.injection, dry.parameter_count)
+    show_data(
+        {
+            "train_rows": dry.train_rows,
+            "validation_rows": dry.validation_rows,
+            "notes": dry.notes,
+        }
+    )
+    if dry.labels:
+        say(f"  labels: {', '.join(map(escaped, dry.labels))}")
+    heading(f"Training: {dry.steps:,} optimizer steps")
+    settings = {key: number_text(value) for key, value in dry.recipe.training.items()}
+    pairs({"products in": dry.dtypes["compute"], **settings})
+    has_marks = any(any(row.counted) for row in dry.sample_rows)
+    legend = f" ({MARK} marks what counts in the loss)" if has_marks else ""
+    heading(f"The first examples as the model will see them{legend}")
+    for number, row in enumerate(dry.sample_rows, start=1):
+        show_row(number, row)
+
+
+def show_row(number: int, row: SampleRow) -> None:
+    """Print the tokens of a row, those that count in the loss marked from below."""
+    say(f"  {number}. {len(row.tokens):,} tokens{'; ' if row.note else ''}{escaped(row.note)}")
+    width = min(console().width, MAX_LINE_WIDTH) - len(INDENT)
+    for line in marked_lines(*shortened(row.tokens, row.counted), width):
+        say(f"{INDENT}{line}")
+
+
+def shortened(
+    tokens: Sequence[str], counted: Sequence[bool], most: int = SHOWN_TOKENS
+) -> tuple[list[str], list[bool]]:
+    """Leave out the middle of a long row.
+
+    >>> shortened(["a", "b", "c", "d", "e"], [False] * 5, most=2)
+    (['a', '[... 3 more ...]', 'e'], [False, False, False])
+    """
+    if len(tokens) <= most:
+        return list(tokens), list(counted)
+    half = most // 2
+    gap = f"[... {len(tokens) - 2 * half:,} more ...]"
+    return (
+        [*tokens[:half], gap, *tokens[-half:]],
+        [*counted[:half], False, *counted[-half:]],
+    )
+
+
+def marked_lines(tokens: Sequence[str], counted: Sequence[bool], width: int) -> Iterator[str]:
+    """Yield tokens in lines of at most `width` columns, with a line of marks where some count.
+
+    >>> for line in marked_lines(["to", "be", "or", "not"], [False, False, True, True], 8):
+    ...     print(line)
+    to be or
+          ^^
+    not
+    ^^^
+    """
+    text, marks = "", ""
+    for token, counts in zip(tokens, counted, strict=True):
+        shown = escaped(token)
+        if text and cell_len(text) + cell_len(shown) + 1 > width:
+            yield from _with_marks(text, marks)
+            text, marks = "", ""
+        gap = " " if text else ""
+        text += gap + shown
+        marks += gap + (MARK if counts else " ") * cell_len(shown)
+    yield from _with_marks(text, marks)
+
+
+def _with_marks(text: str, marks: str) -> Iterator[str]:
+    yield text
+    if MARK in marks:
+        yield marks.rstrip()

@@ -1,0 +1,146 @@
+"""Draw a memory plan: a bar for each part, the ways beside each other, what would help."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from lorakit.cli.views.console import (
+    duration_text,
+    heading,
+    number_text,
+    pairs,
+    quoted,
+    say,
+    size_text,
+    table,
+)
+
+if TYPE_CHECKING:
+    from lorakit.planning import MemoryPlan
+    from lorakit.planning.alternatives import Change
+    from lorakit.planning.measurement import Measurement
+
+_BAR_WIDTH = 40
+_MAX_WIDTH = 100
+_FEW_OVERRIDES = 2
+"""A change of more overrides is made of others, which name them."""
+ORDER = (
+    *("base weights", "trained weights", "gradients", "optimizer state", "saved activations"),
+    *("logits", "temporaries", "communication", "batch"),
+)
+
+
+def show_plan(plan: MemoryPlan) -> None:
+    """Print what the peak is made of, whether it fits, and how long the run is."""
+    several = f", each of {plan.processes} processes" if plan.processes > 1 else ""
+    heading(f"Memory at the peak of a step, on {plan.device}{several}")
+    peak = max(plan.peak_bytes, 1)
+    for purpose in ORDER:
+        size = plan.at_peak.get(purpose, 0)
+        if size:
+            bar = "█" * max(round(_BAR_WIDTH * size / peak), 1)
+            say(f"  {purpose:<18} {size_text(size):>9}  {bar}")
+    say(f"  {'in all':<18} {size_text(plan.peak_bytes):>9}  at {plan.peak_place}")
+    say(f"  {'the process':<18} {size_text(plan.process_bytes):>9}  Python and its libraries")
+    say()
+    say(verdict(plan), style="bold" if plan.fits is False else None)
+    heading("The run")
+    rows, tokens = plan.batch_rows, plan.batch_tokens
+    pairs(
+        {
+            "batch": f"{rows} x {tokens} tokens. {' '.join(plan.notes)}",
+            "parameters": f"{plan.trainable:,} trained of {plan.total:,}",
+            "adapter file": size_text(plan.adapter_file_bytes),
+            "optimizer steps": _steps_text(plan),
+            "epochs": None if plan.epochs is None else number_text(plan.epochs),
+            "tokens": None if plan.tokens is None else number_text(plan.tokens),
+        }
+    )
+
+
+def _steps_text(plan: MemoryPlan) -> str | None:
+    """Return how many optimizer steps there are, and of how many micro-batches each."""
+    if plan.updates is None or plan.batches is None:
+        return None
+    each = plan.batches // max(plan.updates, 1)
+    several = f", each of {each} micro-batches" if each > 1 else ""
+    return f"{number_text(plan.updates)}{several}"
+
+
+def verdict(plan: MemoryPlan) -> str:
+    """Say whether a plan fits."""
+    needed = size_text(plan.needed_bytes)
+    if plan.memory_bytes is None:
+        return f"It needs {needed}; how much there is is not known here (--memory)."
+    there = size_text(plan.memory_bytes)
+    if plan.fits:
+        return f"It fits: {needed} of {there}."
+    return f"It does not fit: it needs {needed}, and there are {there}."
+
+
+def summary(plan: MemoryPlan) -> str:
+    """Return a plan in one line."""
+    there = "" if plan.memory_bytes is None else f" of {size_text(plan.memory_bytes)}"
+    return (
+        f"Planned: {size_text(plan.needed_bytes)}{there} at the peak"
+        f" ({size_text(plan.at_peak.get('base weights', 0))} base, "
+        f"{size_text(plan.saved_activation_bytes)} activations), "
+        f"adapter {size_text(plan.adapter_file_bytes)}"
+    )
+
+
+def show_methods(plans: Mapping[str, MemoryPlan]) -> None:
+    """Print the ways to train side by side."""
+    heading("Side by side")
+    values = {
+        "trained": [f"{plan.trainable:,}" for plan in plans.values()],
+        "weights": [
+            size_text(plan.base_weights_bytes + plan.adapter_bytes) for plan in plans.values()
+        ],
+        "gradients": [size_text(plan.gradient_bytes) for plan in plans.values()],
+        "optimizer": [size_text(plan.optimizer_bytes) for plan in plans.values()],
+        "activations": [size_text(plan.saved_activation_bytes) for plan in plans.values()],
+        "peak": [size_text(plan.peak_bytes) for plan in plans.values()],
+        "saved": [size_text(plan.adapter_file_bytes) for plan in plans.values()],
+        "fits": [{True: "yes", False: "no", None: "?"}[plan.fits] for plan in plans.values()],
+    }
+    table(("", *plans), [(name, *cells) for name, cells in values.items()], max_width=_MAX_WIDTH)
+
+
+def show_changes(changes: Sequence[Change], own: MemoryPlan) -> None:
+    """Print what would make a run fit, and what each change saves."""
+    heading("What would save memory")
+    if not changes:
+        say("  Nothing lorakit knows of. Choose a smaller model.")
+        return
+    table(
+        ("change", "saves", "needs then", "fits"),
+        [
+            (
+                change.name,
+                size_text(change.saves_bytes),
+                size_text(change.plan.needed_bytes),
+                "yes" if change.plan.fits else "no",
+            )
+            for change in changes
+        ],
+        max_width=_MAX_WIDTH,
+    )
+    for change in changes:
+        if len(change.overrides) <= _FEW_OVERRIDES:
+            say(f"  {change.name}: {' '.join(map(quoted, change.overrides))}")
+
+
+def show_measurement(found: Measurement, own: MemoryPlan) -> None:
+    """Print how long real steps took and what they took, beside the plan."""
+    heading("Measured")
+    share = found.memory.peak_bytes / max(own.peak_bytes, 1) - 1
+    size = size_text(found.memory.peak_bytes)
+    pairs(
+        {
+            "a step": duration_text(found.step_s),
+            "the run": f"about {duration_text(found.run_s)}, evaluations not included",
+            "tensors at the peak": f"{size} ({share:+.1%} of the plan)",
+        }
+    )

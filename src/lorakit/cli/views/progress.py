@@ -1,0 +1,136 @@
+"""Draw a training run from its events: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from lorakit.cli.views.console import console, duration_text, number_text
+from lorakit.errors import escaped
+
+if TYPE_CHECKING:
+    from lorakit.config import TaskType
+
+WIDTH_BESIDE_BAR = 52  # columns: counts, loss, learning rate and time left
+MAX_BAR_WIDTH = 40
+MIN_BAR_WIDTH = 5
+SHOWN_METRICS = 5  # in one line; all of them are in metrics.jsonl
+
+
+class TrainingProgress:
+    """Listens to a run's "step" and "evaluation" events; a context that ends with the bar."""
+
+    def __init__(self) -> None:
+        self._console: Console = console()
+        self._bar: Progress | None = None
+        self._task: Any = None
+        self._began_s = 0.0
+        self._first_step = 0
+        self._name: Callable[[str], str] = metric_name
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End the bar, so that other things can be printed."""
+        if self._bar is not None:
+            self._bar.stop()
+        self._bar, self._began_s = None, 0.0
+
+    def name_metrics(self, task_type: TaskType, labels: Sequence[str] | None) -> None:
+        """Call the metrics of a task as its report does."""
+        from lorakit.adapters.inference_settings import InferenceSettings
+        from lorakit.analysis.metric_text import metric_text
+
+        settings = InferenceSettings(task_type=task_type, labels=tuple(labels or ()))
+        self._name = lambda key: metric_text(key, settings)
+
+    def step(self, payload: Mapping[str, Any]) -> None:
+        """Show how far training is.
+
+        Args:
+            payload: "step", "max_steps", "epoch", "loss", "learning_rate", and "logged", which
+                is true where the values are new.
+        """
+        if not self._began_s:
+            self._began_s, self._first_step = time.monotonic(), int(payload["step"])
+        if self._console.is_terminal:
+            bar = self._bar or self._start(payload)
+            bar.update(
+                self._task,
+                completed=payload["step"],
+                loss=_value("loss", payload["loss"]),
+                rate=_value("lr", payload["learning_rate"]),
+            )
+        elif payload["logged"]:
+            self._line(
+                f"step {payload['step']}/{payload['max_steps']}"
+                f"  epoch {payload['epoch']:.2f}"
+                f"  {_value('loss', payload['loss'])}  {_value('lr', payload['learning_rate'])}"
+                f"{self._time_left(payload)}"
+            )
+
+    def evaluation(self, payload: Mapping[str, Any]) -> None:
+        """Show the first metrics of an evaluation.
+
+        Args:
+            payload: "step", "epoch" and "metrics".
+        """
+        epoch = payload.get("epoch") or 0
+        first = dict(islice(payload["metrics"].items(), SHOWN_METRICS))
+        more = ", ..." if len(first) < len(payload["metrics"]) else ""
+        shown = ", ".join(f"{self._name(key)} {number_text(value)}" for key, value in first.items())
+        self._line(f"after epoch {epoch:.4g}: {shown}{more}")
+
+    def _start(self, payload: Mapping[str, Any]) -> Progress:
+        width = min(MAX_BAR_WIDTH, max(MIN_BAR_WIDTH, self._console.width - WIDTH_BESIDE_BAR))
+        self._bar = Progress(
+            BarColumn(bar_width=width),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[loss]}"),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+        )
+        self._task = self._bar.add_task("", total=payload["max_steps"], loss="", rate="")
+        self._bar.start()
+        return self._bar
+
+    def _time_left(self, payload: Mapping[str, Any]) -> str:
+        done = payload["step"] - self._first_step
+        if done <= 0 or payload["step"] >= payload["max_steps"]:
+            return ""
+        per_step_s = (time.monotonic() - self._began_s) / done
+        return f"  left {duration_text(per_step_s * (payload['max_steps'] - payload['step']))}"
+
+    def _line(self, text: str) -> None:
+        self._console.print(escaped(text), soft_wrap=True)
+
+
+def _value(name: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{name} {value:.4f}" if name == "loss" else f"{name} {value:.1e}"
+
+
+def metric_name(key: str) -> str:
+    """Return a metric's key as words.
+
+    >>> metric_name("eval_roc_auc")
+    'roc auc'
+    """
+    return key.removeprefix("eval_").replace("_", " ")

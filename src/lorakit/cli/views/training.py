@@ -1,0 +1,96 @@
+"""Draw a run from its events."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from lorakit.cli.views.console import heading, number_text, pairs, say, table
+from lorakit.cli.views.progress import TrainingProgress
+
+if TYPE_CHECKING:
+    from lorakit.injection import Injection, ParameterCount
+
+
+class RunView:
+    """Takes a run's events and draws each."""
+
+    def __init__(self) -> None:
+        self.progress = TrainingProgress()
+        self.is_open = False
+        self.is_finished = False
+
+    def __enter__(self) -> RunView:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.progress.stop()
+
+    def __call__(self, event: str, payload: dict[str, Any]) -> None:
+        """Draw one event."""
+        if event == "data":
+            show_data(payload)
+            self.progress.name_metrics(payload["task_type"], payload["labels"])
+        elif event == "injected":
+            show_injection(payload["injection"], payload["parameter_count"])
+        elif event == "run_opened":
+            self.is_open = True
+            show_opening(payload)
+        elif event == "notes":
+            for note in payload["notes"]:
+                say(f"  {note}")
+        elif event == "step":
+            self.progress.step(payload)
+        elif event == "evaluation":
+            self.progress.evaluation(payload)
+        elif event == "finished":
+            self.is_finished = True
+            self.progress.stop()
+
+
+def show_data(payload: Mapping[str, Any]) -> None:
+    """Print how many examples there are, and what was done to them."""
+    heading("Data")
+    pairs(
+        {
+            "training examples": number_text(payload["train_rows"]),
+            "validation examples": number_text(payload["validation_rows"]) or "none",
+        }
+    )
+    for note in payload["notes"]:
+        say(f"  {note}")
+
+
+def show_injection(injection: Injection, count: ParameterCount) -> None:
+    """Print what the adapter matched, and how many parameters are trained."""
+    heading("Adapter")
+    rows = injection.rows()
+    columns = list(rows[0]) if rows else []
+    table(columns, [[number_text(row[name]) for name in columns] for row in rows])
+    if injection.heads:
+        say(f"  trained in full: {', '.join(injection.heads)}")
+    if injection.biases:
+        say(f"  trained biases: {len(injection.biases)}")
+    for paths, count_of_rows in injection.tokens:
+        say(f"  trained tokens: {count_of_rows} of {' = '.join(paths)}")
+    for path, reason in injection.skipped:
+        if path not in injection.heads:
+            say(f"  left out: {path} ({reason})")
+    say(
+        f"  trainable: {count.trainable:,} of {count.total:,} parameters "
+        f"({100 * count.trainable_share:.4g}%)"
+    )
+    for note in injection.notes:
+        say(f"  {note}")
+    say(f"  dtypes: factors {injection.factor_dtype}, base {injection.base_dtype}")
+
+
+def show_opening(payload: Mapping[str, Any]) -> None:
+    """Print where the run is written and where a resumed one goes on."""
+    heading(f"Training in {payload['path']}")
+    if payload["resumed_from"]:
+        say(f"  going on from {payload['resumed_from']}")
+    for path, problem in payload["removed"].items():
+        say(f"  removed {path}: {problem}")
+    if payload["note"]:
+        say(f"  {payload['note']}")

@@ -1,0 +1,21 @@
+"""Configurations: frozen and strict, with PEFT's field names and meanings."""
+
+from lorakit.config.lora_config import (
+    Count,
+    LoraConfig,
+    QuantizationConfig,
+    Rank,
+    StrictConfig,
+    TaskType,
+    matching_pattern,
+)
+
+__all__ = [
+    "Count",
+    "LoraConfig",
+    "QuantizationConfig",
+    "Rank",
+    "StrictConfig",
+    "TaskType",
+    "matching_pattern",
+]

@@ -1,0 +1,230 @@
+"""Conversations rendered with the chat template, and which of their tokens count."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from lorakit.data.conversations import Conversation, conversation_of, named_columns
+from lorakit.data.text_formats import CountedIds, common_prefix_length
+from lorakit.data.tokenizers import chat_columns, rendered
+from lorakit.errors import ConfigError, DataError, LorakitError, MissingFileError
+
+TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError, KeyError, AttributeError)
+"""What a template raises by itself, or where it meets a value of a kind it does not expect."""
+
+_CANNOT_LEAVE_OUT = (
+    "A message of weight 0 cannot be left out: the chat template of '{name}' renders a "
+    "conversation differently once more messages follow, so its tokens cannot be told from the "
+    "others. Remove the weight, or end the conversation before this message."
+)
+_PROMPT_CHANGES = (
+    "The completion cannot be told from the prompt: the chat template of '{name}' renders the "
+    "prompt differently once the completion follows. Give a template that does not, in "
+    "training.chat_template_path, or set training.completion_only_loss=false to count the "
+    "prompt's answers too."
+)
+_CANNOT_COUNT = (
+    "The assistant's tokens cannot be told from the others: the chat template of '{name}' has no "
+    "{{% generation %}} markers around them (with the end-of-turn token inside), and it renders a "
+    "conversation differently once more messages follow. Add the markers and name the template in "
+    "training.chat_template_path, or set training.assistant_only_loss=false to count every token."
+)
+
+
+class ChatEncoder:
+    """Turns a row of messages into token ids, counting what the assistant says.
+
+    Where prompt and completion stand in two columns, nothing of the prompt counts.
+
+    Where the template marks the assistant's words (or TRL knows a template of the same model that
+    does), its marks are taken. Otherwise a conversation is rendered message by message: what each
+    assistant message adds is the assistant's, its end-of-turn token included.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        columns: Sequence[str],
+        assistant_only: bool,
+        name: str,
+        *,
+        counts_prompts: bool = False,
+    ) -> None:
+        """Choose how the assistant's tokens are found.
+
+        Args:
+            tokenizer: The base model's, with a chat template.
+            columns: Column of the messages, or those of the prompt's and the completion's.
+            assistant_only: Whether only the assistant's tokens count in the loss.
+            name: What to call the model in an error.
+            counts_prompts: Whether prompts count like completions.
+
+        Raises:
+            ConfigError: The tokenizer has no chat template.
+        """
+        if not tokenizer.chat_template:
+            raise ConfigError(
+                f"Messages cannot be rendered: the tokenizer of '{name}' in model has no chat "
+                "template. Name a Jinja file in training.chat_template_path, choose a chat model, "
+                "or give the examples as prompt and completion texts."
+            )
+        self._tokenizer = tokenizer
+        self._columns = tuple(columns)
+        self._counts_prompts = counts_prompts
+        self._assistant_only = assistant_only
+        self._name = name
+        self._marked = _marked_template(tokenizer) if assistant_only else None
+        self._parts = wants_parts(tokenizer)
+
+    def __call__(self, row: Mapping[str, Any]) -> CountedIds:
+        """Return the ids of one conversation and which of them count.
+
+        Raises:
+            MalformedConversationError: It is no conversation, as `check_conversations` would say.
+            ConfigError: The template gives no way to tell the assistant's tokens.
+            DataError: The template refuses the conversation; its reason is passed on.
+        """
+        talk = conversation_of(row, *self._columns)
+        if self._counts_prompts:
+            talk = replace(talk, prompt_turns=0)
+        if self._parts:
+            talk = replace(talk, messages=as_parts(talk.messages))
+        try:
+            if not self._assistant_only:
+                ids = self._render(talk)
+                return self._trained(talk, CountedIds(ids, [True] * len(ids)))
+            if self._marked is not None:
+                return self._trained(talk, self._by_marks(talk), chat_template=self._marked)
+            return self._by_prefix(talk)
+        except LorakitError:
+            raise
+        except TEMPLATE_ERRORS as error:
+            raise DataError(
+                f"The chat template of '{self._name}' refuses a conversation in "
+                f"{named_columns(self._columns)} that starts with {talk.messages[0]}: {error}. "
+                "Repair or remove it."
+            ) from error
+
+    def _render(self, talk: Conversation, end: int | None = None, **more: Any) -> list[int]:
+        """Return the ids of the messages before `end`."""
+        options = talk.options | more
+        columns = chat_columns(self._tokenizer, talk.messages[:end], **options)
+        return list(columns["input_ids"])
+
+    def _by_marks(self, talk: Conversation) -> CountedIds:
+        made = chat_columns(
+            self._tokenizer,
+            talk.messages,
+            return_assistant_tokens_mask=True,
+            chat_template=self._marked,
+            **talk.options,
+        )
+        return CountedIds(list(made["input_ids"]), [bool(m) for m in made["assistant_masks"]])
+
+    def _by_prefix(self, talk: Conversation) -> CountedIds:
+        whole = self._render(talk)
+        counted = [False] * len(whole)
+        for turn, message in enumerate(talk.messages):
+            is_left_out = turn < talk.prompt_turns or turn in talk.untrained
+            if message["role"] != "assistant" or turn == 0 or is_left_out:
+                continue
+            before = self._render(talk, turn, add_generation_prompt=True)
+            until = self._render(talk, turn + 1)
+            if whole[: len(before)] != before or whole[: len(until)] != until:
+                raise ConfigError(_CANNOT_COUNT.format(name=self._name))
+            counted[len(before) : len(until)] = [True] * (len(until) - len(before))
+        return CountedIds(whole, counted)
+
+    def _trained(self, talk: Conversation, made: CountedIds, **more: Any) -> CountedIds:
+        """Leave out the tokens of the prompt and those of messages of weight 0."""
+        start = self._prompt_length(talk, made.ids, **more) if talk.prompt_turns else 0
+        counted = [c and position >= start for position, c in enumerate(made.counted)]
+        for turn in sorted(talk.untrained - set(range(talk.prompt_turns))):
+            before = self._render(talk, turn, **more) if turn else []
+            until = self._render(talk, turn + 1, **more)
+            if made.ids[: len(before)] != before or made.ids[: len(until)] != until:
+                raise ConfigError(_CANNOT_LEAVE_OUT.format(name=self._name))
+            counted[len(before) : len(until)] = [False] * (len(until) - len(before))
+        return CountedIds(made.ids, counted)
+
+    def _prompt_length(self, talk: Conversation, whole: Sequence[int], **more: Any) -> int:
+        """Return how many ids come before the completion, what opens its first turn included."""
+        alone = self._render(talk, talk.prompt_turns, **more)
+        if list(whole[: len(alone)]) != alone:
+            raise ConfigError(_PROMPT_CHANGES.format(name=self._name))
+        if talk.messages[talk.prompt_turns]["role"] != "assistant":
+            return len(alone)
+        asked = self._render(talk, talk.prompt_turns, add_generation_prompt=True, **more)
+        return common_prefix_length(asked, whole)
+
+
+def _marked_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Return a template that marks the assistant's words and end-of-turn token, if there is one."""
+    from trl.chat_template_utils import (
+        get_training_chat_template,
+        is_chat_template_stop_token_trained,
+    )
+
+    template = tokenizer.chat_template
+    own: str = template["default"] if isinstance(template, dict) else template
+    try:
+        known = get_training_chat_template(tokenizer)
+    except (ValueError, TemplateError):
+        known = None if not _has_marks(own) else own
+    candidate = own if known is None and _has_marks(own) else known
+    if candidate is None or not is_chat_template_stop_token_trained(tokenizer, candidate):
+        return None
+    return candidate
+
+
+def _has_marks(template: str) -> bool:
+    from trl.chat_template_utils import has_generation_markers
+
+    return has_generation_markers(template)
+
+
+def as_parts(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return messages whose texts are lists of one part.
+
+    >>> as_parts([{"role": "user", "content": "hi"}])
+    [{'role': 'user', 'content': [{'type': 'text', 'text': 'hi'}]}]
+    """
+    return [
+        {**message, "content": [{"type": "text", "text": message["content"]}]}
+        if isinstance(message.get("content"), str)
+        else message
+        for message in messages
+    ]
+
+
+def wants_parts(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether a chat template shows texts in parts only, as some of image models do."""
+    probe = [{"role": "user", "content": "probe"}]
+    shown = []
+    for messages in (probe, as_parts(probe)):
+        try:
+            shown.append("probe" in rendered(tokenizer, messages))
+        except TEMPLATE_ERRORS:
+            shown.append(False)
+    return shown == [False, True]
+
+
+def read_template(path: str) -> str:
+    """Read a chat template from a Jinja file.
+
+    Raises:
+        MissingFileError: There is no such file.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise MissingFileError(
+            f"No chat template in training.chat_template_path: got '{path}', expected a Jinja file "
+            "that is there. Check the path; it is taken from the current directory."
+        )
+    return file.read_text(encoding="utf-8")

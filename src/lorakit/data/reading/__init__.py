@@ -1,0 +1,1 @@
+"""Reading data files: csv, json, parquet, saved datasets and the hub."""

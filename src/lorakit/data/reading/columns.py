@@ -1,0 +1,71 @@
+"""Columns of a dataset: which there are, and what an empty cell is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from datasets import (
+    Dataset,
+    disable_progress_bars,
+    enable_progress_bars,
+    is_progress_bar_enabled,
+)
+
+from lorakit.data.reading.positions import Place
+from lorakit.errors import DataError, did_you_mean, escaped, first_few
+
+_COLUMNS_SHOWN = 25
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Keep the datasets library from drawing a progress bar for each step of its work."""
+    if not is_progress_bar_enabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
+
+
+def require_columns(dataset: Dataset, columns: Mapping[str, str], where: Place | str) -> None:
+    """Check that a dataset has the columns a recipe names.
+
+    Args:
+        dataset: The examples.
+        columns: The wanted column by the recipe key that names it.
+        where: What to call the examples in the error.
+
+    Raises:
+        DataError: Lists every missing column, the columns there are and the nearest one.
+    """
+    there = dataset.column_names
+    missing = {key: column for key, column in columns.items() if column not in there}
+    if missing:
+        problems = [
+            f"{key}: got '{column}', expected a column of the data.{did_you_mean(column, there)}"
+            for key, column in missing.items()
+        ]
+        raise DataError(
+            f"Columns are missing in {where}: {' '.join(problems)} Columns there are: "
+            f"{first_few(there, _COLUMNS_SHOWN)}. Name them in the recipe, as in "
+            f"{next(iter(missing))}={there[0] if there else 'COLUMN'}."
+        )
+
+
+def unused_note(dataset: Dataset, used: Iterable[str]) -> list[str]:
+    """Say which columns are not used, if any: one of them may have been meant."""
+    known = set(used)
+    unused = [escaped(name) for name in dataset.column_names if name not in known]
+    return [f"Columns that are not used: {first_few(unused, 10)}."] if unused else []
+
+
+def is_missing(value: Any) -> bool:
+    """Return whether a cell holds nothing: None, NaN, or a text without a visible character."""
+    if isinstance(value, str):
+        return not value.strip()
+    return value is None or (isinstance(value, float) and value != value)

@@ -1,0 +1,166 @@
+"""Read csv files: every cell is the text that is written there."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+import pyarrow as pa
+
+from lorakit.data.reading.file_text import text_of
+from lorakit.data.reading.table import CHUNK_EXAMPLES, FileExamples, dataset_of, require_names
+from lorakit.errors import DataError, escaped, first_few
+
+_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+_SAMPLE_CHARACTERS = 1 << 16
+_SAMPLE_RECORDS = 50
+_LONGEST_CELL = 2**31 - 1
+"""In characters; Python's own limit is 131,072, fewer than some documents have."""
+
+
+def read_csv(path: Path, key: str, delimiter: str | None = None) -> FileExamples:
+    """Read a csv file whose first record names the columns.
+
+    Cells are texts as written: `007` stays `007`, `true` stays `true`, and "NA" is a text too. An
+    empty cell is a missing value, with or without quotes.
+
+    Args:
+        path: The file.
+        key: The recipe key that names it.
+        delimiter: What separates cells; None takes tabs for .tsv and looks at the file otherwise.
+
+    Raises:
+        DataError: Names the lines that have more or fewer cells than the header, a quote that is
+            not closed, columns of one name, or bytes that are not UTF-8.
+    """
+    if delimiter is None and path.suffix.lower() == ".tsv":
+        delimiter = "\t"
+    with text_of(path, key) as stream, _long_cells():
+        notes = []
+        found = delimiter or _delimiter(stream)
+        if delimiter is None and found != ",":
+            notes.append(f"'{path}' is read as separated by {_DELIMITERS[found]} (data.delimiter).")
+        table, lines, spaced = _read(stream, found, f"{key}: got '{path}'")
+        if spaced:
+            notes.append(f"Spaces around the column names of '{path}' were removed.")
+    return FileExamples(dataset_of(table), lines, tuple(notes))
+
+
+@contextmanager
+def _long_cells() -> Iterator[None]:
+    before = csv.field_size_limit(_LONGEST_CELL)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+def _delimiter(stream: TextIO) -> str:
+    """Return what separates the cells: the first that gives every record as many as the header."""
+    sample = stream.read(_SAMPLE_CHARACTERS)
+    stream.seek(0)
+    lines = sample.splitlines(keepends=True)
+    if len(sample) == _SAMPLE_CHARACTERS and len(lines) > 1:
+        lines.pop()  # cut anywhere
+    widths = {mark: _widths(lines, mark) for mark in _DELIMITERS}
+    several = [mark for mark, found in widths.items() if found and found[0] > 1]
+    even = [mark for mark in several if len(set(widths[mark])) == 1]
+    return next(iter(even or several), ",")
+
+
+def _widths(lines: Sequence[str], delimiter: str) -> list[int]:
+    records = csv.reader(lines, delimiter=delimiter)
+    try:
+        return [len(record) for record in islice(filter(None, records), _SAMPLE_RECORDS)]
+    except csv.Error:
+        return []
+
+
+def _read(stream: TextIO, delimiter: str, where: str) -> tuple[pa.Table, np.ndarray, bool]:
+    """Return the table, the line of each example, and whether column names were stripped."""
+    records = _records(stream, delimiter, where)
+    first = next(records, None)
+    if first is None:
+        return pa.table({}), np.array([], dtype=np.int64), False
+    written = first[1]
+    header = _column_names(written, where)
+    chunks: list[list[pa.Array]] = []
+    lines: list[int] = []
+    ragged: dict[int, list[int]] = {}
+    while part := list(islice(records, CHUNK_EXAMPLES)):
+        for line, cells in part:
+            if len(cells) != len(header):
+                ragged.setdefault(len(cells), []).append(line)
+        if not ragged:
+            lines += [line for line, _ in part]
+            columns = zip(*(cells for _, cells in part), strict=True)
+            chunks.append([pa.array([c or None for c in cells], pa.string()) for cells in columns])
+    if ragged:
+        raise DataError(_ragged(ragged, len(header), delimiter, where))
+    columns = [
+        pa.chunked_array([chunk[index] for chunk in chunks], pa.string())
+        for index in range(len(header))
+    ]
+    spaced = any(name != name.strip() for name in written)
+    return pa.table(columns, names=header), np.array(lines, dtype=np.int64), spaced
+
+
+def _records(stream: TextIO, delimiter: str, where: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield each record that is not a blank line, with the line on which it begins."""
+    reader = csv.reader(stream, delimiter=delimiter, strict=True)
+    while True:
+        line = reader.line_num + 1
+        try:
+            record = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise DataError(_malformed(error, line, reader.line_num, where)) from error
+        if len(record) > 1 or (record and record[0].strip()):
+            yield line, record
+
+
+def _malformed(error: csv.Error, line: int, last: int, where: str) -> str:
+    if "unexpected end of data" in str(error):
+        problem = f"in which a quote opened in the record of line {line} is never closed"
+    elif "expected after" in str(error):
+        problem = f"in whose line {last} text follows the quote that closes a cell"
+    else:
+        problem = f"whose line {last} cannot be read ({error})"
+    return (
+        f"Could not read {where}, {problem}, expected csv. Write a quote inside a quoted cell "
+        'twice ("").'
+    )
+
+
+def _column_names(written: Sequence[str], where: str) -> list[str]:
+    """Return the names of the columns; one without a name, as of an index, gets its number."""
+    names = [name.strip() or f"Unnamed: {index}" for index, name in enumerate(written)]
+    repeated = [escaped(name) for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise DataError(
+            f"Could not read {where}, which has several columns called "
+            f"'{first_few(repeated)}', expected each name once. Rename or remove them."
+        )
+    require_names(names, where)
+    return names
+
+
+def _ragged(ragged: dict[int, list[int]], width: int, delimiter: str, where: str) -> str:
+    problems = [
+        f"{'line' if len(lines) == 1 else 'lines'} {first_few(map(str, lines), 5)} "
+        f"{'has' if len(lines) == 1 else 'have'} {cells} cell{'' if cells == 1 else 's'}"
+        for cells, lines in sorted(ragged.items())
+    ]
+    mark = {",": "comma", ";": "semicolon", "\t": "tab"}.get(delimiter, f"'{delimiter}'")
+    return (
+        f"Could not read {where}, whose {first_few(problems)}, expected {width} as "
+        f"the header has. Put quotes around a cell with a {mark} or a line break in it, or say "
+        "what separates cells in data.delimiter."
+    )

@@ -1,0 +1,111 @@
+"""Columns from objects: a plain type where all values have one, else the values as written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from datasets import Features
+
+from lorakit.data.reading.table import CHUNK_EXAMPLES, FileExamples, dataset_of, require_names
+from lorakit.data.reading.written_json import WrittenJson, json_array
+from lorakit.errors import DataError, escaped
+
+_PLAIN = {str: pa.string(), bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
+_WRITTEN = pa.json_()
+_UNKNOWN = {pa.null(): pa.string(), pa.list_(pa.null()): pa.list_(pa.string())}
+
+
+def columns_of(
+    records: Iterable[tuple[int | None, dict[str, Any]]], where: str, note: str | None
+) -> FileExamples:
+    """Return objects as a table.
+
+    A column whose values are all texts, integers, fractions, truth values or lists of one of these
+    has that type, wherever in the file they stand; any other keeps each value as it is written. A
+    key that an object does not have is a missing value.
+
+    Args:
+        records: The line of each object, if it is known, and the object.
+        where: The recipe key and the file, for errors.
+        note: How the file was understood.
+
+    Raises:
+        DataError: A text holds half a surrogate pair, which no tokenizer takes.
+    """
+    iterator = iter(records)
+    columns: dict[str, list[pa.Array]] = {}
+    lines: list[int | None] = []
+    while part := list(islice(iterator, CHUNK_EXAMPLES)):
+        objects = [value for _, value in part]
+        for name in dict.fromkeys(name for value in objects for name in value):
+            if name not in columns:
+                columns[name] = [pa.nulls(len(lines))]
+        for name, chunks in columns.items():
+            chunks.append(_array([value.get(name) for value in objects], name, where))
+        lines += [line for line, _ in part]
+    require_names(columns, where)
+    made = {name: _joined(chunks) for name, chunks in columns.items()}
+    table = pa.table(made)
+    features: dict[str, Any] = dict(Features.from_arrow_schema(table.schema))
+    for name, column in made.items():
+        if column.type == _WRITTEN:
+            features[name] = WrittenJson()
+    numbers = None if None in lines else np.array(lines, dtype=np.int64)
+    return FileExamples(dataset_of(table, features), numbers, () if note is None else (note,))
+
+
+def _array(values: list[Any], name: str, where: str) -> pa.Array:
+    try:
+        kind = _type_of(values)
+        return json_array(values) if kind == _WRITTEN else pa.array(values, kind)
+    except UnicodeEncodeError:
+        raise DataError(
+            f"Could not read {where}, whose column '{escaped(name)}' holds half a surrogate pair "
+            "(\\ud800 to \\udfff), expected whole characters. Repair or remove the text."
+        ) from None
+
+
+def _type_of(values: list[Any]) -> pa.DataType:
+    kinds = {type(value) for value in values} - {type(None)}
+    if not kinds:
+        return pa.null()
+    if kinds == {list}:
+        items = [item for value in values if value is not None for item in value]
+        inner = _type_of(items)
+        is_plain = inner in _PLAIN.values() or not items
+        return pa.list_(inner) if is_plain else _WRITTEN
+    plain = _PLAIN.get(next(iter(kinds))) if len(kinds) == 1 else None
+    if plain == pa.int64() and any(v is not None and abs(v) >= 2**63 for v in values):
+        return _WRITTEN
+    return _WRITTEN if plain is None else plain
+
+
+def _joined(chunks: list[pa.Array]) -> pa.ChunkedArray:
+    """Return the chunks as one column of the type that all of them fit."""
+    kind = pa.null()
+    for chunk in chunks:
+        kind = _common(kind, chunk.type)
+    if kind == _WRITTEN:
+        return pa.chunked_array([_as_written(chunk) for chunk in chunks], kind)
+    if kind in _UNKNOWN:  # nothing but missing values, or empty lists: nothing says of what
+        kind = _UNKNOWN[kind]
+    return pa.chunked_array([chunk.cast(kind) for chunk in chunks], kind)
+
+
+def _common(one: pa.DataType, other: pa.DataType) -> pa.DataType:
+    if one == other or pa.types.is_null(other):
+        return one
+    if pa.types.is_null(one):
+        return other
+    if pa.types.is_list(one) and pa.types.is_list(other):
+        inner = _common(one.value_type, other.value_type)
+        return _WRITTEN if inner == _WRITTEN else pa.list_(inner)
+    return _WRITTEN
+
+
+def _as_written(chunk: pa.Array) -> pa.Array:
+    return chunk if chunk.type == _WRITTEN else json_array(chunk.to_pylist())

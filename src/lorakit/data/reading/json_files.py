@@ -1,0 +1,166 @@
+"""Read json and jsonl files: every value as it is written, nulls included."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from lorakit.data.reading.file_text import text_of
+from lorakit.data.reading.json_columns import columns_of
+from lorakit.data.reading.table import FileExamples
+from lorakit.errors import DataError, escaped, first_few
+
+_KINDS = {dict: "an object", list: "a list", str: "a text", bool: "true or false"}
+_SHOWN = 'expected one JSON object for each example, such as {"text": "..."}'
+_CHAT_KEYS = ("role", "from")
+
+
+def read_json(path: Path, key: str) -> FileExamples:
+    """Read examples from JSON: one object a line, a list of objects, or columns of lists.
+
+    A document `{"data": [...]}` with one list of objects is read as that list.
+
+    Args:
+        path: The file.
+        key: The recipe key that names it.
+
+    Raises:
+        DataError: Names the line that is no JSON or no object.
+    """
+    where = f"{key}: got '{path}'"
+    with text_of(path, key) as stream:
+        try:
+            if _is_one_document(stream):
+                document = _parsed(stream.read(), where, None)
+                is_lines = path.suffix.lower() == ".jsonl"  # an object there is one example
+                records, note = _examples_of(document, where, may_be_columns=not is_lines)
+                return columns_of(((None, record) for record in records), where, note)
+            return columns_of(_lines(stream, where), where, None)
+        except RecursionError:
+            raise DataError(
+                f"Could not read {where}, which is nested too deeply, expected lists and objects a "
+                "few levels deep. Flatten the values, or store them as text."
+            ) from None
+
+
+def _is_one_document(stream: TextIO) -> bool:
+    """Return whether a file is one JSON value; else it has one in each line. Rewinds it."""
+    first = next((line for line in stream if line.strip()), "")
+    has_more = any(line.strip() for line in stream)
+    stream.seek(0)
+    if not first.lstrip().startswith(("{", "[")):
+        return False
+    try:
+        json.loads(first)
+    except ValueError as error:
+        # A line that ends too early is the beginning of a document over several lines.
+        return has_more and getattr(error, "pos", 0) >= len(first.rstrip())
+    return not has_more
+
+
+def _lines(stream: TextIO, where: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(stream, start=1):
+        if line.strip():
+            value = _parsed(line, where, number)
+            if not isinstance(value, dict):
+                raise DataError(
+                    f"Could not read {where}, whose line {number} is {_kind(value)}, {_SHOWN}. "
+                    "Repair or remove the line."
+                )
+            yield number, value
+
+
+def _parsed(text: str, where: str, line: int | None) -> Any:
+    try:
+        return _DECODER.decode(text)
+    except json.JSONDecodeError as error:
+        at = f"line {line or error.lineno}, column {error.colno}"
+        near = escaped(text[error.pos :].strip()[:20])
+        reason = error.msg[:1].lower() + error.msg[1:]
+        raise DataError(
+            f"Could not read {where}, which is no JSON at {at} ({reason}"
+            f"{f', before `{near}`' if near else ''}), {_SHOWN}. Repair or remove it."
+        ) from None
+    except ValueError as error:  # a key that stands twice, an integer of thousands of digits
+        at = f" in line {line}" if line else ""
+        reason = str(error).partition(";")[0]
+        raise DataError(
+            f"Could not read {where}, which holds what cannot be read{at} ({reason}), {_SHOWN}. "
+            "Repair or remove it."
+        ) from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key '{escaped(twice)}' stands twice in one object")
+    return made
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)
+
+
+def _examples_of(
+    document: Any, where: str, *, may_be_columns: bool
+) -> tuple[list[dict[str, Any]], str | None]:
+    """Return the examples of one JSON value, and how it was understood."""
+    if isinstance(document, list):
+        for number, value in enumerate(document, start=1):
+            if not isinstance(value, dict):
+                raise DataError(
+                    f"Could not read {where}, whose item {number} is {_kind(value)}, {_SHOWN}. "
+                    "Repair or remove it."
+                )
+        return document, None
+    lists = {key: value for key, value in document.items() if isinstance(value, list)}
+    tables = {key: value for key, value in lists.items() if _is_list_of_examples(value)}
+    if len(tables) == 1 and len(lists) == 1:
+        name, examples = next(iter(tables.items()))
+        return examples, f"The examples are those under '{escaped(name)}' of the file."
+    if len(tables) > 1 and len(tables) == len(lists):
+        raise DataError(
+            f"Could not read {where}, which has several lists of examples "
+            f"({first_few(map(escaped, tables))}), expected one. Write each to a file, and name "
+            "them in data.train and data.validation."
+        )
+    return _transposed(document, where) if may_be_columns else ([document], None)
+
+
+def _transposed(document: dict[str, Any], where: str) -> tuple[list[dict[str, Any]], str | None]:
+    """Return the examples of columns, which are lists, or mappings by index as pandas writes."""
+    columns = document
+    if document and all(isinstance(value, dict) for value in document.values()):
+        indices = list(next(iter(document.values())))
+        if all(list(value) == indices for value in document.values()):
+            columns = {name: list(value.values()) for name, value in document.items()}
+    if not columns or not all(map(_is_column, columns.values())):
+        return [document], None
+    sizes = {name: len(value) for name, value in columns.items()}
+    if len(set(sizes.values())) > 1:
+        said = ", ".join(f"{size} in '{escaped(name)}'" for name, size in list(sizes.items())[:5])
+        raise DataError(
+            f"Could not read {where}, whose columns have different lengths ({said}), {_SHOWN}. "
+            "Repair the file."
+        )
+    rows = zip(*columns.values(), strict=True)
+    note = f"The file is read as columns: {first_few(map(escaped, columns), 10)}."
+    return [dict(zip(columns, row, strict=True)) for row in rows], note
+
+
+def _is_list_of_examples(value: list[Any]) -> bool:
+    return bool(value) and all(isinstance(item, dict) for item in value) and _is_column(value)
+
+
+def _is_column(value: Any) -> bool:
+    """Return whether a value is a list with an item for each example, not of messages of one."""
+    return isinstance(value, list) and not any(
+        isinstance(item, dict) and any(key in item for key in _CHAT_KEYS) for item in value
+    )
+
+
+def _kind(value: Any) -> str:
+    return _KINDS.get(type(value)) or ("null" if value is None else "a number")

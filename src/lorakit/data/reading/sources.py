@@ -1,0 +1,202 @@
+"""Find the examples that a recipe names: files, saved datasets and the Hugging Face hub."""
+
+from __future__ import annotations
+
+import os
+from difflib import get_close_matches
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as parquet
+from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+
+from lorakit.data.reading.csv_files import read_csv
+from lorakit.data.reading.json_files import read_json
+from lorakit.data.reading.table import FileExamples, dataset_of
+from lorakit.errors import DataError, LorakitError, MissingFileError, did_you_mean
+from lorakit.libraries.hub import cache_alone_if_unreachable, why_fetching_failed
+
+TEXT_TABLES = (".csv", ".tsv")
+ENDINGS = (*TEXT_TABLES, ".json", ".jsonl", ".parquet")
+"""The file endings that can be read."""
+
+
+def read_source(
+    name: str, subset: str | None, key: str, delimiter: str | None = None
+) -> FileExamples | DatasetDict:
+    """Read the examples of a file, a saved dataset or a hub dataset.
+
+    Files are read whole each time, never from a cache: a file that was replaced is read as it is
+    now, whatever its date says.
+
+    Args:
+        name: What the recipe names.
+        subset: Configuration of a hub dataset.
+        key: The recipe key that names it.
+        delimiter: What separates the cells of a csv file; None finds out.
+
+    Raises:
+        MissingFileError: It is not there or cannot be reached.
+        DataError: It cannot be read.
+    """
+    path = Path(name).expanduser()
+    try:
+        if path.is_dir():
+            source = _read_saved(path, key)
+        elif path.is_file():
+            return _read_file(path, key, delimiter)
+        elif _looks_like_a_path(name):
+            raise MissingFileError(_missing(path, key))
+        else:
+            source = _read_hub(name, subset, key)
+    except LorakitError:
+        raise
+    except OSError as error:  # no permission, a name that is too long, a disk that fails
+        reason = error.strerror or type(error).__name__
+        raise DataError(
+            f"Could not read {key}: got '{_shortened(name)}', expected data that can be read "
+            f"({reason}). Check the path and its permissions."
+        ) from error
+    return source if isinstance(source, DatasetDict) else FileExamples(source)
+
+
+def _shortened(name: str, most: int = 200) -> str:
+    return name if len(name) <= most else f"{name[:most]}..."
+
+
+def pick_split(source: FileExamples | DatasetDict, split: str, name: str, key: str) -> FileExamples:
+    """Return a split of a source; a single table has none to choose from.
+
+    Raises:
+        DataError: There is no such split; names those there are.
+    """
+    if isinstance(source, FileExamples):
+        return source
+    if split not in source:
+        raise DataError(
+            f"No such split in {key}: got '{split}', expected one of '{name}': "
+            f"{', '.join(map(str, source))}.{did_you_mean(split, map(str, source))} "
+            f"Set {key} to one of them."
+        )
+    return FileExamples(source[split])
+
+
+def no_examples(where: str) -> str:
+    """Return the message about data without examples."""
+    return (
+        f"No examples in {where}: got 0, expected at least 1. Check that the right file is named."
+    )
+
+
+def is_local(name: str) -> bool:
+    """Return whether a recipe names data that is here, or that ought to be, not on the hub."""
+    return Path(name).expanduser().exists() or _looks_like_a_path(name)
+
+
+def _looks_like_a_path(name: str) -> bool:
+    parts = Path(name).parts
+    return (
+        name.startswith((".", "~", os.sep))
+        or Path(name).suffix.lower() in ENDINGS
+        or len(parts) > 2
+        or (len(parts) == 2 and Path(parts[0]).is_dir())
+    )
+
+
+def _missing(path: Path, key: str) -> str:
+    folder = path.parent
+    if not folder.is_dir():
+        return (
+            f"No data in {key}: got '{path}', but there is no folder '{folder}'. "
+            "Check the path; it is taken from the current directory."
+        )
+    names = sorted(entry.name for entry in folder.iterdir())
+    near = get_close_matches(path.name, names, n=3, cutoff=0.4)
+    there = near or [name for name in names if Path(name).suffix.lower() in ENDINGS][:5]
+    hint = f" Near it in '{folder}': {', '.join(there)}." if there else ""
+    return (
+        f"No data in {key}: got '{path}', expected a file or folder that is there.{hint} "
+        "Check the path; it is taken from the current directory."
+    )
+
+
+def _read_saved(path: Path, key: str) -> Dataset | DatasetDict:
+    if not ((path / "dataset_dict.json").is_file() or (path / "state.json").is_file()):
+        files = sorted(e.name for e in path.iterdir() if e.suffix.lower() in ENDINGS)
+        hint = f" Files in it that can be read: {', '.join(files[:5])}." if files else ""
+        raise DataError(
+            f"Could not read {key}: got the folder '{path}', expected one written by "
+            f"Dataset.save_to_disk, or a file.{hint} Name one file in {key}."
+        )
+    if not any(path.rglob("*.arrow")):  # what the library writes of a dataset without rows
+        raise DataError(no_examples(f"'{path}' ({key})"))
+    try:
+        return load_from_disk(path)
+    except Exception as error:  # pyarrow and datasets raise many kinds for a damaged folder
+        raise DataError(_unreadable(path, key, error)) from error
+
+
+def _read_file(path: Path, key: str, delimiter: str | None) -> FileExamples:
+    ending = path.suffix.lower()
+    if ending not in ENDINGS:
+        raise DataError(
+            f"Could not read {key}: got '{path}' with the ending '{path.suffix}', expected one of "
+            f"{', '.join(ENDINGS)}. {_what_to_do(ending)}"
+        )
+    if not path.stat().st_size:
+        raise DataError(no_examples(f"'{path}' ({key})"))
+    if ending in TEXT_TABLES:
+        return read_csv(path, key, delimiter)
+    return _read_parquet(path, key) if ending == ".parquet" else read_json(path, key)
+
+
+def _what_to_do(ending: str) -> str:
+    if ending in (".gz", ".bz2", ".xz", ".zst", ".zip"):
+        return "Unpack the file first."
+    return "Convert the file, or rename it to what it holds."
+
+
+def _read_parquet(path: Path, key: str) -> FileExamples:
+    try:
+        table = parquet.read_table(path)
+        table.validate(full=True)  # a text that is no UTF-8 is found here, not in the middle
+        columns = [_decoded(column) for column in table.columns]
+        plain = pa.table(columns, names=table.column_names)
+        return FileExamples(dataset_of(plain.replace_schema_metadata(table.schema.metadata)))
+    except Exception as error:  # pyarrow and datasets raise many kinds for a damaged file
+        raise DataError(_unreadable(path, key, error)) from error
+
+
+def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return a column of categories, as pandas writes, as the values they stand for."""
+    kind = column.type
+    return column.cast(kind.value_type) if pa.types.is_dictionary(kind) else column
+
+
+def _unreadable(path: Path, key: str, error: Exception) -> str:
+    cause = error.__cause__ or error
+    reason = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
+    return (
+        f"Could not read {key}: got '{path}', which is not whole or not what its ending says "
+        f"({reason.rstrip('.')}). Repair or rewrite the file."
+    )
+
+
+def _read_hub(name: str, subset: str | None, key: str) -> Dataset | DatasetDict:
+    label = f"'{name}'" + (f" (data.subset '{subset}')" if subset else "")
+    try:
+        with cache_alone_if_unreachable():
+            return load_dataset(name, subset)
+    except ValueError as error:
+        raise DataError(
+            f"Could not load {label} in {key} from the Hugging Face hub: "
+            f"{str(error).strip().splitlines()[0].rstrip('.')}. Set data.subset to one of its "
+            "configurations."
+        ) from error
+    except Exception as error:  # network, hub and cache errors share no class
+        raise MissingFileError(
+            f"Could not load {key}: got {label}, which is no file or folder here, and asking the "
+            f"Hugging Face hub for a dataset of that name failed ({why_fetching_failed(error)}). "
+            "Check the name and the network, or name a local csv, json, jsonl or parquet file or a "
+            "saved dataset."
+        ) from error

@@ -1,0 +1,213 @@
+"""The splits of a run: named ones, ones the data comes with, and a share that is held out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from datasets import Dataset, DatasetDict
+
+from lorakit.data.overlap import overlap_note
+from lorakit.data.reading.columns import require_columns, without_bars
+from lorakit.data.reading.positions import Place
+from lorakit.data.reading.sources import (
+    TEXT_TABLES,
+    FileExamples,
+    no_examples,
+    pick_split,
+    read_source,
+)
+from lorakit.data.stratified import held_out, keep_labels, labels_of
+from lorakit.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from lorakit.recipes.recipe import DataConfig
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The examples of a run, before any tokenizer has seen them."""
+
+    train: Dataset
+    validation: Dataset | None
+    notes: tuple[str, ...] = ()
+    """What was done to the data, one sentence each, such as a validation split that was taken."""
+    train_place: Place | None = None
+    """Where the training examples stand in their source; None numbers them as they come."""
+    validation_place: Place | None = None
+
+    def parts(self, data: DataConfig) -> list[tuple[Dataset, str, Place]]:
+        """Return each split's examples with its kind and what to call them in an error."""
+        parts = [(self.train, "training", self.training_place(data))]
+        if self.validation is not None:
+            place = self.validation_place or _place("validation", data)
+            parts.append((self.validation, "validation", place))
+        return parts
+
+    def training_only(self, chosen: Sequence[int] | np.ndarray) -> Splits:
+        """Return some of the training examples, without validation examples."""
+        place = None if self.train_place is None else self.train_place.select(chosen)
+        return Splits(self.train.select(chosen), None, train_place=place)
+
+    def training_place(self, data: DataConfig) -> Place:
+        """Return what to call the training examples in an error."""
+        return self.train_place or _place("training", data)
+
+
+@dataclass(frozen=True)
+class _Part:
+    examples: Dataset
+    place: Place
+
+    def select(self, chosen: Sequence[int] | np.ndarray) -> _Part:
+        return _Part(self.examples.select(chosen), self.place.select(chosen))
+
+
+def load_splits(
+    data: DataConfig,
+    seed: int,
+    label: str | None = None,
+    columns: Mapping[str, str] | None = None,
+) -> Splits:
+    """Read the training and validation examples that a recipe names.
+
+    Where no validation set is named, a split called "validation" is used; where there is none,
+    `data.validation_fraction` of the training examples are taken, the same ones for the same seed.
+
+    Args:
+        data: The recipe's `data:` section.
+        seed: Decides which examples are held out and which are kept under a limit.
+        label: The column of the task's labels, or of its lists of tags. Held-out examples are
+            stratified by it, and training keeps an example of every label.
+        columns: Columns that must be there, by the recipe key that names each; they are looked
+            for before anything is held out.
+
+    Raises:
+        MissingFileError: A file, folder or hub dataset is not there or cannot be reached.
+        DataError: A file cannot be read, a column or split is missing, a split is empty, or no
+            example can be held out.
+        ConfigError: `data.delimiter` is set and no csv file is named.
+    """
+    _check_delimiter(data)
+    notes: list[str] = []
+    with without_bars():
+        source = read_source(data.train, data.subset, "data.train", data.delimiter)
+        found = pick_split(source, data.train_split, data.train, "data.train_split")
+        named = _validation(data, source)
+    notes += found.notes
+    where = f"'{data.train}' (data.train)"
+    train = _part(found, "training", data, where)
+    require_columns(train.examples, columns or {}, train.place)
+    validation = None
+    if named is not None:
+        notes += named.notes
+        where = f"'{data.validation or data.train}' (validation split)"
+        validation = _part(named, "validation", data, where)
+        notes += overlap_note(train.examples, validation.examples)
+    elif data.validation_fraction > 0:
+        train, validation, note = _take(train, data, seed, label, where)
+        notes.append(note)
+    train = _limit(train, data.max_train_rows, seed, "train", notes, label)
+    if validation is None:
+        return Splits(train.examples, None, tuple(notes), train.place)
+    validation = _limit(validation, data.max_validation_rows, seed, "validation", notes)
+    return Splits(train.examples, validation.examples, tuple(notes), train.place, validation.place)
+
+
+def _check_delimiter(data: DataConfig) -> None:
+    names = [name for name in (data.train, data.validation) if name is not None]
+    if data.delimiter is not None and not any(n.lower().endswith(TEXT_TABLES) for n in names):
+        raise ConfigError(
+            f"Only csv files have a delimiter: got data.delimiter='{data.delimiter}' for "
+            f"{' and '.join(repr(name) for name in names)}, expected a file that ends in "
+            f"{' or '.join(TEXT_TABLES)}. Leave it out."
+        )
+
+
+def _part(found: FileExamples, kind: str, data: DataConfig, where: str) -> _Part:
+    if not len(found.dataset):
+        raise DataError(no_examples(where))
+    place = _place(kind, data)
+    return _Part(found.dataset, Place(place.name, lines=found.lines))
+
+
+def _place(kind: str, data: DataConfig) -> Place:
+    source = data.train if kind == "training" else data.validation or data.train
+    return Place(f"the {kind} examples of '{source}'")
+
+
+def _validation(data: DataConfig, source: FileExamples | DatasetDict) -> FileExamples | None:
+    """Return the validation examples that are named or that the data comes with."""
+    key = "data.validation_split"
+    if data.validation is not None:
+        other = read_source(data.validation, data.subset, "data.validation", data.delimiter)
+        if isinstance(other, DatasetDict) and data.validation_split is None and len(other) == 1:
+            return FileExamples(next(iter(other.values())))
+        return pick_split(other, data.validation_split or "validation", data.validation, key)
+    if data.validation_split is not None:
+        if isinstance(source, FileExamples):
+            raise DataError(
+                f"No such split in {key}: got '{data.validation_split}', but '{data.train}' is one "
+                "table without splits. Name the validation file in data.validation, or leave "
+                f"{key} out and examples are taken by data.validation_fraction."
+            )
+        return pick_split(source, data.validation_split, data.train, key)
+    if (
+        isinstance(source, DatasetDict)
+        and "validation" in source
+        and data.train_split != "validation"
+    ):
+        return FileExamples(source["validation"])
+    return None
+
+
+def _take(
+    train: _Part, data: DataConfig, seed: int, label: str | None, where: str
+) -> tuple[_Part, _Part, str]:
+    """Hold out a share of the training examples for validation."""
+    count = len(train.examples)
+    if count < 2:
+        raise DataError(
+            f"No validation examples can be taken from {where}: got {count} example, expected at "
+            "least 2. Add examples, name data.validation, or set data.validation_fraction=0."
+        )
+    wanted = min(max(1, round(data.validation_fraction * count)), count - 1)
+    labels = labels_of(train.examples, label)
+    generator = np.random.default_rng(seed)
+    if labels is None:
+        taken = generator.permutation(count)[:wanted]
+    else:
+        taken = held_out(labels, wanted, generator)
+    if not len(taken):
+        raise DataError(
+            f"No validation examples can be taken from {where}: each of the {count} examples "
+            f"has a label in '{label}' that no other has, and training needs it. Add examples, "
+            "name data.validation, or set data.validation_fraction=0."
+        )
+    kept = np.setdiff1d(np.arange(count), taken)
+    share = f", stratified by '{label}'" if labels is not None and labels.is_single else ""
+    note = (
+        f"{len(taken)} of {count} training examples were taken for validation (seed {seed}{share})."
+    )
+    return train.select(kept), train.select(np.sort(taken)), note
+
+
+def _limit(
+    part: _Part,
+    most: int | None,
+    seed: int,
+    kind: str,
+    notes: list[str],
+    label: str | None = None,
+) -> _Part:
+    """Keep a random choice of examples, in their order: a file may be sorted by label."""
+    count = len(part.examples)
+    if most is None or count <= most:
+        return part
+    order = np.random.default_rng(seed).permutation(count)
+    labels = labels_of(part.examples, label)
+    chosen = order[:most] if labels is None else keep_labels(labels, order, most)
+    notes.append(f"{most} of {count} {kind} examples were kept (data.max_{kind}_rows).")
+    return part.select(np.sort(chosen))

@@ -1,0 +1,238 @@
+"""The layouts of a CAUSAL_LM dataset, found from its columns and turned into token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from transformers import PreTrainedTokenizerBase
+
+from lorakit.data import Place
+from lorakit.data.conversations import is_conversation
+from lorakit.data.tokenizers import end_id, token_ids, with_end
+from lorakit.errors import ConfigError, DataError, first_few
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from lorakit.recipes.recipe import DataConfig
+
+ALPACA = ("instruction", "input", "output")
+
+
+@dataclass(frozen=True)
+class CountedIds:
+    """The tokens of one row and which of them count in the loss."""
+
+    ids: list[int]
+    counted: list[bool]
+
+
+def alpaca_prompt(instruction: str, given: str = "") -> str:
+    """Return the prompt of an instruction, with what it is to be applied to where there is such.
+
+    >>> print(alpaca_prompt("Name the colour.", "grass"))
+    Here is an instruction together with its input. Write the answer to it.
+    <BLANKLINE>
+    ### Instruction:
+    Name the colour.
+    <BLANKLINE>
+    ### Input:
+    grass
+    <BLANKLINE>
+    ### Response:
+    <BLANKLINE>
+    """
+    if given.strip():
+        opening = "Here is an instruction together with its input. Write the answer to it."
+        middle = f"\n\n### Input:\n{given}"
+    else:
+        opening = "Here is an instruction. Write the answer to it."
+        middle = ""
+    return f"{opening}\n\n### Instruction:\n{instruction}{middle}\n\n### Response:\n"
+
+
+def text_columns(format_name: str, data: DataConfig) -> dict[str, str]:
+    """Return the columns of a layout, by the recipe key that names each."""
+    return {
+        "text": {"data.text": data.text},
+        "prompt_completion": {"data.prompt": data.prompt, "data.completion": data.completion},
+        "messages": {"data.messages": data.messages},
+        "alpaca": {f"the alpaca column {name}": name for name in (ALPACA[0], ALPACA[2])},
+    }[format_name]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the examples of a CAUSAL_LM dataset are laid out."""
+
+    name: str
+    """text, prompt_completion, messages or alpaca."""
+    data: DataConfig
+    """Names the columns, one that was found by its contents included."""
+    notes: tuple[str, ...] = ()
+    conversation: tuple[str, ...] = ()
+    """Columns of messages that make one conversation: messages, or prompt and completion."""
+
+
+def find_layout(rows: Dataset, data: DataConfig, where: Place | str) -> Layout:
+    """Return the layout of the examples: the recipe's, or the first whose columns are all there.
+
+    Messages come before prompts, these before instructions and plain text last: a dataset with
+    rendered text beside its parts is better used by its parts. A column of messages is also
+    recognised by what it holds, as ShareGPT's "conversations".
+
+    Raises:
+        DataError: No layout fits, or the data is for preference tuning; names the columns of each
+            layout and those there are.
+    """
+    columns = rows.column_names
+    notes = []
+    if data.format in ("auto", "messages") and data.messages not in columns:
+        halves = {data.prompt, data.completion}
+        possible = [name for name in columns if not (name in halves and halves <= set(columns))]
+        found = [name for name in possible if is_conversation(_first_value(rows, name))]
+        if len(found) == 1 and not _is_preference(columns):
+            data = data.model_copy(update={"messages": found[0]})
+            notes.append(f"The messages are read from the column '{found[0]}' (data.messages).")
+    name = detect_format(columns, data, where)
+    talk = conversation_columns(rows, name, data)
+    if data.format != "auto":
+        return Layout(name, data, tuple(notes), talk)
+    if name == "prompt_completion" and isinstance(_first_value(rows, "label"), bool):
+        raise DataError(_PREFERENCE.format(where=where, what="completions that are good or bad"))
+    notes.append(f"The examples are read as '{name}', from their columns (data.format).")
+    return Layout(name, data, tuple(notes), talk)
+
+
+def conversation_columns(rows: Dataset, name: str, data: DataConfig) -> tuple[str, ...]:
+    """Return the columns of a layout that make one conversation, none where it is of texts.
+
+    A prompt and its completion may each be a list of messages.
+    """
+    if name == "messages":
+        return (data.messages,)
+    if name != "prompt_completion":
+        return ()
+    halves = (data.prompt, data.completion)
+    values = [_first_value(rows, column) for column in halves]
+    holds_messages = [is_conversation(value) for value in values]
+    is_list = any(isinstance(value, list) and is_conversation(value) for value in values)
+    return halves if is_list or all(holds_messages) else ()
+
+
+_PREFERENCE = (
+    "Preference data in {where}: got {what}, expected examples to learn from as they are. "
+    "Preference tuning is not built yet. To train on the good answers alone, keep those examples "
+    "and name their columns in data.prompt and data.completion."
+)
+
+
+def _is_preference(columns: Sequence[str]) -> bool:
+    return "chosen" in columns and "rejected" in columns
+
+
+def _first_value(rows: Dataset, column: str) -> Any:
+    if column not in rows.column_names:
+        return None
+    return next((value for value in rows[column] if value is not None), None)
+
+
+def detect_format(columns: Sequence[str], data: DataConfig, where: Place | str) -> str:
+    """Return the recipe's layout, or the first whose columns are all there.
+
+    Raises:
+        DataError: No layout fits; names the columns of each and those there are.
+    """
+    if data.format != "auto":
+        return data.format
+    layouts = ("messages", "prompt_completion", "alpaca", "text")
+    for layout in layouts:
+        if all(column in columns for column in text_columns(layout, data).values()):
+            return layout
+    if _is_preference(columns):
+        raise DataError(_PREFERENCE.format(where=where, what="'chosen' and 'rejected' answers"))
+    wanted = "; ".join(
+        f"{layout}: {', '.join(text_columns(layout, data).values())}" for layout in layouts
+    )
+    raise DataError(
+        f"No known layout in {where}: got the columns {first_few(columns, 25)}, expected those of "
+        f"one of these: {wanted}. Name your columns in the recipe, such as data.text={columns[0]}."
+    )
+
+
+def text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> CountedIds:
+    """Tokenize plain text; every token counts, the end-of-text token at its end too."""
+    ids = with_end(tokenizer, token_ids(tokenizer, text))
+    return CountedIds(ids, [True] * len(ids))
+
+
+def completion_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, completion: str) -> CountedIds:
+    """Tokenize a prompt and its completion; the completion and the end-of-text token count.
+
+    Both are tokenized as one text, so that a token may reach over the border as it will when the
+    model reads such a text; the completion begins where the prompt's own tokens end.
+    """
+    alone = token_ids(tokenizer, prompt)
+    ids = with_end(tokenizer, token_ids(tokenizer, prompt + completion))
+    start = common_prefix_length(alone, ids)
+    return CountedIds(ids, [position >= start for position in range(len(ids))])
+
+
+def common_prefix_length(first: Sequence[int], second: Sequence[int]) -> int:
+    """Return how many leading ids two sequences share.
+
+    >>> common_prefix_length([1, 2, 3], [1, 2, 4, 5])
+    2
+    """
+    pairs = zip(first, second, strict=False)
+    return next(
+        (i for i, (one, other) in enumerate(pairs) if one != other), min(len(first), len(second))
+    )
+
+
+def require_end_token(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a tokenizer without an end-of-text token.
+
+    Raises:
+        ConfigError: There is none, so that the model could not learn to stop.
+    """
+    if end_id(tokenizer) is None:
+        raise ConfigError(
+            "Texts cannot be ended: the tokenizer in model has no eos_token, so the model would "
+            "not learn to stop. Name a token of its vocabulary in training.eos_token."
+        )
+
+
+def row_encoder(
+    layout: Layout,
+    tokenizer: PreTrainedTokenizerBase,
+    chat: Callable[[Mapping[str, Any]], CountedIds] | None,
+) -> Callable[[Mapping[str, Any]], CountedIds]:
+    """Return the function that turns one example of a layout into counted ids.
+
+    Args:
+        layout: How the examples are laid out.
+        tokenizer: The base model's.
+        chat: Turns the messages of an example into counted ids, where the tokenizer has a chat
+            template. Instructions are then rendered as a user's message in `data.messages`.
+    """
+    data = layout.data
+
+    def plain(row: Mapping[str, Any]) -> CountedIds:
+        return text_ids(tokenizer, row[data.text])
+
+    def prompted(row: Mapping[str, Any]) -> CountedIds:
+        return completion_ids(tokenizer, row[data.prompt], row[data.completion])
+
+    def instructed(row: Mapping[str, Any]) -> CountedIds:
+        instruction, given = row[ALPACA[0]], row.get(ALPACA[1]) or ""
+        if chat is None:
+            return completion_ids(tokenizer, alpaca_prompt(instruction, given), row[ALPACA[2]])
+        asked = f"{instruction}\n\n{given}" if given.strip() else instruction
+        answer = {"role": "assistant", "content": row[ALPACA[2]]}
+        return chat({data.messages: [{"role": "user", "content": asked}, answer]})
+
+    encoders = {"text": plain, "prompt_completion": prompted, "alpaca": instructed}
+    return chat if layout.conversation and chat is not None else encoders[layout.name]

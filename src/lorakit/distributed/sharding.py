@@ -1,0 +1,231 @@
+"""FSDP2: what is asked for, what of it is refused, and an optimizer's state as a whole."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lorakit.adapters.sharded import is_sharded, shard_like, whole
+from lorakit.distributed.processes import process_count
+from lorakit.errors import ConfigError, did_you_mean
+from lorakit.layers import OffsetUpdate
+from lorakit.layers.updates.sliced_update import PartedUpdate
+from lorakit.recipes.training_section import OPTIMIZER_NAME
+
+_KEYS = (
+    "version",
+    "auto_wrap_policy",
+    "transformer_layer_cls_to_wrap",
+    "min_num_params",
+    "reshard_after_forward",
+)
+"""Of `fsdp_config`, those that are known to work with adapters."""
+
+_OPTIMIZER, _SCHEDULER = "optimizer.pt", "scheduler.pt"
+_ASKED = "ACCELERATE_USE_FSDP"
+_LOADING = "FSDP_CPU_RAM_EFFICIENT_LOADING"
+
+
+def check_sharding(training: Mapping[str, Any]) -> None:
+    """Look at what the recipe and `accelerate launch` ask for, before a model is loaded.
+
+    Raises:
+        ConfigError: Lists what cannot be done.
+    """
+    by_launcher = _is_set(_ASKED)
+    problems = []
+    if _is_set("ACCELERATE_USE_DEEPSPEED"):
+        problems.append("accelerate launch asks for DeepSpeed, expected DDP or FSDP")
+    if training.get("fsdp_config") and not training.get("fsdp"):
+        problems.append("training.fsdp_config stands without training.fsdp=true")
+    if training.get("fsdp"):
+        problems += _of_recipe(training.get("fsdp_config") or {})
+    elif by_launcher:
+        problems += _of_launcher()
+    if (training.get("fsdp") or by_launcher) and training.get("optim") == OPTIMIZER_NAME:
+        problems.append(
+            f"training.optim is {OPTIMIZER_NAME}, whose file cannot hold sharded parameters"
+        )
+    if problems:
+        raise ConfigError(
+            f"Cannot shard the model: {'; '.join(problems)}. docs/scaling.md shows what works."
+        )
+    if by_launcher:
+        # The other processes would have an empty base, and could not draw an adapter for it.
+        os.environ[_LOADING] = "false"
+
+
+def _of_recipe(config: Mapping[str, Any]) -> list[str]:
+    problems = []
+    if process_count() == 1:
+        problems.append(
+            "training.fsdp is true in one process, expected several (torchrun --nproc-per-node 2 "
+            "-m lorakit train ...)"
+        )
+    for key in config:
+        name = key.removeprefix("fsdp_")
+        if name not in _KEYS:
+            problems.append(
+                f"training.fsdp_config has '{key}', expected one of {', '.join(_KEYS)}"
+                f"{did_you_mean(name, _KEYS).rstrip('?')}"
+            )
+    version = config.get("version", config.get("fsdp_version", 2))
+    if version != 2:
+        problems.append(f"training.fsdp_config.version is {version}, expected 2")
+    return problems
+
+
+def _of_launcher() -> list[str]:
+    problems = []
+    version = os.environ.get("FSDP_VERSION", "1")
+    if version != "2":
+        problems.append(f"accelerate launch asks for FSDP {version}, expected --fsdp_version 2")
+    if _is_set("FSDP_ACTIVATION_CHECKPOINTING"):
+        problems.append(
+            "accelerate launch asks for FSDP's own activation checkpointing, expected "
+            "training.activation_checkpointing=true"
+        )
+    if _is_set("FSDP_OFFLOAD_PARAMS"):
+        problems.append("accelerate launch asks to offload parameters, expected none offloaded")
+    return problems
+
+
+def _is_set(name: str) -> bool:
+    return os.environ.get(name, "").lower() in ("true", "1", "yes", "on")
+
+
+def is_sharding_asked_for(training: Mapping[str, Any]) -> bool:
+    """Whether the recipe or `accelerate launch` asks for FSDP."""
+    return bool(training.get("fsdp")) or _is_set(_ASKED)
+
+
+@contextmanager
+def launcher_untouched() -> Iterator[None]:
+    """Take back what accelerate notes in the environment, where the launcher has not said it."""
+    given = os.environ.get(_ASKED)
+    try:
+        yield
+    finally:
+        if given is None:
+            os.environ.pop(_ASKED, None)
+
+
+def shard_on_cpus(accelerator: Any, plugin_options: Mapping[str, Any]) -> None:
+    """Make accelerate shard on CPUs, where by itself it takes DDP without a word.
+
+    Args:
+        accelerator: Just made, with processes on CPUs.
+        plugin_options: What transformers made of the recipe; empty where the launcher's holds.
+    """
+    from accelerate.state import PartialState
+    from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+
+    state = accelerator.state
+    if state.distributed_type != DistributedType.MULTI_CPU:
+        raise ConfigError(
+            f"The model cannot be sharded on {accelerator.device.type}: got processes of type "
+            f"{state.distributed_type.value}, expected GPUs or CPUs. Leave training.fsdp out."
+        )
+    state.fsdp_plugin = FullyShardedDataParallelPlugin(**plugin_options)
+    state.distributed_type = DistributedType.FSDP
+    PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+
+
+def require_shardable(model: Any) -> None:
+    """Refuse a model whose parts share weights in a way that accelerate's FSDP2 does not follow.
+
+    It keeps input and output embeddings together where these are one weight, and no others. Nor
+    does it shard the factors that an update is measured from, or those of a layer's parts.
+
+    Raises:
+        ConfigError: Names the modules that share a weight, or the update.
+    """
+    for path, module in model.named_modules():
+        if isinstance(module, PartedUpdate):
+            raise ConfigError(
+                f"This {type(model).__name__} cannot be sharded: {path} has a product for each "
+                "part of a layer (lora.enable_lora, or a convolution in groups), expected one for "
+                "the whole. Leave these parts out, or leave training.fsdp out."
+            )
+        if isinstance(module, OffsetUpdate):
+            raise ConfigError(
+                f"This {type(model).__name__} cannot be sharded: {path} is measured from its start "
+                "(lora.init_lora_weights pissa, olora or lora_ga), expected another "
+                "initialisation. Change it, or leave training.fsdp out."
+            )
+    ends = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
+    holders: dict[int, list[tuple[str, int]]] = {}
+    for path, module in model.named_modules():
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                holders.setdefault(id(parameter), []).append((path, id(module)))
+    for places in holders.values():
+        if len(places) > 1 and any(module not in ends for _, module in places):
+            raise ConfigError(
+                f"This {type(model).__name__} cannot be sharded: "
+                f"{', '.join(path for path, _ in places)} share a weight, expected none shared but "
+                "by input and output embeddings. Leave training.fsdp out: each process then has "
+                "the whole base."
+            )
+
+
+def reshard(model: nn.Module) -> None:
+    """Let go of gathered parameters: what is read and written next are each process's parts."""
+    if process_count() == 1:
+        return
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
+def whole_state(state: Any) -> Any:
+    """Return an optimizer's state with whole tensors on the CPU; every process has to call it."""
+    if isinstance(state, Tensor):
+        return whole(state).detach().cpu()
+    if isinstance(state, dict):
+        return {key: whole_state(value) for key, value in state.items()}
+    return [whole_state(value) for value in state] if isinstance(state, list) else state
+
+
+def sharded_state(state: Mapping[str, Any], parameters: list[Tensor]) -> dict[str, Any]:
+    """Split a whole optimizer state as its parameters are.
+
+    Args:
+        state: What `whole_state` made of the optimizer's state_dict.
+        parameters: The optimizer's, in the order of its groups.
+    """
+    parts = {
+        index: {
+            name: shard_like(value.to(parameters[index].device), parameters[index])
+            if _is_like(value, parameters[index])
+            else value
+            for name, value in values.items()
+        }
+        for index, values in state["state"].items()
+    }
+    return {**state, "state": parts}
+
+
+def _is_like(value: Any, parameter: Tensor) -> bool:
+    return isinstance(value, Tensor) and is_sharded(parameter) and value.shape == parameter.shape
+
+
+def save_states(folder: str, optimizer_state: Any, scheduler: Any) -> None:
+    """Write an optimizer's whole state and a scheduler's, under transformers' names."""
+    torch.save(optimizer_state, os.path.join(folder, _OPTIMIZER))
+    torch.save(scheduler.state_dict(), os.path.join(folder, _SCHEDULER))
+
+
+def load_states(folder: str, optimizer: Any, scheduler: Any) -> None:
+    """Read what `save_states` wrote, or a run that was not sharded; each process keeps its part."""
+    state = torch.load(os.path.join(folder, _OPTIMIZER), map_location="cpu", weights_only=True)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    optimizer.load_state_dict(sharded_state(state, parameters))
+    scheduler.load_state_dict(torch.load(os.path.join(folder, _SCHEDULER), weights_only=True))

@@ -1,0 +1,1 @@
+"""Files: written whole or not at all, read within bounds, and told of when a disk is full."""

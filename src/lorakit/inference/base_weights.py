@@ -1,0 +1,125 @@
+"""The weights of a base that an adapter updates, as the adapter saw them in training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lorakit.adapters import Adapter, fit_vocabulary
+from lorakit.adapters.inference_settings import SETTINGS_FILE, InferenceSettings
+from lorakit.adapters.peft_files.files import CONFIG_FILE, WEIGHTS_FILE
+from lorakit.config import LoraConfig
+from lorakit.errors import ConfigError
+from lorakit.injection import add_adapter
+from lorakit.injection.state import adapted_layers
+from lorakit.layers import AdaptedLayer
+from lorakit.libraries.hub import fetch_from_hub, is_hub_id
+from lorakit.models.pretrained import auto_model, load_model
+from lorakit.ops.quantized import QuantizedWeight, dense_copy
+from lorakit.training.evaluation import find_adapter
+
+_HUB_FILES = (CONFIG_FILE, WEIGHTS_FILE, SETTINGS_FILE)
+
+
+class BaseWeights(Mapping[str, Tensor]):
+    """W0 in float32 by module path, oriented as ΔW; a quantised one is made dense when read.
+
+    Attributes:
+        how: How the base keeps its weights, such as "float32" or "nf4 (float32)".
+    """
+
+    def __init__(self, layers: Mapping[str, AdaptedLayer]) -> None:
+        self._layers = layers
+        names = {type(layer).base_dtype_name(layer): None for layer in layers.values()}
+        self.how = ", ".join(names)
+
+    def __getitem__(self, path: str) -> Tensor:
+        layer = self._layers[path]
+        weight = layer.base_weight()
+        if isinstance(weight, QuantizedWeight):
+            return dense_copy(weight, torch.float32)
+        return weight.detach().float()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._layers)
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+
+def load_base_weights(
+    path: str | Path, base: str | None = None, *, trust_remote_code: bool = False
+) -> BaseWeights:
+    """Load an adapter's base in the way it was in training, and give its updated weights.
+
+    A base that was quantised in training is quantised again, so that W0 is what the adapter has
+    learnt to go with.
+
+    Args:
+        path: A run directory, an adapter directory, or the hub id of an adapter.
+        base: Base model; None takes the one the adapter names.
+        trust_remote_code: Whether code that comes with the base may run; as for
+            `load_for_inference`.
+
+    Raises:
+        MissingFileError: The adapter or the base is not there.
+        ConfigError: The adapter names no base or no task, or the base cannot do the task.
+        QuantizationError: The base cannot be quantised here as it was in training.
+        AdapterMismatchError: The adapter was made for another base.
+    """
+    if is_hub_id(path):
+        directory, recipe = fetch_from_hub(str(path), _HUB_FILES), None
+    else:
+        directory, recipe = find_adapter(path)
+    adapter = Adapter.load(directory)
+    settings = InferenceSettings.load(directory)
+    config_file = directory / CONFIG_FILE
+    task_type = adapter.config.task_type or settings.task_type
+    if task_type is None:
+        raise ConfigError(
+            f"No task in {config_file}: got null in task_type, so it is not known which class the "
+            "base is of. Write the task into the file."
+        )
+    name = base or adapter.base_model
+    if name is None:
+        raise ConfigError(
+            f"No base model in {config_file}: got null in base_model_name_or_path, expected a hub "
+            "id or a directory. Name the base yourself (--base on the command line)."
+        )
+    own = recipe if base is None else None
+    model = load_model(
+        auto_model(task_type),
+        name,
+        key="--base" if base else f"base_model_name_or_path of {config_file}",
+        seed=settings.seed,
+        has_head=True,  # heads are not looked at, so one that is missing may be a new one
+        dtype=settings.dtype or "auto",
+        quantization=settings.quantization,
+        trained_in_full=adapter.config.modules_to_save,
+        revision=None if own is None else own.revision,
+        trust_remote_code=trust_remote_code or (own is not None and own.trust_remote_code),
+    )
+    fit_vocabulary(model, adapter)
+    add_adapter(model, _updates_alone(adapter), trainable=False)
+    layers = dict(adapted_layers(model))
+    shapes = {path: layer.kernel_shape(layer) for path, layer in layers.items()}
+    # An update of a convolution in groups is no change of its weight, nor of that size.
+    grouped = {path for path, shape in shapes.items() if shape is not None and shape.groups > 1}
+    return BaseWeights({path: layer for path, layer in layers.items() if path not in grouped})
+
+
+def _updates_alone(adapter: Adapter) -> Adapter:
+    """Return an adapter without trained heads and biases, which need not fit the base loaded."""
+    config = LoraConfig(
+        r=adapter.config.r,
+        rank_pattern=adapter.config.rank_pattern,
+        target_modules=tuple(path for path in adapter.factors if path not in adapter.stacked),
+        target_parameters=tuple(adapter.stacked),
+    )
+    return replace(
+        adapter, config=config, magnitudes={}, replaced={}, base_weights={}, token_rows={}
+    )

@@ -1,0 +1,162 @@
+"""Generate texts with a trained adapter, in the layout it was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lorakit.config import TaskType
+from lorakit.data.chat import as_parts, wants_parts
+from lorakit.data.text_formats import alpaca_prompt
+from lorakit.data.tokenizers import batch_columns, chat_columns, decoded, end_id, pad_id, token_ids
+from lorakit.errors import DataError
+from lorakit.inference.loaded import LoadedModel, in_batches
+from lorakit.models.pretrained import model_limit
+
+Prompt = str | Sequence[Mapping[str, Any]]
+"""A text, or the messages of a conversation."""
+
+_DEFAULT_NEW_TOKENS = 64
+
+
+def generate_text(
+    loaded: LoadedModel,
+    prompts: Sequence[Prompt],
+    use_base: bool = False,
+    *,
+    max_new_tokens: int | None = None,
+    temperature: float = 0.0,
+    seed: int = 42,
+    batch_rows: int = 8,
+    **options: Any,
+) -> list[str]:
+    """Continue prompts, or answer them, as the adapter was trained to.
+
+    A text is put into the layout of the training rows: as a user's message for an adapter trained
+    on conversations, as an instruction for one trained on alpaca rows, after `source_prefix` for a
+    sequence-to-sequence model, and as it is for one trained on plain text.
+
+    Args:
+        loaded: Of task CAUSAL_LM or SEQ_2_SEQ_LM.
+        prompts: Texts, or conversations as lists of messages.
+        use_base: Whether the base model answers without the adapter.
+        max_new_tokens: How long an answer may be; None takes 64, or the longest target trained on.
+        temperature: 0 takes the likeliest token each time; above 0 tokens are drawn.
+        seed: Of the drawing.
+        batch_rows: How many prompts are run at once.
+        options: Passed on to `generate`, such as `top_p` or `num_beams`.
+
+    Returns: The new text of each prompt.
+
+    Raises:
+        ConfigError: The adapter is for another task.
+        DataError: A prompt is longer than the model's limit, or is a conversation and the
+            tokenizer has no chat template.
+    """
+    loaded.require_task("generate text", TaskType.CAUSAL_LM, TaskType.SEQ_2_SEQ_LM)
+    new_tokens = max_new_tokens or loaded.settings.max_target_length or _DEFAULT_NEW_TOKENS
+    options |= {"do_sample": temperature > 0}
+    if temperature > 0:
+        options["temperature"] = temperature
+    model: Any = loaded.model
+    texts = []
+    with torch.random.fork_rng(), loaded.acting(use_base):
+        torch.manual_seed(seed)
+        for batch in in_batches(prompts, batch_rows):
+            encoded = _padded(loaded, [_prompt_ids(loaded, prompt) for prompt in batch])
+            _require_room(loaded, encoded["input_ids"].shape[1], new_tokens)
+            made = model.generate(
+                **encoded,
+                max_new_tokens=new_tokens,
+                eos_token_id=_stop_ids(loaded),
+                pad_token_id=pad_id(loaded.tokenizer),
+                **options,
+            )
+            if loaded.task_type is TaskType.CAUSAL_LM:
+                made = made[:, encoded["input_ids"].shape[1] :]
+            texts += [
+                decoded(loaded.tokenizer, row, skip_special_tokens=True) for row in made.tolist()
+            ]
+    return texts
+
+
+def _prompt_ids(loaded: LoadedModel, prompt: Prompt) -> list[int]:
+    tokenizer, settings = loaded.tokenizer, loaded.settings
+    if loaded.task_type is TaskType.SEQ_2_SEQ_LM:
+        return _source_ids(loaded, prompt)
+    if isinstance(prompt, str) and settings.format == "messages":
+        prompt = [{"role": "user", "content": prompt}]
+    if isinstance(prompt, str):
+        ids = token_ids(tokenizer, alpaca_prompt(prompt) if settings.format == "alpaca" else prompt)
+        # A tokenizer that ends each text by itself would have the model begin after the end.
+        return ids[:-1] if len(ids) > 1 and ids[-1] == end_id(tokenizer) else ids
+    if not tokenizer.chat_template:
+        raise DataError(
+            f"A conversation cannot be rendered: the tokenizer used with the adapter (base "
+            f"'{loaded.base}') has no chat template. Give the prompt as one text."
+        )
+    messages = [dict(message) for message in prompt]
+    if wants_parts(tokenizer):
+        messages = as_parts(messages)
+    return list(chat_columns(tokenizer, messages, add_generation_prompt=True)["input_ids"])
+
+
+def _source_ids(loaded: LoadedModel, prompt: Prompt) -> list[int]:
+    if not isinstance(prompt, str):
+        raise DataError(
+            "A sequence-to-sequence model takes a text: got a list of messages. Give the prompt "
+            "as one text."
+        )
+    columns = batch_columns(
+        loaded.tokenizer,
+        [loaded.settings.source_prefix + prompt],
+        truncation=True,
+        max_length=loaded.max_length,
+    )
+    return columns["input_ids"][0]
+
+
+def _padded(loaded: LoadedModel, rows: list[list[int]]) -> dict[str, Tensor]:
+    """Pad rows of ids to one length, on the left where the model goes on at the right."""
+    rows = [row or [_first_id(loaded)] for row in rows]
+    length = max(len(row) for row in rows)
+    pad, on_left = pad_id(loaded.tokenizer), loaded.task_type is TaskType.CAUSAL_LM
+    ids, mask = [], []
+    for row in rows:
+        fill, seen = [pad] * (length - len(row)), [1] * len(row)
+        hidden = [0] * len(fill)
+        ids.append(fill + row if on_left else row + fill)
+        mask.append(hidden + seen if on_left else seen + hidden)
+    device = loaded.model.device
+    return {
+        "input_ids": torch.tensor(ids, device=device),
+        "attention_mask": torch.tensor(mask, device=device),
+    }
+
+
+def _first_id(loaded: LoadedModel) -> int:
+    """Return the token an empty prompt starts from."""
+    start: Any = loaded.tokenizer.bos_token_id
+    return (end_id(loaded.tokenizer) or 0) if start is None else start
+
+
+def _require_room(loaded: LoadedModel, prompt_tokens: int, new_tokens: int) -> None:
+    limit = model_limit(loaded.model)
+    if loaded.task_type is not TaskType.CAUSAL_LM or limit is None:
+        return
+    if prompt_tokens + new_tokens > limit:
+        raise DataError(
+            f"The prompt is too long: got {prompt_tokens} tokens and {new_tokens} new ones, "
+            f"expected at most {limit} together, the positions of this "
+            f"{type(loaded.model).__name__}. Shorten the prompt or ask for fewer tokens."
+        )
+
+
+def _stop_ids(loaded: LoadedModel) -> list[int]:
+    own: Any = getattr(loaded.model.generation_config, "eos_token_id", None)
+    ids = [own] if isinstance(own, int) else list(own or [])
+    ids += [end_id(loaded.tokenizer), *loaded.settings.stop_token_ids]
+    return sorted({i for i in ids if i is not None})

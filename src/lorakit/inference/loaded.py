@@ -1,0 +1,210 @@
+"""A trained adapter on its base model, ready to be used."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lorakit.adapters import Adapter, fit_vocabulary
+from lorakit.adapters.inference_settings import SETTINGS_FILE, InferenceSettings
+from lorakit.config import TaskType
+from lorakit.data.tokenizers import pad_id
+from lorakit.errors import ConfigError
+from lorakit.injection import add_adapter, disable_adapters
+from lorakit.libraries.hub import fetch_from_hub, is_hub_id
+from lorakit.models.pretrained import (
+    auto_model,
+    label_options,
+    load_model,
+    load_tokenizer,
+    model_limit,
+)
+from lorakit.quantization.devices import default_device
+from lorakit.recipes.recipe import Recipe
+from lorakit.training.evaluation import find_adapter
+
+_TASKS_WITH_LABELS = (TaskType.SEQ_CLS, TaskType.TOKEN_CLS)
+_HEAD_WEIGHT = re.compile(r"(^|\.)(score|classifier|out_proj|output)\.weight$")
+_DEFAULT_MAX_LENGTH = 512
+_TOKENIZER_FILE = "tokenizer_config.json"
+_HUB_FILES = ("*.json", "adapter_model.safetensors", "*.jinja", "*.model", "*.txt")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A base model with one adapter on it, and what is needed to use it."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    task_type: TaskType
+    labels: tuple[str, ...] | None
+    """Class or tag names by id."""
+    settings: InferenceSettings
+    base: str
+    """Hub id or directory of the base model."""
+
+    @property
+    def max_length(self) -> int:
+        """To how many tokens an input is cut: as in training, or what the model can take."""
+        limit = model_limit(self.model) or _DEFAULT_MAX_LENGTH
+        return self.settings.max_length or min(limit, _DEFAULT_MAX_LENGTH)
+
+    @contextmanager
+    def acting(self, use_base: bool) -> Iterator[None]:
+        """Run the block with the adapter, or with the base alone."""
+        with torch.no_grad(), disable_adapters(self.model) if use_base else nullcontext():
+            yield
+
+    def require_task(self, action: str, *expected: TaskType) -> None:
+        """Refuse an action the adapter was not trained for.
+
+        Raises:
+            ConfigError: The adapter is for another task.
+        """
+        if self.task_type not in expected:
+            raise ConfigError(
+                f"This adapter cannot {action}: got one of task {self.task_type}, expected "
+                f"{' or '.join(expected)}. Use one that was trained for it."
+            )
+
+
+def load_for_inference(
+    path: str | Path,
+    base: str | None = None,
+    *,
+    dtype: str | None = None,
+    device: str | torch.device | None = None,
+    trust_remote_code: bool = False,
+    unquantized: bool = False,
+) -> LoadedModel:
+    """Load a run's adapter, or any adapter in PEFT's layout, on its base model.
+
+    Tokenizer and chat template come from the adapter's directory where they lie there, labels and
+    the other settings of its training from the `lorakit.json` beside it.
+
+    Args:
+        path: A run directory, an adapter or checkpoint directory, or the hub id of an adapter.
+        base: Base model; None takes the one the adapter names.
+        dtype: Of the base weights; None takes that of the training, else of the checkpoint.
+        device: None takes the accelerator if there is one, else the CPU.
+        trust_remote_code: Whether code that comes with the base or the tokenizer may run. That of
+            the base which a run was trained on may also where the run's recipe says so.
+        unquantized: Load the base as it is saved, also where it was quantised in training.
+
+    Raises:
+        MissingFileError: The adapter or the base is not there.
+        AdapterFileError: A file of the adapter is damaged.
+        AdapterMismatchError: The adapter was made for another base.
+        ConfigError: The adapter names no base, or no task.
+    """
+    directory, recipe = _located(path)
+    adapter = Adapter.load(directory)
+    companions = _companions(directory)
+    settings = InferenceSettings.load(companions)
+    config_file = directory / "adapter_config.json"
+    task_type = adapter.config.task_type or settings.task_type
+    if task_type is None:
+        raise ConfigError(
+            f"No task in {config_file}: got null in task_type, expected one of "
+            f"{', '.join(TaskType)}. Write it into the file."
+        )
+    name = base or adapter.base_model
+    if name is None:
+        raise ConfigError(
+            f"No base model in {config_file}: got null in base_model_name_or_path, expected a hub "
+            "id or a directory. Give the base yourself (--base-model on the command line)."
+        )
+    key = "--base-model" if base else f"base_model_name_or_path of {config_file}"
+    options: dict[str, Any] = {
+        "revision": recipe.revision if recipe is not None and base is None else None,
+        "trust_remote_code": trust_remote_code
+        or (recipe is not None and base is None and recipe.trust_remote_code),
+    }
+    if (companions / _TOKENIZER_FILE).is_file():
+        tokenizer = load_tokenizer(
+            str(companions),
+            key=str(companions),
+            is_adapter=True,
+            trust_remote_code=options["trust_remote_code"],
+        )
+    else:
+        tokenizer = load_tokenizer(name, key=key, **options)
+    place: Any = default_device() if device is None else torch.device(device)
+    quantization = None if unquantized else settings.quantization
+    if dtype is not None and quantization is not None:
+        quantization = quantization.model_copy(update={"compute_dtype": dtype})
+    model = load_model(
+        auto_model(task_type),
+        name,
+        key=key,
+        seed=settings.seed,
+        has_head=task_type in _TASKS_WITH_LABELS,
+        dtype=dtype or settings.dtype or "auto",
+        quantization=quantization,
+        trained_in_full=adapter.config.modules_to_save,
+        device=place,
+        **options,
+        **_label_options(task_type, settings, adapter),
+    )
+    model.config.get_text_config().pad_token_id = pad_id(tokenizer)
+    fit_vocabulary(model, adapter)
+    add_adapter(model, adapter, trainable=False)
+    model.to(place).eval()
+    labels = _labels_of(model) if task_type in _TASKS_WITH_LABELS else None
+    return LoadedModel(model, tokenizer, task_type, labels, settings, name)
+
+
+def _located(path: str | Path) -> tuple[Path, Recipe | None]:
+    """Return the adapter's directory, fetched from the hub if need be, and its run's recipe.
+
+    Raises:
+        MissingFileError: There is no adapter at `path`.
+    """
+    if is_hub_id(path):
+        return fetch_from_hub(str(path), _HUB_FILES), None
+    return find_adapter(path)
+
+
+def _companions(directory: Path) -> Path:
+    """Return where tokenizer and settings lie: of a checkpoint, in the adapter of its run."""
+    finished = directory.parent / "adapter"
+    alone = not (directory / SETTINGS_FILE).is_file()
+    is_checkpoint = directory.name.startswith("checkpoint-")
+    return finished if alone and is_checkpoint and finished.is_dir() else directory
+
+
+def _label_options(
+    task_type: TaskType, settings: InferenceSettings, adapter: Adapter
+) -> dict[str, Any]:
+    """Return the label options for the base: those of the training, else as many as the head has.
+
+    A head the adapter does not carry is the base's own, with the base's own labels.
+    """
+    if task_type not in _TASKS_WITH_LABELS:
+        return {}
+    if settings.labels is not None:
+        return label_options(settings.labels)
+    rows = [
+        tensor.shape[0]
+        for key, tensor in adapter.replaced.items()
+        if _HEAD_WEIGHT.search(key) and tensor.ndim == 2
+    ]
+    return {"num_labels": rows[-1]} if rows else {}
+
+
+def _labels_of(model: PreTrainedModel) -> tuple[str, ...]:
+    names: Any = model.config.id2label
+    return tuple(names[index] for index in sorted(names))
+
+
+def in_batches(rows: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    """Yield consecutive parts of at most `size` rows."""
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]

@@ -1,0 +1,154 @@
+"""An adapter merged into its base, written as an ordinary checkpoint and checked by its logits."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from lorakit.adapters import merge_adapters, merge_and_unload
+from lorakit.errors import AdapterStateError, ConfigError, OutputExistsError
+from lorakit.files.atomic import appearing_directory
+from lorakit.inference import load_for_inference
+from lorakit.layers.bitsandbytes_storage import keep_odd_layouts
+from lorakit.libraries.foreign_code import load_pretrained
+
+_PROBE_ROWS = 2
+_PROBE_TOKENS = 24
+# Largest deviation of a logit that rounding explains, as a share of the largest logit: float32
+# products in another order, or weights and activations of 16 bits.
+_EXPLAINED = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """What a merge wrote, and how near it is to the adapted model.
+
+    Attributes:
+        largest_deviation: Largest absolute difference of a logit, on seeded random tokens.
+        relative_deviation: The same divided by the largest absolute logit.
+        largest_rounding: Largest rounding error of a merged weight, in the weight's units.
+        layers: Number of layers whose weight changed.
+        dtype: dtype of the written weights; of what is not quantised where `requantized`.
+        files: The paths written.
+        was_quantized: Whether the base was quantised.
+        requantized: Whether the merged weights were quantised again.
+    """
+
+    largest_deviation: float
+    relative_deviation: float
+    largest_rounding: float
+    layers: int
+    dtype: str
+    files: tuple[Path, ...]
+    was_quantized: bool = False
+    requantized: bool = False
+
+
+def merge_to_checkpoint(
+    adapter_path: str | Path,
+    output: str | Path,
+    base: str | None = None,
+    dtype: str | None = None,
+    *,
+    requantize: bool = False,
+    unquantized: bool = False,
+    trust_remote_code: bool = False,
+) -> MergeReport:
+    """Merge an adapter into its base and write a checkpoint that plain `from_pretrained` loads.
+
+    The written checkpoint is loaded again and its logits are compared with the adapted model's
+    before the directory appears under its name. A base that was quantised in training is loaded in
+    the same way, made dense, and added to in float32: the adapter has learnt to go with the
+    quantised weights, errors included.
+
+    Args:
+        adapter_path: A run directory, an adapter directory, or a hub id.
+        output: Directory to make; it must not exist or be empty.
+        base: Hub id or directory of the base; None takes the one the adapter names.
+        dtype: "float32", "bfloat16" or "float16"; None keeps the base's.
+        requantize: Quantise the merged weights again, as the base was; this costs accuracy.
+        unquantized: Merge into the base as it is saved, also where it was quantised in training.
+        trust_remote_code: Whether code that comes with the base may run; as for
+            `load_for_inference`.
+
+    Raises:
+        OutputExistsError: `output` holds files already.
+        AdapterStateError: The written checkpoint does not give the adapted model's logits.
+        AdapterMismatchError: The adapter was made for another base.
+        QuantizationError: `requantize` is asked for and the base is not quantised.
+        ConfigError: `requantize` goes with neither `dtype` nor `unquantized`.
+    """
+    if requantize and (dtype is not None or unquantized):
+        other = "unquantized" if unquantized else f"dtype={dtype}"
+        raise ConfigError(
+            f"Cannot merge with both requantize and {other}: the one keeps the quantised form, the "
+            "other makes it dense. Choose one."
+        )
+    output = Path(output)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise OutputExistsError(
+            f"Cannot write the merged model to {output}: it exists already, expected a new or "
+            "empty directory. Name another one."
+        )
+    loaded = load_for_inference(
+        adapter_path, base, unquantized=unquantized, trust_remote_code=trust_remote_code
+    )
+    model, tokenizer = loaded.model, loaded.tokenizer
+    was_quantized = bool(getattr(model, "is_quantized", False))
+    probe = _probe(model)
+    expected = _logits(model, probe)
+    how = "requantize" if requantize else "dequantize" if was_quantized else None
+    merge = merge_adapters(model, quantized_base=how)
+    merge_and_unload(model)
+    if dtype is not None:
+        model.to(getattr(torch, dtype))
+    with appearing_directory(output) as temporary:
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        # Its class is in memory already: nothing that lies in the directory has to run.
+        again = load_pretrained(type(model), temporary, trust_remote_code=False, dtype="auto")
+        written = again.eval()
+        keep_odd_layouts(written.modules())
+        deviation = (_logits(written, probe) - expected).abs().max().item()
+        relative = deviation / max(expected.abs().max().item(), torch.finfo(torch.float32).tiny)
+        if not requantize:
+            _check(relative, model.dtype, output)
+    return MergeReport(
+        largest_deviation=deviation,
+        relative_deviation=relative,
+        largest_rounding=merge.largest_rounding,
+        layers=merge.layers,
+        dtype=str(model.dtype).removeprefix("torch."),
+        files=tuple(sorted(path for path in output.iterdir() if path.is_file())),
+        was_quantized=was_quantized,
+        requantized=requantize,
+    )
+
+
+def _probe(model: PreTrainedModel) -> dict[str, Tensor]:
+    """Return seeded random tokens, the same for both models."""
+    config = model.config.get_text_config()
+    generator = torch.Generator().manual_seed(0)
+    shape = (_PROBE_ROWS, _PROBE_TOKENS)
+    ids = torch.randint(0, config.vocab_size, shape, generator=generator).to(model.device)
+    probe = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if model.config.is_encoder_decoder:
+        probe["decoder_input_ids"] = ids.flip(0)
+    return probe
+
+
+@torch.no_grad()
+def _logits(model: PreTrainedModel, probe: dict[str, Tensor]) -> Tensor:
+    return model.eval()(**probe).logits.float()
+
+
+def _check(relative: float, dtype: torch.dtype, output: Path) -> None:
+    limit = _EXPLAINED.get(dtype, 0.1)
+    if not relative <= limit:
+        raise AdapterStateError(
+            f"The merged model in {output} is wrong: its logits deviate by {relative:.2g} of the "
+            f"largest from the adapted model's, expected at most {limit:g} in {dtype}. Nothing was "
+            "written. Try --dtype float32, or keep the adapter unmerged."
+        )

@@ -1,0 +1,137 @@
+"""Classify texts and tag words with a trained adapter."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lorakit.config import TaskType
+from lorakit.data.tokenizers import batch_columns, padded, word_columns
+from lorakit.errors import DataError
+from lorakit.inference.loaded import LoadedModel, in_batches
+
+_WORD = re.compile(r"\w+(?:[-'’]\w+)*|[^\w\s]")
+
+
+@dataclass(frozen=True)
+class Classification:
+    """The class of one text."""
+
+    label: str
+    probability: float
+    """What the model gives this label, from 0 to 1."""
+    probabilities: dict[str, float]
+    """Of every label."""
+
+
+@dataclass(frozen=True)
+class TaggedWord:
+    """One word and its tag."""
+
+    word: str
+    tag: str
+    probability: float
+    """What the model gives this tag, from 0 to 1."""
+
+
+def classify(
+    loaded: LoadedModel,
+    texts: Sequence[str | tuple[str, str]],
+    use_base: bool = False,
+    *,
+    batch_rows: int = 16,
+) -> list[Classification]:
+    """Give each text its class.
+
+    Args:
+        loaded: Of task SEQ_CLS.
+        texts: Texts, or pairs of texts for an adapter trained on pairs; cut as in training.
+        use_base: Whether the base model answers without the adapter. A head the base does not
+            have itself is then the untrained one that the training started from.
+        batch_rows: How many texts are run at once.
+
+    Raises:
+        ConfigError: The adapter is for another task.
+        DataError: A text where pairs are wanted, or the other way round.
+    """
+    loaded.require_task("classify", TaskType.SEQ_CLS)
+    _require_kind(loaded, texts)
+    made = []
+    with loaded.acting(use_base):
+        for batch in in_batches(texts, batch_rows):
+            columns = [list(batch)]
+            if loaded.settings.text_pair:
+                columns = [[pair[0] for pair in batch], [pair[1] for pair in batch]]
+            tokens = batch_columns(
+                loaded.tokenizer, *columns, truncation=True, max_length=loaded.max_length
+            )
+            encoded = padded(loaded.tokenizer, tokens).to(loaded.model.device)
+            shares = loaded.model(**encoded).logits.float().softmax(-1)
+            made += [_classification(row, loaded.labels or ()) for row in shares.tolist()]
+    return made
+
+
+def _require_kind(loaded: LoadedModel, texts: Sequence[Any]) -> None:
+    pairs = loaded.settings.text_pair
+    if any(isinstance(text, str) == pairs for text in texts):
+        wanted, got = ("pairs of texts", "a single text") if pairs else ("texts", "a pair")
+        raise DataError(
+            f"The adapter was trained on {wanted}: got {got}, expected {wanted} only. "
+            "Give the input as the training examples had it."
+        )
+
+
+def _classification(shares: list[float], labels: Sequence[str]) -> Classification:
+    by_label = dict(zip(labels, shares, strict=True))
+    best = max(by_label, key=lambda label: by_label[label])
+    return Classification(best, by_label[best], by_label)
+
+
+def tag(
+    loaded: LoadedModel,
+    texts: Sequence[str | Sequence[str]],
+    use_base: bool = False,
+) -> list[list[TaggedWord]]:
+    """Give each word of each text its tag.
+
+    Args:
+        loaded: Of task TOKEN_CLS.
+        texts: Texts, which are cut into words and punctuation marks, or lists of words.
+        use_base: Whether the base model answers without the adapter.
+
+    Raises:
+        ConfigError: The adapter is for another task.
+        DataError: A text has more words than the model can take.
+    """
+    loaded.require_task("tag words", TaskType.TOKEN_CLS)
+    with loaded.acting(use_base):
+        return [
+            _tagged(loaded, _WORD.findall(text) if isinstance(text, str) else list(text))
+            for text in texts
+        ]
+
+
+def _tagged(loaded: LoadedModel, words: list[str]) -> list[TaggedWord]:
+    if not words:
+        return []
+    columns, (word_of,) = word_columns(loaded.tokenizer, [words], loaded.max_length)
+    first: dict[int, int] = {}
+    for position, word in enumerate(word_of):
+        if word is not None:
+            first.setdefault(word, position)
+    fitting = max(first, default=-1) + 1
+    if fitting < len(words):
+        raise DataError(
+            f"A text is too long to be tagged: got {len(words)} words, expected at most the "
+            f"{fitting} that fit into {loaded.max_length} tokens. Give it in parts."
+        )
+    encoded = padded(loaded.tokenizer, columns).to(loaded.model.device)
+    shares = loaded.model(**encoded).logits[0].float().softmax(-1)
+    best = shares.max(-1)
+    labels = loaded.labels or ()
+    return [
+        TaggedWord(words[word], labels[int(best.indices[at])], float(best.values[at]))
+        for word, at in first.items()
+    ]

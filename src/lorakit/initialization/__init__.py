@@ -1,0 +1,1 @@
+"""Initializations: the values that a fresh adapter begins with."""

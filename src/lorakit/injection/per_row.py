@@ -1,0 +1,115 @@
+"""One adapter for each row of a batch."""
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from lorakit.errors import AdapterNameError
+from lorakit.injection.activation import set_trained
+from lorakit.injection.state import (
+    carriers,
+    require_adapter,
+    require_state,
+    require_unmerged,
+    unwrapped,
+)
+from lorakit.layers.per_row import RowAdapters
+
+_EXPAND = "_expand_inputs_for_generation"
+"""Name of the method with which models of transformers repeat rows for beams."""
+
+
+@contextmanager
+def adapter_rows(model: nn.Module, names: Sequence[str | None]) -> Iterator[None]:
+    """Run batches in which each row has its own adapter or none, inside a `with` block.
+
+    Every layer computes all rows at once: one base product, and one grouped product for the
+    low-rank parts. Ranks, scalings, dropout, trained heads and biases may differ between the
+    adapters. It works in training too: adapters that were added as trainable require gradients
+    from then on, until `set_adapter` is called, so one optimizer can train several in one batch.
+    `generate` repeats the names as it repeats rows for beams or several answers.
+    With gradient checkpointing, call `backward` inside the block. Factors may be moved, replaced
+    or changed in place inside the block, but not by assigning to a parameter's `.data`.
+
+    Args:
+        model: A model with adapters.
+        names: The adapter of each row of the batch, None for the base alone.
+
+    Raises:
+        AdapterNameError: `names` is empty or a single string, or there is no such adapter.
+        AdapterStateError: The model is merged, or inside another such block.
+        ShapeError: Raised by the model: a batch has another number of rows.
+
+    Example:
+        >>> import torch
+        >>> from lorakit import LoraConfig, add_adapter, adapter_rows
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 4))
+        >>> for name in ("german", "french"):
+        ...     _ = add_adapter(model, LoraConfig(r=2, target_modules=["0"]), name)
+        >>> with adapter_rows(model, ["german", None, "french"]):
+        ...     model(torch.randn(3, 4)).shape
+        torch.Size([3, 4])
+    """
+    require_unmerged(model, "choose adapters by row")
+    state = require_state(model)
+    if isinstance(names, str) or not names:
+        raise AdapterNameError(
+            f"Cannot choose adapters by row: got {names!r}, expected a name or None for each row "
+            "of the batch. Pass a list; for one adapter in all rows call set_adapter."
+        )
+    rows = RowAdapters(names)
+    for name in rows.distinct:
+        require_adapter(model, name)
+    layers, replaced = carriers(unwrapped(model))
+    trained = [name for name in rows.distinct if state.trainable[name]]
+    if torch.is_grad_enabled() and trained:
+        set_trained(layers, replaced, dict.fromkeys(trained, True))
+        state.trained_in_rows = tuple(dict.fromkeys((*state.trained_in_rows, *trained)))
+    holders: list[nn.Module] = [*layers, *replaced]
+    for module in holders:
+        module.row_adapters = rows  # type: ignore[assignment]
+    state.rows = rows
+    try:
+        with _told_of_repeats(unwrapped(model), rows):
+            yield
+    finally:
+        state.rows = None
+        rows.is_over = True
+        for module in holders:
+            # Layers that backward may run again keep it, to notice that.
+            if not rows.had_gradients and vars(module).get("row_adapters") is rows:
+                del module.row_adapters
+
+
+@contextmanager
+def _told_of_repeats(model: nn.Module, rows: RowAdapters) -> Iterator[None]:
+    """Tell rows how often `generate` of transformers repeats each row, while it does so itself.
+
+    An encoder has run by then, with the rows as they were.
+    """
+    if not hasattr(model, _EXPAND) or _EXPAND in vars(model):
+        yield
+        return
+    setattr(model, _EXPAND, _Expanding(model, rows))
+    try:
+        yield
+    finally:
+        delattr(model, _EXPAND)
+
+
+class _Expanding:
+    """Stands in for the method of a model that repeats rows; copies of the model carry a copy."""
+
+    def __init__(self, model: nn.Module, rows: RowAdapters):
+        self.model, self.rows = model, rows
+
+    def __call__(self, expand_size: int = 1, *args: Any, **kwargs: Any) -> Any:
+        self.rows.repeats = expand_size
+        method = getattr(type(self.model), _EXPAND)  # in transformers a static one, mostly
+        is_static = isinstance(inspect.getattr_static(type(self.model), _EXPAND), staticmethod)
+        own = () if is_static else (self.model,)
+        return method(*own, expand_size, *args, **kwargs)

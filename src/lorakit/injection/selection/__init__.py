@@ -1,0 +1,1 @@
+"""What a configuration or a file selects in a model: decisions that change nothing."""

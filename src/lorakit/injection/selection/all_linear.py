@@ -1,0 +1,100 @@
+"""What "all-linear" leaves out of a model, or adapts with another rank than it is told.
+
+Who names a layer gets an error where a setting does not go with it. "all-linear" names none, so it
+takes what goes, and the injection says what does not.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import nn
+
+from lorakit.config import LoraConfig, matching_pattern
+from lorakit.injection.selection.adapted_classes import adapted_class_of
+from lorakit.injection.selection.parameters import adaptable_parameter
+from lorakit.layers.kinds.attention import LoraMultiheadAttention
+from lorakit.layers.kinds.experts import expert_parameters, is_known_experts
+
+
+def left_out_of_all_linear(
+    config: LoraConfig, free: Mapping[str, nn.Module], bypassed: Mapping[str, str]
+) -> dict[str, str]:
+    """Return why linear layers are left out, by path.
+
+    Args:
+        config: The settings.
+        free: The base's modules outside of trained heads, by path.
+        bypassed: Layers whose weight acts without a call, with the reason.
+    """
+    left_out = {}
+    for path, module in free.items():
+        kind = adapted_class_of(module)
+        if kind is None or not kind.is_linear:
+            continue
+        if path in bypassed:
+            left_out[path] = bypassed[path]
+        elif config.use_dora and kind is LoraMultiheadAttention:
+            left_out[path] = "nn.MultiheadAttention has no magnitude (use_dora)"
+    return left_out
+
+
+def with_lower_ranks(
+    config: LoraConfig, selected: Mapping[str, nn.Module]
+) -> tuple[LoraConfig, list[tuple[str, int]]]:
+    """Return settings in which no selected layer has a larger rank than it allows, and which have.
+
+    A gate with one output allows rank 1. Its scaling stays that of the others. Where every layer is
+    too small, it is the rank that is wrong, and the settings stay as they are.
+
+    Args:
+        config: The settings.
+        selected: The layers to adapt, by path.
+
+    Returns: The settings, and the layers with their lower rank, by path.
+    """
+    lowered = []
+    for path, module in selected.items():
+        kind = adapted_class_of(module)
+        is_told = matching_pattern(config.rank_pattern, path) or config.parts_for(path)
+        if kind is None or is_told:
+            continue
+        largest = min(kind.factor_sizes(module))
+        if config.rank_for(path) > largest:
+            lowered.append((path, largest))
+    if not lowered or len(lowered) == len(selected):
+        return config, []
+    ranks: dict[str, Any] = {}
+    alphas: dict[str, Any] = {}
+    for path, rank in lowered:
+        key = f"^{re.escape(path)}"
+        ranks[key] = rank
+        alphas[key] = config.scaling_for(path) * (rank**0.5 if config.use_rslora else rank)
+    # The first entry that matches is the one that counts.
+    patterns = {
+        "rank_pattern": ranks | config.rank_pattern,
+        "alpha_pattern": alphas | config.alpha_pattern,
+    }
+    return config.model_copy(update=patterns), lowered
+
+
+def untargeted_experts(
+    free: Mapping[str, nn.Module], targeted: Mapping[str, object]
+) -> Iterator[tuple[str, str]]:
+    """Yield the stacked weights of experts that are no layers, and how they are adapted.
+
+    Args:
+        free: The base's modules outside of trained heads, by path.
+        targeted: Paths of the parameters that are adapted already.
+    """
+    stacked = {
+        f"{path}.{name}": f"{path.rpartition('.')[2]}.{name}"
+        for path, module in free.items()
+        if is_known_experts(module)
+        for name in expert_parameters(module)
+        if adaptable_parameter(module, name) is not None
+    }
+    left = {path: name for path, name in stacked.items() if path not in targeted}
+    names = list(dict.fromkeys(left.values()))
+    for path in left:
+        yield path, f"experts held as 3-D parameters, which target_parameters={names} adapts"

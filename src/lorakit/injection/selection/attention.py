@@ -1,0 +1,97 @@
+"""The output projections of nn.MultiheadAttention, which are adapted with it and never alone."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+from torch import nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+
+from lorakit.config import LoraConfig
+from lorakit.layers.kinds.attention import LoraAttentionOutput, LoraMultiheadAttention
+from lorakit.layers.replaced import plain_class_of
+
+OUTPUT = "out_proj"
+
+OUTPUT_SHARE = 2
+"""Scaling of an output projection's update, in units of that of its attention's."""
+
+_ATTENTIONS = (nn.MultiheadAttention, LoraMultiheadAttention)
+
+
+def attention_outputs(modules: Mapping[str, nn.Module]) -> dict[str, str]:
+    """Return the path of the attention that each output projection belongs to, by its own path."""
+    return {
+        f"{path}.{OUTPUT}" if path else OUTPUT: path
+        for path, module in modules.items()
+        if plain_class_of(module) in _ATTENTIONS
+    }
+
+
+def with_outputs(selected: Sequence[str], outputs: Mapping[str, str]) -> list[str]:
+    """Return selected modules with the output projection of each attention after it."""
+    of_attention = {attention: output for output, attention in outputs.items()}
+    paths: list[str] = []
+    for path in selected:
+        paths += [path, of_attention[path]] if path in of_attention else [path]
+    return paths
+
+
+def is_output(module: nn.Module) -> bool:
+    """Return whether this is a layer that only an attention can have."""
+    return plain_class_of(module) in (NonDynamicallyQuantizableLinear, LoraAttentionOutput)
+
+
+def attention_obstacle(module: nn.MultiheadAttention) -> str | None:
+    """Return why an attention cannot be adapted, or None."""
+    if module.in_proj_weight is None:
+        return (
+            "kdim or vdim differs from embed_dim, so that it has three input projections and not "
+            "one"
+        )
+    return None
+
+
+OUTPUT_OBSTACLE = (
+    "nn.MultiheadAttention reads its weight without calling it. Name the attention module, which "
+    "adapts both projections"
+)
+
+
+def with_output_patterns(config: LoraConfig, outputs: Mapping[str, str]) -> LoraConfig:
+    """Return settings that give adapted output projections what PEFT gives them.
+
+    That is the attention's rank, and twice its alpha: PEFT 0.21 adds the update of the output
+    projection twice, so that this is the update its files describe.
+
+    Args:
+        config: The settings.
+        outputs: The attention of each adapted output projection, both by path.
+
+    Returns: The same object where the settings give that already.
+    """
+    ranks, alphas = {}, {}
+    for output, attention in outputs.items():
+        key = f"^{re.escape(output)}"
+        rank, alpha = config.rank_for(attention), OUTPUT_SHARE * config.alpha_for(attention)
+        if config.rank_for(output) != rank:
+            ranks[key] = rank
+        if config.alpha_for(output) != alpha:
+            alphas[key] = alpha
+    if not ranks and not alphas:
+        return config
+    # What is implied replaces an entry of the same name, and comes first, where it is found first.
+    patterns = {
+        field: implied | {key: v for key, v in getattr(config, field).items() if key not in implied}
+        for field, implied in (("rank_pattern", ranks), ("alpha_pattern", alphas))
+    }
+    return config.model_copy(update=patterns)
+
+
+def without_output_patterns(config: LoraConfig, outputs: Mapping[str, str]) -> LoraConfig:
+    """Return settings without the patterns that `with_output_patterns` adds to them."""
+    implied = {f"^{re.escape(output)}" for output in outputs}
+    patterns = {
+        field: {key: value for key, value in getattr(config, field).items() if key not in implied}
+        for field in ("rank_pattern", "alpha_pattern")
+    }
+    return config.model_copy(update=patterns)

@@ -1,0 +1,1 @@
+"""What keeps a selection from being injected, checked before anything is touched."""

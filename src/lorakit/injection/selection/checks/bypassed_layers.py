@@ -1,0 +1,63 @@
+"""Layers whose weight a model reads where it would have to call them: an update does not act.
+
+Mamba's mixers multiply with `dt_proj.weight`, DETR's masks and WavLM's attention hand the weights
+of linear layers to a function, and some twenty families do so with their convolution's;
+RecurrentGemma's call the convolution, but not for the next token. Such an update would get no
+gradient, and merging it would change what the model computes where the adapter did not.
+
+A layer that is called and whose weight is read too, as for a penalty, is adapted; one that is read
+in training and called in evaluation (Gemma 3n's `correction_coefs`) is not. For one token
+convolutions are read in parts, so those whose weight is read in part are not.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from lorakit.errors import TargetError
+from lorakit.injection.selection.checks.weight_reads import weight_reads
+from lorakit.layers import plain_class_of
+
+if TYPE_CHECKING:
+    from lorakit.injection.selection.plan import Site
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+def bypassed_layers(modules: Mapping[str, nn.Module]) -> dict[str, str]:
+    """Return why the weights of layers act without a call, by path.
+
+    Args:
+        modules: Those of the base, by path.
+    """
+    found = weight_reads(modules)
+    readers = {path: reader for path, reader in found.readers.items() if path not in found.used}
+    readers |= found.readers_in_a_branch
+    readers |= {
+        path: reader
+        for path, reader in found.readers_of_a_part.items()
+        if issubclass(plain_class_of(modules[path]), _CONVOLUTIONS)
+    }
+    return {
+        path: f"{reader} reads its weight where it would have to call the layer"
+        for path, reader in readers.items()
+    }
+
+
+def require_called(bypassed: Mapping[str, str], sites: "Sequence[Site]") -> None:
+    """Refuse layers whose weight acts without a call.
+
+    Args:
+        bypassed: What `bypassed_layers` returned.
+        sites: What is to be adapted.
+
+    Raises:
+        TargetError: One of them is among those.
+    """
+    for site in sites:
+        if site.path in bypassed:
+            raise TargetError(
+                f"Cannot adapt {site.path}: {bypassed[site.path]}, so an update would not act. "
+                "Leave it out of target_modules."
+            )

@@ -1,0 +1,127 @@
+"""What the layers to adapt and the settings must agree on, checked before anything is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from lorakit.config import LoraConfig
+from lorakit.config.initialization_names import INITIALIZED_ON_DATA, is_rewriting
+from lorakit.errors import ConfigError, ShapeError, TargetError, first_few
+from lorakit.injection.selection.checks.initialization import check_start
+from lorakit.layers.kinds.attention import LoraMultiheadAttention
+from lorakit.layers.kinds.read_weight import LoraReadWeight
+
+if TYPE_CHECKING:
+    from lorakit.injection.selection.plan import Site
+
+
+def check_sites(config: LoraConfig, sites: Sequence[Site]) -> None:
+    """Refuse layers that the settings do not go with.
+
+    Raises:
+        TargetError: A layer has no magnitude, has no input to drop from, cannot begin as they say,
+            or a frozen lora_A would leave its update at zero.
+        ShapeError: A rank is larger than its layer, or odd where it is halved.
+        QuantizationError: What is to begin from a loss of quantising is not quantised.
+    """
+    _check_magnitudes(config, sites)
+    check_dropout(config, sites)
+    _check_ranks(sites)
+    _check_frozen(config, sites)
+    _check_even(config, sites)
+    check_start(config, sites)
+
+
+def check_room(config: LoraConfig, sites: Sequence[Site], max_rank: int) -> None:
+    """Refuse to keep room for larger ranks where it is too small, or where there can be none.
+
+    Raises:
+        ConfigError: Names what is in the way.
+    """
+    if isinstance(max_rank, bool) or not isinstance(max_rank, int) or max_rank < 1:
+        raise ConfigError(
+            f"Cannot keep room for larger ranks: got max_rank={max_rank!r}, expected a whole "
+            "number above 0. Give the largest rank of the adapters that are to come."
+        )
+    start = config.init_lora_weights
+    if is_rewriting(start) or start in INITIALIZED_ON_DATA:
+        raise ConfigError(
+            f"Cannot keep room for larger ranks: got max_rank={max_rank} with init_lora_weights="
+            f"{start!r}, whose updates have a rank or form of another kind. Leave one of them out."
+        )
+    larger = [f"{site.path} (r={site.r})" for site in sites if site.r > max_rank]
+    in_parts = [site.path for site in sites if site.parts is not None]
+    if larger or in_parts:
+        raise ConfigError(
+            f"Cannot keep room for larger ranks in {first_few(larger or in_parts, 3)}: got "
+            f"max_rank={max_rank}, expected "
+            + (
+                "at least the rank there. Raise max_rank."
+                if larger
+                else "layers that are adapted as a whole, not in parts or groups. Leave max_rank "
+                "out, or these layers."
+            )
+        )
+
+
+def _check_ranks(sites: Sequence[Site]) -> None:
+    too_large = []
+    for site in sites:
+        in_features, out_features = site.adapted_class.factor_sizes(site.module)
+        out_features //= len(site.parts) if site.parts else 1
+        if site.r > min(in_features, out_features):
+            too_large.append(f"{site.path} (in={in_features}, out={out_features}, r={site.r})")
+    if too_large:
+        raise ShapeError(
+            f"The rank is larger than the layer in {first_few(too_large, 5)}; expected r "
+            "up to min(in, out). Lower r, give these layers a rank_pattern, or exclude them."
+        )
+
+
+def _check_magnitudes(config: LoraConfig, sites: Sequence[Site]) -> None:
+    """Refuse magnitudes where the weight is that of three projections."""
+    attentions = [site.path for site in sites if site.adapted_class is LoraMultiheadAttention]
+    if config.use_dora and attentions:
+        raise TargetError(
+            f"Cannot adapt {attentions[0]} with use_dora=True: nn.MultiheadAttention has no "
+            "magnitude here, expected a plain update of it. Leave use_dora out, or the attention "
+            f"with exclude_modules=[{attentions[0]!r}]."
+        )
+
+
+def check_dropout(config: LoraConfig, sites: Sequence[Site]) -> None:
+    """Refuse dropout where the input that it would act on is not seen.
+
+    Raises:
+        TargetError: A module's forward reads the weight itself.
+    """
+    read = [site for site in sites if issubclass(site.adapted_class, LoraReadWeight)]
+    if config.lora_dropout and read:
+        kind = read[0].adapted_class.plain_class.__name__
+        raise TargetError(
+            f"Cannot adapt {read[0].path} with lora_dropout={config.lora_dropout:g}: {kind} reads "
+            "its weight in a forward of its own, whose input cannot be dropped from; expected "
+            "lora_dropout=0. Leave it out of target_parameters, or lora_dropout."
+        )
+
+
+def _check_frozen(config: LoraConfig, sites: Sequence[Site]) -> None:
+    """Refuse to freeze a lora_A that starts at zero: the update would stay zero."""
+    zero = [site.path for site in sites if site.adapted_class.zero_factor == "A"]
+    if config.freeze_lora_a and zero:
+        raise TargetError(
+            f"Cannot freeze lora_A of {zero[0]}: it is an embedding, whose lora_A starts at zero, "
+            "expected layers that draw it. Leave embeddings out of target_modules, or leave "
+            "freeze_lora_a out."
+        )
+
+
+def _check_even(config: LoraConfig, sites: Sequence[Site]) -> None:
+    """Refuse a rank that the orthogonal initialisation cannot halve."""
+    odd = [f"{site.path} (r={site.r})" for site in sites if site.r % 2]
+    if config.init_lora_weights == "orthogonal" and odd:
+        raise ShapeError(
+            f"Cannot initialise {first_few(odd, 1)} with init_lora_weights='orthogonal': got an "
+            "odd rank, expected an even one, half of it for each factor. Change r or rank_pattern."
+        )

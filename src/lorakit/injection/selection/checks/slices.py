@@ -1,0 +1,70 @@
+"""Layers whose parts are adapted one by one, checked before anything is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from lorakit.config import LoraConfig
+from lorakit.errors import ShapeError, TargetError
+from lorakit.injection.selection.checks.initialization import is_linear
+
+if TYPE_CHECKING:
+    from lorakit.injection.selection.plan import Site
+
+_INITIALIZATIONS = (True, False, "gaussian")
+
+
+def by_groups(site: Site, config: LoraConfig) -> Site:
+    """Return a site whose update has a block for each group, where the layer has groups.
+
+    Raises:
+        ShapeError: The rank is not divisible by the groups.
+        TargetError: The initialisation makes one product of the whole weight.
+    """
+    shape = site.adapted_class.kernel_shape(site.module)
+    if shape is None or shape.groups == 1:
+        return site
+    if site.r % shape.groups:
+        raise ShapeError(
+            f"Cannot adapt {site.path}: got r={site.r}, expected a multiple of its "
+            f"{shape.groups} groups. Change r, give it a rank_pattern, or leave it out."
+        )
+    _check_initialization(site, config)
+    return replace(site, r=site.r // shape.groups, parts=(True,) * shape.groups)
+
+
+def check_parts(config: LoraConfig, sites: Sequence[Site]) -> None:
+    """Refuse `enable_lora` where the parts of a layer cannot be adapted one by one.
+
+    Raises:
+        TargetError: The layer is not linear, or the initialisation makes one product of it.
+        ShapeError: Its outputs do not fall into that many equal parts.
+    """
+    for site in sites:
+        if site.parts is None:
+            continue
+        if not is_linear(site.adapted_class):
+            raise TargetError(
+                f"Cannot adapt parts of {site.path}: it is a {type(site.module).__name__}, "
+                "expected a linear layer. Leave it out of enable_lora."
+            )
+        _check_initialization(site, config)
+        out_features = site.adapted_class.factor_sizes(site.module)[1]
+        if out_features % len(site.parts):
+            raise ShapeError(
+                f"Cannot adapt parts of {site.path}: enable_lora={list(site.parts)} has "
+                f"{len(site.parts)} parts, expected a divisor of its {out_features} outputs. Say "
+                "true or false for each of its equal parts."
+            )
+
+
+def _check_initialization(site: Site, config: LoraConfig) -> None:
+    """Refuse starts that make one product of the whole weight."""
+    if config.init_lora_weights not in _INITIALIZATIONS:
+        raise TargetError(
+            f"Cannot adapt parts of {site.path} with init_lora_weights="
+            f"{config.init_lora_weights!r}, expected one of {list(_INITIALIZATIONS)}. Leave "
+            "init_lora_weights out, or the module."
+        )

@@ -1,0 +1,197 @@
+"""Which modules of a model are its heads, and which of them an adapter has to train and carry."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from lorakit.config import LoraConfig, TaskType
+from lorakit.errors import first_few
+from lorakit.injection.selection.targets import layer_index, name_matches
+from lorakit.injection.state import base_modules
+from lorakit.layers.adapted import READ_FLAG
+from lorakit.layers.bitsandbytes_storage import bits_of
+
+# Used for models that do not say where their backbone is; the second for such classes alone as are
+# known to have a head.
+_KNOWN_HEADS = (
+    *("score", "classifier", "pre_classifier", "classification_head", "logits_proj"),
+    *("qa_outputs", "ctc_head"),
+)
+_LIKELY_HEADS = (*_KNOWN_HEADS, "head", "fc")
+_KNOWN_OUTPUTS = ("lm_head", "embed_out", "output_layer")
+
+TASKS_WITH_HEADS = (TaskType.SEQ_CLS, TaskType.TOKEN_CLS)
+
+_TASK_BY_CLASS = {
+    "ForSequenceClassification": TaskType.SEQ_CLS,
+    "ForTokenClassification": TaskType.TOKEN_CLS,
+}
+# Classes of transformers whose head is made for the classes of one data set. PEFT has no task type
+# for most of them.
+_HAS_TASK_HEAD = re.compile(
+    r"For\w*?(Classification|QuestionAnswering|MultipleChoice|NextSentencePrediction|Regression"
+    r"|CTC|XVector)"
+)
+
+
+def task_heads(model: nn.Module) -> tuple[str, ...]:
+    """Return the paths of the modules that stand beside the backbone and have parameters.
+
+    A transformers model names its backbone in `base_model_prefix`; what stands beside it
+    (`score`, `classifier`, `pre_classifier`, `classification_head`, …) is the task's head. For
+    other models the usual names of heads are looked for. Of a list of modules, which is never
+    called itself, the modules in it are meant.
+    """
+    prefix = getattr(model, "base_model_prefix", "")
+    beside_backbone = bool(prefix) and isinstance(getattr(model, prefix, None), nn.Module)
+    names = _LIKELY_HEADS if _class_with_head(model) else _KNOWN_HEADS
+    heads = [
+        (name, child)
+        for name, child in model.named_children()
+        if (name != prefix if beside_backbone else name in names)
+    ]
+    return tuple(path for name, child in heads for path in _callable_parts(name, child))
+
+
+def _callable_parts(path: str, module: nn.Module) -> list[str]:
+    if isinstance(module, (nn.ModuleList, nn.ModuleDict)):
+        parts = module.named_children()
+        return [inner for name, part in parts for inner in _callable_parts(f"{path}.{name}", part)]
+    return [path] if any(True for _ in module.parameters()) else []
+
+
+def output_layers(model: nn.Module) -> set[int]:
+    """Return the ids of the modules "all-linear" leaves out: the output layer and task heads."""
+    outputs = {id(module) for name, module in model.named_children() if name in _KNOWN_OUTPUTS}
+    output = _output_embeddings(model)
+    if output is not None:
+        outputs.add(id(output))
+    for name in task_heads(model):
+        outputs.update(id(module) for _, module in base_modules(model.get_submodule(name)))
+    return outputs
+
+
+def _output_embeddings(model: nn.Module) -> nn.Module | None:
+    get_output = getattr(model, "get_output_embeddings", None)
+    output = get_output() if callable(get_output) else None
+    return output if isinstance(output, nn.Module) else None
+
+
+@dataclass(frozen=True)
+class HeadChoice:
+    """The modules that an adapter trains in full without being told to.
+
+    Attributes:
+        task_type: The configuration's, or the one that the model's class stands for.
+        paths: The modules.
+        excluded: Heads that are left out, as `exclude_modules` names them or `target_modules` names
+            what is in them.
+        notes: What was decided, in sentences for the table.
+    """
+
+    task_type: TaskType | None
+    paths: tuple[str, ...]
+    excluded: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def choose_heads(
+    model: nn.Module, modules: Mapping[str, nn.Module], config: LoraConfig
+) -> HeadChoice:
+    """Decide which modules a fresh adapter has to train in full and carry in its file.
+
+    They are the head of the task, which is that of the configuration or, where it names none, that
+    of the model's class, and the modules whose weights transformers has drawn because the
+    checkpoint has none: loading the base again draws other ones. Output layers of language models
+    and embeddings are not among them; they are named in `modules_to_save`.
+
+    Args:
+        model: Any torch module.
+        modules: The base's modules by path.
+        config: `task_type`; heads that `exclude_modules` names are left out.
+    """
+    path_of = {id(module): path for path, module in modules.items()}
+    heads = list(dict.fromkeys(path_of[id(model.get_submodule(p))] for p in task_heads(model)))
+    kind = None if config.task_type else _class_with_head(model)
+    task = config.task_type or _task_of(kind)
+    has_task_head = kind is not None or task in TASKS_WITH_HEADS
+    unread = _unread_modules(model, modules)
+    found = [*heads] if has_task_head else [p for p in unread if _is_inside(p, heads)]
+    if has_task_head:
+        beside_layers = [path for path in unread if layer_index(path) is None]
+        found += [path for path in beside_layers if not _is_inside(path, heads)]
+    excluded = [p for p in found if name_matches(config.exclude_modules or (), p)]
+    adapted = [] if kind is None else [p for p in found if _is_targeted(p, config)]
+    chosen = [path for path in found if path not in (*excluded, *adapted)]
+    if kind is not None and any(path in heads for path in (*excluded, *adapted)):
+        task = None  # PEFT looks for the whole head in a file that names the task
+    drawn = [path for path in chosen if path in unread and not (has_task_head and path in heads)]
+    unsaved = [p for p in unread if not _is_inside(p, (*chosen, *config.modules_to_save))]
+    notes = [] if kind is None else [_inferred(kind, task, [p for p in chosen if p in heads])]
+    for paths, text in (
+        (drawn, "Not in the checkpoint, so trained in full and saved: "),
+        (excluded, "Not trained, as exclude_modules names it: "),
+        (adapted, "Not trained in full, as target_modules names what is in it: "),
+        (unsaved, "Not in the checkpoint, and in no file of the adapter: "),
+    ):
+        notes += [f"{text}{first_few(paths)}"] if paths else []
+    return HeadChoice(task, tuple(chosen), (*excluded, *adapted), tuple(notes))
+
+
+def _inferred(kind: str, task: TaskType | None, heads: Sequence[str]) -> str:
+    what = f"task_type={task} inferred" if task else "A task's head inferred"
+    if heads:
+        return f"{what} from {kind}; trains head {', '.join(heads)}"
+    return f"{what} from {kind}, but no head to train; name it in modules_to_save if there is one"
+
+
+def _task_of(kind: str | None) -> TaskType | None:
+    """Return the task type that a class with a head stands for; None where PEFT has none."""
+    return next((task for end, task in _TASK_BY_CLASS.items() if end in (kind or "")), None)
+
+
+def _class_with_head(model: nn.Module) -> str | None:
+    """Return the name of the class of transformers that says that a model has a task's head."""
+    if not isinstance(getattr(model, "base_model_prefix", None), str):
+        return None
+    names = [kind.__name__ for kind in type(model).__mro__]
+    return next((name for name in names if _HAS_TASK_HEAD.search(name)), None)
+
+
+def _unread_modules(model: nn.Module, modules: Mapping[str, nn.Module]) -> list[str]:
+    """Return the modules whose weights stand in no checkpoint: transformers has drawn them.
+
+    A model that was not loaded by `from_pretrained` has none, nor has one that was copied. Only
+    modules that hold nothing but such weights count, without embeddings and output layers, whose
+    weights are replaced where a vocabulary is resized.
+    """
+    if not any(getattr(parameter, READ_FLAG, False) for parameter in model.parameters()):
+        return []
+    output = _output_embeddings(model)
+    return [path for path, m in modules.items() if path and m is not output and _is_unread(m)]
+
+
+def _is_unread(module: nn.Module) -> bool:
+    own, *inner = [
+        [parameter for parameter in part._parameters.values() if parameter is not None]
+        for _, part in base_modules(module)
+    ]
+    return (
+        bool(own)
+        and not any(inner)
+        and not any(getattr(p, READ_FLAG, False) or p.is_meta for p in own)
+        and not isinstance(module, nn.Embedding)
+        and bits_of(module) is None
+    )
+
+
+def _is_targeted(head: str, config: LoraConfig) -> bool:
+    """Return whether `target_modules` names a head, or a module in it, by its whole path."""
+    targets = () if isinstance(config.target_modules, str) else config.target_modules or ()
+    return any(_is_inside(name, [head]) for name in targets)
+
+
+def _is_inside(path: str, heads: Sequence[str]) -> bool:
+    return any(path == head or path.startswith(f"{head}.") for head in heads)

@@ -1,0 +1,322 @@
+"""Adapters made with other versions of transformers, brought to the names a model has now.
+
+transformers renames modules from version to version, and stacks the experts of a mixture in
+parameters since version 5. It says how in the conversions by which it loads older checkpoints; the
+same conversions bring an adapter's tensors to the model's names. Stacked experts that are fused,
+such as gate and up projections, have one update whose lora_A are below each other and whose lora_B
+are the blocks of a diagonal.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import (
+    Concatenate,
+    MergeModulelist,
+    WeightConverter,
+    WeightRenaming,
+    rename_source_key,
+)
+
+from lorakit.config import LoraConfig
+from lorakit.errors import AdapterMismatchError, first_few
+from lorakit.injection.selection.parameters import WEIGHT, is_carrier, parameter_at
+from lorakit.injection.selection.peft_names import is_taken_for_experts
+from lorakit.injection.selection.plan import AdapterTensors
+from lorakit.injection.selection.targets import name_matches
+from lorakit.injection.state import base_modules
+from lorakit.layers.kinds.parameter import AdaptedParameter
+
+_Tensors = TypeVar("_Tensors", bound=AdapterTensors)
+
+
+def in_names_of(model: nn.Module, adapter: _Tensors) -> _Tensors:
+    """Return an adapter whose tensors have the names of a model's modules and parameters.
+
+    Args:
+        model: The base, with other adapters or without.
+        adapter: A dataclass of tensors by path; what has a place in the model already, and what
+            has none under any name, stays as it is.
+
+    Raises:
+        AdapterMismatchError: Two tensors would get one name, or the updates of experts do not make
+            one of the stacked weight.
+    """
+    modules = {path: module for path, module in base_modules(model) if not is_carrier(module)}
+    if not isinstance(model, PreTrainedModel) or all(
+        _has_place(modules, path) for path in _paths_of(adapter)
+    ):
+        return adapter
+    names = _Names(model, modules)
+    moved: dict[str, str] = {}
+    experts: dict[str, dict[str, tuple[int, str]]] = {}
+    for path in _paths_of(adapter):
+        found = names.of(path)
+        if isinstance(found, str):
+            moved[path] = found
+        elif path in adapter.factors:
+            experts.setdefault(found.parameter, {})[path] = (found.slot, found.template)
+    _require_one_each(moved)
+    made = _moved(adapter, moved)
+    for parameter, members in experts.items():
+        carrier = parameter_at(modules, parameter)
+        if carrier is not None:
+            made = _stacked(made, carrier, parameter, members, names.slots[parameter])
+    return _of_experts_alone(model, made, [path for found in experts.values() for path in found])
+
+
+def _paths_of(adapter: AdapterTensors) -> list[str]:
+    """Return the paths of everything that an adapter has tensors for."""
+    owners = (key.rpartition(".")[0] for key in adapter.replaced)
+    paths = (*adapter.factors, *owners, *adapter.token_rows, *adapter.base_weights)
+    return list(dict.fromkeys(paths))
+
+
+def _has_place(modules: Mapping[str, nn.Module], path: str) -> bool:
+    return path in modules or parameter_at(modules, path) is not None
+
+
+@dataclass(frozen=True)
+class _ExpertPlace:
+    """Where an update of one expert's matrix belongs."""
+
+    parameter: str
+    """Path of the stacked weight."""
+    slot: int
+    """Which of the matrices that are fused in it."""
+    template: str
+    """The path with "*" for the expert's number."""
+
+
+class _Names:
+    """Finds the names that a model has for older ones."""
+
+    def __init__(self, model: PreTrainedModel, modules: Mapping[str, nn.Module]) -> None:
+        conversions = get_model_conversion_mapping(model)
+        self._renamings: Any = [c for c in conversions if isinstance(c, WeightRenaming)]
+        self._converters: Any = [c for c in conversions if isinstance(c, WeightConverter)]
+        self._modules = modules
+        self._prefix = f"{model.base_model_prefix}." if model.base_model_prefix else ""
+        self.slots: dict[str, int] = {}
+        """How many matrices are fused in each stacked weight that was found."""
+
+    def of(self, path: str) -> str | _ExpertPlace:
+        """Return the model's name of a module, the place of an expert's matrix, or the name given.
+
+        Names of older checkpoints may be those of the backbone alone, or have its prefix.
+        """
+        key, pattern = rename_source_key(f"{path}.{WEIGHT}", self._renamings, self._converters)
+        if pattern is not None:
+            place = self._expert_place(path, key, pattern)
+            return path if place is None else place
+        renamed = key.removesuffix(f".{WEIGHT}")
+        if renamed == path:
+            return path
+        candidates = (renamed, f"{self._prefix}{renamed}", renamed.removeprefix(self._prefix))
+        return next((name for name in candidates if name in self._modules), path)
+
+    def _expert_place(self, path: str, key: str, pattern: str) -> _ExpertPlace | None:
+        converter = next(c for c in self._converters if pattern in c.source_patterns)
+        numbers = list(re.finditer(r"(?<=\.)\d+(?=\.)", path))
+        names = (key, f"{self._prefix}{key}", key.removeprefix(self._prefix))
+        parameter = next((name for name in names if _has_place(self._modules, name)), None)
+        if parameter is None or not numbers or not _stacks_experts(converter):
+            return None
+        self.slots[parameter] = len(converter.source_patterns)
+        start, end = numbers[-1].span()
+        template = f"{path[:start]}*{path[end:]}"
+        return _ExpertPlace(parameter, converter.source_patterns.index(pattern), template)
+
+
+def _stacks_experts(converter: WeightConverter) -> bool:
+    """Return whether a conversion stacks matrices (out, in), and fuses several along out."""
+    kinds = [
+        (type(operation), getattr(operation, "dim", None)) for operation in converter.operations
+    ]
+    is_fused = len(converter.source_patterns) > 1
+    expected = [(MergeModulelist, 0), *([(Concatenate, 1)] if is_fused else [])]
+    return kinds == expected and len(converter.target_patterns) == 1
+
+
+def _require_one_each(moved: Mapping[str, str]) -> None:
+    doubled = [name for name, count in Counter(moved.values()).items() if count > 1]
+    if doubled:
+        olds = [old for old, new in moved.items() if new == doubled[0]]
+        raise AdapterMismatchError(
+            f"Names of the adapter's tensors: got {' and '.join(olds)}, which are both "
+            f"{doubled[0]!r} in this base, expected one. Load the base the adapter was made for."
+        )
+
+
+def _moved(adapter: _Tensors, moved: Mapping[str, str]) -> _Tensors:
+    """Return an adapter with its tensors under other paths, in settings that select them there."""
+    by_path = {
+        field: {moved.get(path, path): value for path, value in getattr(adapter, field).items()}
+        for field in ("factors", "magnitudes", "convolutions", "token_rows", "base_weights")
+    }
+    replaced = {_moved_key(key, moved): tensor for key, tensor in adapter.replaced.items()}
+    config = adapter.config
+    indices = config.trainable_token_indices
+    update: dict[str, Any] = {"modules_to_save": _moved_names(config.modules_to_save, moved)}
+    if isinstance(config.target_modules, tuple):
+        update["target_modules"] = _moved_names(config.target_modules, moved)
+    if isinstance(indices, dict):
+        update["trainable_token_indices"] = {moved.get(n, n): rows for n, rows in indices.items()}
+    changed = {new: old for old, new in moved.items() if new != old and old in adapter.factors}
+    ranks = {new: config.rank_for(old) for new, old in changed.items()}
+    alphas = {new: config.alpha_for(old) for new, old in changed.items()}
+    config = with_values(config.model_copy(update=update), ranks, alphas)
+    embeddings = frozenset(moved.get(path, path) for path in getattr(adapter, "embeddings", ()))
+    changes = {"config": config, "replaced": replaced, "embeddings": embeddings, **by_path}
+    return replace(adapter, **changes)  # type: ignore[type-var]
+
+
+def _moved_key(key: str, moved: Mapping[str, str]) -> str:
+    owner, _, last = key.rpartition(".")
+    return f"{moved.get(owner, owner)}.{last}"
+
+
+def _moved_names(names: Iterable[str], moved: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(moved.get(name, name) for name in names))
+
+
+def with_values(
+    config: LoraConfig, ranks: Mapping[str, int], alphas: Mapping[str, float]
+) -> LoraConfig:
+    """Return settings that give these paths these ranks and alphas, and leave all others."""
+    rank_pattern = {
+        f"^{re.escape(path)}": r for path, r in ranks.items() if config.rank_for(path) != r
+    }
+    alpha_pattern = {
+        f"^{re.escape(path)}": a for path, a in alphas.items() if config.alpha_for(path) != a
+    }
+    if not rank_pattern and not alpha_pattern:
+        return config
+    return config.model_copy(
+        update={
+            "rank_pattern": {**rank_pattern, **config.rank_pattern},
+            "alpha_pattern": {**alpha_pattern, **config.alpha_pattern},
+        }
+    )
+
+
+def _stacked(
+    adapter: _Tensors,
+    carrier: AdaptedParameter,
+    parameter: str,
+    members: Mapping[str, tuple[int, str]],
+    slots: int,
+) -> _Tensors:
+    """Return an adapter with one update of a stacked weight in the place of those of its experts.
+
+    Args:
+        adapter: The adapter.
+        carrier: Of the stacked weight.
+        parameter: Its path.
+        members: For each path of an expert's matrix which of the fused ones it is, and the path
+            with "*" for the expert's number.
+        slots: How many are fused.
+
+    Raises:
+        AdapterMismatchError: The updates do not make one of the stacked weight.
+    """
+    config = adapter.config
+    scalings = {path: config.scaling_for(path) for path in members}
+    scaling = Counter(scalings.values()).most_common(1)[0][0]
+    r = max(adapter.factors[path][0].shape[0] for path in members)
+    in_features, out_features = type(carrier).factor_sizes(carrier)
+    rows = out_features // slots
+    some_A, some_B = adapter.factors[next(iter(members))]
+    A = some_A.new_zeros(carrier.experts, slots * r, in_features)
+    B = some_B.new_zeros(carrier.experts, out_features, slots * r)
+    filled: set[tuple[int, int]] = set()
+    problems = []
+    for path, (slot, template) in members.items():
+        expert = _number_in(path, template)
+        own_A, own_B = adapter.factors[path]
+        shapes = (own_A.shape[1:], own_B.shape[:1])
+        if expert >= carrier.experts or shapes != ((in_features,), (rows,)):
+            problems.append(
+                f"{path} is from {own_A.shape[-1]} to {own_B.shape[0]}, but {parameter!r} has "
+                f"{carrier.experts} experts from {in_features} to {rows}"
+            )
+            continue
+        if path in adapter.magnitudes:
+            problems.append(f"{path} has a magnitude (use_dora), which stacked weights have not")
+        filled.add((slot, expert))
+        own_r, share = own_A.shape[0], scalings[path] / scaling
+        A[expert, slot * r : slot * r + own_r] = own_A
+        block = B[expert, slot * rows : (slot + 1) * rows, slot * r : slot * r + own_r]
+        block.copy_(own_B if share == 1 else own_B * share)
+    problems += _missing(config, members, filled, carrier.experts)
+    if problems:
+        raise AdapterMismatchError(
+            f"Updates of single experts do not fit {parameter!r} of this base: "
+            f"{first_few(problems, 1)}, expected those of one mixture of experts. Load the base "
+            "the adapter names, or another adapter."
+        )
+    factors = {path: pair for path, pair in adapter.factors.items() if path not in members}
+    rank = slots * r
+    alpha = scaling * (rank**0.5 if config.use_rslora else rank)
+    names = tuple(dict.fromkeys((*config.target_parameters, parameter)))
+    config = with_values(
+        config.model_copy(update={"target_parameters": names}),
+        {parameter: rank},
+        {parameter: alpha},
+    )
+    return replace(adapter, config=config, factors={**factors, parameter: (A, B)})  # type: ignore[type-var]
+
+
+def _of_experts_alone(model: nn.Module, adapter: _Tensors, members: list[str]) -> _Tensors:
+    """Return an adapter without the target names that meant experts alone.
+
+    Where PEFT takes a name for experts', no layer of that name has to have tensors.
+    """
+    targets = adapter.config.target_modules
+    if not isinstance(targets, tuple):
+        return adapter
+    layers = [path for path, (A, _) in adapter.factors.items() if A.ndim == 2]
+    done = {
+        name
+        for name in targets
+        if any(name_matches([name], p) and is_taken_for_experts(model, p) for p in members)
+        and not any(name_matches([name], path) for path in layers)
+    }
+    left = tuple(name for name in targets if name not in done)
+    return replace(adapter, config=adapter.config.model_copy(update={"target_modules": left}))  # type: ignore[type-var]
+
+
+def _number_in(path: str, template: str) -> int:
+    before, _, after = template.partition("*")
+    return int(path.removeprefix(before).removesuffix(after))
+
+
+def _missing(
+    config: LoraConfig,
+    members: Mapping[str, tuple[int, str]],
+    filled: set[tuple[int, int]],
+    experts: int,
+) -> list[str]:
+    """Return a problem for each expert's matrix that is selected but has no tensors."""
+    targets = config.target_modules
+    if not isinstance(targets, (str, tuple)):
+        return []
+    templates = dict(members.values())
+    selected = {
+        template.replace("*", str(expert)): (slot, expert)
+        for slot, template in templates.items()
+        for expert in range(experts)
+    }
+    return [
+        f"there are no tensors for {path}, which target_modules select"
+        for path, place in selected.items()
+        if place not in filled and name_matches(targets, path)
+    ]

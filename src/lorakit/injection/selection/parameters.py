@@ -1,0 +1,192 @@
+"""Which parameters a configuration adapts by name, and how they are found.
+
+The stacked weights of experts are adapted by carriers, under the parameters' paths. The weight of a
+module is adapted as the module itself, under its path: a linear layer as `target_modules` would,
+any other by running its forward on the updated weight.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from torch import nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+from transformers.pytorch_utils import Conv1D
+
+from lorakit.config import LoraConfig
+from lorakit.errors import TargetError, did_you_mean
+from lorakit.injection.selection.targets import layer_index, name_matches, shortest_names
+from lorakit.layers.adapted import AdaptedLayer
+from lorakit.layers.kinds.experts import expert_parameters, experts_class, is_known_experts
+from lorakit.layers.kinds.parameter import AdaptedParameter, ParameterOwner, carrier_of
+from lorakit.layers.kinds.read_weight import LoraReadWeight, read_weight_class
+from lorakit.layers.replaced import plain_class_of
+
+WEIGHT = "weight"
+"""Name of the parameter that is adapted as its module."""
+
+_OTHER_FACTORS = (nn.Embedding, nn.MultiheadAttention, NonDynamicallyQuantizableLinear, Conv1D)
+"""Modules whose own factors are not those of their weight as a matrix (out, in)."""
+
+
+def is_carrier(module: nn.Module | None) -> bool:
+    """Return whether this stands for a parameter among the modules of a model."""
+    return isinstance(module, AdaptedParameter)
+
+
+def adaptable_parameter(owner: nn.Module | None, name: str) -> AdaptedParameter | None:
+    """Return the carrier of a module's parameter, or None where it cannot be adapted."""
+    if owner is None or not is_known_experts(owner) or name not in expert_parameters(owner):
+        return None
+    return carrier_of(owner, name, bool(owner.is_transposed))
+
+
+def parameter_at(modules: Mapping[str, nn.Module], path: str) -> AdaptedParameter | None:
+    """Return the carrier of the parameter at a path, or None where there is none to adapt."""
+    owner_path, _, name = path.rpartition(".")
+    return adaptable_parameter(modules.get(owner_path), name) if owner_path else None
+
+
+def attach(carrier: AdaptedParameter) -> None:
+    """Make the forward of a carrier's module one that reads it."""
+    owner = carrier.weight_owner
+    plain = plain_class_of(owner)
+    if isinstance(owner, ParameterOwner):
+        carrier.attach(plain)  # type: ignore[arg-type]
+    else:
+        carrier.attach(experts_class(plain))
+
+
+def weight_class_of(module: nn.Module) -> type[LoraReadWeight] | None:
+    """Return the class that adapts the weight of a module by running its plain forward, or None."""
+    if isinstance(module, LoraReadWeight):
+        return plain_class_of(module)  # type: ignore[return-value]
+    is_other = isinstance(module, (AdaptedLayer, *_OTHER_FACTORS))
+    weight = module._parameters.get(WEIGHT)
+    if is_other or weight is None or weight.ndim != 2 or not weight.is_floating_point():
+        return None
+    return read_weight_class(plain_class_of(module))
+
+
+def parameter_class_of(module: nn.Module) -> type[AdaptedLayer]:
+    """Return the class that adapts what `selected_parameters` has selected, but for layers."""
+    found = AdaptedParameter if is_carrier(module) else weight_class_of(module)
+    if found is None:
+        raise TypeError(f"A {type(module).__name__} has no weight that can be adapted.")
+    return found
+
+
+def is_by_parameter(config: LoraConfig, path: str) -> bool:
+    """Return whether a configuration adapts a module by the name of its weight alone."""
+    targets = config.target_modules
+    by_module = isinstance(targets, (str, tuple)) and name_matches(targets, path)
+    return not by_module and name_matches(config.target_parameters, f"{path}.{WEIGHT}")
+
+
+def selected_parameters(
+    config: LoraConfig, free: Mapping[str, nn.Module], problems: list[str]
+) -> dict[str, nn.Module]:
+    """Select the parameters that `target_parameters` names, as PEFT matches them.
+
+    Args:
+        config: Gives target_parameters and layers_to_transform.
+        free: The base's modules outside of trained heads, by path.
+        problems: Gets a line for each name that selects nothing or what cannot be adapted.
+
+    Returns: Carriers by path and modules whose weight is named by theirs, in the model's order.
+    """
+    if not config.target_parameters:
+        return {}
+    if config.use_dora:
+        problems.append(
+            "use_dora=True with target_parameters: stacked weights have no magnitude, expected "
+            "plain updates of them. Leave one of the two out."
+        )
+    paths = _parameter_paths(free)
+    missed = [
+        name for name in config.target_parameters if not any(name_matches([name], p) for p in paths)
+    ]
+    if missed:
+        known = [path for path, (owner, name) in paths.items() if _is_adaptable(owner, name)]
+        last = list(dict.fromkeys(path.rsplit(".", 1)[-1] for path in known))
+        hint = next((h for n in missed if (h := did_you_mean(n, [*last, *known]))), "")
+        problems.append(
+            f"No parameter matched target_parameters={missed!r}. Stacked weights of experts here: "
+            f"{', '.join(last) or 'none'}.{hint}"
+        )
+    selected: dict[str, nn.Module] = {}
+    for path, (owner, name) in paths.items():
+        if not name_matches(config.target_parameters, path) or not _in_layers(config, path):
+            continue
+        carrier = adaptable_parameter(owner, name)
+        if carrier is not None:
+            selected[path] = carrier
+        elif name == WEIGHT and (_is_linear(owner) or weight_class_of(owner) is not None):
+            selected[path.removesuffix(f".{WEIGHT}")] = owner
+        else:
+            problems.append(f"Cannot adapt the parameter {path}: {_obstacle(owner, name)}")
+    if not selected and not problems:
+        problems.append(
+            f"layers_to_transform={list(config.layers_to_transform or ())} leaves no parameter of "
+            f"target_parameters={list(config.target_parameters)}. Layers are counted from 0."
+        )
+    return selected
+
+
+def recorded_parameters(
+    selected: Iterable[str], modules: Mapping[str, nn.Module], config: LoraConfig
+) -> tuple[str, ...]:
+    """Return the names that select exactly these parameters, for the adapter's file.
+
+    Raises:
+        TargetError: No names tell them from others of the model.
+    """
+    names = shortest_names(list(selected), list(_parameter_paths(modules)))
+    if names is None:
+        raise TargetError(
+            f"Cannot record target_parameters={list(config.target_parameters)}: the path of one of "
+            "them is the end of another parameter's that is not selected, expected names that tell "
+            "them apart. Adapt both."
+        )
+    return names
+
+
+def _parameter_paths(modules: Mapping[str, nn.Module]) -> dict[str, tuple[nn.Module, str]]:
+    return {
+        f"{path}.{name}" if path else name: (module, name)
+        for path, module in modules.items()
+        if not is_carrier(module)
+        for name, parameter in module._parameters.items()
+        if parameter is not None
+    }
+
+
+def _is_linear(owner: nn.Module) -> bool:
+    return isinstance(owner, nn.Linear) and not isinstance(owner, _OTHER_FACTORS)
+
+
+def _is_adaptable(owner: nn.Module, name: str) -> bool:
+    return is_known_experts(owner) and name in expert_parameters(owner)
+
+
+def _in_layers(config: LoraConfig, path: str) -> bool:
+    wanted = config.layers_to_transform
+    return wanted is None or layer_index(path, config.layers_pattern) in wanted
+
+
+def _obstacle(owner: nn.Module, name: str) -> str:
+    """Return why a parameter cannot be adapted, and what to do."""
+    plain = plain_class_of(owner)
+    if issubclass(plain, ParameterOwner):
+        plain = plain.plain_owner_class()
+    kind = plain.__name__
+    parameter = owner._parameters[name]
+    shape = () if parameter is None else tuple(parameter.shape)
+    if isinstance(owner, (nn.Linear, *_OTHER_FACTORS)):
+        return f"it belongs to a {kind}. Name that module in target_modules."
+    if is_known_experts(owner):
+        expected = ", ".join(expert_parameters(owner)) or "floating point matrices"
+        return f"it has shape {shape}; expected {expected} of {kind}. Leave it out."
+    return (
+        f"{kind} has a forward of its own that lorakit does not know, and the parameter shape "
+        f"{shape}; expected stacked weights of transformers' experts, or a matrix named 'weight'. "
+        "Leave it out, or train the module in full with modules_to_save."
+    )

@@ -1,0 +1,287 @@
+"""What adding an adapter would do to a model, worked out before anything is touched."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from lorakit.config import LoraConfig
+from lorakit.errors import TargetError
+from lorakit.injection.selection.adapted_classes import adapted_class_of, obstacle, output_class_of
+from lorakit.injection.selection.all_linear import (
+    left_out_of_all_linear,
+    untargeted_experts,
+    with_lower_ranks,
+)
+from lorakit.injection.selection.attention import (
+    OUTPUT_OBSTACLE,
+    attention_outputs,
+    is_output,
+    with_output_patterns,
+    with_outputs,
+)
+from lorakit.injection.selection.checks.bypassed_layers import bypassed_layers, require_called
+from lorakit.injection.selection.checks.settings import check_sites
+from lorakit.injection.selection.checks.slices import by_groups, check_parts
+from lorakit.injection.selection.heads import choose_heads, output_layers
+from lorakit.injection.selection.parameters import (
+    is_carrier,
+    parameter_class_of,
+    selected_parameters,
+)
+from lorakit.injection.selection.targets import ALL_LINEAR, match_targets, name_matches
+from lorakit.injection.selection.trained_modules import trained_modules
+from lorakit.injection.selection.trained_tokens import TokenSite, conflicts, find_token_sites
+from lorakit.injection.state import base_modules
+from lorakit.layers import AdaptedLayer, KernelShape
+
+
+class AdapterTensors(Protocol):
+    """An adapter as a value: what `add_adapter` needs of `lorakit.Adapter`."""
+
+    @property
+    def config(self) -> LoraConfig:
+        """The configuration."""
+        ...
+
+    @property
+    def factors(self) -> Mapping[str, tuple[Tensor, Tensor]]:
+        """(lora_A, lora_B) by module path."""
+        ...
+
+    @property
+    def magnitudes(self) -> Mapping[str, Tensor]:
+        """Magnitudes (DoRA) by module path."""
+        ...
+
+    @property
+    def replaced(self) -> Mapping[str, Tensor]:
+        """Tensors that stand in for the base's own, by their full name in the base."""
+        ...
+
+    @property
+    def convolutions(self) -> Mapping[str, KernelShape]:
+        """Channels, kernel and groups of adapted convolutions by module path."""
+        ...
+
+    @property
+    def token_rows(self) -> Mapping[str, Tensor]:
+        """Trained rows of embeddings and output layers, by module path."""
+        ...
+
+    @property
+    def base_weights(self) -> Mapping[str, Tensor]:
+        """Weights of the base that the adapter's file repeats, by module path."""
+        ...
+
+
+@dataclass(frozen=True)
+class Site:
+    """A layer to adapt."""
+
+    path: str
+    module: nn.Module
+    adapted_class: type[AdaptedLayer]
+    r: int
+    scaling: float
+    parts: tuple[bool, ...] | None = None
+    """Which parts of a fused matrix are adapted, each by itself; None for the whole."""
+
+
+@dataclass
+class InjectionPlan:
+    """Everything an adapter will add to a model."""
+
+    config: LoraConfig
+    sites: list[Site] = field(default_factory=list)
+    heads: dict[str, nn.Module] = field(default_factory=dict)
+    """Modules trained in full, by path."""
+    site_biases: set[str] = field(default_factory=set)
+    """Paths of the adapted layers whose bias is trained."""
+    other_biases: dict[str, nn.Module] = field(default_factory=dict)
+    """Modules that are not adapted but whose bias is trained, by path."""
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    lowered: list[tuple[str, int]] = field(default_factory=list)
+    """Layers that allow a lower rank alone, by path, with that rank."""
+    notes: list[str] = field(default_factory=list)
+    """What was decided without being asked for, in sentences."""
+    tokens: list[TokenSite] = field(default_factory=list)
+    """Rows of embeddings and output layers that are trained."""
+
+
+def plan_from_config(model: nn.Module, config: LoraConfig) -> InjectionPlan:
+    """Work out which modules a configuration adapts and trains.
+
+    Raises:
+        TargetError: A pattern selects nothing or something that cannot be adapted; lists all.
+        ShapeError: A rank is larger than its layer.
+    """
+    modules = {path: m for path, m in base_modules(model) if not is_carrier(m)}
+    choice = choose_heads(model, modules, config)
+    config = config.model_copy(update={"task_type": choice.task_type})
+    plan = InjectionPlan(config, notes=list(choice.notes))
+    problems: list[str] = []
+    plan.heads = trained_modules(model, modules, config, choice, problems)
+
+    inside_heads = tuple(f"{path}." for path in plan.heads)
+    free = {
+        path: module
+        for path, module in modules.items()
+        if path and path not in plan.heads and not path.startswith(inside_heads)
+    }
+    adaptable = {p: c for p, m in free.items() if (c := adapted_class_of(m)) is not None}
+    outputs = {p: a for p, a in attention_outputs(free).items() if a in adaptable}
+    adaptable = {path: kind for path, kind in adaptable.items() if path not in outputs}
+    heads = output_layers(model)
+    bypassed = bypassed_layers(modules)
+    everything = config.target_modules in (None, ALL_LINEAR)
+    left_out = left_out_of_all_linear(config, free, bypassed) if everything else {}
+    default = [
+        path
+        for path, kind in adaptable.items()
+        if kind.is_linear and id(modules[path]) not in heads and path not in left_out
+    ]
+    parameters = selected_parameters(config, free, problems)
+    selected, target_problems = match_targets(
+        config, list(adaptable), default, list(parameters), choice.excluded
+    )
+    adapted = with_outputs(selected, outputs)
+    problems += _blocked(config, free, plan, adapted) + target_problems
+    if everything and not problems:
+        config, plan.lowered = with_lower_ranks(config, {p: modules[p] for p in adapted})
+    if problems:
+        raise TargetError("\n".join(problems))
+
+    found = {path: outputs[path] for path in adapted if path in outputs}
+    plan.config = config = with_output_patterns(config, found)
+    for path in adapted:
+        kind = output_class_of(modules[path]) if path in outputs else adaptable[path]
+        if kind is not None:
+            plan.sites.append(_site(config, path, modules[path], kind))
+    for path, one in parameters.items():
+        if path not in adapted:
+            kind = adaptable.get(path) or parameter_class_of(one)
+            plan.sites.append(_site(config, path, one, kind))
+    check_parts(config, plan.sites)
+    plan.sites = [by_groups(site, config) for site in plan.sites]
+    check_sites(config, plan.sites)
+    _note_skipped(config, modules, plan, heads)
+    plan.skipped += left_out.items()
+    if everything:
+        plan.skipped += untargeted_experts(free, parameters)
+    plan_biases(plan, free)
+    plan.tokens = find_token_sites(model, modules, config, problems)
+    problems += token_conflicts(plan)
+    if problems:
+        raise TargetError("\n".join(problems))
+    require_called(bypassed, plan.sites)
+    return plan
+
+
+def _site(
+    config: LoraConfig, path: str, module: nn.Module, adapted_class: type[AdaptedLayer]
+) -> Site:
+    r, scaling = config.rank_for(path), config.scaling_for(path)
+    return Site(path, module, adapted_class, r, scaling, config.parts_for(path))
+
+
+def _blocked(
+    config: LoraConfig, free: dict[str, nn.Module], plan: InjectionPlan, adapted: Collection[str]
+) -> list[str]:
+    """Return a problem for each named module that looks like a layer but cannot be adapted."""
+    targets = config.target_modules
+    explicit = targets is not None and targets != ALL_LINEAR
+    problems = []
+    for path, module in free.items():
+        reason = obstacle(module)
+        if reason is None or path in adapted:
+            continue
+        excluded = config.exclude_modules and name_matches(config.exclude_modules, path)
+        if explicit and targets and name_matches(targets, path) and not excluded:
+            if is_output(module) and _selects_others(targets, path, adapted):
+                plan.skipped.append((path, OUTPUT_OBSTACLE))
+                continue
+            problems.append(
+                f"Cannot adapt {path}: {reason}. Leave it out with exclude_modules=[{path!r}]."
+            )
+        elif not explicit and isinstance(module, (nn.Linear, Conv1D, nn.MultiheadAttention)):
+            plan.skipped.append((path, reason))
+    return problems
+
+
+def _selects_others(targets: str | Sequence[str], path: str, adapted: Collection[str]) -> bool:
+    """Return whether each name that selects a path is that of an adapted module too.
+
+    In SigLIP "out_proj" names a layer of every attention, and a part of its pooling head.
+    """
+    names = [targets] if isinstance(targets, str) else [[n] for n in targets]
+    return path not in targets and all(
+        any(name_matches(name, other) for other in adapted)
+        for name in names
+        if name_matches(name, path)
+    )
+
+
+def _note_skipped(
+    config: LoraConfig,
+    modules: dict[str, nn.Module],
+    plan: InjectionPlan,
+    outputs: set[int],
+) -> None:
+    """Record the linear layers that the selection left out for a reason worth showing."""
+    targets = config.target_modules
+    everything = targets is None or targets == ALL_LINEAR
+    for path, module in modules.items():
+        if not isinstance(module, (nn.Linear, Conv1D)):
+            continue
+        if any(path == head or path.startswith(f"{head}.") for head in plan.heads):
+            if everything or name_matches(targets or (), path):
+                plan.skipped.append((path, "trained in full"))
+        elif everything and id(module) in outputs:
+            plan.skipped.append((path, "the output head"))
+
+
+def plan_biases(plan: InjectionPlan, free: Mapping[str, nn.Module]) -> None:
+    """Add the biases that `config.bias` trains.
+
+    As in PEFT, "all" means every parameter whose own name is "bias"; T5's table of relative
+    positions, `relative_attention_bias.weight`, is none.
+
+    Args:
+        plan: Its sites are known already.
+        free: The base's modules outside the heads, by path.
+    """
+    if plan.config.bias == "none":
+        return
+    site_paths = {site.path for site in plan.sites}
+    for path, module in free.items():
+        if module._parameters.get("bias") is None:
+            continue
+        if path in site_paths:
+            plan.site_biases.add(path)
+        elif plan.config.bias == "all" and is_output(module):
+            raise TargetError(
+                f"bias='all' would train the bias of {path}, which nn.MultiheadAttention reads "
+                "without calling it, expected an adapted attention. Name the attention in "
+                "target_modules, or use bias='lora_only'."
+            )
+        elif plan.config.bias == "all" and isinstance(module, AdaptedLayer):
+            raise TargetError(
+                f"bias='all' would train the bias of {path}, which another adapter adapts and "
+                "this one does not. Adapt the same layers, or use bias='lora_only'."
+            )
+        elif plan.config.bias == "all":
+            plan.other_biases[path] = module
+
+
+def token_conflicts(plan: InjectionPlan) -> list[str]:
+    """Return a problem for each module with trained tokens that a plan changes otherwise too."""
+    adapted = {site.path: plan.config.use_dora for site in plan.sites}
+    return conflicts(plan.tokens, plan.heads, adapted, plan.other_biases)
+
+
+def is_free(path: str, plan: InjectionPlan) -> bool:
+    """Return whether a module path lies outside the heads of a plan."""
+    return bool(path) and not any(path == h or path.startswith(f"{h}.") for h in plan.heads)

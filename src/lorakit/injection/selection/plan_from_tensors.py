@@ -1,0 +1,277 @@
+"""The plan of an adapter whose tensors are known: every tensor must find its place, and back."""
+
+import torch
+from torch import nn
+
+from lorakit.errors import AdapterMismatchError, did_you_mean
+from lorakit.injection.selection.adapted_classes import adapted_class_of, describe, output_class_of
+from lorakit.injection.selection.attention import OUTPUT_OBSTACLE, attention_outputs, with_outputs
+from lorakit.injection.selection.checks.bypassed_layers import bypassed_layers, require_called
+from lorakit.injection.selection.checks.initialization import rewritten_base_problems
+from lorakit.injection.selection.checks.settings import check_dropout
+from lorakit.injection.selection.checks.slices import by_groups
+from lorakit.injection.selection.parameters import (
+    WEIGHT,
+    is_by_parameter,
+    is_carrier,
+    parameter_at,
+    selected_parameters,
+    weight_class_of,
+)
+from lorakit.injection.selection.plan import (
+    AdapterTensors,
+    InjectionPlan,
+    Site,
+    is_free,
+    plan_biases,
+    token_conflicts,
+)
+from lorakit.injection.selection.targets import ALL_LINEAR, match_targets, name_matches
+from lorakit.injection.selection.trained_modules import quantized_head_problems
+from lorakit.injection.selection.trained_tokens import find_token_sites, misfits
+from lorakit.injection.selection.vocabulary import rows_needed
+from lorakit.injection.state import base_modules
+from lorakit.layers import AdaptedLayer, KernelShape
+from lorakit.layers.kinds.linear import AdaptedLinear
+from lorakit.layers.kinds.parameter import AdaptedParameter
+from lorakit.layers.kinds.read_weight import LoraReadWeight
+
+
+def plan_from_tensors(model: nn.Module, adapter: AdapterTensors) -> InjectionPlan:
+    """Work out where the tensors of an adapter go.
+
+    Raises:
+        AdapterMismatchError: A tensor has no place in the model, has another shape than its
+            place, or a place is left empty; names the first and counts the rest.
+        TargetError: The model reads the weight of a layer instead of calling it, or a module has no
+            input to drop from.
+    """
+    modules = {path: m for path, m in base_modules(model) if not is_carrier(m)}
+    config = adapter.config
+    plan = InjectionPlan(config)
+    plan.heads = _heads(modules, adapter)
+    problems = _vocabulary_problems(model, modules, adapter)
+    problems += quantized_head_problems(plan.heads)
+    outputs = attention_outputs(modules)
+    for path in adapter.factors:
+        if path in outputs and outputs[path] not in adapter.factors:
+            # PEFT adapts whatever a name selects; what it adds here, nothing calls.
+            plan.skipped.append((path, f"its update acts nowhere: {OUTPUT_OBSTACLE}"))
+            continue
+        _add_site(plan, modules, adapter, path, path in outputs, problems)
+    free = {path: module for path, module in modules.items() if is_free(path, plan)}
+    _check_complete(free, adapter, problems)
+    plan_biases(plan, free)
+    _check_replaced(plan, adapter, problems)
+    _add_tokens(plan, model, modules, adapter, problems)
+    _check_base_weights(modules, adapter, problems)
+    problems += rewritten_base_problems(config, plan.sites)
+    if problems:
+        more = f" ({len(problems) - 1} more such problems)" if len(problems) > 1 else ""
+        raise AdapterMismatchError(
+            f"The adapter was made for another base than this {type(model).__name__}: "
+            f"{problems[0]}{more} Load the base the adapter names, or another adapter."
+        )
+    check_dropout(config, plan.sites)
+    require_called(bypassed_layers(modules), plan.sites)
+    return plan
+
+
+def _vocabulary_problems(
+    model: nn.Module, modules: dict[str, nn.Module], adapter: AdapterTensors
+) -> list[str]:
+    needed, there = rows_needed(model, modules, adapter)
+    if needed <= there:
+        return []
+    return [
+        f"it was trained with a vocabulary of {needed} tokens, but the base's embeddings have "
+        f"{there} rows. Call model.resize_token_embeddings({needed}) on the base, or "
+        "lorakit.adapters.fit_vocabulary(model, adapter), before adding it."
+    ]
+
+
+def _heads(modules: dict[str, nn.Module], adapter: AdapterTensors) -> dict[str, nn.Module]:
+    """Return the modules the adapter trains in full.
+
+    PEFT takes a module whose path merely ends in a name of modules_to_save, so that its
+    "classifier" is DistilBERT's "pre_classifier" too; such a module counts if it has tensors. So
+    does one of a longer path than that of a module which is called by the whole name.
+    """
+    names = adapter.config.modules_to_save
+    open_names = [name for name in names if name not in modules]
+    trained = {
+        ".".join(parts[:end])
+        for parts in (key.split(".") for key in adapter.replaced)
+        for end in range(1, len(parts))
+    }
+    heads = {
+        path: module
+        for path, module in modules.items()
+        if path in names
+        or name_matches(open_names, path)
+        or (path.endswith(names) and path in trained)
+    }
+    outer = tuple(f"{path}." for path in heads)
+    return {path: module for path, module in heads.items() if not path.startswith(outer)}
+
+
+def _check_complete(
+    free: dict[str, nn.Module], adapter: AdapterTensors, problems: list[str]
+) -> None:
+    """Look for modules that the configuration selects but the adapter has no tensors for."""
+    selected = dict.fromkeys(selected_parameters(adapter.config, free, []), "target_parameters")
+    if adapter.config.target_modules not in (None, ALL_LINEAR):
+        outputs = attention_outputs(free)
+        adaptable = [
+            path
+            for path, module in free.items()
+            if adapted_class_of(module) is not None and path not in outputs
+        ]
+        found, _ = match_targets(adapter.config, adaptable, [])
+        selected |= dict.fromkeys(with_outputs(found, outputs), "target_modules")
+    problems += [
+        f"the adapter has no tensors for {path!r}, which its {field} select."
+        for path, field in selected.items()
+        if path not in adapter.factors
+    ]
+
+
+def _add_site(
+    plan: InjectionPlan,
+    modules: dict[str, nn.Module],
+    adapter: AdapterTensors,
+    path: str,
+    is_output: bool,
+    problems: list[str],
+) -> None:
+    module = modules.get(path) or parameter_at(modules, path)
+    if module is None:
+        # Only the first problem is shown, and looking for the nearest of many names takes time.
+        hint = "" if problems else did_you_mean(path, modules)
+        problems.append(f"the base has no module {path!r}, which the adapter adapts.{hint}")
+        return
+    adapted_class = _class_for(module, is_output)
+    matrices = (AdaptedLinear, LoraReadWeight, AdaptedParameter)
+    is_matrix = adapted_class is not None and issubclass(adapted_class, matrices)
+    if is_by_parameter(adapter.config, path) and not is_matrix:
+        problems.append(
+            f"target_parameters name '{path}.{WEIGHT}', but {path!r} is a {describe(module)}, "
+            "whose factors belong to another form of its weight."
+        )
+        return
+    if adapted_class is None:
+        problems.append(f"{path!r} is a {describe(module)}, which cannot be adapted.")
+        return
+    A, B = adapter.factors[path]
+    _, out_features = adapted_class.factor_sizes(module)
+    r = A.shape[-2] if A.ndim > 1 else 0
+    expected_A, expected_B = adapted_class.factor_shapes(module, r)
+    given: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = [
+        (f"{path}.lora_A", tuple(A.shape), expected_A),
+        (f"{path}.lora_B", tuple(B.shape), expected_B),
+    ]
+    if adapter.config.use_dora and path not in adapter.magnitudes:
+        problems.append(f"the adapter has no magnitude for {path!r}, though it has use_dora.")
+        return
+    if adapter.config.use_dora:
+        magnitude = tuple(adapter.magnitudes[path].shape)
+        given.append((f"{path}.lora_magnitude_vector", magnitude, (out_features,)))
+    own_shape, shape = adapted_class.kernel_shape(module), adapter.convolutions.get(path)
+    if shape != own_shape:
+        problems.append(
+            f"{path}.lora_A is for {_kernel_text(shape)}, but the base's layer is "
+            f"{_kernel_text(own_shape)}."
+        )
+        return
+    for key, got, expected in given:
+        if got != expected:
+            problems.append(f"{key} has shape {got}, but the base's layer needs {expected}.")
+            return
+    site = Site(path, module, adapted_class, r, adapter.config.scaling_for(path))
+    plan.sites.append(by_groups(site, adapter.config))
+
+
+def _class_for(module: nn.Module, is_output: bool) -> type[AdaptedLayer] | None:
+    """Return the class that adapts a module, or stands for a parameter."""
+    if isinstance(module, AdaptedParameter):
+        return AdaptedParameter
+    found = output_class_of(module) if is_output else adapted_class_of(module)
+    return found or weight_class_of(module)
+
+
+def _kernel_text(shape: KernelShape | None) -> str:
+    if shape is None:
+        return "no convolution"
+    groups = f" in {shape.groups} groups" if shape.groups > 1 else ""
+    return f"a convolution of {shape.channels} channels by {list(shape.kernel)}{groups}"
+
+
+def _add_tokens(
+    plan: InjectionPlan,
+    model: nn.Module,
+    modules: dict[str, nn.Module],
+    adapter: AdapterTensors,
+    problems: list[str],
+) -> None:
+    """Find the places of trained rows, and compare their shapes."""
+    rows = adapter.token_rows
+    plan.tokens = find_token_sites(model, modules, plan.config, problems, rows)
+    problems += misfits(plan.tokens, rows)
+    problems += token_conflicts(plan)
+
+
+def _check_replaced(plan: InjectionPlan, adapter: AdapterTensors, problems: list[str]) -> None:
+    """Compare the names and shapes of heads and biases with what the base needs."""
+    expected: dict[str, tuple[int, ...]] = {}
+    for path, module in plan.heads.items():
+        for name, tensor in saved_tensors(module).items():
+            expected[f"{path}.{name}"] = tuple(tensor.shape)
+    for site in plan.sites:
+        if site.path in plan.site_biases:
+            expected[f"{site.path}.bias"] = tuple(site.module.bias.shape)  # type: ignore[union-attr,arg-type]
+    for path, module in plan.other_biases.items():
+        expected[f"{path}.bias"] = tuple(module.bias.shape)  # type: ignore[union-attr,arg-type]
+
+    for key, tensor in adapter.replaced.items():
+        if key not in expected:
+            hint = "" if problems else did_you_mean(key, expected)
+            problems.append(f"the base has no place for {key!r} {tuple(tensor.shape)}.{hint}")
+        elif tuple(tensor.shape) != expected[key]:
+            problems.append(
+                f"{key} has shape {tuple(tensor.shape)}, but the base's is {expected[key]}."
+            )
+    missing = [key for key in expected if key not in adapter.replaced]
+    if missing:
+        problems.append(f"the adapter has no {missing[0]!r}, which its configuration trains.")
+
+
+def _check_base_weights(
+    modules: dict[str, nn.Module], adapter: AdapterTensors, problems: list[str]
+) -> None:
+    """Compare the base weights that a file repeats (those of embeddings) with the base's."""
+    for path, repeated in adapter.base_weights.items():
+        own = getattr(modules.get(path), "weight", None)
+        if own is None:
+            hint = "" if problems else did_you_mean(path, modules)
+            problems.append(
+                f"the base has no place for '{path}.weight' {tuple(repeated.shape)}.{hint}"
+            )
+        elif own.shape != repeated.shape:
+            problems.append(
+                f"{path}.weight has shape {tuple(repeated.shape)} in the adapter's file, but the "
+                f"base's is {tuple(own.shape)}. Resize the base's embeddings first."
+            )
+        elif not own.is_meta and not torch.equal(own.detach().cpu(), repeated.to(own.dtype)):
+            problems.append(
+                f"{path}.weight in the adapter's file differs from the base's. Save the adapter "
+                "without its embedding layers, or name them in modules_to_save."
+            )
+
+
+def saved_tensors(module: nn.Module) -> dict:
+    """Return parameters and persistent buffers of a module of the base, without trained copies."""
+    return {
+        name: tensor
+        for name, tensor in module.state_dict().items()
+        if "trained_copies." not in name and "updates." not in name
+    }

@@ -1,0 +1,197 @@
+"""LoRA on torch's convolutions, in one, two and three dimensions.
+
+A convolution multiplies each patch of its input by its weight, flattened to (out, in k) for kernels
+of k elements. So its update is that of a linear layer, s B A with A (r, in k) and B (out, r):
+
+    h = conv(x, W0) + b + s conv1(conv(x, A), B)
+
+where the inner convolution has the kernel, stride, padding and dilation of the layer, and the outer
+one a kernel of a single element. B A is never formed but for merging.
+
+The inner one pads as the layer does, too. In PEFT it has neither the layer's dilation nor its
+padding_mode, so that merging changes what such layers give; here it does not.
+
+With g groups of channels the weight is (out, in / g · k), but lora_A reads all channels and
+lora_B has one block for each group, as in PEFT: what such an update adds is no weight of the layer,
+and it cannot be merged. A magnitude (DoRA) is the length of a row of the sum as a convolution of
+all channels has it, W0 being zero outside of its groups.
+"""
+
+import math
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lorakit.layers.adapted import AdaptedLayer
+from lorakit.layers.magnitude import norms_of
+from lorakit.layers.updates.low_rank_update import LowRankUpdate
+from lorakit.ops import LowRankTerm
+from lorakit.ops.dropout import drop
+from lorakit.ops.magnitude import add_rescaling, scaled_rows
+
+_CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+
+
+class KernelShape(NamedTuple):
+    """What the matrices of a convolution's update do not say about it."""
+
+    channels: int
+    """Channels of the input, of all groups."""
+    kernel: tuple[int, ...]
+    """Elements of the kernel in each dimension."""
+    groups: int = 1
+
+    @property
+    def columns(self) -> int:
+        """Columns of lora_A: channels times the elements of a kernel."""
+        return self.channels * math.prod(self.kernel)
+
+
+class AdaptedConv(AdaptedLayer):
+    """What convolutions of any dimension share."""
+
+    dimensions: ClassVar[int]
+    is_linear = False
+
+    in_channels: int
+    out_channels: int
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...] | str
+    dilation: tuple[int, ...]
+    groups: int
+    padding_mode: Literal["zeros", "reflect", "replicate", "circular"]
+    bias: Tensor | None
+
+    @classmethod
+    def factor_sizes(cls, module: nn.Module) -> tuple[int, int]:
+        """Return (channels times elements of a kernel, out_channels)."""
+        shape = cls.kernel_shape(module)
+        return shape.columns, module.out_channels  # type: ignore[return-value]
+
+    @classmethod
+    def kernel_shape(cls, module: nn.Module) -> KernelShape:
+        """Return channels, kernel and groups of a convolution."""
+        return KernelShape(module.in_channels, tuple(module.kernel_size), module.groups)  # type: ignore[arg-type]
+
+    def base_weight(self) -> Tensor:
+        """Return the weight as (out, in k), zero outside of its groups."""
+        if self.groups == 1:
+            return self.weight.flatten(1)
+        blocks = [block.flatten(1) for block in self.weight.chunk(self.groups)]
+        return torch.block_diag(*blocks)
+
+    def oriented(self, delta_weight: Tensor) -> Tensor:
+        """Turn (out, in k) to the stored shape (out, in, *kernel), and that one back."""
+        if delta_weight.ndim == 2:
+            return delta_weight.reshape(self.weight.shape)
+        return delta_weight.flatten(1)
+
+    def merge_obstacle(self) -> str | None:
+        """Return why the updates cannot be added to the weight: it has groups, for one."""
+        if self.groups == 1:
+            return super().merge_obstacle()
+        return f"it has groups={self.groups}, and its updates mix the channels of all of them"
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map (*, in, …) to (*, out, …)."""
+        if self.row_adapters is not None and self.acts_by_row():
+            return self.row_adapters.added_by_row(self, input, super().forward(input))
+        updates = self.acting_updates()
+        if not updates:
+            return super().forward(input)
+        terms, bias, magnitudes = self.operands(updates)
+        own = None if bias is None else bias.to(self.weight.dtype)  # a trained one is in float32
+        if all(magnitude is None for magnitude in magnitudes):
+            h = self._conv_forward(input, self.weight, own)  # type: ignore[operator]
+            for term in terms:
+                h = h + self._change(term, input)
+            return h
+        base = self._conv_forward(input, self.weight, None)  # type: ignore[operator]
+        if len(updates) == 1:
+            v = self._channels_last(base + self._change(terms[0], input))
+            norms = norms_of(self, updates[0], terms[0])
+            return self._channels_back(scaled_rows(v, magnitudes[0], norms, own))  # type: ignore[arg-type]
+        h = base
+        for update, term, magnitude in zip(updates, terms, magnitudes, strict=True):
+            change = self._change(term, input)
+            h = h + change
+            if magnitude is not None:
+                h = self._rescaled(update, term, magnitude, h, base + change)
+        return h if own is None else h + self._along_channels(own.to(h.dtype))
+
+    def change_of_rows(self, update: LowRankUpdate, input: Tensor, h: Tensor) -> Tensor:
+        """Return what one update adds to the base's outputs h, (rows, out, …)."""
+        term, bias, magnitude = update()
+        change = self._change(term, input)
+        if magnitude is not None:
+            base = h if self.bias is None else h - self._along_channels(self.bias.to(h.dtype))
+            change = self._rescaled(update, term, magnitude, change, base + change)
+        if bias is not None:
+            trained = bias if self.bias is None else bias - self.bias
+            change = change + self._along_channels(trained.to(change.dtype))
+        return change
+
+    def _change(self, term: LowRankTerm, x: Tensor) -> Tensor:
+        """Return s B A at every patch of an input, dropout included, (*, out, …)."""
+        read = x if term.seed is None else drop(x, term.drop_probability, term.seed)
+        u = self._low_rank(read, term.A)
+        # s goes into B, which is far smaller than the output, before B is rounded.
+        B = (term.B * term.scaling).to(u.dtype).view(*term.B.shape, *(1,) * self.dimensions)
+        return _CONVOLVE[self.dimensions](u, B)
+
+    def _rescaled(
+        self, update: LowRankUpdate, term: LowRankTerm, magnitude: Tensor, h: Tensor, v: Tensor
+    ) -> Tensor:
+        """Return h + v (m / ‖W0 + s B A‖ - 1)."""
+        norms = norms_of(self, update, term)
+        last = add_rescaling(self._channels_last(h), self._channels_last(v), magnitude, norms)
+        return self._channels_back(last)
+
+    def _low_rank(self, x: Tensor, A: Tensor) -> Tensor:
+        """Return A at every patch of x, (*, r, …)."""
+        kernels = A.to(x.dtype).reshape(-1, self.in_channels, *self.kernel_size)
+        padding = self.padding
+        if self.padding_mode != "zeros":
+            x = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode)  # type: ignore[arg-type]
+            padding = (0,) * self.dimensions
+        return _CONVOLVE[self.dimensions](
+            x,
+            kernels,
+            None,
+            self.stride,
+            padding,
+            self.dilation,  # type: ignore[arg-type]
+        )
+
+    def _channels_last(self, h: Tensor) -> Tensor:
+        return h.movedim(-1 - self.dimensions, -1)
+
+    def _channels_back(self, h: Tensor) -> Tensor:
+        return h.movedim(-1, -1 - self.dimensions)
+
+    def _along_channels(self, values: Tensor) -> Tensor:
+        return values.view(-1, *(1,) * self.dimensions)
+
+
+class LoraConv1d(AdaptedConv, nn.Conv1d):
+    """A convolution over a sequence, with updates."""
+
+    plain_class = nn.Conv1d
+    dimensions = 1
+
+
+class LoraConv2d(AdaptedConv, nn.Conv2d):
+    """A convolution over an image, with updates."""
+
+    plain_class = nn.Conv2d
+    dimensions = 2
+
+
+class LoraConv3d(AdaptedConv, nn.Conv3d):
+    """A convolution over a volume, with updates."""
+
+    plain_class = nn.Conv3d
+    dimensions = 3

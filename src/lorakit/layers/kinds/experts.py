@@ -1,0 +1,152 @@
+"""LoRA on the experts of transformers' mixture-of-experts models, stacked in 3-D parameters."""
+
+from __future__ import annotations
+
+import inspect
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lorakit.errors import AdapterStateError
+from lorakit.layers.kinds.parameter import AdaptedParameter, ParameterOwner
+from lorakit.layers.replaced import ReplacedModule
+from lorakit.ops import LowRankTerm, draw_seed, low_rank_linear
+from lorakit.ops.low_rank import autocast_dtype
+from lorakit.ops.routing import Route
+
+EXPERT_PARAMETERS = ("gate_up_proj", "up_proj", "down_proj")
+"""Names of the stacked weights, in the order in which transformers' classes register them."""
+
+_CONVENTION = ("has_gate", "has_bias", "is_transposed", "has_post_expert_norm", "num_experts")
+"""Attributes of the classes that transformers decorates with `use_experts_implementation`."""
+
+
+def is_known_experts(module: nn.Module) -> bool:
+    """Return whether a module's forward is the one transformers' experts share."""
+    return callable(getattr(module, "_apply_gate", None)) and all(
+        name in vars(module) for name in _CONVENTION
+    )
+
+
+def expert_parameters(module: nn.Module) -> tuple[str, ...]:
+    """Return the names of the stacked weights of known experts that can be adapted."""
+    first = "gate_up_proj" if module.has_gate else "up_proj"
+    names = (first, "down_proj")
+    return tuple(name for name in names if _is_stack(module._parameters.get(name)))
+
+
+def _is_stack(parameter: nn.Parameter | None) -> bool:
+    return parameter is not None and parameter.ndim == 3 and parameter.dtype.itemsize > 1
+
+
+class LoraExperts(ParameterOwner):
+    """Experts y = Σ w (gate(x W1ᵀ + s (x A1ᵀ) B1ᵀ)) W2ᵀ + …, each on the tokens routed to it.
+
+    No update is ever multiplied out: tokens are sorted by expert, and every expert runs its two
+    adapted layers on its own. While no update acts, transformers' own forward runs.
+    """
+
+    num_experts: int
+    has_gate: bool
+    has_bias: bool
+    is_transposed: bool
+    has_post_expert_norm: bool
+
+    @classmethod
+    def plain_owner_class(cls) -> type[nn.Module]:
+        """Return the class of transformers."""
+        return cls.__mro__[cls.__mro__.index(LoraExperts) - 1].__bases__[1]
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Map (tokens, hidden), given (tokens, top_k) experts and weights, to (tokens, hidden)."""
+        carriers: list[AdaptedParameter] = list(self.adapted_parameters.values())  # type: ignore[arg-type]
+        for carrier in carriers:
+            _refuse_rows(carrier)
+        if not any(carrier.acting_updates() for carrier in carriers):
+            return super().forward(*args, **kwargs)
+        if kwargs:
+            # The arguments have other names in other models, but one order.
+            bound = inspect.signature(super().forward).bind(*args, **kwargs)
+            args = tuple(bound.arguments.values())
+        hidden, top_k_index, top_k_weights = args
+        return self._routed(hidden, top_k_index, top_k_weights)
+
+    def _routed(self, hidden: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+        first = _Projection(self, "gate_up_proj" if self.has_gate else "up_proj")
+        last = _Projection(self, "down_proj")
+        route = Route(top_k_index, self.num_experts)
+        x = route.dispatch(hidden)  # (pairs, hidden)
+        if autocast_dtype(x.device.type) is None:
+            x = x.to(last.weights[0].dtype)
+        outputs = []
+        for expert, tokens in enumerate(x.split([*route.counts, len(x) - sum(route.counts)])):
+            if expert == self.num_experts:
+                outputs.append(tokens.new_zeros(tokens.shape))
+            elif len(tokens):
+                h = first(expert, tokens)
+                h = self._apply_gate(h) if self.has_gate else self.act_fn(h)  # type: ignore[operator]
+                h = last(expert, h)
+                outputs.append(self.post_expert_norm(h) if self.has_post_expert_norm else h)  # type: ignore[operator]
+        dtype = outputs[0].dtype
+        y = torch.cat([output.to(dtype) for output in outputs])
+        y = y * route.sort(top_k_weights).unsqueeze(-1)
+        return route.combine(y).to(hidden.dtype)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if isinstance(self, ReplacedModule):
+            return super().__reduce_ex__(protocol)
+        # The class is made at run time, so pickle and deepcopy must make it again from its parts.
+        return _new_experts, (type(self).plain_owner_class(),), self.__dict__
+
+
+class _Projection:
+    """One of the two stacked weights with its terms, taken apart by expert once in a pass."""
+
+    def __init__(self, experts: LoraExperts, name: str) -> None:
+        # `unbind` is one autograd node for all experts, where indexing would be one for each.
+        weights = getattr(experts, name)
+        self.weights = (weights.transpose(-2, -1) if experts.is_transposed else weights).unbind()
+        self.biases = getattr(experts, f"{name}_bias").unbind() if experts.has_bias else None
+        self.terms: list[tuple[tuple[Tensor, ...], tuple[Tensor, ...], LowRankTerm]] = []
+        if name in experts.adapted_parameters:
+            carrier: AdaptedParameter = experts.adapted_parameters[name]  # type: ignore[assignment]
+            terms, _, _ = carrier.operands(carrier.acting_updates())
+            self.terms = [(term.A.unbind(), term.B.unbind(), term) for term in terms]
+
+    def __call__(self, expert: int, x: Tensor) -> Tensor:
+        bias = None if self.biases is None else self.biases[expert]
+        # Masks go by position, so that experts with one seed would drop the same elements.
+        drops = any(term.seed is not None for *_, term in self.terms)
+        seed = draw_seed() if drops else None
+        terms = [
+            term._replace(A=A[expert], B=B[expert], seed=None if term.seed is None else seed)
+            for A, B, term in self.terms
+        ]
+        return low_rank_linear(x, self.weights[expert], bias, terms)
+
+
+def _refuse_rows(carrier: AdaptedParameter) -> None:
+    """Raise where rows of a batch have adapters with updates of this parameter."""
+    rows = carrier.row_adapters
+    if rows is None or not carrier.acts_by_row():
+        return
+    concerned = [name for name in rows.distinct if name in carrier.updates]
+    if concerned:
+        raise AdapterStateError(
+            f"Cannot run rows with adapters of their own through {carrier.parameter_name}: "
+            f"{concerned[0]!r} updates experts, which see tokens and not rows; expected adapters "
+            "of other layers. Run its rows in a batch of their own, with set_adapter."
+        )
+
+
+@cache
+def experts_class(plain: type[nn.Module]) -> type[LoraExperts]:
+    """Return the class that experts of a class of transformers become."""
+    return type(f"Lora{plain.__name__}", (LoraExperts, plain), {"__module__": __name__})
+
+
+def _new_experts(plain: type[nn.Module]) -> nn.Module:
+    made = experts_class(plain)
+    return made.__new__(made)

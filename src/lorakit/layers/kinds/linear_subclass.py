@@ -1,0 +1,110 @@
+"""LoRA on subclasses of torch.nn.Linear whose forward is another spelling of the same product.
+
+Falcon's linear layers compute `x @ W.T + b`, say. A class is not believed by its name or source: an
+instance with small random weights is run and compared with `torch.nn.functional.linear`.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lorakit.layers.kinds.linear import LoraLinear
+from lorakit.layers.replaced import ReplacedModule, plain_class_of
+
+_SETTINGS = (bool, int, float, str, type(None), torch.dtype)
+"""What an instance may hold besides what torch.nn.Linear holds: these say nothing of other data."""
+
+_IN, _OUT = 5, 3
+_SHAPES = ((_IN,), (4, _IN), (2, 3, _IN), (0, _IN))
+_SIZES = (1.0, 1e4)
+
+
+def runs_as_linear(module: nn.Module) -> bool:
+    """Return whether the forward of a module computes what torch.nn.Linear's does.
+
+    A module with further parameters, buffers or children does not, nor one whose attributes are
+    more than numbers and words: they might enter the result.
+    """
+    kind = plain_class_of(module)
+    if not issubclass(kind, nn.Linear):
+        return False
+    if kind.forward is nn.Linear.forward:
+        return True
+    known = vars(nn.Linear(1, 1, device="meta"))
+    settings = {name: value for name, value in vars(module).items() if name not in known}
+    if isinstance(module, ReplacedModule):
+        settings = {n: v for n, v in settings.items() if n not in ("active_copy", "row_adapters")}
+    children = set(module._modules) - {"trained_copies"}
+    if children or module._buffers or set(module._parameters) != {"weight", "bias"}:
+        return False
+    if not all(isinstance(value, _SETTINGS) for value in settings.values()):
+        return False
+    return _computes_the_same(kind, tuple(sorted(settings.items())), module.bias is not None)
+
+
+@cache
+def _computes_the_same(
+    kind: type[nn.Linear], settings: tuple[tuple[str, Any], ...], has_bias: bool
+) -> bool:
+    """Compare a class with torch.nn.Linear in float64, so that a cast to less shows as well."""
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64, device="cpu")
+
+    probe = kind.__new__(kind)
+    plain = nn.Linear(_IN, _OUT, bias=has_bias, device="meta", dtype=torch.float64)
+    probe.__dict__ |= {**vars(plain), **dict(settings)}
+    probe.weight = nn.Parameter(drawn(_OUT, _IN))
+    probe.register_parameter("bias", nn.Parameter(drawn(_OUT)) if has_bias else None)
+    for is_training in (True, False):
+        probe.train(is_training)
+        for shape in _SHAPES:
+            for size in _SIZES:
+                x = drawn(*shape) * size
+                if not _is_same(probe, x, size):
+                    return False
+    return True
+
+
+def _is_same(probe: nn.Linear, x: Tensor, size: float) -> bool:
+    expected = F.linear(x, probe.weight, probe.bias)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            got = probe.forward(x.clone())
+    except Exception:  # whatever a foreign forward raises on such an input, it is not the same
+        return False
+    if not isinstance(got, Tensor) or got.shape != expected.shape or got.dtype != expected.dtype:
+        return False
+    return torch.allclose(got, expected, rtol=1e-12, atol=1e-12 * size)
+
+
+class _LoraLinearSubclass(LoraLinear):
+    """Put on top of such a class: without acting updates its own forward runs."""
+
+    def base_output(self, input: Tensor) -> Tensor:
+        """Return what the base alone makes of the input, by the code of its class."""
+        return self.plain_class.forward(self, input)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if isinstance(self, ReplacedModule):
+            return super().__reduce_ex__(protocol)
+        # The class is made at run time, so pickle and deepcopy must make it again from its parts.
+        return _new_subclass, (self.plain_class,), self.__getstate__()
+
+
+@cache
+def linear_subclass(plain: type[nn.Linear]) -> type[LoraLinear]:
+    """Return the class that adapts layers of a subclass, itself a subclass of it."""
+    members = {"__module__": __name__, "plain_class": plain}
+    return type(f"Lora{plain.__name__}", (_LoraLinearSubclass, plain), members)
+
+
+def _new_subclass(plain: type[nn.Linear]) -> nn.Module:
+    made = linear_subclass(plain)
+    return made.__new__(made)

@@ -1,0 +1,147 @@
+"""LoRA on bitsandbytes' linear layers, whose frozen weight is kept in 4 or 8 bits.
+
+The node is that of any linear layer. It makes the weight dense once in forward and once in
+backward, into a buffer that all layers share, and keeps no dense copy in between.
+"""
+
+from typing import Any, Self
+
+import torch
+from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
+from torch import Tensor, nn
+
+from lorakit.layers.bitsandbytes_storage import (
+    compute_dtype_of,
+    free_layout,
+    keep_layout,
+    make_dense_in_place,
+    quantized_like,
+    quantized_weight,
+)
+from lorakit.layers.class_swap import has_foreign_forward, swap_class
+from lorakit.layers.kinds.linear import AdaptedLinear
+from lorakit.ops import low_rank_linear
+from lorakit.ops.quantized import Weight, dense_copy
+
+
+class SharedNodeLinear4bit(Linear4bit):
+    """A 4-bit layer without updates, in a model that carries adapters."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (*, in) to (*, out)."""
+        return low_rank_linear(x, quantized_weight(self), self.bias, ())  # type: ignore[arg-type]
+
+
+class SharedNodeLinear8bit(Linear8bitLt):
+    """An 8-bit layer without updates, in a model that carries adapters."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (*, in) to (*, out)."""
+        return low_rank_linear(x, quantized_weight(self), self.bias, ())  # type: ignore[arg-type]
+
+
+_SHARED_NODE = {Linear4bit: SharedNodeLinear4bit, Linear8bitLt: SharedNodeLinear8bit}
+_OWN_NODE = {shared: plain for plain, shared in _SHARED_NODE.items()}
+
+
+def take_over(layer: nn.Module) -> None:
+    """Let a quantised layer without updates compute as those with updates do, in place.
+
+    It then uses the buffer they use, its weight keeps the layout it was loaded in, and one in 8
+    bits does not round its input. Other layers, and ones that something else has taken over, are
+    left alone.
+    """
+    shared = _SHARED_NODE.get(type(layer))
+    if shared is not None and quantized_weight(layer) is not None:
+        keep_layout(layer)
+        if not has_foreign_forward(layer):
+            swap_class(layer, shared)
+
+
+def give_back(layer: nn.Module) -> None:
+    """Undo `take_over`."""
+    plain = _OWN_NODE.get(type(layer))
+    if plain is not None:
+        swap_class(layer, plain)
+    if type(layer) in _SHARED_NODE:
+        free_layout(layer)
+
+
+class QuantizedLinear(AdaptedLinear):
+    """What adapted layers with a quantised weight share."""
+
+    @classmethod
+    def adapt_in_place(cls, module: nn.Module) -> Self:
+        """Swap the class of a quantised layer and return the very same object, adapted."""
+        keep_layout(module)
+        return super().adapt_in_place(module)
+
+    def restore_in_place(self) -> None:
+        """Swap the plain class back: bitsandbytes', or torch's where a merge made it dense."""
+        super().restore_in_place()
+        if quantized_weight(self) is None:
+            make_dense_in_place(self, self.weight.detach())
+
+    @classmethod
+    def compute_dtype_of(cls, module: nn.Module) -> torch.dtype:
+        """Return what products with the weight run in; float32 where the input decides."""
+        return compute_dtype_of(module)
+
+    @classmethod
+    def base_dtype_name(cls, module: nn.Module) -> str:
+        """Return how the weight is kept, and what its products run in."""
+        weight: Any = quantized_weight(module)
+        dtype = str(compute_dtype_of(module)).removeprefix("torch.")
+        return f"{weight.layout.quant_type} ({dtype})"
+
+    def base_weight(self) -> Weight:
+        """Return the quantised weight, or the dense one of a merged layer."""
+        weight = quantized_weight(self)
+        return self.weight if weight is None else weight
+
+    def base_output(self, input: Tensor) -> Tensor:
+        """Return what the base alone makes of the input."""
+        return low_rank_linear(input, self.base_weight(), self.bias, ())
+
+    def exact_weight(self) -> Tensor:
+        """Return the weight in float32, dequantised."""
+        return dense_copy(quantized_weight(self), torch.float32)  # type: ignore[arg-type]
+
+    def put_merged(self, exact: Tensor, dense_dtype: torch.dtype, requantize: bool) -> float:
+        """Put a merged weight in the place of the base's; return its largest rounding error."""
+        if not requantize:
+            merged = exact.to(dense_dtype)
+            self._put_aside("weight", nn.Parameter(merged, requires_grad=False))
+            return (merged.to(exact.dtype) - exact).abs().max().item()
+        self._put_aside("weight", quantized_like(self, exact))
+        return (dense_copy(quantized_weight(self), torch.float32) - exact).abs().max().item()  # type: ignore[arg-type]
+
+
+class LoraLinear4bit(QuantizedLinear, Linear4bit):
+    """A linear layer h = x dequantize(W0)ᵀ + b + Σ s (x Aᵀ) Bᵀ with W0 in NF4 or FP4.
+
+    Source: Dettmers et al. 2023, arXiv:2305.14314, equation 5.
+    """
+
+    plain_class = Linear4bit
+
+
+class LoraLinear8bit(QuantizedLinear, Linear8bitLt):
+    """The same with W0 in int8, one scale for each row.
+
+    The weight is made dense and the input is left as it is, where bitsandbytes' own kernel on a
+    GPU rounds the input to int8 as well.
+
+    Source: Dettmers et al. 2022, arXiv:2208.07339, section 2 (vector-wise quantisation).
+    """
+
+    plain_class = Linear8bitLt
+
+
+ADAPTED_CLASSES: dict[type[nn.Module], type[QuantizedLinear]] = {
+    Linear4bit: LoraLinear4bit,
+    SharedNodeLinear4bit: LoraLinear4bit,
+    Linear8bitLt: LoraLinear8bit,
+    SharedNodeLinear8bit: LoraLinear8bit,
+}
+"""Which class adapts layers of which."""

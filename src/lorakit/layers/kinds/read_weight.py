@@ -1,0 +1,85 @@
+"""LoRA on the weight of a module whose forward reads it, such as a router of experts."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lorakit.errors import AdapterStateError
+from lorakit.layers.adapted import AdaptedLayer
+from lorakit.layers.replaced import ReplacedModule, plain_class_of
+from lorakit.layers.updates.low_rank_update import LowRankUpdate
+
+
+class LoraReadWeight(AdaptedLayer):
+    """Runs the plain forward on W0 + Σ s B A, as its way to use the weight is not known.
+
+    The sum is made in each pass, which suits small weights: a router has a row for each expert.
+    An input that forward does not show cannot be dropped from, so there is no dropout.
+    """
+
+    is_linear = False
+
+    bias: nn.Parameter | None
+
+    @classmethod
+    def factor_sizes(cls, module: nn.Module) -> tuple[int, int]:
+        """Return (in, out) of the weight (out, in)."""
+        rows, columns = module.weight.shape  # type: ignore[union-attr,misc]
+        return columns, rows  # type: ignore[return-value]
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the plain forward with the weight and bias that the active updates make."""
+        if self.row_adapters is not None and self.acts_by_row():
+            self._refuse_rows(self.row_adapters.distinct)
+        updates = self.acting_updates()
+        if not updates:
+            return super().forward(*args, **kwargs)
+        called = [update() for update in updates]
+        parameters = {**self._parameters, "weight": self._updated([term for term, *_ in called])}
+        bias = next((bias for _, bias, _ in called if bias is not None), None)
+        if bias is not None and self.bias is not None:
+            parameters["bias"] = bias.to(self.bias.dtype)  # type: ignore[assignment]
+        # A view of this module with other parameters: nothing that another thread reads changes.
+        plain = plain_class_of(self).plain_class  # type: ignore[attr-defined]
+        view = plain.__new__(plain)
+        vars(view).update(vars(self))
+        vars(view)["_parameters"] = parameters
+        return plain.forward(view, *args, **kwargs)
+
+    def _updated(self, terms: list[Any]) -> Tensor:
+        wide = torch.promote_types(self.weight.dtype, terms[0].A.dtype)
+        deltas = [term.scaling * (term.B @ term.A) for term in terms]
+        return (self.weight.to(wide) + sum(delta.to(wide) for delta in deltas)).to(
+            self.weight.dtype
+        )
+
+    def _refuse_rows(self, names: tuple[str, ...]) -> None:
+        concerned = [name for name in names if name in self.updates]
+        if concerned:
+            raise AdapterStateError(
+                f"Cannot run rows with different adapters through a {self.plain_class.__name__}: "
+                f"{concerned[0]!r} updates its weight, which all rows share; expected adapters of "
+                "other layers. Run its rows in another batch, with set_adapter."
+            )
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if isinstance(self, ReplacedModule):
+            return super().__reduce_ex__(protocol)
+        # The class is made at run time, so pickle and deepcopy must make it again from its parts.
+        return _new_read_weight, (self.plain_class,), self.__dict__
+
+
+@cache
+def read_weight_class(plain: type[nn.Module]) -> type[LoraReadWeight]:
+    """Return the class that modules of a class become whose forward reads their weight."""
+    names = {"__module__": __name__, "plain_class": plain, "update_class": LowRankUpdate}
+    return type(f"Lora{plain.__name__}", (LoraReadWeight, plain), names)
+
+
+def _new_read_weight(plain: type[nn.Module]) -> nn.Module:
+    made = read_weight_class(plain)
+    return made.__new__(made)

@@ -1,0 +1,1 @@
+"""The updates that an adapted layer holds: low-rank, from an offset, of slices."""

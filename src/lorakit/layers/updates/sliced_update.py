@@ -1,0 +1,127 @@
+"""An update of some of the equal parts that a fused matrix's outputs fall into.
+
+GPT-2's `c_attn`, for one, holds the query, the key and the value below each other. With n of its L
+parts adapted, each by a low-rank product of its own, the update is
+
+    ΔW = s [B_1 A_1; 0; B_3 A_3]    A_i (r, in), B_i (out / L, r)
+
+which is s B A with all A_i below each other and B in blocks: an ordinary update of rank n r, whose
+B is never formed larger than (out, n r).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lorakit.errors import AdapterMismatchError
+from lorakit.layers.updates.low_rank_update import LowRankUpdate
+
+
+class PartedUpdate(LowRankUpdate):
+    """The update of a fused matrix with a low-rank product for each adapted part.
+
+    Attributes:
+        lora_A: The down-projections of the adapted parts below each other, (n r, in).
+        lora_B: Their up-projections below each other, (n out / L, r), as loralib keeps them.
+        parts: For each of the L parts whether it is adapted.
+
+    Source: Microsoft's loralib, `MergedLinear` and its `enable_lora`.
+    """
+
+    parts: tuple[bool, ...] = ()
+
+    def __init__(self, parts: Sequence[bool], *args: object, **kwargs: object):
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        self.parts = tuple(parts)
+
+    @property
+    def r(self) -> int:
+        """Rank of each part's product."""
+        return self.lora_B.shape[-1]
+
+    @property
+    def keeps_saved_factors(self) -> bool:
+        """Whether `saved_factors` are the parameters themselves: B is spread to blocks."""
+        return False
+
+    def operand_factors(self) -> tuple[Tensor, Tensor]:
+        """Return A (n r, in) and B (out, n r), zero outside of its blocks."""
+        return self.lora_A, in_blocks(self.lora_B, self.parts)
+
+    @torch.no_grad()
+    def load_factors_(self, A: Tensor, B: Tensor) -> None:
+        """Take factors in the form `saved_factors` has, in place.
+
+        Raises:
+            AdapterMismatchError: B is not zero outside of the blocks, so that it mixes parts.
+        """
+        super().load_factors_(A, self.require_fitting(A, B))
+
+    def require_fitting(self, A: Tensor, B: Tensor) -> Tensor:
+        """Return lora_B of factors in the form `saved_factors` has, (n out / L, r).
+
+        Raises:
+            AdapterMismatchError: B is not zero outside of the blocks, so that it mixes parts.
+        """
+        compact = out_of_blocks(B, self.parts)
+        if compact is None:
+            raise AdapterMismatchError(
+                f"Factors of shape {tuple(A.shape)} and {tuple(B.shape)} do not fit a matrix of "
+                f"which the parts {list(self.parts)} are adapted, each by itself: lora_B is not "
+                "zero outside of their blocks. Load them as an adapter without enable_lora."
+            )
+        return compact
+
+    def extra_repr(self) -> str:
+        """Show the parts as well."""
+        return f"{super().extra_repr()}, parts={list(self.parts)}"
+
+
+def in_blocks(B: Tensor, parts: Sequence[bool]) -> Tensor:
+    """Return the up-projections of parts as one matrix that is zero outside of its blocks.
+
+    Args:
+        B: Those of the n adapted parts below each other, (n out / L, r).
+        parts: For each of the L parts whether it is adapted.
+
+    Returns: (out, n r).
+
+    >>> in_blocks(torch.tensor([[1.0], [2.0]]), (True, False, True))
+    tensor([[1., 0.],
+            [0., 0.],
+            [0., 2.]])
+    """
+    groups, r = sum(parts), B.shape[-1]
+    own = iter(B.chunk(groups))
+    spread, group = [], 0
+    for is_adapted in parts:
+        if is_adapted:
+            spread.append(F.pad(next(own), (group * r, (groups - 1 - group) * r)))
+            group += 1
+        else:
+            spread.append(B.new_zeros(B.shape[0] // groups, groups * r))
+    return torch.cat(spread)
+
+
+def out_of_blocks(B: Tensor, parts: Sequence[bool]) -> Tensor | None:
+    """Undo `in_blocks`.
+
+    Args:
+        B: (out, n r).
+        parts: For each of the L parts whether it is adapted.
+
+    Returns: (n out / L, r); None where B has another shape, or more in it than its blocks.
+    """
+    groups = sum(parts)
+    if not groups or B.shape[0] % len(parts) or B.shape[1] % groups:
+        return None
+    r, height = B.shape[1] // groups, B.shape[0] // len(parts)
+    adapted = [part for part, is_adapted in enumerate(parts) if is_adapted]
+    blocks = [
+        B[part * height : (part + 1) * height, group * r : (group + 1) * r]
+        for group, part in enumerate(adapted)
+    ]
+    compact = torch.cat(blocks)
+    return compact if torch.equal(in_blocks(compact, parts), B) else None

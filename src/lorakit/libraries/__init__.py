@@ -1,0 +1,1 @@
+"""The libraries underneath: the hub, models with code of their own, logs and threads."""

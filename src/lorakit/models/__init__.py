@@ -1,0 +1,1 @@
+"""Base models and tokenizers: loading, skeletons without weights, new tokens."""

@@ -1,0 +1,129 @@
+"""What is wrong where a base model or a tokenizer cannot be loaded, in words for its user."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from lorakit.errors import ConfigError, MissingFileError
+from lorakit.files.json_files import is_pointer
+from lorakit.libraries.hub import why_fetching_failed
+
+DAMAGE = (SafetensorError, UnpicklingError, EOFError)
+"""What files of weights raise that were cut or hold something else."""
+
+
+def check_local(name: str, key: str) -> None:
+    """Explain a local path that cannot be a model before anything is downloaded for it."""
+    path = Path(name).expanduser()
+    if not path.is_dir():
+        if path.is_file():
+            raise MissingFileError(
+                f"No model in {key}: got the file '{name}', expected a directory with config.json "
+                f"and weights, or a hub id. Name its folder, '{path.parent}'."
+            )
+        if name.startswith((".", "~", os.sep)) or len(path.parts) > 2:
+            raise MissingFileError(
+                f"No model in {key}: got '{name}', which is not there.{_near(path)} "
+                "Check the path; it is taken from the current directory."
+            )
+        return
+    if (path / "config.json").is_file():
+        return
+    if (path / "adapter_config.json").is_file():
+        raise ConfigError(
+            f"No base model in {key}: got '{name}', which is an adapter. Name the base it was made "
+            "for (base_model_name_or_path in its adapter_config.json), or merge the two first: "
+            f"lorakit merge {name}."
+        )
+    raise MissingFileError(
+        f"No model in {key}: got '{name}', a directory without config.json. Name a directory that "
+        "save_pretrained wrote, or a hub id."
+    )
+
+
+def _near(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f" There is no folder '{path.parent}' either."
+    names = [entry.name for entry in path.parent.iterdir() if entry.is_dir()]
+    near = get_close_matches(path.name, names, n=3, cutoff=0.4)
+    return f" Near it: {', '.join(near)}." if near else ""
+
+
+def cannot_load(
+    name: str, key: str, what: str, error: Exception, auto_class: Any = None
+) -> ConfigError | MissingFileError:
+    """Return the error to raise where transformers could not load something."""
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    reason = (lines[0] if lines else type(error).__name__).rstrip(".")
+    if isinstance(error, UnpicklingError):  # torch's text advises to run the file as a program
+        reason = "a .bin file is not a pickle of tensors"
+    if "Unrecognized configuration class" in str(error):
+        values, _ = PreTrainedConfig.get_config_dict(name)
+        kind = values.get("model_type")
+        return ConfigError(
+            f"The model in {key} cannot do this task: got '{name}' of type '{kind}', expected one "
+            f"that {auto_class.__name__} knows. Choose another model, or another task."
+        )
+    if "trust_remote_code" in str(error):
+        return ConfigError(
+            f"The {what} in {key} brings code of its own: got '{name}', expected permission to run "
+            "it. Read that code; if you trust it, set trust_remote_code=true in the recipe, or add "
+            "--trust-remote-code to a command without one."
+        )
+    pointers = _pointers(Path(name).expanduser(), what)
+    if pointers:
+        those = pointers[0] + (f" and {len(pointers) - 1} more" if len(pointers) > 1 else "")
+        is_what = "are git-lfs pointers" if len(pointers) > 1 else "is a git-lfs pointer"
+        return MissingFileError(
+            f"Could not load the {what} in {key}: got '{name}', whose {those} {is_what}, expected "
+            "the contents. Run `git lfs pull` in that folder."
+        )
+    if isinstance(error, (*DAMAGE, RuntimeError)):
+        return ConfigError(
+            f"Could not load the {what} in {key}: got '{name}', whose files are damaged or do not "
+            f"belong together ({reason}). Download or save the model again."
+        )
+    if Path(name).expanduser().is_dir():
+        return MissingFileError(
+            f"Could not load the {what} in {key} from the directory '{name}' ({reason}). Name a "
+            "directory that holds the files that save_pretrained of model and tokenizer wrote."
+        )
+    return MissingFileError(
+        f"Could not load the {what} in {key}: got '{name}', which is no directory here, and asking "
+        f"the Hugging Face hub for it failed ({why_fetching_failed(error)}). Check the name and "
+        "the network, or name a local directory."
+    )
+
+
+def _pointers(folder: Path, what: str) -> list[str]:
+    """Return the files of a model or a tokenizer that Git LFS keeps elsewhere, by name."""
+    files = sorted(path for path in folder.glob("*") if path.is_file())
+    weights = [path for path in files if path.suffix == ".safetensors"]
+    weights = weights or [path for path in files if path.suffix == ".bin"]
+    others = [path for path in files if path.suffix in (".json", ".model", ".txt", ".jinja")]
+    read = [folder / "config.json", *weights] if what == "model" else others
+    return [path.name for path in read if os.access(path, os.R_OK) and is_pointer(path)]
+
+
+def check_missing(
+    model: PreTrainedModel, missing: Sequence[str], name: str, key: str, has_head: bool
+) -> None:
+    """Refuse a checkpoint that lacks more than a head: its body would be random."""
+    prefix = f"{model.base_model_prefix}."
+    body = [key for key in missing if key.startswith(prefix) and "pooler" not in key]
+    lacking = body if has_head else list(missing)
+    if lacking:
+        shown = ", ".join(lacking[:3]) + (", …" if len(lacking) > 3 else "")
+        raise ConfigError(
+            f"The checkpoint '{name}' in {key} lacks {len(lacking)} weights that "
+            f"{type(model).__name__} needs ({shown}); they would be random. Choose a model that "
+            "was trained for this task type, or another task."
+        )

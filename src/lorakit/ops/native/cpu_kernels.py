@@ -1,0 +1,249 @@
+"""The products of `skinny.py` in C: tensors in, addresses and sizes to the compiled library."""
+
+import ctypes
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+
+from lorakit.ops.native.compiled_library import library
+
+_LARGE_DTYPES = (torch.float32, torch.bfloat16)
+
+
+class _Dropout(ctypes.Structure):
+    _fields_ = (
+        ("is_on", ctypes.c_int),
+        ("threshold", ctypes.c_int32),
+        ("scale", ctypes.c_float),
+        ("seed", ctypes.c_uint64),
+    )
+
+
+class _Matrix(ctypes.Structure):
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("is_half", ctypes.c_int),
+        ("stride", ctypes.c_long),
+        ("rows", ctypes.c_long),
+        ("width", ctypes.c_long),
+    )
+
+
+class _Group(ctypes.Structure):
+    _fields_ = (
+        ("begin", ctypes.c_long),
+        ("end", ctypes.c_long),
+        ("thin", ctypes.c_void_p),
+        ("gradient", ctypes.c_void_p),
+        ("r", ctypes.c_int),
+        ("scale", ctypes.c_float),
+        ("mask", _Dropout),
+    )
+
+
+NO_DROPOUT = _Dropout(0, 0, 1.0, 0)
+
+
+class Group(NamedTuple):
+    """Rows of an activation that one adapter acts on."""
+
+    begin: int
+    end: int
+    """Rows from `begin` on, `end` not among them."""
+    thin: Tensor
+    """A, (r, in), or B, (out, r)."""
+    r: int
+    scaling: float = 1.0
+    mask: _Dropout = NO_DROPOUT
+    gradient: Tensor | None = None
+    """Float32, to be added to, shape of `thin`."""
+
+
+class Groups:
+    """Groups as the compiled products take them; keeps alive what they point to."""
+
+    def __init__(self, groups: Sequence[Group]):
+        self._tensors = []
+        rows = []
+        for begin, end, thin, r, scaling, mask, gradient in groups:
+            compact = _thin(thin)
+            self._tensors.append((compact, gradient))
+            addresses = address(compact), None if gradient is None else address(gradient)
+            rows.append(_Group(begin, end, *addresses, r, scaling, mask))
+        self.count = len(rows)
+        self.array = (_Group * len(rows))(*rows)
+
+
+def takes(x: Tensor) -> bool:
+    """Return whether the compiled products can read this activation."""
+    return x.dtype in _LARGE_DTYPES and x.device.type == "cpu" and can_be_read_at_its_address(x)
+
+
+def can_be_read_at_its_address(x: Tensor) -> bool:
+    """Return whether x is rows of adjacent elements in memory, for code that is not torch's own.
+
+    Not while a trace is recorded, in which what such code writes would be missing. A fake tensor
+    is taken for what it stands for; nothing is computed for it.
+    """
+    return (
+        type(x) in (Tensor, torch.nn.Parameter, FakeTensor)
+        and x.ndim > 0
+        and x.stride(-1) == 1
+        and torch._C._get_tracing_state() is None
+    )
+
+
+class CpuKernels:
+    """The functions of native/skinny.c on tensors; what each computes is said in `skinny.py`.
+
+    Large activations are 2-dimensional, float32 or bfloat16, with adjacent columns; everything
+    thin is float32, contiguous but for the rows of u and grad_u.
+    """
+
+    def __init__(self, library: ctypes.CDLL):
+        self._library = library
+        matrix, mask = ctypes.POINTER(_Matrix), ctypes.POINTER(_Dropout)
+        groups = (ctypes.POINTER(_Group), ctypes.c_int)
+        u = (ctypes.c_void_p, ctypes.c_long)
+        for name, signature in {
+            "lorakit_down": (matrix, *groups, *u),
+            "lorakit_up": (matrix, *groups, *u),
+            "lorakit_add": (matrix, matrix, groups[0], *groups),
+            "lorakit_up_backward": (matrix, *groups, *u, *u),
+            "lorakit_down_backward": (matrix, *groups, *u, matrix),
+            "lorakit_drop": (matrix, matrix, mask),
+        }.items():
+            getattr(library, name).argtypes = signature
+            getattr(library, name).restype = ctypes.c_int
+
+    # ---- one adapter for all rows ----
+
+    def down(self, x: Tensor, A: Tensor, mask: _Dropout) -> Tensor:
+        """Return drop(x) Aᵀ, (tokens, r) in float32."""
+        u = empty_float32(x.shape[0], A.shape[0])
+        self.down_groups(x, Groups([Group(0, x.shape[0], A, A.shape[0], mask=mask)]), u)
+        return u
+
+    def up_(self, h: Tensor, u: Tensor, B: Tensor, scaling: float) -> None:
+        """Add s u Bᵀ to h in place."""
+        self.up_groups_(h, Groups([Group(0, h.shape[0], B, B.shape[1], scaling)]), u)
+
+    def add_(
+        self, h: Tensor, x: Tensor, A: Tensor, B: Tensor, scaling: float, mask: _Dropout
+    ) -> None:
+        """Add s drop(x) Aᵀ Bᵀ to h in place, where u is not needed afterwards."""
+        tokens, r = x.shape[0], A.shape[0]
+        down = Groups([Group(0, tokens, A, r, mask=mask)])
+        self.add_groups_(h, x, down, Groups([Group(0, tokens, B, r, scaling)]))
+
+    def up_backward(
+        self, g: Tensor, u: Tensor, B: Tensor, scaling: float, grad_u: Tensor, needs_B: bool
+    ) -> Tensor | None:
+        """Write s g B into grad_u and return s gᵀ u, (out, r), where that is needed."""
+        grad_B = zeros_float32(B.shape) if needs_B else None
+        one = Group(0, g.shape[0], B, B.shape[1], scaling, gradient=grad_B)
+        self.up_backward_groups(g, Groups([one]), u, grad_u)
+        return grad_B
+
+    def down_backward_(
+        self, x: Tensor, A: Tensor, grad_u: Tensor, mask: _Dropout, grad_x: Tensor | None,
+        needs_A: bool,
+    ) -> Tensor | None:  # fmt: skip
+        """Add drop(grad_u A) to grad_x in place and return grad_uᵀ drop(x) where it is needed."""
+        grad_A = zeros_float32(A.shape) if needs_A else None
+        one = Group(0, x.shape[0], A, A.shape[0], mask=mask, gradient=grad_A)
+        self.down_backward_groups_(x, Groups([one]), grad_u, grad_x)
+        return grad_A
+
+    # ---- an adapter for each group of rows ----
+
+    def down_groups(self, x: Tensor, groups: Groups, u: Tensor) -> None:
+        """Write drop(x) Aᵀ of each group into u, (tokens, largest r)."""
+        self._call(self._library.lorakit_down, _matrix(x), groups.array, groups.count, *_rows(u))
+
+    def up_groups_(self, h: Tensor, groups: Groups, u: Tensor) -> None:
+        """Add s u Bᵀ of each group to h in place."""
+        self._call(self._library.lorakit_up, _matrix(h), groups.array, groups.count, *_rows(u))
+
+    def add_groups_(self, h: Tensor, x: Tensor, down: Groups, up: Groups) -> None:
+        """Add s drop(x) Aᵀ Bᵀ of each group to h in place; both are groups of the same rows."""
+        self._call(
+            self._library.lorakit_add, _matrix(x), _matrix(h), down.array, up.array, up.count
+        )
+
+    def up_backward_groups(self, g: Tensor, groups: Groups, u: Tensor, grad_u: Tensor) -> None:
+        """Write s g B into grad_u and add s gᵀ u to the groups' gradients."""
+        self._call(
+            self._library.lorakit_up_backward,
+            *(_matrix(g), groups.array, groups.count, *_rows(u), *_rows(grad_u)),
+        )
+
+    def down_backward_groups_(
+        self, x: Tensor, groups: Groups, grad_u: Tensor, grad_x: Tensor | None
+    ) -> None:
+        """Add drop(grad_u A) to grad_x, and grad_uᵀ drop(x) to the groups' gradients."""
+        large = None if grad_x is None else _matrix(grad_x)
+        self._call(
+            self._library.lorakit_down_backward,
+            *(_matrix(x), groups.array, groups.count, *_rows(grad_u), large),
+        )
+
+    def drop(self, x: Tensor, mask: _Dropout) -> Tensor:
+        """Drop elements of x; the result is contiguous and in the dtype of x."""
+        out = torch.empty(x.shape, dtype=x.dtype, device="cpu")
+        self._call(self._library.lorakit_drop, _matrix(x), _matrix(out), mask)
+        return out
+
+    def _call(self, function: Callable[..., int], x: _Matrix, *arguments: object) -> None:
+        if x.data and function(x, *arguments):
+            raise MemoryError("The low-rank products could not allocate their small buffers.")
+
+
+def dropout_arguments(threshold: int, scale: float, seed: int) -> _Dropout:
+    """Return a mask's description for the compiled products; see `dropout.py` for its meaning."""
+    return _Dropout(1, threshold, scale, seed)
+
+
+def _matrix(x: Tensor) -> _Matrix:
+    rows, width = x.shape
+    return _Matrix(address(x), x.dtype == torch.bfloat16, x.stride(0), rows, width)
+
+
+def _rows(u: Tensor) -> tuple[int, int]:
+    return address(u), u.stride(0)
+
+
+def address(x: Tensor) -> int:
+    """Return where a tensor's elements begin in memory; 0 for a fake one, which has none."""
+    return 0 if isinstance(x, FakeTensor) else x.data_ptr()
+
+
+def empty_float32(*shape: int) -> Tensor:
+    """Return memory for what the compiled products write, whatever torch's defaults are."""
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
+
+
+def zeros_float32(shape: Sequence[int]) -> Tensor:
+    """Return zeros for the compiled products to add to, whatever torch's defaults are."""
+    return torch.zeros(shape, dtype=torch.float32, device="cpu")
+
+
+def _thin(factor: Tensor) -> Tensor:
+    """Return a factor as float32 that lies compactly; itself where it does already."""
+    if factor.dtype == torch.float32 and factor.is_contiguous():
+        return factor
+    return factor.detach().to(torch.float32).contiguous()
+
+
+@cache
+def load() -> CpuKernels | None:
+    """Return the compiled products, or None where they cannot be had.
+
+    `compiled_library.unavailable` says why.
+    """
+    found = library()
+    return None if found is None else CpuKernels(found)

@@ -1,0 +1,1 @@
+"""The thin products in Triton, for GPUs."""

@@ -1,0 +1,85 @@
+"""Where the products of `triton_kernels.py` come from: imported and tried at the first use.
+
+Triton compiles at run time, for which it wants a C compiler and a GPU it knows. Where anything is
+missing nothing is lost but speed: `skinny.py` goes on with torch's own operations.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from lorakit.ops.native.cpu_kernels import can_be_read_at_its_address
+
+if TYPE_CHECKING:
+    from lorakit.ops.triton.triton_kernels import TritonKernels
+
+_LARGE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def takes(x: Tensor) -> bool:
+    """Return whether the products in Triton can read this activation.
+
+    Not while a CUDA graph is captured, which would repeat one dropout mask at every replay.
+    """
+    return (
+        x.dtype in _LARGE_DTYPES
+        and x.device.type == "cuda"
+        and can_be_read_at_its_address(x)
+        and not is_captured(x.device)
+    )
+
+
+def is_captured(device: torch.device) -> bool:
+    """Return whether what is done on this device goes into a CUDA graph at the moment."""
+    return (
+        device.type == "cuda"
+        and torch.cuda.is_initialized()
+        and torch.cuda.is_current_stream_capturing()
+    )
+
+
+@cache
+def load(device: torch.device, dtype: torch.dtype) -> TritonKernels | None:
+    """Return the products in Triton, or None where they cannot be had; `unavailable` says why."""
+    if unavailable(device, dtype):
+        return None
+    from lorakit.ops.triton.triton_kernels import TritonKernels
+
+    return TritonKernels()
+
+
+@cache
+def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Return why the products in Triton cannot be used on this device, or None if they can.
+
+    One of them is tried there, once, which waits for the GPU. LORAKIT_TRITON_KERNELS=0 turns them
+    off.
+    """
+    if os.environ.get("LORAKIT_TRITON_KERNELS") == "0":
+        return "LORAKIT_TRITON_KERNELS=0 turns them off"
+    try:
+        from lorakit.ops.triton.triton_kernels import TritonKernels
+    except ImportError as error:
+        return f"triton cannot be imported: {error}"
+    try:
+        is_right = _drops_what_torch_drops(TritonKernels(), device, dtype)
+    except Exception as error:  # whatever a compiler, a driver or a launch may raise
+        return f"a trial of them failed: {type(error).__name__}: {str(error)[:500]}"
+    return None if is_right else "a trial of them gave a wrong result"
+
+
+def _drops_what_torch_drops(
+    kernels: TritonKernels, device: torch.device, dtype: torch.dtype
+) -> bool:
+    from lorakit.ops.dropout import keep_mask, kernel_mask  # which look for kernels here
+
+    tokens, width, seed = 40, 20, torch.tensor((1 << 62) + 5, device="cpu")
+    ones = torch.ones(tokens, width, device=device, dtype=dtype)
+    identity = torch.eye(width, device=device)
+    u = kernels.down(ones, identity, kernel_mask(0.5, seed))
+    return torch.equal(u, 2.0 * keep_mask((tokens, width), 0.5, seed, device))

@@ -1,0 +1,67 @@
+"""Planning in a process of its own, for one of several that a launcher has started.
+
+Those have met already: a trainer made in one of them alone, to plan, would talk to the others.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import fields
+from typing import TYPE_CHECKING
+
+from lorakit.files.atomic import scratch_directory
+from lorakit.planning.memory_plan import MemoryPlan, plan
+
+if TYPE_CHECKING:
+    from lorakit.recipes.recipe import Recipe
+
+_OF_LAUNCHERS = ("ACCELERATE_", "FSDP_", "TORCHELASTIC_", "MASTER_", "GROUP_", "ROLE_", "LOCAL_")
+_OF_LAUNCHERS_EXACTLY = ("RANK", "WORLD_SIZE")
+_PATIENCE_S = 300
+
+
+def plan_apart(recipe: Recipe, processes: int) -> MemoryPlan | None:
+    """Plan a recipe in a process that no launcher has started.
+
+    Args:
+        recipe: The recipe.
+        processes: How many train together.
+
+    Returns: The plan, or None where it could not be made.
+    """
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(_OF_LAUNCHERS) and name not in _OF_LAUNCHERS_EXACTLY
+    }
+    with scratch_directory("lorakit-plan-") as scratch:
+        path = scratch / "recipe.yaml"
+        path.write_text(recipe.to_yaml(), encoding="utf-8")
+        command = [sys.executable, "-m", __name__, str(path), str(processes)]
+        try:
+            done = subprocess.run(
+                command,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=_PATIENCE_S,
+                check=True,
+            )
+            values = json.loads(done.stdout.splitlines()[-1])
+        except (subprocess.SubprocessError, IndexError, ValueError):
+            return None
+    known = {field.name for field in fields(MemoryPlan)}
+    values["notes"] = tuple(values["notes"])
+    return MemoryPlan(**{name: value for name, value in values.items() if name in known})
+
+
+def _main(path: str, processes: str) -> None:
+    made = plan(path, processes=int(processes), download=True)
+    sys.stdout.write(json.dumps(made.to_dict()) + "\n")
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

@@ -1,0 +1,94 @@
+"""What the bits of a result depend on besides the recipe, and what is said where that changes."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lorakit.libraries.threads import spinning_note
+from lorakit.ops.native import compiled_library
+
+KEY = "numerics"
+"""Where environment.json holds the facts."""
+
+_PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "bitsandbytes")
+_OFF = "off: "
+
+
+def numerics_facts() -> dict[str, str]:
+    """Return what decides the order in which numbers are added, by the name a user knows it by."""
+    off = compiled_library.unavailable()
+    return {
+        "processor": _processor_name(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "threads": str(torch.get_num_threads()),
+        "compiled products": "on" if off is None else _OFF + off,
+        **{name: _version(name) for name in _PACKAGES},
+    }
+
+
+def changed_numerics(environment_file: Path) -> str | None:
+    """Return what to tell about a run that goes on under other conditions than it was begun under.
+
+    Args:
+        environment_file: The run's environment.json; one that cannot be read says nothing.
+    """
+    try:
+        before = json.loads(environment_file.read_text(encoding="utf-8"))[KEY]
+        changes = differences(before, numerics_facts())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    if not changes:
+        return None
+    return (
+        f"The result will differ in its last bits from that of a run that never stopped: "
+        f"{', '.join(changes)}."
+    )
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, str]) -> list[str]:
+    """Return each fact that has changed, with what it was.
+
+    >>> differences({"threads": "2", "torch": "2.13.0"}, {"threads": "1", "torch": "2.13.0"})
+    ['threads 1 (was 2)']
+    """
+    return [
+        f"{name} {value} (was {before[name]})"
+        for name, value in now.items()
+        if name in before and before[name] != value
+    ]
+
+
+def cpu_notes(device: torch.device) -> tuple[str, ...]:
+    """Return what a user should know about how this machine computes; nothing for a GPU."""
+    if device.type != "cpu":
+        return ()
+    notes = []
+    off = compiled_library.unavailable()
+    if off is not None:
+        notes.append(
+            f"The compiled low-rank products are off ({off}): steps take longer, and results "
+            "differ in their last bits from those of a machine that has them."
+        )
+    spinning = spinning_note() if torch.get_num_threads() > 1 else None
+    return (*notes, spinning) if spinning else tuple(notes)
+
+
+def _processor_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"

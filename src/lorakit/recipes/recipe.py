@@ -1,0 +1,343 @@
+"""A recipe: one YAML file that is the whole experiment."""
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
+
+from lorakit.config import Count, LoraConfig, QuantizationConfig, StrictConfig, TaskType
+from lorakit.config.problems import shown
+from lorakit.errors import ConfigError, MissingFileError, did_you_mean, first_few
+from lorakit.recipes import yaml_text
+from lorakit.recipes.search_sections import SearchConfig, StudyConfig
+
+_MAY_BE_LEFT_BLANK = ("lora", "training")
+
+_LONGEST_PATH, _LONGEST_NAME = 4095, 255
+"""Bytes, as Linux takes them."""
+
+_DEEPEST_KEY = 8
+"""Sections in the key of an override."""
+
+_OVERRIDES_SHOWN = 3
+_PROBLEMS_SHOWN = 20
+
+
+def _expand_home(value: str) -> str:
+    """Let a path begin with `~`, as in a shell."""
+    if not value.startswith("~"):
+        return value
+    try:
+        return str(Path(value).expanduser())
+    except RuntimeError:
+        raise ValueError("there is no such home directory") from None
+
+
+def _require_name(value: str) -> str:
+    """Refuse what no file system and no hub takes as a name, before anything looks for it."""
+    if not value.isprintable():
+        raise ValueError("expected a name without control characters")
+    if len(os.fsencode(value)) > _LONGEST_PATH:
+        raise ValueError(f"expected at most {_LONGEST_PATH:,} bytes")
+    if any(len(os.fsencode(part)) > _LONGEST_NAME for part in value.split("/")):
+        raise ValueError(f"expected at most {_LONGEST_NAME} bytes between two slashes")
+    return value
+
+
+_NameOrPath = Annotated[
+    str, Field(min_length=1), AfterValidator(_require_name), AfterValidator(_expand_home)
+]
+
+
+class DataConfig(StrictConfig):
+    """Where the examples come from and which columns hold what."""
+
+    train: _NameOrPath
+    """Hub id, csv/json/jsonl/parquet file, or directory of a saved dataset."""
+
+    validation: _NameOrPath | None = None
+    """Likewise; None takes the dataset's own validation split, or a share of `train`."""
+
+    subset: str | None = None
+    """Configuration of a hub dataset, such as "mrpc" of "glue"."""
+
+    train_split: str = "train"
+    validation_split: str | None = None
+    """None: a split called "validation" if the dataset has one, else `validation_fraction`."""
+
+    validation_fraction: float = Field(0.1, ge=0, lt=1)
+    """Share of the training examples held out where there is no validation split; 0 for none."""
+
+    delimiter: str | None = None
+    """What separates the cells of a csv file; None takes a comma, semicolon, tab or vertical bar,
+    whichever gives every line as many cells as the header."""
+
+    format: Literal["auto", "text", "prompt_completion", "messages", "alpaca"] = "auto"
+    """How the examples of a CAUSAL_LM dataset are laid out; "auto" sees it from the columns."""
+
+    text: str = "text"
+    text_pair: str | None = None
+    label: str = "label"
+    tokens: str = "tokens"
+    tags: str = "tags"
+    prompt: str = "prompt"
+    """Column of texts, or of messages, which with the completion's make one conversation."""
+
+    completion: str = "completion"
+    """Likewise; of messages, what the assistant says in it counts in the loss."""
+
+    messages: str = "messages"
+    source: str = "source"
+    target: str = "target"
+    source_prefix: str = ""
+    """Put before every source text, as T5 expects ("summarize: ")."""
+
+    new_tokens: tuple[str, ...] = ()
+    """Strings that become tokens of their own: the tokenizer gets them, the base's embeddings get
+    rows for them, and these rows are trained and saved with the adapter."""
+
+    max_length: Count | None = None
+    """Longest input in tokens; None takes the model's limit, at most 1024."""
+
+    max_target_length: Count = 128
+    """Longest target of SEQ_2_SEQ_LM in tokens."""
+
+    max_train_rows: Count | None = None
+    max_validation_rows: Count | None = None
+
+    @field_validator("delimiter")
+    @classmethod
+    def _delimiter_is_one_character(cls, value: str | None) -> str | None:
+        value = "\t" if value in ("\\t", "tab") else value  # as a shell passes it on
+        if value is not None and (len(value) != 1 or value in '"\r\n '):
+            raise ValueError('expected one character such as ";", or "tab"')
+        return value
+
+    @field_validator("new_tokens")
+    @classmethod
+    def _new_tokens_are_words(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        repeated = sorted(word for word, count in Counter(value).items() if count > 1)
+        if repeated:
+            raise ValueError(f"expected each string once, not {repeated} twice")
+        blank = [word for word in value if not word or word != word.strip()]
+        if blank:
+            raise ValueError(f"expected strings without spaces around them, not {blank}")
+        return value
+
+
+class Recipe(StrictConfig):
+    """Everything one run needs; the same recipe gives the same adapter."""
+
+    model: _NameOrPath
+    """Hub id or local directory of the base model."""
+
+    revision: str | None = None
+    """Branch, tag or commit of a hub model."""
+
+    trust_remote_code: bool = False
+    """Whether code that comes with a hub model may run."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Dtype of the base weights; "auto" keeps that of the checkpoint."""
+
+    task: TaskType
+    data: DataConfig
+    lora: LoraConfig = LoraConfig()
+
+    quantization: QuantizationConfig | None = None
+    """How to keep the base in 4 or 8 bits; None leaves it as it is. With it, dtype "auto" is its
+    compute dtype."""
+
+    float32_small_parameters: bool = False
+    """Whether 1-D parameters (norms, biases) are kept in float32 on a 16-bit base."""
+
+    training: dict[str, Any] = {}
+    """Any field of the task's training arguments, `early_stopping_patience` (evaluations without
+    progress before training stops), `early_stopping_threshold`, and `lora_plus_ratio` (LoRA+: what
+    the learning rate is multiplied by for lora_B)."""
+
+    search: SearchConfig | None = None
+    """What `lorakit tune` tries; None takes the defaults."""
+
+    study: StudyConfig | None = None
+    """The grid that `lorakit study` trains; None takes the defaults."""
+
+    output: _NameOrPath
+    """The run directory; it must not hold a run yet."""
+
+    @model_validator(mode="after")
+    def _adapter_has_the_task(self) -> Self:
+        if self.lora.task_type not in (None, self.task):
+            raise ValueError(
+                f"lora.task_type is {self.lora.task_type} but task is {self.task}; "
+                "leave lora.task_type out"
+            )
+        return self
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
+        """Read a recipe and check all of it, the training arguments included.
+
+        Args:
+            path: The YAML file.
+            overrides: Dotted changes, such as "lora.r=16"; values are YAML.
+
+        Raises:
+            MissingFileError: There is no such file.
+            ConfigError: Lists every problem of the file and the overrides.
+        """
+        path = require_recipe_file(path)
+        values = yaml_text.read_mapping(path)
+        where = str(path)
+        if overrides:
+            apply_overrides(overrides, values)
+            where += f" with {first_few([shown(o)[1:-1] for o in overrides], _OVERRIDES_SHOWN)}"
+        return cls.check(values, where)
+
+    @classmethod
+    def check(cls, values: dict[str, Any], where: str) -> Self:
+        """Validate a mapping, with its training arguments, and return the recipe.
+
+        Args:
+            values: The mapping, as YAML gave it.
+            where: What to call its origin in an error.
+
+        Raises:
+            ConfigError: Lists every problem.
+        """
+        blank = [key for key in _MAY_BE_LEFT_BLANK if key in values and values[key] is None]
+        values = {key: value for key, value in values.items() if key not in blank}
+        if values.get("task") not in list(TaskType):
+            return cls.parse(values, where)  # reports the task; its arguments cannot be known
+        from lorakit.recipes.training_section import checked_training
+
+        return cls.parse({**values, "training": checked_training(cls, values, where)}, where)
+
+    def with_changes(self, changes: Mapping[str, Any], where: str) -> Self:
+        """Return the recipe with other values under some dotted keys, checked as a whole.
+
+        Args:
+            changes: Values as YAML gives them, by keys such as "lora.r".
+            where: What to call the changes' origin in an error.
+
+        Raises:
+            ConfigError: Lists every problem.
+        """
+        values = self.model_dump(mode="json")
+        for key, value in changes.items():
+            parts = key.split(".")
+            section, blocked = _section(values, parts)
+            if blocked is not None:
+                raise ConfigError(f"In {where}: got '{key}', but {blocked} is a value, no section.")
+            section[parts[-1]] = value
+        return self.check(values, where)
+
+    def with_absolute_paths(self) -> Self:
+        """Return the recipe with the local model and data named as from every directory."""
+        data = {key: _absolute(getattr(self.data, key)) for key in ("train", "validation")}
+        changes = {"model": _absolute(self.model), "data": self.data.model_copy(update=data)}
+        return self.model_copy(update=changes)
+
+    def to_yaml(self) -> str:
+        """Return the recipe as YAML; `Recipe.load` reads it back to an equal recipe."""
+        return yaml_text.to_text(self.model_dump(mode="json"))
+
+
+def changed_keys(old: Recipe, new: Recipe) -> list[str]:
+    """Return the dotted keys in which two recipes differ, sorted.
+
+    >>> data = {"train": "a.csv"}
+    >>> old = Recipe(model="m", task="SEQ_CLS", data=data, output="runs/a")
+    >>> new = Recipe(model="m", task="SEQ_CLS", data=data, lora={"r": 4}, output="runs/a")
+    >>> changed_keys(old, new)
+    ['lora.r']
+    """
+    flat_old, flat_new = (_flatten(recipe.model_dump(mode="json")) for recipe in (old, new))
+    missing = object()
+    return sorted(
+        key
+        for key in flat_old.keys() | flat_new.keys()
+        if flat_old.get(key, missing) != flat_new.get(key, missing)
+    )
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            flat.update(_flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _absolute(name: str | None) -> str | None:
+    """Return a path that means the same from every directory; a hub id stays as it is."""
+    return str(Path(name).absolute()) if name is not None and Path(name).exists() else name
+
+
+def require_recipe_file(path: str | Path) -> Path:
+    """Return the path of a recipe that is there.
+
+    Raises:
+        MissingFileError: There is no such file.
+        ConfigError: It is a directory, or no file system takes such a name.
+    """
+    try:
+        _require_name(str(path))
+    except ValueError as error:
+        raise ConfigError(
+            f"Cannot read the recipe {shown(str(path))}: {error}. Check the name."
+        ) from None
+    path = Path(path)
+    if path.is_dir():
+        raise ConfigError(
+            f"Cannot read the recipe {path}: it is a directory, expected a YAML file. "
+            f"A run keeps its recipe in {path / 'recipe.yaml'}."
+        )
+    if not path.exists():
+        folder = path.parent
+        near = sorted(p.name for p in folder.glob("*.y*ml")) if folder.is_dir() else []
+        hint = did_you_mean(path.name, near) or " `lorakit init` writes one."
+        raise MissingFileError(f"No recipe {path}: there is no such file.{hint}")
+    return path
+
+
+def apply_overrides(overrides: Sequence[str], values: dict[str, Any]) -> None:
+    """Write dotted overrides into a mapping.
+
+    Raises:
+        ConfigError: Lists every override that is not `key=value` or leads into a plain value.
+    """
+    problems = []
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        parts = key.strip().split(".")
+        if not equals or not all(parts) or len(parts) > _DEEPEST_KEY:
+            problems.append(f"got {shown(override)}, expected key=value such as lora.r=16.")
+            continue
+        section, blocked = _section(values, parts)
+        if blocked is not None:
+            where = shown(blocked)[1:-1]
+            problems.append(f"got {shown(override)}, but {where} is a value, not a section.")
+            continue
+        try:
+            section[parts[-1]] = yaml_text.parse(text, f"the override {shown(override)}")
+        except ConfigError as error:
+            problems.append(str(error))
+    if problems:
+        raise ConfigError("Cannot apply the overrides: " + "\n  ".join(problems[:_PROBLEMS_SHOWN]))
+
+
+def _section(values: dict[str, Any], parts: list[str]) -> tuple[dict[str, Any], str | None]:
+    """Walk to the mapping an override changes; also name the plain value in the way, if any."""
+    for depth, part in enumerate(parts[:-1], start=1):
+        if values.get(part) is None:
+            values[part] = {}
+        if not isinstance(values[part], dict):
+            return values, ".".join(parts[:depth])
+        values = values[part]
+    return values, None

@@ -1,0 +1,325 @@
+"""A run directory: it owns everything a run produced, and each file in it appears atomically."""
+
+import json
+import math
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Self
+
+from lorakit.errors import CheckpointError, MissingFileError, OutputExistsError
+from lorakit.files.atomic import appearing_directory, leftovers, write_text
+from lorakit.files.disks import telling_of_disk
+from lorakit.recipes.directory_lock import LOCK_NAME, locked_directory
+from lorakit.recipes.recipe import Recipe
+
+_PACKAGES = (
+    "lorakit",
+    "torch",
+    "transformers",
+    "trl",
+    "accelerate",
+    "datasets",
+    "safetensors",
+    "numpy",
+    "scikit-learn",
+)
+
+
+_AT_BIRTH = {"recipe.yaml", "environment.json", LOCK_NAME}
+_OUR_PREFIXES = (".optimizer-state-", ".seen-by-all-")
+_TORN_CHECKPOINT = re.compile(r"\.checkpoint-\d+\.[a-z0-9_]{8}")
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The places in one run directory."""
+
+    path: Path
+
+    @property
+    def recipe_file(self) -> Path:
+        """The resolved recipe; a directory with this file holds a run."""
+        return self.path / "recipe.yaml"
+
+    @property
+    def environment_file(self) -> Path:
+        """Versions and machine the run was made with."""
+        return self.path / "environment.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        """The losses and metrics, one JSON object per line, append-only."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard's event files."""
+        return self.path / "tensorboard"
+
+    @property
+    def adapter(self) -> Path:
+        """The trained adapter with its tokenizer and chat template."""
+        return self.path / "adapter"
+
+    @property
+    def loss_plot(self) -> Path:
+        """Picture of loss, main metric and learning rate over the steps."""
+        return self.path / "loss.png"
+
+    @property
+    def report_file(self) -> Path:
+        """What was trained and how well it did; written last."""
+        return self.path / "report.md"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run went through to its report."""
+        return self.report_file.exists() and self.adapter.exists()
+
+    @classmethod
+    def refuse_occupied(cls, path: str | Path) -> None:
+        """Raise unless a new run may be made at `path`.
+
+        Raises:
+            OutputExistsError: A run, a file or other files are there.
+        """
+        run = cls(Path(path))
+        if run.recipe_file.exists():
+            state = "a finished run" if run.is_finished else "a run that has not finished"
+            step = "" if run.is_finished else "Go on with it by `--resume`, or s"
+            raise OutputExistsError(
+                f"Cannot write to output {path}: it holds {state}, expected a new or empty "
+                f"directory. {step or 'S'}et another `output`."
+            )
+        if run.path.exists() and not run.path.is_dir():
+            raise OutputExistsError(
+                f"Cannot write to output {path}: it is a file, expected a new or empty directory. "
+                "Set another `output`."
+            )
+        names = sorted(entry.name for entry in run.path.iterdir()) if run.path.exists() else []
+        names = [name for name in names if name != LOCK_NAME]
+        if names:
+            shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+            raise OutputExistsError(
+                f"Cannot write to output {path}: it holds other files ({shown}), expected a new "
+                "or empty directory. Set another `output`."
+            )
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        recipe: Recipe,
+        held: ExitStack | None = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Make a run directory with its recipe and environment; both are there at once.
+
+        Args:
+            path: Where; there must be nothing or an empty directory.
+            recipe: The run's.
+            held: Until it is closed, no other process may write there; None lets others do so.
+            facts: What environment.json tells besides versions and machine.
+
+        Raises:
+            OutputExistsError: Something is at `path` already.
+        """
+        cls.refuse_occupied(path)
+        run = cls(Path(path))
+        for left in leftovers(run.path.parent, [run.path.name]):
+            if left.is_dir() and {entry.name for entry in left.iterdir()} <= _AT_BIRTH:
+                shutil.rmtree(left, ignore_errors=True)  # of a run that was killed at this point
+        (run.path / LOCK_NAME).unlink(missing_ok=True)
+        with ExitStack() as until_it_fails:
+            with appearing_directory(run.path) as partial:
+                unborn = cls(partial)
+                if held is not None:
+                    until_it_fails.enter_context(locked_directory(partial, final=run.path))
+                unborn.write_environment(facts or {})
+                write_text(unborn.recipe_file, recipe.to_yaml())
+            if held is not None:
+                held.enter_context(until_it_fails.pop_all())
+        return run
+
+    def sweep(self) -> list[Path]:
+        """Delete what killed processes have left of files they were writing; return the paths."""
+        whole = (self.recipe_file, self.environment_file, self.metrics_file, self.adapter)
+        whole += (self.loss_plot, self.report_file)
+        found = leftovers(self.path, [path.name for path in whole])
+        found += [
+            path
+            for path in self.path.glob(".*")
+            if path.name.startswith(_OUR_PREFIXES) or _TORN_CHECKPOINT.fullmatch(path.name)
+        ]
+        removed = sorted(found)
+        for path in removed:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        return removed
+
+    @classmethod
+    def open(cls, path: str | Path) -> Self:
+        """Open a run directory that is there.
+
+        Raises:
+            MissingFileError: There is no run at `path`.
+        """
+        run = cls(Path(path))
+        if not run.recipe_file.exists():
+            what = "no recipe.yaml in it" if run.path.is_dir() else "no such directory"
+            raise MissingFileError(
+                f"No run at {path}: there is {what}, expected a directory that `lorakit train` "
+                "wrote. Check the path, or train first."
+            )
+        return run
+
+    def recipe(self) -> Recipe:
+        """Read the resolved recipe back."""
+        return Recipe.load(self.recipe_file)
+
+    @property
+    def processes(self) -> int:
+        """How many processes the run was begun with.
+
+        Raises:
+            CheckpointError: environment.json does not say so.
+        """
+        try:
+            facts = json.loads(self.environment_file.read_text(encoding="utf-8"))
+            return int(facts.get("processes", 1))
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise CheckpointError(
+                f"Cannot read {self.environment_file}: {_reason(error)}, expected a JSON object "
+                'with the number of processes the run was begun with. Write {"processes": 1} '
+                "into it, or their number, and resume again."
+            ) from None
+
+    def write_environment(self, facts: Mapping[str, Any]) -> None:
+        """Write versions, machine and other facts into environment.json."""
+        environment = json.dumps(environment_facts() | dict(facts), indent=2)
+        write_text(self.environment_file, environment + "\n")
+
+    def write_recipe(self, recipe: Recipe) -> None:
+        """Replace the resolved recipe, as a resumed run with more epochs does."""
+        write_text(self.recipe_file, recipe.to_yaml())
+
+    def remove(self) -> None:
+        """Delete the whole run directory."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def append_metrics(self, row: Mapping[str, Any]) -> None:
+        """Append one row to metrics.jsonl and put it onto the disk.
+
+        Numbers JSON cannot hold (NaN, infinities) become null.
+        """
+        line = json.dumps({key: _jsonable(value) for key, value in row.items()}, allow_nan=False)
+        with (
+            telling_of_disk(self.metrics_file),
+            self.metrics_file.open("a", encoding="utf-8", newline="\n") as file,
+        ):
+            file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return the rows of metrics.jsonl; a last line torn by a kill is left out.
+
+        Raises:
+            CheckpointError: A whole line is not a JSON object.
+        """
+        if not self.metrics_file.exists():
+            return []
+        lines = self.metrics_file.read_bytes().split(b"\n")
+        rows = []
+        for number, line in enumerate(lines[:-1], start=1):  # after the last newline: torn
+            try:
+                row = json.loads(line)
+            except ValueError:
+                row = None
+            if not isinstance(row, dict):
+                raise CheckpointError(
+                    f"Cannot read {self.metrics_file}: line {number} is not a JSON object. "
+                    "Delete that line, or start another run under another `output`."
+                )
+            rows.append(row)
+        return rows
+
+    def keep_metrics_until(self, step: int) -> None:
+        """Drop what a resumed run writes again: later rows, the summary and a torn line."""
+        rows = [
+            row
+            for row in self.metrics()
+            if row.get("step", 0) <= step and row.get("event") != "summary"
+        ]
+        write_text(self.metrics_file, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def environment_facts() -> dict[str, Any]:
+    """Return what a reader needs to make the run again: versions, machine and commit."""
+    from lorakit.distributed.processes import process_count
+    from lorakit.recipes.numerics import KEY, numerics_facts  # imports torch
+
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cpu_count": os.cpu_count(),
+        "processes": process_count(),
+        "accelerator": _accelerator(),
+        "command": sys.argv,
+        "git_commit": _git_commit(),
+        KEY: numerics_facts(),
+        "versions": {name: _version(name) for name in _PACKAGES},
+    }
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    return "it is not JSON" if isinstance(error, ValueError) else f"{error}"
+
+
+def _jsonable(value: Any) -> Any:
+    if hasattr(value, "item"):  # numpy's and torch's scalars
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _accelerator() -> str | None:
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return None if device is None else device.type
+
+
+def _git_commit() -> str | None:
+    """Return the commit of the working directory's repository, or None outside of one."""
+    try:
+        result = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip() or None if result.returncode == 0 else None

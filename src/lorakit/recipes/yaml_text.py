@@ -1,0 +1,256 @@
+"""Reading and writing YAML as people mean it.
+
+PyYAML follows YAML 1.1, in which `1e-3` is a string, `no` is false, `1:30` is ninety and a key
+that stands twice silently counts once. A recipe follows the core schema of YAML 1.2 instead, and
+a key that stands twice is an error.
+"""
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lorakit.config.problems import shown
+from lorakit.errors import ConfigError, escaped
+
+# YAML 1.2.2, section 10.3.2 (core schema); the merge key `<<` is kept from 1.1.
+_PLAIN_SCALARS = (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?"
+        r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+    ("merge", r"<<", "<"),
+    ("null", r"~|null|Null|NULL|", "~nN\0"),
+)
+_TAG = "tag:yaml.org,2002:"
+_PATTERNS = {kind: re.compile(pattern) for kind, pattern, _ in _PLAIN_SCALARS}
+_FINITE = re.compile(r"[-+]?\.(?:inf|nan)", re.IGNORECASE)
+"""What is meant to be no finite number."""
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+
+_MOST_BYTES = 1_000_000
+_MOST_VALUES = 20_000
+"""With those that an alias repeats."""
+_DEEPEST = 32
+_LONGEST_NUMBER = 64
+"""Characters."""
+_LONGEST_REASON = 200
+_MEANINGS = {
+    "but found another document": "a second document begins here, expected one. Delete the ---",
+    "found character '\\t' that cannot start any token": "YAML does not take tabs here. Use spaces",
+}
+"""What PyYAML says, and what is meant."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads values and nothing else, in bounded time, and refuses what would surprise."""
+
+    yaml_implicit_resolvers: dict[str, list[Any]] = {}
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._depth = 0
+        self._values = 0
+        self._sizes: dict[yaml.Node, int] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:  # type: ignore[override]
+        is_alias = self.check_event(yaml.AliasEvent)
+        mark = self.peek_event().start_mark
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            raise _problem(f"got values more than {_DEEPEST} levels deep. Take levels out", mark)
+        before = self._values
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if node is None:
+            return None
+        if is_alias and node not in self._sizes:
+            raise _problem("a value holds itself. Write it without the *", mark)
+        # What an alias stands for counts again: it is there once more.
+        self._values += self._sizes[node] if is_alias else 1
+        if self._values > _MOST_VALUES:
+            problem = f"got more than {_MOST_VALUES:,} values, those that * repeats included"
+            raise _problem(f"{problem}. Take some out", mark)
+        self._sizes.setdefault(node, self._values - before)
+        return node
+
+    def compose_scalar_node(self, anchor: Any) -> yaml.ScalarNode:
+        node = super().compose_scalar_node(anchor)
+        kind = _kind(node)
+        pattern = _PATTERNS.get(kind)
+        if kind != "str" and (pattern is None or not pattern.fullmatch(node.value)):
+            problem = f"got {shown(node.value)} with the tag {_shown_tag(node)}"
+            raise _problem(f"{problem}, expected a plain value. Delete the tag", node.start_mark)
+        if kind in ("int", "float") and len(node.value) > _LONGEST_NUMBER:
+            digits = f"a number of {len(node.value):,} characters"
+            problem = f"got {digits}, expected at most {_LONGEST_NUMBER}. Shorten it"
+            raise _problem(problem, node.start_mark)
+        if kind == "float" and math.isinf(float(_FINITE.sub("0", node.value))):
+            problem = f"got {shown(node.value)[1:-1]}, which is too large for a number. Lower it"
+            raise _problem(problem, node.start_mark)
+        if _HALF_CHARACTER.search(node.value):
+            raise _problem("got half of a surrogate pair. Delete it", node.start_mark)
+        return node
+
+    def compose_sequence_node(self, anchor: Any) -> yaml.SequenceNode:
+        node = super().compose_sequence_node(anchor)
+        _require_kind(node, "seq")
+        return node
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        _require_kind(node, "map")
+        seen: set[str] = set()
+        for key, value in node.value:
+            kind = _kind(key)
+            if kind == "merge":
+                _require_mappings(value)
+            elif kind != "str":
+                got = "a list or a section" if kind in ("seq", "map") else shown(key.value)
+                problem = f"got {got} as a key, expected a word. Put it in quotes if it is one"
+                raise _problem(problem, key.start_mark)
+            elif key.value in seen:
+                problem = f"the key {shown(key.value)} stands twice. Delete one"
+                raise _problem(problem, key.start_mark)
+            seen.add(key.value)
+        return node
+
+
+def _kind(node: yaml.Node) -> str:
+    """Return what a node is, such as "int"; its whole tag where that is not YAML's own."""
+    return node.tag.removeprefix(_TAG)
+
+
+def _shown_tag(node: yaml.Node) -> str:
+    return shown(node.tag.replace(_TAG, "!!"))[1:-1]
+
+
+def _require_kind(node: yaml.Node, kind: str) -> None:
+    if _kind(node) != kind:
+        problem = f"got the tag {_shown_tag(node)}, expected a plain value. Delete the tag"
+        raise _problem(problem, node.start_mark)
+
+
+def _require_mappings(node: yaml.Node) -> None:
+    parts = node.value if isinstance(node, yaml.SequenceNode) else [node]
+    for part in parts:
+        if not isinstance(part, yaml.MappingNode):
+            raise _problem("<< takes sections, and this is none. Name one by *", part.start_mark)
+
+
+class _RefusedError(yaml.MarkedYAMLError):
+    """What is YAML, and not for a recipe; its problem says what to do."""
+
+
+def _problem(problem: str, mark: Any) -> _RefusedError:
+    return _RefusedError(problem=problem, problem_mark=mark)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes whatever either version of YAML would read as something else than a string."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+for _tag, _pattern, _first in _PLAIN_SCALARS:
+    # PyYAML looks resolvers up by the first character; "" stands for the empty scalar.
+    _characters = ["" if character == "\0" else character for character in _first]
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(
+            f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), _characters
+        )
+
+
+def _construct_integer(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    text = loader.construct_scalar(node)
+    return int(text, 0) if re.match("0[ox]", text) else int(text)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _construct_integer)
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds one mapping.
+
+    Raises:
+        ConfigError: The file cannot be read, is too large, is not UTF-8, not YAML (names line and
+            column), or not a mapping.
+    """
+    values = parse(_text_of(path), str(path))
+    if not isinstance(values, dict):
+        got = "an empty file" if values is None else f"a {type(values).__name__}"
+        raise ConfigError(
+            f"Cannot read {path}: got {got}, expected `key: value` lines. "
+            "`lorakit init` writes a recipe to start from."
+        )
+    return values
+
+
+def _text_of(path: Path) -> str:
+    try:
+        if not path.is_file():
+            raise ConfigError(f"Cannot read {path}: it is not a file. Name a YAML file.")
+        with path.open("rb") as file:  # the size that a file system tells need not be true
+            content = file.read(_MOST_BYTES + 1)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise ConfigError(
+            f"Cannot read {shown(str(path), 200)}: {reason}. Check the file."
+        ) from None
+    if len(content) > _MOST_BYTES:
+        raise ConfigError(
+            f"Cannot read {path}: it has more than {_MOST_BYTES:,} bytes, expected a recipe of a "
+            "few kilobytes. Check the name of the file."
+        )
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"Cannot read {path}: byte {error.start} is not UTF-8. Save the file as UTF-8."
+        ) from None
+
+
+def parse(text: str, where: str) -> Any:
+    """Parse YAML text.
+
+    Args:
+        text: The text.
+        where: What to call its origin in an error.
+
+    Raises:
+        ConfigError: The text is not YAML, or holds what a recipe cannot (tags of objects, values
+            that hold themselves, thousands of values by aliases); names line and column.
+    """
+    place = ""
+    advice = "Check the indentation and quotes there."
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        reason = error.problem or error.context or "it is not YAML"
+        if isinstance(error, _RefusedError) or reason in _MEANINGS:
+            advice = ""
+        reason = _MEANINGS.get(reason, reason)
+    except yaml.reader.ReaderError as error:
+        before = text[: error.position]
+        place = f", line {before.count(chr(10)) + 1}, column {len(before) - before.rfind(chr(10))}"
+        reason = f"the character {escaped(text[error.position])} cannot stand in YAML"
+        advice = "Delete it."
+    except (ValueError, OverflowError):
+        reason = "an escape in double quotes is not a character"
+        advice = "Look for \\x, \\u and \\U."
+    reason = reason if len(reason) <= _LONGEST_REASON else f"{reason[:_LONGEST_REASON]}…"
+    raise ConfigError(f"Cannot read {where}{place}: {reason}. {advice}".rstrip())
+
+
+def to_text(values: dict[str, Any]) -> str:
+    """Return a mapping as YAML, in its own order."""
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)

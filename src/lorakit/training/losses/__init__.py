@@ -1,0 +1,1 @@
+"""Losses: over the tokens that count, and never with all logits at once."""

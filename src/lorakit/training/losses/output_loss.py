@@ -1,0 +1,362 @@
+"""The loss of a language model from what its output layer reads, so that no step holds all logits.
+
+The model itself runs, but its output layer is given one token in place of all; the loss of all
+counted tokens is then computed from what the output layer would have read, in chunks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lorakit.adapters.sharded import is_unit, unit_class
+from lorakit.data.tokenize_examples import NOT_COUNTED
+from lorakit.errors import TrainingError
+from lorakit.layers import ReplacedModule
+from lorakit.ops.linear_loss import CHUNK_TOKENS, linear_cross_entropy_sum, sum_over_chunks
+from lorakit.training.losses.logit_form import LogitForm, candidate_forms, named_form
+
+_FORM_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
+_LOSS_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
+# Half precision: up to four roundings of 2^-8 each for a logit, fewer for the mean of many.
+_HALF_FORM_TOLERANCE, _HALF_LOSS_TOLERANCE = 3e-2, 1e-2
+
+
+@dataclass(frozen=True)
+class TokenLoss:
+    """The loss of a token; by default the negative logarithm of its probability."""
+
+    label_smoothing: float = 0.0
+    """Share of the target that is spread over the vocabulary."""
+    weighs_by_probability: bool = False
+    """Dynamic fine-tuning: times the token's probability, a constant (arXiv:2508.05629)."""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is the negative log-likelihood."""
+        return not self.label_smoothing and not self.weighs_by_probability
+
+    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Sum over tokens: (tokens, vocabulary) and (tokens,) to a scalar."""
+        if self.weighs_by_probability:
+            losses = F.cross_entropy(logits, targets, reduction="none")
+            return (losses * (-losses).exp().detach()).sum()
+        return F.cross_entropy(
+            logits, targets, reduction="sum", label_smoothing=self.label_smoothing
+        )
+
+
+class OutputLoss:
+    """The loss of a causal or sequence-to-sequence language model, in chunks of tokens.
+
+    `find_output_loss` makes one whose loss is the model's own.
+    """
+
+    def __init__(self, head: nn.Module, *, shifts: bool):
+        self.head = head
+        """The output layer, adapted or not."""
+        self.form = LogitForm()
+        self.shifts = shifts
+        """Whether a token's target is the label one place further on, as in causal models."""
+        self.chunk_tokens = CHUNK_TOKENS
+        self._hidden: Tensor | None = None
+        self._calls = 0
+        self._autocast_dtype: torch.dtype | None = None
+
+    # ---- running the model ----
+
+    def run(self, model: nn.Module, inputs: Mapping[str, Any]) -> tuple[Any, Tensor]:
+        """Run a model without making the logits of all tokens.
+
+        Args:
+            model: The model, or what wraps it.
+            inputs: What it takes, without labels.
+
+        Returns: The model's outputs, whose logits are those of a single token; and what the output
+            layer would have read, (rows, tokens, in), with its graph.
+
+        Raises:
+            TrainingError: The model does not call its output layer just once.
+        """
+        self._hidden, self._calls = None, 0
+        handle = self.head.register_forward_pre_hook(self._read)
+        try:
+            outputs = model(**inputs)
+        finally:
+            handle.remove()
+        hidden, self._hidden = self._hidden, None
+        if hidden is None or self._calls != 1:
+            raise TrainingError(
+                f"The loss of this {type(model).__name__} cannot be computed in chunks: its output "
+                f"layer ran {self._calls} times, expected once. Report the model to lorakit."
+            )
+        return outputs, hidden
+
+    def _read(self, head: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        hidden = args[0]
+        device = hidden.device.type
+        is_autocast = torch.is_autocast_enabled(device)
+        self._autocast_dtype = torch.get_autocast_dtype(device) if is_autocast else None
+        self._hidden = hidden
+        self._calls += 1
+        return (hidden.detach()[:1, :1], *args[1:])
+
+    @contextmanager
+    def _as_in_the_model(self, device: torch.device) -> Iterator[None]:
+        """Set autocast to what the output layer ran under."""
+        dtype = self._autocast_dtype
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+            yield
+
+    # ---- the loss ----
+
+    def counted(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Pick the tokens that count.
+
+        Args:
+            hidden: What the output layer reads, (rows, tokens, in).
+            labels: (rows, tokens), -100 where a token does not count.
+
+        Returns: (counted, in), and their targets, (counted,).
+        """
+        if self.shifts:
+            labels = F.pad(labels[:, 1:], (0, 1), value=NOT_COUNTED)
+        labels = labels.reshape(-1).to(hidden.device)
+        where = (labels != NOT_COUNTED).nonzero().squeeze(1)
+        return hidden.reshape(-1, hidden.shape[-1])[where], labels[where]
+
+    def share(
+        self, hidden: Tensor, labels: Tensor, token_loss: TokenLoss, counted: Any = None
+    ) -> Tensor:
+        """Return a batch's share of the mean loss of an optimizer step, a scalar.
+
+        Args:
+            hidden: What the output layer reads, (rows, tokens, in).
+            labels: (rows, tokens), -100 where a token does not count.
+            token_loss: The loss of a token.
+            counted: Tokens that count in all batches of the step; None for this batch's own. A
+                step in which none counts has a loss of zero.
+        """
+        rows, targets = self.counted(hidden, labels)
+        count = torch.as_tensor(len(targets) if counted is None else counted, device=rows.device)
+        return self.sum(rows, targets, token_loss) / count.clamp(min=1)
+
+    def sum(self, hidden: Tensor, targets: Tensor, token_loss: TokenLoss) -> Tensor:
+        """Return the loss summed over tokens, a scalar.
+
+        Args:
+            hidden: What the output layer reads, (tokens, in).
+            targets: Token ids, (tokens,).
+            token_loss: The loss of a token.
+        """
+        with self._as_in_the_model(hidden.device):
+            linear = self._as_linear(hidden) if token_loss.is_plain else None
+            if linear is not None:
+                weight, bias = linear
+                hidden = hidden.to(weight.dtype)
+                hidden = hidden if self.form.scale == 1.0 else hidden * self.form.scale
+                return linear_cross_entropy_sum(
+                    hidden, weight, bias, targets, chunk_tokens=self.chunk_tokens
+                )
+            return sum_over_chunks(
+                lambda h, t: token_loss(self._logits(h), t),
+                hidden,
+                targets,
+                [parameter for parameter in self.head.parameters() if parameter.requires_grad],
+                chunk_tokens=self.chunk_tokens,
+            )
+
+    @torch.no_grad()
+    def sum_and_hits(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the summed negative log-likelihood, and how many targets are the likeliest token.
+
+        Args:
+            hidden: What the output layer reads, (tokens, in).
+            targets: Token ids, (tokens,).
+
+        Returns: Two scalars, without a graph.
+        """
+        hits = torch.zeros((), dtype=torch.int64, device=targets.device)
+
+        def loss_of(h: Tensor, t: Tensor) -> Tensor:
+            logits = self._logits(h)
+            hits.add_((logits.argmax(-1) == t).sum())
+            return TokenLoss()(logits, t)
+
+        with self._as_in_the_model(hidden.device):
+            loss = sum_over_chunks(loss_of, hidden, targets, chunk_tokens=self.chunk_tokens)
+        return loss, hits
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """Return the model's logits, in float32 as transformers' own losses have them."""
+        # The hooks of a sharded head have gathered its weights when the model ran. They would take
+        # a chunk's backward for that of the step.
+        head = self.head.forward if is_unit(self.head) else self.head
+        logits = head(hidden)
+        return self.form(logits.to(torch.promote_types(logits.dtype, torch.float32)))
+
+    def _as_linear(self, hidden: Tensor) -> tuple[Tensor, Tensor | None] | None:
+        """Return weight and bias where the logits are one product of scale · hidden, else None."""
+        linear = _plain_linear(self.head)
+        if linear is None or self.form.cap is not None or self._autocast_dtype is not None:
+            return None
+        # On a CPU torch's chunked loss would turn the whole half-precision weight to float32.
+        if linear.weight.dtype in (torch.float16, torch.bfloat16) and hidden.device.type == "cpu":
+            return None
+        bias: Tensor | None = linear.bias
+        if bias is not None and self.form.scale != 1.0:
+            bias = bias * self.form.scale
+        if self.form.offset is not None:
+            offset = self.form.offset.to(linear.weight.dtype)
+            bias = offset if bias is None else bias + offset
+        return linear.weight, bias
+
+
+def find_output_loss(
+    model: Any,
+    inputs: Mapping[str, Tensor],
+    labels: Tensor,
+    *,
+    auxiliary_weight: float = 0.0,
+) -> tuple[OutputLoss | None, str]:
+    """Find out how a model comes from its output layer to its loss, on a few tokens.
+
+    What is done to the logits is looked for in the model's configuration and compared with what the
+    model does to some given ones; then the loss is compared with the model's own.
+
+    Args:
+        model: A transformers model, adapted or not.
+        inputs: A few tokens as it takes them, without labels.
+        labels: Their labels, (rows, tokens).
+        auxiliary_weight: What a mixture of experts' auxiliary loss counts; 0 for none.
+
+    Returns: The loss and "", or None and why it cannot be followed, half a sentence.
+    """
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    if not isinstance(head, nn.Module):
+        return None, "it names no output layer"
+    loss = OutputLoss(head, shifts=not model.config.is_encoder_decoder)
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            reason = _adopt_form(loss, model, inputs)
+            reason = reason or _difference(loss, model, inputs, labels, auxiliary_weight)
+    except Exception as error:  # a model's own code may raise anything
+        said = (str(error).splitlines() or ["nothing"])[0]
+        reason = f"trying it ended in {type(error).__name__}: {said.rstrip('.')}"
+    finally:
+        model.train(was_training)
+    return (None, reason) if reason else (loss, "")
+
+
+def assumed_output_loss(model: Any) -> OutputLoss | None:
+    """Return the loss as a model's configuration has it, where the model cannot be tried out.
+
+    Args:
+        model: A transformers model; its weights are not read.
+
+    Returns: The loss, or None for a model that names no output layer.
+    """
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    if not isinstance(head, nn.Module):
+        return None
+    loss = OutputLoss(head, shifts=not model.config.is_encoder_decoder)
+    loss.form = named_form(model)
+    return loss
+
+
+def all_logits_note(model: nn.Module, reason: str) -> str:
+    """Say that a model computes its loss itself, and why."""
+    return (
+        "Each step makes the logits of all its tokens at once, as lorakit cannot follow this "
+        f"{type(model).__name__} from its output layer to its loss: {reason}."
+    )
+
+
+def _adopt_form(loss: OutputLoss, model: Any, inputs: Mapping[str, Tensor]) -> str:
+    """Set what the model does to the logits, or return what is unknown about it."""
+    given: list[Tensor] = []
+
+    def exchange(head: nn.Module, args: Any, output: Tensor) -> Tensor:
+        given.append(_probe(output))
+        return given[0]
+
+    handle = loss.head.register_forward_hook(exchange)
+    try:
+        outputs, _ = loss.run(model, inputs)
+    finally:
+        handle.remove()
+    got: Tensor = outputs.logits
+    if got.shape != given[0].shape:
+        return "it does not return all logits of its output layer"
+    tolerance = _FORM_TOLERANCE.get(given[0].dtype, _HALF_FORM_TOLERANCE)
+    for form in candidate_forms(model, got.shape[-1]):
+        if _are_close(form(given[0].float()), got, tolerance):
+            loss.form = form
+            return ""
+    return "it changes the logits of its output layer in a way of its own"
+
+
+def _difference(
+    loss: OutputLoss,
+    model: Any,
+    inputs: Mapping[str, Tensor],
+    labels: Tensor,
+    auxiliary_weight: float,
+) -> str:
+    """Return how the loss differs from the model's own, or ""."""
+    outputs, hidden = loss.run(model, inputs)
+    if hidden.shape[:-1] != labels.shape:
+        return "its output layer does not read one vector for each token"
+    rows, targets = loss.counted(hidden, labels)
+    mean = loss.sum(rows, targets, TokenLoss()) / len(targets)
+    if auxiliary_weight:
+        mean = mean + auxiliary_weight * outputs.aux_loss
+    expected: Tensor = model(**inputs, labels=labels).loss
+    tolerance = _LOSS_TOLERANCE.get(hidden.dtype, _HALF_LOSS_TOLERANCE)
+    if _are_close(mean, expected, tolerance):
+        return ""
+    return f"its loss is {expected.item():.6g} where its output layer gives {mean.item():.6g}"
+
+
+def _probe(output: Tensor) -> Tensor:
+    """Return logits that show what is done to them: none, small, usual and large ones."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = torch.tensor([0.0, 1.0, 10.0, 100.0]).reshape(1, 4, 1)
+    drawn = sizes * torch.randn(1, 4, output.shape[-1], generator=generator)
+    return drawn.to(output)
+
+
+def _are_close(got: Tensor, expected: Tensor, tolerance: float) -> bool:
+    """Whether each row differs by no more than a share of its largest entry."""
+    got, expected = got.double(), expected.double()
+    error = (got - expected).abs()
+    size = expected.abs()
+    if got.ndim:
+        error, size = error.amax(-1), size.amax(-1)
+    return bool((error <= tolerance * size).all())
+
+
+def _plain_linear(head: nn.Module) -> nn.Linear | None:
+    """Return the plain linear layer that acts as the output layer, if it is one."""
+    acting = head
+    if isinstance(head, ReplacedModule) and head.active_copy is not None:
+        acting = head.trained_copies[head.active_copy]
+    if unit_class(acting) is not nn.Linear:
+        return None
+    is_bare = all(
+        "forward" not in vars(module)
+        and (
+            is_unit(module)
+            or not (module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+        )
+        for module in (head, acting)
+    )
+    return acting if is_bare else None  # type: ignore[return-value]

@@ -1,0 +1,32 @@
+"""What inference has to repeat of a training run, written beside its adapter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lorakit.adapters.inference_settings import SETTINGS_FILE, InferenceSettings
+from lorakit.config import TaskType
+from lorakit.training.tasks.base import Encoded
+
+__all__ = ["SETTINGS_FILE", "InferenceSettings", "save_settings"]
+
+
+def save_settings(
+    adapter_dir: str | Path,
+    task_type: TaskType,
+    labels: tuple[str, ...] | None,
+    encoded: Encoded,
+) -> Path:
+    """Write `lorakit.json` beside an adapter, at once and whole.
+
+    Args:
+        adapter_dir: The adapter's directory; it must be there.
+        task_type: The task of the run.
+        labels: Class or tag names by id, for tasks that have them.
+        encoded: What the task's `encode` returned.
+
+    Returns: The path of the file.
+    """
+    values: dict[str, Any] = {"task_type": task_type, "labels": labels, **encoded.settings}
+    return InferenceSettings(**values).save(adapter_dir)

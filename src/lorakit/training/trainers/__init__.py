@@ -1,0 +1,1 @@
+"""The trainers of the tasks, and what they share."""

@@ -1,0 +1,388 @@
+"""What the trainers of all tasks share: adapters alone are saved, and a resumed run is exact.
+
+All that lorakit knows about the inside of transformers' Trainer is in this file.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import ProgressCallback, Trainer, TrainerCallback
+from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_utils import rotate_checkpoints
+
+from lorakit.adapters import Adapter, load_adapter_state_dict
+from lorakit.adapters.peft_files.files import read_adapter_files
+from lorakit.distributed.processes import is_main, of_all, process_count, process_rank, wait_for_all
+from lorakit.distributed.sharding import reshard
+from lorakit.errors import DiskError, TrainingError
+from lorakit.files.atomic import write_text
+from lorakit.files.disks import telling_of_disk
+from lorakit.recipes import checkpoints
+from lorakit.recipes.training_section import LORA_PLUS_KEY, OPTIMIZER_NAME
+from lorakit.training.final_metrics import require_finite_loss
+from lorakit.training.trainers.data_initialization import adopt_ranks, start_from_data
+from lorakit.training.trainers.finite_weights import require_sound
+from lorakit.training.trainers.first_step import LearningWatch
+from lorakit.training.trainers.lora_plus import split_groups
+from lorakit.training.trainers.memory_mapped_adamw import MemoryMappedAdamW
+from lorakit.training.trainers.process_trainer import ProcessTrainerMixin
+from lorakit.training.trainers.stop_at_checkpoint import StopAtCheckpoint
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.amp.grad_scaler import GradScaler
+    from transformers import TrainingArguments
+
+_RUNNING_SUMS = "running_sums.json"
+_EPOCH_RNG = "epoch_rng.pt"
+_KEYS_NOT_OF_TORCH = {"every_n_layers", "offload", "selective"}
+"""Of the options of gradient checkpointing, those for transformers and TRL."""
+
+
+class AdapterTrainerMixin(ProcessTrainerMixin):
+    """Goes before a trainer class; saves, resumes and checks adapters.
+
+    A checkpoint holds the adapter, optimizer, scheduler, random state and trainer state, and what
+    the Trainer itself forgets: the sums behind the next logged loss, and the random state its
+    epoch's order was drawn from. It is complete once its manifest is written.
+    """
+
+    adapter_name = "default"
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        self.watch = LearningWatch()
+        self._epoch_rng: Tensor | None = None
+        self._resumed_from: Path | None = None
+        self._has_begun = False
+        self._has_saved = False
+        with _known_to_carry_adapters(kwargs["model"]):
+            super().__init__(*args, **kwargs)
+        stopping = (c for c in self.callback_handler.callbacks if isinstance(c, StopAtCheckpoint))
+        self._stopping = next(stopping, None)
+        self.add_callback(_RunningSums(self))
+        self.remove_callback(PrinterCallback)
+        self.remove_callback(ProgressCallback)
+
+    # ---- what is saved ----
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the adapter alone; with sharded parameters all processes gather it."""
+        adapter = trained_adapter(self.accelerator.unwrap_model(self.model), self.adapter_name)
+        require_sound(adapter, self.state.global_step, self.optimizer)
+        if self.args.should_save:
+            adapter.save(output_dir or str(self.args.output_dir))
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Write a checkpoint, seal it, and only then delete older ones.
+
+        Raises:
+            DiskError: It could not be written; what there was of it is removed.
+        """
+        checkpoint = self._checkpoint_path(self.state.global_step)
+        self._has_saved = True
+        try:
+            with telling_of_disk(checkpoint, "a checkpoint", self._checkpoint_bytes):
+                self._write_checkpoint(checkpoint, model, trial)
+        except DiskError:
+            shutil.rmtree(checkpoint, ignore_errors=True)
+            raise
+
+    def _write_checkpoint(self, checkpoint: Path, model: nn.Module, trial: Any) -> None:
+        if process_count() > 1:  # each writes its random state there
+            if is_main():
+                checkpoint.mkdir(exist_ok=True)
+            wait_for_all()
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        sums = of_all(self._running_sums())
+        wait_for_all()
+        if not is_main():
+            return
+        write_text(checkpoint / _RUNNING_SUMS, json.dumps(sums))
+        torch.save(self._epoch_rng, checkpoint / _EPOCH_RNG)
+        checkpoints.seal(checkpoint)
+        rotate_checkpoints(
+            output_dir=str(self.args.output_dir),
+            save_total_limit=limit,
+            best_model_checkpoint=self.state.best_model_checkpoint,
+        )
+
+    def _checkpoint_bytes(self) -> int:
+        """Return about how many bytes a checkpoint takes: the adapter and its optimizer's state."""
+        optimizer: Any = self.optimizer
+        states = (t for state in optimizer.state.values() for t in state.values())
+        trained = (p for p in self.model.parameters() if p.requires_grad)  # type: ignore[union-attr]
+        return sum(
+            t.numel() * t.element_size() for t in (*trained, *filter(torch.is_tensor, states))
+        )
+
+    def _maybe_log_save_evaluate(
+        self, tr_loss: Tensor, grad_norm: Any, model: nn.Module, trial: Any, *args: Any, **kw: Any
+    ) -> None:
+        """Log, evaluate and save where it is time to; then stop if that is asked for.
+
+        Raises:
+            StoppedError: It is; a checkpoint of this step is there.
+        """
+        self._has_saved = False
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, *args, **kw)
+        if self._stopping is None or not self._stopping.number:
+            return
+        if not self._has_saved:  # as it is not the best
+            self._save_checkpoint(model, trial)
+            self.control = self.callback_handler.on_save(self.args, self.state, self.control)
+        self._stopping.stop(self._checkpoint_path(self.state.global_step), self.state.global_step)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate.
+
+        Raises:
+            TrainingError: The loss is not a number.
+        """
+        metrics = super().evaluate(*args, **kwargs)
+        require_finite_loss(metrics, self.state.global_step)
+        return metrics
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Create the scheduler; a warm-up of no more than one step would make its rate zero."""
+        given = self.args.warmup_steps
+        if self.args.get_warmup_steps(num_training_steps) <= 1:
+            self.args.warmup_steps = 0
+        try:
+            return super().create_scheduler(num_training_steps, optimizer)
+        finally:
+            self.args.warmup_steps = given
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write no README of TRL's into the run directory."""
+
+    def _send_telemetry(self) -> None:
+        """Tell nobody about the run, as TRL's trainers would."""
+
+    def _checkpoint_path(self, step: int) -> Path:
+        return Path(str(self.args.output_dir)) / f"checkpoint-{step}"
+
+    # ---- what is loaded ----
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Copy a checkpoint's adapter into the model's adapter, in place."""
+        self._resumed_from = Path(resume_from_checkpoint)
+        self.args.eval_on_start = False  # the run has started long ago
+        self._load_adapter_from(resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        """Copy the best checkpoint's adapter into the model's adapter, in place."""
+        self._load_adapter_from(str(self.state.best_model_checkpoint))
+
+    def _load_adapter_from(self, checkpoint: str) -> None:
+        model: Any = self.accelerator.unwrap_model(self.model)
+        reshard(model)  # else the tensors would go into copies that are about to be dropped
+        saved = read_adapter_files(checkpoint)
+        adopt_ranks(model, saved.values, saved.tensors, self.adapter_name)
+        load_adapter_state_dict(model, saved.tensors, self.adapter_name)
+
+    def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
+        """Find the best checkpoint by its step: the run directory may have been moved."""
+        result = super()._init_training_state(*args, **kwargs)
+        if self.state.best_global_step:
+            best = self._checkpoint_path(self.state.best_global_step)
+            if not checkpoints.problems(best):
+                self.state.best_model_checkpoint = str(best)
+        return result
+
+    # ---- no more work than the adapters need ----
+
+    @staticmethod
+    def get_optimizer_cls_and_kwargs(args: TrainingArguments, model: Any = None) -> tuple[Any, Any]:
+        """Return the optimizer's class and settings; lorakit's own keeps its state in the run."""
+        if args.optim != OPTIMIZER_NAME:
+            return Trainer.get_optimizer_cls_and_kwargs(args, model)
+        settings = {
+            "lr": args.learning_rate,
+            "betas": (args.adam_beta1, args.adam_beta2),
+            "eps": args.adam_epsilon,
+            "directory": args.output_dir,
+        }
+        return MemoryMappedAdamW, settings
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """Create the optimizer, once; with LoRA+ every lora_B has a learning rate of its own."""
+        is_new = self.optimizer is None
+        optimizer: Any = super().create_optimizer(*args, **kwargs)
+        ratio = getattr(self.args, LORA_PLUS_KEY, None)
+        if is_new and ratio is not None:
+            model: Any = self.model
+            optimizer.param_groups[:] = split_groups(optimizer.param_groups, model, ratio)
+        return optimizer
+
+    def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """Train; an adapter that begins at data does so before there is an optimizer.
+
+        A checkpoint that can do without it is not given inputs that want a gradient. For the sake
+        of reentrant checkpoints transformers lets the embeddings' output want one under all of
+        them. Backward then runs down to it through layers without adapters, and a compiled graph
+        breaks there.
+        """
+        model: Any = self.accelerator.unwrap_model(self.model)
+        checkpoint = kwargs.get("resume_from_checkpoint")
+        if checkpoint is None and not self._has_begun:
+            start_from_data(self, model, self.adapter_name)  # type: ignore[arg-type]
+        if checkpoint is not None:
+            # A sharded model gets its numbers later, and its shapes have to be there by then.
+            saved = read_adapter_files(checkpoint)
+            adopt_ranks(model, saved.values, saved.tensors, self.adapter_name)
+        self._has_begun = True
+        if self.args.activation_checkpointing and not checkpoints_reentrantly(self.args):
+            model.disable_input_require_grads()
+        return super()._inner_training_loop(*args, **kwargs)
+
+    # ---- going on as if never stopped ----
+
+    def _run_epoch(self, **arguments: Any) -> None:
+        """Run one epoch; of a resumed one, in the order that was drawn when it began."""
+        if self._is_over():
+            self.control.should_training_stop = True
+            return
+        is_first = arguments["epoch"] == arguments["epochs_trained"]
+        if self._resumed_from is not None and is_first and process_count() == 1:
+            if arguments["steps_trained_in_current_epoch"] > 0:
+                began = torch.load(self._resumed_from / _EPOCH_RNG, weights_only=True)
+                torch.set_rng_state(began)
+            else:
+                self._load_rng_state(str(self._resumed_from))
+        self._epoch_rng = torch.get_rng_state()
+        super()._run_epoch(**arguments)
+
+    def _is_over(self) -> bool:
+        """Whether a resumed run had done its last step, or had been stopped early."""
+        if self._resumed_from is None:
+            return False
+        is_at_checkpoint = self.state.global_step == checkpoints.step_of(self._resumed_from)
+        has_all_steps = self.state.global_step >= self.state.max_steps
+        return is_at_checkpoint and (has_all_steps or self._has_lost_patience())
+
+    def _has_lost_patience(self) -> bool:
+        callbacks: Any = self.state.stateful_callbacks
+        if "EarlyStoppingCallback" not in callbacks:
+            return False
+        stopping = callbacks["EarlyStoppingCallback"]
+        patience = stopping["args"]["early_stopping_patience"]
+        return stopping["attributes"]["early_stopping_patience_counter"] >= patience
+
+    def _running_sums(self) -> dict[str, Any]:
+        return {
+            "loss_since_log": self._tr_loss.item(),
+            "total_loss": self._total_loss_scalar,
+            "last_logged_step": self._globalstep_last_logged,
+            "tokens": getattr(self, "_total_train_tokens", None),
+            "token_metrics": getattr(self, "_metrics", {}).get("train", {}),  # TRL's
+        }
+
+    def load_running_sums(self) -> None:
+        """Go on summing where the checkpoint resumed from had come to, if there is one."""
+        if self._resumed_from is None:
+            return
+        text = (self._resumed_from / _RUNNING_SUMS).read_text(encoding="utf-8")
+        sums = json.loads(text)[process_rank()]
+        self._tr_loss = torch.tensor(sums["loss_since_log"], device=self.args.device)
+        self._total_loss_scalar = sums["total_loss"]
+        self._globalstep_last_logged = sums["last_logged_step"]
+        self._initial_global_step = 0  # the mean training loss is that of all steps
+        if sums["tokens"] is not None:
+            self._total_train_tokens = sums["tokens"]
+            metrics: Any = getattr(self, "_metrics")  # noqa: B009 (TRL's trainers alone have it)
+            metrics["train"] = defaultdict(list, sums["token_metrics"])
+
+    # ---- whether it learns ----
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Run forward and backward, and look at the loss and the first gradients."""
+        step = self.state.global_step
+        try:
+            loss = super().training_step(*args, **kwargs)
+        except RuntimeError as error:
+            if "does not require grad" not in str(error):
+                raise
+            raise TrainingError(
+                f"No gradient can come back on step {step + 1}: the loss does not depend on any "
+                "trained parameter, expected it to depend on the adapter. "
+                "Choose other lora.target_modules."
+            ) from error
+        self.watch.check_loss(loss, step, self._scaler)
+        if self.accelerator.sync_gradients:
+            model: Any = self.model
+            self.watch.check_gradients(model, step, self._scaler)
+        return loss
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """Return the gradient norm, a number."""
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        self.watch.check_norm(norm, self.state.global_step, self._scaler)
+        return norm
+
+    @property
+    def _scaler(self) -> GradScaler | None:
+        scaler = getattr(self.accelerator, "scaler", None)
+        return scaler if scaler is not None and scaler.is_enabled() else None
+
+
+@contextmanager
+def _known_to_carry_adapters(model: Any) -> Iterator[None]:
+    """Tell transformers, which refuses to train a quantised model, that adapters are on it.
+
+    The attribute is the one that its own integration of PEFT sets. Other code takes it to mean
+    that PEFT's layers are there, so it is not kept.
+    """
+    is_quantized = getattr(model, "is_quantized", False)
+    if is_quantized:
+        model._hf_peft_config_loaded = True
+    try:
+        yield
+    finally:
+        if is_quantized:
+            del model._hf_peft_config_loaded
+
+
+class _RunningSums(TrainerCallback):
+    """Restores a resumed trainer's sums, once the Trainer has set them to zero."""
+
+    def __init__(self, trainer: AdapterTrainerMixin):
+        self._trainer = trainer
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        """Restore the sums."""
+        self._trainer.load_running_sums()
+
+
+def checkpoints_reentrantly(arguments: TrainingArguments) -> bool:
+    """Whether activation checkpointing, where it is on, takes torch's older way."""
+    given: Any = arguments.activation_checkpointing_kwargs or {}
+    # Given other keys alone, torch takes the reentrant way.
+    return given.get("use_reentrant", bool(given.keys() - _KEYS_NOT_OF_TORCH))
+
+
+def trained_adapter(model: nn.Module, name: str = "default") -> Adapter:
+    """Copy an adapter out of a model in training; of a sharded one each process has to call it."""
+    reshard(model)
+    return Adapter.from_model(model, name)
+
+
+def early_stopping(training: dict[str, Any]) -> list[TrainerCallback]:
+    """Return transformers' early stopping if the training arguments ask for it."""
+    from transformers import EarlyStoppingCallback
+
+    patience = training.get("early_stopping_patience")
+    if patience is None:
+        return []
+    return [EarlyStoppingCallback(patience, training.get("early_stopping_threshold", 0.0))]

@@ -1,0 +1,115 @@
+"""AdamW whose state lies in a memory-mapped file, for the operating system to page out."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lorakit.files.disks import telling_of_disk
+
+STATE_FILE_PREFIX = ".optimizer-state-"
+_STATES = ("exp_avg", "exp_avg_sq")
+_ALIGNMENT_BYTES = 64
+
+
+class MemoryMappedAdamW(torch.optim.AdamW):
+    """torch's AdamW on state that does not have to stay in memory.
+
+    It is what paged optimizers are on a GPU: the two running means are touched once in a step, and
+    in between their pages may leave memory. The system writes them to the file, which takes no swap
+    space, and reads them again when the next step comes to them. The results are torch's, to the
+    bit.
+
+    The file is unlinked as soon as it is mapped, so that nothing is left over however the process
+    ends. Checkpoints hold the state as those of any optimizer do.
+
+    Args:
+        params: As torch's; on the CPU.
+        directory: Where the file is made; a file system on a disk, or the state stays in memory.
+        options: As torch's.
+
+    Source: Dettmers et al. 2023, arXiv:2305.14314, section 3 (paged optimizers).
+    """
+
+    def __init__(self, params: Any, *, directory: str | Path, **options: Any):
+        super().__init__(params, **options)
+        self._directory = Path(directory)
+        self._place_state()
+
+    def _parameters(self) -> list[Tensor]:
+        return [p for group in self.param_groups for p in group["params"] if p.requires_grad]
+
+    def _place_state(self) -> None:
+        """Give every parameter its zeros in the file, as torch would at its first step."""
+        parameters = self._parameters()
+        places = iter(_mapped_zeros([p for p in parameters for _ in _STATES], self._directory))
+        for parameter in parameters:
+            self.state[parameter] = {"step": torch.zeros((), dtype=torch.float32)}
+            for name in _STATES:
+                self.state[parameter][name] = next(places)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters; all of them come with the constructor.
+
+        Raises:
+            ValueError: The optimizer is in use already.
+        """
+        if hasattr(self, "_directory"):
+            raise ValueError(
+                "Cannot add parameters to a MemoryMappedAdamW: its file is laid out already. Pass "
+                "all of them to the constructor."
+            )
+        super().add_param_group(param_group)
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Copy a saved state into the file."""
+        places = {p: dict(self.state[p]) for p in self._parameters()}
+        super().load_state_dict(state_dict)
+        for parameter, place in places.items():
+            loaded = self.state[parameter]
+            for name in _STATES:
+                if name in loaded:
+                    place[name].copy_(loaded[name])
+                    loaded[name] = place[name]
+
+
+def _mapped_zeros(like: Iterable[Tensor], directory: Path) -> list[Tensor]:
+    """Return zeros of the shapes and dtypes of tensors, one after the other in one mapped file."""
+    tensors = list(like)
+    offsets, end = [], 0
+    for tensor in tensors:
+        offsets.append(end)
+        size = tensor.numel() * tensor.element_size()
+        end += -(-size // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
+    if not end:
+        return [torch.zeros_like(tensor) for tensor in tensors]
+    directory.mkdir(parents=True, exist_ok=True)
+    handle, path = tempfile.mkstemp(prefix=STATE_FILE_PREFIX, dir=directory)
+    try:
+        with telling_of_disk(directory / path, "the optimizer's state", lambda: end):
+            _allocate(handle, end)
+        storage = torch.UntypedStorage.from_file(path, True, end)
+    finally:
+        os.close(handle)
+        os.unlink(path)
+    made = []
+    for tensor, offset in zip(tensors, offsets, strict=True):
+        empty = torch.empty(0, dtype=tensor.dtype)
+        start = offset // tensor.element_size()
+        made.append(empty.set_(storage, start, tensor.shape))  # type: ignore[arg-type]
+    return made
+
+
+def _allocate(handle: int, size: int) -> None:
+    """Give a file room on the disk: writing to a hole on a full one would end the process."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(handle, 0, size)
+    else:
+        os.ftruncate(handle, size)

@@ -1,0 +1,398 @@
+"""Several adapters combined into one, as values and on a model."""
+
+import math
+import re
+
+import pytest
+import torch
+
+from lorakit import Adapter, LoraConfig, add_adapter, combine_adapters, merge_adapters
+from lorakit.adapters import combine
+from lorakit.adapters.operations.combine import METHODS
+from lorakit.errors import (
+    AdapterFileError,
+    AdapterMismatchError,
+    AdapterNameError,
+    AdapterStateError,
+    ConfigError,
+    ShapeError,
+)
+from lorakit.injection import active_adapters, adapter_names
+from made_adapters import adapter_of, layered_adapter, random_factors
+from tiny_models import TinyNet, assert_untouched, logits, randomize_, snapshot
+from tolerances import TOLERANCE, largest_error
+
+EXACT = TOLERANCE[torch.float32]
+SCALINGS = {
+    "alpha = r": {},
+    "alpha": {"lora_alpha": 7},
+    "rslora": {"use_rslora": True, "lora_alpha": 3},
+    "patterns": {"alpha_pattern": {"v_proj": 5, "layers.0.attn.q_proj": 2}},
+}
+
+
+def two(**config):
+    adapters = {
+        "a": layered_adapter(seed=1, **config),
+        "b": layered_adapter(seed=2, use_rslora=True, lora_alpha=6),
+    }
+    return adapters, {"a": 0.7, "b": -0.4}
+
+
+def weighted_sum(adapters, weights, path):
+    parts = [
+        weights[name] * one.delta_weight(path).double()
+        for name, one in adapters.items()
+        if path in one.factors
+    ]
+    return sum(parts)
+
+
+@pytest.mark.parametrize("scaling", SCALINGS)
+@pytest.mark.parametrize("method", METHODS)
+def test_one_adapter_with_weight_one_is_the_identity(method, scaling):
+    adapter = layered_adapter(**SCALINGS[scaling])
+    keeps_all = {"density": 1.0} if method not in ("linear", "cat", "svd") else {}
+    made = combine({"a": adapter}, {"a": 1.0}, method, **keeps_all)
+    assert made.factors.keys() == adapter.factors.keys()
+    for path in adapter.factors:
+        assert largest_error(made.delta_weight(path), adapter.delta_weight(path)) < EXACT
+        assert made.config.scaling_for(path) == 1
+
+
+@pytest.mark.parametrize("scaling", SCALINGS)
+@pytest.mark.parametrize("method", ["cat", "svd"])
+def test_exact_methods_give_the_weighted_sum(method, scaling):
+    adapters, weights = two(**SCALINGS[scaling])
+    made = combine(adapters, weights, method, **({"rank": 8} if method == "svd" else {}))
+    for path in made.factors:
+        expected = weighted_sum(adapters, weights, path)
+        assert made.factors[path][0].shape[0] == 8
+        assert largest_error(made.delta_weight(path), expected) < EXACT
+
+
+def test_svd_of_a_lower_rank_is_the_best_approximation():
+    adapters, weights = two()
+    made = combine(adapters, weights, "svd", rank=3)
+    for path in made.factors:
+        expected = weighted_sum(adapters, weights, path)
+        u, s, vh = torch.linalg.svd(expected)
+        best = u[:, :3] * s[:3] @ vh[:3]
+        assert largest_error(made.delta_weight(path), best) < EXACT
+
+
+def test_svd_takes_the_largest_rank_if_none_is_given():
+    adapters = {"a": layered_adapter(r=2), "b": layered_adapter(r=5, seed=1)}
+    made = combine(adapters, {"a": 1, "b": 1}, "svd")
+    assert {A.shape[0] for A, _ in made.factors.values()} == {5} and made.config.r == 5
+
+
+def test_linear_is_the_product_of_the_weighted_sums():
+    adapters, weights = two(lora_alpha=8)
+    made = combine(adapters, weights, "linear")
+    path = "model.layers.1.attn.q_proj"
+    (A1, B1), (A2, B2) = (adapters[name].factors[path] for name in "ab")
+    w1, w2 = 0.7 * 8 / 4, 0.4 * 6 / 2
+    expected = (math.sqrt(w1) * B1 + math.sqrt(w2) * B2) @ (math.sqrt(w1) * A1 - math.sqrt(w2) * A2)
+    assert largest_error(made.delta_weight(path), expected) < EXACT
+
+
+def test_a_module_that_one_adapter_lacks_counts_as_zero_and_ranks_are_recorded():
+    both = layered_adapter(kinds=("q_proj", "v_proj"), target_modules=["q_proj", "v_proj"])
+    one = layered_adapter(kinds=("q_proj",), r=2, seed=5, target_modules=["q_proj"])
+    adapters, weights = {"both": both, "one": one}, {"both": 0.5, "one": 2.0}
+    made = combine(adapters, weights, "cat")
+    assert set(made.config.target_modules or ()) == set(both.factors)
+    for path in both.factors:
+        r = 6 if path.endswith("q_proj") else 4
+        assert made.config.rank_for(path) == r == made.factors[path][0].shape[0]
+        assert largest_error(made.delta_weight(path), weighted_sum(adapters, weights, path)) < EXACT
+
+
+def test_ranks_that_differ_between_layers_of_one_name_are_recorded_by_whole_paths():
+    adapters = {"both": layered_adapter(layers=2), "one": layered_adapter(layers=1, r=3, seed=5)}
+    made = combine(adapters, {"both": 1.0, "one": 1.0}, "cat")
+    for path, (A, _) in made.factors.items():
+        assert made.config.rank_for(path) == A.shape[0] == (7 if ".0." in path else 4)
+        assert made.config.scaling_for(path) == 1
+    assert made.config.rank_for("other." + next(iter(made.factors))) == made.config.r
+
+
+def test_a_sum_of_ranks_beyond_the_matrix_is_kept_exactly_in_fewer():
+    adapters = {name: layered_adapter(r=4, width=6, seed=n) for n, name in enumerate("ab")}
+    made = combine(adapters, {"a": 1, "b": 1}, "cat")
+    for path, (A, _) in made.factors.items():
+        assert A.shape[0] == 6
+        assert (
+            largest_error(made.delta_weight(path), weighted_sum(adapters, dict(a=1, b=1), path))
+            < EXACT
+        )
+
+
+def test_ties_elects_signs_by_hand():
+    A = torch.eye(1)
+    columns = {"a": [4.0, -3.0, 1.0, 0.5], "b": [2.0, 5.0, -0.25, 3.0]}
+    adapters = {
+        name: adapter_of({"m": (A, torch.tensor(values)[:, None])})
+        for name, values in columns.items()
+    }
+    made = combine(adapters, {"a": 1.0, "b": 1.0}, "ties_svd", density=0.5)
+    # Half kept: a = 4 -3 0 0, b = 0 5 0 3; signs + + + +; means of those that agree: 4 5 0 3.
+    expected = torch.tensor([[4.0], [5.0], [0.0], [3.0]])
+    assert largest_error(made.delta_weight("m"), expected) < EXACT
+
+
+def test_the_frequency_of_signs_can_decide_in_place_of_their_sum():
+    values = {"a": 9.0, "b": -1.0, "c": -2.0}
+    adapters = {
+        n: adapter_of({"m": (torch.eye(1), torch.tensor([[v]]))}) for n, v in values.items()
+    }
+    ones = dict.fromkeys(values, 1.0)
+    total = combine(adapters, ones, "ties_svd", density=1.0)
+    assert total.delta_weight("m").item() == pytest.approx(9)
+    often = combine(adapters, ones, "ties_svd", density=1.0, majority_sign="frequency")
+    assert often.delta_weight("m").item() == pytest.approx(-1.5)
+
+
+def test_dare_keeps_the_mean_and_is_repeated_by_its_seed():
+    wide = adapter_of({"m": random_factors(2, 200, 300)})
+    make = lambda seed: combine(  # noqa: E731
+        {"a": wide}, {"a": 1.0}, "dare_linear", density=0.25, seed=seed
+    )
+    first, again, other = make(1), make(1), make(2)
+    assert torch.equal(first.factors["m"][0], again.factors["m"][0])
+    assert not torch.equal(first.factors["m"][0], other.factors["m"][0])
+    B = torch.stack([make(seed).factors["m"][1] for seed in range(200)])
+    kept = (B != 0).double().mean().item()
+    assert kept == pytest.approx(0.25, abs=0.01)
+    assert largest_error(B.mean(0), wide.factors["m"][1]) < 0.5
+    assert (B.mean(0) - wide.factors["m"][1]).mean().abs() < 0.01
+
+
+def test_the_order_of_target_names_makes_no_difference():
+    names = ["q_proj", "v_proj"]
+    one = layered_adapter(target_modules=names)
+    other = layered_adapter(seed=5, target_modules=names[::-1])
+    made = combine({"a": one, "b": other}, {"a": 1.0, "b": 1.0}, "cat")
+    assert made.config.target_modules == one.config.target_modules
+
+
+def test_magnitude_pruning_keeps_the_largest():
+    adapter = layered_adapter()
+    made = combine({"a": adapter}, {"a": 1.0}, "magnitude_prune", density=0.25)
+    for path, pair in made.factors.items():
+        for got, expected in zip(pair, adapter.factors[path], strict=True):
+            limit = expected.abs().flatten().sort().values[-got.numel() // 4]
+            assert torch.allclose(got, expected * (expected.abs() >= limit), atol=1e-6)
+
+
+def test_half_precision_is_summed_and_kept_in_float32():
+    factors = {"m": tuple(t.bfloat16() for t in random_factors(4, 20, 30))}
+    adapter = adapter_of(factors, lora_alpha=3)
+    made = combine({"a": adapter}, {"a": 1.0}, "linear")
+    assert made.factors["m"][0].dtype == torch.float32
+    assert largest_error(made.delta_weight("m"), adapter.delta_weight("m")) < EXACT
+
+
+def test_a_combination_is_saved_and_read_with_the_same_updates(tmp_path):
+    both = layered_adapter(kinds=("q_proj", "v_proj"))
+    one = layered_adapter(kinds=("q_proj",), r=3, seed=5, target_modules=["q_proj"])
+    made = combine({"both": both, "one": one}, {"both": 1, "one": 1}, "cat")
+    made.save(tmp_path)
+    again = Adapter.load(tmp_path)
+    for path in made.factors:
+        assert torch.equal(again.delta_weight(path), made.delta_weight(path))
+
+
+def carrying(bias="none", **second):
+    """Return a network with two adapters, of different alphas."""
+    model = TinyNet()
+    targets = ["up", "down", "embed"]
+    add_adapter(model, LoraConfig(r=2, lora_alpha=5, target_modules=targets, bias=bias), "a")
+    randomize_(model, seed=1)
+    config = {"r": 2, "use_rslora": True, "target_modules": targets} | second
+    add_adapter(model, LoraConfig(**config), "b")
+    return randomize_(model, seed=2)
+
+
+def test_on_a_model_the_combination_acts_as_the_weighted_sum():
+    model = carrying()
+    adapters = {name: Adapter.from_model(model, name) for name in "ab"}
+    before = logits(model)
+    injection = combine_adapters(model, {"a": 0.5, "b": 0.25}, "ab", "cat")
+    assert injection.name == "ab" and active_adapters(model) == ("ab",)
+    assert largest_error(logits(model), before) > 1e-3
+    made = Adapter.from_model(model, "ab")
+    assert {A.shape[0] for A, _ in made.factors.values()} == {4}
+    for path in made.factors:
+        expected = weighted_sum(adapters, {"a": 0.5, "b": 0.25}, path)
+        assert largest_error(made.delta_weight(path), expected) < EXACT
+    assert made.embeddings == {"embed"}
+    assert not any(p.requires_grad for n, p in model.named_parameters() if ".ab." in n)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_runs_on_a_model(method):
+    model = carrying()
+    combine_adapters(model, {"a": 1, "b": 1}, "ab", method)
+    assert adapter_names(model) == ("a", "b", "ab")
+
+
+def test_the_sum_of_active_adapters_is_their_combination():
+    from lorakit import set_adapter
+
+    model = carrying()
+    set_adapter(model, ["a", "b"])
+    expected = logits(model)
+    combine_adapters(model, {"a": 1, "b": 1}, "ab", "cat")
+    assert largest_error(logits(model), expected) < 2 * EXACT
+
+
+@pytest.mark.parametrize("name", ["x/y", "x.y", "", "a"])
+def test_malformed_and_taken_names_are_refused(name):
+    model = carrying()
+    before = snapshot(model)
+    with pytest.raises(AdapterNameError):
+        combine_adapters(model, {"a": 1, "b": 1}, name)
+    assert_untouched(model, before)
+
+
+def test_an_adapter_that_is_not_there_and_a_merged_model_are_refused():
+    model = carrying()
+    with pytest.raises(AdapterNameError, match="No adapter is named 'c'"):
+        combine_adapters(model, {"a": 1, "c": 1}, "ac")
+    merge_adapters(model, "a")
+    with pytest.raises(AdapterStateError, match="Cannot combine adapters while"):
+        combine_adapters(model, {"a": 1, "b": 1}, "ab")
+
+
+def test_what_cannot_be_combined_leaves_the_model_as_it_was():
+    model = carrying(r=3)
+    before = snapshot(model)
+    with pytest.raises(AdapterMismatchError, match="rank 2 in a, 3 in b; this method needs one"):
+        combine_adapters(model, {"a": 1, "b": 1}, "ab")
+    assert_untouched(model, before)
+    combine_adapters(model, {"a": 1, "b": 1}, "ab", "svd")
+
+
+def trained_heads(*heads, **config):
+    adapters = {}
+    for name, head in zip("ab", heads, strict=False):
+        replaced = {} if head is None else {"classifier.weight": torch.tensor([head])}
+        one = layered_adapter(modules_to_save=[] if head is None else ["classifier"], **config)
+        adapters[name] = Adapter(one.config, one.factors, replaced)
+    return adapters
+
+
+def test_a_head_of_one_adapter_is_carried_over_and_two_exclude_each_other():
+    weights = {"a": 1.0, "b": 1.0}
+    made = combine(trained_heads(None, 2.0), weights)
+    assert made.replaced["classifier.weight"].item() == 2
+    assert made.config.modules_to_save == ("classifier",)
+    assert combine(trained_heads(2.0, 2.0), weights).replaced
+    with pytest.raises(AdapterMismatchError, match=r"classifier\.weight differs between a and b"):
+        combine(trained_heads(1.0, 2.0), weights)
+
+
+def test_of_heads_that_differ_those_of_a_named_adapter_are_kept():
+    adapters, weights = trained_heads(1.0, 2.0), {"a": 1.0, "b": 1.0}
+
+    with pytest.raises(AdapterMismatchError) as caught:
+        combine(adapters, weights)
+
+    assert str(caught.value) == (
+        "Cannot combine a, b: classifier.weight differs between a and b, and a tensor that is "
+        "trained in full cannot be added up. Name the adapter whose heads and biases to keep: "
+        "heads_from='a', or --heads-from a on the command line."
+    )
+    for name, head in (("a", 1.0), ("b", 2.0)):
+        made = combine(adapters, weights, heads_from=name)
+        assert made.replaced["classifier.weight"].item() == head
+        assert made.config.modules_to_save == ("classifier",)
+    assert combine(trained_heads(None, 2.0), weights, heads_from="a").replaced
+    with pytest.raises(ConfigError, match="got heads_from='c', expected one of a, b"):
+        combine(adapters, weights, heads_from="c")
+
+
+def other(**changes):
+    return layered_adapter(seed=9, **changes)
+
+
+@pytest.mark.parametrize(
+    "second,said",
+    [
+        (lambda: other(base_model="y"), "their base is 'x' in a, 'y' in b"),
+        (lambda: other(width=12), "maps from 24 to 24 in a, from 12 to 12 in b"),
+        (lambda: other(r=2), "has rank 4 in a, 2 in b"),
+        (lambda: other(bias="all"), "bias is 'none' in a, 'all' in b"),
+        (lambda: other(task_type="SEQ_CLS"), "their task is CAUSAL_LM in a, SEQ_CLS in b"),
+        (
+            lambda: other(embeddings=["model.layers.0.attn.q_proj"]),
+            "is an embedding in one and a linear layer in another",
+        ),
+    ],
+)
+def test_adapters_that_do_not_belong_together_are_refused(second, said):
+    first = layered_adapter(base_model="x", task_type="CAUSAL_LM")
+    with pytest.raises(AdapterMismatchError, match=re.escape(said)):
+        combine({"a": first, "b": second()}, {"a": 1, "b": 1})
+
+
+def test_all_reasons_are_counted_and_a_base_can_be_named():
+    first, second = layered_adapter(base_model="x"), other(base_model="y", bias="all")
+    with pytest.raises(AdapterMismatchError, match="1 more such problems"):
+        combine({"a": first, "b": second}, {"a": 1, "b": 1})
+    second = other(base_model="y")
+    made = combine({"a": first, "b": second}, {"a": 1, "b": 1}, base_model="z")
+    assert made.base_model == "z"
+
+
+@pytest.mark.parametrize(
+    "method,options,error,said",
+    [
+        ("lineer", {}, ConfigError, "Did you mean 'linear'?"),
+        ("linear", {"density": 0.5}, ConfigError, "prunes nothing"),
+        ("ties", {"density": 0.0}, ConfigError, "above 0 and at most 1"),
+        ("ties", {"density": 1.5}, ConfigError, "above 0 and at most 1"),
+        ("cat", {"rank": 4}, ConfigError, "has a rank of its own"),
+        ("svd", {"rank": 0}, ConfigError, "whole number above 0"),
+        ("svd", {"rank": 25}, ShapeError, "Use rank 24 or less"),
+    ],
+)
+def test_options_out_of_range_are_refused(method, options, error, said):
+    adapters, weights = two()
+    with pytest.raises(error, match=re.escape(said)):
+        combine(adapters, weights, method, **options)
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), True])
+def test_weights_that_are_no_numbers_are_refused(weight):
+    with pytest.raises(ConfigError, match="expected a finite number"):
+        combine({"a": layered_adapter()}, {"a": weight})
+
+
+def test_nothing_and_forgotten_weights_are_refused():
+    with pytest.raises(ConfigError, match="got no adapter"):
+        combine({}, {})
+    with pytest.raises(ConfigError, match="Give each adapter one weight"):
+        combine({"a": layered_adapter()}, {"b": 1.0})
+
+
+def test_numbers_that_are_not_finite_are_refused():
+    A, B = random_factors(2, 4, 4)
+    A[0, 0] = float("nan")
+    with pytest.raises(AdapterFileError, match="Cannot combine a: m has NaN"):
+        combine({"a": adapter_of({"m": (A, B)})}, {"a": 1.0})
+
+
+def test_a_feature_nobody_taught_the_operations_is_refused_by_name():
+    from dataclasses import dataclass, field
+
+    @dataclass(frozen=True)
+    class WithMore(Adapter):
+        shifts: dict = field(default_factory=dict)
+
+    plain = layered_adapter()
+    odd = WithMore(plain.config, plain.factors, shifts={"m": torch.ones(2)})
+    with pytest.raises(AdapterFileError, match="Cannot combine b: got shifts"):
+        combine({"a": plain, "b": odd}, {"a": 1, "b": 1})

@@ -1,0 +1,77 @@
+import pytest
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoTokenizer
+
+from lorakit.data.text_formats import completion_ids, text_ids
+from lorakit.data.tokenize_examples import tokenize_texts
+from lorakit.data.tokenizers import batch_columns, chat_columns, token_ids, word_columns
+
+
+@pytest.fixture
+def llama(tiny_llama_dir):
+    """A tokenizer that puts its token of beginning before every text."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama_dir)
+    begin = tokenizer.bos_token
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{begin} $A",
+        pair=f"{begin} $A $B",
+        special_tokens=[(begin, tokenizer.bos_token_id)],
+    )
+    return tokenizer
+
+
+@pytest.fixture
+def bert(tiny_bert_dir):
+    return AutoTokenizer.from_pretrained(tiny_bert_dir)
+
+
+@pytest.mark.parametrize("text", ["{b}the grass", "the grass", "{b}{b}the grass"])
+@pytest.mark.parametrize("end", ["", "{e}", "{e}{e}"])
+def test_a_text_has_one_beginning_and_one_end(llama, text, end):
+    marks = {"b": llama.bos_token, "e": llama.eos_token}
+    ids = text_ids(llama, (text + end).format(**marks)).ids
+
+    expected = text_ids(llama, "the grass").ids
+    assert ids == expected
+    assert ids.count(llama.bos_token_id) == ids.count(llama.eos_token_id) == 1
+
+
+def test_a_rendered_conversation_as_text_has_one_beginning(llama):
+    llama.chat_template = "{{ bos_token }}" + llama.chat_template
+    talk = [{"role": "user", "content": "the sky?"}, {"role": "assistant", "content": "blue"}]
+    text = llama.apply_chat_template(talk, tokenize=False)
+
+    rendered = chat_columns(llama, talk)["input_ids"]
+
+    assert rendered.count(llama.bos_token_id) == 1
+    assert token_ids(llama, text) == rendered
+    made = completion_ids(llama, text[: text.index("blue")], text[text.index("blue") :])
+    assert made.ids[: len(rendered)] == rendered
+    assert made.counted[: len(rendered)].count(True) < len(rendered)
+
+
+@pytest.mark.parametrize("pair", [None, "the dog", "the dog [SEP]"])
+@pytest.mark.parametrize("text", ["the cat", "[CLS] the cat"])
+def test_texts_and_pairs_have_every_column_cut_alike(bert, text, pair):
+    pairs = () if pair is None else (["the dog"],)
+    plain = batch_columns(bert, ["the cat"], *pairs)
+
+    made = batch_columns(bert, [text], *(() if pair is None else ([pair],)))
+
+    assert made == plain
+
+
+def test_words_keep_their_own_token(bert):
+    columns, words = word_columns(bert, [["[CLS]", "the", "cat"], ["the", "[SEP]"]], 16)
+
+    tokens = [bert.convert_ids_to_tokens(ids) for ids in columns["input_ids"]]
+    assert tokens == [["[CLS]", "the", "cat", "[SEP]"], ["[CLS]", "the", "[SEP]"]]
+    assert words == [[0, 1, 2, None], [None, 0, 1]]
+
+
+@pytest.mark.parametrize(("length", "cut"), [(4, 1), (5, 0), (16, 0)])
+def test_a_text_that_loses_only_its_second_beginning_is_not_cut(bert, length, cut):
+    columns, count = tokenize_texts(bert, ["[CLS] the cat"], None, length)
+
+    assert count == cut
+    assert columns["input_ids"][0][:2] == batch_columns(bert, ["the cat"])["input_ids"][0][:2]

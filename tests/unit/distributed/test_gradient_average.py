@@ -1,0 +1,41 @@
+"""Gradients of two processes, of which each has reached other parameters."""
+
+import pytest
+import torch
+from torch import nn
+
+from lorakit.distributed import gradient_average
+
+
+@pytest.fixture
+def other(monkeypatch):
+    """Another process, whose part of each exchange is given in order."""
+    parts = []
+
+    def all_reduce(tensor, op=None):
+        part = parts.pop(0)
+        tensor.copy_(torch.maximum(tensor, part) if tensor.dtype == torch.uint8 else tensor + part)
+
+    monkeypatch.setattr(gradient_average, "process_count", lambda: 2)
+    monkeypatch.setattr(gradient_average.distributed, "all_reduce", all_reduce)
+    return parts
+
+
+def test_what_one_process_does_not_reach_counts_as_zero(other):
+    here, there, nowhere = (nn.Parameter(torch.zeros(2)) for _ in range(3))
+    half = nn.Parameter(torch.zeros(1, 2, dtype=torch.bfloat16))
+    here.grad, half.grad = torch.tensor([2.0, 4.0]), torch.tensor([[6.0, 8.0]]).bfloat16()
+    other += [torch.tensor([0, 1, 0, 1]).byte(), torch.tensor([0.0, 0.0, 5.0, 7.0])]
+    other += [torch.tensor([1.0, 1.0]).bfloat16()]
+    gradient_average.average_gradients([here, there, nowhere, half])
+    assert here.grad.tolist() == [1.0, 2.0]
+    assert there.grad.tolist() == [5.0, 7.0]
+    assert nowhere.grad is None
+    assert half.grad.tolist() == [[4.0, 5.0]] and half.grad.dtype == torch.bfloat16
+
+
+def test_one_process_keeps_its_gradients():
+    parameter = nn.Parameter(torch.zeros(2))
+    parameter.grad = torch.ones(2)
+    gradient_average.average_gradients([parameter])
+    assert parameter.grad.tolist() == [1.0, 1.0]

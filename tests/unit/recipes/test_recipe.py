@@ -1,0 +1,252 @@
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from lorakit.config import TaskType
+from lorakit.errors import ConfigError, MissingFileError
+from lorakit.recipes.recipe import DataConfig, Recipe, changed_keys
+
+MINIMAL = """\
+model: distilbert-base-uncased
+task: SEQ_CLS
+data: {train: rows.csv, text: sentence}
+output: runs/a
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def make(text):
+        path = tmp_path / "recipe.yaml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return make
+
+
+def refusal(path, *overrides, kind=ConfigError):
+    with pytest.raises(kind) as caught:
+        Recipe.load(path, overrides)
+    return str(caught.value).replace(str(path), path.name)
+
+
+def test_a_recipe_is_read_with_its_defaults(write):
+    recipe = Recipe.load(write(MINIMAL))
+    assert recipe.task is TaskType.SEQ_CLS
+    assert recipe.data.text == "sentence"
+    assert recipe.data.validation_fraction == 0.1
+    assert recipe.lora.r == 8
+    assert recipe.training == {}
+
+
+def test_overrides_are_yaml_and_win(write):
+    recipe = Recipe.load(
+        write(MINIMAL + "lora: {r: 4}\ntraining:\n"),
+        [
+            "lora.r=16",
+            "training.learning_rate=1e-3",
+            "training.eval_strategy=no",
+            "lora.target_modules=[q_lin, v_lin]",
+            "data.validation=",
+            "training.run_name=a=b",
+        ],
+    )
+    assert recipe.lora.r == 16
+    assert recipe.training == {"learning_rate": 1e-3, "eval_strategy": "no", "run_name": "a=b"}
+    assert recipe.lora.target_modules == ("q_lin", "v_lin")
+    assert recipe.data.validation is None
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("1e-3", 0.001), ("2E+2", 200.0), (".5", 0.5), ("3", 3.0)]
+)
+def test_numbers_are_numbers_in_the_file_too(write, text, value):
+    recipe = Recipe.load(write(f"{MINIMAL}training:\n  learning_rate: {text}\n"))
+    assert recipe.training["learning_rate"] == value
+    assert isinstance(recipe.training["learning_rate"], float)
+
+
+def test_yes_and_no_are_words_except_where_a_claim_is_asked_for(write):
+    text = MINIMAL.replace("sentence", "no") + "training: {save_strategy: no, bf16: yes}\n"
+    recipe = Recipe.load(write(text))
+    assert recipe.data.text == "no"
+    assert recipe.training == {"save_strategy": "no", "bf16": True}
+
+
+def test_a_path_may_begin_in_the_home_directory(write, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    recipe = Recipe.load(write(MINIMAL), ["output=~/runs/a", "data.validation=~/v.csv"])
+    assert recipe.output == str(tmp_path / "runs" / "a")
+    assert recipe.data.validation == str(tmp_path / "v.csv")
+    assert recipe.model == "distilbert-base-uncased"
+
+
+def test_a_recipe_survives_writing_and_reading(write, tmp_path):
+    text = MINIMAL.replace("sentence", "'1e-3'").replace("rows.csv", "'no'")
+    recipe = Recipe.load(
+        write(text + "lora: {rank_pattern: {q_lin: 2}, layers_to_transform: 1}\n"),
+        ["training.learning_rate=1e-05", "training.eval_strategy=steps", "revision='0123'"],
+    )
+    again = tmp_path / "again.yaml"
+    again.write_text(recipe.to_yaml())
+    assert Recipe.load(again) == recipe
+    assert yaml.safe_load(recipe.to_yaml())["data"]["train"] == "no"  # also in YAML 1.1
+
+
+def test_every_problem_is_told_at_once(write):
+    text = MINIMAL.replace("output: runs/a\n", "") + (
+        "lorra: {r: 4}\n"
+        "lora: {r: 0, lora_alhpa: 2}\n"
+        "training: {learning_rate: abc, num_train_epoch: 3, eval_strategy: epcoh}\n"
+    )
+    assert refusal(write(text)).splitlines() == [
+        "recipe.yaml has 7 problems:",
+        "  lora.r: got 0; input should be greater than or equal to 1.",
+        "  unknown key 'lora.lora_alhpa'. Did you mean 'lora_alpha'?",
+        "  training.learning_rate: got 'abc'; input should be a valid number, "
+        "unable to parse string as a number.",
+        "  training.eval_strategy: got 'epcoh'; input should be 'no', 'steps' or 'epoch'.",
+        "  unknown key 'training.num_train_epoch'. Did you mean 'num_train_epochs'?",
+        "  missing key 'output'. Add it.",
+        "  unknown key 'lorra'. Did you mean 'lora'?",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            "training: {output_dir: here}",
+            "training.output_dir: got 'here'; this is lorakit's own to set: the run directory is "
+            "set by `output` at the top level.",
+        ),
+        (
+            "training: {remove_unused_columns: true}",
+            "training.remove_unused_columns: got True; this is lorakit's own to set: the examples "
+            "hold just what the model takes.",
+        ),
+        ("training: {max_steps: 1.5}", "training.max_steps: got 1.5; input should be a valid int"),
+        ("training: {learning_rate: -1}", "learning_rate: got -1; input should be greater than 0"),
+        ("training: [learning_rate]", "training: got ['learning_rate']; input should be a valid d"),
+        ("training: {packing: true}", "unknown key 'training.packing'."),
+        (
+            "training: {lora_plus_ratio: 0}",
+            "lora_plus_ratio: got 0; input should be greater than 0",
+        ),
+        ("training: {early_stopping_patience: 0}", "input should be greater than or equal to 1"),
+        ("lora: {task_type: TOKEN_CLS}", "lora.task_type is TOKEN_CLS but task is SEQ_CLS"),
+        ("lora: {float_rank: 8}", "unknown key 'lora.float_rank'."),
+        ("quantisation: null", "unknown key 'quantisation'. Did you mean 'quantization'?"),
+        ("quantization: {bits: 3}", "quantization.bits: got 3; input should be 4 or 8"),
+        ("quantization: {bit: 4}", "unknown key 'quantization.bit'. Did you mean 'bits'?"),
+        ("quantization: 4", "quantization: got 4; input should be a valid dictionary"),
+    ],
+)
+def test_wrong_values_are_told(write, line, message):
+    assert message in refusal(write(MINIMAL + line + "\n"))
+
+
+@pytest.mark.parametrize("word", ["streaming", "string", "int8", "float_rank", "boolean"])
+def test_an_unknown_key_in_a_section_is_named_in_full(write, word):
+    text = MINIMAL.replace("text: sentence", f"{word}: 1")
+
+    assert f"unknown key 'data.{word}'." in refusal(write(text))
+
+
+@pytest.mark.parametrize(
+    ("written", "kept"), [(";", ";"), ("\\t", "\t"), ("tab", "\t"), (None, None)]
+)
+def test_a_delimiter_is_one_character(write, written, kept):
+    assert DataConfig(train="a.csv", delimiter=written).delimiter == kept
+    text = MINIMAL.replace("text: sentence", "delimiter: ab")
+    assert "data.delimiter: got 'ab'; expected one character" in refusal(write(text))
+
+
+def test_fields_of_the_task_at_hand_are_known(write):
+    text = MINIMAL.replace("SEQ_CLS", "CAUSAL_LM") + "training: {packing: true}\n"
+    assert Recipe.load(write(text)).training == {"packing": True}
+    text = MINIMAL.replace("SEQ_CLS", "SEQ_2_SEQ_LM") + "training: {generation_num_beams: 2}\n"
+    assert Recipe.load(write(text)).training == {"generation_num_beams": 2}
+
+
+def test_sft_length_belongs_to_data(write):
+    text = MINIMAL.replace("SEQ_CLS", "CAUSAL_LM") + "training: {max_length: 64}\n"
+    assert "lorakit's own to set: set `data.max_length`" in refusal(write(text))
+
+
+def test_an_unknown_task_is_told_with_the_rest(write):
+    message = refusal(write(MINIMAL.replace("SEQ_CLS", "SEQCLS") + "lorra: 1\n"))
+    assert "task: got 'SEQCLS'; input should be 'CAUSAL_LM', 'SEQ_CLS', 'TOKEN_CLS' or" in message
+    assert "Did you mean 'lora'?" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "Cannot read recipe.yaml: got an empty file, expected `key: value` lines."),
+        ("- a\n", "Cannot read recipe.yaml: got a list, expected `key: value` lines."),
+        ("model: a\n  task: b\n", "Cannot read recipe.yaml, line 2, column 7: mapping values are"),
+        ("a: 1\nb: 2\na: 3\n", "Cannot read recipe.yaml, line 3, column 1: the key 'a' stands twi"),
+        ("a: &x [*x2]\n", "Cannot read recipe.yaml, line 1, column 8: found undefined alias"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_told(write, text, message):
+    assert message in refusal(write(text))
+
+
+def test_a_file_that_is_not_utf8_is_told(write):
+    path = write("")
+    path.write_bytes(b"model: caf\xe9\n")
+    assert refusal(path) == (
+        "Cannot read recipe.yaml: byte 10 is not UTF-8. Save the file as UTF-8."
+    )
+
+
+def test_a_missing_file_names_its_neighbour(write):
+    path = write(MINIMAL)
+    wrong = path.with_name("recipes.yaml")
+    assert refusal(wrong, kind=MissingFileError) == (
+        "No recipe recipes.yaml: there is no such file. Did you mean 'recipe.yaml'?"
+    )
+    assert "it is a directory, expected a YAML file" in refusal(path.parent)
+
+
+def test_overrides_that_cannot_be_applied_are_told_together(write):
+    message = refusal(write(MINIMAL), "lora.r", "model.name=x", "lora.r=[", ".=1")
+    assert message.splitlines() == [
+        "Cannot apply the overrides: got 'lora.r', expected key=value such as lora.r=16.",
+        "  got 'model.name=x', but model is a value, not a section.",
+        "  Cannot read the override 'lora.r=[', line 1, column 2: expected the node content, but "
+        "found '<stream end>'. Check the indentation and quotes there.",
+        "  got '.=1', expected key=value such as lora.r=16.",
+    ]
+
+
+def test_an_error_from_an_override_names_the_override(write):
+    message = refusal(write(MINIMAL), "lora.r=big")
+    assert message.startswith("In recipe.yaml with lora.r=big: lora.r: got 'big'; ")
+
+
+def test_changed_keys_name_what_differs(write):
+    path = write(MINIMAL)
+    old = Recipe.load(path, ["training.seed=1"])
+    new = Recipe.load(path, ["training.max_steps=5", "lora.r=2", "data.max_length=9"])
+    assert changed_keys(old, new) == [
+        "data.max_length",
+        "lora.r",
+        "training.max_steps",
+        "training.seed",
+    ]
+    assert changed_keys(old, old) == []
+
+
+def test_reading_the_class_imports_neither_torch_nor_transformers():
+    code = (
+        "import sys, lorakit.recipes.recipe as r;"
+        "r.Recipe(model='m', task='SEQ_CLS', data={'train': 'a'}, output='o');"
+        "sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'datasets')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

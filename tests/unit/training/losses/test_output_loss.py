@@ -1,0 +1,406 @@
+"""The chunked loss equals the model's own, for every way a model comes from hidden states to it."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import tiny_models
+from allocations import allocations_of
+from lorakit.config import LoraConfig
+from lorakit.errors import TrainingError
+from lorakit.injection import add_adapter, disable_adapters
+from lorakit.training.losses.output_loss import (
+    OutputLoss,
+    TokenLoss,
+    all_logits_note,
+    find_output_loss,
+)
+from tiny_models import VOCABULARY, WIDTH, bloom, gpt2, llama, randomize_, t5
+from tolerances import GRADIENT_TOLERANCE, TOLERANCE, largest_error
+
+SIZES = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": WIDTH,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 32,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "initializer_range": 0.5,
+}
+BART_SIZES = {
+    "vocab_size": VOCABULARY,
+    "d_model": WIDTH,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 16,
+    "decoder_ffn_dim": 16,
+    "max_position_embeddings": 32,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 2,
+    "init_std": 0.5,
+    "dropout": 0.0,
+}
+
+
+def made(config, model_class, **options):
+    import transformers
+
+    torch.manual_seed(0)
+    return getattr(transformers, model_class)(getattr(transformers, config)(**options)).eval()
+
+
+def capped():
+    options = {**SIZES, "head_dim": 8, "final_logit_softcapping": 3.0}
+    return made("Gemma2Config", "Gemma2ForCausalLM", **options)
+
+
+def scaled():
+    return made("CohereConfig", "CohereForCausalLM", **SIZES, logit_scale=0.25)
+
+
+def divided():
+    return made("GraniteConfig", "GraniteForCausalLM", **SIZES, logits_scaling=8.0)
+
+
+def experts():
+    options = {**SIZES, "num_local_experts": 2, "output_router_logits": True}
+    options["router_aux_loss_coef"] = 0.5
+    return made("MixtralConfig", "MixtralForCausalLM", **options)
+
+
+def offset():
+    model = made("BartConfig", "BartForConditionalGeneration", **BART_SIZES)
+    model.final_logits_bias.normal_()
+    return model
+
+
+def untied_t5():
+    return t5(tie_word_embeddings=False)
+
+
+MODELS = [llama, gpt2, bloom, capped, scaled, divided, experts, t5, untied_t5, offset]
+
+
+def batch(model, rows=3, length=8):
+    """Return inputs and labels; of the labels some are masked."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(3, 30, (rows, length), generator=generator)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    labels = ids.clone()
+    if model.config.is_encoder_decoder:
+        labels = torch.randint(3, 30, (rows, length - 2), generator=generator)
+        inputs["decoder_input_ids"] = model.prepare_decoder_input_ids_from_labels(labels)
+    else:
+        inputs["use_cache"] = False
+    if getattr(model.config, "output_router_logits", False):
+        inputs["output_router_logits"] = True
+    labels[0, :4] = labels[-1, -1] = -100
+    return inputs, labels
+
+
+def auxiliary_weight(model):
+    wants = getattr(model.config, "output_router_logits", False)
+    return model.config.router_aux_loss_coef if wants else 0.0
+
+
+def follow(model):
+    inputs, labels = batch(model, rows=1)
+    loss, reason = find_output_loss(model, inputs, labels, auxiliary_weight=auxiliary_weight(model))
+    assert loss is not None, reason
+    loss.chunk_tokens = 5
+    return loss
+
+
+def ours(loss, model, token_loss=TokenLoss()):  # noqa: B008 (frozen)
+    inputs, labels = batch(model)
+    outputs, hidden = loss.run(model, inputs)
+    rows, targets = loss.counted(hidden, labels)
+    mean = loss.sum(rows, targets, token_loss) / len(targets)
+    return mean + auxiliary_weight(model) * getattr(outputs, "aux_loss", 0.0)
+
+
+def own(model):
+    inputs, labels = batch(model)
+    return model(**inputs, labels=labels).loss
+
+
+def gradients(model, loss):
+    model.zero_grad()
+    loss.backward()
+    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_same(model, got, expected):
+    assert largest_error(got, expected) <= TOLERANCE[torch.float32]
+    found, wanted = gradients(model, got), gradients(model, expected)
+    assert found.keys() == wanted.keys() and found
+    for name, gradient in wanted.items():
+        assert largest_error(found[name], gradient) <= 4 * GRADIENT_TOLERANCE[torch.float32], name
+
+
+HEADS = {
+    "frozen": {"target_modules": "all-linear"},
+    "adapted": {"target_modules": ["lm_head"]},
+    "trained in full": {"target_modules": "all-linear", "modules_to_save": ["lm_head"]},
+}
+TOKENS = {"target_modules": "all-linear", "trainable_token_indices": {"lm_head": [5, 9]}}
+
+
+@pytest.mark.parametrize("build", MODELS)
+@pytest.mark.parametrize("head", [*HEADS.values(), TOKENS], ids=[*HEADS, "tokens"])
+def test_loss_and_gradients_equal_the_models_own(build, head):
+    model = build()
+    add_adapter(model, LoraConfig(r=2, task_type="CAUSAL_LM", **head))
+    randomize_(model)
+    loss = follow(model)
+    assert_same(model, ours(loss, model), own(model))
+    trained = [n for n, p in model.named_parameters() if p.grad is not None]
+    assert any("lm_head" in name for name in trained) == (head is not HEADS["frozen"])
+
+
+@pytest.mark.parametrize(
+    ("build", "form"),
+    [
+        (llama, (1.0, None)),
+        (capped, (1.0, 3.0)),
+        (scaled, (0.25, None)),
+        (divided, (0.125, None)),
+    ],
+)
+def test_what_is_done_to_the_logits_is_found(build, form):
+    found = follow(build()).form
+    assert (found.scale, found.cap) == form
+
+
+def test_with_dropout_in_the_output_layer_the_loss_is_that_of_one_mask():
+    model = llama()
+    add_adapter(model, LoraConfig(r=2, target_modules=["lm_head"], lora_dropout=0.5))
+    loss = follow(randomize_(model))
+    loss.chunk_tokens = 1000
+    model.train()
+    torch.manual_seed(3)
+    first = gradients(model, ours(loss, model))
+    torch.manual_seed(3)
+    again = gradients(model, ours(loss, model))
+    other = gradients(model, ours(loss, model))
+    for name, gradient in first.items():
+        assert torch.equal(gradient, again[name])
+        assert not torch.equal(gradient, other[name])
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("build", [llama, capped])
+def test_label_smoothing_is_that_of_transformers(build, smoothing):
+    from transformers.trainer_pt_utils import LabelSmoother
+
+    model = build()
+    add_adapter(model, LoraConfig(r=2))
+    loss = follow(randomize_(model))
+    inputs, labels = batch(model)
+    smoother = LabelSmoother(epsilon=smoothing)
+    expected = smoother(model(**inputs), labels, shift_labels=True)
+    assert_same(model, ours(loss, model, TokenLoss(label_smoothing=smoothing)), expected)
+
+
+def test_dynamic_fine_tuning_weighs_each_token_by_its_probability():
+    model = llama()
+    add_adapter(model, LoraConfig(r=2))
+    loss = follow(randomize_(model))
+    inputs, labels = batch(model)
+    logits = model(**inputs).logits[:, :-1].flatten(0, 1)
+    targets = labels[:, 1:].flatten()
+    each = F.cross_entropy(logits, targets, reduction="none")[targets != -100]
+    expected = (each * torch.exp(-each).detach()).mean()
+    assert_same(model, ours(loss, model, TokenLoss(weighs_by_probability=True)), expected)
+
+
+@pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
+@pytest.mark.parametrize("build", [llama, capped])
+def test_under_autocast_it_runs_in_autocasts_dtype(build, head):
+    model = build()
+    add_adapter(model, LoraConfig(r=2, task_type="CAUSAL_LM", **head))
+    loss = follow(randomize_(model))
+    inputs, labels = batch(model)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = model(**inputs, labels=labels).loss
+        _, hidden = loss.run(model, inputs)
+    rows, targets = loss.counted(hidden, labels)  # the trainer's place: outside autocast
+    got = loss.sum(rows, targets, TokenLoss()) / len(targets)
+    assert largest_error(got, expected) <= TOLERANCE[torch.bfloat16]
+    found, wanted = gradients(model, got), gradients(model, expected)
+    for name, gradient in wanted.items():
+        assert largest_error(found[name], gradient) <= 2 * GRADIENT_TOLERANCE[torch.bfloat16], name
+
+
+@pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
+def test_a_half_precision_base(head):
+    model = llama().to(torch.bfloat16)
+    add_adapter(model, LoraConfig(r=2, task_type="CAUSAL_LM", **head))
+    loss = follow(randomize_(model))
+    got, expected = ours(loss, model), own(model)
+    assert largest_error(got, expected) <= TOLERANCE[torch.bfloat16]
+    found, wanted = gradients(model, got), gradients(model, expected)
+    for name, gradient in wanted.items():
+        assert largest_error(found[name], gradient) <= 2 * GRADIENT_TOLERANCE[torch.bfloat16], name
+
+
+def test_the_base_alone_while_adapters_are_off():
+    model = llama()
+    base = own(model).detach()
+    add_adapter(model, LoraConfig(r=2, modules_to_save=["lm_head"]))
+    loss = follow(randomize_(model))
+    with torch.no_grad(), disable_adapters(model):
+        assert largest_error(ours(loss, model), base) <= TOLERANCE[torch.float32]
+    assert largest_error(ours(loss, model), base) > 0.01
+
+
+def test_sum_and_hits():
+    model = llama()
+    loss = follow(model)
+    inputs, labels = batch(model)
+    logits = model(**inputs).logits[:, :-1].detach()
+    targets = labels[:, 1:]
+    hits = ((logits.argmax(-1) == targets) & (targets != -100)).sum()
+    targets[1, 2] = logits[1, 2].argmax()  # one hit at least
+    hits = ((logits.argmax(-1) == targets) & (targets != -100)).sum()
+    _, hidden = loss.run(model, inputs)
+    rows, counted = loss.counted(hidden, labels)
+    nll_sum, got = loss.sum_and_hits(rows, counted)
+    assert got == hits > 0 and not nll_sum.requires_grad
+    expected = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
+    assert largest_error(nll_sum, expected) <= TOLERANCE[torch.float32]
+
+
+@pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
+@pytest.mark.parametrize("build", ["llama", "gpt2", "t5"])
+def test_no_step_holds_all_logits(build, head, monkeypatch):
+    vocabulary, rows, length, chunk = 3000, 12, 16, 8
+    monkeypatch.setattr(tiny_models, "VOCABULARY", vocabulary)
+    model = getattr(tiny_models, build)()
+    add_adapter(model, LoraConfig(r=2, task_type="CAUSAL_LM", **head))
+    loss = follow(randomize_(model))
+    loss.chunk_tokens = chunk
+    inputs, labels = batch(model, rows, length)
+    counted = int((labels[:, loss.shifts :] != -100).sum())
+    all_logits = counted * vocabulary * 4
+
+    def step():
+        _, hidden = loss.run(model, inputs)
+        loss.sum(*loss.counted(hidden, labels), TokenLoss()).backward()
+
+    step()
+    model.zero_grad()
+    # A head trained in full has gradients of its own size, once as such and once being summed.
+    trained = 3 * vocabulary * WIDTH * 4 if "modules_to_save" in head else 0
+    assert allocations_of(step).peak < all_logits / 2 + trained
+    plain = allocations_of(lambda: model(**inputs, labels=labels).loss.backward())
+    assert plain.peak > all_logits, "the measure must see what it is to forbid"
+
+
+class OwnHead(nn.Module):
+    """A causal model around a Llama whose forward does something to the logits."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.inner, self.change = llama(), change
+        self.config = self.inner.config
+
+    def get_output_embeddings(self):
+        return self.inner.lm_head
+
+    def forward(self, labels=None, **inputs):
+        out = self.inner(**inputs)
+        out.logits = self.change(self.inner.lm_head, out.logits)
+        if labels is not None:
+            shifted = labels[:, 1:].reshape(-1)
+            out.loss = F.cross_entropy(out.logits[:, :-1].flatten(0, 1), shifted)
+        return out
+
+
+REFUSED = {
+    "mask": (
+        lambda head, z: z.index_fill(-1, torch.tensor([5]), -1e4),
+        "it changes the logits of its output layer in a way of its own",
+    ),
+    "temperature": (
+        lambda head, z: z / 1.3,
+        "it changes the logits of its output layer in a way of its own",
+    ),
+    "slice": (lambda head, z: z[..., :-1], "it does not return all logits of its output layer"),
+    "bug": (lambda head, z: z[99], "trying it ended in IndexError: index 99 is out"),
+}
+
+
+@pytest.mark.parametrize(("change", "said"), REFUSED.values(), ids=REFUSED)
+def test_an_unknown_way_to_the_logits_is_not_followed(change, said):
+    model = OwnHead(change).train()
+    inputs, labels = batch(model, rows=1)
+    loss, reason = find_output_loss(model, inputs, labels)
+    assert loss is None and reason.startswith(said)
+    assert model.training and not model.inner.lm_head._forward_pre_hooks
+    assert not model.inner.lm_head._forward_hooks
+
+
+def test_logits_are_scaled_with_their_bias():
+    model = OwnHead(lambda head, z: z * 0.25)
+    model.config.logit_scale = 0.25
+    model.inner.lm_head.bias = nn.Parameter(torch.randn(VOCABULARY))
+    inputs, labels = batch(model, rows=1)
+    loss, reason = find_output_loss(model, inputs, labels)
+    assert loss is not None and loss.form.scale == 0.25, reason
+
+
+def test_an_unknown_loss_is_not_followed():
+    model = OwnHead(lambda head, z: z)
+    inputs, labels = batch(model, rows=1)
+    assert find_output_loss(model, inputs, labels)[0] is not None
+    model.forward = lambda labels=None, **given: _with_a_penalty(model, labels, given)
+    loss, reason = find_output_loss(model, inputs, labels)
+    assert loss is None and reason.startswith("its loss is")
+
+
+def _with_a_penalty(model, labels, given):
+    out = OwnHead.forward(model, labels, **given)
+    if labels is not None:
+        out.loss = out.loss + 0.01
+    return out
+
+
+def test_without_an_output_layer_nothing_is_followed():
+    model = OwnHead(lambda head, z: z)
+    model.get_output_embeddings = lambda: None
+    inputs, labels = batch(model, rows=1)
+    assert find_output_loss(model, inputs, labels) == (None, "it names no output layer")
+    assert all_logits_note(model, "it names no output layer") == (
+        "Each step makes the logits of all its tokens at once, as lorakit cannot follow this "
+        "OwnHead from its output layer to its loss: it names no output layer."
+    )
+
+
+def test_an_output_layer_that_runs_twice_is_refused():
+    model = llama()
+    loss = OutputLoss(model.lm_head, shifts=True)
+    inputs, _ = batch(model)
+    with pytest.raises(TrainingError, match="its output layer ran 2 times, expected once"):
+        loss.run(lambda **given: (model(**given), model(**given)), inputs)
+    with pytest.raises(TrainingError, match="ran 0 times"):
+        loss.run(lambda **given: None, inputs)
+    assert not model.lm_head._forward_pre_hooks
+
+
+def test_a_hook_on_the_output_layer_is_honoured():
+    model = llama()
+    loss = follow(model)
+    before = ours(loss, model).detach()
+    model.lm_head.register_forward_hook(lambda module, args, output: output * 2)
+    assert largest_error(ours(loss, model), own(model)) <= TOLERANCE[torch.float32]
+    assert largest_error(ours(loss, model), before) > 0.01
