@@ -4,7 +4,6 @@ from lorakit.adapters.inference_settings import InferenceSettings
 from lorakit.inference.generation import Prompt, generate_text
 from lorakit.inference.loaded import LoadedModel, load_for_inference
 from lorakit.inference.prediction import Classification, TaggedWord, classify, tag
-from lorakit.training.save_settings import save_settings
 
 __all__ = [
     "Classification",
@@ -15,6 +14,5 @@ __all__ = [
     "classify",
     "generate_text",
     "load_for_inference",
-    "save_settings",
     "tag",
 ]

@@ -20,7 +20,7 @@ from lorakit.layers import AdaptedLayer
 from lorakit.libraries.hub import fetch_from_hub, is_hub_id
 from lorakit.models.pretrained import auto_model, load_model
 from lorakit.ops.quantized import QuantizedWeight, dense_copy
-from lorakit.training.evaluation import find_adapter
+from lorakit.recipes.run_directory import find_adapter
 
 _HUB_FILES = (CONFIG_FILE, WEIGHTS_FILE, SETTINGS_FILE)
 

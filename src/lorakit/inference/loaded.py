@@ -28,7 +28,7 @@ from lorakit.models.pretrained import (
 )
 from lorakit.quantization.devices import default_device
 from lorakit.recipes.recipe import Recipe
-from lorakit.training.evaluation import find_adapter
+from lorakit.recipes.run_directory import find_adapter
 
 _TASKS_WITH_LABELS = (TaskType.SEQ_CLS, TaskType.TOKEN_CLS)
 _HEAD_WEIGHT = re.compile(r"(^|\.)(score|classifier|out_proj|output)\.weight$")

@@ -77,7 +77,7 @@ def _unsound(checkpoint: Path) -> list[str]:
     weights = checkpoint / "adapter_model.safetensors"
     if not weights.is_file():
         return []
-    from lorakit.training.trainers.finite_weights import unsound_file  # imports torch
+    from lorakit.recipes.usable_numbers import unsound_file  # imports torch
 
     return [f"{weights.name} holds NaN or infinity"] if unsound_file(weights) else []
 

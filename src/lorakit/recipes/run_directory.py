@@ -128,7 +128,8 @@ class RunDirectory:
             path: Where; there must be nothing or an empty directory.
             recipe: The run's.
             held: Until it is closed, no other process may write there; None lets others do so.
-            facts: What environment.json tells besides versions and machine.
+            facts: What environment.json tells besides versions and machine; `processes` where there
+                are several.
 
         Raises:
             OutputExistsError: Something is at `path` already.
@@ -265,9 +266,34 @@ class RunDirectory:
         write_text(self.metrics_file, "".join(json.dumps(row) + "\n" for row in rows))
 
 
+def find_adapter(path: str | Path) -> tuple[Path, Recipe | None]:
+    """Return an adapter's directory and the recipe of its run, if it lies in one.
+
+    Args:
+        path: A run directory, or an adapter or checkpoint directory.
+
+    Raises:
+        MissingFileError: There is no adapter at `path`.
+    """
+    path = Path(path)
+    run = RunDirectory(path if (path / "recipe.yaml").exists() else path.parent)
+    adapter = run.adapter if run.path == path else path
+    if not (adapter / "adapter_config.json").exists():
+        unfinished = run.path == path
+        step = (
+            "Train on with `--resume`, or name a checkpoint directory in it."
+            if unfinished
+            else "Name a run directory, or a directory with adapter_config.json."
+        )
+        raise MissingFileError(f"No adapter at {adapter}: it has no adapter_config.json. {step}")
+    return adapter, run.recipe() if run.recipe_file.exists() else None
+
+
 def environment_facts() -> dict[str, Any]:
-    """Return what a reader needs to make the run again: versions, machine and commit."""
-    from lorakit.distributed.processes import process_count
+    """Return what a reader needs to make the run again: versions, machine and commit.
+
+    The number of processes is that of a run by itself; a run of several says so in its own facts.
+    """
     from lorakit.recipes.numerics import KEY, numerics_facts  # imports torch
 
     return {
@@ -275,7 +301,7 @@ def environment_facts() -> dict[str, Any]:
         "platform": platform.platform(),
         "machine": platform.machine(),
         "cpu_count": os.cpu_count(),
-        "processes": process_count(),
+        "processes": 1,
         "accelerator": _accelerator(),
         "command": sys.argv,
         "git_commit": _git_commit(),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 from functools import cache
 from types import UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BeforeValidator, Field, ValidationError, create_model
 
@@ -17,9 +17,6 @@ from lorakit.config import StrictConfig, TaskType
 from lorakit.config.problems import config_error
 from lorakit.recipes.argument_fields import ObjectOfCode, argument_hints, optimizer_names
 from lorakit.recipes.argument_ranges import in_range
-
-if TYPE_CHECKING:
-    from lorakit.recipes.recipe import Recipe
 
 LORA_PLUS_KEY = "lora_plus_ratio"
 """What the learning rate is multiplied by for lora_B."""
@@ -64,7 +61,7 @@ OWNED_KEYS: dict[str, str] = {
 
 
 def checked_training(
-    recipe_class: type[Recipe], values: Mapping[str, Any], where: str
+    recipe_class: type[StrictConfig], values: Mapping[str, Any], where: str
 ) -> dict[str, Any]:
     """Return the `training:` section of a recipe's mapping with every value in its own type.
 

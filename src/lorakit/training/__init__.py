@@ -9,8 +9,8 @@ from importlib import import_module as _import_module
 
 if _typing.TYPE_CHECKING:
     from lorakit.recipes.recipe import DataConfig, Recipe
-    from lorakit.recipes.run_directory import RunDirectory
-    from lorakit.training.evaluation import evaluate, find_adapter
+    from lorakit.recipes.run_directory import RunDirectory, find_adapter
+    from lorakit.training.evaluation import evaluate
     from lorakit.training.preview import DryRun, dry_run
     from lorakit.training.run import TrainResult, train
 
@@ -34,7 +34,7 @@ _HOMES = {
     "TrainResult": "lorakit.training.run",
     "dry_run": "lorakit.training.preview",
     "evaluate": "lorakit.training.evaluation",
-    "find_adapter": "lorakit.training.evaluation",
+    "find_adapter": "lorakit.recipes.run_directory",
     "train": "lorakit.training.run",
 }
 

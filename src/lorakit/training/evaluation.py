@@ -13,7 +13,7 @@ from lorakit.errors import ConfigError, MissingFileError
 from lorakit.files.atomic import scratch_directory
 from lorakit.injection import Injection, add_adapter, disable_adapters
 from lorakit.recipes.recipe import Recipe
-from lorakit.recipes.run_directory import RunDirectory
+from lorakit.recipes.run_directory import find_adapter
 from lorakit.training.final_metrics import is_speed
 from lorakit.training.setup import prepare
 
@@ -114,29 +114,6 @@ def _attach(model: nn.Module, path: Path) -> Injection:
     adapter = Adapter.load(path)
     fit_vocabulary(model, adapter)
     return add_adapter(model, adapter, trainable=False)
-
-
-def find_adapter(path: str | Path) -> tuple[Path, Recipe | None]:
-    """Return an adapter's directory and the recipe of its run, if it lies in one.
-
-    Args:
-        path: A run directory, or an adapter or checkpoint directory.
-
-    Raises:
-        MissingFileError: There is no adapter at `path`.
-    """
-    path = Path(path)
-    run = RunDirectory(path if (path / "recipe.yaml").exists() else path.parent)
-    adapter = run.adapter if run.path == path else path
-    if not (adapter / "adapter_config.json").exists():
-        unfinished = run.path == path
-        step = (
-            "Train on with `--resume`, or name a checkpoint directory in it."
-            if unfinished
-            else "Name a run directory, or a directory with adapter_config.json."
-        )
-        raise MissingFileError(f"No adapter at {adapter}: it has no adapter_config.json. {step}")
-    return adapter, run.recipe() if run.recipe_file.exists() else None
 
 
 def _for_evaluation(recipe: Recipe, data: str | None, max_rows: int | None) -> Recipe:

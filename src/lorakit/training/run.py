@@ -13,7 +13,14 @@ import torch
 from lorakit.adapters import Adapter
 from lorakit.adapters.peft_files.files import CONFIG_FILE, WEIGHTS_FILE
 from lorakit.analysis.guessing import EVENT, guesses, reference_of
-from lorakit.distributed.processes import Terminated, failing_together, is_main, main_decides, start
+from lorakit.distributed.processes import (
+    Terminated,
+    failing_together,
+    is_main,
+    main_decides,
+    process_count,
+    start,
+)
 from lorakit.distributed.shared_output import require_shared
 from lorakit.errors import (
     DiskError,
@@ -170,7 +177,7 @@ def _open_run(setup: Setup, resume: bool, emit: EventHandler, held: ExitStack) -
 
 def _created(setup: Setup, held: ExitStack) -> tuple[_OpenRun, dict[str, Any]]:
     path = Path(setup.recipe.output)
-    facts = {KEY: example_digests(setup.encoded)}
+    facts = {KEY: example_digests(setup.encoded), "processes": process_count()}
     run = _OpenRun(RunDirectory.create(path, setup.recipe, held, facts), None, is_new=True)
     return run, {"path": path, "resumed_from": None, "removed": {}, "note": None}
 
@@ -188,7 +195,7 @@ def _reopened(setup: Setup) -> tuple[_OpenRun, dict[str, Any]]:
     digests = example_digests(setup.encoded)
     if checkpoint is None:
         note = "There is no complete checkpoint; starting from the beginning."
-        directory.write_environment({KEY: digests})
+        directory.write_environment({KEY: digests, "processes": process_count()})
     else:
         file = directory.environment_file
         changes = (changed_examples(file, digests), changed_numerics(file))

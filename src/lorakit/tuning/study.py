@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
-import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,8 @@ from lorakit.errors import ConfigError
 from lorakit.files.atomic import write_text
 from lorakit.recipes.recipe import Recipe
 from lorakit.recipes.run_directory import RunDirectory
-from lorakit.recipes.search_sections import Distribution, SearchConfig, StudyConfig
+from lorakit.recipes.search_sections import SearchConfig, StudyConfig
+from lorakit.tuning.cells import Cell, CellSpace
 from lorakit.tuning.driver import (
     EventHandler,
     SearchDirectory,
@@ -28,93 +27,6 @@ from lorakit.tuning.records import TrialRecord, warning_text
 from lorakit.tuning.study_report import write_study
 from lorakit.tuning.target_sets import TargetSet, given_target_sets, own_target_sets
 from lorakit.tuning.trial import epochs_of
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One rank on one set of modules, and how the runs with each seed ended."""
-
-    column: int
-    """The rank of the study's column; at an equal budget that of the widest set."""
-    rank: int
-    target_set: TargetSet
-    values: tuple[float, ...] = ()
-    """The metric of the best epoch, one for each seed that did not fail."""
-    failed: int = 0
-
-    @property
-    def parameters(self) -> int:
-        """Parameters of the factors: r times the sum of in + out."""
-        return self.rank * self.target_set.parameters_per_rank
-
-    @property
-    def mean(self) -> float:
-        """Mean over the seeds; NaN where all failed."""
-        return statistics.fmean(self.values) if self.values else math.nan
-
-    @property
-    def deviation(self) -> float:
-        """Sample standard deviation over the seeds; 0 for one."""
-        return statistics.stdev(self.values) if len(self.values) > 1 else 0.0
-
-    @property
-    def standard_error(self) -> float:
-        """Of the mean."""
-        return self.deviation / math.sqrt(len(self.values)) if self.values else 0.0
-
-
-@dataclass(frozen=True)
-class CellSpace:
-    """The grid of a study: each sample is a cell with a seed."""
-
-    cells: tuple[Cell, ...]
-    seeds: tuple[int, ...]
-    scaling: float
-    """lora_alpha / r, the same at every rank."""
-    where: str = "study"
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """The recipe keys that vary."""
-        return ("lora.r", "lora.target_modules", "lora.lora_alpha", "training.seed")
-
-    @property
-    def distributions(self) -> dict[str, Distribution]:
-        """What each key takes, for a table."""
-        sets = dict.fromkeys(cell.target_set.label for cell in self.cells)
-        return {
-            "lora.r": Distribution(choice=tuple(sorted({cell.rank for cell in self.cells}))),
-            "lora.target_modules": Distribution(choice=tuple(sets)),
-            "lora.lora_alpha": Distribution(same_as="lora.r", times=self.scaling),
-            "training.seed": Distribution(choice=self.seeds),
-        }
-
-    def for_ray(self, algorithm: str) -> dict[str, Any]:
-        """Return the grid as Ray Tune takes it; seeds of a cell follow one another."""
-        from ray import tune
-
-        return {"run": tune.grid_search(list(range(len(self.cells) * len(self.seeds))))}
-
-    def cell_of(self, values: Mapping[str, Any]) -> int:
-        """Return the index of the cell that a trial's values belong to."""
-        for index, cell in enumerate(self.cells):
-            modules = cell.target_set.target_modules
-            own = list(modules) if isinstance(modules, tuple) else modules
-            if (values["lora.r"], values["lora.target_modules"]) == (cell.rank, own):
-                return index
-        raise LookupError(values)
-
-    def drawn(self, sample: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a trial's values by recipe key."""
-        index, seed = divmod(sample["run"], len(self.seeds))
-        cell = self.cells[index]
-        modules = cell.target_set.target_modules
-        return {
-            "lora.r": cell.rank,
-            "lora.target_modules": list(modules) if isinstance(modules, tuple) else modules,
-            "lora.lora_alpha": self.scaling * cell.rank,
-            "training.seed": self.seeds[seed],
-        }
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from lorakit.files.atomic import write_text
 if TYPE_CHECKING:
     from lorakit.recipes.recipe import Recipe
     from lorakit.recipes.search_sections import StudyConfig
-    from lorakit.tuning.study import Cell
+    from lorakit.tuning.cells import Cell
 
 
 def write_study(

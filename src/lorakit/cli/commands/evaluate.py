@@ -43,8 +43,9 @@ def evaluate(
     """Measure a trained adapter on validation data."""
     location = adapter_location(adapter)
     from lorakit.analysis.metric_text import metric_text
+    from lorakit.recipes.run_directory import find_adapter
     from lorakit.training.evaluation import evaluate as measure
-    from lorakit.training.evaluation import find_adapter, settings_beside
+    from lorakit.training.evaluation import settings_beside
 
     hide_loading_bars()
     loaded = recipe_of(location, recipe, overrides or [])

@@ -45,7 +45,7 @@ class Encoded:
     """What was done to the rows, one sentence each, such as how many were cut."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """What inference has to repeat (max_length, source_prefix, format); written beside the adapter
-    by `lorakit.inference.save_settings(adapter_dir, task_type, labels, encoded)`."""
+    by `lorakit.training.save_settings.save_settings(adapter_dir, task_type, labels, encoded)`."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,10 +11,8 @@ from torch import Tensor
 from lorakit.adapters import Adapter
 from lorakit.distributed.processes import all_agree
 from lorakit.errors import TrainingError, first_few
+from lorakit.recipes.usable_numbers import LARGEST_WEIGHT, is_sound
 from lorakit.training.trainers.first_step import advice_for_nan
-
-_LARGEST_WEIGHT = 1e10
-"""Weights that are of use are below 1e3; from here on a product of two factors may overflow."""
 
 
 def require_sound(adapter: Adapter, step: int, optimizer: Any = None) -> None:
@@ -40,13 +37,6 @@ def require_sound(adapter: Adapter, step: int, optimizer: Any = None) -> None:
         all_agree(lambda: _require("optimizer's state", _states(optimizer), step))
 
 
-def is_sound(tensor: Tensor) -> bool:
-    """Whether a tensor holds numbers alone, none of them beyond what training comes to."""
-    if not tensor.is_floating_point():
-        return True
-    return bool((tensor.abs() < _LARGEST_WEIGHT).all()) if tensor.numel() else True
-
-
 def _require(what: str, tensors: Mapping[str, Tensor], step: int) -> None:
     check = is_sound if what == "adapter" else _is_finite
     broken = sorted(name for name, tensor in tensors.items() if not check(tensor))
@@ -54,7 +44,7 @@ def _require(what: str, tensors: Mapping[str, Tensor], step: int) -> None:
         raise TrainingError(
             f"The {what} is of no use after step {step}: {len(broken)} of its {len(tensors)} "
             f"tensors ({first_few(broken)}) hold NaN, infinity or numbers beyond "
-            f"{_LARGEST_WEIGHT:g}, expected numbers that give a loss. It is not saved. "
+            f"{LARGEST_WEIGHT:g}, expected numbers that give a loss. It is not saved. "
             + advice_for_nan(step)
         )
 
@@ -71,11 +61,3 @@ def _states(optimizer: Any) -> dict[str, Tensor]:
 
 def _is_finite(tensor: Tensor) -> bool:
     return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
-
-
-def unsound_file(path: Path) -> bool:
-    """Whether an adapter's file of tensors holds some that are of no use."""
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        return any(not is_sound(file.get_tensor(name)) for name in file.keys())  # noqa: SIM118

@@ -6,9 +6,9 @@ from safetensors.torch import load_file, save_file
 
 from lorakit.errors import ConfigError, TrainingError
 from lorakit.recipes import checkpoints
+from lorakit.recipes.usable_numbers import is_sound
 from lorakit.training import RunDirectory, evaluate, train
 from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
-from lorakit.training.trainers.finite_weights import is_sound
 
 EVERY_STEP = {"save_strategy": "steps", "save_steps": 1, "eval_strategy": "no", "logging_steps": 1}
 

@@ -1,0 +1,27 @@
+"""The names of `lorakit.inference` where earlier versions had them."""
+
+from lorakit.inference import (
+    Classification,
+    InferenceSettings,
+    LoadedModel,
+    Prompt,
+    TaggedWord,
+    classify,
+    generate_text,
+    load_for_inference,
+    tag,
+)
+from lorakit.training.save_settings import save_settings
+
+__all__ = [
+    "Classification",
+    "InferenceSettings",
+    "LoadedModel",
+    "Prompt",
+    "TaggedWord",
+    "classify",
+    "generate_text",
+    "load_for_inference",
+    "save_settings",
+    "tag",
+]

@@ -1,0 +1,99 @@
+"""The grid of a study: its cells, and the trial values of each."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lorakit.recipes.search_sections import Distribution
+from lorakit.tuning.target_sets import TargetSet
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One rank on one set of modules, and how the runs with each seed ended."""
+
+    column: int
+    """The rank of the study's column; at an equal budget that of the widest set."""
+    rank: int
+    target_set: TargetSet
+    values: tuple[float, ...] = ()
+    """The metric of the best epoch, one for each seed that did not fail."""
+    failed: int = 0
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the factors: r times the sum of in + out."""
+        return self.rank * self.target_set.parameters_per_rank
+
+    @property
+    def mean(self) -> float:
+        """Mean over the seeds; NaN where all failed."""
+        return statistics.fmean(self.values) if self.values else math.nan
+
+    @property
+    def deviation(self) -> float:
+        """Sample standard deviation over the seeds; 0 for one."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else 0.0
+
+    @property
+    def standard_error(self) -> float:
+        """Of the mean."""
+        return self.deviation / math.sqrt(len(self.values)) if self.values else 0.0
+
+
+@dataclass(frozen=True)
+class CellSpace:
+    """The grid of a study: each sample is a cell with a seed."""
+
+    cells: tuple[Cell, ...]
+    seeds: tuple[int, ...]
+    scaling: float
+    """lora_alpha / r, the same at every rank."""
+    where: str = "study"
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The recipe keys that vary."""
+        return ("lora.r", "lora.target_modules", "lora.lora_alpha", "training.seed")
+
+    @property
+    def distributions(self) -> dict[str, Distribution]:
+        """What each key takes, for a table."""
+        sets = dict.fromkeys(cell.target_set.label for cell in self.cells)
+        return {
+            "lora.r": Distribution(choice=tuple(sorted({cell.rank for cell in self.cells}))),
+            "lora.target_modules": Distribution(choice=tuple(sets)),
+            "lora.lora_alpha": Distribution(same_as="lora.r", times=self.scaling),
+            "training.seed": Distribution(choice=self.seeds),
+        }
+
+    def for_ray(self, algorithm: str) -> dict[str, Any]:
+        """Return the grid as Ray Tune takes it; seeds of a cell follow one another."""
+        from ray import tune
+
+        return {"run": tune.grid_search(list(range(len(self.cells) * len(self.seeds))))}
+
+    def cell_of(self, values: Mapping[str, Any]) -> int:
+        """Return the index of the cell that a trial's values belong to."""
+        for index, cell in enumerate(self.cells):
+            modules = cell.target_set.target_modules
+            own = list(modules) if isinstance(modules, tuple) else modules
+            if (values["lora.r"], values["lora.target_modules"]) == (cell.rank, own):
+                return index
+        raise LookupError(values)
+
+    def drawn(self, sample: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a trial's values by recipe key."""
+        index, seed = divmod(sample["run"], len(self.seeds))
+        cell = self.cells[index]
+        modules = cell.target_set.target_modules
+        return {
+            "lora.r": cell.rank,
+            "lora.target_modules": list(modules) if isinstance(modules, tuple) else modules,
+            "lora.lora_alpha": self.scaling * cell.rank,
+            "training.seed": self.seeds[seed],
+        }
