@@ -23,7 +23,7 @@ from lorakit.ops import (  # noqa: E402
     low_rank_linears,
     skinny,
 )
-from lorakit.ops.dropout import kernel_mask  # noqa: E402
+from lorakit.ops.dropout_mask import kernel_mask  # noqa: E402
 from lorakit.ops.triton import gpu_kernels, triton_kernels  # noqa: E402
 from lorakit.ops.triton.triton_kernels import TritonKernels, _kept  # noqa: E402
 from tolerances import GRADIENT_TOLERANCE, TOLERANCE, largest_error  # noqa: E402

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from lorakit.errors import ShapeError
 from lorakit.ops import skinny
-from lorakit.ops.dropout import kernel_mask
+from lorakit.ops.dropout_mask import kernel_mask
 from lorakit.ops.linear_group import LinearOperands, LowRankTerm
 from lorakit.ops.low_rank import (
     autocast_off,

@@ -23,7 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lorakit.ops.dropout import apply_keep_mask, kernel_mask, kernels_for
+from lorakit.ops.dropout import apply_keep_mask, kernels_for
+from lorakit.ops.dropout_mask import kernel_mask
 from lorakit.ops.native.cpu_kernels import CpuKernels
 
 _WIDEST = {"down": 8, "down dropped": 16, "up": 8, "up_backward": 12}

@@ -6,7 +6,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from lorakit.ops import LowRankTerm, apply_keep_mask, draw_seed, keep_mask, low_rank_linear
-from lorakit.ops.dropout import exact_drop_probability, kernel_mask
+from lorakit.ops.dropout_mask import exact_drop_probability, kernel_mask
 
 CPU = torch.device("cpu")
 MANY = 1 << 18

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lorakit.ops import keep_mask, skinny
-from lorakit.ops.dropout import kernel_mask
+from lorakit.ops.dropout_mask import kernel_mask
 from lorakit.ops.native import compiled_library, cpu_kernels
 from tolerances import TOLERANCE
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from lorakit.ops.dropout_mask import is_captured, keep_mask, kernel_mask
 from lorakit.ops.native.cpu_kernels import can_be_read_at_its_address
 
 if TYPE_CHECKING:
@@ -31,15 +32,6 @@ def takes(x: Tensor) -> bool:
         and x.device.type == "cuda"
         and can_be_read_at_its_address(x)
         and not is_captured(x.device)
-    )
-
-
-def is_captured(device: torch.device) -> bool:
-    """Return whether what is done on this device goes into a CUDA graph at the moment."""
-    return (
-        device.type == "cuda"
-        and torch.cuda.is_initialized()
-        and torch.cuda.is_current_stream_capturing()
     )
 
 
@@ -76,8 +68,6 @@ def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
 def _drops_what_torch_drops(
     kernels: TritonKernels, device: torch.device, dtype: torch.dtype
 ) -> bool:
-    from lorakit.ops.dropout import keep_mask, kernel_mask  # which look for kernels here
-
     tokens, width, seed = 40, 20, torch.tensor((1 << 62) + 5, device="cpu")
     ones = torch.ones(tokens, width, device=device, dtype=dtype)
     identity = torch.eye(width, device=device)

@@ -73,7 +73,7 @@ of both there, as they do not go through the tensor cores."""
 
 
 class Mask(Protocol):
-    """What a kernel needs to know of a dropout mask; `dropout.kernel_mask` makes it."""
+    """What a kernel needs to know of a dropout mask; `dropout_mask.kernel_mask` makes it."""
 
     threshold: int
     """Signed 16-bit lanes below it are dropped."""

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lorakit.ops import apply_keep_mask, draw_seed, dropout, skinny
+from lorakit.ops import apply_keep_mask, draw_seed, dropout, dropout_mask, skinny
 from lorakit.ops.native import cpu_kernels
 from lorakit.ops.triton import gpu_kernels
 
@@ -138,9 +138,9 @@ def test_not_while_a_cuda_graph_is_captured(monkeypatch):
 
 
 def test_the_seed_is_copied_only_where_a_graph_would_repeat_it(monkeypatch):
-    assert dropout._operand(SEED, META) is SEED
-    monkeypatch.setattr(gpu_kernels, "is_captured", lambda device: True)
-    assert dropout._operand(SEED, META).device == META
+    assert dropout_mask._operand(SEED, META) is SEED
+    monkeypatch.setattr(dropout_mask, "is_captured", lambda device: True)
+    assert dropout_mask._operand(SEED, META).device == META
 
 
 def test_seeds_are_drawn_on_the_cpu_whatever_the_default_device_is():
@@ -182,7 +182,7 @@ class TestWhyTheyCannotBeHad:
 
             def down(self, x, A, mask):
                 Kernels.trials += 1
-                keep = dropout.keep_mask(x.shape, 0.5, torch.tensor(mask.seed), CPU)
+                keep = dropout_mask.keep_mask(x.shape, 0.5, torch.tensor(mask.seed), CPU)
                 return factor * (x * keep).float() @ A.t()
 
         triton_kernels.TritonKernels = Kernels

@@ -55,7 +55,7 @@ import torch, triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 from lorakit.ops.triton import triton_kernels
-from lorakit.ops.dropout import kernel_mask
+from lorakit.ops.dropout_mask import kernel_mask
 
 class NoGpu:
     # Triton keeps what it has compiled by device, so each capability is a device of its own.
