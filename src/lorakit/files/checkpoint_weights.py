@@ -11,14 +11,10 @@ from torch import Tensor, nn
 
 from lorakit.errors import (
     AdapterFileError,
-    AdapterStateError,
     ConfigError,
     MissingFileError,
-    QuantizationError,
 )
 from lorakit.files.json_files import POINTER_BYTES, read_json_object, require_no_pointer
-from lorakit.injection.state import base_modules, state_of
-from lorakit.layers.bitsandbytes_storage import bits_of
 from lorakit.libraries.foreign_code import load_pretrained
 from lorakit.libraries.hub import fetch_from_hub, is_hub_id
 
@@ -37,14 +33,13 @@ class CheckpointWeights:
         """Open a checkpoint directory, a hub repository or a model.
 
         Args:
-            source: The directory, hub id or model.
+            source: The directory, hub id or model; a model that has neither adapters nor
+                quantised weights.
             revision: Commit of a hub repository; None takes the newest.
 
         Raises:
             MissingFileError: There is no checkpoint in safetensors.
             AdapterFileError: A file is damaged.
-            AdapterStateError: The model carries adapters.
-            QuantizationError: The model is quantised.
         """
         self._tensors: dict[str, Tensor] = {}
         self._files: dict[str, Path] = {}
@@ -53,7 +48,6 @@ class CheckpointWeights:
         if isinstance(source, nn.Module):
             self.where = f"this {type(source).__name__}"
             self.recorded = getattr(source, "name_or_path", None) or None
-            _require_plain(source)
             self._tensors = source.state_dict()
         else:
             self.where = self.recorded = str(source)
@@ -179,20 +173,6 @@ def class_name_of(config: Mapping[str, Any]) -> str | None:
         found = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(str(config.get("model_type")))
         return found if isinstance(found, str) else None
     return named[0] if isinstance(named, list) and isinstance(named[0], str) else None
-
-
-def _require_plain(model: nn.Module) -> None:
-    if state_of(model) is not None:
-        raise AdapterStateError(
-            f"Cannot read the weights of this {type(model).__name__}: it carries adapters, "
-            "expected plain weights. Call merge_and_unload or unload first."
-        )
-    quantized = [path for path, module in base_modules(model) if bits_of(module)]
-    if quantized:
-        raise QuantizationError(
-            f"Cannot read the weights of this {type(model).__name__}: {quantized[0]} is quantised, "
-            "expected dense weights. Load it without quantisation."
-        )
 
 
 def _directory(source: str | Path, revision: str | None) -> Path:

@@ -14,9 +14,8 @@ from lorakit.errors import (
 )
 from lorakit.files.checkpoint_weights import CheckpointWeights
 from lorakit.initialization.factors import orthonormal_factors, principal_factors
-from lorakit.injection.selection.checks.initialization import is_linear
-from lorakit.injection.state import unwrapped
-from lorakit.layers import AdaptedLayer, LowRankUpdate, OffsetUpdate
+from lorakit.layers import AdaptedLayer, LoraConv1D, LowRankUpdate, OffsetUpdate
+from lorakit.layers.kinds.linear import AdaptedLinear
 from lorakit.layers.offload import weights_in_place
 from lorakit.layers.updates.low_rank_update import Initialization
 
@@ -26,6 +25,11 @@ _DRAWN: dict[object, Initialization] = {
     "orthogonal": "orthogonal",
     False: "random",
 }
+
+
+def is_linear(adapted_class: type[AdaptedLayer]) -> bool:
+    """Return whether layers of this kind multiply by one matrix (out, in)."""
+    return issubclass(adapted_class, (AdaptedLinear, LoraConv1D))
 
 
 def update_class(
@@ -47,7 +51,12 @@ class StartingFactors:
     """Fills the updates of one new adapter."""
 
     def __init__(self, model: nn.Module, config: LoraConfig) -> None:
-        """Note where the numbers may come from; nothing is read yet."""
+        """Note where the numbers may come from; nothing is read yet.
+
+        Args:
+            model: The model that is adapted, without what wraps it.
+            config: The adapter's configuration.
+        """
         self._model = model
         self._initialization = config.init_lora_weights
         self._originals: CheckpointWeights | None = None
@@ -143,7 +152,7 @@ class StartingFactors:
 
     def _opened(self) -> CheckpointWeights:
         if self._originals is None:
-            model = unwrapped(self._model)
+            model = self._model
             source = getattr(model, "name_or_path", None)
             if not source:
                 raise MissingFileError(

@@ -18,9 +18,10 @@ from lorakit.injection.selection.checks.settings import check_room
 from lorakit.injection.selection.older_names import in_names_of
 from lorakit.injection.selection.parameters import attach
 from lorakit.injection.selection.peft_names import unread_by_peft
-from lorakit.injection.selection.plan import AdapterTensors, InjectionPlan, Site, plan_from_config
+from lorakit.injection.selection.plan import InjectionPlan, plan_from_config
 from lorakit.injection.selection.plan_from_tensors import plan_from_tensors, saved_tensors
 from lorakit.injection.selection.recorded_config import recorded_config
+from lorakit.injection.selection.sites import AdapterTensors, Site
 from lorakit.injection.selection.trained_tokens import add_token_rows
 from lorakit.injection.siblings import group_siblings
 from lorakit.injection.state import (

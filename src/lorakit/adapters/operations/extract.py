@@ -12,12 +12,15 @@ from lorakit.adapters.operations.requirements import require_low_rank
 from lorakit.adapters.ranks import plain_start
 from lorakit.config import LoraConfig
 from lorakit.config.frozen import freeze_fields
-from lorakit.errors import AdapterMismatchError
+from lorakit.errors import AdapterMismatchError, AdapterStateError, QuantizationError
 from lorakit.files.checkpoint_weights import CheckpointWeights
-from lorakit.injection.selection.plan import InjectionPlan, Site, plan_from_config
+from lorakit.injection.selection.plan import InjectionPlan, plan_from_config
 from lorakit.injection.selection.plan_from_tensors import saved_tensors
 from lorakit.injection.selection.recorded_config import recorded_config
+from lorakit.injection.selection.sites import Site
+from lorakit.injection.state import base_modules, state_of
 from lorakit.layers import LoraConv1D, LoraEmbedding
+from lorakit.layers.bitsandbytes_storage import bits_of
 from lorakit.layers.kinds.parameter import AdaptedParameter
 from lorakit.ops.factored_svd import truncated_dense
 
@@ -83,7 +86,7 @@ def extract(base: Source, tuned: Source, config: LoraConfig) -> Extraction:
         `lorakit.ops.factored_svd.truncated_dense`.
     """
     require_low_rank(Adapter(config, {}), "extract", "an adapter", "Leave such settings out.")
-    before, after = CheckpointWeights(base), CheckpointWeights(tuned)
+    before, after = _weights_of(base), _weights_of(tuned)
     model = tuned if isinstance(tuned, nn.Module) else after.skeleton()
     plan = plan_from_config(model, config)
     prefix = getattr(model, "base_model_prefix", "") or ""
@@ -112,6 +115,26 @@ def extract(base: Source, tuned: Source, config: LoraConfig) -> Extraction:
         },
     )
     return Extraction(adapter, kept, norms, pair.other_changes())
+
+
+def _weights_of(source: Source) -> CheckpointWeights:
+    if isinstance(source, nn.Module):
+        _require_plain(source)
+    return CheckpointWeights(source)
+
+
+def _require_plain(model: nn.Module) -> None:
+    if state_of(model) is not None:
+        raise AdapterStateError(
+            f"Cannot read the weights of this {type(model).__name__}: it carries adapters, "
+            "expected plain weights. Call merge_and_unload or unload first."
+        )
+    quantized = [path for path, module in base_modules(model) if bits_of(module)]
+    if quantized:
+        raise QuantizationError(
+            f"Cannot read the weights of this {type(model).__name__}: {quantized[0]} is quantised, "
+            "expected dense weights. Load it without quantisation."
+        )
 
 
 class _Pair:

@@ -30,7 +30,7 @@ from lorakit.config import LoraConfig
 from lorakit.errors import AdapterMismatchError, first_few
 from lorakit.injection.selection.parameters import WEIGHT, is_carrier, parameter_at
 from lorakit.injection.selection.peft_names import is_taken_for_experts
-from lorakit.injection.selection.plan import AdapterTensors
+from lorakit.injection.selection.sites import AdapterTensors
 from lorakit.injection.selection.targets import name_matches
 from lorakit.injection.state import base_modules
 from lorakit.layers.kinds.parameter import AdaptedParameter

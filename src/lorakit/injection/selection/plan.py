@@ -2,9 +2,8 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
-from torch import Tensor, nn
+from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from lorakit.config import LoraConfig
@@ -31,63 +30,12 @@ from lorakit.injection.selection.parameters import (
     parameter_class_of,
     selected_parameters,
 )
+from lorakit.injection.selection.sites import Site
 from lorakit.injection.selection.targets import ALL_LINEAR, match_targets, name_matches
 from lorakit.injection.selection.trained_modules import trained_modules
 from lorakit.injection.selection.trained_tokens import TokenSite, conflicts, find_token_sites
 from lorakit.injection.state import base_modules
-from lorakit.layers import AdaptedLayer, KernelShape
-
-
-class AdapterTensors(Protocol):
-    """An adapter as a value: what `add_adapter` needs of `lorakit.Adapter`."""
-
-    @property
-    def config(self) -> LoraConfig:
-        """The configuration."""
-        ...
-
-    @property
-    def factors(self) -> Mapping[str, tuple[Tensor, Tensor]]:
-        """(lora_A, lora_B) by module path."""
-        ...
-
-    @property
-    def magnitudes(self) -> Mapping[str, Tensor]:
-        """Magnitudes (DoRA) by module path."""
-        ...
-
-    @property
-    def replaced(self) -> Mapping[str, Tensor]:
-        """Tensors that stand in for the base's own, by their full name in the base."""
-        ...
-
-    @property
-    def convolutions(self) -> Mapping[str, KernelShape]:
-        """Channels, kernel and groups of adapted convolutions by module path."""
-        ...
-
-    @property
-    def token_rows(self) -> Mapping[str, Tensor]:
-        """Trained rows of embeddings and output layers, by module path."""
-        ...
-
-    @property
-    def base_weights(self) -> Mapping[str, Tensor]:
-        """Weights of the base that the adapter's file repeats, by module path."""
-        ...
-
-
-@dataclass(frozen=True)
-class Site:
-    """A layer to adapt."""
-
-    path: str
-    module: nn.Module
-    adapted_class: type[AdaptedLayer]
-    r: int
-    scaling: float
-    parts: tuple[bool, ...] | None = None
-    """Which parts of a fused matrix are adapted, each by itself; None for the whole."""
+from lorakit.layers import AdaptedLayer
 
 
 @dataclass

@@ -18,14 +18,8 @@ from lorakit.injection.selection.parameters import (
     selected_parameters,
     weight_class_of,
 )
-from lorakit.injection.selection.plan import (
-    AdapterTensors,
-    InjectionPlan,
-    Site,
-    is_free,
-    plan_biases,
-    token_conflicts,
-)
+from lorakit.injection.selection.plan import InjectionPlan, is_free, plan_biases, token_conflicts
+from lorakit.injection.selection.sites import AdapterTensors, Site
 from lorakit.injection.selection.targets import ALL_LINEAR, match_targets, name_matches
 from lorakit.injection.selection.trained_modules import quantized_head_problems
 from lorakit.injection.selection.trained_tokens import find_token_sites, misfits

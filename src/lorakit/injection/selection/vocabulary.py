@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from torch import nn
 
+from lorakit.injection.selection.sites import AdapterTensors
 from lorakit.injection.selection.targets import token_indices_of
-
-if TYPE_CHECKING:
-    from lorakit.injection.selection.plan import AdapterTensors
 
 
 def input_embedding(

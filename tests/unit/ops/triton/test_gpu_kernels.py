@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lorakit.ops import apply_keep_mask, draw_seed, dropout, dropout_mask, skinny
+from lorakit.ops import apply_keep_mask, draw_seed, dropout_mask, skinny
 from lorakit.ops.native import cpu_kernels
 from lorakit.ops.triton import gpu_kernels
 

@@ -11,16 +11,13 @@ convolutions are read in parts, so those whose weight is read in part are not.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from torch import nn
 
 from lorakit.errors import TargetError
 from lorakit.injection.selection.checks.weight_reads import weight_reads
+from lorakit.injection.selection.sites import Site
 from lorakit.layers import plain_class_of
-
-if TYPE_CHECKING:
-    from lorakit.injection.selection.plan import Site
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -45,7 +42,7 @@ def bypassed_layers(modules: Mapping[str, nn.Module]) -> dict[str, str]:
     }
 
 
-def require_called(bypassed: Mapping[str, str], sites: "Sequence[Site]") -> None:
+def require_called(bypassed: Mapping[str, str], sites: Sequence[Site]) -> None:
     """Refuse layers whose weight acts without a call.
 
     Args:

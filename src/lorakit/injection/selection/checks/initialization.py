@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from lorakit.config import LoraConfig
 from lorakit.config.initialization_names import is_rewriting
 from lorakit.errors import QuantizationError, ShapeError, TargetError, first_few
-from lorakit.layers import AdaptedLayer, LoraConv1D
+from lorakit.initialization.initialize import is_linear
+from lorakit.injection.selection.sites import Site
+from lorakit.layers import LoraConv1D
 from lorakit.layers.bitsandbytes_storage import bits_of
-from lorakit.layers.kinds.linear import AdaptedLinear
-
-if TYPE_CHECKING:
-    from lorakit.injection.selection.plan import Site
 
 _DRAWN = (True, False, "gaussian", "orthogonal")
-
-
-def is_linear(adapted_class: type[AdaptedLayer]) -> bool:
-    """Return whether layers of this kind multiply by one matrix (out, in)."""
-    return issubclass(adapted_class, (AdaptedLinear, LoraConv1D))
 
 
 def check_start(config: LoraConfig, sites: Sequence[Site]) -> None:

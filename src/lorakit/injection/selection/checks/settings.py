@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from lorakit.config import LoraConfig
 from lorakit.config.initialization_names import INITIALIZED_ON_DATA, is_rewriting
 from lorakit.errors import ConfigError, ShapeError, TargetError, first_few
 from lorakit.injection.selection.checks.initialization import check_start
+from lorakit.injection.selection.sites import Site
 from lorakit.layers.kinds.attention import LoraMultiheadAttention
 from lorakit.layers.kinds.read_weight import LoraReadWeight
-
-if TYPE_CHECKING:
-    from lorakit.injection.selection.plan import Site
 
 
 def check_sites(config: LoraConfig, sites: Sequence[Site]) -> None:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from lorakit.config import LoraConfig
 from lorakit.errors import ShapeError, TargetError
-from lorakit.injection.selection.checks.initialization import is_linear
-
-if TYPE_CHECKING:
-    from lorakit.injection.selection.plan import Site
+from lorakit.initialization.initialize import is_linear
+from lorakit.injection.selection.sites import Site
 
 _INITIALIZATIONS = (True, False, "gaussian")
 
