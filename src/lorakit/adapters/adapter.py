@@ -9,6 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from lorakit.adapters.carried_fields import carried_fields
 from lorakit.adapters.peft_files.convolutions import Convolutions
 from lorakit.adapters.peft_files.files import (
     read_adapter_files,
@@ -172,20 +173,12 @@ class Adapter:
         Raises:
             AdapterNameError: There is no such adapter.
         """
-        from lorakit.adapters.on_model.save_and_load import view_of
-
-        view = view_of(model, name)
-        return cls(
-            view.config,
-            {path: (_copied(A), _copied(B)) for path, (A, B) in view.factors.items()},
-            {key: _copied(tensor) for key, tensor in view.replaced.items()},
-            view.embeddings,
-            {},
-            view.base_model,
-            {path: _copied(magnitude) for path, magnitude in view.magnitudes.items()},
-            view.convolutions,
-            {path: _copied(rows) for path, rows in view.token_rows.items()},
-        )
+        fields = carried_fields(model, name)
+        pairs = fields["factors"].items()
+        fields["factors"] = {path: (_copied(A), _copied(B)) for path, (A, B) in pairs}
+        for kind in ("replaced", "magnitudes", "token_rows"):
+            fields[kind] = {key: _copied(tensor) for key, tensor in fields[kind].items()}
+        return cls(**fields)
 
     def save(self, path: str | Path) -> list[Path]:
         """Write PEFT's two files, each whole or not at all.

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from lorakit.config import LoraConfig
 from lorakit.errors import AdapterFileError
+from lorakit.injection.selection.sites import AdapterTensors
 from lorakit.injection.selection.targets import token_indices_of
-
-if TYPE_CHECKING:
-    from lorakit.adapters.adapter import Adapter
 
 
 def check_token_rows(config: LoraConfig, rows: Mapping[str, Tensor], where: str) -> None:
@@ -39,7 +36,7 @@ def check_token_rows(config: LoraConfig, rows: Mapping[str, Tensor], where: str)
         )
 
 
-def differing_tokens(place: Adapter, new: Adapter, name: str) -> list[str]:
+def differing_tokens(place: AdapterTensors, new: AdapterTensors, name: str) -> list[str]:
     """Return a problem for each module of which two adapters do not train the same tokens."""
     problems = [
         f"it trains tokens of {path}, which {name!r} does not"

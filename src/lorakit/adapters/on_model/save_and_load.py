@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lorakit.adapters.adapter import Adapter
+from lorakit.adapters.carried_fields import carried_fields
 from lorakit.adapters.inference_settings import save_class_names
 from lorakit.adapters.peft_files.convolutions import to_matrices
 from lorakit.adapters.peft_files.format import factor_keys, tensor_keys
@@ -18,22 +19,18 @@ from lorakit.adapters.peft_files.parameter_keys import (
     with_outputs_of_files,
     with_own_outputs,
 )
-from lorakit.adapters.ranks import Factors, with_ranks
+from lorakit.adapters.ranks import Factors
 from lorakit.adapters.sharded import copy_whole_, is_sharded
-from lorakit.config import LoraConfig
 from lorakit.errors import AdapterMismatchError, AdapterStateError, LorakitWarning, first_few
 from lorakit.injection import Injection, adapter_names, add_adapter
 from lorakit.injection.selection.peft_names import unread_by_peft
-from lorakit.injection.selection.plan_from_tensors import saved_tensors
 from lorakit.injection.state import (
     adapted_layers,
-    replaced_modules,
-    require_adapter,
     require_unmerged,
     unwrapped,
     valid_name,
 )
-from lorakit.layers import KernelShape, LoraEmbedding, LowRankUpdate, TokenRows
+from lorakit.layers import LowRankUpdate
 from lorakit.layers.updates.sliced_update import PartedUpdate
 
 
@@ -232,77 +229,4 @@ def _with_own_outputs(
 
 def view_of(model: nn.Module, name: str) -> Adapter:
     """Return an adapter whose tensors are the model's own, detached."""
-    state = require_adapter(model, name)
-    config = state.configs[name]
-    factors: dict[str, tuple[Tensor, Tensor]] = {}
-    magnitudes: dict[str, Tensor] = {}
-    replaced: dict[str, Tensor] = {}
-    token_rows: dict[str, Tensor] = {}
-    embeddings = set()
-    convolutions: dict[str, KernelShape] = {}
-    scalings: dict[str, float] = {}
-    for path, layer in adapted_layers(model):
-        if name not in layer.updates:
-            continue
-        update: LowRankUpdate = layer.updates[name]  # type: ignore[assignment]
-        factors[path] = update.saved_factors()
-        if not update.keeps_saved_factors or update.r != config.rank_for(path):
-            scalings[path] = update.scaling
-        if update.magnitude is not None:
-            magnitudes[path] = update.magnitude.detach()
-        shape = layer.kernel_shape(layer)
-        if shape is not None:
-            convolutions[path] = shape
-        if isinstance(layer, LoraEmbedding):
-            embeddings.add(path)
-        if update.bias is not None:
-            replaced[f"{path}.bias"] = update.bias.detach()
-    for path, module in replaced_modules(model):
-        if name not in module.trained_copies:
-            continue
-        trained = module.trained_copies[name]
-        if isinstance(trained, TokenRows):
-            own = {}
-            if trained.is_named:
-                token_rows[path] = trained.rows.detach()
-        elif path in config.modules_to_save:
-            own = saved_tensors(trained)
-        else:
-            own = {
-                key: parameter
-                for key, parameter in trained._parameters.items()
-                if parameter is not None and parameter is not module._parameters[key]
-            }
-        replaced.update({f"{path}.{key}": tensor.detach() for key, tensor in own.items()})
-    if scalings:
-        config = _as_saved(config, factors, scalings)
-    return Adapter(
-        config,
-        factors,
-        replaced,
-        frozenset(embeddings),
-        {},
-        _base_name(model),
-        magnitudes,
-        convolutions,
-        token_rows,
-    )
-
-
-def _as_saved(config: LoraConfig, factors: Factors, scalings: Mapping[str, float]) -> LoraConfig:
-    """Return settings that give saved factors the scaling their updates have.
-
-    Args:
-        config: What the adapter was added with.
-        factors: As they are saved, by module path.
-        scalings: Of the updates whose saved factors are made of their parameters, or in whose
-            place an adapter of another rank is.
-    """
-    ranks = {path: A.shape[-2] for path, (A, _) in factors.items()}
-    alphas = {path: scalings.get(path, config.scaling_for(path)) * r for path, r in ranks.items()}
-    return with_ranks(config, ranks, alphas)
-
-
-def _base_name(model: nn.Module) -> str | None:
-    """Return the hub id or directory a transformers model was loaded from."""
-    return getattr(unwrapped(model), "name_or_path", None) or None
+    return Adapter(**carried_fields(model, name))
