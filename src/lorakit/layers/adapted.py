@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
+from lorakit.layers.described import DescribedLayer
 from lorakit.layers.magnitude import WeightNorms
 from lorakit.layers.per_row import RowAdapters
 from lorakit.layers.replaced import swap_plain_class
 from lorakit.layers.siblings import SiblingGroup
-from lorakit.layers.updates.low_rank_update import LowRankUpdate, shared_seed
-from lorakit.ops import LowRankTerm
-from lorakit.ops.quantized import Weight
-
-if TYPE_CHECKING:
-    from lorakit.layers.kinds.conv import KernelShape
+from lorakit.layers.updates.low_rank_update import LowRankUpdate
 
 READ_FLAG = "_is_hf_initialized"
 """Attribute that transformers sets on each parameter that it read from a checkpoint."""
 
 
-class AdaptedLayer(nn.Module):
+class AdaptedLayer(DescribedLayer):
     """Mixed into a plain layer's class; instances come from `adapt_in_place`, never from __init__.
 
     Attributes:
-        updates: The updates by adapter name.
-        active_updates: Names of the adapters that act in forward.
-        kept_parameters: The base's own parameters while the layer is merged, else empty.
         siblings: The layers that are expected to read the same input, this one among them.
         row_adapters: Which adapter each row of a batch has, inside `adapter_rows`.
         weight_norms: Norms of the weight's rows, where an update has a magnitude.
     """
 
-    plain_class: ClassVar[type[nn.Module]]
     zero_factor: ClassVar[Literal["A", "B"]] = "B"
     """Which factor of a new update starts at zero."""
 
@@ -45,10 +37,6 @@ class AdaptedLayer(nn.Module):
     update_class: ClassVar[type[LowRankUpdate]] = LowRankUpdate
     """What an update of a layer of this kind is made of."""
 
-    weight: Tensor
-    updates: nn.ModuleDict
-    active_updates: tuple[str, ...]
-    kept_parameters: dict[str, nn.Parameter | None]
     siblings: SiblingGroup | None
     row_adapters: RowAdapters | None = None
     weight_norms: WeightNorms | None = None
@@ -83,11 +71,6 @@ class AdaptedLayer(nn.Module):
         in_features, out_features = cls.factor_sizes(module)
         return (r, in_features), (out_features, r)
 
-    @classmethod
-    def kernel_shape(cls, module: nn.Module) -> KernelShape | None:
-        """Return channels, kernel and groups of a convolution; None for any other layer."""
-        return None
-
     def merge_obstacle(self) -> str | None:
         """Return why the updates cannot be added to the weight, or None."""
         if isinstance(vars(self).get("weight"), Tensor):
@@ -98,10 +81,6 @@ class AdaptedLayer(nn.Module):
     def weight_owner(self) -> nn.Module:
         """The module that holds the parameter: the layer itself, but for adapted parameters."""
         return self
-
-    def base_weight(self) -> Weight:
-        """Return the base's weight as (out, in), dense or quantised."""
-        return self.weight
 
     @classmethod
     def compute_dtype_of(cls, module: nn.Module) -> torch.dtype:
@@ -121,33 +100,6 @@ class AdaptedLayer(nn.Module):
     def is_merged(self) -> bool:
         """Whether `weight` holds the updates at the moment."""
         return bool(self.kept_parameters)
-
-    def acting_updates(self) -> list[LowRankUpdate]:
-        """Return the updates that forward applies to all rows: none while merged."""
-        if self.kept_parameters or not self.active_updates or self.acts_by_row():
-            return []
-        return [self.updates[name] for name in self.active_updates if name in self.updates]  # type: ignore[misc]
-
-    def acts_by_row(self) -> bool:
-        """Return whether each row of the batch has an adapter of its own at the moment."""
-        return self.row_adapters is not None and self.row_adapters.act_on(self)
-
-    def operands(
-        self, updates: list[LowRankUpdate], seed: Tensor | None = None
-    ) -> tuple[list[LowRankTerm], Tensor | None, list[Tensor | None]]:
-        """Return the terms of these updates, a trained bias or the layer's own, and magnitudes.
-
-        Args:
-            updates: The updates; all of them drop the same elements of the input.
-            seed: Of that mask; drawn where one of them drops and none is given.
-        """
-        if seed is None:
-            seed = shared_seed(updates)
-        called = [update(seed) for update in updates]
-        bias = next((bias for _, bias, _ in called if bias is not None), self.bias)
-        # accelerate's hooks take the seed along to the GPU, where reading it would wait.
-        terms = [t if t.seed is None else t._replace(seed=seed) for t, *_ in called]
-        return terms, bias, [magnitude for *_, magnitude in called]  # type: ignore[return-value]
 
     @torch.no_grad()
     def merge(self, dense_dtype: torch.dtype | None = None, requantize: bool = False) -> float:

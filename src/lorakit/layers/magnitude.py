@@ -14,19 +14,17 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
+from lorakit.layers.described import DescribedLayer
 from lorakit.layers.updates.low_rank_update import LowRankUpdate
 from lorakit.ops import LowRankTerm, low_rank_linear
 from lorakit.ops.low_rank import low_rank_product
 from lorakit.ops.magnitude import add_rescaling, row_norms, scaled_rows, squared_row_norms
-
-if TYPE_CHECKING:
-    from lorakit.layers.adapted import AdaptedLayer
 
 
 def have_magnitude(updates: Sequence[LowRankUpdate]) -> bool:
@@ -62,7 +60,7 @@ class WeightNorms:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__()
 
-    def of(self, layer: AdaptedLayer, update: LowRankUpdate, term: LowRankTerm) -> Tensor:
+    def of(self, layer: DescribedLayer, update: LowRankUpdate, term: LowRankTerm) -> Tensor:
         """Return ‖W0 + s B A‖ of each row, (out,).
 
         Args:
@@ -82,7 +80,7 @@ class WeightNorms:
             self._of_updates[update] = (key, norms)
         return norms
 
-    def _norms(self, layer: AdaptedLayer, A: Tensor, B: Tensor, term: LowRankTerm) -> Tensor:
+    def _norms(self, layer: DescribedLayer, A: Tensor, B: Tensor, term: LowRankTerm) -> Tensor:
         W0 = layer.base_weight()
         return row_norms(W0, squared_row_norms(W0), A, B, term.scaling)
 
@@ -104,19 +102,19 @@ def _is_comparable(tensor: Tensor) -> bool:
     )
 
 
-def norms_of(layer: AdaptedLayer, update: LowRankUpdate, term: LowRankTerm) -> Tensor:
+def norms_of(layer: DescribedLayer, update: LowRankUpdate, term: LowRankTerm) -> Tensor:
     """Return ‖W0 + s B A‖ of each row of a layer's weight with one of its updates, (out,)."""
     if layer.weight_norms is None:
         layer.weight_norms = WeightNorms()
     return layer.weight_norms.of(layer, update, term)
 
 
-def initial_magnitude(layer: AdaptedLayer, update: LowRankUpdate) -> Tensor:
+def initial_magnitude(layer: DescribedLayer, update: LowRankUpdate) -> Tensor:
     """Return the magnitude with which an update changes the norm of no row, (out,)."""
     return norms_of(layer, update, LowRankTerm(*update.operand_factors(), update.scaling))
 
 
-def linear_output(layer: AdaptedLayer, x: Tensor, updates: list[LowRankUpdate]) -> Tensor:
+def linear_output(layer: DescribedLayer, x: Tensor, updates: list[LowRankUpdate]) -> Tensor:
     """Run a linear layer, whether its updates have magnitudes or not.
 
     Args:

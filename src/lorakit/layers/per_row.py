@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,15 +12,11 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_map
 
 from lorakit.errors import AdapterStateError, ShapeError
+from lorakit.layers.described import DescribedLayer
 from lorakit.layers.magnitude import norms_of
 from lorakit.layers.updates.low_rank_update import LowRankUpdate, shared_seed
 from lorakit.ops import LowRankTerm, low_rank_linear
 from lorakit.ops.grouped import RowTerms, low_rank_linear_rows
-
-if TYPE_CHECKING:
-    from lorakit.layers.adapted import AdaptedLayer
-    from lorakit.layers.kinds.conv import AdaptedConv
-    from lorakit.layers.kinds.embedding import LoraEmbedding
 
 
 class RowAdapters:
@@ -84,7 +80,7 @@ class RowAdapters:
 
     # ---- layers ----
 
-    def linear(self, layer: AdaptedLayer, x: Tensor) -> Tensor:
+    def linear(self, layer: DescribedLayer, x: Tensor) -> Tensor:
         """Run a linear layer, each row with its own adapter."""
         self.had_gradients = self.had_gradients or torch.is_grad_enabled()
         if (rows := self._for_rows(len(x))) is not self:
@@ -109,22 +105,29 @@ class RowAdapters:
         h = low_rank_linear_rows(x, W0, None, prepared.rows)
         return h + _by_row(prepared.biases, h).to(h.dtype)
 
-    def added_by_row(self, layer: LoraEmbedding | AdaptedConv, x: Tensor, h: Tensor) -> Tensor:
+    def added_by_row(
+        self,
+        layer: DescribedLayer,
+        change: Callable[[LowRankUpdate, Tensor, Tensor], Tensor],
+        x: Tensor,
+        h: Tensor,
+    ) -> Tensor:
         """Add a layer's updates to what its base gives, one adapter after the other.
 
         Args:
             layer: An embedding or a convolution.
+            change: Takes an update, some rows of x and of h; returns what it adds to those.
             x: Its input, rows first.
             h: Its base's output.
         """
         if x.ndim and (batch := self._for_rows(len(x))) is not self:
-            return batch.added_by_row(layer, x, h)
+            return batch.added_by_row(layer, change, x, h)
         self._check_rows(x, layer.plain_class.__name__)
         for number, name in enumerate(self.distinct):
             if name not in layer.updates:
                 continue
             rows = self._rows_of(number, x.device)
-            share = layer.change_of_rows(layer.updates[name], x[rows], h[rows])  # type: ignore[arg-type]
+            share = change(layer.updates[name], x[rows], h[rows])  # type: ignore[arg-type]
             h = h.index_add(0, rows, share.to(h.dtype))
         return h
 
@@ -170,7 +173,7 @@ class RowAdapters:
 
     # ---- what they need ----
 
-    def _prepare(self, layer: AdaptedLayer, x: Tensor) -> _Prepared:
+    def _prepare(self, layer: DescribedLayer, x: Tensor) -> _Prepared:
         updates: list[LowRankUpdate] = []
         index: dict[int, int] = {}
         for number, name in enumerate(self.distinct):
@@ -255,7 +258,7 @@ def _row_biases(
 
 
 def _row_scales(
-    layer: AdaptedLayer,
+    layer: DescribedLayer,
     updates: Sequence[LowRankUpdate],
     called: Sequence[tuple[LowRankTerm, Tensor | None, Tensor | None]],
     positions: Sequence[int],

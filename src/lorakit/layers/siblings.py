@@ -21,7 +21,7 @@ import sys
 import weakref
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,15 +29,13 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import Variable
 from torch.utils.checkpoint import CheckpointFunction
 
+from lorakit.layers.described import DescribedLayer
 from lorakit.layers.magnitude import norms_of, runs_as_one_product
 from lorakit.layers.updates.low_rank_update import shared_seed
 from lorakit.ops import LinearOperands, low_rank_linears
 from lorakit.ops.low_rank import autocast_dtype
 from lorakit.ops.magnitude import scaled_rows
 from lorakit.ops.quantized import QuantizedWeight
-
-if TYPE_CHECKING:
-    from lorakit.layers.adapted import AdaptedLayer
 
 _MISSES_ALLOWED = 3
 _PLAIN = (Tensor, torch.nn.Parameter, FakeTensor)
@@ -51,7 +49,7 @@ class SiblingGroup:
         members: The layers; at first in the order their names have, later in that of their calls.
     """
 
-    def __init__(self, members: list[AdaptedLayer]):
+    def __init__(self, members: list[DescribedLayer]):
         self.members = members
         self._round: _Round | None = None
         self._hits: Counter[int] = Counter()
@@ -70,7 +68,7 @@ class SiblingGroup:
     def _waiting(self) -> dict[int, _Waiting]:
         return {} if self._round is None else self._round.waiting
 
-    def leave(self, layer: AdaptedLayer) -> None:
+    def leave(self, layer: DescribedLayer) -> None:
         """Take a layer out of the group."""
         self.members = [member for member in self.members if member is not layer]
         self._round = None
@@ -79,7 +77,7 @@ class SiblingGroup:
         """Return whether a member drops elements of its input at the moment."""
         return any(update.drops for one in self.members for update in one.acting_updates())
 
-    def output(self, layer: AdaptedLayer, x: Tensor) -> Tensor:
+    def output(self, layer: DescribedLayer, x: Tensor) -> Tensor:
         """Return what `layer` makes of x; it has acting updates."""
         # A layer that is no member is a copy that shares the group.
         if _is_hooked(layer) or not any(member is layer for member in self.members):
@@ -99,7 +97,7 @@ class SiblingGroup:
         current.leader = None
         return waiting.output
 
-    def _lead(self, leader: AdaptedLayer, x: Tensor, current: _Round) -> Tensor:
+    def _lead(self, leader: DescribedLayer, x: Tensor, current: _Round) -> Tensor:
         """Compute for a layer, and for those that come after it and have no result yet."""
         places = [place for place, member in enumerate(self.members) if member is leader]
         later = self.members[places[0] + 1 :] if places else []
@@ -183,7 +181,7 @@ class _Round:
         hook = _saving_hook()
         self._hook = None if hook is None else weakref.ref(hook)
 
-    def goes_on_with(self, layer: AdaptedLayer, x: Tensor) -> bool:
+    def goes_on_with(self, layer: DescribedLayer, x: Tensor) -> bool:
         """Return whether a call belongs to this round; a layer that is called again begins one."""
         hook = _saving_hook()
         waiting = self.waiting.get(id(layer))
@@ -195,7 +193,7 @@ class _Round:
             and (waiting is None or waiting.read.is_same(_read(layer)))
         )
 
-    def has_computed(self, layer: AdaptedLayer) -> bool:
+    def has_computed(self, layer: DescribedLayer) -> bool:
         """Return whether there is or was a result for a layer."""
         return id(layer) in self.called or id(layer) in self.waiting
 
@@ -212,7 +210,7 @@ class _Round:
         return end
 
 
-def _compute(layers: list[AdaptedLayer], x: Tensor) -> tuple[Tensor, ...]:
+def _compute(layers: list[DescribedLayer], x: Tensor) -> tuple[Tensor, ...]:
     updates = [layer.acting_updates() for layer in layers]
     seed = shared_seed(update for own in updates for update in own)
     operands, scales = [], []
@@ -248,7 +246,7 @@ class _Read(NamedTuple):
         )
 
 
-def _read(layer: AdaptedLayer) -> _Read:
+def _read(layer: DescribedLayer) -> _Read:
     settings = []
     for update in layer.acting_updates():
         settings += [update.scaling, update.drop_probability if update.drops else 0.0]
@@ -298,7 +296,7 @@ def _saving_hook() -> Any:
     return None if hooks is None else hooks[0]  # the one that packs
 
 
-def _tensors(layer: AdaptedLayer) -> list[Tensor]:
+def _tensors(layer: DescribedLayer) -> list[Tensor]:
     read: list[Any] = [layer.weight, layer.bias]
     for update in layer.acting_updates():
         read += [update.lora_A, update.lora_B, update.bias]
@@ -306,7 +304,7 @@ def _tensors(layer: AdaptedLayer) -> list[Tensor]:
     return [tensor for tensor in read if tensor is not None]
 
 
-def _may_join(member: AdaptedLayer, leader: AdaptedLayer, x: Tensor) -> bool:
+def _may_join(member: DescribedLayer, leader: DescribedLayer, x: Tensor) -> bool:
     """Whether a layer's result can be computed before it is called.
 
     Not where torch does not count the changes of a tensor, as it does not in inference mode.
@@ -325,7 +323,7 @@ def _may_join(member: AdaptedLayer, leader: AdaptedLayer, x: Tensor) -> bool:
     )
 
 
-def _is_hooked(layer: AdaptedLayer) -> bool:
+def _is_hooked(layer: DescribedLayer) -> bool:
     """Whether a hook may change the input or bring weights, as those of accelerate and FSDP do."""
     return bool(
         "_hf_hook" in vars(layer)

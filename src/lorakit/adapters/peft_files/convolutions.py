@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from lorakit.errors import AdapterFileError
-from lorakit.layers.kinds.conv import KernelShape
+from lorakit.layers.described import KernelShape
 from lorakit.layers.updates.sliced_update import in_blocks, out_of_blocks
 
 Convolutions = Mapping[str, KernelShape]

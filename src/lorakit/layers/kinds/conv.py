@@ -17,14 +17,14 @@ and it cannot be merged. A magnitude (DoRA) is the length of a row of the sum as
 all channels has it, W0 being zero outside of its groups.
 """
 
-import math
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lorakit.layers.adapted import AdaptedLayer
+from lorakit.layers.described import KernelShape
 from lorakit.layers.magnitude import norms_of
 from lorakit.layers.updates.low_rank_update import LowRankUpdate
 from lorakit.ops import LowRankTerm
@@ -32,21 +32,6 @@ from lorakit.ops.dropout import drop
 from lorakit.ops.magnitude import add_rescaling, scaled_rows
 
 _CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-
-
-class KernelShape(NamedTuple):
-    """What the matrices of a convolution's update do not say about it."""
-
-    channels: int
-    """Channels of the input, of all groups."""
-    kernel: tuple[int, ...]
-    """Elements of the kernel in each dimension."""
-    groups: int = 1
-
-    @property
-    def columns(self) -> int:
-        """Columns of lora_A: channels times the elements of a kernel."""
-        return self.channels * math.prod(self.kernel)
 
 
 class AdaptedConv(AdaptedLayer):
@@ -98,7 +83,9 @@ class AdaptedConv(AdaptedLayer):
     def forward(self, input: Tensor) -> Tensor:
         """Map (*, in, …) to (*, out, …)."""
         if self.row_adapters is not None and self.acts_by_row():
-            return self.row_adapters.added_by_row(self, input, super().forward(input))
+            return self.row_adapters.added_by_row(
+                self, self.change_of_rows, input, super().forward(input)
+            )
         updates = self.acting_updates()
         if not updates:
             return super().forward(input)

@@ -36,7 +36,7 @@ class LoraEmbedding(AdaptedLayer, nn.Embedding):
         """Map indices (*) to vectors (*, dim)."""
         h = base = super().forward(input)
         if self.row_adapters is not None and self.acts_by_row():
-            return self.row_adapters.added_by_row(self, input, h)
+            return self.row_adapters.added_by_row(self, self.change_of_rows, input, h)
         for update in self.acting_updates():
             h = h + self.change_of_rows(update, input, base)
         return h
