@@ -1,1 +1,3 @@
 """The libraries underneath: the hub, models with code of their own, logs and threads."""
+
+__all__: list[str] = []

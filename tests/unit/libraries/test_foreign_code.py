@@ -14,7 +14,7 @@ from tiny_models import randomize_
 ROOT = Path(__file__).parents[3]
 SOURCES = sorted((ROOT / "src" / "lorakit").rglob("*.py"))
 LOADERS = {"from_pretrained", "from_config", "_from_config"}
-GATE = ROOT / "src" / "lorakit" / "foreign_code.py"
+GATE = ROOT / "src" / "lorakit" / "libraries" / "foreign_code.py"
 NOT_FOREIGN = {"AutoHfQuantizer"}  # builds a quantizer of our own settings
 
 

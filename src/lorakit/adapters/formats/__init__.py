@@ -1,1 +1,3 @@
 """Other formats of adapters: loralib, GGUF, portable adapters, files beside the adapter."""
+
+__all__: list[str] = []

@@ -1,1 +1,3 @@
 """The two files of an adapter in PEFT's layout: their names, keys, fields and soundness."""
+
+__all__: list[str] = []

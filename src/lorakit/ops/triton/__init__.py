@@ -1,1 +1,3 @@
 """The thin products in Triton, for GPUs."""
+
+__all__: list[str] = []

@@ -1,1 +1,3 @@
 """Losses: over the tokens that count, and never with all logits at once."""
+
+__all__: list[str] = []

@@ -1,1 +1,3 @@
 """The trainers of the tasks, and what they share."""
+
+__all__: list[str] = []
