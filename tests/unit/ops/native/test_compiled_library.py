@@ -207,7 +207,8 @@ def test_a_compiler_that_hangs_is_given_up(cache, only_compiler, monkeypatch):
 def sources(tmp_path, monkeypatch):
     """A copy of the C sources that a test may change."""
     copy = tmp_path / "native"
-    shutil.copytree(compiled_library._SOURCES, copy)
+    ignored = shutil.ignore_patterns("*.py", "__pycache__")
+    shutil.copytree(compiled_library._SOURCES, copy, ignore=ignored)
     monkeypatch.setattr(compiled_library, "_SOURCES", copy)
     return copy
 
