@@ -312,7 +312,7 @@ def test_there_is_no_plan_apart_where_none_can_be_made(recipe, monkeypatch):
     ended = []
 
     def forked_run(command, env, **_):
-        """Run `python -m lorakit.planning.separate_process ...` without importing the libraries again."""
+        """Run `python -m lorakit.planning.separate_process` with the libraries loaded."""
         _, _, module, *words = command
         code = f"import runpy; runpy.run_module({module!r}, run_name='__main__')"
         with Program(code, *words, environment=env) as program:
