@@ -24,7 +24,7 @@ import lorakit.layers.updates.low_rank_update as update
 import lorakit.training.encode_once as encode_once
 from lorakit.errors import LorakitError, StoppedError
 from lorakit.training import Recipe, train
-from lorakit.distributed.processes import may_tell, process_rank
+from lorakit.distributed.processes import should_report_error, process_rank
 from lorakit.training.stop_request import StopRequest
 from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
 
@@ -69,7 +69,7 @@ for path, how in jobs:
     except LorakitError as error:
         if how != "fail":
             raise
-        seen["errors"].append([type(error).__name__, str(error), may_tell(error)])
+        seen["errors"].append([type(error).__name__, str(error), should_report_error(error)])
 notes.with_suffix(f".{process_rank()}").write_text(json.dumps(seen))
 """
 

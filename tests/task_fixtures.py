@@ -21,8 +21,8 @@ class Prepared:
     model: Any
     encoded: Any
 
-    def sample_rows(self, n: int = 2):
-        return self.task.sample_rows(self.encoded, self.tokenizer, self.labels, n)
+    def preview_examples(self, n: int = 2):
+        return self.task.preview_examples(self.encoded, self.tokenizer, self.labels, n)
 
     def trainer(self, output: Path, **arguments):
         """Add an adapter and build the trainer with a plain mixin; nothing is saved."""
@@ -40,7 +40,7 @@ class Prepared:
             "learning_rate": 1e-2,
             "per_device_train_batch_size": 8,
             "logging_steps": 1,
-            **self.task.own_defaults(self.recipe),
+            **self.task.default_arguments(self.recipe),
             **arguments,
         }
         return self.task.build_trainer(

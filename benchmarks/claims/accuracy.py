@@ -60,7 +60,7 @@ def compared_runs(runs: Sequence[QualityRun]) -> list[QualityRun]:
     own = [
         run
         for run in runs
-        if (run.wanted.epochs, run.wanted.train_rows) == (newest.epochs, newest.train_rows)
+        if (run.wanted.epochs, run.wanted.train_examples) == (newest.epochs, newest.train_examples)
     ]
     kept = []
     for method in (FULL, LORA):

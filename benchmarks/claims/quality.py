@@ -119,7 +119,7 @@ def run_one(wanted: Wanted, files: DocstringFiles, grid: Grid, options: Options)
         wanted=wanted,
         model=MODEL,
         data=DATA,
-        held_out_rows=grid.rows - grid.train_rows,
+        held_out_rows=grid.rows - grid.train_examples,
         origin=options.origin,
         **measured,
     )

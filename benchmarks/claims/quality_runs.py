@@ -40,7 +40,7 @@ class Wanted:
         targets: Adapted modules, "" where all weights are trained.
         learning_rate: Of AdamW, at its peak.
         epochs: Passes over the training rows.
-        train_rows: Rows to learn from.
+        train_examples: Rows to learn from.
         seed: Of the split, the head, the factors and the order of rows.
     """
 
@@ -49,7 +49,7 @@ class Wanted:
     targets: str
     learning_rate: float
     epochs: int
-    train_rows: int
+    train_examples: int
     seed: int
 
     @property
@@ -162,7 +162,7 @@ class Grid:
     held_out: float = 0.25
 
     @property
-    def train_rows(self) -> int:
+    def train_examples(self) -> int:
         """Rows to learn from."""
         return self.rows - round(self.rows * self.held_out)
 
@@ -181,7 +181,7 @@ class Grid:
         return list(dict.fromkeys(runs))
 
     def _run(self, method: str, r: int, targets: Sequence[str], rate: float, seed: int) -> Wanted:
-        return Wanted(method, r, " ".join(targets), rate, self.epochs, self.train_rows, seed)
+        return Wanted(method, r, " ".join(targets), rate, self.epochs, self.train_examples, seed)
 
 
 def best_rate(runs: Iterable[QualityRun], searched: Sequence[Wanted]) -> float | None:

@@ -82,7 +82,7 @@ def check_loss(self, loss, step, scaler):
     check(self, torch.tensor(float("nan")) if fails else loss, step, scaler)
 
 LearningWatch.check_loss = check_loss
-lorakit.planning.separate_process.plan_apart = lambda *_: None  # that is yet another process
+lorakit.planning.separate_process.plan_in_separate_process = lambda *_: None
 main()
 """
 

@@ -60,9 +60,11 @@ def test_the_adapter_has_the_rows_and_the_tokenizer(trained):
     ids = tokenizer.convert_tokens_to_ids(NEW)
     there = len(AutoTokenizer.from_pretrained(base))
     assert ids == [there, there + 1]
-    assert [len(rows) for rows in adapter.token_rows.values()] == [2] * len(adapter.token_rows)
+    assert [len(rows) for rows in adapter.trained_tokens.values()] == [2] * len(
+        adapter.trained_tokens
+    )
     is_tied = AutoConfig.from_pretrained(base).tie_word_embeddings
-    assert len(adapter.token_rows) == (1 if is_tied else 2)
+    assert len(adapter.trained_tokens) == (1 if is_tied else 2)
     assert "Trained tokens: 2 rows" in str(result.injection)
     assert result.metrics["eval_loss"] < 1.0
 

@@ -166,7 +166,7 @@ FAILURES = {
                 f"{INJECT}.full_copy",
                 f"{INJECT}.group_siblings",
                 f"{INJECT}.activate",
-                f"{INJECT}.hold_fast_paths",
+                f"{INJECT}.disable_fast_paths",
                 f"{INJECT}._injection",
             )
         ),

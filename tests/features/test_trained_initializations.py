@@ -11,7 +11,7 @@ from lorakit.distributed.sharding import require_shardable
 from lorakit.errors import ConfigError
 from lorakit.training import Recipe, train
 from lorakit.training.setup import prepare
-from lorakit.training.trainers.data_initialization import start_from_data
+from lorakit.training.trainers.data_initialization import initialize_adapter_from_data
 from tiny_models import llama
 
 FOUR_BITS = {"bits": 4, "compute_dtype": "float32"}
@@ -97,7 +97,7 @@ def test_the_batches_are_those_of_the_seed_and_their_number_counts(recipe, init)
         more = {"init_batches": changes.pop("init_batches", 1)}
         made = recipe(lora=lora(init, **more), training={"seed": 3, **changes})
         trainer = prepare(made, lambda name, payload: None).build_trainer()
-        start_from_data(trainer, trainer.model, "default")
+        initialize_adapter_from_data(trainer, trainer.model, "default")
         own = trainer.model.model.layers[0].self_attn.q_proj.updates["default"]
         return own.lora_A.detach()
 

@@ -79,7 +79,7 @@ class AdapterFuzzer:
             raise FindingError(f"lora_alpha is {loaded.config.lora_alpha}")
         held = [t for pair in loaded.factors.values() for t in pair]
         held += [*loaded.magnitudes.values(), *loaded.replaced.values()]
-        held += [*loaded.token_rows.values(), *loaded.base_weights.values()]
+        held += [*loaded.trained_tokens.values(), *loaded.base_weights.values()]
         if not all(bool(torch.isfinite(tensor).all()) for tensor in held):
             raise FindingError("a tensor is not finite")
         if (case.path / WEIGHTS_FILE).is_file():

@@ -255,7 +255,7 @@ def test_training_from_the_start_of_lora_ga_is_peft_s():
     for path, layer in theirs.named_modules():
         if hasattr(layer, "lora_A") and hasattr(layer, "base_layer"):
             own = ours.get_submodule(path.removeprefix("base_model.model.")).updates["default"]
-            own.start_at_(layer.lora_A["default"].weight, layer.lora_B["default"].weight)
+            own.initialize_at_(layer.lora_A["default"].weight, layer.lora_B["default"].weight)
     trained(ours, rate=0.05), trained(theirs, rate=0.05)
     assert largest_error(logits(ours), logits(theirs)) < EXACT
     assert largest_error(logits(ours), logits(llama())) > 0.01

@@ -10,7 +10,7 @@ from lorakit.adapters.formats.loralib import (
 )
 from lorakit.adapters.formats.portable import portable_adapter
 from lorakit.adapters.on_model.hotswap import hotswap_adapter
-from lorakit.adapters.on_model.initialize_from_data import DataStart, initialize_from_data
+from lorakit.adapters.on_model.initialize_from_data import DataInitialization, initialize_from_data
 from lorakit.adapters.on_model.merge import (
     Merge,
     merge_adapters,
@@ -33,7 +33,7 @@ from lorakit.adapters.operations.resize import Resize, resize_adapter
 __all__ = [
     "Adapter",
     "CombinationMethod",
-    "DataStart",
+    "DataInitialization",
     "Extraction",
     "Merge",
     "Resize",

@@ -30,7 +30,7 @@ from lorakit.adapters.peft_files.parameter_keys import (
 )
 from lorakit.adapters.ranks import Factors
 from lorakit.adapters.sharded import is_sharded, whole
-from lorakit.adapters.trained_tokens import check_token_rows
+from lorakit.adapters.trained_tokens import check_trained_tokens
 from lorakit.config import LoraConfig
 from lorakit.config.frozen import freeze_fields
 from lorakit.config.initialization_names import is_rewriting
@@ -55,8 +55,8 @@ class Adapter:
         base_model: Hub id or directory of the base, where known.
         convolutions: Channels, kernel and groups of adapted convolutions by module path; their
             lora_A is (r, in k), with k elements in a kernel.
-        token_rows: Trained rows of embeddings and output layers, (n, dim), by module path, in the
-            order of their indices in `config.trainable_token_indices`.
+        trained_tokens: Trained rows of embeddings and output layers, (n, dim), by module path, in
+            the order of their indices in `config.trainable_token_indices`.
     """
 
     config: LoraConfig
@@ -67,7 +67,7 @@ class Adapter:
     base_model: str | None = None
     magnitudes: Mapping[str, Tensor] = field(default_factory=dict)
     convolutions: Convolutions = field(default_factory=dict)
-    token_rows: Mapping[str, Tensor] = field(default_factory=dict)
+    trained_tokens: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Freeze the mappings, and compare the magnitudes with what the configuration says.
@@ -142,7 +142,7 @@ class Adapter:
                     f"{'none' if config.use_dora else 'one'}, but the configuration says "
                     f"use_dora={config.use_dora}. The two files do not belong together."
                 )
-        check_token_rows(config, keys.token_rows, where)
+        check_trained_tokens(config, keys.trained_tokens, where)
         grouped = [path for path, shape in keys.convolutions.items() if shape.groups > 1]
         if grouped and config.use_dora and not is_lorakit_s:
             warnings.warn(
@@ -161,7 +161,7 @@ class Adapter:
             values.get("base_model_name_or_path"),
             keys.magnitudes,
             keys.convolutions,
-            keys.token_rows,
+            keys.trained_tokens,
         )
 
     @classmethod
@@ -176,7 +176,7 @@ class Adapter:
         fields = carried_fields(model, name)
         pairs = fields["factors"].items()
         fields["factors"] = {path: (_copied(A), _copied(B)) for path, (A, B) in pairs}
-        for kind in ("replaced", "magnitudes", "token_rows"):
+        for kind in ("replaced", "magnitudes", "trained_tokens"):
             fields[kind] = {key: _copied(tensor) for key, tensor in fields[kind].items()}
         return cls(**fields)
 
@@ -208,7 +208,7 @@ class Adapter:
             self.magnitudes,
             self.convolutions,
             self.stacked,
-            self.token_rows,
+            self.trained_tokens,
         )
         return config_to_peft(config, self.base_model), tensors
 
@@ -251,7 +251,7 @@ class Adapter:
     def count_parameters(self) -> int:
         """Return the number of trained parameters: factors, magnitudes, heads, biases and rows."""
         lora = sum(A.numel() + B.numel() for A, B in self.factors.values())
-        others = (*self.magnitudes.values(), *self.replaced.values(), *self.token_rows.values())
+        others = (*self.magnitudes.values(), *self.replaced.values(), *self.trained_tokens.values())
         return lora + sum(tensor.numel() for tensor in others)
 
 

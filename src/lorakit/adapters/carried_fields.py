@@ -9,7 +9,7 @@ from lorakit.adapters.ranks import Factors, with_ranks
 from lorakit.config import LoraConfig
 from lorakit.injection.selection.plan_from_tensors import saved_tensors
 from lorakit.injection.state import adapted_layers, replaced_modules, require_adapter, unwrapped
-from lorakit.layers import KernelShape, LoraEmbedding, LowRankUpdate, TokenRows
+from lorakit.layers import KernelShape, LoraEmbedding, LowRankUpdate, TrainedTokens
 
 
 def carried_fields(model: nn.Module, name: str) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def carried_fields(model: nn.Module, name: str) -> dict[str, Any]:
     factors: dict[str, tuple[Tensor, Tensor]] = {}
     magnitudes: dict[str, Tensor] = {}
     replaced: dict[str, Tensor] = {}
-    token_rows: dict[str, Tensor] = {}
+    trained_tokens: dict[str, Tensor] = {}
     embeddings = set()
     convolutions: dict[str, KernelShape] = {}
     scalings: dict[str, float] = {}
@@ -47,10 +47,10 @@ def carried_fields(model: nn.Module, name: str) -> dict[str, Any]:
         if name not in module.trained_copies:
             continue
         trained = module.trained_copies[name]
-        if isinstance(trained, TokenRows):
+        if isinstance(trained, TrainedTokens):
             own = {}
             if trained.is_named:
-                token_rows[path] = trained.rows.detach()
+                trained_tokens[path] = trained.rows.detach()
         elif path in config.modules_to_save:
             own = saved_tensors(trained)
         else:
@@ -70,7 +70,7 @@ def carried_fields(model: nn.Module, name: str) -> dict[str, Any]:
         "base_model": _base_name(model),
         "magnitudes": magnitudes,
         "convolutions": convolutions,
-        "token_rows": token_rows,
+        "trained_tokens": trained_tokens,
     }
 
 

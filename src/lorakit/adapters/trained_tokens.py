@@ -12,7 +12,7 @@ from lorakit.injection.selection.sites import AdapterTensors
 from lorakit.injection.selection.targets import token_indices_of
 
 
-def check_token_rows(config: LoraConfig, rows: Mapping[str, Tensor], where: str) -> None:
+def check_trained_tokens(config: LoraConfig, rows: Mapping[str, Tensor], where: str) -> None:
     """Compare the rows of a file with its configuration.
 
     Raises:
@@ -40,14 +40,14 @@ def differing_tokens(place: AdapterTensors, new: AdapterTensors, name: str) -> l
     """Return a problem for each module of which two adapters do not train the same tokens."""
     problems = [
         f"it trains tokens of {path}, which {name!r} does not"
-        for path in new.token_rows
-        if path not in place.token_rows
+        for path in new.trained_tokens
+        if path not in place.trained_tokens
     ]
-    for path, rows in place.token_rows.items():
-        if path not in new.token_rows:
+    for path, rows in place.trained_tokens.items():
+        if path not in new.trained_tokens:
             problems.append(f"it lacks the tokens of {path}")
             continue
         same = token_indices_of(place.config, path) == token_indices_of(new.config, path)
-        if not same or rows.shape != new.token_rows[path].shape:
+        if not same or rows.shape != new.trained_tokens[path].shape:
             problems.append(f"it trains other tokens of {path}, or in another order")
     return problems

@@ -17,6 +17,6 @@ def may_complain(error: BaseException) -> bool:
     """Whether this process is the one to print an error; true of one process alone."""
     if not is_one_of_several():
         return True
-    from lorakit.distributed.processes import may_tell, process_count
+    from lorakit.distributed.processes import process_count, should_report_error
 
-    return is_first() if process_count() == 1 else may_tell(error)
+    return is_first() if process_count() == 1 else should_report_error(error)

@@ -239,7 +239,7 @@ class LoraConfig(StrictConfig):
 
     @field_validator("enable_lora")
     @classmethod
-    def _some_parts_are_adapted(cls, value: dict[str, tuple[bool, ...]]) -> Any:
+    def _some_slices_are_adapted(cls, value: dict[str, tuple[bool, ...]]) -> Any:
         for name, parts in value.items():
             if len(parts) < 2 or not any(parts):
                 raise ValueError(
@@ -281,7 +281,7 @@ class LoraConfig(StrictConfig):
         key = matching_pattern(self.alpha_pattern, path)
         return self.lora_alpha if key is None else self.alpha_pattern[key]
 
-    def parts_for(self, path: str) -> tuple[bool, ...] | None:
+    def slices_for(self, path: str) -> tuple[bool, ...] | None:
         """Return which parts of the module at `path` are adapted, or None for a whole matrix."""
         key = matching_pattern(self.enable_lora, path)
         return None if key is None else self.enable_lora[key]

@@ -49,7 +49,7 @@ def names_of(dataset: Dataset, column: str, where: Place | str) -> list[str]:
     if known is not None:
         return [known[value] for value in values]
     _require_classes(values, column, where)
-    require_apart([[value] for value in values], column, where)
+    require_distinct([[value] for value in values], column, where)
     return [str(value) for value in values]
 
 
@@ -92,7 +92,7 @@ def _are_measured(values: list[Any]) -> bool:
     return has_fractions and len(distinct) > min(_MOST_FRACTIONS, len(values) / 2)
 
 
-def require_apart(labels: Iterable[Sequence[Any]], column: str, where: Place | str) -> None:
+def require_distinct(labels: Iterable[Sequence[Any]], column: str, where: Place | str) -> None:
     """Refuse labels that a reader would take for one class, or that would become one.
 
     Args:

@@ -74,7 +74,7 @@ def require_position_ids(model: nn.Module, training: Mapping[str, Any]) -> None:
         )
 
 
-def apart_collator(
+def isolating_collator(
     model: Any,
     collators: Sequence[DataCollatorForLanguageModeling],
     ids: Sequence[int],

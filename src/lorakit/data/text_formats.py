@@ -205,7 +205,7 @@ def require_end_token(tokenizer: PreTrainedTokenizerBase) -> None:
         )
 
 
-def row_encoder(
+def example_encoder(
     layout: Layout,
     tokenizer: PreTrainedTokenizerBase,
     chat: Callable[[Mapping[str, Any]], CountedIds] | None,

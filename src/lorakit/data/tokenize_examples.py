@@ -24,7 +24,7 @@ NOT_COUNTED = -100
 _PROBE_TOKENS = 16
 
 
-def map_rows(
+def map_examples(
     dataset: Dataset,
     function: Callable[[dict[str, list[Any]]], dict[str, list[Any]]],
     features: Mapping[str, Any],
@@ -124,7 +124,7 @@ def readable(tokenizer: PreTrainedTokenizerBase, ids: torch.Tensor | Sequence[in
     ]
 
 
-def first_rows(dataset: Dataset, n: int) -> list[dict[str, Any]]:
+def first_examples(dataset: Dataset, n: int) -> list[dict[str, Any]]:
     """Return the first n rows as dictionaries."""
     return [dataset[row] for row in range(min(n, len(dataset)))]
 

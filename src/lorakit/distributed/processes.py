@@ -62,7 +62,7 @@ def is_main() -> bool:
     return process_rank() == 0
 
 
-def is_first_on_machine() -> bool:
+def is_local_rank_zero() -> bool:
     """Whether this process is the first of those on its machine."""
     return process_count() == 1 or int(os.environ.get("LOCAL_RANK", "0")) == 0
 
@@ -133,13 +133,13 @@ def all_agree(act: Callable[[], T]) -> T:
     if process_count() == 1:
         return act()
     value, error = _tried(act)
-    first = next((one for one in of_all(error) if one is not None), None)
+    first = next((one for one in gather_from_all(error) if one is not None), None)
     if first is not None:
         raise _marked(first) from error
     return value
 
 
-def first_on_machine_first(act: Callable[[], T]) -> T:
+def local_rank_zero_first(act: Callable[[], T]) -> T:
     """Run a function in one process of each machine, then in the others, which find its files.
 
     Raises:
@@ -147,19 +147,19 @@ def first_on_machine_first(act: Callable[[], T]) -> T:
     """
     if process_count() == 1:
         return act()
-    leads = is_first_on_machine()
+    leads = is_local_rank_zero()
     leading = all_agree(lambda: act() if leads else None)
     following = all_agree(lambda: None if leads else act())
     return leading if leads else following  # type: ignore[return-value]
 
 
-def told_by_first_on_machine(value: Any) -> Any:
+def broadcast_from_local_rank_zero(value: Any) -> Any:
     """Return in each process what the first one on its machine has given."""
     if process_count() == 1:
         return value
     # Launchers number the processes of a machine one after the other.
     first = process_rank() - int(os.environ.get("LOCAL_RANK", "0"))
-    return of_all(value)[first]
+    return gather_from_all(value)[first]
 
 
 def wait_for_all() -> None:
@@ -168,7 +168,7 @@ def wait_for_all() -> None:
         distributed.barrier(group=_group)
 
 
-def of_all(value: T) -> list[T]:
+def gather_from_all(value: T) -> list[T]:
     """Return what each process has given, in the order of the processes."""
     if process_count() == 1:
         return [value]
@@ -177,7 +177,7 @@ def of_all(value: T) -> list[T]:
     return gathered
 
 
-def largest_of_all(value: int) -> int:
+def max_over_processes(value: int) -> int:
     """Return the largest of the integers that the processes have given after a step."""
     if process_count() == 1:
         return value
@@ -210,7 +210,7 @@ def _marked(error: Exception) -> Exception:
 # ---- failing ----
 
 
-def may_tell(error: BaseException) -> bool:
+def should_report_error(error: BaseException) -> bool:
     """Whether this process is the one to show an error to the user; true of one process alone.
 
     What all raise, the main process tells. What one raises by itself, it tells itself, if it is

@@ -14,7 +14,7 @@ from lorakit.adapters.sharded import is_sharded, shard_like, whole
 from lorakit.distributed.processes import process_count
 from lorakit.errors import ConfigError, did_you_mean
 from lorakit.layers import OffsetUpdate
-from lorakit.layers.updates.sliced_update import PartedUpdate
+from lorakit.layers.updates.sliced_update import SlicedUpdate
 from lorakit.recipes.training_section import OPTIMIZER_NAME
 
 _KEYS = (
@@ -146,7 +146,7 @@ def require_shardable(model: Any) -> None:
         ConfigError: Names the modules that share a weight, or the update.
     """
     for path, module in model.named_modules():
-        if isinstance(module, PartedUpdate):
+        if isinstance(module, SlicedUpdate):
             raise ConfigError(
                 f"This {type(model).__name__} cannot be sharded: {path} has a product for each "
                 "part of a layer (lora.enable_lora, or a convolution in groups), expected one for "

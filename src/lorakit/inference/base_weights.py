@@ -121,5 +121,5 @@ def _updates_alone(adapter: Adapter) -> Adapter:
         target_parameters=tuple(adapter.stacked),
     )
     return replace(
-        adapter, config=config, magnitudes={}, replaced={}, base_weights={}, token_rows={}
+        adapter, config=config, magnitudes={}, replaced={}, base_weights={}, trained_tokens={}
     )

@@ -47,7 +47,7 @@ def update_class(
     return OffsetUpdate if keeps_start and is_linear(adapted_class) else adapted_class.update_class
 
 
-class StartingFactors:
+class InitialFactors:
     """Fills the updates of one new adapter."""
 
     def __init__(self, model: nn.Module, config: LoraConfig) -> None:
@@ -83,7 +83,7 @@ class StartingFactors:
             A, B = self._lost_by_quantizing(layer, update, path)
             update.load_factors_(A, B)
         elif is_rewriting(initialization):
-            _offset(update).start_at_(*self._factors_of_weight(layer, update, path))
+            _offset(update).initialize_at_(*self._factors_of_weight(layer, update, path))
         else:
             update.initialize_(_DRAWN.get(initialization, "kaiming"), layer.zero_factor)
 
@@ -104,7 +104,7 @@ class StartingFactors:
         """
         if isinstance(update, OffsetUpdate):
             LowRankUpdate.load_factors_(update, *factors)
-            update.measure_from_(*self._factors_of_weight(layer, update, path))
+            update.set_offset_(*self._factors_of_weight(layer, update, path))
         else:
             update.load_factors_(*factors)
 

@@ -10,8 +10,8 @@ from lorakit.errors import AdapterStateError
 from lorakit.injection.fused_mlp import set_fused_mlp
 from lorakit.injection.state import (
     AdapterState,
+    adapted_and_replaced_modules,
     adapted_layers,
-    carriers,
     drop_state,
     own_parameters,
     replaced_modules,
@@ -22,7 +22,7 @@ from lorakit.injection.state import (
     take_over_quantized,
     unwrapped,
 )
-from lorakit.injection.torch_encoders import hold_fast_paths
+from lorakit.injection.torch_encoders import disable_fast_paths
 from lorakit.layers import AdaptedLayer, ReplacedModule, restore_in_place
 
 
@@ -76,16 +76,16 @@ def activate(model: nn.Module, state: AdapterState, names: tuple[str, ...]) -> N
     the number of adapters the model carries.
     """
     _check_exclusive(model, names)
-    layers, replaced = carriers(model)
+    layers, replaced = adapted_and_replaced_modules(model)
     for layer in layers:
         layer.active_updates = tuple(name for name in names if name in layer.updates)
     for module in replaced:
         module.active_copy = next((name for name in names if name in module.trained_copies), None)
-    before = (*state.active, *state.trained_in_rows)
+    before = (*state.active, *state.modules_with_trained_tokens)
     trained = {name: False for name in before if name in state.configs}
     set_trained(layers, replaced, trained | {name: state.trainable[name] for name in names})
     state.active = names
-    state.trained_in_rows = ()
+    state.modules_with_trained_tokens = ()
 
 
 @contextmanager
@@ -97,8 +97,8 @@ def restoring_activation(model: nn.Module, names: Sequence[str] = ()) -> Iterato
         names: Those that the block may make act, besides those that act already.
     """
     model, state = unwrapped(model), require_state(model)
-    layers, replaced = carriers(model)
-    active, in_rows = state.active, state.trained_in_rows
+    layers, replaced = adapted_and_replaced_modules(model)
+    active, in_rows = state.active, state.modules_with_trained_tokens
     concerned = {*active, *in_rows, *names}
     updates = [layer.active_updates for layer in layers]
     copies = [module.active_copy for module in replaced]
@@ -120,7 +120,7 @@ def restoring_activation(model: nn.Module, names: Sequence[str] = ()) -> Iterato
         for parameter, required in flags:
             if parameter.requires_grad != required:
                 parameter.requires_grad_(required)
-        state.active, state.trained_in_rows = active, in_rows
+        state.active, state.modules_with_trained_tokens = active, in_rows
         raise
 
 
@@ -218,7 +218,7 @@ def remove_adapters(model: nn.Module, names: Sequence[str]) -> None:
     for name in names:
         del state.configs[name], state.trainable[name]
     state.active = tuple(name for name in state.active if name not in names)
-    layers, replaced = carriers(model)
+    layers, replaced = adapted_and_replaced_modules(model)
     for layer in layers:
         for name in names:
             if name in layer.updates:
@@ -233,7 +233,7 @@ def remove_adapters(model: nn.Module, names: Sequence[str]) -> None:
         module.active_copy = None if module.active_copy in names else module.active_copy
         if not module.trained_copies:
             restore_in_place(module)
-    hold_fast_paths(model)
+    disable_fast_paths(model)
     if not state.configs:
         set_fused_mlp(model, False)
         drop_state(model)

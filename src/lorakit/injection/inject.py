@@ -9,7 +9,7 @@ from torch import nn
 
 from lorakit.config import LoraConfig
 from lorakit.errors import DtypeError, TargetError
-from lorakit.initialization.initialize import StartingFactors, update_class
+from lorakit.initialization.initialize import InitialFactors, update_class
 from lorakit.injection.activation import activate, remove_adapters, restoring_activation
 from lorakit.injection.fused_mlp import set_fused_mlp, unfuse_all
 from lorakit.injection.report import Injection, Match
@@ -22,7 +22,7 @@ from lorakit.injection.selection.plan import InjectionPlan, plan_from_config
 from lorakit.injection.selection.plan_from_tensors import plan_from_tensors, saved_tensors
 from lorakit.injection.selection.recorded_config import recorded_config
 from lorakit.injection.selection.sites import AdapterTensors, Site
-from lorakit.injection.selection.trained_tokens import add_token_rows
+from lorakit.injection.selection.trained_tokens import add_trained_tokens
 from lorakit.injection.siblings import group_siblings
 from lorakit.injection.state import (
     check_new_name,
@@ -33,7 +33,7 @@ from lorakit.injection.state import (
     take_over_quantized,
     unwrapped,
 )
-from lorakit.injection.torch_encoders import hold_fast_paths
+from lorakit.injection.torch_encoders import disable_fast_paths
 from lorakit.layers import (
     AdaptedLayer,
     LowRankUpdate,
@@ -46,7 +46,7 @@ from lorakit.layers.class_swap import has_foreign_forward, swap_class
 from lorakit.layers.kinds.parameter import AdaptedParameter
 from lorakit.layers.magnitude import initial_magnitude
 from lorakit.layers.offload import execution_device, is_offloaded, weights_in_place
-from lorakit.layers.updates.sliced_update import PartedUpdate
+from lorakit.layers.updates.sliced_update import SlicedUpdate
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -118,7 +118,7 @@ def add_adapter(
     state = create_state(model)
     state.configs[name] = recorded
     state.trainable[name] = trainable
-    start = StartingFactors(model, plan.config)
+    start = InitialFactors(model, plan.config)
     with restoring_activation(model), _removing_what_fails(model, name):
         if is_first:
             model.requires_grad_(False)
@@ -127,13 +127,13 @@ def add_adapter(
             _add_update(site, plan, name, dtype, tensors, start).reserve_(max_rank or site.r)
         _add_copies(plan, name, dtype, tensors)
         for place in plan.tokens:
-            rows = None if tensors is None else tensors.token_rows[place.path]
-            add_token_rows(place, name, dtype or trained_dtype(place.weight.dtype), rows)
+            rows = None if tensors is None else tensors.trained_tokens[place.path]
+            add_trained_tokens(place, name, dtype or trained_dtype(place.weight.dtype), rows)
         group_siblings(model, [site.path for site in plan.sites])
         activate(model, state, (name,))
         if is_first:
             set_fused_mlp(model, True)
-        hold_fast_paths(model)
+        disable_fast_paths(model)
         return _injection(model, plan, name, recorded)
 
 
@@ -186,7 +186,7 @@ def _add_update(
     name: str,
     dtype: torch.dtype | None,
     tensors: AdapterTensors | None,
-    start: StartingFactors,
+    start: InitialFactors,
 ) -> LowRankUpdate:
     module, config = site.module, plan.config
     in_features, out_features = site.adapted_class.factor_sizes(module)
@@ -203,7 +203,7 @@ def _add_update(
         groups = sum(site.parts)
         shape_A = (groups * site.r, in_features)
         shape_B = (groups * (out_features // len(site.parts)), site.r)
-        new_update = partial(PartedUpdate, site.parts)
+        new_update = partial(SlicedUpdate, site.parts)
     update = new_update(
         torch.empty(shape_A, device=device, dtype=factor_dtype),
         torch.empty(shape_B, device=device, dtype=factor_dtype),

@@ -11,13 +11,13 @@ from torch import nn
 from lorakit.errors import AdapterNameError
 from lorakit.injection.activation import set_trained
 from lorakit.injection.state import (
-    carriers,
+    adapted_and_replaced_modules,
     require_adapter,
     require_state,
     require_unmerged,
     unwrapped,
 )
-from lorakit.layers.per_row import RowAdapters
+from lorakit.layers.per_row import PerRowAdapters
 
 _EXPAND = "_expand_inputs_for_generation"
 """Name of the method with which models of transformers repeat rows for beams."""
@@ -61,17 +61,19 @@ def adapter_rows(model: nn.Module, names: Sequence[str | None]) -> Iterator[None
             f"Cannot choose adapters by row: got {names!r}, expected a name or None for each row "
             "of the batch. Pass a list; for one adapter in all rows call set_adapter."
         )
-    rows = RowAdapters(names)
+    rows = PerRowAdapters(names)
     for name in rows.distinct:
         require_adapter(model, name)
-    layers, replaced = carriers(unwrapped(model))
+    layers, replaced = adapted_and_replaced_modules(unwrapped(model))
     trained = [name for name in rows.distinct if state.trainable[name]]
     if torch.is_grad_enabled() and trained:
         set_trained(layers, replaced, dict.fromkeys(trained, True))
-        state.trained_in_rows = tuple(dict.fromkeys((*state.trained_in_rows, *trained)))
+        state.modules_with_trained_tokens = tuple(
+            dict.fromkeys((*state.modules_with_trained_tokens, *trained))
+        )
     holders: list[nn.Module] = [*layers, *replaced]
     for module in holders:
-        module.row_adapters = rows  # type: ignore[assignment]
+        module.per_row_adapters = rows  # type: ignore[assignment]
     state.rows = rows
     try:
         with _told_of_repeats(unwrapped(model), rows):
@@ -81,12 +83,12 @@ def adapter_rows(model: nn.Module, names: Sequence[str | None]) -> Iterator[None
         rows.is_over = True
         for module in holders:
             # Layers that backward may run again keep it, to notice that.
-            if not rows.had_gradients and vars(module).get("row_adapters") is rows:
-                del module.row_adapters
+            if not rows.had_gradients and vars(module).get("per_row_adapters") is rows:
+                del module.per_row_adapters
 
 
 @contextmanager
-def _told_of_repeats(model: nn.Module, rows: RowAdapters) -> Iterator[None]:
+def _told_of_repeats(model: nn.Module, rows: PerRowAdapters) -> Iterator[None]:
     """Tell rows how often `generate` of transformers repeats each row, while it does so itself.
 
     An encoder has run by then, with the rows as they were.
@@ -104,7 +106,7 @@ def _told_of_repeats(model: nn.Module, rows: RowAdapters) -> Iterator[None]:
 class _Expanding:
     """Stands in for the method of a model that repeats rows; copies of the model carry a copy."""
 
-    def __init__(self, model: nn.Module, rows: RowAdapters):
+    def __init__(self, model: nn.Module, rows: PerRowAdapters):
         self.model, self.rows = model, rows
 
     def __call__(self, expand_size: int = 1, *args: Any, **kwargs: Any) -> Any:

@@ -11,7 +11,7 @@ from lorakit.errors import AdapterNameError, AdapterStateError, did_you_mean
 from lorakit.layers import AdaptedLayer, ReplacedModule
 from lorakit.layers.bitsandbytes_storage import bits_of
 from lorakit.layers.kinds.parameter import ParameterOwner
-from lorakit.layers.per_row import RowAdapters
+from lorakit.layers.per_row import PerRowAdapters
 
 _ATTRIBUTE = "_lorakit_state"
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9_-]*"
@@ -27,9 +27,9 @@ class AdapterState:
     trainable: dict[str, bool] = field(default_factory=dict)
     active: tuple[str, ...] = ()
     is_merged: bool = False
-    rows: RowAdapters | None = None
+    rows: PerRowAdapters | None = None
     """Which adapter each row of a batch has, inside `adapter_rows`."""
-    trained_in_rows: tuple[str, ...] = ()
+    modules_with_trained_tokens: tuple[str, ...] = ()
     """Adapters whose parameters require gradients since a batch with a row of theirs."""
     trained_before: tuple[str, ...] = ()
     """Names of the base's parameters that required gradients before the first adapter came."""
@@ -186,7 +186,7 @@ def require_no_other_holder(model: nn.Module) -> None:
 def base_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield (path, module) of the base alone, without what adapters added, each module once.
 
-    Parameters that carry updates without being a layer come as their carriers, under their names.
+    Parameters that carry updates without being a layer come under their names.
     """
     seen: set[int] = set()
     stack: list[tuple[str, nn.Module]] = [("", unwrapped(model))]
@@ -203,12 +203,14 @@ def base_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             if name not in own
         ]
         if isinstance(module, ParameterOwner):
-            carriers_here = module.bound_parameters()
-            children += [(f"{path}.{one.parameter_name}", one) for one in carriers_here]
+            parameters_here = module.bound_parameters()
+            children += [(f"{path}.{one.parameter_name}", one) for one in parameters_here]
         stack.extend(reversed(children))
 
 
-def carriers(model: nn.Module) -> tuple[list[AdaptedLayer], list[ReplacedModule]]:
+def adapted_and_replaced_modules(
+    model: nn.Module,
+) -> tuple[list[AdaptedLayer], list[ReplacedModule]]:
     """Return the layers that carry updates and the modules that have trained copies.
 
     They are looked up anew each time, so that layers a user deleted, replaced or copied are seen

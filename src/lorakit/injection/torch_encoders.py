@@ -14,7 +14,7 @@ _SWITCHES = {
 _KEPT = "_lorakit_fast_path"
 
 
-def hold_fast_paths(model: nn.Module) -> None:
+def disable_fast_paths(model: nn.Module) -> None:
     """Keep encoder layers with adapted layers from torch's fast path, and let the others take it.
 
     In evaluation without gradients nn.TransformerEncoderLayer hands the weights of its layers to

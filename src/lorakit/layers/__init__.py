@@ -1,7 +1,7 @@
 """Adapted layers: plain modules whose class is swapped in place, each carrying named updates."""
 
 from lorakit.layers.adapted import AdaptedLayer
-from lorakit.layers.copies import copy_with_own, copy_with_rows, full_copy
+from lorakit.layers.copies import copy_with_own, copy_with_trained_tokens, full_copy
 from lorakit.layers.described import KernelShape
 from lorakit.layers.kinds.conv import LoraConv1d, LoraConv2d, LoraConv3d
 from lorakit.layers.kinds.conv1d import LoraConv1D
@@ -13,7 +13,7 @@ from lorakit.layers.replaced import (
     replace_in_place,
     restore_in_place,
 )
-from lorakit.layers.trained_tokens import TokenRows
+from lorakit.layers.trained_tokens import TrainedTokens
 from lorakit.layers.updates.low_rank_update import LowRankUpdate
 from lorakit.layers.updates.offset_update import OffsetUpdate
 
@@ -29,9 +29,9 @@ __all__ = [
     "LowRankUpdate",
     "OffsetUpdate",
     "ReplacedModule",
-    "TokenRows",
+    "TrainedTokens",
     "copy_with_own",
-    "copy_with_rows",
+    "copy_with_trained_tokens",
     "full_copy",
     "plain_class_of",
     "replace_in_place",

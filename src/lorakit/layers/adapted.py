@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lorakit.layers.described import DescribedLayer
 from lorakit.layers.magnitude import WeightNorms
-from lorakit.layers.per_row import RowAdapters
+from lorakit.layers.per_row import PerRowAdapters
 from lorakit.layers.replaced import swap_plain_class
 from lorakit.layers.siblings import SiblingGroup
 from lorakit.layers.updates.low_rank_update import LowRankUpdate
@@ -23,7 +23,7 @@ class AdaptedLayer(DescribedLayer):
 
     Attributes:
         siblings: The layers that are expected to read the same input, this one among them.
-        row_adapters: Which adapter each row of a batch has, inside `adapter_rows`.
+        per_row_adapters: Which adapter each row of a batch has, inside `adapter_rows`.
         weight_norms: Norms of the weight's rows, where an update has a magnitude.
     """
 
@@ -38,7 +38,7 @@ class AdaptedLayer(DescribedLayer):
     """What an update of a layer of this kind is made of."""
 
     siblings: SiblingGroup | None
-    row_adapters: RowAdapters | None = None
+    per_row_adapters: PerRowAdapters | None = None
     weight_norms: WeightNorms | None = None
 
     @classmethod
@@ -56,7 +56,7 @@ class AdaptedLayer(DescribedLayer):
         if self.siblings is not None:
             self.siblings.leave(self)
         del self.updates, self.active_updates, self.kept_parameters, self.siblings
-        vars(self).pop("row_adapters", None)
+        vars(self).pop("per_row_adapters", None)
         vars(self).pop("weight_norms", None)
         swap_plain_class(self, self.plain_class)
 

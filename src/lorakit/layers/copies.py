@@ -12,7 +12,11 @@ from lorakit.layers.adapted import AdaptedLayer
 from lorakit.layers.kinds.parameter import AdaptedParameter, ParameterOwner
 from lorakit.layers.offload import weights_in_place
 from lorakit.layers.replaced import ReplacedModule, plain_class_of, restore_in_place
-from lorakit.layers.trained_tokens import TokenRows, TokenRowsOfEmbedding, TokenRowsOfLinear
+from lorakit.layers.trained_tokens import (
+    TrainedTokens,
+    TrainedTokensOfEmbedding,
+    TrainedTokensOfLinear,
+)
 
 
 def full_copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
@@ -63,19 +67,19 @@ def copy_with_own(
     return made
 
 
-def copy_with_rows(
+def copy_with_trained_tokens(
     module: nn.Module, indices: Sequence[int], rows: nn.Parameter, *, is_named: bool
-) -> TokenRows:
+) -> TrainedTokens:
     """Return what trains some rows of an embedding, or of a linear layer, for an adapter.
 
     Args:
         module: The base's module, replaced or plain, adapted or not.
         indices: The rows, each once.
         rows: Their values, (n, dim); modules that are tied are given the same.
-        is_named: See `TokenRows`.
+        is_named: See `TrainedTokens`.
     """
     if not isinstance(module, nn.Embedding):
-        return TokenRowsOfLinear(rows, indices, is_named=is_named)
+        return TrainedTokensOfLinear(rows, indices, is_named=is_named)
     plain = _shallow_plain(module)
     if isinstance(plain, AdaptedLayer):
         plain.restore_in_place()
@@ -85,7 +89,7 @@ def copy_with_rows(
     table.num_embeddings = len(indices)
     place_of: dict[int | None, int] = {index: place for place, index in enumerate(indices)}
     table.padding_idx = place_of.get(module.padding_idx)
-    return TokenRowsOfEmbedding(table, indices, is_named=is_named)
+    return TrainedTokensOfEmbedding(table, indices, is_named=is_named)
 
 
 def _is_hooked(module: nn.Module) -> bool:
@@ -101,7 +105,7 @@ def _shallow_plain(module: nn.Module) -> nn.Module:
         made.__dict__[container] = dict(vars(module)[container])
     made._modules.pop("trained_copies", None)
     made.__dict__.pop("active_copy", None)
-    made.__dict__.pop("row_adapters", None)
+    made.__dict__.pop("per_row_adapters", None)
     # Hooks of any kind stay with the base's module, which runs them around the copy.
     made.__dict__.update({k: v for k, v in vars(nn.Module()).items() if "hook" in k})
     # accelerate's hook stays with the base's module, which runs it before the copy acts.

@@ -42,7 +42,7 @@ class DescribedLayer(nn.Module):
     active_updates: tuple[str, ...]
     kept_parameters: dict[str, nn.Parameter | None]
     siblings: Any
-    row_adapters: Any = None
+    per_row_adapters: Any = None
     weight_norms: Any = None
 
     @classmethod
@@ -56,13 +56,13 @@ class DescribedLayer(nn.Module):
 
     def acting_updates(self) -> list[LowRankUpdate]:
         """Return the updates that forward applies to all rows: none while merged."""
-        if self.kept_parameters or not self.active_updates or self.acts_by_row():
+        if self.kept_parameters or not self.active_updates or self.acts_per_row():
             return []
         return [self.updates[name] for name in self.active_updates if name in self.updates]  # type: ignore[misc]
 
-    def acts_by_row(self) -> bool:
+    def acts_per_row(self) -> bool:
         """Return whether each row of the batch has an adapter of its own at the moment."""
-        return self.row_adapters is not None and self.row_adapters.act_on(self)
+        return self.per_row_adapters is not None and self.per_row_adapters.act_on(self)
 
     def operands(
         self, updates: list[LowRankUpdate], seed: Tensor | None = None

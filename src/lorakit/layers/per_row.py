@@ -16,10 +16,10 @@ from lorakit.layers.described import DescribedLayer
 from lorakit.layers.magnitude import norms_of
 from lorakit.layers.updates.low_rank_update import LowRankUpdate, shared_seed
 from lorakit.ops import LowRankTerm, low_rank_linear
-from lorakit.ops.grouped import RowTerms, low_rank_linear_rows
+from lorakit.ops.grouped import PerRowTerms, low_rank_linear_per_row
 
 
-class RowAdapters:
+class PerRowAdapters:
     """Which adapter each row of a batch has; one object shared by all layers of a model.
 
     Attributes:
@@ -40,7 +40,7 @@ class RowAdapters:
         self.is_over = False
         self.had_gradients = False
         self.repeats = 1
-        self._repeated: RowAdapters | None = None
+        self._repeated: PerRowAdapters | None = None
         self._prepared: dict[int, _Prepared] = {}
         self._seed: tuple[weakref.ref[Tensor], Tensor] | None = None
 
@@ -66,16 +66,16 @@ class RowAdapters:
                 "Gradient checkpointing runs a layer again after the adapter_rows block it belongs "
                 "to, expected backward inside the block. Call loss.backward() before leaving it."
             )
-        del layer.row_adapters
+        del layer.per_row_adapters
         return False
 
-    def _for_rows(self, rows: int) -> RowAdapters:
+    def _for_rows(self, rows: int) -> PerRowAdapters:
         """Return what a batch of this many rows goes by: each name repeated, or as it is."""
         if rows == len(self.names) or rows != len(self.names) * self.repeats:
             return self
         if self._repeated is None or len(self._repeated.names) != rows:
             names = [name for name in self.names for _ in range(self.repeats)]
-            self._repeated = RowAdapters(names)
+            self._repeated = PerRowAdapters(names)
         return self._repeated
 
     # ---- layers ----
@@ -95,17 +95,17 @@ class RowAdapters:
                 return F.linear(x, W0, layer.bias)  # type: ignore[arg-type]
             return low_rank_linear(x, W0, layer.bias, ())  # type: ignore[arg-type]
         if prepared.magnitudes is not None:
-            h = low_rank_linear_rows(x, W0, None, prepared.rows)
+            h = low_rank_linear_per_row(x, W0, None, prepared.rows)
             # In float32 at least: c rounded to 16 bits would lose what training changes about it.
-            h = h + h * _by_row(prepared.magnitudes, h).sub(1).to(h.dtype)
-            bias = layer.bias if prepared.biases is None else _by_row(prepared.biases, h)
+            h = h + h * _per_row(prepared.magnitudes, h).sub(1).to(h.dtype)
+            bias = layer.bias if prepared.biases is None else _per_row(prepared.biases, h)
             return h if bias is None else h + bias.to(h.dtype)  # type: ignore[union-attr]
         if prepared.biases is None:
-            return low_rank_linear_rows(x, W0, layer.bias, prepared.rows)  # type: ignore[arg-type]
-        h = low_rank_linear_rows(x, W0, None, prepared.rows)
-        return h + _by_row(prepared.biases, h).to(h.dtype)
+            return low_rank_linear_per_row(x, W0, layer.bias, prepared.rows)  # type: ignore[arg-type]
+        h = low_rank_linear_per_row(x, W0, None, prepared.rows)
+        return h + _per_row(prepared.biases, h).to(h.dtype)
 
-    def added_by_row(
+    def added_per_row(
         self,
         layer: DescribedLayer,
         change: Callable[[LowRankUpdate, Tensor, Tensor], Tensor],
@@ -121,7 +121,7 @@ class RowAdapters:
             h: Its base's output.
         """
         if x.ndim and (batch := self._for_rows(len(x))) is not self:
-            return batch.added_by_row(layer, change, x, h)
+            return batch.added_per_row(layer, change, x, h)
         self._check_rows(x, layer.plain_class.__name__)
         for number, name in enumerate(self.distinct):
             if name not in layer.updates:
@@ -185,7 +185,7 @@ class RowAdapters:
         seed = self._shared_seed(updates, x)
         called = [update(seed) for update in updates]
         positions = [index.get(number, -1) for number in self.index]
-        rows = RowTerms([term for term, *_ in called], positions)
+        rows = PerRowTerms([term for term, *_ in called], positions)
         biases = magnitudes = None
         if any(bias is not None for _, bias, _ in called):
             biases = _row_biases([bias for _, bias, _ in called], layer.bias, positions)  # type: ignore[arg-type]
@@ -223,7 +223,7 @@ class RowAdapters:
 class _Prepared(NamedTuple):
     """What a layer needs for a batch: its terms, and the bias of each row where they differ."""
 
-    rows: RowTerms | None
+    rows: PerRowTerms | None
     biases: Tensor | None
     magnitudes: Tensor | None = None
     """c of each row, (rows, out), 1 where its adapter has no magnitude."""
@@ -273,7 +273,7 @@ def _row_scales(
     return stacked[torch.tensor(positions, device=stacked.device)]  # -1 is the last, the ones
 
 
-def _by_row(values: Tensor, h: Tensor) -> Tensor:
+def _per_row(values: Tensor, h: Tensor) -> Tensor:
     """Return values of each row, (rows, out), in a shape to combine with h, (rows, *, out)."""
     return values.view(len(h), *[1] * (h.ndim - 2), -1)
 

@@ -10,8 +10,8 @@ from torch.func import functional_call
 from torch.utils._pytree import tree_map
 
 from lorakit.layers.class_swap import swap_class
-from lorakit.layers.per_row import RowAdapters
-from lorakit.layers.trained_tokens import TokenRows
+from lorakit.layers.per_row import PerRowAdapters
+from lorakit.layers.trained_tokens import TrainedTokens
 
 
 class ReplacedModule(nn.Module):
@@ -19,30 +19,32 @@ class ReplacedModule(nn.Module):
 
     Attributes:
         trained_copies: The copies by adapter name. A copy may share parameters with the base, or
-            be the `TokenRows` that correct what the base returns.
+            be the `TrainedTokens` that correct what the base returns.
         active_copy: Name of the copy that acts in forward, or None for the base's own.
-        row_adapters: Which adapter each row of a batch has, inside `adapter_rows`.
+        per_row_adapters: Which adapter each row of a batch has, inside `adapter_rows`.
     """
 
     trained_copies: nn.ModuleDict
     active_copy: str | None
-    row_adapters: RowAdapters | None = None
+    per_row_adapters: PerRowAdapters | None = None
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the active adapter's copy, or the base's own forward."""
-        rows = self.row_adapters
+        rows = self.per_row_adapters
         if rows is not None and rows.act_on(self):
             return rows.replaced(self, super().forward, self._run_copy, args, kwargs)
         if self.active_copy is None:
             return super().forward(*args, **kwargs)
         acting = self.trained_copies[self.active_copy]
-        base_result = super().forward(*args, **kwargs) if isinstance(acting, TokenRows) else None
+        base_result = (
+            super().forward(*args, **kwargs) if isinstance(acting, TrainedTokens) else None
+        )
         return self._run_copy(acting, base_result, args, kwargs)
 
     def _run_copy(
         self, acting: nn.Module, base_result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        if isinstance(acting, TokenRows):
+        if isinstance(acting, TrainedTokens):
             return acting.corrected(base_result, self, *args, **kwargs)
         base_dtype, own_dtype = _parameter_dtype(self), _parameter_dtype(acting)
         if base_dtype == own_dtype:
@@ -98,7 +100,7 @@ def replace_in_place(module: nn.Module) -> ReplacedModule:
 def restore_in_place(module: ReplacedModule) -> None:
     """Swap the plain class back and leave no trace; the copies are dropped."""
     del module.trained_copies, module.active_copy
-    vars(module).pop("row_adapters", None)
+    vars(module).pop("per_row_adapters", None)
     swap_class(module, plain_class_of(module))
 
 

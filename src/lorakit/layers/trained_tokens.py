@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-class TokenRows(nn.Module):
+class TrainedTokens(nn.Module):
     """What stands in for some rows of a weight: it corrects what the base's own forward returned.
 
     Modules that share their weight (tied embeddings) share the very parameter `rows` too.
@@ -47,7 +47,7 @@ class TokenRows(nn.Module):
         return f"rows={len(self.indices)}"
 
 
-class TokenRowsOfEmbedding(TokenRows):
+class TrainedTokensOfEmbedding(TrainedTokens):
     """Rows of an embedding: vectors of their tokens are looked up here."""
 
     def __init__(
@@ -85,7 +85,7 @@ class TokenRowsOfEmbedding(TokenRows):
         return torch.where(is_trained[..., None], vectors.to(output.dtype), output)
 
 
-class TokenRowsOfLinear(TokenRows):
+class TrainedTokensOfLinear(TrainedTokens):
     """Rows of an output layer: their outputs change by x (rows − W0[indices])ᵀ.
 
     As a difference it goes along with an update s B A on the same layer, and rows that were not

@@ -40,7 +40,7 @@ from lorakit.ops.native.cpu_kernels import Group, Groups
 from lorakit.ops.quantized import Layout, Weight, dense, parts, weight_from
 
 
-class RowTerms:
+class PerRowTerms:
     """Which update acts on which row of a batch.
 
     Attributes:
@@ -109,7 +109,9 @@ def _up_group(
     return Group(begin, end, B, B.shape[1], scaling, gradient=gradient)
 
 
-def low_rank_linear_rows(x: Tensor, W0: Weight, bias: Tensor | None, rows: RowTerms) -> Tensor:
+def low_rank_linear_per_row(
+    x: Tensor, W0: Weight, bias: Tensor | None, rows: PerRowTerms
+) -> Tensor:
     """Compute x W0ᵀ + b + s (drop(x) Aᵀ) Bᵀ with the A, B and s of each batch row.
 
     Args:
@@ -136,7 +138,7 @@ def low_rank_linear_rows(x: Tensor, W0: Weight, bias: Tensor | None, rows: RowTe
     factors = [factor for term in rows.terms for factor in (term.A, term.B)]
     layout, weight = parts(W0)
     settings = _Settings(rows.index, constants, layout, dtype, out_dtype)
-    return _LowRankLinearRows.apply(x, settings, bias, seed, *weight, *factors)  # type: ignore[return-value]
+    return _LowRankLinearPerRow.apply(x, settings, bias, seed, *weight, *factors)  # type: ignore[return-value]
 
 
 class _Settings(NamedTuple):
@@ -156,7 +158,7 @@ def _forward(
     x: Tensor,
     W0: Weight,
     bias: Tensor | None,
-    rows: RowTerms,
+    rows: PerRowTerms,
     dtype: torch.dtype,
     trains: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
@@ -176,13 +178,13 @@ def _forward(
             kernels.add_groups_(h, tokens, down_groups, up_groups)
     else:
         padded = _Padded.of(rows, dtype, h.device)
-        u = torch.bmm(_by_row(_dropped(tokens, rows), rows), padded.A.mT)  # (rows, each, r)
-        _by_row(h, rows).baddbmm_(u, padded.B.mT)
+        u = torch.bmm(_per_row(_dropped(tokens, rows), rows), padded.A.mT)  # (rows, each, r)
+        _per_row(h, rows).baddbmm_(u, padded.B.mT)
         u = u.reshape(tokens.shape[0], rows.largest_rank)
     return torch.ops.aten._unsafe_view(h, (*x.shape[:-1], h.shape[-1])), u
 
 
-class _LowRankLinearRows(torch.autograd.Function):
+class _LowRankLinearPerRow(torch.autograd.Function):
     """The formulas at the top of the file."""
 
     @staticmethod
@@ -235,10 +237,10 @@ class _LowRankLinearRows(torch.autograd.Function):
         return grad_x, None, grad_bias, None, *of_weight, *gradients
 
 
-def _row_terms(settings: _Settings, factors: Sequence[Tensor], seed: Tensor | None) -> RowTerms:
+def _row_terms(settings: _Settings, factors: Sequence[Tensor], seed: Tensor | None) -> PerRowTerms:
     pairs = zip(settings.constants, factors[0::2], factors[1::2], strict=True)
     terms = [LowRankTerm(A, B, scaling, p, seed if p else None) for (scaling, p), A, B in pairs]
-    return RowTerms(terms, settings.index)
+    return PerRowTerms(terms, settings.index)
 
 
 Needs = list[tuple[bool, bool]]
@@ -246,7 +248,7 @@ Needs = list[tuple[bool, bool]]
 
 
 def _backward_compiled(
-    tokens: Tensor, g: Tensor, u: Tensor, rows: RowTerms, grad_x: Tensor | None, needs: Needs
+    tokens: Tensor, g: Tensor, u: Tensor, rows: PerRowTerms, grad_x: Tensor | None, needs: Needs
 ) -> list[Tensor | None]:
     """Return the gradients of A and B in turn, and add to dL/dx."""
     kernels: cpu_kernels.CpuKernels = skinny.kernels_for(tokens)
@@ -271,12 +273,12 @@ def _backward_compiled(
 
 
 def _backward_in_torch(
-    tokens: Tensor, g: Tensor, u: Tensor, rows: RowTerms, grad_x: Tensor | None, needs: Needs
+    tokens: Tensor, g: Tensor, u: Tensor, rows: PerRowTerms, grad_x: Tensor | None, needs: Needs
 ) -> list[Tensor | None]:
     """Return the gradients of A and B in turn, and add to dL/dx."""
     padded = _Padded.of(rows, g.dtype, g.device)
-    g_rows, dropped = _by_row(g, rows), _by_row(_dropped(tokens, rows), rows)
-    u_rows = _by_row(u.to(g.dtype), rows)
+    g_rows, dropped = _per_row(g, rows), _per_row(_dropped(tokens, rows), rows)
+    u_rows = _per_row(u.to(g.dtype), rows)
     grad_u = torch.bmm(g_rows, padded.B)  # (rows, each, r); B holds the scaling
     if grad_x is not None:
         share = torch.bmm(grad_u, padded.A).reshape(tokens.shape)
@@ -306,7 +308,7 @@ class _Padded(NamedTuple):
     terms: int
 
     @classmethod
-    def of(cls, rows: RowTerms, dtype: torch.dtype, device: torch.device) -> "_Padded":
+    def of(cls, rows: PerRowTerms, dtype: torch.dtype, device: torch.device) -> "_Padded":
         r, terms = rows.largest_rank, rows.terms
         none = len(terms)
         index = torch.tensor([none if i < 0 else i for i in rows.index], device=device)
@@ -322,12 +324,12 @@ class _Padded(NamedTuple):
         return wide.new_zeros(self.terms + 1, *parts.shape[1:]).index_add_(0, self.index, wide)
 
 
-def _by_row(x: Tensor, rows: RowTerms) -> Tensor:
+def _per_row(x: Tensor, rows: PerRowTerms) -> Tensor:
     """View (tokens, width) as (rows, tokens of each, width)."""
     return x.view(len(rows.index), -1 if x.shape[0] else 0, x.shape[1])
 
 
-def _dropped(x: Tensor, rows: RowTerms) -> Tensor:
+def _dropped(x: Tensor, rows: PerRowTerms) -> Tensor:
     """Drop elements of (tokens, width) with the probability of each row's update."""
     by_row = [rows.terms[i].drop_probability if i >= 0 else 0.0 for i in rows.index]
     seed = next((term.seed for term in rows.terms if term.seed is not None), None)

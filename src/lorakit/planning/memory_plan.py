@@ -17,7 +17,7 @@ from lorakit.injection import count_parameters
 from lorakit.planning.fake_model import build_fake_model
 from lorakit.planning.fake_world import FakeWorld
 from lorakit.planning.machine_memory import device_memory, parse_memory, process_bytes
-from lorakit.planning.planned_examples import PlannedRows, rows_of
+from lorakit.planning.planned_examples import PlannedExamples, rows_of
 from lorakit.planning.planned_trainer import PlannedTrainerMixin
 from lorakit.planning.several_processes import in_each_process
 from lorakit.planning.sources import Sources, find_sources
@@ -141,7 +141,7 @@ def plan(
                 *(model, sources.tokenizer, encoded, arguments, sources.labels, ()),
                 PlannedTrainerMixin,
             )
-        batch = longest_batch(trainer, rows.longest, rows.train_rows)
+        batch = longest_batch(trainer, rows.longest, rows.train_examples)
         with world.entered():
             moved = {key: world.values.fake(value, tensors_on) for key, value in batch.items()}
             counted = _step(trainer, moved)
@@ -153,10 +153,10 @@ def plan(
     else:
         file_bytes = view_of(model, "default").weights_file_bytes()
     updates = epochs = tokens = None
-    if rows.train_rows is not None:
-        updates = optimizer_steps(arguments, -(-rows.train_rows // processes))
-        epochs = _epochs(arguments, updates * processes, rows.train_rows)
-        tokens = round(epochs * rows.mean_tokens * rows.train_rows)
+    if rows.train_examples is not None:
+        updates = optimizer_steps(arguments, -(-rows.train_examples // processes))
+        epochs = _epochs(arguments, updates * processes, rows.train_examples)
+        tokens = round(epochs * rows.mean_tokens * rows.train_examples)
     first = next(iter(batch.values()))
     return MemoryPlan(
         **vars(step),
@@ -223,17 +223,17 @@ def _device_of(recipe: Recipe) -> torch.device:
 
 
 def _arguments(
-    recipe: Recipe, task: Task, rows: PlannedRows, device: torch.device, output: Path
+    recipe: Recipe, task: Task, rows: PlannedExamples, device: torch.device, output: Path
 ) -> TrainingArguments:
     has_validation = recipe.data.validation is not None or recipe.data.validation_fraction > 0
-    resolved = resolve_training(recipe, task, rows.train_rows or 1, has_validation)
+    resolved = resolve_training(recipe, task, rows.train_examples or 1, has_validation)
     # Whether and how processes share is planned for apart; here there is one.
     values = {key: value for key, value in resolved.items() if not key.startswith("fsdp")}
     return build_arguments(values, task, output, device.type)
 
 
-def _epochs(arguments: TrainingArguments, updates: int, train_rows: int) -> float:
+def _epochs(arguments: TrainingArguments, updates: int, train_examples: int) -> float:
     if arguments.max_steps > 0:
         step_rows = arguments.train_batch_size * arguments.gradient_accumulation_steps
-        return updates * step_rows / train_rows
+        return updates * step_rows / train_examples
     return float(arguments.num_train_epochs)

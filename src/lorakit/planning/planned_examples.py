@@ -22,14 +22,14 @@ _TOKEN = 1
 
 
 @dataclass(frozen=True)
-class PlannedRows:
+class PlannedExamples:
     """What a batch is made of, and how much there is to train on."""
 
     longest: list[dict[str, Any]]
     """Encoded rows, the longest first."""
     encoded: Encoded
     """The rows looked at, as a trainer takes them."""
-    train_rows: int | None
+    train_examples: int | None
     """Of the whole run, packed ones where rows are packed; None where the data is not here."""
     mean_tokens: float
     """Of a row."""
@@ -37,7 +37,9 @@ class PlannedRows:
     """Where the length comes from, one sentence."""
 
 
-def rows_of(sources: Sources, recipe: Recipe, task: Task, model: PreTrainedModel) -> PlannedRows:
+def rows_of(
+    sources: Sources, recipe: Recipe, task: Task, model: PreTrainedModel
+) -> PlannedExamples:
     """Return the rows to plan for: the longest of the data, or as long as `data.max_length` allows.
 
     Args:
@@ -61,20 +63,20 @@ def _from_data(
     recipe: Recipe,
     task: Task,
     model: PreTrainedModel,
-) -> PlannedRows:
+) -> PlannedExamples:
     def encoded_of(rows: Splits) -> Encoded:
         return task.encode(rows, recipe, sources.tokenizer, model, sources.labels)
 
-    count = sources.train_rows or 0
+    count = sources.train_examples or 0
     encoded = encoded_of(longest)
     some = encoded if len(longest.train) == len(spread.train) == count else encoded_of(spread)
     lengths = [row_tokens(row) for row in _rows(some.train)]
     limit = encoded.settings["max_length"]
-    return PlannedRows(
+    return PlannedExamples(
         longest=sorted(_rows(encoded.train), key=row_tokens, reverse=True),
         encoded=encoded,
         # Rows without a token that counts are left out, and packing makes one row of several.
-        train_rows=max(round(count * len(lengths) / len(spread.train)), 1),
+        train_examples=max(round(count * len(lengths) / len(spread.train)), 1),
         mean_tokens=sum(lengths) / max(len(lengths), 1),
         note=f"The longest of {count:,} examples, at most {limit} tokens.",
     )
@@ -82,39 +84,39 @@ def _from_data(
 
 def _as_long_as_may_be(
     sources: Sources, recipe: Recipe, task_type: TaskType, model: PreTrainedModel
-) -> PlannedRows:
+) -> PlannedExamples:
     """Make rows of a token repeated."""
     length = resolve_max_length(recipe.data.max_length, model, sources.tokenizer)
     row = _ROWS[task_type](length, recipe)
     made = Dataset.from_list([row])
-    why = "examples" if sources.train_rows is None else "tokenizer"
-    verb = "are" if sources.train_rows is None else "is"
+    why = "examples" if sources.train_examples is None else "tokenizer"
+    verb = "are" if sources.train_examples is None else "is"
     note = f"Rows of {length:,} tokens, as the {why} {verb} not here (data.max_length)."
-    return PlannedRows([row], Encoded(made, None), sources.train_rows, float(length), note)
+    return PlannedExamples([row], Encoded(made, None), sources.train_examples, float(length), note)
 
 
-def _text_row(length: int, recipe: Recipe) -> dict[str, Any]:
+def _text_example(length: int, recipe: Recipe) -> dict[str, Any]:
     row: dict[str, Any] = {"input_ids": [_TOKEN] * length, "labels": [_TOKEN] * length}
     return row | ({"seq_lengths": [length]} if recipe.training.get("packing") else {})
 
 
-def _labelled_row(length: int, recipe: Recipe) -> dict[str, Any]:
+def _labelled_example(length: int, recipe: Recipe) -> dict[str, Any]:
     return {"input_ids": [_TOKEN] * length, "attention_mask": [1] * length, "labels": 1}
 
 
-def _tagged_row(length: int, recipe: Recipe) -> dict[str, Any]:
-    return _labelled_row(length, recipe) | {"labels": [1] * length}
+def _tagged_example(length: int, recipe: Recipe) -> dict[str, Any]:
+    return _labelled_example(length, recipe) | {"labels": [1] * length}
 
 
-def _pair_row(length: int, recipe: Recipe) -> dict[str, Any]:
-    return _labelled_row(length, recipe) | {"labels": [_TOKEN] * recipe.data.max_target_length}
+def _pair_example(length: int, recipe: Recipe) -> dict[str, Any]:
+    return _labelled_example(length, recipe) | {"labels": [_TOKEN] * recipe.data.max_target_length}
 
 
 _ROWS: dict[TaskType, Callable[[int, Recipe], dict[str, Any]]] = {
-    TaskType.CAUSAL_LM: _text_row,
-    TaskType.SEQ_CLS: _labelled_row,
-    TaskType.TOKEN_CLS: _tagged_row,
-    TaskType.SEQ_2_SEQ_LM: _pair_row,
+    TaskType.CAUSAL_LM: _text_example,
+    TaskType.SEQ_CLS: _labelled_example,
+    TaskType.TOKEN_CLS: _tagged_example,
+    TaskType.SEQ_2_SEQ_LM: _pair_example,
 }
 
 

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_iter
 
 
 @contextmanager
-def places_told(model: nn.Module, tell: Callable[[str], None]) -> Iterator[None]:
+def track_running_module(model: nn.Module, tell: Callable[[str], None]) -> Iterator[None]:
     """Tell which module of a model is running, for as long as a block runs.
 
     Args:

@@ -23,7 +23,7 @@ _OF_LAUNCHERS_EXACTLY = ("RANK", "WORLD_SIZE")
 _PATIENCE_S = 300
 
 
-def plan_apart(recipe: Recipe, processes: int) -> MemoryPlan | None:
+def plan_in_separate_process(recipe: Recipe, processes: int) -> MemoryPlan | None:
     """Plan a recipe in a process that no launcher has started.
 
     Args:

@@ -36,7 +36,7 @@ class Sources:
     has_tokenizer: bool
     """Whether it is the base's own; else it is one of a single word."""
     labels: tuple[str, ...] | None
-    train_rows: int | None
+    train_examples: int | None
     """Rows to train on; None where they are not here."""
     longest: Splits | None
     """The rows with the most characters, as many as a batch has or more."""

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 from lorakit.layers.bitsandbytes_storage import quantized_weight
 from lorakit.ops.quantized import shared_buffers
 from lorakit.planning.live_storages import LiveStorages, Purpose
-from lorakit.planning.running_module import places_told
+from lorakit.planning.running_module import track_running_module
 from lorakit.training.trainers.adapter_trainer import checkpoints_reentrantly
 
 if TYPE_CHECKING:
@@ -55,18 +55,18 @@ class StepMemory:
 
 
 def longest_batch(
-    trainer: Trainer, rows: Sequence[Mapping[str, Any]], train_rows: int | None
+    trainer: Trainer, rows: Sequence[Mapping[str, Any]], train_examples: int | None
 ) -> dict[str, Any]:
     """Return a batch as a trainer's collator makes it of the longest rows.
 
     Args:
         trainer: The trainer.
         rows: Encoded, the longest first; where there are too few they are taken again.
-        train_rows: How many there are in the whole run, which a batch cannot exceed.
+        train_examples: How many there are in the whole run, which a batch cannot exceed.
     """
     subject: Any = trainer
     size = subject.args.per_device_train_batch_size
-    size = size if train_rows is None else min(size, train_rows)
+    size = size if train_examples is None else min(size, train_examples)
     return dict(subject.data_collator([dict(row) for row in islice(cycle(rows), size)]))
 
 
@@ -96,7 +96,7 @@ def run_step(trainer: Trainer, batch: Mapping[str, Any]) -> StepMemory:
     with (
         _checkpointing_as_asked(subject),
         _autocast_as_asked(subject),
-        places_told(model, lambda place: setattr(storages, "place", place)),
+        track_running_module(model, lambda place: setattr(storages, "place", place)),
         _backward_watched(subject, storages, trained, kept),
         storages,
     ):

@@ -133,18 +133,18 @@ def quickstart_recipe(files: DocstringFiles, output: Path, seed: int) -> Recipe:
     )
 
 
-def classify_examples(adapter: Path, validation_rows: Path, seed: int) -> tuple[Example, ...]:
+def classify_examples(adapter: Path, validation_examples: Path, seed: int) -> tuple[Example, ...]:
     """Classify a few held-out docstrings of different packages, drawn by the seed.
 
     Args:
         adapter: The trained adapter's directory.
-        validation_rows: JSONL file with "text" and "label".
+        validation_examples: JSONL file with "text" and "label".
         seed: Decides which rows are drawn; their predictions are unknown then.
     """
     from lorakit.inference import classify, load_for_inference
 
-    lines = validation_rows.read_text(encoding="utf-8").splitlines()
-    rows = draw_rows([json.loads(line) for line in lines], seed)
+    lines = validation_examples.read_text(encoding="utf-8").splitlines()
+    rows = draw_examples([json.loads(line) for line in lines], seed)
     loaded = load_for_inference(adapter)
     predictions = classify(loaded, [row["text"] for row in rows])
     return tuple(
@@ -153,7 +153,7 @@ def classify_examples(adapter: Path, validation_rows: Path, seed: int) -> tuple[
     )
 
 
-def draw_rows(rows: Sequence[dict[str, str]], seed: int) -> list[dict[str, str]]:
+def draw_examples(rows: Sequence[dict[str, str]], seed: int) -> list[dict[str, str]]:
     """Draw rows, each of another label."""
     shuffled = random.Random(seed).sample(rows, len(rows))
     drawn: dict[str, dict[str, str]] = {}

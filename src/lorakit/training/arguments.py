@@ -32,14 +32,14 @@ _BITSANDBYTES_OPTIMIZERS = (
 
 
 def resolve_training(
-    recipe: Recipe, task: Task, train_rows: int, has_validation: bool
+    recipe: Recipe, task: Task, train_examples: int, has_validation: bool
 ) -> dict[str, Any]:
     """Return the training arguments of a run: the recipe's, and lorakit's where it says nothing.
 
     Args:
         recipe: The recipe.
         task: Its task.
-        train_rows: How many rows there are to train on.
+        train_examples: How many rows there are to train on.
         has_validation: Whether there are rows to evaluate on.
 
     Raises:
@@ -68,14 +68,16 @@ def resolve_training(
         "metric_for_best_model": task.best_metric if strategy != "no" else None,
         "greater_is_better": task.greater_is_better if strategy != "no" else None,
         "load_best_model_at_end": strategy != "no" and save_strategy in (strategy, "best"),
-        **task.own_defaults(recipe),
+        **task.default_arguments(recipe),
     }
     if strategy == "steps" and "eval_steps" in given and "save_steps" not in given:
         own["save_steps"] = given["eval_steps"]
     if "metric_for_best_model" in given and "greater_is_better" not in given:
         own["greater_is_better"] = not given["metric_for_best_model"].endswith("loss")
     resolved = {**own, **_renamed(given)}
-    resolved["logging_steps"] = resolved["logging_steps"] or _logging_steps(resolved, train_rows)
+    resolved["logging_steps"] = resolved["logging_steps"] or _logging_steps(
+        resolved, train_examples
+    )
     if "early_stopping_patience" in given and not resolved["load_best_model_at_end"]:
         raise ConfigError(
             "training.early_stopping_patience needs the best checkpoint: got "
@@ -107,11 +109,11 @@ def _renamed(given: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _logging_steps(training: Mapping[str, Any], train_rows: int) -> int:
+def _logging_steps(training: Mapping[str, Any], train_examples: int) -> int:
     """Log some ten times an epoch, and at least every tenth step."""
     rows = training["per_device_train_batch_size"] * training["gradient_accumulation_steps"]
     rows *= process_count()
-    return min(max(math.ceil(train_rows / rows) // 10, 1), 10)
+    return min(max(math.ceil(train_examples / rows) // 10, 1), 10)
 
 
 def build_arguments(

@@ -13,9 +13,9 @@ from datasets import Dataset
 from lorakit.data import without_bars
 from lorakit.distributed.processes import (
     all_agree,
-    is_first_on_machine,
+    broadcast_from_local_rank_zero,
+    is_local_rank_zero,
     process_count,
-    told_by_first_on_machine,
 )
 from lorakit.files.atomic import lasting_scratch_directory, scratch_directory
 from lorakit.training.tasks import Encoded
@@ -50,13 +50,13 @@ def encoded_once(encode: Callable[[], Encoded], *, keep_files: bool = False) -> 
         return encode()
     with ExitStack() as until_mapped:
         folder = None
-        if is_first_on_machine():
+        if is_local_rank_zero():
             if keep_files:
                 folder = lasting_scratch_directory(_PREFIX)
             else:
                 folder = until_mapped.enter_context(scratch_directory(_PREFIX))
         mine = all_agree(lambda: None if folder is None else _write(encode(), folder))
-        written: _Written = told_by_first_on_machine(mine)
+        written: _Written = broadcast_from_local_rank_zero(mine)
         return all_agree(lambda: _read(written))
 
 

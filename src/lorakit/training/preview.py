@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from lorakit.injection import Injection, ParameterCount, count_parameters
 from lorakit.recipes.recipe import Recipe
 from lorakit.training.setup import Setup, prepare
-from lorakit.training.tasks import SampleRow
+from lorakit.training.tasks import PreviewExample
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -25,40 +25,42 @@ class DryRun:
     parameter_count: ParameterCount
     dtypes: dict[str, str]
     """Of "base" (the adapted weights), "adapter" (its factors) and "compute" (products)."""
-    train_rows: int
-    validation_rows: int
+    train_examples: int
+    validation_examples: int
     steps: int
     """Optimizer steps of the whole run."""
     labels: tuple[str, ...] | None
-    sample_rows: tuple[SampleRow, ...]
+    preview_examples: tuple[PreviewExample, ...]
     """The first training rows as the model will see them."""
     notes: tuple[str, ...]
     """What was done to the data, one sentence each."""
 
 
-def dry_run(recipe: Recipe, *, sample_rows: int = 2) -> DryRun:
+def dry_run(recipe: Recipe, *, preview_examples: int = 2) -> DryRun:
     """Do everything that training does before its first step; no run directory is made.
 
     Args:
         recipe: The recipe.
-        sample_rows: How many training rows to show.
+        preview_examples: How many training rows to show.
 
     Raises:
         ConfigError, MissingFileError, DataError, TargetError: As `train` would raise.
     """
     setup = prepare(recipe, lambda name, payload: None)
-    samples = setup.task.sample_rows(setup.encoded, setup.tokenizer, setup.labels, sample_rows)
+    samples = setup.task.preview_examples(
+        setup.encoded, setup.tokenizer, setup.labels, preview_examples
+    )
     validation = setup.encoded.validation
     return DryRun(
         recipe=setup.recipe,
         injection=setup.injection,
         parameter_count=count_parameters(setup.model),
         dtypes=_dtypes(setup),
-        train_rows=len(setup.encoded.train),
-        validation_rows=0 if validation is None else len(validation),
+        train_examples=len(setup.encoded.train),
+        validation_examples=0 if validation is None else len(validation),
         steps=optimizer_steps(setup.arguments, len(setup.encoded.train)),
         labels=setup.labels,
-        sample_rows=tuple(samples),
+        preview_examples=tuple(samples),
         notes=(*setup.splits.notes, *setup.encoded.notes),
     )
 

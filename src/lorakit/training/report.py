@@ -42,8 +42,8 @@ class RunFacts:
     recipe: Recipe
     injection: Injection
     parameter_count: ParameterCount
-    train_rows: int
-    validation_rows: int
+    train_examples: int
+    validation_examples: int
     notes: tuple[str, ...]
     metrics: dict[str, float]
     train_loss: float
@@ -78,7 +78,7 @@ def report_text(run: RunDirectory, facts: RunFacts) -> str:
         "## Data",
         _table(
             ("split", "examples"),
-            [("training", facts.train_rows), ("validation", facts.validation_rows)],
+            [("training", facts.train_examples), ("validation", facts.validation_examples)],
         ),
         "\n".join(f"- {plain(note)}" for note in facts.notes),
         "## What was trained",

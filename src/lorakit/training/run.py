@@ -98,7 +98,8 @@ def train(
             sets it beside the real one.
         on_event: Called as `on_event(name, payload)` with
             "injected" {injection, parameter_count},
-            "data" {train_rows, validation_rows, notes, task_type, labels (class names or None)},
+            "data" {train_examples, validation_examples, notes, task_type, labels (class names or
+            None)},
             "run_opened" {path, resumed_from (checkpoint path or None), removed (what was wrong, by
             path, with incomplete checkpoints and other files that were deleted), note},
             "notes" {notes} where there is something to know about how the model trains or has
@@ -290,7 +291,7 @@ def _fit(
     recorder = RunRecorder(directory, emit)
     tensorboard = RunTensorBoard(directory)
     writers = [recorder, tensorboard] if is_main() else []
-    with _cache_off(setup.model), quiet_writers(), closing(tensorboard):
+    with _restoring_use_cache(setup.model), quiet_writers(), closing(tensorboard):
         main_decides(lambda: _write_guesses(setup, directory))
         unreached = UnreachedLayers()
         others = (*early_stopping(setup.recipe.training), unreached, StopAtCheckpoint(stop))
@@ -315,8 +316,8 @@ def _fit(
         recipe=setup.recipe,
         injection=as_trained(setup.injection, setup.model),
         parameter_count=count_parameters(setup.model),
-        train_rows=len(setup.splits.train),
-        validation_rows=_rows(setup.splits.validation),
+        train_examples=len(setup.splits.train),
+        validation_examples=_rows(setup.splits.validation),
         notes=(*setup.splits.notes, *setup.encoded.notes, *own_notes, *unreached_notes),
         metrics=metrics,
         train_loss=output.training_loss,
@@ -341,7 +342,7 @@ def _write_guesses(setup: Setup, run: RunDirectory) -> None:
 
 
 @contextmanager
-def _cache_off(model: Any) -> Iterator[None]:
+def _restoring_use_cache(model: Any) -> Iterator[None]:
     """Give the model its key-value cache setting back after training, which needs none."""
     before = getattr(model.config, "use_cache", None)
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorakit.data import Splits, load_splits
-from lorakit.distributed.processes import all_agree, first_on_machine_first, start
+from lorakit.distributed.processes import all_agree, local_rank_zero_first, start
 from lorakit.errors import DataError, first_few
 from lorakit.injection import Injection, add_adapter, count_parameters
 from lorakit.models.new_tokens import require_in_rows
@@ -90,7 +90,7 @@ def prepare(
     start(recipe.training.get("use_cpu"), recipe.training.get("ddp_timeout"))
     recipe, task = all_agree(lambda: _checked(recipe))
     seed = seed_of(recipe)
-    splits = first_on_machine_first(
+    splits = local_rank_zero_first(
         lambda: load_splits(recipe.data, seed, task.label_column(recipe), task.columns(recipe))
     )
     training, arguments = all_agree(lambda: _arguments(recipe, task, splits))
@@ -100,7 +100,7 @@ def prepare(
     found = all_agree(lambda: task.labels(splits, recipe))
     labels = found if labels is None else _known(found or (), labels)
     require_metric(training, task.metric_names(labels, training))
-    tokenizer = first_on_machine_first(lambda: task.load_tokenizer(recipe))
+    tokenizer = local_rank_zero_first(lambda: task.load_tokenizer(recipe))
 
     def adapted() -> tuple[PreTrainedModel, Injection]:
         if shared_base is None:
@@ -157,7 +157,7 @@ def _seed(seed: int) -> None:
 
 def _data_event(splits: Splits, encoded: Encoded) -> dict[str, Any]:
     return {
-        "train_rows": len(splits.train),
-        "validation_rows": 0 if splits.validation is None else len(splits.validation),
+        "train_examples": len(splits.train),
+        "validation_examples": 0 if splits.validation is None else len(splits.validation),
         "notes": (*splits.notes, *encoded.notes),
     }

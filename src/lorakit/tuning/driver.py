@@ -101,7 +101,7 @@ def run_all(
         DataError, MissingFileError, ConfigError, ClusterError, TrainingError: See `tune`.
     """
     tell = on_event or (lambda name, payload: None)
-    plan, train_rows = _plan_trials(recipe, settings, space, directory)
+    plan, train_examples = _plan_trials(recipe, settings, space, directory)
     with ExitStack() as held, ray_cluster(address) as machines:
         require_room_for_trials(settings, machines)
         directory.path.mkdir(parents=True, exist_ok=True)
@@ -114,7 +114,10 @@ def run_all(
             _refuse_held(directory)  # another process may have begun one meanwhile
             write_text(directory.recipe_file, recipe.to_yaml())
         planned = {"space": space, "trials": trials, "epochs": epochs_of(plan.recipe, settings)}
-        tell("planned", {**planned, "train_rows": train_rows, "settings": settings, "facts": facts})
+        tell(
+            "planned",
+            {**planned, "train_examples": train_examples, "settings": settings, "facts": facts},
+        )
 
         def on_change(records: list[TrialRecord], changed: TrialRecord) -> None:
             write_trials(records, settings, directory.trials_file)

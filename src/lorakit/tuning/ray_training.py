@@ -200,7 +200,7 @@ _FAILED = "failed"
 
 def _work(config: dict[str, Any]) -> None:
     """Train in one worker; the main one sends its events, and the first to fail its error."""
-    from lorakit.distributed.processes import may_tell
+    from lorakit.distributed.processes import should_report_error
     from lorakit.training.run import train
 
     queue = config["queue"]
@@ -214,7 +214,7 @@ def _work(config: dict[str, Any]) -> None:
         stop = _stop_asked_through(config["asked"], recipe.training.get("ddp_timeout"))
         train(recipe, resume=config["resume"], on_event=emit, stop=stop)
     except Exception as error:
-        if may_tell(error):
+        if should_report_error(error):
             queue.put((_FAILED, error if isinstance(error, LorakitError) else _plain(error)))
         raise
 

@@ -67,7 +67,7 @@ def tune(
             on from their last checkpoint.
         address: Of a Ray cluster to join, see `ray_cluster`; None starts Ray in this process.
         on_event: Called as `on_event(name, payload)` with
-            "planned" {space, trials, epochs, train_rows, settings, facts (what else to tell)},
+            "planned" {space, trials, epochs, train_examples, settings, facts (what else to tell)},
             "trials" {records, changed (the record that changed)} whenever a trial begins, reports
             or ends.
 

@@ -67,7 +67,7 @@ class TrialPlan:
         return self.recipe.with_changes(changes, self.space.where)
 
 
-def trial_recipe(recipe: Recipe, settings: TrialsConfig, train_rows: int) -> Recipe:
+def trial_recipe(recipe: Recipe, settings: TrialsConfig, train_examples: int) -> Recipe:
     """Return a recipe as each trial takes it, before its own values are put in.
 
     A trial is evaluated and saved after every epoch, and keeps its best one.
@@ -75,7 +75,7 @@ def trial_recipe(recipe: Recipe, settings: TrialsConfig, train_rows: int) -> Rec
     Args:
         recipe: The recipe that is searched.
         settings: Its search or study.
-        train_rows: How many training rows it has.
+        train_examples: How many training rows it has.
     """
     training = {
         key: value
@@ -96,7 +96,7 @@ def trial_recipe(recipe: Recipe, settings: TrialsConfig, train_rows: int) -> Rec
     recipe = recipe.with_absolute_paths()
     data = recipe.data.model_dump(mode="json")
     if settings.sample_fraction < 1:
-        data["max_train_rows"] = max(1, round(settings.sample_fraction * train_rows))
+        data["max_train_rows"] = max(1, round(settings.sample_fraction * train_examples))
     changes = {"training": training, "data": data}
     return recipe.with_changes({**changes, "search": None, "study": None}, "the recipe")
 

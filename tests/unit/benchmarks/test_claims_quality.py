@@ -221,4 +221,4 @@ def test_the_runs_that_are_kept_have_the_grid_that_runs():
     grid = Grid()
     assert ATTENTION in {targets for _, targets in grid.equal_budget}
     for run in compared_runs(runs):
-        assert (run.wanted.epochs, run.wanted.train_rows) == (grid.epochs, grid.train_rows)
+        assert (run.wanted.epochs, run.wanted.train_examples) == (grid.epochs, grid.train_examples)

@@ -10,7 +10,7 @@ import torch
 from pydantic import BaseModel
 
 from lorakit import Adapter, LoraConfig, QuantizationConfig, Recipe
-from lorakit.adapters import DataStart, Extraction, Resize
+from lorakit.adapters import DataInitialization, Extraction, Resize
 from lorakit.config.frozen import FrozenDict, FrozenList, frozen, thawed
 
 CHANGES = {
@@ -159,7 +159,7 @@ def test_adapters_and_results_hand_out_nothing_that_changes():
         pickle.loads(pickle.dumps(adapter)),
         Extraction(adapter, {"up": 1.0}, {"up": 1.0}),
         Resize(adapter, {"up": 0.0}, 0.0),
-        DataStart({"up": 2}, ()),
+        DataInitialization({"up": 2}, ()),
     ]
     for value in results:
         mappings = [v for v in vars(value).values() if isinstance(v, dict)]

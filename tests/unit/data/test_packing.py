@@ -9,7 +9,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterf
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from lorakit import LoraConfig, add_adapter
-from lorakit.data.packing import PackCollator, apart_collator, asks_to_pack
+from lorakit.data.packing import PackCollator, asks_to_pack, isolating_collator
 from lorakit.errors import ConfigError
 from tiny_models import VOCABULARY, WIDTH, gpt2, llama, randomize_
 from tolerances import LOGITS_TOLERANCE, TOLERANCE, largest_error
@@ -125,7 +125,7 @@ def test_which_argument_asks_for_packs(training, asked):
 
 
 def chosen(model):
-    return apart_collator(model, (ROWS, FLAT), [5, 6, 7], {"packing": True}, nullcontext())
+    return isolating_collator(model, (ROWS, FLAT), [5, 6, 7], {"packing": True}, nullcontext())
 
 
 def opt():

@@ -272,7 +272,7 @@ def test_after_the_block_the_active_adapter_acts_again_and_nothing_is_left():
     with adapter_rows(model, ["a", "c", None]):
         model(**inputs)
     unload(model)
-    assert not any("row_adapters" in vars(module) for module in model.modules())
+    assert not any("per_row_adapters" in vars(module) for module in model.modules())
 
 
 @pytest.mark.parametrize("copier", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])

@@ -77,9 +77,9 @@ def test_every_task_trains_the_rows_and_uses_them(task, recipe_with):
     tokenizer, base, _ = base_of(recipe)
     ids = tokenizer.convert_tokens_to_ids(words)
     path, embedding = input_embedding(base, dict(base_modules(base)))
-    assert adapter.token_rows[path].shape == (len(words), embedding.weight.shape[1])
+    assert adapter.trained_tokens[path].shape == (len(words), embedding.weight.shape[1])
     fresh = embedding.weight[torch.tensor(ids)]
-    assert ((adapter.token_rows[path] - fresh).abs().amax(1) > 1e-3).all(), "it was not trained"
+    assert ((adapter.trained_tokens[path] - fresh).abs().amax(1) > 1e-3).all(), "it was not trained"
 
     loaded = load_for_inference(result.run_dir, device="cpu")
     assert loaded.tokenizer.convert_tokens_to_ids(words) == ids
@@ -87,7 +87,7 @@ def test_every_task_trains_the_rows_and_uses_them(task, recipe_with):
     assert ours.weight.shape[0] == max(ids) + 1 == loaded.model.config.vocab_size
     acting = loaded.model.get_submodule("encoder.embed_tokens") if "S2" in task else ours
     with torch.no_grad():
-        assert torch.equal(acting(torch.tensor(ids)), adapter.token_rows[path])
+        assert torch.equal(acting(torch.tensor(ids)), adapter.trained_tokens[path])
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -96,7 +96,9 @@ def test_a_quantised_base_keeps_its_embeddings_dense(bits, recipe_with):
     result = train(recipe_with(quantization=how))
     loaded = load_for_inference(result.run_dir, device="cpu")
     assert bits_of(loaded.model.model.layers[0].self_attn.q_proj) == bits
-    assert len(Adapter.load(result.adapter_path).token_rows) == 2  # the output layer has its own
+    assert (
+        len(Adapter.load(result.adapter_path).trained_tokens) == 2
+    )  # the output layer has its own
     assert loaded.model.lm_head.weight.shape[0] == len(loaded.tokenizer)
 
 

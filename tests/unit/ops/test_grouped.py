@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from lorakit.errors import DtypeError, ShapeError
 from lorakit.ops import LowRankTerm, apply_keep_mask
-from lorakit.ops.grouped import RowTerms, low_rank_linear_rows
+from lorakit.ops.grouped import PerRowTerms, low_rank_linear_per_row
 from lorakit.ops.native import compiled_library, cpu_kernels
 from tolerances import GRADIENT_TOLERANCE, TOLERANCE, largest_error
 
@@ -77,7 +77,7 @@ def gradients_of(h, leaves, g):
 def test_output_and_gradients_are_those_of_each_row_alone(products, dtype, tokens, index):
     x, W0, bias, terms = operands(len(index), *tokens, dtype=dtype)
     leaves = leaves_of(x, terms)
-    h = low_rank_linear_rows(x, W0, bias, RowTerms(terms, index))
+    h = low_rank_linear_per_row(x, W0, bias, PerRowTerms(terms, index))
     g = torch.randn(h.shape, dtype=torch.float64).to(dtype)
     got = gradients_of(h, leaves, g)
 
@@ -101,7 +101,7 @@ def test_dropout_has_the_mask_of_the_whole_activation(products, p, tokens):
     index = (1, -1, 0, 2, 2)
     x, W0, bias, terms = operands(5, *tokens, dtype=torch.float32, p=p)
     leaves = leaves_of(x, terms)
-    h = low_rank_linear_rows(x, W0, bias, RowTerms(terms, index))
+    h = low_rank_linear_per_row(x, W0, bias, PerRowTerms(terms, index))
     expected = reference(x, W0, bias, terms, index)
     g = torch.randn(h.shape)
     assert largest_error(h, expected) <= TOLERANCE[torch.float32]
@@ -118,7 +118,7 @@ def test_gradcheck_with_a_trained_base(p):
 
     def op(x, A, B, A2, B2, W0, bias):
         own = [terms[0]._replace(A=A, B=B), terms[1]._replace(A=A2, B=B2)]
-        return low_rank_linear_rows(x, W0, bias, RowTerms(own, index))
+        return low_rank_linear_per_row(x, W0, bias, PerRowTerms(own, index))
 
     assert torch.autograd.gradcheck(op, leaves)
 
@@ -128,7 +128,7 @@ def test_only_the_gradients_asked_for_are_computed(products, needed):
     index = (0, 1, 1)
     x, W0, bias, terms = operands(3, 4, dtype=torch.float32)
     leaf = {"x": x, "A": terms[1].A, "B": terms[1].B}[needed].requires_grad_()
-    low_rank_linear_rows(x, W0, bias, RowTerms(terms, index)).sum().backward()
+    low_rank_linear_per_row(x, W0, bias, PerRowTerms(terms, index)).sum().backward()
     got, leaf.grad = leaf.grad, None
     reference(x, W0, bias, terms, index).sum().backward()
     assert largest_error(got, leaf.grad) <= GRADIENT_TOLERANCE[torch.float32]
@@ -139,7 +139,7 @@ def test_only_the_gradients_asked_for_are_computed(products, needed):
 def test_a_term_no_row_has_gets_a_gradient_of_zeros(products):
     x, W0, bias, terms = operands(2, 3, dtype=torch.float32)
     leaves = leaves_of(x, terms)
-    h = low_rank_linear_rows(x, W0, bias, RowTerms(terms, (0, 0)))
+    h = low_rank_linear_per_row(x, W0, bias, PerRowTerms(terms, (0, 0)))
     gradients = gradients_of(h, leaves, torch.ones_like(h))
     assert all(gradient.eq(0).all() for gradient in gradients[3:])
     assert not gradients[1].eq(0).all()
@@ -147,12 +147,12 @@ def test_a_term_no_row_has_gets_a_gradient_of_zeros(products):
 
 def test_without_gradients_and_with_them_the_same_bits(products):
     x, W0, bias, terms = operands(3, 4, dtype=torch.float32)
-    rows = RowTerms(terms, (2, -1, 0))
+    rows = PerRowTerms(terms, (2, -1, 0))
     with torch.no_grad():
-        alone = low_rank_linear_rows(x, W0, bias, rows)
-        assert torch.equal(low_rank_linear_rows(x, W0, bias, rows), alone)
+        alone = low_rank_linear_per_row(x, W0, bias, rows)
+        assert torch.equal(low_rank_linear_per_row(x, W0, bias, rows), alone)
     terms[0].A.requires_grad_()
-    assert torch.equal(low_rank_linear_rows(x, W0, bias, rows), alone)
+    assert torch.equal(low_rank_linear_per_row(x, W0, bias, rows), alone)
 
 
 @pytest.mark.parametrize("tokens", [1, 5])
@@ -161,7 +161,7 @@ def test_saves_x_itself_and_one_low_rank_tensor(products, tokens):
     leaves_of(x, terms)
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
-        low_rank_linear_rows(x, W0, bias, RowTerms(terms, (0, 1, 2, -1)))
+        low_rank_linear_per_row(x, W0, bias, PerRowTerms(terms, (0, 1, 2, -1)))
     known = [x, W0, bias, *(t for term in terms for t in (term.A, term.B))]
     pointers = {t.data_ptr() for t in known}
     own = [t for t in saved if t.data_ptr() not in pointers]
@@ -172,7 +172,7 @@ def test_float32_factors_on_a_bfloat16_base(products):
     x, W0, bias, terms = operands(3, 4, dtype=torch.bfloat16)
     terms = [t._replace(A=t.A.float(), B=t.B.float()) for t in terms]
     leaves = leaves_of(x, terms)
-    h = low_rank_linear_rows(x, W0, bias, RowTerms(terms, (0, 1, 2)))
+    h = low_rank_linear_per_row(x, W0, bias, PerRowTerms(terms, (0, 1, 2)))
     gradients = gradients_of(h, leaves, torch.ones_like(h))
     assert h.dtype == gradients[0].dtype == torch.bfloat16
     assert all(gradient.dtype == torch.float32 for gradient in gradients[1:])
@@ -182,7 +182,7 @@ def test_under_autocast(products):
     x, W0, bias, terms = operands(3, 4, dtype=torch.float32)
     leaves = leaves_of(x, terms)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        h = low_rank_linear_rows(x, W0, bias, RowTerms(terms, (0, 1, -1)))
+        h = low_rank_linear_per_row(x, W0, bias, PerRowTerms(terms, (0, 1, -1)))
     assert h.dtype == torch.bfloat16
     gradients = gradients_of(h, leaves, torch.ones_like(h))
     assert all(gradient.dtype == torch.float32 for gradient in gradients)
@@ -193,7 +193,7 @@ def test_an_expanded_gradient_and_a_strided_input(products):
     x, W0, bias, terms = operands(3, 4, dtype=torch.float32)
     leaves = leaves_of(x, terms)
     strided = torch.stack([x, x], -1)[..., 0]
-    h = low_rank_linear_rows(strided, W0, bias, RowTerms(terms, (0, 1, 2)))
+    h = low_rank_linear_per_row(strided, W0, bias, PerRowTerms(terms, (0, 1, 2)))
     got = gradients_of(h.sum(), leaves, None)
     expected = gradients_of(reference(x, W0, bias, terms, (0, 1, 2)).sum(), leaves, None)
     for one, other in zip(got, expected, strict=True):
@@ -203,7 +203,7 @@ def test_an_expanded_gradient_and_a_strided_input(products):
 def test_zero_tokens(products):
     x, W0, bias, terms = operands(2, 0, dtype=torch.float32)
     leaves = leaves_of(x, terms)
-    h = low_rank_linear_rows(x, W0, bias, RowTerms(terms, (0, 1)))
+    h = low_rank_linear_per_row(x, W0, bias, PerRowTerms(terms, (0, 1)))
     assert h.shape == (2, 0, OUT)
     gradients = gradients_of(h, leaves, torch.ones_like(h))
     assert all(gradient.eq(0).all() for gradient in gradients)
@@ -215,13 +215,13 @@ def test_results_do_not_depend_on_threads(threads):
         pytest.skip(f"no compiled products: {compiled_library.unavailable()}")
     before = torch.get_num_threads()
     x, W0, bias, terms = operands(6, 50, dtype=torch.float32)
-    rows = RowTerms(terms, (0, 0, 1, -1, 2, 1))
+    rows = PerRowTerms(terms, (0, 0, 1, -1, 2, 1))
     leaves = leaves_of(x, terms)
     results = []
     try:
         for count in (threads, 1):
             torch.set_num_threads(count)
-            h = low_rank_linear_rows(x, W0, bias, rows)
+            h = low_rank_linear_per_row(x, W0, bias, rows)
             results.append([h, *gradients_of(h, leaves[1:], torch.ones_like(h))])
     finally:
         torch.set_num_threads(before)
@@ -232,7 +232,9 @@ def test_results_do_not_depend_on_threads(threads):
 def test_another_number_of_rows_is_named(shape):
     _, W0, bias, terms = operands(1)
     with pytest.raises(ShapeError) as caught:
-        low_rank_linear_rows(torch.zeros(shape).double(), W0, bias, RowTerms(terms, (0, 1, 2)))
+        low_rank_linear_per_row(
+            torch.zeros(shape).double(), W0, bias, PerRowTerms(terms, (0, 1, 2))
+        )
     assert str(caught.value) == (
         f"Adapters are given for 3 rows, but the input of an adapted layer has shape {shape}, "
         "expected 3 as its first dimension. Name one adapter for each row of the batch; "
@@ -243,4 +245,4 @@ def test_another_number_of_rows_is_named(shape):
 def test_mixed_dtypes_outside_autocast_are_refused():
     x, W0, bias, terms = operands(2, dtype=torch.bfloat16)
     with pytest.raises(DtypeError, match="expected one dtype"):
-        low_rank_linear_rows(x.float(), W0, bias, RowTerms(terms, (0, 1)))
+        low_rank_linear_per_row(x.float(), W0, bias, PerRowTerms(terms, (0, 1)))

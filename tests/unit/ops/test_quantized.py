@@ -11,7 +11,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from lorakit.errors import DtypeError
 from lorakit.ops import LinearOperands, LowRankTerm, low_rank_linear, low_rank_linears, low_rank_mlp
 from lorakit.ops import quantized as ops
-from lorakit.ops.grouped import RowTerms, low_rank_linear_rows
+from lorakit.ops.grouped import PerRowTerms, low_rank_linear_per_row
 from quantized_models import eight_bit_weight, four_bit_weight
 from tolerances import GRADIENT_TOLERANCE, TOLERANCE, largest_error
 
@@ -191,8 +191,8 @@ def test_mixed_rows_equal_those_on_a_dense_weight(kind):
     x = torch.randn(3, 4, 96, requires_grad=True)
     leaves = [x, *(factor for t in terms for factor in (t.A, t.B))]
     assert_same(
-        lambda: low_rank_linear_rows(x, weight, None, RowTerms(terms, [0, -1, 1])),
-        lambda: low_rank_linear_rows(x, dense, None, RowTerms(terms, [0, -1, 1])),
+        lambda: low_rank_linear_per_row(x, weight, None, PerRowTerms(terms, [0, -1, 1])),
+        lambda: low_rank_linear_per_row(x, dense, None, PerRowTerms(terms, [0, -1, 1])),
         leaves,
     )
 
@@ -215,7 +215,7 @@ def test_products_run_in_the_compute_dtype_and_outputs_have_that_of_the_input(ki
     assert 0 < largest_error(output, expected) <= 2 * TOLERANCE[compute]
     output.sum().backward()
     assert x.grad.dtype == torch.float32 and own.A.grad.dtype == torch.float32
-    rows = low_rank_linear_rows(x[:, None], weight, None, RowTerms([own], [0, 0, 0]))
+    rows = low_rank_linear_per_row(x[:, None], weight, None, PerRowTerms([own], [0, 0, 0]))
     assert rows.dtype == torch.float32
     assert largest_error(rows[:, 0], expected) <= 2 * TOLERANCE[compute]
 

@@ -301,7 +301,7 @@ def test_a_forward_that_looks_at_the_weights(recipe, monkeypatch):
 def test_a_plan_made_apart_is_the_same(recipe, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")  # as a launcher sets it; nobody else comes
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    made = apart.plan_apart(recipe(), 2)
+    made = apart.plan_in_separate_process(recipe(), 2)
     assert made is not None
     monkeypatch.undo()
     here = plan(recipe(), processes=2)
@@ -320,7 +320,7 @@ def test_there_is_no_plan_apart_where_none_can_be_made(recipe, monkeypatch):
         raise subprocess.CalledProcessError(ended[-1].returncode, command)
 
     monkeypatch.setattr(apart.subprocess, "run", forked_run)
-    assert apart.plan_apart(recipe(**{"lora.target_modules": ["q_porj"]}), 2) is None
+    assert apart.plan_in_separate_process(recipe(**{"lora.target_modules": ["q_porj"]}), 2) is None
     assert ended[0].returncode == 1 and "TargetError" in ended[0].stderr
 
 

@@ -14,10 +14,10 @@ def test_a_dry_run_tells_everything_and_writes_nothing(recipe, tmp_path):
         "adapter": "float32",
         "compute": "bfloat16 (autocast)",
     }
-    assert (seen.train_rows, seen.validation_rows, seen.steps) == (18, 6, 4)
+    assert (seen.train_examples, seen.validation_examples, seen.steps) == (18, 6, 4)
     assert seen.parameter_count.trainable == seen.injection.lora_parameters
-    assert len(seen.sample_rows) == 2
-    assert 0 < sum(seen.sample_rows[0].counted) < len(seen.sample_rows[0].tokens)
+    assert len(seen.preview_examples) == 2
+    assert 0 < sum(seen.preview_examples[0].counted) < len(seen.preview_examples[0].tokens)
 
 
 def test_small_parameters_are_told_apart(recipe):

@@ -83,8 +83,8 @@ def test_events_tell_how_far_it_is(done):
     steps = [payload for name, payload in events if name == "step"]
     assert [payload["step"] for payload in steps if not payload["logged"]] == list(range(1, 11))
     assert names.count("evaluation") == names.count("checkpoint") == 2
-    assert dict(events)["data"]["train_rows"] == 18
-    assert dict(events)["data"]["validation_rows"] == 6
+    assert dict(events)["data"]["train_examples"] == 18
+    assert dict(events)["data"]["validation_examples"] == 6
 
 
 def test_training_arguments_that_nobody_wrote_are_in_the_recipe(done):

@@ -99,7 +99,7 @@ def test_a_search_tells_of_its_trials_while_they_run(searched):
     _, _, events = searched
     assert events[0][0] == "planned"
     planned = events[0][1]
-    assert (planned["trials"], planned["epochs"], planned["train_rows"]) == (6, 4, 18)
+    assert (planned["trials"], planned["epochs"], planned["train_examples"]) == (6, 4, 18)
     changes = [payload["changed"] for name, payload in events if name == "trials"]
     first = [(r.status, len(r.evaluations)) for r in changes if r.name == "trial-001"]
     assert first == [("running", n) for n in range(5)] + [("finished", 4)]

@@ -24,7 +24,7 @@ from lorakit.errors import AdapterFileError, ConfigError, first_few
 from lorakit.injection.activation import adapter_names
 from lorakit.injection.state import adapted_layers, base_modules, require_state
 from lorakit.layers import KernelShape, LowRankUpdate
-from lorakit.layers.updates.sliced_update import PartedUpdate, in_blocks, out_of_blocks
+from lorakit.layers.updates.sliced_update import SlicedUpdate, in_blocks, out_of_blocks
 
 Bias = Literal["none", "all", "lora_only"]
 EnableLora = Sequence[bool] | Mapping[str, Sequence[bool]]
@@ -368,7 +368,7 @@ def lora_state_dict(
         for path, layer in adapted_layers(model)
         if name in layer.updates
     }
-    fused = {path: u.parts for path, u in updates.items() if isinstance(u, PartedUpdate)}
+    fused = {path: u.parts for path, u in updates.items() if isinstance(u, SlicedUpdate)}
     # The rank that a layer of loralib has to have: that of one part, or of what is saved.
     ranks = {p: u.r if p in fused else adapter.factors[p][0].shape[0] for p, u in updates.items()}
     ratios = {p: u.scaling / (config.alpha_for(p) / ranks[p]) for p, u in updates.items()}

@@ -6,7 +6,7 @@ from lorakit.adapters.adapter import Adapter
 from lorakit.errors import AdapterMismatchError
 from lorakit.injection.state import adapted_layers
 from lorakit.layers import AdaptedLayer
-from lorakit.layers.updates.sliced_update import PartedUpdate, out_of_blocks
+from lorakit.layers.updates.sliced_update import SlicedUpdate, out_of_blocks
 
 
 def require_like_layers(model: nn.Module, new: Adapter, name: str) -> None:
@@ -38,10 +38,10 @@ def _problem(path: str, layer: AdaptedLayer, new: Adapter, name: str) -> str | N
     if layer.kernel_shape(layer) != new.convolutions.get(path):
         return f"{path} has another kernel, or other groups of channels"
     update = layer.updates[name]
-    return _misfit(path, update, *new.factors[path]) if isinstance(update, PartedUpdate) else None
+    return _misfit(path, update, *new.factors[path]) if isinstance(update, SlicedUpdate) else None
 
 
-def _misfit(path: str, place: PartedUpdate, A: Tensor, B: Tensor) -> str | None:
+def _misfit(path: str, place: SlicedUpdate, A: Tensor, B: Tensor) -> str | None:
     """Return why factors do not fit an update with a block for each part or group of a layer."""
     r = place.lora_A.shape[0]
     if A.shape[0] != r:

@@ -67,7 +67,7 @@ def hotswap_adapter(model: nn.Module, adapter: Adapter | str | Path, name: str =
     require_like_layers(model, new, name)
     factors = _factors_for(updates, place, new, state.configs[name])
     tensors = [(tensor, new.magnitudes[path]) for path, tensor in place.magnitudes.items()]
-    tensors += [(tensor, new.token_rows[path]) for path, tensor in place.token_rows.items()]
+    tensors += [(tensor, new.trained_tokens[path]) for path, tensor in place.trained_tokens.items()]
     tensors += [(tensor, new.replaced[key]) for key, tensor in place.replaced.items()]
     before = {path: tuple(t.clone() for t in place.factors[path]) for path in updates}
     copies = [tensor.clone() for tensor, _ in tensors]

@@ -27,7 +27,7 @@ from lorakit.layers import AdaptedLayer, LowRankUpdate, OffsetUpdate
 
 
 @dataclass(frozen=True)
-class DataStart:
+class DataInitialization:
     """What initialising an adapter from data has done.
 
     Attributes:
@@ -49,7 +49,7 @@ def initialize_from_data(
     name: str = "default",
     *,
     loss: Loss | None = None,
-) -> DataStart:
+) -> DataInitialization:
     """Give a fresh adapter the start that its `init_lora_weights` computes from data.
 
     "eva": lora_A gets the principal components of what the layer reads, and lora_B zeros. Ranks are
@@ -93,13 +93,13 @@ def initialize_from_data(
     model = unwrapped(model)
     layers = {path: layer for path, layer in adapted_layers(model) if name in layer.updates}
     if config.init_lora_weights == "lora_ga":
-        return _start_at_gradients(layers, mean_gradients(model, layers, batches, loss), name)
-    return _start_at_inputs(model, layers, batches, name, config)
+        return _initialize_at_gradients(layers, mean_gradients(model, layers, batches, loss), name)
+    return _initialize_at_inputs(model, layers, batches, name, config)
 
 
-def _start_at_gradients(
+def _initialize_at_gradients(
     layers: Mapping[str, AdaptedLayer], gradients: dict[str, Tensor], name: str
-) -> DataStart:
+) -> DataInitialization:
     unreached = tuple(path for path in layers if path not in gradients)
     factors: list[tuple[OffsetUpdate, tuple[Tensor, Tensor]]] = []
     for path, layer in layers.items():
@@ -108,17 +108,19 @@ def _start_at_gradients(
             gradient = gradients.pop(path).to(update.lora_A.device)
             factors.append((update, gradient_factors(gradient, update.r)))
     for update, (A0, B0) in factors:  # once all of them are there, so that nothing is half done
-        update.start_at_(A0, B0)
-    return DataStart({path: _rank(layer, name) for path, layer in layers.items()}, unreached)
+        update.initialize_at_(A0, B0)
+    return DataInitialization(
+        {path: _rank(layer, name) for path, layer in layers.items()}, unreached
+    )
 
 
-def _start_at_inputs(
+def _initialize_at_inputs(
     model: nn.Module,
     layers: Mapping[str, AdaptedLayer],
     batches: Iterable[Batch],
     name: str,
     config: LoraConfig,
-) -> DataStart:
+) -> DataInitialization:
     before = {path: _rank(layer, name) for path, layer in layers.items()}
     most = {
         path: min(round(r * config.eva_rho), *type(layers[path]).factor_sizes(layers[path]))
@@ -137,7 +139,7 @@ def _start_at_inputs(
             with torch.no_grad():
                 update.lora_A.copy_(found[leaders[path]][0][: ranks[path]])
                 update.lora_B.zero_()
-    return DataStart(ranks, tuple(path for path in layers if path not in shares))
+    return DataInitialization(ranks, tuple(path for path in layers if path not in shares))
 
 
 def redistributed_ranks(

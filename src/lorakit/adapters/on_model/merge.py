@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from lorakit.adapters.on_model.merged_tokens import write_token_rows
+from lorakit.adapters.on_model.merged_tokens import write_trained_tokens
 from lorakit.errors import AdapterStateError, QuantizationError, first_few
 from lorakit.injection import set_adapter
 from lorakit.injection.activation import remove_adapters, restoring_activation
@@ -20,7 +20,7 @@ from lorakit.injection.state import (
     require_unmerged,
     unwrapped,
 )
-from lorakit.layers import ReplacedModule, TokenRows
+from lorakit.layers import ReplacedModule, TrainedTokens
 from lorakit.layers.adapted import READ_FLAG
 from lorakit.layers.bitsandbytes_storage import bits_of, dequantize_model, quantized_weight
 from lorakit.layers.offload import is_offloaded
@@ -222,13 +222,13 @@ def merge_and_unload(
         )
     model = unwrapped(model)
     tied = _tied_parameters(model)
-    untied = write_token_rows(model)
+    untied = write_trained_tokens(model)
     for _, layer in adapted_layers(model):
         untied |= any(id(kept) in tied for kept in layer.kept_parameters.values())
         layer.keep_merged()
     for _, module in replaced_modules(model):
         copy = None if module.active_copy is None else module.trained_copies[module.active_copy]
-        if copy is not None and not isinstance(copy, TokenRows):
+        if copy is not None and not isinstance(copy, TrainedTokens):
             parts = [part for _, part in base_modules(module)]
             untied |= any(id(p) in tied for part in parts for p in part._parameters.values())
             _take_over(module, copy)

@@ -4,12 +4,12 @@ import torch
 from torch import nn
 
 from lorakit.injection.state import base_modules, replaced_modules
-from lorakit.layers import TokenRows
+from lorakit.layers import TrainedTokens
 from lorakit.layers.trained_tokens import own_weight
 
 
 @torch.no_grad()
-def write_token_rows(model: nn.Module) -> bool:
+def write_trained_tokens(model: nn.Module) -> bool:
     """Give every module whose trained rows act a weight that has them.
 
     Modules that were tied and have the same rows get the same new weight, so they stay tied. The
@@ -28,7 +28,7 @@ def write_token_rows(model: nn.Module) -> bool:
     for _, module in replaced_modules(model):
         name = module.active_copy
         trained = None if name is None else module.trained_copies[name]
-        if not isinstance(trained, TokenRows):
+        if not isinstance(trained, TrainedTokens):
             continue
         W0, current = own_weight(module), module._parameters["weight"]
         key = (id(current), id(trained.rows))
@@ -41,7 +41,7 @@ def write_token_rows(model: nn.Module) -> bool:
     return any(sharing != holders[base] for _, sharing, base in written.values())
 
 
-def _with_rows(trained: TokenRows, W0: torch.Tensor, current: torch.Tensor) -> torch.Tensor:
+def _with_rows(trained: TrainedTokens, W0: torch.Tensor, current: torch.Tensor) -> torch.Tensor:
     """Return a copy of a weight with trained rows; what an update has added to them stays."""
     merged = current.detach().clone()
     wide = torch.promote_types(trained.rows.dtype, torch.float32)

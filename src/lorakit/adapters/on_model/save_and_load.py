@@ -31,7 +31,7 @@ from lorakit.injection.state import (
     valid_name,
 )
 from lorakit.layers import LowRankUpdate
-from lorakit.layers.updates.sliced_update import PartedUpdate
+from lorakit.layers.updates.sliced_update import SlicedUpdate
 
 
 def save_adapter(model: nn.Module, path: str | Path, name: str = "default") -> list[Path]:
@@ -144,7 +144,7 @@ def _keyed(view: Adapter, factors: Factors) -> dict[str, Tensor]:
         view.magnitudes,
         view.convolutions,
         view.stacked,
-        view.token_rows,
+        view.trained_tokens,
     )
 
 
@@ -205,7 +205,7 @@ def _require_parts_fit(
     """Refuse factors that mix parts which are adapted one by one, before anything is copied."""
     for path, layer in adapted_layers(model):
         update = layer.updates._modules.get(name)
-        if isinstance(update, PartedUpdate):
+        if isinstance(update, SlicedUpdate):
             A, B, _ = to_matrices(*(tensors[key] for key in factor_keys(paths[path], False)))
             update.require_fitting(A, B)
 

@@ -13,7 +13,7 @@ from lorakit.adapters.operations.compatibility import (
     common_heads,
     common_settings,
 )
-from lorakit.adapters.operations.pruning import MajoritySign, drawn, elected, largest
+from lorakit.adapters.operations.pruning import MajoritySign, drawn, elect_signs, largest
 from lorakit.adapters.operations.requirements import require_low_rank
 from lorakit.adapters.operations.resize import require_rank_fits
 from lorakit.adapters.ranks import unit_scaled
@@ -126,7 +126,7 @@ def combine(
     - "magnitude_prune": "linear" on factors of which the largest `density` are kept.
     - "dare_linear": "linear" on factors of which a share `density`, drawn at random, is kept and
       divided by `density`.
-    - "ties": the largest `density` are kept; where signs differ the majority's is elected, and
+    - "ties": the largest `density` are kept; where signs differ the majority's is elect_signs, and
       the weighted mean of those that agree with it is taken.
     - "dare_ties": the same, on factors thinned as by "dare_linear".
     - "..._svd": the same four on the updates ΔW_i themselves in place of their factors, brought
@@ -358,5 +358,5 @@ def _combined(
     elif method != "linear":
         tensors = [largest(tensor, density) for tensor in tensors]
     if method.endswith("ties"):
-        return elected(tensors, weights, majority_sign)
+        return elect_signs(tensors, weights, majority_sign)
     return sum((w * t for w, t in zip(weights, tensors, strict=True)), torch.zeros_like(tensors[0]))

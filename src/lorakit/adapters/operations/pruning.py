@@ -43,7 +43,9 @@ def drawn(tensor: Tensor, density: float, generator: torch.Generator) -> Tensor:
     return tensor * mask.to(tensor) / density
 
 
-def elected(tensors: Sequence[Tensor], weights: Sequence[float], majority: MajoritySign) -> Tensor:
+def elect_signs(
+    tensors: Sequence[Tensor], weights: Sequence[float], majority: MajoritySign
+) -> Tensor:
     """Return, element by element, the weighted mean of the numbers that have the majority's sign.
 
     Args:

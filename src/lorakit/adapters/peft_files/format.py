@@ -61,7 +61,7 @@ class ParsedKeys:
     embeddings: frozenset[str] = frozenset()
     base_weights: dict[str, Tensor] = field(default_factory=dict)
     convolutions: dict[str, KernelShape] = field(default_factory=dict)
-    token_rows: dict[str, Tensor] = field(default_factory=dict)
+    trained_tokens: dict[str, Tensor] = field(default_factory=dict)
 
 
 def tensor_keys(
@@ -72,7 +72,7 @@ def tensor_keys(
     magnitudes: Mapping[str, Tensor] = MappingProxyType({}),
     convolutions: Convolutions = MappingProxyType({}),
     stacked: frozenset[str] = frozenset(),
-    token_rows: Mapping[str, Tensor] = MappingProxyType({}),
+    trained_tokens: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> dict[str, Tensor]:
     """Return tensors under PEFT's keys, with the adapter's name stripped.
 
@@ -84,7 +84,7 @@ def tensor_keys(
         magnitudes: By module path.
         convolutions: Kernels of the convolutions among `factors`.
         stacked: Paths of the stacked parameters among `factors`.
-        token_rows: Trained rows by the path of their embedding or output layer.
+        trained_tokens: Trained rows by the path of their embedding or output layer.
     """
     tensors: dict[str, Tensor] = {}
     paths = file_paths(factors, stacked)
@@ -98,7 +98,7 @@ def tensor_keys(
         if path in convolutions:
             magnitude = magnitude.view(1, -1, *(1,) * len(convolutions[path].kernel))
         tensors[f"{PREFIX}{path}.lora_magnitude_vector"] = magnitude
-    for path, rows in token_rows.items():
+    for path, rows in trained_tokens.items():
         tensors[f"{PREFIX}{path}.token_adapter.trainable_tokens_delta"] = rows
     for key, tensor in replaced.items():
         path, _, last = key.rpartition(".")
@@ -159,7 +159,7 @@ def parse_keys(
             parsed.magnitudes[magnitude[1]] = tensor.flatten() if tensor.ndim > 2 else tensor
         elif rows := re.fullmatch(r"(.+)\.token_adapter\.trainable_tokens_delta", name):
             # Of a tied output layer with an update, PEFT has it below the wrapped layer.
-            parsed.token_rows[rows[1].removesuffix(".base_layer")] = tensor
+            parsed.trained_tokens[rows[1].removesuffix(".base_layer")] = tensor
         elif ".original_module." in name or ".modules_to_save." in name:
             # PEFT repeats the heads' biases under these keys when bias is "all".
             continue

@@ -52,7 +52,7 @@ def evaluate(
 
     def listen(event: str, payload: dict[str, Any]) -> None:
         if event == "data":
-            number = min(payload["validation_rows"], rows or payload["validation_rows"])
+            number = min(payload["validation_examples"], rows or payload["validation_examples"])
             what = data or "the validation data"
             say(f"Measuring {location} on {number:,} examples of {what} ...")
             for note in payload["notes"]:

@@ -115,11 +115,11 @@ def inspect(
             for name, tensor in loaded.replaced.items()
         ]
         table(("weight", "shape", "parameters"), rows)
-    if loaded.token_rows:
+    if loaded.trained_tokens:
         heading("Trained tokens")
         rows = [
             (path, len(tensor), tensor.shape[1], number_text(tensor.numel()))
-            for path, tensor in loaded.token_rows.items()
+            for path, tensor in loaded.trained_tokens.items()
         ]
         table(("weight", "tokens", "dim", "parameters"), rows)
     for warning in (*of_rewritten_base(loaded), *warnings(updates)):
@@ -155,7 +155,7 @@ def summary(adapter: Adapter, location: str | Path) -> dict[str, Any]:
     factors += adapter.magnitudes.values()
     lora_count = sum(tensor.numel() for tensor in factors)
     full_count = sum(tensor.numel() for tensor in adapter.replaced.values())
-    token_count = sum(tensor.numel() for tensor in adapter.token_rows.values())
+    token_count = sum(tensor.numel() for tensor in adapter.trained_tokens.values())
     shares = [f"{lora_count:,} LoRA"]
     shares += [f"{full_count:,} in full"] if full_count else []
     shares += [f"{token_count:,} of tokens"] if token_count else []

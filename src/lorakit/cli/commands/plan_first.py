@@ -50,18 +50,18 @@ def plan_first(
     return plan
 
 
-def _planned_apart(recipe: Recipe, processes: int) -> MemoryPlan | None:
+def _planned_in_separate_process(recipe: Recipe, processes: int) -> MemoryPlan | None:
     from lorakit.distributed.sharding import is_sharding_asked_for
-    from lorakit.planning.separate_process import plan_apart
+    from lorakit.planning.separate_process import plan_in_separate_process
 
     if is_sharding_asked_for(recipe.training):  # by the launcher, perhaps
         recipe = recipe.with_changes({"training.fsdp": True}, "the plan")
-    return plan_apart(recipe, processes)
+    return plan_in_separate_process(recipe, processes)
 
 
 def _planned(recipe: Recipe, processes: int) -> MemoryPlan | None:
     if is_one_of_several():
-        return _planned_apart(recipe, processes)
+        return _planned_in_separate_process(recipe, processes)
     from lorakit.planning import plan
 
     try:

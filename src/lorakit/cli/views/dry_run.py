@@ -13,7 +13,7 @@ from lorakit.errors import escaped
 
 if TYPE_CHECKING:
     from lorakit.training.preview import DryRun
-    from lorakit.training.tasks import SampleRow
+    from lorakit.training.tasks import PreviewExample
 
 SHOWN_TOKENS = 160  # of a long row: half from its beginning, half from its end
 MAX_LINE_WIDTH = 100
@@ -26,8 +26,8 @@ def show_dry_run(dry: DryRun) -> None:
     show_injection(dry.injection, dry.parameter_count)
     show_data(
         {
-            "train_rows": dry.train_rows,
-            "validation_rows": dry.validation_rows,
+            "train_examples": dry.train_examples,
+            "validation_examples": dry.validation_examples,
             "notes": dry.notes,
         }
     )
@@ -36,14 +36,14 @@ def show_dry_run(dry: DryRun) -> None:
     heading(f"Training: {dry.steps:,} optimizer steps")
     settings = {key: number_text(value) for key, value in dry.recipe.training.items()}
     pairs({"products in": dry.dtypes["compute"], **settings})
-    has_marks = any(any(row.counted) for row in dry.sample_rows)
+    has_marks = any(any(row.counted) for row in dry.preview_examples)
     legend = f" ({MARK} marks what counts in the loss)" if has_marks else ""
     heading(f"The first examples as the model will see them{legend}")
-    for number, row in enumerate(dry.sample_rows, start=1):
+    for number, row in enumerate(dry.preview_examples, start=1):
         show_row(number, row)
 
 
-def show_row(number: int, row: SampleRow) -> None:
+def show_row(number: int, row: PreviewExample) -> None:
     """Print the tokens of a row, those that count in the loss marked from below."""
     say(f"  {number}. {len(row.tokens):,} tokens{'; ' if row.note else ''}{escaped(row.note)}")
     width = min(console().width, MAX_LINE_WIDTH) - len(INDENT)

@@ -53,8 +53,8 @@ def show_data(payload: Mapping[str, Any]) -> None:
     heading("Data")
     pairs(
         {
-            "training examples": number_text(payload["train_rows"]),
-            "validation examples": number_text(payload["validation_rows"]) or "none",
+            "training examples": number_text(payload["train_examples"]),
+            "validation examples": number_text(payload["validation_examples"]) or "none",
         }
     )
     for note in payload["notes"]:

@@ -61,7 +61,7 @@ class TrialsView:
         heading(f"{payload['trials']} trials of up to {payload['epochs']} epochs")
         pairs(
             {
-                "training examples": number_text(payload["train_rows"]),
+                "training examples": number_text(payload["train_examples"]),
                 "looking for": f"the {aim} {settings.metric}",
                 **payload["facts"],
             }

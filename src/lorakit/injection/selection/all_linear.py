@@ -56,7 +56,7 @@ def with_lower_ranks(
     lowered = []
     for path, module in selected.items():
         kind = adapted_class_of(module)
-        is_told = matching_pattern(config.rank_pattern, path) or config.parts_for(path)
+        is_told = matching_pattern(config.rank_pattern, path) or config.slices_for(path)
         if kind is None or is_told:
             continue
         largest = min(kind.factor_sizes(module))

@@ -28,7 +28,7 @@ from transformers.core_model_loading import (
 
 from lorakit.config import LoraConfig
 from lorakit.errors import AdapterMismatchError, first_few
-from lorakit.injection.selection.parameters import WEIGHT, is_carrier, parameter_at
+from lorakit.injection.selection.parameters import WEIGHT, is_adapted_parameter, parameter_at
 from lorakit.injection.selection.peft_names import is_taken_for_experts
 from lorakit.injection.selection.sites import AdapterTensors
 from lorakit.injection.selection.targets import name_matches
@@ -50,7 +50,9 @@ def in_names_of(model: nn.Module, adapter: _Tensors) -> _Tensors:
         AdapterMismatchError: Two tensors would get one name, or the updates of experts do not make
             one of the stacked weight.
     """
-    modules = {path: module for path, module in base_modules(model) if not is_carrier(module)}
+    modules = {
+        path: module for path, module in base_modules(model) if not is_adapted_parameter(module)
+    }
     if not isinstance(model, PreTrainedModel) or all(
         _has_place(modules, path) for path in _paths_of(adapter)
     ):
@@ -67,16 +69,16 @@ def in_names_of(model: nn.Module, adapter: _Tensors) -> _Tensors:
     _require_one_each(moved)
     made = _moved(adapter, moved)
     for parameter, members in experts.items():
-        carrier = parameter_at(modules, parameter)
-        if carrier is not None:
-            made = _stacked(made, carrier, parameter, members, names.slots[parameter])
+        adapted = parameter_at(modules, parameter)
+        if adapted is not None:
+            made = _stacked(made, adapted, parameter, members, names.slots[parameter])
     return _of_experts_alone(model, made, [path for found in experts.values() for path in found])
 
 
 def _paths_of(adapter: AdapterTensors) -> list[str]:
     """Return the paths of everything that an adapter has tensors for."""
     owners = (key.rpartition(".")[0] for key in adapter.replaced)
-    paths = (*adapter.factors, *owners, *adapter.token_rows, *adapter.base_weights)
+    paths = (*adapter.factors, *owners, *adapter.trained_tokens, *adapter.base_weights)
     return list(dict.fromkeys(paths))
 
 
@@ -160,7 +162,7 @@ def _moved(adapter: _Tensors, moved: Mapping[str, str]) -> _Tensors:
     """Return an adapter with its tensors under other paths, in settings that select them there."""
     by_path = {
         field: {moved.get(path, path): value for path, value in getattr(adapter, field).items()}
-        for field in ("factors", "magnitudes", "convolutions", "token_rows", "base_weights")
+        for field in ("factors", "magnitudes", "convolutions", "trained_tokens", "base_weights")
     }
     replaced = {_moved_key(key, moved): tensor for key, tensor in adapter.replaced.items()}
     config = adapter.config
@@ -210,7 +212,7 @@ def with_values(
 
 def _stacked(
     adapter: _Tensors,
-    carrier: AdaptedParameter,
+    adapted: AdaptedParameter,
     parameter: str,
     members: Mapping[str, tuple[int, str]],
     slots: int,
@@ -219,7 +221,7 @@ def _stacked(
 
     Args:
         adapter: The adapter.
-        carrier: Of the stacked weight.
+        adapted: The adapted stacked weight.
         parameter: Its path.
         members: For each path of an expert's matrix which of the fused ones it is, and the path
             with "*" for the expert's number.
@@ -232,21 +234,21 @@ def _stacked(
     scalings = {path: config.scaling_for(path) for path in members}
     scaling = Counter(scalings.values()).most_common(1)[0][0]
     r = max(adapter.factors[path][0].shape[0] for path in members)
-    in_features, out_features = type(carrier).factor_sizes(carrier)
+    in_features, out_features = type(adapted).factor_sizes(adapted)
     rows = out_features // slots
     some_A, some_B = adapter.factors[next(iter(members))]
-    A = some_A.new_zeros(carrier.experts, slots * r, in_features)
-    B = some_B.new_zeros(carrier.experts, out_features, slots * r)
+    A = some_A.new_zeros(adapted.experts, slots * r, in_features)
+    B = some_B.new_zeros(adapted.experts, out_features, slots * r)
     filled: set[tuple[int, int]] = set()
     problems = []
     for path, (slot, template) in members.items():
         expert = _number_in(path, template)
         own_A, own_B = adapter.factors[path]
         shapes = (own_A.shape[1:], own_B.shape[:1])
-        if expert >= carrier.experts or shapes != ((in_features,), (rows,)):
+        if expert >= adapted.experts or shapes != ((in_features,), (rows,)):
             problems.append(
                 f"{path} is from {own_A.shape[-1]} to {own_B.shape[0]}, but {parameter!r} has "
-                f"{carrier.experts} experts from {in_features} to {rows}"
+                f"{adapted.experts} experts from {in_features} to {rows}"
             )
             continue
         if path in adapter.magnitudes:
@@ -256,7 +258,7 @@ def _stacked(
         A[expert, slot * r : slot * r + own_r] = own_A
         block = B[expert, slot * rows : (slot + 1) * rows, slot * r : slot * r + own_r]
         block.copy_(own_B if share == 1 else own_B * share)
-    problems += _missing(config, members, filled, carrier.experts)
+    problems += _missing(config, members, filled, adapted.experts)
     if problems:
         raise AdapterMismatchError(
             f"Updates of single experts do not fit {parameter!r} of this base: "

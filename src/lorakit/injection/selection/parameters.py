@@ -1,6 +1,6 @@
 """Which parameters a configuration adapts by name, and how they are found.
 
-The stacked weights of experts are adapted by carriers, under the parameters' paths. The weight of a
+The stacked weights of experts are adapted under the parameters' paths. The weight of a
 module is adapted as the module itself, under its path: a linear layer as `target_modules` would,
 any other by running its forward on the updated weight.
 """
@@ -16,7 +16,7 @@ from lorakit.errors import TargetError, did_you_mean
 from lorakit.injection.selection.targets import layer_index, name_matches, shortest_names
 from lorakit.layers.adapted import AdaptedLayer
 from lorakit.layers.kinds.experts import expert_parameters, experts_class, is_known_experts
-from lorakit.layers.kinds.parameter import AdaptedParameter, ParameterOwner, carrier_of
+from lorakit.layers.kinds.parameter import AdaptedParameter, ParameterOwner, adapted_parameter_of
 from lorakit.layers.kinds.read_weight import LoraReadWeight, read_weight_class
 from lorakit.layers.replaced import plain_class_of
 
@@ -27,32 +27,32 @@ _OTHER_FACTORS = (nn.Embedding, nn.MultiheadAttention, NonDynamicallyQuantizable
 """Modules whose own factors are not those of their weight as a matrix (out, in)."""
 
 
-def is_carrier(module: nn.Module | None) -> bool:
+def is_adapted_parameter(module: nn.Module | None) -> bool:
     """Return whether this stands for a parameter among the modules of a model."""
     return isinstance(module, AdaptedParameter)
 
 
 def adaptable_parameter(owner: nn.Module | None, name: str) -> AdaptedParameter | None:
-    """Return the carrier of a module's parameter, or None where it cannot be adapted."""
+    """Return what adapts a module's parameter, or None where nothing can."""
     if owner is None or not is_known_experts(owner) or name not in expert_parameters(owner):
         return None
-    return carrier_of(owner, name, bool(owner.is_transposed))
+    return adapted_parameter_of(owner, name, bool(owner.is_transposed))
 
 
 def parameter_at(modules: Mapping[str, nn.Module], path: str) -> AdaptedParameter | None:
-    """Return the carrier of the parameter at a path, or None where there is none to adapt."""
+    """Return what adapts the parameter at a path, or None where there is none to adapt."""
     owner_path, _, name = path.rpartition(".")
     return adaptable_parameter(modules.get(owner_path), name) if owner_path else None
 
 
-def attach(carrier: AdaptedParameter) -> None:
-    """Make the forward of a carrier's module one that reads it."""
-    owner = carrier.weight_owner
+def attach(adapted: AdaptedParameter) -> None:
+    """Make the module's forward read an adapted parameter."""
+    owner = adapted.weight_owner
     plain = plain_class_of(owner)
     if isinstance(owner, ParameterOwner):
-        carrier.attach(plain)  # type: ignore[arg-type]
+        adapted.attach(plain)  # type: ignore[arg-type]
     else:
-        carrier.attach(experts_class(plain))
+        adapted.attach(experts_class(plain))
 
 
 def weight_class_of(module: nn.Module) -> type[LoraReadWeight] | None:
@@ -68,7 +68,7 @@ def weight_class_of(module: nn.Module) -> type[LoraReadWeight] | None:
 
 def parameter_class_of(module: nn.Module) -> type[AdaptedLayer]:
     """Return the class that adapts what `selected_parameters` has selected, but for layers."""
-    found = AdaptedParameter if is_carrier(module) else weight_class_of(module)
+    found = AdaptedParameter if is_adapted_parameter(module) else weight_class_of(module)
     if found is None:
         raise TypeError(f"A {type(module).__name__} has no weight that can be adapted.")
     return found
@@ -116,9 +116,9 @@ def selected_parameters(
     for path, (owner, name) in paths.items():
         if not name_matches(config.target_parameters, path) or not _in_layers(config, path):
             continue
-        carrier = adaptable_parameter(owner, name)
-        if carrier is not None:
-            selected[path] = carrier
+        adapted = adaptable_parameter(owner, name)
+        if adapted is not None:
+            selected[path] = adapted
         elif name == WEIGHT and (_is_linear(owner) or weight_class_of(owner) is not None):
             selected[path.removesuffix(f".{WEIGHT}")] = owner
         else:
@@ -153,7 +153,7 @@ def _parameter_paths(modules: Mapping[str, nn.Module]) -> dict[str, tuple[nn.Mod
     return {
         f"{path}.{name}" if path else name: (module, name)
         for path, module in modules.items()
-        if not is_carrier(module)
+        if not is_adapted_parameter(module)
         for name, parameter in module._parameters.items()
         if parameter is not None
     }

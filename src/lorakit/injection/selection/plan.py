@@ -23,10 +23,10 @@ from lorakit.injection.selection.attention import (
 )
 from lorakit.injection.selection.checks.bypassed_layers import bypassed_layers, require_called
 from lorakit.injection.selection.checks.settings import check_sites
-from lorakit.injection.selection.checks.slices import by_groups, check_parts
+from lorakit.injection.selection.checks.slices import check_slices, split_by_conv_groups
 from lorakit.injection.selection.heads import choose_heads, output_layers
 from lorakit.injection.selection.parameters import (
-    is_carrier,
+    is_adapted_parameter,
     parameter_class_of,
     selected_parameters,
 )
@@ -66,7 +66,7 @@ def plan_from_config(model: nn.Module, config: LoraConfig) -> InjectionPlan:
         TargetError: A pattern selects nothing or something that cannot be adapted; lists all.
         ShapeError: A rank is larger than its layer.
     """
-    modules = {path: m for path, m in base_modules(model) if not is_carrier(m)}
+    modules = {path: m for path, m in base_modules(model) if not is_adapted_parameter(m)}
     choice = choose_heads(model, modules, config)
     config = config.model_copy(update={"task_type": choice.task_type})
     plan = InjectionPlan(config, notes=list(choice.notes))
@@ -112,8 +112,8 @@ def plan_from_config(model: nn.Module, config: LoraConfig) -> InjectionPlan:
         if path not in adapted:
             kind = adaptable.get(path) or parameter_class_of(one)
             plan.sites.append(_site(config, path, one, kind))
-    check_parts(config, plan.sites)
-    plan.sites = [by_groups(site, config) for site in plan.sites]
+    check_slices(config, plan.sites)
+    plan.sites = [split_by_conv_groups(site, config) for site in plan.sites]
     check_sites(config, plan.sites)
     _note_skipped(config, modules, plan, heads)
     plan.skipped += left_out.items()
@@ -132,7 +132,7 @@ def _site(
     config: LoraConfig, path: str, module: nn.Module, adapted_class: type[AdaptedLayer]
 ) -> Site:
     r, scaling = config.rank_for(path), config.scaling_for(path)
-    return Site(path, module, adapted_class, r, scaling, config.parts_for(path))
+    return Site(path, module, adapted_class, r, scaling, config.slices_for(path))
 
 
 def _blocked(

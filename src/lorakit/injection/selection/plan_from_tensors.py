@@ -9,11 +9,11 @@ from lorakit.injection.selection.attention import OUTPUT_OBSTACLE, attention_out
 from lorakit.injection.selection.checks.bypassed_layers import bypassed_layers, require_called
 from lorakit.injection.selection.checks.initialization import rewritten_base_problems
 from lorakit.injection.selection.checks.settings import check_dropout
-from lorakit.injection.selection.checks.slices import by_groups
+from lorakit.injection.selection.checks.slices import split_by_conv_groups
 from lorakit.injection.selection.parameters import (
     WEIGHT,
+    is_adapted_parameter,
     is_by_parameter,
-    is_carrier,
     parameter_at,
     selected_parameters,
     weight_class_of,
@@ -40,7 +40,7 @@ def plan_from_tensors(model: nn.Module, adapter: AdapterTensors) -> InjectionPla
         TargetError: The model reads the weight of a layer instead of calling it, or a module has no
             input to drop from.
     """
-    modules = {path: m for path, m in base_modules(model) if not is_carrier(m)}
+    modules = {path: m for path, m in base_modules(model) if not is_adapted_parameter(m)}
     config = adapter.config
     plan = InjectionPlan(config)
     plan.heads = _heads(modules, adapter)
@@ -182,7 +182,7 @@ def _add_site(
             problems.append(f"{key} has shape {got}, but the base's layer needs {expected}.")
             return
     site = Site(path, module, adapted_class, r, adapter.config.scaling_for(path))
-    plan.sites.append(by_groups(site, adapter.config))
+    plan.sites.append(split_by_conv_groups(site, adapter.config))
 
 
 def _class_for(module: nn.Module, is_output: bool) -> type[AdaptedLayer] | None:
@@ -208,7 +208,7 @@ def _add_tokens(
     problems: list[str],
 ) -> None:
     """Find the places of trained rows, and compare their shapes."""
-    rows = adapter.token_rows
+    rows = adapter.trained_tokens
     plan.tokens = find_token_sites(model, modules, plan.config, problems, rows)
     problems += misfits(plan.tokens, rows)
     problems += token_conflicts(plan)

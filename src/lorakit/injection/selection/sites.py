@@ -39,7 +39,7 @@ class AdapterTensors(Protocol):
         ...
 
     @property
-    def token_rows(self) -> Mapping[str, Tensor]:
+    def trained_tokens(self) -> Mapping[str, Tensor]:
         """Trained rows of embeddings and output layers, by module path."""
         ...
 

@@ -10,7 +10,7 @@ from lorakit.config import LoraConfig
 from lorakit.errors import first_few
 from lorakit.injection.selection.targets import name_matches, no_match_message
 from lorakit.injection.selection.vocabulary import input_embedding
-from lorakit.layers import AdaptedLayer, copy_with_rows, plain_class_of, replace_in_place
+from lorakit.layers import AdaptedLayer, copy_with_trained_tokens, plain_class_of, replace_in_place
 from lorakit.layers.bitsandbytes_storage import bits_of
 from lorakit.layers.offload import is_offloaded
 
@@ -205,7 +205,7 @@ def misfits(sites: Sequence[TokenSite], saved_rows: Mapping[str, Tensor]) -> lis
     return problems
 
 
-def add_token_rows(
+def add_trained_tokens(
     site: TokenSite, name: str, dtype: torch.dtype, saved_rows: Tensor | None
 ) -> None:
     """Put rows onto every module of a site.
@@ -221,5 +221,5 @@ def add_token_rows(
     values = weight.detach()[where] if saved_rows is None else saved_rows
     rows = nn.Parameter(values.to(weight.device, dtype, copy=True))
     for path, module in site.modules.items():
-        made = copy_with_rows(module, site.indices, rows, is_named=path == site.path)
+        made = copy_with_trained_tokens(module, site.indices, rows, is_named=path == site.path)
         replace_in_place(module).trained_copies[name] = made.train(module.training)

@@ -77,9 +77,9 @@ class LoraMultiheadAttention(AdaptedLayer, nn.MultiheadAttention):
             ShapeError: An input is nested, a mask has another shape than the scores, or is_causal
                 is given without the mask it describes.
         """
-        acts_by_row = self.row_adapters is not None and self.acts_by_row()
+        acts_per_row = self.per_row_adapters is not None and self.acts_per_row()
         updates = self.acting_updates()
-        if not (updates or acts_by_row or _acts(self.out_proj)):
+        if not (updates or acts_per_row or _acts(self.out_proj)):
             return super().forward(
                 query,
                 key,
@@ -102,7 +102,7 @@ class LoraMultiheadAttention(AdaptedLayer, nn.MultiheadAttention):
             )
         is_batched = query.dim() == 3
         batch_first = self.batch_first and is_batched
-        q, k, v = self._projected(query, key, value, updates, acts_by_row, batch_first)
+        q, k, v = self._projected(query, key, value, updates, acts_per_row, batch_first)
         heads = _Heads(*(self._by_head(x, is_batched, batch_first) for x in (q, k, v)))
         if not is_batched and key_padding_mask is not None:
             key_padding_mask = key_padding_mask.unsqueeze(0)
@@ -131,13 +131,13 @@ class LoraMultiheadAttention(AdaptedLayer, nn.MultiheadAttention):
         key: Tensor,
         value: Tensor,
         updates: list[LowRankUpdate],
-        acts_by_row: bool,
+        acts_per_row: bool,
         batch_first: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return query, key and value projected, in the layout they came in."""
         embed = self.embed_dim
-        if acts_by_row:
-            return self._projected_by_row(query, key, value, batch_first)
+        if acts_per_row:
+            return self._projected_per_row(query, key, value, batch_first)
         W0, (terms, bias, _) = self.in_proj_weight, self.operands(updates)
         if query is key and key is value:
             return low_rank_linear(query, W0, bias, terms).chunk(3, dim=-1)  # type: ignore[return-value]
@@ -157,7 +157,7 @@ class LoraMultiheadAttention(AdaptedLayer, nn.MultiheadAttention):
             return q, k, v
         return q, part(key, slice(embed, 2 * embed)), part(value, slice(2 * embed, None))
 
-    def _projected_by_row(
+    def _projected_per_row(
         self, query: Tensor, key: Tensor, value: Tensor, batch_first: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Project rows that have adapters of their own; each input once, all parts at a time."""
@@ -165,7 +165,7 @@ class LoraMultiheadAttention(AdaptedLayer, nn.MultiheadAttention):
         for x in (query, key, value):
             if id(x) not in projected:
                 rows = x if batch_first else x.transpose(0, 1)
-                h = self.row_adapters.linear(self, rows)  # type: ignore[union-attr]
+                h = self.per_row_adapters.linear(self, rows)  # type: ignore[union-attr]
                 projected[id(x)] = h if batch_first else h.transpose(0, 1)
         q, _, _ = projected[id(query)].chunk(3, dim=-1)
         _, k, _ = projected[id(key)].chunk(3, dim=-1)
@@ -207,11 +207,11 @@ class _Heads(NamedTuple):
 def _acts(out_proj: nn.Module) -> bool:
     """Whether an output projection does something else than its weight says."""
     if isinstance(out_proj, ReplacedModule) and (
-        out_proj.active_copy is not None or out_proj.row_adapters is not None
+        out_proj.active_copy is not None or out_proj.per_row_adapters is not None
     ):
         return True
     return isinstance(out_proj, AdaptedLayer) and (
-        out_proj.row_adapters is not None or bool(out_proj.acting_updates())
+        out_proj.per_row_adapters is not None or bool(out_proj.acting_updates())
     )
 
 

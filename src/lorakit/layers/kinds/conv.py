@@ -82,9 +82,9 @@ class AdaptedConv(AdaptedLayer):
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (*, in, …) to (*, out, …)."""
-        if self.row_adapters is not None and self.acts_by_row():
-            return self.row_adapters.added_by_row(
-                self, self.change_of_rows, input, super().forward(input)
+        if self.per_row_adapters is not None and self.acts_per_row():
+            return self.per_row_adapters.added_per_row(
+                self, self.change_per_row, input, super().forward(input)
             )
         updates = self.acting_updates()
         if not updates:
@@ -109,7 +109,7 @@ class AdaptedConv(AdaptedLayer):
                 h = self._rescaled(update, term, magnitude, h, base + change)
         return h if own is None else h + self._along_channels(own.to(h.dtype))
 
-    def change_of_rows(self, update: LowRankUpdate, input: Tensor, h: Tensor) -> Tensor:
+    def change_per_row(self, update: LowRankUpdate, input: Tensor, h: Tensor) -> Tensor:
         """Return what one update adds to the base's outputs h, (rows, out, …)."""
         term, bias, magnitude = update()
         change = self._change(term, input)

@@ -27,8 +27,8 @@ class LoraConv1D(AdaptedLayer, Conv1D):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (*, in) to (*, out)."""
-        if self.row_adapters is not None and self.acts_by_row():
-            return self.row_adapters.linear(self, x)
+        if self.per_row_adapters is not None and self.acts_per_row():
+            return self.per_row_adapters.linear(self, x)
         updates = self.acting_updates()
         if not updates:
             return super().forward(x)

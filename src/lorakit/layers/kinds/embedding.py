@@ -35,13 +35,13 @@ class LoraEmbedding(AdaptedLayer, nn.Embedding):
     def forward(self, input: Tensor) -> Tensor:
         """Map indices (*) to vectors (*, dim)."""
         h = base = super().forward(input)
-        if self.row_adapters is not None and self.acts_by_row():
-            return self.row_adapters.added_by_row(self, self.change_of_rows, input, h)
+        if self.per_row_adapters is not None and self.acts_per_row():
+            return self.per_row_adapters.added_per_row(self, self.change_per_row, input, h)
         for update in self.acting_updates():
-            h = h + self.change_of_rows(update, input, base)
+            h = h + self.change_per_row(update, input, base)
         return h
 
-    def change_of_rows(self, update: LowRankUpdate, input: Tensor, base: Tensor) -> Tensor:
+    def change_per_row(self, update: LowRankUpdate, input: Tensor, base: Tensor) -> Tensor:
         """Return what one update adds to the base's vectors of indices (*), (*, dim)."""
         rows, term, magnitude = self._low_rank_rows(update, input)
         rows = rows.to(base.dtype)

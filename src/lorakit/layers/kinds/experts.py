@@ -61,10 +61,10 @@ class LoraExperts(ParameterOwner):
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Map (tokens, hidden), given (tokens, top_k) experts and weights, to (tokens, hidden)."""
-        carriers: list[AdaptedParameter] = list(self.adapted_parameters.values())  # type: ignore[arg-type]
-        for carrier in carriers:
-            _refuse_rows(carrier)
-        if not any(carrier.acting_updates() for carrier in carriers):
+        parameters: list[AdaptedParameter] = list(self.adapted_parameters.values())  # type: ignore[arg-type]
+        for parameter in parameters:
+            _refuse_per_row(parameter)
+        if not any(parameter.acting_updates() for parameter in parameters):
             return super().forward(*args, **kwargs)
         if kwargs:
             # The arguments have other names in other models, but one order.
@@ -111,8 +111,8 @@ class _Projection:
         self.biases = getattr(experts, f"{name}_bias").unbind() if experts.has_bias else None
         self.terms: list[tuple[tuple[Tensor, ...], tuple[Tensor, ...], LowRankTerm]] = []
         if name in experts.adapted_parameters:
-            carrier: AdaptedParameter = experts.adapted_parameters[name]  # type: ignore[assignment]
-            terms, _, _ = carrier.operands(carrier.acting_updates())
+            parameter: AdaptedParameter = experts.adapted_parameters[name]  # type: ignore[assignment]
+            terms, _, _ = parameter.operands(parameter.acting_updates())
             self.terms = [(term.A.unbind(), term.B.unbind(), term) for term in terms]
 
     def __call__(self, expert: int, x: Tensor) -> Tensor:
@@ -127,15 +127,15 @@ class _Projection:
         return low_rank_linear(x, self.weights[expert], bias, terms)
 
 
-def _refuse_rows(carrier: AdaptedParameter) -> None:
+def _refuse_per_row(parameter: AdaptedParameter) -> None:
     """Raise where rows of a batch have adapters with updates of this parameter."""
-    rows = carrier.row_adapters
-    if rows is None or not carrier.acts_by_row():
+    rows = parameter.per_row_adapters
+    if rows is None or not parameter.acts_per_row():
         return
-    concerned = [name for name in rows.distinct if name in carrier.updates]
+    concerned = [name for name in rows.distinct if name in parameter.updates]
     if concerned:
         raise AdapterStateError(
-            f"Cannot run rows with adapters of their own through {carrier.parameter_name}: "
+            f"Cannot run rows with adapters of their own through {parameter.parameter_name}: "
             f"{concerned[0]!r} updates experts, which see tokens and not rows; expected adapters "
             "of other layers. Run its rows in a batch of their own, with set_adapter."
         )

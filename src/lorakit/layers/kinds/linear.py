@@ -23,8 +23,8 @@ class AdaptedLinear(AdaptedLayer):
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (*, in) to (*, out)."""
-        if self.row_adapters is not None and self.acts_by_row():
-            return self.row_adapters.linear(self, input)
+        if self.per_row_adapters is not None and self.acts_per_row():
+            return self.per_row_adapters.linear(self, input)
         updates = self.acting_updates()
         if not updates:
             return self.base_output(input)

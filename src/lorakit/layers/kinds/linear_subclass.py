@@ -38,7 +38,9 @@ def runs_as_linear(module: nn.Module) -> bool:
     known = vars(nn.Linear(1, 1, device="meta"))
     settings = {name: value for name, value in vars(module).items() if name not in known}
     if isinstance(module, ReplacedModule):
-        settings = {n: v for n, v in settings.items() if n not in ("active_copy", "row_adapters")}
+        settings = {
+            n: v for n, v in settings.items() if n not in ("active_copy", "per_row_adapters")
+        }
     children = set(module._modules) - {"trained_copies"}
     if children or module._buffers or set(module._parameters) != {"weight", "bias"}:
         return False

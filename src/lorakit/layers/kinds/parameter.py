@@ -145,7 +145,7 @@ class ParameterOwner(nn.Module):
 
     def bound_parameters(self) -> list[AdaptedParameter]:
         """Return the adapted parameters, each knowing its owner."""
-        return [carrier.bind(self) for carrier in self.adapted_parameters.values()]  # type: ignore[operator]
+        return [parameter.bind(self) for parameter in self.adapted_parameters.values()]  # type: ignore[operator]
 
     def restore_owner_in_place(self) -> None:
         """Swap the plain class back and drop every update."""
@@ -154,8 +154,8 @@ class ParameterOwner(nn.Module):
         swap_plain_class(self, plain)
 
 
-def carrier_of(owner: nn.Module, name: str, is_transposed: bool) -> AdaptedParameter:
-    """Return the carrier of a parameter: the one it has, or a new unattached one."""
+def adapted_parameter_of(owner: nn.Module, name: str, is_transposed: bool) -> AdaptedParameter:
+    """Return what adapts a parameter: the object it has, or a new unattached one."""
     if isinstance(owner, ParameterOwner) and name in owner.adapted_parameters:
         return owner.adapted_parameters[name].bind(owner)  # type: ignore[operator,return-value]
     return AdaptedParameter(owner, name, is_transposed)

@@ -33,8 +33,8 @@ class LoraReadWeight(AdaptedLayer):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the plain forward with the weight and bias that the active updates make."""
-        if self.row_adapters is not None and self.acts_by_row():
-            self._refuse_rows(self.row_adapters.distinct)
+        if self.per_row_adapters is not None and self.acts_per_row():
+            self._refuse_per_row(self.per_row_adapters.distinct)
         updates = self.acting_updates()
         if not updates:
             return super().forward(*args, **kwargs)
@@ -57,7 +57,7 @@ class LoraReadWeight(AdaptedLayer):
             self.weight.dtype
         )
 
-    def _refuse_rows(self, names: tuple[str, ...]) -> None:
+    def _refuse_per_row(self, names: tuple[str, ...]) -> None:
         concerned = [name for name in names if name in self.updates]
         if concerned:
             raise AdapterStateError(

@@ -34,15 +34,15 @@ class OffsetUpdate(LowRankUpdate):
         self.register_buffer("initial_B", torch.zeros_like(lora_B))
 
     @torch.no_grad()
-    def measure_from_(self, A0: Tensor, B0: Tensor) -> None:
+    def set_offset_(self, A0: Tensor, B0: Tensor) -> None:
         """Take the factors that the update is measured from, in place."""
         self.initial_A.copy_(A0)
         self.initial_B.copy_(B0)
 
     @torch.no_grad()
-    def start_at_(self, A0: Tensor, B0: Tensor) -> None:
+    def initialize_at_(self, A0: Tensor, B0: Tensor) -> None:
         """Begin at these factors, in place; the update is zero then."""
-        self.measure_from_(A0, B0)
+        self.set_offset_(A0, B0)
         self.lora_A.copy_(self.initial_A)
         self.lora_B.copy_(self.initial_B)
 

@@ -19,7 +19,7 @@ from lorakit.errors import AdapterMismatchError
 from lorakit.layers.updates.low_rank_update import LowRankUpdate
 
 
-class PartedUpdate(LowRankUpdate):
+class SlicedUpdate(LowRankUpdate):
     """The update of a fused matrix with a low-rank product for each adapted part.
 
     Attributes:

@@ -49,7 +49,7 @@ class Encoded:
 
 
 @dataclass(frozen=True)
-class SampleRow:
+class PreviewExample:
     """One row as the model will see it."""
 
     tokens: list[str]
@@ -71,7 +71,7 @@ class Task(ABC):
     def arguments_class(self) -> type[TrainingArguments]:
         """Return the class whose fields may stand under `training:`."""
 
-    def own_defaults(self, recipe: Recipe) -> dict[str, Any]:
+    def default_arguments(self, recipe: Recipe) -> dict[str, Any]:
         """Return the training arguments this task sets where the recipe says nothing."""
         return {}
 
@@ -181,13 +181,13 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def sample_rows(
+    def preview_examples(
         self,
         encoded: Encoded,
         tokenizer: PreTrainedTokenizerBase,
         labels: tuple[str, ...] | None,
         n: int = 2,
-    ) -> list[SampleRow]:
+    ) -> list[PreviewExample]:
         """Return the first training rows, read back from the tensors the model will be given."""
 
     @abstractmethod

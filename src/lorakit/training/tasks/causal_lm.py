@@ -33,24 +33,24 @@ from lorakit.data.text_formats import (
     ALPACA,
     CountedIds,
     Layout,
+    example_encoder,
     find_layout,
     require_end_token,
-    row_encoder,
     text_columns,
 )
 from lorakit.data.tokenize_examples import (
     IDS,
     NOT_COUNTED,
     cut_note,
-    first_rows,
-    map_rows,
+    first_examples,
+    map_examples,
     readable,
     require_texts,
 )
 from lorakit.data.tokenizers import added_tokens, pad_id
 from lorakit.errors import ConfigError, DataError, did_you_mean
 from lorakit.models.pretrained import resolve_max_length
-from lorakit.training.tasks.base import Encoded, SampleRow, Task
+from lorakit.training.tasks.base import Encoded, PreviewExample, Task
 from lorakit.training.trainers.language_trainer import LanguageTrainer
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class CausalLM(Task):
         """Return TRL's SFTConfig."""
         return SFTConfig
 
-    def own_defaults(self, recipe: Recipe) -> dict[str, Any]:
+    def default_arguments(self, recipe: Recipe) -> dict[str, Any]:
         """Turn off what SFTConfig turns on by itself: bfloat16 and checkpointing."""
         return {"bf16": False, "activation_checkpointing": False}
 
@@ -141,18 +141,18 @@ class CausalLM(Task):
         )
         return Encoded(encoded["training"], encoded.get("validation"), tuple(notes), settings)
 
-    def sample_rows(
+    def preview_examples(
         self,
         encoded: Encoded,
         tokenizer: PreTrainedTokenizerBase,
         labels: tuple[str, ...] | None,
         n: int = 2,
-    ) -> list[SampleRow]:
+    ) -> list[PreviewExample]:
         """Return the first rows as the collator makes them; a pack of several texts is one row."""
         packed = "seq_lengths" in encoded.train.column_names
         collate = DataCollatorForLanguageModeling(pad_id(tokenizer), padding_free=packed)
         rows = []
-        for row in first_rows(encoded.train, n):
+        for row in first_examples(encoded.train, n):
             batch = collate([row])
             ids, targets = batch["input_ids"][0], batch["labels"][0]
             counted = [bool(target) for target in targets != NOT_COUNTED]
@@ -160,7 +160,7 @@ class CausalLM(Task):
             note = f"{sum(counted)} of {len(counted)} tokens count"
             if packed:
                 note += f", {len(row['seq_lengths'])} texts packed"
-            rows.append(SampleRow(readable(tokenizer, ids), counted, note))
+            rows.append(PreviewExample(readable(tokenizer, ids), counted, note))
         return rows
 
     def metric_names(
@@ -231,7 +231,7 @@ def _encoder(
             recipe.model,
             counts_prompts=counts_prompts,
         )
-        return row_encoder(layout, tokenizer, chat)
+        return example_encoder(layout, tokenizer, chat)
     if only:
         raise ConfigError(
             "Only conversations have an assistant: got training.assistant_only_loss=true for "
@@ -239,7 +239,7 @@ def _encoder(
             "its completion, the completion alone counts anyway."
         )
     require_end_token(tokenizer)
-    encode = row_encoder(layout, tokenizer, None)
+    encode = example_encoder(layout, tokenizer, None)
     if layout.name in ("prompt_completion", "alpaca") and counts_prompts:
         return lambda row: CountedIds(ids := encode(row).ids, [True] * len(ids))
     return encode
@@ -303,7 +303,7 @@ def _encode(
                 )
         return made
 
-    made = map_rows(rows, tokenize, {"input_ids": IDS, "labels": IDS})
+    made = map_examples(rows, tokenize, {"input_ids": IDS, "labels": IDS})
     return made, sum(cuts), len(rows) - len(made)
 
 

@@ -25,8 +25,8 @@ from lorakit.data.tokenize_examples import (
     IDS,
     NOT_COUNTED,
     cut_note,
-    first_rows,
-    map_rows,
+    first_examples,
+    map_examples,
     readable,
     require_texts,
     tokenize_texts,
@@ -34,7 +34,7 @@ from lorakit.data.tokenize_examples import (
 from lorakit.data.tokenizers import batch_columns, decoded, pad_id, with_end
 from lorakit.errors import ConfigError
 from lorakit.models.pretrained import model_limit, resolve_max_length
-from lorakit.training.tasks.base import Encoded, SampleRow, Task
+from lorakit.training.tasks.base import Encoded, PreviewExample, Task
 from lorakit.training.trainers.sequence_trainer import SequenceTrainer
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Seq2SeqLM(Task):
         """Return transformers' Seq2SeqTrainingArguments."""
         return Seq2SeqTrainingArguments
 
-    def own_defaults(self, recipe: Recipe) -> dict[str, Any]:
+    def default_arguments(self, recipe: Recipe) -> dict[str, Any]:
         """Generate at evaluation, as long as a target may be (and the token it starts from)."""
         return {
             "predict_with_generate": True,
@@ -105,15 +105,15 @@ class Seq2SeqLM(Task):
         )
         return Encoded(encoded["training"], encoded.get("validation"), tuple(notes), settings)
 
-    def sample_rows(
+    def preview_examples(
         self,
         encoded: Encoded,
         tokenizer: PreTrainedTokenizerBase,
         labels: tuple[str, ...] | None,
         n: int = 2,
-    ) -> list[SampleRow]:
+    ) -> list[PreviewExample]:
         """Return the first rows as the collator batches them: source, then target tokens."""
-        batch = DataCollatorForSeq2Seq(tokenizer)(first_rows(encoded.train, n))
+        batch = DataCollatorForSeq2Seq(tokenizer)(first_examples(encoded.train, n))
         rows = []
         for ids, mask, targets in zip(
             batch["input_ids"], batch["attention_mask"].bool(), batch["labels"], strict=True
@@ -122,7 +122,7 @@ class Seq2SeqLM(Task):
             target = readable(tokenizer, targets[targets != NOT_COUNTED])
             counted = [False] * len(source) + [True] * len(target)
             note = f"source: {len(source)} tokens, target: {len(target)} tokens, all counted"
-            rows.append(SampleRow(source + target, counted, note))
+            rows.append(PreviewExample(source + target, counted, note))
         return rows
 
     def metric_names(
@@ -175,7 +175,7 @@ def _encode(
         return columns | {"labels": [ids[: data.max_target_length] for ids in whole]}
 
     features = {column: IDS for column in tokenizer("a")} | {"labels": IDS}
-    made = map_rows(rows, tokenize, features)
+    made = map_examples(rows, tokenize, features)
     return made, sum(cuts), sum(target_cuts)
 
 

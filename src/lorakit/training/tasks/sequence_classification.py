@@ -27,8 +27,8 @@ from lorakit.data.labels import label_notes, names_of, require_seen, sorted_name
 from lorakit.data.tokenize_examples import (
     IDS,
     cut_note,
-    first_rows,
-    map_rows,
+    first_examples,
+    map_examples,
     readable,
     require_texts,
     tokenize_texts,
@@ -36,7 +36,7 @@ from lorakit.data.tokenize_examples import (
 from lorakit.errors import DataError
 from lorakit.models.pretrained import resolve_max_length
 from lorakit.training.losses.counted_loss import CountedLossTrainer
-from lorakit.training.tasks.base import Encoded, SampleRow, Task
+from lorakit.training.tasks.base import Encoded, PreviewExample, Task
 
 if TYPE_CHECKING:
     from lorakit.data import Splits
@@ -101,22 +101,22 @@ class SequenceClassification(Task):
         settings = self.settings(recipe, model, max_length=max_length, text_pair=pair)
         return Encoded(encoded["training"], encoded.get("validation"), tuple(notes), settings)
 
-    def sample_rows(
+    def preview_examples(
         self,
         encoded: Encoded,
         tokenizer: PreTrainedTokenizerBase,
         labels: tuple[str, ...] | None,
         n: int = 2,
-    ) -> list[SampleRow]:
+    ) -> list[PreviewExample]:
         """Return the first rows as the collator batches them; no token counts, the label does."""
-        batch = DataCollatorWithPadding(tokenizer)(first_rows(encoded.train, n))
+        batch = DataCollatorWithPadding(tokenizer)(first_examples(encoded.train, n))
         rows = []
         for ids, mask, label in zip(
             batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True
         ):
             tokens = readable(tokenizer, ids[mask.bool()])
             name = labels[int(label)] if labels else str(int(label))
-            rows.append(SampleRow(tokens, [False] * len(tokens), f"label: {name}"))
+            rows.append(PreviewExample(tokens, [False] * len(tokens), f"label: {name}"))
         return rows
 
     def metric_names(
@@ -190,4 +190,4 @@ def _encode(
 
     first = tokenizer("a", "b") if data.text_pair else tokenizer("a")
     features = {column: IDS for column in first} | {"labels": Value("int64")}
-    return map_rows(Dataset.from_dict(parts), tokenize, features), sum(cuts)
+    return map_examples(Dataset.from_dict(parts), tokenize, features), sum(cuts)

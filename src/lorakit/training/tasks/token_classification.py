@@ -24,13 +24,13 @@ from lorakit.analysis.metrics import (
 )
 from lorakit.config import TaskType
 from lorakit.data import Place, is_missing, listed, require_columns, unused_note
-from lorakit.data.labels import in_order, label_notes, named, require_apart, require_seen
+from lorakit.data.labels import in_order, label_notes, named, require_distinct, require_seen
 from lorakit.data.tokenize_examples import (
     IDS,
     NOT_COUNTED,
     cut_note,
-    first_rows,
-    map_rows,
+    first_examples,
+    map_examples,
     readable,
 )
 from lorakit.data.tokenizers import word_columns
@@ -38,7 +38,7 @@ from lorakit.errors import ConfigError, DataError
 from lorakit.models.new_tokens import with_new_tokens
 from lorakit.models.pretrained import load_tokenizer, resolve_max_length
 from lorakit.training.losses.counted_loss import CountedLossTrainer
-from lorakit.training.tasks.base import Encoded, SampleRow, Task, loading_options
+from lorakit.training.tasks.base import Encoded, PreviewExample, Task, loading_options
 
 if TYPE_CHECKING:
     from lorakit.data import Splits
@@ -122,15 +122,15 @@ class TokenClassification(Task):
         settings = self.settings(recipe, model, max_length=max_length)
         return Encoded(encoded["training"], encoded.get("validation"), tuple(notes), settings)
 
-    def sample_rows(
+    def preview_examples(
         self,
         encoded: Encoded,
         tokenizer: PreTrainedTokenizerBase,
         labels: tuple[str, ...] | None,
         n: int = 2,
-    ) -> list[SampleRow]:
+    ) -> list[PreviewExample]:
         """Return the first rows as the collator batches them; the first token of a word counts."""
-        batch = DataCollatorForTokenClassification(tokenizer)(first_rows(encoded.train, n))
+        batch = DataCollatorForTokenClassification(tokenizer)(first_examples(encoded.train, n))
         rows = []
         for ids, mask, targets in zip(
             batch["input_ids"], batch["attention_mask"].bool(), batch["labels"], strict=True
@@ -143,7 +143,7 @@ class TokenClassification(Task):
                 for token, target in zip(tokens, kept, strict=True)
                 if target != NOT_COUNTED
             ]
-            rows.append(SampleRow(tokens, counted, f"tags: {', '.join(tagged)}"))
+            rows.append(PreviewExample(tokens, counted, f"tags: {', '.join(tagged)}"))
         return rows
 
     def metric_names(
@@ -217,7 +217,7 @@ def _tag_rows(rows: Dataset, data: DataConfig, where: Place) -> list[list[str]]:
             "example. Repair or remove these examples."
         )
     if names is None:
-        require_apart(all_tags, data.tags, where)
+        require_distinct(all_tags, data.tags, where)
         return [[str(tag) for tag in tags] for tags in all_tags]
     return [[names[tag] for tag in tags] for tags in all_tags]
 
@@ -276,7 +276,7 @@ def _encode(
         return {**made, "labels": all_targets}
 
     features = {column: IDS for column in tokenizer("a")} | {"labels": IDS}
-    return map_rows(numbered, tokenize, features), sum(cut_rows)
+    return map_examples(numbered, tokenize, features), sum(cut_rows)
 
 
 def _require_counted(made: Dataset, where: Place, max_length: int) -> None:

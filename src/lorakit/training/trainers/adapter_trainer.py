@@ -20,7 +20,13 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from lorakit.adapters import Adapter, load_adapter_state_dict
 from lorakit.adapters.peft_files.files import read_adapter_files
-from lorakit.distributed.processes import is_main, of_all, process_count, process_rank, wait_for_all
+from lorakit.distributed.processes import (
+    gather_from_all,
+    is_main,
+    process_count,
+    process_rank,
+    wait_for_all,
+)
 from lorakit.distributed.sharding import reshard
 from lorakit.errors import DiskError, TrainingError
 from lorakit.files.atomic import write_text
@@ -28,7 +34,7 @@ from lorakit.files.disks import telling_of_disk
 from lorakit.recipes import checkpoints
 from lorakit.recipes.training_section import LORA_PLUS_KEY, OPTIMIZER_NAME
 from lorakit.training.final_metrics import require_finite_loss
-from lorakit.training.trainers.data_initialization import adopt_ranks, start_from_data
+from lorakit.training.trainers.data_initialization import adopt_ranks, initialize_adapter_from_data
 from lorakit.training.trainers.finite_weights import require_sound
 from lorakit.training.trainers.first_step import LearningWatch
 from lorakit.training.trainers.lora_plus import split_groups
@@ -105,7 +111,7 @@ class AdapterTrainerMixin(ProcessTrainerMixin):
             super()._save_checkpoint(model, trial)
         finally:
             self.args.save_total_limit = limit
-        sums = of_all(self._running_sums())
+        sums = gather_from_all(self._running_sums())
         wait_for_all()
         if not is_main():
             return
@@ -237,7 +243,7 @@ class AdapterTrainerMixin(ProcessTrainerMixin):
         model: Any = self.accelerator.unwrap_model(self.model)
         checkpoint = kwargs.get("resume_from_checkpoint")
         if checkpoint is None and not self._has_begun:
-            start_from_data(self, model, self.adapter_name)  # type: ignore[arg-type]
+            initialize_adapter_from_data(self, model, self.adapter_name)  # type: ignore[arg-type]
         if checkpoint is not None:
             # A sharded model gets its numbers later, and its shapes have to be there by then.
             saved = read_adapter_files(checkpoint)

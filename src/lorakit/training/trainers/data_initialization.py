@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import Trainer
 
 
-def start_from_data(trainer: Trainer, model: nn.Module, name: str) -> None:
+def initialize_adapter_from_data(trainer: Trainer, model: nn.Module, name: str) -> None:
     """Let a fresh adapter begin where batches of a trainer's rows say, if it is to.
 
     All processes look at the same rows. Call it before the optimizer is made.
@@ -36,7 +36,7 @@ def start_from_data(trainer: Trainer, model: nn.Module, name: str) -> None:
     if config.init_lora_weights in INITIALIZED_ON_DATA:
         initialize_from_data(model, _batches(trainer, config.init_batches), name)
     if process_count() > 1:
-        _share_starts(model, name)
+        _share_initialization(model, name)
 
 
 def _batches(trainer: Trainer, count: int) -> list[Any]:
@@ -52,7 +52,7 @@ def _batches(trainer: Trainer, count: int) -> list[Any]:
     ]
 
 
-def _share_starts(model: nn.Module, name: str) -> None:
+def _share_initialization(model: nn.Module, name: str) -> None:
     """Give all processes the main one's start: machines may turn singular vectors around."""
     own = {
         path: layer.updates[name]

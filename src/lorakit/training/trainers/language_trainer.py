@@ -13,7 +13,7 @@ from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling, SFTTrainer
 
-from lorakit.data.packing import PackCollator, apart_collator, asks_to_pack
+from lorakit.data.packing import PackCollator, asks_to_pack, isolating_collator
 from lorakit.data.tokenize_examples import NOT_COUNTED, probe_tokens
 from lorakit.errors import ConfigError
 from lorakit.training.losses.output_loss import (
@@ -87,7 +87,7 @@ class LanguageTrainer(SFTTrainer):
         is_half = self.args.bf16 or self.args.fp16
         precision = torch.autocast(model.device.type, half, enabled=is_half)
         ids = probe_tokens(self.train_dataset, "input_ids")[0].tolist()
-        return apart_collator(model, self.pack_collators(), ids, vars(self.args), precision)
+        return isolating_collator(model, self.pack_collators(), ids, vars(self.args), precision)
 
     def _find_loss(self, model: Any) -> OutputLoss | None:
         ids = probe_tokens(self.train_dataset, "input_ids").to(model.device)

@@ -20,7 +20,7 @@ from lorakit.adapters.sharded import whole
 from lorakit.data.tokenize_examples import NOT_COUNTED
 from lorakit.distributed import sharding
 from lorakit.distributed.gradient_average import average_gradients, same_values, unwrapped
-from lorakit.distributed.processes import of_all, process_count, process_rank
+from lorakit.distributed.processes import gather_from_all, process_count, process_rank
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -50,7 +50,7 @@ class ProcessTrainerMixin(_Base):
     _batches_taken: int = 0
     _eval_sampler: Any = None
     _batches_predicted: int = 0
-    _eval_rows: int = 0
+    _eval_examples: int = 0
 
     # ---- rows that are repeated ----
 
@@ -75,7 +75,7 @@ class ProcessTrainerMixin(_Base):
     def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """Evaluate on each row once."""
         self._eval_sampler, self._batches_predicted = dataloader.batch_sampler, 0
-        self._eval_rows = len(dataloader.dataset)
+        self._eval_examples = len(dataloader.dataset)
         return super().evaluation_loop(dataloader, *args, **kwargs)
 
     def prediction_step(
@@ -84,7 +84,7 @@ class ProcessTrainerMixin(_Base):
         """Predict a batch; its repeated rows do not count."""
         if process_count() > 1:
             number, self._batches_predicted = self._batches_predicted, self._batches_predicted + 1
-            inputs = without_repeats(inputs, self._eval_sampler, number, self._eval_rows)
+            inputs = without_repeats(inputs, self._eval_sampler, number, self._eval_examples)
         return super().prediction_step(model, inputs, *args, **kw)
 
     # ---- random numbers ----
@@ -148,7 +148,7 @@ class ProcessTrainerMixin(_Base):
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
         """End training; the mean training loss is that of all processes."""
         if process_count() > 1:
-            losses = of_all(self._tr_loss.item())
+            losses = gather_from_all(self._tr_loss.item())
             self._tr_loss = torch.full_like(self._tr_loss, sum(losses) / len(losses))
         return super()._finalize_training(*args, **kwargs)
 

@@ -11,7 +11,7 @@ from lorakit import (
     merge_and_unload,
     unmerge_adapters,
 )
-from lorakit.layers import TokenRows
+from lorakit.layers import TrainedTokens
 from tiny_models import gpt2, llama, logits
 from token_models import BUILDS, ROWS, TARGETS, with_tokens
 from tolerances import LOGITS_TOLERANCE, largest_error
@@ -36,12 +36,12 @@ def test_merged_for_good_the_ties_are_those_of_before(build, first, tmp_path):
     plain = build()
     base_weight = plain.get_input_embeddings().weight
     model = with_tokens(build, model=plain)
-    expected, rows = logits(model), next(iter(Adapter.from_model(model).token_rows.values()))
+    expected, rows = logits(model), next(iter(Adapter.from_model(model).trained_tokens.values()))
     if first:
         merge_adapters(model)
     merge_and_unload(model)
     assert largest_error(logits(model), expected) < LOGITS_TOLERANCE
-    assert not any(isinstance(m, TokenRows) for m in model.modules())
+    assert not any(isinstance(m, TrainedTokens) for m in model.modules())
     weight = model.get_input_embeddings().weight
     assert torch.equal(weight[list(ROWS)], rows)
     assert torch.equal(base_weight, build().get_input_embeddings().weight), "written to"

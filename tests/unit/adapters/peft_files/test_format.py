@@ -276,7 +276,7 @@ class TestKeysOfAModelsState:
         assert parsed.factors.keys() == {"m.q", "m.embed"}
         assert parsed.embeddings == {"m.embed"}
         assert parsed.magnitudes.keys() == {"m.q"}
-        assert parsed.token_rows.keys() == {"m.embed"}
+        assert parsed.trained_tokens.keys() == {"m.embed"}
         assert parsed.base_weights.keys() == {"m.q"}
         assert parsed.replaced.keys() == {"head.weight"}
         assert parsed.replaced["head.weight"] is B

@@ -144,12 +144,12 @@ def test_everything_that_has_a_path_gets_the_new_one():
         {"multi_modal_projector.linear_1.weight": torch.ones(2)},
         base_weights={embed: torch.ones(2)},
         magnitudes={q: torch.ones(16)},
-        token_rows={embed: torch.ones(1, 16)},
+        trained_tokens={embed: torch.ones(1, 16)},
     )
     new = in_names_of(model, adapter)
     path = "model.language_model.layers.0.self_attn.q_proj"
     assert [*new.factors] == [*new.magnitudes] == [path]
-    assert [*new.token_rows] == [*new.base_weights] == ["model.language_model.embed_tokens"]
+    assert [*new.trained_tokens] == [*new.base_weights] == ["model.language_model.embed_tokens"]
     assert [*new.replaced] == ["model.multi_modal_projector.linear_1.weight"]
     assert (new.config.rank_for(path), new.config.alpha_for(path)) == (3, 5)
     assert new.config.target_modules == (path,)

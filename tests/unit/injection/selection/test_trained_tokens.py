@@ -72,7 +72,7 @@ class TestWhereTheyAct:
         """In tied modules too: T5 has four, and BERT's output layer a bias besides."""
         model = with_tokens(build)
         adapter = Adapter.from_model(model)
-        ((path, rows),) = adapter.token_rows.items()
+        ((path, rows),) = adapter.trained_tokens.items()
         expected = written_into(build, {path: (ROWS, rows)})
         add_adapter(expected, Adapter(_without_tokens(adapter), adapter.factors, adapter.replaced))
         assert largest_error(logits(model), logits(expected)) < LOGITS_TOLERANCE
@@ -81,11 +81,11 @@ class TestWhereTheyAct:
     def test_by_name_each_weight_has_its_own(self):
         model = with_tokens(llama, {"embed_tokens": [9, 5], "lm_head": [3, 30]})
         adapter = Adapter.from_model(model)
-        assert {p: len(r) for p, r in adapter.token_rows.items()} == {
+        assert {p: len(r) for p, r in adapter.trained_tokens.items()} == {
             "model.embed_tokens": 2,
             "lm_head": 2,
         }
-        own = adapter.token_rows
+        own = adapter.trained_tokens
         expected = written_into(
             llama,
             {
@@ -127,7 +127,7 @@ class TestWhereTheyAct:
         config = LoraConfig(target_modules=["up"], trainable_token_indices={"embed": [4, 7]})
         add_adapter(model, config)
         randomize_(model)
-        rows = Adapter.from_model(model).token_rows["embed"]
+        rows = Adapter.from_model(model).trained_tokens["embed"]
         with torch.no_grad():
             got = model.embed(torch.tensor([[7, 1], [4, 4]]))
             assert torch.equal(got[0, 0], rows[1] * 3) and torch.equal(got[1, 0], rows[0] * 3)
@@ -340,22 +340,22 @@ class TestBadInput:
 
     def test_files_whose_parts_contradict_each_other(self, tmp_path):
         adapter = Adapter.from_model(with_tokens(gpt2))
-        rows = adapter.token_rows["transformer.wte"]
+        rows = adapter.trained_tokens["transformer.wte"]
         wrong = {
-            "no indices": (_without_tokens(adapter), adapter.token_rows),
+            "no indices": (_without_tokens(adapter), adapter.trained_tokens),
             "no rows": (adapter.config, {}),
             "2 rows for 3 indices": (adapter.config, {"transformer.wte": rows[:2]}),
             "no matrix": (adapter.config, {"transformer.wte": rows[0]}),
         }
         for message, (config, rows) in wrong.items():
-            made = Adapter(config, adapter.factors, token_rows=rows)
+            made = Adapter(config, adapter.factors, trained_tokens=rows)
             made.save(tmp_path / message)
             with pytest.raises(AdapterFileError, match=message):
                 Adapter.load(tmp_path / message)
 
     def test_values_that_do_not_fit_the_base(self):
         adapter = Adapter.from_model(with_tokens(gpt2))
-        rows = adapter.token_rows["transformer.wte"]
+        rows = adapter.trained_tokens["transformer.wte"]
         for message, wrong in {
             "no rows for 'transformer.wte'": {},
             r"shape \(3, 8\), expected \(3, 16\)": {"transformer.wte": rows[:, :8]},
@@ -365,7 +365,7 @@ class TestBadInput:
             model = gpt2()
             before = snapshot(model)
             with pytest.raises(AdapterMismatchError, match=message):
-                add_adapter(model, Adapter(adapter.config, adapter.factors, token_rows=wrong))
+                add_adapter(model, Adapter(adapter.config, adapter.factors, trained_tokens=wrong))
             assert_untouched(model, before)
 
     def test_weights_that_are_offloaded(self):

@@ -16,7 +16,7 @@ def update(dtype=torch.float64, r=3, inside=10, out=6, **options):
     made = OffsetUpdate(
         torch.empty(r, inside, dtype=dtype), torch.empty(out, r, dtype=dtype), 0.5, **options
     )
-    made.start_at_(torch.randn(r, inside), torch.randn(out, r))
+    made.initialize_at_(torch.randn(r, inside), torch.randn(out, r))
     return made
 
 

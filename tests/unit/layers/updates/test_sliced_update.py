@@ -21,7 +21,7 @@ from lorakit import (
 )
 from lorakit.adapters import Adapter, adapter_state_dict, load_adapter_state_dict
 from lorakit.errors import AdapterMismatchError, ConfigError, ShapeError, TargetError
-from lorakit.layers.updates.sliced_update import PartedUpdate, in_blocks, out_of_blocks
+from lorakit.layers.updates.sliced_update import SlicedUpdate, in_blocks, out_of_blocks
 from quantized_models import EIGHT, FOUR, dense_twin
 from tiny_models import randomize_
 from tolerances import largest_error
@@ -74,7 +74,7 @@ X = torch.randn(3, 4, IN, dtype=torch.float64, generator=torch.Generator().manua
 def test_each_part_has_a_product_of_its_own(parts, kind):
     model = fused(parts, kind)
     update = model.qkv.updates["default"]
-    assert isinstance(update, PartedUpdate)
+    assert isinstance(update, SlicedUpdate)
     assert update.lora_A.shape == (sum(parts) * R, IN)
     assert update.lora_B.shape == (sum(parts) * OUT // len(parts), R)
     expected = by_parts(model, X)

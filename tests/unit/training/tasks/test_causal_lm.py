@@ -160,7 +160,7 @@ def test_own_end_token_and_template(prepare, tiny_llama_dir, chat_jsonl, text_js
 def test_sample_rows_mark_the_counted_tokens(prepare, tiny_llama_dir, chat_jsonl):
     made = prepare(TASK, tiny_llama_dir, chat_jsonl)
 
-    row = made.sample_rows(1)[0]
+    row = made.preview_examples(1)[0]
 
     answer = made.splits.train[0]["messages"][-1]["content"]
     counted = [token for token, counts in zip(row.tokens, row.counted, strict=True) if counts]
@@ -170,7 +170,7 @@ def test_sample_rows_mark_the_counted_tokens(prepare, tiny_llama_dir, chat_jsonl
 
 
 def test_first_token_is_never_counted(prepare, tiny_gpt2_dir, text_jsonl):
-    row = prepare(TASK, tiny_gpt2_dir, text_jsonl).sample_rows(1)[0]
+    row = prepare(TASK, tiny_gpt2_dir, text_jsonl).preview_examples(1)[0]
 
     assert row.counted == [False] + [True] * (len(row.tokens) - 1)
 
@@ -195,7 +195,7 @@ def test_packed_rows_hold_several_texts(prepare, tiny_llama_dir, text_jsonl):
     assert tokens[0] == tokens[1]
     assert len(packed.encoded.train) < len(plain.encoded.train)
     assert sum(len(lengths) for lengths in packed.encoded.train["seq_lengths"]) == 18
-    row = packed.sample_rows(1)[0]
+    row = packed.preview_examples(1)[0]
     texts = len(packed.encoded.train[0]["seq_lengths"])
     assert row.note.endswith(f"{texts} texts packed")
     assert row.counted.count(False) == texts  # nothing predicts the first token of a text

@@ -42,7 +42,7 @@ def test_cut_rows_and_targets_are_counted(prepare, tiny_t5_dir, summary_parquet)
 def test_sample_rows_show_source_and_counted_target(prepare, tiny_t5_dir, summary_parquet):
     made = prepare(TASK, tiny_t5_dir, summary_parquet)
 
-    row, texts = made.sample_rows(2)[0], made.splits.train[0]
+    row, texts = made.preview_examples(2)[0], made.splits.train[0]
 
     assert row.tokens == [*texts["source"].split(), "</s>", *texts["target"].split(), "</s>"]
     assert row.counted == [False] * 7 + [True] * 3

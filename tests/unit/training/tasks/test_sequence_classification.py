@@ -81,7 +81,7 @@ def test_text_pairs_are_joined_by_the_tokenizer(prepare, tiny_bert_dir, jsonl):
 
     made = prepare(TASK, tiny_bert_dir, jsonl(rows), text="a", text_pair="b")
 
-    tokens = made.sample_rows(1)[0].tokens
+    tokens = made.preview_examples(1)[0].tokens
     assert tokens == ["[CLS]", "the", "cat", "[SEP]", "the", "dog", "[SEP]"]
     assert made.encoded.train[0]["token_type_ids"] == [0, 0, 0, 0, 1, 1, 1]
     assert made.encoded.settings["text_pair"] is True
@@ -90,7 +90,7 @@ def test_text_pairs_are_joined_by_the_tokenizer(prepare, tiny_bert_dir, jsonl):
 def test_sample_rows_are_those_of_the_batch(prepare, tiny_distilbert_dir, cls_csv):
     made = prepare(TASK, tiny_distilbert_dir, cls_csv)
 
-    row = made.sample_rows(1)[0]
+    row = made.preview_examples(1)[0]
 
     words = made.splits.train[0]["text"].split()
     assert row.tokens == ["[CLS]", *words, "[SEP]"]

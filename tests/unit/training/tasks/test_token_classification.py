@@ -34,7 +34,7 @@ def test_only_the_first_token_of_a_word_counts(prepare, tiny_bert_dir, ner_jsonl
 def test_sample_rows_mark_the_counted_tokens(prepare, tiny_bert_dir, ner_jsonl):
     made = prepare(TASK, tiny_bert_dir, ner_jsonl)
 
-    row = made.sample_rows(2)[1]
+    row = made.preview_examples(2)[1]
 
     assert sum(row.counted) == len(made.splits.train[1]["tokens"])
     assert row.tokens[0] == "[CLS]" and not row.counted[0]

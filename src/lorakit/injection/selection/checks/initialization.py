@@ -15,7 +15,7 @@ from lorakit.layers.bitsandbytes_storage import bits_of
 _DRAWN = (True, False, "gaussian", "orthogonal")
 
 
-def check_start(config: LoraConfig, sites: Sequence[Site]) -> None:
+def check_initialization(config: LoraConfig, sites: Sequence[Site]) -> None:
     """Refuse layers that cannot begin as a configuration says.
 
     Raises:

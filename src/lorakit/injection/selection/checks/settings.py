@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from lorakit.config import LoraConfig
 from lorakit.config.initialization_names import INITIALIZED_ON_DATA, is_rewriting
 from lorakit.errors import ConfigError, ShapeError, TargetError, first_few
-from lorakit.injection.selection.checks.initialization import check_start
+from lorakit.injection.selection.checks.initialization import check_initialization
 from lorakit.injection.selection.sites import Site
 from lorakit.layers.kinds.attention import LoraMultiheadAttention
 from lorakit.layers.kinds.read_weight import LoraReadWeight
@@ -27,7 +27,7 @@ def check_sites(config: LoraConfig, sites: Sequence[Site]) -> None:
     _check_ranks(sites)
     _check_frozen(config, sites)
     _check_even(config, sites)
-    check_start(config, sites)
+    check_initialization(config, sites)
 
 
 def check_room(config: LoraConfig, sites: Sequence[Site], max_rank: int) -> None:

@@ -13,7 +13,7 @@ from lorakit.injection.selection.sites import Site
 _INITIALIZATIONS = (True, False, "gaussian")
 
 
-def by_groups(site: Site, config: LoraConfig) -> Site:
+def split_by_conv_groups(site: Site, config: LoraConfig) -> Site:
     """Return a site whose update has a block for each group, where the layer has groups.
 
     Raises:
@@ -32,7 +32,7 @@ def by_groups(site: Site, config: LoraConfig) -> Site:
     return replace(site, r=site.r // shape.groups, parts=(True,) * shape.groups)
 
 
-def check_parts(config: LoraConfig, sites: Sequence[Site]) -> None:
+def check_slices(config: LoraConfig, sites: Sequence[Site]) -> None:
     """Refuse `enable_lora` where the parts of a layer cannot be adapted one by one.
 
     Raises:
