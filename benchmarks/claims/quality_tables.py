@@ -109,7 +109,8 @@ def setting_text(runs: Sequence[QualityRun]) -> str:
         notes += " A deviation of 0 is one of equal counts: each seed has held-out rows of its own."
     return (
         "The quickstart's base and task (ten classes of docstrings): "
-        f"{last.wanted.train_examples:,} examples to learn from, {held_out} held out, {last.wanted.epochs} epochs, seeds "
+        f"{last.wanted.train_examples:,} examples to learn from, {held_out} held out, "
+        f"{last.wanted.epochs} epochs, seeds "
         f"{', '.join(map(str, seeds))}. A seed draws the split, the head, the factors and the "
         "order of rows. Accuracy is that of the best epoch on the held-out rows, mean ± standard "
         "deviation over the seeds; differences are taken seed by seed, their range in brackets. "
