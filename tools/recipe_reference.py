@@ -5,6 +5,7 @@ import inspect
 import json
 import textwrap
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import Any
 
 from lorakit.config import LoraConfig, QuantizationConfig, StrictConfig, TaskType
@@ -117,7 +118,7 @@ def field_meanings(model: type[StrictConfig]) -> dict[str, str]:
 def _meanings_in_source(model: type[StrictConfig]) -> Iterator[tuple[str, str]]:
     node = ast.parse(textwrap.dedent(inspect.getsource(model))).body[0]
     body: list[ast.stmt] = getattr(node, "body", [])
-    for field, after in zip(body, body[1:], strict=False):
+    for field, after in pairwise(body):
         if (
             isinstance(field, ast.AnnAssign)
             and isinstance(field.target, ast.Name)

@@ -19,9 +19,9 @@ _FONTS = re.compile(r"@font-face \{.*?\}", re.DOTALL)  # they lie on another ser
 
 
 def final_lines(output: str) -> list[str]:
-    """Return the lines that stay on the screen: of a line that is redrawn, its last state.
+    r"""Return the lines that stay on the screen: of a line that is redrawn, its last state.
 
-    >>> final_lines("working 1%\\rworking 2%\\rdone\\nnext\\n")
+    >>> final_lines("working 1%\rworking 2%\rdone\nnext\n")
     ['done', 'next']
     """
     lines = []

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from tools import recipe_reference, terminal_picture
 from typer.exceptions import TyperException
 
 import lorakit
@@ -16,7 +17,6 @@ from lorakit.cli.main import app
 from lorakit.config import StrictConfig, TaskType
 from lorakit.recipes.recipe import Recipe
 from lorakit.recipes.training_section import OWNED_KEYS, training_section
-from tools import recipe_reference, terminal_picture
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*.md")]
