@@ -3,6 +3,7 @@
 # `make bench` measures speed and memory and writes docs/performance.md (OPTIONS="--quick" to try).
 # `make claims` measures what the papers claim and writes docs/claims.md; it goes on where it was.
 # `make docs` builds the site into build/site; a warning ends it.
+# `make wheel` installs a wheel into an empty environment and uses it outside the repository.
 # All set up .venv themselves; nothing is done again while pyproject.toml and constraints.txt
 # have not changed.
 
@@ -13,7 +14,7 @@ READY := $(VENV)/.ready
 DOCS_READY := $(VENV)/.docs-ready
 WORKERS ?= 2
 
-.PHONY: quickstart test test-core check bench claims docs setup clean
+.PHONY: quickstart test test-core check bench claims docs wheel setup clean
 
 quickstart: $(READY)
 	$(BIN)/lorakit quickstart
@@ -44,6 +45,9 @@ claims: $(READY)
 
 docs: $(DOCS_READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+wheel:
+	PYTHON=$(PYTHON) tools/check_wheel.sh
 
 setup: $(READY)
 
