@@ -200,7 +200,7 @@ def test_such_a_file_is_no_value_to_calculate_with(unconverted, tmp_path):
 def test_nor_does_it_open_on_a_quantised_base(unconverted):
     model = quantized(llama())
     before = logits(model)
-    with pytest.raises(AdapterMismatchError, match=r"PEFT quantises anew.*16-bit base"):
+    with pytest.raises(AdapterMismatchError, match=r"PEFT quantises what it leaves.*16-bit base"):
         load_adapter(model, unconverted)
     assert torch.equal(logits(model), before)
 

@@ -68,7 +68,7 @@ LORAKIT = (
         kinds=f"embedding|conv1d|conv2d|conv3d|dilated|experts|{_ATTENTIONS}",
         features="pissa|olora",
         operations=MADE,
-        message="it is no linear layer",
+        message="it is not a linear layer",
         reason=_NO_LINEAR,
     ),
     Outcome(

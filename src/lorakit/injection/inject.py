@@ -9,7 +9,8 @@ from torch import nn
 
 from lorakit.config import LoraConfig
 from lorakit.errors import DtypeError, TargetError
-from lorakit.initialization.initialize import InitialFactors, update_class
+from lorakit.initialization import initialization_of
+from lorakit.initialization.initialize import Initializer
 from lorakit.injection.activation import activate, remove_adapters, restoring_activation
 from lorakit.injection.fused_mlp import set_fused_mlp, unfuse_all
 from lorakit.injection.report import Injection, Match
@@ -118,13 +119,13 @@ def add_adapter(
     state = create_state(model)
     state.configs[name] = recorded
     state.trainable[name] = trainable
-    start = InitialFactors(model, plan.config)
+    initializer = Initializer(model, plan.config)
     with restoring_activation(model), _removing_what_fails(model, name):
         if is_first:
             model.requires_grad_(False)
             take_over_quantized(model)
         for site in plan.sites:
-            _add_update(site, plan, name, dtype, tensors, start).reserve_(max_rank or site.r)
+            _add_update(site, plan, name, dtype, tensors, initializer).reserve_(max_rank or site.r)
         _add_copies(plan, name, dtype, tensors)
         for place in plan.tokens:
             rows = None if tensors is None else tensors.trained_tokens[place.path]
@@ -186,7 +187,7 @@ def _add_update(
     name: str,
     dtype: torch.dtype | None,
     tensors: AdapterTensors | None,
-    start: InitialFactors,
+    initializer: Initializer,
 ) -> LowRankUpdate:
     module, config = site.module, plan.config
     in_features, out_features = site.adapted_class.factor_sizes(module)
@@ -198,7 +199,8 @@ def _add_update(
         with weights_in_place(module):
             source = module.bias if tensors is None else tensors.replaced[f"{site.path}.bias"]
             bias = source.detach().to(device, factor_dtype, copy=True)  # type: ignore[union-attr]
-    new_update = update_class(config, site.adapted_class, is_fresh=tensors is None)
+    initialization = initialization_of(config.init_lora_weights)
+    new_update = initialization.update_class(site.adapted_class, is_fresh=tensors is None)
     if site.parts is not None:
         groups = sum(site.parts)
         shape_A = (groups * site.r, in_features)
@@ -218,9 +220,9 @@ def _add_update(
     elif not isinstance(module, AdaptedLayer):
         module = site.adapted_class.adapt_in_place(module)
     if tensors is None:
-        start.begin(module, update, site.path)
+        initializer.initialize_(module, update, site.path)
     else:
-        start.take(module, update, site.path, tensors.factors[site.path])
+        initializer.load_(module, update, site.path, tensors.factors[site.path])
     if update.magnitude is not None:
         with torch.no_grad(), weights_in_place(module):
             magnitude = None if tensors is None else tensors.magnitudes[site.path]

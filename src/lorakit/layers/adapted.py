@@ -12,7 +12,6 @@ from lorakit.layers.magnitude import WeightNorms
 from lorakit.layers.per_row import PerRowAdapters
 from lorakit.layers.replaced import swap_plain_class
 from lorakit.layers.siblings import SiblingGroup
-from lorakit.layers.updates.low_rank_update import LowRankUpdate
 
 READ_FLAG = "_is_hf_initialized"
 """Attribute that transformers sets on each parameter that it read from a checkpoint."""
@@ -34,8 +33,6 @@ class AdaptedLayer(DescribedLayer):
     """Whether "all-linear" means layers of this kind too."""
     weight_name: ClassVar[str] = "weight"
     """Name of the parameter that is updated."""
-    update_class: ClassVar[type[LowRankUpdate]] = LowRankUpdate
-    """What an update of a layer of this kind is made of."""
 
     siblings: SiblingGroup | None
     per_row_adapters: PerRowAdapters | None = None

@@ -357,7 +357,7 @@ def test_an_interrupted_add_leaves_the_model_as_it_was(monkeypatch, carrying, fa
         if len(calls) > fails_at:
             raise MemoryError
 
-    monkeypatch.setattr(LowRankUpdate, "initialize_", fail)
+    monkeypatch.setattr(LowRankUpdate, "set_factors_", fail)
     with pytest.raises(MemoryError):
         add_adapter(model, LoraConfig(r=2, task_type="SEQ_CLS", bias="lora_only"), "second")
     assert_untouched(model, before)

@@ -184,10 +184,10 @@ def setting_text(value: Any) -> str:
 
 def of_rewritten_base(adapter: Adapter) -> tuple[str, ...]:
     """Say where the numbers are not those of the update, as PEFT changes the base beside it."""
-    from lorakit.config.initialization_names import is_rewriting
+    from lorakit.initialization import initialization_of
 
     initialization = adapter.config.init_lora_weights
-    if not is_rewriting(initialization):
+    if not initialization_of(initialization).changes_base_in_peft:
         return ()
     return (
         f"init_lora_weights={initialization}: the factors are measured from some of the base's "

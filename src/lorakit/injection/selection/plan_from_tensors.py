@@ -4,10 +4,10 @@ import torch
 from torch import nn
 
 from lorakit.errors import AdapterMismatchError, did_you_mean
+from lorakit.initialization import initialization_of
 from lorakit.injection.selection.adapted_classes import adapted_class_of, describe, output_class_of
 from lorakit.injection.selection.attention import OUTPUT_OBSTACLE, attention_outputs, with_outputs
 from lorakit.injection.selection.checks.bypassed_layers import bypassed_layers, require_called
-from lorakit.injection.selection.checks.initialization import rewritten_base_problems
 from lorakit.injection.selection.checks.settings import check_dropout
 from lorakit.injection.selection.checks.slices import split_by_conv_groups
 from lorakit.injection.selection.parameters import (
@@ -59,7 +59,7 @@ def plan_from_tensors(model: nn.Module, adapter: AdapterTensors) -> InjectionPla
     _check_replaced(plan, adapter, problems)
     _add_tokens(plan, model, modules, adapter, problems)
     _check_base_weights(modules, adapter, problems)
-    problems += rewritten_base_problems(config, plan.sites)
+    problems += initialization_of(config.init_lora_weights).file_problems(plan.sites, config)
     if problems:
         more = f" ({len(problems) - 1} more such problems)" if len(problems) > 1 else ""
         raise AdapterMismatchError(

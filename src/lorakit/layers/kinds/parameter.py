@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 import weakref
-from typing import Any, Literal, Self
+from typing import Any, Self
 
-import torch
 from torch import Tensor, nn
 
 from lorakit.errors import AdapterStateError
 from lorakit.layers.adapted import AdaptedLayer
 from lorakit.layers.replaced import plain_class_of, swap_plain_class
-from lorakit.layers.updates.low_rank_update import Initialization, LowRankUpdate
-
-
-class StackedUpdate(LowRankUpdate):
-    """The updates s B A of stacked matrices: lora_A (experts, r, in), lora_B (experts, out, r)."""
-
-    @torch.no_grad()
-    def initialize_(self, initialization: Initialization, zero_factor: Literal["A", "B"]) -> None:
-        """Draw the factors of each matrix as those of a layer of its own."""
-        for A, B in zip(self.lora_A.detach(), self.lora_B.detach(), strict=True):
-            # A parameter made of a view shares its numbers.
-            LowRankUpdate(A, B, self.scaling).initialize_(initialization, zero_factor)
 
 
 class AdaptedParameter(AdaptedLayer):
@@ -36,7 +23,6 @@ class AdaptedParameter(AdaptedLayer):
     """
 
     plain_class = nn.Module
-    update_class = StackedUpdate
     bias = None
 
     def __init__(self, owner: nn.Module, parameter_name: str, is_transposed: bool) -> None:

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from lorakit.errors import AdapterStateError
 from lorakit.layers.adapted import AdaptedLayer
 from lorakit.layers.replaced import ReplacedModule, plain_class_of
-from lorakit.layers.updates.low_rank_update import LowRankUpdate
 
 
 class LoraReadWeight(AdaptedLayer):
@@ -76,7 +75,7 @@ class LoraReadWeight(AdaptedLayer):
 @cache
 def read_weight_class(plain: type[nn.Module]) -> type[LoraReadWeight]:
     """Return the class that modules of a class become whose forward reads their weight."""
-    names = {"__module__": __name__, "plain_class": plain, "update_class": LowRankUpdate}
+    names = {"__module__": __name__, "plain_class": plain}
     return type(f"Lora{plain.__name__}", (LoraReadWeight, plain), names)
 
 

@@ -1,16 +1,13 @@
 """One low-rank update: its two factors, its scaling, its dropout and its magnitude."""
 
-import math
 from collections.abc import Callable, Iterable
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lorakit.ops import LowRankTerm, draw_seed
-
-Initialization = Literal["kaiming", "gaussian", "orthogonal", "random"]
 
 
 class LowRankUpdate(nn.Module):
@@ -122,66 +119,26 @@ class LowRankUpdate(nn.Module):
         return A.detach()[..., :rank, :], B.detach()[..., :rank]
 
     @torch.no_grad()
+    def set_factors_(self, A: Tensor, B: Tensor) -> None:
+        """Copy into lora_A and lora_B, without what is spare of them."""
+        lora_A, lora_B = (
+            LowRankUpdate.saved_factors(self) if self.spare_rank else (self.lora_A, self.lora_B)
+        )
+        lora_A.copy_(A)
+        lora_B.copy_(B)
+
     def load_factors_(self, A: Tensor, B: Tensor) -> None:
         """Take what `saved_factors` returned, in place.
 
         Raises:
             AdapterMismatchError: A kind of update cannot take the form these factors have.
         """
-        own_A, own_B = (
-            LowRankUpdate.saved_factors(self)
-            if self.spare_rank
-            else (
-                self.lora_A,
-                self.lora_B,
-            )
-        )
-        own_A.copy_(A)
-        own_B.copy_(B)
+        self.set_factors_(A, B)
 
     @property
     def keeps_saved_factors(self) -> bool:
         """Whether `saved_factors` are the parameters themselves, and not made of them."""
         return True
-
-    @torch.no_grad()
-    def initialize_(self, initialization: Initialization, zero_factor: Literal["A", "B"]) -> None:
-        """Draw fresh factors in place, from torch's default generator.
-
-        Args:
-            initialization: "kaiming" draws the factor that is not zero uniformly with a = sqrt(5)
-                (lora_A) or from a standard normal (lora_B, as embeddings do); "gaussian" draws
-                it from a normal with standard deviation 1/r; "orthogonal" draws both, in
-                orthogonal halves of the rank, so that B A is zero; "random" draws both, so that
-                the update is not zero.
-            zero_factor: Which factor starts at zero, so that the update does.
-        """
-        if initialization == "orthogonal":
-            self._initialize_orthogonally_()
-            return
-        drawn = self.lora_B if zero_factor == "A" else self.lora_A
-        zero = self.lora_A if zero_factor == "A" else self.lora_B
-        if initialization == "gaussian":
-            nn.init.normal_(drawn, std=1 / self.r)
-        elif zero_factor == "A":
-            nn.init.normal_(drawn)
-        else:
-            nn.init.kaiming_uniform_(drawn, a=math.sqrt(5))
-        if initialization == "random":
-            nn.init.kaiming_uniform_(zero, a=math.sqrt(5))
-        else:
-            nn.init.zeros_(zero)
-
-    def _initialize_orthogonally_(self) -> None:
-        """Draw A in one half of an orthonormal basis of the r dimensions, and B in the other.
-
-        Source: I. Datta 2024, "Rethinking LoRA initialisation".
-        """
-        A, B = self.lora_A, self.lora_B
-        wide = torch.promote_types(A.dtype, torch.float32)
-        basis, _ = torch.linalg.qr(torch.randn(self.r, self.r, dtype=wide, device=A.device))
-        A.copy_(0.1 * basis[:, 0::2] @ torch.randn_like(A[: self.r // 2], dtype=wide))
-        B.copy_(0.1 * torch.randn_like(B[:, : self.r // 2], dtype=wide) @ basis[:, 1::2].t())
 
     @property
     def drops(self) -> bool:

@@ -50,14 +50,13 @@ class SlicedUpdate(LowRankUpdate):
         """Return A (n r, in) and B (out, n r), zero outside of its blocks."""
         return self.lora_A, in_blocks(self.lora_B, self.parts)
 
-    @torch.no_grad()
     def load_factors_(self, A: Tensor, B: Tensor) -> None:
         """Take factors in the form `saved_factors` has, in place.
 
         Raises:
             AdapterMismatchError: B is not zero outside of the blocks, so that it mixes parts.
         """
-        super().load_factors_(A, self.require_fitting(A, B))
+        self.set_factors_(A, self.require_fitting(A, B))
 
     def require_fitting(self, A: Tensor, B: Tensor) -> Tensor:
         """Return lora_B of factors in the form `saved_factors` has, (n out / L, r).

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lorakit.config import LoraConfig
-from lorakit.config.initialization_names import INITIALIZED_ON_DATA, is_rewriting
 from lorakit.errors import ConfigError, ShapeError, TargetError, first_few
-from lorakit.injection.selection.checks.initialization import check_initialization
+from lorakit.initialization import initialization_of
 from lorakit.injection.selection.sites import Site
 from lorakit.layers.kinds.attention import LoraMultiheadAttention
 from lorakit.layers.kinds.read_weight import LoraReadWeight
@@ -26,8 +25,7 @@ def check_sites(config: LoraConfig, sites: Sequence[Site]) -> None:
     check_dropout(config, sites)
     _check_ranks(sites)
     _check_frozen(config, sites)
-    _check_even(config, sites)
-    check_initialization(config, sites)
+    initialization_of(config.init_lora_weights).check(sites, config)
 
 
 def check_room(config: LoraConfig, sites: Sequence[Site], max_rank: int) -> None:
@@ -41,11 +39,12 @@ def check_room(config: LoraConfig, sites: Sequence[Site], max_rank: int) -> None
             f"Cannot keep room for larger ranks: got max_rank={max_rank!r}, expected a whole "
             "number above 0. Give the largest rank of the adapters that are to come."
         )
-    start = config.init_lora_weights
-    if is_rewriting(start) or start in INITIALIZED_ON_DATA:
+    initialization = initialization_of(config.init_lora_weights)
+    if initialization.is_measured_from_start or initialization.needs_data:
         raise ConfigError(
             f"Cannot keep room for larger ranks: got max_rank={max_rank} with init_lora_weights="
-            f"{start!r}, whose updates have a rank or form of another kind. Leave one of them out."
+            f"{config.init_lora_weights!r}, whose updates change rank or form. "
+            "Leave one of them out."
         )
     larger = [f"{site.path} (r={site.r})" for site in sites if site.r > max_rank]
     in_parts = [site.path for site in sites if site.parts is not None]
@@ -111,14 +110,4 @@ def _check_frozen(config: LoraConfig, sites: Sequence[Site]) -> None:
             f"Cannot freeze lora_A of {zero[0]}: it is an embedding, whose lora_A starts at zero, "
             "expected layers that draw it. Leave embeddings out of target_modules, or leave "
             "freeze_lora_a out."
-        )
-
-
-def _check_even(config: LoraConfig, sites: Sequence[Site]) -> None:
-    """Refuse a rank that the orthogonal initialisation cannot halve."""
-    odd = [f"{site.path} (r={site.r})" for site in sites if site.r % 2]
-    if config.init_lora_weights == "orthogonal" and odd:
-        raise ShapeError(
-            f"Cannot initialise {first_few(odd, 1)} with init_lora_weights='orthogonal': got an "
-            "odd rank, expected an even one, half of it for each factor. Change r or rank_pattern."
         )

@@ -7,10 +7,9 @@ from dataclasses import replace
 
 from lorakit.config import LoraConfig
 from lorakit.errors import ShapeError, TargetError
-from lorakit.initialization.initialize import is_linear
+from lorakit.initialization import INITIALIZATIONS, initialization_of
+from lorakit.initialization.protocol import is_linear
 from lorakit.injection.selection.sites import Site
-
-_INITIALIZATIONS = (True, False, "gaussian")
 
 
 def split_by_conv_groups(site: Site, config: LoraConfig) -> Site:
@@ -58,10 +57,11 @@ def check_slices(config: LoraConfig, sites: Sequence[Site]) -> None:
 
 
 def _check_initialization(site: Site, config: LoraConfig) -> None:
-    """Refuse starts that make one product of the whole weight."""
-    if config.init_lora_weights not in _INITIALIZATIONS:
+    """Refuse initializations that make one product of the whole weight."""
+    if not initialization_of(config.init_lora_weights).fits_slices:
+        fitting = [value for value, one in INITIALIZATIONS.items() if one.fits_slices]
         raise TargetError(
             f"Cannot adapt parts of {site.path} with init_lora_weights="
-            f"{config.init_lora_weights!r}, expected one of {list(_INITIALIZATIONS)}. Leave "
-            "init_lora_weights out, or the module."
+            f"{config.init_lora_weights!r}, expected one of {fitting}. Leave init_lora_weights "
+            "out, or the module."
         )
