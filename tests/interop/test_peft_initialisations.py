@@ -212,7 +212,7 @@ def test_a_start_drawn_at_random_is_refused_by_name(tmp_path):
         load_adapter(llama(), tmp_path)
     value = Adapter(LoraConfig(init_lora_weights="pissa_niter_4", r=1), {})
     value = Adapter(value.config, {"model.layers.0.self_attn.q_proj": factors(1, 16, 16)})
-    with pytest.raises(AdapterMismatchError, match="drawn at random"):
+    with pytest.raises(AdapterMismatchError, match="changed by random factors"):
         add_adapter(llama(), value)
 
 

@@ -94,7 +94,7 @@ LORAKIT = (
         kinds="grouped",
         features="orthogonal|pissa|olora",
         operations=MADE,
-        message="Cannot adapt parts of body.0",
+        message="Cannot adapt slices of body.0",
         reason="this start is one of a whole matrix, not of groups",
     ),
     Outcome(

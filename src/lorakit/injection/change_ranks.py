@@ -15,14 +15,14 @@ from lorakit.layers import AdaptedLayer, LowRankUpdate
 def change_ranks(model: nn.Module, name: str, config: LoraConfig, ranks: Mapping[str, int]) -> None:
     """Give updates of an adapter fresh factors of other ranks, in place.
 
-    Biases, magnitudes and heads stay. Optimizers made before hold the old factors.
+    Biases, magnitudes and heads stay. Optimizers created before hold the old factors.
 
     Args:
         model: A model with adapters.
-        name: Which adapter.
-        config: What it is recorded with from now on; gives each update its scaling.
-        ranks: The new rank by path; 0 takes the update out. Layers that are not named, or have
-            that rank already, keep their factors.
+        name: Name of the adapter.
+        config: The adapter's new configuration; gives each update its scaling.
+        ranks: The new rank by path; 0 removes the update. Layers that are not named, or have that
+            rank already, keep their factors.
 
     Raises:
         AdapterNameError: There is no such adapter.
