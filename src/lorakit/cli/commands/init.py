@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from lorakit.cli.recipe_template import TASKS, TaskName, recipe_text
+from lorakit.cli.recipe_template import TASKS, TaskName, recipe_text, task_template
 from lorakit.cli.views.console import closing, quoted, say
 from lorakit.errors import (
     ConfigError,
@@ -73,6 +73,7 @@ def init(
         )
     positions = positions_of(model)
     keys, about = ({}, None) if found is None else data_keys(found, name, positions)
+    defaults = task_template(name).values
     text = recipe_text(
         name, str(output), f"runs/{output.stem}", model, train, positions, keys, about
     )
@@ -84,10 +85,10 @@ def init(
             f"Cannot write {output}: got a file that is already there, expected a new name. "
             "Choose another with --output, or move the old one away."
         ) from None
-    say(f"A recipe for {name} on {model or TASKS[name].model}.")
+    say(f"A recipe for {name} on {model or defaults['model']}.")
     if found is not None:
         show_found(found, keys)
-    named = "" if train else f"set data.train (now {TASKS[name].train}) to your own data"
+    named = "" if train else f"set data.train (now {defaults['train']}) to your own data"
     purposes = {}
     if named:
         purposes[f"$EDITOR {quoted(output)}"] = named
@@ -128,7 +129,7 @@ def data_keys(
     """Return what to set under `data:`, and what is known of the data in a line."""
     from lorakit.data.text_lengths import rounded_up
 
-    most = positions or max(TASKS[task].max_length, DEFAULT_POSITIONS)
+    most = positions or max(task_template(task).values["max_length"], DEFAULT_POSITIONS)
     keys: dict[str, Any] = dict(found.columns)
     keys["max_length"] = min(rounded_up(found.tokens), most)
     if found.target_tokens is not None:

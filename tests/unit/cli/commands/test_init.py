@@ -9,7 +9,7 @@ import yaml
 from typer.testing import CliRunner
 
 from lorakit.cli.main import app
-from lorakit.cli.recipe_template import TASKS, recipe_text
+from lorakit.cli.recipe_template import TASKS, recipe_text, task_template
 from lorakit.config import TaskType
 from lorakit.recipes.recipe import Recipe
 
@@ -40,7 +40,7 @@ def test_the_recipe_stays_valid_with_every_commented_key_set(task, tmp_path):
     text = recipe_text(task, "recipe.yaml", "runs/recipe")
     everything = re.sub(r"(?m)^( *)# (\w+: .*  # )", r"\1\2", text)
     assert len(everything.splitlines()) == len(text.splitlines())
-    assert "\n  # " not in everything.replace(f"  # {TASKS[task].rows}", "")
+    assert "\n  # " not in everything.replace(f"  # {task_template(task).examples}", "")
     # The example of one base's subset and revision cannot be looked up offline, only validated.
     path = tmp_path / "recipe.yaml"
     path.write_text(everything)
