@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from lorakit.libraries.logs import muting_loggers
 from lorakit.planning.known_values import KnownValues, known_value
 
 
@@ -26,23 +27,12 @@ class FakeWorld:
         with (
             torch.random.fork_rng(devices=[]),
             _masks_looked_at(),
-            _without_torch_log(),
+            # torch logs the traceback of what is raised as an error anyway.
+            muting_loggers("torch._subclasses.fake_tensor", below=logging.CRITICAL),
             self.mode,
             self.values,
         ):
             yield
-
-
-@contextmanager
-def _without_torch_log() -> Iterator[None]:
-    """Keep torch from printing the traceback of what is raised as an error anyway."""
-    logger = logging.getLogger("torch._subclasses.fake_tensor")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 @contextmanager

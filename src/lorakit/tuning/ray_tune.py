@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 from ray.tune.search.optuna import OptunaSearch
 
 from lorakit.errors import LorakitError
+from lorakit.libraries.logs import muting_libraries
 from lorakit.recipes.run_directory import RunDirectory
 from lorakit.recipes.search_sections import SearchConfig, TrialsConfig
 from lorakit.tuning.cluster import Machine, require_room
@@ -37,6 +37,9 @@ _SETTINGS = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
 }
+
+_MUTED = ("ray", "ray.tune", "ray.air", "optuna")
+"""Loggers; the records of failed trials say why they failed."""
 
 OnChange = Callable[[list[TrialRecord], TrialRecord], None]
 
@@ -70,7 +73,12 @@ def run_trials(
     trainable = tune.with_resources(
         tune.with_parameters(run_trial, plan=plan), {"cpu": settings.cpus_per_trial, "gpu": gpus}
     )
-    with _listening(plan, on_change) as listener, _quiet():
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    with (
+        _listening(plan, on_change) as listener,
+        muting_libraries(*_MUTED, below=logging.CRITICAL),
+    ):
         experiment = path / _NAME
         if tune.Tuner.can_restore(str(experiment)):
             tuner = tune.Tuner.restore(
@@ -309,21 +317,3 @@ def _explained(cause: BaseException | None) -> str:
         )
     lines = str(cause).strip().splitlines() or [name]
     return " ".join(f"{name}: {lines[-1]}".split())
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Set what Ray Tune reads from the environment; failed trials are told of by their records."""
-    for name, value in _SETTINGS.items():
-        os.environ.setdefault(name, value)
-    loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.air", "optuna")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
