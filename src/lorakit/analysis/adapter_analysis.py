@@ -45,10 +45,10 @@ class RankChoice:
     together: int
     kept_together: float
     everywhere: int
-    own: Mapping[str, int]
+    per_module: Mapping[str, int]
     parameters_together: int
     parameters_everywhere: int
-    parameters_own: int
+    parameters_per_module: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,19 +106,19 @@ class AdapterAnalysis:
             ConfigError: The share is out of range.
         """
         share = self.energy if share is None else share
-        own = {update.path: update.rank_for(share) for update in self.updates}
+        per_module = {update.path: update.rank_for(share) for update in self.updates}
         spectra = [update.singular_values for update in self.updates]
         together = rank_for(spectra, share)
-        everywhere = max(own.values())
+        everywhere = max(per_module.values())
         return RankChoice(
             share,
             together,
             pooled_energy(spectra)[together].item(),
             everywhere,
-            own,
-            self._parameters_at(dict.fromkeys(own, together)),
-            self._parameters_at(dict.fromkeys(own, everywhere)),
-            self._parameters_at(own),
+            per_module,
+            self._parameters_at(dict.fromkeys(per_module, together)),
+            self._parameters_at(dict.fromkeys(per_module, everywhere)),
+            self._parameters_at(per_module),
         )
 
     def shares(self) -> list[float]:

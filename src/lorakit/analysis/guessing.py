@@ -64,10 +64,10 @@ def guesses(task_type: TaskType, validation: Dataset | None) -> dict[str, Any]:
     labels: Any = validation["labels"]
     is_words = task_type == TaskType.TOKEN_CLS
     ids = [one for row in labels for one in row if one != _IGNORED] if is_words else list(labels)
-    return _of_classes(ids, with_averages=not is_words) if ids else {}
+    return _guess_classes(ids, with_averages=not is_words) if ids else {}
 
 
-def _of_classes(ids: Sequence[int], *, with_averages: bool) -> dict[str, Any]:
+def _guess_classes(ids: Sequence[int], *, with_averages: bool) -> dict[str, Any]:
     """Return what guessing gives: the commonest class's share, and the entropy of the shares.
 
     >>> _of_classes([0, 0, 1, 2], with_averages=True)["eval_accuracy"]

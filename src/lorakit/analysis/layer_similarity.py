@@ -86,10 +86,10 @@ def layer_similarities(
         if len(group) < 2:
             continue
         counts = tuple(min(top, update.rank) for update in group)
-        own = [update.right[:k].T for update, k in zip(group, counts, strict=True)]
+        measured = [update.right[:k].T for update, k in zip(group, counts, strict=True)]
         random = [random_directions(width, k, generator) for k in counts]
         paths = tuple(update.path for update in group)
-        made.append(LayerSimilarity(width, paths, counts, _pairwise(own), _pairwise(random)))
+        made.append(LayerSimilarity(width, paths, counts, _pairwise(measured), _pairwise(random)))
     return made
 
 

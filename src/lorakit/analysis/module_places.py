@@ -47,7 +47,7 @@ def _split(path: str) -> tuple[str, int | None, str]:
 def _kind(group: tuple[str, str], groups: Sequence[tuple[str, str]]) -> str:
     stem, inner = group
     name = _shortest_tail(inner, [other for _, other in groups if other != inner])
-    stems = [other for other, own in groups if own == inner and other != stem]
+    stems = [other for other, other_inner in groups if other_inner == inner and other != stem]
     return f"{_first_difference(stem, stems)} {name}" if stems else name
 
 

@@ -115,7 +115,10 @@ def layer_rows(analysis: AdapterAnalysis) -> list[dict[str, Any]]:
                 "spectral_norm": update.spectral_norm,
                 "effective_rank": update.effective_rank,
                 "stable_rank": update.stable_rank,
-                **{f"rank_for_{choice.share:g}": choice.own[update.path] for choice in choices},
+                **{
+                    f"rank_for_{choice.share:g}": choice.per_module[update.path]
+                    for choice in choices
+                },
                 "base_norm": found and found.base_norm,
                 "base_norm_along_update": found and found.along_update,
                 "base_norm_along_base": found and found.along_base,

@@ -141,7 +141,7 @@ def _rank_section(analysis: AdapterAnalysis, picture: str) -> list[str]:
     rows = []
     for share in analysis.shares():
         choice = analysis.rank_choice(share)
-        own = [rank for rank in choice.own.values() if rank]
+        ranks = [rank for rank in choice.per_module.values() if rank]
         rows.append(
             (
                 percent(share),
@@ -150,8 +150,8 @@ def _rank_section(analysis: AdapterAnalysis, picture: str) -> list[str]:
                 f"{choice.parameters_together:,}",
                 choice.everywhere,
                 f"{choice.parameters_everywhere:,}",
-                f"{min(own)} to {max(own)}",
-                f"{choice.parameters_own:,}",
+                f"{min(ranks)} to {max(ranks)}",
+                f"{choice.parameters_per_module:,}",
             )
         )
     choice = analysis.rank_choice()
@@ -242,16 +242,16 @@ def _amplification_section(analysis: AdapterAnalysis, picture: str) -> list[str]
     rows = [
         (
             kind,
-            len(own),
+            len(group),
             *(
-                number(median(getattr(found, name) for found in own))
+                number(median(getattr(found, name) for found in group))
                 for name in (
                     *("directions", "base_norm", "update_norm"),
                     *("along_base", "along_update", "along_random", "factor"),
                 )
             ),
         )
-        for kind, own in kinds.items()
+        for kind, group in kinds.items()
     ]
     header = ("modules", "count", "r", "‖W0‖", "‖ΔW‖", "along W0", "along ΔW", "random", "factor")
     ratio = median(
@@ -285,9 +285,9 @@ def _similarity_rows(comparison: AdapterComparison) -> list[tuple[Any, ...]]:
     return [
         (
             kind,
-            len(own),
+            len(group),
             *(
-                number(_mean([phi(module)[place].item() for module in own]))
+                number(_mean([phi(module)[place].item() for module in group]))
                 for phi, place in (
                     (lambda m: m.inputs, (0, 0)),
                     (lambda m: m.inputs, (0, -1)),
@@ -300,7 +300,7 @@ def _similarity_rows(comparison: AdapterComparison) -> list[tuple[Any, ...]]:
                 )
             ),
         )
-        for kind, own in kinds.items()
+        for kind, group in kinds.items()
     ]
 
 

@@ -3,19 +3,19 @@
 import os
 
 
-def is_one_of_several() -> bool:
+def is_launched_in_parallel() -> bool:
     """Whether other processes run the same command for the same training."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def is_first() -> bool:
     """Whether this process is the one that prints."""
-    return not is_one_of_several() or os.environ.get("RANK", "0") == "0"
+    return not is_launched_in_parallel() or os.environ.get("RANK", "0") == "0"
 
 
-def may_complain(error: BaseException) -> bool:
+def should_print_error(error: BaseException) -> bool:
     """Whether this process is the one to print an error; true of one process alone."""
-    if not is_one_of_several():
+    if not is_launched_in_parallel():
         return True
     from lorakit.distributed.processes import process_count, should_report_error
 

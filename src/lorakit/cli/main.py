@@ -28,7 +28,7 @@ from lorakit.cli.commands.quickstart import quickstart
 from lorakit.cli.commands.study import study
 from lorakit.cli.commands.train import train
 from lorakit.cli.commands.tune import tune
-from lorakit.cli.launched import may_complain
+from lorakit.cli.launched import should_print_error
 from lorakit.cli.quiet import quiet_libraries
 from lorakit.cli.signals import ending
 from lorakit.cli.views.console import complain
@@ -104,7 +104,7 @@ def explain(error: Exception, debug: bool) -> int:
         complain("Error: the input ended early.")
         return 1
     error = disk_error(error, Path.cwd()) or error
-    if not may_complain(error):
+    if not should_print_error(error):
         return error.exit_code if isinstance(error, LorakitError) else 1
     if debug:
         complain("".join(traceback.format_exception(error)).rstrip())

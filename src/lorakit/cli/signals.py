@@ -37,7 +37,7 @@ _SHOW_CURSOR = b"\x1b[?25h"
 _CLEAR_LINE = b"\r\x1b[K"
 
 
-def nothing_more() -> str:
+def no_last_words() -> str:
     """Say nothing beside the reason."""
     return ""
 
@@ -46,7 +46,7 @@ class Ending:
     """How this process takes the next signal."""
 
     def __init__(self) -> None:
-        self.last_words: Callable[[], str] = nothing_more
+        self.last_words: Callable[[], str] = no_last_words
         """Says what is left behind, and how to go on from there."""
         self.stop: StopRequest | None = None
         """What to set where a run is in training."""
@@ -69,7 +69,7 @@ class Ending:
                 signal.signal(number, self._take)
 
     @contextmanager
-    def raising(self) -> Iterator[None]:
+    def raising_interrupt(self) -> Iterator[None]:
         """Inside the block, let the first signal raise KeyboardInterrupt."""
         self._raises = True
         try:
@@ -78,13 +78,15 @@ class Ending:
             self._raises = False
 
     @contextmanager
-    def saying(self, last_words: Callable[[], str], stop: StopRequest | None) -> Iterator[None]:
+    def ending_with(
+        self, last_words: Callable[[], str], stop: StopRequest | None
+    ) -> Iterator[None]:
         """Inside the block, end with these words, or ask a run to stop first."""
         self.last_words, self.stop = last_words, stop
         try:
             yield
         finally:
-            self.last_words, self.stop = nothing_more, None
+            self.last_words, self.stop = no_last_words, None
 
     def exit_code(self) -> int:
         """Return the shell's exit code for the signal that came, by default Ctrl-C."""

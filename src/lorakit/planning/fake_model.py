@@ -59,7 +59,7 @@ def build_fake_model(
     quantization = None if trains_all else recipe.quantization
     if quantization is None and is_quantized(config) and not trains_all:
         quantization = load_settings(config)
-    with world.entered():
+    with world.activate():
         model = skeleton_of(
             auto_model(task.task_type),
             config,
@@ -71,9 +71,9 @@ def build_fake_model(
     if quantization is not None:
         full = recipe.lora.modules_to_save
         dtype = compute_dtype(quantization, device)
-        quantize_skeleton(model, quantization, dtype, tensors_on, full, world.entered)
+        quantize_skeleton(model, quantization, dtype, tensors_on, full, world.activate)
     set_padding(model, tokenizer)
-    with world.entered():
+    with world.activate():
         # Their covariance, which transformers looks at, is that of no numbers here.
         make_room(model, tokenizer, recipe, follows_the_old=False)
         if recipe.float32_small_parameters:
@@ -94,10 +94,10 @@ def _dtype(
         return getattr(torch, recipe.dtype)
     if quantization is not None:
         return compute_dtype(quantization, device)
-    own = config.dtype or config.get_text_config().dtype
-    if own is None:
-        own = _saved_dtype(Path(recipe.model)) or torch.float32
-    return getattr(torch, own) if isinstance(own, str) else own
+    saved = config.dtype or config.get_text_config().dtype
+    if saved is None:
+        saved = _saved_dtype(Path(recipe.model)) or torch.float32
+    return getattr(torch, saved) if isinstance(saved, str) else saved
 
 
 def _saved_dtype(directory: Path) -> torch.dtype | None:

@@ -22,11 +22,11 @@ class FakeWorld:
         self.values = KnownValues(self.mode)
 
     @contextmanager
-    def entered(self) -> Iterator[None]:
+    def activate(self) -> Iterator[None]:
         """Make every tensor fake in a block; random numbers drawn there leave no trace."""
         with (
             torch.random.fork_rng(devices=[]),
-            _masks_looked_at(),
+            _exposing_known_masks(),
             # torch logs the traceback of what is raised as an error anyway.
             muting_loggers("torch._subclasses.fake_tensor", below=logging.CRITICAL),
             self.mode,
@@ -36,7 +36,7 @@ class FakeWorld:
 
 
 @contextmanager
-def _masks_looked_at() -> Iterator[None]:
+def _exposing_known_masks() -> Iterator[None]:
     """Let transformers look at a mask whose value is known, as it does in training.
 
     It looks whether a mask is all ones, and then goes without; at fake tensors it does not look.

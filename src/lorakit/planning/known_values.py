@@ -83,30 +83,30 @@ class KnownValues(TorchDispatchMode):
                 return self._result_of_values(func, args, kwargs)
             if func is torch.ops.aten.index.Tensor:
                 return self._indexed_by_mask(args, error)
-            raise _asks_for_weights(func) from error
-        if are_known and _is_worth_keeping(func, inputs, result):
+            raise _needs_weights_error(func) from error
+        if are_known and _should_keep_value(func, inputs, result):
             self._keep(func, args, kwargs, result)
         elif func._schema.is_mutable:
-            _forget_what_is_written(func, args, kwargs)
+            _forget_written_values(func, args, kwargs)
         return result
 
     def _keep(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
-        values = self._of_values(func, args, kwargs)
+        values = self._compute_values(func, args, kwargs)
         for made, value in zip(tree_flatten(result)[0], tree_flatten(values)[0], strict=True):
             if isinstance(made, FakeTensor) and isinstance(value, Tensor):
                 _known[made] = value
 
-    def _of_values(self, func: Any, args: Any, kwargs: Any) -> Any:
-        own = tree_map(_as_value, (args, kwargs))
-        if "device" in own[1]:
-            own[1]["device"] = torch.device("cpu")
+    def _compute_values(self, func: Any, args: Any, kwargs: Any) -> Any:
+        values = tree_map(_value_of, (args, kwargs))
+        if "device" in values[1]:
+            values[1]["device"] = torch.device("cpu")
         with unset_fake_temporarily():
-            return func(*own[0], **own[1])
+            return func(*values[0], **values[1])
 
     def _result_of_values(self, func: Any, args: Any, kwargs: Any) -> Any:
         inputs = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, Tensor)]
         device = inputs[0].device if inputs else None
-        values = self._of_values(func, args, kwargs)
+        values = self._compute_values(func, args, kwargs)
         return tree_map(lambda v: self.fake(v, device) if isinstance(v, Tensor) else v, values)
 
     def _indexed_by_mask(self, args: Any, error: Exception) -> Any:
@@ -119,7 +119,7 @@ class KnownValues(TorchDispatchMode):
                 continue
             value = known_value(index)
             if value is None:
-                raise _asks_for_weights(torch.ops.aten.index.Tensor) from error
+                raise _needs_weights_error(torch.ops.aten.index.Tensor) from error
             with unset_fake_temporarily():
                 found = value.nonzero(as_tuple=True)
             places += [self.fake(place, source.device) for place in found]
@@ -138,7 +138,7 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
     return func(*args, **kwargs)
 
 
-def _is_worth_keeping(func: Any, inputs: list[Tensor], result: Any) -> bool:
+def _should_keep_value(func: Any, inputs: list[Tensor], result: Any) -> bool:
     """Whether a result is small, and no number that weights are drawn from."""
     limit = _LARGEST if inputs else _LARGEST_FROM_NOTHING
     outputs = [value for value in tree_flatten(result)[0] if isinstance(value, Tensor)]
@@ -150,11 +150,11 @@ def _is_worth_keeping(func: Any, inputs: list[Tensor], result: Any) -> bool:
     return not is_drawn and all(output.numel() <= _LARGEST_FLOAT for output in outputs)
 
 
-def _as_value(argument: Any) -> Any:
+def _value_of(argument: Any) -> Any:
     return known_value(argument) if isinstance(argument, Tensor) else argument
 
 
-def _forget_what_is_written(func: Any, args: Any, kwargs: Any) -> None:
+def _forget_written_values(func: Any, args: Any, kwargs: Any) -> None:
     """Drop the values of tensors that an operation has changed in a way that is not known."""
     for position, argument in enumerate(func._schema.arguments):
         if argument.alias_info is None or not argument.alias_info.is_write:
@@ -165,7 +165,7 @@ def _forget_what_is_written(func: Any, args: Any, kwargs: Any) -> None:
                 forget_values([tensor])
 
 
-def _asks_for_weights(func: Any) -> PlanError:
+def _needs_weights_error(func: Any) -> PlanError:
     name = str(func).removeprefix("aten.").partition(".")[0].lstrip("_")
     return PlanError(
         f"This model's step cannot be planned: it asks for the result of '{name}', which depends "

@@ -46,7 +46,7 @@ def parse_memory(text: str) -> int:
 def device_memory(device: torch.device) -> int | None:
     """Return the bytes a device has in all, or those a container leaves; None where unknown."""
     if device.type == "cuda":
-        return _of_gpu(device)
+        return _gpu_memory(device)
     if device.type != "cpu":
         return None
     limits = [limit for limit in map(_cgroup_limit, _CGROUP_LIMITS) if limit is not None]
@@ -58,7 +58,7 @@ def process_bytes() -> int:
     return psutil.Process().memory_info().rss
 
 
-def _of_gpu(device: torch.device) -> int | None:
+def _gpu_memory(device: torch.device) -> int | None:
     if not torch.cuda.is_available():
         return None
     return torch.cuda.get_device_properties(device).total_memory

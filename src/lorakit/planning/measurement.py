@@ -12,7 +12,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from lorakit.files.atomic import scratch_directory
-from lorakit.planning.planned_examples import row_tokens
+from lorakit.planning.planned_examples import example_tokens
 from lorakit.planning.step_memory import StepMemory, longest_batch, run_step
 from lorakit.recipes.recipe import Recipe
 from lorakit.training.preview import optimizer_steps
@@ -49,11 +49,11 @@ def measure(recipe: Recipe) -> Measurement:
         LorakitError: As `train` would raise.
     """
     clock = _Clock()
-    with _trainer_of(recipe, [clock]) as (setup, trainer):
+    with _measured_trainer(recipe, [clock]) as (setup, trainer):
         updates = optimizer_steps(setup.arguments, len(setup.encoded.train))
         setup.arguments.max_steps = _STEPS
         trainer.train()
-        memory = _counted(setup, trainer)
+        memory = _count_memory(setup, trainer)
     return Measurement(statistics.median(clock.steps_s[_WARM_UP:]), updates, memory)
 
 
@@ -67,13 +67,13 @@ def count_step(recipe: Recipe, before: Callable[[], None] = lambda: None) -> Ste
     Raises:
         LorakitError: As `train` would raise.
     """
-    with _trainer_of(recipe, []) as (setup, trainer):
+    with _measured_trainer(recipe, []) as (setup, trainer):
         before()
-        return _counted(setup, trainer)
+        return _count_memory(setup, trainer)
 
 
 @contextmanager
-def _trainer_of(recipe: Recipe, callbacks: list[Any]) -> Iterator[tuple[Setup, Any]]:
+def _measured_trainer(recipe: Recipe, callbacks: list[Any]) -> Iterator[tuple[Setup, Any]]:
     """Make a recipe's trainer, which writes nothing that stays."""
     with scratch_directory("lorakit-plan-") as scratch:
         elsewhere = {"output": str(scratch / "run")}
@@ -85,9 +85,9 @@ def _trainer_of(recipe: Recipe, callbacks: list[Any]) -> Iterator[tuple[Setup, A
         yield setup, setup.build_trainer(callbacks)
 
 
-def _counted(setup: Setup, trainer: Any) -> StepMemory:
+def _count_memory(setup: Setup, trainer: Any) -> StepMemory:
     encoded: Any = setup.encoded.train
-    rows = sorted(encoded, key=row_tokens, reverse=True)
+    rows = sorted(encoded, key=example_tokens, reverse=True)
     batch = trainer._prepare_inputs(longest_batch(trainer, rows, len(rows)))
     trainer.optimizer = None  # a fresh one
     return run_step(trainer, batch)

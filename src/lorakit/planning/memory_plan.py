@@ -17,9 +17,9 @@ from lorakit.injection import count_parameters
 from lorakit.planning.fake_model import build_fake_model
 from lorakit.planning.fake_world import FakeWorld
 from lorakit.planning.machine_memory import device_memory, parse_memory, process_bytes
-from lorakit.planning.planned_examples import PlannedExamples, rows_of
+from lorakit.planning.planned_examples import PlannedExamples, planned_examples
 from lorakit.planning.planned_trainer import PlannedTrainerMixin
-from lorakit.planning.several_processes import in_each_process
+from lorakit.planning.several_processes import memory_per_process
 from lorakit.planning.sources import Sources, find_sources
 from lorakit.planning.step_memory import StepMemory, longest_batch, run_step
 from lorakit.quantization.devices import default_device
@@ -120,33 +120,33 @@ def plan(
     """
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     recipe = Recipe.check(recipe.model_dump(mode="json"), "the recipe")
-    place = _device_named(device) if device is not None else _device_of(recipe)
+    place = _parse_device(device) if device is not None else _device_of(recipe)
     available = parse_memory(memory) if isinstance(memory, str) else memory or device_memory(place)
     if processes < 1:
         raise ConfigError(f"Cannot plan for {processes} processes: expected 1 or more.")
     task = task_for(recipe.task)
     sources = sources or find_sources(recipe, task, download=download)
-    world, tensors_on = FakeWorld(), _imitated(place)
+    world, tensors_on = FakeWorld(), _fake_tensor_device(place)
     model = build_fake_model(
         *(recipe, task, sources.labels, sources.tokenizer, place, tensors_on, world),
         trains_all=method == "full",
     )
-    rows = rows_of(sources, recipe, task, model)
+    rows = planned_examples(sources, recipe, task, model)
     with scratch_directory("lorakit-plan-") as scratch:  # a trainer makes its output directory
         arguments = _arguments(recipe, task, rows, place, scratch)
         # The trainer wants rows to evaluate on, which it will not do.
         encoded = replace(rows.encoded, validation=rows.encoded.train)
-        with world.entered():
+        with world.activate():
             trainer = task.build_trainer(
                 *(model, sources.tokenizer, encoded, arguments, sources.labels, ()),
                 PlannedTrainerMixin,
             )
         batch = longest_batch(trainer, rows.longest, rows.train_examples)
-        with world.entered():
+        with world.activate():
             moved = {key: world.values.fake(value, tensors_on) for key, value in batch.items()}
-            counted = _step(trainer, moved)
+            counted = _run_fake_step(trainer, moved)
     shards = bool(recipe.training.get("fsdp"))
-    step = in_each_process(counted, model, processes, shards)
+    step = memory_per_process(counted, model, processes, shards)
     parameters = count_parameters(model)
     if method == "full":
         file_bytes = safetensors_bytes(model.state_dict(), {"format": "pt"})
@@ -174,11 +174,11 @@ def plan(
         batches=None if updates is None else updates * arguments.gradient_accumulation_steps,
         epochs=epochs,
         tokens=tokens,
-        notes=(rows.note, *_sharing_note(shards, processes), *_imitation_note(place, tensors_on)),
+        notes=(rows.note, *_processes_note(shards, processes), *_imitation_note(place, tensors_on)),
     )
 
 
-def _sharing_note(shards: bool, processes: int) -> tuple[str, ...]:
+def _processes_note(shards: bool, processes: int) -> tuple[str, ...]:
     if shards and processes == 1:
         return ("training.fsdp shares the model out over several processes: say --processes N.",)
     if processes == 1:
@@ -187,7 +187,7 @@ def _sharing_note(shards: bool, processes: int) -> tuple[str, ...]:
     return (f"{how}; what {processes} processes add is worked out, not run.",)
 
 
-def _step(trainer: Any, batch: Mapping[str, Any]) -> StepMemory:
+def _run_fake_step(trainer: Any, batch: Mapping[str, Any]) -> StepMemory:
     try:
         return run_step(trainer, batch)
     except LorakitError:
@@ -200,13 +200,13 @@ def _step(trainer: Any, batch: Mapping[str, Any]) -> StepMemory:
         ) from error
 
 
-def _device_named(name: str) -> torch.device:
+def _parse_device(name: str) -> torch.device:
     if name.partition(":")[0] not in ("cpu", "cuda"):
         raise ConfigError(f"Cannot plan for the device '{name}': expected cpu or cuda.")
     return torch.device(name)
 
 
-def _imitated(device: torch.device) -> torch.device:
+def _fake_tensor_device(device: torch.device) -> torch.device:
     """Return where fake tensors stand for those on a device: there, if torch knows it at all."""
     is_known = device.type == "cpu" or torch.backends.cuda.is_built()
     return device if is_known else torch.device("cpu")

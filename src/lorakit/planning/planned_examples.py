@@ -37,7 +37,7 @@ class PlannedExamples:
     """Where the length comes from, one sentence."""
 
 
-def rows_of(
+def planned_examples(
     sources: Sources, recipe: Recipe, task: Task, model: PreTrainedModel
 ) -> PlannedExamples:
     """Return the rows to plan for: the longest of the data, or as long as `data.max_length` allows.
@@ -53,7 +53,7 @@ def rows_of(
     """
     if sources.longest is not None and sources.spread is not None and sources.has_tokenizer:
         return _from_data(sources, sources.longest, sources.spread, recipe, task, model)
-    return _as_long_as_may_be(sources, recipe, task.task_type, model)
+    return _longest_allowed(sources, recipe, task.task_type, model)
 
 
 def _from_data(
@@ -70,10 +70,10 @@ def _from_data(
     count = sources.train_examples or 0
     encoded = encoded_of(longest)
     some = encoded if len(longest.train) == len(spread.train) == count else encoded_of(spread)
-    lengths = [row_tokens(row) for row in _rows(some.train)]
+    lengths = [example_tokens(row) for row in _rows(some.train)]
     limit = encoded.settings["max_length"]
     return PlannedExamples(
-        longest=sorted(_rows(encoded.train), key=row_tokens, reverse=True),
+        longest=sorted(_rows(encoded.train), key=example_tokens, reverse=True),
         encoded=encoded,
         # Rows without a token that counts are left out, and packing makes one row of several.
         train_examples=max(round(count * len(lengths) / len(spread.train)), 1),
@@ -82,12 +82,12 @@ def _from_data(
     )
 
 
-def _as_long_as_may_be(
+def _longest_allowed(
     sources: Sources, recipe: Recipe, task_type: TaskType, model: PreTrainedModel
 ) -> PlannedExamples:
     """Make rows of a token repeated."""
     length = resolve_max_length(recipe.data.max_length, model, sources.tokenizer)
-    row = _ROWS[task_type](length, recipe)
+    row = _EXAMPLES[task_type](length, recipe)
     made = Dataset.from_list([row])
     why = "examples" if sources.train_examples is None else "tokenizer"
     verb = "are" if sources.train_examples is None else "is"
@@ -112,7 +112,7 @@ def _pair_example(length: int, recipe: Recipe) -> dict[str, Any]:
     return _labelled_example(length, recipe) | {"labels": [_TOKEN] * recipe.data.max_target_length}
 
 
-_ROWS: dict[TaskType, Callable[[int, Recipe], dict[str, Any]]] = {
+_EXAMPLES: dict[TaskType, Callable[[int, Recipe], dict[str, Any]]] = {
     TaskType.CAUSAL_LM: _text_example,
     TaskType.SEQ_CLS: _labelled_example,
     TaskType.TOKEN_CLS: _tagged_example,
@@ -125,7 +125,7 @@ def _rows(encoded: Dataset) -> list[dict[str, Any]]:
     return [dict(row) for row in rows]
 
 
-def row_tokens(row: dict[str, Any]) -> int:
+def example_tokens(row: dict[str, Any]) -> int:
     """Return how many tokens a row has, those of a target of its own included."""
     labels = row.get("labels")
     target = len(labels) if isinstance(labels, list) and len(labels) != len(row["input_ids"]) else 0

@@ -25,7 +25,9 @@ from lorakit.planning.step_memory import StepMemory
 _BLOCKS_GATHERED = 2
 
 
-def in_each_process(step: StepMemory, model: nn.Module, processes: int, shards: bool) -> StepMemory:
+def memory_per_process(
+    step: StepMemory, model: nn.Module, processes: int, shards: bool
+) -> StepMemory:
     """Return what a step takes in each of several processes.
 
     Args:
@@ -36,21 +38,21 @@ def in_each_process(step: StepMemory, model: nn.Module, processes: int, shards: 
     """
     if processes == 1:
         return step
-    return _sharded(step, model, processes) if shards else _replicated(step)
+    return _with_fsdp(step, model, processes) if shards else _with_ddp(step)
 
 
-def _replicated(step: StepMemory) -> StepMemory:
+def _with_ddp(step: StepMemory) -> StepMemory:
     at_peak = {**step.at_peak, str(Purpose.COMMUNICATION): step.gradient_bytes}
     return replace(step, peak_bytes=step.peak_bytes + step.gradient_bytes, at_peak=at_peak)
 
 
-def _sharded(step: StepMemory, model: nn.Module, processes: int) -> StepMemory:
+def _with_fsdp(step: StepMemory, model: nn.Module, processes: int) -> StepMemory:
     packed = {
         id(module.weight) for module in model.modules() if quantized_weight(module) is not None
     }
     shared = [p for p in model.parameters() if id(p) not in packed]
-    base = _Shares((p for p in shared if not p.requires_grad), processes)
-    trained = _Shares((p for p in shared if p.requires_grad), processes)
+    base = _ShardedSizes((p for p in shared if not p.requires_grad), processes)
+    trained = _ShardedSizes((p for p in shared if p.requires_grad), processes)
     saved: dict[str, int] = {
         Purpose.BASE: base.saved_bytes,
         Purpose.ADAPTER: trained.saved_bytes,
@@ -72,17 +74,17 @@ def _sharded(step: StepMemory, model: nn.Module, processes: int) -> StepMemory:
     )
 
 
-class _Shares:
+class _ShardedSizes:
     """Parameters cut along their first dimension into equal parts, the last of them padded."""
 
     def __init__(self, parameters: Iterable[nn.Parameter], processes: int):
-        whole = own = 0
+        whole = shard = 0
         for parameter in parameters:
             size = parameter.numel() * parameter.itemsize
             whole += size
             rows = parameter.shape[0] if parameter.ndim else 1
-            own += -(-rows // processes) * (size // max(rows, 1))
-        self.saved_bytes = whole - own
+            shard += -(-rows // processes) * (size // max(rows, 1))
+        self.saved_bytes = whole - shard
         self.saved_share = self.saved_bytes / whole if whole else 0.0
 
 
@@ -94,9 +96,9 @@ def _gathered_bytes(model: nn.Module, shared: list[nn.Parameter]) -> int:
     largest = 0
     for module in model.modules():
         if any(kind.__name__ in blocks for kind in type(module).__mro__):
-            own = [p for p in module.parameters() if id(p) in are_shared]
-            in_blocks |= {id(p) for p in own}
-            largest = max(largest, sum(map(_with_gradient, own)))
+            block = [p for p in module.parameters() if id(p) in are_shared]
+            in_blocks |= {id(p) for p in block}
+            largest = max(largest, sum(map(_with_gradient, block)))
     outside = [p for p in shared if id(p) not in in_blocks]
     return sum(map(_bytes, outside)) + _BLOCKS_GATHERED * largest
 

@@ -26,7 +26,7 @@ from lorakit.training.trainers.adapter_trainer import checkpoints_reentrantly
 if TYPE_CHECKING:
     from transformers import Trainer
 
-_MOST_BATCHES = 2
+_MAX_MICRO_BATCHES = 2
 """Of those that are accumulated: the second is like all that follow."""
 
 
@@ -94,10 +94,10 @@ def run_step(trainer: Trainer, batch: Mapping[str, Any]) -> StepMemory:
     storages.forget_peak()
     kept: Counter[Purpose] = Counter()
     with (
-        _checkpointing_as_asked(subject),
-        _autocast_as_asked(subject),
+        _enabling_checkpointing(subject),
+        _enabling_autocast(subject),
         track_running_module(model, lambda place: setattr(storages, "place", place)),
-        _backward_watched(subject, storages, trained, kept),
+        _watching_backward(subject, storages, trained, kept),
         storages,
     ):
         _one_step(subject, batch)
@@ -122,7 +122,7 @@ def run_step(trainer: Trainer, batch: Mapping[str, Any]) -> StepMemory:
 def _one_step(trainer: Any, batch: Mapping[str, Any]) -> None:
     """Do what the Trainer's loop does for one optimizer step."""
     model, arguments = trainer.model, trainer.args
-    count = min(arguments.gradient_accumulation_steps, _MOST_BATCHES)
+    count = min(arguments.gradient_accumulation_steps, _MAX_MICRO_BATCHES)
     trainer.current_gradient_accumulation_steps = count
     device = next(model.parameters()).device
     batches, items = trainer.get_batch_samples(iter([batch] * count), count, device)
@@ -148,7 +148,7 @@ def _make_state(optimizer: Any, trained: list[nn.Parameter]) -> None:
 
 
 @contextmanager
-def _backward_watched(
+def _watching_backward(
     trainer: Any, storages: LiveStorages, trained: list[nn.Parameter], kept: Counter[Purpose]
 ) -> Iterator[None]:
     """Count what lives between forward and backward, and what backward leaves."""
@@ -172,15 +172,15 @@ def _backward_watched(
 
 
 @contextmanager
-def _checkpointing_as_asked(trainer: Any) -> Iterator[None]:
+def _enabling_checkpointing(trainer: Any) -> Iterator[None]:
     """Turn activation checkpointing on as the Trainer's loop does, and off again."""
     model, arguments = trainer.model, trainer.args
     if not arguments.activation_checkpointing:
         yield
         return
     options = dict(arguments.activation_checkpointing_kwargs or {})
-    own = {key: options.pop(key) for key in ("every_n_layers", "offload") if key in options}
-    model.activation_checkpointing_enable(activation_checkpointing_kwargs=options or None, **own)
+    extra = {key: options.pop(key) for key in ("every_n_layers", "offload") if key in options}
+    model.activation_checkpointing_enable(activation_checkpointing_kwargs=options or None, **extra)
     if not checkpoints_reentrantly(arguments):
         model.disable_input_require_grads()
     try:
@@ -190,7 +190,7 @@ def _checkpointing_as_asked(trainer: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _autocast_as_asked(trainer: Any) -> Iterator[None]:
+def _enabling_autocast(trainer: Any) -> Iterator[None]:
     """Let the model run under autocast, with float32 results, as accelerate has it in training."""
     model, arguments = trainer.model, trainer.args
     if not (arguments.bf16 or arguments.fp16) or hasattr(model, "_original_forward"):
@@ -198,14 +198,14 @@ def _autocast_as_asked(trainer: Any) -> Iterator[None]:
         return
     half = torch.bfloat16 if arguments.bf16 else torch.float16
     device_type = next(model.parameters()).device.type
-    own = vars(model).get("forward")
+    original = vars(model).get("forward")
     model.forward = convert_outputs_to_fp32(torch.autocast(device_type, half)(model.forward))
     try:
         yield
     finally:
         del model.forward
-        if own is not None:
-            model.forward = own
+        if original is not None:
+            model.forward = original
 
 
 def _frozen(model: nn.Module) -> Iterator[Tensor]:

@@ -27,11 +27,11 @@ class PlainTraining:
     """The trainer's mixin where there is no adapter to look after."""
 
 
-class StepTeller(TrainerCallback):
+class StepReporter(TrainerCallback):
     """Tells of each optimizer step, as a LoRA run does."""
 
-    def __init__(self, tell: OnEvent) -> None:
-        self._tell = tell
+    def __init__(self, emit: OnEvent) -> None:
+        self._emit = emit
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -54,10 +54,10 @@ class StepTeller(TrainerCallback):
     def _step(self, state: TrainerState, values: dict[str, Any], *, logged: bool) -> None:
         payload = {"step": state.global_step, "max_steps": state.max_steps, "epoch": state.epoch}
         payload |= {key: values.get(key) for key in ("loss", "learning_rate")}
-        self._tell("step", {**payload, "logged": logged})
+        self._emit("step", {**payload, "logged": logged})
 
 
-def train_plainly(
+def train_without_adapter(
     recipe: Recipe, method: str, learning_rate: float, on_event: OnEvent
 ) -> MethodResult:
     """Train without an adapter on a recipe's data, with its seed and schedule.
@@ -79,7 +79,7 @@ def train_plainly(
         heads = tuple(name for name, _ in model.named_children() if name != model.base_model_prefix)
         return Injection(method, LoraConfig(), (), heads, (), (), "none", str(model.dtype))
 
-    def silent(name: str, payload: dict[str, Any]) -> None:
+    def ignore_event(name: str, payload: dict[str, Any]) -> None:
         """Take no notice: the LoRA run has shown the data already."""
 
     with scratch_directory("lorakit-quickstart-") as scratch:
@@ -91,9 +91,9 @@ def train_plainly(
         plain = recipe.model_copy(
             update={"output": str(scratch), "training": {**recipe.training, **changes}}
         )
-        setup = prepare(plain, silent, attach=attach)
+        setup = prepare(plain, ignore_event, attach=attach)
         began_s = time.perf_counter()
-        accuracies = fitted_accuracies(setup, on_event)
+        accuracies = train_and_evaluate(setup, on_event)
         duration_s = time.perf_counter() - began_s
     trained = [p for p in setup.model.parameters() if p.requires_grad]
     return MethodResult(
@@ -106,7 +106,7 @@ def train_plainly(
     )
 
 
-def fitted_accuracies(setup: Setup, on_event: OnEvent) -> list[float]:
+def train_and_evaluate(setup: Setup, on_event: OnEvent) -> list[float]:
     """Train with an ordinary trainer; return the accuracy before and after every epoch."""
     trainer = setup.task.build_trainer(
         setup.model,
@@ -114,7 +114,7 @@ def fitted_accuracies(setup: Setup, on_event: OnEvent) -> list[float]:
         setup.encoded,
         setup.arguments,
         setup.labels,
-        [StepTeller(on_event)],
+        [StepReporter(on_event)],
         PlainTraining,
     )
     trainer.remove_callback(PrinterCallback)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.config import LoraConfig, TaskType
-from lorakit.quickstart.compare import COMPARED, FULL, HEAD_ONLY, train_plainly
+from lorakit.quickstart.compare import COMPARED, FULL, HEAD_ONLY, train_without_adapter
 from lorakit.quickstart.docstrings import DocstringFiles, write_docstrings
 from lorakit.quickstart.model_files import base_model_path
 from lorakit.quickstart.results import Example, MethodResult, OnEvent, QuickstartResult
@@ -58,10 +58,10 @@ def quickstart(
         DataError: This Python comes without the sources of its standard library.
         StoppedError: `stop` was set; the run in `lora/` can be resumed.
     """
-    tell = on_event or (lambda name, payload: None)
+    emit = on_event or (lambda name, payload: None)
     RunDirectory.refuse_occupied(output)
     files = write_docstrings(output / "data", seed=seed)
-    tell(
+    emit(
         "collected",
         {"train": files.train, "validation": files.validation, "labels": files.labels},
     )
@@ -72,9 +72,9 @@ def quickstart(
     def listen(name: str, payload: dict[str, Any]) -> None:
         if name == "evaluation":
             evaluations.append(payload["metrics"])
-        tell(name, payload)
+        emit(name, payload)
 
-    tell("method", {"method": LORA})
+    emit("method", {"method": LORA})
     trained = train(recipe, on_event=listen, stop=stop)
     methods = [
         MethodResult(
@@ -87,8 +87,8 @@ def quickstart(
         )
     ]
     for method in COMPARED if compare else ():
-        tell("method", {"method": method})
-        methods.append(train_plainly(recipe, method, LEARNING_RATES[method], tell))
+        emit("method", {"method": method})
+        methods.append(train_without_adapter(recipe, method, LEARNING_RATES[method], emit))
     weights = base_model_path() / "model.safetensors"
     return QuickstartResult(
         training=trained,

@@ -81,12 +81,12 @@ class CellSpace:
         """Return the index of the cell that a trial's values belong to."""
         for index, cell in enumerate(self.cells):
             modules = cell.target_set.target_modules
-            own = list(modules) if isinstance(modules, tuple) else modules
-            if (values["lora.r"], values["lora.target_modules"]) == (cell.rank, own):
+            listed = list(modules) if isinstance(modules, tuple) else modules
+            if (values["lora.r"], values["lora.target_modules"]) == (cell.rank, listed):
                 return index
         raise LookupError(values)
 
-    def drawn(self, sample: Mapping[str, Any]) -> dict[str, Any]:
+    def trial_values(self, sample: Mapping[str, Any]) -> dict[str, Any]:
         """Return a trial's values by recipe key."""
         index, seed = divmod(sample["run"], len(self.seeds))
         cell = self.cells[index]

@@ -14,7 +14,7 @@ from typing import Any
 
 from lorakit.errors import ClusterError, ConfigError
 
-_PATIENCE_S = 5.0
+_TIMEOUT_S = 5.0
 """How long an address may take to answer."""
 
 _SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0"}  # tell nobody about the run
@@ -145,7 +145,7 @@ def _require_answer(address: str) -> None:
             "the right one."
         )
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE_S).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_TIMEOUT_S).close()
     except (OSError, OverflowError) as error:
         raise ClusterError(
             f"No Ray cluster answers at --address {address} ({error}). Start one there with "

@@ -63,7 +63,7 @@ class SearchDirectory:
         return self.path / "trials.csv"
 
     @property
-    def held(self) -> str | None:
+    def existing_kind(self) -> str | None:
         """What the directory holds, or None."""
         kinds = (kind for kind in ("search", "study") if (self.path / f"{kind}.yaml").exists())
         return next(kinds, None)
@@ -100,31 +100,31 @@ def run_all(
     Raises:
         DataError, MissingFileError, ConfigError, ClusterError, TrainingError: See `tune`.
     """
-    tell = on_event or (lambda name, payload: None)
+    emit = on_event or (lambda name, payload: None)
     plan, train_examples = _plan_trials(recipe, settings, space, directory)
-    with ExitStack() as held, ray_cluster(address) as machines:
+    with ExitStack() as stack, ray_cluster(address) as machines:
         require_room_for_trials(settings, machines)
         directory.path.mkdir(parents=True, exist_ok=True)
-        held.enter_context(locked_directory(directory.path))
+        stack.enter_context(locked_directory(directory.path))
         directory.trials.mkdir(exist_ok=True)
         directory.base.mkdir(mode=0o700, exist_ok=True)
         if not is_private(directory.base):
             facts = {**facts, "base": "each trial loads a copy, as others can write to the output"}
         if not resume:
-            _refuse_held(directory)  # another process may have begun one meanwhile
+            _refuse_existing(directory)  # another process may have begun one meanwhile
             write_text(directory.recipe_file, recipe.to_yaml())
         planned = {"space": space, "trials": trials, "epochs": epochs_of(plan.recipe, settings)}
-        tell(
+        emit(
             "planned",
             {**planned, "train_examples": train_examples, "settings": settings, "facts": facts},
         )
 
         def on_change(records: list[TrialRecord], changed: TrialRecord) -> None:
             write_trials(records, settings, directory.trials_file)
-            tell("trials", {"records": records, "changed": changed})
+            emit("trials", {"records": records, "changed": changed})
 
         record_path = directory.ray.resolve()
-        with _removed_if_it_cannot_be_judged(directory, is_new=not resume):
+        with _removing_unusable_search(directory, is_new=not resume):
             records = run_trials(plan, settings, trials, machines, record_path, on_change)
     shutil.rmtree(directory.base, ignore_errors=True)
     write_trials(records, settings, directory.trials_file)
@@ -142,12 +142,12 @@ def open_directory(
         CheckpointError: What is there was made with another recipe.
     """
     directory = SearchDirectory(Path(recipe.output), kind)
-    held = directory.held
+    existing_kind = directory.existing_kind
     if not resume:
-        _refuse_held(directory)
+        _refuse_existing(directory)
         RunDirectory.refuse_occupied(recipe.output)
         return directory
-    if held != kind:
+    if existing_kind != kind:
         raise MissingFileError(
             f"Nothing to resume in {recipe.output}: there is no {directory.recipe_file.name} in "
             f"it, expected the directory of a {kind}. Check `output`, or leave --resume out."
@@ -165,10 +165,10 @@ def open_directory(
     return directory
 
 
-def _refuse_held(directory: SearchDirectory) -> None:
-    if directory.held is not None:
+def _refuse_existing(directory: SearchDirectory) -> None:
+    if directory.existing_kind is not None:
         raise OutputExistsError(
-            f"Cannot write to output {directory.path}: it holds a {directory.held}, expected a new "
+            f"Cannot write to output {directory.path}: it holds a {directory.existing_kind}, expected a new "
             "or empty directory. Go on with it by `--resume`, or set another `output`."
         )
 
@@ -201,7 +201,7 @@ def _plan_trials(
 
 
 @contextmanager
-def _removed_if_it_cannot_be_judged(directory: SearchDirectory, *, is_new: bool) -> Iterator[None]:
+def _removing_unusable_search(directory: SearchDirectory, *, is_new: bool) -> Iterator[None]:
     """Delete a new search whose metric no trial reports, so that it can be put right and begun."""
     try:
         yield

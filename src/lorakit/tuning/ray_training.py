@@ -63,7 +63,7 @@ def train_on_ray(
         require_room(machines, cpus=1, gpus=gpus, what=what, count=workers)
         storage = _storage_beside(recipe.output)
         try:
-            return _Fit(recipe, workers, gpus, resume, storage).run(on_event, stop)
+            return _RayTraining(recipe, workers, gpus, resume, storage).run(on_event, stop)
         finally:
             shutil.rmtree(storage, ignore_errors=True)
 
@@ -88,7 +88,7 @@ def _storage_beside(output: str) -> Path:
 
 
 @dataclass
-class _Fit:
+class _RayTraining:
     """One call of Ray Train, which runs in a thread, while this one hands on the events."""
 
     recipe: Recipe
@@ -101,21 +101,21 @@ class _Fit:
     def run(self, on_event: EventHandler | None, stop: StopRequest | None) -> TrainResult:
         from ray.util.queue import Queue
 
-        queue, asked = (Queue(actor_options={"num_cpus": 0}) for _ in range(2))
-        thread = threading.Thread(target=self._fit, args=(queue, asked), daemon=True)
+        queue, stop_queue = (Queue(actor_options={"num_cpus": 0}) for _ in range(2))
+        thread = threading.Thread(target=self._fit, args=(queue, stop_queue), daemon=True)
         thread.start()
         try:
             with ExitStack() as until_the_end:
-                return self._follow(thread, queue, asked, on_event, stop, until_the_end)
+                return self._follow(thread, queue, stop_queue, on_event, stop, until_the_end)
         finally:
             queue.shutdown()
-            asked.shutdown()
+            stop_queue.shutdown()
 
     def _follow(
         self,
         thread: threading.Thread,
         queue: Any,
-        asked: Any,
+        stop_queue: Any,
         on_event: EventHandler | None,
         stop: StopRequest | None,
         until_the_end: ExitStack,
@@ -123,14 +123,14 @@ class _Fit:
         """Hand events on to the caller and a request to stop to the workers, until they end."""
         from ray.util.queue import Empty
 
-        is_told = False
+        is_stop_sent = False
         result: TrainResult | None = None
         error: Exception | None = None
         # The main thread is here, so that Ctrl-C ends this loop, then Ray and its workers.
         while thread.is_alive() or not queue.empty():
-            if stop is not None and stop.number and not is_told:
-                asked.put(stop.number)
-                is_told = True
+            if stop is not None and stop.number and not is_stop_sent:
+                stop_queue.put(stop.number)
+                is_stop_sent = True
             try:
                 name, payload = queue.get(timeout=_POLL_S)
             except Empty:
@@ -147,7 +147,7 @@ class _Fit:
             raise error or self._unexplained()
         return result
 
-    def _fit(self, queue: Any, asked: Any) -> None:
+    def _fit(self, queue: Any, stop_queue: Any) -> None:
         from ray.train import LoggingConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -156,13 +156,13 @@ class _Fit:
         timeout = {} if timeout_s is None else {"timeout_s": timeout_s}
         try:
             TorchTrainer(
-                _work,
+                _train_in_worker,
                 train_loop_config={
                     "recipe": self.recipe.model_dump(mode="json"),
                     "resume": self.resume,
                     "folder": str(Path.cwd()),
                     "queue": queue,
-                    "asked": asked,
+                    "asked": stop_queue,
                 },
                 torch_config=TorchConfig(**timeout),
                 scaling_config=ScalingConfig(
@@ -198,7 +198,7 @@ class _Fit:
 _FAILED = "failed"
 
 
-def _work(config: dict[str, Any]) -> None:
+def _train_in_worker(config: dict[str, Any]) -> None:
     """Train in one worker; the main one sends its events, and the first to fail its error."""
     from lorakit.distributed.processes import should_report_error
     from lorakit.training.run import train
@@ -209,17 +209,17 @@ def _work(config: dict[str, Any]) -> None:
         queue.put((name, payload))
 
     try:
-        _go_to(Path(config["folder"]))
+        _change_directory(Path(config["folder"]))
         recipe = Recipe.check(config["recipe"], "the recipe")
-        stop = _stop_asked_through(config["asked"], recipe.training.get("ddp_timeout"))
+        stop = _stop_request_from(config["asked"], recipe.training.get("ddp_timeout"))
         train(recipe, resume=config["resume"], on_event=emit, stop=stop)
     except Exception as error:
         if should_report_error(error):
-            queue.put((_FAILED, error if isinstance(error, LorakitError) else _plain(error)))
+            queue.put((_FAILED, error if isinstance(error, LorakitError) else _picklable(error)))
         raise
 
 
-def _stop_asked_through(asked: Any, timeout_s: int | None) -> StopRequest:
+def _stop_request_from(stop_queue: Any, timeout_s: int | None) -> StopRequest:
     """Return a request that is set once the process that leads training says so."""
     from ray.exceptions import RayError
 
@@ -229,7 +229,7 @@ def _stop_asked_through(asked: Any, timeout_s: int | None) -> StopRequest:
 
     def wait() -> None:
         with suppress(RayError):  # the queue ends with the training
-            stop.set(asked.get())
+            stop.set(stop_queue.get())
 
     start(timeout_s=timeout_s)
     if is_main():  # which tells the others
@@ -237,14 +237,14 @@ def _stop_asked_through(asked: Any, timeout_s: int | None) -> StopRequest:
     return stop
 
 
-def _plain(error: Exception) -> Exception:
+def _picklable(error: Exception) -> Exception:
     """Return an error of any library as one that every process can read."""
     return TrainingError(
         f"A worker on {socket.gethostname()} failed: {type(error).__name__}: {error}"
     )
 
 
-def _go_to(folder: Path) -> None:
+def _change_directory(folder: Path) -> None:
     """Take paths as the command does, from the directory it was typed in."""
     if not folder.is_dir():
         raise MissingFileError(

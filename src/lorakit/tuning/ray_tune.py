@@ -219,7 +219,7 @@ class _Listener:
         return TrialRecord(
             str(trial),
             status,
-            self._plan.space.drawn(trial.config),
+            self._plan.space.trial_values(trial.config),
             evaluations_of(run),
             run.path,
             error,

@@ -22,7 +22,7 @@ from lorakit.tuning.driver import (
 )
 from lorakit.tuning.records import TrialRecord, warning_text, write_hparams
 from lorakit.tuning.space import Space, default_space, label_of
-from lorakit.tuning.target_sets import own_target_sets
+from lorakit.tuning.target_sets import model_target_sets
 from lorakit.tuning.trial import epochs_of
 
 DEFAULT_TRIALS = 8
@@ -114,7 +114,7 @@ def _space_of(recipe: Recipe, settings: SearchConfig) -> Space:
     if settings.space is not None:
         space = Space(settings.space, "search.space")
     else:
-        space = Space(default_space(own_target_sets(recipe)), "the default search.space")
+        space = Space(default_space(model_target_sets(recipe)), "the default search.space")
     space.check(recipe, settings.algorithm)
     return space
 
@@ -177,11 +177,13 @@ def _write_best_recipe(
 
 def _plotted(record: TrialRecord, settings: TrialsConfig, space: Space) -> PlottedTrial:
     """Return a trial as the plots take it; copies of other fields would show nothing new."""
-    own = [key for key, distribution in space.distributions.items() if not distribution.same_as]
+    free_keys = [
+        key for key, distribution in space.distributions.items() if not distribution.same_as
+    ]
     return PlottedTrial(
         record.name,
         record.status,
-        {key: label_of(record.values[key]) for key in own},
+        {key: label_of(record.values[key]) for key in free_keys},
         tuple(
             (row["epoch"], row[settings.metric])
             for row in record.evaluations

@@ -99,7 +99,7 @@ class Space:
                 space[key] = tune.randint(low, high + 1)
         return space
 
-    def drawn(self, sample: Mapping[str, Any]) -> dict[str, Any]:
+    def trial_values(self, sample: Mapping[str, Any]) -> dict[str, Any]:
         """Return a trial's values by recipe key, lists and copies put in.
 
         Args:

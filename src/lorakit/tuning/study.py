@@ -25,7 +25,7 @@ from lorakit.tuning.driver import (
 )
 from lorakit.tuning.records import TrialRecord, warning_text
 from lorakit.tuning.study_report import write_study
-from lorakit.tuning.target_sets import TargetSet, given_target_sets, own_target_sets
+from lorakit.tuning.target_sets import TargetSet, given_target_sets, model_target_sets
 from lorakit.tuning.trial import epochs_of
 
 
@@ -87,7 +87,7 @@ def study(
     how: dict[str, Any] = {"resume": resume, "address": address, "on_event": on_event}
     records = run_all(recipe, search, space, runs, facts, directory, **how)
     require_best(records, search)
-    cells = filled_cells(space, records, search)
+    cells = cells_with_results(space, records, search)
     best = best_cell(cells, search.is_minimized)
     recommended = smallest_sufficient(cells, best, is_minimized=search.is_minimized)
     reference = first_reference(RunDirectory(record.path) for record in records)
@@ -103,10 +103,10 @@ def study(
 
 def _space_of(recipe: Recipe, settings: StudyConfig) -> CellSpace:
     if settings.target_modules is None:
-        sets = own_target_sets(recipe)
+        sets = model_target_sets(recipe)
     else:
         sets = given_target_sets(recipe, settings.target_modules)
-    cells = planned_cells(settings.ranks, sets, equal_budget=settings.budget == "equal")
+    cells = grid_cells(settings.ranks, sets, equal_budget=settings.budget == "equal")
     # By its rank_for and alpha_for a pattern would undo what the study varies.
     lora = recipe.lora
     if lora.rank_pattern or lora.alpha_pattern:
@@ -117,7 +117,7 @@ def _space_of(recipe: Recipe, settings: StudyConfig) -> CellSpace:
     return CellSpace(tuple(cells), settings.seeds, lora.lora_alpha / lora.r)
 
 
-def planned_cells(
+def grid_cells(
     ranks: Sequence[int], sets: Sequence[TargetSet], *, equal_budget: bool
 ) -> list[Cell]:
     """Return the cells of a grid, set by set.
@@ -135,7 +135,7 @@ def planned_cells(
     return cells
 
 
-def filled_cells(
+def cells_with_results(
     space: CellSpace, records: Sequence[TrialRecord], settings: SearchConfig
 ) -> tuple[Cell, ...]:
     """Return the cells with the values of their runs."""

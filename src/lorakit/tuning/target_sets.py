@@ -48,7 +48,7 @@ class TargetSet:
     parameters_per_rank: int
 
 
-def own_target_sets(recipe: Recipe) -> list[TargetSet]:
+def model_target_sets(recipe: Recipe) -> list[TargetSet]:
     """Return sets of a base model's matrices: query and value, attention, the rest, and all.
 
     Only the configuration of the model is read; sets that are equal or empty are left out.
@@ -130,14 +130,14 @@ def names_of(group: Sequence[Matrix], all_matrices: Iterable[Matrix]) -> TargetM
     for matrix in group:
         ending = matrix.place.rpartition("*.")[2].split(".")
         endings = [".".join(ending[-length:]) for length in range(1, len(ending) + 1)]
-        apart = [
+        distinct = [
             name
             for name in endings
             if not any(place == name or place.endswith(f".{name}") for place in others)
         ]
-        if not apart:
+        if not distinct:
             return _regex(group)
-        names.append(apart[0])
+        names.append(distinct[0])
     return tuple(dict.fromkeys(names))
 
 

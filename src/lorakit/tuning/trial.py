@@ -38,7 +38,7 @@ class Samples(Protocol):
         """Return it as Ray Tune takes it."""
         ...
 
-    def drawn(self, sample: Mapping[str, Any]) -> dict[str, Any]:
+    def trial_values(self, sample: Mapping[str, Any]) -> dict[str, Any]:
         """Return a trial's values by recipe key."""
         ...
 
@@ -125,7 +125,7 @@ def run_trial(sample: dict[str, Any], plan: TrialPlan) -> None:
     require_shared_output(plan.trials_path)
     name = tune.get_context().get_trial_name()
     run = RunDirectory(plan.trials_path / str(name))
-    recipe = plan.recipe_of(plan.space.drawn(sample), run.path.name)
+    recipe = plan.recipe_of(plan.space.trial_values(sample), run.path.name)
     reporter = _Reporter(plan.settings.metric)
     is_there = run.recipe_file.exists()
     if is_there:

@@ -90,7 +90,7 @@ def test_head_only_trains_the_head_and_full_every_weight(small, tmp_path, monkey
     files = few_rows(tmp_path, seed=0)
     recipe = run.quickstart_recipe(files, tmp_path / "run", seed=0)
     for method in (HEAD_ONLY, FULL):
-        result = compare.train_plainly(recipe, method, 1e-3, lambda name, payload: None)
+        result = compare.train_without_adapter(recipe, method, 1e-3, lambda name, payload: None)
         assert (result.accuracy_before, result.accuracy) == (0.1, 0.5)
     assert seen[HEAD_ONLY] == {"score.weight"}
     assert seen[FULL] == seen["all"]

@@ -15,18 +15,18 @@ from lorakit.analysis.plots.png import save_png
 _LOG_FROM = 20.0
 """A parameter whose largest value is so many times its smallest is drawn on a log scale."""
 
-_FEW = 6
+_MAX_TICKS = 6
 """A parameter with so many values, or fewer, has a tick for each, if they lie apart."""
 
-_APART = 0.05
+_MIN_TICK_GAP = 0.05
 """Share of an axis that is left between two ticks, so that their numbers do not overlap."""
 
-_NAMED = 24
+_MAX_LEGEND = 24
 """Curves of more trials than that have no legend."""
 
 _MARKERS = {"finished": "o", "stopped": "v"}
 _BEST = "#c1272d"
-_REDS = (6, 7)
+_RED_COLOURS = (6, 7)
 """Of the palette, the colours that would be taken for the best one's."""
 
 _LIGHTEST = 0.9
@@ -112,7 +112,7 @@ class _Axis:
         if self.labels:
             return [(self.place(label), _wrapped(label)) for label in self.labels]
         places = [self.place(value) for value in self.few]
-        if self.few and all(high - low >= _APART for low, high in pairwise(places)):
+        if self.few and all(high - low >= _MIN_TICK_GAP for low, high in pairwise(places)):
             return [(at, _number(value)) for at, value in zip(places, self.few, strict=True)]
         shares = (0, 0.25, 0.5, 0.75, 1)
         values = [
@@ -130,7 +130,7 @@ def _axis(key: str, values: Sequence[Any], *, is_log: bool = False) -> _Axis:
         return _Axis(key, tuple(sorted({str(value) for value in values})), 0, 1, False)
     low, high = float(min(numbers)), float(max(numbers))
     distinct = tuple(sorted({float(value) for value in numbers}))
-    few = distinct if len(distinct) <= _FEW else ()
+    few = distinct if len(distinct) <= _MAX_TICKS else ()
     is_log = low > 0 and (is_log or high / low >= _LOG_FROM)
     return _Axis(key, (), low, high, is_log, few)
 
@@ -287,7 +287,7 @@ def _curves(trials: Sequence[PlottedTrial], best: PlottedTrial, metric: str) -> 
 
     figure = Figure(figsize=(7.6, 4.6), layout="constrained")
     axes = figure.subplots()
-    colours = [colormaps["tab20"](number) for number in range(20) if number not in _REDS]
+    colours = [colormaps["tab20"](number) for number in range(20) if number not in _RED_COLOURS]
     for number, trial in enumerate(trials):
         epochs, values = zip(*trial.curve, strict=True)
         is_best = trial is best
@@ -309,7 +309,7 @@ def _curves(trials: Sequence[PlottedTrial], best: PlottedTrial, metric: str) -> 
     axes.set_ylabel(metric)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
-    has_legend = len(trials) <= _NAMED
+    has_legend = len(trials) <= _MAX_LEGEND
     if has_legend:
         columns = 1 if len(trials) <= 14 else 2
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, ncols=columns)

@@ -154,9 +154,9 @@ def shown_modules(comparison: AdapterComparison) -> list[ModuleSimilarity]:
     kinds: dict[str, list[ModuleSimilarity]] = {}
     for module in comparison.modules:
         kinds.setdefault(places[module.path].kind, []).append(module)
-    most = sorted(kinds.values(), key=lambda own: -max(norms[module.path] for module in own))
-    middle = [sorted(own, key=lambda m: places[m.path].layer or 0) for own in most[:_ROWS]]
-    return [own[len(own) // 2] for own in middle]
+    most = sorted(kinds.values(), key=lambda group: -max(norms[module.path] for module in group))
+    middle = [sorted(group, key=lambda m: places[m.path].layer or 0) for group in most[:_ROWS]]
+    return [group[len(group) // 2] for group in middle]
 
 
 def _short(path: str, longest: int = 26) -> str:

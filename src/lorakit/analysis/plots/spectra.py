@@ -32,8 +32,8 @@ def plot_spectra(analysis: AdapterAnalysis, path: Path) -> None:
     look = styles(list(analysis.kinds))
     for kind, updates in analysis.kinds.items():
         values = [update.singular_values[: update.rank] for update in updates if not update.is_zero]
-        for own in values if len(values) > 1 else ():
-            _line(axes, own, alpha=0.3, linewidth=0.8, marker=marker, **look[kind])
+        for curve in values if len(values) > 1 else ():
+            _line(axes, curve, alpha=0.3, linewidth=0.8, marker=marker, **look[kind])
         if values:
             label = kind if len(values) == 1 else f"{kind} ({len(values)})"
             _line(axes, _median(values), linewidth=2.2, marker=marker, label=label, **look[kind])
@@ -162,9 +162,12 @@ def _line(axes: Any, values: torch.Tensor, **look: Any) -> None:
 
 def _median(values: Sequence[torch.Tensor]) -> torch.Tensor:
     """Return the median of each singular value over the modules that have it."""
-    longest = max(len(own) for own in values)
+    longest = max(len(curve) for curve in values)
     return torch.stack(
-        [torch.stack([own[i] for own in values if len(own) > i]).median() for i in range(longest)]
+        [
+            torch.stack([curve[i] for curve in values if len(curve) > i]).median()
+            for i in range(longest)
+        ]
     )
 
 

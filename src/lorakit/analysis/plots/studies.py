@@ -51,14 +51,14 @@ def plot_study(
     by_rank, by_size = figure.subplots(1, 2, sharey=True)
     labels = list(dict.fromkeys(cell.label for cell in cells))
     for number, label in enumerate(labels):
-        own = [cell for cell in cells if cell.label == label]
+        group = [cell for cell in cells if cell.label == label]
         look = {
             "color": colormaps["tab10"](number % 10),
             "marker": _MARKERS[number % len(_MARKERS)],
             "label": label,
         }
-        _draw(by_rank, [cell.rank for cell in own], own, look)
-        _draw(by_size, [cell.parameters for cell in own], own, look)
+        _draw(by_rank, [cell.rank for cell in group], group, look)
+        _draw(by_size, [cell.parameters for cell in group], group, look)
     if recommended is not None:
         places = ((by_rank, recommended.rank), (by_size, recommended.parameters))
         for axes, place in places:

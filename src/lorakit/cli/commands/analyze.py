@@ -16,9 +16,9 @@ from lorakit.cli.views.console import (
     heading,
     number_text,
     pairs,
-    quoted,
     remark,
     say,
+    shell_quote,
     table,
 )
 from lorakit.errors import ConfigError, LorakitError
@@ -188,7 +188,7 @@ def with_base(
     hide_loading_bars()
     try:
         made = [
-            amplified(analysis, location, base, seed, trust_remote_code)
+            with_amplifications(analysis, location, base, seed, trust_remote_code)
             for analysis, location in zip(analyses, locations, strict=True)
         ]
     except LorakitError as error:
@@ -199,7 +199,7 @@ def with_base(
     return made, ""
 
 
-def amplified(
+def with_amplifications(
     analysis: AdapterAnalysis,
     location: str | Path,
     base: str | None,
@@ -290,10 +290,10 @@ def next_commands(
     run = run_of(locations[0])
     rank = analysis.rank_choice().together
     if run is not None and rank < analysis.largest_r:
-        recipe, folder = quoted(run / "recipe.yaml"), quoted(f"{run}-r{rank}")
+        recipe, folder = shell_quote(run / "recipe.yaml"), shell_quote(f"{run}-r{rank}")
         command = f"lorakit train {recipe} lora.r={rank} output={folder}"
         commands[command] = "trains again with that rank"
-    name = quoted(adapters[0])
+    name = shell_quote(adapters[0])
     if len(adapters) == 1:
         commands[f"lorakit analyze {name} OTHER"] = "compares it with another adapter"
     commands[f"lorakit inspect {name} --modules"] = "shows what it is made of"

@@ -14,8 +14,8 @@ from lorakit.cli.views.console import (
     merged_name,
     number_text,
     pairs,
-    quoted,
     say,
+    shell_quote,
     table,
 )
 from lorakit.errors import ConfigError
@@ -110,7 +110,7 @@ def combine(
         }
     )
     files = write_with_companions(made, output, locations[heads_from or next(iter(locations))])
-    name = quoted(output)
+    name = shell_quote(output)
     closing(
         files,
         {

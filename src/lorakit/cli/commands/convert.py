@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from lorakit.cli.paths import adapter_location
-from lorakit.cli.views.console import closing, number_text, pairs, quoted, say
+from lorakit.cli.views.console import closing, number_text, pairs, say, shell_quote
 from lorakit.errors import ConfigError, MissingFileError, OutputExistsError
 
 if TYPE_CHECKING:
@@ -283,7 +283,7 @@ def error_text(error: float) -> str:
 
 def next_commands(output: Path, to: str) -> dict[str, str]:
     """Return what to type next, by format."""
-    name = quoted(output)
+    name = shell_quote(output)
     if to == "gguf":
         return {f"llama-cli -m BASE.gguf --lora {name}": "runs llama.cpp with it"}
     if to == "loralib":

@@ -9,7 +9,15 @@ import typer
 
 from lorakit.cli.paths import RECIPE_NAME, adapter_location, run_of
 from lorakit.cli.quiet import hide_loading_bars
-from lorakit.cli.views.console import closing, heading, merged_name, number_text, quoted, say, table
+from lorakit.cli.views.console import (
+    closing,
+    heading,
+    merged_name,
+    number_text,
+    say,
+    shell_quote,
+    table,
+)
 from lorakit.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -74,7 +82,7 @@ def evaluate(
             for key in found["adapter"]
         ],
     )
-    name = quoted(adapter)
+    name = shell_quote(adapter)
     closing(
         [],
         {

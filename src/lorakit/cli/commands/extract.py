@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lorakit.cli.quiet import hide_loading_bars
-from lorakit.cli.views.console import closing, heading, number_text, pairs, quoted, say, table
+from lorakit.cli.views.console import closing, heading, number_text, pairs, say, shell_quote, table
 from lorakit.errors import ConfigError, first_few
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def extract(
     Weights are read one at a time. The share of ‖ΔW‖² that the rank keeps is shown for each kind
     of module; what fine-tuning changed elsewhere is named.
     """
-    config = settings_of(settings or [])
+    config = parse_settings(settings or [])
     from lorakit.adapters import extract as extracted
     from lorakit.adapters.formats.companions import refuse_occupied, write_with_companions
 
@@ -52,23 +52,23 @@ def extract(
             "kept of ‖ΔW‖² in all of them": share_text(made.share),
             "parameters": f"{made.adapter.count_parameters():,}",
             "changed elsewhere, left out": f"{len(made.left_out)} tensors, of norm "
-            f"{number_text(lost)}: {named(made.left_out)}"
+            f"{number_text(lost)}: {largest_changes(made.left_out)}"
             if made.left_out
             else "nothing",
         }
     )
     files = write_with_companions(made.adapter, output, tuned)
-    name = quoted(output)
+    name = shell_quote(output)
     next_commands = {f"lorakit inspect {name}": "shows what it is made of"}
     if made.share < 0.9:
         higher = f"lora.r={2 * made.adapter.config.r}"
-        next_commands[f"lorakit extract {quoted(base)} {quoted(tuned)} {name}-2r {higher}"] = (
-            "keeps more"
-        )
+        next_commands[
+            f"lorakit extract {shell_quote(base)} {shell_quote(tuned)} {name}-2r {higher}"
+        ] = "keeps more"
     closing(files, next_commands)
 
 
-def settings_of(words: list[str]) -> LoraConfig:
+def parse_settings(words: list[str]) -> LoraConfig:
     """Return the adapter settings of dotted words such as `lora.r=16`.
 
     Raises:
@@ -131,6 +131,6 @@ def share_text(share: float) -> str:
     return f"{100 * share:.3g}%"
 
 
-def named(changes: Any, most: int = 3) -> str:
+def largest_changes(changes: Any, most: int = 3) -> str:
     """Return the names of the largest changes and how many more there are."""
     return first_few(sorted(changes, key=lambda name: -changes[name]), most)

@@ -12,7 +12,7 @@ import typer
 from lorakit.cli.paths import adapter_location
 from lorakit.cli.quiet import hide_loading_bars
 from lorakit.cli.trust import TrustRemoteCode
-from lorakit.cli.views.console import merged_name, next_steps, quoted, remark, say, table
+from lorakit.cli.views.console import merged_name, next_steps, remark, say, shell_quote, table
 from lorakit.errors import ConfigError, DataError, MissingFileError
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def generate(
         options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature}
         options |= {"seed": seed} | ({"top_p": top_p} if top_p is not None else {})
         show_texts(loaded, prompts, base, options)
-    name = quoted(adapter)
+    name = shell_quote(adapter)
     steps = {} if base else {f"lorakit generate {name} ... --base": "shows the base beside it"}
     next_steps(
         {**steps, f"lorakit merge {name} {merged_name(adapter)}": "writes an ordinary checkpoint"},
@@ -168,7 +168,7 @@ def show_classes(loaded: LoadedModel, prompts: Sequence[str], base: bool) -> Non
         cells: list[str] = []
         for classes in found:
             cells += [classes[number].label, f"{100 * classes[number].probability:.1f}%"]
-        rows.append((*cells, shortened(prompt)))
+        rows.append((*cells, shorten(prompt)))
     table(columns, rows)
 
 
@@ -183,7 +183,7 @@ def pairs_of(prompts: Sequence[str]) -> list[str | tuple[str, str]]:
         first, tab, second = prompt.partition("\t")
         if not tab:
             raise DataError(
-                f"Text {number} is no pair: got {shortened(prompt)!r}, expected two texts with a "
+                f"Text {number} is no pair: got {shorten(prompt)!r}, expected two texts with a "
                 "tab between them, as this adapter was trained on pairs. Add the second text."
             )
         pairs.append((first, second))
@@ -214,7 +214,7 @@ def show_tags(loaded: LoadedModel, prompts: Sequence[str], base: bool) -> None:
                     table(("word", "tag", "probability"), rows)
 
 
-def shortened(text: str, most: int = SHOWN_CHARACTERS) -> str:
+def shorten(text: str, most: int = SHOWN_CHARACTERS) -> str:
     """Return the beginning of a text on one line.
 
     >>> shortened("one two  three", most=11)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from lorakit.cli.recipe_template import TASKS, TaskName, recipe_text, task_template
-from lorakit.cli.views.console import closing, quoted, say
+from lorakit.cli.views.console import closing, say, shell_quote
 from lorakit.errors import (
     ConfigError,
     MissingFileError,
@@ -91,9 +91,9 @@ def init(
     named = "" if train else f"set data.train (now {defaults['train']}) to your own data"
     purposes = {}
     if named:
-        purposes[f"$EDITOR {quoted(output)}"] = named
-    purposes[f"lorakit train {quoted(output)} --dry-run"] = "shows what it would do"
-    purposes[f"lorakit train {quoted(output)}"] = "trains"
+        purposes[f"$EDITOR {shell_quote(output)}"] = named
+    purposes[f"lorakit train {shell_quote(output)} --dry-run"] = "shows what it would do"
+    purposes[f"lorakit train {shell_quote(output)}"] = "trains"
     closing([output], purposes)
 
 

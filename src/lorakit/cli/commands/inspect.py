@@ -18,8 +18,8 @@ from lorakit.cli.views.console import (
     merged_name,
     number_text,
     pairs,
-    quoted,
     say,
+    shell_quote,
     size_text,
     table,
 )
@@ -122,9 +122,9 @@ def inspect(
             for path, tensor in loaded.trained_tokens.items()
         ]
         table(("weight", "tokens", "dim", "parameters"), rows)
-    for warning in (*of_rewritten_base(loaded), *warnings(updates)):
+    for warning in (*rewritten_base_warnings(loaded), *warnings(updates)):
         say(f"\nWarning: {warning}", style="yellow")
-    name = quoted(adapter)
+    name = shell_quote(adapter)
     closing(
         [] if plot is None else [draw(loaded, plot, name=adapter)],
         {
@@ -182,7 +182,7 @@ def setting_text(value: Any) -> str:
     return f"[{', '.join(map(str, shown))}]"
 
 
-def of_rewritten_base(adapter: Adapter) -> tuple[str, ...]:
+def rewritten_base_warnings(adapter: Adapter) -> tuple[str, ...]:
     """Say where the numbers are not those of the update, as PEFT changes the base beside it."""
     from lorakit.config.initialization_names import is_rewriting
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorakit.cli.paths import CONFIG_NAME, adapter_location
 from lorakit.cli.quiet import hide_loading_bars
-from lorakit.cli.views.console import closing, heading, number_text, pairs, quoted, say, table
+from lorakit.cli.views.console import closing, heading, number_text, pairs, say, shell_quote, table
 
 if TYPE_CHECKING:
     from lorakit.quantization.error import LayerError
@@ -48,7 +48,7 @@ def inspect_quantization(
 
         plot_quantization_errors(errors, plot, Path(base).name)
         files.append(plot)
-    command = f"lorakit train RECIPE model={quoted(base)} 'quantization={{bits: 4}}'"
+    command = f"lorakit train RECIPE model={shell_quote(base)} 'quantization={{bits: 4}}'"
     closing(files, {command: "trains on it in 4 bits"})
 
 
@@ -76,19 +76,19 @@ def _scheme_rows(
     """Return headings and a row for each scheme over all layers."""
     rows = []
     for scheme in schemes:
-        own = [error for error in errors if error.scheme == scheme]
-        sizes = [error.out_features * error.in_features for error in own]
+        of_scheme = [error for error in errors if error.scheme == scheme]
+        sizes = [error.out_features * error.in_features for error in of_scheme]
         total = sum(sizes)
-        bits = sum(e.bits_per_parameter * n for e, n in zip(own, sizes, strict=True)) / total
-        relative = [error.relative for error in own]
-        worst = max(own, key=lambda error: error.relative)
+        bits = sum(e.bits_per_parameter * n for e, n in zip(of_scheme, sizes, strict=True)) / total
+        relative = [error.relative for error in of_scheme]
+        worst = max(of_scheme, key=lambda error: error.relative)
         rows.append(
             (
                 scheme,
                 f"{bits:.2f}",
                 f"{sum(relative) / len(relative):.4f}",
                 f"{worst.relative:.4f}",
-                number_text(max(error.largest for error in own)),
+                number_text(max(error.largest for error in of_scheme)),
                 worst.path,
             )
         )
@@ -112,10 +112,10 @@ def _module_rows(
     rows = [
         (
             path,
-            *(f"{own[s].relative:.4f}" if s in own else "-" for s in schemes),
-            *(number_text(own[s].largest) if s in own else "-" for s in schemes),
+            *(f"{of_layer[s].relative:.4f}" if s in of_layer else "-" for s in schemes),
+            *(number_text(of_layer[s].largest) if s in of_layer else "-" for s in schemes),
         )
-        for path, own in by_layer.items()
+        for path, of_layer in by_layer.items()
     ]
     return ("layer", *schemes, *(f"largest: {scheme}" for scheme in schemes)), rows
 
@@ -129,8 +129,10 @@ def _kind_rows(
         key = (error.path.rpartition(".")[2], error.out_features, error.in_features)
         kinds.setdefault(key, {}).setdefault(error.scheme, []).append(error.relative)
     rows = []
-    for (last, out_features, in_features), own in kinds.items():
-        count = max(len(values) for values in own.values())
-        means = (f"{sum(own[s]) / len(own[s]):.4f}" if s in own else "-" for s in schemes)
+    for (last, out_features, in_features), of_kind in kinds.items():
+        count = max(len(values) for values in of_kind.values())
+        means = (
+            f"{sum(of_kind[s]) / len(of_kind[s]):.4f}" if s in of_kind else "-" for s in schemes
+        )
         rows.append((last, count, in_features, out_features, *means))
     return ("layers", "count", "in", "out", *schemes), rows

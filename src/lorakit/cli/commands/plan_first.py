@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lorakit.cli.launched import is_one_of_several
+from lorakit.cli.launched import is_launched_in_parallel
 from lorakit.cli.views.console import say, size_text
 from lorakit.errors import LorakitError, PlanError
 
@@ -34,7 +34,7 @@ def plan_first(
     from lorakit.recipes.run_directory import RunDirectory
 
     main_decides(lambda: RunDirectory.refuse_occupied(recipe.output))
-    plan = main_decides(lambda: _planned(recipe, processes or process_count()))
+    plan = main_decides(lambda: _plan_or_report(recipe, processes or process_count()))
     if plan is None:
         return None
     from lorakit.cli.views.plan import summary
@@ -50,7 +50,7 @@ def plan_first(
     return plan
 
 
-def _planned_in_separate_process(recipe: Recipe, processes: int) -> MemoryPlan | None:
+def _plan_in_separate_process(recipe: Recipe, processes: int) -> MemoryPlan | None:
     from lorakit.distributed.sharding import is_sharding_asked_for
     from lorakit.planning.separate_process import plan_in_separate_process
 
@@ -59,9 +59,9 @@ def _planned_in_separate_process(recipe: Recipe, processes: int) -> MemoryPlan |
     return plan_in_separate_process(recipe, processes)
 
 
-def _planned(recipe: Recipe, processes: int) -> MemoryPlan | None:
-    if is_one_of_several():
-        return _planned_in_separate_process(recipe, processes)
+def _plan_or_report(recipe: Recipe, processes: int) -> MemoryPlan | None:
+    if is_launched_in_parallel():
+        return _plan_in_separate_process(recipe, processes)
     from lorakit.planning import plan
 
     try:

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lorakit.cli.commands.train import leave_if_asked, stoppable, warn_of_chance
+from lorakit.cli.commands.train import exit_if_signalled, stopping_on_signals, warn_of_chance
 from lorakit.cli.quiet import hide_loading_bars
 from lorakit.cli.views.console import (
     closing,
     duration_text,
     heading,
     number_text,
-    quoted,
     say,
+    shell_quote,
     size_text,
     table,
 )
@@ -53,35 +53,35 @@ def quickstart(
     from lorakit.quickstart.run import quickstart as run_quickstart
 
     hide_loading_bars()
-    command = f"lorakit train {quoted(folder / 'lora' / 'recipe.yaml')}"
-    with QuickstartView() as view, stoppable(view, command) as stop:
+    command = f"lorakit train {shell_quote(folder / 'lora' / 'recipe.yaml')}"
+    with QuickstartView() as view, stopping_on_signals(view, command) as stop:
         result = run_quickstart(folder, seed=seed, compare=compare, on_event=view, stop=stop)
     show_methods(result)
     warn_of_chance(result.training)
     for example in result.examples:
         show_example(example)
-    run = quoted(result.training.run_dir)
+    run = shell_quote(result.training.run_dir)
     closing(
         [folder / "data", *result.training.files],
         {
             f'lorakit generate {run} "Parse a date."': "classifies a docstring of your own",
             f"lorakit inspect {run}": "shows what the adapter is made of",
-            f"lorakit merge {run} {quoted(folder / 'merged')}": "writes an ordinary checkpoint",
-            f"lorakit train {run}/recipe.yaml output={quoted(folder / 'r2')} lora.r=2": (
+            f"lorakit merge {run} {shell_quote(folder / 'merged')}": "writes an ordinary checkpoint",
+            f"lorakit train {run}/recipe.yaml output={shell_quote(folder / 'r2')} lora.r=2": (
                 "trains again with a smaller rank"
             ),
             "lorakit init --task SEQ_CLS": "writes a recipe for your own model and data",
         },
     )
-    leave_if_asked()
+    exit_if_signalled()
 
 
 def free_directory(wished: Path) -> Path:
     """Return a directory that is not there yet: as wished, or with a number behind."""
-    return next(path for path in numbered(wished) if not path.exists())
+    return next(path for path in numbered_paths(wished) if not path.exists())
 
 
-def numbered(path: Path) -> Iterator[Path]:
+def numbered_paths(path: Path) -> Iterator[Path]:
     """Yield a path, then the same with "-2", "-3" and so on behind."""
     yield path
     yield from (path.with_name(f"{path.name}-{number}") for number in count(2))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from lorakit.cli.commands.trials_command import Address, Resume, run_visibly
+from lorakit.cli.commands.trials_command import Address, Resume, run_with_progress
 from lorakit.cli.recipe_arguments import Overrides, RecipeFile
 from lorakit.cli.views.console import (
     closing,
     duration_text,
     heading,
     number_text,
-    quoted,
     say,
+    shell_quote,
     table,
 )
 from lorakit.cli.views.progress import metric_name
@@ -30,7 +30,7 @@ def study(
     from lorakit.tuning.study import study as train_grid
     from lorakit.tuning.study_report import recommendation
 
-    result = run_visibly("study", train_grid, recipe, overrides, address, resume)
+    result = run_with_progress("study", train_grid, recipe, overrides, address, resume)
     heading(f"Studied {len(result.cells)} cells in {duration_text(result.wall_s)}")
     metric = metric_name(result.settings.metric)
     table(
@@ -58,4 +58,4 @@ def study(
         if record.error is not None:
             say(f"  {record.name} failed: {record.error}")
     page = result.path / "recommended.yaml"
-    closing(result.files, {f"lorakit train {quoted(page)}": "trains what is recommended"})
+    closing(result.files, {f"lorakit train {shell_quote(page)}": "trains what is recommended"})

@@ -10,7 +10,7 @@ import typer
 
 from lorakit.cli.quiet import hide_loading_bars
 from lorakit.cli.signals import ending
-from lorakit.cli.views.console import complain, quoted, say
+from lorakit.cli.views.console import complain, say, shell_quote
 from lorakit.cli.views.trials import TrialsView
 
 Result = TypeVar("Result")
@@ -24,7 +24,7 @@ Resume = Annotated[
 ]
 
 
-def run_visibly(
+def run_with_progress(
     name: str,
     run: Callable[..., Result],
     recipe: Path,
@@ -48,9 +48,11 @@ def run_visibly(
     loaded = Recipe.load(recipe, changes)
     hide_loading_bars()
     say(f"{loaded.task} on {loaded.model} with {loaded.data.train}")
-    joined = [] if address is None else ["--address", quoted(address)]
-    command = " ".join([f"lorakit {name}", quoted(recipe), *map(quoted, changes), *joined])
-    with TrialsView() as view, ending.raising():
+    joined = [] if address is None else ["--address", shell_quote(address)]
+    command = " ".join(
+        [f"lorakit {name}", shell_quote(recipe), *map(shell_quote, changes), *joined]
+    )
+    with TrialsView() as view, ending.raising_interrupt():
         try:
             return run(loaded, resume=resume, address=address, on_event=view)
         except KeyboardInterrupt:

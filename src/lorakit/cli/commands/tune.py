@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lorakit.cli.commands.trials_command import Address, Resume, run_visibly
+from lorakit.cli.commands.trials_command import Address, Resume, run_with_progress
 from lorakit.cli.recipe_arguments import Overrides, RecipeFile
 from lorakit.cli.views.console import (
     closing,
@@ -12,8 +12,8 @@ from lorakit.cli.views.console import (
     heading,
     number_text,
     pairs,
-    quoted,
     say,
+    shell_quote,
 )
 from lorakit.cli.views.progress import metric_name
 from lorakit.cli.views.trials import value_text
@@ -35,14 +35,14 @@ def tune(
     import_ray()
     from lorakit.tuning.search import tune as search
 
-    result = run_visibly("tune", search, recipe, overrides, address, resume)
+    result = run_with_progress("tune", search, recipe, overrides, address, resume)
     show_result(result)
-    best = quoted(result.path / "best.yaml")
+    best = shell_quote(result.path / "best.yaml")
     closing(
         result.files,
         {
             f"lorakit train {best}": "trains the best on all examples",
-            f"tensorboard --logdir {quoted(result.path / 'trials')}": "shows all trials",
+            f"tensorboard --logdir {shell_quote(result.path / 'trials')}": "shows all trials",
         },
     )
 

@@ -18,7 +18,7 @@ from rich.text import Text
 from lorakit.errors import escaped
 from lorakit.files.disks import size_text
 
-_hushed = False
+_is_silenced = False
 
 PAGE_WIDTH = 80
 SECONDS_PER_MINUTE = 60
@@ -26,14 +26,14 @@ SECONDS_PER_MINUTE = 60
 
 def console(*, stderr: bool = False) -> Console:
     """Return a console on the present stdout (or stderr); text is printed as it is."""
-    quiet = _hushed and not stderr
+    quiet = _is_silenced and not stderr
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False, quiet=quiet)
 
 
-def hush() -> None:
+def silence_stdout() -> None:
     """Print no more to stdout: another process of the same command does."""
-    global _hushed
-    _hushed = True
+    global _is_silenced
+    _is_silenced = True
 
 
 def say(text: str = "", style: str | None = None, *, stderr: bool = False) -> None:
@@ -154,7 +154,7 @@ def next_steps(commands: Mapping[str, str], *, stderr: bool = False) -> None:
             say(f"  {command}", stderr=stderr)
 
 
-def quoted(path: str | Path) -> str:
+def shell_quote(path: str | Path) -> str:
     """Return a path as a shell takes it."""
     return shlex.quote(str(path))
 
@@ -165,7 +165,7 @@ def merged_name(adapter: str | Path) -> str:
     >>> merged_name("runs/a/")
     'runs/a-merged'
     """
-    return quoted(f"{Path(adapter)}-merged")
+    return shell_quote(f"{Path(adapter)}-merged")
 
 
 def size_of(path: Path) -> int:

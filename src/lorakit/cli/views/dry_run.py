@@ -47,11 +47,11 @@ def show_row(number: int, row: PreviewExample) -> None:
     """Print the tokens of a row, those that count in the loss marked from below."""
     say(f"  {number}. {len(row.tokens):,} tokens{'; ' if row.note else ''}{escaped(row.note)}")
     width = min(console().width, MAX_LINE_WIDTH) - len(INDENT)
-    for line in marked_lines(*shortened(row.tokens, row.counted), width):
+    for line in marked_lines(*shorten_middle(row.tokens, row.counted), width):
         say(f"{INDENT}{line}")
 
 
-def shortened(
+def shorten_middle(
     tokens: Sequence[str], counted: Sequence[bool], most: int = SHOWN_TOKENS
 ) -> tuple[list[str], list[bool]]:
     """Leave out the middle of a long row.
@@ -83,15 +83,15 @@ def marked_lines(tokens: Sequence[str], counted: Sequence[bool], width: int) -> 
     for token, counts in zip(tokens, counted, strict=True):
         shown = escaped(token)
         if text and cell_len(text) + cell_len(shown) + 1 > width:
-            yield from _with_marks(text, marks)
+            yield from _line_with_marks(text, marks)
             text, marks = "", ""
         gap = " " if text else ""
         text += gap + shown
         marks += gap + (MARK if counts else " ") * cell_len(shown)
-    yield from _with_marks(text, marks)
+    yield from _line_with_marks(text, marks)
 
 
-def _with_marks(text: str, marks: str) -> Iterator[str]:
+def _line_with_marks(text: str, marks: str) -> Iterator[str]:
     yield text
     if MARK in marks:
         yield marks.rstrip()

@@ -10,8 +10,8 @@ from lorakit.cli.views.console import (
     heading,
     number_text,
     pairs,
-    quoted,
     say,
+    shell_quote,
     size_text,
     table,
 )
@@ -108,7 +108,7 @@ def show_methods(plans: Mapping[str, MemoryPlan]) -> None:
     table(("", *plans), [(name, *cells) for name, cells in values.items()], max_width=_MAX_WIDTH)
 
 
-def show_changes(changes: Sequence[Change], own: MemoryPlan) -> None:
+def show_changes(changes: Sequence[Change]) -> None:
     """Print what would make a run fit, and what each change saves."""
     heading("What would save memory")
     if not changes:
@@ -129,13 +129,13 @@ def show_changes(changes: Sequence[Change], own: MemoryPlan) -> None:
     )
     for change in changes:
         if len(change.overrides) <= _FEW_OVERRIDES:
-            say(f"  {change.name}: {' '.join(map(quoted, change.overrides))}")
+            say(f"  {change.name}: {' '.join(map(shell_quote, change.overrides))}")
 
 
-def show_measurement(found: Measurement, own: MemoryPlan) -> None:
+def show_measurement(found: Measurement, plan: MemoryPlan) -> None:
     """Print how long real steps took and what they took, beside the plan."""
     heading("Measured")
-    share = found.memory.peak_bytes / max(own.peak_bytes, 1) - 1
+    share = found.memory.peak_bytes / max(plan.peak_bytes, 1) - 1
     size = size_text(found.memory.peak_bytes)
     pairs(
         {

@@ -31,7 +31,7 @@ class TrialsView:
         self._live: Live | None = None
         self._settings: TrialsConfig | None = None
         self._epochs = 0
-        self._told: dict[str, tuple[str, int]] = {}
+        self._shown_states: dict[str, tuple[str, int]] = {}
         self.is_open = False
 
     def __enter__(self) -> TrialsView:
@@ -83,8 +83,8 @@ class TrialsView:
             self._live.update(self._drawn(shown_records(records, room), len(records)))
             return
         state = (changed.status, changed.epochs)
-        if self._told.get(changed.name) != state:
-            self._told[changed.name] = state
+        if self._shown_states.get(changed.name) != state:
+            self._shown_states[changed.name] = state
             line = trial_line(changed, self._settings, self._epochs)
             self._console.print(escaped(line), soft_wrap=True)
 
