@@ -1,4 +1,4 @@
-"""Other ways to train the same recipe: what they take, and which of them would fit."""
+"""Other ways to train the same recipe: their memory, and which of them would fit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lorakit.recipes.recipe import Recipe
 
 _LEAST_TOKENS = 32
-"""Rows are not proposed to be cut shorter than this."""
+"""Shortest length to which examples may be proposed to be cut."""
 
 
 @dataclass(frozen=True)
@@ -23,28 +23,28 @@ class Change:
 
     name: str
     values: Mapping[str, Any]
-    """By dotted key."""
+    """Values by dotted recipe key."""
     plan: MemoryPlan
     saves_bytes: int
-    """Of the peak."""
+    """Reduction of the peak."""
 
     @property
     def overrides(self) -> tuple[str, ...]:
-        """What to add to the command line."""
+        """Overrides for the command line."""
         return tuple(f"{key}={_override_text(value)}" for key, value in self.values.items())
 
 
 def side_by_side(recipe: Recipe, unchanged: MemoryPlan, **options: Any) -> dict[str, MemoryPlan]:
-    """Plan a recipe in the three ways there are.
+    """Plan a recipe with each training method.
 
     Args:
         recipe: The recipe.
-        own: Its plan as it is.
-        options: Of `plan`.
+        unchanged: Plan of the unchanged recipe.
+        options: Options of `plan`.
 
-    Returns: Plans of "full fine-tuning", "LoRA" and "QLoRA"; the base of LoRA is as it is saved,
-        that of QLoRA in NF4 with double quantization unless the recipe says otherwise. A way that
-        the model cannot go is left out.
+    Returns: Plans of "full fine-tuning", "LoRA" and "QLoRA". The base of LoRA has its saved dtype,
+        that of QLoRA is NF4 with double quantization unless the recipe says otherwise. A method
+        that the model does not support is omitted.
     """
     is_quantized = recipe.quantization is not None
     lora = _with(recipe, {"quantization": None}) if is_quantized else recipe
@@ -67,14 +67,14 @@ def side_by_side(recipe: Recipe, unchanged: MemoryPlan, **options: Any) -> dict[
 
 
 def changes(recipe: Recipe, unchanged: MemoryPlan, **options: Any) -> list[Change]:
-    """Plan what would save memory, each change alone and then all of them together.
+    """Plan changes that save memory, each alone and then all of them together.
 
     Args:
         recipe: The recipe.
-        own: Its plan as it is.
-        options: Of `plan`.
+        unchanged: Plan of the unchanged recipe.
+        options: Options of `plan`.
 
-    Returns: Those that save anything, the largest saving first and "all of these" last.
+    Returns: Changes that save memory, the largest saving first and "all of these" last.
     """
     found = []
     for name, overrides in _candidates(recipe, unchanged):
@@ -95,7 +95,7 @@ def _candidates(recipe: Recipe, unchanged: MemoryPlan) -> Iterator[tuple[str, di
     if batch > 1:
         accumulated = int(training.get("gradient_accumulation_steps", 1)) * batch
         yield (
-            "one row at a time, accumulated",
+            "one example at a time, accumulated",
             {
                 "training.per_device_train_batch_size": 1,
                 "training.gradient_accumulation_steps": accumulated,
@@ -121,7 +121,7 @@ def _plan_change(
 ) -> Change | None:
     try:
         made = plan(_with(recipe, values), **options)
-        # Planning itself takes memory: the process is counted as it was before.
+        # Planning itself takes memory: the process is counted as before planning.
         made = replace(made, process_bytes=unchanged.process_bytes)
     except LorakitError:
         return None

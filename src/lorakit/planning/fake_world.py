@@ -1,4 +1,4 @@
-"""Where tensors have shapes and no memory: the fake mode, and what goes with it."""
+"""Run code on fake tensors, which have shapes but no memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lorakit.planning.known_values import KnownValues, known_value
 
 
 class FakeWorld:
-    """A fake mode that can be left and entered again, as for what needs real numbers."""
+    """A fake mode that can be activated several times, with real tensors in between."""
 
     def __init__(self) -> None:
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
@@ -23,11 +23,11 @@ class FakeWorld:
 
     @contextmanager
     def activate(self) -> Iterator[None]:
-        """Make every tensor fake in a block; random numbers drawn there leave no trace."""
+        """Make every tensor in a block fake; the random state is restored afterwards."""
         with (
             torch.random.fork_rng(devices=[]),
             _exposing_known_masks(),
-            # torch logs the traceback of what is raised as an error anyway.
+            # torch logs the traceback of errors that are raised anyway.
             muting_loggers("torch._subclasses.fake_tensor", below=logging.CRITICAL),
             self.mode,
             self.values,
@@ -37,9 +37,9 @@ class FakeWorld:
 
 @contextmanager
 def _exposing_known_masks() -> Iterator[None]:
-    """Let transformers look at a mask whose value is known, as it does in training.
+    """Let transformers read a mask whose value is known, as it does in training.
 
-    It looks whether a mask is all ones, and then goes without; at fake tensors it does not look.
+    It drops a mask of ones, but does not read fake tensors.
     """
     from transformers.utils import import_utils
 

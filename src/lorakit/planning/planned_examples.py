@@ -1,4 +1,4 @@
-"""The rows a step is planned for: the longest there are, or rows as long as may be."""
+"""The examples of a planned step: the longest of the data, or examples of maximum length."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ _TOKEN = 1
 
 @dataclass(frozen=True)
 class PlannedExamples:
-    """What a batch is made of, and how much there is to train on."""
+    """Examples for a batch, and the amount of training data."""
 
     longest: list[dict[str, Any]]
-    """Encoded rows, the longest first."""
+    """Encoded examples, the longest first."""
     encoded: Encoded
-    """The rows looked at, as a trainer takes them."""
+    """The same examples as a trainer takes them."""
     train_examples: int | None
-    """Of the whole run, packed ones where rows are packed; None where the data is not here."""
+    """Examples of the whole run, after packing; None if the data is not local."""
     mean_tokens: float
-    """Of a row."""
+    """Mean number of tokens of an example."""
     note: str
-    """Where the length comes from, one sentence."""
+    """One sentence on the origin of the length."""
 
 
 def planned_examples(
     sources: Sources, recipe: Recipe, task: Task, model: PreTrainedModel
 ) -> PlannedExamples:
-    """Return the rows to plan for: the longest of the data, or as long as `data.max_length` allows.
+    """Return the longest examples of the data, or examples of `data.max_length` tokens.
 
     Args:
-        sources: What is here of data and tokenizer.
+        sources: Local data and tokenizer.
         recipe: The recipe.
-        task: Its task.
-        model: Its limit holds; its weights are not read.
+        task: Task of the recipe.
+        model: Model whose maximum length applies; its weights are not read.
 
     Raises:
-        DataError, ConfigError: As training would raise for these rows.
+        DataError, ConfigError: Errors of training for these examples.
     """
     if sources.longest is not None and sources.spread is not None and sources.has_tokenizer:
         return _from_data(sources, sources.longest, sources.spread, recipe, task, model)
@@ -75,7 +75,7 @@ def _from_data(
     return PlannedExamples(
         longest=sorted(_rows(encoded.train), key=example_tokens, reverse=True),
         encoded=encoded,
-        # Rows without a token that counts are left out, and packing makes one row of several.
+        # Examples without a counted token are dropped, and packing joins several into one.
         train_examples=max(round(count * len(lengths) / len(spread.train)), 1),
         mean_tokens=sum(lengths) / max(len(lengths), 1),
         note=f"The longest of {count:,} examples, at most {limit} tokens.",
@@ -85,13 +85,13 @@ def _from_data(
 def _longest_allowed(
     sources: Sources, recipe: Recipe, task_type: TaskType, model: PreTrainedModel
 ) -> PlannedExamples:
-    """Make rows of a token repeated."""
+    """Make an example of one repeated token."""
     length = resolve_max_length(recipe.data.max_length, model, sources.tokenizer)
     row = _EXAMPLES[task_type](length, recipe)
     made = Dataset.from_list([row])
     why = "examples" if sources.train_examples is None else "tokenizer"
     verb = "are" if sources.train_examples is None else "is"
-    note = f"Rows of {length:,} tokens, as the {why} {verb} not here (data.max_length)."
+    note = f"Examples of {length:,} tokens, because the {why} {verb} not local (data.max_length)."
     return PlannedExamples([row], Encoded(made, None), sources.train_examples, float(length), note)
 
 
@@ -126,7 +126,7 @@ def _rows(encoded: Dataset) -> list[dict[str, Any]]:
 
 
 def example_tokens(row: dict[str, Any]) -> int:
-    """Return how many tokens a row has, those of a target of its own included."""
+    """Return the number of tokens of an example, including those of a separate target."""
     labels = row.get("labels")
     target = len(labels) if isinstance(labels, list) and len(labels) != len(row["input_ids"]) else 0
     return len(row["input_ids"]) + target

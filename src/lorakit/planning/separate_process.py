@@ -1,6 +1,6 @@
-"""Planning in a process of its own, for one of several that a launcher has started.
+"""Plan in a separate process, for processes that a launcher has started.
 
-Those have met already: a trainer made in one of them alone, to plan, would talk to the others.
+These have formed a process group: a trainer in one of them would communicate with the others.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ _TIMEOUT_S = 300
 
 
 def plan_in_separate_process(recipe: Recipe, processes: int) -> MemoryPlan | None:
-    """Plan a recipe in a process that no launcher has started.
+    """Plan a recipe in a process without the environment of a launcher.
 
     Args:
         recipe: The recipe.
-        processes: How many train together.
+        processes: Number of processes that train together.
 
-    Returns: The plan, or None where it could not be made.
+    Returns: The plan, or None if planning failed.
     """
     environment = {
         name: value

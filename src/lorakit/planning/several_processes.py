@@ -1,13 +1,13 @@
-"""What one of several processes takes: by DDP, and sharded by FSDP2.
+"""The memory of each of several processes, with DDP and with FSDP2.
 
-Activations, logits and temporaries are those of the step that was counted in one process. What the
-processes add or share out is worked out, not run, from the sizes of the model's parameters:
+Activations, logits and temporaries are those of the step that was counted in one process. The rest
+is calculated from the sizes of the parameters:
 
-- DDP keeps the gradients a second time, in the buckets that are sent.
-- FSDP2 keeps 1/N of every parameter, gradient and state, and gathers whole ones: the parameters
-  outside of any block for the whole step, and the block at work and the next one for a while; in
-  backward the gradients of these two are whole as well. Packed weights in 4 or 8 bits are not
-  shared out.
+- DDP keeps a second copy of the gradients, in its communication buckets.
+- FSDP2 keeps 1/N of every parameter, gradient and state, and gathers whole ones: parameters
+  outside of any block for the whole step, and those of the running and the next block temporarily;
+  in backward, the gradients of these two blocks are whole too. Packed weights in 4 or 8 bits are
+  not sharded.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _BLOCKS_GATHERED = 2
 def memory_per_process(
     step: StepMemory, model: nn.Module, processes: int, shards: bool
 ) -> StepMemory:
-    """Return what a step takes in each of several processes.
+    """Return the memory of a step in each of several processes.
 
     Args:
-        step: Counted in one process.
-        model: The model it was counted on.
-        processes: How many there are.
-        shards: Whether they share out the model (FSDP2); else each has all of it (DDP).
+        step: Memory counted in one process.
+        model: Model it was counted on.
+        processes: Number of processes.
+        shards: Whether the model is sharded (FSDP2); otherwise each process has all of it (DDP).
     """
     if processes == 1:
         return step
@@ -75,7 +75,7 @@ def _with_fsdp(step: StepMemory, model: nn.Module, processes: int) -> StepMemory
 
 
 class _ShardedSizes:
-    """Parameters cut along their first dimension into equal parts, the last of them padded."""
+    """Sizes of parameters sharded along their first dimension, with padding."""
 
     def __init__(self, parameters: Iterable[nn.Parameter], processes: int):
         whole = shard = 0
@@ -89,7 +89,7 @@ class _ShardedSizes:
 
 
 def _gathered_bytes(model: nn.Module, shared: list[nn.Parameter]) -> int:
-    """Return the bytes of whole parameters, and of their gradients, that are there at once."""
+    """Return the bytes of whole parameters and their gradients that exist at the same time."""
     blocks = set(getattr(model, "_no_split_modules", None) or ())
     are_shared = {id(p) for p in shared}
     in_blocks: set[int] = set()

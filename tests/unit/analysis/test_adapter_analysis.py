@@ -35,7 +35,7 @@ def test_how_low_the_rank_could_have_been():
 def test_a_higher_share_never_takes_a_lower_rank():
     analysis = analyze_adapter(layered_adapter())
     choices = [analysis.rank_choice(share) for share in (0.1, 0.5, 0.9, 0.99, 1.0)]
-    for name in ("together", "everywhere", "parameters_own"):
+    for name in ("together", "everywhere", "parameters_per_module"):
         values = [getattr(choice, name) for choice in choices]
         assert values == sorted(values) and values[0] < values[-1]
     assert choices[-1].together == choices[-1].everywhere == 4

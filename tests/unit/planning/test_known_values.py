@@ -11,7 +11,7 @@ from lorakit.planning.known_values import known_value
 @pytest.fixture
 def world():
     made = FakeWorld()
-    with made.entered():
+    with made.activate():
         yield made
 
 

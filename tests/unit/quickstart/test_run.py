@@ -86,7 +86,7 @@ def test_head_only_trains_the_head_and_full_every_weight(small, tmp_path, monkey
         seen["all"] = {name for name, _ in setup.model.named_parameters()}
         return [0.1, 0.5, 0.25]
 
-    monkeypatch.setattr(compare, "fitted_accuracies", look)
+    monkeypatch.setattr(compare, "train_and_evaluate", look)
     files = few_rows(tmp_path, seed=0)
     recipe = run.quickstart_recipe(files, tmp_path / "run", seed=0)
     for method in (HEAD_ONLY, FULL):

@@ -1,4 +1,4 @@
-"""`lorakit inspect --quantization`: what keeping a base in fewer bits does to its weights."""
+"""`lorakit inspect --quantization`: the error of quantising the weights of a base."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 def inspect_quantization(
     name: str, modules: bool, plot: Path | None, trust_remote_code: bool
 ) -> None:
-    """Print the error of every scheme, layer by layer, and draw it if asked to.
+    """Print the error of every scheme by layer, and plot it on request.
 
     Args:
-        name: A model's directory or hub id, or an adapter, whose base is measured.
-        modules: One line for every layer, not for every kind.
-        plot: Where to write a picture.
+        name: Directory or hub id of a model, or an adapter, whose base is measured.
+        modules: Whether to print one line for every layer instead of every kind.
+        plot: File for a plot; None draws none.
         trust_remote_code: Whether code that comes with the model may run.
     """
     base = _base_of(name)
@@ -41,7 +41,7 @@ def inspect_quantization(
     table(*_scheme_rows(errors, schemes))
     heading("Relative error ‖W − Ŵ‖ / ‖W‖, Frobenius norms")
     table(*(_module_rows(errors, schemes) if modules else _kind_rows(errors, schemes)))
-    pairs({"not measured": "embeddings, norms and the output head, which stay as they are"})
+    pairs({"not measured": "embeddings, norms and the output head, which are not quantised"})
     files = []
     if plot is not None:
         from lorakit.analysis.plots.quantization import plot_quantization_errors
@@ -53,7 +53,7 @@ def inspect_quantization(
 
 
 def _base_of(name: str) -> str:
-    """Return the model a user means: the one named, or the base of an adapter."""
+    """Return the named model, or the base of the named adapter."""
     path = Path(name)
     is_model = (path / "config.json").is_file() and not (path / CONFIG_NAME).is_file()
     if is_model or not path.is_dir():
@@ -73,7 +73,7 @@ def _base_of(name: str) -> str:
 def _scheme_rows(
     errors: Sequence[LayerError], schemes: Sequence[str]
 ) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
-    """Return headings and a row for each scheme over all layers."""
+    """Return headings and one row for each scheme over all layers."""
     rows = []
     for scheme in schemes:
         of_scheme = [error for error in errors if error.scheme == scheme]
@@ -123,7 +123,7 @@ def _module_rows(
 def _kind_rows(
     errors: Sequence[LayerError], schemes: Sequence[str]
 ) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
-    """Return headings and a row for all layers of one name and shape."""
+    """Return headings and one row for all layers of the same name and shape."""
     kinds: dict[tuple[str, int, int], dict[str, list[float]]] = {}
     for error in errors:
         key = (error.path.rpartition(".")[2], error.out_features, error.in_features)

@@ -1,4 +1,4 @@
-"""`lorakit plan`: what a recipe will take, before anything is loaded."""
+"""`lorakit plan`: the memory of a recipe, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -27,30 +27,33 @@ def plan(
     memory: Annotated[
         str | None,
         typer.Option(
-            metavar="SIZE", help="What there is, such as 16GB; by default it is looked up."
+            metavar="SIZE", help="Memory of the device, such as 16GB; by default detected."
         ),
     ] = None,
     device: Annotated[
         str | None,
-        typer.Option(metavar="cpu|cuda", help="Where the run would be; by default what is here."),
+        typer.Option(
+            metavar="cpu|cuda", help="Device of the run; by default that of this machine."
+        ),
     ] = None,
     processes: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Processes that train together.")
+        int, typer.Option(min=1, metavar="N", help="Number of processes that train together.")
     ] = 1,
     measure: Annotated[
         bool,
-        typer.Option("--measure", help="Also load the base and train three steps, by the clock."),
+        typer.Option("--measure", help="Also load the base and time three training steps."),
     ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print the plan as one JSON object, and nothing else.")
+        bool, typer.Option("--json", help="Print only the plan, as one JSON object.")
     ] = False,
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", help="Draw the plans beside each other.")
+        Path | None,
+        typer.Option(metavar="FILE.png", help="PNG file for a plot of the plans side by side."),
     ] = None,
 ) -> None:
-    """Tell what a recipe will take of memory and time, without loading weights.
+    """Predict the memory of a training run, without loading weights.
 
-    The exit code is 1 where it does not fit.
+    The exit code is 1 if the run does not fit.
     """
     changes = overrides or []
     if not as_json:
@@ -106,7 +109,7 @@ def _as_json(
     measure: bool,
     plot: Path | None,
 ) -> dict[str, Any]:
-    """Return the plan and what else was asked for."""
+    """Return the plan, with the measurement if requested."""
     values = planned.to_dict()
     if plot is not None:
         from lorakit.planning.alternatives import side_by_side

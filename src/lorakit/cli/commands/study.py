@@ -1,4 +1,4 @@
-"""`lorakit study`: which rank suffices on which modules."""
+"""`lorakit study`: find which rank suffices on which modules."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def study(
     address: Address = None,
     resume: Resume = False,
 ) -> None:
-    """Train a grid of ranks and modules with several seeds, and see which suffices."""
+    """Compare ranks and modules over several seeds, and recommend the smallest."""
     say(f"Reading {recipe} ...")
     from lorakit.tuning.cluster import import_ray
 
@@ -58,4 +58,4 @@ def study(
         if record.error is not None:
             say(f"  {record.name} failed: {record.error}")
     page = result.path / "recommended.yaml"
-    closing(result.files, {f"lorakit train {shell_quote(page)}": "trains what is recommended"})
+    closing(result.files, {f"lorakit train {shell_quote(page)}": "trains the recommendation"})

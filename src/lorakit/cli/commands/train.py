@@ -1,4 +1,4 @@
-"""`lorakit train`: train an adapter as a recipe says."""
+"""`lorakit train`: train an adapter from a recipe."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def train(
     overrides: Overrides = None,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Show what would be trained and on what, and stop."),
+        typer.Option("--dry-run", help="Show what would be trained and on which data, then exit."),
     ] = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last complete checkpoint.")
+        bool, typer.Option("--resume", help="Resume from the last complete checkpoint.")
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Train even if the plan says that it cannot fit.")
+        bool, typer.Option("--force", help="Train even if the plan does not fit.")
     ] = False,
     ray: Annotated[
         int | None,
@@ -58,24 +58,24 @@ def train(
         str | None,
         typer.Option(
             metavar="HOST:PORT",
-            help="With --ray: the cluster to join (or auto); by default Ray starts here.",
+            help="Ray cluster to join, or auto; by default Ray starts on this machine. Requires --ray.",
         ),
     ] = None,
 ) -> None:
-    """Train an adapter as a recipe says."""
+    """Train an adapter from a recipe."""
     changes = overrides or []
     if address is not None and ray is None:
-        raise ConfigError("--address is of use with --ray alone: got no --ray. Add --ray N.")
+        raise ConfigError("--address requires --ray N: got no --ray. Add --ray N.")
     if ray is not None and is_launched_in_parallel():
         raise ConfigError(
-            "--ray starts processes itself: got it in one of several that a launcher (torchrun, "
+            "--ray starts processes itself: got it in a process that a launcher (torchrun, "
             "accelerate launch) has started. Use one or the other."
         )
     if is_launched_in_parallel() and not is_first():
         silence_stdout()
     say(f"Reading {recipe} ...")
     loaded = _load(recipe, changes)
-    if resume and _is_of_a_run(recipe):  # which may have been moved
+    if resume and _is_of_a_run(recipe):  # which the user may have moved
         loaded = loaded.model_copy(update={"output": str(recipe.parent)})
     hide_loading_bars()
     say(f"{loaded.task} on {loaded.model} with {loaded.data.train}")
@@ -106,7 +106,7 @@ def train(
 
 
 def _load(path: Path, changes: list[str]) -> Recipe:
-    """Read the recipe; of several processes each does, and all fail if one does."""
+    """Read the recipe; each of several processes does, and all fail if one does."""
     from lorakit.recipes.recipe import Recipe
 
     if not is_launched_in_parallel():
@@ -151,13 +151,13 @@ def train_with_progress(
     resume: bool = False,
     trainer: Callable[..., TrainResult] | None = None,
 ) -> TrainResult:
-    """Train, and draw it from its beginning to its metrics.
+    """Train, and show the progress and the metrics.
 
     Args:
-        recipe: What to train.
-        command: The command to repeat with --resume after Ctrl-C.
-        resume: Whether to go on with a run.
-        trainer: What to call in place of `lorakit.train`.
+        recipe: Recipe to train.
+        command: Command to repeat with --resume after Ctrl-C.
+        resume: Whether to resume a run.
+        trainer: Function to call instead of `lorakit.train`.
     """
     train_adapter = trainer or _train_here
     with RunView() as view, stopping_on_signals(view, command) as stop:
@@ -168,11 +168,11 @@ def train_with_progress(
 
 @contextmanager
 def stopping_on_signals(view: RunView, command: str) -> Iterator[StopRequest]:
-    """Give a request that Ctrl-C and SIGTERM set; say how to go on where they end the block.
+    """Yield a request that Ctrl-C and SIGTERM set; print how to resume if they end the block.
 
     Args:
-        view: Draws the run.
-        command: The command to repeat with --resume.
+        view: View of the run.
+        command: Command to repeat with --resume.
     """
     from lorakit.training.stop_request import StopRequest
 
@@ -183,7 +183,7 @@ def stopping_on_signals(view: RunView, command: str) -> Iterator[StopRequest]:
             return "The run is finished."
         if not view.is_open:
             return "Nothing has been written."
-        return f"Go on from the last complete checkpoint with: {command} --resume"
+        return f"Resume from the last complete checkpoint with: {command} --resume"
 
     with ending.ending_with(state_left, stop):
         try:
@@ -193,21 +193,21 @@ def stopping_on_signals(view: RunView, command: str) -> Iterator[StopRequest]:
             if is_first():
                 is_saved = isinstance(error, StoppedError)
                 saved = (
-                    f"Saved {error.checkpoint}; go on with: {command} --resume" if is_saved else ""
+                    f"Saved {error.checkpoint}; resume with: {command} --resume" if is_saved else ""
                 )
                 complain(f"{ending.reason()} {saved or state_left()}")
             raise typer.Exit(ending.exit_code()) from None
 
 
 def exit_if_signalled() -> None:
-    """End with the code of a signal that came after the last step of a run."""
+    """Exit with the code of a signal that arrived after the last step of a run."""
     if ending.number:
         complain(f"{ending.reason()} The run is finished.")
         raise typer.Exit(ending.exit_code())
 
 
 def show_result(result: TrainResult) -> None:
-    """Print how training ended, and which of its adapters was kept."""
+    """Print how training ended, and which checkpoint was kept."""
     steps = f"{result.steps:,} step{'' if result.steps == 1 else 's'}"
     heading(f"Trained {steps} in {duration_text(result.wall_s)}")
     kept = kept_evaluation(result)
@@ -222,11 +222,11 @@ def show_result(result: TrainResult) -> None:
     metrics = {"mean training loss": result.train_loss}
     metrics |= {f"validation {metric_text(key, settings)}": v for key, v in result.metrics.items()}
     pairs({name: number_text(value) for name, value in metrics.items()})
-    warn_of_chance(result)
+    warn_if_chance(result)
 
 
-def warn_of_chance(result: TrainResult) -> None:
-    """Print the report's warning where the metrics are no better than chance."""
+def warn_if_chance(result: TrainResult) -> None:
+    """Print the warning of the report if the metrics are no better than chance."""
     from lorakit.analysis.guessing import reference_of, warning
     from lorakit.recipes.run_directory import RunDirectory
 
@@ -236,7 +236,7 @@ def warn_of_chance(result: TrainResult) -> None:
 
 
 def kept_evaluation(result: TrainResult) -> dict[str, Any] | None:
-    """Return the row of metrics.jsonl that has the metrics of the adapter that was kept."""
+    """Return the row of metrics.jsonl with the metrics of the kept adapter."""
     from lorakit.recipes.run_directory import RunDirectory
 
     rows = RunDirectory(result.run_dir).metrics()
@@ -245,13 +245,13 @@ def kept_evaluation(result: TrainResult) -> dict[str, Any] | None:
 
 
 def next_commands(recipe: Recipe, run: Path) -> dict[str, str]:
-    """Return what to type after a run."""
+    """Return the next commands after a run."""
     name = shell_quote(run)
-    example = {"SEQ_CLS": "classifies", "TOKEN_CLS": "tags"}.get(recipe.task, "goes on from")
+    example = {"SEQ_CLS": "classifies", "TOKEN_CLS": "tags"}.get(recipe.task, "continues")
     return {
         f'lorakit generate {name} "..." --base': f"{example} a text, with the adapter and without",
         f"lorakit evaluate {name} --data FILE": "measures it on other data",
-        f"lorakit inspect {name}": "shows what it is made of",
-        f"lorakit merge {name} {merged_name(run)}": "writes an ordinary checkpoint",
+        f"lorakit inspect {name}": "shows its contents",
+        f"lorakit merge {name} {merged_name(run)}": "writes a plain checkpoint",
         f"tensorboard --logdir {name}": "shows the curves",
     }

@@ -1,4 +1,4 @@
-"""What `lorakit tune` and `lorakit study` have in common: options, and showing their trials."""
+"""Options and progress that `lorakit tune` and `lorakit study` share."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ Result = TypeVar("Result")
 
 Address = Annotated[
     str | None,
-    typer.Option(help="A Ray cluster to join: host:port or auto; else Ray starts here."),
+    typer.Option(
+        metavar="HOST:PORT",
+        help="Ray cluster to join, or auto; by default Ray starts on this machine.",
+    ),
 ]
-Resume = Annotated[
-    bool, typer.Option("--resume", help="Go on with what was ended or killed before its end.")
-]
+Resume = Annotated[bool, typer.Option("--resume", help="Resume an interrupted search or study.")]
 
 
 def run_with_progress(
@@ -32,15 +33,15 @@ def run_with_progress(
     address: str | None,
     resume: bool,
 ) -> Result:
-    """Read a recipe, run its trials, and draw them.
+    """Read a recipe, run its trials, and show their progress.
 
     Args:
-        name: Of the command, to repeat it with --resume after Ctrl-C.
-        run: Takes the recipe, `resume`, `address` and `on_event`.
-        recipe: The recipe's file.
-        overrides: Changes to it.
-        address: Of a cluster to join.
-        resume: Whether to go on with what is there.
+        name: Name of the command, to repeat it with --resume after Ctrl-C.
+        run: Function of the recipe, `resume`, `address` and `on_event`.
+        recipe: File of the recipe.
+        overrides: Changes to the recipe.
+        address: Address of a cluster to join.
+        resume: Whether to resume an interrupted search.
     """
     from lorakit.recipes.recipe import Recipe
 
@@ -57,6 +58,6 @@ def run_with_progress(
             return run(loaded, resume=resume, address=address, on_event=view)
         except KeyboardInterrupt:
             view.stop()
-            how = f" Finished trials are kept; go on with: {command} --resume"
+            how = f" Finished trials are kept; resume with: {command} --resume"
             complain(ending.reason() + (how if view.is_open else " Nothing has been written."))
             raise typer.Exit(ending.exit_code()) from None

@@ -1,4 +1,4 @@
-"""`lorakit tune`: search for the best values of some fields of a recipe."""
+"""`lorakit tune`: search for the best values of fields of a recipe."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def tune(
     address: Address = None,
     resume: Resume = False,
 ) -> None:
-    """Search for the best rank, modules, learning rate or other values of a recipe."""
+    """Search for the best rank, modules, learning rate or other values."""
     say(f"Reading {recipe} ...")
     from lorakit.tuning.cluster import import_ray
 
@@ -41,7 +41,7 @@ def tune(
     closing(
         result.files,
         {
-            f"lorakit train {best}": "trains the best on all examples",
+            f"lorakit train {best}": "trains the best values on all examples",
             f"tensorboard --logdir {shell_quote(result.path / 'trials')}": "shows all trials",
         },
     )
