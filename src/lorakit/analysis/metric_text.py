@@ -1,4 +1,4 @@
-"""What a metric is called in reports, pictures and on the terminal."""
+"""Names of metrics in reports, plots and on the terminal."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ _AVERAGES = ("eval_precision", "eval_recall", "eval_f1")
 
 
 def metric_text(key: str, settings: InferenceSettings) -> str:
-    """Return a metric in words; an average over classes, each counting alike, is called macro.
+    """Return the name of a metric in words; an unweighted mean over classes is called macro.
 
     Args:
-        key: Its name, with the "eval_" prefix.
-        settings: Those beside the adapter, which know the task and the classes.
+        key: Key of the metric, with the "eval_" prefix.
+        settings: Inference settings of the adapter, with task and classes.
 
     >>> metric_text("eval_f1", InferenceSettings(task_type="SEQ_CLS", labels=("red", "blue")))
     'macro f1'

@@ -1,4 +1,4 @@
-"""A study: which rank suffices on which modules, for the user's own model and data."""
+"""A study: which rank suffices on which modules, for the user's model and data."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from lorakit.tuning.trial import epochs_of
 
 @dataclass(frozen=True)
 class StudyResult:
-    """What a study found."""
+    """Result of a study."""
 
     path: Path
     cells: tuple[Cell, ...]
@@ -40,11 +40,11 @@ class StudyResult:
     settings: StudyConfig
     records: tuple[TrialRecord, ...]
     wall_s: float
-    """Seconds of this call; those before a restart are not in it."""
+    """Seconds of this call, without those before a resume."""
     files: tuple[Path, ...]
-    """What was written and is worth opening."""
+    """Main files that were written."""
     warning: str | None = None
-    """What speaks against the recommendation."""
+    """Warning about the recommendation."""
 
 
 def study(
@@ -54,25 +54,25 @@ def study(
     address: str | None = None,
     on_event: EventHandler | None = None,
 ) -> StudyResult:
-    """Train a grid of ranks and sets of modules with several seeds, as `study:` says.
+    """Train a grid of ranks and module sets with several seeds, configured by `study:`.
 
-    The scaling lora_alpha / r is that of the recipe at every rank. The smallest sufficient cell is
+    The scaling lora_alpha / r of the recipe is used at every rank. The smallest sufficient cell is
     the one with the fewest parameters whose mean is within one standard error of the best mean.
 
     Args:
         recipe: A recipe, or the path of its YAML file.
-        resume: Go on with the study in `recipe.output`; finished runs are kept.
-        address: Of a Ray cluster to join, see `ray_cluster`; None starts Ray in this process.
+        resume: Resume the study in `recipe.output`; finished runs are kept.
+        address: Address of a Ray cluster to join, see `ray_cluster`; None starts Ray here.
         on_event: As for `lorakit.tuning.tune`.
 
     Raises:
-        ConfigError, MissingFileError, DataError, TargetError: The recipe or what it names is wrong.
-        ClusterError: The cluster is not there, or has less than a run asks for.
+        ConfigError, MissingFileError, DataError, TargetError: The recipe or its files are wrong.
+        ClusterError: The cluster cannot be reached, or has less than a run requests.
         OutputExistsError: `output` holds files.
         CheckpointError: The study to resume was made with another recipe.
         TrainingError: Every run failed.
     """
-    began_s = time.perf_counter()
+    start_s = time.perf_counter()
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     settings = recipe.study or StudyConfig()
     directory = open_directory(recipe, "study", resume=resume)
@@ -95,7 +95,7 @@ def study(
     files = _write_results(
         recipe, settings, cells, best, recommended, space.scaling, directory, warning
     )
-    wall_s = time.perf_counter() - began_s
+    wall_s = time.perf_counter() - start_s
     return StudyResult(
         directory.path, cells, recommended, best, settings, tuple(records), wall_s, files, warning
     )
@@ -107,12 +107,12 @@ def _space_of(recipe: Recipe, settings: StudyConfig) -> CellSpace:
     else:
         sets = given_target_sets(recipe, settings.target_modules)
     cells = grid_cells(settings.ranks, sets, equal_budget=settings.budget == "equal")
-    # By its rank_for and alpha_for a pattern would undo what the study varies.
+    # A pattern would override the rank and scaling that the study varies.
     lora = recipe.lora
     if lora.rank_pattern or lora.alpha_pattern:
         raise ConfigError(
             "A study varies the rank of all modules alike: got lora.rank_pattern or "
-            "lora.alpha_pattern. Leave them out."
+            "lora.alpha_pattern. Remove them."
         )
     return CellSpace(tuple(cells), settings.seeds, lora.lora_alpha / lora.r)
 
@@ -123,9 +123,9 @@ def grid_cells(
     """Return the cells of a grid, set by set.
 
     Args:
-        ranks: The columns.
-        sets: The rows.
-        equal_budget: Whether the sets of a column get as many parameters as the widest one.
+        ranks: Columns of the grid.
+        sets: Rows of the grid.
+        equal_budget: Whether all sets of a column get as many parameters as the widest one.
     """
     widest = max(target_set.parameters_per_rank for target_set in sets)
     cells = []
@@ -138,7 +138,7 @@ def grid_cells(
 def cells_with_results(
     space: CellSpace, records: Sequence[TrialRecord], settings: SearchConfig
 ) -> tuple[Cell, ...]:
-    """Return the cells with the values of their runs."""
+    """Return the cells with the results of their runs."""
     values: dict[int, list[float]] = {index: [] for index in range(len(space.cells))}
     failed = dict.fromkeys(values, 0)
     for record in records:
@@ -171,7 +171,7 @@ def smallest_sufficient(cells: Sequence[Cell], best: Cell, *, is_minimized: bool
 def nothing_learnt(
     cells: Sequence[Cell], settings: StudyConfig, reference: Reference | None
 ) -> str | None:
-    """Return a warning where no cell is better than guessing by its spread, else None."""
+    """Return a warning if no cell is better than guessing by more than its deviation, else None."""
     if reference is None or any(
         reference.beaten_by(settings.metric, cell.mean, settings.is_minimized, cell.deviation)
         for cell in cells
@@ -196,7 +196,7 @@ def _write_results(
     title = f"Rank and modules: mean and standard deviation over {len(settings.seeds)} seeds"
     if len(settings.seeds) == 1:
         title = "Rank and modules, one seed"
-    plotted = {id(cell): _plotted(cell) for cell in cells if cell.values}
+    plotted = {id(cell): _plotted_cell(cell) for cell in cells if cell.values}
     plot_study(list(plotted.values()), plotted[id(recommended)], metric, title, picture)
     page = directory.path / "study.md"
     write_study(page, recipe, settings, cells, best, recommended, metric, warning)
@@ -218,6 +218,6 @@ def _write_results(
     return (page, picture, recipe_file, directory.trials_file, directory.trials)
 
 
-def _plotted(cell: Cell) -> PlottedCell:
+def _plotted_cell(cell: Cell) -> PlottedCell:
     label = cell.target_set.label
     return PlottedCell(label, cell.rank, cell.parameters, cell.values, cell.mean, cell.deviation)

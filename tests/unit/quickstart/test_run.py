@@ -99,9 +99,9 @@ def test_head_only_trains_the_head_and_full_every_weight(small, tmp_path, monkey
 
 def test_the_rows_drawn_have_different_labels_and_depend_on_the_seed():
     rows = [{"text": str(i), "label": "abcd"[i % 4]} for i in range(40)]
-    drawn = run.draw_examples(rows, seed=0)
+    drawn = run.sample_examples(rows, seed=0)
     assert len({row["label"] for row in drawn}) == len(drawn) == run.EXAMPLES
-    assert drawn == run.draw_examples(rows, seed=0) != run.draw_examples(rows, seed=1)
+    assert drawn == run.sample_examples(rows, seed=0) != run.sample_examples(rows, seed=1)
 
 
 def test_the_recipe_trains_in_float32(small, tmp_path):

@@ -1,4 +1,4 @@
-"""A picture of the amplification factors, beside their controls."""
+"""Plot the amplification factors and their controls."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _BARS = (
 
 
 def plot_amplification(analysis: AdapterAnalysis, path: Path) -> None:
-    """Draw the factor of every layer, and what W0 has along three sets of directions.
+    """Plot the factor of every layer, and the norm of W0 along three sets of directions.
 
     Args:
-        analysis: With amplifications.
-        path: The file to write.
+        analysis: Analysis with amplifications.
+        path: File to write.
     """
     by_kind: dict[str, list[Amplification]] = {}
     for found in analysis.amplifications:

@@ -46,9 +46,7 @@ def convert(
     ] = None,
     lora_alpha: Annotated[
         float | None,
-        typer.Option(
-            help="lora_alpha of a loralib state dict, which does not store it; loralib's default is 1."
-        ),
+        typer.Option(help="For a loralib state dict: its lora_alpha, which it does not store."),
     ] = None,
     enable_lora: Annotated[
         str | None,
@@ -212,8 +210,8 @@ def from_state_dict(
     """
     if lora_alpha is None:
         raise ConfigError(
-            f"No lora_alpha for {file}: a loralib state dict does not store it. Give the --lora-alpha "
-            "that the layers were built with (loralib's default is 1)."
+            f"No lora_alpha for {file}: a loralib state dict does not store it. Give the "
+            "--lora-alpha that the layers were built with (loralib's default is 1)."
         )
     from lorakit.adapters import from_loralib
     from lorakit.adapters.peft_files.files import read_tensors

@@ -194,7 +194,8 @@ def rewritten_base_warnings(adapter: Adapter) -> tuple[str, ...]:
         return ()
     return (
         f"init_lora_weights={initialization}: part of the base is in the factors, so "
-        "these numbers do not describe the change. Load the adapter into its base and save it again.",
+        "these numbers do not describe the change. Load the adapter into its base and save it "
+        "again.",
     )
 
 

@@ -43,8 +43,8 @@ def plan_first(
     if plan.fits is False and not force:
         plan_command = command.replace("lorakit train", "lorakit plan", 1)
         raise PlanError(
-            f"This run cannot fit: it needs {size_text(plan.needed_bytes)} at its peak, expected at "
-            f"most {size_text(plan.memory_bytes or 0)}. To see what would make it fit: "
+            f"This run cannot fit: it needs {size_text(plan.needed_bytes)} at its peak, expected "
+            f"at most {size_text(plan.memory_bytes or 0)}. To see what would make it fit: "
             f"{plan_command}. To try anyway: {command} --force"
         )
     return plan

@@ -37,8 +37,8 @@ def quickstart(
         typer.Option(
             "--output",
             "-o",
-            help="New directory; by default quickstart-run, or the first unused of quickstart-run-2, "
-            "-3, ...",
+            help="New directory; by default quickstart-run, or the first unused of "
+            "quickstart-run-2, -3, ...",
         ),
     ] = None,
     compare: Annotated[
@@ -126,8 +126,8 @@ def show_methods(result: QuickstartResult) -> None:
     table(("method", "accuracy before", "after", "trained", "saved size", "time"), rows)
     say(
         f"Before: with a new, untrained head; guessing gives {100 * result.chance:.0f}%. "
-        f"Saved size: in float32; the base's checkpoint has {size_text(result.checkpoint_bytes)} in "
-        "bfloat16."
+        f"Saved size: in float32; the base's checkpoint has {size_text(result.checkpoint_bytes)} "
+        "in bfloat16."
     )
 
 
