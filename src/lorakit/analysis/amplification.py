@@ -88,7 +88,7 @@ def amplification(
     shape = (update.out_features, update.in_features)
     if tuple(base_weight.shape) != shape:
         raise AdapterMismatchError(
-            f"The adapter belongs to another base: its update of {update.path} is {shape}, but "
+            f"The adapter was made for another base: its update of {update.path} is {shape}, but "
             f"the base's weight is {tuple(base_weight.shape)}. Name the base it was trained on."
         )
     W0 = base_weight.detach().cpu().double()

@@ -63,7 +63,7 @@ def test_a_run_is_asked_first_and_ended_by_the_second(ending, capfd):
             signal.raise_signal(signal.SIGINT)
     assert left.value.args == (143,)  # for the reason that came first
     assert capfd.readouterr().err.splitlines() == [
-        "Stopping after this step; a second signal ends at once.",
+        "Stopping after this step; a second signal ends immediately.",
         "Terminated. Go on with: this.",
     ]
 

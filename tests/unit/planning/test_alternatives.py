@@ -29,7 +29,7 @@ def test_changes_say_what_they_save_and_are_true(recipe):
     own = plan(made)
     found = changes(made, own)
     names = [change.name for change in found]
-    assert {"activation checkpointing", "one row at a time, accumulated"} <= set(names)
+    assert {"activation checkpointing", "one example at a time, accumulated"} <= set(names)
     assert names[-1] == "all of these"
     savings = [change.saves_bytes for change in found[:-1]]
     assert savings == sorted(savings, reverse=True)

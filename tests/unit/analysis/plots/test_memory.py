@@ -47,7 +47,7 @@ def test_memory_that_is_near_is_a_line(draw):
 def test_memory_that_is_far_is_named_and_leaves_the_scale_to_the_bars(draw):
     axes = draw(1, 25_300 * MB)
     assert not axes.lines and axes.get_xlim()[1] < 20
-    assert axes.get_xlabel() == "memory at the peak of a step (MB; there are 25.3 GB)"
+    assert axes.get_xlabel() == "memory at the peak of a step (MB; 25.3 GB available)"
 
 
 def test_peaks_are_written_above_the_line_of_the_memory(draw):
