@@ -35,7 +35,7 @@ def analyze(
     adapters: Annotated[
         list[str],
         typer.Argument(
-            metavar="ADAPTER [ADAPTER]",
+            metavar="ADAPTER",
             help="A run, an adapter directory, or a hub id; a second one is compared with it.",
         ),
     ],

@@ -25,7 +25,7 @@ def combine(
     adapters: Annotated[
         list[str],
         typer.Argument(
-            metavar="ADAPTER[=WEIGHT]...",
+            metavar="ADAPTER[=WEIGHT]",
             help="Runs, adapter directories or hub ids, each with its weight (default 1); "
             "negative weights subtract.",
         ),

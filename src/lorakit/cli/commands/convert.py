@@ -26,7 +26,10 @@ def convert(
         ),
     ],
     output: Annotated[
-        Path, typer.Argument(help="New directory (peft, portable) or file (gguf, loralib).")
+        Path,
+        typer.Argument(
+            metavar="OUTPUT", help="New directory (peft, portable) or file (gguf, loralib)."
+        ),
     ],
     to: Annotated[
         Literal["peft", "portable", "gguf", "loralib"],

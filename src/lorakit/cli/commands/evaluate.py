@@ -31,7 +31,7 @@ def evaluate(
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[KEY=VALUE]...", help="Changes to the recipe, such as data.max_length=64."
+            metavar="KEY=VALUE", help="Changes to the recipe, such as data.max_length=64."
         ),
     ] = None,
     data: Annotated[

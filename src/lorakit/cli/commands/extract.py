@@ -18,14 +18,22 @@ if TYPE_CHECKING:
 
 def extract(
     base: Annotated[
-        str, typer.Argument(help="The model before fine-tuning: a directory or a hub id.")
+        str,
+        typer.Argument(
+            metavar="BASE", help="The model before fine-tuning: a directory or a hub id."
+        ),
     ],
-    tuned: Annotated[str, typer.Argument(help="The same model fine-tuned in full.")],
-    output: Annotated[Path, typer.Argument(help="New directory for the adapter.")],
+    tuned: Annotated[
+        str, typer.Argument(metavar="TUNED", help="The same model fine-tuned in full.")
+    ],
+    output: Annotated[
+        Path, typer.Argument(metavar="OUTPUT", help="New directory for the adapter.")
+    ],
     settings: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Modules and rank, as in a recipe: lora.r=16 lora.target_modules=[q_proj,v_proj]."
+            metavar="KEY=VALUE",
+            help="Modules and rank, as in a recipe: lora.r=16 lora.target_modules=[q_proj,v_proj].",
         ),
     ] = None,
     modules: Annotated[

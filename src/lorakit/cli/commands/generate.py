@@ -28,7 +28,7 @@ def generate(
     ],
     texts: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[TEXT]...", help="Texts; by default each line of stdin."),
+        typer.Argument(metavar="TEXT", help="Texts; by default each line of stdin."),
     ] = None,
     file: Annotated[
         Path | None, typer.Option(help="File with one text per line; - is stdin.")

@@ -90,7 +90,7 @@ def inspect(
     ] = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Show the contents of an adapter, or the error of quantising its base."""
+    """Show what an adapter contains, or how well its base quantises."""
     if quantization:
         inspect_quantization(adapter, modules, plot, trust_remote_code)
         return

@@ -17,7 +17,9 @@ def merge(
         str,
         typer.Argument(metavar="RUN_OR_ADAPTER", help="A run, an adapter directory, or a hub id."),
     ],
-    output: Annotated[Path, typer.Argument(help="New directory for the checkpoint.")],
+    output: Annotated[
+        Path, typer.Argument(metavar="OUTPUT", help="New directory for the checkpoint.")
+    ],
     base_model: Annotated[
         str | None,
         typer.Option(help="Base model to merge into; by default the one recorded in the adapter."),

@@ -49,7 +49,7 @@ def quickstart(
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")] = 42,
 ) -> None:
-    """Train a small model on the docstrings of this Python; needs no network."""
+    """Train a small model on docstrings of this Python, offline."""
     folder = output or free_directory(DEFAULT_OUTPUT)
     say("Teaching a language model of 4.5 million parameters which package a docstring documents.")
     say("Model and text are on this machine; no network is needed.")

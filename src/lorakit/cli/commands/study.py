@@ -22,7 +22,10 @@ def study(
     address: Address = None,
     resume: Resume = False,
 ) -> None:
-    """Compare ranks and modules over several seeds, and recommend the smallest."""
+    """Find the smallest rank that suffices, and on which modules.
+
+    Trains a grid of ranks and modules with several seeds.
+    """
     say(f"Reading {recipe} ...")
     from lorakit.tuning.cluster import import_ray
 

@@ -58,7 +58,7 @@ def train(
         str | None,
         typer.Option(
             metavar="HOST:PORT",
-            help="Ray cluster to join, or auto; by default Ray starts on this machine.",
+            help="Ray cluster to join with --ray, or auto; by default Ray starts here.",
         ),
     ] = None,
 ) -> None:

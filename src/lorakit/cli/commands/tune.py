@@ -28,7 +28,10 @@ def tune(
     address: Address = None,
     resume: Resume = False,
 ) -> None:
-    """Search for the best rank, modules, learning rate or other values."""
+    """Search for the best rank, modules and learning rate.
+
+    The `search` section of the recipe can name other fields.
+    """
     say(f"Reading {recipe} ...")
     from lorakit.tuning.cluster import import_ray
 
