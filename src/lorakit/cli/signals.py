@@ -6,7 +6,7 @@ threads are still running may abort while Python shuts down. Two cases do not en
 training run first saves a checkpoint, and Ray first ends its processes. A second signal ends these
 too.
 
-This module imports the standard library only, so that the handlers are installed first.
+This module imports nothing heavy, so that the handlers are installed first.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
+
+from lorakit.cli.launched import is_launched_in_parallel
 
 if TYPE_CHECKING:
     from lorakit.training.stop_request import StopRequest
@@ -106,10 +108,12 @@ class Ending:
         if self.stop is not None and self.stop.is_heeded:
             if not self.stop.number:
                 self.stop.set(number)
-                if not _is_launched():  # a launcher also ends processes because another failed
+                if (
+                    not is_launched_in_parallel()
+                ):  # a launcher also ends processes because another failed
                     self._say("Stopping after this step; a second signal ends immediately.")
                 return
-            if _is_launched() and time.monotonic() - self._at_s < _SAME_S:
+            if is_launched_in_parallel() and time.monotonic() - self._at_s < _SAME_S:
                 return
         if self._raises and not self._has_raised:
             self._has_raised = True
@@ -138,10 +142,6 @@ class Ending:
             if sys.stdout.isatty():
                 os.write(sys.stdout.fileno(), _SHOW_CURSOR + _CLEAR_LINE)
             os.write(2, f"{text}\n".encode())
-
-
-def _is_launched() -> bool:
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def _redirect_to_null() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lorakit.analysis.guessing import Reference
+from lorakit.analysis.metric_text import metric_name
 from lorakit.files.atomic import write_text
 from lorakit.recipes.run_directory import RunDirectory
 from lorakit.recipes.search_sections import TrialsConfig
@@ -66,7 +67,7 @@ def warning_text(what: str, metric: str, reference: Reference) -> str:
         metric: Metric of the comparison.
         reference: Reference that was not beaten.
     """
-    name = metric.removeprefix("eval_").replace("_", " ")
+    name = metric_name(metric)
     return (
         f"{what} beats {reference.how} ({name} {reference.metrics[metric]:.4g}) by more than "
         "chance: nothing was learned, so the choice is meaningless. Train longer, on more "

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.analysis.guessing import Reference, first_reference
+from lorakit.analysis.metric_text import metric_name
 from lorakit.analysis.plots.studies import PlottedCell, plot_study
 from lorakit.errors import ConfigError
 from lorakit.files.atomic import write_text
@@ -191,7 +192,7 @@ def _write_results(
     directory: SearchDirectory,
     warning: str | None,
 ) -> tuple[Path, ...]:
-    metric = f"validation {settings.metric.removeprefix('eval_').replace('_', ' ')}"
+    metric = f"validation {metric_name(settings.metric)}"
     picture = directory.path / "study.png"
     title = f"Rank and modules: mean and standard deviation over {len(settings.seeds)} seeds"
     if len(settings.seeds) == 1:

@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from lorakit.analysis.metric_text import metric_name
 from lorakit.analysis.plots.png import save_png
 
 _LOG_FROM = 20.0
@@ -70,7 +71,7 @@ def plot_search(
     choose = min if is_minimized else max
     best_of = {trial.name: choose(value for _, value in trial.curve) for trial in drawn}
     best = choose(drawn, key=lambda trial: best_of[trial.name])
-    name = _metric_name(metric)
+    name = f"validation {metric_name(metric)}"
     figures = {
         "parallel_coordinates.png": _parallel(drawn, best_of, best, name, is_minimized, log_keys),
         "metric_by_parameter.png": _by_parameter(drawn, best_of, best, name, log_keys),
@@ -321,10 +322,6 @@ def _curves(trials: Sequence[PlottedTrial], best: PlottedTrial, metric: str) -> 
 
 def _count(trials: Sequence[PlottedTrial]) -> str:
     return f"{len(trials)} trial{'s' if len(trials) != 1 else ''}"
-
-
-def _metric_name(metric: str) -> str:
-    return f"validation {metric.removeprefix('eval_').replace('_', ' ')}"
 
 
 def _short(key: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lorakit.analysis.metric_text import metric_name
 from lorakit.cli.commands.trials_command import Address, Resume, run_with_progress
 from lorakit.cli.recipe_arguments import Overrides, RecipeFile
 from lorakit.cli.views.console import (
@@ -13,7 +14,6 @@ from lorakit.cli.views.console import (
     shell_quote,
     table,
 )
-from lorakit.cli.views.progress import metric_name
 
 
 def study(

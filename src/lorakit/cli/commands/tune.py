@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from lorakit.analysis.metric_text import metric_name
 from lorakit.cli.commands.trials_command import Address, Resume, run_with_progress
 from lorakit.cli.recipe_arguments import Overrides, RecipeFile
 from lorakit.cli.views.console import (
@@ -15,7 +16,6 @@ from lorakit.cli.views.console import (
     say,
     shell_quote,
 )
-from lorakit.cli.views.progress import metric_name
 from lorakit.cli.views.trials import value_text
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from lorakit.analysis.metric_text import metric_name
 from lorakit.cli.views.console import console, duration_text, number_text
 from lorakit.errors import escaped
 
@@ -125,12 +126,3 @@ def _value(name: str, value: float | None) -> str:
     if value is None:
         return ""
     return f"{name} {value:.4f}" if name == "loss" else f"{name} {value:.1e}"
-
-
-def metric_name(key: str) -> str:
-    """Return the key of a metric in words.
-
-    >>> metric_name("eval_roc_auc")
-    'roc auc'
-    """
-    return key.removeprefix("eval_").replace("_", " ")

@@ -10,8 +10,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from lorakit.analysis.metric_text import metric_name
 from lorakit.cli.views.console import console, heading, number_text, pairs, table
-from lorakit.cli.views.progress import metric_name
 from lorakit.errors import escaped
 
 if TYPE_CHECKING:

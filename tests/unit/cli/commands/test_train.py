@@ -229,9 +229,7 @@ def test_training_that_cannot_learn_exits_1_and_leaves_nothing(cli, cls_recipe):
 def test_an_address_is_of_use_with_ray_alone(cli, cls_recipe):
     result = cli("train", cls_recipe, "--address", "localhost:6379")
     assert result.exit_code == 2
-    assert result.stderr == (
-        "Error: --address requires --ray N: got no --ray. Add --ray N.\n"
-    )
+    assert result.stderr == ("Error: --address requires --ray N: got no --ray. Add --ray N.\n")
 
 
 def test_ray_and_a_launcher_exclude_each_other(cli, cls_recipe, monkeypatch):
