@@ -55,7 +55,7 @@ def comparison_sections(comparison: AdapterComparison, pictures: dict[str, str])
     )
     return [
         "## Do the two use the same directions?",
-        f"φ(i, j) = ‖X_iᵀ Y_j‖_F² / min(i, j) tells how much of the smaller of two subspaces lies "
+        f"φ(i, j) = ‖X_iᵀ Y_j‖_F² / min(i, j) is the share of the smaller of two subspaces that is "
         f"inside the larger: X_i is spanned by the first i singular directions of ΔW in {first}, "
         f"Y_j by the first j in {second}. 1 is all of it, 0 is nothing. Random subspaces of n "
         "dimensions have max(i, j) / n on average, so φ is significant only as far as it is "

@@ -25,7 +25,7 @@ ENVIRONMENT = {
 def quiet_libraries() -> Iterator[None]:
     """Silence warnings, log lines below ERROR and progress bars of other libraries.
 
-    What a user must know of them, the commands say themselves. A variable that the user has set
+    Commands report what a user must know of them. A variable that the user has set
     keeps its value. Everything is restored on leaving.
     """
     environment = dict(ENVIRONMENT)

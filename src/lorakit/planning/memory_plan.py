@@ -133,17 +133,17 @@ def plan(
         *(recipe, task, sources.labels, sources.tokenizer, place, tensors_on, world),
         trains_all=method == "full",
     )
-    rows = planned_examples(sources, recipe, task, model)
+    examples = planned_examples(sources, recipe, task, model)
     with scratch_directory("lorakit-plan-") as scratch:  # a trainer creates its output directory
-        arguments = _arguments(recipe, task, rows, place, scratch)
+        arguments = _arguments(recipe, task, examples, place, scratch)
         # The trainer requires validation examples, although it does not evaluate.
-        encoded = replace(rows.encoded, validation=rows.encoded.train)
+        encoded = replace(examples.encoded, validation=examples.encoded.train)
         with world.activate():
             trainer = task.build_trainer(
                 *(model, sources.tokenizer, encoded, arguments, sources.labels, ()),
                 PlannedTrainerMixin,
             )
-        batch = longest_batch(trainer, rows.longest, rows.train_examples)
+        batch = longest_batch(trainer, examples.longest, examples.train_examples)
         with world.activate():
             moved = {key: world.values.fake(value, tensors_on) for key, value in batch.items()}
             counted = _run_fake_step(trainer, moved)
@@ -155,10 +155,10 @@ def plan(
     else:
         file_bytes = view_of(model, "default").weights_file_bytes()
     updates = epochs = tokens = None
-    if rows.train_examples is not None:
-        updates = optimizer_steps(arguments, -(-rows.train_examples // processes))
-        epochs = _epochs(arguments, updates * processes, rows.train_examples)
-        tokens = round(epochs * rows.mean_tokens * rows.train_examples)
+    if examples.train_examples is not None:
+        updates = optimizer_steps(arguments, -(-examples.train_examples // processes))
+        epochs = _epochs(arguments, updates * processes, examples.train_examples)
+        tokens = round(epochs * examples.mean_tokens * examples.train_examples)
     first = next(iter(batch.values()))
     return MemoryPlan(
         **vars(step),
@@ -176,7 +176,11 @@ def plan(
         batches=None if updates is None else updates * arguments.gradient_accumulation_steps,
         epochs=epochs,
         tokens=tokens,
-        notes=(rows.note, *_processes_note(shards, processes), *_imitation_note(place, tensors_on)),
+        notes=(
+            examples.note,
+            *_processes_note(shards, processes),
+            *_imitation_note(place, tensors_on),
+        ),
     )
 
 
@@ -225,10 +229,10 @@ def _device_of(recipe: Recipe) -> torch.device:
 
 
 def _arguments(
-    recipe: Recipe, task: Task, rows: PlannedExamples, device: torch.device, output: Path
+    recipe: Recipe, task: Task, examples: PlannedExamples, device: torch.device, output: Path
 ) -> TrainingArguments:
     has_validation = recipe.data.validation is not None or recipe.data.validation_fraction > 0
-    resolved = resolve_training(recipe, task, rows.train_examples or 1, has_validation)
+    resolved = resolve_training(recipe, task, examples.train_examples or 1, has_validation)
     # Sharding is planned separately; here there is one process.
     values = {key: value for key, value in resolved.items() if not key.startswith("fsdp")}
     return build_arguments(values, task, output, device.type)

@@ -64,16 +64,16 @@ def _from_data(
     task: Task,
     model: PreTrainedModel,
 ) -> PlannedExamples:
-    def encoded_of(rows: Splits) -> Encoded:
-        return task.encode(rows, recipe, sources.tokenizer, model, sources.labels)
+    def encoded_of(examples: Splits) -> Encoded:
+        return task.encode(examples, recipe, sources.tokenizer, model, sources.labels)
 
     count = sources.train_examples or 0
     encoded = encoded_of(longest)
     some = encoded if len(longest.train) == len(spread.train) == count else encoded_of(spread)
-    lengths = [example_tokens(row) for row in _rows(some.train)]
+    lengths = [example_tokens(example) for example in _as_dicts(some.train)]
     limit = encoded.settings["max_length"]
     return PlannedExamples(
-        longest=sorted(_rows(encoded.train), key=example_tokens, reverse=True),
+        longest=sorted(_as_dicts(encoded.train), key=example_tokens, reverse=True),
         encoded=encoded,
         # Examples without a counted token are dropped, and packing joins several into one.
         train_examples=max(round(count * len(lengths) / len(spread.train)), 1),
@@ -87,17 +87,19 @@ def _longest_allowed(
 ) -> PlannedExamples:
     """Make an example of one repeated token."""
     length = resolve_max_length(recipe.data.max_length, model, sources.tokenizer)
-    row = _EXAMPLES[task_type](length, recipe)
-    made = Dataset.from_list([row])
+    example = _EXAMPLES[task_type](length, recipe)
+    made = Dataset.from_list([example])
     why = "examples" if sources.train_examples is None else "tokenizer"
     verb = "are" if sources.train_examples is None else "is"
     note = f"Examples of {length:,} tokens, because the {why} {verb} not local (data.max_length)."
-    return PlannedExamples([row], Encoded(made, None), sources.train_examples, float(length), note)
+    return PlannedExamples(
+        [example], Encoded(made, None), sources.train_examples, float(length), note
+    )
 
 
 def _text_example(length: int, recipe: Recipe) -> dict[str, Any]:
-    row: dict[str, Any] = {"input_ids": [_TOKEN] * length, "labels": [_TOKEN] * length}
-    return row | ({"seq_lengths": [length]} if recipe.training.get("packing") else {})
+    example: dict[str, Any] = {"input_ids": [_TOKEN] * length, "labels": [_TOKEN] * length}
+    return example | ({"seq_lengths": [length]} if recipe.training.get("packing") else {})
 
 
 def _labelled_example(length: int, recipe: Recipe) -> dict[str, Any]:
@@ -120,13 +122,15 @@ _EXAMPLES: dict[TaskType, Callable[[int, Recipe], dict[str, Any]]] = {
 }
 
 
-def _rows(encoded: Dataset) -> list[dict[str, Any]]:
-    rows: Any = encoded
-    return [dict(row) for row in rows]
+def _as_dicts(encoded: Dataset) -> list[dict[str, Any]]:
+    examples: Any = encoded
+    return [dict(example) for example in examples]
 
 
-def example_tokens(row: dict[str, Any]) -> int:
+def example_tokens(example: dict[str, Any]) -> int:
     """Return the number of tokens of an example, including those of a separate target."""
-    labels = row.get("labels")
-    target = len(labels) if isinstance(labels, list) and len(labels) != len(row["input_ids"]) else 0
-    return len(row["input_ids"]) + target
+    labels = example.get("labels")
+    target = (
+        len(labels) if isinstance(labels, list) and len(labels) != len(example["input_ids"]) else 0
+    )
+    return len(example["input_ids"]) + target

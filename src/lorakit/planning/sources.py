@@ -95,14 +95,15 @@ def _is_cached(recipe: Recipe) -> bool:
     return found is not None
 
 
-def _with_most_characters(rows: Dataset, count: int) -> list[int]:
-    step = max(len(rows) // _MEASURED, 1)
-    places = range(0, len(rows), step)
+def _with_most_characters(examples: Dataset, count: int) -> list[int]:
+    step = max(len(examples) // _MEASURED, 1)
+    places = range(0, len(examples), step)
     sizes: list[int] = []
-    for batch in rows.select(places).iter(batch_size=1000):
+    for batch in examples.select(places).iter(batch_size=1000):
         columns: Any = batch
         sizes += [
-            sum(len(str(value)) for value in row) for row in zip(*columns.values(), strict=True)
+            sum(len(str(value)) for value in example)
+            for example in zip(*columns.values(), strict=True)
         ]
     order = sorted(range(len(sizes)), key=sizes.__getitem__, reverse=True)
     return sorted(places[index] for index in order[:count])

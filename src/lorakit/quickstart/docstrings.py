@@ -125,8 +125,8 @@ def split_docstrings(
     """
     from sklearn.model_selection import train_test_split
 
-    rows = list(docstrings)
-    counts = Counter(row.label for row in rows)
+    examples = list(docstrings)
+    counts = Counter(example.label for example in examples)
     if len(counts) < CLASSES:
         raise DataError(
             f"Collecting docstrings in the standard library failed: got {len(counts)} packages "
@@ -134,21 +134,21 @@ def split_docstrings(
             "sources; use a Python whose standard library has .py files."
         )
     labels = sorted(sorted(counts, key=lambda label: (-counts[label], label))[:CLASSES])
-    rows = [row for row in rows if row.label in labels]
+    examples = [example for example in examples if example.label in labels]
     try:
-        if max_rows is not None and max_rows < len(rows):
-            drawn, _ = train_test_split(
-                rows, train_size=max_rows, random_state=seed, stratify=_labels(rows)
+        if max_rows is not None and max_rows < len(examples):
+            kept, _ = train_test_split(
+                examples, train_size=max_rows, random_state=seed, stratify=_labels(examples)
             )
-            rows = list[Docstring](drawn)
+            examples = list[Docstring](kept)
         train, validation = train_test_split(
-            rows, test_size=validation_share, random_state=seed, stratify=_labels(rows)
+            examples, test_size=validation_share, random_state=seed, stratify=_labels(examples)
         )
     except ValueError as error:
         raise DataError(
-            f"Splitting the docstrings failed: got {len(rows)} examples, max_rows={max_rows} and "
-            f"validation_share={validation_share}, expected enough examples for each of {CLASSES} "
-            f"classes in both splits ({error}). Raise max_rows."
+            f"Splitting the docstrings failed: got {len(examples)} examples, "
+            f"max_rows={max_rows} and validation_share={validation_share}, expected enough "
+            f"examples for each of {CLASSES} classes in both splits ({error}). Raise max_rows."
         ) from error
     return DocstringSplits(tuple(train), tuple(validation), tuple(labels))
 
@@ -166,8 +166,8 @@ def write_splits(splits: DocstringSplits, folder: Path) -> DocstringFiles:
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = DocstringFiles(folder / TRAIN_FILE, folder / VALIDATION_FILE, splits.labels)
-    _write_rows(splits.train, files.train)
-    _write_rows(splits.validation, files.validation)
+    _write_examples(splits.train, files.train)
+    _write_examples(splits.validation, files.validation)
     return files
 
 
@@ -216,11 +216,13 @@ def _docstrings_of(path: Path) -> list[str]:
     return found
 
 
-def _labels(rows: Sequence[Docstring]) -> list[str]:
-    return [row.label for row in rows]
+def _labels(examples: Sequence[Docstring]) -> list[str]:
+    return [example.label for example in examples]
 
 
-def _write_rows(rows: Iterable[Docstring], path: Path) -> None:
+def _write_examples(examples: Iterable[Docstring], path: Path) -> None:
     # The ASCII escapes of json prevent line separators such as U+2028 from splitting a line.
-    lines = (json.dumps({"text": row.text, "label": row.label}) + "\n" for row in rows)
+    lines = (
+        json.dumps({"text": example.text, "label": example.label}) + "\n" for example in examples
+    )
     write_text(path, "".join(lines))

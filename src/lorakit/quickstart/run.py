@@ -145,20 +145,20 @@ def classify_examples(adapter: Path, validation_examples: Path, seed: int) -> tu
     from lorakit.inference import classify, load_for_inference
 
     lines = validation_examples.read_text(encoding="utf-8").splitlines()
-    rows = sample_examples([json.loads(line) for line in lines], seed)
+    examples = sample_examples([json.loads(line) for line in lines], seed)
     loaded = load_for_inference(adapter)
-    predictions = classify(loaded, [row["text"] for row in rows])
+    predictions = classify(loaded, [example["text"] for example in examples])
     return tuple(
-        Example(row["text"], row["label"], predicted.label, predicted.probability)
-        for row, predicted in zip(rows, predictions, strict=True)
+        Example(example["text"], example["label"], predicted.label, predicted.probability)
+        for example, predicted in zip(examples, predictions, strict=True)
     )
 
 
-def sample_examples(rows: Sequence[dict[str, str]], seed: int) -> list[dict[str, str]]:
+def sample_examples(examples: Sequence[dict[str, str]], seed: int) -> list[dict[str, str]]:
     """Return random examples with different labels."""
-    shuffled = random.Random(seed).sample(rows, len(rows))
-    drawn: dict[str, dict[str, str]] = {}
-    for row in shuffled:
-        if len(drawn) < EXAMPLES:
-            drawn.setdefault(row["label"], row)
-    return list(drawn.values())
+    shuffled = random.Random(seed).sample(examples, len(examples))
+    by_label: dict[str, dict[str, str]] = {}
+    for example in shuffled:
+        if len(by_label) < EXAMPLES:
+            by_label.setdefault(example["label"], example)
+    return list(by_label.values())

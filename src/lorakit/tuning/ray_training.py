@@ -181,13 +181,13 @@ class _RayTraining:
 
     def _training_error(self) -> LorakitError:
         failure = self.failure[0] if self.failure else None
-        said = str(failure)
-        if "storage" in said and "FileNotFound" in said + type(failure).__name__:
+        text = str(failure)
+        if "storage" in text and "FileNotFound" in text + type(failure).__name__:
             return MissingFileError(
                 f"A machine of the cluster has no {self.storage.parent}: expected an output on a "
                 "file system that all machines share, such as NFS. Set another `output`."
             )
-        lines = [line.strip() for line in said.splitlines() if line.strip()]
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
         return TrainingError(
             f"Training on Ray ended early: {lines[-1] if lines else failure!r}. Ray's "
             "logs on the machine of the worker have details; resume from the last complete "
