@@ -70,7 +70,7 @@ def guesses(task_type: TaskType, validation: Dataset | None) -> dict[str, Any]:
 def _guess_classes(ids: Sequence[int], *, with_averages: bool) -> dict[str, Any]:
     """Return the metrics of guessing: share of the largest class, and entropy of the shares.
 
-    >>> _of_classes([0, 0, 1, 2], with_averages=True)["eval_accuracy"]
+    >>> _guess_classes([0, 0, 1, 2], with_averages=True)["eval_accuracy"]
     0.5
     """
     shares = [count / len(ids) for count in Counter(ids).values()]

@@ -37,7 +37,7 @@ def test_changes_say_what_they_save_and_are_true(recipe):
         again = plan(made.with_changes(change.values, "the test"))
         assert own.peak_bytes - again.peak_bytes == change.saves_bytes > 0
     # The product of batch and accumulation stays.
-    one = next(change for change in found if change.name.startswith("one row"))
+    one = next(change for change in found if change.name.startswith("one example"))
     assert "training.gradient_accumulation_steps=12" in one.overrides
 
 

@@ -222,7 +222,7 @@ def show_tags(loaded: LoadedModel, prompts: Sequence[str], base: bool) -> None:
 def shorten(text: str, most: int = SHOWN_CHARACTERS) -> str:
     """Return the beginning of a text on one line.
 
-    >>> shortened("one two  three", most=11)
+    >>> shorten("one two  three", most=11)
     'one two ...'
     """
     line = " ".join(text.split())

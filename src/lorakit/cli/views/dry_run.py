@@ -57,7 +57,7 @@ def shorten_middle(
 ) -> tuple[list[str], list[bool]]:
     """Omit the middle of a long example.
 
-    >>> shortened(["a", "b", "c", "d", "e"], [False] * 5, most=2)
+    >>> shorten_middle(["a", "b", "c", "d", "e"], [False] * 5, most=2)
     (['a', '[... 3 more ...]', 'e'], [False, False, False])
     """
     if len(tokens) <= most:
