@@ -9,6 +9,7 @@ import torch
 
 from lorakit.config import QuantizationConfig
 from lorakit.errors import QuantizationError
+from lorakit.libraries.extras import install_hint
 
 OLDEST_BITSANDBYTES = (0, 50)
 
@@ -20,7 +21,7 @@ def require_bitsandbytes() -> None:
         QuantizationError: It is missing, too old, or cannot be imported.
     """
     wanted = ".".join(map(str, OLDEST_BITSANDBYTES))
-    install = f"Install it: pip install 'bitsandbytes>={wanted}'."
+    install = install_hint("bitsandbytes")
     try:
         found = version("bitsandbytes")
     except PackageNotFoundError:
