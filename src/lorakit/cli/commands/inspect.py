@@ -187,10 +187,10 @@ def setting_text(value: Any) -> str:
 
 def rewritten_base_warnings(adapter: Adapter) -> tuple[str, ...]:
     """Warn if the numbers are not those of the update, because PEFT changes the base with it."""
-    from lorakit.config.initialization_names import is_rewriting
+    from lorakit.initialization import initialization_of
 
     initialization = adapter.config.init_lora_weights
-    if not is_rewriting(initialization):
+    if not initialization_of(initialization).changes_base_in_peft:
         return ()
     return (
         f"init_lora_weights={initialization}: part of the base is in the factors, so "
