@@ -123,7 +123,7 @@ def test_what_cannot_fit_is_not_trained(cli, cls_recipe, small_machine):
     assert result.exit_code == 2
     words = flat(result.stderr)
     assert "This run cannot fit: it needs" in words
-    assert "there are 50.0 MB" in words
+    assert "expected at most 50.0 MB" in words
     assert f"lorakit plan {cls_recipe}" in words
     assert f"lorakit train {cls_recipe} --force" in words
     assert not (cls_recipe.parent / "run").exists()
