@@ -9,7 +9,7 @@ from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Trainer, set_se
 
 from allocations import allocations_of
 from lorakit import add_adapter, load_adapter, save_adapter
-from lorakit.data.tokenize_examples import NOT_COUNTED
+from lorakit.config import NOT_COUNTED
 from tiny_models import randomize_
 from tolerances import TOLERANCE, largest_error
 

@@ -102,7 +102,7 @@ class Ending:
             _write_nowhere()
         if not self._number:
             self._number, self._at_s = number, time.monotonic()
-        if self.stop is not None and self.stop.is_heeded:
+        if self.stop is not None and self.stop.is_observed:
             if not self.stop.number:
                 self.stop.set(number)
                 if not _is_launched():  # a launcher ends processes also because another failed

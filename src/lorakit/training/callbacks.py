@@ -126,7 +126,7 @@ class RunTensorBoard(TensorBoardCallback):
 
 
 @contextmanager
-def quiet_writers() -> Iterator[None]:
+def silencing_writer_threads() -> Iterator[None]:
     """Inside the block, keep TensorBoard's threads from printing the errors they end by.
 
     They hand each on to the thread that writes or closes next.

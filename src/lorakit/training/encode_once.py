@@ -10,12 +10,12 @@ from typing import Any
 
 from datasets import Dataset
 
-from lorakit.data import without_bars
+from lorakit.data import hiding_progress_bars
 from lorakit.distributed.processes import (
-    all_agree,
     broadcast_from_local_rank_zero,
     is_local_rank_zero,
     process_count,
+    run_on_all,
 )
 from lorakit.files.atomic import lasting_scratch_directory, scratch_directory
 from lorakit.training.tasks import Encoded
@@ -33,7 +33,7 @@ class _Written:
     settings: Mapping[str, Any]
 
 
-def encoded_once(encode: Callable[[], Encoded], *, keep_files: bool = False) -> Encoded:
+def encode_once_per_machine(encode: Callable[[], Encoded], *, keep_files: bool = False) -> Encoded:
     """Return the tokenized rows; of the processes on a machine, one alone makes them.
 
     It writes them to a temporary folder that all of them map, so that they are in memory once.
@@ -55,13 +55,13 @@ def encoded_once(encode: Callable[[], Encoded], *, keep_files: bool = False) -> 
                 folder = lasting_scratch_directory(_PREFIX)
             else:
                 folder = until_mapped.enter_context(scratch_directory(_PREFIX))
-        mine = all_agree(lambda: None if folder is None else _write(encode(), folder))
+        mine = run_on_all(lambda: None if folder is None else _write(encode(), folder))
         written: _Written = broadcast_from_local_rank_zero(mine)
-        return all_agree(lambda: _read(written))
+        return run_on_all(lambda: _read(written))
 
 
 def _write(encoded: Encoded, folder: Path) -> _Written:
-    with without_bars():
+    with hiding_progress_bars():
         encoded.train.save_to_disk(folder / "train")
         if encoded.validation is not None:
             encoded.validation.save_to_disk(folder / "validation")

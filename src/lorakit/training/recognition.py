@@ -11,7 +11,7 @@ from datasets import ClassLabel, Dataset
 from lorakit.config import TaskType
 from lorakit.data import Place, Splits
 from lorakit.data.conversations import check_conversations, is_conversation
-from lorakit.data.labels import label_notes, sorted_names
+from lorakit.data.labels import label_notes, ordered_label_names
 from lorakit.data.reading.sources import no_examples, pick_split, read_source
 from lorakit.data.text_formats import (
     ALPACA,
@@ -189,7 +189,7 @@ class _Columns:
         text = None if label is None else self._text(label)
         if label is None or text is None:
             return None, []
-        names = sorted_names(self.examples, label, self.place)
+        names = ordered_label_names(self.examples, label, self.place)
         pair = next((pair for pair in _TEXT_PAIRS if set(pair) <= set(self.texts)), None)
         used = {"text": text, "label": label}
         if pair is not None and label not in pair:

@@ -15,13 +15,13 @@ from lorakit.adapters.peft_files.files import CONFIG_FILE, WEIGHTS_FILE
 from lorakit.analysis.guessing import EVENT, guesses, reference_of
 from lorakit.distributed.processes import (
     Terminated,
-    failing_together,
-    is_main,
-    main_decides,
+    init_process_groups,
+    is_main_process,
     process_count,
-    start,
+    run_on_main,
+    translating_process_failures,
 )
-from lorakit.distributed.shared_output import require_shared
+from lorakit.distributed.shared_output import require_shared_directory
 from lorakit.errors import (
     DiskError,
     StoppedError,
@@ -36,7 +36,12 @@ from lorakit.recipes.numerics import changed_numerics, cpu_notes
 from lorakit.recipes.recipe import Recipe
 from lorakit.recipes.run_directory import RunDirectory
 from lorakit.training.batch_notes import batch_notes
-from lorakit.training.callbacks import EventHandler, RunRecorder, RunTensorBoard, quiet_writers
+from lorakit.training.callbacks import (
+    EventHandler,
+    RunRecorder,
+    RunTensorBoard,
+    silencing_writer_threads,
+)
 from lorakit.training.example_digests import KEY, changed_examples, example_digests
 from lorakit.training.final_metrics import final_metrics
 from lorakit.training.peak_memory import PeakMemory
@@ -46,7 +51,7 @@ from lorakit.training.save_settings import save_settings
 from lorakit.training.setup import Setup, prepare
 from lorakit.training.stop_request import StopRequest
 from lorakit.training.trainers.adapter_trainer import early_stopping, trained_adapter
-from lorakit.training.trainers.data_initialization import as_trained
+from lorakit.training.trainers.data_initialization import with_current_ranks
 from lorakit.training.trainers.finite_weights import require_sound
 from lorakit.training.trainers.stop_at_checkpoint import StopAtCheckpoint
 from lorakit.training.trainers.unreached_layers import UnreachedLayers
@@ -126,17 +131,17 @@ def train(
     """
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     recipe = recipe.with_absolute_paths()  # a run is used from anywhere
-    start(recipe.training.get("use_cpu"), recipe.training.get("ddp_timeout"))
-    emit = on_event if on_event is not None and is_main() else _ignore
-    with failing_together(), ExitStack() as held:
-        main_decides(lambda: _require_place(recipe.output, resume, held))
+    init_process_groups(recipe.training.get("use_cpu"), recipe.training.get("ddp_timeout"))
+    emit = on_event if on_event is not None and is_main_process() else _ignore
+    with translating_process_failures(), ExitStack() as held:
+        run_on_main(lambda: _require_place(recipe.output, resume, held))
         check = _refuse_changes if resume else None
         with _disk_errors_explained(Path(recipe.output)):
             setup = prepare(recipe, emit, check=check, shared_base=shared_base)
             run = _open_run(setup, resume, emit, held)
         stop = stop or StopRequest()
         with (
-            stop.heeding(),
+            stop.observing(),
             _removed_if_it_fails_early(run),
             _disk_errors_explained(run.directory.path),
             _memory_errors_explained(setup),
@@ -165,14 +170,14 @@ def _refuse_changes(recipe: Recipe) -> None:
         CheckpointError: Names the keys that differ, or the numbers of processes.
         OutputExistsError: The run is finished and the recipe asks for no more steps.
     """
-    main_decides(lambda: require_resumable(recipe))
+    run_on_main(lambda: require_resumable(recipe))
 
 
 def _open_run(setup: Setup, resume: bool, emit: EventHandler, held: ExitStack) -> _OpenRun:
     """Create the run directory, or bring it back to its newest complete checkpoint."""
-    run, event = main_decides(lambda: _reopened(setup) if resume else _created(setup, held))
+    run, event = run_on_main(lambda: _reopened(setup) if resume else _created(setup, held))
     emit("run_opened", event)
-    require_shared(run.directory.path)
+    require_shared_directory(run.directory.path)
     return run
 
 
@@ -223,7 +228,11 @@ def _removed_if_it_fails_early(run: _OpenRun) -> Iterator[None]:
     except (StoppedError, DiskError):
         raise
     except (Exception, Terminated):
-        if is_main() and run.is_new and checkpoints.newest_complete(run.directory.path) is None:
+        if (
+            is_main_process()
+            and run.is_new
+            and checkpoints.newest_complete(run.directory.path) is None
+        ):
             run.directory.remove()
         raise
 
@@ -290,9 +299,9 @@ def _fit(
     directory = run.directory
     recorder = RunRecorder(directory, emit)
     tensorboard = RunTensorBoard(directory)
-    writers = [recorder, tensorboard] if is_main() else []
-    with _restoring_use_cache(setup.model), quiet_writers(), closing(tensorboard):
-        main_decides(lambda: _write_guesses(setup, directory))
+    writers = [recorder, tensorboard] if is_main_process() else []
+    with _restoring_use_cache(setup.model), silencing_writer_threads(), closing(tensorboard):
+        run_on_main(lambda: _write_guesses(setup, directory))
         unreached = UnreachedLayers()
         others = (*early_stopping(setup.recipe.training), unreached, StopAtCheckpoint(stop))
         trainer = setup.build_trainer([*writers, *others])
@@ -308,13 +317,13 @@ def _fit(
         if unreached_notes:
             emit("notes", {"notes": unreached_notes})
         metrics = final_metrics(trainer)
-    wall_s = main_decides(lambda: recorder.wall_s)
+    wall_s = run_on_main(lambda: recorder.wall_s)
     adapter = trained_adapter(setup.model)
     require_sound(adapter, output.global_step)
-    main_decides(lambda: _save_trained_adapter(adapter, setup, directory))
+    run_on_main(lambda: _save_trained_adapter(adapter, setup, directory))
     facts = RunFacts(
         recipe=setup.recipe,
-        injection=as_trained(setup.injection, setup.model),
+        injection=with_current_ranks(setup.injection, setup.model),
         parameter_count=count_parameters(setup.model),
         train_examples=len(setup.splits.train),
         validation_examples=_rows(setup.splits.validation),
@@ -328,7 +337,7 @@ def _fit(
         wall_s=wall_s,
         memory=MemoryFacts(planned_bytes, peak.read(), peak.meaning),
     )
-    main_decides(lambda: write_report(directory, facts))
+    run_on_main(lambda: write_report(directory, facts))
     result = _result(directory, facts)
     emit("finished", {"result": result})
     return result

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorakit.data import Splits, load_splits
-from lorakit.distributed.processes import all_agree, local_rank_zero_first, start
+from lorakit.distributed.processes import init_process_groups, local_rank_zero_first, run_on_all
 from lorakit.errors import DataError, first_few
 from lorakit.injection import Injection, add_adapter, count_parameters
-from lorakit.models.new_tokens import require_in_rows
+from lorakit.models.new_tokens import require_new_tokens_in_examples
 from lorakit.quantization.small_parameters import keep_small_parameters_in_float32
 from lorakit.recipes.recipe import Recipe
 from lorakit.training.arguments import build_arguments, resolve_training
 from lorakit.training.best_metric import require_metric
 from lorakit.training.callbacks import EventHandler
-from lorakit.training.encode_once import encoded_once
+from lorakit.training.encode_once import encode_once_per_machine
 from lorakit.training.shared_base import load_shared_base
 from lorakit.training.tasks import Encoded, Task, task_for
 from lorakit.training.tasks.base import seed_of
@@ -87,17 +87,17 @@ def prepare(
         ConfigError, MissingFileError, DataError, TargetError: The recipe or what it names is
             wrong.
     """
-    start(recipe.training.get("use_cpu"), recipe.training.get("ddp_timeout"))
-    recipe, task = all_agree(lambda: _checked(recipe))
+    init_process_groups(recipe.training.get("use_cpu"), recipe.training.get("ddp_timeout"))
+    recipe, task = run_on_all(lambda: _checked(recipe))
     seed = seed_of(recipe)
     splits = local_rank_zero_first(
         lambda: load_splits(recipe.data, seed, task.label_column(recipe), task.columns(recipe))
     )
-    training, arguments = all_agree(lambda: _arguments(recipe, task, splits))
+    training, arguments = run_on_all(lambda: _arguments(recipe, task, splits))
     recipe = recipe.model_copy(update={"training": training})
     if check is not None:
         check(recipe)
-    found = all_agree(lambda: task.labels(splits, recipe))
+    found = run_on_all(lambda: task.labels(splits, recipe))
     labels = found if labels is None else _known(found or (), labels)
     require_metric(training, task.metric_names(labels, training))
     tokenizer = local_rank_zero_first(lambda: task.load_tokenizer(recipe))
@@ -114,14 +114,14 @@ def prepare(
             model, task.lora_config(recipe, model, tokenizer)
         )
 
-    model, injection = all_agree(adapted)
+    model, injection = run_on_all(adapted)
     emit("injected", {"injection": injection, "parameter_count": count_parameters(model)})
-    encoded = encoded_once(
+    encoded = encode_once_per_machine(
         lambda: task.encode(splits, recipe, tokenizer, model, labels),
         keep_files=arguments.dataloader_num_workers > 0,
     )
     if attach is None:
-        require_in_rows(encoded.train, tokenizer, recipe)
+        require_new_tokens_in_examples(encoded.train, tokenizer, recipe)
     emit("data", _data_event(splits, encoded) | {"task_type": task.task_type, "labels": labels})
     return Setup(recipe, task, splits, labels, tokenizer, model, injection, encoded, arguments)
 

@@ -19,7 +19,11 @@ from filelock import FileLock
 
 from lorakit.files.atomic import replacing_file
 from lorakit.files.private_files import is_private
-from lorakit.models.pretrained import draw_fresh_weights, fresh_modules, remember_fresh_modules
+from lorakit.models.pretrained import (
+    fresh_modules,
+    initialize_fresh_weights,
+    remember_fresh_modules,
+)
 from lorakit.training.tasks.base import Task, seed_of
 
 if TYPE_CHECKING:
@@ -68,7 +72,7 @@ def load_shared_base(
     saved = torch.load(path, mmap=True, weights_only=False)
     model = saved["model"]
     remember_fresh_modules(model, saved["fresh"])
-    draw_fresh_weights(model, seed_of(recipe))
+    initialize_fresh_weights(model, seed_of(recipe))
     return model
 
 

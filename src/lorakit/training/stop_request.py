@@ -15,7 +15,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self._number = 0
-        self._is_heeded = False
+        self._is_observed = False
 
     def set(self, number: int = signal.SIGINT) -> None:
         """Ask the run to stop.
@@ -31,15 +31,15 @@ class StopRequest:
         return self._number
 
     @property
-    def is_heeded(self) -> bool:
+    def is_observed(self) -> bool:
         """Whether a run is at a place from which it comes to a checkpoint."""
-        return self._is_heeded
+        return self._is_observed
 
     @contextmanager
-    def heeding(self) -> Iterator[None]:
+    def observing(self) -> Iterator[None]:
         """Inside the block, a run looks at the request after every step."""
-        self._is_heeded = True
+        self._is_observed = True
         try:
             yield
         finally:
-            self._is_heeded = False
+            self._is_observed = False

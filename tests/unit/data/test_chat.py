@@ -3,7 +3,7 @@ import json
 import pytest
 from transformers import AutoTokenizer
 
-from lorakit.data.chat import ChatEncoder, read_template, wants_parts
+from lorakit.data.chat import ChatEncoder, read_template, wants_content_parts
 from lorakit.errors import ConfigError, DataError, MissingFileError
 
 UNMARKED = (
@@ -169,10 +169,10 @@ def test_texts_become_parts_for_a_template_that_shows_nothing_else(tokenizer):
     expected = counted_text(tokenizer)
     parts = [m | {"content": [{"type": "text", "text": m["content"]}]} for m in TALK]
 
-    assert not wants_parts(tokenizer)
+    assert not wants_content_parts(tokenizer)
     assert counted_text(tokenizer, parts) == expected
     tokenizer.chat_template = PARTS_ONLY
-    assert wants_parts(tokenizer)
+    assert wants_content_parts(tokenizer)
     assert counted_text(tokenizer) == counted_text(tokenizer, parts) == expected
 
 

@@ -9,7 +9,7 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 import lorakit.data.reading.sources as sources_module
-from lorakit.data import listed, load_splits, require_columns
+from lorakit.data import describe_examples, load_splits, require_columns
 from lorakit.errors import ConfigError, DataError, LorakitError, MissingFileError
 from lorakit.recipes.recipe import DataConfig
 
@@ -323,13 +323,13 @@ def test_errors_number_examples_as_the_file_does(tmp_path):
 
     splits = load_splits(data, 3, "label")
 
-    for examples, _, place in splits.parts(data):
+    for examples, _, place in splits.with_places(data):
         texts = examples["text"]
         for at in (0, 7, len(examples) - 1):
             number = int(texts[at])
-            assert listed([at], place) == f"example {number + 1} (line {number + 2})"
+            assert describe_examples([at], place) == f"example {number + 1} (line {number + 2})"
     few = splits.training_only([4, 9])
-    assert listed([1], few.train_place) == listed([9], splits.train_place)
+    assert describe_examples([1], few.train_place) == describe_examples([9], splits.train_place)
 
 
 def test_only_the_labels_of_the_task_are_looked_at(tmp_path):

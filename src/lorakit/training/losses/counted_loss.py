@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
-from lorakit.data.tokenize_examples import NOT_COUNTED
+from lorakit.config import NOT_COUNTED
 
 
 class CountedLossTrainer(Trainer):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lorakit.adapters.sharded import is_unit, unit_class
-from lorakit.data.tokenize_examples import NOT_COUNTED
+from lorakit.config import NOT_COUNTED
 from lorakit.errors import TrainingError
 from lorakit.layers import ReplacedModule
 from lorakit.ops.linear_loss import CHUNK_TOKENS, linear_cross_entropy_sum, sum_over_chunks

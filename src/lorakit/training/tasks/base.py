@@ -18,7 +18,12 @@ from transformers import (
 
 from lorakit.config import LoraConfig, TaskType
 from lorakit.injection.selection.targets import name_matches
-from lorakit.models.new_tokens import make_room, new_token_ids, training_new_tokens, with_new_tokens
+from lorakit.models.new_tokens import (
+    add_new_tokens,
+    add_new_tokens_to_config,
+    grow_for_new_tokens,
+    new_token_ids,
+)
 from lorakit.models.pretrained import (
     auto_model,
     fresh_modules,
@@ -109,7 +114,7 @@ class Task(ABC):
             MissingFileError: There is no such model, or it has no tokenizer.
             ConfigError: It has no token to pad with, or has one of `data.new_tokens` already.
         """
-        return with_new_tokens(load_tokenizer(recipe.model, **loading_options(recipe)), recipe)
+        return add_new_tokens(load_tokenizer(recipe.model, **loading_options(recipe)), recipe)
 
     def load_base(
         self,
@@ -138,7 +143,7 @@ class Task(ABC):
             **loading_options(recipe),
             **label_options(labels),
         )
-        make_room(model, tokenizer, recipe)
+        grow_for_new_tokens(model, tokenizer, recipe)
         set_padding(model, tokenizer)
         return model
 
@@ -162,7 +167,7 @@ class Task(ABC):
                 "modules_to_save": recipe.lora.modules_to_save + added,
             }
         )
-        return training_new_tokens(config, model, new_token_ids(tokenizer, recipe))
+        return add_new_tokens_to_config(config, model, new_token_ids(tokenizer, recipe))
 
     @abstractmethod
     def encode(

@@ -19,14 +19,20 @@ from trl.data_utils import pack_dataset
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from lorakit.config import TaskType
-from lorakit.data import Place, listed, require_columns, unused_note, without_bars
+from lorakit.config import NOT_COUNTED, TaskType
+from lorakit.data import (
+    Place,
+    describe_examples,
+    hiding_progress_bars,
+    require_columns,
+    unused_note,
+)
 from lorakit.data.chat import ChatEncoder, read_template
 from lorakit.data.conversations import (
     TEMPLATE_VARIABLES,
     TOOLS,
     check_conversations,
-    without_fillings,
+    drop_filled_nulls,
 )
 from lorakit.data.packing import asks_to_pack, require_position_ids
 from lorakit.data.text_formats import (
@@ -40,7 +46,6 @@ from lorakit.data.text_formats import (
 )
 from lorakit.data.tokenize_examples import (
     IDS,
-    NOT_COUNTED,
     cut_note,
     first_examples,
     map_examples,
@@ -116,7 +121,7 @@ class CausalLM(Task):
         strategy = training.get("packing_strategy", "bfd")
         require_position_ids(model, training)
         encoded: dict[str, Dataset] = {}
-        for rows, kind, place in splits.parts(data):
+        for rows, kind, place in splits.with_places(data):
             _check_rows(rows, layout, place)
             cuts_late = packs[kind] and strategy != "bfd"  # these split long rows, and lose nothing
             made, cut, lost = _encode(rows, encoder, None if cuts_late else max_length, place)
@@ -290,9 +295,11 @@ def _encode(
         for values in zip(*batch.values(), strict=True):
             given = dict(zip(batch, values, strict=True))
             try:
-                row = encoder(without_fillings(given, rows))
+                row = encoder(drop_filled_nulls(given, rows))
             except DataError as error:
-                raise DataError(f"In {listed([len(cuts)], where)} of {where}: {error}") from error
+                raise DataError(
+                    f"In {describe_examples([len(cuts)], where)} of {where}: {error}"
+                ) from error
             is_cut = max_length is not None and len(row.ids) > max_length
             cuts.append(int(is_cut))
             ids, counted = row.ids[:max_length], row.counted[:max_length]
@@ -323,7 +330,7 @@ def _packed(rows: Dataset, max_length: int, strategy: str) -> Dataset:
         "load_from_cache_file": False,
         "new_fingerprint": uuid4().hex,
     }
-    with without_bars():
+    with hiding_progress_bars():
         return pack_dataset(rows, max_length, strategy, fresh)
 
 

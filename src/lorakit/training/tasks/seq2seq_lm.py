@@ -19,11 +19,10 @@ from transformers import (
 )
 
 from lorakit.analysis.metrics import ROUGE_NAMES, rouge_metrics
-from lorakit.config import TaskType
+from lorakit.config import NOT_COUNTED, TaskType
 from lorakit.data import require_columns, unused_note
 from lorakit.data.tokenize_examples import (
     IDS,
-    NOT_COUNTED,
     cut_note,
     first_examples,
     map_examples,
@@ -31,7 +30,7 @@ from lorakit.data.tokenize_examples import (
     require_texts,
     tokenize_texts,
 )
-from lorakit.data.tokenizers import batch_columns, decoded, pad_id, with_end
+from lorakit.data.tokenizers import batch_columns, decode, pad_id, with_end
 from lorakit.errors import ConfigError
 from lorakit.models.pretrained import model_limit, resolve_max_length
 from lorakit.training.tasks.base import Encoded, PreviewExample, Task
@@ -86,7 +85,7 @@ class Seq2SeqLM(Task):
         notes = self.fresh_notes(recipe, model)
         columns = self.columns(recipe)
         notes += unused_note(splits.train, columns.values())
-        for rows, kind, where in splits.parts(data):
+        for rows, kind, where in splits.with_places(data):
             require_columns(rows, columns, where)
             require_texts(rows, columns, where)
             encoded[kind], cut, cut_targets = _encode(rows, data, tokenizer, max_length)
@@ -189,4 +188,4 @@ def _rouge(tokenizer: PreTrainedTokenizerBase) -> Callable[[EvalPrediction], dic
 
 def _texts(tokenizer: PreTrainedTokenizerBase, ids: Any) -> list[str]:
     padded = np.where(ids == NOT_COUNTED, pad_id(tokenizer), ids)
-    return [decoded(tokenizer, row, skip_special_tokens=True) for row in padded.tolist()]
+    return [decode(tokenizer, row, skip_special_tokens=True) for row in padded.tolist()]

@@ -23,7 +23,7 @@ from lorakit.analysis.metrics import (
 )
 from lorakit.config import TaskType
 from lorakit.data import Place, require_columns, unused_note
-from lorakit.data.labels import label_notes, names_of, require_seen, sorted_names
+from lorakit.data.labels import label_names, label_notes, ordered_label_names, require_seen
 from lorakit.data.tokenize_examples import (
     IDS,
     cut_note,
@@ -66,7 +66,7 @@ class SequenceClassification(Task):
         """Return the class names: a ClassLabel feature's own, else those found, sorted."""
         data = recipe.data
         where = splits.training_place(data)
-        names = sorted_names(splits.train, data.label, where)
+        names = ordered_label_names(splits.train, data.label, where)
         if len(names) < 2:
             raise DataError(
                 f"Nothing to tell apart in {where}, column '{data.label}': got the one label "
@@ -85,7 +85,7 @@ class SequenceClassification(Task):
         """Tokenize the texts and number the labels."""
         data = recipe.data
         max_length = resolve_max_length(data.max_length, model, tokenizer)
-        parts = splits.parts(data)
+        parts = splits.with_places(data)
         names = {kind: _names(rows, data, where) for rows, kind, where in parts}
         encoded: dict[str, Dataset] = {}
         notes = self.fresh_notes(recipe, model)
@@ -166,7 +166,7 @@ def _names(rows: Dataset, data: DataConfig, where: Place) -> list[str]:
     require_columns(rows, columns, where)
     columns.pop("data.label")
     require_texts(rows, columns, where)
-    return names_of(rows, data.label, where)
+    return label_names(rows, data.label, where)
 
 
 def _encode(

@@ -22,12 +22,11 @@ from lorakit.analysis.metrics import (
     is_entity_scheme,
     token_metrics,
 )
-from lorakit.config import TaskType
-from lorakit.data import Place, is_missing, listed, require_columns, unused_note
-from lorakit.data.labels import in_order, label_notes, named, require_distinct, require_seen
+from lorakit.config import NOT_COUNTED, TaskType
+from lorakit.data import Place, describe_examples, is_missing, require_columns, unused_note
+from lorakit.data.labels import class_name, label_notes, require_distinct, require_seen, sort_labels
 from lorakit.data.tokenize_examples import (
     IDS,
-    NOT_COUNTED,
     cut_note,
     first_examples,
     map_examples,
@@ -35,7 +34,7 @@ from lorakit.data.tokenize_examples import (
 )
 from lorakit.data.tokenizers import word_columns
 from lorakit.errors import ConfigError, DataError
-from lorakit.models.new_tokens import with_new_tokens
+from lorakit.models.new_tokens import add_new_tokens
 from lorakit.models.pretrained import load_tokenizer, resolve_max_length
 from lorakit.training.losses.counted_loss import CountedLossTrainer
 from lorakit.training.tasks.base import Encoded, PreviewExample, Task, loading_options
@@ -71,7 +70,7 @@ class TokenClassification(Task):
                 f"{type(tokenizer).__name__}, expected a fast one, which knows the word of each "
                 "token. Choose a model with a tokenizer.json."
             )
-        return with_new_tokens(tokenizer, recipe)
+        return add_new_tokens(tokenizer, recipe)
 
     def columns(self, recipe: Recipe) -> dict[str, str]:
         """Return the columns of texts and labels."""
@@ -89,7 +88,7 @@ class TokenClassification(Task):
         if names is not None:
             return tuple(names)
         found = {tag for tags in _tag_rows(splits.train, data, where) for tag in tags}
-        ordered = in_order(found)
+        ordered = sort_labels(found)
         return ("O", *(tag for tag in ordered if tag != "O")) if "O" in found else ordered
 
     def encode(
@@ -103,7 +102,7 @@ class TokenClassification(Task):
         """Tokenize the words; the tag counts on the first token of each word."""
         data = recipe.data
         max_length = resolve_max_length(data.max_length, model, tokenizer)
-        parts = splits.parts(data)
+        parts = splits.with_places(data)
         tags: dict[str, list[list[str]]] = {}
         for rows, kind, where in parts:
             require_columns(rows, _columns(data), where)
@@ -210,7 +209,9 @@ def _tag_rows(rows: Dataset, data: DataConfig, where: Place) -> list[list[str]]:
         if problem:
             wrong.setdefault(problem, []).append(row)
     if wrong:
-        problems = "; ".join(f"{listed(at, where)}: {said}" for said, at in wrong.items())
+        problems = "; ".join(
+            f"{describe_examples(at, where)}: {said}" for said, at in wrong.items()
+        )
         raise DataError(
             f"Words and tags do not fit together in {where}, columns '{data.tokens}' and "
             f"'{data.tags}': {problems}; expected a list of words and as many tags in each "
@@ -236,7 +237,7 @@ def _row_problem(words: Any, tags: Any, names: Sequence[str] | None) -> str | No
 
 def _is_tag(tag: Any, names: Sequence[str] | None) -> bool:
     if names is not None:
-        return named(names, tag) is not None
+        return class_name(names, tag) is not None
     return isinstance(tag, (str, int)) and not is_missing(tag) and tag != -1
 
 

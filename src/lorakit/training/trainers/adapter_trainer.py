@@ -21,11 +21,11 @@ from transformers.trainer_utils import rotate_checkpoints
 from lorakit.adapters import Adapter, load_adapter_state_dict
 from lorakit.adapters.peft_files.files import read_adapter_files
 from lorakit.distributed.processes import (
-    gather_from_all,
-    is_main,
+    all_gather_object,
+    barrier,
+    is_main_process,
     process_count,
     process_rank,
-    wait_for_all,
 )
 from lorakit.distributed.sharding import reshard
 from lorakit.errors import DiskError, TrainingError
@@ -103,17 +103,17 @@ class AdapterTrainerMixin(ProcessTrainerMixin):
 
     def _write_checkpoint(self, checkpoint: Path, model: nn.Module, trial: Any) -> None:
         if process_count() > 1:  # each writes its random state there
-            if is_main():
+            if is_main_process():
                 checkpoint.mkdir(exist_ok=True)
-            wait_for_all()
+            barrier()
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             super()._save_checkpoint(model, trial)
         finally:
             self.args.save_total_limit = limit
-        sums = gather_from_all(self._running_sums())
-        wait_for_all()
-        if not is_main():
+        sums = all_gather_object(self._running_sums())
+        barrier()
+        if not is_main_process():
             return
         write_text(checkpoint / _RUNNING_SUMS, json.dumps(sums))
         torch.save(self._epoch_rng, checkpoint / _EPOCH_RNG)

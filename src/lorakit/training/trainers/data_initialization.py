@@ -11,7 +11,7 @@ import torch
 from lorakit.adapters import initialize_from_data
 from lorakit.adapters.peft_files.format import config_from_peft, parse_keys
 from lorakit.config.initialization_names import INITIALIZED_ON_DATA
-from lorakit.distributed.processes import main_decides, process_count
+from lorakit.distributed.processes import process_count, run_on_main
 from lorakit.injection import Injection, adapter_config
 from lorakit.injection.change_ranks import change_ranks
 from lorakit.injection.state import adapted_layers
@@ -59,7 +59,7 @@ def _share_initialization(model: nn.Module, name: str) -> None:
         for path, layer in adapted_layers(model)
         if isinstance(layer.updates._modules.get(name), OffsetUpdate)
     }
-    shared = main_decides(
+    shared = run_on_main(
         lambda: {
             path: tuple(factor.cpu() for factor in update.saved_factors())  # type: ignore[union-attr,operator]
             for path, update in own.items()
@@ -94,7 +94,7 @@ def adopt_ranks(
     change_ranks(model, name, config, given)
 
 
-def as_trained(injection: Injection, model: nn.Module) -> Injection:
+def with_current_ranks(injection: Injection, model: nn.Module) -> Injection:
     """Return what was injected with the ranks that the adapter has now."""
     found: dict[str, Any] = {
         path: layer.updates[injection.name]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lorakit.adapters import Adapter
-from lorakit.distributed.processes import all_agree
+from lorakit.distributed.processes import run_on_all
 from lorakit.errors import TrainingError, first_few
 from lorakit.recipes.usable_numbers import LARGEST_WEIGHT, is_sound
 from lorakit.training.trainers.first_step import advice_for_nan
@@ -34,7 +34,7 @@ def require_sound(adapter: Adapter, step: int, optimizer: Any = None) -> None:
     others = {**adapter.magnitudes, **adapter.replaced, **adapter.trained_tokens}
     _require("adapter", {**pairs, **others}, step)
     if optimizer is not None:
-        all_agree(lambda: _require("optimizer's state", _states(optimizer), step))
+        run_on_all(lambda: _require("optimizer's state", _states(optimizer), step))
 
 
 def _require(what: str, tensors: Mapping[str, Tensor], step: int) -> None:

@@ -13,8 +13,9 @@ from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling, SFTTrainer
 
+from lorakit.config import NOT_COUNTED
 from lorakit.data.packing import PackCollator, asks_to_pack, isolating_collator
-from lorakit.data.tokenize_examples import NOT_COUNTED, probe_tokens
+from lorakit.data.tokenize_examples import probe_tokens
 from lorakit.errors import ConfigError
 from lorakit.training.losses.output_loss import (
     OutputLoss,

@@ -17,10 +17,14 @@ from transformers import Trainer, set_seed
 from transformers.trainer_utils import EvalLoopOutput
 
 from lorakit.adapters.sharded import whole
-from lorakit.data.tokenize_examples import NOT_COUNTED
+from lorakit.config import NOT_COUNTED
 from lorakit.distributed import sharding
-from lorakit.distributed.gradient_average import average_gradients, same_values, unwrapped
-from lorakit.distributed.processes import gather_from_all, process_count, process_rank
+from lorakit.distributed.gradient_average import (
+    average_gradients,
+    broadcast_parameters,
+    preparing_without_ddp,
+)
+from lorakit.distributed.processes import all_gather_object, process_count, process_rank
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -64,10 +68,10 @@ class ProcessTrainerMixin(_Base):
         self._go_on_for_itself()
         rows = len(self.train_dataset)  # type: ignore[arg-type]
         first, self._batches_taken = self._batches_taken, self._batches_taken + len(batches)
-        if rows_before(self._train_sampler, self._batches_taken) <= rows:
+        if examples_before(self._train_sampler, self._batches_taken) <= rows:
             return batches, counted
         batches = [
-            without_repeats(batch, self._train_sampler, number, rows)
+            mask_repeated_labels(batch, self._train_sampler, number, rows)
             for number, batch in enumerate(batches, first)
         ]
         return batches, self._get_num_items_in_batch(batches, device)
@@ -84,7 +88,7 @@ class ProcessTrainerMixin(_Base):
         """Predict a batch; its repeated rows do not count."""
         if process_count() > 1:
             number, self._batches_predicted = self._batches_predicted, self._batches_predicted + 1
-            inputs = without_repeats(inputs, self._eval_sampler, number, self._eval_examples)
+            inputs = mask_repeated_labels(inputs, self._eval_sampler, number, self._eval_examples)
         return super().prediction_step(model, inputs, *args, **kw)
 
     # ---- random numbers ----
@@ -124,8 +128,8 @@ class ProcessTrainerMixin(_Base):
         if self.is_fsdp_enabled:
             sharding.require_shardable(model)
             return super()._prepare_for_training(*args, **kwargs)
-        same_values(self._trained())
-        with unwrapped(self.accelerator):
+        broadcast_parameters(self._trained())
+        with preparing_without_ddp(self.accelerator):
             return super()._prepare_for_training(*args, **kwargs)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -148,7 +152,7 @@ class ProcessTrainerMixin(_Base):
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
         """End training; the mean training loss is that of all processes."""
         if process_count() > 1:
-            losses = gather_from_all(self._tr_loss.item())
+            losses = all_gather_object(self._tr_loss.item())
             self._tr_loss = torch.full_like(self._tr_loss, sum(losses) / len(losses))
         return super()._finalize_training(*args, **kwargs)
 
@@ -156,9 +160,9 @@ class ProcessTrainerMixin(_Base):
 
     def create_accelerator_and_postprocess(self) -> None:
         """Make the accelerator; on CPUs too it shards where that is asked for."""
-        with sharding.launcher_untouched():
+        with sharding.restoring_launcher_environment():
             super().create_accelerator_and_postprocess()
-        if sharding.is_sharding_asked_for({"fsdp": self.args.fsdp}) and not self.is_fsdp_enabled:
+        if sharding.is_sharding_requested({"fsdp": self.args.fsdp}) and not self.is_fsdp_enabled:
             sharding.shard_on_cpus(self.accelerator, self.args.fsdp_plugin_args or {})
             self.is_fsdp_enabled = True
 
@@ -168,7 +172,7 @@ class ProcessTrainerMixin(_Base):
             super()._save_optimizer_and_scheduler(output_dir)
             return
         optimizer: Any = self.optimizer
-        state = sharding.whole_state(optimizer.state_dict())
+        state = sharding.gather_optimizer_state(optimizer.state_dict())
         if self.args.should_save:
             sharding.save_states(output_dir, state, self.lr_scheduler)
 
@@ -180,7 +184,7 @@ class ProcessTrainerMixin(_Base):
         sharding.load_states(checkpoint, self.optimizer, self.lr_scheduler)
 
 
-def rows_before(sampler: Any, batch: int) -> int:
+def examples_before(sampler: Any, batch: int) -> int:
     """Return how many rows of an epoch's order all processes have taken before a batch.
 
     Args:
@@ -192,7 +196,7 @@ def rows_before(sampler: Any, batch: int) -> int:
     return batch * sampler.batch_size * (1 if sampler.split_batches else sampler.num_processes)
 
 
-def without_repeats(batch: Any, sampler: Any, number: int, total_rows: int) -> Any:
+def mask_repeated_labels(batch: Any, sampler: Any, number: int, total_rows: int) -> Any:
     """Return a batch in which the labels of repeated rows do not count.
 
     Args:
@@ -201,10 +205,10 @@ def without_repeats(batch: Any, sampler: Any, number: int, total_rows: int) -> A
         number: Of the batch in this process and epoch, from 0.
         total_rows: Of the dataset.
     """
-    if rows_before(sampler, number + 1) <= total_rows or "labels" not in batch:
+    if examples_before(sampler, number + 1) <= total_rows or "labels" not in batch:
         return batch
     size = sampler.batch_size // (sampler.num_processes if sampler.split_batches else 1)
-    own_first = rows_before(sampler, number) + sampler.process_index * size
+    own_first = examples_before(sampler, number) + sampler.process_index * size
     real = max(total_rows - own_first, 0)
     if real >= size:
         return batch

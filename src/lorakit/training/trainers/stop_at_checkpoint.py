@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from lorakit.distributed.processes import max_over_processes
+from lorakit.distributed.processes import all_reduce_max
 from lorakit.errors import StoppedError
 from lorakit.training.stop_request import StopRequest
 
@@ -39,7 +39,7 @@ class StopAtCheckpoint(TrainerCallback):
         self._look(control)
 
     def _look(self, control: TrainerControl) -> None:
-        self.number = max_over_processes(self._request.number)
+        self.number = all_reduce_max(self._request.number)
         control.should_save = control.should_save or bool(self.number)
 
     def stop(self, checkpoint: Path, step: int) -> None:

@@ -4,8 +4,8 @@ import pytest
 import torch
 from trl import pack_dataset
 
+from lorakit.config import NOT_COUNTED
 from lorakit.data.text_formats import alpaca_prompt
-from lorakit.data.tokenize_examples import NOT_COUNTED
 from lorakit.errors import ConfigError, DataError
 from lorakit.injection import add_adapter
 

@@ -1,7 +1,7 @@
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 
-from lorakit.data.tokenize_examples import NOT_COUNTED
+from lorakit.config import NOT_COUNTED
 from lorakit.errors import ConfigError, DataError
 from lorakit.training.tasks import task_for
 from lorakit.training.tasks import token_classification as module
