@@ -72,7 +72,7 @@ FAILS_IN_ONE = """
 import lorakit.planning.separate_process
 import torch
 from lorakit.cli.main import main
-from lorakit.training.trainers.first_step import LearningWatch
+from lorakit.training.trainers.numerical_checks import LearningWatch
 from lorakit.distributed.processes import process_rank
 
 check = LearningWatch.check_loss

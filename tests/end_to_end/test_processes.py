@@ -167,7 +167,11 @@ import time
 import torch
 
 from lorakit.distributed.gradient_average import average_gradients
-from lorakit.distributed.processes import translating_process_failures, process_rank, init_process_groups
+from lorakit.distributed.processes import (
+    init_process_groups,
+    process_rank,
+    translating_process_failures,
+)
 
 init_process_groups(use_cpu=True, timeout_s=2)
 with translating_process_failures():

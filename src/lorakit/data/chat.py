@@ -156,7 +156,7 @@ class ChatEncoder:
         return CountedIds(made.ids, counted)
 
     def _prompt_length(self, talk: Conversation, whole: Sequence[int], **more: Any) -> int:
-        """Return the number of ids before the completion, including the opening of its first turn."""
+        """Return the number of ids before the completion, its first turn's opening included."""
         alone = self._render(talk, talk.prompt_turns, **more)
         if list(whole[: len(alone)]) != alone:
             raise ConfigError(_PROMPT_CHANGES.format(name=self._name))
@@ -167,7 +167,7 @@ class ChatEncoder:
 
 
 def _marked_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """Return a template that marks the assistant's tokens and end-of-turn token, if there is one."""
+    """Return a template that marks the assistant's tokens and end-of-turn token, if any."""
     from trl.chat_template_utils import (
         get_training_chat_template,
         is_chat_template_stop_token_trained,

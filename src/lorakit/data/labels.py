@@ -42,9 +42,10 @@ def label_names(dataset: Dataset, column: str, where: Place | str) -> list[str]:
     ]
     if empty:
         raise DataError(
-            f"Labels are missing in {where}, column '{column}': {describe_examples(empty, where)} of "
-            f"{len(values)} {'has' if len(empty) == 1 else 'have'} none, expected one in each "
-            "example. Label these examples or remove them."
+            f"Labels are missing in {where}, column '{column}': "
+            f"{describe_examples(empty, where)} of {len(values)} "
+            f"{'has' if len(empty) == 1 else 'have'} none, expected one in each example. "
+            "Label these examples or remove them."
         )
     if known is not None:
         return [known[value] for value in values]

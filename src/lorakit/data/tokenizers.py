@@ -11,7 +11,7 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 def token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Return the ids of a text, untruncated, with the special tokens the tokenizer adds."""
     ids = list(_untyped(tokenizer)(text, verbose=False)["input_ids"])
-    return ids[_between_single_ends(tokenizer, ids)]
+    return ids[_span_without_doubled_ends(tokenizer, ids)]
 
 
 def batch_columns(

@@ -49,7 +49,7 @@ def _wait_for_marker(marker: Path) -> None:
         if time.monotonic() > deadline:
             raise MissingFileError(
                 f"Process {process_rank()} on {socket.gethostname()} does not see the run "
-                f"directory {marker.parent} that the main process made: expected an output on a file "
-                "system that all machines share, such as NFS. Set another `output`."
+                f"directory {marker.parent} that the main process made: expected an output on a "
+                "file system that all machines share, such as NFS. Set another `output`."
             )
         time.sleep(0.1)

@@ -43,7 +43,7 @@ def generate_text(
         loaded: An adapter for CAUSAL_LM or SEQ_2_SEQ_LM on its base.
         prompts: Texts, or conversations as lists of messages.
         use_base: Whether the base model answers without the adapter.
-        max_new_tokens: Maximum length of an answer; None takes the longest target trained on, or 64.
+        max_new_tokens: Maximum length of an answer; None takes that of training, or 64.
         temperature: 0 takes the likeliest token each time; above 0 tokens are sampled.
         seed: Seed for sampling.
         batch_rows: Number of prompts in a batch.

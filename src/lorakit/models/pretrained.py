@@ -108,8 +108,8 @@ def load_tokenizer(
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise ConfigError(
-                f"The tokenizer of '{name}' in {key} cannot pad: it has no pad_token, and "
-                "no eos_token to pad with instead. Save it with a pad_token and name that directory."
+                f"The tokenizer of '{name}' in {key} cannot pad: it has no pad_token, and no "
+                "eos_token to use instead. Save it with a pad_token and name that directory."
             )
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

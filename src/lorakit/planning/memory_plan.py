@@ -18,7 +18,7 @@ from lorakit.planning.fake_model import build_fake_model
 from lorakit.planning.fake_world import FakeWorld
 from lorakit.planning.machine_memory import device_memory, parse_memory, process_bytes
 from lorakit.planning.planned_examples import PlannedExamples, rows_of
-from lorakit.planning.planned_trainer import PlannedTrainerMixin
+from lorakit.planning.planned_trainer import planned_trainer_class
 from lorakit.planning.several_processes import in_each_process
 from lorakit.planning.sources import Sources, find_sources
 from lorakit.planning.step_memory import StepMemory, longest_batch, run_step
@@ -139,7 +139,7 @@ def plan(
         with world.entered():
             trainer = task.build_trainer(
                 *(model, sources.tokenizer, encoded, arguments, sources.labels, ()),
-                PlannedTrainerMixin,
+                planned_trainer_class(task),
             )
         batch = longest_batch(trainer, rows.longest, rows.train_examples)
         with world.entered():

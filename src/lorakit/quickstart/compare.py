@@ -23,10 +23,6 @@ HEAD_ONLY, FULL = "head only", "full fine-tuning"
 COMPARED = (HEAD_ONLY, FULL)
 
 
-class PlainTraining:
-    """The trainer's mixin where there is no adapter to look after."""
-
-
 class StepTeller(TrainerCallback):
     """Tells of each optimizer step, as a LoRA run does."""
 
@@ -115,7 +111,7 @@ def fitted_accuracies(setup: Setup, on_event: OnEvent) -> list[float]:
         setup.arguments,
         setup.labels,
         [StepTeller(on_event)],
-        PlainTraining,
+        setup.task.base_trainer_class,
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train()

@@ -1,4 +1,4 @@
-"""Rows become tokens once on a machine: its other processes map the result from the disk."""
+"""Tokenize examples once per machine: its other processes map the result from disk."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PREFIX = "lorakit-rows-"
 
 @dataclass(frozen=True)
 class _Written:
-    """What one process has written for the others on its machine."""
+    """Files that one process has written for the others on its machine."""
 
     folder: Path
     has_validation: bool
@@ -34,17 +34,17 @@ class _Written:
 
 
 def encode_once_per_machine(encode: Callable[[], Encoded], *, keep_files: bool = False) -> Encoded:
-    """Return the tokenized rows; of the processes on a machine, one alone makes them.
+    """Return the tokenized examples, which one process per machine encodes.
 
-    It writes them to a temporary folder that all of them map, so that they are in memory once.
+    It writes them to a temporary directory that all processes map, so they are in memory once.
 
     Args:
-        encode: Makes them.
-        keep_files: Whether the folder stays until the program ends, for processes that open it
-            later; else it is gone as soon as all have mapped its files, however the program ends.
+        encode: Encodes the examples.
+        keep_files: Whether to keep the directory until the program ends, for processes that open it
+            later; else it is deleted as soon as all have mapped its files.
 
     Raises:
-        Exception: What `encode` raised, in every process.
+        Exception: The error of `encode`, raised in every process.
     """
     if process_count() == 1:
         return encode()
@@ -55,8 +55,8 @@ def encode_once_per_machine(encode: Callable[[], Encoded], *, keep_files: bool =
                 folder = lasting_scratch_directory(_PREFIX)
             else:
                 folder = until_mapped.enter_context(scratch_directory(_PREFIX))
-        mine = run_on_all(lambda: None if folder is None else _write(encode(), folder))
-        written: _Written = broadcast_from_local_rank_zero(mine)
+        local = run_on_all(lambda: None if folder is None else _write(encode(), folder))
+        written: _Written = broadcast_from_local_rank_zero(local)
         return run_on_all(lambda: _read(written))
 
 

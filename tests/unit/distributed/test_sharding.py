@@ -6,7 +6,7 @@ from torch import nn
 
 from lorakit.distributed.sharding import check_sharding, gather_optimizer_state, require_shardable
 from lorakit.errors import ConfigError
-from lorakit.training.batch_notes import batch_notes
+from lorakit.training.arguments import batch_notes
 
 
 def message(training):
