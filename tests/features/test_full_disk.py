@@ -80,7 +80,7 @@ def test_a_run_whose_directory_cannot_be_made_is_told_so(recipe, tmp_path, monke
         patch.setattr(type(tmp_path), "mkdir", read_only)
         train(recipe())
     assert f"the disk at {mount_point(tmp_path)} is read-only. Give " in str(caught.value)
-    assert str(caught.value).endswith("No run has been begun.")
+    assert str(caught.value).endswith("The run has not started.")
 
 
 def test_tensorboard_s_threads_end_quietly(monkeypatch):

@@ -32,7 +32,7 @@ def check_local_path(name: str, key: str) -> None:
         if name.startswith((".", "~", os.sep)) or len(path.parts) > 2:
             raise MissingFileError(
                 f"No model in {key}: got '{name}', which does not exist.{_similar_names(path)} "
-                "Check the path; it is taken from the current directory."
+                "Check the path; it is relative to the current directory."
             )
         return
     if (path / "config.json").is_file():

@@ -35,7 +35,7 @@ from lorakit.recipes.directory_lock import LOCK_NAME, locked_directory
 from lorakit.recipes.numerics import changed_numerics, cpu_notes
 from lorakit.recipes.recipe import Recipe
 from lorakit.recipes.run_directory import RunDirectory
-from lorakit.training.batch_notes import batch_notes
+from lorakit.training.arguments import batch_notes
 from lorakit.training.callbacks import (
     EventHandler,
     RunRecorder,

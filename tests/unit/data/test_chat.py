@@ -68,7 +68,7 @@ def test_template_that_gives_no_way_to_tell(tokenizer):
         counted_text(tokenizer)
 
     assert str(caught.value) == (
-        "The assistant's tokens cannot be told from the others: the chat template of 'tiny' has no "
+        "The assistant's tokens cannot be identified: the chat template of 'tiny' has no "
         "{% generation %} markers around them (with the end-of-turn token inside), and it renders "
         "a conversation differently once more messages follow. Add the markers and name the "
         "template in training.chat_template_path, or set training.assistant_only_loss=false to "
@@ -114,7 +114,7 @@ def test_template_file(tmp_path):
         read_template("none.jinja")
     assert str(caught.value) == (
         "No chat template in training.chat_template_path: got 'none.jinja', expected a Jinja file "
-        "that is there. Check the path; it is taken from the current directory."
+        "that exists. Check the path; it is relative to the current directory."
     )
 
 
@@ -228,6 +228,6 @@ def test_a_prompt_that_is_rendered_otherwise_before_a_completion(tokenizer):
         counted_of_a_completion(tokenizer, 4, assistant_only=False)
 
     assert str(caught.value).startswith(
-        "The completion cannot be told from the prompt: the chat template of 'tiny' renders the "
-        "prompt differently once the completion follows."
+        "The completion cannot be separated from the prompt: the chat template of 'tiny' renders "
+        "the prompt differently once the completion follows."
     )

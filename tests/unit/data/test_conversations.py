@@ -109,10 +109,10 @@ IMAGE = {"type": "image", "url": "x.png"}
 @pytest.mark.parametrize(
     ("row", "problem"),
     [
-        ({"talk": None}, "no list of messages"),
-        ({"talk": "hello"}, "messages is a text that is no JSON"),
-        ({"talk": {"role": "user"}}, "no list of messages"),
-        ({"talk": ["hello"]}, "a message is no mapping"),
+        ({"talk": None}, "not a list of messages"),
+        ({"talk": "hello"}, "messages is a string that is not JSON"),
+        ({"talk": {"role": "user"}}, "not a list of messages"),
+        ({"talk": ["hello"]}, "a message that is not a mapping"),
         ({"talk": [{"from": "human"}, ASSISTANT]}, "a message without content"),
         ({"talk": [{"from": 3, "value": "a"}, ASSISTANT]}, "a message without a role"),
         ({"talk": [USER | {"content": 3}, ASSISTANT]}, "a message whose content is int"),
@@ -122,15 +122,18 @@ IMAGE = {"type": "image", "url": "x.png"}
         ),
         ({"talk": [USER, ASSISTANT | {"weight": 0.5}]}, "a message of weight 0.5"),
         ({"talk": [USER, ASSISTANT | {"weight": "0"}]}, "a message of weight '0'"),
-        ({"talk": [USER, ASSISTANT | {"tool_calls": "x"}]}, "tool_calls is a text that is no JSON"),
-        ({"talk": [USER, ASSISTANT], "tools": "x"}, "tools is a text that is no JSON"),
-        ({"talk": [USER, ASSISTANT], "tools": ["x"]}, "tools is a text that is no JSON"),
-        ({"talk": [USER, ASSISTANT], "tools": 3}, "tools is no list of mappings"),
-        ({"talk": [USER, ASSISTANT], "tools": [3]}, "tools is no list of mappings"),
-        ({"talk": [USER, ASSISTANT], "chat_template_kwargs": [1]}, "is no mapping"),
+        (
+            {"talk": [USER, ASSISTANT | {"tool_calls": "x"}]},
+            "tool_calls is a string that is not JSON",
+        ),
+        ({"talk": [USER, ASSISTANT], "tools": "x"}, "tools is a string that is not JSON"),
+        ({"talk": [USER, ASSISTANT], "tools": ["x"]}, "tools is a string that is not JSON"),
+        ({"talk": [USER, ASSISTANT], "tools": 3}, "tools is not a list of mappings"),
+        ({"talk": [USER, ASSISTANT], "tools": [3]}, "tools is not a list of mappings"),
+        ({"talk": [USER, ASSISTANT], "chat_template_kwargs": [1]}, "is not a mapping"),
         (
             {"talk": [USER, ASSISTANT], "chat_template_kwargs": {"tokenize": False}},
-            "sets 'tokenize', no template variable",
+            "sets 'tokenize', which is not a template variable",
         ),
     ],
 )
@@ -183,8 +186,8 @@ def test_malformed_halves_of_a_conversation_are_listed_by_column():
 
     assert str(caught.value) == (
         "Conversations are malformed in the rows of 'x', columns 'prompt' and 'completion': "
-        "example 1: no message by 'assistant' in 'completion'; example 2: no list of messages in "
-        "'prompt'; example 4: no list of messages in 'completion'; expected a list of messages "
+        "example 1: no message by 'assistant' in 'completion'; example 2: not a list of messages in "
+        "'prompt'; example 4: not a list of messages in 'completion'; expected a list of messages "
         "such as {'role': 'user', 'content': 'Hello'}, one of the completion by 'assistant'. "
         "Repair or remove these examples."
     )

@@ -33,11 +33,14 @@ from lorakit.files.atomic import write_text
 from lorakit.files.disks import telling_of_disk
 from lorakit.recipes import checkpoints
 from lorakit.recipes.training_section import LORA_PLUS_KEY, OPTIMIZER_NAME
-from lorakit.training.evaluation_metrics import require_finite_loss
 from lorakit.training.trainers.data_initialization import adopt_ranks, initialize_adapter_from_data
 from lorakit.training.trainers.lora_plus import split_groups
 from lorakit.training.trainers.memory_mapped_adamw import MemoryMappedAdamW
-from lorakit.training.trainers.numerical_checks import LearningWatch, require_sound
+from lorakit.training.trainers.numerical_checks import (
+    LearningWatch,
+    require_finite_loss,
+    require_sound,
+)
 from lorakit.training.trainers.process_trainer import ProcessTrainerMixin
 from lorakit.training.trainers.stop_at_checkpoint import StopAtCheckpoint
 

@@ -50,7 +50,7 @@ class StopAtCheckpoint(TrainerCallback):
         """
         raise StoppedError(
             f"Training was stopped after step {step}. Its checkpoint is {checkpoint}; "
-            "continue from it with --resume.",
+            "go on from there with --resume.",
             checkpoint,
             self.number,
         )
