@@ -41,7 +41,7 @@ def test_malformed_conversations_are_listed():
         check_conversations(table, ["talk"], "the rows of 'x'")
 
     assert str(caught.value) == (
-        "Conversations are malformed in the rows of 'x', column 'talk': example 2: no list of "
+        "Conversations are malformed in the rows of 'x', column 'talk': example 2: not a list of "
         "messages; examples 3, 5: no message by 'assistant'; example 4: a message without content; "
         "expected a list of messages such as {'role': 'user', 'content': 'Hello'}, one of them by "
         "'assistant'. Repair or remove these examples."

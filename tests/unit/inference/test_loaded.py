@@ -75,7 +75,7 @@ def test_adapter_without_base_or_task(tmp_path, tiny_gpt2_dir):
         load_for_inference(directory)
     assert str(caught.value) == (
         f"No base model in {directory}/adapter_config.json: got null in base_model_name_or_path, "
-        "expected a hub id or a directory. Give the base yourself (--base-model on the command "
+        "expected a hub id or a directory. Name the base yourself (--base-model on the command "
         "line)."
     )
 

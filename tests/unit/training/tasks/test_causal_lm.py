@@ -380,7 +380,7 @@ def test_unknown_end_token(prepare, tiny_llama_dir, text_jsonl):
 
     assert said == (
         "No such token in training.eos_token: got '<|ende|>', expected one of the vocabulary of "
-        f"'{tiny_llama_dir}'. Did you mean '<|end|>'? Special tokens there: <unk>, <s>, </s>, "
+        f"'{tiny_llama_dir}'. Did you mean '<|end|>'? Its special tokens: <unk>, <s>, </s>, "
         "<pad>, <|system|>, <|user|>, <|assistant|>, <|end|>."
     )
 
