@@ -363,8 +363,8 @@ def test_a_note_of_the_trainers_is_told_printed_and_reported(recipe, monkeypatch
     told = []
     result = train(recipe(), on_event=lambda name, payload: told.append((name, payload)))
     note = (
-        "Each step computes the logits of all its tokens at once, because lorakit cannot follow this "
-        "LlamaForCausalLM from its output layer to its loss: it names no output layer."
+        "Each step computes the logits of all its tokens at once, because lorakit cannot follow "
+        "this LlamaForCausalLM from its output layer to its loss: it names no output layer."
     )
     assert ("notes", {"notes": (note,)}) in told
     RunView()("notes", {"notes": (note,)})
