@@ -51,7 +51,9 @@ def by_accelerate(write):
 def test_accelerate_launch_prints_and_writes_once(by_accelerate):
     printed, path = by_accelerate
     assert printed.count("Reading") == printed.count("Trained 4 steps") == 1
-    assert "Each step is about 8 rows: 4 in a batch, 2 processes, 1 batch accumulated." in printed
+    assert (
+        "Each step has about 8 examples: 4 in a batch, 2 processes, 1 batch accumulated." in printed
+    )
     assert "The model is sharded over 2 processes (FSDP2)." in printed
     assert RunDirectory.open(path).processes == 2 and RunDirectory.open(path).is_finished
     assert [row["step"] for row in metric_rows(path) if row["event"] == "step"] == [1, 2, 3, 4]
@@ -72,7 +74,7 @@ FAILS_IN_ONE = """
 import lorakit.planning.separate_process
 import torch
 from lorakit.cli.main import main
-from lorakit.training.trainers.first_step import LearningWatch
+from lorakit.training.trainers.numerical_checks import LearningWatch
 from lorakit.distributed.processes import process_rank
 
 check = LearningWatch.check_loss

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lorakit.config import TaskType
+from lorakit.config import NOT_COUNTED, TaskType
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 EVENT = "guessing"
 """Event of the row of metrics.jsonl with the metrics of guessing."""
-
-_IGNORED = -100
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ def guesses(task_type: TaskType, validation: Dataset | None) -> dict[str, Any]:
         return {}
     labels: Any = validation["labels"]
     is_words = task_type == TaskType.TOKEN_CLS
-    ids = [one for row in labels for one in row if one != _IGNORED] if is_words else list(labels)
+    ids = [one for row in labels for one in row if one != NOT_COUNTED] if is_words else list(labels)
     return _guess_classes(ids, with_averages=not is_words) if ids else {}
 
 

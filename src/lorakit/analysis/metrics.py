@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lorakit.config import TaskType
+from lorakit.config import NOT_COUNTED, TaskType
 
 ROUGE_NAMES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 _MOST_CLASSES_LISTED = 20
@@ -99,7 +99,7 @@ def token_metrics(label_ids: Any, logits: Any, labels: Sequence[str]) -> dict[st
         logits: Scores, array (examples, tokens, tags).
         labels: Tag names by id.
     """
-    counted = label_ids != -100
+    counted = label_ids != NOT_COUNTED
     predicted = logits.argmax(-1)
     if not is_entity_scheme(labels):
         scores = classification_metrics(label_ids[counted], logits[counted], labels)

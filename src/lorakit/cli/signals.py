@@ -105,7 +105,7 @@ class Ending:
             _redirect_to_null()
         if not self._number:
             self._number, self._at_s = number, time.monotonic()
-        if self.stop is not None and self.stop.is_heeded:
+        if self.stop is not None and self.stop.is_observed:
             if not self.stop.number:
                 self.stop.set(number)
                 if (

@@ -11,9 +11,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lorakit.config import QuantizationConfig
 from lorakit.injection import add_adapter
-from lorakit.models.new_tokens import make_room
+from lorakit.models.new_tokens import grow_for_new_tokens
 from lorakit.models.pretrained import auto_model, label_options
-from lorakit.models.skeleton import load_config, skeleton_of
+from lorakit.models.skeleton import build_skeleton, load_config
 from lorakit.planning.fake_world import FakeWorld
 from lorakit.planning.known_values import forget_values
 from lorakit.quantization.devices import compute_dtype
@@ -60,7 +60,7 @@ def build_fake_model(
     if quantization is None and is_quantized(config) and not trains_all:
         quantization = load_settings(config)
     with world.activate():
-        model = skeleton_of(
+        model = build_skeleton(
             auto_model(task.task_type),
             config,
             recipe.model,
@@ -75,7 +75,7 @@ def build_fake_model(
     set_padding(model, tokenizer)
     with world.activate():
         # transformers computes the covariance of the old embeddings, which has no values here.
-        make_room(model, tokenizer, recipe, follows_the_old=False)
+        grow_for_new_tokens(model, tokenizer, recipe, follows_the_old=False)
         if recipe.float32_small_parameters:
             keep_small_parameters_in_float32(model)
         if trains_all:

@@ -18,7 +18,7 @@ from lorakit.planning.fake_model import build_fake_model
 from lorakit.planning.fake_world import FakeWorld
 from lorakit.planning.machine_memory import device_memory, parse_memory, process_bytes
 from lorakit.planning.planned_examples import PlannedExamples, planned_examples
-from lorakit.planning.planned_trainer import PlannedTrainerMixin
+from lorakit.planning.planned_trainer import planned_trainer_class
 from lorakit.planning.several_processes import memory_per_process
 from lorakit.planning.sources import Sources, find_sources
 from lorakit.planning.step_memory import StepMemory, longest_batch, run_step
@@ -141,7 +141,7 @@ def plan(
         with world.activate():
             trainer = task.build_trainer(
                 *(model, sources.tokenizer, encoded, arguments, sources.labels, ()),
-                PlannedTrainerMixin,
+                planned_trainer_class(task),
             )
         batch = longest_batch(trainer, examples.longest, examples.train_examples)
         with world.activate():

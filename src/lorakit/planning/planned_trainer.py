@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments
 
 from lorakit.recipes.training_section import OPTIMIZER_NAME
 from lorakit.training.losses.output_loss import OutputLoss, assumed_output_loss
+from lorakit.training.tasks.base import Task
 from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
-from lorakit.training.trainers.first_step import LearningWatch
+from lorakit.training.trainers.numerical_checks import LearningWatch
 
 _SMALLEST_PAGED = 100_000
 """Smallest number of elements of a parameter whose state bitsandbytes pages."""
@@ -49,6 +50,11 @@ class PlannedTrainerMixin(AdapterTrainerMixin):
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Leave the batch on its device."""
         return inputs
+
+
+def planned_trainer_class(task: Task) -> type[Trainer]:
+    """Return the class of a task's trainer that runs a step on fake tensors."""
+    return type("PlannedTrainer", (PlannedTrainerMixin, task.base_trainer_class), {})
 
 
 class _NoChecks(LearningWatch):

@@ -62,7 +62,7 @@ def load_quantized(
     if options.get("dtype") in (None, "auto"):
         options["dtype"] = dtype
     trusted = {"trust_remote_code": trust_remote_code}
-    skeleton = _skeleton(auto_class, model_config, **trusted)
+    skeleton = build_from_config(auto_class, model_config, **trusted)
     skipped = skipped_modules(skeleton, config, trained_in_full)
     require_blocks(skeleton, config, skipped)
     load = partial(
@@ -140,7 +140,7 @@ def load_as_quantized(
     values = _require_bitsandbytes_checkpoint(model_config, f"'{name}'")
     require_bitsandbytes()
     heads = skipped_modules(
-        _skeleton(auto_class, model_config, trust_remote_code=options["trust_remote_code"]),
+        build_from_config(auto_class, model_config, trust_remote_code=options["trust_remote_code"]),
         QuantizationConfig(skip_modules=()),
         trained_in_full,
     )
@@ -261,12 +261,6 @@ def skipped_modules(
             raise TargetError(no_match_message("quantization.skip_modules", idle, linear))
         always |= {path for path in paths if name_matches(config.skip_modules, path)}
     return [path for path in paths if path in always]
-
-
-def _skeleton(auto_class: Any, model_config: Any, *, trust_remote_code: bool) -> nn.Module:
-    """Return the model without memory for its weights."""
-    with torch.device("meta"):
-        return build_from_config(auto_class, model_config, trust_remote_code=trust_remote_code)
 
 
 def linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

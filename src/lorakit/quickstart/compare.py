@@ -23,10 +23,6 @@ HEAD_ONLY, FULL = "head only", "full fine-tuning"
 COMPARED = (HEAD_ONLY, FULL)
 
 
-class PlainTraining:
-    """Mixin of a trainer without an adapter."""
-
-
 class StepReporter(TrainerCallback):
     """Emits an event for each optimizer step, as a LoRA run does."""
 
@@ -115,7 +111,7 @@ def train_and_evaluate(setup: Setup, on_event: OnEvent) -> list[float]:
         setup.arguments,
         setup.labels,
         [StepReporter(on_event)],
-        PlainTraining,
+        setup.task.base_trainer_class,
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train()

@@ -140,7 +140,7 @@ class _RayTraining:
                 continue
             result = payload["result"] if name == "finished" else result
             if name == "run_opened" and stop is not None:
-                until_the_end.enter_context(stop.heeding())
+                until_the_end.enter_context(stop.observing())
             if on_event is not None:
                 on_event(name, payload)
         if self.failure or result is None:
@@ -223,7 +223,7 @@ def _stop_request_from(stop_queue: Any, timeout_s: int | None) -> StopRequest:
     """Return a request that is set when the controlling process sends a stop signal."""
     from ray.exceptions import RayError
 
-    from lorakit.distributed.processes import is_main, start
+    from lorakit.distributed.processes import init_process_groups, is_main_process
 
     stop = StopRequest()
 
@@ -231,8 +231,8 @@ def _stop_request_from(stop_queue: Any, timeout_s: int | None) -> StopRequest:
         with suppress(RayError):  # the queue ends with training
             stop.set(stop_queue.get())
 
-    start(timeout_s=timeout_s)
-    if is_main():  # the main process forwards it to the others
+    init_process_groups(timeout_s=timeout_s)
+    if is_main_process():  # the main process forwards it to the others
         threading.Thread(target=wait, daemon=True).start()
     return stop
 

@@ -15,7 +15,7 @@ from lorakit.recipes import checkpoints
 from lorakit.recipes.recipe import Recipe
 from lorakit.recipes.run_directory import RunDirectory
 from lorakit.recipes.search_sections import TrialsConfig
-from lorakit.training.best_metric import UnknownMetricError
+from lorakit.training.evaluation_metrics import UnknownMetricError
 from lorakit.training.run import train
 
 EPOCH = "epoch"

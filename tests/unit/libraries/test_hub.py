@@ -140,14 +140,14 @@ def test_an_unreachable_hub_is_asked_once_for_model_and_data(cache, closed):
 
     from lorakit.data.reading.sources import _read_hub
     from lorakit.libraries.foreign_code import load_pretrained
-    from lorakit.models.loading_problems import cannot_load
+    from lorakit.models.loading_problems import loading_error
 
     before = datasets.config.HF_HUB_OFFLINE
     began = time.monotonic()
     with pytest.raises(OSError) as caught:
         load_pretrained(AutoTokenizer, "nobody/model", trust_remote_code=False)
-    told = str(cannot_load("nobody/model", "model", "tokenizer", caught.value))
-    assert "got 'nobody/model', which is no directory here" in told
+    told = str(loading_error("nobody/model", "model", "tokenizer", caught.value))
+    assert "got 'nobody/model', which is not a directory" in told
     assert "http://127.0.0.1:9 cannot be reached" in told
     with pytest.raises(MissingFileError, match=r"http://127\.0\.0\.1:9 cannot be reached"):
         _read_hub("nobody/data", None, "data.train")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from lorakit.config import NOT_COUNTED
 from lorakit.errors import DataError
 from lorakit.initialization.streamed_components import StreamedComponents
 from lorakit.injection import disable_adapters
@@ -17,8 +18,6 @@ from lorakit.layers.offload import execution_device
 
 Batch = Tensor | Mapping[str, Any] | tuple[Any, ...] | list[Any]
 Loss = Callable[[nn.Module, Any], Tensor]
-
-_NOT_COUNTED = -100
 
 
 @contextmanager
@@ -139,7 +138,7 @@ def _masks(batch: Any) -> list[Tensor]:
         inputs = torch.ones_like(ids)
     masks = [] if inputs is None else [inputs.bool()]
     if isinstance(labels, Tensor) and labels.ndim > 1:
-        counted = labels != _NOT_COUNTED
+        counted = labels != NOT_COUNTED
         if masks and masks[0].shape == counted.shape:
             masks = [masks[0] & counted.to(masks[0].device)]
         else:

@@ -115,12 +115,12 @@ def look_into(train: str, task: TaskName | None, model: str | None) -> Recognize
     if not is_local(train):
         return None
     from lorakit.config import TaskType
-    from lorakit.models.pretrained import tokenizer_at_hand
+    from lorakit.models.pretrained import load_local_tokenizer
     from lorakit.training.recognition import recognize
 
     say(f"Reading {train} ...")
     chosen = None if task is None else TaskType(task)
-    return recognize(train, chosen, None if model is None else tokenizer_at_hand(model))
+    return recognize(train, chosen, None if model is None else load_local_tokenizer(model))
 
 
 def data_keys(

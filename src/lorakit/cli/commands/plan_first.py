@@ -30,11 +30,11 @@ def plan_first(
         PlanError: The run does not fit.
         OutputExistsError: `output` is not empty.
     """
-    from lorakit.distributed.processes import main_decides, process_count
+    from lorakit.distributed.processes import process_count, run_on_main
     from lorakit.recipes.run_directory import RunDirectory
 
-    main_decides(lambda: RunDirectory.refuse_occupied(recipe.output))
-    plan = main_decides(lambda: _plan_or_report(recipe, processes or process_count()))
+    run_on_main(lambda: RunDirectory.refuse_occupied(recipe.output))
+    plan = run_on_main(lambda: _plan_or_report(recipe, processes or process_count()))
     if plan is None:
         return None
     from lorakit.cli.views.plan import summary
@@ -51,10 +51,10 @@ def plan_first(
 
 
 def _plan_in_separate_process(recipe: Recipe, processes: int) -> MemoryPlan | None:
-    from lorakit.distributed.sharding import is_sharding_asked_for
+    from lorakit.distributed.sharding import is_sharding_requested
     from lorakit.planning.separate_process import plan_in_separate_process
 
-    if is_sharding_asked_for(recipe.training):  # possibly by the launcher
+    if is_sharding_requested(recipe.training):  # possibly by the launcher
         recipe = recipe.with_changes({"training.fsdp": True}, "the plan")
     return plan_in_separate_process(recipe, processes)
 

@@ -99,9 +99,9 @@ def train(
         result = train_with_progress(loaded, command, resume=resume, trainer=trainer)
     closing(result.files, next_commands(loaded, result.run_dir))
     if is_launched_in_parallel():
-        from lorakit.distributed.processes import finish
+        from lorakit.distributed.processes import destroy_process_groups
 
-        finish()
+        destroy_process_groups()
     exit_if_signalled()
 
 
@@ -111,7 +111,7 @@ def _load(path: Path, changes: list[str]) -> Recipe:
 
     if not is_launched_in_parallel():
         return Recipe.load(path, changes)
-    from lorakit.distributed.processes import all_agree, start
+    from lorakit.distributed.processes import init_process_groups, run_on_all
 
     try:
         loaded, problem = Recipe.load(path, changes), None
@@ -124,8 +124,8 @@ def _load(path: Path, changes: list[str]) -> Recipe:
         return loaded
 
     training = loaded.training if loaded else {}
-    start(training.get("use_cpu"), training.get("ddp_timeout"))
-    return all_agree(result)
+    init_process_groups(training.get("use_cpu"), training.get("ddp_timeout"))
+    return run_on_all(result)
 
 
 def _is_of_a_run(recipe: Path) -> bool:
