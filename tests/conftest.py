@@ -25,8 +25,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest  # noqa: E402
 
-from run_fixtures import done, recipe, stop_after  # noqa: E402, F401
-from task_fixtures import jsonl, prepare, recipe_of  # noqa: E402, F401
+from fixtures.runs import done, recipe, stop_after  # noqa: E402, F401
+from fixtures.tasks import jsonl, prepare, recipe_of  # noqa: E402, F401
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"

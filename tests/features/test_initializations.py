@@ -37,8 +37,8 @@ from lorakit.layers import OffsetUpdate
 from lorakit.layers.bitsandbytes_storage import quantized_weight
 from lorakit.layers.magnitude import norms_of
 from lorakit.ops.quantized import dense_copy
-from quantized_models import EIGHT, FOUR, dense_twin, quantized
 from tiny_models import gpt2, llama, logits, randomize_, tokens
+from tiny_models.quantized import EIGHT, FOUR, dense_twin, quantized
 from tolerances import LOGITS_TOLERANCE, largest_error
 
 OFFSET = ["pissa", "pissa_niter_3", "olora", "lora_ga"]

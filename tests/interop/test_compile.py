@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 import tiny_models
-from gradients import assert_same, gradients
 from lorakit import LoraConfig, add_adapter, merge_adapters, set_adapter, unload, unmerge_adapters
 from lorakit.injection import set_fused_mlp
 from lorakit.layers import AdaptedLayer
 from lorakit.ops import draw_seed, keep_mask
 from tiny_models import randomize_, tokens
+from tiny_models.checks import assert_same, gradients
 from tolerances import GRADIENT_TOLERANCE, LOGITS_TOLERANCE, largest_error
 
 pytestmark = [

@@ -22,8 +22,8 @@ from lorakit.adapters import combine, resize_adapter
 from lorakit.adapters.peft_files.files import CONFIG_FILE
 from lorakit.errors import AdapterFileError, AdapterMismatchError
 from lorakit.injection import adapter_config
-from quantized_models import quantized
 from tiny_models import gpt2, llama, logits
+from tiny_models.quantized import quantized
 from tolerances import largest_error
 
 pytestmark = [

@@ -22,8 +22,8 @@ from lorakit import LoraConfig, add_adapter, load_adapter, save_adapter
 from lorakit.adapters.peft_files.files import CONFIG_FILE, WEIGHTS_FILE
 from lorakit.errors import LorakitWarning
 from lorakit.injection.selection.peft_names import FORBIDDEN_NAMES, NAMES_OF_EXPERTS, unread_by_peft
-from small_models import class_of, logits_of, small_model
 from tiny_models import randomize_
+from tiny_models.by_type import class_of, logits_of, small_model
 from tolerances import largest_error
 
 pytestmark = [

@@ -18,8 +18,8 @@ from lorakit import (
 from lorakit.adapters import merge_adapters, merge_and_unload, unmerge_adapters
 from lorakit.errors import AdapterStateError, QuantizationError
 from lorakit.layers.bitsandbytes_storage import bits_of
-from quantized_models import EIGHT, FOUR, dense_twin, quantized
 from tiny_models import gpt2, llama, logits, randomize_, tokens
+from tiny_models.quantized import EIGHT, FOUR, dense_twin, quantized
 from tolerances import LOGITS_TOLERANCE, largest_error
 
 pytestmark = [

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from gradients import assert_same, gradients, with_adapter
 from lorakit import LoraConfig, add_adapter, merge_adapters, set_adapter, unload, unmerge_adapters
 from tiny_models import (
     bert,
@@ -22,6 +21,7 @@ from tiny_models import (
     tokens,
     train_steps,
 )
+from tiny_models.checks import assert_same, gradients, with_adapter
 from tolerances import largest_error
 
 

@@ -25,8 +25,8 @@ from lorakit.errors import (
     AdapterStateError,
     TargetError,
 )
-from quantized_models import quantized
 from tiny_models import assert_untouched, randomize_, snapshot
+from tiny_models.quantized import quantized
 from tolerances import TOLERANCE, largest_error
 
 LAYERS = {

@@ -10,8 +10,8 @@ from torch.utils.checkpoint import checkpoint
 
 from lorakit import LoraConfig, add_adapter, set_adapter
 from lorakit.layers import siblings
-from sibling_models import NAMES, Attention, adapted, apart, assert_same, gradients, step_
 from tiny_models import llama, tokens
+from tiny_models.siblings import NAMES, Attention, adapted, apart, assert_same, gradients, step_
 from tolerances import largest_error
 
 

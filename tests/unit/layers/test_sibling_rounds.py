@@ -11,8 +11,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from lorakit import LoraConfig, add_adapter
-from sibling_models import NAMES, Attention, adapted, apart, step_
 from tiny_models import randomize_
+from tiny_models.siblings import NAMES, Attention, adapted, apart, step_
 from tolerances import largest_error
 
 INPUTS = 3

@@ -9,8 +9,8 @@ from torch import nn
 
 from lorakit import LoraConfig, add_adapter, delete_adapter, set_adapter, unload
 from lorakit.layers import siblings
-from sibling_models import NAMES, Attention, adapted, apart, assert_same, gradients, step_
 from tiny_models import assert_untouched, bert, distilbert, llama, snapshot, t5, tokens
+from tiny_models.siblings import NAMES, Attention, adapted, apart, assert_same, gradients, step_
 from tolerances import TOLERANCE, largest_error
 
 

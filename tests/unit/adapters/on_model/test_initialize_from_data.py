@@ -19,8 +19,8 @@ from lorakit.adapters.on_model.initialize_from_data import redistributed_ranks
 from lorakit.adapters.peft_files.files import CONFIG_FILE
 from lorakit.errors import AdapterNameError, AdapterStateError, ConfigError, DataError
 from lorakit.injection import adapter_config
-from quantized_models import dense_twin, quantized
 from tiny_models import distilbert, gpt2, llama, logits, randomize_, t5
+from tiny_models.quantized import dense_twin, quantized
 from tolerances import LOGITS_TOLERANCE, largest_error
 
 
