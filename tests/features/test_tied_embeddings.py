@@ -17,11 +17,11 @@ from lorakit import (
 from lorakit.adapters import grow_vocabulary
 from tiny_models import (
     assert_untouched,
-    bert,
     bloom,
     gpt2,
     llama,
     logits,
+    masked_bert,
     randomize_,
     snapshot,
     t5,
@@ -31,10 +31,6 @@ from tolerances import LOGITS_TOLERANCE, largest_error
 
 def tied_llama():
     return llama(tie_word_embeddings=True)
-
-
-def masked_bert():
-    return bert("BertForMaskedLM")
 
 
 # Builder, an ordinary target, the input embedding as it acts, and the output layer.

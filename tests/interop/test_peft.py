@@ -31,10 +31,6 @@ def peft_model(build, seed=3, **options):
 SEQ_CLS, TOKEN_CLS = {"task_type": "SEQ_CLS"}, {"task_type": "TOKEN_CLS"}
 
 
-def masked_bert():
-    return bert("BertForMaskedLM")
-
-
 def score_llama():
     return llama("LlamaForSequenceClassification")
 
