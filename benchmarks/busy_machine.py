@@ -19,7 +19,7 @@ import torch
 from benchmarks.measure import turns
 from benchmarks.models import Shape, make_batch, shape_named
 from benchmarks.options import Options, parse
-from benchmarks.results import ROOT, Row, compared
+from benchmarks.results import ROOT, Row
 from benchmarks.step import optimizer_of, row_fields
 from benchmarks.variants import LIMIT, LORAKIT_MLP, PEFT, build_variants, why_not
 from lorakit.libraries.threads import SPIN_COUNT
@@ -82,7 +82,7 @@ def measure(options: Options, shape: Shape) -> list[Row]:
             fields = {**common, "setting": load, "measure": MEASURE, "unit": "s"}
             for who, reference in zip(whos, references, strict=True):
                 own = {variant_name(who, how): seconds[variant_name(who, how)] for how in _POLICIES}
-                rows += compared(options.origin, own, (reference,), **fields)
+                rows += options.compared(own, (reference,), **fields)
     return options.keep(rows)
 
 

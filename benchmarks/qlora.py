@@ -11,17 +11,16 @@ import torch
 from torch import Tensor, nn
 
 import lorakit
-from benchmarks.measure import Stopwatch, interleaved
+from benchmarks.measure import Stopwatch
 from benchmarks.memory import peak_bytes, saved_for_backward
 from benchmarks.models import Shape, build_model, make_batch, shape_named
 from benchmarks.options import Options, parse
 from benchmarks.parity import check_parity
-from benchmarks.results import Row, compared, has_bf16_instructions
+from benchmarks.results import Row, has_bf16_instructions
 from benchmarks.step import (
-    FORWARD_BACKWARD,
+    LAPS,
     PEAK,
     SAVED,
-    WITH_OPTIMIZER,
     optimizer_of,
     row_fields,
     step_sample,
@@ -97,22 +96,18 @@ def measure(
     samples = {
         name: step_sample(variant, optimizers[name], batch) for name, variant in variants.items()
     }
-    timings = interleaved(samples, rounds=options.rounds, warmup=2, device=options.device)
     references = (*REFERENCES, quantized_name("peft", 4), quantized_name("peft", 8))
     common = row_fields("qlora", shape, dtype, dropout, r)
-    rows = []
-    for lap in (FORWARD_BACKWARD, WITH_OPTIMIZER):
-        values = timings.by_variant(lap)
-        rows += compared(options.origin, values, references, measure=lap, unit="s", **common)
+    rows = options.compared_laps(samples, LAPS, references, **common)
     for counted, counts in _bytes(variants, batch, options.device, samples).items():
         values = {name: [count] for name, count in counts.items()}
-        rows += compared(options.origin, values, references, measure=counted, unit="B", **common)
+        rows += options.compared(values, references, measure=counted, unit="B", **common)
     bits_each = {
         name: [_bits_per_parameter(variant.module)]
         for name, variant in variants.items()
         if name not in REFERENCES
     }
-    rows += compared(options.origin, bits_each, (), measure=WEIGHTS, unit="bits", **common)
+    rows += options.compared(bits_each, (), measure=WEIGHTS, unit="bits", **common)
     return options.keep(rows)
 
 
