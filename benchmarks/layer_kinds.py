@@ -31,9 +31,9 @@ class Layer:
     Attributes:
         name: Kind and sizes.
         build: Makes the layer, inside a module that calls it `layer`.
-        config: What LoraConfig is told by lorakit and PEFT alike.
+        config: Arguments of LoraConfig for lorakit and PEFT alike.
         inputs: Makes what forward takes; the first one wants a gradient.
-        ours: What lorakit is told besides.
+        ours: Further arguments for lorakit.
     """
 
     name: str

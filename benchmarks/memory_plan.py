@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
     for shape in shapes:
         for setting, changes in SETTINGS.items():
             family = _FAMILY_OF_SETTING.get(setting, shape.family)
-            # T5's accumulation, say, tells nothing that its plain step does not.
+            # T5's accumulation, for example, shows nothing that its plain step does not.
             is_usual = shape.name in (*SHAPES[:1], "tiny-llama")
             if family == shape.family and (is_usual or setting in ("LoRA", "4 bits")):
                 rows += measure(options, shape, setting, changes)
@@ -168,7 +168,7 @@ def recipe_of(shape: Shape, folder: Path, changes: dict[str, Any]) -> Any:
 
 
 def count_elsewhere(recipe: Path) -> tuple[int, int, int]:
-    """Count a recipe's step in a process of its own, so that its resident memory is its own.
+    """Count a recipe's step in a separate process, so that its resident memory is not shared.
 
     Returns: Saved activations, the peak of tensors, and how far resident memory rose, in bytes.
     """
@@ -177,7 +177,7 @@ def count_elsewhere(recipe: Path) -> tuple[int, int, int]:
 
 
 def _run(what: str, recipe: Path) -> list[float]:
-    """Run a part of this benchmark in a process of its own; return the numbers it prints."""
+    """Run one measurement of this benchmark in a separate process; return the numbers it prints."""
     command = [sys.executable, "-m", "benchmarks.memory_plan", what, str(recipe)]
     found = subprocess.run(command, check=True, capture_output=True, text=True)
     return [float(word) for word in found.stdout.splitlines()[-1].split()]

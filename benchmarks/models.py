@@ -102,8 +102,8 @@ def _bert_sizes(shape: Shape, positions: int) -> dict[str, Any]:
 
 
 def _llama_sizes(shape: Shape, positions: int) -> dict[str, Any]:
-    own = {"num_key_value_heads": shape.kv_heads, "tie_word_embeddings": False}
-    return _bert_sizes(shape, positions) | own
+    llama_only = {"num_key_value_heads": shape.kv_heads, "tie_word_embeddings": False}
+    return _bert_sizes(shape, positions) | llama_only
 
 
 def _gpt2_sizes(shape: Shape, positions: int) -> dict[str, Any]:
@@ -185,7 +185,7 @@ def save_with_tokenizer(shape: Shape, folder: Path, dtype: torch.dtype = torch.f
 def make_batch(shape: Shape, device: str = "cpu", seed: int = 0) -> dict[str, Tensor]:
     """Return the arguments of one training step: random tokens, with labels.
 
-    Causal models predict their input; BERT tells two classes apart; T5 writes a quarter as many
+    Causal models predict their input; BERT classifies into two classes; T5 writes a quarter as many
     tokens as it reads.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -206,7 +206,7 @@ def shared_copy(model: nn.Module, *, own_weights: bool = False) -> nn.Module:
 
     Args:
         model: The model to copy; ties between its parameters are kept.
-        own_weights: Whether the copy gets memory of its own, to be trained in.
+        own_weights: Whether the copy gets separate memory, to be trained.
     """
     from copy import deepcopy
 

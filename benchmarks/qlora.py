@@ -121,10 +121,10 @@ def _quantized_variants(
     batch: dict[str, Tensor],
 ) -> dict[str, Variant]:
     """Return lorakit and PEFT on a base in so many bits, with 4 also the dense models beside."""
-    own, peer = quantized_name(LORAKIT, bits), quantized_name("peft", bits)
-    built: dict[str, nn.Module] = {own: _quantized(shape, dtype, device, bits)}
-    add_random_adapter(built[own], shape, r=r, dropout=dropout, rounded_to=dtype)
-    with saved_adapter(built[own]) as directory:
+    ours, peer = quantized_name(LORAKIT, bits), quantized_name("peft", bits)
+    built: dict[str, nn.Module] = {ours: _quantized(shape, dtype, device, bits)}
+    add_random_adapter(built[ours], shape, r=r, dropout=dropout, rounded_to=dtype)
+    with saved_adapter(built[ours]) as directory:
         built[peer] = _peft(_quantized(shape, dtype, device, bits), directory)
         if bits == 4:
             built[DENSE] = _dense(shape, dtype, device)
@@ -136,8 +136,8 @@ def _quantized_variants(
     }
     # In 8 bits bitsandbytes rounds the input as well while a model evaluates, as it does here.
     tolerated = dtype if bits == 4 else torch.bfloat16
-    compared_with_own = {name: variant for name, variant in variants.items() if name != own}
-    check_parity({LORAKIT: variants[own], **compared_with_own}, batch, tolerated)
+    compared_with_ours = {name: variant for name, variant in variants.items() if name != ours}
+    check_parity({LORAKIT: variants[ours], **compared_with_ours}, batch, tolerated)
     return variants
 
 

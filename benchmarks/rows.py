@@ -124,9 +124,9 @@ def _check(
                 outputs[name] = model(input_ids=ids, logits_to_keep=1, **arguments).logits
     if not outputs:
         return
-    for own in dict.fromkeys(names[:_ROWS_COMPARED]):
-        lorakit.set_adapter(adapted, own)
-        chosen = [row for row, name in enumerate(names) if name == own]
+    for adapter in dict.fromkeys(names[:_ROWS_COMPARED]):
+        lorakit.set_adapter(adapted, adapter)
+        chosen = [row for row, name in enumerate(names) if name == adapter]
         with torch.no_grad():
             alone = adapted(input_ids=ids[chosen], logits_to_keep=1).logits
         mixed = {name: output[chosen] for name, output in outputs.items()}

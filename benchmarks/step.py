@@ -148,7 +148,7 @@ def _bytes(
     counts: dict[str, dict[str, float]] = {SAVED: {}, PEAK: {}, TOTAL: {}}
     for name, variant in variants.items():
         variant.module.zero_grad(set_to_none=True)
-        if name not in COMPILED:  # hooks on saved tensors would have the model compiled anew
+        if name not in COMPILED:  # hooks on saved tensors would recompile the model
             living = [*variant.module.parameters(), *variant.module.buffers(), *batch.values()]
             counts[SAVED][name] = saved_for_backward(lambda v=variant: v.loss(batch), living)
         sample = step_sample(variant, optimizers[name], batch)

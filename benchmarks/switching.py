@@ -78,12 +78,12 @@ def measure(options: Options, shape: Shape, dtype: torch.dtype) -> list[Row]:
 
 def _libraries(options: Options, shape: Shape, dtype: torch.dtype) -> list[Library]:
     r = options.r or 8
-    own = lorakit.LoraConfig(r=r, lora_alpha=2 * r, target_modules=shape.targets)
+    ours = lorakit.LoraConfig(r=r, lora_alpha=2 * r, target_modules=shape.targets)
     libraries = [
         Library(
             LORAKIT,
             4 if options.quick else 256,
-            lambda model: lorakit.add_adapter(model, own),
+            lambda model: lorakit.add_adapter(model, ours),
             _lorakit_first,
             lambda model, path, name: lorakit.load_adapter(model, path, name),
             lorakit.set_adapter,
@@ -174,12 +174,12 @@ def _measure_loading(
                     around = times[max(2, k - 1 - 2 * half_window) : k]
                     seconds[library.name, k] = around
     for k in sorted({k for _, k in seconds}):
-        values = {name: own for (name, at), own in seconds.items() if at == k}
+        values = {name: samples_s for (name, at), samples_s in seconds.items() if at == k}
         fields = {**common, "measure": LOAD, "setting": f"adapter {k}"}
         if k > 2:
             made = [
-                _against_second(options, name, own, seconds[name, 2], fields)
-                for name, own in values.items()
+                _against_second(options, name, samples_s, seconds[name, 2], fields)
+                for name, samples_s in values.items()
             ]
         else:
             made = options.compared(values, (PEFT,), **fields)
@@ -236,12 +236,12 @@ def _measure_switching(
         timings = options.timed(samples, warmup=1)
     rows = []
     peer = next((timings.of(n) for n in samples if n.startswith(PEFT)), [])
-    for name, own in timings.by_variant().items():
+    for name, samples_s in timings.by_variant().items():
         library, _, setting = name.partition(", ")
         is_peer = library == PEFT or not peer
-        ratios = [] if is_peer else [a / b for a, b in zip(own, peer, strict=True)]
+        ratios = [] if is_peer else [a / b for a, b in zip(samples_s, peer, strict=True)]
         fields = {**common, "measure": SWITCH, "setting": setting, "variant": library}
-        rows.append(row(options.origin, own, ratio_to=PEFT, ratios=ratios, **fields))
+        rows.append(row(options.origin, samples_s, ratio_to=PEFT, ratios=ratios, **fields))
     return options.keep(rows)
 
 
