@@ -97,10 +97,7 @@ def layers(quick: bool) -> tuple[Layer, ...]:
         Layer(
             f"experts {width} to {width}, 8 of them, 2 for a token",
             lambda: experts(width, width, 8),
-            {
-                "target_modules": [],
-                "target_parameters": ["layer.gate_up_proj", "layer.down_proj"],
-            },
+            {"target_modules": [], "target_parameters": ["layer.gate_up_proj", "layer.down_proj"]},
             lambda: routed(tokens, width, 8),
         ),
         Layer(

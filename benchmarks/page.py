@@ -263,9 +263,7 @@ def by_device(rows: Iterable[Row]) -> dict[str, list[Row]]:
         devices.setdefault(row.origin.device, []).append(row)
     return dict(
         sorted(
-            devices.items(),
-            key=lambda item: max(row.origin.date for row in item[1]),
-            reverse=True,
+            devices.items(), key=lambda item: max(row.origin.date for row in item[1]), reverse=True
         )
     )
 

@@ -176,10 +176,7 @@ def _check_loss(name: str, loss: float, expected: float, tolerance: float) -> No
 
 
 def _check_gradients(
-    name: str,
-    gradients: Gradients,
-    expected: Gradients,
-    tolerance: float,
+    name: str, gradients: Gradients, expected: Gradients, tolerance: float
 ) -> None:
     for place, gradient in gradients.items():
         error = relative_error(gradient, expected[place])

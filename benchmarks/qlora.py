@@ -17,14 +17,7 @@ from benchmarks.models import Shape, build_model, make_batch, shape_named
 from benchmarks.options import Options, parse
 from benchmarks.parity import check_parity
 from benchmarks.results import Row, has_bf16_instructions
-from benchmarks.step import (
-    LAPS,
-    PEAK,
-    SAVED,
-    optimizer_of,
-    row_fields,
-    step_sample,
-)
+from benchmarks.step import LAPS, PEAK, SAVED, optimizer_of, row_fields, step_sample
 from benchmarks.variants import (
     LIMIT,
     LORAKIT,

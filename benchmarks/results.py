@@ -141,10 +141,7 @@ def row(
 
 
 def compared(
-    origin: Origin,
-    values: Mapping[str, Sequence[float]],
-    references: Sequence[str],
-    **common: Any,
+    origin: Origin, values: Mapping[str, Sequence[float]], references: Sequence[str], **common: Any
 ) -> list[Row]:
     """Make the rows of several variants, one for each reference a variant is compared with.
 

@@ -113,7 +113,8 @@ def setting_text(runs: Sequence[QualityRun]) -> str:
         f"{last.wanted.epochs} epochs, seeds "
         f"{', '.join(map(str, seeds))}. A seed draws the split, the head, the factors and the "
         "order of examples. Accuracy is that of the best epoch on the held-out ones, mean ± "
-        "standard deviation over the seeds; differences are taken seed by seed, their range in brackets. "
+        "standard deviation over the seeds; differences are taken seed by seed, their range in "
+        "brackets. "
         f"With {held_out} examples a single accuracy is uncertain by {noise:.1f} points.{notes}"
     )
 

@@ -262,7 +262,7 @@ def from_peft(case: Case) -> None:
 
 
 def _outputs_of_peft(case: Case) -> list[Tensor]:
-    """Let PEFT save an adapter of its own, and return what it gives there.
+    """Let PEFT save a random adapter, and return its outputs.
 
     Raises:
         NotComparedError: PEFT cannot make it, or does not read what it has saved.

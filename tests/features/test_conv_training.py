@@ -19,12 +19,7 @@ from lorakit import (
     unmerge_adapters,
 )
 from lorakit.adapters import extract, resize_adapter
-from lorakit.errors import (
-    AdapterFileError,
-    AdapterMismatchError,
-    AdapterStateError,
-    TargetError,
-)
+from lorakit.errors import AdapterFileError, AdapterMismatchError, AdapterStateError, TargetError
 from tiny_models import assert_untouched, randomize_, snapshot
 from tiny_models.quantized import quantized
 from tolerances import TOLERANCE, largest_error

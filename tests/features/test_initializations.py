@@ -168,7 +168,7 @@ def test_merging_rows_copies_and_switching(use_dora):
 
 @torch.no_grad()
 def test_a_magnitude_follows_what_its_factors_have_become():
-    """The factors that act are made anew in each pass, in memory that may be the last one's."""
+    """Effective factors are made again in each pass, in memory that the last ones may have had."""
     model = adapted("pissa", use_dora=True, target_modules=["q_proj"])
     layer = model.model.layers[0].self_attn.q_proj
     update = layer.updates["default"]

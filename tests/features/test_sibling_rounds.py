@@ -138,7 +138,7 @@ def test_any_order_becomes_one_computation_after_a_step(order, group_sizes):
 
 
 def test_nothing_is_kept_after_a_second_pass_that_stops_early():
-    # After the last saved tensor, of exp, the second pass stops: nobody picks k and v up.
+    # After the last saved tensor, of exp, the second pass stops: k and v are never read.
     model = adapted(Attention())
 
     def run(x):

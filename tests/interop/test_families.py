@@ -11,7 +11,7 @@ from tests.families.outcomes import recorded
 from tests.families.page import PAGE, with_table
 from tests.families.sweep import checked
 
-# Remarks of PEFT and transformers about models that nobody trains for real.
+# Remarks of PEFT and transformers about models that are not trained in practice.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 SAMPLE = (

@@ -105,7 +105,7 @@ def test_both_start_with_the_same_magnitudes_and_train_as_many_parameters(case):
     build, options = CASES[case]
     theirs = get_peft_model(build(), peft.LoraConfig(use_dora=True, **options))
     ours = build()
-    # PEFT trains no head where nobody names its task.
+    # PEFT trains no head unless the task is named.
     heads = add_adapter(build(), LoraConfig(use_dora=True, **options)).heads
     if heads and "task_type" not in options:
         options = {**options, "exclude_modules": heads}

@@ -45,7 +45,7 @@ MIXTURES = [*sorted(NAMES_OF_EXPERTS.keys() - PARTS_ONLY), "qwen2_moe"]
 
 NOT_PEFT = {
     # Its all-linear takes layers of audio for targets, by the names that it gives the router.
-    "qwen3_omni_moe_thinker": "not supported",
+    "qwen3_omni_moe_thinker": "not supported"
 }
 UNKNOWN_EXPERTS = {"longcat_flash": "no module 'model.layers.0.mlp.experts.gate_up_proj'"}
 """Experts whose forward lorakit does not know, so that PEFT's files are refused."""

@@ -22,9 +22,7 @@ from tiny_models import gpt2, llama, logits, randomize_, tokens
 from tiny_models.quantized import EIGHT, FOUR, dense_twin, quantized
 from tolerances import LOGITS_TOLERANCE, largest_error
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:MatMul8bitLt.*:UserWarning"),
-]
+pytestmark = [pytest.mark.filterwarnings("ignore:MatMul8bitLt.*:UserWarning")]
 # bitsandbytes rounds the input to int8 too where a model only runs forward.
 TOLERANCES = {4: LOGITS_TOLERANCE, 8: 3e-2}
 

@@ -1,4 +1,4 @@
-"""The models of the table: for each the layers it is about and how both tools are told of them."""
+"""The models of the table: the layers of each that are adapted, and the options for both tools."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ class Kind:
     Attributes:
         title: The kind of layer, as docs/adapters.md names it.
         build: Makes the model, with the same weights every time.
-        options: What LoraConfig is told, by both tools alike.
-        inputs: Makes what forward takes, `ROWS` rows of it; None for token ids.
+        options: Arguments of LoraConfig, the same for both tools.
+        inputs: Makes the arguments of forward, `ROWS` rows; None for token ids.
         head: Name of a module that can be trained in full.
-        embedding: Name of an embedding with rows of its own for new tokens, or None.
+        embedding: Name of an embedding whose tokens can be trained, or None.
         has_biases: Whether its adapted layers have biases.
     """
 
@@ -35,7 +35,7 @@ class Kind:
     has_biases: bool = True
 
     def output(self, model: nn.Module, **options: Any) -> torch.Tensor:
-        """Return what the model makes of the same inputs every time."""
+        """Return the outputs of the model for the same inputs every time."""
         given = tokens(model, rows=ROWS) if self.inputs is None else self.inputs()
         out = model(**given, **options)
         return out if isinstance(out, torch.Tensor) else out.logits
@@ -50,12 +50,12 @@ class Net(nn.Module):
         self.head = head
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map rows to what the head makes of them."""
+        """Map rows to the outputs of the head."""
         return self.head(self.body(x).flatten(1))
 
 
 def _net(features: int, *parts: Callable[[], nn.Module]) -> Callable[[], Net]:
-    """Return what makes a net whose head reads so many features."""
+    """Return a function that builds a net whose head reads `features` features."""
 
     def build() -> Net:
         torch.manual_seed(0)

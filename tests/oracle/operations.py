@@ -45,11 +45,11 @@ class Case:
         return randomize_(model, seed=seed, scale=SCALE).eval()
 
     def fresh_ours(self, seed: int = 3) -> nn.Module:
-        """Return lorakit's model with random numbers of its own, and what PEFT would train."""
+        """Return lorakit's model with random numbers, and the names of what PEFT would train."""
         model = self.kind.build()
         options = {key: value for key, value in self.options.items() if key != "fan_in_fan_out"}
         found = lorakit.add_adapter(self.kind.build(), lorakit.LoraConfig(**options)).heads
-        # PEFT leaves the head of a task as it is where nobody names it.
+        # PEFT leaves the head of a task frozen unless it is named.
         unnamed = [head for head in found if head not in options.get("modules_to_save", ())]
         if unnamed:
             options["exclude_modules"] = unnamed
@@ -74,7 +74,7 @@ class Case:
 
     @cached_property
     def _ours(self) -> nn.Module:
-        """lorakit's model with the numbers of PEFT's file, or the same ones drawn anew."""
+        """lorakit's model with the numbers of PEFT's file, or the same ones drawn again."""
         if self.starts_itself:
             return self.fresh_ours()
         model = self.kind.build()

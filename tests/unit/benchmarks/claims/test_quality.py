@@ -184,7 +184,8 @@ def test_tables_say_what_the_runs_say():
     searched = search_table(RUNS)
     assert len(re.findall(r"^\| LoRA, r=8 \|", searched, flags=re.MULTILINE)) == 3
     assert "| full | 0.001 | 0.790 |" in searched
-    assert "1,350 examples to learn from, 480 held out, 3 epochs, seeds 1, 2, 3." in setting_text(RUNS)
+    setting = setting_text(RUNS)
+    assert "1,350 examples to learn from, 480 held out, 3 epochs, seeds 1, 2, 3." in setting
 
 
 def test_a_deviation_of_nothing_is_explained():
