@@ -60,7 +60,7 @@ class Program:
         shutil.rmtree(self._folder)
 
     def finished(self, timeout_s: float = TIMEOUT_S) -> Finished:
-        """Wait for its end."""
+        """Wait until the program ends."""
         self.process.join(timeout_s)
         code = self.process.exitcode
         if code is None:

@@ -253,7 +253,7 @@ class TestRefused:
         with pytest.raises(TargetError, match="No module matched"):
             adapted(model=nn.Sequential(nn.ConvTranspose2d(4, 6, 3)))
 
-    def test_parts_of_a_convolution(self):
+    def test_slices_of_a_convolution(self):
         with pytest.raises(TargetError, match="0: it is a Conv2d, expected a linear layer"):
             adapted(enable_lora={"0": [True, False]})
 

@@ -72,7 +72,7 @@ def test_any_write_may_fail_and_the_run_goes_on(recipe, straight, monkeypatch, t
     assert capfd.readouterr().err == ""
 
 
-def test_a_run_whose_directory_cannot_be_made_is_told_so(recipe, tmp_path, monkeypatch):
+def test_an_error_says_that_a_run_directory_cannot_be_made(recipe, tmp_path, monkeypatch):
     def read_only(self, *args, **kwargs):
         raise OSError(errno.EROFS, "Read-only file system", str(self))
 

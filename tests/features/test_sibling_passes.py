@@ -45,7 +45,7 @@ def test_layers_that_cause_misses_leave(reads, at_first, then, left, group_sizes
     assert_same_gradients(gradients(model, x := torch.randn(4, 8)), gradients(ungrouped(model), x))
 
 
-def test_nobody_leaves_between_two_passes_with_the_same_factors(group_sizes):
+def test_no_layer_leaves_between_two_passes_with_the_same_factors(group_sizes):
     # The second could be the recomputation of a checkpoint.
     model = adapted(Attention("xxy"))
     assert pattern(model, group_sizes, steps=8, change=lambda model: None) == [[3, 1]] * 8

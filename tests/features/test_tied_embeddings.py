@@ -121,7 +121,7 @@ def test_saved_loaded_merged_and_loaded_by_transformers(kind, feature, resized, 
         assert is_tied(loaded) == is_tied(again)
 
 
-def test_taken_out_again_the_base_is_untouched(kind, feature, resized):
+def test_unloading_leaves_the_base_untouched(kind, feature, resized):
     model = base_of(kind, resized)
     before = snapshot(model)
     add_adapter(model, LoraConfig(r=2, **FEATURES[feature](*MODELS[kind][1:])))

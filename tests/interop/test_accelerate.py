@@ -239,7 +239,7 @@ def test_from_pretrained_with_a_device_map(tmp_path):
 
 
 @pytest.mark.parametrize("init", ["pissa", "olora", "eva", "lora_ga"])
-def test_an_update_that_begins_at_the_weight_or_at_data(placed, init):
+def test_an_update_initialized_from_the_weight_or_from_data(placed, init):
     found = []
     for place in (lambda model: model, placed):
         model = place(llama())

@@ -217,7 +217,7 @@ def test_the_embedding_peft_repeats_must_be_the_base_s(tmp_path):
         load_adapter(llama(), tmp_path)
 
 
-def test_a_resized_vocabulary_is_told_of(tmp_path):
+def test_a_resized_vocabulary_is_reported(tmp_path):
     """PEFT repeats both embeddings when their size changed; the base must have them too."""
     theirs = peft_model(llama, target_modules=["q_proj"])
     theirs.save_pretrained(tmp_path, save_embedding_layers=True)

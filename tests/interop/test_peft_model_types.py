@@ -165,7 +165,7 @@ class TestSettings:
         assert configs[0]["target_parameters"] == configs[1]["target_parameters"]
         assert configs[0]["target_modules"] == configs[1]["target_modules"]
 
-    def test_magnitudes_are_not_to_be_had_and_it_is_said(self, tmp_path):
+    def test_magnitudes_are_refused_with_the_reason(self, tmp_path):
         ours = ours_of("deepseek_v3", use_dora=True)
         with pytest.warns(
             LorakitWarning, match="it takes down_proj, gate_proj, up_proj for the na"

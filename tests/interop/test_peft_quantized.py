@@ -126,7 +126,7 @@ def test_layers_without_updates_compute_as_those_with_do_until_the_last_adapter_
     assert {name: (type(m), sorted(vars(m))) for name, m in model.named_modules()} == before
 
 
-def test_merging_has_to_be_told_and_comes_off_again(build, settings):
+def test_merging_must_be_asked_for_and_can_be_undone(build, settings):
     model = quantized(build(), **settings).eval()
     add_adapter(model, LoraConfig(r=2, target_modules=targets(build)))
     randomize_(model)

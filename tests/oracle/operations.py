@@ -62,13 +62,13 @@ class Case:
 
     @cached_property
     def their_file(self) -> Path:
-        """Where PEFT saved its adapter."""
+        """The directory of the adapter saved by PEFT."""
         self._theirs.save_pretrained(self.directory / "theirs")
         return self.directory / "theirs"
 
     @cached_property
     def our_file(self) -> Path:
-        """Where lorakit saved its adapter."""
+        """The directory of the adapter saved by lorakit."""
         lorakit.save_adapter(self._ours, self.directory / "ours")
         return self.directory / "ours"
 
@@ -91,12 +91,12 @@ class Case:
 
     @property
     def theirs(self) -> nn.Module:
-        """PEFT's model, a copy to do anything with."""
+        """A copy of PEFT's model."""
         return copy.deepcopy(self._theirs)
 
     @property
     def ours(self) -> nn.Module:
-        """lorakit's model, a copy to do anything with."""
+        """A copy of lorakit's model."""
         return copy.deepcopy(self._ours)
 
 
@@ -115,7 +115,7 @@ class Operation:
     on: Callable[[Case, nn.Module], Tensor]
 
     def ours(self, case: Case) -> Tensor:
-        """Return what lorakit makes of its model."""
+        """Return the outputs of lorakit's model."""
         return self.on(case, case.ours)
 
 

@@ -22,7 +22,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a tool does in some rows, other than what is right.
+    """The outcome of a tool in some rows where it is not right.
 
     Attributes:
         features: Pattern of the features; alternatives are separated by "|".
