@@ -57,7 +57,7 @@ def _configs(config: PreTrainedConfig) -> list[PreTrainedConfig]:
 
 
 def tiny_model(family: str) -> PreTrainedModel:
-    """Return a family's model, in eval mode and without dropout, with the same weights every time."""
+    """Return a family's model in eval mode, without dropout, with the same weights every time."""
     torch.manual_seed(0)
     model = getattr(transformers, FAMILIES[family])(tiny_config(family)).eval()
     for module in model.modules():
