@@ -12,6 +12,7 @@ from lorakit import Adapter, LoraConfig, add_adapter, count_parameters, load_ada
 from lorakit.adapters.peft_files.files import CONFIG_FILE, WEIGHTS_FILE
 from lorakit.errors import AdapterFileError, AdapterMismatchError
 from tiny_models import bert, bloom, distilbert, gpt2, llama, logits, randomize_, roberta, t5
+from tiny_models.peft_models import peft_model
 from tolerances import LOGITS_TOLERANCE, largest_error
 
 # PEFT's remarks about what it does on its own; none of them concerns what is tested here.
@@ -19,13 +20,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:`lora_bias=True` was passed"),
     pytest.mark.filterwarnings("ignore:Adapter 'default'. 2 LoRA tensor.* have invalid shape"),
 ]
-
-
-def peft_model(build, seed=3, **options):
-    """Return a PEFT model with random adapter, heads and biases."""
-    torch.manual_seed(0)
-    model = get_peft_model(build(), peft.LoraConfig(**options)).eval()
-    return randomize_(model, seed=seed)
 
 
 SEQ_CLS, TOKEN_CLS = {"task_type": "SEQ_CLS"}, {"task_type": "TOKEN_CLS"}
