@@ -119,7 +119,7 @@ class TestRay:
             train_on_ray(Recipe.check(values, "a recipe"), 1)
 
     def test_more_than_there_is(self, write):
-        with pytest.raises(ClusterError, match="Too little room for --ray 999: got 999 x"):
+        with pytest.raises(ClusterError, match="Too few resources for --ray 999: got 999 x"):
             train_on_ray(write("many"), 999)
 
     def test_a_client_s_address(self, write):
@@ -147,6 +147,6 @@ def test_ctrl_c_on_ray_leaves_a_run_to_resume(write):
         ended = program.finished(60)
     assert ended.returncode == 130, ended
     newest = checkpoints.newest_complete(path)
-    again = f"go on with: lorakit train {recipe} --ray 1 --resume"
+    again = f"resume with: lorakit train {recipe} --ray 1 --resume"
     assert f"Interrupted. Saved {newest}; {again}" in ended.stderr
     assert not RunDirectory.open(path).is_finished and not list(path.parent.glob(".*"))

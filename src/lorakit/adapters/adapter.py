@@ -33,8 +33,8 @@ from lorakit.adapters.sharded import is_sharded, whole
 from lorakit.adapters.trained_tokens import check_trained_tokens
 from lorakit.config import LoraConfig
 from lorakit.config.frozen import freeze_fields
-from lorakit.config.initialization_names import is_rewriting
 from lorakit.errors import AdapterFileError, AdapterMismatchError, LorakitWarning, first_few
+from lorakit.initialization import initialization_of
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ class Adapter:
                 "(use_dora), expected an update that is added as it is. Merge it into its base "
                 "and subtract the weights."
             )
-        if is_rewriting(self.config.init_lora_weights):
+        if initialization_of(self.config.init_lora_weights).changes_base_in_peft:
             raise AdapterMismatchError(
                 f"What the adapter adds to {path!r} depends on the base: it has init_lora_weights="
                 f"{self.config.init_lora_weights!r}, expected an update that is added as it is. "

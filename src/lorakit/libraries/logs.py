@@ -1,8 +1,31 @@
 """What the libraries underneath log, and which of it a user should not have to read."""
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+
+@contextmanager
+def muting_loggers(*names: str, below: int = logging.ERROR) -> Iterator[None]:
+    """Drop what loggers say below a level; their own levels are put back on leaving."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(below)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def muting_libraries(*names: str, below: int = logging.ERROR) -> Iterator[None]:
+    """Drop all warnings, and what the loggers of libraries say below a level."""
+    with muting_loggers(*names, below=below), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 @contextmanager

@@ -65,6 +65,8 @@ class DataConfig(StrictConfig):
     """Configuration of a hub dataset, such as "mrpc" of "glue"."""
 
     train_split: str = "train"
+    """Split of the dataset with the training examples."""
+
     validation_split: str | None = None
     """None: a split called "validation" if the dataset has one, else `validation_fraction`."""
 
@@ -79,10 +81,20 @@ class DataConfig(StrictConfig):
     """How the examples of a CAUSAL_LM dataset are laid out; "auto" sees it from the columns."""
 
     text: str = "text"
+    """Column of texts, for SEQ_CLS and plain CAUSAL_LM."""
+
     text_pair: str | None = None
+    """Column of second texts, for SEQ_CLS on pairs; None reads single texts."""
+
     label: str = "label"
+    """Column of labels, for SEQ_CLS."""
+
     tokens: str = "tokens"
+    """Column of lists of words, for TOKEN_CLS."""
+
     tags: str = "tags"
+    """Column of lists of tags, one for each word, for TOKEN_CLS."""
+
     prompt: str = "prompt"
     """Column of texts, or of messages, which with the completion's make one conversation."""
 
@@ -90,8 +102,14 @@ class DataConfig(StrictConfig):
     """Likewise; of messages, what the assistant says in it counts in the loss."""
 
     messages: str = "messages"
+    """Column of lists of messages, for CAUSAL_LM on chats."""
+
     source: str = "source"
+    """Column of input texts, for SEQ_2_SEQ_LM."""
+
     target: str = "target"
+    """Column of output texts, for SEQ_2_SEQ_LM."""
+
     source_prefix: str = ""
     """Put before every source text, as T5 expects ("summarize: ")."""
 
@@ -106,7 +124,10 @@ class DataConfig(StrictConfig):
     """Longest target of SEQ_2_SEQ_LM in tokens."""
 
     max_train_rows: Count | None = None
+    """Largest number of training examples; None takes all."""
+
     max_validation_rows: Count | None = None
+    """Largest number of validation examples; None takes all."""
 
     @field_validator("delimiter")
     @classmethod
@@ -144,8 +165,13 @@ class Recipe(StrictConfig):
     """Dtype of the base weights; "auto" keeps that of the checkpoint."""
 
     task: TaskType
+    """What the model is trained to do."""
+
     data: DataConfig
+    """Where the examples come from."""
+
     lora: LoraConfig = LoraConfig()
+    """What is adapted, and how."""
 
     quantization: QuantizationConfig | None = None
     """How to keep the base in 4 or 8 bits; None leaves it as it is. With it, dtype "auto" is its

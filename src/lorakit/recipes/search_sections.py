@@ -31,6 +31,7 @@ class Distribution(StrictConfig):
     """The value of another field of the space, `times` times."""
 
     times: float = Field(1.0, gt=0)
+    """What the value of `same_as` is multiplied by."""
 
     points: int | None = Field(None, ge=2)
     """How many values between its bounds a grid tries."""
@@ -99,6 +100,8 @@ class TrialsConfig(StrictConfig):
     """Share of the training rows that a trial sees; it is evaluated on all validation rows."""
 
     cpus_per_trial: float = Field(1.0, gt=0)
+    """CPUs that a trial takes."""
+
     gpus_per_trial: float | None = Field(None, ge=0)
     """Fractions share a GPU; None takes one where the machines have any."""
 

@@ -33,6 +33,7 @@ from lorakit.data.tokenize_examples import (
 )
 from lorakit.data.tokenizers import batch_columns, decoded, pad_id, with_end
 from lorakit.errors import ConfigError
+from lorakit.libraries.extras import require_package
 from lorakit.models.pretrained import model_limit, resolve_max_length
 from lorakit.training.tasks.base import Encoded, PreviewExample, Task
 from lorakit.training.trainers.sequence_trainer import SequenceTrainer
@@ -128,9 +129,15 @@ class Seq2SeqLM(Task):
     def metric_names(
         self, labels: tuple[str, ...] | None, training: Mapping[str, Any]
     ) -> tuple[str, ...]:
-        """Return loss, and ROUGE where texts are generated."""
-        rouge = ROUGE_NAMES if training.get("predict_with_generate") else ()
-        return ("loss", *rouge)
+        """Return loss, and ROUGE where texts are generated.
+
+        Raises:
+            ConfigError: The package that computes ROUGE is not installed.
+        """
+        if not training.get("predict_with_generate"):
+            return ("loss",)
+        require_package("rouge_score", "training.predict_with_generate")
+        return ("loss", *ROUGE_NAMES)
 
     def build_trainer(
         self,

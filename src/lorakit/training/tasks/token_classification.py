@@ -35,6 +35,7 @@ from lorakit.data.tokenize_examples import (
 )
 from lorakit.data.tokenizers import word_columns
 from lorakit.errors import ConfigError, DataError
+from lorakit.libraries.extras import require_package
 from lorakit.models.new_tokens import with_new_tokens
 from lorakit.models.pretrained import load_tokenizer, resolve_max_length
 from lorakit.training.losses.counted_loss import CountedLossTrainer
@@ -149,9 +150,14 @@ class TokenClassification(Task):
     def metric_names(
         self, labels: tuple[str, ...] | None, training: Mapping[str, Any]
     ) -> tuple[str, ...]:
-        """Return loss, accuracy, precision, recall and F1; of other tags each F1."""
+        """Return loss, accuracy, precision, recall and F1; of other tags each F1.
+
+        Raises:
+            ConfigError: The package that scores entities is not installed.
+        """
         names = labels or ()
         if is_entity_scheme(names):
+            require_package("seqeval", "task TOKEN_CLS with tags of entities (B-..., I-...)")
             return ("loss", "accuracy", "precision", "recall", "f1")
         known = classification_metric_names(names)
         return ("loss", *(name for name in known if name != "roc_auc"))

@@ -10,8 +10,8 @@ import torch
 
 from lorakit.adapters import initialize_from_data
 from lorakit.adapters.peft_files.format import config_from_peft, parse_keys
-from lorakit.config.initialization_names import INITIALIZED_ON_DATA
 from lorakit.distributed.processes import main_decides, process_count
+from lorakit.initialization import initialization_of
 from lorakit.injection import Injection, adapter_config
 from lorakit.injection.change_ranks import change_ranks
 from lorakit.injection.state import adapted_layers
@@ -33,7 +33,7 @@ def initialize_adapter_from_data(trainer: Trainer, model: nn.Module, name: str) 
         name: Which adapter.
     """
     config = adapter_config(model, name)
-    if config.init_lora_weights in INITIALIZED_ON_DATA:
+    if initialization_of(config.init_lora_weights).needs_data:
         initialize_from_data(model, _batches(trainer, config.init_batches), name)
     if process_count() > 1:
         _share_initialization(model, name)
@@ -81,7 +81,7 @@ def adopt_ranks(
         name: Which adapter.
     """
     config = adapter_config(model, name)
-    if config.init_lora_weights != "eva":
+    if not initialization_of(config.init_lora_weights).redistributes_ranks:
         return
     saved = config_from_peft(values, "the checkpoint")
     keys = parse_keys(tensors, "the checkpoint", saved.modules_to_save)

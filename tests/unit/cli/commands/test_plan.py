@@ -114,8 +114,8 @@ def small(plan: MemoryPlan) -> MemoryPlan:
 
 @pytest.fixture
 def small_machine(monkeypatch):
-    own = plan_first._planned
-    monkeypatch.setattr(plan_first, "_planned", lambda *words: small(own(*words)))
+    unchanged = plan_first._plan_or_report
+    monkeypatch.setattr(plan_first, "_plan_or_report", lambda *words: small(unchanged(*words)))
 
 
 def test_what_cannot_fit_is_not_trained(cli, cls_recipe, small_machine):

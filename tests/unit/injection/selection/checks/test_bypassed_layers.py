@@ -215,7 +215,7 @@ def test_linear_layers_whose_weight_acts_without_a_call(kind):
     injection = add_adapter(model, LoraConfig(r=2, target_modules="all-linear"))
     assert path not in {match.path for match in injection.matches}
     assert path.replace("proj", "other") in {match.path for match in injection.matches}
-    reason = f"{kind.__name__} reads its weight where it would have to call the layer"
+    reason = f"{kind.__name__} reads its weight instead of calling the layer"
     assert (path, reason) in injection.skipped
     assert f"Left out, {reason}: {path}" in str(injection)
 
