@@ -377,7 +377,7 @@ def _files_changed(rng: random.Random, path: Path) -> str:
 
 
 def _pickled(rng: random.Random, path: Path) -> str:
-    """Put a pickle into the place of the safetensors."""
+    """Replace the safetensors file by a pickle."""
     from safetensors.torch import load_file
 
     tensors: Any = load_file(path / WEIGHTS_FILE)

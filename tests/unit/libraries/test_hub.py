@@ -12,8 +12,8 @@ from lorakit.files.checkpoint_weights import CheckpointWeights
 from lorakit.injection import adapter_names
 from lorakit.libraries import hub
 from lorakit.libraries.hub import fetch_from_hub, is_hub_id
-from made_adapters import layered_adapter
 from tiny_models import gpt2
+from tiny_models.adapters import layered_adapter
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

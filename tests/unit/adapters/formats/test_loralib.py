@@ -14,8 +14,8 @@ from lorakit import (
 from lorakit.adapters import from_loralib, to_loralib
 from lorakit.errors import AdapterFileError, AdapterNameError, ConfigError
 from lorakit.layers import LowRankUpdate
-from made_adapters import layered_adapter, random_factors
 from tiny_models import TinyNet, randomize_
+from tiny_models.adapters import layered_adapter, random_factors
 from tolerances import TOLERANCE, largest_error
 
 

@@ -18,8 +18,8 @@ from lorakit.errors import (
     ShapeError,
 )
 from lorakit.injection import active_adapters, adapter_names
-from made_adapters import adapter_of, layered_adapter, random_factors
 from tiny_models import TinyNet, assert_untouched, logits, randomize_, snapshot
+from tiny_models.adapters import adapter_of, layered_adapter, random_factors
 from tolerances import TOLERANCE, largest_error
 
 EXACT = TOLERANCE[torch.float32]

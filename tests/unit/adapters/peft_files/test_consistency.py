@@ -14,7 +14,7 @@ from lorakit.adapters.peft_files import files
 from lorakit.adapters.peft_files.files import CONFIG_FILE, WEIGHTS_FILE
 from lorakit.errors import AdapterFileError, LorakitError
 from lorakit.files.atomic import replacing_directory
-from made_adapters import layered_adapter
+from tiny_models.adapters import layered_adapter
 
 
 def numbered(number):

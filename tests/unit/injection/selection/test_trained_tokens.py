@@ -42,7 +42,7 @@ from tiny_models import (
     tokens,
     train_steps,
 )
-from token_models import BUILDS, ROWS, TARGETS, masked_bert, with_tokens
+from tiny_models.trained_tokens import BUILDS, ROWS, TARGETS, masked_bert, with_tokens
 from tolerances import LOGITS_TOLERANCE, largest_error
 
 

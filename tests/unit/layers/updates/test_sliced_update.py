@@ -22,8 +22,8 @@ from lorakit import (
 from lorakit.adapters import Adapter, adapter_state_dict, load_adapter_state_dict
 from lorakit.errors import AdapterMismatchError, ConfigError, ShapeError, TargetError
 from lorakit.layers.updates.sliced_update import SlicedUpdate, in_blocks, out_of_blocks
-from quantized_models import EIGHT, FOUR, dense_twin
 from tiny_models import randomize_
+from tiny_models.quantized import EIGHT, FOUR, dense_twin
 from tolerances import largest_error
 
 R, IN, OUT = 2, 6, 12
