@@ -156,5 +156,5 @@ def test_of_a_thousand_problems_the_first_are_told(tmp_path):
     with pytest.raises(ConfigError) as caught:
         Recipe.load(path)
     assert "has 1000 problems" in str(caught.value)
-    assert str(caught.value).endswith("more. Mend these first.")
+    assert str(caught.value).endswith("more. Fix these first.")
     assert len(str(caught.value)) < 3000
