@@ -83,8 +83,8 @@ class StrictConfig(BaseModel, metaclass=_StrictMeta):
             raise config_error(error, cls, where) from None
 
 
-def _reject_bool(value: Any) -> Any:
-    # Python's True is the integer 1: `r: true` in a recipe would mean rank 1.
+def reject_bool(value: Any) -> Any:
+    """Reject booleans, which Python would take for 0 and 1 (`r: true` would mean rank 1)."""
     if isinstance(value, bool):
         raise ValueError("expected a number")
     return value
@@ -95,10 +95,10 @@ _MOST = 2**31 - 1
 _MOST_SCALING = 3.4e38
 """Largest finite float32, rounded down."""
 
-Count = Annotated[int, BeforeValidator(_reject_bool), Field(ge=1, le=_MOST)]
+Count = Annotated[int, BeforeValidator(reject_bool), Field(ge=1, le=_MOST)]
 Rank = Count
-Index = Annotated[int, BeforeValidator(_reject_bool), Field(le=_MOST)]
-Alpha = Annotated[float, BeforeValidator(_reject_bool), Field(gt=0, allow_inf_nan=False)]
+Index = Annotated[int, BeforeValidator(reject_bool), Field(le=_MOST)]
+Alpha = Annotated[float, BeforeValidator(reject_bool), Field(gt=0, allow_inf_nan=False)]
 
 
 class LoraConfig(StrictConfig):
@@ -307,7 +307,7 @@ class QuantizationConfig(StrictConfig):
     Source: Dettmers et al. 2023, arXiv:2305.14314 (4 bits); 2022, arXiv:2208.07339 (8 bits).
     """
 
-    bits: Annotated[Literal[4, 8], BeforeValidator(_reject_bool)] = 4
+    bits: Annotated[Literal[4, 8], BeforeValidator(reject_bool)] = 4
     """4: blocks of 64 weights with a code book; 8: int8 with one scale per row."""
 
     quant_type: Literal["nf4", "fp4"] = "nf4"

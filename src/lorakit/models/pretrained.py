@@ -22,7 +22,7 @@ from lorakit.config import QuantizationConfig, TaskType
 from lorakit.errors import ConfigError, QuantizationError, TargetError
 from lorakit.injection.selection.heads import task_heads
 from lorakit.libraries.foreign_code import load_pretrained
-from lorakit.libraries.logs import errors_alone
+from lorakit.libraries.logs import logging_errors_only
 from lorakit.models.loading_problems import DAMAGE, cannot_load, check_local, check_missing
 from lorakit.models.skeleton import given_options, model_config
 from lorakit.quantization.load import is_quantized, load_as_quantized, load_quantized
@@ -60,7 +60,7 @@ def label_options(labels: Sequence[str] | None) -> dict[str, Any]:
 def tokenizer_at_hand(name: str) -> PreTrainedTokenizerBase | None:
     """Return a model's tokenizer where it lies on this machine and needs no code of its own."""
     try:
-        with errors_alone():
+        with logging_errors_only():
             return load_pretrained(
                 AutoTokenizer, name, trust_remote_code=False, local_files_only=True
             )
@@ -144,7 +144,7 @@ def load_model(
         QuantizationError: It cannot be quantised as asked; see `load_quantized`.
     """
     check_local(name, key)
-    with torch.random.fork_rng(), errors_alone():
+    with torch.random.fork_rng(), logging_errors_only():
         torch.manual_seed(seed)
         try:
             config = model_config(name, {**options, "trust_remote_code": trust_remote_code})

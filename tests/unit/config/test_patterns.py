@@ -37,7 +37,9 @@ def endless(monkeypatch):
     known = patterns._compiled_pattern
     stopped = patterns._Pattern("any")
     stopped.compiled = Stopped()
-    monkeypatch.setattr(patterns, "_compiled_pattern", lambda p: stopped if "endless" in p else known(p))
+    monkeypatch.setattr(
+        patterns, "_compiled_pattern", lambda p: stopped if "endless" in p else known(p)
+    )
     return "endless"
 
 

@@ -81,12 +81,12 @@ DAMAGED = {
     "a list": (file_of([ONE]), "got a list"),
     "twice": (
         file_of(b'{"a":' + json.dumps(ONE).encode() + b',"a":' + json.dumps(ONE).encode() + b"}"),
-        "the key 'a' stands in it twice",
+        "the key 'a' is repeated",
     ),
     "metadata": (file_of({"__metadata__": {"x": 1}, "a": ONE}), "__metadata__ in its header"),
     "metadata is a list": (file_of({"__metadata__": [], "a": ONE}), "__metadata__ in its header"),
-    "no offsets": (file_of({"a": {"dtype": "F32", "shape": [2]}}), "without dtype, shape"),
-    "more keys": (file_of(entry(more=1)), "without dtype, shape and data_offsets alone"),
+    "no offsets": (file_of({"a": {"dtype": "F32", "shape": [2]}}), "without exactly dtype, shape"),
+    "more keys": (file_of(entry(more=1)), "without exactly dtype, shape and data_offsets"),
     "a number": (file_of({"a": 3}), "'a' without dtype"),
     "unsigned": (file_of(entry(dtype="U32")), "'a' is of dtype 'U32', which is not one of F64"),
     "float8": (file_of(entry(dtype="F8_E4M3", data_offsets=[0, 2])), "'F8_E4M3'"),
@@ -102,9 +102,9 @@ DAMAGED = {
     "beyond the end": (file_of(entry(shape=[4], data_offsets=[0, 16])), "does not lie inside"),
     "far beyond": (file_of(entry(data_offsets=[0, 10**4000])), "does not lie inside"),
     "other bytes": (file_of(entry(shape=[1])), "'a' has 8 bytes, but its dtype F32 and shape [1] "),
-    "many elements": (file_of(entry(shape=[2**40, 2**40])), "has a shape that no tensor has"),
+    "many elements": (file_of(entry(shape=[2**40, 2**40])), "has an impossible shape"),
     "many and none": (file_of(entry(shape=[0, 2**62, 8], data_offsets=[0, 0])), "no tensor has"),
-    "many dimensions": (file_of(entry(shape=[1] * 300 + [2])), "has a shape that no tensor has"),
+    "many dimensions": (file_of(entry(shape=[1] * 300 + [2])), "has an impossible shape"),
     "overlap": (
         file_of({"a": ONE, "b": {**ONE, "data_offsets": [4, 12]}}, b"\0" * 12),
         "'b' overlaps another tensor",
@@ -113,7 +113,7 @@ DAMAGED = {
     "a hole": (file_of({"a": {**ONE, "data_offsets": [4, 12]}}, b"\0" * 12), "after unused bytes"),
     "bytes left over": (file_of({"a": ONE}, b"\0" * 20), "take 8 bytes, and it has 20 for them"),
     "no tensor but bytes": (file_of({}), "take 0 bytes, and it has 8 for them"),
-    "a long name": (file_of({"a" * 9000: ONE}), "has 9,000 characters, more than a name"),
+    "a long name": (file_of({"a" * 9000: ONE}), "has 9,000 characters, too many"),
     "control characters": (file_of({"a\x1b[0m": ONE}), "has control characters"),
 }
 

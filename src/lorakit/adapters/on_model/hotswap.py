@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.on_model.compatible_layers import require_like_layers
 from lorakit.adapters.on_model.save_and_load import view_of
-from lorakit.adapters.operations.requirements import require_own_start
+from lorakit.adapters.operations.requirements import require_base_independent
 from lorakit.adapters.trained_tokens import differing_tokens
 from lorakit.config import LoraConfig
 from lorakit.errors import AdapterMismatchError, first_few
@@ -56,7 +56,7 @@ def hotswap_adapter(model: nn.Module, adapter: Adapter | str | Path, name: str =
     state = require_adapter(model, name)
     new = adapter if isinstance(adapter, Adapter) else Adapter.load(adapter)
     new = in_names_of(unwrapped(model), new)
-    require_own_start(new, "exchange", "the new adapter")
+    require_base_independent(new, "exchange", "the new adapter")
     place = view_of(model, name)
     updates: dict[str, LowRankUpdate] = {
         path: layer.updates[name]  # type: ignore[misc]

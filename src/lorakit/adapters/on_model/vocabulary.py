@@ -14,7 +14,7 @@ from lorakit.injection.selection.older_names import in_names_of
 from lorakit.injection.selection.vocabulary import input_embedding, output_layer, rows_needed
 from lorakit.injection.state import base_modules, state_of
 from lorakit.layers.bitsandbytes_storage import bits_of
-from lorakit.libraries.logs import errors_alone
+from lorakit.libraries.logs import logging_errors_only
 
 _SEED = 0
 """New rows are drawn with it, whatever the seed of a run: all loads of a base get the same ones."""
@@ -82,7 +82,7 @@ def grow_vocabulary(model: nn.Module, rows: int, *, follows_the_old: bool = True
     bias = getattr(None if output is None else output[1], "bias", None)
     old_bias = None if bias is None else bias.detach().clone()
     growing: Any = model
-    with torch.random.fork_rng(), errors_alone():
+    with torch.random.fork_rng(), logging_errors_only():
         torch.manual_seed(_SEED)
         growing.resize_token_embeddings(rows, mean_resizing=follows_the_old)
     _separate_again(model, modules)

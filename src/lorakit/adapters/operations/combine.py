@@ -16,7 +16,7 @@ from lorakit.adapters.operations.compatibility import (
 from lorakit.adapters.operations.pruning import MajoritySign, drawn, elect_signs, largest
 from lorakit.adapters.operations.requirements import require_low_rank
 from lorakit.adapters.operations.resize import require_rank_fits
-from lorakit.adapters.ranks import unit_scaled
+from lorakit.adapters.ranks import with_unit_scaling
 from lorakit.errors import AdapterMismatchError, ConfigError, did_you_mean
 from lorakit.injection import Injection, add_adapter
 from lorakit.injection.state import check_new_name, require_adapter, require_unmerged
@@ -202,7 +202,7 @@ def combine(
         factors[path] = (pair[0].to(dtype).contiguous(), pair[1].to(dtype).contiguous())
     embeddings = frozenset().union(*(one.embeddings for one in adapters.values()))
     convolutions = {p: shape for one in adapters.values() for p, shape in one.convolutions.items()}
-    config = unit_scaled(settings, factors)
+    config = with_unit_scaling(settings, factors)
     return Adapter(
         config, factors, replaced, embeddings, base_weights, base, convolutions=convolutions
     )

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.operations.requirements import require_low_rank
-from lorakit.adapters.ranks import plain_start
+from lorakit.adapters.ranks import default_initialization_settings
 from lorakit.config import LoraConfig
 from lorakit.config.frozen import freeze_fields
 from lorakit.errors import AdapterMismatchError, AdapterStateError, QuantizationError
@@ -102,7 +102,7 @@ def extract(base: Source, tuned: Source, config: LoraConfig) -> Extraction:
         factors[site.path] = (A.contiguous(), (B / site.scaling).contiguous())
     replaced = {name: pair.tuned(name) for name in _replaced_names(plan)}
     adapter = Adapter(
-        recorded_config(model, plan).model_copy(update=plain_start()),
+        recorded_config(model, plan).model_copy(update=default_initialization_settings()),
         factors,
         replaced,
         frozenset(s.path for s in plan.sites if issubclass(s.adapted_class, LoraEmbedding)),

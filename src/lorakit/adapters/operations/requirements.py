@@ -45,7 +45,7 @@ def require_low_rank(
         AdapterFileError: It uses another feature, or a factor is no matrix of finite numbers;
             names what.
     """
-    require_own_start(adapter, action, name)
+    require_base_independent(adapter, action, name)
     used = [
         f"{key}={value!r}"
         for key, value in adapter.config.model_dump(exclude_defaults=True).items()
@@ -83,7 +83,7 @@ def require_low_rank(
             )
 
 
-def require_own_start(adapter: Adapter, action: str, name: str) -> None:
+def require_base_independent(adapter: Adapter, action: str, name: str) -> None:
     """Refuse an adapter whose factors belong to a base that PEFT has changed.
 
     Args:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.operations.requirements import require_low_rank
-from lorakit.adapters.ranks import unit_scaled
+from lorakit.adapters.ranks import with_unit_scaling
 from lorakit.config.frozen import freeze_fields
 from lorakit.errors import ConfigError, ShapeError, first_few
 from lorakit.ops.factored_svd import truncated_product
@@ -74,7 +74,7 @@ def resize_adapter(adapter: Adapter, r: int) -> Resize:
         lost, whole = lost + cut, whole + energy.sum().item()
         errors[path] = (cut / energy.sum().item()) ** 0.5 if cut else 0.0
         factors[path] = _widened(new_A.to(dtype), new_B.to(dtype), r)
-    made = replace(adapter, config=unit_scaled(adapter.config, factors), factors=factors)
+    made = replace(adapter, config=with_unit_scaling(adapter.config, factors), factors=factors)
     return Resize(made, errors, (lost / whole) ** 0.5 if lost else 0.0)
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from lorakit.adapters.peft_files.consistency import CONFIG_RECORD, differences, disagreement
-from lorakit.adapters.peft_files.valid_tensors import require_savable, require_sound, unpickled
+from lorakit.adapters.peft_files.valid_tensors import load_pickle, require_savable, require_sound
 from lorakit.errors import (
     AdapterFileError,
     ConfigError,
@@ -18,7 +18,7 @@ from lorakit.errors import (
     OutputExistsError,
     did_you_mean,
 )
-from lorakit.files.atomic import appearing_directory, replacing_files
+from lorakit.files.atomic import creating_directory, replacing_files
 from lorakit.files.json_files import read_json_object
 from lorakit.files.tensor_files import (
     FileChangedError,
@@ -137,7 +137,7 @@ def read_tensors(path: Path, *, allow_pickle: bool = False) -> dict[str, Tensor]
 def _read_file(path: Path, allow_pickle: bool, end: float) -> TensorFile:
     """Read tensors; again where the file is written to meanwhile, until a time of the clock."""
     if path.suffix != ".safetensors":
-        return TensorFile(unpickled(path, allow_pickle), {})
+        return TensorFile(load_pickle(path, allow_pickle), {})
     try:
         while True:
             try:
@@ -179,7 +179,7 @@ def write_adapter_files(
     if directory.is_dir():
         _write(directory, values, tensors)
     else:
-        with appearing_directory(directory) as temporary:
+        with creating_directory(directory) as temporary:
             _write(temporary, values, tensors)
     return [directory / WEIGHTS_FILE, directory / CONFIG_FILE]
 
@@ -233,7 +233,8 @@ def _directory(
             "one where a revision is given. Leave the revision out, or name a hub id."
         )
     # os.path takes a name that no file system can hold for one that is not there.
-    directory = Path(path) / (require_inside(subfolder) or "")
+    require_inside(subfolder)
+    directory = Path(path) / (subfolder or "")
     if os.path.isdir(directory):
         return directory
     if os.path.isfile(directory):

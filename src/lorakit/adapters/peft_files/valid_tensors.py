@@ -6,12 +6,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lorakit.errors import AdapterFileError, AdapterStateError, first_few
+from lorakit.errors import AdapterFileError, AdapterStateError, first_few, first_line
 from lorakit.files.json_files import (
     POINTER_BYTES,
     has_control_characters,
     require_no_pointer,
-    shortened,
+    short_repr,
 )
 from lorakit.files.tensor_files import MOST_NAME_CHARACTERS
 
@@ -57,20 +57,20 @@ def _problems(tensors: Mapping[str, Tensor]) -> Iterator[str]:
     for name, tensor in tensors.items():
         if tensor.dtype not in _FLOATS:
             if _is_parameter(name) or tensor.dtype not in _WHOLE:
-                yield f"{shortened(name)} is of {str(tensor.dtype).removeprefix('torch.')}"
+                yield f"{short_repr(name)} is of {str(tensor.dtype).removeprefix('torch.')}"
         elif tensor.numel():
             # A NaN is the least and the largest of its tensor.
             ends = torch.stack(tensor.aminmax())
             if not ends.isfinite().all():
                 what = "NaN" if ends.isnan().any() else "infinite values"
-                yield f"{shortened(name)} has {what}"
+                yield f"{short_repr(name)} has {what}"
 
 
 def _is_parameter(name: str) -> bool:
     return name.endswith(_PARAMETERS) or any(word in name for word in _TRAINED)
 
 
-def unpickled(path: Path, allow_pickle: bool) -> dict[str, Tensor]:
+def load_pickle(path: Path, allow_pickle: bool) -> dict[str, Tensor]:
     """Return the tensors of a pickle.
 
     Raises:
@@ -87,9 +87,8 @@ def unpickled(path: Path, allow_pickle: bool) -> dict[str, Tensor]:
         # weights_only builds tensors and plain containers, and calls nothing else.
         values = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and torch errors share no class
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise AdapterFileError(
-            f"Cannot read {path}: {reason}; expected a pickle of tensors and nothing else. Get the "
+            f"Cannot read {path}: {first_line(error)}; expected a pickle of tensors only. Get the "
             "adapter as safetensors."
         ) from None
     problem = _pickle_problem(values)
@@ -110,11 +109,11 @@ def _pickle_problem(values: object) -> str | None:
         if len(name) > MOST_NAME_CHARACTERS:
             return f"a name of {len(name):,} characters"
         if has_control_characters(name):
-            return f"control characters in the name {shortened(name)}"
+            return f"control characters in the name {short_repr(name)}"
         if not isinstance(tensor, Tensor):
-            return f"a {type(tensor).__name__} at {shortened(name)}"
+            return f"a {type(tensor).__name__} at {short_repr(name)}"
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
-            return f"a tensor that is sparse, quantised or without numbers at {shortened(name)}"
+            return f"a tensor that is sparse, quantised or without numbers at {short_repr(name)}"
         if tensor.numel() * tensor.itemsize > tensor.untyped_storage().nbytes():
-            return f"a tensor that repeats its numbers at {shortened(name)}"
+            return f"a tensor that repeats its numbers at {short_repr(name)}"
     return None

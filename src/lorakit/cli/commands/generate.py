@@ -168,7 +168,7 @@ def show_classes(loaded: LoadedModel, prompts: Sequence[str], base: bool) -> Non
         cells: list[str] = []
         for classes in found:
             cells += [classes[number].label, f"{100 * classes[number].probability:.1f}%"]
-        rows.append((*cells, shortened(prompt)))
+        rows.append((*cells, short_repr(prompt)))
     table(columns, rows)
 
 
@@ -183,7 +183,7 @@ def pairs_of(prompts: Sequence[str]) -> list[str | tuple[str, str]]:
         first, tab, second = prompt.partition("\t")
         if not tab:
             raise DataError(
-                f"Text {number} is no pair: got {shortened(prompt)!r}, expected two texts with a "
+                f"Text {number} is no pair: got {short_repr(prompt)!r}, expected two texts with a "
                 "tab between them, as this adapter was trained on pairs. Add the second text."
             )
         pairs.append((first, second))
@@ -214,10 +214,10 @@ def show_tags(loaded: LoadedModel, prompts: Sequence[str], base: bool) -> None:
                     table(("word", "tag", "probability"), rows)
 
 
-def shortened(text: str, most: int = SHOWN_CHARACTERS) -> str:
+def short_repr(text: str, most: int = SHOWN_CHARACTERS) -> str:
     """Return the beginning of a text on one line.
 
-    >>> shortened("one two  three", most=11)
+    >>> short_repr("one two  three", most=11)
     'one two ...'
     """
     line = " ".join(text.split())

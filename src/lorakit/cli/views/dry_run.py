@@ -47,16 +47,16 @@ def show_row(number: int, row: PreviewExample) -> None:
     """Print the tokens of a row, those that count in the loss marked from below."""
     say(f"  {number}. {len(row.tokens):,} tokens{'; ' if row.note else ''}{escaped(row.note)}")
     width = min(console().width, MAX_LINE_WIDTH) - len(INDENT)
-    for line in marked_lines(*shortened(row.tokens, row.counted), width):
+    for line in marked_lines(*short_repr(row.tokens, row.counted), width):
         say(f"{INDENT}{line}")
 
 
-def shortened(
+def short_repr(
     tokens: Sequence[str], counted: Sequence[bool], most: int = SHOWN_TOKENS
 ) -> tuple[list[str], list[bool]]:
     """Leave out the middle of a long row.
 
-    >>> shortened(["a", "b", "c", "d", "e"], [False] * 5, most=2)
+    >>> short_repr(["a", "b", "c", "d", "e"], [False] * 5, most=2)
     (['a', '[... 3 more ...]', 'e'], [False, False, False])
     """
     if len(tokens) <= most:

@@ -11,7 +11,7 @@ from torch import Tensor
 from lorakit.adapters import Adapter
 from lorakit.distributed.processes import all_agree
 from lorakit.errors import TrainingError, first_few
-from lorakit.recipes.usable_numbers import LARGEST_WEIGHT, is_sound
+from lorakit.recipes.usable_numbers import LARGEST_WEIGHT, has_usable_numbers
 from lorakit.training.trainers.first_step import advice_for_nan
 
 
@@ -38,7 +38,7 @@ def require_sound(adapter: Adapter, step: int, optimizer: Any = None) -> None:
 
 
 def _require(what: str, tensors: Mapping[str, Tensor], step: int) -> None:
-    check = is_sound if what == "adapter" else _is_finite
+    check = has_usable_numbers if what == "adapter" else _is_finite
     broken = sorted(name for name, tensor in tensors.items() if not check(tensor))
     if broken:
         raise TrainingError(

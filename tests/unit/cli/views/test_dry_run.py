@@ -1,6 +1,6 @@
 """Rows as the model will see them."""
 
-from lorakit.cli.views.dry_run import SHOWN_TOKENS, marked_lines, shortened, show_row
+from lorakit.cli.views.dry_run import SHOWN_TOKENS, marked_lines, short_repr, show_row
 from lorakit.training.tasks import PreviewExample
 
 
@@ -43,7 +43,7 @@ def test_wide_characters_keep_the_marks_below_their_token():
 
 
 def test_a_long_row_loses_its_middle():
-    tokens, counted = shortened([str(i) for i in range(1000)], [False] * 999 + [True])
+    tokens, counted = short_repr([str(i) for i in range(1000)], [False] * 999 + [True])
     assert len(tokens) == len(counted) == SHOWN_TOKENS + 1
     assert tokens[-1] == "999"
     assert counted[-1]
