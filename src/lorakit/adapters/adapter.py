@@ -117,7 +117,7 @@ class Adapter:
             ConfigError: A value of the configuration is out of range, or a revision is given for a
                 local directory.
         """
-        values, tensors, where, is_lorakit_s = read_adapter_files(
+        values, tensors, where, is_from_lorakit = read_adapter_files(
             path,
             allow_pickle=allow_pickle,
             allow_edited_config=allow_edited_config,
@@ -144,7 +144,7 @@ class Adapter:
                 )
         check_trained_tokens(config, keys.trained_tokens, where)
         grouped = [path for path, shape in keys.convolutions.items() if shape.groups > 1]
-        if grouped and config.use_dora and not is_lorakit_s:
+        if grouped and config.use_dora and not is_from_lorakit:
             warnings.warn(
                 f"{where} may give other outputs here than where it was trained: with use_dora "
                 "PEFT computes the norms of grouped convolutions "

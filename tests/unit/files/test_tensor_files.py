@@ -103,7 +103,7 @@ DAMAGED = {
     "far beyond": (file_of(entry(data_offsets=[0, 10**4000])), "does not lie inside"),
     "other bytes": (file_of(entry(shape=[1])), "'a' has 8 bytes, but its dtype F32 and shape [1] "),
     "many elements": (file_of(entry(shape=[2**40, 2**40])), "has an impossible shape"),
-    "many and none": (file_of(entry(shape=[0, 2**62, 8], data_offsets=[0, 0])), "no tensor has"),
+    "many and none": (file_of(entry(shape=[0, 2**62, 8], data_offsets=[0, 0])), "impossible shape"),
     "many dimensions": (file_of(entry(shape=[1] * 300 + [2])), "has an impossible shape"),
     "overlap": (
         file_of({"a": ONE, "b": {**ONE, "data_offsets": [4, 12]}}, b"\0" * 12),

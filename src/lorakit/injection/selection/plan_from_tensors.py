@@ -1,7 +1,7 @@
 """The plan of an adapter whose tensors are known: every tensor must find its place, and back."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lorakit.errors import AdapterMismatchError, did_you_mean
 from lorakit.injection.selection.adapted_classes import adapted_class_of, describe, output_class_of
@@ -262,7 +262,7 @@ def _check_base_weights(
             )
 
 
-def saved_tensors(module: nn.Module) -> dict:
+def saved_tensors(module: nn.Module) -> dict[str, Tensor]:
     """Return parameters and persistent buffers of a module of the base, without trained copies."""
     return {
         name: tensor

@@ -76,8 +76,8 @@ def test_a_file_where_the_directory_should_be(tmp_path):
     with pytest.raises(OutputExistsError) as caught:
         write_adapter_files(tmp_path / "adapter", VALUES, tensors())
     assert str(caught.value) == (
-        f"Cannot save an adapter to {tmp_path / 'adapter'}: there is a file of that name, expected "
-        "a directory. Choose another path."
+        f"Cannot save an adapter to {tmp_path / 'adapter'}: it is a file, expected a "
+        "directory. Choose another path."
     )
     assert names(tmp_path) == ["adapter"] and (tmp_path / "adapter").read_text() == "mine"
 
