@@ -87,7 +87,7 @@ DAMAGED = {
     "metadata is a list": (file_of({"__metadata__": [], "a": ONE}), "__metadata__ in its header"),
     "no offsets": (file_of({"a": {"dtype": "F32", "shape": [2]}}), "without exactly dtype, shape"),
     "more keys": (file_of(entry(more=1)), "without exactly dtype, shape and data_offsets"),
-    "a number": (file_of({"a": 3}), "'a' without dtype"),
+    "a number": (file_of({"a": 3}), "'a' without exactly dtype"),
     "unsigned": (file_of(entry(dtype="U32")), "'a' is of dtype 'U32', which is not one of F64"),
     "float8": (file_of(entry(dtype="F8_E4M3", data_offsets=[0, 2])), "'F8_E4M3'"),
     "complex": (file_of(entry(dtype="C64")), "'C64'"),

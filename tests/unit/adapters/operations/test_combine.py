@@ -301,7 +301,7 @@ def test_of_heads_that_differ_those_of_a_named_adapter_are_kept():
         combine(adapters, weights)
 
     assert str(caught.value) == (
-        "Cannot combine a, b: classifier.weight differs between a and b, and a tensor that is "
+        "Cannot combine a, b: classifier.weight differs between a and b, and tensors "
         "trained in full cannot be added. Name the adapter whose heads and biases to keep: "
         "heads_from='a', or --heads-from a on the command line."
     )
