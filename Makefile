@@ -2,6 +2,8 @@
 # `make test-core` runs the quick tests of ops, layers, injection and adapters, for every commit.
 # `make bench` measures speed and memory and writes docs/performance.md (OPTIONS="--quick" to try).
 # `make claims` measures what the papers claim and writes docs/claims.md; it goes on where it was.
+# `make docs` builds the site into build/site; a warning ends it.
+# `make wheel` installs a wheel into an empty environment and uses it outside the repository.
 # All set up .venv themselves; nothing is done again while pyproject.toml and constraints.txt
 # have not changed.
 
@@ -9,9 +11,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DOCS_READY := $(VENV)/.docs-ready
 WORKERS ?= 2
 
-.PHONY: quickstart test test-core check bench claims setup clean
+.PHONY: quickstart test test-core check bench claims docs wheel setup clean
 
 quickstart: $(READY)
 	$(BIN)/lorakit quickstart
@@ -40,6 +43,12 @@ bench: $(READY)
 claims: $(READY)
 	$(BIN)/python -m benchmarks.claims $(OPTIONS)
 
+docs: $(DOCS_READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+wheel:
+	PYTHON=$(PYTHON) tools/check_wheel.sh
+
 setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
@@ -47,6 +56,10 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $(READY)
+
+$(DOCS_READY): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@touch $(DOCS_READY)
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -38,6 +38,9 @@ class Goal:
     unit: str = "s"
 
 
+NOT_MEASURED = "not measured: "
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What was reached of a goal.
@@ -51,6 +54,11 @@ class Verdict:
     row: Row | None
     reached: float | None
     text: str
+
+    @property
+    def is_met(self) -> bool:
+        """Whether a number says that the goal is reached."""
+        return self.text.startswith("met")
 
 
 def _step(
@@ -217,7 +225,7 @@ def verdict(goal: Goal, device_rows: Sequence[Row], device: str) -> Verdict:
     row = newest(device_rows, **goal.where)
     reached = None if row is None else row.ratio if "ratio_to" in goal.where else row.p50
     if reached is None:
-        return Verdict(None, None, f"not measured: {_why_not(goal, device_rows, device)}")
+        return Verdict(None, None, f"{NOT_MEASURED}{_why_not(goal, device_rows, device)}")
     if not _reaches(goal, reached, goal.must):
         return Verdict(row, reached, "missed")
     aimed = goal.aim is not None and _reaches(goal, reached, goal.aim)

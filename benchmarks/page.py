@@ -1,4 +1,4 @@
-"""Write docs/performance.md and its charts from the rows in the CSV files, and nothing else."""
+"""Write docs/performance.md, the machines' pages and their charts from the CSV files alone."""
 
 import argparse
 import os
@@ -15,6 +15,7 @@ from benchmarks.results import RESULTS, ROOT, Row, matching, read_rows
 
 DOCS = ROOT / "docs"
 PAGE_NAME = "performance.md"
+MACHINES = Path("performance")
 IMAGES = Path("images") / "performance"
 Label = tuple[str, ...]
 
@@ -189,7 +190,7 @@ SECTIONS = (
     Section(
         "Bracketing",
         "One layer, computed as x W0ᵀ + s (x Aᵀ) Bᵀ (factored) and as x (W0 + s B A)ᵀ with the sum "
-        "formed anew in each step (formed). Counting products, the two meet at in·out / (in + out) "
+        "formed in each step (formed). Counting products, the two meet at in·out / (in + out) "
         "tokens whatever the rank "
         "([Cherniuk et al. 2023](https://arxiv.org/abs/2312.03415)).",
         "bracketing",
@@ -215,7 +216,12 @@ SECTIONS = (
 
 _HEAD = """# Performance, measured
 
-What training, inference and the handling of adapters cost with lorakit, against the frozen limit, full fine-tuning, PEFT and loralib. `make bench` measures and writes this page; `python -m benchmarks.page` writes it from the rows in [`{results}`]({results}) alone.
+What training, inference and the handling of adapters cost with lorakit, against the frozen limit, full fine-tuning, PEFT and loralib. Each machine has a page with all its numbers and charts.
+"""  # noqa: E501
+
+_METHOD = """## How it is measured
+
+`make bench` measures and writes these pages; `python -m benchmarks.page` writes them from the rows in [`{results}`]({results}) alone.
 
 Variants take turns, and a ratio is taken inside a round. A cell shows the median over the rounds and, in brackets, the 20th and 80th percentile; bytes are counts and need neither; an empty cell was not measured. In training, inference and decoding all variants have the same base weights, adapters and batch, and one with an adapter is timed only if its outputs, or its loss and gradients, are lorakit's up to rounding.
 
@@ -223,36 +229,46 @@ Variants take turns, and a ratio is taken inside a round. A cell shows the media
 - *full*: full fine-tuning.
 - *lorakit*: one autograd node for each adapted layer. *lorakit+mlp*, the default of `add_adapter`: one for each MLP of a known form.
 - *peft* with factors in the dtype of the base; *peft, float32 factors* is its default for a base in half precision.
-- *loralib*: its `Linear` in place of each adapted layer.
+- *loralib*: its `Linear` instead of each adapted layer.
 """  # noqa: E501
 
 _NO_ROWS = "There are no rows yet: `make bench` makes them."
 
 
 def page_text(rows: Iterable[Row], results: str = "../benchmarks/results") -> str:
-    """Return the page.
+    """Return the first page: the goals met on each machine, and how all is measured.
 
     Args:
         rows: Rows of all benchmarks.
         results: Where the CSV files lie, seen from the page.
     """
-    parts = [_HEAD.format(results=results).rstrip()]
     devices = by_device(rows)
-    for device, own in devices.items():
-        parts += [f"## {device}", _how(own), "### Goals", tables.goal_table(own, device)]
-        before = None
-        for block in blocks(device, own):
-            if block.section is not before:
-                parts += [f"### {block.section.title}", block.section.about]
-                before = block.section
-            if block.label:
-                parts.append(f"**{block.label}**")
-            if block.image:
-                parts.append(f"![{block.section.title}]({block.image.as_posix()})")
-            parts.append(block.table)
-    if not devices:
-        parts.append(_NO_ROWS)
+    links = {device: f"[{device}]({machine_place(device).as_posix()})" for device in devices}
+    lines = [(links[device], *tables.goals_met(own, device)) for device, own in devices.items()]
+    summary = tables.table(("machine", "goals met", "missed"), lines) if lines else _NO_ROWS
+    method = _METHOD.format(results=results)
+    return "\n\n".join([_HEAD.rstrip(), summary, method.rstrip()]) + "\n"
+
+
+def machine_text(device: str, own: Sequence[Row]) -> str:
+    """Return the page of one machine."""
+    parts = [f"# {device}", _how(own), "## Goals", tables.goal_table(own, device)]
+    before = None
+    for block in blocks(device, own):
+        if block.section is not before:
+            parts += [f"## {block.section.title}", block.section.about]
+            before = block.section
+        if block.label:
+            parts.append(f"**{block.label}**")
+        if block.image:
+            parts.append(f"![{block.section.title}](../{block.image.as_posix()})")
+        parts.append(block.table)
     return "\n\n".join(parts) + "\n"
+
+
+def machine_place(device: str) -> Path:
+    """Return the path of a machine's page below the directory of the first one."""
+    return MACHINES / f"{_slug(device)}.md"
 
 
 def by_device(rows: Iterable[Row]) -> dict[str, list[Row]]:
@@ -308,23 +324,26 @@ def _slug(text: str) -> str:
 
 
 def write_page(results: Path = RESULTS, docs: Path = DOCS) -> list[Path]:
-    """Write the page and its charts; charts that no row stands for are removed.
+    """Write the pages and their charts; those that no row stands for any more are removed.
 
     Args:
         results: Directory of the CSV files.
-        docs: Directory of the page.
+        docs: Directory of the first page.
 
     Returns: What was written.
     """
     rows = read_rows(BENCHMARKS, results)
-    docs.mkdir(parents=True, exist_ok=True)
+    for folder in (docs / IMAGES, docs / MACHINES):
+        shutil.rmtree(folder, ignore_errors=True)
+    (docs / MACHINES).mkdir(parents=True)
     page = docs / PAGE_NAME
     link = Path(os.path.relpath(results, docs)).as_posix()
     page.write_text(page_text(rows, link), encoding="utf-8")
     written = [page]
-    shutil.rmtree(docs / IMAGES, ignore_errors=True)
     with charts.style():
         for device, own in by_device(rows).items():
+            written.append(docs / machine_place(device))
+            written[-1].write_text(machine_text(device, own), encoding="utf-8")
             for block in blocks(device, own):
                 if block.image and block.section.draw:
                     figure = block.section.draw(block.rows)

@@ -1,12 +1,13 @@
-"""The tables of docs/performance.md. Every number in a cell is a row's."""
+"""The tables of the pages about performance. Every number in a cell is a row's."""
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from itertools import pairwise
 
 from benchmarks import bracketing, latency, rows, switching
-from benchmarks.goals import GOALS, SHAPE, Goal, verdict
+from benchmarks.goals import GOALS, NOT_MEASURED, SHAPE, Goal, verdict
 from benchmarks.models import SHAPES
 from benchmarks.options import quantity_text
 from benchmarks.results import Row, matching, newest
@@ -17,28 +18,43 @@ VARIANTS = EAGER + COMPILED
 
 
 def goal_table(device_rows: Sequence[Row], device: str) -> str:
-    """Return every goal with what was reached of it."""
+    """Return every goal that was measured with what was reached, and which others were not."""
     verdicts = [verdict(goal, device_rows, device) for goal in GOALS]
-    was_measured = bool(matching(device_rows, shape=SHAPE))
-    if not was_measured and all(found.row is None for found in verdicts):
+    if all(found.row is None for found in verdicts):
         return f"The goals are for {SHAPE}; there are no rows of it from this device."
     lines = []
+    missing: Counter[str] = Counter()
     for goal, found in zip(GOALS, verdicts, strict=True):
-        if found.row is None and not was_measured:
+        if found.row is None or found.reached is None:
+            missing[found.text.removeprefix(NOT_MEASURED)] += 1
             continue
-        reached = ""
-        if found.row is not None and found.reached is not None:
-            reached = _goal_number(goal, found.reached)
-            if found.row.rounds > 1:
-                low, high = _range_of(goal, found.row)
-                reached += f" ({_goal_number(goal, low)}–{_goal_number(goal, high)})"
+        reached = _goal_number(goal, found.reached)
+        if found.row.rounds > 1:
+            low, high = _range_of(goal, found.row)
+            reached += f" ({_goal_number(goal, low)}–{_goal_number(goal, high)})"
         sign = "≥" if goal.at_least else "≤"
         targets = [
             "" if target is None else f"{sign} {_goal_number(goal, target)}"
             for target in (goal.must, goal.aim)
         ]
         lines.append((goal.what, _where_text(goal), reached, *targets, found.text))
-    return table(("", "measured with", "reached", "goal", "aim", ""), lines)
+    measured = table(("", "measured with", "reached", "goal", "aim", ""), lines)
+    if not missing:
+        return measured
+    others = ", ".join(f"{reason} ({number})" for reason, number in missing.items())
+    return f"{measured}\n\nGoals without a number here, by reason: {others}."
+
+
+def goals_met(device_rows: Sequence[Row], device: str) -> tuple[str, str]:
+    """Return how many of the goals measured on a device are met, and which are missed."""
+    verdicts = [(goal, verdict(goal, device_rows, device)) for goal in GOALS]
+    measured = [(goal, found) for goal, found in verdicts if found.row is not None]
+    missed = [(goal, found) for goal, found in measured if not found.is_met]
+    named = "; ".join(
+        f"{goal.what} ({_where_text(goal)}): {_goal_number(goal, found.reached or 0.0)}"
+        for goal, found in missed
+    )
+    return f"{len(measured) - len(missed)} of {len(measured)}", named
 
 
 def _goal_number(goal: Goal, value: float) -> str:

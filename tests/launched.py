@@ -30,7 +30,7 @@ from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
 
 jobs, notes = json.loads(sys.argv[1]), Path(sys.argv[2])
 seen = {"rows": [], "seeds": [], "sharded": [], "errors": []}
-draw, encoded_once = update.draw_seed, encode_once.encoded_once
+draw, encode_once_per_machine = update.draw_seed, encode_once.encode_once_per_machine
 step = AdapterTrainerMixin.training_step
 
 def draw_seed():
@@ -44,7 +44,7 @@ def counted(encode, **options):
         seen["rows"][-1] += len(encoded.train)
         return encoded
     seen["rows"].append(0)
-    return encoded_once(counting, **options)
+    return encode_once_per_machine(counting, **options)
 
 def step_and_look(self, *args, **kwargs):
     parameter = next(p for p in self.model.parameters() if p.requires_grad)
@@ -57,7 +57,7 @@ def step_and_look(self, *args, **kwargs):
 
 update.draw_seed = draw_seed
 import lorakit.training.setup as setup
-setup.encoded_once = counted
+setup.encode_once_per_machine = counted
 AdapterTrainerMixin.training_step = step_and_look
 for path, how in jobs:
     seen["sharded"].append(None)

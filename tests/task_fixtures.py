@@ -7,10 +7,6 @@ from typing import Any
 import pytest
 
 
-class NoMixin:
-    """Stands in for the trainer mixin, so that a task is tested by itself."""
-
-
 @dataclass
 class Prepared:
     recipe: Any
@@ -25,7 +21,7 @@ class Prepared:
         return self.task.preview_examples(self.encoded, self.tokenizer, self.labels, n)
 
     def trainer(self, output: Path, **arguments):
-        """Add an adapter and build the trainer with a plain mixin; nothing is saved."""
+        """Add an adapter and build the trainer without support for adapters; nothing is saved."""
         from lorakit.injection import add_adapter
         from lorakit.injection.state import state_of
 
@@ -49,8 +45,7 @@ class Prepared:
             self.encoded,
             self.task.arguments_class()(**values),
             self.labels,
-            [],
-            NoMixin,
+            trainer_class=self.task.base_trainer_class,
         )
 
 

@@ -162,7 +162,7 @@ def _full(recipe: Recipe, wanted: Wanted) -> dict[str, Any]:
     def silent(name: str, payload: dict[str, Any]) -> None:
         """Take no notice of steps."""
 
-    result = compare.train_plainly(recipe, compare.FULL, wanted.learning_rate, silent)
+    result = compare.train_without_adapter(recipe, compare.FULL, wanted.learning_rate, silent)
     return {
         "trained_parameters": result.trainable_parameters,
         "factor_parameters": 0,

@@ -46,6 +46,7 @@ if _typing.TYPE_CHECKING:
     from lorakit.tuning import tune
 
 __version__ = "0.1.0"
+"""The one place of the version; the package's metadata are made from it."""
 
 _hide_missing_kernels()
 

@@ -51,7 +51,9 @@ def by_accelerate(write):
 def test_accelerate_launch_prints_and_writes_once(by_accelerate):
     printed, path = by_accelerate
     assert printed.count("Reading") == printed.count("Trained 4 steps") == 1
-    assert "Each step is about 8 rows: 4 in a batch, 2 processes, 1 batch accumulated." in printed
+    assert (
+        "Each step has about 8 examples: 4 in a batch, 2 processes, 1 batch accumulated." in printed
+    )
     assert "The model is sharded over 2 processes (FSDP2)." in printed
     assert RunDirectory.open(path).processes == 2 and RunDirectory.open(path).is_finished
     assert [row["step"] for row in metric_rows(path) if row["event"] == "step"] == [1, 2, 3, 4]
@@ -72,7 +74,7 @@ FAILS_IN_ONE = """
 import lorakit.planning.separate_process
 import torch
 from lorakit.cli.main import main
-from lorakit.training.trainers.first_step import LearningWatch
+from lorakit.training.trainers.numerical_checks import LearningWatch
 from lorakit.distributed.processes import process_rank
 
 check = LearningWatch.check_loss
@@ -119,7 +121,7 @@ class TestRay:
             train_on_ray(Recipe.check(values, "a recipe"), 1)
 
     def test_more_than_there_is(self, write):
-        with pytest.raises(ClusterError, match="Too little room for --ray 999: got 999 x"):
+        with pytest.raises(ClusterError, match="Too few resources for --ray 999: got 999 x"):
             train_on_ray(write("many"), 999)
 
     def test_a_client_s_address(self, write):
@@ -147,6 +149,6 @@ def test_ctrl_c_on_ray_leaves_a_run_to_resume(write):
         ended = program.finished(60)
     assert ended.returncode == 130, ended
     newest = checkpoints.newest_complete(path)
-    again = f"go on with: lorakit train {recipe} --ray 1 --resume"
+    again = f"resume with: lorakit train {recipe} --ray 1 --resume"
     assert f"Interrupted. Saved {newest}; {again}" in ended.stderr
     assert not RunDirectory.open(path).is_finished and not list(path.parent.glob(".*"))

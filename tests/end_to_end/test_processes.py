@@ -167,10 +167,14 @@ import time
 import torch
 
 from lorakit.distributed.gradient_average import average_gradients
-from lorakit.distributed.processes import failing_together, process_rank, start
+from lorakit.distributed.processes import (
+    init_process_groups,
+    process_rank,
+    translating_process_failures,
+)
 
-start(use_cpu=True, timeout_s=2)
-with failing_together():
+init_process_groups(use_cpu=True, timeout_s=2)
+with translating_process_failures():
     if process_rank() == 1:
         time.sleep(100)
     average_gradients([torch.nn.Parameter(torch.ones(2))])

@@ -46,5 +46,5 @@ def test_a_search_uses_both_machines_of_a_cluster(tiny_llama_dir, prompt_jsonl, 
         assert [row["status"] for row in csv.DictReader(file)] == ["finished", "finished"]
     # Each raylet has one CPU, so two trials at once are one on each.
     told = done.stdout
-    second_begins = max(told.index("trial-001 begins"), told.index("trial-002 begins"))
-    assert second_begins < min(told.index("trial-001 epoch 8/8"), told.index("trial-002 epoch 8/8"))
+    second_starts = max(told.index("trial-001 starts"), told.index("trial-002 starts"))
+    assert second_starts < min(told.index("trial-001 epoch 8/8"), told.index("trial-002 epoch 8/8"))

@@ -9,7 +9,7 @@ from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Trainer, set_se
 
 from allocations import allocations_of
 from lorakit import add_adapter, load_adapter, save_adapter
-from lorakit.data.tokenize_examples import NOT_COUNTED
+from lorakit.config import NOT_COUNTED
 from tiny_models import randomize_
 from tolerances import TOLERANCE, largest_error
 
@@ -201,8 +201,8 @@ def test_a_model_that_is_not_followed_computes_its_loss_itself_and_says_so(made,
         name = type(prepared.model).__name__
         (note,) = trainer.notes
         assert note.startswith(
-            "Each step makes the logits of all its tokens at once, as lorakit cannot follow this "
-            f"{name} from its output layer to its loss: its loss is "
+            "Each step computes the logits of all its tokens at once, because lorakit cannot follow "
+            f"this {name} from its output layer to its loss: its loss is "
         )
         assert losses[1] < 1.5 * losses[0]
         assert trainer.evaluate()["eval_loss"] > 0.5

@@ -15,7 +15,7 @@ from lorakit.adapters.peft_files import files
 from lorakit.errors import DiskError
 from lorakit.files.disks import mount_point
 from lorakit.training import RunDirectory, train
-from lorakit.training.callbacks import quiet_writers
+from lorakit.training.callbacks import silencing_writer_threads
 
 STEPS = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "eval_strategy": "no"}
 USAGE = namedtuple("USAGE", "total used free")
@@ -80,13 +80,13 @@ def test_a_run_whose_directory_cannot_be_made_is_told_so(recipe, tmp_path, monke
         patch.setattr(type(tmp_path), "mkdir", read_only)
         train(recipe())
     assert f"the disk at {mount_point(tmp_path)} is read-only. Give " in str(caught.value)
-    assert str(caught.value).endswith("No run has been begun.")
+    assert str(caught.value).endswith("The run has not started.")
 
 
 def test_tensorboard_s_threads_end_quietly(monkeypatch):
     told = []
     monkeypatch.setattr(threading, "excepthook", told.append)
-    with quiet_writers():
+    with silencing_writer_threads():
         writer = _AsyncWriterThread(None, None, 1)  # fails at once
         other = threading.Thread(target=lambda: 1 / 0)
         for thread in (writer, other):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lorakit.training.final_metrics import is_speed
+from lorakit.training.evaluation_metrics import is_speed
 
 TEXTS = ["a good film", "a bad story", "the great cat", "the awful dog"]
 EXAMPLES = {

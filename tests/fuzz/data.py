@@ -19,8 +19,8 @@ from tests.fuzz.frame import FindingError, attempt
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import DistilBertConfig, DistilBertModel, PreTrainedTokenizerFast
 
+from lorakit.config import NOT_COUNTED
 from lorakit.data import load_splits
-from lorakit.data.tokenize_examples import NOT_COUNTED
 from lorakit.errors import LorakitError
 from lorakit.recipes.recipe import Recipe
 from lorakit.training.tasks import task_for

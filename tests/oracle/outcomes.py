@@ -68,7 +68,7 @@ LORAKIT = (
         kinds=f"embedding|conv1d|conv2d|conv3d|dilated|experts|{_ATTENTIONS}",
         features="pissa|olora",
         operations=MADE,
-        message="it is no linear layer",
+        message="it is not a linear layer",
         reason=_NO_LINEAR,
     ),
     Outcome(
@@ -94,7 +94,7 @@ LORAKIT = (
         kinds="grouped",
         features="orthogonal|pissa|olora",
         operations=MADE,
-        message="Cannot adapt parts of body.0",
+        message="Cannot adapt slices of body.0",
         reason="this start is one of a whole matrix, not of groups",
     ),
     Outcome(

@@ -33,8 +33,8 @@ from lorakit.adapters.sharded import is_sharded, whole
 from lorakit.adapters.trained_tokens import check_trained_tokens
 from lorakit.config import LoraConfig
 from lorakit.config.frozen import freeze_fields
-from lorakit.config.initialization_names import is_rewriting
 from lorakit.errors import AdapterFileError, AdapterMismatchError, LorakitWarning, first_few
+from lorakit.initialization import initialization_of
 from lorakit.layers import KernelShape
 
 
@@ -237,7 +237,7 @@ class Adapter:
                 "(use_dora), expected an update that is simply added. Merge it into its base "
                 "and subtract the weights."
             )
-        if is_rewriting(self.config.init_lora_weights):
+        if initialization_of(self.config.init_lora_weights).changes_base_in_peft:
             raise AdapterMismatchError(
                 f"The adapter's update of {path!r} depends on the base: got init_lora_weights="
                 f"{self.config.init_lora_weights!r}, expected an update that is simply added. "

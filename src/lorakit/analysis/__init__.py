@@ -1,4 +1,4 @@
-"""Pictures and figures about adapters, bases and runs; imported when first used."""
+"""Measurements, reports and plots of adapters, bases and runs; imported when first used."""
 
 import typing as _typing
 from importlib import import_module as _import_module

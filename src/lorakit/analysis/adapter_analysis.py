@@ -1,4 +1,4 @@
-"""Everything that is measured of one adapter."""
+"""All measurements of one adapter."""
 
 from __future__ import annotations
 
@@ -22,46 +22,46 @@ from lorakit.analysis.spectrum import (
 from lorakit.errors import AdapterFileError
 
 SHARES = (0.9, 0.99)
-"""Shares of the energy whose ranks are always shown."""
+"""Shares of the energy that are always shown."""
 
 
 @dataclass(frozen=True)
 class RankChoice:
-    """Which ranks would have kept a share of the energy Σ‖ΔW‖_F².
+    """Ranks that would keep a share of the energy Σ‖ΔW‖_F².
 
     Attributes:
         share: The share.
-        together: Smallest single rank at which all modules together keep it.
+        together: Smallest single rank at which all modules together keep the share.
         kept_together: Share that they keep at that rank: `share` or more.
-        everywhere: Smallest single rank at which each module keeps it of its own.
-        own: Smallest rank of each module that keeps it of its own, by path; 0 for a module whose
-            update is zero.
-        parameters_together: Numbers in lora_A and lora_B at the rank `together`.
-        parameters_everywhere: The same at the rank `everywhere`.
-        parameters_own: The same at the ranks `own`.
+        everywhere: Smallest single rank at which each module keeps the share of its energy.
+        per_module: Smallest rank of each module that keeps the share of its energy, by path; 0
+            for a module whose update is zero.
+        parameters_together: Parameters of lora_A and lora_B at the rank `together`.
+        parameters_everywhere: Parameters at the rank `everywhere`.
+        parameters_per_module: Parameters at the ranks `per_module`.
     """
 
     share: float
     together: int
     kept_together: float
     everywhere: int
-    own: Mapping[str, int]
+    per_module: Mapping[str, int]
     parameters_together: int
     parameters_everywhere: int
-    parameters_own: int
+    parameters_per_module: int
 
 
 @dataclass(frozen=True, eq=False)
 class AdapterAnalysis:
-    """What was measured of one adapter.
+    """Measurements of one adapter.
 
     Attributes:
-        name: What to call it.
+        name: Name in reports.
         adapter: The adapter.
-        energy: The share of the energy that decides the recommended rank.
+        energy: Share of the energy that decides the recommended rank.
         updates: Singular values and directions of every module.
-        layer_similarities: φ between modules of one input width, a matrix for each width.
-        amplifications: Empty where the base's weights were not given.
+        layer_similarities: φ between modules of the same input width, a matrix for each width.
+        amplifications: Amplification of each update; empty without weights of the base.
     """
 
     name: str
@@ -86,43 +86,43 @@ class AdapterAnalysis:
 
     @property
     def zero_paths(self) -> list[str]:
-        """Modules whose update changes nothing."""
+        """Modules whose update is zero."""
         return [update.path for update in self.updates if update.is_zero]
 
     @property
     def largest_r(self) -> int:
-        """The largest rank of a module."""
+        """Largest rank of a module."""
         return max(update.r for update in self.updates)
 
     @property
     def parameters(self) -> int:
-        """Numbers in all lora_A and lora_B."""
+        """Parameters of all lora_A and lora_B."""
         return sum(update.r * parameters_per_rank(update) for update in self.updates)
 
     def rank_choice(self, share: float | None = None) -> RankChoice:
-        """Return which ranks would have kept a share of the energy; None takes `energy`.
+        """Return the ranks that would keep a share of the energy; None takes `energy`.
 
         Raises:
             ConfigError: The share is out of range.
         """
         share = self.energy if share is None else share
-        own = {update.path: update.rank_for(share) for update in self.updates}
+        per_module = {update.path: update.rank_for(share) for update in self.updates}
         spectra = [update.singular_values for update in self.updates]
         together = rank_for(spectra, share)
-        everywhere = max(own.values())
+        everywhere = max(per_module.values())
         return RankChoice(
             share,
             together,
             pooled_energy(spectra)[together].item(),
             everywhere,
-            own,
-            self._parameters_at(dict.fromkeys(own, together)),
-            self._parameters_at(dict.fromkeys(own, everywhere)),
-            self._parameters_at(own),
+            per_module,
+            self._parameters_at(dict.fromkeys(per_module, together)),
+            self._parameters_at(dict.fromkeys(per_module, everywhere)),
+            self._parameters_at(per_module),
         )
 
     def shares(self) -> list[float]:
-        """Return the shares to show: the usual ones and the one asked for."""
+        """Return the shares to show: the default ones and `energy`."""
         return sorted({*SHARES, self.energy})
 
     def _parameters_at(self, ranks: Mapping[str, int]) -> int:
@@ -140,20 +140,20 @@ def analyze_adapter(
     energy: float = 0.9,
     seed: int = 0,
 ) -> AdapterAnalysis:
-    """Measure spectra, ranks, subspaces and, with the base's weights, amplification.
+    """Measure spectra, ranks, subspaces and, given the base's weights, amplification.
 
     Args:
         adapter: A trained adapter.
         base_weights: W0 by module path, oriented as ΔW: (out, in), or (dim, vocabulary) for an
             embedding; float32, or any dtype that converts to it. None leaves amplification out.
-        name: What to call it in a report.
+        name: Name in reports.
         energy: Share of Σ‖ΔW‖_F² that the recommended rank keeps.
-        seed: Of the random controls.
+        seed: Seed of the random controls.
 
     Raises:
-        ConfigError: `energy` is not above 0 and at most 1.
+        ConfigError: `energy` is not in (0, 1].
         AdapterFileError: The adapter was never trained, or its factors are not finite.
-        AdapterMismatchError: A weight of the base has another shape than its update.
+        AdapterMismatchError: Shapes of a base weight and its update differ.
 
     Source: Hu et al. 2021, arXiv:2106.09685, section 7.
     """
@@ -162,8 +162,8 @@ def analyze_adapter(
     if all(update.is_zero for update in updates):
         raise AdapterFileError(
             f"Nothing to analyse in {name}: got ΔW = 0 in all {len(updates)} modules, expected a "
-            "trained adapter. lora_B (of an embedding lora_A) starts at zero, so this one was "
-            "never trained and changes nothing. Train it first."
+            "trained adapter. lora_B (for an embedding, lora_A) is zero after initialization, "
+            "so this one was never trained and changes nothing. Train it first."
         )
     found = () if base_weights is None else tuple(amplifications(updates, base_weights, seed))
     similarities = tuple(layer_similarities(updates, seed))
@@ -171,7 +171,7 @@ def analyze_adapter(
 
 
 def parameters_per_rank(update: UpdateSvd) -> int:
-    """Return how many numbers lora_A and lora_B have for each rank."""
+    """Return the number of parameters of lora_A and lora_B per rank."""
     return update.in_features + update.out_features
 
 

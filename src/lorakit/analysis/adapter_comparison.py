@@ -1,4 +1,4 @@
-"""Two adapters side by side: do their updates use the same directions?"""
+"""Compare the directions of the updates of two adapters."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ class ModuleSimilarity:
     """φ(i, j) of one module between two adapters.
 
     Attributes:
-        path: The module's path in the base.
+        path: Path of the module in the base.
         in_features: Columns of ΔW.
         out_features: Rows of ΔW.
         inputs: φ of the right-singular vectors of ΔW, (r1, r2) in float64; r1 and r2 are the
             ranks of the two updates.
         outputs: φ of the left-singular vectors.
-        factor_A: φ of the right-singular vectors of lora_A alone, as the paper has it, (r1, r2)
-            of the trained ranks.
-        random_inputs: φ of Gaussian matrices in place of the input directions, (r1, r2).
-        random_outputs: φ of Gaussian matrices in place of the output directions, (r1, r2).
+        factor_A: φ of the right-singular vectors of lora_A alone, as in the paper, (r1, r2) for
+            the trained ranks.
+        random_inputs: φ of Gaussian matrices instead of the input directions, (r1, r2).
+        random_outputs: φ of Gaussian matrices instead of the output directions, (r1, r2).
     """
 
     path: str
@@ -46,12 +46,12 @@ class ModuleSimilarity:
 
     @property
     def expected_inputs(self) -> Tensor:
-        """What `inputs` is on average for random directions."""
+        """Mean of `inputs` for random directions."""
         return expected_similarity(self.in_features, *self.inputs.shape)
 
     @property
     def expected_outputs(self) -> Tensor:
-        """What `outputs` is on average for random directions."""
+        """Mean of `outputs` for random directions."""
         return expected_similarity(self.out_features, *self.outputs.shape)
 
 
@@ -60,10 +60,10 @@ class AdapterComparison:
     """φ between two adapters.
 
     Attributes:
-        first: The one adapter.
-        second: The other.
-        modules: The modules both update, in the first's order.
-        left_out: Modules that only one of them adapts, or whose update is zero in one.
+        first: First adapter.
+        second: Second adapter.
+        modules: Modules that both adapt, in the order of the first.
+        left_out: Modules that only one adapts, or whose update is zero in one.
     """
 
     first: AdapterAnalysis
@@ -77,16 +77,16 @@ def compare_adapters(
 ) -> AdapterComparison:
     """Compare the directions of two adapters of one base, module by module.
 
-    The ranks may differ, module by module too. What the comparison says depends on both having
-    been trained on the same base: only then do input and output mean the same.
+    The ranks may differ, also between modules. Both adapters must be trained on the same base:
+    only then do their inputs and outputs mean the same.
 
     Args:
-        first: From `analyze_adapter`.
-        second: Likewise.
-        seed: Of the random control.
+        first: Result of `analyze_adapter`.
+        second: Result of `analyze_adapter`.
+        seed: Seed of the random control.
 
     Raises:
-        AdapterMismatchError: They have no module in common, or one of another width.
+        AdapterMismatchError: They share no module, or the widths of a shared module differ.
 
     Source: Hu et al. 2021, arXiv:2106.09685, section 7.2, figures 3 and 4.
     """
@@ -108,7 +108,7 @@ def compare_adapters(
     if not modules:
         raise AdapterMismatchError(
             f"Cannot compare {first.name} with {second.name}: in each module that both adapt, such "
-            f"as {common[0][0].path}, the update of one is zero; expected both to be trained."
+            f"as {common[0][0].path}, one of the updates is zero; expected both to be trained."
         )
     done = {module.path for module in modules}
     paths = dict.fromkeys(update.path for update in (*first.updates, *second.updates))

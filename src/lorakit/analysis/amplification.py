@@ -13,22 +13,22 @@ from lorakit.analysis.subspace import random_directions
 from lorakit.errors import AdapterMismatchError
 
 _EXACT_ROWS = 2048
-"""Up to this many rows or columns all singular values are taken, above it only the top ones."""
+"""Above this number of rows and columns, only the top singular values are computed."""
 _EXTRA_DIRECTIONS = 16
 _POWER_STEPS = 6
 
 
 @dataclass(frozen=True)
 class Amplification:
-    """One update beside its base's weight.
+    """An update compared with the weight of its base.
 
     Attributes:
-        path: The module's path in the base.
-        directions: How many top directions r were taken: the update's rank.
+        path: Path of the module in the base.
+        directions: Number of top directions r: the rank of the update.
         update_norm: ‖ΔW‖_F.
         base_norm: ‖W0‖_F.
         along_update: ‖Uᵀ W0 V‖_F with U, V the top singular directions of ΔW.
-        along_base: The same with those of W0 itself, the most that r directions can have.
+        along_base: The same with the directions of W0, the maximum for r directions.
         along_random: The same with random directions.
     """
 
@@ -42,24 +42,24 @@ class Amplification:
 
     @property
     def factor(self) -> float:
-        """‖ΔW‖_F / ‖Uᵀ W0 V‖_F; infinite where W0 has nothing along the update's directions."""
+        """‖ΔW‖_F / ‖Uᵀ W0 V‖_F; infinite if W0 is zero along the directions of the update."""
         return self.update_norm / self.along_update if self.along_update else float("inf")
 
 
 def amplifications(
     updates: Sequence[UpdateSvd], base_weights: Mapping[str, Tensor], seed: int = 0
 ) -> list[Amplification]:
-    """Measure how far each update amplifies directions that its base's weight has already.
+    """Measure how much each update amplifies directions that the base weight already has.
 
-    Updates of zeros, and those whose weight is not given, are left out.
+    Zero updates, and those without a base weight, are omitted.
 
     Args:
-        updates: From `update_svds`.
+        updates: Result of `update_svds`.
         base_weights: W0 by module path, oriented as ΔW: (out, in), or (dim, vocabulary).
-        seed: Of the random directions.
+        seed: Seed of the random directions.
 
     Raises:
-        AdapterMismatchError: A weight has another shape than its update.
+        AdapterMismatchError: Shapes of a weight and its update differ.
 
     Source: Hu et al. 2021, arXiv:2106.09685, section 7.3 and table 7.
     """
@@ -75,15 +75,15 @@ def amplifications(
 def amplification(
     update: UpdateSvd, base_weight: Tensor, generator: torch.Generator
 ) -> Amplification:
-    """Measure one update beside its base's weight.
+    """Compare one update with the weight of its base.
 
     Args:
-        update: Not zero.
+        update: Update that is not zero.
         base_weight: W0, oriented as ΔW.
-        generator: Of the random directions.
+        generator: Generator of the random directions.
 
     Raises:
-        AdapterMismatchError: The weight has another shape than the update.
+        AdapterMismatchError: Shapes of the weight and the update differ.
     """
     shape = (update.out_features, update.in_features)
     if tuple(base_weight.shape) != shape:
@@ -115,9 +115,9 @@ def top_norm(
     Args:
         W0: (out, in), float64.
         directions: The rank.
-        generator: Of the start of the subspace iteration.
-        exact_rows: A matrix with more rows and columns than that is approximated by subspace
-            iteration, which gives a little too little.
+        generator: Generator of the initial subspace.
+        exact_rows: Matrices with more rows and columns use subspace iteration, whose result is
+            slightly too small.
 
     Source: Halko, Martinsson and Tropp 2011, arXiv:0909.4061, algorithm 4.4.
     """

@@ -1,4 +1,4 @@
-"""What an evaluation gives where nothing was learnt: by guessing, or before training."""
+"""Reference metrics without learning: those of guessing, or from before training."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lorakit.config import TaskType
+from lorakit.config import NOT_COUNTED, TaskType
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -16,61 +16,59 @@ if TYPE_CHECKING:
     from lorakit.recipes.run_directory import RunDirectory
 
 EVENT = "guessing"
-"""Name of the row of metrics.jsonl that holds what guessing would give."""
-
-_IGNORED = -100
+"""Event of the row of metrics.jsonl with the metrics of guessing."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What the metrics are where nothing was learnt."""
+    """Metrics without learning."""
 
     metrics: Mapping[str, float]
-    """By the names of the evaluation's metrics."""
+    """Values by metric of the evaluation."""
     how: str
-    """What gives them."""
+    """Origin of the metrics."""
     count: int = 0
-    """What was guessed: examples, or words; 0 where nothing was."""
+    """Number of guessed examples or words; 0 if nothing was guessed."""
 
     def beaten_by(self, metric: str, value: float, is_minimized: bool, spread: float = 0.0) -> bool:
         """Return whether a value is better by more than its spread and that of guessing.
 
         Args:
-            metric: Its name; one that is not known here counts as beaten.
-            value: The metric after training.
-            is_minimized: Whether a low value is good.
+            metric: Name of the metric; an unknown one counts as beaten.
+            value: Value after training.
+            is_minimized: Whether lower values are better.
             spread: Standard deviation of the value.
         """
         expected = self.metrics.get(metric)
         if expected is None:
             return True
-        if metric == "eval_accuracy" and self.count:  # a binomial share of so many
+        if metric == "eval_accuracy" and self.count:  # the standard deviation of a binomial share
             spread = max(spread, math.sqrt(expected * (1 - expected) / self.count))
         gain = expected - value if is_minimized else value - expected
         return gain > spread
 
 
 def guesses(task_type: TaskType, validation: Dataset | None) -> dict[str, Any]:
-    """Return the metrics of a guess that knows the classes' shares and no text.
+    """Return the metrics of a guess that knows the shares of the classes but no text.
 
     Args:
-        task_type: One with classes; nothing is guessed for others.
+        task_type: Task; only tasks with classes are guessed.
         validation: Encoded examples with "labels".
 
-    Returns: Metrics with "eval_" prefixes and `count`, or nothing.
+    Returns: Metrics with "eval_" prefixes and `count`, or an empty dictionary.
     """
     if validation is None or task_type not in (TaskType.SEQ_CLS, TaskType.TOKEN_CLS):
         return {}
     labels: Any = validation["labels"]
     is_words = task_type == TaskType.TOKEN_CLS
-    ids = [one for row in labels for one in row if one != _IGNORED] if is_words else list(labels)
-    return _of_classes(ids, with_averages=not is_words) if ids else {}
+    ids = [one for row in labels for one in row if one != NOT_COUNTED] if is_words else list(labels)
+    return _guess_classes(ids, with_averages=not is_words) if ids else {}
 
 
-def _of_classes(ids: Sequence[int], *, with_averages: bool) -> dict[str, Any]:
-    """Return what guessing gives: the commonest class's share, and the entropy of the shares.
+def _guess_classes(ids: Sequence[int], *, with_averages: bool) -> dict[str, Any]:
+    """Return the metrics of guessing: share of the largest class, and entropy of the shares.
 
-    >>> _of_classes([0, 0, 1, 2], with_averages=True)["eval_accuracy"]
+    >>> _guess_classes([0, 0, 1, 2], with_averages=True)["eval_accuracy"]
     0.5
     """
     shares = [count / len(ids) for count in Counter(ids).values()]
@@ -79,17 +77,19 @@ def _of_classes(ids: Sequence[int], *, with_averages: bool) -> dict[str, Any]:
         "eval_accuracy": max(shares),
         "eval_loss": -sum(share * math.log(share) for share in shares),
     }
-    if with_averages:  # macro averages of a guess at random, which are above the commonest class's
+    if (
+        with_averages
+    ):  # macro averages of random guesses, which are above those of the largest class
         values |= dict.fromkeys(("eval_precision", "eval_recall", "eval_f1"), 1 / len(shares))
     return values
 
 
 def warning(reference: Reference | None, metrics: Mapping[str, float]) -> str | None:
-    """Say that nothing seems to have been learnt, where the metrics are no better than chance.
+    """Return a warning if the metrics are no better than chance, else None.
 
     Args:
-        reference: What the metrics are compared with; None where there is nothing.
-        metrics: Of the validation examples, with "eval_" prefixes.
+        reference: Reference metrics; None if there are none.
+        metrics: Metrics of the validation examples, with "eval_" prefixes.
     """
     metric = "eval_accuracy" if "eval_accuracy" in metrics else "eval_loss"
     value = metrics.get(metric)
@@ -105,7 +105,7 @@ def warning(reference: Reference | None, metrics: Mapping[str, float]) -> str | 
 
 
 def reference_of(run: RunDirectory) -> Reference | None:
-    """Return what a run's metrics can be compared with, or None where it was not found out."""
+    """Return the reference metrics of a run, or None if it has none."""
     rows = run.metrics()
     before = [row for row in rows if row.get("event") == "evaluation" and row.get("step") == 0]
     guessed = [row for row in rows if row.get("event") == EVENT]
@@ -116,7 +116,7 @@ def reference_of(run: RunDirectory) -> Reference | None:
 
 
 def first_reference(runs: Iterable[RunDirectory]) -> Reference | None:
-    """Return what runs on the same examples can be compared with."""
+    """Return the reference metrics of runs on the same examples, or None."""
     found = (reference_of(run) for run in runs)
     return next((one for one in found if one is not None), None)
 

@@ -1,4 +1,4 @@
-"""φ between the modules of one adapter that have the same input width."""
+"""Compute φ between modules of one adapter with the same input width."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lorakit.analysis.spectrum import UpdateSvd
 from lorakit.analysis.subspace import random_directions
 
 TOP_DIRECTIONS = 4
-"""How many top directions of each module are compared."""
+"""Number of top directions of each module that are compared."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,11 +20,11 @@ class LayerSimilarity:
     """φ of the top input directions between all modules of one input width.
 
     Attributes:
-        in_features: The width n.
-        paths: The modules, in the order of rows and columns.
-        directions: How many top directions of each were taken: 4, or its rank if that is less.
+        in_features: Input width n.
+        paths: Paths of the modules, in the order of rows and columns.
+        directions: Number of top directions of each: 4, or its rank if that is lower.
         phi: (modules, modules) in float64; symmetric, 1 on the diagonal.
-        random: The same for random directions, the control.
+        random: φ of random directions, the control.
     """
 
     in_features: int
@@ -40,19 +40,19 @@ class LayerSimilarity:
 
     @property
     def random_mean(self) -> float:
-        """The same of the control."""
+        """Mean of the control."""
         return _mean_of_pairs(self.random)
 
     @property
     def largest(self) -> float:
-        """The largest φ of two different modules, measured or of the control."""
+        """Largest φ of two different modules, measured or of the control."""
         outside = ~torch.eye(len(self.paths), dtype=torch.bool)
         return max(self.phi[outside].max().item(), self.random[outside].max().item())
 
     def closest(self) -> tuple[str, str, float]:
         """Return the pair of different modules with the largest φ, and that φ."""
         count = len(self.paths)
-        # Each pair once: its two entries may differ in rounding.
+        # Each pair once: its two entries may differ by rounding.
         masked = self.phi.triu(1) - torch.ones_like(self.phi).tril()
         row, column = divmod(int(masked.argmax()), count)
         return self.paths[row], self.paths[column], self.phi[row, column].item()
@@ -63,16 +63,16 @@ def layer_similarities(
 ) -> list[LayerSimilarity]:
     """Compare the input directions of all modules that have the same input width.
 
-    Embeddings and updates of zeros are left out, as is a width that only one module has. Modules
-    that read the same activation (q, k, v) may share directions; those of other layers may as
-    well, since the residual stream goes through all layers.
+    Embeddings, zero updates, and widths of a single module are omitted. Modules
+    that read the same activation (q, k, v) may share directions; so may those of different
+    layers, since all layers read the residual stream.
 
     Args:
-        updates: From `update_svds`.
-        seed: Of the random control.
-        top: How many top directions of each module to take.
+        updates: Result of `update_svds`.
+        seed: Seed of the random control.
+        top: Number of top directions of each module.
 
-    Returns: One for each width, the largest group first.
+    Returns: One result for each width, the largest group first.
 
     Source: φ of Hu et al. 2021, arXiv:2106.09685, section 7.2.
     """
@@ -86,15 +86,15 @@ def layer_similarities(
         if len(group) < 2:
             continue
         counts = tuple(min(top, update.rank) for update in group)
-        own = [update.right[:k].T for update, k in zip(group, counts, strict=True)]
+        measured = [update.right[:k].T for update, k in zip(group, counts, strict=True)]
         random = [random_directions(width, k, generator) for k in counts]
         paths = tuple(update.path for update in group)
-        made.append(LayerSimilarity(width, paths, counts, _pairwise(own), _pairwise(random)))
+        made.append(LayerSimilarity(width, paths, counts, _pairwise(measured), _pairwise(random)))
     return made
 
 
 def _pairwise(directions: Sequence[Tensor]) -> Tensor:
-    """Return φ of all directions of each with all of each, by one product for all pairs."""
+    """Return φ of every two sets of directions, by one product for all pairs."""
     counts = torch.tensor([columns.shape[1] for columns in directions])
     owner = torch.arange(len(directions)).repeat_interleave(counts)
     stacked = torch.cat(list(directions), dim=1)

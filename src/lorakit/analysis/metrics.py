@@ -1,4 +1,4 @@
-"""Metrics of evaluation: shares from 0 to 1, computed by scikit-learn, seqeval and rouge-score."""
+"""Compute evaluation metrics from 0 to 1 with scikit-learn, seqeval and rouge-score."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from lorakit.config import TaskType
+from lorakit.config import NOT_COUNTED, TaskType
 
 ROUGE_NAMES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 _MOST_CLASSES_LISTED = 20
-# Each Chinese or Japanese character is a word; other words are runs of letters and digits.
+# Each Chinese or Japanese character is a word; other words are sequences of letters and digits.
 _CJK = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")
 
@@ -20,13 +20,13 @@ _WORD = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")
 def classification_metrics(label_ids: Any, logits: Any, labels: Sequence[str]) -> dict[str, float]:
     """Compare predicted classes with the true ones.
 
-    Precision, recall and F1 are macro averages: every class counts alike. Up to 20 classes have
-    their own F1 as well, under "f1_<label>". With two classes, roc_auc is the probability that a
-    row of the second class gets a higher score for it than a row of the first.
+    Precision, recall and F1 are macro averages: every class has the same weight. Up to 20 classes
+    also have a separate F1, under "f1_<label>". With two classes, roc_auc is the probability that
+    an example of the second class gets a higher score for it than an example of the first.
 
     Args:
-        label_ids: True classes, array (rows,).
-        logits: Scores, array (rows, classes).
+        label_ids: True classes, array (examples,).
+        logits: Scores, array (examples, classes).
         labels: Class names by id.
     """
     from sklearn.metrics import accuracy_score, precision_recall_fscore_support, roc_auc_score
@@ -35,7 +35,7 @@ def classification_metrics(label_ids: Any, logits: Any, labels: Sequence[str]) -
     predicted = logits.argmax(-1)
     # A class that occurs neither in truth nor in predictions says nothing about the model.
     present = [i for i in ids if (label_ids == i).any() or (predicted == i).any()]
-    no_value: Any = 0.0  # of a class that is never predicted; the stubs know only of "warn"
+    no_value: Any = 0.0  # for a class that is never predicted; the stubs allow only "warn"
     scores: Any = precision_recall_fscore_support(
         label_ids, predicted, labels=present, zero_division=no_value
     )
@@ -55,7 +55,7 @@ def classification_metrics(label_ids: Any, logits: Any, labels: Sequence[str]) -
 
 
 def classification_metric_names(labels: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of all that `classification_metrics` can measure.
+    """Return the names of all metrics of `classification_metrics`.
 
     >>> classification_metric_names(["no", "yes"])
     ('accuracy', 'precision', 'recall', 'f1', 'roc_auc', 'f1_no', 'f1_yes')
@@ -80,7 +80,7 @@ def is_entity_scheme(labels: Sequence[str]) -> bool:
 def has_averages(task_type: TaskType | None, labels: Sequence[str]) -> bool:
     """Return whether precision, recall and F1 are macro averages over classes.
 
-    Entities are counted instead, whatever their kind.
+    For entities they are micro averages, over all kinds.
     """
     if task_type == TaskType.TOKEN_CLS:
         return not is_entity_scheme(labels)
@@ -90,16 +90,16 @@ def has_averages(task_type: TaskType | None, labels: Sequence[str]) -> bool:
 def token_metrics(label_ids: Any, logits: Any, labels: Sequence[str]) -> dict[str, float]:
     """Compare predicted tags with the true ones, word by word or entity by entity.
 
-    Tags that mark entities are scored by seqeval: precision, recall and F1 count an entity as
-    found only where its kind and both its ends are right. Other tags (parts of speech) are scored
-    word by word, as macro averages. Accuracy is the share of words with the right tag.
+    Tags that mark entities are scored by seqeval: an entity is correct only if its kind and both
+    ends are correct. Other tags (parts of speech) are scored word by word, as macro averages.
+    Accuracy is the share of words with the correct tag.
 
     Args:
-        label_ids: True tags, array (rows, tokens); -100 where a token does not count.
-        logits: Scores, array (rows, tokens, tags).
+        label_ids: True tags, array (examples, tokens); -100 for tokens that do not count.
+        logits: Scores, array (examples, tokens, tags).
         labels: Tag names by id.
     """
-    counted = label_ids != -100
+    counted = label_ids != NOT_COUNTED
     predicted = logits.argmax(-1)
     if not is_entity_scheme(labels):
         scores = classification_metrics(label_ids[counted], logits[counted], labels)
@@ -110,7 +110,7 @@ def token_metrics(label_ids: Any, logits: Any, labels: Sequence[str]) -> dict[st
     names: Any = np.array(labels)
     true_tags: Any = [names[row[at]].tolist() for row, at in zip(label_ids, counted, strict=True)]
     tags: Any = [names[row[at]].tolist() for row, at in zip(predicted, counted, strict=True)]
-    no_value: Any = 0  # of a kind that is never predicted; the stubs know only of "warn"
+    no_value: Any = 0  # for a kind that is never predicted; the stubs allow only "warn"
     scorers: Any = {"precision": precision_score, "recall": recall_score, "f1": f1_score}
     return {
         "accuracy": float((predicted == label_ids)[counted].mean()),
@@ -123,8 +123,8 @@ def token_metrics(label_ids: Any, logits: Any, labels: Sequence[str]) -> dict[st
 def rouge_metrics(targets: Sequence[str], generated: Sequence[str]) -> dict[str, float]:
     """Compare generated texts with their targets by overlapping words.
 
-    The F-measures of ROUGE-1, ROUGE-2, ROUGE-L and ROUGE-Lsum, averaged over the rows. Words are
-    those of any script: rouge-score's own tokenizer knows the letters a to z only.
+    Returns the F-measures of ROUGE-1, ROUGE-2, ROUGE-L and ROUGE-Lsum, averaged over the examples.
+    Words may be of any script: the tokenizer of rouge-score knows the letters a to z only.
     """
     from rouge_score.rouge_scorer import RougeScorer
 
@@ -135,12 +135,12 @@ def rouge_metrics(targets: Sequence[str], generated: Sequence[str]) -> dict[str,
 
 
 class _Words:
-    """rouge-score's tokenizer interface."""
+    """Tokenizer for rouge-score."""
 
     def tokenize(self, text: str) -> list[str]:
         return _WORD.findall(text.lower())
 
 
 def first_output(predictions: Any, _labels: Any = None) -> Any:
-    """Return the scores alone where a model also returns hidden states or a cache."""
+    """Return the logits of a model that also returns hidden states or a cache."""
     return predictions[0] if isinstance(predictions, (tuple, list)) else predictions

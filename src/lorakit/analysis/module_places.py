@@ -1,4 +1,4 @@
-"""Where a module stands in a model: which kind it is of, and in which layer."""
+"""The place of a module in a model: its kind and its layer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Place:
-    """A module's place.
+    """Place of a module.
 
     Attributes:
-        kind: What the modules of one place in every layer are called, such as "q_proj".
-        layer: Number of the layer, counted from 0; None for a module outside of the layers.
+        kind: Name of the modules at the same place in every layer, such as "q_proj".
+        layer: Index of the layer, from 0; None for a module outside of the layers.
     """
 
     kind: str
@@ -18,9 +18,9 @@ class Place:
 
 
 def module_places(paths: Sequence[str]) -> dict[str, Place]:
-    """Return the kind and layer of every module, with the shortest names that tell kinds apart.
+    """Return the kind and layer of every module, with the shortest names that distinguish kinds.
 
-    The first part of a path that is a number is its layer. Where an encoder and a decoder have the
+    The first part of a path that is a number is its layer. If an encoder and a decoder have the
     same modules, their kinds begin with the part that differs.
 
     >>> module_places(["model.layers.0.attn.q_proj", "model.layers.1.attn.q_proj", "lm_head"])
@@ -36,7 +36,7 @@ def module_places(paths: Sequence[str]) -> dict[str, Place]:
 
 
 def _split(path: str) -> tuple[str, int | None, str]:
-    """Return the list of layers, the number in it, and the path inside of a layer."""
+    """Return the path of the layers, the index of the layer, and the path inside the layer."""
     parts = path.split(".")
     at = next((index for index, part in enumerate(parts) if part.isdigit()), None)
     if at is None or at == len(parts) - 1:
@@ -47,12 +47,12 @@ def _split(path: str) -> tuple[str, int | None, str]:
 def _kind(group: tuple[str, str], groups: Sequence[tuple[str, str]]) -> str:
     stem, inner = group
     name = _shortest_tail(inner, [other for _, other in groups if other != inner])
-    stems = [other for other, own in groups if own == inner and other != stem]
+    stems = [other for other, other_inner in groups if other_inner == inner and other != stem]
     return f"{_first_difference(stem, stems)} {name}" if stems else name
 
 
 def _shortest_tail(path: str, others: Sequence[str]) -> str:
-    """Return as many last parts of a path as no other path ends in."""
+    """Return the shortest ending of a path that no other path has."""
     parts = path.split(".")
     for count in range(1, len(parts) + 1):
         tail = parts[-count:]
@@ -62,7 +62,7 @@ def _shortest_tail(path: str, others: Sequence[str]) -> str:
 
 
 def _first_difference(stem: str, others: Sequence[str]) -> str:
-    """Return the first part of a stem that no other one has in its place, or the whole stem."""
+    """Return the first part of a stem that differs from all others, or the whole stem."""
     for index, part in enumerate(stem.split(".")):
         if all(other.split(".")[index : index + 1] != [part] for other in others):
             return part

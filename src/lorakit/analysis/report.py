@@ -1,4 +1,4 @@
-"""report.md, tables and pictures about one adapter or two, in a directory that appears at once."""
+"""Write report.md, tables and plots about one or two adapters into a new directory."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def write_report(
 ) -> list[Path]:
     """Write a report about an adapter, or about two that were compared.
 
-    The directory gets report.md, layers.csv (one row for each module), the pictures, and for two
-    adapters similarity.csv; it appears with all of them or not at all.
+    The directory contains report.md, layers.csv (one row for each module), the plots, and for two
+    adapters similarity.csv; it appears complete or not at all.
 
     Args:
-        output: A new or empty directory.
-        analysis: Of the adapter; of the first one where two were compared.
-        comparison: With a second one; `analysis` is its first.
-        base_note: Why amplification factors are left out, as a sentence.
+        output: New or empty directory.
+        analysis: Analysis of the adapter, or of the first of two.
+        comparison: Comparison with a second adapter; `analysis` is its first.
+        base_note: Sentence on why amplification factors are left out.
 
     Returns: The paths written, the report first.
 
@@ -80,10 +80,10 @@ def write_report(
 
 
 def refuse_occupied(output: str | Path) -> None:
-    """Raise unless a report may be written to a directory.
+    """Refuse an output that is a file or a directory with files.
 
     Raises:
-        OutputExistsError: It is a file, or holds files already.
+        OutputExistsError: The output is occupied.
     """
     output = Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -95,7 +95,7 @@ def refuse_occupied(output: str | Path) -> None:
 
 
 def layer_rows(analysis: AdapterAnalysis) -> list[dict[str, Any]]:
-    """Return the numbers of every module, a row each, as layers.csv has them."""
+    """Return the measurements of every module as rows of layers.csv."""
     amplified = {found.path: found for found in analysis.amplifications}
     choices = [analysis.rank_choice(share) for share in analysis.shares()]
     rows = []
@@ -115,7 +115,10 @@ def layer_rows(analysis: AdapterAnalysis) -> list[dict[str, Any]]:
                 "spectral_norm": update.spectral_norm,
                 "effective_rank": update.effective_rank,
                 "stable_rank": update.stable_rank,
-                **{f"rank_for_{choice.share:g}": choice.own[update.path] for choice in choices},
+                **{
+                    f"rank_for_{choice.share:g}": choice.per_module[update.path]
+                    for choice in choices
+                },
                 "base_norm": found and found.base_norm,
                 "base_norm_along_update": found and found.along_update,
                 "base_norm_along_base": found and found.along_base,
@@ -127,10 +130,10 @@ def layer_rows(analysis: AdapterAnalysis) -> list[dict[str, Any]]:
 
 
 def similarity_rows(comparison: AdapterComparison) -> list[dict[str, Any]]:
-    """Return φ of every module, a row for each and for each number of directions.
+    """Return φ of every module as rows of similarity.csv.
 
-    A row has φ(i, j) for i and j of 1, 4 and all, as far as the ranks go, with what random
-    directions have on average.
+    A row has φ(i, j) for i and j of 1, 4 and all, limited by the ranks, with the mean of random
+    directions.
     """
     rows = []
     for module in comparison.modules:
@@ -160,7 +163,7 @@ def similarity_rows(comparison: AdapterComparison) -> list[dict[str, Any]]:
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return rows as CSV, numbers with six significant digits, empty where nothing is known."""
+    """Return rows as CSV, floats with six significant digits, None as empty cells."""
     stream = io.StringIO()
     writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -173,7 +176,7 @@ def _cell(value: Any) -> Any:
 
 
 def _draw_adapter(analysis: AdapterAnalysis, directory: Path, prefix: str) -> dict[str, str]:
-    """Draw the pictures of one adapter; return their names by what they show."""
+    """Draw the plots of one adapter; return their file names by subject."""
     pictures = _names(prefix, ("energy", "spectra", "layers"))
     plot_energy(analysis, directory / pictures["energy"])
     plot_spectra(analysis, directory / pictures["spectra"])
@@ -200,7 +203,7 @@ def _names(prefix: str, subjects: Iterable[str]) -> dict[str, str]:
 
 
 def _files_text(has_two: bool) -> str:
-    text = f"`{LAYERS_NAME}` has the numbers of every module."
+    text = f"`{LAYERS_NAME}` has the measurements of every module."
     if has_two:
-        text += f" `{SIMILARITY_NAME}` has φ of every module the two share."
+        text += f" `{SIMILARITY_NAME}` has φ of every shared module."
     return text

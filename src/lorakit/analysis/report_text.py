@@ -1,4 +1,4 @@
-"""The words and tables of a report."""
+"""Text and tables of a report."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def adapter_sections(
     """Return the sections about one adapter as Markdown.
 
     Args:
-        analysis: What was measured.
-        pictures: File names by what they show: "energy", "spectra", "layers", "amplification",
-            and "similarity 256" for each input width.
-        level: "##" or "###", of the headings.
-        note: Why there are no amplification factors, where there are none.
+        analysis: Analysis of the adapter.
+        pictures: File names by subject: "energy", "spectra", "layers", "amplification", and
+            "similarity 256" for each input width.
+        level: Level of the headings, "##" or "###".
+        note: Why there are no amplification factors, if there are none.
     """
     sections = [
         _what_it_is(analysis),
@@ -37,7 +37,7 @@ def adapter_sections(
     ]
     if analysis.layer_similarities:
         sections += [f"{level} Do modules share directions?", *_layers_section(analysis, pictures)]
-    sections.append(f"{level} Does it strengthen what the base has already?")
+    sections.append(f"{level} Does it amplify what the base already has?")
     if analysis.amplifications:
         sections += _amplification_section(analysis, pictures["amplification"])
     else:
@@ -49,16 +49,16 @@ def comparison_sections(comparison: AdapterComparison, pictures: dict[str, str])
     """Return the sections about two adapters as Markdown."""
     first, second = comparison.first.name, comparison.second.name
     left_out = (
-        f"Left out, as only one of the two changes them: {_some(comparison.left_out)}."
+        f"Left out, because only one of the two changes them: {_some(comparison.left_out)}."
         if comparison.left_out
         else ""
     )
     return [
         "## Do the two use the same directions?",
-        f"φ(i, j) = ‖X_iᵀ Y_j‖_F² / min(i, j) tells how much of the smaller of two subspaces lies "
+        f"φ(i, j) = ‖X_iᵀ Y_j‖_F² / min(i, j) is the share of the smaller of two subspaces that is "
         f"inside the larger: X_i is spanned by the first i singular directions of ΔW in {first}, "
         f"Y_j by the first j in {second}. 1 is all of it, 0 is nothing. Random subspaces of n "
-        "dimensions have max(i, j) / n on average, so a φ says something only as far as it is "
+        "dimensions have max(i, j) / n on average, so φ is significant only as far as it is "
         "above that. Input directions are what an update reads, output directions what it writes.",
         f"![Subspace similarity of {first} and {second}]({pictures['similarity']})",
         table(
@@ -69,17 +69,17 @@ def comparison_sections(comparison: AdapterComparison, pictures: dict[str, str])
             _similarity_rows(comparison),
         ),
         f"Means over the layers. φ(1, 1) compares the two top directions; φ(1, r) is the share of "
-        f"the top direction of {first} inside everything {second} has learnt; φ(r, r) compares all "
+        f"the top direction of {first} inside all directions of {second}; φ(r, r) compares all "
         "with all. *A alone* takes the singular directions of lora_A without lora_B, as figures 3 "
-        "and 4 of the LoRA paper do: it spans the same subspace, but its order is also that of the "
-        "random numbers A started from.",
+        "and 4 of the LoRA paper do: it spans the same subspace, but its order also depends on "
+        "the initialization of A.",
         f"![The top direction by layer]({pictures['similarity by layer']})",
         left_out,
     ]
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Return a Markdown table; all columns but the first are aligned to the right."""
+    """Return a Markdown table; all columns but the first are right-aligned."""
     lines = [_row(header), "|---|" + "---:|" * (len(header) - 1)]
     return "\n".join([*lines, *map(_row, rows)])
 
@@ -94,20 +94,20 @@ def number(value: float) -> str:
 
 
 def recommendation(analysis: AdapterAnalysis) -> str:
-    """Return in one sentence which rank to try next."""
+    """Return a sentence on which rank to try next."""
     choice = analysis.rank_choice()
     r = analysis.largest_r
     share = percent(choice.share)
     if choice.together >= r:
         return (
             f"No lower rank keeps {share} of the energy of {analysis.name}: the trained {r} is "
-            "used to the last, and a higher one may be worth a try."
+            "fully used, and a higher one may be worth a try."
         )
     return (
         f"Rank {choice.together} keeps {percent(choice.kept_together)} of the energy of "
         f"{analysis.name} and is the smallest rank that keeps {share}; the adapter was trained "
         f"with {r}: {choice.parameters_together:,} parameters instead of {analysis.parameters:,}. "
-        "It is the one to try next."
+        "Try it next."
     )
 
 
@@ -131,7 +131,7 @@ def _what_it_is(analysis: AdapterAnalysis) -> str:
     text += f" {left_out}" if left_out else ""
     if analysis.zero_paths:
         text += (
-            f" The update is zero in {len(analysis.zero_paths)} modules, which never learnt: "
+            f" The update is zero in {len(analysis.zero_paths)} modules, which never learned: "
             f"{_some(analysis.zero_paths)}."
         )
     return text
@@ -141,7 +141,7 @@ def _rank_section(analysis: AdapterAnalysis, picture: str) -> list[str]:
     rows = []
     for share in analysis.shares():
         choice = analysis.rank_choice(share)
-        own = [rank for rank in choice.own.values() if rank]
+        ranks = [rank for rank in choice.per_module.values() if rank]
         rows.append(
             (
                 percent(share),
@@ -150,8 +150,8 @@ def _rank_section(analysis: AdapterAnalysis, picture: str) -> list[str]:
                 f"{choice.parameters_together:,}",
                 choice.everywhere,
                 f"{choice.parameters_everywhere:,}",
-                f"{min(own)} to {max(own)}",
-                f"{choice.parameters_own:,}",
+                f"{min(ranks)} to {max(ranks)}",
+                f"{choice.parameters_per_module:,}",
             )
         )
     choice = analysis.rank_choice()
@@ -162,20 +162,20 @@ def _rank_section(analysis: AdapterAnalysis, picture: str) -> list[str]:
     }
     worst = min(kept, key=kept.__getitem__)
     header = ("energy to keep", "one rank for all", "it keeps", "parameters")
-    per_module = ("each module keeps it", "parameters", "a rank of its own", "parameters")
+    per_module = ("each module keeps it", "parameters", "rank per module", "parameters")
     return [
         f"![Energy against rank]({picture})",
         table((*header, *per_module), rows),
         "The energy of an update is ‖ΔW‖_F², the sum of its squared singular values; cutting it to "
-        "rank k keeps the k largest, and no other matrix of rank k comes nearer (Eckart and "
-        "Young). *One rank for all* keeps the share of all updates together, where large updates "
-        "count for more; *each module keeps it* is the smallest rank at which no module falls "
-        "below the share of its own; *a rank of its own* gives each module what it needs "
+        "rank k keeps the k largest, and no other matrix of rank k is closer (Eckart and "
+        "Young). *One rank for all* keeps the share of the total energy, where large updates "
+        "count more; *each module keeps it* is the smallest rank at which every module keeps the "
+        "share of its energy; *rank per module* gives each module the rank it needs "
         "(`rank_pattern`; the ranks are in `layers.csv`).",
         f"At rank {choice.together} the module that keeps least is `{worst}` with "
-        f"{percent(kept[worst])}. Energy is not accuracy: a small direction may matter, and a "
-        "training that starts with fewer may find others. So take the rank as the next one to "
-        "train and measure, not as a result.",
+        f"{percent(kept[worst])}. Energy is not accuracy: a small direction may matter, and "
+        "training with a lower rank may find other directions. So train and measure the rank "
+        "before you rely on it.",
     ]
 
 
@@ -188,9 +188,9 @@ def _spectrum_section(analysis: AdapterAnalysis, pictures: dict[str, str]) -> li
         "‖ΔW‖ is the Frobenius norm, over all layers together (√Σ‖ΔW‖²); ranks are means over the "
         "layers, and *rank for* a share is that of the kind's modules together. The effective rank "
         "is exp of the entropy of σ_i / Σσ (Roy and Vetterli 2007): it counts the directions in "
-        "use, small ones in part. The stable rank ‖ΔW‖_F² / ‖ΔW‖_2² says how many directions as "
-        "strong as the strongest there are. A steep spectrum with a low effective rank has room to "
-        "spare; a flat one uses its rank to the last.",
+        "use, small ones partially. The stable rank ‖ΔW‖_F² / ‖ΔW‖_2² is the equivalent number "
+        "of directions as strong as the strongest. A steep spectrum with a low effective rank does "
+        "not need its rank; a flat one uses all of it.",
         f"![Effective rank and norm by layer]({pictures['layers']})",
         "Modules that are bright in the lower picture changed most; one that is dark in both is "
         "the first to try with a smaller rank, or without an update.",
@@ -227,9 +227,9 @@ def _layers_section(analysis: AdapterAnalysis, pictures: dict[str, str]) -> list
     header = ("input width", "modules", "mean φ", "random", "largest φ", "between")
     return [
         f"φ of the top {TOP_DIRECTIONS} input directions (fewer where the rank is lower) of every "
-        "two modules that have the same input width, beside random directions of the same number. "
-        "Modules that light up together read the same features; where all are at the level of the "
-        "random control, each has found features of its own.",
+        "two modules that have the same input width, compared with the same number of random "
+        "directions. Bright pairs of modules read the same features; if all are at the level of "
+        "the random control, each module reads different features.",
         *images,
         table(header, rows),
     ]
@@ -242,16 +242,16 @@ def _amplification_section(analysis: AdapterAnalysis, picture: str) -> list[str]
     rows = [
         (
             kind,
-            len(own),
+            len(group),
             *(
-                number(median(getattr(found, name) for found in own))
+                number(median(getattr(found, name) for found in group))
                 for name in (
                     *("directions", "base_norm", "update_norm"),
                     *("along_base", "along_update", "along_random", "factor"),
                 )
             ),
         )
-        for kind, own in kinds.items()
+        for kind, group in kinds.items()
     ]
     header = ("modules", "count", "r", "‖W0‖", "‖ΔW‖", "along W0", "along ΔW", "random", "factor")
     ratio = median(
@@ -264,10 +264,10 @@ def _amplification_section(analysis: AdapterAnalysis, picture: str) -> list[str]
         table(header, rows),
         "Medians over the layers. With U and V the r top singular directions of ΔW, ‖Uᵀ W0 V‖_F is "
         "what the base has along them, and ‖ΔW‖_F / ‖Uᵀ W0 V‖_F is the amplification factor: by "
-        "how much the update strengthens them (LoRA paper, section 7.3, table 7). The controls "
-        "take the top directions of W0 itself, the most any r directions can have, and random "
-        "ones.",
-        f"Along the update's own directions the base has {number(ratio)} times what it has along "
+        "how much the update amplifies them (LoRA paper, section 7.3, table 7). The controls "
+        "are the top directions of W0, the maximum for r directions, and random "
+        "directions.",
+        f"Along the directions of the update, the base has {number(ratio)} times what it has along "
         f"random ones (median of all modules). {_reading(ratio)}",
     ]
 
@@ -275,7 +275,7 @@ def _amplification_section(analysis: AdapterAnalysis, picture: str) -> list[str]
 def _reading(ratio: float) -> str:
     if ratio < 1.5:
         return "That is hardly more: the update adds directions that the base does not emphasise."
-    return "So the update strengthens directions that the base emphasises more than random ones."
+    return "So the update amplifies directions that the base emphasises more than random ones."
 
 
 def _similarity_rows(comparison: AdapterComparison) -> list[tuple[Any, ...]]:
@@ -285,9 +285,9 @@ def _similarity_rows(comparison: AdapterComparison) -> list[tuple[Any, ...]]:
     return [
         (
             kind,
-            len(own),
+            len(group),
             *(
-                number(_mean([phi(module)[place].item() for module in own]))
+                number(_mean([phi(module)[place].item() for module in group]))
                 for phi, place in (
                     (lambda m: m.inputs, (0, 0)),
                     (lambda m: m.inputs, (0, -1)),
@@ -300,7 +300,7 @@ def _similarity_rows(comparison: AdapterComparison) -> list[tuple[Any, ...]]:
                 )
             ),
         )
-        for kind, own in kinds.items()
+        for kind, group in kinds.items()
     ]
 
 

@@ -1,4 +1,4 @@
-"""The singular values of an update, and how many of them it needs."""
+"""Compute the singular values of an update, and how many of them it needs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lorakit.errors import AdapterFileError, ConfigError, first_few
 from lorakit.ops.factored_svd import product_svd
 
 _ZERO = 1e-6
-"""Singular values below this share of the largest are rounding of float32 factors."""
+"""Singular values below this share of the largest are rounding errors of float32 factors."""
 
 _SHARE_TOLERANCE = 1e-12
 
@@ -24,10 +24,10 @@ _SHARE_TOLERANCE = 1e-12
 class UpdateSvd:
     """ΔW = left · diag(singular_values) · right of one module, from its factors alone.
 
-    For an embedding ΔW is (dim, vocabulary), as `Adapter.delta_weight` has it.
+    For an embedding, ΔW is (dim, vocabulary), as in `Adapter.delta_weight`.
 
     Attributes:
-        path: The module's path in the base.
+        path: Path of the module in the base.
         r: Rank of the factors, as trained.
         left: Directions of the output, (out, k) with orthonormal columns; k = min(r, out, in).
         singular_values: In descending order, (k,); in the units of the weight.
@@ -55,13 +55,13 @@ class UpdateSvd:
 
     @cached_property
     def rank(self) -> int:
-        """How many singular values are not zero but for rounding; 0 for an update of zeros."""
+        """Number of singular values above rounding error; 0 for a zero update."""
         largest = self.spectral_norm
         return int((self.singular_values > _ZERO * largest).sum()) if largest else 0
 
     @property
     def is_zero(self) -> bool:
-        """Whether the update changes nothing, as one that was never trained."""
+        """Whether the update is zero, as before training."""
         return self.rank == 0
 
     @cached_property
@@ -81,7 +81,7 @@ class UpdateSvd:
 
     @cached_property
     def stable_rank(self) -> float:
-        """‖ΔW‖_F² / ‖ΔW‖_2², between 1 and the rank; 0 for an update of zeros."""
+        """‖ΔW‖_F² / ‖ΔW‖_2², between 1 and the rank; 0 for a zero update."""
         return (self.norm / self.spectral_norm) ** 2 if self.spectral_norm else 0.0
 
     def energy_kept(self) -> Tensor:
@@ -94,24 +94,23 @@ class UpdateSvd:
 
 
 def what_is_left_out(adapter: Adapter) -> str | None:
-    """Return what measuring the factors alone leaves out of an adapter, or None where nothing."""
+    """Return a sentence on what the factors alone do not show of an adapter, or None."""
     if not adapter.magnitudes:
         return None
     return (
-        "Measured is s·B·A alone: the adapter also gives each row of the weight a trained length "
-        "(use_dora), and what that changes depends on the base."
+        "Only s·B·A is measured: the adapter also scales each row of the weight by a trained "
+        "magnitude (use_dora), whose effect depends on the base."
     )
 
 
 def update_svds(adapter: Adapter) -> list[UpdateSvd]:
     """Decompose s B A of every module of an adapter, in the adapter's order.
 
-    The lengths that an adapter with magnitudes gives the rows are left out; see
-    `what_is_left_out`.
+    Magnitudes are not included; see `what_is_left_out`.
 
     Raises:
-        AdapterFileError: A factor holds NaN or infinite numbers; names the modules. Or the factors
-            belong to a base that PEFT has changed.
+        AdapterFileError: A factor holds NaN or infinite values, or the factors belong to a base
+            that PEFT has changed.
     """
     require_base_independent(adapter, "decompose", "the adapter")
     broken = [
@@ -142,12 +141,12 @@ def effective_rank(singular_values: Tensor) -> float:
     """Return exp(entropy) of the singular values as shares of their sum.
 
     With p_i = σ_i / Σσ (the values themselves, not their squares) it is exp(-Σ p_i ln p_i):
-    r where r values are equal, 1 where only one is not zero, and in between otherwise.
+    r if r values are equal, 1 if only one is not zero, and in between otherwise.
 
     Args:
         singular_values: (k,), not negative.
 
-    Returns: A number from 1 to k; 0 where all are zero.
+    Returns: A number from 1 to k; 0 if all are zero.
 
     Source: Roy and Vetterli 2007, The effective rank: a measure of effective dimensionality.
 
@@ -170,8 +169,8 @@ def energy_kept(singular_values: Tensor) -> Tensor:
     Args:
         singular_values: (k,) in descending order.
 
-    Returns: (k + 1,) in float64, for the ranks 0 to k; all 1 where the update is zero, as nothing
-        is lost of it.
+    Returns: (k + 1,) in float64, for the ranks 0 to k; all 1 if the update is zero, since nothing
+        is lost.
 
     >>> energy_kept(torch.tensor([2.0, 1.0, 1.0])).tolist()
     [0.0, 0.6666666666666666, 0.8333333333333334, 1.0]
@@ -201,9 +200,9 @@ def rank_for(spectra: Sequence[Tensor], share: float) -> int:
 
     Args:
         spectra: Singular values of each module, in descending order.
-        share: Of Σ‖ΔW‖_F², above 0 and at most 1.
+        share: Share of Σ‖ΔW‖_F², above 0 and at most 1.
 
-    Returns: 0 where all updates are zero.
+    Returns: The rank; 0 if all updates are zero.
 
     Raises:
         ConfigError: The share is out of range.
@@ -217,11 +216,11 @@ def require_share(share: float, name: str = "energy") -> None:
     """Refuse a share of the energy outside (0, 1].
 
     Args:
-        share: What was given.
-        name: What the user calls it.
+        share: The share.
+        name: Name of the option.
 
     Raises:
-        ConfigError: It is out of range, or no number.
+        ConfigError: The share is out of range, or not a number.
     """
     if not 0 < share <= 1:
         raise ConfigError(

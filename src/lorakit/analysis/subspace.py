@@ -1,4 +1,4 @@
-"""How much two updates have in common: φ between the subspaces of their top directions."""
+"""Compute φ, the similarity of the subspaces of the top directions of two updates."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from lorakit.errors import ShapeError
 def similarity(first: Tensor, second: Tensor) -> Tensor:
     """Return φ(i, j) = ‖X_iᵀ Y_j‖_F² / min(i, j) for all i and j.
 
-    X_i is made of the first i directions of the one set, Y_j of the first j of the other. 1 says
-    that the smaller subspace lies inside the larger one, 0 that they are orthogonal. This is the
-    definition of section 7.2; the paper's appendix restates it by a distance, with a slip.
+    X_i has the first i directions of one set, Y_j the first j of the other. 1 means that the
+    smaller subspace is inside the larger one, 0 that they are orthogonal. This is the
+    definition of section 7.2; the appendix of the paper restates it by a distance, with an error.
 
     Args:
         first: Directions as orthonormal columns, (n, r1).
@@ -41,15 +41,15 @@ def similarity(first: Tensor, second: Tensor) -> Tensor:
 
 
 def expected_similarity(n: int, r1: int, r2: int) -> Tensor:
-    """Return what φ(i, j) is on average for independent random subspaces of n dimensions.
+    """Return the mean of φ(i, j) for independent random subspaces of n dimensions.
 
     E‖X_iᵀ Y_j‖_F² = i j / n, since each of the i j squared products of unit vectors is 1 / n on
     average; divided by min(i, j) that is max(i, j) / n.
 
     Args:
         n: Dimensions of the space.
-        r1: Most directions of the one.
-        r2: Most directions of the other.
+        r1: Largest number of directions of the first.
+        r2: Largest number of directions of the second.
 
     Returns: (r1, r2) in float64.
 
@@ -62,13 +62,13 @@ def expected_similarity(n: int, r1: int, r2: int) -> Tensor:
 
 
 def random_similarity(n: int, r1: int, r2: int, generator: torch.Generator) -> Tensor:
-    """Return φ(i, j) of two Gaussian matrices, the control beside a measured one.
+    """Return φ(i, j) of two Gaussian matrices, as the control of a measurement.
 
     Args:
         n: Dimensions of the space.
-        r1: Directions of the one, at most n.
-        r2: Directions of the other, at most n.
-        generator: Of the matrices.
+        r1: Number of directions of the first, at most n.
+        r2: Number of directions of the second, at most n.
+        generator: Generator of the matrices.
 
     Returns: (r1, r2) in float64.
     """
@@ -76,7 +76,7 @@ def random_similarity(n: int, r1: int, r2: int, generator: torch.Generator) -> T
 
 
 def random_directions(n: int, count: int, generator: torch.Generator) -> Tensor:
-    """Return directions drawn evenly, as orthonormal columns, (n, count) in float64."""
+    """Return uniformly random directions as orthonormal columns, (n, count) in float64."""
     gaussian = torch.randn(n, count, generator=generator, dtype=torch.float64)
     return torch.linalg.qr(gaussian)[0]
 
@@ -84,8 +84,8 @@ def random_directions(n: int, count: int, generator: torch.Generator) -> Tensor:
 def factor_directions(A: Tensor) -> Tensor:
     """Return the right-singular vectors of lora_A alone, (in, k), as the paper compares them.
 
-    They span what the input directions of ΔW span, but stand in another order: that of A, which
-    knows nothing of B.
+    They span the same subspace as the input directions of ΔW, but in the order of A, which does
+    not depend on B.
 
     Args:
         A: (r, in).

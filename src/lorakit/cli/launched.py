@@ -1,21 +1,21 @@
-"""Whether a launcher (torchrun, accelerate launch) has started this command several times."""
+"""Detect whether a launcher (torchrun, accelerate launch) started this command several times."""
 
 import os
 
 
-def is_one_of_several() -> bool:
-    """Whether other processes run the same command for the same training."""
+def is_launched_in_parallel() -> bool:
+    """Return whether other processes run the same command for the same training."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def is_first() -> bool:
-    """Whether this process is the one that prints."""
-    return not is_one_of_several() or os.environ.get("RANK", "0") == "0"
+    """Return whether this process is the one that prints."""
+    return not is_launched_in_parallel() or os.environ.get("RANK", "0") == "0"
 
 
-def may_complain(error: BaseException) -> bool:
-    """Whether this process is the one to print an error; true of one process alone."""
-    if not is_one_of_several():
+def should_print_error(error: BaseException) -> bool:
+    """Return whether this process prints an error; exactly one process does."""
+    if not is_launched_in_parallel():
         return True
     from lorakit.distributed.processes import process_count, should_report_error
 

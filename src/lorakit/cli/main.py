@@ -1,6 +1,6 @@
-"""The `lorakit` command: its subcommands, exit codes and the form of its errors.
+"""The `lorakit` command: its subcommands, exit codes and error messages.
 
-Nothing heavy is imported here: each command imports what it needs when it runs.
+Each command imports heavy libraries only when it runs.
 """
 
 import sys
@@ -28,7 +28,7 @@ from lorakit.cli.commands.quickstart import quickstart
 from lorakit.cli.commands.study import study
 from lorakit.cli.commands.train import train
 from lorakit.cli.commands.tune import tune
-from lorakit.cli.launched import may_complain
+from lorakit.cli.launched import should_print_error
 from lorakit.cli.quiet import quiet_libraries
 from lorakit.cli.signals import ending
 from lorakit.cli.views.console import complain
@@ -38,7 +38,7 @@ from lorakit.libraries.threads import limit_spinning
 
 
 class CommandLine(TyperGroup):
-    """The group of all commands; turns every error into one message and an exit code."""
+    """Group of all commands; turns every error into one message and an exit code."""
 
     def main(
         self,
@@ -49,7 +49,7 @@ class CommandLine(TyperGroup):
         windows_expand_args: bool = True,
         **extra: Any,
     ) -> Any:
-        """Run one command and leave by `SystemExit` with its exit code."""
+        """Run one command and raise `SystemExit` with its exit code."""
         words = list(sys.argv[1:] if args is None else args)
         debug, words = take_debug(words)
         try:
@@ -62,7 +62,7 @@ class CommandLine(TyperGroup):
                 **extra,
             )
             code = code if isinstance(code, int) else 0
-        except BrokenPipeError:  # the reader, such as `head`, has gone
+        except BrokenPipeError:  # the reader, such as `head`, has ended
             sys.stderr.close()
             code = 1
         except Exception as error:
@@ -70,7 +70,7 @@ class CommandLine(TyperGroup):
         sys.exit(code)
 
     def invoke(self, ctx: typer.Context) -> Any:
-        """Run the command; where no handler takes Ctrl-C, it ends with a word all the same."""
+        """Run the command; print one line also where no handler takes Ctrl-C."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -79,7 +79,7 @@ class CommandLine(TyperGroup):
 
 
 def take_debug(words: list[str]) -> tuple[bool, list[str]]:
-    """Take `--debug` out of the words, wherever it stands before a bare `--`."""
+    """Remove `--debug` from the arguments before a bare `--`; return whether it was there."""
     end = words.index("--") if "--" in words else len(words)
     kept = [word for word in words[:end] if word != "--debug"]
     return len(kept) < end, kept + words[end:]
@@ -89,11 +89,11 @@ def explain(error: Exception, debug: bool) -> int:
     """Print an error as the user should see it.
 
     Args:
-        error: What a command raised.
+        error: Exception that a command raised.
         debug: Whether to print the traceback before the message.
 
     Returns:
-        The exit code: 2 for what the user wrote, 1 for what went wrong while running.
+        The exit code: 2 for a mistake in what the user wrote, 1 for a failure while running.
     """
     if isinstance(error, typer.TyperException):
         complain(f"Error: {error.format_message().strip()}")
@@ -104,7 +104,7 @@ def explain(error: Exception, debug: bool) -> int:
         complain("Error: the input ended early.")
         return 1
     error = disk_error(error, Path.cwd()) or error
-    if not may_complain(error):
+    if not should_print_error(error):
         return error.exit_code if isinstance(error, LorakitError) else 1
     if debug:
         complain("".join(traceback.format_exception(error)).rstrip())
@@ -114,7 +114,7 @@ def explain(error: Exception, debug: bool) -> int:
     text = " ".join(str(error).split())
     complain(f"Error: {type(error).__name__}{': ' if text else ''}{text}")
     if not debug:
-        complain("This was not expected. Run again with --debug for the traceback.")
+        complain("This is unexpected. Run again with --debug for the traceback.")
     return 1
 
 
@@ -132,12 +132,12 @@ app = typer.Typer(
 def lorakit(
     context: typer.Context,
     show_version: Annotated[
-        bool, typer.Option("--version", help="Print lorakit's version and leave.")
+        bool, typer.Option("--version", help="Print the version of lorakit and exit.")
     ] = False,
     debug: Annotated[
         bool,
         typer.Option(
-            "--debug", help="Show tracebacks and what the libraries say; any command takes it."
+            "--debug", help="Show tracebacks and the output of libraries; valid for every command."
         ),
     ] = False,
 ) -> None:

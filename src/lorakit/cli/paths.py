@@ -1,4 +1,4 @@
-"""Find the adapter a user means: a run, an adapter directory, or a hub id."""
+"""Find the adapter that the user names: a run, an adapter directory, or a hub id."""
 
 from pathlib import Path
 
@@ -9,17 +9,17 @@ RECIPE_NAME = "recipe.yaml"
 
 
 def adapter_location(name: str) -> str | Path:
-    """Return where an adapter lies.
+    """Return the location of an adapter.
 
     Args:
         name: An adapter directory, the directory of a run (whose adapter is in `adapter/`), or a
             hub id.
 
     Returns:
-        The adapter's directory; a name that is no directory is returned as it is.
+        The adapter's directory, or the name unchanged if it is not a directory.
 
     Raises:
-        MissingFileError: The directory holds something else; says what.
+        MissingFileError: The directory holds something else; the message says what.
     """
     path = Path(name)
     if not path.is_dir():
@@ -31,16 +31,16 @@ def adapter_location(name: str) -> str | Path:
         found = "a run that has not finished"
         step = f"Finish it with `lorakit train {path / RECIPE_NAME} --resume`."
     elif (path / "config.json").is_file():
-        found = "an ordinary checkpoint without adapter"
+        found = "a checkpoint without an adapter"
         step = "Train an adapter for it with `lorakit train`."
     else:
-        found, step = "a directory without one", "Name a run's directory, or its adapter/."
+        found, step = "a directory without one", "Name the directory of a run, or its adapter/."
     raise MissingFileError(
         f"No adapter in {path}: got {found}, expected {CONFIG_NAME} there or in adapter/. {step}"
     )
 
 
 def run_of(location: str | Path) -> Path | None:
-    """Return the run directory an adapter directory lies in, or None for one that stands alone."""
+    """Return the run directory that contains an adapter directory, or None if there is none."""
     run = Path(location).parent
     return run if (run / RECIPE_NAME).is_file() else None

@@ -1,11 +1,11 @@
-"""Keep the libraries underneath from talking over a command."""
+"""Keep the libraries underneath from printing over a command."""
 
-import logging
 import os
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from lorakit.libraries.logs import muting_libraries
 
 LIBRARIES = (
     *("transformers", "datasets", "trl", "accelerate", "torch", "huggingface_hub", "bitsandbytes"),
@@ -25,25 +25,18 @@ ENVIRONMENT = {
 def quiet_libraries() -> Iterator[None]:
     """Silence warnings, log lines below ERROR and progress bars of other libraries.
 
-    What a user must know of them, the commands say themselves. A variable the user has set is
-    left alone. Everything is put back on leaving.
+    Commands report what a user must know of them. A variable that the user has set
+    keeps its value. Everything is restored on leaving.
     """
     environment = dict(ENVIRONMENT)
-    if not sys.stdout.isatty():  # on a terminal the bar of a long download is welcome
+    if not sys.stdout.isatty():  # on a terminal the bar of a long download is useful
         environment["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     added = [name for name in environment if name not in os.environ]
     os.environ.update({name: environment[name] for name in added})
-    loggers = [logging.getLogger(name) for name in LIBRARIES]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with muting_libraries(*LIBRARIES):
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
         for name in added:
             os.environ.pop(name, None)
 

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-RecipeFile = Annotated[Path, typer.Argument(help="The recipe, a YAML file.")]
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe, a YAML file.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Changes, such as lora.r=16."),
+    typer.Argument(metavar="KEY=VALUE", help="Changes to the recipe, such as lora.r=16."),
 ]

@@ -1,4 +1,4 @@
-"""The option of commands without a recipe that lets code which comes with a model run."""
+"""The option --trust-remote-code of commands without a recipe."""
 
 from typing import Annotated
 
@@ -8,6 +8,6 @@ TrustRemoteCode = Annotated[
     bool,
     typer.Option(
         "--trust-remote-code",
-        help="Let code that comes with the model run; it is never asked for on the terminal.",
+        help="Allow running code that comes with the model; there is no prompt.",
     ),
 ]

@@ -1,6 +1,7 @@
 """Configurations: frozen and strict, with PEFT's field names and meanings."""
 
 from lorakit.config.lora_config import (
+    NOT_COUNTED,
     Count,
     LoraConfig,
     QuantizationConfig,
@@ -11,6 +12,7 @@ from lorakit.config.lora_config import (
 )
 
 __all__ = [
+    "NOT_COUNTED",
     "Count",
     "LoraConfig",
     "QuantizationConfig",

@@ -1,34 +1,20 @@
-"""The values of `init_lora_weights`, and what is to be known of them."""
+"""The values of `init_lora_weights`, and the settings that belong to some of them."""
 
 import re
 from collections.abc import Iterable
 
 INITIALIZATIONS = ("gaussian", "orthogonal", "pissa", "olora", "loftq", "eva", "lora_ga")
-"""Those with a name of their own, beside true, false and "pissa_niter_<n>"."""
+"""Names beside true, false and "pissa_niter_<n>"; `lorakit.initialization` has a class for each."""
 
-INITIALIZED_ON_DATA = ("eva", "lora_ga")
-"""Those that need batches."""
-
-SETTINGS_OF = {"eva_rho": ("eva",), "init_batches": INITIALIZED_ON_DATA}
-"""Settings that are about some of them only."""
-
-
-def is_rewriting(initialization: bool | str) -> bool:
-    """Return whether PEFT changes the base for an initialisation, by what can be computed of it.
-
-    The factors in such a file are B and A of W0 + s (B A - B0 A0), and lack B0 and A0.
-
-    >>> [is_rewriting(init) for init in ("pissa", "pissa_niter_4", "olora", "gaussian", True)]
-    [True, True, True, False, False]
-    """
-    return isinstance(initialization, str) and initialization.startswith(("pissa", "olora"))
+SETTINGS_OF = {"eva_rho": ("eva",), "init_batches": ("eva", "lora_ga")}
+"""Settings that apply to some initializations only."""
 
 
 def known_initialization(value: bool | str) -> bool | str:
-    """Return a value of `init_lora_weights` as it is.
+    """Return a value of `init_lora_weights` unchanged.
 
     Raises:
-        ValueError: It is none; says what is.
+        ValueError: It is not one; lists the valid values.
     """
     if isinstance(value, bool) or value in INITIALIZATIONS:
         return value
@@ -40,14 +26,14 @@ def known_initialization(value: bool | str) -> bool | str:
 
 
 def require_settings_of(given: Iterable[str], initialization: bool | str) -> None:
-    """Refuse settings that are about other initialisations.
+    """Refuse settings that belong to another initialization.
 
     Args:
-        given: Names of settings, of those in `SETTINGS_OF`.
+        given: Names of settings in `SETTINGS_OF`.
         initialization: The value of `init_lora_weights`.
 
     Raises:
-        ValueError: Names the first that does not fit.
+        ValueError: Names the first that does not belong to it.
     """
     for key in sorted(given):
         if initialization not in SETTINGS_OF[key]:

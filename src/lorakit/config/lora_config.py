@@ -25,6 +25,9 @@ from lorakit.config.initialization_names import (
 from lorakit.config.patterns import match_pattern, pattern_problem
 from lorakit.config.problems import config_error, shown
 
+NOT_COUNTED = -100
+"""Label of a token that does not count in the loss; the default of torch's cross entropy."""
+
 TokenIndices = tuple[int, ...] | dict[str, tuple[int, ...]] | None
 
 

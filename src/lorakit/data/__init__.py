@@ -1,18 +1,23 @@
-"""The examples of a run: where they come from, how files are read, and which are held out."""
+"""The examples of a run: reading files, splitting, formatting and tokenizing."""
 
-from lorakit.data.reading.columns import is_missing, require_columns, unused_note, without_bars
-from lorakit.data.reading.positions import Place, listed
+from lorakit.data.reading.columns import (
+    hiding_progress_bars,
+    is_missing,
+    require_columns,
+    unused_note,
+)
+from lorakit.data.reading.positions import Place, describe_examples
 from lorakit.data.reading.sources import is_local
 from lorakit.data.splits import Splits, load_splits
 
 __all__ = [
     "Place",
     "Splits",
+    "describe_examples",
+    "hiding_progress_bars",
     "is_local",
     "is_missing",
-    "listed",
     "load_splits",
     "require_columns",
     "unused_note",
-    "without_bars",
 ]

@@ -1,4 +1,4 @@
-"""Conversations rendered with the chat template, and which of their tokens count."""
+"""Render conversations with the chat template, and find the tokens that count in the loss."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from lorakit.data.conversations import Conversation, conversation_of, named_columns
+from lorakit.data.conversations import Conversation, describe_columns, parse_conversation
 from lorakit.data.text_formats import CountedIds, common_prefix_length
-from lorakit.data.tokenizers import chat_columns, rendered
+from lorakit.data.tokenizers import chat_columns, render_chat
 from lorakit.errors import ConfigError, DataError, LorakitError, MissingFileError
 
 TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError, KeyError, AttributeError)
-"""What a template raises by itself, or where it meets a value of a kind it does not expect."""
+"""Errors that a template raises itself, or for a value of an unexpected type."""
 
 _CANNOT_LEAVE_OUT = (
     "A message of weight 0 cannot be left out: the chat template of '{name}' renders a "
-    "conversation differently once more messages follow, so its tokens cannot be told from the "
-    "others. Remove the weight, or end the conversation before this message."
+    "conversation differently once more messages follow, so its tokens cannot be identified. "
+    "Remove the weight, or end the conversation before this message."
 )
 _PROMPT_CHANGES = (
-    "The completion cannot be told from the prompt: the chat template of '{name}' renders the "
-    "prompt differently once the completion follows. Give a template that does not, in "
+    "The completion cannot be separated from the prompt: the chat template of '{name}' renders the "
+    "prompt differently once the completion follows. Name a template that does not in "
     "training.chat_template_path, or set training.completion_only_loss=false to count the "
     "prompt's answers too."
 )
 _CANNOT_COUNT = (
-    "The assistant's tokens cannot be told from the others: the chat template of '{name}' has no "
+    "The assistant's tokens cannot be identified: the chat template of '{name}' has no "
     "{{% generation %}} markers around them (with the end-of-turn token inside), and it renders a "
     "conversation differently once more messages follow. Add the markers and name the template in "
     "training.chat_template_path, or set training.assistant_only_loss=false to count every token."
@@ -38,13 +38,13 @@ _CANNOT_COUNT = (
 
 
 class ChatEncoder:
-    """Turns a row of messages into token ids, counting what the assistant says.
+    """Encodes a conversation into token ids, of which the assistant's count in the loss.
 
-    Where prompt and completion stand in two columns, nothing of the prompt counts.
+    If prompt and completion are separate columns, no token of the prompt counts.
 
-    Where the template marks the assistant's words (or TRL knows a template of the same model that
-    does), its marks are taken. Otherwise a conversation is rendered message by message: what each
-    assistant message adds is the assistant's, its end-of-turn token included.
+    If the template marks the assistant's tokens (or TRL knows a template of the same model that
+    does), the marks are used. Otherwise the conversation is rendered message by message: the tokens
+    that an assistant message adds are the assistant's, its end-of-turn token included.
     """
 
     def __init__(
@@ -56,13 +56,13 @@ class ChatEncoder:
         *,
         counts_prompts: bool = False,
     ) -> None:
-        """Choose how the assistant's tokens are found.
+        """Choose how to find the assistant's tokens.
 
         Args:
-            tokenizer: The base model's, with a chat template.
-            columns: Column of the messages, or those of the prompt's and the completion's.
+            tokenizer: The base model's tokenizer, with a chat template.
+            columns: Column of the messages, or the columns of prompt and completion.
             assistant_only: Whether only the assistant's tokens count in the loss.
-            name: What to call the model in an error.
+            name: Name of the model, for errors.
             counts_prompts: Whether prompts count like completions.
 
         Raises:
@@ -79,35 +79,37 @@ class ChatEncoder:
         self._counts_prompts = counts_prompts
         self._assistant_only = assistant_only
         self._name = name
-        self._marked = _marked_template(tokenizer) if assistant_only else None
-        self._parts = wants_parts(tokenizer)
+        self._marked_template = _marked_template(tokenizer) if assistant_only else None
+        self._wants_content_parts = wants_content_parts(tokenizer)
 
-    def __call__(self, row: Mapping[str, Any]) -> CountedIds:
+    def __call__(self, example: Mapping[str, Any]) -> CountedIds:
         """Return the ids of one conversation and which of them count.
 
         Raises:
-            MalformedConversationError: It is no conversation, as `check_conversations` would say.
-            ConfigError: The template gives no way to tell the assistant's tokens.
-            DataError: The template refuses the conversation; its reason is passed on.
+            MalformedConversationError: It is not a conversation; see `check_conversations`.
+            ConfigError: The template gives no way to identify the assistant's tokens.
+            DataError: The template refuses the conversation; the message has its reason.
         """
-        talk = conversation_of(row, *self._columns)
+        talk = parse_conversation(example, *self._columns)
         if self._counts_prompts:
             talk = replace(talk, prompt_turns=0)
-        if self._parts:
-            talk = replace(talk, messages=as_parts(talk.messages))
+        if self._wants_content_parts:
+            talk = replace(talk, messages=with_content_parts(talk.messages))
+        template = self._marked_template
         try:
             if not self._assistant_only:
                 ids = self._render(talk)
-                return self._trained(talk, CountedIds(ids, [True] * len(ids)))
-            if self._marked is not None:
-                return self._trained(talk, self._by_marks(talk), chat_template=self._marked)
-            return self._by_prefix(talk)
+                return self._mask_untrained(talk, CountedIds(ids, [True] * len(ids)))
+            if template is not None:
+                encoded = self._encode_by_marks(talk)
+                return self._mask_untrained(talk, encoded, chat_template=template)
+            return self._encode_by_prefix(talk)
         except LorakitError:
             raise
         except TEMPLATE_ERRORS as error:
             raise DataError(
                 f"The chat template of '{self._name}' refuses a conversation in "
-                f"{named_columns(self._columns)} that starts with {talk.messages[0]}: {error}. "
+                f"{describe_columns(self._columns)} that starts with {talk.messages[0]}: {error}. "
                 "Repair or remove it."
             ) from error
 
@@ -117,17 +119,17 @@ class ChatEncoder:
         columns = chat_columns(self._tokenizer, talk.messages[:end], **options)
         return list(columns["input_ids"])
 
-    def _by_marks(self, talk: Conversation) -> CountedIds:
+    def _encode_by_marks(self, talk: Conversation) -> CountedIds:
         made = chat_columns(
             self._tokenizer,
             talk.messages,
             return_assistant_tokens_mask=True,
-            chat_template=self._marked,
+            chat_template=self._marked_template,
             **talk.options,
         )
         return CountedIds(list(made["input_ids"]), [bool(m) for m in made["assistant_masks"]])
 
-    def _by_prefix(self, talk: Conversation) -> CountedIds:
+    def _encode_by_prefix(self, talk: Conversation) -> CountedIds:
         whole = self._render(talk)
         counted = [False] * len(whole)
         for turn, message in enumerate(talk.messages):
@@ -141,8 +143,8 @@ class ChatEncoder:
             counted[len(before) : len(until)] = [True] * (len(until) - len(before))
         return CountedIds(whole, counted)
 
-    def _trained(self, talk: Conversation, made: CountedIds, **more: Any) -> CountedIds:
-        """Leave out the tokens of the prompt and those of messages of weight 0."""
+    def _mask_untrained(self, talk: Conversation, made: CountedIds, **more: Any) -> CountedIds:
+        """Do not count the tokens of the prompt and of messages of weight 0."""
         start = self._prompt_length(talk, made.ids, **more) if talk.prompt_turns else 0
         counted = [c and position >= start for position, c in enumerate(made.counted)]
         for turn in sorted(talk.untrained - set(range(talk.prompt_turns))):
@@ -154,7 +156,7 @@ class ChatEncoder:
         return CountedIds(made.ids, counted)
 
     def _prompt_length(self, talk: Conversation, whole: Sequence[int], **more: Any) -> int:
-        """Return how many ids come before the completion, what opens its first turn included."""
+        """Return the number of ids before the completion, its first turn's opening included."""
         alone = self._render(talk, talk.prompt_turns, **more)
         if list(whole[: len(alone)]) != alone:
             raise ConfigError(_PROMPT_CHANGES.format(name=self._name))
@@ -165,19 +167,20 @@ class ChatEncoder:
 
 
 def _marked_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """Return a template that marks the assistant's words and end-of-turn token, if there is one."""
+    """Return a template that marks the assistant's tokens and end-of-turn token, if any."""
     from trl.chat_template_utils import (
         get_training_chat_template,
         is_chat_template_stop_token_trained,
     )
 
     template = tokenizer.chat_template
-    own: str = template["default"] if isinstance(template, dict) else template
+    given: str = template["default"] if isinstance(template, dict) else template
     try:
-        known = get_training_chat_template(tokenizer)
+        candidate = get_training_chat_template(tokenizer)
     except (ValueError, TemplateError):
-        known = None if not _has_marks(own) else own
-    candidate = own if known is None and _has_marks(own) else known
+        candidate = None
+    if candidate is None and _has_marks(given):
+        candidate = given
     if candidate is None or not is_chat_template_stop_token_trained(tokenizer, candidate):
         return None
     return candidate
@@ -189,10 +192,10 @@ def _has_marks(template: str) -> bool:
     return has_generation_markers(template)
 
 
-def as_parts(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return messages whose texts are lists of one part.
+def with_content_parts(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return messages whose content is a list of one text part.
 
-    >>> as_parts([{"role": "user", "content": "hi"}])
+    >>> with_content_parts([{"role": "user", "content": "hi"}])
     [{'role': 'user', 'content': [{'type': 'text', 'text': 'hi'}]}]
     """
     return [
@@ -203,13 +206,13 @@ def as_parts(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def wants_parts(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Return whether a chat template shows texts in parts only, as some of image models do."""
+def wants_content_parts(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether a chat template renders only content parts, as some of image models do."""
     probe = [{"role": "user", "content": "probe"}]
     shown = []
-    for messages in (probe, as_parts(probe)):
+    for messages in (probe, with_content_parts(probe)):
         try:
-            shown.append("probe" in rendered(tokenizer, messages))
+            shown.append("probe" in render_chat(tokenizer, messages))
         except TEMPLATE_ERRORS:
             shown.append(False)
     return shown == [False, True]
@@ -219,12 +222,12 @@ def read_template(path: str) -> str:
     """Read a chat template from a Jinja file.
 
     Raises:
-        MissingFileError: There is no such file.
+        MissingFileError: The file does not exist.
     """
     file = Path(path).expanduser()
     if not file.is_file():
         raise MissingFileError(
             f"No chat template in training.chat_template_path: got '{path}', expected a Jinja file "
-            "that is there. Check the path; it is taken from the current directory."
+            "that exists. Check the path; it is relative to the current directory."
         )
     return file.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Conversations as examples have them: messages, tools and what else a chat template is given."""
+"""Parse the conversation of an example: messages, tools and template variables."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from datasets import Json
 
-from lorakit.data import Place, listed
+from lorakit.data import Place, describe_examples
 from lorakit.errors import DataError
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 TOOLS, TEMPLATE_VARIABLES = "tools", "chat_template_kwargs"
-"""Columns that are read beside the messages, called as TRL calls them."""
+"""Columns that are read besides the messages, named as in TRL."""
 
 _SHAREGPT_ROLES = {
     "human": "user",
@@ -42,7 +42,7 @@ _NOT_VARIABLES = (
     "tokenizer_kwargs",
     "truncation",
 )
-"""What rendering is told by the program, not by an example."""
+"""Arguments of rendering that the program sets, not an example."""
 
 
 @dataclass(frozen=True)
@@ -51,55 +51,55 @@ class Conversation:
 
     messages: list[dict[str, Any]]
     options: dict[str, Any] = field(default_factory=dict)
-    """Tools, and variables of the template."""
+    """Tools and template variables."""
     untrained: frozenset[int] = frozenset()
-    """Which messages have weight 0: none of their tokens counts."""
+    """Indices of messages with weight 0, whose tokens do not count."""
     prompt_turns: int = 0
-    """How many messages at the beginning are the prompt, where the rest is the completion."""
+    """Number of leading messages that are the prompt; the rest is the completion."""
 
 
 class MalformedConversationError(ValueError):
-    """What is wrong with one example; the message is a few words."""
+    """An example is not a conversation; the message says why in a few words."""
 
 
-def conversation_of(row: Mapping[str, Any], *columns: str) -> Conversation:
+def parse_conversation(example: Mapping[str, Any], *columns: str) -> Conversation:
     """Return the conversation of an example.
 
-    It may stand in two columns: the prompt's messages, and those of the completion.
+    It may be in two columns: the messages of the prompt, and those of the completion.
 
-    ShareGPT's "from" and "value" are understood, texts in parts are joined, and lists that were
-    stored as JSON texts are parsed.
+    ShareGPT's "from" and "value" are understood, content parts of text are joined, and lists that
+    are stored as JSON strings are parsed.
 
     Args:
-        row: The example; besides the messages it may have "tools" and "chat_template_kwargs".
-        columns: Column of the messages, or those of the prompt's and the completion's.
+        example: The example; besides the messages it may have "tools" and "chat_template_kwargs".
+        columns: Column of the messages, or the columns of prompt and completion.
 
     Raises:
-        MalformedConversationError: It is none.
+        MalformedConversationError: It is not a conversation.
     """
-    parts: list[list[dict[str, Any]]] = []
+    halves: list[list[dict[str, Any]]] = []
     for column in columns:
         try:
-            parts.append(_messages(row[column]))
-            if column == columns[-1] and all(m["role"] != "assistant" for m in parts[-1]):
+            halves.append(_messages(example[column]))
+            if column == columns[-1] and all(m["role"] != "assistant" for m in halves[-1]):
                 raise MalformedConversationError("no message by 'assistant'")
         except MalformedConversationError as problem:
             where = f" in '{column}'" if len(columns) > 1 else ""
             raise MalformedConversationError(f"{problem}{where}") from None
-    messages = [message for part in parts for message in part]
+    messages = [message for half in halves for message in half]
     untrained = frozenset(
         turn for turn, message in enumerate(messages) if not message.pop("weight", True)
     )
-    return Conversation(messages, _options(row), untrained, len(messages) - len(parts[-1]))
+    return Conversation(messages, _options(example), untrained, len(messages) - len(halves[-1]))
 
 
 def _messages(value: Any) -> list[dict[str, Any]]:
-    """Return a list of messages, each with a weight that is true or false if it has one."""
+    """Return a list of messages; their weights, if any, are booleans."""
     given = _parsed(value, "messages")
     if not isinstance(given, list) or not given:
-        raise MalformedConversationError("no list of messages")
+        raise MalformedConversationError("not a list of messages")
     if not all(isinstance(message, dict) for message in given):
-        raise MalformedConversationError("a message is no mapping")
+        raise MalformedConversationError("a message that is not a mapping")
     messages = [_message(message) for message in given]
     for message in messages:
         if "weight" in message:
@@ -108,7 +108,7 @@ def _messages(value: Any) -> list[dict[str, Any]]:
 
 
 def _message(given: dict[str, Any]) -> dict[str, Any]:
-    # A table gives every message every key; those without a value were never there.
+    # A table gives every message every key; keys without a value were not in the file.
     message = {key: value for key, value in given.items() if value is not None}
     if "from" in message and "role" not in message:
         role = message.pop("from")
@@ -128,7 +128,7 @@ def _message(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _content(content: Any, role: str) -> Any:
-    """Return a text, also of parts; what a tool returned may be a value of any kind."""
+    """Return the text of a message, joining text parts; a tool's result may be any value."""
     if isinstance(content, str):
         return content
     parts = content if isinstance(content, list) else None
@@ -153,34 +153,34 @@ def _is_text_part(part: Any) -> bool:
 
 def _is_trained(weight: Any) -> bool:
     if not isinstance(weight, (bool, int, float)) or weight not in (0, 1):
-        raise MalformedConversationError(f"a message of weight {weight!r}, where 0 or 1 is taken")
+        raise MalformedConversationError(f"a message of weight {weight!r}, not 0 or 1")
     return bool(weight)
 
 
-def _options(row: Mapping[str, Any]) -> dict[str, Any]:
-    tools = _objects(row.get(TOOLS), TOOLS)
+def _options(example: Mapping[str, Any]) -> dict[str, Any]:
+    tools = _objects(example.get(TOOLS), TOOLS)
     options: dict[str, Any] = {"tools": tools} if tools else {}
-    variables = _parsed(row.get(TEMPLATE_VARIABLES), TEMPLATE_VARIABLES)
+    variables = _parsed(example.get(TEMPLATE_VARIABLES), TEMPLATE_VARIABLES)
     if variables is None:
         return options
     if not isinstance(variables, dict):
-        raise MalformedConversationError(f"{TEMPLATE_VARIABLES} is no mapping")
+        raise MalformedConversationError(f"{TEMPLATE_VARIABLES} is not a mapping")
     taken = [key for key in variables if key in _NOT_VARIABLES]
     if taken:
         raise MalformedConversationError(
-            f"{TEMPLATE_VARIABLES} sets {taken[0]!r}, no template variable"
+            f"{TEMPLATE_VARIABLES} sets {taken[0]!r}, which is not a template variable"
         )
     return options | variables
 
 
 def _objects(value: Any, name: str) -> list[dict[str, Any]]:
-    """Return a list of mappings, which may be a JSON text or a list of JSON texts."""
+    """Return a list of mappings, given as such, as a JSON string or as a list of JSON strings."""
     value = _parsed(value, name)
     if value is None:
         return []
     items = [_parsed(item, name) for item in value] if isinstance(value, list) else None
     if items is None or not all(isinstance(item, dict) for item in items):
-        raise MalformedConversationError(f"{name} is no list of mappings")
+        raise MalformedConversationError(f"{name} is not a list of mappings")
     return items
 
 
@@ -192,22 +192,22 @@ def _parsed(value: Any, name: str) -> Any:
     try:
         return json.loads(value)
     except (ValueError, RecursionError):
-        raise MalformedConversationError(f"{name} is a text that is no JSON") from None
+        raise MalformedConversationError(f"{name} is a string that is not JSON") from None
 
 
-def without_fillings(row: dict[str, Any], rows: Dataset) -> dict[str, Any]:
-    """Return an example without the nulls that a table's columns brought into it.
+def drop_filled_nulls(example: dict[str, Any], dataset: Dataset) -> dict[str, Any]:
+    """Return an example without the nulls that a table filled in.
 
-    A table gives all mappings of a column the same keys. In a json or jsonl file, and in columns
-    of the type Json, each mapping has its own, and a null there was written.
+    A table gives all mappings of a column the same keys, filled with nulls. Columns of type Json,
+    as read from json and jsonl files, keep each mapping as written, nulls included.
 
     Args:
-        row: The example.
-        rows: The dataset it is from.
+        example: The example.
+        dataset: Its dataset.
     """
     return {
-        name: value if isinstance(rows.features[name], Json) else _without_nulls(value)
-        for name, value in row.items()
+        name: value if isinstance(dataset.features[name], Json) else _without_nulls(value)
+        for name, value in example.items()
     }
 
 
@@ -239,39 +239,39 @@ def is_conversation(value: Any) -> bool:
     )
 
 
-def check_conversations(rows: Dataset, columns: Sequence[str], where: Place | str) -> None:
+def check_conversations(dataset: Dataset, columns: Sequence[str], where: Place | str) -> None:
     """Check that each example is a conversation.
 
     Args:
-        rows: The examples.
-        columns: Column of the messages, or those of the prompt's and the completion's.
-        where: What to call the examples in the error.
+        dataset: The examples.
+        columns: Column of the messages, or the columns of prompt and completion.
+        where: Name of the examples, for errors.
 
     Raises:
-        DataError: Lists, for each problem, the examples that have it.
+        DataError: Lists the examples of each problem.
     """
-    read = [name for name in (*columns, TOOLS, TEMPLATE_VARIABLES) if name in rows.column_names]
+    read = [name for name in (*columns, TOOLS, TEMPLATE_VARIABLES) if name in dataset.column_names]
     wrong: dict[str, list[int]] = {}
-    examples: Any = rows.select_columns(read)
-    for number, row in enumerate(examples):
+    examples: Any = dataset.select_columns(read)
+    for number, example in enumerate(examples):
         try:
-            conversation_of(row, *columns)
+            parse_conversation(example, *columns)
         except MalformedConversationError as problem:
             wrong.setdefault(str(problem), []).append(number)
     if wrong:
-        problems = "; ".join(f"{listed(at, where)}: {said}" for said, at in wrong.items())
+        problems = "; ".join(f"{describe_examples(at, where)}: {why}" for why, at in wrong.items())
         raise DataError(
-            f"Conversations are malformed in {where}, {named_columns(columns)}: {problems}; "
+            f"Conversations are malformed in {where}, {describe_columns(columns)}: {problems}; "
             "expected a list of messages such as {'role': 'user', 'content': 'Hello'}, one of "
             f"{'the completion' if len(columns) > 1 else 'them'} by 'assistant'. Repair or remove "
             "these examples."
         )
 
 
-def named_columns(columns: Sequence[str]) -> str:
-    """Return columns as a message names them.
+def describe_columns(columns: Sequence[str]) -> str:
+    """Return the names of columns, for messages.
 
-    >>> named_columns(["prompt", "completion"])
+    >>> describe_columns(["prompt", "completion"])
     "columns 'prompt' and 'completion'"
     """
     names = " and ".join(f"'{name}'" for name in columns)

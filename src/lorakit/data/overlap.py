@@ -1,4 +1,4 @@
-"""Validation examples that are training examples too."""
+"""Find validation examples that are also training examples."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from datasets import Dataset
 
 
 def overlap_note(train: Dataset, validation: Dataset) -> list[str]:
-    """Say how many validation examples are among the training examples, if any.
+    """Return a note on how many validation examples are also training examples, if any.
 
-    Compares the columns that both have, so that a file given twice, a copy under another name and
-    a few shared examples are all found.
+    Compares the columns that both splits have, so it finds a file given twice, a copy under another
+    name, and single shared examples.
     """
     columns = [name for name in train.column_names if name in validation.column_names]
     if not columns:
@@ -24,16 +24,16 @@ def overlap_note(train: Dataset, validation: Dataset) -> list[str]:
         return []
     count = "All" if shared == len(validation) else f"{shared} of"
     return [
-        f"{count} {len(validation)} validation examples are training examples too, so that the "
-        "metrics say little about new ones."
+        f"{count} {len(validation)} validation examples are also training examples, so the metrics "
+        "say little about new ones."
     ]
 
 
 def _keys(examples: Dataset, columns: list[str]) -> Iterator[int]:
     for batch in examples.select_columns(columns).iter(batch_size=1000):
         values: Any = batch
-        for row in zip(*(values[name] for name in columns), strict=True):
-            yield hash(tuple(map(_hashable, row)))
+        for example in zip(*(values[name] for name in columns), strict=True):
+            yield hash(tuple(map(_hashable, example)))
 
 
 def _hashable(value: Any) -> Any:

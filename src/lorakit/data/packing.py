@@ -1,4 +1,4 @@
-"""Rows of several packed texts, which must not see each other."""
+"""Pack texts into one sequence, with isolation: packed texts must not attend to each other."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ import torch
 from torch import Tensor, nn
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from lorakit.data.tokenize_examples import NOT_COUNTED
+from lorakit.config import NOT_COUNTED
 from lorakit.errors import ConfigError
 
-_BY_TEXT = ("bfd", "bfd_split")
-"""Packing strategies that keep the packed texts apart from each other."""
+_ISOLATING_STRATEGIES = ("bfd", "bfd_split")
+"""Packing strategies in which packed texts must not attend to each other."""
 
-# An attention in which texts see each other moves the logits by a share of their size; experts
-# that are handed other numbers of tokens round them differently.
+# Attention across texts changes the logits by a share of their size; experts that receive another
+# number of tokens only round differently.
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
 _HALF_TOLERANCE = 2e-2
 
 
 @dataclass
 class PackCollator(DataCollatorForLanguageModeling):
-    """Makes a batch whose rows are the packed rows, each token with its position in its own text.
+    """Makes one batch row of each packed sequence; positions restart with each text.
 
-    TRL's own collator lays all rows of a batch end to end, as flash attention wants them. Attention
-    through a mask would then compare each token with those of all rows, to throw most of it away.
+    TRL's collator concatenates all sequences of a batch, as flash attention expects. Attention with
+    a mask would then compute scores between all of them, and discard most.
     """
 
     return_position_ids: bool = True
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        """Pad rows of several texts, or of one text each."""
+        """Pad packed sequences, or sequences of one text each."""
         batch = super().torch_call(examples)
         positions = batch.pop("position_ids")
         if "seq_lengths" in examples[0]:
-            # Without a mask of padding, transformers' masks begin anew where the positions do.
+            # Without a padding mask, transformers derives the masks from the positions.
             del batch["attention_mask"]
             batch["labels"][positions == 0] = NOT_COUNTED
             batch["position_ids"] = positions
@@ -47,20 +47,20 @@ class PackCollator(DataCollatorForLanguageModeling):
 
 
 def asks_to_pack(training: Mapping[str, Any]) -> str:
-    """Return which argument asks for rows of several texts that do not see each other, or ""."""
+    """Return which training argument asks for packing with isolation, or ""."""
     if training.get("padding_free"):
         return "padding_free"
-    if (training.get("packing_strategy") or "bfd") not in _BY_TEXT:
+    if (training.get("packing_strategy") or "bfd") not in _ISOLATING_STRATEGIES:
         return ""
     return next((key for key in ("packing", "eval_packing") if training.get(key)), "")
 
 
 def require_position_ids(model: nn.Module, training: Mapping[str, Any]) -> None:
-    """Refuse to pack for a model that cannot be told where a packed text begins.
+    """Refuse to pack for a model that takes no position ids, which say where a text begins.
 
     Args:
         model: The model.
-        training: The recipe's `training:` section, which asks for packing or none.
+        training: The recipe's `training:` section, with or without packing.
 
     Raises:
         ConfigError: Names the model.
@@ -68,7 +68,7 @@ def require_position_ids(model: nn.Module, training: Mapping[str, Any]) -> None:
     asked = asks_to_pack(training)
     if asked and "position_ids" not in signature(model.forward).parameters:
         raise ConfigError(
-            f"Rows cannot be packed for this model: got training.{asked}=true, but "
+            f"Examples cannot be packed for this model: got training.{asked}=true, but "
             f"{type(model).__name__} takes no position ids, so packed texts would see each other. "
             f"Leave {asked} out."
         )
@@ -81,21 +81,21 @@ def isolating_collator(
     training: Mapping[str, Any],
     precision: AbstractContextManager[Any],
 ) -> DataCollatorForLanguageModeling:
-    """Return the first collator in whose batches the model keeps packed texts apart, by trying.
+    """Return the first collator in whose batches packed texts do not attend to each other.
 
-    A model may take position ids and still let each token see all before it: its attention's mask
-    may be made without them, or it may carry a state along. So a text is changed, and the logits of
-    the text packed behind it are compared.
+    A model may take position ids and still attend to all earlier tokens: it may ignore them in its
+    attention mask, or carry a state along. So this changes a text and compares the logits of the
+    text packed after it.
 
     Args:
         model: A causal language model.
-        collators: What may make the batches, the preferred one first.
-        ids: A few tokens of a text, two or more.
-        training: The training arguments that asked for packing.
-        precision: What the model trains under, such as autocast.
+        collators: Candidate collators, in order of preference.
+        ids: At least two tokens of a text.
+        training: The training arguments that ask for packing.
+        precision: The context that the model trains in, such as autocast.
 
     Raises:
-        ConfigError: The texts see each other in the batches of every collator.
+        ConfigError: Packed texts attend to each other with every collator.
     """
     reasons = []
     was_training = model.training
@@ -103,7 +103,7 @@ def isolating_collator(
     try:
         for collator in collators:
             with torch.no_grad(), torch.random.fork_rng(devices=[]), precision:
-                reason = _sees_others(model, collator, [*ids])
+                reason = _isolation_failure(model, collator, [*ids])
             if not reason:
                 return collator
             reasons.append(reason)
@@ -111,17 +111,19 @@ def isolating_collator(
         model.train(was_training)
     asked = asks_to_pack(training)
     raise ConfigError(
-        f"Rows cannot be packed for this model: got training.{asked}=true, but "
+        f"Examples cannot be packed for this model: got training.{asked}=true, but "
         f"{type(model).__name__} with attention '{model.config._attn_implementation}' lets packed "
         f"texts see each other ({reasons[-1]}). Leave {asked} out."
     )
 
 
-def _sees_others(model: Any, collator: DataCollatorForLanguageModeling, ids: list[int]) -> str:
+def _isolation_failure(
+    model: Any, collator: DataCollatorForLanguageModeling, ids: list[int]
+) -> str:
     """Return how a text's logits depend on the text packed before it, or ""."""
     others = [(token + 1) % model.config.get_text_config().vocab_size for token in ids]
     try:
-        before, after = (_logits_behind(model, collator, first, ids) for first in (ids, others))
+        before, after = (_logits_after(model, collator, first, ids) for first in (ids, others))
     except (ValueError, NotImplementedError, ImportError) as error:
         return (str(error).splitlines() or ["it cannot run them"])[0].rstrip(".")
     error, size = (after - before).abs().max(), before.abs().max()
@@ -130,20 +132,19 @@ def _sees_others(model: Any, collator: DataCollatorForLanguageModeling, ids: lis
     return f"the text before it changes a text's logits by {float(error / size):.0%}"
 
 
-def _logits_behind(
+def _logits_after(
     model: Any, collator: DataCollatorForLanguageModeling, first: list[int], second: list[int]
 ) -> Tensor:
-    """Return a text's logits in a row behind another text, (tokens, vocabulary)."""
-    row = {
+    """Return the logits of a text packed after another, (tokens, vocabulary)."""
+    packed = {
         "input_ids": first + second,
         "labels": first + second,
         "seq_lengths": [len(first), len(second)],
     }
-    batch = {key: _moved(value, model.device) for key, value in collator([row, row]).items()}
-    del batch["labels"]
+    batch = {
+        key: value.to(model.device) if isinstance(value, Tensor) else value
+        for key, value in collator([packed, packed]).items()
+        if key != "labels"
+    }
     logits: Tensor = model(**batch, use_cache=False).logits
     return logits.reshape(-1, logits.shape[-1])[-len(second) :]
-
-
-def _moved(value: Any, device: torch.device) -> Any:
-    return value.to(device) if isinstance(value, Tensor) else value

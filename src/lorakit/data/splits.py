@@ -1,4 +1,4 @@
-"""The splits of a run: named ones, ones the data comes with, and a share that is held out."""
+"""The splits of a run: named in the recipe, part of the dataset, or held out from training."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from datasets import Dataset, DatasetDict
 
 from lorakit.data.overlap import overlap_note
-from lorakit.data.reading.columns import require_columns, without_bars
+from lorakit.data.reading.columns import hiding_progress_bars, require_columns
 from lorakit.data.reading.positions import Place
 from lorakit.data.reading.sources import (
     TEXT_TABLES,
@@ -19,7 +19,7 @@ from lorakit.data.reading.sources import (
     pick_split,
     read_source,
 )
-from lorakit.data.stratified import held_out, keep_labels, labels_of
+from lorakit.data.stratified import hold_out, keep_labels, read_labels
 from lorakit.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -28,41 +28,41 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Splits:
-    """The examples of a run, before any tokenizer has seen them."""
+    """The examples of a run, before tokenization."""
 
     train: Dataset
     validation: Dataset | None
     notes: tuple[str, ...] = ()
-    """What was done to the data, one sentence each, such as a validation split that was taken."""
+    """Notes on what was done to the data, one sentence each, such as examples held out."""
     train_place: Place | None = None
-    """Where the training examples stand in their source; None numbers them as they come."""
+    """Positions of the training examples in their source; None numbers them consecutively."""
     validation_place: Place | None = None
 
-    def parts(self, data: DataConfig) -> list[tuple[Dataset, str, Place]]:
-        """Return each split's examples with its kind and what to call them in an error."""
-        parts = [(self.train, "training", self.training_place(data))]
+    def with_places(self, data: DataConfig) -> list[tuple[Dataset, str, Place]]:
+        """Return each split: its examples, "training" or "validation", and its place."""
+        splits = [(self.train, "training", self.training_place(data))]
         if self.validation is not None:
             place = self.validation_place or _place("validation", data)
-            parts.append((self.validation, "validation", place))
-        return parts
+            splits.append((self.validation, "validation", place))
+        return splits
 
     def training_only(self, chosen: Sequence[int] | np.ndarray) -> Splits:
-        """Return some of the training examples, without validation examples."""
+        """Return a selection of the training examples, without validation examples."""
         place = None if self.train_place is None else self.train_place.select(chosen)
         return Splits(self.train.select(chosen), None, train_place=place)
 
     def training_place(self, data: DataConfig) -> Place:
-        """Return what to call the training examples in an error."""
+        """Return the place of the training examples."""
         return self.train_place or _place("training", data)
 
 
 @dataclass(frozen=True)
-class _Part:
+class _Split:
     examples: Dataset
     place: Place
 
-    def select(self, chosen: Sequence[int] | np.ndarray) -> _Part:
-        return _Part(self.examples.select(chosen), self.place.select(chosen))
+    def select(self, chosen: Sequence[int] | np.ndarray) -> _Split:
+        return _Split(self.examples.select(chosen), self.place.select(chosen))
 
 
 def load_splits(
@@ -73,41 +73,41 @@ def load_splits(
 ) -> Splits:
     """Read the training and validation examples that a recipe names.
 
-    Where no validation set is named, a split called "validation" is used; where there is none,
-    `data.validation_fraction` of the training examples are taken, the same ones for the same seed.
+    If the recipe names no validation data, a split called "validation" is used; without one,
+    `data.validation_fraction` of the training examples is held out, the same ones for a seed.
 
     Args:
         data: The recipe's `data:` section.
-        seed: Decides which examples are held out and which are kept under a limit.
+        seed: Seed for choosing the examples that are held out or kept under a limit.
         label: The column of the task's labels, or of its lists of tags. Held-out examples are
             stratified by it, and training keeps an example of every label.
-        columns: Columns that must be there, by the recipe key that names each; they are looked
-            for before anything is held out.
+        columns: Required columns, by the recipe key that names each; they are checked before
+            anything is held out.
 
     Raises:
-        MissingFileError: A file, folder or hub dataset is not there or cannot be reached.
+        MissingFileError: A file, directory or hub dataset does not exist or cannot be reached.
         DataError: A file cannot be read, a column or split is missing, a split is empty, or no
             example can be held out.
         ConfigError: `data.delimiter` is set and no csv file is named.
     """
     _check_delimiter(data)
     notes: list[str] = []
-    with without_bars():
+    with hiding_progress_bars():
         source = read_source(data.train, data.subset, "data.train", data.delimiter)
         found = pick_split(source, data.train_split, data.train, "data.train_split")
-        named = _validation(data, source)
+        named = _find_validation(data, source)
     notes += found.notes
     where = f"'{data.train}' (data.train)"
-    train = _part(found, "training", data, where)
+    train = _split(found, "training", data, where)
     require_columns(train.examples, columns or {}, train.place)
     validation = None
     if named is not None:
         notes += named.notes
         where = f"'{data.validation or data.train}' (validation split)"
-        validation = _part(named, "validation", data, where)
+        validation = _split(named, "validation", data, where)
         notes += overlap_note(train.examples, validation.examples)
     elif data.validation_fraction > 0:
-        train, validation, note = _take(train, data, seed, label, where)
+        train, validation, note = _hold_out(train, data, seed, label, where)
         notes.append(note)
     train = _limit(train, data.max_train_rows, seed, "train", notes, label)
     if validation is None:
@@ -126,11 +126,11 @@ def _check_delimiter(data: DataConfig) -> None:
         )
 
 
-def _part(found: FileExamples, kind: str, data: DataConfig, where: str) -> _Part:
+def _split(found: FileExamples, kind: str, data: DataConfig, where: str) -> _Split:
     if not len(found.dataset):
         raise DataError(no_examples(where))
     place = _place(kind, data)
-    return _Part(found.dataset, Place(place.name, lines=found.lines))
+    return _Split(found.dataset, Place(place.name, lines=found.lines))
 
 
 def _place(kind: str, data: DataConfig) -> Place:
@@ -138,8 +138,8 @@ def _place(kind: str, data: DataConfig) -> Place:
     return Place(f"the {kind} examples of '{source}'")
 
 
-def _validation(data: DataConfig, source: FileExamples | DatasetDict) -> FileExamples | None:
-    """Return the validation examples that are named or that the data comes with."""
+def _find_validation(data: DataConfig, source: FileExamples | DatasetDict) -> FileExamples | None:
+    """Return the validation examples that the recipe names or the dataset has, if any."""
     key = "data.validation_split"
     if data.validation is not None:
         other = read_source(data.validation, data.subset, "data.validation", data.delimiter)
@@ -163,9 +163,9 @@ def _validation(data: DataConfig, source: FileExamples | DatasetDict) -> FileExa
     return None
 
 
-def _take(
-    train: _Part, data: DataConfig, seed: int, label: str | None, where: str
-) -> tuple[_Part, _Part, str]:
+def _hold_out(
+    train: _Split, data: DataConfig, seed: int, label: str | None, where: str
+) -> tuple[_Split, _Split, str]:
     """Hold out a share of the training examples for validation."""
     count = len(train.examples)
     if count < 2:
@@ -174,12 +174,12 @@ def _take(
             "least 2. Add examples, name data.validation, or set data.validation_fraction=0."
         )
     wanted = min(max(1, round(data.validation_fraction * count)), count - 1)
-    labels = labels_of(train.examples, label)
+    labels = read_labels(train.examples, label)
     generator = np.random.default_rng(seed)
     if labels is None:
         taken = generator.permutation(count)[:wanted]
     else:
-        taken = held_out(labels, wanted, generator)
+        taken = hold_out(labels, wanted, generator)
     if not len(taken):
         raise DataError(
             f"No validation examples can be taken from {where}: each of the {count} examples "
@@ -195,19 +195,19 @@ def _take(
 
 
 def _limit(
-    part: _Part,
+    split: _Split,
     most: int | None,
     seed: int,
     kind: str,
     notes: list[str],
     label: str | None = None,
-) -> _Part:
-    """Keep a random choice of examples, in their order: a file may be sorted by label."""
-    count = len(part.examples)
+) -> _Split:
+    """Keep a random selection of examples, in their order: a file may be sorted by label."""
+    count = len(split.examples)
     if most is None or count <= most:
-        return part
+        return split
     order = np.random.default_rng(seed).permutation(count)
-    labels = labels_of(part.examples, label)
+    labels = read_labels(split.examples, label)
     chosen = order[:most] if labels is None else keep_labels(labels, order, most)
     notes.append(f"{most} of {count} {kind} examples were kept (data.max_{kind}_rows).")
-    return part.select(np.sort(chosen))
+    return split.select(np.sort(chosen))

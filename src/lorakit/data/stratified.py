@@ -1,4 +1,4 @@
-"""Choose examples so that every label stays where it is needed."""
+"""Choose examples at random so that training keeps every label."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Labels:
 
     sets: list[frozenset[str]]
     is_single: bool
-    """Whether each example has one label; else each has the tags of its words."""
+    """Whether each example has one label, rather than the tags of its words."""
 
 
-def labels_of(examples: Dataset, column: str | None) -> Labels | None:
-    """Return the labels of each example, or None where there are no classes to be told apart.
+def read_labels(examples: Dataset, column: str | None) -> Labels | None:
+    """Return the labels of each example, or None if the column does not hold classes.
 
     Args:
         examples: The examples.
@@ -38,14 +38,14 @@ def labels_of(examples: Dataset, column: str | None) -> Labels | None:
     return None
 
 
-def held_out(labels: Labels, count: int, generator: np.random.Generator) -> np.ndarray:
+def hold_out(labels: Labels, count: int, generator: np.random.Generator) -> np.ndarray:
     """Choose up to `count` examples without taking the last example of a label.
 
-    Single labels are stratified. Takes time linear in the examples, but for sorting the
-    names of the labels.
+    Single labels are stratified. The time is linear in the number of examples. Unlike
+    scikit-learn's stratified split, it accepts labels that only one example has.
     """
     if labels.is_single:
-        return _shares([next(iter(names)) for names in labels.sets], count, generator)
+        return _stratified([next(iter(names)) for names in labels.sets], count, generator)
     left = Counter(name for names in labels.sets for name in names)
     taken = []
     for example in generator.permutation(len(labels.sets)):
@@ -56,10 +56,10 @@ def held_out(labels: Labels, count: int, generator: np.random.Generator) -> np.n
     return np.array(taken, dtype=np.int64)
 
 
-def _shares(names: list[str], count: int, generator: np.random.Generator) -> np.ndarray:
-    """Choose examples so that each label has its share and keeps an example for training.
+def _stratified(names: list[str], count: int, generator: np.random.Generator) -> np.ndarray:
+    """Choose examples in proportion to their labels, leaving at least one of each for training.
 
-    Each label gets the whole part of its share; the largest remainders get the rest.
+    Each label gets the integer part of its share; the largest remainders get the rest.
     """
     number = {name: index for index, name in enumerate(sorted(set(names)))}
     label_ids = np.array([number[name] for name in names])
@@ -73,14 +73,14 @@ def _shares(names: list[str], count: int, generator: np.random.Generator) -> np.
             left -= 1
     by_label = np.split(np.argsort(label_ids, kind="stable"), np.cumsum(sizes)[:-1])
     return np.concatenate(
-        [generator.permutation(own)[:few] for own, few in zip(by_label, take, strict=True)]
+        [generator.permutation(found)[:few] for found, few in zip(by_label, take, strict=True)]
     )
 
 
 def keep_labels(labels: Labels, order: np.ndarray, most: int) -> np.ndarray:
-    """Return the first examples of an order, with the last ones exchanged for missing labels.
+    """Return the first examples of an order, the last ones replaced by examples of missing labels.
 
-    Where there are more labels than examples may be kept, some labels are lost.
+    If there are more labels than examples to keep, some labels are lost.
     """
     chosen = list(order[:most])
     has = Counter(name for example in chosen for name in labels.sets[example])

@@ -1,4 +1,4 @@
-"""The layouts of a CAUSAL_LM dataset, found from its columns and turned into token ids."""
+"""The layouts of CAUSAL_LM examples: detect them from the columns and encode examples."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ ALPACA = ("instruction", "input", "output")
 
 @dataclass(frozen=True)
 class CountedIds:
-    """The tokens of one row and which of them count in the loss."""
+    """The tokens of one example and which of them count in the loss."""
 
     ids: list[int]
     counted: list[bool]
 
 
 def alpaca_prompt(instruction: str, given: str = "") -> str:
-    """Return the prompt of an instruction, with what it is to be applied to where there is such.
+    """Return the prompt of an instruction, with its input if it has one.
 
     >>> print(alpaca_prompt("Name the colour.", "grass"))
     Here is an instruction together with its input. Write the answer to it.
@@ -70,44 +70,44 @@ class Layout:
     name: str
     """text, prompt_completion, messages or alpaca."""
     data: DataConfig
-    """Names the columns, one that was found by its contents included."""
+    """The `data:` section, with the columns that were detected by their contents."""
     notes: tuple[str, ...] = ()
     conversation: tuple[str, ...] = ()
-    """Columns of messages that make one conversation: messages, or prompt and completion."""
+    """Columns of messages that form one conversation: messages, or prompt and completion."""
 
 
-def find_layout(rows: Dataset, data: DataConfig, where: Place | str) -> Layout:
-    """Return the layout of the examples: the recipe's, or the first whose columns are all there.
+def find_layout(examples: Dataset, data: DataConfig, where: Place | str) -> Layout:
+    """Return the layout of the examples: the recipe's, or the first that has all its columns.
 
-    Messages come before prompts, these before instructions and plain text last: a dataset with
-    rendered text beside its parts is better used by its parts. A column of messages is also
-    recognised by what it holds, as ShareGPT's "conversations".
+    The order is messages, prompts, instructions, plain text: a dataset that has rendered text
+    besides its messages is better used by its messages. A column of messages is also recognized by
+    its contents, such as ShareGPT's "conversations".
 
     Raises:
-        DataError: No layout fits, or the data is for preference tuning; names the columns of each
-            layout and those there are.
+        DataError: No layout fits, or the data is for preference tuning; lists the columns of each
+            layout and those of the data.
     """
-    columns = rows.column_names
+    columns = examples.column_names
     notes = []
     if data.format in ("auto", "messages") and data.messages not in columns:
         halves = {data.prompt, data.completion}
         possible = [name for name in columns if not (name in halves and halves <= set(columns))]
-        found = [name for name in possible if is_conversation(_first_value(rows, name))]
+        found = [name for name in possible if is_conversation(_first_value(examples, name))]
         if len(found) == 1 and not _is_preference(columns):
             data = data.model_copy(update={"messages": found[0]})
             notes.append(f"The messages are read from the column '{found[0]}' (data.messages).")
     name = detect_format(columns, data, where)
-    talk = conversation_columns(rows, name, data)
+    talk = conversation_columns(examples, name, data)
     if data.format != "auto":
         return Layout(name, data, tuple(notes), talk)
-    if name == "prompt_completion" and isinstance(_first_value(rows, "label"), bool):
+    if name == "prompt_completion" and isinstance(_first_value(examples, "label"), bool):
         raise DataError(_PREFERENCE.format(where=where, what="completions that are good or bad"))
     notes.append(f"The examples are read as '{name}', from their columns (data.format).")
     return Layout(name, data, tuple(notes), talk)
 
 
-def conversation_columns(rows: Dataset, name: str, data: DataConfig) -> tuple[str, ...]:
-    """Return the columns of a layout that make one conversation, none where it is of texts.
+def conversation_columns(examples: Dataset, name: str, data: DataConfig) -> tuple[str, ...]:
+    """Return the columns of a layout that form one conversation, none for a layout of texts.
 
     A prompt and its completion may each be a list of messages.
     """
@@ -116,14 +116,14 @@ def conversation_columns(rows: Dataset, name: str, data: DataConfig) -> tuple[st
     if name != "prompt_completion":
         return ()
     halves = (data.prompt, data.completion)
-    values = [_first_value(rows, column) for column in halves]
+    values = [_first_value(examples, column) for column in halves]
     holds_messages = [is_conversation(value) for value in values]
     is_list = any(isinstance(value, list) and is_conversation(value) for value in values)
     return halves if is_list or all(holds_messages) else ()
 
 
 _PREFERENCE = (
-    "Preference data in {where}: got {what}, expected examples to learn from as they are. "
+    "Preference data in {where}: got {what}, expected examples of the wanted answers only. "
     "Preference tuning is not built yet. To train on the good answers alone, keep those examples "
     "and name their columns in data.prompt and data.completion."
 )
@@ -133,17 +133,17 @@ def _is_preference(columns: Sequence[str]) -> bool:
     return "chosen" in columns and "rejected" in columns
 
 
-def _first_value(rows: Dataset, column: str) -> Any:
-    if column not in rows.column_names:
+def _first_value(examples: Dataset, column: str) -> Any:
+    if column not in examples.column_names:
         return None
-    return next((value for value in rows[column] if value is not None), None)
+    return next((value for value in examples[column] if value is not None), None)
 
 
 def detect_format(columns: Sequence[str], data: DataConfig, where: Place | str) -> str:
-    """Return the recipe's layout, or the first whose columns are all there.
+    """Return the recipe's layout, or the first that has all its columns.
 
     Raises:
-        DataError: No layout fits; names the columns of each and those there are.
+        DataError: No layout fits; lists the columns of each layout and those of the data.
     """
     if data.format != "auto":
         return data.format
@@ -163,7 +163,7 @@ def detect_format(columns: Sequence[str], data: DataConfig, where: Place | str) 
 
 
 def text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> CountedIds:
-    """Tokenize plain text; every token counts, the end-of-text token at its end too."""
+    """Tokenize plain text; every token counts, including the end-of-text token."""
     ids = with_end(tokenizer, token_ids(tokenizer, text))
     return CountedIds(ids, [True] * len(ids))
 
@@ -171,8 +171,8 @@ def text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> CountedIds:
 def completion_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, completion: str) -> CountedIds:
     """Tokenize a prompt and its completion; the completion and the end-of-text token count.
 
-    Both are tokenized as one text, so that a token may reach over the border as it will when the
-    model reads such a text; the completion begins where the prompt's own tokens end.
+    Both are tokenized as one text, so a token may span the border, as it does when the model reads
+    such a text; the completion begins after the ids that it shares with the prompt alone.
     """
     alone = token_ids(tokenizer, prompt)
     ids = with_end(tokenizer, token_ids(tokenizer, prompt + completion))
@@ -181,7 +181,7 @@ def completion_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, completion: 
 
 
 def common_prefix_length(first: Sequence[int], second: Sequence[int]) -> int:
-    """Return how many leading ids two sequences share.
+    """Return the number of leading ids that two sequences share.
 
     >>> common_prefix_length([1, 2, 3], [1, 2, 4, 5])
     2
@@ -196,11 +196,11 @@ def require_end_token(tokenizer: PreTrainedTokenizerBase) -> None:
     """Refuse a tokenizer without an end-of-text token.
 
     Raises:
-        ConfigError: There is none, so that the model could not learn to stop.
+        ConfigError: There is none, so the model could not learn to stop.
     """
     if end_id(tokenizer) is None:
         raise ConfigError(
-            "Texts cannot be ended: the tokenizer in model has no eos_token, so the model would "
+            "Texts have no end token: the tokenizer in model has no eos_token, so the model would "
             "not learn to stop. Name a token of its vocabulary in training.eos_token."
         )
 
@@ -210,29 +210,33 @@ def example_encoder(
     tokenizer: PreTrainedTokenizerBase,
     chat: Callable[[Mapping[str, Any]], CountedIds] | None,
 ) -> Callable[[Mapping[str, Any]], CountedIds]:
-    """Return the function that turns one example of a layout into counted ids.
+    """Return the function that encodes one example of a layout.
 
     Args:
-        layout: How the examples are laid out.
-        tokenizer: The base model's.
-        chat: Turns the messages of an example into counted ids, where the tokenizer has a chat
-            template. Instructions are then rendered as a user's message in `data.messages`.
+        layout: The layout of the examples.
+        tokenizer: The base model's tokenizer.
+        chat: Encodes the messages of an example, if the tokenizer has a chat template.
+            Instructions are then rendered as a user message in `data.messages`.
     """
     data = layout.data
 
-    def plain(row: Mapping[str, Any]) -> CountedIds:
-        return text_ids(tokenizer, row[data.text])
+    def encode_text(example: Mapping[str, Any]) -> CountedIds:
+        return text_ids(tokenizer, example[data.text])
 
-    def prompted(row: Mapping[str, Any]) -> CountedIds:
-        return completion_ids(tokenizer, row[data.prompt], row[data.completion])
+    def encode_completion(example: Mapping[str, Any]) -> CountedIds:
+        return completion_ids(tokenizer, example[data.prompt], example[data.completion])
 
-    def instructed(row: Mapping[str, Any]) -> CountedIds:
-        instruction, given = row[ALPACA[0]], row.get(ALPACA[1]) or ""
+    def encode_instruction(example: Mapping[str, Any]) -> CountedIds:
+        instruction, given = example[ALPACA[0]], example.get(ALPACA[1]) or ""
         if chat is None:
-            return completion_ids(tokenizer, alpaca_prompt(instruction, given), row[ALPACA[2]])
-        asked = f"{instruction}\n\n{given}" if given.strip() else instruction
-        answer = {"role": "assistant", "content": row[ALPACA[2]]}
-        return chat({data.messages: [{"role": "user", "content": asked}, answer]})
+            return completion_ids(tokenizer, alpaca_prompt(instruction, given), example[ALPACA[2]])
+        question = f"{instruction}\n\n{given}" if given.strip() else instruction
+        answer = {"role": "assistant", "content": example[ALPACA[2]]}
+        return chat({data.messages: [{"role": "user", "content": question}, answer]})
 
-    encoders = {"text": plain, "prompt_completion": prompted, "alpaca": instructed}
+    encoders = {
+        "text": encode_text,
+        "prompt_completion": encode_completion,
+        "alpaca": encode_instruction,
+    }
     return chat if layout.conversation and chat is not None else encoders[layout.name]

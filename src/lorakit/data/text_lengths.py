@@ -1,4 +1,4 @@
-"""How many tokens the longest of some texts has, counted or guessed."""
+"""Count or estimate the number of tokens of the longest text."""
 
 from __future__ import annotations
 
@@ -9,37 +9,37 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from lorakit.data.chat import TEMPLATE_ERRORS
-from lorakit.data.conversations import conversation_of, without_fillings
+from lorakit.data.conversations import drop_filled_nulls, parse_conversation
 from lorakit.data.tokenizers import chat_columns, token_ids, with_end
 
 _MEASURED_EXAMPLES = 200
-"""Those with the most characters: the longest in tokens is among them."""
+"""Number of examples with the most characters that are tokenized to find the longest."""
 _BYTES_PER_TOKEN = 3
-"""Fewer than most tokens have, so that a length that is guessed cuts none; a Chinese character,
-which may be a token, has as many."""
+"""A low estimate, so that an estimated length truncates nothing; a Chinese character, which may be
+one token, has three bytes."""
 _MESSAGE_TOKENS = 8
-"""What a chat template puts around a message, at most times."""
+"""Number of tokens that a typical chat template adds to a message."""
 _STEP = 8
 
 
 def joined_texts(examples: Dataset, names: Sequence[str]) -> list[str]:
-    """Return all texts in some columns of each example as one text."""
+    """Return all texts in the columns of each example, joined."""
     columns = [examples[name][:] for name in names]
     return [" ".join(map(_as_text, values)) for values in zip(*columns, strict=True)]
 
 
 def _as_text(value: Any) -> str:
-    """Return all texts in a value, with room for what a template puts around each message."""
+    """Return all texts in a value, with filler for what a template adds to each message."""
     if isinstance(value, str):
         return value
     if isinstance(value, Mapping):
-        room = "x " * _MESSAGE_TOKENS
-        return room + " ".join(map(_as_text, value.values()))
+        filler = "x " * _MESSAGE_TOKENS
+        return filler + " ".join(map(_as_text, value.values()))
     return " ".join(map(_as_text, value)) if isinstance(value, (list, tuple)) else ""
 
 
 def longest_text(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase | None) -> int:
-    """Return the tokens of the longest text."""
+    """Return the number of tokens of the longest text, estimated without a tokenizer."""
     longest = sorted(texts, key=len, reverse=True)[:_MEASURED_EXAMPLES]
     if tokenizer is None:
         return max(len(text.encode()) for text in longest) // _BYTES_PER_TOKEN + 2
@@ -52,17 +52,17 @@ def longest_conversation(
     texts: Sequence[str],
     tokenizer: PreTrainedTokenizerBase,
 ) -> int:
-    """Return the tokens of the longest conversation, as the chat template renders it.
+    """Return the number of tokens of the longest conversation, rendered with the chat template.
 
     Args:
-        examples: They have been checked to be conversations.
-        columns: Of the messages, or of the prompt's and the completion's.
+        examples: Examples that are known to be conversations.
+        columns: Column of the messages, or the columns of prompt and completion.
         texts: All texts of each example.
-        tokenizer: With a chat template.
+        tokenizer: A tokenizer with a chat template.
     """
     order = sorted(range(len(texts)), key=lambda at: len(texts[at]), reverse=True)
     longest = [
-        conversation_of(without_fillings(examples[at], examples), *columns)
+        parse_conversation(drop_filled_nulls(examples[at], examples), *columns)
         for at in order[:_MEASURED_EXAMPLES]
     ]
     try:
@@ -70,12 +70,12 @@ def longest_conversation(
             len(chat_columns(tokenizer, talk.messages, **talk.options)["input_ids"])
             for talk in longest
         )
-    except TEMPLATE_ERRORS:  # which training tells of, with its examples
+    except TEMPLATE_ERRORS:  # training reports them, with the examples
         return longest_text(texts, tokenizer)
 
 
 def rounded_up(tokens: int) -> int:
-    """Return a length to cut at that cuts nothing of so many tokens.
+    """Return a truncation length that keeps this number of tokens.
 
     >>> rounded_up(25), rounded_up(32)
     (32, 32)

@@ -1,4 +1,4 @@
-"""Turn rows into tokens, and tensors back into rows a person can read."""
+"""Tokenize examples, and turn tokens back into readable text."""
 
 from __future__ import annotations
 
@@ -11,15 +11,12 @@ import torch
 from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerBase
 
-from lorakit.data import Place, is_missing, listed, without_bars
-from lorakit.data.tokenizers import batch_columns, decoded, pieces
+from lorakit.data import Place, describe_examples, hiding_progress_bars, is_missing
+from lorakit.data.tokenizers import batch_columns, decode, token_pieces
 from lorakit.errors import DataError
 
 IDS = List(Value("int32"))
-"""The feature of a row of token ids or labels."""
-
-NOT_COUNTED = -100
-"""The label of a token that does not count in the loss, as torch's cross entropy has it."""
+"""The feature of an example's token ids or labels."""
 
 _PROBE_TOKENS = 16
 
@@ -29,17 +26,17 @@ def map_examples(
     function: Callable[[dict[str, list[Any]]], dict[str, list[Any]]],
     features: Mapping[str, Any],
 ) -> Dataset:
-    """Turn batches of rows into new ones, in memory and never from a cache.
+    """Map batches of examples to new columns, in memory and without a cache.
 
-    A cached result could be that of another version of this code, and its file would be written
+    A cached result may come from another version of this code, and its file would be written
     beside the user's data.
 
     Args:
-        dataset: The rows.
+        dataset: The examples.
         function: Takes the columns of a batch and returns the new columns.
-        features: The new columns and their types; all old ones are dropped.
+        features: The new columns and their types; all old columns are dropped.
     """
-    with without_bars():
+    with hiding_progress_bars():
         return dataset.map(
             function,
             batched=True,
@@ -52,30 +49,30 @@ def map_examples(
 
 
 def require_texts(dataset: Dataset, columns: Mapping[str, str], where: Place | str) -> None:
-    """Check that each row has a text in each of these columns.
+    """Check that each example has a text in each of the columns.
 
     Args:
-        dataset: The rows; the columns must be there.
+        dataset: The examples, which have the columns.
         columns: Column by the recipe key that names it.
-        where: What to call the rows in the error.
+        where: Name of the examples, for errors.
 
     Raises:
-        DataError: Lists, for every column, the rows that hold nothing or no text.
+        DataError: Lists, for every column, the examples with a missing value or another type.
     """
     problems = []
     for key, column in columns.items():
         values: list[Any] = dataset[column][:]
-        empty = [row for row, value in enumerate(values) if is_missing(value)]
+        empty = [number for number, value in enumerate(values) if is_missing(value)]
         if empty:
-            problems.append(f"'{column}' ({key}) is empty in {listed(empty, where)}")
+            problems.append(f"'{column}' ({key}) is empty in {describe_examples(empty, where)}")
         other = [
-            row
-            for row, value in enumerate(values)
+            number
+            for number, value in enumerate(values)
             if not isinstance(value, str) and not is_missing(value)
         ]
         if other:
             kind = type(values[other[0]]).__name__
-            problems.append(f"'{column}' ({key}) holds {kind} in {listed(other, where)}")
+            problems.append(f"'{column}' ({key}) holds {kind} in {describe_examples(other, where)}")
     if problems:
         raise DataError(
             f"Texts are missing in {where}: {'; '.join(problems)}; expected a text in each "
@@ -89,46 +86,46 @@ def tokenize_texts(
     pairs: Sequence[str] | None,
     max_length: int,
 ) -> tuple[dict[str, list[Any]], int]:
-    """Tokenize texts, cut to `max_length`.
+    """Tokenize texts, truncated to `max_length`.
 
-    Returns: The tokenizer's columns, and how many rows were cut.
+    Returns: The tokenizer's columns, and the number of examples that were truncated.
     """
     given = (list(texts),) if pairs is None else (list(texts), list(pairs))
     columns = batch_columns(tokenizer, *given, truncation=True, max_length=max_length)
     made = columns["input_ids"]
-    # A special token that was there twice has been removed after the cut, at either end.
+    # A doubled special token has been removed after the truncation, at either end.
     may_be_cut = [len(ids) >= max_length - 2 for ids in made]
-    again = [list(compress(part, may_be_cut)) for part in given]
+    candidates = [list(compress(column, may_be_cut)) for column in given]
     cut = 0
-    if again[0]:
-        whole = batch_columns(tokenizer, *again, verbose=False)["input_ids"]
+    if candidates[0]:
+        whole = batch_columns(tokenizer, *candidates, verbose=False)["input_ids"]
         kept = compress(made, may_be_cut)
         cut = sum(len(ids) > len(short) for ids, short in zip(whole, kept, strict=True))
     return columns, cut
 
 
-def cut_note(cut: int, rows: int, max_length: int, kind: str) -> list[str]:
-    """Say how many rows were cut, if any."""
+def cut_note(cut: int, total: int, max_length: int, kind: str) -> list[str]:
+    """Return a note on how many examples were truncated, if any."""
     if not cut:
         return []
-    return [f"{cut} of {rows} {kind} examples were cut to {max_length} tokens (data.max_length)."]
+    return [f"{cut} of {total} {kind} examples were cut to {max_length} tokens (data.max_length)."]
 
 
 def readable(tokenizer: PreTrainedTokenizerBase, ids: torch.Tensor | Sequence[int]) -> list[str]:
-    """Return each token as text; a token that is only a part of a character as its raw piece."""
+    """Return each token as text, or as its raw piece if it is only a part of a character."""
     numbers = [int(i) for i in ids]
-    texts = [decoded(tokenizer, [i], clean_up_tokenization_spaces=False) for i in numbers]
+    texts = [decode(tokenizer, [i], clean_up_tokenization_spaces=False) for i in numbers]
     return [
         piece if not text or "\N{REPLACEMENT CHARACTER}" in text else text
-        for piece, text in zip(pieces(tokenizer, numbers), texts, strict=True)
+        for piece, text in zip(token_pieces(tokenizer, numbers), texts, strict=True)
     ]
 
 
 def first_examples(dataset: Dataset, n: int) -> list[dict[str, Any]]:
-    """Return the first n rows as dictionaries."""
-    return [dataset[row] for row in range(min(n, len(dataset)))]
+    """Return the first n examples as dictionaries."""
+    return [dataset[number] for number in range(min(n, len(dataset)))]
 
 
 def probe_tokens(dataset: Any, column: str) -> torch.Tensor:
-    """Return the first few tokens of the first row, (1, tokens), to try a model with."""
+    """Return the first few tokens of the first example, (1, tokens), to probe a model with."""
     return torch.tensor([dataset[0][column][:_PROBE_TOKENS]])

@@ -1,4 +1,4 @@
-"""The few things asked of every tokenizer, with the types they really have."""
+"""Call tokenizers with precise types, and without doubled special tokens."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Return the ids of a text with the special tokens the tokenizer adds, however long it is."""
+    """Return the ids of a text, untruncated, with the special tokens the tokenizer adds."""
     ids = list(_untyped(tokenizer)(text, verbose=False)["input_ids"])
-    return ids[_between_single_ends(tokenizer, ids)]
+    return ids[_span_without_doubled_ends(tokenizer, ids)]
 
 
 def batch_columns(
     tokenizer: PreTrainedTokenizerBase, *texts: Any, **options: Any
 ) -> dict[str, list[list[int]]]:
-    """Return the tokenizer's columns of a batch of texts or of pairs of texts, a list for each.
+    """Return the tokenizer's columns of a batch of texts or pairs of texts.
 
-    A text that begins or ends with the special token that the tokenizer adds there has it once.
+    A special token that a text already has where the tokenizer adds it appears once.
     """
     made = _untyped(tokenizer)(*texts, **options)
-    parts = [_between_single_ends(tokenizer, ids) for ids in made["input_ids"]]
-    return {name: _cut_to(rows, parts) for name, rows in made.items()}
+    spans = [_span_without_doubled_ends(tokenizer, ids) for ids in made["input_ids"]]
+    return {name: _cut_to(values, spans) for name, values in made.items()}
 
 
 def word_columns(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[Sequence[str]], max_length: int
 ) -> tuple[dict[str, list[list[int]]], list[list[int | None]]]:
-    """Return the columns of texts that are given as words, and the word of each token.
+    """Return the columns of texts that are given as words, and the word index of each token.
 
-    Where the first or last word is the special token that the tokenizer adds there, the word's own
-    token is the one that stays.
+    If the first or last word is the special token that the tokenizer adds there, the token of the
+    word is kept.
     """
     made = _untyped(tokenizer)(
         [list(words) for words in texts],
@@ -40,26 +40,26 @@ def word_columns(
         truncation=True,
         max_length=max_length,
     )
-    parts = [_between_single_ends(tokenizer, ids) for ids in made["input_ids"]]
-    words = [made.word_ids(row) for row in range(len(parts))]
-    return {name: _cut_to(rows, parts) for name, rows in made.items()}, _cut_to(words, parts)
+    spans = [_span_without_doubled_ends(tokenizer, ids) for ids in made["input_ids"]]
+    words = [made.word_ids(index) for index in range(len(spans))]
+    return {name: _cut_to(values, spans) for name, values in made.items()}, _cut_to(words, spans)
 
 
-def padded(
+def pad_batch(
     tokenizer: PreTrainedTokenizerBase, columns: dict[str, list[list[int]]]
 ) -> BatchEncoding:
     """Return columns padded to one length, as tensors."""
     return _untyped(tokenizer).pad(columns, return_tensors="pt")
 
 
-def _cut_to(rows: Sequence[list[Any]], parts: Sequence[slice]) -> list[list[Any]]:
-    return [row[part] for row, part in zip(rows, parts, strict=True)]
+def _cut_to(values: Sequence[list[Any]], spans: Sequence[slice]) -> list[list[Any]]:
+    return [value[span] for value, span in zip(values, spans, strict=True)]
 
 
-def _between_single_ends(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> slice:
-    """Return the part of a text's ids that has one token for the beginning and one for the end.
+def _span_without_doubled_ends(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> slice:
+    """Return the slice of a text's ids that has one beginning and one end token.
 
-    A rendered text often brings both already, and the tokenizer adds its own.
+    A rendered text often has both already, and the tokenizer adds them again.
     """
     known = _untyped(tokenizer)
     start, stop = 0, len(ids)
@@ -83,7 +83,7 @@ def chat_columns(
     )
 
 
-def rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, Any]]) -> str:
+def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, Any]]) -> str:
     """Return one rendered conversation as text."""
     return _untyped(tokenizer).apply_chat_template(list(messages), tokenize=False)
 
@@ -94,34 +94,34 @@ def end_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
 
 
 def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the id of the padding token, which a tokenizer loaded for a task always has."""
+    """Return the id of the padding token, which every tokenizer loaded for a task has."""
     return int(_untyped(tokenizer).pad_token_id)
 
 
 def added_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """Return the special tokens and others that are no product of the vocabulary's merges."""
+    """Return the special and other added tokens."""
     return _untyped(tokenizer).get_added_vocab()
 
 
-def pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
-    """Return each id as the vocabulary writes it."""
+def token_pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
+    """Return the vocabulary entry of each id."""
     return _untyped(tokenizer).convert_ids_to_tokens(list(ids))
 
 
-def decoded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], **options: Any) -> str:
-    """Return ids as text."""
+def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], **options: Any) -> str:
+    """Return the text of ids."""
     return _untyped(tokenizer).decode(list(ids), **options)
 
 
 def with_end(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
-    """Return the ids with the end-of-text token at their end, added where it is not there.
+    """Return the ids with the end-of-text token appended, unless they end with it.
 
-    A model that never sees it counted in the loss never learns to stop.
+    A model that is never trained on it never learns to stop.
     """
     end = end_id(tokenizer)
     return ids if end is None or (ids and ids[-1] == end) else [*ids, end]
 
 
 def _untyped(tokenizer: PreTrainedTokenizerBase) -> Any:
-    # transformers declares the special ids and all outputs as unions of everything they might be.
+    # transformers declares special ids and outputs as unions of all types they may have.
     return tokenizer

@@ -1,3 +1,3 @@
-"""Several processes that train one adapter: agreeing, averaging, sharding."""
+"""Training one adapter in several processes: collectives, gradient averaging, sharding."""
 
 __all__: list[str] = []

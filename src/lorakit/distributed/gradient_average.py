@@ -1,9 +1,9 @@
-"""The gradients of one adapter, averaged over the processes that train it.
+"""Average the gradients of an adapter over all processes.
 
-torch's DDP sends each gradient as soon as backward has made it, and so has to know which
-parameters a batch reaches: experts that no token was routed to, or that are reached in one process
-alone, make it wait for ever. An adapter is small, so that all its gradients go at once after the
-last backward of a step, and what a batch does not reach counts as zero.
+torch's DDP sends each gradient as soon as backward has computed it, so it must know which
+parameters a batch reaches: an expert that receives no token, or receives tokens in one process
+only, makes it hang. An adapter is small, so here all gradients are reduced together after the last
+backward pass of a step, and a parameter that a batch does not reach counts as zero.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from lorakit.distributed.processes import process_count
 def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
     """Replace the gradients by their mean over all processes, in place.
 
-    A parameter without a gradient in every process keeps none, so that an optimizer leaves it
-    alone as in one process.
+    A parameter that has no gradient in any process keeps none, so the optimizer skips it as it
+    does in a single process.
 
     Args:
-        parameters: Those that are trained, the same in every process and in the same order.
+        parameters: The trained parameters, the same in every process and in the same order.
     """
     count = process_count()
     if count == 1 or not parameters:
@@ -42,24 +42,24 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
         if is_reached:
             by_kind[parameter.dtype, parameter.device].append(parameter)
     for alike in by_kind.values():
-        flat = torch.cat([_gradient(parameter) for parameter in alike]).div_(count)
+        flat = torch.cat([_flat_gradient(parameter) for parameter in alike]).div_(count)
         distributed.all_reduce(flat)
-        parts = flat.split([parameter.numel() for parameter in alike])
-        for parameter, part in zip(alike, parts, strict=True):
-            parameter.grad = part.view_as(parameter)
+        means = flat.split([parameter.numel() for parameter in alike])
+        for parameter, mean in zip(alike, means, strict=True):
+            parameter.grad = mean.view_as(parameter)
 
 
 @torch.no_grad()
-def same_values(parameters: Sequence[nn.Parameter]) -> None:
-    """Give every process the main one's values of the trained parameters."""
+def broadcast_parameters(parameters: Sequence[nn.Parameter]) -> None:
+    """Copy the main process's values of the parameters to every process."""
     if process_count() > 1:
         for parameter in parameters:
             distributed.broadcast(parameter.data, src=0)
 
 
 @contextmanager
-def unwrapped(accelerator: Any) -> Iterator[None]:
-    """Inside the block, let accelerate prepare a model without putting DDP around it."""
+def preparing_without_ddp(accelerator: Any) -> Iterator[None]:
+    """Make accelerate prepare models without wrapping them in DDP inside the block."""
     whole: Callable[..., Any] = accelerator.prepare_model
     accelerator.prepare_model = partial(whole, evaluation_mode=True)
     try:
@@ -68,7 +68,7 @@ def unwrapped(accelerator: Any) -> Iterator[None]:
         del accelerator.prepare_model
 
 
-def _gradient(parameter: nn.Parameter) -> Tensor:
+def _flat_gradient(parameter: nn.Parameter) -> Tensor:
     if parameter.grad is None:
         return torch.zeros(parameter.numel(), dtype=parameter.dtype, device=parameter.device)
     return parameter.grad.to(parameter.dtype).reshape(-1)

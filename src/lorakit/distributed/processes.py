@@ -1,9 +1,8 @@
-"""Several processes that train one adapter: which of them this is, and how they agree.
+"""Process groups and collectives for training one adapter in several processes.
 
-A launcher (torchrun, accelerate launch, Ray Train) runs the same program several times. The main
-process alone looks at the run directory and writes to it; what it finds, the others are told. Where
-each process could fail on its own, all of them raise the first error of any, so that none waits
-for one that has left.
+A launcher (torchrun, accelerate launch, Ray Train) runs the same program several times. Only the
+main process reads and writes the run directory; it broadcasts what it finds. Where any process may
+fail, all of them raise the first error, so that none waits for a process that has exited.
 """
 
 from __future__ import annotations
@@ -27,57 +26,60 @@ from lorakit.errors import LorakitError, TrainingError
 T = TypeVar("T")
 
 TERMINATED = 143
-"""Exit code: the shell's for a process ended by SIGTERM."""
+"""Exit code of a process that SIGTERM ended, as the shell reports it."""
 
-_PATIENCE = timedelta(days=1)
-"""How long processes wait for one that loads a model or turns rows into tokens."""
+_SETUP_TIMEOUT = timedelta(days=1)
+"""How long processes wait for one that loads a model or tokenizes examples."""
 
 _STEP_TIMEOUT_S = 1800
-"""How long a process waits for another in a step, unless training.ddp_timeout says otherwise; the
+"""How long a process waits for another within a step unless training.ddp_timeout is set; the
 default of transformers."""
 
 _TIMED_OUT = re.compile(r"[Tt]imed out waiting|[Tt]imeout|Application timeout")
 
-_AGREED = "_is_agreed"
+_RAISED_BY_ALL = "_is_raised_by_all"
+"""Attribute of an error that every process raises."""
 
 _group: Any = None
 _step_group: Any = None
 
 
-# ---- who is there ----
+# ---- process groups ----
 
 
 def process_count() -> int:
-    """Return how many processes train together."""
-    return distributed.get_world_size() if _is_started() else 1
+    """Return the number of processes that train together, 1 without a launcher."""
+    return distributed.get_world_size() if _is_initialized() else 1
 
 
 def process_rank() -> int:
-    """Return which of them this is, from 0."""
-    return distributed.get_rank() if _is_started() else 0
+    """Return the rank of this process, from 0."""
+    return distributed.get_rank() if _is_initialized() else 0
 
 
-def is_main() -> bool:
-    """Whether this process is the one that writes files and talks to the user."""
+def is_main_process() -> bool:
+    """Whether this process writes files and reports to the user: rank 0."""
     return process_rank() == 0
 
 
 def is_local_rank_zero() -> bool:
-    """Whether this process is the first of those on its machine."""
+    """Whether this process is the first on its machine."""
     return process_count() == 1 or int(os.environ.get("LOCAL_RANK", "0")) == 0
 
 
-def start(use_cpu: bool | None = None, timeout_s: int | None = None) -> None:
-    """Meet the other processes, if a launcher has started several; else do nothing.
+def init_process_groups(use_cpu: bool | None = None, timeout_s: int | None = None) -> None:
+    """Initialize torch.distributed if a launcher has started several processes.
+
+    Does nothing in a single process, or when called again.
 
     Args:
-        use_cpu: Whether to train on the CPU; None does where there is no accelerator.
-        timeout_s: How long to wait for another process in a step, `training.ddp_timeout`; None is
-            half an hour. Where a launcher has made the process group, its own timeout holds there.
+        use_cpu: Whether to train on the CPU; None does so if there is no accelerator.
+        timeout_s: How long to wait for another process within a step, `training.ddp_timeout`; None
+            is half an hour. A default process group that the launcher made keeps its own timeout.
     """
     global _group, _step_group
     timeout = timedelta(seconds=timeout_s or _STEP_TIMEOUT_S)
-    if not _is_started():
+    if not _is_initialized():
         if int(os.environ.get("WORLD_SIZE", "1")) < 2:
             return
         from accelerate import PartialState
@@ -85,91 +87,91 @@ def start(use_cpu: bool | None = None, timeout_s: int | None = None) -> None:
         cpu = not torch.accelerator.is_available() if use_cpu is None else use_cpu
         PartialState(cpu=cpu, timeout=timeout)
     if _group is None and process_count() > 1:
-        # Of its own, for it waits longer, works on the CPU, and is in nobody's way.
-        _group = distributed.new_group(backend="gloo", timeout=_PATIENCE)
+        # Separate groups: they run on the CPU, and the first waits longer than a step may take.
+        _group = distributed.new_group(backend="gloo", timeout=_SETUP_TIMEOUT)
         _step_group = distributed.new_group(backend="gloo", timeout=timeout)
 
 
-def finish() -> None:
-    """Part from the other processes at the end of a program."""
+def destroy_process_groups() -> None:
+    """Leave all process groups at the end of a program."""
     global _group, _step_group
-    if _is_started():
+    if _is_initialized():
         distributed.destroy_process_group()
     _group = _step_group = None
 
 
-def _is_started() -> bool:
+def _is_initialized() -> bool:
     return distributed.is_available() and distributed.is_initialized()
 
 
-# ---- agreeing ----
+# ---- collectives ----
 
 
-def main_decides(decide: Callable[[], T]) -> T:
-    """Let the main process run a function, and return its result in every process.
+def run_on_main(function: Callable[[], T]) -> T:
+    """Run a function in the main process and broadcast its result to every process.
 
     Args:
-        decide: Its result is sent to the others, so it can be pickled.
+        function: The function; its result can be pickled.
 
     Raises:
-        Exception: What `decide` raised, in every process.
+        Exception: The error of `function`, raised in every process.
     """
     if process_count() == 1:
-        return decide()
-    outcome: list[Any] = [_tried(decide) if is_main() else None]
+        return function()
+    outcome: list[Any] = [_try(function) if is_main_process() else None]
     distributed.broadcast_object_list(outcome, src=0, group=_group)
     value, error = outcome[0]
     if error is not None:
-        raise _marked(error)
+        raise _mark_raised_by_all(error)
     return value
 
 
-def all_agree(act: Callable[[], T]) -> T:
-    """Run a function in every process; if it fails in one of them, all of them raise.
+def run_on_all(function: Callable[[], T]) -> T:
+    """Run a function in every process; if it fails in one, every process raises.
 
     Raises:
-        Exception: What `act` raised in the first process in which it did.
+        Exception: The error of the lowest rank in which `function` failed.
     """
     if process_count() == 1:
-        return act()
-    value, error = _tried(act)
-    first = next((one for one in gather_from_all(error) if one is not None), None)
+        return function()
+    value, error = _try(function)
+    first = next((one for one in all_gather_object(error) if one is not None), None)
     if first is not None:
-        raise _marked(first) from error
+        raise _mark_raised_by_all(first) from error
     return value
 
 
-def local_rank_zero_first(act: Callable[[], T]) -> T:
-    """Run a function in one process of each machine, then in the others, which find its files.
+def local_rank_zero_first(function: Callable[[], T]) -> T:
+    """Run a function in one process per machine, then in the others, which find its files.
 
     Raises:
-        Exception: What `act` raised in the first process in which it did.
+        Exception: The error of the lowest rank in which `function` failed.
     """
     if process_count() == 1:
-        return act()
+        return function()
     leads = is_local_rank_zero()
-    leading = all_agree(lambda: act() if leads else None)
-    following = all_agree(lambda: None if leads else act())
+    leading = run_on_all(lambda: function() if leads else None)
+    following = run_on_all(lambda: None if leads else function())
     return leading if leads else following  # type: ignore[return-value]
 
 
 def broadcast_from_local_rank_zero(value: Any) -> Any:
-    """Return in each process what the first one on its machine has given."""
+    """Return the value of the first process on this machine."""
     if process_count() == 1:
         return value
-    # Launchers number the processes of a machine one after the other.
+    # Launchers give the processes of a machine consecutive ranks.
     first = process_rank() - int(os.environ.get("LOCAL_RANK", "0"))
-    return gather_from_all(value)[first]
+    return all_gather_object(value)[first]
 
 
-def wait_for_all() -> None:
-    """Wait until every process has come here."""
+def barrier() -> None:
+    """Wait until every process has called this."""
     if process_count() > 1:
         distributed.barrier(group=_group)
 
 
-def gather_from_all(value: T) -> list[T]:
-    """Return what each process has given, in the order of the processes."""
+def all_gather_object(value: T) -> list[T]:
+    """Return the values of all processes, in the order of their ranks."""
     if process_count() == 1:
         return [value]
     gathered: list[Any] = [None] * process_count()
@@ -177,8 +179,8 @@ def gather_from_all(value: T) -> list[T]:
     return gathered
 
 
-def max_over_processes(value: int) -> int:
-    """Return the largest of the integers that the processes have given after a step."""
+def all_reduce_max(value: int) -> int:
+    """Return the largest of the integers of all processes, within a step."""
     if process_count() == 1:
         return value
     largest = torch.tensor(value)
@@ -186,15 +188,15 @@ def max_over_processes(value: int) -> int:
     return int(largest)
 
 
-def _tried(act: Callable[[], Any]) -> tuple[Any, Exception | None]:
+def _try(function: Callable[[], Any]) -> tuple[Any, Exception | None]:
     try:
-        return act(), None
+        return function(), None
     except Exception as error:
-        return None, _as_pickled(error)
+        return None, _picklable(error)
 
 
-def _as_pickled(error: Exception) -> Exception:
-    """Return an error that arrives in another process as it left here."""
+def _picklable(error: Exception) -> Exception:
+    """Return the error, or a RuntimeError with its text if it cannot be sent to a process."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
@@ -202,62 +204,62 @@ def _as_pickled(error: Exception) -> Exception:
     return error
 
 
-def _marked(error: Exception) -> Exception:
-    setattr(error, _AGREED, True)
+def _mark_raised_by_all(error: Exception) -> Exception:
+    setattr(error, _RAISED_BY_ALL, True)
     return error
 
 
-# ---- failing ----
+# ---- failures ----
 
 
 def should_report_error(error: BaseException) -> bool:
-    """Whether this process is the one to show an error to the user; true of one process alone.
+    """Whether this process shows an error to the user; true in exactly one process.
 
-    What all raise, the main process tells. What one raises by itself, it tells itself, if it is
-    the first: the others fail because it has left them.
+    The main process reports an error that all processes raise. Otherwise the first process to fail
+    reports: the others fail because it has exited.
     """
     if process_count() == 1:
         return True
-    if getattr(error, _AGREED, False):
-        return is_main()
+    if getattr(error, _RAISED_BY_ALL, False):
+        return is_main_process()
     try:
         store = distributed.distributed_c10d._get_default_store()
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        return store.add(f"lorakit/told/{attempt}", 1) == 1
-    except (RuntimeError, ValueError):  # it went away with the process that kept it
-        return is_main()
+        return store.add(f"lorakit/reported/{attempt}", 1) == 1
+    except (RuntimeError, ValueError):  # the process that hosts the store has exited
+        return is_main_process()
 
 
 class Terminated(SystemExit):
-    """The launcher ends this process, since another one has failed."""
+    """The launcher ends this process because another one has failed."""
 
     def __init__(self) -> None:
         super().__init__(TERMINATED)
 
 
 @contextmanager
-def failing_together() -> Iterator[None]:
-    """Inside the block, say so where another process has gone; and let SIGTERM unwind the stack.
+def translating_process_failures() -> Iterator[None]:
+    """Turn the loss of another process into a TrainingError, and SIGTERM into an exception.
 
-    The program's handler of SIGTERM, if it has one, stays.
+    A SIGTERM handler of the program, if it has one, stays in place.
 
     Raises:
         Terminated: The launcher ended this process.
-        TrainingError: A process that this one waited for is not there any more.
+        TrainingError: A process that this one waited for has exited or hangs.
     """
     if process_count() == 1:
         yield
         return
-    with _signal_raises(signal.SIGTERM):
+    with _raising_on_signal(signal.SIGTERM):
         try:
             yield
         except RuntimeError as error:
-            if isinstance(error, LorakitError) or not _is_about_another(error):
+            if isinstance(error, LorakitError) or not _is_lost_process(error):
                 raise
-            raise TrainingError(_about_another(error)) from error
+            raise TrainingError(_lost_process_message(error)) from error
 
 
-def _about_another(error: RuntimeError) -> str:
+def _lost_process_message(error: RuntimeError) -> str:
     me = f"Process {process_rank()} of {process_count()}"
     reason = str(error).strip().splitlines()[0]
     if _TIMED_OUT.search(reason):
@@ -272,13 +274,13 @@ def _about_another(error: RuntimeError) -> str:
     )
 
 
-def _is_about_another(error: RuntimeError) -> bool:
+def _is_lost_process(error: RuntimeError) -> bool:
     lost = ("gloo", "Connection closed by peer", "Connection reset by peer")
     return isinstance(error, distributed.DistError) or any(word in str(error) for word in lost)
 
 
 @contextmanager
-def _signal_raises(number: signal.Signals) -> Iterator[None]:
+def _raising_on_signal(number: signal.Signals) -> Iterator[None]:
     is_taken = signal.getsignal(number) != signal.SIG_DFL
     if is_taken or threading.current_thread() is not threading.main_thread():
         yield

@@ -1,4 +1,4 @@
-"""FSDP2: what is asked for, what of it is refused, and an optimizer's state as a whole."""
+"""FSDP2: check what a run asks for, and gather or shard the optimizer's state."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ _KEYS = (
     "min_num_params",
     "reshard_after_forward",
 )
-"""Of `fsdp_config`, those that are known to work with adapters."""
+"""Keys of `fsdp_config` that are known to work with adapters."""
 
 _OPTIMIZER, _SCHEDULER = "optimizer.pt", "scheduler.pt"
-_ASKED = "ACCELERATE_USE_FSDP"
-_LOADING = "FSDP_CPU_RAM_EFFICIENT_LOADING"
+_USE_FSDP = "ACCELERATE_USE_FSDP"
+_RAM_EFFICIENT_LOADING = "FSDP_CPU_RAM_EFFICIENT_LOADING"
 
 
 def check_sharding(training: Mapping[str, Any]) -> None:
-    """Look at what the recipe and `accelerate launch` ask for, before a model is loaded.
+    """Check what the recipe and `accelerate launch` ask for, before a model is loaded.
 
     Raises:
-        ConfigError: Lists what cannot be done.
+        ConfigError: Lists what is not supported.
     """
-    by_launcher = _is_set(_ASKED)
+    by_launcher = _is_set(_USE_FSDP)
     problems = []
     if _is_set("ACCELERATE_USE_DEEPSPEED"):
         problems.append("accelerate launch asks for DeepSpeed, expected DDP or FSDP")
     if training.get("fsdp_config") and not training.get("fsdp"):
-        problems.append("training.fsdp_config stands without training.fsdp=true")
+        problems.append("training.fsdp_config is given without training.fsdp=true")
     if training.get("fsdp"):
-        problems += _of_recipe(training.get("fsdp_config") or {})
+        problems += _recipe_problems(training.get("fsdp_config") or {})
     elif by_launcher:
-        problems += _of_launcher()
+        problems += _launcher_problems()
     if (training.get("fsdp") or by_launcher) and training.get("optim") == OPTIMIZER_NAME:
         problems.append(
             f"training.optim is {OPTIMIZER_NAME}, whose file cannot hold sharded parameters"
@@ -56,11 +56,11 @@ def check_sharding(training: Mapping[str, Any]) -> None:
             f"Cannot shard the model: {'; '.join(problems)}. docs/scaling.md shows what works."
         )
     if by_launcher:
-        # The other processes would have an empty base, and could not draw an adapter for it.
-        os.environ[_LOADING] = "false"
+        # The other processes would have an empty base, and could not initialize an adapter on it.
+        os.environ[_RAM_EFFICIENT_LOADING] = "false"
 
 
-def _of_recipe(config: Mapping[str, Any]) -> list[str]:
+def _recipe_problems(config: Mapping[str, Any]) -> list[str]:
     problems = []
     if process_count() == 1:
         problems.append(
@@ -80,7 +80,7 @@ def _of_recipe(config: Mapping[str, Any]) -> list[str]:
     return problems
 
 
-def _of_launcher() -> list[str]:
+def _launcher_problems() -> list[str]:
     problems = []
     version = os.environ.get("FSDP_VERSION", "1")
     if version != "2":
@@ -99,28 +99,28 @@ def _is_set(name: str) -> bool:
     return os.environ.get(name, "").lower() in ("true", "1", "yes", "on")
 
 
-def is_sharding_asked_for(training: Mapping[str, Any]) -> bool:
+def is_sharding_requested(training: Mapping[str, Any]) -> bool:
     """Whether the recipe or `accelerate launch` asks for FSDP."""
-    return bool(training.get("fsdp")) or _is_set(_ASKED)
+    return bool(training.get("fsdp")) or _is_set(_USE_FSDP)
 
 
 @contextmanager
-def launcher_untouched() -> Iterator[None]:
-    """Take back what accelerate notes in the environment, where the launcher has not said it."""
-    given = os.environ.get(_ASKED)
+def restoring_launcher_environment() -> Iterator[None]:
+    """Remove the variable that accelerate sets inside the block, unless the launcher had set it."""
+    given = os.environ.get(_USE_FSDP)
     try:
         yield
     finally:
         if given is None:
-            os.environ.pop(_ASKED, None)
+            os.environ.pop(_USE_FSDP, None)
 
 
 def shard_on_cpus(accelerator: Any, plugin_options: Mapping[str, Any]) -> None:
-    """Make accelerate shard on CPUs, where by itself it takes DDP without a word.
+    """Make accelerate shard on CPUs, where it silently falls back to DDP.
 
     Args:
-        accelerator: Just made, with processes on CPUs.
-        plugin_options: What transformers made of the recipe; empty where the launcher's holds.
+        accelerator: A new accelerator whose processes run on CPUs.
+        plugin_options: Options that transformers made from the recipe; empty to use the launcher's.
     """
     from accelerate.state import PartialState
     from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
@@ -137,10 +137,10 @@ def shard_on_cpus(accelerator: Any, plugin_options: Mapping[str, Any]) -> None:
 
 
 def require_shardable(model: Any) -> None:
-    """Refuse a model whose parts share weights in a way that accelerate's FSDP2 does not follow.
+    """Refuse a model that accelerate's FSDP2 cannot shard.
 
-    It keeps input and output embeddings together where these are one weight, and no others. Nor
-    does it shard the factors that an update is measured from, or those of a layer's parts.
+    FSDP2 supports tied input and output embeddings, but no other shared weights. Offset updates
+    (measured from their initialization) and sliced updates are not supported either.
 
     Raises:
         ConfigError: Names the modules that share a weight, or the update.
@@ -149,14 +149,14 @@ def require_shardable(model: Any) -> None:
         if isinstance(module, SlicedUpdate):
             raise ConfigError(
                 f"This {type(model).__name__} cannot be sharded: {path} has a product for each "
-                "part of a layer (lora.enable_lora, or a convolution in groups), expected one for "
-                "the whole. Leave these parts out, or leave training.fsdp out."
+                "slice of a layer (lora.enable_lora, or a convolution in groups), expected one for "
+                "the whole layer. Leave these slices out, or leave training.fsdp out."
             )
         if isinstance(module, OffsetUpdate):
             raise ConfigError(
-                f"This {type(model).__name__} cannot be sharded: {path} is measured from its start "
-                "(lora.init_lora_weights pissa, olora or lora_ga), expected another "
-                "initialisation. Change it, or leave training.fsdp out."
+                f"This {type(model).__name__} cannot be sharded: {path} is measured from its "
+                "initialization (lora.init_lora_weights pissa, olora or lora_ga), expected another "
+                "initialization. Change it, or leave training.fsdp out."
             )
     ends = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
     holders: dict[int, list[tuple[str, int]]] = {}
@@ -168,14 +168,14 @@ def require_shardable(model: Any) -> None:
         if len(places) > 1 and any(module not in ends for _, module in places):
             raise ConfigError(
                 f"This {type(model).__name__} cannot be sharded: "
-                f"{', '.join(path for path, _ in places)} share a weight, expected none shared but "
-                "by input and output embeddings. Leave training.fsdp out: each process then has "
-                "the whole base."
+                f"{', '.join(path for path, _ in places)} share a weight, expected only tied input "
+                "and output embeddings. Leave training.fsdp out: each process then has the whole "
+                "base."
             )
 
 
 def reshard(model: nn.Module) -> None:
-    """Let go of gathered parameters: what is read and written next are each process's parts."""
+    """Reshard gathered parameters, so that each process reads and writes its own shards next."""
     if process_count() == 1:
         return
     from torch.distributed.fsdp import FSDPModule
@@ -185,47 +185,47 @@ def reshard(model: nn.Module) -> None:
             module.reshard()
 
 
-def whole_state(state: Any) -> Any:
-    """Return an optimizer's state with whole tensors on the CPU; every process has to call it."""
+def gather_optimizer_state(state: Any) -> Any:
+    """Return an optimizer's state with full tensors on the CPU; every process must call this."""
     if isinstance(state, Tensor):
         return whole(state).detach().cpu()
     if isinstance(state, dict):
-        return {key: whole_state(value) for key, value in state.items()}
-    return [whole_state(value) for value in state] if isinstance(state, list) else state
+        return {key: gather_optimizer_state(value) for key, value in state.items()}
+    return [gather_optimizer_state(value) for value in state] if isinstance(state, list) else state
 
 
-def sharded_state(state: Mapping[str, Any], parameters: list[Tensor]) -> dict[str, Any]:
-    """Split a whole optimizer state as its parameters are.
+def shard_optimizer_state(state: Mapping[str, Any], parameters: list[Tensor]) -> dict[str, Any]:
+    """Shard a full optimizer state like the parameters.
 
     Args:
-        state: What `whole_state` made of the optimizer's state_dict.
-        parameters: The optimizer's, in the order of its groups.
+        state: The result of `gather_optimizer_state` on the optimizer's state_dict.
+        parameters: The optimizer's parameters, in the order of its groups.
     """
-    parts = {
+    shards = {
         index: {
             name: shard_like(value.to(parameters[index].device), parameters[index])
-            if _is_like(value, parameters[index])
+            if _has_sharded_shape(value, parameters[index])
             else value
             for name, value in values.items()
         }
         for index, values in state["state"].items()
     }
-    return {**state, "state": parts}
+    return {**state, "state": shards}
 
 
-def _is_like(value: Any, parameter: Tensor) -> bool:
+def _has_sharded_shape(value: Any, parameter: Tensor) -> bool:
     return isinstance(value, Tensor) and is_sharded(parameter) and value.shape == parameter.shape
 
 
 def save_states(folder: str, optimizer_state: Any, scheduler: Any) -> None:
-    """Write an optimizer's whole state and a scheduler's, under transformers' names."""
+    """Write the full optimizer state and the scheduler state, under transformers' file names."""
     torch.save(optimizer_state, os.path.join(folder, _OPTIMIZER))
     torch.save(scheduler.state_dict(), os.path.join(folder, _SCHEDULER))
 
 
 def load_states(folder: str, optimizer: Any, scheduler: Any) -> None:
-    """Read what `save_states` wrote, or a run that was not sharded; each process keeps its part."""
+    """Read what `save_states` or an unsharded run wrote; each process keeps its shard."""
     state = torch.load(os.path.join(folder, _OPTIMIZER), map_location="cpu", weights_only=True)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    optimizer.load_state_dict(sharded_state(state, parameters))
+    optimizer.load_state_dict(shard_optimizer_state(state, parameters))
     scheduler.load_state_dict(torch.load(os.path.join(folder, _SCHEDULER), weights_only=True))

@@ -1,4 +1,4 @@
-"""Whether all processes of a run see one and the same run directory."""
+"""Check that all processes of a run see the same run directory."""
 
 from __future__ import annotations
 
@@ -8,48 +8,48 @@ import uuid
 from pathlib import Path
 
 from lorakit.distributed.processes import (
-    all_agree,
-    is_main,
-    main_decides,
+    is_main_process,
     process_count,
     process_rank,
+    run_on_all,
+    run_on_main,
 )
 from lorakit.errors import MissingFileError
 
-_PATIENCE_S = 20.0
-"""How long a file may take from one machine to another: network file systems remember for a while
-that a file is not there."""
+_TIMEOUT_S = 20.0
+"""How long a new file may take to appear on another machine: network file systems cache for a
+while that a file does not exist."""
 
 
-def require_shared(run_path: Path) -> None:
-    """Refuse a run directory that is not the same one for every process.
+def require_shared_directory(run_path: Path) -> None:
+    """Refuse a run directory that is not the same for every process.
 
     Raises:
-        MissingFileError: A process on another machine does not see what the main one writes.
+        MissingFileError: A process on another machine does not see what the main process writes.
     """
     if process_count() == 1:
         return
-    sign = main_decides(lambda: _put_up(run_path))
+    marker = run_on_main(lambda: _write_marker(run_path))
     try:
-        all_agree(lambda: _look_for(sign))
+        run_on_all(lambda: _wait_for_marker(marker))
     finally:
-        if is_main():
-            sign.unlink(missing_ok=True)
+        if is_main_process():
+            marker.unlink(missing_ok=True)
 
 
-def _put_up(run_path: Path) -> Path:
-    sign = run_path.absolute() / f".seen-by-all-{uuid.uuid4().hex}"
-    sign.touch()
-    return sign
+def _write_marker(run_path: Path) -> Path:
+    marker = run_path.absolute() / f".seen-by-all-{uuid.uuid4().hex}"
+    marker.touch()
+    return marker
 
 
-def _look_for(sign: Path) -> None:
-    deadline = time.monotonic() + _PATIENCE_S
-    while not sign.exists():
+def _wait_for_marker(marker: Path) -> None:
+    deadline = time.monotonic() + _TIMEOUT_S
+    while not marker.exists():
         if time.monotonic() > deadline:
             raise MissingFileError(
                 f"Process {process_rank()} on {socket.gethostname()} does not see the run "
-                f"directory {sign.parent} that the main process made: expected an output on a file "
-                "system that all machines share, such as NFS. Set another `output`."
+                f"directory {marker.parent} that the main process made: expected an output on a "
+                "file system that all machines share, such as NFS. Set another `output`."
             )
         time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""The weights of a base that an adapter updates, as the adapter saw them in training."""
+"""Load the base weights that an adapter updates, as they were in training."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _HUB_FILES = (CONFIG_FILE, WEIGHTS_FILE, SETTINGS_FILE)
 
 
 class BaseWeights(Mapping[str, Tensor]):
-    """W0 in float32 by module path, oriented as ΔW; a quantised one is made dense when read.
+    """W0 in float32 by module path, oriented like ΔW; a quantised weight is dequantised on access.
 
     Attributes:
-        how: How the base keeps its weights, such as "float32" or "nf4 (float32)".
+        how: Storage of the base's weights, such as "float32" or "nf4 (float32)".
     """
 
     def __init__(self, layers: Mapping[str, AdaptedLayer]) -> None:
@@ -54,10 +54,10 @@ class BaseWeights(Mapping[str, Tensor]):
 def load_base_weights(
     path: str | Path, base: str | None = None, *, trust_remote_code: bool = False
 ) -> BaseWeights:
-    """Load an adapter's base in the way it was in training, and give its updated weights.
+    """Load an adapter's base as it was in training, and return the weights that are updated.
 
-    A base that was quantised in training is quantised again, so that W0 is what the adapter has
-    learnt to go with.
+    A base that was quantised in training is quantised again, because the adapter was trained on the
+    quantised W0.
 
     Args:
         path: A run directory, an adapter directory, or the hub id of an adapter.
@@ -66,7 +66,7 @@ def load_base_weights(
             `load_for_inference`.
 
     Raises:
-        MissingFileError: The adapter or the base is not there.
+        MissingFileError: The adapter or the base does not exist.
         ConfigError: The adapter names no base or no task, or the base cannot do the task.
         QuantizationError: The base cannot be quantised here as it was in training.
         AdapterMismatchError: The adapter was made for another base.
@@ -81,8 +81,8 @@ def load_base_weights(
     task_type = adapter.config.task_type or settings.task_type
     if task_type is None:
         raise ConfigError(
-            f"No task in {config_file}: got null in task_type, so it is not known which class the "
-            "base is of. Write the task into the file."
+            f"No task in {config_file}: got null in task_type, so the class of the base is "
+            "unknown. Write the task into the file."
         )
     name = base or adapter.base_model
     if name is None:
@@ -90,30 +90,31 @@ def load_base_weights(
             f"No base model in {config_file}: got null in base_model_name_or_path, expected a hub "
             "id or a directory. Name the base yourself (--base on the command line)."
         )
-    own = recipe if base is None else None
+    base_recipe = recipe if base is None else None
     model = load_model(
         auto_model(task_type),
         name,
         key="--base" if base else f"base_model_name_or_path of {config_file}",
         seed=settings.seed,
-        has_head=True,  # heads are not looked at, so one that is missing may be a new one
+        has_head=True,  # heads are not read, so a missing one may be initialized
         dtype=settings.dtype or "auto",
         quantization=settings.quantization,
         trained_in_full=adapter.config.modules_to_save,
-        revision=None if own is None else own.revision,
-        trust_remote_code=trust_remote_code or (own is not None and own.trust_remote_code),
+        revision=None if base_recipe is None else base_recipe.revision,
+        trust_remote_code=trust_remote_code
+        or (base_recipe is not None and base_recipe.trust_remote_code),
     )
     fit_vocabulary(model, adapter)
     add_adapter(model, _updates_alone(adapter), trainable=False)
     layers = dict(adapted_layers(model))
     shapes = {path: layer.kernel_shape(layer) for path, layer in layers.items()}
-    # An update of a convolution in groups is no change of its weight, nor of that size.
+    # The update of a grouped convolution has another shape than its weight.
     grouped = {path for path, shape in shapes.items() if shape is not None and shape.groups > 1}
     return BaseWeights({path: layer for path, layer in layers.items() if path not in grouped})
 
 
 def _updates_alone(adapter: Adapter) -> Adapter:
-    """Return an adapter without trained heads and biases, which need not fit the base loaded."""
+    """Return an adapter without trained heads and biases, which may not fit the loaded base."""
     config = LoraConfig(
         r=adapter.config.r,
         rank_pattern=adapter.config.rank_pattern,

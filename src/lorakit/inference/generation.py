@@ -1,4 +1,4 @@
-"""Generate texts with a trained adapter, in the layout it was trained on."""
+"""Generate text with a trained adapter, in the format it was trained on."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from lorakit.config import TaskType
-from lorakit.data.chat import as_parts, wants_parts
+from lorakit.data.chat import wants_content_parts, with_content_parts
 from lorakit.data.text_formats import alpaca_prompt
-from lorakit.data.tokenizers import batch_columns, chat_columns, decoded, end_id, pad_id, token_ids
+from lorakit.data.tokenizers import batch_columns, chat_columns, decode, end_id, pad_id, token_ids
 from lorakit.errors import DataError
 from lorakit.inference.loaded import LoadedModel, in_batches
 from lorakit.models.pretrained import model_limit
@@ -33,28 +33,28 @@ def generate_text(
     batch_rows: int = 8,
     **options: Any,
 ) -> list[str]:
-    """Continue prompts, or answer them, as the adapter was trained to.
+    """Continue or answer prompts, as the adapter was trained to.
 
-    A text is put into the layout of the training rows: as a user's message for an adapter trained
-    on conversations, as an instruction for one trained on alpaca rows, after `source_prefix` for a
-    sequence-to-sequence model, and as it is for one trained on plain text.
+    A text is put into the format of the training examples: a user message for an adapter trained on
+    conversations, an instruction for one trained on alpaca examples, after `source_prefix` for a
+    sequence-to-sequence model, and unchanged for one trained on plain text.
 
     Args:
-        loaded: Of task CAUSAL_LM or SEQ_2_SEQ_LM.
+        loaded: An adapter for CAUSAL_LM or SEQ_2_SEQ_LM on its base.
         prompts: Texts, or conversations as lists of messages.
         use_base: Whether the base model answers without the adapter.
-        max_new_tokens: How long an answer may be; None takes 64, or the longest target trained on.
-        temperature: 0 takes the likeliest token each time; above 0 tokens are drawn.
-        seed: Of the drawing.
-        batch_rows: How many prompts are run at once.
-        options: Passed on to `generate`, such as `top_p` or `num_beams`.
+        max_new_tokens: Maximum length of an answer; None takes that of training, or 64.
+        temperature: 0 takes the likeliest token each time; above 0 tokens are sampled.
+        seed: Seed for sampling.
+        batch_rows: Number of prompts in a batch.
+        options: Options of `generate`, such as `top_p` or `num_beams`.
 
     Returns: The new text of each prompt.
 
     Raises:
         ConfigError: The adapter is for another task.
-        DataError: A prompt is longer than the model's limit, or is a conversation and the
-            tokenizer has no chat template.
+        DataError: A prompt exceeds the model's limit, or is a conversation and the tokenizer has no
+            chat template.
     """
     loaded.require_task("generate text", TaskType.CAUSAL_LM, TaskType.SEQ_2_SEQ_LM)
     new_tokens = max_new_tokens or loaded.settings.max_target_length or _DEFAULT_NEW_TOKENS
@@ -63,10 +63,10 @@ def generate_text(
         options["temperature"] = temperature
     model: Any = loaded.model
     texts = []
-    with torch.random.fork_rng(), loaded.acting(use_base):
+    with torch.random.fork_rng(), loaded.inference_context(use_base):
         torch.manual_seed(seed)
         for batch in in_batches(prompts, batch_rows):
-            encoded = _padded(loaded, [_prompt_ids(loaded, prompt) for prompt in batch])
+            encoded = _pad_prompts(loaded, [_prompt_ids(loaded, prompt) for prompt in batch])
             _require_room(loaded, encoded["input_ids"].shape[1], new_tokens)
             made = model.generate(
                 **encoded,
@@ -78,7 +78,7 @@ def generate_text(
             if loaded.task_type is TaskType.CAUSAL_LM:
                 made = made[:, encoded["input_ids"].shape[1] :]
             texts += [
-                decoded(loaded.tokenizer, row, skip_special_tokens=True) for row in made.tolist()
+                decode(loaded.tokenizer, row, skip_special_tokens=True) for row in made.tolist()
             ]
     return texts
 
@@ -91,7 +91,7 @@ def _prompt_ids(loaded: LoadedModel, prompt: Prompt) -> list[int]:
         prompt = [{"role": "user", "content": prompt}]
     if isinstance(prompt, str):
         ids = token_ids(tokenizer, alpaca_prompt(prompt) if settings.format == "alpaca" else prompt)
-        # A tokenizer that ends each text by itself would have the model begin after the end.
+        # A tokenizer that appends the end token would make the model continue after the end.
         return ids[:-1] if len(ids) > 1 and ids[-1] == end_id(tokenizer) else ids
     if not tokenizer.chat_template:
         raise DataError(
@@ -99,8 +99,8 @@ def _prompt_ids(loaded: LoadedModel, prompt: Prompt) -> list[int]:
             f"'{loaded.base}') has no chat template. Give the prompt as one text."
         )
     messages = [dict(message) for message in prompt]
-    if wants_parts(tokenizer):
-        messages = as_parts(messages)
+    if wants_content_parts(tokenizer):
+        messages = with_content_parts(messages)
     return list(chat_columns(tokenizer, messages, add_generation_prompt=True)["input_ids"])
 
 
@@ -119,16 +119,16 @@ def _source_ids(loaded: LoadedModel, prompt: Prompt) -> list[int]:
     return columns["input_ids"][0]
 
 
-def _padded(loaded: LoadedModel, rows: list[list[int]]) -> dict[str, Tensor]:
-    """Pad rows of ids to one length, on the left where the model goes on at the right."""
-    rows = [row or [_first_id(loaded)] for row in rows]
-    length = max(len(row) for row in rows)
+def _pad_prompts(loaded: LoadedModel, prompts: list[list[int]]) -> dict[str, Tensor]:
+    """Pad token ids to one length, on the left for a model that continues on the right."""
+    prompts = [prompt or [_first_id(loaded)] for prompt in prompts]
+    length = max(len(prompt) for prompt in prompts)
     pad, on_left = pad_id(loaded.tokenizer), loaded.task_type is TaskType.CAUSAL_LM
     ids, mask = [], []
-    for row in rows:
-        fill, seen = [pad] * (length - len(row)), [1] * len(row)
+    for prompt in prompts:
+        fill, seen = [pad] * (length - len(prompt)), [1] * len(prompt)
         hidden = [0] * len(fill)
-        ids.append(fill + row if on_left else row + fill)
+        ids.append(fill + prompt if on_left else prompt + fill)
         mask.append(hidden + seen if on_left else seen + hidden)
     device = loaded.model.device
     return {
@@ -138,7 +138,7 @@ def _padded(loaded: LoadedModel, rows: list[list[int]]) -> dict[str, Tensor]:
 
 
 def _first_id(loaded: LoadedModel) -> int:
-    """Return the token an empty prompt starts from."""
+    """Return the token that an empty prompt consists of."""
     start: Any = loaded.tokenizer.bos_token_id
     return (end_id(loaded.tokenizer) or 0) if start is None else start
 
@@ -156,7 +156,7 @@ def _require_room(loaded: LoadedModel, prompt_tokens: int, new_tokens: int) -> N
 
 
 def _stop_ids(loaded: LoadedModel) -> list[int]:
-    own: Any = getattr(loaded.model.generation_config, "eos_token_id", None)
-    ids = [own] if isinstance(own, int) else list(own or [])
+    end: Any = getattr(loaded.model.generation_config, "eos_token_id", None)
+    ids = [end] if isinstance(end, int) else list(end or [])
     ids += [end_id(loaded.tokenizer), *loaded.settings.stop_token_ids]
     return sorted({i for i in ids if i is not None})

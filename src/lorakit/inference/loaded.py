@@ -1,4 +1,4 @@
-"""A trained adapter on its base model, ready to be used."""
+"""A trained adapter on its base model, ready for inference."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _HUB_FILES = ("*.json", "adapter_model.safetensors", "*.jinja", "*.model", "*.tx
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A base model with one adapter on it, and what is needed to use it."""
+    """A base model with one adapter, its tokenizer and its settings."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -52,13 +52,13 @@ class LoadedModel:
 
     @property
     def max_length(self) -> int:
-        """To how many tokens an input is cut: as in training, or what the model can take."""
+        """Number of tokens that inputs are truncated to: as in training, or the model's limit."""
         limit = model_limit(self.model) or _DEFAULT_MAX_LENGTH
         return self.settings.max_length or min(limit, _DEFAULT_MAX_LENGTH)
 
     @contextmanager
-    def acting(self, use_base: bool) -> Iterator[None]:
-        """Run the block with the adapter, or with the base alone."""
+    def inference_context(self, use_base: bool) -> Iterator[None]:
+        """Disable gradients, and the adapter too if `use_base` is true, inside the block."""
         with torch.no_grad(), disable_adapters(self.model) if use_base else nullcontext():
             yield
 
@@ -70,8 +70,8 @@ class LoadedModel:
         """
         if self.task_type not in expected:
             raise ConfigError(
-                f"This adapter cannot {action}: got one of task {self.task_type}, expected "
-                f"{' or '.join(expected)}. Use one that was trained for it."
+                f"This adapter cannot {action}: got task {self.task_type}, expected "
+                f"{' or '.join(expected)}. Use an adapter that was trained for it."
             )
 
 
@@ -86,25 +86,25 @@ def load_for_inference(
 ) -> LoadedModel:
     """Load a run's adapter, or any adapter in PEFT's layout, on its base model.
 
-    Tokenizer and chat template come from the adapter's directory where they lie there, labels and
-    the other settings of its training from the `lorakit.json` beside it.
+    The tokenizer and chat template come from the adapter's directory if it has them; labels and
+    other settings of the training come from its `lorakit.json`.
 
     Args:
         path: A run directory, an adapter or checkpoint directory, or the hub id of an adapter.
         base: Base model; None takes the one the adapter names.
-        dtype: Of the base weights; None takes that of the training, else of the checkpoint.
+        dtype: dtype of the base weights; None takes that of the training, else of the checkpoint.
         device: None takes the accelerator if there is one, else the CPU.
-        trust_remote_code: Whether code that comes with the base or the tokenizer may run. That of
-            the base which a run was trained on may also where the run's recipe says so.
-        unquantized: Load the base as it is saved, also where it was quantised in training.
+        trust_remote_code: Whether code that comes with the base or the tokenizer may run. Code of
+            the base that a run was trained on may also run if the run's recipe allows it.
+        unquantized: Whether to load the base as it is saved, even if it was quantised in training.
 
     Raises:
-        MissingFileError: The adapter or the base is not there.
+        MissingFileError: The adapter or the base does not exist.
         AdapterFileError: A file of the adapter is damaged.
         AdapterMismatchError: The adapter was made for another base.
         ConfigError: The adapter names no base, or no task.
     """
-    directory, recipe = _located(path)
+    directory, recipe = _find(path)
     adapter = Adapter.load(directory)
     companions = _companions(directory)
     settings = InferenceSettings.load(companions)
@@ -119,7 +119,7 @@ def load_for_inference(
     if name is None:
         raise ConfigError(
             f"No base model in {config_file}: got null in base_model_name_or_path, expected a hub "
-            "id or a directory. Give the base yourself (--base-model on the command line)."
+            "id or a directory. Name the base yourself (--base-model on the command line)."
         )
     key = "--base-model" if base else f"base_model_name_or_path of {config_file}"
     options: dict[str, Any] = {
@@ -161,8 +161,8 @@ def load_for_inference(
     return LoadedModel(model, tokenizer, task_type, labels, settings, name)
 
 
-def _located(path: str | Path) -> tuple[Path, Recipe | None]:
-    """Return the adapter's directory, fetched from the hub if need be, and its run's recipe.
+def _find(path: str | Path) -> tuple[Path, Recipe | None]:
+    """Return the adapter's directory, downloaded from the hub if needed, and its run's recipe.
 
     Raises:
         MissingFileError: There is no adapter at `path`.
@@ -173,30 +173,30 @@ def _located(path: str | Path) -> tuple[Path, Recipe | None]:
 
 
 def _companions(directory: Path) -> Path:
-    """Return where tokenizer and settings lie: of a checkpoint, in the adapter of its run."""
+    """Return the directory of tokenizer and settings: for a checkpoint, its run's adapter."""
     finished = directory.parent / "adapter"
-    alone = not (directory / SETTINGS_FILE).is_file()
+    has_settings = (directory / SETTINGS_FILE).is_file()
     is_checkpoint = directory.name.startswith("checkpoint-")
-    return finished if alone and is_checkpoint and finished.is_dir() else directory
+    return finished if is_checkpoint and not has_settings and finished.is_dir() else directory
 
 
 def _label_options(
     task_type: TaskType, settings: InferenceSettings, adapter: Adapter
 ) -> dict[str, Any]:
-    """Return the label options for the base: those of the training, else as many as the head has.
+    """Return the label options for the base: the labels of the training, else the head's number.
 
-    A head the adapter does not carry is the base's own, with the base's own labels.
+    A head that the adapter does not have is the base's, with the base's labels.
     """
     if task_type not in _TASKS_WITH_LABELS:
         return {}
     if settings.labels is not None:
         return label_options(settings.labels)
-    rows = [
+    sizes = [
         tensor.shape[0]
         for key, tensor in adapter.replaced.items()
         if _HEAD_WEIGHT.search(key) and tensor.ndim == 2
     ]
-    return {"num_labels": rows[-1]} if rows else {}
+    return {"num_labels": sizes[-1]} if sizes else {}
 
 
 def _labels_of(model: PreTrainedModel) -> tuple[str, ...]:
@@ -204,7 +204,7 @@ def _labels_of(model: PreTrainedModel) -> tuple[str, ...]:
     return tuple(names[index] for index in sorted(names))
 
 
-def in_batches(rows: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    """Yield consecutive parts of at most `size` rows."""
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]
+def in_batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    """Yield consecutive batches of at most `size` items."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

@@ -1,4 +1,4 @@
-"""An adapter merged into its base, written as an ordinary checkpoint and checked by its logits."""
+"""Merge an adapter into its base, write an ordinary checkpoint and check its logits."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,22 +16,22 @@ from lorakit.libraries.foreign_code import load_pretrained
 
 _PROBE_ROWS = 2
 _PROBE_TOKENS = 24
-# Largest deviation of a logit that rounding explains, as a share of the largest logit: float32
+# Largest deviation of a logit that rounding explains, relative to the largest logit: float32
 # products in another order, or weights and activations of 16 bits.
-_EXPLAINED = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
+_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
 
 
 @dataclass(frozen=True)
 class MergeReport:
-    """What a merge wrote, and how near it is to the adapted model.
+    """Files that a merge wrote, and their deviation from the adapted model.
 
     Attributes:
         largest_deviation: Largest absolute difference of a logit, on seeded random tokens.
         relative_deviation: The same divided by the largest absolute logit.
         largest_rounding: Largest rounding error of a merged weight, in the weight's units.
         layers: Number of layers whose weight changed.
-        dtype: dtype of the written weights; of what is not quantised where `requantized`.
-        files: The paths written.
+        dtype: dtype of the written weights, or of the unquantised ones if `requantized`.
+        files: Paths of the written files.
         was_quantized: Whether the base was quantised.
         requantized: Whether the merged weights were quantised again.
     """
@@ -59,38 +59,39 @@ def merge_to_checkpoint(
     """Merge an adapter into its base and write a checkpoint that plain `from_pretrained` loads.
 
     The written checkpoint is loaded again and its logits are compared with the adapted model's
-    before the directory appears under its name. A base that was quantised in training is loaded in
-    the same way, made dense, and added to in float32: the adapter has learnt to go with the
-    quantised weights, errors included.
+    before the directory appears under its name. A base that was quantised in training is quantised
+    again, dequantised and merged in float32: the adapter was trained on the quantised weights,
+    errors included.
 
     Args:
         adapter_path: A run directory, an adapter directory, or a hub id.
-        output: Directory to make; it must not exist or be empty.
+        output: Directory to create; it must be empty or not exist.
         base: Hub id or directory of the base; None takes the one the adapter names.
         dtype: "float32", "bfloat16" or "float16"; None keeps the base's.
-        requantize: Quantise the merged weights again, as the base was; this costs accuracy.
-        unquantized: Merge into the base as it is saved, also where it was quantised in training.
+        requantize: Whether to quantise the merged weights like the base; this costs accuracy.
+        unquantized: Whether to merge into the base as it is saved, even if it was quantised in
+            training.
         trust_remote_code: Whether code that comes with the base may run; as for
             `load_for_inference`.
 
     Raises:
-        OutputExistsError: `output` holds files already.
+        OutputExistsError: `output` has files already.
         AdapterStateError: The written checkpoint does not give the adapted model's logits.
         AdapterMismatchError: The adapter was made for another base.
-        QuantizationError: `requantize` is asked for and the base is not quantised.
-        ConfigError: `requantize` goes with neither `dtype` nor `unquantized`.
+        QuantizationError: `requantize` is true and the base is not quantised.
+        ConfigError: `requantize` is combined with `dtype` or `unquantized`.
     """
     if requantize and (dtype is not None or unquantized):
         other = "unquantized" if unquantized else f"dtype={dtype}"
         raise ConfigError(
-            f"Cannot merge with both requantize and {other}: the one keeps the quantised form, the "
-            "other makes it dense. Choose one."
+            f"Cannot merge with both requantize and {other}: the first keeps the quantised "
+            "weights, the second makes them dense. Choose one."
         )
     output = Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise OutputExistsError(
-            f"Cannot write the merged model to {output}: it exists already, expected a new or "
-            "empty directory. Name another one."
+            f"Cannot write the merged model to {output}: it exists, expected a new or empty "
+            "directory. Name another one."
         )
     loaded = load_for_inference(
         adapter_path, base, unquantized=unquantized, trust_remote_code=trust_remote_code
@@ -107,14 +108,16 @@ def merge_to_checkpoint(
     with creating_directory(output) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
-        # Its class is in memory already: nothing that lies in the directory has to run.
-        again = load_pretrained(type(model), temporary, trust_remote_code=False, dtype="auto")
-        written = again.eval()
+        # The class is in memory already, so no code in the directory needs to run.
+        loaded_again = load_pretrained(
+            type(model), temporary, trust_remote_code=False, dtype="auto"
+        )
+        written = loaded_again.eval()
         keep_odd_layouts(written.modules())
         deviation = (_logits(written, probe) - expected).abs().max().item()
         relative = deviation / max(expected.abs().max().item(), torch.finfo(torch.float32).tiny)
         if not requantize:
-            _check(relative, model.dtype, output)
+            _check_deviation(relative, model.dtype, output)
     return MergeReport(
         largest_deviation=deviation,
         relative_deviation=relative,
@@ -144,8 +147,8 @@ def _logits(model: PreTrainedModel, probe: dict[str, Tensor]) -> Tensor:
     return model.eval()(**probe).logits.float()
 
 
-def _check(relative: float, dtype: torch.dtype, output: Path) -> None:
-    limit = _EXPLAINED.get(dtype, 0.1)
+def _check_deviation(relative: float, dtype: torch.dtype, output: Path) -> None:
+    limit = _TOLERANCE.get(dtype, 0.1)
     if not relative <= limit:
         raise AdapterStateError(
             f"The merged model in {output} is wrong: its logits deviate by {relative:.2g} of the "

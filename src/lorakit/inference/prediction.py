@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorakit.config import TaskType
-from lorakit.data.tokenizers import batch_columns, padded, word_columns
+from lorakit.data.tokenizers import batch_columns, pad_batch, word_columns
 from lorakit.errors import DataError
 from lorakit.inference.loaded import LoadedModel, in_batches
 
@@ -21,9 +21,9 @@ class Classification:
 
     label: str
     probability: float
-    """What the model gives this label, from 0 to 1."""
+    """Probability of this label, from 0 to 1."""
     probabilities: dict[str, float]
-    """Of every label."""
+    """Probability of every label."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class TaggedWord:
     word: str
     tag: str
     probability: float
-    """What the model gives this tag, from 0 to 1."""
+    """Probability of this tag, from 0 to 1."""
 
 
 def classify(
@@ -43,23 +43,23 @@ def classify(
     *,
     batch_rows: int = 16,
 ) -> list[Classification]:
-    """Give each text its class.
+    """Classify each text.
 
     Args:
-        loaded: Of task SEQ_CLS.
-        texts: Texts, or pairs of texts for an adapter trained on pairs; cut as in training.
-        use_base: Whether the base model answers without the adapter. A head the base does not
-            have itself is then the untrained one that the training started from.
-        batch_rows: How many texts are run at once.
+        loaded: An adapter for SEQ_CLS on its base.
+        texts: Texts, or pairs of texts for an adapter trained on pairs; truncated as in training.
+        use_base: Whether the base model answers without the adapter. A head that the base lacks is
+            then the untrained one that the training started from.
+        batch_rows: Number of texts in a batch.
 
     Raises:
         ConfigError: The adapter is for another task.
-        DataError: A text where pairs are wanted, or the other way round.
+        DataError: A text is given where a pair is expected, or a pair where a text is expected.
     """
     loaded.require_task("classify", TaskType.SEQ_CLS)
     _require_kind(loaded, texts)
     made = []
-    with loaded.acting(use_base):
+    with loaded.inference_context(use_base):
         for batch in in_batches(texts, batch_rows):
             columns = [list(batch)]
             if loaded.settings.text_pair:
@@ -67,9 +67,9 @@ def classify(
             tokens = batch_columns(
                 loaded.tokenizer, *columns, truncation=True, max_length=loaded.max_length
             )
-            encoded = padded(loaded.tokenizer, tokens).to(loaded.model.device)
-            shares = loaded.model(**encoded).logits.float().softmax(-1)
-            made += [_classification(row, loaded.labels or ()) for row in shares.tolist()]
+            encoded = pad_batch(loaded.tokenizer, tokens).to(loaded.model.device)
+            probabilities = loaded.model(**encoded).logits.float().softmax(-1)
+            made += [_classification(row, loaded.labels or ()) for row in probabilities.tolist()]
     return made
 
 
@@ -83,8 +83,8 @@ def _require_kind(loaded: LoadedModel, texts: Sequence[Any]) -> None:
         )
 
 
-def _classification(shares: list[float], labels: Sequence[str]) -> Classification:
-    by_label = dict(zip(labels, shares, strict=True))
+def _classification(probabilities: list[float], labels: Sequence[str]) -> Classification:
+    by_label = dict(zip(labels, probabilities, strict=True))
     best = max(by_label, key=lambda label: by_label[label])
     return Classification(best, by_label[best], by_label)
 
@@ -94,26 +94,26 @@ def tag(
     texts: Sequence[str | Sequence[str]],
     use_base: bool = False,
 ) -> list[list[TaggedWord]]:
-    """Give each word of each text its tag.
+    """Tag each word of each text.
 
     Args:
-        loaded: Of task TOKEN_CLS.
-        texts: Texts, which are cut into words and punctuation marks, or lists of words.
+        loaded: An adapter for TOKEN_CLS on its base.
+        texts: Texts, which are split into words and punctuation marks, or lists of words.
         use_base: Whether the base model answers without the adapter.
 
     Raises:
         ConfigError: The adapter is for another task.
-        DataError: A text has more words than the model can take.
+        DataError: A text has more words than fit into the model's maximum length.
     """
     loaded.require_task("tag words", TaskType.TOKEN_CLS)
-    with loaded.acting(use_base):
+    with loaded.inference_context(use_base):
         return [
-            _tagged(loaded, _WORD.findall(text) if isinstance(text, str) else list(text))
+            _tag_words(loaded, _WORD.findall(text) if isinstance(text, str) else list(text))
             for text in texts
         ]
 
 
-def _tagged(loaded: LoadedModel, words: list[str]) -> list[TaggedWord]:
+def _tag_words(loaded: LoadedModel, words: list[str]) -> list[TaggedWord]:
     if not words:
         return []
     columns, (word_of,) = word_columns(loaded.tokenizer, [words], loaded.max_length)
@@ -125,11 +125,10 @@ def _tagged(loaded: LoadedModel, words: list[str]) -> list[TaggedWord]:
     if fitting < len(words):
         raise DataError(
             f"A text is too long to be tagged: got {len(words)} words, expected at most the "
-            f"{fitting} that fit into {loaded.max_length} tokens. Give it in parts."
+            f"{fitting} that fit into {loaded.max_length} tokens. Split the text."
         )
-    encoded = padded(loaded.tokenizer, columns).to(loaded.model.device)
-    shares = loaded.model(**encoded).logits[0].float().softmax(-1)
-    best = shares.max(-1)
+    encoded = pad_batch(loaded.tokenizer, columns).to(loaded.model.device)
+    best = loaded.model(**encoded).logits[0].float().softmax(-1).max(-1)
     labels = loaded.labels or ()
     return [
         TaggedWord(words[word], labels[int(best.indices[at])], float(best.values[at]))

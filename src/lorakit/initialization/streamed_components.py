@@ -1,4 +1,4 @@
-"""Principal components of rows that come batch by batch."""
+"""Principal components of vectors that come batch by batch."""
 
 import torch
 from torch import Tensor
@@ -6,27 +6,27 @@ from torch import Tensor
 from lorakit.ops.factored_svd import truncated_dense
 
 EXACT_WIDTH = 1024
-"""Up to this many columns the covariance is kept whole; above it its largest components alone."""
+"""Largest width at which the full covariance is kept; above it, only its largest components."""
 
 _OVERSAMPLING = 16
 
 
 class StreamedComponents:
-    """Sums up rows, and gives the directions in which they vary most.
+    """Accumulates vectors, and returns the directions in which they vary most.
 
-    Narrow rows are summed up in a covariance in float64, whose eigenvectors are the components
-    exactly. Of wide ones twice the wanted number of components is kept and put above each new
-    batch before it is decomposed, so that memory stays at a few rows.
+    For narrow vectors it sums the covariance in float64, whose eigenvectors are exactly the
+    components. For wide ones it keeps twice the requested number of components and stacks them on
+    each new batch before decomposing it, so memory stays at a few vectors.
 
     Source: Ross et al. 2008, "Incremental learning for robust visual tracking", section 3.1.
     """
 
     def __init__(self, components: int, exact: bool | None = None) -> None:
-        """Begin without rows.
+        """Create an empty accumulator.
 
         Args:
-            components: How many are wanted.
-            exact: Whether to keep the whole covariance; None decides by the number of columns.
+            components: Number of components to return.
+            exact: Whether to keep the full covariance; None decides by the width.
         """
         self._wanted = components
         self._exact = exact
@@ -38,7 +38,7 @@ class StreamedComponents:
 
     @torch.no_grad()
     def add(self, rows: Tensor) -> None:
-        """Take rows (n, width) into account; none is fine."""
+        """Add vectors (n, width); n may be 0."""
         if not len(rows):
             return
         if self._exact is None:
@@ -50,21 +50,21 @@ class StreamedComponents:
         before = mean if self._mean is None else self._mean
         self._mean = before + (mean - before) * (len(rows) / self._count)
         rows = rows - mean.to(rows.dtype)
-        # The two means apart are one more direction in which rows vary.
-        apart = (before - mean) * (seen * len(rows) / self._count) ** 0.5
+        # The difference of the means is one more direction in which vectors vary.
+        shift = (before - mean) * (seen * len(rows) / self._count) ** 0.5
         if self._exact:
-            own = rows.T @ rows + torch.outer(apart, apart)
-            self._gram = own if self._gram is None else self._gram + own
+            gram = rows.T @ rows + torch.outer(shift, shift)
+            self._gram = gram if self._gram is None else self._gram + gram
             return
-        parts = [rows, apart.to(rows.dtype)[None]]
-        stacked = torch.cat(parts if self._kept is None else [self._kept, *parts])
+        new = [rows, shift.to(rows.dtype)[None]]
+        stacked = torch.cat(new if self._kept is None else [self._kept, *new])
         kept = min(2 * self._wanted + _OVERSAMPLING, *stacked.shape)
         directions, lengths = truncated_dense(stacked, kept)
         self._kept = torch.linalg.vector_norm(lengths, dim=0)[:, None] * directions
 
     @property
     def is_empty(self) -> bool:
-        """Whether no rows have come."""
+        """Whether no vectors were added."""
         return self._count == 0
 
     @torch.no_grad()
@@ -72,7 +72,7 @@ class StreamedComponents:
         """Return the components, and the share of the variance that each explains.
 
         Returns: (k, width) with orthonormal rows in float32, and (k,) in descending order in
-            float64; k is the number that was asked for, or the width where that is less.
+            float64; k is the requested number, or the width if that is less.
         """
         if self._gram is not None:
             values, vectors = torch.linalg.eigh(self._gram)
@@ -83,7 +83,7 @@ class StreamedComponents:
             values = lengths.double().square()
             variance = self._squares - self._count * self._mean.square().sum()
         else:
-            raise ValueError("There are no components of no rows.")
+            raise ValueError("There are no components of no vectors.")
         k = self._wanted
         shares = values.clamp_min(0)[:k] / variance.clamp_min(torch.finfo(torch.float64).tiny)
         return directions[:k].float().contiguous(), shares

@@ -1,4 +1,4 @@
-"""Putting adapters into a model, choosing which act, and taking them out again."""
+"""Adding adapters to a model, choosing which act, and removing them."""
 
 from lorakit.injection.activation import (
     active_adapters,

@@ -1,4 +1,4 @@
-"""Which adapters of a model act, and taking adapters out."""
+"""Activating and removing the adapters of a model."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,7 +33,7 @@ def adapter_names(model: nn.Module) -> tuple[str, ...]:
 
 
 def active_adapters(model: nn.Module) -> tuple[str, ...]:
-    """Return the names of the adapters that act at the moment."""
+    """Return the names of the adapters that currently act."""
     state = state_of(model)
     return () if state is None else state.active
 
@@ -94,7 +94,7 @@ def restoring_activation(model: nn.Module, names: Sequence[str] = ()) -> Iterato
 
     Args:
         model: A model with adapters.
-        names: Those that the block may make act, besides those that act already.
+        names: Adapters that the block may activate, besides those that act already.
     """
     model, state = unwrapped(model), require_state(model)
     layers, replaced = adapted_and_replaced_modules(model)
@@ -127,7 +127,7 @@ def restoring_activation(model: nn.Module, names: Sequence[str] = ()) -> Iterato
 def set_trained(
     layers: Sequence[AdaptedLayer], replaced: Sequence[ReplacedModule], trained: Mapping[str, bool]
 ) -> None:
-    """Say for each of these adapters whether its parameters require gradients."""
+    """Set whether the parameters of these adapters require gradients."""
     if not trained:
         return
     for layer in layers:
@@ -147,7 +147,7 @@ def set_trained(
 
 
 def _check_exclusive(model: nn.Module, names: tuple[str, ...]) -> None:
-    """Refuse adapters that each have a head or bias of their own for the same place.
+    """Refuse adapters that train the same head or bias.
 
     A trained copy also hides the updates that others have on its module or inside it.
     """
@@ -198,7 +198,7 @@ def delete_adapter(model: nn.Module, name: str) -> None:
     Raises:
         AdapterNameError: There is no such adapter.
         AdapterStateError: The model is merged, or the adapter acts: the outputs would change
-            without a word.
+            silently.
     """
     require_unmerged(model, "delete an adapter")
     state = require_adapter(model, name)
@@ -213,7 +213,7 @@ def delete_adapter(model: nn.Module, name: str) -> None:
 
 
 def remove_adapters(model: nn.Module, names: Sequence[str]) -> None:
-    """Take adapters out of a model, whether they act or not."""
+    """Remove adapters from a model, whether they act or not."""
     model, state = unwrapped(model), require_state(model)
     for name in names:
         del state.configs[name], state.trainable[name]

@@ -1,11 +1,13 @@
-"""Giving the updates of an adapter that a model carries other ranks."""
+"""Changing the ranks of an adapter's updates."""
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import nn
 
 from lorakit.config import LoraConfig
+from lorakit.initialization import FreshUpdate, initialization_of
 from lorakit.injection.state import adapted_layers, require_adapter, require_unmerged, unwrapped
 from lorakit.layers import AdaptedLayer, LowRankUpdate
 
@@ -13,14 +15,14 @@ from lorakit.layers import AdaptedLayer, LowRankUpdate
 def change_ranks(model: nn.Module, name: str, config: LoraConfig, ranks: Mapping[str, int]) -> None:
     """Give updates of an adapter fresh factors of other ranks, in place.
 
-    Biases, magnitudes and heads stay. Optimizers made before hold the old factors.
+    Biases, magnitudes and heads stay. Optimizers created before hold the old factors.
 
     Args:
         model: A model with adapters.
-        name: Which adapter.
-        config: What it is recorded with from now on; gives each update its scaling.
-        ranks: The new rank by path; 0 takes the update out. Layers that are not named, or have
-            that rank already, keep their factors.
+        name: Name of the adapter.
+        config: The adapter's new configuration; gives each update its scaling.
+        ranks: The new rank by path; 0 removes the update. Layers that are not named, or have that
+            rank already, keep their factors.
 
     Raises:
         AdapterNameError: There is no such adapter.
@@ -55,8 +57,8 @@ def _update(layer: AdaptedLayer, name: str) -> LowRankUpdate:
     return layer.updates[name]  # type: ignore[return-value]
 
 
-def _resized(update: LowRankUpdate, r: int, zero_factor: str) -> LowRankUpdate:
-    """Return an update with fresh factors and all else of another one."""
+def _resized(update: LowRankUpdate, r: int, zero_factor: Literal["A", "B"]) -> LowRankUpdate:
+    """Return an update with fresh factors of another rank, otherwise as this one."""
     A, B = update.lora_A, update.lora_B
     made = type(update)(
         torch.empty(r, A.shape[1], device=A.device, dtype=A.dtype),
@@ -65,7 +67,8 @@ def _resized(update: LowRankUpdate, r: int, zero_factor: str) -> LowRankUpdate:
         update.drop_probability,
         freezes_A=update.freezes_A,
     )
-    made.initialize_("kaiming", zero_factor)  # type: ignore[arg-type]
+    random = initialization_of(True)
+    random.write_(made, *random.factors(FreshUpdate(made, zero_factor)))
     made.bias, made.magnitude = update.bias, update.magnitude
     made.has_magnitude = update.has_magnitude
     made.lora_A.requires_grad_(A.requires_grad)

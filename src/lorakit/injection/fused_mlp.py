@@ -10,17 +10,17 @@ from lorakit.layers.fused_mlp import FusedMlp, fuse_in_place, is_known_mlp, unfu
 def set_fused_mlp(model: nn.Module, enabled: bool = True) -> int:
     """Choose whether MLPs with adapted layers run as one autograd node.
 
-    The node saves neither the activation's output nor the input of the last layer, and makes both
-    again in backward: for a Llama-like model a quarter of what a step keeps in memory. It acts
-    while gradients are wanted and the MLP's forward is one that is known (those of Llama, Qwen,
-    Mistral, Gemma and GPT-2 among them); others run as before. Results are the same but for
-    rounding. `add_adapter` turns it on with the first adapter.
+    The node saves neither the activation's output nor the input of the last layer, and recomputes
+    both in backward: this saves a quarter of a step's memory for a Llama-like model. It acts while
+    gradients are computed and the MLP's forward is a known one (such as those of Llama, Qwen,
+    Mistral, Gemma and GPT-2); others run as before. Results are the same except for rounding.
+    `add_adapter` turns it on with the first adapter.
 
     Args:
         model: A model with adapters.
         enabled: On or off.
 
-    Returns: How many MLPs with adapted layers run as one node now.
+    Returns: The number of MLPs with adapted layers that now run as one node.
 
     Raises:
         AdapterNameError: The model carries no adapter.
@@ -39,7 +39,7 @@ def set_fused_mlp(model: nn.Module, enabled: bool = True) -> int:
 
 
 def unfuse_all(module: nn.Module) -> None:
-    """Swap the plain classes back in a module that adapters are to have copies of."""
+    """Swap the plain classes back in a module that adapters will copy."""
     for part in list(module.modules()):
         if isinstance(part, FusedMlp):
             unfuse_in_place(part)

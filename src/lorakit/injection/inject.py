@@ -9,7 +9,8 @@ from torch import nn
 
 from lorakit.config import LoraConfig
 from lorakit.errors import DtypeError, TargetError
-from lorakit.initialization.initialize import InitialFactors, update_class
+from lorakit.initialization import initialization_of
+from lorakit.initialization.initialize import Initializer
 from lorakit.injection.activation import activate, remove_adapters, restoring_activation
 from lorakit.injection.fused_mlp import set_fused_mlp, unfuse_all
 from lorakit.injection.report import Injection, Match
@@ -64,31 +65,30 @@ def add_adapter(
 
     The model stays the same object: adapted layers change their class, base parameters keep
     their names and identity and no longer require gradients. A fresh adapter changes no output,
-    as its update starts at zero. If anything is wrong, the model is left as it was.
+    as its update is zero. If an error occurs, the model stays unchanged.
 
     Args:
         model: Any torch module.
-        config: A configuration for a fresh adapter, or an `Adapter` whose tensors are copied in.
+        config: A configuration for a fresh adapter, or an `Adapter` whose tensors are copied.
         name: Letters, digits, "_" and "-".
         trainable: Whether its parameters require gradients while it acts.
         dtype: dtype of lora_A, lora_B and trained heads; None takes float32 on a half-precision
-            base and the base's own otherwise.
-        max_rank: The largest rank of the adapters that `hotswap_adapter` will put in this one's
-            place, for which room is kept: factors have so many rows, zero beyond their rank. None
-            keeps none.
+            base and the base's dtype otherwise.
+        max_rank: The largest rank of the adapters that `hotswap_adapter` will put here instead:
+            factors get this rank, zero beyond their own. None reserves nothing.
 
-    Returns: What matched, with counts; `print` shows it as a table.
+    Returns: The modules that matched, with counts; `print` shows them as a table.
 
     Raises:
         TargetError: A pattern selects nothing, or a layer that cannot be adapted.
         ShapeError: A rank is larger than its layer.
-        QuantizationError, MissingFileError: "loftq" finds no quantised base, or not the weights
-            from before quantisation.
+        QuantizationError, MissingFileError: "loftq" needs a quantised base and the weights from
+            before quantisation.
         AdapterNameError: The name is taken or malformed.
         AdapterMismatchError: The adapter's tensors do not fit this base.
         AdapterStateError: The model is merged, or its adapters were added through another object.
-        ConfigError: `max_rank` is smaller than a rank, or no room can be kept.
-        DtypeError: `dtype` is no floating point type, or one that a quantised base cannot use.
+        ConfigError: `max_rank` is smaller than a rank, or cannot be reserved.
+        DtypeError: `dtype` is not a floating point type, or a quantised base cannot use it.
 
     Source: Hu et al. 2021, arXiv:2106.09685, section 4.
     """
@@ -118,13 +118,13 @@ def add_adapter(
     state = create_state(model)
     state.configs[name] = recorded
     state.trainable[name] = trainable
-    start = InitialFactors(model, plan.config)
-    with restoring_activation(model), _removing_what_fails(model, name):
+    initializer = Initializer(model, plan.config)
+    with restoring_activation(model), _removing_on_failure(model, name):
         if is_first:
             model.requires_grad_(False)
             take_over_quantized(model)
         for site in plan.sites:
-            _add_update(site, plan, name, dtype, tensors, start).reserve_(max_rank or site.r)
+            _add_update(site, plan, name, dtype, tensors, initializer).reserve_(max_rank or site.r)
         _add_copies(plan, name, dtype, tensors)
         for place in plan.tokens:
             rows = None if tensors is None else tensors.trained_tokens[place.path]
@@ -138,8 +138,8 @@ def add_adapter(
 
 
 @contextmanager
-def _removing_what_fails(model: nn.Module, name: str) -> Iterator[None]:
-    """Take an adapter out again if the block that adds it fails."""
+def _removing_on_failure(model: nn.Module, name: str) -> Iterator[None]:
+    """Remove an adapter if the block that adds it fails."""
     try:
         yield
     except BaseException:
@@ -148,7 +148,7 @@ def _removing_what_fails(model: nn.Module, name: str) -> Iterator[None]:
 
 
 def _check_swappable(plan: InjectionPlan) -> None:
-    """Raise before anything is touched if a class cannot be swapped."""
+    """Refuse classes that cannot be swapped, before the model is changed."""
     candidates = [getattr(site.module, "weight_owner", site.module) for site in plan.sites]
     candidates += list(plan.heads.values())
     candidates += list(plan.other_biases.values())
@@ -186,7 +186,7 @@ def _add_update(
     name: str,
     dtype: torch.dtype | None,
     tensors: AdapterTensors | None,
-    start: InitialFactors,
+    initializer: Initializer,
 ) -> LowRankUpdate:
     module, config = site.module, plan.config
     in_features, out_features = site.adapted_class.factor_sizes(module)
@@ -198,7 +198,8 @@ def _add_update(
         with weights_in_place(module):
             source = module.bias if tensors is None else tensors.replaced[f"{site.path}.bias"]
             bias = source.detach().to(device, factor_dtype, copy=True)  # type: ignore[union-attr]
-    new_update = update_class(config, site.adapted_class, is_fresh=tensors is None)
+    initialization = initialization_of(config.init_lora_weights)
+    new_update = initialization.update_class(site.adapted_class, is_fresh=tensors is None)
     if site.parts is not None:
         groups = sum(site.parts)
         shape_A = (groups * site.r, in_features)
@@ -218,9 +219,9 @@ def _add_update(
     elif not isinstance(module, AdaptedLayer):
         module = site.adapted_class.adapt_in_place(module)
     if tensors is None:
-        start.begin(module, update, site.path)
+        initializer.initialize_(module, update, site.path)
     else:
-        start.take(module, update, site.path, tensors.factors[site.path])
+        initializer.load_(module, update, site.path, tensors.factors[site.path])
     if update.magnitude is not None:
         with torch.no_grad(), weights_in_place(module):
             magnitude = None if tensors is None else tensors.magnitudes[site.path]
@@ -265,7 +266,7 @@ def _fill(own: dict[str, torch.Tensor], path: str, tensors: AdapterTensors) -> N
 def trained_dtype(base_dtype: torch.dtype) -> torch.dtype:
     """Return the dtype trained parameters get: float32 on a half-precision base, else the base's.
 
-    Updates of a usual learning rate are lost to rounding in half precision.
+    In half precision, steps of a usual learning rate are lost to rounding.
     """
     return torch.float32 if base_dtype in _HALF else base_dtype
 

@@ -20,7 +20,7 @@ from lorakit.injection.state import (
 from lorakit.layers.per_row import PerRowAdapters
 
 _EXPAND = "_expand_inputs_for_generation"
-"""Name of the method with which models of transformers repeat rows for beams."""
+"""Name of the method by which transformers models repeat rows for beams."""
 
 
 @contextmanager
@@ -42,7 +42,7 @@ def adapter_rows(model: nn.Module, names: Sequence[str | None]) -> Iterator[None
     Raises:
         AdapterNameError: `names` is empty or a single string, or there is no such adapter.
         AdapterStateError: The model is merged, or inside another such block.
-        ShapeError: Raised by the model: a batch has another number of rows.
+        ShapeError: Raised by the model if a batch has another number of rows.
 
     Example:
         >>> import torch
@@ -76,22 +76,22 @@ def adapter_rows(model: nn.Module, names: Sequence[str | None]) -> Iterator[None
         module.per_row_adapters = rows  # type: ignore[assignment]
     state.rows = rows
     try:
-        with _told_of_repeats(unwrapped(model), rows):
+        with _tracking_repeats(unwrapped(model), rows):
             yield
     finally:
         state.rows = None
         rows.is_over = True
         for module in holders:
-            # Layers that backward may run again keep it, to notice that.
+            # Layers that backward may rerun keep it, to detect that.
             if not rows.had_gradients and vars(module).get("per_row_adapters") is rows:
                 del module.per_row_adapters
 
 
 @contextmanager
-def _told_of_repeats(model: nn.Module, rows: PerRowAdapters) -> Iterator[None]:
-    """Tell rows how often `generate` of transformers repeats each row, while it does so itself.
+def _tracking_repeats(model: nn.Module, rows: PerRowAdapters) -> Iterator[None]:
+    """Track how often transformers' `generate` repeats each row.
 
-    An encoder has run by then, with the rows as they were.
+    An encoder has run before, with the rows not repeated.
     """
     if not hasattr(model, _EXPAND) or _EXPAND in vars(model):
         yield
@@ -104,14 +104,14 @@ def _told_of_repeats(model: nn.Module, rows: PerRowAdapters) -> Iterator[None]:
 
 
 class _Expanding:
-    """Stands in for the method of a model that repeats rows; copies of the model carry a copy."""
+    """Replaces the method of a model that repeats rows; copies of the model get a copy."""
 
     def __init__(self, model: nn.Module, rows: PerRowAdapters):
         self.model, self.rows = model, rows
 
     def __call__(self, expand_size: int = 1, *args: Any, **kwargs: Any) -> Any:
         self.rows.repeats = expand_size
-        method = getattr(type(self.model), _EXPAND)  # in transformers a static one, mostly
+        method = getattr(type(self.model), _EXPAND)  # mostly a static method in transformers
         is_static = isinstance(inspect.getattr_static(type(self.model), _EXPAND), staticmethod)
         own = () if is_static else (self.model,)
         return method(*own, expand_size, *args, **kwargs)

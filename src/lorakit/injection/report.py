@@ -20,15 +20,15 @@ class Match:
     scaling: float
     has_magnitude: bool = False
     experts: int = 1
-    """How many matrices of that size are stacked in one parameter."""
+    """Number of matrices of that size stacked in one parameter."""
     parts: tuple[bool, ...] | None = None
-    """Which equal parts of the outputs have a product of rank r of their own; None for one."""
+    """Whether each slice of the outputs has a separate product of rank r; None for one product."""
 
     @property
     def parameters(self) -> int:
         """Parameters of the update: r (in + out) of each matrix, and out for a magnitude.
 
-        Of parts each adapted one has r (in + out / parts).
+        Each adapted slice has r (in + out / slices).
         """
         magnitude = self.out_features if self.has_magnitude else 0
         count, rows = self.experts, self.out_features
@@ -50,11 +50,10 @@ class Injection:
         skipped: Modules left out, with the reason.
         factor_dtype: dtype of lora_A and lora_B.
         base_dtype: dtype of the adapted weights.
-        tokens: Paths of the modules that share trained rows, and how many rows, for each weight.
-        lowered: Layers that allow a lower rank alone, with that rank.
-        notes: What was decided without being asked for, in sentences: the task that the model's
-            class stands for, weights that the checkpoint does not have, readers that will not take
-            the adapter's file.
+        tokens: Paths of the modules that share trained tokens, and their number, for each weight.
+        lowered: Layers that allow only a lower rank, with that rank.
+        notes: Decisions that were made by default, in sentences: the task inferred from the model's
+            class, weights that the checkpoint lacks, tools that cannot read the adapter's file.
     """
 
     name: str
@@ -75,7 +74,7 @@ class Injection:
         return sum(match.parameters for match in self.matches)
 
     def rows(self) -> list[dict[str, str | int | float]]:
-        """Return one row for each kind of adapted module: its last name, shape, rank and count."""
+        """Return a table row for each kind of adapted module: last name, shape, rank and count."""
         groups: Counter[tuple[str, str, int, int, int, float, int]] = Counter()
         for m in self.matches:
             last = m.path.rsplit(".", 1)[-1]

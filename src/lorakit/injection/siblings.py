@@ -21,14 +21,14 @@ _NAMES = (
 """Children of one parent, in the order in which it usually calls them."""
 
 _CROSS_ATTENTION = re.compile(r"cross|encoder_attn|EncDec", re.IGNORECASE)
-"""Parents whose query reads something else than key and value."""
+"""Parents whose query reads another activation than key and value."""
 
 
 def group_siblings(model: nn.Module, paths: Iterable[str]) -> None:
-    """Let adapted layers that read the same activation compute together.
+    """Group adapted layers that read the same activation, so that they compute together.
 
-    Sharing is tried by name here and decided by the tensor itself at run time, so a wrong guess,
-    of the order too, costs a little time and never changes a result.
+    The groups are guessed by name; at run time the tensor itself decides. So a wrong guess, also of
+    the order, costs a little time and never changes a result.
 
     Args:
         model: A model with adapters.

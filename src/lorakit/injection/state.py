@@ -1,4 +1,4 @@
-"""What a model remembers about the adapters it carries."""
+"""The state of a model that carries adapters."""
 
 import re
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ _CHANGED = (AdaptedLayer, ReplacedModule, ParameterOwner)
 
 @dataclass
 class AdapterState:
-    """The adapters of one model; kept on the model itself, so deepcopy and pickle carry it."""
+    """The adapters of one model; stored on the model, so deepcopy and pickle include it."""
 
     configs: dict[str, LoraConfig] = field(default_factory=dict)
     trainable: dict[str, bool] = field(default_factory=dict)
@@ -30,9 +30,9 @@ class AdapterState:
     rows: PerRowAdapters | None = None
     """Which adapter each row of a batch has, inside `adapter_rows`."""
     modules_with_trained_tokens: tuple[str, ...] = ()
-    """Adapters whose parameters require gradients since a batch with a row of theirs."""
+    """Adapters whose parameters require gradients since a batch had a row for them."""
     trained_before: tuple[str, ...] = ()
-    """Names of the base's parameters that required gradients before the first adapter came."""
+    """Names of the base's parameters that required gradients before the first adapter was added."""
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -41,7 +41,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def state_of(model: nn.Module) -> AdapterState | None:
-    """Return the adapter state of a model, or None where it carries no adapter."""
+    """Return the adapter state of a model, or None if it carries no adapter."""
     return getattr(unwrapped(model), _ATTRIBUTE, None)
 
 
@@ -61,7 +61,7 @@ def require_state(model: nn.Module) -> AdapterState:
 
 
 def create_state(model: nn.Module) -> AdapterState:
-    """Return the adapter state of a model, making it where there is none."""
+    """Return the adapter state of a model, and create it if there is none."""
     state = state_of(model)
     if state is None:
         state = AdapterState(
@@ -72,7 +72,7 @@ def create_state(model: nn.Module) -> AdapterState:
 
 
 def drop_state(model: nn.Module) -> None:
-    """Forget the adapters and give the base's parameters their requires_grad back."""
+    """Remove the state and restore requires_grad of the base's parameters."""
     state = require_state(model)
     trained = set(state.trained_before)
     for name, parameter in model.named_parameters():
@@ -87,7 +87,7 @@ def drop_state(model: nn.Module) -> None:
 
 
 def take_over_quantized(model: nn.Module) -> None:
-    """Let the quantised layers of a model that has no update compute as those with one do."""
+    """Make quantised layers without an update compute as those with one do."""
     quantized_layers = _quantized_layers(model)
     if quantized_layers:
         from lorakit.layers.kinds.quantized import take_over
@@ -101,10 +101,10 @@ def _quantized_layers(model: nn.Module) -> list[nn.Module]:
 
 
 def require_adapter(model: nn.Module, name: str) -> AdapterState:
-    """Return the adapter state, knowing that `name` is one of its adapters.
+    """Return the adapter state of a model that has an adapter of this name.
 
     Raises:
-        AdapterNameError: There is no such adapter; names those there are.
+        AdapterNameError: There is no such adapter; lists the existing ones.
     """
     state = require_state(model)
     if name not in state.configs:
@@ -120,7 +120,7 @@ def require_unmerged(model: nn.Module, action: str) -> None:
     """Refuse an action on a merged model, and inside `adapter_rows`.
 
     Raises:
-        AdapterStateError: The model is merged, or its rows have adapters of their own.
+        AdapterStateError: The model is merged, or its batch rows have different adapters.
     """
     state = state_of(model)
     if state is not None and state.rows is not None:
@@ -155,7 +155,7 @@ def check_new_name(model: nn.Module, name: str) -> None:
 
 
 def valid_name(text: str) -> str:
-    """Return a name for an adapter made of a text such as that of a folder.
+    """Return a valid adapter name made from a text such as a folder name.
 
     >>> valid_name("run-1.5"), valid_name("keys"), valid_name("")
     ('run-1_5', 'adapter_keys', 'adapter')
@@ -167,10 +167,10 @@ def valid_name(text: str) -> str:
 
 
 def require_no_other_holder(model: nn.Module) -> None:
-    """Refuse a model of which a part, or the whole of which it is a part, carries adapters.
+    """Refuse a model if one of its children, or a model that contains it, carries adapters.
 
     Raises:
-        AdapterStateError: Layers here are adapted, but this object does not know by what.
+        AdapterStateError: Layers are adapted, but this object has no adapter state.
     """
     if state_of(model) is not None:
         return
@@ -186,7 +186,7 @@ def require_no_other_holder(model: nn.Module) -> None:
 def base_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield (path, module) of the base alone, without what adapters added, each module once.
 
-    Parameters that carry updates without being a layer come under their names.
+    Parameters that carry updates without being a layer are yielded under their names.
     """
     seen: set[int] = set()
     stack: list[tuple[str, nn.Module]] = [("", unwrapped(model))]
@@ -213,9 +213,9 @@ def adapted_and_replaced_modules(
 ) -> tuple[list[AdaptedLayer], list[ReplacedModule]]:
     """Return the layers that carry updates and the modules that have trained copies.
 
-    They are looked up anew each time, so that layers a user deleted, replaced or copied are seen
-    as they are. The walk is without paths and enters no update, so its cost grows with the depth
-    of the model alone.
+    They are looked up each time, so layers that a user has deleted, replaced or copied are seen as
+    they are. The walk builds no paths and enters no update, so its cost grows only with the depth
+    of the model.
     """
     layers: list[AdaptedLayer] = []
     replaced: list[ReplacedModule] = []
@@ -228,7 +228,7 @@ def adapted_and_replaced_modules(
 
 
 def own_parameters(module: nn.Module) -> dict[int, nn.Parameter]:
-    """Return the base's parameters in a module and its parts by id, without those of adapters."""
+    """Return the base's parameters of a module and its children, by id, without adapters."""
     return {
         id(parameter): parameter
         for part in _lean_walk(module)
@@ -238,10 +238,10 @@ def own_parameters(module: nn.Module) -> dict[int, nn.Parameter]:
 
 
 def _lean_walk(root: nn.Module) -> list[nn.Module]:
-    """Return the modules that `base_modules` yields, in no order one may rely on."""
+    """Return the modules that `base_modules` yields, in an unspecified order."""
     seen = {id(root)}
     found = [root]
-    for module in found:  # grows while it is walked
+    for module in found:  # grows during the walk
         children = module._modules
         own = isinstance(module, _CHANGED)
         if own and isinstance(module, ParameterOwner):

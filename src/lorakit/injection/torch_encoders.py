@@ -9,16 +9,16 @@ _SWITCHES = {
     nn.TransformerEncoderLayer: ("activation_relu_or_gelu", 0),
     nn.TransformerEncoder: ("use_nested_tensor", False),
 }
-"""What each class asks before it takes its fast path, and the answer that keeps it from it."""
+"""The attribute that each class reads before its fast path, and the value that disables it."""
 
 _KEPT = "_lorakit_fast_path"
 
 
 def disable_fast_paths(model: nn.Module) -> None:
-    """Keep encoder layers with adapted layers from torch's fast path, and let the others take it.
+    """Disable torch's fast path in encoders with adapted layers, and enable it in others.
 
-    In evaluation without gradients nn.TransformerEncoderLayer hands the weights of its layers to
-    one kernel, so that no forward of theirs runs. Called after each change of what is adapted.
+    In evaluation without gradients nn.TransformerEncoderLayer passes the weights of its layers to
+    one kernel, so no forward of theirs runs. Call this after each change of what is adapted.
     """
     encoders = [
         (path, module) for path, module in base_modules(model) if isinstance(module, (*_SWITCHES,))

@@ -1,4 +1,4 @@
-"""How many parameters a model trains, and how they are counted."""
+"""Counting the parameters that a model has and trains."""
 
 from dataclasses import dataclass
 
@@ -13,12 +13,12 @@ class ParameterCount:
     """Parameters of a model, in elements.
 
     Attributes:
-        trainable: Those that require gradients.
-        total: All of the model's, the base's frozen copies of trained heads included; this is
-            how PEFT counts "all params".
-        lora: In lora_A, lora_B and magnitudes of every adapter, acting or not.
-        replaced: In trained heads and biases of every adapter.
-        base: The base's own; total = base + lora + replaced.
+        trainable: Parameters that require gradients.
+        total: All parameters, including the base's frozen copies of trained heads; this is how
+            PEFT counts "all params".
+        lora: Parameters in lora_A, lora_B and magnitudes of every adapter, active or not.
+        replaced: Parameters in trained heads and biases of every adapter.
+        base: Parameters of the base; total = base + lora + replaced.
     """
 
     trainable: int
@@ -39,7 +39,7 @@ class ParameterCount:
 
 
 def count_parameters(model: nn.Module) -> ParameterCount:
-    """Count the parameters of a model; tied ones count once, quantised ones as many as they were.
+    """Count the parameters of a model; tied ones count once, quantised ones as before quantisation.
 
     Args:
         model: Any torch module, with adapters or without, also on the meta device.
@@ -63,7 +63,7 @@ def count_parameters(model: nn.Module) -> ParameterCount:
 
 
 def _base_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """Return the base's own parameters with their names."""
+    """Return the base's parameters with their names."""
     inside = tuple(f"{path}.trained_copies.".lstrip(".") for path, _ in replaced_modules(model))
     of_updates = {id(p) for _, layer in adapted_layers(model) for p in layer.updates.parameters()}
     return [

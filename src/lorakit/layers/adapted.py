@@ -1,4 +1,4 @@
-"""What every adapted layer shares: its named updates, which are active, and merging."""
+"""The base class of adapted layers: named updates, which are active, and merging."""
 
 from __future__ import annotations
 
@@ -12,30 +12,27 @@ from lorakit.layers.magnitude import WeightNorms
 from lorakit.layers.per_row import PerRowAdapters
 from lorakit.layers.replaced import swap_plain_class
 from lorakit.layers.siblings import SiblingGroup
-from lorakit.layers.updates.low_rank_update import LowRankUpdate
 
 READ_FLAG = "_is_hf_initialized"
 """Attribute that transformers sets on each parameter that it read from a checkpoint."""
 
 
 class AdaptedLayer(DescribedLayer):
-    """Mixed into a plain layer's class; instances come from `adapt_in_place`, never from __init__.
+    """Mixin for a plain layer's class; instances come from `adapt_in_place`, never from __init__.
 
     Attributes:
-        siblings: The layers that are expected to read the same input, this one among them.
+        siblings: The layers expected to read the same input, including this one.
         per_row_adapters: Which adapter each row of a batch has, inside `adapter_rows`.
         weight_norms: Norms of the weight's rows, where an update has a magnitude.
     """
 
     zero_factor: ClassVar[Literal["A", "B"]] = "B"
-    """Which factor of a new update starts at zero."""
+    """Which factor of a new update is zero."""
 
     is_linear: ClassVar[bool] = True
-    """Whether "all-linear" means layers of this kind too."""
+    """Whether "all-linear" includes layers of this kind."""
     weight_name: ClassVar[str] = "weight"
     """Name of the parameter that is updated."""
-    update_class: ClassVar[type[LowRankUpdate]] = LowRankUpdate
-    """What an update of a layer of this kind is made of."""
 
     siblings: SiblingGroup | None
     per_row_adapters: PerRowAdapters | None = None
@@ -74,22 +71,24 @@ class AdaptedLayer(DescribedLayer):
     def merge_obstacle(self) -> str | None:
         """Return why the updates cannot be added to the weight, or None."""
         if isinstance(vars(self).get("weight"), Tensor):
-            return "a hook makes its weight of others in each pass (weight_norm, spectral_norm)"
+            return (
+                "a hook computes its weight from others in each pass (weight_norm, spectral_norm)"
+            )
         return None
 
     @property
     def weight_owner(self) -> nn.Module:
-        """The module that holds the parameter: the layer itself, but for adapted parameters."""
+        """The module that holds the parameter: the layer itself, except for adapted parameters."""
         return self
 
     @classmethod
     def compute_dtype_of(cls, module: nn.Module) -> torch.dtype:
-        """Return what products with the weight of a layer of this kind run in."""
+        """Return the dtype of products with the weight of a layer of this kind."""
         return module.weight.dtype  # type: ignore[union-attr,return-value]
 
     @classmethod
     def base_dtype_name(cls, module: nn.Module) -> str:
-        """Return how the weight of a layer of this kind is kept, as a user should read it."""
+        """Return the format of the weight of a layer of this kind, for users to read."""
         return str(module.weight.dtype).removeprefix("torch.")  # type: ignore[union-attr]
 
     def oriented(self, delta_weight: Tensor) -> Tensor:
@@ -98,18 +97,18 @@ class AdaptedLayer(DescribedLayer):
 
     @property
     def is_merged(self) -> bool:
-        """Whether `weight` holds the updates at the moment."""
+        """Whether `weight` currently contains the updates."""
         return bool(self.kept_parameters)
 
     @torch.no_grad()
     def merge(self, dense_dtype: torch.dtype | None = None, requantize: bool = False) -> float:
         """Add the active updates to the weight: one sum in float32, rounded once.
 
-        The base's parameters are put aside as they are, so `unmerge` gives back the very objects,
-        and a weight tied to another module stays as it is there.
+        The base's parameters are kept, so `unmerge` restores the very objects, and a weight tied
+        to another module stays unchanged there.
 
         Args:
-            dense_dtype: What a quantised weight becomes; None for its compute dtype.
+            dense_dtype: dtype that a quantised weight becomes; None for its compute dtype.
             requantize: Quantise the sum again where the base is quantised.
 
         Returns: Largest absolute rounding error of the merged weight, in the weight's units.
@@ -134,7 +133,7 @@ class AdaptedLayer(DescribedLayer):
         return self.weight.to(torch.promote_types(self.weight.dtype, torch.float32))
 
     def put_merged(self, exact: Tensor, dense_dtype: torch.dtype, requantize: bool) -> float:
-        """Put a merged weight in the place of the base's; return its largest rounding error."""
+        """Replace the base's weight by a merged one; return its largest rounding error."""
         merged = exact.to(self.weight.dtype)
         self._put_aside(self.weight_name, nn.Parameter(merged, requires_grad=False))
         return (merged.to(exact.dtype) - exact).abs().max().item() if merged.numel() else 0.0
@@ -148,7 +147,7 @@ class AdaptedLayer(DescribedLayer):
         setattr(owner, parameter, replacement)
 
     def unmerge(self) -> None:
-        """Put the base's own parameters back, byte for byte."""
+        """Restore the base's parameters, byte for byte."""
         owner = self.weight_owner
         for parameter, kept in self.kept_parameters.items():
             device = getattr(owner, parameter).device
@@ -160,12 +159,12 @@ class AdaptedLayer(DescribedLayer):
         self.kept_parameters = {}
 
     def merged_parameters(self) -> dict[str, tuple[nn.Parameter, nn.Parameter | None]]:
-        """Return the merged parameters, each with the base's own that is kept aside, by name."""
+        """Return the merged parameters, each with the base's that is kept, by name."""
         owner = self.weight_owner._parameters
         return {name: (owner[name], kept) for name, kept in self.kept_parameters.items()}  # type: ignore[misc]
 
     def merge_again(self, parameters: dict[str, tuple[nn.Parameter, nn.Parameter | None]]) -> None:
-        """Take back what `merged_parameters` returned before an unmerging that failed."""
+        """Restore what `merged_parameters` returned, after unmerging has failed."""
         for name, (merged, kept) in parameters.items():
             setattr(self.weight_owner, name, merged)
             self.kept_parameters[name] = kept

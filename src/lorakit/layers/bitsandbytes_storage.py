@@ -1,6 +1,6 @@
 """Reading and writing the layers in which bitsandbytes keeps quantised weights.
 
-bitsandbytes is imported by whoever makes such layers; where it has not been, there are none.
+The code that creates such layers imports bitsandbytes; if it is not imported, there are none.
 """
 
 import sys
@@ -15,10 +15,10 @@ from lorakit.layers.class_swap import swap_class
 from lorakit.ops.quantized import Layout, QuantizedWeight, dense_copy
 
 BLOCK_SIZE = 64
-"""Numbers of a 4-bit weight that share a scale, where a checkpoint does not say otherwise."""
+"""Values of a 4-bit weight that share a scale, unless a checkpoint says otherwise."""
 
 _REWRITTEN_ROWS = 32
-"""Rows of a weight that the layout for CPUs with AVX-512 bf16 keeps together."""
+"""Rows that the layout for CPUs with AVX-512 bf16 stores together."""
 
 _OWN_ATTRIBUTES = (
     *("compute_dtype", "compute_type_is_set", "quant_state", "quant_storage"),
@@ -27,9 +27,9 @@ _OWN_ATTRIBUTES = (
 
 
 def bits_of(module: nn.Module) -> Literal[4, 8] | None:
-    """Return in how many bits a linear layer keeps its weight; None for a layer of another kind.
+    """Return the bits of a linear layer's quantised weight; None for any other layer.
 
-    A layer that is merged into a dense weight still counts: it gets its own weight back.
+    A layer merged into a dense weight still counts: it gets its quantised weight back.
     """
     library: Any = sys.modules.get("bitsandbytes")
     if library is None or not isinstance(module, nn.Linear):
@@ -40,7 +40,7 @@ def bits_of(module: nn.Module) -> Literal[4, 8] | None:
 
 
 def quantized_weight(layer: nn.Module) -> QuantizedWeight | None:
-    """Return a layer's quantised weight, or None where it has none at the moment."""
+    """Return a layer's quantised weight, or None if it currently has none."""
     weight: Any = layer._parameters.get("weight")
     if hasattr(weight, "quant_state"):
         return _four_bit_weight(layer, weight)
@@ -69,13 +69,13 @@ def _eight_bit_weight(layer: Any, weight: Any) -> QuantizedWeight | None:
 
 
 def compute_dtype_of(layer: nn.Module) -> torch.dtype:
-    """Return what products with a quantised weight run in; float32 where the input decides."""
+    """Return the dtype of products with a quantised weight; float32 where the input decides."""
     dtype: Any = getattr(layer, "compute_dtype", None)
     return dtype or torch.float32
 
 
 def parameter_count(parameter: Tensor) -> int:
-    """Return how many numbers a parameter stands for; a packed one has several in an element."""
+    """Return the number of values in a parameter; a packed one has several per element."""
     state: Any = getattr(parameter, "quant_state", None)
     return parameter.numel() if state is None else int(torch.Size(state.shape).numel())
 
@@ -106,7 +106,7 @@ def keep_layout(layer: Any) -> None:
         functional: Any = sys.modules["bitsandbytes.functional"]
         unpack = functional._convert_weight_packed_for_cpu_inverse
         layer.weight.data, layer.weight.quant_state = unpack(layer.weight.data, state)
-        if state.absmax.ndim == 2:  # scales of one level are left as the other layout has them
+        if state.absmax.ndim == 2:  # the other layout keeps scales of one level so
             state.absmax = state.absmax.t().reshape(-1).float()
     layer.support_avx512bf16_for_cpu = False
 
@@ -122,7 +122,7 @@ def free_layout(layer: Any) -> None:
 def keep_odd_layouts(layers: Iterable[nn.Module]) -> None:
     """Keep bitsandbytes from rewriting weights whose sizes its other layout cannot have.
 
-    It does not look at them, and fails in the first evaluation on a CPU with AVX-512 bf16.
+    bitsandbytes does not check them, and fails in the first evaluation on a CPU with AVX-512 bf16.
     """
     for layer in layers:
         state: Any = getattr(getattr(layer, "weight", None), "quant_state", None)
@@ -134,10 +134,10 @@ def keep_odd_layouts(layers: Iterable[nn.Module]) -> None:
 
 
 def quantized_like(layer: nn.Module, exact: Tensor) -> nn.Parameter:
-    """Quantise a weight in the way a layer's own is.
+    """Quantise a weight as a layer's weight is quantised.
 
     Args:
-        layer: A quantised layer; it is left as it is.
+        layer: A quantised layer; it is not changed.
         exact: (out, in), float32.
     """
     library: Any = sys.modules["bitsandbytes"]
@@ -158,10 +158,10 @@ def quantized_like(layer: nn.Module, exact: Tensor) -> nn.Parameter:
 
 
 def make_dense_in_place(layer: nn.Module, weight: Tensor) -> None:
-    """Turn a quantised layer into the plain one it was made of, with this weight.
+    """Turn a quantised layer back into the plain layer it was, with this weight.
 
     Args:
-        layer: Of bitsandbytes' plain class.
+        layer: A layer of bitsandbytes' plain class.
         weight: (out, in); transposed where the layer was GPT-2's Conv1D.
     """
     attributes = vars(layer)
@@ -179,14 +179,14 @@ def make_dense_in_place(layer: nn.Module, weight: Tensor) -> None:
 def dequantize_model(model: nn.Module, dtype: torch.dtype | None = None) -> int:
     """Make every quantised layer of a model without adapters dense, in place.
 
-    A transformers model forgets that it was quantised, so that `save_pretrained` writes an
-    ordinary checkpoint.
+    A transformers model is no longer marked as quantised, so `save_pretrained` writes an ordinary
+    checkpoint.
 
     Args:
         model: Any torch module.
-        dtype: Of the dense weights; None takes each layer's compute dtype.
+        dtype: dtype of the dense weights; None takes each layer's compute dtype.
 
-    Returns: How many layers have become dense.
+    Returns: The number of layers that have become dense.
     """
     layers = [module for module in model.modules() if bits_of(module)]
     for layer in layers:

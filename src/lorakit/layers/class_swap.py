@@ -10,8 +10,8 @@ from lorakit.errors import TargetError
 def has_foreign_forward(module: nn.Module) -> bool:
     """Return whether the instance runs a `forward` that is not the one of its class.
 
-    accelerate's hooks put a `forward` on the instance and keep the one they hide in
-    `_old_forward`; taking them off leaves the class's own, bound to the instance.
+    accelerate's hooks set a `forward` on the instance and keep the hidden one in `_old_forward`;
+    removing them leaves the class's forward, bound to the instance.
     """
     attributes = vars(module)
     own = attributes.get("_old_forward", attributes.get("forward"))
@@ -26,15 +26,15 @@ def has_foreign_forward(module: nn.Module) -> bool:
 def swap_class(module: nn.Module, new_class: type[nn.Module]) -> None:
     """Give `module` another class that keeps its attributes.
 
-    Where accelerate bound the class's `forward` to the instance, the new one is bound in its
-    place, or the swapped class would never run.
+    If accelerate has bound the class's `forward` to the instance, the new one is bound instead;
+    otherwise the new class would never run.
 
     Raises:
         TargetError: The instance has a `forward` of unknown origin, which would hide the class's.
     """
     if has_foreign_forward(module):
         raise TargetError(
-            f"A {type(module).__name__} cannot be adapted: its instance has a forward of its own, "
+            f"A {type(module).__name__} cannot be adapted: the instance has its own forward, "
             "expected the one of its class. Remove that attribute before adding an adapter."
         )
     module.__class__ = new_class

@@ -20,11 +20,12 @@ from lorakit.layers.trained_tokens import (
 
 
 def full_copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    """Return a copy with parameters of its own, of the plain class and without other copies.
+    """Return a copy with separate parameters, of the plain class and without other copies.
 
     Args:
         module: The base's module, replaced or plain.
-        memo: Shared between the modules of one adapter, so that tied parameters stay tied.
+        memo: Memo of `deepcopy`, shared by the modules of one adapter so that tied parameters stay
+            tied.
     """
     # accelerate's hooks hold the whole offloaded model; a copy keeps its own weights instead.
     memo |= {id(part._hf_hook): part._hf_hook for part in module.modules() if _is_hooked(part)}
@@ -57,7 +58,7 @@ def copy_with_own(
     Args:
         module: The base's module, replaced or plain.
         parameters: Names of the parameters to own.
-        dtype: What to keep them in; None for the base's.
+        dtype: dtype of these parameters; None for the base's.
     """
     made = _shallow_plain(module)
     for name in parameters:
@@ -70,12 +71,12 @@ def copy_with_own(
 def copy_with_trained_tokens(
     module: nn.Module, indices: Sequence[int], rows: nn.Parameter, *, is_named: bool
 ) -> TrainedTokens:
-    """Return what trains some rows of an embedding, or of a linear layer, for an adapter.
+    """Return a module that trains some rows of an embedding, or of a linear layer, for an adapter.
 
     Args:
         module: The base's module, replaced or plain, adapted or not.
         indices: The rows, each once.
-        rows: Their values, (n, dim); modules that are tied are given the same.
+        rows: Their values, (n, dim); the same parameter for tied modules.
         is_named: See `TrainedTokens`.
     """
     if not isinstance(module, nn.Embedding):
@@ -83,7 +84,7 @@ def copy_with_trained_tokens(
     plain = _shallow_plain(module)
     if isinstance(plain, AdaptedLayer):
         plain.restore_in_place()
-    # The base's class, as some embeddings do more than look up (Gemma's scale what they find).
+    # The base's class, as some embeddings do more than look up (Gemma's scale the vectors).
     table: Any = plain
     table._parameters["weight"] = rows
     table.num_embeddings = len(indices)

@@ -1,4 +1,4 @@
-"""How an adapted layer describes itself to those that compute for it: weight, updates, operands."""
+"""How an adapted layer describes itself to the executors: weight, updates, operands."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lorakit.ops.quantized import Weight
 
 
 class KernelShape(NamedTuple):
-    """What the matrices of a convolution's update do not say about it."""
+    """Properties of a convolution that the matrices of its update do not show."""
 
     channels: int
     """Channels of the input, of all groups."""
@@ -28,12 +28,12 @@ class KernelShape(NamedTuple):
 
 
 class DescribedLayer(nn.Module):
-    """What every adapted layer says of itself, whatever computes its output.
+    """Base class of adapted layers, independent of what computes their output.
 
     Attributes:
         updates: The updates by adapter name.
         active_updates: Names of the adapters that act in forward.
-        kept_parameters: The base's own parameters while the layer is merged, else empty.
+        kept_parameters: The base's own parameters while the layer is merged; empty otherwise.
     """
 
     plain_class: ClassVar[type[nn.Module]]
@@ -61,22 +61,22 @@ class DescribedLayer(nn.Module):
         return [self.updates[name] for name in self.active_updates if name in self.updates]  # type: ignore[misc]
 
     def acts_per_row(self) -> bool:
-        """Return whether each row of the batch has an adapter of its own at the moment."""
+        """Return whether each batch row currently has its own adapter."""
         return self.per_row_adapters is not None and self.per_row_adapters.act_on(self)
 
     def operands(
         self, updates: list[LowRankUpdate], seed: Tensor | None = None
     ) -> tuple[list[LowRankTerm], Tensor | None, list[Tensor | None]]:
-        """Return the terms of these updates, a trained bias or the layer's own, and magnitudes.
+        """Return the terms of these updates, a trained bias or else the base's, and magnitudes.
 
         Args:
             updates: The updates; all of them drop the same elements of the input.
-            seed: Of that mask; drawn where one of them drops and none is given.
+            seed: Seed of the shared dropout mask; None draws one if an update drops.
         """
         if seed is None:
             seed = shared_seed(updates)
         called = [update(seed) for update in updates]
         bias = next((bias for _, bias, _ in called if bias is not None), self.bias)
-        # accelerate's hooks take the seed along to the GPU, where reading it would wait.
+        # accelerate's hooks would move the seed to the GPU, where reading it would wait.
         terms = [t if t.seed is None else t._replace(seed=seed) for t, *_ in called]
         return terms, bias, [magnitude for *_, magnitude in called]  # type: ignore[return-value]

@@ -44,7 +44,7 @@ _FORWARDS: dict[Any, tuple[tuple[str, ...], str, str, str | None]] = {
 """Forwards known to be this formula, with the names of (inner layers), the layer back to the
 model's width, the activation, and a dropout behind it. A class whose forward compiles to the same
 instructions is such an MLP, whatever it is called; so Llama's, Qwen's, Mistral's and Gemma's are
-one, and a model that changes its forward is left alone."""
+one, and a model that changes its forward is not fused."""
 
 _ACTIVATIONS: dict[str, Activation] = {
     "torch.nn.modules.activation.ReLU": "relu",
@@ -54,11 +54,11 @@ _ACTIVATIONS: dict[str, Activation] = {
     "transformers.activations.NewGELUActivation": "gelu_tanh",
     "transformers.activations.SiLUActivation": "silu",
 }
-"""By the full name of their class, as importing those of transformers takes long."""
+"""By the full name of their class, as importing those of transformers is slow."""
 
 
 class FusedMlp(nn.Module):
-    """Mixed into the class of an MLP; runs as one node where that is the same as its forward."""
+    """Mixin for the class of an MLP; runs it as one node where that equals its forward."""
 
     part_names: ClassVar[tuple[tuple[str, ...], str, str, str | None]]
 
@@ -79,14 +79,14 @@ class FusedMlp(nn.Module):
         return output if dropout_name is None else getattr(self, dropout_name)(output)
 
     def has_adapted_layers(self) -> bool:
-        """Return whether one of its layers carries updates, acting or not."""
+        """Return whether one of its layers carries updates, active or not."""
         inner_names, down_name, *_ = self.part_names
         return any(
             isinstance(getattr(self, name), AdaptedLayer) for name in (*inner_names, down_name)
         )
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        # The class is made at run time, so pickle and deepcopy must make it again from its parts.
+        # The class is made at run time, so pickle and deepcopy must create it again.
         return _new_fused, (type(self).__mro__[2],), self.__getstate__()
 
 
@@ -104,8 +104,8 @@ def fuse_in_place(module: nn.Module) -> None:
 def unfuse_in_place(module: nn.Module) -> None:
     """Swap the plain class back.
 
-    A class that was put on top of the fused one, as FSDP does, stays: without adapters it runs the
-    plain forward.
+    A subclass of the fused class, as FSDP makes one, stays: without adapters it runs the plain
+    forward.
     """
     _, below, plain, *_ = type(module).__mro__
     if below is FusedMlp:
@@ -113,7 +113,7 @@ def unfuse_in_place(module: nn.Module) -> None:
 
 
 def activation_of(module: nn.Module) -> Activation | None:
-    """Return which activation a module is, or None if it is another one, or has hooks."""
+    """Return which known activation a module is, or None if it is unknown or has hooks."""
     if _is_intercepted(module):
         return None
     if type(module) is nn.GELU:
@@ -143,12 +143,12 @@ def _new_fused(plain: type[nn.Module]) -> nn.Module:
 
 
 def _runs_as_one(x: Tensor, layers: list[nn.Module]) -> bool:
-    """Whether nothing would be missed if the children were not called one by one."""
+    """Whether the result is the same if the children are not called one by one."""
     updates = [update for layer in layers for update in _updates(layer)]
     if not updates or _has_global_hooks():
         return False
-    # Under dropout also without gradients, as in the first pass of a reentrant checkpoint: the
-    # second has to draw the same masks.
+    # With dropout also without gradients, as in the first pass of a reentrant checkpoint: the
+    # second pass has to draw the same masks.
     if not torch.is_grad_enabled() and not any(update.drops for update in updates):
         return False
     return all(_is_plain_enough(layer, x) for layer in layers)
@@ -156,9 +156,9 @@ def _runs_as_one(x: Tensor, layers: list[nn.Module]) -> bool:
 
 def _is_plain_enough(layer: nn.Module, x: Tensor) -> bool:
     if isinstance(layer, ReplacedModule) or _is_intercepted(layer):
-        return False  # a trained copy, or a hook, may run in its place
+        return False  # a trained copy, or a hook, may run instead of it
     if have_magnitude(_updates(layer)):
-        return False  # the node adds updates as they are
+        return False  # the node knows no magnitudes
     weight = _weight_of(layer)
     if isinstance(weight, Tensor) and type(weight) not in (Tensor, nn.Parameter):
         return False

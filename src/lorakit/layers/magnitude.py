@@ -1,10 +1,10 @@
-"""What layers do where an update has a magnitude (DoRA).
+"""The output of layers whose update has a magnitude (DoRA).
 
 With c = m / ‖W0 + s B A‖ for each row of the weight, an update changes the output by
 
     (c - 1) v + s (drop(x) Aᵀ) Bᵀ    with v = x W0ᵀ + s (drop(x) Aᵀ) Bᵀ
 
-so that the base's output stays the sum's first term and several updates add up. For one update the
+so the base's output stays the first term of the sum, and several updates add up. For one update the
 output is c v + b, a plain adapted layer with its rows scaled. Dropout acts on the input of the
 low-rank path alone, as it does without a magnitude, so one product with the base's weight is
 enough (docs/adr/0011).
@@ -33,20 +33,20 @@ def have_magnitude(updates: Sequence[LowRankUpdate]) -> bool:
 
 
 def runs_as_one_product(updates: Sequence[LowRankUpdate]) -> bool:
-    """Return whether a layer with these updates is one node, its rows scaled or not.
+    """Return whether a layer with these updates is one node, with or without row scales.
 
-    With several updates, of which one has a magnitude, each scales a sum of its own.
+    If there are several updates and one has a magnitude, each scales a separate sum.
     """
     return len(updates) == 1 or not have_magnitude(updates)
 
 
 class WeightNorms:
-    """The norms of one layer's weight with each update, kept in evaluation while they hold.
+    """The norms of one layer's weight with each update, cached in evaluation while they are valid.
 
-    A step of training changes them all, so nothing is kept then. In evaluation they would cost
-    three to five times the rest of a layer that reads one token. torch does not count what is
-    written through `.data`, so sums of the tensors are compared as well as their versions; on a
-    GPU comparing would wait for it, so norms are computed anew there.
+    A training step changes them all, so training caches nothing. In evaluation they would take
+    three to five times as long as the rest of a layer that reads one token. torch does not count
+    writes through `.data`, so sums of the tensors are compared as well as their versions; on a GPU
+    the comparison would have to wait, so norms are computed again there.
     """
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class WeightNorms:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {}  # copies and pickles of a model compute their own
+        return {}  # copies and pickles of a model compute the norms again
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__()
@@ -86,14 +86,14 @@ class WeightNorms:
 
 
 def _state(tensor: Tensor) -> tuple[int, int, float]:
-    """Return what tells whether a tensor holds what it did before."""
+    """Return what changes if the tensor's values change."""
     # 16 bits would overflow in the sum.
     wide = torch.promote_types(tensor.dtype, torch.float32) if tensor.is_floating_point() else None
     return tensor._version, tensor.data_ptr(), tensor.detach().sum(dtype=wide).item()
 
 
 def _is_comparable(tensor: Tensor) -> bool:
-    """Whether torch counts the changes of a tensor, and its sum is quickly there."""
+    """Whether torch counts the changes of a tensor, and its sum is cheap."""
     return not (
         torch.compiler.is_compiling()
         or isinstance(tensor, FakeTensor)
@@ -110,7 +110,7 @@ def norms_of(layer: DescribedLayer, update: LowRankUpdate, term: LowRankTerm) ->
 
 
 def initial_magnitude(layer: DescribedLayer, update: LowRankUpdate) -> Tensor:
-    """Return the magnitude with which an update changes the norm of no row, (out,)."""
+    """Return the magnitude that leaves the norm of every row unchanged, (out,)."""
     return norms_of(layer, update, LowRankTerm(*update.operand_factors(), update.scaling))
 
 
@@ -120,7 +120,7 @@ def linear_output(layer: DescribedLayer, x: Tensor, updates: list[LowRankUpdate]
     Args:
         layer: The layer.
         x: (*, in).
-        updates: Those that act.
+        updates: The updates that act.
 
     Returns: (*, out).
     """

@@ -1,6 +1,6 @@
 """Weights that accelerate keeps on the CPU or on disk and loads for each forward pass.
 
-Between two passes such a parameter lies on the meta device. The hook that loads it is the module's
+Between two passes such a parameter is on the meta device. The hook that loads it is the module's
 `_hf_hook`: one hook, or several in a row.
 """
 
@@ -13,7 +13,7 @@ from torch import nn
 
 
 def is_offloaded(module: nn.Module) -> bool:
-    """Return whether accelerate loads a weight of this module, or of a part of it, on demand."""
+    """Return whether accelerate loads a weight of this module or of its children on demand."""
     return any(_offloading_hooks(part) for part in _holder(module).modules())
 
 
@@ -28,7 +28,7 @@ def execution_device(module: nn.Module) -> torch.device:
 
 @contextmanager
 def weights_in_place(module: nn.Module) -> Iterator[None]:
-    """Load the offloaded weights of a module and of its parts for the length of a block."""
+    """Load the offloaded weights of a module and of its children for a `with` block."""
     loaded: list[tuple[Any, nn.Module]] = []
     try:
         for part in _holder(module).modules():
@@ -42,7 +42,7 @@ def weights_in_place(module: nn.Module) -> Iterator[None]:
 
 
 def _holder(module: nn.Module) -> nn.Module:
-    """Return the module that holds the weights: another one for an adapted parameter."""
+    """Return the module that holds the weights: for an adapted parameter its owner."""
     return getattr(module, "weight_owner", module)
 
 

@@ -1,4 +1,4 @@
-"""Batches in which each row has its own adapter, or none: what layers do in place of forward."""
+"""Batches in which each row has its own adapter, or none: the forward of layers for them."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class PerRowAdapters:
 
     Attributes:
         names: The adapter of each row, None for the base alone.
-        distinct: The adapters among them, each once.
-        index: For each row the position of its adapter in `distinct`, or -1.
-        is_over: Whether the `with` block it was made for has been left.
+        distinct: The distinct adapters.
+        index: Position of each row's adapter in `distinct`, or -1.
+        is_over: Whether its `with` block has been left.
         had_gradients: Whether a layer has run with gradients, so that backward may run it again.
-        repeats: How often the model repeats each row at the moment, as beam search does; a batch
-            may have either number of rows, as an encoder's is not repeated.
+        repeats: How often the model currently repeats each row, as beam search does; a batch may
+            have either number of rows, as an encoder's input is not repeated.
     """
 
     def __init__(self, names: Sequence[str | None]):
@@ -45,7 +45,7 @@ class PerRowAdapters:
         self._seed: tuple[weakref.ref[Tensor], Tensor] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # Copies and pickles of a model carry no pointers into the original.
+        # Copies and pickles of a model hold no references to the original.
         return {"names": self.names, "is_over": self.is_over}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -53,14 +53,14 @@ class PerRowAdapters:
         self.is_over = state["is_over"]
 
     def act_on(self, layer: nn.Module) -> bool:
-        """Return whether rows have adapters of their own in this call of a layer.
+        """Return whether batch rows have their own adapters in this call of a layer.
 
         Raises:
             AdapterStateError: The `with` block is over and a checkpointed layer is run again.
         """
         if not self.is_over:
             return True
-        # Layers forget only once they are called anew: until then backward may run them again.
+        # Layers forget only when they are called again: until then backward may rerun them.
         if torch._C._current_graph_task_id() != -1:
             raise AdapterStateError(
                 "Gradient checkpointing runs a layer again after the adapter_rows block it belongs "
@@ -70,7 +70,7 @@ class PerRowAdapters:
         return False
 
     def _for_rows(self, rows: int) -> PerRowAdapters:
-        """Return what a batch of this many rows goes by: each name repeated, or as it is."""
+        """Return the adapters of a batch of this many rows: each name repeated, or once."""
         if rows == len(self.names) or rows != len(self.names) * self.repeats:
             return self
         if self._repeated is None or len(self._repeated.names) != rows:
@@ -96,7 +96,7 @@ class PerRowAdapters:
             return low_rank_linear(x, W0, layer.bias, ())  # type: ignore[arg-type]
         if prepared.magnitudes is not None:
             h = low_rank_linear_per_row(x, W0, None, prepared.rows)
-            # In float32 at least: c rounded to 16 bits would lose what training changes about it.
+            # In float32 at least: c rounded to 16 bits would lose small changes by training.
             h = h + h * _per_row(prepared.magnitudes, h).sub(1).to(h.dtype)
             bias = layer.bias if prepared.biases is None else _per_row(prepared.biases, h)
             return h if bias is None else h + bias.to(h.dtype)  # type: ignore[union-attr]
@@ -112,11 +112,11 @@ class PerRowAdapters:
         x: Tensor,
         h: Tensor,
     ) -> Tensor:
-        """Add a layer's updates to what its base gives, one adapter after the other.
+        """Add a layer's updates to the base's output, one adapter after the other.
 
         Args:
             layer: An embedding or a convolution.
-            change: Takes an update, some rows of x and of h; returns what it adds to those.
+            change: Function of an update and some rows of x and h; returns what to add to these.
             x: Its input, rows first.
             h: Its base's output.
         """
@@ -139,13 +139,13 @@ class PerRowAdapters:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        """Run a module that adapters have copies of, each on its own rows.
+        """Run a module that adapters have copies of, each copy on the rows of its adapter.
 
         Args:
             module: The module.
-            run: The base's own forward.
-            run_copy: Takes a copy, what the base's own forward returned, and what forward takes.
-            args: What forward takes; tensors have the rows as their first dimension.
+            run: The base's forward.
+            run_copy: Function of a copy, the output of the base's forward, and forward's arguments.
+            args: Arguments of forward; the first dimension of tensors is the batch rows.
             kwargs: Likewise.
         """
         copies: Any = module.trained_copies
@@ -155,7 +155,7 @@ class PerRowAdapters:
             return batch.replaced(module, run, run_copy, args, kwargs)
         if first is not None and having:
             self._check_rows(first, type(module).__name__)
-        # The base runs on all rows, as layers inside it may have rows of their own.
+        # The base runs on all rows, as layers inside it may have adapters for some.
         result = run(*args, **kwargs)
         for number in having:
             own = [row for row, position in enumerate(self.index) if position == number]
@@ -228,11 +228,11 @@ class _Prepared(NamedTuple):
     magnitudes: Tensor | None = None
     """c of each row, (rows, out), 1 where its adapter has no magnitude."""
     exchanges: int = -1
-    """Count of exchanged parts of updates when it was made, where it may serve again."""
+    """`LowRankUpdate.exchanges` when it was made; None where it cannot be reused."""
 
 
 def _may_be_kept(updates: Sequence[LowRankUpdate]) -> bool:
-    """Whether what was prepared sees later changes of the factors' values: no copies, no hooks."""
+    """Whether prepared operands see later changes of the factors: no copies, no hooks."""
     return not torch.compiler.is_compiling() and all(
         not update.has_magnitude
         and update.keeps_saved_factors
@@ -250,11 +250,11 @@ def _may_be_kept(updates: Sequence[LowRankUpdate]) -> bool:
 def _row_biases(
     biases: Sequence[Tensor | None], own: Tensor | None, positions: Sequence[int]
 ) -> Tensor:
-    """Return each row's bias, (rows, out): its adapter's, or the layer's own."""
+    """Return each row's bias, (rows, out): its adapter's, or the base's."""
     given = next(bias for bias in biases if bias is not None)
     rest = given.new_zeros(given.shape) if own is None else own.to(given.dtype)
     stacked = torch.stack([rest if bias is None else bias for bias in (*biases, None)])
-    return stacked[torch.tensor(positions, device=given.device)]  # -1 is the last, the layer's own
+    return stacked[torch.tensor(positions, device=given.device)]  # -1 is the last, the base's
 
 
 def _row_scales(
@@ -279,13 +279,13 @@ def _per_row(values: Tensor, h: Tensor) -> Tensor:
 
 
 def _with_rows(result: Any, part: Any, own: list[int], rows: int) -> Any:
-    """Return a result in which some rows are those of another one, with the same structure."""
+    """Return a result with some rows replaced by those of another, of the same structure."""
     if isinstance(result, Tensor):
         if not result.ndim or len(result) != rows:
             raise ShapeError(
                 f"Adapters are given for {rows} rows, but a trained module returns a tensor of "
                 f"shape {tuple(result.shape)}, expected {rows} as its first dimension. Run the "
-                "rows of each adapter in a batch of their own."
+                "rows of each adapter in a separate batch."
             )
         where = torch.tensor(own, device=result.device)
         return result.index_copy(0, where, part.to(result.dtype))

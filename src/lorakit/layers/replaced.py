@@ -1,4 +1,4 @@
-"""Modules trained in full: the base's own stays untouched, each adapter has a copy that acts."""
+"""Modules trained in full: the base's stays unchanged, each adapter trains a copy."""
 
 from collections.abc import Iterator
 from functools import cache, partial
@@ -15,12 +15,12 @@ from lorakit.layers.trained_tokens import TrainedTokens
 
 
 class ReplacedModule(nn.Module):
-    """Mixed into the class of a task head, or of a module whose bias or rows are trained.
+    """Mixin for the class of a task head, or of a module whose bias or rows are trained.
 
     Attributes:
         trained_copies: The copies by adapter name. A copy may share parameters with the base, or
             be the `TrainedTokens` that correct what the base returns.
-        active_copy: Name of the copy that acts in forward, or None for the base's own.
+        active_copy: Name of the copy that acts in forward, or None for the base.
         per_row_adapters: Which adapter each row of a batch has, inside `adapter_rows`.
     """
 
@@ -29,7 +29,7 @@ class ReplacedModule(nn.Module):
     per_row_adapters: PerRowAdapters | None = None
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the active adapter's copy, or the base's own forward."""
+        """Run the active adapter's copy, or the base's forward."""
         rows = self.per_row_adapters
         if rows is not None and rows.act_on(self):
             return rows.replaced(self, super().forward, self._run_copy, args, kwargs)
@@ -55,12 +55,12 @@ class ReplacedModule(nn.Module):
                 if parameter is not None and parameter.dtype != own_dtype
             }
             return functional_call(acting, cast, args, kwargs) if cast else acting(*args, **kwargs)
-        # A float32 copy under a half-precision base: cast at its two borders.
+        # A float32 copy in a half-precision base: cast its input and its output.
         args, kwargs = tree_map(partial(_cast, dtype=own_dtype), (args, kwargs))
         return tree_map(partial(_cast, dtype=base_dtype), acting(*args, **kwargs))
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        # The class is made at run time, so pickle and deepcopy must make it again from its parts.
+        # The class is made at run time, so pickle and deepcopy must create it again.
         state = self.__getstate__() if hasattr(self, "__getstate__") else self.__dict__
         return _new_replaced, (plain_class_of(self),), state
 
@@ -74,7 +74,7 @@ def _replaced_class(plain: type[nn.Module]) -> type[nn.Module]:
 
 
 def _own_children(module: nn.Module) -> Iterator[nn.Module]:
-    """Go through what a Sequential runs: its children but for the copies."""
+    """Iterate over what a Sequential runs: its children without the copies."""
     return iter([one for name, one in module._modules.items() if name != "trained_copies"])  # type: ignore[misc]
 
 
@@ -111,7 +111,7 @@ def swap_plain_class(module: nn.Module, new_class: type[nn.Module]) -> None:
 
 
 def _parameter_dtype(module: nn.Module) -> torch.dtype:
-    """Return the dtype of the module's own first floating parameter, its copies left aside."""
+    """Return the dtype of the module's first floating point parameter, without its copies."""
     copies = vars(module)["_modules"].get("trained_copies")
     skipped = set() if copies is None else {id(parameter) for parameter in copies.parameters()}
     for parameter in module.parameters():

@@ -1,18 +1,18 @@
 """Layers that read the same activation: the first one called computes for the others.
 
 A model calls q_proj, k_proj and v_proj one after the other with the very same tensor. Computed as
-one autograd node they read it once, drop it once, and sum up its gradient in one buffer. So the
-first of them that is called computes the group, and the others pick their results up.
+one autograd node they read it once, apply dropout once, and sum up its gradient in one buffer. So
+the first of them that is called computes the group, and the others pick up their results.
 
-The calls with one input are a round. A result is handed out once, in its round, for the very tensor
-it was computed from, and only while nothing has changed that it depends on; otherwise a new round
-begins. What nobody picks up is discarded when the next round begins, or when backward has used its
-graph up.
+The calls with one input are a round. A result is returned once, in its round, for the very tensor
+it was computed from, and only while nothing that it depends on has changed; otherwise a new round
+begins. Results that are not picked up are discarded when the next round begins, or when backward
+has used up their graph.
 
 What a call computes depends on the calls of its round alone, and a round never reaches into a
 checkpoint or out of one. So the second pass of a checkpoint saves the tensors that the first one
-did, whatever was called before. What is learnt from many rounds, which layers had better leave and
-in which order the others are called, changes the group only after the factors have changed.
+did, whatever was called before. Over many rounds the group learns which layers should leave and
+in which order the others are called; it changes only after the factors have changed.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ from lorakit.ops.quantized import QuantizedWeight
 
 _MISSES_ALLOWED = 3
 _PLAIN = (Tensor, torch.nn.Parameter, FakeTensor)
-"""What a weight may be that can be read before its layer is called; those sharded may not."""
+"""Types of weights that can be read before their layer is called; sharded ones cannot."""
 
 
 class SiblingGroup:
     """Some layers of one parent, expected to be called with the same input in each forward pass.
 
     Attributes:
-        members: The layers; at first in the order their names have, later in that of their calls.
+        members: The layers; at first in the order of their names, later in that of their calls.
     """
 
     def __init__(self, members: list[DescribedLayer]):
@@ -58,7 +58,7 @@ class SiblingGroup:
         self._learnt_at: list[int] = []
 
     def __getstate__(self) -> dict[str, Any]:
-        # Copies and pickles of a model carry the group, never results of a pass under way.
+        # Copies and pickles of a model contain the group, never results of a running pass.
         return {"members": self.members}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -74,17 +74,17 @@ class SiblingGroup:
         self._round = None
 
     def drops(self) -> bool:
-        """Return whether a member drops elements of its input at the moment."""
+        """Return whether dropout currently acts on a member's input."""
         return any(update.drops for one in self.members for update in one.acting_updates())
 
     def output(self, layer: DescribedLayer, x: Tensor) -> Tensor:
-        """Return what `layer` makes of x; it has acting updates."""
-        # A layer that is no member is a copy that shares the group.
+        """Return the output of `layer`, which has acting updates, for x."""
+        # A layer that is not a member is a copy that shares the group.
         if _is_hooked(layer) or not any(member is layer for member in self.members):
             return _compute([layer], x)[0]
         current = self._round
         if current is None or not current.goes_on_with(layer, x):
-            # In this order: the round that ends may be of the step before.
+            # In this order: the round that ends may belong to the previous step.
             self._apply_what_was_learnt()
             if current is not None:
                 self._end(current)
@@ -113,7 +113,7 @@ class SiblingGroup:
             current.leader = id(leader)
             end = current.ending()
             if outputs[0].grad_fn is not None:
-                # Backward frees what its node has saved, so results that wait are of no use then.
+                # Backward frees what its node has saved, so waiting results become useless.
                 outputs[0].grad_fn.register_prehook(lambda _: end())
             if torch._C._current_graph_task_id() >= 0:
                 # A checkpoint's second pass, which may stop before the others are called.
@@ -121,11 +121,11 @@ class SiblingGroup:
         return outputs[0]
 
     def _end(self, ended: _Round) -> None:
-        """Discard what nobody has picked up, and learn from a round."""
+        """Discard results that were not picked up, and learn from the round."""
         if self._round is ended:
             self._round = None
         if ended.waiting:
-            # Where none was picked up it was the leader that read something else.
+            # If none was picked up, the leader read something else.
             missed = [*ended.waiting] if ended.leader is None else [ended.leader]
             self._misses.update(missed)
             self._learnt_at = self._versions()
@@ -136,9 +136,9 @@ class SiblingGroup:
         ended.waiting = {}
 
     def _apply_what_was_learnt(self) -> None:
-        """Let layers go that cause more misses than hits, and take over the order of the calls.
+        """Remove layers that cause more misses than hits, and adopt the order of the calls.
 
-        Not before the factors have changed: until then a checkpoint may make its second pass.
+        Only after the factors have changed: until then a checkpoint may make its second pass.
         """
         late = [
             member
@@ -166,9 +166,9 @@ class _Round:
     """The calls of a group's layers with one input, in one pass.
 
     Attributes:
-        called: Which layers have been called, by id.
+        called: Ids of the layers that have been called.
         waiting: Results that were computed before their layers were called, by id.
-        leader: The layer that computed results for others while none of them has been picked up.
+        leader: The layer that computed results for others; None once one was picked up.
     """
 
     def __init__(self, x: Tensor, group: SiblingGroup):
@@ -182,7 +182,7 @@ class _Round:
         self._hook = None if hook is None else weakref.ref(hook)
 
     def goes_on_with(self, layer: DescribedLayer, x: Tensor) -> bool:
-        """Return whether a call belongs to this round; a layer that is called again begins one."""
+        """Return whether a call belongs to this round; a repeated call begins a new one."""
         hook = _saving_hook()
         waiting = self.waiting.get(id(layer))
         return (
@@ -194,11 +194,11 @@ class _Round:
         )
 
     def has_computed(self, layer: DescribedLayer) -> bool:
-        """Return whether there is or was a result for a layer."""
+        """Return whether a result was computed for a layer."""
         return id(layer) in self.called or id(layer) in self.waiting
 
     def ending(self) -> Callable[[], None]:
-        """Return a function that ends the round if it is still there, and keeps nothing alive."""
+        """Return a function that ends the round if it still exists, without keeping it alive."""
         this = weakref.ref(self)
 
         def end() -> None:
@@ -277,7 +277,7 @@ def _state(tensor: Tensor) -> tuple[int, bool]:
 def _reentrant_checkpoint() -> weakref.ref[Any] | None:
     """Return the innermost reentrant checkpoint that is in its first pass, or None.
 
-    Nothing but the stack tells that a pass without gradients will be made again on its own.
+    Only the stack shows that a pass without gradients will be run again with them.
     """
     frame = sys._getframe()
     while frame is not None:
@@ -290,7 +290,7 @@ def _reentrant_checkpoint() -> weakref.ref[Any] | None:
 def _saving_hook() -> Any:
     """Return the innermost hook on tensors that are saved for backward, or None.
 
-    Each pass of a checkpoint that is not reentrant has another one.
+    Each pass of a non-reentrant checkpoint has a different one.
     """
     hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)  # type: ignore[attr-defined]
     return None if hooks is None else hooks[0]  # the one that packs
@@ -307,7 +307,7 @@ def _tensors(layer: DescribedLayer) -> list[Tensor]:
 def _may_join(member: DescribedLayer, leader: DescribedLayer, x: Tensor) -> bool:
     """Whether a layer's result can be computed before it is called.
 
-    Not where torch does not count the changes of a tensor, as it does not in inference mode.
+    It cannot where torch does not count the changes of a tensor, as in inference mode.
     """
     updates = member.acting_updates()
     if not updates or _is_hooked(member) or not runs_as_one_product(updates):

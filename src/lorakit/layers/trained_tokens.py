@@ -1,4 +1,4 @@
-"""Rows of an embedding, or of an output layer, that an adapter trains in place of the base's."""
+"""Rows of an embedding, or of an output layer, that an adapter trains instead of the base's."""
 
 from collections.abc import Sequence
 
@@ -8,13 +8,13 @@ from torch.nn import functional as F
 
 
 class TrainedTokens(nn.Module):
-    """What stands in for some rows of a weight: it corrects what the base's own forward returned.
+    """Replaces some rows of a weight: it corrects the output of the base's forward.
 
-    Modules that share their weight (tied embeddings) share the very parameter `rows` too.
+    Modules that share their weight (tied embeddings) share the parameter `rows` too.
 
     Attributes:
         rows: The trained rows, (n, dim).
-        indices: Which rows of the weight they replace, (n,); no order is expected.
+        indices: Which rows of the weight they replace, (n,), in any order.
         is_named: Whether files hold the rows under this module's path; modules that are tied to it
             repeat them.
     """
@@ -36,9 +36,9 @@ class TrainedTokens(nn.Module):
         """Return the output of `module` as if its weight had these rows.
 
         Args:
-            output: What the module's own forward returned for `input`.
+            output: What the module's forward returned for `input`.
             module: The module whose rows these are.
-            input: What it was given.
+            input: The module's input.
         """
         raise TypeError(f"{type(self).__name__} does not say how it acts.")
 
@@ -48,7 +48,7 @@ class TrainedTokens(nn.Module):
 
 
 class TrainedTokensOfEmbedding(TrainedTokens):
-    """Rows of an embedding: vectors of their tokens are looked up here."""
+    """Rows of an embedding: the vectors of their tokens are looked up here."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class TrainedTokensOfEmbedding(TrainedTokens):
         *,
         is_named: bool,
     ):
-        """Take the rows.
+        """Create the module.
 
         Args:
             table: An embedding of the base's class whose weight, (n, dim), are the rows.
@@ -76,7 +76,7 @@ class TrainedTokensOfEmbedding(TrainedTokens):
         return self.table.weight  # type: ignore[return-value]
 
     def corrected(self, output: Tensor, module: nn.Module, input: Tensor) -> Tensor:
-        """Exchange the vectors of the trained tokens, (*, dim)."""
+        """Replace the vectors of the trained tokens, (*, dim)."""
         ids = input.to(torch.int64).contiguous()
         ascending: Tensor = self._ascending  # type: ignore[assignment]
         nearest = torch.searchsorted(ascending, ids).clamp_max(len(ascending) - 1)
@@ -88,7 +88,7 @@ class TrainedTokensOfEmbedding(TrainedTokens):
 class TrainedTokensOfLinear(TrainedTokens):
     """Rows of an output layer: their outputs change by x (rows − W0[indices])ᵀ.
 
-    As a difference it goes along with an update s B A on the same layer, and rows that were not
+    As a difference it combines with an update s B A on the same layer, and rows that are not
     trained yet change no bit.
     """
 
@@ -97,11 +97,11 @@ class TrainedTokensOfLinear(TrainedTokens):
         self.rows = rows
 
     def corrected(self, output: Tensor, module: nn.Module, input: Tensor) -> Tensor:
-        """Exchange the outputs of the trained tokens, (*, out)."""
+        """Replace the outputs of the trained tokens, (*, out)."""
         W0 = own_weight(module)
         change = self.rows - W0[self.indices].to(self.rows.dtype)
         product = F.linear(input.to(change.dtype), change)
-        # In place: the logits of a batch are what takes most memory, and nothing else reads these.
+        # In place: logits take the most memory of a batch, and nothing else reads these.
         return output.index_add_(-1, self.indices, product.to(output.dtype))
 
 

@@ -31,19 +31,23 @@ def load_pretrained(auto_class: Any, name: Any, *, trust_remote_code: bool, **op
 
 
 def build_from_config(
-    auto_class: Any, config: Any, *, trust_remote_code: bool, **options: Any
+    auto_class: Any, config: Any, *, trust_remote_code: bool, device: Any = None, **options: Any
 ) -> Any:
-    """Build a model from its configuration only.
+    """Build a model without weights from its configuration.
 
     Args:
         auto_class: An auto class of transformers, or a model class.
         config: The configuration.
         trust_remote_code: Whether custom code of the model may run.
+        device: Device of the uninitialized parameters; None for the meta device.
         options: Passed to the class, such as `dtype`.
 
     Raises:
         ValueError: The model needs custom code, which may not run.
     """
-    if hasattr(auto_class, "from_config"):
-        return auto_class.from_config(config, trust_remote_code=trust_remote_code, **options)
-    return auto_class._from_config(config, **options)  # a loaded class needs no custom code
+    import torch
+
+    with torch.device(device or "meta"):
+        if hasattr(auto_class, "from_config"):
+            return auto_class.from_config(config, trust_remote_code=trust_remote_code, **options)
+        return auto_class._from_config(config, **options)  # a loaded class needs no custom code

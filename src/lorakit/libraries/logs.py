@@ -1,8 +1,31 @@
 """Filters for the logs of other libraries."""
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+
+@contextmanager
+def muting_loggers(*names: str, below: int = logging.ERROR) -> Iterator[None]:
+    """Inside the block, drop the records of loggers below a level."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(below)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def muting_libraries(*names: str, below: int = logging.ERROR) -> Iterator[None]:
+    """Inside the block, drop all warnings, and the records of loggers below a level."""
+    with muting_loggers(*names, below=below), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What is wrong where a base model or a tokenizer cannot be loaded, in words for its user."""
+"""Explain to the user why a base model or a tokenizer cannot be loaded."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from lorakit.errors import ConfigError, MissingFileError
 from lorakit.files.json_files import is_pointer
 from lorakit.libraries.hub import fetch_failure_reason
 
-DAMAGE = (SafetensorError, UnpicklingError, EOFError)
-"""What files of weights raise that were cut or hold something else."""
+DAMAGED_FILE_ERRORS = (SafetensorError, UnpicklingError, EOFError)
+"""Errors that truncated or damaged weight files raise."""
 
 
-def check_local(name: str, key: str) -> None:
-    """Explain a local path that cannot be a model before anything is downloaded for it."""
+def check_local_path(name: str, key: str) -> None:
+    """Refuse a local path that cannot be a model, before asking the hub for it."""
     path = Path(name).expanduser()
     if not path.is_dir():
         if path.is_file():
@@ -31,8 +31,8 @@ def check_local(name: str, key: str) -> None:
             )
         if name.startswith((".", "~", os.sep)) or len(path.parts) > 2:
             raise MissingFileError(
-                f"No model in {key}: got '{name}', which is not there.{_near(path)} "
-                "Check the path; it is taken from the current directory."
+                f"No model in {key}: got '{name}', which does not exist.{_similar_names(path)} "
+                "Check the path; it is relative to the current directory."
             )
         return
     if (path / "config.json").is_file():
@@ -49,7 +49,7 @@ def check_local(name: str, key: str) -> None:
     )
 
 
-def _near(path: Path) -> str:
+def _similar_names(path: Path) -> str:
     if not path.parent.is_dir():
         return f" There is no folder '{path.parent}' either."
     names = [entry.name for entry in path.parent.iterdir() if entry.is_dir()]
@@ -57,7 +57,7 @@ def _near(path: Path) -> str:
     return f" Near it: {', '.join(near)}." if near else ""
 
 
-def cannot_load(
+def loading_error(
     name: str, key: str, what: str, error: Exception, auto_class: Any = None
 ) -> ConfigError | MissingFileError:
     """Return the error to raise where transformers could not load something."""
@@ -74,11 +74,11 @@ def cannot_load(
         )
     if "trust_remote_code" in str(error):
         return ConfigError(
-            f"The {what} in {key} brings code of its own: got '{name}', expected permission to run "
+            f"The {what} in {key} comes with custom code: got '{name}', expected permission to run "
             "it. Read that code; if you trust it, set trust_remote_code=true in the recipe, or add "
             "--trust-remote-code to a command without one."
         )
-    pointers = _pointers(Path(name).expanduser(), what)
+    pointers = _lfs_pointers(Path(name).expanduser(), what)
     if pointers:
         those = pointers[0] + (f" and {len(pointers) - 1} more" if len(pointers) > 1 else "")
         is_what = "are git-lfs pointers" if len(pointers) > 1 else "is a git-lfs pointer"
@@ -86,7 +86,7 @@ def cannot_load(
             f"Could not load the {what} in {key}: got '{name}', whose {those} {is_what}, expected "
             "the contents. Run `git lfs pull` in that folder."
         )
-    if isinstance(error, (*DAMAGE, RuntimeError)):
+    if isinstance(error, (*DAMAGED_FILE_ERRORS, RuntimeError)):
         return ConfigError(
             f"Could not load the {what} in {key}: got '{name}', whose files are damaged or do not "
             f"belong together ({reason}). Download or save the model again."
@@ -97,14 +97,14 @@ def cannot_load(
             "directory that holds the files that save_pretrained of model and tokenizer wrote."
         )
     return MissingFileError(
-        f"Could not load the {what} in {key}: got '{name}', which is no directory here, and asking "
+        f"Could not load the {what} in {key}: got '{name}', which is not a directory, and asking "
         f"the Hugging Face hub for it failed ({fetch_failure_reason(error)}). Check the name and "
         "the network, or name a local directory."
     )
 
 
-def _pointers(folder: Path, what: str) -> list[str]:
-    """Return the files of a model or a tokenizer that Git LFS keeps elsewhere, by name."""
+def _lfs_pointers(folder: Path, what: str) -> list[str]:
+    """Return the names of files of a model or tokenizer that are only Git LFS pointers."""
     files = sorted(path for path in folder.glob("*") if path.is_file())
     weights = [path for path in files if path.suffix == ".safetensors"]
     weights = weights or [path for path in files if path.suffix == ".bin"]
@@ -116,7 +116,7 @@ def _pointers(folder: Path, what: str) -> list[str]:
 def check_missing(
     model: PreTrainedModel, missing: Sequence[str], name: str, key: str, has_head: bool
 ) -> None:
-    """Refuse a checkpoint that lacks more than a head: its body would be random."""
+    """Refuse a checkpoint that lacks more than a head: the body would be random."""
     prefix = f"{model.base_model_prefix}."
     body = [key for key in missing if key.startswith(prefix) and "pooler" not in key]
     lacking = body if has_head else list(missing)

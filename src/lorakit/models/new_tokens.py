@@ -1,4 +1,4 @@
-"""Tokens a recipe adds: in the tokenizer, in the base's embeddings, and among what is trained."""
+"""Add a recipe's new tokens to the tokenizer, the base's embeddings and the trained tokens."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lorakit.recipes.recipe import Recipe
 
 
-def with_new_tokens(tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> PreTrainedTokenizerBase:
+def add_new_tokens(tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> PreTrainedTokenizerBase:
     """Add a recipe's new tokens to a tokenizer, and return it.
 
     Raises:
@@ -33,9 +33,9 @@ def with_new_tokens(tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> PreTr
     known = [word for word in words if word in tokenizer.get_vocab()]
     if known:
         raise ConfigError(
-            f"No new token in data.new_tokens: got {known}, which the tokenizer of "
+            f"Known tokens in data.new_tokens: got {known}, which the tokenizer of "
             f"'{recipe.model}' has already, expected strings it does not have. Leave them out; "
-            "lora.trainable_token_indices trains the rows of known tokens."
+            "lora.trainable_token_indices trains tokens that exist."
         )
     any_tokenizer: Any = tokenizer
     any_tokenizer.add_tokens(list(words))
@@ -48,22 +48,24 @@ def new_token_ids(tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> tuple[i
     return tuple(any_tokenizer.convert_tokens_to_ids(list(recipe.data.new_tokens)))
 
 
-def require_in_rows(rows: Dataset, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> None:
-    """Refuse new tokens that are in no training row: what is never read is never trained.
+def require_new_tokens_in_examples(
+    examples: Dataset, tokenizer: PreTrainedTokenizerBase, recipe: Recipe
+) -> None:
+    """Refuse new tokens that no training example has: they would never be trained.
 
     Args:
-        rows: The encoded rows to train on.
-        tokenizer: The base's, with the new tokens.
+        examples: The encoded training examples.
+        tokenizer: The base's tokenizer, with the new tokens.
         recipe: The recipe.
 
     Raises:
         DataError: Names the tokens that are missing.
     """
     words = dict(zip(new_token_ids(tokenizer, recipe), recipe.data.new_tokens, strict=True))
-    # Labels of a sequence-to-sequence task are tokens; of the others they are classes, or repeat.
+    # Only labels of a sequence-to-sequence task are tokens that the inputs do not have.
     columns = ["input_ids", *(["labels"] if recipe.task is TaskType.SEQ_2_SEQ_LM else [])]
     for column in columns:
-        for batch in rows.select_columns([column]).with_format("arrow").iter(batch_size=1000):
+        for batch in examples.select_columns([column]).with_format("arrow").iter(batch_size=1000):
             if not words:
                 return
             table: Any = batch
@@ -75,19 +77,19 @@ def require_in_rows(rows: Dataset, tokenizer: PreTrainedTokenizerBase, recipe: R
     if words:
         raise DataError(
             f"No training example of '{recipe.data.train}' has {list(words.values())} of "
-            "data.new_tokens, expected each of them at least once: a token that is never read is "
+            "data.new_tokens, expected each of them at least once: a token that no example has is "
             "never trained. Add examples that have them, or leave them out."
         )
 
 
-def make_room(
+def grow_for_new_tokens(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     recipe: Recipe,
     *,
     follows_the_old: bool = True,
 ) -> None:
-    """Give a base rows for a recipe's new tokens, where its spare rows are not enough.
+    """Enlarge the embeddings for a recipe's new tokens, unless they have enough spare rows.
 
     Args:
         model: The base.
@@ -104,18 +106,18 @@ def make_room(
         grow_vocabulary(model, max(ids) + 1, follows_the_old=follows_the_old)
 
 
-def training_new_tokens(
+def add_new_tokens_to_config(
     config: LoraConfig, model: PreTrainedModel, ids: Sequence[int]
 ) -> LoraConfig:
-    """Return settings that train the rows of new tokens as well.
+    """Return a config that also trains the new tokens.
 
-    Those of the input embedding, and of an output layer that is not tied to it. What is trained in
-    full (`modules_to_save`) has them already.
+    They are trained in the input embedding, and in an output layer that is not tied to it. A module
+    that is trained in full (`modules_to_save`) includes them already.
 
     Args:
-        config: The recipe's.
-        model: The base, with rows for the tokens.
-        ids: Of the new tokens.
+        config: The recipe's config.
+        model: The base, with embedding rows for the tokens.
+        ids: Ids of the new tokens.
     """
     modules = dict(base_modules(model))
     ends = [found for f in (input_embedding, output_layer) if (found := f(model, modules))]

@@ -1,4 +1,4 @@
-"""Load a base model and its tokenizer, and explain what is wrong where that fails."""
+"""Load a base model and its tokenizer, and explain failures."""
 
 from __future__ import annotations
 
@@ -23,15 +23,20 @@ from lorakit.errors import ConfigError, QuantizationError, TargetError
 from lorakit.injection.selection.heads import task_heads
 from lorakit.libraries.foreign_code import load_pretrained
 from lorakit.libraries.logs import logging_errors_only
-from lorakit.models.loading_problems import DAMAGE, cannot_load, check_local, check_missing
-from lorakit.models.skeleton import given_options, model_config
+from lorakit.models.loading_problems import (
+    DAMAGED_FILE_ERRORS,
+    check_local_path,
+    check_missing,
+    loading_error,
+)
+from lorakit.models.skeleton import drop_none, model_config
 from lorakit.quantization.load import is_quantized, load_as_quantized, load_quantized
 
 _UNLIMITED = 10**9
-"""Tokenizers without a limit give 10^30 as `model_max_length`."""
+"""Tokenizers without a limit have a `model_max_length` of 10^30."""
 
-_OF_CONFIG = ("num_labels", "id2label", "label2id")
-"""Options that a model's configuration takes; its weights are loaded without them."""
+_CONFIG_OPTIONS = ("num_labels", "id2label", "label2id")
+"""Options of the model's configuration; the weights are loaded without them."""
 
 _fresh: WeakKeyDictionary[nn.Module, tuple[str, ...]] = WeakKeyDictionary()
 
@@ -47,7 +52,7 @@ def auto_model(task_type: TaskType) -> Any:
 
 
 def label_options(labels: Sequence[str] | None) -> dict[str, Any]:
-    """Return the options of `from_pretrained` that give a model its labels."""
+    """Return the options of `from_pretrained` that set a model's labels."""
     if labels is None:
         return {}
     return {
@@ -57,8 +62,8 @@ def label_options(labels: Sequence[str] | None) -> dict[str, Any]:
     }
 
 
-def tokenizer_at_hand(name: str) -> PreTrainedTokenizerBase | None:
-    """Return a model's tokenizer where it lies on this machine and needs no code of its own."""
+def load_local_tokenizer(name: str) -> PreTrainedTokenizerBase | None:
+    """Return a model's tokenizer if it is on this machine and needs no custom code, else None."""
     try:
         with logging_errors_only():
             return load_pretrained(
@@ -78,33 +83,33 @@ def load_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """Load a tokenizer and make sure that it can pad.
 
-    Where the tokenizer has no padding token, its end-of-text token pads; padding never counts in
-    a loss, as every collator here marks it by position and not by its id.
+    A tokenizer without a padding token pads with its end-of-text token. Padding never counts in the
+    loss, because every collator here masks it by position and not by its id.
 
     Args:
         name: Hub id or local directory.
-        key: Where the name stands, for an error: a recipe key or a file.
-        is_adapter: The directory is that of an adapter, with a tokenizer but no model in it.
+        key: The recipe key or file that has the name, for errors.
+        is_adapter: Whether the directory is that of an adapter: a tokenizer without a model.
         trust_remote_code: Whether code that comes with the tokenizer may run.
-        options: Passed on to `AutoTokenizer.from_pretrained`; those that are None are left out.
+        options: Options of `AutoTokenizer.from_pretrained`; None values are dropped.
 
     Raises:
-        MissingFileError: There is no such model, or it comes without a tokenizer.
+        MissingFileError: The model does not exist or has no tokenizer.
         ConfigError: The tokenizer has neither a padding nor an end-of-text token.
     """
     if not is_adapter:
-        check_local(name, key)
+        check_local_path(name, key)
     try:
         tokenizer = load_pretrained(
-            AutoTokenizer, name, trust_remote_code=trust_remote_code, **given_options(options)
+            AutoTokenizer, name, trust_remote_code=trust_remote_code, **drop_none(options)
         )
     except Exception as error:  # the tokenizers library raises plain exceptions
-        raise cannot_load(name, key, "tokenizer", error) from error
+        raise loading_error(name, key, "tokenizer", error) from error
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise ConfigError(
-                f"The tokenizer of '{name}' in {key} cannot pad: it has no pad_token, and "
-                "no eos_token to take its place. Save it with a pad_token and name that directory."
+                f"The tokenizer of '{name}' in {key} cannot pad: it has no pad_token, and no "
+                "eos_token to use instead. Save it with a pad_token and name that directory."
             )
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -126,24 +131,24 @@ def load_model(
     """Load a base model for a task.
 
     Args:
-        auto_class: Such as `AutoModelForCausalLM`.
+        auto_class: The auto class, such as `AutoModelForCausalLM`.
         name: Hub id or local directory.
-        seed: Weights the checkpoint does not have, such as a new head, are drawn with it.
-        has_head: The task has a head of its own (a classifier), which the checkpoint need not
-            have, or may have for other labels.
-        key: Where the name stands, for an error: a recipe key or a file.
-        quantization: How to keep it in fewer bits; None leaves it as it is saved.
-        trained_in_full: Names of modules that are not quantised, as an adapter trains them.
-        device: Where a quantised model goes; None takes the accelerator if there is one.
+        seed: Seed for weights that the checkpoint lacks, such as a new head.
+        has_head: Whether the task has its own head (a classifier), which the checkpoint may lack
+            or have for other labels.
+        key: The recipe key or file that has the name, for errors.
+        quantization: How to quantise the model; None keeps the saved precision.
+        trained_in_full: Names of modules that are not quantised, because an adapter trains them.
+        device: Device of a quantised model; None takes the accelerator if there is one.
         trust_remote_code: Whether code that comes with the model may run.
-        options: Passed on to `from_pretrained`; those that are None are left out.
+        options: Options of `from_pretrained`; None values are dropped.
 
     Raises:
-        MissingFileError: There is no such model, or it comes without weights.
+        MissingFileError: The model does not exist or has no weights.
         ConfigError: The model cannot do the task, or its checkpoint lacks weights of the body.
         QuantizationError: It cannot be quantised as asked; see `load_quantized`.
     """
-    check_local(name, key)
+    check_local_path(name, key)
     with torch.random.fork_rng(), logging_errors_only():
         torch.manual_seed(seed)
         try:
@@ -153,8 +158,8 @@ def load_model(
                 "ignore_mismatched_sizes": has_head,
                 **{
                     key: value
-                    for key, value in given_options(options).items()
-                    if key not in _OF_CONFIG
+                    for key, value in drop_none(options).items()
+                    if key not in _CONFIG_OPTIONS
                 },
             }
             if quantization is not None:
@@ -177,8 +182,8 @@ def load_model(
                 )
         except (QuantizationError, TargetError):
             raise
-        except (OSError, ValueError, KeyError, RuntimeError, *DAMAGE) as error:
-            raise cannot_load(name, key, "model", error, auto_class) from error
+        except (OSError, ValueError, KeyError, RuntimeError, *DAMAGED_FILE_ERRORS) as error:
+            raise loading_error(name, key, "model", error, auto_class) from error
     missing = set(info["missing_keys"])
     missing |= {entry[0] for entry in info["mismatched_keys"]}
     check_missing(model, sorted(missing), name, key, has_head)
@@ -193,21 +198,21 @@ def fresh_modules(model: nn.Module) -> tuple[str, ...]:
 
 
 def remember_fresh_modules(model: nn.Module, paths: Sequence[str]) -> None:
-    """Note which modules of a model have weights that its checkpoint did not have."""
+    """Record which modules of a model have weights that its checkpoint did not have."""
     _fresh[model] = tuple(paths)
 
 
-def draw_fresh_weights(model: PreTrainedModel, seed: int) -> None:
-    """Draw the weights that the checkpoint did not have anew, as `load_model` draws them.
+def initialize_fresh_weights(model: PreTrainedModel, seed: int) -> None:
+    """Initialize again the weights that the checkpoint did not have, as `load_model` does.
 
     Args:
         model: A loaded base.
-        seed: Loading the base with this seed would have given the same bits.
+        seed: The seed; the result has the same bits as loading the base with it.
     """
     fresh: list[Any] = [model.get_submodule(path) for path in fresh_modules(model)]
     every: Any = model.modules()
     for module in every:
-        module._is_hf_initialized = module not in fresh  # what transformers goes by
+        module._is_hf_initialized = module not in fresh  # transformers skips initialized modules
     for module in fresh:
         for parameter in module.parameters(recurse=False):
             parameter._is_hf_initialized = False
@@ -217,10 +222,10 @@ def draw_fresh_weights(model: PreTrainedModel, seed: int) -> None:
 
 
 def fresh_outside_head(model: nn.Module) -> tuple[str, ...]:
-    """Return the freshly drawn modules that are no part of the task's head.
+    """Return the freshly initialized modules outside the task's head.
 
-    An adapter has to carry them (a BERT pooler, for example): loading the base again would draw
-    other weights.
+    An adapter must save them (a BERT pooler, for example): loading the base again would initialize
+    them with other weights.
     """
     heads = task_heads(model)
     return tuple(
@@ -231,9 +236,9 @@ def fresh_outside_head(model: nn.Module) -> tuple[str, ...]:
 
 
 def model_limit(model: PreTrainedModel) -> int | None:
-    """Return the most tokens a model has positions for, or None where there is no limit.
+    """Return the maximum number of tokens of a model, or None without a limit.
 
-    Learned position tables that reserve a padding row (RoBERTa's) hold fewer positions than rows.
+    Learned position tables that reserve a padding row (RoBERTa) have fewer positions than rows.
     Models with relative positions (T5, BLOOM) have no limit.
     """
     for path, module in model.named_modules():
@@ -247,13 +252,13 @@ def model_limit(model: PreTrainedModel) -> int | None:
 def resolve_max_length(
     wanted: int | None, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> int:
-    """Return how many tokens of a row are kept.
+    """Return the number of tokens that examples are truncated to.
 
     Args:
-        wanted: The recipe's `data.max_length`; None takes what model and tokenizer can do, but at
-            most 1024.
-        model: Its position table sets the limit.
-        tokenizer: Its own limit is used where nothing is wanted.
+        wanted: The recipe's `data.max_length`; None takes the limit of model and tokenizer, at most
+            1024.
+        model: The model, whose position table sets the limit.
+        tokenizer: The tokenizer, whose limit is used if `wanted` is None.
 
     Raises:
         ConfigError: `wanted` is above the model's limit.
@@ -261,7 +266,7 @@ def resolve_max_length(
     limit = model_limit(model)
     if wanted is not None and limit is not None and wanted > limit:
         raise ConfigError(
-            f"Rows would be too long in data.max_length: got {wanted} tokens, expected at most "
+            f"Examples would be too long in data.max_length: got {wanted} tokens, expected at most "
             f"{limit}, the positions of this {type(model).__name__}. Set data.max_length={limit}."
         )
     if wanted is not None:

@@ -1,4 +1,4 @@
-"""A base model without its weights: what its configuration alone says of it."""
+"""Build a base model from its configuration, without weights."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from lorakit.errors import ConfigError
 from lorakit.libraries.foreign_code import build_from_config, load_pretrained
-from lorakit.models.loading_problems import cannot_load, check_local
+from lorakit.models.loading_problems import check_local_path, loading_error
 
 _SIZES = ("vocab_size", "hidden_size", "num_hidden_layers")
-"""What a configuration has to say itself; transformers would take another model's numbers."""
+"""Sizes that a configuration must state; transformers' defaults are those of another model."""
 
 
 def load_skeleton(
@@ -25,30 +25,30 @@ def load_skeleton(
     device: torch.device | None = None,
     **options: Any,
 ) -> PreTrainedModel:
-    """Build a model from its configuration alone.
+    """Build a model from the configuration of a checkpoint.
 
     Args:
-        auto_class: Such as `AutoModelForCausalLM`.
+        auto_class: The auto class, such as `AutoModelForCausalLM`.
         name: Hub id or local directory.
-        key: Where the name stands, for an error: a recipe key or a file.
-        device: Of its parameters, which hold nothing of use; None for the meta device.
-        options: Those of its configuration, and `dtype`: that of its parameters; those that are
-            None are left out.
+        key: The recipe key or file that has the name, for errors.
+        device: Device of the uninitialized parameters; None for the meta device.
+        options: Options of the configuration, and `dtype` of the parameters; None values are
+            dropped.
 
     Raises:
-        MissingFileError: There is no such model.
-        ConfigError: The model cannot do the task, its configuration does not say how large it is,
-            or it brings code that must not run.
+        MissingFileError: The model does not exist.
+        ConfigError: The model cannot do the task, its configuration leaves out a size, or it comes
+            with code that must not run.
     """
     config = load_config(name, key=key, **options)
     dtype = {"dtype": options["dtype"]} if options.get("dtype") else {}
     trusted = bool(options.get("trust_remote_code"))
-    return skeleton_of(
+    return build_skeleton(
         auto_class, config, name, key=key, device=device, trust_remote_code=trusted, **dtype
     )
 
 
-def skeleton_of(
+def build_skeleton(
     auto_class: Any,
     config: Any,
     name: str,
@@ -58,78 +58,79 @@ def skeleton_of(
     trust_remote_code: bool = False,
     **how: Any,
 ) -> PreTrainedModel:
-    """Build a model from a configuration that has been read.
+    """Build a model from a configuration that has been loaded.
 
     Args:
-        auto_class: Such as `AutoModelForCausalLM`.
-        config: What `load_config` returned.
-        name: Hub id or local directory it came from.
-        key: Where the name stands, for an error.
-        device: Of its parameters, which hold nothing of use; None for the meta device.
+        auto_class: The auto class, such as `AutoModelForCausalLM`.
+        config: The result of `load_config`.
+        name: Hub id or local directory of the configuration.
+        key: The recipe key or file that has the name, for errors.
+        device: Device of the uninitialized parameters; None for the meta device.
         trust_remote_code: Whether code that comes with the model may run.
-        how: `dtype` of its parameters.
+        how: `dtype` of the parameters.
 
     Raises:
         ConfigError: The model cannot do the task, or its configuration is damaged.
     """
     try:
-        with torch.device(device or "meta"):
-            return build_from_config(auto_class, config, trust_remote_code=trust_remote_code, **how)
+        return build_from_config(
+            auto_class, config, trust_remote_code=trust_remote_code, device=device, **how
+        )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise cannot_load(name, key, "model", error, auto_class) from error
+        raise loading_error(name, key, "model", error, auto_class) from error
 
 
 def load_config(name: str, *, key: str = "model", **options: Any) -> Any:
-    """Return the configuration of a checkpoint that is to say how large its model is.
+    """Return the configuration of a checkpoint, which must state all sizes of the model.
 
     Args:
         name: Hub id or local directory.
-        key: Where the name stands, for an error: a recipe key or a file.
-        options: Those of the configuration; those that are None are left out.
+        key: The recipe key or file that has the name, for errors.
+        options: Options of the configuration; None values are dropped.
 
     Raises:
-        MissingFileError: There is no such model.
-        ConfigError: It leaves out a size, or brings code that must not run.
+        MissingFileError: The model does not exist.
+        ConfigError: It leaves out a size, or comes with code that must not run.
     """
-    check_local(name, key)
+    check_local_path(name, key)
     try:
         config = model_config(name, options)
         _require_sizes(config, name, key, options)
     except ConfigError:
         raise
     except (OSError, ValueError, KeyError) as error:
-        raise cannot_load(name, key, "model", error) from error
+        raise loading_error(name, key, "model", error) from error
     return config
 
 
 def model_config(name: str, options: Mapping[str, Any]) -> Any:
-    """Return the configuration of a checkpoint, with the options that change it (its labels)."""
-    given = {key: value for key, value in given_options(options).items() if key != "dtype"}
+    """Return the configuration of a checkpoint, changed by options such as its labels."""
+    given = {key: value for key, value in drop_none(options).items() if key != "dtype"}
     trusted = given.pop("trust_remote_code", False)
     return load_pretrained(AutoConfig, name, trust_remote_code=trusted, **given)
 
 
-def given_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out the options that are None."""
+def drop_none(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that are not None."""
     return {key: value for key, value in options.items() if value is not None}
 
 
 def _require_sizes(config: Any, name: str, key: str, given: Mapping[str, Any]) -> None:
-    """Refuse a configuration that leaves sizes to defaults, which are those of some other model.
+    """Refuse a configuration that leaves sizes to defaults, which are those of another model.
 
     Raises:
         ConfigError: Names the fields that are missing.
     """
     revision = {"revision": given["revision"]} if given.get("revision") else {}
-    # It has just been read, so that of the hub is in the cache.
-    said, _ = PreTrainedConfig.get_config_dict(name, local_files_only=True, **revision)
-    words = set(said).union(*(part for part in said.values() if isinstance(part, dict)))
+    # It has just been read, so a hub file is in the cache.
+    values, _ = PreTrainedConfig.get_config_dict(name, local_files_only=True, **revision)
+    keys = set(values).union(*(value for value in values.values() if isinstance(value, dict)))
     text_config = config.get_text_config()
-    own_names = type(text_config).attribute_map
+    aliases = type(text_config).attribute_map
     missing = [
-        own_names.get(size, size)
+        aliases.get(size, size)
         for size in _SIZES
-        if hasattr(text_config, size) and not words & {size, own_names.get(size, size)}
+        if hasattr(text_config, size) and not keys & {size, aliases.get(size, size)}
     ]
     if missing:
         is_here = Path(name).is_dir()

@@ -16,7 +16,7 @@ def apply_keep_mask(x: Tensor, drop_probability: float, seed: Tensor) -> Tensor:
 
     Args:
         x: Any shape, floating point.
-        drop_probability: In [0, 1); the scaling uses the probability the mask really has.
+        drop_probability: In [0, 1); the scaling uses the exact probability of the mask.
         seed: 0-dimensional int64 tensor; the same seed gives the same mask.
 
     Returns: Same shape and dtype as x.
@@ -32,15 +32,15 @@ def apply_keep_mask(x: Tensor, drop_probability: float, seed: Tensor) -> Tensor:
 
 
 def drop(x: Tensor, drop_probability: float, seed: Tensor) -> Tensor:
-    """Do what `apply_keep_mask` does, with a gradient that makes the mask anew from its seed.
+    """Compute `apply_keep_mask`, with a gradient that recomputes the mask from its seed.
 
-    Memory: saves the seed alone.
+    Memory: saves only the seed.
     """
     return _Drop.apply(x, drop_probability, seed)  # type: ignore[return-value]
 
 
 class _Drop(torch.autograd.Function):
-    """Multiply by the mask, both ways."""
+    """Multiply by the mask in forward and in backward."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, drop_probability: float, seed: Tensor) -> Tensor:
@@ -60,8 +60,7 @@ def kernels_for(x: Tensor, drops: bool = False) -> Any:
 
     Args:
         x: The activation.
-        drops: Whether they are to drop elements of it; on a GPU torch's own products are as good
-            where they are not.
+        drops: Whether they have to drop elements; on a GPU torch's products are as fast if not.
     """
     if torch.compiler.is_compiling():
         return None

@@ -1,8 +1,8 @@
 """The mask of dropout, a function of (seed, position): recomputed in backward, never stored.
 
 A 64-bit hash of the position gives four 16-bit lanes, one for each element, and an element is
-dropped where its lane lies below a threshold. The seed is drawn from torch's generator, so a
-mask repeats under `torch.manual_seed` and under gradient checkpointing, which restores that
+dropped if its lane is below a threshold. The seed comes from torch's generator, so a mask repeats
+under `torch.manual_seed` and under gradient checkpointing, which restores that
 generator before it runs the layer again.
 """
 
@@ -32,25 +32,25 @@ _LAST_SHIFT = 31
 
 def draw_seed() -> Tensor:
     """Return a fresh 0-dimensional int64 seed from torch's default CPU generator."""
-    # On the CPU whatever the default device is: kernels take its value without waiting for a GPU.
+    # On the CPU whatever the default device is: kernels read it without waiting for a GPU.
     return torch.randint(0, (1 << 63) - 1, (), dtype=torch.int64, device="cpu")
 
 
 def exact_drop_probability(drop_probability: float) -> float:
-    """Return the probability a 16-bit lane can express that is nearest to the one asked for."""
+    """Return the nearest probability that a 16-bit lane can express."""
     return _dropped_lanes(drop_probability) / _LANE_VALUES
 
 
 def keep_mask(
     shape: torch.Size | tuple[int, ...], drop_probability: float, seed: Tensor, device: torch.device
 ) -> Tensor:
-    """Return which elements are kept, as a function of the seed and the position alone.
+    """Return which elements are kept, as a function of only the seed and the position.
 
     Args:
         shape: Shape of the activation that the mask is for.
         drop_probability: In [0, 1), rounded to 16 bits.
-        seed: 0-dimensional int64 tensor; one on the CPU does for every device.
-        device: Where the mask is wanted; its values are the same on every device.
+        seed: 0-dimensional int64 tensor; a CPU tensor works for every device.
+        device: Device of the mask; its values are the same on every device.
 
     Returns: Boolean tensor of `shape`; True with probability 1 - drop_probability.
     """
@@ -61,10 +61,10 @@ def keep_mask(
 
 @torch.library.custom_op("lorakit::keep_mask", mutates_args=())
 def _eager_keep_mask(shape: Sequence[int], drop_probability: float, seed: Tensor) -> Tensor:
-    """Make the mask by torch's own kernels inside a graph that inductor compiles for a CPU.
+    """Compute the mask by torch kernels inside a graph that inductor compiles for a CPU.
 
-    Inductor writes the products as signed C++, whose overflow gcc takes for impossible: with some
-    instruction sets the mask came out wrong.
+    Inductor generates signed C++ products, whose overflow gcc assumes impossible: with some
+    instruction sets the mask was wrong.
     """
     return _hashed(tuple(shape), drop_probability, seed, torch.device("cpu"))
 
@@ -90,17 +90,17 @@ def _hashed(
 
 
 def _operand(seed: Tensor, device: torch.device) -> Tensor:
-    """Return the seed as an operand on `device`: on the CPU, where it goes along with the launch.
+    """Return the seed as an operand on `device`: on the CPU, it is passed with the launch.
 
-    A copy would wait for the GPU. While a CUDA graph is captured that is an error, which is right,
-    as the graph would repeat one mask at every replay.
+    A copy would wait for the GPU. While a CUDA graph is captured that is an error, as it should be:
+    the graph would repeat one mask at every replay.
     """
     goes_along = seed.device.type == "cpu" and not torch.compiler.is_compiling()
     return seed if goes_along and not is_captured(device) else seed.to(device)
 
 
 def is_captured(device: torch.device) -> bool:
-    """Return whether what is done on this device goes into a CUDA graph at the moment."""
+    """Return whether a CUDA graph is being captured on this device."""
     return (
         device.type == "cuda"
         and torch.cuda.is_initialized()
@@ -114,7 +114,7 @@ def _logical_shift_right(z: Tensor, shift: int) -> Tensor:
 
 
 def kernel_mask(drop_probability: float, seed: Tensor | None) -> Any:
-    """Return the mask as the compiled products take it: its threshold, scale and seed."""
+    """Return the mask for the compiled products: its threshold, scale and seed."""
     if seed is None:
         return cpu_kernels.NO_DROPOUT
     scale = 1.0 / (1.0 - exact_drop_probability(drop_probability))

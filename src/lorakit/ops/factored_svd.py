@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 EXACT_SIDE = 1024
-"""Up to this smaller side a dense matrix is decomposed in full; above it by random projection."""
+"""Largest smaller side of a dense matrix to decompose in full; above it, by random projection."""
 
 _OVERSAMPLING, _POWER_STEPS = 16, 10
 
@@ -14,7 +14,7 @@ def product_svd(A: Tensor, B: Tensor, scaling: float = 1.0) -> tuple[Tensor, Ten
     """Return the thin singular value decomposition of s B A without forming the product.
 
     With B = Q_B R_B and Aᵀ = Q_A R_A, s B A = Q_B (s R_B R_Aᵀ) Q_Aᵀ: the singular values are those
-    of the (r, r) core, and its singular vectors turn the two orthonormal bases into those of ΔW.
+    of the (r, r) core, and its singular vectors rotate the two orthonormal bases into those of ΔW.
 
     Args:
         A: (*, r, in), any floating point type.
@@ -24,7 +24,7 @@ def product_svd(A: Tensor, B: Tensor, scaling: float = 1.0) -> tuple[Tensor, Ten
     Returns: left (*, out, k), singular values (*, k) in descending order, right (*, k, in), all
         float64; k = min(r, out, in).
 
-    Memory: three matrices as large as the factors, never one of (out, in).
+    Memory: three matrices of the factors' size, never one of (out, in).
     Source: the QR trick for the SVD of a product, Golub and Van Loan 2013, section 8.6.
     """
     q_b, r_b = torch.linalg.qr(B.double())
@@ -35,7 +35,7 @@ def product_svd(A: Tensor, B: Tensor, scaling: float = 1.0) -> tuple[Tensor, Ten
 
 @torch.no_grad()
 def product_singular_values(A: Tensor, B: Tensor, scaling: float = 1.0) -> Tensor:
-    """Return the singular values of s B A, without the vectors that `product_svd` makes.
+    """Return the singular values of s B A, without the vectors that `product_svd` computes.
 
     Args:
         A: (r, in), any floating point type.
@@ -44,7 +44,7 @@ def product_singular_values(A: Tensor, B: Tensor, scaling: float = 1.0) -> Tenso
 
     Returns: (k,) in descending order, float64; k = min(r, out, in).
 
-    Memory: two matrices as large as the factors.
+    Memory: two matrices of the factors' size.
     """
     _, r_b = torch.linalg.qr(B.double(), mode="r")
     _, r_a = torch.linalg.qr(A.double().T, mode="r")
@@ -55,10 +55,10 @@ def product_singular_values(A: Tensor, B: Tensor, scaling: float = 1.0) -> Tenso
 def truncated_product(
     A: Tensor, B: Tensor, r: int, scaling: float = 1.0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return factors of rank r of the best approximation of s B A, and all singular values.
+    """Return rank-r factors of the best approximation of s B A, and all singular values.
 
-    The new A has orthonormal rows and the new B carries the singular values, so that directions
-    of singular value zero can still be trained.
+    The new A has orthonormal rows and the new B contains the singular values, so directions of
+    singular value zero can still be trained.
 
     Args:
         A: (*, k, in).
@@ -77,15 +77,15 @@ def truncated_product(
 
 @torch.no_grad()
 def truncated_dense(matrix: Tensor, r: int, exact: bool | None = None) -> tuple[Tensor, Tensor]:
-    """Return factors of rank r of a good approximation of a dense matrix.
+    """Return rank-r factors of a good approximation of a dense matrix.
 
     Small matrices, and ranks near the smaller side, are decomposed in full. Otherwise the range
-    is found by random projection with power steps, at a fraction of the time; seeded. Of a
-    spectrum that falls it keeps what the best approximation keeps, of white noise, the hardest
-    case, 97% of that or more.
+    is found by random projection with power steps, in a fraction of the time; seeded. For a
+    falling spectrum it keeps as much as the best approximation, for white noise, the hardest case,
+    at least 97% of that.
 
     Args:
-        matrix: (out, in), float32 or float64; a stack (*, out, in) is taken one by one.
+        matrix: (out, in), float32 or float64; a stack (*, out, in) is decomposed one by one.
         r: At most min(out, in).
         exact: Whether to decompose in full; None decides by the size.
 

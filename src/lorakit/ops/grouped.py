@@ -1,12 +1,12 @@
-"""An adapted linear layer in which each row of the batch has an adapter of its own, or none.
+"""An adapted linear layer in which each batch row has its own adapter, or none.
 
 With tokens as rows and i(t) the adapter of token t,
 
     h_t = x_t W0ᵀ + b + s_i u_t B_iᵀ      with u_t = drop(x_t) A_iᵀ
 
-The base product is one product for all rows. The low-rank part is one grouped product: on a CPU
+The base product is one product for all rows. The low-rank path is one grouped product: on a CPU
 the kernels of `skinny.py` take a table of groups, runs of rows with one adapter, and read each
-adapter where it lies; elsewhere the factors are stacked, padded to one rank with zeros, gathered
+adapter in place; elsewhere the factors are stacked, padded to one rank with zeros, gathered
 for each row and multiplied as one batch. Ranks, scalings and dropout may differ. Given g = dL/dh,
 
     dL/dB_i = s_i Σ g_tᵀ u_t                                      over the tokens of adapter i
@@ -57,7 +57,7 @@ class PerRowTerms:
         self._checked: tuple[tuple[int, ...], tuple[int, ...]] | None = None
 
     def check_shapes(self, x: Tensor, W0: Weight) -> None:
-        """Compare the shapes of the input, the weight and the terms, those once.
+        """Check the shapes of the input, the weight and the terms, the latter once.
 
         Raises:
             ShapeError: They do not fit; names the shapes.
@@ -84,7 +84,7 @@ class PerRowTerms:
         return found
 
     def forward_groups(self, tokens_each: int) -> tuple[Groups, Groups]:
-        """Return the groups of `down` and of `up_`, made once for each number of tokens."""
+        """Return the groups of `down` and of `up_`, cached for each number of tokens."""
         if tokens_each not in self._groups:
             spans = self.spans(tokens_each)
             self._groups[tokens_each] = (
@@ -116,9 +116,9 @@ def low_rank_linear_per_row(
 
     Args:
         x: Activations, (rows, *, in).
-        W0: Weight, (out, in), usually frozen; a transposed view does as well, or a quantised one.
+        W0: Weight, (out, in), usually frozen; a transposed view or a quantised weight also works.
         bias: (out,) or None.
-        rows: The updates, at least one, and which row has which.
+        rows: The updates, at least one, and the update of each row.
 
     Returns: (rows, *, out), device of x, dtype of x (of autocast where that is on).
 
@@ -142,15 +142,15 @@ def low_rank_linear_per_row(
 
 
 class _Settings(NamedTuple):
-    """What the node keeps besides tensors."""
+    """Constants that the node keeps besides tensors."""
 
     index: tuple[int, ...]
     constants: tuple[tuple[float, float], ...]
     """(scaling, drop probability) of each term."""
     layout: Layout | None
-    """Of the weight; None for a dense one."""
+    """Layout of the weight; None for a dense one."""
     dtype: torch.dtype
-    """What the products run in."""
+    """dtype of the products."""
     out_dtype: torch.dtype
 
 
@@ -162,7 +162,7 @@ def _forward(
     dtype: torch.dtype,
     trains: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
-    """Return h, and u where gradients will be wanted."""
+    """Return h, and u if gradients will be needed."""
     tokens = x.reshape(-1, x.shape[-1]).to(dtype)  # (tokens, in)
     weight = dense(W0, dtype).t()
     h = tokens @ weight if bias is None else torch.addmm(bias.to(dtype), tokens, weight)
@@ -244,7 +244,7 @@ def _row_terms(settings: _Settings, factors: Sequence[Tensor], seed: Tensor | No
 
 
 Needs = list[tuple[bool, bool]]
-"""Whether (A, B) of each term want a gradient."""
+"""Whether (A, B) of each term need a gradient."""
 
 
 def _backward_compiled(
@@ -319,7 +319,7 @@ class _Padded(NamedTuple):
         return cls(stacked_A[index], stacked_B[index], index, none)
 
     def summed(self, parts: Tensor) -> Tensor:
-        """Add up (rows, m, n) by adapter, in float32 at least: (terms + 1, m, n)."""
+        """Sum (rows, m, n) by adapter, in float32 at least: (terms + 1, m, n)."""
         wide = parts.to(torch.promote_types(parts.dtype, torch.float32))
         return wide.new_zeros(self.terms + 1, *parts.shape[1:]).index_add_(0, self.index, wide)
 

@@ -1,10 +1,10 @@
 """Forward and backward of adapted linear layers that read one activation, as plain functions.
 
-`low_rank.py` and `mlp.py` make autograd nodes of them. With tokens as rows, layer i computes
+`low_rank.py` and `mlp.py` wrap them in autograd nodes. With tokens as rows, layer i computes
 
     h_i = x W_iᵀ + b_i + Σ s u Bᵀ      with u = drop(x) Aᵀ
 
-The A of all terms under one mask are stacked, so that x is read, and dropped, once for all layers.
+The A of all terms under one mask are stacked, so x is read, and dropped, once for all layers.
 Given g_i = dL/dh_i:
 
     dL/dB = s g_iᵀ u                                            (out_i, r)
@@ -12,11 +12,11 @@ Given g_i = dL/dh_i:
     dL/dA = (dL/du)ᵀ drop(x)                                    (r, in)
     dL/dx = Σ g_i W_i + drop'(Σ dL/du A)                        (tokens, in)
 
-drop is linear, an elementwise product with a mask, so drop' is that same product; the mask is made
-anew from its seed. The sums over layers are made in place, in one buffer.
+drop is linear, an elementwise product with a mask, so drop' is that same product; the mask is
+recomputed from its seed. Sums over layers are computed in place, in one buffer.
 
-Where tokens are many and the dtype is wide, the sum W_i + s B A is made first and the products
-with u and dL/du saved: the two bracketings of RunLoRA (Cherniuk et al. 2023, arXiv:2312.03415).
+For many tokens and a wide dtype, the sum W_i + s B A is computed first, which saves the products
+with u and dL/du: the two bracketings of RunLoRA (Cherniuk et al. 2023, arXiv:2312.03415).
 """
 
 from collections.abc import Iterator, Sequence
@@ -49,7 +49,7 @@ class LinearOperands(NamedTuple):
     """One adapted linear layer."""
 
     W0: Weight
-    """Weight, (out, in), usually frozen; a transposed view does as well, or a quantised one."""
+    """Weight, (out, in), usually frozen; a transposed view or a quantised weight also works."""
     bias: Tensor | None
     """(out,)."""
     terms: Sequence[LowRankTerm]
@@ -57,16 +57,16 @@ class LinearOperands(NamedTuple):
 
 
 class LinearNeeds(NamedTuple):
-    """Which gradients of one layer are wanted."""
+    """The gradients that one layer needs."""
 
     W0: bool
     bias: bool
     factors: Sequence[tuple[bool, bool]]
-    """Of (A, B) of each term."""
+    """Whether (A, B) of each term need gradients."""
 
 
 class LinearGradients(NamedTuple):
-    """The gradients of one layer, each None where it is not wanted."""
+    """The gradients of one layer, each None if it is not needed."""
 
     W0: Tensor | None
     bias: Tensor | None
@@ -77,7 +77,7 @@ class _Stack(NamedTuple):
     """Terms of any layers that share a mask, with A stacked to (sum of r, in)."""
 
     members: tuple[tuple[int, int], ...]
-    """(layer, term) of each."""
+    """(layer, term) of each stacked term."""
     ranks: tuple[int, ...]
     A: Tensor
     drop_probability: float
@@ -85,13 +85,13 @@ class _Stack(NamedTuple):
 
 
 MERGE_CROSSOVER = 1.5
-"""Tokens above this many times in·out/(in+out) are cheaper with W0 + s B A made first; doubled
-where gradients are wanted, as u is needed for them either way. By operations it is 1; making the
-sum is also traffic. Measured by `python -m benchmarks.bracketing`, see docs/performance.md."""
+"""Tokens above this many times in·out/(in+out) are cheaper with W0 + s B A computed first; doubled
+if gradients are needed, as these need u in any case. By operations it is 1; computing the sum is
+also traffic. Measured by `python -m benchmarks.bracketing`, see docs/performance.md."""
 
 
 def merges(tokens: int, layers: Sequence[LinearOperands], dtype: torch.dtype, trains: bool) -> bool:
-    """Return whether W0 + s B A is to be made first.
+    """Return whether W0 + s B A is computed first.
 
     Never in 16 bits, where small updates would be lost in rounding the sum, nor under dropout,
     which acts on the low-rank path alone, nor while compiling, as the number of tokens may be
@@ -107,10 +107,10 @@ def merges(tokens: int, layers: Sequence[LinearOperands], dtype: torch.dtype, tr
 
 
 def infer(x: Tensor, layer: LinearOperands) -> Tensor:
-    """Compute a layer's output where no gradients will be wanted.
+    """Compute a layer's output if no gradients will be needed.
 
     Args:
-        x: (*, in), in the dtype to compute in.
+        x: (*, in), in the compute dtype.
         layer: The layer.
 
     Returns: (*, out).
@@ -127,10 +127,10 @@ def infer(x: Tensor, layer: LinearOperands) -> Tensor:
 
 
 def forward(rows: Tensor, layers: Sequence[LinearOperands]) -> tuple[list[Tensor], list[Tensor]]:
-    """Compute every layer's output, and what its gradients need.
+    """Compute every layer's output, and u for the gradients.
 
     Args:
-        rows: x, (tokens, in), in the dtype to compute in.
+        rows: x, (tokens, in), in the compute dtype.
         layers: The layers that read it.
 
     Returns: The outputs, (tokens, out) each, and u for each stack of terms, (tokens, sum of r).
@@ -157,12 +157,12 @@ def _base_product(rows: Tensor, layer: LinearOperands, merged: bool) -> Tensor:
 
 
 def _merged_weight(layer: LinearOperands, dtype: torch.dtype) -> Tensor:
-    """Return W0 + Σ s B A in the dtype to compute in, which is a wide one."""
+    """Return W0 + Σ s B A in the compute dtype, which is a wide one."""
     weight = dense(layer.W0, dtype)
     for A, B, scaling, *_ in layer.terms:
         if isinstance(layer.W0, Tensor):
             weight = torch.addmm(weight, B.to(dtype), A.to(dtype), alpha=scaling)
-        else:  # what a quantised weight was written to may be changed
+        else:  # the buffer of a quantised weight may be changed
             weight.addmm_(B.to(dtype), A.to(dtype), alpha=scaling)
     return weight
 
@@ -175,17 +175,17 @@ def backward(
     needs_x: bool,
     needs: Sequence[LinearNeeds],
 ) -> tuple[Tensor | None, list[LinearGradients]]:
-    """Compute the gradients of what `forward` did.
+    """Compute the gradients of `forward`.
 
     Args:
-        rows: As in forward; None where no A and no W0 wants a gradient.
+        rows: As in forward; None if no A and no W0 needs a gradient.
         layers: As in forward.
-        us: What forward returned.
-        gs: dL/dh of each layer, (tokens, out); None where nothing came back.
-        needs_x: Whether dL/dx is wanted.
-        needs: What is wanted of each layer.
+        us: The second result of forward.
+        gs: dL/dh of each layer, (tokens, out); None if it has no gradient.
+        needs_x: Whether dL/dx is needed.
+        needs: The gradients that each layer needs.
 
-    Returns: dL/dx, (tokens, in), and the gradients of each layer; factors' in their own dtypes.
+    Returns: dL/dx, (tokens, in), and the gradients of each layer; those of factors in their dtypes.
     """
     given = next((g for g in gs if g is not None), None)
     nothing = [LinearGradients(None, None, [(None, None)] * len(la.terms)) for la in layers]
@@ -234,7 +234,7 @@ def _stack_backward(
     merged: bool,
     gradients: dict[tuple[int, int], tuple[Tensor | None, Tensor | None]],
 ) -> None:
-    """Put the factors' gradients of one stack into `gradients`, and add its share to dL/dx."""
+    """Store the factors' gradients of one stack in `gradients`, and add its term to dL/dx."""
     needs_A = [needs[layer].factors[term][0] for layer, term in stack.members]
     adds_to_x = grad_x is not None and not merged
     like = next(g for g in gs if g is not None)
@@ -272,7 +272,7 @@ def _stack_backward(
 
 
 def _stacks(layers: Sequence[LinearOperands]) -> Iterator[_Stack]:
-    """Gather the terms that share a mask, in the order of the layers."""
+    """Group the terms that share a mask, in the order of the layers."""
     gathered: list[tuple[float, Tensor | None, list[tuple[int, int]]]] = []
     for index, layer in enumerate(layers):
         for number, term in enumerate(layer.terms):

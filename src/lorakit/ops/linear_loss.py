@@ -10,7 +10,7 @@ from torch.nn import LinearCrossEntropyOptions
 from torch.nn import functional as F
 
 CHUNK_TOKENS = 256
-"""Tokens whose logits exist at once.
+"""Number of tokens whose logits exist at once.
 
 Each chunk reads the whole output weight, so small chunks are slow (on a CPU 32 tokens took three
 times as long as all at once, 128 and more no longer), while the buffer stays smaller than that
@@ -29,16 +29,16 @@ def linear_cross_entropy_sum(
     """Compute the summed cross-entropy of a linear output layer.
 
     Args:
-        hidden: What the output layer reads, (tokens, in).
+        hidden: Input of the output layer, (tokens, in).
         weight: (vocabulary, in), dtype of `hidden`; it may be trained.
         bias: (vocabulary,) or None.
         targets: Token ids, (tokens,), int64; all of them count.
-        chunk_tokens: How many tokens' logits exist at once.
+        chunk_tokens: Number of tokens whose logits exist at once.
 
     Returns: A scalar in the dtype of `hidden`, differentiable once.
 
-    Memory: one (chunk_tokens, vocabulary) buffer; from forward to backward the gradients of what
-    is trained, such as (tokens, in) for `hidden`.
+    Memory: one (chunk_tokens, vocabulary) buffer; between forward and backward the gradients of
+    the trained tensors, such as (tokens, in) for `hidden`.
     Source: the chunked path of `torch.nn.functional.linear_cross_entropy`. It computes the
     gradients in forward, so each product is done once, as without chunks.
     """
@@ -56,22 +56,22 @@ def sum_over_chunks(
     *,
     chunk_tokens: int = CHUNK_TOKENS,
 ) -> Tensor:
-    """Sum a loss over chunks of tokens; a chunk's graph is gone before the next one is built.
+    """Sum a loss over chunks of tokens; a chunk's graph is freed before the next one is built.
 
-    The way for output layers that are more than one plain matrix: with updates of their own,
-    quantized, or with logits that are scaled, capped or smoothed afterwards.
+    For output layers that are more than one plain matrix: with updates, quantized, or with logits
+    that are scaled, capped or smoothed afterwards.
 
     Args:
-        loss_of: Takes (chunk, in) and (chunk,) and returns the loss summed over these tokens, a
-            scalar. It is called once for each chunk, so it may draw random numbers.
-        hidden: What the output layer reads, (tokens, in).
+        loss_of: Function of (chunk, in) and (chunk,) that returns the loss summed over these
+            tokens, a scalar. It is called once for each chunk, so it may draw random numbers.
+        hidden: Input of the output layer, (tokens, in).
         targets: Token ids, (tokens,).
         parameters: The trained tensors `loss_of` depends on.
         chunk_tokens: Tokens in a chunk.
 
     Returns: The sum, a scalar in the dtype of `loss_of`, differentiable once.
 
-    Memory: that of one chunk's forward and backward; from forward to backward the gradients of
+    Memory: that of one chunk's forward and backward; between forward and backward the gradients of
     `hidden` and of the parameters.
     """
     if not torch.is_grad_enabled():
@@ -99,7 +99,7 @@ class _ChunkedSum(torch.autograd.Function):
     ) -> Tensor:
         is_read, *is_trained = ctx.needs_input_grad[3:]
         trained = [p for p, wanted in zip(parameters, is_trained, strict=True) if wanted]
-        # Sums of many small parts are kept in float32 at least, and rounded once.
+        # Sums of many small terms are kept in float32 at least, and rounded once.
         sums = [torch.zeros_like(p, dtype=_wide(p.dtype)) for p in trained]
         grad_hidden = torch.empty_like(hidden) if is_read else None
         losses, done = [], 0

@@ -23,7 +23,7 @@ def low_rank_linear(
 
     Args:
         x: Activations, (*, in); any strides, zero rows included.
-        W0: Weight, (out, in), usually frozen; a transposed view does as well, or a quantised one,
+        W0: Weight, (out, in), usually frozen; a transposed view also works, or a quantised weight,
             whose products run in its compute dtype.
         bias: (out,) or None.
         terms: Updates to add.
@@ -38,7 +38,7 @@ def low_rank_linear(
 
 
 def low_rank_product(x: Tensor, term: LowRankTerm) -> Tensor:
-    """Compute s (drop(x) Aᵀ) Bᵀ alone, for sums that `low_rank_linear` cannot make.
+    """Compute s (drop(x) Aᵀ) Bᵀ alone, for sums that `low_rank_linear` cannot compute.
 
     Args:
         x: Activations, (*, in).
@@ -62,8 +62,8 @@ def low_rank_linears(x: Tensor, layers: Sequence[LinearOperands]) -> tuple[Tenso
 
     Args:
         x: Activations, (*, in); any strides, zero rows included.
-        layers: Weight, bias and terms of each; weights of one dtype. Terms that carry the same
-            seed tensor see the same dropout mask.
+        layers: Weight, bias and terms of each; weights of one dtype. Terms with the same seed
+            tensor share a dropout mask.
 
     Returns: (*, out) of each layer, device of x, dtype of x (of autocast where that is on).
 
@@ -86,7 +86,7 @@ def low_rank_linears(x: Tensor, layers: Sequence[LinearOperands]) -> tuple[Tenso
 
 
 def check_shapes(shape: torch.Size, layer: LinearOperands) -> None:
-    """Compare the shape of the input and of a layer's operands.
+    """Check the shapes of the input and of a layer's operands.
 
     Raises:
         ShapeError: They do not fit; names the shapes.
@@ -119,7 +119,7 @@ def compute_dtype_of(x: Tensor, layers: Sequence[LinearOperands]) -> torch.dtype
     computed_in: list[torch.dtype] = []
     for layer in layers:
         if isinstance(layer.W0, QuantizedWeight):
-            # As bitsandbytes does: the input is cast to the weight's compute dtype.
+            # As in bitsandbytes, the input is cast to the weight's compute dtype.
             wanted = x.dtype if x.dtype == torch.float64 else layer.W0.dtype or x.dtype
             computed_in.append(wanted)
         elif x.dtype != layer.W0.dtype:
@@ -128,18 +128,18 @@ def compute_dtype_of(x: Tensor, layers: Sequence[LinearOperands]) -> torch.dtype
                 "expected one dtype. Run the model under torch.autocast, or load the base in one "
                 "dtype."
             )
-    # Beside a layer that is not quantised, x has that layer's dtype.
+    # If a layer is not quantised, x has its dtype.
     return computed_in[0] if len(computed_in) == len(layers) else x.dtype
 
 
 def output_dtype_of(x: Tensor, compute_dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype of the outputs: autocast's where that is on, else that of x."""
+    """Return the dtype of the outputs: autocast's if that is on, else that of x."""
     is_cast = x.dtype != torch.float64 and autocast_dtype(x.device.type) is not None
     return compute_dtype if is_cast else x.dtype
 
 
 class TermSpec(NamedTuple):
-    """What an autograd node keeps of a term besides its tensors."""
+    """Constants of a term that an autograd node keeps."""
 
     scaling: float
     drop_probability: float
@@ -148,10 +148,10 @@ class TermSpec(NamedTuple):
 
 
 class LayerSpec(NamedTuple):
-    """What an autograd node keeps of a layer besides its tensors."""
+    """Constants of a layer that an autograd node keeps."""
 
     layout: Layout | None
-    """Of its weight; None for a dense one."""
+    """Layout of its weight; None for a dense one."""
     terms: tuple[TermSpec, ...]
 
 
@@ -159,7 +159,7 @@ Spec = tuple[LayerSpec, ...]
 
 
 def flatten(layers: Sequence[LinearOperands]) -> tuple[Spec, list[Tensor | None]]:
-    """Return what is constant, and the tensors: those of W0, bias, A and B of each; the seeds."""
+    """Return the constants, and the tensors: W0, bias, A and B of each layer; then the seeds."""
     spec = []
     tensors: list[Tensor | None] = []
     seeds: list[Tensor] = []
@@ -198,7 +198,7 @@ def unflatten(spec: Spec, tensors: Sequence[Any]) -> list[LinearOperands]:
 
 
 def needs_of(spec: Spec, flags: Sequence[bool]) -> list[LinearNeeds]:
-    """Read which gradients of each layer are wanted from flags in the order of `flatten`."""
+    """Return which gradients each layer needs, from flags in the order of `flatten`."""
     return [
         LinearNeeds(layer.W0 is True, layer.bias, [(term.A, term.B) for term in layer.terms])  # type: ignore[arg-type,misc]
         for layer in unflatten(spec, [*flags])
@@ -208,7 +208,7 @@ def needs_of(spec: Spec, flags: Sequence[bool]) -> list[LinearNeeds]:
 def flat_gradients(
     spec: Spec, gradients: Sequence[linear_group.LinearGradients], tensors: int
 ) -> list[Tensor | None]:
-    """Bring gradients into the order of `flatten`; `tensors` is how many it gave."""
+    """Return gradients in the order of `flatten`, which returned this number of tensors."""
     flat: list[Tensor | None] = []
     for (layout, _), (grad_W0, grad_bias, factors) in zip(spec, gradients, strict=True):
         flat += [grad_W0] if layout is None else [None] * tensor_count(layout)
@@ -219,7 +219,7 @@ def flat_gradients(
 
 
 class _LowRankLinears(torch.autograd.Function):
-    """`linear_group.forward` and `backward` with their tensors kept in between."""
+    """Autograd node of `linear_group.forward` and `backward`."""
 
     @staticmethod
     def forward(
@@ -233,7 +233,7 @@ class _LowRankLinears(torch.autograd.Function):
         layers = unflatten(spec, tensors)
         rows: Tensor = rows_of(x, compute_dtype)  # type: ignore[assignment]
         hs, us = linear_group.forward(rows, layers)
-        # Not views for autograd, so that what follows may change them in place.
+        # Not views for autograd, so that later operations may change them in place.
         outputs = [
             torch.ops.aten._unsafe_view(h.to(out_dtype), (*x.shape[:-1], h.shape[-1])) for h in hs
         ]
@@ -252,7 +252,7 @@ class _LowRankLinears(torch.autograd.Function):
         x, *saved = ctx.saved_tensors
         layers, us = unflatten(ctx.spec, saved[: ctx.tensors]), saved[ctx.tensors :]
         needs_x, _, _, _, *flags = ctx.needs_input_grad
-        # The products run in forward's dtype, also where backward is called under autocast.
+        # The products run in forward's dtype, also if backward is called under autocast.
         with autocast_off(layers[0].W0.device.type):
             gs = [rows_of(g, ctx.compute_dtype) for g in grads]
             rows = rows_of(x, ctx.compute_dtype)
@@ -270,15 +270,15 @@ def rows_of(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 
 
 def autocast_dtype(device_type: str) -> torch.dtype | None:
-    """Return the dtype autocast runs products in, or None where it is off."""
-    # The meta device, for one, has no autocast to ask about.
+    """Return the dtype autocast runs products in, or None if it is off."""
+    # Some devices, such as meta, have no autocast.
     if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
         return torch.get_autocast_dtype(device_type)
     return None
 
 
 def autocast_off(device_type: str) -> AbstractContextManager[Any]:
-    """Return a context without autocast; one that does nothing where it is off."""
+    """Return a context without autocast; it does nothing if autocast is off."""
     if autocast_dtype(device_type) is not None:
         return torch.autocast(device_type, enabled=False)
     return nullcontext()

@@ -5,8 +5,8 @@ The norm is taken of each row, one for each output, and is a constant for the gr
     h = c v + b     with v = x (W0 + s B A)ᵀ and c = m / ‖W0 + s B A‖
     dL/dv = c g,    dL/dm = Σ g v / ‖W0 + s B A‖ over the tokens,    dL/db = Σ g
 
-Nothing of the size of W0 is made for it but a quantised weight itself, which is written to the
-buffer that all products with such weights share, as
+Nothing of the size of W0 is computed, except that a quantised weight is written to the buffer that
+all products with such weights share, as
 
     ‖W0_i + s B_i A‖² = ‖W0_i‖² + 2 s B_i (A W0ᵀ)_:,i + s² B_i (A Aᵀ) B_iᵀ
 
@@ -24,7 +24,7 @@ from lorakit.ops.low_rank import autocast_off
 from lorakit.ops.quantized import QuantizedWeight, Weight, dense
 
 _CHUNK = 128
-"""Tokens whose products of gradient and output are summed at a time, so that they stay in cache."""
+"""Tokens whose products of gradient and output are summed at once, to stay in the cache."""
 
 
 @torch.no_grad()
@@ -32,7 +32,7 @@ def squared_row_norms(W0: Weight) -> Tensor:
     """Return ‖W0_i‖² of each row, (out,), in float32 (float64 for a float64 weight).
 
     Args:
-        W0: (out, in); a transposed view does as well, or a quantised weight.
+        W0: (out, in); a transposed view or a quantised weight also works.
     """
     weight = _dense(W0)
     return torch.linalg.vector_norm(weight, dim=1, dtype=_wide(weight.dtype)).square()
@@ -43,7 +43,7 @@ def row_norms(W0: Weight, squared_norms: Tensor, A: Tensor, B: Tensor, scaling: 
     """Return ‖W0_i + s B_i A‖ of each row without forming B A.
 
     Args:
-        W0: (out, in); a transposed view does as well, or a quantised weight.
+        W0: (out, in); a transposed view or a quantised weight also works.
         squared_norms: What `squared_row_norms` returned for W0, (out,).
         A: Down-projection, (r, in).
         B: Up-projection, (out, r).
@@ -109,7 +109,7 @@ class _ScaledRows(torch.autograd.Function):
         norms: Tensor,
         bias: Tensor | None,
     ) -> Tensor:
-        # c itself rounded to 16 bits would lose what a step of training changes about it.
+        # c rounded to 16 bits would lose the change by one training step.
         excess = (magnitude.to(norms.dtype) / norms).sub_(1).to(v.dtype)
         out = torch.addcmul(v if h is None else h, v, excess)
         if bias is not None:
@@ -148,7 +148,7 @@ def _column_dots(g: Tensor, v: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _dense(W0: Weight) -> Tensor:
-    # float32 where the input of the layer decides, as for 8 bits.
+    # float32 if the input of the layer decides, as for 8 bits.
     return dense(W0, W0.dtype or torch.float32) if isinstance(W0, QuantizedWeight) else W0.detach()
 
 

@@ -33,9 +33,9 @@ def low_rank_mlp(
 
     Args:
         x: Activations, (*, in).
-        inner: (gate, up), or the one inner layer; terms may be empty.
+        inner: (gate, up), or the single inner layer; terms may be empty.
         down: The layer back to the model's width.
-        activation: What acts on the first inner layer's output.
+        activation: Activation of the first inner layer's output.
 
     Returns: (*, out), device of x, dtype of x (of autocast where that is on).
 
@@ -64,7 +64,7 @@ class _LowRankMlp(torch.autograd.Function):
         dL/dup = dL/dz * act(gate)
         dL/dgate = dL/dz * up * act'(gate)
 
-    z and act(gate) are made again from gate and up.
+    z and act(gate) are recomputed from gate and up.
     """
 
     @staticmethod

@@ -1,16 +1,16 @@
-"""Weights kept in 4 or 8 bits, made dense for the length of one product.
+"""Weights stored in 4 or 8 bits, and dequantized for one product at a time.
 
-The storage is bitsandbytes'. A 4-bit weight is cut into blocks of consecutive numbers; each block
-has its largest magnitude, absmax, and a code of 4 bits for each number:
+The storage is bitsandbytes'. A 4-bit weight is cut into blocks of consecutive values; each block
+has its largest magnitude, absmax, and a code of 4 bits for each value:
 
     w = code_book[code] * absmax[block]
 
-With double quantization absmax is kept in 8 bits, in blocks again: absmax = mean + its own code
-times its own absmax. An 8-bit weight has one scale for each row: w = code * absmax[row] / 127.
+With double quantization absmax is stored in 8 bits, in blocks again: absmax = mean + code *
+second-level absmax. An 8-bit weight has one scale for each row: w = code * absmax[row] / 127.
 
 A dense weight is needed twice in a training step, once in forward and once in backward. On a CPU
-it is written into one buffer that all layers use in turn, so that no memory is asked for; a result
-of `dense` is therefore good until the next call in the same thread.
+it is written into one buffer that all layers use in turn, which avoids allocations; a result of
+`dense` is therefore valid until the next call in the same thread.
 """
 
 import ctypes
@@ -30,18 +30,18 @@ _PLAIN_TYPES = ("Tensor", "Parameter", "Params4bit", "Int8Params", "FakeTensor")
 
 
 class Layout(NamedTuple):
-    """What is constant about a quantised weight."""
+    """The constants of a quantised weight."""
 
     shape: tuple[int, int]
     """(out, in) of the dense weight."""
     quant_type: str
     """"nf4" or "fp4" in 4 bits, "int8" in 8."""
     compute_dtype: torch.dtype | None
-    """What products with it run in; None for the dtype of the input."""
+    """dtype of products with it; None for the dtype of the input."""
     block_size: int = 0
-    """Numbers that share a scale; 0 where a row does."""
+    """Values that share a scale; 0 if a row does."""
     nested_block_size: int = 0
-    """Of the second level; 0 where absmax is kept in float32."""
+    """Scales that share a second-level scale; 0 if absmax is float32."""
 
 
 class QuantizedWeight(NamedTuple):
@@ -51,7 +51,7 @@ class QuantizedWeight(NamedTuple):
     codes: Tensor
     """(out, in), int8; or two codes of 4 bits in each byte, any dtype as storage."""
     absmax: Tensor
-    """(blocks,) or (out,) in float32, or (blocks,) in uint8 where it is quantised itself."""
+    """(blocks,) or (out,) in float32, or (blocks,) in uint8 if it is quantised too."""
     nested_absmax: Tensor | None = None
     nested_code: Tensor | None = None
     """The 256 values of the second level."""
@@ -65,12 +65,12 @@ class QuantizedWeight(NamedTuple):
 
     @property
     def dtype(self) -> torch.dtype | None:
-        """What products with it run in; None for the dtype of the input."""
+        """The dtype of products with it; None for the dtype of the input."""
         return self.layout.compute_dtype
 
     @property
     def device(self) -> torch.device:
-        """Where its storage is."""
+        """Device of its storage."""
         return self.codes.device
 
 
@@ -78,17 +78,17 @@ Weight = Tensor | QuantizedWeight
 
 
 def parts(weight: Weight) -> tuple[Layout | None, tuple[Tensor | None, ...]]:
-    """Return what is constant about a weight, None for a dense one, and its tensors."""
+    """Return the layout of a weight, None for a dense one, and its tensors."""
     return (None, (weight,)) if isinstance(weight, Tensor) else (weight.layout, weight[1:])
 
 
 def tensor_count(layout: Layout | None) -> int:
-    """Return how many tensors `parts` gives for a weight of this layout."""
+    """Return the number of tensors that `parts` returns for a weight of this layout."""
     return 1 if layout is None else len(QuantizedWeight._fields) - 1
 
 
 def weight_from(layout: Layout | None, tensors: Iterator[Any]) -> Any:
-    """Undo `parts`, taking as many tensors as the weight has."""
+    """Undo `parts`, consuming as many tensors as the weight has."""
     if layout is None:
         return next(tensors)
     return QuantizedWeight(layout, *islice(tensors, tensor_count(layout)))
@@ -99,10 +99,10 @@ def dense(weight: Weight, dtype: torch.dtype) -> Tensor:
 
     Args:
         weight: Dense or quantised.
-        dtype: Of the result.
+        dtype: dtype of the result.
 
-    Returns: A dense weight itself where it has the dtype; of a quantised one on a CPU, a buffer
-        that the next call in this thread writes anew.
+    Returns: A dense weight itself if it has the dtype; for a quantised one on a CPU, a buffer that
+        the next call in this thread overwrites.
     """
     if isinstance(weight, Tensor):
         return weight.to(dtype)
@@ -112,7 +112,7 @@ def dense(weight: Weight, dtype: torch.dtype) -> Tensor:
 
 
 def dense_copy(weight: QuantizedWeight, dtype: torch.dtype) -> Tensor:
-    """Return a quantised weight as a tensor of its own, (out, in)."""
+    """Return a quantised weight as a new dense tensor, (out, in)."""
     return dense(weight, dtype).clone()
 
 
@@ -154,7 +154,7 @@ def _absmax(weight: QuantizedWeight) -> Tensor:
 
 
 def _nested_absmax(weight: QuantizedWeight, library: Callable[[str], Any]) -> Tensor:
-    """Do what `_absmax` does, in a buffer."""
+    """Compute `_absmax` in a buffer."""
     out = _scratch.take((weight.absmax.numel(),), torch.float32, "absmax", like=weight.absmax)
     if isinstance(out, FakeTensor):
         return out
@@ -175,9 +175,9 @@ def _dense_8bit(weight: QuantizedWeight, dtype: torch.dtype) -> Tensor:
 
 
 def _is_plain_cpu(tensor: Tensor) -> bool:
-    """Whether there is memory behind a tensor that a kernel may be pointed to.
+    """Whether a kernel can read the memory of a tensor.
 
-    A fake tensor is taken for what it stands for; nothing is computed for it.
+    A fake tensor counts as the tensor it represents; nothing is computed for it.
     """
     return (
         not torch.compiler.is_compiling()
@@ -190,7 +190,7 @@ def _is_plain_cpu(tensor: Tensor) -> bool:
 
 @cache
 def _cpu_library() -> Callable[[str], Any] | None:
-    """Return bitsandbytes' compiled functions by name, or None where it has none for a CPU."""
+    """Return bitsandbytes' compiled functions by name, or None if it has none for a CPU."""
     from bitsandbytes.cextension import lib
 
     needed = ("cdequantize_blockwise_cpu_fp32", "cdequantize_blockwise_cpu_nf4_fp32")
@@ -209,7 +209,7 @@ def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
 
 
 class _Scratch(threading.local):
-    """Buffers that are used again, one for each purpose and dtype, as large as the largest use."""
+    """Reused buffers, one for each purpose and dtype, as large as the largest use."""
 
     _is_of_fakes = False
 
@@ -220,7 +220,7 @@ class _Scratch(threading.local):
     def take(
         self, shape: Sequence[int], dtype: torch.dtype, name: str = "weight", *, like: Tensor
     ) -> Tensor:
-        """Return a CPU tensor with whatever was in it; a fake one for fakes of the same mode."""
+        """Return an uninitialized CPU tensor; a fake one for fakes of the same mode."""
         if isinstance(like, FakeTensor) and not self._is_of_fakes:
             own = self._fake.setdefault(like.fake_mode, _Scratch())
             own._is_of_fakes = True
@@ -230,7 +230,7 @@ class _Scratch(threading.local):
             count *= size
         buffer = self._buffers.get((name, dtype))
         if buffer is None or buffer.numel() < count:
-            # A tensor made in inference mode would be refused outside it.
+            # A tensor created in inference mode could not be used outside it.
             with torch.inference_mode(False):
                 buffer = torch.empty(count, dtype=dtype, device="cpu")
             self._buffers[name, dtype] = buffer
@@ -241,7 +241,7 @@ _scratch = _Scratch()
 
 
 def shared_buffers(like: Tensor) -> list[Tensor]:
-    """Return the buffers that dense weights are written to; the fake ones for a fake tensor."""
+    """Return the buffers of dequantized weights; the fake ones for a fake tensor."""
     if not isinstance(like, FakeTensor):
         return [*_scratch._buffers.values()]
     of_mode = _scratch._fake.get(like.fake_mode)

@@ -22,7 +22,7 @@ def low_rank_linear_reference(
         A: Down-projection, (r, in).
         B: Up-projection, (out, r).
         scaling: Dimensionless factor s.
-        dropped_x: Input of the low-rank path when dropout acted on it, (*, in); x when None.
+        dropped_x: Input of the low-rank path after dropout, (*, in); None means x.
 
     Returns: (*, out).
     Source: Hu et al. 2021, arXiv:2106.09685, equation 3.
@@ -56,7 +56,7 @@ def dora_linear_reference(
         B: Up-projection, (out, r).
         scaling: Dimensionless factor s.
         magnitude: m, (out,).
-        dropped_x: Input of the low-rank path when dropout acted on it, (*, in); x when None.
+        dropped_x: Input of the low-rank path after dropout, (*, in); None means x.
 
     Returns: (*, out).
     Source: Liu et al. 2024, arXiv:2402.09353, equation 5 and section 4.3; where dropout acts is

@@ -1,4 +1,4 @@
-"""Tokens brought to the experts they are routed to, and back."""
+"""Dispatching tokens to the experts that they are routed to, and combining the outputs."""
 
 from typing import Any
 
@@ -9,14 +9,14 @@ from torch.autograd.function import once_differentiable
 
 
 class Route:
-    """The order in which the pairs of a token and one of its experts lie, expert after expert.
+    """The (token, expert) pairs sorted by expert.
 
     Attributes:
         order: Position of each pair among those of `top_k_index`, (pairs,), sorted by expert.
-        inverse: Where each pair of `top_k_index` lies in that order, (pairs,).
-        top_k: Experts of each token.
-        counts: Pairs of each expert, as plain numbers. Pairs of an expert that is not here (those
-            of other processes) come last and are not among them.
+        inverse: Position of each pair of `top_k_index` in that order, (pairs,).
+        top_k: Experts per token.
+        counts: Pairs of each expert, as plain numbers. Pairs of experts of other processes come
+            last and are not counted.
     """
 
     def __init__(self, top_k_index: Tensor, experts: int) -> None:
@@ -31,14 +31,14 @@ class Route:
         return _Dispatch.apply(hidden, self.order, self.inverse, self.top_k)  # type: ignore[return-value]
 
     def sort(self, weights: Tensor) -> Tensor:
-        """Return what belongs to the pairs, (tokens, top_k), in the experts' order, (pairs,)."""
+        """Return values of the pairs, (tokens, top_k), sorted by expert, (pairs,)."""
         return weights.reshape(-1).index_select(0, self.order)
 
     def combine(self, outputs: Tensor) -> Tensor:
-        """Add up what the experts of each token returned.
+        """Sum the outputs of the experts of each token.
 
         Args:
-            outputs: (pairs, features) in the experts' order.
+            outputs: (pairs, features), sorted by expert.
 
         Returns: (tokens, features).
         """
@@ -47,7 +47,7 @@ class Route:
 
 
 class _Dispatch(torch.autograd.Function):
-    """A gather whose gradient is a gather too: no atomic additions, so that it always repeats."""
+    """A gather whose gradient is a gather too: without atomic additions it is deterministic."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, order: Tensor, inverse: Tensor, top_k: int) -> Tensor:
@@ -65,7 +65,7 @@ class _Dispatch(torch.autograd.Function):
 
 def _counts(ids: Tensor, experts: int) -> list[int]:
     if isinstance(ids, FakeTensor) or ids.is_meta:
-        # There is no routing to look at; what a step keeps does not depend on it.
+        # A fake tensor has no values; the memory of a step does not depend on them.
         share, rest = divmod(len(ids), experts)
         return [share + (expert < rest) for expert in range(experts)]
     return torch.bincount(ids, minlength=experts)[:experts].tolist()

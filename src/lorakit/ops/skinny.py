@@ -8,13 +8,12 @@ With tokens as rows, u = drop(x) Aᵀ is added to h as s u Bᵀ, and g = dL/dh c
     down_backward_   dL/dA = (dL/du)ᵀ drop(x) and
                      dL/dx += drop'(dL/du A)                       reads x, reads and writes dL/dx
 
-All are limited by that traffic, not by arithmetic, so what decides is that nothing large is read
-twice or written out in between, a dropped copy of x least of all. On a CPU they run in C
+All are limited by memory traffic, not by arithmetic, so nothing large may be read twice or written
+in between, above all no dropped copy of x. On a CPU they run in C
 (native/skinny.c, see `cpu_kernels.py`), on a GPU those that drop in Triton (`triton_kernels.py`);
-the others, those under torch.compile and for other dtypes, and all where there is neither, are
-torch's own operations. So are those whose thin side is not so thin any more: a matrix library then
-computes faster than the C, which keeps sums of eight ranks in registers, and a second pass over x
-for dropout costs less than that gains.
+the others, those under torch.compile or in other dtypes, and all if neither is available, are torch
+operations. So are products of larger ranks: a matrix library is then faster than the C, which keeps
+sums of eight ranks in registers, by more than a second pass over x for dropout costs.
 """
 
 from functools import cache
@@ -29,12 +28,12 @@ from lorakit.ops.native.cpu_kernels import CpuKernels
 
 _WIDEST = {"down": 8, "down dropped": 16, "up": 8, "up_backward": 12}
 _WIDEST |= {"down_backward": 8, "down_backward dropped": 24}
-"""Largest rank, those of layers that share an input taken together, at which the C is the quicker
-way. Measured by `python -m benchmarks.thin_products`, see docs/performance.md."""
+"""Largest rank, summed over layers that share an input, at which the C is faster.
+Measured by `python -m benchmarks.thin_products`, see docs/performance.md."""
 
 
 def _kernels(x: Tensor, product: str, width: int, drops: bool = False) -> Any:
-    """Return the compiled products if one of them is the quicker way to compute this, or None."""
+    """Return the compiled products if they are faster here, or None."""
     kernels = kernels_for(x, drops=drops)
     if isinstance(kernels, CpuKernels) and width > _WIDEST[product + " dropped" * drops]:
         return kernels if x.dtype == torch.bfloat16 and not _multiplies_bfloat16() else None
@@ -43,7 +42,7 @@ def _kernels(x: Tensor, product: str, width: int, drops: bool = False) -> Any:
 
 @cache
 def _multiplies_bfloat16() -> bool:
-    """Whether torch's products of bfloat16 matrices are quick on this CPU."""
+    """Whether torch's products of bfloat16 matrices are fast on this CPU."""
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
@@ -52,9 +51,9 @@ def down(x: Tensor, A: Tensor, drop_probability: float = 0.0, seed: Tensor | Non
 
     Args:
         x: Activations, (tokens, in).
-        A: Down-projections, (r, in), those of several layers stacked; any floating dtype.
+        A: Down-projections, (r, in), several layers' stacked; any floating dtype.
         drop_probability: In [0, 1).
-        seed: The mask's seed; None where nothing is dropped.
+        seed: The mask's seed; None if nothing is dropped.
 
     Returns: (tokens, r), float32 from a kernel, else the dtype of x.
     """
@@ -89,7 +88,7 @@ def add_(
     drop_probability: float = 0.0,
     seed: Tensor | None = None,
 ) -> None:
-    """Add s drop(x) Aᵀ Bᵀ to h in place, where u is not needed for gradients.
+    """Add s drop(x) Aᵀ Bᵀ to h in place, if u is not needed for gradients.
 
     Args:
         h: (tokens, out).
@@ -117,16 +116,16 @@ def up_backward(
         u: What `down` returned, (tokens, r).
         B: (out, r).
         scaling: s.
-        grad_u: Where dL/du goes, (tokens, r), dtype of u; its rows may be strided.
-        needs_B: Whether dL/dB is wanted.
+        grad_u: Output for dL/du, (tokens, r), dtype of u; its rows may be strided.
+        needs_B: Whether dL/dB is needed.
 
-    Returns: (out, r), or None if it is not wanted.
+    Returns: (out, r), or None if it is not needed.
     """
     kernels = _kernels(g, "up_backward", B.shape[1])
     if kernels is not None and u.dtype == torch.float32:
         return kernels.up_backward(g, u, B, scaling, grad_u, needs_B)
-    # As uᵀ g and not gᵀ u, and with Bᵀ contiguous: matrix libraries are several times slower on
-    # the thin operand's other orientation.
+    # As uᵀ g instead of gᵀ u, and with Bᵀ contiguous: matrix libraries are several times slower
+    # on the other orientation of the thin operand.
     grad_u.copy_((g @ B.to(g.dtype).t().contiguous().t()).mul_(scaling))
     return (u.to(g.dtype).t() @ g).mul_(scaling).t() if needs_B else None
 
@@ -148,10 +147,10 @@ def down_backward_(
         grad_u: dL/du, (tokens, r).
         drop_probability: As in `down`.
         seed: As in `down`.
-        grad_x: What has been summed up of dL/dx, (tokens, in); None if it is not wanted.
-        needs_A: Whether dL/dA is wanted.
+        grad_x: The sum of dL/dx so far, (tokens, in); None if it is not needed.
+        needs_A: Whether dL/dA is needed.
 
-    Returns: (r, in), or None if it is not wanted.
+    Returns: (r, in), or None if it is not needed.
     """
     kernels = _kernels(x, "down_backward", A.shape[0], drops=seed is not None)
     if kernels is not None and grad_u.dtype == torch.float32:
@@ -166,5 +165,5 @@ def down_backward_(
 
 
 def dropped(x: Tensor, drop_probability: float, seed: Tensor | None) -> Tensor:
-    """Return drop(x), or x itself where nothing is dropped."""
+    """Return drop(x), or x itself if nothing is dropped."""
     return x if seed is None else apply_keep_mask(x, drop_probability, seed)

@@ -1,4 +1,4 @@
-"""What a run will take, before it is begun."""
+"""Predict the memory of a run before it starts."""
 
 from lorakit.planning.memory_plan import MemoryPlan, plan
 from lorakit.planning.sources import Sources, find_sources

@@ -1,4 +1,4 @@
-"""Other ways to train the same recipe: what they take, and which of them would fit."""
+"""Other ways to train the same recipe: their memory, and which of them would fit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lorakit.recipes.recipe import Recipe
 
 _LEAST_TOKENS = 32
-"""Rows are not proposed to be cut shorter than this."""
+"""Shortest length to which examples may be proposed to be cut."""
 
 
 @dataclass(frozen=True)
@@ -23,36 +23,36 @@ class Change:
 
     name: str
     values: Mapping[str, Any]
-    """By dotted key."""
+    """Values by dotted recipe key."""
     plan: MemoryPlan
     saves_bytes: int
-    """Of the peak."""
+    """Reduction of the peak."""
 
     @property
     def overrides(self) -> tuple[str, ...]:
-        """What to add to the command line."""
-        return tuple(f"{key}={_word(value)}" for key, value in self.values.items())
+        """Overrides for the command line."""
+        return tuple(f"{key}={_override_text(value)}" for key, value in self.values.items())
 
 
-def side_by_side(recipe: Recipe, own: MemoryPlan, **options: Any) -> dict[str, MemoryPlan]:
-    """Plan a recipe in the three ways there are.
+def side_by_side(recipe: Recipe, unchanged: MemoryPlan, **options: Any) -> dict[str, MemoryPlan]:
+    """Plan a recipe with each training method.
 
     Args:
         recipe: The recipe.
-        own: Its plan as it is.
-        options: Of `plan`.
+        unchanged: Plan of the unchanged recipe.
+        options: Options of `plan`.
 
-    Returns: Plans of "full fine-tuning", "LoRA" and "QLoRA"; the base of LoRA is as it is saved,
-        that of QLoRA in NF4 with double quantization unless the recipe says otherwise. A way that
-        the model cannot go is left out.
+    Returns: Plans of "full fine-tuning", "LoRA" and "QLoRA". The base of LoRA has its saved dtype,
+        that of QLoRA is NF4 with double quantization unless the recipe says otherwise. A method
+        that the model does not support is omitted.
     """
     is_quantized = recipe.quantization is not None
     lora = _with(recipe, {"quantization": None}) if is_quantized else recipe
     qlora = recipe if is_quantized else _with(recipe, {"quantization": {"bits": 4}})
     wanted = {
         "full fine-tuning": lambda: plan(lora, method="full", **options),
-        "LoRA": lambda: plan(lora, **options) if is_quantized else own,
-        "QLoRA": lambda: own if is_quantized else plan(qlora, **options),
+        "LoRA": lambda: plan(lora, **options) if is_quantized else unchanged,
+        "QLoRA": lambda: unchanged if is_quantized else plan(qlora, **options),
     }
     plans = {}
     for name, make in wanted.items():
@@ -60,40 +60,42 @@ def side_by_side(recipe: Recipe, own: MemoryPlan, **options: Any) -> dict[str, M
             made = make()
         except LorakitError:  # such as layers that cannot be cut into blocks
             continue
-        plans[name] = made if made is own else replace(made, process_bytes=own.process_bytes)
+        plans[name] = (
+            made if made is unchanged else replace(made, process_bytes=unchanged.process_bytes)
+        )
     return plans
 
 
-def changes(recipe: Recipe, own: MemoryPlan, **options: Any) -> list[Change]:
-    """Plan what would save memory, each change alone and then all of them together.
+def changes(recipe: Recipe, unchanged: MemoryPlan, **options: Any) -> list[Change]:
+    """Plan changes that save memory, each alone and then all of them together.
 
     Args:
         recipe: The recipe.
-        own: Its plan as it is.
-        options: Of `plan`.
+        unchanged: Plan of the unchanged recipe.
+        options: Options of `plan`.
 
-    Returns: Those that save anything, the largest saving first and "all of these" last.
+    Returns: Changes that save memory, the largest saving first and "all of these" last.
     """
     found = []
-    for name, overrides in _candidates(recipe, own):
-        change = _planned(recipe, own, name, overrides, options)
+    for name, overrides in _candidates(recipe, unchanged):
+        change = _plan_change(recipe, unchanged, name, overrides, options)
         if change is not None:
             found.append(change)
     found.sort(key=lambda change: change.saves_bytes, reverse=True)
     if len(found) > 1:
         every = {key: value for change in found for key, value in change.values.items()}
-        together = _planned(recipe, own, "all of these", every, options)
+        together = _plan_change(recipe, unchanged, "all of these", every, options)
         found += [] if together is None else [together]
     return found
 
 
-def _candidates(recipe: Recipe, own: MemoryPlan) -> Iterator[tuple[str, dict[str, Any]]]:
+def _candidates(recipe: Recipe, unchanged: MemoryPlan) -> Iterator[tuple[str, dict[str, Any]]]:
     training = recipe.training
-    batch = own.batch_rows
+    batch = unchanged.batch_rows
     if batch > 1:
         accumulated = int(training.get("gradient_accumulation_steps", 1)) * batch
         yield (
-            "one row at a time, accumulated",
+            "one example at a time, accumulated",
             {
                 "training.per_device_train_batch_size": 1,
                 "training.gradient_accumulation_steps": accumulated,
@@ -103,23 +105,27 @@ def _candidates(recipe: Recipe, own: MemoryPlan) -> Iterator[tuple[str, dict[str
         yield "activation checkpointing", {"training.activation_checkpointing": True}
     if recipe.quantization is None or recipe.quantization.bits == 8:
         yield "a base in 4 bits", {"quantization.bits": 4}
-    optimizer = OPTIMIZER_NAME if own.device == "cpu" else "paged_adamw_32bit"
+    optimizer = OPTIMIZER_NAME if unchanged.device == "cpu" else "paged_adamw_32bit"
     if training.get("optim") != optimizer and not str(training.get("optim")).startswith("paged"):
         yield "an optimizer state outside of this memory", {"training.optim": optimizer}
-    if own.batch_tokens >= 2 * _LEAST_TOKENS:
-        yield "examples half as long", {"data.max_length": own.batch_tokens // 2}
+    if unchanged.batch_tokens >= 2 * _LEAST_TOKENS:
+        yield "examples half as long", {"data.max_length": unchanged.batch_tokens // 2}
 
 
-def _planned(
-    recipe: Recipe, own: MemoryPlan, name: str, values: dict[str, Any], options: dict[str, Any]
+def _plan_change(
+    recipe: Recipe,
+    unchanged: MemoryPlan,
+    name: str,
+    values: dict[str, Any],
+    options: dict[str, Any],
 ) -> Change | None:
     try:
         made = plan(_with(recipe, values), **options)
-        # Planning itself takes memory: the process is counted as it was before.
-        made = replace(made, process_bytes=own.process_bytes)
+        # Planning itself takes memory: the process is counted as before planning.
+        made = replace(made, process_bytes=unchanged.process_bytes)
     except LorakitError:
         return None
-    saves = own.peak_bytes - made.peak_bytes
+    saves = unchanged.peak_bytes - made.peak_bytes
     return Change(name, values, made, saves) if saves > 0 else None
 
 
@@ -127,5 +133,5 @@ def _with(recipe: Recipe, values: dict[str, Any]) -> Recipe:
     return recipe.with_changes(values, "the plan")
 
 
-def _word(value: Any) -> str:
+def _override_text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,4 +1,4 @@
-"""The very model of a recipe, adapter and quantised layers included, on fake tensors."""
+"""Build the model of a recipe, with adapter and quantised layers, on fake tensors."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lorakit.config import QuantizationConfig
 from lorakit.injection import add_adapter
-from lorakit.models.new_tokens import make_room
+from lorakit.models.new_tokens import grow_for_new_tokens
 from lorakit.models.pretrained import auto_model, label_options
-from lorakit.models.skeleton import load_config, skeleton_of
+from lorakit.models.skeleton import build_skeleton, load_config
 from lorakit.planning.fake_world import FakeWorld
 from lorakit.planning.known_values import forget_values
 from lorakit.quantization.devices import compute_dtype
@@ -41,26 +41,26 @@ def build_fake_model(
 
     Args:
         recipe: The recipe.
-        task: Its task.
-        labels: The task's labels; None takes the configuration's own.
-        tokenizer: Sets the padding token.
-        device: Where the run would be: it decides in which dtype a quantised base computes.
-        tensors_on: Where the fake tensors are.
-        world: What the tensors live in; it is not entered yet.
+        task: Task of the recipe.
+        labels: Labels of the task; None takes those of the configuration.
+        tokenizer: Tokenizer that sets the padding token.
+        device: Device of the run; determines the compute dtype of a quantised base.
+        tensors_on: Device of the fake tensors.
+        world: Fake world of the tensors, not active yet.
         trains_all: Whether every parameter is trained, without an adapter and in full precision.
 
     Raises:
-        MissingFileError, ConfigError: The configuration is not there or says too little.
+        MissingFileError, ConfigError: The configuration is missing or incomplete.
         TargetError: The adapter does not fit the model.
-        QuantizationError: The model cannot be quantised as asked.
+        QuantizationError: The model cannot be quantised as configured.
     """
     options = loading_options(recipe)
     config = load_config(recipe.model, **options, **label_options(labels))
     quantization = None if trains_all else recipe.quantization
     if quantization is None and is_quantized(config) and not trains_all:
         quantization = load_settings(config)
-    with world.entered():
-        model = skeleton_of(
+    with world.activate():
+        model = build_skeleton(
             auto_model(task.task_type),
             config,
             recipe.model,
@@ -71,11 +71,11 @@ def build_fake_model(
     if quantization is not None:
         full = recipe.lora.modules_to_save
         dtype = compute_dtype(quantization, device)
-        quantize_skeleton(model, quantization, dtype, tensors_on, full, world.entered)
+        quantize_skeleton(model, quantization, dtype, tensors_on, full, world.activate)
     set_padding(model, tokenizer)
-    with world.entered():
-        # Their covariance, which transformers looks at, is that of no numbers here.
-        make_room(model, tokenizer, recipe, follows_the_old=False)
+    with world.activate():
+        # transformers computes the covariance of the old embeddings, which has no values here.
+        grow_for_new_tokens(model, tokenizer, recipe, follows_the_old=False)
         if recipe.float32_small_parameters:
             keep_small_parameters_in_float32(model)
         if trains_all:
@@ -89,22 +89,22 @@ def build_fake_model(
 def _dtype(
     recipe: Recipe, config: Any, quantization: QuantizationConfig | None, device: torch.device
 ) -> torch.dtype:
-    """Return the dtype of the weights that are not quantised, as loading takes it."""
+    """Return the dtype that loading gives to weights that are not quantised."""
     if recipe.dtype != "auto":
         return getattr(torch, recipe.dtype)
     if quantization is not None:
         return compute_dtype(quantization, device)
-    own = config.dtype or config.get_text_config().dtype
-    if own is None:
-        own = _saved_dtype(Path(recipe.model)) or torch.float32
-    return getattr(torch, own) if isinstance(own, str) else own
+    saved = config.dtype or config.get_text_config().dtype
+    if saved is None:
+        saved = _saved_dtype(Path(recipe.model)) or torch.float32
+    return getattr(torch, saved) if isinstance(saved, str) else saved
 
 
 def _saved_dtype(directory: Path) -> torch.dtype | None:
-    """Return the dtype of the first weight of a checkpoint on disk, where there is one."""
+    """Return the dtype of the first weight of a checkpoint on disk, or None."""
     for path in sorted(directory.glob("*.safetensors")) if directory.is_dir() else ():
         with safe_open(path, framework="pt") as weights:
-            for name in weights.keys():  # noqa: SIM118 (it is no mapping)
+            for name in weights.keys():  # noqa: SIM118 (it is not a mapping)
                 dtype = weights.get_slice(name).get_dtype()
                 known = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
                 if dtype in known:

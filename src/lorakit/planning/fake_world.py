@@ -1,4 +1,4 @@
-"""Where tensors have shapes and no memory: the fake mode, and what goes with it."""
+"""Run code on fake tensors, which have shapes but no memory."""
 
 from __future__ import annotations
 
@@ -10,23 +10,25 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from lorakit.libraries.logs import muting_loggers
 from lorakit.planning.known_values import KnownValues, known_value
 
 
 class FakeWorld:
-    """A fake mode that can be left and entered again, as for what needs real numbers."""
+    """A fake mode that can be activated several times, with real tensors in between."""
 
     def __init__(self) -> None:
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
         self.values = KnownValues(self.mode)
 
     @contextmanager
-    def entered(self) -> Iterator[None]:
-        """Make every tensor fake in a block; random numbers drawn there leave no trace."""
+    def activate(self) -> Iterator[None]:
+        """Make every tensor in a block fake; the random state is restored afterwards."""
         with (
             torch.random.fork_rng(devices=[]),
-            _masks_looked_at(),
-            _without_torch_log(),
+            _exposing_known_masks(),
+            # torch logs the traceback of errors that are raised anyway.
+            muting_loggers("torch._subclasses.fake_tensor", below=logging.CRITICAL),
             self.mode,
             self.values,
         ):
@@ -34,22 +36,10 @@ class FakeWorld:
 
 
 @contextmanager
-def _without_torch_log() -> Iterator[None]:
-    """Keep torch from printing the traceback of what is raised as an error anyway."""
-    logger = logging.getLogger("torch._subclasses.fake_tensor")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+def _exposing_known_masks() -> Iterator[None]:
+    """Let transformers read a mask whose value is known, as it does in training.
 
-
-@contextmanager
-def _masks_looked_at() -> Iterator[None]:
-    """Let transformers look at a mask whose value is known, as it does in training.
-
-    It looks whether a mask is all ones, and then goes without; at fake tensors it does not look.
+    It drops a mask of ones, but does not read fake tensors.
     """
     from transformers.utils import import_utils
 

@@ -1,9 +1,9 @@
-"""What a step computes from its batch alone is computed for real, beside the fake tensors.
+"""Compute real values beside fake tensors, as far as they follow from the batch alone.
 
-A fake tensor has a shape but no numbers. Models ask for some all the same: whether a mask is all
-ones, how many labels count, which tokens these are. All of it follows from the batch, which is
-known. So a fake tensor may carry its value, and an operation all of whose inputs have one gives
-its result one. What follows from the weights stays unknown; a model that asks for it is an error.
+A fake tensor has a shape but no values. Models need some values nevertheless: whether a mask is all
+ones, how many labels count, which tokens there are. All of these follow from the batch, which is
+known. So a fake tensor may carry its value, and an operation whose inputs all have one gives its
+result one. Values that follow from the weights stay unknown; a model that needs one is an error.
 """
 
 from __future__ import annotations
@@ -27,40 +27,40 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from lorakit.errors import PlanError
 
 _LARGEST = 1 << 22
-"""Numbers in the largest value that is carried along: a mask of 2,048 by 2,048."""
+"""Most elements of a value that is carried along: a mask of 2,048 by 2,048."""
 _LARGEST_FROM_NOTHING = 1 << 16
-"""Numbers in the largest one that an operation without inputs makes, such as a range."""
+"""Most elements of a value from an operation without inputs, such as a range."""
 _LARGEST_FLOAT = 1 << 12
-"""Numbers in the largest floating point value: counters, sums and tables."""
+"""Most elements of a floating point value: counters, sums and tables."""
 _UNFILLED = (torch.ops.aten.empty.memory_format, torch.ops.aten.empty_strided.default)
 _known: Any = WeakTensorKeyDictionary()
-"""Values by the fake tensors that stand for them."""
+"""Values by fake tensor."""
 
 
 def known_value(tensor: Tensor) -> Tensor | None:
-    """Return the real tensor that a fake one stands for, if it is known; a real one is itself."""
+    """Return the known value of a fake tensor, or None; a real tensor is its own value."""
     return _known.get(tensor) if isinstance(tensor, FakeTensor) else tensor
 
 
 def forget_values(tensors: Iterable[Tensor]) -> None:
-    """Let tensors stand for nothing known, such as parameters once they are made."""
+    """Forget the values of tensors, such as parameters after their initialization."""
     for tensor in tensors:
         _known.pop(tensor, None)
 
 
 class KnownValues(TorchDispatchMode):
-    """Carries values along; entered inside a fake mode."""
+    """Dispatch mode that carries values along; used inside a fake mode."""
 
     def __init__(self, fake_mode: FakeTensorMode):
         super().__init__()
         self._fake_mode = fake_mode
 
     def fake(self, value: Tensor, device: torch.device | None = None) -> Tensor:
-        """Return a fake tensor that stands for a real one and carries it.
+        """Return a fake tensor that carries a real one as its value.
 
         Args:
-            value: Left as it is.
-            device: Where the fake one is; None for the value's own device.
+            value: Real tensor; not changed.
+            device: Device of the fake tensor; None takes that of the value.
         """
         made = self._fake_mode.from_tensor(value)
         if device is not None and made.device != device:
@@ -71,7 +71,7 @@ class KnownValues(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Run an operation on fake tensors, and on values where all of them are known."""
+        """Run an operation on fake tensors, and on values if all of them are known."""
         kwargs = kwargs or {}
         flat, _ = tree_flatten((args, kwargs))
         inputs = [value for value in flat if isinstance(value, Tensor)]
@@ -83,34 +83,34 @@ class KnownValues(TorchDispatchMode):
                 return self._result_of_values(func, args, kwargs)
             if func is torch.ops.aten.index.Tensor:
                 return self._indexed_by_mask(args, error)
-            raise _asks_for_weights(func) from error
-        if are_known and _is_worth_keeping(func, inputs, result):
+            raise _needs_weights_error(func) from error
+        if are_known and _should_keep_value(func, inputs, result):
             self._keep(func, args, kwargs, result)
         elif func._schema.is_mutable:
-            _forget_what_is_written(func, args, kwargs)
+            _forget_written_values(func, args, kwargs)
         return result
 
     def _keep(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
-        values = self._of_values(func, args, kwargs)
+        values = self._compute_values(func, args, kwargs)
         for made, value in zip(tree_flatten(result)[0], tree_flatten(values)[0], strict=True):
             if isinstance(made, FakeTensor) and isinstance(value, Tensor):
                 _known[made] = value
 
-    def _of_values(self, func: Any, args: Any, kwargs: Any) -> Any:
-        own = tree_map(_as_value, (args, kwargs))
-        if "device" in own[1]:
-            own[1]["device"] = torch.device("cpu")
+    def _compute_values(self, func: Any, args: Any, kwargs: Any) -> Any:
+        values = tree_map(_value_of, (args, kwargs))
+        if "device" in values[1]:
+            values[1]["device"] = torch.device("cpu")
         with unset_fake_temporarily():
-            return func(*own[0], **own[1])
+            return func(*values[0], **values[1])
 
     def _result_of_values(self, func: Any, args: Any, kwargs: Any) -> Any:
         inputs = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, Tensor)]
         device = inputs[0].device if inputs else None
-        values = self._of_values(func, args, kwargs)
+        values = self._compute_values(func, args, kwargs)
         return tree_map(lambda v: self.fake(v, device) if isinstance(v, Tensor) else v, values)
 
     def _indexed_by_mask(self, args: Any, error: Exception) -> Any:
-        """Pick by a mask that is known from what is not, as by the places where it is true."""
+        """Index an unknown tensor by a known mask, through the positions where the mask is true."""
         source, indices, *rest = args
         places: list[Any] = []
         for index in indices:
@@ -119,7 +119,7 @@ class KnownValues(TorchDispatchMode):
                 continue
             value = known_value(index)
             if value is None:
-                raise _asks_for_weights(torch.ops.aten.index.Tensor) from error
+                raise _needs_weights_error(torch.ops.aten.index.Tensor) from error
             with unset_fake_temporarily():
                 found = value.nonzero(as_tuple=True)
             places += [self.fake(place, source.device) for place in found]
@@ -129,8 +129,8 @@ class KnownValues(TorchDispatchMode):
 def _run(func: Any, args: Any, kwargs: Any) -> Any:
     """Run an operation on fake tensors.
 
-    The product of groups of rows, as experts use it, runs in any dtype on a CPU; torch knows the
-    shape of its result in bfloat16 alone.
+    The grouped matrix product of experts runs in any dtype on a CPU, but torch implements its fake
+    version for bfloat16 only.
     """
     if func is torch.ops.aten._grouped_mm.default and args[0].dtype != torch.bfloat16:
         halves = (matrix.to(torch.bfloat16) for matrix in args[:2])
@@ -138,24 +138,24 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
     return func(*args, **kwargs)
 
 
-def _is_worth_keeping(func: Any, inputs: list[Tensor], result: Any) -> bool:
-    """Whether a result is small, and no number that weights are drawn from."""
+def _should_keep_value(func: Any, inputs: list[Tensor], result: Any) -> bool:
+    """Return whether a result is small, and not a random number for initialization."""
     limit = _LARGEST if inputs else _LARGEST_FROM_NOTHING
     outputs = [value for value in tree_flatten(result)[0] if isinstance(value, Tensor)]
     if any(output.numel() > limit for output in outputs):
         return False
     if not any(output.is_floating_point() for output in outputs):
         return True
-    is_drawn = torch.Tag.nondeterministic_seeded in func.tags or func in _UNFILLED
-    return not is_drawn and all(output.numel() <= _LARGEST_FLOAT for output in outputs)
+    is_random = torch.Tag.nondeterministic_seeded in func.tags or func in _UNFILLED
+    return not is_random and all(output.numel() <= _LARGEST_FLOAT for output in outputs)
 
 
-def _as_value(argument: Any) -> Any:
+def _value_of(argument: Any) -> Any:
     return known_value(argument) if isinstance(argument, Tensor) else argument
 
 
-def _forget_what_is_written(func: Any, args: Any, kwargs: Any) -> None:
-    """Drop the values of tensors that an operation has changed in a way that is not known."""
+def _forget_written_values(func: Any, args: Any, kwargs: Any) -> None:
+    """Forget the values of tensors that an operation writes to without known inputs."""
     for position, argument in enumerate(func._schema.arguments):
         if argument.alias_info is None or not argument.alias_info.is_write:
             continue
@@ -165,10 +165,10 @@ def _forget_what_is_written(func: Any, args: Any, kwargs: Any) -> None:
                 forget_values([tensor])
 
 
-def _asks_for_weights(func: Any) -> PlanError:
+def _needs_weights_error(func: Any) -> PlanError:
     name = str(func).removeprefix("aten.").partition(".")[0].lstrip("_")
     return PlanError(
-        f"This model's step cannot be planned: it asks for the result of '{name}', which depends "
-        "on the weights' values, expected shapes that follow from the batch alone. Without weights "
-        "that is not known. Measure it instead: lorakit plan RECIPE --measure."
+        f"The step of this model cannot be planned: it needs the result of '{name}', which depends "
+        "on the values of the weights, expected shapes that follow from the batch alone. Measure "
+        "it instead: lorakit plan RECIPE --measure."
     )

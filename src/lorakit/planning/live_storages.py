@@ -1,10 +1,9 @@
-"""Counting the memory of tensors while they live, by what they are for.
+"""Count the memory of live tensors by purpose.
 
-A dispatch mode sees every operation, on fake tensors as on real ones, and notes the storages of
-what comes out; a weak reference to each tells when it is freed. What a storage is for is often
-known only later (that it was saved for backward shows when backward begins, that it is a gradient
-when backward is over), so each keeps a record of when it lived, and the peak is divided up
-afterwards.
+A dispatch mode sees every operation, on fake and on real tensors, and records the storages of the
+results; a weak reference to each reports when it is freed. The purpose of a storage is often known
+only later (activations when backward starts, gradients when it ends), so each storage keeps a
+record of its lifetime, and the peak is divided by purpose afterwards.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from torch.utils._pytree import tree_iter
 
 
 class Purpose(StrEnum):
-    """What memory is for."""
+    """Purpose of memory."""
 
     BASE = "base weights"
     ADAPTER = "trained weights"
@@ -38,7 +37,7 @@ class Purpose(StrEnum):
 
 @dataclass(slots=True)
 class _Record:
-    """A storage's life: when it began and ended, in births of storages."""
+    """Lifetime of a storage, counted in storages allocated so far."""
 
     size_bytes: int
     born: int
@@ -47,21 +46,21 @@ class _Record:
 
 
 class LiveStorages(TorchDispatchMode):
-    """Counts the storages on one kind of device while it is entered.
+    """Dispatch mode that counts the storages on one type of device.
 
     Attributes:
-        level_bytes: What lives now.
-        peak_bytes: The most that has lived at once.
-        peak_place: `place` when that was.
-        place: What is running; kept up to date by whoever runs it.
+        level_bytes: Bytes alive now.
+        peak_bytes: Largest number of bytes alive at the same time.
+        peak_place: Value of `place` at the peak.
+        place: Name of the running module; set by the caller.
     """
 
     def __init__(self, device_type: str, vocabulary: int | None = None):
-        """Begin with nothing counted.
+        """Start with nothing counted.
 
         Args:
-            device_type: Such as "cpu"; tensors elsewhere are not counted.
-            vocabulary: Size of the last dimension by which logits are known.
+            device_type: Device type, such as "cpu"; tensors elsewhere are not counted.
+            vocabulary: Size of the last dimension that identifies logits.
         """
         super().__init__()
         self.level_bytes = 0
@@ -78,7 +77,7 @@ class LiveStorages(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Run an operation and count what is new in its result."""
+        """Run an operation and count new storages in its result."""
         result = func(*args, **(kwargs or {}))
         for value in tree_iter(result):
             if isinstance(value, Tensor):
@@ -86,35 +85,35 @@ class LiveStorages(TorchDispatchMode):
         return result
 
     def adopt(self, tensors: Iterable[Tensor], purpose: Purpose) -> None:
-        """Count tensors that were there before, unless they are counted already."""
+        """Count existing tensors, unless they are counted already."""
         for tensor in tensors:
             record = self._note(tensor)
             if record is not None and record.purpose is None:
                 record.purpose = purpose
 
     def assign(self, tensors: Iterable[Tensor], purpose: Purpose) -> None:
-        """Say what storages are for that are counted, whatever they were taken for before."""
+        """Set the purpose of counted storages, replacing an earlier one."""
         for tensor in tensors:
             living = self._living.get(tensor.untyped_storage()._cdata)
             if living is not None:
                 living[1].purpose = purpose
 
     def assign_rest(self, purpose: Purpose) -> None:
-        """Say what all living storages are for of which nothing is known yet."""
+        """Set the purpose of all live storages that have none yet."""
         for _, record in self._living.values():
             if record.purpose is None:
                 record.purpose = purpose
 
     def forget_peak(self) -> None:
-        """Let the peak begin anew from what lives now."""
+        """Reset the peak to the bytes alive now."""
         self.peak_bytes, self.peak_place, self._peak_at = self.level_bytes, self.place, self._clock
 
     def living_bytes(self) -> Counter[Purpose]:
-        """Return what lives now, by what it is for."""
+        """Return the bytes alive now, by purpose."""
         return _by_purpose(record for _, record in self._living.values())
 
     def peak_by_purpose(self) -> Counter[Purpose]:
-        """Return what lived at the peak, by what it was for."""
+        """Return the bytes alive at the peak, by purpose."""
         at = self._peak_at
         return _by_purpose(
             record
@@ -127,7 +126,7 @@ class LiveStorages(TorchDispatchMode):
             return None
         try:
             storage = tensor.untyped_storage()
-        except NotImplementedError:  # a wrapper; what it holds is seen by itself
+        except NotImplementedError:  # a wrapper; its inner tensors are seen separately
             return None
         key = storage._cdata
         known = self._living.get(key)

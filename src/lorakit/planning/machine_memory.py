@@ -1,4 +1,4 @@
-"""How much memory there is, and how it is written."""
+"""Detect the memory of a device, and parse amounts of memory."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _CGROUP_LIMITS = ("memory.max", "memory/memory.limit_in_bytes")
 
 
 def parse_memory(text: str) -> int:
-    """Read an amount of memory.
+    """Parse an amount of memory.
 
     >>> parse_memory("16GB"), parse_memory("1.5 GiB"), parse_memory("800mb")
     (16000000000, 1610612736, 800000000)
 
     Raises:
-        ConfigError: It is none.
+        ConfigError: The text is not an amount of memory.
     """
     found = _SIZE.fullmatch(text.strip().lower())
     unit = found.group(2) if found else ""
@@ -44,9 +44,9 @@ def parse_memory(text: str) -> int:
 
 
 def device_memory(device: torch.device) -> int | None:
-    """Return the bytes a device has in all, or those a container leaves; None where unknown."""
+    """Return the total bytes of a device or the limit of a container; None if unknown."""
     if device.type == "cuda":
-        return _of_gpu(device)
+        return _gpu_memory(device)
     if device.type != "cpu":
         return None
     limits = [limit for limit in map(_cgroup_limit, _CGROUP_LIMITS) if limit is not None]
@@ -54,11 +54,11 @@ def device_memory(device: torch.device) -> int | None:
 
 
 def process_bytes() -> int:
-    """Return the memory this process has resident now: Python and its libraries, before a model."""
+    """Return the resident memory of this process: before a model, Python and its libraries."""
     return psutil.Process().memory_info().rss
 
 
-def _of_gpu(device: torch.device) -> int | None:
+def _gpu_memory(device: torch.device) -> int | None:
     if not torch.cuda.is_available():
         return None
     return torch.cuda.get_device_properties(device).total_memory

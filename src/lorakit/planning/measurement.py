@@ -1,4 +1,4 @@
-"""A few real steps of a recipe: how long they take, and what they take of memory."""
+"""Measure the time and memory of a few real steps of a recipe."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from lorakit.files.atomic import scratch_directory
-from lorakit.planning.planned_examples import row_tokens
+from lorakit.planning.planned_examples import example_tokens
 from lorakit.planning.step_memory import StepMemory, longest_batch, run_step
 from lorakit.recipes.recipe import Recipe
 from lorakit.training.preview import optimizer_steps
@@ -24,57 +24,57 @@ _WARM_UP = 1
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a few real steps showed."""
+    """Time and memory of a few real steps."""
 
     step_s: float
     """Median seconds of an optimizer step after the first."""
     updates: int
     """Optimizer steps of the whole run."""
     memory: StepMemory
-    """Counted in one more step, on a batch of the longest rows."""
+    """Memory of one more step, on a batch of the longest examples."""
 
     @property
     def run_s(self) -> float:
-        """Seconds that the steps of the whole run would take; evaluations come on top."""
+        """Seconds for the steps of the whole run, without evaluations."""
         return self.step_s * self.updates
 
 
 def measure(recipe: Recipe) -> Measurement:
-    """Load a recipe's base and data and train three steps; nothing of it is kept.
+    """Load base and data of a recipe and train three steps; nothing is kept.
 
     Args:
-        recipe: The recipe; its run directory is not made.
+        recipe: The recipe; its run directory is not created.
 
     Raises:
         LorakitError: As `train` would raise.
     """
     clock = _Clock()
-    with _trainer_of(recipe, [clock]) as (setup, trainer):
+    with _measured_trainer(recipe, [clock]) as (setup, trainer):
         updates = optimizer_steps(setup.arguments, len(setup.encoded.train))
         setup.arguments.max_steps = _STEPS
         trainer.train()
-        memory = _counted(setup, trainer)
+        memory = _count_memory(setup, trainer)
     return Measurement(statistics.median(clock.steps_s[_WARM_UP:]), updates, memory)
 
 
 def count_step(recipe: Recipe, before: Callable[[], None] = lambda: None) -> StepMemory:
-    """Load a recipe's base and data and count the memory of one step of the longest rows.
+    """Load base and data of a recipe and count the memory of a step of the longest examples.
 
     Args:
-        recipe: The recipe; its run directory is not made.
-        before: Called when everything is loaded.
+        recipe: The recipe; its run directory is not created.
+        before: Called after loading, before the step.
 
     Raises:
         LorakitError: As `train` would raise.
     """
-    with _trainer_of(recipe, []) as (setup, trainer):
+    with _measured_trainer(recipe, []) as (setup, trainer):
         before()
-        return _counted(setup, trainer)
+        return _count_memory(setup, trainer)
 
 
 @contextmanager
-def _trainer_of(recipe: Recipe, callbacks: list[Any]) -> Iterator[tuple[Setup, Any]]:
-    """Make a recipe's trainer, which writes nothing that stays."""
+def _measured_trainer(recipe: Recipe, callbacks: list[Any]) -> Iterator[tuple[Setup, Any]]:
+    """Yield the setup and trainer of a recipe, writing to a temporary directory only."""
     with scratch_directory("lorakit-plan-") as scratch:
         elsewhere = {"output": str(scratch / "run")}
         setup = prepare(recipe.with_changes(elsewhere, "the measurement"), _ignore)
@@ -85,20 +85,20 @@ def _trainer_of(recipe: Recipe, callbacks: list[Any]) -> Iterator[tuple[Setup, A
         yield setup, setup.build_trainer(callbacks)
 
 
-def _counted(setup: Setup, trainer: Any) -> StepMemory:
+def _count_memory(setup: Setup, trainer: Any) -> StepMemory:
     encoded: Any = setup.encoded.train
-    rows = sorted(encoded, key=row_tokens, reverse=True)
-    batch = trainer._prepare_inputs(longest_batch(trainer, rows, len(rows)))
+    examples = sorted(encoded, key=example_tokens, reverse=True)
+    batch = trainer._prepare_inputs(longest_batch(trainer, examples, len(examples)))
     trainer.optimizer = None  # a fresh one
     return run_step(trainer, batch)
 
 
 def _ignore(name: str, payload: dict[str, Any]) -> None:
-    """Take no notice of an event."""
+    """Ignore an event."""
 
 
 class _Clock(TrainerCallback):
-    """Notes how long each optimizer step takes."""
+    """Records the duration of each optimizer step."""
 
     def __init__(self) -> None:
         self.steps_s: list[float] = []

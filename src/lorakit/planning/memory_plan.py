@@ -1,4 +1,4 @@
-"""`plan`: what a run will take, found out on fake tensors before anything is loaded."""
+"""`plan`: predict the memory of a run on fake tensors, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from lorakit.injection import count_parameters
 from lorakit.planning.fake_model import build_fake_model
 from lorakit.planning.fake_world import FakeWorld
 from lorakit.planning.machine_memory import device_memory, parse_memory, process_bytes
-from lorakit.planning.planned_examples import PlannedExamples, rows_of
-from lorakit.planning.planned_trainer import PlannedTrainerMixin
-from lorakit.planning.several_processes import in_each_process
+from lorakit.planning.planned_examples import PlannedExamples, planned_examples
+from lorakit.planning.planned_trainer import planned_trainer_class
+from lorakit.planning.several_processes import memory_per_process
 from lorakit.planning.sources import Sources, find_sources
 from lorakit.planning.step_memory import StepMemory, longest_batch, run_step
 from lorakit.quantization.devices import default_device
@@ -36,54 +36,54 @@ Method = Literal["adapter", "full"]
 
 @dataclass(frozen=True)
 class MemoryPlan(StepMemory):
-    """What a run takes; all sizes are of one process, in bytes."""
+    """Memory of a run; all sizes are those of one process, in bytes."""
 
     method: Method
     device: str
     processes: int
     trainable: int
-    """Parameters that are trained."""
+    """Trained parameters."""
     total: int
-    """Parameters in all, the trained ones included."""
+    """All parameters, including the trained ones."""
     process_bytes: int
-    """What the process takes besides its tensors: Python and the libraries."""
+    """Memory of the process without its tensors: Python and the libraries."""
     adapter_file_bytes: int
-    """Of adapter_model.safetensors; of the whole checkpoint where everything is trained."""
+    """Size of adapter_model.safetensors, or of the whole checkpoint if everything is trained."""
     memory_bytes: int | None
-    """What there is; None where that is not known."""
+    """Memory of the device; None if unknown."""
     batch_rows: int
     batch_tokens: int
-    """Of a row of the batch that was planned, targets not included."""
+    """Tokens of a row of the planned batch, without targets."""
     updates: int | None
-    """Optimizer steps of the whole run; None where the number of rows is not known."""
+    """Optimizer steps of the whole run; None if the number of examples is unknown."""
     batches: int | None
-    """Micro-batches of a process, each one forward and one backward pass."""
+    """Micro-batches of a process, each with one forward and one backward pass."""
     epochs: float | None
     """Passes over the training examples."""
     tokens: int | None
-    """Trained on in the whole run by all processes, padding left out."""
+    """Tokens that all processes train on in the whole run, without padding."""
     notes: tuple[str, ...]
 
     @property
     def needed_bytes(self) -> int:
-        """What the process takes with its tensors."""
+        """Memory of the process with its tensors."""
         return self.peak_bytes + self.process_bytes
 
     @property
     def fits(self) -> bool | None:
-        """Whether tensors and process fit into the memory; None where that is not known."""
+        """Whether tensors and process fit into the memory; None if unknown."""
         return None if self.memory_bytes is None else self.needed_bytes <= self.memory_bytes
 
     @property
     def measurable_bytes(self) -> int:
-        """What a run's report can be compared with.
+        """Bytes comparable with the report of a run.
 
-        On a CPU that is the memory of the whole process; on a GPU, that of its tensors.
+        On a CPU, the memory of the whole process; on a GPU, that of its tensors.
         """
         return self.needed_bytes if self.device == "cpu" else self.peak_bytes
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all of it as values that JSON knows."""
+        """Return all fields as JSON values."""
         return {**asdict(self), "needed_bytes": self.needed_bytes, "fits": self.fits}
 
 
@@ -97,66 +97,68 @@ def plan(
     download: bool = False,
     sources: Sources | None = None,
 ) -> MemoryPlan:
-    """Find out what a run will take, without weights and without memory for them.
+    """Predict the memory of a run without loading weights.
 
-    The recipe's model, adapter, optimizer and batch are built on fake tensors, which have shapes
-    and no numbers, and the task's own trainer runs a step on them while every storage is counted.
-    The batch is that of the longest rows, where data and tokenizer are here, else of rows of
+    Model, adapter, optimizer and batch of the recipe are built on fake tensors, which have shapes
+    but no values, and the trainer of the task runs a step on them while every storage is counted.
+    The batch has the longest examples if data and tokenizer are local, otherwise examples of
     `data.max_length` tokens.
 
     Args:
         recipe: A recipe, or the path of its YAML file.
-        method: "adapter" as the recipe says; "full" trains every parameter, without an adapter.
+        method: "adapter" trains as the recipe says; "full" trains every parameter, without an
+            adapter.
         device: "cpu" or "cuda"; None takes the accelerator if there is one.
-        memory: What there is, in bytes or as in "16GB"; None looks at the device.
-        processes: How many train together, each on its own device.
-        download: Whether data and tokenizer may be fetched from the hub; the configuration is.
-        sources: What `find_sources` found for a recipe of the same model and data; None looks.
+        memory: Memory of the device, in bytes or such as "16GB"; None detects it.
+        processes: Number of processes that train together, each on its own device.
+        download: Whether data and tokenizer may be downloaded from the hub; the configuration
+            always may.
+        sources: Result of `find_sources` for a recipe of the same model and data; None reads it.
 
     Raises:
-        ConfigError, MissingFileError, DataError, TargetError, QuantizationError: As training
-            would raise for what can be seen without weights.
-        PlanError: The step depends on the weights' values.
+        ConfigError, MissingFileError, DataError, TargetError, QuantizationError: Errors of
+            training that can be detected without weights.
+        PlanError: The step depends on the values of the weights.
     """
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     recipe = Recipe.check(recipe.model_dump(mode="json"), "the recipe")
-    place = _device_named(device) if device is not None else _device_of(recipe)
+    place = _parse_device(device) if device is not None else _device_of(recipe)
     available = parse_memory(memory) if isinstance(memory, str) else memory or device_memory(place)
     if processes < 1:
         raise ConfigError(f"Cannot plan for {processes} processes: expected 1 or more.")
     task = task_for(recipe.task)
     sources = sources or find_sources(recipe, task, download=download)
-    world, tensors_on = FakeWorld(), _imitated(place)
+    world, tensors_on = FakeWorld(), _fake_tensor_device(place)
     model = build_fake_model(
         *(recipe, task, sources.labels, sources.tokenizer, place, tensors_on, world),
         trains_all=method == "full",
     )
-    rows = rows_of(sources, recipe, task, model)
-    with scratch_directory("lorakit-plan-") as scratch:  # a trainer makes its output directory
-        arguments = _arguments(recipe, task, rows, place, scratch)
-        # The trainer wants rows to evaluate on, which it will not do.
-        encoded = replace(rows.encoded, validation=rows.encoded.train)
-        with world.entered():
+    examples = planned_examples(sources, recipe, task, model)
+    with scratch_directory("lorakit-plan-") as scratch:  # a trainer creates its output directory
+        arguments = _arguments(recipe, task, examples, place, scratch)
+        # The trainer requires validation examples, although it does not evaluate.
+        encoded = replace(examples.encoded, validation=examples.encoded.train)
+        with world.activate():
             trainer = task.build_trainer(
                 *(model, sources.tokenizer, encoded, arguments, sources.labels, ()),
-                PlannedTrainerMixin,
+                planned_trainer_class(task),
             )
-        batch = longest_batch(trainer, rows.longest, rows.train_examples)
-        with world.entered():
+        batch = longest_batch(trainer, examples.longest, examples.train_examples)
+        with world.activate():
             moved = {key: world.values.fake(value, tensors_on) for key, value in batch.items()}
-            counted = _step(trainer, moved)
+            counted = _run_fake_step(trainer, moved)
     shards = bool(recipe.training.get("fsdp"))
-    step = in_each_process(counted, model, processes, shards)
+    step = memory_per_process(counted, model, processes, shards)
     parameters = count_parameters(model)
     if method == "full":
         file_bytes = safetensors_bytes(model.state_dict(), {"format": "pt"})
     else:
         file_bytes = view_of(model, "default").weights_file_bytes()
     updates = epochs = tokens = None
-    if rows.train_examples is not None:
-        updates = optimizer_steps(arguments, -(-rows.train_examples // processes))
-        epochs = _epochs(arguments, updates * processes, rows.train_examples)
-        tokens = round(epochs * rows.mean_tokens * rows.train_examples)
+    if examples.train_examples is not None:
+        updates = optimizer_steps(arguments, -(-examples.train_examples // processes))
+        epochs = _epochs(arguments, updates * processes, examples.train_examples)
+        tokens = round(epochs * examples.mean_tokens * examples.train_examples)
     first = next(iter(batch.values()))
     return MemoryPlan(
         **vars(step),
@@ -174,20 +176,24 @@ def plan(
         batches=None if updates is None else updates * arguments.gradient_accumulation_steps,
         epochs=epochs,
         tokens=tokens,
-        notes=(rows.note, *_sharing_note(shards, processes), *_imitation_note(place, tensors_on)),
+        notes=(
+            examples.note,
+            *_processes_note(shards, processes),
+            *_imitation_note(place, tensors_on),
+        ),
     )
 
 
-def _sharing_note(shards: bool, processes: int) -> tuple[str, ...]:
+def _processes_note(shards: bool, processes: int) -> tuple[str, ...]:
     if shards and processes == 1:
-        return ("training.fsdp shares the model out over several processes: say --processes N.",)
+        return ("training.fsdp shards the model over several processes: give --processes N.",)
     if processes == 1:
         return ()
-    how = "The model is shared out (FSDP2)" if shards else "Each process has all of it (DDP)"
-    return (f"{how}; what {processes} processes add is worked out, not run.",)
+    how = "The model is sharded (FSDP2)" if shards else "Each process has the whole model (DDP)"
+    return (f"{how}; the memory that {processes} processes add is calculated, not run.",)
 
 
-def _step(trainer: Any, batch: Mapping[str, Any]) -> StepMemory:
+def _run_fake_step(trainer: Any, batch: Mapping[str, Any]) -> StepMemory:
     try:
         return run_step(trainer, batch)
     except LorakitError:
@@ -196,18 +202,18 @@ def _step(trainer: Any, batch: Mapping[str, Any]) -> StepMemory:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise PlanError(
             f"The step of this {type(trainer.model).__name__} fails on fake tensors: {reason}. If "
-            "it runs on real ones, measure it there: lorakit plan RECIPE --measure."
+            "it runs on real ones, measure it: lorakit plan RECIPE --measure."
         ) from error
 
 
-def _device_named(name: str) -> torch.device:
+def _parse_device(name: str) -> torch.device:
     if name.partition(":")[0] not in ("cpu", "cuda"):
         raise ConfigError(f"Cannot plan for the device '{name}': expected cpu or cuda.")
     return torch.device(name)
 
 
-def _imitated(device: torch.device) -> torch.device:
-    """Return where fake tensors stand for those on a device: there, if torch knows it at all."""
+def _fake_tensor_device(device: torch.device) -> torch.device:
+    """Return the device of fake tensors: the given one if torch supports it, else the CPU."""
     is_known = device.type == "cpu" or torch.backends.cuda.is_built()
     return device if is_known else torch.device("cpu")
 
@@ -215,7 +221,7 @@ def _imitated(device: torch.device) -> torch.device:
 def _imitation_note(device: torch.device, tensors_on: torch.device) -> tuple[str, ...]:
     if tensors_on == device:
         return ()
-    return (f"Torch knows no {device.type} here: activations are planned as on a CPU.",)
+    return (f"torch does not support {device.type} here: activations are planned as on a CPU.",)
 
 
 def _device_of(recipe: Recipe) -> torch.device:
@@ -223,11 +229,11 @@ def _device_of(recipe: Recipe) -> torch.device:
 
 
 def _arguments(
-    recipe: Recipe, task: Task, rows: PlannedExamples, device: torch.device, output: Path
+    recipe: Recipe, task: Task, examples: PlannedExamples, device: torch.device, output: Path
 ) -> TrainingArguments:
     has_validation = recipe.data.validation is not None or recipe.data.validation_fraction > 0
-    resolved = resolve_training(recipe, task, rows.train_examples or 1, has_validation)
-    # Whether and how processes share is planned for apart; here there is one.
+    resolved = resolve_training(recipe, task, examples.train_examples or 1, has_validation)
+    # Sharding is planned separately; here there is one process.
     values = {key: value for key, value in resolved.items() if not key.startswith("fsdp")}
     return build_arguments(values, task, output, device.type)
 

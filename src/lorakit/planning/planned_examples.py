@@ -1,4 +1,4 @@
-"""The rows a step is planned for: the longest there are, or rows as long as may be."""
+"""The examples of a planned step: the longest of the data, or examples of maximum length."""
 
 from __future__ import annotations
 
@@ -23,37 +23,37 @@ _TOKEN = 1
 
 @dataclass(frozen=True)
 class PlannedExamples:
-    """What a batch is made of, and how much there is to train on."""
+    """Examples for a batch, and the amount of training data."""
 
     longest: list[dict[str, Any]]
-    """Encoded rows, the longest first."""
+    """Encoded examples, the longest first."""
     encoded: Encoded
-    """The rows looked at, as a trainer takes them."""
+    """The same examples as a trainer takes them."""
     train_examples: int | None
-    """Of the whole run, packed ones where rows are packed; None where the data is not here."""
+    """Examples of the whole run, after packing; None if the data is not local."""
     mean_tokens: float
-    """Of a row."""
+    """Mean number of tokens of an example."""
     note: str
-    """Where the length comes from, one sentence."""
+    """One sentence on the origin of the length."""
 
 
-def rows_of(
+def planned_examples(
     sources: Sources, recipe: Recipe, task: Task, model: PreTrainedModel
 ) -> PlannedExamples:
-    """Return the rows to plan for: the longest of the data, or as long as `data.max_length` allows.
+    """Return the longest examples of the data, or examples of `data.max_length` tokens.
 
     Args:
-        sources: What is here of data and tokenizer.
+        sources: Local data and tokenizer.
         recipe: The recipe.
-        task: Its task.
-        model: Its limit holds; its weights are not read.
+        task: Task of the recipe.
+        model: Model whose maximum length applies; its weights are not read.
 
     Raises:
-        DataError, ConfigError: As training would raise for these rows.
+        DataError, ConfigError: Errors of training for these examples.
     """
     if sources.longest is not None and sources.spread is not None and sources.has_tokenizer:
         return _from_data(sources, sources.longest, sources.spread, recipe, task, model)
-    return _as_long_as_may_be(sources, recipe, task.task_type, model)
+    return _longest_allowed(sources, recipe, task.task_type, model)
 
 
 def _from_data(
@@ -64,40 +64,42 @@ def _from_data(
     task: Task,
     model: PreTrainedModel,
 ) -> PlannedExamples:
-    def encoded_of(rows: Splits) -> Encoded:
-        return task.encode(rows, recipe, sources.tokenizer, model, sources.labels)
+    def encoded_of(examples: Splits) -> Encoded:
+        return task.encode(examples, recipe, sources.tokenizer, model, sources.labels)
 
     count = sources.train_examples or 0
     encoded = encoded_of(longest)
     some = encoded if len(longest.train) == len(spread.train) == count else encoded_of(spread)
-    lengths = [row_tokens(row) for row in _rows(some.train)]
+    lengths = [example_tokens(example) for example in _as_dicts(some.train)]
     limit = encoded.settings["max_length"]
     return PlannedExamples(
-        longest=sorted(_rows(encoded.train), key=row_tokens, reverse=True),
+        longest=sorted(_as_dicts(encoded.train), key=example_tokens, reverse=True),
         encoded=encoded,
-        # Rows without a token that counts are left out, and packing makes one row of several.
+        # Examples without a counted token are dropped, and packing joins several into one.
         train_examples=max(round(count * len(lengths) / len(spread.train)), 1),
         mean_tokens=sum(lengths) / max(len(lengths), 1),
         note=f"The longest of {count:,} examples, at most {limit} tokens.",
     )
 
 
-def _as_long_as_may_be(
+def _longest_allowed(
     sources: Sources, recipe: Recipe, task_type: TaskType, model: PreTrainedModel
 ) -> PlannedExamples:
-    """Make rows of a token repeated."""
+    """Make an example of one repeated token."""
     length = resolve_max_length(recipe.data.max_length, model, sources.tokenizer)
-    row = _ROWS[task_type](length, recipe)
-    made = Dataset.from_list([row])
+    example = _EXAMPLES[task_type](length, recipe)
+    made = Dataset.from_list([example])
     why = "examples" if sources.train_examples is None else "tokenizer"
     verb = "are" if sources.train_examples is None else "is"
-    note = f"Rows of {length:,} tokens, as the {why} {verb} not here (data.max_length)."
-    return PlannedExamples([row], Encoded(made, None), sources.train_examples, float(length), note)
+    note = f"Examples of {length:,} tokens, because the {why} {verb} not local (data.max_length)."
+    return PlannedExamples(
+        [example], Encoded(made, None), sources.train_examples, float(length), note
+    )
 
 
 def _text_example(length: int, recipe: Recipe) -> dict[str, Any]:
-    row: dict[str, Any] = {"input_ids": [_TOKEN] * length, "labels": [_TOKEN] * length}
-    return row | ({"seq_lengths": [length]} if recipe.training.get("packing") else {})
+    example: dict[str, Any] = {"input_ids": [_TOKEN] * length, "labels": [_TOKEN] * length}
+    return example | ({"seq_lengths": [length]} if recipe.training.get("packing") else {})
 
 
 def _labelled_example(length: int, recipe: Recipe) -> dict[str, Any]:
@@ -112,7 +114,7 @@ def _pair_example(length: int, recipe: Recipe) -> dict[str, Any]:
     return _labelled_example(length, recipe) | {"labels": [_TOKEN] * recipe.data.max_target_length}
 
 
-_ROWS: dict[TaskType, Callable[[int, Recipe], dict[str, Any]]] = {
+_EXAMPLES: dict[TaskType, Callable[[int, Recipe], dict[str, Any]]] = {
     TaskType.CAUSAL_LM: _text_example,
     TaskType.SEQ_CLS: _labelled_example,
     TaskType.TOKEN_CLS: _tagged_example,
@@ -120,13 +122,15 @@ _ROWS: dict[TaskType, Callable[[int, Recipe], dict[str, Any]]] = {
 }
 
 
-def _rows(encoded: Dataset) -> list[dict[str, Any]]:
-    rows: Any = encoded
-    return [dict(row) for row in rows]
+def _as_dicts(encoded: Dataset) -> list[dict[str, Any]]:
+    examples: Any = encoded
+    return [dict(example) for example in examples]
 
 
-def row_tokens(row: dict[str, Any]) -> int:
-    """Return how many tokens a row has, those of a target of its own included."""
-    labels = row.get("labels")
-    target = len(labels) if isinstance(labels, list) and len(labels) != len(row["input_ids"]) else 0
-    return len(row["input_ids"]) + target
+def example_tokens(example: dict[str, Any]) -> int:
+    """Return the number of tokens of an example, including those of a separate target."""
+    labels = example.get("labels")
+    target = (
+        len(labels) if isinstance(labels, list) and len(labels) != len(example["input_ids"]) else 0
+    )
+    return len(example["input_ids"]) + target

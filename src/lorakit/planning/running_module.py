@@ -1,4 +1,4 @@
-"""Where in a model a step is: the path of the module that runs, forward and backward."""
+"""Track the module that is running, in forward and backward."""
 
 from __future__ import annotations
 
@@ -12,28 +12,29 @@ from torch.utils._pytree import tree_iter
 
 
 @contextmanager
-def track_running_module(model: nn.Module, tell: Callable[[str], None]) -> Iterator[None]:
-    """Tell which module of a model is running, for as long as a block runs.
+def track_running_module(model: nn.Module, report: Callable[[str], None]) -> Iterator[None]:
+    """Report which module of a model is running inside the block.
 
     Args:
-        model: The hooks are torch's global ones, so that no module looks hooked to others.
-        tell: Called with "layers.0.q_proj" in forward and "layers.0.q_proj, backward" in backward.
+        model: The model. Hooks are global, so that no module appears to have hooks.
+        report: Called with "layers.0.q_proj" in forward and "layers.0.q_proj, backward" in
+            backward.
     """
     paths = {id(module): path or type(module).__name__ for path, module in model.named_modules()}
     running: list[str] = []
 
     def enter(module: nn.Module, args: Any) -> None:
         running.append(paths.get(id(module), running[-1] if running else ""))
-        tell(running[-1])
+        report(running[-1])
 
     def leave(module: nn.Module, args: Any, output: Any) -> None:
         path = running.pop()
-        tell(running[-1] if running else "loss")
+        report(running[-1] if running else "loss")
         for node in _nodes(output):
-            # Modules inside this one have told their own nodes; the last to tell is the innermost.
+            # Inner modules have marked their nodes already; keep the innermost.
             if "place" not in node.metadata:
                 node.metadata["place"] = path
-                node.register_prehook(lambda _, path=path: tell(f"{path}, backward"))
+                node.register_prehook(lambda _, path=path: report(f"{path}, backward"))
 
     handles = (
         torch_module.register_module_forward_pre_hook(enter),

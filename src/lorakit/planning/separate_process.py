@@ -1,6 +1,6 @@
-"""Planning in a process of its own, for one of several that a launcher has started.
+"""Plan in a separate process, for processes that a launcher has started.
 
-Those have met already: a trainer made in one of them alone, to plan, would talk to the others.
+These have formed a process group: a trainer in one of them would communicate with the others.
 """
 
 from __future__ import annotations
@@ -18,24 +18,32 @@ from lorakit.planning.memory_plan import MemoryPlan, plan
 if TYPE_CHECKING:
     from lorakit.recipes.recipe import Recipe
 
-_OF_LAUNCHERS = ("ACCELERATE_", "FSDP_", "TORCHELASTIC_", "MASTER_", "GROUP_", "ROLE_", "LOCAL_")
-_OF_LAUNCHERS_EXACTLY = ("RANK", "WORLD_SIZE")
-_PATIENCE_S = 300
+_LAUNCHER_PREFIXES = (
+    "ACCELERATE_",
+    "FSDP_",
+    "TORCHELASTIC_",
+    "MASTER_",
+    "GROUP_",
+    "ROLE_",
+    "LOCAL_",
+)
+_LAUNCHER_NAMES = ("RANK", "WORLD_SIZE")
+_TIMEOUT_S = 300
 
 
 def plan_in_separate_process(recipe: Recipe, processes: int) -> MemoryPlan | None:
-    """Plan a recipe in a process that no launcher has started.
+    """Plan a recipe in a process without the environment of a launcher.
 
     Args:
         recipe: The recipe.
-        processes: How many train together.
+        processes: Number of processes that train together.
 
-    Returns: The plan, or None where it could not be made.
+    Returns: The plan, or None if planning failed.
     """
     environment = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(_OF_LAUNCHERS) and name not in _OF_LAUNCHERS_EXACTLY
+        if not name.startswith(_LAUNCHER_PREFIXES) and name not in _LAUNCHER_NAMES
     }
     with scratch_directory("lorakit-plan-") as scratch:
         path = scratch / "recipe.yaml"
@@ -47,7 +55,7 @@ def plan_in_separate_process(recipe: Recipe, processes: int) -> MemoryPlan | Non
                 env=environment,
                 capture_output=True,
                 text=True,
-                timeout=_PATIENCE_S,
+                timeout=_TIMEOUT_S,
                 check=True,
             )
             values = json.loads(done.stdout.splitlines()[-1])

@@ -1,13 +1,13 @@
-"""What one of several processes takes: by DDP, and sharded by FSDP2.
+"""The memory of each of several processes, with DDP and with FSDP2.
 
-Activations, logits and temporaries are those of the step that was counted in one process. What the
-processes add or share out is worked out, not run, from the sizes of the model's parameters:
+Activations, logits and temporaries are those of the step that was counted in one process. The rest
+is calculated from the sizes of the parameters:
 
-- DDP keeps the gradients a second time, in the buckets that are sent.
-- FSDP2 keeps 1/N of every parameter, gradient and state, and gathers whole ones: the parameters
-  outside of any block for the whole step, and the block at work and the next one for a while; in
-  backward the gradients of these two are whole as well. Packed weights in 4 or 8 bits are not
-  shared out.
+- DDP keeps a second copy of the gradients, in its communication buckets.
+- FSDP2 keeps 1/N of every parameter, gradient and state, and gathers whole ones: parameters
+  outside of any block for the whole step, and those of the running and the next block temporarily;
+  in backward, the gradients of these two blocks are whole too. Packed weights in 4 or 8 bits are
+  not sharded.
 """
 
 from __future__ import annotations
@@ -25,32 +25,34 @@ from lorakit.planning.step_memory import StepMemory
 _BLOCKS_GATHERED = 2
 
 
-def in_each_process(step: StepMemory, model: nn.Module, processes: int, shards: bool) -> StepMemory:
-    """Return what a step takes in each of several processes.
+def memory_per_process(
+    step: StepMemory, model: nn.Module, processes: int, shards: bool
+) -> StepMemory:
+    """Return the memory of a step in each of several processes.
 
     Args:
-        step: Counted in one process.
-        model: The model it was counted on.
-        processes: How many there are.
-        shards: Whether they share out the model (FSDP2); else each has all of it (DDP).
+        step: Memory counted in one process.
+        model: Model it was counted on.
+        processes: Number of processes.
+        shards: Whether the model is sharded (FSDP2); otherwise each process has all of it (DDP).
     """
     if processes == 1:
         return step
-    return _sharded(step, model, processes) if shards else _replicated(step)
+    return _with_fsdp(step, model, processes) if shards else _with_ddp(step)
 
 
-def _replicated(step: StepMemory) -> StepMemory:
+def _with_ddp(step: StepMemory) -> StepMemory:
     at_peak = {**step.at_peak, str(Purpose.COMMUNICATION): step.gradient_bytes}
     return replace(step, peak_bytes=step.peak_bytes + step.gradient_bytes, at_peak=at_peak)
 
 
-def _sharded(step: StepMemory, model: nn.Module, processes: int) -> StepMemory:
+def _with_fsdp(step: StepMemory, model: nn.Module, processes: int) -> StepMemory:
     packed = {
         id(module.weight) for module in model.modules() if quantized_weight(module) is not None
     }
     shared = [p for p in model.parameters() if id(p) not in packed]
-    base = _Shares((p for p in shared if not p.requires_grad), processes)
-    trained = _Shares((p for p in shared if p.requires_grad), processes)
+    base = _ShardedSizes((p for p in shared if not p.requires_grad), processes)
+    trained = _ShardedSizes((p for p in shared if p.requires_grad), processes)
     saved: dict[str, int] = {
         Purpose.BASE: base.saved_bytes,
         Purpose.ADAPTER: trained.saved_bytes,
@@ -72,31 +74,31 @@ def _sharded(step: StepMemory, model: nn.Module, processes: int) -> StepMemory:
     )
 
 
-class _Shares:
-    """Parameters cut along their first dimension into equal parts, the last of them padded."""
+class _ShardedSizes:
+    """Sizes of parameters sharded along their first dimension, with padding."""
 
     def __init__(self, parameters: Iterable[nn.Parameter], processes: int):
-        whole = own = 0
+        whole = shard = 0
         for parameter in parameters:
             size = parameter.numel() * parameter.itemsize
             whole += size
             rows = parameter.shape[0] if parameter.ndim else 1
-            own += -(-rows // processes) * (size // max(rows, 1))
-        self.saved_bytes = whole - own
+            shard += -(-rows // processes) * (size // max(rows, 1))
+        self.saved_bytes = whole - shard
         self.saved_share = self.saved_bytes / whole if whole else 0.0
 
 
 def _gathered_bytes(model: nn.Module, shared: list[nn.Parameter]) -> int:
-    """Return the bytes of whole parameters, and of their gradients, that are there at once."""
+    """Return the bytes of whole parameters and their gradients that exist at the same time."""
     blocks = set(getattr(model, "_no_split_modules", None) or ())
     are_shared = {id(p) for p in shared}
     in_blocks: set[int] = set()
     largest = 0
     for module in model.modules():
         if any(kind.__name__ in blocks for kind in type(module).__mro__):
-            own = [p for p in module.parameters() if id(p) in are_shared]
-            in_blocks |= {id(p) for p in own}
-            largest = max(largest, sum(map(_with_gradient, own)))
+            block = [p for p in module.parameters() if id(p) in are_shared]
+            in_blocks |= {id(p) for p in block}
+            largest = max(largest, sum(map(_with_gradient, block)))
     outside = [p for p in shared if id(p) not in in_blocks]
     return sum(map(_bytes, outside)) + _BLOCKS_GATHERED * largest
 

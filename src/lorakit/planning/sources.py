@@ -1,4 +1,4 @@
-"""What a plan reads: rows, labels and a tokenizer, where they are here; once for many plans."""
+"""Examples, labels and tokenizer for a plan, as far as they are local; read once for many plans."""
 
 from __future__ import annotations
 
@@ -21,39 +21,39 @@ if TYPE_CHECKING:
     from lorakit.recipes.recipe import Recipe
 
 _LONGEST = 256
-"""Rows with the most characters that are made into tokens; among them are those with the most."""
+"""Number of examples with the most characters to tokenize; they include the longest."""
 _SPREAD = 256
-"""Rows spread evenly over the data, whose mean length is taken for that of all."""
+"""Number of evenly spaced examples whose mean length estimates that of all."""
 _MEASURED = 100_000
-"""Rows whose characters are counted, spread evenly over larger data."""
+"""Most examples whose characters are counted, evenly spaced in larger data."""
 
 
 @dataclass(frozen=True)
 class Sources:
-    """What a plan knows of a recipe's data and model besides the model's configuration."""
+    """Data and tokenizer of a recipe that a plan uses, besides the model's configuration."""
 
     tokenizer: PreTrainedTokenizerBase
     has_tokenizer: bool
-    """Whether it is the base's own; else it is one of a single word."""
+    """Whether the tokenizer is that of the base; otherwise it has a single word."""
     labels: tuple[str, ...] | None
     train_examples: int | None
-    """Rows to train on; None where they are not here."""
+    """Number of training examples; None if they are not local."""
     longest: Splits | None
-    """The rows with the most characters, as many as a batch has or more."""
+    """Examples with the most characters, at least as many as a batch has."""
     spread: Splits | None
-    """Rows spread evenly over all."""
+    """Evenly spaced examples."""
 
 
 def find_sources(recipe: Recipe, task: Task, *, download: bool = False) -> Sources:
-    """Read what a plan needs of a recipe's rows, and its tokenizer.
+    """Read the examples and the tokenizer that a plan needs.
 
     Args:
-        recipe: The recipe; what is found does for every recipe with the same model and data.
-        task: Its task.
-        download: Whether rows and tokenizer may be fetched from the hub.
+        recipe: The recipe; the result is valid for every recipe with the same model and data.
+        task: Task of the recipe.
+        download: Whether examples and tokenizer may be downloaded from the hub.
 
     Raises:
-        MissingFileError, DataError: A local file is not there or cannot be read.
+        MissingFileError, DataError: A local file is missing or cannot be read.
     """
     tokenizer, has_tokenizer = _tokenizer(recipe, task, download)
     names = [name for name in (recipe.data.train, recipe.data.validation) if name is not None]
@@ -95,14 +95,15 @@ def _is_cached(recipe: Recipe) -> bool:
     return found is not None
 
 
-def _with_most_characters(rows: Dataset, count: int) -> list[int]:
-    step = max(len(rows) // _MEASURED, 1)
-    places = range(0, len(rows), step)
+def _with_most_characters(examples: Dataset, count: int) -> list[int]:
+    step = max(len(examples) // _MEASURED, 1)
+    places = range(0, len(examples), step)
     sizes: list[int] = []
-    for batch in rows.select(places).iter(batch_size=1000):
+    for batch in examples.select(places).iter(batch_size=1000):
         columns: Any = batch
         sizes += [
-            sum(len(str(value)) for value in row) for row in zip(*columns.values(), strict=True)
+            sum(len(str(value)) for value in example)
+            for example in zip(*columns.values(), strict=True)
         ]
     order = sorted(range(len(sizes)), key=sizes.__getitem__, reverse=True)
     return sorted(places[index] for index in order[:count])

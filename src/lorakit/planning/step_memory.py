@@ -1,4 +1,4 @@
-"""What one training step takes, by running it while its storages are counted.
+"""Count the memory of one training step while it runs.
 
 The same code runs a step on fake tensors (to plan) and on real ones (to compare).
 """
@@ -26,58 +26,58 @@ from lorakit.training.trainers.adapter_trainer import checkpoints_reentrantly
 if TYPE_CHECKING:
     from transformers import Trainer
 
-_MOST_BATCHES = 2
-"""Of those that are accumulated: the second is like all that follow."""
+_MAX_MICRO_BATCHES = 2
+"""Accumulated micro-batches that run; all after the first are alike."""
 
 
 @dataclass(frozen=True)
 class StepMemory:
-    """Bytes of one training step, the optimizer's state being there from earlier ones."""
+    """Bytes of one training step after the first, so with optimizer state."""
 
     base_weights_bytes: int
-    """Frozen parameters, buffers, and what belongs to quantised weights."""
+    """Frozen parameters, buffers, and the tensors of quantised weights."""
     adapter_bytes: int
-    """All that is trained."""
+    """All trained parameters."""
     gradient_bytes: int
-    """Of one step, when backward is over."""
+    """Gradients of one step, at the end of backward."""
     optimizer_bytes: int
     saved_activation_bytes: int
-    """What forward leaves for backward, logits included."""
+    """Tensors saved for backward, including logits."""
     logits_bytes: int
     """Logits at the peak."""
     temporary_bytes: int
-    """At the peak: what forward or backward needs for a moment."""
+    """Temporary tensors of forward or backward at the peak."""
     peak_bytes: int
     peak_place: str
-    """The module that runs at the peak, or "optimizer"."""
+    """Module that runs at the peak, or "optimizer"."""
     at_peak: Mapping[str, int]
-    """What the peak is made of, by `Purpose`."""
+    """Bytes at the peak, by `Purpose`."""
 
 
 def longest_batch(
-    trainer: Trainer, rows: Sequence[Mapping[str, Any]], train_examples: int | None
+    trainer: Trainer, examples: Sequence[Mapping[str, Any]], train_examples: int | None
 ) -> dict[str, Any]:
-    """Return a batch as a trainer's collator makes it of the longest rows.
+    """Return a batch of the longest examples, made by the collator of a trainer.
 
     Args:
         trainer: The trainer.
-        rows: Encoded, the longest first; where there are too few they are taken again.
-        train_examples: How many there are in the whole run, which a batch cannot exceed.
+        examples: Encoded examples, the longest first; repeated if there are too few.
+        train_examples: Number of examples in the whole run, which limits the batch.
     """
     subject: Any = trainer
     size = subject.args.per_device_train_batch_size
     size = size if train_examples is None else min(size, train_examples)
-    return dict(subject.data_collator([dict(row) for row in islice(cycle(rows), size)]))
+    return dict(subject.data_collator([dict(example) for example in islice(cycle(examples), size)]))
 
 
 def run_step(trainer: Trainer, batch: Mapping[str, Any]) -> StepMemory:
     """Run a training step of a trainer and count its memory.
 
     Args:
-        trainer: Made for the model; its optimizer is created if it has none.
-        batch: On the model's device.
+        trainer: Trainer of the model; its optimizer is created if it has none.
+        batch: Batch on the device of the model.
 
-    Returns: What was counted on the device of the model.
+    Returns: Memory on the device of the model.
     """
     subject: Any = trainer
     model: Any = subject.model
@@ -94,10 +94,10 @@ def run_step(trainer: Trainer, batch: Mapping[str, Any]) -> StepMemory:
     storages.forget_peak()
     kept: Counter[Purpose] = Counter()
     with (
-        _checkpointing_as_asked(subject),
-        _autocast_as_asked(subject),
+        _enabling_checkpointing(subject),
+        _enabling_autocast(subject),
         track_running_module(model, lambda place: setattr(storages, "place", place)),
-        _backward_watched(subject, storages, trained, kept),
+        _watching_backward(subject, storages, trained, kept),
         storages,
     ):
         _one_step(subject, batch)
@@ -120,9 +120,9 @@ def run_step(trainer: Trainer, batch: Mapping[str, Any]) -> StepMemory:
 
 
 def _one_step(trainer: Any, batch: Mapping[str, Any]) -> None:
-    """Do what the Trainer's loop does for one optimizer step."""
+    """Run one optimizer step as the loop of the Trainer does."""
     model, arguments = trainer.model, trainer.args
-    count = min(arguments.gradient_accumulation_steps, _MOST_BATCHES)
+    count = min(arguments.gradient_accumulation_steps, _MAX_MICRO_BATCHES)
     trainer.current_gradient_accumulation_steps = count
     device = next(model.parameters()).device
     batches, items = trainer.get_batch_samples(iter([batch] * count), count, device)
@@ -135,7 +135,7 @@ def _one_step(trainer: Any, batch: Mapping[str, Any]) -> None:
 
 
 def _make_state(optimizer: Any, trained: list[nn.Parameter]) -> None:
-    """Let an optimizer make its state, as in a first step; parameters stay as they are."""
+    """Create the state of an optimizer as a first step does; parameters do not change."""
     rates = [group["lr"] for group in optimizer.param_groups]
     for parameter in trained:
         parameter.grad = torch.zeros_like(parameter)
@@ -148,10 +148,10 @@ def _make_state(optimizer: Any, trained: list[nn.Parameter]) -> None:
 
 
 @contextmanager
-def _backward_watched(
+def _watching_backward(
     trainer: Any, storages: LiveStorages, trained: list[nn.Parameter], kept: Counter[Purpose]
 ) -> Iterator[None]:
-    """Count what lives between forward and backward, and what backward leaves."""
+    """Count live storages between forward and backward, and gradients after backward."""
     backward = trainer.accelerator.backward
 
     def watched(loss: Tensor, **options: Any) -> None:
@@ -172,15 +172,15 @@ def _backward_watched(
 
 
 @contextmanager
-def _checkpointing_as_asked(trainer: Any) -> Iterator[None]:
-    """Turn activation checkpointing on as the Trainer's loop does, and off again."""
+def _enabling_checkpointing(trainer: Any) -> Iterator[None]:
+    """Enable activation checkpointing as the loop of the Trainer does, then disable it."""
     model, arguments = trainer.model, trainer.args
     if not arguments.activation_checkpointing:
         yield
         return
     options = dict(arguments.activation_checkpointing_kwargs or {})
-    own = {key: options.pop(key) for key in ("every_n_layers", "offload") if key in options}
-    model.activation_checkpointing_enable(activation_checkpointing_kwargs=options or None, **own)
+    extra = {key: options.pop(key) for key in ("every_n_layers", "offload") if key in options}
+    model.activation_checkpointing_enable(activation_checkpointing_kwargs=options or None, **extra)
     if not checkpoints_reentrantly(arguments):
         model.disable_input_require_grads()
     try:
@@ -190,22 +190,22 @@ def _checkpointing_as_asked(trainer: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _autocast_as_asked(trainer: Any) -> Iterator[None]:
-    """Let the model run under autocast, with float32 results, as accelerate has it in training."""
+def _enabling_autocast(trainer: Any) -> Iterator[None]:
+    """Run the model under autocast with float32 outputs, as accelerate does in training."""
     model, arguments = trainer.model, trainer.args
     if not (arguments.bf16 or arguments.fp16) or hasattr(model, "_original_forward"):
         yield
         return
     half = torch.bfloat16 if arguments.bf16 else torch.float16
     device_type = next(model.parameters()).device.type
-    own = vars(model).get("forward")
+    original = vars(model).get("forward")
     model.forward = convert_outputs_to_fp32(torch.autocast(device_type, half)(model.forward))
     try:
         yield
     finally:
         del model.forward
-        if own is not None:
-            model.forward = own
+        if original is not None:
+            model.forward = original
 
 
 def _frozen(model: nn.Module) -> Iterator[Tensor]:

@@ -1,4 +1,4 @@
-"""The base in 4 or 8 bits: loading it so, preparing it for training, and what it costs."""
+"""The base in 4 or 8 bits: loading it, preparing it for training, and measuring the error."""
 
 from lorakit.quantization.load import load_quantized, quantize_model
 from lorakit.quantization.prepare import prepare_for_training

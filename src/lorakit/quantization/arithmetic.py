@@ -1,7 +1,7 @@
 """The arithmetic of quantisation, written out: absmax, blocks, NormalFloat, double quantisation.
 
-Training runs bitsandbytes' kernels; this is what they compute, in a form one can read.
-docs/quantization.md goes through it.
+Training runs bitsandbytes' kernels; this is what they compute, in readable form.
+docs/quantization.md explains it.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ def absmax_int8(x: Tensor) -> tuple[Tensor, float]:
 
 
 def blockwise_int8(x: Tensor, block_size: int) -> tuple[Tensor, Tensor]:
-    """Quantise a vector to int8 with a scale for each block, so that an outlier harms only its own.
+    """Quantise a vector to int8 with a scale per block, so an outlier affects only its block.
 
     Args:
         x: (n,), n a multiple of block_size.
-        block_size: Numbers that share a scale.
+        block_size: Values that share a scale.
 
     Returns: The codes, (n,) int8, and c of each block.
 
@@ -49,10 +49,10 @@ def blockwise_int8(x: Tensor, block_size: int) -> tuple[Tensor, Tensor]:
 def normal_float_code_book(bits: int = 4) -> Tensor:
     """Return the values of NormalFloat: quantiles of a standard normal, scaled to [-1, 1].
 
-    Each value then stands for an equal share of normally distributed weights. Zero is to be exact,
+    Each value then stands for an equal share of normally distributed weights. Zero has to be exact,
     so the 2^(bits-1) values above it and the 2^(bits-1) - 1 below it are taken from two halves of
     the distribution, each from the median out to the same outermost quantile, and the median is
-    kept once. That quantile lies midway between those that 2^bits and 2^bits - 1 shares would have
+    used once. That quantile lies midway between those that 2^bits and 2^bits - 1 shares would have
     as the middle of their last share, so that neither end is at infinity.
 
     Args:
@@ -85,7 +85,7 @@ def code_book_quantize(x: Tensor, code_book: Tensor, block_size: int = 64) -> tu
     Args:
         x: (n,), n a multiple of block_size.
         code_book: Values in [-1, 1].
-        block_size: Numbers that share an absmax.
+        block_size: Values that share an absmax.
 
     Returns: Positions in the code book, (n,), and absmax, (n / block_size,).
 
@@ -104,7 +104,7 @@ def code_book_quantize(x: Tensor, code_book: Tensor, block_size: int = 64) -> tu
 def code_book_dequantize(
     codes: Tensor, absmax: Tensor, code_book: Tensor, block_size: int = 64
 ) -> Tensor:
-    """Undo `code_book_quantize`, but for what rounding has lost: (n,)."""
+    """Undo `code_book_quantize`, except for rounding: (n,)."""
     values = code_book.to(absmax.dtype)[codes].view(-1, block_size)
     return (values * absmax[:, None]).view(-1)
 
@@ -112,13 +112,13 @@ def code_book_dequantize(
 def bits_per_parameter(
     bits: int = 4, block_size: int = 64, nested_block_size: int | None = 256
 ) -> float:
-    """Return what a parameter takes with its share of the scales.
+    """Return the bits of a parameter, including its share of the scales.
 
     Args:
-        bits: Of its code.
-        block_size: Numbers that share a scale.
-        nested_block_size: Scales that share a scale of their own, so that each takes 8 bits in
-            place of 32; None for one level.
+        bits: Bits of its code.
+        block_size: Values that share a scale.
+        nested_block_size: Scales that share a second-level scale, so that each takes 8 bits
+            instead of 32; None for one level.
 
     >>> bits_per_parameter(nested_block_size=None), round(bits_per_parameter(), 3)
     (4.5, 4.127)

@@ -1,4 +1,4 @@
-"""What a device can do for a quantised base."""
+"""The dtypes that a device supports for a quantised base."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ import torch
 
 from lorakit.config import QuantizationConfig
 from lorakit.errors import QuantizationError
+from lorakit.libraries.extras import install_hint
 
 OLDEST_BITSANDBYTES = (0, 50)
 
 
 def require_bitsandbytes() -> None:
-    """Look for a bitsandbytes that can do what is asked of it.
+    """Require a bitsandbytes that is recent enough.
 
     Raises:
         QuantizationError: It is missing, too old, or cannot be imported.
     """
     wanted = ".".join(map(str, OLDEST_BITSANDBYTES))
-    install = f"Install it: pip install 'bitsandbytes>={wanted}'."
+    install = install_hint("bitsandbytes")
     try:
         found = version("bitsandbytes")
     except PackageNotFoundError:
@@ -41,7 +42,7 @@ def require_bitsandbytes() -> None:
 
 
 def has_dtype(dtype: torch.dtype, device: torch.device) -> bool:
-    """Return whether a device multiplies matrices of a dtype with instructions of its own."""
+    """Return whether a device has instructions to multiply matrices of a dtype."""
     if dtype == torch.float32:
         return True
     if device.type == "cpu":
@@ -53,7 +54,7 @@ def has_dtype(dtype: torch.dtype, device: torch.device) -> bool:
 
 
 def compute_dtype(config: QuantizationConfig, device: torch.device) -> torch.dtype:
-    """Return what products with the base run in.
+    """Return the dtype of products with the base.
 
     Raises:
         QuantizationError: The configuration names a dtype that the device lacks.
@@ -65,7 +66,7 @@ def compute_dtype(config: QuantizationConfig, device: torch.device) -> torch.dty
         raise QuantizationError(
             f"quantization.compute_dtype: got {config.compute_dtype}, for which this "
             f"{device.type.upper()} has no instructions; a step would take many times as long. "
-            "Set quantization.compute_dtype=float32, or auto to take the best the device has."
+            "Set quantization.compute_dtype=float32, or auto for the best one of the device."
         )
     return dtype
 

@@ -1,4 +1,4 @@
-"""What quantising does to the weights of a model, layer by layer."""
+"""The error that quantisation causes in the weights of a model, layer by layer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lorakit.quantization.load import linear_layers
 
 @dataclass(frozen=True)
 class Scheme:
-    """A way to keep a weight in fewer bits."""
+    """A format with fewer bits for a weight."""
 
     name: str
     bits: int
@@ -38,13 +38,13 @@ SCHEMES = (
 
 @dataclass(frozen=True)
 class LayerError:
-    """How far a quantised weight is from its own.
+    """The error of one quantised weight.
 
     Attributes:
         path: The layer's path in the model.
         out_features: Rows of the weight.
         in_features: Columns.
-        scheme: How it was quantised.
+        scheme: The format.
         relative: ‖W - dequantize(quantize(W))‖ / ‖W‖, Frobenius norms.
         largest: Largest absolute difference, in the weight's units.
         bits_per_parameter: Bytes of the codes and scales × 8 / parameters.
@@ -62,14 +62,14 @@ class LayerError:
 def quantization_errors(
     model: nn.Module, schemes: Sequence[Scheme] = SCHEMES
 ) -> Iterator[LayerError]:
-    """Measure each linear layer of a model under each scheme; the model is left as it is.
+    """Measure each linear layer of a model under each scheme; the model is not changed.
 
-    The output head is left out, as it is not quantised; so are layers that a scheme cannot cut
-    into blocks.
+    The output head is skipped, as it is not quantised; so are layers that a scheme cannot cut into
+    blocks.
 
     Args:
-        model: With dense weights.
-        schemes: What to compare.
+        model: A model with dense weights.
+        schemes: The formats to compare.
 
     Raises:
         QuantizationError: bitsandbytes is missing, or the model is quantised already.
@@ -79,7 +79,7 @@ def quantization_errors(
     if quantized is not None:
         raise QuantizationError(
             f"Cannot measure what quantising {quantized} costs: it is quantised already, expected "
-            "a dense weight. Name the checkpoint that it was made of."
+            "a dense weight. Name the checkpoint that it was made from."
         )
     outputs = output_layers(model)
     for path, module in linear_layers(model):
@@ -110,7 +110,7 @@ def measure_weight(path: str, weight: Tensor, scheme: Scheme) -> LayerError:
 
 
 def _there_and_back(weight: Tensor, scheme: Scheme) -> tuple[Tensor, list[Tensor]]:
-    """Return the dequantised weight, and what is stored of it (code books left out)."""
+    """Return the dequantised weight, and its stored tensors without code books."""
     import bitsandbytes.functional as functional
 
     if scheme.bits == 8:

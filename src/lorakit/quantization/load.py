@@ -1,4 +1,4 @@
-"""Loading a base in 4 or 8 bits, and quantising one that is in memory."""
+"""Loading a base in 4 or 8 bits, and quantising one in memory."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def load_quantized(
 ) -> tuple[Any, dict[str, Any]]:
     """Load a checkpoint with its linear layers in 4 or 8 bits.
 
-    Each weight is quantised as soon as it has been read, so that no more than one of them is in
-    memory in its own dtype.
+    Each weight is quantised as soon as it is read, so at most one of them is in memory in its
+    original dtype.
 
     Args:
         auto_class: A transformers class with `from_pretrained`.
@@ -44,15 +44,15 @@ def load_quantized(
         config: How to quantise.
         model_config: The configuration of the model at `name`.
         trained_in_full: Names of modules that are not quantised, as an adapter trains them.
-        device: Where to; None takes the accelerator if there is one, else the CPU.
-        trust_remote_code: Whether code that comes with the model may run.
+        device: Device of the model; None takes the accelerator if there is one, else the CPU.
+        trust_remote_code: Whether code that the model includes may run.
         options: Passed on to `from_pretrained`; `dtype` "auto" becomes the compute dtype.
 
     Returns: The model, and transformers' loading information.
 
     Raises:
         QuantizationError: bitsandbytes is missing, the device lacks the compute dtype, the
-            checkpoint is quantised already, or a layer cannot be cut into blocks; names all.
+            checkpoint is quantised already, or a layer cannot be cut into blocks; lists all.
         TargetError: `config.skip_modules` names no module.
     """
     require_bitsandbytes()
@@ -62,7 +62,7 @@ def load_quantized(
     if options.get("dtype") in (None, "auto"):
         options["dtype"] = dtype
     trusted = {"trust_remote_code": trust_remote_code}
-    skeleton = _skeleton(auto_class, model_config, **trusted)
+    skeleton = build_from_config(auto_class, model_config, **trusted)
     skipped = skipped_modules(skeleton, config, trained_in_full)
     require_blocks(skeleton, config, skipped)
     load = partial(
@@ -81,7 +81,7 @@ def load_quantized(
         fresh = [
             path for path, module in base_modules(model) if path in missing and bits_of(module)
         ]
-        if fresh:  # drawn at random and not worth keeping: they are trained in full
+        if fresh:  # random values, dense as they are trained in full
             skipped = [*skipped, *fresh]
             model, info = load(quantization_config=bitsandbytes_config(config, dtype, skipped))
     keep_odd_layouts(model.modules())
@@ -89,12 +89,12 @@ def load_quantized(
 
 
 def is_quantized(model_config: Any) -> bool:
-    """Return whether a checkpoint is quantised, by its configuration."""
+    """Return whether a checkpoint's configuration says that it is quantised."""
     return getattr(model_config, "quantization_config", None) is not None
 
 
 def load_settings(model_config: Any) -> QuantizationConfig:
-    """Return how bitsandbytes has quantised a checkpoint, as a recipe would say it.
+    """Return how bitsandbytes has quantised a checkpoint, as the settings of a recipe.
 
     Raises:
         QuantizationError: Something else has quantised it.
@@ -122,15 +122,15 @@ def load_as_quantized(
 ) -> tuple[Any, dict[str, Any]]:
     """Load a checkpoint that bitsandbytes has quantised already, as it is.
 
-    Modules that an adapter trains in full stay dense where the checkpoint does not have them.
+    Modules that an adapter trains in full stay dense if the checkpoint lacks them.
 
     Args:
         auto_class: A transformers class with `from_pretrained`.
         name: Hub id or directory.
         model_config: The configuration of the model at `name`.
         trained_in_full: Names of modules an adapter trains in full.
-        device: Where to; None takes the accelerator if there is one, else the CPU.
-        options: Passed on to `from_pretrained`; `trust_remote_code` among them.
+        device: Device of the model; None takes the accelerator if there is one, else the CPU.
+        options: Passed on to `from_pretrained`, including `trust_remote_code`.
 
     Returns: The model, and transformers' loading information.
 
@@ -140,7 +140,7 @@ def load_as_quantized(
     values = _require_bitsandbytes_checkpoint(model_config, f"'{name}'")
     require_bitsandbytes()
     heads = skipped_modules(
-        _skeleton(auto_class, model_config, trust_remote_code=options["trust_remote_code"]),
+        build_from_config(auto_class, model_config, trust_remote_code=options["trust_remote_code"]),
         QuantizationConfig(skip_modules=()),
         trained_in_full,
     )
@@ -179,12 +179,12 @@ def quantize_model(
     """Quantise the linear layers of a model in memory, in place.
 
     The layers are replaced by bitsandbytes'; everything else stays as it is. A transformers model
-    can be saved with `save_pretrained` afterwards and is loaded again as it is.
+    can be saved with `save_pretrained` afterwards and is loaded as it is.
 
     Args:
         model: Any torch module without adapters.
         config: How to quantise.
-        device: Where the quantised layers go; None leaves each where it is.
+        device: Device of the quantised layers; None leaves each on its device.
 
     Returns: The same model.
 
@@ -219,18 +219,18 @@ def refuse_quantized(model_config: Any, name: str) -> None:
     """Refuse to quantise a checkpoint that is quantised already.
 
     Raises:
-        QuantizationError: It is; names how.
+        QuantizationError: It is; says how.
     """
     if is_quantized(model_config):
         how = described(model_config.quantization_config)
         raise QuantizationError(
             f"Cannot quantise '{name}': the checkpoint is quantised already ({how}), expected "
-            "dense weights. Leave `quantization` out, and it is used as it is."
+            "dense weights. Leave `quantization` out to use it as it is."
         )
 
 
 def described(how: Any) -> str:
-    """Return in a few words how a checkpoint is quantised: the entry of its config.json."""
+    """Return a short description of how a checkpoint is quantised, by its config.json."""
     values: Any = how if isinstance(how, dict) else how.to_dict()
     method = str(getattr(values.get("quant_method"), "value", values.get("quant_method")))
     if values.get("load_in_4bit"):
@@ -241,14 +241,14 @@ def described(how: Any) -> str:
 def skipped_modules(
     model: nn.Module, config: QuantizationConfig, trained_in_full: Iterable[str]
 ) -> list[str]:
-    """Return the paths of the linear layers, or of what holds them, that stay as they are.
+    """Return the paths of linear layers, or of modules that contain them, that stay dense.
 
     Raises:
-        TargetError: A name of `config.skip_modules` fits no module.
+        TargetError: A name in `config.skip_modules` matches no module.
     """
     paths = [path for path, _ in base_modules(model) if path]
     always = set(task_heads(model))
-    # T5 casts what goes into such a layer to the dtype of its weight, packed bytes or not.
+    # T5 casts the input of such a layer to the dtype of its weight, even if that is packed bytes.
     kept = tuple(getattr(model, "_keep_in_fp32_modules", None) or ())
     always |= {path for path in paths if name_matches((*trained_in_full, *kept), path)}
     if config.skip_modules is None:
@@ -263,14 +263,8 @@ def skipped_modules(
     return [path for path in paths if path in always]
 
 
-def _skeleton(auto_class: Any, model_config: Any, *, trust_remote_code: bool) -> nn.Module:
-    """Return the model without memory for its weights."""
-    with torch.device("meta"):
-        return build_from_config(auto_class, model_config, trust_remote_code=trust_remote_code)
-
-
 def linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield (path, layer) of what is quantised: linear layers, and GPT-2's transposed ones."""
+    """Yield (path, layer) of the layers to quantise: linear ones, and GPT-2's transposed ones."""
     for path, module in model.named_modules():
         if path and (type(module) is nn.Linear or isinstance(module, Conv1D)):
             yield path, module
@@ -291,14 +285,14 @@ def require_blocks(model: nn.Module, config: QuantizationConfig, skipped: list[s
     ]
     if ragged:
         raise QuantizationError(
-            f"Cannot quantise {first_few(ragged)} to 4 bits: the size is no multiple of "
-            f"the {BLOCK_SIZE} numbers of a block. Name these layers in quantization.skip_modules, "
-            "or set quantization.bits=8."
+            f"Cannot quantise {first_few(ragged)} to 4 bits: the size is not a "
+            f"multiple of the {BLOCK_SIZE} values of a block. Name these layers in "
+            "quantization.skip_modules, or set quantization.bits=8."
         )
 
 
 def _replace_layers(model: nn.Module, how: Any, device: torch.device | None) -> None:
-    """Put bitsandbytes' layers in the place of plain ones, with their weights quantised."""
+    """Replace plain layers by bitsandbytes' layers with quantised weights."""
     from transformers.integrations.bitsandbytes import replace_with_bnb_linear
 
     plain = dict(linear_layers(model))
@@ -310,7 +304,7 @@ def _replace_layers(model: nn.Module, how: Any, device: torch.device | None) -> 
                 continue
             own: Tensor = source.weight.detach()  # type: ignore[operator,union-attr,assignment]
             weight = (own.t() if isinstance(source, Conv1D) else own).contiguous()
-            if how.load_in_8bit:  # quantised on its way from the CPU
+            if how.load_in_8bit:  # quantised when it leaves the CPU
                 weight = weight.cpu()
             settings = vars(made.weight)
             parameter = type(made.weight)(weight, requires_grad=False, **settings)
@@ -323,7 +317,7 @@ def _replace_layers(model: nn.Module, how: Any, device: torch.device | None) -> 
 def bitsandbytes_config(
     config: QuantizationConfig, dtype: torch.dtype, skipped: Sequence[str]
 ) -> Any:
-    """Return how to quantise as transformers takes it."""
+    """Return the quantization config for transformers."""
     from transformers import BitsAndBytesConfig
 
     if config.bits == 8:
@@ -338,7 +332,7 @@ def bitsandbytes_config(
 
 
 def _mark(model: Any, how: Any) -> None:
-    """Let transformers know that a model is quantised, as `from_pretrained` does."""
+    """Mark a model as quantised for transformers, as `from_pretrained` does."""
     from transformers.quantizers.auto import AutoHfQuantizer
 
     quantizer = AutoHfQuantizer.from_config(how, pre_quantized=False)

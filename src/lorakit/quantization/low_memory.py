@@ -1,7 +1,7 @@
 """Loading with little more memory than the quantised model takes.
 
-transformers and bitsandbytes do the loading; two of their habits cost memory, and are changed
-while a block runs.
+transformers and bitsandbytes load the model; two things they do cost memory, and are replaced
+inside a `with` block.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from torch import Tensor
 from lorakit.layers.bitsandbytes_storage import BLOCK_SIZE
 
 _CHUNK = 2**20
-"""Numbers quantised at once; a multiple of every block size."""
+"""Values quantised at once; a multiple of every block size."""
 
 
 @contextmanager
 def low_memory() -> Iterator[None]:
     """Read weights without mapping files, and quantise them on a CPU piece by piece.
 
-    The pages of a mapped file count as the process's own for as long as it is open, and
-    transformers closes none before the last weight has been read. And to quantise a weight on a
-    CPU, bitsandbytes makes several float32 copies of it.
+    The pages of a mapped file count as memory of the process while it is open, and transformers
+    closes no file before the last weight is read. To quantise a weight on a CPU, bitsandbytes makes
+    several float32 copies of it.
     """
     import bitsandbytes.functional as functional
     from transformers import modeling_utils
@@ -56,11 +56,11 @@ def quantize_in_pieces(
     quant_type: str = "fp4",
     quant_storage: torch.dtype = torch.uint8,
 ) -> tuple[Tensor, Any]:
-    """Do what bitsandbytes' `quantize_4bit` does, to the same bits, in little memory.
+    """Compute the same bits as bitsandbytes' `quantize_4bit`, in little memory.
 
     Args:
         weight: Any shape; its number of elements is a multiple of the block size.
-        blocksize: Numbers that share a scale; None takes 64.
+        blocksize: Values that share a scale; None takes 64.
         compress_statistics: Whether the scales are quantised too.
         quant_type: "nf4" or "fp4".
         quant_storage: dtype of the packed codes.

@@ -1,4 +1,4 @@
-"""What a base needs while it is trained through."""
+"""Preparing a base for training."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ def prepare_for_training(
     gradient_checkpointing: bool = False,
     use_reentrant: bool = False,
 ) -> Iterator[nn.Module]:
-    """Make a 16-bit or quantised base ready for a training loop of one's own, inside a block.
+    """Prepare a 16-bit or quantised base for a custom training loop, inside a `with` block.
 
     `lorakit.train` does all of this by itself. Embeddings and the output head keep their dtype:
-    turning them to float32, as is often done, costs their size twice over and gains nothing while
-    they are frozen.
+    converting them to float32, as is often done, doubles their size and gains nothing while they
+    are frozen.
 
     Args:
-        model: A transformers model, before or after `add_adapter`; what requires gradients is left
-            as it is where it carries adapters, and nothing does where it carries none.
+        model: A transformers model, before or after `add_adapter`; if it carries adapters,
+            `requires_grad` stays as it is, otherwise nothing requires gradients.
         float32_small_parameters: Keep the weights and biases of norms in float32 from now on, also
             after the block (`restore_small_parameters` undoes it). Call this before `add_adapter`.
         gradient_checkpointing: Recompute activations in backward, until the block ends.
-        use_reentrant: The older way of checkpointing, which needs inputs that want a gradient.
+        use_reentrant: Use the older checkpointing, which needs inputs that require gradients.
 
     Yields: The model, with the key-value cache off until the block ends.
 

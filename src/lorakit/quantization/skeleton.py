@@ -1,4 +1,4 @@
-"""A quantised model without its numbers: the layers and storages that quantising would give."""
+"""A quantised model without values: the layers and storages that quantisation would give."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ def quantize_skeleton(
     trained_in_full: Sequence[str],
     entered: Callable[[], AbstractContextManager[None]],
 ) -> None:
-    """Replace the linear layers of a model without numbers by quantised ones, in place.
+    """Replace the linear layers of a model on fake tensors by quantised ones, in place.
 
     Args:
-        model: On fake tensors.
+        model: A model on fake tensors.
         config: How to quantise.
-        dtype: What products with the quantised layers run in.
-        device: Where the quantised layers are.
+        dtype: dtype of products with the quantised layers.
+        device: Device of the quantised layers.
         trained_in_full: Names of modules that stay dense, as an adapter trains them.
-        entered: Returns a context in which tensors are fake; it is not entered yet.
+        entered: Returns a context in which tensors are fake; the caller has not entered it.
 
     Raises:
         QuantizationError, TargetError: As `load_quantized` would raise.

@@ -1,4 +1,4 @@
-"""Keep the small parameters of a half-precision model in float32."""
+"""Keeping the small parameters of a half-precision model in float32."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ def keep_small_parameters_in_float32(model: nn.Module) -> tuple[str, ...]:
     """Turn the weights and biases of norms to float32, in place.
 
     A norm divides by a sum over all features, and its few parameters scale everything after it;
-    both lose the most by 16-bit rounding, and in float32 they cost next to nothing. Meant are the
-    modules whose own parameters all have one dimension and that contain no others (LayerNorm,
+    both lose the most by 16-bit rounding, and in float32 they cost almost nothing. This applies to
+    modules whose parameters all have one dimension and that contain no other modules (LayerNorm,
     RMSNorm, GroupNorm). The bias of a linear layer stays as it is: it is added inside a product of
     16-bit matrices.
 
     Each such module gets two hooks: its inputs are cast to float32 on the way in, its outputs back
-    to the dtype of its input on the way out. So its neighbours see the dtypes they always saw, and
-    the model runs with and without autocast. Call this before `add_adapter`, so that biases the
-    adapter trains start in float32 too. Adapter files and merged weights are not affected.
+    to the dtype of its input on the way out. So its neighbours see the same dtypes as
+    before, and the model runs with and without autocast. Call this before `add_adapter`, so that
+    biases that the adapter trains are in float32 too. Adapter files and merged weights are not
+    affected.
 
     Args:
-        model: Any torch module; one without half-precision norms is left as it is.
+        model: Any torch module; one without half-precision norms stays as it is.
 
     Returns: Paths of the modules that were changed; `restore_small_parameters` undoes it.
     """
@@ -45,9 +46,9 @@ def keep_small_parameters_in_float32(model: nn.Module) -> tuple[str, ...]:
 
 
 def restore_small_parameters(model: nn.Module) -> tuple[str, ...]:
-    """Give the modules their dtype back and take the hooks off.
+    """Restore the dtype of the modules and remove the hooks.
 
-    Parameters that were not trained come back with their very bits; trained ones are rounded.
+    Parameters that were not trained get their exact bits back; trained ones are rounded.
 
     Returns: Paths of the modules that were changed back.
     """
@@ -73,7 +74,7 @@ class _Border:
 
     def __init__(self, dtype: torch.dtype) -> None:
         self.dtype = dtype
-        """What the module's parameters were before."""
+        """dtype of the module's parameters before."""
         self._incoming = dtype
 
     def attach(self, module: nn.Module) -> None:

@@ -1,1 +1,1 @@
-"""A small base model of our own and a task from the user's own Python: no network needed."""
+"""A small base model in the package and a task from the local Python; needs no network."""

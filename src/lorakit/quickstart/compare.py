@@ -1,4 +1,4 @@
-"""What LoRA is compared with: training the head alone, and training every weight."""
+"""Train without an adapter, for comparison: the head alone, or all weights."""
 
 import time
 from typing import Any
@@ -23,20 +23,16 @@ HEAD_ONLY, FULL = "head only", "full fine-tuning"
 COMPARED = (HEAD_ONLY, FULL)
 
 
-class PlainTraining:
-    """The trainer's mixin where there is no adapter to look after."""
+class StepReporter(TrainerCallback):
+    """Emits an event for each optimizer step, as a LoRA run does."""
 
-
-class StepTeller(TrainerCallback):
-    """Tells of each optimizer step, as a LoRA run does."""
-
-    def __init__(self, tell: OnEvent) -> None:
-        self._tell = tell
+    def __init__(self, emit: OnEvent) -> None:
+        self._emit = emit
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Tell that a step is done."""
+        """Emit the end of a step."""
         self._step(state, {}, logged=False)
 
     def on_log(
@@ -47,31 +43,31 @@ class StepTeller(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Tell the loss and learning rate."""
+        """Emit the loss and learning rate."""
         if logs and "loss" in logs:
             self._step(state, logs, logged=True)
 
     def _step(self, state: TrainerState, values: dict[str, Any], *, logged: bool) -> None:
         payload = {"step": state.global_step, "max_steps": state.max_steps, "epoch": state.epoch}
         payload |= {key: values.get(key) for key in ("loss", "learning_rate")}
-        self._tell("step", {**payload, "logged": logged})
+        self._emit("step", {**payload, "logged": logged})
 
 
-def train_plainly(
+def train_without_adapter(
     recipe: Recipe, method: str, learning_rate: float, on_event: OnEvent
 ) -> MethodResult:
-    """Train without an adapter on a recipe's data, with its seed and schedule.
+    """Train without an adapter on the data of a recipe, with its seed and schedule.
 
-    Nothing is kept but the numbers.
+    Only the measurements are kept.
 
     Args:
-        recipe: The LoRA run's recipe.
-        method: `HEAD_ONLY` freezes the base; `FULL` trains every weight.
-        learning_rate: The method's own.
-        on_event: Told of each "step".
+        recipe: Recipe of the LoRA run.
+        method: `HEAD_ONLY` freezes the base; `FULL` trains all weights.
+        learning_rate: Learning rate of the method.
+        on_event: Called with each "step".
 
     Returns:
-        The accuracy at the best epoch, as the LoRA run keeps its best one.
+        Measurements with the accuracy of the best epoch, like that of the LoRA run.
     """
 
     def attach(model: PreTrainedModel) -> Injection:
@@ -79,8 +75,8 @@ def train_plainly(
         heads = tuple(name for name, _ in model.named_children() if name != model.base_model_prefix)
         return Injection(method, LoraConfig(), (), heads, (), (), "none", str(model.dtype))
 
-    def silent(name: str, payload: dict[str, Any]) -> None:
-        """Take no notice: the LoRA run has shown the data already."""
+    def ignore_event(name: str, payload: dict[str, Any]) -> None:
+        """Ignore an event: the LoRA run has shown the data already."""
 
     with scratch_directory("lorakit-quickstart-") as scratch:
         changes = {
@@ -91,10 +87,10 @@ def train_plainly(
         plain = recipe.model_copy(
             update={"output": str(scratch), "training": {**recipe.training, **changes}}
         )
-        setup = prepare(plain, silent, attach=attach)
-        began_s = time.perf_counter()
-        accuracies = fitted_accuracies(setup, on_event)
-        duration_s = time.perf_counter() - began_s
+        setup = prepare(plain, ignore_event, attach=attach)
+        start_s = time.perf_counter()
+        accuracies = train_and_evaluate(setup, on_event)
+        duration_s = time.perf_counter() - start_s
     trained = [p for p in setup.model.parameters() if p.requires_grad]
     return MethodResult(
         method=method,
@@ -106,16 +102,16 @@ def train_plainly(
     )
 
 
-def fitted_accuracies(setup: Setup, on_event: OnEvent) -> list[float]:
-    """Train with an ordinary trainer; return the accuracy before and after every epoch."""
+def train_and_evaluate(setup: Setup, on_event: OnEvent) -> list[float]:
+    """Train with a plain trainer; return the accuracy before training and after every epoch."""
     trainer = setup.task.build_trainer(
         setup.model,
         setup.tokenizer,
         setup.encoded,
         setup.arguments,
         setup.labels,
-        [StepTeller(on_event)],
-        PlainTraining,
+        [StepReporter(on_event)],
+        setup.task.base_trainer_class,
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train()

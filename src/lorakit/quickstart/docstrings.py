@@ -1,6 +1,6 @@
-"""The quickstart's task: tell from a docstring which package of Python it documents.
+"""The task of the quickstart: predict which package of Python a docstring documents.
 
-The rows come from the source of the user's own standard library, so the task needs no network.
+The examples come from the source of the local standard library, so the task needs no network.
 Sources are parsed, never imported.
 """
 
@@ -29,10 +29,10 @@ VALIDATION_FILE = "validation.jsonl"
 
 @dataclass(frozen=True)
 class Docstring:
-    """One row: a docstring and the top-level package it belongs to.
+    """One example: a docstring and the top-level package it belongs to.
 
     Attributes:
-        text: The docstring with its indentation cleaned.
+        text: Docstring without its indentation.
         label: Name of the package, for example `asyncio`.
     """
 
@@ -42,12 +42,12 @@ class Docstring:
 
 @dataclass(frozen=True)
 class DocstringSplits:
-    """The task's rows, disjoint and with the same shares of the classes.
+    """Disjoint splits of the examples, with the same shares of the classes.
 
     Attributes:
-        train: Rows to learn from, shuffled.
-        validation: Rows to measure on.
-        labels: The classes in alphabetical order.
+        train: Training examples, shuffled.
+        validation: Validation examples.
+        labels: Classes in alphabetical order.
     """
 
     train: tuple[Docstring, ...]
@@ -60,9 +60,9 @@ class DocstringFiles:
     """The splits on disk.
 
     Attributes:
-        train: JSON lines to learn from, with `text` and `label`.
-        validation: JSON lines to measure on.
-        labels: The classes in alphabetical order.
+        train: JSON Lines file of training examples, with `text` and `label`.
+        validation: JSON Lines file of validation examples.
+        labels: Classes in alphabetical order.
     """
 
     train: Path
@@ -74,14 +74,14 @@ def collect_docstrings(stdlib: Path | None = None) -> list[Docstring]:
     """Collect the docstrings of modules, classes and functions of each top-level package.
 
     A package is a folder with an `__init__.py`. Tests are skipped, as are docstrings shorter than
-    `MIN_CHARACTERS`, repetitions, and texts found in more than one package. Files which cannot
-    be parsed are skipped.
+    `MIN_CHARACTERS`, repetitions, and texts found in more than one package. Files that cannot be
+    parsed are skipped.
 
     Args:
-        stdlib: Folder of the standard library; that of this interpreter when None.
+        stdlib: Folder of the standard library; None takes that of this interpreter.
 
     Returns:
-        One row per text, in an order that depends on the sources alone.
+        One example per text, in an order that depends on the sources only.
     """
     folder = Path(sysconfig.get_path("stdlib")) if stdlib is None else stdlib
     packages_of: dict[str, set[str]] = {}
@@ -107,67 +107,67 @@ def split_docstrings(
     validation_share: float = VALIDATION_SHARE,
     seed: int = 0,
 ) -> DocstringSplits:
-    """Keep the ten packages with the most docstrings and split their rows by class.
+    """Keep the ten packages with the most docstrings, and split their examples by class.
 
     Args:
-        docstrings: Rows, for example from `collect_docstrings`.
-        max_rows: Most rows to keep, both splits together, drawn with the shares of the classes;
-            all when None.
-        validation_share: Share of the kept rows to measure on, between 0 and 1.
-        seed: Seed of the draw.
+        docstrings: Examples, such as those of `collect_docstrings`.
+        max_rows: Largest number of examples in both splits together, sampled with the shares of
+            the classes; None keeps all.
+        validation_share: Share of validation examples, between 0 and 1.
+        seed: Seed of the sampling.
 
     Returns:
-        The same splits for the same rows and arguments.
+        The same splits for the same examples and arguments.
 
     Raises:
-        DataError: There are fewer than ten packages, or too few rows to have each class in both
+        DataError: There are fewer than ten packages, or too few examples for each class in both
             splits.
     """
     from sklearn.model_selection import train_test_split
 
-    rows = list(docstrings)
-    counts = Counter(row.label for row in rows)
+    examples = list(docstrings)
+    counts = Counter(example.label for example in examples)
     if len(counts) < CLASSES:
         raise DataError(
             f"Collecting docstrings in the standard library failed: got {len(counts)} packages "
-            f"with docstrings, expected at least {CLASSES}. This Python seems to come without "
-            "its sources; use a Python whose standard library holds .py files."
+            f"with docstrings, expected at least {CLASSES}. This Python seems to lack its "
+            "sources; use a Python whose standard library has .py files."
         )
     labels = sorted(sorted(counts, key=lambda label: (-counts[label], label))[:CLASSES])
-    rows = [row for row in rows if row.label in labels]
+    examples = [example for example in examples if example.label in labels]
     try:
-        if max_rows is not None and max_rows < len(rows):
-            drawn, _ = train_test_split(
-                rows, train_size=max_rows, random_state=seed, stratify=_labels(rows)
+        if max_rows is not None and max_rows < len(examples):
+            kept, _ = train_test_split(
+                examples, train_size=max_rows, random_state=seed, stratify=_labels(examples)
             )
-            rows = list[Docstring](drawn)
+            examples = list[Docstring](kept)
         train, validation = train_test_split(
-            rows, test_size=validation_share, random_state=seed, stratify=_labels(rows)
+            examples, test_size=validation_share, random_state=seed, stratify=_labels(examples)
         )
     except ValueError as error:
         raise DataError(
-            f"Splitting the docstrings failed: got {len(rows)} rows, max_rows={max_rows} and "
-            f"validation_share={validation_share}, expected enough examples for each of {CLASSES} "
-            f"classes in both splits ({error}). Raise max_rows."
+            f"Splitting the docstrings failed: got {len(examples)} examples, "
+            f"max_rows={max_rows} and validation_share={validation_share}, expected enough "
+            f"examples for each of {CLASSES} classes in both splits ({error}). Raise max_rows."
         ) from error
     return DocstringSplits(tuple(train), tuple(validation), tuple(labels))
 
 
 def write_splits(splits: DocstringSplits, folder: Path) -> DocstringFiles:
-    """Write the splits as JSON lines with the fields `text` and `label`.
+    """Write the splits as JSON Lines with the fields `text` and `label`.
 
     Args:
-        splits: The rows.
-        folder: Where to write `train.jsonl` and `validation.jsonl`; made if needed. Each file
-            appears at once and whole.
+        splits: Splits to write.
+        folder: Folder of `train.jsonl` and `validation.jsonl`; created if needed. Each file
+            appears complete or not at all.
 
     Returns:
-        Where the files are.
+        Paths of the files.
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = DocstringFiles(folder / TRAIN_FILE, folder / VALIDATION_FILE, splits.labels)
-    _write_rows(splits.train, files.train)
-    _write_rows(splits.validation, files.validation)
+    _write_examples(splits.train, files.train)
+    _write_examples(splits.validation, files.validation)
     return files
 
 
@@ -179,20 +179,20 @@ def write_docstrings(
     seed: int = 0,
     stdlib: Path | None = None,
 ) -> DocstringFiles:
-    """Collect, split and write the quickstart's data in one go.
+    """Collect, split and write the data of the quickstart.
 
     Args:
-        folder: Where to write the files; see `write_splits`.
+        folder: Folder of the files; see `write_splits`.
         max_rows: See `split_docstrings`.
         validation_share: See `split_docstrings`.
         seed: See `split_docstrings`.
         stdlib: See `collect_docstrings`.
 
     Returns:
-        Where the files are.
+        Paths of the files.
 
     Raises:
-        DataError: The standard library has no ten packages with docstrings.
+        DataError: The standard library has fewer than ten packages with docstrings.
     """
     splits = split_docstrings(
         collect_docstrings(stdlib), max_rows=max_rows, validation_share=validation_share, seed=seed
@@ -204,7 +204,7 @@ def _docstrings_of(path: Path) -> list[str]:
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # old sources hold invalid escapes; not our concern
+            warnings.simplefilter("ignore")  # old sources have invalid escapes
             tree = ast.parse(path.read_bytes())
     except (OSError, SyntaxError, ValueError):
         return []
@@ -216,11 +216,13 @@ def _docstrings_of(path: Path) -> list[str]:
     return found
 
 
-def _labels(rows: Sequence[Docstring]) -> list[str]:
-    return [row.label for row in rows]
+def _labels(examples: Sequence[Docstring]) -> list[str]:
+    return [example.label for example in examples]
 
 
-def _write_rows(rows: Iterable[Docstring], path: Path) -> None:
-    # json's ASCII escapes keep line separators such as U+2028 from splitting a row.
-    lines = (json.dumps({"text": row.text, "label": row.label}) + "\n" for row in rows)
+def _write_examples(examples: Iterable[Docstring], path: Path) -> None:
+    # The ASCII escapes of json prevent line separators such as U+2028 from splitting a line.
+    lines = (
+        json.dumps({"text": example.text, "label": example.label}) + "\n" for example in examples
+    )
     write_text(path, "".join(lines))

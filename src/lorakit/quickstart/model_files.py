@@ -1,4 +1,4 @@
-"""Where the base model that ships inside the package lies."""
+"""Find the base model that ships in the package."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -19,10 +19,10 @@ def base_model_path() -> Path:
     """Return the folder of the quickstart's base model, ready for `from_pretrained`.
 
     Returns:
-        A folder with weights, configuration, tokenizer and chat template.
+        Folder with weights, configuration, tokenizer and chat template.
 
     Raises:
-        MissingFileError: The installation lacks some of the files; names them.
+        MissingFileError: The installation lacks files; the message names them.
 
     Example:
         >>> from transformers import AutoConfig
@@ -38,10 +38,10 @@ def require_model_files(folder: Path) -> None:
     """Check that a folder holds every file of the base model.
 
     Args:
-        folder: Folder to look into.
+        folder: Folder to check.
 
     Raises:
-        MissingFileError: Some files are not there; names all of them.
+        MissingFileError: Files are missing; the message names all of them.
     """
     missing = [name for name in MODEL_FILES if not (folder / name).is_file()]
     if missing:

@@ -1,4 +1,4 @@
-"""What the quickstart finds out."""
+"""Results of the quickstart."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ OnEvent = Callable[[str, dict[str, Any]], None]
 
 @dataclass(frozen=True)
 class MethodResult:
-    """How one way of training did.
+    """Result of one training method.
 
     Attributes:
         method: "LoRA", "head only" or "full fine-tuning".
-        accuracy_before: Share of validation rows told right with a new head, in [0, 1].
-        accuracy: The same after training, at the best epoch.
+        accuracy_before: Validation accuracy with a new head, in [0, 1].
+        accuracy: Validation accuracy after training, at the best epoch.
         trainable_parameters: Number of trained weights.
-        saved_bytes: Size of the weights this way of training has to save.
-        duration_s: Time to train, evaluations included.
+        saved_bytes: Size of the weights that the method saves.
+        duration_s: Duration of training, including evaluations.
     """
 
     method: str
@@ -32,13 +32,13 @@ class MethodResult:
 
 @dataclass(frozen=True)
 class Example:
-    """One held-out docstring and what the trained model says of it.
+    """One held-out docstring with its prediction.
 
     Attributes:
         text: The docstring.
-        label: The package it comes from.
-        prediction: The package the model names.
-        probability: The model's probability of its prediction, in [0, 1].
+        label: Package of the docstring.
+        prediction: Package that the model predicts.
+        probability: Probability of the prediction, in [0, 1].
     """
 
     text: str
@@ -49,14 +49,14 @@ class Example:
 
 @dataclass(frozen=True)
 class QuickstartResult:
-    """What the quickstart did.
+    """Result of the quickstart.
 
     Attributes:
-        training: The LoRA run.
+        training: Result of the LoRA run.
         methods: LoRA first, then the methods it is compared with.
-        examples: Held-out docstrings, classified.
-        checkpoint_bytes: Size of the base model's weights on disk.
-        chance: The accuracy of guessing, one in the number of packages.
+        examples: Held-out docstrings with predictions.
+        checkpoint_bytes: Size of the weights of the base model on disk.
+        chance: Accuracy of guessing: one over the number of packages.
     """
 
     training: TrainResult

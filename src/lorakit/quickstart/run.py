@@ -1,4 +1,4 @@
-"""The quickstart: teach the shipped base model which package a docstring documents."""
+"""The quickstart: train the base model of the package to classify docstrings."""
 
 import json
 import random
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.config import LoraConfig, TaskType
-from lorakit.quickstart.compare import COMPARED, FULL, HEAD_ONLY, train_plainly
+from lorakit.quickstart.compare import COMPARED, FULL, HEAD_ONLY, train_without_adapter
 from lorakit.quickstart.docstrings import DocstringFiles, write_docstrings
 from lorakit.quickstart.model_files import base_model_path
 from lorakit.quickstart.results import Example, MethodResult, OnEvent, QuickstartResult
@@ -18,8 +18,8 @@ from lorakit.training.stop_request import StopRequest
 
 LORA = "LoRA"
 
-# What the quickstart trains with. The learning rates are the best that a small search found for
-# each method with an earlier checkpoint: LoRA 2e-3 and 5e-3, full 5e-4 and 1e-3, head 1e-2.
+# Hyperparameters. The learning rates are the best of a small search for each method with an
+# earlier checkpoint: LoRA 2e-3 and 5e-3, full 5e-4 and 1e-3, head 1e-2.
 RANK = 16
 LORA_ALPHA = 32
 BATCH_ROWS = 16
@@ -43,25 +43,26 @@ def quickstart(
     """Collect docstrings, train a LoRA adapter on them and try it.
 
     Args:
-        output: A new or empty directory: the rows go to `data/` in it, the run to `lora/`.
-        seed: Of the split, the head, the factors and the order of rows.
-        compare: Whether to train the head alone and all weights on the same rows too.
-        on_event: Told of what `lorakit.training.train` tells, of "collected" {train, validation,
-            labels} once the rows are on disk, and of "method" {method} before each training.
-        stop: Set it to end the training of the adapter after a checkpoint.
+        output: New or empty directory; examples are written to `data/`, the run to `lora/`.
+        seed: Seed of the split, the head, the factors and the order of examples.
+        compare: Whether to also train the head alone and all weights on the same examples.
+        on_event: Called with the events of `lorakit.training.train`, with "collected" {train,
+            validation, labels} when the examples are on disk, and with "method" {method} before
+            each training.
+        stop: Request to end the training of the adapter after a checkpoint.
 
     Returns:
         Results and examples.
 
     Raises:
-        OutputExistsError: `output` holds files.
-        DataError: This Python comes without the sources of its standard library.
+        OutputExistsError: `output` is not empty.
+        DataError: This Python lacks the sources of its standard library.
         StoppedError: `stop` was set; the run in `lora/` can be resumed.
     """
-    tell = on_event or (lambda name, payload: None)
+    emit = on_event or (lambda name, payload: None)
     RunDirectory.refuse_occupied(output)
     files = write_docstrings(output / "data", seed=seed)
-    tell(
+    emit(
         "collected",
         {"train": files.train, "validation": files.validation, "labels": files.labels},
     )
@@ -72,9 +73,9 @@ def quickstart(
     def listen(name: str, payload: dict[str, Any]) -> None:
         if name == "evaluation":
             evaluations.append(payload["metrics"])
-        tell(name, payload)
+        emit(name, payload)
 
-    tell("method", {"method": LORA})
+    emit("method", {"method": LORA})
     trained = train(recipe, on_event=listen, stop=stop)
     methods = [
         MethodResult(
@@ -87,8 +88,8 @@ def quickstart(
         )
     ]
     for method in COMPARED if compare else ():
-        tell("method", {"method": method})
-        methods.append(train_plainly(recipe, method, LEARNING_RATES[method], tell))
+        emit("method", {"method": method})
+        methods.append(train_without_adapter(recipe, method, LEARNING_RATES[method], emit))
     weights = base_model_path() / "model.safetensors"
     return QuickstartResult(
         training=trained,
@@ -100,17 +101,17 @@ def quickstart(
 
 
 def quickstart_recipe(files: DocstringFiles, output: Path, seed: int) -> Recipe:
-    """Return the quickstart's recipe: an ordinary one, which `lorakit train` takes too.
+    """Return the recipe of the quickstart, which `lorakit train` also accepts.
 
     Args:
-        files: The rows, with "text" and "label".
-        output: The run directory.
-        seed: Of everything random.
+        files: Examples with "text" and "label".
+        output: Run directory.
+        seed: Seed of all random numbers.
     """
     return Recipe(
         model=str(base_model_path()),
         task=TaskType.SEQ_CLS,
-        dtype="float32",  # quick on every CPU; the shipped weights are bfloat16
+        dtype="float32",  # fast on every CPU; the packaged weights are bfloat16
         data=DataConfig(
             train=str(files.train),
             validation=str(files.validation),
@@ -134,30 +135,30 @@ def quickstart_recipe(files: DocstringFiles, output: Path, seed: int) -> Recipe:
 
 
 def classify_examples(adapter: Path, validation_examples: Path, seed: int) -> tuple[Example, ...]:
-    """Classify a few held-out docstrings of different packages, drawn by the seed.
+    """Classify a few random held-out docstrings of different packages.
 
     Args:
-        adapter: The trained adapter's directory.
-        validation_examples: JSONL file with "text" and "label".
-        seed: Decides which rows are drawn; their predictions are unknown then.
+        adapter: Directory of the trained adapter.
+        validation_examples: JSON Lines file with "text" and "label".
+        seed: Seed of the sampling, which does not depend on predictions.
     """
     from lorakit.inference import classify, load_for_inference
 
     lines = validation_examples.read_text(encoding="utf-8").splitlines()
-    rows = draw_examples([json.loads(line) for line in lines], seed)
+    examples = sample_examples([json.loads(line) for line in lines], seed)
     loaded = load_for_inference(adapter)
-    predictions = classify(loaded, [row["text"] for row in rows])
+    predictions = classify(loaded, [example["text"] for example in examples])
     return tuple(
-        Example(row["text"], row["label"], predicted.label, predicted.probability)
-        for row, predicted in zip(rows, predictions, strict=True)
+        Example(example["text"], example["label"], predicted.label, predicted.probability)
+        for example, predicted in zip(examples, predictions, strict=True)
     )
 
 
-def draw_examples(rows: Sequence[dict[str, str]], seed: int) -> list[dict[str, str]]:
-    """Draw rows, each of another label."""
-    shuffled = random.Random(seed).sample(rows, len(rows))
-    drawn: dict[str, dict[str, str]] = {}
-    for row in shuffled:
-        if len(drawn) < EXAMPLES:
-            drawn.setdefault(row["label"], row)
-    return list(drawn.values())
+def sample_examples(examples: Sequence[dict[str, str]], seed: int) -> list[dict[str, str]]:
+    """Return random examples with different labels."""
+    shuffled = random.Random(seed).sample(examples, len(examples))
+    by_label: dict[str, dict[str, str]] = {}
+    for example in shuffled:
+        if len(by_label) < EXAMPLES:
+            by_label.setdefault(example["label"], example)
+    return list(by_label.values())

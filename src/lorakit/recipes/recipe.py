@@ -66,6 +66,8 @@ class DataConfig(StrictConfig):
     """Configuration of a hub dataset, such as "mrpc" of "glue"."""
 
     train_split: str = "train"
+    """Split of the dataset with the training examples."""
+
     validation_split: str | None = None
     """None: the split "validation" if the dataset has one, else see `validation_fraction`."""
 
@@ -80,10 +82,20 @@ class DataConfig(StrictConfig):
     """Layout of CAUSAL_LM examples; "auto" infers it from the columns."""
 
     text: str = "text"
+    """Column of texts, for SEQ_CLS and plain CAUSAL_LM."""
+
     text_pair: str | None = None
+    """Column of second texts, for SEQ_CLS on pairs; None reads single texts."""
+
     label: str = "label"
+    """Column of labels, for SEQ_CLS."""
+
     tokens: str = "tokens"
+    """Column of lists of words, for TOKEN_CLS."""
+
     tags: str = "tags"
+    """Column of lists of tags, one for each word, for TOKEN_CLS."""
+
     prompt: str = "prompt"
     """Column of prompts: texts, or messages that the completion's messages continue."""
 
@@ -91,8 +103,14 @@ class DataConfig(StrictConfig):
     """Column of completions: texts, or messages, of which the assistant's count in the loss."""
 
     messages: str = "messages"
+    """Column of lists of messages, for CAUSAL_LM on chats."""
+
     source: str = "source"
+    """Column of input texts, for SEQ_2_SEQ_LM."""
+
     target: str = "target"
+    """Column of output texts, for SEQ_2_SEQ_LM."""
+
     source_prefix: str = ""
     """Prefix of every source text, as T5 expects ("summarize: ")."""
 
@@ -107,7 +125,10 @@ class DataConfig(StrictConfig):
     """Maximum length of a SEQ_2_SEQ_LM target in tokens."""
 
     max_train_rows: Count | None = None
+    """Largest number of training examples; None takes all."""
+
     max_validation_rows: Count | None = None
+    """Largest number of validation examples; None takes all."""
 
     @field_validator("delimiter")
     @classmethod
@@ -145,8 +166,13 @@ class Recipe(StrictConfig):
     """Dtype of the base weights; "auto" keeps the checkpoint's."""
 
     task: TaskType
+    """What the model is trained to do."""
+
     data: DataConfig
+    """Where the examples come from."""
+
     lora: LoraConfig = LoraConfig()
+    """What is adapted, and how."""
 
     quantization: QuantizationConfig | None = None
     """Quantisation of the base to 4 or 8 bits; None does not quantise it. With quantisation, dtype

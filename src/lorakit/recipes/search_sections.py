@@ -31,6 +31,7 @@ class Distribution(StrictConfig):
     """Key of another field of the space whose value, multiplied by `times`, is used."""
 
     times: float = Field(1.0, gt=0)
+    """What the value of `same_as` is multiplied by."""
 
     points: int | None = Field(None, ge=2)
     """Number of values between the bounds that a grid tries."""
@@ -101,6 +102,8 @@ class TrialsConfig(StrictConfig):
     """Share of the training examples used by a trial; evaluation uses all validation examples."""
 
     cpus_per_trial: float = Field(1.0, gt=0)
+    """CPUs that a trial takes."""
+
     gpus_per_trial: float | None = Field(None, ge=0)
     """GPUs per trial, fractions to share one; None is one if the machines have any."""
 

@@ -75,7 +75,7 @@ def validate_training_section(
     Raises:
         ConfigError: Lists every problem of the mapping.
     """
-    section = _training_section(TaskType(values["task"]))
+    section = training_section(TaskType(values["task"]))
     whole = create_model("Recipe", __base__=recipe_class, training=(section, section()))
     try:
         checked: Any = whole.model_validate(values)
@@ -85,7 +85,7 @@ def validate_training_section(
 
 
 @cache
-def _training_section(task_type: TaskType) -> type[StrictConfig]:
+def training_section(task_type: TaskType) -> type[StrictConfig]:
     """Create the config class with the fields of the task's arguments class and lorakit's."""
     hints = argument_hints(task_type)
     fields: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""The training arguments of a run: the recipe's, and what holds where it says nothing."""
+"""The training arguments of a run: the recipe's, completed with lorakit's defaults."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ _BITSANDBYTES_OPTIMIZERS = (
 def resolve_training(
     recipe: Recipe, task: Task, train_examples: int, has_validation: bool
 ) -> dict[str, Any]:
-    """Return the training arguments of a run: the recipe's, and lorakit's where it says nothing.
+    """Return the training arguments of a run: the recipe's, completed with lorakit's defaults.
 
     Args:
         recipe: The recipe.
         task: Its task.
-        train_examples: How many rows there are to train on.
-        has_validation: Whether there are rows to evaluate on.
+        train_examples: Number of training examples.
+        has_validation: Whether there are validation examples.
 
     Raises:
         ConfigError: The recipe asks for evaluation, the best checkpoint or early stopping, and
-            there are no validation rows.
+            there are no validation examples.
     """
     from lorakit.training.tasks.base import seed_of
 
@@ -53,7 +53,7 @@ def resolve_training(
         _refuse_without_validation(given)
     strategy = given.get("eval_strategy", "epoch") if has_validation else "no"
     save_strategy = given.get("save_strategy", strategy if strategy != "no" else "epoch")
-    own: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "learning_rate": 2e-4,
         "seed": seed_of(recipe),
         "num_train_epochs": 3,
@@ -71,10 +71,10 @@ def resolve_training(
         **task.default_arguments(recipe),
     }
     if strategy == "steps" and "eval_steps" in given and "save_steps" not in given:
-        own["save_steps"] = given["eval_steps"]
+        defaults["save_steps"] = given["eval_steps"]
     if "metric_for_best_model" in given and "greater_is_better" not in given:
-        own["greater_is_better"] = not given["metric_for_best_model"].endswith("loss")
-    resolved = {**own, **_renamed(given)}
+        defaults["greater_is_better"] = not given["metric_for_best_model"].endswith("loss")
+    resolved = {**defaults, **_with_new_names(given)}
     resolved["logging_steps"] = resolved["logging_steps"] or _logging_steps(
         resolved, train_examples
     )
@@ -101,8 +101,8 @@ def _refuse_without_validation(given: Mapping[str, Any]) -> None:
         )
 
 
-def _renamed(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Use the new names of transformers' fields where a recipe has the familiar old ones."""
+def _with_new_names(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Rename transformers' old fields, which recipes may still use."""
     return {
         key.replace("gradient_checkpointing", "activation_checkpointing"): value
         for key, value in given.items()
@@ -110,10 +110,10 @@ def _renamed(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _logging_steps(training: Mapping[str, Any], train_examples: int) -> int:
-    """Log some ten times an epoch, and at least every tenth step."""
-    rows = training["per_device_train_batch_size"] * training["gradient_accumulation_steps"]
-    rows *= process_count()
-    return min(max(math.ceil(train_examples / rows) // 10, 1), 10)
+    """Return an interval that logs about ten times per epoch, and at least every ten steps."""
+    examples = training["per_device_train_batch_size"] * training["gradient_accumulation_steps"]
+    examples *= process_count()
+    return min(max(math.ceil(train_examples / examples) // 10, 1), 10)
 
 
 def build_arguments(
@@ -122,13 +122,13 @@ def build_arguments(
     """Construct the task's arguments object.
 
     Args:
-        training: What `resolve_training` returned.
+        training: The result of `resolve_training`.
         task: The task.
-        run_path: The run directory, where the checkpoints go.
-        device_type: What the run is meant for, such as "cuda"; None for the device it gets here.
+        run_path: The run directory, where checkpoints are saved.
+        device_type: The intended device, such as "cuda"; None for the device of this machine.
 
     Raises:
-        ConfigError: transformers or TRL refuses the combination; its reason is passed on.
+        ConfigError: transformers or TRL refuses the combination; the message has its reason.
     """
     values = {key: value for key, value in training.items() if key not in EARLY_STOPPING_KEYS}
     lora_plus_ratio = values.pop(LORA_PLUS_KEY, None)
@@ -152,7 +152,7 @@ def build_arguments(
             restore_callback_states_from_checkpoint=True,
             **{**values, **optimizer},
         )
-    except Exception as error:  # whatever transformers makes of the values
+    except Exception as error:  # transformers raises many types
         reason = " ".join(str(error).split())
         raise ConfigError(
             f"The training arguments do not fit together: {reason} "
@@ -172,7 +172,7 @@ def build_arguments(
 
 
 def _reporters(given: str | Sequence[str]) -> list[str]:
-    """Return the services besides TensorBoard that are told of a run.
+    """Return the reporting integrations besides TensorBoard.
 
     Raises:
         ConfigError: transformers does not know one, or its package is not installed.
@@ -193,7 +193,7 @@ def _reporters(given: str | Sequence[str]) -> list[str]:
                 f"{', '.join(sorted(INTEGRATION_TO_CALLBACK))}, none or all."
                 f"{did_you_mean(str(name), INTEGRATION_TO_CALLBACK)}"
             )
-        if name not in (*installed, "none", "flyte"):  # whether flyte is there nobody asks
+        if name not in (*installed, "none", "flyte"):  # transformers does not look for flyte
             raise ConfigError(
                 f"training.report_to: got {name!r}, whose package is not installed, expected one "
                 f"of {', '.join(sorted(installed))} or none. Install it, or leave it out: the run "
@@ -203,7 +203,7 @@ def _reporters(given: str | Sequence[str]) -> list[str]:
 
 
 def _checked_optimizer(values: Mapping[str, Any], on_cpu: bool, *, is_here: bool) -> dict[str, Any]:
-    """Return what `training.optim` is for transformers, where it is lorakit's own.
+    """Check `training.optim`, and return the value for transformers if it is lorakit's optimizer.
 
     Raises:
         ConfigError: The device cannot run it.
@@ -229,7 +229,7 @@ def _checked_optimizer(values: Mapping[str, Any], on_cpu: bool, *, is_here: bool
 
 
 def _require_compiler(values: Mapping[str, Any]) -> None:
-    """Look for the C++ compiler that torch.compile calls for a model on a CPU.
+    """Check for the C++ compiler that torch.compile needs on a CPU.
 
     Raises:
         ConfigError: There is none.
@@ -239,7 +239,28 @@ def _require_compiler(values: Mapping[str, Any]) -> None:
     compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
     if compiles and values["use_cpu"] and backend == "inductor" and shutil.which(compiler) is None:
         raise ConfigError(
-            f"training.torch_compile needs a C++ compiler on a CPU: got '{compiler}', expected a "
-            "program that is there. Install g++ or name another in the environment variable CXX, "
-            "or leave torch_compile out."
+            f"training.torch_compile needs a C++ compiler on a CPU: got '{compiler}', expected an "
+            "installed program. Install g++ or name another in the environment variable CXX, or "
+            "leave torch_compile out."
         )
+
+
+def batch_notes(arguments: TrainingArguments, *, is_sharded: bool) -> tuple[str, ...]:
+    """Return notes on the examples per step in several processes, or on idle GPUs."""
+    batch, count = arguments.per_device_train_batch_size, process_count()
+    accumulated = arguments.gradient_accumulation_steps
+    if count > 1:
+        examples = batch * count * accumulated
+        sharded = (f"The model is sharded over {count} processes (FSDP2).",) if is_sharded else ()
+        return (
+            *sharded,
+            f"Each step has about {examples} examples: {batch} in a batch, {count} processes, "
+            f"{accumulated} {'batch' if accumulated == 1 else 'batches'} accumulated.",
+        )
+    gpus = torch.cuda.device_count()
+    if gpus > 1 and arguments.device.type == "cuda":
+        return (
+            f"One of {gpus} GPUs is used. To use all: torchrun --nproc-per-node {gpus} "
+            "-m lorakit train ...",
+        )
+    return ()

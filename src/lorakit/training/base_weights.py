@@ -1,4 +1,4 @@
-"""The names of `lorakit.inference.base_weights` where earlier versions had them."""
+"""Import path of earlier versions for the names of `lorakit.inference.base_weights`."""
 
 from lorakit.inference.base_weights import BaseWeights, load_base_weights
 

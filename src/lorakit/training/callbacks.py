@@ -1,4 +1,4 @@
-"""What writes a run down while it trains: metrics.jsonl, TensorBoard and the caller's events."""
+"""Callbacks that record a run: metrics.jsonl, TensorBoard and the caller's events."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 
 from lorakit.files.disks import reporting_disk_errors
 from lorakit.recipes.run_directory import RunDirectory
-from lorakit.training.final_metrics import is_speed
+from lorakit.training.evaluation_metrics import is_speed
 
 EventHandler = Callable[[str, dict[str, Any]], None]
-"""Takes an event's name and its payload; see `lorakit.training.run.train`."""
+"""Receives an event's name and payload; see `lorakit.training.run.train`."""
 
 
 class RunRecorder(TrainerCallback):
-    """Appends every logged value to metrics.jsonl and tells the caller how far training is."""
+    """Appends logged values to metrics.jsonl, and emits events about the progress."""
 
     def __init__(self, run: RunDirectory, emit: EventHandler):
         self._run = run
         self._emit = emit
         self._latest: dict[str, Any] = {"loss": None, "learning_rate": None}
-        rows = run.metrics()
-        self._wall_s_before = rows[-1].get("wall_s", 0.0) if rows else 0.0
-        self._began = time.perf_counter()
+        entries = run.metrics()
+        self._wall_s_before = entries[-1].get("wall_s", 0.0) if entries else 0.0
+        self._started_s = time.perf_counter()
 
     @property
     def wall_s(self) -> float:
-        """Seconds spent on the run, those before a resume included."""
-        return self._wall_s_before + time.perf_counter() - self._began
+        """Seconds spent on the run, including those before a resume."""
+        return self._wall_s_before + time.perf_counter() - self._started_s
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Start the clock."""
-        self._began = time.perf_counter()
+        self._started_s = time.perf_counter()
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Tell that an optimizer step is done."""
+        """Emit that an optimizer step is complete."""
         self._emit("step", self._progress(state, logged=False))
 
     def on_log(
@@ -55,18 +55,18 @@ class RunRecorder(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Append a row and tell of it."""
+        """Append the logged values and emit them."""
         values = {key: value for key, value in (logs or {}).items() if not is_speed(key)}
         values.pop("epoch", None)
-        kind = _kind_of(values)
-        row = {
+        kind = _event_of(values)
+        entry = {
             "event": kind,
             "step": state.global_step,
             "epoch": state.epoch,
             **values,
             "wall_s": round(self.wall_s, 3),
         }
-        self._run.append_metrics(row)
+        self._run.append_metrics(entry)
         if kind == "evaluation":
             self._emit("evaluation", {**self._progress(state, logged=True), "metrics": values})
         elif kind == "step":
@@ -76,7 +76,7 @@ class RunRecorder(TrainerCallback):
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Tell that a checkpoint is complete."""
+        """Emit that a checkpoint is complete."""
         path = self._run.path / f"checkpoint-{state.global_step}"
         self._emit("checkpoint", {"step": state.global_step, "path": str(path)})
 
@@ -91,7 +91,7 @@ class RunRecorder(TrainerCallback):
 
 
 class RunTensorBoard(TensorBoardCallback):
-    """Writes TensorBoard's events into the run directory; a resumed run hides what it redoes."""
+    """Writes TensorBoard's events into the run directory; a resumed run purges repeated steps."""
 
     def __init__(self, run: RunDirectory):
         super().__init__()
@@ -101,41 +101,41 @@ class RunTensorBoard(TensorBoardCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Open the event file, dropping events after the step resumed from."""
+        """Open the event file, and purge events after the step resumed from."""
         from torch.utils.tensorboard import SummaryWriter
 
         purge = state.global_step + 1 if state.global_step else None
-        with self._telling():
+        with self._explaining_disk_errors():
             self.tb_writer = SummaryWriter(log_dir=self.logging_dir, purge_step=purge)
             super().on_train_begin(args, state, control, **kwargs)
 
     def on_log(self, *args: Any, **kwargs: Any) -> None:
         """Write what was logged."""
-        with self._telling():
+        with self._explaining_disk_errors():
             super().on_log(*args, **kwargs)
 
     def close(self) -> None:
-        """Finish the event file, if one is open; also where training failed."""
+        """Close the event file, if one is open, even if training failed."""
         writer, self.tb_writer = self.tb_writer, None
         if writer is not None:
-            with self._telling():
+            with self._explaining_disk_errors():
                 writer.close()
 
-    def _telling(self) -> AbstractContextManager[None]:
+    def _explaining_disk_errors(self) -> AbstractContextManager[None]:
         return reporting_disk_errors(self._directory, "TensorBoard's events")
 
 
 @contextmanager
-def quiet_writers() -> Iterator[None]:
-    """Inside the block, keep TensorBoard's threads from printing the errors they end by.
+def silencing_writer_threads() -> Iterator[None]:
+    """Keep TensorBoard's threads from printing their errors inside the block.
 
-    They hand each on to the thread that writes or closes next.
+    They pass each error to the thread that writes or closes next.
     """
     before = threading.excepthook
 
-    def hook(ended: threading.ExceptHookArgs) -> None:
-        if not type(ended.thread).__module__.startswith("tensorboard."):
-            before(ended)
+    def hook(failure: threading.ExceptHookArgs) -> None:
+        if not type(failure.thread).__module__.startswith("tensorboard."):
+            before(failure)
 
     threading.excepthook = hook
     try:
@@ -144,7 +144,7 @@ def quiet_writers() -> Iterator[None]:
         threading.excepthook = before
 
 
-def _kind_of(values: dict[str, Any]) -> str:
+def _event_of(values: dict[str, Any]) -> str:
     if "train_loss" in values:
         return "summary"
     return "evaluation" if any(key.startswith("eval_") for key in values) else "step"

@@ -1,4 +1,4 @@
-"""Rows become tokens once on a machine: its other processes map the result from the disk."""
+"""Tokenize examples once per machine: its other processes map the result from disk."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 
 from datasets import Dataset
 
-from lorakit.data import without_bars
+from lorakit.data import hiding_progress_bars
 from lorakit.distributed.processes import (
-    all_agree,
     broadcast_from_local_rank_zero,
     is_local_rank_zero,
     process_count,
+    run_on_all,
 )
 from lorakit.files.atomic import lasting_scratch_directory, scratch_directory
 from lorakit.training.tasks import Encoded
@@ -25,7 +25,7 @@ _PREFIX = "lorakit-rows-"
 
 @dataclass(frozen=True)
 class _Written:
-    """What one process has written for the others on its machine."""
+    """Files that one process has written for the others on its machine."""
 
     folder: Path
     has_validation: bool
@@ -33,18 +33,18 @@ class _Written:
     settings: Mapping[str, Any]
 
 
-def encoded_once(encode: Callable[[], Encoded], *, keep_files: bool = False) -> Encoded:
-    """Return the tokenized rows; of the processes on a machine, one alone makes them.
+def encode_once_per_machine(encode: Callable[[], Encoded], *, keep_files: bool = False) -> Encoded:
+    """Return the tokenized examples, which one process per machine encodes.
 
-    It writes them to a temporary folder that all of them map, so that they are in memory once.
+    It writes them to a temporary directory that all processes map, so they are in memory once.
 
     Args:
-        encode: Makes them.
-        keep_files: Whether the folder stays until the program ends, for processes that open it
-            later; else it is gone as soon as all have mapped its files, however the program ends.
+        encode: Encodes the examples.
+        keep_files: Whether to keep the directory until the program ends, for processes that open it
+            later; else it is deleted as soon as all have mapped its files.
 
     Raises:
-        Exception: What `encode` raised, in every process.
+        Exception: The error of `encode`, raised in every process.
     """
     if process_count() == 1:
         return encode()
@@ -55,13 +55,13 @@ def encoded_once(encode: Callable[[], Encoded], *, keep_files: bool = False) -> 
                 folder = lasting_scratch_directory(_PREFIX)
             else:
                 folder = until_mapped.enter_context(scratch_directory(_PREFIX))
-        mine = all_agree(lambda: None if folder is None else _write(encode(), folder))
-        written: _Written = broadcast_from_local_rank_zero(mine)
-        return all_agree(lambda: _read(written))
+        local = run_on_all(lambda: None if folder is None else _write(encode(), folder))
+        written: _Written = broadcast_from_local_rank_zero(local)
+        return run_on_all(lambda: _read(written))
 
 
 def _write(encoded: Encoded, folder: Path) -> _Written:
-    with without_bars():
+    with hiding_progress_bars():
         encoded.train.save_to_disk(folder / "train")
         if encoded.validation is not None:
             encoded.validation.save_to_disk(folder / "validation")

@@ -1,4 +1,4 @@
-"""Whether a run that goes on sees the examples that it was begun with."""
+"""Detect whether a resumed run has the examples that it started with."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from datasets import Dataset
 from lorakit.training.tasks import Encoded
 
 KEY = "examples"
-"""Where environment.json holds the digests."""
+"""Key of the digests in environment.json."""
 
 _BATCH = 1000
 
 
 def example_digests(encoded: Encoded) -> dict[str, str | None]:
-    """Return a digest of the tokens and labels of each split; None where there is no such split."""
+    """Return a digest of the tokens and labels of each split, None for a split without examples."""
     splits = {"training": encoded.train, "validation": encoded.validation}
     return {name: None if one is None else _digest(one) for name, one in splits.items()}
 
 
 def changed_examples(environment_file: Path, now: dict[str, str | None]) -> str | None:
-    """Return what to tell about a run that goes on with other examples than it was begun with.
+    """Return a note if the examples of a resumed run have changed, else None.
 
     Args:
-        environment_file: The run's environment.json; one that cannot be read says nothing.
-        now: What `example_digests` gives now.
+        environment_file: The run's environment.json; if it cannot be read, there is no note.
+        now: The current result of `example_digests`.
     """
     try:
         before = json.loads(environment_file.read_text(encoding="utf-8"))[KEY]
@@ -40,14 +40,14 @@ def changed_examples(environment_file: Path, now: dict[str, str | None]) -> str 
     if not changed:
         return None
     return (
-        f"The {' and '.join(changed)} examples have changed since the run was begun: the data, the "
-        "tokenizer or the chat template is another one. The run goes on with the examples as they "
-        "are now, so that its result is that of neither."
+        f"The {' and '.join(changed)} examples have changed since the run started: the data, the "
+        "tokenizer or the chat template is different. The run continues with the changed examples, "
+        "so its result is that of neither."
     )
 
 
 def _digest(examples: Dataset) -> str:
-    """Return a digest of columns of integers, or of lists of integers, whatever holds them."""
+    """Return a digest of columns of integers or lists of integers, independent of their storage."""
     digest = hashlib.sha256()
     for name in sorted(examples.column_names):
         digest.update(f"{name} {len(examples)} ".encode())
@@ -59,7 +59,7 @@ def _digest(examples: Dataset) -> str:
 
 
 def _numbers(column: pa.ChunkedArray) -> list[np.ndarray]:
-    """Return the lengths of the lists in a column and what is in them."""
+    """Return the lengths of the lists in a column, and their values."""
     values: Any = column.combine_chunks()
     found = []
     while pa.types.is_list(values.type) or pa.types.is_large_list(values.type):

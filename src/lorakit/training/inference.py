@@ -1,4 +1,4 @@
-"""The names of `lorakit.inference` where earlier versions had them."""
+"""Import path of earlier versions for the names of `lorakit.inference`."""
 
 from lorakit.inference import (
     Classification,

@@ -1,4 +1,4 @@
-"""The most memory that a run has taken, as the system counts it."""
+"""Measure the peak memory of a run."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ import torch
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
 _FORGET_PEAK = "5"
-"""What Linux takes for: let the peak of this process begin anew."""
+"""The value that makes Linux reset the peak of this process."""
 
 
 class PeakMemory:
-    """Watches from its making on; on a GPU what torch has given out, else the process."""
+    """The peak since construction: memory that torch allocated on a GPU, else resident memory."""
 
     def __init__(self, on_gpu: bool):
         self._on_gpu = on_gpu
         if on_gpu:
             torch.cuda.reset_peak_memory_stats()
             return
-        with suppress(OSError):  # else the peak is that since the process began
+        with suppress(OSError):  # else it is the peak since the process started
             _CLEAR.write_text(_FORGET_PEAK, encoding="utf-8")
 
     def read(self) -> int | None:
-        """Return the peak in bytes; None where the system does not tell."""
+        """Return the peak in bytes, or None if the system does not report it."""
         if self._on_gpu:
             return torch.cuda.max_memory_allocated()
         return _resident_peak()
 
     @property
     def meaning(self) -> str:
-        """What is counted."""
+        """What is measured, in words."""
         return "allocated on the GPU" if self._on_gpu else "resident memory of the process"
 
 

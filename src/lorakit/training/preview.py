@@ -1,4 +1,4 @@
-"""What a run would do, found out without training and without writing anything."""
+"""Preview a run without training and without writing anything."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DryRun:
-    """What a run would do."""
+    """The result of a dry run."""
 
     recipe: Recipe
-    """With every training argument that lorakit sets written out."""
+    """The recipe with every training argument written out."""
     injection: Injection
     parameter_count: ParameterCount
     dtypes: dict[str, str]
-    """Of "base" (the adapted weights), "adapter" (its factors) and "compute" (products)."""
+    """dtypes of "base" (the adapted weights), "adapter" (its factors) and "compute" (products)."""
     train_examples: int
     validation_examples: int
     steps: int
     """Optimizer steps of the whole run."""
     labels: tuple[str, ...] | None
     preview_examples: tuple[PreviewExample, ...]
-    """The first training rows as the model will see them."""
+    """The first training examples as the model receives them."""
     notes: tuple[str, ...]
-    """What was done to the data, one sentence each."""
+    """Notes on what was done to the data, one sentence each."""
 
 
 def dry_run(recipe: Recipe, *, preview_examples: int = 2) -> DryRun:
-    """Do everything that training does before its first step; no run directory is made.
+    """Do everything that training does before its first step, without a run directory.
 
     Args:
         recipe: The recipe.
-        preview_examples: How many training rows to show.
+        preview_examples: Number of training examples to show.
 
     Raises:
         ConfigError, MissingFileError, DataError, TargetError: As `train` would raise.
@@ -65,11 +65,11 @@ def dry_run(recipe: Recipe, *, preview_examples: int = 2) -> DryRun:
     )
 
 
-def optimizer_steps(arguments: TrainingArguments, rows: int) -> int:
-    """Return how many optimizer steps training on so many rows takes, as the Trainer counts."""
+def optimizer_steps(arguments: TrainingArguments, examples: int) -> int:
+    """Return the number of optimizer steps for a number of examples, as the Trainer counts."""
     if arguments.max_steps > 0:
         return arguments.max_steps
-    batches = rows / arguments.train_batch_size
+    batches = examples / arguments.train_batch_size
     batches = math.floor(batches) if arguments.dataloader_drop_last else math.ceil(batches)
     steps_per_epoch = max(math.ceil(batches / arguments.gradient_accumulation_steps), 1)
     return math.ceil(arguments.num_train_epochs * steps_per_epoch)

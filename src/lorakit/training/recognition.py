@@ -1,4 +1,4 @@
-"""Look into the data of a recipe that is about to be written: task, columns and lengths."""
+"""Infer task, columns and lengths from data, to write a recipe for it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from datasets import ClassLabel, Dataset
 from lorakit.config import TaskType
 from lorakit.data import Place, Splits
 from lorakit.data.conversations import check_conversations, is_conversation
-from lorakit.data.labels import label_notes, sorted_names
+from lorakit.data.labels import label_notes, ordered_label_names
 from lorakit.data.reading.sources import no_examples, pick_split, read_source
 from lorakit.data.text_formats import (
     ALPACA,
@@ -46,14 +46,14 @@ _TRANSLATED = (
     *(("source", "target"), ("document", "summary"), ("article", "highlights")),
     *(("article", "summary"), ("dialogue", "summary"), ("text", "summary"), ("src", "tgt")),
 )
-"""Columns that are plainly a text and what it is to be turned into."""
+"""Columns that are clearly a source text and its target."""
 _ANSWERED = (
     *(("prompt", "completion"), ("question", "answer"), ("instruction", "response")),
     *(("instruction", "output"), ("input", "output"), ("prompt", "response"), ("query", "answer")),
 )
 _LAYOUTS = ("messages", "prompt_completion", "alpaca", "text")
 _BETWEEN = 2
-"""Special tokens that tokenizers put between the texts of a pair, at most."""
+"""Maximum number of special tokens between the texts of a pair."""
 _MOST_CLASSES = 200
 _LONGEST_LABEL = 80
 _WANTED = {
@@ -66,38 +66,38 @@ _WANTED = {
 
 @dataclass(frozen=True)
 class Recognized:
-    """What was seen in the data."""
+    """The result of `recognize`."""
 
     task: TaskType
     columns: Mapping[str, str]
-    """What to set under `data:`, by key."""
+    """Values to set under `data:`, by key."""
     examples: int
     names: tuple[str, ...]
     """Names of all columns."""
     notes: tuple[str, ...]
-    """What a reader should look at, one sentence each."""
+    """Notes for the user to check, one sentence each."""
     tokens: int
-    """Length of the longest input, or a few more."""
+    """Number of tokens of the longest input, or slightly more."""
     target_tokens: int | None
-    """Length of the longest text to write, of SEQ_2_SEQ_LM."""
+    """Number of tokens of the longest target of SEQ_2_SEQ_LM."""
     is_counted: bool
-    """Whether the model's tokenizer counted the tokens; else they are guessed from characters."""
+    """Whether the model's tokenizer counted the tokens; else they are estimated."""
 
 
 def recognize(
     name: str, task: TaskType | None, tokenizer: PreTrainedTokenizerBase | None
 ) -> Recognized:
-    """Find out what a recipe has to say of a file or a saved dataset.
+    """Infer the `data:` section of a recipe from a file or a saved dataset.
 
     Args:
-        name: What `data.train` names; it has to be on this machine.
-        task: What it is to be used for; None finds that out.
-        tokenizer: The model's; None guesses lengths from characters.
+        name: The value of `data.train`, on this machine.
+        task: The task; None infers it.
+        tokenizer: The model's tokenizer; None estimates lengths from characters.
 
     Raises:
-        MissingFileError: It is not there.
-        DataError: It cannot be read, or what it holds cannot be trained on.
-        ConfigError: The task does not fit the data, or is not plain from them.
+        MissingFileError: The data does not exist.
+        DataError: It cannot be read, or cannot be trained on.
+        ConfigError: The task does not fit the data, or cannot be inferred from it.
     """
     data = DataConfig(train=name)
     found = pick_split(read_source(name, None, "data.train"), "train", name, "data.train_split")
@@ -105,16 +105,16 @@ def recognize(
         raise DataError(no_examples(f"'{name}' (data.train)"))
     place = Place(f"the training examples of '{name}'", lines=found.lines)
     seen = _Columns(found.dataset, data, place)
-    plain = seen.plain_task()
-    chosen = task or plain
+    inferred = seen.infer_task()
+    chosen = task or inferred
     if chosen is None:
         raise ConfigError(
-            f"The task is not plain from '{name}': got {seen.shown}, expected "
+            f"The task cannot be inferred from '{name}': got {seen.shown}, expected "
             f"{'; '.join(_WANTED.values())}. Name it with --task: {', '.join(TaskType)}."
         )
-    columns, notes = seen.of_task(chosen)
+    columns, notes = seen.columns_for(chosen)
     if columns is None:
-        hint = f" They look like those of --task {plain}." if plain else ""
+        hint = f" They look like those of --task {inferred}." if inferred else ""
         raise ConfigError(
             f"--task {chosen} does not fit '{name}': got {seen.shown}, expected {_WANTED[chosen]}."
             f"{hint} Choose another task or file."
@@ -141,7 +141,7 @@ def recognize(
 
 
 class _Columns:
-    """The columns of some examples, and what each could be used for."""
+    """The columns of the examples, and the role that each could have."""
 
     def __init__(self, examples: Dataset, data: DataConfig, place: Place) -> None:
         self.examples, self.data, self.place = examples, data, place
@@ -155,8 +155,8 @@ class _Columns:
     def shown(self) -> str:
         return f"the columns {first_few(map(escaped, self.names), 25)}"
 
-    def plain_task(self) -> TaskType | None:
-        """Return the task that the columns are plainly for, if there is one."""
+    def infer_task(self) -> TaskType | None:
+        """Return the task that the columns are clearly for, if there is one."""
         if self._has_layout(_LAYOUTS[:3]) or {"chosen", "rejected"} <= set(self.names):
             return TaskType.CAUSAL_LM
         if self._words_and_tags() is not None:
@@ -170,10 +170,10 @@ class _Columns:
             return TaskType.SEQ_CLS
         return TaskType.CAUSAL_LM if len(self.texts) == 1 else None
 
-    def of_task(self, task: TaskType) -> tuple[dict[str, str] | None, list[str]]:
-        """Return what to set under `data:` for a task, checked as training does, and notes.
+    def columns_for(self, task: TaskType) -> tuple[dict[str, str] | None, list[str]]:
+        """Return the values of `data:` for a task, checked as in training, and notes.
 
-        The columns are None where there are none for the task.
+        The values are None if no columns fit the task.
         """
         return {
             TaskType.SEQ_CLS: self._classification,
@@ -189,7 +189,7 @@ class _Columns:
         text = None if label is None else self._text(label)
         if label is None or text is None:
             return None, []
-        names = sorted_names(self.examples, label, self.place)
+        names = ordered_label_names(self.examples, label, self.place)
         pair = next((pair for pair in _TEXT_PAIRS if set(pair) <= set(self.texts)), None)
         used = {"text": text, "label": label}
         if pair is not None and label not in pair:
@@ -266,12 +266,12 @@ class _Columns:
     # ---- the columns ----
 
     def _all(self, name: str, kind: type) -> bool:
-        """Return whether a column has values of one kind alone; missing ones are told later."""
+        """Return whether all values of a column have one type; missing ones are reported later."""
         values = [value for value in self.values[name] if value is not None]
         return bool(values) and all(isinstance(value, kind) for value in values)
 
     def _class_count(self, name: str) -> int | None:
-        """Return how many classes a column has, or None where it is none of classes."""
+        """Return the number of classes of a column, or None if it does not hold classes."""
         feature = self.examples.features[name]
         if isinstance(feature, ClassLabel):
             return len(feature.names)
@@ -283,9 +283,9 @@ class _Columns:
         return len(distinct) if is_repeated and max(map(len, distinct)) <= _LONGEST_LABEL else None
 
     def _label(self) -> str | None:
-        """Return the column of labels: one with a known name, else of the fewest classes."""
+        """Return the column of labels: one with a known name, else with the fewest classes."""
         named = [name for wanted in _LABELS for name in self._called(wanted)]
-        # A column called "label" without classes, or of numbers: training says what is wrong.
+        # Training reports what is wrong with a column "label" of numbers or without classes.
         named = [name for name in named if self._may_be_labels(name)]
         if named:
             return named[0]
@@ -313,7 +313,7 @@ class _Columns:
         return sum(len(value or "") for value in self.values[name])
 
     def _words_and_tags(self) -> tuple[str, str] | None:
-        """Return two columns of lists, the first of words, that have their names or one length."""
+        """Return two columns of lists, words and tags, that have known names or equal lengths."""
         named = [(w, t) for w in _WORDS for t in _TAGS if {w, t} <= set(self.lists)]
         if named:
             return named[0]
@@ -327,22 +327,22 @@ class _Columns:
             and isinstance(next(iter(first[other]), None), (str, int))
             and self._lengths(one) == self._lengths(other)
         ]
-        # Words are of more kinds than their tags.
+        # There are more distinct words than tags.
         return max(
-            pairs, key=lambda pair: self._kinds(pair[0]) - self._kinds(pair[1]), default=None
+            pairs, key=lambda pair: self._distinct(pair[0]) - self._distinct(pair[1]), default=None
         )
 
     def _lengths(self, name: str) -> list[int]:
         return [len(value or ()) for value in self.values[name]]
 
-    def _kinds(self, name: str) -> int:
+    def _distinct(self, name: str) -> int:
         return len({str(item) for value in self.values[name] for item in value or ()})
 
     def _pair(self, known: Sequence[tuple[str, str]]) -> tuple[str, str] | None:
         return next((pair for pair in known if set(pair) <= set(self.texts)), None)
 
     def _has_layout(self, layouts: Sequence[str]) -> bool:
-        """Return whether the columns are those of a layout by their names, or of messages."""
+        """Return whether the columns have the names of a layout, or one holds messages."""
         if any(
             all(column in self.names for column in text_columns(layout, self.data).values())
             for layout in layouts
@@ -359,13 +359,13 @@ class _Columns:
 def _texts(
     examples: Dataset, task: TaskType, columns: Mapping[str, str]
 ) -> tuple[list[str], list[str] | None]:
-    """Return the texts of each example as one, and those to write of SEQ_2_SEQ_LM."""
+    """Return the input texts of each example, joined, and the targets of SEQ_2_SEQ_LM."""
     if task == TaskType.SEQ_2_SEQ_LM:
         return joined_texts(examples, [columns["source"]]), joined_texts(
             examples, [columns["target"]]
         )
     if task == TaskType.CAUSAL_LM and columns["format"] == "alpaca":
-        wording = alpaca_prompt("", "x")  # longer than what most chat templates put around both
+        wording = alpaca_prompt("", "x")  # longer than what most chat templates add
         names = [name for name in ALPACA if name in examples.column_names]
         return [f"{wording}{text}" for text in joined_texts(examples, names)], None
     names = [name for key, name in columns.items() if key not in ("format", "label", "tags")]

@@ -1,4 +1,4 @@
-"""report.md: what was trained, how well it does, and how to use it."""
+"""Write report.md: what was trained, how good it is, and how to use it."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ _GB = 1e9
 
 @dataclass(frozen=True)
 class MemoryFacts:
-    """The peak of memory, planned and real."""
+    """The peak memory, planned and measured."""
 
     planned_bytes: int | None
-    """None where nothing was planned."""
+    """None if nothing was planned."""
     peak_bytes: int | None
-    """None where the system does not tell."""
+    """None if the system does not report it."""
     meaning: str
-    """What is counted."""
+    """What is measured, in words."""
 
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What a report tells."""
+    """The contents of a report."""
 
     recipe: Recipe
     injection: Injection
@@ -50,15 +50,15 @@ class RunFacts:
     steps: int
     planned_steps: int
     best_step: int | None
-    """Optimizer step of the checkpoint that was kept; None keeps the last step's weights."""
+    """Optimizer step of the best checkpoint; None if the last step's weights are kept."""
     wall_s: float
     memory: MemoryFacts
     reference: Reference | None
-    """What the metrics are where nothing was learnt."""
+    """The metrics of a model that learned nothing."""
 
 
 def write_report(run: RunDirectory, facts: RunFacts) -> None:
-    """Write loss.png, then report.md; the latter marks the run as finished."""
+    """Write loss.png, then report.md, which marks the run as finished."""
     plot_losses(run, facts.best_step, facts.recipe.training.get("metric_for_best_model"))
     write_text(run.report_file, report_text(run, facts))
 
@@ -118,7 +118,7 @@ def _result_table(run: RunDirectory, facts: RunFacts) -> str:
 
 
 def _compared(run: RunDirectory, facts: RunFacts) -> str:
-    """Say what the values are to be compared with, and warn where nothing was learnt."""
+    """Say what to compare the values with, and warn if the model learned nothing."""
     if not facts.metrics:
         return ""
     base = f"`lorakit evaluate {shlex.quote(str(run.path))} --base` measures the base beside it."
@@ -186,7 +186,7 @@ def _environment_rows(run: RunDirectory) -> list[tuple[str, Any]]:
 
 
 def commands(run: RunDirectory, recipe: Recipe) -> str:
-    """Return what to type next, with every path as a shell takes it."""
+    """Return the next commands, with every path quoted for the shell."""
     path = shlex.quote(str(run.path))
     lines = (
         f'lorakit generate {path} "..." --base   # try it beside the base',
@@ -203,7 +203,7 @@ def commands(run: RunDirectory, recipe: Recipe) -> str:
 
 
 def plain(text: Any) -> str:
-    r"""Return foreign text that Markdown shows as it is, on one line.
+    r"""Return foreign text escaped for Markdown, on one line.
 
     >>> print(plain("a|b *c*"))
     a\|b \*c\*
@@ -212,7 +212,7 @@ def plain(text: Any) -> str:
 
 
 def code(text: Any) -> str:
-    """Return foreign text as code within a line, whatever is in it.
+    """Return foreign text as inline code, whatever it contains.
 
     >>> print(code("runs/a"), code("a`b"))
     `runs/a` `` a`b ``
@@ -225,7 +225,7 @@ def code(text: Any) -> str:
 
 
 def fenced(text: str, language: str = "") -> str:
-    """Return text as a block of code, whatever is in it."""
+    """Return text as a code block, whatever it contains."""
     shown = escaped(text, keep="\n")
     longest = max((len(ticks) for ticks in re.findall("`+", shown)), default=0)
     fence = "`" * max(3, longest + 1)
@@ -250,7 +250,7 @@ def _number(value: float | None) -> str:
 
 
 def _duration(wall_s: float) -> str:
-    """Return seconds as people read them.
+    """Return a duration in readable units.
 
     >>> _duration(75.2)
     '1 min 15 s'

@@ -1,4 +1,4 @@
-"""Whether a run can be resumed: as it was begun, or longer."""
+"""Check that a run can be resumed: with the same recipe, or with more steps."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ _MAY_CHANGE_ON_RESUME = {
     "training.save_total_limit",
 }
 
-_NOT_OF_THE_RUN = ("search", "study")
-"""Sections of a recipe that training takes no notice of."""
+_IGNORED_SECTIONS = ("search", "study")
+"""Sections of a recipe that training ignores."""
 
 
 def require_resumable(recipe: Recipe) -> None:
-    """Refuse to resume a run that would not go on as it was.
+    """Refuse to resume a run that would continue differently.
 
     Raises:
-        CheckpointError: Names the keys that differ, or the numbers of processes.
+        CheckpointError: The recipe or the number of processes differs; names the keys.
         OutputExistsError: The run is finished and the recipe asks for no more steps.
     """
     run = RunDirectory.open(recipe.output)
     if run.processes != process_count():
         raise CheckpointError(
             f"Cannot resume {run.path}: got {process_count()} processes, expected "
-            f"{run.processes} as it was begun with, for the batches and the random numbers depend "
-            f"on it. Start {run.processes}, or train under another `output`."
+            f"{run.processes} as at its start, because batches and random numbers depend on it. "
+            f"Start {run.processes}, or train under another `output`."
         )
     before = _recipe_before(run)
     different = changed_keys(before, recipe)
     changed = [
         key
         for key in different
-        if key not in _MAY_CHANGE_ON_RESUME and key.partition(".")[0] not in _NOT_OF_THE_RUN
+        if key not in _MAY_CHANGE_ON_RESUME and key.partition(".")[0] not in _IGNORED_SECTIONS
     ]
     if changed:
         raise CheckpointError(
@@ -59,13 +59,13 @@ def _recipe_before(run: RunDirectory) -> Recipe:
         return run.recipe()
     except ConfigError as error:
         raise CheckpointError(
-            f"Cannot resume {run.path}: {run.recipe_file} is damaged ({error}). Put a copy of the "
-            "recipe the run was begun with in its place, and resume again."
+            f"Cannot resume {run.path}: {run.recipe_file} is damaged ({error}). Replace it with a "
+            "copy of the recipe that the run started with, and resume again."
         ) from None
 
 
 def _asks_for_more(before: dict[str, Any], now: dict[str, Any]) -> bool:
-    """Whether a recipe trains longer than the one before; max_steps goes before epochs."""
+    """Whether a recipe trains longer than before; max_steps takes precedence over epochs."""
     steps_before, steps_now = (values.get("max_steps", -1) for values in (before, now))
     if steps_before > 0 and steps_now > 0:
         return steps_now > steps_before

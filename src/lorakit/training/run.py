@@ -1,4 +1,4 @@
-"""From a recipe to a trained adapter, one way: data, base, adapter, trainer, report."""
+"""Train an adapter from a recipe: data, base, adapter, trainer, report."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from lorakit.adapters.peft_files.files import CONFIG_FILE, WEIGHTS_FILE
 from lorakit.analysis.guessing import EVENT, guesses, reference_of
 from lorakit.distributed.processes import (
     Terminated,
-    failing_together,
-    is_main,
-    main_decides,
+    init_process_groups,
+    is_main_process,
     process_count,
-    start,
+    run_on_main,
+    translating_process_failures,
 )
-from lorakit.distributed.shared_output import require_shared
+from lorakit.distributed.shared_output import require_shared_directory
 from lorakit.errors import (
     DiskError,
     StoppedError,
@@ -35,10 +35,15 @@ from lorakit.recipes.directory_lock import LOCK_NAME, locking_directory
 from lorakit.recipes.numerics import changed_numerics, cpu_notes
 from lorakit.recipes.recipe import Recipe
 from lorakit.recipes.run_directory import RunDirectory
-from lorakit.training.batch_notes import batch_notes
-from lorakit.training.callbacks import EventHandler, RunRecorder, RunTensorBoard, quiet_writers
+from lorakit.training.arguments import batch_notes
+from lorakit.training.callbacks import (
+    EventHandler,
+    RunRecorder,
+    RunTensorBoard,
+    silencing_writer_threads,
+)
+from lorakit.training.evaluation_metrics import final_metrics
 from lorakit.training.example_digests import KEY, changed_examples, example_digests
-from lorakit.training.final_metrics import final_metrics
 from lorakit.training.peak_memory import PeakMemory
 from lorakit.training.report import MemoryFacts, RunFacts, write_report
 from lorakit.training.resuming import require_resumable
@@ -46,8 +51,8 @@ from lorakit.training.save_settings import save_settings
 from lorakit.training.setup import Setup, prepare
 from lorakit.training.stop_request import StopRequest
 from lorakit.training.trainers.adapter_trainer import early_stopping, trained_adapter
-from lorakit.training.trainers.data_initialization import as_trained
-from lorakit.training.trainers.finite_weights import require_sound
+from lorakit.training.trainers.data_initialization import with_current_ranks
+from lorakit.training.trainers.numerical_checks import require_sound
 from lorakit.training.trainers.stop_at_checkpoint import StopAtCheckpoint
 from lorakit.training.trainers.unreached_layers import UnreachedLayers
 
@@ -57,21 +62,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run produced."""
+    """The result of a run."""
 
     run_dir: Path
     adapter_path: Path
     metrics: dict[str, float]
-    """Evaluation of the adapter that was saved, with "eval_" prefixes; empty without validation."""
+    """Evaluation of the saved adapter, with "eval_" prefixes; empty without validation."""
     train_loss: float
-    """Mean over all optimizer steps."""
+    """Mean training loss over all optimizer steps."""
     steps: int
     wall_s: float
-    """Seconds of training, those before a resume included."""
+    """Seconds of training, including those before a resume."""
     parameter_count: ParameterCount
     injection: Injection
     files: tuple[Path, ...]
-    """What was written and is worth opening."""
+    """The written files that are worth opening."""
 
 
 def train(
@@ -85,109 +90,102 @@ def train(
 ) -> TrainResult:
     """Train an adapter as a recipe says, into the recipe's run directory.
 
-    Where a launcher has started several processes, each calls this with the same recipe. The main
-    one alone writes the run and tells of events.
+    If a launcher has started several processes, each calls this with the same recipe. Only the main
+    process writes the run and emits events.
 
     Args:
         recipe: A recipe, or the path of its YAML file.
-        resume: Go on with the run in `recipe.output` from its newest complete checkpoint. The
-            adapter comes out with the same bits as if the run had never stopped.
-        shared_base: Directory where all runs of this machine map their base from, so that it lies
-            in memory once; None loads a copy for this run alone.
-        planned_bytes: The peak that was planned for it, `MemoryPlan.measurable_bytes`; the report
-            sets it beside the real one.
+        resume: Whether to continue the run in `recipe.output` from its newest complete checkpoint.
+            The adapter has the same bits as if the run had never stopped.
+        shared_base: Directory of the bases that all runs of this machine map, so that each is in
+            memory once; None loads a copy for this run.
+        planned_bytes: The planned peak memory, `MemoryPlan.measurable_bytes`; the report compares
+            it with the measured one.
         on_event: Called as `on_event(name, payload)` with
             "injected" {injection, parameter_count},
             "data" {train_examples, validation_examples, notes, task_type, labels (class names or
             None)},
-            "run_opened" {path, resumed_from (checkpoint path or None), removed (what was wrong, by
-            path, with incomplete checkpoints and other files that were deleted), note},
-            "notes" {notes} where there is something to know about how the model trains or has
-            trained,
-            "step" {step, max_steps, epoch, logged, loss, learning_rate} after each step, and once
-            more with logged=True when fresh values are logged,
+            "run_opened" {path, resumed_from (checkpoint path or None), removed (the reason, by
+            path, for each incomplete checkpoint or other file that was deleted), note},
+            "notes" {notes} if there is something to know about the training,
+            "step" {step, max_steps, epoch, logged, loss, learning_rate} after each step, and again
+            with logged=True when new values are logged,
             "evaluation" {the same, metrics},
             "checkpoint" {step, path},
             "finished" {result}.
-        stop: Set it to end the run after the optimizer step that is running; of several processes
-            it is enough to do so in one. One that is set after the last step changes nothing.
+        stop: Set it to stop the run after the current optimizer step; with several processes, set
+            it in at least one. It has no effect after the last step.
 
     Raises:
         ConfigError, MissingFileError, DataError, TargetError: The recipe or what it names is
             wrong; nothing has been written.
-        OutputExistsError: `output` holds a run or other files, or the run to resume is finished
-            or is trained by another process.
-        CheckpointError: The run to resume was made with another recipe, or by another number of
-            processes.
+        OutputExistsError: `output` has a run or other files, or the run to resume is finished or
+            is being trained by another process.
+        CheckpointError: The run to resume was made with another recipe or number of processes.
         TrainingError: The loss or the gradients are not numbers, all gradients are zero, or
-            memory ran out. A run that had no checkpoint yet is removed.
-        DiskError: A disk is full or may not be written to; what there is of the run is kept.
+            memory ran out. A run without a checkpoint is removed.
+        DiskError: A disk is full or not writable; the files of the run are kept.
         StoppedError: `stop` was set; a checkpoint has been saved.
     """
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     recipe = recipe.with_absolute_paths()  # a run is used from anywhere
-    start(recipe.training.get("use_cpu"), recipe.training.get("ddp_timeout"))
-    emit = on_event if on_event is not None and is_main() else _ignore
-    with failing_together(), ExitStack() as held:
-        main_decides(lambda: _require_place(recipe.output, resume, held))
-        check = _refuse_changes if resume else None
-        with _disk_errors_explained(Path(recipe.output)):
+    init_process_groups(recipe.training.get("use_cpu"), recipe.training.get("ddp_timeout"))
+    emit = on_event if on_event is not None and is_main_process() else _ignore_event
+    with translating_process_failures(), ExitStack() as held:
+        run_on_main(lambda: _require_free_output(recipe.output, resume, held))
+        check = _require_resumable if resume else None
+        with _explaining_disk_errors(Path(recipe.output)):
             setup = prepare(recipe, emit, check=check, shared_base=shared_base)
             run = _open_run(setup, resume, emit, held)
         stop = stop or StopRequest()
         with (
-            stop.heeding(),
-            _removed_if_it_fails_early(run),
-            _disk_errors_explained(run.directory.path),
-            _memory_errors_explained(setup),
+            stop.observing(),
+            _removing_failed_run(run),
+            _explaining_disk_errors(run.directory.path),
+            _explaining_memory_errors(setup),
         ):
             return _fit(setup, run, emit, planned_bytes, stop)
 
 
-def _require_place(output: str, resume: bool, held: ExitStack) -> None:
-    """Look whether the output can be written to, and keep others out of a run that is there."""
+def _require_free_output(output: str, resume: bool, held: ExitStack) -> None:
+    """Check that the output can be written to, and lock an existing run."""
     if resume:
         held.enter_context(locking_directory(RunDirectory.open(output).path))
         return
-    if (Path(output) / LOCK_NAME).exists():  # of a process that is at work, or was killed
+    if (Path(output) / LOCK_NAME).exists():  # of a process that is running, or was killed
         held.enter_context(locking_directory(Path(output)))
     RunDirectory.refuse_occupied(output)
 
 
-def _ignore(name: str, payload: dict[str, Any]) -> None:
-    """Take no notice of an event."""
+def _ignore_event(name: str, payload: dict[str, Any]) -> None:
+    """Ignore an event."""
 
 
-def _refuse_changes(recipe: Recipe) -> None:
-    """Let the main process refuse to resume a run that would not go on as it was.
-
-    Raises:
-        CheckpointError: Names the keys that differ, or the numbers of processes.
-        OutputExistsError: The run is finished and the recipe asks for no more steps.
-    """
-    main_decides(lambda: require_resumable(recipe))
+def _require_resumable(recipe: Recipe) -> None:
+    """Check in the main process that the run can be resumed; see `require_resumable`."""
+    run_on_main(lambda: require_resumable(recipe))
 
 
 def _open_run(setup: Setup, resume: bool, emit: EventHandler, held: ExitStack) -> _OpenRun:
-    """Create the run directory, or bring it back to its newest complete checkpoint."""
-    run, event = main_decides(lambda: _reopened(setup) if resume else _created(setup, held))
+    """Create the run directory, or restore it to its newest complete checkpoint."""
+    run, event = run_on_main(lambda: _reopen(setup) if resume else _create(setup, held))
     emit("run_opened", event)
-    require_shared(run.directory.path)
+    require_shared_directory(run.directory.path)
     return run
 
 
-def _created(setup: Setup, held: ExitStack) -> tuple[_OpenRun, dict[str, Any]]:
+def _create(setup: Setup, held: ExitStack) -> tuple[_OpenRun, dict[str, Any]]:
     path = Path(setup.recipe.output)
     facts = {KEY: example_digests(setup.encoded), "processes": process_count()}
     run = _OpenRun(RunDirectory.create(path, setup.recipe, held, facts), None, is_new=True)
     return run, {"path": path, "resumed_from": None, "removed": {}, "note": None}
 
 
-def _reopened(setup: Setup) -> tuple[_OpenRun, dict[str, Any]]:
+def _reopen(setup: Setup) -> tuple[_OpenRun, dict[str, Any]]:
     path = Path(setup.recipe.output)
     directory = RunDirectory.open(path)
-    directory.metrics()  # nothing is removed from a run that cannot go on
-    removed = {left: "a file that was being written" for left in directory.remove_leftovers()}
+    directory.metrics()  # raises before anything is removed from a damaged run
+    removed = {path: "a file that was being written" for path in directory.remove_leftovers()}
     removed |= checkpoints.remove_incomplete(path)
     checkpoint = checkpoints.newest_complete(path)
     directory.keep_metrics_until(checkpoints.step_of(checkpoint) if checkpoint else -1)
@@ -213,24 +211,28 @@ class _OpenRun:
 
 
 @contextmanager
-def _removed_if_it_fails_early(run: _OpenRun) -> Iterator[None]:
-    """Delete a new run directory if training fails before anything in it could be resumed.
+def _removing_failed_run(run: _OpenRun) -> Iterator[None]:
+    """Delete a new run directory if training fails before its first checkpoint.
 
-    A run that was asked to stop, or whose disk was full, keeps what there is.
+    The files of a run that was stopped, or whose disk was full, are kept.
     """
     try:
         yield
     except (StoppedError, DiskError):
         raise
     except (Exception, Terminated):
-        if is_main() and run.is_new and checkpoints.newest_complete(run.directory.path) is None:
+        if (
+            is_main_process()
+            and run.is_new
+            and checkpoints.newest_complete(run.directory.path) is None
+        ):
             run.directory.remove()
         raise
 
 
 @contextmanager
-def _disk_errors_explained(path: Path) -> Iterator[None]:
-    """Say of a disk that is full or read-only what is safe, and how the run goes on.
+def _explaining_disk_errors(path: Path) -> Iterator[None]:
+    """Add to an error about a full or read-only disk how the run can be resumed.
 
     Raises:
         DiskError: The disk of the run directory, or of a cache, could not be written to.
@@ -238,23 +240,23 @@ def _disk_errors_explained(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        told = error if isinstance(error, DiskError) else disk_error(error, path)
-        if told is None:
+        explained = error if isinstance(error, DiskError) else disk_error(error, path)
+        if explained is None:
             raise
-        raise DiskError(f"{told} {_what_is_safe(path)}") from error
+        raise DiskError(f"{explained} {_resume_hint(path)}") from error
 
 
-def _what_is_safe(path: Path) -> str:
+def _resume_hint(path: Path) -> str:
     if not RunDirectory(path).recipe_file.exists():
-        return "No run has been begun."
+        return "The run has not started."
     checkpoint = checkpoints.newest_complete(path)
     if checkpoint is None:
         return "No checkpoint is complete yet: with --resume the run starts over."
-    return f"{checkpoint} is complete: with --resume the run goes on from there."
+    return f"{checkpoint} is complete: with --resume the run continues from it."
 
 
 @contextmanager
-def _memory_errors_explained(setup: Setup) -> Iterator[None]:
+def _explaining_memory_errors(setup: Setup) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
@@ -269,7 +271,7 @@ def _memory_errors_explained(setup: Setup) -> Iterator[None]:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether an accelerator or the CPU's allocator had no memory left to give.
+    """Whether an accelerator or the CPU's allocator ran out of memory.
 
     >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: ..."))
     True
@@ -290,17 +292,17 @@ def _fit(
     directory = run.directory
     recorder = RunRecorder(directory, emit)
     tensorboard = RunTensorBoard(directory)
-    writers = [recorder, tensorboard] if is_main() else []
-    with _restoring_use_cache(setup.model), quiet_writers(), closing(tensorboard):
-        main_decides(lambda: _write_guesses(setup, directory))
+    writers = [recorder, tensorboard] if is_main_process() else []
+    with _restoring_use_cache(setup.model), silencing_writer_threads(), closing(tensorboard):
+        run_on_main(lambda: _write_guesses(setup, directory))
         unreached = UnreachedLayers()
         others = (*early_stopping(setup.recipe.training), unreached, StopAtCheckpoint(stop))
         trainer = setup.build_trainer([*writers, *others])
         notes = batch_notes(setup.arguments, is_sharded=trainer.is_fsdp_enabled)
         computing = cpu_notes(setup.arguments.device)
-        own_notes = (*notes, *computing, *getattr(trainer, "notes", ()))
-        if own_notes:
-            emit("notes", {"notes": own_notes})
+        trainer_notes = (*notes, *computing, *getattr(trainer, "notes", ()))
+        if trainer_notes:
+            emit("notes", {"notes": trainer_notes})
         output = trainer.train(
             resume_from_checkpoint=None if run.checkpoint is None else str(run.checkpoint)
         )
@@ -308,17 +310,17 @@ def _fit(
         if unreached_notes:
             emit("notes", {"notes": unreached_notes})
         metrics = final_metrics(trainer)
-    wall_s = main_decides(lambda: recorder.wall_s)
+    wall_s = run_on_main(lambda: recorder.wall_s)
     adapter = trained_adapter(setup.model)
     require_sound(adapter, output.global_step)
-    main_decides(lambda: _save_trained_adapter(adapter, setup, directory))
+    run_on_main(lambda: _save_trained_adapter(adapter, setup, directory))
     facts = RunFacts(
         recipe=setup.recipe,
-        injection=as_trained(setup.injection, setup.model),
+        injection=with_current_ranks(setup.injection, setup.model),
         parameter_count=count_parameters(setup.model),
         train_examples=len(setup.splits.train),
-        validation_examples=_rows(setup.splits.validation),
-        notes=(*setup.splits.notes, *setup.encoded.notes, *own_notes, *unreached_notes),
+        validation_examples=_length(setup.splits.validation),
+        notes=(*setup.splits.notes, *setup.encoded.notes, *trainer_notes, *unreached_notes),
         metrics=metrics,
         train_loss=output.training_loss,
         steps=output.global_step,
@@ -328,22 +330,22 @@ def _fit(
         wall_s=wall_s,
         memory=MemoryFacts(planned_bytes, peak.read(), peak.meaning),
     )
-    main_decides(lambda: write_report(directory, facts))
+    run_on_main(lambda: write_report(directory, facts))
     result = _result(directory, facts)
     emit("finished", {"result": result})
     return result
 
 
 def _write_guesses(setup: Setup, run: RunDirectory) -> None:
-    """Write what guessing gives on the validation examples, once for a run."""
-    guessed = guesses(setup.task.task_type, setup.encoded.validation)
-    if guessed and not any(row.get("event") == EVENT for row in run.metrics()):
-        run.append_metrics({"event": EVENT, "step": 0, **guessed})
+    """Write the metrics of guessing on the validation examples, once per run."""
+    metrics = guesses(setup.task.task_type, setup.encoded.validation)
+    if metrics and not any(entry.get("event") == EVENT for entry in run.metrics()):
+        run.append_metrics({"event": EVENT, "step": 0, **metrics})
 
 
 @contextmanager
 def _restoring_use_cache(model: Any) -> Iterator[None]:
-    """Give the model its key-value cache setting back after training, which needs none."""
+    """Restore the model's use_cache setting, which training changes, after the block."""
     before = getattr(model.config, "use_cache", None)
     try:
         yield
@@ -353,8 +355,8 @@ def _restoring_use_cache(model: Any) -> Iterator[None]:
 
 
 def _save_trained_adapter(adapter: Adapter, setup: Setup, run: RunDirectory) -> None:
-    """Write adapter, tokenizer and chat template; the directory appears with all of them."""
-    # That of a finished run that trained on stays until the new one is complete.
+    """Write adapter, tokenizer and chat template; the directory appears atomically."""
+    # When a finished run is continued, its old adapter stays until the new one is complete.
     with replacing_directory(run.adapter, last=(WEIGHTS_FILE, CONFIG_FILE)) as partial:
         adapter.save(partial)
         setup.tokenizer.save_pretrained(partial)
@@ -366,7 +368,7 @@ def _best_step(trainer: Trainer) -> int | None:
     return trainer.state.best_global_step if is_best else None
 
 
-def _rows(dataset: Any) -> int:
+def _length(dataset: Any) -> int:
     return 0 if dataset is None else len(dataset)
 
 

@@ -1,4 +1,4 @@
-"""What inference has to repeat of a training run, written beside its adapter."""
+"""Save the settings of a training run that inference needs."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def save_settings(
     labels: tuple[str, ...] | None,
     encoded: Encoded,
 ) -> Path:
-    """Write `lorakit.json` beside an adapter, at once and whole.
+    """Write `lorakit.json` beside an adapter, atomically.
 
     Args:
-        adapter_dir: The adapter's directory; it must be there.
+        adapter_dir: The adapter's directory, which exists.
         task_type: The task of the run.
         labels: Class or tag names by id, for tasks that have them.
-        encoded: What the task's `encode` returned.
+        encoded: The result of the task's `encode`.
 
     Returns: The path of the file.
     """

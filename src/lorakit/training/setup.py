@@ -1,4 +1,4 @@
-"""Everything a run needs before its first step; nothing is written while it is made."""
+"""Prepare everything that a run needs before its first step, without writing files."""
 
 from __future__ import annotations
 
@@ -8,20 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorakit.data import Splits, load_splits
-from lorakit.distributed.processes import all_agree, local_rank_zero_first, start
+from lorakit.distributed.processes import init_process_groups, local_rank_zero_first, run_on_all
 from lorakit.errors import DataError, first_few
 from lorakit.injection import Injection, add_adapter, count_parameters
-from lorakit.models.new_tokens import require_in_rows
+from lorakit.models.new_tokens import require_new_tokens_in_examples
 from lorakit.quantization.small_parameters import keep_small_parameters_in_float32
 from lorakit.recipes.recipe import Recipe
 from lorakit.training.arguments import build_arguments, resolve_training
-from lorakit.training.best_metric import require_metric
 from lorakit.training.callbacks import EventHandler
-from lorakit.training.encode_once import encoded_once
+from lorakit.training.encode_once import encode_once_per_machine
+from lorakit.training.evaluation_metrics import require_metric
 from lorakit.training.shared_base import load_shared_base
 from lorakit.training.tasks import Encoded, Task, task_for
 from lorakit.training.tasks.base import seed_of
-from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
 
 if TYPE_CHECKING:
     from transformers import (
@@ -35,10 +34,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Setup:
-    """A recipe brought to life: data, base with its adapter, and training arguments."""
+    """The objects of a recipe: data, base with its adapter, and training arguments."""
 
     recipe: Recipe
-    """The recipe with every training argument that lorakit sets written out."""
+    """The recipe with every training argument written out."""
     task: Task
     splits: Splits
     labels: tuple[str, ...] | None
@@ -49,15 +48,9 @@ class Setup:
     arguments: TrainingArguments
 
     def build_trainer(self, callbacks: Sequence[TrainerCallback] = ()) -> Trainer:
-        """Build the task's trainer with lorakit's mixin."""
+        """Build the task's trainer."""
         return self.task.build_trainer(
-            self.model,
-            self.tokenizer,
-            self.encoded,
-            self.arguments,
-            self.labels,
-            callbacks,
-            AdapterTrainerMixin,
+            self.model, self.tokenizer, self.encoded, self.arguments, self.labels, callbacks
         )
 
 
@@ -70,58 +63,58 @@ def prepare(
     shared_base: Path | None = None,
     labels: tuple[str, ...] | None = None,
 ) -> Setup:
-    """Load the data and the base, add the adapter, and encode the rows; cheap checks come first.
+    """Load the data and the base, add the adapter and encode the examples, after cheap checks.
 
-    Of several processes each loads the base, but one on each machine makes tokens of the rows.
+    Each of several processes loads the base, but only one per machine tokenizes the examples.
 
     Args:
         recipe: The recipe.
-        emit: Told of "data" and "injected".
+        emit: Receives the events "data" and "injected".
         check: Called with the resolved recipe before anything heavy is loaded; may raise.
-        attach: Puts the adapter onto the base; by default a fresh one as the recipe says.
-        shared_base: Directory where all runs of this machine map their base from; None loads a
-            copy for this run alone.
-        labels: The label names by id, of an adapter that is there; by default those of the rows.
+        attach: Adds the adapter to the base; by default a new one from the recipe.
+        shared_base: Directory of the bases that all runs of this machine map; None loads a copy
+            for this run.
+        labels: The label names by id of an existing adapter; by default those of the examples.
 
     Raises:
         ConfigError, MissingFileError, DataError, TargetError: The recipe or what it names is
             wrong.
     """
-    start(recipe.training.get("use_cpu"), recipe.training.get("ddp_timeout"))
-    recipe, task = all_agree(lambda: _checked(recipe))
+    init_process_groups(recipe.training.get("use_cpu"), recipe.training.get("ddp_timeout"))
+    recipe, task = run_on_all(lambda: _checked(recipe))
     seed = seed_of(recipe)
     splits = local_rank_zero_first(
         lambda: load_splits(recipe.data, seed, task.label_column(recipe), task.columns(recipe))
     )
-    training, arguments = all_agree(lambda: _arguments(recipe, task, splits))
+    training, arguments = run_on_all(lambda: _arguments(recipe, task, splits))
     recipe = recipe.model_copy(update={"training": training})
     if check is not None:
         check(recipe)
-    found = all_agree(lambda: task.labels(splits, recipe))
-    labels = found if labels is None else _known(found or (), labels)
+    found = run_on_all(lambda: task.labels(splits, recipe))
+    labels = found if labels is None else _require_known(found or (), labels)
     require_metric(training, task.metric_names(labels, training))
     tokenizer = local_rank_zero_first(lambda: task.load_tokenizer(recipe))
 
-    def adapted() -> tuple[PreTrainedModel, Injection]:
+    def load_adapted() -> tuple[PreTrainedModel, Injection]:
         if shared_base is None:
             model = task.load_base(recipe, tokenizer, labels)
         else:
             model = load_shared_base(shared_base, recipe, task, tokenizer, labels)
         if recipe.float32_small_parameters:
             keep_small_parameters_in_float32(model)
-        _seed(seed)  # the adapter is drawn from here
+        _seed(seed)  # initializes the adapter
         return model, attach(model) if attach else add_adapter(
             model, task.lora_config(recipe, model, tokenizer)
         )
 
-    model, injection = all_agree(adapted)
+    model, injection = run_on_all(load_adapted)
     emit("injected", {"injection": injection, "parameter_count": count_parameters(model)})
-    encoded = encoded_once(
+    encoded = encode_once_per_machine(
         lambda: task.encode(splits, recipe, tokenizer, model, labels),
         keep_files=arguments.dataloader_num_workers > 0,
     )
     if attach is None:
-        require_in_rows(encoded.train, tokenizer, recipe)
+        require_new_tokens_in_examples(encoded.train, tokenizer, recipe)
     emit("data", _data_event(splits, encoded) | {"task_type": task.task_type, "labels": labels})
     return Setup(recipe, task, splits, labels, tokenizer, model, injection, encoded, arguments)
 
@@ -138,13 +131,13 @@ def _arguments(
     return training, build_arguments(training, task, Path(recipe.output))
 
 
-def _known(found: Sequence[str], labels: tuple[str, ...]) -> tuple[str, ...]:
-    """Return an adapter's labels, if they are all that the rows have."""
-    strange = [label for label in found if label not in labels]
-    if strange:
+def _require_known(found: Sequence[str], labels: tuple[str, ...]) -> tuple[str, ...]:
+    """Return an adapter's labels, if the examples have no others."""
+    unknown = [label for label in found if label not in labels]
+    if unknown:
         raise DataError(
             "The examples have labels that the adapter was not trained on: got "
-            f"{first_few(strange)}, expected {first_few(labels)}. Leave those examples out."
+            f"{first_few(unknown)}, expected {first_few(labels)}. Leave those examples out."
         )
     return labels
 

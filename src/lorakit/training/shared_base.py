@@ -1,8 +1,8 @@
-"""One copy of a base in memory for all the runs of a machine: a file that they map, read-only.
+"""Share one copy of a base in memory between all runs of a machine, by mapping a file.
 
-A base that a run loads is a copy of its own as soon as its numbers are converted or quantised.
-Here the first run saves what it loaded, and every run maps that file: its pages lie in memory
-once, whoever reads them. A page somebody writes to, as a freshly drawn head's, becomes his own.
+Loading a base makes a private copy as soon as its weights are converted or quantised. Here the
+first run saves the loaded base, and every run maps that file, so its pages are in memory once. A
+page that a run writes to, such as that of a freshly initialized head, becomes private to it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,11 @@ from filelock import FileLock
 
 from lorakit.files.atomic import replacing_file
 from lorakit.files.private_files import is_private
-from lorakit.models.pretrained import draw_fresh_weights, fresh_modules, remember_fresh_modules
+from lorakit.models.pretrained import (
+    fresh_modules,
+    initialize_fresh_weights,
+    remember_fresh_modules,
+)
 from lorakit.training.tasks.base import Task, seed_of
 
 if TYPE_CHECKING:
@@ -35,49 +39,49 @@ def load_shared_base(
     tokenizer: PreTrainedTokenizerBase,
     labels: Sequence[str] | None,
 ) -> PreTrainedModel:
-    """Map a recipe's base from a file in a directory; the first to come makes the file.
+    """Map a recipe's base from a file in a directory; the first run creates the file.
 
-    The model has the same bits as the one that `task.load_base` returns, a head drawn with the
-    recipe's seed included. Each run loads a copy instead where the file cannot be used: code that
-    comes with a hub model cannot be saved, and reading the file runs what it says, so that it is
-    read only where nobody else can write to it.
+    The model has the same bits as the one that `task.load_base` returns, including a head
+    initialized with the recipe's seed. A run loads a private copy instead if the file cannot be
+    used: custom code of a hub model cannot be saved, and unpickling the file runs code, so it is
+    only read if nobody else can write to it.
 
     Args:
-        directory: Where the files of the bases lie; made if need be.
+        directory: Directory of the files; created if needed.
         recipe: The recipe.
         task: Its task.
-        tokenizer: The base's.
+        tokenizer: The base's tokenizer.
         labels: The task's labels, if it has any.
 
     Raises:
         MissingFileError, ConfigError, QuantizationError: See `Task.load_base`.
     """
     if recipe.trust_remote_code:
-        return task.load_base(recipe, tokenizer, _as_given(labels))
+        return task.load_base(recipe, tokenizer, _as_tuple(labels))
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = directory / f"base-{_fingerprint(recipe, labels)}.pt"
     if not is_private(path if path.exists() else directory):
-        return task.load_base(recipe, tokenizer, _as_given(labels))
+        return task.load_base(recipe, tokenizer, _as_tuple(labels))
     logging.getLogger("filelock").setLevel(logging.WARNING)
     with FileLock(path.with_suffix(".lock")):
         if not path.exists():
-            loaded = task.load_base(recipe, tokenizer, _as_given(labels))
+            loaded = task.load_base(recipe, tokenizer, _as_tuple(labels))
             with replacing_file(path) as partial:
                 torch.save({"model": loaded, "fresh": fresh_modules(loaded)}, partial)
             del loaded
     saved = torch.load(path, mmap=True, weights_only=False)
     model = saved["model"]
     remember_fresh_modules(model, saved["fresh"])
-    draw_fresh_weights(model, seed_of(recipe))
+    initialize_fresh_weights(model, seed_of(recipe))
     return model
 
 
-def _as_given(labels: Sequence[str] | None) -> tuple[str, ...] | None:
+def _as_tuple(labels: Sequence[str] | None) -> tuple[str, ...] | None:
     return None if labels is None else tuple(labels)
 
 
 def _fingerprint(recipe: Recipe, labels: Sequence[str] | None) -> str:
-    """Return a name for all that decides what the base's weights are, but the seed of its head."""
+    """Return a hash of everything that determines the base's weights, except the head's seed."""
     how: dict[str, Any] = {
         "model": recipe.model,
         "revision": recipe.revision,

@@ -1,6 +1,6 @@
-"""Search, studies and several machines: everything that runs on Ray.
+"""Searches, studies and training on several machines, with Ray.
 
-The names below are imported when they are first used.
+The names below are imported on first use.
 """
 
 import typing as _typing

@@ -1,4 +1,4 @@
-"""The grid of a study: its cells, and the trial values of each."""
+"""The grid of a study: its cells and their trial values."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from lorakit.tuning.target_sets import TargetSet
 
 @dataclass(frozen=True)
 class Cell:
-    """One rank on one set of modules, and how the runs with each seed ended."""
+    """One rank on one set of modules, with the results of each seed."""
 
     column: int
-    """The rank of the study's column; at an equal budget that of the widest set."""
+    """Rank of the column; with an equal budget, that of the widest set."""
     rank: int
     target_set: TargetSet
     values: tuple[float, ...] = ()
-    """The metric of the best epoch, one for each seed that did not fail."""
+    """Metric of the best epoch for each seed that did not fail."""
     failed: int = 0
 
     @property
@@ -31,7 +31,7 @@ class Cell:
 
     @property
     def mean(self) -> float:
-        """Mean over the seeds; NaN where all failed."""
+        """Mean over the seeds; NaN if all failed."""
         return statistics.fmean(self.values) if self.values else math.nan
 
     @property
@@ -41,13 +41,13 @@ class Cell:
 
     @property
     def standard_error(self) -> float:
-        """Of the mean."""
+        """Standard error of the mean."""
         return self.deviation / math.sqrt(len(self.values)) if self.values else 0.0
 
 
 @dataclass(frozen=True)
 class CellSpace:
-    """The grid of a study: each sample is a cell with a seed."""
+    """Grid of a study: each sample is a cell with a seed."""
 
     cells: tuple[Cell, ...]
     seeds: tuple[int, ...]
@@ -57,12 +57,12 @@ class CellSpace:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The recipe keys that vary."""
+        """Recipe keys that vary."""
         return ("lora.r", "lora.target_modules", "lora.lora_alpha", "training.seed")
 
     @property
     def distributions(self) -> dict[str, Distribution]:
-        """What each key takes, for a table."""
+        """Values of each key, for a table."""
         sets = dict.fromkeys(cell.target_set.label for cell in self.cells)
         return {
             "lora.r": Distribution(choice=tuple(sorted({cell.rank for cell in self.cells}))),
@@ -72,22 +72,22 @@ class CellSpace:
         }
 
     def for_ray(self, algorithm: str) -> dict[str, Any]:
-        """Return the grid as Ray Tune takes it; seeds of a cell follow one another."""
+        """Return the grid for Ray Tune; the seeds of a cell are adjacent."""
         from ray import tune
 
         return {"run": tune.grid_search(list(range(len(self.cells) * len(self.seeds))))}
 
     def cell_of(self, values: Mapping[str, Any]) -> int:
-        """Return the index of the cell that a trial's values belong to."""
+        """Return the index of the cell with the values of a trial."""
         for index, cell in enumerate(self.cells):
             modules = cell.target_set.target_modules
-            own = list(modules) if isinstance(modules, tuple) else modules
-            if (values["lora.r"], values["lora.target_modules"]) == (cell.rank, own):
+            listed = list(modules) if isinstance(modules, tuple) else modules
+            if (values["lora.r"], values["lora.target_modules"]) == (cell.rank, listed):
                 return index
         raise LookupError(values)
 
-    def drawn(self, sample: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a trial's values by recipe key."""
+    def trial_values(self, sample: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the values of a trial by recipe key."""
         index, seed = divmod(sample["run"], len(self.seeds))
         cell = self.cells[index]
         modules = cell.target_set.target_modules

@@ -1,4 +1,4 @@
-"""Ray: started in this process, or a cluster that runs already, and what it has to give."""
+"""Start Ray or join a cluster, and check its resources."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from typing import Any
 
 from lorakit.errors import ClusterError, ConfigError
 
-_PATIENCE_S = 5.0
-"""How long an address may take to answer."""
+_TIMEOUT_S = 5.0
+"""Timeout of a connection to an address."""
 
-_SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0"}  # tell nobody about the run
+_SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0"}  # disable the usage statistics of Ray
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What one machine of a cluster has."""
+    """Resources of one machine of a cluster."""
 
     address: str
     cpus: float
@@ -31,16 +31,16 @@ class Machine:
 
 @contextmanager
 def ray_cluster(address: str | None = None) -> Iterator[list[Machine]]:
-    """Have Ray running inside the block, and its machines at hand.
+    """Run Ray inside the block and yield its machines.
 
-    A Ray that this process runs already is used as it is and left running.
+    Ray that this process already runs is used and left running.
 
     Args:
         address: "host:port" of the head of a cluster that this machine belongs to, or "auto" for
-            the one that runs here; None starts Ray here, for this process alone.
+            the cluster on this machine; None starts Ray for this process alone.
 
     Yields:
-        The machines of the cluster.
+        Machines of the cluster.
 
     Raises:
         ConfigError: Ray is not installed.
@@ -57,7 +57,7 @@ def ray_cluster(address: str | None = None) -> Iterator[list[Machine]]:
     by_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
-            address=address or "local",  # without it, RAY_ADDRESS would decide
+            address=address or "local",  # without it, Ray reads RAY_ADDRESS
             include_dashboard=None if address else False,
             log_to_driver=False,
             logging_level=logging.ERROR,
@@ -72,7 +72,7 @@ def ray_cluster(address: str | None = None) -> Iterator[list[Machine]]:
         ) from error
     try:
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, by_sigterm)  # else Ray's would exit with the code 15
+            signal.signal(signal.SIGTERM, by_sigterm)  # Ray's handler would exit with code 15
         yield _machines(ray)
     finally:
         ray.shutdown()
@@ -82,54 +82,55 @@ def import_ray() -> Any:
     """Import Ray, which the extra `tune` installs.
 
     Raises:
-        ConfigError: It is not installed.
+        ConfigError: Ray is not installed.
     """
     try:
         import ray
     except ImportError as error:
         raise ConfigError(
-            f"Ray is not installed ({error}), and searches, studies and training on several "
-            "machines run on it. Install it with: pip install 'lorakit[tune]'."
+            f"Ray is not installed ({error}), but searches, studies and training on several "
+            "machines require it. Install it with: pip install 'lorakit[tune]'."
         ) from None
     return ray
 
 
-def require_room(
+def require_resources(
     machines: list[Machine], *, cpus: float, gpus: float, what: str, count: int = 1
 ) -> None:
-    """Refuse what would wait for ever: more than any machine has, or all of them together.
+    """Refuse a request that the cluster can never satisfy, instead of waiting for ever.
 
     Args:
-        machines: The cluster's.
-        cpus: CPUs that one process asks for; a process runs on one machine.
-        gpus: GPUs that one process asks for; fractions share a GPU.
-        what: What asks, and where the numbers stand, for the error.
-        count: How many of them have to run at once.
+        machines: Machines of the cluster.
+        cpus: CPUs of one process; a process runs on one machine.
+        gpus: GPUs of one process; fractions share a GPU.
+        what: Name of the request and its keys, for the error.
+        count: Number of processes that run at the same time.
 
     Raises:
-        ClusterError: Names what is asked for and what there is.
+        ClusterError: There are too few resources; the message names both.
     """
     places = 0
     for machine in machines:
         by_cpu = machine.cpus // cpus if cpus else float("inf")
-        by_gpu = _processes_on_gpus(machine.gpus, gpus) if gpus else float("inf")
+        by_gpu = _processes_per_machine(machine.gpus, gpus) if gpus else float("inf")
         places += int(min(by_cpu, by_gpu, count))
     if places >= count:
         return
     there = "; ".join(f"{m.cpus:g} CPUs and {m.gpus:g} GPUs at {m.address}" for m in machines)
     raise ClusterError(
-        f"Too little room for {what}: got {count} x ({cpus:g} CPUs and {gpus:g} GPUs), expected at "
-        f"most what there is: {there}. Ask for less, or join a larger cluster with --address."
+        f"Too few resources for {what}: got {count} x ({cpus:g} CPUs and {gpus:g} GPUs), expected "
+        f"at most those of the cluster: {there}. Request less, or join a larger "
+        "cluster with --address."
     )
 
 
-def _processes_on_gpus(there: float, each: float) -> float:
-    """Return how many processes find room: a fraction of a GPU lies on one GPU."""
+def _processes_per_machine(there: float, each: float) -> float:
+    """Return how many processes fit: a fraction of a GPU is on one GPU."""
     return int(there) * int(1 / each) if each < 1 else there // each
 
 
 def _require_answer(address: str) -> None:
-    """Open a connection to the address, since Ray itself would try for minutes."""
+    """Open a connection to the address, because Ray would retry for minutes."""
     if address in ("auto", "local"):
         return
     if address.startswith("ray://"):
@@ -142,14 +143,14 @@ def _require_answer(address: str) -> None:
     if not host or not port.isdigit():
         raise ClusterError(
             f"--address: got '{address}', expected host:port or auto. `ray start --head` prints "
-            "the right one."
+            "the address."
         )
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE_S).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_TIMEOUT_S).close()
     except (OSError, OverflowError) as error:
         raise ClusterError(
             f"No Ray cluster answers at --address {address} ({error}). Start one there with "
-            f"`ray start --head --port={port}`, or leave --address out to use this machine alone."
+            f"`ray start --head --port={port}`, or omit --address to use this machine alone."
         ) from None
 
 

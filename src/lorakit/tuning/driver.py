@@ -1,4 +1,4 @@
-"""What a search and a study have in common: their directory, and running all of their trials."""
+"""The directory of a search or a study, and running its trials."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lorakit.recipes.recipe import Recipe, changed_keys
 from lorakit.recipes.run_directory import RunDirectory
 from lorakit.recipes.search_sections import SearchConfig, TrialsConfig
 from lorakit.tuning.cluster import ray_cluster
-from lorakit.tuning.ray_tune import require_room_for_trials, run_trials
+from lorakit.tuning.ray_tune import require_trial_resources, run_trials
 from lorakit.tuning.records import TrialRecord, best_record, write_trials
 from lorakit.tuning.trial import MetricError, Samples, TrialPlan, epochs_of, trial_recipe
 
@@ -32,39 +32,39 @@ EventHandler = Callable[[str, dict[str, Any]], None]
 
 @dataclass(frozen=True)
 class SearchDirectory:
-    """The places in the directory of a search or a study."""
+    """Paths in the directory of a search or a study."""
 
     path: Path
     kind: Literal["search", "study"]
 
     @property
     def recipe_file(self) -> Path:
-        """The recipe that is searched or studied; a directory with this file holds that."""
+        """The searched or studied recipe; the file identifies the directory."""
         return self.path / f"{self.kind}.yaml"
 
     @property
     def trials(self) -> Path:
-        """The run directories of the trials."""
+        """Run directories of the trials."""
         return self.path / "trials"
 
     @property
     def ray(self) -> Path:
-        """Ray's own record of the search, from which it is restarted."""
+        """Ray's record of the search, from which it resumes."""
         return self.path / "ray"
 
     @property
     def base(self) -> Path:
-        """What the trials map their bases from; deleted at the end."""
+        """Files that the trials map their bases from; deleted at the end."""
         return self.path / "base"
 
     @property
     def trials_file(self) -> Path:
-        """A row for each trial."""
+        """CSV file with a row for each trial."""
         return self.path / "trials.csv"
 
     @property
-    def held(self) -> str | None:
-        """What the directory holds, or None."""
+    def existing_kind(self) -> str | None:
+        """Kind of the directory on disk, or None."""
         kinds = (kind for kind in ("search", "study") if (self.path / f"{kind}.yaml").exists())
         return next(kinds, None)
 
@@ -81,50 +81,53 @@ def run_all(
     address: str | None,
     on_event: EventHandler | None,
 ) -> list[TrialRecord]:
-    """Run all trials of a search or study, and keep trials.csv as new as what is told of them.
+    """Run all trials of a search or study, updating trials.csv before each event.
 
     Args:
-        recipe: What is searched or studied.
+        recipe: Recipe to search or study.
         settings: How trials are run, chosen and stopped.
-        space: Where their values come from.
-        trials: How many.
-        facts: What else to tell of the plan, by name.
-        directory: Its own, looked at by `open_directory`.
-        resume: Whether to go on with what is there.
-        address: Of a cluster to join; None starts Ray in this process.
-        on_event: Told of "planned" and "trials".
+        space: Source of their values.
+        trials: Number of trials.
+        facts: Further facts for the event "planned", by name.
+        directory: Result of `open_directory`.
+        resume: Whether to resume an interrupted search.
+        address: Address of a cluster to join; None starts Ray in this process.
+        on_event: Handler of the events "planned" and "trials".
 
     Returns:
-        A record of each trial; one of them at least can be judged.
+        A record of each trial.
 
     Raises:
         DataError, MissingFileError, ConfigError, ClusterError, TrainingError: See `tune`.
     """
-    tell = on_event or (lambda name, payload: None)
+    emit = on_event or (lambda name, payload: None)
     plan, train_examples = _plan_trials(recipe, settings, space, directory)
-    with ExitStack() as held, ray_cluster(address) as machines:
-        require_room_for_trials(settings, machines)
+    with ExitStack() as stack, ray_cluster(address) as machines:
+        require_trial_resources(settings, machines)
         directory.path.mkdir(parents=True, exist_ok=True)
-        held.enter_context(locking_directory(directory.path))
+        stack.enter_context(locking_directory(directory.path))
         directory.trials.mkdir(exist_ok=True)
         directory.base.mkdir(mode=0o700, exist_ok=True)
         if not is_private(directory.base):
-            facts = {**facts, "base": "each trial loads a copy, as others can write to the output"}
+            facts = {
+                **facts,
+                "base": "each trial loads a copy, because others can write to the output",
+            }
         if not resume:
-            _refuse_held(directory)  # another process may have begun one meanwhile
+            _refuse_existing(directory)  # another process may have started one meanwhile
             write_text(directory.recipe_file, recipe.to_yaml())
         planned = {"space": space, "trials": trials, "epochs": epochs_of(plan.recipe, settings)}
-        tell(
+        emit(
             "planned",
             {**planned, "train_examples": train_examples, "settings": settings, "facts": facts},
         )
 
         def on_change(records: list[TrialRecord], changed: TrialRecord) -> None:
             write_trials(records, settings, directory.trials_file)
-            tell("trials", {"records": records, "changed": changed})
+            emit("trials", {"records": records, "changed": changed})
 
         record_path = directory.ray.resolve()
-        with _removed_if_it_cannot_be_judged(directory, is_new=not resume):
+        with _removing_unusable_search(directory, is_new=not resume):
             records = run_trials(plan, settings, trials, machines, record_path, on_change)
     shutil.rmtree(directory.base, ignore_errors=True)
     write_trials(records, settings, directory.trials_file)
@@ -134,23 +137,23 @@ def run_all(
 def open_directory(
     recipe: Recipe, kind: Literal["search", "study"], *, resume: bool
 ) -> SearchDirectory:
-    """Look at the output of a search or study before anything is done.
+    """Check the output of a search or study before it starts.
 
     Raises:
-        OutputExistsError: A new search would overwrite something.
+        OutputExistsError: A new search would overwrite files.
         MissingFileError: There is nothing to resume.
-        CheckpointError: What is there was made with another recipe.
+        CheckpointError: The search to resume was made with another recipe.
     """
     directory = SearchDirectory(Path(recipe.output), kind)
-    held = directory.held
+    existing_kind = directory.existing_kind
     if not resume:
-        _refuse_held(directory)
+        _refuse_existing(directory)
         RunDirectory.refuse_occupied(recipe.output)
         return directory
-    if held != kind:
+    if existing_kind != kind:
         raise MissingFileError(
             f"Nothing to resume in {recipe.output}: there is no {directory.recipe_file.name} in "
-            f"it, expected the directory of a {kind}. Check `output`, or leave --resume out."
+            f"it, expected the directory of a {kind}. Check `output`, or remove --resume."
         )
     changed = [
         key
@@ -165,22 +168,22 @@ def open_directory(
     return directory
 
 
-def _refuse_held(directory: SearchDirectory) -> None:
-    if directory.held is not None:
+def _refuse_existing(directory: SearchDirectory) -> None:
+    if directory.existing_kind is not None:
         raise OutputExistsError(
-            f"Cannot write to output {directory.path}: it holds a {directory.held}, expected a new "
-            "or empty directory. Go on with it by `--resume`, or set another `output`."
+            f"Cannot write to output {directory.path}: it holds a {directory.existing_kind}, "
+            "expected a new or empty directory. Resume it with `--resume`, or set another `output`."
         )
 
 
 def _plan_trials(
     recipe: Recipe, settings: TrialsConfig, space: Samples, directory: SearchDirectory
 ) -> tuple[TrialPlan, int]:
-    """Return what all trials have in common, and the number of training rows of each.
+    """Return the plan that all trials share, and the number of training examples of each.
 
     Raises:
-        DataError, MissingFileError: The rows are not there or cannot be read.
-        ConfigError: There are no rows to evaluate on.
+        DataError, MissingFileError: The data is missing or cannot be read.
+        ConfigError: There are no validation examples.
     """
     from lorakit.data import load_splits
     from lorakit.training.tasks import task_for
@@ -191,18 +194,18 @@ def _plan_trials(
     splits = load_splits(recipe.data, seed, task.label_column(recipe), task.columns(recipe))
     if splits.validation is None:
         raise ConfigError(
-            "Trials are compared on validation examples and there are none: data.validation is not "
-            "given and data.validation_fraction is 0. Set one of the two."
+            "Trials are compared on validation examples, but there are none: data.validation is "
+            "missing and data.validation_fraction is 0. Set one of the two."
         )
     trial = trial_recipe(recipe, settings, len(splits.train))
-    rows = trial.data.max_train_rows or len(splits.train)
+    examples = trial.data.max_train_rows or len(splits.train)
     plan = TrialPlan(trial, space, settings, directory.trials.resolve(), directory.base.resolve())
-    return plan, min(rows, len(splits.train))
+    return plan, min(examples, len(splits.train))
 
 
 @contextmanager
-def _removed_if_it_cannot_be_judged(directory: SearchDirectory, *, is_new: bool) -> Iterator[None]:
-    """Delete a new search whose metric no trial reports, so that it can be put right and begun."""
+def _removing_unusable_search(directory: SearchDirectory, *, is_new: bool) -> Iterator[None]:
+    """Delete a new search whose metric no trial reports, so that it can be corrected."""
     try:
         yield
     except MetricError:
@@ -215,12 +218,14 @@ def require_best(records: list[TrialRecord], settings: TrialsConfig) -> TrialRec
     """Return the best trial.
 
     Raises:
-        TrainingError: There is none, as all have failed.
+        TrainingError: All trials failed.
     """
     best = best_record(records, settings)
     if best is None:
         errors = list(dict.fromkeys(record.error or "no evaluation" for record in records))
         raise TrainingError(
-            f"All {len(records)} trials failed: " + "\n  ".join(errors[:3]) + " Nothing was found."
+            f"All {len(records)} trials failed: "
+            + "\n  ".join(errors[:3])
+            + " There is no best trial."
         )
     return best

@@ -1,4 +1,4 @@
-"""Training in several processes on a Ray cluster, by Ray Train, told of as a run here."""
+"""Train in several processes on a Ray cluster with Ray Train; events arrive in this process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lorakit.recipes.recipe import Recipe
 from lorakit.training.callbacks import EventHandler
 from lorakit.training.run import TrainResult
 from lorakit.training.stop_request import StopRequest
-from lorakit.tuning.cluster import Machine, import_ray, ray_cluster, require_room
+from lorakit.tuning.cluster import Machine, import_ray, ray_cluster, require_resources
 
 _POLL_S = 0.2
 _SETTINGS = {"RAY_TRAIN_V2_ENABLED": "1", "RAY_CHDIR_TO_TRIAL_DIR": "0"}
@@ -34,23 +34,23 @@ def train_on_ray(
 ) -> TrainResult:
     """Train an adapter in several processes on a Ray cluster.
 
-    Each process has one GPU, where the cluster has GPUs and the recipe does not say
-    `training.use_cpu`, else one CPU; the batch is `per_device_train_batch_size` in each of them.
+    Each process has one GPU if the cluster has GPUs and the recipe does not set
+    `training.use_cpu`, otherwise one CPU; each has a batch of `per_device_train_batch_size`.
 
     Args:
-        recipe: A recipe, or the path of its YAML file. What it names by a path, `output` among
-            it, every machine has to see under the same path.
-        workers: How many processes.
+        recipe: A recipe, or the path of its YAML file. All machines must share its paths,
+            including `output`.
+        workers: Number of processes.
         address: "host:port" of a cluster this machine belongs to, or "auto"; None starts Ray here.
-        resume: Go on with the run in `recipe.output`, as `train` does.
-        on_event: As for `train`; called in this process, in a run of several minutes or days.
+        resume: Resume the run in `recipe.output`, as `train` does.
+        on_event: As for `train`; called in this process.
         stop: As for `train`; set in this process.
 
     Raises:
         ConfigError: Ray is not installed.
-        ClusterError: The cluster cannot be reached, or has too little room.
-        LorakitError: What `train` raised in a worker.
-        TrainingError: A worker ended without a word.
+        ClusterError: The cluster cannot be reached, or has too few resources.
+        LorakitError: Error of `train` in a worker.
+        TrainingError: A worker ended without an error message.
     """
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     _refuse_client(address)
@@ -60,10 +60,10 @@ def train_on_ray(
     with ray_cluster(address) as machines:
         gpus = _gpus_each(recipe, machines)
         what = f"--ray {workers}"
-        require_room(machines, cpus=1, gpus=gpus, what=what, count=workers)
+        require_resources(machines, cpus=1, gpus=gpus, what=what, count=workers)
         storage = _storage_beside(recipe.output)
         try:
-            return _Fit(recipe, workers, gpus, resume, storage).run(on_event, stop)
+            return _RayTraining(recipe, workers, gpus, resume, storage).run(on_event, stop)
         finally:
             shutil.rmtree(storage, ignore_errors=True)
 
@@ -71,8 +71,8 @@ def train_on_ray(
 def _refuse_client(address: str | None) -> None:
     if address is not None and address.startswith("ray://"):
         raise ClusterError(
-            f"--address: got '{address}', expected host:port, for training is led from a machine "
-            "of the cluster. Log in to one of its machines, and use --address auto there."
+            f"--address: got '{address}', expected host:port, because training is controlled from "
+            "a machine of the cluster. Log in to one of its machines, and use --address auto there."
         )
 
 
@@ -82,14 +82,14 @@ def _gpus_each(recipe: Recipe, machines: list[Machine]) -> int:
 
 
 def _storage_beside(output: str) -> Path:
-    """Return a place for Ray Train's notes: where all machines look, but not in the run."""
+    """Return a directory for the files of Ray Train: shared by all machines, beside the run."""
     path = Path(output).absolute()
     return path.parent / f".{path.name}.ray-{uuid.uuid4().hex[:8]}"
 
 
 @dataclass
-class _Fit:
-    """One call of Ray Train, which runs in a thread, while this one hands on the events."""
+class _RayTraining:
+    """One call of Ray Train, which runs in a thread while the main thread forwards events."""
 
     recipe: Recipe
     workers: int
@@ -101,36 +101,36 @@ class _Fit:
     def run(self, on_event: EventHandler | None, stop: StopRequest | None) -> TrainResult:
         from ray.util.queue import Queue
 
-        queue, asked = (Queue(actor_options={"num_cpus": 0}) for _ in range(2))
-        thread = threading.Thread(target=self._fit, args=(queue, asked), daemon=True)
+        queue, stop_queue = (Queue(actor_options={"num_cpus": 0}) for _ in range(2))
+        thread = threading.Thread(target=self._fit, args=(queue, stop_queue), daemon=True)
         thread.start()
         try:
             with ExitStack() as until_the_end:
-                return self._follow(thread, queue, asked, on_event, stop, until_the_end)
+                return self._follow(thread, queue, stop_queue, on_event, stop, until_the_end)
         finally:
             queue.shutdown()
-            asked.shutdown()
+            stop_queue.shutdown()
 
     def _follow(
         self,
         thread: threading.Thread,
         queue: Any,
-        asked: Any,
+        stop_queue: Any,
         on_event: EventHandler | None,
         stop: StopRequest | None,
         until_the_end: ExitStack,
     ) -> TrainResult:
-        """Hand events on to the caller and a request to stop to the workers, until they end."""
+        """Forward events to the caller and a stop request to the workers, until they end."""
         from ray.util.queue import Empty
 
-        is_told = False
+        is_stop_sent = False
         result: TrainResult | None = None
         error: Exception | None = None
-        # The main thread is here, so that Ctrl-C ends this loop, then Ray and its workers.
+        # This is the main thread, so Ctrl-C ends this loop, then Ray and its workers.
         while thread.is_alive() or not queue.empty():
-            if stop is not None and stop.number and not is_told:
-                asked.put(stop.number)
-                is_told = True
+            if stop is not None and stop.number and not is_stop_sent:
+                stop_queue.put(stop.number)
+                is_stop_sent = True
             try:
                 name, payload = queue.get(timeout=_POLL_S)
             except Empty:
@@ -140,14 +140,14 @@ class _Fit:
                 continue
             result = payload["result"] if name == "finished" else result
             if name == "run_opened" and stop is not None:
-                until_the_end.enter_context(stop.heeding())
+                until_the_end.enter_context(stop.observing())
             if on_event is not None:
                 on_event(name, payload)
         if self.failure or result is None:
-            raise error or self._unexplained()
+            raise error or self._training_error()
         return result
 
-    def _fit(self, queue: Any, asked: Any) -> None:
+    def _fit(self, queue: Any, stop_queue: Any) -> None:
         from ray.train import LoggingConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -156,13 +156,13 @@ class _Fit:
         timeout = {} if timeout_s is None else {"timeout_s": timeout_s}
         try:
             TorchTrainer(
-                _work,
+                _train_in_worker,
                 train_loop_config={
                     "recipe": self.recipe.model_dump(mode="json"),
                     "resume": self.resume,
                     "folder": str(Path.cwd()),
                     "queue": queue,
-                    "asked": asked,
+                    "asked": stop_queue,
                 },
                 torch_config=TorchConfig(**timeout),
                 scaling_config=ScalingConfig(
@@ -179,27 +179,27 @@ class _Fit:
         except BaseException as failure:
             self.failure.append(failure)
 
-    def _unexplained(self) -> LorakitError:
+    def _training_error(self) -> LorakitError:
         failure = self.failure[0] if self.failure else None
-        said = str(failure)
-        if "storage" in said and "FileNotFound" in said + type(failure).__name__:
+        text = str(failure)
+        if "storage" in text and "FileNotFound" in text + type(failure).__name__:
             return MissingFileError(
-                f"A machine of the cluster does not see {self.storage.parent}: expected an output "
-                "on a file system that all machines share, such as NFS. Set another `output`."
+                f"A machine of the cluster has no {self.storage.parent}: expected an output on a "
+                "file system that all machines share, such as NFS. Set another `output`."
             )
-        lines = [line.strip() for line in said.splitlines() if line.strip()]
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
         return TrainingError(
-            f"Training on Ray ended before its time: {lines[-1] if lines else failure!r}. Ray's "
-            "logs on the machine of the worker say more; go on from the last complete checkpoint "
-            "with --resume."
+            f"Training on Ray ended early: {lines[-1] if lines else failure!r}. Ray's "
+            "logs on the machine of the worker have details; resume from the last complete "
+            "checkpoint with --resume."
         )
 
 
 _FAILED = "failed"
 
 
-def _work(config: dict[str, Any]) -> None:
-    """Train in one worker; the main one sends its events, and the first to fail its error."""
+def _train_in_worker(config: dict[str, Any]) -> None:
+    """Train in one worker; the main one sends its events, and the first to fail sends its error."""
     from lorakit.distributed.processes import should_report_error
     from lorakit.training.run import train
 
@@ -209,46 +209,46 @@ def _work(config: dict[str, Any]) -> None:
         queue.put((name, payload))
 
     try:
-        _go_to(Path(config["folder"]))
+        _change_directory(Path(config["folder"]))
         recipe = Recipe.check(config["recipe"], "the recipe")
-        stop = _stop_asked_through(config["asked"], recipe.training.get("ddp_timeout"))
+        stop = _stop_request_from(config["asked"], recipe.training.get("ddp_timeout"))
         train(recipe, resume=config["resume"], on_event=emit, stop=stop)
     except Exception as error:
         if should_report_error(error):
-            queue.put((_FAILED, error if isinstance(error, LorakitError) else _plain(error)))
+            queue.put((_FAILED, error if isinstance(error, LorakitError) else _picklable(error)))
         raise
 
 
-def _stop_asked_through(asked: Any, timeout_s: int | None) -> StopRequest:
-    """Return a request that is set once the process that leads training says so."""
+def _stop_request_from(stop_queue: Any, timeout_s: int | None) -> StopRequest:
+    """Return a request that is set when the controlling process sends a stop signal."""
     from ray.exceptions import RayError
 
-    from lorakit.distributed.processes import is_main, start
+    from lorakit.distributed.processes import init_process_groups, is_main_process
 
     stop = StopRequest()
 
     def wait() -> None:
-        with suppress(RayError):  # the queue ends with the training
-            stop.set(asked.get())
+        with suppress(RayError):  # the queue ends with training
+            stop.set(stop_queue.get())
 
-    start(timeout_s=timeout_s)
-    if is_main():  # which tells the others
+    init_process_groups(timeout_s=timeout_s)
+    if is_main_process():  # the main process forwards it to the others
         threading.Thread(target=wait, daemon=True).start()
     return stop
 
 
-def _plain(error: Exception) -> Exception:
-    """Return an error of any library as one that every process can read."""
+def _picklable(error: Exception) -> Exception:
+    """Return an error of any library as one that every process can unpickle."""
     return TrainingError(
         f"A worker on {socket.gethostname()} failed: {type(error).__name__}: {error}"
     )
 
 
-def _go_to(folder: Path) -> None:
-    """Take paths as the command does, from the directory it was typed in."""
+def _change_directory(folder: Path) -> None:
+    """Change to the directory of the command, so that relative paths are the same."""
     if not folder.is_dir():
         raise MissingFileError(
             f"The machine {socket.gethostname()} has no directory {folder}, in which the command "
-            "was given: expected one that all machines share. Start from such a directory."
+            "was started: expected one that all machines share. Start in such a directory."
         )
     os.chdir(folder)

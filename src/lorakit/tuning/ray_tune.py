@@ -1,6 +1,6 @@
-"""Ray Tune: trials where there is room, the poor ones stopped early, a killed search restarted.
+"""Run trials with Ray Tune: schedule them, stop poor ones early, resume a killed search.
 
-All that lorakit knows about Ray Tune is in this file.
+Only this file uses the scheduling of Ray Tune.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,9 +19,10 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 from ray.tune.search.optuna import OptunaSearch
 
 from lorakit.errors import LorakitError
+from lorakit.libraries.logs import muting_libraries
 from lorakit.recipes.run_directory import RunDirectory
 from lorakit.recipes.search_sections import SearchConfig, TrialsConfig
-from lorakit.tuning.cluster import Machine, require_room
+from lorakit.tuning.cluster import Machine, require_resources
 from lorakit.tuning.records import Status, TrialRecord, evaluations_of
 from lorakit.tuning.trial import EPOCH, MetricError, TrialPlan, epochs_of, run_trial
 
@@ -30,13 +30,16 @@ _NAME = "search"
 _NUMBER = "number"
 
 _SETTINGS = {
-    "TUNE_GLOBAL_CHECKPOINT_S": "1",  # how old Ray's record may be when a search is killed
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # a trial's run directory has its curves
+    "TUNE_GLOBAL_CHECKPOINT_S": "1",  # largest age of Ray's record when a search is killed
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # run directories have the curves
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the search
     "TUNE_RESULT_BUFFER_LENGTH": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
 }
+
+_MUTED = ("ray", "ray.tune", "ray.air", "optuna")
+"""Loggers; the records of failed trials say why they failed."""
 
 OnChange = Callable[[list[TrialRecord], TrialRecord], None]
 
@@ -49,28 +52,33 @@ def run_trials(
     path: Path,
     on_change: OnChange,
 ) -> list[TrialRecord]:
-    """Run a search to its end, from its beginning or from where it was killed.
+    """Run a search to its end, from the start or from where it was killed.
 
     Args:
-        plan: What all trials have in common.
+        plan: Plan that all trials share.
         settings: How values are chosen and trials are stopped.
-        trials: How many.
-        machines: Those of the cluster, which Ray has been started or joined on.
-        path: Where Ray keeps its record; with one in it, that search goes on.
+        trials: Number of trials.
+        machines: Machines of the running cluster.
+        path: Directory of Ray's record; an existing record is resumed.
         on_change: Called with all records and the one that changed.
 
     Returns:
-        A record of each trial, in the order in which they were drawn.
+        A record of each trial, in the order of sampling.
 
     Raises:
-        ClusterError: A trial asks for more than any machine has.
+        ClusterError: A trial requests more than any machine has.
         MetricError: No trial reports the metric.
     """
-    gpus = require_room_for_trials(settings, machines)
+    gpus = require_trial_resources(settings, machines)
     trainable = tune.with_resources(
         tune.with_parameters(run_trial, plan=plan), {"cpu": settings.cpus_per_trial, "gpu": gpus}
     )
-    with _listening(plan, on_change) as listener, _quiet():
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    with (
+        _listening(plan, on_change) as listener,
+        muting_libraries(*_MUTED, below=logging.CRITICAL),
+    ):
         experiment = path / _NAME
         if tune.Tuner.can_restore(str(experiment)):
             tuner = tune.Tuner.restore(
@@ -84,17 +92,17 @@ def run_trials(
     return listener.records()
 
 
-def require_room_for_trials(settings: TrialsConfig, machines: list[Machine]) -> float:
-    """Refuse trials that no machine has room for, and return the GPUs that each one gets.
+def require_trial_resources(settings: TrialsConfig, machines: list[Machine]) -> float:
+    """Refuse trials that fit on no machine, and return the number of GPUs for each.
 
     Raises:
-        ClusterError: A trial asks for more than any machine has.
+        ClusterError: A trial requests more than any machine has.
     """
     gpus = settings.gpus_per_trial
     if gpus is None:
         gpus = 1.0 if any(machine.gpus >= 1 for machine in machines) else 0.0
     what = "a trial (cpus_per_trial and gpus_per_trial)"
-    require_room(machines, cpus=settings.cpus_per_trial, gpus=gpus, what=what)
+    require_resources(machines, cpus=settings.cpus_per_trial, gpus=gpus, what=what)
     return gpus
 
 
@@ -144,10 +152,10 @@ def _scheduler(plan: TrialPlan, settings: SearchConfig) -> Any:
 
 
 class _NumberedOptuna(OptunaSearch):
-    """Optuna's TPE; each sample has its number, by which a restarted search goes on counting."""
+    """Optuna's TPE with numbered samples, so that a resumed search continues the count."""
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """Draw a sample."""
+        """Return a sample."""
         sample = super().suggest(trial_id)
         if sample is None:
             return None
@@ -156,13 +164,13 @@ class _NumberedOptuna(OptunaSearch):
 
 
 def _trial_name(trial: Any) -> str:
-    """Name a trial by its number, counted from 1."""
+    """Return the name of a trial: its number, from 1."""
     number = trial.config.get(_NUMBER) or int(trial.trial_id.rpartition("_")[2]) + 1
     return f"trial-{number:03d}"
 
 
 class _Listener:
-    """Keeps a record of every trial, and notices when there is no point in going on."""
+    """Keeps a record of every trial, and detects that no trial reports the metric."""
 
     def __init__(self, plan: TrialPlan, on_change: OnChange):
         self._plan = plan
@@ -171,24 +179,24 @@ class _Listener:
         self.metric_error: MetricError | None = None
 
     def records(self) -> list[TrialRecord]:
-        """Return the records in the order of the trials' numbers."""
+        """Return the records in the order of trial numbers."""
         return [self._records[name] for name in sorted(self._records)]
 
-    def see(self, trials: list[Any]) -> None:
-        """Take note of trials that are new here: just drawn, or of before a restart."""
+    def record_new(self, trials: list[Any]) -> None:
+        """Record trials that are new: just sampled, or from before a restart."""
         for trial in trials:
             name = str(trial)
             if name not in self._records:
                 self._records[name] = self._record(trial, self._status_of(trial))
 
     def change(self, trial: Any, status: Status) -> None:
-        """Take note of what became of a trial, and tell of it."""
+        """Record a new status of a trial and report it."""
         record = self._record(trial, status)
         self._records[record.name] = record
         self._on_change(self.records(), record)
 
     def end(self, trial: Any) -> None:
-        """Take note that a trial has ended, by itself or because others were better."""
+        """Record that a trial has finished, or was stopped because others were better."""
         self.change(trial, self._ending_of(trial))
 
     def _status_of(self, trial: Any) -> Status:
@@ -205,13 +213,13 @@ class _Listener:
         error = None
         if status == "failed":
             cause = _cause(trial)
-            error = _explained(cause)
+            error = _failure_text(cause)
             if isinstance(cause, MetricError):
                 self.metric_error = cause
         return TrialRecord(
             str(trial),
             status,
-            self._plan.space.drawn(trial.config),
+            self._plan.space.trial_values(trial.config),
             evaluations_of(run),
             run.path,
             error,
@@ -219,7 +227,7 @@ class _Listener:
 
 
 _listener: _Listener | None = None
-"""Of the search that runs. Ray pickles its callbacks and brings them back without their state."""
+"""Listener of the running search. Ray pickles its callbacks, which lose their state."""
 
 
 @contextmanager
@@ -233,62 +241,62 @@ def _listening(plan: TrialPlan, on_change: OnChange) -> Iterator[_Listener]:
 
 
 class _Relay(tune.Callback):
-    """Passes on to the listener what becomes of trials."""
+    """Forwards the events of trials to the listener."""
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """See new trials."""
+        """Record new trials."""
         if _listener is not None:
-            _listener.see(trials)
+            _listener.record_new(trials)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Tell that a trial runs."""
+        """Report that a trial runs."""
         if _listener is not None:
-            _listener.see(trials)
+            _listener.record_new(trials)
             _listener.change(trial, "running")
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """Tell of an evaluation."""
+        """Report an evaluation."""
         if _listener is not None:
             _listener.change(trial, "running")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Tell that a trial has ended."""
+        """Report that a trial has ended."""
         if _listener is not None:
             _listener.end(trial)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Tell that a trial has failed."""
+        """Report that a trial has failed."""
         if _listener is not None:
             _listener.change(trial, "failed")
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
-        """See trials that were all over when the search was restarted."""
+        """Record trials that had already ended when the search was resumed."""
         if _listener is not None:
-            _listener.see(trials)
+            _listener.record_new(trials)
 
 
 class _Stop(tune.Stopper):
-    """Stops everything once it is known that no trial can be judged."""
+    """Stops the search when no trial reports the metric."""
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Stop no trial by itself."""
+        """Stop no single trial."""
         return False
 
     def stop_all(self) -> bool:
-        """Return whether the search has no point."""
+        """Return whether the search is useless."""
         return _listener is not None and _listener.metric_error is not None
 
 
 def _cause(trial: Any) -> BaseException | None:
-    """Return the error that a trial's process raised, out of what Ray wrapped it in."""
-    staged = trial.pickled_error_file  # it is not in Ray's storage yet when the trial fails
+    """Return the error that the process of a trial raised, without the wrappers of Ray."""
+    staged = trial.pickled_error_file  # not in Ray's storage yet when the trial fails
     if staged is not None and Path(staged).is_file():
         error: Any = pickle.loads(Path(staged).read_bytes())
     else:
         error = trial.get_pickled_error()
-    # Ray's error is an instance of the class of its cause as well, with a traceback for a message.
+    # Ray's error is also an instance of the class of its cause, with a traceback as message.
     while getattr(error, "cause", None) is not None:
         error = error.cause
     link = error
@@ -297,33 +305,15 @@ def _cause(trial: Any) -> BaseException | None:
     return link or error
 
 
-def _explained(cause: BaseException | None) -> str:
-    """Return one line on why a trial failed."""
+def _failure_text(cause: BaseException | None) -> str:
+    """Return the reason of a failed trial in one line."""
     if isinstance(cause, LorakitError):
         return " ".join(str(cause).split())
     name = type(cause).__name__
     if name in ("ActorDiedError", "RayActorError", "ActorUnavailableError", "OutOfMemoryError"):
         return (
-            "Its process was killed; memory may have run out. Run fewer trials at once "
+            "Its process was killed; memory may have run out. Run fewer concurrent trials "
             "(max_concurrent), or set training.activation_checkpointing=true."
         )
     lines = str(cause).strip().splitlines() or [name]
     return " ".join(f"{name}: {lines[-1]}".split())
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Set what Ray Tune reads from the environment; failed trials are told of by their records."""
-    for name, value in _SETTINGS.items():
-        os.environ.setdefault(name, value)
-    loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.air", "optuna")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

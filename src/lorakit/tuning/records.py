@@ -1,4 +1,4 @@
-"""What is known of each trial, and the files that tell it."""
+"""Records of trials, and their files."""
 
 from __future__ import annotations
 
@@ -10,42 +10,43 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lorakit.analysis.guessing import Reference
+from lorakit.analysis.metric_text import metric_name
 from lorakit.files.atomic import write_text
 from lorakit.recipes.run_directory import RunDirectory
 from lorakit.recipes.search_sections import TrialsConfig
 from lorakit.tuning.space import label_of
 
 Status = Literal["waiting", "running", "finished", "stopped", "failed"]
-"""A trial is "finished" that ran all its epochs, and "stopped" where others were better."""
+"""A "finished" trial ran all its epochs; a "stopped" one was worse than others."""
 
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One trial."""
+    """Record of one trial."""
 
     name: str
     status: Status
     values: Mapping[str, Any]
-    """By recipe key, as the recipe takes them."""
+    """Values by recipe key."""
     evaluations: tuple[Mapping[str, Any], ...]
-    """Rows of its metrics.jsonl, one for each epoch."""
+    """Rows of metrics.jsonl, one for each epoch."""
     path: Path
-    """Its run directory."""
+    """Run directory of the trial."""
     error: str | None = None
-    """Why it failed."""
+    """Reason of a failed trial."""
 
     @property
     def epochs(self) -> int:
-        """Epochs it has run."""
+        """Number of epochs that the trial has run."""
         return max(1, round(self.evaluations[-1]["epoch"])) if self.evaluations else 0
 
     @property
     def wall_s(self) -> float:
-        """Seconds from its first step to its last evaluation."""
+        """Seconds from the first step to the last evaluation."""
         return float(self.evaluations[-1]["wall_s"]) if self.evaluations else 0.0
 
     def best(self, settings: TrialsConfig) -> Mapping[str, Any] | None:
-        """Return the row of its best epoch, or None before the first."""
+        """Return the row of the best epoch, or None before the first evaluation."""
         rows = [row for row in self.evaluations if row.get(settings.metric) is not None]
         if not rows:
             return None
@@ -53,35 +54,35 @@ class TrialRecord:
         return choose(rows, key=lambda row: row[settings.metric])
 
     def best_value(self, settings: TrialsConfig) -> float | None:
-        """Return the metric of its best epoch."""
+        """Return the metric of the best epoch."""
         row = self.best(settings)
         return None if row is None else float(row[settings.metric])
 
 
 def warning_text(what: str, metric: str, reference: Reference) -> str:
-    """Say that nothing was learnt, and what to do about it.
+    """Return a warning that nothing was learned, with advice.
 
     Args:
-        what: Of which none is good enough.
-        metric: What they were compared by.
-        reference: What they do not beat.
+        what: What was compared, such as "No trial".
+        metric: Metric of the comparison.
+        reference: Reference that was not beaten.
     """
-    name = metric.removeprefix("eval_").replace("_", " ")
+    name = metric_name(metric)
     return (
         f"{what} beats {reference.how} ({name} {reference.metrics[metric]:.4g}) by more than "
-        "chance: nothing was learnt, so the choice says nothing. Train longer, on more examples "
-        "or with another learning rate, and look at the labels."
+        "chance: nothing was learned, so the choice is meaningless. Train longer, on more "
+        "examples or with another learning rate, and check the labels."
     )
 
 
 def evaluations_of(run: RunDirectory) -> tuple[Mapping[str, Any], ...]:
-    """Return a run's evaluations after training began, one for each step, oldest first."""
+    """Return the evaluations of a run after step 0, one for each step, oldest first."""
     rows = (row for row in run.metrics() if row.get("event") == "evaluation" and row["step"] > 0)
     return tuple({row["step"]: row for row in rows}.values())
 
 
 def best_record(records: Sequence[TrialRecord], settings: TrialsConfig) -> TrialRecord | None:
-    """Return the trial with the best epoch of all; a failed one does not count."""
+    """Return the trial with the best epoch, ignoring failed trials."""
     best: tuple[float, TrialRecord] | None = None
     for record in records:
         value = record.best_value(settings)
@@ -96,12 +97,12 @@ def write_trials(records: Sequence[TrialRecord], settings: TrialsConfig, path: P
     """Write a CSV with a row for each trial.
 
     Columns: the trial, its status, its values by recipe key, the epochs it ran, the best value of
-    the metric with its epoch, the metrics of its last evaluation, seconds, and why it failed.
+    the metric with its epoch, the metrics of its last evaluation, seconds, and the error.
 
     Args:
-        records: The trials.
-        settings: Says which metric is the one.
-        path: The file to write.
+        records: Records of the trials.
+        settings: Settings with the metric.
+        path: File to write.
     """
     keys = list(dict.fromkeys(key for record in records for key in record.values))
     metrics = dict.fromkeys(
@@ -136,7 +137,7 @@ def write_trials(records: Sequence[TrialRecord], settings: TrialsConfig, path: P
 
 
 def write_hparams(record: TrialRecord, settings: TrialsConfig) -> None:
-    """Add a trial's values and best metric to its TensorBoard files, for the HPARAMS page."""
+    """Add the values and best metric of a trial to its TensorBoard files, for the HPARAMS tab."""
     from torch.utils.tensorboard import SummaryWriter
     from torch.utils.tensorboard.summary import hparams
 

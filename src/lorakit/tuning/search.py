@@ -22,7 +22,7 @@ from lorakit.tuning.driver import (
 )
 from lorakit.tuning.records import TrialRecord, warning_text, write_hparams
 from lorakit.tuning.space import Space, default_space, label_of
-from lorakit.tuning.target_sets import own_target_sets
+from lorakit.tuning.target_sets import model_target_sets
 from lorakit.tuning.trial import epochs_of
 
 DEFAULT_TRIALS = 8
@@ -30,22 +30,22 @@ DEFAULT_TRIALS = 8
 
 @dataclass(frozen=True)
 class TuneResult:
-    """What a search found."""
+    """Result of a search."""
 
     path: Path
     records: tuple[TrialRecord, ...]
     best: TrialRecord
     settings: SearchConfig
     wall_s: float
-    """Seconds of this call; those before a restart are not in it."""
+    """Seconds of this call, without those before a resume."""
     files: tuple[Path, ...]
-    """What was written and is worth opening."""
+    """Main files that were written."""
     warning: str | None = None
-    """What speaks against the best."""
+    """Warning about the best trial."""
 
     @property
     def best_value(self) -> float | None:
-        """The metric of the best trial's best epoch."""
+        """Metric of the best epoch of the best trial."""
         return self.best.best_value(self.settings)
 
 
@@ -56,37 +56,37 @@ def tune(
     address: str | None = None,
     on_event: EventHandler | None = None,
 ) -> TuneResult:
-    """Search for the best values of some fields of a recipe, as its `search:` section says.
+    """Search for the best values of fields of a recipe, configured by its `search:` section.
 
-    Every trial is an ordinary run in `trials/` under the recipe's output. All trials of a machine
-    map one copy of the base.
+    Every trial is a run in `trials/` under the output of the recipe. All trials on a machine map
+    one copy of the base.
 
     Args:
         recipe: A recipe, or the path of its YAML file.
-        resume: Go on with the search in `recipe.output`: finished trials are kept, the others go
-            on from their last checkpoint.
-        address: Of a Ray cluster to join, see `ray_cluster`; None starts Ray in this process.
+        resume: Resume the search in `recipe.output`: finished trials are kept, the others continue
+            from their last checkpoint.
+        address: Address of a Ray cluster to join, see `ray_cluster`; None starts Ray here.
         on_event: Called as `on_event(name, payload)` with
-            "planned" {space, trials, epochs, train_examples, settings, facts (what else to tell)},
-            "trials" {records, changed (the record that changed)} whenever a trial begins, reports
-            or ends.
+            "planned" {space, trials, epochs, train_examples, settings, facts (further facts)},
+            "trials" {records, changed (the record that changed)} when a trial starts, reports or
+            ends.
 
     Raises:
-        ConfigError, MissingFileError, DataError: The recipe, its space or what it names is wrong,
-            or no trial reports the metric.
-        ClusterError: The cluster is not there, or has less than a trial asks for.
+        ConfigError, MissingFileError, DataError: The recipe, its space or its files are wrong, or
+            no trial reports the metric.
+        ClusterError: The cluster cannot be reached, or has less than a trial requests.
         OutputExistsError: `output` holds files.
         CheckpointError: The search to resume was made with another recipe.
         TrainingError: Every trial failed.
     """
-    began_s = time.perf_counter()
+    start_s = time.perf_counter()
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     settings = recipe.search or SearchConfig()
     directory = open_directory(recipe, "search", resume=resume)
     space = _space_of(recipe, settings)
     trials = space.grid_size if settings.algorithm == "grid" else settings.trials or DEFAULT_TRIALS
     facts = {
-        "values are drawn": _ALGORITHMS[settings.algorithm],
+        "sampling": _ALGORITHMS[settings.algorithm],
         "stopped early": _asha_text(settings),
     }
     how: dict[str, Any] = {"resume": resume, "address": address, "on_event": on_event}
@@ -94,12 +94,12 @@ def tune(
     best = require_best(records, settings)
     warning = nothing_learnt(best, settings)
     files = _write_results(recipe, records, best, settings, space, directory, warning)
-    wall_s = time.perf_counter() - began_s
+    wall_s = time.perf_counter() - start_s
     return TuneResult(directory.path, tuple(records), best, settings, wall_s, files, warning)
 
 
 def nothing_learnt(best: TrialRecord, settings: TrialsConfig) -> str | None:
-    """Return a warning where the best trial is not better than guessing, else None."""
+    """Return a warning if the best trial is not better than guessing, else None."""
     reference = reference_of(RunDirectory(best.path))
     value = best.best_value(settings)
     if reference is None or value is None:
@@ -110,19 +110,19 @@ def nothing_learnt(best: TrialRecord, settings: TrialsConfig) -> str | None:
 
 
 def _space_of(recipe: Recipe, settings: SearchConfig) -> Space:
-    """Return the recipe's space, or the default one with sets of the model's own matrices."""
+    """Return the space of the recipe, or the default one with module sets of the model."""
     if settings.space is not None:
         space = Space(settings.space, "search.space")
     else:
-        space = Space(default_space(own_target_sets(recipe)), "the default search.space")
+        space = Space(default_space(model_target_sets(recipe)), "the default search.space")
     space.check(recipe, settings.algorithm)
     return space
 
 
 _ALGORITHMS = {
-    "random": "at random",
-    "grid": "as a grid, every combination once",
-    "tpe": "by TPE (Optuna), which learns from finished trials",
+    "random": "random",
+    "grid": "grid, every combination once",
+    "tpe": "TPE (Optuna), which learns from finished trials",
 }
 
 
@@ -150,7 +150,7 @@ def _write_results(
     best_recipe = directory.path / "best.yaml"
     _write_best_recipe(recipe, best, settings, best_recipe, warning)
     plots = plot_search(
-        [_plotted(record, settings, space) for record in records],
+        [_plotted_trial(record, settings, space) for record in records],
         settings.metric,
         settings.is_minimized,
         directory.path,
@@ -162,7 +162,7 @@ def _write_results(
 def _write_best_recipe(
     recipe: Recipe, best: TrialRecord, settings: TrialsConfig, path: Path, warning: str | None
 ) -> None:
-    """Write the recipe with the best trial's values: on all rows, into a directory of its own."""
+    """Write the recipe with the best values, for all examples and with a separate output."""
     training = {"training.num_train_epochs": epochs_of(recipe, settings)}
     changes = {**training, **best.values, "output": str(Path(recipe.output) / "best")}
     found = recipe.with_changes({**changes, "search": None, "study": None}, "the best trial")
@@ -175,13 +175,15 @@ def _write_best_recipe(
     write_text(path, f"{comment}\n{found.to_yaml()}")
 
 
-def _plotted(record: TrialRecord, settings: TrialsConfig, space: Space) -> PlottedTrial:
-    """Return a trial as the plots take it; copies of other fields would show nothing new."""
-    own = [key for key, distribution in space.distributions.items() if not distribution.same_as]
+def _plotted_trial(record: TrialRecord, settings: TrialsConfig, space: Space) -> PlottedTrial:
+    """Return a trial for the plots, without fields that copy others."""
+    free_keys = [
+        key for key, distribution in space.distributions.items() if not distribution.same_as
+    ]
     return PlottedTrial(
         record.name,
         record.status,
-        {key: label_of(record.values[key]) for key in own},
+        {key: label_of(record.values[key]) for key in free_keys},
         tuple(
             (row["epoch"], row[settings.metric])
             for row in record.evaluations

@@ -1,4 +1,4 @@
-"""A search space: which recipe fields vary, where their values come from, and what was drawn."""
+"""A search space: recipe fields that vary, their distributions, and the values of trials."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lorakit.tuning.target_sets import TargetSet
 
 _NOT_SEARCHED = {
-    "output": "each trial has a directory of its own",
+    "output": "each trial has its own directory",
     "task": "other tasks have other metrics",
     "training.num_train_epochs": "set `max_epochs` in the search section",
     "training.max_steps": "set `max_epochs` in the search section",
@@ -33,25 +33,25 @@ class Space:
 
     distributions: Mapping[str, Distribution]
     where: str
-    """What to call its origin in an error."""
+    """Name of its source in an error."""
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The recipe keys, in the order in which they were given."""
+        """Recipe keys, in the given order."""
         return tuple(self.distributions)
 
     def check(self, recipe: Recipe, algorithm: str) -> None:
-        """Refuse a space with values that the recipe cannot take.
+        """Refuse a space with values that are invalid in the recipe.
 
         Raises:
-            ConfigError: Lists every problem: unknown fields, wrong values, copies of what is not
-                there, ranges without points in a grid.
+            ConfigError: Lists every problem: unknown fields, wrong values, copies of missing
+                fields, ranges without points in a grid.
         """
         problems: list[str] = []
         for key, distribution in self.distributions.items():
             reason = _NOT_SEARCHED.get(key)
             if reason is None and key.split(".")[0] in ("search", "study"):
-                reason = "it says how to search"
+                reason = "it configures the search"
             if reason is not None:
                 problems.append(f"'{key}' cannot be searched: {reason}.")
             elif distribution.same_as is not None:
@@ -60,7 +60,7 @@ class Space:
                 problems += _value_problems(recipe, key, distribution, self.where)
             if algorithm == "grid" and distribution.bounds and distribution.points is None:
                 problems.append(
-                    f"{key}: a grid needs a number of points between {_shown(distribution)}. "
+                    f"{key}: a grid needs a number of points between {_bounds_text(distribution)}. "
                     "Add `points: 4`, or use choice."
                 )
         if problems:
@@ -76,9 +76,9 @@ class Space:
         return [f"{key}: same_as: got '{source}', expected a field of the space.{hint}"]
 
     def for_ray(self, algorithm: str) -> dict[str, Any]:
-        """Return the space as Ray Tune takes it; copies are made when a trial is drawn.
+        """Return the space for Ray Tune, without copied fields.
 
-        Lists stand in it as labels, since samplers know numbers and words only.
+        Lists are replaced by labels, because samplers support numbers and strings only.
         """
         from ray import tune
 
@@ -99,11 +99,11 @@ class Space:
                 space[key] = tune.randint(low, high + 1)
         return space
 
-    def drawn(self, sample: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a trial's values by recipe key, lists and copies put in.
+    def trial_values(self, sample: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the values of a trial by recipe key, including lists and copies.
 
         Args:
-            sample: What Ray drew.
+            sample: Sample of Ray Tune.
         """
         values: dict[str, Any] = {}
         for key, distribution in self.distributions.items():
@@ -122,10 +122,10 @@ class Space:
 
 
 def default_space(target_sets: list[TargetSet]) -> dict[str, Distribution]:
-    """Return what is searched where a recipe names nothing.
+    """Return the search space of a recipe that names none.
 
     Args:
-        target_sets: Sets of the model's own matrices.
+        target_sets: Module sets of the model.
     """
     modules = tuple(_as_list(target_set.target_modules) for target_set in target_sets)
     return {
@@ -138,7 +138,7 @@ def default_space(target_sets: list[TargetSet]) -> dict[str, Distribution]:
 
 
 def label_of(value: Any) -> Any:
-    """Return a value as it stands in tables and samplers: numbers and words as they are.
+    """Return a value for tables and samplers: lists as text, numbers and strings unchanged.
 
     >>> label_of(["q_proj", "v_proj"])
     'q_proj, v_proj'
@@ -158,7 +158,7 @@ def _as_list(value: Any) -> Any:
 
 def _from_label(distribution: Distribution, label: Any) -> Any:
     if distribution.choice is None:
-        return label.item() if hasattr(label, "item") else label  # numpy's scalars
+        return label.item() if hasattr(label, "item") else label  # NumPy scalars
     return next(value for value in distribution.choice if label_of(value) == label)
 
 
@@ -181,14 +181,14 @@ def _grid_values(distribution: Distribution) -> list[Any]:
 
 
 def _value_problems(recipe: Recipe, key: str, distribution: Distribution, where: str) -> list[str]:
-    """Try every value of a choice, or both bounds and one between, in the recipe."""
+    """Try every value of a choice, or both bounds and a value between them, in the recipe."""
     values = distribution.choice or distribution.bounds or ()
     if distribution.bounds is not None and distribution.int_uniform is None:
         low, high = distribution.bounds
         values = (*values, low + 0.37 * (high - low))
     labels = [str(label_of(value)) for value in values]
     if len(set(labels)) < len(labels):
-        return [f"{key}: a value of choice stands twice in {', '.join(labels)}."]
+        return [f"{key}: a value of choice occurs twice in {', '.join(labels)}."]
     problems = []
     for value in values:
         try:
@@ -198,6 +198,6 @@ def _value_problems(recipe: Recipe, key: str, distribution: Distribution, where:
     return problems
 
 
-def _shown(distribution: Distribution) -> str:
+def _bounds_text(distribution: Distribution) -> str:
     low, high = distribution.bounds or (0, 0)
     return f"{low:g} and {high:g}"

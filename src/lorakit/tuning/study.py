@@ -1,4 +1,4 @@
-"""A study: which rank suffices on which modules, for the user's own model and data."""
+"""A study: which rank suffices on which modules, for the user's model and data."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.analysis.guessing import Reference, first_reference
+from lorakit.analysis.metric_text import metric_name
 from lorakit.analysis.plots.studies import PlottedCell, plot_study
 from lorakit.errors import ConfigError
 from lorakit.files.atomic import write_text
@@ -25,13 +26,13 @@ from lorakit.tuning.driver import (
 )
 from lorakit.tuning.records import TrialRecord, warning_text
 from lorakit.tuning.study_report import write_study
-from lorakit.tuning.target_sets import TargetSet, given_target_sets, own_target_sets
+from lorakit.tuning.target_sets import TargetSet, given_target_sets, model_target_sets
 from lorakit.tuning.trial import epochs_of
 
 
 @dataclass(frozen=True)
 class StudyResult:
-    """What a study found."""
+    """Result of a study."""
 
     path: Path
     cells: tuple[Cell, ...]
@@ -40,11 +41,11 @@ class StudyResult:
     settings: StudyConfig
     records: tuple[TrialRecord, ...]
     wall_s: float
-    """Seconds of this call; those before a restart are not in it."""
+    """Seconds of this call, without those before a resume."""
     files: tuple[Path, ...]
-    """What was written and is worth opening."""
+    """Main files that were written."""
     warning: str | None = None
-    """What speaks against the recommendation."""
+    """Warning about the recommendation."""
 
 
 def study(
@@ -54,25 +55,25 @@ def study(
     address: str | None = None,
     on_event: EventHandler | None = None,
 ) -> StudyResult:
-    """Train a grid of ranks and sets of modules with several seeds, as `study:` says.
+    """Train a grid of ranks and module sets with several seeds, configured by `study:`.
 
-    The scaling lora_alpha / r is that of the recipe at every rank. The smallest sufficient cell is
+    The scaling lora_alpha / r of the recipe is used at every rank. The smallest sufficient cell is
     the one with the fewest parameters whose mean is within one standard error of the best mean.
 
     Args:
         recipe: A recipe, or the path of its YAML file.
-        resume: Go on with the study in `recipe.output`; finished runs are kept.
-        address: Of a Ray cluster to join, see `ray_cluster`; None starts Ray in this process.
+        resume: Resume the study in `recipe.output`; finished runs are kept.
+        address: Address of a Ray cluster to join, see `ray_cluster`; None starts Ray here.
         on_event: As for `lorakit.tuning.tune`.
 
     Raises:
-        ConfigError, MissingFileError, DataError, TargetError: The recipe or what it names is wrong.
-        ClusterError: The cluster is not there, or has less than a run asks for.
+        ConfigError, MissingFileError, DataError, TargetError: The recipe or its files are wrong.
+        ClusterError: The cluster cannot be reached, or has less than a run requests.
         OutputExistsError: `output` holds files.
         CheckpointError: The study to resume was made with another recipe.
         TrainingError: Every run failed.
     """
-    began_s = time.perf_counter()
+    start_s = time.perf_counter()
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     settings = recipe.study or StudyConfig()
     directory = open_directory(recipe, "study", resume=resume)
@@ -87,7 +88,7 @@ def study(
     how: dict[str, Any] = {"resume": resume, "address": address, "on_event": on_event}
     records = run_all(recipe, search, space, runs, facts, directory, **how)
     require_best(records, search)
-    cells = filled_cells(space, records, search)
+    cells = cells_with_results(space, records, search)
     best = best_cell(cells, search.is_minimized)
     recommended = smallest_sufficient(cells, best, is_minimized=search.is_minimized)
     reference = first_reference(RunDirectory(record.path) for record in records)
@@ -95,7 +96,7 @@ def study(
     files = _write_results(
         recipe, settings, cells, best, recommended, space.scaling, directory, warning
     )
-    wall_s = time.perf_counter() - began_s
+    wall_s = time.perf_counter() - start_s
     return StudyResult(
         directory.path, cells, recommended, best, settings, tuple(records), wall_s, files, warning
     )
@@ -103,29 +104,29 @@ def study(
 
 def _space_of(recipe: Recipe, settings: StudyConfig) -> CellSpace:
     if settings.target_modules is None:
-        sets = own_target_sets(recipe)
+        sets = model_target_sets(recipe)
     else:
         sets = given_target_sets(recipe, settings.target_modules)
-    cells = planned_cells(settings.ranks, sets, equal_budget=settings.budget == "equal")
-    # By its rank_for and alpha_for a pattern would undo what the study varies.
+    cells = grid_cells(settings.ranks, sets, equal_budget=settings.budget == "equal")
+    # A pattern would override the rank and scaling that the study varies.
     lora = recipe.lora
     if lora.rank_pattern or lora.alpha_pattern:
         raise ConfigError(
             "A study varies the rank of all modules alike: got lora.rank_pattern or "
-            "lora.alpha_pattern. Leave them out."
+            "lora.alpha_pattern. Remove them."
         )
     return CellSpace(tuple(cells), settings.seeds, lora.lora_alpha / lora.r)
 
 
-def planned_cells(
+def grid_cells(
     ranks: Sequence[int], sets: Sequence[TargetSet], *, equal_budget: bool
 ) -> list[Cell]:
     """Return the cells of a grid, set by set.
 
     Args:
-        ranks: The columns.
-        sets: The rows.
-        equal_budget: Whether the sets of a column get as many parameters as the widest one.
+        ranks: Columns of the grid.
+        sets: Rows of the grid.
+        equal_budget: Whether all sets of a column get as many parameters as the widest one.
     """
     widest = max(target_set.parameters_per_rank for target_set in sets)
     cells = []
@@ -135,10 +136,10 @@ def planned_cells(
     return cells
 
 
-def filled_cells(
+def cells_with_results(
     space: CellSpace, records: Sequence[TrialRecord], settings: SearchConfig
 ) -> tuple[Cell, ...]:
-    """Return the cells with the values of their runs."""
+    """Return the cells with the results of their runs."""
     values: dict[int, list[float]] = {index: [] for index in range(len(space.cells))}
     failed = dict.fromkeys(values, 0)
     for record in records:
@@ -171,7 +172,7 @@ def smallest_sufficient(cells: Sequence[Cell], best: Cell, *, is_minimized: bool
 def nothing_learnt(
     cells: Sequence[Cell], settings: StudyConfig, reference: Reference | None
 ) -> str | None:
-    """Return a warning where no cell is better than guessing by its spread, else None."""
+    """Return a warning if no cell is better than guessing by more than its deviation, else None."""
     if reference is None or any(
         reference.beaten_by(settings.metric, cell.mean, settings.is_minimized, cell.deviation)
         for cell in cells
@@ -191,12 +192,12 @@ def _write_results(
     directory: SearchDirectory,
     warning: str | None,
 ) -> tuple[Path, ...]:
-    metric = f"validation {settings.metric.removeprefix('eval_').replace('_', ' ')}"
+    metric = f"validation {metric_name(settings.metric)}"
     picture = directory.path / "study.png"
     title = f"Rank and modules: mean and standard deviation over {len(settings.seeds)} seeds"
     if len(settings.seeds) == 1:
         title = "Rank and modules, one seed"
-    plotted = {id(cell): _plotted(cell) for cell in cells if cell.values}
+    plotted = {id(cell): _plotted_cell(cell) for cell in cells if cell.values}
     plot_study(list(plotted.values()), plotted[id(recommended)], metric, title, picture)
     page = directory.path / "study.md"
     write_study(page, recipe, settings, cells, best, recommended, metric, warning)
@@ -218,6 +219,6 @@ def _write_results(
     return (page, picture, recipe_file, directory.trials_file, directory.trials)
 
 
-def _plotted(cell: Cell) -> PlottedCell:
+def _plotted_cell(cell: Cell) -> PlottedCell:
     label = cell.target_set.label
     return PlottedCell(label, cell.rank, cell.parameters, cell.values, cell.mean, cell.deviation)

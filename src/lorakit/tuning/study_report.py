@@ -1,4 +1,4 @@
-"""The page of a study: a table of means, and what it recommends."""
+"""The report of a study: a table of means, and the recommendation."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ def write_study(
     metric: str,
     warning: str | None = None,
 ) -> None:
-    """Write the page, with the picture `study.png` that lies beside it.
+    """Write the report, with the plot `study.png` in the same directory.
 
     Args:
-        path: The Markdown file.
-        recipe: What was studied.
-        settings: The grid.
-        cells: All of it, with values.
-        best: The cell with the best mean.
-        recommended: The smallest that suffices.
-        metric: What the cells hold, in words.
-        warning: What speaks against it.
+        path: Markdown file to write.
+        recipe: Studied recipe.
+        settings: Settings of the study.
+        cells: All cells, with results.
+        best: Cell with the best mean.
+        recommended: Smallest sufficient cell.
+        metric: Name of the metric in words.
+        warning: Warning about the recommendation.
     """
     seeds = len(settings.seeds)
     spread = f", mean ± standard deviation over {seeds} seeds" if seeds > 1 else ", one seed"
-    rows = settings.sample_fraction
-    share = "" if rows == 1 else f" {100 * rows:g}% of the training examples;"
+    fraction = settings.sample_fraction
+    share = "" if fraction == 1 else f" {100 * fraction:g}% of the training examples;"
     lines = [
         f"# Rank and modules: {Path(recipe.model).name}",
         "",
@@ -69,14 +69,14 @@ def table_lines(cells: Sequence[Cell], settings: StudyConfig) -> list[str]:
     ]
     lines = ["| modules | " + " | ".join(names) + " |", "|---|" + "--:|" * len(columns)]
     for label in sets:
-        own = {cell.column: cell for cell in cells if cell.target_set.label == label}
-        shown = [cell_text(own[column], with_rank=is_equal) for column in columns]
+        cell_of_column = {cell.column: cell for cell in cells if cell.target_set.label == label}
+        shown = [cell_text(cell_of_column[column], with_rank=is_equal) for column in columns]
         lines.append(f"| {label} | " + " | ".join(shown) + " |")
     return lines
 
 
 def cell_text(cell: Cell, *, with_rank: bool) -> str:
-    """Return a cell's mean and deviation, with its rank where columns are budgets."""
+    """Return the mean and deviation of a cell, with its rank if columns are budgets."""
     if not cell.values:
         return "failed"
     text = f"{cell.mean:.4f}"
@@ -90,13 +90,13 @@ def cell_text(cell: Cell, *, with_rank: bool) -> str:
 def recommendation(
     cells: Sequence[Cell], best: Cell, recommended: Cell, settings: StudyConfig, metric: str
 ) -> str:
-    """Say which cell suffices, and by what rule."""
+    """Return a sentence on which cell suffices, and by which rule."""
     name = f"r={recommended.rank} on {recommended.target_set.label}"
     size = f"{recommended.parameters:,} parameters in the factors"
     if len(settings.seeds) == 1:
         return (
-            f"**Best: {name}** ({size}), {metric} {recommended.mean:.4f}. With one seed there is "
-            "no telling what is chance; add `study.seeds`."
+            f"**Best: {name}** ({size}), {metric} {recommended.mean:.4f}. With one seed, "
+            "chance cannot be ruled out; add `study.seeds`."
         )
     if recommended is best:
         return (
@@ -108,5 +108,5 @@ def recommendation(
         f"**Smallest sufficient: {name}** ({size}). Its mean, {recommended.mean:.4f}, is within "
         f"one standard error ({best.standard_error:.4f}) of the best one, {best.mean:.4f} by "
         f"r={best.rank} on {best.target_set.label} with {best.parameters:,} parameters; of all "
-        "cells that are, it has the fewest parameters."
+        "such cells, it has the fewest parameters."
     )

@@ -1,4 +1,4 @@
-"""Sets of a model's own matrices, to search and study `lora.target_modules`."""
+"""Sets of the matrices of a model, to search and study `lora.target_modules`."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _QUERY_VALUE = re.compile(r"(^|\.)([qv]|q_proj|v_proj|q_lin|v_lin|query|value)$"
 
 @dataclass(frozen=True)
 class Matrix:
-    """The linear layers that stand at the same place in every block of a model."""
+    """The linear layers at the same place in every block of a model."""
 
     place: str
-    """Their path with `*` for numbers, such as "model.layers.*.mlp.up_proj"."""
+    """Path with `*` for numbers, such as "model.layers.*.mlp.up_proj"."""
     parameters_per_rank: int
-    """Parameters that a rank of 1 on all of them has: the sum of in + out."""
+    """Parameters of rank 1 on all of these layers: the sum of in + out."""
 
     @property
     def is_attention(self) -> bool:
-        """Return whether they belong to attention."""
+        """Whether the layers belong to attention."""
         return _ATTENTION.search(self.place) is not None
 
 
@@ -42,16 +42,16 @@ class TargetSet:
     """Modules to adapt together."""
 
     label: str
-    """What to call the set in a table."""
+    """Name of the set in tables."""
     target_modules: TargetModules
-    """For `lora.target_modules`."""
+    """Value of `lora.target_modules`."""
     parameters_per_rank: int
 
 
-def own_target_sets(recipe: Recipe) -> list[TargetSet]:
-    """Return sets of a base model's matrices: query and value, attention, the rest, and all.
+def model_target_sets(recipe: Recipe) -> list[TargetSet]:
+    """Return sets of the matrices of a base: query and value, attention, the rest, and all.
 
-    Only the configuration of the model is read; sets that are equal or empty are left out.
+    Only the configuration of the model is read; equal and empty sets are omitted.
 
     Raises:
         MissingFileError, ConfigError: There is no such model; see `Task.load_base`.
@@ -76,7 +76,7 @@ def own_target_sets(recipe: Recipe) -> list[TargetSet]:
 
 
 def given_target_sets(recipe: Recipe, given: Sequence[TargetModules]) -> list[TargetSet]:
-    """Return sets that a recipe names, with what a rank of 1 costs on each.
+    """Return the sets that a recipe names, with the parameters of rank 1 on each.
 
     Raises:
         TargetError: A set matches nothing in the model.
@@ -93,7 +93,7 @@ def given_target_sets(recipe: Recipe, given: Sequence[TargetModules]) -> list[Ta
 def model_matrices(
     model: nn.Module, recipe: Recipe, target_modules: TargetModules = "all-linear"
 ) -> list[Matrix]:
-    """Return the layers of a model that a recipe adapts with other target modules, by place.
+    """Return the layers that a recipe adapts with the given target modules, by place.
 
     Raises:
         TargetError: The target modules match nothing.
@@ -110,10 +110,10 @@ def model_matrices(
 
 
 def names_of(group: Sequence[Matrix], all_matrices: Iterable[Matrix]) -> TargetModules:
-    """Return the shortest names that select a group of matrices and no other.
+    """Return the shortest names that select exactly a group of matrices.
 
-    Where no ending of a path tells a matrix of the group from one outside of it, the whole group
-    is selected by a regular expression.
+    If no ending of a path distinguishes a matrix of the group from all others, a regular expression
+    selects the whole group.
 
     >>> up, down = Matrix("layers.*.mlp.up", 1), Matrix("layers.*.mlp.down", 1)
     >>> names_of([up], [up, down])
@@ -130,14 +130,14 @@ def names_of(group: Sequence[Matrix], all_matrices: Iterable[Matrix]) -> TargetM
     for matrix in group:
         ending = matrix.place.rpartition("*.")[2].split(".")
         endings = [".".join(ending[-length:]) for length in range(1, len(ending) + 1)]
-        apart = [
+        distinct = [
             name
             for name in endings
             if not any(place == name or place.endswith(f".{name}") for place in others)
         ]
-        if not apart:
+        if not distinct:
             return _regex(group)
-        names.append(apart[0])
+        names.append(distinct[0])
     return tuple(dict.fromkeys(names))
 
 

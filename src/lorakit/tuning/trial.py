@@ -1,4 +1,4 @@
-"""One trial, in a process of its own: an ordinary run that reports after every epoch."""
+"""One trial in a separate process: a run that reports after every epoch."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from lorakit.recipes import checkpoints
 from lorakit.recipes.recipe import Recipe
 from lorakit.recipes.run_directory import RunDirectory
 from lorakit.recipes.search_sections import TrialsConfig
-from lorakit.training.best_metric import UnknownMetricError
+from lorakit.training.evaluation_metrics import UnknownMetricError
 from lorakit.training.run import train
 
 EPOCH = "epoch"
-"""Under which a report says after how many epochs it was made."""
+"""Key of the number of epochs in a report."""
 
 
 class MetricError(ConfigError):
@@ -27,55 +27,55 @@ class MetricError(ConfigError):
 
 
 class Samples(Protocol):
-    """Where the values of trials come from: a search space, or the grid of a study."""
+    """Source of the values of trials: a search space, or the grid of a study."""
 
     @property
     def where(self) -> str:
-        """What to call its origin in an error."""
+        """Name of its source in an error."""
         ...
 
     def for_ray(self, algorithm: str) -> dict[str, Any]:
-        """Return it as Ray Tune takes it."""
+        """Return the samples for Ray Tune."""
         ...
 
-    def drawn(self, sample: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a trial's values by recipe key."""
+    def trial_values(self, sample: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the values of a trial by recipe key."""
         ...
 
 
 @dataclass(frozen=True)
 class TrialPlan:
-    """What all trials of a search have in common."""
+    """Plan that all trials of a search share."""
 
     recipe: Recipe
-    """With absolute paths, the epochs of a whole trial and its share of the rows."""
+    """Recipe with absolute paths, the epochs of a whole trial and its number of examples."""
     space: Samples
     settings: TrialsConfig
     trials_path: Path
-    """Where the run directories of the trials lie."""
+    """Directory of the run directories of the trials."""
     base_path: Path
-    """Where the trials map their bases from."""
+    """Directory of the files that the trials map their bases from."""
 
     def recipe_of(self, values: dict[str, Any], name: str) -> Recipe:
         """Return the recipe of a trial.
 
         Args:
-            values: By recipe key.
-            name: The trial's, and of its run directory.
+            values: Values by recipe key.
+            name: Name of the trial and of its run directory.
         """
         changes = {**values, "output": str(self.trials_path / name)}
         return self.recipe.with_changes(changes, self.space.where)
 
 
 def trial_recipe(recipe: Recipe, settings: TrialsConfig, train_examples: int) -> Recipe:
-    """Return a recipe as each trial takes it, before its own values are put in.
+    """Return the recipe of trials, before the values of each are inserted.
 
     A trial is evaluated and saved after every epoch, and keeps its best one.
 
     Args:
-        recipe: The recipe that is searched.
-        settings: Its search or study.
-        train_examples: How many training rows it has.
+        recipe: Recipe that is searched.
+        settings: Settings of the search or study.
+        train_examples: Number of training examples.
     """
     training = {
         key: value
@@ -85,7 +85,7 @@ def trial_recipe(recipe: Recipe, settings: TrialsConfig, train_examples: int) ->
     training |= {
         "num_train_epochs": epochs_of(recipe, settings),
         "eval_strategy": "epoch",
-        # A model's loss has nothing else to be compared with; classes can be guessed.
+        # A loss needs the model before training as reference; classes can be guessed.
         "eval_on_start": recipe.task in (TaskType.CAUSAL_LM, TaskType.SEQ_2_SEQ_LM),
         "save_strategy": "epoch",
         "save_total_limit": 1,
@@ -102,18 +102,18 @@ def trial_recipe(recipe: Recipe, settings: TrialsConfig, train_examples: int) ->
 
 
 def epochs_of(recipe: Recipe, settings: TrialsConfig) -> int:
-    """Return how many epochs a trial runs that goes to its end."""
+    """Return the number of epochs of a trial that is not stopped."""
     return settings.max_epochs or max(1, round(recipe.training.get("num_train_epochs", 3)))
 
 
 def run_trial(sample: dict[str, Any], plan: TrialPlan) -> None:
-    """Train one trial, or go on with it where its process was killed.
+    """Train one trial, or resume it if its process was killed.
 
-    Epochs that a killed search had saved are reported again and not trained again.
+    Epochs that a killed search has saved are reported again, but not trained again.
 
     Args:
-        sample: What Ray drew.
-        plan: What all trials have in common.
+        sample: Sample of Ray Tune.
+        plan: Plan that all trials share.
 
     Raises:
         ConfigError: The output is not on a file system that this machine shares.
@@ -121,20 +121,20 @@ def run_trial(sample: dict[str, Any], plan: TrialPlan) -> None:
     """
     from ray import tune
 
-    gc.collect()  # the process may have run a trial before, whose trainer and model form a cycle
+    gc.collect()  # the process may have run another trial, whose trainer and model form a cycle
     require_shared_output(plan.trials_path)
     name = tune.get_context().get_trial_name()
     run = RunDirectory(plan.trials_path / str(name))
-    recipe = plan.recipe_of(plan.space.drawn(sample), run.path.name)
+    recipe = plan.recipe_of(plan.space.trial_values(sample), run.path.name)
     reporter = _Reporter(plan.settings.metric)
-    is_there = run.recipe_file.exists()
-    if is_there:
+    exists = run.recipe_file.exists()
+    if exists:
         for row in saved_evaluations(run):
             reporter.report(row)
         if run.is_finished:
             return
     try:
-        train(recipe, resume=is_there, shared_base=plan.base_path, on_event=reporter)
+        train(recipe, resume=exists, shared_base=plan.base_path, on_event=reporter)
     except UnknownMetricError as error:
         known = [f"eval_{name}" for name in error.known]
         raise _metric_error(plan.settings.metric, known) from None
@@ -142,10 +142,10 @@ def run_trial(sample: dict[str, Any], plan: TrialPlan) -> None:
 
 
 def require_shared_output(path: Path) -> None:
-    """Refuse to run where the search's output directory is not to be seen.
+    """Refuse to run on a machine without the output directory of the search.
 
     Raises:
-        ConfigError: It is not there.
+        ConfigError: The directory does not exist.
     """
     if not path.is_dir():
         import socket
@@ -158,7 +158,7 @@ def require_shared_output(path: Path) -> None:
 
 
 def saved_evaluations(run: RunDirectory) -> list[dict[str, Any]]:
-    """Return the evaluations of a run that need not be made again, oldest first."""
+    """Return the evaluations of a run that need not be repeated, oldest first."""
     rows = [row for row in run.metrics() if row.get("event") == "evaluation" and row["step"] > 0]
     if run.is_finished:
         return rows
@@ -168,9 +168,9 @@ def saved_evaluations(run: RunDirectory) -> list[dict[str, Any]]:
 
 
 class _Reporter:
-    """Takes a run's events and reports each epoch once its checkpoint is on the disk.
+    """Reports each epoch of a run when its checkpoint is on disk.
 
-    The last epoch is reported when the whole run is: whoever stops a trial there stops nothing.
+    The last epoch is reported at the end of the run, when stopping the trial has no effect.
     """
 
     def __init__(self, metric: str):
@@ -187,13 +187,13 @@ class _Reporter:
             self.report_last()
 
     def report_last(self) -> None:
-        """Report what was evaluated last, if it is not reported yet."""
+        """Report the last evaluation, unless it is reported already."""
         row, self._row = self._row, {}
         if row:
             self.report(row)
 
     def report(self, row: dict[str, Any]) -> None:
-        """Report an evaluation; a trial that is stopped does not come back from here."""
+        """Report an evaluation; does not return if the trial is stopped."""
         from ray import tune
 
         _require_metric(self._metric, row)
@@ -206,8 +206,8 @@ def _require_metric(metric: str, row: dict[str, Any]) -> None:
         raise _metric_error(metric, [key for key in row if key.startswith("eval_")])
     if row[metric] is None or not math.isfinite(row[metric]):
         raise TrainingError(
-            f"The metric '{metric}' is no number after epoch {row['epoch']:g}: got {row[metric]}. "
-            "Try a lower training.learning_rate."
+            f"The metric '{metric}' is not a number after epoch {row['epoch']:g}: got "
+            f"{row[metric]}. Try a lower training.learning_rate."
         )
 
 

@@ -24,18 +24,18 @@ def test_how_low_the_rank_could_have_been():
     # Pooled energies are 17, 4, 2, 1 of 24: rank 1 keeps 0.708, rank 2 keeps 0.875.
     assert (choice.share, choice.together, choice.everywhere) == (0.75, 2, 3)
     assert choice.kept_together == pytest.approx(21 / 24)
-    assert choice.own == {"layers.0.steep": 1, "layers.0.flat": 3}
+    assert choice.per_module == {"layers.0.steep": 1, "layers.0.flat": 3}
     assert analysis.parameters == 4 * (10 + 8) + 4 * (6 + 5)
     assert choice.parameters_together == 2 * (18 + 11)
     assert choice.parameters_everywhere == 3 * (18 + 11)
-    assert choice.parameters_own == 18 + 3 * 11
+    assert choice.parameters_per_module == 18 + 3 * 11
     assert analysis.shares() == [0.75, 0.9, 0.99]
 
 
 def test_a_higher_share_never_takes_a_lower_rank():
     analysis = analyze_adapter(layered_adapter())
     choices = [analysis.rank_choice(share) for share in (0.1, 0.5, 0.9, 0.99, 1.0)]
-    for name in ("together", "everywhere", "parameters_own"):
+    for name in ("together", "everywhere", "parameters_per_module"):
         values = [getattr(choice, name) for choice in choices]
         assert values == sorted(values) and values[0] < values[-1]
     assert choices[-1].together == choices[-1].everywhere == 4
@@ -51,7 +51,10 @@ def test_a_module_is_never_given_more_than_its_rank():
 
 def test_modules_are_grouped_by_kind_in_the_adapters_order():
     analysis = analyze_adapter(layered_adapter(layers=3))
-    assert {kind: len(own) for kind, own in analysis.kinds.items()} == {"q_proj": 3, "v_proj": 3}
+    assert {kind: len(per_module) for kind, per_module in analysis.kinds.items()} == {
+        "q_proj": 3,
+        "v_proj": 3,
+    }
     assert [update.path for update in analysis.kinds["v_proj"]][2] == "model.layers.2.attn.v_proj"
 
 
@@ -60,7 +63,7 @@ def test_modules_that_never_learnt_are_told_and_make_no_nan():
     adapter = adapter_of({"layers.0.q": (A, B), "layers.1.q": (A, 0 * B)})
     analysis = analyze_adapter(adapter, {path: torch.randn(8, 8) for path in adapter.factors})
     assert analysis.zero_paths == ["layers.1.q"]
-    assert analysis.rank_choice().own["layers.1.q"] == 0
+    assert analysis.rank_choice().per_module["layers.1.q"] == 0
     assert [found.path for found in analysis.amplifications] == ["layers.0.q"]
 
 

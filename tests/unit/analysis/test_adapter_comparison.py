@@ -107,5 +107,5 @@ def test_where_one_never_learnt_there_is_nothing_to_compare():
     A, B = random_factors(2, 8, 8)
     first = adapter_of({"a": (A, B), "b": (A, 0 * B)})
     second = adapter_of({"a": (A, 0 * B), "b": (A, B)})
-    with pytest.raises(AdapterMismatchError, match="such as a, the update of one is zero"):
+    with pytest.raises(AdapterMismatchError, match="such as a, one of the updates is zero"):
         compare_adapters(analysed(first), analysed(second))

@@ -88,7 +88,7 @@ def test_norms_say_that_they_leave_the_rows_lengths_out(use_dora, drawn, tmp_pat
         adapter = replace(adapter, config=config, magnitudes={"m": torch.ones(8)})
     spectrum_plots.plot_layers(analyze_adapter(adapter), tmp_path)
     _, bottom = drawn[0].axes[:2]
-    assert ("without the rows' lengths (DoRA)" in bottom.get_title()) == use_dora
+    assert ("without magnitudes (DoRA)" in bottom.get_title()) == use_dora
 
 
 def test_layers_are_in_the_order_of_their_numbers(drawn, tmp_path):

@@ -122,7 +122,7 @@ def test_two_adapters_are_compared_and_each_is_told(tmp_path):
 def test_a_rank_that_is_used_to_the_last_is_not_recommended_away(tmp_path):
     flat, _, _ = factors_with([1.0] * 4, 10, 8)
     files = write_report(tmp_path / "out", analyze_adapter(adapter_of({"m": flat}), name="flat"))
-    assert "No lower rank keeps 90% of the energy of flat: the trained 4 is used to the last" in (
+    assert "No lower rank keeps 90% of the energy of flat: the trained 4 is fully used" in (
         files[0].read_text(encoding="utf-8")
     )
 
@@ -132,7 +132,7 @@ def test_modules_that_never_learnt_are_named_and_drawn_without_complaint(tmp_pat
     adapter = adapter_of({"layers.0.q": (A, B), "layers.1.q": (A, 0 * B), "layers.0.v": (A, 0 * B)})
     files = write_report(tmp_path / "out", analyze_adapter(adapter, weights_of(adapter)))
     text = files[0].read_text(encoding="utf-8")
-    assert "zero in 2 modules, which never learnt: `layers.1.q`, `layers.0.v`." in text
+    assert "zero in 2 modules, which never learned: `layers.1.q`, `layers.0.v`." in text
     assert "| v | 1 | 2 | 0 | zero | zero | 0 | 0 |" in text
 
 

@@ -4,13 +4,17 @@ from xml.etree import ElementTree
 
 import pytest
 from benchmarks import BENCHMARKS
+from benchmarks.goals import GOALS, verdict
 from benchmarks.page import (
     DOCS,
     IMAGES,
+    MACHINES,
     PAGE_NAME,
     SECTIONS,
     blocks,
     by_device,
+    machine_place,
+    machine_text,
     page_text,
     write_page,
 )
@@ -42,7 +46,7 @@ def replaced(rows, wanted, **changes):
 
 @pytest.fixture(scope="module")
 def page():
-    return page_text(ROWS)
+    return machine_text(ORIGIN.device, ROWS)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +76,7 @@ def test_the_page_says_how_it_was_measured(page):
 
 
 def test_each_section_has_a_table(page):
-    titles = re.findall("^### (.*)$", page, flags=re.MULTILINE)
+    titles = re.findall("^## (.*)$", page, flags=re.MULTILINE)
     assert titles == ["Goals", *(one.title for one in SECTIONS)]
     for one in SECTIONS:
         assert lines_of(section(page, one.title)), one.title
@@ -160,10 +164,24 @@ def test_a_verdict_changes_with_the_number(page):
     [line] = lines_of(section(page, "Goals"), *what)
     assert line.endswith("| 1.111 (1.078–1.120) | ≤ 1.120 | ≤ 1.050 | met |")
     for ratio, text in ((1.2, "missed"), (1.04, "met, with the aim")):
-        goals = section(page_text(replaced(ROWS, wanted, ratio=ratio)), "Goals")
+        goals = section(machine_text(ORIGIN.device, replaced(ROWS, wanted, ratio=ratio)), "Goals")
         [line] = lines_of(goals, *what)
         assert f"| {ratio:.3f} (1.078–1.120) |" in line
         assert line.endswith(f"| {text} |")
+
+
+def test_the_first_page_counts_the_goals_that_each_machine_meets():
+    page = page_text(ROWS)
+    [line] = [line for line in page.splitlines() if line.startswith(f"| [{ORIGIN.device}]")]
+    verdicts = [verdict(goal, ROWS, ORIGIN.device) for goal in GOALS]
+    met, measured = (
+        sum(one.is_met for one in verdicts),
+        sum(one.row is not None for one in verdicts),
+    )
+    assert 0 < met < measured
+    assert f"| {met} of {measured} | " in line
+    assert line.count(";") == measured - met - 1
+    assert page.index(line) < page.index("## How it is measured")
 
 
 def test_what_was_not_measured_says_why():
@@ -174,9 +192,12 @@ def test_what_was_not_measured_says_why():
         for one in ROWS
         if one.dtype == "float32" and one.benchmark != "rows"
     ]
-    goals = section(page_text(rows), "Goals")
-    assert goals.count(f"|  | ≤ 1.150 | ≤ 1.070 | not measured: {NO_BF16} |") == 1
-    assert "| not measured: no row of benchmarks.rows |" in goals
+    goals = section(machine_text(device, rows), "Goals")
+    assert "not measured" not in goals
+    reasons = goals.partition("Goals without a number here, by reason: ")[2]
+    missing = sum("bfloat16" in goal.where.values() for goal in GOALS)
+    assert f"{NO_BF16} ({missing})" in reasons
+    assert "no row of benchmarks.rows (1)" in reasons
 
 
 def test_devices_stand_one_after_the_other_the_newest_first():
@@ -186,18 +207,25 @@ def test_devices_stand_one_after_the_other_the_newest_first():
         for one in matching(ROWS, benchmark="step", shape="llama-69m")
     ]
     page = page_text([*ROWS, *gpu])
-    assert re.findall("^## (.*)$", page, flags=re.MULTILINE) == [later.device, ORIGIN.device]
-    assert "python -m benchmarks.step --device cuda\n" in section(page, later.device)
-    assert "goals are for llama-69m; there are no rows of it" in section(page, "Goals")
+    links = re.findall(r"^\| \[(.*)\]\((.*)\) \|", page, flags=re.MULTILINE)
+    assert links == [
+        (device, machine_place(device).as_posix()) for device in (later.device, ORIGIN.device)
+    ]
+    own = machine_text(later.device, gpu)
+    assert "python -m benchmarks.step --device cuda\n" in own
+    assert "goals are for llama-69m; there are no rows of it" in section(own, "Goals")
     assert list(by_device([*ROWS, *gpu])) == [later.device, ORIGIN.device]
 
 
 def test_charts_carry_the_table_they_draw(written):
     docs, paths = written
-    page = (docs / PAGE_NAME).read_text(encoding="utf-8")
+    page = (docs / machine_place(ORIGIN.device)).read_text(encoding="utf-8")
     images = re.findall(r"!\[.*\]\((.*)\)", page)
     assert len(images) == 6
-    assert [docs / image for image in images] == paths[1:]
+    assert paths[:2] == [docs / PAGE_NAME, docs / machine_place(ORIGIN.device)]
+    assert [(docs / MACHINES / image).resolve() for image in images] == [
+        path.resolve() for path in paths[2:]
+    ]
     for block in blocks(ORIGIN.device, read_rows(BENCHMARKS, docs.parent / "results")):
         if block.image:
             tree = ElementTree.parse(docs / block.image)
@@ -210,9 +238,12 @@ def test_the_same_rows_give_the_same_files_and_old_charts_go(written, tmp_path):
     old = tmp_path / "docs" / IMAGES / "old-device" / "step.svg"
     old.parent.mkdir(parents=True)
     old.touch()
+    old_page = tmp_path / "docs" / MACHINES / "old-device.md"
+    old_page.parent.mkdir(parents=True)
+    old_page.touch()
     append_rows(ROWS, tmp_path / "results")
     again = write_page(tmp_path / "results", tmp_path / "docs")
-    assert not old.exists()
+    assert not old.exists() and not old_page.exists()
     assert [path.read_bytes() for path in again] == [path.read_bytes() for path in paths]
 
 
@@ -220,6 +251,14 @@ def test_the_page_in_docs_is_what_the_rows_say():
     rows = read_rows(BENCHMARKS)
     page = (DOCS / PAGE_NAME).read_text(encoding="utf-8")
     assert page == page_text(rows), "docs/performance.md is stale: python -m benchmarks.page"
+    machines = {
+        DOCS / machine_place(device): machine_text(device, own)
+        for device, own in by_device(rows).items()
+    }
+    assert set((DOCS / MACHINES).iterdir()) == set(machines)
+    for path, text in machines.items():
+        stale = f"{path.relative_to(ROOT)} is stale: python -m benchmarks.page"
+        assert path.read_text(encoding="utf-8") == text, stale
     drawn = {
         DOCS / block.image: block.table
         for device, own in by_device(rows).items()

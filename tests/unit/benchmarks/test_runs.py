@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from benchmarks import BENCHMARKS, bracketing, busy_machine, latency, qlora, step, thin_products
 from benchmarks.__main__ import main, run_each
-from benchmarks.page import page_text
+from benchmarks.page import by_device, machine_text
 from benchmarks.results import ROOT, matching, read_rows
 from benchmarks.step import FORWARD_BACKWARD, PEAK, SAVED, TOTAL, WITH_OPTIMIZER
 from benchmarks.variants import FULL, LIMIT, LORAKIT, LORAKIT_MLP, LORALIB, PEFT
@@ -37,7 +37,8 @@ def test_a_step_is_measured_against_all_its_peers(tmp_path, capsys):
     own = {one.variant: one.p50 for one in matching(rows, measure=SAVED, ratio_to=LIMIT)}
     assert own[LORAKIT_MLP] < own[LORAKIT] < own[PEFT]
     assert "tiny-llama, torch.float32, dropout 0.05, r=8" in capsys.readouterr().out
-    assert "**tiny-llama, 2 x 16, float32, dropout 0.05, r=8**" in page_text(read)
+    [(device, own_rows)] = by_device(read).items()
+    assert "**tiny-llama, 2 x 16, float32, dropout 0.05, r=8**" in machine_text(device, own_rows)
 
 
 @pytest.mark.filterwarnings("ignore:MatMul8bitLt.*:UserWarning")

@@ -98,7 +98,7 @@ def test_unexpected_error_is_one_line_and_a_hint():
     assert result.exit_code == 1
     assert result.stderr == (
         "Error: RuntimeError: two lines\n"
-        "This was not expected. Run again with --debug for the traceback.\n"
+        "This is unexpected. Run again with --debug for the traceback.\n"
     )
 
 

@@ -39,13 +39,13 @@ def test_what_is_no_directory_may_be_a_hub_id():
         ),
         (
             "config.json",
-            "got an ordinary checkpoint without adapter, expected adapter_config.json there or in "
+            "got a checkpoint without an adapter, expected adapter_config.json there or in "
             "adapter/. Train an adapter for it with `lorakit train`.",
         ),
         (
             "notes.txt",
             "got a directory without one, expected adapter_config.json there or in adapter/. "
-            "Name a run's directory, or its adapter/.",
+            "Name the directory of a run, or its adapter/.",
         ),
     ],
 )

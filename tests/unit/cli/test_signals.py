@@ -56,14 +56,14 @@ def test_it_ends_at_once_with_a_line_and_nothing_half_written(
 
 def test_a_run_is_asked_first_and_ended_by_the_second(ending, capfd):
     stop = StopRequest()
-    with ending.saying(lambda: "Go on with: this.", stop), stop.heeding():
+    with ending.ending_with(lambda: "Go on with: this.", stop), stop.observing():
         signal.raise_signal(signal.SIGTERM)
         assert stop.number == signal.SIGTERM
         with pytest.raises(Left) as left:
             signal.raise_signal(signal.SIGINT)
     assert left.value.args == (143,)  # for the reason that came first
     assert capfd.readouterr().err.splitlines() == [
-        "Stopping after this step; a second signal ends at once.",
+        "Stopping after this step; a second signal ends immediately.",
         "Terminated. Go on with: this.",
     ]
 
@@ -71,7 +71,7 @@ def test_a_run_is_asked_first_and_ended_by_the_second(ending, capfd):
 def test_a_launcher_hands_the_same_signal_on(ending, capfd, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     stop = StopRequest()
-    with ending.saying(signals.nothing_more, stop), stop.heeding():
+    with ending.ending_with(signals.no_last_words, stop), stop.observing():
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGTERM)
         monkeypatch.setattr(signals, "_SAME_S", 0.0)
@@ -81,7 +81,7 @@ def test_a_launcher_hands_the_same_signal_on(ending, capfd, monkeypatch):
 
 
 def test_where_ray_has_to_be_ended_it_raises_once(ending):
-    with ending.raising():
+    with ending.raising_interrupt():
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
         assert ending.exit_code() == 143

@@ -3,7 +3,7 @@ import json
 import pytest
 from transformers import AutoTokenizer
 
-from lorakit.data.chat import ChatEncoder, read_template, wants_parts
+from lorakit.data.chat import ChatEncoder, read_template, wants_content_parts
 from lorakit.errors import ConfigError, DataError, MissingFileError
 
 UNMARKED = (
@@ -68,7 +68,7 @@ def test_template_that_gives_no_way_to_tell(tokenizer):
         counted_text(tokenizer)
 
     assert str(caught.value) == (
-        "The assistant's tokens cannot be told from the others: the chat template of 'tiny' has no "
+        "The assistant's tokens cannot be identified: the chat template of 'tiny' has no "
         "{% generation %} markers around them (with the end-of-turn token inside), and it renders "
         "a conversation differently once more messages follow. Add the markers and name the "
         "template in training.chat_template_path, or set training.assistant_only_loss=false to "
@@ -114,7 +114,7 @@ def test_template_file(tmp_path):
         read_template("none.jinja")
     assert str(caught.value) == (
         "No chat template in training.chat_template_path: got 'none.jinja', expected a Jinja file "
-        "that is there. Check the path; it is taken from the current directory."
+        "that exists. Check the path; it is relative to the current directory."
     )
 
 
@@ -169,10 +169,10 @@ def test_texts_become_parts_for_a_template_that_shows_nothing_else(tokenizer):
     expected = counted_text(tokenizer)
     parts = [m | {"content": [{"type": "text", "text": m["content"]}]} for m in TALK]
 
-    assert not wants_parts(tokenizer)
+    assert not wants_content_parts(tokenizer)
     assert counted_text(tokenizer, parts) == expected
     tokenizer.chat_template = PARTS_ONLY
-    assert wants_parts(tokenizer)
+    assert wants_content_parts(tokenizer)
     assert counted_text(tokenizer) == counted_text(tokenizer, parts) == expected
 
 
@@ -228,6 +228,6 @@ def test_a_prompt_that_is_rendered_otherwise_before_a_completion(tokenizer):
         counted_of_a_completion(tokenizer, 4, assistant_only=False)
 
     assert str(caught.value).startswith(
-        "The completion cannot be told from the prompt: the chat template of 'tiny' renders the "
-        "prompt differently once the completion follows."
+        "The completion cannot be separated from the prompt: the chat template of 'tiny' renders "
+        "the prompt differently once the completion follows."
     )

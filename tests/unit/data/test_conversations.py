@@ -7,8 +7,8 @@ from datasets import Dataset
 from lorakit.data.conversations import (
     MalformedConversationError,
     check_conversations,
-    conversation_of,
-    without_fillings,
+    drop_filled_nulls,
+    parse_conversation,
 )
 from lorakit.data.reading.json_files import read_json
 from lorakit.errors import DataError
@@ -26,7 +26,7 @@ def test_keys_a_table_has_filled_with_none_are_dropped():
         ]
     )
 
-    assert conversation_of(rows[0], "messages").messages == [
+    assert parse_conversation(rows[0], "messages").messages == [
         {"role": "user", "content": "a"},
         {"role": "assistant", "content": "c", "name": "b"},
     ]
@@ -41,7 +41,7 @@ def test_malformed_conversations_are_listed():
         check_conversations(table, ["talk"], "the rows of 'x'")
 
     assert str(caught.value) == (
-        "Conversations are malformed in the rows of 'x', column 'talk': example 2: no list of "
+        "Conversations are malformed in the rows of 'x', column 'talk': example 2: not a list of "
         "messages; examples 3, 5: no message by 'assistant'; example 4: a message without content; "
         "expected a list of messages such as {'role': 'user', 'content': 'Hello'}, one of them by "
         "'assistant'. Repair or remove these examples."
@@ -56,7 +56,7 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {"city": {"d
     "tools", [[TOOL], json.dumps([TOOL]), [json.dumps(TOOL)], f" {json.dumps([TOOL])}\n"]
 )
 def test_tools_are_understood_as_list_and_as_json(tools):
-    made = conversation_of({"messages": [USER, ASSISTANT], "tools": tools}, "messages")
+    made = parse_conversation({"messages": [USER, ASSISTANT], "tools": tools}, "messages")
 
     assert made.options == {"tools": [TOOL]}
 
@@ -65,14 +65,14 @@ def test_tools_are_understood_as_list_and_as_json(tools):
 def test_template_variables_are_those_of_the_example(variables):
     row = {"messages": [USER, ASSISTANT], "tools": None, "chat_template_kwargs": variables}
 
-    assert conversation_of(row, "messages").options == {"style": "short"}
+    assert parse_conversation(row, "messages").options == {"style": "short"}
 
 
 @pytest.mark.parametrize("nothing", [None, "", [], "[]", "null"])
 def test_no_tools_are_no_option(nothing):
     row = {"messages": [USER, ASSISTANT], "tools": nothing, "chat_template_kwargs": None}
 
-    assert conversation_of(row, "messages").options == {}
+    assert parse_conversation(row, "messages").options == {}
 
 
 def text_part(text):
@@ -93,8 +93,11 @@ def text_part(text):
     ],
 )
 def test_messages_are_read_in_the_forms_they_come_in(message, expected):
-    assert conversation_of({"talk": [message, ASSISTANT]}, "talk").messages == [expected, ASSISTANT]
-    assert conversation_of({"talk": json.dumps([message, ASSISTANT])}, "talk").messages == [
+    assert parse_conversation({"talk": [message, ASSISTANT]}, "talk").messages == [
+        expected,
+        ASSISTANT,
+    ]
+    assert parse_conversation({"talk": json.dumps([message, ASSISTANT])}, "talk").messages == [
         expected,
         ASSISTANT,
     ]
@@ -106,10 +109,10 @@ IMAGE = {"type": "image", "url": "x.png"}
 @pytest.mark.parametrize(
     ("row", "problem"),
     [
-        ({"talk": None}, "no list of messages"),
-        ({"talk": "hello"}, "messages is a text that is no JSON"),
-        ({"talk": {"role": "user"}}, "no list of messages"),
-        ({"talk": ["hello"]}, "a message is no mapping"),
+        ({"talk": None}, "not a list of messages"),
+        ({"talk": "hello"}, "messages is a string that is not JSON"),
+        ({"talk": {"role": "user"}}, "not a list of messages"),
+        ({"talk": ["hello"]}, "a message that is not a mapping"),
         ({"talk": [{"from": "human"}, ASSISTANT]}, "a message without content"),
         ({"talk": [{"from": 3, "value": "a"}, ASSISTANT]}, "a message without a role"),
         ({"talk": [USER | {"content": 3}, ASSISTANT]}, "a message whose content is int"),
@@ -119,27 +122,30 @@ IMAGE = {"type": "image", "url": "x.png"}
         ),
         ({"talk": [USER, ASSISTANT | {"weight": 0.5}]}, "a message of weight 0.5"),
         ({"talk": [USER, ASSISTANT | {"weight": "0"}]}, "a message of weight '0'"),
-        ({"talk": [USER, ASSISTANT | {"tool_calls": "x"}]}, "tool_calls is a text that is no JSON"),
-        ({"talk": [USER, ASSISTANT], "tools": "x"}, "tools is a text that is no JSON"),
-        ({"talk": [USER, ASSISTANT], "tools": ["x"]}, "tools is a text that is no JSON"),
-        ({"talk": [USER, ASSISTANT], "tools": 3}, "tools is no list of mappings"),
-        ({"talk": [USER, ASSISTANT], "tools": [3]}, "tools is no list of mappings"),
-        ({"talk": [USER, ASSISTANT], "chat_template_kwargs": [1]}, "is no mapping"),
+        (
+            {"talk": [USER, ASSISTANT | {"tool_calls": "x"}]},
+            "tool_calls is a string that is not JSON",
+        ),
+        ({"talk": [USER, ASSISTANT], "tools": "x"}, "tools is a string that is not JSON"),
+        ({"talk": [USER, ASSISTANT], "tools": ["x"]}, "tools is a string that is not JSON"),
+        ({"talk": [USER, ASSISTANT], "tools": 3}, "tools is not a list of mappings"),
+        ({"talk": [USER, ASSISTANT], "tools": [3]}, "tools is not a list of mappings"),
+        ({"talk": [USER, ASSISTANT], "chat_template_kwargs": [1]}, "is not a mapping"),
         (
             {"talk": [USER, ASSISTANT], "chat_template_kwargs": {"tokenize": False}},
-            "sets 'tokenize', no template variable",
+            "sets 'tokenize', which is not a template variable",
         ),
     ],
 )
 def test_what_is_no_conversation_is_said(row, problem):
     with pytest.raises(MalformedConversationError) as caught:
-        conversation_of(row, "talk")
+        parse_conversation(row, "talk")
 
     assert problem in str(caught.value)
 
 
 def test_a_weight_of_0_is_kept_beside_the_messages():
-    made = conversation_of(
+    made = parse_conversation(
         {"talk": [USER, ASSISTANT | {"weight": 0}, USER | {"weight": None}, ASSISTANT]}, "talk"
     )
 
@@ -154,9 +160,9 @@ def test_nulls_that_a_table_brought_are_taken_out_and_written_ones_stay(tmp_path
     table = Dataset(pa.table({"tools": pa.array(tools)}))
     assert table[0]["tools"][0]["p"] == {"city": "x", "day": None}
 
-    assert [without_fillings(row, written) for row in written] == [{"tools": t} for t in tools]
-    assert without_fillings(table[0], table) == {"tools": tools[0]}
-    assert without_fillings(table[1], table) == {"tools": [{"name": "g", "p": {}}]}
+    assert [drop_filled_nulls(row, written) for row in written] == [{"tools": t} for t in tools]
+    assert drop_filled_nulls(table[0], table) == {"tools": tools[0]}
+    assert drop_filled_nulls(table[1], table) == {"tools": [{"name": "g", "p": {}}]}
 
 
 def test_prompt_and_completion_make_one_conversation():
@@ -165,7 +171,7 @@ def test_prompt_and_completion_make_one_conversation():
         "completion": json.dumps([ASSISTANT]),
     }
 
-    made = conversation_of(row, "prompt", "completion")
+    made = parse_conversation(row, "prompt", "completion")
 
     assert made.messages == [USER, ASSISTANT, USER, ASSISTANT]
     assert (made.prompt_turns, made.untrained) == (3, {1})
@@ -180,8 +186,8 @@ def test_malformed_halves_of_a_conversation_are_listed_by_column():
 
     assert str(caught.value) == (
         "Conversations are malformed in the rows of 'x', columns 'prompt' and 'completion': "
-        "example 1: no message by 'assistant' in 'completion'; example 2: no list of messages in "
-        "'prompt'; example 4: no list of messages in 'completion'; expected a list of messages "
+        "example 1: no message by 'assistant' in 'completion'; example 2: not a list of messages "
+        "in 'prompt'; example 4: not a list of messages in 'completion'; expected a list of messages "
         "such as {'role': 'user', 'content': 'Hello'}, one of the completion by 'assistant'. "
         "Repair or remove these examples."
     )

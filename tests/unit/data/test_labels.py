@@ -2,7 +2,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
 from lorakit.data import Place
-from lorakit.data.labels import label_notes, names_of, sorted_names
+from lorakit.data.labels import label_names, label_notes, ordered_label_names
 from lorakit.errors import DataError
 
 
@@ -25,15 +25,15 @@ def labels(values):
 def test_texts_are_labels_as_written(names):
     rows = labels([*names[::-1], *names])
 
-    assert names_of(rows, "label", "x") == [*names[::-1], *names]
-    assert sorted_names(rows, "label", "x") == names
+    assert label_names(rows, "label", "x") == [*names[::-1], *names]
+    assert ordered_label_names(rows, "label", "x") == names
 
 
 @pytest.mark.parametrize("one", ["spam", "é", "1"])
 @pytest.mark.parametrize("other", ["{} ", " {}", "{}\u00a0", "{}\n"])
 def test_labels_that_look_alike_are_refused(one, other):
     with pytest.raises(DataError) as caught:
-        names_of(labels(["ham", one, other.format(one), "ham"]), "label", Place("the file"))
+        label_names(labels(["ham", one, other.format(one), "ham"]), "label", Place("the file"))
 
     assert str(caught.value).startswith(
         f"Two labels are alike in the file, column 'label': got {one!r} and {other.format(one)!r} "
@@ -43,7 +43,7 @@ def test_labels_that_look_alike_are_refused(one, other):
 
 def test_accents_stored_in_two_ways_are_refused():
     with pytest.raises(DataError, match=r"^Two labels are alike"):
-        names_of(labels(["\u00e9", "e\u0301"]), "label", "x")
+        label_names(labels(["\u00e9", "e\u0301"]), "label", "x")
 
 
 def test_spaces_that_make_no_two_labels_alike_are_said():
@@ -65,7 +65,7 @@ def test_spaces_that_make_no_two_labels_alike_are_said():
 )
 def test_what_is_no_class_is_named(values, problem):
     with pytest.raises(DataError) as caught:
-        names_of(labels(values), "label", "x")
+        label_names(labels(values), "label", "x")
 
     assert problem in str(caught.value)
 
@@ -76,7 +76,7 @@ def test_numbers_without_a_class_are_missing_labels(value):
     rows = Dataset.from_dict({"label": [0, value, 1]}, features=features)
 
     with pytest.raises(DataError, match="example 2 of 3 has none"):
-        names_of(rows, "label", "x")
+        label_names(rows, "label", "x")
 
 
 def test_a_class_number_out_of_range_is_none():
@@ -85,4 +85,4 @@ def test_a_class_number_out_of_range_is_none():
     rows.info.features = Features({"label": ClassLabel(names=["no", "yes"])})
 
     with pytest.raises(DataError, match="example 2 of 2 has none"):
-        names_of(rows, "label", "x")
+        label_names(rows, "label", "x")

@@ -174,7 +174,7 @@ def test_a_model_that_mixes_packed_texts_is_refused(build):
         chosen(model)
     said = str(caught.value)
     assert said.startswith(
-        "Rows cannot be packed for this model: got training.packing=true, but "
+        "Examples cannot be packed for this model: got training.packing=true, but "
         f"{type(model).__name__} with attention 'sdpa' lets packed texts see each other (the text "
         "before it changes a text's logits by "
     )

@@ -9,7 +9,7 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 import lorakit.data.reading.sources as sources_module
-from lorakit.data import listed, load_splits, require_columns
+from lorakit.data import describe_examples, load_splits, require_columns
 from lorakit.errors import ConfigError, DataError, LorakitError, MissingFileError
 from lorakit.recipes.recipe import DataConfig
 
@@ -168,14 +168,14 @@ def test_missing_file_names_its_neighbours(tmp_path):
     write(tmp_path / "reviews.csv")
 
     assert error_of(MissingFileError, train=str(tmp_path / "review.csv")) == (
-        f"No data in data.train: got '{tmp_path}/review.csv', expected a file or folder that is "
-        f"there. Near it in '{tmp_path}': reviews.csv. Check the path; it is taken from the "
+        f"No data in data.train: got '{tmp_path}/review.csv', expected a file or folder that "
+        f"exists. Near it in '{tmp_path}': reviews.csv. Check the path; it is relative to the "
         "current directory."
     )
     train = str(tmp_path / "reviews.csv")
     assert error_of(MissingFileError, train=train, validation="./nowhere/x.csv") == (
         "No data in data.validation: got 'nowhere/x.csv', but there is no folder 'nowhere'. "
-        "Check the path; it is taken from the current directory."
+        "Check the path; it is relative to the current directory."
     )
 
 
@@ -211,9 +211,13 @@ def test_empty_saved_dataset(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("a.jsonl", '{"a": 1}\n{oops\n', "is no JSON at line 2, column 2 (expecting property name"),
+        (
+            "a.jsonl",
+            '{"a": 1}\n{oops\n',
+            "is not JSON at line 2, column 2 (expecting property name",
+        ),
         ("b.csv", "a,b\n1,2\n1,2,3,4\n", "whose line 3 has 4 cells, expected 2 as the header has."),
-        ("c.parquet", "hello", "is not whole or not what its ending says (Could not open Parquet"),
+        ("c.parquet", "hello", "is damaged or not what its ending says (Could not open Parquet"),
     ],
 )
 def test_damaged_file(tmp_path, name, content, reason):
@@ -263,7 +267,7 @@ def test_unknown_split_names_those_there(tmp_path):
 
 def test_unreachable_hub_says_what_was_tried_and_that_a_path_works():
     assert error_of(MissingFileError, train="rotten_tomatoes") == (
-        "Could not load data.train: got 'rotten_tomatoes', which is no file or folder here, and "
+        "Could not load data.train: got 'rotten_tomatoes', which is not a file or folder, and "
         "asking the Hugging Face hub for a dataset of that name failed (Couldn't reach "
         "'rotten_tomatoes' on the Hub (OfflineModeIsEnabled)). Check the name and the network, or "
         "name a local csv, json, jsonl or parquet file or a saved dataset."
@@ -301,7 +305,7 @@ def test_missing_columns_are_all_named_with_those_there():
     assert str(caught.value) == (
         "Columns are missing in the rows of 'x.csv': data.text: got 'text', expected a column of "
         "the data. Did you mean 'txet'? data.label: got 'label', expected a column of the data. "
-        "Columns there are: txet, score. Name them in the recipe, as in data.text=txet."
+        "Columns of the data: txet, score. Name them in the recipe, as in data.text=txet."
     )
 
 
@@ -323,13 +327,13 @@ def test_errors_number_examples_as_the_file_does(tmp_path):
 
     splits = load_splits(data, 3, "label")
 
-    for examples, _, place in splits.parts(data):
+    for examples, _, place in splits.with_places(data):
         texts = examples["text"]
         for at in (0, 7, len(examples) - 1):
             number = int(texts[at])
-            assert listed([at], place) == f"example {number + 1} (line {number + 2})"
+            assert describe_examples([at], place) == f"example {number + 1} (line {number + 2})"
     few = splits.training_only([4, 9])
-    assert listed([1], few.train_place) == listed([9], splits.train_place)
+    assert describe_examples([1], few.train_place) == describe_examples([9], splits.train_place)
 
 
 def test_only_the_labels_of_the_task_are_looked_at(tmp_path):
@@ -396,9 +400,9 @@ def test_validation_examples_that_are_trained_on_are_told(tmp_path):
     def notes(validation):
         return load_splits(DataConfig(train=train, validation=validation), 0).notes
 
-    both = "All 20 validation examples are training examples too, so that the metrics say little "
+    both = "All 20 validation examples are also training examples, so the metrics say little "
     assert notes(train) == notes(copied) == (both + "about new ones.",)
-    assert notes(some)[0].startswith("3 of 4 validation examples are training examples too")
+    assert notes(some)[0].startswith("3 of 4 validation examples are also training examples")
     assert notes(other) == ()
 
 

@@ -75,6 +75,6 @@ def test_tokenizer_without_an_end(tokenizer):
         require_end_token(copied)
 
     assert str(caught.value) == (
-        "Texts cannot be ended: the tokenizer in model has no eos_token, so the model would not "
-        "learn to stop. Name a token of its vocabulary in training.eos_token."
+        "Texts have no end token: the tokenizer in model has no eos_token, so the model would "
+        "not learn to stop. Name a token of its vocabulary in training.eos_token."
     )

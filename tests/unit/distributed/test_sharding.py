@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from lorakit.distributed.sharding import check_sharding, require_shardable, whole_state
+from lorakit.distributed.sharding import check_sharding, gather_optimizer_state, require_shardable
 from lorakit.errors import ConfigError
-from lorakit.training.batch_notes import batch_notes
+from lorakit.training.arguments import batch_notes
 
 
 def message(training):
@@ -77,7 +77,7 @@ def test_shared_weights(tiny_t5_dir, tiny_gpt2_dir):
 
 def test_a_whole_state_is_a_copy_of_structure():
     optimizer = torch.optim.AdamW(nn.Linear(2, 2).parameters())
-    state = whole_state(optimizer.state_dict())
+    state = gather_optimizer_state(optimizer.state_dict())
     assert state["param_groups"] == optimizer.state_dict()["param_groups"]
 
 

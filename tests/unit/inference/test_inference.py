@@ -155,7 +155,7 @@ def test_text_with_too_many_words_to_tag(tagger_run):
 
     assert str(caught.value) == (
         "A text is too long to be tagged: got 70 words, expected at most the 62 that fit into 64 "
-        "tokens. Give it in parts."
+        "tokens. Split the text."
     )
 
 
@@ -247,12 +247,12 @@ def test_other_task(classifier, chat):
     with pytest.raises(ConfigError) as caught:
         generate_text(classifier, ["good"])
     assert str(caught.value) == (
-        "This adapter cannot generate text: got one of task SEQ_CLS, expected CAUSAL_LM or "
-        "SEQ_2_SEQ_LM. Use one that was trained for it."
+        "This adapter cannot generate text: got task SEQ_CLS, expected CAUSAL_LM or "
+        "SEQ_2_SEQ_LM. Use an adapter that was trained for it."
     )
-    with pytest.raises(ConfigError, match="cannot classify: got one of task CAUSAL_LM"):
+    with pytest.raises(ConfigError, match="cannot classify: got task CAUSAL_LM"):
         classify(chat, ["good"])
-    with pytest.raises(ConfigError, match="cannot tag words: got one of task CAUSAL_LM"):
+    with pytest.raises(ConfigError, match="cannot tag words: got task CAUSAL_LM"):
         tag(chat, ["good"])
 
 

@@ -75,7 +75,7 @@ def test_adapter_without_base_or_task(tmp_path, tiny_gpt2_dir):
         load_for_inference(directory)
     assert str(caught.value) == (
         f"No base model in {directory}/adapter_config.json: got null in base_model_name_or_path, "
-        "expected a hub id or a directory. Give the base yourself (--base-model on the command "
+        "expected a hub id or a directory. Name the base yourself (--base-model on the command "
         "line)."
     )
 
@@ -98,8 +98,8 @@ def test_base_that_is_gone(tmp_path, tiny_gpt2_dir):
 
     assert str(caught.value) == (
         f"No model in base_model_name_or_path of {directory}/adapter_config.json: got "
-        "'/gone/away', which is not there. There is no folder '/gone' either. Check the path; it "
-        "is taken from the current directory."
+        "'/gone/away', which does not exist. There is no folder '/gone' either. Check the path; "
+        "it is relative to the current directory."
     )
 
 

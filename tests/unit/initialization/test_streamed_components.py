@@ -52,5 +52,5 @@ def test_equal_rows_have_no_variance_to_explain():
 
 
 def test_no_rows_have_no_components():
-    with pytest.raises(ValueError, match="no components of no rows"):
+    with pytest.raises(ValueError, match="no components of no vectors"):
         StreamedComponents(2).result()

@@ -288,10 +288,10 @@ class TestErrors:
 
         model = nn.Sequential(Scaled(4, 4), nn.Linear(4, 4))
         text = self.refused(TargetError, model, LoraConfig(r=1, target_modules=["0"]))
-        assert "Cannot adapt 0: Scaled is a subclass with a forward of its own." in text
+        assert "Cannot adapt 0: Scaled is a subclass with its own forward." in text
         injection = add_adapter(model, LoraConfig(r=1))
         assert paths(injection) == ["1"]
-        assert ("0", "Scaled is a subclass with a forward of its own") in injection.skipped
+        assert ("0", "Scaled is a subclass with its own forward") in injection.skipped
 
     def test_an_embedding_that_rewrites_its_weight(self):
         model = nn.Sequential(nn.Embedding(4, 4, max_norm=1.0), nn.Linear(4, 4))
@@ -301,7 +301,7 @@ class TestErrors:
         model = TinyNet()
         model.layers[1]["up"].forward = lambda x: x
         text = self.refused(TargetError, model, LoraConfig(r=2, target_modules=["up"]))
-        assert "A Linear cannot be adapted: its instance has a forward of its own" in text
+        assert "A Linear cannot be adapted: the instance has its own forward" in text
 
     def test_a_model_without_linear_layers(self):
         assert "no linear layer" in self.refused(TargetError, nn.Sequential(nn.ReLU()))
@@ -357,7 +357,7 @@ def test_an_interrupted_add_leaves_the_model_as_it_was(monkeypatch, carrying, fa
         if len(calls) > fails_at:
             raise MemoryError
 
-    monkeypatch.setattr(LowRankUpdate, "initialize_", fail)
+    monkeypatch.setattr(LowRankUpdate, "set_factors_", fail)
     with pytest.raises(MemoryError):
         add_adapter(model, LoraConfig(r=2, task_type="SEQ_CLS", bias="lora_only"), "second")
     assert_untouched(model, before)

@@ -181,7 +181,7 @@ def test_analyze_says_why_it_leaves_out_the_base(call, adapter, marker, folder):
     result = call("analyze", adapter)
     assert not marker.exists()
     assert result.exit_code == 0, result.output
-    assert "brings code of its own" in result.stderr
+    assert "comes with custom code" in result.stderr
 
 
 @NEEDS_CODE

@@ -101,7 +101,9 @@ def test_the_token_is_passed_on(monkeypatch, tmp_path):
 def test_local_folders_have_folders_but_no_revisions(tmp_path):
     layered_adapter(r=1).save(tmp_path / "run" / "adapter")
     assert Adapter.load(tmp_path / "run", subfolder="adapter").config.r == 1
-    with pytest.raises(ConfigError, match="it is not a hub repository, but only hub repositories have rev"):
+    with pytest.raises(
+        ConfigError, match="but only hub repositories have rev"
+    ):
         Adapter.load(tmp_path / "run" / "adapter", revision="main")
     for wrong in ("..", "/etc", "a/../..", "", "a\0b"):
         with pytest.raises(ConfigError, match="Wrong subfolder"):
@@ -140,14 +142,14 @@ def test_an_unreachable_hub_is_asked_once_for_model_and_data(cache, closed):
 
     from lorakit.data.reading.sources import _read_hub
     from lorakit.libraries.foreign_code import load_pretrained
-    from lorakit.models.loading_problems import cannot_load
+    from lorakit.models.loading_problems import loading_error
 
     before = datasets.config.HF_HUB_OFFLINE
     began = time.monotonic()
     with pytest.raises(OSError) as caught:
         load_pretrained(AutoTokenizer, "nobody/model", trust_remote_code=False)
-    told = str(cannot_load("nobody/model", "model", "tokenizer", caught.value))
-    assert "got 'nobody/model', which is no directory here" in told
+    told = str(loading_error("nobody/model", "model", "tokenizer", caught.value))
+    assert "got 'nobody/model', which is not a directory" in told
     assert "http://127.0.0.1:9 cannot be reached" in told
     with pytest.raises(MissingFileError, match=r"http://127\.0\.0\.1:9 cannot be reached"):
         _read_hub("nobody/data", None, "data.train")

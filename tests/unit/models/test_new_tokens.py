@@ -10,7 +10,7 @@ from lorakit.inference import load_for_inference
 from lorakit.injection.selection.vocabulary import input_embedding
 from lorakit.injection.state import base_modules
 from lorakit.layers.bitsandbytes_storage import bits_of
-from lorakit.models.new_tokens import training_new_tokens
+from lorakit.models.new_tokens import add_new_tokens_to_config
 from lorakit.planning import plan
 from lorakit.planning.measurement import count_step
 from lorakit.training import Recipe, train
@@ -134,7 +134,7 @@ def test_a_plan_counts_the_rows(task, recipe_with):
 
 class TestWhatIsTrained:
     def config_of(self, model, ids=(30, 31), **options):
-        return training_new_tokens(LoraConfig(**options), model, ids).trainable_token_indices
+        return add_new_tokens_to_config(LoraConfig(**options), model, ids).trainable_token_indices
 
     def test_a_tied_model_has_them_once(self):
         assert self.config_of(gpt2()) == (30, 31)

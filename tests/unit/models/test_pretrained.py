@@ -136,12 +136,12 @@ def test_missing_directory_names_its_neighbours(tiny_llama_dir, tmp_path):
     (tmp_path / "my-llama").mkdir()
 
     assert said(MissingFileError, causal, str(tmp_path / "my-lama")) == (
-        f"No model in model: got '{tmp_path}/my-lama', which is not there. Near it: my-llama. "
-        "Check the path; it is taken from the current directory."
+        f"No model in model: got '{tmp_path}/my-lama', which does not exist. Near it: my-llama. "
+        "Check the path; it is relative to the current directory."
     )
     assert said(MissingFileError, causal, "./no/such") == (
-        "No model in model: got './no/such', which is not there. There is no folder 'no' either. "
-        "Check the path; it is taken from the current directory."
+        "No model in model: got './no/such', which does not exist. There is no folder 'no' either. "
+        "Check the path; it is relative to the current directory."
     )
 
 
@@ -256,12 +256,12 @@ def test_hub_that_cannot_be_reached():
     message = said(MissingFileError, causal, "gpt2")
 
     assert message.startswith(
-        "Could not load the model in model: got 'gpt2', which is no directory here, and asking the "
+        "Could not load the model in model: got 'gpt2', which is not a directory, and asking the "
         "Hugging Face hub for it failed ("
     )
     assert message.endswith("Check the name and the network, or name a local directory.")
     assert said(MissingFileError, load_tokenizer, "some/thing", key="base").startswith(
-        "Could not load the tokenizer in base: got 'some/thing', which is no directory here"
+        "Could not load the tokenizer in base: got 'some/thing', which is not a directory"
     )
 
 

@@ -29,7 +29,7 @@ def test_changes_say_what_they_save_and_are_true(recipe):
     own = plan(made)
     found = changes(made, own)
     names = [change.name for change in found]
-    assert {"activation checkpointing", "one row at a time, accumulated"} <= set(names)
+    assert {"activation checkpointing", "one example at a time, accumulated"} <= set(names)
     assert names[-1] == "all of these"
     savings = [change.saves_bytes for change in found[:-1]]
     assert savings == sorted(savings, reverse=True)
@@ -37,7 +37,7 @@ def test_changes_say_what_they_save_and_are_true(recipe):
         again = plan(made.with_changes(change.values, "the test"))
         assert own.peak_bytes - again.peak_bytes == change.saves_bytes > 0
     # The product of batch and accumulation stays.
-    one = next(change for change in found if change.name.startswith("one row"))
+    one = next(change for change in found if change.name.startswith("one example"))
     assert "training.gradient_accumulation_steps=12" in one.overrides
 
 

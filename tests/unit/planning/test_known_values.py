@@ -11,7 +11,7 @@ from lorakit.planning.known_values import known_value
 @pytest.fixture
 def world():
     made = FakeWorld()
-    with made.entered():
+    with made.activate():
         yield made
 
 
@@ -37,7 +37,7 @@ def test_places_may_pick_from_what_is_unknown(ids):
 
 
 def test_an_unknown_value_is_an_error(world):
-    with pytest.raises(PlanError, match="asks for the result of"):
+    with pytest.raises(PlanError, match="needs the result of"):
         bool(torch.randn(3).sum() > 0)
     with pytest.raises(PlanError, match="'nonzero'"):
         (torch.randn(3) > 0).nonzero()

@@ -294,7 +294,7 @@ def test_a_forward_that_looks_at_the_weights(recipe, monkeypatch):
         return own(self, x) if x.max() > 0 else x
 
     monkeypatch.setattr(LlamaMLP, "forward", looking)
-    with pytest.raises(PlanError, match="asks for the result of 'local_scalar_dense'"):
+    with pytest.raises(PlanError, match="needs the result of 'local_scalar_dense'"):
         plan(recipe())
 
 

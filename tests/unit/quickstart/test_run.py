@@ -86,11 +86,11 @@ def test_head_only_trains_the_head_and_full_every_weight(small, tmp_path, monkey
         seen["all"] = {name for name, _ in setup.model.named_parameters()}
         return [0.1, 0.5, 0.25]
 
-    monkeypatch.setattr(compare, "fitted_accuracies", look)
+    monkeypatch.setattr(compare, "train_and_evaluate", look)
     files = few_rows(tmp_path, seed=0)
     recipe = run.quickstart_recipe(files, tmp_path / "run", seed=0)
     for method in (HEAD_ONLY, FULL):
-        result = compare.train_plainly(recipe, method, 1e-3, lambda name, payload: None)
+        result = compare.train_without_adapter(recipe, method, 1e-3, lambda name, payload: None)
         assert (result.accuracy_before, result.accuracy) == (0.1, 0.5)
     assert seen[HEAD_ONLY] == {"score.weight"}
     assert seen[FULL] == seen["all"]
@@ -99,9 +99,9 @@ def test_head_only_trains_the_head_and_full_every_weight(small, tmp_path, monkey
 
 def test_the_rows_drawn_have_different_labels_and_depend_on_the_seed():
     rows = [{"text": str(i), "label": "abcd"[i % 4]} for i in range(40)]
-    drawn = run.draw_examples(rows, seed=0)
+    drawn = run.sample_examples(rows, seed=0)
     assert len({row["label"] for row in drawn}) == len(drawn) == run.EXAMPLES
-    assert drawn == run.draw_examples(rows, seed=0) != run.draw_examples(rows, seed=1)
+    assert drawn == run.sample_examples(rows, seed=0) != run.sample_examples(rows, seed=1)
 
 
 def test_the_recipe_trains_in_float32(small, tmp_path):

@@ -51,7 +51,7 @@ def test_what_has_changed_is_said(tmp_path):
     assert changed_examples(file, now) is None
     said = changed_examples(file, {"training": "b", "validation": "c"})
     assert said is not None
-    assert said.startswith("The training and validation examples have changed since the run was")
+    assert said.startswith("The training and validation examples have changed since the run")
     for text in ("", "{}", "[]", "null", '{"examples": 3}', '{"examples": {}}'):
         file.write_text(text)
         assert changed_examples(file, {"training": "b", "validation": None}) is None

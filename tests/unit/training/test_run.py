@@ -275,7 +275,7 @@ def test_data_that_changed_meanwhile_are_said(recipe, stop_after, prompt_jsonl, 
     events = []
     train(mine, resume=True, on_event=lambda *event: events.append(event))
     note = dict(events)["run_opened"]["note"]
-    assert note.startswith("The training examples have changed since the run was begun")
+    assert note.startswith("The training examples have changed since the run started")
 
 
 def test_a_finished_run_may_train_on_for_longer(recipe):
@@ -363,8 +363,8 @@ def test_a_note_of_the_trainers_is_told_printed_and_reported(recipe, monkeypatch
     told = []
     result = train(recipe(), on_event=lambda name, payload: told.append((name, payload)))
     note = (
-        "Each step makes the logits of all its tokens at once, as lorakit cannot follow this "
-        "LlamaForCausalLM from its output layer to its loss: it names no output layer."
+        "Each step computes the logits of all its tokens at once, because lorakit cannot follow "
+        "this LlamaForCausalLM from its output layer to its loss: it names no output layer."
     )
     assert ("notes", {"notes": (note,)}) in told
     RunView()("notes", {"notes": (note,)})

@@ -193,8 +193,8 @@ def test_when_every_trial_fails_the_reasons_are_told(recipe, machines):
         ({"space": {"training.learning_rate": {"uniform": [-1, 1]}}}, "greater than 0"),
         ({"space": {"lora.r": {"uniform": [1, 8]}}}, "lora.r: got 3.59; input should be a valid"),
         ({"space": {"output": {"choice": ["a"]}}}, "'output' cannot be searched"),
-        ({"space": {"search.trials": {"choice": [1]}}}, "it says how to search"),
-        ({"space": {"lora.r": {"choice": [1, 1]}}}, "stands twice in 1, 1"),
+        ({"space": {"search.trials": {"choice": [1]}}}, "it configures the search"),
+        ({"space": {"lora.r": {"choice": [1, 1]}}}, "occurs twice in 1, 1"),
         (
             {"space": {"lora.lora_alpha": {"same_as": "lora.rr"}, "lora.r": {"choice": [1]}}},
             "got 'lora.rr', expected a field of the space. Did you mean 'lora.r'",
@@ -223,7 +223,7 @@ def test_missing_data_is_told_once_and_at_once(recipe):
 
 
 def test_more_than_the_machine_has_is_refused_at_once(recipe, machines, tmp_path):
-    with pytest.raises(ClusterError, match=r"a trial .*99 CPUs.*what there is: 2 CPUs"):
+    with pytest.raises(ClusterError, match=r"a trial .*99 CPUs.*those of the cluster: 2 CPUs"):
         tune(recipe(search={"cpus_per_trial": 99}))
     with pytest.raises(ClusterError, match=r"1 CPUs and 0.5 GPUs"):
         tune(recipe("other", search={"gpus_per_trial": 0.5}))

@@ -12,7 +12,7 @@ from lorakit.tuning.study import (
     Cell,
     CellSpace,
     best_cell,
-    planned_cells,
+    grid_cells,
     smallest_sufficient,
     study,
 )
@@ -23,7 +23,7 @@ WIDE = TargetSet("wide", "all-linear", 350)
 
 
 def test_unequal_budgets_have_the_ranks_as_given():
-    cells = planned_cells([1, 8], [NARROW, WIDE], equal_budget=False)
+    cells = grid_cells([1, 8], [NARROW, WIDE], equal_budget=False)
     assert [(cell.rank, cell.parameters) for cell in cells] == [
         (1, 100),
         (8, 800),
@@ -33,7 +33,7 @@ def test_unequal_budgets_have_the_ranks_as_given():
 
 
 def test_equal_budgets_give_a_narrow_set_a_higher_rank():
-    cells = planned_cells([2, 8], [NARROW, WIDE], equal_budget=True)
+    cells = grid_cells([2, 8], [NARROW, WIDE], equal_budget=True)
     assert [(cell.column, cell.rank) for cell in cells] == [(2, 7), (8, 28), (2, 2), (8, 8)]
     for narrow, wide in zip(cells[:2], cells[2:], strict=True):
         assert narrow.parameters == wide.parameters
@@ -70,13 +70,17 @@ def test_a_cell_whose_runs_failed_is_never_chosen():
 
 
 def test_the_grid_has_each_cell_with_each_seed_once():
-    cells = tuple(planned_cells([1, 8], [NARROW, WIDE], equal_budget=False))
+    cells = tuple(grid_cells([1, 8], [NARROW, WIDE], equal_budget=False))
     space = CellSpace(cells, (5, 6, 7), scaling=2.0)
     runs = space.for_ray("grid")["run"]["grid_search"]
-    drawn = [space.drawn({"run": run}) for run in runs]
-    assert len({tuple(map(str, values.values())) for values in drawn}) == len(drawn) == 12
-    assert all(values["lora.lora_alpha"] == 2 * values["lora.r"] for values in drawn)
-    assert [space.cell_of(values) for values in drawn] == [n // 3 for n in range(12)]
+    trial_values = [space.trial_values({"run": run}) for run in runs]
+    assert (
+        len({tuple(map(str, values.values())) for values in trial_values})
+        == len(trial_values)
+        == 12
+    )
+    assert all(values["lora.lora_alpha"] == 2 * values["lora.r"] for values in trial_values)
+    assert [space.cell_of(values) for values in trial_values] == [n // 3 for n in range(12)]
 
 
 @pytest.fixture(scope="module")

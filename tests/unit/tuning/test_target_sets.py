@@ -5,7 +5,7 @@ import pytest
 import tiny_models
 from lorakit.injection import add_adapter
 from lorakit.training import Recipe
-from lorakit.tuning.target_sets import Matrix, given_target_sets, names_of, own_target_sets
+from lorakit.tuning.target_sets import Matrix, given_target_sets, model_target_sets, names_of
 
 MODELS = {
     "distilbert": (tiny_models.distilbert, "SEQ_CLS"),
@@ -24,7 +24,7 @@ def test_each_set_selects_its_matrices_and_no_other(kind, tmp_path):
     build().save_pretrained(tmp_path)
     data = {"train": "rows.csv"}
     recipe = Recipe(model=str(tmp_path), task=task, data=data, output="unused")
-    sets = {target_set.label: target_set for target_set in own_target_sets(recipe)}
+    sets = {target_set.label: target_set for target_set in model_target_sets(recipe)}
     assert {"attention", "MLP", "all"} <= set(sets)
     paths = {}
     for label, target_set in sets.items():
@@ -43,7 +43,7 @@ def test_each_set_selects_its_matrices_and_no_other(kind, tmp_path):
 def test_query_and_value_are_known_by_their_names(tmp_path):
     tiny_models.llama().save_pretrained(tmp_path)
     recipe = Recipe(model=str(tmp_path), task="CAUSAL_LM", data={"train": "x"}, output="unused")
-    assert own_target_sets(recipe)[0].target_modules == ("q_proj", "v_proj")
+    assert model_target_sets(recipe)[0].target_modules == ("q_proj", "v_proj")
 
 
 def test_sets_of_the_recipe_are_measured(tmp_path):

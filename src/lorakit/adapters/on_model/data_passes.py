@@ -1,4 +1,4 @@
-"""Running the base alone on batches while the adapted layers are looked at."""
+"""Running the base alone on batches to observe the adapted layers."""
 
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from lorakit.config import NOT_COUNTED
 from lorakit.errors import DataError
 from lorakit.initialization.streamed_components import StreamedComponents
 from lorakit.injection import disable_adapters
@@ -18,18 +19,16 @@ from lorakit.layers.offload import execution_device
 Batch = Tensor | Mapping[str, Any] | tuple[Any, ...] | list[Any]
 Loss = Callable[[nn.Module, Any], Tensor]
 
-_NOT_COUNTED = -100
-
 
 @contextmanager
 def _base_in_evaluation(model: nn.Module) -> Iterator[None]:
-    """Let the base act alone, without dropout, in a block."""
+    """Run the base alone, without dropout, in a `with` block."""
     in_training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         with disable_adapters(model):
             trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-            for parameter in trained:  # what the caller trains beside adapters gets no gradient
+            for parameter in trained:  # other parameters that the caller trains get no gradient
                 parameter.requires_grad_(False)
             try:
                 yield
@@ -48,18 +47,19 @@ def input_components(
     batches: Iterable[Batch],
     components: Mapping[str, int],
 ) -> tuple[dict[str, StreamedComponents], dict[str, str]]:
-    """Sum up what each layer reads, layers that read the same tensor together.
+    """Accumulate the principal components of each layer's input.
 
-    Positions that are padding, or whose label does not count, are left out.
+    Layers that read the same tensor share them. Positions that are padding, or whose label does not
+    count, are left out.
 
     Args:
         model: A model with adapters.
-        layers: Those to look at, by path.
-        batches: What the model takes.
-        components: How many principal components are wanted of each layer's input.
+        layers: The layers to observe, by path.
+        batches: Inputs of the model.
+        components: Number of principal components for each layer.
 
-    Returns: The sums by the path of the first layer that reads a tensor, and that path for every
-        layer that was reached.
+    Returns: The components by the path of the first layer that reads a tensor, and that path for
+        every layer that was reached.
     """
     leaders: dict[str, str] = {}
     sums: dict[str, StreamedComponents] = {}
@@ -67,18 +67,18 @@ def input_components(
     seen: list[tuple[weakref.ref[Tensor], str]] = []
     wanted, counts = dict(components), False
 
-    def look(path: str, x: Tensor) -> None:
+    def observe(path: str, x: Tensor) -> None:
         if path not in leaders:
             leader = next((first for tensor, first in seen if tensor() is x), path)
             leaders[path] = leader
             seen.append((weakref.ref(x), path))
         if counts and leaders[path] == path:
-            own = sums.setdefault(path, StreamedComponents(wanted[path]))
-            own.add(_counted_rows(x, masks))
+            components_of_input = sums.setdefault(path, StreamedComponents(wanted[path]))
+            components_of_input.add(_counted_positions(x, masks))
 
     batches = _Repeatable(batches)
-    with _base_in_evaluation(model), _inputs_shown(layers, look):
-        _run(model, layers, batches.first)  # to see which layers read the same
+    with _base_in_evaluation(model), _observing_inputs(layers, observe):
+        _run(model, layers, batches.first)  # to find the layers that read the same tensor
         for path, leader in leaders.items():
             wanted[leader] = max(wanted[leader], wanted[path])
         counts = True
@@ -89,7 +89,7 @@ def input_components(
 
 
 class _Repeatable:
-    """Batches of which the first is looked at before all are gone through."""
+    """Batches of which the first can be read before iterating over all."""
 
     def __init__(self, batches: Iterable[Batch]) -> None:
         self._rest = iter(batches)
@@ -98,7 +98,7 @@ class _Repeatable:
         except StopIteration:
             raise DataError(
                 "Cannot initialise an adapter from data: got no batches, expected at least one. "
-                "Pass a list of what the model takes."
+                "Pass a list of the model's inputs."
             ) from None
 
     def __iter__(self) -> Iterator[Any]:
@@ -107,11 +107,11 @@ class _Repeatable:
 
 
 @contextmanager
-def _inputs_shown(
-    layers: Mapping[str, AdaptedLayer], look: Callable[[str, Tensor], None]
+def _observing_inputs(
+    layers: Mapping[str, AdaptedLayer], observe: Callable[[str, Tensor], None]
 ) -> Iterator[None]:
     def hook_of(path: str) -> Callable[..., None]:
-        return lambda _, args, kwargs: look(path, _input(args, kwargs))
+        return lambda _, args, kwargs: observe(path, _input(args, kwargs))
 
     handles = [
         layer.register_forward_pre_hook(hook_of(path), with_kwargs=True)
@@ -129,7 +129,7 @@ def _input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
 
 
 def _masks(batch: Any) -> list[Tensor]:
-    """Return which positions of a batch count: of its inputs, and of its labels."""
+    """Return masks of the positions that count: of the inputs, and of the labels."""
     if not isinstance(batch, Mapping):
         return []
     ids, labels = batch.get("input_ids"), batch.get("labels")
@@ -138,7 +138,7 @@ def _masks(batch: Any) -> list[Tensor]:
         inputs = torch.ones_like(ids)
     masks = [] if inputs is None else [inputs.bool()]
     if isinstance(labels, Tensor) and labels.ndim > 1:
-        counted = labels != _NOT_COUNTED
+        counted = labels != NOT_COUNTED
         if masks and masks[0].shape == counted.shape:
             masks = [masks[0] & counted.to(masks[0].device)]
         else:
@@ -146,8 +146,8 @@ def _masks(batch: Any) -> list[Tensor]:
     return masks
 
 
-def _counted_rows(x: Tensor, masks: list[Tensor]) -> Tensor:
-    """Return the rows (n, in) of an activation (*, in), those that count where a mask fits it."""
+def _counted_positions(x: Tensor, masks: list[Tensor]) -> Tensor:
+    """Return an activation (*, in) as (n, in), only positions that count if a mask fits it."""
     mask = next((mask for mask in masks if x.ndim > 2 and mask.shape == x.shape[:-1]), None)
     return x.reshape(-1, x.shape[-1]) if mask is None else x[mask.to(x.device)]
 
@@ -158,16 +158,16 @@ def mean_gradients(
     batches: Iterable[Batch],
     loss: Loss | None,
 ) -> dict[str, Tensor]:
-    """Return the mean gradient of the loss with respect to the weight of each layer reached.
+    """Return the mean gradient of the loss with respect to each weight that was reached.
 
-    It is summed up from a layer's input and the gradient of its output, so that no parameter needs
-    one, and a quantised weight can have it too.
+    It is computed from the layer's input and the gradient of its output, so no parameter needs a
+    gradient, and the weight may be quantised.
 
     Args:
         model: A model with adapters.
-        layers: Those to look at, by path.
-        batches: What the model takes.
-        loss: Takes the model and a batch; None takes the `loss` of the model's output.
+        layers: The layers to observe, by path.
+        batches: Inputs of the model.
+        loss: Function of the model and a batch; None takes the `loss` of the model's output.
 
     Returns: (out, in) in float32 by path, in the CPU's memory.
     """
@@ -175,16 +175,16 @@ def mean_gradients(
 
     def add(path: str, x: Tensor, g: Tensor) -> None:
         x, g = (tensor.reshape(-1, tensor.shape[-1]).float() for tensor in (x, g))
-        own = (g.T @ x).cpu()
-        gradients[path] = gradients[path].add_(own) if path in gradients else own
+        gradient = (g.T @ x).cpu()
+        gradients[path] = gradients[path].add_(gradient) if path in gradients else gradient
 
     def hook_of(path: str) -> Callable[..., Tensor | None]:
         def hook(_: Any, args: Any, kwargs: Any, output: Tensor) -> Tensor | None:
             x = _input(args, kwargs).detach()
-            # Nothing below asks for a gradient, as all of the base is frozen.
-            shown = output if output.requires_grad else output.requires_grad_().clone()
-            shown.register_hook(lambda g: add(path, x, g))
-            return None if shown is output else shown
+            # No layer before this one needs a gradient, as the base is frozen.
+            observed = output if output.requires_grad else output.requires_grad_().clone()
+            observed.register_hook(lambda g: add(path, x, g))
+            return None if observed is output else observed
 
         return hook
 

@@ -6,8 +6,8 @@ from dataclasses import fields
 
 from lorakit.adapters.adapter import Adapter
 from lorakit.config import LoraConfig
-from lorakit.config.initialization_names import is_rewriting
 from lorakit.errors import AdapterFileError
+from lorakit.initialization import initialization_of
 from lorakit.injection.selection.attention import OUTPUT
 
 _SUPPORTED_FIELDS = {
@@ -95,7 +95,7 @@ def require_base_independent(adapter: Adapter, action: str, name: str) -> None:
         AdapterFileError: Its update is s (B A - B0 A0), where B0 and A0 depend on the base.
     """
     initialization = adapter.config.init_lora_weights
-    if adapter.factors and is_rewriting(initialization):
+    if adapter.factors and initialization_of(initialization).changes_base_in_peft:
         raise AdapterFileError(
             f"Cannot {action} {name}: got init_lora_weights={initialization!r}, with which the "
             "update depends on the base, expected an update that does not. Load "

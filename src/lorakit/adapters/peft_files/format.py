@@ -11,9 +11,9 @@ from torch import Tensor
 from lorakit.adapters.peft_files.convolutions import Convolutions, to_kernels, to_matrices
 from lorakit.adapters.peft_files.parameter_keys import file_paths, to_file_layout
 from lorakit.config import LoraConfig, TaskType
-from lorakit.config.initialization_names import is_rewriting
 from lorakit.config.problems import cut_short, shown
 from lorakit.errors import AdapterFileError, first_few
+from lorakit.initialization import initialization_of
 from lorakit.layers import KernelShape
 
 PREFIX = "base_model.model."
@@ -241,7 +241,10 @@ def config_to_peft(config: LoraConfig, base_model: str | None) -> dict[str, Any]
     values = config.model_dump(mode="json", exclude=_UNSAVED)
     alpha = config.lora_alpha
     values["lora_alpha"] = int(alpha) if alpha == int(alpha) else alpha
-    if not (config.init_lora_weights in _WRITTEN or is_rewriting(config.init_lora_weights)):
+    if not (
+        config.init_lora_weights in _WRITTEN
+        or initialization_of(config.init_lora_weights).changes_base_in_peft
+    ):
         values["init_lora_weights"] = True  # PEFT needs nothing but the factors
     if config.target_parameters:
         values["lora_dropout"] = 0.0  # PEFT has no dropout for parameters; matters in training only

@@ -1,3 +1,3 @@
-"""The pictures: one file for each kind."""
+"""Plots, one file for each kind."""
 
 __all__: list[str] = []

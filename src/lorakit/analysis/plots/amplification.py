@@ -1,4 +1,4 @@
-"""A picture of the amplification factors, beside their controls."""
+"""Plot the amplification factors and their controls."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _BARS = (
 
 
 def plot_amplification(analysis: AdapterAnalysis, path: Path) -> None:
-    """Draw the factor of every layer, and what W0 has along three sets of directions.
+    """Plot the factor of every layer, and the norm of W0 along three sets of directions.
 
     Args:
-        analysis: With amplifications.
-        path: The file to write.
+        analysis: Analysis with amplifications.
+        path: File to write.
     """
     by_kind: dict[str, list[Amplification]] = {}
     for found in analysis.amplifications:
@@ -31,10 +31,10 @@ def plot_amplification(analysis: AdapterAnalysis, path: Path) -> None:
     figure = new_figure(6.4)
     top, bottom = figure.subplots(2, 1, sharex=True)
     places = range(len(by_kind))
-    factors = [[found.factor for found in own] for own in by_kind.values()]
-    top.bar(places, [median(own) for own in factors], color="#1f77b4", alpha=0.75, width=0.6)
-    for place, own in zip(places, factors, strict=True):
-        top.plot([place] * len(own), own, "o", color="black", markersize=3.5, alpha=0.6)
+    factors = [[found.factor for found in group] for group in by_kind.values()]
+    top.bar(places, [median(group) for group in factors], color="#1f77b4", alpha=0.75, width=0.6)
+    for place, group in zip(places, factors, strict=True):
+        top.plot([place] * len(group), group, "o", color="black", markersize=3.5, alpha=0.6)
     top.axhline(1, color="black", linewidth=1, linestyle="--")
     top.set_ylabel("‖ΔW‖ / ‖Uᵀ W0 V‖ (ratio)")
     top.set_title(f"Amplification factor in {analysis.name}: bar = median, dots = layers")
@@ -53,10 +53,10 @@ def plot_amplification(analysis: AdapterAnalysis, path: Path) -> None:
 
 def _draw_norms(axes: Any, kinds: list[list[Amplification]]) -> None:
     for number, (attribute, label, colour) in enumerate(_BARS):
-        heights = [median(getattr(found, attribute) for found in own) for own in kinds]
+        heights = [median(getattr(found, attribute) for found in group) for group in kinds]
         places = [place + 0.27 * (number - 1) for place in range(len(kinds))]
         axes.bar(places, heights, width=0.25, color=colour, label=label)
-    norms = [median(found.update_norm for found in own) for own in kinds]
+    norms = [median(found.update_norm for found in group) for group in kinds]
     axes.plot(range(len(kinds)), norms, "D", color="#b40426", label="‖ΔW‖ itself")
     axes.set_ylabel("‖Uᵀ W0 V‖ (Frobenius)")
     axes.set_yscale("log")

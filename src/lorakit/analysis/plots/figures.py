@@ -1,6 +1,6 @@
-"""What the pictures of a report share: size, colours and legends.
+"""Size, colours and legends that the plots of a report share.
 
-A picture is about 1,040 pixels wide, so that its text can still be read at 800.
+A plot is about 1,040 pixels wide, so that its text is still readable at 800.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _STYLES = ("-", "--", ":", "-.")
 
 
 def new_figure(height_inches: float) -> Figure:
-    """Return an empty figure of the usual width."""
+    """Return an empty figure of the standard width."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(WIDTH_INCHES, height_inches), layout="constrained")
@@ -39,7 +39,7 @@ def styles(kinds: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def legend_beside(axes: Any, title: str, count: int) -> None:
-    """Put a legend to the right of the axes; one of many entries in small type."""
+    """Put a legend to the right of the axes, in small type if it has many entries."""
     size = 9 if count <= 12 else 6.5
     axes.legend(
         title=title,

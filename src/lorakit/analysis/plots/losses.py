@@ -16,7 +16,7 @@ _LOSS_INCHES, _METRIC_INCHES, _RATE_INCHES = 4.1, 1.9, 1.3
 _DPI = 120
 
 _METRICS = ("eval_accuracy", "eval_rougeL", "eval_mean_token_accuracy")
-"""What is drawn, the first there is, where the loss itself picks the best checkpoint."""
+"""Metrics to draw if the loss selects the best checkpoint; the first that exists is drawn."""
 
 _VALIDATION = "tab:orange"
 
@@ -25,14 +25,14 @@ Points = list[tuple[float, float]]
 
 
 def plot_losses(run: RunDirectory, best_step: int | None = None, metric: str | None = None) -> None:
-    """Draw loss, main metric and learning rate over the optimizer steps into loss.png.
+    """Plot loss, main metric and learning rate over the optimizer steps into loss.png.
 
-    The metric and the learning rate have panels below the loss if the run logged any.
+    The metric and the learning rate have panels below the loss if the run logged them.
 
     Args:
-        run: Its metrics are read.
-        best_step: Optimizer step of the checkpoint that was kept; None marks none.
-        metric: What picks the best checkpoint, with its "eval_" prefix.
+        run: Run whose metrics are read.
+        best_step: Optimizer step of the kept checkpoint; None marks none.
+        metric: Metric that selects the best checkpoint, with its "eval_" prefix.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -75,7 +75,7 @@ def plot_losses(run: RunDirectory, best_step: int | None = None, metric: str | N
 
 
 def main_metric(rows: Sequence[Mapping[str, Any]], wanted: str | None) -> str | None:
-    """Return the metric to draw beside the loss, or None where the loss is all there is.
+    """Return the metric to draw besides the loss, or None if there is none.
 
     >>> main_metric([{"eval_loss": 0.7, "eval_accuracy": 0.5}], "eval_loss")
     'eval_accuracy'
@@ -89,7 +89,7 @@ def main_metric(rows: Sequence[Mapping[str, Any]], wanted: str | None) -> str | 
 def _draw_metric(
     axes: Any, rows: Sequence[Mapping[str, Any]], metric: str, settings: InferenceSettings
 ) -> None:
-    """Draw the metric of each evaluation, and what guessing gives where that is known."""
+    """Draw the metric of each evaluation, and that of guessing if known."""
     measured = _points([row for row in rows if row.get("event") != EVENT], metric)
     _line(axes, measured, color=_VALIDATION, marker="o")
     guessed = _points([row for row in rows if row.get("event") == EVENT], metric)
@@ -105,7 +105,7 @@ def _points(rows: Sequence[Mapping[str, Any]], key: str) -> Points:
 
 
 def _line(axes: Any, points: Points, marker: str = "", **look: Any) -> None:
-    """Draw a line; a single point is a dot."""
+    """Draw a line, or a dot for a single point."""
     if points:
         steps, values = zip(*points, strict=True)
         axes.plot(steps, values, marker="o" if len(points) == 1 else marker, **look)

@@ -1,4 +1,4 @@
-"""A picture of what the memory of a training step is made of."""
+"""Plot the memory of a training step by purpose."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _BAR_INCHES = 0.55
 _AROUND_INCHES = 2.1
 _LABEL_ROW = -0.68
 _NEAR = 2.5
-"""Memory of more than so many peaks is named and not drawn: the bars would be specks."""
+"""Memory above this multiple of the peak is written, not drawn, so that bars stay visible."""
 
 
 def plot_memory(
@@ -23,14 +23,14 @@ def plot_memory(
     title: str,
     memory_bytes: int | None = None,
 ) -> None:
-    """Draw the peak of each way to train as a stacked bar, as a PNG.
+    """Plot the peak of each training method as a stacked bar, as a PNG.
 
     Args:
-        bars: Bytes by what they are for, by the name of the bar; the first is drawn on top.
-        order: What memory may be for, as the parts of a bar follow each other.
-        path: The file to write.
-        title: What is planned.
-        memory_bytes: What there is, drawn as a line; None where it is not known.
+        bars: Bytes by purpose, by name of the bar; the first is drawn on top.
+        order: Order of the purposes in a bar.
+        path: File to write.
+        title: Title of the plot.
+        memory_bytes: Memory of the device, drawn as a line; None if unknown.
     """
     from matplotlib.patheffects import withStroke
 
@@ -56,12 +56,12 @@ def plot_memory(
     if memory_bytes is not None and is_near:
         there = memory_bytes / unit_bytes
         axes.axvline(there, color="black", linestyle="--", linewidth=1)
-        axes.text(there, _LABEL_ROW, f" {there:.4g} {unit} there", va="center", fontsize=9)
+        axes.text(there, _LABEL_ROW, f" {there:.4g} {unit} available", va="center", fontsize=9)
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, 2 * _LABEL_ROW + 0.4 if is_near else -0.5)
     widest = max(tallest, memory_bytes or 0 if is_near else 0) / unit_bytes
     axes.set_xlim(0, widest * 1.15 or 1)
-    far = "" if memory_bytes is None or is_near else f"; there are {memory_bytes / 1e9:.3g} GB"
+    far = "" if memory_bytes is None or is_near else f"; {memory_bytes / 1e9:.3g} GB available"
     axes.set_xlabel(f"memory at the peak of a step ({unit}{far})")
     axes.set_title(title)
     axes.grid(axis="x", alpha=0.3)

@@ -1,4 +1,4 @@
-"""Saving a picture: whole or not at all, with every name in it as plain text."""
+"""Save a plot atomically, with all names as plain text."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 
 _FEW_ACROSS, _FEW_UP = 30, 1000
-"""Up to this ratio of an axis's limits, 2 and 5 times a power of ten are written at it too."""
+"""Up to this ratio of its limits, an axis also has ticks at 2 and 5 times a power of ten."""
 
 
 def save_png(figure: Figure, path: Path, dpi: int = 130) -> None:
     """Write a figure as a PNG.
 
-    The names of files, classes and modules stand in pictures: matplotlib would set what is between
-    two dollar signs as a formula, and fail where it is none. So powers of ten, which it writes as
-    formulas at a logarithmic axis, become plain numbers.
+    Plots contain the names of files, classes and modules. matplotlib would typeset text between two
+    dollar signs as a formula, and fail if it is not one. So formulas are disabled, and powers of
+    ten at a logarithmic axis, which are formulas, become plain numbers.
     """
     from matplotlib import rc_context
     from matplotlib.text import Text
@@ -41,7 +41,7 @@ def save_png(figure: Figure, path: Path, dpi: int = 130) -> None:
 
 
 def _write_plain_powers(axis: Any, low: float, high: float, few: float) -> None:
-    """Replace the formulas at an axis, if it has any; one with ticks that were set has none."""
+    """Replace the formulas at an axis; an axis with fixed ticks has none."""
     from matplotlib.ticker import FuncFormatter, LogFormatterMathtext, LogLocator, NullFormatter
 
     if not isinstance(axis.get_major_formatter(), LogFormatterMathtext):
@@ -53,7 +53,7 @@ def _write_plain_powers(axis: Any, low: float, high: float, few: float) -> None:
 
 
 def plain_power(value: float) -> str:
-    """Return a number as it stands at a logarithmic axis.
+    """Return a number as text for a logarithmic axis.
 
     >>> [plain_power(value) for value in (0.0001, 0.00002, 5.0, 10_000.0, 1e6)]
     ['0.0001', '2e-5', '5', '10000', '1e6']

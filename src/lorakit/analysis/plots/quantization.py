@@ -1,4 +1,4 @@
-"""A picture of what quantising costs each layer."""
+"""Plot the quantisation error of each layer."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from lorakit.quantization.error import LayerError
 
 _MARKERS = "osD^v"
 _NEAR = 0.05
-"""Lines whose means differ by a smaller share than this lie on each other."""
+"""Lines whose means differ by less than this share overlap."""
 
 
 def plot_quantization_errors(errors: Sequence[LayerError], path: Path, title: str) -> None:
-    """Draw the relative error of every layer, a line for each scheme, as a PNG.
+    """Plot the relative error of every layer, a line for each scheme, as a PNG.
 
-    Schemes may differ by less than a line is thick. One that a later scheme would hide is a wide
-    pale band below it, with larger points.
+    Schemes may differ by less than the width of a line. A line that a later one would hide is drawn
+    as a wide pale band with larger points.
 
     Args:
-        errors: In the order of the model's layers.
-        path: The file to write.
-        title: What the model is called.
+        errors: Errors in the order of the layers.
+        path: File to write.
+        title: Name of the model.
     """
     from matplotlib.figure import Figure
 
@@ -46,7 +46,7 @@ def plot_quantization_errors(errors: Sequence[LayerError], path: Path, title: st
             alpha=0.5 if covering else 1,
             label=scheme,
         )
-    axes.set_title(f"What quantising costs each layer of {title}")
+    axes.set_title(f"Quantisation error of each layer of {title}")
     axes.set_ylabel("relative error ‖W − Ŵ‖ / ‖W‖")
     axes.set_yscale("log")
     axes.set_xticks(range(len(layers)), layers, rotation=90, fontsize=6 if len(layers) > 20 else 8)

@@ -1,4 +1,4 @@
-"""Pictures of a search: parallel coordinates, the metric against each parameter, the curves."""
+"""Plots of a search: parallel coordinates, the metric by parameter, learning curves."""
 
 from __future__ import annotations
 
@@ -10,37 +10,38 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from lorakit.analysis.metric_text import metric_name
 from lorakit.analysis.plots.png import save_png
 
 _LOG_FROM = 20.0
-"""A parameter whose largest value is so many times its smallest is drawn on a log scale."""
+"""From this ratio of its values on, a parameter is drawn on a log scale."""
 
-_FEW = 6
-"""A parameter with so many values, or fewer, has a tick for each, if they lie apart."""
+_MAX_TICKS = 6
+"""Up to this number of values, a parameter has a tick for each, if they do not overlap."""
 
-_APART = 0.05
-"""Share of an axis that is left between two ticks, so that their numbers do not overlap."""
+_MIN_TICK_GAP = 0.05
+"""Smallest share of an axis between two ticks, so that their numbers do not overlap."""
 
-_NAMED = 24
-"""Curves of more trials than that have no legend."""
+_MAX_LEGEND = 24
+"""Largest number of trials whose curves have a legend."""
 
 _MARKERS = {"finished": "o", "stopped": "v"}
 _BEST = "#c1272d"
-_REDS = (6, 7)
-"""Of the palette, the colours that would be taken for the best one's."""
+_RED_COLOURS = (6, 7)
+"""Indices of the palette whose colours are too similar to that of the best trial."""
 
 _LIGHTEST = 0.9
-"""Range of the colour map, from 0 to 1: lighter colours cannot be seen on white paper."""
+"""Upper end of the colour map, from 0 to 1: lighter colours are invisible on white."""
 
 
 @dataclass(frozen=True)
 class PlottedTrial:
-    """What is drawn of a trial."""
+    """Values of a trial for the plots."""
 
     name: str
     status: str
     values: Mapping[str, Any]
-    """Numbers and words, by recipe key."""
+    """Numbers and strings by recipe key."""
     curve: tuple[tuple[float, float], ...]
     """(epoch, metric) after each epoch."""
 
@@ -52,17 +53,17 @@ def plot_search(
     directory: Path,
     log_keys: Collection[str] = (),
 ) -> tuple[Path, ...]:
-    """Draw a search as three PNGs.
+    """Plot a search as three PNGs.
 
     Args:
-        trials: All trials; those without an evaluation are left out.
-        metric: What they are compared by, such as "eval_loss".
-        is_minimized: Whether a low value is good.
-        directory: Where the pictures go.
+        trials: All trials; those without an evaluation are omitted.
+        metric: Metric of the comparison, such as "eval_loss".
+        is_minimized: Whether lower values are better.
+        directory: Directory of the plots.
         log_keys: Parameters whose space is logarithmic.
 
     Returns:
-        The files written; none if nothing was evaluated.
+        Files written; none if nothing was evaluated.
     """
     drawn = [trial for trial in trials if trial.curve]
     if not drawn:
@@ -70,7 +71,7 @@ def plot_search(
     choose = min if is_minimized else max
     best_of = {trial.name: choose(value for _, value in trial.curve) for trial in drawn}
     best = choose(drawn, key=lambda trial: best_of[trial.name])
-    name = _metric_name(metric)
+    name = f"validation {metric_name(metric)}"
     figures = {
         "parallel_coordinates.png": _parallel(drawn, best_of, best, name, is_minimized, log_keys),
         "metric_by_parameter.png": _by_parameter(drawn, best_of, best, name, log_keys),
@@ -85,16 +86,16 @@ def plot_search(
 
 @dataclass(frozen=True)
 class _Axis:
-    """How one parameter's values lie between 0 and 1."""
+    """Maps the values of one parameter to positions from 0 to 1."""
 
     key: str
     labels: tuple[str, ...]
-    """Of a parameter of words, in order; empty for numbers."""
+    """Ordered labels of a parameter of strings; empty for numbers."""
     low: float
     high: float
     is_log: bool
     few: tuple[float, ...] = ()
-    """The values of a parameter of numbers that has only a few."""
+    """Values of a numeric parameter that has only a few."""
 
     def place(self, value: Any) -> float:
         if self.labels:
@@ -112,7 +113,7 @@ class _Axis:
         if self.labels:
             return [(self.place(label), _wrapped(label)) for label in self.labels]
         places = [self.place(value) for value in self.few]
-        if self.few and all(high - low >= _APART for low, high in pairwise(places)):
+        if self.few and all(high - low >= _MIN_TICK_GAP for low, high in pairwise(places)):
             return [(at, _number(value)) for at, value in zip(places, self.few, strict=True)]
         shares = (0, 0.25, 0.5, 0.75, 1)
         values = [
@@ -130,7 +131,7 @@ def _axis(key: str, values: Sequence[Any], *, is_log: bool = False) -> _Axis:
         return _Axis(key, tuple(sorted({str(value) for value in values})), 0, 1, False)
     low, high = float(min(numbers)), float(max(numbers))
     distinct = tuple(sorted({float(value) for value in numbers}))
-    few = distinct if len(distinct) <= _FEW else ()
+    few = distinct if len(distinct) <= _MAX_TICKS else ()
     is_log = low > 0 and (is_log or high / low >= _LOG_FROM)
     return _Axis(key, (), low, high, is_log, few)
 
@@ -199,13 +200,13 @@ def _parallel(
 
 
 def _colours(values: Any, figure: Any, axes: Any, metric: str, is_minimized: bool) -> Any:
-    """Return a function from the metric to a colour, dark where it is good, with its bar."""
+    """Add a colour bar, and return a function from the metric to a colour, dark for good values."""
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import ListedColormap, Normalize
 
     ordered = sorted(values)
-    # A trial that diverged would leave one colour for all the others.
+    # With a diverged trial, all others would have the same colour.
     spread = ordered[: max(2, math.ceil(0.8 * len(ordered)))] if is_minimized else ordered
     scale = Normalize(spread[0], spread[-1], clip=True)
     shades = colormaps["viridis"]([_LIGHTEST * number / 255 for number in range(256)])
@@ -287,7 +288,7 @@ def _curves(trials: Sequence[PlottedTrial], best: PlottedTrial, metric: str) -> 
 
     figure = Figure(figsize=(7.6, 4.6), layout="constrained")
     axes = figure.subplots()
-    colours = [colormaps["tab20"](number) for number in range(20) if number not in _REDS]
+    colours = [colormaps["tab20"](number) for number in range(20) if number not in _RED_COLOURS]
     for number, trial in enumerate(trials):
         epochs, values = zip(*trial.curve, strict=True)
         is_best = trial is best
@@ -309,7 +310,7 @@ def _curves(trials: Sequence[PlottedTrial], best: PlottedTrial, metric: str) -> 
     axes.set_ylabel(metric)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
-    has_legend = len(trials) <= _NAMED
+    has_legend = len(trials) <= _MAX_LEGEND
     if has_legend:
         columns = 1 if len(trials) <= 14 else 2
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, ncols=columns)
@@ -323,12 +324,8 @@ def _count(trials: Sequence[PlottedTrial]) -> str:
     return f"{len(trials)} trial{'s' if len(trials) != 1 else ''}"
 
 
-def _metric_name(metric: str) -> str:
-    return f"validation {metric.removeprefix('eval_').replace('_', ' ')}"
-
-
 def _short(key: str) -> str:
-    """Return a key without its section, which no other key of a search shares as a rule."""
+    """Return a key without its section; the last part is usually unique in a search."""
     return key.rpartition(".")[2]
 
 

@@ -1,4 +1,4 @@
-"""Heat maps of φ: between two adapters, between the layers of one, and of random directions."""
+"""Heat maps of φ between two adapters, between the layers of one, and of random directions."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from lorakit.analysis.plots.spectra import EMPTY, draw_cells, kind_by_layer, lay
 _ROWS = 3
 _MAP = "viridis"
 _NUMBERED_LAYERS = 6
-"""Of a heat map of half the width."""
+"""Largest number of layers with numbers in a heat map of half the width."""
 _LABEL = "φ (0: orthogonal, 1: contained)"
 
 
 def plot_similarity(comparison: AdapterComparison, path: Path) -> None:
-    """Draw φ(i, j) between two adapters for the kinds that changed most, with random controls.
+    """Plot φ(i, j) between two adapters for the kinds that changed most, with random controls.
 
     Args:
-        comparison: Of two adapters.
-        path: The file to write.
+        comparison: Comparison of two adapters.
+        path: File to write.
     """
     modules = shown_modules(comparison)
     figure = new_figure(1.1 + 2.35 * len(modules))
@@ -66,11 +66,11 @@ def plot_similarity(comparison: AdapterComparison, path: Path) -> None:
 
 
 def plot_similarity_by_layer(comparison: AdapterComparison, path: Path) -> None:
-    """Draw how far the first's top direction lies inside the second, kinds by layers.
+    """Plot the share of the first's top direction inside the second, by kind and layer.
 
     Args:
-        comparison: Of two adapters.
-        path: The file to write.
+        comparison: Comparison of two adapters.
+        path: File to write.
     """
     analysis = comparison.first
     kinds, layers = list(analysis.kinds), layer_order(analysis)
@@ -102,15 +102,15 @@ def plot_similarity_by_layer(comparison: AdapterComparison, path: Path) -> None:
 
 
 def plot_layer_similarity(analysis: AdapterAnalysis, found: LayerSimilarity, path: Path) -> None:
-    """Draw φ between all modules of one input width, and between random directions.
+    """Plot φ between all modules of one input width, and between random directions.
 
-    The colours end at the largest φ of two different modules: that of a module with itself is
-    always 1, and is left gray.
+    The colours end at the largest φ of two different modules; that of a module with itself is
+    always 1, and is drawn gray.
 
     Args:
-        analysis: Of the adapter.
+        analysis: Analysis of the adapter.
         found: φ of one width.
-        path: The file to write.
+        path: File to write.
     """
     from matplotlib.colors import PowerNorm
 
@@ -145,22 +145,22 @@ def plot_layer_similarity(analysis: AdapterAnalysis, found: LayerSimilarity, pat
 
 
 def shown_modules(comparison: AdapterComparison) -> list[ModuleSimilarity]:
-    """Return the modules to show in full: of the three kinds that changed most, a middle layer.
+    """Return the modules to show: a middle layer of each of the three kinds that changed most.
 
-    A kind's change is the largest ‖ΔW‖_F of the first adapter among its modules.
+    The change of a kind is the largest ‖ΔW‖_F of the first adapter among its modules.
     """
     norms = {update.path: update.norm for update in comparison.first.updates}
     places = module_places([module.path for module in comparison.modules])
     kinds: dict[str, list[ModuleSimilarity]] = {}
     for module in comparison.modules:
         kinds.setdefault(places[module.path].kind, []).append(module)
-    most = sorted(kinds.values(), key=lambda own: -max(norms[module.path] for module in own))
-    middle = [sorted(own, key=lambda m: places[m.path].layer or 0) for own in most[:_ROWS]]
-    return [own[len(own) // 2] for own in middle]
+    most = sorted(kinds.values(), key=lambda group: -max(norms[module.path] for module in group))
+    middle = [sorted(group, key=lambda m: places[m.path].layer or 0) for group in most[:_ROWS]]
+    return [group[len(group) // 2] for group in middle]
 
 
 def _short(path: str, longest: int = 26) -> str:
-    """Return the end of a path, so that it fits beside a panel."""
+    """Return the end of a path that fits beside a panel."""
     parts = path.split(".")
     while len(".".join(parts)) > longest and len(parts) > 1:
         parts.pop(0)
@@ -175,7 +175,7 @@ def _whole_ticks(axes: Any, rows: int, columns: int) -> None:
 
 
 def _marks(count: int) -> list[int]:
-    """Return the first and last number and a few round ones in between."""
+    """Return the first and last index and a few round ones in between."""
     step = next((step for step in (1, 2, 4, 8, 16, 32) if count / step <= 5), 64)
     between = [number for number in range(step, count, step) if count - number >= step / 2]
     return sorted({1, *(number for number in between if number > step / 2), count})
@@ -187,12 +187,12 @@ def _place_key(analysis: AdapterAnalysis, place: Place) -> tuple[int, int]:
 
 
 def _ordered(matrix: Tensor, order: Sequence[int]) -> list[list[float]]:
-    """Return the matrix in this order of rows and columns, its diagonal NaN."""
+    """Return the matrix with reordered rows and columns, and NaN on the diagonal."""
     return matrix[list(order)][:, list(order)].fill_diagonal_(math.nan).tolist()
 
 
 def _block_ticks(axes: Any, places: Sequence[Place]) -> None:
-    """Name each block of one kind in its middle, and draw lines between blocks."""
+    """Label each block of one kind at its middle, and draw lines between blocks."""
     starts = [n for n, p in enumerate(places) if n == 0 or places[n - 1].kind != p.kind]
     ends = [*starts[1:], len(places)]
     middles = [(start + end - 1) / 2 for start, end in zip(starts, ends, strict=True)]

@@ -1,4 +1,4 @@
-"""Pictures of one adapter: its singular values, its energy, and its layers."""
+"""Plots of one adapter: singular values, energy, and layers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lorakit.analysis.report_text import percent
 from lorakit.analysis.spectrum import UpdateSvd, pooled_energy
 
 _NUMBERED_LAYERS, _NUMBERED_KINDS = 12, 12
-"""A heat map of so many layers and kinds, or fewer, has its numbers written in."""
+"""Largest numbers of layers and kinds of a heat map with numbers in its cells."""
 _OUTSIDE = "none"
 
 EMPTY = "#dddddd"
@@ -23,7 +23,7 @@ EMPTY = "#dddddd"
 
 
 def plot_spectra(analysis: AdapterAnalysis, path: Path) -> None:
-    """Draw the singular values of every update: a thin line each, a thick one for each kind."""
+    """Plot the singular values of every update as thin lines, and medians as thick lines."""
     from matplotlib.ticker import MaxNLocator
 
     figure = new_figure(4.6)
@@ -32,8 +32,8 @@ def plot_spectra(analysis: AdapterAnalysis, path: Path) -> None:
     look = styles(list(analysis.kinds))
     for kind, updates in analysis.kinds.items():
         values = [update.singular_values[: update.rank] for update in updates if not update.is_zero]
-        for own in values if len(values) > 1 else ():
-            _line(axes, own, alpha=0.3, linewidth=0.8, marker=marker, **look[kind])
+        for curve in values if len(values) > 1 else ():
+            _line(axes, curve, alpha=0.3, linewidth=0.8, marker=marker, **look[kind])
         if values:
             label = kind if len(values) == 1 else f"{kind} ({len(values)})"
             _line(axes, _median(values), linewidth=2.2, marker=marker, label=label, **look[kind])
@@ -51,7 +51,7 @@ def plot_spectra(analysis: AdapterAnalysis, path: Path) -> None:
 
 
 def plot_energy(analysis: AdapterAnalysis, path: Path) -> None:
-    """Draw the share of the energy that each rank keeps, for each kind and for the whole."""
+    """Plot the share of the energy that each rank keeps, by kind and for all modules."""
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
     figure = new_figure(4.6)
@@ -81,7 +81,7 @@ def plot_energy(analysis: AdapterAnalysis, path: Path) -> None:
 
 
 def plot_layers(analysis: AdapterAnalysis, path: Path) -> None:
-    """Draw effective rank and norm of every update, kinds by layers."""
+    """Plot effective rank and norm of every update by kind and layer."""
     kinds = list(analysis.kinds)
     layers = layer_order(analysis)
     figure = new_figure(1.7 + 2 * max(1.1, 0.34 * len(kinds)))
@@ -96,20 +96,20 @@ def plot_layers(analysis: AdapterAnalysis, path: Path) -> None:
         figure.colorbar(image, ax=axes, label=name)
     trained = f"trained rank r = {_span([update.r for update in analysis.updates])}"
     top.set_title(f"Effective rank in {analysis.name} ({trained})")
-    lengths = " without the rows' lengths (DoRA)" if analysis.adapter.magnitudes else ""
+    lengths = " without magnitudes (DoRA)" if analysis.adapter.magnitudes else ""
     bottom.set_title(f"Norm of ΔW in {analysis.name}" + lengths)
     save_png(figure, path)
 
 
 def layer_order(analysis: AdapterAnalysis) -> list[int | None]:
-    """Return the layers in ascending order; None, for modules outside of them, comes last."""
+    """Return the layers in ascending order; None, for modules outside of layers, is last."""
     layers = {place.layer for place in analysis.places.values()}
     numbers: list[int | None] = [*sorted(layer for layer in layers if layer is not None)]
     return numbers + [None] * (None in layers)
 
 
 def kind_by_layer(analysis: AdapterAnalysis, values: dict[str, float]) -> torch.Tensor:
-    """Return values by path as (kinds, layers); NaN where no module is or nothing is known."""
+    """Return values by path as a tensor (kinds, layers), NaN for missing values."""
     kinds, layers = list(analysis.kinds), layer_order(analysis)
     cells = torch.full((len(kinds), len(layers)), float("nan"), dtype=torch.float64)
     for path, value in values.items():
@@ -129,12 +129,12 @@ def draw_cells(
     """Draw a heat map of kinds by layers; return the image.
 
     Args:
-        axes: To draw on.
-        cells: (kinds, layers); NaN is left gray.
+        axes: Axes to draw on.
+        cells: Values, (kinds, layers); NaN is drawn gray.
         kinds: Names of the rows.
-        layers: Numbers of the columns.
-        numbered_layers: The numbers are written in if there are no more layers than that.
-        look: Passed on to `imshow`.
+        layers: Layers of the columns.
+        numbered_layers: Largest number of layers with numbers in the cells.
+        look: Options of `imshow`.
     """
     image = axes.imshow(cells.tolist(), aspect="auto", interpolation="nearest", **look)
     axes.set_facecolor(EMPTY)
@@ -162,14 +162,17 @@ def _line(axes: Any, values: torch.Tensor, **look: Any) -> None:
 
 def _median(values: Sequence[torch.Tensor]) -> torch.Tensor:
     """Return the median of each singular value over the modules that have it."""
-    longest = max(len(own) for own in values)
+    longest = max(len(curve) for curve in values)
     return torch.stack(
-        [torch.stack([own[i] for own in values if len(own) > i]).median() for i in range(longest)]
+        [
+            torch.stack([curve[i] for curve in values if len(curve) > i]).median()
+            for i in range(longest)
+        ]
     )
 
 
 def _note(axes: Any, text: str, rank: int, share: float, number: int) -> None:
-    """Point at the curve from below, where there is room; each note at a height of its own."""
+    """Annotate the curve from below, each note at a different height."""
     width = axes.get_xlim()[1]
     on_right = rank > 0.6 * width
     axes.annotate(

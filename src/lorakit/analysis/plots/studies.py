@@ -1,4 +1,4 @@
-"""A picture of a study: the metric against the rank and against the parameters, by module set."""
+"""Plot a study: the metric by rank and by parameters, for each module set."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ class PlottedCell:
     """One rank on one set of modules."""
 
     label: str
-    """What the set is called."""
+    """Name of the set."""
     rank: int
     parameters: int
-    """Of the factors."""
+    """Parameters of the factors."""
     values: tuple[float, ...]
-    """The metric, one value for each seed."""
+    """Metric of each seed."""
     mean: float
     deviation: float
-    """Standard deviation over the seeds; 0 for one."""
+    """Standard deviation over the seeds; 0 for one seed."""
 
 
 def plot_study(
@@ -35,14 +35,14 @@ def plot_study(
     title: str,
     path: Path,
 ) -> None:
-    """Draw a study as a PNG: means with standard deviations, and every run as a dot.
+    """Plot a study as a PNG: means with standard deviations, and every run as a dot.
 
     Args:
-        cells: All that were trained.
-        recommended: Marked by a ring; None marks none.
-        metric: What is on the vertical axis.
-        title: Of the picture.
-        path: The file to write.
+        cells: All trained cells.
+        recommended: Cell marked by a ring; None marks none.
+        metric: Label of the vertical axis.
+        title: Title of the plot.
+        path: File to write.
     """
     from matplotlib import colormaps
     from matplotlib.figure import Figure
@@ -51,14 +51,14 @@ def plot_study(
     by_rank, by_size = figure.subplots(1, 2, sharey=True)
     labels = list(dict.fromkeys(cell.label for cell in cells))
     for number, label in enumerate(labels):
-        own = [cell for cell in cells if cell.label == label]
+        group = [cell for cell in cells if cell.label == label]
         look = {
             "color": colormaps["tab10"](number % 10),
             "marker": _MARKERS[number % len(_MARKERS)],
             "label": label,
         }
-        _draw(by_rank, [cell.rank for cell in own], own, look)
-        _draw(by_size, [cell.parameters for cell in own], own, look)
+        _draw(by_rank, [cell.rank for cell in group], group, look)
+        _draw(by_size, [cell.parameters for cell in group], group, look)
     if recommended is not None:
         places = ((by_rank, recommended.rank), (by_size, recommended.parameters))
         for axes, place in places:
@@ -70,7 +70,7 @@ def plot_study(
                 edgecolors="#c1272d",
                 linewidths=2.2,
                 zorder=5,
-                label="smallest that suffices",
+                label="smallest sufficient",
             )
     ranks = sorted({cell.rank for cell in cells})
     by_rank.set_xscale("log", base=2)

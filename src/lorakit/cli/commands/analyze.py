@@ -1,4 +1,4 @@
-"""`lorakit analyze`: what an adapter has learnt, in numbers and pictures."""
+"""`lorakit analyze`: what an adapter has learned, in numbers and pictures."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from lorakit.cli.views.console import (
     heading,
     number_text,
     pairs,
-    quoted,
     remark,
     say,
+    shell_quote,
     table,
 )
 from lorakit.errors import ConfigError, LorakitError
@@ -35,8 +35,8 @@ def analyze(
     adapters: Annotated[
         list[str],
         typer.Argument(
-            metavar="ADAPTER [ADAPTER]",
-            help="A run, an adapter directory, or a hub id; with a second one they are compared.",
+            metavar="ADAPTER",
+            help="A run, an adapter directory, or a hub id; a second one is compared with it.",
         ),
     ],
     output: Annotated[
@@ -44,37 +44,37 @@ def analyze(
         typer.Option(
             "--output",
             "-o",
-            help="New directory; by default `analysis` in the (first) run, or, for an adapter that "
-            "stands alone, its name with -analysis behind.",
+            help="New directory; by default `analysis` in the (first) run, or, for an adapter "
+            "outside of a run, its name with the suffix -analysis.",
         ),
     ] = None,
     base: Annotated[
         str | None,
-        typer.Option(help="Base model; by default the one the adapter names."),
+        typer.Option(help="Base model; by default the one recorded in the adapter."),
     ] = None,
     no_base: Annotated[
         bool,
-        typer.Option("--no-base", help="Do not load the base: no amplification factors."),
+        typer.Option("--no-base", help="Do not load the base; skips amplification factors."),
     ] = False,
     energy: Annotated[
         float, typer.Option(help="Share of ‖ΔW‖² that the recommended rank keeps.")
     ] = 0.9,
-    seed: Annotated[int, typer.Option(min=0, help="Of the random controls.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random controls.")] = 0,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Show how much of its rank an adapter uses, and what for.
+    """Show how much of its rank an adapter uses, and for what.
 
     Writes a report with pictures: spectra, how low the rank could have been, which modules share
-    directions, and whether the updates strengthen what the base has already. Two adapters (of
-    other ranks, seeds or data) are compared direction by direction.
+    directions, and whether the updates amplify what the base already has. Two adapters (of
+    different ranks, seeds or data) are compared direction by direction.
     """
     if len(adapters) > 2:
         raise ConfigError(
-            f"Cannot analyse {len(adapters)} adapters at once: expected one, or two to compare. "
+            f"Cannot analyse {len(adapters)} adapters: expected one, or two to compare. "
             "Run the command once for each pair."
         )
     if base is not None and no_base:
-        raise ConfigError("--base names the base that --no-base leaves out. Give one of them.")
+        raise ConfigError("--base and --no-base exclude each other. Give one of them.")
     locations = [adapter_location(name) for name in adapters]
     folder = output or default_output(locations)
     names = short_names(adapters, locations)
@@ -94,7 +94,7 @@ def analyze(
     ]
     compared = len(analyses) == 2
     comparison = compare_adapters(*analyses, seed=seed) if compared else None
-    note = "it was not asked for (--no-base)."
+    note = "the base was not loaded (--no-base)."
     if not no_base:
         analyses, note = with_base(analyses, locations, base, seed, trust_remote_code)
     if comparison is not None:
@@ -108,10 +108,11 @@ def analyze(
 
 
 def default_output(locations: list[str | Path]) -> Path:
-    """Return where a report goes: into the first adapter's run, or beside an adapter alone.
+    """Return the directory of a report: in the first adapter's run, or beside the adapter.
 
     Args:
-        locations: Of one adapter or two; a hub id counts as a name in the current directory.
+        locations: Locations of one or two adapters; a hub id counts as a name in the current
+            directory.
     """
     first = Path(locations[0])
     versus = f"-{label(locations[1])}" if len(locations) == 2 else ""
@@ -124,15 +125,15 @@ def default_output(locations: list[str | Path]) -> Path:
 
 
 def label(location: str | Path) -> str:
-    """Return what to call an adapter: the name of its run, or of its directory."""
+    """Return the label of an adapter: the name of its run, or of its directory."""
     run = run_of(location)
     path = Path(location)
-    named = run if run is not None and path.name == "adapter" else path
-    return (named.resolve() if named.is_dir() else named).name
+    labelled = run if run is not None and path.name == "adapter" else path
+    return (labelled.resolve() if labelled.is_dir() else labelled).name
 
 
 def short_names(adapters: list[str], locations: list[str | Path]) -> list[str]:
-    """Return names for titles and tables, which are short and differ."""
+    """Return short, distinct names for titles and tables."""
     names = [label(location) for location in locations]
     if len(set(names)) < len(names):
         names = [name.rstrip("/").removesuffix("/adapter") for name in adapters]
@@ -143,10 +144,10 @@ def short_names(adapters: list[str], locations: list[str | Path]) -> list[str]:
 
 
 def require_one_base(loaded: list[Adapter], adapters: list[str]) -> None:
-    """Refuse to compare adapters that name different bases.
+    """Refuse to compare adapters of different bases.
 
     Raises:
-        ConfigError: They do; names both.
+        ConfigError: The bases differ; the message names both.
     """
     bases = [adapter.base_model for adapter in loaded]
     known = {same_base(base) for base in bases if base is not None}
@@ -159,7 +160,7 @@ def require_one_base(loaded: list[Adapter], adapters: list[str]) -> None:
 
 
 def same_base(name: str) -> str:
-    """Return a base's hub id, or the directory it is with its links followed."""
+    """Return a base's hub id, or its directory with links resolved."""
     return str(Path(name).resolve()) if Path(name).is_dir() else name
 
 
@@ -170,43 +171,43 @@ def with_base(
     seed: int,
     trust_remote_code: bool,
 ) -> tuple[list[AdapterAnalysis], str]:
-    """Add amplification factors, or say why there are none.
+    """Add amplification factors, or return why there are none.
 
     Args:
-        analyses: Without them.
-        locations: Of their adapters.
-        base: The base the user names; None takes those the adapters name.
-        seed: Of the random control.
+        analyses: Analyses without factors.
+        locations: Locations of their adapters.
+        base: Base that the user names; None takes those recorded in the adapters.
+        seed: Seed of the random control.
         trust_remote_code: Whether code that comes with a base may run.
 
-    Returns: The analyses, and the reason where the base cannot be loaded.
+    Returns: The analyses, and the reason if the base cannot be loaded.
 
     Raises:
-        LorakitError: A base that the user names cannot be loaded, or is another one.
+        LorakitError: The base that the user names cannot be loaded, or does not match.
     """
     say(f"Loading {base or analyses[0].adapter.base_model or 'the base'} ...")
     hide_loading_bars()
     try:
         made = [
-            amplified(analysis, location, base, seed, trust_remote_code)
+            with_amplifications(analysis, location, base, seed, trust_remote_code)
             for analysis, location in zip(analyses, locations, strict=True)
         ]
     except LorakitError as error:
         if base is not None:
             raise
-        remark(f"Without amplification factors, as the base could not be loaded: {error}")
-        return analyses, f"the base could not be loaded. {error}"
+        remark(f"No amplification factors, because the base cannot be loaded: {error}")
+        return analyses, f"the base cannot be loaded. {error}"
     return made, ""
 
 
-def amplified(
+def with_amplifications(
     analysis: AdapterAnalysis,
     location: str | Path,
     base: str | None,
     seed: int,
     trust_remote_code: bool,
 ) -> AdapterAnalysis:
-    """Return an analysis with amplification factors; the base is forgotten again."""
+    """Return an analysis with amplification factors; the base is released afterwards."""
     from lorakit.analysis import amplifications
     from lorakit.inference.base_weights import load_base_weights
 
@@ -216,7 +217,7 @@ def amplified(
 
 
 def show_analysis(analysis: AdapterAnalysis) -> None:
-    """Print what one adapter came to."""
+    """Print the results of one adapter."""
     from lorakit.analysis import what_is_left_out
     from lorakit.analysis.report_text import recommendation
 
@@ -238,7 +239,7 @@ def show_analysis(analysis: AdapterAnalysis) -> None:
 
 
 def kind_row(analysis: AdapterAnalysis, kind: str) -> tuple[Any, ...]:
-    """Return the row of the modules of one kind."""
+    """Return the table row of the modules of one kind."""
     from statistics import mean, median
 
     from lorakit.analysis import rank_for
@@ -263,7 +264,7 @@ def kind_row(analysis: AdapterAnalysis, kind: str) -> tuple[Any, ...]:
 
 
 def show_comparison(comparison: AdapterComparison) -> None:
-    """Print how much two adapters have in common, over all modules they share."""
+    """Print how much two adapters have in common, over all shared modules."""
     modules = comparison.modules
     heading(f"φ between {comparison.first.name} and {comparison.second.name}")
 
@@ -285,16 +286,16 @@ def show_comparison(comparison: AdapterComparison) -> None:
 def next_commands(
     adapters: list[str], locations: list[str | Path], analysis: AdapterAnalysis
 ) -> dict[str, str]:
-    """Return what to type after a report."""
+    """Return the next commands after a report."""
     commands = {}
     run = run_of(locations[0])
     rank = analysis.rank_choice().together
     if run is not None and rank < analysis.largest_r:
-        recipe, folder = quoted(run / "recipe.yaml"), quoted(f"{run}-r{rank}")
+        recipe, folder = shell_quote(run / "recipe.yaml"), shell_quote(f"{run}-r{rank}")
         command = f"lorakit train {recipe} lora.r={rank} output={folder}"
         commands[command] = "trains again with that rank"
-    name = quoted(adapters[0])
+    name = shell_quote(adapters[0])
     if len(adapters) == 1:
         commands[f"lorakit analyze {name} OTHER"] = "compares it with another adapter"
-    commands[f"lorakit inspect {name} --modules"] = "shows what it is made of"
+    commands[f"lorakit inspect {name} --modules"] = "shows its contents"
     return commands

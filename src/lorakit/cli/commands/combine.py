@@ -1,4 +1,4 @@
-"""`lorakit combine`: make one adapter of several."""
+"""`lorakit combine`: make one adapter from several."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from lorakit.cli.views.console import (
     merged_name,
     number_text,
     pairs,
-    quoted,
     say,
+    shell_quote,
     table,
 )
 from lorakit.errors import ConfigError
@@ -25,8 +25,8 @@ def combine(
     adapters: Annotated[
         list[str],
         typer.Argument(
-            metavar="ADAPTER[=WEIGHT]...",
-            help="Runs, adapter directories or hub ids, each with its weight (1 if left out); "
+            metavar="ADAPTER[=WEIGHT]",
+            help="Runs, adapter directories or hub ids, each with its weight (default 1); "
             "negative weights subtract.",
         ),
     ],
@@ -36,40 +36,40 @@ def combine(
     method: Annotated[
         str,
         typer.Option(
-            help="linear, cat (exact, ranks add up), svd (best of one rank), ties, dare_linear, "
-            "dare_ties, magnitude_prune; the last four also with _svd behind."
+            help="linear, cat (exact, ranks add up), svd (best approximation of one rank), ties, "
+            "dare_linear, dare_ties, magnitude_prune; the last four also with the suffix _svd."
         ),
     ] = "linear",
     density: Annotated[
         float | None,
-        typer.Option(help="Share of numbers that pruning methods keep; 0.5 if left out."),
+        typer.Option(help="Share of entries that pruning methods keep (default 0.5)."),
     ] = None,
     rank: Annotated[
         int | None,
-        typer.Option(help="Of the result, for svd; the largest of the adapters' if left out."),
+        typer.Option(help="Rank of the result, for svd (default: largest rank of the adapters)."),
     ] = None,
     majority_sign: Annotated[
         Literal["total", "frequency"],
-        typer.Option(help="For TIES: the sign of the larger sum, or the more frequent one."),
+        typer.Option(help="Sign that TIES elects: of the larger sum, or the more frequent one."),
     ] = "total",
-    seed: Annotated[int, typer.Option(min=0, help="Of what DARE draws.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random masks of DARE.")] = 0,
     heads_from: Annotated[
         str | None,
         typer.Option(
             metavar="ADAPTER",
-            help="Whose heads, biases, tokenizer and class names to keep, where the adapters have "
-            "different heads; one of those named, without its weight.",
+            help="Adapter whose heads, biases, tokenizer and class names are kept if the adapters "
+            "have different heads; one of those given, without its weight.",
         ),
     ] = None,
     base_model: Annotated[
         str | None,
-        typer.Option(help="Base to record, where the adapters name the same one differently."),
+        typer.Option(help="Base to record, if the adapters name the same base differently."),
     ] = None,
 ) -> None:
-    """Combine adapters of one base into one, with weights.
+    """Combine adapters of one base into a weighted sum.
 
-    Weights act on what each update really is, whatever its alpha and rank. The tokenizer and the
-    settings beside the first adapter, or that of --heads-from, are kept beside the result.
+    Weights apply to each scaled update, whatever its alpha and rank. The tokenizer and settings of
+    the first adapter, or of --heads-from, are saved with the result.
     """
     weights = parse_weights(adapters)
     locations = {name: adapter_location(name) for name in weights}
@@ -110,21 +110,21 @@ def combine(
         }
     )
     files = write_with_companions(made, output, locations[heads_from or next(iter(locations))])
-    name = quoted(output)
+    name = shell_quote(output)
     closing(
         files,
         {
-            f"lorakit inspect {name}": "shows what it is made of",
-            f"lorakit merge {name} {merged_name(output)}": "writes an ordinary checkpoint",
+            f"lorakit inspect {name}": "shows its contents",
+            f"lorakit merge {name} {merged_name(output)}": "writes a plain checkpoint",
         },
     )
 
 
 def parse_weights(words: list[str]) -> dict[str, float]:
-    """Return the weight of each adapter; what follows the last "=" of a word is one.
+    """Return the weight of each adapter; a weight follows the last "=" of an argument.
 
     Raises:
-        ConfigError: A weight is no number, or an adapter is named twice.
+        ConfigError: A weight is not a number, or an adapter is named twice.
     """
     weights: dict[str, float] = {}
     for word in words:
@@ -136,7 +136,7 @@ def parse_weights(words: list[str]) -> dict[str, float]:
         except ValueError:
             raise ConfigError(
                 f"Cannot read the weight in {word!r}: got {text!r}, expected a number such as "
-                f"{name}=0.7. Give one, or leave it out for 1."
+                f"{name}=0.7. Give a number, or omit it for 1."
             ) from None
         if name in weights:
             raise ConfigError(

@@ -1,4 +1,4 @@
-"""`lorakit convert`: other formats and other ranks."""
+"""`lorakit convert`: write an adapter in another format or of another rank."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from lorakit.cli.paths import adapter_location
-from lorakit.cli.views.console import closing, number_text, pairs, quoted, say
+from lorakit.cli.views.console import closing, number_text, pairs, say, shell_quote
 from lorakit.errors import ConfigError, MissingFileError, OutputExistsError
 
 if TYPE_CHECKING:
@@ -26,58 +26,66 @@ def convert(
         ),
     ],
     output: Annotated[
-        Path, typer.Argument(help="New directory (peft, portable) or file (gguf, loralib).")
+        Path,
+        typer.Argument(
+            metavar="OUTPUT", help="New directory (peft, portable) or file (gguf, loralib)."
+        ),
     ],
     to: Annotated[
         Literal["peft", "portable", "gguf", "loralib"],
         typer.Option(
-            help="peft: PEFT's files; portable: those that vLLM, TGI and llama.cpp's converter "
-            "scale rightly; gguf: a file for llama.cpp; loralib: a state dict."
+            help="peft: PEFT's files; portable: PEFT's files that vLLM, TGI and llama.cpp's "
+            "converter scale correctly; gguf: a file for llama.cpp; loralib: a state dict."
         ),
     ] = "peft",
     rank: Annotated[
-        int | None, typer.Option(help="Bring every module to this rank, with the least error.")
+        int | None, typer.Option(help="Resize every module to this rank, with the least error.")
     ] = None,
     base_model: Annotated[
         str | None,
-        typer.Option(help="Base model: for gguf, where its config.json lies; else to be recorded."),
+        typer.Option(
+            help="Base model: for gguf, source of config.json; otherwise recorded in the adapter."
+        ),
     ] = None,
     lora_alpha: Annotated[
         float | None,
-        typer.Option(help="Of a loralib state dict, which does not hold it; loralib's own is 1."),
+        typer.Option(help="For a loralib state dict: its lora_alpha, which it does not store."),
     ] = None,
     enable_lora: Annotated[
         str | None,
         typer.Option(
-            help="Of a loralib state dict: which parts of its MergedLinears are adapted, such as "
+            help="For a loralib state dict: adapted slices of its MergedLinears, such as "
             "true,false,true."
         ),
     ] = None,
     embeddings: Annotated[
         str | None,
-        typer.Option(help="Of a loralib state dict: paths of adapted embeddings, with commas."),
+        typer.Option(
+            help="For a loralib state dict: paths of adapted embeddings, separated by commas."
+        ),
     ] = None,
     dtype: Annotated[
-        Literal["float32", "float16"], typer.Option(help="Of the tensors in a gguf file.")
+        Literal["float32", "float16"], typer.Option(help="Dtype of the tensors in a gguf file.")
     ] = "float32",
     allow_pickle: Annotated[
         bool,
         typer.Option(
-            "--allow-pickle", help="Read tensors from a pickle (.bin, .pt), code excepted."
+            "--allow-pickle",
+            help="Read tensors from a pickle (.bin, .pt); code in it does not run.",
         ),
     ] = False,
     allow_edited_config: Annotated[
         bool,
         typer.Option(
             "--allow-edited-config",
-            help="Take adapter_config.json as it is, also where it was changed by hand.",
+            help="Accept an adapter_config.json that was edited by hand.",
         ),
     ] = False,
 ) -> None:
     """Write an adapter in another format, or of another rank.
 
-    The updates stay the same but for what a lower rank costs, which is shown. What a format
-    cannot express is refused by name.
+    The updates stay the same, except for the error of a lower rank, which is shown. What a format
+    cannot express is an error that names it.
     """
     is_state_dict = Path(adapter).is_file() and Path(adapter).suffix in _STATE_DICTS
     if is_state_dict and Path(adapter).stem == "adapter_model":
@@ -87,8 +95,8 @@ def convert(
         )
     if not is_state_dict and (lora_alpha is not None or enable_lora or embeddings):
         raise ConfigError(
-            "--lora-alpha, --enable-lora and --embeddings say what a loralib state dict lacks; got "
-            f"{adapter}, expected a file ending in {', '.join(_STATE_DICTS)}. Leave them out."
+            "--lora-alpha, --enable-lora and --embeddings apply to a loralib state dict only; got "
+            f"{adapter}, expected a file ending in {', '.join(_STATE_DICTS)}. Remove them."
         )
     refuse_output(output, to)
     location = adapter if is_state_dict else pickled_location(adapter, allow_pickle)
@@ -112,7 +120,7 @@ def convert(
         worst = max(resized.errors, key=lambda path: resized.errors[path])
         facts["rank"] = rank
         facts["error ‖ΔW − ΔW_r‖ / ‖ΔW‖"] = (
-            f"{error_text(resized.error)} in all, largest {error_text(resized.errors[worst])} "
+            f"{error_text(resized.error)} in total, largest {error_text(resized.errors[worst])} "
             f"in {worst}"
         )
     companions = None if is_state_dict else location
@@ -129,7 +137,7 @@ def write(
     dtype: Literal["float32", "float16"],
     companions: str | Path | None,
 ) -> list[Path]:
-    """Write an adapter in one of the formats; return the paths written."""
+    """Write an adapter in a format; return the paths written."""
     from dataclasses import replace
 
     from lorakit.adapters import portable_adapter, save_gguf, to_loralib
@@ -146,7 +154,7 @@ def write(
 
 
 def write_state_dict(tensors: dict[str, Any], output: Path) -> Path:
-    """Write tensors as safetensors or, for loralib's own users, as torch.save does."""
+    """Write tensors as safetensors, or with torch.save for users of loralib."""
     from lorakit.files.atomic import replacing_file
 
     tensors = {key: tensor.contiguous().clone() for key, tensor in tensors.items()}
@@ -164,26 +172,25 @@ def write_state_dict(tensors: dict[str, Any], output: Path) -> Path:
 
 
 def refuse_output(output: Path, to: str) -> None:
-    """Raise unless the output may be written."""
+    """Raise if the output exists or has an unknown suffix."""
     if to in ("peft", "portable"):
         from lorakit.adapters.formats.companions import refuse_occupied
 
         refuse_occupied(output)
     elif output.exists():
         raise OutputExistsError(
-            f"Cannot write {output}: it is there already, expected the name of a new file. Name "
-            "another one."
+            f"Cannot write {output}: it already exists, expected the name of a new file. Choose "
+            "another name."
         )
     elif to == "loralib" and output.suffix not in _STATE_DICTS:
         raise ConfigError(
             f"Unknown kind of state dict: got {output.name!r}, expected a name ending in "
-            f"{', '.join(_STATE_DICTS)}. .safetensors is safe to read, .pt what loralib's examples "
-            "read."
+            f"{', '.join(_STATE_DICTS)}. .safetensors is safe to read; loralib's examples read .pt."
         )
 
 
 def pickled_location(name: str, allow_pickle: bool) -> str | Path:
-    """Return where an adapter lies; one whose file is a pickle is found all the same."""
+    """Return the location of an adapter, also of one whose file is a pickle."""
     return (
         name
         if allow_pickle and (Path(name) / "adapter_model.bin").is_file()
@@ -202,18 +209,18 @@ def from_state_dict(
     """Read a loralib state dict.
 
     Raises:
-        ConfigError: lora_alpha is not given, or enable_lora is no list of true and false.
+        ConfigError: lora_alpha is missing, or enable_lora is not a list of true and false.
     """
     if lora_alpha is None:
         raise ConfigError(
-            f"No lora_alpha for {file}: a loralib state dict does not hold it. Give --lora-alpha "
-            "as the layers were built with (loralib's own default is 1)."
+            f"No lora_alpha for {file}: a loralib state dict does not store it. Give the "
+            "--lora-alpha that the layers were built with (loralib's default is 1)."
         )
     from lorakit.adapters import from_loralib
     from lorakit.adapters.peft_files.files import read_tensors
 
     tensors = read_tensors(file, allow_pickle=allow_pickle)
-    given = None if enable_lora is None else parse_parts(enable_lora)
+    given = None if enable_lora is None else parse_slices(enable_lora)
     return from_loralib(
         tensors,
         lora_alpha,
@@ -224,17 +231,17 @@ def from_state_dict(
     )
 
 
-def parse_parts(text: str) -> list[bool]:
-    """Return the parts of `--enable-lora`.
+def parse_slices(text: str) -> list[bool]:
+    """Return the adapted slices of `--enable-lora`.
 
-    >>> parse_parts("true,false,true")
+    >>> parse_slices("true,false,true")
     [True, False, True]
     """
     words = [word.strip().lower() for word in text.split(",")]
     if not set(words) <= {"true", "false"}:
         raise ConfigError(
             f"Cannot read --enable-lora: got {text!r}, expected true and false separated by "
-            "commas. Write true,false,true, say."
+            "commas. Write true,false,true, for example."
         )
     return [word == "true" for word in words]
 
@@ -244,13 +251,13 @@ def base_config(adapter: Adapter, base_model: str | None) -> dict[str, Any]:
 
     Raises:
         ConfigError: No base is named.
-        MissingFileError: It is not there.
+        MissingFileError: The file does not exist.
     """
     name = base_model or adapter.base_model
     if name is None:
         raise ConfigError(
-            "No base model for the GGUF file: the adapter names none, and its layers and heads "
-            "have to be known. Give --base-model."
+            "No base model for the GGUF file: the adapter records none, but its layers and heads "
+            "are needed. Give --base-model."
         )
     from lorakit.files.json_files import read_json_object
     from lorakit.libraries.hub import fetch_from_hub, is_hub_id
@@ -273,7 +280,7 @@ def base_config(adapter: Adapter, base_model: str | None) -> dict[str, Any]:
 
 
 def error_text(error: float) -> str:
-    """Return a relative error.
+    """Return a relative error in per cent.
 
     >>> error_text(0.01234), error_text(0.0)
     ('1.23%', '0%')
@@ -282,8 +289,8 @@ def error_text(error: float) -> str:
 
 
 def next_commands(output: Path, to: str) -> dict[str, str]:
-    """Return what to type next, by format."""
-    name = quoted(output)
+    """Return the next commands for a format."""
+    name = shell_quote(output)
     if to == "gguf":
         return {f"llama-cli -m BASE.gguf --lora {name}": "runs llama.cpp with it"}
     if to == "loralib":
@@ -291,5 +298,5 @@ def next_commands(output: Path, to: str) -> dict[str, str]:
         return {f"model.load_state_dict({loading}({str(output)!r}), strict=False)": "loads it"}
     if to == "portable":
         serve = f"vllm serve BASE --enable-lora --lora-modules mine={name}"
-        return {serve: "serves it", f"lorakit inspect {name}": "shows what it is made of"}
-    return {f"lorakit inspect {name}": "shows what it is made of"}
+        return {serve: "serves it", f"lorakit inspect {name}": "shows its contents"}
+    return {f"lorakit inspect {name}": "shows its contents"}

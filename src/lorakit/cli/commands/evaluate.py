@@ -9,7 +9,15 @@ import typer
 
 from lorakit.cli.paths import RECIPE_NAME, adapter_location, run_of
 from lorakit.cli.quiet import hide_loading_bars
-from lorakit.cli.views.console import closing, heading, merged_name, number_text, quoted, say, table
+from lorakit.cli.views.console import (
+    closing,
+    heading,
+    merged_name,
+    number_text,
+    say,
+    shell_quote,
+    table,
+)
 from lorakit.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,7 +30,9 @@ def evaluate(
     ],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Changes, such as data.max_length=64."),
+        typer.Argument(
+            metavar="KEY=VALUE", help="Changes to the recipe, such as data.max_length=64."
+        ),
     ] = None,
     data: Annotated[
         str | None,
@@ -31,13 +41,13 @@ def evaluate(
             "default the recipe's validation examples."
         ),
     ] = None,
-    rows: Annotated[int | None, typer.Option(min=1, help="Use only so many examples.")] = None,
+    rows: Annotated[int | None, typer.Option(min=1, help="Maximum number of examples.")] = None,
     recipe: Annotated[
         Path | None,
-        typer.Option(help="Recipe with base and data; by default the run's own."),
+        typer.Option(help="Recipe with base and data; by default that of the run."),
     ] = None,
     base: Annotated[
-        bool, typer.Option("--base", help="Measure the base without the adapter as well.")
+        bool, typer.Option("--base", help="Also measure the base without the adapter.")
     ] = False,
 ) -> None:
     """Measure a trained adapter on validation data."""
@@ -74,21 +84,21 @@ def evaluate(
             for key in found["adapter"]
         ],
     )
-    name = quoted(adapter)
+    name = shell_quote(adapter)
     closing(
         [],
         {
             f'lorakit generate {name} "..."': "tries it on a text",
-            f"lorakit merge {name} {merged_name(adapter)}": "writes an ordinary checkpoint",
+            f"lorakit merge {name} {merged_name(adapter)}": "writes a plain checkpoint",
         },
     )
 
 
 def recipe_of(location: str | Path, given: Path | None, overrides: list[str]) -> Recipe | None:
-    """Return the recipe to evaluate with, or None where the run's own holds unchanged.
+    """Return the recipe to evaluate with, or None for the unchanged recipe of the run.
 
     Raises:
-        ConfigError: There is no recipe that the overrides could change.
+        ConfigError: There is no recipe to which the overrides apply.
     """
     from lorakit.recipes.recipe import Recipe
 
@@ -98,7 +108,7 @@ def recipe_of(location: str | Path, given: Path | None, overrides: list[str]) ->
         return None
     if file is None:
         raise ConfigError(
-            f"Cannot apply {' '.join(overrides)}: {location} has no {RECIPE_NAME} beside it, "
-            "expected one to change. Give it with --recipe."
+            f"Cannot apply {' '.join(overrides)}: there is no {RECIPE_NAME} beside {location}, "
+            "expected one. Give it with --recipe."
         )
     return Recipe.load(file, overrides)

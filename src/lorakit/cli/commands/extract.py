@@ -1,4 +1,4 @@
-"""`lorakit extract`: an adapter made of a full fine-tune."""
+"""`lorakit extract`: make an adapter from a full fine-tune."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lorakit.cli.quiet import hide_loading_bars
-from lorakit.cli.views.console import closing, heading, number_text, pairs, quoted, say, table
+from lorakit.cli.views.console import closing, heading, number_text, pairs, say, shell_quote, table
 from lorakit.errors import ConfigError, first_few
 
 if TYPE_CHECKING:
@@ -18,25 +18,34 @@ if TYPE_CHECKING:
 
 def extract(
     base: Annotated[
-        str, typer.Argument(help="The model before fine-tuning: a directory or a hub id.")
+        str,
+        typer.Argument(
+            metavar="BASE", help="The model before fine-tuning: a directory or a hub id."
+        ),
     ],
-    tuned: Annotated[str, typer.Argument(help="The same model fine-tuned in full.")],
-    output: Annotated[Path, typer.Argument(help="New directory for the adapter.")],
+    tuned: Annotated[
+        str, typer.Argument(metavar="TUNED", help="The same model fine-tuned in full.")
+    ],
+    output: Annotated[
+        Path, typer.Argument(metavar="OUTPUT", help="New directory for the adapter.")
+    ],
     settings: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Which modules and of what rank, as in a recipe: lora.r=16 "
-            "lora.target_modules=[q_proj,v_proj]."
+            metavar="KEY=VALUE",
+            help="Modules and rank, as in a recipe: lora.r=16 lora.target_modules=[q_proj,v_proj].",
         ),
     ] = None,
-    modules: Annotated[bool, typer.Option("--modules", help="One line for every module.")] = False,
+    modules: Annotated[
+        bool, typer.Option("--modules", help="Print one line for every module.")
+    ] = False,
 ) -> None:
-    """Factorise what full fine-tuning changed into an adapter.
+    """Factorise the changes of full fine-tuning into an adapter.
 
     Weights are read one at a time. The share of ‖ΔW‖² that the rank keeps is shown for each kind
-    of module; what fine-tuning changed elsewhere is named.
+    of module; changes to other tensors are listed.
     """
-    config = settings_of(settings or [])
+    config = parse_settings(settings or [])
     from lorakit.adapters import extract as extracted
     from lorakit.adapters.formats.companions import refuse_occupied, write_with_companions
 
@@ -49,30 +58,30 @@ def extract(
     lost = sum(norm**2 for norm in made.left_out.values()) ** 0.5
     pairs(
         {
-            "kept of ‖ΔW‖² in all of them": share_text(made.share),
+            "kept of ‖ΔW‖² in total": share_text(made.share),
             "parameters": f"{made.adapter.count_parameters():,}",
-            "changed elsewhere, left out": f"{len(made.left_out)} tensors, of norm "
-            f"{number_text(lost)}: {named(made.left_out)}"
+            "other changes, left out": f"{len(made.left_out)} tensors, of norm "
+            f"{number_text(lost)}: {largest_changes(made.left_out)}"
             if made.left_out
             else "nothing",
         }
     )
     files = write_with_companions(made.adapter, output, tuned)
-    name = quoted(output)
-    next_commands = {f"lorakit inspect {name}": "shows what it is made of"}
+    name = shell_quote(output)
+    next_commands = {f"lorakit inspect {name}": "shows its contents"}
     if made.share < 0.9:
         higher = f"lora.r={2 * made.adapter.config.r}"
-        next_commands[f"lorakit extract {quoted(base)} {quoted(tuned)} {name}-2r {higher}"] = (
-            "keeps more"
-        )
+        next_commands[
+            f"lorakit extract {shell_quote(base)} {shell_quote(tuned)} {name}-2r {higher}"
+        ] = "keeps more"
     closing(files, next_commands)
 
 
-def settings_of(words: list[str]) -> LoraConfig:
-    """Return the adapter settings of dotted words such as `lora.r=16`.
+def parse_settings(words: list[str]) -> LoraConfig:
+    """Return the adapter settings of dotted overrides such as `lora.r=16`.
 
     Raises:
-        ConfigError: A word is malformed, belongs to another section, or a setting is unknown.
+        ConfigError: An override is malformed, belongs to another section, or a setting is unknown.
     """
     from lorakit.config import LoraConfig
     from lorakit.recipes.recipe import apply_overrides
@@ -83,7 +92,7 @@ def settings_of(words: list[str]) -> LoraConfig:
     if others:
         raise ConfigError(
             f"Cannot extract an adapter with {others[0]!r}: expected settings of the lora section. "
-            "Write lora.r=16, say."
+            "Write lora.r=16, for example."
         )
     return LoraConfig.parse(values.get("lora") or {}, "the settings (lora)")
 
@@ -98,7 +107,7 @@ def module_rows(made: Extraction) -> tuple[tuple[str, ...], list[tuple[Any, ...]
 
 
 def kind_rows(made: Extraction) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
-    """Return headings and one row for all modules of one last name and rank."""
+    """Return headings and one row for all modules of the same name and rank."""
     kinds: dict[tuple[str, int], list[str]] = {}
     for path in made.kept:
         r = made.adapter.factors[path][0].shape[0]
@@ -131,6 +140,6 @@ def share_text(share: float) -> str:
     return f"{100 * share:.3g}%"
 
 
-def named(changes: Any, most: int = 3) -> str:
-    """Return the names of the largest changes and how many more there are."""
+def largest_changes(changes: Any, most: int = 3) -> str:
+    """Return the names of the largest changes and the number of others."""
     return first_few(sorted(changes, key=lambda name: -changes[name]), most)

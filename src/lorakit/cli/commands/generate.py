@@ -1,4 +1,4 @@
-"""`lorakit generate`: try an adapter on texts: go on with them, answer, classify or tag them."""
+"""`lorakit generate`: try an adapter on texts: continue, answer, classify or tag them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import typer
 from lorakit.cli.paths import adapter_location
 from lorakit.cli.quiet import hide_loading_bars
 from lorakit.cli.trust import TrustRemoteCode
-from lorakit.cli.views.console import merged_name, next_steps, quoted, remark, say, table
+from lorakit.cli.views.console import merged_name, next_steps, remark, say, shell_quote, table
 from lorakit.errors import ConfigError, DataError, MissingFileError
 
 if TYPE_CHECKING:
@@ -28,33 +28,38 @@ def generate(
     ],
     texts: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[TEXT]...", help="Texts; without one, each line of stdin."),
+        typer.Argument(metavar="TEXT", help="Texts; by default each line of stdin."),
     ] = None,
     file: Annotated[
-        Path | None, typer.Option(help="Take each line of a file as a text; - is stdin.")
+        Path | None, typer.Option(help="File with one text per line; - is stdin.")
     ] = None,
     base: Annotated[
-        bool, typer.Option("--base", help="Show the base without the adapter beside it.")
+        bool, typer.Option("--base", help="Also show the base without the adapter.")
     ] = False,
     max_new_tokens: Annotated[
         int | None,
-        typer.Option(min=1, help="Longest answer; by default 64, or as long as in training."),
+        typer.Option(
+            min=1, help="Maximum length of an answer; by default 64, or that of training."
+        ),
     ] = None,
     temperature: Annotated[
-        float, typer.Option(min=0, help="0 takes the likeliest token; above 0 tokens are drawn.")
+        float,
+        typer.Option(min=0, help="0 takes the most likely token; above 0, tokens are sampled."),
     ] = 0.0,
     top_p: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="Draw from the likeliest tokens of this share in all."),
+        typer.Option(
+            min=0, max=1, help="Sample from the most likely tokens with this total probability."
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the drawing.")] = 42,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the sampling.")] = 42,
     base_model: Annotated[
-        str | None, typer.Option(help="Base model; by default the one the adapter names.")
+        str | None, typer.Option(help="Base model; by default the one recorded in the adapter.")
     ] = None,
     unquantized: Annotated[
         bool,
         typer.Option(
-            "--unquantized", help="Use the base as it is saved, though trained quantised."
+            "--unquantized", help="Use the base as saved, although training quantised it."
         ),
     ] = False,
     trust_remote_code: TrustRemoteCode = False,
@@ -64,8 +69,8 @@ def generate(
     prompts = read_texts(texts or [], file)
     if top_p is not None and temperature == 0:
         raise ConfigError(
-            "--top-p draws tokens: got --temperature 0, expected one above 0. "
-            "Add --temperature 1, or leave --top-p out."
+            "--top-p requires sampling: got --temperature 0, expected one above 0. "
+            "Add --temperature 1, or remove --top-p."
         )
     from lorakit.inference import load_for_inference
 
@@ -82,38 +87,38 @@ def generate(
         options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature}
         options |= {"seed": seed} | ({"top_p": top_p} if top_p is not None else {})
         show_texts(loaded, prompts, base, options)
-    name = quoted(adapter)
-    steps = {} if base else {f"lorakit generate {name} ... --base": "shows the base beside it"}
+    name = shell_quote(adapter)
+    steps = {} if base else {f"lorakit generate {name} ... --base": "also shows the base"}
     next_steps(
-        {**steps, f"lorakit merge {name} {merged_name(adapter)}": "writes an ordinary checkpoint"},
+        {**steps, f"lorakit merge {name} {merged_name(adapter)}": "writes a plain checkpoint"},
         stderr=True,
     )
 
 
 def read_texts(given: Sequence[str], file: Path | None) -> list[str]:
-    """Return the texts to work on.
+    """Return the input texts.
 
     Args:
-        given: Those on the command line.
-        file: A file with one text in each line; "-" is stdin, which is read too where neither
-            texts nor a file are given.
+        given: Texts on the command line.
+        file: File with one text per line; "-" is stdin, which is also read if neither texts nor
+            a file are given.
 
     Raises:
         ConfigError: There are texts and a file, or neither.
         DataError: The file holds no text, or is not UTF-8.
-        MissingFileError: The file is not there.
+        MissingFileError: The file does not exist.
     """
     if given and file is not None:
         raise ConfigError(
             f"Two sources of texts: got {len(given)} on the command line and --file {file}, "
-            "expected one of the two. Leave one out."
+            "expected one of the two. Remove one."
         )
     if given:
         return list(given)
     if file is None and sys.stdin.isatty():
         raise ConfigError(
             "No text: got none on the command line, expected at least one. Add it in quotes, name "
-            "a file with --file, or pipe one text a line into the command."
+            "a file with --file, or pipe one text per line into the command."
         )
     where = "stdin" if file is None or str(file) == "-" else str(file)
     try:
@@ -128,14 +133,14 @@ def read_texts(given: Sequence[str], file: Path | None) -> list[str]:
         ) from None
     lines = [line for line in content.splitlines() if line.strip()]
     if not lines:
-        raise DataError(f"No text in {where}: got no line with text, expected one text a line.")
+        raise DataError(f"No text in {where}: got no line with text, expected one text per line.")
     return lines
 
 
 def show_texts(
     loaded: LoadedModel, prompts: Sequence[str], base: bool, options: dict[str, Any]
 ) -> None:
-    """Print what the model writes; for one prompt without --base nothing else."""
+    """Print the generated texts; nothing else for one prompt without --base."""
     from lorakit.inference import generate_text
 
     answers = {"adapter": generate_text(loaded, prompts, **options)}
@@ -162,13 +167,13 @@ def show_classes(loaded: LoadedModel, prompts: Sequence[str], base: bool) -> Non
     if base:
         found.append(classify(loaded, texts, use_base=True))
         columns = ["label", "probability", "base alone", "probability", "text"]
-        remark("The base alone has the untrained head that training started from.")
+        remark("The base alone has the untrained head from before training.")
     rows = []
     for number, prompt in enumerate(prompts):
         cells: list[str] = []
         for classes in found:
             cells += [classes[number].label, f"{100 * classes[number].probability:.1f}%"]
-        rows.append((*cells, short_repr(prompt)))
+        rows.append((*cells, shorten(prompt)))
     table(columns, rows)
 
 
@@ -183,8 +188,8 @@ def pairs_of(prompts: Sequence[str]) -> list[str | tuple[str, str]]:
         first, tab, second = prompt.partition("\t")
         if not tab:
             raise DataError(
-                f"Text {number} is no pair: got {short_repr(prompt)!r}, expected two texts with a "
-                "tab between them, as this adapter was trained on pairs. Add the second text."
+                f"Text {number} is not a pair: got {shorten(prompt)!r}, expected two texts with a "
+                "tab between them, because this adapter was trained on pairs. Add the second text."
             )
         pairs.append((first, second))
     return pairs
@@ -214,10 +219,10 @@ def show_tags(loaded: LoadedModel, prompts: Sequence[str], base: bool) -> None:
                     table(("word", "tag", "probability"), rows)
 
 
-def short_repr(text: str, most: int = SHOWN_CHARACTERS) -> str:
+def shorten(text: str, most: int = SHOWN_CHARACTERS) -> str:
     """Return the beginning of a text on one line.
 
-    >>> short_repr("one two  three", most=11)
+    >>> shorten("one two  three", most=11)
     'one two ...'
     """
     line = " ".join(text.split())

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from lorakit.cli.recipe_template import TASKS, TaskName, recipe_text
-from lorakit.cli.views.console import closing, quoted, say
+from lorakit.cli.recipe_template import TASKS, TaskName, recipe_text, task_template
+from lorakit.cli.views.console import closing, say, shell_quote
 from lorakit.errors import (
     ConfigError,
     MissingFileError,
@@ -29,8 +29,8 @@ def init(
         str | None,
         typer.Option(
             metavar="TASK",
-            help="SEQ_CLS labels texts, TOKEN_CLS labels words, CAUSAL_LM goes on with a text or "
-            "a chat, SEQ_2_SEQ_LM turns a text into another. By default it is seen from --data.",
+            help="SEQ_CLS labels texts, TOKEN_CLS labels words, CAUSAL_LM continues a text or "
+            "a chat, SEQ_2_SEQ_LM turns a text into another. By default inferred from --data.",
         ),
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")] = Path(
@@ -44,24 +44,24 @@ def init(
         typer.Option(
             "--data",
             "--train",
-            help="Training data: csv, tsv, json, jsonl, parquet, saved dataset or hub id. What is "
-            "on this machine is looked into for its columns and lengths.",
+            help="Training data: csv, tsv, json, jsonl, parquet, saved dataset or hub id. Columns "
+            "and lengths of local data are detected.",
         ),
     ] = None,
 ) -> None:
-    """Write a commented recipe for a task, or for the data that are there.
+    """Write a commented recipe for a task or a data file.
 
     Raises:
         ConfigError: There is no such task, or it does not fit the data.
         DataError: The data cannot be read or trained on.
-        OutputExistsError: The file is already there.
-        MissingFileError: Its directory, or the data, is not there.
+        OutputExistsError: The file already exists.
+        MissingFileError: Its directory, or the data, does not exist.
     """
     name = None if task is None else known_task(task)
     if not output.parent.is_dir():
         raise MissingFileError(
             f"Cannot write {output}: got no directory {output.parent}, expected one that exists. "
-            "Make it, or choose another --output."
+            "Create it, or choose another --output."
         )
     found = None if train is None else look_into(train, name, model)
     name = name or (found and cast(TaskName, str(found.task)))
@@ -69,10 +69,11 @@ def init(
         given = "no --task and no --data" if train is None else f"no --task for {train}"
         raise ConfigError(
             f"No task: got {given}, expected one of {', '.join(TASKS)}. Name it with --task, or "
-            "give a file that is here with --data."
+            "give a local file with --data."
         )
     positions = positions_of(model)
     keys, about = ({}, None) if found is None else data_keys(found, name, positions)
+    defaults = task_template(name).values
     text = recipe_text(
         name, str(output), f"runs/{output.stem}", model, train, positions, keys, about
     )
@@ -81,23 +82,23 @@ def init(
             file.write(text)
     except FileExistsError:
         raise OutputExistsError(
-            f"Cannot write {output}: got a file that is already there, expected a new name. "
-            "Choose another with --output, or move the old one away."
+            f"Cannot write {output}: got a file that already exists, expected a new name. "
+            "Choose another with --output, or move the old file away."
         ) from None
-    say(f"A recipe for {name} on {model or TASKS[name].model}.")
+    say(f"A recipe for {name} on {model or defaults['model']}.")
     if found is not None:
         show_found(found, keys)
-    named = "" if train else f"set data.train (now {TASKS[name].train}) to your own data"
+    named = "" if train else f"set data.train (now {defaults['train']}) to your own data"
     purposes = {}
     if named:
-        purposes[f"$EDITOR {quoted(output)}"] = named
-    purposes[f"lorakit train {quoted(output)} --dry-run"] = "shows what it would do"
-    purposes[f"lorakit train {quoted(output)}"] = "trains"
+        purposes[f"$EDITOR {shell_quote(output)}"] = named
+    purposes[f"lorakit train {shell_quote(output)} --dry-run"] = "shows what it would do"
+    purposes[f"lorakit train {shell_quote(output)}"] = "trains"
     closing([output], purposes)
 
 
 def known_task(given: str) -> TaskName:
-    """Return the task that an option names."""
+    """Return the task that --task names."""
     name = cast(TaskName, given.upper())
     if name not in TASKS:
         raise ConfigError(
@@ -108,27 +109,27 @@ def known_task(given: str) -> TaskName:
 
 
 def look_into(train: str, task: TaskName | None, model: str | None) -> Recognized | None:
-    """Return what is in the data, or None of those that would have to be fetched."""
+    """Return what the data contains, or None for data that would have to be downloaded."""
     from lorakit.data import is_local
 
     if not is_local(train):
         return None
     from lorakit.config import TaskType
-    from lorakit.models.pretrained import tokenizer_at_hand
+    from lorakit.models.pretrained import load_local_tokenizer
     from lorakit.training.recognition import recognize
 
-    say(f"Looking into {train} ...")
+    say(f"Reading {train} ...")
     chosen = None if task is None else TaskType(task)
-    return recognize(train, chosen, None if model is None else tokenizer_at_hand(model))
+    return recognize(train, chosen, None if model is None else load_local_tokenizer(model))
 
 
 def data_keys(
     found: Recognized, task: TaskName, positions: int | None
 ) -> tuple[dict[str, Any], str]:
-    """Return what to set under `data:`, and what is known of the data in a line."""
+    """Return the keys to set under `data:`, and a one-line description of the data."""
     from lorakit.data.text_lengths import rounded_up
 
-    most = positions or max(TASKS[task].max_length, DEFAULT_POSITIONS)
+    most = positions or max(task_template(task).values["max_length"], DEFAULT_POSITIONS)
     keys: dict[str, Any] = dict(found.columns)
     keys["max_length"] = min(rounded_up(found.tokens), most)
     if found.target_tokens is not None:
@@ -138,28 +139,28 @@ def data_keys(
 
 
 def show_found(found: Recognized, keys: Mapping[str, Any]) -> None:
-    """Print what was seen in the data, and what the recipe makes of it."""
+    """Print what the data contains, and how the recipe uses it."""
     columns = ", ".join(f"{key}: {escaped(value)}" for key, value in found.columns.items())
     say(f"  {found.examples:,} examples; {columns}")
     about = "up to" if found.is_counted else "about"
     cut = ""
     if found.tokens > keys["max_length"]:
-        cut = f"; what is longer than {keys['max_length']:,} is cut (data.max_length)"
+        cut = f"; longer than {keys['max_length']:,} is cut (data.max_length)"
     say(f"  the longest has {about} {found.tokens:,} tokens{cut}")
     for note in found.notes:
         say(f"  {note}")
 
 
 DEFAULT_POSITIONS = 1024
-"""Tokens that a model is taken to have positions for where that is not known."""
+"""Number of positions assumed for a model whose number is not known."""
 
 POSITIONS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
 
 
 def positions_of(model: str | None) -> int | None:
-    """Return how many tokens a model's configuration has positions for, where it lies here.
+    """Return the number of positions in a model's configuration, or None if it is not local.
 
-    A hub model's is looked for in the cache; nothing is fetched.
+    The configuration of a hub model is read from the cache; nothing is downloaded.
     """
     if model is None:
         return None
@@ -182,5 +183,5 @@ def positions_of(model: str | None) -> int | None:
     known = [values.get(key) for key in POSITIONS] if isinstance(values, dict) else []
     limit = next((n for n in known if isinstance(n, int) and n > 0), None)
     if limit is not None and str(values.get("model_type")).endswith("roberta"):
-        limit -= 1 + int(values.get("pad_token_id") or 0)  # rows that are for padding
+        limit -= 1 + int(values.get("pad_token_id") or 0)  # positions for padding
     return limit

@@ -1,4 +1,4 @@
-"""`lorakit inspect`: what an adapter is made of."""
+"""`lorakit inspect`: the contents of an adapter."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from lorakit.cli.views.console import (
     merged_name,
     number_text,
     pairs,
-    quoted,
     say,
+    shell_quote,
     size_text,
     table,
 )
@@ -37,14 +37,14 @@ class Update:
     """One adapted module, measured.
 
     Attributes:
-        path: The module's path in the base.
+        path: Path of the module in the base.
         in_features: Columns of the update.
         out_features: Rows of the update.
-        r: Its rank.
-        scaling: The factor s.
-        norm: The Frobenius norm of s B A.
-        effective_rank: exp(entropy) of its singular values.
-        is_zero: Whether every number of B (or of A) is zero.
+        r: Rank.
+        scaling: Factor s.
+        norm: Frobenius norm of s B A.
+        effective_rank: exp(entropy) of the singular values.
+        is_zero: Whether all entries of B (or of A) are zero.
     """
 
     path: str
@@ -58,7 +58,7 @@ class Update:
 
     @property
     def kind(self) -> tuple[str, int, int, int, float]:
-        """What the modules of one row of the table have in common."""
+        """What the modules in one row of the table have in common."""
         last = self.path.rsplit(".", 1)[-1]
         return (last, self.in_features, self.out_features, self.r, self.scaling)
 
@@ -71,23 +71,26 @@ def inspect(
             help="A run, an adapter directory, or a hub id; with --quantization also a model.",
         ),
     ],
-    modules: Annotated[bool, typer.Option("--modules", help="One line for every module.")] = False,
+    modules: Annotated[
+        bool, typer.Option("--modules", help="Print one line for every module.")
+    ] = False,
     quantization: Annotated[
         bool,
         typer.Option(
-            "--quantization", help="Show what 4 and 8 bits would cost the weights of the base."
+            "--quantization",
+            help="Show the error of quantising the weights of the base to 4 and 8 bits.",
         ),
     ] = False,
     plot: Annotated[
         Path | None,
         typer.Option(
-            help="Draw effective ranks and norms, layer by layer, into this PNG file; with "
-            "--quantization its errors."
+            help="PNG file for a plot of effective ranks and norms by layer; with --quantization, "
+            "of its errors."
         ),
     ] = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Show what an adapter is made of, or what quantising its base would cost."""
+    """Show what an adapter contains, or how well its base quantises."""
     if quantization:
         inspect_quantization(adapter, modules, plot, trust_remote_code)
         return
@@ -122,20 +125,20 @@ def inspect(
             for path, tensor in loaded.trained_tokens.items()
         ]
         table(("weight", "tokens", "dim", "parameters"), rows)
-    for warning in (*of_rewritten_base(loaded), *warnings(updates)):
+    for warning in (*rewritten_base_warnings(loaded), *warnings(updates)):
         say(f"\nWarning: {warning}", style="yellow")
-    name = quoted(adapter)
+    name = shell_quote(adapter)
     closing(
         [] if plot is None else [draw(loaded, plot, name=adapter)],
         {
             f'lorakit generate {name} "..."': "tries it on a text",
-            f"lorakit merge {name} {merged_name(adapter)}": "writes an ordinary checkpoint",
+            f"lorakit merge {name} {merged_name(adapter)}": "writes a plain checkpoint",
         },
     )
 
 
 def draw(adapter: Adapter, plot: Path, name: str) -> Path:
-    """Draw effective rank and norm of every update, kinds by layers.
+    """Plot effective rank and norm of every update by kind and layer.
 
     Raises:
         AdapterFileError: The factors are not finite.
@@ -150,7 +153,7 @@ def draw(adapter: Adapter, plot: Path, name: str) -> Path:
 
 
 def summary(adapter: Adapter, location: str | Path) -> dict[str, Any]:
-    """Return the facts about the whole adapter by name."""
+    """Return facts about the whole adapter by name."""
     factors = [tensor for pair in adapter.factors.values() for tensor in pair]
     factors += adapter.magnitudes.values()
     lora_count = sum(tensor.numel() for tensor in factors)
@@ -174,24 +177,25 @@ def summary(adapter: Adapter, location: str | Path) -> dict[str, Any]:
 
 
 def setting_text(value: Any) -> str:
-    """Return a setting as the recipe would have it; of a long list of numbers the first few."""
+    """Return a setting as in a recipe; a long list of numbers is abbreviated."""
     if not isinstance(value, list):
         return str(value)
     is_long = len(value) > _LONG_LIST and isinstance(value[0], int)
-    shown = [*value[:_LONG_LIST], f"… {len(value)} in all"] if is_long else value
+    shown = [*value[:_LONG_LIST], f"… {len(value)} in total"] if is_long else value
     return f"[{', '.join(map(str, shown))}]"
 
 
-def of_rewritten_base(adapter: Adapter) -> tuple[str, ...]:
-    """Say where the numbers are not those of the update, as PEFT changes the base beside it."""
-    from lorakit.config.initialization_names import is_rewriting
+def rewritten_base_warnings(adapter: Adapter) -> tuple[str, ...]:
+    """Warn if the numbers are not those of the update, because PEFT changes the base with it."""
+    from lorakit.initialization import initialization_of
 
     initialization = adapter.config.init_lora_weights
-    if not is_rewriting(initialization):
+    if not initialization_of(initialization).changes_base_in_peft:
         return ()
     return (
-        f"init_lora_weights={initialization}: the factors are measured from some of the base's "
-        "own, so this is not what they change. Load the adapter into its base and save it again.",
+        f"init_lora_weights={initialization}: part of the base is in the factors, so "
+        "these numbers do not describe the change. Load the adapter into its base and save it "
+        "again.",
     )
 
 
@@ -202,7 +206,7 @@ def measure(adapter: Adapter, path: str) -> Update:
 
     a, b = adapter.factors[path]
     scaling = adapter.config.scaling_for(path)
-    # Of stacked weights each expert has a spectrum of its own.
+    # Each expert of stacked weights has its own spectrum.
     values = product_singular_values(a, b, scaling)
     spectra = values.reshape(-1, values.shape[-1])
     return Update(
@@ -263,7 +267,7 @@ def largest_updates(updates: Sequence[Update], most: int = 5) -> list[Update]:
 def largest_rows(
     largest: Sequence[Update], updates: Sequence[Update]
 ) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
-    """Return headings and a row for each of the largest updates."""
+    """Return headings and one row for each of the largest updates."""
     whole = sum(update.norm**2 for update in updates)
     rows = [
         (u.path, number_text(u.norm), f"{100 * u.norm**2 / whole:.1f}%", rank_text([u]))
@@ -273,7 +277,7 @@ def largest_rows(
 
 
 def warnings(updates: list[Update]) -> list[str]:
-    """Return what is suspicious about an adapter."""
+    """Return warnings about an adapter that seems untrained."""
     found = []
     zero = [update.path for update in updates if update.is_zero]
     if updates and len(zero) == len(updates):
@@ -282,7 +286,7 @@ def warnings(updates: list[Update]) -> list[str]:
         )
     elif zero:
         found.append(
-            f"the update is zero in {len(zero)} of {len(updates)} modules, which never learnt: "
+            f"the update is zero in {len(zero)} of {len(updates)} modules, which never learned: "
             f"{first_few(zero)}."
         )
     return found

@@ -1,4 +1,4 @@
-"""`lorakit inspect --quantization`: what keeping a base in fewer bits does to its weights."""
+"""`lorakit inspect --quantization`: the error of quantising the weights of a base."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorakit.cli.paths import CONFIG_NAME, adapter_location
 from lorakit.cli.quiet import hide_loading_bars
-from lorakit.cli.views.console import closing, heading, number_text, pairs, quoted, say, table
+from lorakit.cli.views.console import closing, heading, number_text, pairs, say, shell_quote, table
 
 if TYPE_CHECKING:
     from lorakit.quantization.error import LayerError
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 def inspect_quantization(
     name: str, modules: bool, plot: Path | None, trust_remote_code: bool
 ) -> None:
-    """Print the error of every scheme, layer by layer, and draw it if asked to.
+    """Print the error of every scheme by layer, and plot it on request.
 
     Args:
-        name: A model's directory or hub id, or an adapter, whose base is measured.
-        modules: One line for every layer, not for every kind.
-        plot: Where to write a picture.
+        name: Directory or hub id of a model, or an adapter, whose base is measured.
+        modules: Whether to print one line for every layer instead of every kind.
+        plot: File for a plot; None draws none.
         trust_remote_code: Whether code that comes with the model may run.
     """
     base = _base_of(name)
@@ -41,19 +41,19 @@ def inspect_quantization(
     table(*_scheme_rows(errors, schemes))
     heading("Relative error ‖W − Ŵ‖ / ‖W‖, Frobenius norms")
     table(*(_module_rows(errors, schemes) if modules else _kind_rows(errors, schemes)))
-    pairs({"not measured": "embeddings, norms and the output head, which stay as they are"})
+    pairs({"not measured": "embeddings, norms and the output head, which are not quantised"})
     files = []
     if plot is not None:
         from lorakit.analysis.plots.quantization import plot_quantization_errors
 
         plot_quantization_errors(errors, plot, Path(base).name)
         files.append(plot)
-    command = f"lorakit train RECIPE model={quoted(base)} 'quantization={{bits: 4}}'"
+    command = f"lorakit train RECIPE model={shell_quote(base)} 'quantization={{bits: 4}}'"
     closing(files, {command: "trains on it in 4 bits"})
 
 
 def _base_of(name: str) -> str:
-    """Return the model a user means: the one named, or the base of an adapter."""
+    """Return the named model, or the base of the named adapter."""
     path = Path(name)
     is_model = (path / "config.json").is_file() and not (path / CONFIG_NAME).is_file()
     if is_model or not path.is_dir():
@@ -73,22 +73,22 @@ def _base_of(name: str) -> str:
 def _scheme_rows(
     errors: Sequence[LayerError], schemes: Sequence[str]
 ) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
-    """Return headings and a row for each scheme over all layers."""
+    """Return headings and one row for each scheme over all layers."""
     rows = []
     for scheme in schemes:
-        own = [error for error in errors if error.scheme == scheme]
-        sizes = [error.out_features * error.in_features for error in own]
+        of_scheme = [error for error in errors if error.scheme == scheme]
+        sizes = [error.out_features * error.in_features for error in of_scheme]
         total = sum(sizes)
-        bits = sum(e.bits_per_parameter * n for e, n in zip(own, sizes, strict=True)) / total
-        relative = [error.relative for error in own]
-        worst = max(own, key=lambda error: error.relative)
+        bits = sum(e.bits_per_parameter * n for e, n in zip(of_scheme, sizes, strict=True)) / total
+        relative = [error.relative for error in of_scheme]
+        worst = max(of_scheme, key=lambda error: error.relative)
         rows.append(
             (
                 scheme,
                 f"{bits:.2f}",
                 f"{sum(relative) / len(relative):.4f}",
                 f"{worst.relative:.4f}",
-                number_text(max(error.largest for error in own)),
+                number_text(max(error.largest for error in of_scheme)),
                 worst.path,
             )
         )
@@ -112,10 +112,10 @@ def _module_rows(
     rows = [
         (
             path,
-            *(f"{own[s].relative:.4f}" if s in own else "-" for s in schemes),
-            *(number_text(own[s].largest) if s in own else "-" for s in schemes),
+            *(f"{of_layer[s].relative:.4f}" if s in of_layer else "-" for s in schemes),
+            *(number_text(of_layer[s].largest) if s in of_layer else "-" for s in schemes),
         )
-        for path, own in by_layer.items()
+        for path, of_layer in by_layer.items()
     ]
     return ("layer", *schemes, *(f"largest: {scheme}" for scheme in schemes)), rows
 
@@ -123,14 +123,16 @@ def _module_rows(
 def _kind_rows(
     errors: Sequence[LayerError], schemes: Sequence[str]
 ) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
-    """Return headings and a row for all layers of one name and shape."""
+    """Return headings and one row for all layers of the same name and shape."""
     kinds: dict[tuple[str, int, int], dict[str, list[float]]] = {}
     for error in errors:
         key = (error.path.rpartition(".")[2], error.out_features, error.in_features)
         kinds.setdefault(key, {}).setdefault(error.scheme, []).append(error.relative)
     rows = []
-    for (last, out_features, in_features), own in kinds.items():
-        count = max(len(values) for values in own.values())
-        means = (f"{sum(own[s]) / len(own[s]):.4f}" if s in own else "-" for s in schemes)
+    for (last, out_features, in_features), of_kind in kinds.items():
+        count = max(len(values) for values in of_kind.values())
+        means = (
+            f"{sum(of_kind[s]) / len(of_kind[s]):.4f}" if s in of_kind else "-" for s in schemes
+        )
         rows.append((last, count, in_features, out_features, *means))
     return ("layers", "count", "in", "out", *schemes), rows

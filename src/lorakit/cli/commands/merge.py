@@ -1,4 +1,4 @@
-"""`lorakit merge`: write an ordinary checkpoint."""
+"""`lorakit merge`: merge an adapter into its base as a plain checkpoint."""
 
 import json
 from pathlib import Path
@@ -17,33 +17,35 @@ def merge(
         str,
         typer.Argument(metavar="RUN_OR_ADAPTER", help="A run, an adapter directory, or a hub id."),
     ],
-    output: Annotated[Path, typer.Argument(help="New directory for the checkpoint.")],
+    output: Annotated[
+        Path, typer.Argument(metavar="OUTPUT", help="New directory for the checkpoint.")
+    ],
     base_model: Annotated[
         str | None,
-        typer.Option(help="Base model to merge into; by default the one the adapter names."),
+        typer.Option(help="Base model to merge into; by default the one recorded in the adapter."),
     ] = None,
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"] | None,
-        typer.Option(help="Of the written weights; by default as the base is saved."),
+        typer.Option(help="Dtype of the written weights; by default that of the saved base."),
     ] = None,
     requantize: Annotated[
         bool,
         typer.Option(
-            "--requantize", help="Quantise the merged weights again, as the base was in training."
+            "--requantize", help="Quantise the merged weights as the base was in training."
         ),
     ] = False,
     unquantized: Annotated[
         bool,
         typer.Option(
-            "--unquantized", help="Merge into the base as it is saved, though trained quantised."
+            "--unquantized", help="Merge into the base as saved, although training quantised it."
         ),
     ] = False,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Write an adapter merged into its base as a checkpoint.
+    """Merge an adapter into its base and write a plain checkpoint.
 
-    Plain transformers loads the result with from_pretrained; lorakit is no longer needed. A base
-    that was quantised in training is made dense, so that nothing is lost but rounding.
+    transformers loads the result with from_pretrained, without lorakit. A base that was quantised
+    in training is dequantised first, so that only rounding is lost.
     """
     location = adapter_location(adapter)
     say(f"Merging {location} ...")
@@ -59,9 +61,9 @@ def merge(
         unquantized=unquantized,
         trust_remote_code=trust_remote_code,
     )
-    base_note = "made dense" if report.was_quantized else None
+    base_note = "dequantised" if report.was_quantized else None
     if report.requantized:
-        base_note = "quantised again; what that costs is in the two figures below"
+        base_note = "quantised again; the two figures below include the error"
     pairs(
         {
             "merged layers": report.layers,
@@ -76,6 +78,6 @@ def merge(
 
 
 def loading_line(checkpoint: Path) -> str:
-    """Return the line of Python that loads a checkpoint with transformers."""
+    """Return a line of Python that loads a checkpoint with transformers."""
     config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     return f"transformers.{config['architectures'][0]}.from_pretrained({str(checkpoint)!r})"

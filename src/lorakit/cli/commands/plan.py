@@ -1,4 +1,4 @@
-"""`lorakit plan`: what a recipe will take, before anything is loaded."""
+"""`lorakit plan`: the memory of a recipe, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 from lorakit.cli.quiet import hide_loading_bars
 from lorakit.cli.recipe_arguments import Overrides, RecipeFile
-from lorakit.cli.views.console import closing, quoted, say
+from lorakit.cli.views.console import closing, say, shell_quote
 
 if TYPE_CHECKING:
     from lorakit.planning import MemoryPlan
@@ -27,30 +27,33 @@ def plan(
     memory: Annotated[
         str | None,
         typer.Option(
-            metavar="SIZE", help="What there is, such as 16GB; by default it is looked up."
+            metavar="SIZE", help="Memory of the device, such as 16GB; by default detected."
         ),
     ] = None,
     device: Annotated[
         str | None,
-        typer.Option(metavar="cpu|cuda", help="Where the run would be; by default what is here."),
+        typer.Option(
+            metavar="cpu|cuda", help="Device of the run; by default that of this machine."
+        ),
     ] = None,
     processes: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Processes that train together.")
+        int, typer.Option(min=1, metavar="N", help="Number of processes that train together.")
     ] = 1,
     measure: Annotated[
         bool,
-        typer.Option("--measure", help="Also load the base and train three steps, by the clock."),
+        typer.Option("--measure", help="Also load the base and time three training steps."),
     ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print the plan as one JSON object, and nothing else.")
+        bool, typer.Option("--json", help="Print only the plan, as one JSON object.")
     ] = False,
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", help="Draw the plans beside each other.")
+        Path | None,
+        typer.Option(metavar="FILE.png", help="PNG file for a plot of the plans side by side."),
     ] = None,
 ) -> None:
-    """Tell what a recipe will take of memory and time, without loading weights.
+    """Predict the memory of a training run, without loading weights.
 
-    The exit code is 1 where it does not fit.
+    The exit code is 1 if the run does not fit.
     """
     changes = overrides or []
     if not as_json:
@@ -65,32 +68,32 @@ def plan(
 
     options: dict[str, Any] = {"device": device, "memory": memory, "processes": processes}
     options["sources"] = find_sources(loaded, task_for(loaded.task))
-    own = plan_memory(loaded, **options)
+    planned = plan_memory(loaded, **options)
     if as_json:
-        typer.echo(json.dumps(_as_json(loaded, own, options, measure, plot), indent=2))
-        if own.fits is False:
+        typer.echo(json.dumps(_as_json(loaded, planned, options, measure, plot), indent=2))
+        if planned.fits is False:
             raise typer.Exit(DOES_NOT_FIT)
         return
     from lorakit.cli.views.plan import show_changes, show_measurement, show_methods, show_plan
 
     say(f"{loaded.task} on {loaded.model} with {loaded.data.train}")
-    show_plan(own)
+    show_plan(planned)
     from lorakit.planning.alternatives import changes as possible_changes
     from lorakit.planning.alternatives import side_by_side
 
-    methods = side_by_side(loaded, own, **options)
+    methods = side_by_side(loaded, planned, **options)
     show_methods(methods)
-    if own.fits is False:
-        show_changes(possible_changes(loaded, own, **options), own)
+    if planned.fits is False:
+        show_changes(possible_changes(loaded, planned, **options))
     if measure:
         from lorakit.planning.measurement import measure as measure_steps
 
         say("Measuring three steps ...")
-        show_measurement(measure_steps(loaded), own)
-    command = " ".join([quoted(recipe), *map(quoted, changes)])
+        show_measurement(measure_steps(loaded), planned)
+    command = " ".join([shell_quote(recipe), *map(shell_quote, changes)])
     if plot is not None:
-        _draw(methods, own, loaded, plot)
-    fits = own.fits is not False
+        _draw(methods, planned, loaded, plot)
+    fits = planned.fits is not False
     next_commands = {f"lorakit train {command}": "trains"} if fits else {}
     if not measure:
         next_commands[f"lorakit plan {command} --measure"] = "loads the base and times three steps"
@@ -101,17 +104,17 @@ def plan(
 
 def _as_json(
     recipe: Recipe,
-    own: MemoryPlan,
+    planned: MemoryPlan,
     options: dict[str, Any],
     measure: bool,
     plot: Path | None,
 ) -> dict[str, Any]:
-    """Return the plan and what else was asked for."""
-    values = own.to_dict()
+    """Return the plan, with the measurement if requested."""
+    values = planned.to_dict()
     if plot is not None:
         from lorakit.planning.alternatives import side_by_side
 
-        _draw(side_by_side(recipe, own, **options), own, recipe, plot)
+        _draw(side_by_side(recipe, planned, **options), planned, recipe, plot)
     if measure:
         from lorakit.planning.measurement import measure as measure_steps
 
@@ -125,11 +128,11 @@ def _as_json(
     return values
 
 
-def _draw(methods: dict[str, MemoryPlan], own: MemoryPlan, recipe: Recipe, path: Path) -> None:
+def _draw(methods: dict[str, MemoryPlan], planned: MemoryPlan, recipe: Recipe, path: Path) -> None:
     from lorakit.analysis.plots.memory import plot_memory
     from lorakit.cli.views.plan import ORDER
 
-    batch = f"{own.batch_rows} x {own.batch_tokens} tokens"
-    title = f"Memory to train {Path(recipe.model).name}: {batch}, {own.device}"
+    batch = f"{planned.batch_rows} x {planned.batch_tokens} tokens"
+    title = f"Memory to train {Path(recipe.model).name}: {batch}, {planned.device}"
     bars = {name: made.at_peak for name, made in methods.items()}
-    plot_memory(bars, ORDER, path, title, own.memory_bytes)
+    plot_memory(bars, ORDER, path, title, planned.memory_bytes)

@@ -1,10 +1,10 @@
-"""What `lorakit train` does before it loads anything: plan, and refuse what cannot fit."""
+"""Plan a run before `lorakit train` loads anything, and refuse one that cannot fit."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lorakit.cli.launched import is_one_of_several
+from lorakit.cli.launched import is_launched_in_parallel
 from lorakit.cli.views.console import say, size_text
 from lorakit.errors import LorakitError, PlanError
 
@@ -16,25 +16,25 @@ if TYPE_CHECKING:
 def plan_first(
     recipe: Recipe, command: str, *, force: bool = False, processes: int | None = None
 ) -> MemoryPlan | None:
-    """Print a run's plan in one line.
+    """Print the plan of a run in one line.
 
     Args:
-        recipe: What is to be trained.
-        command: The command to repeat with --force.
-        force: Whether to go on even if it does not fit.
-        processes: How many there will be; None for those a launcher has started, or one.
+        recipe: Recipe to train.
+        command: Command to repeat with --force.
+        force: Whether to continue even if the run does not fit.
+        processes: Number of processes; None for those that a launcher has started, or one.
 
-    Returns: The plan, or None where there is none; training then says what is wrong, if anything.
+    Returns: The plan, or None if planning fails; training then reports the error, if any.
 
     Raises:
-        PlanError: It does not fit.
-        OutputExistsError: `output` holds something.
+        PlanError: The run does not fit.
+        OutputExistsError: `output` is not empty.
     """
-    from lorakit.distributed.processes import main_decides, process_count
+    from lorakit.distributed.processes import process_count, run_on_main
     from lorakit.recipes.run_directory import RunDirectory
 
-    main_decides(lambda: RunDirectory.refuse_occupied(recipe.output))
-    plan = main_decides(lambda: _planned(recipe, processes or process_count()))
+    run_on_main(lambda: RunDirectory.refuse_occupied(recipe.output))
+    plan = run_on_main(lambda: _plan_or_report(recipe, processes or process_count()))
     if plan is None:
         return None
     from lorakit.cli.views.plan import summary
@@ -43,34 +43,34 @@ def plan_first(
     if plan.fits is False and not force:
         plan_command = command.replace("lorakit train", "lorakit plan", 1)
         raise PlanError(
-            f"This run cannot fit: it needs {size_text(plan.needed_bytes)} at its peak, and there "
-            f"are {size_text(plan.memory_bytes or 0)}. To see what would make it fit: "
-            f"{plan_command}. To try all the same: {command} --force"
+            f"This run cannot fit: it needs {size_text(plan.needed_bytes)} at its peak, expected "
+            f"at most {size_text(plan.memory_bytes or 0)}. To see what would make it fit: "
+            f"{plan_command}. To try anyway: {command} --force"
         )
     return plan
 
 
-def _planned_in_separate_process(recipe: Recipe, processes: int) -> MemoryPlan | None:
-    from lorakit.distributed.sharding import is_sharding_asked_for
+def _plan_in_separate_process(recipe: Recipe, processes: int) -> MemoryPlan | None:
+    from lorakit.distributed.sharding import is_sharding_requested
     from lorakit.planning.separate_process import plan_in_separate_process
 
-    if is_sharding_asked_for(recipe.training):  # by the launcher, perhaps
+    if is_sharding_requested(recipe.training):  # possibly by the launcher
         recipe = recipe.with_changes({"training.fsdp": True}, "the plan")
     return plan_in_separate_process(recipe, processes)
 
 
-def _planned(recipe: Recipe, processes: int) -> MemoryPlan | None:
-    if is_one_of_several():
-        return _planned_in_separate_process(recipe, processes)
+def _plan_or_report(recipe: Recipe, processes: int) -> MemoryPlan | None:
+    if is_launched_in_parallel():
+        return _plan_in_separate_process(recipe, processes)
     from lorakit.planning import plan
 
     try:
         return plan(recipe, processes=processes, download=True)
     except PlanError as error:
         say(str(error))
-    except LorakitError:  # training will say the same
+    except LorakitError:  # training raises the same
         pass
     except Exception as error:
         text = " ".join(str(error).split())[:200]
-        say(f"This run could not be planned ({type(error).__name__}: {text}); training goes on.")
+        say(f"This run could not be planned ({type(error).__name__}: {text}); training continues.")
     return None

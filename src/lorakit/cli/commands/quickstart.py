@@ -1,4 +1,4 @@
-"""`lorakit quickstart`: the whole road on a model and data that need no network."""
+"""`lorakit quickstart`: train on a model and data that need no network."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lorakit.cli.commands.train import leave_if_asked, stoppable, warn_of_chance
+from lorakit.cli.commands.train import exit_if_signalled, stopping_on_signals, warn_if_chance
 from lorakit.cli.quiet import hide_loading_bars
 from lorakit.cli.views.console import (
     closing,
     duration_text,
     heading,
     number_text,
-    quoted,
     say,
+    shell_quote,
     size_text,
     table,
 )
@@ -37,64 +37,67 @@ def quickstart(
         typer.Option(
             "--output",
             "-o",
-            help="New directory; by default quickstart-run, or the first free one of "
-            "quickstart-run-2, -3 ...",
+            help="New directory; by default quickstart-run, or the first unused of "
+            "quickstart-run-2, -3, ...",
         ),
     ] = None,
     compare: Annotated[
-        bool, typer.Option("--compare", help="Also train the head alone, and every weight.")
+        bool,
+        typer.Option(
+            "--compare", help="Also train only the head, and all weights, for comparison."
+        ),
     ] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 42,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")] = 42,
 ) -> None:
-    """Train a small model on this Python's docstrings."""
+    """Train a small model on docstrings of this Python, offline."""
     folder = output or free_directory(DEFAULT_OUTPUT)
     say("Teaching a language model of 4.5 million parameters which package a docstring documents.")
     say("Model and text are on this machine; no network is needed.")
     from lorakit.quickstart.run import quickstart as run_quickstart
 
     hide_loading_bars()
-    command = f"lorakit train {quoted(folder / 'lora' / 'recipe.yaml')}"
-    with QuickstartView() as view, stoppable(view, command) as stop:
+    command = f"lorakit train {shell_quote(folder / 'lora' / 'recipe.yaml')}"
+    with QuickstartView() as view, stopping_on_signals(view, command) as stop:
         result = run_quickstart(folder, seed=seed, compare=compare, on_event=view, stop=stop)
     show_methods(result)
-    warn_of_chance(result.training)
+    warn_if_chance(result.training)
     for example in result.examples:
         show_example(example)
-    run = quoted(result.training.run_dir)
+    run = shell_quote(result.training.run_dir)
     closing(
         [folder / "data", *result.training.files],
         {
-            f'lorakit generate {run} "Parse a date."': "classifies a docstring of your own",
-            f"lorakit inspect {run}": "shows what the adapter is made of",
-            f"lorakit merge {run} {quoted(folder / 'merged')}": "writes an ordinary checkpoint",
-            f"lorakit train {run}/recipe.yaml output={quoted(folder / 'r2')} lora.r=2": (
+            f'lorakit generate {run} "Parse a date."': "classifies a docstring that you write",
+            f"lorakit inspect {run}": "shows the contents of the adapter",
+            f"lorakit merge {run} {shell_quote(folder / 'merged')}": "writes a plain checkpoint",
+            f"lorakit train {run}/recipe.yaml output={shell_quote(folder / 'r2')} lora.r=2": (
                 "trains again with a smaller rank"
             ),
-            "lorakit init --task SEQ_CLS": "writes a recipe for your own model and data",
+            "lorakit init --task SEQ_CLS": "writes a recipe for your model and data",
         },
     )
-    leave_if_asked()
+    exit_if_signalled()
 
 
-def free_directory(wished: Path) -> Path:
-    """Return a directory that is not there yet: as wished, or with a number behind."""
-    return next(path for path in numbered(wished) if not path.exists())
+def free_directory(path: Path) -> Path:
+    """Return a directory that does not exist yet: the given one, or with a number as suffix."""
+    return next(found for found in numbered_paths(path) if not found.exists())
 
 
-def numbered(path: Path) -> Iterator[Path]:
-    """Yield a path, then the same with "-2", "-3" and so on behind."""
+def numbered_paths(path: Path) -> Iterator[Path]:
+    """Yield a path, then the same path with the suffix "-2", "-3" and so on."""
     yield path
     yield from (path.with_name(f"{path.name}-{number}") for number in count(2))
 
 
 class QuickstartView(RunView):
-    """Draws each method's training; only that of LoRA in full."""
+    """Shows the training of each method; that of LoRA in full."""
 
     def __enter__(self) -> QuickstartView:
         return self
 
     def __call__(self, event: str, payload: dict[str, Any]) -> None:
-        """Draw one event."""
+        """Show one event."""
         if event == "collected":
             heading("Docstrings of this Python's ten largest packages")
             say(f"  {', '.join(payload['labels'])}")
@@ -107,7 +110,7 @@ class QuickstartView(RunView):
 
 
 def show_methods(result: QuickstartResult) -> None:
-    """Print the table of before and after."""
+    """Print the accuracy of each method before and after training."""
     heading("Before and after")
     rows = [
         (
@@ -120,16 +123,16 @@ def show_methods(result: QuickstartResult) -> None:
         )
         for method in result.methods
     ]
-    table(("method", "accuracy before", "after", "trained", "to save", "time"), rows)
+    table(("method", "accuracy before", "after", "trained", "saved size", "time"), rows)
     say(
         f"Before: with a new, untrained head; guessing gives {100 * result.chance:.0f}%. "
-        f"To save: in float32; the base's checkpoint has {size_text(result.checkpoint_bytes)} in "
-        "bfloat16."
+        f"Saved size: in float32; the base's checkpoint has {size_text(result.checkpoint_bytes)} "
+        "in bfloat16."
     )
 
 
 def show_example(example: Example) -> None:
-    """Print a docstring, the truth and what the model says."""
+    """Print a docstring, its label and the prediction."""
     heading("A docstring the model has not been trained on")
     lines = [line.strip() for line in example.text.splitlines() if line.strip()]
     for line in lines[:EXAMPLE_LINES]:

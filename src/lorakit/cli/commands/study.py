@@ -1,19 +1,19 @@
-"""`lorakit study`: which rank suffices on which modules."""
+"""`lorakit study`: find which rank suffices on which modules."""
 
 from __future__ import annotations
 
-from lorakit.cli.commands.trials_command import Address, Resume, run_visibly
+from lorakit.analysis.metric_text import metric_name
+from lorakit.cli.commands.trials_command import Address, Resume, run_with_progress
 from lorakit.cli.recipe_arguments import Overrides, RecipeFile
 from lorakit.cli.views.console import (
     closing,
     duration_text,
     heading,
     number_text,
-    quoted,
     say,
+    shell_quote,
     table,
 )
-from lorakit.cli.views.progress import metric_name
 
 
 def study(
@@ -22,7 +22,10 @@ def study(
     address: Address = None,
     resume: Resume = False,
 ) -> None:
-    """Train a grid of ranks and modules with several seeds, and see which suffices."""
+    """Find the smallest rank that suffices, and on which modules.
+
+    Trains a grid of ranks and modules with several seeds.
+    """
     say(f"Reading {recipe} ...")
     from lorakit.tuning.cluster import import_ray
 
@@ -30,7 +33,7 @@ def study(
     from lorakit.tuning.study import study as train_grid
     from lorakit.tuning.study_report import recommendation
 
-    result = run_visibly("study", train_grid, recipe, overrides, address, resume)
+    result = run_with_progress("study", train_grid, recipe, overrides, address, resume)
     heading(f"Studied {len(result.cells)} cells in {duration_text(result.wall_s)}")
     metric = metric_name(result.settings.metric)
     table(
@@ -58,4 +61,4 @@ def study(
         if record.error is not None:
             say(f"  {record.name} failed: {record.error}")
     page = result.path / "recommended.yaml"
-    closing(result.files, {f"lorakit train {quoted(page)}": "trains what is recommended"})
+    closing(result.files, {f"lorakit train {shell_quote(page)}": "trains the recommendation"})

@@ -1,4 +1,4 @@
-"""`lorakit train`: train an adapter as a recipe says."""
+"""`lorakit train`: train an adapter from a recipe."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lorakit.cli.commands.plan_first import plan_first
-from lorakit.cli.launched import is_first, is_one_of_several
+from lorakit.cli.launched import is_first, is_launched_in_parallel
 from lorakit.cli.paths import RECIPE_NAME
 from lorakit.cli.quiet import hide_loading_bars
 from lorakit.cli.recipe_arguments import Overrides, RecipeFile
@@ -21,12 +21,12 @@ from lorakit.cli.views.console import (
     complain,
     duration_text,
     heading,
-    hush,
     merged_name,
     number_text,
     pairs,
-    quoted,
     say,
+    shell_quote,
+    silence_stdout,
 )
 from lorakit.cli.views.training import RunView
 from lorakit.errors import ConfigError, LorakitError, StoppedError
@@ -42,13 +42,13 @@ def train(
     overrides: Overrides = None,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Show what would be trained and on what, and stop."),
+        typer.Option("--dry-run", help="Show what would be trained and on which data, then exit."),
     ] = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last complete checkpoint.")
+        bool, typer.Option("--resume", help="Resume from the last complete checkpoint.")
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Train even if the plan says that it cannot fit.")
+        bool, typer.Option("--force", help="Train even if the plan does not fit.")
     ] = False,
     ray: Annotated[
         int | None,
@@ -58,28 +58,28 @@ def train(
         str | None,
         typer.Option(
             metavar="HOST:PORT",
-            help="With --ray: the cluster to join (or auto); by default Ray starts here.",
+            help="Ray cluster to join with --ray, or auto; by default Ray starts here.",
         ),
     ] = None,
 ) -> None:
-    """Train an adapter as a recipe says."""
+    """Train an adapter from a recipe."""
     changes = overrides or []
     if address is not None and ray is None:
-        raise ConfigError("--address is of use with --ray alone: got no --ray. Add --ray N.")
-    if ray is not None and is_one_of_several():
+        raise ConfigError("--address requires --ray N: got no --ray. Add --ray N.")
+    if ray is not None and is_launched_in_parallel():
         raise ConfigError(
-            "--ray starts processes itself: got it in one of several that a launcher (torchrun, "
+            "--ray starts processes itself: got it in a process that a launcher (torchrun, "
             "accelerate launch) has started. Use one or the other."
         )
-    if is_one_of_several() and not is_first():
-        hush()
+    if is_launched_in_parallel() and not is_first():
+        silence_stdout()
     say(f"Reading {recipe} ...")
     loaded = _load(recipe, changes)
-    if resume and _is_of_a_run(recipe):  # which may have been moved
+    if resume and _is_of_a_run(recipe):  # which the user may have moved
         loaded = loaded.model_copy(update={"output": str(recipe.parent)})
     hide_loading_bars()
     say(f"{loaded.task} on {loaded.model} with {loaded.data.train}")
-    command = " ".join(["lorakit train", quoted(recipe), *map(quoted, changes)])
+    command = " ".join(["lorakit train", shell_quote(recipe), *map(shell_quote, changes)])
     if dry_run:
         from lorakit.cli.views.dry_run import show_dry_run
         from lorakit.training.preview import dry_run as preview
@@ -89,29 +89,29 @@ def train(
         return
     trainer = None
     if ray is not None:
-        command += f" --ray {ray}" + (f" --address {quoted(address)}" if address else "")
+        command += f" --ray {ray}" + (f" --address {shell_quote(address)}" if address else "")
         trainer = partial(_train_on_ray, workers=ray, address=address)
     if not resume:
         planned = plan_first(loaded, command, force=force, processes=ray)
         if planned is not None and trainer is None:
             trainer = partial(_train_here, planned_bytes=planned.measurable_bytes)
-    with ending.raising() if ray is not None else nullcontext():
-        result = train_visibly(loaded, command, resume=resume, trainer=trainer)
+    with ending.raising_interrupt() if ray is not None else nullcontext():
+        result = train_with_progress(loaded, command, resume=resume, trainer=trainer)
     closing(result.files, next_commands(loaded, result.run_dir))
-    if is_one_of_several():
-        from lorakit.distributed.processes import finish
+    if is_launched_in_parallel():
+        from lorakit.distributed.processes import destroy_process_groups
 
-        finish()
-    leave_if_asked()
+        destroy_process_groups()
+    exit_if_signalled()
 
 
 def _load(path: Path, changes: list[str]) -> Recipe:
-    """Read the recipe; of several processes each does, and all fail if one does."""
+    """Read the recipe; each of several processes does, and all fail if one does."""
     from lorakit.recipes.recipe import Recipe
 
-    if not is_one_of_several():
+    if not is_launched_in_parallel():
         return Recipe.load(path, changes)
-    from lorakit.distributed.processes import all_agree, start
+    from lorakit.distributed.processes import init_process_groups, run_on_all
 
     try:
         loaded, problem = Recipe.load(path, changes), None
@@ -124,8 +124,8 @@ def _load(path: Path, changes: list[str]) -> Recipe:
         return loaded
 
     training = loaded.training if loaded else {}
-    start(training.get("use_cpu"), training.get("ddp_timeout"))
-    return all_agree(result)
+    init_process_groups(training.get("use_cpu"), training.get("ddp_timeout"))
+    return run_on_all(result)
 
 
 def _is_of_a_run(recipe: Path) -> bool:
@@ -144,48 +144,48 @@ def _train_on_ray(recipe: Recipe, **options: Any) -> TrainResult:
     return train_on_ray(recipe, **options)
 
 
-def train_visibly(
+def train_with_progress(
     recipe: Recipe,
     command: str,
     *,
     resume: bool = False,
     trainer: Callable[..., TrainResult] | None = None,
 ) -> TrainResult:
-    """Train, and draw it from its beginning to its metrics.
+    """Train, and show the progress and the metrics.
 
     Args:
-        recipe: What to train.
-        command: The command to repeat with --resume after Ctrl-C.
-        resume: Whether to go on with a run.
-        trainer: What to call in place of `lorakit.train`.
+        recipe: Recipe to train.
+        command: Command to repeat with --resume after Ctrl-C.
+        resume: Whether to resume a run.
+        trainer: Function to call instead of `lorakit.train`.
     """
     train_adapter = trainer or _train_here
-    with RunView() as view, stoppable(view, command) as stop:
+    with RunView() as view, stopping_on_signals(view, command) as stop:
         result = train_adapter(recipe, resume=resume, on_event=view, stop=stop)
     show_result(result)
     return result
 
 
 @contextmanager
-def stoppable(view: RunView, command: str) -> Iterator[StopRequest]:
-    """Give a request that Ctrl-C and SIGTERM set; say how to go on where they end the block.
+def stopping_on_signals(view: RunView, command: str) -> Iterator[StopRequest]:
+    """Yield a request that Ctrl-C and SIGTERM set; print how to resume if they end the block.
 
     Args:
-        view: Draws the run.
-        command: The command to repeat with --resume.
+        view: View of the run.
+        command: Command to repeat with --resume.
     """
     from lorakit.training.stop_request import StopRequest
 
     stop = StopRequest()
 
-    def left_behind() -> str:
+    def state_left() -> str:
         if view.is_finished:
             return "The run is finished."
         if not view.is_open:
             return "Nothing has been written."
-        return f"Go on from the last complete checkpoint with: {command} --resume"
+        return f"Resume from the last complete checkpoint with: {command} --resume"
 
-    with ending.saying(left_behind, stop):
+    with ending.ending_with(state_left, stop):
         try:
             yield stop
         except (KeyboardInterrupt, StoppedError) as error:
@@ -193,21 +193,21 @@ def stoppable(view: RunView, command: str) -> Iterator[StopRequest]:
             if is_first():
                 is_saved = isinstance(error, StoppedError)
                 saved = (
-                    f"Saved {error.checkpoint}; go on with: {command} --resume" if is_saved else ""
+                    f"Saved {error.checkpoint}; resume with: {command} --resume" if is_saved else ""
                 )
-                complain(f"{ending.reason()} {saved or left_behind()}")
+                complain(f"{ending.reason()} {saved or state_left()}")
             raise typer.Exit(ending.exit_code()) from None
 
 
-def leave_if_asked() -> None:
-    """End with the code of a signal that came after the last step of a run."""
+def exit_if_signalled() -> None:
+    """Exit with the code of a signal that arrived after the last step of a run."""
     if ending.number:
         complain(f"{ending.reason()} The run is finished.")
         raise typer.Exit(ending.exit_code())
 
 
 def show_result(result: TrainResult) -> None:
-    """Print how training ended, and which of its adapters was kept."""
+    """Print how training ended, and which checkpoint was kept."""
     steps = f"{result.steps:,} step{'' if result.steps == 1 else 's'}"
     heading(f"Trained {steps} in {duration_text(result.wall_s)}")
     kept = kept_evaluation(result)
@@ -222,11 +222,11 @@ def show_result(result: TrainResult) -> None:
     metrics = {"mean training loss": result.train_loss}
     metrics |= {f"validation {metric_text(key, settings)}": v for key, v in result.metrics.items()}
     pairs({name: number_text(value) for name, value in metrics.items()})
-    warn_of_chance(result)
+    warn_if_chance(result)
 
 
-def warn_of_chance(result: TrainResult) -> None:
-    """Print the report's warning where the metrics are no better than chance."""
+def warn_if_chance(result: TrainResult) -> None:
+    """Print the warning of the report if the metrics are no better than chance."""
     from lorakit.analysis.guessing import reference_of, warning
     from lorakit.recipes.run_directory import RunDirectory
 
@@ -236,7 +236,7 @@ def warn_of_chance(result: TrainResult) -> None:
 
 
 def kept_evaluation(result: TrainResult) -> dict[str, Any] | None:
-    """Return the row of metrics.jsonl that has the metrics of the adapter that was kept."""
+    """Return the row of metrics.jsonl with the metrics of the kept adapter."""
     from lorakit.recipes.run_directory import RunDirectory
 
     rows = RunDirectory(result.run_dir).metrics()
@@ -245,13 +245,13 @@ def kept_evaluation(result: TrainResult) -> dict[str, Any] | None:
 
 
 def next_commands(recipe: Recipe, run: Path) -> dict[str, str]:
-    """Return what to type after a run."""
-    name = quoted(run)
-    example = {"SEQ_CLS": "classifies", "TOKEN_CLS": "tags"}.get(recipe.task, "goes on from")
+    """Return the next commands after a run."""
+    name = shell_quote(run)
+    example = {"SEQ_CLS": "classifies", "TOKEN_CLS": "tags"}.get(recipe.task, "continues")
     return {
         f'lorakit generate {name} "..." --base': f"{example} a text, with the adapter and without",
         f"lorakit evaluate {name} --data FILE": "measures it on other data",
-        f"lorakit inspect {name}": "shows what it is made of",
-        f"lorakit merge {name} {merged_name(run)}": "writes an ordinary checkpoint",
+        f"lorakit inspect {name}": "shows its contents",
+        f"lorakit merge {name} {merged_name(run)}": "writes a plain checkpoint",
         f"tensorboard --logdir {name}": "shows the curves",
     }

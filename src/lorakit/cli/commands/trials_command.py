@@ -1,4 +1,4 @@
-"""What `lorakit tune` and `lorakit study` have in common: options, and showing their trials."""
+"""Options and progress that `lorakit tune` and `lorakit study` share."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ import typer
 
 from lorakit.cli.quiet import hide_loading_bars
 from lorakit.cli.signals import ending
-from lorakit.cli.views.console import complain, quoted, say
+from lorakit.cli.views.console import complain, say, shell_quote
 from lorakit.cli.views.trials import TrialsView
 
 Result = TypeVar("Result")
 
 Address = Annotated[
     str | None,
-    typer.Option(help="A Ray cluster to join: host:port or auto; else Ray starts here."),
+    typer.Option(
+        metavar="HOST:PORT",
+        help="Ray cluster to join, or auto; by default Ray starts on this machine.",
+    ),
 ]
-Resume = Annotated[
-    bool, typer.Option("--resume", help="Go on with what was ended or killed before its end.")
-]
+Resume = Annotated[bool, typer.Option("--resume", help="Resume an interrupted search or study.")]
 
 
-def run_visibly(
+def run_with_progress(
     name: str,
     run: Callable[..., Result],
     recipe: Path,
@@ -32,15 +33,15 @@ def run_visibly(
     address: str | None,
     resume: bool,
 ) -> Result:
-    """Read a recipe, run its trials, and draw them.
+    """Read a recipe, run its trials, and show their progress.
 
     Args:
-        name: Of the command, to repeat it with --resume after Ctrl-C.
-        run: Takes the recipe, `resume`, `address` and `on_event`.
-        recipe: The recipe's file.
-        overrides: Changes to it.
-        address: Of a cluster to join.
-        resume: Whether to go on with what is there.
+        name: Name of the command, to repeat it with --resume after Ctrl-C.
+        run: Function of the recipe, `resume`, `address` and `on_event`.
+        recipe: File of the recipe.
+        overrides: Changes to the recipe.
+        address: Address of a cluster to join.
+        resume: Whether to resume an interrupted search.
     """
     from lorakit.recipes.recipe import Recipe
 
@@ -48,13 +49,15 @@ def run_visibly(
     loaded = Recipe.load(recipe, changes)
     hide_loading_bars()
     say(f"{loaded.task} on {loaded.model} with {loaded.data.train}")
-    joined = [] if address is None else ["--address", quoted(address)]
-    command = " ".join([f"lorakit {name}", quoted(recipe), *map(quoted, changes), *joined])
-    with TrialsView() as view, ending.raising():
+    joined = [] if address is None else ["--address", shell_quote(address)]
+    command = " ".join(
+        [f"lorakit {name}", shell_quote(recipe), *map(shell_quote, changes), *joined]
+    )
+    with TrialsView() as view, ending.raising_interrupt():
         try:
             return run(loaded, resume=resume, address=address, on_event=view)
         except KeyboardInterrupt:
             view.stop()
-            how = f" Finished trials are kept; go on with: {command} --resume"
+            how = f" Finished trials are kept; resume with: {command} --resume"
             complain(ending.reason() + (how if view.is_open else " Nothing has been written."))
             raise typer.Exit(ending.exit_code()) from None

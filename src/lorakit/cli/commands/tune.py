@@ -1,10 +1,11 @@
-"""`lorakit tune`: search for the best values of some fields of a recipe."""
+"""`lorakit tune`: search for the best values of fields of a recipe."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lorakit.cli.commands.trials_command import Address, Resume, run_visibly
+from lorakit.analysis.metric_text import metric_name
+from lorakit.cli.commands.trials_command import Address, Resume, run_with_progress
 from lorakit.cli.recipe_arguments import Overrides, RecipeFile
 from lorakit.cli.views.console import (
     closing,
@@ -12,10 +13,9 @@ from lorakit.cli.views.console import (
     heading,
     number_text,
     pairs,
-    quoted,
     say,
+    shell_quote,
 )
-from lorakit.cli.views.progress import metric_name
 from lorakit.cli.views.trials import value_text
 
 if TYPE_CHECKING:
@@ -28,21 +28,24 @@ def tune(
     address: Address = None,
     resume: Resume = False,
 ) -> None:
-    """Search for the best rank, modules, learning rate or other values of a recipe."""
+    """Search for the best rank, modules and learning rate.
+
+    The `search` section of the recipe can name other fields.
+    """
     say(f"Reading {recipe} ...")
     from lorakit.tuning.cluster import import_ray
 
     import_ray()
     from lorakit.tuning.search import tune as search
 
-    result = run_visibly("tune", search, recipe, overrides, address, resume)
+    result = run_with_progress("tune", search, recipe, overrides, address, resume)
     show_result(result)
-    best = quoted(result.path / "best.yaml")
+    best = shell_quote(result.path / "best.yaml")
     closing(
         result.files,
         {
-            f"lorakit train {best}": "trains the best on all examples",
-            f"tensorboard --logdir {quoted(result.path / 'trials')}": "shows all trials",
+            f"lorakit train {best}": "trains the best values on all examples",
+            f"tensorboard --logdir {shell_quote(result.path / 'trials')}": "shows all trials",
         },
     )
 

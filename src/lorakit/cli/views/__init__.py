@@ -1,1 +1,1 @@
-"""What the commands draw on a terminal."""
+"""Views of commands on a terminal."""

@@ -1,6 +1,6 @@
-"""Print plainly: headings, tables, sizes, what was written and what to do next.
+"""Print headings, tables, sizes, written files and next commands.
 
-On a terminal tables fit its width; elsewhere (a pipe, a file) they take the width they need, so
+On a terminal, tables fit its width; elsewhere (a pipe, a file) they take the width they need, so
 that nothing is cut off.
 """
 
@@ -18,34 +18,34 @@ from rich.text import Text
 from lorakit.errors import escaped
 from lorakit.files.disks import size_text
 
-_hushed = False
+_is_silenced = False
 
 PAGE_WIDTH = 80
 SECONDS_PER_MINUTE = 60
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Return a console on the present stdout (or stderr); text is printed as it is."""
-    quiet = _hushed and not stderr
+    """Return a console on the current stdout (or stderr) that prints text verbatim."""
+    quiet = _is_silenced and not stderr
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False, quiet=quiet)
 
 
-def hush() -> None:
-    """Print no more to stdout: another process of the same command does."""
-    global _hushed
-    _hushed = True
+def silence_stdout() -> None:
+    """Stop printing to stdout, because another process of the same command prints."""
+    global _is_silenced
+    _is_silenced = True
 
 
 def say(text: str = "", style: str | None = None, *, stderr: bool = False) -> None:
-    """Print one line; long ones are left to the terminal to wrap, so that they copy well.
+    """Print one line; the terminal wraps long ones, so that they can be copied.
 
-    Control characters of foreign text in it are written out.
+    Control characters are escaped.
     """
     console(stderr=stderr).print(escaped(text, keep="\n\t"), style=style, soft_wrap=True)
 
 
 def remark(text: str) -> None:
-    """Print a line beside the result, on stderr, so that stdout holds the result alone."""
+    """Print a line on stderr, so that stdout holds the result alone."""
     say(text, style="dim", stderr=True)
 
 
@@ -64,10 +64,10 @@ def heading(text: str, *, stderr: bool = False) -> None:
 
 
 def pairs(values: Mapping[str, Any]) -> None:
-    """Print names and values in two columns; a value may run over several lines.
+    """Print names and values in two columns; a value may have several lines.
 
     Args:
-        values: What to print by name; a None is left out.
+        values: Values by name; None is omitted.
     """
     width = max((len(name) for name in values), default=0)
     for name, value in values.items():
@@ -79,13 +79,12 @@ def pairs(values: Mapping[str, Any]) -> None:
 def table(
     columns: Sequence[str], rows: Iterable[Sequence[Any]], *, max_width: int | None = None
 ) -> None:
-    """Print a table; columns of numbers are aligned to the right.
+    """Print a table; columns of numbers are right-aligned.
 
     Args:
-        columns: The headings.
+        columns: Column headings.
         rows: One value per column; None is printed as an empty cell.
-        max_width: Where no terminal sets the width, cells are folded so that no line is wider than
-            this; None takes the width it needs.
+        max_width: Width at which cells are folded where no terminal sets one; None does not fold.
     """
     cells = [
         ["" if cell is None else escaped(str(cell), keep="\n") for cell in row] for row in rows
@@ -110,7 +109,7 @@ def table(
 
 
 def looks_numeric(cell: str) -> bool:
-    """Tell whether a cell starts like a number, or is empty.
+    """Return whether a cell starts like a number, or is empty.
 
     >>> [looks_numeric(cell) for cell in ("1,024", "-0.5", "4.2 MB", "layers.0", "")]
     [True, True, True, False, True]
@@ -119,11 +118,11 @@ def looks_numeric(cell: str) -> bool:
 
 
 def closing(written: Sequence[str | Path], next_commands: Mapping[str, str]) -> None:
-    """End a command: what it wrote, and what to type next.
+    """Print the files a command wrote, and the next commands.
 
     Args:
-        written: Paths; a size follows each that is there.
-        next_commands: What each is for, by command.
+        written: Paths; the size of existing ones is printed.
+        next_commands: Purpose by command.
     """
     if written:
         heading("Wrote")
@@ -135,11 +134,11 @@ def closing(written: Sequence[str | Path], next_commands: Mapping[str, str]) -> 
 
 
 def next_steps(commands: Mapping[str, str], *, stderr: bool = False) -> None:
-    """Print what to type next, with the purpose beside each command or, in a long list, above.
+    """Print the next commands, the purpose beside each or, where that is too wide, above it.
 
     Args:
-        commands: What each is for, by command.
-        stderr: Whether to keep it out of stdout, where the result itself goes there.
+        commands: Purpose by command.
+        stderr: Whether to print to stderr, because stdout holds the result.
     """
     if not commands:
         return
@@ -154,18 +153,18 @@ def next_steps(commands: Mapping[str, str], *, stderr: bool = False) -> None:
             say(f"  {command}", stderr=stderr)
 
 
-def quoted(path: str | Path) -> str:
-    """Return a path as a shell takes it."""
+def shell_quote(path: str | Path) -> str:
+    """Return a path quoted for a shell."""
     return shlex.quote(str(path))
 
 
 def merged_name(adapter: str | Path) -> str:
-    """Return a name for the merged checkpoint of an adapter or a run, as a shell takes it.
+    """Return a name for the merged checkpoint of an adapter or a run, quoted for a shell.
 
     >>> merged_name("runs/a/")
     'runs/a-merged'
     """
-    return quoted(f"{Path(adapter)}-merged")
+    return shell_quote(f"{Path(adapter)}-merged")
 
 
 def size_of(path: Path) -> int:
@@ -175,7 +174,7 @@ def size_of(path: Path) -> int:
 
 
 def duration_text(duration_s: float) -> str:
-    """Return a duration in the two largest fitting units.
+    """Return a duration in its two largest units.
 
     >>> [duration_text(s) for s in (0.42, 42, 125, 7_260)]
     ['0.4 s', '42 s', '2 min 05 s', '2 h 01 min']
@@ -193,7 +192,7 @@ def duration_text(duration_s: float) -> str:
 
 
 def number_text(value: Any) -> str:
-    """Return a number for a table: counts with commas, others with four significant digits.
+    """Return a number for a table: integers with commas, floats with four significant digits.
 
     >>> [number_text(n) for n in (739586, 0.84615384, 0.0002, 12.0, True)]
     ['739,586', '0.8462', '0.0002', '12', 'true']

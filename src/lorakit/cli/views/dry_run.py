@@ -1,4 +1,4 @@
-"""Draw what a run would do, with rows as the model will see them."""
+"""Print what a run would do, with examples as the model will see them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from lorakit.training.preview import DryRun
     from lorakit.training.tasks import PreviewExample
 
-SHOWN_TOKENS = 160  # of a long row: half from its beginning, half from its end
+SHOWN_TOKENS = 160  # of a long example: half from its beginning, half from its end
 MAX_LINE_WIDTH = 100
 MARK = "^"
 INDENT = "     "
 
 
 def show_dry_run(dry: DryRun) -> None:
-    """Print adapter, data, training arguments and sample rows."""
+    """Print adapter, data, training arguments and the first examples."""
     show_injection(dry.injection, dry.parameter_count)
     show_data(
         {
@@ -36,27 +36,28 @@ def show_dry_run(dry: DryRun) -> None:
     heading(f"Training: {dry.steps:,} optimizer steps")
     settings = {key: number_text(value) for key, value in dry.recipe.training.items()}
     pairs({"products in": dry.dtypes["compute"], **settings})
-    has_marks = any(any(row.counted) for row in dry.preview_examples)
+    has_marks = any(any(example.counted) for example in dry.preview_examples)
     legend = f" ({MARK} marks what counts in the loss)" if has_marks else ""
     heading(f"The first examples as the model will see them{legend}")
-    for number, row in enumerate(dry.preview_examples, start=1):
-        show_row(number, row)
+    for number, example in enumerate(dry.preview_examples, start=1):
+        show_example(number, example)
 
 
-def show_row(number: int, row: PreviewExample) -> None:
-    """Print the tokens of a row, those that count in the loss marked from below."""
-    say(f"  {number}. {len(row.tokens):,} tokens{'; ' if row.note else ''}{escaped(row.note)}")
+def show_example(number: int, example: PreviewExample) -> None:
+    """Print the tokens of an example, those that count in the loss marked from below."""
+    note = f"; {escaped(example.note)}" if example.note else ""
+    say(f"  {number}. {len(example.tokens):,} tokens{note}")
     width = min(console().width, MAX_LINE_WIDTH) - len(INDENT)
-    for line in marked_lines(*short_repr(row.tokens, row.counted), width):
+    for line in marked_lines(*shorten_middle(example.tokens, example.counted), width):
         say(f"{INDENT}{line}")
 
 
-def short_repr(
+def shorten_middle(
     tokens: Sequence[str], counted: Sequence[bool], most: int = SHOWN_TOKENS
 ) -> tuple[list[str], list[bool]]:
-    """Leave out the middle of a long row.
+    """Omit the middle of a long example.
 
-    >>> short_repr(["a", "b", "c", "d", "e"], [False] * 5, most=2)
+    >>> shorten_middle(["a", "b", "c", "d", "e"], [False] * 5, most=2)
     (['a', '[... 3 more ...]', 'e'], [False, False, False])
     """
     if len(tokens) <= most:
@@ -70,7 +71,7 @@ def short_repr(
 
 
 def marked_lines(tokens: Sequence[str], counted: Sequence[bool], width: int) -> Iterator[str]:
-    """Yield tokens in lines of at most `width` columns, with a line of marks where some count.
+    """Yield lines of at most `width` columns, each followed by marks if some of its tokens count.
 
     >>> for line in marked_lines(["to", "be", "or", "not"], [False, False, True, True], 8):
     ...     print(line)
@@ -83,15 +84,15 @@ def marked_lines(tokens: Sequence[str], counted: Sequence[bool], width: int) -> 
     for token, counts in zip(tokens, counted, strict=True):
         shown = escaped(token)
         if text and cell_len(text) + cell_len(shown) + 1 > width:
-            yield from _with_marks(text, marks)
+            yield from _line_with_marks(text, marks)
             text, marks = "", ""
         gap = " " if text else ""
         text += gap + shown
         marks += gap + (MARK if counts else " ") * cell_len(shown)
-    yield from _with_marks(text, marks)
+    yield from _line_with_marks(text, marks)
 
 
-def _with_marks(text: str, marks: str) -> Iterator[str]:
+def _line_with_marks(text: str, marks: str) -> Iterator[str]:
     yield text
     if MARK in marks:
         yield marks.rstrip()

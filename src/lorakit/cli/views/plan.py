@@ -1,4 +1,4 @@
-"""Draw a memory plan: a bar for each part, the ways beside each other, what would help."""
+"""Print a memory plan: a bar for each purpose, the methods side by side, what would help."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from lorakit.cli.views.console import (
     heading,
     number_text,
     pairs,
-    quoted,
     say,
+    shell_quote,
     size_text,
     table,
 )
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _BAR_WIDTH = 40
 _MAX_WIDTH = 100
 _FEW_OVERRIDES = 2
-"""A change of more overrides is made of others, which name them."""
+"""A change with more overrides combines others, which list them."""
 ORDER = (
     *("base weights", "trained weights", "gradients", "optimizer state", "saved activations"),
     *("logits", "temporaries", "communication", "batch"),
@@ -32,7 +32,7 @@ ORDER = (
 
 
 def show_plan(plan: MemoryPlan) -> None:
-    """Print what the peak is made of, whether it fits, and how long the run is."""
+    """Print the contents of the peak, whether it fits, and the length of the run."""
     several = f", each of {plan.processes} processes" if plan.processes > 1 else ""
     heading(f"Memory at the peak of a step, on {plan.device}{several}")
     peak = max(plan.peak_bytes, 1)
@@ -41,7 +41,7 @@ def show_plan(plan: MemoryPlan) -> None:
         if size:
             bar = "█" * max(round(_BAR_WIDTH * size / peak), 1)
             say(f"  {purpose:<18} {size_text(size):>9}  {bar}")
-    say(f"  {'in all':<18} {size_text(plan.peak_bytes):>9}  at {plan.peak_place}")
+    say(f"  {'total':<18} {size_text(plan.peak_bytes):>9}  at {plan.peak_place}")
     say(f"  {'the process':<18} {size_text(plan.process_bytes):>9}  Python and its libraries")
     say()
     say(verdict(plan), style="bold" if plan.fits is False else None)
@@ -60,7 +60,7 @@ def show_plan(plan: MemoryPlan) -> None:
 
 
 def _steps_text(plan: MemoryPlan) -> str | None:
-    """Return how many optimizer steps there are, and of how many micro-batches each."""
+    """Return the number of optimizer steps, and of micro-batches in each."""
     if plan.updates is None or plan.batches is None:
         return None
     each = plan.batches // max(plan.updates, 1)
@@ -69,14 +69,14 @@ def _steps_text(plan: MemoryPlan) -> str | None:
 
 
 def verdict(plan: MemoryPlan) -> str:
-    """Say whether a plan fits."""
+    """Return a sentence on whether a plan fits."""
     needed = size_text(plan.needed_bytes)
     if plan.memory_bytes is None:
-        return f"It needs {needed}; how much there is is not known here (--memory)."
+        return f"It needs {needed}; the memory of the device is not known here (--memory)."
     there = size_text(plan.memory_bytes)
     if plan.fits:
         return f"It fits: {needed} of {there}."
-    return f"It does not fit: it needs {needed}, and there are {there}."
+    return f"It does not fit: it needs {needed} of {there}."
 
 
 def summary(plan: MemoryPlan) -> str:
@@ -91,7 +91,7 @@ def summary(plan: MemoryPlan) -> str:
 
 
 def show_methods(plans: Mapping[str, MemoryPlan]) -> None:
-    """Print the ways to train side by side."""
+    """Print the training methods side by side."""
     heading("Side by side")
     values = {
         "trained": [f"{plan.trainable:,}" for plan in plans.values()],
@@ -108,14 +108,14 @@ def show_methods(plans: Mapping[str, MemoryPlan]) -> None:
     table(("", *plans), [(name, *cells) for name, cells in values.items()], max_width=_MAX_WIDTH)
 
 
-def show_changes(changes: Sequence[Change], own: MemoryPlan) -> None:
-    """Print what would make a run fit, and what each change saves."""
+def show_changes(changes: Sequence[Change]) -> None:
+    """Print changes that would make a run fit, and how much each saves."""
     heading("What would save memory")
     if not changes:
-        say("  Nothing lorakit knows of. Choose a smaller model.")
+        say("  No change that lorakit knows. Choose a smaller model.")
         return
     table(
-        ("change", "saves", "needs then", "fits"),
+        ("change", "saves", "then needs", "fits"),
         [
             (
                 change.name,
@@ -129,13 +129,13 @@ def show_changes(changes: Sequence[Change], own: MemoryPlan) -> None:
     )
     for change in changes:
         if len(change.overrides) <= _FEW_OVERRIDES:
-            say(f"  {change.name}: {' '.join(map(quoted, change.overrides))}")
+            say(f"  {change.name}: {' '.join(map(shell_quote, change.overrides))}")
 
 
-def show_measurement(found: Measurement, own: MemoryPlan) -> None:
-    """Print how long real steps took and what they took, beside the plan."""
+def show_measurement(found: Measurement, plan: MemoryPlan) -> None:
+    """Print the time and memory of real steps, compared with the plan."""
     heading("Measured")
-    share = found.memory.peak_bytes / max(own.peak_bytes, 1) - 1
+    share = found.memory.peak_bytes / max(plan.peak_bytes, 1) - 1
     size = size_text(found.memory.peak_bytes)
     pairs(
         {

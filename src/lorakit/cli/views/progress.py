@@ -1,4 +1,4 @@
-"""Draw a training run from its events: a bar on a terminal, plain lines elsewhere."""
+"""Show the progress of training: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from lorakit.analysis.metric_text import metric_name
 from lorakit.cli.views.console import console, duration_text, number_text
 from lorakit.errors import escaped
 
@@ -24,7 +25,7 @@ SHOWN_METRICS = 5  # in one line; all of them are in metrics.jsonl
 
 
 class TrainingProgress:
-    """Listens to a run's "step" and "evaluation" events; a context that ends with the bar."""
+    """Shows the "step" and "evaluation" events of a run; as a context manager, ends the bar."""
 
     def __init__(self) -> None:
         self._console: Console = console()
@@ -46,13 +47,13 @@ class TrainingProgress:
         self.stop()
 
     def stop(self) -> None:
-        """End the bar, so that other things can be printed."""
+        """End the bar, so that other lines can be printed."""
         if self._bar is not None:
             self._bar.stop()
         self._bar, self._began_s = None, 0.0
 
     def name_metrics(self, task_type: TaskType, labels: Sequence[str] | None) -> None:
-        """Call the metrics of a task as its report does."""
+        """Name the metrics of a task as its report does."""
         from lorakit.adapters.inference_settings import InferenceSettings
         from lorakit.analysis.metric_text import metric_text
 
@@ -60,11 +61,11 @@ class TrainingProgress:
         self._name = lambda key: metric_text(key, settings)
 
     def step(self, payload: Mapping[str, Any]) -> None:
-        """Show how far training is.
+        """Show the progress of training.
 
         Args:
             payload: "step", "max_steps", "epoch", "loss", "learning_rate", and "logged", which
-                is true where the values are new.
+                is true if the values are new.
         """
         if not self._began_s:
             self._began_s, self._first_step = time.monotonic(), int(payload["step"])
@@ -125,12 +126,3 @@ def _value(name: str, value: float | None) -> str:
     if value is None:
         return ""
     return f"{name} {value:.4f}" if name == "loss" else f"{name} {value:.1e}"
-
-
-def metric_name(key: str) -> str:
-    """Return a metric's key as words.
-
-    >>> metric_name("eval_roc_auc")
-    'roc auc'
-    """
-    return key.removeprefix("eval_").replace("_", " ")

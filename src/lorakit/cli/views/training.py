@@ -1,4 +1,4 @@
-"""Draw a run from its events."""
+"""Show a run from its events."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class RunView:
-    """Takes a run's events and draws each."""
+    """Shows each event of a run."""
 
     def __init__(self) -> None:
         self.progress = TrainingProgress()
@@ -27,7 +27,7 @@ class RunView:
         self.progress.stop()
 
     def __call__(self, event: str, payload: dict[str, Any]) -> None:
-        """Draw one event."""
+        """Show one event."""
         if event == "data":
             show_data(payload)
             self.progress.name_metrics(payload["task_type"], payload["labels"])
@@ -49,7 +49,7 @@ class RunView:
 
 
 def show_data(payload: Mapping[str, Any]) -> None:
-    """Print how many examples there are, and what was done to them."""
+    """Print the number of examples, and notes on how they were changed."""
     heading("Data")
     pairs(
         {
@@ -62,7 +62,7 @@ def show_data(payload: Mapping[str, Any]) -> None:
 
 
 def show_injection(injection: Injection, count: ParameterCount) -> None:
-    """Print what the adapter matched, and how many parameters are trained."""
+    """Print the modules the adapter matched, and the number of trained parameters."""
     heading("Adapter")
     rows = injection.rows()
     columns = list(rows[0]) if rows else []
@@ -86,10 +86,10 @@ def show_injection(injection: Injection, count: ParameterCount) -> None:
 
 
 def show_opening(payload: Mapping[str, Any]) -> None:
-    """Print where the run is written and where a resumed one goes on."""
+    """Print the run directory, and the checkpoint that a resumed run continues from."""
     heading(f"Training in {payload['path']}")
     if payload["resumed_from"]:
-        say(f"  going on from {payload['resumed_from']}")
+        say(f"  resuming from {payload['resumed_from']}")
     for path, problem in payload["removed"].items():
         say(f"  removed {path}: {problem}")
     if payload["note"]:

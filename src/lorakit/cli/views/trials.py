@@ -1,4 +1,4 @@
-"""Draw the trials of a search or a study: a live table on a terminal, plain lines elsewhere."""
+"""Show the trials of a search or a study: a live table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from lorakit.analysis.metric_text import metric_name
 from lorakit.cli.views.console import console, heading, number_text, pairs, table
-from lorakit.cli.views.progress import metric_name
 from lorakit.errors import escaped
 
 if TYPE_CHECKING:
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
 _STYLES = {"running": "bold", "finished": "green", "stopped": "yellow", "failed": "red"}
 _LINES_AROUND = 6
-"""Of a terminal, for what stands above and below the table."""
+"""Lines of a terminal that are kept for what is above and below the table."""
 
 
 class TrialsView:
-    """Takes a search's events and draws each."""
+    """Shows each event of a search or a study."""
 
     def __init__(self) -> None:
         self._console = console()
         self._live: Live | None = None
         self._settings: TrialsConfig | None = None
         self._epochs = 0
-        self._told: dict[str, tuple[str, int]] = {}
+        self._shown_states: dict[str, tuple[str, int]] = {}
         self.is_open = False
 
     def __enter__(self) -> TrialsView:
@@ -41,13 +41,13 @@ class TrialsView:
         self.stop()
 
     def stop(self) -> None:
-        """End the live table, so that other things can be printed."""
+        """End the live table, so that other lines can be printed."""
         if self._live is not None:
             self._live.stop()
         self._live = None
 
     def __call__(self, event: str, payload: dict[str, Any]) -> None:
-        """Draw one event."""
+        """Show one event."""
         if event == "planned":
             self.is_open = True
             self._settings, self._epochs = payload["settings"], payload["epochs"]
@@ -62,7 +62,7 @@ class TrialsView:
         pairs(
             {
                 "training examples": number_text(payload["train_examples"]),
-                "looking for": f"the {aim} {settings.metric}",
+                "objective": f"the {aim} {settings.metric}",
                 **payload["facts"],
             }
         )
@@ -83,8 +83,8 @@ class TrialsView:
             self._live.update(self._drawn(shown_records(records, room), len(records)))
             return
         state = (changed.status, changed.epochs)
-        if self._told.get(changed.name) != state:
-            self._told[changed.name] = state
+        if self._shown_states.get(changed.name) != state:
+            self._shown_states[changed.name] = state
             line = trial_line(changed, self._settings, self._epochs)
             self._console.print(escaped(line), soft_wrap=True)
 
@@ -108,12 +108,12 @@ class TrialsView:
             style = _STYLES.get(record.status, "dim")
             drawn.add_row(*(Text(escaped(cell)) for cell in cells), style=style)
         if len(records) < count:
-            drawn.caption = f"{count - len(records)} more trials that have ended"
+            drawn.caption = f"{count - len(records)} more trials have ended"
         return drawn
 
 
 def shown_records(records: Sequence[TrialRecord], most: int) -> list[TrialRecord]:
-    """Return what fits the screen: those that run or wait, and of the others the newest."""
+    """Return the records that fit the screen: running and waiting ones, then the newest."""
     if len(records) <= most:
         return list(records)
     ended = [r for r in records if r.status not in ("running", "waiting")]
@@ -122,7 +122,7 @@ def shown_records(records: Sequence[TrialRecord], most: int) -> list[TrialRecord
 
 
 def trial_line(record: TrialRecord, settings: TrialsConfig, epochs: int) -> str:
-    """Return one line on what has just become of a trial."""
+    """Return one line on the last change of a trial."""
     if record.status == "failed":
         return f"{record.name} failed: {record.error}"
     best = record.best_value(settings)
@@ -130,7 +130,7 @@ def trial_line(record: TrialRecord, settings: TrialsConfig, epochs: int) -> str:
         values = ", ".join(
             f"{key.rpartition('.')[2]}={value_text(value)}" for key, value in record.values.items()
         )
-        return f"{record.name} begins: {values}"
+        return f"{record.name} starts: {values}"
     last = record.evaluations[-1][settings.metric] if record.evaluations else math.nan
     text = f"{record.name} epoch {record.epochs}/{epochs}"
     text += f": {metric_name(settings.metric)} {number_text(last)}"
@@ -146,7 +146,7 @@ def value_text(value: Any) -> str:
 
 
 def values_text(distribution: Any) -> str:
-    """Return where a field's values come from, in words."""
+    """Return the distribution of a field in words."""
     from lorakit.tuning.space import label_of
 
     if distribution.same_as is not None:

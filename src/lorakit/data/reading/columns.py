@@ -1,4 +1,4 @@
-"""Columns of a dataset: which there are, and what an empty cell is."""
+"""Check the columns of a dataset and find missing values."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _COLUMNS_SHOWN = 25
 
 
 @contextmanager
-def without_bars() -> Iterator[None]:
-    """Keep the datasets library from drawing a progress bar for each step of its work."""
+def hiding_progress_bars() -> Iterator[None]:
+    """Hide the progress bars of the datasets library inside the block."""
     if not is_progress_bar_enabled():
         yield
         return
@@ -38,10 +38,10 @@ def require_columns(dataset: Dataset, columns: Mapping[str, str], where: Place |
     Args:
         dataset: The examples.
         columns: The wanted column by the recipe key that names it.
-        where: What to call the examples in the error.
+        where: Name of the examples, for errors.
 
     Raises:
-        DataError: Lists every missing column, the columns there are and the nearest one.
+        DataError: Lists every missing column with the nearest one, and the columns of the data.
     """
     there = dataset.column_names
     missing = {key: column for key, column in columns.items() if column not in there}
@@ -51,21 +51,21 @@ def require_columns(dataset: Dataset, columns: Mapping[str, str], where: Place |
             for key, column in missing.items()
         ]
         raise DataError(
-            f"Columns are missing in {where}: {' '.join(problems)} Columns there are: "
+            f"Columns are missing in {where}: {' '.join(problems)} Columns of the data: "
             f"{first_few(there, _COLUMNS_SHOWN)}. Name them in the recipe, as in "
             f"{next(iter(missing))}={there[0] if there else 'COLUMN'}."
         )
 
 
 def unused_note(dataset: Dataset, used: Iterable[str]) -> list[str]:
-    """Say which columns are not used, if any: one of them may have been meant."""
+    """Return a note on unused columns, if any: the user may have meant one of them."""
     known = set(used)
     unused = [escaped(name) for name in dataset.column_names if name not in known]
     return [f"Columns that are not used: {first_few(unused, 10)}."] if unused else []
 
 
 def is_missing(value: Any) -> bool:
-    """Return whether a cell holds nothing: None, NaN, or a text without a visible character."""
+    """Return whether a value is missing: None, NaN, or a text without a visible character."""
     if isinstance(value, str):
         return not value.strip()
     return value is None or (isinstance(value, float) and value != value)

@@ -1,4 +1,4 @@
-"""Read csv files: every cell is the text that is written there."""
+"""Read csv files: every cell is text, exactly as written."""
 
 from __future__ import annotations
 
@@ -13,35 +13,40 @@ from typing import TextIO
 import numpy as np
 import pyarrow as pa
 
-from lorakit.data.reading.file_text import text_of
-from lorakit.data.reading.table import CHUNK_EXAMPLES, FileExamples, dataset_of, require_names
+from lorakit.data.reading.file_text import open_text
+from lorakit.data.reading.table import (
+    CHUNK_EXAMPLES,
+    FileExamples,
+    in_memory_dataset,
+    require_names,
+)
 from lorakit.errors import DataError, escaped, first_few
 
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 _SAMPLE_CHARACTERS = 1 << 16
 _SAMPLE_RECORDS = 50
 _LONGEST_CELL = 2**31 - 1
-"""In characters; Python's own limit is 131,072, fewer than some documents have."""
+"""In characters; Python's default limit is 131,072, less than some documents have."""
 
 
 def read_csv(path: Path, key: str, delimiter: str | None = None) -> FileExamples:
     """Read a csv file whose first record names the columns.
 
-    Cells are texts as written: `007` stays `007`, `true` stays `true`, and "NA" is a text too. An
-    empty cell is a missing value, with or without quotes.
+    Cells are text: `007` stays `007`, `true` stays `true`, and "NA" is text too. An empty cell is a
+    missing value, with or without quotes.
 
     Args:
         path: The file.
         key: The recipe key that names it.
-        delimiter: What separates cells; None takes tabs for .tsv and looks at the file otherwise.
+        delimiter: Separator of the cells; None takes tabs for .tsv and detects it otherwise.
 
     Raises:
-        DataError: Names the lines that have more or fewer cells than the header, a quote that is
-            not closed, columns of one name, or bytes that are not UTF-8.
+        DataError: Names the lines with more or fewer cells than the header, an unclosed quote,
+            columns of the same name, or bytes that are not UTF-8.
     """
     if delimiter is None and path.suffix.lower() == ".tsv":
         delimiter = "\t"
-    with text_of(path, key) as stream, _long_cells():
+    with open_text(path, key) as stream, _long_cells():
         notes = []
         found = delimiter or _delimiter(stream)
         if delimiter is None and found != ",":
@@ -49,7 +54,7 @@ def read_csv(path: Path, key: str, delimiter: str | None = None) -> FileExamples
         table, lines, spaced = _read(stream, found, f"{key}: got '{path}'")
         if spaced:
             notes.append(f"Spaces around the column names of '{path}' were removed.")
-    return FileExamples(dataset_of(table), lines, tuple(notes))
+    return FileExamples(in_memory_dataset(table), lines, tuple(notes))
 
 
 @contextmanager
@@ -62,12 +67,12 @@ def _long_cells() -> Iterator[None]:
 
 
 def _delimiter(stream: TextIO) -> str:
-    """Return what separates the cells: the first that gives every record as many as the header."""
+    """Return the delimiter: the first that gives every record as many cells as the header."""
     sample = stream.read(_SAMPLE_CHARACTERS)
     stream.seek(0)
     lines = sample.splitlines(keepends=True)
     if len(sample) == _SAMPLE_CHARACTERS and len(lines) > 1:
-        lines.pop()  # cut anywhere
+        lines.pop()  # it may be incomplete
     widths = {mark: _widths(lines, mark) for mark in _DELIMITERS}
     several = [mark for mark, found in widths.items() if found and found[0] > 1]
     even = [mark for mark in several if len(set(widths[mark])) == 1]
@@ -93,13 +98,13 @@ def _read(stream: TextIO, delimiter: str, where: str) -> tuple[pa.Table, np.ndar
     chunks: list[list[pa.Array]] = []
     lines: list[int] = []
     ragged: dict[int, list[int]] = {}
-    while part := list(islice(records, CHUNK_EXAMPLES)):
-        for line, cells in part:
+    while chunk := list(islice(records, CHUNK_EXAMPLES)):
+        for line, cells in chunk:
             if len(cells) != len(header):
                 ragged.setdefault(len(cells), []).append(line)
         if not ragged:
-            lines += [line for line, _ in part]
-            columns = zip(*(cells for _, cells in part), strict=True)
+            lines += [line for line, _ in chunk]
+            columns = zip(*(cells for _, cells in chunk), strict=True)
             chunks.append([pa.array([c or None for c in cells], pa.string()) for cells in columns])
     if ragged:
         raise DataError(_ragged(ragged, len(header), delimiter, where))
@@ -112,7 +117,7 @@ def _read(stream: TextIO, delimiter: str, where: str) -> tuple[pa.Table, np.ndar
 
 
 def _records(stream: TextIO, delimiter: str, where: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield each record that is not a blank line, with the line on which it begins."""
+    """Yield each record that is not blank, with its first line."""
     reader = csv.reader(stream, delimiter=delimiter, strict=True)
     while True:
         line = reader.line_num + 1
@@ -140,7 +145,7 @@ def _malformed(error: csv.Error, line: int, last: int, where: str) -> str:
 
 
 def _column_names(written: Sequence[str], where: str) -> list[str]:
-    """Return the names of the columns; one without a name, as of an index, gets its number."""
+    """Return the names of the columns; an unnamed one, such as an index, gets its number."""
     names = [name.strip() or f"Unnamed: {index}" for index, name in enumerate(written)]
     repeated = [escaped(name) for name, count in Counter(names).items() if count > 1]
     if repeated:

@@ -1,4 +1,4 @@
-"""The text of a data file: its encoding, and what is no text at all."""
+"""Open a data file as text: detect its encoding, and refuse binary files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-_NO_TEXT = (
+_BINARY_FORMATS = (
     (b"\x1f\x8b", "is compressed with gzip", "Unpack it first (gunzip)."),
     (b"BZh", "is compressed with bzip2", "Unpack it first (bunzip2)."),
     (b"\xfd7zXZ", "is compressed with xz", "Unpack it first (unxz)."),
@@ -35,23 +35,23 @@ _NO_TEXT = (
 
 
 @contextmanager
-def text_of(path: Path, key: str) -> Iterator[TextIO]:
-    """Open a data file as text, lines as they are written.
+def open_text(path: Path, key: str) -> Iterator[TextIO]:
+    """Open a data file as text, with line endings unchanged.
 
     Args:
-        path: The file; UTF-8, or what its byte order mark says.
+        path: The file, in UTF-8 or the encoding of its byte order mark.
         key: The recipe key that names it.
 
     Raises:
-        DataError: It is compressed or no text, or not in UTF-8; names the line of the first wrong
+        DataError: It is compressed or binary, or not in UTF-8; names the line of the first wrong
             byte.
     """
     with path.open("rb") as file:
         head = file.read(64)
-    for magic, what, step in _NO_TEXT:
+    for magic, what, step in _BINARY_FORMATS:
         if head.startswith(magic):
             raise DataError(
-                f"Could not read {key}: got '{path}', which {what}, expected text as its ending "
+                f"Could not read {key}: got '{path}', which {what}, expected text, as its ending "
                 f"says. {step}"
             )
     encoding = next((name for mark, name in _BYTE_ORDER_MARKS if head.startswith(mark)), "utf-8")

@@ -1,4 +1,4 @@
-"""Columns from objects: a plain type where all values have one, else the values as written."""
+"""Build columns from JSON objects: of a plain type if possible, else the values as written."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ import numpy as np
 import pyarrow as pa
 from datasets import Features
 
-from lorakit.data.reading.table import CHUNK_EXAMPLES, FileExamples, dataset_of, require_names
+from lorakit.data.reading.table import (
+    CHUNK_EXAMPLES,
+    FileExamples,
+    in_memory_dataset,
+    require_names,
+)
 from lorakit.data.reading.written_json import WrittenJson, json_array
 from lorakit.errors import DataError, escaped
 
@@ -19,34 +24,34 @@ _WRITTEN = pa.json_()
 _UNKNOWN = {pa.null(): pa.string(), pa.list_(pa.null()): pa.list_(pa.string())}
 
 
-def columns_of(
+def columns_from_objects(
     records: Iterable[tuple[int | None, dict[str, Any]]], where: str, note: str | None
 ) -> FileExamples:
     """Return objects as a table.
 
-    A column whose values are all texts, integers, fractions, truth values or lists of one of these
-    has that type, wherever in the file they stand; any other keeps each value as it is written. A
-    key that an object does not have is a missing value.
+    A column whose values are all strings, integers, floats, booleans, or lists of one of these has
+    that type. Any other column keeps each value as written. A key that an object does not have is a
+    missing value.
 
     Args:
-        records: The line of each object, if it is known, and the object.
+        records: The line of each object, if known, and the object.
         where: The recipe key and the file, for errors.
-        note: How the file was understood.
+        note: How the file was read.
 
     Raises:
-        DataError: A text holds half a surrogate pair, which no tokenizer takes.
+        DataError: A text has half a surrogate pair, which no tokenizer accepts.
     """
     iterator = iter(records)
     columns: dict[str, list[pa.Array]] = {}
     lines: list[int | None] = []
-    while part := list(islice(iterator, CHUNK_EXAMPLES)):
-        objects = [value for _, value in part]
+    while chunk := list(islice(iterator, CHUNK_EXAMPLES)):
+        objects = [value for _, value in chunk]
         for name in dict.fromkeys(name for value in objects for name in value):
             if name not in columns:
                 columns[name] = [pa.nulls(len(lines))]
         for name, chunks in columns.items():
             chunks.append(_array([value.get(name) for value in objects], name, where))
-        lines += [line for line, _ in part]
+        lines += [line for line, _ in chunk]
     require_names(columns, where)
     made = {name: _joined(chunks) for name, chunks in columns.items()}
     table = pa.table(made)
@@ -55,7 +60,9 @@ def columns_of(
         if column.type == _WRITTEN:
             features[name] = WrittenJson()
     numbers = None if None in lines else np.array(lines, dtype=np.int64)
-    return FileExamples(dataset_of(table, features), numbers, () if note is None else (note,))
+    return FileExamples(
+        in_memory_dataset(table, features), numbers, () if note is None else (note,)
+    )
 
 
 def _array(values: list[Any], name: str, where: str) -> pa.Array:
@@ -85,13 +92,13 @@ def _type_of(values: list[Any]) -> pa.DataType:
 
 
 def _joined(chunks: list[pa.Array]) -> pa.ChunkedArray:
-    """Return the chunks as one column of the type that all of them fit."""
+    """Return the chunks as one column, of a type that fits all of them."""
     kind = pa.null()
     for chunk in chunks:
         kind = _common(kind, chunk.type)
     if kind == _WRITTEN:
         return pa.chunked_array([_as_written(chunk) for chunk in chunks], kind)
-    if kind in _UNKNOWN:  # nothing but missing values, or empty lists: nothing says of what
+    if kind in _UNKNOWN:  # only missing values, or empty lists of an unknown type
         kind = _UNKNOWN[kind]
     return pa.chunked_array([chunk.cast(kind) for chunk in chunks], kind)
 

@@ -1,4 +1,4 @@
-"""Read json and jsonl files: every value as it is written, nulls included."""
+"""Read json and jsonl files: every value as written, nulls included."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from lorakit.data.reading.file_text import text_of
-from lorakit.data.reading.json_columns import columns_of
+from lorakit.data.reading.file_text import open_text
+from lorakit.data.reading.json_columns import columns_from_objects
 from lorakit.data.reading.table import FileExamples
 from lorakit.errors import DataError, escaped, first_few
 
@@ -18,7 +18,7 @@ _CHAT_KEYS = ("role", "from")
 
 
 def read_json(path: Path, key: str) -> FileExamples:
-    """Read examples from JSON: one object a line, a list of objects, or columns of lists.
+    """Read examples from JSON: one object per line, a list of objects, or columns of lists.
 
     A document `{"data": [...]}` with one list of objects is read as that list.
 
@@ -27,17 +27,17 @@ def read_json(path: Path, key: str) -> FileExamples:
         key: The recipe key that names it.
 
     Raises:
-        DataError: Names the line that is no JSON or no object.
+        DataError: Names the line that is not JSON or not an object.
     """
     where = f"{key}: got '{path}'"
-    with text_of(path, key) as stream:
+    with open_text(path, key) as stream:
         try:
             if _is_one_document(stream):
                 document = _parsed(stream.read(), where, None)
                 is_lines = path.suffix.lower() == ".jsonl"  # an object there is one example
                 records, note = _examples_of(document, where, may_be_columns=not is_lines)
-                return columns_of(((None, record) for record in records), where, note)
-            return columns_of(_lines(stream, where), where, None)
+                return columns_from_objects(((None, record) for record in records), where, note)
+            return columns_from_objects(_lines(stream, where), where, None)
         except RecursionError:
             raise DataError(
                 f"Could not read {where}, which is nested too deeply, expected lists and objects a "
@@ -46,7 +46,7 @@ def read_json(path: Path, key: str) -> FileExamples:
 
 
 def _is_one_document(stream: TextIO) -> bool:
-    """Return whether a file is one JSON value; else it has one in each line. Rewinds it."""
+    """Return whether a file is one JSON value rather than one per line; rewinds the stream."""
     first = next((line for line in stream if line.strip()), "")
     has_more = any(line.strip() for line in stream)
     stream.seek(0)
@@ -55,7 +55,7 @@ def _is_one_document(stream: TextIO) -> bool:
     try:
         json.loads(first)
     except ValueError as error:
-        # A line that ends too early is the beginning of a document over several lines.
+        # An incomplete line is the beginning of a document over several lines.
         return has_more and getattr(error, "pos", 0) >= len(first.rstrip())
     return not has_more
 
@@ -80,14 +80,14 @@ def _parsed(text: str, where: str, line: int | None) -> Any:
         near = escaped(text[error.pos :].strip()[:20])
         reason = error.msg[:1].lower() + error.msg[1:]
         raise DataError(
-            f"Could not read {where}, which is no JSON at {at} ({reason}"
+            f"Could not read {where}, which is not JSON at {at} ({reason}"
             f"{f', before `{near}`' if near else ''}), {_SHOWN}. Repair or remove it."
         ) from None
-    except ValueError as error:  # a key that stands twice, an integer of thousands of digits
+    except ValueError as error:  # a repeated key, an integer of thousands of digits
         at = f" in line {line}" if line else ""
         reason = str(error).partition(";")[0]
         raise DataError(
-            f"Could not read {where}, which holds what cannot be read{at} ({reason}), {_SHOWN}. "
+            f"Could not read {where}, which has an invalid value{at} ({reason}), {_SHOWN}. "
             "Repair or remove it."
         ) from None
 
@@ -97,7 +97,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(made) != len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key '{escaped(twice)}' stands twice in one object")
+        raise ValueError(f"the key '{escaped(twice)}' appears twice in one object")
     return made
 
 
@@ -107,7 +107,7 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_object)
 def _examples_of(
     document: Any, where: str, *, may_be_columns: bool
 ) -> tuple[list[dict[str, Any]], str | None]:
-    """Return the examples of one JSON value, and how it was understood."""
+    """Return the examples of one JSON value, and a note on how it was read."""
     if isinstance(document, list):
         for number, value in enumerate(document, start=1):
             if not isinstance(value, dict):
@@ -131,7 +131,7 @@ def _examples_of(
 
 
 def _transposed(document: dict[str, Any], where: str) -> tuple[list[dict[str, Any]], str | None]:
-    """Return the examples of columns, which are lists, or mappings by index as pandas writes."""
+    """Return the examples of columns: lists, or mappings by index as pandas writes them."""
     columns = document
     if document and all(isinstance(value, dict) for value in document.values()):
         indices = list(next(iter(document.values())))
@@ -146,9 +146,9 @@ def _transposed(document: dict[str, Any], where: str) -> tuple[list[dict[str, An
             f"Could not read {where}, whose columns have different lengths ({said}), {_SHOWN}. "
             "Repair the file."
         )
-    rows = zip(*columns.values(), strict=True)
+    examples = zip(*columns.values(), strict=True)
     note = f"The file is read as columns: {first_few(map(escaped, columns), 10)}."
-    return [dict(zip(columns, row, strict=True)) for row in rows], note
+    return [dict(zip(columns, example, strict=True)) for example in examples], note
 
 
 def _is_list_of_examples(value: list[Any]) -> bool:
@@ -156,7 +156,7 @@ def _is_list_of_examples(value: list[Any]) -> bool:
 
 
 def _is_column(value: Any) -> bool:
-    """Return whether a value is a list with an item for each example, not of messages of one."""
+    """Return whether a value is a list with an item per example, not the messages of one."""
     return isinstance(value, list) and not any(
         isinstance(item, dict) and any(key in item for key in _CHAT_KEYS) for item in value
     )

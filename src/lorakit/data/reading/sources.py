@@ -1,4 +1,4 @@
-"""Find the examples that a recipe names: files, saved datasets and the Hugging Face hub."""
+"""Read the examples that a recipe names: files, saved datasets and hub datasets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
 from lorakit.data.reading.csv_files import read_csv
 from lorakit.data.reading.json_files import read_json
-from lorakit.data.reading.table import FileExamples, dataset_of
+from lorakit.data.reading.table import FileExamples, in_memory_dataset
 from lorakit.errors import DataError, LorakitError, MissingFileError, did_you_mean
 from lorakit.libraries.hub import fetch_failure_reason, offline_if_unreachable
 
@@ -26,17 +26,17 @@ def read_source(
 ) -> FileExamples | DatasetDict:
     """Read the examples of a file, a saved dataset or a hub dataset.
 
-    Files are read whole each time, never from a cache: a file that was replaced is read as it is
-    now, whatever its date says.
+    Files are read each time, never from a cache: a file that was replaced is read as it is now,
+    whatever its modification time.
 
     Args:
-        name: What the recipe names.
+        name: Path or hub id in the recipe.
         subset: Configuration of a hub dataset.
         key: The recipe key that names it.
-        delimiter: What separates the cells of a csv file; None finds out.
+        delimiter: Separator of the cells of a csv file; None detects it.
 
     Raises:
-        MissingFileError: It is not there or cannot be reached.
+        MissingFileError: It does not exist or cannot be reached.
         DataError: It cannot be read.
     """
     path = Path(name).expanduser()
@@ -65,10 +65,10 @@ def _shortened(name: str, most: int = 200) -> str:
 
 
 def pick_split(source: FileExamples | DatasetDict, split: str, name: str, key: str) -> FileExamples:
-    """Return a split of a source; a single table has none to choose from.
+    """Return a split of a source, or the whole source if it has no splits.
 
     Raises:
-        DataError: There is no such split; names those there are.
+        DataError: The split does not exist; lists those that do.
     """
     if isinstance(source, FileExamples):
         return source
@@ -89,7 +89,7 @@ def no_examples(where: str) -> str:
 
 
 def is_local(name: str) -> bool:
-    """Return whether a recipe names data that is here, or that ought to be, not on the hub."""
+    """Return whether a recipe names data on this machine, existing or not, and not on the hub."""
     return Path(name).expanduser().exists() or _looks_like_a_path(name)
 
 
@@ -108,15 +108,15 @@ def _missing(path: Path, key: str) -> str:
     if not folder.is_dir():
         return (
             f"No data in {key}: got '{path}', but there is no folder '{folder}'. "
-            "Check the path; it is taken from the current directory."
+            "Check the path; it is relative to the current directory."
         )
     names = sorted(entry.name for entry in folder.iterdir())
     near = get_close_matches(path.name, names, n=3, cutoff=0.4)
     there = near or [name for name in names if Path(name).suffix.lower() in ENDINGS][:5]
     hint = f" Near it in '{folder}': {', '.join(there)}." if there else ""
     return (
-        f"No data in {key}: got '{path}', expected a file or folder that is there.{hint} "
-        "Check the path; it is taken from the current directory."
+        f"No data in {key}: got '{path}', expected a file or folder that exists.{hint} "
+        "Check the path; it is relative to the current directory."
     )
 
 
@@ -128,11 +128,11 @@ def _read_saved(path: Path, key: str) -> Dataset | DatasetDict:
             f"Could not read {key}: got the folder '{path}', expected one written by "
             f"Dataset.save_to_disk, or a file.{hint} Name one file in {key}."
         )
-    if not any(path.rglob("*.arrow")):  # what the library writes of a dataset without rows
+    if not any(path.rglob("*.arrow")):  # what the library writes for an empty dataset
         raise DataError(no_examples(f"'{path}' ({key})"))
     try:
         return load_from_disk(path)
-    except Exception as error:  # pyarrow and datasets raise many kinds for a damaged folder
+    except Exception as error:  # pyarrow and datasets raise many types for a damaged folder
         raise DataError(_unreadable(path, key, error)) from error
 
 
@@ -159,16 +159,16 @@ def _what_to_do(ending: str) -> str:
 def _read_parquet(path: Path, key: str) -> FileExamples:
     try:
         table = parquet.read_table(path)
-        table.validate(full=True)  # a text that is no UTF-8 is found here, not in the middle
-        columns = [_decoded(column) for column in table.columns]
+        table.validate(full=True)  # finds invalid UTF-8 now rather than during training
+        columns = [_decode_dictionary(column) for column in table.columns]
         plain = pa.table(columns, names=table.column_names)
-        return FileExamples(dataset_of(plain.replace_schema_metadata(table.schema.metadata)))
-    except Exception as error:  # pyarrow and datasets raise many kinds for a damaged file
+        return FileExamples(in_memory_dataset(plain.replace_schema_metadata(table.schema.metadata)))
+    except Exception as error:  # pyarrow and datasets raise many types for a damaged file
         raise DataError(_unreadable(path, key, error)) from error
 
 
-def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return a column of categories, as pandas writes, as the values they stand for."""
+def _decode_dictionary(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return a dictionary-encoded column (pandas' categories) as plain values."""
     kind = column.type
     return column.cast(kind.value_type) if pa.types.is_dictionary(kind) else column
 
@@ -177,7 +177,7 @@ def _unreadable(path: Path, key: str, error: Exception) -> str:
     cause = error.__cause__ or error
     reason = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
     return (
-        f"Could not read {key}: got '{path}', which is not whole or not what its ending says "
+        f"Could not read {key}: got '{path}', which is damaged or not what its ending says "
         f"({reason.rstrip('.')}). Repair or rewrite the file."
     )
 
@@ -193,9 +193,9 @@ def _read_hub(name: str, subset: str | None, key: str) -> Dataset | DatasetDict:
             f"{str(error).strip().splitlines()[0].rstrip('.')}. Set data.subset to one of its "
             "configurations."
         ) from error
-    except Exception as error:  # network, hub and cache errors share no class
+    except Exception as error:  # network, hub and cache errors have no common class
         raise MissingFileError(
-            f"Could not load {key}: got {label}, which is no file or folder here, and asking the "
+            f"Could not load {key}: got {label}, which is not a file or folder, and asking the "
             f"Hugging Face hub for a dataset of that name failed ({fetch_failure_reason(error)}). "
             "Check the name and the network, or name a local csv, json, jsonl or parquet file or a "
             "saved dataset."

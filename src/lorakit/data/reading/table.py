@@ -1,4 +1,4 @@
-"""Examples as they are read from a file: a table, and the line on which each begins."""
+"""The examples of a file: a table, and the first line of each example."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from datasets import Dataset, DatasetInfo, Features
 from lorakit.errors import DataError, escaped
 
 CHUNK_EXAMPLES = 20_000
-"""Examples that are held as Python objects at once while a file is read."""
+"""Number of examples that are held as Python objects at once while a file is read."""
 
 
 @dataclass(frozen=True)
 class FileExamples:
-    """What a file holds."""
+    """The examples of a file."""
 
     dataset: Dataset
     lines: np.ndarray | None = None
-    """Line on which each example begins, counted from 1; None where the file has no lines."""
+    """First line of each example, from 1; None if the file has no lines."""
     notes: tuple[str, ...] = ()
-    """How the file was understood, where it could have been understood otherwise."""
+    """Notes on how the file was read, where that is ambiguous."""
 
 
 def require_names(names: Iterable[str], where: str) -> None:
-    """Refuse names that no column can have.
+    """Refuse invalid column names.
 
     Args:
         names: The names of the columns.
@@ -46,13 +46,13 @@ def require_names(names: Iterable[str], where: str) -> None:
         )
 
 
-def dataset_of(table: pa.Table, features: Mapping[str, Any] | None = None) -> Dataset:
-    """Return a table as a dataset in memory; nothing is cached on the disk.
+def in_memory_dataset(table: pa.Table, features: Mapping[str, Any] | None = None) -> Dataset:
+    """Return a table as a dataset in memory, without a cache on disk.
 
     Args:
         table: The columns.
         features: Their types; None derives them from the table.
     """
     info = None if features is None else DatasetInfo(features=Features(features))
-    # A fingerprint names cache files, of which there are none; the default hashes the whole table.
+    # Only cache files use the fingerprint, and computing the default hashes the whole table.
     return Dataset(table, info=info, fingerprint=uuid4().hex)

@@ -1,4 +1,4 @@
-"""A column of values of any shape, given back exactly as they were written."""
+"""A column of JSON values of any shape, returned exactly as written."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from datasets import Json
 
 @dataclass
 class WrittenJson(Json):
-    """The datasets library's Json, read by Python's own parser.
+    """The datasets library's Json, parsed by Python.
 
-    A table's columns of mappings give every mapping all keys, filled with nulls; here each keeps
-    its own. The library's parser changes the last digit of two numbers in five (0.3 becomes
-    0.30000000000000004), and takes a text such as "1" for the number.
+    A column of mappings gives every mapping all keys, filled with nulls; here each keeps only its
+    keys. The library's parser changes the last digit of two numbers in five (0.3 becomes
+    0.30000000000000004), and reads a string such as "1" as a number.
     """
 
     pa_type: ClassVar[Any] = pa.json_()
-    # The name under which it is stored: other readers of a saved dataset have the library's.
+    # The stored name of the type: other readers of a saved dataset only know the library's.
     _type: str = field(default="Json", init=False, repr=False)
 
     def encode_example(self, example_data: Any) -> str | None:
@@ -28,7 +28,7 @@ class WrittenJson(Json):
         return None if example_data is None else json.dumps(example_data, ensure_ascii=False)
 
     def decode_example(self, example_data: str | None, token_per_repo_id: Any = None) -> Any:
-        """Return the value of a JSON text."""
+        """Return the value of a JSON string."""
         return None if example_data is None else json.loads(example_data)
 
 

@@ -36,10 +36,10 @@ _ADAPTED_CLASSES: dict[type[nn.Module], type[AdaptedLayer]] = {
 
 
 def adapted_classes() -> dict[type[nn.Module], type[AdaptedLayer]]:
-    """Return which class adapts layers of which.
+    """Return the adapted class of each plain class.
 
-    Those of bitsandbytes are among them once it has been imported: before, there are no such
-    layers, and importing it takes time.
+    It includes those of bitsandbytes once that is imported: before, there are no such layers, and
+    importing it takes time.
     """
     return _with_quantized() if "bitsandbytes" in sys.modules else _ADAPTED_CLASSES
 
@@ -52,7 +52,7 @@ def _with_quantized() -> dict[type[nn.Module], type[AdaptedLayer]]:
 
 
 def adapted_class_of(module: nn.Module) -> type[AdaptedLayer] | None:
-    """Return the class that adapts this module, or None where there is none."""
+    """Return the class that adapts this module, or None if there is none."""
     if isinstance(module, AdaptedLayer):
         is_by_name = not (is_output(module) or isinstance(module, LoraReadWeight))
         return type(module) if is_by_name else None
@@ -77,7 +77,7 @@ def obstacle(module: nn.Module) -> str | None:
         return None
     kind = plain_class_of(module)
     if kind not in known and not runs_as_linear(module):
-        return f"{kind.__name__} is a subclass with a forward of its own"
+        return f"{kind.__name__} is a subclass with its own forward"
     if bits_of(module) is not None and quantized_weight(module) is None:
         return f"this {kind.__name__} is not quantised yet; move the model to its device first"
     if isinstance(module, nn.MultiheadAttention):
@@ -88,7 +88,7 @@ def obstacle(module: nn.Module) -> str | None:
 
 
 def describe(module: nn.Module) -> str:
-    """Return the class name a user knows this module by."""
+    """Return the name of this module's plain class, for users."""
     if isinstance(module, AdaptedParameter):
         return f"{describe(module.weight_owner)} ({module.experts})"
     if isinstance(module, AdaptedLayer):

@@ -1,7 +1,7 @@
-"""What "all-linear" leaves out of a model, or adapts with another rank than it is told.
+"""Layers that "all-linear" leaves out, or adapts with a lower rank.
 
-Who names a layer gets an error where a setting does not go with it. "all-linear" names none, so it
-takes what goes, and the injection says what does not.
+A layer that is named gives an error if a setting does not fit it. "all-linear" names none, so it
+selects the layers that fit, and the injection lists the others.
 """
 
 import re
@@ -42,10 +42,10 @@ def left_out_of_all_linear(
 def with_lower_ranks(
     config: LoraConfig, selected: Mapping[str, nn.Module]
 ) -> tuple[LoraConfig, list[tuple[str, int]]]:
-    """Return settings in which no selected layer has a larger rank than it allows, and which have.
+    """Return settings in which no selected layer has a larger rank than it allows.
 
-    A gate with one output allows rank 1. Its scaling stays that of the others. Where every layer is
-    too small, it is the rank that is wrong, and the settings stay as they are.
+    A gate with one output allows rank 1. Its scaling equals that of the others. If every layer is
+    too small, the rank is wrong, and the settings stay as they are.
 
     Args:
         config: The settings.
@@ -70,7 +70,7 @@ def with_lower_ranks(
         key = f"^{re.escape(path)}"
         ranks[key] = rank
         alphas[key] = config.scaling_for(path) * (rank**0.5 if config.use_rslora else rank)
-    # The first entry that matches is the one that counts.
+    # The first entry that matches counts.
     patterns = {
         "rank_pattern": ranks | config.rank_pattern,
         "alpha_pattern": alphas | config.alpha_pattern,
@@ -81,7 +81,7 @@ def with_lower_ranks(
 def untargeted_experts(
     free: Mapping[str, nn.Module], targeted: Mapping[str, object]
 ) -> Iterator[tuple[str, str]]:
-    """Yield the stacked weights of experts that are no layers, and how they are adapted.
+    """Yield the stacked weights of experts that are not layers, and how to adapt them.
 
     Args:
         free: The base's modules outside of trained heads, by path.

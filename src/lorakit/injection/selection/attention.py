@@ -1,4 +1,4 @@
-"""The output projections of nn.MultiheadAttention, which are adapted with it and never alone."""
+"""The output projections of nn.MultiheadAttention, which are adapted only together with it."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -13,13 +13,13 @@ from lorakit.layers.replaced import plain_class_of
 OUTPUT = "out_proj"
 
 OUTPUT_SHARE = 2
-"""Scaling of an output projection's update, in units of that of its attention's."""
+"""Scaling of an output projection's update, relative to its attention's."""
 
 _ATTENTIONS = (nn.MultiheadAttention, LoraMultiheadAttention)
 
 
 def attention_outputs(modules: Mapping[str, nn.Module]) -> dict[str, str]:
-    """Return the path of the attention that each output projection belongs to, by its own path."""
+    """Return the path of each output projection's attention, by the path of the projection."""
     return {
         f"{path}.{OUTPUT}" if path else OUTPUT: path
         for path, module in modules.items()
@@ -28,7 +28,7 @@ def attention_outputs(modules: Mapping[str, nn.Module]) -> dict[str, str]:
 
 
 def with_outputs(selected: Sequence[str], outputs: Mapping[str, str]) -> list[str]:
-    """Return selected modules with the output projection of each attention after it."""
+    """Return selected modules with each attention followed by its output projection."""
     of_attention = {attention: output for output, attention in outputs.items()}
     paths: list[str] = []
     for path in selected:
@@ -37,7 +37,7 @@ def with_outputs(selected: Sequence[str], outputs: Mapping[str, str]) -> list[st
 
 
 def is_output(module: nn.Module) -> bool:
-    """Return whether this is a layer that only an attention can have."""
+    """Return whether this is the output projection of an attention."""
     return plain_class_of(module) in (NonDynamicallyQuantizableLinear, LoraAttentionOutput)
 
 
@@ -45,8 +45,7 @@ def attention_obstacle(module: nn.MultiheadAttention) -> str | None:
     """Return why an attention cannot be adapted, or None."""
     if module.in_proj_weight is None:
         return (
-            "kdim or vdim differs from embed_dim, so that it has three input projections and not "
-            "one"
+            "kdim or vdim differs from embed_dim, so it has three input projections instead of one"
         )
     return None
 
@@ -61,13 +60,13 @@ def with_output_patterns(config: LoraConfig, outputs: Mapping[str, str]) -> Lora
     """Return settings that give adapted output projections what PEFT gives them.
 
     That is the attention's rank, and twice its alpha: PEFT 0.21 adds the update of the output
-    projection twice, so that this is the update its files describe.
+    projection twice, so this is the update that its files describe.
 
     Args:
         config: The settings.
         outputs: The attention of each adapted output projection, both by path.
 
-    Returns: The same object where the settings give that already.
+    Returns: The same object if the settings contain them already.
     """
     ranks, alphas = {}, {}
     for output, attention in outputs.items():
@@ -79,7 +78,7 @@ def with_output_patterns(config: LoraConfig, outputs: Mapping[str, str]) -> Lora
             alphas[key] = alpha
     if not ranks and not alphas:
         return config
-    # What is implied replaces an entry of the same name, and comes first, where it is found first.
+    # Implied entries replace those of the same name, and come first to be found first.
     patterns = {
         field: implied | {key: v for key, v in getattr(config, field).items() if key not in implied}
         for field, implied in (("rank_pattern", ranks), ("alpha_pattern", alphas))

@@ -1,4 +1,4 @@
-"""Which modules of a model are its heads, and which of them an adapter has to train and carry."""
+"""Finding the heads of a model, and those that an adapter has to train and save."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -13,8 +13,8 @@ from lorakit.injection.state import base_modules
 from lorakit.layers.adapted import READ_FLAG
 from lorakit.layers.bitsandbytes_storage import bits_of
 
-# Used for models that do not say where their backbone is; the second for such classes alone as are
-# known to have a head.
+# For models that do not say where their backbone is; the second only for classes that are known to
+# have a head.
 _KNOWN_HEADS = (
     *("score", "classifier", "pre_classifier", "classification_head", "logits_proj"),
     *("qa_outputs", "ctc_head"),
@@ -28,8 +28,8 @@ _TASK_BY_CLASS = {
     "ForSequenceClassification": TaskType.SEQ_CLS,
     "ForTokenClassification": TaskType.TOKEN_CLS,
 }
-# Classes of transformers whose head is made for the classes of one data set. PEFT has no task type
-# for most of them.
+# transformers classes whose head belongs to the labels of one data set. PEFT has no task type for
+# most of them.
 _HAS_TASK_HEAD = re.compile(
     r"For\w*?(Classification|QuestionAnswering|MultipleChoice|NextSentencePrediction|Regression"
     r"|CTC|XVector)"
@@ -37,12 +37,12 @@ _HAS_TASK_HEAD = re.compile(
 
 
 def task_heads(model: nn.Module) -> tuple[str, ...]:
-    """Return the paths of the modules that stand beside the backbone and have parameters.
+    """Return the paths of the modules beside the backbone that have parameters.
 
-    A transformers model names its backbone in `base_model_prefix`; what stands beside it
-    (`score`, `classifier`, `pre_classifier`, `classification_head`, …) is the task's head. For
-    other models the usual names of heads are looked for. Of a list of modules, which is never
-    called itself, the modules in it are meant.
+    A transformers model names its backbone in `base_model_prefix`; the modules beside it
+    (`score`, `classifier`, `pre_classifier`, `classification_head`, …) are the task's head. In
+    other models the usual names of heads are looked up. A list of modules, which is never called,
+    is replaced by its entries.
     """
     prefix = getattr(model, "base_model_prefix", "")
     beside_backbone = bool(prefix) and isinstance(getattr(model, prefix, None), nn.Module)
@@ -63,7 +63,7 @@ def _callable_parts(path: str, module: nn.Module) -> list[str]:
 
 
 def output_layers(model: nn.Module) -> set[int]:
-    """Return the ids of the modules "all-linear" leaves out: the output layer and task heads."""
+    """Return the ids of the modules that "all-linear" skips: the output layer and task heads."""
     outputs = {id(module) for name, module in model.named_children() if name in _KNOWN_OUTPUTS}
     output = _output_embeddings(model)
     if output is not None:
@@ -81,14 +81,14 @@ def _output_embeddings(model: nn.Module) -> nn.Module | None:
 
 @dataclass(frozen=True)
 class HeadChoice:
-    """The modules that an adapter trains in full without being told to.
+    """The modules that an adapter trains in full by default.
 
     Attributes:
-        task_type: The configuration's, or the one that the model's class stands for.
-        paths: The modules.
-        excluded: Heads that are left out, as `exclude_modules` names them or `target_modules` names
-            what is in them.
-        notes: What was decided, in sentences for the table.
+        task_type: The configuration's task, or the one inferred from the model's class.
+        paths: Paths of the modules.
+        excluded: Heads that are not trained in full, as `exclude_modules` names them or
+            `target_modules` names modules in them.
+        notes: The decisions, in sentences for the table.
     """
 
     task_type: TaskType | None
@@ -100,17 +100,17 @@ class HeadChoice:
 def choose_heads(
     model: nn.Module, modules: Mapping[str, nn.Module], config: LoraConfig
 ) -> HeadChoice:
-    """Decide which modules a fresh adapter has to train in full and carry in its file.
+    """Choose the modules that a fresh adapter has to train in full and save.
 
-    They are the head of the task, which is that of the configuration or, where it names none, that
-    of the model's class, and the modules whose weights transformers has drawn because the
-    checkpoint has none: loading the base again draws other ones. Output layers of language models
-    and embeddings are not among them; they are named in `modules_to_save`.
+    They are the head of the task, given by the configuration or else by the model's class, and the
+    modules that transformers has initialized at random because the checkpoint lacks them: loading
+    the base again would give other values. Output layers of language models and embeddings are not
+    among them; name these in `modules_to_save`.
 
     Args:
         model: Any torch module.
         modules: The base's modules by path.
-        config: `task_type`; heads that `exclude_modules` names are left out.
+        config: Gives `task_type`, `exclude_modules` and `target_modules`.
     """
     path_of = {id(module): path for path, module in modules.items()}
     heads = list(dict.fromkeys(path_of[id(model.get_submodule(p))] for p in task_heads(model)))
@@ -126,12 +126,12 @@ def choose_heads(
     adapted = [] if kind is None else [p for p in found if _is_targeted(p, config)]
     chosen = [path for path in found if path not in (*excluded, *adapted)]
     if kind is not None and any(path in heads for path in (*excluded, *adapted)):
-        task = None  # PEFT looks for the whole head in a file that names the task
-    drawn = [path for path in chosen if path in unread and not (has_task_head and path in heads)]
+        task = None  # PEFT expects the whole head in a file that names the task
+    missing = [path for path in chosen if path in unread and not (has_task_head and path in heads)]
     unsaved = [p for p in unread if not _is_inside(p, (*chosen, *config.modules_to_save))]
     notes = [] if kind is None else [_inferred(kind, task, [p for p in chosen if p in heads])]
     for paths, text in (
-        (drawn, "Not in the checkpoint, so trained in full and saved: "),
+        (missing, "Not in the checkpoint, so trained in full and saved: "),
         (excluded, "Not trained, as exclude_modules names it: "),
         (adapted, "Not trained in full, as target_modules names what is in it: "),
         (unsaved, "Not in the checkpoint, and in no file of the adapter: "),
@@ -148,12 +148,12 @@ def _inferred(kind: str, task: TaskType | None, heads: Sequence[str]) -> str:
 
 
 def _task_of(kind: str | None) -> TaskType | None:
-    """Return the task type that a class with a head stands for; None where PEFT has none."""
+    """Return the task type of a class with a head; None if PEFT has none."""
     return next((task for end, task in _TASK_BY_CLASS.items() if end in (kind or "")), None)
 
 
 def _class_with_head(model: nn.Module) -> str | None:
-    """Return the name of the class of transformers that says that a model has a task's head."""
+    """Return the name of the transformers class that gives a model a task head."""
     if not isinstance(getattr(model, "base_model_prefix", None), str):
         return None
     names = [kind.__name__ for kind in type(model).__mro__]
@@ -161,11 +161,11 @@ def _class_with_head(model: nn.Module) -> str | None:
 
 
 def _unread_modules(model: nn.Module, modules: Mapping[str, nn.Module]) -> list[str]:
-    """Return the modules whose weights stand in no checkpoint: transformers has drawn them.
+    """Return the modules that no checkpoint contains: transformers has initialized them.
 
-    A model that was not loaded by `from_pretrained` has none, nor has one that was copied. Only
-    modules that hold nothing but such weights count, without embeddings and output layers, whose
-    weights are replaced where a vocabulary is resized.
+    A model that was not loaded by `from_pretrained`, or was copied, has none. Only modules with no
+    other weights count, without embeddings and output layers, whose weights are replaced when a
+    vocabulary is resized.
     """
     if not any(getattr(parameter, READ_FLAG, False) for parameter in model.parameters()):
         return []

@@ -1,10 +1,9 @@
-"""Adapters made with other versions of transformers, brought to the names a model has now.
+"""Renaming the tensors of adapters made with other versions of transformers.
 
 transformers renames modules from version to version, and stacks the experts of a mixture in
-parameters since version 5. It says how in the conversions by which it loads older checkpoints; the
-same conversions bring an adapter's tensors to the model's names. Stacked experts that are fused,
-such as gate and up projections, have one update whose lora_A are below each other and whose lora_B
-are the blocks of a diagonal.
+parameters since version 5. Its conversions load older checkpoints; the same conversions rename an
+adapter's tensors. Stacked experts that are fused, such as gate and up projections, have one update
+whose lora_A are below each other and whose lora_B are the blocks of a diagonal.
 """
 
 from __future__ import annotations
@@ -43,12 +42,12 @@ def in_names_of(model: nn.Module, adapter: _Tensors) -> _Tensors:
 
     Args:
         model: The base, with other adapters or without.
-        adapter: A dataclass of tensors by path; what has a place in the model already, and what
-            has none under any name, stays as it is.
+        adapter: A dataclass of tensors by path; tensors that have a place in the model already, or
+            under no name, stay as they are.
 
     Raises:
-        AdapterMismatchError: Two tensors would get one name, or the updates of experts do not make
-            one of the stacked weight.
+        AdapterMismatchError: Two tensors would get one name, or the updates of experts cannot be
+            stacked.
     """
     modules = {
         path: module for path, module in base_modules(model) if not is_adapted_parameter(module)
@@ -93,13 +92,13 @@ class _ExpertPlace:
     parameter: str
     """Path of the stacked weight."""
     slot: int
-    """Which of the matrices that are fused in it."""
+    """Position among the matrices fused in it."""
     template: str
     """The path with "*" for the expert's number."""
 
 
 class _Names:
-    """Finds the names that a model has for older ones."""
+    """Finds a model's names for older ones."""
 
     def __init__(self, model: PreTrainedModel, modules: Mapping[str, nn.Module]) -> None:
         conversions = get_model_conversion_mapping(model)
@@ -108,12 +107,12 @@ class _Names:
         self._modules = modules
         self._prefix = f"{model.base_model_prefix}." if model.base_model_prefix else ""
         self.slots: dict[str, int] = {}
-        """How many matrices are fused in each stacked weight that was found."""
+        """Number of matrices fused in each stacked weight that was found."""
 
     def of(self, path: str) -> str | _ExpertPlace:
         """Return the model's name of a module, the place of an expert's matrix, or the name given.
 
-        Names of older checkpoints may be those of the backbone alone, or have its prefix.
+        Names of older checkpoints may be relative to the backbone, or have its prefix.
         """
         key, pattern = rename_source_key(f"{path}.{WEIGHT}", self._renamings, self._converters)
         if pattern is not None:
@@ -159,7 +158,7 @@ def _require_one_each(moved: Mapping[str, str]) -> None:
 
 
 def _moved(adapter: _Tensors, moved: Mapping[str, str]) -> _Tensors:
-    """Return an adapter with its tensors under other paths, in settings that select them there."""
+    """Return an adapter with its tensors under other paths, and settings that select these."""
     by_path = {
         field: {moved.get(path, path): value for path, value in getattr(adapter, field).items()}
         for field in ("factors", "magnitudes", "convolutions", "trained_tokens", "base_weights")
@@ -193,7 +192,7 @@ def _moved_names(names: Iterable[str], moved: Mapping[str, str]) -> tuple[str, .
 def with_values(
     config: LoraConfig, ranks: Mapping[str, int], alphas: Mapping[str, float]
 ) -> LoraConfig:
-    """Return settings that give these paths these ranks and alphas, and leave all others."""
+    """Return settings with these ranks and alphas for these paths, otherwise unchanged."""
     rank_pattern = {
         f"^{re.escape(path)}": r for path, r in ranks.items() if config.rank_for(path) != r
     }
@@ -217,18 +216,18 @@ def _stacked(
     members: Mapping[str, tuple[int, str]],
     slots: int,
 ) -> _Tensors:
-    """Return an adapter with one update of a stacked weight in the place of those of its experts.
+    """Return an adapter with one update of a stacked weight instead of one for each expert.
 
     Args:
         adapter: The adapter.
         adapted: The adapted stacked weight.
         parameter: Its path.
-        members: For each path of an expert's matrix which of the fused ones it is, and the path
-            with "*" for the expert's number.
-        slots: How many are fused.
+        members: For the path of each expert's matrix its position among the fused ones, and the
+            path with "*" for the expert's number.
+        slots: The number of fused matrices.
 
     Raises:
-        AdapterMismatchError: The updates do not make one of the stacked weight.
+        AdapterMismatchError: The updates cannot be stacked.
     """
     config = adapter.config
     scalings = {path: config.scaling_for(path) for path in members}
@@ -252,7 +251,7 @@ def _stacked(
             )
             continue
         if path in adapter.magnitudes:
-            problems.append(f"{path} has a magnitude (use_dora), which stacked weights have not")
+            problems.append(f"{path} has a magnitude (use_dora), which stacked weights cannot have")
         filled.add((slot, expert))
         own_r, share = own_A.shape[0], scalings[path] / scaling
         A[expert, slot * r : slot * r + own_r] = own_A
@@ -278,9 +277,9 @@ def _stacked(
 
 
 def _of_experts_alone(model: nn.Module, adapter: _Tensors, members: list[str]) -> _Tensors:
-    """Return an adapter without the target names that meant experts alone.
+    """Return an adapter without the target names that select only experts.
 
-    Where PEFT takes a name for experts', no layer of that name has to have tensors.
+    Where PEFT takes a name for experts, layers of that name need no tensors.
     """
     targets = adapter.config.target_modules
     if not isinstance(targets, tuple):

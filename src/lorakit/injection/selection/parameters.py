@@ -24,23 +24,23 @@ WEIGHT = "weight"
 """Name of the parameter that is adapted as its module."""
 
 _OTHER_FACTORS = (nn.Embedding, nn.MultiheadAttention, NonDynamicallyQuantizableLinear, Conv1D)
-"""Modules whose own factors are not those of their weight as a matrix (out, in)."""
+"""Modules whose factors are not those of their weight as a matrix (out, in)."""
 
 
 def is_adapted_parameter(module: nn.Module | None) -> bool:
-    """Return whether this stands for a parameter among the modules of a model."""
+    """Return whether this module represents a parameter."""
     return isinstance(module, AdaptedParameter)
 
 
 def adaptable_parameter(owner: nn.Module | None, name: str) -> AdaptedParameter | None:
-    """Return what adapts a module's parameter, or None where nothing can."""
+    """Return the `AdaptedParameter` of a module's parameter, or None if it cannot be adapted."""
     if owner is None or not is_known_experts(owner) or name not in expert_parameters(owner):
         return None
     return adapted_parameter_of(owner, name, bool(owner.is_transposed))
 
 
 def parameter_at(modules: Mapping[str, nn.Module], path: str) -> AdaptedParameter | None:
-    """Return what adapts the parameter at a path, or None where there is none to adapt."""
+    """Return the `AdaptedParameter` at a path, or None if none can be adapted there."""
     owner_path, _, name = path.rpartition(".")
     return adaptable_parameter(modules.get(owner_path), name) if owner_path else None
 
@@ -67,7 +67,7 @@ def weight_class_of(module: nn.Module) -> type[LoraReadWeight] | None:
 
 
 def parameter_class_of(module: nn.Module) -> type[AdaptedLayer]:
-    """Return the class that adapts what `selected_parameters` has selected, but for layers."""
+    """Return the class that adapts what `selected_parameters` selected, except layers."""
     found = AdaptedParameter if is_adapted_parameter(module) else weight_class_of(module)
     if found is None:
         raise TypeError(f"A {type(module).__name__} has no weight that can be adapted.")
@@ -75,7 +75,7 @@ def parameter_class_of(module: nn.Module) -> type[AdaptedLayer]:
 
 
 def is_by_parameter(config: LoraConfig, path: str) -> bool:
-    """Return whether a configuration adapts a module by the name of its weight alone."""
+    """Return whether a configuration selects a module only by the name of its weight."""
     targets = config.target_modules
     by_module = isinstance(targets, (str, tuple)) and name_matches(targets, path)
     return not by_module and name_matches(config.target_parameters, f"{path}.{WEIGHT}")
@@ -89,16 +89,16 @@ def selected_parameters(
     Args:
         config: Gives target_parameters and layers_to_transform.
         free: The base's modules outside of trained heads, by path.
-        problems: Gets a line for each name that selects nothing or what cannot be adapted.
+        problems: Gets a line for each name that selects nothing or cannot be adapted.
 
-    Returns: Carriers by path and modules whose weight is named by theirs, in the model's order.
+    Returns: Adapted parameters, and modules whose weight is named, by path in the model's order.
     """
     if not config.target_parameters:
         return {}
     if config.use_dora:
         problems.append(
             "use_dora=True with target_parameters: stacked weights have no magnitude, expected "
-            "plain updates of them. Leave one of the two out."
+            "plain updates. Leave one of the two out."
         )
     paths = _parameter_paths(free)
     missed = [
@@ -137,14 +137,14 @@ def recorded_parameters(
     """Return the names that select exactly these parameters, for the adapter's file.
 
     Raises:
-        TargetError: No names tell them from others of the model.
+        TargetError: No names distinguish them from others of the model.
     """
     names = shortest_names(list(selected), list(_parameter_paths(modules)))
     if names is None:
         raise TargetError(
             f"Cannot record target_parameters={list(config.target_parameters)}: the path of one of "
-            "them is the end of another parameter's that is not selected, expected names that tell "
-            "them apart. Adapt both."
+            "them is the end of another parameter's that is not selected, expected names that "
+            "distinguish them. Adapt both."
         )
     return names
 
@@ -173,7 +173,7 @@ def _in_layers(config: LoraConfig, path: str) -> bool:
 
 
 def _obstacle(owner: nn.Module, name: str) -> str:
-    """Return why a parameter cannot be adapted, and what to do."""
+    """Return why a parameter cannot be adapted, and the next step."""
     plain = plain_class_of(owner)
     if issubclass(plain, ParameterOwner):
         plain = plain.plain_owner_class()
@@ -186,7 +186,7 @@ def _obstacle(owner: nn.Module, name: str) -> str:
         expected = ", ".join(expert_parameters(owner)) or "floating point matrices"
         return f"it has shape {shape}; expected {expected} of {kind}. Leave it out."
     return (
-        f"{kind} has a forward of its own that lorakit does not know, and the parameter shape "
+        f"{kind} has its own forward, which lorakit does not know, and the parameter shape "
         f"{shape}; expected stacked weights of transformers' experts, or a matrix named 'weight'. "
         "Leave it out, or train the module in full with modules_to_save."
     )

@@ -1,12 +1,12 @@
-"""What PEFT 0.21 makes of the names of modules in adapter files, by the type of the model.
+"""How PEFT 0.21 interprets the names of modules in adapter files, by the type of the model.
 
 With transformers 5 the experts of a mixture are stacked in parameters. So that adapters made with
-transformers 4 still load, PEFT takes some names in `target_modules` for those of experts' weights
-in certain types of models, and drops the modules: also the layers of that name that remain, in
-shared experts and dense blocks. The names of their weights in `target_parameters` stay.
+transformers 4 still load, PEFT takes some names in `target_modules` for experts' weights in
+certain types of models, and drops the modules, including remaining layers of that name in shared
+experts and dense blocks. The names of their weights in `target_parameters` stay.
 
 It also renames the keys of every file as transformers renames those of older checkpoints, which
-changes some names of today as well.
+changes some current names too.
 """
 
 from collections.abc import Iterable
@@ -45,7 +45,7 @@ NAMES_OF_EXPERTS: dict[str, frozenset[str]] = {
 """Last parts of module paths that PEFT takes for experts' weights, by `model_type`."""
 
 _HEAD_NAMES = ("classifier", "score")
-"""Names of heads that PEFT adds to `modules_to_save` for a task of classification."""
+"""Names of heads that PEFT adds to `modules_to_save` for classification tasks."""
 
 FORBIDDEN_NAMES: dict[str, frozenset[str]] = dict.fromkeys(
     ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"),
@@ -70,7 +70,7 @@ def unread_by_peft(model: nn.Module, config: LoraConfig, paths: Iterable[str]) -
     Args:
         model: The base.
         config: The adapter's settings.
-        paths: What it adapts.
+        paths: Paths of the adapted modules.
     """
     kind = f"models of type {model_type_of(model)!r}"
     paths = list(paths)
@@ -122,18 +122,18 @@ def unread_by_peft(model: nn.Module, config: LoraConfig, paths: Iterable[str]) -
 
 
 def _taken_for_saved(model: nn.Module, config: LoraConfig) -> list[str]:
-    """Return the modules that PEFT takes for trained in full, as their names end in such a name."""
+    """Return the modules that PEFT takes for trained in full because of the end of their name."""
     names = tuple(config.modules_to_save)
     if not names:
         return []
     paths = [path for path, _ in base_modules(model) if path.endswith(names)]
-    # The whole path of a module means this one alone.
+    # The whole path of a module selects only that module.
     open_names = [name for name in names if name not in paths]
     return [path for path in paths if path not in names and not name_matches(open_names, path)]
 
 
 def _heads_left_out(model: nn.Module, config: LoraConfig) -> list[str]:
-    """Return the modules that PEFT looks for in the file of a task, and that are not in it."""
+    """Return the modules that PEFT expects in the file of a task, and that are not in it."""
     if config.task_type not in TASKS_WITH_HEADS:
         return []
     heads = [path for path, _ in base_modules(model) if _last(path) in _HEAD_NAMES]
@@ -141,7 +141,7 @@ def _heads_left_out(model: nn.Module, config: LoraConfig) -> list[str]:
 
 
 def _scaled_in_groups(model: nn.Module, config: LoraConfig, paths: Iterable[str]) -> list[str]:
-    """Return the convolutions in groups whose rows a magnitude scales."""
+    """Return the grouped convolutions whose rows a magnitude scales."""
     if not config.use_dora:
         return []
     modules = dict(base_modules(model))
@@ -157,7 +157,7 @@ def _renamed(model: nn.Module, paths: Iterable[str]) -> list[str]:
     renamings = [c for c in conversions if isinstance(c, WeightRenaming)]
     keys = {path: f"{path}.lora_A.default.weight" for path in paths}
     renamed = {path: rename_source_key(key, renamings, [])[0] for path, key in keys.items()}
-    # A name that has only lost its beginning is given back.
+    # PEFT restores a name that has only lost its beginning.
     return [path for path, key in keys.items() if not key.endswith(renamed[path])]
 
 
@@ -166,7 +166,7 @@ def _names_of(paths: Iterable[str]) -> str:
 
 
 def model_type_of(model: nn.Module) -> str:
-    """Return what a transformers model's configuration calls its type, else an empty string."""
+    """Return the `model_type` of a transformers model, or an empty string."""
     return str(getattr(getattr(model, "config", None), "model_type", ""))
 
 

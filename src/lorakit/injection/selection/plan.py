@@ -1,4 +1,4 @@
-"""What adding an adapter would do to a model, worked out before anything is touched."""
+"""The plan of an injection, made before the model is changed."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -52,15 +52,15 @@ class InjectionPlan:
     """Modules that are not adapted but whose bias is trained, by path."""
     skipped: list[tuple[str, str]] = field(default_factory=list)
     lowered: list[tuple[str, int]] = field(default_factory=list)
-    """Layers that allow a lower rank alone, by path, with that rank."""
+    """Layers that allow only a lower rank, by path, with that rank."""
     notes: list[str] = field(default_factory=list)
-    """What was decided without being asked for, in sentences."""
+    """Decisions made by default, in sentences."""
     tokens: list[TokenSite] = field(default_factory=list)
-    """Rows of embeddings and output layers that are trained."""
+    """Trained tokens of embeddings and output layers."""
 
 
 def plan_from_config(model: nn.Module, config: LoraConfig) -> InjectionPlan:
-    """Work out which modules a configuration adapts and trains.
+    """Find the modules that a configuration adapts and trains.
 
     Raises:
         TargetError: A pattern selects nothing or something that cannot be adapted; lists all.
@@ -160,9 +160,9 @@ def _blocked(
 
 
 def _selects_others(targets: str | Sequence[str], path: str, adapted: Collection[str]) -> bool:
-    """Return whether each name that selects a path is that of an adapted module too.
+    """Return whether each name that selects a path also selects an adapted module.
 
-    In SigLIP "out_proj" names a layer of every attention, and a part of its pooling head.
+    In SigLIP "out_proj" names a layer of every attention, and one of its pooling head.
     """
     names = [targets] if isinstance(targets, str) else [[n] for n in targets]
     return path not in targets and all(
@@ -195,10 +195,10 @@ def plan_biases(plan: InjectionPlan, free: Mapping[str, nn.Module]) -> None:
     """Add the biases that `config.bias` trains.
 
     As in PEFT, "all" means every parameter whose own name is "bias"; T5's table of relative
-    positions, `relative_attention_bias.weight`, is none.
+    positions, `relative_attention_bias.weight`, is not one.
 
     Args:
-        plan: Its sites are known already.
+        plan: The plan, with its sites.
         free: The base's modules outside the heads, by path.
     """
     if plan.config.bias == "none":
@@ -225,7 +225,7 @@ def plan_biases(plan: InjectionPlan, free: Mapping[str, nn.Module]) -> None:
 
 
 def token_conflicts(plan: InjectionPlan) -> list[str]:
-    """Return a problem for each module with trained tokens that a plan changes otherwise too."""
+    """Return a problem for each module with trained tokens that a plan also changes otherwise."""
     adapted = {site.path: plan.config.use_dora for site in plan.sites}
     return conflicts(plan.tokens, plan.heads, adapted, plan.other_biases)
 

@@ -1,13 +1,13 @@
-"""The plan of an adapter whose tensors are known: every tensor must find its place, and back."""
+"""The plan of an adapter with tensors: each tensor needs a place, and each place a tensor."""
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lorakit.errors import AdapterMismatchError, did_you_mean
+from lorakit.initialization import initialization_of
 from lorakit.injection.selection.adapted_classes import adapted_class_of, describe, output_class_of
 from lorakit.injection.selection.attention import OUTPUT_OBSTACLE, attention_outputs, with_outputs
 from lorakit.injection.selection.checks.bypassed_layers import bypassed_layers, require_called
-from lorakit.injection.selection.checks.initialization import rewritten_base_problems
 from lorakit.injection.selection.checks.settings import check_dropout
 from lorakit.injection.selection.checks.slices import split_by_conv_groups
 from lorakit.injection.selection.parameters import (
@@ -35,10 +35,10 @@ def plan_from_tensors(model: nn.Module, adapter: AdapterTensors) -> InjectionPla
     """Work out where the tensors of an adapter go.
 
     Raises:
-        AdapterMismatchError: A tensor has no place in the model, has another shape than its
-            place, or a place is left empty; names the first and counts the rest.
-        TargetError: The model reads the weight of a layer instead of calling it, or a module has no
-            input to drop from.
+        AdapterMismatchError: A tensor has no place in the model or another shape than its place, or
+            a place has no tensor; names the first problem and counts the rest.
+        TargetError: The model reads the weight of a layer instead of calling it, or dropout cannot
+            act on a module's input.
     """
     modules = {path: m for path, m in base_modules(model) if not is_adapted_parameter(m)}
     config = adapter.config
@@ -49,7 +49,7 @@ def plan_from_tensors(model: nn.Module, adapter: AdapterTensors) -> InjectionPla
     outputs = attention_outputs(modules)
     for path in adapter.factors:
         if path in outputs and outputs[path] not in adapter.factors:
-            # PEFT adapts whatever a name selects; what it adds here, nothing calls.
+            # PEFT adapts whatever a name selects; nothing calls what it adds here.
             plan.skipped.append((path, f"its update acts nowhere: {OUTPUT_OBSTACLE}"))
             continue
         _add_site(plan, modules, adapter, path, path in outputs, problems)
@@ -59,7 +59,7 @@ def plan_from_tensors(model: nn.Module, adapter: AdapterTensors) -> InjectionPla
     _check_replaced(plan, adapter, problems)
     _add_tokens(plan, model, modules, adapter, problems)
     _check_base_weights(modules, adapter, problems)
-    problems += rewritten_base_problems(config, plan.sites)
+    problems += initialization_of(config.init_lora_weights).file_problems(plan.sites, config)
     if problems:
         more = f" ({len(problems) - 1} more such problems)" if len(problems) > 1 else ""
         raise AdapterMismatchError(
@@ -87,9 +87,9 @@ def _vocabulary_problems(
 def _heads(modules: dict[str, nn.Module], adapter: AdapterTensors) -> dict[str, nn.Module]:
     """Return the modules the adapter trains in full.
 
-    PEFT takes a module whose path merely ends in a name of modules_to_save, so that its
-    "classifier" is DistilBERT's "pre_classifier" too; such a module counts if it has tensors. So
-    does one of a longer path than that of a module which is called by the whole name.
+    PEFT takes any module whose path ends in a name of modules_to_save, so "classifier" also selects
+    DistilBERT's "pre_classifier"; such a module counts if the adapter has tensors for it. So does a
+    module whose path ends in the whole path of another.
     """
     names = adapter.config.modules_to_save
     open_names = [name for name in names if name not in modules]
@@ -112,7 +112,7 @@ def _heads(modules: dict[str, nn.Module], adapter: AdapterTensors) -> dict[str, 
 def _check_complete(
     free: dict[str, nn.Module], adapter: AdapterTensors, problems: list[str]
 ) -> None:
-    """Look for modules that the configuration selects but the adapter has no tensors for."""
+    """Find modules that the configuration selects but the adapter has no tensors for."""
     selected = dict.fromkeys(selected_parameters(adapter.config, free, []), "target_parameters")
     if adapter.config.target_modules not in (None, ALL_LINEAR):
         outputs = attention_outputs(free)
@@ -140,7 +140,7 @@ def _add_site(
 ) -> None:
     module = modules.get(path) or parameter_at(modules, path)
     if module is None:
-        # Only the first problem is shown, and looking for the nearest of many names takes time.
+        # Only the first problem is shown, and finding the nearest of many names takes time.
         hint = "" if problems else did_you_mean(path, modules)
         problems.append(f"the base has no module {path!r}, which the adapter adapts.{hint}")
         return
@@ -186,7 +186,7 @@ def _add_site(
 
 
 def _class_for(module: nn.Module, is_output: bool) -> type[AdaptedLayer] | None:
-    """Return the class that adapts a module, or stands for a parameter."""
+    """Return the class that adapts a module or represents a parameter."""
     if isinstance(module, AdaptedParameter):
         return AdaptedParameter
     found = output_class_of(module) if is_output else adapted_class_of(module)
@@ -207,7 +207,7 @@ def _add_tokens(
     adapter: AdapterTensors,
     problems: list[str],
 ) -> None:
-    """Find the places of trained rows, and compare their shapes."""
+    """Find the places of trained tokens, and compare shapes."""
     rows = adapter.trained_tokens
     plan.tokens = find_token_sites(model, modules, plan.config, problems, rows)
     problems += misfits(plan.tokens, rows)
@@ -242,7 +242,7 @@ def _check_replaced(plan: InjectionPlan, adapter: AdapterTensors, problems: list
 def _check_base_weights(
     modules: dict[str, nn.Module], adapter: AdapterTensors, problems: list[str]
 ) -> None:
-    """Compare the base weights that a file repeats (those of embeddings) with the base's."""
+    """Compare base weights in the file (those of embeddings) with the base's."""
     for path, repeated in adapter.base_weights.items():
         own = getattr(modules.get(path), "weight", None)
         if own is None:
@@ -262,8 +262,8 @@ def _check_base_weights(
             )
 
 
-def saved_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Return parameters and persistent buffers of a module of the base, without trained copies."""
+def saved_tensors(module: nn.Module) -> dict:
+    """Return parameters and persistent buffers of a base module, without trained copies."""
     return {
         name: tensor
         for name, tensor in module.state_dict().items()

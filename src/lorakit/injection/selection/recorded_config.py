@@ -1,4 +1,4 @@
-"""What an adapter's file says was selected."""
+"""The selection that an adapter's file records."""
 
 from typing import Any
 
@@ -22,14 +22,14 @@ def _recorded_targets(model: nn.Module, plan: InjectionPlan) -> dict[str, Any]:
     """Return target_modules and target_parameters that select exactly what a plan adapts.
 
     Raises:
-        TargetError: No names tell its parameters from others of the model.
+        TargetError: No names distinguish its parameters from others of the model.
     """
     modules = {path: m for path, m in base_modules(model) if path and not is_adapted_parameter(m)}
     stacked = [s.path for s in plan.sites if s.adapted_class is AdaptedParameter]
     by_weight = _named_by_weight(model, plan)
     parameters = [*stacked, *(f"{path}.{WEIGHT}" for path in by_weight)]
     adapted = {site.path for site in plan.sites}
-    # An attention's name stands for its output projection too.
+    # An attention's name includes its output projection.
     outputs = {out for out, attention in attention_outputs(modules).items() if attention in adapted}
     implied = {*stacked, *outputs}
     targets = [s.path for s in plan.sites if s.path not in implied and s.path not in by_weight]
@@ -40,25 +40,25 @@ def _recorded_targets(model: nn.Module, plan: InjectionPlan) -> dict[str, Any]:
 
 
 def _named_by_weight(model: nn.Module, plan: InjectionPlan) -> set[str]:
-    """Return the modules whose weight's name has to select them, in lorakit or in PEFT."""
+    """Return the modules that must be selected by their weight's name, in lorakit or in PEFT."""
     config = plan.config
     taken = {
         site.path
         for site in plan.sites
         if issubclass(site.adapted_class, AdaptedLinear) and is_taken_for_experts(model, site.path)
     }
-    if config.use_dora:  # which PEFT has for layers alone
+    if config.use_dora:  # which PEFT has only for layers
         taken = set()
     return taken | {s.path for s in plan.sites if issubclass(s.adapted_class, LoraReadWeight)}
 
 
 def recorded_config(model: nn.Module, plan: InjectionPlan) -> LoraConfig:
-    """Return the configuration with its patterns resolved to the modules it really selected.
+    """Return the configuration with its patterns resolved to the modules it selected.
 
-    Every reader of the file then selects the same modules, whatever its own defaults are.
+    Every reader of the file then selects the same modules, whatever its defaults are.
 
     Raises:
-        TargetError: No names tell its parameters from others of the model.
+        TargetError: No names distinguish its parameters from others of the model.
     """
     return plan.config.model_copy(
         update={
@@ -73,6 +73,6 @@ def recorded_config(model: nn.Module, plan: InjectionPlan) -> LoraConfig:
 
 
 def _is_conv1d(module: nn.Module) -> bool:
-    """Whether a layer is GPT-2's Conv1D, or was before it was quantised."""
+    """Whether a layer is GPT-2's Conv1D, or was one before quantisation."""
     was_conv1d = vars(module).get("source_cls") is Conv1D
     return was_conv1d or describe(module) == "Conv1D"

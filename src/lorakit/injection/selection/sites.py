@@ -30,7 +30,7 @@ class AdapterTensors(Protocol):
 
     @property
     def replaced(self) -> Mapping[str, Tensor]:
-        """Tensors that stand in for the base's own, by their full name in the base."""
+        """Tensors that replace the base's, by their full name in the base."""
         ...
 
     @property
@@ -59,4 +59,4 @@ class Site:
     r: int
     scaling: float
     parts: tuple[bool, ...] | None = None
-    """Which parts of a fused matrix are adapted, each by itself; None for the whole."""
+    """Which slices of a fused matrix are adapted, each separately; None for the whole."""

@@ -65,9 +65,9 @@ def match_targets(
     Args:
         config: Gives target_modules, exclude_modules, layers_to_transform and the patterns.
         adaptable: Paths of every module that could be adapted, in the model's order.
-        default: Those of them that "all-linear" means.
-        parameters: Paths of the parameters that are adapted as well; patterns may name them.
-        heads: Paths of the heads that `exclude_modules` leaves out.
+        default: The adaptable modules that "all-linear" selects.
+        parameters: Paths of the adapted parameters; patterns may name them.
+        heads: Paths of the heads that `exclude_modules` excludes.
 
     Returns: The selected paths in the model's order, and the problems found: a name that matches
         nothing, an exclusion that excludes nothing, a layer index or pattern that fits nothing.
@@ -141,7 +141,7 @@ def _in_layers(config: LoraConfig, selected: list[str], problems: list[str]) -> 
 
 
 def no_match_message(field: str, names: str | Iterable[str], paths: Sequence[str]) -> str:
-    """Say that names match no module, which names there are, and the nearest right one."""
+    """Return a message that names match no module, with the existing names and the nearest one."""
     listed = [names] if isinstance(names, str) else list(names)
     last_parts = list(dict.fromkeys(path.rsplit(".", 1)[-1] for path in paths))
     candidates = last_parts + list(paths)
@@ -162,8 +162,8 @@ def compact_targets(selected: Sequence[str], all_paths: Sequence[str]) -> str | 
     """Return the shortest names that select exactly these modules, for the adapter file.
 
     Readers of the file match names the same way, so the last part of a path is enough when every
-    module that ends in it is selected; otherwise the full path is written. Where that is the end
-    of another module's path too, only a regex tells them apart.
+    module that ends in it is selected; otherwise the full path is written. If that is also the end
+    of another module's path, only a regex distinguishes them.
 
     Args:
         selected: Paths of the adapted modules.
@@ -186,9 +186,9 @@ def compact_targets(selected: Sequence[str], all_paths: Sequence[str]) -> str | 
 
 
 def shortest_names(selected: Sequence[str], all_paths: Sequence[str]) -> tuple[str, ...] | None:
-    """Return the shortest ends of these paths that are the ends of no other ones, or None.
+    """Return the shortest ends of these paths that no other path ends in, or None.
 
-    Where an end would have to begin at a number, the whole path is written, which says more.
+    If an end would begin with a number, the whole path is used, which is clearer.
 
     Args:
         selected: Paths to select.
@@ -221,7 +221,7 @@ def _suffixes(paths: Iterable[str]) -> set[str]:
 
 
 def token_indices_of(config: LoraConfig, path: str) -> tuple[int, ...] | None:
-    """Return which rows of a module a configuration trains; None where it does not name it.
+    """Return the tokens of a module that a configuration trains; None if it names none.
 
     >>> token_indices_of(LoraConfig(trainable_token_indices={"embed_tokens": [7, 5]}), "lm_head")
     >>> token_indices_of(LoraConfig(trainable_token_indices=[7, 5]), "model.embed_tokens")

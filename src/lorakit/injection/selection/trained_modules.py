@@ -27,8 +27,8 @@ def trained_modules(
             problems.append(no_match_message("modules_to_save", [name], [p for p in modules if p]))
         heads.update(found)
         problems += [
-            f"modules_to_save={[name]!r} names {path}, a {type(module).__name__} with no forward "
-            "of its own. Name the modules inside it."
+            f"modules_to_save={[name]!r} names {path}, a {type(module).__name__} without its own "
+            "forward. Name the modules inside it."
             for path, module in found.items()
             if isinstance(module, (nn.ModuleList, nn.ModuleDict))
         ]
@@ -51,7 +51,7 @@ def trained_modules(
 
 
 def quantized_head_problems(heads: Mapping[str, nn.Module]) -> list[str]:
-    """Return a problem for each module that is to be trained in full but is quantised."""
+    """Return a problem for each quantised module that would be trained in full."""
     problems = []
     for path, module in heads.items():
         inside = [f"{path}.{p}" if p else path for p, m in base_modules(module) if bits_of(m)]

@@ -1,4 +1,4 @@
-"""Tokens whose rows an adapter trains: where they are, and what keeps them from being trained."""
+"""Finding and checking the tokens that an adapter trains."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,17 +19,17 @@ _NO_ROWS: Mapping[str, Tensor] = {}
 
 @dataclass(frozen=True)
 class TokenSite:
-    """Rows to train, and every module that has them."""
+    """Tokens to train, and every module that has their rows."""
 
     path: str
-    """Of the module under whose name files hold the rows."""
+    """Path of the module under whose name files hold the rows."""
     indices: tuple[int, ...]
     modules: Mapping[str, nn.Module]
-    """By path: that module, and those that share its weight and the rows."""
+    """That module, and those that share its weight and the rows, by path."""
 
     @property
     def weight(self) -> Tensor:
-        """The base's weight, of which these are rows."""
+        """The base's weight that has these rows."""
         return self.modules[self.path].weight  # type: ignore[return-value]
 
 
@@ -40,17 +40,17 @@ def find_token_sites(
     problems: list[str],
     saved_rows: Mapping[str, Tensor] = _NO_ROWS,
 ) -> list[TokenSite]:
-    """Work out which modules have the rows that a configuration trains.
+    """Find the modules that have the tokens that a configuration trains.
 
-    As in PEFT, rows of the input embedding act in every module that is tied to it, unless one of
-    those has indices of its own; rows of any other module act in that one alone.
+    As in PEFT, tokens of the input embedding act in every module that is tied to it, unless a tied
+    module has separate indices; tokens of any other module act only in that one.
 
     Args:
         model: The base.
         modules: Its modules by path.
-        config: Its `trainable_token_indices` say which rows.
+        config: Its `trainable_token_indices` select the tokens.
         problems: Gets a sentence for everything that does not fit.
-        saved_rows: Those of an adapter's file, by path.
+        saved_rows: Rows of an adapter's file, by path.
     """
     wanted = _by_path(model, modules, config, problems)
     found = input_embedding(model, modules)
@@ -67,7 +67,7 @@ def find_token_sites(
             problems.append(_beyond(path, module.weight, beyond, max(indices)))  # type: ignore[arg-type]
     for path in list(sites):
         if path not in sites or (found is not None and path != found[0]):
-            continue  # its rows are those of one before, or it is no input embedding
+            continue  # its rows are those of an earlier one, or it is not an input embedding
         tied = _tied(modules, modules[path])
         own = {p for p in tied if p != path and p in sites}
         if any(set(sites[p].indices) != set(sites[path].indices) for p in own):
@@ -136,7 +136,7 @@ def _beyond(path: str, weight: Tensor, beyond: list[int], largest: int) -> str:
 
 
 def _tied(modules: Mapping[str, nn.Module], module: nn.Module) -> dict[str, nn.Module]:
-    """Return the modules whose weight is the very one of a module, itself among them."""
+    """Return the modules that share a module's weight, including itself."""
     weight = module._parameters["weight"]
     return {p: m for p, m in modules.items() if m._parameters.get("weight") is weight}
 
@@ -155,9 +155,9 @@ def conflicts(
     """Return a problem for each module that the same adapter also changes in another way.
 
     Args:
-        sites: The rows.
+        sites: The trained tokens.
         heads: Modules trained in full, by path.
-        adapted: Modules with an update, by path; whether that has a magnitude.
+        adapted: Modules with an update, by path; the value says whether it has a magnitude.
         biased: Modules without an update whose bias is trained, by path.
     """
     problems = []
@@ -185,7 +185,7 @@ def conflicts(
 
 
 def misfits(sites: Sequence[TokenSite], saved_rows: Mapping[str, Tensor]) -> list[str]:
-    """Return a problem for each place without rows in an adapter, and for rows without a place."""
+    """Return a problem for each place without saved rows, and for saved rows without a place."""
     problems = []
     places = {site.path: site for site in sites}
     for path, site in places.items():
@@ -208,13 +208,13 @@ def misfits(sites: Sequence[TokenSite], saved_rows: Mapping[str, Tensor]) -> lis
 def add_trained_tokens(
     site: TokenSite, name: str, dtype: torch.dtype, saved_rows: Tensor | None
 ) -> None:
-    """Put rows onto every module of a site.
+    """Add trained tokens to every module of a site.
 
     Args:
-        site: Where.
-        name: The adapter's.
-        dtype: Of the rows.
-        saved_rows: Their values; None starts at the base's own.
+        site: The tokens and their modules.
+        name: Name of the adapter.
+        dtype: dtype of the rows.
+        saved_rows: Values of the rows; None takes the base's.
     """
     weight = site.weight
     where = torch.tensor(site.indices, device=weight.device)

@@ -13,14 +13,14 @@ from lorakit.injection.selection.targets import token_indices_of
 def input_embedding(
     model: nn.Module, modules: Mapping[str, nn.Module]
 ) -> tuple[str, nn.Module] | None:
-    """Return path and module of a model's input embedding; None where the model does not say."""
+    """Return path and module of a model's input embedding; None if the model does not say."""
     return _found(model, "get_input_embeddings", modules)
 
 
 def output_layer(
     model: nn.Module, modules: Mapping[str, nn.Module]
 ) -> tuple[str, nn.Module] | None:
-    """Return path and module of a language model's output layer; None where there is none."""
+    """Return path and module of a language model's output layer; None if there is none."""
     return _found(model, "get_output_embeddings", modules)
 
 
@@ -42,10 +42,10 @@ def rows_needed(
     Args:
         model: The base.
         modules: Its modules by path.
-        adapter: What its tensors and token indices say of the vocabulary counts.
+        adapter: The adapter; its tensors and token indices imply a size of the vocabulary.
 
-    Returns: (needed, there); needed is 0 where the adapter says nothing of it, and both are 0
-        where the model has no input embedding.
+    Returns: (needed, there); needed is 0 if the adapter implies no size, and both are 0 if the
+        model has no input embedding.
     """
     found, output = input_embedding(model, modules), output_layer(model, modules)
     if found is None or not isinstance(found[1], nn.Embedding):

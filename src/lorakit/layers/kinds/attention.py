@@ -27,9 +27,9 @@ class LoraAttentionOutput(AdaptedLinear, NonDynamicallyQuantizableLinear):
 class LoraMultiheadAttention(AdaptedLayer, nn.MultiheadAttention):
     """An attention whose in_proj_weight carries updates, lora_A (r, embed), lora_B (3 embed, r).
 
-    torch reads the weights of both projections without calling a layer, so the forward is written
-    anew: projections as adapted layers, and between them what torch does. It runs while an update
-    of either projection acts; otherwise torch's own does.
+    torch reads the weights of both projections without calling a layer, so this class has another
+    forward: projections as adapted layers, and the attention of torch between them. It runs while
+    an update of either projection acts; otherwise torch's forward runs.
     """
 
     plain_class = nn.MultiheadAttention
@@ -119,7 +119,7 @@ class LoraMultiheadAttention(AdaptedLayer, nn.MultiheadAttention):
             attended = F.scaled_dot_product_attention(
                 heads.q, heads.k, heads.v, mask, probability, is_causal
             )
-        # (N, H, L, D): rows with adapters of their own are looked for in the first dimension.
+        # (N, H, L, D): batch rows are expected in the first dimension.
         output = self.out_proj(attended.transpose(1, 2).flatten(2))
         if not is_batched:
             return output.squeeze(0), weights
@@ -143,7 +143,7 @@ class LoraMultiheadAttention(AdaptedLayer, nn.MultiheadAttention):
             return low_rank_linear(query, W0, bias, terms).chunk(3, dim=-1)  # type: ignore[return-value]
 
         def part(x: Tensor, rows: slice) -> Tensor:
-            # Another activation has a mask of its own.
+            # Each activation has its own mask.
             seed = draw_seed() if any(term.seed is not None for term in terms) else None
             parts = [
                 term._replace(B=term.B[rows], seed=None if term.seed is None else seed)
@@ -160,7 +160,7 @@ class LoraMultiheadAttention(AdaptedLayer, nn.MultiheadAttention):
     def _projected_per_row(
         self, query: Tensor, key: Tensor, value: Tensor, batch_first: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Project rows that have adapters of their own; each input once, all parts at a time."""
+        """Project batch rows with different adapters; each distinct input once, for all slices."""
         projected: dict[int, Tensor] = {}
         for x in (query, key, value):
             if id(x) not in projected:
@@ -205,7 +205,7 @@ class _Heads(NamedTuple):
 
 
 def _acts(out_proj: nn.Module) -> bool:
-    """Whether an output projection does something else than its weight says."""
+    """Whether an output projection computes something else than its weight says."""
     if isinstance(out_proj, ReplacedModule) and (
         out_proj.active_copy is not None or out_proj.per_row_adapters is not None
     ):
@@ -218,7 +218,7 @@ def _acts(out_proj: nn.Module) -> bool:
 def _explicit_attention(
     heads: _Heads, mask: Tensor | None, drop_probability: float
 ) -> tuple[Tensor, Tensor]:
-    """Return what is attended, (N, H, L, D), and the weights, (N, H, L, S)."""
+    """Return the attention output, (N, H, L, D), and the attention weights, (N, H, L, S)."""
     q, k, v = heads
     scores = (q * math.sqrt(1.0 / q.shape[-1])) @ k.transpose(-2, -1)
     weights = torch.softmax(scores if mask is None else scores + mask, dim=-1)
@@ -251,7 +251,7 @@ def _with_padding(mask: Tensor | None, padding: Tensor | None, dtype: torch.dtyp
 
 
 def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a mask to add to the scores: a boolean one says what is not attended to."""
+    """Return a mask to add to the scores: a boolean one marks positions to ignore."""
     if mask.is_floating_point():
         return mask.to(dtype)
     return torch.zeros_like(mask, dtype=dtype).masked_fill_(mask.bool(), float("-inf"))

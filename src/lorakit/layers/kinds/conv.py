@@ -6,15 +6,15 @@ of k elements. So its update is that of a linear layer, s B A with A (r, in k) a
     h = conv(x, W0) + b + s conv1(conv(x, A), B)
 
 where the inner convolution has the kernel, stride, padding and dilation of the layer, and the outer
-one a kernel of a single element. B A is never formed but for merging.
+one a kernel of a single element. B A is formed only for merging.
 
-The inner one pads as the layer does, too. In PEFT it has neither the layer's dilation nor its
-padding_mode, so that merging changes what such layers give; here it does not.
+The inner one also pads as the layer does. In PEFT it has neither the layer's dilation nor its
+padding_mode, so merging changes the output of such layers; here it does not.
 
 With g groups of channels the weight is (out, in / g · k), but lora_A reads all channels and
-lora_B has one block for each group, as in PEFT: what such an update adds is no weight of the layer,
-and it cannot be merged. A magnitude (DoRA) is the length of a row of the sum as a convolution of
-all channels has it, W0 being zero outside of its groups.
+lora_B has one block for each group, as in PEFT: such an update does not fit the layer's weight,
+so it cannot be merged. A magnitude (DoRA) is the length of a row of the weight of the equivalent
+convolution of all channels, where W0 is zero outside of its groups.
 """
 
 from typing import ClassVar, Literal
@@ -35,7 +35,7 @@ _CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
 class AdaptedConv(AdaptedLayer):
-    """What convolutions of any dimension share."""
+    """Base class of adapted convolutions of any dimension."""
 
     dimensions: ClassVar[int]
     is_linear = False
@@ -69,13 +69,13 @@ class AdaptedConv(AdaptedLayer):
         return torch.block_diag(*blocks)
 
     def oriented(self, delta_weight: Tensor) -> Tensor:
-        """Turn (out, in k) to the stored shape (out, in, *kernel), and that one back."""
+        """Reshape (out, in k) to the stored shape (out, in, *kernel), and back."""
         if delta_weight.ndim == 2:
             return delta_weight.reshape(self.weight.shape)
         return delta_weight.flatten(1)
 
     def merge_obstacle(self) -> str | None:
-        """Return why the updates cannot be added to the weight: it has groups, for one."""
+        """Return why the updates cannot be added to the weight, such as groups, or None."""
         if self.groups == 1:
             return super().merge_obstacle()
         return f"it has groups={self.groups}, and its updates mix the channels of all of them"

@@ -45,7 +45,7 @@ class LoraExperts(ParameterOwner):
     """Experts y = Σ w (gate(x W1ᵀ + s (x A1ᵀ) B1ᵀ)) W2ᵀ + …, each on the tokens routed to it.
 
     No update is ever multiplied out: tokens are sorted by expert, and every expert runs its two
-    adapted layers on its own. While no update acts, transformers' own forward runs.
+    adapted layers separately. While no update acts, the forward of transformers runs.
     """
 
     num_experts: int
@@ -56,7 +56,7 @@ class LoraExperts(ParameterOwner):
 
     @classmethod
     def plain_owner_class(cls) -> type[nn.Module]:
-        """Return the class of transformers."""
+        """Return the transformers class."""
         return cls.__mro__[cls.__mro__.index(LoraExperts) - 1].__bases__[1]
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -67,7 +67,7 @@ class LoraExperts(ParameterOwner):
         if not any(parameter.acting_updates() for parameter in parameters):
             return super().forward(*args, **kwargs)
         if kwargs:
-            # The arguments have other names in other models, but one order.
+            # The names of the arguments differ between models, their order does not.
             bound = inspect.signature(super().forward).bind(*args, **kwargs)
             args = tuple(bound.arguments.values())
         hidden, top_k_index, top_k_weights = args
@@ -97,12 +97,12 @@ class LoraExperts(ParameterOwner):
     def __reduce_ex__(self, protocol: Any) -> Any:
         if isinstance(self, ReplacedModule):
             return super().__reduce_ex__(protocol)
-        # The class is made at run time, so pickle and deepcopy must make it again from its parts.
+        # The class is made at run time, so pickle and deepcopy must create it again.
         return _new_experts, (type(self).plain_owner_class(),), self.__dict__
 
 
 class _Projection:
-    """One of the two stacked weights with its terms, taken apart by expert once in a pass."""
+    """One of the two stacked weights with its terms, split by expert once per pass."""
 
     def __init__(self, experts: LoraExperts, name: str) -> None:
         # `unbind` is one autograd node for all experts, where indexing would be one for each.
@@ -117,7 +117,7 @@ class _Projection:
 
     def __call__(self, expert: int, x: Tensor) -> Tensor:
         bias = None if self.biases is None else self.biases[expert]
-        # Masks go by position, so that experts with one seed would drop the same elements.
+        # A mask depends on the position, so experts with one seed would drop the same elements.
         drops = any(term.seed is not None for *_, term in self.terms)
         seed = draw_seed() if drops else None
         terms = [
@@ -128,22 +128,22 @@ class _Projection:
 
 
 def _refuse_per_row(parameter: AdaptedParameter) -> None:
-    """Raise where rows of a batch have adapters with updates of this parameter."""
+    """Refuse batch rows with different adapters that update this parameter."""
     rows = parameter.per_row_adapters
     if rows is None or not parameter.acts_per_row():
         return
     concerned = [name for name in rows.distinct if name in parameter.updates]
     if concerned:
         raise AdapterStateError(
-            f"Cannot run rows with adapters of their own through {parameter.parameter_name}: "
-            f"{concerned[0]!r} updates experts, which see tokens and not rows; expected adapters "
-            "of other layers. Run its rows in a batch of their own, with set_adapter."
+            f"Cannot run rows with different adapters through {parameter.parameter_name}: "
+            f"{concerned[0]!r} updates experts, which see tokens, not rows; expected adapters "
+            "of other layers. Run its rows in a separate batch, with set_adapter."
         )
 
 
 @cache
 def experts_class(plain: type[nn.Module]) -> type[LoraExperts]:
-    """Return the class that experts of a class of transformers become."""
+    """Return the class that experts of a transformers class become."""
     return type(f"Lora{plain.__name__}", (LoraExperts, plain), {"__module__": __name__})
 
 

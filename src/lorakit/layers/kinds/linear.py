@@ -10,7 +10,7 @@ from lorakit.layers.magnitude import linear_output, runs_as_one_product
 
 
 class AdaptedLinear(AdaptedLayer):
-    """What linear layers share, however their weight is kept."""
+    """Base class of adapted linear layers, dense or quantised."""
 
     in_features: int
     out_features: int
@@ -28,7 +28,7 @@ class AdaptedLinear(AdaptedLayer):
         updates = self.acting_updates()
         if not updates:
             return self.base_output(input)
-        # Without gradients sharing costs more time than reading x once saves, but a mask is shared
+        # Without gradients, sharing takes more time than reading x once saves, but a mask is shared
         # all the same: checkpointing runs the layer without gradients first, then with them.
         if (
             self.siblings is not None
@@ -40,7 +40,7 @@ class AdaptedLinear(AdaptedLayer):
         return linear_output(self, input, updates)
 
     def base_output(self, input: Tensor) -> Tensor:
-        """Return what the base alone makes of the input."""
+        """Return the output of the base alone."""
         return F.linear(input, self.weight, self.bias)
 
 

@@ -1,7 +1,7 @@
-"""LoRA on subclasses of torch.nn.Linear whose forward is another spelling of the same product.
+"""LoRA on subclasses of torch.nn.Linear whose forward computes the same product.
 
-Falcon's linear layers compute `x @ W.T + b`, say. A class is not believed by its name or source: an
-instance with small random weights is run and compared with `torch.nn.functional.linear`.
+Falcon's linear layers compute `x @ W.T + b`, for example. Neither a class's name nor its source
+decides: an instance with small random weights is compared with `torch.nn.functional.linear`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lorakit.layers.kinds.linear import LoraLinear
 from lorakit.layers.replaced import ReplacedModule, plain_class_of
 
 _SETTINGS = (bool, int, float, str, type(None), torch.dtype)
-"""What an instance may hold besides what torch.nn.Linear holds: these say nothing of other data."""
+"""Attributes that an instance may have besides those of torch.nn.Linear: they hold no data."""
 
 _IN, _OUT = 5, 3
 _SHAPES = ((_IN,), (4, _IN), (2, 3, _IN), (0, _IN))
@@ -25,10 +25,10 @@ _SIZES = (1.0, 1e4)
 
 
 def runs_as_linear(module: nn.Module) -> bool:
-    """Return whether the forward of a module computes what torch.nn.Linear's does.
+    """Return whether the forward of a module computes what torch.nn.Linear computes.
 
     A module with further parameters, buffers or children does not, nor one whose attributes are
-    more than numbers and words: they might enter the result.
+    more than numbers and strings: they might affect the result.
     """
     kind = plain_class_of(module)
     if not issubclass(kind, nn.Linear):
@@ -53,7 +53,7 @@ def runs_as_linear(module: nn.Module) -> bool:
 def _computes_the_same(
     kind: type[nn.Linear], settings: tuple[tuple[str, Any], ...], has_bias: bool
 ) -> bool:
-    """Compare a class with torch.nn.Linear in float64, so that a cast to less shows as well."""
+    """Compare a class with torch.nn.Linear in float64, so a cast to fewer bits shows as well."""
     generator = torch.Generator().manual_seed(0)
 
     def drawn(*shape: int) -> Tensor:
@@ -79,7 +79,7 @@ def _is_same(probe: nn.Linear, x: Tensor, size: float) -> bool:
     try:
         with torch.random.fork_rng(devices=[]):
             got = probe.forward(x.clone())
-    except Exception:  # whatever a foreign forward raises on such an input, it is not the same
+    except Exception:  # whatever an unknown forward raises on such an input, it is not the same
         return False
     if not isinstance(got, Tensor) or got.shape != expected.shape or got.dtype != expected.dtype:
         return False
@@ -87,16 +87,16 @@ def _is_same(probe: nn.Linear, x: Tensor, size: float) -> bool:
 
 
 class _LoraLinearSubclass(LoraLinear):
-    """Put on top of such a class: without acting updates its own forward runs."""
+    """Mixin for such a class: while no update acts, the forward of the class runs."""
 
     def base_output(self, input: Tensor) -> Tensor:
-        """Return what the base alone makes of the input, by the code of its class."""
+        """Return the output of the base alone, by the code of its class."""
         return self.plain_class.forward(self, input)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         if isinstance(self, ReplacedModule):
             return super().__reduce_ex__(protocol)
-        # The class is made at run time, so pickle and deepcopy must make it again from its parts.
+        # The class is made at run time, so pickle and deepcopy must create it again.
         return _new_subclass, (self.plain_class,), self.__getstate__()
 
 

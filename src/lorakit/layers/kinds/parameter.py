@@ -1,28 +1,15 @@
-"""LoRA on a parameter that is no layer of its own, such as the stacked weights of experts."""
+"""LoRA on a parameter that is not the weight of a layer, such as the stacked weights of experts."""
 
 from __future__ import annotations
 
 import weakref
-from typing import Any, Literal, Self
+from typing import Any, Self
 
-import torch
 from torch import Tensor, nn
 
 from lorakit.errors import AdapterStateError
 from lorakit.layers.adapted import AdaptedLayer
 from lorakit.layers.replaced import plain_class_of, swap_plain_class
-from lorakit.layers.updates.low_rank_update import Initialization, LowRankUpdate
-
-
-class StackedUpdate(LowRankUpdate):
-    """The updates s B A of stacked matrices: lora_A (experts, r, in), lora_B (experts, out, r)."""
-
-    @torch.no_grad()
-    def initialize_(self, initialization: Initialization, zero_factor: Literal["A", "B"]) -> None:
-        """Draw the factors of each matrix as those of a layer of its own."""
-        for A, B in zip(self.lora_A.detach(), self.lora_B.detach(), strict=True):
-            # A parameter made of a view shares its numbers.
-            LowRankUpdate(A, B, self.scaling).initialize_(initialization, zero_factor)
 
 
 class AdaptedParameter(AdaptedLayer):
@@ -31,12 +18,11 @@ class AdaptedParameter(AdaptedLayer):
     It is a child of its owner, whose forward reads it; the weight stays the owner's. lora_A is
     (experts, r, in) and lora_B (experts, out, r), so that s B A is an update of every expert.
 
-    The owner is no part of it: who walks through a model binds the two, as `ParameterOwner` does,
-    so that copies and pickles of a model hold no pointers into the original.
+    It does not contain its owner: code that walks through a model binds the two, as
+    `ParameterOwner` does, so copies and pickles of a model hold no references to the original.
     """
 
     plain_class = nn.Module
-    update_class = StackedUpdate
     bias = None
 
     def __init__(self, owner: nn.Module, parameter_name: str, is_transposed: bool) -> None:
@@ -50,7 +36,7 @@ class AdaptedParameter(AdaptedLayer):
         self.bind(owner)
 
     def bind(self, owner: nn.Module) -> Self:
-        """Say whose parameter this is."""
+        """Set the module that owns the parameter."""
         self.__dict__["_owner"] = weakref.ref(owner)
         return self
 
@@ -59,13 +45,13 @@ class AdaptedParameter(AdaptedLayer):
 
     @property
     def weight_owner(self) -> nn.Module:
-        """The module whose parameter this is."""
+        """The module that owns the parameter."""
         reference = vars(self).get("_owner")
         owner = None if reference is None else reference()
         if owner is None:
             raise AdapterStateError(
                 f"The module of {self.parameter_name} is gone, expected the one its updates were "
-                "added to. Look the layers up in the model anew."
+                "added to. Look the layers up in the model again."
             )
         return owner
 
@@ -81,7 +67,7 @@ class AdaptedParameter(AdaptedLayer):
 
     @property
     def experts(self) -> int:
-        """How many matrices are stacked in the parameter."""
+        """Number of matrices stacked in the parameter."""
         return self.weight.shape[0]
 
     @classmethod
@@ -102,14 +88,14 @@ class AdaptedParameter(AdaptedLayer):
         return self.oriented(self.weight)
 
     def oriented(self, delta_weight: Tensor) -> Tensor:
-        """Transpose (experts, out, in) to the stored (experts, in, out), where it is so stored."""
+        """Transpose (experts, out, in) to (experts, in, out) if it is stored that way."""
         return delta_weight.transpose(-2, -1) if self.is_transposed else delta_weight
 
     def attach(self, owner_class: type[ParameterOwner]) -> None:
-        """Make this a child of its owner, whose class is swapped if need be.
+        """Make this a child of its owner, whose class is swapped if necessary.
 
         Args:
-            owner_class: What the owner becomes; a subclass of its own class.
+            owner_class: The class that the owner gets, a subclass of its class.
         """
         owner = self.weight_owner
         if not isinstance(owner, ParameterOwner):
@@ -118,7 +104,7 @@ class AdaptedParameter(AdaptedLayer):
         owner.adapted_parameters[self.parameter_name] = self  # type: ignore[operator,index]
 
     def restore_in_place(self) -> None:
-        """Leave the owner, which becomes plain again with its last adapted parameter."""
+        """Leave the owner, which becomes plain again when its last adapted parameter leaves."""
         owner: ParameterOwner = self.weight_owner  # type: ignore[assignment]
         del owner.adapted_parameters[self.parameter_name]
         if not owner.adapted_parameters:
@@ -130,21 +116,21 @@ class AdaptedParameter(AdaptedLayer):
 
 
 class ParameterOwner(nn.Module):
-    """Mixed into the class of a module some of whose parameters carry updates.
+    """Mixin for the class of a module some of whose parameters carry updates.
 
     Attributes:
-        adapted_parameters: Those parameters by name.
+        adapted_parameters: The parameters that carry updates, by name.
     """
 
     adapted_parameters: nn.ModuleDict
 
     @classmethod
     def plain_owner_class(cls) -> type[nn.Module]:
-        """Return the class that owners of this class had before."""
+        """Return the class that owners had before they were adapted."""
         raise TypeError(f"{cls.__name__} does not say which class it was made of.")
 
     def bound_parameters(self) -> list[AdaptedParameter]:
-        """Return the adapted parameters, each knowing its owner."""
+        """Return the adapted parameters, each bound to this owner."""
         return [parameter.bind(self) for parameter in self.adapted_parameters.values()]  # type: ignore[operator]
 
     def restore_owner_in_place(self) -> None:
@@ -155,7 +141,7 @@ class ParameterOwner(nn.Module):
 
 
 def adapted_parameter_of(owner: nn.Module, name: str, is_transposed: bool) -> AdaptedParameter:
-    """Return what adapts a parameter: the object it has, or a new unattached one."""
+    """Return the `AdaptedParameter` of a parameter: the attached one, or a new one."""
     if isinstance(owner, ParameterOwner) and name in owner.adapted_parameters:
         return owner.adapted_parameters[name].bind(owner)  # type: ignore[operator,return-value]
     return AdaptedParameter(owner, name, is_transposed)

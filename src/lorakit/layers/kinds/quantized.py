@@ -1,7 +1,7 @@
 """LoRA on bitsandbytes' linear layers, whose frozen weight is kept in 4 or 8 bits.
 
-The node is that of any linear layer. It makes the weight dense once in forward and once in
-backward, into a buffer that all layers share, and keeps no dense copy in between.
+They run the same autograd node as any linear layer. It dequantizes the weight once in forward and
+once in backward, into a buffer that all layers share, and keeps no dense copy in between.
 """
 
 from typing import Any, Self
@@ -45,11 +45,11 @@ _OWN_NODE = {shared: plain for plain, shared in _SHARED_NODE.items()}
 
 
 def take_over(layer: nn.Module) -> None:
-    """Let a quantised layer without updates compute as those with updates do, in place.
+    """Make a quantised layer without updates compute as those with updates do, in place.
 
-    It then uses the buffer they use, its weight keeps the layout it was loaded in, and one in 8
-    bits does not round its input. Other layers, and ones that something else has taken over, are
-    left alone.
+    It then uses the shared buffer, its weight keeps the layout it was loaded in, and an 8-bit layer
+    does not round its input. Other layers, and layers whose class something else has changed, stay
+    as they are.
     """
     shared = _SHARED_NODE.get(type(layer))
     if shared is not None and quantized_weight(layer) is not None:
@@ -68,7 +68,7 @@ def give_back(layer: nn.Module) -> None:
 
 
 class QuantizedLinear(AdaptedLinear):
-    """What adapted layers with a quantised weight share."""
+    """Base class of adapted layers with a quantised weight."""
 
     @classmethod
     def adapt_in_place(cls, module: nn.Module) -> Self:
@@ -84,12 +84,12 @@ class QuantizedLinear(AdaptedLinear):
 
     @classmethod
     def compute_dtype_of(cls, module: nn.Module) -> torch.dtype:
-        """Return what products with the weight run in; float32 where the input decides."""
+        """Return the dtype of products with the weight; float32 where the input decides."""
         return compute_dtype_of(module)
 
     @classmethod
     def base_dtype_name(cls, module: nn.Module) -> str:
-        """Return how the weight is kept, and what its products run in."""
+        """Return the name of the weight's format and of its compute dtype."""
         weight: Any = quantized_weight(module)
         dtype = str(compute_dtype_of(module)).removeprefix("torch.")
         return f"{weight.layout.quant_type} ({dtype})"
@@ -100,7 +100,7 @@ class QuantizedLinear(AdaptedLinear):
         return self.weight if weight is None else weight
 
     def base_output(self, input: Tensor) -> Tensor:
-        """Return what the base alone makes of the input."""
+        """Return the output of the base alone."""
         return low_rank_linear(input, self.base_weight(), self.bias, ())
 
     def exact_weight(self) -> Tensor:
@@ -108,7 +108,7 @@ class QuantizedLinear(AdaptedLinear):
         return dense_copy(quantized_weight(self), torch.float32)  # type: ignore[arg-type]
 
     def put_merged(self, exact: Tensor, dense_dtype: torch.dtype, requantize: bool) -> float:
-        """Put a merged weight in the place of the base's; return its largest rounding error."""
+        """Replace the base's weight by a merged one; return its largest rounding error."""
         if not requantize:
             merged = exact.to(dense_dtype)
             self._put_aside("weight", nn.Parameter(merged, requires_grad=False))
@@ -129,8 +129,8 @@ class LoraLinear4bit(QuantizedLinear, Linear4bit):
 class LoraLinear8bit(QuantizedLinear, Linear8bitLt):
     """The same with W0 in int8, one scale for each row.
 
-    The weight is made dense and the input is left as it is, where bitsandbytes' own kernel on a
-    GPU rounds the input to int8 as well.
+    The weight is dequantized and the input is not rounded; bitsandbytes' kernel on a GPU rounds the
+    input to int8 as well.
 
     Source: Dettmers et al. 2022, arXiv:2208.07339, section 2 (vector-wise quantisation).
     """
@@ -144,4 +144,4 @@ ADAPTED_CLASSES: dict[type[nn.Module], type[QuantizedLinear]] = {
     Linear8bitLt: LoraLinear8bit,
     SharedNodeLinear8bit: LoraLinear8bit,
 }
-"""Which class adapts layers of which."""
+"""The adapted class of each plain class."""

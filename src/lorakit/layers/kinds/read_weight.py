@@ -11,14 +11,13 @@ from torch import Tensor, nn
 from lorakit.errors import AdapterStateError
 from lorakit.layers.adapted import AdaptedLayer
 from lorakit.layers.replaced import ReplacedModule, plain_class_of
-from lorakit.layers.updates.low_rank_update import LowRankUpdate
 
 
 class LoraReadWeight(AdaptedLayer):
-    """Runs the plain forward on W0 + Σ s B A, as its way to use the weight is not known.
+    """Runs the plain forward on W0 + Σ s B A, as it is unknown how it uses the weight.
 
-    The sum is made in each pass, which suits small weights: a router has a row for each expert.
-    An input that forward does not show cannot be dropped from, so there is no dropout.
+    The sum is computed in each pass, which suits small weights: a router has a row for each expert.
+    There is no dropout, as the input of the product is not visible.
     """
 
     is_linear = False
@@ -32,7 +31,7 @@ class LoraReadWeight(AdaptedLayer):
         return columns, rows  # type: ignore[return-value]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the plain forward with the weight and bias that the active updates make."""
+        """Run the plain forward with the weight and bias that the active updates give."""
         if self.per_row_adapters is not None and self.acts_per_row():
             self._refuse_per_row(self.per_row_adapters.distinct)
         updates = self.acting_updates()
@@ -43,7 +42,7 @@ class LoraReadWeight(AdaptedLayer):
         bias = next((bias for _, bias, _ in called if bias is not None), None)
         if bias is not None and self.bias is not None:
             parameters["bias"] = bias.to(self.bias.dtype)  # type: ignore[assignment]
-        # A view of this module with other parameters: nothing that another thread reads changes.
+        # A shallow copy with other parameters: nothing that another thread reads changes.
         plain = plain_class_of(self).plain_class  # type: ignore[attr-defined]
         view = plain.__new__(plain)
         vars(view).update(vars(self))
@@ -69,14 +68,14 @@ class LoraReadWeight(AdaptedLayer):
     def __reduce_ex__(self, protocol: Any) -> Any:
         if isinstance(self, ReplacedModule):
             return super().__reduce_ex__(protocol)
-        # The class is made at run time, so pickle and deepcopy must make it again from its parts.
+        # The class is made at run time, so pickle and deepcopy must create it again.
         return _new_read_weight, (self.plain_class,), self.__dict__
 
 
 @cache
 def read_weight_class(plain: type[nn.Module]) -> type[LoraReadWeight]:
-    """Return the class that modules of a class become whose forward reads their weight."""
-    names = {"__module__": __name__, "plain_class": plain, "update_class": LowRankUpdate}
+    """Return the class that adapts modules of a class whose forward reads their weight."""
+    names = {"__module__": __name__, "plain_class": plain}
     return type(f"Lora{plain.__name__}", (LoraReadWeight, plain), names)
 
 

@@ -1,3 +1,3 @@
-"""The updates that an adapted layer holds: low-rank, from an offset, of slices."""
+"""The updates of an adapted layer: plain, measured from an offset, of slices."""
 
 __all__: list[str] = []

@@ -1,16 +1,13 @@
 """One low-rank update: its two factors, its scaling, its dropout and its magnitude."""
 
-import math
 from collections.abc import Callable, Iterable
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lorakit.ops import LowRankTerm, draw_seed
-
-Initialization = Literal["kaiming", "gaussian", "orthogonal", "random"]
 
 
 class LowRankUpdate(nn.Module):
@@ -19,7 +16,7 @@ class LowRankUpdate(nn.Module):
     Attributes:
         lora_A: Down-projection, (r, in); for an embedding (r, vocabulary).
         lora_B: Up-projection, (out, r).
-        bias: Trained bias that stands in for the layer's own while this update is active, (out,);
+        bias: Trained bias that replaces the base's while this update is active, (out,);
             None where the bias is not trained.
         magnitude: Trained length of each row of the weight with the update (DoRA), (out,); None for
             an update that is added as it is.
@@ -36,12 +33,12 @@ class LowRankUpdate(nn.Module):
     magnitude: nn.Parameter | None
 
     spare_rank: int = 0
-    """Rows of lora_A and columns of lora_B at the end that are zero and kept for adapters of a
-    larger rank, which can then take this one's place with every shape as it is."""
+    """Rows of lora_A and columns of lora_B at the end that are zero and reserved for adapters of a
+    larger rank, which can then replace this one without a change of any shape."""
 
     exchanges: ClassVar[int] = 0
-    """How often an attribute of any update was set anew, or its parameters moved: what was
-    prepared from updates is of use until then. Values that change in place do not count."""
+    """Number of times an attribute of any update was set, or its parameters moved: what was
+    prepared from updates is valid until it changes. Values that change in place do not count."""
 
     def __init__(
         self,
@@ -74,7 +71,7 @@ class LowRankUpdate(nn.Module):
         return super()._apply(fn, recurse)
 
     def require_gradients_(self, required: bool) -> None:
-        """Say whether the parameters require gradients; a lora_A that is frozen never does."""
+        """Set whether the parameters require gradients; a frozen lora_A never does."""
         for name, parameter in self._parameters.items():
             wanted = required and not (self.freezes_A and name == "lora_A")
             if parameter is not None and parameter.requires_grad != wanted:
@@ -82,12 +79,12 @@ class LowRankUpdate(nn.Module):
 
     @property
     def r(self) -> int:
-        """Rank of what is trained: rows of lora_A and columns of lora_B that are not spare."""
+        """Rank of the trained update: rows of lora_A and columns of lora_B that are not spare."""
         return self.lora_A.shape[-2] - self.spare_rank
 
     @torch.no_grad()
     def reserve_(self, max_rank: int) -> None:
-        """Make room for factors of a larger rank, which is zero and so stays zero in training."""
+        """Reserve room for a larger rank: zeros, which stay zero in training."""
         spare = max_rank - self.lora_A.shape[-2]
         if spare > 0:
             self.lora_A = nn.Parameter(F.pad(self.lora_A, (0, 0, 0, spare)))
@@ -96,7 +93,7 @@ class LowRankUpdate(nn.Module):
 
     @torch.no_grad()
     def exchange_factors_(self, A: Tensor, B: Tensor) -> None:
-        """Take other factors of at most the rank there is room for, in place.
+        """Replace the factors by others of at most the reserved rank, in place.
 
         Args:
             A: (r, in).
@@ -105,13 +102,13 @@ class LowRankUpdate(nn.Module):
         spare = self.lora_A.shape[-2] - A.shape[-2]
         self.lora_A.copy_(F.pad(A, (0, 0, 0, spare)))
         self.lora_B.copy_(F.pad(B, (0, spare)))
-        # Nothing that was prepared from this update, compiled code for one, has to be made again.
+        # What was prepared from this update, such as compiled code, stays valid.
         vars(self)["spare_rank"] = spare
 
     def operand_factors(self) -> tuple[Tensor, Tensor]:
         """Return the A (r, in) and B (out, r) of s B A, through which gradients flow.
 
-        Kinds of updates that keep their factors in another form make these of them.
+        Updates that keep their factors in another form compute these from them.
         """
         return self.lora_A, self.lora_B
 
@@ -122,78 +119,38 @@ class LowRankUpdate(nn.Module):
         return A.detach()[..., :rank, :], B.detach()[..., :rank]
 
     @torch.no_grad()
+    def set_factors_(self, A: Tensor, B: Tensor) -> None:
+        """Copy A and B into lora_A and lora_B, whose spare rank stays zero."""
+        lora_A, lora_B = (
+            LowRankUpdate.saved_factors(self) if self.spare_rank else (self.lora_A, self.lora_B)
+        )
+        lora_A.copy_(A)
+        lora_B.copy_(B)
+
     def load_factors_(self, A: Tensor, B: Tensor) -> None:
-        """Take what `saved_factors` returned, in place.
+        """Load what `saved_factors` returned, in place.
 
         Raises:
-            AdapterMismatchError: A kind of update cannot take the form these factors have.
+            AdapterMismatchError: The factors do not have the form of this kind of update.
         """
-        own_A, own_B = (
-            LowRankUpdate.saved_factors(self)
-            if self.spare_rank
-            else (
-                self.lora_A,
-                self.lora_B,
-            )
-        )
-        own_A.copy_(A)
-        own_B.copy_(B)
+        self.set_factors_(A, B)
 
     @property
     def keeps_saved_factors(self) -> bool:
-        """Whether `saved_factors` are the parameters themselves, and not made of them."""
+        """Whether `saved_factors` are the parameters themselves, not computed from them."""
         return True
-
-    @torch.no_grad()
-    def initialize_(self, initialization: Initialization, zero_factor: Literal["A", "B"]) -> None:
-        """Draw fresh factors in place, from torch's default generator.
-
-        Args:
-            initialization: "kaiming" draws the factor that is not zero uniformly with a = sqrt(5)
-                (lora_A) or from a standard normal (lora_B, as embeddings do); "gaussian" draws
-                it from a normal with standard deviation 1/r; "orthogonal" draws both, in
-                orthogonal halves of the rank, so that B A is zero; "random" draws both, so that
-                the update is not zero.
-            zero_factor: Which factor starts at zero, so that the update does.
-        """
-        if initialization == "orthogonal":
-            self._initialize_orthogonally_()
-            return
-        drawn = self.lora_B if zero_factor == "A" else self.lora_A
-        zero = self.lora_A if zero_factor == "A" else self.lora_B
-        if initialization == "gaussian":
-            nn.init.normal_(drawn, std=1 / self.r)
-        elif zero_factor == "A":
-            nn.init.normal_(drawn)
-        else:
-            nn.init.kaiming_uniform_(drawn, a=math.sqrt(5))
-        if initialization == "random":
-            nn.init.kaiming_uniform_(zero, a=math.sqrt(5))
-        else:
-            nn.init.zeros_(zero)
-
-    def _initialize_orthogonally_(self) -> None:
-        """Draw A in one half of an orthonormal basis of the r dimensions, and B in the other.
-
-        Source: I. Datta 2024, "Rethinking LoRA initialisation".
-        """
-        A, B = self.lora_A, self.lora_B
-        wide = torch.promote_types(A.dtype, torch.float32)
-        basis, _ = torch.linalg.qr(torch.randn(self.r, self.r, dtype=wide, device=A.device))
-        A.copy_(0.1 * basis[:, 0::2] @ torch.randn_like(A[: self.r // 2], dtype=wide))
-        B.copy_(0.1 * torch.randn_like(B[:, : self.r // 2], dtype=wide) @ basis[:, 1::2].t())
 
     @property
     def drops(self) -> bool:
-        """Whether dropout acts at the moment."""
+        """Whether dropout currently acts."""
         return self.training and self.drop_probability > 0
 
     def term(self, seed: Tensor | None = None) -> LowRankTerm:
         """Return the operands of one forward pass.
 
         Args:
-            seed: Of the dropout mask that this update shares with others on the same activation;
-                drawn where dropout acts and none is given.
+            seed: Seed of the dropout mask that this update shares with others on the same
+                activation; None draws one if dropout acts.
         """
         A, B = self.operand_factors()
         if not self.drops:
@@ -206,10 +163,10 @@ class LowRankUpdate(nn.Module):
     ) -> tuple[LowRankTerm, Tensor | None, Tensor | None]:
         """Return the operands of one forward pass, the trained bias and the magnitude.
 
-        Layers call the module rather than read its parameters, so that hooks on it run, such as
+        Layers call the module instead of reading its parameters so that hooks on it run, such as
         those of accelerate that load offloaded parameters.
         """
-        # Reading a parameter of a module goes through a slow way, in each layer of each pass.
+        # `has_magnitude` is an ordinary attribute: reading a parameter of a module is slow.
         return self.term(seed), self.bias, self.magnitude if self.has_magnitude else None
 
     def delta_weight(self) -> Tensor:
@@ -219,7 +176,7 @@ class LowRankUpdate(nn.Module):
         return self.scaling * (B.to(wide) @ A.to(wide))
 
     def change(self, W0: Tensor) -> Tensor:
-        """Return what the update makes of a weight less the weight itself, (out, in).
+        """Return the weight with the update minus the weight without it, (out, in).
 
         Args:
             W0: The base's weight in float32 at least, (out, in).

@@ -1,4 +1,4 @@
-"""A low-rank update that is measured from where it began, so that the base can stay as it is."""
+"""A low-rank update that is measured from its first factors, so that the base stays as it is."""
 
 import torch
 from torch import Tensor
@@ -8,18 +8,18 @@ from lorakit.layers.updates.low_rank_update import LowRankUpdate
 
 
 class OffsetUpdate(LowRankUpdate):
-    """The update s (B A - B0 A0) of one layer, whose factors begin at A0 and B0.
+    """The update s (B A - B0 A0) of one layer, whose first factors are A0 and B0.
 
-    Other tools subtract s B0 A0 from the base's weight, once and for all. Here the weight is left
-    alone, and the update is zero at the start, to the last bit:
+    Other tools subtract s B0 A0 from the base's weight. Here the weight stays as it is, and the
+    update is exactly zero at first:
 
         B A - B0 A0 = B (A - A0) + (B - B0) A0
 
-    That form also keeps small changes of large factors apart from rounding, in 16 bits above all.
+    This form also protects small changes of large factors from rounding, above all in 16 bits.
     Files hold B A - B0 A0 as an ordinary update of rank 2r.
 
     Attributes:
-        initial_A: A0, (r, in); zero where the update has not been given a start.
+        initial_A: A0, (r, in); zero until the update is initialized.
         initial_B: B0, (out, r).
 
     Source: Meng et al. 2024, arXiv:2404.02948, appendix C.
@@ -35,13 +35,13 @@ class OffsetUpdate(LowRankUpdate):
 
     @torch.no_grad()
     def set_offset_(self, A0: Tensor, B0: Tensor) -> None:
-        """Take the factors that the update is measured from, in place."""
+        """Set the factors that the update is measured from, in place."""
         self.initial_A.copy_(A0)
         self.initial_B.copy_(B0)
 
     @torch.no_grad()
     def initialize_at_(self, A0: Tensor, B0: Tensor) -> None:
-        """Begin at these factors, in place; the update is zero then."""
+        """Set these as first and as current factors, in place; the update is zero then."""
         self.set_offset_(A0, B0)
         self.lora_A.copy_(self.initial_A)
         self.lora_B.copy_(self.initial_B)
@@ -61,7 +61,7 @@ class OffsetUpdate(LowRankUpdate):
         """Take factors of rank 2r as `saved_factors` gives them, in place.
 
         Raises:
-            AdapterMismatchError: They are of another rank.
+            AdapterMismatchError: Their rank is not 2r.
         """
         if A.shape[-2] != 2 * self.r or B.shape[-1] != 2 * self.r:
             raise AdapterMismatchError(
@@ -76,7 +76,7 @@ class OffsetUpdate(LowRankUpdate):
 
     @property
     def keeps_saved_factors(self) -> bool:
-        """Whether `saved_factors` are the parameters themselves: they are made of them."""
+        """False: `saved_factors` are computed from the parameters."""
         return False
 
     @torch.no_grad()

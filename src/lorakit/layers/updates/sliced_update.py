@@ -1,7 +1,7 @@
-"""An update of some of the equal parts that a fused matrix's outputs fall into.
+"""An update of some of the equal slices of a fused matrix.
 
-GPT-2's `c_attn`, for one, holds the query, the key and the value below each other. With n of its L
-parts adapted, each by a low-rank product of its own, the update is
+GPT-2's `c_attn`, for example, holds the query, the key and the value below each other. If n of its
+L slices are adapted, each by a separate low-rank product, the update is
 
     ΔW = s [B_1 A_1; 0; B_3 A_3]    A_i (r, in), B_i (out / L, r)
 
@@ -20,12 +20,12 @@ from lorakit.layers.updates.low_rank_update import LowRankUpdate
 
 
 class SlicedUpdate(LowRankUpdate):
-    """The update of a fused matrix with a low-rank product for each adapted part.
+    """The update of a fused matrix with a low-rank product for each adapted slice.
 
     Attributes:
-        lora_A: The down-projections of the adapted parts below each other, (n r, in).
+        lora_A: The down-projections of the adapted slices below each other, (n r, in).
         lora_B: Their up-projections below each other, (n out / L, r), as loralib keeps them.
-        parts: For each of the L parts whether it is adapted.
+        parts: Whether each of the L slices is adapted.
 
     Source: Microsoft's loralib, `MergedLinear` and its `enable_lora`.
     """
@@ -38,32 +38,31 @@ class SlicedUpdate(LowRankUpdate):
 
     @property
     def r(self) -> int:
-        """Rank of each part's product."""
+        """Rank of each slice's product."""
         return self.lora_B.shape[-1]
 
     @property
     def keeps_saved_factors(self) -> bool:
-        """Whether `saved_factors` are the parameters themselves: B is spread to blocks."""
+        """False: `saved_factors` spread B over blocks."""
         return False
 
     def operand_factors(self) -> tuple[Tensor, Tensor]:
         """Return A (n r, in) and B (out, n r), zero outside of its blocks."""
         return self.lora_A, in_blocks(self.lora_B, self.parts)
 
-    @torch.no_grad()
     def load_factors_(self, A: Tensor, B: Tensor) -> None:
-        """Take factors in the form `saved_factors` has, in place.
+        """Load factors in the form of `saved_factors`, in place.
 
         Raises:
-            AdapterMismatchError: B is not zero outside of the blocks, so that it mixes parts.
+            AdapterMismatchError: B is not zero outside of the blocks, so it mixes slices.
         """
-        super().load_factors_(A, self.require_fitting(A, B))
+        self.set_factors_(A, self.require_fitting(A, B))
 
     def require_fitting(self, A: Tensor, B: Tensor) -> Tensor:
-        """Return lora_B of factors in the form `saved_factors` has, (n out / L, r).
+        """Return lora_B of factors in the form of `saved_factors`, (n out / L, r).
 
         Raises:
-            AdapterMismatchError: B is not zero outside of the blocks, so that it mixes parts.
+            AdapterMismatchError: B is not zero outside of the blocks, so it mixes slices.
         """
         compact = out_of_blocks(B, self.parts)
         if compact is None:
@@ -75,16 +74,16 @@ class SlicedUpdate(LowRankUpdate):
         return compact
 
     def extra_repr(self) -> str:
-        """Show the parts as well."""
+        """Show the slices as well."""
         return f"{super().extra_repr()}, parts={list(self.parts)}"
 
 
 def in_blocks(B: Tensor, parts: Sequence[bool]) -> Tensor:
-    """Return the up-projections of parts as one matrix that is zero outside of its blocks.
+    """Return the up-projections of slices as one matrix that is zero outside of its blocks.
 
     Args:
-        B: Those of the n adapted parts below each other, (n out / L, r).
-        parts: For each of the L parts whether it is adapted.
+        B: The up-projections of the n adapted slices below each other, (n out / L, r).
+        parts: Whether each of the L slices is adapted.
 
     Returns: (out, n r).
 
@@ -110,9 +109,9 @@ def out_of_blocks(B: Tensor, parts: Sequence[bool]) -> Tensor | None:
 
     Args:
         B: (out, n r).
-        parts: For each of the L parts whether it is adapted.
+        parts: Whether each of the L slices is adapted.
 
-    Returns: (n out / L, r); None where B has another shape, or more in it than its blocks.
+    Returns: (n out / L, r); None where B has another shape, or is not zero outside of its blocks.
     """
     groups = sum(parts)
     if not groups or B.shape[0] % len(parts) or B.shape[1] % groups:

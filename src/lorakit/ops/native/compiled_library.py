@@ -1,14 +1,13 @@
 """The library of native/skinny.c, compiled at first use by the machine's own compiler.
 
-It lies in the user's cache directory. Its name tells the sources, the compiler, the processor and
-the digest of its bytes, so that it is compiled once for each, and a library that was cut short or
-changed is compiled again. Since loading a library runs it, only a directory that nobody else can
-write to is used; where the cache is not one, is full or forbids running code, a temporary
-directory of this process takes its place.
+It is in the user's cache directory. Its name encodes the sources, the compiler, the processor and
+the digest of its bytes, so it is compiled once for each, and a truncated or changed library is
+compiled again. Since loading a library runs it, only a directory that nobody else can write to is
+used; if the cache is not one, is full or forbids running code, a temporary directory of this
+process is used instead.
 
-It shares the OpenMP threads torch has already started: a second pool would fight with them for the
-cores. Where there is no gcc or no such OpenMP, nothing is lost but speed: `skinny.py` goes on with
-torch's own operations.
+It shares the OpenMP threads that torch has started: a second pool would compete for the cores.
+Without gcc or such an OpenMP only speed is lost: `skinny.py` uses torch operations.
 """
 
 import ctypes
@@ -40,14 +39,14 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """Return the library, or None where it cannot be had; `unavailable` says why."""
+    """Return the library, or None if it is unavailable; `unavailable` says why."""
     return _library_or_reason()[0]
 
 
 def unavailable() -> str | None:
     """Return why the compiled products cannot be used on this machine, or None if they can.
 
-    They are compiled here if they were not yet. LORAKIT_CPU_KERNELS=0 turns them off.
+    This compiles them if necessary. LORAKIT_CPU_KERNELS=0 turns them off.
     """
     return _library_or_reason()[1]
 
@@ -78,7 +77,7 @@ def _ran_out_of_room(output: str) -> bool:
     return any(os.strerror(number) in output for number in _NO_ROOM)
 
 
-# ---- where it lies ----
+# ---- directories ----
 
 
 def _directories() -> Iterator[Path]:
@@ -96,7 +95,7 @@ def _directories() -> Iterator[Path]:
 
 
 def _cache_directory() -> Path | None:
-    """Return lorakit's directory in the user's cache, made if need be; None if it is of no use."""
+    """Return lorakit's directory in the user's cache, created if needed; None if unusable."""
     try:
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         directory = Path(home) / "lorakit"
@@ -108,7 +107,7 @@ def _cache_directory() -> Path | None:
 
 
 def _library_in(directory: Path, compiler: str, runtime: str) -> Path:
-    """Return the library in a directory, compiled if no intact one is there."""
+    """Return the library in a directory, and compile it if no intact one is there."""
     stem = f"skinny-{_identity(compiler, runtime)}"
     for path in directory.glob(f"{stem}-*.so"):
         if is_private(path) and path.name == f"{stem}-{_digest(path)}.so":
@@ -121,7 +120,7 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:32]
 
 
-# ---- what it is made of ----
+# ---- compilation ----
 
 
 @cache
@@ -136,16 +135,16 @@ def _compiler() -> str | None:
             )
         except OSError:
             continue
-        if "Free Software Foundation" in version.stdout:  # gcc, under whatever name
+        if "Free Software Foundation" in version.stdout:  # gcc, under any name
             return path
     return None
 
 
 def _openmp_runtime() -> str | None:
-    """Return the path of the OpenMP library that torch uses, or None if that cannot be told.
+    """Return the path of the OpenMP library that torch uses, or None if it is unknown.
 
-    Others (scikit-learn, for one) bring copies of their own, each with threads that wait in a loop
-    for work: with two of them in one process, each would slow down the other.
+    Other packages (such as scikit-learn) bring their own copies, each with threads that busily wait
+    for work: two of them in one process would slow each other down.
     """
     maps = Path("/proc/self/maps")
     if not maps.exists():
@@ -173,7 +172,7 @@ def _identity(compiler: str, runtime: str) -> str:
 
 
 def processor() -> str:
-    """Return what code for this very processor depends on: a cache may be shared by machines."""
+    """Return what code for this processor depends on: machines may share a cache."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     wanted = ("model name", "flags", "Features", "CPU part")
@@ -183,10 +182,10 @@ def processor() -> str:
 
 
 def _compile(compiler: str, runtime: str, directory: Path, stem: str) -> Path:
-    """Compile and link; the file appears whole, also when several processes make it at once."""
+    """Compile and link; the file appears atomically, even if several processes create it."""
     with scratch_directory("compiling-", directory) as scratch:
         compiled, linked = scratch / "skinny.o", scratch / "skinny.so"
-        # Linked to the runtime that torch has loaded, and not by -fopenmp to gcc's own.
+        # Linked to the runtime that torch has loaded; -fopenmp would link to gcc's.
         for command in (
             [compiler, *_FLAGS, "-c", str(_SOURCES / "skinny.c"), "-o", str(compiled)],
             [compiler, "-shared", str(compiled), runtime, "-o", str(linked)],

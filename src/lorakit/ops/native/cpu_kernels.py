@@ -1,4 +1,4 @@
-"""The products of `skinny.py` in C: tensors in, addresses and sizes to the compiled library."""
+"""The products of `skinny.py` in C: tensors in, addresses and sizes out to the compiled library."""
 
 import ctypes
 from collections.abc import Callable, Sequence
@@ -53,18 +53,18 @@ class Group(NamedTuple):
 
     begin: int
     end: int
-    """Rows from `begin` on, `end` not among them."""
+    """Rows begin to end, end excluded."""
     thin: Tensor
     """A, (r, in), or B, (out, r)."""
     r: int
     scaling: float = 1.0
     mask: _Dropout = NO_DROPOUT
     gradient: Tensor | None = None
-    """Float32, to be added to, shape of `thin`."""
+    """Accumulated gradient in float32, shape of `thin`."""
 
 
 class Groups:
-    """Groups as the compiled products take them; keeps alive what they point to."""
+    """Groups for the compiled products; keeps alive what they point to."""
 
     def __init__(self, groups: Sequence[Group]):
         self._tensors = []
@@ -84,10 +84,10 @@ def takes(x: Tensor) -> bool:
 
 
 def can_be_read_at_its_address(x: Tensor) -> bool:
-    """Return whether x is rows of adjacent elements in memory, for code that is not torch's own.
+    """Return whether code outside torch can read x as rows of adjacent elements.
 
-    Not while a trace is recorded, in which what such code writes would be missing. A fake tensor
-    is taken for what it stands for; nothing is computed for it.
+    False while a trace is recorded, as it would miss what such code writes. A fake tensor counts as
+    the tensor it represents; nothing is computed for it.
     """
     return (
         type(x) in (Tensor, torch.nn.Parameter, FakeTensor)
@@ -98,10 +98,10 @@ def can_be_read_at_its_address(x: Tensor) -> bool:
 
 
 class CpuKernels:
-    """The functions of native/skinny.c on tensors; what each computes is said in `skinny.py`.
+    """The functions of native/skinny.c on tensors; `skinny.py` says what each computes.
 
     Large activations are 2-dimensional, float32 or bfloat16, with adjacent columns; everything
-    thin is float32, contiguous but for the rows of u and grad_u.
+    thin is float32, contiguous except for the rows of u and grad_u.
     """
 
     def __init__(self, library: ctypes.CDLL):
@@ -135,7 +135,7 @@ class CpuKernels:
     def add_(
         self, h: Tensor, x: Tensor, A: Tensor, B: Tensor, scaling: float, mask: _Dropout
     ) -> None:
-        """Add s drop(x) Aᵀ Bᵀ to h in place, where u is not needed afterwards."""
+        """Add s drop(x) Aᵀ Bᵀ to h in place, if u is not needed afterwards."""
         tokens, r = x.shape[0], A.shape[0]
         down = Groups([Group(0, tokens, A, r, mask=mask)])
         self.add_groups_(h, x, down, Groups([Group(0, tokens, B, r, scaling)]))
@@ -143,7 +143,7 @@ class CpuKernels:
     def up_backward(
         self, g: Tensor, u: Tensor, B: Tensor, scaling: float, grad_u: Tensor, needs_B: bool
     ) -> Tensor | None:
-        """Write s g B into grad_u and return s gᵀ u, (out, r), where that is needed."""
+        """Write s g B into grad_u and return s gᵀ u, (out, r), if that is needed."""
         grad_B = zeros_float32(B.shape) if needs_B else None
         one = Group(0, g.shape[0], B, B.shape[1], scaling, gradient=grad_B)
         self.up_backward_groups(g, Groups([one]), u, grad_u)
@@ -153,13 +153,13 @@ class CpuKernels:
         self, x: Tensor, A: Tensor, grad_u: Tensor, mask: _Dropout, grad_x: Tensor | None,
         needs_A: bool,
     ) -> Tensor | None:  # fmt: skip
-        """Add drop(grad_u A) to grad_x in place and return grad_uᵀ drop(x) where it is needed."""
+        """Add drop(grad_u A) to grad_x in place and return grad_uᵀ drop(x) if it is needed."""
         grad_A = zeros_float32(A.shape) if needs_A else None
         one = Group(0, x.shape[0], A, A.shape[0], mask=mask, gradient=grad_A)
         self.down_backward_groups_(x, Groups([one]), grad_u, grad_x)
         return grad_A
 
-    # ---- an adapter for each group of rows ----
+    # ---- one adapter for each group of rows ----
 
     def down_groups(self, x: Tensor, groups: Groups, u: Tensor) -> None:
         """Write drop(x) Aᵀ of each group into u, (tokens, largest r)."""
@@ -218,12 +218,12 @@ def _rows(u: Tensor) -> tuple[int, int]:
 
 
 def address(x: Tensor) -> int:
-    """Return where a tensor's elements begin in memory; 0 for a fake one, which has none."""
+    """Return the address of a tensor's first element; 0 for a fake one, which has none."""
     return 0 if isinstance(x, FakeTensor) else x.data_ptr()
 
 
 def empty_float32(*shape: int) -> Tensor:
-    """Return memory for what the compiled products write, whatever torch's defaults are."""
+    """Return an output for the compiled products, whatever torch's defaults are."""
     return torch.empty(shape, dtype=torch.float32, device="cpu")
 
 
@@ -233,7 +233,7 @@ def zeros_float32(shape: Sequence[int]) -> Tensor:
 
 
 def _thin(factor: Tensor) -> Tensor:
-    """Return a factor as float32 that lies compactly; itself where it does already."""
+    """Return a factor as contiguous float32; itself if it is that already."""
     if factor.dtype == torch.float32 and factor.is_contiguous():
         return factor
     return factor.detach().to(torch.float32).contiguous()
@@ -241,7 +241,7 @@ def _thin(factor: Tensor) -> Tensor:
 
 @cache
 def load() -> CpuKernels | None:
-    """Return the compiled products, or None where they cannot be had.
+    """Return the compiled products, or None if they are unavailable.
 
     `compiled_library.unavailable` says why.
     """

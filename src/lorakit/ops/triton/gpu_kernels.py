@@ -1,7 +1,7 @@
-"""Where the products of `triton_kernels.py` come from: imported and tried at the first use.
+"""Loading the products of `triton_kernels.py`: imported and tested at the first use.
 
-Triton compiles at run time, for which it wants a C compiler and a GPU it knows. Where anything is
-missing nothing is lost but speed: `skinny.py` goes on with torch's own operations.
+Triton compiles at run time, which needs a C compiler and a supported GPU. If anything is missing,
+only speed is lost: `skinny.py` uses torch operations.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _LARGE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def takes(x: Tensor) -> bool:
-    """Return whether the products in Triton can read this activation.
+    """Return whether the Triton products can read this activation.
 
-    Not while a CUDA graph is captured, which would repeat one dropout mask at every replay.
+    False while a CUDA graph is captured, which would repeat one dropout mask at every replay.
     """
     return (
         x.dtype in _LARGE_DTYPES
@@ -37,7 +37,7 @@ def takes(x: Tensor) -> bool:
 
 @cache
 def load(device: torch.device, dtype: torch.dtype) -> TritonKernels | None:
-    """Return the products in Triton, or None where they cannot be had; `unavailable` says why."""
+    """Return the Triton products, or None if they are unavailable; `unavailable` says why."""
     if unavailable(device, dtype):
         return None
     from lorakit.ops.triton.triton_kernels import TritonKernels
@@ -47,10 +47,10 @@ def load(device: torch.device, dtype: torch.dtype) -> TritonKernels | None:
 
 @cache
 def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Return why the products in Triton cannot be used on this device, or None if they can.
+    """Return why the Triton products cannot be used on this device, or None if they can.
 
-    One of them is tried there, once, which waits for the GPU. LORAKIT_TRITON_KERNELS=0 turns them
-    off.
+    One of them is tested once per device, which waits for the GPU. LORAKIT_TRITON_KERNELS=0 turns
+    them off.
     """
     if os.environ.get("LORAKIT_TRITON_KERNELS") == "0":
         return "LORAKIT_TRITON_KERNELS=0 turns them off"
@@ -60,7 +60,7 @@ def unavailable(device: torch.device, dtype: torch.dtype) -> str | None:
         return f"triton cannot be imported: {error}"
     try:
         is_right = _drops_what_torch_drops(TritonKernels(), device, dtype)
-    except Exception as error:  # whatever a compiler, a driver or a launch may raise
+    except Exception as error:  # anything that a compiler, a driver or a launch raises
         return f"a trial of them failed: {type(error).__name__}: {str(error)[:500]}"
     return None if is_right else "a trial of them gave a wrong result"
 

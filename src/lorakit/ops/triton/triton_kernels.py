@@ -1,8 +1,8 @@
 """The products of `skinny.py` that drop, in Triton: on a GPU they read each activation once.
 
-Without dropout torch's own products are what a kernel would have to beat: a thin product is one
-pass over the activation there too, and the factors' other side (`up_`, `up_backward`) is never
-dropped. Under dropout torch would make the mask (8 bytes of hash for every 4 elements, several
+Without dropout a kernel could not beat torch's products: a thin product is one pass over the
+activation there too, and the input of `up_` and `up_backward` is never dropped. With dropout torch
+would compute the mask (8 bytes of hash for every 4 elements, several
 passes), write a dropped copy of x and read it again. So three products are written here, which
 hash on the fly between the load and the tensor cores:
 
@@ -11,18 +11,17 @@ hash on the fly between the load and the tensor cores:
                      dL/dx += drop'(dL/du A)                   reads x, reads and writes dL/dx
     drop             drop(x)                                   reads x, writes it
 
-`down_backward_` hashes once for both of its results. Hashing is the arithmetic that counts: where
-a row holds a whole number of hash words, four neighbouring elements share one; otherwise each
-element hashes for itself.
+`down_backward_` hashes once for both of its results. Hashing dominates the arithmetic: if a
+row has a whole number of hash words, four neighbouring elements share one; otherwise each element
+is hashed separately.
 
-Products take the factors in the activation's dtype and add up in float32, float32 ones without
-TF32; the scaling by 1 / keep probability multiplies the sums and not the elements, so a 16-bit
-element is never rounded on its way. Sums over many blocks are split among programs by the shapes
-alone and added up in a fixed order, without atomics: results repeat bit for bit. Of dL/dx each
-element belongs to one program.
+Products read the factors in the activation's dtype and accumulate in float32, float32 ones without
+TF32; 1 / keep probability scales the sums, not the elements, so 16-bit elements are not rounded
+again. Sums over many blocks are split among programs by the shapes only and added in a fixed order,
+without atomics: results repeat bit for bit. Each element of dL/dx belongs to one program.
 
-Not yet run on a GPU: where the tests find none they run this code in Triton's interpreter and
-compile it for two of them. `gpu_kernels.py` compares one product with torch's before any is used.
+Not yet run on a GPU: without one the tests run this code in Triton's interpreter and compile it for
+two GPUs. `gpu_kernels.py` compares one product with torch's before any is used.
 """
 
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -33,7 +32,7 @@ import triton.language as tl  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-# How Triton is told an argument's type, which would follow from its value otherwise.
+# Annotations that fix an argument's type, which Triton would infer from its value otherwise.
 if TYPE_CHECKING:
     Word = int
 else:
@@ -45,22 +44,22 @@ _FIRST_MULTIPLIER = tl.constexpr(0xBF58476D1CE4E5B9)
 _SECOND_MULTIPLIER = tl.constexpr(0x94D049BB133111EB)
 
 _ROWS = 32
-"""Tokens of a tile."""
+"""Tokens per tile."""
 _LEAST_RANK = 16
 """The tensor cores' smallest side: thinner factors are padded with zeros in registers."""
 _WARPS = 8
 """Warps of 32 threads that share a tile's registers."""
 _PROGRAMS = 512
-"""Programs a launch aims at by splitting its sums: a few for each of a large GPU's processors."""
+"""Programs that a launch aims at when it splits sums: a few per processor of a large GPU."""
 _FLAT = 2048
-"""Elements that one program of `drop` takes."""
+"""Elements per program of `drop`."""
 
 
 class _Tile(NamedTuple):
     columns: int
-    """Of the activation, with _ROWS rows."""
+    """Columns of the activation in a tile of _ROWS rows."""
     largest_rank: int
-    """Factors of more rows go through in parts."""
+    """Largest rank; factors of more rows are processed in pieces."""
 
 
 _TILES = {
@@ -68,12 +67,12 @@ _TILES = {
     torch.bfloat16: _Tile(128, 64),
     torch.float16: _Tile(128, 64),
 }
-"""The largest whose operands and sums the registers hold; products of float32 elements keep more
-of both there, as they do not go through the tensor cores."""
+"""The largest tile whose operands and sums fit into registers; float32 products keep more of both
+there, as they do not use the tensor cores."""
 
 
 class Mask(Protocol):
-    """What a kernel needs to know of a dropout mask; `dropout_mask.kernel_mask` makes it."""
+    """A dropout mask for kernels; `dropout_mask.kernel_mask` creates it."""
 
     threshold: int
     """Signed 16-bit lanes below it are dropped."""
@@ -83,7 +82,7 @@ class Mask(Protocol):
     """Unsigned, 64 bits."""
 
 
-# What differs from call to call, so that nothing is compiled anew for a 1 or a multiple of 16.
+# Arguments that vary between calls: nothing is recompiled for a 1 or a multiple of 16.
 _VARYING = ["tokens", "elements", "seed", "threshold", "scale", "blocks_each"]
 
 
@@ -98,7 +97,7 @@ def _hash(z):
 
 @triton.jit
 def _lanes_of_words(words):
-    """Cut (m, n) words into (m, 4 n) signed 16-bit lanes, lowest first."""
+    """Split (m, n) words into (m, 4 n) signed 16-bit lanes, lowest first."""
     low = tl.join(words.to(tl.int16), (words >> 32).to(tl.int16))
     high = tl.join((words >> 16).to(tl.int16), (words >> 48).to(tl.int16))
     return tl.join(low, high).reshape(words.shape[0], 4 * words.shape[1])
@@ -213,10 +212,10 @@ def _drop(x, out, elements, seed: Word, threshold, scale, BLOCK: tl.constexpr):
 
 
 class TritonKernels:
-    """The dropping products on tensors; what each computes is said in `skinny.py`.
+    """The dropping products on tensors; `skinny.py` says what each computes.
 
     Large activations are 2-dimensional, float32, bfloat16 or float16, with adjacent columns; u,
-    grad_u and what is returned of the factors is float32.
+    grad_u and the factors' gradients are float32.
     """
 
     def down(self, x: Tensor, A: Tensor, mask: Mask) -> Tensor:
@@ -228,7 +227,7 @@ class TritonKernels:
         self, x: Tensor, A: Tensor, grad_u: Tensor, mask: Mask, grad_x: Tensor | None,
         needs_A: bool,
     ) -> Tensor | None:  # fmt: skip
-        """Add drop(grad_u A) to grad_x in place and return grad_uᵀ drop(x) where it is needed."""
+        """Add drop(grad_u A) to grad_x in place and return grad_uᵀ drop(x) if it is needed."""
         if grad_x is None and not needs_A:
             return None
         factors = _factor_parts(A, x.dtype)
@@ -285,14 +284,14 @@ def _down_backward_part(
 def _launch(
     kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], **constants: Any
 ) -> None:
-    if isinstance(arguments[0], FakeTensor):  # it is taken for what it stands for
+    if isinstance(arguments[0], FakeTensor):  # nothing is computed for it
         return
     with torch.cuda.device_of(arguments[0]):
         kernel[grid](*arguments, num_warps=_WARPS, **constants)
 
 
 def _constants(x: Tensor, r: int) -> dict[str, Any]:
-    """Return what the products' kernels are compiled for."""
+    """Return the constants that the products' kernels are compiled for."""
     # The interpreter's dot multiplies the bits of bfloat16 numbers, not their values.
     is_interpreted = x.device.type == "cpu"
     return {
@@ -316,10 +315,10 @@ def _ceil_div(amount: int, size: int) -> int:
 
 
 def _split(blocks: int, programs: int) -> tuple[int, int]:
-    """Share `blocks` that would be added up by one program, of `programs`, among several.
+    """Split a sum over `blocks` among several programs; without it there would be `programs`.
 
-    Returns: Blocks for each, and how many share them; of the shapes alone, so that sums are made
-        in the same order on every GPU.
+    Returns: Blocks per program, and the number of programs that share a sum; they depend only on
+        the shapes, so every GPU adds in the same order.
     """
     splits = max(1, min(blocks, _PROGRAMS // max(programs, 1)))
     blocks_each = _ceil_div(blocks, splits) if blocks else 1
@@ -327,5 +326,5 @@ def _split(blocks: int, programs: int) -> tuple[int, int]:
 
 
 def _factor_parts(factor: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
-    """Return a factor, (r, in), in the dtype of the products and cut to ranks a tile can take."""
+    """Return a factor, (r, in), in the dtype of the products and cut to ranks that fit a tile."""
     return factor.detach().to(dtype).contiguous().split(_TILES[dtype].largest_rank)

@@ -1,3 +1,3 @@
-"""Losses: over the tokens that count, and never with all logits at once."""
+"""Losses over the tokens that count, without the logits of all tokens at once."""
 
 __all__: list[str] = []

@@ -1,4 +1,4 @@
-"""What a model does to its output layer's logits, as its configuration names it."""
+"""Transformations of the output layer's logits that model configurations describe."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from torch import Tensor
 _CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
 _FACTORS = ("logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
 _DIVISORS = ("logits_scaling",)
-"""Under which names transformers' configurations keep what is done to the logits."""
+"""Names of these settings in transformers' configurations."""
 _OFFSET = "final_logits_bias"
 
 
 @dataclass(frozen=True)
 class LogitForm:
-    """What a model does to its output layer's logits z: cap · tanh(scale · z / cap) + offset."""
+    """A model's logits from its output layer's logits z: cap · tanh(scale · z / cap) + offset."""
 
     scale: float = 1.0
     cap: float | None = None
     offset: Tensor | None = None
-    """(vocabulary,); None for none."""
+    """(vocabulary,), or None."""
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """Return the model's logits for those of its output layer, (*, vocabulary)."""
+        """Transform the logits of the output layer, (*, vocabulary)."""
         if self.scale != 1.0:
             logits = logits * self.scale
         if self.cap is not None:
@@ -36,11 +36,11 @@ class LogitForm:
 
 
 def candidate_forms(model: Any, vocabulary: int) -> Iterator[LogitForm]:
-    """Yield what a model's configuration says may be done to its logits, nothing at all first.
+    """Yield the transformations that a model's configuration allows for, the identity first.
 
     Args:
         model: A transformers model.
-        vocabulary: Logits of a token.
+        vocabulary: Number of logits of a token.
     """
     scales, caps = _scales_and_caps(model)
     offset = getattr(model, _OFFSET, None)
@@ -51,7 +51,7 @@ def candidate_forms(model: Any, vocabulary: int) -> Iterator[LogitForm]:
 
 
 def named_form(model: Any) -> LogitForm:
-    """Return all that a model's configuration names, as if all of it were done."""
+    """Return the transformation with all settings of a model's configuration applied."""
     scales, caps = _scales_and_caps(model)
     return LogitForm(scales[-1], caps[-1])
 

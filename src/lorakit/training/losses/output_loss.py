@@ -1,7 +1,8 @@
-"""The loss of a language model from what its output layer reads, so that no step holds all logits.
+"""Compute the loss of a language model from the inputs of its output layer, in chunks of tokens.
 
-The model itself runs, but its output layer is given one token in place of all; the loss of all
-counted tokens is then computed from what the output layer would have read, in chunks.
+The model runs, but its output layer receives a single token instead of all. The loss of all counted
+tokens is then computed in chunks from the inputs that the output layer would have received, so that
+no step holds all logits.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lorakit.adapters.sharded import is_fsdp_unit, unsharded_class
-from lorakit.data.tokenize_examples import NOT_COUNTED
+from lorakit.config import NOT_COUNTED
 from lorakit.errors import TrainingError
 from lorakit.layers import ReplacedModule
 from lorakit.ops.linear_loss import CHUNK_TOKENS, linear_cross_entropy_sum, sum_over_chunks
@@ -30,12 +31,12 @@ _HALF_FORM_TOLERANCE, _HALF_LOSS_TOLERANCE = 3e-2, 1e-2
 
 @dataclass(frozen=True)
 class TokenLoss:
-    """The loss of a token; by default the negative logarithm of its probability."""
+    """The loss of a token; by default the negative log-likelihood."""
 
     label_smoothing: float = 0.0
-    """Share of the target that is spread over the vocabulary."""
+    """Share of the target probability that is spread over the vocabulary."""
     weighs_by_probability: bool = False
-    """Dynamic fine-tuning: times the token's probability, a constant (arXiv:2508.05629)."""
+    """Dynamic fine-tuning: multiply by the token's detached probability (arXiv:2508.05629)."""
 
     @property
     def is_plain(self) -> bool:
@@ -43,7 +44,7 @@ class TokenLoss:
         return not self.label_smoothing and not self.weighs_by_probability
 
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Sum over tokens: (tokens, vocabulary) and (tokens,) to a scalar."""
+        """Return the sum over tokens: (tokens, vocabulary) and (tokens,) to a scalar."""
         if self.weighs_by_probability:
             losses = F.cross_entropy(logits, targets, reduction="none")
             return (losses * (-losses).exp().detach()).sum()
@@ -55,7 +56,7 @@ class TokenLoss:
 class OutputLoss:
     """The loss of a causal or sequence-to-sequence language model, in chunks of tokens.
 
-    `find_output_loss` makes one whose loss is the model's own.
+    `find_output_loss` makes one whose loss equals the model's.
     """
 
     def __init__(self, head: nn.Module, *, shifts: bool):
@@ -63,7 +64,7 @@ class OutputLoss:
         """The output layer, adapted or not."""
         self.form = LogitForm()
         self.shifts = shifts
-        """Whether a token's target is the label one place further on, as in causal models."""
+        """Whether a token's target is the next label, as in causal models."""
         self.chunk_tokens = CHUNK_TOKENS
         self._hidden: Tensor | None = None
         self._calls = 0
@@ -72,20 +73,20 @@ class OutputLoss:
     # ---- running the model ----
 
     def run(self, model: nn.Module, inputs: Mapping[str, Any]) -> tuple[Any, Tensor]:
-        """Run a model without making the logits of all tokens.
+        """Run a model without computing the logits of all tokens.
 
         Args:
-            model: The model, or what wraps it.
-            inputs: What it takes, without labels.
+            model: The model, possibly wrapped.
+            inputs: The model's inputs, without labels.
 
-        Returns: The model's outputs, whose logits are those of a single token; and what the output
-            layer would have read, (rows, tokens, in), with its graph.
+        Returns: The model's outputs, with the logits of a single token; and the input of the output
+            layer, (batch, tokens, in), with its graph.
 
         Raises:
-            TrainingError: The model does not call its output layer just once.
+            TrainingError: The model does not call its output layer exactly once.
         """
         self._hidden, self._calls = None, 0
-        handle = self.head.register_forward_pre_hook(self._read)
+        handle = self.head.register_forward_pre_hook(self._keep_input)
         try:
             outputs = model(**inputs)
         finally:
@@ -98,7 +99,7 @@ class OutputLoss:
             )
         return outputs, hidden
 
-    def _read(self, head: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    def _keep_input(self, head: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         hidden = args[0]
         device = hidden.device.type
         is_autocast = torch.is_autocast_enabled(device)
@@ -108,8 +109,8 @@ class OutputLoss:
         return (hidden.detach()[:1, :1], *args[1:])
 
     @contextmanager
-    def _as_in_the_model(self, device: torch.device) -> Iterator[None]:
-        """Set autocast to what the output layer ran under."""
+    def _model_autocast(self, device: torch.device) -> Iterator[None]:
+        """Apply the autocast that was active when the model ran its output layer."""
         dtype = self._autocast_dtype
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
             yield
@@ -117,13 +118,13 @@ class OutputLoss:
     # ---- the loss ----
 
     def counted(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Pick the tokens that count.
+        """Select the tokens that count.
 
         Args:
-            hidden: What the output layer reads, (rows, tokens, in).
-            labels: (rows, tokens), -100 where a token does not count.
+            hidden: Input of the output layer, (batch, tokens, in).
+            labels: (batch, tokens), -100 where a token does not count.
 
-        Returns: (counted, in), and their targets, (counted,).
+        Returns: Their inputs, (counted, in), and their targets, (counted,).
         """
         if self.shifts:
             labels = F.pad(labels[:, 1:], (0, 1), value=NOT_COUNTED)
@@ -137,25 +138,25 @@ class OutputLoss:
         """Return a batch's share of the mean loss of an optimizer step, a scalar.
 
         Args:
-            hidden: What the output layer reads, (rows, tokens, in).
-            labels: (rows, tokens), -100 where a token does not count.
+            hidden: Input of the output layer, (batch, tokens, in).
+            labels: (batch, tokens), -100 where a token does not count.
             token_loss: The loss of a token.
-            counted: Tokens that count in all batches of the step; None for this batch's own. A
-                step in which none counts has a loss of zero.
+            counted: Number of tokens that count in all batches of the step; None for this batch
+                only. A step in which no token counts has a loss of zero.
         """
-        rows, targets = self.counted(hidden, labels)
-        count = torch.as_tensor(len(targets) if counted is None else counted, device=rows.device)
-        return self.sum(rows, targets, token_loss) / count.clamp(min=1)
+        x2d, targets = self.counted(hidden, labels)
+        count = torch.as_tensor(len(targets) if counted is None else counted, device=x2d.device)
+        return self.sum(x2d, targets, token_loss) / count.clamp(min=1)
 
     def sum(self, hidden: Tensor, targets: Tensor, token_loss: TokenLoss) -> Tensor:
         """Return the loss summed over tokens, a scalar.
 
         Args:
-            hidden: What the output layer reads, (tokens, in).
+            hidden: Input of the output layer, (tokens, in).
             targets: Token ids, (tokens,).
             token_loss: The loss of a token.
         """
-        with self._as_in_the_model(hidden.device):
+        with self._model_autocast(hidden.device):
             linear = self._as_linear(hidden) if token_loss.is_plain else None
             if linear is not None:
                 weight, bias = linear
@@ -174,10 +175,10 @@ class OutputLoss:
 
     @torch.no_grad()
     def sum_and_hits(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the summed negative log-likelihood, and how many targets are the likeliest token.
+        """Return the summed negative log-likelihood, and the number of correct top predictions.
 
         Args:
-            hidden: What the output layer reads, (tokens, in).
+            hidden: Input of the output layer, (tokens, in).
             targets: Token ids, (tokens,).
 
         Returns: Two scalars, without a graph.
@@ -189,24 +190,24 @@ class OutputLoss:
             hits.add_((logits.argmax(-1) == t).sum())
             return TokenLoss()(logits, t)
 
-        with self._as_in_the_model(hidden.device):
+        with self._model_autocast(hidden.device):
             loss = sum_over_chunks(loss_of, hidden, targets, chunk_tokens=self.chunk_tokens)
         return loss, hits
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        """Return the model's logits, in float32 as transformers' own losses have them."""
-        # The hooks of a sharded head have gathered its weights when the model ran. They would take
-        # a chunk's backward for that of the step.
+        """Return the model's logits, in float32 as in transformers' losses."""
+        # The hooks of a sharded head gathered its weights when the model ran. Here they would
+        # mistake the backward of a chunk for that of the step.
         head = self.head.forward if is_fsdp_unit(self.head) else self.head
         logits = head(hidden)
         return self.form(logits.to(torch.promote_types(logits.dtype, torch.float32)))
 
     def _as_linear(self, hidden: Tensor) -> tuple[Tensor, Tensor | None] | None:
-        """Return weight and bias where the logits are one product of scale · hidden, else None."""
+        """Return weight and bias if the logits are one product of scale · hidden, else None."""
         linear = _plain_linear(self.head)
         if linear is None or self.form.cap is not None or self._autocast_dtype is not None:
             return None
-        # On a CPU torch's chunked loss would turn the whole half-precision weight to float32.
+        # On a CPU torch's chunked loss would convert the whole half-precision weight to float32.
         if linear.weight.dtype in (torch.float16, torch.bfloat16) and hidden.device.type == "cpu":
             return None
         bias: Tensor | None = linear.bias
@@ -225,18 +226,18 @@ def find_output_loss(
     *,
     auxiliary_weight: float = 0.0,
 ) -> tuple[OutputLoss | None, str]:
-    """Find out how a model comes from its output layer to its loss, on a few tokens.
+    """Find the computation from a model's output layer to its loss, by trying a few tokens.
 
-    What is done to the logits is looked for in the model's configuration and compared with what the
-    model does to some given ones; then the loss is compared with the model's own.
+    Candidates for the transformation of the logits come from the model's configuration; the one
+    that reproduces the model on given logits is taken. Then the loss is compared with the model's.
 
     Args:
         model: A transformers model, adapted or not.
-        inputs: A few tokens as it takes them, without labels.
-        labels: Their labels, (rows, tokens).
-        auxiliary_weight: What a mixture of experts' auxiliary loss counts; 0 for none.
+        inputs: Model inputs of a few tokens, without labels.
+        labels: Their labels, (batch, tokens).
+        auxiliary_weight: Weight of a mixture of experts' auxiliary loss; 0 for none.
 
-    Returns: The loss and "", or None and why it cannot be followed, half a sentence.
+    Returns: The loss and "", or None and the reason why there is none, half a sentence.
     """
     head = getattr(model, "get_output_embeddings", lambda: None)()
     if not isinstance(head, nn.Module):
@@ -250,19 +251,19 @@ def find_output_loss(
             reason = reason or _difference(loss, model, inputs, labels, auxiliary_weight)
     except Exception as error:  # a model's own code may raise anything
         said = (str(error).splitlines() or ["nothing"])[0]
-        reason = f"trying it ended in {type(error).__name__}: {said.rstrip('.')}"
+        reason = f"trying it raised {type(error).__name__}: {said.rstrip('.')}"
     finally:
         model.train(was_training)
     return (None, reason) if reason else (loss, "")
 
 
 def assumed_output_loss(model: Any) -> OutputLoss | None:
-    """Return the loss as a model's configuration has it, where the model cannot be tried out.
+    """Return the loss that a model's configuration describes, without running the model.
 
     Args:
         model: A transformers model; its weights are not read.
 
-    Returns: The loss, or None for a model that names no output layer.
+    Returns: The loss, or None for a model without output embeddings.
     """
     head = getattr(model, "get_output_embeddings", lambda: None)()
     if not isinstance(head, nn.Module):
@@ -273,15 +274,15 @@ def assumed_output_loss(model: Any) -> OutputLoss | None:
 
 
 def all_logits_note(model: nn.Module, reason: str) -> str:
-    """Say that a model computes its loss itself, and why."""
+    """Return the note that a model computes its loss itself, and why."""
     return (
-        "Each step makes the logits of all its tokens at once, as lorakit cannot follow this "
-        f"{type(model).__name__} from its output layer to its loss: {reason}."
+        "Each step computes the logits of all its tokens at once, because lorakit cannot follow "
+        f"this {type(model).__name__} from its output layer to its loss: {reason}."
     )
 
 
 def _adopt_form(loss: OutputLoss, model: Any, inputs: Mapping[str, Tensor]) -> str:
-    """Set what the model does to the logits, or return what is unknown about it."""
+    """Set the model's transformation of the logits, or return why it is unknown."""
     given: list[Tensor] = []
 
     def exchange(head: nn.Module, args: Any, output: Tensor) -> Tensor:
@@ -301,7 +302,7 @@ def _adopt_form(loss: OutputLoss, model: Any, inputs: Mapping[str, Tensor]) -> s
         if _are_close(form(given[0].float()), got, tolerance):
             loss.form = form
             return ""
-    return "it changes the logits of its output layer in a way of its own"
+    return "it changes the logits of its output layer in an unknown way"
 
 
 def _difference(
@@ -311,12 +312,12 @@ def _difference(
     labels: Tensor,
     auxiliary_weight: float,
 ) -> str:
-    """Return how the loss differs from the model's own, or ""."""
+    """Return how the loss differs from the model's, or ""."""
     outputs, hidden = loss.run(model, inputs)
     if hidden.shape[:-1] != labels.shape:
         return "its output layer does not read one vector for each token"
-    rows, targets = loss.counted(hidden, labels)
-    mean = loss.sum(rows, targets, TokenLoss()) / len(targets)
+    x2d, targets = loss.counted(hidden, labels)
+    mean = loss.sum(x2d, targets, TokenLoss()) / len(targets)
     if auxiliary_weight:
         mean = mean + auxiliary_weight * outputs.aux_loss
     expected: Tensor = model(**inputs, labels=labels).loss
@@ -327,15 +328,15 @@ def _difference(
 
 
 def _probe(output: Tensor) -> Tensor:
-    """Return logits that show what is done to them: none, small, usual and large ones."""
+    """Return zero, small, usual and large logits, which reveal how a model transforms them."""
     generator = torch.Generator().manual_seed(0)
     sizes = torch.tensor([0.0, 1.0, 10.0, 100.0]).reshape(1, 4, 1)
-    drawn = sizes * torch.randn(1, 4, output.shape[-1], generator=generator)
-    return drawn.to(output)
+    logits = sizes * torch.randn(1, 4, output.shape[-1], generator=generator)
+    return logits.to(output)
 
 
 def _are_close(got: Tensor, expected: Tensor, tolerance: float) -> bool:
-    """Whether each row differs by no more than a share of its largest entry."""
+    """Whether the error of each token is within the tolerance, relative to its largest entry."""
     got, expected = got.double(), expected.double()
     error = (got - expected).abs()
     size = expected.abs()
@@ -345,7 +346,7 @@ def _are_close(got: Tensor, expected: Tensor, tolerance: float) -> bool:
 
 
 def _plain_linear(head: nn.Module) -> nn.Linear | None:
-    """Return the plain linear layer that acts as the output layer, if it is one."""
+    """Return the output layer, or its trained copy, if it is a plain linear layer."""
     acting = head
     if isinstance(head, ReplacedModule) and head.active_copy is not None:
         acting = head.trained_copies[head.active_copy]

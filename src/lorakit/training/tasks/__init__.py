@@ -1,4 +1,4 @@
-"""The four task types: how each loads its data, its base model and its trainer."""
+"""The four tasks: how each encodes its data, loads its base model and builds its trainer."""
 
 from lorakit.training.tasks.base import Encoded, PreviewExample, Task
 from lorakit.training.tasks.registry import task_for

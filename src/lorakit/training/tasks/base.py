@@ -1,4 +1,4 @@
-"""What a task is: how its data, base model and trainer are made."""
+"""The interface of a task: its data, base model and trainer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,12 @@ from transformers import (
 
 from lorakit.config import LoraConfig, TaskType
 from lorakit.injection.selection.targets import name_matches
-from lorakit.models.new_tokens import make_room, new_token_ids, training_new_tokens, with_new_tokens
+from lorakit.models.new_tokens import (
+    add_new_tokens,
+    add_new_tokens_to_config,
+    grow_for_new_tokens,
+    new_token_ids,
+)
 from lorakit.models.pretrained import (
     auto_model,
     fresh_modules,
@@ -37,52 +42,56 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Tokenized rows, ready for the trainer."""
+    """Tokenized examples, ready for the trainer."""
 
     train: Dataset
     validation: Dataset | None
     notes: tuple[str, ...] = ()
-    """What was done to the rows, one sentence each, such as how many were cut."""
+    """Notes on what was done to the examples, one sentence each, such as how many were cut."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """What inference has to repeat (max_length, source_prefix, format); written beside the adapter
-    by `lorakit.training.save_settings.save_settings(adapter_dir, task_type, labels, encoded)`."""
+    """Settings that inference needs (max_length, source_prefix, format); `save_settings` writes
+    them beside the adapter."""
 
 
 @dataclass(frozen=True)
 class PreviewExample:
-    """One row as the model will see it."""
+    """One example as the model receives it."""
 
     tokens: list[str]
     counted: list[bool]
     """Which tokens count in the loss (the model is trained to predict them)."""
     note: str
-    """What the tokens cannot show, such as the label of a whole text."""
+    """What the tokens do not show, such as the label of a text."""
 
 
 class Task(ABC):
-    """How one task type turns a recipe into data, a base model and a trainer."""
+    """Turns a recipe of one task type into data, a base model and a trainer."""
 
     task_type: ClassVar[TaskType]
     best_metric: ClassVar[str]
     """The evaluation metric that picks the best checkpoint, with its "eval_" prefix."""
     greater_is_better: ClassVar[bool]
+    base_trainer_class: ClassVar[type[Trainer]]
+    """The trainer of this task, without support for adapters."""
+    trainer_class: ClassVar[type[Trainer]]
+    """The trainer of this task that saves and resumes adapters."""
 
     @abstractmethod
     def arguments_class(self) -> type[TrainingArguments]:
-        """Return the class whose fields may stand under `training:`."""
+        """Return the class whose fields are the keys of `training:`."""
 
     def default_arguments(self, recipe: Recipe) -> dict[str, Any]:
-        """Return the training arguments this task sets where the recipe says nothing."""
+        """Return the defaults of this task for training arguments that the recipe leaves out."""
         return {}
 
     def columns(self, recipe: Recipe) -> dict[str, str]:
-        """Return the columns that examples must have, by the recipe key that names each."""
+        """Return the required columns, by the recipe key that names each."""
         return {}
 
     def metric_names(
         self, labels: tuple[str, ...] | None, training: Mapping[str, Any]
     ) -> tuple[str, ...]:
-        """Return the metrics an evaluation has, without their "eval_" prefix.
+        """Return the metrics of an evaluation, without their "eval_" prefix.
 
         Args:
             labels: The label names, for tasks that have them.
@@ -91,25 +100,25 @@ class Task(ABC):
         return ("loss",)
 
     def label_column(self, recipe: Recipe) -> str | None:
-        """Return the column of the labels that examples are told apart by, if the task has one."""
+        """Return the column of class labels or tags, if the task has one."""
         return None
 
     def labels(self, splits: Splits, recipe: Recipe) -> tuple[str, ...] | None:
         """Return the label names in the order of their ids, or None for a task without labels.
 
         Raises:
-            DataError: The label column is missing or holds something that is no label.
+            DataError: The label column is missing or has values that are not labels.
         """
         return None
 
     def load_tokenizer(self, recipe: Recipe) -> PreTrainedTokenizerBase:
-        """Load the base model's tokenizer and add the recipe's new tokens; it is sure to pad.
+        """Load the base model's tokenizer, which can pad, and add the recipe's new tokens.
 
         Raises:
-            MissingFileError: There is no such model, or it has no tokenizer.
+            MissingFileError: The model does not exist or has no tokenizer.
             ConfigError: It has no token to pad with, or has one of `data.new_tokens` already.
         """
-        return with_new_tokens(load_tokenizer(recipe.model, **loading_options(recipe)), recipe)
+        return add_new_tokens(load_tokenizer(recipe.model, **loading_options(recipe)), recipe)
 
     def load_base(
         self,
@@ -119,10 +128,11 @@ class Task(ABC):
     ) -> PreTrainedModel:
         """Load the base model with the task's head, in the recipe's dtype.
 
-        A head the checkpoint does not have is drawn with the recipe's seed, so that a run repeats.
+        A head that the checkpoint lacks is initialized with the recipe's seed, so that runs are
+        reproducible.
 
         Raises:
-            MissingFileError: There is no such model.
+            MissingFileError: The model does not exist.
             ConfigError: The model cannot do this task.
             QuantizationError: It cannot be quantised as the recipe says.
         """
@@ -138,18 +148,18 @@ class Task(ABC):
             **loading_options(recipe),
             **label_options(labels),
         )
-        make_room(model, tokenizer, recipe)
+        grow_for_new_tokens(model, tokenizer, recipe)
         set_padding(model, tokenizer)
         return model
 
     def lora_config(
         self, recipe: Recipe, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     ) -> LoraConfig:
-        """Return the recipe's `lora:` section as this base model needs it.
+        """Return the recipe's `lora:` section, completed for this base model.
 
-        The task type is set, the rows of the recipe's new tokens are trained, and modules the
-        checkpoint did not have (a BERT pooler) are added to `modules_to_save`: loading the base
-        again would draw other weights for them.
+        Sets the task type, trains the recipe's new tokens, and adds modules that the checkpoint
+        lacks (a BERT pooler) to `modules_to_save`: loading the base again would initialize them
+        with other weights.
         """
         added = tuple(
             path
@@ -162,7 +172,7 @@ class Task(ABC):
                 "modules_to_save": recipe.lora.modules_to_save + added,
             }
         )
-        return training_new_tokens(config, model, new_token_ids(tokenizer, recipe))
+        return add_new_tokens_to_config(config, model, new_token_ids(tokenizer, recipe))
 
     @abstractmethod
     def encode(
@@ -173,11 +183,11 @@ class Task(ABC):
         model: PreTrainedModel,
         labels: tuple[str, ...] | None,
     ) -> Encoded:
-        """Tokenize the rows and check that something can be learnt from them.
+        """Tokenize the examples and check that the model can learn from them.
 
         Raises:
-            DataError: Lists every problem of the rows.
-            ConfigError: `data.max_length` is above what the model can take.
+            DataError: Lists every problem of the examples.
+            ConfigError: `data.max_length` exceeds the model's limit.
         """
 
     @abstractmethod
@@ -188,9 +198,18 @@ class Task(ABC):
         labels: tuple[str, ...] | None,
         n: int = 2,
     ) -> list[PreviewExample]:
-        """Return the first training rows, read back from the tensors the model will be given."""
+        """Return the first training examples, read back from the collated tensors."""
 
     @abstractmethod
+    def trainer_options(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        arguments: TrainingArguments,
+        labels: tuple[str, ...] | None,
+    ) -> dict[str, Any]:
+        """Return the trainer's arguments that depend on the task: its collator and metrics."""
+
     def build_trainer(
         self,
         model: PreTrainedModel,
@@ -198,30 +217,52 @@ class Task(ABC):
         encoded: Encoded,
         arguments: TrainingArguments,
         labels: tuple[str, ...] | None,
-        callbacks: Sequence[TrainerCallback],
-        mixin: type,
+        callbacks: Sequence[TrainerCallback] = (),
+        trainer_class: type[Trainer] | None = None,
     ) -> Trainer:
-        """Build the trainer: a class made of `mixin` and the task's own trainer class."""
+        """Build the trainer.
+
+        Args:
+            model: The base model, usually with an adapter.
+            tokenizer: The base model's tokenizer.
+            encoded: The tokenized examples.
+            arguments: The training arguments, of `arguments_class`.
+            labels: The label names, for tasks that have them.
+            callbacks: Callbacks to add.
+            trainer_class: The class to build; None takes the task's `trainer_class`.
+        """
+        make: Any = trainer_class or self.trainer_class
+        return make(
+            model=model,
+            args=arguments,
+            train_dataset=encoded.train,
+            eval_dataset=encoded.validation,
+            processing_class=tokenizer,
+            callbacks=list(callbacks),
+            **self.trainer_options(model, tokenizer, arguments, labels),
+        )
 
     def settings(self, recipe: Recipe, model: PreTrainedModel, **more: Any) -> dict[str, Any]:
-        """Return what inference has to repeat: this task's own settings, base dtype and seed."""
+        """Return the settings that inference needs: the task's, the base's dtype and the seed."""
         dtype = str(model.dtype).removeprefix("torch.")
         how = recipe.quantization
-        if how is not None:  # another device computes in what it has
+        if how is not None:  # another device chooses its compute dtype
             how = how.model_copy(update={"compute_dtype": "auto"})
             return {"quantization": how, "seed": seed_of(recipe), **more}
         return {"dtype": dtype, "seed": seed_of(recipe), **more}
 
     def fresh_notes(self, recipe: Recipe, model: PreTrainedModel) -> list[str]:
-        """Say which weights are new, if any are and are trained; a loaded adapter has its own."""
+        """Return a note on freshly initialized weights that are trained, if any."""
         fresh = fresh_modules(model)
         if not fresh or not any(parameter.requires_grad for parameter in model.parameters()):
             return []
-        return [f"New weights, drawn with seed {seed_of(recipe)} and trained: {', '.join(fresh)}."]
+        seed = seed_of(recipe)
+        names = ", ".join(fresh)
+        return [f"New weights, initialized with seed {seed} and trained: {names}."]
 
 
 def set_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Let a model know its tokenizer's padding token."""
+    """Set the padding token of a model to its tokenizer's."""
     pad = tokenizer.pad_token_id
     model.config.get_text_config().pad_token_id = pad
     if model.can_generate() and model.generation_config is not None:
@@ -234,5 +275,5 @@ def seed_of(recipe: Recipe) -> int:
 
 
 def loading_options(recipe: Recipe) -> dict[str, Any]:
-    """Return the options with which both model and tokenizer are loaded."""
+    """Return the options for loading both model and tokenizer."""
     return {"revision": recipe.revision, "trust_remote_code": recipe.trust_remote_code}

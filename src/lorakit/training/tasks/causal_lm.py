@@ -1,4 +1,4 @@
-"""CAUSAL_LM: the next token of plain text, answers or conversations, on TRL's SFTTrainer."""
+"""CAUSAL_LM: plain text, prompts with completions, or conversations, with TRL's SFTTrainer."""
 
 from __future__ import annotations
 
@@ -19,14 +19,20 @@ from trl.data_utils import pack_dataset
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from lorakit.config import TaskType
-from lorakit.data import Place, listed, require_columns, unused_note, without_bars
+from lorakit.config import NOT_COUNTED, TaskType
+from lorakit.data import (
+    Place,
+    describe_examples,
+    hiding_progress_bars,
+    require_columns,
+    unused_note,
+)
 from lorakit.data.chat import ChatEncoder, read_template
 from lorakit.data.conversations import (
     TEMPLATE_VARIABLES,
     TOOLS,
     check_conversations,
-    without_fillings,
+    drop_filled_nulls,
 )
 from lorakit.data.packing import asks_to_pack, require_position_ids
 from lorakit.data.text_formats import (
@@ -40,7 +46,6 @@ from lorakit.data.text_formats import (
 )
 from lorakit.data.tokenize_examples import (
     IDS,
-    NOT_COUNTED,
     cut_note,
     first_examples,
     map_examples,
@@ -51,6 +56,7 @@ from lorakit.data.tokenizers import added_tokens, pad_id
 from lorakit.errors import ConfigError, DataError, did_you_mean
 from lorakit.models.pretrained import resolve_max_length
 from lorakit.training.tasks.base import Encoded, PreviewExample, Task
+from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
 from lorakit.training.trainers.language_trainer import LanguageTrainer
 
 if TYPE_CHECKING:
@@ -58,26 +64,32 @@ if TYPE_CHECKING:
     from lorakit.recipes.recipe import Recipe
 
 
+class CausalLMTrainer(AdapterTrainerMixin, LanguageTrainer):
+    """Trains an adapter of a causal language model."""
+
+
 class CausalLM(Task):
-    """Continue a text."""
+    """Predict the next token."""
 
     task_type: ClassVar[TaskType] = TaskType.CAUSAL_LM
     best_metric: ClassVar[str] = "eval_loss"
     greater_is_better: ClassVar[bool] = False
+    base_trainer_class: ClassVar[type[Trainer]] = LanguageTrainer
+    trainer_class: ClassVar[type[Trainer]] = CausalLMTrainer
 
     def arguments_class(self) -> type[TrainingArguments]:
         """Return TRL's SFTConfig."""
         return SFTConfig
 
     def default_arguments(self, recipe: Recipe) -> dict[str, Any]:
-        """Turn off what SFTConfig turns on by itself: bfloat16 and checkpointing."""
+        """Disable bfloat16 and activation checkpointing, which SFTConfig enables by default."""
         return {"bf16": False, "activation_checkpointing": False}
 
     def load_tokenizer(self, recipe: Recipe) -> PreTrainedTokenizerBase:
-        """Load the tokenizer, with the end token and chat template the recipe names.
+        """Load the tokenizer, with the end token and chat template of the recipe.
 
         Raises:
-            ConfigError: `training.eos_token` is no token of the vocabulary.
+            ConfigError: `training.eos_token` is not a token of the vocabulary.
         """
         tokenizer = super().load_tokenizer(recipe)
         eos = recipe.training.get("eos_token")
@@ -87,8 +99,8 @@ class CausalLM(Task):
                 special = list(added_tokens(tokenizer))
                 raise ConfigError(
                     f"No such token in training.eos_token: got '{eos}', expected one of the "
-                    f"vocabulary of '{recipe.model}'.{did_you_mean(eos, special)} Special tokens "
-                    f"there: {', '.join(special)}."
+                    f"vocabulary of '{recipe.model}'.{did_you_mean(eos, special)} Its special "
+                    f"tokens: {', '.join(special)}."
                 )
             tokenizer.eos_token = eos
         template = recipe.training.get("chat_template_path")
@@ -104,7 +116,7 @@ class CausalLM(Task):
         model: PreTrainedModel,
         labels: tuple[str, ...] | None,
     ) -> Encoded:
-        """Turn each row into tokens and mark those that count in the loss; pack if asked to."""
+        """Tokenize each example, mark the tokens that count in the loss, and pack if asked to."""
         data, training = recipe.data, recipe.training
         max_length = resolve_max_length(data.max_length, model, tokenizer)
         where = splits.training_place(data)
@@ -116,19 +128,20 @@ class CausalLM(Task):
         strategy = training.get("packing_strategy", "bfd")
         require_position_ids(model, training)
         encoded: dict[str, Dataset] = {}
-        for rows, kind, place in splits.parts(data):
-            _check_rows(rows, layout, place)
-            cuts_late = packs[kind] and strategy != "bfd"  # these split long rows, and lose nothing
-            made, cut, lost = _encode(rows, encoder, None if cuts_late else max_length, place)
+        for examples, kind, place in splits.with_places(data):
+            _check_examples(examples, layout, place)
+            # Other packing strategies split long examples, and lose no tokens.
+            truncates = not packs[kind] or strategy == "bfd"
+            made, cut, lost = _encode(examples, encoder, max_length if truncates else None, place)
             if not len(made):
-                raise DataError(_all_masked(place, cut, max_length, layout))
-            notes += cut_note(cut, len(rows), max_length, kind)
+                raise DataError(_all_masked_message(place, cut, max_length, layout))
+            notes += cut_note(cut, len(examples), max_length, kind)
             if lost:
                 notes.append(
-                    f"{lost} of {len(rows)} {kind} examples were left out: none of their tokens "
-                    f"counts within {max_length} tokens."
+                    f"{lost} of {len(examples)} {kind} examples were left out: none of their "
+                    f"tokens counts within {max_length} tokens."
                 )
-            encoded[kind] = _packed(made, max_length, strategy) if packs[kind] else made
+            encoded[kind] = _pack(made, max_length, strategy) if packs[kind] else made
         if any(packs.values()) and not asks_to_pack(training):
             notes.append(f"Packed texts see each other: training.packing_strategy={strategy}.")
         stops = _stop_tokens(encoded["training"], tokenizer)
@@ -136,7 +149,7 @@ class CausalLM(Task):
             recipe,
             model,
             max_length=max_length,
-            format=_format_of_prompts(layout, tokenizer),
+            format=_prompt_format(layout, tokenizer),
             stop_token_ids=stops,
         )
         return Encoded(encoded["training"], encoded.get("validation"), tuple(notes), settings)
@@ -148,26 +161,36 @@ class CausalLM(Task):
         labels: tuple[str, ...] | None,
         n: int = 2,
     ) -> list[PreviewExample]:
-        """Return the first rows as the collator makes them; a pack of several texts is one row."""
+        """Return the first examples as the collator makes them; packed texts are one example."""
         packed = "seq_lengths" in encoded.train.column_names
         collate = DataCollatorForLanguageModeling(pad_id(tokenizer), padding_free=packed)
-        rows = []
-        for row in first_examples(encoded.train, n):
-            batch = collate([row])
+        previews = []
+        for example in first_examples(encoded.train, n):
+            batch = collate([example])
             ids, targets = batch["input_ids"][0], batch["labels"][0]
             counted = [bool(target) for target in targets != NOT_COUNTED]
-            counted[0] = False  # nothing comes before the first token, so nothing predicts it
+            counted[0] = False  # nothing predicts the first token
             note = f"{sum(counted)} of {len(counted)} tokens count"
             if packed:
-                note += f", {len(row['seq_lengths'])} texts packed"
-            rows.append(PreviewExample(readable(tokenizer, ids), counted, note))
-        return rows
+                note += f", {len(example['seq_lengths'])} texts packed"
+            previews.append(PreviewExample(readable(tokenizer, ids), counted, note))
+        return previews
 
     def metric_names(
         self, labels: tuple[str, ...] | None, training: Mapping[str, Any]
     ) -> tuple[str, ...]:
-        """Return loss, perplexity and the share of tokens that are guessed right."""
+        """Return loss, perplexity and the accuracy of predicted tokens."""
         return ("loss", "perplexity", "mean_token_accuracy")
+
+    def trainer_options(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        arguments: TrainingArguments,
+        labels: tuple[str, ...] | None,
+    ) -> dict[str, Any]:
+        """Return no options: SFTTrainer has its collator, and LanguageTrainer its metrics."""
+        return {}
 
     def build_trainer(
         self,
@@ -176,33 +199,27 @@ class CausalLM(Task):
         encoded: Encoded,
         arguments: TrainingArguments,
         labels: tuple[str, ...] | None,
-        callbacks: Sequence[TrainerCallback],
-        mixin: type,
+        callbacks: Sequence[TrainerCallback] = (),
+        trainer_class: type[Trainer] | None = None,
     ) -> Trainer:
-        """Build TRL's SFTTrainer on rows that are tokenized, cut and packed already."""
+        """Build TRL's SFTTrainer on examples that are tokenized, truncated and packed already."""
         settings: Any = arguments
         settings.dataset_kwargs = {"skip_prepare_dataset": True}
         settings.max_length = None
-        # The rows are no conversations any more: their labels say what counts.
+        # The examples are no longer conversations: their labels say what counts.
         settings.assistant_only_loss = False
         settings.chat_template_path = None
-        trainer_class: Any = type("SupervisedTrainer", (mixin, LanguageTrainer), {})
         with warnings.catch_warnings():
-            # Smoothing works; TRL announces that it will have to be done elsewhere from 2.0 on.
+            # Smoothing works; TRL only announces that its option moves in 2.0.
             warnings.filterwarnings("ignore", "`label_smoothing_factor` is deprecated")
-            return trainer_class(
-                model=model,
-                args=arguments,
-                train_dataset=encoded.train,
-                eval_dataset=encoded.validation,
-                processing_class=tokenizer,
-                callbacks=list(callbacks),
+            return super().build_trainer(
+                model, tokenizer, encoded, arguments, labels, callbacks, trainer_class
             )
 
 
 def _packs_validation(recipe: Recipe) -> bool:
-    own = recipe.training.get("eval_packing")
-    return bool(recipe.training.get("packing") if own is None else own)
+    packs = recipe.training.get("eval_packing")
+    return bool(recipe.training.get("packing") if packs is None else packs)
 
 
 def _uses_template(layout: Layout, tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -211,8 +228,8 @@ def _uses_template(layout: Layout, tokenizer: PreTrainedTokenizerBase) -> bool:
     return bool(layout.conversation) or is_instruction
 
 
-def _format_of_prompts(layout: Layout, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return how a prompt is put in inference: an instruction in a template is a message."""
+def _prompt_format(layout: Layout, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the format of prompts in inference; templated instructions are messages."""
     return "messages" if _uses_template(layout, tokenizer) else layout.name
 
 
@@ -235,18 +252,20 @@ def _encoder(
     if only:
         raise ConfigError(
             "Only conversations have an assistant: got training.assistant_only_loss=true for "
-            f"examples read as '{layout.name}', expected 'messages'. Leave it out: of a prompt and "
-            "its completion, the completion alone counts anyway."
+            f"examples read as '{layout.name}', expected 'messages'. Leave it out: with a prompt "
+            "and its completion, only the completion counts anyway."
         )
     require_end_token(tokenizer)
     encode = example_encoder(layout, tokenizer, None)
     if layout.name in ("prompt_completion", "alpaca") and counts_prompts:
-        return lambda row: CountedIds(ids := encode(row).ids, [True] * len(ids))
+        return lambda example: CountedIds(ids := encode(example).ids, [True] * len(ids))
     return encode
 
 
-def _layout_notes(rows: Dataset, layout: Layout, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Say what the examples are rendered with, and which of their columns are not used."""
+def _layout_notes(
+    examples: Dataset, layout: Layout, tokenizer: PreTrainedTokenizerBase
+) -> list[str]:
+    """Return notes on how the examples are rendered and which columns are not used."""
     notes, used = [], [*text_columns(layout.name, layout.data).values()]
     if layout.name == "alpaca":
         used.append(ALPACA[1])
@@ -259,29 +278,29 @@ def _layout_notes(rows: Dataset, layout: Layout, tokenizer: PreTrainedTokenizerB
                 "rendered as one conversation with the model's chat template."
             )
         used += [TOOLS, TEMPLATE_VARIABLES]
-        if TOOLS in rows.column_names and TOOLS not in str(tokenizer.chat_template):
-            notes.append("The chat template has no place for tools, so they are not shown.")
-    return notes + unused_note(rows, used)
+        if TOOLS in examples.column_names and TOOLS not in str(tokenizer.chat_template):
+            notes.append("The chat template does not render tools, so they are left out.")
+    return notes + unused_note(examples, used)
 
 
-def _check_rows(rows: Dataset, layout: Layout, where: Place) -> None:
+def _check_examples(examples: Dataset, layout: Layout, where: Place) -> None:
     columns = text_columns(layout.name, layout.data)
-    require_columns(rows, columns, where)
+    require_columns(examples, columns, where)
     if layout.conversation:
-        check_conversations(rows, layout.conversation, where)
+        check_conversations(examples, layout.conversation, where)
     else:
-        require_texts(rows, columns, where)
+        require_texts(examples, columns, where)
 
 
 def _encode(
-    rows: Dataset,
+    examples: Dataset,
     encoder: Callable[[Mapping[str, Any]], CountedIds],
     max_length: int | None,
     where: Place,
 ) -> tuple[Dataset, int, int]:
-    """Turn examples into ids and labels.
+    """Encode examples into ids and labels.
 
-    Returns: The examples in which a token counts, how many were cut, and how many left out.
+    Returns: The examples in which a token counts, the number truncated, and the number left out.
     """
     cuts: list[int] = []
 
@@ -290,12 +309,13 @@ def _encode(
         for values in zip(*batch.values(), strict=True):
             given = dict(zip(batch, values, strict=True))
             try:
-                row = encoder(without_fillings(given, rows))
+                example = encoder(drop_filled_nulls(given, examples))
             except DataError as error:
-                raise DataError(f"In {listed([len(cuts)], where)} of {where}: {error}") from error
-            is_cut = max_length is not None and len(row.ids) > max_length
+                which = describe_examples([len(cuts)], where)
+                raise DataError(f"In {which} of {where}: {error}") from error
+            is_cut = max_length is not None and len(example.ids) > max_length
             cuts.append(int(is_cut))
-            ids, counted = row.ids[:max_length], row.counted[:max_length]
+            ids, counted = example.ids[:max_length], example.counted[:max_length]
             if any(counted[1:]):  # the first token is never predicted
                 made["input_ids"].append(ids)
                 made["labels"].append(
@@ -303,36 +323,36 @@ def _encode(
                 )
         return made
 
-    made = map_examples(rows, tokenize, {"input_ids": IDS, "labels": IDS})
-    return made, sum(cuts), len(rows) - len(made)
+    made = map_examples(examples, tokenize, {"input_ids": IDS, "labels": IDS})
+    return made, sum(cuts), len(examples) - len(made)
 
 
-def _stop_tokens(rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Return the special token that ends what is learnt, such as a template's end of turn."""
+def _stop_tokens(examples: Dataset, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Return the special token that ends the counted tokens, such as a template's end of turn."""
     special = set(added_tokens(tokenizer).values())
-    for labels in rows["labels"]:
+    for labels in examples["labels"]:
         ending = [label for label in labels if label in special]
         if ending:
             return (ending[-1],)
     return ()
 
 
-def _packed(rows: Dataset, max_length: int, strategy: str) -> Dataset:
-    fresh = {
+def _pack(examples: Dataset, max_length: int, strategy: str) -> Dataset:
+    without_cache = {
         "keep_in_memory": True,
         "load_from_cache_file": False,
         "new_fingerprint": uuid4().hex,
     }
-    with without_bars():
-        return pack_dataset(rows, max_length, strategy, fresh)
+    with hiding_progress_bars():
+        return pack_dataset(examples, max_length, strategy, without_cache)
 
 
-def _all_masked(where: Place, cut: int, max_length: int, layout: Layout) -> str:
+def _all_masked_message(where: Place, cut: int, max_length: int, layout: Layout) -> str:
     head = f"Nothing can be learnt from {where}: no token of any example counts in the loss."
     if cut:
         return (
-            f"{head} {cut} examples are longer than {max_length} tokens, and what counts comes "
-            "after the cut. Raise data.max_length, or shorten what comes before."
+            f"{head} {cut} examples are longer than {max_length} tokens, and the tokens that count "
+            "come after the cut. Raise data.max_length, or shorten the text before them."
         )
     if layout.conversation:
         return (

@@ -1,4 +1,4 @@
-"""Which class knows a task type."""
+"""Find the class of a task type."""
 
 from lorakit.config import TaskType
 from lorakit.training.tasks.base import Task
@@ -6,7 +6,7 @@ from lorakit.training.tasks.base import Task
 
 def task_for(task_type: TaskType) -> Task:
     """Return the task of a task type."""
-    # Each task imports what it stands on (TRL, for one), so only the one asked for is imported.
+    # Tasks import heavy libraries such as TRL, so only the requested one is imported.
     match TaskType(task_type):
         case TaskType.SEQ_CLS:
             from lorakit.training.tasks.sequence_classification import SequenceClassification

@@ -1,8 +1,8 @@
-"""SEQ_2_SEQ_LM: from a source text to a target text, on transformers' Seq2SeqTrainer."""
+"""SEQ_2_SEQ_LM: from a source text to a target text, with transformers' Seq2SeqTrainer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -14,16 +14,14 @@ from transformers import (
     PreTrainedTokenizerBase,
     Seq2SeqTrainingArguments,
     Trainer,
-    TrainerCallback,
     TrainingArguments,
 )
 
 from lorakit.analysis.metrics import ROUGE_NAMES, rouge_metrics
-from lorakit.config import TaskType
+from lorakit.config import NOT_COUNTED, TaskType
 from lorakit.data import require_columns, unused_note
 from lorakit.data.tokenize_examples import (
     IDS,
-    NOT_COUNTED,
     cut_note,
     first_examples,
     map_examples,
@@ -31,15 +29,21 @@ from lorakit.data.tokenize_examples import (
     require_texts,
     tokenize_texts,
 )
-from lorakit.data.tokenizers import batch_columns, decoded, pad_id, with_end
+from lorakit.data.tokenizers import batch_columns, decode, pad_id, with_end
 from lorakit.errors import ConfigError
+from lorakit.libraries.extras import require_package
 from lorakit.models.pretrained import model_limit, resolve_max_length
 from lorakit.training.tasks.base import Encoded, PreviewExample, Task
+from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
 from lorakit.training.trainers.sequence_trainer import SequenceTrainer
 
 if TYPE_CHECKING:
     from lorakit.data import Splits
     from lorakit.recipes.recipe import DataConfig, Recipe
+
+
+class Seq2SeqLMTrainer(AdapterTrainerMixin, SequenceTrainer):
+    """Trains an adapter of a sequence-to-sequence model."""
 
 
 class Seq2SeqLM(Task):
@@ -48,13 +52,15 @@ class Seq2SeqLM(Task):
     task_type: ClassVar[TaskType] = TaskType.SEQ_2_SEQ_LM
     best_metric: ClassVar[str] = "eval_loss"
     greater_is_better: ClassVar[bool] = False
+    base_trainer_class: ClassVar[type[Trainer]] = SequenceTrainer
+    trainer_class: ClassVar[type[Trainer]] = Seq2SeqLMTrainer
 
     def arguments_class(self) -> type[TrainingArguments]:
         """Return transformers' Seq2SeqTrainingArguments."""
         return Seq2SeqTrainingArguments
 
     def default_arguments(self, recipe: Recipe) -> dict[str, Any]:
-        """Generate at evaluation, as long as a target may be (and the token it starts from)."""
+        """Generate at evaluation, up to the maximum target length and the start token."""
         return {
             "predict_with_generate": True,
             "generation_max_length": recipe.data.max_target_length + 1,
@@ -86,14 +92,14 @@ class Seq2SeqLM(Task):
         notes = self.fresh_notes(recipe, model)
         columns = self.columns(recipe)
         notes += unused_note(splits.train, columns.values())
-        for rows, kind, where in splits.parts(data):
-            require_columns(rows, columns, where)
-            require_texts(rows, columns, where)
-            encoded[kind], cut, cut_targets = _encode(rows, data, tokenizer, max_length)
-            notes += cut_note(cut, len(rows), max_length, kind)
+        for examples, kind, where in splits.with_places(data):
+            require_columns(examples, columns, where)
+            require_texts(examples, columns, where)
+            encoded[kind], cut, cut_targets = _encode(examples, data, tokenizer, max_length)
+            notes += cut_note(cut, len(examples), max_length, kind)
             if cut_targets:
                 notes.append(
-                    f"{cut_targets} of {len(rows)} {kind} targets were cut to "
+                    f"{cut_targets} of {len(examples)} {kind} targets were cut to "
                     f"{data.max_target_length} tokens (data.max_target_length)."
                 )
         settings = self.settings(
@@ -112,9 +118,9 @@ class Seq2SeqLM(Task):
         labels: tuple[str, ...] | None,
         n: int = 2,
     ) -> list[PreviewExample]:
-        """Return the first rows as the collator batches them: source, then target tokens."""
+        """Return the first examples as the collator batches them: source, then target tokens."""
         batch = DataCollatorForSeq2Seq(tokenizer)(first_examples(encoded.train, n))
-        rows = []
+        previews = []
         for ids, mask, targets in zip(
             batch["input_ids"], batch["attention_mask"].bool(), batch["labels"], strict=True
         ):
@@ -122,46 +128,42 @@ class Seq2SeqLM(Task):
             target = readable(tokenizer, targets[targets != NOT_COUNTED])
             counted = [False] * len(source) + [True] * len(target)
             note = f"source: {len(source)} tokens, target: {len(target)} tokens, all counted"
-            rows.append(PreviewExample(source + target, counted, note))
-        return rows
+            previews.append(PreviewExample(source + target, counted, note))
+        return previews
 
     def metric_names(
         self, labels: tuple[str, ...] | None, training: Mapping[str, Any]
     ) -> tuple[str, ...]:
-        """Return loss, and ROUGE where texts are generated."""
-        rouge = ROUGE_NAMES if training.get("predict_with_generate") else ()
-        return ("loss", *rouge)
+        """Return loss, and ROUGE if texts are generated.
 
-    def build_trainer(
+        Raises:
+            ConfigError: The package that computes ROUGE is not installed.
+        """
+        if not training.get("predict_with_generate"):
+            return ("loss",)
+        require_package("rouge_score", "training.predict_with_generate")
+        return ("loss", *ROUGE_NAMES)
+
+    def trainer_options(
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        encoded: Encoded,
         arguments: TrainingArguments,
         labels: tuple[str, ...] | None,
-        callbacks: Sequence[TrainerCallback],
-        mixin: type,
-    ) -> Trainer:
-        """Build transformers' Seq2SeqTrainer; ROUGE is measured on generated texts."""
+    ) -> dict[str, Any]:
+        """Return the collator, and ROUGE if texts are generated."""
         generates = getattr(arguments, "predict_with_generate", False)
-        trainer_class: Any = type("TextToTextTrainer", (mixin, SequenceTrainer), {})
-        return trainer_class(
-            model=model,
-            args=arguments,
-            train_dataset=encoded.train,
-            eval_dataset=encoded.validation,
-            processing_class=tokenizer,
-            # With the model, so that label smoothing gets the decoder inputs it needs.
-            data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
-            compute_metrics=_rouge(tokenizer) if generates else None,
-            callbacks=list(callbacks),
-        )
+        return {
+            # The model makes the decoder inputs that label smoothing needs.
+            "data_collator": DataCollatorForSeq2Seq(tokenizer, model=model),
+            "compute_metrics": _rouge(tokenizer) if generates else None,
+        }
 
 
 def _encode(
-    rows: Dataset, data: DataConfig, tokenizer: PreTrainedTokenizerBase, max_length: int
+    examples: Dataset, data: DataConfig, tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> tuple[Dataset, int, int]:
-    """Tokenize sources and targets; returns how many of each were cut as well."""
+    """Tokenize sources and targets; also returns how many of each were truncated."""
     cuts: list[int] = []
     target_cuts: list[int] = []
 
@@ -175,7 +177,7 @@ def _encode(
         return columns | {"labels": [ids[: data.max_target_length] for ids in whole]}
 
     features = {column: IDS for column in tokenizer("a")} | {"labels": IDS}
-    made = map_examples(rows, tokenize, features)
+    made = map_examples(examples, tokenize, features)
     return made, sum(cuts), sum(target_cuts)
 
 
@@ -189,4 +191,4 @@ def _rouge(tokenizer: PreTrainedTokenizerBase) -> Callable[[EvalPrediction], dic
 
 def _texts(tokenizer: PreTrainedTokenizerBase, ids: Any) -> list[str]:
     padded = np.where(ids == NOT_COUNTED, pad_id(tokenizer), ids)
-    return [decoded(tokenizer, row, skip_special_tokens=True) for row in padded.tolist()]
+    return [decode(tokenizer, text, skip_special_tokens=True) for text in padded.tolist()]

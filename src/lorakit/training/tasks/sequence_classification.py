@@ -1,4 +1,4 @@
-"""SEQ_CLS: one label for a text, or for a pair of texts, on transformers' Trainer."""
+"""SEQ_CLS: one label for a text or a pair of texts, with transformers' Trainer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
-    TrainerCallback,
     TrainingArguments,
 )
 
@@ -23,7 +22,7 @@ from lorakit.analysis.metrics import (
 )
 from lorakit.config import TaskType
 from lorakit.data import Place, require_columns, unused_note
-from lorakit.data.labels import label_notes, names_of, require_seen, sorted_names
+from lorakit.data.labels import label_names, label_notes, ordered_label_names, require_seen
 from lorakit.data.tokenize_examples import (
     IDS,
     cut_note,
@@ -37,18 +36,25 @@ from lorakit.errors import DataError
 from lorakit.models.pretrained import resolve_max_length
 from lorakit.training.losses.counted_loss import CountedLossTrainer
 from lorakit.training.tasks.base import Encoded, PreviewExample, Task
+from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
 
 if TYPE_CHECKING:
     from lorakit.data import Splits
     from lorakit.recipes.recipe import DataConfig, Recipe
 
 
+class SequenceClassificationTrainer(AdapterTrainerMixin, CountedLossTrainer):
+    """Trains an adapter of a text classifier."""
+
+
 class SequenceClassification(Task):
-    """Give a text its class."""
+    """Classify texts."""
 
     task_type: ClassVar[TaskType] = TaskType.SEQ_CLS
     best_metric: ClassVar[str] = "eval_accuracy"
     greater_is_better: ClassVar[bool] = True
+    base_trainer_class: ClassVar[type[Trainer]] = CountedLossTrainer
+    trainer_class: ClassVar[type[Trainer]] = SequenceClassificationTrainer
 
     def arguments_class(self) -> type[TrainingArguments]:
         """Return transformers' TrainingArguments."""
@@ -63,13 +69,13 @@ class SequenceClassification(Task):
         return recipe.data.label
 
     def labels(self, splits: Splits, recipe: Recipe) -> tuple[str, ...]:
-        """Return the class names: a ClassLabel feature's own, else those found, sorted."""
+        """Return the class names: those of a ClassLabel feature, else those found, sorted."""
         data = recipe.data
         where = splits.training_place(data)
-        names = sorted_names(splits.train, data.label, where)
+        names = ordered_label_names(splits.train, data.label, where)
         if len(names) < 2:
             raise DataError(
-                f"Nothing to tell apart in {where}, column '{data.label}': got the one label "
+                f"Nothing to classify in {where}, column '{data.label}': got only the label "
                 f"'{''.join(names)}', expected at least 2. Name the right column in data.label."
             )
         return names
@@ -85,18 +91,18 @@ class SequenceClassification(Task):
         """Tokenize the texts and number the labels."""
         data = recipe.data
         max_length = resolve_max_length(data.max_length, model, tokenizer)
-        parts = splits.parts(data)
-        names = {kind: _names(rows, data, where) for rows, kind, where in parts}
+        parts = splits.with_places(data)
+        names = {kind: _checked_labels(examples, data, where) for examples, kind, where in parts}
         encoded: dict[str, Dataset] = {}
         notes = self.fresh_notes(recipe, model)
         notes += label_notes(labels or (), data.label)
         notes += unused_note(splits.train, _columns(data).values())
-        for rows, kind, where in parts:
+        for examples, kind, where in parts:
             seen = set(names["training"])
             require_seen(seen, [[name] for name in names[kind]], data.label, where)
-            tokens, cut = _encode(rows, names[kind], data, tokenizer, labels or (), max_length)
+            tokens, cut = _encode(examples, names[kind], data, tokenizer, labels or (), max_length)
             encoded[kind] = tokens
-            notes += cut_note(cut, len(rows), max_length, kind)
+            notes += cut_note(cut, len(examples), max_length, kind)
         pair = data.text_pair is not None
         settings = self.settings(recipe, model, max_length=max_length, text_pair=pair)
         return Encoded(encoded["training"], encoded.get("validation"), tuple(notes), settings)
@@ -108,51 +114,41 @@ class SequenceClassification(Task):
         labels: tuple[str, ...] | None,
         n: int = 2,
     ) -> list[PreviewExample]:
-        """Return the first rows as the collator batches them; no token counts, the label does."""
+        """Return the first examples as the collator batches them; only the label counts."""
         batch = DataCollatorWithPadding(tokenizer)(first_examples(encoded.train, n))
-        rows = []
+        previews = []
         for ids, mask, label in zip(
             batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True
         ):
             tokens = readable(tokenizer, ids[mask.bool()])
             name = labels[int(label)] if labels else str(int(label))
-            rows.append(PreviewExample(tokens, [False] * len(tokens), f"label: {name}"))
-        return rows
+            previews.append(PreviewExample(tokens, [False] * len(tokens), f"label: {name}"))
+        return previews
 
     def metric_names(
         self, labels: tuple[str, ...] | None, training: Mapping[str, Any]
     ) -> tuple[str, ...]:
-        """Return loss, accuracy, the macro averages, and what the number of classes allows."""
+        """Return loss, accuracy, macro averages, and metrics that depend on the classes."""
         return ("loss", *classification_metric_names(labels or ()))
 
-    def build_trainer(
+    def trainer_options(
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        encoded: Encoded,
         arguments: TrainingArguments,
         labels: tuple[str, ...] | None,
-        callbacks: Sequence[TrainerCallback],
-        mixin: type,
-    ) -> Trainer:
-        """Build transformers' Trainer with padding by batch and the classification metrics."""
+    ) -> dict[str, Any]:
+        """Return a collator that pads by batch, and the classification metrics."""
         names = tuple(labels or ())
 
         def metrics(prediction: EvalPrediction) -> dict[str, float]:
             return classification_metrics(prediction.label_ids, prediction.predictions, names)
 
-        trainer_class: Any = type("SequenceClassifierTrainer", (mixin, CountedLossTrainer), {})
-        return trainer_class(
-            model=model,
-            args=arguments,
-            train_dataset=encoded.train,
-            eval_dataset=encoded.validation,
-            processing_class=tokenizer,
-            data_collator=DataCollatorWithPadding(tokenizer),
-            compute_metrics=metrics,
-            preprocess_logits_for_metrics=first_output,
-            callbacks=list(callbacks),
-        )
+        return {
+            "data_collator": DataCollatorWithPadding(tokenizer),
+            "compute_metrics": metrics,
+            "preprocess_logits_for_metrics": first_output,
+        }
 
 
 def _columns(data: DataConfig) -> dict[str, str]:
@@ -160,17 +156,17 @@ def _columns(data: DataConfig) -> dict[str, str]:
     return columns | ({"data.text_pair": data.text_pair} if data.text_pair else {})
 
 
-def _names(rows: Dataset, data: DataConfig, where: Place) -> list[str]:
+def _checked_labels(examples: Dataset, data: DataConfig, where: Place) -> list[str]:
     """Check the columns and texts of a split and return its labels."""
     columns = _columns(data)
-    require_columns(rows, columns, where)
+    require_columns(examples, columns, where)
     columns.pop("data.label")
-    require_texts(rows, columns, where)
-    return names_of(rows, data.label, where)
+    require_texts(examples, columns, where)
+    return label_names(examples, data.label, where)
 
 
 def _encode(
-    rows: Dataset,
+    examples: Dataset,
     names: Sequence[str],
     data: DataConfig,
     tokenizer: PreTrainedTokenizerBase,
@@ -178,9 +174,9 @@ def _encode(
     max_length: int,
 ) -> tuple[Dataset, int]:
     ids = {label: index for index, label in enumerate(labels)}
-    parts = {"text": rows[data.text][:], "labels": [ids[name] for name in names]}
+    given = {"text": examples[data.text][:], "labels": [ids[name] for name in names]}
     if data.text_pair:
-        parts["pair"] = rows[data.text_pair][:]
+        given["pair"] = examples[data.text_pair][:]
     cuts: list[int] = []
 
     def tokenize(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
@@ -190,4 +186,4 @@ def _encode(
 
     first = tokenizer("a", "b") if data.text_pair else tokenizer("a")
     features = {column: IDS for column in first} | {"labels": Value("int64")}
-    return map_examples(Dataset.from_dict(parts), tokenize, features), sum(cuts)
+    return map_examples(Dataset.from_dict(given), tokenize, features), sum(cuts)

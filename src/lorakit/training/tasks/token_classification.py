@@ -1,4 +1,4 @@
-"""TOKEN_CLS: one tag for each word (named entities, parts of speech), on transformers' Trainer."""
+"""TOKEN_CLS: one tag per word (named entities, parts of speech), with transformers' Trainer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
-    TrainerCallback,
     TrainingArguments,
 )
 
@@ -22,12 +21,11 @@ from lorakit.analysis.metrics import (
     is_entity_scheme,
     token_metrics,
 )
-from lorakit.config import TaskType
-from lorakit.data import Place, is_missing, listed, require_columns, unused_note
-from lorakit.data.labels import in_order, label_notes, named, require_distinct, require_seen
+from lorakit.config import NOT_COUNTED, TaskType
+from lorakit.data import Place, describe_examples, is_missing, require_columns, unused_note
+from lorakit.data.labels import class_name, label_notes, require_distinct, require_seen, sort_labels
 from lorakit.data.tokenize_examples import (
     IDS,
-    NOT_COUNTED,
     cut_note,
     first_examples,
     map_examples,
@@ -35,35 +33,43 @@ from lorakit.data.tokenize_examples import (
 )
 from lorakit.data.tokenizers import word_columns
 from lorakit.errors import ConfigError, DataError
-from lorakit.models.new_tokens import with_new_tokens
+from lorakit.libraries.extras import require_package
+from lorakit.models.new_tokens import add_new_tokens
 from lorakit.models.pretrained import load_tokenizer, resolve_max_length
 from lorakit.training.losses.counted_loss import CountedLossTrainer
 from lorakit.training.tasks.base import Encoded, PreviewExample, Task, loading_options
+from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
 
 if TYPE_CHECKING:
     from lorakit.data import Splits
     from lorakit.recipes.recipe import DataConfig, Recipe
 
 
+class TokenClassificationTrainer(AdapterTrainerMixin, CountedLossTrainer):
+    """Trains an adapter of a word tagger."""
+
+
 class TokenClassification(Task):
-    """Give each word of a text its tag."""
+    """Tag the words of texts."""
 
     task_type: ClassVar[TaskType] = TaskType.TOKEN_CLS
     best_metric: ClassVar[str] = "eval_f1"
     greater_is_better: ClassVar[bool] = True
+    base_trainer_class: ClassVar[type[Trainer]] = CountedLossTrainer
+    trainer_class: ClassVar[type[Trainer]] = TokenClassificationTrainer
 
     def arguments_class(self) -> type[TrainingArguments]:
         """Return transformers' TrainingArguments."""
         return TrainingArguments
 
     def load_tokenizer(self, recipe: Recipe) -> PreTrainedTokenizerBase:
-        """Load a tokenizer that can say which word a token came from.
+        """Load a fast tokenizer, which maps tokens to words.
 
         Raises:
-            ConfigError: It has no fast version, which alone keeps track of words.
+            ConfigError: The tokenizer has no fast version.
         """
         options = loading_options(recipe)
-        # Byte-level tokenizers see a word without its space as the middle of a word.
+        # Byte-level tokenizers encode a word without a leading space as the middle of a word.
         tokenizer = load_tokenizer(recipe.model, add_prefix_space=True, **options)
         if not tokenizer.is_fast:
             raise ConfigError(
@@ -71,7 +77,7 @@ class TokenClassification(Task):
                 f"{type(tokenizer).__name__}, expected a fast one, which knows the word of each "
                 "token. Choose a model with a tokenizer.json."
             )
-        return with_new_tokens(tokenizer, recipe)
+        return add_new_tokens(tokenizer, recipe)
 
     def columns(self, recipe: Recipe) -> dict[str, str]:
         """Return the columns of texts and labels."""
@@ -82,14 +88,14 @@ class TokenClassification(Task):
         return recipe.data.tags
 
     def labels(self, splits: Splits, recipe: Recipe) -> tuple[str, ...]:
-        """Return the tag names: a ClassLabel feature's own, else those found, "O" first."""
+        """Return the tag names: those of a ClassLabel feature, else those found, "O" first."""
         data = recipe.data
         where = splits.training_place(data)
         names = _tag_feature_names(splits.train, data)
         if names is not None:
             return tuple(names)
-        found = {tag for tags in _tag_rows(splits.train, data, where) for tag in tags}
-        ordered = in_order(found)
+        found = {tag for tags in _read_tags(splits.train, data, where) for tag in tags}
+        ordered = sort_labels(found)
         return ("O", *(tag for tag in ordered if tag != "O")) if "O" in found else ordered
 
     def encode(
@@ -103,22 +109,22 @@ class TokenClassification(Task):
         """Tokenize the words; the tag counts on the first token of each word."""
         data = recipe.data
         max_length = resolve_max_length(data.max_length, model, tokenizer)
-        parts = splits.parts(data)
+        parts = splits.with_places(data)
         tags: dict[str, list[list[str]]] = {}
-        for rows, kind, where in parts:
-            require_columns(rows, _columns(data), where)
-            tags[kind] = _tag_rows(rows, data, where)
-        seen = {tag for row in tags["training"] for tag in row}
+        for examples, kind, where in parts:
+            require_columns(examples, _columns(data), where)
+            tags[kind] = _read_tags(examples, data, where)
+        seen = {tag for example_tags in tags["training"] for tag in example_tags}
         encoded: dict[str, Dataset] = {}
         notes = self.fresh_notes(recipe, model)
         notes += label_notes(labels or (), data.tags)
         notes += unused_note(splits.train, _columns(data).values())
-        for rows, kind, where in parts:
+        for examples, kind, where in parts:
             require_seen(seen, tags[kind], data.tags, where)
-            made, cut = _encode(rows, tags[kind], data, tokenizer, labels or (), max_length)
+            made, cut = _encode(examples, tags[kind], data, tokenizer, labels or (), max_length)
             _require_counted(made, where, max_length)
             encoded[kind] = made
-            notes += cut_note(cut, len(rows), max_length, kind)
+            notes += cut_note(cut, len(examples), max_length, kind)
         settings = self.settings(recipe, model, max_length=max_length)
         return Encoded(encoded["training"], encoded.get("validation"), tuple(notes), settings)
 
@@ -129,9 +135,9 @@ class TokenClassification(Task):
         labels: tuple[str, ...] | None,
         n: int = 2,
     ) -> list[PreviewExample]:
-        """Return the first rows as the collator batches them; the first token of a word counts."""
+        """Return the first examples as the collator batches them; first tokens of words count."""
         batch = DataCollatorForTokenClassification(tokenizer)(first_examples(encoded.train, n))
-        rows = []
+        previews = []
         for ids, mask, targets in zip(
             batch["input_ids"], batch["attention_mask"].bool(), batch["labels"], strict=True
         ):
@@ -143,74 +149,71 @@ class TokenClassification(Task):
                 for token, target in zip(tokens, kept, strict=True)
                 if target != NOT_COUNTED
             ]
-            rows.append(PreviewExample(tokens, counted, f"tags: {', '.join(tagged)}"))
-        return rows
+            previews.append(PreviewExample(tokens, counted, f"tags: {', '.join(tagged)}"))
+        return previews
 
     def metric_names(
         self, labels: tuple[str, ...] | None, training: Mapping[str, Any]
     ) -> tuple[str, ...]:
-        """Return loss, accuracy, precision, recall and F1; of other tags each F1."""
+        """Return loss, accuracy, precision, recall and F1; for non-entity tags also each F1.
+
+        Raises:
+            ConfigError: The package that scores entities is not installed.
+        """
         names = labels or ()
         if is_entity_scheme(names):
+            require_package("seqeval", "task TOKEN_CLS with tags of entities (B-..., I-...)")
             return ("loss", "accuracy", "precision", "recall", "f1")
         known = classification_metric_names(names)
         return ("loss", *(name for name in known if name != "roc_auc"))
 
-    def build_trainer(
+    def trainer_options(
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        encoded: Encoded,
         arguments: TrainingArguments,
         labels: tuple[str, ...] | None,
-        callbacks: Sequence[TrainerCallback],
-        mixin: type,
-    ) -> Trainer:
-        """Build transformers' Trainer with padded tags and the entity metrics."""
+    ) -> dict[str, Any]:
+        """Return a collator that pads tokens and tags, and the tagging metrics."""
         names = tuple(labels or ())
 
         def metrics(prediction: EvalPrediction) -> dict[str, float]:
             return token_metrics(prediction.label_ids, prediction.predictions, names)
 
-        trainer_class: Any = type("TaggingTrainer", (mixin, CountedLossTrainer), {})
-        return trainer_class(
-            model=model,
-            args=arguments,
-            train_dataset=encoded.train,
-            eval_dataset=encoded.validation,
-            processing_class=tokenizer,
-            data_collator=DataCollatorForTokenClassification(tokenizer),
-            compute_metrics=metrics,
-            preprocess_logits_for_metrics=first_output,
-            callbacks=list(callbacks),
-        )
+        return {
+            "data_collator": DataCollatorForTokenClassification(tokenizer),
+            "compute_metrics": metrics,
+            "preprocess_logits_for_metrics": first_output,
+        }
 
 
 def _columns(data: DataConfig) -> dict[str, str]:
     return {"data.tokens": data.tokens, "data.tags": data.tags}
 
 
-def _tag_feature_names(rows: Dataset, data: DataConfig) -> list[str] | None:
-    inner = getattr(rows.features[data.tags], "feature", None)
+def _tag_feature_names(examples: Dataset, data: DataConfig) -> list[str] | None:
+    inner = getattr(examples.features[data.tags], "feature", None)
     return inner.names if isinstance(inner, ClassLabel) else None
 
 
-def _tag_rows(rows: Dataset, data: DataConfig, where: Place) -> list[list[str]]:
-    """Return the tag names of each row, after checking that words and tags fit together.
+def _read_tags(examples: Dataset, data: DataConfig, where: Place) -> list[list[str]]:
+    """Return the tag names of each example, after checking that words and tags fit together.
 
     Raises:
-        DataError: Lists the rows that hold no lists, lists of different lengths, or no words.
+        DataError: Lists the examples without lists, with lists of different lengths, or no words.
     """
-    names = _tag_feature_names(rows, data)
-    all_words: list[Any] = rows[data.tokens][:]
-    all_tags: list[Any] = rows[data.tags][:]
+    names = _tag_feature_names(examples, data)
+    all_words: list[Any] = examples[data.tokens][:]
+    all_tags: list[Any] = examples[data.tags][:]
     wrong: dict[str, list[int]] = {}
-    for row, (words, tags) in enumerate(zip(all_words, all_tags, strict=True)):
-        problem = _row_problem(words, tags, names)
+    for number, (words, tags) in enumerate(zip(all_words, all_tags, strict=True)):
+        problem = _example_problem(words, tags, names)
         if problem:
-            wrong.setdefault(problem, []).append(row)
+            wrong.setdefault(problem, []).append(number)
     if wrong:
-        problems = "; ".join(f"{listed(at, where)}: {said}" for said, at in wrong.items())
+        problems = "; ".join(
+            f"{describe_examples(at, where)}: {said}" for said, at in wrong.items()
+        )
         raise DataError(
             f"Words and tags do not fit together in {where}, columns '{data.tokens}' and "
             f"'{data.tags}': {problems}; expected a list of words and as many tags in each "
@@ -222,11 +225,11 @@ def _tag_rows(rows: Dataset, data: DataConfig, where: Place) -> list[list[str]]:
     return [[names[tag] for tag in tags] for tags in all_tags]
 
 
-def _row_problem(words: Any, tags: Any, names: Sequence[str] | None) -> str | None:
+def _example_problem(words: Any, tags: Any, names: Sequence[str] | None) -> str | None:
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        return "the words are no list of texts"
+        return "the words are not a list of texts"
     if not isinstance(tags, list) or not all(_is_tag(tag, names) for tag in tags):
-        return "the tags are no list of texts or integers"
+        return "the tags are not a list of texts or integers"
     if not words:
         return "no words"
     if len(words) != len(tags):
@@ -236,12 +239,12 @@ def _row_problem(words: Any, tags: Any, names: Sequence[str] | None) -> str | No
 
 def _is_tag(tag: Any, names: Sequence[str] | None) -> bool:
     if names is not None:
-        return named(names, tag) is not None
+        return class_name(names, tag) is not None
     return isinstance(tag, (str, int)) and not is_missing(tag) and tag != -1
 
 
 def _encode(
-    rows: Dataset,
+    examples: Dataset,
     tags: Sequence[Sequence[str]],
     data: DataConfig,
     tokenizer: PreTrainedTokenizerBase,
@@ -250,40 +253,42 @@ def _encode(
 ) -> tuple[Dataset, int]:
     """Tokenize the words and put each word's tag on its first token.
 
-    Returns: The rows, and how many lost words to the cut.
+    Returns: The encoded examples, and how many lost words to truncation.
     """
     ids = {label: index for index, label in enumerate(labels)}
     numbered = Dataset.from_dict(
-        {"words": rows[data.tokens][:], "tags": [[ids[tag] for tag in row] for row in tags]}
+        {
+            "words": examples[data.tokens][:],
+            "tags": [[ids[tag] for tag in example_tags] for example_tags in tags],
+        }
     )
-    cut_rows: list[int] = []
+    cuts: list[int] = []
 
     def tokenize(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         made, word_of = word_columns(tokenizer, batch["words"], max_length)
         all_targets = []
-        for row, row_tags in enumerate(batch["tags"]):
-            words = word_of[row]
+        for words, word_tags in zip(word_of, batch["tags"], strict=True):
             before = [None, *words[:-1]]
             all_targets.append(
                 [
-                    NOT_COUNTED if word is None or word == previous else row_tags[word]
+                    NOT_COUNTED if word is None or word == previous else word_tags[word]
                     for word, previous in zip(words, before, strict=True)
                 ]
             )
             last = max((word for word in words if word is not None), default=-1)
             is_full = len(words) >= max_length - 2
-            cut_rows.append(int(is_full and last + 1 < len(row_tags)))
+            cuts.append(int(is_full and last + 1 < len(word_tags)))
         return {**made, "labels": all_targets}
 
     features = {column: IDS for column in tokenizer("a")} | {"labels": IDS}
-    return map_examples(numbered, tokenize, features), sum(cut_rows)
+    return map_examples(numbered, tokenize, features), sum(cuts)
 
 
 def _require_counted(made: Dataset, where: Place, max_length: int) -> None:
-    rows: list[list[int]] = made["labels"][:]
-    if all(label == NOT_COUNTED for row in rows for label in row):
+    all_labels: list[list[int]] = made["labels"][:]
+    if all(label == NOT_COUNTED for labels in all_labels for label in labels):
         raise DataError(
-            f"Nothing can be learnt from {where}: no word of {len(rows)} examples has a token "
-            f"within {max_length} tokens (data.max_length), so no tag counts in the loss. Raise "
-            "data.max_length, or check the words."
+            f"Nothing can be learnt from {where}: no word of {len(all_labels)} examples has a "
+            f"token within {max_length} tokens (data.max_length), so no tag counts in the loss. "
+            "Raise data.max_length, or check the words."
         )

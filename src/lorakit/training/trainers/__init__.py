@@ -1,3 +1,3 @@
-"""The trainers of the tasks, and what they share."""
+"""The trainers, their common base class and their callbacks."""
 
 __all__: list[str] = []

@@ -1,6 +1,6 @@
-"""What the trainers of all tasks share: adapters alone are saved, and a resumed run is exact.
+"""The common base of all trainers: save only adapters, and resume to the same bits.
 
-All that lorakit knows about the inside of transformers' Trainer is in this file.
+With `process_trainer`, this file overrides the private methods of transformers' Trainer.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from transformers.trainer_utils import rotate_checkpoints
 from lorakit.adapters import Adapter, load_adapter_state_dict
 from lorakit.adapters.peft_files.files import read_adapter_files
 from lorakit.distributed.processes import (
-    gather_from_all,
-    is_main,
+    all_gather_object,
+    barrier,
+    is_main_process,
     process_count,
     process_rank,
-    wait_for_all,
 )
 from lorakit.distributed.sharding import reshard
 from lorakit.errors import DiskError, TrainingError
@@ -33,12 +33,14 @@ from lorakit.files.atomic import write_text
 from lorakit.files.disks import reporting_disk_errors
 from lorakit.recipes import checkpoints
 from lorakit.recipes.training_section import LORA_PLUS_KEY, OPTIMIZER_NAME
-from lorakit.training.final_metrics import require_finite_loss
 from lorakit.training.trainers.data_initialization import adopt_ranks, initialize_adapter_from_data
-from lorakit.training.trainers.finite_weights import require_sound
-from lorakit.training.trainers.first_step import LearningWatch
 from lorakit.training.trainers.lora_plus import split_groups
 from lorakit.training.trainers.memory_mapped_adamw import MemoryMappedAdamW
+from lorakit.training.trainers.numerical_checks import (
+    LearningWatch,
+    require_finite_loss,
+    require_sound,
+)
 from lorakit.training.trainers.process_trainer import ProcessTrainerMixin
 from lorakit.training.trainers.stop_at_checkpoint import StopAtCheckpoint
 
@@ -50,15 +52,15 @@ if TYPE_CHECKING:
 _RUNNING_SUMS = "running_sums.json"
 _EPOCH_RNG = "epoch_rng.pt"
 _KEYS_NOT_OF_TORCH = {"every_n_layers", "offload", "selective"}
-"""Of the options of gradient checkpointing, those for transformers and TRL."""
+"""Options of activation checkpointing that transformers and TRL handle, not torch."""
 
 
 class AdapterTrainerMixin(ProcessTrainerMixin):
-    """Goes before a trainer class; saves, resumes and checks adapters.
+    """Mixin for a trainer class that saves, resumes and checks adapters.
 
-    A checkpoint holds the adapter, optimizer, scheduler, random state and trainer state, and what
-    the Trainer itself forgets: the sums behind the next logged loss, and the random state its
-    epoch's order was drawn from. It is complete once its manifest is written.
+    A checkpoint has the adapter, optimizer, scheduler, random state and trainer state, and what the
+    Trainer does not save: the running sums of the next logged loss, and the random state at the
+    beginning of the epoch, which determines its order. It is complete once its manifest is written.
     """
 
     adapter_name = "default"
@@ -67,30 +69,30 @@ class AdapterTrainerMixin(ProcessTrainerMixin):
         self.watch = LearningWatch()
         self._epoch_rng: Tensor | None = None
         self._resumed_from: Path | None = None
-        self._has_begun = False
+        self._is_initialized = False
         self._has_saved = False
-        with _known_to_carry_adapters(kwargs["model"]):
+        with _marking_as_adapted(kwargs["model"]):
             super().__init__(*args, **kwargs)
-        stopping = (c for c in self.callback_handler.callbacks if isinstance(c, StopAtCheckpoint))
-        self._stopping = next(stopping, None)
+        callbacks = self.callback_handler.callbacks
+        self._stopping = next((c for c in callbacks if isinstance(c, StopAtCheckpoint)), None)
         self.add_callback(_RunningSums(self))
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
 
-    # ---- what is saved ----
+    # ---- saving ----
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the adapter alone; with sharded parameters all processes gather it."""
+        """Save only the adapter; with sharded parameters all processes gather it."""
         adapter = trained_adapter(self.accelerator.unwrap_model(self.model), self.adapter_name)
         require_sound(adapter, self.state.global_step, self.optimizer)
         if self.args.should_save:
             adapter.save(output_dir or str(self.args.output_dir))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write a checkpoint, seal it, and only then delete older ones.
+        """Write a checkpoint and its manifest, and only then delete older checkpoints.
 
         Raises:
-            DiskError: It could not be written; what there was of it is removed.
+            DiskError: It could not be written; the incomplete checkpoint is removed.
         """
         checkpoint = self._checkpoint_path(self.state.global_step)
         self._has_saved = True
@@ -102,18 +104,18 @@ class AdapterTrainerMixin(ProcessTrainerMixin):
             raise
 
     def _write_checkpoint(self, checkpoint: Path, model: nn.Module, trial: Any) -> None:
-        if process_count() > 1:  # each writes its random state there
-            if is_main():
+        if process_count() > 1:  # each process writes its random state there
+            if is_main_process():
                 checkpoint.mkdir(exist_ok=True)
-            wait_for_all()
+            barrier()
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             super()._save_checkpoint(model, trial)
         finally:
             self.args.save_total_limit = limit
-        sums = gather_from_all(self._running_sums())
-        wait_for_all()
-        if not is_main():
+        sums = all_gather_object(self._running_sums())
+        barrier()
+        if not is_main_process():
             return
         write_text(checkpoint / _RUNNING_SUMS, json.dumps(sums))
         torch.save(self._epoch_rng, checkpoint / _EPOCH_RNG)
@@ -125,7 +127,7 @@ class AdapterTrainerMixin(ProcessTrainerMixin):
         )
 
     def _checkpoint_bytes(self) -> int:
-        """Return about how many bytes a checkpoint takes: the adapter and its optimizer's state."""
+        """Return the approximate size of a checkpoint: the adapter and the optimizer's state."""
         optimizer: Any = self.optimizer
         states = (t for state in optimizer.state.values() for t in state.values())
         trained = (p for p in self.model.parameters() if p.requires_grad)  # type: ignore[union-attr]
@@ -136,16 +138,16 @@ class AdapterTrainerMixin(ProcessTrainerMixin):
     def _maybe_log_save_evaluate(
         self, tr_loss: Tensor, grad_norm: Any, model: nn.Module, trial: Any, *args: Any, **kw: Any
     ) -> None:
-        """Log, evaluate and save where it is time to; then stop if that is asked for.
+        """Log, evaluate and save if due; then stop if requested.
 
         Raises:
-            StoppedError: It is; a checkpoint of this step is there.
+            StoppedError: A stop was requested; the checkpoint of this step exists.
         """
         self._has_saved = False
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, *args, **kw)
         if self._stopping is None or not self._stopping.number:
             return
-        if not self._has_saved:  # as it is not the best
+        if not self._has_saved:  # with save_strategy=best, if it is not the best
             self._save_checkpoint(model, trial)
             self.control = self.callback_handler.on_save(self.args, self.state, self.control)
         self._stopping.stop(self._checkpoint_path(self.state.global_step), self.state.global_step)
@@ -161,7 +163,7 @@ class AdapterTrainerMixin(ProcessTrainerMixin):
         return metrics
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """Create the scheduler; a warm-up of no more than one step would make its rate zero."""
+        """Create the scheduler without a warmup of one step, whose learning rate would be zero."""
         given = self.args.warmup_steps
         if self.args.get_warmup_steps(num_training_steps) <= 1:
             self.args.warmup_steps = 0
@@ -171,20 +173,20 @@ class AdapterTrainerMixin(ProcessTrainerMixin):
             self.args.warmup_steps = given
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Write no README of TRL's into the run directory."""
+        """Disable TRL's README in the run directory."""
 
     def _send_telemetry(self) -> None:
-        """Tell nobody about the run, as TRL's trainers would."""
+        """Disable TRL's telemetry."""
 
     def _checkpoint_path(self, step: int) -> Path:
         return Path(str(self.args.output_dir)) / f"checkpoint-{step}"
 
-    # ---- what is loaded ----
+    # ---- loading ----
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Copy a checkpoint's adapter into the model's adapter, in place."""
         self._resumed_from = Path(resume_from_checkpoint)
-        self.args.eval_on_start = False  # the run has started long ago
+        self.args.eval_on_start = False  # only for a new run
         self._load_adapter_from(resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
@@ -193,13 +195,13 @@ class AdapterTrainerMixin(ProcessTrainerMixin):
 
     def _load_adapter_from(self, checkpoint: str) -> None:
         model: Any = self.accelerator.unwrap_model(self.model)
-        reshard(model)  # else the tensors would go into copies that are about to be dropped
+        reshard(model)  # else the tensors would be copied into gathered parameters, and lost
         saved = read_adapter_files(checkpoint)
         adopt_ranks(model, saved.values, saved.tensors, self.adapter_name)
         load_adapter_state_dict(model, saved.tensors, self.adapter_name)
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
-        """Find the best checkpoint by its step: the run directory may have been moved."""
+        """Find the best checkpoint by its step, because the run directory may have moved."""
         result = super()._init_training_state(*args, **kwargs)
         if self.state.best_global_step:
             best = self._checkpoint_path(self.state.best_global_step)
@@ -207,11 +209,11 @@ class AdapterTrainerMixin(ProcessTrainerMixin):
                 self.state.best_model_checkpoint = str(best)
         return result
 
-    # ---- no more work than the adapters need ----
+    # ---- optimizer and model ----
 
     @staticmethod
     def get_optimizer_cls_and_kwargs(args: TrainingArguments, model: Any = None) -> tuple[Any, Any]:
-        """Return the optimizer's class and settings; lorakit's own keeps its state in the run."""
+        """Return the optimizer's class and options, including lorakit's memory-mapped AdamW."""
         if args.optim != OPTIMIZER_NAME:
             return Trainer.get_optimizer_cls_and_kwargs(args, model)
         settings = {
@@ -223,7 +225,7 @@ class AdapterTrainerMixin(ProcessTrainerMixin):
         return MemoryMappedAdamW, settings
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
-        """Create the optimizer, once; with LoRA+ every lora_B has a learning rate of its own."""
+        """Create the optimizer once; with LoRA+ every lora_B has its own learning rate."""
         is_new = self.optimizer is None
         optimizer: Any = super().create_optimizer(*args, **kwargs)
         ratio = getattr(self.args, LORA_PLUS_KEY, None)
@@ -233,45 +235,44 @@ class AdapterTrainerMixin(ProcessTrainerMixin):
         return optimizer
 
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """Train; an adapter that begins at data does so before there is an optimizer.
+        """Train; initialize an adapter from data before the optimizer is created.
 
-        A checkpoint that can do without it is not given inputs that want a gradient. For the sake
-        of reentrant checkpoints transformers lets the embeddings' output want one under all of
-        them. Backward then runs down to it through layers without adapters, and a compiled graph
-        breaks there.
+        Non-reentrant checkpointing needs no inputs that require gradients. transformers makes the
+        output of the embeddings require them for any checkpointing. Backward would then run down
+        through layers without adapters, and a compiled graph would break there.
         """
         model: Any = self.accelerator.unwrap_model(self.model)
         checkpoint = kwargs.get("resume_from_checkpoint")
-        if checkpoint is None and not self._has_begun:
+        if checkpoint is None and not self._is_initialized:
             initialize_adapter_from_data(self, model, self.adapter_name)  # type: ignore[arg-type]
         if checkpoint is not None:
-            # A sharded model gets its numbers later, and its shapes have to be there by then.
+            # A sharded model is filled later, and must have the final shapes by then.
             saved = read_adapter_files(checkpoint)
             adopt_ranks(model, saved.values, saved.tensors, self.adapter_name)
-        self._has_begun = True
+        self._is_initialized = True
         if self.args.activation_checkpointing and not checkpoints_reentrantly(self.args):
             model.disable_input_require_grads()
         return super()._inner_training_loop(*args, **kwargs)
 
-    # ---- going on as if never stopped ----
+    # ---- resuming ----
 
     def _run_epoch(self, **arguments: Any) -> None:
-        """Run one epoch; of a resumed one, in the order that was drawn when it began."""
+        """Run one epoch; a resumed epoch keeps its original order."""
         if self._is_over():
             self.control.should_training_stop = True
             return
         is_first = arguments["epoch"] == arguments["epochs_trained"]
         if self._resumed_from is not None and is_first and process_count() == 1:
             if arguments["steps_trained_in_current_epoch"] > 0:
-                began = torch.load(self._resumed_from / _EPOCH_RNG, weights_only=True)
-                torch.set_rng_state(began)
+                epoch_rng = torch.load(self._resumed_from / _EPOCH_RNG, weights_only=True)
+                torch.set_rng_state(epoch_rng)
             else:
                 self._load_rng_state(str(self._resumed_from))
         self._epoch_rng = torch.get_rng_state()
         super()._run_epoch(**arguments)
 
     def _is_over(self) -> bool:
-        """Whether a resumed run had done its last step, or had been stopped early."""
+        """Whether a resumed run had completed its last step, or had stopped early."""
         if self._resumed_from is None:
             return False
         is_at_checkpoint = self.state.global_step == checkpoints.step_of(self._resumed_from)
@@ -296,7 +297,7 @@ class AdapterTrainerMixin(ProcessTrainerMixin):
         }
 
     def load_running_sums(self) -> None:
-        """Go on summing where the checkpoint resumed from had come to, if there is one."""
+        """Restore the running sums of the checkpoint, if the run was resumed."""
         if self._resumed_from is None:
             return
         text = (self._resumed_from / _RUNNING_SUMS).read_text(encoding="utf-8")
@@ -304,16 +305,16 @@ class AdapterTrainerMixin(ProcessTrainerMixin):
         self._tr_loss = torch.tensor(sums["loss_since_log"], device=self.args.device)
         self._total_loss_scalar = sums["total_loss"]
         self._globalstep_last_logged = sums["last_logged_step"]
-        self._initial_global_step = 0  # the mean training loss is that of all steps
+        self._initial_global_step = 0  # the mean training loss is over all steps
         if sums["tokens"] is not None:
             self._total_train_tokens = sums["tokens"]
-            metrics: Any = getattr(self, "_metrics")  # noqa: B009 (TRL's trainers alone have it)
+            metrics: Any = getattr(self, "_metrics")  # noqa: B009 (only TRL's trainers have it)
             metrics["train"] = defaultdict(list, sums["token_metrics"])
 
-    # ---- whether it learns ----
+    # ---- numerical checks ----
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Run forward and backward, and look at the loss and the first gradients."""
+        """Run forward and backward, and check the loss and the first gradients."""
         step = self.state.global_step
         try:
             loss = super().training_step(*args, **kwargs)
@@ -321,7 +322,7 @@ class AdapterTrainerMixin(ProcessTrainerMixin):
             if "does not require grad" not in str(error):
                 raise
             raise TrainingError(
-                f"No gradient can come back on step {step + 1}: the loss does not depend on any "
+                f"There are no gradients on step {step + 1}: the loss does not depend on any "
                 "trained parameter, expected it to depend on the adapter. "
                 "Choose other lora.target_modules."
             ) from error
@@ -344,11 +345,11 @@ class AdapterTrainerMixin(ProcessTrainerMixin):
 
 
 @contextmanager
-def _known_to_carry_adapters(model: Any) -> Iterator[None]:
-    """Tell transformers, which refuses to train a quantised model, that adapters are on it.
+def _marking_as_adapted(model: Any) -> Iterator[None]:
+    """Mark a quantised model as adapted inside the block, else transformers refuses to train it.
 
-    The attribute is the one that its own integration of PEFT sets. Other code takes it to mean
-    that PEFT's layers are there, so it is not kept.
+    transformers' PEFT integration sets the same attribute. Other code takes it as a sign of PEFT
+    layers, so it is removed afterwards.
     """
     is_quantized = getattr(model, "is_quantized", False)
     if is_quantized:
@@ -361,7 +362,7 @@ def _known_to_carry_adapters(model: Any) -> Iterator[None]:
 
 
 class _RunningSums(TrainerCallback):
-    """Restores a resumed trainer's sums, once the Trainer has set them to zero."""
+    """Restores the running sums of a resumed run, after the Trainer has reset them."""
 
     def __init__(self, trainer: AdapterTrainerMixin):
         self._trainer = trainer
@@ -372,20 +373,20 @@ class _RunningSums(TrainerCallback):
 
 
 def checkpoints_reentrantly(arguments: TrainingArguments) -> bool:
-    """Whether activation checkpointing, where it is on, takes torch's older way."""
+    """Whether activation checkpointing, if enabled, uses torch's reentrant implementation."""
     given: Any = arguments.activation_checkpointing_kwargs or {}
-    # Given other keys alone, torch takes the reentrant way.
+    # Given only other keys, torch uses the reentrant implementation.
     return given.get("use_reentrant", bool(given.keys() - _KEYS_NOT_OF_TORCH))
 
 
 def trained_adapter(model: nn.Module, name: str = "default") -> Adapter:
-    """Copy an adapter out of a model in training; of a sharded one each process has to call it."""
+    """Copy the adapter of a model in training; with sharding, every process must call this."""
     reshard(model)
     return Adapter.from_model(model, name)
 
 
 def early_stopping(training: dict[str, Any]) -> list[TrainerCallback]:
-    """Return transformers' early stopping if the training arguments ask for it."""
+    """Return transformers' early stopping callback if the training arguments ask for it."""
     from transformers import EarlyStoppingCallback
 
     patience = training.get("early_stopping_patience")

@@ -1,4 +1,4 @@
-"""Adapters that begin where training data says, and what a resumed run knows of that."""
+"""Initialize an adapter from training data, and restore its ranks when a run is resumed."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 
 from lorakit.adapters import initialize_from_data
 from lorakit.adapters.peft_files.format import config_from_peft, parse_keys
-from lorakit.config.initialization_names import INITIALIZED_ON_DATA
-from lorakit.distributed.processes import main_decides, process_count
+from lorakit.distributed.processes import process_count, run_on_main
+from lorakit.initialization import initialization_of
 from lorakit.injection import Injection, adapter_config
 from lorakit.injection.change_ranks import change_ranks
 from lorakit.injection.state import adapted_layers
@@ -23,65 +23,65 @@ if TYPE_CHECKING:
 
 
 def initialize_adapter_from_data(trainer: Trainer, model: nn.Module, name: str) -> None:
-    """Let a fresh adapter begin where batches of a trainer's rows say, if it is to.
+    """Initialize a new adapter from batches of training examples, if its config asks for it.
 
-    All processes look at the same rows. Call it before the optimizer is made.
+    All processes use the same examples. Call this before the optimizer is created.
 
     Args:
-        trainer: Made for the model.
-        model: The model itself.
-        name: Which adapter.
+        trainer: The trainer of the model.
+        model: The model, not wrapped.
+        name: Name of the adapter.
     """
     config = adapter_config(model, name)
-    if config.init_lora_weights in INITIALIZED_ON_DATA:
+    if initialization_of(config.init_lora_weights).needs_data:
         initialize_from_data(model, _batches(trainer, config.init_batches), name)
     if process_count() > 1:
         _share_initialization(model, name)
 
 
 def _batches(trainer: Trainer, count: int) -> list[Any]:
-    """Return batches of rows that are drawn with the run's seed; random states stay as they are."""
-    subject: Any = trainer
-    rows, size = subject.train_dataset, subject.args.per_device_train_batch_size
-    rows = subject._remove_unused_columns(rows, "training")
-    drawn = torch.randperm(len(rows), generator=torch.Generator().manual_seed(subject.args.seed))
-    chosen = drawn[: count * size].tolist()
+    """Return batches of random examples, chosen with the run's seed and its own generator."""
+    any_trainer: Any = trainer
+    size, seed = any_trainer.args.per_device_train_batch_size, any_trainer.args.seed
+    examples = any_trainer._remove_unused_columns(any_trainer.train_dataset, "training")
+    order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed))
+    chosen = order[: count * size].tolist()
     return [
-        subject.data_collator([rows[row] for row in chosen[first : first + size]])
+        any_trainer.data_collator([examples[number] for number in chosen[first : first + size]])
         for first in range(0, len(chosen), size)
     ]
 
 
 def _share_initialization(model: nn.Module, name: str) -> None:
-    """Give all processes the main one's start: machines may turn singular vectors around."""
-    own = {
+    """Broadcast the initialization: the signs of singular vectors may differ between machines."""
+    updates = {
         path: layer.updates[name]
         for path, layer in adapted_layers(model)
         if isinstance(layer.updates._modules.get(name), OffsetUpdate)
     }
-    shared = main_decides(
+    shared = run_on_main(
         lambda: {
             path: tuple(factor.cpu() for factor in update.saved_factors())  # type: ignore[union-attr,operator]
-            for path, update in own.items()
+            for path, update in updates.items()
         }
     )
     for path, factors in shared.items():
-        own[path].load_factors_(*factors)  # type: ignore[union-attr,operator]
+        updates[path].load_factors_(*factors)  # type: ignore[union-attr,operator]
 
 
 def adopt_ranks(
     model: nn.Module, values: Mapping[str, Any], tensors: Mapping[str, Tensor], name: str
 ) -> None:
-    """Give an adapter the ranks that a checkpoint's has, where these were dealt out anew (EVA).
+    """Set the ranks of an EVA adapter, which are redistributed, to those of a checkpoint.
 
     Args:
-        model: Whose adapter it is.
+        model: The model of the adapter.
         values: The checkpoint's adapter_config.json.
         tensors: The checkpoint's tensors.
-        name: Which adapter.
+        name: Name of the adapter.
     """
     config = adapter_config(model, name)
-    if config.init_lora_weights != "eva":
+    if not initialization_of(config.init_lora_weights).redistributes_ranks:
         return
     saved = config_from_peft(values, "the checkpoint")
     keys = parse_keys(tensors, "the checkpoint", saved.modules_to_save)
@@ -94,8 +94,8 @@ def adopt_ranks(
     change_ranks(model, name, config, given)
 
 
-def as_trained(injection: Injection, model: nn.Module) -> Injection:
-    """Return what was injected with the ranks that the adapter has now."""
+def with_current_ranks(injection: Injection, model: nn.Module) -> Injection:
+    """Return an injection report with the adapter's current ranks."""
     found: dict[str, Any] = {
         path: layer.updates[injection.name]
         for path, layer in adapted_layers(model)

@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer, with a loss that never holds all logits and is counted token by token."""
+"""TRL's SFTTrainer, with a loss in chunks of tokens and metrics over all counted tokens."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling, SFTTrainer
 
+from lorakit.config import NOT_COUNTED
 from lorakit.data.packing import PackCollator, asks_to_pack, isolating_collator
-from lorakit.data.tokenize_examples import NOT_COUNTED, probe_tokens
+from lorakit.data.tokenize_examples import probe_tokens
 from lorakit.errors import ConfigError
 from lorakit.training.losses.output_loss import (
     OutputLoss,
@@ -25,10 +26,10 @@ from lorakit.training.losses.output_loss import (
 
 
 @contextmanager
-def _not_taken_for_quantized(model: Any) -> Iterator[None]:
-    """Keep TRL from turning the adapter to bfloat16, as it does on any quantised base.
+def _hiding_quantization(model: Any) -> Iterator[None]:
+    """Prevent TRL from casting the adapter to bfloat16, as it does on any quantised base.
 
-    Small updates are lost in bfloat16, and lorakit says which dtype the factors have.
+    Small updates are lost in bfloat16, and lorakit chooses the dtype of the factors.
     """
     names = ("is_loaded_in_4bit", "is_loaded_in_8bit")
     hidden = {name: vars(model).pop(name) for name in names if name in vars(model)}
@@ -39,15 +40,15 @@ def _not_taken_for_quantized(model: Any) -> Iterator[None]:
 
 
 class LanguageTrainer(SFTTrainer):
-    """SFTTrainer for a model whose adapters are layers of its own.
+    """SFTTrainer for a model whose adapters are layers of the model.
 
-    - The loss is computed in chunks of tokens from what the output layer reads, adapted output
-      layers included (TRL's own reads that layer's base weight and would leave the adapter out, and
-      on a CPU it makes the logits of up to 4,096 tokens at once). Where the model does something
-      unknown to its logits, the model computes its loss itself; `notes` then says so.
+    - The loss is computed in chunks of tokens from the inputs of the output layer, which may be
+      adapted (TRL's chunked loss reads the layer's base weight and ignores the adapter, and on a
+      CPU it computes the logits of up to 4,096 tokens at once). If the model transforms its logits
+      in an unknown way, it computes its loss itself, and `notes` says so.
     - `eval_loss` is the mean over all counted tokens, not over batches, and never smoothed, so
-      that `eval_perplexity` = exp(eval_loss) does not depend on the batch size.
-    - A row of several packed texts is trained on as these texts one by one, or it is an error.
+      `eval_perplexity` = exp(eval_loss) does not depend on the batch size.
+    - Packed texts are trained on as if they were separate, or it is an error.
     """
 
     _nll_sum: float = 0.0
@@ -55,25 +56,25 @@ class LanguageTrainer(SFTTrainer):
     _hits: int | None = 0
 
     def __init__(self, model: Any, *args: Any, **kwargs: Any):
-        own_forward = vars(model).get("forward")
-        with _not_taken_for_quantized(model):
+        original_forward = vars(model).get("forward")
+        with _hiding_quantization(model):
             super().__init__(model, *args, **kwargs)
-        # TRL has put a forward of its own onto the model, for a loss that is not used here.
+        # TRL replaces the model's forward for a loss that is not used here.
         vars(model).pop("forward", None)
-        if own_forward is not None:
-            model.forward = own_forward
+        if original_forward is not None:
+            model.forward = original_forward
         if asks_to_pack(vars(self.args)):
             self.data_collator = self._find_collator(model)
         self._loss_type = getattr(self.args, "loss_type", "nll")
         self.notes: tuple[str, ...] = ()
         self._output_loss = self._find_loss(model)
         if self._output_loss is not None:
-            # It takes the number of tokens in all accumulated batches, whatever the model takes.
+            # The loss divides by the tokens of all accumulated batches, whatever the model does.
             self.model_accepts_loss_kwargs = True
             self._loss_shifts_labels = True
 
     def pack_collators(self) -> list[DataCollatorForLanguageModeling]:
-        """Return what can make a batch of rows of several texts, the preferred one first."""
+        """Return the collators for packed sequences, in order of preference."""
         given: Any = self.data_collator
         pad, multiple = given.pad_token_id, given.pad_to_multiple_of
         flat = DataCollatorForLanguageModeling(pad, padding_free=True, pad_to_multiple_of=multiple)
@@ -82,7 +83,7 @@ class LanguageTrainer(SFTTrainer):
         return [PackCollator(pad, pad_to_multiple_of=multiple), flat]
 
     def _find_collator(self, model: Any) -> DataCollatorForLanguageModeling:
-        """Choose how rows of several texts become a batch in which these do not see each other."""
+        """Choose a collator in whose batches packed texts do not attend to each other."""
         half = torch.bfloat16 if self.args.bf16 else torch.float16
         is_half = self.args.bf16 or self.args.fp16
         precision = torch.autocast(model.device.type, half, enabled=is_half)
@@ -101,8 +102,8 @@ class LanguageTrainer(SFTTrainer):
         if self._loss_type != "nll":
             raise ConfigError(
                 f"This {type(model).__name__} cannot be trained with training.loss_type="
-                f"{self._loss_type}: {reason}; expected a model whose loss is that of its output "
-                "layer. Leave training.loss_type out."
+                f"{self._loss_type}: {reason}; expected a model whose loss is the cross entropy of "
+                "its output layer. Leave training.loss_type out."
             )
         self.notes = (all_logits_note(model, reason),)
         return None
@@ -121,15 +122,15 @@ class LanguageTrainer(SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """Return the mean loss of a batch, or of its share of the batches accumulated.
+        """Return the mean loss of a batch, or its share of the mean over a step.
 
         Args:
-            model: The model, or what wraps it.
+            model: The model, possibly wrapped.
             inputs: A batch with labels.
-            return_outputs: Whether to return the model's outputs too; their logits are those of
-                one token.
-            num_items_in_batch: Counted tokens of all batches of an optimizer step; None for this
-                batch's own.
+            return_outputs: Whether to return the model's outputs too, with the logits of a single
+                token.
+            num_items_in_batch: Number of counted tokens of an optimizer step; None for this batch
+                only.
         """
         if model.training:
             self._count_tokens(inputs)
@@ -149,14 +150,15 @@ class LanguageTrainer(SFTTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def _count_tokens(self, inputs: dict[str, Any]) -> None:
-        """Count the tokens trained on, without padding; logged as `num_tokens`.
+        """Count the training tokens without padding; logged as `num_tokens`.
 
-        A row without a token that counts is there to give another process company.
+        A batch row without counted labels only pads the batches of several processes to the same
+        number, and is left out.
         """
         counts = (inputs["labels"] != NOT_COUNTED).any(-1, keepdim=True)
         mask: Tensor | None = inputs.get("attention_mask")
         if mask is None:
-            # Each packed text has a position 0 and a position 1, padding has position 0 alone.
+            # Each packed text has positions 0 and 1, padding has only position 0.
             positions: Tensor = inputs["position_ids"]
             tokens = int((((positions > 0).int() + (positions == 1).int()) * counts).sum())
         else:
@@ -165,11 +167,11 @@ class LanguageTrainer(SFTTrainer):
         self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, in training with the tokens that all processes have trained on."""
+        """Log; in training with the number of tokens of all processes."""
         counts = self._metrics["train"]
         if "num_tokens" in counts:
-            own = torch.tensor(counts["num_tokens"], device=self.args.device)
-            counts["num_tokens"] = self.accelerator.reduce(own, "sum").tolist()  # type: ignore[union-attr]
+            local = torch.tensor(counts["num_tokens"], device=self.args.device)
+            counts["num_tokens"] = self.accelerator.reduce(local, "sum").tolist()  # type: ignore[union-attr]
         super().log(logs, start_time)
 
     def prediction_step(
@@ -179,7 +181,7 @@ class LanguageTrainer(SFTTrainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor, None, None]:
-        """Return a batch's loss without smoothing, and remember what it is the mean of."""
+        """Return a batch's loss without label smoothing, and record its sums."""
         inputs = self._prepare_inputs(inputs)
         counted = int((inputs["labels"][:, 1:] != NOT_COUNTED).sum())
         with torch.no_grad(), self.compute_loss_context_manager():
@@ -189,15 +191,15 @@ class LanguageTrainer(SFTTrainer):
             else:
                 given = {key: value for key, value in inputs.items() if key != "labels"}
                 _, hidden = self._output_loss.run(model, {**given, "use_cache": False})
-                rows, targets = self._output_loss.counted(hidden, inputs["labels"])
-                nll_sum, hits = self._output_loss.sum_and_hits(rows, targets)
+                x2d, targets = self._output_loss.counted(hidden, inputs["labels"])
+                nll_sum, hits = self._output_loss.sum_and_hits(x2d, targets)
                 self._hits = (self._hits or 0) + int(hits)
         self._nll_sum += float(nll_sum)
         self._counted_tokens += counted
         return nll_sum / max(counted, 1), None, None
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """Evaluate; loss, perplexity and accuracy are those of all counted tokens together."""
+        """Evaluate; loss, perplexity and accuracy are over all counted tokens."""
         self._nll_sum, self._counted_tokens, self._hits = 0.0, 0, 0
         output = super().evaluation_loop(*args, **kwargs)
         hits = -1 if self._hits is None else self._hits

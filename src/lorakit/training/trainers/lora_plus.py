@@ -12,26 +12,26 @@ from torch import nn
 def split_groups(
     groups: Iterable[dict[str, Any]], model: nn.Module, ratio: float
 ) -> list[dict[str, Any]]:
-    """Give every lora_B a group of its own with another learning rate.
+    """Move every lora_B to a separate parameter group with another learning rate.
 
     Args:
-        groups: An optimizer's parameter groups. They keep their places, so that the learning rate
-            which is logged is that of lora_A.
-        model: Whose parameters they are.
-        ratio: What the learning rate of a group is multiplied by for its lora_B.
+        groups: An optimizer's parameter groups. They come first in the result, so that the logged
+            learning rate is that of lora_A.
+        model: The model of the parameters.
+        ratio: Factor on the learning rate of a group for its lora_B.
 
-    Returns: The groups without lora_B, and after them those of lora_B, where there are any.
+    Returns: The groups without lora_B, followed by the groups of lora_B, if any.
     """
-    theirs = {
+    lora_b = {
         id(parameter)
         for name, parameter in model.named_parameters()
         if ".updates." in name and name.endswith(".lora_B")
     }
     rest, split = [], []
     for group in groups:
-        own = [parameter for parameter in group["params"] if id(parameter) in theirs]
-        others = [parameter for parameter in group["params"] if id(parameter) not in theirs]
+        moved = [parameter for parameter in group["params"] if id(parameter) in lora_b]
+        others = [parameter for parameter in group["params"] if id(parameter) not in lora_b]
         rest.append({**group, "params": others})
-        if own:
-            split.append({**group, "params": own, "lr": group["lr"] * ratio})
+        if moved:
+            split.append({**group, "params": moved, "lr": group["lr"] * ratio})
     return [*rest, *split]

@@ -1,4 +1,4 @@
-"""AdamW whose state lies in a memory-mapped file, for the operating system to page out."""
+"""AdamW with its state in a memory-mapped file, which the operating system can page out."""
 
 from __future__ import annotations
 
@@ -19,20 +19,19 @@ _ALIGNMENT_BYTES = 64
 
 
 class MemoryMappedAdamW(torch.optim.AdamW):
-    """torch's AdamW on state that does not have to stay in memory.
+    """torch's AdamW with state that does not need to stay in memory.
 
-    It is what paged optimizers are on a GPU: the two running means are touched once in a step, and
-    in between their pages may leave memory. The system writes them to the file, which takes no swap
-    space, and reads them again when the next step comes to them. The results are torch's, to the
-    bit.
+    It corresponds to paged optimizers on a GPU: the two running means are accessed once per step,
+    and in between their pages may leave memory. The system writes them to the file, without swap
+    space, and reads them again in the next step. The results are bit-identical to torch's.
 
-    The file is unlinked as soon as it is mapped, so that nothing is left over however the process
-    ends. Checkpoints hold the state as those of any optimizer do.
+    The file is unlinked as soon as it is mapped, so nothing is left however the process ends.
+    Checkpoints contain the state as with any optimizer.
 
     Args:
-        params: As torch's; on the CPU.
-        directory: Where the file is made; a file system on a disk, or the state stays in memory.
-        options: As torch's.
+        params: Parameters as for torch's AdamW, on the CPU.
+        directory: Directory of the file, on a disk; in a tmpfs the state would stay in memory.
+        options: Options of torch's AdamW.
 
     Source: Dettmers et al. 2023, arXiv:2305.14314, section 3 (paged optimizers).
     """
@@ -46,7 +45,7 @@ class MemoryMappedAdamW(torch.optim.AdamW):
         return [p for group in self.param_groups for p in group["params"] if p.requires_grad]
 
     def _place_state(self) -> None:
-        """Give every parameter its zeros in the file, as torch would at its first step."""
+        """Create the zero state of every parameter in the file, as torch does at the first step."""
         parameters = self._parameters()
         places = iter(_mapped_zeros([p for p in parameters for _ in _STATES], self._directory))
         for parameter in parameters:
@@ -55,14 +54,14 @@ class MemoryMappedAdamW(torch.optim.AdamW):
                 self.state[parameter][name] = next(places)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add parameters; all of them come with the constructor.
+        """Add parameters, in the constructor only.
 
         Raises:
-            ValueError: The optimizer is in use already.
+            ValueError: The optimizer has been constructed.
         """
         if hasattr(self, "_directory"):
             raise ValueError(
-                "Cannot add parameters to a MemoryMappedAdamW: its file is laid out already. Pass "
+                "Cannot add parameters to a MemoryMappedAdamW: its file has a fixed size. Pass "
                 "all of them to the constructor."
             )
         super().add_param_group(param_group)
@@ -81,7 +80,7 @@ class MemoryMappedAdamW(torch.optim.AdamW):
 
 
 def _mapped_zeros(like: Iterable[Tensor], directory: Path) -> list[Tensor]:
-    """Return zeros of the shapes and dtypes of tensors, one after the other in one mapped file."""
+    """Return zeros of the same shapes and dtypes, consecutive in one mapped file."""
     tensors = list(like)
     offsets, end = [], 0
     for tensor in tensors:
@@ -108,7 +107,7 @@ def _mapped_zeros(like: Iterable[Tensor], directory: Path) -> list[Tensor]:
 
 
 def _allocate(handle: int, size: int) -> None:
-    """Give a file room on the disk: writing to a hole on a full one would end the process."""
+    """Allocate disk space for a file: writing to a hole on a full disk would kill the process."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(handle, 0, size)
     else:

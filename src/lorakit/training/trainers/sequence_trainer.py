@@ -1,4 +1,4 @@
-"""transformers' Seq2SeqTrainer, with a loss that never holds all logits."""
+"""transformers' Seq2SeqTrainer, with a loss in chunks of tokens."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _MADE_FROM_LABELS = ("labels", "decoder_input_ids")
 
 
 class SequenceTrainer(CountedLossTrainer, Seq2SeqTrainer):
-    """Seq2SeqTrainer whose loss is computed in chunks of tokens, adapted output layers included.
+    """Seq2SeqTrainer with a loss in chunks of tokens, which supports adapted output layers.
 
-    Where the model does something unknown to its logits, the model computes its loss itself;
-    `notes` then says so.
+    If the model transforms its logits in an unknown way, it computes its loss itself, and `notes`
+    says so.
     """
 
     def __init__(self, model: Any, *args: Any, **kwargs: Any):
@@ -38,7 +38,7 @@ class SequenceTrainer(CountedLossTrainer, Seq2SeqTrainer):
         try:
             decoder_ids = model.prepare_decoder_input_ids_from_labels(labels)
         except AttributeError:
-            reason = "it does not make its decoder's inputs from labels"
+            reason = "it does not derive the decoder's inputs from labels"
             self.notes = (all_logits_note(model, reason),)
             return None
         inputs = {
@@ -58,14 +58,14 @@ class SequenceTrainer(CountedLossTrainer, Seq2SeqTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """Return the mean loss of a batch, or of its share of the batches accumulated.
+        """Return the mean loss of a batch, or its share of the mean over a step.
 
         Args:
-            model: The model, or what wraps it.
+            model: The model, possibly wrapped.
             inputs: A batch with labels and the decoder inputs made from them.
             return_outputs: Whether to return the model's outputs too, without logits.
-            num_items_in_batch: Counted tokens of all batches of an optimizer step; None for this
-                batch's own.
+            num_items_in_batch: Number of counted tokens of an optimizer step; None for this batch
+                only.
         """
         if self._output_loss is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
@@ -87,7 +87,7 @@ class SequenceTrainer(CountedLossTrainer, Seq2SeqTrainer):
         ignore_keys: list[str] | None = None,
         **gen_kwargs: Any,
     ) -> tuple[Any, Tensor | None, Tensor | None]:
-        """Return a batch's loss, and where texts are generated these and the targets."""
+        """Return a batch's loss and, if texts are generated, these and the targets."""
         generates = self.args.predict_with_generate and not prediction_loss_only  # type: ignore[attr-defined]
         if self._output_loss is None or not generates:
             return super().prediction_step(
@@ -100,5 +100,5 @@ class SequenceTrainer(CountedLossTrainer, Seq2SeqTrainer):
         )
         with torch.no_grad(), self.compute_loss_context_manager():
             loss = self.compute_loss(model, inputs)
-        self.remember_loss(loss, inputs["labels"])
+        self.record_loss(loss, inputs["labels"])
         return loss, generated, inputs["labels"]

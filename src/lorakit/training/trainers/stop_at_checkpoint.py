@@ -1,7 +1,7 @@
-"""Stopping a run where it can go on to the same bits, all processes after the same step.
+"""Stop a run at a step from which it resumes to the same bits, in all processes alike.
 
-An epoch's last step is followed by what belongs to the epoch's end, an evaluation perhaps; a
-checkpoint before that would let a resumed run leave it out. Such a run stops after the epoch's end.
+After an epoch's last step comes the end of the epoch, perhaps with an evaluation, which a run
+resumed from a checkpoint before it would skip. So such a run stops after the end of the epoch.
 """
 
 from __future__ import annotations
@@ -11,35 +11,35 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from lorakit.distributed.processes import max_over_processes
+from lorakit.distributed.processes import all_reduce_max
 from lorakit.errors import StoppedError
 from lorakit.training.stop_request import StopRequest
 
 
 class StopAtCheckpoint(TrainerCallback):
-    """Looks at a request after every step, and says when the trainer has to save and stop."""
+    """Checks a stop request after every step, and makes the trainer save a checkpoint."""
 
     def __init__(self, request: StopRequest):
         self._request = request
         self.number = 0
-        """The signal for which to stop after the checkpoint that comes next; 0: go on."""
+        """The signal that requests a stop after the next checkpoint, or 0."""
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Ask for a checkpoint, unless the epoch's end comes next."""
+        """Request a checkpoint, unless this is the last step of the epoch."""
         ends_epoch = float(state.epoch or 0.0).is_integer()
         if not (ends_epoch or control.should_training_stop):
-            self._look(control)
+            self._check_request(control)
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Ask for a checkpoint at the end of an epoch."""
-        self._look(control)
+        """Request a checkpoint at the end of an epoch."""
+        self._check_request(control)
 
-    def _look(self, control: TrainerControl) -> None:
-        self.number = max_over_processes(self._request.number)
+    def _check_request(self, control: TrainerControl) -> None:
+        self.number = all_reduce_max(self._request.number)
         control.should_save = control.should_save or bool(self.number)
 
     def stop(self, checkpoint: Path, step: int) -> None:

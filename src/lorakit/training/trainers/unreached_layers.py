@@ -1,8 +1,7 @@
-"""Adapted layers that no step has reached: they learn nothing and change nothing.
+"""Find adapted layers that received no gradient in any step.
 
-A layer may be reached by some examples alone (an expert, an encoder of pictures), or its weight may
-be read by code whose source lorakit cannot follow. The run goes on; what was not reached is named
-at its end.
+A layer may receive gradients only from some examples (an expert, an image encoder), or lorakit
+cannot follow the code that reads its weight. The run continues, and names these layers at its end.
 """
 
 from collections import defaultdict
@@ -17,11 +16,11 @@ _NAMED = 3
 
 
 class UnreachedLayers(TrainerCallback):
-    """Keeps the adapted layers whose factors have had no gradient in any step so far.
+    """Records the adapted layers whose factors have had no gradient so far.
 
     Attributes:
-        first_step: Number of the first step that was looked at, from 1; None before there was one.
-        adapted: How many layers the adapter trains.
+        first_step: Number of the first observed step, from 1; None before it.
+        adapted: Number of layers that the adapter trains.
     """
 
     def __init__(self) -> None:
@@ -30,7 +29,7 @@ class UnreachedLayers(TrainerCallback):
         self._factors: dict[str, list[nn.Parameter]] = {}
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Forget the layers that this step's gradients have reached."""
+        """Remove the layers that received a gradient in this step."""
         if self.first_step is None:
             self.first_step = state.global_step + 1
             self._factors = _trained_factors(kwargs["model"])
@@ -47,14 +46,14 @@ class UnreachedLayers(TrainerCallback):
         return sorted(self._factors)
 
     def note(self) -> str | None:
-        """Return a sentence about them, or None where every layer was reached."""
+        """Return a note on these layers, or None if every layer received a gradient."""
         if not self._factors:
             return None
         named = ", ".join(self.paths[:_NAMED]) + (", …" if len(self.paths) > _NAMED else "")
         since = "any step" if self.first_step == 1 else f"any step since step {self.first_step}"
         return (
             f"{len(self.paths)} of {self.adapted} adapted layers got no gradient in {since}, so "
-            f"they have learned nothing: {named}. Leave them out of lora.target_modules, or train "
+            f"they have not been trained: {named}. Leave them out of lora.target_modules, or train "
             "on examples that use them."
         )
 

@@ -348,7 +348,7 @@ ROOMS = {
     "zero": ({}, 0, "got max_rank=0, expected a whole number above 0"),
     "a start of the base": ({"init_lora_weights": "olora"}, 4, "init_lora_weights='olora'"),
     "a start of data": ({"init_lora_weights": "eva"}, 4, "init_lora_weights='eva'"),
-    "parts": ({"enable_lora": {"c_attn": [True, False, True]}}, 4, "not in parts or groups"),
+    "parts": ({"enable_lora": {"c_attn": [True, False, True]}}, 4, "not in slices or groups"),
 }
 
 

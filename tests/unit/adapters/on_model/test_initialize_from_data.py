@@ -15,7 +15,6 @@ from lorakit import (
     merge_adapters,
     save_adapter,
 )
-from lorakit.adapters.on_model.initialize_from_data import redistributed_ranks
 from lorakit.adapters.peft_files.files import CONFIG_FILE
 from lorakit.errors import AdapterNameError, AdapterStateError, ConfigError, DataError
 from lorakit.injection import adapter_config
@@ -136,21 +135,6 @@ def test_layers_that_read_the_same_share_their_directions():
     assert torch.equal(q.lora_A[:r], k.lora_A[:r])
 
 
-def test_ranks_go_to_what_explains_most():
-    shares = {
-        "a": torch.tensor([0.6, 0.3, 0.05, 0.01]),
-        "b": torch.tensor([0.9, 0.02, 0.01, 0.0]),
-        "c": torch.tensor([0.9, 0.02, 0.01, 0.0]),
-    }
-    leaders = {"a": "a", "b": "c", "c": "c"}
-    ranks, most = dict.fromkeys(shares, 2), dict.fromkeys(shares, 3)
-    given = redistributed_ranks(shares, leaders, ranks, most)
-    # 0.9, 0.9, 0.6, 0.3, 0.05 and one 0.02: b's in order, which its leader c gets.
-    assert given == {"a": 3, "b": 1, "c": 2}
-    capped = redistributed_ranks(shares, leaders, ranks, most | {"a": 2})
-    assert capped == {"a": 2, "b": 2, "c": 2}
-
-
 @pytest.mark.parametrize("build", [llama, gpt2])
 def test_lora_ga_s_gradient_is_that_of_the_weight(build, monkeypatch):
     seen = {}
@@ -159,7 +143,7 @@ def test_lora_ga_s_gradient_is_that_of_the_weight(build, monkeypatch):
         seen[len(seen)] = gradient
         return torch.zeros(r, gradient.shape[1]), torch.zeros(gradient.shape[0], r)
 
-    monkeypatch.setattr("lorakit.adapters.on_model.initialize_from_data.gradient_factors", record)
+    monkeypatch.setattr("lorakit.initialization.lora_ga.gradient_factors", record)
     model = adapted("lora_ga", build())
     ranks = initialize_from_data(model, batches()).ranks
     plain = build()

@@ -41,17 +41,17 @@ def test_the_unit_is_that_of_the_longest_bar(draw, factor, unit):
 def test_memory_that_is_near_is_a_line(draw):
     axes = draw(1000, 20 * 1000 * MB)
     assert list(axes.lines[0].get_xdata()) == [20, 20]
-    assert "20 GB there" in texts(axes)
+    assert "20 GB available" in texts(axes)
 
 
 def test_memory_that_is_far_is_named_and_leaves_the_scale_to_the_bars(draw):
     axes = draw(1, 25_300 * MB)
     assert not axes.lines and axes.get_xlim()[1] < 20
-    assert axes.get_xlabel() == "memory at the peak of a step (MB; there are 25.3 GB)"
+    assert axes.get_xlabel() == "memory at the peak of a step (MB; 25.3 GB available)"
 
 
 def test_peaks_are_written_above_the_line_of_the_memory(draw):
     axes = draw(1000, 17 * 1000 * MB)
-    peaks = [text for text in axes.texts if "there" not in text.get_text()]
+    peaks = [text for text in axes.texts if "available" not in text.get_text()]
     assert all(text.get_zorder() > axes.lines[0].get_zorder() for text in peaks)
     assert all(text.get_path_effects() for text in peaks)

@@ -138,16 +138,16 @@ def test_without_the_base_there_are_no_factors_and_that_is_said(cli, adapter, tm
     assert result.exit_code == 0, result.stderr
     assert "Loading" not in result.stdout and "amplification" not in result.stdout
     report = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
-    assert "The amplification factor is left out: it was not asked for (--no-base)." in report
+    assert "The amplification factor is left out: the base was not loaded (--no-base)." in report
 
 
 def test_a_base_that_is_gone_costs_the_factors_alone(cli, adapter, tmp_path):
     change_config(adapter, base_model_name_or_path="./gone")
     result = cli("analyze", adapter, "--output", tmp_path / "out")
     assert result.exit_code == 0
-    assert "Without amplification factors, as the base could not be loaded: " in result.stderr
+    assert "No amplification factors, because the base cannot be loaded: " in result.stderr
     report = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
-    assert "The amplification factor is left out: the base could not be loaded." in report
+    assert "The amplification factor is left out: the base cannot be loaded." in report
     assert "'./gone', which is not there" in report
 
 
@@ -175,7 +175,7 @@ def test_the_lengths_of_rows_are_left_out_and_that_is_said(cli, tiny_llama_dir, 
     assert result.exit_code == 0, result.stderr
     report = (tmp_path / "a" / "report.md").read_text()
     for text in (" ".join(result.stdout.split()), report):
-        assert ("Measured is s·B·A alone" in text) == use_dora
+        assert ("Only s·B·A is measured" in text) == use_dora
 
 
 def test_the_share_decides_the_rank(cli, adapter, tmp_path):

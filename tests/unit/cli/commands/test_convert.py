@@ -46,7 +46,7 @@ def test_to_another_rank(cli, adapter_dir, tmp_path):
     expected = resize_adapter(Adapter.load(adapter_dir), 1)
     same_updates(Adapter.load(output), expected.adapter)
     words = " ".join(result.stdout.split())
-    assert f"{100 * expected.error:.3g}% in all, largest " in words
+    assert f"{100 * expected.error:.3g}% in total, largest " in words
     assert (output / "tokenizer.json").read_text() == "{}"
     assert result.stdout.splitlines()[-1].strip().startswith(f"lorakit inspect {output}")
 
@@ -69,7 +69,7 @@ def test_to_gguf(cli, adapter_dir, tmp_path):
     assert len(reader.tensors) == 8 and {t.data.dtype.name for t in reader.tensors} == {"float16"}
     assert f"--lora {output}" in result.stdout
     result = cli("convert", adapter_dir, output, "--to", "gguf")
-    assert result.exit_code == 2 and "it is there already" in result.stderr
+    assert result.exit_code == 2 and "it already exists" in result.stderr
     words = (tmp_path / "b.gguf", "--to", "gguf", "--base-model", tmp_path)
     result = cli("convert", adapter_dir, *words)
     assert result.exit_code == 2 and "No config.json in" in result.stderr
@@ -84,7 +84,7 @@ def test_to_loralib_and_back(cli, adapter_dir, tmp_path, suffix):
     assert "model.layers.0.self_attn.q_proj.lora_A" in tensors
     words = ("convert", output, tmp_path / "back", "--base-model", "x")
     result = cli(*words)
-    assert result.exit_code == 2 and "Give --lora-alpha" in result.stderr
+    assert result.exit_code == 2 and "Give the --lora-alpha" in result.stderr
     words = (*words, "--lora-alpha", 7)
     if suffix == ".pt":
         result = cli(*words)
@@ -152,7 +152,7 @@ def test_what_does_not_go_is_refused_and_nothing_is_written(cli, adapter_dir, cl
         ((adapter_dir, output, "--rank", 17), "Use rank 16 or less"),
         ((adapter_dir, output, "--rank", 0), "expected a whole number above 0"),
         ((adapter_dir, output, "--to", "onnx"), "'peft', 'portable', 'gguf', 'loralib'"),
-        ((adapter_dir, output, "--lora-alpha", 2), "what a loralib state dict lacks"),
+        ((adapter_dir, output, "--lora-alpha", 2), "apply to a loralib state dict only"),
         ((adapter_dir, output, "--to", "loralib"), "Unknown kind of state dict"),
         ((adapter_dir / "adapter_model.safetensors", output), f"Name {adapter_dir}."),
         ((cls_run, output, "--to", "portable"), "weights trained in full"),

@@ -30,7 +30,7 @@ def test_an_adapter_alone_needs_a_recipe(cli, cls_run, tmp_path):
     assert "there is no recipe.yaml beside it" in result.stderr
     result = cli("evaluate", alone, "data.max_length=16")
     assert result.exit_code == 2
-    assert "expected one to change. Give it with --recipe." in result.stderr
+    assert "expected one. Give it with --recipe." in result.stderr
     result = cli("evaluate", alone, "--recipe", cls_run / "recipe.yaml", "data.max_length=16")
     assert result.exit_code == 0, result.stderr
 

@@ -36,7 +36,7 @@ def test_it_writes_an_adapter_and_tells_what_it_keeps(cli, tiny_llama_dir, tuned
     from lorakit.adapters import extract
 
     expected = extract(tiny_llama_dir, tuned_dir, adapter.config)
-    assert f"kept of ‖ΔW‖² in all of them {100 * expected.share:.3g}%" in words
+    assert f"kept of ‖ΔW‖² in total {100 * expected.share:.3g}%" in words
     assert "left out 17 tensors" in words  # 21 in all
     assert (output / "tokenizer.json").is_file() and not (output / "model.safetensors").exists()
     assert "lora.r=8" in result.stdout.splitlines()[-1]

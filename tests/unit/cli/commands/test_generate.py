@@ -65,7 +65,7 @@ def test_words_are_shown_with_their_tags(monkeypatch, capsys):
 
 def test_pairs_are_split_at_their_tab():
     assert pairs_of(["a b\tc"]) == [("a b", "c")]
-    with pytest.raises(DataError, match="Text 2 is no pair: got 'no tab', expected two texts"):
+    with pytest.raises(DataError, match="Text 2 is not a pair: got 'no tab', expected two texts"):
         pairs_of(["a\tb", "no tab"])
 
 
@@ -99,7 +99,7 @@ def test_on_a_terminal_without_a_text_it_does_not_wait(monkeypatch):
 def test_top_p_without_drawing_is_an_error(cli, lm_run):
     result = cli("generate", lm_run, "what", "--top-p", 0.9)
     assert result.exit_code == 2
-    assert "Add --temperature 1, or leave --top-p out." in result.stderr
+    assert "Add --temperature 1, or remove --top-p." in result.stderr
 
 
 def test_an_adapter_for_another_base_is_refused(cli, lm_run, tiny_gpt2_dir):

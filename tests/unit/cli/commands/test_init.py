@@ -9,7 +9,7 @@ import yaml
 from typer.testing import CliRunner
 
 from lorakit.cli.main import app
-from lorakit.cli.recipe_template import TASKS, recipe_text
+from lorakit.cli.recipe_template import TASKS, recipe_text, task_template
 from lorakit.config import TaskType
 from lorakit.recipes.recipe import Recipe
 
@@ -40,7 +40,7 @@ def test_the_recipe_stays_valid_with_every_commented_key_set(task, tmp_path):
     text = recipe_text(task, "recipe.yaml", "runs/recipe")
     everything = re.sub(r"(?m)^( *)# (\w+: .*  # )", r"\1\2", text)
     assert len(everything.splitlines()) == len(text.splitlines())
-    assert "\n  # " not in everything.replace(f"  # {TASKS[task].rows}", "")
+    assert "\n  # " not in everything.replace(f"  # {task_template(task).examples}", "")
     # The example of one base's subset and revision cannot be looked up offline, only validated.
     path = tmp_path / "recipe.yaml"
     path.write_text(everything)
@@ -73,8 +73,8 @@ def test_an_existing_file_is_not_overwritten(tmp_path):
     result = runner.invoke(app, ["init", "--task", "SEQ_CLS", "-o", str(path)])
     assert result.exit_code == 2
     assert result.stderr == (
-        f"Error: Cannot write {path}: got a file that is already there, expected a new name. "
-        "Choose another with --output, or move the old one away.\n"
+        f"Error: Cannot write {path}: got a file that already exists, expected a new name. "
+        "Choose another with --output, or move the old file away.\n"
     )
     assert path.read_text() == "mine"
 
@@ -228,7 +228,7 @@ def test_lengths_are_counted_and_kept_to_the_models_positions(cli, tmp_path, tin
     result = cli("init", "--data", file, "-o", output, "--model", tiny_llama_dir)
     assert result.exit_code == 0, result.stderr
     assert words_of(output)["max_length"] == limit < 500
-    assert f"what is longer than {limit} is cut" in result.stdout
+    assert f"longer than {limit} is cut" in result.stdout
     assert "the longest has up to " in result.stdout
 
 

@@ -62,7 +62,7 @@ def test_with_magnitudes_it_says_that_their_lengths_are_left_out(tiny_llama_dir,
         save_adapter(model, tmp_path / name, name)
         result = inspect(tmp_path / str(use_dora))
         assert result.exit_code == 0, result.stderr
-        said.append("Measured is s·B·A alone" in result.stdout)
+        said.append("Only s·B·A is measured" in result.stdout)
     assert said == [False, True]
 
 
@@ -129,7 +129,7 @@ def test_modules_that_never_learnt_are_named(adapter_dir):
     never = "layers.1.self_attn.v_proj.lora_B"
     change(adapter_dir, lambda key, tensor: tensor * (0 if never in key else 1))
     assert (
-        "Warning: the update is zero in 1 of 4 modules, which never learnt: "
+        "Warning: the update is zero in 1 of 4 modules, which never learned: "
         "model.layers.1.self_attn.v_proj."
     ) in inspect(adapter_dir).stdout
 
@@ -210,7 +210,7 @@ def test_trained_tokens_are_shown(tiny_gpt2_dir, tmp_path):
     lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
     assert "transformer.wte 9 32 288" in lines
     assert any(line.startswith("parameters") and "288 of tokens" in line for line in lines)
-    setting = "trainable_token_indices: [9, 5, 3, 10, 11, 12, 13, 14, … 9 in all]"
+    setting = "trainable_token_indices: [9, 5, 3, 10, 11, 12, 13, 14, … 9 in total]"
     assert any(setting in line for line in lines)
 
 
@@ -220,6 +220,6 @@ def test_factors_for_a_base_that_peft_has_changed_are_told_of(adapter_dir):
     file.write_text(json.dumps(json.loads(file.read_text()) | {"init_lora_weights": "olora"}))
     result = inspect(adapter_dir)
     assert result.exit_code == 0
-    assert "Warning: init_lora_weights=olora: the factors are measured" in result.output
+    assert "Warning: init_lora_weights=olora: part of the base is in the factors" in result.output
     with pytest.raises(AdapterFileError, match="Cannot decompose the adapter: it has init_lora_w"):
         update_svds(Adapter.load(adapter_dir))

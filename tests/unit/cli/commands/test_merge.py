@@ -43,7 +43,7 @@ def test_an_unknown_dtype_is_refused(cli, cls_run, tmp_path, dtype):
 def test_a_quantised_base_is_made_dense_and_that_is_said(cli, quantized_run, tmp_path):
     result = cli("merge", quantized_run, tmp_path / "merged")
     assert result.exit_code == 0, result.stderr
-    assert "quantised base made dense" in " ".join(result.stdout.split())
+    assert "quantised base dequantised" in " ".join(result.stdout.split())
     assert "quantization_config" not in (tmp_path / "merged/config.json").read_text()
 
 

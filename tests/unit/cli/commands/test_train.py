@@ -124,12 +124,12 @@ def test_interrupted_training_exits_130_and_resumes(cli, cls_recipe, monkeypatch
     assert result.exit_code == 130
     again = f"lorakit {shlex.join(map(str, words))} --resume"
     assert result.stderr == (
-        f"Interrupted. Go on from the last complete checkpoint with: {again}\n"
+        f"Interrupted. Resume from the last complete checkpoint with: {again}\n"
     )
     monkeypatch.undo()
     resumed = cli(*shlex.split(again)[1:])
     assert resumed.exit_code == 0, resumed.stderr
-    assert "going on from" in resumed.stdout
+    assert "resuming from" in resumed.stdout
     assert "checkpoint-2" in resumed.stdout
     lines = (cls_recipe.parent / "run" / "metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
@@ -229,9 +229,7 @@ def test_training_that_cannot_learn_exits_1_and_leaves_nothing(cli, cls_recipe):
 def test_an_address_is_of_use_with_ray_alone(cli, cls_recipe):
     result = cli("train", cls_recipe, "--address", "localhost:6379")
     assert result.exit_code == 2
-    assert result.stderr == (
-        "Error: --address is of use with --ray alone: got no --ray. Add --ray N.\n"
-    )
+    assert result.stderr == ("Error: --address requires --ray N: got no --ray. Add --ray N.\n")
 
 
 def test_ray_and_a_launcher_exclude_each_other(cli, cls_recipe, monkeypatch):

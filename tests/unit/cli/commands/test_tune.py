@@ -37,7 +37,7 @@ def test_a_search_shows_its_trials_and_names_the_best(cli, cls_recipe, tmp_path)
     assert result.exit_code == 0, result.output
     words = flat(result.stdout)
     assert "2 trials of up to 1 epochs" in words
-    assert "looking for the highest eval_accuracy" in words
+    assert "objective the highest eval_accuracy" in words
     assert "training.learning_rate 0.01 | 0.02" in words
     assert "trial-001 epoch 1/1: accuracy" in words
     assert "Searched 2 trials in" in words and "2 finished" in words
@@ -110,8 +110,8 @@ def test_a_terminal_gets_a_table_that_is_kept_up(monkeypatch):
 
 
 def test_a_line_for_each_thing_that_happens():
-    begins = trial_line(record(), SETTINGS, 4)
-    assert begins == "trial-001 begins: r=4, target_modules=q, v, learning_rate=0.00123"
+    starts = trial_line(record(), SETTINGS, 4)
+    assert starts == "trial-001 starts: r=4, target_modules=q, v, learning_rate=0.00123"
     assert trial_line(record(losses=[0.5, 0.75]), SETTINGS, 4) == "trial-001 epoch 2/4: loss 0.75"
     stopped = trial_line(record(status="stopped", losses=[0.5]), SETTINGS, 4)
     assert stopped == "trial-001 epoch 1/4: loss 0.5, stopped"

@@ -1,11 +1,11 @@
 """Rows as the model will see them."""
 
-from lorakit.cli.views.dry_run import SHOWN_TOKENS, marked_lines, short_repr, show_row
+from lorakit.cli.views.dry_run import SHOWN_TOKENS, marked_lines, shorten_middle, show_example
 from lorakit.training.tasks import PreviewExample
 
 
 def test_tokens_that_count_are_marked_from_below(capsys):
-    show_row(
+    show_example(
         1,
         PreviewExample(
             ["<s>", "2", "+", "2", "=", "4", "</s>"],
@@ -19,12 +19,12 @@ def test_tokens_that_count_are_marked_from_below(capsys):
 
 
 def test_a_row_without_marks_has_its_note(capsys):
-    show_row(2, PreviewExample(["[CLS]", "good", "[SEP]"], [False] * 3, "label: positive"))
+    show_example(2, PreviewExample(["[CLS]", "good", "[SEP]"], [False] * 3, "label: positive"))
     assert capsys.readouterr().out == ("  2. 3 tokens; label: positive\n     [CLS] good [SEP]\n")
 
 
 def test_control_characters_of_a_label_are_shown_escaped(capsys):
-    show_row(1, PreviewExample(["a\x1b[31m"], [False], "label: good\n\x1b[2Jbad"))
+    show_example(1, PreviewExample(["a\x1b[31m"], [False], "label: good\n\x1b[2Jbad"))
     assert capsys.readouterr().out == (
         "  1. 1 tokens; label: good\\n\\x1b[2Jbad\n     a\\x1b[31m\n"
     )
@@ -43,7 +43,7 @@ def test_wide_characters_keep_the_marks_below_their_token():
 
 
 def test_a_long_row_loses_its_middle():
-    tokens, counted = short_repr([str(i) for i in range(1000)], [False] * 999 + [True])
+    tokens, counted = shorten_middle([str(i) for i in range(1000)], [False] * 999 + [True])
     assert len(tokens) == len(counted) == SHOWN_TOKENS + 1
     assert tokens[-1] == "999"
     assert counted[-1]

@@ -116,7 +116,9 @@ class TestExpertsThatDoNotFit:
         magnitudes = {path: torch.ones(B.shape[0]) for path, (_, B) in factors.items()}
         config = LoraConfig(r=2, target_modules=["w2"], use_dora=True)
         adapter = Adapter(config, factors, magnitudes=magnitudes)
-        assert "has a magnitude (use_dora), which stacked weights have not" in self.refused(adapter)
+        assert "has a magnitude (use_dora), which stacked weights cannot have" in self.refused(
+            adapter
+        )
 
     def test_two_of_one_name(self):
         factors = {

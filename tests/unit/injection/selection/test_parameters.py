@@ -165,7 +165,7 @@ class TestRefused:
 
     def test_weights_that_are_no_matrix_of_their_module(self):
         text = self.refused(mixtral(), target_parameters=["norm.weight", "embed_tokens.weight"])
-        assert "norm.weight: MixtralRMSNorm has a forward of its own" in text
+        assert "norm.weight: MixtralRMSNorm has its own forward" in text
         assert "expected stacked weights of transformers' experts, or a matrix named 'wei" in text
         assert "tokens.weight: it belongs to a Embedding. Name that module in target_mod" in text
         text = self.refused(gpt2(), target_parameters=["c_attn.weight"])
@@ -182,7 +182,7 @@ class TestRefused:
     def test_stacked_weights_in_an_unknown_forward(self):
         model = nn.ModuleDict({"experts": UnknownExperts()})
         text = self.refused(model, target_parameters=["gate_up_proj"])
-        assert "experts.gate_up_proj: UnknownExperts has a forward of its own" in text
+        assert "experts.gate_up_proj: UnknownExperts has its own forward" in text
 
     def test_magnitudes(self):
         assert "use_dora=True with target_parameters" in self.refused(mixtral(), use_dora=True)

@@ -245,7 +245,9 @@ class TestHeads:
         # ModuleList and ModuleDict have no forward, so a copy of one would never act.
         model = TinyNet()
         before = snapshot(model)
-        with pytest.raises(TargetError, match=f"modules_to_save.*{container}.*no forward"):
+        with pytest.raises(
+            TargetError, match=f"modules_to_save.*{container}.*without its own forward"
+        ):
             add_adapter(
                 model, LoraConfig(r=1, target_modules=["classifier"], modules_to_save=[container])
             )

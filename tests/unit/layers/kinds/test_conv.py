@@ -299,7 +299,7 @@ class TestGroups:
             assert torch.allclose(layer(x), dense(x), atol=1e-10)
 
     def test_a_start_for_a_whole_matrix(self):
-        with pytest.raises(TargetError, match="parts of 0 with init_lora_weights='orthogonal'"):
+        with pytest.raises(TargetError, match="slices of 0 with init_lora_weights='orthogonal'"):
             self.model(init_lora_weights="orthogonal")
 
 

@@ -184,7 +184,7 @@ def test_a_forward_of_unknown_origin_is_refused_and_nothing_changes(kind):
     with pytest.raises(TargetError) as caught:
         KINDS[kind].adapt_in_place(layer)
     assert str(caught.value) == (
-        f"A {kind} cannot be adapted: its instance has a forward of its own, expected the one of "
+        f"A {kind} cannot be adapted: the instance has its own forward, expected the one of "
         "its class. Remove that attribute before adding an adapter."
     )
     assert_untouched(layer, before)

@@ -84,7 +84,7 @@ def test_loading_what_was_saved_gives_the_same_bits():
 
 def test_without_a_start_it_is_an_ordinary_update():
     made = OffsetUpdate(torch.empty(2, 4), torch.empty(3, 2), 2.0)
-    made.initialize_("random", "B")
+    made.set_factors_(torch.randn(2, 4), torch.randn(3, 2))
     assert torch.allclose(made.delta_weight(), 2.0 * (made.lora_B @ made.lora_A))
 
 

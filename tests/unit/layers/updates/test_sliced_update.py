@@ -183,7 +183,7 @@ def test_nothing_is_left_after_unload():
 
 class TestRefused:
     def test_parts_that_do_not_divide_the_outputs(self):
-        with pytest.raises(ShapeError, match="5 parts, expected a divisor of its 12 outputs"):
+        with pytest.raises(ShapeError, match="5 slices, expected a divisor of its 12 outputs"):
             fused((True,) * 5)
 
     def test_a_rank_above_that_of_a_part(self):

@@ -329,14 +329,14 @@ class OwnHead(nn.Module):
 REFUSED = {
     "mask": (
         lambda head, z: z.index_fill(-1, torch.tensor([5]), -1e4),
-        "it changes the logits of its output layer in a way of its own",
+        "it changes the logits of its output layer in an unknown way",
     ),
     "temperature": (
         lambda head, z: z / 1.3,
-        "it changes the logits of its output layer in a way of its own",
+        "it changes the logits of its output layer in an unknown way",
     ),
     "slice": (lambda head, z: z[..., :-1], "it does not return all logits of its output layer"),
-    "bug": (lambda head, z: z[99], "trying it ended in IndexError: index 99 is out"),
+    "bug": (lambda head, z: z[99], "trying it raised IndexError: index 99 is out"),
 }
 
 
@@ -381,8 +381,8 @@ def test_without_an_output_layer_nothing_is_followed():
     inputs, labels = batch(model, rows=1)
     assert find_output_loss(model, inputs, labels) == (None, "it names no output layer")
     assert all_logits_note(model, "it names no output layer") == (
-        "Each step makes the logits of all its tokens at once, as lorakit cannot follow this "
-        "OwnHead from its output layer to its loss: it names no output layer."
+        "Each step computes the logits of all its tokens at once, because lorakit cannot follow "
+        "this OwnHead from its output layer to its loss: it names no output layer."
     )
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from trl import pack_dataset
 
+from lorakit.config import NOT_COUNTED
 from lorakit.data.text_formats import alpaca_prompt
-from lorakit.data.tokenize_examples import NOT_COUNTED
 from lorakit.errors import ConfigError, DataError
 from lorakit.injection import add_adapter
 
@@ -124,7 +124,7 @@ def test_a_text_beside_a_list_of_messages(prepare, tiny_llama_dir, jsonl):
     said = message(prepare, tiny_llama_dir, path, DataError, validation_fraction=0)
 
     assert "columns 'prompt' and 'completion'" in said
-    assert "messages is a text that is no JSON in 'prompt'" in said
+    assert "messages is a string that is not JSON in 'prompt'" in said
 
 
 def test_alpaca_rows_become_prompt_and_completion(prepare, tiny_bloom_dir, alpaca_jsonl):
@@ -310,7 +310,7 @@ def message(prepare, model, path, kind, **options):
 
 def test_longer_than_the_models_limit(prepare, tiny_gpt2_dir, text_jsonl):
     assert message(prepare, tiny_gpt2_dir, text_jsonl, ConfigError, max_length=65) == (
-        "Rows would be too long in data.max_length: got 65 tokens, expected at most 64, the "
+        "Examples would be too long in data.max_length: got 65 tokens, expected at most 64, the "
         "positions of this GPT2LMHeadModel. Set data.max_length=64."
     )
 
@@ -357,7 +357,7 @@ def test_packing_needs_positions(prepare, tiny_bloom_dir, text_jsonl):
     said = message(prepare, tiny_bloom_dir, text_jsonl, ConfigError, training={"packing": True})
 
     assert said == (
-        "Rows cannot be packed for this model: got training.packing=true, but BloomForCausalLM "
+        "Examples cannot be packed for this model: got training.packing=true, but BloomForCausalLM "
         "takes no position ids, so packed texts would see each other. Leave packing out."
     )
 
@@ -380,7 +380,7 @@ def test_unknown_end_token(prepare, tiny_llama_dir, text_jsonl):
 
     assert said == (
         "No such token in training.eos_token: got '<|ende|>', expected one of the vocabulary of "
-        f"'{tiny_llama_dir}'. Did you mean '<|end|>'? Special tokens there: <unk>, <s>, </s>, "
+        f"'{tiny_llama_dir}'. Did you mean '<|end|>'? Its special tokens: <unk>, <s>, </s>, "
         "<pad>, <|system|>, <|user|>, <|assistant|>, <|end|>."
     )
 
@@ -389,4 +389,4 @@ def test_missing_columns_of_a_named_layout(prepare, tiny_gpt2_dir, text_jsonl):
     said = message(prepare, tiny_gpt2_dir, text_jsonl, DataError, format="alpaca")
 
     assert "the alpaca column instruction: got 'instruction', expected a column" in said
-    assert "Columns there are: text." in said
+    assert "Columns of the data: text." in said

@@ -120,7 +120,7 @@ def test_missing_column_and_empty_target(prepare, tiny_t5_dir, summary_parquet, 
         prepare(TASK, tiny_t5_dir, summary_parquet, source="article", target="summary")
     said = str(caught.value)
     assert "data.source: got 'article'" in said and "data.target: got 'summary'" in said
-    assert "Columns there are: source, target." in said
+    assert "Columns of the data: source, target." in said
 
     path = jsonl([{"source": "a", "target": "b"}, {"source": "a", "target": ""}])
     with pytest.raises(DataError) as caught:

@@ -51,7 +51,7 @@ def test_fresh_head_is_reported_and_drawn_from_the_seed(prepare, tiny_distilbert
 
     assert fresh_modules(first.model) == ("classifier", "pre_classifier")
     assert first.encoded.notes[0] == (
-        "New weights, drawn with seed 42 and trained: classifier, pre_classifier."
+        "New weights, initialized with seed 42 and trained: classifier, pre_classifier."
     )
     torch.testing.assert_close(one, again, rtol=0, atol=0)
     assert not torch.equal(one, other)
@@ -151,7 +151,7 @@ def test_model_limit_is_named(prepare, tiny_distilbert_dir, cls_csv):
         prepare(TASK, tiny_distilbert_dir, cls_csv, max_length=65)
 
     assert str(caught.value) == (
-        "Rows would be too long in data.max_length: got 65 tokens, expected at most 64, the "
+        "Examples would be too long in data.max_length: got 65 tokens, expected at most 64, the "
         "positions of this DistilBertForSequenceClassification. Set data.max_length=64."
     )
 
@@ -191,7 +191,7 @@ def test_class_name_without_training_rows_is_unseen_too(prepare, tiny_distilbert
 def test_missing_column(prepare, tiny_distilbert_dir, cls_csv):
     assert message(prepare, tiny_distilbert_dir, cls_csv, label="lable") == (
         f"Columns are missing in the training examples of '{cls_csv}': data.label: got 'lable', "
-        "expected a column of the data. Did you mean 'label'? Columns there are: text, label. "
+        "expected a column of the data. Did you mean 'label'? Columns of the data: text, label. "
         "Name them in the recipe, as in data.label=text."
     )
 
@@ -217,10 +217,10 @@ def test_what_is_no_label(prepare, tiny_distilbert_dir, jsonl):
     path = jsonl([{"text": "good", "label": i / 2} for i in range(4)])
 
     assert message(prepare, tiny_distilbert_dir, path, validation_fraction=0) == (
-        f"These are no class labels in the training examples of '{path}', column 'label': got 0.0 "
+        f"Not class labels in the training examples of '{path}', column 'label': got 0.0 "
         "in example 1 (line 1), expected text, integers or true/false. Such labels are numbers "
         "with a fraction. Regression is not built yet; name a column of classes in data.label, or "
-        "make classes of these."
+        "turn these into classes."
     )
 
 
@@ -238,8 +238,8 @@ def test_one_label_only(prepare, tiny_distilbert_dir, jsonl):
     path = jsonl([{"text": "good", "label": "a"}] * 4)
 
     assert message(prepare, tiny_distilbert_dir, path) == (
-        f"Nothing to tell apart in the training examples of '{path}', column 'label': got the one "
-        "label 'a', expected at least 2. Name the right column in data.label."
+        f"Nothing to classify in the training examples of '{path}', column 'label': got only "
+        "the label 'a', expected at least 2. Name the right column in data.label."
     )
 
 

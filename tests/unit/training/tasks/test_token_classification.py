@@ -1,7 +1,7 @@
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 
-from lorakit.data.tokenize_examples import NOT_COUNTED
+from lorakit.config import NOT_COUNTED
 from lorakit.errors import ConfigError, DataError
 from lorakit.training.tasks import task_for
 from lorakit.training.tasks import token_classification as module
@@ -110,8 +110,8 @@ def test_words_and_tags_that_do_not_fit(prepare, tiny_bert_dir, jsonl):
     assert message(prepare, tiny_bert_dir, path, validation_fraction=0) == (
         f"Words and tags do not fit together in the training examples of '{path}', columns "
         "'tokens' and 'tags': example 2 (line 2): 3 words but 2 tags; example 3 (line 3): no "
-        "words; example 4 (line 4): the tags are no list of texts or integers; expected a list of "
-        "words and as many tags in each example. Repair or remove these examples."
+        "words; example 4 (line 4): the tags are not a list of texts or integers; expected a list "
+        "of words and as many tags in each example. Repair or remove these examples."
     )
 
 
@@ -120,14 +120,14 @@ def test_column_of_texts_in_place_of_words(prepare, tiny_bert_dir, jsonl):
 
     said = message(prepare, tiny_bert_dir, path, validation_fraction=0)
 
-    assert "examples 1, 2 (lines 1, 2): the words are no list of texts" in said
+    assert "examples 1, 2 (lines 1, 2): the words are not a list of texts" in said
 
 
 def test_missing_column(prepare, tiny_bert_dir, ner_jsonl):
     said = message(prepare, tiny_bert_dir, ner_jsonl, tags="ner_tags")
 
     assert "data.tags: got 'ner_tags', expected a column" in said
-    assert "Columns there are: tokens, tags." in said
+    assert "Columns of the data: tokens, tags." in said
 
 
 def test_tag_unseen_in_training(prepare, tiny_bert_dir, ner_jsonl, jsonl):

@@ -21,7 +21,7 @@ from lorakit.config import LoraConfig
 from lorakit.errors import TrainingError
 from lorakit.injection import add_adapter
 from lorakit.recipes import checkpoints
-from lorakit.training.final_metrics import final_metrics, is_speed
+from lorakit.training.evaluation_metrics import final_metrics, is_speed
 from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
 from tolerances import largest_error
 

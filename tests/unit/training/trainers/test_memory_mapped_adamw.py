@@ -78,6 +78,6 @@ def test_a_state_of_torch_s_own_can_be_taken_over(tmp_path):
 
 def test_parameters_cannot_come_later_and_none_is_fine(tmp_path):
     optimizer = MemoryMappedAdamW(parameters(), directory=tmp_path)
-    with pytest.raises(ValueError, match="laid out already"):
+    with pytest.raises(ValueError, match="has a fixed size"):
         optimizer.add_param_group({"params": parameters()})
     MemoryMappedAdamW([torch.nn.Parameter(torch.zeros(0))], directory=tmp_path).step()

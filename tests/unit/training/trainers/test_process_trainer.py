@@ -3,7 +3,7 @@ import torch
 from accelerate.data_loader import BatchSamplerShard
 from torch.utils.data import BatchSampler, SequentialSampler
 
-from lorakit.training.trainers.process_trainer import rows_before, without_repeats
+from lorakit.training.trainers.process_trainer import examples_before, mask_repeated_labels
 
 
 def dealt(rows, batch, processes, split=False):
@@ -29,7 +29,7 @@ def test_each_row_counts_once(rows, processes, batch, split):
     for sampler, batches in dealt(rows, batch, processes, split):
         for number, indices in enumerate(batches):
             given = {"labels": torch.tensor(indices)}
-            labels = without_repeats(given, sampler, number, rows)["labels"]
+            labels = mask_repeated_labels(given, sampler, number, rows)["labels"]
             counted += labels[labels != -100].tolist()
             assert given["labels"].tolist() == indices
     assert sorted(counted) == list(range(rows))
@@ -38,13 +38,13 @@ def test_each_row_counts_once(rows, processes, batch, split):
 def test_rows_laid_end_to_end_go_together():
     (_, _), (sampler, _) = dealt(4, 4, 2)
     flat = {"labels": torch.ones(1, 9, dtype=torch.long)}
-    assert without_repeats(flat, sampler, 0, 4)["labels"].eq(-100).all()
+    assert mask_repeated_labels(flat, sampler, 0, 4)["labels"].eq(-100).all()
     (_, _), (sampler, _) = dealt(6, 4, 2)
-    assert without_repeats(flat, sampler, 0, 6)["labels"].eq(1).all()
+    assert mask_repeated_labels(flat, sampler, 0, 6)["labels"].eq(1).all()
 
 
 def test_a_sampler_of_another_kind_repeats_nothing():
     sampler = BatchSampler(SequentialSampler(range(3)), 2, drop_last=False)
-    assert rows_before(sampler, 5) == 0
+    assert examples_before(sampler, 5) == 0
     batch = {"labels": torch.ones(2)}
-    assert without_repeats(batch, sampler, 1, 3) is batch
+    assert mask_repeated_labels(batch, sampler, 1, 3) is batch

@@ -34,7 +34,7 @@ def asking_at(step):
 
     def listen(name, payload):
         if name == "step" and payload["step"] == step:
-            assert stop.is_heeded
+            assert stop.is_observed
             stop.set(15)
 
     return stop, listen
@@ -48,7 +48,7 @@ def test_a_stopped_run_goes_on_as_if_it_never_had(recipe, step, training):
         train(recipe(training=training), stop=stop, on_event=listen)
     checkpoint = caught.value.checkpoint
     assert (checkpoints.step_of(checkpoint), caught.value.number) == (step, 15)
-    assert checkpoints.problems(checkpoint) == [] and not stop.is_heeded
+    assert checkpoints.problems(checkpoint) == [] and not stop.is_observed
     resumed = train(recipe(training=training), resume=True)
     straight = train(recipe("straight", training=training))
     assert _bits(resumed) == _bits(straight)
@@ -66,7 +66,7 @@ def test_a_request_after_the_last_step_changes_nothing(recipe, monkeypatch):
 
     monkeypatch.setattr(AdapterTrainerMixin, "_finalize_training", asking)
     result = train(recipe(), stop=stop)
-    assert result.steps == 4 and stop.number and not stop.is_heeded
+    assert result.steps == 4 and stop.number and not stop.is_observed
     assert RunDirectory.open(result.run_dir).is_finished
 
 

@@ -43,7 +43,7 @@ def test_what_some_step_reaches_is_forgotten(model):
     step(watch, model, 1, takes_rare=True)
     step(watch, model, 2)
     assert watch.note() == (
-        "1 of 3 adapted layers got no gradient in any step, so they have learned nothing: never. "
+        "1 of 3 adapted layers got no gradient in any step, so they have not been trained: never. "
         "Leave them out of lora.target_modules, or train on examples that use them."
     )
 

@@ -1,3 +1,3 @@
-"""What keeps a selection from being injected, checked before anything is touched."""
+"""Checks of a selection, made before the model is changed."""
 
 __all__: list[str] = []

@@ -1,13 +1,13 @@
-"""Layers whose weight a model reads where it would have to call them: an update does not act.
+"""Layers whose weight a model reads instead of calling them: an update would not act.
 
-Mamba's mixers multiply with `dt_proj.weight`, DETR's masks and WavLM's attention hand the weights
-of linear layers to a function, and some twenty families do so with their convolution's;
-RecurrentGemma's call the convolution, but not for the next token. Such an update would get no
+Mamba's mixers multiply with `dt_proj.weight`, DETR's masks and WavLM's attention pass the weights
+of linear layers to a function, and some twenty families do so with their convolution's weight;
+RecurrentGemma calls the convolution, but not for the next token. Such an update would get no
 gradient, and merging it would change what the model computes where the adapter did not.
 
-A layer that is called and whose weight is read too, as for a penalty, is adapted; one that is read
-in training and called in evaluation (Gemma 3n's `correction_coefs`) is not. For one token
-convolutions are read in parts, so those whose weight is read in part are not.
+A layer that is called and whose weight is also read, as for a penalty, is adapted; one that is read
+in training and called in evaluation (Gemma 3n's `correction_coefs`) is not. For a single token the
+weight of convolutions is read in parts, so layers whose weight is read in part are not adapted.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ def bypassed_layers(modules: Mapping[str, nn.Module]) -> dict[str, str]:
     """Return why the weights of layers act without a call, by path.
 
     Args:
-        modules: Those of the base, by path.
+        modules: The modules of the base, by path.
     """
     found = weight_reads(modules)
     readers = {path: reader for path, reader in found.readers.items() if path not in found.used}
@@ -37,7 +37,7 @@ def bypassed_layers(modules: Mapping[str, nn.Module]) -> dict[str, str]:
         if issubclass(plain_class_of(modules[path]), _CONVOLUTIONS)
     }
     return {
-        path: f"{reader} reads its weight where it would have to call the layer"
+        path: f"{reader} reads its weight instead of calling the layer"
         for path, reader in readers.items()
     }
 
@@ -47,10 +47,10 @@ def require_called(bypassed: Mapping[str, str], sites: Sequence[Site]) -> None:
 
     Args:
         bypassed: What `bypassed_layers` returned.
-        sites: What is to be adapted.
+        sites: The layers to adapt.
 
     Raises:
-        TargetError: One of them is among those.
+        TargetError: The weight of a layer to adapt acts without a call.
     """
     for site in sites:
         if site.path in bypassed:

@@ -1,4 +1,4 @@
-"""Conditions in a model's code, evaluated as far as they depend on its modules alone."""
+"""Evaluating conditions in a model's code, as far as they depend only on its modules."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ UNKNOWN = object()
 
 @dataclass(frozen=True)
 class Conditions:
-    """What is known at one place of some code.
+    """The names that are known at one place of some code.
 
     Attributes:
-        modules: Those of the model, by path.
+        modules: The modules of the model, by path.
         names: Paths of the modules that a name may stand for.
         locals: Other names that the function sets.
-        globals: Those of the function.
+        globals: The globals of the function.
     """
 
     modules: Mapping[str, nn.Module]
@@ -44,9 +44,9 @@ class Conditions:
     globals: Mapping[str, Any]
 
     def known(self, node: ast.expr) -> Any:
-        """Return the value of an expression that depends on modules alone, or `UNKNOWN`.
+        """Return the value of an expression that depends only on modules, or `UNKNOWN`.
 
-        A model that is now in evaluation will be trained, so the mode is not known.
+        A model that is now in evaluation will be trained, so the mode is unknown.
         """
         match node:
             case ast.Constant():
@@ -80,7 +80,7 @@ class Conditions:
         return UNKNOWN
 
     def known_of_several(self, node: ast.BoolOp) -> Any:
-        """Return what `and` or `or` gives, if those that are known decide it."""
+        """Return the value of `and` or `or`, if the known operands decide it."""
         decides = isinstance(node.op, ast.Or)
         values = [self.known(one) for one in node.values]
         if any(_is_plain(value) and bool(value) == decides for value in values):
@@ -89,7 +89,7 @@ class Conditions:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a value is known and its truth costs nothing; that of a tensor may wait for it."""
+    """Whether a value is known and cheap to test; a tensor may have to be waited for."""
     return value is None or isinstance(value, (bool, int, float, str, list, tuple, dict, set))
 
 
@@ -101,5 +101,5 @@ def _compared(one: Any, kind: ast.cmpop, other: Any) -> Any:
         return UNKNOWN
     try:
         return _COMPARES[type(kind)](one, other)
-    except TypeError:  # no such comparison, which code that runs does not make
+    except TypeError:  # the values cannot be compared, so this code does not run
         return UNKNOWN

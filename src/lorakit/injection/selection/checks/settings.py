@@ -1,51 +1,50 @@
-"""What the layers to adapt and the settings must agree on, checked before anything is touched."""
+"""Checks that the layers to adapt fit the settings."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from lorakit.config import LoraConfig
-from lorakit.config.initialization_names import INITIALIZED_ON_DATA, is_rewriting
 from lorakit.errors import ConfigError, ShapeError, TargetError, first_few
-from lorakit.injection.selection.checks.initialization import check_initialization
+from lorakit.initialization import initialization_of
 from lorakit.injection.selection.sites import Site
 from lorakit.layers.kinds.attention import LoraMultiheadAttention
 from lorakit.layers.kinds.read_weight import LoraReadWeight
 
 
 def check_sites(config: LoraConfig, sites: Sequence[Site]) -> None:
-    """Refuse layers that the settings do not go with.
+    """Refuse layers that do not fit the settings.
 
     Raises:
-        TargetError: A layer has no magnitude, has no input to drop from, cannot begin as they say,
-            or a frozen lora_A would leave its update at zero.
-        ShapeError: A rank is larger than its layer, or odd where it is halved.
-        QuantizationError: What is to begin from a loss of quantising is not quantised.
+        TargetError: A layer does not support a magnitude, dropout or the initialization, or a
+            frozen lora_A would keep its update at zero.
+        ShapeError: A rank does not fit its layer or the initialization.
+        QuantizationError: The initialization needs a quantised layer.
     """
     _check_magnitudes(config, sites)
     check_dropout(config, sites)
     _check_ranks(sites)
     _check_frozen(config, sites)
-    _check_even(config, sites)
-    check_initialization(config, sites)
+    initialization_of(config.init_lora_weights).check(sites, config)
 
 
 def check_room(config: LoraConfig, sites: Sequence[Site], max_rank: int) -> None:
-    """Refuse to keep room for larger ranks where it is too small, or where there can be none.
+    """Refuse a max_rank that is too small, or that the updates cannot reserve.
 
     Raises:
-        ConfigError: Names what is in the way.
+        ConfigError: Names the reason.
     """
     if isinstance(max_rank, bool) or not isinstance(max_rank, int) or max_rank < 1:
         raise ConfigError(
             f"Cannot keep room for larger ranks: got max_rank={max_rank!r}, expected a whole "
-            "number above 0. Give the largest rank of the adapters that are to come."
+            "number above 0. Give the largest rank of the adapters to swap in."
         )
-    start = config.init_lora_weights
-    if is_rewriting(start) or start in INITIALIZED_ON_DATA:
+    initialization = initialization_of(config.init_lora_weights)
+    if initialization.is_measured_from_start or initialization.needs_data:
         raise ConfigError(
             f"Cannot keep room for larger ranks: got max_rank={max_rank} with init_lora_weights="
-            f"{start!r}, whose updates have a rank or form of another kind. Leave one of them out."
+            f"{config.init_lora_weights!r}, whose updates change rank or form. "
+            "Leave one of them out."
         )
     larger = [f"{site.path} (r={site.r})" for site in sites if site.r > max_rank]
     in_parts = [site.path for site in sites if site.parts is not None]
@@ -56,7 +55,7 @@ def check_room(config: LoraConfig, sites: Sequence[Site], max_rank: int) -> None
             + (
                 "at least the rank there. Raise max_rank."
                 if larger
-                else "layers that are adapted as a whole, not in parts or groups. Leave max_rank "
+                else "layers that are adapted as a whole, not in slices or groups. Leave max_rank "
                 "out, or these layers."
             )
         )
@@ -77,18 +76,18 @@ def _check_ranks(sites: Sequence[Site]) -> None:
 
 
 def _check_magnitudes(config: LoraConfig, sites: Sequence[Site]) -> None:
-    """Refuse magnitudes where the weight is that of three projections."""
+    """Refuse magnitudes of a weight that holds three projections."""
     attentions = [site.path for site in sites if site.adapted_class is LoraMultiheadAttention]
     if config.use_dora and attentions:
         raise TargetError(
             f"Cannot adapt {attentions[0]} with use_dora=True: nn.MultiheadAttention has no "
-            "magnitude here, expected a plain update of it. Leave use_dora out, or the attention "
+            "magnitude here, expected a plain update. Leave use_dora out, or the attention "
             f"with exclude_modules=[{attentions[0]!r}]."
         )
 
 
 def check_dropout(config: LoraConfig, sites: Sequence[Site]) -> None:
-    """Refuse dropout where the input that it would act on is not seen.
+    """Refuse dropout where its input is not visible.
 
     Raises:
         TargetError: A module's forward reads the weight itself.
@@ -98,27 +97,17 @@ def check_dropout(config: LoraConfig, sites: Sequence[Site]) -> None:
         kind = read[0].adapted_class.plain_class.__name__
         raise TargetError(
             f"Cannot adapt {read[0].path} with lora_dropout={config.lora_dropout:g}: {kind} reads "
-            "its weight in a forward of its own, whose input cannot be dropped from; expected "
+            "its weight in its own forward, so dropout cannot act on the input; expected "
             "lora_dropout=0. Leave it out of target_parameters, or lora_dropout."
         )
 
 
 def _check_frozen(config: LoraConfig, sites: Sequence[Site]) -> None:
-    """Refuse to freeze a lora_A that starts at zero: the update would stay zero."""
+    """Refuse to freeze a lora_A that is zero: the update would stay zero."""
     zero = [site.path for site in sites if site.adapted_class.zero_factor == "A"]
     if config.freeze_lora_a and zero:
         raise TargetError(
-            f"Cannot freeze lora_A of {zero[0]}: it is an embedding, whose lora_A starts at zero, "
-            "expected layers that draw it. Leave embeddings out of target_modules, or leave "
-            "freeze_lora_a out."
-        )
-
-
-def _check_even(config: LoraConfig, sites: Sequence[Site]) -> None:
-    """Refuse a rank that the orthogonal initialisation cannot halve."""
-    odd = [f"{site.path} (r={site.r})" for site in sites if site.r % 2]
-    if config.init_lora_weights == "orthogonal" and odd:
-        raise ShapeError(
-            f"Cannot initialise {first_few(odd, 1)} with init_lora_weights='orthogonal': got an "
-            "odd rank, expected an even one, half of it for each factor. Change r or rank_pattern."
+            f"Cannot freeze lora_A of {zero[0]}: it is an embedding, whose lora_A is zero at "
+            "first, expected layers with a random lora_A. Leave embeddings out of target_modules, "
+            "or leave freeze_lora_a out."
         )

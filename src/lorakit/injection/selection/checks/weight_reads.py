@@ -1,15 +1,15 @@
 """Which weights of layers a model's code reads, and which layers it calls, found in its source.
 
-A forward pass on made-up inputs would tell as well, but few models say what inputs they take, it
-would run somebody's code, and what one pass does not call another may: a branch for training, for
-pictures, for the next token. The source holds them all. It is followed from each module's forward
-through its methods, through functions that modules are handed to, and through lists of modules.
-Conditions that depend on the module alone, such as `hasattr(self.config, "_is_quantized")` or the
-device of a weight, are evaluated on the very module, so that a branch this model does not take
-does not count; both branches of any other are followed.
+A forward pass on invented inputs would show this too, but few models declare their inputs, it would
+run unknown code, and one pass does not call what another does: a branch for training, for images,
+for the next token. The source contains them all. It is followed from each module's forward through
+its methods, through functions that modules are passed to, and through lists of modules. Conditions
+that depend only on the module, such as `hasattr(self.config, "_is_quantized")` or the
+device of a weight, are evaluated on the module, so a branch that this model does not take does not
+count; both branches of any other condition are followed.
 
-Only functions that name a `weight` are parsed, told by their compiled code, so that models without
-such code, which are most, cost next to nothing.
+Only functions whose compiled code names a `weight` are parsed, so most models, which have no such
+code, cost almost nothing.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _DESCRIBES = {
     "dtype", "device", "shape", "size", "dim", "ndim", "numel", "data", "requires_grad",
     "is_meta", "element_size", "is_floating_point", "data_ptr", "stride",
 }  # fmt: skip
-"""What is asked of a weight without computing with it."""
+"""Attributes and methods of a weight that do not compute with it."""
 
 _ASKS = {"isinstance", "hasattr", "type", "id", "len", "print", "repr"}
 _ITERATES = {"enumerate", "zip", "list", "tuple", "reversed"}
@@ -42,14 +42,14 @@ _NOT_CALLED = {"__init__", "forward", "extra_repr", "reset_parameters", "_init_w
 
 @dataclass
 class WeightReads:
-    """What was found, by module path.
+    """Layers whose weight is read, and layers that are called, by module path.
 
     Attributes:
         readers: The class whose code reads the weight of a layer.
-        readers_of_a_part: The same, where it takes a part of the weight.
-        used: Layers that are called, or handed to what may call them.
-        readers_in_a_branch: The class whose code reads the weight of a layer under a condition
-            under whose opposite it calls the layer.
+        readers_of_a_part: The same, if it reads only a part of the weight.
+        used: Layers that are called, or passed to code that may call them.
+        readers_in_a_branch: The class whose code reads the weight of a layer in one branch of a
+            condition and calls the layer in the other.
     """
 
     readers: dict[str, str] = field(default_factory=dict)
@@ -58,7 +58,7 @@ class WeightReads:
     readers_in_a_branch: dict[str, str] = field(default_factory=dict)
 
     def add(self, branches: Sequence[WeightReads]) -> None:
-        """Take in what was found in the branches of a condition that is not known."""
+        """Add what was found in the branches of an unknown condition."""
         for one in branches:
             elsewhere = set().union(*(other.used for other in branches if other is not one))
             for path, reader in one.readers.items():
@@ -71,10 +71,10 @@ class WeightReads:
 
 
 def weight_reads(modules: Mapping[str, nn.Module]) -> WeightReads:
-    """Look for code that reads weights of layers, from the forward of every module.
+    """Find code that reads weights of layers, from the forward of every module.
 
     Args:
-        modules: Those of the base, by path.
+        modules: The modules of the base, by path.
     """
     found = WeightReads()
     seen: set[tuple[FunctionType, str]] = set()
@@ -87,7 +87,7 @@ def weight_reads(modules: Mapping[str, nn.Module]) -> WeightReads:
 
 @cache
 def _methods_name_weights(kind: type[nn.Module]) -> bool:
-    """Whether a method that others may call in place of forward names a weight."""
+    """Whether a method that others may call instead of forward names a weight."""
     return any(
         "weight" in _names(function.__code__)
         for base in kind.__mro__
@@ -128,8 +128,8 @@ def _is_from(thing: Any, *packages: str) -> bool:
 
 
 def _function(value: Any) -> FunctionType | None:
-    """Return the Python function behind a value, its decorators taken off."""
-    value = getattr(value, "__func__", value)  # of class and static methods
+    """Return the Python function behind a value, without its decorators."""
+    value = getattr(value, "__func__", value)  # class and static methods
     unwrapped = inspect.unwrap(value) if callable(value) and not isinstance(value, type) else None
     return unwrapped if isinstance(unwrapped, FunctionType) else None
 
@@ -145,7 +145,7 @@ def _definition(function: FunctionType) -> ast.FunctionDef | None:
 
 
 class _Reader:
-    """Follows code, knowing of each name which modules it may stand for."""
+    """Follows code, and tracks which modules each name may stand for."""
 
     def __init__(
         self,
@@ -168,8 +168,8 @@ class _Reader:
         kwargs: Mapping[str, frozenset[str]],
         after: type | None = None,
     ) -> None:
-        """Follow a method of a module; `after` is the class whose super() is asked for it."""
-        # What lorakit puts on top of a class computes the same.
+        """Follow a method of a module; `after` is the class whose super() looks it up."""
+        # The subclasses that lorakit makes compute the same.
         kinds = [k for k in type(self.modules[path]).__mro__ if not _is_from(k, "lorakit")]
         kinds = kinds[kinds.index(after) + 1 :] if after in kinds else kinds
         owner = next((kind for kind in kinds if name in vars(kind)), None)
@@ -240,11 +240,11 @@ class _Reader:
         return [body] if known else [orelse]
 
     def conditions(self) -> Conditions:
-        """Return what evaluates conditions at this place of the code."""
+        """Return an evaluator of conditions at this place of the code."""
         return Conditions(self.modules, self.names, self.locals, self.globals)
 
     def assign(self, target: ast.expr, value: frozenset[str]) -> None:
-        """Let names stand for modules; whatever else they are stored in may be called."""
+        """Let names stand for modules; modules stored elsewhere may be called."""
         if isinstance(target, ast.Name):
             self.names[target.id] = self.names.get(target.id, _NOTHING) | value
         elif isinstance(target, (ast.Tuple, ast.List)):
@@ -254,7 +254,7 @@ class _Reader:
             self.found.used |= value
 
     def iterate(self, target: ast.expr, source: ast.expr) -> None:
-        """Let the names of a loop stand for the modules it goes through."""
+        """Let the names of a loop stand for the modules it iterates over."""
         value = self.value(source)
         if isinstance(source, ast.Call) and isinstance(target, ast.Tuple):
             name = getattr(source.func, "id", getattr(source.func, "attr", ""))
@@ -269,7 +269,7 @@ class _Reader:
         self.assign(target, value)
 
     def parts(self, node: ast.AST) -> None:
-        """Follow what a node is made of; modules that are among it may be called somewhere."""
+        """Follow the children of a node; modules among them may be called somewhere."""
         for child in ast.iter_child_nodes(node):
             if isinstance(child, ast.stmt):
                 self.statement(child)
@@ -324,12 +324,12 @@ class _Reader:
         return frozenset(p for p in owners if "weight" in self.modules[p]._parameters)
 
     def read(self, paths: frozenset[str], places: dict[str, str]) -> None:
-        """Note that code reads the weights of layers; a module may read its own."""
+        """Record that code reads the weights of layers; a module may read its own."""
         for path in paths - {self.origin}:
             places.setdefault(path, plain_class_of(self.modules[self.origin]).__name__)
 
     def attribute(self, node: ast.Attribute) -> frozenset[str]:
-        """Follow `value.attr`: a child, a weight, or what describes a weight."""
+        """Follow `value.attr`: a child, a weight, or a description of a weight."""
         if node.attr in _DESCRIBES and self.weight_of(node.value):
             return _NOTHING
         owners = self.value(node.value)
@@ -338,7 +338,7 @@ class _Reader:
         return self.entries(frozenset(one for one in children if one in self.modules))
 
     def entries(self, paths: frozenset[str]) -> frozenset[str]:
-        """Return what lists of modules hold, besides themselves."""
+        """Return these modules, and the entries of those that are lists."""
         held = {
             f"{path}.{name}"
             for path in paths
@@ -380,7 +380,7 @@ class _Reader:
         return _NOTHING
 
     def get_attribute(self, node: ast.Call) -> frozenset[str]:
-        """Follow `getattr(value, name)`; any child where the name is not known."""
+        """Follow `getattr(value, name)`; any child if the name is unknown."""
         owner, name = node.args[:2]
         known = self.conditions().known(name)
         if isinstance(known, str):

@@ -1,0 +1,41 @@
+"""Packages that only some runs need, and the extra of lorakit that installs each."""
+
+from importlib.util import find_spec
+
+from lorakit.errors import ConfigError
+
+EXTRA_OF = {
+    "bitsandbytes": "quantization",
+    "gguf": "gguf",
+    "optuna": "tune",
+    "ray": "tune",
+    "rouge_score": "metrics",
+    "seqeval": "metrics",
+}
+"""The extra by the module that it installs."""
+
+
+def install_hint(module: str) -> str:
+    """Return the sentence that says how to install a package.
+
+    >>> install_hint("seqeval")
+    "Install it: pip install 'lorakit[metrics]'."
+    """
+    return f"Install it: pip install 'lorakit[{EXTRA_OF[module]}]'."
+
+
+def require_package(module: str, needed_by: str) -> None:
+    """Look for a package that an extra installs, without importing it.
+
+    Args:
+        module: Its module.
+        needed_by: What needs it, as the subject of a sentence.
+
+    Raises:
+        ConfigError: It is not installed.
+    """
+    if find_spec(module) is None:
+        raise ConfigError(
+            f"{needed_by} needs the package {module}, which is not installed. "
+            f"{install_hint(module)}"
+        )
