@@ -85,7 +85,7 @@ def test_a_folder_whose_first_adapter_does_not_fit_says_so(tmp_path):
 
 def test_slices_are_not_extracted():
     config = LoraConfig(r=1, target_modules=["0"], enable_lora={"0": PARTS})
-    with pytest.raises(AdapterMismatchError, match="Cannot extract parts of 0"):
+    with pytest.raises(AdapterMismatchError, match="Cannot extract slices of 0"):
         extract_adapter(stack(4, 6), stack(4, 6), config)
 
 

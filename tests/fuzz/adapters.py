@@ -64,7 +64,7 @@ class AdapterFuzzer:
 
     def check(self, case: DamagedAdapter) -> None:
         # Nobody saves into these directories: files that disagree will not agree later.
-        with patch.object(files, "_PATIENCE_S", 0.0):
+        with patch.object(files, "_RETRY_S", 0.0):
             self._check(case)
 
     def _check(self, case: DamagedAdapter) -> None:

@@ -125,7 +125,7 @@ LORAKIT = (
     Outcome(
         features="head|lora_only|all_biases",
         operations="combined",
-        message="trained in full cannot be added up",
+        message="trained in full cannot be added",
         reason="tensors trained in full, such as heads and biases, have no sum",
     ),
 )

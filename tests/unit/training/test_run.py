@@ -221,7 +221,7 @@ def test_a_run_stopped_before_its_first_checkpoint_starts_over(recipe, stop_afte
     go_on = stop_after(2)
     with pytest.raises(KeyboardInterrupt):
         train(recipe())
-    with pytest.raises(OutputExistsError, match=r"has not finished.*Go on with it by `--resume`"):
+    with pytest.raises(OutputExistsError, match=r"has not finished.*Continue it with `--resume`"):
         train(recipe())
     go_on()
     events = []

@@ -179,7 +179,7 @@ class TestStates:
         with pytest.raises(AdapterStateError) as caught:
             merge_and_unload(model, "b")
         assert str(caught.value) == (
-            "Adapters ['a'] are merged already, but ['b'] were asked for. Call unmerge_adapters "
+            "Adapters ['a'] are merged already, but ['b'] were requested. Call unmerge_adapters "
             "first."
         )
         merge_and_unload(model, "a")
