@@ -262,7 +262,7 @@ def _check_base_weights(
             )
 
 
-def saved_tensors(module: nn.Module) -> dict[str, Tensor]:
+def saved_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
     """Return parameters and persistent buffers of a base module, without trained copies."""
     return {
         name: tensor
