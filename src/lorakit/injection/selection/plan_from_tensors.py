@@ -1,7 +1,7 @@
 """The plan of an adapter with tensors: each tensor needs a place, and each place a tensor."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lorakit.errors import AdapterMismatchError, did_you_mean
 from lorakit.initialization import initialization_of
@@ -262,7 +262,7 @@ def _check_base_weights(
             )
 
 
-def saved_tensors(module: nn.Module) -> dict:
+def saved_tensors(module: nn.Module) -> dict[str, Tensor]:
     """Return parameters and persistent buffers of a base module, without trained copies."""
     return {
         name: tensor
