@@ -62,7 +62,7 @@ def _first_lines(lines: list[str]) -> list[str]:
 
 
 def shown(value: Any, most: int = _CHARACTERS_SHOWN) -> str:
-    """Return the repr of a value, short_repr for a message.
+    """Return the repr of a value, shortened for a message.
 
     >>> print(shown(0.5), shown("q_proj"), shown("abc" * 100, most=9))
     0.5 'q_proj' 'abcabca… (300 characters)

@@ -84,7 +84,7 @@ def is_pointer(path: Path) -> bool:
 
 
 def short_repr(text: str) -> str:
-    r"""Return a short_repr repr of a text from a file; repr escapes control characters.
+    r"""Return a shortened repr of a text from a file; repr escapes control characters.
 
     >>> short_repr("a" * 200) == repr("a" * 120 + "…"), short_repr("a\n")
     (True, "'a\\n'")

@@ -39,8 +39,8 @@ def test_damaged_file(tmp_path):
         InferenceSettings.load(tmp_path)
     assert str(caught.value).startswith(f"Could not read {path}: Expecting value")
     assert str(caught.value).endswith(
-        "expected a JSON object. Delete the file, and the adapter is used without labels; or take "
-        "it from a backup."
+        "expected a JSON object. Restore it from a backup, or delete it to use the adapter "
+        "without labels."
     )
 
     path.write_text('{"lables": ["a"]}', encoding="utf-8")

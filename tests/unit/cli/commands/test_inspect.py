@@ -221,5 +221,5 @@ def test_factors_for_a_base_that_peft_has_changed_are_told_of(adapter_dir):
     result = inspect(adapter_dir)
     assert result.exit_code == 0
     assert "Warning: init_lora_weights=olora: part of the base is in the factors" in result.output
-    with pytest.raises(AdapterFileError, match="Cannot decompose the adapter: it has init_lora_w"):
+    with pytest.raises(AdapterFileError, match="Cannot decompose the adapter: got init_lora_w"):
         update_svds(Adapter.load(adapter_dir))
