@@ -201,8 +201,8 @@ def test_a_model_that_is_not_followed_computes_its_loss_itself_and_says_so(made,
         name = type(prepared.model).__name__
         (note,) = trainer.notes
         assert note.startswith(
-            "Each step computes the logits of all its tokens at once, because lorakit cannot follow "
-            f"this {name} from its output layer to its loss: its loss is "
+            "Each step computes the logits of all its tokens at once, because lorakit cannot "
+            f"follow this {name} from its output layer to its loss: its loss is "
         )
         assert losses[1] < 1.5 * losses[0]
         assert trainer.evaluate()["eval_loss"] > 0.5

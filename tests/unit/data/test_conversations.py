@@ -187,7 +187,7 @@ def test_malformed_halves_of_a_conversation_are_listed_by_column():
     assert str(caught.value) == (
         "Conversations are malformed in the rows of 'x', columns 'prompt' and 'completion': "
         "example 1: no message by 'assistant' in 'completion'; example 2: not a list of messages "
-        "in 'prompt'; example 4: not a list of messages in 'completion'; expected a list of messages "
-        "such as {'role': 'user', 'content': 'Hello'}, one of the completion by 'assistant'. "
-        "Repair or remove these examples."
+        "in 'prompt'; example 4: not a list of messages in 'completion'; expected a list of "
+        "messages such as {'role': 'user', 'content': 'Hello'}, one of the completion by "
+        "'assistant'. Repair or remove these examples."
     )
