@@ -23,6 +23,7 @@ quickstart: $(READY)
 # A file stays in one worker, so that what its tests share is made once; long files come first.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 CORE := $(addprefix tests/unit/,ops layers injection adapters)
+CORE += $(addprefix tests/features/test_,skinny_choice.py conv_training.py sibling_passes.py sibling_rounds.py)
 
 test: $(READY)
 	$(PYTEST)

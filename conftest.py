@@ -1,7 +1,7 @@
-"""What all tests share: how threads wait, compiled code, garbage; and which modules have doctests.
+"""Settings of all tests: waiting threads, compiled code, garbage; and the modules with doctests.
 
-A module whose library is missing has none. One that cannot be imported for another reason is an
-error and no skip: the tests in it would be lost without a word.
+A module whose library is missing is not collected. One that cannot be imported for another reason
+is an error and not a skip: its tests would be lost silently.
 """
 
 import gc
@@ -16,7 +16,7 @@ import pytest
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # What inductor keeps for one instruction set overwrites memory under another, and its key does not
-# tell them apart.
+# distinguish them.
 if capability := os.environ.get("ATEN_CPU_CAPABILITY"):
     kept = Path(tempfile.gettempdir(), f"inductor-{os.getuid()}-{capability}")
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(kept))
@@ -27,7 +27,7 @@ collect_ignore = [] if find_spec("triton") else ["src/lorakit/ops/triton/triton_
 
 @pytest.fixture(scope="module", autouse=True)
 def _frozen():
-    """Take what lives when a file of tests begins out of the garbage collector's sight.
+    """Hide what exists before a file of tests from the garbage collector.
 
     Libraries, tests and what a session shares are millions of objects that live until the end. The
     Trainer, for one, runs a full collection before each training, which would look through them.

@@ -1,4 +1,4 @@
-"""Run every benchmark, each in a process of its own, then write the page.
+"""Run every benchmark, each in a separate process, then write the page.
 
 Options are passed on to each. A benchmark that fails does not stop the others; it is named at the
 end, and the exit status is 1. Rows of a quick run, and those that --output puts elsewhere, get a

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from benchmarks.measure import Sample, Stopwatch, interleaved
+from benchmarks.measure import Sample, Stopwatch
 from benchmarks.options import Options, parse
 from benchmarks.parity import check_tensors
-from benchmarks.results import Row, compared
+from benchmarks.results import Row
 from lorakit.ops import LowRankTerm, linear_group, low_rank_linear
 
 FACTORED = "factored: x W0ᵀ + s (x Aᵀ) Bᵀ"
@@ -81,22 +81,10 @@ def measure(
         _check({name: ways[name] for name in (FACTORED, FORMED)}, (x, A, B), g, dtype)
         times = 1 if tokens >= _FEW_TOKENS else max(1, _FEW_TOKENS // tokens)
         samples = {name: _sample(way, (x, A, B), g, times) for name, way in ways.items()}
-        timings = interleaved(samples, rounds=options.rounds, warmup=2, device=options.device)
-    rows = []
-    for lap in (FORWARD, FORWARD_BACKWARD):
-        rows += compared(
-            options.origin,
-            timings.by_variant(lap),
-            (FORMED,),
-            benchmark="bracketing",
-            measure=lap,
-            shape=f"{in_features} to {out_features}",
-            setting=f"tokens {tokens}",
-            dtype=dtype,
-            r=r,
-            unit="s",
-        )
-    return options.keep(rows)
+        common: dict[str, Any] = {"benchmark": "bracketing", "dtype": dtype, "r": r}
+        common |= {"shape": f"{in_features} to {out_features}", "setting": f"tokens {tokens}"}
+        laps = (FORWARD, FORWARD_BACKWARD)
+        return options.keep(options.compared_laps(samples, laps, (FORMED,), **common))
 
 
 class _Formed(torch.autograd.Function):

@@ -1,8 +1,8 @@
 """A training step while other programs use the machine, by how threads wait for each other.
 
 The threads that share a product wait for the slowest of them: in a long loop, which is OpenMP's
-default, in a short one (`lorakit.libraries.threads`), or asleep. Each variant has a process of
-its own, as the setting is read when torch is loaded. The processes take turns, and for the busy
+default, in a short one (`lorakit.libraries.threads`), or asleep. Each variant has a separate
+process, as the setting is read when torch is loaded. The processes take turns, and for the busy
 half of the rounds two more processes compute all the time.
 """
 
@@ -19,7 +19,7 @@ import torch
 from benchmarks.measure import turns
 from benchmarks.models import Shape, make_batch, shape_named
 from benchmarks.options import Options, parse
-from benchmarks.results import ROOT, Row, compared
+from benchmarks.results import ROOT, Row
 from benchmarks.step import optimizer_of, row_fields
 from benchmarks.variants import LIMIT, LORAKIT_MLP, PEFT, build_variants, why_not
 from lorakit.libraries.threads import SPIN_COUNT
@@ -81,8 +81,9 @@ def measure(options: Options, shape: Shape) -> list[Row]:
             references = [variant_name(who, IN_A_LOOP) for who in whos]
             fields = {**common, "setting": load, "measure": MEASURE, "unit": "s"}
             for who, reference in zip(whos, references, strict=True):
-                own = {variant_name(who, how): seconds[variant_name(who, how)] for how in _POLICIES}
-                rows += compared(options.origin, own, (reference,), **fields)
+                names = [variant_name(who, how) for how in _POLICIES]
+                times = {name: seconds[name] for name in names}
+                rows += options.compared(times, (reference,), **fields)
     return options.keep(rows)
 
 

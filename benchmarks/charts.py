@@ -28,7 +28,7 @@ from benchmarks.variants import (
     PEFT_FLOAT32,
 )
 
-# Colours of Okabe and Ito, which most colour-blind people tell apart.
+# Colours of Okabe and Ito, which most colour-blind people can distinguish.
 COLOURS = {
     LIMIT: "#999999",
     rows.BASE: "#999999",
@@ -76,7 +76,7 @@ def save(figure: Figure, path: Path, description: str) -> None:
     figure.savefig(path, facecolor="white", metadata=metadata)
 
 
-def step_chart(own: Sequence[Row]) -> Figure:
+def step_chart(device_rows: Sequence[Row]) -> Figure:
     """Draw the time of a step as a multiple of the frozen limit's."""
 
     def ratio(group: Sequence[Row], variant: str) -> Bar | None:
@@ -85,34 +85,34 @@ def step_chart(own: Sequence[Row]) -> Figure:
             return None
         return row.ratio_p20 or row.ratio, row.ratio, row.ratio_p80 or row.ratio
 
-    figure, panels = _bars(own, ratio, "{:.2f}", "forward + backward\n/ frozen limit")
+    figure, panels = _bars(device_rows, ratio, "{:.2f}", "forward + backward\n/ frozen limit")
     for axes in panels:
         axes.axhline(1, color=COLOURS[LIMIT], linestyle="--", linewidth=1, label="frozen limit")
     _finish(figure, panels, "Time of forward and backward, as a multiple of the frozen limit")
     return figure
 
 
-def bytes_chart(own: Sequence[Row]) -> Figure:
+def bytes_chart(device_rows: Sequence[Row]) -> Figure:
     """Draw the bytes saved for backward."""
 
     def mebibytes(group: Sequence[Row], variant: str) -> Bar | None:
         row = newest(group, measure=SAVED, variant=variant)
         return None if row is None else (row.p50 / 2**20,) * 3
 
-    figure, panels = _bars(own, mebibytes, "{:.0f}", "saved for backward (MiB)")
+    figure, panels = _bars(device_rows, mebibytes, "{:.0f}", "saved for backward (MiB)")
     _finish(figure, panels, "Memory kept between forward and backward")
     return figure
 
 
 def _bars(
-    own: Sequence[Row],
+    device_rows: Sequence[Row],
     value: Callable[[Sequence[Row], str], Bar | None],
     digits: str,
     label: str,
 ) -> tuple[Figure, list[Axes]]:
     """Draw a group of bars for each model and column, a few groups to a panel."""
     groups = []
-    for text, rows_of_column in columns(own):
+    for text, rows_of_column in columns(device_rows):
         found = ((name, value(rows_of_column, name)) for name in variants_of(rows_of_column))
         groups.append((text, {name: bar for name, bar in found if bar}))
     panel_count = math.ceil(len(groups) / _MOST_GROUPS)
@@ -165,13 +165,13 @@ def _column_label(text: str) -> str:
     return f"{shape}, {batch}\n{dtype}, {dropout}, {rank}"
 
 
-def decode_chart(own: Sequence[Row]) -> Figure:
+def decode_chart(device_rows: Sequence[Row]) -> Figure:
     """Draw decoded tokens per second as a share of the base model's."""
     figure = _figure(1)
     axes = figure.add_subplot()
-    settings = sorted({row.setting for row in own}, key=_numbers_in)
+    settings = sorted({row.setting for row in device_rows}, key=_numbers_in)
     for name in (LORAKIT, PEFT):
-        found = matching(own, variant=name, ratio_to=rows.BASE)
+        found = matching(device_rows, variant=name, ratio_to=rows.BASE)
         found.sort(key=lambda row: settings.index(row.setting))
         points = [(settings.index(row.setting), row) for row in found]
         _draw_line(axes, [(x, _ratio_bar(row)) for x, row in points], name)
@@ -184,14 +184,14 @@ def decode_chart(own: Sequence[Row]) -> Figure:
     return figure
 
 
-def growth_chart(own: Sequence[Row]) -> Figure:
+def growth_chart(device_rows: Sequence[Row]) -> Figure:
     """Draw the time of a step over tokens, rank and depth."""
     figure = _figure(1)
     titles = {"tokens": "tokens in a batch", "rank": "rank r", "depth": "blocks of the model"}
     panels = []
     for number, (axis, label) in enumerate(titles.items()):
         axes = figure.add_subplot(1, len(titles), number + 1)
-        along = [row for row in own if row.setting.startswith(f"{axis} ")]
+        along = [row for row in device_rows if row.setting.startswith(f"{axis} ")]
         along = matching(along, measure=FORWARD_BACKWARD)
         for name in variants_of(along):
             newest_by_value = {number_in(r.setting): r for r in matching(along, variant=name)}
@@ -213,11 +213,11 @@ def growth_chart(own: Sequence[Row]) -> Figure:
     return figure
 
 
-def loading_chart(own: Sequence[Row]) -> Figure:
+def loading_chart(device_rows: Sequence[Row]) -> Figure:
     """Draw the time to load the k-th adapter."""
     figure = _figure(1)
     axes = figure.add_subplot()
-    loads = matching(own, measure=switching.LOAD)
+    loads = matching(device_rows, measure=switching.LOAD)
     for name in (LORAKIT, PEFT):
         by_k = {number_in(row.setting): row for row in matching(loads, variant=name)}
         _draw_line(axes, [(k, _time_bar(row)) for k, row in sorted(by_k.items())], name)
@@ -232,9 +232,9 @@ def loading_chart(own: Sequence[Row]) -> Figure:
     return figure
 
 
-def bracketing_chart(own: Sequence[Row]) -> Figure:
+def bracketing_chart(device_rows: Sequence[Row]) -> Figure:
     """Draw the factored way's time as a multiple of the formed way's, over tokens."""
-    layers = list(dict.fromkeys(row.shape for row in own))
+    layers = list(dict.fromkeys(row.shape for row in device_rows))
     figure = _figure(1)
     panels: list[Axes] = []
     laps = {bracketing.FORWARD: ("-", "o"), bracketing.FORWARD_BACKWARD: (":", "s")}
@@ -243,7 +243,7 @@ def bracketing_chart(own: Sequence[Row]) -> Figure:
         axes = figure.add_subplot(1, len(layers), number + 1, sharey=shared)
         points: list[tuple[int, Row]] = []
         for lap, (line, marker) in laps.items():
-            points = bracket_points(own, layer, lap)
+            points = bracket_points(device_rows, layer, lap)
             bars = [(count, _ratio_bar(row)) for count, row in points]
             _draw_line(axes, bars, lap, color=COLOURS[LORAKIT], line=line, marker=marker)
         sizes = layer.split(" to ")

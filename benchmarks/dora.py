@@ -6,11 +6,10 @@ import torch
 from torch import nn
 
 import lorakit
-from benchmarks.measure import interleaved
 from benchmarks.models import Shape, build_model, make_batch, shape_named, shared_copy
 from benchmarks.options import Options, parse
-from benchmarks.results import Row, compared
-from benchmarks.step import FORWARD_BACKWARD, WITH_OPTIMIZER, optimizer_of, row_fields, step_sample
+from benchmarks.results import Row
+from benchmarks.step import LAPS, optimizer_of, row_fields, step_sample
 from benchmarks.variants import PEFT, Variant, peft_copy, saved_adapter, switch_fused_mlp, why_not
 
 LORA = "lorakit, LoRA"
@@ -49,13 +48,8 @@ def measure(options: Options, shape: Shape, dtype: torch.dtype, dropout: float) 
         for name, variant in variants.items()
         if variant.module.train()
     }
-    timings = interleaved(samples, rounds=options.rounds, warmup=2, device=options.device)
     common = row_fields("dora", shape, dtype, dropout, r)
-    rows = []
-    for lap in (FORWARD_BACKWARD, WITH_OPTIMIZER):
-        values = timings.by_variant(lap)
-        rows += compared(options.origin, values, (LORA,), measure=lap, unit="s", **common)
-    return options.keep(rows)
+    return options.keep(options.compared_laps(samples, LAPS, (LORA,), **common))
 
 
 def adapted(
@@ -64,14 +58,8 @@ def adapted(
     """Return a copy of the base with a seeded adapter on every linear layer."""
     model = shared_copy(base)
     torch.manual_seed(1)
-    config = lorakit.LoraConfig(
-        r=r,
-        lora_alpha=2 * r,
-        lora_dropout=dropout,
-        target_modules=shape.targets,
-        use_dora=use_dora,
-    )
-    lorakit.add_adapter(model, config)
+    options = {"lora_dropout": dropout, "target_modules": shape.targets, "use_dora": use_dora}
+    lorakit.add_adapter(model, lorakit.LoraConfig(r=r, lora_alpha=2 * r, **options))
     # The node for whole MLPs does not take a magnitude; layers are compared with layers.
     switch_fused_mlp(model, False)
     return Variant(DORA if use_dora else LORA, model, model)

@@ -4,15 +4,16 @@ A way whose share of dropped elements or whose mean is not what it should be sto
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.measure import interleaved, repeated
+from benchmarks.measure import repeated
 from benchmarks.options import Options, parse
 from benchmarks.parity import ParityError
-from benchmarks.results import Row, compared
+from benchmarks.results import Row
 from lorakit.ops import apply_keep_mask, draw_seed, keep_mask, skinny
 from lorakit.ops.native import compiled_library
 
@@ -61,24 +62,15 @@ def measure(options: Options, tokens: int, width: int, dtype: torch.dtype) -> li
         check_way(name, way, x, p)
     drops = {name: repeated(lambda w=way: w(x, p), _REPEATS) for name, way in found.items()}
     projections = {name: repeated(work, _REPEATS) for name, work in _projections(x, A, p).items()}
+    common: dict[str, Any] = {"benchmark": "dropout_ways", "shape": f"{tokens} x {width}"}
+    common |= {"dtype": dtype, "dropout": p, "r": r}
     rows = []
     for measured, samples, reference in (
         (DROP, drops, TORCH),
         (PROJECT, projections, _PROJECT_ALONE),
     ):
-        timings = interleaved(samples, rounds=options.rounds, warmup=2, device=options.device)
-        rows += compared(
-            options.origin,
-            timings.by_variant(),
-            (reference,),
-            benchmark="dropout_ways",
-            measure=measured,
-            shape=f"{tokens} x {width}",
-            dtype=dtype,
-            dropout=p,
-            r=r,
-            unit="s",
-        )
+        values = options.timed(samples).by_variant()
+        rows += options.compared(values, (reference,), measure=measured, unit="s", **common)
     return options.keep(rows)
 
 

@@ -5,14 +5,13 @@ from dataclasses import dataclass
 
 import torch
 
-from benchmarks.measure import Stopwatch, interleaved
 from benchmarks.memory import saved_for_backward
-from benchmarks.models import Shape, make_batch, shape_named
+from benchmarks.models import Shape, make_batch
 from benchmarks.options import Options, parse
 from benchmarks.parity import check_parity
-from benchmarks.results import Row, compared
-from benchmarks.step import FORWARD_BACKWARD, REFERENCES, SAVED
-from benchmarks.variants import FULL, LIMIT, LORAKIT, LORAKIT_MLP, PEFT, Variant, build_variants
+from benchmarks.results import Row
+from benchmarks.step import FORWARD_BACKWARD, REFERENCES, SAVED, row_fields, step_sample
+from benchmarks.variants import FULL, LIMIT, LORAKIT, LORAKIT_MLP, PEFT, build_variants
 
 VARIANTS = (LIMIT, FULL, LORAKIT, LORAKIT_MLP, PEFT)
 TOKENS = (128, 256, 512, 1024, 2048, 4096)
@@ -35,7 +34,7 @@ class Point:
 def main(arguments: Sequence[str] | None = None) -> list[Row]:
     """Measure and append the rows; return them."""
     options = parse("growth", __doc__, arguments)
-    dtype = options.dtype or (torch.bfloat16 if options.on_cuda else torch.float32)
+    dtype = options.device_dtype
     rows = []
     if options.runs(dtype):
         for point in plan(options):
@@ -47,9 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
 def plan(options: Options) -> list[Point]:
     """Return the points: along tokens and rank two blocks deep, along depth with few tokens."""
     tokens, ranks, depths = _QUICK if options.quick else (TOKENS, RANKS, DEPTHS)
-    default = "tiny-llama" if options.quick else "llama-1b" if options.on_cuda else "llama-69m"
     points = []
-    for shape in options.shapes or (shape_named(default),):
+    for shape in options.shapes_or():
         short = shape.with_layers(2)
         length = 16 if options.quick else _LENGTH
         for count in tokens:
@@ -72,39 +70,19 @@ def measure(options: Options, point: Point, dtype: torch.dtype) -> list[Row]:
         point.shape, dtype, names=VARIANTS, r=point.r, dropout=dropout, device=options.device
     )
     check_parity(variants, batch, dtype)
-
-    def sample(variant: Variant, watch: Stopwatch) -> None:
-        variant.module.zero_grad(set_to_none=True)
-        watch.start()
-        variant.loss(batch).backward()
-        watch.lap(FORWARD_BACKWARD)
-
-    samples = {
-        name: lambda watch, variant=variant: sample(variant, watch)
-        for name, variant in variants.items()
-    }
-    timings = interleaved(samples, rounds=options.rounds, warmup=2, device=options.device)
+    samples = {name: step_sample(variant, None, batch) for name, variant in variants.items()}
+    timings = options.timed(samples)
     saved = {}
     for name, variant in variants.items():
         variant.module.zero_grad(set_to_none=True)
         living = [*variant.module.parameters(), *variant.module.buffers(), *batch.values()]
         saved[name] = [saved_for_backward(lambda v=variant: v.loss(batch), living)]
     values = ((FORWARD_BACKWARD, "s", timings.by_variant(FORWARD_BACKWARD)), (SAVED, "B", saved))
+    common = row_fields("growth", point.shape, dtype, dropout, point.r)
+    common["setting"] = f"{point.axis} {point.value}"
     rows = []
-    for measured, unit, own in values:
-        rows += compared(
-            options.origin,
-            own,
-            REFERENCES,
-            benchmark="growth",
-            measure=measured,
-            shape=point.shape.name,
-            setting=f"{point.axis} {point.value}",
-            dtype=dtype,
-            dropout=dropout,
-            r=point.r,
-            unit=unit,
-        )
+    for measured, unit, numbers in values:
+        rows += options.compared(numbers, REFERENCES, measure=measured, unit=unit, **common)
     return options.keep(rows)
 
 

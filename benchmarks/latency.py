@@ -14,7 +14,8 @@ from benchmarks.measure import interleaved, repeated
 from benchmarks.models import Shape, build_model, make_batch, shape_named, shared_copy
 from benchmarks.options import Options, parse
 from benchmarks.parity import check_outputs
-from benchmarks.results import Row, compared
+from benchmarks.results import Row
+from benchmarks.step import row_fields
 from benchmarks.variants import (
     PEFT,
     add_random_adapter,
@@ -37,7 +38,7 @@ _SHORT_TOKENS = 1024
 def main(arguments: Sequence[str] | None = None) -> list[Row]:
     """Measure and append the rows; return them."""
     options = parse("latency", __doc__, arguments)
-    dtype = options.dtype or (torch.bfloat16 if options.on_cuda else torch.float32)
+    dtype = options.device_dtype
     rows = []
     for shape in plan(options):
         print(f"{shape.name}, batch {shape.rows} x {shape.length}, {dtype}", flush=True)
@@ -73,19 +74,9 @@ def measure(options: Options, shape: Shape, dtype: torch.dtype) -> list[Row]:
     rounds = options.rounds * (3 if shape.tokens < _SHORT_TOKENS else 1)
     samples = {name: repeated(call, 1) for name, call in calls.items()}
     timings = interleaved(samples, rounds=rounds, warmup=2, device=options.device)
+    common = row_fields("latency", shape, dtype, 0.0, r)
     return options.keep(
-        compared(
-            options.origin,
-            timings.by_variant(),
-            (BASE,),
-            benchmark="latency",
-            measure=FORWARD,
-            shape=shape.name,
-            setting=f"{shape.rows} x {shape.length}",
-            dtype=dtype,
-            r=r,
-            unit="s",
-        )
+        options.compared(timings.by_variant(), (BASE,), measure=FORWARD, unit="s", **common)
     )
 
 

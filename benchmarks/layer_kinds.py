@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 import lorakit
-from benchmarks.measure import Sample, Stopwatch, interleaved
+from benchmarks.measure import Sample, Stopwatch
 from benchmarks.options import Options, parse
-from benchmarks.results import Row, compared
+from benchmarks.results import Row
 from benchmarks.step import FORWARD_BACKWARD
 from benchmarks.variants import LIMIT, LORAKIT, LORALIB, PEFT, why_not
 
@@ -31,9 +31,9 @@ class Layer:
     Attributes:
         name: Kind and sizes.
         build: Makes the layer, inside a module that calls it `layer`.
-        config: What LoraConfig is told by lorakit and PEFT alike.
+        config: Arguments of LoraConfig for lorakit and PEFT alike.
         inputs: Makes what forward takes; the first one wants a gradient.
-        ours: What lorakit is told besides.
+        ours: Further arguments for lorakit.
     """
 
     name: str
@@ -97,10 +97,7 @@ def layers(quick: bool) -> tuple[Layer, ...]:
         Layer(
             f"experts {width} to {width}, 8 of them, 2 for a token",
             lambda: experts(width, width, 8),
-            {
-                "target_modules": [],
-                "target_parameters": ["layer.gate_up_proj", "layer.down_proj"],
-            },
+            {"target_modules": [], "target_parameters": ["layer.gate_up_proj", "layer.down_proj"]},
             lambda: routed(tokens, width, 8),
         ),
         Layer(
@@ -132,12 +129,8 @@ def measure(options: Options, layer: Layer) -> list[Row]:
         name: _sample(model, inputs)
         for name, model in variants(base, layer, r, options.device).items()
     }
-    timings = interleaved(samples, rounds=options.rounds, warmup=2, device=options.device)
-    values = timings.by_variant(FORWARD_BACKWARD)
-    common: dict[str, Any] = {"benchmark": "layer_kinds", "shape": layer.name, "r": r, "unit": "s"}
-    return options.keep(
-        compared(options.origin, values, (LIMIT,), measure=FORWARD_BACKWARD, **common)
-    )
+    common: dict[str, Any] = {"benchmark": "layer_kinds", "shape": layer.name, "r": r}
+    return options.keep(options.compared_laps(samples, (FORWARD_BACKWARD,), (LIMIT,), **common))
 
 
 def variants(base: nn.Module, layer: Layer, r: int, device: str) -> dict[str, nn.Module]:

@@ -1,7 +1,7 @@
 """Peak of resident memory while a sharded checkpoint is loaded in 4 and 8 bits.
 
 The checkpoint has random weights in bfloat16 and is written to a temporary directory. Each variant
-loads it in a process of its own, so that what the libraries take themselves is part of the peak.
+loads it in a separate process, so that what the libraries take themselves is part of the peak.
 """
 
 import json
@@ -68,7 +68,7 @@ def _row(options: Options, shape: Shape, measure: str, variant: str, count: floa
 
 
 def _load_elsewhere(variant: str, folder: str) -> tuple[int, int, int]:
-    """Load in a process of its own; return its bare and peak resident bytes, and the model's."""
+    """Load in a separate process; return its bare and peak resident bytes, and the model's."""
     command = [sys.executable, "-c", _PROGRAM.format(variant=variant, folder=folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return tuple(json.loads(done.stdout.splitlines()[-1]))

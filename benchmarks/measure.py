@@ -21,7 +21,7 @@ class Stopwatch:
         self.start()
 
     def start(self) -> None:
-        """Begin anew: what the sample did so far was preparation."""
+        """Restart the clock: what the sample did so far was preparation."""
         self._began = self._now()
 
     def lap(self, name: str, times: int = 1) -> None:
@@ -53,7 +53,7 @@ class Timings:
 
     def by_variant(self, lap: str = TIME) -> dict[str, list[float]]:
         """Return the seconds of each round of every variant that noted this lap."""
-        return {name: own for (name, noted), own in self.seconds.items() if noted == lap}
+        return {name: rounds for (name, noted), rounds in self.seconds.items() if noted == lap}
 
 
 def turns(names: Sequence[str], round_number: int) -> list[str]:

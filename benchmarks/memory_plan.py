@@ -13,11 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from benchmarks.models import Shape, build_model, shape_named
+from benchmarks.models import Shape, save_with_tokenizer, shape_named
 from benchmarks.options import Options, parse
-from benchmarks.results import Row, compared, has_bf16_instructions, row
+from benchmarks.results import Row, has_bf16_instructions, row
 
 PLANNED, COUNTED, RESIDENT = "planned", "counted", "resident"
 SAVED = "saved activations"
@@ -61,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Row]:
     for shape in shapes:
         for setting, changes in SETTINGS.items():
             family = _FAMILY_OF_SETTING.get(setting, shape.family)
-            # T5's accumulation, say, tells nothing that its plain step does not.
+            # T5's accumulation, for example, shows nothing that its plain step does not.
             is_usual = shape.name in (*SHAPES[:1], "tiny-llama")
             if family == shape.family and (is_usual or setting in ("LoRA", "4 bits")):
                 rows += measure(options, shape, setting, changes)
@@ -80,30 +78,23 @@ def measure(options: Options, shape: Shape, setting: str, changes: dict[str, Any
         return []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_model(shape, folder / "model")
+        save_with_tokenizer(shape, folder / "model")
         (folder / "rows.jsonl").write_text(_ROW[shape.family] * _ROWS, encoding="utf-8")
         recipe = recipe_of(shape, folder, changes)
         planned = plan(recipe, device=options.device)
         path = folder / "recipe.yaml"
         path.write_text(Recipe.to_yaml(recipe), encoding="utf-8")
         saved, peak, resident = count_elsewhere(path)
-    common: dict[str, Any] = {
-        "benchmark": "memory_plan",
-        "shape": shape.name,
-        "setting": setting,
-        "dtype": torch.float32,
-        "r": 8,
-        "unit": "B",
-    }
-    origin = options.origin
+    common: dict[str, Any] = {"benchmark": "memory_plan", "unit": "B"}
+    common |= {"shape": shape.name, "setting": setting}
     of_saved = {PLANNED: [planned.saved_activation_bytes], COUNTED: [saved]}
     of_peak = {PLANNED: [planned.peak_bytes], COUNTED: [peak], RESIDENT: [resident]}
-    rows = compared(origin, of_saved, (COUNTED,), measure=SAVED, **common)
-    rows += compared(origin, of_peak, (COUNTED,), measure=PEAK, **common)
+    rows = options.compared(of_saved, (COUNTED,), measure=SAVED, **common)
+    rows += options.compared(of_peak, (COUNTED,), measure=PEAK, **common)
     for measured, values in ((SAVED, of_saved), (PEAK, of_peak)):
         off = abs(values[PLANNED][0] / values[COUNTED][0] - 1)
         about = {**common, "measure": OFF.format(measured), "unit": "%"}
-        rows.append(row(origin, [100 * off], variant=PLANNED, **about))
+        rows.append(row(options.origin, [100 * off], variant=PLANNED, **about))
     return options.keep(rows)
 
 
@@ -130,14 +121,8 @@ def measure_planning(options: Options, name: str, sizes: dict[str, int]) -> list
         path.write_text(recipe.to_yaml(), encoding="utf-8")
         rounds = [_run("--plan", path) for _ in range(_PLANS)]
     seconds, peaks = zip(*rounds, strict=True)
-    common: dict[str, Any] = {
-        "benchmark": "memory_plan",
-        "shape": name,
-        "setting": LARGE_SETTING,
-        "dtype": torch.float32,
-        "r": 8,
-        "variant": PLANNED,
-    }
+    common: dict[str, Any] = {"benchmark": "memory_plan", "variant": PLANNED}
+    common |= {"shape": name, "setting": LARGE_SETTING}
     return options.keep(
         [
             row(options.origin, [*seconds], measure=SECONDS, unit="s", **common),
@@ -153,20 +138,6 @@ _ROW = {
     "bert": f'{{"text": "{_TEXT}", "label": "a"}}\n{{"text": "{_TEXT[:-40]}", "label": "b"}}\n',
     "t5": f'{{"source": "{_TEXT}", "target": "{_TEXT}"}}\n',
 }
-
-
-def write_model(shape: Shape, folder: Path) -> None:
-    """Save a model of random weights with the quickstart's tokenizer."""
-    from transformers import AutoTokenizer
-
-    from lorakit.quickstart.model_files import base_model_path
-
-    model: Any = build_model(shape)
-    tokenizer = AutoTokenizer.from_pretrained(base_model_path())
-    if len(tokenizer) > shape.vocabulary:
-        model.resize_token_embeddings(len(tokenizer))
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 def recipe_of(shape: Shape, folder: Path, changes: dict[str, Any]) -> Any:
@@ -197,7 +168,7 @@ def recipe_of(shape: Shape, folder: Path, changes: dict[str, Any]) -> Any:
 
 
 def count_elsewhere(recipe: Path) -> tuple[int, int, int]:
-    """Count a recipe's step in a process of its own, so that its resident memory is its own.
+    """Count a recipe's step in a separate process, so that its resident memory is not shared.
 
     Returns: Saved activations, the peak of tensors, and how far resident memory rose, in bytes.
     """
@@ -206,7 +177,7 @@ def count_elsewhere(recipe: Path) -> tuple[int, int, int]:
 
 
 def _run(what: str, recipe: Path) -> list[float]:
-    """Run a part of this benchmark in a process of its own; return the numbers it prints."""
+    """Run one measurement of this benchmark in a separate process; return the numbers it prints."""
     command = [sys.executable, "-m", "benchmarks.memory_plan", what, str(recipe)]
     found = subprocess.run(command, check=True, capture_output=True, text=True)
     return [float(word) for word in found.stdout.splitlines()[-1].split()]

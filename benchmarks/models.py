@@ -5,6 +5,7 @@ Dropout of the base is 0 in all of them, so that LoRA's dropout is the only one.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -90,84 +91,63 @@ def shape_named(name: str) -> Shape:
     return SHAPES[plain].with_layers(int(layers)) if colon else SHAPES[plain]
 
 
-def _llama(shape: Shape, positions: int) -> nn.Module:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    return LlamaForCausalLM(
-        LlamaConfig(
-            hidden_size=shape.hidden,
-            intermediate_size=shape.intermediate,
-            num_hidden_layers=shape.layers,
-            num_attention_heads=shape.heads,
-            num_key_value_heads=shape.kv_heads,
-            vocab_size=shape.vocabulary,
-            max_position_embeddings=positions,
-            tie_word_embeddings=False,
-        )
-    )
+def _bert_sizes(shape: Shape, positions: int) -> dict[str, Any]:
+    return {
+        "hidden_size": shape.hidden,
+        "intermediate_size": shape.intermediate,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "max_position_embeddings": positions,
+    }
 
 
-def _bert(shape: Shape, positions: int) -> nn.Module:
-    from transformers import BertConfig, BertForSequenceClassification
-
-    return BertForSequenceClassification(
-        BertConfig(
-            hidden_size=shape.hidden,
-            intermediate_size=shape.intermediate,
-            num_hidden_layers=shape.layers,
-            num_attention_heads=shape.heads,
-            vocab_size=shape.vocabulary,
-            max_position_embeddings=positions,
-            hidden_dropout_prob=0.0,
-            attention_probs_dropout_prob=0.0,
-        )
-    )
+def _llama_sizes(shape: Shape, positions: int) -> dict[str, Any]:
+    llama_only = {"num_key_value_heads": shape.kv_heads, "tie_word_embeddings": False}
+    return _bert_sizes(shape, positions) | llama_only
 
 
-def _gpt2(shape: Shape, positions: int) -> nn.Module:
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    return GPT2LMHeadModel(
-        GPT2Config(
-            n_embd=shape.hidden,
-            n_inner=shape.intermediate,
-            n_layer=shape.layers,
-            n_head=shape.heads,
-            vocab_size=shape.vocabulary,
-            n_positions=positions,
-            resid_pdrop=0.0,
-            embd_pdrop=0.0,
-            attn_pdrop=0.0,
-            bos_token_id=0,
-            eos_token_id=1,
-        )
-    )
+def _gpt2_sizes(shape: Shape, positions: int) -> dict[str, Any]:
+    sizes = {"n_embd": shape.hidden, "n_inner": shape.intermediate, "n_positions": positions}
+    return sizes | {"n_layer": shape.layers, "n_head": shape.heads}
 
 
-def _t5(shape: Shape, positions: int) -> nn.Module:
-    from transformers import T5Config, T5ForConditionalGeneration
-
-    return T5ForConditionalGeneration(
-        T5Config(
-            d_model=shape.hidden,
-            d_ff=shape.intermediate,
-            d_kv=shape.hidden // shape.heads,
-            num_layers=shape.layers,
-            num_heads=shape.heads,
-            vocab_size=shape.vocabulary,
-            dropout_rate=0.0,
-            decoder_start_token_id=0,
-            pad_token_id=0,
-            eos_token_id=1,
-        )
-    )
+def _t5_sizes(shape: Shape, positions: int) -> dict[str, Any]:
+    sizes = {"d_model": shape.hidden, "d_ff": shape.intermediate}
+    sizes |= {"d_kv": shape.hidden // shape.heads}
+    return sizes | {"num_layers": shape.layers, "num_heads": shape.heads}
 
 
-_FAMILIES: dict[str, Callable[[Shape, int], nn.Module]] = {
-    "llama": _llama,
-    "bert": _bert,
-    "gpt2": _gpt2,
-    "t5": _t5,
+@dataclass(frozen=True)
+class _Family:
+    """A config class, a model class, the sizes of a shape by their names, and what is fixed."""
+
+    config: str
+    model: str
+    sizes: Callable[[Shape, int], dict[str, Any]]
+    fixed: dict[str, Any]
+
+
+_NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+_FAMILIES = {
+    "llama": _Family("LlamaConfig", "LlamaForCausalLM", _llama_sizes, {}),
+    "bert": _Family(
+        "BertConfig",
+        "BertForSequenceClassification",
+        _bert_sizes,
+        {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+    ),
+    "gpt2": _Family(
+        "GPT2Config",
+        "GPT2LMHeadModel",
+        _gpt2_sizes,
+        {**_NO_DROPOUT, "bos_token_id": 0, "eos_token_id": 1},
+    ),
+    "t5": _Family(
+        "T5Config",
+        "T5ForConditionalGeneration",
+        _t5_sizes,
+        {"dropout_rate": 0.0, "decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1},
+    ),
 }
 
 
@@ -175,17 +155,37 @@ def build_model(
     shape: Shape, dtype: torch.dtype = torch.float32, device: str = "cpu", seed: int = 0
 ) -> nn.Module:
     """Return a model of a shape with seeded random weights; the global generator is left alone."""
+    import transformers
+
+    family = _FAMILIES[shape.family]
+    sizes = family.sizes(shape, max(512, shape.length + 64)) | family.fixed
+    config = getattr(transformers, family.config)(vocab_size=shape.vocabulary, **sizes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = _FAMILIES[shape.family](shape, max(512, shape.length + 64))
+        model = getattr(transformers, family.model)(config)
     model.config.use_cache = False
     return model.to(device=device, dtype=dtype).train()
+
+
+def save_with_tokenizer(shape: Shape, folder: Path, dtype: torch.dtype = torch.float32) -> int:
+    """Save a model of random weights with the quickstart's tokenizer; return its parameters."""
+    from transformers import AutoTokenizer
+
+    from lorakit.quickstart.model_files import base_model_path
+
+    model: Any = build_model(shape, dtype)
+    tokenizer = AutoTokenizer.from_pretrained(base_model_path())
+    if len(tokenizer) > shape.vocabulary:
+        model.resize_token_embeddings(len(tokenizer))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return count_weights(model)
 
 
 def make_batch(shape: Shape, device: str = "cpu", seed: int = 0) -> dict[str, Tensor]:
     """Return the arguments of one training step: random tokens, with labels.
 
-    Causal models predict their input; BERT tells two classes apart; T5 writes a quarter as many
+    Causal models predict their input; BERT classifies into two classes; T5 writes a quarter as many
     tokens as it reads.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -206,7 +206,7 @@ def shared_copy(model: nn.Module, *, own_weights: bool = False) -> nn.Module:
 
     Args:
         model: The model to copy; ties between its parameters are kept.
-        own_weights: Whether the copy gets memory of its own, to be trained in.
+        own_weights: Whether the copy gets separate memory, to be trained.
     """
     from copy import deepcopy
 

@@ -1,13 +1,15 @@
 """The command line that every benchmark has."""
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from benchmarks.measure import Sample, Timings, interleaved
 from benchmarks.models import Shape, shape_named
 from benchmarks.results import (
     RESULTS,
@@ -15,6 +17,7 @@ from benchmarks.results import (
     Origin,
     Row,
     append_rows,
+    compared,
     has_bf16_instructions,
     origin_here,
 )
@@ -68,6 +71,41 @@ class Options:
             flush=True,
         )
         return False
+
+    @property
+    def device_dtype(self) -> torch.dtype:
+        """The dtype asked for; else bfloat16 on a GPU and float32 on a CPU."""
+        return self.dtype or (torch.bfloat16 if self.on_cuda else torch.float32)
+
+    def shapes_or(self, *, cpu: str = "llama-69m", cuda: str = "llama-1b") -> tuple[Shape, ...]:
+        """Return the shapes asked for, or one that suits the device."""
+        name = "tiny-llama" if self.quick else cuda if self.on_cuda else cpu
+        return self.shapes or (shape_named(name),)
+
+    def timed(self, samples: Mapping[str, Sample], warmup: int = 2) -> Timings:
+        """Time variants in turn for all rounds on the device."""
+        return interleaved(samples, rounds=self.rounds, warmup=warmup, device=self.device)
+
+    def compared(
+        self, values: Mapping[str, Sequence[float]], references: Sequence[str], **common: Any
+    ) -> list[Row]:
+        """Make rows of this origin: see `results.compared`."""
+        return compared(self.origin, values, references, **common)
+
+    def compared_laps(
+        self,
+        samples: Mapping[str, Sample],
+        laps: Sequence[str],
+        references: Sequence[str],
+        **common: Any,
+    ) -> list[Row]:
+        """Time variants in turn and make the rows of each lap."""
+        timings = self.timed(samples)
+        rows = []
+        for lap in laps:
+            values = timings.by_variant(lap)
+            rows += self.compared(values, references, measure=lap, unit="s", **common)
+        return rows
 
     def keep(self, rows: Iterable[Row]) -> list[Row]:
         """Append rows to their CSV file, print them and return them."""

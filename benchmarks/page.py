@@ -244,17 +244,20 @@ def page_text(rows: Iterable[Row], results: str = "../benchmarks/results") -> st
     """
     devices = by_device(rows)
     links = {device: f"[{device}]({machine_place(device).as_posix()})" for device in devices}
-    lines = [(links[device], *tables.goals_met(own, device)) for device, own in devices.items()]
+    lines = [
+        (links[device], *tables.goals_met(device_rows, device))
+        for device, device_rows in devices.items()
+    ]
     summary = tables.table(("machine", "goals met", "missed"), lines) if lines else _NO_ROWS
     method = _METHOD.format(results=results)
     return "\n\n".join([_HEAD.rstrip(), summary, method.rstrip()]) + "\n"
 
 
-def machine_text(device: str, own: Sequence[Row]) -> str:
+def machine_text(device: str, device_rows: Sequence[Row]) -> str:
     """Return the page of one machine."""
-    parts = [f"# {device}", _how(own), "## Goals", tables.goal_table(own, device)]
+    parts = [f"# {device}", _how(device_rows), "## Goals", tables.goal_table(device_rows, device)]
     before = None
-    for block in blocks(device, own):
+    for block in blocks(device, device_rows):
         if block.section is not before:
             parts += [f"## {block.section.title}", block.section.about]
             before = block.section
@@ -285,10 +288,10 @@ def by_device(rows: Iterable[Row]) -> dict[str, list[Row]]:
     )
 
 
-def blocks(device: str, own: Sequence[Row]) -> Iterator[Block]:
+def blocks(device: str, device_rows: Sequence[Row]) -> Iterator[Block]:
     """Yield the blocks of one device that have rows."""
     for section in SECTIONS:
-        rows = matching(own, benchmark=section.benchmark)
+        rows = matching(device_rows, benchmark=section.benchmark)
         split = section.split or (lambda _row: ())
         for label, group in tables.grouped(rows, split):
             table = section.table(group)
@@ -301,9 +304,9 @@ def blocks(device: str, own: Sequence[Row]) -> Iterator[Block]:
             yield Block(section, ", ".join(map(str, label)), table, group, image)
 
 
-def _how(own: Sequence[Row]) -> str:
+def _how(device_rows: Sequence[Row]) -> str:
     """Say with which versions, when and by which commands rows were measured."""
-    origins = [row.origin for row in own]
+    origins = [row.origin for row in device_rows]
     versions = []
     for package in ("torch", "transformers", "peft", "lorakit"):
         found = dict.fromkeys(getattr(origin, package) for origin in origins)
@@ -311,10 +314,10 @@ def _how(own: Sequence[Row]) -> str:
     commits = ", ".join(dict.fromkeys(origin.commit for origin in origins))
     dates = sorted({origin.date for origin in origins})
     days = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
-    rounds = sorted({row.rounds for row in own if row.rounds > 1})
+    rounds = sorted({row.rounds for row in device_rows if row.rounds > 1})
     counts = "" if not rounds else f", {' and '.join(map(str, rounds))} rounds"
     flags = " --device cuda" if "CUDA" in origins[0].device else ""
-    measured = [name for name in BENCHMARKS if matching(own, benchmark=name)]
+    measured = [name for name in BENCHMARKS if matching(device_rows, benchmark=name)]
     commands = "\n".join(f"python -m benchmarks.{name}{flags}" for name in measured)
     return f"{', '.join(versions)}; commit {commits}; {days}{counts}.\n\n```bash\n{commands}\n```"
 
@@ -341,10 +344,10 @@ def write_page(results: Path = RESULTS, docs: Path = DOCS) -> list[Path]:
     page.write_text(page_text(rows, link), encoding="utf-8")
     written = [page]
     with charts.style():
-        for device, own in by_device(rows).items():
+        for device, device_rows in by_device(rows).items():
             written.append(docs / machine_place(device))
-            written[-1].write_text(machine_text(device, own), encoding="utf-8")
-            for block in blocks(device, own):
+            written[-1].write_text(machine_text(device, device_rows), encoding="utf-8")
+            for block in blocks(device, device_rows):
                 if block.image and block.section.draw:
                     figure = block.section.draw(block.rows)
                     charts.save(figure, docs / block.image, block.table)

@@ -137,7 +137,11 @@ def _has_kinks(module: nn.Module) -> bool:
 
 
 def _check_in_float64(
-    peer: Variant, peer_gradients: Gradients, own: Variant, own_gradients: Gradients, batch: Any
+    peer: Variant,
+    peer_gradients: Gradients,
+    subject: Variant,
+    subject_gradients: Gradients,
+    batch: Any,
 ) -> None:
     """Tell rounding from a mistake, where float32 gradients of a model with ReLUs differ.
 
@@ -149,11 +153,11 @@ def _check_in_float64(
     Raises:
         ParityError: One of these does not hold.
     """
-    loss, exact = loss_and_gradients(_in_float64(own), batch)
+    loss, exact = loss_and_gradients(_in_float64(subject), batch)
     peer_loss, peer_exact = loss_and_gradients(_in_float64(peer), batch)
     _check_loss(f"{peer.name} in float64", peer_loss, loss, EXACT_TOLERANCE)
     _check_gradients(f"{peer.name} in float64", peer_exact, exact, EXACT_TOLERANCE)
-    _check_gradients(own.name, own_gradients, exact, GRADIENT_TOLERANCE[torch.float32])
+    _check_gradients(subject.name, subject_gradients, exact, GRADIENT_TOLERANCE[torch.float32])
     _check_gradients(peer.name, peer_gradients, exact, KINK_TOLERANCE)
 
 
@@ -172,10 +176,7 @@ def _check_loss(name: str, loss: float, expected: float, tolerance: float) -> No
 
 
 def _check_gradients(
-    name: str,
-    gradients: Gradients,
-    expected: Gradients,
-    tolerance: float,
+    name: str, gradients: Gradients, expected: Gradients, tolerance: float
 ) -> None:
     for place, gradient in gradients.items():
         error = relative_error(gradient, expected[place])

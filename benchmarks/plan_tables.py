@@ -7,10 +7,10 @@ from benchmarks.results import Row
 from benchmarks.tables import grouped, median_of, table
 
 
-def plan_table(own: Sequence[Row]) -> str:
+def plan_table(device_rows: Sequence[Row]) -> str:
     """Return what was planned beside what was counted, and what planning itself takes."""
     lines, large = [], []
-    for (shape, setting), group in grouped(own, lambda row: (row.shape, row.setting)):
+    for (shape, setting), group in grouped(device_rows, lambda row: (row.shape, row.setting)):
         name = f"{shape}, {setting}"
         seconds = median_of(group, measure=SECONDS, variant=PLANNED)
         if seconds:

@@ -11,21 +11,13 @@ import torch
 from torch import Tensor, nn
 
 import lorakit
-from benchmarks.measure import Stopwatch, interleaved
+from benchmarks.measure import Stopwatch
 from benchmarks.memory import peak_bytes, saved_for_backward
 from benchmarks.models import Shape, build_model, make_batch, shape_named
 from benchmarks.options import Options, parse
 from benchmarks.parity import check_parity
-from benchmarks.results import Row, compared, has_bf16_instructions
-from benchmarks.step import (
-    FORWARD_BACKWARD,
-    PEAK,
-    SAVED,
-    WITH_OPTIMIZER,
-    optimizer_of,
-    row_fields,
-    step_sample,
-)
+from benchmarks.results import Row, has_bf16_instructions
+from benchmarks.step import LAPS, PEAK, SAVED, optimizer_of, row_fields, step_sample
 from benchmarks.variants import (
     LIMIT,
     LORAKIT,
@@ -97,22 +89,18 @@ def measure(
     samples = {
         name: step_sample(variant, optimizers[name], batch) for name, variant in variants.items()
     }
-    timings = interleaved(samples, rounds=options.rounds, warmup=2, device=options.device)
     references = (*REFERENCES, quantized_name("peft", 4), quantized_name("peft", 8))
     common = row_fields("qlora", shape, dtype, dropout, r)
-    rows = []
-    for lap in (FORWARD_BACKWARD, WITH_OPTIMIZER):
-        values = timings.by_variant(lap)
-        rows += compared(options.origin, values, references, measure=lap, unit="s", **common)
+    rows = options.compared_laps(samples, LAPS, references, **common)
     for counted, counts in _bytes(variants, batch, options.device, samples).items():
         values = {name: [count] for name, count in counts.items()}
-        rows += compared(options.origin, values, references, measure=counted, unit="B", **common)
+        rows += options.compared(values, references, measure=counted, unit="B", **common)
     bits_each = {
         name: [_bits_per_parameter(variant.module)]
         for name, variant in variants.items()
         if name not in REFERENCES
     }
-    rows += compared(options.origin, bits_each, (), measure=WEIGHTS, unit="bits", **common)
+    rows += options.compared(bits_each, (), measure=WEIGHTS, unit="bits", **common)
     return options.keep(rows)
 
 
@@ -126,10 +114,10 @@ def _quantized_variants(
     batch: dict[str, Tensor],
 ) -> dict[str, Variant]:
     """Return lorakit and PEFT on a base in so many bits, with 4 also the dense models beside."""
-    own, peer = quantized_name(LORAKIT, bits), quantized_name("peft", bits)
-    built: dict[str, nn.Module] = {own: _quantized(shape, dtype, device, bits)}
-    add_random_adapter(built[own], shape, r=r, dropout=dropout, rounded_to=dtype)
-    with saved_adapter(built[own]) as directory:
+    ours, peer = quantized_name(LORAKIT, bits), quantized_name("peft", bits)
+    built: dict[str, nn.Module] = {ours: _quantized(shape, dtype, device, bits)}
+    add_random_adapter(built[ours], shape, r=r, dropout=dropout, rounded_to=dtype)
+    with saved_adapter(built[ours]) as directory:
         built[peer] = _peft(_quantized(shape, dtype, device, bits), directory)
         if bits == 4:
             built[DENSE] = _dense(shape, dtype, device)
@@ -141,8 +129,8 @@ def _quantized_variants(
     }
     # In 8 bits bitsandbytes rounds the input as well while a model evaluates, as it does here.
     tolerated = dtype if bits == 4 else torch.bfloat16
-    compared_with_own = {name: variant for name, variant in variants.items() if name != own}
-    check_parity({LORAKIT: variants[own], **compared_with_own}, batch, tolerated)
+    compared_with_ours = {name: variant for name, variant in variants.items() if name != ours}
+    check_parity({LORAKIT: variants[ours], **compared_with_ours}, batch, tolerated)
     return variants
 
 

@@ -16,10 +16,10 @@ _VARIANTS = (
 )
 
 
-def qlora_table(own: Sequence[Row]) -> str:
+def qlora_table(device_rows: Sequence[Row]) -> str:
     """Return the time and the bytes of a step for each model and column."""
     parts = []
-    for label, group in columns(own):
+    for label, group in columns(device_rows):
         lines = []
         for variant in _VARIANTS:
             step = {"measure": FORWARD_BACKWARD, "variant": variant}
@@ -43,10 +43,10 @@ def qlora_table(own: Sequence[Row]) -> str:
     return "\n\n".join(parts)
 
 
-def loading_table(own: Sequence[Row]) -> str:
+def loading_table(device_rows: Sequence[Row]) -> str:
     """Return the peak of resident memory for each way of loading."""
     parts = []
-    for (shape, setting), group in grouped(own, lambda row: (row.shape, row.setting)):
+    for (shape, setting), group in grouped(device_rows, lambda row: (row.shape, row.setting)):
         shard = newest(group, measure=loading.SHARD)
         lines = []
         for variant in dict.fromkeys(
@@ -68,10 +68,10 @@ def loading_table(own: Sequence[Row]) -> str:
     return "\n\n".join(parts)
 
 
-def search_table(own: Sequence[Row]) -> str:
+def search_table(device_rows: Sequence[Row]) -> str:
     """Return the memory of one trial, of several at once, and the bound for these."""
     parts = []
-    for shape, group in grouped(own, lambda row: row.shape):
+    for shape, group in grouped(device_rows, lambda row: row.shape):
         base = newest(group, measure=search_memory.BASE_BYTES)
         lines = []
         for variant in (search_memory.ALONE, search_memory.AT_ONCE, search_memory.BOUND):
@@ -83,10 +83,10 @@ def search_table(own: Sequence[Row]) -> str:
     return "\n\n".join(parts)
 
 
-def thin_table(own: Sequence[Row]) -> str:
+def thin_table(device_rows: Sequence[Row]) -> str:
     """Return the time of the C over that of torch for each product, layer and rank."""
     parts = []
-    for (dtype, dropout), group in grouped(own, lambda row: (row.dtype, row.dropout)):
+    for (dtype, dropout), group in grouped(device_rows, lambda row: (row.dtype, row.dropout)):
         ranks = sorted({row.r for row in group})
         lines = []
         for (measure, shape), rows in grouped(group, lambda row: (row.measure, row.shape)):

@@ -141,10 +141,7 @@ def row(
 
 
 def compared(
-    origin: Origin,
-    values: Mapping[str, Sequence[float]],
-    references: Sequence[str],
-    **common: Any,
+    origin: Origin, values: Mapping[str, Sequence[float]], references: Sequence[str], **common: Any
 ) -> list[Row]:
     """Make the rows of several variants, one for each reference a variant is compared with.
 
@@ -155,13 +152,13 @@ def compared(
         common: What `row` takes besides.
     """
     rows = []
-    for variant, own in values.items():
+    for variant, mine in values.items():
         others = [name for name in references if name in values and name != variant]
         for reference in others or [""]:
-            pairs = zip(own, values.get(reference, ()), strict=bool(reference))
-            ratios = [mine / its for mine, its in pairs]
+            pairs = zip(mine, values.get(reference, ()), strict=bool(reference))
+            ratios = [value / other for value, other in pairs]
             rows.append(
-                row(origin, own, variant=variant, ratio_to=reference, ratios=ratios, **common)
+                row(origin, mine, variant=variant, ratio_to=reference, ratios=ratios, **common)
             )
     return rows
 

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 import lorakit
-from benchmarks.measure import Sample, Stopwatch, interleaved
-from benchmarks.models import Shape, build_model, make_batch, shape_named, shared_copy
+from benchmarks.measure import Sample, Stopwatch
+from benchmarks.models import Shape, build_model, make_batch, shared_copy
 from benchmarks.options import Options, parse
 from benchmarks.parity import check_outputs
-from benchmarks.results import Row, compared
+from benchmarks.results import Row
+from benchmarks.step import row_fields
 from benchmarks.variants import (
     LORAKIT,
     PEFT,
@@ -39,10 +40,9 @@ Scope = Callable[[], AbstractContextManager[Any]]
 def main(arguments: Sequence[str] | None = None) -> list[Row]:
     """Measure and append the rows; return them."""
     options = parse("rows", __doc__, arguments)
-    dtype = options.dtype or (torch.bfloat16 if options.on_cuda else torch.float32)
-    default = "tiny-llama" if options.quick else "llama-1b" if options.on_cuda else "llama-69m"
+    dtype = options.device_dtype
     measured = []
-    for shape in options.shapes or (shape_named(default),):
+    for shape in options.shapes_or():
         print(f"{shape.name}, {dtype}", flush=True)
         if options.runs(dtype):
             measured += measure(options, shape, dtype)
@@ -75,25 +75,14 @@ def measure(options: Options, shape: Shape, dtype: torch.dtype) -> list[Row]:
             ways[PEFT] = (peer, quiet_peft, {"adapter_names": names})
         _check(ways, adapted, ids, names, dtype)
         samples = {name: _decoding(*way, ids) for name, way in ways.items()}
-        timings = interleaved(samples, rounds=options.rounds, device=options.device)
         values = {
-            name: [rows * DECODED_TOKENS / seconds for seconds in own]
-            for name, own in timings.by_variant().items()
+            name: [rows * DECODED_TOKENS / seconds for seconds in rounds]
+            for name, rounds in options.timed(samples, warmup=1).by_variant().items()
         }
-        measured += options.keep(
-            compared(
-                options.origin,
-                values,
-                (BASE,),
-                benchmark="rows",
-                measure=DECODE,
-                shape=shape.name,
-                setting=f"{rows} rows, {adapters} adapters",
-                dtype=dtype,
-                r=r,
-                unit="tokens/s",
-            )
-        )
+        common = row_fields("rows", shape, dtype, 0.0, r)
+        common |= {"measure": DECODE, "unit": "tokens/s"}
+        common["setting"] = f"{rows} rows, {adapters} adapters"
+        measured += options.keep(options.compared(values, (BASE,), **common))
     return measured
 
 
@@ -135,9 +124,9 @@ def _check(
                 outputs[name] = model(input_ids=ids, logits_to_keep=1, **arguments).logits
     if not outputs:
         return
-    for own in dict.fromkeys(names[:_ROWS_COMPARED]):
-        lorakit.set_adapter(adapted, own)
-        chosen = [row for row, name in enumerate(names) if name == own]
+    for adapter in dict.fromkeys(names[:_ROWS_COMPARED]):
+        lorakit.set_adapter(adapted, adapter)
+        chosen = [row for row, name in enumerate(names) if name == adapter]
         with torch.no_grad():
             alone = adapted(input_ids=ids[chosen], logits_to_keep=1).logits
         mixed = {name: output[chosen] for name, output in outputs.items()}

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.models import Shape, build_model, shape_named
+from benchmarks.models import Shape, save_with_tokenizer, shape_named
 from benchmarks.options import Options, parse
-from benchmarks.results import Row, compared, row
+from benchmarks.results import Row, row
 
 PEAK_SHARED = "peak memory of all trials"
 BASE_BYTES = "bytes of the base"
@@ -24,6 +24,7 @@ BOUND = "one base, and four times what one trial has beside it"
 TRIALS = 4
 ALONE, AT_ONCE = "1 trial", f"{TRIALS} trials at once"
 _ROWS = 16
+_FLOAT32_BYTES = 4
 
 
 def main(arguments: Sequence[str] | None = None) -> list[Row]:
@@ -38,38 +39,17 @@ def measure(options: Options, shape: Shape) -> list[Row]:
     """Search with one trial, then with four at once."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        base = _write_model(shape, folder / "model")
+        base = save_with_tokenizer(shape, folder / "model", torch.bfloat16) * _FLOAT32_BYTES
         _write_rows(folder / "rows.jsonl")
         alone = _peak_of_search(folder, 1)
         at_once = _peak_of_search(folder, TRIALS)
     bound = base + TRIALS * (alone - base)
-    common: dict[str, Any] = {
-        "benchmark": "search_memory",
-        "shape": shape.name,
-        "setting": f"{_ROWS} rows",
-        "dtype": torch.float32,
-        "r": 8,
-        "unit": "B",
-    }
+    common: dict[str, Any] = {"benchmark": "search_memory", "unit": "B"}
+    common |= {"shape": shape.name, "setting": f"{_ROWS} rows"}
     values = {AT_ONCE: [at_once], ALONE: [alone], BOUND: [bound]}
-    rows = compared(options.origin, values, (BOUND,), measure=PEAK_SHARED, **common)
+    rows = options.compared(values, (BOUND,), measure=PEAK_SHARED, **common)
     rows.append(row(options.origin, [base], measure=BASE_BYTES, variant="base", **common))
     return options.keep(rows)
-
-
-def _write_model(shape: Shape, folder: Path) -> int:
-    """Save a model of random weights with the quickstart's tokenizer; return its bytes."""
-    from transformers import AutoTokenizer
-
-    from lorakit.quickstart.model_files import base_model_path
-
-    model: Any = build_model(shape, torch.bfloat16)
-    tokenizer = AutoTokenizer.from_pretrained(base_model_path())
-    model.resize_token_embeddings(max(len(tokenizer), shape.vocabulary))
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    float32_bytes = 4
-    return sum(parameter.numel() for parameter in model.parameters()) * float32_bytes
 
 
 def _write_rows(path: Path) -> None:

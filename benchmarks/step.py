@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.measure import Sample, Stopwatch, interleaved
+from benchmarks.measure import Sample, Stopwatch
 from benchmarks.memory import peak_bytes, resident_bytes, saved_for_backward
 from benchmarks.models import Shape, make_batch, shape_named
 from benchmarks.options import Options, parse
 from benchmarks.parity import check_parity
-from benchmarks.results import Row, compared
+from benchmarks.results import Row
 from benchmarks.variants import (
     COMPILED,
     EAGER,
@@ -29,6 +29,7 @@ from benchmarks.variants import (
 
 FORWARD_BACKWARD = "forward+backward"
 WITH_OPTIMIZER = "forward+backward+optimizer"
+LAPS = (FORWARD_BACKWARD, WITH_OPTIMIZER)
 SAVED = "saved for backward"
 PEAK = "peak of a step"
 TOTAL = "peak with weights and optimizer"
@@ -72,18 +73,11 @@ def plan(options: Options) -> list[tuple[Shape, Column]]:
         pairs = [(shape, column) for shape in options.shapes for column in columns]
     if (options.dtype, options.dropout, options.r) == (None, None, None):
         return pairs
-    asked = [
-        (
-            shape,
-            (
-                dtype if options.dtype is None else options.dtype,
-                dropout if options.dropout is None else options.dropout,
-                options.r or r,
-            ),
-        )
-        for shape, (dtype, dropout, r) in pairs
-    ]
-    return list(dict.fromkeys(asked))
+    asked = {}
+    for shape, (dtype, dropout, r) in pairs:
+        dropout = dropout if options.dropout is None else options.dropout
+        asked[shape, (options.dtype or dtype, dropout, options.r or r)] = None
+    return list(asked)
 
 
 def measure(
@@ -102,16 +96,11 @@ def measure(
     samples = {
         name: step_sample(variant, optimizers[name], batch) for name, variant in variants.items()
     }
-    timings = interleaved(samples, rounds=options.rounds, warmup=2, device=options.device)
-
     common = row_fields("step", shape, dtype, dropout, r)
-    rows = []
-    for lap in (FORWARD_BACKWARD, WITH_OPTIMIZER):
-        values = timings.by_variant(lap)
-        rows += compared(options.origin, values, REFERENCES, measure=lap, unit="s", **common)
+    rows = options.compared_laps(samples, LAPS, REFERENCES, **common)
     for counted, counts in _bytes(variants, optimizers, batch, options.device).items():
         values = {name: [count] for name, count in counts.items()}
-        rows += compared(options.origin, values, REFERENCES, measure=counted, unit="B", **common)
+        rows += options.compared(values, REFERENCES, measure=counted, unit="B", **common)
     return options.keep(rows)
 
 
@@ -159,7 +148,7 @@ def _bytes(
     counts: dict[str, dict[str, float]] = {SAVED: {}, PEAK: {}, TOTAL: {}}
     for name, variant in variants.items():
         variant.module.zero_grad(set_to_none=True)
-        if name not in COMPILED:  # hooks on saved tensors would have the model compiled anew
+        if name not in COMPILED:  # hooks on saved tensors would recompile the model
             living = [*variant.module.parameters(), *variant.module.buffers(), *batch.values()]
             counts[SAVED][name] = saved_for_backward(lambda v=variant: v.loss(batch), living)
         sample = step_sample(variant, optimizers[name], batch)

@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 import lorakit
-from benchmarks.measure import TIME, Stopwatch, interleaved, repeated
-from benchmarks.models import Shape, build_model, shape_named, shared_copy
+from benchmarks.measure import TIME, Stopwatch, repeated
+from benchmarks.models import Shape, build_model, shared_copy
 from benchmarks.options import Options, parse
-from benchmarks.results import Row, compared, row
+from benchmarks.results import Row, row
+from benchmarks.step import row_fields
 from benchmarks.variants import (
     LORAKIT,
     PEFT,
@@ -52,10 +53,9 @@ class Library:
 def main(arguments: Sequence[str] | None = None) -> list[Row]:
     """Measure and append the rows; return them."""
     options = parse("switching", __doc__, arguments)
-    dtype = options.dtype or (torch.bfloat16 if options.on_cuda else torch.float32)
-    default = "tiny-llama" if options.quick else "llama-1b" if options.on_cuda else "llama-69m"
+    dtype = options.device_dtype
     rows = []
-    for shape in options.shapes or (shape_named(default),):
+    for shape in options.shapes_or():
         print(f"{shape.name}, {dtype}", flush=True)
         rows += measure(options, shape, dtype)
     return rows
@@ -66,13 +66,8 @@ def measure(options: Options, shape: Shape, dtype: torch.dtype) -> list[Row]:
     base = build_model(shape, dtype, options.device).eval()
     adapted = shared_copy(base)
     add_random_adapter(adapted, shape, r=options.r or 8, rounded_to=dtype)
-    common = {
-        "benchmark": "switching",
-        "shape": shape.name,
-        "dtype": dtype,
-        "r": options.r or 8,
-        "unit": "s",
-    }
+    common = row_fields("switching", shape, dtype, 0.0, options.r or 8)
+    common |= {"setting": "", "unit": "s"}
     libraries = _libraries(options, shape, dtype)
     rows = _measure_injection(options, base, libraries, common)
     with saved_adapter(adapted) as directory:
@@ -83,12 +78,12 @@ def measure(options: Options, shape: Shape, dtype: torch.dtype) -> list[Row]:
 
 def _libraries(options: Options, shape: Shape, dtype: torch.dtype) -> list[Library]:
     r = options.r or 8
-    own = lorakit.LoraConfig(r=r, lora_alpha=2 * r, target_modules=shape.targets)
+    ours = lorakit.LoraConfig(r=r, lora_alpha=2 * r, target_modules=shape.targets)
     libraries = [
         Library(
             LORAKIT,
             4 if options.quick else 256,
-            lambda model: lorakit.add_adapter(model, own),
+            lambda model: lorakit.add_adapter(model, ours),
             _lorakit_first,
             lambda model, path, name: lorakit.load_adapter(model, path, name),
             lorakit.set_adapter,
@@ -142,10 +137,8 @@ def _measure_injection(
         return inject
 
     samples = {library.name: sample(library) for library in libraries}
-    timings = interleaved(samples, rounds=options.rounds, device=options.device)
-    return options.keep(
-        compared(options.origin, timings.by_variant(), (PEFT,), measure=INJECT, **common)
-    )
+    values = options.timed(samples, warmup=1).by_variant()
+    return options.keep(options.compared(values, (PEFT,), measure=INJECT, **common))
 
 
 def _measure_loading(
@@ -181,41 +174,25 @@ def _measure_loading(
                     around = times[max(2, k - 1 - 2 * half_window) : k]
                     seconds[library.name, k] = around
     for k in sorted({k for _, k in seconds}):
-        values = {name: own for (name, at), own in seconds.items() if at == k}
-        setting = f"adapter {k}"
+        values = {name: samples_s for (name, at), samples_s in seconds.items() if at == k}
+        fields = {**common, "measure": LOAD, "setting": f"adapter {k}"}
         if k > 2:
             made = [
-                _against_second(options, name, own, seconds[name, 2], setting, common)
-                for name, own in values.items()
+                _against_second(options, name, samples_s, seconds[name, 2], fields)
+                for name, samples_s in values.items()
             ]
         else:
-            made = compared(
-                options.origin, values, (PEFT,), measure=LOAD, setting=setting, **common
-            )
+            made = options.compared(values, (PEFT,), **fields)
         rows += options.keep(made)
     return sorted(held, key=lambda one: one[0].name)
 
 
 def _against_second(
-    options: Options,
-    name: str,
-    late: list[float],
-    second: list[float],
-    setting: str,
-    common: dict[str, Any],
+    options: Options, name: str, late: list[float], second: list[float], fields: dict[str, Any]
 ) -> Row:
-    """Make the row of a late adapter, its ratio taken to the library's own second one."""
-    pairs = zip(late, second, strict=False)
-    return row(
-        options.origin,
-        late,
-        measure=LOAD,
-        setting=setting,
-        variant=name,
-        ratio_to="adapter 2",
-        ratios=[own / other for own, other in pairs],
-        **common,
-    )
+    """Make the row of a late adapter, its ratio taken to the same library's second one."""
+    ratios = [mine / its for mine, its in zip(late, second, strict=False)]
+    return row(options.origin, late, variant=name, ratio_to="adapter 2", ratios=ratios, **fields)
 
 
 def _load_many(
@@ -256,24 +233,15 @@ def _measure_switching(
         for library, model, most in held
     }
     with quiet_peft():
-        timings = interleaved(samples, rounds=options.rounds, device=options.device)
+        timings = options.timed(samples, warmup=1)
     rows = []
     peer = next((timings.of(n) for n in samples if n.startswith(PEFT)), [])
-    for name, own in timings.by_variant().items():
+    for name, samples_s in timings.by_variant().items():
         library, _, setting = name.partition(", ")
         is_peer = library == PEFT or not peer
-        rows.append(
-            row(
-                options.origin,
-                own,
-                measure=SWITCH,
-                setting=setting,
-                variant=library,
-                ratio_to="" if is_peer else PEFT,
-                ratios=[] if is_peer else [a / b for a, b in zip(own, peer, strict=True)],
-                **common,
-            )
-        )
+        ratios = [] if is_peer else [a / b for a, b in zip(samples_s, peer, strict=True)]
+        fields = {**common, "measure": SWITCH, "setting": setting, "variant": library}
+        rows.append(row(options.origin, samples_s, ratio_to=PEFT, ratios=ratios, **fields))
     return options.keep(rows)
 
 

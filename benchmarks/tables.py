@@ -75,10 +75,10 @@ def _where_text(goal: Goal) -> str:
     return ", ".join([*map(str, parts), f"r={where['r']}"])
 
 
-def step_table(own: Sequence[Row]) -> str:
+def step_table(measured: Sequence[Row]) -> str:
     """Return the time of a step for each model and column, with its ratios."""
     parts = []
-    for label, group in columns(own):
+    for label, group in columns(measured):
         lines = []
         for variant in variants_of(group):
             step = {"measure": FORWARD_BACKWARD, "variant": variant}
@@ -93,10 +93,10 @@ def step_table(own: Sequence[Row]) -> str:
     return "\n\n".join(parts)
 
 
-def bytes_table(own: Sequence[Row]) -> str:
+def bytes_table(measured: Sequence[Row]) -> str:
     """Return what a step saves for backward and its peaks for each model and column."""
     parts = []
-    for label, group in columns(own):
+    for label, group in columns(measured):
         lines = []
         for variant in variants_of(group):
             cells = []
@@ -112,22 +112,22 @@ def bytes_table(own: Sequence[Row]) -> str:
     return "\n\n".join(parts)
 
 
-def latency_table(own: Sequence[Row]) -> str:
+def latency_table(measured: Sequence[Row]) -> str:
     """Return the latency of base, unmerged, merged and PEFT for each batch."""
     names = (latency.BASE, latency.UNMERGED, latency.MERGED, latency.PEFT_UNMERGED)
-    return _by_variant(("model", "batch"), own, names, latency.BASE, ("shape", "setting"))
+    return _by_variant(("model", "batch"), measured, names, latency.BASE, ("shape", "setting"))
 
 
-def decode_table(own: Sequence[Row]) -> str:
+def decode_table(measured: Sequence[Row]) -> str:
     """Return decoded tokens per second for each number of adapters in the batch."""
-    return _by_variant(("batch",), own, (rows.BASE, LORAKIT, PEFT), rows.BASE, ("setting",))
+    return _by_variant(("batch",), measured, (rows.BASE, LORAKIT, PEFT), rows.BASE, ("setting",))
 
 
-def growth_table(own: Sequence[Row]) -> str:
+def growth_table(measured: Sequence[Row]) -> str:
     """Return time and saved bytes along each axis."""
     parts = []
     for axis in ("tokens", "rank", "depth"):
-        along = [row for row in own if row.setting.startswith(f"{axis} ")]
+        along = [row for row in measured if row.setting.startswith(f"{axis} ")]
         for measure in (FORWARD_BACKWARD, SAVED):
             found = sorted(matching(along, measure=measure), key=lambda row: number_in(row.setting))
             if found:
@@ -136,34 +136,36 @@ def growth_table(own: Sequence[Row]) -> str:
     return "\n\n".join(parts)
 
 
-def injection_table(own: Sequence[Row]) -> str:
+def injection_table(measured: Sequence[Row]) -> str:
     """Return the time to add an adapter, to load the k-th, and to switch."""
     lines = []
-    late = sorted(matching(own, measure=switching.LOAD), key=lambda row: number_in(row.setting))
+    loads = matching(measured, measure=switching.LOAD)
+    late = sorted(loads, key=lambda row: number_in(row.setting))
     settings = dict.fromkeys(row.setting for row in late)
     for measure, setting in ((switching.INJECT, ""), *((switching.LOAD, s) for s in settings)):
-        here = matching(own, measure=measure, setting=setting)
+        here = matching(measured, measure=measure, setting=setting)
         cells = [_time_and_ratio(here, name) for name in (LORAKIT, PEFT)]
         lines.append((f"{measure}, the {_ordinal(setting)}" if setting else measure, *cells))
-    switches = matching(own, measure=switching.SWITCH)
+    switches = matching(measured, measure=switching.SWITCH)
     lines.append(
         (switching.SWITCH, *(_time_and_ratio(switches, name, True) for name in (LORAKIT, PEFT)))
     )
     return table(("", LORAKIT, PEFT), [line for line in lines if any(line[1:])])
 
 
-def bracketing_table(own: Sequence[Row]) -> str:
+def bracketing_table(measured: Sequence[Row]) -> str:
     """Return where the two ways meet, on paper and measured, and the ratios in between."""
-    layers = dict.fromkeys(row.shape for row in own)
+    layers = dict.fromkeys(row.shape for row in measured)
     laps = (bracketing.FORWARD, bracketing.FORWARD_BACKWARD)
     lines = []
     for layer in layers:
         sizes = [int(size) for size in re.findall(r"\d+", layer)]
         paper = f"{bracketing.crossover_tokens(*sizes):.0f}"
-        lines.append((layer, paper, *(meeting_text(bracket_points(own, layer, x)) for x in laps)))
+        meetings = [meeting_text(bracket_points(measured, layer, lap)) for lap in laps]
+        lines.append((layer, paper, *meetings))
     parts = [table(("layer", "tokens on paper", *(f"measured, {lap}" for lap in laps)), lines)]
     for lap in laps:
-        points = {layer: dict(bracket_points(own, layer, lap)) for layer in layers}
+        points = {layer: dict(bracket_points(measured, layer, lap)) for layer in layers}
         tokens = sorted({count for found in points.values() for count in found})
         lines = [
             (layer, *(ratio_text(found.get(count)) for count in tokens))
@@ -173,10 +175,10 @@ def bracketing_table(own: Sequence[Row]) -> str:
     return "\n\n".join(parts)
 
 
-def bracket_points(own: Sequence[Row], layer: str, lap: str) -> list[tuple[int, Row]]:
+def bracket_points(measured: Sequence[Row], layer: str, lap: str) -> list[tuple[int, Row]]:
     """Return factored against formed by tokens."""
     wanted = {"variant": bracketing.FACTORED, "ratio_to": bracketing.FORMED}
-    found = matching(own, shape=layer, measure=lap, **wanted)
+    found = matching(measured, shape=layer, measure=lap, **wanted)
     return sorted(((number_in(row.setting), row) for row in found), key=lambda point: point[0])
 
 
@@ -199,11 +201,11 @@ def meeting_text(points: Sequence[tuple[int, Row]]) -> str:
     return f"below {found[0][0]}" if found[0][1] > 1 else f"above {found[-1][0]}"
 
 
-def dropout_table(own: Sequence[Row]) -> str:
+def dropout_table(measured: Sequence[Row]) -> str:
     """Return a line for each way of doing what is measured at one dropout, by dtype."""
     parts = []
     for (measure, shape, p, r), group in grouped(
-        own, lambda row: (row.measure, row.shape, row.dropout, row.r)
+        measured, lambda row: (row.measure, row.shape, row.dropout, row.r)
     ):
         dtypes = sorted({row.dtype for row in group}, reverse=True)
         names = dict.fromkeys(row.variant for row in group)
@@ -216,11 +218,11 @@ def dropout_table(own: Sequence[Row]) -> str:
     return "\n\n".join(parts)
 
 
-def busy_table(own: Sequence[Row]) -> str:
+def busy_table(measured: Sequence[Row]) -> str:
     """Return a line for each variant, and a column for each load of the machine."""
-    loads = list(dict.fromkeys(row.setting for row in own))
+    loads = list(dict.fromkeys(row.setting for row in measured))
     parts = []
-    for (shape,), group in grouped(own, lambda row: (row.shape,)):
+    for (shape,), group in grouped(measured, lambda row: (row.shape,)):
         names = dict.fromkeys(row.variant for row in group)
         lines = [
             (name, *(_time_and_ratio(matching(group, setting=load), name) for load in loads))
@@ -232,14 +234,14 @@ def busy_table(own: Sequence[Row]) -> str:
 
 def _by_variant(
     header: Sequence[str],
-    own: Sequence[Row],
+    measured: Sequence[Row],
     names: Sequence[str],
     reference: str,
     key: Sequence[str],
 ) -> str:
     """Return a line for each setting and a column for each variant, with ratios to one of them."""
     lines = []
-    for values, group in grouped(own, lambda row: tuple(getattr(row, name) for name in key)):
+    for values, group in grouped(measured, lambda row: tuple(getattr(row, name) for name in key)):
         cells = []
         for name in names:
             cell, ratio = (
@@ -251,9 +253,9 @@ def _by_variant(
     return table((*header, *names), lines)
 
 
-def _time_and_ratio(own: Sequence[Row], variant: str, with_setting: bool = False) -> str:
-    row = newest([one for one in own if one.ratio is not None], variant=variant)
-    row = row or newest(own, variant=variant)
+def _time_and_ratio(measured: Sequence[Row], variant: str, with_setting: bool = False) -> str:
+    row = newest([one for one in measured if one.ratio is not None], variant=variant)
+    row = row or newest(measured, variant=variant)
     if row is None:
         return ""
     text = quantity_text(row.p50, row.unit)
@@ -280,7 +282,7 @@ def _ordinal(setting: str) -> str:
     return f"{k}{'th' if k % 100 in (11, 12, 13) else endings.get(k % 10, 'th')}"
 
 
-def columns(own: Iterable[Row]) -> list[tuple[str, list[Row]]]:
+def columns(measured: Iterable[Row]) -> list[tuple[str, list[Row]]]:
     """Return the rows of each model, batch, dtype, dropout and rank with a label for them."""
 
     def key(row: Row) -> tuple[str, str, str, float, int]:
@@ -292,7 +294,7 @@ def columns(own: Iterable[Row]) -> list[tuple[str, list[Row]]]:
 
     return [
         (f"{shape}, {setting}, {dtype}, dropout {dropout:g}, r={r}", group)
-        for (shape, setting, dtype, dropout, r), group in sorted(grouped(own, key), key=place)
+        for (shape, setting, dtype, dropout, r), group in sorted(grouped(measured, key), key=place)
     ]
 
 
@@ -308,30 +310,30 @@ def plain_shape(shape: str) -> str:
 
 
 def grouped(
-    own: Iterable[Row], key: Callable[[Row], Hashable]
+    measured: Iterable[Row], key: Callable[[Row], Hashable]
 ) -> list[tuple[tuple[object, ...], list[Row]]]:
     """Return the rows by key, in the order in which keys come first."""
     groups: dict[Hashable, list[Row]] = {}
-    for row in own:
+    for row in measured:
         groups.setdefault(key(row), []).append(row)
     return list(groups.items())  # type: ignore[arg-type]
 
 
-def variants_of(own: Iterable[Row]) -> list[str]:
+def variants_of(measured: Iterable[Row]) -> list[str]:
     """Return the variants that rows are of, in the order of the charts."""
-    found = {row.variant for row in own}
+    found = {row.variant for row in measured}
     return [name for name in VARIANTS if name in found] + sorted(found - set(VARIANTS))
 
 
-def median_of(own: Sequence[Row], **wanted: object) -> str:
+def median_of(measured: Sequence[Row], **wanted: object) -> str:
     """Return the median of the newest of the rows that are wanted, or "" where there is none."""
-    row = newest(own, **wanted)
+    row = newest(measured, **wanted)
     return quantity_text(row.p50, row.unit) if row else ""
 
 
-def ratio_of(own: Sequence[Row], **wanted: object) -> str:
+def ratio_of(measured: Sequence[Row], **wanted: object) -> str:
     """Return the ratio of the newest of the rows that are wanted, or "" where there is none."""
-    return ratio_text(newest(own, **wanted))
+    return ratio_text(newest(measured, **wanted))
 
 
 def ratio_text(row: Row | None) -> str:

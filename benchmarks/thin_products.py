@@ -10,17 +10,16 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from benchmarks.measure import Sample, Stopwatch, interleaved
+from benchmarks.measure import TIME, Sample, Stopwatch
 from benchmarks.options import Options, parse
 from benchmarks.parity import check_tensors
-from benchmarks.results import Row, compared
+from benchmarks.results import Row
 from lorakit.ops import skinny
 from lorakit.ops.dropout import kernels_for
 from lorakit.ops.native import compiled_library, cpu_kernels
 
 IN_C = "C"
 IN_TORCH = "torch"
-TIME = "time"
 LAYERS = ((512, 512), (512, 2048), (2048, 512))
 TOKENS = 1024
 RANKS = (2, 4, 8, 12, 16, 24, 32, 64, 128)
@@ -51,6 +50,8 @@ def measure(options: Options, in_features: int, out_features: int, r: int) -> li
     """Measure every product of one layer at one rank."""
     dtype = options.dtype or torch.float32
     tokens = 64 if options.quick else TOKENS
+    common: dict[str, Any] = {"benchmark": "thin_products", "dtype": dtype, "r": r}
+    common |= {"shape": f"{in_features} to {out_features}", "setting": f"tokens {tokens}"}
     rows = []
     for dropout in (0.0, 0.05):
         for name, run in _products(in_features, out_features, r, tokens, dropout, dtype).items():
@@ -59,20 +60,9 @@ def measure(options: Options, in_features: int, out_features: int, r: int) -> li
             with _in_c(False):
                 check_tensors(IN_TORCH, name, run(), expected, dtype)
             samples = {way: _sample(run, way == IN_C) for way in (IN_C, IN_TORCH)}
-            timings = interleaved(samples, rounds=options.rounds, warmup=2, device=options.device)
-            rows += compared(
-                options.origin,
-                timings.by_variant(TIME),
-                (IN_TORCH,),
-                benchmark="thin_products",
-                measure=name,
-                shape=f"{in_features} to {out_features}",
-                setting=f"tokens {tokens}",
-                dtype=dtype,
-                dropout=dropout,
-                r=r,
-                unit="s",
-            )
+            fields = {**common, "measure": name, "dropout": dropout, "unit": "s"}
+            values = options.timed(samples).by_variant()
+            rows += options.compared(values, (IN_TORCH,), **fields)
     return options.keep(rows)
 
 

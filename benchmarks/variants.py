@@ -92,7 +92,7 @@ def build_variants(
 ) -> dict[str, Variant]:
     """Build variants of one model over the same base weights, in train mode.
 
-    Full fine-tuning trains weights of its own, so it starts from a copy. lorakit is always among
+    Full fine-tuning changes the base weights, so it gets a copy. lorakit is always among
     the variants, since the peers are given its adapter and are compared with it.
 
     Args:
@@ -233,14 +233,14 @@ def peft_copy(
 
 @contextmanager
 def quiet_peft() -> Iterator[None]:
-    """Silence PEFT's remarks about what it does on its own."""
+    """Silence PEFT's warnings."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def loralib_copy(base: nn.Module, directory: Path) -> nn.Module:
-    """Return a copy of the base with loralib's layers in place of the adapted ones."""
+    """Return a copy of the base with loralib's layers instead of the adapted ones."""
     import loralib
     from transformers.pytorch_utils import Conv1D
 

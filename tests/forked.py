@@ -34,7 +34,7 @@ _processes.set_forkserver_preload(LIBRARIES)
 
 @dataclass(frozen=True)
 class Finished:
-    """What is left of a program, named as in `subprocess`."""
+    """The result of a program, named as in `subprocess`."""
 
     returncode: int
     stdout: str
@@ -42,7 +42,7 @@ class Finished:
 
 
 class Program:
-    """A Python program that runs in a process of its own."""
+    """A Python program that runs in a separate process."""
 
     def __init__(self, code: str, *arguments: object, environment: Mapping[str, str] | None = None):
         self._folder = Path(tempfile.mkdtemp(prefix="lorakit-forked-"))
@@ -60,7 +60,7 @@ class Program:
         shutil.rmtree(self._folder)
 
     def finished(self, timeout_s: float = TIMEOUT_S) -> Finished:
-        """Wait for its end."""
+        """Wait until the program ends."""
         self.process.join(timeout_s)
         code = self.process.exitcode
         if code is None:

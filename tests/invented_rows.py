@@ -54,12 +54,16 @@ Make = Callable[..., list[Row]]
 def invented_rows(origin: Origin = ORIGIN) -> list[Row]:
     """Return rows of all benchmarks, with the shapes and settings that they plan on a CPU."""
 
-    def make(values: dict[str, float], references: tuple[str, ...], **common: Any) -> list[Row]:
-        own = {
-            name: [value] if common["unit"] == "B" else rounds(value, number)
+    def make(
+        benchmark: str, measure: str, shape: str, values: dict[str, float], *references: str,
+        unit: str = "s", **common: Any,
+    ) -> list[Row]:  # fmt: skip
+        numbers = {
+            name: [value] if unit == "B" else rounds(value, number)
             for number, (name, value) in enumerate(values.items())
         }
-        return compared(origin, own, references, **common)
+        common |= {"benchmark": benchmark, "measure": measure, "shape": shape, "unit": unit}
+        return compared(origin, numbers, references, **common)
 
     return [
         *_step(make),
@@ -73,9 +77,9 @@ def invented_rows(origin: Origin = ORIGIN) -> list[Row]:
         *_kinds_of_layers(make),
         *_on_a_busy_machine(make),
         *_quantized(make),
-        *_loading(origin),
+        *_loading(make),
         *_thin(make),
-        *_searching(make, origin),
+        *_searching(make),
         *_plans(make, origin),
     ]
 
@@ -102,18 +106,9 @@ def _step(make: Make) -> list[Row]:
             values = {name: size * scale * PACE[name][unit == "B"] for name in names}
             if dropout:
                 values[PEFT] *= 1.6
-            made += make(
-                values,
-                step.REFERENCES,
-                benchmark="step",
-                measure=measure,
-                shape=shape.name,
-                setting=f"{shape.rows} x {shape.length}",
-                dtype=dtype,
-                dropout=dropout,
-                r=r,
-                unit=unit,
-            )
+            common = {"setting": f"{shape.rows} x {shape.length}", "unit": unit, "dtype": dtype}
+            common |= {"dropout": dropout, "r": r}
+            made += make("step", measure, shape.name, values, *step.REFERENCES, **common)
     return made
 
 
@@ -122,16 +117,9 @@ def _growth(make: Make) -> list[Row]:
     for point in growth.plan(parse("growth", "", [])):
         size = point.shape.tokens * point.shape.layers * (1 + point.r / 500)
         for measure, unit, scale in ((FORWARD_BACKWARD, "s", 1e-4), (SAVED, "B", 4e4)):
-            made += make(
-                {name: size * scale * PACE[name][unit == "B"] for name in growth.VARIANTS},
-                step.REFERENCES,
-                benchmark="growth",
-                measure=measure,
-                shape=point.shape.name,
-                setting=f"{point.axis} {point.value}",
-                r=point.r,
-                unit=unit,
-            )
+            values = {name: size * scale * PACE[name][unit == "B"] for name in growth.VARIANTS}
+            where = {"setting": f"{point.axis} {point.value}", "r": point.r, "unit": unit}
+            made += make("growth", measure, point.shape.name, values, *step.REFERENCES, **where)
     return made
 
 
@@ -140,15 +128,10 @@ def _latency(make: Make) -> list[Row]:
     names = (latency.BASE, latency.UNMERGED, latency.MERGED, latency.PEFT_UNMERGED)
     for shape in latency.plan(parse("latency", "", [])):
         base = shape.tokens * shape.layers * 2e-5
-        made += make(
-            dict(zip(names, (base, 1.08 * base, base, 1.4 * base), strict=True)),
-            (latency.BASE,),
-            benchmark="latency",
-            measure=latency.FORWARD,
-            shape=shape.name,
-            setting=f"{shape.rows} x {shape.length}",
-            unit="s",
-        )
+        values = dict(zip(names, (base, 1.08 * base, base, 1.4 * base), strict=True))
+        batch = f"{shape.rows} x {shape.length}"
+        forward = ("latency", latency.FORWARD, shape.name)
+        made += make(*forward, values, latency.BASE, setting=batch)
     return made
 
 
@@ -159,24 +142,17 @@ def _decoding(make: Make) -> list[Row]:
         values = {rows.BASE: base, LORAKIT: 0.9 * base, PEFT: base / adapters**0.3}
         if count > 32:
             del values[PEFT]
-        made += make(
-            values,
-            (rows.BASE,),
-            benchmark="rows",
-            measure=rows.DECODE,
-            shape="llama-69m",
-            setting=f"{count} rows, {adapters} adapters",
-            unit="tokens/s",
-        )
+        where = {"setting": f"{count} rows, {adapters} adapters", "unit": "tokens/s"}
+        made += make("rows", rows.DECODE, "llama-69m", values, rows.BASE, **where)
     return made
 
 
 def _switching(make: Make, origin: Origin) -> list[Row]:
     common = {"benchmark": "switching", "shape": "llama-69m", "unit": "s"}
-    made = make({LORAKIT: 0.01, PEFT: 0.09}, (PEFT,), measure=switching.INJECT, **common)
+    inject, load = (("switching", what, "llama-69m") for what in (switching.INJECT, switching.LOAD))
+    made = make(*inject, {LORAKIT: 0.01, PEFT: 0.09}, PEFT)
     for k in (1, 2):
-        loading = {"measure": switching.LOAD, "setting": f"adapter {k}", **common}
-        made += make({LORAKIT: 0.012, PEFT: 0.1}, (PEFT,), **loading)
+        made += make(*load, {LORAKIT: 0.012, PEFT: 0.1}, PEFT, setting=f"adapter {k}")
     for name, k, seconds, ratio in (
         (PEFT, 64, 0.6, 6.0),
         (LORAKIT, 64, 0.012, 1.0),
@@ -208,58 +184,35 @@ def _bracketing(make: Make) -> list[Row]:
                     bracketing.FACTORED: tokens * 1e-9 + 2e-5 * tokens / meeting,
                     bracketing.FORMED: tokens * 1e-9 + 2e-5,
                 }
-                made += make(
-                    values,
-                    (bracketing.FORMED,),
-                    benchmark="bracketing",
-                    measure=lap,
-                    shape=f"{width} to {out}",
-                    setting=f"tokens {tokens}",
-                    unit="s",
-                )
+                where = ("bracketing", lap, f"{width} to {out}")
+                made += make(*where, values, bracketing.FORMED, setting=f"tokens {tokens}")
     return made
 
 
 def _dropping(make: Make) -> list[Row]:
+    values = {dropout_ways.TORCH: 0.01, dropout_ways.KERNEL: 0.001}
+    where = ("dropout_ways", dropout_ways.DROP, "1024 x 2048")
     made = []
     for dtype in (torch.float32, torch.bfloat16):
-        made += make(
-            {dropout_ways.TORCH: 0.01, dropout_ways.KERNEL: 0.001},
-            (dropout_ways.TORCH,),
-            benchmark="dropout_ways",
-            measure=dropout_ways.DROP,
-            shape="1024 x 2048",
-            dtype=dtype,
-            dropout=0.05,
-            unit="s",
-        )
+        made += make(*where, values, dropout_ways.TORCH, dtype=dtype, dropout=0.05)
     return made
 
 
 def _magnitudes(make: Make) -> list[Row]:
+    values = {dora.LORA: 1.0, dora.DORA: 1.1, dora.PEFT_DORA: 1.9}
+    where = ("dora", FORWARD_BACKWARD, "llama-69m:4")
     made = []
     for dropout in dora.DROPOUTS:
-        made += make(
-            {dora.LORA: 1.0, dora.DORA: 1.1, dora.PEFT_DORA: 1.9},
-            (dora.LORA,),
-            benchmark="dora",
-            measure=FORWARD_BACKWARD,
-            shape="llama-69m:4",
-            setting="4 x 256",
-            dtype=torch.float32,
-            dropout=dropout,
-            r=8,
-            unit="s",
-        )
+        made += make(*where, values, dora.LORA, setting="4 x 256", dropout=dropout)
     return made
 
 
 def _kinds_of_layers(make: Make) -> list[Row]:
-    common: dict[str, Any] = {"benchmark": "layer_kinds", "measure": FORWARD_BACKWARD, "unit": "s"}
-    found = []
+    values = {LIMIT: 1.0, LORAKIT: 1.1, PEFT: 1.3}
+    made = []
     for layer in layer_kinds.layers(quick=False):
-        found += make({LIMIT: 1.0, LORAKIT: 1.1, PEFT: 1.3}, (LIMIT,), shape=layer.name, **common)
-    return found
+        made += make("layer_kinds", FORWARD_BACKWARD, layer.name, values, LIMIT)
+    return made
 
 
 def _quantized(make: Make) -> list[Row]:
@@ -272,58 +225,43 @@ def _quantized(make: Make) -> list[Row]:
         shape = shape_named(name)
         for dtype in (torch.float32, torch.bfloat16):
             for dropout, r in qlora.columns(parse("qlora", "", [])):
-                common: dict[str, Any] = {
-                    "benchmark": "qlora",
-                    "shape": name,
-                    "setting": f"{shape.rows} x {shape.length}",
-                    "dtype": dtype,
-                    "dropout": dropout,
-                    "r": r,
-                }
-                for lap in (FORWARD_BACKWARD, WITH_OPTIMIZER):
-                    made += make(pace, references, measure=lap, unit="s", **common)
+                common: dict[str, Any] = {"dtype": dtype, "dropout": dropout, "r": r}
+                common["setting"] = f"{shape.rows} x {shape.length}"
+                for lap in step.LAPS:
+                    made += make("qlora", lap, name, pace, *references, **common)
                 for counted in (SAVED, PEAK):
                     values = {variant: 1e8 * value for variant, value in pace.items()}
-                    made += make(values, references, measure=counted, unit="B", **common)
+                    made += make("qlora", counted, name, values, *references, unit="B", **common)
                 bits = {variant: float(variant[-6]) for variant in (*own.values(), *peers.values())}
-                made += make(bits, (), measure=qlora.WEIGHTS, unit="bits", **common)
+                made += make("qlora", qlora.WEIGHTS, name, bits, unit="bits", **common)
     return made
 
 
-def _searching(make: Make, origin: Origin) -> list[Row]:
+def _searching(make: Make) -> list[Row]:
     """One base of 1.2 GB, and half a gigabyte beside it for each trial."""
-    common = {
-        "benchmark": "search_memory",
-        "shape": "llama-300m",
-        "setting": "16 rows",
-        "unit": "B",
-    }
+    common = {"setting": "16 rows", "unit": "B"}
     peaks = {search_memory.AT_ONCE: 3.1e9, search_memory.ALONE: 1.7e9, search_memory.BOUND: 3.2e9}
-    peak = {"measure": search_memory.PEAK_SHARED, **common}
-    made = make(peaks, (search_memory.BOUND,), **peak)
-    base = {"measure": search_memory.BASE_BYTES, "variant": "base", **common}
-    return [*made, row(origin, [1.2e9], **base)]
+    name, shape, bound = "search_memory", "llama-300m", search_memory.BOUND
+    made = make(name, search_memory.PEAK_SHARED, shape, peaks, bound, **common)
+    return made + make(name, search_memory.BASE_BYTES, shape, {"base": 1.2e9}, **common)
 
 
 def _plans(make: Make, origin: Origin) -> list[Row]:
     """Plans that are right to a thousandth, and two that took seconds."""
     made = []
     for name in memory_plan.SHAPES:
-        common = {"benchmark": "memory_plan", "shape": name, "setting": "LoRA", "unit": "B"}
+        common = {"benchmark": "memory_plan", "shape": name, "variant": memory_plan.PLANNED}
         for measure in (memory_plan.SAVED, memory_plan.PEAK):
             values = {memory_plan.PLANNED: 1.001e8, memory_plan.COUNTED: 1e8}
             if measure == memory_plan.PEAK:
                 values[memory_plan.RESIDENT] = 1.3e8
-            made += make(values, (memory_plan.COUNTED,), measure=measure, **common)
-            off = {**common, "measure": memory_plan.OFF.format(measure), "unit": "%"}
-            made.append(row(origin, [0.1], variant=memory_plan.PLANNED, **off))
+            where = {"setting": "LoRA", "unit": "B"}
+            made += make("memory_plan", measure, name, values, memory_plan.COUNTED, **where)
+            off = {"measure": memory_plan.OFF.format(measure), "setting": "LoRA", "unit": "%"}
+            made.append(row(origin, [0.1], **off, **common))
     for name, seconds in (("llama-7b", 5.0), ("llama-70b", 12.0)):
-        common = {
-            "benchmark": "memory_plan",
-            "shape": name,
-            "setting": memory_plan.LARGE_SETTING,
-            "variant": memory_plan.PLANNED,
-        }
+        common = {"benchmark": "memory_plan", "shape": name, "variant": memory_plan.PLANNED}
+        common["setting"] = memory_plan.LARGE_SETTING
         made.append(row(origin, [seconds], measure=memory_plan.SECONDS, unit="s", **common))
         made.append(row(origin, [6.6e8], measure=memory_plan.PROCESS, unit="B", **common))
     return made
@@ -335,37 +273,21 @@ def _on_a_busy_machine(make: Make) -> list[Row]:
         for who in (LIMIT, LORAKIT_MLP, PEFT):
             loop = busy_machine.variant_name(who, busy_machine.IN_A_LOOP)
             short = busy_machine.variant_name(who, busy_machine.BRIEFLY)
+            pace = 0.1 * PACE[who][0]
+            values = {loop: pace * slower, short: pace * slower**0.5}
             made += make(
-                {loop: 0.1 * PACE[who][0] * slower, short: 0.1 * PACE[who][0] * slower**0.5},
-                (loop,),
-                benchmark="busy_machine",
-                measure=busy_machine.MEASURE,
-                shape="llama-4m",
-                setting=load,
-                unit="s",
+                "busy_machine", busy_machine.MEASURE, "llama-4m", values, loop, setting=load
             )
     return made
 
 
-def _loading(origin: Origin) -> list[Row]:
-    made = []
+def _loading(make: Make) -> list[Row]:
+    common = {"setting": "shards of 500MB", "dtype": torch.bfloat16, "unit": "B"}
     sizes = {loading.SHARD: 5e8, loading.BARE: 6e8, loading.LOADED: 8e8, loading.PEAK_RESIDENT: 2e9}
+    made = []
     for measure, size in sizes.items():
         who = ("checkpoint",) if measure == loading.SHARD else (loading.LORAKIT_4, loading.DENSE)
-        for variant in who:
-            made.append(
-                row(
-                    origin,
-                    [size],
-                    benchmark="loading",
-                    measure=measure,
-                    shape="llama-1b",
-                    setting="shards of 500MB",
-                    dtype=torch.bfloat16,
-                    variant=variant,
-                    unit="B",
-                )
-            )
+        made += make("loading", measure, "llama-1b", dict.fromkeys(who, size), **common)
     return made
 
 
@@ -373,14 +295,8 @@ def _thin(make: Make) -> list[Row]:
     made = []
     for r in thin_products.RANKS:
         for inside, out in thin_products.LAYERS:
-            made += make(
-                {thin_products.IN_C: 1e-4 * r, thin_products.IN_TORCH: 1e-3},
-                (thin_products.IN_TORCH,),
-                benchmark="thin_products",
-                measure="down",
-                shape=f"{inside} to {out}",
-                setting=f"tokens {thin_products.TOKENS}",
-                r=r,
-                unit="s",
-            )
+            values = {thin_products.IN_C: 1e-4 * r, thin_products.IN_TORCH: 1e-3}
+            where = ("thin_products", "down", f"{inside} to {out}")
+            setting = f"tokens {thin_products.TOKENS}"
+            made += make(*where, values, thin_products.IN_TORCH, setting=setting, r=r)
     return made

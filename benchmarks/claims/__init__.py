@@ -1,4 +1,4 @@
-"""What the papers claim of LoRA and QLoRA, measured or computed anew.
+"""What the papers claim of LoRA and QLoRA, measured or computed again.
 
 `python -m benchmarks.claims` runs every section and writes `docs/claims.md`;
 `python -m benchmarks.claims counts quality` runs two of them, `--page` writes the page alone.

@@ -57,7 +57,7 @@ def compared_runs(runs: Sequence[QualityRun]) -> list[QualityRun]:
     if not runs:
         return []
     newest = runs[-1].wanted
-    own = [
+    alike = [
         run
         for run in runs
         if (run.wanted.epochs, run.wanted.train_examples) == (newest.epochs, newest.train_examples)
@@ -65,7 +65,7 @@ def compared_runs(runs: Sequence[QualityRun]) -> list[QualityRun]:
     kept = []
     for method in (FULL, LORA):
         by_rate: dict[float, list[QualityRun]] = {}
-        for run in own:
+        for run in alike:
             if run.wanted.method == method:
                 by_rate.setdefault(run.wanted.learning_rate, []).append(run)
         kept += max(by_rate.values(), key=lambda group: (len(group), group[0].accuracy), default=[])

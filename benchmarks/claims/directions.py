@@ -87,16 +87,16 @@ def _similarities(options: Options, found: dict[tuple[int, int], AdapterAnalysis
                 (INSIDE_CHANCE, module.expected_inputs, (0, -1)),
             ):
                 values.setdefault(name, []).append(matrix[place].item())
-    return [_row(options, name, own, len(pairs), SMALL) for name, own in values.items()]
+    return [_row(options, name, group, len(pairs), SMALL) for name, group in values.items()]
 
 
 def _amplifications(options: Options, found: dict[tuple[int, int], AdapterAnalysis]) -> list[Row]:
     rows = []
     for r in AMPLIFIED:
-        own = [analysis for (rank, _), analysis in found.items() if rank == r]
-        factors = [a.factor for one in own for a in one.amplifications if _is_taken(a.path)]
+        group = [analysis for (rank, _), analysis in found.items() if rank == r]
+        factors = [a.factor for one in group for a in one.amplifications if _is_taken(a.path)]
         if factors:
-            rows.append(_row(options, amplification_name(r), factors, len(own), r))
+            rows.append(_row(options, amplification_name(r), factors, len(group), r))
     return rows
 
 

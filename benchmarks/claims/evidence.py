@@ -59,7 +59,7 @@ class Evidence:
     """All that was measured.
 
     Attributes:
-        rows: Of the claims, and of the benchmarks that measure some of them.
+        rows: Rows of the claims, and of the benchmarks that measure some of them.
         runs: The models that were trained.
         quickstart_gap: See `accuracy.quickstart_gap`.
     """
@@ -105,21 +105,21 @@ def of_row(row: Row) -> Ours:
     return Ours(row.p50, *spread, where)
 
 
-def verdict(figure: Published, own: Ours | None) -> str:
+def verdict(figure: Published, mine: Ours | None) -> str:
     """Say whether our figure stands to the published one as it should."""
-    if own is None:
+    if mine is None:
         return MISSING
     room = figure.tolerance * abs(figure.value) if figure.value else figure.tolerance
     agrees = {
-        "=": abs(own.value - figure.value) <= room,
-        "≤": own.value <= figure.value + room,
-        "≥": own.value >= figure.value - room,
-        "same sign": own.value * figure.value > 0,
+        "=": abs(mine.value - figure.value) <= room,
+        "≤": mine.value <= figure.value + room,
+        "≥": mine.value >= figure.value - room,
+        "same sign": mine.value * figure.value > 0,
     }[figure.relation]
     if agrees:
         return AGREES
     aim = 0.0 if figure.relation == "same sign" else figure.value
-    if own.low is not None and own.high is not None and own.low <= aim <= own.high:
+    if mine.low is not None and mine.high is not None and mine.low <= aim <= mine.high:
         return SPREAD
     return DIFFERS
 
@@ -153,8 +153,8 @@ def _percent_more(ratio: float) -> float:
 
 
 def _saved_by_plan(evidence: Evidence) -> Ours | None:
-    whole, own = (evidence.value("C5", f"{name}, peak") for name in ("full", "LoRA"))
-    return None if not whole or own is None else Ours(_percent_less(own / whole))
+    whole, mine = (evidence.value("C5", f"{name}, peak") for name in ("full", "LoRA"))
+    return None if not whole or mine is None else Ours(_percent_less(mine / whole))
 
 
 def _added(variant: str, batch: str) -> Callable[[Evidence], Ours | None]:

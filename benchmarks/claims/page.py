@@ -72,9 +72,9 @@ def claim_table(evidence: Evidence) -> str:
     """Return a line for each claim."""
     lines = []
     for claim in CLAIMS:
-        own = [figure for figure in FIGURES if figure.claim == claim.name]
-        shown = [figure for figure in own if figure.is_shown]
-        found = {figure: ours(figure, evidence) for figure in own}
+        figures = [figure for figure in FIGURES if figure.claim == claim.name]
+        shown = [figure for figure in figures if figure.is_shown]
+        found = {figure: ours(figure, evidence) for figure in figures}
         lines.append(
             (
                 claim.name,
@@ -82,7 +82,7 @@ def claim_table(evidence: Evidence) -> str:
                 "<br>".join(f"{one.what}: {published_text(one)}" for one in shown),
                 "<br>".join(own_text(one, found[one]) for one in shown),
                 f"{claim.how}<br>{_commands(claim)}",
-                _verdicts([verdict(one, found[one]) for one in own]),
+                _verdicts([verdict(one, found[one]) for one in figures]),
             )
         )
     return table(("", "claim", "published", "ours", "how", "verdict"), lines)
@@ -106,8 +106,8 @@ def figure_table(evidence: Evidence) -> str:
     """Return every figure, also ours that no paper has."""
     lines = []
     for claim in CLAIMS:
-        own = [figure for figure in FIGURES if figure.claim == claim.name]
-        for figure in own:
+        figures = [figure for figure in FIGURES if figure.claim == claim.name]
+        for figure in figures:
             found = ours(figure, evidence)
             lines.append(
                 (
@@ -119,7 +119,7 @@ def figure_table(evidence: Evidence) -> str:
                     verdict(figure, found),
                 )
             )
-        known = {figure.what for figure in own}
+        known = {figure.what for figure in figures}
         for row in matching(evidence.rows, benchmark=BENCHMARK, variant=claim.name):
             if row.measure not in known:
                 known.add(row.measure)

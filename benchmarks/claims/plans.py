@@ -17,7 +17,7 @@ from lorakit.recipes.recipe import Recipe
 QLORA_RANK = 64
 LENGTH = 512
 QLORA_SHARE = 0.002
-"""Of the base's weights; "LoRA weights equivalent to the commonly used 0.2%"."""
+"""Share of the base's weights; "LoRA weights equivalent to the commonly used 0.2%"."""
 TWO_BYTES, TWELVE_BYTES = 2, 12
 _NF4 = {"bits": 4, "quant_type": "nf4", "double_quant": True, "compute_dtype": "bfloat16"}
 _PARTS = {
@@ -30,7 +30,7 @@ _PARTS = {
 
 @dataclass(frozen=True)
 class Planned:
-    """One plan, and what its rows are called.
+    """One plan, and the names of its rows.
 
     Attributes:
         claim: Such as "C11".
@@ -58,7 +58,7 @@ class Planned:
 
     @property
     def setting(self) -> str:
-        """What a reader has to know of it."""
+        """Base, length, checkpointing and adapter, as the tables name them."""
         kept = "NF4, double quantization" if self.is_quantized else "bfloat16"
         parts = [kept, f"1 × {self.length}"]
         if self.is_checkpointed:

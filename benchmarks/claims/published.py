@@ -126,8 +126,8 @@ _FASTER = round(100 * (TOKENS_PER_S["LoRA"] / TOKENS_PER_S["full"] - 1), 1)
 _SINGLE = list(TABLE_5.values())[:4]
 _ALL_FOUR = TABLE_5["q + k + v + o"]
 _SPREAD_GAIN = min(_ALL_FOUR[place] - max(one[place] for one in _SINGLE) for place in (1, 2))
-_RANK_1_LOSS = min(own[0] - max(own) for own in TABLE_6.values())
-_AGAINST_FULL = min(own["LoRA"] - own["full"] for own in TABLE_4.values())
+_RANK_1_LOSS = min(accuracies[0] - max(accuracies) for accuracies in TABLE_6.values())
+_AGAINST_FULL = min(accuracies["LoRA"] - accuracies["full"] for accuracies in TABLE_4.values())
 _NO_ERROR = 1e-12
 
 

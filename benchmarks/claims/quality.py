@@ -126,7 +126,7 @@ def run_one(wanted: Wanted, files: DocstringFiles, grid: Grid, options: Options)
 
 
 def recipe_of(wanted: Wanted, files: DocstringFiles, output: Path) -> Recipe:
-    """Return the quickstart's recipe with what is wanted in place of its own."""
+    """Return the quickstart's recipe with the wanted settings."""
     recipe = quickstart_recipe(files, output, wanted.seed)
     training = {"num_train_epochs": wanted.epochs, "learning_rate": wanted.learning_rate}
     changes: dict[str, Any] = {"training": {**recipe.training, **training}}

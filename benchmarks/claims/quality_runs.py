@@ -32,16 +32,16 @@ SEARCHED_RANK = 8
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a run is of; one that is finished is not repeated.
+    """The settings of a run; a finished run is not repeated.
 
     Attributes:
         method: `LORA` or `FULL`.
         r: Rank, 0 where all weights are trained.
         targets: Adapted modules, "" where all weights are trained.
-        learning_rate: Of AdamW, at its peak.
-        epochs: Passes over the training rows.
-        train_examples: Rows to learn from.
-        seed: Of the split, the head, the factors and the order of rows.
+        learning_rate: Peak learning rate of AdamW.
+        epochs: Passes over the training examples.
+        train_examples: Number of training examples.
+        seed: Seed of the split, the head, the factors and the order of examples.
     """
 
     method: str
@@ -64,17 +64,17 @@ class QualityRun:
     """A finished run.
 
     Attributes:
-        wanted: What it is of.
+        wanted: Its settings.
         model: The base.
         data: The task.
-        trained_parameters: Numbers that were trained, the head's included.
+        trained_parameters: Trained parameters, the head included.
         factor_parameters: Those in lora_A and lora_B; 0 where all weights are trained.
-        accuracy_before: Share of the held-out rows told right before training, in [0, 1].
-        accuracy: Likewise after the best epoch.
-        held_out_rows: How many rows that is.
+        accuracy_before: Accuracy on the held-out examples before training, in [0, 1].
+        accuracy: Accuracy after the best epoch.
+        held_out_rows: Number of held-out examples.
         wall_s: Seconds of training, evaluations included.
-        saved_bytes: Size of what has to be saved of the run.
-        origin: Where it was run.
+        saved_bytes: Size of the file that has to be saved.
+        origin: Device, versions and commit.
     """
 
     wanted: Wanted
@@ -134,8 +134,8 @@ def read_runs(directory: Path) -> list[QualityRun]:
                 kind(**{field.name: field.type(line[field.name]) for field in fields(kind)})
                 for kind in _PARTS
             )
-            own = {field.name: field.type(line[field.name]) for field in _OWN}
-            found[wanted] = QualityRun(wanted=wanted, origin=origin, **own)
+            fields_of_run = {field.name: field.type(line[field.name]) for field in _OWN}
+            found[wanted] = QualityRun(wanted=wanted, origin=origin, **fields_of_run)
     return list(found.values())
 
 
@@ -144,7 +144,7 @@ class Grid:
     """Which runs are made.
 
     Attributes:
-        ranks: Of the adapters on every linear layer.
+        ranks: Ranks of the adapters on every linear layer.
         equal_budget: Ranks and modules of the same number of parameters.
         learning_rates: Those tried, by method.
         seeds: The first one is that of the search.

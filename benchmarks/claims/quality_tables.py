@@ -27,8 +27,8 @@ def short(targets: str) -> str:
 def rank_table(evidence: Evidence) -> str:
     """Return full fine-tuning beside every rank."""
     full = evidence.cells.get(FULL_KIND)
-    own = [cell for cell in (full, *rank_cells(evidence)) if cell is not None]
-    if not own:
+    shown = [cell for cell in (full, *rank_cells(evidence)) if cell is not None]
+    if not shown:
         return NOT_YET
     lines = [
         (
@@ -38,7 +38,7 @@ def rank_table(evidence: Evidence) -> str:
             _gap_text(cell, full),
             f"{cell.example.saved_bytes / 1e6:.2f} MB",
         )
-        for cell in own
+        for cell in shown
     ]
     header = ("", "trained", "accuracy", "against full, points", "saved")
     return table(header, lines)
@@ -47,11 +47,11 @@ def rank_table(evidence: Evidence) -> str:
 def budget_table(evidence: Evidence) -> str:
     """Return modules of one budget, with the paper's table 5 beside them."""
     kinds = [lora(r, targets) for r, targets in EQUAL_BUDGET]
-    own = [evidence.cells[kind] for kind in kinds if kind in evidence.cells]
-    if not own:
+    shown = [evidence.cells[kind] for kind in kinds if kind in evidence.cells]
+    if not shown:
         return NOT_YET
     lines = []
-    for cell in own:
+    for cell in shown:
         name = short(cell.kind[2])
         paper = TABLE_5.get(name)
         published = f"{paper[1]} / {paper[2]} (r={paper[0]})" if paper else ""
@@ -95,26 +95,27 @@ def setting_text(runs: Sequence[QualityRun]) -> str:
     if not runs:
         return ""
     last = runs[-1]
-    own = [run for run in runs if _same_length(run, last)]
-    seeds = sorted({run.wanted.seed for run in own})
+    alike = [run for run in runs if _same_length(run, last)]
+    seeds = sorted({run.wanted.seed for run in alike})
     held_out = last.held_out_rows
     noise = 100 * statistics.mean(
-        (run.accuracy * (1 - run.accuracy) / held_out) ** 0.5 for run in own
+        (run.accuracy * (1 - run.accuracy) / held_out) ** 0.5 for run in alike
     )
-    counts = {len(cell.runs) for cell in cells(compared_runs(own)).values()}
+    counts = {len(cell.runs) for cell in cells(compared_runs(alike)).values()}
     notes = "" if len(counts) == 1 else " Some rows have fewer seeds so far, or more."
     if any(
-        len(cell.runs) > 1 and not cell.deviation for cell in cells(compared_runs(own)).values()
+        len(cell.runs) > 1 and not cell.deviation for cell in cells(compared_runs(alike)).values()
     ):
-        notes += " A deviation of 0 is one of equal counts: each seed has held-out rows of its own."
+        notes += " A deviation of 0 is one of equal counts: each seed holds out different examples."
     return (
         "The quickstart's base and task (ten classes of docstrings): "
         f"{last.wanted.train_examples:,} examples to learn from, {held_out} held out, "
         f"{last.wanted.epochs} epochs, seeds "
         f"{', '.join(map(str, seeds))}. A seed draws the split, the head, the factors and the "
-        "order of rows. Accuracy is that of the best epoch on the held-out rows, mean ± standard "
-        "deviation over the seeds; differences are taken seed by seed, their range in brackets. "
-        f"With {held_out} rows a single accuracy is uncertain by {noise:.1f} points.{notes}"
+        "order of examples. Accuracy is that of the best epoch on the held-out ones, mean ± "
+        "standard deviation over the seeds; differences are taken seed by seed, their range in "
+        "brackets. "
+        f"With {held_out} examples a single accuracy is uncertain by {noise:.1f} points.{notes}"
     )
 
 

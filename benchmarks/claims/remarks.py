@@ -45,19 +45,19 @@ def _counts(evidence: Evidence) -> str | None:
 
 
 def _adam(evidence: Evidence) -> str | None:
-    whole, own = (evidence.value("C5", f"{name}, peak") for name in ("full", "LoRA"))
+    whole, with_lora = (evidence.value("C5", f"{name}, peak") for name in ("full", "LoRA"))
     count = evidence.value("C5", "the model")
     measured = ours(published("C5", "memory saved, measured"), evidence)
     parts = []
-    if whole and own and count:
+    if whole and with_lora and count:
         paper, paper_own = GPT3_BYTES["full"], GPT3_BYTES["LoRA"]
         parts.append(
             f"The paper's own {paper / GB:,.0f} and {paper_own / GB:,.0f} GB are "
             f"{100 * (1 - paper_own / paper):.1f}% less, more than its 2/3. {paper / GB:,.0f} GB "
             f"are {paper / count:.1f} bytes per parameter; weights, gradients and the two moments "
             f"of AdamW are 8 in 16 bits alone, and our plan of the whole step has "
-            f"{whole / count:.1f}. With LoRA it has {own / count:.1f}: the weights, and little "
-            "else."
+            f"{whole / count:.1f}. With LoRA it has {with_lora / count:.1f}: the weights, and "
+            "little else."
         )
     if measured:
         parts.append(
@@ -96,12 +96,12 @@ def _latency(evidence: Evidence) -> str | None:
         ]
         for batch in ("1 x 128", "16 x 256", "32 x 512")
     }
-    told = [(batch, *pair) for batch, pair in found.items() if all(pair)]
-    if not told:
+    complete = [(batch, *pair) for batch, pair in found.items() if all(pair)]
+    if not complete:
         return None
     each = "; ".join(
         f"{batch}: {merged.value:+.1f}% merged, {unmerged.value:+.1f}% unmerged"
-        for batch, merged, unmerged in told
+        for batch, merged, unmerged in complete
     )
     return (
         "The published 2% to 30% are adapter layers, which cannot be merged; the paper has no "
@@ -213,15 +213,15 @@ def _seven_billion(evidence: Evidence) -> str | None:
 def _sixty_five_billion(evidence: Evidence) -> str | None:
     twelve = evidence.value("C12", "twelve bytes a parameter")
     peak = evidence.value("C12", "full, 16 bits, peak")
-    own = evidence.value("C12", "QLoRA, peak")
+    with_lora = evidence.value("C12", "QLoRA, peak")
     count = evidence.value("C12", "the model")
-    if None in (twelve, peak, own, count):
+    if None in (twelve, peak, with_lora, count):
         return None
     return (
         f"780 GB are 12 bytes per parameter: 2 of the weight, 2 of its gradient, 8 of two 32-bit "
         f"moments, {twelve / GB:,.0f} GB for {count / GB:.1f} billion. AdamW keeps its moments in "
         f"the weights' 16 bits, so our plan of full fine-tuning has {peak / count:.1f} bytes, "
-        f"{peak / GB:,.0f} GB. The plan of QLoRA has {own / GB:.1f} GB."
+        f"{peak / GB:,.0f} GB. The plan of QLoRA has {with_lora / GB:.1f} GB."
     )
 
 

@@ -24,7 +24,7 @@ GPT3_ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
 def gpt3(layers: int = 96, width: int = 12288) -> PretrainedConfig:
-    """Return GPT-3's sizes on OPT's code, which has q, k, v and o as layers of their own.
+    """Return GPT-3's sizes on OPT's code, which has q, k, v and o as separate layers.
 
     Source: Brown et al. 2020, arXiv:2005.14165, table 2.1.
     """

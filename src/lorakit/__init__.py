@@ -1,6 +1,6 @@
 """LoRA and QLoRA fine-tuning that costs what the mathematics says it should.
 
-The names below are imported when first used, so that `import lorakit` stays quick.
+The public names are imported on first use, so that `import lorakit` stays fast.
 """
 
 import typing as _typing

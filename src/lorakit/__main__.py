@@ -1,14 +1,14 @@
-"""`python -m lorakit` is the command `lorakit`."""
+"""Entry point of `python -m lorakit` and of the `lorakit` script."""
 
 import sys
 
 
 def main() -> None:
-    """Run the command line; the entry point of the `lorakit` script."""
+    """Run the command line."""
     try:
         from lorakit.cli.signals import ending
 
-        ending.install()  # before the imports of the commands, which take a moment
+        ending.install()  # before importing the commands, which takes a moment
     except KeyboardInterrupt:
         sys.exit(130)
     from lorakit.cli.main import main as run

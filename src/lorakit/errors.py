@@ -2,7 +2,7 @@
 
 LorakitError
 ├── ConfigError          (ValueError)         a configuration or recipe is wrong
-├── TargetError          (ValueError)         a pattern selects no module that can be adapted
+├── TargetError          (ValueError)         a pattern matches no module that can be adapted
 ├── ShapeError           (ValueError)         tensors or ranks do not fit together
 ├── DtypeError           (TypeError)          activations and weights have different dtypes
 ├── AdapterNameError     (KeyError)           an adapter name is unknown, taken or malformed
@@ -10,18 +10,18 @@ LorakitError
 ├── AdapterFileError     (ValueError)         an adapter file is damaged or uses an unknown feature
 │   └── AdapterMismatchError                  an adapter was made for another base model
 ├── QuantizationError    (RuntimeError)       a base cannot be quantised, or is already
-├── MissingFileError     (FileNotFoundError)  a file or directory is not there
+├── MissingFileError     (FileNotFoundError)  a file or directory does not exist
 ├── OutputExistsError    (FileExistsError)    an output would overwrite an earlier run
-├── DataError            (ValueError)         the rows of a dataset do not fit the task
-├── ClusterError         (RuntimeError)       Ray cannot be reached, or has too little to give
+├── DataError            (ValueError)         the examples of a dataset do not fit the task
+├── ClusterError         (RuntimeError)       Ray is unreachable, or has too few resources
 ├── PlanError            (RuntimeError)       a step's memory cannot be known without running it
 ├── CheckpointError      (RuntimeError)       a checkpoint is incomplete or belongs to another run
-├── DiskError            (OSError)            a disk is full, read-only or closed to this user
+├── DiskError            (OSError)            a disk is full, read-only or not writable
 ├── TrainingError        (RuntimeError)       training cannot learn: zero or NaN gradients, NaN loss
 └── StoppedError         (RuntimeError)       a run was asked to stop, and has saved a checkpoint
 
-Each class is a LorakitError and the fitting builtin. `exit_code` is what the command line returns:
-2 for what the user wrote, 1 for what went wrong while running.
+Each class is a LorakitError and the matching builtin. `exit_code` is the exit status of the command
+line: 2 for errors in what the user wrote, 1 for failures while running.
 """
 
 import unicodedata
@@ -31,7 +31,7 @@ from pathlib import Path
 
 
 class LorakitError(Exception):
-    """Base of all errors raised on purpose by lorakit."""
+    """Base class of all errors that lorakit raises."""
 
     exit_code = 1
 
@@ -47,7 +47,7 @@ class ConfigError(LorakitError, ValueError):
 
 
 class TargetError(LorakitError, ValueError):
-    """A pattern selects no module, or a module that cannot be adapted."""
+    """A pattern matches no module, or a module that cannot be adapted."""
 
     exit_code = 2
 
@@ -69,7 +69,7 @@ class AdapterNameError(LorakitError, KeyError):
 
 
 class AdapterStateError(LorakitError, RuntimeError):
-    """The model is merged, or the adapters asked for exclude each other."""
+    """The model is merged, or the requested adapters exclude each other."""
 
 
 class AdapterFileError(LorakitError, ValueError):
@@ -83,13 +83,13 @@ class AdapterMismatchError(AdapterFileError):
 
 
 class QuantizationError(LorakitError, RuntimeError):
-    """A base cannot be quantised here, is quantised already, or is not."""
+    """A base cannot be quantised here, is already quantised, or must be and is not."""
 
     exit_code = 2
 
 
 class MissingFileError(LorakitError, FileNotFoundError):
-    """A file or directory is not there."""
+    """A file or directory does not exist."""
 
     exit_code = 2
 
@@ -101,19 +101,19 @@ class OutputExistsError(LorakitError, FileExistsError):
 
 
 class DataError(LorakitError, ValueError):
-    """The rows of a dataset do not fit the task."""
+    """The examples of a dataset do not fit the task."""
 
     exit_code = 2
 
 
 class ClusterError(LorakitError, RuntimeError):
-    """A Ray cluster cannot be reached, or has less than is asked for."""
+    """A Ray cluster is unreachable, or has fewer resources than requested."""
 
     exit_code = 2
 
 
 class PlanError(LorakitError, RuntimeError):
-    """What a step takes cannot be known without running it."""
+    """The memory of a step cannot be known without running it."""
 
     exit_code = 2
 
@@ -128,19 +128,19 @@ class TrainingError(LorakitError, RuntimeError):
 
 _SHORT_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _JOINERS = "\u200c\u200d"
-"""Invisible, but part of how Persian, Hindi and many emoji are written."""
+"""Invisible, but needed to write Persian, Hindi and many emoji."""
 
 
 def escaped(text: str, *, keep: str = "") -> str:
-    r"""Return foreign text with everything that could control a terminal written out.
+    r"""Escape everything in a foreign text that could control a terminal.
 
-    Control characters, the marks that reverse the direction of text, line separators, invisible
-    format characters and halves of surrogate pairs become `\n`, `\x1b`, `\u202e` and so on. All
-    other text, of any script, stays as it is.
+    Control characters, marks that reverse the direction of text, line separators, invisible format
+    characters and surrogates become `\n`, `\x1b`, `\u202e` and so on. All other text, in any
+    script, stays unchanged.
 
     Args:
         text: Text from data, a file, a model or the hub.
-        keep: Control characters that stay, such as a newline where a text may have several lines.
+        keep: Control characters to keep, such as the newline in a text of several lines.
 
     >>> print(escaped("red: \x1b[31m, next line: \n"))
     red: \x1b[31m, next line: \n
@@ -150,7 +150,7 @@ def escaped(text: str, *, keep: str = "") -> str:
     if text.isprintable():
         return text
     return "".join(
-        _written_out(character) if _is_hidden(character) and character not in keep else character
+        _escape(character) if _is_hidden(character) and character not in keep else character
         for character in text
     )
 
@@ -160,7 +160,7 @@ def _is_hidden(character: str) -> bool:
     return kind in ("Cc", "Cf", "Cs", "Zl", "Zp") and character not in _JOINERS
 
 
-def _written_out(character: str) -> str:
+def _escape(character: str) -> str:
     code = ord(character)
     if code > 0xFFFF:
         return f"\\U{code:08x}"
@@ -168,26 +168,35 @@ def _written_out(character: str) -> str:
 
 
 class LorakitWarning(UserWarning):
-    """What was asked for was done, but something about it should be known."""
+    """The request succeeded, but the user should know something about the result."""
 
 
 class DiskError(LorakitError, OSError):
-    """A disk is full, read-only, or may not be written to."""
+    """A disk is full, read-only or not writable."""
 
 
 class StoppedError(LorakitError, RuntimeError):
-    """A run was asked to stop, and has saved a checkpoint to go on from."""
+    """A run was asked to stop, and has saved a checkpoint to resume from."""
 
     def __init__(self, message: str = "", checkpoint: Path | None = None, number: int = 0):
         super().__init__(message, checkpoint, number)
         self.checkpoint = checkpoint
-        """What it saved."""
+        """The saved checkpoint."""
         self.number = number
-        """The signal that was the reason."""
+        """Number of the signal that stopped the run."""
+
+
+def first_line(error: BaseException) -> str:
+    r"""Return the first line of another library's error, or its class if it has no text.
+
+    >>> first_line(ValueError("no such file.\nDetails: ..."))
+    'no such file'
+    """
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def first_few(words: Iterable[str], most: int = 3) -> str:
-    """Return the first words of a list, and how many more there are.
+    """Return the first words of a list, and the number of the others.
 
     >>> first_few(["q_proj", "k_proj", "v_proj", "o_proj", "up_proj"])
     'q_proj, k_proj, v_proj and 2 more'

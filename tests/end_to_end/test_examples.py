@@ -6,16 +6,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from fixtures.data import write_jsonl
 from forked import run
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 RECIPES = sorted((EXAMPLES / "recipes").glob("*.yaml"))
 LOCAL_STEPS = ["training.max_steps=2", "training.use_cpu=true"]
-
-
-def _jsonl(path: Path, rows: list[dict]) -> str:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return str(path)
 
 
 @pytest.fixture
@@ -26,20 +22,20 @@ def stand_ins(tmp_path, request):
         path = tmp_path / f"{stem}.jsonl"
         if stem in ("classify-reviews-distilbert", "search-distilbert"):
             rows = [{"text": f"the film was {w}", "label": w} for w in ["good", "bad"] * 8]
-            return request.getfixturevalue("tiny_distilbert_dir"), _jsonl(path, rows)
+            return request.getfixturevalue("tiny_distilbert_dir"), write_jsonl(path, rows)
         if stem == "answer-questions-bloom":
             rows = [{"prompt": "what colour is the sky?", "completion": " blue"}] * 16
-            return request.getfixturevalue("tiny_bloom_dir"), _jsonl(path, rows)
+            return request.getfixturevalue("tiny_bloom_dir"), write_jsonl(path, rows)
         if stem in ("chat-llama", "chat-llama-4bit"):
             turns = [{"role": "user", "content": "tell me"}, {"role": "assistant", "content": "no"}]
-            return request.getfixturevalue("tiny_llama_dir"), _jsonl(
+            return request.getfixturevalue("tiny_llama_dir"), write_jsonl(
                 path, [{"messages": turns}] * 16
             )
         if stem == "summarise-t5":
             rows = [{"article": "the cat saw a dog", "highlights": "cat saw dog"}] * 16
-            return request.getfixturevalue("tiny_t5_dir"), _jsonl(path, rows)
+            return request.getfixturevalue("tiny_t5_dir"), write_jsonl(path, rows)
         rows = [{"tokens": ["Anna", "lives"], "ner_tags": ["B-PER", "O"]}] * 16
-        return request.getfixturevalue("tiny_bert_dir"), _jsonl(path, rows)
+        return request.getfixturevalue("tiny_bert_dir"), write_jsonl(path, rows)
 
     return make
 
@@ -97,7 +93,7 @@ def test_trl_sft(tiny_llama_dir, prompt_jsonl, tmp_path):
 
 def test_prepare_squad(tmp_path):
     row = {"context": "Grass is green.", "question": "What colour?", "answers": {"text": ["green"]}}
-    source = _jsonl(tmp_path / "squad-like.jsonl", [row])
+    source = write_jsonl(tmp_path / "squad-like.jsonl", [row])
     _run("prepare_squad.py", str(tmp_path / "out/squad.jsonl"), source)
     written = json.loads((tmp_path / "out/squad.jsonl").read_text())
     assert written["completion"] == " green"

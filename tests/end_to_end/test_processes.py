@@ -131,13 +131,13 @@ def assert_same_numbers(rows, expected):
                 assert row[key] == value, key
 
 
-def test_one_process_alone_made_tokens_of_the_rows(in_two):
+def test_one_process_tokenizes_the_examples(in_two):
     first, second = (seen["rows"] for seen in in_two)
     assert all(rows > 0 for rows in first) and len(first) == len(KINDS)
     assert second == [0] * len(KINDS)
 
 
-def test_the_model_was_sharded_where_it_was_to_be(in_two):
+def test_the_model_is_sharded_where_fsdp_is_asked_for(in_two):
     for seen in in_two:
         assert seen["sharded"] == ["fsdp" in name for name in KINDS]
 

@@ -94,7 +94,7 @@ def test_each_process_drops_something_else(seen):
     assert not first & second
 
 
-def test_an_occupied_output_is_the_same_error_in_all_and_told_by_one(recipes, seen):
+def test_an_occupied_output_is_one_error_in_all_processes_and_printed_once(recipes, seen):
     (first,), (second,) = (process["errors"] for process in seen)
     assert first[:2] == second[:2]
     assert first[0] == "OutputExistsError" and "it holds a finished run" in first[1]

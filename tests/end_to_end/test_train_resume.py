@@ -6,6 +6,7 @@ import signal
 import pytest
 from safetensors.torch import load_file
 
+from fixtures.runs import untimed_metrics
 from forked import run
 from lorakit.recipes import checkpoints
 from lorakit.training import Recipe, RunDirectory, train
@@ -91,13 +92,8 @@ def test_killed_twice_and_resumed_gives_the_same_bits(write):
     )
     assert one.keys() == other.keys()
     assert all(tensor.equal(other[name]) for name, tensor in one.items())
-    assert _rows(resumed) == _rows(straight)
+    assert untimed_metrics(resumed) == untimed_metrics(straight)
     assert resumed.metrics == straight.metrics
     assert resumed.train_loss == straight.train_loss
     assert run.is_finished
     assert sorted(p.name for p in run.path.iterdir() if p.name.startswith(".")) == []
-
-
-def _rows(result):
-    rows = RunDirectory.open(result.run_dir).metrics()
-    return [{key: value for key, value in row.items() if key != "wall_s"} for row in rows]

@@ -10,7 +10,7 @@ from tests.families.sweep import print_chunk, swept
 
 
 def main() -> int:
-    """Run the sweep, say what is wrong, and write table and outcomes if asked to."""
+    """Run the sweep, print what is wrong, and write table and outcomes on request."""
     parser = argparse.ArgumentParser(prog="python -m tests.families", description=__doc__)
     parser.add_argument("--only", help="families, separated by commas")
     parser.add_argument("--write", action="store_true", help="write the outcomes and the table")

@@ -32,11 +32,11 @@ SCALE = 0.1
 
 
 class WrongError(Exception):
-    """Something is not what it has to be."""
+    """A result is wrong."""
 
 
 class SaidError(Exception):
-    """lorakit has said in a warning what will not be right."""
+    """lorakit warned of what will be wrong."""
 
 
 class NotComparedError(Exception):
@@ -64,7 +64,7 @@ class Case:
 
     @property
     def config(self) -> lorakit.LoraConfig:
-        """What the adapter is made from."""
+        """The configuration of the adapter."""
         return lorakit.LoraConfig(r=R, lora_alpha=ALPHA, target_modules=self.targets)
 
     def fresh(self) -> PreTrainedModel:
@@ -72,16 +72,16 @@ class Case:
         return copy.deepcopy(self.base)
 
     def outputs(self, model: nn.Module) -> list[Tensor]:
-        """Return the tensors a model gives."""
+        """Return the output tensors of a model."""
         return outputs_of(model, self.inputs)
 
     def evaluated(self, model: nn.Module) -> list[Tensor]:
-        """Return the tensors a model gives in eval mode, without a graph."""
+        """Return the output tensors of a model in eval mode, without a graph."""
         with torch.no_grad():
             return self.outputs(model.eval())
 
     def loss(self, model: nn.Module) -> Tensor:
-        """Return a number that every output has a part in."""
+        """Return a loss that depends on every output."""
         generator = torch.Generator().manual_seed(4)
         parts = []
         for tensor in self.outputs(model):
@@ -104,12 +104,12 @@ class Case:
 
     @cached_property
     def adapted_outputs(self) -> list[Tensor]:
-        """What the adapted model gives."""
+        """The outputs of the adapted model."""
         return self.evaluated(self.adapted)
 
     @cached_property
     def file(self) -> Path:
-        """Where lorakit saved that adapter."""
+        """The directory of the adapter saved by lorakit."""
         path = self.directory / "lorakit"
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always", LorakitWarning)
@@ -219,7 +219,7 @@ def _matrix(factor: Tensor) -> Tensor:
 
 
 def _dense(case: Case) -> nn.Module:
-    """Return the base with the update added to its weights by hand."""
+    """Return the base with the update added to its weights."""
     dense = case.fresh()
     for path, head in replaced_modules(case.adapted):
         dense.get_submodule(path).load_state_dict(head.trained_copies["default"].state_dict())
@@ -234,7 +234,7 @@ def _dense(case: Case) -> nn.Module:
 
 
 def reload(case: Case) -> None:
-    """What was saved gives the same in a fresh model."""
+    """A saved adapter gives the same outputs in a fresh model."""
     model = case.fresh()
     lorakit.load_adapter(model, case.file)
     _same(case.evaluated(model), case.adapted_outputs, "outputs after loading")
@@ -262,7 +262,7 @@ def from_peft(case: Case) -> None:
 
 
 def _outputs_of_peft(case: Case) -> list[Tensor]:
-    """Let PEFT save an adapter of its own, and return what it gives there.
+    """Let PEFT save a random adapter, and return its outputs.
 
     Raises:
         NotComparedError: PEFT cannot make it, or does not read what it has saved.
@@ -394,7 +394,7 @@ CHECKS: dict[str, Callable[[Case], None]] = dict(
 
 
 def outcome(check: Callable[[Case], None], case: Case) -> Outcome:
-    """Return what a check comes to."""
+    """Return the outcome of a check."""
     with _silent():
         try:
             check(case)

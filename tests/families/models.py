@@ -57,7 +57,7 @@ def _configs(config: PreTrainedConfig) -> list[PreTrainedConfig]:
 
 
 def tiny_model(family: str) -> PreTrainedModel:
-    """Return a family's model, in eval mode and without dropout, with the same weights always."""
+    """Return a family's model in eval mode, without dropout, with the same weights every time."""
     torch.manual_seed(0)
     model = getattr(transformers, FAMILIES[family])(tiny_config(family)).eval()
     for module in model.modules():
@@ -67,7 +67,7 @@ def tiny_model(family: str) -> PreTrainedModel:
 
 
 def inputs_of(family: str, model: PreTrainedModel) -> dict[str, Any]:
-    """Return what the model's forward takes, the same always."""
+    """Return the arguments of the forward, the same every time."""
     generator = torch.Generator().manual_seed(1)
     names = inspect.signature(model.forward).parameters
     config = model.config

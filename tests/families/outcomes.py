@@ -24,7 +24,7 @@ Status = Literal["right", "refused", "not compared", "wrong"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a check came to.
+    """The outcome of a check.
 
     Attributes:
         status: "refused" is an error of lorakit that says why; "not compared" means that
@@ -38,7 +38,7 @@ class Outcome:
 
 @dataclass
 class Found:
-    """What a family came to.
+    """The outcomes of a family.
 
     Attributes:
         model: Class of the model.
@@ -60,7 +60,7 @@ class Found:
 
 
 def as_json(found: dict[str, Found]) -> str:
-    """Return what was found as a text with a line for each family."""
+    """Return the outcomes as a text with a line for each family."""
     lines = []
     for family in sorted(found):
         values = asdict(found[family])
@@ -73,7 +73,7 @@ def as_json(found: dict[str, Found]) -> str:
 
 
 def from_json(text: str) -> dict[str, Found]:
-    """Return what was found from its text."""
+    """Read outcomes from their text."""
     found = {}
     for family, values in json.loads(text).items():
         checks = {

@@ -1,4 +1,4 @@
-"""Running the checks: one family at a time, in processes of their own for many."""
+"""Running the checks: one family at a time, in separate processes for many."""
 
 import json
 import os

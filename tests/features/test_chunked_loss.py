@@ -191,10 +191,7 @@ def test_a_model_that_is_not_followed_computes_its_loss_itself_and_says_so(made,
         for accumulated in (1, 2):
             set_seed(0)
             trainer = prepared.trainer(
-                tmp_path,
-                gradient_accumulation_steps=accumulated,
-                learning_rate=0.0,
-                **options,
+                tmp_path, gradient_accumulation_steps=accumulated, learning_rate=0.0, **options
             )
             trainer.train()
             losses.append(trainer.state.log_history[0]["loss"])

@@ -18,10 +18,10 @@ from lorakit import (
 )
 from lorakit.adapters import save_adapter
 from lorakit.errors import AdapterFileError, AdapterMismatchError
-from lorakit.layers import siblings
 from lorakit.ops import apply_keep_mask
 from lorakit.ops.reference import dora_linear_reference
 from tiny_models import bert, gpt2, llama, logits, randomize_, t5, tokens, train_steps
+from tiny_models.siblings import ungrouped
 from tolerances import LOGITS_TOLERANCE, largest_error
 
 
@@ -53,24 +53,16 @@ def gradients(model):
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("build", [llama, t5])
-def test_layers_on_one_activation_compute_together(build, dropout, monkeypatch):
+def test_layers_on_one_activation_compute_together(build, dropout, group_sizes, monkeypatch):
     model, _ = dora(build, lora_dropout=dropout)
     model.train()
     seed = torch.tensor(3)
     monkeypatch.setattr("lorakit.layers.updates.low_rank_update.draw_seed", lambda: seed)
-    counts = []
-    original = siblings.low_rank_linears
-    monkeypatch.setattr(
-        siblings, "low_rank_linears", lambda x, la: counts.append(len(la)) or original(x, la)
-    )
     together = gradients(model)
-    assert 3 in counts and 2 in counts
-    for module in model.modules():
-        if hasattr(module, "siblings"):
-            module.siblings = None
-    apart = gradients(model)
-    assert together.keys() == apart.keys() and any("magnitude" in name for name in apart)
-    for name, gradient in apart.items():
+    assert 3 in group_sizes and 2 in group_sizes
+    single = gradients(ungrouped(model))
+    assert together.keys() == single.keys() and any("magnitude" in name for name in single)
+    for name, gradient in single.items():
         assert largest_error(together[name], gradient) < 1e-5, name
 
 

@@ -52,7 +52,7 @@ def test_a_plan_that_cannot_be_recorded_leaves_the_model_as_it_was(monkeypatch):
     assert not model[0].weight.requires_grad
 
 
-def test_a_start_that_is_kept_is_scaled_right_for_loralib():
+def test_a_kept_initialization_is_scaled_for_loralib():
     model = stack(12, 10)
     add_adapter(model, LoraConfig(r=2, lora_alpha=4, init_lora_weights="pissa"))
     randomize_(model)
@@ -83,9 +83,9 @@ def test_a_folder_whose_first_adapter_does_not_fit_says_so(tmp_path):
         load_adapters(stack(5, 6), tmp_path)
 
 
-def test_parts_are_not_extracted():
+def test_slices_are_not_extracted():
     config = LoraConfig(r=1, target_modules=["0"], enable_lora={"0": PARTS})
-    with pytest.raises(AdapterMismatchError, match="Cannot extract parts of 0"):
+    with pytest.raises(AdapterMismatchError, match="Cannot extract slices of 0"):
         extract_adapter(stack(4, 6), stack(4, 6), config)
 
 
@@ -132,7 +132,7 @@ def test_a_merge_that_fails_midway_is_taken_back(monkeypatch):
     ],
     ids=["parts", "groups"],
 )
-def test_products_of_parts_are_not_sharded(layer, options):
+def test_products_of_slices_are_not_sharded(layer, options):
     model = nn.Sequential(layer)
     model.get_input_embeddings = model.get_output_embeddings = lambda: None
     add_adapter(model, LoraConfig(target_modules=["0"], **options))
@@ -145,7 +145,7 @@ def test_eva_has_no_place_for_biases_of_layers_it_leaves_out():
         add_adapter(stack(4, 6), LoraConfig(r=1, init_lora_weights="eva", bias="all"))
 
 
-def test_what_is_saved_of_a_computed_start_is_a_configuration_again():
+def test_a_computed_initialization_is_saved_as_a_configuration():
     model = stack(12, 10)
     add_adapter(model, LoraConfig(r=2, init_lora_weights="lora_ga", init_batches=4))
     config = Adapter.from_model(model).config

@@ -29,7 +29,7 @@ def trained_names(model):
     return {n.rsplit(".", 1)[-1] for n, p in model.named_parameters() if p.requires_grad}
 
 
-def test_lora_a_is_never_trained_whoever_acts():
+def test_lora_a_is_never_trained_whichever_adapter_is_active():
     model = frozen(use_dora=True)
     assert trained_names(model) == {"lora_B", "magnitude"}
     add_adapter(model, LoraConfig(r=2), "other")
@@ -93,7 +93,7 @@ def test_a_layer_does_not_save_its_input():
     assert kept == [u, u + 4 * tokens_count * inside]
 
 
-def test_nor_does_a_fused_mlp():
+def test_a_fused_mlp_does_not_save_its_input():
     tokens_count, inside = 64, 16
     kept = []
     for freeze in (True, False):
@@ -105,7 +105,7 @@ def test_nor_does_a_fused_mlp():
     assert kept[1] - kept[0] == 4 * tokens_count * inside
 
 
-def test_embeddings_are_refused_as_their_lora_a_starts_at_zero():
+def test_embeddings_are_refused_because_their_lora_a_is_zero():
     model = llama()
     before = logits(model)
     with pytest.raises(TargetError, match=r"freeze lora_A of model\.embed_tokens: it is an emb"):

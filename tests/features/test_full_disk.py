@@ -8,9 +8,9 @@ from collections import namedtuple
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread
 
+from fixtures.runs import adapter_bytes
 from lorakit.adapters.peft_files import files
 from lorakit.errors import DiskError
 from lorakit.files.disks import mount_point
@@ -52,7 +52,7 @@ def straight(recipe, monkeypatch):
     with monkeypatch.context() as patch:
         calls = failing(patch, os, "replace", None, None)
         result = train(recipe("straight", training=STEPS))
-    return _bits(result), len(calls)
+    return adapter_bytes(result), len(calls)
 
 
 def test_any_write_may_fail_and_the_run_goes_on(recipe, straight, monkeypatch, tmp_path, capfd):
@@ -68,11 +68,11 @@ def test_any_write_may_fail_and_the_run_goes_on(recipe, straight, monkeypatch, t
         assert "with --resume the run" in message
         run = RunDirectory.open(tmp_path / output)
         assert not run.is_finished and run.tensorboard.is_dir() and run.metrics()
-        assert _bits(train(recipe(output, training=STEPS), resume=True)) == bits
+        assert adapter_bytes(train(recipe(output, training=STEPS), resume=True)) == bits
     assert capfd.readouterr().err == ""
 
 
-def test_a_run_whose_directory_cannot_be_made_is_told_so(recipe, tmp_path, monkeypatch):
+def test_an_error_says_that_a_run_directory_cannot_be_made(recipe, tmp_path, monkeypatch):
     def read_only(self, *args, **kwargs):
         raise OSError(errno.EROFS, "Read-only file system", str(self))
 
@@ -84,17 +84,12 @@ def test_a_run_whose_directory_cannot_be_made_is_told_so(recipe, tmp_path, monke
 
 
 def test_tensorboard_s_threads_end_quietly(monkeypatch):
-    told = []
-    monkeypatch.setattr(threading, "excepthook", told.append)
+    reported = []
+    monkeypatch.setattr(threading, "excepthook", reported.append)
     with silencing_writer_threads():
         writer = _AsyncWriterThread(None, None, 1)  # fails at once
         other = threading.Thread(target=lambda: 1 / 0)
         for thread in (writer, other):
             thread.start()
             thread.join()
-    assert [ended.exc_type for ended in told] == [ZeroDivisionError]
-
-
-def _bits(result):
-    tensors = load_file(result.adapter_path / "adapter_model.safetensors")
-    return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
+    assert [ended.exc_type for ended in reported] == [ZeroDivisionError]

@@ -235,20 +235,20 @@ def test_weights_that_the_checkpoint_does_not_have_are_trained_too(tmp_path):
     assert torch.equal(logits(fresh), logits(model))
 
 
-def test_so_are_they_beside_a_task_that_is_named(tmp_path):
+def test_heads_are_trained_beside_a_named_task_too(tmp_path):
     model = loaded(tmp_path)
     injection = add_adapter(model, LoraConfig(r=2, task_type="SEQ_CLS"))
     assert injection.heads == ("classifier", "bert.pooler.dense")
 
 
-def test_a_head_that_the_checkpoint_brought_is_trained_as_well_and_the_pooler_is_adapted(tmp_path):
+def test_a_head_from_the_checkpoint_is_trained_and_the_pooler_is_adapted(tmp_path):
     model = loaded(tmp_path, model_class="BertForSequenceClassification")
     injection = add_adapter(model, LoraConfig(r=2))
     assert injection.heads == ("classifier",)
     assert "bert.pooler.dense" in [match.path for match in injection.matches]
 
 
-def test_a_head_that_a_user_put_in_place_of_another_is_trained(tmp_path):
+def test_a_head_that_replaced_another_is_trained(tmp_path):
     model = loaded(tmp_path, into="BertForMaskedLM")
     model.cls.predictions.transform.dense = nn.Linear(WIDTH, WIDTH)
     injection = add_adapter(model, LoraConfig(r=2))
@@ -256,7 +256,7 @@ def test_a_head_that_a_user_put_in_place_of_another_is_trained(tmp_path):
     assert injection.config.task_type is None
 
 
-def test_drawn_layers_that_are_not_saved_are_named(tmp_path):
+def test_randomly_initialized_layers_that_are_not_saved_are_named(tmp_path):
     model = loaded(tmp_path)
     model.bert.encoder.layer[1].output.dense = nn.Linear(32, WIDTH)
     injection = add_adapter(model, LoraConfig(r=2))
@@ -265,7 +265,7 @@ def test_drawn_layers_that_are_not_saved_are_named(tmp_path):
     )
 
 
-def test_a_merged_model_has_no_drawn_weights(tmp_path):
+def test_a_merged_model_has_no_randomly_initialized_weights(tmp_path):
     model = loaded(tmp_path)
     add_adapter(model, LoraConfig(r=2))
     merge_and_unload(model)
@@ -375,7 +375,7 @@ def test_a_file_without_a_head_is_loaded_as_it_is(tmp_path):
     assert add_adapter(fresh, adapter).heads == ()
 
 
-def test_a_head_named_as_a_module_inside_the_backbone_is_told_apart(tmp_path):
+def test_a_head_with_the_name_of_a_module_in_the_backbone_is_distinguished(tmp_path):
     class Backbone(nn.Module):
         def __init__(self):
             super().__init__()

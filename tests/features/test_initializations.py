@@ -37,8 +37,8 @@ from lorakit.layers import OffsetUpdate
 from lorakit.layers.bitsandbytes_storage import quantized_weight
 from lorakit.layers.magnitude import norms_of
 from lorakit.ops.quantized import dense_copy
-from quantized_models import EIGHT, FOUR, dense_twin, quantized
 from tiny_models import gpt2, llama, logits, randomize_, tokens
+from tiny_models.quantized import EIGHT, FOUR, dense_twin, quantized
 from tolerances import LOGITS_TOLERANCE, largest_error
 
 OFFSET = ["pissa", "pissa_niter_3", "olora", "lora_ga"]
@@ -66,7 +66,7 @@ def updates(model, name="default"):
     [{}, {"lora_dropout": 0.4}, {"use_rslora": True}, {"use_dora": True}, {"freeze_lora_a": True}],
     ids=str,
 )
-def test_a_model_gives_the_base_s_output_at_the_start(build, init, options):
+def test_an_initialized_model_has_the_outputs_of_the_base(build, init, options):
     base = build(**({"resid_pdrop": 0, "embd_pdrop": 0, "attn_pdrop": 0} if build is gpt2 else {}))
     kept = {name: tensor.clone() for name, tensor in base.state_dict().items()}
     expected = logits(base)
@@ -82,7 +82,7 @@ def test_a_model_gives_the_base_s_output_at_the_start(build, init, options):
 @pytest.mark.parametrize("init", ["pissa", "olora"])
 @pytest.mark.parametrize("settings", [FOUR, EIGHT], ids=["4 bits", "8 bits"])
 @pytest.mark.parametrize("build", [llama, gpt2])
-def test_on_a_quantised_base_they_begin_at_the_weight_it_stands_for(init, settings, build):
+def test_on_a_quantised_base_they_start_from_the_dequantised_weight(init, settings, build):
     base = quantized(build(), **settings).eval()
     twin = dense_twin(base)
     of_library, expected = logits(base), logits(twin)  # which rounds inputs to int8
@@ -99,7 +99,7 @@ def test_on_a_quantised_base_they_begin_at_the_weight_it_stands_for(init, settin
 
 
 @pytest.mark.parametrize("init", OFFSET)
-def test_factors_are_float32_on_a_base_in_bfloat16_and_the_start_is_exact(init):
+def test_factors_are_float32_on_a_bfloat16_base_and_the_initialization_is_exact(init):
     base = llama().bfloat16()
     expected = logits(base)
     model = adapted(init, base=base)
@@ -168,7 +168,7 @@ def test_merging_rows_copies_and_switching(use_dora):
 
 @torch.no_grad()
 def test_a_magnitude_follows_what_its_factors_have_become():
-    """The factors that act are made anew in each pass, in memory that may be the last one's."""
+    """Effective factors are made again in each pass, in memory that the last ones may have had."""
     model = adapted("pissa", use_dora=True, target_modules=["q_proj"])
     layer = model.model.layers[0].self_attn.q_proj
     update = layer.updates["default"]

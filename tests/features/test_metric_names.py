@@ -1,4 +1,4 @@
-"""What a task says its evaluation has is what it has, so that a wrong name is told early."""
+"""A task names the metrics that its evaluation returns, so that a wrong name is refused early."""
 
 import pytest
 

@@ -128,7 +128,7 @@ def test_merging_makes_an_ordinary_checkpoint_with_the_adapter_s_logits(trained,
         assert largest_error(plain(**tokens()).logits, expected) <= tolerance
 
 
-def test_merging_can_quantise_again_at_a_cost_that_is_told(trained, tmp_path, quantization):
+def test_merging_can_quantise_again_and_reports_the_error(trained, tmp_path, quantization):
     report = merge_to_checkpoint(trained.run_dir, tmp_path / "small", requantize=True)
     assert report.requantized and report.largest_rounding > 0 and report.relative_deviation > 1e-4
     config = json.loads((tmp_path / "small/config.json").read_text())

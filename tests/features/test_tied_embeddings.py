@@ -17,11 +17,11 @@ from lorakit import (
 from lorakit.adapters import grow_vocabulary
 from tiny_models import (
     assert_untouched,
-    bert,
     bloom,
     gpt2,
     llama,
     logits,
+    masked_bert,
     randomize_,
     snapshot,
     t5,
@@ -31,10 +31,6 @@ from tolerances import LOGITS_TOLERANCE, largest_error
 
 def tied_llama():
     return llama(tie_word_embeddings=True)
-
-
-def masked_bert():
-    return bert("BertForMaskedLM")
 
 
 # Builder, an ordinary target, the input embedding as it acts, and the output layer.
@@ -125,7 +121,7 @@ def test_saved_loaded_merged_and_loaded_by_transformers(kind, feature, resized, 
         assert is_tied(loaded) == is_tied(again)
 
 
-def test_taken_out_again_the_base_is_untouched(kind, feature, resized):
+def test_unloading_leaves_the_base_untouched(kind, feature, resized):
     model = base_of(kind, resized)
     before = snapshot(model)
     add_adapter(model, LoraConfig(r=2, **FEATURES[feature](*MODELS[kind][1:])))

@@ -52,7 +52,7 @@ def test_eva_trains_the_ranks_that_its_data_gave_it(recipe):
     assert adapter.config.init_lora_weights is True
 
 
-def test_loftq_begins_at_what_the_recipe_s_quantisation_has_cost(recipe):
+def test_loftq_starts_from_the_error_of_the_recipe_s_quantisation(recipe):
     made = recipe(lora=lora("loftq"), quantization=FOUR_BITS, training={"learning_rate": 1e-9})
     adapter = Adapter.load(train(made).adapter_path)
     assert {A.shape[0] for A, _ in adapter.factors.values()} == {2}
@@ -106,7 +106,7 @@ def test_the_batches_are_those_of_the_seed_and_their_number_counts(recipe, init)
     assert not torch.equal(first, start(init_batches=3))
 
 
-def test_training_on_does_not_begin_anew(recipe, monkeypatch):
+def test_continued_training_does_not_initialize_again(recipe, monkeypatch):
     calls = []
     monkeypatch.setattr(
         "lorakit.training.trainers.data_initialization.initialize_from_data",
@@ -118,7 +118,7 @@ def test_training_on_does_not_begin_anew(recipe, monkeypatch):
     assert len(calls) == 1
 
 
-def test_checkpointed_models_begin_too(recipe):
+def test_checkpointed_models_are_initialized_too(recipe):
     options = {"activation_checkpointing": True, "max_steps": 1}
     train(recipe(lora=lora("lora_ga"), training=options))
 
@@ -133,7 +133,7 @@ TASKS = {
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("init", ["eva", "lora_ga"])
-def test_every_task_s_rows_can_be_begun_at(request, tmp_path, task, init):
+def test_every_task_can_be_initialized_from_its_examples(request, tmp_path, task, init):
     model, data, options = TASKS[task]
     made = Recipe.check(
         {

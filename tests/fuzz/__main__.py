@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import tests.conftest  # noqa: F401  offline, with caches apart
+import tests.conftest  # noqa: F401  offline, with separate caches
 from tests.fuzz.all_fuzzers import FUZZERS
 from tests.fuzz.frame import Fuzzer, try_case
 

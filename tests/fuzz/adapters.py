@@ -64,7 +64,7 @@ class AdapterFuzzer:
 
     def check(self, case: DamagedAdapter) -> None:
         # Nobody saves into these directories: files that disagree will not agree later.
-        with patch.object(files, "_PATIENCE_S", 0.0):
+        with patch.object(files, "_RETRY_S", 0.0):
             self._check(case)
 
     def _check(self, case: DamagedAdapter) -> None:
@@ -377,7 +377,7 @@ def _files_changed(rng: random.Random, path: Path) -> str:
 
 
 def _pickled(rng: random.Random, path: Path) -> str:
-    """Put a pickle into the place of the safetensors."""
+    """Replace the safetensors file by a pickle."""
     from safetensors.torch import load_file
 
     tensors: Any = load_file(path / WEIGHTS_FILE)

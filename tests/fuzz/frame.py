@@ -91,7 +91,7 @@ def attempt(call: Callable[[], Any]) -> Any:
 
 
 class TooSlowError(FindingError):
-    """A check ran into its bound."""
+    """A check exceeded its bound."""
 
 
 @contextmanager
@@ -116,7 +116,7 @@ def bounded(most_s: float, most_bytes: int) -> Iterator[None]:
 
 
 def try_case(fuzzer: Fuzzer, seed: int, number: int) -> Found | None:
-    """Make one case and check it; return what was found."""
+    """Make one case and check it; return the finding, if any."""
     rng = random.Random(f"{fuzzer.name} {seed} {number}")
     with tempfile.TemporaryDirectory(prefix="lorakit-fuzz-", ignore_cleanup_errors=True) as folder:
         case = fuzzer.case(rng, Path(folder))

@@ -8,8 +8,8 @@ if not torch.cuda.is_available():
 
 from lorakit import LoraConfig, QuantizationConfig, add_adapter, quantize_model
 from lorakit.layers.bitsandbytes_storage import bits_of, storage_bytes
-from quantized_models import dense_twin
 from tiny_models import llama, randomize_, tokens
+from tiny_models.quantized import dense_twin
 from tolerances import largest_error
 
 CUDA = torch.device("cuda", 0)

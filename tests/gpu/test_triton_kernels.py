@@ -303,7 +303,7 @@ class TestThroughTheLayers:
         apply_keep_mask(x, P, SEED)
         assert called == []
 
-    def test_and_for_other_dtypes_and_strides(self, called):
+    def test_other_dtypes_and_strides_run_in_torch(self, called):
         A = torch.randn(3, 8, device=DEVICE)
         skinny.down(torch.randn(5, 8, device=DEVICE, dtype=torch.float64), A, P, SEED)
         if not IS_INTERPRETED:  # `takes` is replaced there

@@ -1,7 +1,7 @@
 """Models under accelerate's hooks: the adapter must act, learn and come out again.
 
 A hook puts a `forward` on the instance that hides the class's (FACTS, section 5), and an offloading
-hook keeps the weights elsewhere and loads them anew for each pass.
+hook keeps the weights elsewhere and loads them again for each pass.
 """
 
 import accelerate
@@ -158,7 +158,7 @@ def test_merging_under_hooks_without_offloading(tmp_path):
 @pytest.mark.parametrize("merge", [merge_adapters, merge_and_unload])
 @pytest.mark.parametrize("place", OFFLOADED)
 def test_merging_into_offloaded_weights_is_refused(place, merge, tmp_path):
-    # accelerate would load the unmerged weights anew on the next pass.
+    # accelerate would load the unmerged weights again on the next pass.
     model = place(llama(), tmp_path)
     add_adapter(model, adapted(llama))
     expected = logits(randomize_(model))
@@ -239,7 +239,7 @@ def test_from_pretrained_with_a_device_map(tmp_path):
 
 
 @pytest.mark.parametrize("init", ["pissa", "olora", "eva", "lora_ga"])
-def test_an_update_that_begins_at_the_weight_or_at_data(placed, init):
+def test_an_update_initialized_from_the_weight_or_from_data(placed, init):
     found = []
     for place in (lambda model: model, placed):
         model = place(llama())

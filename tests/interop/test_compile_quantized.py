@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from lorakit import LoraConfig, add_adapter
-from quantized_models import EIGHT, FOUR, quantized
 from tiny_models import TinyNet, randomize_
+from tiny_models.quantized import EIGHT, FOUR, quantized
 from tolerances import GRADIENT_TOLERANCE, TOLERANCE, largest_error
 
 # torch 2.13's own tracer makes an instance of the autograd function it traces.

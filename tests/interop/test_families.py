@@ -11,7 +11,7 @@ from tests.families.outcomes import recorded
 from tests.families.page import PAGE, with_table
 from tests.families.sweep import checked
 
-# Remarks of PEFT and transformers about models that nobody trains for real.
+# Remarks of PEFT and transformers about models that are not trained in practice.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 SAMPLE = (
@@ -37,7 +37,7 @@ def outcomes():
 
 
 @pytest.mark.parametrize("family", SAMPLE)
-def test_a_family_comes_to_what_is_recorded(family, outcomes):
+def test_a_family_has_its_recorded_outcome(family, outcomes):
     found, expected = checked(family), outcomes[family]
     assert found.checks == expected.checks
     assert (found.model, found.modules) == (expected.model, expected.modules)

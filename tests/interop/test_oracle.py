@@ -15,7 +15,7 @@ from oracle.page import PAGE, with_table
 from oracle.references import reference
 from tolerances import largest_error
 
-# PEFT's remarks on what it does of its own accord; what it does is what is compared here.
+# PEFT's warnings about its own choices, which are what is compared here.
 pytestmark = pytest.mark.filterwarnings("ignore")
 MOVED = 1e-3
 TOLERANCE = 1e-5

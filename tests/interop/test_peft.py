@@ -12,6 +12,7 @@ from lorakit import Adapter, LoraConfig, add_adapter, count_parameters, load_ada
 from lorakit.adapters.peft_files.files import CONFIG_FILE, WEIGHTS_FILE
 from lorakit.errors import AdapterFileError, AdapterMismatchError
 from tiny_models import bert, bloom, distilbert, gpt2, llama, logits, randomize_, roberta, t5
+from tiny_models.peft_models import peft_model
 from tolerances import LOGITS_TOLERANCE, largest_error
 
 # PEFT's remarks about what it does on its own; none of them concerns what is tested here.
@@ -21,18 +22,7 @@ pytestmark = [
 ]
 
 
-def peft_model(build, seed=3, **options):
-    """Return a PEFT model with random adapter, heads and biases."""
-    torch.manual_seed(0)
-    model = get_peft_model(build(), peft.LoraConfig(**options)).eval()
-    return randomize_(model, seed=seed)
-
-
 SEQ_CLS, TOKEN_CLS = {"task_type": "SEQ_CLS"}, {"task_type": "TOKEN_CLS"}
-
-
-def masked_bert():
-    return bert("BertForMaskedLM")
 
 
 def score_llama():
@@ -221,7 +211,7 @@ def test_the_embedding_peft_repeats_must_be_the_base_s(tmp_path):
         load_adapter(llama(), tmp_path)
 
 
-def test_a_resized_vocabulary_is_told_of(tmp_path):
+def test_a_resized_vocabulary_is_reported(tmp_path):
     """PEFT repeats both embeddings when their size changed; the base must have them too."""
     theirs = peft_model(llama, target_modules=["q_proj"])
     theirs.save_pretrained(tmp_path, save_embedding_layers=True)

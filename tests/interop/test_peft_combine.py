@@ -35,7 +35,7 @@ WEIGHTS = {
 
 
 def striped(input, generator=None):
-    """Return a mask in place of a random one: the same for both, whatever was drawn before.
+    """Return a fixed mask instead of a random one, so that both tools drop the same elements.
 
     It is the same for a transposed matrix, as PEFT keeps updates as the base's weight is stored.
     """
@@ -107,7 +107,7 @@ def test_both_combine_different_ranks(method, tmp_path):
 
 
 def test_rank_stabilised_adapters_are_weighted_by_what_they_are(tmp_path):
-    """PEFT scales the result by the square root of its rank once more; merging tells the truth."""
+    """PEFT scales the result by the square root of its rank again; merging does not."""
     options = {"target_modules": ["q_proj"], "use_rslora": True}
     theirs, ours = pair(llama, options, tmp_path)
     theirs.base_model.set_adapter(["first", "second"])

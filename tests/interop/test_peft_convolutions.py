@@ -27,7 +27,7 @@ from tolerances import LOGITS_TOLERANCE, largest_error
 pytestmark = pytest.mark.filterwarnings("ignore:LoRA adapter added to ConvNd layer with groups > 1")
 TOLERANCE, MOVED = 1e-5, 1e-2
 
-# Dimensions, what torch's layer is told besides its channels, and the size of an input.
+# The class, its arguments besides the channels, and the size of an input.
 LAYERS = {
     "1d": (nn.Conv1d, {"kernel_size": 3}, (9,)),
     "1d, strided": (nn.Conv1d, {"kernel_size": 4, "stride": 2, "padding": 1}, (9,)),

@@ -21,6 +21,7 @@ from lorakit import (
 from lorakit.adapters import adapter_state_dict
 from lorakit.adapters.peft_files.files import WEIGHTS_FILE
 from tiny_models import bert, gpt2, llama, logits, randomize_, t5
+from tiny_models.peft_models import loaded_from_peft, peft_model
 from tolerances import LOGITS_TOLERANCE, largest_error
 
 TOLERANCE = 1e-5
@@ -42,24 +43,11 @@ CASES = {
 }
 
 
-def theirs_of(build, **options):
-    torch.manual_seed(0)
-    model = get_peft_model(build(), peft.LoraConfig(use_dora=True, **options)).eval()
-    return randomize_(model, seed=3)
-
-
-def ours_of(build, tmp_path, theirs):
-    theirs.save_pretrained(tmp_path)
-    ours = build()
-    load_adapter(ours, tmp_path, trainable=True)
-    return ours
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_what_peft_saved_gives_its_outputs_and_gradients(case, tmp_path):
     build, options = CASES[case]
-    theirs = theirs_of(build, **options)
-    ours = ours_of(build, tmp_path, theirs)
+    theirs = peft_model(build, use_dora=True, **options)
+    ours = loaded_from_peft(build, theirs, tmp_path)
     assert largest_error(logits(ours), logits(theirs)) < TOLERANCE
     assert largest_error(logits(ours), logits(build())) > 100 * TOLERANCE
     for model in (ours, theirs):
@@ -105,7 +93,7 @@ def test_both_start_with_the_same_magnitudes_and_train_as_many_parameters(case):
     build, options = CASES[case]
     theirs = get_peft_model(build(), peft.LoraConfig(use_dora=True, **options))
     ours = build()
-    # PEFT trains no head where nobody names its task.
+    # PEFT trains no head unless the task is named.
     heads = add_adapter(build(), LoraConfig(use_dora=True, **options)).heads
     if heads and "task_type" not in options:
         options = {**options, "exclude_modules": heads}
@@ -127,8 +115,8 @@ def test_both_start_with_the_same_magnitudes_and_train_as_many_parameters(case):
 @pytest.mark.parametrize("case", CASES)
 def test_a_merge_here_equals_a_merge_there(case, tmp_path):
     build, options = CASES[case]
-    theirs = theirs_of(build, **options)
-    ours = ours_of(build, tmp_path, theirs)
+    theirs = peft_model(build, use_dora=True, **options)
+    ours = loaded_from_peft(build, theirs, tmp_path)
     before = {name: t.clone() for name, t in build().state_dict().items()}
     merge_adapters(ours)
     merged = theirs.merge_and_unload()
@@ -177,8 +165,8 @@ def test_dropout_has_the_same_mean(kind, tmp_path):
         torch.manual_seed(1)
         return nn.Sequential(nn.Linear(12, 10) if kind == "Linear" else Conv1D(10, 12))
 
-    theirs = theirs_of(build, target_modules=["0"], lora_dropout=0.4, r=3)
-    ours = ours_of(build, tmp_path, theirs)
+    theirs = peft_model(build, use_dora=True, target_modules=["0"], lora_dropout=0.4, r=3)
+    ours = loaded_from_peft(build, theirs, tmp_path)
     x = torch.linspace(-1, 1, 12)
     outputs = []
     for model in (ours, theirs):
@@ -192,7 +180,7 @@ def test_dropout_has_the_same_mean(kind, tmp_path):
 
 
 def test_files_of_older_versions_have_another_key_for_the_magnitude(tmp_path):
-    theirs = theirs_of(llama, target_modules=["q_proj"])
+    theirs = peft_model(llama, use_dora=True, target_modules=["q_proj"])
     theirs.save_pretrained(tmp_path)
     tensors = load_file(tmp_path / WEIGHTS_FILE)
     old = {k + ".weight" * k.endswith("magnitude_vector"): t for k, t in tensors.items()}

@@ -22,8 +22,8 @@ from lorakit.adapters import combine, resize_adapter
 from lorakit.adapters.peft_files.files import CONFIG_FILE
 from lorakit.errors import AdapterFileError, AdapterMismatchError
 from lorakit.injection import adapter_config
-from quantized_models import quantized
 from tiny_models import gpt2, llama, logits
+from tiny_models.quantized import quantized
 from tolerances import largest_error
 
 pytestmark = [
@@ -107,7 +107,7 @@ def test_training_from_there_is_peft_s(build, init, options):
 
 
 @pytest.mark.parametrize("init", ["pissa", "olora"])
-def test_a_start_that_training_begins_at_is_the_same_product(init):
+def test_both_initialize_to_the_same_product(init):
     theirs = get_peft_model(llama(), peft.LoraConfig(**settings(llama, init)))
     ours = llama()
     add_adapter(ours, LoraConfig(**settings(llama, init)))
@@ -197,7 +197,7 @@ def test_such_a_file_is_no_value_to_calculate_with(unconverted, tmp_path):
     assert largest_error(logits(theirs), logits(llama())) < EXACT
 
 
-def test_nor_does_it_open_on_a_quantised_base(unconverted):
+def test_it_does_not_open_on_a_quantised_base_either(unconverted):
     model = quantized(llama())
     before = logits(model)
     with pytest.raises(AdapterMismatchError, match=r"PEFT quantises what it leaves.*16-bit base"):
@@ -205,7 +205,7 @@ def test_nor_does_it_open_on_a_quantised_base(unconverted):
     assert torch.equal(logits(model), before)
 
 
-def test_a_start_drawn_at_random_is_refused_by_name(tmp_path):
+def test_a_random_initialization_is_refused_by_name(tmp_path):
     theirs = get_peft_model(llama(), peft.LoraConfig(**settings(llama, "pissa_niter_4")))
     theirs.save_pretrained(tmp_path)
     with pytest.raises(AdapterFileError, match=r"'pissa_niter_4'.*path_initial_model_for_weight"):
@@ -247,7 +247,7 @@ def test_lora_ga_begins_where_peft_s_does(options):
     assert all(torch.equal(state[key], tensor) for key, tensor in base.items())
 
 
-def test_training_from_the_start_of_lora_ga_is_peft_s():
+def test_training_from_a_lora_ga_initialization_is_peft_s():
     """From PEFT's own factors, so that signs are the same."""
     theirs = loraga_model(llama)
     ours = llama()

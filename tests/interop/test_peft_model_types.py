@@ -22,8 +22,8 @@ from lorakit import LoraConfig, add_adapter, load_adapter, save_adapter
 from lorakit.adapters.peft_files.files import CONFIG_FILE, WEIGHTS_FILE
 from lorakit.errors import LorakitWarning
 from lorakit.injection.selection.peft_names import FORBIDDEN_NAMES, NAMES_OF_EXPERTS, unread_by_peft
-from small_models import class_of, logits_of, small_model
 from tiny_models import randomize_
+from tiny_models.by_type import class_of, logits_of, small_model
 from tolerances import largest_error
 
 pytestmark = [
@@ -45,7 +45,7 @@ MIXTURES = [*sorted(NAMES_OF_EXPERTS.keys() - PARTS_ONLY), "qwen2_moe"]
 
 NOT_PEFT = {
     # Its all-linear takes layers of audio for targets, by the names that it gives the router.
-    "qwen3_omni_moe_thinker": "not supported",
+    "qwen3_omni_moe_thinker": "not supported"
 }
 UNKNOWN_EXPERTS = {"longcat_flash": "no module 'model.layers.0.mlp.experts.gate_up_proj'"}
 """Experts whose forward lorakit does not know, so that PEFT's files are refused."""
@@ -165,7 +165,7 @@ class TestSettings:
         assert configs[0]["target_parameters"] == configs[1]["target_parameters"]
         assert configs[0]["target_modules"] == configs[1]["target_modules"]
 
-    def test_magnitudes_are_not_to_be_had_and_it_is_said(self, tmp_path):
+    def test_magnitudes_are_refused_with_the_reason(self, tmp_path):
         ours = ours_of("deepseek_v3", use_dora=True)
         with pytest.warns(
             LorakitWarning, match="it takes down_proj, gate_proj, up_proj for the na"

@@ -12,8 +12,8 @@ from torch import nn
 from lorakit import load_adapter
 from lorakit.adapters.peft_files.files import CONFIG_FILE, WEIGHTS_FILE
 from lorakit.layers.kinds.experts import is_known_experts
-from small_models import logits_of, small_model
 from tiny_models import llama, logits, randomize_
+from tiny_models.by_type import logits_of, small_model
 from tolerances import largest_error
 
 pytestmark = [

@@ -2,16 +2,16 @@
 
 import json
 
-import peft
 import pytest
 import torch
-from peft import PeftModel, get_peft_model
+from peft import PeftModel
 from safetensors.torch import load_file
 
 from lorakit import LoraConfig, add_adapter, load_adapter, merge_adapters, save_adapter
 from lorakit.adapters import adapter_state_dict, load_adapter_state_dict
 from lorakit.adapters.peft_files.files import CONFIG_FILE, WEIGHTS_FILE
 from tiny_models import Encoder, gpt_oss, mixtral, qwen3_moe, randomize_, tokens
+from tiny_models.peft_models import loaded_from_peft, peft_model
 from tolerances import largest_error
 
 pytestmark = [
@@ -77,12 +77,6 @@ def outputs(model):
     return out if isinstance(out, torch.Tensor) else out.logits
 
 
-def theirs_of(build, **options):
-    torch.manual_seed(0)
-    model = get_peft_model(build(), peft.LoraConfig(r=3, **options)).eval()
-    return randomize_(model, seed=3)
-
-
 def gradients(model):
     model.zero_grad()
     outputs(model).square().sum().backward()
@@ -91,10 +85,8 @@ def gradients(model):
 @pytest.mark.parametrize("case", CASES)
 def test_what_peft_saved_gives_its_outputs_and_gradients(case, tmp_path):
     build, options = CASES[case]
-    theirs = theirs_of(build, **options)
-    theirs.save_pretrained(tmp_path)
-    ours = build()
-    load_adapter(ours, tmp_path, trainable=True)
+    theirs = peft_model(build, r=3, **options)
+    ours = loaded_from_peft(build, theirs, tmp_path)
     assert largest_error(outputs(ours), outputs(theirs)) < TOLERANCE
     assert largest_error(outputs(ours), outputs(build())) > 100 * TOLERANCE
     gradients(ours)
@@ -135,7 +127,7 @@ def test_what_is_saved_gives_peft_the_same_outputs(case, tmp_path):
 @pytest.mark.parametrize("case", CASES)
 def test_the_files_of_both_have_the_same_keys_and_shapes(case, tmp_path):
     build, options = CASES[case]
-    theirs_of(build, **options).save_pretrained(tmp_path / "theirs")
+    peft_model(build, r=3, **options).save_pretrained(tmp_path / "theirs")
     ours = build()
     add_adapter(ours, LoraConfig(r=3, **options))
     save_adapter(ours, tmp_path / "ours")
@@ -149,7 +141,7 @@ def test_the_files_of_both_have_the_same_keys_and_shapes(case, tmp_path):
 @pytest.mark.parametrize("case", CASES)
 def test_merged_weights_are_peft_s(case, tmp_path):
     build, options = CASES[case]
-    theirs = theirs_of(build, **options)
+    theirs = peft_model(build, r=3, **options)
     theirs.save_pretrained(tmp_path)
     ours = build()
     load_adapter(ours, tmp_path)
@@ -166,7 +158,7 @@ def test_merged_weights_are_peft_s(case, tmp_path):
 @pytest.mark.parametrize("case", ["Mixtral", "gpt-oss", "attention"])
 def test_tensors_of_a_file_fill_what_a_model_carries(case, tmp_path):
     build, options = CASES[case]
-    theirs = theirs_of(build, **options)
+    theirs = peft_model(build, r=3, **options)
     theirs.save_pretrained(tmp_path)
     ours = build()
     add_adapter(ours, LoraConfig(r=3, **options))

@@ -18,13 +18,11 @@ from lorakit import (
 from lorakit.adapters import merge_adapters, merge_and_unload, unmerge_adapters
 from lorakit.errors import AdapterStateError, QuantizationError
 from lorakit.layers.bitsandbytes_storage import bits_of
-from quantized_models import EIGHT, FOUR, dense_twin, quantized
 from tiny_models import gpt2, llama, logits, randomize_, tokens
+from tiny_models.quantized import EIGHT, FOUR, dense_twin, quantized
 from tolerances import LOGITS_TOLERANCE, largest_error
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:MatMul8bitLt.*:UserWarning"),
-]
+pytestmark = [pytest.mark.filterwarnings("ignore:MatMul8bitLt.*:UserWarning")]
 # bitsandbytes rounds the input to int8 too where a model only runs forward.
 TOLERANCES = {4: LOGITS_TOLERANCE, 8: 3e-2}
 
@@ -128,7 +126,7 @@ def test_layers_without_updates_compute_as_those_with_do_until_the_last_adapter_
     assert {name: (type(m), sorted(vars(m))) for name, m in model.named_modules()} == before
 
 
-def test_merging_has_to_be_told_and_comes_off_again(build, settings):
+def test_merging_must_be_asked_for_and_can_be_undone(build, settings):
     model = quantized(build(), **settings).eval()
     add_adapter(model, LoraConfig(r=2, target_modules=targets(build)))
     randomize_(model)

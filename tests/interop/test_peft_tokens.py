@@ -8,14 +8,7 @@ import torch
 from peft import PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import load_file
 
-from lorakit import (
-    Adapter,
-    LoraConfig,
-    add_adapter,
-    load_adapter,
-    merge_and_unload,
-    save_adapter,
-)
+from lorakit import Adapter, LoraConfig, add_adapter, load_adapter, merge_and_unload, save_adapter
 from lorakit.adapters import adapter_state_dict
 from lorakit.adapters.peft_files.files import CONFIG_FILE, WEIGHTS_FILE
 from lorakit.errors import AdapterMismatchError

@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from gradients import assert_same, gradients, with_adapter
 from lorakit import LoraConfig, add_adapter, merge_adapters, set_adapter, unload, unmerge_adapters
 from tiny_models import (
+    assert_same_gradients,
     bert,
     bloom,
     distilbert,
     gpt2,
+    gradients,
     llama,
     logits,
     randomize_,
@@ -22,6 +23,7 @@ from tiny_models import (
     tokens,
     train_steps,
 )
+from tiny_models.adapted import with_adapter
 from tolerances import largest_error
 
 
@@ -39,7 +41,7 @@ class TestGradientCheckpointing:
         assert all(gradient.any() for gradient in expected[1].values())
         model.activation_checkpointing_enable({"use_reentrant": reentrant})
         torch.manual_seed(1)
-        assert_same(gradients(model, inputs), expected)
+        assert_same_gradients(gradients(model, inputs), expected)
 
 
 MODELS = [llama, gpt2, distilbert, bert, bloom, t5]

@@ -1,4 +1,4 @@
-"""The features of the table: what LoraConfig is told besides the targets, by both tools alike."""
+"""The features of the table: arguments of LoraConfig besides the targets, for both tools."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ class Feature:
 
     Attributes:
         title: As docs/adapters.md names it.
-        options: What LoraConfig is told for a kind of model; None where it makes no sense there.
+        options: Arguments of LoraConfig for a kind of model; None where they make no sense.
         starts_itself: Whether what PEFT's file says depends on the base it was started on, so
             that both tools start on their own.
     """

@@ -1,4 +1,4 @@
-"""The models of the table: for each the layers it is about and how both tools are told of them."""
+"""The models of the table: the layers of each that are adapted, and the options for both tools."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tiny_models import bert, distilbert, gpt2, llama, t5, tokens
+from tiny_models import bert, distilbert, gpt2, llama, mixtral, t5, tokens, vit
 
 ROWS = 4
 
@@ -19,10 +19,10 @@ class Kind:
     Attributes:
         title: The kind of layer, as docs/adapters.md names it.
         build: Makes the model, with the same weights every time.
-        options: What LoraConfig is told, by both tools alike.
-        inputs: Makes what forward takes, `ROWS` rows of it; None for token ids.
+        options: Arguments of LoraConfig, the same for both tools.
+        inputs: Makes the arguments of forward, `ROWS` rows; None for token ids.
         head: Name of a module that can be trained in full.
-        embedding: Name of an embedding with rows of its own for new tokens, or None.
+        embedding: Name of an embedding whose tokens can be trained, or None.
         has_biases: Whether its adapted layers have biases.
     """
 
@@ -35,7 +35,7 @@ class Kind:
     has_biases: bool = True
 
     def output(self, model: nn.Module, **options: Any) -> torch.Tensor:
-        """Return what the model makes of the same inputs every time."""
+        """Return the outputs of the model for the same inputs every time."""
         given = tokens(model, rows=ROWS) if self.inputs is None else self.inputs()
         out = model(**given, **options)
         return out if isinstance(out, torch.Tensor) else out.logits
@@ -50,13 +50,18 @@ class Net(nn.Module):
         self.head = head
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map rows to what the head makes of them."""
+        """Map rows to the outputs of the head."""
         return self.head(self.body(x).flatten(1))
 
 
-def _net(*parts: Callable[[], nn.Module], head: Callable[[], nn.Module]) -> Net:
-    torch.manual_seed(0)
-    return Net(*(make() for make in parts), head=head()).eval()
+def _net(features: int, *parts: Callable[[], nn.Module]) -> Callable[[], Net]:
+    """Return a function that builds a net whose head reads `features` features."""
+
+    def build() -> Net:
+        torch.manual_seed(0)
+        return Net(*(make() for make in parts), head=nn.Linear(features, 3)).eval()
+
+    return build
 
 
 def _rows(*shape: int) -> Callable[[], dict[str, Any]]:
@@ -65,66 +70,6 @@ def _rows(*shape: int) -> Callable[[], dict[str, Any]]:
         return {"x": torch.randn(ROWS, *shape, generator=generator)}
 
     return make
-
-
-def mlp() -> Net:
-    """Return a net of two linear layers."""
-    return _net(
-        lambda: nn.Linear(12, 16),
-        nn.Tanh,
-        lambda: nn.Linear(16, 8, bias=False),
-        head=lambda: nn.Linear(8, 3),
-    )
-
-
-def conv1d() -> Net:
-    """Return a net of two convolutions over a sequence."""
-    return _net(
-        lambda: nn.Conv1d(3, 8, 3, padding=1),
-        nn.Tanh,
-        lambda: nn.Conv1d(8, 6, 3, stride=2),
-        head=lambda: nn.Linear(30, 3),
-    )
-
-
-def conv2d() -> Net:
-    """Return a net of two convolutions over an image."""
-    return _net(
-        lambda: nn.Conv2d(3, 8, 3, padding=1),
-        nn.Tanh,
-        lambda: nn.Conv2d(8, 6, 3, stride=2),
-        head=lambda: nn.Linear(54, 3),
-    )
-
-
-def conv3d() -> Net:
-    """Return a net of two convolutions over a volume."""
-    return _net(
-        lambda: nn.Conv3d(2, 8, 3, padding=1),
-        nn.Tanh,
-        lambda: nn.Conv3d(8, 4, (1, 2, 3), stride=(1, 1, 2)),
-        head=lambda: nn.Linear(4 * 5 * 4 * 2, 3),
-    )
-
-
-def grouped_conv2d() -> Net:
-    """Return a net of which one convolution has groups of channels."""
-    return _net(
-        lambda: nn.Conv2d(4, 8, 3, padding=1, groups=2),
-        nn.Tanh,
-        lambda: nn.Conv2d(8, 6, 3, stride=2),
-        head=lambda: nn.Linear(54, 3),
-    )
-
-
-def dilated_conv2d() -> Net:
-    """Return a net of convolutions that are dilated and padded around the border."""
-    return _net(
-        lambda: nn.Conv2d(3, 8, 3, padding=2, dilation=2, padding_mode="circular"),
-        nn.Tanh,
-        lambda: nn.Conv2d(8, 6, 3, stride=2),
-        head=lambda: nn.Linear(54, 3),
-    )
 
 
 class Attending(nn.Module):
@@ -139,60 +84,33 @@ class Attending(nn.Module):
         return x + self.self_attn(x, x, x, need_weights=False)[0]
 
 
-def attention() -> Net:
-    """Return a net that calls torch's own attention."""
-    return _net(Attending, Attending, head=lambda: nn.Linear(80, 3))
-
-
-def encoder() -> Net:
-    """Return a net with torch's own attention, inside torch's encoder layer."""
-    return _net(
-        lambda: nn.TransformerEncoderLayer(16, 2, 32, batch_first=True),
-        lambda: nn.TransformerEncoderLayer(16, 2, 32, batch_first=True),
-        head=lambda: nn.Linear(80, 3),
-    )
-
-
-def mixtral() -> nn.Module:
-    """Return a mixture of experts whose weights are 3-D parameters."""
-    import transformers
-
-    config = transformers.MixtralConfig(
-        vocab_size=32,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        num_local_experts=4,
-        num_experts_per_tok=2,
-        max_position_embeddings=32,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-        initializer_range=0.3,
-    )
-    torch.manual_seed(0)
-    return transformers.MixtralForCausalLM(config).eval()
-
-
-def vit() -> nn.Module:
-    """Return a vision transformer, whose patches are read by a convolution."""
-    import transformers
-
-    config = transformers.ViTConfig(
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        image_size=8,
-        patch_size=4,
-        num_channels=3,
-        num_labels=3,
-        initializer_range=0.3,
-    )
-    torch.manual_seed(0)
-    return transformers.ViTForImageClassification(config).eval()
+_attention = _net(80, Attending, Attending)
+_encoder = _net(80, *[lambda: nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)] * 2)
+_mlp = _net(8, lambda: nn.Linear(12, 16), nn.Tanh, lambda: nn.Linear(16, 8, bias=False))
+_conv1d = _net(
+    30, lambda: nn.Conv1d(3, 8, 3, padding=1), nn.Tanh, lambda: nn.Conv1d(8, 6, 3, stride=2)
+)
+_conv2d = _net(
+    54, lambda: nn.Conv2d(3, 8, 3, padding=1), nn.Tanh, lambda: nn.Conv2d(8, 6, 3, stride=2)
+)
+_conv3d = _net(
+    4 * 5 * 4 * 2,
+    lambda: nn.Conv3d(2, 8, 3, padding=1),
+    nn.Tanh,
+    lambda: nn.Conv3d(8, 4, (1, 2, 3), stride=(1, 1, 2)),
+)
+_grouped_conv2d = _net(
+    54,
+    lambda: nn.Conv2d(4, 8, 3, padding=1, groups=2),
+    nn.Tanh,
+    lambda: nn.Conv2d(8, 6, 3, stride=2),
+)
+_dilated_conv2d = _net(
+    54,
+    lambda: nn.Conv2d(3, 8, 3, padding=2, dilation=2, padding_mode="circular"),
+    nn.Tanh,
+    lambda: nn.Conv2d(8, 6, 3, stride=2),
+)
 
 
 def _images() -> dict[str, Any]:
@@ -203,7 +121,9 @@ def _images() -> dict[str, Any]:
 _CONVOLUTIONS = {"target_modules": ["body.0", "body.2"]}
 
 KINDS = {
-    "mlp": Kind("nn.Linear, plain torch", mlp, {"target_modules": ["body.0", "body.2"]}, _rows(12)),
+    "mlp": Kind(
+        "nn.Linear, plain torch", _mlp, {"target_modules": ["body.0", "body.2"]}, _rows(12)
+    ),
     "llama": Kind(
         "nn.Linear, Llama-like",
         llama,
@@ -247,19 +167,19 @@ KINDS = {
         head="lm_head",
         has_biases=False,
     ),
-    "conv1d": Kind("nn.Conv1d", conv1d, _CONVOLUTIONS, _rows(3, 12)),
-    "conv2d": Kind("nn.Conv2d", conv2d, _CONVOLUTIONS, _rows(3, 8, 8)),
-    "conv3d": Kind("nn.Conv3d", conv3d, _CONVOLUTIONS, _rows(2, 5, 5, 5)),
-    "grouped": Kind("nn.Conv2d with groups", grouped_conv2d, _CONVOLUTIONS, _rows(4, 8, 8)),
+    "conv1d": Kind("nn.Conv1d", _conv1d, _CONVOLUTIONS, _rows(3, 12)),
+    "conv2d": Kind("nn.Conv2d", _conv2d, _CONVOLUTIONS, _rows(3, 8, 8)),
+    "conv3d": Kind("nn.Conv3d", _conv3d, _CONVOLUTIONS, _rows(2, 5, 5, 5)),
+    "grouped": Kind("nn.Conv2d with groups", _grouped_conv2d, _CONVOLUTIONS, _rows(4, 8, 8)),
     "dilated": Kind(
-        "nn.Conv2d, dilated and circular", dilated_conv2d, _CONVOLUTIONS, _rows(3, 8, 8)
+        "nn.Conv2d, dilated and circular", _dilated_conv2d, _CONVOLUTIONS, _rows(3, 8, 8)
     ),
     "attention": Kind(
-        "nn.MultiheadAttention", attention, {"target_modules": ["self_attn"]}, _rows(5, 16)
+        "nn.MultiheadAttention", _attention, {"target_modules": ["self_attn"]}, _rows(5, 16)
     ),
     "encoder": Kind(
         "nn.MultiheadAttention in nn.TransformerEncoderLayer",
-        encoder,
+        _encoder,
         {"target_modules": ["self_attn"]},
         _rows(5, 16),
     ),

@@ -45,11 +45,11 @@ class Case:
         return randomize_(model, seed=seed, scale=SCALE).eval()
 
     def fresh_ours(self, seed: int = 3) -> nn.Module:
-        """Return lorakit's model with random numbers of its own, and what PEFT would train."""
+        """Return lorakit's model with random numbers, and the names of what PEFT would train."""
         model = self.kind.build()
         options = {key: value for key, value in self.options.items() if key != "fan_in_fan_out"}
         found = lorakit.add_adapter(self.kind.build(), lorakit.LoraConfig(**options)).heads
-        # PEFT leaves the head of a task as it is where nobody names it.
+        # PEFT leaves the head of a task frozen unless it is named.
         unnamed = [head for head in found if head not in options.get("modules_to_save", ())]
         if unnamed:
             options["exclude_modules"] = unnamed
@@ -62,19 +62,19 @@ class Case:
 
     @cached_property
     def their_file(self) -> Path:
-        """Where PEFT saved its adapter."""
+        """The directory of the adapter saved by PEFT."""
         self._theirs.save_pretrained(self.directory / "theirs")
         return self.directory / "theirs"
 
     @cached_property
     def our_file(self) -> Path:
-        """Where lorakit saved its adapter."""
+        """The directory of the adapter saved by lorakit."""
         lorakit.save_adapter(self._ours, self.directory / "ours")
         return self.directory / "ours"
 
     @cached_property
     def _ours(self) -> nn.Module:
-        """lorakit's model with the numbers of PEFT's file, or the same ones drawn anew."""
+        """lorakit's model with the numbers of PEFT's file, or the same ones drawn again."""
         if self.starts_itself:
             return self.fresh_ours()
         model = self.kind.build()
@@ -91,12 +91,12 @@ class Case:
 
     @property
     def theirs(self) -> nn.Module:
-        """PEFT's model, a copy to do anything with."""
+        """A copy of PEFT's model."""
         return copy.deepcopy(self._theirs)
 
     @property
     def ours(self) -> nn.Module:
-        """lorakit's model, a copy to do anything with."""
+        """A copy of lorakit's model."""
         return copy.deepcopy(self._ours)
 
 
@@ -115,7 +115,7 @@ class Operation:
     on: Callable[[Case, nn.Module], Tensor]
 
     def ours(self, case: Case) -> Tensor:
-        """Return what lorakit makes of its model."""
+        """Return the outputs of lorakit's model."""
         return self.on(case, case.ours)
 
 

@@ -22,7 +22,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a tool does in some rows, other than what is right.
+    """The outcome of a tool in some rows where it is not right.
 
     Attributes:
         features: Pattern of the features; alternatives are separated by "|".
@@ -125,7 +125,7 @@ LORAKIT = (
     Outcome(
         features="head|lora_only|all_biases",
         operations="combined",
-        message="trained in full cannot be added up",
+        message="trained in full cannot be added",
         reason="tensors trained in full, such as heads and biases, have no sum",
     ),
 )
@@ -201,11 +201,7 @@ PEFT = (
         reason=_FAST_PATH,
     ),
     Outcome(
-        kinds="encoder",
-        features="head",
-        operations="gradients",
-        what="differs",
-        reason=_FAST_PATH,
+        kinds="encoder", features="head", operations="gradients", what="differs", reason=_FAST_PATH
     ),
     Outcome(
         kinds=_ATTENTIONS,
@@ -284,16 +280,10 @@ PEFT = (
         reason="one adapter with biases at a time",
     ),
     Outcome(
-        features="lora_only|all_biases",
-        operations="rows|off",
-        what="differs",
-        reason=_KEPT_BIASES,
+        features="lora_only|all_biases", operations="rows|off", what="differs", reason=_KEPT_BIASES
     ),
     Outcome(
-        features="dora",
-        operations="rows",
-        message="when DoRA is enabled",
-        reason="not for DoRA",
+        features="dora", operations="rows", message="when DoRA is enabled", reason="not for DoRA"
     ),
 )
 

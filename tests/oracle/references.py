@@ -13,7 +13,7 @@ from tiny_models import tokens
 
 
 def reference(case: Case, operation: str) -> Tensor:
-    """Return the outputs that an operation has to give."""
+    """Return the expected outputs of an operation."""
     if operation == "off":
         return case.kind.output(case.kind.build())
     if operation == "rows":

@@ -1,4 +1,4 @@
-"""Adapters as values and as files, operations on them, and merging them into a model's weights."""
+"""Adapters as values and files, operations on them, and loading, saving and merging on a model."""
 
 from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.formats.gguf import save_gguf

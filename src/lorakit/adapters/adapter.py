@@ -1,4 +1,4 @@
-"""The adapter as a value: a configuration and tensors by module path, with no model."""
+"""The adapter as a value: a configuration and tensors by module path, without a model."""
 
 import warnings
 from collections.abc import Mapping
@@ -35,6 +35,7 @@ from lorakit.config import LoraConfig
 from lorakit.config.frozen import freeze_fields
 from lorakit.errors import AdapterFileError, AdapterMismatchError, LorakitWarning, first_few
 from lorakit.initialization import initialization_of
+from lorakit.layers import KernelShape
 
 
 @dataclass(frozen=True)
@@ -45,38 +46,38 @@ class Adapter:
         config: The configuration.
         factors: (lora_A (r, in), lora_B (out, r)) by module path; for stacked weights of experts
             ((experts, r, in), (experts, out, r)) by the parameter's path.
-        magnitudes: Trained lengths of the rows of the weight with its update (DoRA), (out,), by
-            module path; one for each module with `use_dora`, none without.
+        magnitudes: Trained norms of the rows of the updated weight (DoRA), (out,), by module path;
+            one per module with `use_dora`, none without.
         replaced: Trained heads and biases by their full name in the base, such as
             "classifier.weight".
         embeddings: Paths of the adapted embeddings; their lora_A is (r, vocabulary).
         base_weights: Weights of the base that the file repeats, by module path; they are
-            compared with the base when the adapter is put into a model.
-        base_model: Hub id or directory of the base, where known.
+            compared with the base when the adapter is added to a model.
+        base_model: Hub id or directory of the base, if known.
         convolutions: Channels, kernel and groups of adapted convolutions by module path; their
             lora_A is (r, in k), with k elements in a kernel.
-        trained_tokens: Trained rows of embeddings and output layers, (n, dim), by module path, in
-            the order of their indices in `config.trainable_token_indices`.
+        trained_tokens: Embeddings of trained tokens, (n, dim), by the path of their embedding or
+            output layer, in the order of `config.trainable_token_indices`.
     """
 
     config: LoraConfig
     factors: Factors
-    replaced: Mapping[str, Tensor] = field(default_factory=dict)
+    replaced: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     embeddings: frozenset[str] = frozenset()
-    base_weights: Mapping[str, Tensor] = field(default_factory=dict)
+    base_weights: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     base_model: str | None = None
-    magnitudes: Mapping[str, Tensor] = field(default_factory=dict)
-    convolutions: Convolutions = field(default_factory=dict)
-    trained_tokens: Mapping[str, Tensor] = field(default_factory=dict)
+    magnitudes: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    convolutions: Convolutions = field(default_factory=dict[str, KernelShape])
+    trained_tokens: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
     def __post_init__(self) -> None:
-        """Freeze the mappings, and compare the magnitudes with what the configuration says.
+        """Freeze the mappings and compare the magnitudes with the configuration.
 
         Raises:
-            AdapterMismatchError: Some are missing with `use_dora`, or there are some without.
+            AdapterMismatchError: A magnitude is missing with `use_dora`, or present without.
         """
         freeze_fields(self)
-        wanted = set(self.factors) if self.config.use_dora else set()
+        wanted = set(self.factors if self.config.use_dora else ())
         odd = sorted(wanted ^ set(self.magnitudes))
         if odd:
             raise AdapterMismatchError(
@@ -103,21 +104,20 @@ class Adapter:
             path: Directory with adapter_config.json and adapter_model.safetensors, or a hub id.
             revision: Branch, tag or commit of a hub repository; None takes the newest.
             subfolder: Folder inside the directory or repository that holds the adapter.
-            token: Of the hub, where the repository is private; None takes the one that was logged
-                in with.
-            allow_pickle: Whether adapter_model.bin may be read where there are no safetensors; of
-                tensors alone (`weights_only`).
-            allow_edited_config: Whether adapter_config.json may have been changed since lorakit
-                saved the adapter, in what says how the tensors act, such as lora_alpha.
+            token: Hub token for a private repository; None takes the token of the login.
+            allow_pickle: Whether to read adapter_model.bin if there is no safetensors file; it may
+                hold tensors only (`weights_only`).
+            allow_edited_config: Whether settings of adapter_config.json that affect the update,
+                such as lora_alpha, may have been edited since lorakit saved the adapter.
 
         Raises:
             MissingFileError: There is no such directory, or it holds no adapter.
-            AdapterFileError: A file is damaged, uses a feature lorakit does not have, or its
+            AdapterFileError: A file is damaged or uses a feature that lorakit does not support, or
                 tensors and configuration contradict each other or are not from one save.
-            ConfigError: A value of the configuration is out of range, or a revision of a local
-                directory is asked for.
+            ConfigError: A value of the configuration is out of range, or a revision is given for a
+                local directory.
         """
-        values, tensors, where, is_lorakit_s = read_adapter_files(
+        values, tensors, where, is_from_lorakit = read_adapter_files(
             path,
             allow_pickle=allow_pickle,
             allow_edited_config=allow_edited_config,
@@ -144,11 +144,11 @@ class Adapter:
                 )
         check_trained_tokens(config, keys.trained_tokens, where)
         grouped = [path for path, shape in keys.convolutions.items() if shape.groups > 1]
-        if grouped and config.use_dora and not is_lorakit_s:
+        if grouped and config.use_dora and not is_from_lorakit:
             warnings.warn(
                 f"{where} may give other outputs here than where it was trained: with use_dora "
-                "PEFT measures the rows of convolutions in groups "
-                f"({first_few(grouped, 2)}) in another way. Train it again with lorakit.",
+                "PEFT computes the norms of grouped convolutions "
+                f"({first_few(grouped, 2)}) differently. Train it again with lorakit.",
                 LorakitWarning,
                 stacklevel=2,
             )
@@ -168,7 +168,7 @@ class Adapter:
     def from_model(cls, model: nn.Module, name: str = "default") -> Self:
         """Copy an adapter out of a model.
 
-        Where the parameters are sharded, every process has to call it, and gets the whole.
+        If the parameters are sharded, every process must call this, and gets whole tensors.
 
         Raises:
             AdapterNameError: There is no such adapter.
@@ -181,23 +181,23 @@ class Adapter:
         return cls(**fields)
 
     def save(self, path: str | Path) -> list[Path]:
-        """Write PEFT's two files, each whole or not at all.
+        """Write PEFT's two files atomically.
 
-        Who reads them meanwhile with `load` gets the old adapter or the new one.
+        A concurrent `load` reads the old adapter or the new one.
 
         Args:
-            path: Directory to write to; made if need be.
+            path: Directory to write to; created if necessary.
 
         Returns: The paths written.
         """
-        return write_adapter_files(Path(path), *self._contents_of_files())
+        return write_adapter_files(Path(path), *self._file_contents())
 
     def weights_file_bytes(self) -> int:
-        """Return how large the file of tensors is that `save` would write."""
-        return weights_file_bytes(*self._contents_of_files())
+        """Return the size of the tensors file that `save` would write."""
+        return weights_file_bytes(*self._file_contents())
 
-    def _contents_of_files(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Return the configuration's values and the tensors by key, as PEFT's files hold them."""
+    def _file_contents(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Return the configuration's values and the tensors by key, as in PEFT's files."""
         factors, config = with_outputs_of_files(self.factors, self.config)
         config = with_patterns_of_files(factors, config)
         tensors = tensor_keys(
@@ -224,9 +224,8 @@ class Adapter:
         (experts, out, in).
 
         Raises:
-            AdapterMismatchError: The adapter does not adapt that module, or scales the base's rows
-                (DoRA) or is measured from them (PEFT's PiSSA and OLoRA), so that what it adds
-                depends on the base.
+            AdapterMismatchError: The adapter does not adapt that module, or its update depends on
+                the base (DoRA, and PEFT's PiSSA and OLoRA).
         """
         if path not in self.factors:
             raise AdapterMismatchError(
@@ -234,14 +233,14 @@ class Adapter:
             )
         if path in self.magnitudes:
             raise AdapterMismatchError(
-                f"What the adapter adds to {path!r} depends on the base: it has a magnitude "
-                "(use_dora), expected an update that is added as it is. Merge it into its base "
+                f"The adapter's update of {path!r} depends on the base: got a magnitude "
+                "(use_dora), expected an update that is simply added. Merge it into its base "
                 "and subtract the weights."
             )
         if initialization_of(self.config.init_lora_weights).changes_base_in_peft:
             raise AdapterMismatchError(
-                f"What the adapter adds to {path!r} depends on the base: it has init_lora_weights="
-                f"{self.config.init_lora_weights!r}, expected an update that is added as it is. "
+                f"The adapter's update of {path!r} depends on the base: got init_lora_weights="
+                f"{self.config.init_lora_weights!r}, expected an update that is simply added. "
                 "Load it into its base and save it from there."
             )
         A, B = self.factors[path]
@@ -249,7 +248,7 @@ class Adapter:
         return self.config.scaling_for(path) * (B.to(wide) @ A.to(wide))
 
     def count_parameters(self) -> int:
-        """Return the number of trained parameters: factors, magnitudes, heads, biases and rows."""
+        """Return the number of trained parameters, including heads, biases and trained tokens."""
         lora = sum(A.numel() + B.numel() for A, B in self.factors.values())
         others = (*self.magnitudes.values(), *self.replaced.values(), *self.trained_tokens.values())
         return lora + sum(tensor.numel() for tensor in others)

@@ -1,7 +1,7 @@
-"""What a model holds of one adapter, as the fields of `lorakit.Adapter`."""
+"""One adapter of a model, as the fields of `lorakit.Adapter`."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -13,7 +13,7 @@ from lorakit.layers import KernelShape, LoraEmbedding, LowRankUpdate, TrainedTok
 
 
 def carried_fields(model: nn.Module, name: str) -> dict[str, Any]:
-    """Return the fields of an `Adapter` whose tensors are the model's own, detached.
+    """Return the fields of an `Adapter` that shares the model's tensors, detached.
 
     Raises:
         AdapterNameError: There is no such adapter.
@@ -24,13 +24,13 @@ def carried_fields(model: nn.Module, name: str) -> dict[str, Any]:
     magnitudes: dict[str, Tensor] = {}
     replaced: dict[str, Tensor] = {}
     trained_tokens: dict[str, Tensor] = {}
-    embeddings = set()
+    embeddings: set[str] = set()
     convolutions: dict[str, KernelShape] = {}
     scalings: dict[str, float] = {}
     for path, layer in adapted_layers(model):
         if name not in layer.updates:
             continue
-        update: LowRankUpdate = layer.updates[name]  # type: ignore[assignment]
+        update = cast(LowRankUpdate, layer.updates[name])
         factors[path] = update.saved_factors()
         if not update.keeps_saved_factors or update.r != config.rank_for(path):
             scalings[path] = update.scaling
@@ -48,20 +48,18 @@ def carried_fields(model: nn.Module, name: str) -> dict[str, Any]:
             continue
         trained = module.trained_copies[name]
         if isinstance(trained, TrainedTokens):
-            own = {}
             if trained.is_named:
                 trained_tokens[path] = trained.rows.detach()
-        elif path in config.modules_to_save:
-            own = saved_tensors(trained)
+            continue
+        if path in config.modules_to_save:
+            tensors = saved_tensors(trained)
         else:
-            own = {
-                key: parameter
-                for key, parameter in trained._parameters.items()
-                if parameter is not None and parameter is not module._parameters[key]
-            }
-        replaced.update({f"{path}.{key}": tensor.detach() for key, tensor in own.items()})
+            of_base = dict(module.named_parameters(recurse=False, remove_duplicate=False))
+            copies = trained.named_parameters(recurse=False, remove_duplicate=False)
+            tensors = {key: copy for key, copy in copies if copy is not of_base.get(key)}
+        replaced.update({f"{path}.{key}": tensor.detach() for key, tensor in tensors.items()})
     if scalings:
-        config = _as_saved(config, factors, scalings)
+        config = _config_of_saved_factors(config, factors, scalings)
     return {
         "config": config,
         "factors": factors,
@@ -74,14 +72,16 @@ def carried_fields(model: nn.Module, name: str) -> dict[str, Any]:
     }
 
 
-def _as_saved(config: LoraConfig, factors: Factors, scalings: Mapping[str, float]) -> LoraConfig:
-    """Return settings that give saved factors the scaling their updates have.
+def _config_of_saved_factors(
+    config: LoraConfig, factors: Factors, scalings: Mapping[str, float]
+) -> LoraConfig:
+    """Return a configuration that gives saved factors the scalings of their updates.
 
     Args:
-        config: What the adapter was added with.
-        factors: As they are saved, by module path.
-        scalings: Of the updates whose saved factors are made of their parameters, or in whose
-            place an adapter of another rank is.
+        config: Configuration the adapter was added with.
+        factors: Saved factors by module path.
+        scalings: Scalings of updates whose saved factors differ from their parameters, or whose
+            rank differs from the configuration.
     """
     ranks = {path: A.shape[-2] for path, (A, _) in factors.items()}
     alphas = {path: scalings.get(path, config.scaling_for(path)) * r for path, r in ranks.items()}
@@ -89,5 +89,5 @@ def _as_saved(config: LoraConfig, factors: Factors, scalings: Mapping[str, float
 
 
 def _base_name(model: nn.Module) -> str | None:
-    """Return the hub id or directory a transformers model was loaded from."""
+    """Return the hub id or directory that a transformers model was loaded from."""
     return getattr(unwrapped(model), "name_or_path", None) or None

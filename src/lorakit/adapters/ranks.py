@@ -1,4 +1,4 @@
-"""Settings with other ranks and alphas, written as PEFT's patterns."""
+"""Configurations with other ranks and alphas, written as PEFT's patterns."""
 
 import re
 from collections import Counter
@@ -11,8 +11,8 @@ from lorakit.config import LoraConfig
 Factors = Mapping[str, tuple[Tensor, Tensor]]
 
 
-def unit_scaled(config: LoraConfig, factors: Factors) -> LoraConfig:
-    """Return settings with the ranks of these factors and a scaling of 1 in every module."""
+def with_unit_scaling(config: LoraConfig, factors: Factors) -> LoraConfig:
+    """Return a configuration with the ranks of these factors and scaling 1 in every module."""
     ranks = {path: A.shape[-2] for path, (A, _) in factors.items()}
     return with_ranks(config, ranks, dict(ranks))
 
@@ -20,10 +20,10 @@ def unit_scaled(config: LoraConfig, factors: Factors) -> LoraConfig:
 def with_ranks(
     config: LoraConfig, ranks: Mapping[str, int], alphas: Mapping[str, float]
 ) -> LoraConfig:
-    """Return settings with these ranks and alphas by module path, and plain scaling alpha / r.
+    """Return a configuration with these ranks and alphas by module path, and scaling alpha / r.
 
-    The most frequent rank and alpha become r and lora_alpha; the rest goes into the patterns, by
-    the last part of the path where that says it all, else by the whole path.
+    The most frequent rank and alpha become r and lora_alpha; the others become patterns, by the
+    module's name if that is unambiguous, else by its path.
     """
     r = Counter(ranks.values()).most_common(1)[0][0]
     alpha = Counter(alphas.values()).most_common(1)[0][0]
@@ -34,32 +34,32 @@ def with_ranks(
             "rank_pattern": pattern_of(ranks, r),
             "alpha_pattern": {k: float(v) for k, v in pattern_of(alphas, alpha).items()},
             "use_rslora": False,
-            **plain_start(),
+            **default_initialization_settings(),
         }
     )
 
 
-def plain_start() -> dict[str, object]:
-    """Return the settings of how updates begin, as they are where nothing is said of it."""
+def default_initialization_settings() -> dict[str, object]:
+    """Return the default values of the settings for initialization."""
     names = ("init_lora_weights", "eva_rho", "init_batches")
     return {name: LoraConfig.model_fields[name].default for name in names}
 
 
-def pattern_of(values: Mapping[str, float], usual: float) -> dict:
-    """Return what differs from the usual value as one of PEFT's patterns.
+def pattern_of(values: Mapping[str, float], usual: float) -> dict[str, float]:
+    """Return the values that differ from the usual one, as one of PEFT's patterns.
 
     Args:
-        values: By module path, of all adapted modules.
-        usual: What modules without an entry have.
+        values: Value of each adapted module by path.
+        usual: Value of modules without an entry.
     """
     of_name: dict[str, set[float]] = {}
     for path, value in values.items():
         of_name.setdefault(path.rsplit(".", 1)[-1], set()).add(value)
-    pattern = {}
+    pattern: dict[str, float] = {}
     for path, value in values.items():
         last = path.rsplit(".", 1)[-1]
         if len(of_name[last]) > 1 or not last.isidentifier():
-            # "^" keeps a pattern, which is matched against the end of a path, from longer paths.
+            # Patterns match the end of a path; "^" prevents a match with longer paths.
             last = f"^{re.escape(path)}"
         if value != usual:
             pattern[last] = value

@@ -1,4 +1,4 @@
-"""Trained rows of embeddings as part of an adapter, without a model."""
+"""Checks of an adapter's trained tokens, without a model."""
 
 from __future__ import annotations
 
@@ -13,12 +13,17 @@ from lorakit.injection.selection.targets import token_indices_of
 
 
 def check_trained_tokens(config: LoraConfig, rows: Mapping[str, Tensor], where: str) -> None:
-    """Compare the rows of a file with its configuration.
+    """Compare the trained tokens of a file with its configuration.
+
+    Args:
+        config: The file's configuration.
+        rows: Embeddings of the trained tokens by module path.
+        where: Name of the file for error messages.
 
     Raises:
         AdapterFileError: They contradict each other.
     """
-    problems = []
+    problems: list[str] = []
     if config.trainable_token_indices is None and rows:
         problems.append(f"it has trained rows of {next(iter(rows))}, but no indices of them")
     elif config.trainable_token_indices is not None and not rows:
@@ -26,7 +31,7 @@ def check_trained_tokens(config: LoraConfig, rows: Mapping[str, Tensor], where: 
     for path, tensor in rows.items():
         indices = token_indices_of(config, path)
         if tensor.ndim != 2:
-            problems.append(f"the rows of {path} have shape {tuple(tensor.shape)}, no matrix")
+            problems.append(f"the rows of {path} have shape {tuple(tensor.shape)}, not a matrix")
         elif indices is not None and len(indices) != len(tensor):
             problems.append(f"{path} has {len(tensor)} rows for {len(indices)} indices")
     if problems:
@@ -37,7 +42,7 @@ def check_trained_tokens(config: LoraConfig, rows: Mapping[str, Tensor], where: 
 
 
 def differing_tokens(place: AdapterTensors, new: AdapterTensors, name: str) -> list[str]:
-    """Return a problem for each module of which two adapters do not train the same tokens."""
+    """Return a problem for each module whose trained tokens differ between two adapters."""
     problems = [
         f"it trains tokens of {path}, which {name!r} does not"
         for path in new.trained_tokens

@@ -163,7 +163,7 @@ def analyze_adapter(
         raise AdapterFileError(
             f"Nothing to analyse in {name}: got ΔW = 0 in all {len(updates)} modules, expected a "
             "trained adapter. lora_B (for an embedding, lora_A) is zero after initialization, "
-            "so this adapter was never trained. Train it first."
+            "so this one was never trained and changes nothing. Train it first."
         )
     found = () if base_weights is None else tuple(amplifications(updates, base_weights, seed))
     similarities = tuple(layer_similarities(updates, seed))

@@ -19,7 +19,7 @@ from lorakit.analysis.plots.similarity import (
 from lorakit.analysis.plots.spectra import plot_energy, plot_layers, plot_spectra
 from lorakit.analysis.report_text import adapter_sections, comparison_sections, recommendation
 from lorakit.errors import OutputExistsError
-from lorakit.files.atomic import appearing_directory, write_text
+from lorakit.files.atomic import creating_directory, write_text
 
 REPORT_NAME = "report.md"
 LAYERS_NAME = "layers.csv"
@@ -53,7 +53,7 @@ def write_report(
     output = Path(output)
     refuse_occupied(output)
     analyses = [analysis] if comparison is None else [analysis, comparison.second]
-    with appearing_directory(output) as partial:
+    with creating_directory(output) as partial:
         sections = [f"# {' and '.join(one.name for one in analyses)}, analysed"]
         if comparison is not None:
             sections.append("\n".join(f"- {recommendation(one)}" for one in analyses))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lorakit.adapters import Adapter
-from lorakit.adapters.operations.requirements import require_own_start
+from lorakit.adapters.operations.requirements import require_base_independent
 from lorakit.errors import AdapterFileError, ConfigError, first_few
 from lorakit.ops.factored_svd import product_svd
 
@@ -112,7 +112,7 @@ def update_svds(adapter: Adapter) -> list[UpdateSvd]:
         AdapterFileError: A factor holds NaN or infinite values, or the factors belong to a base
             that PEFT has changed.
     """
-    require_own_start(adapter, "decompose", "the adapter")
+    require_base_independent(adapter, "decompose", "the adapter")
     broken = [
         path
         for path, (A, B) in adapter.factors.items()

@@ -34,7 +34,7 @@ from lorakit.cli.signals import ending
 from lorakit.cli.views.console import complain
 from lorakit.errors import LorakitError
 from lorakit.files.disks import disk_error
-from lorakit.libraries.threads import wait_briefly
+from lorakit.libraries.threads import limit_spinning
 
 
 class CommandLine(TyperGroup):
@@ -166,6 +166,6 @@ for command in COMMANDS:
 
 def main() -> None:
     """Run the command line."""
-    wait_briefly()
+    limit_spinning()
     ending.install()
     app()

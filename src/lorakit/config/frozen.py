@@ -1,17 +1,17 @@
-"""Mappings and lists inside values that do not change: they read as dict and list, and refuse more.
+"""Immutable dictionaries and lists for the fields of frozen values.
 
-They are a dict and a list to everything that asks (`isinstance`, json, pydantic, `==`), and can be
-hashed as far as what is in them can be, copied and pickled.
+They are subclasses of dict and list, so `isinstance`, json, pydantic and `==` treat them as such.
+They can be copied, pickled and, if their contents can, hashed.
 """
 
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 
 def _refuse(self: object, *args: object, **kwargs: object) -> NoReturn:
     raise TypeError(
-        f"Cannot change this {type(self).__name__}: it is part of a value that is frozen. Change a "
-        f"copy, {type(self).__mro__[1].__name__}(...), and make a new value of it."
+        f"Cannot change this {type(self).__name__}: it belongs to a frozen value. Change a copy, "
+        f"{type(self).__mro__[1].__name__}(...), and make a new value from it."
     )
 
 
@@ -23,55 +23,61 @@ class FrozenDict(dict[Any, Any]):
     (True, {'q_proj': 4, 'v_proj': 2})
     """
 
-    __setitem__ = __delitem__ = __ior__ = _refuse  # type: ignore[assignment]
-    clear = pop = popitem = setdefault = update = _refuse  # type: ignore[assignment]
+    __setitem__ = __delitem__ = __ior__ = _refuse  # type: ignore[assignment]  # always raises
+    clear = pop = popitem = setdefault = update = _refuse  # type: ignore[assignment]  # always raises
 
-    def __hash__(self) -> int:  # type: ignore[override]
+    def __hash__(self) -> int:  # type: ignore[override]  # dict has __hash__ = None
         return hash(frozenset(self.items()))
 
     def __copy__(self) -> "FrozenDict":
         return self
 
-    def __reduce_ex__(self, protocol: object) -> tuple[type, tuple[dict[Any, Any]]]:  # type: ignore[override]
+    def __reduce__(self) -> tuple[type, tuple[dict[Any, Any]]]:
         return FrozenDict, (dict(self),)
 
 
 class FrozenList(list[Any]):
     """A list that cannot be changed."""
 
-    __setitem__ = __delitem__ = __iadd__ = __imul__ = _refuse  # type: ignore[assignment]
-    append = extend = insert = pop = remove = clear = sort = reverse = _refuse  # type: ignore[assignment]
+    __setitem__ = __delitem__ = __iadd__ = __imul__ = _refuse  # type: ignore[assignment]  # raises
+    append = extend = insert = pop = remove = _refuse  # type: ignore[assignment]  # always raises
+    clear = sort = reverse = _refuse  # type: ignore[assignment]  # always raises
 
-    def __hash__(self) -> int:  # type: ignore[override]
+    def __hash__(self) -> int:  # type: ignore[override]  # list has __hash__ = None
         return hash(tuple(self))
 
     def __copy__(self) -> "FrozenList":
         return self
 
-    def __reduce_ex__(self, protocol: object) -> tuple[type, tuple[list[Any]]]:  # type: ignore[override]
+    def __reduce__(self) -> tuple[type, tuple[list[Any]]]:
         return FrozenList, (list(self),)
 
 
-def frozen(value: Any) -> Any:
-    """Return a value with its mappings and lists, inner ones too, as such that do not change."""
+def freeze(value: Any) -> Any:
+    """Return a value with all mappings and lists, also nested ones, made immutable."""
     if isinstance(value, Mapping):
-        return FrozenDict({key: frozen(inner) for key, inner in value.items()})
+        mapping = cast(Mapping[Any, Any], value)
+        return FrozenDict({key: freeze(inner) for key, inner in mapping.items()})
     if isinstance(value, list):
-        return FrozenList(frozen(inner) for inner in value)
+        return FrozenList(freeze(inner) for inner in cast(list[Any], value))
     if type(value) is tuple:
-        return tuple(frozen(inner) for inner in value)
+        return tuple(freeze(inner) for inner in cast(tuple[Any, ...], value))
     return value
 
 
-def thawed(value: Any) -> Any:
-    """Return a copy with ordinary dicts and lists, for what writes into what it is given."""
+def unfreeze(value: Any) -> Any:
+    """Return a copy with plain dicts and lists, for code that modifies its argument."""
     if isinstance(value, Mapping):
-        return {key: thawed(inner) for key, inner in value.items()}
-    return [thawed(inner) for inner in value] if isinstance(value, list) else value
+        mapping = cast(Mapping[Any, Any], value)
+        return {key: unfreeze(inner) for key, inner in mapping.items()}
+    if isinstance(value, list):
+        return [unfreeze(inner) for inner in cast(list[Any], value)]
+    return value
 
 
-def freeze_fields(instance: Any) -> None:
-    """Make the mappings that a frozen dataclass was given such that do not change."""
-    for name, value in vars(instance).items():
+def freeze_fields(instance: object) -> None:
+    """Make the mappings and lists in the fields of an object immutable."""
+    fields: dict[str, Any] = vars(instance)
+    for name, value in fields.items():
         if isinstance(value, (Mapping, list)) and not isinstance(value, (FrozenDict, FrozenList)):
-            object.__setattr__(instance, name, frozen(value))
+            object.__setattr__(instance, name, freeze(value))

@@ -1,7 +1,7 @@
 """Regular expressions from configurations, matched in bounded time.
 
-Expressions have the syntax and meaning of Python's `re`. They are matched by `regex`, which can be
-stopped: a pattern from a file such as "([a-z.]+)+!" would take longer than any machine lives.
+Expressions have the syntax and meaning of Python's `re`. They are matched by `regex`, which has a
+timeout: a pattern from a file, such as "([a-z.]+)+!", can take exponential time.
 """
 
 import math
@@ -16,21 +16,21 @@ import regex
 from lorakit.errors import ConfigError
 
 _MOST_S = 2.0
-"""Bound on one match, and on all slow matches of a pattern together."""
+"""Bound on one match, and on the sum of all slow matches of a pattern."""
 
 _SLOW_S = 0.05
-"""A module's name takes microseconds; a process that waits for others may take this."""
+"""Matches below this are not counted: they take microseconds, unless the process has to wait."""
 
 _REPEAT = r"\{([0-9]{0,9})(?:,([0-9]{0,9}))?\}"
 _MOST_REPEATS = 10_000
-"""Bound on the product of all "{2,3}" of a pattern: compiling it may make that many copies."""
+"""Bound on the product of all repeat counts ("{2,3}") of a pattern; compiling may copy as often."""
 
 _MOST_CHARACTERS = 2**19
 _SHOWN = 200
 
 
 class _Pattern:
-    """A compiled pattern, and the seconds that its slow matches have taken."""
+    """A compiled pattern and the seconds spent in its slow matches."""
 
     def __init__(self, pattern: str) -> None:
         self.compiled = regex.compile(pattern)
@@ -38,12 +38,12 @@ class _Pattern:
 
 
 @lru_cache(maxsize=4096)
-def _known(pattern: str) -> _Pattern:
+def _compiled_pattern(pattern: str) -> _Pattern:
     return _Pattern(pattern)
 
 
 def pattern_problem(pattern: str) -> str | None:
-    r"""Say why a text is not a regular expression; None where it is one.
+    r"""Return why a text is not a valid regular expression, or None if it is.
 
     >>> pattern_problem(r"layers\.[0-9]+")
     >>> pattern_problem("(q")
@@ -56,9 +56,9 @@ def pattern_problem(pattern: str) -> str | None:
         return f"it has {len(pattern):,} characters, more than {_MOST_CHARACTERS:,}"
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of syntax that may change its meaning one day
+            warnings.simplefilter("ignore")  # FutureWarning: syntax that may change its meaning
             re.compile(pattern)
-            _known(pattern)
+            _compiled_pattern(pattern)
     except (re.error, regex.error) as error:
         return str(error)
     except (RecursionError, OverflowError, MemoryError):
@@ -67,35 +67,37 @@ def pattern_problem(pattern: str) -> str | None:
 
 
 def match_pattern(pattern: str, text: str, *, whole: bool = False) -> Any:
-    """Return the match of a regular expression at the beginning of a text, or None.
+    """Match a regular expression at the beginning of a text.
 
     Args:
-        pattern: As in `re`.
+        pattern: A regular expression as in `re`.
         text: A module's path.
-        whole: Whether the text has to match up to its end.
+        whole: Whether the whole text must match.
+
+    Returns: The match, or None.
 
     Raises:
         ConfigError: The pattern takes too long.
     """
-    known = _known(pattern)
+    known = _compiled_pattern(pattern)
     function = known.compiled.fullmatch if whole else known.compiled.match
-    began = time.monotonic()
+    started_s = time.monotonic()
     try:
         found = function(text, timeout=_MOST_S)
     except TimeoutError:
-        raise _too_slow(pattern, text) from None
-    spent = time.monotonic() - began
-    if spent > _SLOW_S:
-        known.spent_s += spent
+        raise _too_slow_error(pattern, text) from None
+    elapsed_s = time.monotonic() - started_s
+    if elapsed_s > _SLOW_S:
+        known.spent_s += elapsed_s
         if known.spent_s > _MOST_S:
-            raise _too_slow(pattern, text)
+            raise _too_slow_error(pattern, text)
     return found
 
 
-def _too_slow(pattern: str, text: str) -> ConfigError:
+def _too_slow_error(pattern: str, text: str) -> ConfigError:
     shown = pattern if len(pattern) <= _SHOWN else f"{pattern[:_SHOWN]}…"
     return ConfigError(
         f"The regular expression {shown!r} takes too long: got more than {_MOST_S:g} s for {text!r}"
-        ", expected one that matches module names at once. Do not repeat a group that repeats "
-        "something itself, or list names instead."
+        ", expected one that matches module names at once. Do not repeat a group that contains a "
+        "repetition, or list names instead."
     )

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, in sentences: every problem that pydantic found at once."""
+"""Explain what is wrong with a configuration: all problems that pydantic found, in sentences."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ _MEMBER = re.compile(
     r"str|int|float|bool|none|url|any|(?:tuple|list|dict|set|literal|constrained|nullable|function|"
     r"lax|chain|is-instance|union|json-or-python|enum)\b.*|\[key\]"
 )
-"""What pydantic calls the member of a union that did not fit."""
+"""Pydantic's names for the member of a union that did not match."""
 _ALIASES = {
     "rank": "r",
     "lora_r": "r",
@@ -33,18 +33,18 @@ _ALIASES = {
 
 
 def config_error(error: ValidationError, model: type[BaseModel], where: str) -> ConfigError:
-    """Explain every problem pydantic found in one ConfigError.
+    """Explain all problems that pydantic found in one ConfigError.
 
     Args:
-        error: What pydantic raised.
-        model: The class that was validated; its fields are the known keys.
-        where: The origin to name, such as a file's path.
+        error: Error raised by pydantic.
+        model: The validated class; its fields are the known keys.
+        where: Origin of the values for the message, such as a file's path.
     """
     explained: dict[str, list[str]] = {}
     for problem in error.errors(include_url=False, include_context=False):
         subject, message = _explain(problem, model)
         explained.setdefault(subject, []).append(message)
-    # The members of a union complain one by one about the same value.
+    # Each member of a union reports its own problem with the same value.
     lines = [subject + " or ".join(dict.fromkeys(m)) for subject, m in explained.items()]
     lines = [line if line.endswith("?") else f"{line}." for line in lines]
     head = f"{where} has {len(lines)} problems:\n  " if len(lines) > 1 else f"In {where}: "
@@ -52,17 +52,17 @@ def config_error(error: ValidationError, model: type[BaseModel], where: str) -> 
 
 
 def _first_lines(lines: list[str]) -> list[str]:
-    """Return as many problems as a message has room for, and how many more there are."""
+    """Return as many problems as fit into a message, and the number of the others."""
     room, kept = _CHARACTERS_OF_ALL, 0
     while kept < len(lines) and room > len(lines[kept]):
         room -= len(lines[kept])
         kept += 1
     more = len(lines) - kept
-    return [*lines[:kept], f"and {more} more. Mend these first."] if more else lines
+    return [*lines[:kept], f"and {more} more. Fix these first."] if more else lines
 
 
 def shown(value: Any, most: int = _CHARACTERS_SHOWN) -> str:
-    """Return a value as Python writes it, cut to what a message has room for.
+    """Return the repr of a value, short_repr for a message.
 
     >>> print(shown(0.5), shown("q_proj"), shown("abc" * 100, most=9))
     0.5 'q_proj' 'abcabca… (300 characters)
@@ -79,7 +79,7 @@ def shown(value: Any, most: int = _CHARACTERS_SHOWN) -> str:
 
 
 def cut_short(text: str, most: int = _CHARACTERS_SHOWN) -> str:
-    """Return the beginning of a text that is too long for a message.
+    """Return a text, truncated if it is too long for a message.
 
     >>> cut_short("abcdef", 3)
     'abc…'
@@ -88,12 +88,12 @@ def cut_short(text: str, most: int = _CHARACTERS_SHOWN) -> str:
 
 
 def _explain(problem: Any, model: type[BaseModel]) -> tuple[str, str]:
-    """Return what is wrong, and how: "r: got 0; " and "input should be at least 1"."""
+    """Return subject and problem, such as "r: got 0; " and "input should be at least 1"."""
     is_key = problem["type"] in ("extra_forbidden", "missing")
-    location, known = _named(problem["loc"], model, is_key)
+    location, known = _resolve_location(problem["loc"], model, is_key)
     key = ".".join(location)
     if problem["type"] == "extra_forbidden":
-        hint = _known_alias(location[-1], known) or did_you_mean(location[-1], known)
+        hint = _alias_hint(location[-1], known) or did_you_mean(location[-1], known)
         hint = hint or f" Known keys: {first_few(known, _KEYS_SHOWN)}."
         return f"unknown key {shown(key)}.{hint.removesuffix('.')}", ""
     if problem["type"] == "missing":
@@ -107,17 +107,17 @@ def _explain(problem: Any, model: type[BaseModel]) -> tuple[str, str]:
     return f"{name}: ", message
 
 
-def _named(
+def _resolve_location(
     location: Sequence[str | int], model: type[BaseModel], is_key: bool
 ) -> tuple[list[str], list[str]]:
     """Return the keys that lead to a problem, and the known keys beside the last of them.
 
-    pydantic puts the member of a union that it tried, such as "str", among the keys.
+    Pydantic lists the union member that it tried, such as "str", among the keys.
 
     Args:
-        location: Where pydantic says it is.
-        model: The class that was validated.
-        is_key: Whether the last part is sure to be a key.
+        location: Location as pydantic reports it.
+        model: The validated class.
+        is_key: Whether the last item is certainly a key.
     """
     names: list[str] = []
     known: list[str] = []
@@ -136,8 +136,8 @@ def _named(
     return names, known
 
 
-def _known_alias(word: str, known: Sequence[str]) -> str:
-    """Return a hint for words other tools use, where spelling alone would mislead."""
+def _alias_hint(word: str, known: Sequence[str]) -> str:
+    """Return a hint for a name that other tools use, which similar spelling would not find."""
     meant = _ALIASES.get(word)
     return f" Did you mean '{meant}'?" if meant in known else ""
 

@@ -1,3 +1,3 @@
-"""Files: written whole or not at all, read within bounds, and told of when a disk is full."""
+"""Files: atomic writing, bounded reading, and clear errors when a disk is full."""
 
 __all__: list[str] = []

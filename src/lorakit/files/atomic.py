@@ -1,4 +1,4 @@
-"""Files and directories that appear whole or not at all, and replace older ones at once."""
+"""Atomic writing: files and directories appear complete or not at all."""
 
 import atexit
 import ctypes
@@ -14,32 +14,32 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from lorakit.files.disks import telling_of_disk
+from lorakit.files.disks import reporting_disk_errors
 
 _NAME_SHOWN = 40
-"""Characters of a name that its temporary one begins with: both have to fit a directory entry."""
+"""Number of a name's characters used in its temporary name, which must fit a directory entry."""
 
 _AT_CWD, _EXCHANGE = -100, 2
 """AT_FDCWD and RENAME_EXCHANGE of Linux."""
 
-_TURN_S, _PAUSE_S = 5.0, 0.001
-"""How long a process waits for another that moves files into the same directory."""
+_LOCK_WAIT_S, _PAUSE_S = 5.0, 0.001
+"""Maximum wait for another process that moves files into the same directory."""
 
 _unfinished: set[Path] = set()
-"""What a process that ends at once has to remove first."""
+"""Temporary paths to remove when the process ends."""
 
 
 @contextmanager
 def replacing_file(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path` to write to; move it into place when the block ends.
+    """Yield a temporary path beside `path` to write to; move it into place when the block ends.
 
-    Nothing is left behind, and an earlier file stays as it was, if the block raises.
+    If the block raises, the temporary file is removed and an existing file stays unchanged.
 
     Args:
-        path: The file to make; its directory must exist.
+        path: The file to write; its directory must exist.
 
     Raises:
-        DiskError: The disk is full, or may not be written to.
+        DiskError: The disk is full or not writable.
     """
     with replacing_files(path) as (temporary,):
         yield temporary
@@ -47,50 +47,50 @@ def replacing_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_files(*paths: Path) -> Iterator[tuple[Path, ...]]:
-    """Give temporary paths beside `paths` to write to; move them into place when the block ends.
+    """Yield temporary paths beside `paths` to write to; move them into place when the block ends.
 
-    All are complete and on the disk before the first takes its place. They are moved in the order
-    given, so a process that is killed meanwhile leaves new files up to one of them, and old ones
-    after it. Of several processes that write the same files, one after the other moves its own.
+    All files are complete and flushed to the disk before the first is moved. They are moved in the
+    given order, so a process that is killed meanwhile leaves new files first and old ones after
+    them. Several processes that write the same files move theirs one process at a time.
 
     Args:
-        paths: The files to make, in one directory, which must exist.
+        paths: The files to write, in one existing directory.
 
     Raises:
-        DiskError: The disk is full, or may not be written to.
+        DiskError: The disk is full or not writable.
     """
-    with telling_of_disk(paths[0]), ExitStack() as stack:
-        made = [stack.enter_context(_removed_at_the_end(_beside(path))) for path in paths]
+    with reporting_disk_errors(paths[0]), ExitStack() as stack:
+        made = [stack.enter_context(_removing_at_exit(_temporary_path(path))) for path in paths]
         modes = [_create(temporary) for temporary in made]
         yield tuple(made)
         for temporary, mode in zip(made, modes, strict=True):
-            temporary.chmod(mode)  # a writer may have put another file there
+            temporary.chmod(mode)  # the writer may have replaced the file
             _flush(temporary)
-        with _turn_in(paths[0].parent):
+        with _locking_moves_into(paths[0].parent):
             for temporary, path in zip(made, paths, strict=True):
                 os.replace(temporary, path)
         _flush(paths[0].parent)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file with plain newlines, whole or not at all."""
+    """Write a UTF-8 text file with Unix newlines atomically."""
     with replacing_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 @contextmanager
-def appearing_directory(path: Path) -> Iterator[Path]:
-    """Give a temporary directory beside `path` to fill; rename it to `path` when the block ends.
+def creating_directory(path: Path) -> Iterator[Path]:
+    """Yield a temporary directory beside `path` to fill; rename it to `path` when the block ends.
 
-    All files in it get the permissions of ordinary files, whoever wrote them.
+    All files in it get the permissions of ordinary files.
 
     Args:
-        path: The directory to make; it must not exist or be empty.
+        path: The directory to create; it must not exist or be empty.
 
     Raises:
-        DiskError: The disk is full, or may not be written to.
+        DiskError: The disk is full or not writable.
     """
-    with _filled_directory(path) as temporary:
+    with _filling_directory(path) as temporary:
         yield temporary
         _flush_tree(temporary)
         os.replace(temporary, path)
@@ -99,20 +99,19 @@ def appearing_directory(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_directory(path: Path, last: Sequence[str] = ()) -> Iterator[Path]:
-    """Give a temporary directory beside `path` to fill; it takes the place of `path` at the end.
+    """Yield a temporary directory beside `path` to fill; it replaces `path` when the block ends.
 
-    Whoever opens `path` finds the old directory or the new one, never none. Where the file system
-    cannot exchange two directories, the new files replace the old ones one by one.
+    `path` is always the old directory or the new one. If the file system cannot exchange two
+    directories, the new files replace the old ones one by one.
 
     Args:
-        path: The directory to make or to replace, with everything in it.
-        last: Names of the files that are replaced last where that is done one by one, in this
-            order.
+        path: The directory to create, or to replace with all its contents.
+        last: Names of the files to replace last, in this order, if files are replaced one by one.
 
     Raises:
-        DiskError: The disk is full, or may not be written to.
+        DiskError: The disk is full or not writable.
     """
-    with _filled_directory(path) as temporary:
+    with _filling_directory(path) as temporary:
         yield temporary
         _flush_tree(temporary)
         if not path.is_dir() or not any(path.iterdir()):
@@ -124,35 +123,30 @@ def replacing_directory(path: Path, last: Sequence[str] = ()) -> Iterator[Path]:
 
 @contextmanager
 def scratch_directory(prefix: str, parent: Path | None = None) -> Iterator[Path]:
-    """Give a temporary directory that is gone when the block, or the process, ends.
+    """Yield a temporary directory that is removed when the block, or the process, ends.
 
     Args:
-        prefix: Of its name.
-        parent: Where it lies; None takes the system's directory for temporary files.
+        prefix: Prefix of its name.
+        parent: Directory to create it in; None takes the system's temporary directory.
 
     Raises:
-        DiskError: The disk is full, or may not be written to.
+        DiskError: The disk is full or not writable.
     """
     where = parent or Path(tempfile.gettempdir())
     with (
-        telling_of_disk(where),
-        _removed_at_the_end(Path(tempfile.mkdtemp(prefix=prefix, dir=where))) as made,
+        reporting_disk_errors(where),
+        _removing_at_exit(Path(tempfile.mkdtemp(prefix=prefix, dir=where))) as directory,
     ):
-        yield made
+        yield directory
 
 
 def lasting_scratch_directory(prefix: str, parent: Path | None = None) -> Path:
-    """Make a temporary directory that is gone when the process ends, by a signal too.
+    """Create a temporary directory that is removed when the process ends, also by a signal.
 
-    Args:
-        prefix: Of its name.
-        parent: Where it lies; None takes the system's directory for temporary files.
-
-    Raises:
-        DiskError: The disk is full, or may not be written to.
+    Takes the arguments of `scratch_directory` and raises its errors.
     """
     where = parent or Path(tempfile.gettempdir())
-    with telling_of_disk(where):
+    with reporting_disk_errors(where):
         directory = Path(tempfile.mkdtemp(prefix=prefix, dir=where))
     _unfinished.add(directory)
     atexit.register(_remove, directory)
@@ -160,42 +154,39 @@ def lasting_scratch_directory(prefix: str, parent: Path | None = None) -> Path:
 
 
 def remove_unfinished() -> None:
-    """Remove what is not in its place yet, in a process that is about to end at once."""
+    """Remove all temporary files and directories, before the process is terminated."""
     for path in tuple(_unfinished):
         _remove(path)
 
 
 def leftovers(directory: Path, names: Iterable[str]) -> list[Path]:
-    """Return what killed processes have left in a directory of the files of some names.
+    """Return temporary paths that killed processes have left in a directory.
 
     Args:
-        directory: Where files or directories with these names appear.
-        names: Their names.
+        directory: The directory to search.
+        names: Names of the files and directories that are written in it.
     """
     known = "|".join(re.escape(name[:_NAME_SHOWN]) for name in names)
     left = re.compile(rf"\.(?:{known})\.[a-z0-9_]{{8}}")
     return sorted(path for path in directory.glob(".*") if left.fullmatch(path.name))
 
 
-def _beside(path: Path) -> Path:
-    """Return a new name in a path's directory, hidden and short enough for a directory entry.
-
-    `leftovers` knows it again.
-    """
+def _temporary_path(path: Path) -> Path:
+    """Return a new hidden path beside `path`, with a name that `leftovers` recognizes."""
     return path.with_name(f".{path.name[:_NAME_SHOWN]}.{secrets.token_hex(4)}")
 
 
 @contextmanager
-def _filled_directory(path: Path) -> Iterator[Path]:
-    with telling_of_disk(path):
+def _filling_directory(path: Path) -> Iterator[Path]:
+    with reporting_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _removed_at_the_end(_beside(path)) as temporary:
+        with _removing_at_exit(_temporary_path(path)) as temporary:
             temporary.mkdir()
             yield temporary
 
 
 @contextmanager
-def _removed_at_the_end(temporary: Path) -> Iterator[Path]:
+def _removing_at_exit(temporary: Path) -> Iterator[Path]:
     _unfinished.add(temporary)
     try:
         yield temporary
@@ -212,7 +203,7 @@ def _remove(path: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Exchange two directories at once; return False where the system cannot."""
+    """Exchange two directories atomically; return False if the system cannot."""
     if not sys.platform.startswith("linux"):
         return False
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
@@ -228,9 +219,9 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def _replace_one_by_one(source: Path, target: Path, last: Sequence[str]) -> None:
-    """Move the files of a directory over those of another, then delete what it does not have."""
+    """Move all files of a directory into another, then delete the other's remaining files."""
     new = [file.relative_to(source) for file in source.rglob("*") if file.is_file()]
-    with _turn_in(target):
+    with _locking_moves_into(target):
         for name in sorted(new, key=lambda name: (_order(name, last), name)):
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             os.replace(source / name, target / name)
@@ -241,10 +232,10 @@ def _replace_one_by_one(source: Path, target: Path, last: Sequence[str]) -> None
 
 
 @contextmanager
-def _turn_in(directory: Path) -> Iterator[None]:
-    """Inside the block, let no other process move files into a directory.
+def _locking_moves_into(directory: Path) -> Iterator[None]:
+    """Inside the block, keep other processes from moving files into a directory.
 
-    Where the file system has no locks, or whoever has the lock does not go on, it does without.
+    Continues without the lock if the file system has none, or its holder does not release it.
     """
     if sys.platform == "win32":
         yield
@@ -253,7 +244,7 @@ def _turn_in(directory: Path) -> Iterator[None]:
 
     descriptor = os.open(directory, os.O_RDONLY)
     try:
-        end = time.monotonic() + _TURN_S
+        end = time.monotonic() + _LOCK_WAIT_S
         while time.monotonic() < end:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -265,7 +256,7 @@ def _turn_in(directory: Path) -> Iterator[None]:
                 break
         yield
     finally:
-        os.close(descriptor)  # this gives the lock back
+        os.close(descriptor)  # releases the lock
 
 
 def _order(name: Path, last: Sequence[str]) -> int:
@@ -273,7 +264,7 @@ def _order(name: Path, last: Sequence[str]) -> int:
 
 
 def _create(path: Path) -> int:
-    """Make an empty file and return the permissions that the system gives it."""
+    """Create an empty file and return the permissions that the system gives it."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         return os.fstat(descriptor).st_mode & 0o777
@@ -282,20 +273,20 @@ def _create(path: Path) -> int:
 
 
 def _flush_tree(directory: Path) -> None:
-    """Force what is in a directory to the disk, with the permissions of ordinary files."""
+    """Flush a directory tree to the disk, with the permissions of ordinary files."""
     mode = directory.stat().st_mode & 0o666
     for path in directory.rglob("*"):
         if path.is_file() and not path.is_symlink():
-            path.chmod(mode)  # writers of safetensors make files for their owner alone
+            path.chmod(mode)  # safetensors writes files that only the owner may read
         if path.is_file() or path.is_dir():
             _flush(path)
     _flush(directory)
 
 
 def _flush(path: Path) -> None:
-    """Force a file's bytes to the disk, so that a crash after the rename finds them there.
+    """Flush a file to the disk, so that a crash after the rename does not lose it.
 
-    Of a directory these are the names in it; not every system can open one.
+    For a directory this flushes its entries, if the system can open directories.
     """
     if path.is_dir() and not hasattr(os, "O_DIRECTORY"):
         return

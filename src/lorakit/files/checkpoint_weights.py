@@ -1,4 +1,4 @@
-"""The weights of a model or of a checkpoint directory, read one at a time."""
+"""The weights of a model or checkpoint, read one tensor at a time."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -9,11 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from lorakit.errors import (
-    AdapterFileError,
-    ConfigError,
-    MissingFileError,
-)
+from lorakit.errors import AdapterFileError, ConfigError, MissingFileError
 from lorakit.files.json_files import POINTER_BYTES, read_json_object, require_no_pointer
 from lorakit.libraries.foreign_code import load_pretrained
 from lorakit.libraries.hub import fetch_from_hub, is_hub_id
@@ -23,22 +19,24 @@ _INDEX, _SINGLE, _CONFIG = "model.safetensors.index.json", "model.safetensors", 
 
 
 class CheckpointWeights:
-    """Tensors by their name in a model, whether that has the prefix of its base model or not.
+    """Tensors by name, with or without the prefix of the base model.
 
     Attributes:
-        where: What to call the origin.
+        where: Name of the origin for error messages.
+        recorded: Hub id or directory to record as the base of an adapter, if known.
+        directory: Directory of the checkpoint; None for a model in memory.
     """
 
     def __init__(self, source: str | Path | nn.Module, revision: str | None = None) -> None:
         """Open a checkpoint directory, a hub repository or a model.
 
         Args:
-            source: The directory, hub id or model; a model that has neither adapters nor
+            source: The directory, hub id or model; a model must have neither adapters nor
                 quantised weights.
             revision: Commit of a hub repository; None takes the newest.
 
         Raises:
-            MissingFileError: There is no checkpoint in safetensors.
+            MissingFileError: There is no safetensors checkpoint.
             AdapterFileError: A file is damaged.
         """
         self._tensors: dict[str, Tensor] = {}
@@ -55,23 +53,23 @@ class CheckpointWeights:
             self._files = self._files_by_tensor(self.directory)
 
     def names(self) -> Iterator[str]:
-        """Yield the names as they are stored."""
+        """Yield the stored names."""
         yield from self._tensors or self._files
 
     def stored_name(self, name: str, prefix: str) -> str | None:
-        """Return under which name a tensor is stored, or None where it is not.
+        """Return the name under which a tensor is stored, or None if it is not stored.
 
         Args:
-            name: In a model.
-            prefix: Of the base model in that model, such as "transformer"; checkpoints are written
-                with it and without.
+            name: The tensor's name in the model.
+            prefix: Prefix of the base model in that model, such as "transformer"; checkpoints are
+                written with or without it.
         """
         known = self._tensors or self._files
         candidates = (name, f"{prefix}.{name}", name.removeprefix(f"{prefix}."))
         return next((candidate for candidate in candidates if candidate in known), None)
 
     def read(self, stored_name: str) -> Tensor:
-        """Return one tensor, on the CPU and in its own dtype.
+        """Return one tensor on the CPU, in its stored dtype.
 
         Raises:
             AdapterFileError: The file is damaged.
@@ -85,7 +83,7 @@ class CheckpointWeights:
             raise _damaged(f"{stored_name} in {file}", error) from None
 
     def _handle(self, file: Path) -> Any:
-        """Return an open file; opened once, as reading its header takes longer than a tensor."""
+        """Return the open file; each is opened once, as its header takes longer than a tensor."""
         if file not in self._opened:
             try:
                 with file.open("rb") as beginning:
@@ -96,7 +94,7 @@ class CheckpointWeights:
         return self._opened[file]
 
     def _files_by_tensor(self, directory: Path) -> dict[str, Path]:
-        """Return the file of each tensor by name."""
+        """Return each tensor's file by name."""
         index = directory / _INDEX
         if index.is_file():
             try:
@@ -104,7 +102,7 @@ class CheckpointWeights:
                 if not isinstance(listed, dict):
                     raise ValueError("it has no weight_map")
                 if not all(isinstance(file, str) for file in listed.values()):
-                    raise ValueError("its weight_map names things that are not files")
+                    raise ValueError("its weight_map has values that are not file names")
                 return {name: directory / file for name, file in listed.items()}
             except ValueError as error:
                 raise AdapterFileError(
@@ -120,19 +118,19 @@ class CheckpointWeights:
         return dict.fromkeys(self._handle(single).keys(), single)
 
     def skeleton(self) -> Any:
-        """Return the checkpoint's model on the meta device, without its numbers.
+        """Return the checkpoint's model on the meta device, without data.
 
         Raises:
             MissingFileError: There is no config.json.
-            AdapterFileError: It is damaged.
-            ConfigError: It does not say of which class of transformers the model is.
+            AdapterFileError: config.json is damaged.
+            ConfigError: config.json does not name a model class of transformers.
         """
         import transformers
 
         directory = self.directory
         if directory is None or not (directory / _CONFIG).is_file():
             raise MissingFileError(
-                f"No {_CONFIG} in {self.where}, expected a checkpoint of transformers. Name the "
+                f"No {_CONFIG} in {self.where}, expected a transformers checkpoint. Name the "
                 "directory that holds it."
             )
         try:
@@ -140,8 +138,8 @@ class CheckpointWeights:
         except (OSError, ValueError) as error:
             if "trust_remote_code" in str(error):
                 raise ConfigError(
-                    f"Unknown model class in {directory / _CONFIG}: it needs code that comes with "
-                    "the checkpoint, expected a class of transformers. Load the model yourself and "
+                    f"Unknown model class in {directory / _CONFIG}: it needs code from the "
+                    "checkpoint, expected a class of transformers. Load the model yourself and "
                     "pass it instead of its directory."
                 ) from None
             raise AdapterFileError(
@@ -153,18 +151,18 @@ class CheckpointWeights:
         if model_class is None:
             raise ConfigError(
                 f"Unknown model class in {directory / _CONFIG}: got architectures="
-                f"{config.architectures!r}, expected one of transformers'. Load the model yourself "
-                "and pass it in place of its directory."
+                f"{config.architectures!r}, expected a class of transformers. Load the model "
+                "yourself and pass it instead of its directory."
             )
         with torch.device("meta"):
             return model_class(config)
 
 
 def class_name_of(config: Mapping[str, Any]) -> str | None:
-    """Return the name of a checkpoint's class in transformers, or None where that is not known.
+    """Return the name of a checkpoint's class in transformers, or None if it is unknown.
 
     Args:
-        config: Its config.json. One that does not name its class is taken for a language model.
+        config: The config.json; one that names no class is taken for a causal language model.
     """
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 

@@ -1,7 +1,7 @@
-"""Disks that are full, read-only or closed to us, told in one sentence whoever ran into them.
+"""Clear errors for disks that are full, read-only or not writable.
 
-Python raises an OSError then; torch, safetensors, Arrow and tokenizers raise errors of their own
-that have its text in them, or only say that a write failed. All of them are told here.
+Python raises an OSError for these. torch, safetensors, Arrow and tokenizers raise other errors that
+contain its text, or only report that a write failed. All of them become one `DiskError`.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _REASONS = {
     errno.EROFS: "is read-only",
     errno.EACCES: "may not be written to by this user",
     errno.EPERM: "may not be written to by this user",
-    errno.EFBIG: "or this user's limit (ulimit -f) does not take a file of that size",
+    errno.EFBIG: "or this user's limit (ulimit -f) does not allow a file of that size",
     errno.EIO: "fails to read or write (an input/output error)",
 }
 _ABOUT_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _ABOUT_THE_DISK = (*_ABOUT_SPACE, errno.EROFS)
-_NO_TEMPORARY = "No usable temporary directory"  # Python's
-_NO_ROOM = "Not enough disk space"  # of datasets
+_NO_TEMPORARY = "No usable temporary directory"  # from Python
+_NO_ROOM = "Not enough disk space"  # from datasets
 _CACHES = ("HF_DATASETS_CACHE", "HF_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME", "TMPDIR")
 _IN_TEXT = re.compile(r"(?:os error |\[[Ee]rrno )(\d+)")
 _FAILED_WRITES = re.compile(
@@ -39,31 +39,31 @@ _FAILED_WRITES = re.compile(
 )
 _TEMPORARY_NAME = re.compile(r"^\.(.+)\.[0-9a-f]{8}$")
 _NEARLY_FULL_BYTES = 1 << 20
-"""With less room than that, a write that failed for no stated reason failed for want of room."""
+"""Below this, a write that failed without a reason is taken to have failed for lack of space."""
 _KILO = 1000
 
 
 @contextmanager
-def telling_of_disk(
+def reporting_disk_errors(
     path: Path, what: str | None = None, needs: Callable[[], int] | None = None
 ) -> Iterator[None]:
-    """Inside the block, raise `DiskError` for what goes wrong with the disk of `path`.
+    """Inside the block, turn errors of the disk that holds `path` into a `DiskError`.
 
     Args:
-        path: The file or directory that is written.
-        what: What is in it; None says the name alone.
-        needs: Returns about how many bytes it takes.
+        path: The file or directory being written.
+        what: Description of its contents for the message; None names the path only.
+        needs: Returns the approximate number of bytes needed.
 
     Raises:
-        DiskError: The disk is full, read-only, or may not be written to.
+        DiskError: The disk is full, read-only or not writable.
     """
     try:
         yield
     except Exception as error:
-        told = disk_error(error, path, what, needs)
-        if told is None:
+        about_disk = disk_error(error, path, what, needs)
+        if about_disk is None:
             raise
-        raise told from error
+        raise about_disk from error
 
 
 def disk_error(
@@ -72,41 +72,41 @@ def disk_error(
     what: str | None = None,
     needs: Callable[[], int] | None = None,
 ) -> DiskError | None:
-    """Return an error as one about a disk, or None if it is about something else.
+    """Return the `DiskError` for an error, or None if the error is about something else.
 
     Args:
-        error: Raised while something was written.
-        path: The file or directory that was written, for errors that do not name it.
-        what: What is in it; None says the name alone.
-        needs: Returns about how many bytes it takes.
+        error: Error raised while writing.
+        path: The file or directory being written, for errors that do not name it.
+        what: Description of its contents for the message; None names the path only.
+        needs: Returns the approximate number of bytes needed.
     """
     if isinstance(error, DiskError):
         return None
     if _NO_TEMPORARY in str(error):
         return DiskError(
-            "Cannot write temporary files: no directory for them has room and can be written to "
+            "Cannot write temporary files: no directory for them has space and is writable "
             f"({str(error).partition('found in ')[2]}). Set the environment variable TMPDIR to one."
         )
-    number = _number_of(error, path)
-    is_told = isinstance(error, LorakitError)  # it may have come from a file that was read
-    if number is None or (is_told and number not in _ABOUT_THE_DISK):
+    number = _error_number(error, path)
+    may_be_reading = isinstance(error, LorakitError)
+    if number is None or (may_be_reading and number not in _ABOUT_THE_DISK):
         return None
-    file = _named_by(error)
+    file = _file_named_in(error)
     is_elsewhere = file is not None and path.parent.absolute() not in file.absolute().parents
     if is_elsewhere and number not in _ABOUT_THE_DISK:
-        return None  # about a file that was read
-    place = file if file is not None and is_elsewhere else _at_fault(number, path)
-    named = _shown(place)
+        return None  # about a file being read
+    place = file if file is not None and is_elsewhere else _failing_path(number, path)
+    named = _final_path(place)
     subject = f"{what} to {named}" if what is not None and place == path else f"to {named}"
-    room = _room(place, needs) if number in _ABOUT_SPACE else ""
+    space = _space_text(place, needs) if number in _ABOUT_SPACE else ""
     return DiskError(
-        f"Cannot write {subject}: the disk at {mount_point(place)} {_REASONS[number]}{room}. "
-        + _remedy(number, place)
+        f"Cannot write {subject}: the disk at {mount_point(place)} {_REASONS[number]}{space}. "
+        + _next_step(number, place)
     )
 
 
-def _number_of(error: BaseException, path: Path) -> int | None:
-    """Return the error number of what is wrong with the disk, or None."""
+def _error_number(error: BaseException, path: Path) -> int | None:
+    """Return the errno of a disk error, or None for another error."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, OSError) and seen.errno in _REASONS:
@@ -118,34 +118,35 @@ def _number_of(error: BaseException, path: Path) -> int | None:
         if _NO_ROOM in text:
             return errno.ENOSPC
         if _FAILED_WRITES.search(text):
-            return _reason_at(path)
+            return _find_reason(path)
         seen = seen.__cause__ or seen.__context__
     return None
 
 
-def _at_fault(number: int, path: Path) -> Path:
-    """Return where the write went that failed: to `path`, or to a cache on another disk."""
-    if number not in (errno.ENOSPC, errno.EROFS) or _is_wrong(number, path):
+def _failing_path(number: int, path: Path) -> Path:
+    """Return where the failed write went: `path`, or a cache on another disk."""
+    if number not in (errno.ENOSPC, errno.EROFS) or _has_problem(number, path):
         return path
     caches = (Path(os.environ[name]) for name in _CACHES if os.environ.get(name))
     others = (*caches, Path.home() / ".cache", Path(tempfile.gettempdir()))
-    return next((other for other in others if _is_wrong(number, other)), path)
+    return next((other for other in others if _has_problem(number, other)), path)
 
 
-def _is_wrong(number: int, path: Path) -> bool:
-    folder = _existing(path)
+def _has_problem(number: int, path: Path) -> bool:
+    """Return whether a path's disk is read-only (EROFS) or full (any other number)."""
+    folder = _nearest_directory(path)
     if number == errno.EROFS:
         return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
     return shutil.disk_usage(folder).free < _NEARLY_FULL_BYTES
 
 
-def _reason_at(path: Path) -> int | None:
-    """Return what keeps a path from being written to, found by looking and trying."""
+def _find_reason(path: Path) -> int | None:
+    """Return why a path cannot be written to, by checking the disk and trying to write."""
     for number in (errno.EROFS, errno.ENOSPC):
-        if _is_wrong(number, path):
+        if _has_problem(number, path):
             return number
     try:
-        with tempfile.TemporaryFile(dir=_existing(path)) as file:
+        with tempfile.TemporaryFile(dir=_nearest_directory(path)) as file:
             file.write(b"\0" * _NEARLY_FULL_BYTES)
             file.flush()
     except OSError as error:
@@ -153,50 +154,50 @@ def _reason_at(path: Path) -> int | None:
     return None
 
 
-def _named_by(error: BaseException) -> Path | None:
+def _file_named_in(error: BaseException) -> Path | None:
     name = getattr(error, "filename", None)
     return Path(os.fsdecode(name)) if isinstance(name, (str, bytes)) and name else None
 
 
-def _room(path: Path, needs: Callable[[], int] | None) -> str:
-    usage = shutil.disk_usage(_existing(path))
+def _space_text(path: Path, needs: Callable[[], int] | None) -> str:
+    usage = shutil.disk_usage(_nearest_directory(path))
     needed = f"; it needs about {size_text(needs())}" if needs is not None else ""
     return f" ({size_text(usage.free)} free of {size_text(usage.total)}{needed})"
 
 
-def _remedy(number: int, path: Path) -> str:
+def _next_step(number: int, path: Path) -> str:
     if number in (errno.ENOSPC, errno.EDQUOT):
-        return "Make room there, or write to another disk."
+        return "Free some space there, or write to another disk."
     if number == errno.EFBIG:
         return "Raise the limit, or write to another disk."
     if number == errno.EIO:
-        return "Look at the system's log (dmesg), and write to another disk."
-    return f"Give {_existing(path)} write permission, or write elsewhere."
+        return "Check the system's log (dmesg), and write to another disk."
+    return f"Give {_nearest_directory(path)} write permission, or write elsewhere."
 
 
-def _shown(path: Path) -> Path:
-    """Return where a file is to appear, for the temporary path it is written to.
+def _final_path(path: Path) -> Path:
+    """Return the final path of a file that is written to a temporary path.
 
-    >>> _shown(Path("runs/.adapter.0a1b2c3d/adapter_config.json")).as_posix()
+    >>> _final_path(Path("runs/.adapter.0a1b2c3d/adapter_config.json")).as_posix()
     'runs/adapter/adapter_config.json'
     """
     return Path(*(_TEMPORARY_NAME.sub(r"\1", part) for part in path.parts))
 
 
 def mount_point(path: Path) -> Path:
-    """Return where the disk that holds a path is mounted.
+    """Return the mount point of the disk that holds a path.
 
     >>> mount_point(Path("/"))
     PosixPath('/')
     """
-    place = _existing(path)
+    place = _nearest_directory(path)
     while not os.path.ismount(place) and place != place.parent:
         place = place.parent
     return place
 
 
-def _existing(path: Path) -> Path:
-    """Return the nearest directory of a path that is there."""
+def _nearest_directory(path: Path) -> Path:
+    """Return the path itself or the nearest directory above it that exists."""
     place = path.absolute()
     while not place.is_dir() and place != place.parent:
         place = place.parent

@@ -1,4 +1,4 @@
-"""JSON that others wrote: read within bounds, and refused in words."""
+"""Bounded reading of JSON files of unknown origin, with clear errors."""
 
 import json
 import os
@@ -8,22 +8,22 @@ from pathlib import Path
 from typing import Any
 
 MOST_BYTES = 2**24
-"""Bytes a file of settings may have; a rank for each expert of a large model takes millions."""
+"""Maximum size of a settings file; one rank per expert of a large model takes millions."""
 
 _POINTER = b"version https://git-lfs.github.com/spec/"
 POINTER_BYTES = len(_POINTER)
-"""As many bytes of a file say whether Git LFS keeps it elsewhere."""
+"""Number of leading bytes that identify a Git LFS pointer."""
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _SHOWN = 120
 
 
 def read_json_object(path: Path, most_bytes: int = MOST_BYTES) -> dict[str, Any]:
-    """Return what a JSON file holds.
+    """Read a file that holds a JSON object.
 
     Raises:
-        ValueError: It is not a JSON object of at most `most_bytes`, or cannot be read; the message
-            is a phrase that says why.
+        ValueError: The file is unreadable, larger than `most_bytes` or not a JSON object; the
+            message is a phrase that gives the reason.
     """
     try:
         with path.open("rb") as file:
@@ -37,15 +37,15 @@ def read_json_object(path: Path, most_bytes: int = MOST_BYTES) -> dict[str, Any]
 
 
 def parse_json_object(data: bytes) -> dict[str, Any]:
-    """Return the JSON object in some bytes.
+    """Parse a JSON object.
 
     Raises:
-        ValueError: It is something else, a key stands in it twice, or a text in it has control
-            characters; the message is a phrase that says why.
+        ValueError: It is not a JSON object, repeats a key, or contains control characters; the
+            message is a phrase that gives the reason.
     """
     require_no_pointer(data)
     try:
-        values = json.loads(data.decode("utf-8"), object_pairs_hook=_without_repetition)
+        values = json.loads(data.decode("utf-8"), object_pairs_hook=_dict_of_distinct_keys)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except json.JSONDecodeError as error:
@@ -63,10 +63,13 @@ def parse_json_object(data: bytes) -> dict[str, Any]:
 
 
 def require_no_pointer(data: bytes) -> None:
-    """Refuse the first bytes of a file that Git LFS keeps elsewhere.
+    """Reject a Git LFS pointer.
+
+    Args:
+        data: The first bytes of the file.
 
     Raises:
-        ValueError: It is a pointer; says how to get the file.
+        ValueError: The file is a pointer; the message says how to get the real one.
     """
     if data.startswith(_POINTER):
         raise ValueError(
@@ -75,31 +78,31 @@ def require_no_pointer(data: bytes) -> None:
 
 
 def is_pointer(path: Path) -> bool:
-    """Return whether a file only says where Git LFS keeps the real one."""
+    """Return whether a file is a Git LFS pointer."""
     with path.open("rb") as file:
         return file.read(POINTER_BYTES) == _POINTER
 
 
-def shortened(text: str) -> str:
-    r"""Return the representation of a text from a file, without control characters and short.
+def short_repr(text: str) -> str:
+    r"""Return a short_repr repr of a text from a file; repr escapes control characters.
 
-    >>> shortened("a" * 200) == repr("a" * 120 + "…"), shortened("a\n")
+    >>> short_repr("a" * 200) == repr("a" * 120 + "…"), short_repr("a\n")
     (True, "'a\\n'")
     """
     return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…")
 
 
 def has_control_characters(text: str) -> bool:
-    """Return whether a text has characters that act on a terminal, or that no file can hold."""
+    """Return whether a text has control characters or surrogates."""
     return _CONTROL.search(text) is not None
 
 
-def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _dict_of_distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-        raise ValueError(f"the key {shortened(twice)} stands in it twice")
+        raise ValueError(f"the key {short_repr(twice)} is repeated")
     return values
 
 
@@ -112,5 +115,5 @@ def _require_plain_texts(value: Any, keys: Sequence[str]) -> None:
         for inner in value:
             _require_plain_texts(inner, keys)
     elif isinstance(value, str) and has_control_characters(value):
-        place = f" at {shortened('.'.join(keys))}" if keys else ""
-        raise ValueError(f"the text {shortened(value)}{place} has control characters")
+        place = f" at {short_repr('.'.join(keys))}" if keys else ""
+        raise ValueError(f"the text {short_repr(value)}{place} has control characters")

@@ -1,7 +1,7 @@
-"""Whether other users of a machine could have written a file that is about to be run.
+"""Check whether other users of the machine could have written a file that is about to be run.
 
-A compiled library and a pickled model run with the rights of whoever opens them, so both are read
-only from places where nobody else may write or put another file under the same name.
+A compiled library and a pickled model run with the rights of the user who loads them, so both are
+loaded only from places where no other user can write or replace files.
 """
 
 import os
@@ -10,14 +10,14 @@ from pathlib import Path
 
 
 def is_private(path: Path) -> bool:
-    """Return whether only this user, or root, can change what lies at `path`.
+    """Return whether only this user or root can change a file or directory.
 
-    The file or directory itself has to belong to this user, with no write permission for others.
-    Every directory above it has to belong to this user or root, and let nobody else rename what is
-    in it. Systems without user ids (Windows) give each user a profile that others cannot write to.
+    It must belong to this user and not be writable for others. Every directory above it must belong
+    to this user or root, and let no other user rename its contents. On systems without user ids
+    (Windows) the user's profile is private anyway.
 
     Args:
-        path: A file or directory that exists.
+        path: An existing file or directory.
     """
     if not hasattr(os, "getuid"):
         return True
@@ -28,7 +28,7 @@ def is_private(path: Path) -> bool:
         return False
     for directory in real.parents:
         found = os.lstat(directory)
-        is_sticky = bool(found.st_mode & stat.S_ISVTX)  # as /tmp: renaming is for the owner
+        is_sticky = bool(found.st_mode & stat.S_ISVTX)  # like /tmp: only owners may rename
         if found.st_uid not in (0, user) or (_others_may_write(found) and not is_sticky):
             return False
     return True
@@ -41,7 +41,7 @@ def _others_may_write(found: os.stat_result) -> bool:
 
 
 def _is_group_of_one(group_id: int) -> bool:
-    """Return whether a group is the one that many systems give each user, of the same name."""
+    """Return whether a group is the user's private group, which many systems create."""
     import grp
     import pwd
 

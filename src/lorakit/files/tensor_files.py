@@ -1,6 +1,6 @@
-"""Safetensors files: read strictly and through one descriptor, written with the same bytes always.
+"""Safetensors files: strict reading through one descriptor, and reproducible writing.
 
-The format: https://github.com/huggingface/safetensors#format
+Format: https://github.com/huggingface/safetensors#format
 """
 
 import json
@@ -16,16 +16,21 @@ import psutil
 import torch
 from torch import Tensor
 
-from lorakit.files.json_files import POINTER_BYTES, parse_json_object, require_no_pointer, shortened
+from lorakit.files.json_files import (
+    POINTER_BYTES,
+    parse_json_object,
+    require_no_pointer,
+    short_repr,
+)
 
 _LENGTH_BYTES = 8
 _MOST_HEADER_BYTES = 100_000_000
-"""As the format has it."""
+"""Limit of the format."""
 
 _MOST_ELEMENTS = 2**62
 _MOST_DIMENSIONS = 16
 MOST_NAME_CHARACTERS = 1000
-"""Bound on a tensor's name, which is a path through a model."""
+"""Limit on a tensor's name, which is a path in a model."""
 
 _METADATA = "__metadata__"
 _DTYPES = {
@@ -44,12 +49,12 @@ _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
 class FileChangedError(Exception):
-    """A file was written to while it was read."""
+    """A file changed while it was read."""
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """Where a tensor lies: bytes from `begin` to `end`, counted from the end of the header."""
+    """A tensor's bytes, from `begin` to `end`, relative to the end of the header."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -59,11 +64,11 @@ class _Entry:
 
 @dataclass(frozen=True)
 class TensorFile:
-    """What a safetensors file holds.
+    """Contents of a safetensors file.
 
     Attributes:
-        tensors: By name, on the CPU, each with memory that it shares with no other.
-        metadata: Texts by name.
+        tensors: CPU tensors by name, each in separate memory.
+        metadata: Strings by name.
     """
 
     tensors: dict[str, Tensor]
@@ -73,14 +78,14 @@ class TensorFile:
 def read_safetensors(path: Path) -> TensorFile:
     """Read a whole safetensors file.
 
-    The file is opened once, so that one which is replaced meanwhile is read to its end.
+    The file is opened once, so a file that is replaced meanwhile is still read to its end.
 
     Raises:
-        ValueError: It is damaged; the message is a phrase that says where.
-        FileChangedError: It was written to while it was read.
-        OSError: It cannot be read.
+        ValueError: The file is damaged; the message is a phrase that says where.
+        FileChangedError: The file changed while it was read.
+        OSError: The file cannot be read.
     """
-    with _opened(path) as descriptor:
+    with _opening(path) as descriptor:
         before = os.fstat(descriptor)
         entries, metadata, start = _header(descriptor, before.st_size)
         _require_memory(before.st_size)
@@ -92,7 +97,7 @@ def read_safetensors(path: Path) -> TensorFile:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[int]:
+def _opening(path: Path) -> Iterator[int]:
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
     try:
         yield descriptor
@@ -101,7 +106,7 @@ def _opened(path: Path) -> Iterator[int]:
 
 
 def _header(descriptor: int, size: int) -> tuple[dict[str, _Entry], dict[str, str], int]:
-    """Return the tensors' places, the metadata, and where the tensors' bytes begin."""
+    """Return the entries, the metadata, and the offset of the tensors' bytes."""
     if size == 0:
         raise ValueError("it is empty")
     beginning = os.pread(descriptor, _LENGTH_BYTES, 0)
@@ -115,29 +120,29 @@ def _header(descriptor: int, size: int) -> tuple[dict[str, _Entry], dict[str, st
     values = parse_json_object(os.pread(descriptor, length, _LENGTH_BYTES))
     metadata = values.pop(_METADATA, {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise ValueError(f"{_METADATA} in its header is not an object of texts")
+        raise ValueError(f"{_METADATA} in its header is not an object of strings")
     entries = {name: _entry(name, value, size - start) for name, value in values.items()}
     _require_gapless(entries, size - start)
     return entries, metadata, start
 
 
 def _entry(name: str, value: Any, data_bytes: int) -> _Entry:
-    """Return where a tensor lies, as the header says it."""
-    label = shortened(name)
+    """Parse the header's entry of one tensor."""
+    label = short_repr(name)
     if len(name) > MOST_NAME_CHARACTERS:
-        raise ValueError(f"{label} has {len(name):,} characters, more than a name of a tensor")
+        raise ValueError(f"{label} has {len(name):,} characters, too many for a tensor's name")
     if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
-        raise ValueError(f"its header has {label} without dtype, shape and data_offsets alone")
+        raise ValueError(f"its header has {label} without exactly dtype, shape and data_offsets")
     dtype = _DTYPES.get(value["dtype"]) if isinstance(value["dtype"], str) else None
     if dtype is None:
-        got = shortened(str(value["dtype"]))
+        got = short_repr(str(value["dtype"]))
         raise ValueError(f"{label} is of dtype {got}, which is not one of {', '.join(_DTYPES)}")
     shape, offsets = value["shape"], value["data_offsets"]
     if not _are_counts(shape) or not _are_counts(offsets) or len(offsets) != 2:
         raise ValueError(f"{label} has a shape or offsets that are not whole numbers from 0")
     elements = math.prod(n or 1 for n in shape[:_MOST_DIMENSIONS])
     if len(shape) > _MOST_DIMENSIONS or elements > _MOST_ELEMENTS:
-        raise ValueError(f"{label} has a shape that no tensor has: {shortened(str(shape))}")
+        raise ValueError(f"{label} has an impossible shape: {short_repr(str(shape))}")
     begin, end = offsets
     if not begin <= end <= data_bytes:
         raise ValueError(f"{label} does not lie inside the file")
@@ -155,12 +160,12 @@ def _are_counts(values: Any) -> bool:
 
 
 def _require_gapless(entries: dict[str, _Entry], data_bytes: int) -> None:
-    """Refuse tensors that overlap, leave bytes unused or lie beyond the end."""
+    """Reject tensors that overlap, leave bytes unused or extend beyond the end."""
     end = 0
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
         if entry.begin != end:
             what = "overlaps another tensor" if entry.begin < end else "comes after unused bytes"
-            raise ValueError(f"{shortened(name)} {what}")
+            raise ValueError(f"{short_repr(name)} {what}")
         end = entry.end
     if end != data_bytes:
         raise ValueError(f"its tensors take {end:,} bytes, and it has {data_bytes:,} for them")
@@ -178,7 +183,7 @@ def _tensor(descriptor: int, name: str, entry: _Entry, start: int) -> Tensor:
     try:
         tensor = torch.empty(entry.shape, dtype=entry.dtype)
     except RuntimeError:
-        raise ValueError(f"{shortened(name)} does not fit in memory") from None
+        raise ValueError(f"{short_repr(name)} does not fit in memory") from None
     if entry.end == entry.begin:
         return tensor
     place = _bytes_of(tensor)
@@ -186,7 +191,7 @@ def _tensor(descriptor: int, name: str, entry: _Entry, start: int) -> Tensor:
     while len(place):
         count = os.preadv(descriptor, [place], at)
         if count == 0:
-            raise ValueError(f"it ends inside {shortened(name)}")
+            raise ValueError(f"it ends inside {short_repr(name)}")
         place, at = place[count:], at + count
     return tensor
 
@@ -196,12 +201,12 @@ def write_safetensors(
 ) -> None:
     """Write a safetensors file; the same tensors and metadata give the same bytes.
 
-    The package's own writer puts metadata in an order that differs from process to process.
+    The writer of the safetensors package orders metadata differently in each process.
 
     Args:
-        path: The file; an older one is overwritten.
-        tensors: Contiguous, on the CPU, by name.
-        metadata: Texts by name.
+        path: The file; an existing one is overwritten.
+        tensors: Contiguous CPU tensors by name.
+        metadata: Strings by name.
     """
     header = _header_text(tensors, metadata)
     with path.open("wb") as file:
@@ -215,15 +220,15 @@ def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
     """Return the size of the file that `write_safetensors` would write.
 
     Args:
-        tensors: Their shapes and dtypes count, not their numbers; fake ones will do.
-        metadata: Texts by name.
+        tensors: Tensors by name; fake ones suffice, as only shapes and dtypes count.
+        metadata: Strings by name.
     """
     numbers = sum(tensor.nbytes for tensor in tensors.values())
     return _LENGTH_BYTES + len(_header_text(tensors, metadata)) + numbers
 
 
 def _in_order(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Return the names with those of wider numbers first, so that every tensor is aligned."""
+    """Return the names, wider dtypes first, so that every tensor is aligned."""
     return sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
 
 
@@ -243,5 +248,5 @@ def _header_text(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
-    """Return the memory of a contiguous tensor that is not empty."""
+    """Return the memory of a contiguous, non-empty tensor."""
     return tensor.view(-1).view(torch.uint8).numpy().data

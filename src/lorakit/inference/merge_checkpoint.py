@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from lorakit.adapters import merge_adapters, merge_and_unload
 from lorakit.errors import AdapterStateError, ConfigError, OutputExistsError
-from lorakit.files.atomic import appearing_directory
+from lorakit.files.atomic import creating_directory
 from lorakit.inference import load_for_inference
 from lorakit.layers.bitsandbytes_storage import keep_odd_layouts
 from lorakit.libraries.foreign_code import load_pretrained
@@ -105,7 +105,7 @@ def merge_to_checkpoint(
     merge_and_unload(model)
     if dtype is not None:
         model.to(getattr(torch, dtype))
-    with appearing_directory(output) as temporary:
+    with creating_directory(output) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         # The class is in memory already, so no code in the directory needs to run.

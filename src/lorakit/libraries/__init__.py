@@ -1,3 +1,3 @@
-"""The libraries underneath: the hub, models with code of their own, logs and threads."""
+"""Wrappers of other libraries: the hub, models with custom code, logs and threads."""
 
 __all__: list[str] = []

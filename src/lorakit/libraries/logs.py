@@ -1,4 +1,4 @@
-"""What the libraries underneath log, and which of it a user should not have to read."""
+"""Filters for the logs of other libraries."""
 
 import logging
 import warnings
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def muting_loggers(*names: str, below: int = logging.ERROR) -> Iterator[None]:
-    """Drop what loggers say below a level; their own levels are put back on leaving."""
+    """Inside the block, drop the records of loggers below a level."""
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -22,17 +22,17 @@ def muting_loggers(*names: str, below: int = logging.ERROR) -> Iterator[None]:
 
 @contextmanager
 def muting_libraries(*names: str, below: int = logging.ERROR) -> Iterator[None]:
-    """Drop all warnings, and what the loggers of libraries say below a level."""
+    """Inside the block, drop all warnings, and the records of loggers below a level."""
     with muting_loggers(*names, below=below), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 @contextmanager
-def errors_alone() -> Iterator[None]:
-    """Keep transformers from logging anything about a model but errors."""
+def logging_errors_only() -> Iterator[None]:
+    """Inside the block, let transformers log only errors about models."""
     logger = logging.getLogger("transformers.modeling_utils")
-    # A filter and no level: from some levels on transformers checks more, and reports that too.
+    # A filter rather than a level: at some levels transformers runs and reports more checks.
     logger.addFilter(_is_error)
     try:
         yield
@@ -41,15 +41,15 @@ def errors_alone() -> Iterator[None]:
 
 
 def hide_missing_kernels() -> None:
-    """Hide what bitsandbytes says of a package that it can do without.
+    """Hide bitsandbytes' warning that the optional package `kernels` is missing.
 
-    On processors with bfloat16 instructions it looks for `kernels` while it is imported, which
-    transformers' Trainer does too, and warns where that is not installed.
+    On processors with bfloat16 instructions bitsandbytes looks for it when imported, also by
+    transformers' Trainer.
     """
-    logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_is_not_of_kernels)
+    logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_is_not_about_kernels)
 
 
-def _is_not_of_kernels(record: logging.LogRecord) -> bool:
+def _is_not_about_kernels(record: logging.LogRecord) -> bool:
     return "kernels-community" not in record.getMessage()
 
 

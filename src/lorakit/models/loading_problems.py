@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from lorakit.errors import ConfigError, MissingFileError
 from lorakit.files.json_files import is_pointer
-from lorakit.libraries.hub import why_fetching_failed
+from lorakit.libraries.hub import fetch_failure_reason
 
 DAMAGED_FILE_ERRORS = (SafetensorError, UnpicklingError, EOFError)
 """Errors that truncated or damaged weight files raise."""
@@ -98,7 +98,7 @@ def loading_error(
         )
     return MissingFileError(
         f"Could not load the {what} in {key}: got '{name}', which is not a directory, and asking "
-        f"the Hugging Face hub for it failed ({why_fetching_failed(error)}). Check the name and "
+        f"the Hugging Face hub for it failed ({fetch_failure_reason(error)}). Check the name and "
         "the network, or name a local directory."
     )
 

@@ -22,7 +22,7 @@ from lorakit.config import QuantizationConfig, TaskType
 from lorakit.errors import ConfigError, QuantizationError, TargetError
 from lorakit.injection.selection.heads import task_heads
 from lorakit.libraries.foreign_code import load_pretrained
-from lorakit.libraries.logs import errors_alone
+from lorakit.libraries.logs import logging_errors_only
 from lorakit.models.loading_problems import (
     DAMAGED_FILE_ERRORS,
     check_local_path,
@@ -65,7 +65,7 @@ def label_options(labels: Sequence[str] | None) -> dict[str, Any]:
 def load_local_tokenizer(name: str) -> PreTrainedTokenizerBase | None:
     """Return a model's tokenizer if it is on this machine and needs no custom code, else None."""
     try:
-        with errors_alone():
+        with logging_errors_only():
             return load_pretrained(
                 AutoTokenizer, name, trust_remote_code=False, local_files_only=True
             )
@@ -149,7 +149,7 @@ def load_model(
         QuantizationError: It cannot be quantised as asked; see `load_quantized`.
     """
     check_local_path(name, key)
-    with torch.random.fork_rng(), errors_alone():
+    with torch.random.fork_rng(), logging_errors_only():
         torch.manual_seed(seed)
         try:
             config = model_config(name, {**options, "trust_remote_code": trust_remote_code})

@@ -1,4 +1,4 @@
-"""Recipes and run directories: what a run is asked for, and everything it leaves behind."""
+"""Recipes, which describe a run, and run directories, which hold its results."""
 
 from lorakit.recipes.recipe import DataConfig, Recipe
 from lorakit.recipes.run_directory import RunDirectory

@@ -1,7 +1,7 @@
 """The fields of transformers' and TRL's training arguments, read from their source.
 
-Importing those classes takes seconds, and a mistyped key should be told at once: here the classes
-are parsed, and nothing of theirs runs.
+Importing those classes takes seconds, and a mistyped key should be reported immediately: here their
+source is parsed and not run.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _CLASSES = {
         ("trl", "trainer/sft_config.py", "SFTConfig"),
     ),
 }
-"""The arguments class of each task after the classes it derives from."""
+"""Each task's arguments class, after its base classes."""
 
 _ENUMERATIONS = ("trainer_utils.py", "training_args.py", "debug_utils.py")
-"""Files of transformers with the enumerations that annotations name."""
+"""Files of transformers that define the enumerations in the annotations."""
 
 _KNOWN = {
     **{kind.__name__: kind for kind in (bool, int, float, str, dict, list, tuple)},
@@ -41,26 +41,25 @@ _KNOWN = {
 }
 
 
-class ObjectOfCode:
-    """Stands for whatever an annotation names that YAML cannot say."""
+class NotInYaml:
+    """Placeholder for types in annotations whose values YAML cannot express."""
 
 
 class _Names(dict[str, Any]):
     def __missing__(self, name: str) -> Any:
-        return ObjectOfCode
+        return NotInYaml
 
 
 def argument_hints(task_type: TaskType) -> dict[str, Any]:
     """Return the type of every training argument of a task by its name.
 
-    What is neither a builtin nor an enumeration of transformers is `ObjectOfCode`.
+    Types other than builtins and enumerations of transformers are `NotInYaml`.
     """
     names = _Names({**_KNOWN, **_enumerations()})
     hints: dict[str, Any] = {}
     for package, file, class_name in _CLASSES[task_type]:
-        for node in _fields(_class_node(package, file, class_name)):
-            code = compile(ast.Expression(node.annotation), file, "eval")
-            hints[node.target.id] = eval(code, {}, names)  # type: ignore[union-attr]
+        for name, annotation in _fields(_class_node(package, file, class_name)):
+            hints[name] = eval(compile(ast.Expression(annotation), file, "eval"), {}, names)
     return hints
 
 
@@ -69,37 +68,39 @@ def optimizer_names() -> tuple[str, ...]:
     return tuple(member.value for member in _enumerations()["OptimizerNames"])
 
 
-def _fields(node: ast.ClassDef) -> Iterator[ast.AnnAssign]:
-    for part in node.body:
-        if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name):
-            yield part
+def _fields(node: ast.ClassDef) -> Iterator[tuple[str, ast.expr]]:
+    """Yield the name and annotation of each field of a class."""
+    for statement in node.body:
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+            yield statement.target.id, statement.annotation
 
 
 def _class_node(package: str, file: str, class_name: str) -> ast.ClassDef:
-    tree = _parsed(package, file)
+    tree = _parse_source(package, file)
     nodes = (node for node in tree.body if isinstance(node, ast.ClassDef))
     return next(node for node in nodes if node.name == class_name)
 
 
 @cache
 def _enumerations() -> dict[str, type[Enum]]:
-    found = {}
+    found: dict[str, type[Enum]] = {}
     for file in _ENUMERATIONS:
-        for node in _parsed("transformers", file).body:
+        for node in _parse_source("transformers", file).body:
             if isinstance(node, ast.ClassDef) and "ExplicitEnum" in map(ast.unparse, node.bases):
-                found[node.name] = Enum(node.name, dict(_members(node)), type=str)
+                made: Any = Enum(node.name, dict(_members(node)), type=str)
+                found[node.name] = made
     return found
 
 
 def _members(node: ast.ClassDef) -> Iterator[tuple[str, str]]:
-    for part in node.body:
-        if isinstance(part, ast.Assign) and isinstance(part.targets[0], ast.Name):
-            yield part.targets[0].id, ast.literal_eval(part.value)
+    for statement in node.body:
+        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+            yield statement.targets[0].id, ast.literal_eval(statement.value)
 
 
 @cache
-def _parsed(package: str, file: str) -> ast.Module:
-    spec = find_spec(package)  # of a top-level package: it is found and not imported
+def _parse_source(package: str, file: str) -> ast.Module:
+    spec = find_spec(package)  # does not import a top-level package
     places = spec.submodule_search_locations if spec is not None else None
     if not places:
         raise ModuleNotFoundError(f"No package {package}, which lorakit needs.", name=package)

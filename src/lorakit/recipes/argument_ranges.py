@@ -1,4 +1,4 @@
-"""What the numbers under `training:` may be: one table, looked at before anything is loaded."""
+"""Bounds of the numbers under `training:`, checked before anything is loaded."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import AfterValidator, BeforeValidator, Field
+
+from lorakit.config.lora_config import reject_bool
 
 _LARGEST_INTEGER = 2**31 - 1
 _LARGEST_SEED = 2**32 - 1  # numpy's
@@ -52,49 +54,43 @@ RANGES: dict[str, dict[str, Any]] = {
     "warmup_steps": _NOT_NEGATIVE,
     "weight_decay": _NOT_NEGATIVE,
 }
-"""Bounds by key, as pydantic's `Field` takes them."""
+"""Bounds by key, as arguments of pydantic's `Field`."""
 
 
-def in_range(name: str, hint: Any) -> Any:
-    """Return the type of a training argument with its bounds; others stay as they are.
+def with_bounds(name: str, hint: Any) -> Any:
+    """Add bounds to the type of a training argument; types that are not numbers stay unchanged.
 
-    A number is finite and not a boolean, which in Python is one.
+    Numbers must be finite and not booleans.
     """
     parts = set(get_args(hint)) if get_origin(hint) in (Union, UnionType) else {hint}
     if not parts & {int, float}:
         return hint
-    checks: list[Any] = [AfterValidator(_finite)]
+    checks: list[Any] = [AfterValidator(_require_finite)]
     if bool not in parts:
-        checks.append(BeforeValidator(_no_boolean))
+        checks.append(BeforeValidator(reject_bool))
     if name in RANGES:
         checks.insert(0, Field(**RANGES[name]))
-    if name == "pad_to_multiple_of":  # or a word
-        checks.append(AfterValidator(_at_least_one))
+    if name == "pad_to_multiple_of":  # may also be a word
+        checks.append(AfterValidator(_require_at_least_one))
     if name == "max_steps":
-        checks.append(AfterValidator(_some_steps))
-    return Annotated[(hint, *checks)]  # type: ignore[return-value]
+        checks.append(AfterValidator(_require_some_steps))
+    return Annotated[(hint, *checks)]  # type: ignore[return-value]  # a form built at run time
 
 
-def _no_boolean(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("expected a number")
-    return value
-
-
-def _finite(value: Any) -> Any:
-    # An integer too large for a float is found by its bounds.
+def _require_finite(value: Any) -> Any:
+    # The bounds reject an integer that is too large for a float.
     if isinstance(value, float) and not abs(value) < float("inf"):
         raise ValueError("expected a finite number")
     return value
 
 
-def _at_least_one(value: Any) -> Any:
+def _require_at_least_one(value: Any) -> Any:
     if isinstance(value, int) and value < 1:
         raise ValueError("expected at least 1")
     return value
 
 
-def _some_steps(value: Any) -> Any:
+def _require_some_steps(value: Any) -> Any:
     if value == 0:
         raise ValueError("expected at least 1, or -1 to train for num_train_epochs")
     return value

@@ -1,4 +1,4 @@
-"""Checkpoints: complete only when their manifest of hashes is there and right."""
+"""Checkpoints, which are complete only if their manifest of hashes exists and matches."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from lorakit.files.atomic import write_text
 
 MANIFEST = "manifest.json"
 _ALWAYS = ("adapter_config.json", "adapter_model.safetensors", "trainer_state.json", "optimizer.pt")
-"""Files of every checkpoint."""
+"""Files that every checkpoint has."""
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -24,7 +24,7 @@ def checkpoint_directories(run_path: Path) -> list[Path]:
 
 
 def step_of(checkpoint: Path) -> int:
-    """Return the optimizer step a checkpoint was made after.
+    """Return the optimizer step after which a checkpoint was saved.
 
     >>> step_of(Path("runs/a/checkpoint-120"))
     120
@@ -39,7 +39,7 @@ def step_of(checkpoint: Path) -> int:
 
 
 def seal(checkpoint: Path) -> None:
-    """Make a checkpoint complete: put its files onto the disk, then write their hashes."""
+    """Complete a checkpoint: flush its files to the disk, then write their hashes."""
     files = {
         path.relative_to(checkpoint).as_posix(): _fingerprint(path) for path in _files(checkpoint)
     }
@@ -48,7 +48,7 @@ def seal(checkpoint: Path) -> None:
 
 
 def problems(checkpoint: Path) -> list[str]:
-    """Say what keeps a checkpoint from being complete, one phrase each; empty if it is."""
+    """Return why a checkpoint is not complete, as phrases; empty if it is complete."""
     try:
         manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
         expected: dict[str, Any] = dict(manifest["files"])
@@ -70,16 +70,16 @@ def problems(checkpoint: Path) -> list[str]:
         for name, path in found.items()
         if name in expected and _fingerprint(path) != expected[name]
     ]
-    return missing + unknown + changed or _unsound(checkpoint)
+    return missing + unknown + changed or _weight_problems(checkpoint)
 
 
-def _unsound(checkpoint: Path) -> list[str]:
+def _weight_problems(checkpoint: Path) -> list[str]:
     weights = checkpoint / "adapter_model.safetensors"
     if not weights.is_file():
         return []
-    from lorakit.recipes.usable_numbers import unsound_file  # imports torch
+    from lorakit.recipes.usable_numbers import has_unusable_numbers  # imports torch
 
-    return [f"{weights.name} holds NaN or infinity"] if unsound_file(weights) else []
+    return [f"{weights.name} holds NaN or infinity"] if has_unusable_numbers(weights) else []
 
 
 def newest_complete(run_path: Path) -> Path | None:
@@ -89,7 +89,7 @@ def newest_complete(run_path: Path) -> Path | None:
 
 
 def remove_incomplete(run_path: Path) -> dict[Path, str]:
-    """Delete the checkpoints that are incomplete or damaged; return what was wrong with each."""
+    """Delete incomplete and damaged checkpoints; return the problem of each."""
     found = {path: problems(path) for path in checkpoint_directories(run_path)}
     incomplete = {path: first_few(wrong) for path, wrong in found.items() if wrong}
     for path in incomplete:
@@ -98,7 +98,7 @@ def remove_incomplete(run_path: Path) -> dict[Path, str]:
 
 
 def _digest(files: dict[str, Any]) -> str:
-    """Return a hash of a manifest's entries, so that one that has lost some is known as such."""
+    """Return a hash of a manifest's entries, which detects a manifest that has lost entries."""
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 

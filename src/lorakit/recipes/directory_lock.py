@@ -1,4 +1,4 @@
-"""One process writes into a directory at a time; a process that is dead holds nothing."""
+"""A lock that lets one process at a time write to a directory; a dead process holds no lock."""
 
 from __future__ import annotations
 
@@ -8,49 +8,49 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from filelock import FileLock, Timeout
 
 from lorakit.errors import OutputExistsError
-from lorakit.files.disks import telling_of_disk
+from lorakit.files.disks import reporting_disk_errors
 
 LOCK_NAME = ".lock"
 _WORKERS_END_S = 8.0
-"""Workers of a data loader hold the lock of a killed process until they notice, some 5 s later."""
+"""Data loader workers hold the lock of a killed process until they notice, after about 5 s."""
 _POLL_S = 0.2
 
 
 @contextmanager
-def locked_directory(directory: Path, final: Path | None = None) -> Iterator[None]:
-    """Inside the block, keep other processes out of a directory.
+def locking_directory(directory: Path, final: Path | None = None) -> Generator[None]:
+    """Lock a directory against other processes inside the block.
 
-    The system gives the lock back when the process ends, however it does. On a network file system
-    this holds as far as the system's locks do there.
+    The system releases the lock when the process ends, also after a kill. On a network file system
+    the lock is as reliable as the system's locks are there.
 
     Args:
-        directory: It must be there; it may be renamed to `final` in the block.
-        final: Where the directory is when the block ends; None: where it was.
+        directory: An existing directory; it may be renamed to `final` in the block.
+        final: Path of the directory when the block ends; None if it is not renamed.
 
     Raises:
-        OutputExistsError: Another process is at work in it.
-        DiskError: The disk may not be written to.
+        OutputExistsError: Another process holds the lock.
+        DiskError: The disk is not writable.
     """
     logging.getLogger("filelock").setLevel(logging.WARNING)
     path = directory / LOCK_NAME
     lock = FileLock(path, thread_local=False)
-    with telling_of_disk(path):
+    with reporting_disk_errors(path):
         _acquire(lock, path)
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}
         path.write_text(json.dumps(holder) + "\n", encoding="utf-8")
     try:
         yield
     finally:
-        # While it is held: who comes next makes another file.
+        # Delete while the lock is held: the next process creates another file.
         ((final or directory) / LOCK_NAME).unlink(missing_ok=True)
         lock.release()
 
@@ -65,20 +65,21 @@ def _acquire(lock: FileLock, path: Path) -> None:
             if _is_gone(holder) and time.monotonic() < deadline:
                 time.sleep(_POLL_S)
                 continue
-            raise OutputExistsError(_refusal(path, holder)) from None
+            raise OutputExistsError(_in_use_message(path, holder)) from None
         return
 
 
 def _holder(path: Path) -> dict[str, Any]:
+    """Return what the lock file says about the process that holds the lock."""
     with contextlib.suppress(OSError, ValueError):
         found = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(found, dict):
-            return found
+            return cast(dict[str, Any], found)
     return {}
 
 
 def _is_gone(holder: dict[str, Any]) -> bool:
-    """Whether the process that took the lock, on this machine, does not run any more."""
+    """Return whether the process that took the lock ran on this machine and has ended."""
     if holder.get("host") != socket.gethostname() or not isinstance(holder.get("pid"), int):
         return False
     try:
@@ -90,14 +91,14 @@ def _is_gone(holder: dict[str, Any]) -> bool:
     return False
 
 
-def _refusal(path: Path, holder: dict[str, Any]) -> str:
+def _in_use_message(path: Path, holder: dict[str, Any]) -> str:
     who = "another process"
     if holder:
         who = "process {pid} on {host} since {since}".format_map({**_UNKNOWN, **holder})
-    step = "Wait for it or end it, or set another `output`."
+    step = "Wait for it or stop it, or set another `output`."
     if holder.get("host") != socket.gethostname() or _is_gone(holder):
         step += (
-            f" If it does not run any more (a network file system may not notice), delete {path}."
+            f" If it is no longer running (a network file system may not notice), delete {path}."
         )
     return (
         f"Cannot write to output {path.parent}: it is in use by {who}, expected a directory that "

@@ -1,4 +1,4 @@
-"""What the bits of a result depend on besides the recipe, and what is said where that changes."""
+"""What the exact bits of a result depend on besides the recipe, and notes on changes to it."""
 
 from __future__ import annotations
 
@@ -15,29 +15,28 @@ from lorakit.libraries.threads import spinning_note
 from lorakit.ops.native import compiled_library
 
 KEY = "numerics"
-"""Where environment.json holds the facts."""
+"""Key of the facts in environment.json."""
 
 _PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "bitsandbytes")
-_OFF = "off: "
 
 
 def numerics_facts() -> dict[str, str]:
-    """Return what decides the order in which numbers are added, by the name a user knows it by."""
-    off = compiled_library.unavailable()
+    """Return what determines the order of summation, by the name that users know."""
+    unavailable = compiled_library.unavailable()
     return {
         "processor": _processor_name(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": str(torch.get_num_threads()),
-        "compiled products": "on" if off is None else _OFF + off,
-        **{name: _version(name) for name in _PACKAGES},
+        "compiled products": "on" if unavailable is None else f"off: {unavailable}",
+        **{name: package_version(name) or "none" for name in _PACKAGES},
     }
 
 
 def changed_numerics(environment_file: Path) -> str | None:
-    """Return what to tell about a run that goes on under other conditions than it was begun under.
+    """Return a note if a run is resumed under other conditions than before, else None.
 
     Args:
-        environment_file: The run's environment.json; one that cannot be read says nothing.
+        environment_file: The run's environment.json; an unreadable one gives no note.
     """
     try:
         before = json.loads(environment_file.read_text(encoding="utf-8"))[KEY]
@@ -53,7 +52,7 @@ def changed_numerics(environment_file: Path) -> str | None:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, str]) -> list[str]:
-    """Return each fact that has changed, with what it was.
+    """Return each fact that has changed, with its former value.
 
     >>> differences({"threads": "2", "torch": "2.13.0"}, {"threads": "1", "torch": "2.13.0"})
     ['threads 1 (was 2)']
@@ -66,15 +65,15 @@ def differences(before: Mapping[str, Any], now: Mapping[str, str]) -> list[str]:
 
 
 def cpu_notes(device: torch.device) -> tuple[str, ...]:
-    """Return what a user should know about how this machine computes; nothing for a GPU."""
+    """Return notes on speed and exactness of this machine's CPU; none for a GPU."""
     if device.type != "cpu":
         return ()
-    notes = []
-    off = compiled_library.unavailable()
-    if off is not None:
+    notes: list[str] = []
+    unavailable = compiled_library.unavailable()
+    if unavailable is not None:
         notes.append(
-            f"The compiled low-rank products are off ({off}): steps take longer, and results "
-            "differ in their last bits from those of a machine that has them."
+            f"The compiled low-rank products are off ({unavailable}): steps take longer, and "
+            "results differ in their last bits from those of a machine that has them."
         )
     spinning = spinning_note() if torch.get_num_threads() > 1 else None
     return (*notes, spinning) if spinning else tuple(notes)
@@ -87,8 +86,9 @@ def _processor_name() -> str:
     return next(names, "") or platform.processor() or platform.machine()
 
 
-def _version(package: str) -> str:
+def package_version(package: str) -> str | None:
+    """Return the version of an installed package, or None."""
     try:
         return version(package)
     except PackageNotFoundError:
-        return "none"
+        return None

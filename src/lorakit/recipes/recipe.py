@@ -1,10 +1,10 @@
-"""A recipe: one YAML file that is the whole experiment."""
+"""A recipe: one YAML file that describes a whole experiment."""
 
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
@@ -17,17 +17,17 @@ from lorakit.recipes.search_sections import SearchConfig, StudyConfig
 _MAY_BE_LEFT_BLANK = ("lora", "training")
 
 _LONGEST_PATH, _LONGEST_NAME = 4095, 255
-"""Bytes, as Linux takes them."""
+"""Limits of Linux in bytes."""
 
 _DEEPEST_KEY = 8
-"""Sections in the key of an override."""
+"""Largest number of dotted names in the key of an override."""
 
 _OVERRIDES_SHOWN = 3
 _PROBLEMS_SHOWN = 20
 
 
 def _expand_home(value: str) -> str:
-    """Let a path begin with `~`, as in a shell."""
+    """Expand a leading `~` in a path, as a shell does."""
     if not value.startswith("~"):
         return value
     try:
@@ -37,7 +37,7 @@ def _expand_home(value: str) -> str:
 
 
 def _require_name(value: str) -> str:
-    """Refuse what no file system and no hub takes as a name, before anything looks for it."""
+    """Reject names that neither a file system nor the hub accepts."""
     if not value.isprintable():
         raise ValueError("expected a name without control characters")
     if len(os.fsencode(value)) > _LONGEST_PATH:
@@ -53,13 +53,14 @@ _NameOrPath = Annotated[
 
 
 class DataConfig(StrictConfig):
-    """Where the examples come from and which columns hold what."""
+    """The dataset, and the meaning of its columns."""
 
     train: _NameOrPath
-    """Hub id, csv/json/jsonl/parquet file, or directory of a saved dataset."""
+    """Training examples: hub id, csv/json/jsonl/parquet file, or directory of a saved dataset."""
 
     validation: _NameOrPath | None = None
-    """Likewise; None takes the dataset's own validation split, or a share of `train`."""
+    """Validation examples, named like `train`; None takes the dataset's validation split, or holds
+    out a share of `train`."""
 
     subset: str | None = None
     """Configuration of a hub dataset, such as "mrpc" of "glue"."""
@@ -68,17 +69,17 @@ class DataConfig(StrictConfig):
     """Split of the dataset with the training examples."""
 
     validation_split: str | None = None
-    """None: a split called "validation" if the dataset has one, else `validation_fraction`."""
+    """None: the split "validation" if the dataset has one, else see `validation_fraction`."""
 
     validation_fraction: float = Field(0.1, ge=0, lt=1)
-    """Share of the training examples held out where there is no validation split; 0 for none."""
+    """Share of the training examples to hold out if there is no validation split; 0 for none."""
 
     delimiter: str | None = None
-    """What separates the cells of a csv file; None takes a comma, semicolon, tab or vertical bar,
-    whichever gives every line as many cells as the header."""
+    """Delimiter of a csv file; None detects a comma, semicolon, tab or vertical bar, whichever
+    gives every line as many cells as the header."""
 
     format: Literal["auto", "text", "prompt_completion", "messages", "alpaca"] = "auto"
-    """How the examples of a CAUSAL_LM dataset are laid out; "auto" sees it from the columns."""
+    """Layout of CAUSAL_LM examples; "auto" infers it from the columns."""
 
     text: str = "text"
     """Column of texts, for SEQ_CLS and plain CAUSAL_LM."""
@@ -96,10 +97,10 @@ class DataConfig(StrictConfig):
     """Column of lists of tags, one for each word, for TOKEN_CLS."""
 
     prompt: str = "prompt"
-    """Column of texts, or of messages, which with the completion's make one conversation."""
+    """Column of prompts: texts, or messages that the completion's messages continue."""
 
     completion: str = "completion"
-    """Likewise; of messages, what the assistant says in it counts in the loss."""
+    """Column of completions: texts, or messages, of which the assistant's count in the loss."""
 
     messages: str = "messages"
     """Column of lists of messages, for CAUSAL_LM on chats."""
@@ -111,17 +112,17 @@ class DataConfig(StrictConfig):
     """Column of output texts, for SEQ_2_SEQ_LM."""
 
     source_prefix: str = ""
-    """Put before every source text, as T5 expects ("summarize: ")."""
+    """Prefix of every source text, as T5 expects ("summarize: ")."""
 
     new_tokens: tuple[str, ...] = ()
-    """Strings that become tokens of their own: the tokenizer gets them, the base's embeddings get
-    rows for them, and these rows are trained and saved with the adapter."""
+    """Strings to add to the vocabulary as single tokens. Their embeddings are added to the base,
+    trained and saved with the adapter."""
 
     max_length: Count | None = None
-    """Longest input in tokens; None takes the model's limit, at most 1024."""
+    """Maximum input length in tokens; None takes the model's limit, at most 1024."""
 
     max_target_length: Count = 128
-    """Longest target of SEQ_2_SEQ_LM in tokens."""
+    """Maximum length of a SEQ_2_SEQ_LM target in tokens."""
 
     max_train_rows: Count | None = None
     """Largest number of training examples; None takes all."""
@@ -131,15 +132,15 @@ class DataConfig(StrictConfig):
 
     @field_validator("delimiter")
     @classmethod
-    def _delimiter_is_one_character(cls, value: str | None) -> str | None:
-        value = "\t" if value in ("\\t", "tab") else value  # as a shell passes it on
+    def _require_one_character(cls, value: str | None) -> str | None:
+        value = "\t" if value in ("\\t", "tab") else value  # easier to type in a shell
         if value is not None and (len(value) != 1 or value in '"\r\n '):
             raise ValueError('expected one character such as ";", or "tab"')
         return value
 
     @field_validator("new_tokens")
     @classmethod
-    def _new_tokens_are_words(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _require_words(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         repeated = sorted(word for word, count in Counter(value).items() if count > 1)
         if repeated:
             raise ValueError(f"expected each string once, not {repeated} twice")
@@ -150,7 +151,7 @@ class DataConfig(StrictConfig):
 
 
 class Recipe(StrictConfig):
-    """Everything one run needs; the same recipe gives the same adapter."""
+    """Everything that defines a run; the same recipe gives the same adapter."""
 
     model: _NameOrPath
     """Hub id or local directory of the base model."""
@@ -159,10 +160,10 @@ class Recipe(StrictConfig):
     """Branch, tag or commit of a hub model."""
 
     trust_remote_code: bool = False
-    """Whether code that comes with a hub model may run."""
+    """Whether code from the model's repository may run."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Dtype of the base weights; "auto" keeps that of the checkpoint."""
+    """Dtype of the base weights; "auto" keeps the checkpoint's."""
 
     task: TaskType
     """What the model is trained to do."""
@@ -174,28 +175,28 @@ class Recipe(StrictConfig):
     """What is adapted, and how."""
 
     quantization: QuantizationConfig | None = None
-    """How to keep the base in 4 or 8 bits; None leaves it as it is. With it, dtype "auto" is its
-    compute dtype."""
+    """Quantisation of the base to 4 or 8 bits; None does not quantise it. With quantisation, dtype
+    "auto" is the compute dtype."""
 
     float32_small_parameters: bool = False
-    """Whether 1-D parameters (norms, biases) are kept in float32 on a 16-bit base."""
+    """Whether to keep 1-D parameters (norms, biases) in float32 on a 16-bit base."""
 
     training: dict[str, Any] = {}
     """Any field of the task's training arguments, `early_stopping_patience` (evaluations without
-    progress before training stops), `early_stopping_threshold`, and `lora_plus_ratio` (LoRA+: what
-    the learning rate is multiplied by for lora_B)."""
+    progress before training stops), `early_stopping_threshold`, and `lora_plus_ratio` (LoRA+:
+    factor of the learning rate of lora_B)."""
 
     search: SearchConfig | None = None
-    """What `lorakit tune` tries; None takes the defaults."""
+    """Search space and method of `lorakit tune`; None takes the defaults."""
 
     study: StudyConfig | None = None
-    """The grid that `lorakit study` trains; None takes the defaults."""
+    """Grid of `lorakit study`; None takes the defaults."""
 
     output: _NameOrPath
-    """The run directory; it must not hold a run yet."""
+    """Run directory; it must not hold a run yet."""
 
     @model_validator(mode="after")
-    def _adapter_has_the_task(self) -> Self:
+    def _require_one_task(self) -> Self:
         if self.lora.task_type not in (None, self.task):
             raise ValueError(
                 f"lora.task_type is {self.lora.task_type} but task is {self.task}; "
@@ -205,14 +206,14 @@ class Recipe(StrictConfig):
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
-        """Read a recipe and check all of it, the training arguments included.
+        """Read a recipe and validate it, including the training arguments.
 
         Args:
             path: The YAML file.
-            overrides: Dotted changes, such as "lora.r=16"; values are YAML.
+            overrides: Dotted overrides, such as "lora.r=16"; values are YAML.
 
         Raises:
-            MissingFileError: There is no such file.
+            MissingFileError: The file does not exist.
             ConfigError: Lists every problem of the file and the overrides.
         """
         path = require_recipe_file(path)
@@ -225,11 +226,11 @@ class Recipe(StrictConfig):
 
     @classmethod
     def check(cls, values: dict[str, Any], where: str) -> Self:
-        """Validate a mapping, with its training arguments, and return the recipe.
+        """Validate a mapping, including the training arguments, and return the recipe.
 
         Args:
-            values: The mapping, as YAML gave it.
-            where: What to call its origin in an error.
+            values: The mapping as parsed from YAML.
+            where: Its origin for error messages.
 
         Raises:
             ConfigError: Lists every problem.
@@ -238,16 +239,17 @@ class Recipe(StrictConfig):
         values = {key: value for key, value in values.items() if key not in blank}
         if values.get("task") not in list(TaskType):
             return cls.parse(values, where)  # reports the task; its arguments cannot be known
-        from lorakit.recipes.training_section import checked_training
+        from lorakit.recipes.training_section import validate_training_section
 
-        return cls.parse({**values, "training": checked_training(cls, values, where)}, where)
+        training = validate_training_section(cls, values, where)
+        return cls.parse({**values, "training": training}, where)
 
     def with_changes(self, changes: Mapping[str, Any], where: str) -> Self:
-        """Return the recipe with other values under some dotted keys, checked as a whole.
+        """Return the recipe with new values for some dotted keys, validated as a whole.
 
         Args:
-            changes: Values as YAML gives them, by keys such as "lora.r".
-            where: What to call the changes' origin in an error.
+            changes: Values as parsed from YAML, by keys such as "lora.r".
+            where: Origin of the changes for error messages.
 
         Raises:
             ConfigError: Lists every problem.
@@ -257,12 +259,14 @@ class Recipe(StrictConfig):
             parts = key.split(".")
             section, blocked = _section(values, parts)
             if blocked is not None:
-                raise ConfigError(f"In {where}: got '{key}', but {blocked} is a value, no section.")
+                raise ConfigError(
+                    f"In {where}: got '{key}', but {blocked} is a value, not a section."
+                )
             section[parts[-1]] = value
         return self.check(values, where)
 
     def with_absolute_paths(self) -> Self:
-        """Return the recipe with the local model and data named as from every directory."""
+        """Return the recipe with absolute paths of local models and data."""
         data = {key: _absolute(getattr(self.data, key)) for key in ("train", "validation")}
         changes = {"model": _absolute(self.model), "data": self.data.model_copy(update=data)}
         return self.model_copy(update=changes)
@@ -294,23 +298,23 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict) and value:
-            flat.update(_flatten(value, f"{prefix}{key}."))
+            flat.update(_flatten(cast(dict[str, Any], value), f"{prefix}{key}."))
         else:
             flat[f"{prefix}{key}"] = value
     return flat
 
 
 def _absolute(name: str | None) -> str | None:
-    """Return a path that means the same from every directory; a hub id stays as it is."""
+    """Return the absolute path of a local file or directory; a hub id stays unchanged."""
     return str(Path(name).absolute()) if name is not None and Path(name).exists() else name
 
 
 def require_recipe_file(path: str | Path) -> Path:
-    """Return the path of a recipe that is there.
+    """Return the path of an existing recipe.
 
     Raises:
-        MissingFileError: There is no such file.
-        ConfigError: It is a directory, or no file system takes such a name.
+        MissingFileError: The file does not exist.
+        ConfigError: The path is a directory, or not a valid file name.
     """
     try:
         _require_name(str(path))
@@ -328,17 +332,18 @@ def require_recipe_file(path: str | Path) -> Path:
         folder = path.parent
         near = sorted(p.name for p in folder.glob("*.y*ml")) if folder.is_dir() else []
         hint = did_you_mean(path.name, near) or " `lorakit init` writes one."
-        raise MissingFileError(f"No recipe {path}: there is no such file.{hint}")
+        raise MissingFileError(f"No recipe {path}: the file does not exist.{hint}")
     return path
 
 
 def apply_overrides(overrides: Sequence[str], values: dict[str, Any]) -> None:
-    """Write dotted overrides into a mapping.
+    """Apply dotted overrides to a mapping in place.
 
     Raises:
-        ConfigError: Lists every override that is not `key=value` or leads into a plain value.
+        ConfigError: Lists every override that is not `key=value` or whose key goes through a value
+            that is not a section.
     """
-    problems = []
+    problems: list[str] = []
     for override in overrides:
         key, equals, text = override.partition("=")
         parts = key.strip().split(".")
@@ -359,7 +364,7 @@ def apply_overrides(overrides: Sequence[str], values: dict[str, Any]) -> None:
 
 
 def _section(values: dict[str, Any], parts: list[str]) -> tuple[dict[str, Any], str | None]:
-    """Walk to the mapping an override changes; also name the plain value in the way, if any."""
+    """Return the section a dotted key lies in, and the key of the value in the way, if any."""
     for depth, part in enumerate(parts[:-1], start=1):
         if values.get(part) is None:
             values[part] = {}

@@ -1,4 +1,4 @@
-"""A run directory: it owns everything a run produced, and each file in it appears atomically."""
+"""A run directory, which holds everything a run produces; each file in it appears atomically."""
 
 import json
 import math
@@ -11,14 +11,13 @@ import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from lorakit.errors import CheckpointError, MissingFileError, OutputExistsError
-from lorakit.files.atomic import appearing_directory, leftovers, write_text
-from lorakit.files.disks import telling_of_disk
-from lorakit.recipes.directory_lock import LOCK_NAME, locked_directory
+from lorakit.files.atomic import creating_directory, leftovers, write_text
+from lorakit.files.disks import reporting_disk_errors
+from lorakit.recipes.directory_lock import LOCK_NAME, locking_directory
 from lorakit.recipes.recipe import Recipe
 
 _PACKAGES = (
@@ -33,10 +32,9 @@ _PACKAGES = (
     "scikit-learn",
 )
 
-
-_AT_BIRTH = {"recipe.yaml", "environment.json", LOCK_NAME}
-_OUR_PREFIXES = (".optimizer-state-", ".seen-by-all-")
-_TORN_CHECKPOINT = re.compile(r"\.checkpoint-\d+\.[a-z0-9_]{8}")
+_INITIAL_FILES = {"recipe.yaml", "environment.json", LOCK_NAME}
+_SCRATCH_PREFIXES = (".optimizer-state-", ".seen-by-all-")
+_PARTIAL_CHECKPOINT = re.compile(r"\.checkpoint-\d+\.[a-z0-9_]{8}")
 
 
 @dataclass(frozen=True)
@@ -52,12 +50,12 @@ class RunDirectory:
 
     @property
     def environment_file(self) -> Path:
-        """Versions and machine the run was made with."""
+        """Versions and machine of the run."""
         return self.path / "environment.json"
 
     @property
     def metrics_file(self) -> Path:
-        """The losses and metrics, one JSON object per line, append-only."""
+        """Losses and metrics, one JSON object per line, append-only."""
         return self.path / "metrics.jsonl"
 
     @property
@@ -72,30 +70,30 @@ class RunDirectory:
 
     @property
     def loss_plot(self) -> Path:
-        """Picture of loss, main metric and learning rate over the steps."""
+        """Plot of loss, main metric and learning rate over the steps."""
         return self.path / "loss.png"
 
     @property
     def report_file(self) -> Path:
-        """What was trained and how well it did; written last."""
+        """Report on the training and its results; written last."""
         return self.path / "report.md"
 
     @property
     def is_finished(self) -> bool:
-        """Whether the run went through to its report."""
+        """Whether the run has its report and adapter."""
         return self.report_file.exists() and self.adapter.exists()
 
     @classmethod
     def refuse_occupied(cls, path: str | Path) -> None:
-        """Raise unless a new run may be made at `path`.
+        """Raise unless a new run may be created at `path`.
 
         Raises:
-            OutputExistsError: A run, a file or other files are there.
+            OutputExistsError: `path` holds a run or other files, or is a file.
         """
         run = cls(Path(path))
         if run.recipe_file.exists():
             state = "a finished run" if run.is_finished else "a run that has not finished"
-            step = "" if run.is_finished else "Go on with it by `--resume`, or s"
+            step = "" if run.is_finished else "Continue it with `--resume`, or s"
             raise OutputExistsError(
                 f"Cannot write to output {path}: it holds {state}, expected a new or empty "
                 f"directory. {step or 'S'}et another `output`."
@@ -122,44 +120,44 @@ class RunDirectory:
         held: ExitStack | None = None,
         facts: Mapping[str, Any] | None = None,
     ) -> Self:
-        """Make a run directory with its recipe and environment; both are there at once.
+        """Create a run directory; its recipe and environment appear together.
 
         Args:
-            path: Where; there must be nothing or an empty directory.
-            recipe: The run's.
-            held: Until it is closed, no other process may write there; None lets others do so.
-            facts: What environment.json tells besides versions and machine; `processes` where there
-                are several.
+            path: Path of the new directory; an empty directory may exist there.
+            recipe: Recipe of the run.
+            held: Keeps the directory locked against other processes until it is closed; None does
+                not lock it.
+            facts: Further values for environment.json, such as `processes` if there are several.
 
         Raises:
-            OutputExistsError: Something is at `path` already.
+            OutputExistsError: `path` is not empty.
         """
         cls.refuse_occupied(path)
         run = cls(Path(path))
         for left in leftovers(run.path.parent, [run.path.name]):
-            if left.is_dir() and {entry.name for entry in left.iterdir()} <= _AT_BIRTH:
-                shutil.rmtree(left, ignore_errors=True)  # of a run that was killed at this point
+            if left.is_dir() and {entry.name for entry in left.iterdir()} <= _INITIAL_FILES:
+                shutil.rmtree(left, ignore_errors=True)  # left by a run that was killed here
         (run.path / LOCK_NAME).unlink(missing_ok=True)
-        with ExitStack() as until_it_fails:
-            with appearing_directory(run.path) as partial:
-                unborn = cls(partial)
+        with ExitStack() as on_failure:
+            with creating_directory(run.path) as partial:
+                unfinished = cls(partial)
                 if held is not None:
-                    until_it_fails.enter_context(locked_directory(partial, final=run.path))
-                unborn.write_environment(facts or {})
-                write_text(unborn.recipe_file, recipe.to_yaml())
+                    on_failure.enter_context(locking_directory(partial, final=run.path))
+                unfinished.write_environment(facts or {})
+                write_text(unfinished.recipe_file, recipe.to_yaml())
             if held is not None:
-                held.enter_context(until_it_fails.pop_all())
+                held.enter_context(on_failure.pop_all())
         return run
 
-    def sweep(self) -> list[Path]:
-        """Delete what killed processes have left of files they were writing; return the paths."""
+    def remove_leftovers(self) -> list[Path]:
+        """Delete temporary files that killed processes have left; return their paths."""
         whole = (self.recipe_file, self.environment_file, self.metrics_file, self.adapter)
         whole += (self.loss_plot, self.report_file)
         found = leftovers(self.path, [path.name for path in whole])
         found += [
             path
             for path in self.path.glob(".*")
-            if path.name.startswith(_OUR_PREFIXES) or _TORN_CHECKPOINT.fullmatch(path.name)
+            if path.name.startswith(_SCRATCH_PREFIXES) or _PARTIAL_CHECKPOINT.fullmatch(path.name)
         ]
         removed = sorted(found)
         for path in removed:
@@ -171,7 +169,7 @@ class RunDirectory:
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
-        """Open a run directory that is there.
+        """Open an existing run directory.
 
         Raises:
             MissingFileError: There is no run at `path`.
@@ -186,15 +184,15 @@ class RunDirectory:
         return run
 
     def recipe(self) -> Recipe:
-        """Read the resolved recipe back."""
+        """Read the resolved recipe."""
         return Recipe.load(self.recipe_file)
 
     @property
     def processes(self) -> int:
-        """How many processes the run was begun with.
+        """Number of processes the run was started with.
 
         Raises:
-            CheckpointError: environment.json does not say so.
+            CheckpointError: environment.json does not hold it.
         """
         try:
             facts = json.loads(self.environment_file.read_text(encoding="utf-8"))
@@ -202,17 +200,17 @@ class RunDirectory:
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise CheckpointError(
                 f"Cannot read {self.environment_file}: {_reason(error)}, expected a JSON object "
-                'with the number of processes the run was begun with. Write {"processes": 1} '
+                'with the number of processes the run was started with. Write {"processes": 1} '
                 "into it, or their number, and resume again."
             ) from None
 
     def write_environment(self, facts: Mapping[str, Any]) -> None:
-        """Write versions, machine and other facts into environment.json."""
+        """Write versions, machine and other facts to environment.json."""
         environment = json.dumps(environment_facts() | dict(facts), indent=2)
         write_text(self.environment_file, environment + "\n")
 
     def write_recipe(self, recipe: Recipe) -> None:
-        """Replace the resolved recipe, as a resumed run with more epochs does."""
+        """Replace the resolved recipe, for example when a run is resumed with more epochs."""
         write_text(self.recipe_file, recipe.to_yaml())
 
     def remove(self) -> None:
@@ -220,13 +218,13 @@ class RunDirectory:
         shutil.rmtree(self.path, ignore_errors=True)
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
-        """Append one row to metrics.jsonl and put it onto the disk.
+        """Append one row to metrics.jsonl and flush it to the disk.
 
-        Numbers JSON cannot hold (NaN, infinities) become null.
+        Numbers that JSON cannot represent (NaN, infinities) become null.
         """
         line = json.dumps({key: _jsonable(value) for key, value in row.items()}, allow_nan=False)
         with (
-            telling_of_disk(self.metrics_file),
+            reporting_disk_errors(self.metrics_file),
             self.metrics_file.open("a", encoding="utf-8", newline="\n") as file,
         ):
             file.write(line + "\n")
@@ -234,16 +232,16 @@ class RunDirectory:
             os.fsync(file.fileno())
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Return the rows of metrics.jsonl; a last line torn by a kill is left out.
+        """Return the rows of metrics.jsonl, without an incomplete last line.
 
         Raises:
-            CheckpointError: A whole line is not a JSON object.
+            CheckpointError: A complete line is not a JSON object.
         """
         if not self.metrics_file.exists():
             return []
         lines = self.metrics_file.read_bytes().split(b"\n")
-        rows = []
-        for number, line in enumerate(lines[:-1], start=1):  # after the last newline: torn
+        rows: list[dict[str, Any]] = []
+        for number, line in enumerate(lines[:-1], start=1):  # after the last newline: incomplete
             try:
                 row = json.loads(line)
             except ValueError:
@@ -253,11 +251,11 @@ class RunDirectory:
                     f"Cannot read {self.metrics_file}: line {number} is not a JSON object. "
                     "Delete that line, or start another run under another `output`."
                 )
-            rows.append(row)
+            rows.append(cast(dict[str, Any], row))
         return rows
 
     def keep_metrics_until(self, step: int) -> None:
-        """Drop what a resumed run writes again: later rows, the summary and a torn line."""
+        """Drop what a resumed run writes again: later rows, the summary and an incomplete line."""
         rows = [
             row
             for row in self.metrics()
@@ -267,7 +265,7 @@ class RunDirectory:
 
 
 def find_adapter(path: str | Path) -> tuple[Path, Recipe | None]:
-    """Return an adapter's directory and the recipe of its run, if it lies in one.
+    """Return an adapter's directory and the recipe of its run, if it is in a run directory.
 
     Args:
         path: A run directory, or an adapter or checkpoint directory.
@@ -290,11 +288,11 @@ def find_adapter(path: str | Path) -> tuple[Path, Recipe | None]:
 
 
 def environment_facts() -> dict[str, Any]:
-    """Return what a reader needs to make the run again: versions, machine and commit.
+    """Return what is needed to reproduce a run: versions, machine and commit.
 
-    The number of processes is that of a run by itself; a run of several says so in its own facts.
+    `processes` is 1; a run of several processes overrides it.
     """
-    from lorakit.recipes.numerics import KEY, numerics_facts  # imports torch
+    from lorakit.recipes.numerics import KEY, numerics_facts, package_version  # imports torch
 
     return {
         "python": platform.python_version(),
@@ -306,7 +304,7 @@ def environment_facts() -> dict[str, Any]:
         "command": sys.argv,
         "git_commit": _git_commit(),
         KEY: numerics_facts(),
-        "versions": {name: _version(name) for name in _PACKAGES},
+        "versions": {name: package_version(name) for name in _PACKAGES},
     }
 
 
@@ -317,18 +315,11 @@ def _reason(error: Exception) -> str:
 
 
 def _jsonable(value: Any) -> Any:
-    if hasattr(value, "item"):  # numpy's and torch's scalars
+    if hasattr(value, "item"):  # scalars of numpy and torch
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _accelerator() -> str | None:
@@ -341,7 +332,7 @@ def _accelerator() -> str | None:
 
 
 def _git_commit() -> str | None:
-    """Return the commit of the working directory's repository, or None outside of one."""
+    """Return the commit of the working directory's repository, or None outside a repository."""
     try:
         result = subprocess.run(
             ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False

@@ -1,9 +1,9 @@
-"""The `search:` and `study:` sections of a recipe: what is tried, how, and with what."""
+"""The `search:` and `study:` sections of a recipe."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import Field, field_validator, model_serializer, model_validator
 
@@ -13,31 +13,31 @@ _KINDS = ("uniform", "log_uniform", "int_uniform", "choice", "same_as")
 
 
 class Distribution(StrictConfig):
-    """Where the values of one recipe field come from; exactly one of its kinds is given."""
+    """Values to try for one recipe field; exactly one kind must be given."""
 
     uniform: tuple[float, float] | None = None
-    """Numbers between two bounds, all equally likely."""
+    """Lower and upper bound of a uniform distribution."""
 
     log_uniform: tuple[float, float] | None = None
-    """Likewise, with equally likely orders of magnitude; both bounds are above 0."""
+    """Lower and upper bound, both above 0, of a distribution that is uniform in the logarithm."""
 
     int_uniform: tuple[int, int] | None = None
-    """Whole numbers between two bounds, both included."""
+    """Smallest and largest of equally likely integers."""
 
     choice: tuple[Any, ...] | None = None
-    """A list of values of any type."""
+    """A list of equally likely values of any type."""
 
     same_as: str | None = None
-    """The value of another field of the space, `times` times."""
+    """Key of another field of the space whose value, multiplied by `times`, is used."""
 
     times: float = Field(1.0, gt=0)
     """What the value of `same_as` is multiplied by."""
 
     points: int | None = Field(None, ge=2)
-    """How many values between its bounds a grid tries."""
+    """Number of values between the bounds that a grid tries."""
 
     @model_validator(mode="after")
-    def _one_kind(self) -> Self:
+    def _require_one_kind(self) -> Self:
         given = [kind for kind in _KINDS if getattr(self, kind) is not None]
         if len(given) != 1:
             raise ValueError(f"expected exactly one of {', '.join(_KINDS)}")
@@ -56,113 +56,117 @@ class Distribution(StrictConfig):
 
     @property
     def bounds(self) -> tuple[float, float] | None:
-        """Return the lowest and the highest value, or None for a choice or a copy."""
+        """The lowest and highest value; None for `choice` and `same_as`."""
         return self.uniform or self.log_uniform or self.int_uniform
 
     @model_serializer
-    def _given(self) -> dict[str, Any]:
-        """Write what was given and nothing else."""
+    def _given_fields(self) -> dict[str, Any]:
+        """Serialize only the fields that were given."""
         values = {kind: getattr(self, kind) for kind in (*_KINDS, "points")}
         given = {key: _plain(value) for key, value in values.items() if value is not None}
         return given | ({"times": self.times} if self.times != 1 else {})
 
 
 def _plain(value: Any) -> Any:
-    return [_plain(part) for part in value] if isinstance(value, (tuple, list)) else value
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in cast(Sequence[Any], value)]
+    return value
 
 
 class AshaConfig(StrictConfig):
-    """Asynchronous successive halving: after some epochs only the best go on.
+    """Asynchronous successive halving: after some epochs only the best trials continue.
 
     Source: Li et al. 2020, arXiv:1810.05934.
     """
 
     grace_period: int = Field(1, ge=1)
-    """Epochs that every trial may run."""
+    """Number of epochs before a trial may be stopped."""
 
     reduction_factor: float = Field(3.0, gt=1)
-    """At each rung one trial in so many goes on, and the next rung is so many times as high."""
+    """At each rung one trial in this many continues; the next rung comes this many times later."""
 
 
 class TrialsConfig(StrictConfig):
-    """What searches and studies have in common: how each trial is run and judged."""
+    """Settings that searches and studies share: how each trial is run and compared."""
 
     metric: str = "eval_loss"
-    """What trials are compared by: a metric of the evaluation, with "eval_" before it or not."""
+    """Evaluation metric that trials are compared by, with or without the prefix "eval_"."""
 
     mode: Literal["min", "max"] | None = None
-    """Whether a low or a high value is good; None takes "min" for a loss, "max" for the rest."""
+    """Whether low or high values are better; None is "min" for a loss, "max" for other metrics."""
 
     max_epochs: int | None = Field(None, ge=1)
-    """Epochs of a trial that runs to its end; None takes training.num_train_epochs."""
+    """Maximum number of epochs of a trial; None takes training.num_train_epochs."""
 
     sample_fraction: float = Field(1.0, gt=0, le=1)
-    """Share of the training rows that a trial sees; it is evaluated on all validation rows."""
+    """Share of the training examples used by a trial; evaluation uses all validation examples."""
 
     cpus_per_trial: float = Field(1.0, gt=0)
     """CPUs that a trial takes."""
 
     gpus_per_trial: float | None = Field(None, ge=0)
-    """Fractions share a GPU; None takes one where the machines have any."""
+    """GPUs per trial, fractions to share one; None is one if the machines have any."""
 
     max_concurrent: int | None = Field(None, ge=1)
-    """Most trials at once; None takes as many as there is room for."""
+    """Maximum number of concurrent trials; None is as many as the machines have room for."""
 
     @field_validator("metric")
     @classmethod
-    def _metrics_are_of_the_evaluation(cls, value: str) -> str:
+    def _with_prefix(cls, value: str) -> str:
         return value if value.startswith("eval_") else f"eval_{value}"
 
     @property
     def is_minimized(self) -> bool:
-        """Return whether a lower metric is better."""
+        """Whether a lower metric is better."""
         if self.mode is not None:
             return self.mode == "min"
         return self.metric.endswith(("loss", "perplexity"))
 
 
 class SearchConfig(TrialsConfig):
-    """What `lorakit tune` tries, and how it chooses."""
+    """Search space and method of `lorakit tune`."""
 
     space: dict[str, Distribution] | None = None
-    """Distributions by recipe key, such as `lora.r`. None takes learning rate, rank, alpha (as
-    the rank), dropout, and sets of the model's own matrices."""
+    """Distributions by recipe key, such as `lora.r`. None searches learning rate, rank (with alpha
+    equal to it), dropout, and sets of the model's matrices."""
 
     algorithm: Literal["random", "grid", "tpe"] = "random"
-    """"tpe" learns from finished trials what to try next (Optuna's)."""
+    """Search algorithm; "tpe" is Optuna's, which learns from finished trials."""
 
     trials: int | None = Field(None, ge=1)
-    """How many; None takes 8. A grid has its own number."""
+    """Number of trials; None is 8. Not for a grid, which tries every combination once."""
 
     asha: AshaConfig | None = AshaConfig()
-    """Stop trials early that are behind; None lets every trial run to its end."""
+    """Early stopping of trials that are behind; None runs every trial to its end."""
 
     @field_validator("space", mode="before")
     @classmethod
-    def _sections_are_dotted_keys(cls, value: Any) -> Any:
-        return _flat(value) if isinstance(value, Mapping) else value
+    def _with_dotted_keys(cls, value: Any) -> Any:
+        return _flatten(cast(Mapping[Any, Any], value)) if isinstance(value, Mapping) else value
 
     @field_validator("space")
     @classmethod
-    def _space_is_not_empty(cls, value: Any) -> Any:
+    def _require_nonempty(cls, value: Any) -> Any:
         if value is not None and not value:
             raise ValueError("an empty set; leave the key out for the default space")
         return value
 
     @model_validator(mode="after")
-    def _a_grid_knows_its_number(self) -> Self:
+    def _reject_trials_of_a_grid(self) -> Self:
         if self.algorithm == "grid" and self.trials is not None:
             raise ValueError("a grid tries every combination once; leave search.trials out")
         return self
 
 
-def _flat(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """Turn nested sections into dotted keys, down to what looks like a distribution."""
+def _flatten(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """Turn nested sections into dotted keys; distributions stay mappings."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        parts = list(value.values()) if isinstance(value, Mapping) else []
-        is_section = bool(parts) and all(isinstance(part, Mapping) for part in parts)
-        flat |= _flat(value, f"{prefix}{key}.") if is_section else {f"{prefix}{key}": value}
+        section: Mapping[Any, Any] = (
+            cast(Mapping[Any, Any], value) if isinstance(value, Mapping) else {}
+        )
+        is_section = bool(section) and all(isinstance(v, Mapping) for v in section.values())
+        flat |= _flatten(section, f"{prefix}{key}.") if is_section else {f"{prefix}{key}": value}
     return flat
 
 
@@ -170,28 +174,28 @@ TargetModules = str | tuple[str, ...]
 
 
 class StudyConfig(TrialsConfig):
-    """The grid that `lorakit study` trains: ranks, target modules and seeds.
+    """The grid of `lorakit study`: ranks, target modules and seeds.
 
     Source: Hu et al. 2021, arXiv:2106.09685, tables 5 and 6.
     """
 
     ranks: Annotated[tuple[Rank, ...], Field(min_length=1)] = (1, 2, 4, 8, 64)
-    """Ranks; at an equal budget those of the widest set of modules."""
+    """Ranks; with an equal budget, the ranks of the widest set of modules."""
 
     target_modules: Annotated[tuple[TargetModules, ...], Field(min_length=1)] | None = None
-    """Sets of modules, each as lora.target_modules takes it; None takes sets of the model's own
+    """Sets of modules, each a value of lora.target_modules; None takes sets of the model's
     matrices."""
 
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (1, 2, 3)
-    """Each cell of the grid is trained with every seed."""
+    """Seeds; each cell of the grid is trained with all of them."""
 
     budget: Literal["unequal", "equal"] = "unequal"
-    """"equal": in each column all sets train the same number of factors' parameters, so that a
+    """"equal": all sets in a column train the same number of parameters in their factors, so a
     narrower set gets a higher rank."""
 
     @field_validator("ranks", "seeds", "target_modules")
     @classmethod
-    def _once_each(cls, value: Any) -> Any:
+    def _require_distinct(cls, value: Any) -> Any:
         if value is not None and len(set(value)) < len(value):
-            raise ValueError("a value stands twice; delete one")
+            raise ValueError("a value is repeated; delete one")
         return value

@@ -1,6 +1,6 @@
-"""The `training:` section of a recipe: its keys, and what they may hold.
+"""Validation of the `training:` section of a recipe.
 
-Nothing heavy is imported here, so that a wrong key is told at once.
+Nothing heavy is imported, so a wrong key is reported immediately.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from pydantic import BeforeValidator, Field, ValidationError, create_model
 
 from lorakit.config import StrictConfig, TaskType
 from lorakit.config.problems import config_error
-from lorakit.recipes.argument_fields import ObjectOfCode, argument_hints, optimizer_names
-from lorakit.recipes.argument_ranges import in_range
+from lorakit.recipes.argument_fields import NotInYaml, argument_hints, optimizer_names
+from lorakit.recipes.argument_ranges import with_bounds
 
 LORA_PLUS_KEY = "lora_plus_ratio"
-"""What the learning rate is multiplied by for lora_B."""
+"""Factor of the learning rate of lora_B."""
 
 OPTIMIZER_NAME = "memory_mapped_adamw"
-"""lorakit's own, as `training.optim` has it."""
+"""Value of `training.optim` for lorakit's optimizer."""
 
 EARLY_STOPPING_KEYS = ("early_stopping_patience", "early_stopping_threshold")
 
-_HUB = "lorakit uploads nothing; upload the run's adapter directory when it is done"
+_HUB = "lorakit uploads nothing; upload the adapter directory of the finished run"
 _PARALLEL = "lorakit trains in parallel by DDP and by FSDP2 (`fsdp: true`); leave it out"
 OWNED_KEYS: dict[str, str] = {
     "output_dir": "the run directory is set by `output` at the top level",
     "logging_dir": "TensorBoard's files go to `tensorboard` in the run directory",
     "disable_tqdm": "the command line draws the progress",
-    "remove_unused_columns": "the examples hold just what the model takes",
+    "remove_unused_columns": "the examples hold exactly what the model takes",
     "resume_from_checkpoint": "resume with `--resume`",
-    "restore_callback_states_from_checkpoint": "a resumed run always goes on where it stopped",
-    "save_only_model": "a checkpoint without the optimizer could not be resumed",
+    "restore_callback_states_from_checkpoint": "a resumed run always continues where it stopped",
+    "save_only_model": "a run cannot be resumed from a checkpoint without the optimizer",
     "logging_nan_inf_filter": "a loss that is not a number stops the run",
     "do_train": "`lorakit train` trains",
     "do_eval": "set `eval_strategy`",
@@ -50,7 +50,7 @@ OWNED_KEYS: dict[str, str] = {
     "deepspeed": _PARALLEL,
     "parallelism_config": _PARALLEL,
     "local_rank": "the launcher (torchrun, accelerate launch) numbers the processes",
-    # of TRL's SFTConfig
+    # Fields of TRL's SFTConfig:
     "max_length": "set `data.max_length`",
     "dataset_text_field": "set `data.text`",
     "dataset_kwargs": "lorakit prepares the examples; see `data`",
@@ -60,17 +60,17 @@ OWNED_KEYS: dict[str, str] = {
 }
 
 
-def checked_training(
+def validate_training_section(
     recipe_class: type[StrictConfig], values: Mapping[str, Any], where: str
 ) -> dict[str, Any]:
-    """Return the `training:` section of a recipe's mapping with every value in its own type.
+    """Return the `training:` section of a recipe's mapping with every value in its declared type.
 
-    The whole mapping is validated with it, so that every problem of a recipe is told at once.
+    The whole mapping is validated, so that all problems of a recipe are reported together.
 
     Args:
-        recipe_class: The class the mapping is for.
-        values: The mapping; its `task` must be a known one.
-        where: What to call its origin in an error.
+        recipe_class: The recipe class to validate against.
+        values: The mapping; its `task` must be known.
+        where: Its origin for error messages.
 
     Raises:
         ConfigError: Lists every problem of the mapping.
@@ -86,54 +86,46 @@ def checked_training(
 
 @cache
 def training_section(task_type: TaskType) -> type[StrictConfig]:
-    """Make the config class whose fields are those of the task's arguments class, and our own."""
+    """Create the config class with the fields of the task's arguments class and lorakit's."""
     hints = argument_hints(task_type)
     fields: dict[str, Any] = {
-        name: (in_range(name, _narrowed(hint)), None)
+        name: (with_bounds(name, _in_yaml(hint)), None)
         for name, hint in hints.items()
         if not name.startswith("_")
     }
     optimizers = (OPTIMIZER_NAME, *optimizer_names())
     fields["optim"] = (Literal[optimizers], None)
-    fields["fsdp"] = (bool | None, None)  # the older list of words is on its way out
+    fields["fsdp"] = (bool | None, None)  # transformers deprecates the list of words
     fields["fsdp_config"] = (dict[str, Any] | None, None)
     for name, kind, bound in (
         ("early_stopping_patience", int, Field(ge=1)),
         ("early_stopping_threshold", float, Field(ge=0)),
         (LORA_PLUS_KEY, float, Field(gt=0)),
     ):
-        fields[name] = (Annotated[in_range(name, kind), bound], None)
+        fields[name] = (Annotated[with_bounds(name, kind), bound], None)
     for name, reason in OWNED_KEYS.items():
-        fields[name] = (Annotated[Any, BeforeValidator(_refusal(reason))], None)
-    # Left-out keys stay left out: their defaults are the arguments class's own and not ours.
+        fields[name] = (Annotated[Any, BeforeValidator(_rejecting_validator(reason))], None)
+    # Omitted keys stay omitted: their defaults are those of the arguments class.
     config = {**StrictConfig.model_config, "validate_default": False}
     base = type("Section", (StrictConfig,), {"model_config": config, "__module__": __name__})
     return create_model("TrainingSection", __base__=base, **fields)
 
 
-def _narrowed(hint: Any) -> Any:
-    """Drop from a union what YAML cannot say, and `str` beside an enumeration.
+def _in_yaml(hint: Any) -> Any:
+    """Remove from a union what YAML cannot express, and `str` beside an enumeration.
 
-    transformers writes `SchedulerType | str`, but only the enumeration's values are right.
+    Transformers writes `SchedulerType | str`, but only the enumeration's values are valid.
     """
     if get_origin(hint) not in (Union, UnionType):
         return hint
-    parts = [part for part in get_args(hint) if not _is_object_of_code(part)]
-    if any(_is_enumeration(part) for part in parts):
-        parts.remove(str)
-    return Union[tuple(parts)]  # noqa: UP007 (the parts are known at run time only)
+    members = [member for member in get_args(hint) if member is not NotInYaml]
+    if any(isinstance(member, type) and issubclass(member, Enum) for member in members):
+        members.remove(str)
+    return Union[tuple(members)]  # noqa: UP007 (the members are known at run time only)
 
 
-def _is_enumeration(part: Any) -> bool:
-    return isinstance(part, type) and issubclass(part, Enum)
+def _rejecting_validator(reason: str) -> Callable[[Any], Any]:
+    def reject(value: Any) -> Any:
+        raise ValueError(f"lorakit sets this: {reason}")
 
-
-def _is_object_of_code(part: Any) -> bool:
-    return part is ObjectOfCode
-
-
-def _refusal(reason: str) -> Callable[[Any], Any]:
-    def refuse(value: Any) -> Any:
-        raise ValueError(f"this is lorakit's own to set: {reason}")
-
-    return refuse
+    return reject

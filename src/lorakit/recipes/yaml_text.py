@@ -1,14 +1,14 @@
-"""Reading and writing YAML as people mean it.
+"""Reading and writing YAML without surprises.
 
-PyYAML follows YAML 1.1, in which `1e-3` is a string, `no` is false, `1:30` is ninety and a key
-that stands twice silently counts once. A recipe follows the core schema of YAML 1.2 instead, and
-a key that stands twice is an error.
+PyYAML follows YAML 1.1, in which `1e-3` is a string, `no` is false, `1:30` is ninety and a repeated
+key silently counts once. A recipe follows the core schema of YAML 1.2 instead, and a repeated key
+is an error.
 """
 
 import math
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -31,12 +31,12 @@ _PLAIN_SCALARS = (
 _TAG = "tag:yaml.org,2002:"
 _PATTERNS = {kind: re.compile(pattern) for kind, pattern, _ in _PLAIN_SCALARS}
 _FINITE = re.compile(r"[-+]?\.(?:inf|nan)", re.IGNORECASE)
-"""What is meant to be no finite number."""
+"""Values that are not finite on purpose."""
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 _MOST_BYTES = 1_000_000
 _MOST_VALUES = 20_000
-"""With those that an alias repeats."""
+"""Including those that an alias repeats."""
 _DEEPEST = 32
 _LONGEST_NUMBER = 64
 """Characters."""
@@ -45,11 +45,11 @@ _MEANINGS = {
     "but found another document": "a second document begins here, expected one. Delete the ---",
     "found character '\\t' that cannot start any token": "YAML does not take tabs here. Use spaces",
 }
-"""What PyYAML says, and what is meant."""
+"""PyYAML's messages, and what lorakit says instead."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads values and nothing else, in bounded time, and refuses what would surprise."""
+    """Loads plain values only, in bounded time, and rejects surprising syntax."""
 
     yaml_implicit_resolvers: dict[str, list[Any]] = {}
 
@@ -59,24 +59,24 @@ class _Loader(yaml.SafeLoader):
         self._values = 0
         self._sizes: dict[yaml.Node, int] = {}
 
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:  # type: ignore[override]
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         is_alias = self.check_event(yaml.AliasEvent)
-        mark = self.peek_event().start_mark
+        mark = cast(Any, self).peek_event().start_mark
         self._depth += 1
         if self._depth > _DEEPEST:
-            raise _problem(f"got values more than {_DEEPEST} levels deep. Take levels out", mark)
+            raise _problem(f"got values more than {_DEEPEST} levels deep. Remove levels", mark)
         before = self._values
         node = super().compose_node(parent, index)
         self._depth -= 1
         if node is None:
             return None
         if is_alias and node not in self._sizes:
-            raise _problem("a value holds itself. Write it without the *", mark)
-        # What an alias stands for counts again: it is there once more.
+            raise _problem("a value contains itself. Write it without the *", mark)
+        # An alias counts as many values as the node it repeats.
         self._values += self._sizes[node] if is_alias else 1
         if self._values > _MOST_VALUES:
             problem = f"got more than {_MOST_VALUES:,} values, those that * repeats included"
-            raise _problem(f"{problem}. Take some out", mark)
+            raise _problem(f"{problem}. Remove some", mark)
         self._sizes.setdefault(node, self._values - before)
         return node
 
@@ -116,14 +116,14 @@ class _Loader(yaml.SafeLoader):
                 problem = f"got {got} as a key, expected a word. Put it in quotes if it is one"
                 raise _problem(problem, key.start_mark)
             elif key.value in seen:
-                problem = f"the key {shown(key.value)} stands twice. Delete one"
+                problem = f"the key {shown(key.value)} is repeated. Delete one"
                 raise _problem(problem, key.start_mark)
             seen.add(key.value)
         return node
 
 
 def _kind(node: yaml.Node) -> str:
-    """Return what a node is, such as "int"; its whole tag where that is not YAML's own."""
+    """Return the kind of a node, such as "int"; the whole tag if it is not one of YAML's."""
     return node.tag.removeprefix(_TAG)
 
 
@@ -138,22 +138,23 @@ def _require_kind(node: yaml.Node, kind: str) -> None:
 
 
 def _require_mappings(node: yaml.Node) -> None:
-    parts = node.value if isinstance(node, yaml.SequenceNode) else [node]
-    for part in parts:
+    items = node.value if isinstance(node, yaml.SequenceNode) else [node]
+    for part in items:
         if not isinstance(part, yaml.MappingNode):
-            raise _problem("<< takes sections, and this is none. Name one by *", part.start_mark)
+            problem = "<< takes sections, and this is not one. Name one by *"
+            raise _problem(problem, part.start_mark)
 
 
-class _RefusedError(yaml.MarkedYAMLError):
-    """What is YAML, and not for a recipe; its problem says what to do."""
+class _RejectedError(yaml.MarkedYAMLError):
+    """Valid YAML that a recipe may not use; the problem says what to do."""
 
 
-def _problem(problem: str, mark: Any) -> _RefusedError:
-    return _RefusedError(problem=problem, problem_mark=mark)
+def _problem(problem: str, mark: Any) -> _RejectedError:
+    return _RejectedError(problem=problem, problem_mark=mark)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes whatever either version of YAML would read as something else than a string."""
+    """Quotes strings that either version of YAML would read as another type."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -163,7 +164,8 @@ for _tag, _pattern, _first in _PLAIN_SCALARS:
     # PyYAML looks resolvers up by the first character; "" stands for the empty scalar.
     _characters = ["" if character == "\0" else character for character in _first]
     for _class in (_Loader, _Dumper):
-        _class.add_implicit_resolver(
+        _untyped_class: Any = _class  # types-PyYAML leaves the method's parameters untyped
+        _untyped_class.add_implicit_resolver(
             f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), _characters
         )
 
@@ -190,14 +192,14 @@ def read_mapping(path: Path) -> dict[str, Any]:
             f"Cannot read {path}: got {got}, expected `key: value` lines. "
             "`lorakit init` writes a recipe to start from."
         )
-    return values
+    return cast(dict[str, Any], values)
 
 
 def _text_of(path: Path) -> str:
     try:
         if not path.is_file():
             raise ConfigError(f"Cannot read {path}: it is not a file. Name a YAML file.")
-        with path.open("rb") as file:  # the size that a file system tells need not be true
+        with path.open("rb") as file:  # the size that a file system reports may be wrong
             content = file.read(_MOST_BYTES + 1)
     except OSError as error:
         reason = error.strerror or type(error).__name__
@@ -222,11 +224,11 @@ def parse(text: str, where: str) -> Any:
 
     Args:
         text: The text.
-        where: What to call its origin in an error.
+        where: Its origin for error messages.
 
     Raises:
-        ConfigError: The text is not YAML, or holds what a recipe cannot (tags of objects, values
-            that hold themselves, thousands of values by aliases); names line and column.
+        ConfigError: The text is not YAML, or holds what a recipe may not (tags of objects, values
+            that contain themselves, thousands of values by aliases); names line and column.
     """
     place = ""
     advice = "Check the indentation and quotes there."
@@ -236,13 +238,13 @@ def parse(text: str, where: str) -> Any:
         mark = error.problem_mark
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         reason = error.problem or error.context or "it is not YAML"
-        if isinstance(error, _RefusedError) or reason in _MEANINGS:
+        if isinstance(error, _RejectedError) or reason in _MEANINGS:
             advice = ""
         reason = _MEANINGS.get(reason, reason)
     except yaml.reader.ReaderError as error:
         before = text[: error.position]
         place = f", line {before.count(chr(10)) + 1}, column {len(before) - before.rfind(chr(10))}"
-        reason = f"the character {escaped(text[error.position])} cannot stand in YAML"
+        reason = f"the character {escaped(text[error.position])} is not allowed in YAML"
         advice = "Delete it."
     except (ValueError, OverflowError):
         reason = "an escape in double quotes is not a character"
@@ -252,5 +254,5 @@ def parse(text: str, where: str) -> Any:
 
 
 def to_text(values: dict[str, Any]) -> str:
-    """Return a mapping as YAML, in its own order."""
+    """Return a mapping as YAML, in the mapping's order."""
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)

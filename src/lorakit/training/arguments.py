@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lorakit.config.frozen import thawed
+from lorakit.config.frozen import unfreeze
 from lorakit.distributed.processes import process_count
 from lorakit.distributed.sharding import check_sharding
 from lorakit.errors import ConfigError, did_you_mean
@@ -48,7 +48,7 @@ def resolve_training(
     """
     from lorakit.training.tasks.base import seed_of
 
-    given = thawed(recipe.training)  # transformers writes into some of it
+    given = unfreeze(recipe.training)  # transformers writes into some of it
     if not has_validation:
         _refuse_without_validation(given)
     strategy = given.get("eval_strategy", "epoch") if has_validation else "no"

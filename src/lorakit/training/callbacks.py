@@ -11,7 +11,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations.integration_utils import TensorBoardCallback
 
-from lorakit.files.disks import telling_of_disk
+from lorakit.files.disks import reporting_disk_errors
 from lorakit.recipes.run_directory import RunDirectory
 from lorakit.training.evaluation_metrics import is_speed
 
@@ -122,7 +122,7 @@ class RunTensorBoard(TensorBoardCallback):
                 writer.close()
 
     def _explaining_disk_errors(self) -> AbstractContextManager[None]:
-        return telling_of_disk(self._directory, "TensorBoard's events")
+        return reporting_disk_errors(self._directory, "TensorBoard's events")
 
 
 @contextmanager

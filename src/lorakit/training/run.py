@@ -31,7 +31,7 @@ from lorakit.files.atomic import replacing_directory
 from lorakit.files.disks import disk_error
 from lorakit.injection import Injection, ParameterCount, count_parameters
 from lorakit.recipes import checkpoints
-from lorakit.recipes.directory_lock import LOCK_NAME, locked_directory
+from lorakit.recipes.directory_lock import LOCK_NAME, locking_directory
 from lorakit.recipes.numerics import changed_numerics, cpu_notes
 from lorakit.recipes.recipe import Recipe
 from lorakit.recipes.run_directory import RunDirectory
@@ -150,10 +150,10 @@ def train(
 def _require_free_output(output: str, resume: bool, held: ExitStack) -> None:
     """Check that the output can be written to, and lock an existing run."""
     if resume:
-        held.enter_context(locked_directory(RunDirectory.open(output).path))
+        held.enter_context(locking_directory(RunDirectory.open(output).path))
         return
     if (Path(output) / LOCK_NAME).exists():  # of a process that is running, or was killed
-        held.enter_context(locked_directory(Path(output)))
+        held.enter_context(locking_directory(Path(output)))
     RunDirectory.refuse_occupied(output)
 
 
@@ -185,7 +185,7 @@ def _reopen(setup: Setup) -> tuple[_OpenRun, dict[str, Any]]:
     path = Path(setup.recipe.output)
     directory = RunDirectory.open(path)
     directory.metrics()  # raises before anything is removed from a damaged run
-    removed = {path: "a file that was being written" for path in directory.sweep()}
+    removed = {path: "a file that was being written" for path in directory.remove_leftovers()}
     removed |= checkpoints.remove_incomplete(path)
     checkpoint = checkpoints.newest_complete(path)
     directory.keep_metrics_until(checkpoints.step_of(checkpoint) if checkpoint else -1)

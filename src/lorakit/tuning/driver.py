@@ -18,7 +18,7 @@ from lorakit.errors import (
 )
 from lorakit.files.atomic import write_text
 from lorakit.files.private_files import is_private
-from lorakit.recipes.directory_lock import locked_directory
+from lorakit.recipes.directory_lock import locking_directory
 from lorakit.recipes.recipe import Recipe, changed_keys
 from lorakit.recipes.run_directory import RunDirectory
 from lorakit.recipes.search_sections import SearchConfig, TrialsConfig
@@ -105,7 +105,7 @@ def run_all(
     with ExitStack() as stack, ray_cluster(address) as machines:
         require_trial_resources(settings, machines)
         directory.path.mkdir(parents=True, exist_ok=True)
-        stack.enter_context(locked_directory(directory.path))
+        stack.enter_context(locking_directory(directory.path))
         directory.trials.mkdir(exist_ok=True)
         directory.base.mkdir(mode=0o700, exist_ok=True)
         if not is_private(directory.base):

@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from adapted_models import CASES, with_adapter
 from lorakit import (
     Adapter,
     LoraConfig,
@@ -14,7 +13,6 @@ from lorakit import (
 )
 from lorakit.adapters.peft_files.files import CONFIG_FILE, WEIGHTS_FILE
 from lorakit.errors import AdapterMismatchError
-from made_adapters import random_factors
 from tiny_models import (
     distilbert,
     gpt2,
@@ -22,6 +20,8 @@ from tiny_models import (
     logits,
     randomize_,
 )
+from tiny_models.adapted import CASES, with_adapter
+from tiny_models.adapters import random_factors
 
 
 class TestValue:

@@ -7,8 +7,8 @@ from lorakit import LoraConfig, add_adapter
 from lorakit.adapters import Adapter
 from lorakit.analysis import analyze_adapter
 from lorakit.errors import AdapterFileError, ConfigError
-from made_adapters import adapter_of, factors_with, layered_adapter, random_factors
 from tiny_models import gpt2, randomize_
+from tiny_models.adapters import adapter_of, factors_with, layered_adapter, random_factors
 
 
 def known_adapter():

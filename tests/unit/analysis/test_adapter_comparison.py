@@ -5,7 +5,7 @@ import torch
 
 from lorakit.analysis import analyze_adapter, compare_adapters, similarity
 from lorakit.errors import AdapterMismatchError
-from made_adapters import adapter_of, factors_with, layered_adapter, random_factors
+from tiny_models.adapters import adapter_of, factors_with, layered_adapter, random_factors
 
 
 def analysed(adapter, name="one"):

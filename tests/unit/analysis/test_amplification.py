@@ -6,7 +6,7 @@ import torch
 from lorakit.analysis import amplifications, update_svds
 from lorakit.analysis.amplification import amplification, top_norm
 from lorakit.errors import AdapterMismatchError
-from made_adapters import adapter_of, factors_with, orthonormal, random_factors
+from tiny_models.adapters import adapter_of, factors_with, orthonormal, random_factors
 
 
 def generator(seed=0):

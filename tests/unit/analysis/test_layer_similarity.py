@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lorakit.analysis import layer_similarities, similarity, update_svds
-from made_adapters import adapter_of, layered_adapter, random_factors
+from tiny_models.adapters import adapter_of, layered_adapter, random_factors
 
 
 def test_every_pair_has_the_phi_of_its_top_directions():

@@ -14,7 +14,7 @@ from lorakit.analysis.plots import similarity as similarity_plots
 from lorakit.analysis.plots import spectra as spectrum_plots
 from lorakit.analysis.plots.png import save_png
 from lorakit.quantization.error import SCHEMES, LayerError
-from made_adapters import adapter_of, factors_with, layered_adapter, random_factors
+from tiny_models.adapters import adapter_of, factors_with, layered_adapter, random_factors
 
 PICTURES = ("energy", "spectra", "layers", "similarity 24")
 

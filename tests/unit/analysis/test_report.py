@@ -9,7 +9,7 @@ import torch
 from lorakit.analysis import analyze_adapter, compare_adapters, write_report
 from lorakit.analysis.report import csv_text
 from lorakit.errors import OutputExistsError
-from made_adapters import adapter_of, factors_with, layered_adapter, random_factors
+from tiny_models.adapters import adapter_of, factors_with, layered_adapter, random_factors
 
 PNG = b"\x89PNG"
 

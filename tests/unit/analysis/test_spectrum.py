@@ -17,8 +17,8 @@ from lorakit.analysis.spectrum import (
     update_svds,
 )
 from lorakit.errors import AdapterFileError, ConfigError
-from made_adapters import adapter_of, factors_with, random_factors
 from tiny_models import gpt2, llama, randomize_
+from tiny_models.adapters import adapter_of, factors_with, random_factors
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def ending(monkeypatch):
 def test_it_ends_at_once_with_a_line_and_nothing_half_written(
     ending, tmp_path, capfd, number, line, code
 ):
-    with pytest.raises(Left) as left, atomic.appearing_directory(tmp_path / "new") as partial:
+    with pytest.raises(Left) as left, atomic.creating_directory(tmp_path / "new") as partial:
         (partial / "file").write_text("half")
         try:
             signal.raise_signal(number)

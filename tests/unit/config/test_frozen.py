@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from lorakit import Adapter, LoraConfig, QuantizationConfig, Recipe
 from lorakit.adapters import DataInitialization, Extraction, Resize
-from lorakit.config.frozen import FrozenDict, FrozenList, frozen, thawed
+from lorakit.config.frozen import FrozenDict, FrozenList, freeze, unfreeze
 
 CHANGES = {
     "FrozenDict": [
@@ -68,10 +68,10 @@ def test_every_method_of_a_dict_and_a_list_that_changes_it_is_refused():
 
 def test_inner_values_are_frozen_and_thawed_as_well():
     plain = {"a": [{"b": [1]}], "c": ({"d": 1},)}
-    value = frozen(plain)
-    assert value == plain and hash(value) == hash(frozen(plain))
+    value = freeze(plain)
+    assert value == plain and hash(value) == hash(freeze(plain))
     assert isinstance(value["a"][0]["b"], FrozenList) and isinstance(value["c"][0], FrozenDict)
-    assert type(thawed(value)["a"][0]) is dict
+    assert type(unfreeze(value)["a"][0]) is dict
     assert json.dumps(value) == json.dumps(plain)
 
 

@@ -220,7 +220,7 @@ def test_a_section_that_is_no_mapping():
     ],
 )
 def test_a_scaling_that_float32_does_not_have(values):
-    with pytest.raises(ConfigError, match=r"give the scaling .*, expected one that float32 has"):
+    with pytest.raises(ConfigError, match=r"give the scaling .*, expected a float32 number"):
         LoraConfig(**values)
 
 

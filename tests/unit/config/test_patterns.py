@@ -34,10 +34,12 @@ class Stopped:
 @pytest.fixture
 def endless(monkeypatch):
     """A pattern that reaches the bound on any name."""
-    known = patterns._known
+    known = patterns._compiled_pattern
     stopped = patterns._Pattern("any")
     stopped.compiled = Stopped()
-    monkeypatch.setattr(patterns, "_known", lambda p: stopped if "endless" in p else known(p))
+    monkeypatch.setattr(
+        patterns, "_compiled_pattern", lambda p: stopped if "endless" in p else known(p)
+    )
     return "endless"
 
 

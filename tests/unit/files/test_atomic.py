@@ -7,7 +7,7 @@ import pytest
 
 from lorakit.files import atomic
 from lorakit.files.atomic import (
-    appearing_directory,
+    creating_directory,
     replacing_directory,
     replacing_file,
     replacing_files,
@@ -76,7 +76,7 @@ def test_writer_that_replaces_the_temporary_file_itself(tmp_path):
 
 def test_a_directory_appears_whole(tmp_path):
     target = tmp_path / "a" / "b"
-    with appearing_directory(target) as temporary:
+    with creating_directory(target) as temporary:
         (temporary / "one").write_text("1")
         (temporary / "sub").mkdir()
         (temporary / "sub" / "two").write_text("2")
@@ -91,13 +91,13 @@ def test_a_directory_appears_whole(tmp_path):
 def test_an_empty_directory_is_filled(tmp_path):
     target = tmp_path / "b"
     target.mkdir()
-    with appearing_directory(target) as temporary:
+    with creating_directory(target) as temporary:
         (temporary / "one").write_text("1")
     assert names(target) == ["one"]
 
 
 def test_a_failing_block_leaves_no_directory(tmp_path):
-    with pytest.raises(ValueError), appearing_directory(tmp_path / "b") as temporary:
+    with pytest.raises(ValueError), creating_directory(tmp_path / "b") as temporary:
         (temporary / "one").write_text("1")
         raise ValueError
     assert names(tmp_path) == []
@@ -107,7 +107,7 @@ def test_a_directory_with_files_is_never_replaced(tmp_path):
     target = tmp_path / "b"
     target.mkdir()
     (target / "mine").write_text("keep")
-    with pytest.raises(OSError), appearing_directory(target) as temporary:
+    with pytest.raises(OSError), creating_directory(target) as temporary:
         (temporary / "one").write_text("1")
     assert names(target) == ["mine"]
     assert names(tmp_path) == ["b"]
@@ -183,7 +183,7 @@ def test_whoever_is_killed_while_directories_are_replaced_leaves_one_in_place(
 
 
 def test_files_in_a_directory_get_the_permissions_of_ordinary_ones(tmp_path):
-    with appearing_directory(tmp_path / "made") as temporary:
+    with creating_directory(tmp_path / "made") as temporary:
         (temporary / "private").touch(mode=0o600)
     (tmp_path / "ordinary").write_text("x")
     modes = {
@@ -195,7 +195,7 @@ def test_files_in_a_directory_get_the_permissions_of_ordinary_ones(tmp_path):
 @pytest.mark.parametrize("name", ["x" * 255, "ä" * 127])
 def test_a_name_may_be_as_long_as_the_system_has_it(tmp_path, name):
     write_text(tmp_path / name, "text")
-    with appearing_directory(tmp_path / name[:-1]):
+    with creating_directory(tmp_path / name[:-1]):
         pass
     assert len(names(tmp_path)) == 2
 

@@ -7,7 +7,7 @@ from collections import namedtuple
 import pytest
 
 from lorakit.errors import AdapterFileError, DiskError
-from lorakit.files.disks import disk_error, mount_point, telling_of_disk
+from lorakit.files.disks import disk_error, mount_point, reporting_disk_errors
 
 USAGE = namedtuple("USAGE", "total used free")
 
@@ -65,7 +65,7 @@ def test_the_reason_is_looked_for_behind_other_errors(tmp_path, full):
     ],
 )
 def test_other_errors_stay_what_they_are(error, tmp_path):
-    with pytest.raises(type(error)) as caught, telling_of_disk(tmp_path / "file"):
+    with pytest.raises(type(error)) as caught, reporting_disk_errors(tmp_path / "file"):
         raise error
     assert caught.value is error
 
@@ -95,7 +95,7 @@ def test_it_says_how_much_is_needed(tmp_path, full):
     needed = r"0 B free of 2\.0 MB; it needs about 5\.0 MB"
     with (
         pytest.raises(DiskError, match=needed),
-        telling_of_disk(tmp_path, needs=lambda: 5_000_000),
+        reporting_disk_errors(tmp_path, needs=lambda: 5_000_000),
     ):
         raise OSError(errno.ENOSPC, "No space left on device")
 

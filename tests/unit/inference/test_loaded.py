@@ -108,8 +108,8 @@ def test_no_adapter_there(tmp_path):
         load_for_inference("some/adapter")
     message = str(caught.value)
     assert message.startswith(
-        "No adapter at 'some/adapter': it is no directory here, and asking the Hugging Face hub "
-        "for it failed ("
+        "No adapter at 'some/adapter': it is not a local directory, and "
+        "fetching it from the Hugging Face hub failed ("
     )
     assert message.endswith("Check the name and the network, or name a local directory.")
 

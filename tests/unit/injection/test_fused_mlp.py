@@ -24,6 +24,7 @@ from lorakit.layers import fused_mlp
 from lorakit.layers.fused_mlp import FusedMlp
 from lorakit.ops import low_rank_mlp
 from tiny_models import (
+    assert_same_gradients,
     assert_untouched,
     distilbert,
     gpt2,
@@ -73,13 +74,6 @@ def gradients(model, **inputs):
     return out.detach(), named
 
 
-def assert_same(got, expected):
-    assert largest_error(got[0], expected[0]) < LOGITS_TOLERANCE
-    assert list(got[1]) == list(expected[1]) and got[1]
-    for name, gradient in expected[1].items():
-        assert largest_error(got[1][name], gradient) < 1e-4, name
-
-
 @pytest.fixture
 def fused(monkeypatch):
     """Activations of the MLPs that ran as one node."""
@@ -112,10 +106,10 @@ def test_logits_and_gradients_on_and_off(family, dropout, fused):
     assert fused == [FAMILIES[family]] * 2
     assert set_fused_mlp(model, False) == 0
     # GPT-2's own dropouts draw their masks too: both ways draw the same numbers in one order.
-    assert_same(got, gradients(model))
+    assert_same_gradients(got, gradients(model))
     assert len(fused) == 2
     assert set_fused_mlp(model) == 2
-    assert_same(gradients(model), got)
+    assert_same_gradients(gradients(model), got)
     assert len(fused) == 4
 
 
@@ -126,7 +120,7 @@ def test_biases_of_the_base_and_trained_ones(fused):
     got = gradients(model)
     assert fused and any(n.endswith("up_proj.updates.default.bias") for n in got[1])
     set_fused_mlp(model, False)
-    assert_same(got, gradients(model))
+    assert_same_gradients(got, gradients(model))
 
 
 def test_other_models_are_left_alone():
@@ -216,10 +210,10 @@ def test_copies_of_whole_models(build, copier, fused):
     expected = gradients(model)
     twin = copier(model)
     fused.clear()
-    assert_same(gradients(twin), expected)
+    assert_same_gradients(gradients(twin), expected)
     assert len(fused) == 2
     train_steps(twin, steps=1)
-    assert_same(gradients(model), expected)
+    assert_same_gradients(gradients(model), expected)
     unload(twin)
     unload(model)
     assert [type(m) for m in twin.modules()] == [type(m) for m in model.modules()]
@@ -234,7 +228,7 @@ def test_merging_and_back(fused):
     assert largest_error(model(**tokens(model)).logits, expected[0]) < LOGITS_TOLERANCE
     assert fused == []
     unmerge_adapters(model)
-    assert_same(gradients(model), expected)
+    assert_same_gradients(gradients(model), expected)
     assert len(fused) == 2
 
 
@@ -250,7 +244,7 @@ def test_a_copy_that_another_adapter_trains_acts(trained, fused):
     assert len(fused) == 1  # the other layer's MLP
     assert any(f"{trained}.trained_copies.two.weight" in name for name in got[1])
     set_fused_mlp(model, False)
-    assert_same(got, gradients(model))
+    assert_same_gradients(got, gradients(model))
 
 
 def test_rows_with_adapters_of_their_own():
@@ -262,7 +256,7 @@ def test_rows_with_adapters_of_their_own():
         got = gradients(model)
     set_fused_mlp(model, False)
     with adapter_rows(model, ["two", None]):
-        assert_same(got, gradients(model))
+        assert_same_gradients(got, gradients(model))
 
 
 def test_disabled_layers_inside_one_mlp(fused):
@@ -275,7 +269,7 @@ def test_disabled_layers_inside_one_mlp(fused):
         set_fused_mlp(model, True)
         got = gradients(model)
         set_fused_mlp(model, False)
-        assert_same(got, gradients(model))
+        assert_same_gradients(got, gradients(model))
     assert len(fused) == 6
 
 
@@ -287,7 +281,7 @@ def test_checkpointed_mlps(build, fused):
         if isinstance(module, FusedMlp):
             inside = module.forward
             module.forward = lambda x, inside=inside: checkpoint(inside, x, use_reentrant=False)
-    assert_same(gradients(model), expected)
+    assert_same_gradients(gradients(model), expected)
     assert len(fused) == 6  # the second pass runs as one node too
 
 
@@ -325,7 +319,7 @@ def test_each_mlp_compiles_in_one_graph(build, fused):
     for module in model.modules():
         if isinstance(module, FusedMlp):
             module.compile(fullgraph=True, backend="aot_eager")
-    assert_same(gradients(model), expected)
+    assert_same_gradients(gradients(model), expected)
     assert len(fused) == 2  # the compiler fuses the parts itself
     torch.compiler.reset()
 

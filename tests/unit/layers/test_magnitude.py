@@ -267,7 +267,7 @@ def test_dropout_on_a_quantised_layer(names, monkeypatch):
     from lorakit.layers.bitsandbytes_storage import quantized_weight
     from lorakit.layers.kinds.quantized import LoraLinear4bit
     from lorakit.ops.quantized import dense_copy
-    from quantized_models import FOUR, quantized
+    from tiny_models.quantized import FOUR, quantized
 
     layer = quantized(nn.Sequential(nn.Linear(64, 32)), **FOUR)[0]
     updates = {name: dora_update(64, 32, p=0.4, seed=ord(name)) for name in names}

@@ -8,24 +8,19 @@ import torch
 from torch import nn
 
 from lorakit import LoraConfig, add_adapter, delete_adapter, set_adapter, unload
-from lorakit.layers import siblings
-from sibling_models import NAMES, Attention, adapted, apart, assert_same, gradients, step_
-from tiny_models import assert_untouched, bert, distilbert, llama, snapshot, t5, tokens
+from tiny_models import (
+    assert_same_gradients,
+    assert_untouched,
+    bert,
+    distilbert,
+    gradients,
+    llama,
+    snapshot,
+    t5,
+    tokens,
+)
+from tiny_models.siblings import NAMES, Attention, adapted, step_, ungrouped
 from tolerances import TOLERANCE, largest_error
-
-
-@pytest.fixture
-def computed(monkeypatch):
-    """How many layers each computation of a group was for."""
-    counts = []
-    original = siblings.low_rank_linears
-
-    def spy(x, layers):
-        counts.append(len(layers))
-        return original(x, layers)
-
-    monkeypatch.setattr(siblings, "low_rank_linears", spy)
-    return counts
 
 
 @pytest.mark.parametrize(
@@ -37,15 +32,14 @@ def computed(monkeypatch):
         (t5, [3] * 2 + [3, 2] * 2),
     ],
 )
-def test_results_and_gradients_are_those_without_groups(build, counts, computed):
+def test_results_and_gradients_are_those_without_groups(build, counts, group_sizes):
     targets = {bert: ["query", "key", "value"], distilbert: ["q_lin", "k_lin", "v_lin"]}
     options = {t5: {"target_modules": ["q", "k", "v"]}}.get(build, {})
     options |= {"target_modules": targets[build]} if build in targets else {}
     model = adapted(build(), **options)
     got = gradients(model)
-    assert [count for count in computed if count > 1] == [count for count in counts if count > 1]
-    got = got[0], {name: gradient.clone() for name, gradient in got[1].items()}
-    assert_same(got, gradients(apart(model)))
+    assert [count for count in group_sizes if count > 1] == [count for count in counts if count > 1]
+    assert_same_gradients(got, gradients(ungrouped(model)))
 
 
 def identity(p=0.5, **options):
@@ -124,7 +118,7 @@ def are_same(one, other):
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_no_result_is_handed_out_after_a_change(change, computed):
+def test_no_result_is_handed_out_after_a_change(change, group_sizes):
     model = adapted(Attention())
     add_adapter(model, LoraConfig(r=2, target_modules=NAMES, init_lora_weights=False), "other")
     set_adapter(model, "default")
@@ -133,8 +127,8 @@ def test_no_result_is_handed_out_after_a_change(change, computed):
     with torch.no_grad():
         change(model, x)
     got = model.k_proj(x)
-    assert computed == [3, 2]  # k computes anew, and for v
-    assert are_same(model.v_proj(x), alone(model.v_proj, x)) and computed == [3, 2]
+    assert group_sizes == [3, 2]  # k computes anew, and for v
+    assert are_same(model.v_proj(x), alone(model.v_proj, x)) and group_sizes == [3, 2]
     expected = alone(model.k_proj, x)
     assert are_same(got, expected)
     leaves = [p for p in (x, *model.k_proj.parameters()) if p.requires_grad]
@@ -155,7 +149,7 @@ MODES = {
 @pytest.mark.parametrize("first", MODES)
 @pytest.mark.parametrize("second", MODES)
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_no_result_is_handed_out_in_another_mode(first, second, dropout, computed):
+def test_no_result_is_handed_out_in_another_mode(first, second, dropout, group_sizes):
     model = adapted(Attention(), lora_dropout=dropout).train()
     x = torch.randn(4, 8)
     with MODES[first]():
@@ -164,7 +158,7 @@ def test_no_result_is_handed_out_in_another_mode(first, second, dropout, compute
         got, expected = model.k_proj(x), alone(model.k_proj, x)
     # Without gradients there is nothing to share but a mask.
     shares = [mode for mode in MODES if dropout or mode not in ("no_grad", "inference_mode")]
-    assert computed == [3] * (first in shares) + [2] * (second in shares and first != second)
+    assert group_sizes == [3] * (first in shares) + [2] * (second in shares and first != second)
     assert dropout or torch.equal(got, expected)
     assert got.dtype == expected.dtype
     assert got.requires_grad == expected.requires_grad
@@ -181,25 +175,25 @@ def test_no_result_is_handed_out_after_train_or_eval(training):
 
 
 @pytest.mark.parametrize("other", [torch.clone, lambda x: x[:], lambda x: x + 1])
-def test_no_result_is_handed_out_for_another_tensor(other, computed):
+def test_no_result_is_handed_out_for_another_tensor(other, group_sizes):
     model = adapted(Attention())
     x = torch.randn(4, 8)
     y = other(x)
     model.q_proj(x)
     assert torch.equal(model.k_proj(y), alone(model.k_proj, y))
-    assert computed == [3, 2]
+    assert group_sizes == [3, 2]
 
 
 @pytest.mark.parametrize("copier", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
-def test_copies_have_groups_of_their_own(copier, computed):
+def test_copies_have_groups_of_their_own(copier, group_sizes):
     model = adapted(llama())
     expected = model(**tokens(model)).logits
     attention = model.model.layers[0].self_attn
     attention.q_proj(torch.randn(2, 16))  # results wait while the copy is made
     twin = copier(model)
-    computed.clear()
+    group_sizes.clear()
     assert torch.equal(twin(**tokens(twin)).logits, expected)
-    assert 3 in computed and 2 in computed
+    assert 3 in group_sizes and 2 in group_sizes
     own = twin.model.layers[0].self_attn
     assert own.q_proj.siblings.members == [getattr(own, name) for name in NAMES]
     assert own.q_proj.siblings is not attention.q_proj.siblings
@@ -208,13 +202,13 @@ def test_copies_have_groups_of_their_own(copier, computed):
     assert torch.equal(lone(x), attention.q_proj(x))
 
 
-def test_a_shallow_copy_neither_takes_nor_spoils_results(computed):
+def test_a_shallow_copy_neither_takes_nor_spoils_results(group_sizes):
     model = adapted(Attention())
     x = torch.randn(4, 8)
     model.q_proj(x)
     assert torch.equal(copy.copy(model.k_proj)(x), model.k_proj(x))
     model.v_proj(x)
-    assert computed == [3, 1]
+    assert group_sizes == [3, 1]
 
 
 def test_restoring_leaves_no_trace():
@@ -227,7 +221,7 @@ def test_restoring_leaves_no_trace():
         assert_untouched(model, before)
 
 
-def test_a_layer_that_is_restored_leaves_its_group(computed):
+def test_a_layer_that_is_restored_leaves_its_group(group_sizes):
     model = Attention()
     add_adapter(model, LoraConfig(r=2, target_modules=NAMES[:2]), "one")
     add_adapter(model, LoraConfig(r=2, target_modules=["v_proj"]), "two")
@@ -237,4 +231,4 @@ def test_a_layer_that_is_restored_leaves_its_group(computed):
     delete_adapter(model, "two")
     assert model.q_proj.siblings.members == [model.q_proj, model.k_proj]
     model(torch.randn(4, 8))
-    assert computed == [3, 2]
+    assert group_sizes == [3, 2]

@@ -190,7 +190,7 @@ def test_inspect_and_extract_refuse_it(call, folder, marker, tmp_path):
     result = call("extract", folder, folder, tmp_path / "made")
     assert not marker.exists()
     assert result.exit_code == 2
-    assert "needs code that comes with the checkpoint" in result.stderr
+    assert "needs code from the checkpoint" in result.stderr
 
 
 def test_the_flag_lets_it_run(call, adapter, marker, monkeypatch, tmp_path):

@@ -12,8 +12,8 @@ from lorakit.files.checkpoint_weights import CheckpointWeights
 from lorakit.injection import adapter_names
 from lorakit.libraries import hub
 from lorakit.libraries.hub import fetch_from_hub, is_hub_id
-from made_adapters import layered_adapter
 from tiny_models import gpt2
+from tiny_models.adapters import layered_adapter
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -41,7 +41,7 @@ def closed(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(hub, "_PAUSE_S", 0.0)
-    monkeypatch.setattr(hub._Reachability, "asked_at_s", None)
+    monkeypatch.setattr(hub._Reachability, "checked_at_s", None)
     monkeypatch.setattr(hub._Reachability, "problem", None)
 
 
@@ -71,7 +71,7 @@ def test_what_is_an_id(tmp_path, monkeypatch):
 def test_what_is_fetched_is_said(cache):
     with pytest.raises(MissingFileError) as caught:
         CheckpointWeights("gpt2")
-    assert str(caught.value).startswith("No base model at 'gpt2': it is no directory here, and")
+    assert str(caught.value).startswith("No base model at 'gpt2': it is not a local directory, and")
     with pytest.raises(MissingFileError, match="No adapter at 'a/b' at revision 'v1': it is no"):
         Adapter.load("a/b", revision="v1")
 
@@ -101,7 +101,9 @@ def test_the_token_is_passed_on(monkeypatch, tmp_path):
 def test_local_folders_have_folders_but_no_revisions(tmp_path):
     layered_adapter(r=1).save(tmp_path / "run" / "adapter")
     assert Adapter.load(tmp_path / "run", subfolder="adapter").config.r == 1
-    with pytest.raises(ConfigError, match="it is not a hub repository, expected one where a rev"):
+    with pytest.raises(
+        ConfigError, match="but only hub repositories have rev"
+    ):
         Adapter.load(tmp_path / "run" / "adapter", revision="main")
     for wrong in ("..", "/etc", "a/../..", "", "a\0b"):
         with pytest.raises(ConfigError, match="Wrong subfolder"):
@@ -127,7 +129,7 @@ def test_a_hub_that_cannot_be_reached_is_asked_once(cache, closed):
     with pytest.raises(MissingFileError) as caught:
         fetch_from_hub("owner/adapter", (CONFIG_FILE,))
     text = str(caught.value)
-    assert text.startswith("No adapter at 'owner/adapter': it is no directory here, and asking the")
+    assert text.startswith("No adapter at 'owner/adapter': it is not a local directory, and")
     assert "http://127.0.0.1:9 cannot be reached: " in text
     assert "transformer.wte.weight" in CheckpointWeights("gpt2").names()  # what is cached serves
     assert time.monotonic() - began < 10

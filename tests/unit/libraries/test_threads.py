@@ -18,14 +18,14 @@ def unset(monkeypatch):
 @pytest.mark.skipif(sys.platform != "linux", reason="it is said where it was measured")
 def test_the_library_says_that_threads_wait_in_a_loop(unset):
     assert "Set GOMP_SPINCOUNT=10000 before torch is imported" in threads.spinning_note()
-    threads.wait_briefly()
+    threads.limit_spinning()
     assert os.environ["GOMP_SPINCOUNT"] == "10000" and threads.spinning_note() is None
 
 
 @pytest.mark.parametrize("name", threads._SETTINGS)
 def test_what_the_user_has_chosen_stays(unset, monkeypatch, name):
     monkeypatch.setenv(name, "active")
-    threads.wait_briefly()
+    threads.limit_spinning()
     assert {n: os.environ.get(n) for n in threads._SETTINGS} == {
         n: "active" if n == name else None for n in threads._SETTINGS
     }

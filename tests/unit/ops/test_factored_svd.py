@@ -9,7 +9,7 @@ from lorakit.ops.factored_svd import (
     truncated_dense,
     truncated_product,
 )
-from made_adapters import factors_with, random_factors
+from tiny_models.adapters import factors_with, random_factors
 from tolerances import largest_error
 
 

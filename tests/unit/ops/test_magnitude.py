@@ -126,7 +126,7 @@ def test_what_a_frozen_magnitude_saves():
 def test_norms_of_a_quantised_weight():
     pytest.importorskip("bitsandbytes")
     from lorakit.layers.bitsandbytes_storage import quantized_weight
-    from quantized_models import FOUR, quantized
+    from tiny_models.quantized import FOUR, quantized
 
     layer = quantized(nn.Sequential(nn.Linear(64, 32)), **FOUR)[0]
     weight = quantized_weight(layer)

@@ -12,7 +12,7 @@ from lorakit.errors import DtypeError
 from lorakit.ops import LinearOperands, LowRankTerm, low_rank_linear, low_rank_linears, low_rank_mlp
 from lorakit.ops import quantized as ops
 from lorakit.ops.grouped import PerRowTerms, low_rank_linear_per_row
-from quantized_models import eight_bit_weight, four_bit_weight
+from tiny_models.quantized import eight_bit_weight, four_bit_weight
 from tolerances import GRADIENT_TOLERANCE, TOLERANCE, largest_error
 
 KINDS = ("nf4, double", "nf4", "fp4, double", "fp4", "int8")

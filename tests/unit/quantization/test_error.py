@@ -5,8 +5,8 @@ import torch
 
 from lorakit.errors import QuantizationError
 from lorakit.quantization.error import SCHEMES, measure_weight, quantization_errors
-from quantized_models import quantized
 from tiny_models import gpt2, llama, snapshot
+from tiny_models.quantized import quantized
 
 
 def test_every_linear_but_the_head_is_measured_under_every_scheme():

@@ -19,8 +19,8 @@ from lorakit.errors import ConfigError, QuantizationError, TargetError
 from lorakit.layers.bitsandbytes_storage import bits_of, quantized_weight
 from lorakit.models.pretrained import load_model
 from lorakit.quantization import load_quantized, quantize_model
-from quantized_models import SETTINGS, dense_twin, quantized
 from tiny_models import TinyNet, gpt2, llama, logits, t5
+from tiny_models.quantized import SETTINGS, dense_twin, quantized
 from tolerances import LOGITS_TOLERANCE, largest_error
 
 OPTIONS = {"seed": 0, "has_head": False}

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from lorakit import LoraConfig, add_adapter, prepare_for_training
-from quantized_models import quantized
 from tiny_models import llama, train_steps
+from tiny_models.quantized import quantized
 
 
 def test_the_cache_is_off_inside_and_on_again_afterwards():

@@ -8,7 +8,7 @@ from typing import get_args, get_type_hints
 import pytest
 
 from lorakit.config import TaskType
-from lorakit.recipes.argument_fields import ObjectOfCode, argument_hints, optimizer_names
+from lorakit.recipes.argument_fields import NotInYaml, argument_hints, optimizer_names
 
 
 def _shape(hint):
@@ -21,7 +21,7 @@ def _shape(hint):
         unlike = [shape for n, shape in enumerate(shapes) if shape not in shapes[:n]]
         return getattr(hint, "__name__", "union"), unlike
     is_builtin = getattr(hint, "__module__", "builtins") in ("builtins", "typing")
-    return hint if is_builtin else ObjectOfCode
+    return hint if is_builtin else NotInYaml
 
 
 @pytest.mark.parametrize("task_type", list(TaskType))

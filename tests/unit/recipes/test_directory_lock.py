@@ -8,23 +8,23 @@ import pytest
 
 from lorakit.errors import OutputExistsError
 from lorakit.recipes import directory_lock
-from lorakit.recipes.directory_lock import LOCK_NAME, locked_directory
+from lorakit.recipes.directory_lock import LOCK_NAME, locking_directory
 from lorakit.training import train
 
 
 def take(path):
-    with locked_directory(path):
+    with locking_directory(path):
         pass
 
 
 def test_who_comes_second_is_told_who_is_there(tmp_path):
-    with locked_directory(tmp_path), pytest.raises(OutputExistsError) as caught:
+    with locking_directory(tmp_path), pytest.raises(OutputExistsError) as caught:
         take(tmp_path)
     message = str(caught.value)
     assert message.startswith(
         f"Cannot write to output {tmp_path}: it is in use by process {os.getpid()} on "
     )
-    assert message.endswith("Wait for it or end it, or set another `output`.")
+    assert message.endswith("Wait for it or stop it, or set another `output`.")
     assert list(tmp_path.iterdir()) == []
     take(tmp_path)  # and it can be had again
 
@@ -33,7 +33,7 @@ def test_a_killed_process_holds_nothing(tmp_path):
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
-        with locked_directory(tmp_path):
+        with locking_directory(tmp_path):
             os.write(writer, b".")
             signal.pause()
     assert os.read(reader, 1) == b"."
@@ -47,7 +47,7 @@ def test_a_killed_process_holds_nothing(tmp_path):
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"pid": "x"}'])
 def test_a_holder_that_cannot_be_read_is_another_process(tmp_path, text):
-    with locked_directory(tmp_path):
+    with locking_directory(tmp_path):
         (tmp_path / LOCK_NAME).write_text(text)
         with pytest.raises(OutputExistsError, match=r"in use by .*delete .*\.lock"):
             take(tmp_path)
@@ -61,7 +61,7 @@ def test_workers_of_a_killed_process_are_waited_for(tmp_path, monkeypatch):
     waited = []
     monkeypatch.setattr(directory_lock.time, "sleep", lambda s: waited.append(s))
     monkeypatch.setattr(directory_lock, "_WORKERS_END_S", 0.05)
-    with locked_directory(tmp_path):
+    with locking_directory(tmp_path):
         holder = json.loads((tmp_path / LOCK_NAME).read_text()) | {"pid": child}
         (tmp_path / LOCK_NAME).write_text(json.dumps(holder))
         with pytest.raises(OutputExistsError, match="a network file system may not notice"):

@@ -120,13 +120,13 @@ def test_every_problem_is_told_at_once(write):
     [
         (
             "training: {output_dir: here}",
-            "training.output_dir: got 'here'; this is lorakit's own to set: the run directory is "
+            "training.output_dir: got 'here'; lorakit sets this: the run directory is "
             "set by `output` at the top level.",
         ),
         (
             "training: {remove_unused_columns: true}",
-            "training.remove_unused_columns: got True; this is lorakit's own to set: the examples "
-            "hold just what the model takes.",
+            "training.remove_unused_columns: got True; lorakit sets this: the examples "
+            "hold exactly what the model takes.",
         ),
         ("training: {max_steps: 1.5}", "training.max_steps: got 1.5; input should be a valid int"),
         ("training: {learning_rate: -1}", "learning_rate: got -1; input should be greater than 0"),
@@ -174,7 +174,7 @@ def test_fields_of_the_task_at_hand_are_known(write):
 
 def test_sft_length_belongs_to_data(write):
     text = MINIMAL.replace("SEQ_CLS", "CAUSAL_LM") + "training: {max_length: 64}\n"
-    assert "lorakit's own to set: set `data.max_length`" in refusal(write(text))
+    assert "lorakit sets this: set `data.max_length`" in refusal(write(text))
 
 
 def test_an_unknown_task_is_told_with_the_rest(write):
@@ -189,7 +189,7 @@ def test_an_unknown_task_is_told_with_the_rest(write):
         ("", "Cannot read recipe.yaml: got an empty file, expected `key: value` lines."),
         ("- a\n", "Cannot read recipe.yaml: got a list, expected `key: value` lines."),
         ("model: a\n  task: b\n", "Cannot read recipe.yaml, line 2, column 7: mapping values are"),
-        ("a: 1\nb: 2\na: 3\n", "Cannot read recipe.yaml, line 3, column 1: the key 'a' stands twi"),
+        ("a: 1\nb: 2\na: 3\n", "Cannot read recipe.yaml, line 3, column 1: the key 'a' is repe"),
         ("a: &x [*x2]\n", "Cannot read recipe.yaml, line 1, column 8: found undefined alias"),
     ],
 )
@@ -209,7 +209,7 @@ def test_a_missing_file_names_its_neighbour(write):
     path = write(MINIMAL)
     wrong = path.with_name("recipes.yaml")
     assert refusal(wrong, kind=MissingFileError) == (
-        "No recipe recipes.yaml: there is no such file. Did you mean 'recipe.yaml'?"
+        "No recipe recipes.yaml: the file does not exist. Did you mean 'recipe.yaml'?"
     )
     assert "it is a directory, expected a YAML file" in refusal(path.parent)
 

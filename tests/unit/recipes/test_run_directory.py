@@ -44,7 +44,7 @@ def test_an_empty_directory_may_become_a_run(recipe, tmp_path):
 def test_a_run_is_never_overwritten(run, recipe):
     assert refusal(recipe) == (
         "Cannot write to output OUT: it holds a run that has not finished, expected a new or "
-        "empty directory. Go on with it by `--resume`, or set another `output`."
+        "empty directory. Continue it with `--resume`, or set another `output`."
     )
     run.adapter.mkdir()
     run.report_file.write_text("")
@@ -130,7 +130,7 @@ def test_what_a_kill_leaves_is_swept_and_nothing_else(run):
         (run.path / name).touch()
     (run.path / ours[0]).mkdir(mode=0o700)
     (run.path / ours[0] / "adapter_config.json").touch()
-    assert sorted(path.name for path in run.sweep()) == sorted(ours)
+    assert sorted(path.name for path in run.remove_leftovers()) == sorted(ours)
     kept = {path.name for path in run.path.iterdir()}
     assert kept == {*mine, "recipe.yaml", "environment.json"}
 

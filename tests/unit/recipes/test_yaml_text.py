@@ -34,13 +34,13 @@ REFUSED = {
     "own tag": ("a: !foo bar", "the tag !foo"),
     "alias bomb": (_bomb("[x,x,x,x,x,x,x,x,x]", "[{}]"), "more than 20,000 values"),
     "merge bomb": (_bomb("{x: 1, y: 2}", "{{<<: [{}]}}"), "more than 20,000 values"),
-    "itself": ("a: &a [*a]", "a value holds itself"),
-    "merges itself": ("a: &a {<<: *a}", "a value holds itself"),
+    "itself": ("a: &a [*a]", "a value contains itself"),
+    "merges itself": ("a: &a {<<: *a}", "a value contains itself"),
     "list as key": ("? [a]\n: b", "got a list or a section as a key"),
     "section as key": ("? {a: b}\n: c", "got a list or a section as a key"),
     "number as key": ("1: a", "got '1' as a key, expected a word"),
     "null as key": ("~: a", "got '~' as a key"),
-    "twice": ("a: 1\n'a': 2", "line 2, column 1: the key 'a' stands twice"),
+    "twice": ("a: 1\n'a': 2", "line 2, column 1: the key 'a' is repeated"),
     "deep lists": ("a: " + "[" * 5000, "more than 32 levels deep"),
     "deep sections": ("\n".join(" " * n + "a:" for n in range(900)), "more than 32 levels"),
     "digits": ("a: " + "9" * 5000, "a number of 5,000 characters"),
@@ -156,5 +156,5 @@ def test_of_a_thousand_problems_the_first_are_told(tmp_path):
     with pytest.raises(ConfigError) as caught:
         Recipe.load(path)
     assert "has 1000 problems" in str(caught.value)
-    assert str(caught.value).endswith("more. Mend these first.")
+    assert str(caught.value).endswith("more. Fix these first.")
     assert len(str(caught.value)) < 3000

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from fixtures.runs import adapter_bytes, untimed_metrics
 from lorakit.adapters import load_adapter
 from lorakit.cli.views.training import RunView
 from lorakit.errors import (
@@ -220,7 +221,7 @@ def test_a_run_stopped_before_its_first_checkpoint_starts_over(recipe, stop_afte
     go_on = stop_after(2)
     with pytest.raises(KeyboardInterrupt):
         train(recipe())
-    with pytest.raises(OutputExistsError, match=r"has not finished.*Go on with it by `--resume`"):
+    with pytest.raises(OutputExistsError, match=r"has not finished.*Continue it with `--resume`"):
         train(recipe())
     go_on()
     events = []
@@ -229,8 +230,8 @@ def test_a_run_stopped_before_its_first_checkpoint_starts_over(recipe, stop_afte
     assert opened["resumed_from"] is None
     assert opened["note"] == "There is no complete checkpoint; starting from the beginning."
     straight = train(recipe("straight"))
-    assert _bits(resumed) == _bits(straight)
-    assert _rows(resumed) == _rows(straight)
+    assert adapter_bytes(resumed) == adapter_bytes(straight)
+    assert untimed_metrics(resumed) == untimed_metrics(straight)
 
 
 def test_a_resumed_run_is_the_run_that_never_stopped(recipe, stop_after):
@@ -253,8 +254,8 @@ def test_a_resumed_run_is_the_run_that_never_stopped(recipe, stop_after):
         "checkpoint-6": "it has no manifest.json"
     }
     straight = train(recipe("straight", training=steps))
-    assert _bits(resumed) == _bits(straight)
-    assert _rows(resumed) == _rows(straight)
+    assert adapter_bytes(resumed) == adapter_bytes(straight)
+    assert untimed_metrics(resumed) == untimed_metrics(straight)
     assert resumed.metrics == straight.metrics
 
 
@@ -281,19 +282,19 @@ def test_data_that_changed_meanwhile_are_said(recipe, stop_after, prompt_jsonl, 
 def test_a_finished_run_may_train_on_for_longer(recipe):
     epochs = {"max_steps": -1, "num_train_epochs": 1}
     first = train(recipe(training=epochs))
-    before = _bits(first)
+    before = adapter_bytes(first)
     longer = train(recipe(training={**epochs, "num_train_epochs": 2}), resume=True)
     assert longer.steps == 2 * first.steps
-    assert _bits(longer) != before
+    assert adapter_bytes(longer) != before
     assert RunDirectory.open(longer.run_dir).recipe().training["num_train_epochs"] == 2
 
 
 def test_a_run_killed_while_it_was_finishing_is_finished(recipe):
     straight = train(recipe())
-    rows, bits = _rows(straight), _bits(straight)
+    rows, bits = untimed_metrics(straight), adapter_bytes(straight)
     (straight.run_dir / "report.md").unlink()
     resumed = train(recipe(), resume=True)
-    assert (_rows(resumed), _bits(resumed)) == (rows, bits)
+    assert (untimed_metrics(resumed), adapter_bytes(resumed)) == (rows, bits)
     assert resumed.metrics == straight.metrics
     assert RunDirectory.open(resumed.run_dir).is_finished
 
@@ -343,16 +344,6 @@ def test_training_options_work(recipe, training):
     result = train(recipe(training={**training, "max_steps": 2}))
     tensors = load_file(result.adapter_path / "adapter_model.safetensors")
     assert all(tensor.count_nonzero() for name, tensor in tensors.items() if "lora_B" in name)
-
-
-def _bits(result):
-    tensors = load_file(result.adapter_path / "adapter_model.safetensors")
-    return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
-
-
-def _rows(result):
-    rows = RunDirectory.open(result.run_dir).metrics()
-    return [{key: value for key, value in row.items() if key != "wall_s"} for row in rows]
 
 
 def test_a_note_of_the_trainers_is_told_printed_and_reported(recipe, monkeypatch, capsys):

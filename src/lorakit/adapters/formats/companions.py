@@ -1,26 +1,26 @@
-"""What lies beside an adapter's two files and belongs to it: tokenizer, chat template, settings."""
+"""Companion files, which belong to an adapter: tokenizer, chat template, settings."""
 
 import shutil
 from pathlib import Path
 
 from lorakit.adapters.adapter import Adapter
 from lorakit.errors import OutputExistsError
-from lorakit.files.atomic import appearing_directory
+from lorakit.files.atomic import creating_directory
 
 COMPANION_FILES = (
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template*"),
     *("vocab.*", "merges.txt", "spiece.model", "sentencepiece*.model", "source.spm", "target.spm"),
     "lorakit.json",
 )
-"""Patterns of what comes along: a tokenizer's files, and how the task was set up. A checkpoint has
-optimizer states and more beside its adapter, which are not for the one that is made of it."""
+"""Patterns of the companion files. Other files beside the adapter of a checkpoint, such as
+optimizer states, are not copied."""
 
 
 def refuse_occupied(output: Path) -> None:
     """Raise unless an adapter may be written to a directory.
 
     Raises:
-        OutputExistsError: It is a file, or holds files already.
+        OutputExistsError: The path is a file, or a directory that holds files.
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         what = "it is a file" if output.is_file() else "it holds files already"
@@ -33,12 +33,12 @@ def refuse_occupied(output: Path) -> None:
 def write_with_companions(
     adapter: Adapter, output: str | Path, source: str | Path | None
 ) -> list[Path]:
-    """Write an adapter and what belongs to another one into a directory that appears whole.
+    """Write an adapter with the companion files of another one; the directory appears atomically.
 
     Args:
         adapter: The adapter.
         output: A new or empty directory.
-        source: Where the companions lie; a hub id or None brings none.
+        source: Directory of the companion files; a hub id or None has none.
 
     Returns: The paths written.
 
@@ -47,7 +47,7 @@ def write_with_companions(
     """
     output = Path(output)
     refuse_occupied(output)
-    with appearing_directory(output) as partial:
+    with creating_directory(output) as partial:
         adapter.save(partial)
         folder = Path(source) if source is not None else None
         if folder is not None and folder.is_dir():

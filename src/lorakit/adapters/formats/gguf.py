@@ -1,4 +1,4 @@
-"""Adapter files for llama.cpp, through the `gguf` package."""
+"""Adapter files for llama.cpp, written with the `gguf` package."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _ARCHITECTURES = {
     "Phi3ForCausalLM": "PHI3",
     "GPT2LMHeadModel": "GPT2",
 }
-"""Models whose linear layers llama.cpp's converter only renames, but for `_PERMUTED`."""
+"""Models whose linear layers llama.cpp's converter only renames, except those of `_PERMUTED`."""
 
 _PERMUTED = ("LlamaForCausalLM", "MistralForCausalLM")
-"""Models whose rotary embedding llama.cpp applies to pairs of neighbouring rows."""
+"""Models for which llama.cpp applies the rotary embedding to pairs of neighbouring rows."""
 
 _TIED = ("GemmaForCausalLM", "Gemma2ForCausalLM", "Gemma3ForCausalLM", "GPT2LMHeadModel")
-"""Models whose output head is the embedding unless their config.json says otherwise."""
+"""Models whose output head is tied to the embedding unless their config.json says otherwise."""
 
 _TOKEN_EMBEDDING, _OUTPUT = "token_embd", "output"
 
@@ -47,24 +47,25 @@ def save_gguf(
     *,
     dtype: GgufDtype = "float32",
 ) -> Path:
-    """Write an adapter as a GGUF file, which `llama-cli --lora` takes.
+    """Write an adapter as a GGUF file for `llama-cli --lora`.
 
     Scalings are folded into lora_b, so that `--lora-scaled` 1 is the adapter as trained. For
-    Llama and Mistral the rows of lora_b of q and k are permuted as those of the base are.
+    Llama and Mistral the rows of lora_b of q and k are permuted like those of the base.
 
     Args:
-        adapter: The adapter; it is left as it is.
-        path: The file to make.
+        adapter: The adapter; it is not modified.
+        path: The file to write.
         base_config: The base's config.json: architectures, numbers of layers and heads.
-        dtype: Of the tensors in the file.
+        dtype: Dtype of the tensors in the file.
 
     Returns: The path written.
 
     Raises:
-        ConfigError: The package `gguf` is not installed, or the model is none whose layers are
-            known; names those that are.
+        ConfigError: The package `gguf` is not installed, or the model is not supported; names the
+            supported ones.
         AdapterMismatchError: A module has no name in GGUF, or its rows do not fit the heads.
-        AdapterFileError: The adapter has what cannot be expressed; see `portable_adapter`.
+        AdapterFileError: The adapter has features that GGUF cannot express; see
+            `portable_adapter`.
         OutputExistsError: `path` is a directory.
 
     Source: llama.cpp, convert_lora_to_gguf.py and src/llama-adapter.cpp.
@@ -102,10 +103,10 @@ def gguf_tensors(adapter: Adapter, base_config: Mapping[str, Any]) -> dict[str, 
     """Return an adapter's tensors under GGUF's names: `blk.0.attn_q.weight.lora_a`.
 
     Args:
-        adapter: Of one rank and of scaling 1, as `portable_adapter` makes it.
+        adapter: An adapter of one rank and scaling 1, as `portable_adapter` returns it.
         base_config: The base's config.json.
 
-    Returns: lora_a (r, in) and lora_b (out, r) by name; of the token embedding lora_a is
+    Returns: lora_a (r, in) and lora_b (out, r) by name; for the token embedding lora_a is
         (vocabulary, r), as llama.cpp looks rows up in it.
 
     Raises:
@@ -115,21 +116,20 @@ def gguf_tensors(adapter: Adapter, base_config: Mapping[str, Any]) -> dict[str, 
     architecture = _architecture(base_config)
     layers = _count(base_config, "num_hidden_layers", "n_layer")
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[_ARCHITECTURES[architecture]], layers)
-    said = base_config.get("tie_word_embeddings")
-    is_tied = architecture in _TIED if said is None else said
+    setting = base_config.get("tie_word_embeddings")
+    is_tied = architecture in _TIED if setting is None else setting
     tensors: dict[str, Tensor] = {}
-    unknown = []
+    unknown: list[str] = []
     for path, (A, B) in adapter.factors.items():
         name = names.get_name(path)
         if name is None or (name == _OUTPUT and is_tied):
             unknown.append(path)
             continue
-        if architecture in _PERMUTED and path.endswith(("q_proj", "k_proj")):
-            B = _permuted(B, _heads(path, base_config), path)
-        if name == _TOKEN_EMBEDDING:
-            A = A.T
-        tensors[f"{name}.weight.lora_a"] = A
-        tensors[f"{name}.weight.lora_b"] = B
+        is_rotated = architecture in _PERMUTED and path.endswith(("q_proj", "k_proj"))
+        tensors[f"{name}.weight.lora_a"] = A.T if name == _TOKEN_EMBEDDING else A
+        tensors[f"{name}.weight.lora_b"] = (
+            _permute_rows(B, _heads(path, base_config), path) if is_rotated else B
+        )
     if unknown:
         raise AdapterMismatchError(
             f"No name in GGUF for {first_few(unknown)}: expected modules that "
@@ -139,16 +139,16 @@ def gguf_tensors(adapter: Adapter, base_config: Mapping[str, Any]) -> dict[str, 
     return tensors
 
 
-def _permuted(B: Tensor, heads: int, path: str) -> Tensor:
-    """Return rows of q or k in llama.cpp's order.
+def _permute_rows(B: Tensor, heads: int, path: str) -> Tensor:
+    """Return the rows of q or k in llama.cpp's order.
 
-    Transformers rotates row i of a head with row i + d/2; llama.cpp rotates neighbours. So the two
-    halves of each head are interleaved.
+    Transformers rotates row i of a head with row i + d/2; llama.cpp rotates neighbouring rows. So
+    the two halves of each head are interleaved.
 
     Args:
         B: (out, r).
-        heads: How many heads the rows belong to.
-        path: Of the module, for an error.
+        heads: Number of heads that the rows belong to.
+        path: The module's path for error messages.
     """
     if B.shape[0] % (2 * heads):
         raise AdapterMismatchError(

@@ -1,7 +1,7 @@
-"""State dicts of Microsoft's loralib, both ways: `<module>.lora_A`, `<module>.lora_B`.
+"""Conversion from and to state dicts of Microsoft's loralib: `<module>.lora_A`, `<module>.lora_B`.
 
-They hold no configuration: alpha, and which parts of a merged matrix are adapted, are in the code
-that built the model, and have to be given.
+They hold no configuration: alpha, and which slices of a fused matrix are adapted, are in the code
+that built the model, and must be given.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,17 +36,17 @@ _A, _B = ".lora_A", ".lora_B"
 def to_loralib(adapter: Adapter, *, enable_lora: EnableLora | None = None) -> dict[str, Tensor]:
     """Return an adapter's tensors under loralib's names.
 
-    The layers that load them have to be built with the rank of each module and its lora_alpha; a
-    `MergedLinear` with both divided by its number of adapted parts. loralib scales by
-    lora_alpha / r alone, so with rsLoRA lora_B is multiplied by sqrt(r).
+    The layers that load them must be built with the rank and lora_alpha of each module; a
+    `MergedLinear` with both divided by its number of adapted slices. loralib scales only by
+    lora_alpha / r, so with rsLoRA lora_B is multiplied by sqrt(r).
 
     Args:
         adapter: The adapter.
-        enable_lora: Which parts of fused matrices are adapted, for all modules or by module path;
-            those are written as a `MergedLinear` has them.
+        enable_lora: Which slices of fused matrices are adapted, for all modules or by module path;
+            these are written in the layout of `MergedLinear`.
 
     Raises:
-        AdapterFileError: The adapter is more than s B A, or not finite, or mixes the parts of a
+        AdapterFileError: The adapter is more than s B A, is not finite, or mixes the slices of a
             fused matrix.
     """
     require_low_rank(adapter, "convert", "the adapter")
@@ -65,24 +65,23 @@ def _under_loralib_names(
 
     Args:
         adapter: The adapter.
-        ratios: By module path, the scaling over that of the layer that will load it.
-        enable_lora: Of `MergedLinear`s: for all of them, or by module path.
+        ratios: By module path, the scaling divided by that of the layer that will load it.
+        enable_lora: Adapted slices of each `MergedLinear`, for all of them or by module path.
     """
     if adapter.convolutions:
         raise AdapterFileError(
             f"Cannot write {next(iter(adapter.convolutions))} under loralib's names: it is a "
-            "convolution, whose factors loralib keeps in another form. Save the adapter in PEFT's "
+            "convolution, whose factors loralib stores in another form. Save the adapter in PEFT's "
             "layout."
         )
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for path, (A, B) in adapter.factors.items():
-        parts = _parts(path, enable_lora)
-        compact = B if parts is None else out_of_blocks(B, parts)
+        slices = enable_lora.get(path) if isinstance(enable_lora, Mapping) else enable_lora
+        compact = B if slices is None else out_of_blocks(B, slices)
         if compact is None:
             raise AdapterFileError(
                 f"Cannot write {path} as a MergedLinear: its lora_B {tuple(B.shape)} is not zero "
-                f"outside of the parts that enable_lora={list(parts or ())} has. Leave enable_lora "
-                "out."
+                f"outside the slices of enable_lora={list(slices or ())}. Leave enable_lora out."
             )
         tensors[path + _A] = A
         tensors[path + _B] = compact if ratios[path] == 1 else compact * ratios[path]
@@ -100,37 +99,37 @@ def from_loralib(
     convolutions: WeightShapes | None = None,
     where: str = "the state dict",
 ) -> Adapter:
-    """Return the adapter that a loralib state dict holds.
+    """Return the adapter in a loralib state dict.
 
-    A `MergedLinear` of n adapted parts is a grouped product; it becomes an ordinary update of
-    rank r·n whose lora_B is zero outside of the blocks, with the same product. A `ConvLoRA`, whose
-    factors make a weight in another way, becomes an update of the rank that its product has.
+    A `MergedLinear` with n adapted slices is a grouped product; it becomes an ordinary update of
+    rank r·n with the same product, whose lora_B is zero outside the blocks. A `ConvLoRA`, whose
+    factors form a weight differently, becomes an update of the rank of its product.
 
     Args:
-        tensors: `lora_state_dict(model)`, or a whole state dict; weights of the base are left out.
-        lora_alpha: What the layers were built with; loralib's default is 1.
-        enable_lora: Of `MergedLinear`s: for all of them, or by module path. One of whose parts
-            a single one is adapted has factors like any layer's: it is told by its weight, or has
-            to be named by its path.
-        embeddings: Paths of adapted embeddings; needed where the base's weights are not there to
-            tell, or are square. Without a bias to tell them apart, a `Linear` with
-            fan_in_fan_out=True is taken for one; leave weights out of the dict for those.
+        tensors: `lora_state_dict(model)`, or a whole state dict; weights of the base are ignored.
+        lora_alpha: lora_alpha of the layers; loralib's default is 1.
+        enable_lora: Adapted slices of each `MergedLinear`, for all of them or by module path. A
+            layer with one adapted slice has factors like any other layer: it is recognized by its
+            weight, or must be named by its path.
+        embeddings: Paths of adapted embeddings; required if the base's weights are missing or
+            square. A `Linear` with fan_in_fan_out=True and without bias looks like an embedding;
+            for those leave the weights out.
         base_model: Hub id or directory of the base, to be recorded.
-        convolutions: Shapes of the weights of `ConvLoRA`s by module path; needed where the base's
-            weights are not there to tell.
-        where: What to call the origin in an error.
+        convolutions: Shapes of the weights of `ConvLoRA`s by module path; required if the base's
+            weights are missing.
+        where: Name of the origin for error messages.
 
     Raises:
         ConfigError: lora_alpha is not above 0.
         AdapterFileError: A factor lacks its partner, does not fit it, or belongs to a layer that
-            lorakit cannot adapt; names every problem's first.
+            lorakit cannot adapt; names the first problem.
 
     Source: microsoft/LoRA, loralib/layers.py.
     """
     if isinstance(lora_alpha, bool) or not 0 < lora_alpha < float("inf"):
         raise ConfigError(
             f"Cannot read {where}: got lora_alpha={lora_alpha!r}, expected a number above 0. Give "
-            "what the layers were built with (loralib's default is 1)."
+            "the lora_alpha of the layers (loralib's default is 1)."
         )
     paths = [key.removesuffix(_A) for key in tensors if key.endswith(_A)]
     problems = [
@@ -141,7 +140,7 @@ def from_loralib(
     kernels: dict[str, KernelShape] = {}
     factors: dict[str, tuple[Tensor, Tensor]] = {}
     alphas: dict[str, float] = {}
-    found_embeddings = set()
+    found_embeddings: set[str] = set()
     found_merged = False
     for path in paths:
         A, B = tensors[path + _A], tensors.get(path + _B)
@@ -158,29 +157,29 @@ def from_loralib(
         if problem or B is None:
             problems.append(problem)
             continue
-        parts = _parts_read(path, A, B, tensors, enable_lora, path in embeddings)
-        if isinstance(parts, str):
-            problems.append(parts)
-        elif parts is None and A.shape[0] != B.shape[1]:
+        slices = _find_slices(path, A, B, tensors, enable_lora, path in embeddings)
+        if isinstance(slices, str):
+            problems.append(slices)
+        elif slices is None and A.shape[0] != B.shape[1]:
             problems.append(
                 f"{path} is a MergedLinear ({path}.lora_A {tuple(A.shape)}, {path}.lora_B "
-                f"{tuple(B.shape)}); say which of its parts are adapted (enable_lora)"
+                f"{tuple(B.shape)}); say which of its slices are adapted (enable_lora)"
             )
-        elif parts is not None and not _is_grouped(A, B, parts):
+        elif slices is not None and not _is_grouped(A, B, slices):
             problems.append(
                 f"{path} has lora_A {tuple(A.shape)} and lora_B {tuple(B.shape)}, which do not fit "
-                f"enable_lora={list(parts)}"
+                f"enable_lora={list(slices)}"
             )
         else:
-            groups = sum(parts) if parts is not None else 1
-            factors[path] = (A, B if parts is None else in_blocks(B, parts))
+            groups = sum(slices) if slices is not None else 1
+            factors[path] = (A, B if slices is None else in_blocks(B, slices))
             alphas[path] = lora_alpha * groups  # alpha / r of one group
-            # A table has no bias, and a transposed Linear or MergedLinear looks like one.
-            may_be_table = parts is None and f"{path}.bias" not in tensors
-            weight = tensors.get(f"{path}.weight") if may_be_table else None
+            # An embedding has no bias; a transposed Linear or MergedLinear has the same shape.
+            may_be_embedding = slices is None and f"{path}.bias" not in tensors
+            weight = tensors.get(f"{path}.weight") if may_be_embedding else None
             if path in embeddings or _is_embedding(A, B, weight):
                 found_embeddings.add(path)
-            elif isinstance(enable_lora, Sequence) and parts is not None:
+            elif isinstance(enable_lora, Sequence) and slices is not None:
                 found_merged = True
     if isinstance(enable_lora, Mapping):
         problems += [
@@ -224,15 +223,12 @@ def _problem(path: str, A: Tensor, B: Tensor | None, tensors: Mapping[str, Tenso
     if B is None:
         return f"{path}.lora_A has no partner {path}.lora_B"
     if A.ndim != 2 or B.ndim != 2:
-        return f"{path} has lora_A {tuple(A.shape)} and lora_B {tuple(B.shape)}, no two matrices"
+        shapes = f"lora_A {tuple(A.shape)} and lora_B {tuple(B.shape)}"
+        return f"{path} has {shapes}, not two matrices"
     return ""
 
 
-def _parts(path: str, enable_lora: EnableLora | None) -> Sequence[bool] | None:
-    return enable_lora.get(path) if isinstance(enable_lora, Mapping) else enable_lora
-
-
-def _parts_read(
+def _find_slices(
     path: str,
     A: Tensor,
     B: Tensor,
@@ -240,66 +236,71 @@ def _parts_read(
     enable_lora: EnableLora | None,
     is_named_embedding: bool,
 ) -> Sequence[bool] | str | None:
-    """Return which parts of a module are adapted, None for a plain one, or what is wrong."""
+    """Return which slices of a module are adapted, None for a whole matrix, or a problem."""
     weight = tensors.get(f"{path}.weight")
     if isinstance(enable_lora, Mapping):
-        parts = enable_lora.get(path)
-        if parts is None or weight is None or _is_weight_of(weight, A, B, parts):
-            return parts
+        slices = enable_lora.get(path)
+        if slices is None or weight is None or _is_weight_of(weight, A, B, slices):
+            return slices
         return (
             f"{path} has lora_A {tuple(A.shape)}, lora_B {tuple(B.shape)} and {path}.weight "
-            f"{tuple(weight.shape)}, which do not fit enable_lora={list(parts)}"
+            f"{tuple(weight.shape)}, which do not fit enable_lora={list(slices)}"
         )
     if enable_lora is None or is_named_embedding:
         return None
     if A.shape[0] != B.shape[1]:
         return enable_lora
-    # A rank of its own for each part is not to be seen where one part alone is adapted.
+    # With one adapted slice, the factors have the shapes of an ordinary update.
     if sum(enable_lora) != 1 or len(enable_lora) == 1:
         return None
     if weight is None:
         return (
-            f"cannot tell whether {path} is a MergedLinear of which one part is adapted, as its "
-            "weight is not there; give a dict that holds it, or enable_lora by module path"
+            f"cannot tell whether {path} is a MergedLinear with one adapted slice, as its "
+            "weight is missing; give a dict that holds it, or enable_lora by module path"
         )
     return enable_lora if _is_weight_of(weight, A, B, enable_lora) else None
 
 
-def _is_weight_of(weight: Tensor, A: Tensor, B: Tensor, parts: Sequence[bool]) -> bool:
-    """Whether a weight, transposed or not, is that of a MergedLinear with these factors."""
-    out = B.shape[0] // max(1, sum(parts)) * len(parts)
+def _is_weight_of(weight: Tensor, A: Tensor, B: Tensor, slices: Sequence[bool]) -> bool:
+    """Return whether a weight, or its transpose, fits a MergedLinear with these factors."""
+    out = B.shape[0] // max(1, sum(slices)) * len(slices)
     return sorted(weight.shape) == sorted((A.shape[1], out))
 
 
-def _is_grouped(A: Tensor, B: Tensor, parts: Sequence[bool]) -> bool:
-    groups = sum(parts)
+def _is_grouped(A: Tensor, B: Tensor, slices: Sequence[bool]) -> bool:
+    groups = sum(slices)
     return bool(groups) and A.shape[0] == groups * B.shape[1] and B.shape[0] % groups == 0
 
 
 def _is_embedding(A: Tensor, B: Tensor, weight: Tensor | None) -> bool:
-    """Tell an embedding (vocabulary, dim) from a linear layer (out, in) by its weight."""
+    """Return whether a weight is an embedding's (vocabulary, dim), not a linear layer's."""
     sizes = (A.shape[1], B.shape[0])
     return weight is not None and weight.shape == sizes and sizes[0] != sizes[1]
 
 
 def _biases(tensors: Mapping[str, Tensor], factors: Mapping[str, object]) -> dict[str, Tensor]:
     """Return the biases of adapted layers, unless the dict holds the base's weights as well."""
-    if any(f"{path}{own}.weight" in tensors for path in factors for own in ("", ".conv")):
+    if any(f"{path}{inner}.weight" in tensors for path in factors for inner in ("", ".conv")):
         return {}
-    names = {f"{path}{own}.bias": f"{path}.bias" for path in factors for own in (".conv", "")}
+    names = {f"{path}{inner}.bias": f"{path}.bias" for path in factors for inner in (".conv", "")}
     return {name: tensors[stored] for stored, name in names.items() if stored in tensors}
+
+
+def _bias_of(module: nn.Module) -> nn.Parameter | None:
+    """Return the bias among a module's direct parameters."""
+    return dict(module.named_parameters(recurse=False)).get("bias")
 
 
 def mark_only_lora_as_trainable(model: nn.Module, bias: Bias = "none") -> None:
     """Let only lora_A and lora_B of the active adapters require gradients, as loralib does.
 
-    Heads that an adapter trains are frozen too; biases follow `bias`. `set_adapter` gives every
-    adapter its own settings back.
+    Heads that an adapter trains are frozen, too; biases follow `bias`. `set_adapter` restores the
+    settings of each adapter.
 
     Args:
         model: A model with adapters.
-        bias: "none" freezes all biases; "all" and "lora_only" train the copies that the adapter
-            has of them, since the base's own are never written to.
+        bias: "none" freezes all biases; "all" and "lora_only" train the adapter's copies of
+            them, since the base is never written to.
 
     Raises:
         AdapterNameError: The model carries no adapter.
@@ -319,7 +320,7 @@ def mark_only_lora_as_trainable(model: nn.Module, bias: Bias = "none") -> None:
     for _, layer in adapted_layers(model):
         for name in layer.active_updates:
             if name in layer.updates:
-                update: LowRankUpdate = layer.updates[name]  # type: ignore[assignment]
+                update = cast(LowRankUpdate, layer.updates[name])
                 update.require_gradients_(True)
                 if bias == "none" and update.bias is not None:
                     update.bias.requires_grad_(False)
@@ -328,15 +329,15 @@ def mark_only_lora_as_trainable(model: nn.Module, bias: Bias = "none") -> None:
 
 
 def _train_other_biases(model: nn.Module, names: Sequence[str]) -> None:
-    """Train the biases that adapters have copies of outside of their layers and heads."""
+    """Train the adapters' copies of biases outside their layers and heads."""
     for name in names:
         heads = tuple(f"{path}." for path in require_state(model).configs[name].modules_to_save)
         for path, module in base_modules(model):
             copies = getattr(module, "trained_copies", {})
             if name in copies and not f"{path}.".startswith(heads or ("\0",)):
-                own = copies[name]._parameters.get("bias")
-                if own is not None:
-                    own.requires_grad_(True)
+                bias = _bias_of(copies[name])
+                if bias is not None:
+                    bias.requires_grad_(True)
 
 
 def lora_state_dict(
@@ -346,12 +347,11 @@ def lora_state_dict(
 
     Args:
         model: A model with adapters.
-        bias: Which biases are returned too: none, those of adapted layers, or all of the model's;
-            those that the adapter trains, and the base's where it does not.
-        name: Which adapter; None takes the only one, or "default".
+        bias: Which biases to include: none, those of adapted layers, or all of the model's; the
+            adapter's where it trains them, else the base's.
+        name: Name of the adapter; None takes the only one, or "default".
 
-    Returns: Tensors that are detached but, except for lora_B with rsLoRA or of fused matrices, not
-        copied.
+    Returns: Detached tensors; only lora_B with rsLoRA or of fused matrices is a copy.
 
     Raises:
         AdapterNameError: There is no such adapter.
@@ -369,7 +369,7 @@ def lora_state_dict(
         if name in layer.updates
     }
     fused = {path: u.parts for path, u in updates.items() if isinstance(u, SlicedUpdate)}
-    # The rank that a layer of loralib has to have: that of one part, or of what is saved.
+    # The rank of the loralib layer: that of one slice, or of the saved factors.
     ranks = {p: u.r if p in fused else adapter.factors[p][0].shape[0] for p, u in updates.items()}
     ratios = {p: u.scaling / (config.alpha_for(p) / ranks[p]) for p, u in updates.items()}
     tensors = _under_loralib_names(adapter, ratios, fused)
@@ -377,10 +377,10 @@ def lora_state_dict(
     if bias == "none":
         return kept
     for path, module in base_modules(model):
-        own = module._parameters.get("bias")
-        if own is not None and (bias == "all" or path in adapter.factors):
+        of_base = _bias_of(module)
+        if of_base is not None and (bias == "all" or path in adapter.factors):
             key = f"{path}.bias"
-            kept[key] = adapter.replaced.get(key, own.detach())
+            kept[key] = adapter.replaced.get(key, of_base.detach())
     return kept
 
 

@@ -1,13 +1,13 @@
-"""Updates of loralib's `ConvLoRA`, read as updates of a convolution.
+"""Updates of loralib's `ConvLoRA`, converted to updates of a convolution.
 
-loralib keeps lora_A (r k, in k) and lora_B (out / g k, r k) for a kernel of k in each dimension and
-g groups, and takes the numbers of their product, in the order they have in memory, for those of the
-weight. The weight's rows are then made of k products with another k-th of lora_B's rows each, so
-ΔW has a rank of up to r k², and its own factors are found by an SVD of it.
+loralib stores lora_A (r k, in k) and lora_B (out / g k, r k) for a kernel of k in each dimension
+and g groups, and views their product, in memory order, as the weight. Each row of the weight then
+consists of k products with different rows of lora_B, so ΔW has a rank of up to r k², and an SVD of
+ΔW gives its factors.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -19,10 +19,10 @@ WeightShapes = Mapping[str, Sequence[int]]
 
 
 class ConvolutionUpdate(NamedTuple):
-    """What a `ConvLoRA` adds to its weight, in factors of scaling 1."""
+    """The update of a `ConvLoRA`, as factors with scaling 1."""
 
     A: Tensor
-    """(R, in k); of each group's part of R only the columns of its channels are not zero."""
+    """(R, in k); the rows of each group are zero outside the columns of its channels."""
     B: Tensor
     """(out, R), in blocks where there are groups."""
     shape: KernelShape
@@ -31,7 +31,7 @@ class ConvolutionUpdate(NamedTuple):
 def weight_shape(
     path: str, tensors: Mapping[str, Tensor], shapes: WeightShapes | None
 ) -> Sequence[int] | None:
-    """Return the shape of a `ConvLoRA`'s weight; None for any other layer."""
+    """Return the shape of a `ConvLoRA`'s weight, or None for another layer."""
     weight = tensors.get(f"{path}.conv.weight")
     return tuple(weight.shape) if weight is not None else (shapes or {}).get(path)
 
@@ -39,22 +39,22 @@ def weight_shape(
 def convolution_update(
     path: str, A: Tensor, B: Tensor, shape: Sequence[int], lora_alpha: float
 ) -> ConvolutionUpdate | str:
-    """Return factors with the product of a `ConvLoRA`'s, or what is wrong with it.
+    """Return the update of a `ConvLoRA`, or a problem with it.
 
     Args:
-        path: Of the module, for an error.
+        path: The module's path for error messages.
         A: (r k, in k).
         B: (out / g k, r k).
-        shape: Of the weight, (out, in / g, k, …).
-        lora_alpha: What the layer was built with; the scaling is lora_alpha / r.
+        shape: Shape of the weight, (out, in / g, k, …).
+        lora_alpha: lora_alpha of the layer; the scaling is lora_alpha / r.
 
     Source: microsoft/LoRA, loralib/layers.py, `ConvLoRA`.
     """
     given = f"{path} has lora_A {tuple(A.shape)} and lora_B {tuple(B.shape)}"
     if len(shape) not in (3, 4, 5) or len(set(shape[2:])) > 1 or min(shape) < 1:
-        return f"{path} has a weight {tuple(shape)}, no convolution's with one size of kernel"
+        return f"{path} has a weight {tuple(shape)}, not a convolution's with a cubic kernel"
     if A.ndim != 2 or B.ndim != 2:
-        return f"{given}, no two matrices"
+        return f"{given}, not two matrices"
     k, channels = shape[-1], shape[1]
     in_channels, too_many = divmod(A.shape[1], k)
     groups = in_channels // channels
@@ -64,16 +64,18 @@ def convolution_update(
         return f"{given}, which do not fit a ConvLoRA with a weight {tuple(shape)}"
     if B.shape[0] * A.shape[1] != shape[0] * channels * k ** (len(shape) - 2):
         return (
-            f"{given}, whose product has not as many numbers as the weight {tuple(shape)}: loralib "
-            "itself cannot run such a layer"
+            f"{given}, whose product has another number of elements than the weight "
+            f"{tuple(shape)}: loralib itself cannot run such a layer"
         )
     scaling = lora_alpha * k / A.shape[0]
     delta = scaling * (B.double() @ A.double()).view(groups, shape[0] // groups, -1)
     dtype = torch.promote_types(A.dtype, torch.float32)
     up, down = _factors(delta)
     kernel = KernelShape(in_channels, tuple(shape[2:]), groups)
+    # Each group's A goes into the columns of its channels, (g R, in k).
+    A_of_groups: Tensor = cast(Any, torch).block_diag(*down)
     return ConvolutionUpdate(
-        _own_channels(down).to(dtype),
+        A_of_groups.to(dtype),
         in_blocks(up.flatten(0, 1), (True,) * groups).to(dtype),
         kernel,
     )
@@ -82,15 +84,11 @@ def convolution_update(
 def _factors(delta: Tensor) -> tuple[Tensor, Tensor]:
     """Return B (g, out / g, R) and A (g, R, in k / g) with B A = ΔW, of the smallest such R.
 
-    A has orthonormal rows, so that an update that is zero can be trained.
+    A has orthonormal rows, so that an update of zero can be trained.
     """
-    U, S, V = torch.linalg.svd(delta, full_matrices=False)
-    # What is below the rounding of the largest one is zero.
+    svd: tuple[Tensor, Tensor, Tensor] = cast(Any, torch.linalg).svd(delta, full_matrices=False)
+    U, S, V = svd
+    # Values below the rounding error of the largest one count as zero.
     smallest = S[:, :1] * max(delta.shape[1:]) * torch.finfo(delta.dtype).eps
     rank = max(1, int((smallest < S).sum(1).max()))
     return U[..., :rank] * S[:, None, :rank], V[:, :rank]
-
-
-def _own_channels(down: Tensor) -> Tensor:
-    """Return the A of all groups, each in the columns of its own channels, (g R, in k)."""
-    return torch.block_diag(*down)

@@ -1,4 +1,4 @@
-"""What the factors of another adapter have to be like, besides their sizes, to be exchanged."""
+"""Checks of kernels and blocks before factors are exchanged."""
 
 from torch import Tensor, nn
 
@@ -10,15 +10,15 @@ from lorakit.layers.updates.sliced_update import SlicedUpdate, out_of_blocks
 
 
 def require_like_layers(model: nn.Module, new: Adapter, name: str) -> None:
-    """Refuse factors for another kernel, or that do not have the blocks of the place.
+    """Reject factors with another kernel or other blocks than those they replace.
 
     Args:
         model: A model with adapters.
-        new: The adapter whose factors are to take the place.
-        name: The adapter in that place.
+        new: The adapter with the new factors.
+        name: Name of the adapter in the model.
 
     Raises:
-        AdapterMismatchError: Names the first such module, and counts the rest.
+        AdapterMismatchError: Names the first such module, and counts the others.
     """
     problems = [
         problem
@@ -29,8 +29,8 @@ def require_like_layers(model: nn.Module, new: Adapter, name: str) -> None:
     if problems:
         more = f"; {len(problems) - 1} more" if len(problems) > 1 else ""
         raise AdapterMismatchError(
-            f"The new adapter cannot take the place of {name!r}: {problems[0]}{more}. Load it "
-            "under a name of its own."
+            f"The new adapter cannot replace {name!r}: {problems[0]}{more}. Load it under another "
+            "name."
         )
 
 
@@ -42,10 +42,10 @@ def _problem(path: str, layer: AdaptedLayer, new: Adapter, name: str) -> str | N
 
 
 def _misfit(path: str, place: SlicedUpdate, A: Tensor, B: Tensor) -> str | None:
-    """Return why factors do not fit an update with a block for each part or group of a layer."""
+    """Return why factors do not fit an update with one block per slice or group of a layer."""
     r = place.lora_A.shape[0]
     if A.shape[0] != r:
         return f"{path} has rank {A.shape[0]} in all its blocks, expected {r}"
     if out_of_blocks(B, place.parts) is None:
-        return f"{path} mixes the {len(place.parts)} parts that are adapted each by itself there"
+        return f"{path} mixes {len(place.parts)} slices that are adapted separately there"
     return None

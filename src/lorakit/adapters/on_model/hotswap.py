@@ -1,7 +1,8 @@
-"""Exchanging an adapter's weights while the model, and what was compiled of it, stays as it is."""
+"""Exchanging the weights of an adapter without changing or recompiling the model."""
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.on_model.compatible_layers import require_like_layers
 from lorakit.adapters.on_model.save_and_load import view_of
-from lorakit.adapters.operations.requirements import require_own_start
+from lorakit.adapters.operations.requirements import require_base_independent
 from lorakit.adapters.trained_tokens import differing_tokens
 from lorakit.config import LoraConfig
 from lorakit.errors import AdapterMismatchError, first_few
@@ -21,29 +22,29 @@ from lorakit.layers import LowRankUpdate
 
 @torch.no_grad()
 def hotswap_adapter(model: nn.Module, adapter: Adapter | str | Path, name: str = "default") -> None:
-    """Put another adapter's weights into the place of one that a model carries.
+    """Replace the weights of a model's adapter by those of another one.
 
-    Values are copied into the parameters that are there, so a compiled model is not compiled again,
-    and memory does not grow. The place keeps its shapes, scaling and dropout: a smaller rank is
-    padded with zeros, and another scaling is multiplied into lora_B, so the update is the new
-    adapter's. Layers that the new adapter does not adapt get an update of zero. What is saved from
-    the place has the new adapter's ranks.
+    Values are copied into the existing parameters, so a compiled model is not recompiled, and
+    memory does not grow. The adapter in the model keeps its shapes, scaling and dropout: a smaller
+    rank is padded with zeros, and the ratio of scalings is multiplied into lora_B, so the update is
+    that of the new adapter. Layers that the new adapter does not adapt get an update of zero. When
+    saved, the adapter has the new ranks.
 
-    A place takes what it has room for: add it with the modules of all adapters that are to come
-    and their largest rank, `add_adapter(model, config, name, max_rank=64, trainable=False)`.
+    The new adapter must fit: add the first one with the modules of all later adapters and their
+    largest rank, `add_adapter(model, config, name, max_rank=64, trainable=False)`.
 
     Args:
         model: A model with adapters, compiled or not.
-        adapter: The new adapter, or where to load it from.
-        name: The adapter whose place it takes.
+        adapter: The new adapter, or the path to load it from.
+        name: Name of the adapter to replace.
 
     Raises:
         AdapterNameError: There is no such adapter.
-        AdapterMismatchError: The new adapter adapts layers that the place does not, has a larger
-            rank, or trains other heads, biases or tokens; nothing is copied then.
+        AdapterMismatchError: The new adapter adapts other layers, has a larger rank, or trains
+            other heads, biases or tokens; nothing is copied.
         AdapterStateError: The model is merged.
         MissingFileError: There is no adapter at that path.
-        AdapterFileError: A file is damaged or uses a feature lorakit does not have.
+        AdapterFileError: A file is damaged or uses a feature that lorakit does not support.
 
     Example:
         >>> from lorakit import Adapter, LoraConfig, add_adapter
@@ -56,10 +57,10 @@ def hotswap_adapter(model: nn.Module, adapter: Adapter | str | Path, name: str =
     state = require_adapter(model, name)
     new = adapter if isinstance(adapter, Adapter) else Adapter.load(adapter)
     new = in_names_of(unwrapped(model), new)
-    require_own_start(new, "exchange", "the new adapter")
+    require_base_independent(new, "exchange", "the new adapter")
     place = view_of(model, name)
-    updates: dict[str, LowRankUpdate] = {
-        path: layer.updates[name]  # type: ignore[misc]
+    updates = {
+        path: cast(LowRankUpdate, layer.updates[name])
         for path, layer in adapted_layers(model)
         if name in layer.updates
     }
@@ -94,15 +95,15 @@ def _exchange(update: LowRankUpdate, A: Tensor, B: Tensor) -> None:
 def _factors_for(
     updates: Mapping[str, LowRankUpdate], place: Adapter, new: Adapter, slot: LoraConfig
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return what each update of the place gets, for the scaling that it has.
+    """Return the new factors of each update, for the scaling that it keeps.
 
     Args:
-        updates: The updates of the place by path.
-        place: Their factors as files hold them.
-        new: The adapter that takes the place.
-        slot: What the place was added with.
+        updates: The updates in the model by path.
+        place: The adapter in the model.
+        new: The adapter that replaces it.
+        slot: Configuration of the adapter in the model.
     """
-    factors = {}
+    factors: dict[str, tuple[Tensor, Tensor]] = {}
     for path, update in updates.items():
         A, B = place.factors[path]
         if path not in new.factors:
@@ -110,7 +111,7 @@ def _factors_for(
             factors[path] = (torch.zeros_like(A[..., :r, :]), torch.zeros_like(B[..., :r]))
             continue
         new_A, new_B = (
-            own.to(old.device) for own, old in zip(new.factors[path], (A, B), strict=True)
+            factor.to(old.device) for factor, old in zip(new.factors[path], (A, B), strict=True)
         )
         ratio = new.config.scaling_for(path) / slot.scaling_for(path)
         new_B = new_B if ratio == 1 else new_B * ratio
@@ -132,7 +133,7 @@ def _check(place: Adapter, updates: Mapping[str, LowRankUpdate], new: Adapter, n
         if path in new.factors:
             room = pair[0].shape[-2] + updates[path].spare_rank
             problems += _misfits(path, pair, new.factors[path], room)
-    # A magnitude of its own says that a layer changes nothing only together with the base's norms.
+    # A layer without an update still has a magnitude, which depends on the norms of the base.
     problems += [
         f"it has {'a' if path in new.magnitudes else 'no'} magnitude (use_dora) at {path}"
         for path in dict.fromkeys((*place.factors, *new.factors))
@@ -148,8 +149,8 @@ def _check(place: Adapter, updates: Mapping[str, LowRankUpdate], new: Adapter, n
     problems += differing_tokens(place, new, name)
     if problems:
         raise AdapterMismatchError(
-            f"The new adapter cannot take the place of {name!r}: {first_few(problems, 1)}. Add the "
-            "place with the targets of all adapters that will take it and their largest rank, "
+            f"The new adapter cannot replace {name!r}: {first_few(problems, 1)}. Add the first "
+            "adapter with the targets of all later ones and their largest rank, "
             "add_adapter(model, LoraConfig(target_modules=[...]), name, max_rank=...), or load "
             "the new one under another name."
         )
@@ -163,7 +164,7 @@ def _misfits(
         return [f"{path} stacks {tuple(new_A.shape[:-2])} matrices, not {tuple(A.shape[:-2])}"]
     sizes, expected = (new_A.shape[-1], new_B.shape[-2]), (A.shape[-1], B.shape[-2])
     if sizes != expected:
-        return [f"{path} is from {sizes[0]} to {sizes[1]}, expected {expected[0]} to {expected[1]}"]
+        return [f"{path} maps {sizes[0]} to {sizes[1]}, expected {expected[0]} to {expected[1]}"]
     if new_A.shape[-2] > room:
         return [f"{path} has rank {new_A.shape[-2]}, expected at most {room}"]
     return []

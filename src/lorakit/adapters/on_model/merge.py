@@ -1,4 +1,4 @@
-"""Merging adapters into a model's weights, for a time or for good."""
+"""Merging adapters into a model's weights, temporarily or permanently."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,14 +28,14 @@ from lorakit.layers.offload import is_offloaded
 
 @dataclass(frozen=True)
 class Merge:
-    """What a merge did.
+    """Result of a merge.
 
     Attributes:
-        names: The adapters merged.
+        names: Names of the merged adapters.
         layers: Number of layers whose weight changed.
         largest_rounding: Largest absolute rounding error of a merged weight against the float32
-            sum, in the weight's units; 0 for float32 bases. Of a weight that is quantised again
-            this is the error of doing so.
+            sum, in the weight's units; 0 for float32 bases. For a requantised weight this includes
+            the quantisation error.
         requantized: Whether the merged weights are quantised.
     """
 
@@ -46,7 +46,7 @@ class Merge:
 
 
 QuantizedBase = Literal["dequantize", "requantize"]
-"""What becomes of a quantised weight that adapters are merged into."""
+"""Whether a merged weight of a quantised base becomes dense or is quantised again."""
 
 
 def merge_adapters(
@@ -57,24 +57,24 @@ def merge_adapters(
 ) -> Merge:
     """Add adapters to the weights, so that they cost nothing at inference.
 
-    Each weight becomes W0 + Σ s B A, summed in float32 and rounded once. The base's own
-    parameters are kept aside until `unmerge_adapters` puts them back.
+    Each weight becomes W0 + Σ s B A, summed in float32 and rounded once. The base's parameters are
+    kept until `unmerge_adapters` restores them.
 
     Args:
         model: A model with adapters.
-        names: Which adapters; None merges the active ones.
-        quantized_base: Of a base in 4 or 8 bits, whether the merged weights become dense, in the
-            dtype of the rest of the model ("dequantize"), or are quantised again, which costs
-            accuracy ("requantize"). It has to be said, as either can be a surprise.
+        names: Names of the adapters; None merges the active ones.
+        quantized_base: For a base in 4 or 8 bits: "dequantize" makes the merged weights dense, in
+            the dtype of the rest of the model; "requantize" quantises them again, which costs
+            accuracy. Required, as either may be unexpected.
 
     Raises:
         AdapterNameError: There is no such adapter.
         AdapterStateError: The model is merged already, no adapter is active, two adapters train
-            the same head, or an update is no change of a weight (a convolution in groups).
-        QuantizationError: The base is quantised and `quantized_base` does not say what is to
-            become of it, or it is not quantised.
+            the same head, or an update is not a change of a weight (a grouped convolution).
+        QuantizationError: The base is quantised and `quantized_base` is missing, or it is given
+            and the base is not quantised.
 
-    If it fails, the model is left as it was, and the same adapters act.
+    If it fails, the model and its active adapters are unchanged.
 
     Source: Hu et al. 2021, arXiv:2106.09685, section 4.1, "No Additional Inference Latency".
     """
@@ -122,7 +122,7 @@ def _check_quantized_base(model: nn.Module, quantized_base: QuantizedBase | None
 
 
 def _merged_as(model: nn.Module) -> QuantizedBase | None:
-    """Return what has become of the quantised weights of a merged model; None if it has none."""
+    """Return how the quantised weights of a merged model were merged; None if it has none."""
     merged = [
         layer for _, layer in adapted_layers(model) if layer.kept_parameters and bits_of(layer)
     ]
@@ -132,16 +132,16 @@ def _merged_as(model: nn.Module) -> QuantizedBase | None:
 
 
 def _dense_dtype(model: nn.Module) -> torch.dtype | None:
-    """Return the dtype of what is not quantised in a model; None where all is."""
+    """Return the dtype of the weights that are not quantised; None if all are."""
     for _, module in base_modules(model):
-        for parameter in module._parameters.values():
-            if parameter is not None and parameter.ndim > 1 and parameter.is_floating_point():
+        for parameter in module.parameters(recurse=False):
+            if parameter.ndim > 1 and parameter.is_floating_point():
                 return parameter.dtype
     return None
 
 
 def _require_in_memory(model: nn.Module) -> None:
-    """Refuse weights that accelerate would load anew, without the merge, on every forward pass."""
+    """Reject weights that accelerate reloads, without the merge, in every forward pass."""
     for path, module in (*adapted_layers(model), *replaced_modules(model)):
         if is_offloaded(module):
             raise AdapterStateError(
@@ -151,7 +151,7 @@ def _require_in_memory(model: nn.Module) -> None:
 
 
 def _require_mergeable(model: nn.Module, names: Sequence[str]) -> None:
-    """Refuse updates that are no change of a layer's weight."""
+    """Reject updates that are not a change of a layer's weight."""
     for path, layer in adapted_layers(model):
         obstacle = layer.merge_obstacle()
         if obstacle is not None and any(name in layer.updates for name in names):
@@ -162,7 +162,7 @@ def _require_mergeable(model: nn.Module, names: Sequence[str]) -> None:
 
 
 def unmerge_adapters(model: nn.Module) -> None:
-    """Put the base's parameters back as they were, byte for byte, with the adapters beside them.
+    """Restore the base's parameters byte for byte; the adapters act beside them again.
 
     Raises:
         AdapterStateError: The model is not merged.
@@ -189,15 +189,15 @@ def merge_and_unload(
     *,
     quantized_base: QuantizedBase | None = None,
 ) -> nn.Module:
-    """Merge adapters for good and return the same model with plain layers.
+    """Merge adapters permanently and return the same model with plain layers.
 
-    Trained heads and biases take the place of the base's, and trained tokens their rows. A merged
-    weight that was tied to another module is untied, and the model's config says so; tied
-    embeddings that differ in the rows of trained tokens alone stay tied.
+    Trained heads, biases and tokens replace those of the base. A merged weight that was tied to
+    another module is untied, also in the model's config; tied embeddings stay tied if only trained
+    tokens changed.
 
     Args:
         model: A model with adapters, merged or not.
-        names: Which adapters; None merges the active ones. The others are dropped.
+        names: Names of the adapters; None merges the active ones. The others are dropped.
         quantized_base: As in `merge_adapters`. With "dequantize" no layer stays quantised,
             adapted or not, so that the model can be saved as an ordinary checkpoint.
 
@@ -212,13 +212,13 @@ def merge_and_unload(
     elif names is not None and set(_as_tuple(names)) != set(state.active):
         raise AdapterStateError(
             f"Adapters {list(state.active)} are merged already, but {list(_as_tuple(names))} were "
-            "asked for. Call unmerge_adapters first."
+            "requested. Call unmerge_adapters first."
         )
     merged_as = _merged_as(model)
     if quantized_base not in (None, merged_as) and merged_as is not None:
         raise AdapterStateError(
             f"The adapters are merged already, with quantized_base={merged_as!r}, but "
-            f"{quantized_base!r} was asked for. Call unmerge_adapters first."
+            f"{quantized_base!r} was requested. Call unmerge_adapters first."
         )
     model = unwrapped(model)
     tied = _tied_parameters(model)
@@ -229,9 +229,9 @@ def merge_and_unload(
     for _, module in replaced_modules(model):
         copy = None if module.active_copy is None else module.trained_copies[module.active_copy]
         if copy is not None and not isinstance(copy, TrainedTokens):
-            parts = [part for _, part in base_modules(module)]
-            untied |= any(id(p) in tied for part in parts for p in part._parameters.values())
-            _take_over(module, copy)
+            inner_modules = [inner for _, inner in base_modules(module)]
+            untied |= any(id(p) in tied for m in inner_modules for p in m.parameters(recurse=False))
+            _copy_trained_(module, copy)
     state.is_merged = False
     remove_adapters(model, tuple(state.configs))
     if "dequantize" in (quantized_base, merged_as):
@@ -246,7 +246,7 @@ def _as_tuple(names: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def _tied_parameters(model: nn.Module) -> set[int]:
-    """Return ids of the base's parameters that more than one of its modules holds."""
+    """Return the ids of parameters that more than one module of the base holds."""
     seen: set[int] = set()
     tied: set[int] = set()
     for _, module in base_modules(model):
@@ -257,30 +257,30 @@ def _tied_parameters(model: nn.Module) -> set[int]:
 
 
 @torch.no_grad()
-def _take_over(module: ReplacedModule, trained: nn.Module) -> None:
-    """Give a module the parameters and buffers of its trained copy, in its own dtypes."""
+def _copy_trained_(module: ReplacedModule, trained: nn.Module) -> None:
+    """Give a module the parameters and buffers of its trained copy, in the module's dtypes."""
     for path, source in trained.named_modules():
         target = module.get_submodule(path)
         for name, parameter in source._parameters.items():
-            own = target._parameters[name]
-            if parameter is not None and own is not None and parameter is not own:
-                merged = parameter.detach().to(own.dtype, copy=True)
+            of_base = target._parameters[name]
+            if parameter is not None and of_base is not None and parameter is not of_base:
+                merged = parameter.detach().to(of_base.dtype, copy=True)
                 target._parameters[name] = nn.Parameter(merged, requires_grad=False)
-                setattr(target._parameters[name], READ_FLAG, True)  # it is no longer a drawn one
+                setattr(target._parameters[name], READ_FLAG, True)  # no longer an initial value
         for name, buffer in source._buffers.items():
             if buffer is not None:
                 target._buffers[name] = buffer.detach().clone()
 
 
 def _record_untied(model: nn.Module) -> None:
-    """Write to the model's config that its weights are no longer tied, and untie the rest of them.
+    """Record in the model's config that its weights are not tied, and untie the other tied ones.
 
-    The config has one switch for all weights that transformers ties. With it off, files must hold
-    every one of them, which transformers leaves out while they are one parameter in memory.
+    The config has one switch for all weights that transformers ties. When it is off, files must
+    hold all of them, but transformers omits them while they are one parameter in memory.
     """
     declared = dict(getattr(model, "all_tied_weights_keys", None) or {})
-    for part in (model, *model.children()):
-        config = getattr(part, "config", None)
+    for module in (model, *model.children()):
+        config = getattr(module, "config", None)
         if config is not None and getattr(config, "tie_word_embeddings", False):
             config.tie_word_embeddings = False
     if not isinstance(model, PreTrainedModel):
@@ -292,6 +292,6 @@ def _record_untied(model: nn.Module) -> None:
     for name in declared.keys() - model.all_tied_weights_keys.keys():
         parameter = parameters.get(name)
         if parameter is not None and parameter is parameters.get(declared[name]):
-            path, _, own_name = name.rpartition(".")
+            path, _, last = name.rpartition(".")
             copied = nn.Parameter(parameter.detach().clone(), parameter.requires_grad)
-            model.get_submodule(path)._parameters[own_name] = copied
+            model.get_submodule(path)._parameters[last] = copied

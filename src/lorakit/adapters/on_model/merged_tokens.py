@@ -1,4 +1,4 @@
-"""Trained tokens merged for good: the rows written into a new weight of the base."""
+"""Permanent merging of trained tokens into a new weight of the base."""
 
 import torch
 from torch import nn
@@ -10,13 +10,13 @@ from lorakit.layers.trained_tokens import own_weight
 
 @torch.no_grad()
 def write_trained_tokens(model: nn.Module) -> bool:
-    """Give every module whose trained rows act a weight that has them.
+    """Give every module with active trained tokens a weight that contains them.
 
-    Modules that were tied and have the same rows get the same new weight, so they stay tied. The
-    base's own parameters are left as they are.
+    Tied modules with the same trained tokens get the same new weight, so they stay tied. The base's
+    parameters are not modified.
 
     Args:
-        model: A merged model; the weights that updates were merged into are not final yet.
+        model: A merged model whose merged weights are not permanent yet.
 
     Returns: Whether modules that were tied no longer are.
     """
@@ -30,10 +30,10 @@ def write_trained_tokens(model: nn.Module) -> bool:
         trained = None if name is None else module.trained_copies[name]
         if not isinstance(trained, TrainedTokens):
             continue
-        W0, current = own_weight(module), module._parameters["weight"]
+        W0, current = own_weight(module), module.get_parameter("weight")
         key = (id(current), id(trained.rows))
         if key not in written:
-            parameter = nn.Parameter(_with_rows(trained, W0, current), requires_grad=False)  # type: ignore[arg-type]
+            parameter = nn.Parameter(_with_rows(trained, W0, current), requires_grad=False)
             written[key] = (parameter, set(), id(W0))
         parameter, sharing, _ = written[key]
         sharing.add(id(module))
@@ -42,7 +42,7 @@ def write_trained_tokens(model: nn.Module) -> bool:
 
 
 def _with_rows(trained: TrainedTokens, W0: torch.Tensor, current: torch.Tensor) -> torch.Tensor:
-    """Return a copy of a weight with trained rows; what an update has added to them stays."""
+    """Return a copy of a weight with trained rows, including what an update has added to them."""
     merged = current.detach().clone()
     wide = torch.promote_types(trained.rows.dtype, torch.float32)
     rows, where = trained.rows.to(current.device, wide), trained.indices.to(current.device)

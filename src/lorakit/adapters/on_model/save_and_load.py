@@ -1,9 +1,10 @@
-"""Adapters that a model carries: saved to files, loaded from them, read and filled as tensors."""
+"""Saving and loading adapters of a model, as files and as state dicts."""
 
 import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -37,32 +38,32 @@ from lorakit.layers.updates.sliced_update import SlicedUpdate
 def save_adapter(model: nn.Module, path: str | Path, name: str = "default") -> list[Path]:
     """Write one adapter of a model in PEFT's layout, atomically.
 
-    The class names of a classifier of transformers go into a `lorakit.json` beside it.
+    The class names of a transformers classifier are written to `lorakit.json` beside it.
 
-    Of a model whose parameters are sharded (FSDP2) take `Adapter.from_model` in every process, and
-    save what it returns in one of them.
+    For a model with sharded parameters (FSDP2), call `Adapter.from_model` in every process, and
+    save the result in one of them.
 
     Args:
         model: A model with adapters.
-        path: Directory for adapter_config.json and adapter_model.safetensors; made if need be.
-        name: Which adapter.
+        path: Directory for adapter_config.json and adapter_model.safetensors; created if necessary.
+        name: Name of the adapter.
 
     Returns: The paths written.
 
     Warns:
-        LorakitWarning: PEFT does not read such an adapter.
+        LorakitWarning: PEFT cannot read the adapter.
 
     Raises:
         AdapterNameError: There is no such adapter.
-        AdapterStateError: Its parameters are sharded, or the model is merged: its weights hold the
-            adapter already, so that both together would count twice.
+        AdapterStateError: The parameters are sharded, or the model is merged: its weights contain
+            the adapter already, which would count twice.
     """
     require_unmerged(model, "save an adapter")
     view = view_of(model, name)
     if any(is_sharded(A) for A, _ in view.factors.values()):
         raise AdapterStateError(
-            f"Cannot save adapter {name!r} to {path}: this process has a part of it only. Call "
-            "Adapter.from_model(model) in every process, and save its result in one of them."
+            f"Cannot save adapter {name!r} to {path}: this process has only a shard of it. Call "
+            "Adapter.from_model(model) in every process, and save the result in one of them."
         )
     note = unread_by_peft(unwrapped(model), view.config, view.factors)
     if note is not None:
@@ -83,26 +84,26 @@ def load_adapter(
     allow_edited_config: bool = False,
     max_rank: int | None = None,
 ) -> Injection:
-    """Read an adapter, put it into a model and make it the one that acts.
+    """Load an adapter, add it to a model and activate it.
 
     Args:
-        model: The base, with other adapters or without.
+        model: The base, with or without other adapters.
         path: Directory in PEFT's layout, or a hub id.
-        name: None takes "default", or where that is taken the directory's name, with "_" for what
-            a name cannot have.
-        revision: As in `Adapter.load`, as are the next two.
-        subfolder: Folder inside the directory or repository.
-        token: Of the hub.
+        name: Name of the adapter; None is "default" or, if that is taken, the directory's name
+            with "_" for invalid characters.
+        revision: As in `Adapter.load`.
+        subfolder: As in `Adapter.load`.
+        token: As in `Adapter.load`.
         trainable: Whether its parameters require gradients.
         allow_pickle: As in `Adapter.load`.
         allow_edited_config: As in `Adapter.load`.
         max_rank: As in `add_adapter`.
 
-    Returns: What matched.
+    Returns: The injection: the modules that the adapter matched.
 
     Raises:
         MissingFileError: There is no adapter at `path`.
-        AdapterFileError: A file is damaged or uses a feature lorakit does not have.
+        AdapterFileError: A file is damaged or uses a feature that lorakit does not support.
         AdapterMismatchError: The adapter was made for another base.
         AdapterNameError: The name is taken or malformed.
     """
@@ -121,20 +122,20 @@ def load_adapter(
 
 
 def adapter_state_dict(model: nn.Module, name: str = "default") -> dict[str, Tensor]:
-    """Return the tensors of one adapter under PEFT's keys, detached: those `save_adapter` writes.
+    """Return the detached tensors of one adapter under PEFT's keys, as `save_adapter` writes them.
 
-    They are the model's own and no copies, but where files hold something else: of stacked weights,
-    of updates whose saved factors are made of their parameters, and of an attention whose output
-    projection has not its rank and twice its scaling.
+    They share the model's memory unless files hold something else: for stacked weights, for updates
+    whose saved factors are computed from their parameters, and for an attention whose output
+    projection does not have the attention's rank and twice its scaling.
 
     Raises:
         AdapterNameError: There is no such adapter.
     """
     view = view_of(model, name)
-    return _keyed(view, with_outputs_of_files(view.factors, view.config).factors)
+    return _tensors_by_key(view, with_outputs_of_files(view.factors, view.config).factors)
 
 
-def _keyed(view: Adapter, factors: Factors) -> dict[str, Tensor]:
+def _tensors_by_key(view: Adapter, factors: Factors) -> dict[str, Tensor]:
     """Return an adapter's tensors under PEFT's keys, with these factors."""
     return tensor_keys(
         factors,
@@ -152,12 +153,12 @@ def _keyed(view: Adapter, factors: Factors) -> dict[str, Tensor]:
 def load_adapter_state_dict(
     model: nn.Module, tensors: Mapping[str, Tensor], name: str = "default"
 ) -> None:
-    """Copy tensors under PEFT's keys into an adapter that a model already carries.
+    """Copy tensors under PEFT's keys into an adapter of a model.
 
     Raises:
         AdapterNameError: There is no such adapter.
         AdapterMismatchError: Keys or shapes differ from the adapter's, or an attention's factors
-            have values beyond the rank it has here; nothing is copied then.
+            are not zero beyond its rank in the model; nothing is copied.
     """
     places = adapter_state_dict(model, name)
     problems = [f"missing key {key!r}" for key in places if key not in tensors]
@@ -174,22 +175,23 @@ def load_adapter_state_dict(
         )
     view = view_of(model, name)
     paths = file_paths(view.factors, view.stacked)
-    tensors, places = _with_own_outputs(tensors, view, paths), _keyed(view, view.factors)
-    _require_parts_fit(model, tensors, name, paths)
+    tensors = _with_own_outputs(tensors, view, paths)
+    places = _tensors_by_key(view, view.factors)
+    _require_slices_fit(model, tensors, name, paths)
     for path, layer in adapted_layers(model):
-        update: LowRankUpdate | None = layer.updates._modules.get(name)  # type: ignore[assignment]
-        if update is None:
+        if name not in layer.updates:
             continue
+        update = cast(LowRankUpdate, layer.updates[name])
         keys = factor_keys(paths[path], path in view.embeddings)
-        A, B = (tensors[key] for key in keys)
+        pair = tensors[keys[0]], tensors[keys[1]]
         if path in view.stacked:
-            # The file's layout of these is a copy of what the model carries, and no view.
-            A, B = from_file_layout(A, B, update.r)
-            own_A, own_B = update.saved_factors()
-            copy_whole_(own_A, A)
-            copy_whole_(own_B, B)
+            # The file's layout of these is a copy of the model's tensors, not a view.
+            for place, values in zip(
+                update.saved_factors(), from_file_layout(*pair, update.r), strict=True
+            ):
+                copy_whole_(place, values)
         elif not update.keeps_saved_factors:
-            A, B, _ = to_matrices(A, B)
+            A, B, _ = to_matrices(*pair)
             update.load_factors_(A, B)
         else:
             continue
@@ -199,13 +201,12 @@ def load_adapter_state_dict(
         copy_whole_(place, tensors[key])
 
 
-def _require_parts_fit(
+def _require_slices_fit(
     model: nn.Module, tensors: Mapping[str, Tensor], name: str, paths: Mapping[str, str]
 ) -> None:
-    """Refuse factors that mix parts which are adapted one by one, before anything is copied."""
+    """Reject factors that mix separately adapted slices, before anything is copied."""
     for path, layer in adapted_layers(model):
-        update = layer.updates._modules.get(name)
-        if isinstance(update, SlicedUpdate):
+        if name in layer.updates and isinstance(update := layer.updates[name], SlicedUpdate):
             A, B, _ = to_matrices(*(tensors[key] for key in factor_keys(paths[path], False)))
             update.require_fitting(A, B)
 
@@ -213,12 +214,12 @@ def _require_parts_fit(
 def _with_own_outputs(
     tensors: Mapping[str, Tensor], view: Adapter, paths: Mapping[str, str]
 ) -> Mapping[str, Tensor]:
-    """Return a file's tensors with the ranks and scalings that attentions have in the model.
+    """Return a file's tensors with the ranks and scalings of attentions in the model.
 
     Args:
-        tensors: Under PEFT's keys.
-        view: The adapter the model carries.
-        paths: Each module's path in these keys.
+        tensors: Tensors under PEFT's keys.
+        view: The adapter in the model.
+        paths: Path of each module in these keys.
     """
     keys = {path: factor_keys(paths[path], path in view.embeddings) for path in view.factors}
     saved = {path: (tensors[of_A], tensors[of_B]) for path, (of_A, of_B) in keys.items()}
@@ -228,5 +229,5 @@ def _with_own_outputs(
 
 
 def view_of(model: nn.Module, name: str) -> Adapter:
-    """Return an adapter whose tensors are the model's own, detached."""
+    """Return an adapter that shares the model's tensors, detached."""
     return Adapter(**carried_fields(model, name))

@@ -1,4 +1,4 @@
-"""Folders with several adapters, in PEFT's layout: "default" on top, others in sub-folders."""
+"""Folders of several adapters in PEFT's layout: "default" at the top, others in subfolders."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,10 +23,10 @@ _DEFAULT = "default"
 
 
 def adapters_in(path: str | Path) -> dict[str, Path]:
-    """Return the directory of every adapter in a folder, by name; the folder's own comes first.
+    """Return the directory of every adapter in a folder by name; "default" comes first.
 
     Raises:
-        MissingFileError: There is none.
+        MissingFileError: The folder holds no adapter.
     """
     folder = Path(path)
     found = {_DEFAULT: folder} if (folder / CONFIG_FILE).is_file() else {}
@@ -43,23 +43,23 @@ def adapters_in(path: str | Path) -> dict[str, Path]:
 def save_adapters(
     model: nn.Module, path: str | Path, names: Sequence[str] | None = None
 ) -> list[Path]:
-    """Write several adapters of a model into one folder, as PEFT's save_pretrained does.
+    """Write several adapters of a model to one folder, as PEFT's save_pretrained does.
 
     Args:
         model: A model with adapters.
-        path: The folder; "default" is written into it and any other into a sub-folder of its name.
-        names: Which; None writes all.
+        path: The folder; "default" is written to it, any other adapter to a subfolder of its name.
+        names: Names of the adapters; None writes all.
 
     Returns: The paths written.
 
     Raises:
-        AdapterNameError: There is no such adapter; nothing is written then.
+        AdapterNameError: There is no such adapter; nothing is written.
     """
     require_state(model)
     chosen = adapter_names(model) if names is None else tuple(names)
     for name in chosen:
         require_adapter(model, name)
-    written = []
+    written: list[Path] = []
     for name in chosen:
         folder = Path(path) if name == _DEFAULT else Path(path) / name
         written += save_adapter(model, folder, name)
@@ -69,19 +69,19 @@ def save_adapters(
 def load_adapters(
     model: nn.Module, path: str | Path, names: Sequence[str] | None = None
 ) -> dict[str, Injection]:
-    """Read the adapters of a folder into a model; the last one acts.
+    """Load the adapters of a folder into a model and activate the last one.
 
     Args:
-        model: The base, with other adapters or without.
-        path: A folder as `save_adapters` or PEFT writes it.
-        names: Which; None reads all.
+        model: The base, with or without other adapters.
+        path: A folder written by `save_adapters` or PEFT.
+        names: Names of the adapters; None loads all.
 
-    Returns: What matched, by name.
+    Returns: The injection of each adapter by name.
 
     Raises:
-        MissingFileError: There is no adapter, or none of that name.
+        MissingFileError: There is no adapter, or none with that name.
         AdapterNameError: A name is taken or malformed.
-        AdapterFileError, AdapterMismatchError: As in `load_adapter`; the model is left as it was.
+        AdapterFileError, AdapterMismatchError: As in `load_adapter`; the model is not modified.
     """
     found = adapters_in(path)
     chosen = tuple(found) if names is None else tuple(names)
@@ -95,14 +95,14 @@ def load_adapters(
         check_new_name(model, name)
     adapters = {name: Adapter.load(found[name]) for name in chosen}
     added: dict[str, Injection] = {}
-    acting = active_adapters(model)
+    active_before = active_adapters(model)
     try:
         for name, adapter in adapters.items():
             added[name] = add_adapter(model, adapter, name, trainable=False)
     except BaseException:
         if added:
             remove_adapters(model, tuple(added))
-        if acting:
-            set_adapter(model, acting)
+        if active_before:
+            set_adapter(model, active_before)
         raise
     return added

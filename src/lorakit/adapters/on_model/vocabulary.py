@@ -1,9 +1,9 @@
-"""Vocabularies that grow: a base whose embeddings get rows for new tokens."""
+"""Resizing the vocabulary of a base: new embeddings for new tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -14,23 +14,23 @@ from lorakit.injection.selection.older_names import in_names_of
 from lorakit.injection.selection.vocabulary import input_embedding, output_layer, rows_needed
 from lorakit.injection.state import base_modules, state_of
 from lorakit.layers.bitsandbytes_storage import bits_of
-from lorakit.libraries.logs import errors_alone
+from lorakit.libraries.logs import logging_errors_only
 
 _SEED = 0
-"""New rows are drawn with it, whatever the seed of a run: all loads of a base get the same ones."""
+"""Seed of new embeddings, independent of a run's, so that every load of a base gets the same."""
 
 
 def fit_vocabulary(model: nn.Module, adapter: Adapter) -> int | None:
-    """Give a base as many embeddings as an adapter needs; call it before `add_adapter`.
+    """Resize a base's embeddings for an adapter, if necessary; call it before `add_adapter`.
 
-    Rows that the adapter's file repeats of its base, as PEFT's does after a resize, are taken over
-    where they are new.
+    New embeddings are copied from the adapter's file if it contains base weights, as PEFT's does
+    after a resize.
 
     Args:
         model: A transformers model without adapters.
-        adapter: The adapter that is to be put on it.
+        adapter: The adapter to be added.
 
-    Returns: The new number of rows, or None where there were enough.
+    Returns: The new number of embeddings, or None if there were enough.
 
     Raises:
         AdapterStateError: The model carries adapters.
@@ -51,14 +51,14 @@ def fit_vocabulary(model: nn.Module, adapter: Adapter) -> int | None:
 
 
 def grow_vocabulary(model: nn.Module, rows: int, *, follows_the_old: bool = True) -> None:
-    """Give a base's embeddings, and its output layer, more rows; the same ones each time.
+    """Add rows to a base's embeddings and output layer, with the same values every time.
 
     Args:
         model: A transformers model without adapters.
-        rows: How many they are to have.
-        follows_the_old: Draw new rows with the mean and covariance of those there are, as
-            transformers does by default; otherwise as the model draws its first weights. New
-            biases of an output layer are the mean of the old ones then.
+        rows: New number of rows.
+        follows_the_old: Sample new rows with the mean and covariance of the existing ones, as
+            transformers does by default, and set new biases of an output layer to the mean of the
+            old ones; otherwise use the model's initialization.
 
     Raises:
         AdapterStateError: The model carries adapters.
@@ -82,25 +82,25 @@ def grow_vocabulary(model: nn.Module, rows: int, *, follows_the_old: bool = True
     bias = getattr(None if output is None else output[1], "bias", None)
     old_bias = None if bias is None else bias.detach().clone()
     growing: Any = model
-    with torch.random.fork_rng(), errors_alone():
+    with torch.random.fork_rng(), logging_errors_only():
         torch.manual_seed(_SEED)
         growing.resize_token_embeddings(rows, mean_resizing=follows_the_old)
     _separate_again(model, modules)
     layer: Any = growing.get_output_embeddings() if output is not None else None
     bias = getattr(layer, "bias", None)
     if follows_the_old and old_bias is not None and bias is not None:
-        # No adapter carries it, so it must not depend on where it is drawn.
+        # No adapter holds it, so it must not depend on the machine.
         with torch.no_grad():
             bias[len(old_bias) :] = old_bias.float().mean().to(bias.dtype)
 
 
 def _separate_again(model: nn.Module, before: Mapping[str, nn.Module]) -> None:
-    """Give every place its own embedding back where one has been put into several.
+    """Restore separate embedding modules where a resize has put one module into several places.
 
-    A T5 that is loaded has three embeddings with one weight, and after a resize one in three
-    places, so that adapters of the one would not find their places in the other.
+    A loaded T5 has three embeddings with one weight, but after a resize one embedding in three
+    places, where an adapter would not find the modules it expects.
     """
-    embedding = model.get_input_embeddings()  # type: ignore[operator]
+    embedding = cast(Any, model).get_input_embeddings()
     for path, module in before.items():
         if not isinstance(module, nn.Embedding) or module is embedding:
             continue

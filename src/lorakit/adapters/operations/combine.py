@@ -1,4 +1,4 @@
-"""Several adapters of one base combined into one, with weights."""
+"""Weighted combination of several adapters of one base."""
 
 from collections.abc import Mapping
 from typing import Literal, get_args
@@ -13,10 +13,15 @@ from lorakit.adapters.operations.compatibility import (
     common_heads,
     common_settings,
 )
-from lorakit.adapters.operations.pruning import MajoritySign, drawn, elect_signs, largest
+from lorakit.adapters.operations.pruning import (
+    MajoritySign,
+    drop_random,
+    elect_signs,
+    keep_largest,
+)
 from lorakit.adapters.operations.requirements import require_low_rank
 from lorakit.adapters.operations.resize import require_rank_fits
-from lorakit.adapters.ranks import unit_scaled
+from lorakit.adapters.ranks import with_unit_scaling
 from lorakit.errors import AdapterMismatchError, ConfigError, did_you_mean
 from lorakit.injection import Injection, add_adapter
 from lorakit.injection.state import check_new_name, require_adapter, require_unmerged
@@ -35,7 +40,7 @@ CombinationMethod = Literal[
     "dare_ties_svd",
     "magnitude_prune_svd",
 ]
-"""How adapters are combined; the names are PEFT's."""
+"""Combination methods; the names are PEFT's."""
 
 METHODS: tuple[str, ...] = get_args(CombinationMethod)
 _DEFAULT_DENSITY = 0.5
@@ -57,15 +62,15 @@ def combine_adapters(
     heads_from: str | None = None,
     trainable: bool = False,
 ) -> Injection:
-    """Combine adapters that a model carries into a new one, which then acts alone.
+    """Combine adapters of a model into a new one, which becomes the only active adapter.
 
-    The new adapter has a scaling of 1, whatever those of the others were; adapters with rsLoRA
-    and with different alphas are weighted by what their updates really are.
+    The new adapter has scaling 1. The weights apply to the scaled updates, also of adapters with
+    rsLoRA or different alphas.
 
     Args:
         model: A model with adapters.
-        weights: A weight for each adapter to combine, by name; negative ones subtract.
-        name: Of the new adapter.
+        weights: Weight of each adapter to combine, by name; negative ones subtract.
+        name: Name of the new adapter.
         method: See `combine`.
         density: See `combine`.
         rank: See `combine`.
@@ -77,10 +82,10 @@ def combine_adapters(
     Returns: What was added.
 
     Raises:
-        AdapterNameError: An adapter is not there, or the new name is taken or malformed.
+        AdapterNameError: An adapter does not exist, or the new name is taken or malformed.
         AdapterStateError: The model is merged.
         AdapterMismatchError, AdapterFileError, ConfigError, ShapeError: As in `combine`; the
-            model is left as it was.
+            model is not modified.
     """
     require_unmerged(model, "combine adapters")
     check_new_name(model, name)
@@ -115,50 +120,49 @@ def combine(
 ) -> Adapter:
     """Combine adapters of one base into a new one, without a model.
 
-    With the effective factors w_i s_i of adapter i (its weight times its scaling) and ΔW_i its
-    update:
+    With the weight w_i times the scaling s_i of adapter i, and its update ΔW_i:
 
-    - "linear": A = Σ ±√|w_i s_i| A_i and B = Σ √|w_i s_i| B_i. Cheap, of the same rank, but the
+    - "linear": A = Σ ±√|w_i s_i| A_i and B = Σ √|w_i s_i| B_i. Cheap, and keeps the rank, but the
       product has terms that mix the adapters; exact for one adapter only.
-    - "cat": the factors side by side: exactly Σ w_i ΔW_i, of the sum of the ranks (at most the
+    - "cat": concatenated factors: exactly Σ w_i ΔW_i, with the sum of the ranks (at most the
       smaller side of the matrix).
     - "svd": the best approximation of Σ w_i ΔW_i of rank `rank`.
-    - "magnitude_prune": "linear" on factors of which the largest `density` are kept.
-    - "dare_linear": "linear" on factors of which a share `density`, drawn at random, is kept and
-      divided by `density`.
-    - "ties": the largest `density` are kept; where signs differ the majority's is elect_signs, and
-      the weighted mean of those that agree with it is taken.
-    - "dare_ties": the same, on factors thinned as by "dare_linear".
-    - "..._svd": the same four on the updates ΔW_i themselves in place of their factors, brought
-      to rank `rank` (of large matrices by a randomised SVD); forms one dense matrix for each
-      adapter, one module at a time.
+    - "magnitude_prune": "linear" on factors pruned to the largest `density` of their elements.
+    - "dare_linear": "linear" on factors of which a random share `density` is kept and divided by
+      `density`.
+    - "ties": the factors are pruned to the largest `density`; for each element the majority's sign
+      is elected, and the weighted mean of the elements with that sign is taken.
+    - "dare_ties": "ties" on factors pruned as in "dare_linear".
+    - "..._svd": the same four on the updates ΔW_i instead of their factors, reduced to rank `rank`
+      (for large matrices by a randomised SVD); forms one dense matrix per adapter, one module at a
+      time.
 
     A module that an adapter does not adapt counts as an update of zero. Heads and biases trained
-    in full are carried over, from the one adapter that has them. They have no weighted sum: where
-    two adapters have different ones, `heads_from` says whose to keep.
+    in full are copied from the one adapter that has them. They have no weighted sum: if two
+    adapters have different ones, `heads_from` names the adapter whose are kept.
 
     Args:
-        adapters: The adapters by what to call them; they are left as they are.
-        weights: A weight for each; negative ones subtract.
-        method: How to combine.
-        density: Share of numbers that pruning methods keep, above 0 and at most 1; None is 0.5.
-        rank: Of the result, for methods with SVD; None takes the largest of the adapters'.
-        majority_sign: For TIES: whether the sign with the larger sum wins ("total"), or the more
-            frequent one ("frequency"), of unweighted numbers.
-        seed: Of what DARE draws.
-        heads_from: Name of the adapter whose heads and biases are kept where they differ.
-        base_model: Name of the base to record. It has to be given where the adapters record
-            different names for the same base.
+        adapters: The adapters by name; they are not modified.
+        weights: Weight of each adapter; negative ones subtract.
+        method: Combination method.
+        density: Share of elements that pruning methods keep, above 0 and at most 1; None is 0.5.
+        rank: Rank of the result, for methods with SVD; None takes the adapters' largest rank.
+        majority_sign: For TIES: whether the sign with the larger sum wins ("total") or the more
+            frequent one ("frequency"), before weighting.
+        seed: Seed of DARE.
+        heads_from: Name of the adapter whose heads and biases are kept if they differ.
+        base_model: Name of the base to record; required if the adapters record different names
+            for the same base.
 
-    Returns: The adapter, of scaling 1; factors in float32 (float64 if one of them is).
+    Returns: The adapter, with scaling 1; factors in float32 (float64 if one of them is).
 
     Raises:
         ConfigError: A method, weight, density or rank is unknown or out of range, or an option
             does not belong to the method.
-        AdapterMismatchError: Bases, shapes, ranks, tasks or trained heads do not go together;
-            names every reason.
+        AdapterMismatchError: Bases, shapes, ranks, tasks or trained heads do not match; names the
+            first reason.
         AdapterFileError: An adapter is more than s B A, or not finite.
-        ShapeError: `rank` is beyond a matrix.
+        ShapeError: `rank` is larger than a side of a matrix.
 
     Source: TIES: Yadav et al. 2023, arXiv:2306.01708; DARE: Yu et al. 2023, arXiv:2311.03099;
         weights and densities mean what they mean in PEFT's add_weighted_adapter.
@@ -190,19 +194,19 @@ def combine(
         for adapter in adapters.values():
             require_rank_fits(adapter.factors, rank, "combine adapters")
     generator = torch.Generator().manual_seed(seed)
-    factors = {}
+    factors: dict[str, tuple[Tensor, Tensor]] = {}
     for path in paths:
-        parts, dtype = _weighted(path, adapters, weights)
+        updates, dtype = _weighted_updates(path, adapters, weights)
         if method == "cat":
-            pair = _concatenated(parts)
+            pair = _concatenate(updates)
         elif method.endswith("svd"):
-            pair = _by_svd(parts, method, rank, density, majority_sign, generator)
+            pair = _combine_by_svd(updates, method, rank, density, majority_sign, generator)
         else:
-            pair = _by_factors(parts, method, density, majority_sign, generator)
+            pair = _combine_factors(updates, method, density, majority_sign, generator)
         factors[path] = (pair[0].to(dtype).contiguous(), pair[1].to(dtype).contiguous())
-    embeddings = frozenset().union(*(one.embeddings for one in adapters.values()))
+    embeddings = frozenset[str]().union(*(one.embeddings for one in adapters.values()))
     convolutions = {p: shape for one in adapters.values() for p, shape in one.convolutions.items()}
-    config = unit_scaled(settings, factors)
+    config = with_unit_scaling(settings, factors)
     return Adapter(
         config, factors, replaced, embeddings, base_weights, base, convolutions=convolutions
     )
@@ -222,10 +226,10 @@ def _check_options(
             f"{did_you_mean(str(method), METHODS)}"
         )
     if not adapters:
-        raise ConfigError("Nothing to combine: got no adapter, expected one at least. Name some.")
+        raise ConfigError("Nothing to combine: got no adapter, expected at least one. Name some.")
     if adapters.keys() != weights.keys():
         raise ConfigError(
-            f"Weights and adapters differ: got weights for {list(weights)}, expected them for "
+            f"Weights and adapters differ: got weights for {list(weights)}, expected weights for "
             f"{list(adapters)}. Give each adapter one weight."
         )
     bad = {name: w for name, w in weights.items() if isinstance(w, bool) or not abs(w) < 1e30}
@@ -248,7 +252,7 @@ def _check_options(
         )
     if rank is not None and not method.endswith("svd"):
         raise ConfigError(
-            f"Method {method!r} has a rank of its own: got rank={rank!r}, expected none. Leave it "
+            f"Method {method!r} determines the rank: got rank={rank!r}, expected none. Leave it "
             "out, or use svd."
         )
     if rank is not None and (isinstance(rank, bool) or rank < 1):
@@ -260,7 +264,7 @@ def _check_options(
 
 
 def _misfits(path: str, adapters: Mapping[str, Adapter], needs_one_rank: bool) -> list[str]:
-    """Return why the updates of one module do not go together."""
+    """Return why the updates of one module do not match."""
     here = {name: one.factors[path] for name, one in adapters.items() if path in one.factors}
     if len({A.shape[:-2] for A, _ in here.values()}) > 1:
         text = ", ".join(f"{tuple(A.shape[:-2])} in {name}" for name, (A, _) in here.items())
@@ -270,9 +274,9 @@ def _misfits(path: str, adapters: Mapping[str, Adapter], needs_one_rank: bool) -
         text = ", ".join(f"from {i} to {o} in {name}" for name, (i, o) in sizes.items())
         return [f"{path} maps {text}; expected one shape."]
     if len({path in adapters[name].embeddings for name in here}) > 1:
-        return [f"{path} is an embedding in one and a linear layer in another."]
+        return [f"{path} is an embedding in one adapter and a linear layer in another."]
     if len({adapters[name].convolutions.get(path) for name in here}) > 1:
-        return [f"{path} has another kernel in one than in another."]
+        return [f"{path} has different kernels in different adapters."]
     ranks = {name: A.shape[-2] for name, (A, _) in here.items()}
     if needs_one_rank and len(set(ranks.values())) > 1:
         text = ", ".join(f"{r} in {name}" for name, r in ranks.items())
@@ -280,71 +284,71 @@ def _misfits(path: str, adapters: Mapping[str, Adapter], needs_one_rank: bool) -
     return []
 
 
-def _weighted(
+def _weighted_updates(
     path: str, adapters: Mapping[str, Adapter], weights: Mapping[str, float]
 ) -> tuple[Weighted, torch.dtype]:
     """Return weights, scalings and factors of one module, and the dtype of the result."""
-    dtype, parts = torch.float32, []
+    dtype = torch.float32
+    updates: Weighted = []
     for name, adapter in adapters.items():
         if path in adapter.factors:
             A, B = adapter.factors[path]
             dtype = torch.promote_types(dtype, torch.promote_types(A.dtype, B.dtype))
-            parts.append((weights[name], adapter.config.scaling_for(path), A, B))
-    return [(w, s, A.to(dtype), B.to(dtype)) for w, s, A, B in parts], dtype
+            updates.append((weights[name], adapter.config.scaling_for(path), A, B))
+    return [(w, s, A.to(dtype), B.to(dtype)) for w, s, A, B in updates], dtype
 
 
-def _side_by_side(parts: Weighted) -> tuple[Tensor, Tensor]:
+def _sum_of_updates(updates: Weighted) -> tuple[Tensor, Tensor]:
     """Return (A, B) whose product is the weighted sum of the updates."""
-    A = torch.cat([w * s * A for w, s, A, _ in parts], dim=-2)
-    return A, torch.cat([B for _, _, _, B in parts], dim=-1)
+    A = torch.cat([w * s * A for w, s, A, _ in updates], dim=-2)
+    return A, torch.cat([B for _, _, _, B in updates], dim=-1)
 
 
-def _concatenated(parts: Weighted) -> tuple[Tensor, Tensor]:
-    A, B = _side_by_side(parts)
+def _concatenate(updates: Weighted) -> tuple[Tensor, Tensor]:
+    A, B = _sum_of_updates(updates)
     side = min(A.shape[-1], B.shape[-2])
-    if A.shape[-2] > side and len(parts) > 1:
-        A, B, _ = truncated_product(A, B, side)
+    if A.shape[-2] > side and len(updates) > 1:
+        return truncated_product(A, B, side)[:2]
     return A, B
 
 
-def _by_factors(
-    parts: Weighted,
+def _combine_factors(
+    updates: Weighted,
     method: str,
     density: float,
     majority_sign: MajoritySign,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """Return the combined factors; each is treated as a task vector of its own, as in PEFT."""
-    # The sign of a weight goes to A alone, or it would cancel in the product.
-    signed = [abs(w * s) ** 0.5 * (1 if w >= 0 else -1) for w, s, _, _ in parts]
+    """Return the combined factors; each factor is treated as a task vector, as in PEFT."""
+    # Only A gets the sign of a weight; otherwise it would cancel in the product.
+    signed = [abs(w * s) ** 0.5 * (1 if w >= 0 else -1) for w, s, _, _ in updates]
     unsigned = [abs(factor) for factor in signed]
     how = (method, density, majority_sign, generator)
-    A = _combined([A for _, _, A, _ in parts], signed, *how)
-    return A, _combined([B for _, _, _, B in parts], unsigned, *how)
+    A = _combine_vectors([A for _, _, A, _ in updates], signed, *how)
+    return A, _combine_vectors([B for _, _, _, B in updates], unsigned, *how)
 
 
-def _by_svd(
-    parts: Weighted,
+def _combine_by_svd(
+    updates: Weighted,
     method: str,
     rank: int | None,
     density: float,
     majority_sign: MajoritySign,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    _, _, first_A, first_B = parts[0]
-    r = rank or max(A.shape[-2] for _, _, A, _ in parts)
+    _, _, first_A, first_B = updates[0]
+    r = rank or max(A.shape[-2] for _, _, A, _ in updates)
     r = min(r, first_A.shape[-1], first_B.shape[-2])
     if method == "svd":
-        A, B = _side_by_side(parts)
-        new_A, new_B, _ = truncated_product(A, B, min(r, A.shape[-2]))
-        return new_A, new_B
-    deltas = [s * (B @ A) for _, s, A, B in parts]
+        A, B = _sum_of_updates(updates)
+        return truncated_product(A, B, min(r, A.shape[-2]))[:2]
+    deltas = [s * (B @ A) for _, s, A, B in updates]
     how = (method.removesuffix("_svd"), density, majority_sign, generator)
-    dense = _combined(deltas, [w for w, _, _, _ in parts], *how)
+    dense = _combine_vectors(deltas, [w for w, _, _, _ in updates], *how)
     return truncated_dense(dense, r)
 
 
-def _combined(
+def _combine_vectors(
     tensors: list[Tensor],
     weights: list[float],
     method: str,
@@ -354,9 +358,9 @@ def _combined(
 ) -> Tensor:
     """Return the weighted combination of task vectors of one shape."""
     if method.startswith("dare"):
-        tensors = [drawn(tensor, density, generator) for tensor in tensors]
+        tensors = [drop_random(tensor, density, generator) for tensor in tensors]
     elif method != "linear":
-        tensors = [largest(tensor, density) for tensor in tensors]
+        tensors = [keep_largest(tensor, density) for tensor in tensors]
     if method.endswith("ties"):
         return elect_signs(tensors, weights, majority_sign)
     return sum((w * t for w, t in zip(weights, tensors, strict=True)), torch.zeros_like(tensors[0]))

@@ -1,8 +1,9 @@
-"""What adapters have to agree on before they can be combined."""
+"""Checks of what adapters must have in common to be combined."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from shlex import quote
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ _PARAMETERS = "target_parameters"
 
 
 def common_base(adapters: Mapping[str, Adapter], problems: list[str]) -> str | None:
-    """Return the base that the adapters record; two names that differ are a problem."""
+    """Return the base that the adapters record; different names are a problem."""
     recorded = {name: one.base_model for name, one in adapters.items() if one.base_model}
     if len({_normal(base) for base in recorded.values()}) > 1:
         text = ", ".join(f"{base!r} in {name}" for name, base in recorded.items())
@@ -35,7 +36,7 @@ def _normal(base: str) -> str:
 
 
 def common_base_weights(adapters: Mapping[str, Adapter], problems: list[str]) -> dict[str, Tensor]:
-    """Return the base weights that adapters repeat; two that differ are a problem."""
+    """Return the base weights that the adapters repeat; different ones are a problem."""
     found, differing = _united({name: one.base_weights for name, one in adapters.items()})
     problems += [
         f"the base's {key}.weight differs between {first} and {name}."
@@ -45,14 +46,14 @@ def common_base_weights(adapters: Mapping[str, Adapter], problems: list[str]) ->
 
 
 def common_heads(adapters: Mapping[str, Adapter], heads_from: str | None) -> dict[str, Tensor]:
-    """Return the heads and biases trained in full of all.
+    """Return the heads and biases of all adapters that are trained in full.
 
     Args:
         adapters: The adapters by name.
-        heads_from: Whose to take where they differ.
+        heads_from: Name of the adapter whose tensors to take if they differ.
 
     Raises:
-        AdapterMismatchError: Two differ, and none is named.
+        AdapterMismatchError: Two adapters differ, and `heads_from` is None.
     """
     names: list[str] = [*adapters] if heads_from is None else [heads_from, *adapters]
     found, differing = _united({name: adapters[name].replaced for name in names})
@@ -61,7 +62,7 @@ def common_heads(adapters: Mapping[str, Adapter], heads_from: str | None) -> dic
         more = f" ({len(differing) - 1} more such tensors)" if len(differing) > 1 else ""
         raise AdapterMismatchError(
             f"Cannot combine {', '.join(adapters)}: {key} differs between {first} and {name}, and "
-            f"a tensor that is trained in full cannot be added up.{more} Name the adapter whose "
+            f"tensors trained in full cannot be added.{more} Name the adapter whose "
             f"heads and biases to keep: heads_from={first!r}, or --heads-from "
             f"{quote(first)} on the command line."
         )
@@ -71,25 +72,25 @@ def common_heads(adapters: Mapping[str, Adapter], heads_from: str | None) -> dic
 def _united(
     tensors: Mapping[str, Mapping[str, Tensor]],
 ) -> tuple[dict[str, Tensor], dict[str, tuple[str, str]]]:
-    """Return the first tensor of each key, and the two adapters between which a key differs."""
+    """Return the first tensor of each key, and the first two adapters whose tensors differ."""
     found: dict[str, tuple[str, Tensor]] = {}
     differing: dict[str, tuple[str, str]] = {}
-    for name, own in tensors.items():
-        for key, tensor in own.items():
+    for name, tensors_of_one in tensors.items():
+        for key, tensor in tensors_of_one.items():
             first, earlier = found.setdefault(key, (name, tensor))
             if earlier.shape != tensor.shape or not torch.equal(earlier, tensor):
                 differing.setdefault(key, (first, name))
     return {key: tensor for key, (_, tensor) in found.items()}, differing
 
 
-def _unordered(setting: object) -> object:
-    return sorted(setting) if isinstance(setting, tuple) else setting
+def _ignoring_order(setting: Any) -> object:
+    return sorted(cast(tuple[Any, ...], setting)) if isinstance(setting, tuple) else setting
 
 
 def common_settings(
     adapters: Mapping[str, Adapter], paths: Sequence[str], problems: list[str]
 ) -> LoraConfig:
-    """Return the first adapter's settings, made to select the modules of all of them."""
+    """Return the first adapter's configuration, changed to target the modules of all adapters."""
     configs = {name: one.config for name, one in adapters.items()}
     first = next(iter(configs.values()))
     if len({config.bias for config in configs.values()}) > 1:
@@ -100,18 +101,18 @@ def common_settings(
         text = ", ".join(f"{task} in {name}" for name, task in tasks.items())
         problems.append(f"their task is {text}; expected one.")
     heads = dict.fromkeys(name for config in configs.values() for name in config.modules_to_save)
-    update = {
+    update: dict[str, Any] = {
         "modules_to_save": tuple(heads),
         "task_type": next(iter(tasks.values()), None),
         "fan_in_fan_out": any(config.fan_in_fan_out for config in configs.values()),
     }
     keys = (*_SELECTION, _PARAMETERS)
-    selections = [[_unordered(getattr(c, key)) for key in keys] for c in configs.values()]
+    selections = [[_ignoring_order(getattr(c, key)) for key in keys] for c in configs.values()]
     if any(selection != selections[0] for selection in selections):
         regexes = [c for c in configs.values() if isinstance(c.target_modules, str)]
         update |= dict.fromkeys(_SELECTION)
-        stacked = frozenset().union(*(one.stacked for one in adapters.values()))
-        by_weight = frozenset().union(
+        stacked = frozenset[str]().union(*(one.stacked for one in adapters.values()))
+        by_weight = frozenset[str]().union(
             *(named_by_weight(one.factors, one.config) for one in adapters.values())
         )
         modules = dict.fromkeys(path for path in paths if path not in stacked | by_weight)

@@ -1,15 +1,16 @@
-"""An adapter made of the difference between a base and its full fine-tune."""
+"""Extraction of an adapter from the difference between a base and its full fine-tune."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.operations.requirements import require_low_rank
-from lorakit.adapters.ranks import plain_start
+from lorakit.adapters.ranks import default_initialization_settings
 from lorakit.config import LoraConfig
 from lorakit.config.frozen import freeze_fields
 from lorakit.errors import AdapterMismatchError, AdapterStateError, QuantizationError
@@ -29,20 +30,20 @@ Source = str | Path | nn.Module
 
 @dataclass(frozen=True)
 class Extraction:
-    """An adapter extracted from a full fine-tune, and what it keeps.
+    """An adapter extracted from a full fine-tune, and how much of the change it keeps.
 
     Attributes:
         adapter: The adapter.
-        kept: Share of ‖ΔW‖_F² that the adapter has, by module path; 1 where nothing changed.
+        kept: Share of ‖ΔW‖_F² that the adapter keeps, by module path; 1 if ΔW is zero.
         norms: ‖ΔW‖_F by module path.
-        left_out: ‖Δ‖ of every other tensor that fine-tuning changed and that the adapter does not
-            hold, by name: those of modules that were not selected, norms, biases.
+        left_out: ‖Δ‖ by name of every other tensor that fine-tuning changed and that the adapter
+            does not hold: those of modules that are not targeted, norms, biases.
     """
 
     adapter: Adapter
     kept: Mapping[str, float]
     norms: Mapping[str, float]
-    left_out: Mapping[str, float] = field(default_factory=dict)
+    left_out: Mapping[str, float] = field(default_factory=dict[str, float])
 
     def __post_init__(self) -> None:
         """Freeze the mappings."""
@@ -63,22 +64,22 @@ def extract_adapter(base: Source, tuned: Source, config: LoraConfig) -> Adapter:
 
 @torch.no_grad()
 def extract(base: Source, tuned: Source, config: LoraConfig) -> Extraction:
-    """Factorise what full fine-tuning changed: s B A is the best approximation of W - W0.
+    """Factorise the change of a full fine-tune: s B A is the best approximation of W - W0.
 
     Args:
         base: The model before fine-tuning: a checkpoint directory, a hub id or a model.
-        tuned: The same afterwards.
-        config: Which modules, of what rank and scaling. `modules_to_save` and `bias` take heads
-            and biases from the fine-tuned model as they are.
+        tuned: The model after fine-tuning.
+        config: Modules, ranks and scalings. Heads of `modules_to_save` and biases of `bias` are
+            copied from the fine-tuned model.
 
     Returns: The adapter (factors in float32) with the share of ‖ΔW‖_F² kept in each module.
 
     Raises:
-        MissingFileError: There is no checkpoint in safetensors.
-        TargetError: A pattern selects nothing, or a layer that cannot be adapted.
+        MissingFileError: There is no safetensors checkpoint.
+        TargetError: A pattern matches nothing, or a layer that cannot be adapted.
         ShapeError: A rank is larger than its matrix.
-        AdapterMismatchError: A weight is missing in one of the two, or of another shape.
-        AdapterFileError: The configuration asks for a feature that cannot be extracted.
+        AdapterMismatchError: A weight is missing in one of the two, or has another shape.
+        AdapterFileError: The configuration uses a feature that cannot be extracted.
         AdapterStateError, QuantizationError: A model carries adapters, or is quantised.
 
     Memory: one weight of each checkpoint at a time, and ΔW in float32.
@@ -91,18 +92,19 @@ def extract(base: Source, tuned: Source, config: LoraConfig) -> Extraction:
     plan = plan_from_config(model, config)
     prefix = getattr(model, "base_model_prefix", "") or ""
     pair = _Pair(before, after, prefix)
-    factors, kept, norms = {}, {}, {}
+    factors: dict[str, tuple[Tensor, Tensor]] = {}
+    kept: dict[str, float] = {}
+    norms: dict[str, float] = {}
     for site in plan.sites:
         delta = _oriented(site, pair.difference(_weight_of(site)))
         A, B = truncated_dense(delta, site.r)
-        norm = delta.double().norm().item()
-        norms[site.path] = norm
+        norm = norms[site.path] = _norm(delta)
         # The rest is orthogonal to B A, whose A has orthonormal rows: ‖BA‖ = ‖B‖.
-        kept[site.path] = min(1.0, B.double().norm().item() ** 2 / norm**2) if norm else 1.0
+        kept[site.path] = min(1.0, _norm(B) ** 2 / norm**2) if norm else 1.0
         factors[site.path] = (A.contiguous(), (B / site.scaling).contiguous())
     replaced = {name: pair.tuned(name) for name in _replaced_names(plan)}
     adapter = Adapter(
-        recorded_config(model, plan).model_copy(update=plain_start()),
+        recorded_config(model, plan).model_copy(update=default_initialization_settings()),
         factors,
         replaced,
         frozenset(s.path for s in plan.sites if issubclass(s.adapted_class, LoraEmbedding)),
@@ -137,8 +139,12 @@ def _require_plain(model: nn.Module) -> None:
         )
 
 
+def _norm(tensor: Tensor) -> float:
+    return cast(Any, tensor.double()).norm().item()
+
+
 class _Pair:
-    """A base and its fine-tune, read tensor by tensor, and which tensors have been read."""
+    """A base and its fine-tune, read tensor by tensor, and the names of the tensors read."""
 
     def __init__(self, before: CheckpointWeights, after: CheckpointWeights, prefix: str) -> None:
         self._before, self._after, self._prefix = before, after, prefix
@@ -174,15 +180,15 @@ class _Pair:
         return W.to(dtype) - W0.to(dtype)
 
     def other_changes(self) -> dict[str, float]:
-        """Return ‖Δ‖ of the tensors in both that differ and have not been read."""
-        changes = {}
+        """Return ‖Δ‖ of the tensors that differ and have not been read."""
+        changes: dict[str, float] = {}
         for stored in self._after.names():
             earlier = self._before.stored_name(stored, self._prefix)
             if stored in self._used or earlier is None:
                 continue
             W, W0 = self._after.read(stored), self._before.read(earlier)
             if W.shape == W0.shape and W.is_floating_point() and not torch.equal(W, W0.to(W.dtype)):
-                changes[stored] = (W.double() - W0.double()).norm().item()
+                changes[stored] = _norm(W.double() - W0.double())
         return changes
 
 
@@ -197,13 +203,13 @@ def _oriented(site: Site, delta: Tensor) -> Tensor:
     shape = site.adapted_class.kernel_shape(site.module)
     if site.parts is not None and shape is None:
         raise AdapterMismatchError(
-            f"Cannot extract parts of {site.path}: got enable_lora={list(site.parts)}, expected "
+            f"Cannot extract slices of {site.path}: got enable_lora={list(site.parts)}, expected "
             "the whole matrix. Leave enable_lora out."
         )
     if shape is not None and shape.groups > 1:
         raise AdapterMismatchError(
-            f"Cannot extract {site.path}: it has {shape.groups} groups of channels, expected one, "
-            "as updates of such layers are no change of their weight. Leave that module out."
+            f"Cannot extract {site.path}: got {shape.groups} groups of channels, expected one, as "
+            "the update of a grouped layer is not a change of its weight. Leave that module out."
         )
     if shape is not None:
         return delta.flatten(1)

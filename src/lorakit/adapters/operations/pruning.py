@@ -1,4 +1,4 @@
-"""Thinning task vectors, and electing the sign of what several of them change."""
+"""Pruning of task vectors, and electing the signs of several of them."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -9,14 +9,14 @@ from torch import Tensor
 MajoritySign = Literal["total", "frequency"]
 
 
-def largest(tensor: Tensor, density: float) -> Tensor:
-    """Keep the numbers of largest magnitude and set the others to zero.
+def keep_largest(tensor: Tensor, density: float) -> Tensor:
+    """Keep the elements of largest magnitude and set the others to zero.
 
     Args:
         tensor: Any shape.
-        density: Share that is kept, rounded down to a whole number of them.
+        density: Share of elements to keep; their number is rounded down.
 
-    >>> largest(torch.tensor([1.0, -4.0, 2.0, 3.0]), 0.5).tolist()
+    >>> keep_largest(torch.tensor([1.0, -4.0, 2.0, 3.0]), 0.5).tolist()
     [0.0, -4.0, 0.0, 3.0]
     """
     if density >= 1:
@@ -27,13 +27,13 @@ def largest(tensor: Tensor, density: float) -> Tensor:
     return tensor * mask.reshape(tensor.shape)
 
 
-def drawn(tensor: Tensor, density: float, generator: torch.Generator) -> Tensor:
-    """Keep each number with a probability, and divide by it so that the mean stays.
+def drop_random(tensor: Tensor, density: float, generator: torch.Generator) -> Tensor:
+    """Keep each element with a probability, and divide by it to preserve the mean.
 
     Args:
         tensor: Any shape.
-        density: The probability.
-        generator: On the CPU; draws the same on every device.
+        density: Probability of keeping an element.
+        generator: A CPU generator, so that the result does not depend on the device.
 
     Source: Yu et al. 2023, arXiv:2311.03099, section 3.2 (DARE).
     """
@@ -46,12 +46,12 @@ def drawn(tensor: Tensor, density: float, generator: torch.Generator) -> Tensor:
 def elect_signs(
     tensors: Sequence[Tensor], weights: Sequence[float], majority: MajoritySign
 ) -> Tensor:
-    """Return, element by element, the weighted mean of the numbers that have the majority's sign.
+    """Return the elementwise weighted mean of the numbers that have the majority's sign.
 
     Args:
-        tensors: Of one shape.
-        weights: A factor for each.
-        majority: Whether signs are counted by magnitude ("total") or by number ("frequency").
+        tensors: Tensors of one shape.
+        weights: One weight per tensor.
+        majority: Whether signs are weighted by magnitude ("total") or counted ("frequency").
 
     Source: Yadav et al. 2023, arXiv:2306.01708, sections 3 and 4 (elect, disjoint merge).
     """

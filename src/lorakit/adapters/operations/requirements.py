@@ -1,4 +1,4 @@
-"""What operations on adapters ask of them, and the targets of what they make."""
+"""Requirements that operations have on adapters, and the target modules of their results."""
 
 import re
 from collections.abc import Mapping
@@ -10,17 +10,17 @@ from lorakit.errors import AdapterFileError
 from lorakit.initialization import initialization_of
 from lorakit.injection.selection.attention import OUTPUT
 
-_UNDERSTOOD_PARTS = {
+_SUPPORTED_FIELDS = {
     *("config", "factors", "replaced", "embeddings", "base_weights", "base_model"),
     "convolutions",
 }
-_UNDERSTOOD_SETTINGS = {
+_SUPPORTED_SETTINGS = {
     *("r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules"),
     *("layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern", "bias"),
     *("modules_to_save", "task_type", "init_lora_weights", "use_rslora", "fan_in_fan_out"),
     *("eva_rho", "init_batches"),
-    "target_parameters",  # what they select shows in the factors
-    *("freeze_lora_a", "enable_lora"),  # how an adapter is trained, not what it is
+    "target_parameters",  # the factors show what it selects
+    *("freeze_lora_a", "enable_lora"),  # matter in training only
 }
 
 
@@ -32,34 +32,34 @@ def require_low_rank(
     *,
     takes_stacked: bool = False,
 ) -> None:
-    """Refuse an adapter whose update is more than s B A.
+    """Reject an adapter whose update is more than s B A.
 
     Args:
         adapter: The adapter.
-        action: What is about to be done, such as "combine".
-        name: What to call the adapter.
-        next_step: What to do where it uses another feature.
-        takes_stacked: Whether factors of stacked weights (experts) can be taken as well.
+        action: The operation, such as "combine".
+        name: Name of the adapter for error messages.
+        next_step: Advice if the adapter uses another feature.
+        takes_stacked: Whether factors of stacked weights (experts) are supported.
 
     Raises:
-        AdapterFileError: It uses another feature, or a factor is no matrix of finite numbers;
-            names what.
+        AdapterFileError: The adapter uses another feature, or a factor is not a matrix of finite
+            numbers; names it.
     """
-    require_own_start(adapter, action, name)
+    require_base_independent(adapter, action, name)
     used = [
         f"{key}={value!r}"
         for key, value in adapter.config.model_dump(exclude_defaults=True).items()
-        if key not in _UNDERSTOOD_SETTINGS
+        if key not in _SUPPORTED_SETTINGS
     ]
     used += [
-        part.name
-        for part in fields(adapter)
-        if part.name not in _UNDERSTOOD_PARTS and getattr(adapter, part.name)
+        field.name
+        for field in fields(adapter)
+        if field.name not in _SUPPORTED_FIELDS and getattr(adapter, field.name)
     ]
     if used:
         raise AdapterFileError(
-            f"Cannot {action} {name}: got {', '.join(used)}, expected updates that are s B A and "
-            f"nothing else. {next_step}"
+            f"Cannot {action} {name}: got {', '.join(used)}, expected updates that are exactly "
+            f"s B A. {next_step}"
         )
     stacked = adapter.stacked if takes_stacked else ()
     for path, pair in adapter.factors.items():
@@ -83,22 +83,22 @@ def require_low_rank(
             )
 
 
-def require_own_start(adapter: Adapter, action: str, name: str) -> None:
-    """Refuse an adapter whose factors belong to a base that PEFT has changed.
+def require_base_independent(adapter: Adapter, action: str, name: str) -> None:
+    """Reject an adapter whose factors belong to a base that PEFT has changed.
 
     Args:
         adapter: The adapter.
-        action: What is about to be done, such as "combine".
-        name: What to call the adapter.
+        action: The operation, such as "combine".
+        name: Name of the adapter for error messages.
 
     Raises:
-        AdapterFileError: Its update is s (B A - B0 A0), and B0 and A0 follow from the base.
+        AdapterFileError: Its update is s (B A - B0 A0), where B0 and A0 depend on the base.
     """
     initialization = adapter.config.init_lora_weights
     if adapter.factors and initialization_of(initialization).changes_base_in_peft:
         raise AdapterFileError(
-            f"Cannot {action} {name}: it has init_lora_weights={initialization!r}, so its factors "
-            "are measured from some of the base's own, expected an update that needs no base. Load "
+            f"Cannot {action} {name}: got init_lora_weights={initialization!r}, with which the "
+            "update depends on the base, expected an update that does not. Load "
             "it into its base (load_adapter) and save it from there (save_adapter)."
         )
 
@@ -106,12 +106,12 @@ def require_own_start(adapter: Adapter, action: str, name: str) -> None:
 def named_targets(paths: Mapping[str, object], like: LoraConfig) -> str | tuple[str, ...]:
     """Return target_modules that select these modules by their whole paths.
 
-    An attention's path stands for its output projection too.
+    The path of an attention also selects its output projection.
 
     Args:
-        paths: The adapted modules.
-        like: Settings whose form is kept: a regex, which alone tells a module from one whose path
-            ends in the same way, or names.
+        paths: Paths of the adapted modules.
+        like: Configuration whose form is kept: a regex, which can exclude a module whose path has
+            the same end, or names.
     """
     named = [p for p in paths if not (p.endswith(f".{OUTPUT}") and p.rpartition(".")[0] in paths)]
     if isinstance(like.target_modules, str) and like.target_modules != "all-linear":

@@ -1,4 +1,4 @@
-"""An adapter brought to another rank."""
+"""Changing the rank of an adapter."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.operations.requirements import require_low_rank
-from lorakit.adapters.ranks import unit_scaled
+from lorakit.adapters.ranks import with_unit_scaling
 from lorakit.config.frozen import freeze_fields
 from lorakit.errors import ConfigError, ShapeError, first_few
 from lorakit.ops.factored_svd import truncated_product
@@ -16,13 +16,13 @@ from lorakit.ops.factored_svd import truncated_product
 
 @dataclass(frozen=True)
 class Resize:
-    """An adapter of another rank, and what that cost.
+    """An adapter with another rank, and its error.
 
     Attributes:
         adapter: The adapter; its scaling is 1 everywhere, as scalings are folded into lora_B.
-        errors: ‖ΔW - ΔW_r‖_F / ‖ΔW‖_F by module path; 0 where the rank did not fall, or the
+        errors: ‖ΔW - ΔW_r‖_F / ‖ΔW‖_F by module path; 0 if the rank was not reduced, or the
             update is zero.
-        error: The same over all modules together.
+        error: The same ratio over all modules together.
     """
 
     adapter: Adapter
@@ -36,32 +36,33 @@ class Resize:
 
 @torch.no_grad()
 def resize_adapter(adapter: Adapter, r: int) -> Resize:
-    """Give every update of an adapter rank r, with the least error there can be.
+    """Change every update of an adapter to rank r, with the smallest possible error.
 
-    A larger rank than before is reached with rows of lora_A drawn at random (seeded) and columns
-    of zeros in lora_B: the update stays the same and can be trained further.
+    A rank is increased with random rows (seeded) in lora_A and zero columns in lora_B: the update
+    stays the same and can be trained further.
 
     Args:
-        adapter: The adapter; it is left as it is. Trained heads and biases are carried over.
+        adapter: The adapter; it is not modified. Trained heads and biases stay unchanged.
         r: The new rank of every module.
 
     Returns: The adapter, its factors in float32 (float64 for float64 factors), with the errors.
 
     Raises:
-        ConfigError: `r` is no whole number above 0.
-        ShapeError: `r` is larger than a side of a module's matrix; names all such modules.
+        ConfigError: `r` is not a whole number above 0.
+        ShapeError: `r` is larger than a side of a module's matrix; names such modules.
         AdapterFileError: The adapter is more than s B A, or not finite.
 
-    Memory: never a matrix of (out, in).
+    Memory: no (out, in) matrix is formed.
     Source: Eckart and Young 1936; the SVD of a product by QR of its factors.
     """
-    if isinstance(r, bool) or not isinstance(r, int) or r < 1:
+    if type(r) is not int or r < 1:
         raise ConfigError(
             f"Cannot resize the adapter: got r={r!r}, expected a whole number above 0. Give a rank."
         )
     require_low_rank(adapter, "resize", "the adapter", takes_stacked=True)
     require_rank_fits(adapter.factors, r, "resize the adapter")
-    factors, errors = {}, {}
+    factors: dict[str, tuple[Tensor, Tensor]] = {}
+    errors: dict[str, float] = {}
     lost = whole = 0.0
     for path, (A, B) in adapter.factors.items():
         scaling = adapter.config.scaling_for(path)
@@ -73,13 +74,13 @@ def resize_adapter(adapter: Adapter, r: int) -> Resize:
         cut = energy[..., r:].sum().item()
         lost, whole = lost + cut, whole + energy.sum().item()
         errors[path] = (cut / energy.sum().item()) ** 0.5 if cut else 0.0
-        factors[path] = _widened(new_A.to(dtype), new_B.to(dtype), r)
-    made = replace(adapter, config=unit_scaled(adapter.config, factors), factors=factors)
+        factors[path] = _pad_rank(new_A.to(dtype), new_B.to(dtype), r)
+    made = replace(adapter, config=with_unit_scaling(adapter.config, factors), factors=factors)
     return Resize(made, errors, (lost / whole) ** 0.5 if lost else 0.0)
 
 
 def require_rank_fits(factors: Mapping[str, tuple[Tensor, Tensor]], r: int, action: str) -> None:
-    """Refuse a rank beyond a side of a matrix.
+    """Reject a rank larger than a side of a matrix.
 
     Raises:
         ShapeError: Names the first such modules and the largest rank that fits all.
@@ -94,13 +95,14 @@ def require_rank_fits(factors: Mapping[str, tuple[Tensor, Tensor]], r: int, acti
         )
 
 
-def _widened(A: Tensor, B: Tensor, r: int) -> tuple[Tensor, Tensor]:
-    """Return factors of rank r with the same product; new rows of A are drawn, new B is zero."""
+def _pad_rank(A: Tensor, B: Tensor, r: int) -> tuple[Tensor, Tensor]:
+    """Return factors of rank r with the same product: new rows of A are random, new B is zero."""
     missing = r - A.shape[-2]
-    if missing > 0:
-        bound = A.shape[-1] ** -0.5  # that of kaiming_uniform_ with a = sqrt 5
-        shape = (*A.shape[:-2], missing, A.shape[-1])
-        rows = torch.rand(shape, generator=torch.Generator().manual_seed(0))
-        A = torch.cat([A, ((2 * rows - 1) * bound).to(A)], dim=-2)
-        B = torch.cat([B, B.new_zeros(*B.shape[:-1], missing)], dim=-1)
-    return A.contiguous(), B.contiguous()
+    if missing <= 0:
+        return A.contiguous(), B.contiguous()
+    bound = A.shape[-1] ** -0.5  # bound of kaiming_uniform_ with a = sqrt 5
+    shape = (*A.shape[:-2], missing, A.shape[-1])
+    rows = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    wide_A = torch.cat([A, ((2 * rows - 1) * bound).to(A)], dim=-2)
+    wide_B = torch.cat([B, B.new_zeros(*B.shape[:-1], missing)], dim=-1)
+    return wide_A.contiguous(), wide_B.contiguous()

@@ -1,6 +1,6 @@
-"""Whether an adapter's configuration and tensors are from one save.
+"""Check that an adapter's configuration and tensors are from one save.
 
-The tensors' file records the configuration that it was saved with. Files of other tools do not.
+The tensors file records the configuration it was saved with; files of other tools do not.
 """
 
 import json
@@ -18,14 +18,14 @@ _EDITABLE = {
     *("base_model_name_or_path", "task_type", "revision", "lora_dropout"),
     *("inference_mode", "peft_version", "auto_mapping", "runtime_config"),
 }
-"""Settings that may be changed by hand: they do not say what the tensors mean."""
+"""Settings that may be edited: they do not affect the meaning of the tensors."""
 
-_OFF = (None, False, {}, [])
+_OFF: tuple[Any, ...] = (None, False, {}, [])
 _SHOWN = 60
 
 
 def differences(values: Mapping[str, Any], metadata: Mapping[str, str]) -> list[str]:
-    """Return the keys of a configuration that are not as the tensors' file records them."""
+    """Return the keys in which a configuration differs from the record in the tensors file."""
     if CONFIG_RECORD not in metadata:
         return []
     recorded = _recorded(metadata)
@@ -36,15 +36,15 @@ def differences(values: Mapping[str, Any], metadata: Mapping[str, str]) -> list[
 def disagreement(
     values: Mapping[str, Any], metadata: Mapping[str, str], config: Path, weights: Path
 ) -> str | None:
-    """Return the message on a configuration that is not the one its tensors were saved with.
+    """Return an error message if a configuration is not the one its tensors were saved with.
 
     Args:
-        values: Of the configuration.
-        metadata: Of the tensors' file.
-        config: The configuration's file.
-        weights: The tensors' file.
+        values: Values of the configuration.
+        metadata: Metadata of the tensors file.
+        config: Path of the configuration.
+        weights: Path of the tensors file.
 
-    Returns: None where only such settings differ as may be changed by hand.
+    Returns: None if only settings differ that may be edited.
     """
     recorded = _recorded(metadata)
     differing = [key for key in differences(values, metadata) if key not in _EDITABLE]

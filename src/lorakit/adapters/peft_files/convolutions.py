@@ -1,7 +1,6 @@
-"""The updates of convolutions: matrices here, kernels in PEFT's files.
+"""Updates of convolutions, which are matrices in lorakit and kernels in PEFT's files.
 
-A file has lora_A (r, in, *kernel) and lora_B (out, r / groups, 1, …); magnitudes are
-(1, out, 1, …).
+A file has lora_A (r, in, *kernel), lora_B (out, r / groups, 1, …) and magnitudes (1, out, 1, …).
 """
 
 from collections.abc import Mapping
@@ -16,36 +15,36 @@ Convolutions = Mapping[str, KernelShape]
 
 
 def to_kernels(A: Tensor, B: Tensor, shape: KernelShape) -> tuple[Tensor, Tensor]:
-    """Return the factors of a convolution as files have them; views where it has no groups.
+    """Return the factors of a convolution in the files' layout; views if it has no groups.
 
     Args:
         A: (r, in k).
-        B: (out, r), in blocks where there are groups.
+        B: (out, r), in blocks if there are groups.
         shape: Channels, kernel and groups.
 
     Raises:
-        AdapterFileError: There are groups, and lora_B is more than its blocks.
+        AdapterFileError: There are groups, and lora_B is not zero outside its blocks.
     """
     compact = out_of_blocks(B, (True,) * shape.groups) if shape.groups > 1 else B
     ones = (1,) * len(shape.kernel)
     if compact is None:
         raise AdapterFileError(
             f"Cannot write a convolution in {shape.groups} groups: its lora_B {tuple(B.shape)} is "
-            "not zero outside of a block for each group, expected no group to read another's part "
-            "of the rank. Make it with a layer of that kind (Adapter.from_model)."
+            "not zero outside one block per group, expected each group to use only its slice of "
+            "the rank. Create it with a layer of that kind (Adapter.from_model)."
         )
     return A.reshape(-1, shape.channels, *shape.kernel), compact.view(*compact.shape, *ones)
 
 
 def to_matrices(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor, KernelShape | None]:
-    """Return factors as matrices, and the shape of the kernel where they are a convolution's.
+    """Return factors as matrices, and the shape of the kernel if they are a convolution's.
 
     Args:
         A: (r, in), or (r, in, *kernel).
         B: (out, r), or (out, r / groups, 1, …).
 
-    Returns: A (r, in k), B (out, r) and the kernel; what was given and None where it is no
-        convolution's, so that factors of any other shape are refused as such.
+    Returns: A (r, in k), B (out, r) and the kernel; the arguments and None if they are not a
+        convolution's, so that callers can reject any other shape.
     """
     if A.ndim not in (3, 4, 5) or B.shape[2:] != (1,) * (A.ndim - 2):
         return A, B, None

@@ -1,4 +1,4 @@
-"""Reading and writing the two files of an adapter directory: safetensors, a pickle on request."""
+"""Reading and writing the two files of an adapter directory; pickles only on request."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from lorakit.adapters.peft_files.consistency import CONFIG_RECORD, differences, disagreement
-from lorakit.adapters.peft_files.valid_tensors import require_savable, require_sound, unpickled
+from lorakit.adapters.peft_files.valid_tensors import load_pickle, require_savable, require_valid
 from lorakit.errors import (
     AdapterFileError,
     ConfigError,
@@ -18,7 +18,7 @@ from lorakit.errors import (
     OutputExistsError,
     did_you_mean,
 )
-from lorakit.files.atomic import appearing_directory, replacing_files
+from lorakit.files.atomic import creating_directory, replacing_files
 from lorakit.files.json_files import read_json_object
 from lorakit.files.tensor_files import (
     FileChangedError,
@@ -33,24 +33,24 @@ CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 PICKLE_FILE = "adapter_model.bin"
 
-_PATIENCE_S, _PAUSE_S = 5.0, 0.01
-"""How long two files that do not agree are read again, as a save may be between them."""
+_RETRY_S, _PAUSE_S = 5.0, 0.01
+"""How long to reread two files that do not agree, as a save may be in progress."""
 
 _SETTLED_S = 2.0
-"""Age after which no save can be between two files any more."""
+"""Age of two files at which no save can be in progress."""
 
 
 class AdapterFiles(NamedTuple):
-    """What the two files of an adapter hold."""
+    """Contents of the two files of an adapter."""
 
     values: dict[str, Any]
-    """Of the configuration."""
+    """Values of the configuration."""
     tensors: dict[str, Tensor]
-    """By key, on the CPU."""
+    """CPU tensors by key."""
     where: str
-    """The directory's name, for messages."""
-    is_lorakit_s: bool
-    """Whether lorakit wrote the tensors' file."""
+    """Name of the directory for messages."""
+    is_from_lorakit: bool
+    """Whether lorakit wrote the tensors file."""
 
 
 def read_adapter_files(
@@ -64,23 +64,21 @@ def read_adapter_files(
 ) -> AdapterFiles:
     """Read an adapter directory or hub repository.
 
-    Both files come from one save, also where another process saves into the directory meanwhile:
-    the tensors of a file that lorakit wrote say which configuration they belong to.
+    Both files are from one save, even if another process saves to the directory meanwhile: a
+    tensors file written by lorakit records the configuration it belongs to.
 
     Args:
-        path: Of the directory, or a hub id.
-        allow_pickle: Whether adapter_model.bin may be read where there is no
-            adapter_model.safetensors; of tensors alone, whatever else is in it is refused.
-        allow_edited_config: Whether adapter_config.json may say something else than it did when
-            the tensors were saved.
+        path: Directory or hub id.
+        allow_pickle: Whether to read adapter_model.bin if there is no adapter_model.safetensors;
+            it may hold tensors only.
+        allow_edited_config: Whether adapter_config.json may have been edited since the tensors
+            were saved.
         revision: Branch, tag or commit of a hub repository; None takes the newest.
         subfolder: Folder inside the directory or repository that holds the adapter.
-        token: Of the hub, where the repository is private.
-
-    Returns: What the two files hold.
+        token: Hub token for a private repository.
 
     Raises:
-        MissingFileError: The directory or one of its files is not there.
+        MissingFileError: The directory or one of its files does not exist.
         AdapterFileError: A file is damaged, or the two are not from one save.
     """
     directory = _directory(path, allow_pickle, revision, subfolder, token)
@@ -90,10 +88,10 @@ def read_adapter_files(
     missing = [file.name for file in (config_path, weights_path) if not file.is_file()]
     if missing:
         raise MissingFileError(_missing_message(directory, missing))
-    end = time.monotonic() + _PATIENCE_S
+    end = time.monotonic() + _RETRY_S
     while True:
-        # In this order: a save puts its configuration into place last, so that tensors from
-        # before it cannot be read with the configuration from after it.
+        # In this order: a save moves its configuration last, so old tensors cannot be read with
+        # the new configuration.
         values = _read_config(config_path)
         read = _read_file(weights_path, allow_pickle, end)
         differing = differences(values, read.metadata)
@@ -104,7 +102,7 @@ def read_adapter_files(
         problem = disagreement(values, read.metadata, config_path, weights_path)
         if problem:
             raise AdapterFileError(problem)
-    require_sound(read.tensors, str(weights_path))
+    require_valid(read.tensors, str(weights_path))
     return AdapterFiles(values, read.tensors, str(directory), CONFIG_RECORD in read.metadata)
 
 
@@ -123,21 +121,21 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def read_tensors(path: Path, *, allow_pickle: bool = False) -> dict[str, Tensor]:
-    """Read a file of tensors by name: safetensors, or a pickle of tensors where that is allowed.
+    """Read a file of tensors by name: safetensors, or a pickle of tensors if that is allowed.
 
     Raises:
-        AdapterFileError: The file is damaged, or a pickle that holds more than tensors or that
-            was not allowed; or a tensor in it is not of floating point, or not finite.
+        AdapterFileError: The file is damaged, a pickle that is not allowed or holds other objects,
+            or holds a tensor that is not floating-point or not finite.
     """
-    tensors = _read_file(path, allow_pickle, time.monotonic() + _PATIENCE_S).tensors
-    require_sound(tensors, str(path))
+    tensors = _read_file(path, allow_pickle, time.monotonic() + _RETRY_S).tensors
+    require_valid(tensors, str(path))
     return tensors
 
 
 def _read_file(path: Path, allow_pickle: bool, end: float) -> TensorFile:
-    """Read tensors; again where the file is written to meanwhile, until a time of the clock."""
+    """Read tensors; retry until the time `end` (monotonic clock) while the file changes."""
     if path.suffix != ".safetensors":
-        return TensorFile(unpickled(path, allow_pickle), {})
+        return TensorFile(load_pickle(path, allow_pickle), {})
     try:
         while True:
             try:
@@ -157,29 +155,29 @@ def _read_file(path: Path, allow_pickle: bool, end: float) -> TensorFile:
 def write_adapter_files(
     directory: Path, values: dict[str, Any], tensors: dict[str, Tensor]
 ) -> list[Path]:
-    """Write both files whole or not at all.
+    """Write both files atomically.
 
-    A directory that is not there yet appears with both at once; in one that is, both files are
-    written beside the old ones and then moved into place one right after the other.
+    A new directory appears with both files at once. In an existing one, both files are written
+    beside the old ones and then moved into place one after the other.
 
-    A process that is killed leaves the old adapter, the new one, or, for a moment of the second
-    case, new tensors with the old configuration, which `read_adapter_files` tells apart.
+    A killed process leaves the old adapter, the new one, or, within a moment of the second case,
+    new tensors with the old configuration, which `read_adapter_files` detects.
 
     Returns: The paths written.
 
     Raises:
         OutputExistsError: `directory` is a file.
-        AdapterStateError: A tensor is not finite, or not of floating point.
+        AdapterStateError: A tensor is not finite or not floating-point.
     """
     if directory.is_file():
         raise OutputExistsError(
-            f"Cannot save an adapter to {directory}: there is a file of that name, expected a "
-            "directory. Choose another path."
+            f"Cannot save an adapter to {directory}: it is a file, expected a directory. Choose "
+            "another path."
         )
     if directory.is_dir():
         _write(directory, values, tensors)
     else:
-        with appearing_directory(directory) as temporary:
+        with creating_directory(directory) as temporary:
             _write(temporary, values, tensors)
     return [directory / WEIGHTS_FILE, directory / CONFIG_FILE]
 
@@ -195,7 +193,7 @@ def _write(directory: Path, values: Mapping[str, Any], tensors: Mapping[str, Ten
 
 
 def weights_file_bytes(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> int:
-    """Return how large the file of tensors is that `write_adapter_files` would write."""
+    """Return the size of the tensors file that `write_adapter_files` would write."""
     return safetensors_bytes(tensors, _metadata(values))
 
 
@@ -204,9 +202,9 @@ def _metadata(values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return contiguous CPU tensors that share no memory, as safetensors demands."""
+    """Return contiguous CPU tensors that share no memory, as safetensors requires."""
     seen: set[int] = set()
-    separate = {}
+    separate: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
         made = tensor.detach().to("cpu").contiguous()
         if made.untyped_storage().data_ptr() in seen:
@@ -223,17 +221,18 @@ def _directory(
     subfolder: str | None,
     token: str | bool | None,
 ) -> Path:
-    """Return where an adapter's files lie, fetched from the hub if need be."""
+    """Return the directory of an adapter's files, fetched from the hub if necessary."""
     if is_hub_id(path):
         files = (CONFIG_FILE, WEIGHTS_FILE, *((PICKLE_FILE,) if allow_pickle else ()))
         return fetch_from_hub(str(path), files, revision, subfolder=subfolder, token=token)
     if revision is not None:
         raise ConfigError(
-            f"Cannot load revision {revision!r} of {path}: it is not a hub repository, expected "
-            "one where a revision is given. Leave the revision out, or name a hub id."
+            f"Cannot load revision {revision!r} of {path}: it is not a hub repository, but only "
+            "hub repositories have revisions. Leave the revision out, or name a hub id."
         )
-    # os.path takes a name that no file system can hold for one that is not there.
-    directory = Path(path) / (require_inside(subfolder) or "")
+    # os.path returns False for an invalid name, where Path raises.
+    require_inside(subfolder)
+    directory = Path(path) / (subfolder or "")
     if os.path.isdir(directory):
         return directory
     if os.path.isfile(directory):
@@ -256,6 +255,6 @@ def _missing_message(directory: Path, missing: list[str]) -> str:
     if (directory / PICKLE_FILE).is_file():
         return (
             f"{message} {PICKLE_FILE} is a pickle, which can run code when read; if you trust it, "
-            "turn it into safetensors with `lorakit convert --allow-pickle`."
+            "convert it to safetensors with `lorakit convert --allow-pickle`."
         )
     return f"{message} Name the directory that holds them."

@@ -1,4 +1,4 @@
-"""PEFT's file format: keys of the tensors and fields of the configuration, both ways."""
+"""Conversion from and to PEFT's file format: tensor keys and configuration fields."""
 
 import re
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from lorakit.layers import KernelShape
 
 PREFIX = "base_model.model."
 
-# Only how an adapter is trained: the file is that of any other.
+# Settings that matter in training only.
 _UNSAVED = {"freeze_lora_a", "enable_lora", "eva_rho", "init_batches"}
 _FIELDS = tuple(field for field in LoraConfig.model_fields if field not in _UNSAVED)
 # Fields that describe the file or PEFT itself and change no output.
@@ -33,12 +33,12 @@ _INFORMATION = {
     "revision",
     "runtime_config",
 }
-# Initialisations that leave the base as it is, so that a trained file needs nothing of them.
-_OWN_INITIALIZATIONS = {"gaussian", "orthogonal"}
-# "eva" does so too; of these two the change can be computed again.
-_READ_INITIALIZATIONS = {*_OWN_INITIALIZATIONS, "pissa", "olora"}
-_WRITTEN = {True, False, *_OWN_INITIALIZATIONS}
-# What PEFT can undo when it saves.
+# Initializations that do not change the base, so that readers of a trained file can ignore them.
+_HARMLESS_INITIALIZATIONS = {"gaussian", "orthogonal"}
+# The changes of "pissa" and "olora" to the base can be recomputed.
+_READ_INITIALIZATIONS = {*_HARMLESS_INITIALIZATIONS, "pissa", "olora"}
+_WRITTEN = {True, False, *_HARMLESS_INITIALIZATIONS}
+# Initializations whose changes PEFT can undo when it saves.
 _CONVERTIBLE = ("pissa", "corda", "lora_ga")
 _FEATURE_KEYS = {
     "lora_A.bias": "a bias on lora_A",
@@ -53,15 +53,17 @@ _UNNAMED_KEY = re.compile(rf".+{_PART}(?:\.(?:weight|bias))?")
 
 @dataclass
 class ParsedKeys:
-    """The tensors of a file, sorted by what they are."""
+    """The tensors of a file, sorted by kind."""
 
-    factors: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    magnitudes: dict[str, Tensor] = field(default_factory=dict)
-    replaced: dict[str, Tensor] = field(default_factory=dict)
+    factors: dict[str, tuple[Tensor, Tensor]] = field(
+        default_factory=dict[str, tuple[Tensor, Tensor]]
+    )
+    magnitudes: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    replaced: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     embeddings: frozenset[str] = frozenset()
-    base_weights: dict[str, Tensor] = field(default_factory=dict)
-    convolutions: dict[str, KernelShape] = field(default_factory=dict)
-    trained_tokens: dict[str, Tensor] = field(default_factory=dict)
+    base_weights: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    convolutions: dict[str, KernelShape] = field(default_factory=dict[str, KernelShape])
+    trained_tokens: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
 
 def tensor_keys(
@@ -74,17 +76,17 @@ def tensor_keys(
     stacked: frozenset[str] = frozenset(),
     trained_tokens: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> dict[str, Tensor]:
-    """Return tensors under PEFT's keys, with the adapter's name stripped.
+    """Return tensors under PEFT's keys, without the adapter's name.
 
     Args:
         factors: (lora_A, lora_B) by path.
         replaced: Heads and biases by their full name in the base.
         embeddings: Paths of the embeddings among `factors`.
         base_weights: Weights of the base by module path.
-        magnitudes: By module path.
+        magnitudes: Magnitudes by module path.
         convolutions: Kernels of the convolutions among `factors`.
         stacked: Paths of the stacked parameters among `factors`.
-        trained_tokens: Trained rows by the path of their embedding or output layer.
+        trained_tokens: Trained tokens by the path of their embedding or output layer.
     """
     tensors: dict[str, Tensor] = {}
     paths = file_paths(factors, stacked)
@@ -128,23 +130,23 @@ def parse_keys(
 
     Args:
         tensors: The file's tensors.
-        where: What to call the file in an error.
-        modules_to_save: As the configuration has it. The weight of any other module is one of
-            the base's that PEFT repeats, as it does for embeddings.
+        where: Name of the file for error messages.
+        modules_to_save: Value of the configuration. The weight of any other module is a weight of
+            the base that PEFT repeats, as for embeddings.
 
     Raises:
-        AdapterFileError: A key has no meaning here, a factor lacks its partner, or the file uses
-            a feature lorakit does not have.
+        AdapterFileError: A key is unknown, a factor lacks its partner, or the file uses a feature
+            that lorakit does not support.
     """
     parsed = ParsedKeys()
     halves: dict[str, dict[str, Tensor]] = {}
-    embeddings = set()
-    problems = []
+    embeddings: set[str] = set()
+    problems: list[str] = []
     for key, tensor in _without_adapter_name(tensors, where).items():
         feature = next((name for part, name in _FEATURE_KEYS.items() if part in key), None)
         if feature:
             raise AdapterFileError(
-                f"{where} uses {feature} in {key!r}, which lorakit does not have."
+                f"{where} uses {feature} in {key!r}, which lorakit does not support."
             )
         if not key.startswith(PREFIX):
             problems.append(f"key {key!r} does not start with {PREFIX!r}")
@@ -158,7 +160,7 @@ def parse_keys(
         elif magnitude := re.fullmatch(r"(.+)\.lora_magnitude_vector(\.weight)?", name):
             parsed.magnitudes[magnitude[1]] = tensor.flatten() if tensor.ndim > 2 else tensor
         elif rows := re.fullmatch(r"(.+)\.token_adapter\.trainable_tokens_delta", name):
-            # Of a tied output layer with an update, PEFT has it below the wrapped layer.
+            # For a tied output layer with an update, PEFT stores it below the wrapped layer.
             parsed.trained_tokens[rows[1].removesuffix(".base_layer")] = tensor
         elif ".original_module." in name or ".modules_to_save." in name:
             # PEFT repeats the heads' biases under these keys when bias is "all".
@@ -192,17 +194,17 @@ def parse_keys(
         problems.append("there is no lora_A and lora_B in it")
     if problems:
         raise AdapterFileError(
-            f"The tensors in {where} are no PEFT adapter: {first_few(problems, 1)}. Expected keys "
-            f"such as '{PREFIX}<module path>.lora_A.weight'."
+            f"The tensors in {where} are not a PEFT adapter: {first_few(problems, 1)}. Expected "
+            f"keys such as '{PREFIX}<module path>.lora_A.weight'."
         )
     parsed.embeddings = frozenset(embeddings)
     return parsed
 
 
 def _without_adapter_name(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    """Return tensors under the keys of a file, where they have those of a model's state.
+    """Return tensors under the keys of a file, also if they have keys of a model's state dict.
 
-    There each key of an adapter has the adapter's name in it, as in "q_proj.lora_A.default.weight".
+    In a state dict each key of an adapter contains its name: "q_proj.lora_A.default.weight".
 
     Raises:
         AdapterFileError: There are several adapters.
@@ -243,9 +245,9 @@ def config_to_peft(config: LoraConfig, base_model: str | None) -> dict[str, Any]
         config.init_lora_weights in _WRITTEN
         or initialization_of(config.init_lora_weights).changes_base_in_peft
     ):
-        values["init_lora_weights"] = True  # it has left no trace but the factors
+        values["init_lora_weights"] = True  # PEFT needs nothing but the factors
     if config.target_parameters:
-        values["lora_dropout"] = 0.0  # PEFT has none for parameters; it changes no output
+        values["lora_dropout"] = 0.0  # PEFT has no dropout for parameters; matters in training only
     for key in ("modules_to_save", "target_parameters"):
         values[key] = list(getattr(config, key)) or None
     values |= {
@@ -259,13 +261,13 @@ def config_to_peft(config: LoraConfig, base_model: str | None) -> dict[str, Any]
 
 
 def config_from_peft(values: Mapping[str, Any], where: str) -> LoraConfig:
-    """Return the configuration a PEFT file describes.
+    """Return the configuration in a PEFT file.
 
-    Fields lorakit does not have are accepted while they are off.
+    Fields that lorakit does not have are accepted if they are off.
 
     Raises:
-        AdapterFileError: The file is no LoRA adapter or uses a feature lorakit does not have;
-            names every such feature.
+        AdapterFileError: The file is not a LoRA adapter or uses features that lorakit does not
+            support; names all of them.
         ConfigError: A value is out of range.
     """
     kind = values.get("peft_type")
@@ -298,8 +300,8 @@ def config_from_peft(values: Mapping[str, Any], where: str) -> LoraConfig:
         )
     if unsupported:
         raise AdapterFileError(
-            f"{where} uses what lorakit does not have: {first_few(unsupported, 10)}. Convert the "
-            "adapter with the tool that made it."
+            f"{where} uses features that lorakit does not support: {first_few(unsupported, 10)}. "
+            "Convert the adapter with the tool that made it."
         )
     if known.get("task_type") not in [None, *TaskType]:
         known["task_type"] = None

@@ -1,14 +1,14 @@
-"""How PEFT's files name and lay out what belongs to a part of a wrapped module.
+"""Keys and layout in PEFT's files of adapted parameters and of attention output projections.
 
-PEFT wraps a module once for each of its parameters that is adapted, one wrapper inside the other:
+PEFT wraps a module once for each adapted parameter, one wrapper inside the other: the wrapper of
 the parameter registered first is the innermost, and each wrapper adds `base_layer` to the keys of
-those inside it. The factors of E stacked matrices lie side by side: lora_A is (r E, in), an expert
-after the other, and lora_B (out, r E), in which the experts alternate. Here they are lora_A
+those inside it. The factors of E stacked matrices are concatenated: lora_A is (r E, in), one expert
+after the other, and lora_B (out, r E), in which the experts alternate. In lorakit they are lora_A
 (E, r, in) and lora_B (E, out, r).
 
-An attention is wrapped too, so that the keys of its output projection say `base_layer`. The
-projection has the attention's rank and alpha in every reader's eyes, whatever patterns say, and
-PEFT 0.21 adds its update twice.
+PEFT wraps an attention, too, so the keys of its output projection contain `base_layer`. Readers
+give the projection the attention's rank and alpha, regardless of patterns, and PEFT 0.21 adds its
+update twice.
 """
 
 from collections.abc import Mapping
@@ -48,7 +48,7 @@ def file_paths(factors: Factors, stacked: frozenset[str]) -> dict[str, str]:
     for path in stacked:
         owner, _, name = path.rpartition(".")
         owners.setdefault(owner, []).append(name)
-    paths = {}
+    paths: dict[str, str] = {}
     for path in factors:
         parent, _, name = path.rpartition(".")
         if path in stacked:
@@ -73,23 +73,23 @@ def from_file_layout(A: Tensor, B: Tensor, r: int) -> tuple[Tensor, Tensor]:
 
 
 class NamedFactors(NamedTuple):
-    """Factors by the paths that modules and parameters have in the base."""
+    """Factors by the paths of modules and parameters in the base."""
 
     factors: dict[str, tuple[Tensor, Tensor]]
     config: LoraConfig
-    """Settings that give every path its rank and alpha."""
+    """Configuration that gives every path its rank and alpha."""
 
 
 def named_in_base(factors: Factors, config: LoraConfig, where: str) -> NamedFactors:
-    """Find out which parameter each wrapper of a file adapts, and bring factors into our layout.
+    """Find the parameter that each wrapper of a file adapts, and convert factors to our layout.
 
     Args:
-        factors: By the path in the file's keys.
-        config: As the file has it.
-        where: What to call the file in an error.
+        factors: Factors by the path in the file's keys.
+        config: The file's configuration.
+        where: Name of the file for error messages.
 
     Raises:
-        AdapterFileError: A wrapper's parameter is not known, or its factors are of another rank.
+        AdapterFileError: A wrapper's parameter is unknown, or its factors have another rank.
     """
     found: dict[str, tuple[Tensor, Tensor]] = {}
     wrappers: dict[str, list[str]] = {}
@@ -97,7 +97,7 @@ def named_in_base(factors: Factors, config: LoraConfig, where: str) -> NamedFact
         owner = path
         while owner.endswith(_WRAPPED):
             owner = owner.removesuffix(_WRAPPED)
-        # No stacked weights lie below an output projection, though short names would match there.
+        # An output projection has no stacked weights, though short names may match it.
         is_output = path.endswith(f"{_WRAPPED}.{OUTPUT}")
         if not is_output and _parameters_of(owner, config):
             wrappers.setdefault(owner, []).append(path)
@@ -107,11 +107,11 @@ def named_in_base(factors: Factors, config: LoraConfig, where: str) -> NamedFact
                 raise AdapterFileError(
                     f"{where} has factors of a wrapped parameter at {path}, but target_parameters="
                     f"{list(config.target_parameters)!r} does not say of which, expected names of "
-                    f"{', '.join(EXPERT_PARAMETERS)}. lorakit adapts the stacked weights of "
-                    "experts only."
+                    f"{', '.join(EXPERT_PARAMETERS)}. lorakit only adapts the stacked weights of "
+                    "experts."
                 )
             found[plain] = factors[path]
-    weights = []
+    weights: list[str] = []
     for owner, levels in wrappers.items():
         names = _names_at(owner, len(levels), config, where)
         for name, path in zip(names, sorted(levels, key=len, reverse=True), strict=True):
@@ -127,8 +127,8 @@ def named_in_base(factors: Factors, config: LoraConfig, where: str) -> NamedFact
 def _names_at(owner: str, count: int, config: LoraConfig, where: str) -> list[str]:
     """Return which parameters of a module have factors, in the order of registration.
 
-    Names without a module's, such as "gate_up_proj", match the path of every module. Where they
-    are too many, those that a name selects together with its module's are meant.
+    Names without a module, such as "gate_up_proj", match the path of every module. If too many
+    match, only parameters that are named together with their module count.
     """
     names = _parameters_of(owner, config)
     qualified = [name for name in names if _is_qualified(owner, name, config)]
@@ -149,33 +149,33 @@ def _is_qualified(owner: str, name: str, config: LoraConfig) -> bool:
 
 
 def named_by_weight(factors: Factors, config: LoraConfig) -> frozenset[str]:
-    """Return the modules that the name of their weight selects, and no name of their own."""
+    """Return the modules that are targeted by the name of their weight only."""
     return frozenset(
         path for path, (A, _) in factors.items() if A.ndim == 2 and is_by_parameter(config, path)
     )
 
 
 def with_patterns_of_files(factors: Factors, config: LoraConfig) -> LoraConfig:
-    """Return settings whose patterns give the weights of modules what they give the modules.
+    """Return a configuration whose patterns also give the modules' values to their weights.
 
-    PEFT looks up the rank and alpha of a parameter by its own path.
+    PEFT looks up the rank and alpha of a parameter by the parameter's path.
     """
     by_weight = named_by_weight(factors, config)
     return _with_lookups(config, {f"{path}.{WEIGHT}": path for path in by_weight})
 
 
 def _with_lookups(config: LoraConfig, source_of: Mapping[str, str]) -> LoraConfig:
-    """Return settings in which some paths have the rank and alpha of others."""
+    """Return a configuration in which some paths have the rank and alpha of others."""
     ranks = {path: config.rank_for(source) for path, source in source_of.items()}
     alphas = {path: config.alpha_for(source) for path, source in source_of.items()}
     return with_values(config, ranks, alphas)
 
 
 def with_outputs_of_files(factors: Factors, config: LoraConfig) -> NamedFactors:
-    """Return factors and settings in which output projections have what files give them.
+    """Return factors and configuration with the ranks and scalings of output projections in files.
 
-    What they have otherwise, as sums and resized adapters may, is folded into their lora_B, and
-    ranks are filled up with zeros.
+    Other scalings, which sums and resized adapters may have, are folded into lora_B, and smaller
+    ranks are padded with zeros.
     """
     outputs = _outputs(factors)
     if _are_of_files(config, outputs):
@@ -187,8 +187,8 @@ def with_outputs_of_files(factors: Factors, config: LoraConfig) -> NamedFactors:
         r = max(ranks[output], ranks[attention])
         A, B = factors[output]
         share = _folded_share(config, output, attention)
-        made[output] = _of_rank(A, B if share == 1 else B * share, r)
-        made[attention] = _of_rank(*factors[attention], r)
+        made[output] = _pad_rank(A, B if share == 1 else B * share, r)
+        made[attention] = _pad_rank(*factors[attention], r)
         ranks[output] = ranks[attention] = r
         scalings[output] = OUTPUT_SHARE * scalings[attention]
     alphas = {path: scalings[path] * r for path, r in ranks.items()}
@@ -197,23 +197,23 @@ def with_outputs_of_files(factors: Factors, config: LoraConfig) -> NamedFactors:
 
 
 def with_own_outputs(saved: Factors, carried: Factors, config: LoraConfig) -> Factors:
-    """Return attentions' factors with what `with_outputs_of_files` does undone.
+    """Undo `with_outputs_of_files` for the factors of attentions.
 
     Args:
-        saved: Factors as files have them, by module path; of attentions and their output
-            projections at least.
-        carried: The factors in whose place they are to be, by module path; for their ranks.
-        config: The settings that give `carried` its scalings.
+        saved: Factors from a file by module path, at least of attentions and their output
+            projections.
+        carried: The model's factors by module path, for their ranks.
+        config: Configuration that gives `carried` its scalings.
 
-    Returns: The factors of those attentions and output projections that files change.
+    Returns: The factors of attentions and output projections that files change.
 
     Raises:
-        AdapterMismatchError: What lies beyond the carried rank is not zero.
+        AdapterMismatchError: The factors are not zero beyond the carried rank.
     """
     outputs = _outputs(carried)
     if _are_of_files(config, outputs):
         return {}
-    made = {}
+    made: dict[str, tuple[Tensor, Tensor]] = {}
     for output, attention in outputs.items():
         share = _folded_share(config, output, attention)
         for path in (attention, output):
@@ -221,12 +221,12 @@ def with_own_outputs(saved: Factors, carried: Factors, config: LoraConfig) -> Fa
             if A[r:].any() or B[:, r:].any():
                 raise AdapterMismatchError(
                     f"Rank of the tensors at {path}: got values beyond rank {r}, expected zeros "
-                    "there, as this adapter has them in files. Load them with Adapter.load and "
+                    "there, as in files of this adapter. Load them with Adapter.load and "
                     "add_adapter."
                 )
             made[path] = A[:r], B[:, :r]
-        A, B = made[output]
-        made[output] = A, B if share == 1 else B / share
+        if share != 1:
+            made[output] = made[output][0], made[output][1] / share
     return made
 
 
@@ -236,11 +236,11 @@ def _are_of_files(config: LoraConfig, outputs: Mapping[str, str]) -> bool:
 
 
 def _folded_share(config: LoraConfig, output: str, attention: str) -> float:
-    """Return what a file's lora_B of an output projection is, in units of the one carried."""
+    """Return the factor between lora_B of an output projection in a file and in the model."""
     return config.scaling_for(output) / (OUTPUT_SHARE * config.scaling_for(attention))
 
 
-def _of_rank(A: Tensor, B: Tensor, r: int) -> tuple[Tensor, Tensor]:
+def _pad_rank(A: Tensor, B: Tensor, r: int) -> tuple[Tensor, Tensor]:
     missing = r - A.shape[0]
     if not missing:
         return A, B
@@ -248,7 +248,7 @@ def _of_rank(A: Tensor, B: Tensor, r: int) -> tuple[Tensor, Tensor]:
 
 
 def _parameters_of(owner: str, config: LoraConfig) -> list[str]:
-    """Return which of a module's parameters are adapted, in the order of registration."""
+    """Return the adapted parameters of a module, in the order of registration."""
     targets = config.target_modules
     if targets not in (None, ALL_LINEAR) and name_matches(targets or (), owner):
         return []

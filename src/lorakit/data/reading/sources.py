@@ -14,7 +14,7 @@ from lorakit.data.reading.csv_files import read_csv
 from lorakit.data.reading.json_files import read_json
 from lorakit.data.reading.table import FileExamples, in_memory_dataset
 from lorakit.errors import DataError, LorakitError, MissingFileError, did_you_mean
-from lorakit.libraries.hub import cache_alone_if_unreachable, why_fetching_failed
+from lorakit.libraries.hub import fetch_failure_reason, offline_if_unreachable
 
 TEXT_TABLES = (".csv", ".tsv")
 ENDINGS = (*TEXT_TABLES, ".json", ".jsonl", ".parquet")
@@ -185,7 +185,7 @@ def _unreadable(path: Path, key: str, error: Exception) -> str:
 def _read_hub(name: str, subset: str | None, key: str) -> Dataset | DatasetDict:
     label = f"'{name}'" + (f" (data.subset '{subset}')" if subset else "")
     try:
-        with cache_alone_if_unreachable():
+        with offline_if_unreachable():
             return load_dataset(name, subset)
     except ValueError as error:
         raise DataError(
@@ -196,7 +196,7 @@ def _read_hub(name: str, subset: str | None, key: str) -> Dataset | DatasetDict:
     except Exception as error:  # network, hub and cache errors have no common class
         raise MissingFileError(
             f"Could not load {key}: got {label}, which is not a file or folder, and asking the "
-            f"Hugging Face hub for a dataset of that name failed ({why_fetching_failed(error)}). "
+            f"Hugging Face hub for a dataset of that name failed ({fetch_failure_reason(error)}). "
             "Check the name and the network, or name a local csv, json, jsonl or parquet file or a "
             "saved dataset."
         ) from error

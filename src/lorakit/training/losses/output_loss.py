@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lorakit.adapters.sharded import is_unit, unit_class
+from lorakit.adapters.sharded import is_fsdp_unit, unsharded_class
 from lorakit.config import NOT_COUNTED
 from lorakit.errors import TrainingError
 from lorakit.layers import ReplacedModule
@@ -198,7 +198,7 @@ class OutputLoss:
         """Return the model's logits, in float32 as in transformers' losses."""
         # The hooks of a sharded head gathered its weights when the model ran. Here they would
         # mistake the backward of a chunk for that of the step.
-        head = self.head.forward if is_unit(self.head) else self.head
+        head = self.head.forward if is_fsdp_unit(self.head) else self.head
         logits = head(hidden)
         return self.form(logits.to(torch.promote_types(logits.dtype, torch.float32)))
 
@@ -350,12 +350,12 @@ def _plain_linear(head: nn.Module) -> nn.Linear | None:
     acting = head
     if isinstance(head, ReplacedModule) and head.active_copy is not None:
         acting = head.trained_copies[head.active_copy]
-    if unit_class(acting) is not nn.Linear:
+    if unsharded_class(acting) is not nn.Linear:
         return None
     is_bare = all(
         "forward" not in vars(module)
         and (
-            is_unit(module)
+            is_fsdp_unit(module)
             or not (module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
         )
         for module in (head, acting)

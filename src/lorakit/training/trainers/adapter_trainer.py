@@ -30,7 +30,7 @@ from lorakit.distributed.processes import (
 from lorakit.distributed.sharding import reshard
 from lorakit.errors import DiskError, TrainingError
 from lorakit.files.atomic import write_text
-from lorakit.files.disks import telling_of_disk
+from lorakit.files.disks import reporting_disk_errors
 from lorakit.recipes import checkpoints
 from lorakit.recipes.training_section import LORA_PLUS_KEY, OPTIMIZER_NAME
 from lorakit.training.trainers.data_initialization import adopt_ranks, initialize_adapter_from_data
@@ -97,7 +97,7 @@ class AdapterTrainerMixin(ProcessTrainerMixin):
         checkpoint = self._checkpoint_path(self.state.global_step)
         self._has_saved = True
         try:
-            with telling_of_disk(checkpoint, "a checkpoint", self._checkpoint_bytes):
+            with reporting_disk_errors(checkpoint, "a checkpoint", self._checkpoint_bytes):
                 self._write_checkpoint(checkpoint, model, trial)
         except DiskError:
             shutil.rmtree(checkpoint, ignore_errors=True)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lorakit.files.disks import telling_of_disk
+from lorakit.files.disks import reporting_disk_errors
 
 STATE_FILE_PREFIX = ".optimizer-state-"
 _STATES = ("exp_avg", "exp_avg_sq")
@@ -92,7 +92,7 @@ def _mapped_zeros(like: Iterable[Tensor], directory: Path) -> list[Tensor]:
     directory.mkdir(parents=True, exist_ok=True)
     handle, path = tempfile.mkstemp(prefix=STATE_FILE_PREFIX, dir=directory)
     try:
-        with telling_of_disk(directory / path, "the optimizer's state", lambda: end):
+        with reporting_disk_errors(directory / path, "the optimizer's state", lambda: end):
             _allocate(handle, end)
         storage = torch.UntypedStorage.from_file(path, True, end)
     finally:

@@ -16,7 +16,7 @@ from lorakit.adapters.sharded import whole
 from lorakit.distributed.processes import run_on_all
 from lorakit.errors import TrainingError, first_few
 from lorakit.layers import LowRankUpdate
-from lorakit.recipes.usable_numbers import LARGEST_WEIGHT, is_sound
+from lorakit.recipes.usable_numbers import LARGEST_WEIGHT, has_usable_numbers
 
 _MOST_OVERFLOWS = 20
 """Maximum consecutive skipped float16 steps: the loss scale starts at 2^16 and halves each time."""
@@ -214,7 +214,7 @@ def require_sound(adapter: Adapter, step: int, optimizer: Any = None) -> None:
 
 
 def _require(what: str, tensors: Mapping[str, Tensor], step: int) -> None:
-    check = is_sound if what == "adapter" else _is_finite
+    check = has_usable_numbers if what == "adapter" else _is_finite
     broken = sorted(name for name, tensor in tensors.items() if not check(tensor))
     if broken:
         raise TrainingError(

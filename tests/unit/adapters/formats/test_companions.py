@@ -4,7 +4,7 @@ from lorakit.adapters.adapter import Adapter
 from lorakit.adapters.formats.companions import COMPANION_FILES, write_with_companions
 from lorakit.adapters.inference_settings import SETTINGS_FILE
 from lorakit.errors import OutputExistsError
-from made_adapters import layered_adapter
+from tiny_models.adapters import layered_adapter
 
 OWN = {"adapter_config.json", "adapter_model.safetensors"}
 BELONG = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "vocab.txt")

@@ -13,8 +13,8 @@ from lorakit.errors import (
     ConfigError,
     OutputExistsError,
 )
-from made_adapters import adapter_of, random_factors
 from tiny_models import gpt2, llama, randomize_
+from tiny_models.adapters import adapter_of, random_factors
 from tolerances import largest_error
 
 gguf = pytest.importorskip("gguf")

@@ -14,8 +14,8 @@ from lorakit import (
 from lorakit.adapters import from_loralib, to_loralib
 from lorakit.errors import AdapterFileError, AdapterNameError, ConfigError
 from lorakit.layers import LowRankUpdate
-from made_adapters import layered_adapter, random_factors
 from tiny_models import TinyNet, randomize_
+from tiny_models.adapters import layered_adapter, random_factors
 from tolerances import TOLERANCE, largest_error
 
 
@@ -130,9 +130,9 @@ def test_biases_of_adapted_layers_are_taken_from_a_dict_without_base_weights():
         (
             state_dict(c=(torch.ones(6, 3), torch.ones(6, 6))) | {"c.conv.weight": torch.ones(1)},
             {},
-            "c has a weight (1,), no convolution's",
+            "c has a weight (1,), not a convolution's",
         ),
-        (state_dict(m=(torch.ones(2), torch.ones(2, 2))), {}, "no two matrices"),
+        (state_dict(m=(torch.ones(2), torch.ones(2, 2))), {}, "not two matrices"),
         (state_dict(m=random_factors(2, 3, 3)), {"embeddings": ["e"]}, "there is no e"),
     ],
 )

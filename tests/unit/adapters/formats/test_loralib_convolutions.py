@@ -100,9 +100,9 @@ def test_biases_come_along_without_the_weights_of_the_base():
         ((8, 4, 3, 3), {"m.lora_A": torch.ones(6, 13)}, "do not fit a ConvLoRA"),
         ((8, 4, 3, 3), {"m.lora_B": torch.ones(8, 6)}, "do not fit a ConvLoRA"),
         ((8, 4, 3, 3), {"m.lora_B": torch.ones(24, 9)}, "do not fit a ConvLoRA"),
-        ((8, 4, 3, 2), {}, "no convolution's with one size of kernel"),
-        ((8, 4, 3, 3), {"m.lora_A": torch.ones(6)}, "no two matrices"),
-        ((8, 4), {}, "no convolution's with one size of kernel"),
+        ((8, 4, 3, 2), {}, "not a convolution's with a cubic kernel"),
+        ((8, 4, 3, 3), {"m.lora_A": torch.ones(6)}, "not two matrices"),
+        ((8, 4), {}, "not a convolution's with a cubic kernel"),
         ((8, 4, 3), {}, "loralib itself cannot run such a layer"),
     ],
 )

@@ -10,7 +10,7 @@ from lorakit import Adapter
 from lorakit.adapters import portable_adapter
 from lorakit.adapters.peft_files.files import CONFIG_FILE, WEIGHTS_FILE
 from lorakit.errors import AdapterFileError
-from made_adapters import adapter_of, layered_adapter, random_factors
+from tiny_models.adapters import adapter_of, layered_adapter, random_factors
 from tolerances import TOLERANCE, largest_error
 
 CASES = {

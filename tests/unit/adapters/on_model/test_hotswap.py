@@ -149,7 +149,7 @@ def test_what_does_not_fit_is_named_and_nothing_is_copied(options, message):
     other = adapted(seed=2, **({"target_modules": ATTENTION} | options))
     with pytest.raises(AdapterMismatchError, match=message) as caught:
         hotswap_adapter(model, Adapter.from_model(other))
-    assert str(caught.value).startswith("The new adapter cannot take the place of 'default': ")
+    assert str(caught.value).startswith("The new adapter cannot replace 'default': ")
     assert torch.equal(logits(model), expected)
 
 
@@ -162,7 +162,7 @@ def test_a_head_that_the_new_adapter_lacks():
 def test_another_base_s_sizes():
     model = adapted(target_modules=ATTENTION)
     other = adapted(lambda: llama(num_key_value_heads=2), target_modules=ATTENTION)
-    with pytest.raises(AdapterMismatchError, match=r"v_proj is from 16 to 16, expected 16 to 8"):
+    with pytest.raises(AdapterMismatchError, match=r"v_proj maps 16 to 16, expected 16 to 8"):
         hotswap_adapter(model, Adapter.from_model(other))
 
 
@@ -188,7 +188,7 @@ def test_parts_of_a_fused_matrix_take_the_weights_of_another():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"r": 4}, "mixes the 3 parts that are adapted each by itself"),
+        ({"r": 4}, "mixes 3 slices that are adapted separately"),
         ({"r": 1, "enable_lora": [True, False, True]}, "has rank 2 in all its blocks, expected 4"),
     ],
 )

@@ -18,8 +18,8 @@ from lorakit import (
 from lorakit.adapters.peft_files.files import CONFIG_FILE
 from lorakit.errors import AdapterNameError, AdapterStateError, ConfigError, DataError
 from lorakit.injection import adapter_config
-from quantized_models import dense_twin, quantized
 from tiny_models import distilbert, gpt2, llama, logits, randomize_, t5
+from tiny_models.quantized import dense_twin, quantized
 from tolerances import LOGITS_TOLERANCE, largest_error
 
 

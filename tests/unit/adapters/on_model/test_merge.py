@@ -30,16 +30,11 @@ from tiny_models import (
     t5,
     train_steps,
 )
+from tiny_models.adapted import with_adapter
 from tolerances import LOGITS_TOLERANCE, MERGE_TOLERANCE, TOLERANCE, largest_error
 
 BUILDERS = [llama, gpt2, bloom, t5, distilbert, bert, roberta]
 TASKS = {distilbert: "SEQ_CLS", bert: "TOKEN_CLS", roberta: "SEQ_CLS"}
-
-
-def with_adapter(build, dtype=torch.float32, scale=0.3, **options):
-    model = build().to(dtype)
-    add_adapter(model, LoraConfig(**({"r": 2, "task_type": TASKS.get(build)} | options)))
-    return randomize_(model, scale=scale)
 
 
 @pytest.mark.parametrize("build", BUILDERS)
@@ -65,7 +60,7 @@ def test_unmerge_gives_back_the_very_bytes_and_objects(build, dtype):
 @pytest.mark.parametrize("bias", ["none", "all", "lora_only"])
 def test_a_merged_model_computes_what_the_adapter_does(build, bias):
     # In float64, so that a mistake cannot hide in the rounding of two ways to add up.
-    model = with_adapter(build, torch.float64, bias=bias)
+    model = with_adapter(build().double(), bias=bias)
     expected = logits(model)
     merge_adapters(model)
     assert largest_error(logits(model), expected) < TOLERANCE[torch.float64]
@@ -184,7 +179,7 @@ class TestStates:
         with pytest.raises(AdapterStateError) as caught:
             merge_and_unload(model, "b")
         assert str(caught.value) == (
-            "Adapters ['a'] are merged already, but ['b'] were asked for. Call unmerge_adapters "
+            "Adapters ['a'] are merged already, but ['b'] were requested. Call unmerge_adapters "
             "first."
         )
         merge_and_unload(model, "a")
@@ -238,7 +233,7 @@ class TestMergeAndUnload:
 
     @pytest.mark.parametrize(("dtype", "drift"), [(torch.bfloat16, 0.3), (torch.float16, 0.04)])
     def test_a_half_precision_base_keeps_its_dtype(self, dtype, drift):
-        model = with_adapter(roberta, dtype)
+        model = with_adapter(roberta().to(dtype))
         expected = logits(model)
         merge_and_unload(model)
         assert {p.dtype for p in model.parameters()} == {dtype}

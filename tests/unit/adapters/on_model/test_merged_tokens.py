@@ -13,7 +13,7 @@ from lorakit import (
 )
 from lorakit.layers import TrainedTokens
 from tiny_models import gpt2, llama, logits
-from token_models import BUILDS, ROWS, TARGETS, with_tokens
+from tiny_models.trained_tokens import BUILDS, ROWS, TARGETS, with_tokens
 from tolerances import LOGITS_TOLERANCE, largest_error
 
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from adapted_models import CASES, with_adapter
 from lorakit import (
     Adapter,
     LoraConfig,
@@ -39,6 +38,7 @@ from tiny_models import (
     snapshot,
     train_steps,
 )
+from tiny_models.adapted import CASES, with_adapter
 
 
 @pytest.mark.parametrize("case", CASES)

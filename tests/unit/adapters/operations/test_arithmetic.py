@@ -9,8 +9,8 @@ from lorakit import Adapter, LoraConfig, add_adapter, merge_and_unload
 from lorakit.adapters import negated_adapter, resize_adapter, scaled_adapter, summed_adapters
 from lorakit.adapters.operations.arithmetic import relative_distance
 from lorakit.errors import ConfigError
-from made_adapters import layered_adapter
 from tiny_models import TinyNet, logits, randomize_
+from tiny_models.adapters import layered_adapter
 from tolerances import TOLERANCE, largest_error
 
 EXACT = TOLERANCE[torch.float32]

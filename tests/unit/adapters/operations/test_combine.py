@@ -18,8 +18,8 @@ from lorakit.errors import (
     ShapeError,
 )
 from lorakit.injection import active_adapters, adapter_names
-from made_adapters import adapter_of, layered_adapter, random_factors
 from tiny_models import TinyNet, assert_untouched, logits, randomize_, snapshot
+from tiny_models.adapters import adapter_of, layered_adapter, random_factors
 from tolerances import TOLERANCE, largest_error
 
 EXACT = TOLERANCE[torch.float32]
@@ -301,8 +301,8 @@ def test_of_heads_that_differ_those_of_a_named_adapter_are_kept():
         combine(adapters, weights)
 
     assert str(caught.value) == (
-        "Cannot combine a, b: classifier.weight differs between a and b, and a tensor that is "
-        "trained in full cannot be added up. Name the adapter whose heads and biases to keep: "
+        "Cannot combine a, b: classifier.weight differs between a and b, and tensors "
+        "trained in full cannot be added. Name the adapter whose heads and biases to keep: "
         "heads_from='a', or --heads-from a on the command line."
     )
     for name, head in (("a", 1.0), ("b", 2.0)):
@@ -328,7 +328,7 @@ def other(**changes):
         (lambda: other(task_type="SEQ_CLS"), "their task is CAUSAL_LM in a, SEQ_CLS in b"),
         (
             lambda: other(embeddings=["model.layers.0.attn.q_proj"]),
-            "is an embedding in one and a linear layer in another",
+            "is an embedding in one adapter and a linear layer in another",
         ),
     ],
 )
@@ -354,7 +354,7 @@ def test_all_reasons_are_counted_and_a_base_can_be_named():
         ("linear", {"density": 0.5}, ConfigError, "prunes nothing"),
         ("ties", {"density": 0.0}, ConfigError, "above 0 and at most 1"),
         ("ties", {"density": 1.5}, ConfigError, "above 0 and at most 1"),
-        ("cat", {"rank": 4}, ConfigError, "has a rank of its own"),
+        ("cat", {"rank": 4}, ConfigError, "determines the rank"),
         ("svd", {"rank": 0}, ConfigError, "whole number above 0"),
         ("svd", {"rank": 25}, ShapeError, "Use rank 24 or less"),
     ],

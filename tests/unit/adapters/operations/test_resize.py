@@ -8,8 +8,8 @@ import torch
 from lorakit import Adapter, LoraConfig, add_adapter
 from lorakit.adapters import resize_adapter
 from lorakit.errors import AdapterFileError, ConfigError, ShapeError
-from made_adapters import adapter_of, factors_with, layered_adapter, random_factors
 from tiny_models import TinyNet, randomize_, train_steps
+from tiny_models.adapters import adapter_of, factors_with, layered_adapter, random_factors
 from tolerances import TOLERANCE, largest_error
 
 EXACT = TOLERANCE[torch.float32]

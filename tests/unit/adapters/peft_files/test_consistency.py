@@ -14,7 +14,7 @@ from lorakit.adapters.peft_files import files
 from lorakit.adapters.peft_files.files import CONFIG_FILE, WEIGHTS_FILE
 from lorakit.errors import AdapterFileError, LorakitError
 from lorakit.files.atomic import replacing_directory
-from made_adapters import layered_adapter
+from tiny_models.adapters import layered_adapter
 
 
 def numbered(number):
@@ -182,7 +182,7 @@ class TestEdited:
     def test_no_time_is_lost_on_files_that_nobody_writes(self, saved, monkeypatch):
         edit(saved, base_model_name_or_path="another/place")
         monkeypatch.setattr(files, "_SETTLED_S", 0.0)
-        monkeypatch.setattr(files, "_PATIENCE_S", 60.0)
+        monkeypatch.setattr(files, "_RETRY_S", 60.0)
         assert Adapter.load(saved).base_model == "another/place"
 
 

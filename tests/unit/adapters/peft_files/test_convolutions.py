@@ -75,7 +75,7 @@ def test_what_is_neither_is_refused(A, B):
 
 def test_blocks_that_are_none_are_refused():
     shape = KernelShape(4, (3,), 2)
-    with pytest.raises(AdapterFileError, match="not zero outside of a block for each group"):
+    with pytest.raises(AdapterFileError, match="not zero outside one block per group"):
         to_kernels(torch.ones(4, 12), torch.ones(8, 4), shape)
 
 

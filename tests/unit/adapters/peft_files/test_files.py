@@ -76,8 +76,8 @@ def test_a_file_where_the_directory_should_be(tmp_path):
     with pytest.raises(OutputExistsError) as caught:
         write_adapter_files(tmp_path / "adapter", VALUES, tensors())
     assert str(caught.value) == (
-        f"Cannot save an adapter to {tmp_path / 'adapter'}: there is a file of that name, expected "
-        "a directory. Choose another path."
+        f"Cannot save an adapter to {tmp_path / 'adapter'}: it is a file, expected a "
+        "directory. Choose another path."
     )
     assert names(tmp_path) == ["adapter"] and (tmp_path / "adapter").read_text() == "mine"
 
@@ -122,8 +122,8 @@ class TestMissing:
     def test_a_hub_name_offline(self):
         text = refused(MissingFileError, "some-owner/some-adapter")
         assert text.startswith(
-            "No adapter at 'some-owner/some-adapter': it is no directory here, and asking the "
-            "Hugging Face hub for it failed ("
+            "No adapter at 'some-owner/some-adapter': it is not a local directory, and "
+            "fetching it from the Hugging Face hub failed ("
         )
         assert text.endswith("Check the name and the network, or name a local directory.")
 
@@ -269,7 +269,7 @@ class TestPickles:
     def test_code_in_them_is_not_run(self, pickled, tmp_path):
         trace = tmp_path / "trace"
         torch.save({"x": Touched(trace)}, pickled / "adapter_model.bin")
-        with pytest.raises(AdapterFileError, match="expected a pickle of tensors and nothing else"):
+        with pytest.raises(AdapterFileError, match="expected a pickle of tensors only"):
             read_adapter_files(pickled, allow_pickle=True)
         assert not trace.exists()
 

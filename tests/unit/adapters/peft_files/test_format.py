@@ -87,9 +87,9 @@ class TestKeys:
     def test_a_wrong_prefix(self):
         text = refused({"model.q.lora_A.weight": A, "model.q.lora_B.weight": B})
         assert text == (
-            "The tensors in here are no PEFT adapter: key 'model.q.lora_A.weight' does not start "
-            "with 'base_model.model.' and 1 more. Expected keys such as 'base_model.model.<module "
-            "path>.lora_A.weight'."
+            "The tensors in here are not a PEFT adapter: key 'model.q.lora_A.weight' does not "
+            "start with 'base_model.model.' and 1 more. Expected keys such as 'base_model.model."
+            "<module path>.lora_A.weight'."
         )
 
     @pytest.mark.parametrize("ending", ["", ".weight"])
@@ -192,7 +192,9 @@ class TestConfig:
     def test_features_lorakit_does_not_have_are_named(self, values, named):
         with pytest.raises(AdapterFileError) as caught:
             config_from_peft(peft(**values), "here")
-        assert str(caught.value).startswith(f"here uses what lorakit does not have: {named}")
+        assert str(caught.value).startswith(
+            f"here uses features that lorakit does not support: {named}"
+        )
         assert str(caught.value).endswith("Convert the adapter with the tool that made it.")
 
     def test_every_such_feature_is_listed(self):

@@ -147,7 +147,7 @@ def test_a_base_that_is_gone_costs_the_factors_alone(cli, adapter, tmp_path):
     assert result.exit_code == 0
     assert "No amplification factors, because the base cannot be loaded: " in result.stderr
     report = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
-    assert "The amplification factor is left out: the base could not be loaded." in report
+    assert "The amplification factor is left out: the base cannot be loaded." in report
     assert "'./gone', which is not there" in report
 
 

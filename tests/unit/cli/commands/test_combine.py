@@ -7,7 +7,7 @@ from lorakit import Adapter
 from lorakit.adapters.inference_settings import InferenceSettings
 from lorakit.cli.commands.combine import parse_weights
 from lorakit.errors import ConfigError
-from made_adapters import layered_adapter
+from tiny_models.adapters import layered_adapter
 from tolerances import TOLERANCE, largest_error
 
 

@@ -84,7 +84,7 @@ def test_to_loralib_and_back(cli, adapter_dir, tmp_path, suffix):
     assert "model.layers.0.self_attn.q_proj.lora_A" in tensors
     words = ("convert", output, tmp_path / "back", "--base-model", "x")
     result = cli(*words)
-    assert result.exit_code == 2 and "Give --lora-alpha" in result.stderr
+    assert result.exit_code == 2 and "Give the --lora-alpha" in result.stderr
     words = (*words, "--lora-alpha", 7)
     if suffix == ".pt":
         result = cli(*words)

@@ -210,7 +210,7 @@ def test_trained_tokens_are_shown(tiny_gpt2_dir, tmp_path):
     lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
     assert "transformer.wte 9 32 288" in lines
     assert any(line.startswith("parameters") and "288 of tokens" in line for line in lines)
-    setting = "trainable_token_indices: [9, 5, 3, 10, 11, 12, 13, 14, … 9 in all]"
+    setting = "trainable_token_indices: [9, 5, 3, 10, 11, 12, 13, 14, … 9 in total]"
     assert any(setting in line for line in lines)
 
 

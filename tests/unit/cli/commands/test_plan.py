@@ -40,7 +40,7 @@ def test_what_does_not_fit_comes_with_what_would(cli, cls_recipe):
     assert result.exit_code == 1, result.stderr
     assert "lorakit train" not in result.stdout
     words = flat(result.stdout)
-    assert "It does not fit: it needs" in words and "there are 100.0 MB" in words
+    assert "It does not fit: it needs" in words and "of 100.0 MB" in words
     assert "training.activation_checkpointing=true" in words
     assert "training.optim=memory_mapped_adamw" in words
     tables = result.stdout.partition("Side by side")[2].partition("\nNext")[0]
@@ -123,7 +123,7 @@ def test_what_cannot_fit_is_not_trained(cli, cls_recipe, small_machine):
     assert result.exit_code == 2
     words = flat(result.stderr)
     assert "This run cannot fit: it needs" in words
-    assert "there are 50.0 MB" in words
+    assert "expected at most 50.0 MB" in words
     assert f"lorakit plan {cls_recipe}" in words
     assert f"lorakit train {cls_recipe} --force" in words
     assert not (cls_recipe.parent / "run").exists()

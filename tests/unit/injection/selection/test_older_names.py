@@ -9,8 +9,8 @@ from torch import nn
 from lorakit import Adapter, LoraConfig, add_adapter
 from lorakit.errors import AdapterMismatchError
 from lorakit.injection.selection.older_names import in_names_of
-from small_models import small_model
 from tiny_models import llama, mixtral
+from tiny_models.by_type import small_model
 from tolerances import largest_error
 
 MOE = "model.layers.0.block_sparse_moe"

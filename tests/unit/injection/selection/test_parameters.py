@@ -26,7 +26,6 @@ from lorakit.adapters.formats.loralib import to_loralib
 from lorakit.adapters.operations.extract import extract
 from lorakit.errors import AdapterFileError, AdapterMismatchError, ConfigError, TargetError
 from lorakit.injection.state import adapted_layers
-from quantized_models import quantized
 from tiny_models import (
     Encoder,
     assert_untouched,
@@ -38,6 +37,7 @@ from tiny_models import (
     randomize_,
     snapshot,
 )
+from tiny_models.quantized import quantized
 from tolerances import LOGITS_TOLERANCE, largest_error
 
 BOTH = ["experts.gate_up_proj", "experts.down_proj"]

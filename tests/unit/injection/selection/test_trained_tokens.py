@@ -42,7 +42,7 @@ from tiny_models import (
     tokens,
     train_steps,
 )
-from token_models import BUILDS, ROWS, TARGETS, masked_bert, with_tokens
+from tiny_models.trained_tokens import BUILDS, ROWS, TARGETS, masked_bert, with_tokens
 from tolerances import LOGITS_TOLERANCE, largest_error
 
 
@@ -282,8 +282,8 @@ class TestBadInput:
         ("indices", "message"),
         [
             ([3, -1, -2], r"negative indices: \[-2, -1\]"),
-            ([3, 4, 3, 4], r"there twice: \[3, 4\]"),
-            ({"wte": [1, 1], "lm_head": [-5]}, "of wte that are there twice.*of lm_head: "),
+            ([3, 4, 3, 4], r"repeated indices: \[3, 4\]"),
+            ({"wte": [1, 1], "lm_head": [-5]}, "repeated indices of wte.*of lm_head: "),
             ([], "at least one index"),
             ({"wte": []}, "no index of wte"),
             ([True], "expected a number"),

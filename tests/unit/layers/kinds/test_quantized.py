@@ -18,7 +18,7 @@ from lorakit.layers.bitsandbytes_storage import (
 )
 from lorakit.layers.kinds.quantized import LoraLinear4bit, LoraLinear8bit
 from lorakit.ops.quantized import dense_copy
-from quantized_models import SETTINGS, dense_twin, quantized
+from tiny_models.quantized import SETTINGS, dense_twin, quantized
 from tolerances import TOLERANCE, largest_error
 
 

@@ -22,8 +22,8 @@ from lorakit import (
 from lorakit.adapters import Adapter, adapter_state_dict, load_adapter_state_dict
 from lorakit.errors import AdapterMismatchError, ConfigError, ShapeError, TargetError
 from lorakit.layers.updates.sliced_update import SlicedUpdate, in_blocks, out_of_blocks
-from quantized_models import EIGHT, FOUR, dense_twin
 from tiny_models import randomize_
+from tiny_models.quantized import EIGHT, FOUR, dense_twin
 from tolerances import largest_error
 
 R, IN, OUT = 2, 6, 12
@@ -183,7 +183,7 @@ def test_nothing_is_left_after_unload():
 
 class TestRefused:
     def test_parts_that_do_not_divide_the_outputs(self):
-        with pytest.raises(ShapeError, match="5 parts, expected a divisor of its 12 outputs"):
+        with pytest.raises(ShapeError, match="5 slices, expected a divisor of its 12 outputs"):
             fused((True,) * 5)
 
     def test_a_rank_above_that_of_a_part(self):

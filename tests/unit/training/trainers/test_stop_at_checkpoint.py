@@ -1,8 +1,8 @@
 """A run that is asked to stop saves a checkpoint, and goes on to the bits of one left alone."""
 
 import pytest
-from safetensors.torch import load_file
 
+from fixtures.runs import adapter_bytes, untimed_metrics
 from lorakit.errors import StoppedError
 from lorakit.recipes import checkpoints
 from lorakit.training import RunDirectory, train
@@ -51,8 +51,8 @@ def test_a_stopped_run_goes_on_as_if_it_never_had(recipe, step, training):
     assert checkpoints.problems(checkpoint) == [] and not stop.is_observed
     resumed = train(recipe(training=training), resume=True)
     straight = train(recipe("straight", training=training))
-    assert _bits(resumed) == _bits(straight)
-    assert _rows(resumed) == _rows(straight)
+    assert adapter_bytes(resumed) == adapter_bytes(straight)
+    assert untimed_metrics(resumed) == untimed_metrics(straight)
     assert resumed.metrics == straight.metrics
 
 
@@ -68,13 +68,3 @@ def test_a_request_after_the_last_step_changes_nothing(recipe, monkeypatch):
     result = train(recipe(), stop=stop)
     assert result.steps == 4 and stop.number and not stop.is_observed
     assert RunDirectory.open(result.run_dir).is_finished
-
-
-def _bits(result):
-    tensors = load_file(result.adapter_path / "adapter_model.safetensors")
-    return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
-
-
-def _rows(result):
-    rows = RunDirectory.open(result.run_dir).metrics()
-    return [{key: value for key, value in row.items() if key != "wall_s"} for row in rows]

@@ -75,7 +75,7 @@ def test_a_layer_that_is_called_is_adapted(kind):
 def test_a_layer_that_is_only_read_is_refused(kind):
     model = model_with(kind)
     before = snapshot(model)
-    said = f"Cannot adapt mixer.conv: {kind.__name__} reads its weight where it would have to call"
+    said = f"Cannot adapt mixer.conv: {kind.__name__} reads its weight instead of calling"
     with pytest.raises(TargetError, match=said):
         add_adapter(model, CONFIG)
     called = model_with(Calling)
@@ -208,7 +208,7 @@ def test_linear_layers_whose_weight_acts_without_a_call(kind):
     model = nn.ModuleDict({"mixer": kind()})
     before = snapshot(model)
     path = "mixer.inner.proj" if kind is Outside else "mixer.proj"
-    said = f"Cannot adapt {path}: {kind.__name__} reads its weight where it would have to call"
+    said = f"Cannot adapt {path}: {kind.__name__} reads its weight instead of calling"
     with pytest.raises(TargetError, match=said):
         add_adapter(model, LoraConfig(r=2, target_modules=["proj", "other"]))
     assert_untouched(model, before)

@@ -130,7 +130,7 @@ def test_a_quick_grid_trains_and_its_adapters_can_be_compared(tmp_path, monkeypa
     assert row.p50 > 0
     page = page_text(Evidence.read(tmp_path))
     assert line_of(rank_table(Evidence.read(tmp_path)), "LoRA, r=1")[1] == "24,960"
-    assert "90 rows to learn from, 30 held out, 1 epochs, seeds 1." in page
+    assert "90 examples to learn from, 30 held out, 1 epochs, seeds 1." in page
 
 
 def test_adapters_that_are_not_kept_are_named(tmp_path, capsys):
@@ -184,7 +184,8 @@ def test_tables_say_what_the_runs_say():
     searched = search_table(RUNS)
     assert len(re.findall(r"^\| LoRA, r=8 \|", searched, flags=re.MULTILINE)) == 3
     assert "| full | 0.001 | 0.790 |" in searched
-    assert "1,350 rows to learn from, 480 held out, 3 epochs, seeds 1, 2, 3." in setting_text(RUNS)
+    setting = setting_text(RUNS)
+    assert "1,350 examples to learn from, 480 held out, 3 epochs, seeds 1, 2, 3." in setting
 
 
 def test_a_deviation_of_nothing_is_explained():

@@ -1,13 +1,9 @@
 """Tiny models some of whose tokens an adapter trains."""
 
 from lorakit import LoraConfig, add_adapter
-from tiny_models import bert, gpt2, llama, randomize_, t5
+from tiny_models import gpt2, llama, masked_bert, randomize_, t5
 
 ROWS = (9, 5, 3)
-
-
-def masked_bert():
-    return bert("BertForMaskedLM")
 
 
 def classifier():

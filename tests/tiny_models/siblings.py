@@ -3,10 +3,9 @@
 import torch
 from torch import nn
 
-from lorakit import LoraConfig, add_adapter, set_fused_mlp
+from lorakit import set_fused_mlp
 from lorakit.injection.state import adapted_layers
-from tiny_models import randomize_, tokens
-from tolerances import GRADIENT_TOLERANCE, LOGITS_TOLERANCE, largest_error
+from tiny_models.adapted import with_adapter
 
 NAMES = ["q_proj", "k_proj", "v_proj"]
 
@@ -30,34 +29,18 @@ class Attention(nn.Module):
 
 
 def adapted(model, **options):
-    """Add an adapter with random factors, and keep MLPs apart so that theirs are groups too."""
-    task = {"DistilBert": "SEQ_CLS", "Bert": "TOKEN_CLS"}
-    task = next((t for n, t in task.items() if type(model).__name__.startswith(n)), None)
+    """Add a random adapter, and switch the fused MLPs off so that their layers are groups too."""
     targets = {"target_modules": NAMES} if isinstance(model, Attention) else {}
-    add_adapter(model, LoraConfig(**({"r": 2, "task_type": task} | targets | options)))
+    with_adapter(model, **(targets | options))
     set_fused_mlp(model, False)
-    return randomize_(model)
-
-
-def apart(model):
-    """Take the groups away, so that every layer computes on its own."""
-    for _, layer in adapted_layers(model):
-        layer.siblings = None
     return model
 
 
-def gradients(model, *inputs):
-    model.zero_grad()
-    out = model(*inputs) if inputs else model(**tokens(model)).logits
-    out.square().sum().backward()
-    return out.detach(), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
-
-
-def assert_same(got, expected):
-    assert largest_error(got[0], expected[0]) < LOGITS_TOLERANCE
-    assert list(got[1]) == list(expected[1]) and got[1]
-    for name, gradient in expected[1].items():
-        assert largest_error(got[1][name], gradient) < 10 * GRADIENT_TOLERANCE[torch.float32], name
+def ungrouped(model):
+    """Dissolve the groups, so that every layer computes for itself alone; return the model."""
+    for _, layer in adapted_layers(model):
+        layer.siblings = None
+    return model
 
 
 def step_(model):

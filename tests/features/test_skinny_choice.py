@@ -34,10 +34,7 @@ def run(x, factor_dtype=None):
     """Call all four and return their results."""
     dtype = factor_dtype or x.dtype
     torch.manual_seed(1)
-    A, B = (
-        torch.randn(3, x.shape[1], dtype=torch.float32),
-        torch.randn(6, 3, dtype=torch.float32),
-    )
+    A, B = (torch.randn(3, x.shape[1], dtype=torch.float32), torch.randn(6, 3, dtype=torch.float32))
     A, B = A.to(dtype), B.to(dtype)
     u = skinny.down(x, A, 0.25, SEED)
     h = torch.zeros(x.shape[0], 6, dtype=x.dtype)

@@ -11,8 +11,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from lorakit import LoraConfig, add_adapter
-from sibling_models import NAMES, Attention, adapted, apart, step_
 from tiny_models import randomize_
+from tiny_models.siblings import NAMES, Attention, adapted, step_, ungrouped
 from tolerances import largest_error
 
 INPUTS = 3
@@ -80,7 +80,7 @@ def trained(model, checkpoints, steps=3, batches=2):
 def test_results_and_gradients_are_those_of_layers_alone(program, hooked, early_stop):
     with set_checkpoint_early_stop(early_stop):  # off, both passes count what they save
         got = trained(made(program, hooked), checkpoints=True)
-    expected = trained(apart(made(program, hooked)), checkpoints=False)
+    expected = trained(ungrouped(made(program, hooked)), checkpoints=False)
     assert len(got) == len(expected)
     for one, other in zip(got, expected, strict=True):
         assert largest_error(one, other) < 1e-4
@@ -126,28 +126,19 @@ ORDERS = [(1, 2, 0), (2, 1, 0), (0, 2, 1), (1, 0, 2)]
 
 
 @pytest.mark.parametrize("order", ORDERS, ids=str)
-def test_any_order_becomes_one_computation_after_a_step(order, monkeypatch):
-    from lorakit.layers import siblings
-
-    counts = []
-    original = siblings.low_rank_linears
-    monkeypatch.setattr(
-        siblings,
-        "low_rank_linears",
-        lambda x, layers: counts.append(len(layers)) or original(x, layers),
-    )
+def test_any_order_becomes_one_computation_after_a_step(order, group_sizes):
     model = made([("non-reentrant", [(layer, 0) for layer in order])], ())
     trained(model, checkpoints=True, steps=1)
-    first = [*counts]
+    first = [*group_sizes]
     assert sum(first) == 3 * 4 and first == first[: len(first) // 4] * 4  # both passes alike
     assert (len(first) == 4) == (order[0] == 0)
-    counts.clear()
+    group_sizes.clear()
     trained(model, checkpoints=True, steps=1)
-    assert counts == [3] * 4
+    assert group_sizes == [3] * 4
 
 
 def test_nothing_is_kept_after_a_second_pass_that_stops_early():
-    # After the last saved tensor, of exp, the second pass stops: nobody picks k and v up.
+    # After the last saved tensor, of exp, the second pass stops: k and v are never read.
     model = adapted(Attention())
 
     def run(x):

@@ -1,22 +1,9 @@
-"""Models with adapters of every kind of layer, and the options they were added with."""
+"""Tiny models with random adapters, and the options that every kind of layer is adapted with."""
 
-from lorakit import (
-    LoraConfig,
-    add_adapter,
-)
-from tiny_models import (
-    bert,
-    bloom,
-    distilbert,
-    gpt2,
-    llama,
-    randomize_,
-    roberta,
-    t5,
-)
+from torch import nn
 
-TASKS = {distilbert: "SEQ_CLS", bert: "TOKEN_CLS", roberta: "SEQ_CLS"}
-
+from lorakit import LoraConfig, add_adapter
+from tiny_models import bert, bloom, distilbert, gpt2, llama, randomize_, roberta, t5
 
 CASES = {
     "llama": (llama, {}),
@@ -41,8 +28,13 @@ CASES = {
 }
 
 
-def with_adapter(build, name="default", seed=7, **options):
-    model = build()
-    config = {"r": 2, "lora_alpha": 3, "task_type": TASKS.get(build)} | options
+_TASKS = {"SequenceClassification": "SEQ_CLS", "TokenClassification": "TOKEN_CLS"}
+
+
+def with_adapter(model, name="default", seed=7, scale=0.3, **options):
+    """Add a random adapter of rank 2 to a model, or to one that a function makes; return it."""
+    model = model if isinstance(model, nn.Module) else model()
+    _, _, head = type(model).__name__.partition("For")
+    config = {"r": 2, "lora_alpha": 3, "task_type": _TASKS.get(head)} | options
     add_adapter(model, LoraConfig(**config), name)
-    return randomize_(model, seed=seed)
+    return randomize_(model, seed=seed, scale=scale)

@@ -9,33 +9,18 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils.checkpoint import checkpoint
 
 from lorakit import LoraConfig, add_adapter, set_adapter
-from lorakit.layers import siblings
-from sibling_models import NAMES, Attention, adapted, apart, assert_same, gradients, step_
-from tiny_models import llama, tokens
+from tiny_models import assert_same_gradients, gradients, llama, tokens
+from tiny_models.siblings import NAMES, Attention, adapted, step_, ungrouped
 from tolerances import largest_error
 
 
-@pytest.fixture
-def computed(monkeypatch):
-    """How many layers each computation of a group was for."""
-    counts = []
-    original = siblings.low_rank_linears
-
-    def spy(x, layers):
-        counts.append(len(layers))
-        return original(x, layers)
-
-    monkeypatch.setattr(siblings, "low_rank_linears", spy)
-    return counts
-
-
-def pattern(model, computed, steps=5, change=step_):
-    """Return what each pass of a number of steps computed, the last ones being all alike."""
+def pattern(model, group_sizes, steps=5, change=step_):
+    """Return what each pass of a number of steps group_sizes, the last ones being all alike."""
     passes = []
     for _ in range(steps):
-        computed.clear()
+        group_sizes.clear()
         gradients(model, torch.randn(4, 8))
-        passes.append([*computed])
+        passes.append([*group_sizes])
         change(model)
     return passes
 
@@ -48,29 +33,29 @@ def pattern(model, computed, steps=5, change=step_):
         ("xyx", [3, 2, 1], [], ["q_proj", "k_proj"]),
     ],
 )
-def test_layers_that_cause_misses_leave(reads, at_first, then, left, computed):
+def test_layers_that_cause_misses_leave(reads, at_first, then, left, group_sizes):
     model = adapted(Attention(reads))
     before = [getattr(model, name).siblings for name in NAMES]
-    passes = pattern(model, computed)
+    passes = pattern(model, group_sizes)
     assert passes[:3] == [at_first] * 3
     assert [[c for c in one if c > 1] for one in passes[4:]] == [then]
     assert [name for name in NAMES if getattr(model, name).siblings is None] == left
     stayed = [getattr(model, name) for name in NAMES if name not in left]
     assert before[0].members == stayed
-    assert_same(gradients(model, x := torch.randn(4, 8)), gradients(apart(model), x))
+    assert_same_gradients(gradients(model, x := torch.randn(4, 8)), gradients(ungrouped(model), x))
 
 
-def test_nobody_leaves_between_two_passes_with_the_same_factors(computed):
+def test_no_layer_leaves_between_two_passes_with_the_same_factors(group_sizes):
     # The second could be the recomputation of a checkpoint.
     model = adapted(Attention("xxy"))
-    assert pattern(model, computed, steps=8, change=lambda model: None) == [[3, 1]] * 8
+    assert pattern(model, group_sizes, steps=8, change=lambda model: None) == [[3, 1]] * 8
 
 
-def test_layers_with_more_hits_than_misses_stay(computed):
+def test_layers_with_more_hits_than_misses_stay(group_sizes):
     model = adapted(Attention())
-    pattern(model, computed, steps=6)
+    pattern(model, group_sizes, steps=6)
     model.reads = "xxy"
-    passes = pattern(model, computed, steps=8)
+    passes = pattern(model, group_sizes, steps=8)
     assert passes == [[3, 1]] * 6 + [[2]] * 2
 
 
@@ -147,19 +132,19 @@ def test_backward_between_two_layers_on_one_activation():
     for name in NAMES:
         getattr(model, name)(x).square().sum().backward()
     got = {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
-    apart(model).zero_grad()
+    ungrouped(model).zero_grad()
     for name in NAMES:
         getattr(model, name)(x).square().sum().backward()
     assert all(largest_error(got[n], model.get_parameter(n).grad) < 1e-6 for n in got)
 
 
-def test_a_hook_that_exchanges_the_input(computed):
+def test_a_hook_that_exchanges_the_input(group_sizes):
     model = adapted(Attention())
     model.k_proj.register_forward_pre_hook(lambda module, inputs: (inputs[0] + 1,))
     x = torch.randn(4, 8)
     got = model(x)
-    assert computed == [2, 1]  # k does not take part
-    assert torch.allclose(got, apart(model)(x), atol=1e-6)
+    assert group_sizes == [2, 1]  # k does not take part
+    assert torch.allclose(got, ungrouped(model)(x), atol=1e-6)
 
 
 def test_a_hook_on_all_modules_that_exchanges_the_input():
@@ -170,13 +155,13 @@ def test_a_hook_on_all_modules_that_exchanges_the_input():
     )
     try:
         got = model(x)
-        assert torch.allclose(got, apart(model)(x), atol=1e-6)
+        assert torch.allclose(got, ungrouped(model)(x), atol=1e-6)
     finally:
         handle.remove()
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_backward_hooks(name, computed):
+def test_backward_hooks(name, group_sizes):
     # They wrap the input of their layer, so that it is another tensor than its siblings read.
     model = adapted(Attention())
     seen = []
@@ -184,8 +169,8 @@ def test_backward_hooks(name, computed):
     layer.register_full_backward_hook(lambda module, grad_x, grad_h: seen.append(grad_x[0].clone()))
     x = torch.randn(4, 8, requires_grad=True)
     got = gradients(model, x)
-    assert computed == ([1, 2] if name == "q_proj" else [2, 1])
-    assert_same(got, gradients(apart(model), x))
+    assert group_sizes == ([1, 2] if name == "q_proj" else [2, 1])
+    assert_same_gradients(got, gradients(ungrouped(model), x))
     assert len(seen) == 2 and largest_error(seen[0], seen[1]) < 1e-6
 
 
@@ -198,20 +183,20 @@ def test_hooks_on_results_run_for_each_layer():
     assert seen == NAMES
 
 
-def test_layers_that_cannot_be_computed_ahead_do_not_join(computed):
+def test_layers_that_cannot_be_computed_ahead_do_not_join(group_sizes):
     model = adapted(Attention())
     x = torch.randn(4, 8)
     model.k_proj._hf_hook = object()  # accelerate brings its weights only when it is called
     model(x)
-    assert computed == [2, 1]
+    assert group_sizes == [2, 1]
     model.v_proj.bfloat16()  # the weight is, and not the leader's
     model.q_proj(x)
-    assert computed == [2, 1, 1]
+    assert group_sizes == [2, 1, 1]
     set_adapter(model, None)
     model.q_proj.active_updates = ("default",)
     del model.k_proj._hf_hook
     model.q_proj(x)
-    assert computed == [2, 1, 1, 1]
+    assert group_sizes == [2, 1, 1, 1]
 
 
 def test_on_the_meta_device():

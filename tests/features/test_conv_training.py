@@ -19,14 +19,9 @@ from lorakit import (
     unmerge_adapters,
 )
 from lorakit.adapters import extract, resize_adapter
-from lorakit.errors import (
-    AdapterFileError,
-    AdapterMismatchError,
-    AdapterStateError,
-    TargetError,
-)
-from quantized_models import quantized
+from lorakit.errors import AdapterFileError, AdapterMismatchError, AdapterStateError, TargetError
 from tiny_models import assert_untouched, randomize_, snapshot
+from tiny_models.quantized import quantized
 from tolerances import TOLERANCE, largest_error
 
 LAYERS = {
@@ -260,7 +255,7 @@ class TestRefused:
         with pytest.raises(TargetError, match="No module matched"):
             adapted(model=nn.Sequential(nn.ConvTranspose2d(4, 6, 3)))
 
-    def test_parts_of_a_convolution(self):
+    def test_slices_of_a_convolution(self):
         with pytest.raises(TargetError, match="0: it is a Conv2d, expected a linear layer"):
             adapted(enable_lora={"0": [True, False]})
 

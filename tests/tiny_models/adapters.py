@@ -1,4 +1,4 @@
-"""Adapters made of numbers, without a model: random ones, and ones with known singular values."""
+"""Adapters without a model: random ones, and ones with known singular values."""
 
 import torch
 
@@ -38,7 +38,7 @@ def factors_with(singular_values, in_features, out_features, seed=0):
     values = torch.tensor(singular_values, dtype=torch.float64)
     left = orthonormal(out_features, len(values), generator)
     right = orthonormal(in_features, len(values), generator).T
-    # A mix of rank k on both sides, so that neither factor shows the directions by itself.
+    # A mix of rank k on both sides, so that no single factor shows the directions.
     mix = torch.randn(len(values), len(values), generator=generator, dtype=torch.float64)
     A = mix @ right
     return (A, left * values @ torch.linalg.inv(mix)), left, right

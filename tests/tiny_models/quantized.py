@@ -1,4 +1,4 @@
-"""Tiny quantised models and weights, and the dense ones that hold the same numbers."""
+"""Tiny quantised models and weights, and dense ones with the same values."""
 
 import copy
 
@@ -25,14 +25,14 @@ def quantized(model, **settings):
 
 
 def dense_twin(model, dtype=torch.float32):
-    """Return a dense copy of a quantised model without adapters, with the same numbers."""
+    """Return a dense copy of a quantised model without adapters, with the same values."""
     twin = copy.deepcopy(model)
     dequantize_model(twin, dtype)
     return twin
 
 
 def four_bit_weight(dense, quant_type="nf4", double_quant=True, compute_dtype=torch.float32):
-    """Quantise a dense weight; return it and what bitsandbytes makes of it again."""
+    """Quantise a dense weight; return it and its dequantised values by bitsandbytes."""
     from bitsandbytes import functional
 
     codes, state = functional.quantize_4bit(
@@ -53,7 +53,7 @@ def four_bit_weight(dense, quant_type="nf4", double_quant=True, compute_dtype=to
 
 
 def eight_bit_weight(dense, compute_dtype=None):
-    """Quantise a dense weight row by row; return it and the numbers it stands for."""
+    """Quantise a dense weight row by row; return it and its dequantised values."""
     from bitsandbytes import functional
 
     codes, absmax, _ = functional.int8_vectorwise_quant(dense.half())

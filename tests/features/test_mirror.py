@@ -1,0 +1,30 @@
+"""tests/unit mirrors the packages: each of its files is named after a module or a package."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+UNIT = ROOT / "tests" / "unit"
+
+
+def has_source(test: Path) -> bool:
+    """Whether test_<name>.py stands where <name>.py, __<name>__.py or <name>/ stands."""
+    folder = test.relative_to(UNIT).parent
+    name = test.stem.removeprefix("test_")
+    candidates = (f"{name}.py", f"__{name}__.py", f"{name}/__init__.py")
+    return any(
+        (sources / folder / candidate).is_file()
+        for sources in (ROOT, ROOT / "src" / "lorakit")
+        for candidate in candidates
+    )
+
+
+def test_every_unit_test_is_of_a_module_or_a_package():
+    files = sorted(UNIT.rglob("test_*.py"))
+    assert files
+    assert [str(file.relative_to(ROOT)) for file in files if not has_source(file)] == []
+
+
+def test_a_test_without_a_module_is_found():
+    assert not has_source(UNIT / "ops" / "test_absent.py")
+    assert not has_source(UNIT / "layers" / "test_low_rank.py")
+    assert has_source(UNIT / "ops" / "test_low_rank.py")
