@@ -101,9 +101,7 @@ def test_the_token_is_passed_on(monkeypatch, tmp_path):
 def test_local_folders_have_folders_but_no_revisions(tmp_path):
     layered_adapter(r=1).save(tmp_path / "run" / "adapter")
     assert Adapter.load(tmp_path / "run", subfolder="adapter").config.r == 1
-    with pytest.raises(
-        ConfigError, match="but only hub repositories have rev"
-    ):
+    with pytest.raises(ConfigError, match="but only hub repositories have rev"):
         Adapter.load(tmp_path / "run" / "adapter", revision="main")
     for wrong in ("..", "/etc", "a/../..", "", "a\0b"):
         with pytest.raises(ConfigError, match="Wrong subfolder"):
