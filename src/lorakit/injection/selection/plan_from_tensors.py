@@ -262,7 +262,7 @@ def _check_base_weights(
             )
 
 
-def saved_tensors(module: nn.Module) -> dict:
+def saved_tensors(module: nn.Module) -> dict[str, Tensor]:
     """Return parameters and persistent buffers of a base module, without trained copies."""
     return {
         name: tensor
