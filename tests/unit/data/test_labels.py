@@ -37,7 +37,7 @@ def test_labels_that_look_alike_are_refused(one, other):
 
     assert str(caught.value).startswith(
         f"Two labels are alike in the file, column 'label': got {one!r} and {other.format(one)!r} "
-        "in examples 2, 3, expected each class written in one way."
+        "in examples 2, 3, expected one spelling of each class."
     )
 
 

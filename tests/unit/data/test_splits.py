@@ -246,7 +246,9 @@ def test_damaged_saved_dataset(tmp_path):
 
     message = error_of(DataError, train=str(tmp_path / "saved"))
 
-    assert message.startswith(f"Could not read data.train: got '{tmp_path}/saved', which is not")
+    assert message.startswith(
+        f"Could not read data.train: got '{tmp_path}/saved', which is damaged"
+    )
 
 
 def test_unknown_split_names_those_there(tmp_path):

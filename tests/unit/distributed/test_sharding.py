@@ -40,7 +40,7 @@ def test_all_problems_are_told_at_once():
 
 
 def test_a_configuration_without_its_switch():
-    assert "fsdp_config stands without training.fsdp=true" in message({"fsdp_config": {"a": 1}})
+    assert "fsdp_config is given without training.fsdp=true" in message({"fsdp_config": {"a": 1}})
     check_sharding({"fsdp": False})
 
 

@@ -128,7 +128,7 @@ def test_tokenizer_that_cannot_pad(tiny_gpt2_dir, tmp_path):
 
     assert said(ConfigError, load_tokenizer, str(tmp_path)) == (
         f"The tokenizer of '{tmp_path}' in model cannot pad: it has no pad_token, and no eos_token "
-        "to take its place. Save it with a pad_token and name that directory."
+        "to use instead. Save it with a pad_token and name that directory."
     )
 
 

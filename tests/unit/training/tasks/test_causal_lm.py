@@ -320,8 +320,8 @@ def test_all_answers_cut_away(prepare, tiny_gpt2_dir, prompt_jsonl):
         prepare, tiny_gpt2_dir, prompt_jsonl, DataError, max_length=3, validation_fraction=0
     ) == (
         f"Nothing can be learnt from the training examples of '{prompt_jsonl}': no token of any "
-        "example counts in the loss. 24 examples are longer than 3 tokens, and what counts comes "
-        "after the cut. Raise data.max_length, or shorten what comes before."
+        "example counts in the loss. 24 examples are longer than 3 tokens, and the tokens that "
+        "count come after the cut. Raise data.max_length, or shorten the text before them."
     )
 
 
