@@ -1,7 +1,7 @@
 """The plan of an adapter with tensors: each tensor needs a place, and each place a tensor."""
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lorakit.errors import AdapterMismatchError, did_you_mean
 from lorakit.initialization import initialization_of
