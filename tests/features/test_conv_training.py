@@ -264,7 +264,7 @@ class TestRefused:
         with pytest.raises(AdapterFileError, match="or use the adapter as it is"):
             resize_adapter(adapter, 2)
         base, tuned = net("2d, groups"), net("2d, groups")
-        with pytest.raises(AdapterMismatchError, match="Cannot extract 0: it has 2 groups"):
+        with pytest.raises(AdapterMismatchError, match="Cannot extract 0: got 2 groups"):
             extract(base, tuned, LoraConfig(r=2, target_modules=["0"]))
 
 

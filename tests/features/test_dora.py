@@ -158,7 +158,7 @@ def test_rows_drop_the_input_of_the_low_rank_path(monkeypatch):
 
 def test_what_is_added_to_the_base_depends_on_it():
     model, _ = dora(target_modules=["q_proj"])
-    with pytest.raises(AdapterMismatchError, match="has a magnitude"):
+    with pytest.raises(AdapterMismatchError, match="got a magnitude"):
         Adapter.from_model(model).delta_weight("model.layers.0.self_attn.q_proj")
 
 

@@ -136,7 +136,7 @@ def test_products_of_slices_are_not_sharded(layer, options):
     model = nn.Sequential(layer)
     model.get_input_embeddings = model.get_output_embeddings = lambda: None
     add_adapter(model, LoraConfig(target_modules=["0"], **options))
-    with pytest.raises(ConfigError, match="a product for each part of a layer"):
+    with pytest.raises(ConfigError, match="a product for each slice of a layer"):
         require_shardable(model)
 
 

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-import tiny_models
 from allocations import allocations_of
 from lorakit import LoraConfig, add_adapter
 from lorakit.training.setup import prepare
@@ -53,9 +52,8 @@ def test_base_parameters_have_no_gradient_and_no_optimizer_state(trainer, task):
     assert len(own) < len(names)
 
 
-def test_no_buffer_of_the_size_of_a_base_weight_is_made(monkeypatch):
-    monkeypatch.setattr(tiny_models, "WIDTH", 256)
-    model = llama()
+def test_no_buffer_of_the_size_of_a_base_weight_is_made():
+    model = llama(hidden_size=256)
     add_adapter(model, LoraConfig(r=2, lora_dropout=0.1, target_modules="all-linear"))
     randomize_(model, scale=0.01).train()
     inputs = tokens(model, rows=1, length=4)

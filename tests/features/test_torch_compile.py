@@ -36,8 +36,8 @@ def test_without_a_compiler_it_is_an_error_before_anything_is_loaded(recipe, mon
     with pytest.raises(ConfigError) as caught:
         train(recipe(training={"torch_compile": True}))
     assert str(caught.value) == (
-        "training.torch_compile needs a C++ compiler on a CPU: got 'no-such-compiler', expected a "
-        "program that is there. Install g++ or name another in the environment variable CXX, or "
+        "training.torch_compile needs a C++ compiler on a CPU: got 'no-such-compiler', expected an "
+        "installed program. Install g++ or name another in the environment variable CXX, or "
         "leave torch_compile out."
     )
     recipe(training=COMPILED)  # this backend writes no C++

@@ -153,5 +153,5 @@ def test_every_task_can_be_initialized_from_its_examples(request, tmp_path, task
 def test_sharded_models_are_refused():
     model = llama()
     add_adapter(model, LoraConfig(r=2, init_lora_weights="pissa"))
-    with pytest.raises(ConfigError, match="is measured from its start"):
+    with pytest.raises(ConfigError, match="is measured from its initialization"):
         require_shardable(model)

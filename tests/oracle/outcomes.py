@@ -74,7 +74,7 @@ LORAKIT = (
     Outcome(
         kinds="experts",
         operations="rows",
-        message="Cannot run rows with adapters of their own",
+        message="Cannot run rows with different adapters",
         reason="experts read tokens of all rows together",
     ),
     Outcome(

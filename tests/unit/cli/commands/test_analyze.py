@@ -148,13 +148,13 @@ def test_a_base_that_is_gone_costs_the_factors_alone(cli, adapter, tmp_path):
     assert "No amplification factors, because the base cannot be loaded: " in result.stderr
     report = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     assert "The amplification factor is left out: the base cannot be loaded." in report
-    assert "'./gone', which is not there" in report
+    assert "'./gone', which does not exist" in report
 
 
 def test_a_base_that_is_named_must_be_there_and_fit(cli, adapter, tiny_gpt2_dir, tmp_path):
     result = cli("analyze", adapter, "--base", "./gone", "--output", tmp_path / "out")
     assert result.exit_code == 2
-    assert "No model in --base: got './gone', which is not there" in result.stderr
+    assert "No model in --base: got './gone', which does not exist" in result.stderr
     result = cli("analyze", adapter, "--base", tiny_gpt2_dir, "--output", tmp_path / "out")
     assert result.exit_code == 2
     assert "The adapter was made for another base" in result.stderr

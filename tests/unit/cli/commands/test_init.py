@@ -257,7 +257,7 @@ def test_the_tokens_of_a_chat_are_those_of_its_template(cli, tmp_path, chats):
         ("a.csv", "text,label\na,x\n,y\nc,x\nd,y\n", None, "is empty in example 2"),
         ("a.csv", "text,label\na,x,2\n", None, "has 3 cells"),
         ("a.csv", "", None, "No examples in"),
-        ("a.jsonl", "{\n", None, "no JSON"),
+        ("a.jsonl", "{\n", None, "expected one JSON object"),
         ("a.jsonl", [{"prompt": "a", "chosen": "b", "rejected": "c"}], None, "Preference data"),
         ("a.txt", "text", None, "expected one of .csv"),
     ],

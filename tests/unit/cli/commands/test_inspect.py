@@ -191,7 +191,7 @@ def test_quantization_of_an_adapter_is_that_of_its_base(adapter_dir, tiny_llama_
 
 def test_quantization_of_nothing_is_explained(tmp_path):
     result = inspect(tmp_path / "none", "--quantization")
-    assert result.exit_code == 2 and "which is not there" in result.stderr
+    assert result.exit_code == 2 and "which does not exist" in result.stderr
     result = inspect(tmp_path, "--quantization")
     assert result.exit_code == 2 and "No adapter in" in result.stderr
 

@@ -282,10 +282,9 @@ def test_sum_and_hits():
 
 @pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
 @pytest.mark.parametrize("build", ["llama", "gpt2", "t5"])
-def test_no_step_holds_all_logits(build, head, monkeypatch):
+def test_no_step_holds_all_logits(build, head):
     vocabulary, rows, length, chunk = 3000, 12, 16, 8
-    monkeypatch.setattr(tiny_models, "VOCABULARY", vocabulary)
-    model = getattr(tiny_models, build)()
+    model = getattr(tiny_models, build)(vocab_size=vocabulary)
     add_adapter(model, LoraConfig(r=2, task_type="CAUSAL_LM", **head))
     loss = follow(randomize_(model))
     loss.chunk_tokens = chunk
