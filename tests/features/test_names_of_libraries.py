@@ -23,7 +23,7 @@ from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
 from lorakit.training.trainers.language_trainer import LanguageTrainer
 from lorakit.training.trainers.sequence_trainer import SequenceTrainer
 
-SOURCES = Path(__file__).parents[3] / "src" / "lorakit"
+SOURCES = Path(__file__).parents[2] / "src" / "lorakit"
 LIST = Path(__file__).with_name("names_of_libraries.txt")
 USERS = ("training", "distributed", "planning")
 LIBRARIES = ("transformers", "trl", "accelerate")
