@@ -4,8 +4,8 @@ The public names are imported on first use, so that `import lorakit` stays fast.
 """
 
 import typing as _typing
-from importlib import import_module as _import_module
 
+from lorakit.libraries.lazy_names import lazy_names as _lazy_names
 from lorakit.libraries.logs import hide_missing_kernels as _hide_missing_kernels
 
 if _typing.TYPE_CHECKING:
@@ -50,45 +50,6 @@ __version__ = "0.1.0"
 
 _hide_missing_kernels()
 
-_ORIGINS = {
-    "lorakit.adapters": (
-        "Adapter",
-        "combine_adapters",
-        "extract_adapter",
-        "hotswap_adapter",
-        "initialize_from_data",
-        "load_adapter",
-        "lora_state_dict",
-        "mark_only_lora_as_trainable",
-        "merge_adapters",
-        "merge_and_unload",
-        "save_adapter",
-        "unmerge_adapters",
-    ),
-    "lorakit.config": ("LoraConfig", "QuantizationConfig", "TaskType"),
-    "lorakit.errors": ("LorakitError",),
-    "lorakit.injection": (
-        "Injection",
-        "ParameterCount",
-        "active_adapters",
-        "adapter_names",
-        "adapter_rows",
-        "add_adapter",
-        "count_parameters",
-        "delete_adapter",
-        "disable_adapters",
-        "print_trainable_parameters",
-        "set_adapter",
-        "set_fused_mlp",
-        "unload",
-    ),
-    "lorakit.planning": ("MemoryPlan", "plan"),
-    "lorakit.quantization": ("prepare_for_training", "quantize_model"),
-    "lorakit.training": ("Recipe", "train"),
-    "lorakit.tuning": ("tune",),
-}
-_ORIGIN_OF = {name: origin for origin, names in _ORIGINS.items() for name in names}
-
 __all__ = [
     "Adapter",
     "Injection",
@@ -128,14 +89,43 @@ __all__ = [
     "unmerge_adapters",
 ]
 
-
-def __getattr__(name: str) -> _typing.Any:
-    if name not in _ORIGIN_OF:
-        raise AttributeError(f"module 'lorakit' has no attribute {name!r}")
-    value = getattr(_import_module(_ORIGIN_OF[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
+__getattr__, __dir__ = _lazy_names(
+    __name__,
+    {
+        "lorakit.adapters": (
+            "Adapter",
+            "combine_adapters",
+            "extract_adapter",
+            "hotswap_adapter",
+            "initialize_from_data",
+            "load_adapter",
+            "lora_state_dict",
+            "mark_only_lora_as_trainable",
+            "merge_adapters",
+            "merge_and_unload",
+            "save_adapter",
+            "unmerge_adapters",
+        ),
+        "lorakit.config": ("LoraConfig", "QuantizationConfig", "TaskType"),
+        "lorakit.errors": ("LorakitError",),
+        "lorakit.injection": (
+            "Injection",
+            "ParameterCount",
+            "active_adapters",
+            "adapter_names",
+            "adapter_rows",
+            "add_adapter",
+            "count_parameters",
+            "delete_adapter",
+            "disable_adapters",
+            "print_trainable_parameters",
+            "set_adapter",
+            "set_fused_mlp",
+            "unload",
+        ),
+        "lorakit.planning": ("MemoryPlan", "plan"),
+        "lorakit.quantization": ("prepare_for_training", "quantize_model"),
+        "lorakit.training": ("Recipe", "train"),
+        "lorakit.tuning": ("tune",),
+    },
+)

@@ -5,7 +5,8 @@ import torch.
 """
 
 import typing as _typing
-from importlib import import_module as _import_module
+
+from lorakit.libraries.lazy_names import lazy_names as _lazy_names
 
 if _typing.TYPE_CHECKING:
     from lorakit.recipes.recipe import DataConfig, Recipe
@@ -26,24 +27,13 @@ __all__ = [
     "train",
 ]
 
-_HOMES = {
-    "DataConfig": "lorakit.recipes.recipe",
-    "DryRun": "lorakit.training.preview",
-    "Recipe": "lorakit.recipes.recipe",
-    "RunDirectory": "lorakit.recipes.run_directory",
-    "TrainResult": "lorakit.training.run",
-    "dry_run": "lorakit.training.preview",
-    "evaluate": "lorakit.training.evaluation",
-    "find_adapter": "lorakit.recipes.run_directory",
-    "train": "lorakit.training.run",
-}
-
-
-def __getattr__(name: str) -> _typing.Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(_import_module(_HOMES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
+__getattr__, __dir__ = _lazy_names(
+    __name__,
+    {
+        "lorakit.recipes.recipe": ("DataConfig", "Recipe"),
+        "lorakit.recipes.run_directory": ("RunDirectory", "find_adapter"),
+        "lorakit.training.evaluation": ("evaluate",),
+        "lorakit.training.preview": ("DryRun", "dry_run"),
+        "lorakit.training.run": ("TrainResult", "train"),
+    },
+)
