@@ -11,7 +11,6 @@ from lorakit.initialization.protocol import (
     FreshUpdate,
     Initialization,
     TargetLayer,
-    require_linear,
 )
 
 
@@ -30,7 +29,7 @@ class Eva(Initialization):
         Raises:
             TargetError: One is not a linear layer, or all biases are trained.
         """
-        require_linear(layers, config)
+        super().check(layers, config)
         if config.bias == "all":
             raise TargetError(
                 "Cannot initialise with init_lora_weights='eva' and bias='all': a layer that EVA "

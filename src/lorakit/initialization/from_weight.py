@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from lorakit.config import LoraConfig
-from lorakit.initialization.protocol import Initialization, TargetLayer, require_linear
+from lorakit.initialization.protocol import Initialization, TargetLayer
 from lorakit.layers.bitsandbytes_storage import bits_of
 
 
@@ -11,16 +11,8 @@ class FromWeight(Initialization):
     """Computes the factors from the weight of the layer; the update is measured from them."""
 
     source = "weight"
-    is_measured_from_start = True
+    has_offset = True
     changes_base_in_peft = True
-
-    def check(self, layers: Sequence[TargetLayer], config: LoraConfig) -> None:
-        """Refuse layers that are not linear.
-
-        Raises:
-            TargetError: One is not a linear layer.
-        """
-        require_linear(layers, config)
 
     def file_problems(self, layers: Sequence[TargetLayer], config: LoraConfig) -> list[str]:
         """Return why the factors of a PEFT file cannot be put on these layers."""

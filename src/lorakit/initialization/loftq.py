@@ -11,7 +11,6 @@ from lorakit.initialization.protocol import (
     FreshUpdate,
     Initialization,
     TargetLayer,
-    require_linear,
 )
 from lorakit.layers.bitsandbytes_storage import bits_of
 
@@ -31,7 +30,7 @@ class Loftq(Initialization):
             TargetError: One is not a linear layer.
             QuantizationError: One is not quantised.
         """
-        require_linear(layers, config)
+        super().check(layers, config)
         dense = [layer.path for layer in layers if bits_of(layer.module) is None]
         if dense:
             raise QuantizationError(

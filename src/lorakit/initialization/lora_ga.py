@@ -11,7 +11,6 @@ from lorakit.initialization.protocol import (
     FreshUpdate,
     Initialization,
     TargetLayer,
-    require_linear,
 )
 from lorakit.ops.factored_svd import EXACT_SIDE
 
@@ -27,7 +26,7 @@ class LoraGa(Initialization):
     """
 
     source = "gradient"
-    is_measured_from_start = True
+    has_offset = True
 
     def check(self, layers: Sequence[TargetLayer], config: LoraConfig) -> None:
         """Refuse layers with fewer singular vectors than are needed.
@@ -36,7 +35,7 @@ class LoraGa(Initialization):
             TargetError: One is not a linear layer.
             ShapeError: A rank is more than half of the smaller side.
         """
-        require_linear(layers, config)
+        super().check(layers, config)
         small = []
         for layer in layers:
             in_features, out_features = layer.adapted_class.factor_sizes(layer.module)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
@@ -66,12 +67,12 @@ class FreshUpdate:
     matrix: Callable[[], Tensor] = _no_matrix
 
 
-class Initialization:
+class Initialization(ABC):
     """One value of `init_lora_weights`. Derive from it to add another.
 
     Attributes:
         source: What the factors are computed from; None for random numbers alone.
-        is_measured_from_start: Whether the update is s (B A - B0 A0), with A0 and B0 the first
+        has_offset: Whether the update is s (B A - B0 A0), with A0 and B0 the first
             factors (`OffsetUpdate`).
         changes_base_in_peft: Whether PEFT subtracts s B0 A0 from the base, with A0 and B0 computed
             from the base's weight. The factors in such a file are A and B, without A0 and B0.
@@ -80,7 +81,7 @@ class Initialization:
     """
 
     source: ClassVar[Source | None] = None
-    is_measured_from_start: ClassVar[bool] = False
+    has_offset: ClassVar[bool] = False
     changes_base_in_peft: ClassVar[bool] = False
     redistributes_ranks: ClassVar[bool] = False
     fits_slices: ClassVar[bool] = False
@@ -93,21 +94,31 @@ class Initialization:
     def check(self, layers: Sequence[TargetLayer], config: LoraConfig) -> None:
         """Refuse layers that cannot be initialized this way.
 
+        What is computed needs layers whose weight is one matrix. Extend it for what else there is.
+
         Args:
             layers: All layers that the adapter will adapt.
             config: The adapter's configuration.
 
         Raises:
-            LorakitError: Names the first layer. Each initialization documents its own errors.
+            TargetError: Names the first layer that is not linear. Each initialization documents
+                its other errors.
         """
+        others = [layer.path for layer in layers if not is_linear(layer.adapted_class)]
+        if others and self.source is not None:
+            raise TargetError(
+                f"Cannot initialise {first_few(others, 1)} with init_lora_weights="
+                f"{config.init_lora_weights!r}: it is not a linear layer, expected linear layers "
+                "only. Leave it out of target_modules, or give it a separate adapter."
+            )
 
     def file_problems(self, layers: Sequence[TargetLayer], config: LoraConfig) -> list[str]:
         """Return why the factors of a PEFT file cannot be put on these layers, in clauses."""
         return []
 
+    @abstractmethod
     def factors(self, fresh: FreshUpdate) -> tuple[Tensor, Tensor]:
         """Return A and B for an update, of the shapes that its factors have."""
-        raise NotImplementedError(f"{type(self).__name__} does not compute factors.")
 
     def update_class(
         self, adapted_class: type[AdaptedLayer], *, is_fresh: bool
@@ -119,12 +130,12 @@ class Initialization:
             is_fresh: Whether the update has no factors yet. Those of a file are measured from
                 others only where PEFT changes the base.
         """
-        is_measured = self.is_measured_from_start and (is_fresh or self.changes_base_in_peft)
-        return OffsetUpdate if is_measured and is_linear(adapted_class) else LowRankUpdate
+        has_offset = self.has_offset and (is_fresh or self.changes_base_in_peft)
+        return OffsetUpdate if has_offset and is_linear(adapted_class) else LowRankUpdate
 
     def write_(self, update: LowRankUpdate, A: Tensor, B: Tensor) -> None:
         """Copy factors that this initialization computed into their update."""
-        if not self.is_measured_from_start:
+        if not self.has_offset:
             update.set_factors_(A, B)
         elif isinstance(update, OffsetUpdate):
             update.initialize_at_(A, B)
@@ -135,18 +146,3 @@ class Initialization:
 def is_linear(adapted_class: type[AdaptedLayer]) -> bool:
     """Return whether layers of this kind multiply by one matrix (out, in)."""
     return issubclass(adapted_class, (AdaptedLinear, LoraConv1D))
-
-
-def require_linear(layers: Sequence[TargetLayer], config: LoraConfig) -> None:
-    """Refuse layers whose weight is not one matrix.
-
-    Raises:
-        TargetError: Names the first.
-    """
-    others = [layer.path for layer in layers if not is_linear(layer.adapted_class)]
-    if others:
-        raise TargetError(
-            f"Cannot initialise {first_few(others, 1)} with init_lora_weights="
-            f"{config.init_lora_weights!r}: it is not a linear layer, expected linear layers only. "
-            "Leave it out of target_modules, or give it a separate adapter."
-        )

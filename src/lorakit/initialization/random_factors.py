@@ -1,6 +1,7 @@
 """Random initializations: they draw from torch's default generator and read no weight."""
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Literal
 
@@ -23,9 +24,9 @@ class RandomFactors(Initialization):
             self.draw_(*pair, fresh.zero_factor)
         return A, B
 
+    @abstractmethod
     def draw_(self, A: Tensor, B: Tensor, zero_factor: Literal["A", "B"]) -> None:
         """Fill A (r, in) and B (out, r)."""
-        raise NotImplementedError(f"{type(self).__name__} does not draw factors.")
 
 
 class Kaiming(RandomFactors):

@@ -65,7 +65,7 @@ class OffsetUpdate(LowRankUpdate):
         """
         if A.shape[-2] != 2 * self.r or B.shape[-1] != 2 * self.r:
             raise AdapterMismatchError(
-                f"Factors for an update that is measured from its start: got lora_A "
+                f"Factors for an update that is measured from its first factors: got lora_A "
                 f"{tuple(A.shape)} and lora_B {tuple(B.shape)}, expected rank {2 * self.r}, twice "
                 "the trained one. Load what was saved of such an update."
             )
@@ -88,4 +88,4 @@ class OffsetUpdate(LowRankUpdate):
 
     def extra_repr(self) -> str:
         """Show rank, scaling and dropout."""
-        return f"{super().extra_repr()}, measured from its start"
+        return f"{super().extra_repr()}, measured from its first factors"

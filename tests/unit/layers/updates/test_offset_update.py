@@ -1,4 +1,4 @@
-"""An update that is measured from its start."""
+"""An update that is measured from its first factors."""
 
 import copy
 import pickle

@@ -40,7 +40,7 @@ def check_room(config: LoraConfig, sites: Sequence[Site], max_rank: int) -> None
             "number above 0. Give the largest rank of the adapters to swap in."
         )
     initialization = initialization_of(config.init_lora_weights)
-    if initialization.is_measured_from_start or initialization.needs_data:
+    if initialization.has_offset or initialization.needs_data:
         raise ConfigError(
             f"Cannot keep room for larger ranks: got max_rank={max_rank} with init_lora_weights="
             f"{config.init_lora_weights!r}, whose updates change rank or form. "
