@@ -6,20 +6,16 @@ is an error and not a skip: its tests would be lost silently.
 
 import gc
 import os
-import tempfile
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
+
+from lorakit.libraries.inductor_cache import separate_inductor_cache
 
 # The workers of a suite share the cores: a thread that waits leaves them to whatever runs.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-# What inductor keeps for one instruction set overwrites memory under another, and its key does not
-# distinguish them.
-if capability := os.environ.get("ATEN_CPU_CAPABILITY"):
-    kept = Path(tempfile.gettempdir(), f"inductor-{os.getuid()}-{capability}")
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(kept))
+separate_inductor_cache()
 
 # Triton is for Linux only.
 collect_ignore = [] if find_spec("triton") else ["src/lorakit/ops/triton/triton_kernels.py"]

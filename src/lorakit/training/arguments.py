@@ -16,6 +16,7 @@ from lorakit.config.frozen import unfreeze
 from lorakit.distributed.processes import process_count
 from lorakit.distributed.sharding import check_sharding
 from lorakit.errors import ConfigError, did_you_mean
+from lorakit.libraries.inductor_cache import separate_inductor_cache
 from lorakit.quantization.devices import require_bitsandbytes
 from lorakit.recipes.training_section import EARLY_STOPPING_KEYS, LORA_PLUS_KEY, OPTIMIZER_NAME
 
@@ -141,7 +142,7 @@ def build_arguments(
             "Use training.bf16=true, or leave it out."
         )
     if device_type is None:
-        _require_compiler(values)
+        _prepare_to_compile(values)
     check_sharding(values)
     optimizer = _checked_optimizer(values, on_cpu, is_here=device_type is None)
     try:
@@ -228,8 +229,8 @@ def _checked_optimizer(values: Mapping[str, Any], on_cpu: bool, *, is_here: bool
     return {}
 
 
-def _require_compiler(values: Mapping[str, Any]) -> None:
-    """Check for the C++ compiler that torch.compile needs on a CPU.
+def _prepare_to_compile(values: Mapping[str, Any]) -> None:
+    """Check for the C++ compiler that torch.compile needs on a CPU, and separate its cache.
 
     Raises:
         ConfigError: There is none.
@@ -237,7 +238,10 @@ def _require_compiler(values: Mapping[str, Any]) -> None:
     compiles = any(values.get(f"torch_compile{part}") for part in ("", "_backend", "_mode"))
     backend = values.get("torch_compile_backend") or "inductor"
     compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
-    if compiles and values["use_cpu"] and backend == "inductor" and shutil.which(compiler) is None:
+    if not compiles or not values["use_cpu"] or backend != "inductor":
+        return
+    separate_inductor_cache()
+    if shutil.which(compiler) is None:
         raise ConfigError(
             f"training.torch_compile needs a C++ compiler on a CPU: got '{compiler}', expected an "
             "installed program. Install g++ or name another in the environment variable CXX, or "
