@@ -4,8 +4,9 @@ Several threads share each matrix product, and those that finish first wait for 
 OpenMP, which torch uses on Linux, lets them spin for some milliseconds. If other programs need the
 cores, the spinning threads take time from the thread they wait for, and a step takes much longer.
 Sleeping immediately (OMP_WAIT_POLICY=passive) costs time on an idle machine, since each thread must
-be woken for each product. Spinning briefly costs nothing there and frees the cores soon
-(`python -m benchmarks.busy_machine`). OpenMP reads the setting once, when torch is loaded.
+be woken for each product. Spinning briefly costs less there and frees the cores soon
+(`python -m benchmarks.busy_machine` measures it). OpenMP reads the setting once, when torch is
+loaded.
 """
 
 import os

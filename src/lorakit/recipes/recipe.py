@@ -72,7 +72,10 @@ class DataConfig(StrictConfig):
     """None: the split "validation" if the dataset has one, else see `validation_fraction`."""
 
     validation_fraction: float = Field(0.1, ge=0, lt=1)
-    """Share of the training examples to hold out if there is no validation split; 0 for none."""
+    """Fraction of the training examples to use for validation if no validation data is given.
+
+    0 uses none.
+    """
 
     delimiter: str | None = None
     """Delimiter of a csv file; None detects a comma, semicolon, tab or vertical bar, whichever

@@ -127,7 +127,7 @@ def test_no_result_is_handed_out_after_a_change(change, group_sizes):
     with torch.no_grad():
         change(model, x)
     got = model.k_proj(x)
-    assert group_sizes == [3, 2]  # k computes anew, and for v
+    assert group_sizes == [3, 2]  # k computes again, together with v
     assert are_same(model.v_proj(x), alone(model.v_proj, x)) and group_sizes == [3, 2]
     expected = alone(model.k_proj, x)
     assert are_same(got, expected)

@@ -15,7 +15,7 @@ def unset(monkeypatch):
         monkeypatch.delenv(name)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="it is said where it was measured")
+@pytest.mark.skipif(sys.platform != "linux", reason="torch has GNU's OpenMP on Linux")
 def test_the_library_says_that_threads_wait_in_a_loop(unset):
     assert "Set GOMP_SPINCOUNT=10000 before torch is imported" in threads.spinning_note()
     threads.limit_spinning()

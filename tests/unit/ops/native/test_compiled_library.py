@@ -50,7 +50,7 @@ def cache(tmp_path, monkeypatch):
 def gcc(cache):
     path = compiled_library._compiler()
     if path is None:
-        pytest.skip("there is no gcc")
+        pytest.skip("there is no gcc to compile with")
     return path
 
 
@@ -172,7 +172,7 @@ def test_threads_are_torch_s_own_where_another_library_brings_more():
     )
     printed = done.stdout.split()
     if printed == ["none"]:
-        pytest.skip("no compiled products")
+        pytest.skip(f"no compiled products: {compiled_library.unavailable()}")
     runtime, started = printed
     assert Path(runtime).is_relative_to(Path(torch.__file__).resolve().parent)
     assert started == "0"
@@ -183,7 +183,7 @@ def test_torch_s_runtime_is_found_in_an_environment_behind_a_link(tmp_path, monk
 
     runtime = compiled_library._openmp_runtime()
     if runtime is None:
-        pytest.skip("no OpenMP runtime to share")
+        pytest.skip("torch has no OpenMP runtime here that compiled code could share")
     packages = tmp_path / "packages"
     packages.symlink_to(Path(torch.__file__).resolve().parents[1])
     monkeypatch.setattr(torch, "__file__", str(packages / "torch" / "__init__.py"))

@@ -94,7 +94,7 @@ def test_a_gradient_that_is_not_a_number_is_named(model, value):
     )
 
 
-def test_later_steps_are_told_by_their_norm():
+def test_later_steps_are_checked_by_their_norm():
     with pytest.raises(TrainingError, match=r"norm of the gradients is nan on step 8.*Lower"):
         LearningWatch().check_norm(torch.tensor(float("nan")), 7, None)
     LearningWatch().check_norm(0.0, 7, None)
