@@ -56,11 +56,11 @@ class QuickstartResult:
         methods: LoRA first, then the methods it is compared with.
         examples: Held-out docstrings with predictions.
         checkpoint_bytes: Size of the weights of the base model on disk.
-        chance: Accuracy of guessing: one over the number of packages.
+        guessing_accuracy: Accuracy of always guessing the commonest package, as in the report.
     """
 
     training: TrainResult
     methods: tuple[MethodResult, ...]
     examples: tuple[Example, ...]
     checkpoint_bytes: int
-    chance: float
+    guessing_accuracy: float

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lorakit.analysis import guessing
 from lorakit.config import LoraConfig, TaskType
 from lorakit.quickstart.compare import COMPARED, FULL, HEAD_ONLY, train_without_adapter
 from lorakit.quickstart.docstrings import DocstringFiles, write_docstrings
@@ -90,13 +91,15 @@ def quickstart(
     for method in COMPARED if compare else ():
         emit("method", {"method": method})
         methods.append(train_without_adapter(recipe, method, LEARNING_RATES[method], emit))
+    rows = RunDirectory(trained.run_dir).metrics()
+    guessed = next(row for row in rows if row["event"] == guessing.EVENT)
     weights = base_model_path() / "model.safetensors"
     return QuickstartResult(
         training=trained,
         methods=tuple(methods),
         examples=classify_examples(trained.adapter_path, files.validation, seed),
         checkpoint_bytes=weights.stat().st_size,
-        chance=1 / len(files.labels),
+        guessing_accuracy=guessed["eval_accuracy"],
     )
 
 

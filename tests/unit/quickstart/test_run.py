@@ -16,6 +16,7 @@ from lorakit.quickstart.docstrings import (
     write_splits,
 )
 from lorakit.recipes.recipe import Recipe
+from lorakit.recipes.run_directory import RunDirectory
 
 LABELS = tuple("abcdefghij")
 
@@ -58,7 +59,8 @@ def test_it_trains_compares_and_classifies(small, tmp_path):
     weights = result.training.adapter_path / "adapter_model.safetensors"
     assert lora.saved_bytes == weights.stat().st_size
     assert all(0 <= method.accuracy <= 1 and method.duration_s > 0 for method in result.methods)
-    assert result.chance == pytest.approx(0.1)
+    [row] = [row for row in RunDirectory(result.training.run_dir).metrics() if "count" in row]
+    assert result.guessing_accuracy == row["eval_accuracy"] > 0
     assert len({example.label for example in result.examples}) == run.EXAMPLES
     held_out = [
         json.loads(line)["text"]

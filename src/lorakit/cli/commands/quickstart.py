@@ -125,9 +125,9 @@ def show_methods(result: QuickstartResult) -> None:
     ]
     table(("method", "accuracy before", "after", "trained", "saved size", "time"), rows)
     say(
-        f"Before: with a new, untrained head; guessing gives {100 * result.chance:.0f}%. "
-        f"Saved size: in float32; the base's checkpoint has {size_text(result.checkpoint_bytes)} "
-        "in bfloat16."
+        "Before: with a new, untrained head; guessing the commonest package gives "
+        f"{100 * result.guessing_accuracy:.1f}%. Saved size: in float32; the base's checkpoint has "
+        f"{size_text(result.checkpoint_bytes)} in bfloat16."
     )
 
 
