@@ -6,8 +6,9 @@ from torch.nn import functional as F
 
 from lorakit.errors import DtypeError, ShapeError
 from lorakit.ops import LowRankTerm, apply_keep_mask
-from lorakit.ops.grouped import PerRowTerms, low_rank_linear_per_row
+from lorakit.ops.grouped import low_rank_linear_per_row
 from lorakit.ops.native import compiled_library, cpu_kernels
+from lorakit.ops.per_row_terms import PerRowTerms
 from tolerances import GRADIENT_TOLERANCE, TOLERANCE, largest_error
 
 INSIDE, OUT = 12, 10
@@ -55,7 +56,7 @@ def reference(x, W0, bias, terms, index):
     for row, number in enumerate(index):
         h = F.linear(x[row], W0, bias)
         if number >= 0:
-            A, B, scaling, p, seed = terms[number]
+            A, B, scaling, p, seed, _ = terms[number]
             dropped = apply_keep_mask(torch.ones_like(x), p, seed)[row] * x[row] if p else x[row]
             h = h + scaling * (dropped @ A.T) @ B.T
         rows.append(h)
