@@ -44,15 +44,17 @@ class AdaptedLayer(DescribedLayer):
         module.kept_parameters = {}  # type: ignore[assignment]
         module.siblings = None  # type: ignore[assignment]
         module.executor = run_base  # type: ignore[assignment]
+        module.prepared = None  # type: ignore[assignment]
         return module  # type: ignore[return-value]
 
     def restore_in_place(self) -> None:
         """Swap the plain class back and leave no trace."""
         if self.siblings is not None:
             self.siblings.leave(self)
-        del self.updates, self.active_updates, self.kept_parameters, self.siblings, self.executor
-        vars(self).pop("per_row_adapters", None)
-        vars(self).pop("row_norms", None)
+        del self.updates, self.active_updates, self.kept_parameters, self.siblings
+        del self.executor, self.prepared
+        for name in ("per_row_adapters", "row_norms"):
+            vars(self).pop(name, None)
         swap_plain_class(self, self.plain_class)
 
     def activate(self, names: tuple[str, ...]) -> None:

@@ -38,6 +38,7 @@ class DescribedLayer(nn.Module):
         kept_parameters: The base's own parameters while the layer is merged; empty otherwise.
         executor: What forward calls with the layer and its input.
         per_row_adapters: Which adapter each row of a batch has, inside `adapter_rows`.
+        prepared: What decoding keeps from call to call.
         row_norms: Norms of the rows of the updated weight, where an update scales them.
     """
 
@@ -53,6 +54,7 @@ class DescribedLayer(nn.Module):
     siblings: Any
     per_row_adapters: Any = None
     row_norms: RowNorms | None = None
+    prepared: Any = None
 
     @classmethod
     def kernel_shape(cls, module: nn.Module) -> KernelShape | None:

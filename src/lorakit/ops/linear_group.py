@@ -20,6 +20,7 @@ For many tokens and a wide dtype, the sum W_i + s B A is computed first, which s
 with u and dL/du: the two bracketings of RunLoRA (Cherniuk et al. 2023, arXiv:2312.03415).
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -69,6 +70,14 @@ def merges(tokens: int, layers: Sequence[LinearOperands], dtype: torch.dtype, tr
     products = sum(layer.W0.shape[0] * layer.W0.shape[1] for layer in layers)
     sums = sum(layer.W0.shape[0] + layer.W0.shape[1] for layer in layers)
     return tokens * sums > (2 if trains else 1) * MERGE_CROSSOVER * products
+
+
+def most_tokens_apart(layer: LinearOperands, dtype: torch.dtype) -> int:
+    """Return the number of tokens up to which `infer` adds terms to the base's product."""
+    if dtype not in (torch.float32, torch.float64):
+        return sys.maxsize
+    out_features, in_features = layer.W0.shape
+    return int(MERGE_CROSSOVER * out_features * in_features / (out_features + in_features))
 
 
 def infer(x: Tensor, layer: LinearOperands) -> Tensor:

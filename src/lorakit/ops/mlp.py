@@ -95,18 +95,18 @@ class _LowRankMlp(torch.autograd.Function):
         x, *saved = ctx.saved_tensors
         with autocast_off(grad.device.type):
             g: Tensor = flattened(grad, ctx.dtype)  # type: ignore[assignment]
-            return _LowRankMlp._gradients(ctx, x, *_split(saved, ctx.counts), g)
+            return _LowRankMlp._gradients(ctx, g, x, *_split(saved, ctx.counts))
 
     @staticmethod
     def _gradients(
         ctx: Any,
+        g: Tensor,
         x: Tensor | None,
         tensors: list[Tensor],
         vs: list[Tensor],
         us: list[Tensor],
         down_us: list[Tensor],
         down_vs: list[Tensor],
-        g: Tensor,
     ) -> tuple[Tensor | None, ...]:
         *inner, down = unflatten(ctx.spec, tensors)
         needs_x, _, _, _, _, *flags = ctx.needs_input_grad

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map
 
 from lorakit.errors import AdapterStateError, ShapeError
 from lorakit.layers.described import DescribedLayer
-from lorakit.layers.hooks import brings_input_or_weights
+from lorakit.layers.executors.prepared import stay_in_place
 from lorakit.layers.updates.low_rank_update import LowRankUpdate, shared_seed
 from lorakit.ops.grouped import low_rank_linear_per_row
 from lorakit.ops.per_row_terms import PerRowTerms
@@ -171,7 +171,7 @@ class PerRowAdapters:
         positions = [index.get(number, -1) for number in self.index]
         terms = [term for each in described for term in each.terms]
         rows = PerRowTerms(terms, positions, biases, self.lengths)
-        if torch.is_grad_enabled() or rows.biases or not _may_be_kept(updates):
+        if torch.is_grad_enabled() or rows.biases or not stay_in_place(updates):
             return _Prepared(rows)
         prepared = self._prepared[id(layer)] = _Prepared(rows, LowRankUpdate.exchanges)
         return prepared
@@ -261,18 +261,3 @@ class _Prepared(NamedTuple):
     """The terms; None if no row has an update of the layer."""
     exchanges: int = -1
     """`LowRankUpdate.exchanges` when it was made; -1 where it cannot be reused."""
-
-
-def _may_be_kept(updates: Sequence[LowRankUpdate]) -> bool:
-    """Whether prepared operands see later changes of the factors: no copies, no hooks."""
-    return not torch.compiler.is_compiling() and all(
-        not update.has_magnitude
-        and update.keeps_saved_factors
-        and update.lora_A.dtype == update.lora_B.dtype == torch.float32
-        and update.lora_A.device.type == "cpu"
-        and update.lora_A.is_contiguous()
-        and update.lora_B.is_contiguous()
-        and not update.drops
-        and not brings_input_or_weights(update)
-        for update in updates
-    )

@@ -1,8 +1,10 @@
 """Executors of one layer: the base alone, or with the updates that act on all rows."""
 
+import torch
 from torch import Tensor
 
 from lorakit.layers.described import DescribedLayer
+from lorakit.layers.executors.prepared import PreparedUpdates
 
 
 def run_base(layer: DescribedLayer, x: Tensor) -> Tensor:
@@ -12,4 +14,10 @@ def run_base(layer: DescribedLayer, x: Tensor) -> Tensor:
 
 def run_single(layer: DescribedLayer, x: Tensor) -> Tensor:
     """Return the output with the layer's acting updates, of which there is at least one."""
+    if layer.is_matrix_product and not torch.is_grad_enabled():
+        if layer.prepared is None:
+            layer.prepared = PreparedUpdates()
+        output = layer.prepared.output(layer, x)
+        if output is not None:
+            return output
     return layer.compute(x, layer.operands(layer.acting_updates()))
