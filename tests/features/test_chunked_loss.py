@@ -10,6 +10,7 @@ from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Trainer, set_se
 from allocations import allocations_of
 from lorakit import add_adapter, load_adapter, save_adapter
 from lorakit.config import NOT_COUNTED
+from lorakit.training.step import OutputStep
 from tiny_models import randomize_
 from tolerances import TOLERANCE, largest_error
 
@@ -92,8 +93,8 @@ def test_training_is_that_of_the_plain_trainer(made, tmp_path, task, head, argum
     if task == CAUSAL:
         del arguments["predict_with_generate"]
     ours = prepared.trainer(tmp_path / "ours", **arguments)
-    assert ours._output_loss is not None and ours.notes == ()
-    ours._output_loss.chunk_tokens = 5
+    assert isinstance(ours.step, OutputStep) and ours.notes == ()
+    ours.step.output.chunk_tokens = 5
     plain = plain_trainer(prepared, task, ours)
     for trainer in (ours, plain):
         set_seed(0)  # T5 drops the same in both
@@ -136,7 +137,7 @@ def test_no_training_step_and_no_evaluation_holds_all_logits(made, tmp_path, tas
     if task == TEXT_TO_TEXT:
         arguments["generation_max_length"] = 4
     ours = prepared.trainer(tmp_path, max_steps=1, **arguments)
-    ours._output_loss.chunk_tokens = 8
+    ours.step.output.chunk_tokens = 8
     plain = plain_trainer(prepared, task, ours)
     rows = prepared.encoded.train.select([i % 12 for i in range(48)])
     batch = ours.data_collator([*rows])

@@ -110,7 +110,7 @@ def test_continued_training_does_not_initialize_again(recipe, monkeypatch):
     calls = []
     monkeypatch.setattr(
         "lorakit.training.trainers.data_initialization.initialize_from_data",
-        lambda *args: calls.append(args),
+        lambda *args, **kwargs: calls.append(args),
     )
     trainer = prepare(recipe(lora=lora("eva")), lambda name, payload: None).build_trainer()
     trainer.train()

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_map_only
 
 from lorakit.libraries.logs import muting_loggers
 from lorakit.planning.known_values import KnownValues, known_value
@@ -33,6 +34,15 @@ class FakeWorld:
             self.values,
         ):
             yield
+
+    def fake(self, values: Any, device: torch.device) -> Any:
+        """Return a batch whose tensors are fake and carry the real ones as their values.
+
+        Args:
+            values: The batch; its tensors are real.
+            device: Device of the fake tensors.
+        """
+        return tree_map_only(torch.Tensor, lambda value: self.values.fake(value, device), values)
 
 
 @contextmanager

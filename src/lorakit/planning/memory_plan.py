@@ -145,7 +145,7 @@ def plan(
             )
         batch = longest_batch(trainer, examples.longest, examples.train_examples)
         with world.activate():
-            moved = {key: world.values.fake(value, tensors_on) for key, value in batch.items()}
+            moved = world.fake(batch, tensors_on)
             counted = _run_fake_step(trainer, moved)
     shards = bool(recipe.training.get("fsdp"))
     step = memory_per_process(counted, model, processes, shards)

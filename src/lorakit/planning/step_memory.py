@@ -67,7 +67,8 @@ def longest_batch(
     subject: Any = trainer
     size = subject.args.per_device_train_batch_size
     size = size if train_examples is None else min(size, train_examples)
-    return dict(subject.data_collator([dict(example) for example in islice(cycle(examples), size)]))
+    longest = [dict(example) for example in islice(cycle(examples), size)]
+    return dict(subject.counting_collator()(longest))
 
 
 def run_step(trainer: Trainer, batch: Mapping[str, Any]) -> StepMemory:

@@ -42,7 +42,7 @@ def test_a_batch_of_the_longest_repeats_them_up_to_what_the_run_has(
 ):
     arguments = SimpleNamespace(per_device_train_batch_size=batch_size)
     collate = lambda examples: {"lengths": [len(one["input_ids"]) for one in examples]}  # noqa: E731
-    trainer = SimpleNamespace(args=arguments, data_collator=collate)
+    trainer = SimpleNamespace(args=arguments, counting_collator=lambda: collate)
     examples = [{"input_ids": [1] * length} for length in (9, 5)]
     assert longest_batch(trainer, examples, train_examples) == {"lengths": lengths}
 

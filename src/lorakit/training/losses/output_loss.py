@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lorakit.adapters.sharded import is_fsdp_unit, unsharded_class
-from lorakit.config import NOT_COUNTED
 from lorakit.errors import TrainingError
 from lorakit.layers import ReplacedModule
 from lorakit.ops.linear_loss import CHUNK_TOKENS, linear_cross_entropy_sum, sum_over_chunks
+from lorakit.training.losses.counted_labels import count_labels
 from lorakit.training.losses.logit_form import LogitForm, candidate_forms, named_form
 
 _FORM_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
@@ -118,7 +118,7 @@ class OutputLoss:
     # ---- the loss ----
 
     def counted(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Select the tokens that count.
+        """Select the tokens that count; reads the labels.
 
         Args:
             hidden: Input of the output layer, (batch, tokens, in).
@@ -126,27 +126,8 @@ class OutputLoss:
 
         Returns: Their inputs, (counted, in), and their targets, (counted,).
         """
-        if self.shifts:
-            labels = F.pad(labels[:, 1:], (0, 1), value=NOT_COUNTED)
-        labels = labels.reshape(-1).to(hidden.device)
-        where = (labels != NOT_COUNTED).nonzero().squeeze(1)
-        return hidden.reshape(-1, hidden.shape[-1])[where], labels[where]
-
-    def share(
-        self, hidden: Tensor, labels: Tensor, token_loss: TokenLoss, counted: Any = None
-    ) -> Tensor:
-        """Return a batch's share of the mean loss of an optimizer step, a scalar.
-
-        Args:
-            hidden: Input of the output layer, (batch, tokens, in).
-            labels: (batch, tokens), -100 where a token does not count.
-            token_loss: The loss of a token.
-            counted: Number of tokens that count in all batches of the step; None for this batch
-                only. A step in which no token counts has a loss of zero.
-        """
-        x2d, targets = self.counted(hidden, labels)
-        count = torch.as_tensor(len(targets) if counted is None else counted, device=x2d.device)
-        return self.sum(x2d, targets, token_loss) / count.clamp(min=1)
+        counted = count_labels({"labels": labels}, shifts=self.shifts)
+        return counted.select(hidden), counted.targets.to(hidden.device)
 
     def sum(self, hidden: Tensor, targets: Tensor, token_loss: TokenLoss) -> Tensor:
         """Return the loss summed over tokens, a scalar.

@@ -34,16 +34,16 @@ from lorakit.data.tokenize_examples import (
 )
 from lorakit.errors import DataError
 from lorakit.models.pretrained import resolve_max_length
-from lorakit.training.losses.counted_loss import CountedLossTrainer
 from lorakit.training.tasks.base import Encoded, PreviewExample, Task
 from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
+from lorakit.training.trainers.classifier_trainer import ClassifierTrainer
 
 if TYPE_CHECKING:
     from lorakit.data import Splits
     from lorakit.recipes.recipe import DataConfig, Recipe
 
 
-class SequenceClassificationTrainer(AdapterTrainerMixin, CountedLossTrainer):
+class SequenceClassificationTrainer(AdapterTrainerMixin, ClassifierTrainer):
     """Trains an adapter of a text classifier."""
 
 
@@ -53,7 +53,7 @@ class SequenceClassification(Task):
     task_type: ClassVar[TaskType] = TaskType.SEQ_CLS
     best_metric: ClassVar[str] = "eval_accuracy"
     greater_is_better: ClassVar[bool] = True
-    base_trainer_class: ClassVar[type[Trainer]] = CountedLossTrainer
+    base_trainer_class: ClassVar[type[Trainer]] = ClassifierTrainer
     trainer_class: ClassVar[type[Trainer]] = SequenceClassificationTrainer
 
     def arguments_class(self) -> type[TrainingArguments]:

@@ -36,16 +36,16 @@ from lorakit.errors import ConfigError, DataError
 from lorakit.libraries.extras import require_package
 from lorakit.models.new_tokens import add_new_tokens
 from lorakit.models.pretrained import load_tokenizer, resolve_max_length
-from lorakit.training.losses.counted_loss import CountedLossTrainer
 from lorakit.training.tasks.base import Encoded, PreviewExample, Task, loading_options
 from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
+from lorakit.training.trainers.classifier_trainer import ClassifierTrainer
 
 if TYPE_CHECKING:
     from lorakit.data import Splits
     from lorakit.recipes.recipe import DataConfig, Recipe
 
 
-class TokenClassificationTrainer(AdapterTrainerMixin, CountedLossTrainer):
+class TokenClassificationTrainer(AdapterTrainerMixin, ClassifierTrainer):
     """Trains an adapter of a word tagger."""
 
 
@@ -55,7 +55,7 @@ class TokenClassification(Task):
     task_type: ClassVar[TaskType] = TaskType.TOKEN_CLS
     best_metric: ClassVar[str] = "eval_f1"
     greater_is_better: ClassVar[bool] = True
-    base_trainer_class: ClassVar[type[Trainer]] = CountedLossTrainer
+    base_trainer_class: ClassVar[type[Trainer]] = ClassifierTrainer
     trainer_class: ClassVar[type[Trainer]] = TokenClassificationTrainer
 
     def arguments_class(self) -> type[TrainingArguments]:

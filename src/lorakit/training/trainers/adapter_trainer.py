@@ -144,6 +144,8 @@ class AdapterTrainerMixin(ProcessTrainerMixin):
             StoppedError: A stop was requested; the checkpoint of this step exists.
         """
         self._has_saved = False
+        if self.control.should_log or self.control.should_evaluate or self.control.should_save:
+            self.watch.read()
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, *args, **kw)
         if self._stopping is None or not self._stopping.number:
             return
@@ -151,6 +153,11 @@ class AdapterTrainerMixin(ProcessTrainerMixin):
             self._save_checkpoint(model, trial)
             self.control = self.callback_handler.on_save(self.args, self.state, self.control)
         self._stopping.stop(self._checkpoint_path(self.state.global_step), self.state.global_step)
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
+        """End training, after the last losses are checked."""
+        self.watch.read()
+        return super()._finalize_training(*args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate.

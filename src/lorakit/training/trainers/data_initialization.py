@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from lorakit.injection import Injection, adapter_config
 from lorakit.injection.change_ranks import change_ranks
 from lorakit.injection.state import adapted_layers
 from lorakit.layers import OffsetUpdate
+from lorakit.training.step import MeanStep
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -34,7 +35,8 @@ def initialize_adapter_from_data(trainer: Trainer, model: nn.Module, name: str) 
     """
     config = adapter_config(model, name)
     if initialization_of(config.init_lora_weights).needs_data:
-        initialize_from_data(model, _batches(trainer, config.init_batches), name)
+        batches = _batches(trainer, config.init_batches)
+        initialize_from_data(model, batches, name, loss=_mean_loss(trainer))
     if process_count() > 1:
         _share_initialization(model, name)
 
@@ -50,6 +52,17 @@ def _batches(trainer: Trainer, count: int) -> list[Any]:
         any_trainer.data_collator([examples[number] for number in chosen[first : first + size]])
         for first in range(0, len(chosen), size)
     ]
+
+
+def _mean_loss(trainer: Trainer) -> Callable[[nn.Module, Any], Tensor]:
+    """Return the model's own mean loss of a batch.
+
+    The training loss would not do: where the output layer is adapted, its gradient must be that of
+    the mean, and a loss in chunks of tokens takes that of a sum, which is scaled afterwards.
+    """
+    any_trainer: Any = trainer
+    step = MeanStep(shifts=any_trainer.step.shifts)
+    return lambda model, batch: step.share(model, any_trainer._prepare_inputs(batch)).loss
 
 
 def _share_initialization(model: nn.Module, name: str) -> None:

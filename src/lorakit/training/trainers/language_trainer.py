@@ -8,12 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import Trainer
-from transformers.trainer_utils import EvalLoopOutput
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling, SFTTrainer
 
-from lorakit.config import NOT_COUNTED
 from lorakit.data.packing import PackCollator, asks_to_pack, isolating_collator
 from lorakit.data.tokenize_examples import probe_tokens
 from lorakit.errors import ConfigError
@@ -23,6 +19,8 @@ from lorakit.training.losses.output_loss import (
     all_logits_note,
     find_output_loss,
 )
+from lorakit.training.step import MeanStep, NextTokenStep, Step
+from lorakit.training.trainers.step_trainer import StepTrainerMixin
 
 
 @contextmanager
@@ -39,7 +37,7 @@ def _hiding_quantization(model: Any) -> Iterator[None]:
         vars(model).update(hidden)
 
 
-class LanguageTrainer(SFTTrainer):
+class LanguageTrainer(StepTrainerMixin, SFTTrainer):
     """SFTTrainer for a model whose adapters are layers of the model.
 
     - The loss is computed in chunks of tokens from the inputs of the output layer, which may be
@@ -50,10 +48,6 @@ class LanguageTrainer(SFTTrainer):
       `eval_perplexity` = exp(eval_loss) does not depend on the batch size.
     - Packed texts are trained on as if they were separate, or it is an error.
     """
-
-    _nll_sum: float = 0.0
-    _counted_tokens: int = 0
-    _hits: int | None = 0
 
     def __init__(self, model: Any, *args: Any, **kwargs: Any):
         original_forward = vars(model).get("forward")
@@ -67,11 +61,7 @@ class LanguageTrainer(SFTTrainer):
             self.data_collator = self._find_collator(model)
         self._loss_type = getattr(self.args, "loss_type", "nll")
         self.notes: tuple[str, ...] = ()
-        self._output_loss = self._find_loss(model)
-        if self._output_loss is not None:
-            # The loss divides by the tokens of all accumulated batches, whatever the model does.
-            self.model_accepts_loss_kwargs = True
-            self._loss_shifts_labels = True
+        self.use_step(self._make_step(self._find_loss(model)))
 
     def pack_collators(self) -> list[DataCollatorForLanguageModeling]:
         """Return the collators for packed sequences, in order of preference."""
@@ -108,61 +98,26 @@ class LanguageTrainer(SFTTrainer):
         self.notes = (all_logits_note(model, reason),)
         return None
 
-    @property
-    def _token_loss(self) -> TokenLoss:
-        if self._loss_type == "dft":
-            return TokenLoss(weighs_by_probability=True)
+    def _make_step(self, output: OutputLoss | None) -> Step:
+        options: dict[str, Any] = {"use_cache": False}
+        if self.aux_loss_enabled:
+            options["output_router_logits"] = True
         smoother = self.label_smoother
-        return TokenLoss(label_smoothing=smoother.epsilon if smoother is not None else 0.0)
-
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Any = None,
-    ) -> Any:
-        """Return the mean loss of a batch, or its share of the mean over a step.
-
-        Args:
-            model: The model, possibly wrapped.
-            inputs: A batch with labels.
-            return_outputs: Whether to return the model's outputs too, with the logits of a single
-                token.
-            num_items_in_batch: Number of counted tokens of an optimizer step; None for this batch
-                only.
-        """
-        if model.training:
-            self._count_tokens(inputs)
-        given: dict[str, Any] = {**inputs, "use_cache": False}
-        if self.aux_loss_enabled:
-            given["output_router_logits"] = True
-        if self._output_loss is None:
-            return Trainer.compute_loss(self, model, given, return_outputs, num_items_in_batch)
-        labels = given.pop("labels")
-        outputs, hidden = self._output_loss.run(model, given)
-        loss = self._output_loss.share(hidden, labels, self._token_loss, num_items_in_batch)
-        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
-            loss = loss * self.accelerator.num_processes
-        if self.aux_loss_enabled:
-            batches = 1 if num_items_in_batch is None else self.current_gradient_accumulation_steps
-            loss = loss + self.router_aux_loss_coef * outputs.aux_loss / batches
-        return (loss, outputs) if return_outputs else loss
-
-    def _count_tokens(self, inputs: dict[str, Any]) -> None:
-        """Count the training tokens without padding; logged as `num_tokens`.
-
-        A batch row without counted labels only pads the batches of several processes to the same
-        number, and is left out.
-        """
-        counts = (inputs["labels"] != NOT_COUNTED).any(-1, keepdim=True)
-        mask: Tensor | None = inputs.get("attention_mask")
-        if mask is None:
-            # Each packed text has positions 0 and 1, padding has only position 0.
-            positions: Tensor = inputs["position_ids"]
-            tokens = int((((positions > 0).int() + (positions == 1).int()) * counts).sum())
+        if output is None:
+            return MeanStep(
+                shifts=True, options=options, smoother=smoother, smooths_evaluation=False
+            )
+        if self._loss_type == "dft":
+            loss = TokenLoss(weighs_by_probability=True)
         else:
-            tokens = int((mask * counts).sum())
+            loss = TokenLoss(label_smoothing=0.0 if smoother is None else smoother.epsilon)
+        weight = self.router_aux_loss_coef if self.aux_loss_enabled else 0.0
+        return NextTokenStep(
+            shifts=True, options=options, output=output, token_loss=loss, auxiliary_weight=weight
+        )
+
+    def count_tokens(self, tokens: int) -> None:
+        """Add to the training tokens without padding, which are logged as `num_tokens`."""
         self._total_train_tokens += tokens
         self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
 
@@ -174,46 +129,7 @@ class LanguageTrainer(SFTTrainer):
             counts["num_tokens"] = self.accelerator.reduce(local, "sum").tolist()  # type: ignore[union-attr]
         super().log(logs, start_time)
 
-    def prediction_step(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
-    ) -> tuple[Tensor, None, None]:
-        """Return a batch's loss without label smoothing, and record its sums."""
-        inputs = self._prepare_inputs(inputs)
-        counted = int((inputs["labels"][:, 1:] != NOT_COUNTED).sum())
-        with torch.no_grad(), self.compute_loss_context_manager():
-            if self._output_loss is None:
-                loss: Tensor = model(**{**inputs, "use_cache": False})["loss"]
-                nll_sum, self._hits = loss * counted, None
-            else:
-                given = {key: value for key, value in inputs.items() if key != "labels"}
-                _, hidden = self._output_loss.run(model, {**given, "use_cache": False})
-                x2d, targets = self._output_loss.counted(hidden, inputs["labels"])
-                nll_sum, hits = self._output_loss.sum_and_hits(x2d, targets)
-                self._hits = (self._hits or 0) + int(hits)
-        self._nll_sum += float(nll_sum)
-        self._counted_tokens += counted
-        return nll_sum / max(counted, 1), None, None
-
-    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """Evaluate; loss, perplexity and accuracy are over all counted tokens."""
-        self._nll_sum, self._counted_tokens, self._hits = 0.0, 0, 0
-        output = super().evaluation_loop(*args, **kwargs)
-        hits = -1 if self._hits is None else self._hits
-        sums = torch.tensor(
-            [self._nll_sum, self._counted_tokens, hits],
-            device=self.args.device,
-            dtype=torch.float32,
-        )
-        nll_sum, tokens, hits = self.accelerator.reduce(sums, "sum").tolist()  # type: ignore[union-attr]
-        prefix = kwargs.get("metric_key_prefix", "eval")
-        if tokens and output.metrics is not None:
-            loss = nll_sum / tokens
-            output.metrics[f"{prefix}_loss"] = loss
-            output.metrics[f"{prefix}_perplexity"] = math.exp(loss) if loss < 700 else math.inf
-            if hits >= 0:
-                output.metrics[f"{prefix}_mean_token_accuracy"] = hits / tokens
-        return output
+    def loss_metrics(self, loss: float, accuracy: float | None) -> dict[str, float]:
+        """Return loss, perplexity and token accuracy over all counted tokens."""
+        metrics = {"loss": loss, "perplexity": math.exp(loss) if loss < 700 else math.inf}
+        return metrics if accuracy is None else {**metrics, "mean_token_accuracy": accuracy}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,14 +17,27 @@ from lorakit.distributed.processes import run_on_all
 from lorakit.errors import TrainingError, first_few
 from lorakit.layers import LowRankUpdate
 from lorakit.recipes.usable_numbers import LARGEST_WEIGHT, has_usable_numbers
+from lorakit.training.step import in_float64
 
 _MOST_OVERFLOWS = 20
 """Maximum consecutive skipped float16 steps: the loss scale starts at 2^16 and halves each time."""
+_MOST_UNREAD = 256
+"""Most numbers that wait on a device before they are read."""
+
+
+def is_read_freely(tensor: Tensor) -> bool:
+    """Whether reading a tensor makes no device wait."""
+    return tensor.device.type == "cpu"
 
 
 @dataclass
 class LearningWatch:
     """Checks losses and gradients during training, and stops a run that cannot learn.
+
+    On a CPU an error is raised in the step of the number that is not one. Elsewhere reading a loss
+    or norm would make the device wait in every step. There the numbers are kept, and `read` checks
+    them: in the first step, whenever the Trainer logs, evaluates or saves, and at the end. The
+    error names the step of the number all the same, and nothing that came of it is saved.
 
     At first every lora_A has a zero gradient, because lora_B is zero. So the factors of all updates
     are checked together, and one nonzero gradient is enough.
@@ -33,6 +46,8 @@ class LearningWatch:
     has_seen_gradients: bool = False
     overflows: int = 0
     """Number of consecutive optimizer steps that the float16 loss scaler skipped."""
+    _unread: list[tuple[str, int, Tensor]] = field(default_factory=list)
+    """What each number is, the completed optimizer steps before it, and the number."""
 
     def check_loss(self, loss: Tensor, step: int, scaler: GradScaler | None) -> None:
         """Refuse a loss that is NaN or infinite.
@@ -46,11 +61,8 @@ class LearningWatch:
         Raises:
             TrainingError: The loss is NaN or infinite.
         """
-        if scaler is None and not torch.isfinite(loss).all():
-            raise TrainingError(
-                f"The loss is {loss.item()} on step {step + 1}, expected a number. "
-                + advice_for_nan(step)
-            )
+        if scaler is None:
+            self._check("The loss", loss, step)
 
     def check_gradients(self, model: nn.Module, step: int, scaler: GradScaler | None) -> None:
         """Check every gradient until one step has shown that the adapter learns.
@@ -67,6 +79,7 @@ class LearningWatch:
         """
         if self.has_seen_gradients:
             return
+        self.read()
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         broken = [name for name, p in trained.items() if not _is_finite_gradient(p.grad)]
         if broken and scaler is None:
@@ -99,14 +112,13 @@ class LearningWatch:
         Raises:
             TrainingError: The norm is NaN or infinite, or float16 has overflowed too often.
         """
-        if bool(torch.isfinite(torch.as_tensor(norm))):
+        norm = torch.as_tensor(norm)
+        if scaler is None:
+            self._check("The norm of the gradients", norm, step)
+            return
+        if torch.isfinite(norm):  # the scaler has read the gradients in this step anyway
             self.overflows = 0
             return
-        if scaler is None:
-            raise TrainingError(
-                f"The norm of the gradients is {float(norm)} on step {step + 1}, expected a "
-                "number. " + advice_for_nan(step)
-            )
         self.overflows += 1
         if self.overflows >= _MOST_OVERFLOWS:
             raise TrainingError(
@@ -114,6 +126,29 @@ class LearningWatch:
                 f"a loss scale of {scaler.get_scale():g}; expected numbers. "
                 "Train with training.bf16=true instead of training.fp16, or with neither."
             )
+
+    def _check(self, what: str, number: Tensor, step: int) -> None:
+        """Check a scalar now if reading it is free, otherwise at the next `read`."""
+        self._unread.append((what, step, number.detach()))
+        if is_read_freely(number) or len(self._unread) >= _MOST_UNREAD:
+            self.read()
+
+    def read(self) -> None:
+        """Read the numbers that wait on the device.
+
+        Raises:
+            TrainingError: One of them is NaN or infinite; names the first.
+        """
+        unread, self._unread = self._unread, []
+        if not unread:
+            return
+        values = torch.stack([in_float64(number) for _, _, number in unread]).tolist()
+        for (what, step, _), value in zip(unread, values, strict=True):
+            if not math.isfinite(value):
+                raise TrainingError(
+                    f"{what} is {value} on step {step + 1}, expected a number. "
+                    + advice_for_nan(step)
+                )
 
 
 def _factor_names(model: nn.Module) -> set[str]:

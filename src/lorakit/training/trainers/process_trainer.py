@@ -25,6 +25,7 @@ from lorakit.distributed.gradient_average import (
     preparing_without_ddp,
 )
 from lorakit.distributed.processes import all_gather_object, process_count, process_rank
+from lorakit.training.losses.counted_labels import COUNTED
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -217,7 +218,8 @@ def mask_repeated_labels(batch: Any, sampler: Any, number: int, total: int) -> A
         labels[real:] = NOT_COUNTED
     elif not real:  # concatenated examples are one batch row, and are masked together
         labels[:] = NOT_COUNTED
-    return {**batch, "labels": labels}
+    rest = {key: value for key, value in batch.items() if key != COUNTED}  # counted once more
+    return {**rest, "labels": labels}
 
 
 def _full_norm(norm: Any) -> Any:

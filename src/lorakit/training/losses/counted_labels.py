@@ -1,0 +1,98 @@
+"""Count the labels of a batch in the collator, where reading them makes no device wait."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils._pytree import register_dataclass
+
+from lorakit.config import NOT_COUNTED
+
+COUNTED = "counted"
+"""Key of a batch under which its `CountedLabels` travel with it."""
+
+
+@dataclass(frozen=True)
+class CountedLabels:
+    """The labels of a batch that count in its loss."""
+
+    labels: int
+    """Their number."""
+    tokens: int
+    """Number of tokens without padding, in the examples that have a counted label."""
+    positions: Tensor
+    """Their positions in the flattened labels, (labels,), int64."""
+    targets: Tensor
+    """The labels themselves, (labels,)."""
+
+    def to(self, device: Any, non_blocking: bool = False) -> CountedLabels:
+        """Move the tensors to a device, as accelerate's loader does with a batch."""
+        return self._with_tensors(lambda t: t.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> CountedLabels:
+        """Pin the tensors, as torch's loader does with a batch."""
+        return self._with_tensors(lambda t: t.pin_memory())
+
+    def _with_tensors(self, change: Callable[[Tensor], Tensor]) -> CountedLabels:
+        return replace(self, positions=change(self.positions), targets=change(self.targets))
+
+    def select(self, hidden: Tensor) -> Tensor:
+        """Select the vectors of counted labels: (batch, tokens, in) to (labels, in)."""
+        return hidden.reshape(-1, hidden.shape[-1])[self.positions.to(hidden.device)]
+
+
+register_dataclass(CountedLabels, field_names=["labels", "tokens", "positions", "targets"])
+
+
+def count_labels(batch: Mapping[str, Any], *, shifts: bool) -> CountedLabels:
+    """Count the labels of a batch; reads them, so call it while they are in the CPU's memory.
+
+    Args:
+        batch: A batch with labels, (batch,) or (batch, tokens), -100 where one does not count.
+        shifts: Whether a token's target is the next label, as in causal language models.
+    """
+    labels: Tensor = batch["labels"]
+    targets = F.pad(labels[:, 1:], (0, 1), value=NOT_COUNTED) if shifts else labels
+    targets = targets.reshape(-1)
+    positions = (targets != NOT_COUNTED).nonzero().squeeze(1)
+    return CountedLabels(len(positions), _tokens(batch), positions, targets[positions])
+
+
+def _tokens(batch: Mapping[str, Any]) -> int:
+    """Return the number of tokens without padding.
+
+    A batch row without counted labels only pads the batches of several processes to the same
+    number, and is left out.
+    """
+    labels: Tensor = batch["labels"]
+    counts = (labels != NOT_COUNTED).reshape(len(labels), -1).any(-1, keepdim=True)
+    mask: Tensor | None = batch.get("attention_mask")
+    if mask is None and "position_ids" in batch:
+        # Each packed text has positions 0 and 1, padding has only position 0.
+        positions: Tensor = batch["position_ids"]
+        mask = (positions > 0).int() + (positions == 1).int()
+    return 0 if mask is None else int((mask * counts).sum())
+
+
+@dataclass(frozen=True)
+class CountingCollator:
+    """A collator whose batches have their `CountedLabels`."""
+
+    collate: Callable[[list[Any]], Mapping[str, Any]]
+    shifts: bool
+
+    def __call__(self, examples: list[Any]) -> dict[str, Any]:
+        """Collate examples and count their labels."""
+        batch = self.collate(examples)
+        return {**batch, COUNTED: count_labels(batch, shifts=self.shifts)}
+
+
+def split_batch(batch: Mapping[str, Any], *, shifts: bool) -> tuple[dict[str, Any], CountedLabels]:
+    """Return a model's inputs, with labels, and its `CountedLabels`, counted here if absent."""
+    inputs = {key: value for key, value in batch.items() if key != COUNTED}
+    counted: CountedLabels | None = batch.get(COUNTED)
+    return inputs, count_labels(inputs, shifts=shifts) if counted is None else counted

@@ -1,0 +1,222 @@
+"""One training step: from a batch to its share of the loss and the number of labels that count.
+
+Training, evaluation, planning on fake tensors and data-driven initialization compute their losses
+here. There is no Trainer inside, and nothing is read from the device.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lorakit.training.losses.counted_labels import CountedLabels, split_batch
+from lorakit.training.losses.output_loss import OutputLoss, TokenLoss
+
+if TYPE_CHECKING:
+    from transformers.trainer_pt_utils import LabelSmoother
+
+
+class Share(NamedTuple):
+    """A batch's share of the mean loss of an optimizer step."""
+
+    loss: Tensor
+    """Scalar, float32 at least, with its graph."""
+    counted: CountedLabels
+    outputs: Any
+    """The model's outputs."""
+
+
+@dataclass
+class Sums:
+    """Sums over the labels that count, of one batch or of a whole evaluation."""
+
+    loss: Tensor | None = None
+    """Summed loss, a scalar on the device, float64 where it has that; None before any batch."""
+    labels: int = 0
+    hits: Tensor | None = None
+    """Number of correct top predictions, a scalar on the device; None if they are not computed."""
+    outputs: Any = None
+    """The model's outputs, of one batch."""
+
+    def mean_loss(self) -> Tensor | None:
+        """Return the mean loss, a float32 scalar on the device; zero if nothing counts."""
+        return None if self.loss is None else (self.loss / max(self.labels, 1)).float()
+
+    def add(self, batch: Sums) -> None:
+        """Add the sums of a batch, on its device."""
+        if not batch.labels:
+            return
+        self.loss = batch.loss if self.loss is None else self.loss + batch.loss
+        self.labels += batch.labels
+        if batch.hits is not None:
+            self.hits = batch.hits if self.hits is None else self.hits + batch.hits
+
+    def as_tensor(self, device: torch.device) -> Tensor:
+        """Return loss, labels and hits, -1 for none, (3,) in float32 on a device."""
+        sums = torch.zeros(3, device=device)
+        if self.loss is not None:
+            sums[0] = self.loss
+        sums[1].fill_(self.labels)
+        if self.hits is None:
+            sums[2].fill_(0 if self.loss is None else -1)
+        else:
+            sums[2] = self.hits
+        return sums
+
+
+@dataclass(kw_only=True)
+class Step(ABC):
+    """Computes the loss of a model on a batch.
+
+    A batch has "labels", -100 where one does not count, and, made by a `CountingCollator`, its
+    `CountedLabels`. Without these the labels are counted here, which reads them.
+    """
+
+    shifts: bool = False
+    """Whether a token's target is the next label, as in causal language models."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Further inputs of the model."""
+
+    @abstractmethod
+    def share(
+        self,
+        model: nn.Module,
+        batch: Mapping[str, Any],
+        counted_in_step: int | float | Tensor | None = None,
+        batches: int = 1,
+    ) -> Share:
+        """Return a batch's share of the mean loss of an optimizer step.
+
+        Args:
+            model: The model, possibly wrapped.
+            batch: A batch with labels.
+            counted_in_step: Number of labels that count in all batches of the step, 1 at least;
+                with several processes, whose gradients are averaged, their mean. None gives the
+                mean over this batch, which is zero if nothing counts.
+            batches: Number of batches of the step in this process.
+        """
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, batch: Mapping[str, Any]) -> Sums:
+        """Return the sums of a batch, without a graph."""
+        share = self.share(model, batch)
+        labels = share.counted.labels
+        return Sums(in_float64(share.loss) * labels, labels, outputs=share.outputs)
+
+    def split(self, batch: Mapping[str, Any]) -> tuple[dict[str, Any], CountedLabels]:
+        """Return the model's inputs, with labels, and the labels that count."""
+        inputs, counted = split_batch(batch, shifts=self.shifts)
+        return {**inputs, **self.options}, counted
+
+
+@dataclass(kw_only=True)
+class MeanStep(Step):
+    """A model's own loss, the mean over the labels of a batch that count.
+
+    transformers would let some of these models divide by the labels of a step. Its classifiers do
+    not, so the loss of accumulated batches would be too large by their number.
+    """
+
+    smoother: LabelSmoother | None = None
+    """transformers' label smoothing, computed from the model's logits; None takes its own loss."""
+    smooths_evaluation: bool = True
+
+    def share(
+        self,
+        model: nn.Module,
+        batch: Mapping[str, Any],
+        counted_in_step: int | float | Tensor | None = None,
+        batches: int = 1,
+    ) -> Share:
+        """Return the mean loss of a batch, weighted by its number of labels."""
+        loss, counted, outputs = self._mean(model, batch, self.smoother)
+        if counted_in_step is not None:
+            loss = loss * (counted.labels / counted_in_step)
+        return Share(loss, counted, outputs)
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, batch: Mapping[str, Any]) -> Sums:
+        """Return the sums of a batch, without a graph."""
+        smoother = self.smoother if self.smooths_evaluation else None
+        loss, counted, outputs = self._mean(model, batch, smoother)
+        return Sums(in_float64(loss) * counted.labels, counted.labels, outputs=outputs)
+
+    def _mean(
+        self, model: nn.Module, batch: Mapping[str, Any], smoother: LabelSmoother | None
+    ) -> Share:
+        inputs, counted = self.split(batch)
+        if smoother is None and counted.labels:
+            outputs = model(**inputs)
+            loss = outputs["loss"] if isinstance(outputs, dict) else outputs[0]
+        else:
+            labels = inputs.pop("labels")
+            outputs = model(**inputs)
+            if not counted.labels:
+                loss = 0.0 * outputs.logits.float().sum()
+            else:
+                loss = smoother(outputs, labels, shift_labels=self.shifts)  # type: ignore[misc]
+        return Share(_wide(loss), counted, outputs)
+
+
+@dataclass(kw_only=True)
+class OutputStep(Step):
+    """The loss of a language model in chunks of tokens, from the inputs of its output layer."""
+
+    output: OutputLoss
+    token_loss: TokenLoss = TokenLoss()
+    auxiliary_weight: float = 0.0
+    """Weight of a mixture of experts' auxiliary loss; 0 for none."""
+
+    def share(
+        self,
+        model: nn.Module,
+        batch: Mapping[str, Any],
+        counted_in_step: int | float | Tensor | None = None,
+        batches: int = 1,
+    ) -> Share:
+        """Return the summed loss of a batch over the number of labels of the step."""
+        outputs, hidden, counted = self.hidden(model, batch)
+        loss = self.output.sum(hidden, counted.targets.to(hidden.device), self.token_loss)
+        if counted_in_step is None:
+            counted_in_step = max(counted.labels, 1)
+        loss = _wide(loss) / counted_in_step
+        if self.auxiliary_weight:
+            loss = loss + self.auxiliary_weight * outputs.aux_loss / batches
+        return Share(loss, counted, outputs)
+
+    def hidden(
+        self, model: nn.Module, batch: Mapping[str, Any]
+    ) -> tuple[Any, Tensor, CountedLabels]:
+        """Run the model; return outputs, inputs of the output layer (labels, in), and labels."""
+        inputs, counted = self.split(batch)
+        del inputs["labels"]
+        outputs, hidden = self.output.run(model, inputs)
+        return outputs, counted.select(hidden), counted
+
+
+@dataclass(kw_only=True)
+class NextTokenStep(OutputStep):
+    """The loss of a causal language model; its evaluation is never smoothed, and counts hits."""
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, batch: Mapping[str, Any]) -> Sums:
+        """Return the negative log-likelihood and the number of correct predictions of a batch."""
+        _, hidden, counted = self.hidden(model, batch)
+        targets = counted.targets.to(hidden.device)
+        nll_sum, hits = self.output.sum_and_hits(hidden, targets)
+        return Sums(in_float64(nll_sum), counted.labels, hits)
+
+
+def _wide(loss: Tensor) -> Tensor:
+    return loss.to(torch.promote_types(loss.dtype, torch.float32))
+
+
+def in_float64(number: Tensor) -> Tensor:
+    """Return a scalar in float64, or float32 where a device lacks it, without a graph."""
+    has_float64 = number.device.type != "mps"
+    return number.detach().to(torch.float64 if has_float64 else torch.float32)

@@ -1,0 +1,147 @@
+"""Let a `Step` compute the losses of a transformers Trainer, in training and in evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Trainer
+from transformers.trainer_pt_utils import nested_detach
+from transformers.trainer_utils import EvalLoopOutput
+
+from lorakit.training.losses.counted_labels import CountingCollator, split_batch
+from lorakit.training.step import Step, Sums
+
+if TYPE_CHECKING:
+    _Base = Trainer
+else:
+    _Base = object
+
+
+class StepTrainerMixin(_Base):
+    """Mixin for a trainer class whose losses are those of its `step`.
+
+    The loss of an optimizer step is the mean over the labels of all its batches, including those of
+    other processes, and `eval_loss` is the mean over all labels, not over batches.
+    """
+
+    step: Step
+    _sums: Sums
+
+    def use_step(self, step: Step) -> None:
+        """Compute all losses by a step."""
+        self.step = step
+        self.model_accepts_loss_kwargs = True  # the loss is a share of the step's, in any model
+
+    # ---- counting where batches are made ----
+
+    def counting_collator(self) -> CountingCollator:
+        """Return a collator whose batches have their labels counted."""
+        return CountingCollator(self.data_collator, shifts=self.step.shifts)
+
+    def _get_dataloader(self, *args: Any, **kwargs: Any) -> Any:
+        """Create a loader whose batches have their labels counted."""
+        collator, self.data_collator = self.data_collator, self.counting_collator()
+        try:
+            return super()._get_dataloader(*args, **kwargs)
+        finally:
+            self.data_collator = collator
+
+    def _get_num_items_in_batch(
+        self, batch_samples: Sequence[Any], device: torch.device
+    ) -> float | Tensor | None:
+        """Return how many labels count in the batches of a step; at least 1.
+
+        In several processes it is their mean, since the gradients are averaged.
+        """
+        if not batch_samples:
+            return None
+        counted = [split_batch(batch, shifts=self.step.shifts)[1] for batch in batch_samples]
+        labels = sum(count.labels for count in counted)
+        if self.args.world_size == 1 or not self.args.average_tokens_across_devices:
+            return max(labels, 1)
+        here = torch.full((), labels, dtype=torch.int64, device=device)
+        total: Tensor = self.accelerator.gather(here).sum()  # type: ignore[union-attr]
+        return total.clamp(min=1) / self.accelerator.num_processes
+
+    # ---- losses ----
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """Return the mean loss of a batch, or its share of the mean over a step.
+
+        Args:
+            model: The model, possibly wrapped.
+            inputs: A batch with labels.
+            return_outputs: Whether to return the model's outputs too; the outputs of a language
+                model have the logits of a single token.
+            num_items_in_batch: From `_get_num_items_in_batch`; None for this batch only.
+        """
+        batches = 1 if num_items_in_batch is None else self.current_gradient_accumulation_steps
+        share = self.step.share(model, inputs, num_items_in_batch, batches)
+        if model.training:
+            self.count_tokens(share.counted.tokens)
+        return (share.loss, share.outputs) if return_outputs else share.loss
+
+    def count_tokens(self, tokens: int) -> None:
+        """Receive the number of tokens of a batch in training, without padding."""
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+        **options: Any,
+    ) -> tuple[Tensor | None, Any, Tensor | None]:
+        """Evaluate a batch, and add its sums to those of the evaluation."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            sums = self.step.evaluate(model, inputs)
+        self._sums.add(sums)
+        loss = sums.mean_loss()
+        if prediction_loss_only:
+            return loss, None, None
+        return loss, self._predictions(sums.outputs, ignore_keys), inputs["labels"].detach()
+
+    def _predictions(self, outputs: Any, ignore_keys: list[str] | None) -> Any:
+        """Return the outputs of a model other than the loss, as the Trainer does."""
+        if ignore_keys is None:
+            config = getattr(self.model, "config", None)
+            ignore_keys = getattr(config, "keys_to_ignore_at_inference", ["past_key_values"])
+        if isinstance(outputs, dict):
+            left_out = {"loss", *ignore_keys}
+            found = tuple(value for key, value in outputs.items() if key not in left_out)
+        else:
+            found = outputs[1:]
+        found = nested_detach(found)
+        return found[0] if len(found) == 1 else found
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """Evaluate; the metrics of the loss are over all labels that count."""
+        self._sums = Sums()
+        output = super().evaluation_loop(*args, **kwargs)
+        sums: Tensor = self.accelerator.reduce(self._sums.as_tensor(self.args.device), "sum")  # type: ignore[assignment]
+        loss, labels, hits = sums.tolist()
+        if labels and output.metrics is not None:
+            accuracy = hits / labels if hits >= 0 else None
+            prefix = kwargs.get("metric_key_prefix", "eval")
+            for name, value in self.loss_metrics(loss / labels, accuracy).items():
+                output.metrics[f"{prefix}_{name}"] = value
+        return output
+
+    def loss_metrics(self, loss: float, accuracy: float | None) -> dict[str, float]:
+        """Return the metrics that follow from the sums of an evaluation.
+
+        Args:
+            loss: Mean loss.
+            accuracy: Share of correct top predictions, if the step counts them.
+        """
+        return {"loss": loss}
