@@ -31,42 +31,22 @@ class Share(NamedTuple):
     """The model's outputs."""
 
 
-@dataclass
-class Sums:
-    """Sums over the labels that count, of one batch or of a whole evaluation."""
+class Evaluated(NamedTuple):
+    """What a batch adds to an evaluation: sums over the labels that count."""
 
-    loss: Tensor | None = None
-    """Summed loss, a scalar on the device, float64 where it has that; None before any batch."""
-    labels: int = 0
-    hits: Tensor | None = None
+    loss: Tensor
+    """Summed loss, a scalar on the device, in float64 where it has that."""
+    labels: int
+    hits: Tensor | None
     """Number of correct top predictions, a scalar on the device; None if they are not computed."""
-    outputs: Any = None
-    """The model's outputs, of one batch."""
+    outputs: Any
+    """The model's outputs, None if they lack the logits."""
 
-    def mean_loss(self) -> Tensor | None:
-        """Return the mean loss, a float32 scalar on the device; zero if nothing counts."""
-        return None if self.loss is None else (self.loss / max(self.labels, 1)).float()
-
-    def add(self, batch: Sums) -> None:
-        """Add the sums of a batch, on its device."""
-        if not batch.labels:
-            return
-        self.loss = batch.loss if self.loss is None else self.loss + batch.loss
-        self.labels += batch.labels
-        if batch.hits is not None:
-            self.hits = batch.hits if self.hits is None else self.hits + batch.hits
-
-    def as_tensor(self, device: torch.device) -> Tensor:
-        """Return loss, labels and hits, -1 for none, (3,) in float32 on a device."""
-        sums = torch.zeros(3, device=device)
-        if self.loss is not None:
-            sums[0] = self.loss
-        sums[1].fill_(self.labels)
-        if self.hits is None:
-            sums[2].fill_(0 if self.loss is None else -1)
-        else:
-            sums[2] = self.hits
-        return sums
+    def sums(self) -> Tensor:
+        """Return loss, labels and hits, (3,) on the device; NaN for hits that are not computed."""
+        labels = torch.full_like(self.loss, self.labels)
+        hits = torch.full_like(self.loss, torch.nan) if self.hits is None else self.hits
+        return torch.stack([self.loss, labels, hits.to(self.loss.dtype)])
 
 
 @dataclass(kw_only=True)
@@ -101,12 +81,9 @@ class Step(ABC):
             batches: Number of batches of the step in this process.
         """
 
-    @torch.no_grad()
-    def evaluate(self, model: nn.Module, batch: Mapping[str, Any]) -> Sums:
-        """Return the sums of a batch, without a graph."""
-        share = self.share(model, batch)
-        labels = share.counted.labels
-        return Sums(in_float64(share.loss) * labels, labels, outputs=share.outputs)
+    @abstractmethod
+    def evaluate(self, model: nn.Module, batch: Mapping[str, Any]) -> Evaluated:
+        """Return what a batch adds to an evaluation, without a graph."""
 
     def split(self, batch: Mapping[str, Any]) -> tuple[dict[str, Any], CountedLabels]:
         """Return the model's inputs, with labels, and the labels that count."""
@@ -140,11 +117,11 @@ class MeanStep(Step):
         return Share(loss, counted, outputs)
 
     @torch.no_grad()
-    def evaluate(self, model: nn.Module, batch: Mapping[str, Any]) -> Sums:
-        """Return the sums of a batch, without a graph."""
+    def evaluate(self, model: nn.Module, batch: Mapping[str, Any]) -> Evaluated:
+        """Return the summed loss of a batch and the model's outputs, without a graph."""
         smoother = self.smoother if self.smooths_evaluation else None
         loss, counted, outputs = self._mean(model, batch, smoother)
-        return Sums(in_float64(loss) * counted.labels, counted.labels, outputs=outputs)
+        return Evaluated(in_float64(loss) * counted.labels, counted.labels, None, outputs)
 
     def _mean(
         self, model: nn.Module, batch: Mapping[str, Any], smoother: LabelSmoother | None
@@ -168,7 +145,7 @@ class OutputStep(Step):
     """The loss of a language model in chunks of tokens, from the inputs of its output layer."""
 
     output: OutputLoss
-    token_loss: TokenLoss = TokenLoss()
+    token_loss: TokenLoss = field(default_factory=TokenLoss)
     auxiliary_weight: float = 0.0
     """Weight of a mixture of experts' auxiliary loss; 0 for none."""
 
@@ -189,6 +166,12 @@ class OutputStep(Step):
             loss = loss + self.auxiliary_weight * outputs.aux_loss / batches
         return Share(loss, counted, outputs)
 
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, batch: Mapping[str, Any]) -> Evaluated:
+        """Return the summed loss of a batch, without a graph."""
+        loss, counted, _ = self.share(model, batch)
+        return Evaluated(in_float64(loss) * counted.labels, counted.labels, None, None)
+
     def hidden(
         self, model: nn.Module, batch: Mapping[str, Any]
     ) -> tuple[Any, Tensor, CountedLabels]:
@@ -204,12 +187,12 @@ class NextTokenStep(OutputStep):
     """The loss of a causal language model; its evaluation is never smoothed, and counts hits."""
 
     @torch.no_grad()
-    def evaluate(self, model: nn.Module, batch: Mapping[str, Any]) -> Sums:
+    def evaluate(self, model: nn.Module, batch: Mapping[str, Any]) -> Evaluated:
         """Return the negative log-likelihood and the number of correct predictions of a batch."""
         _, hidden, counted = self.hidden(model, batch)
         targets = counted.targets.to(hidden.device)
         nll_sum, hits = self.output.sum_and_hits(hidden, targets)
-        return Sums(in_float64(nll_sum), counted.labels, hits)
+        return Evaluated(in_float64(nll_sum), counted.labels, hits, None)
 
 
 def _wide(loss: Tensor) -> Tensor:

@@ -7,8 +7,8 @@ no step holds all logits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from lorakit.adapters.sharded import is_fsdp_unit, unsharded_class
 from lorakit.errors import TrainingError
 from lorakit.layers import ReplacedModule
+from lorakit.ops.compute_dtype import autocast_dtype, autocast_off
 from lorakit.ops.linear_loss import CHUNK_TOKENS, linear_cross_entropy_sum, sum_over_chunks
 from lorakit.training.losses.counted_labels import count_labels
 from lorakit.training.losses.logit_form import LogitForm, candidate_forms, named_form
@@ -101,19 +102,16 @@ class OutputLoss:
 
     def _keep_input(self, head: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         hidden = args[0]
-        device = hidden.device.type
-        is_autocast = torch.is_autocast_enabled(device)
-        self._autocast_dtype = torch.get_autocast_dtype(device) if is_autocast else None
+        self._autocast_dtype = autocast_dtype(hidden.device.type)
         self._hidden = hidden
         self._calls += 1
         return (hidden.detach()[:1, :1], *args[1:])
 
-    @contextmanager
-    def _model_autocast(self, device: torch.device) -> Iterator[None]:
+    def _model_autocast(self, device: torch.device) -> AbstractContextManager[Any]:
         """Apply the autocast that was active when the model ran its output layer."""
-        dtype = self._autocast_dtype
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-            yield
+        if self._autocast_dtype is None:
+            return autocast_off(device.type)
+        return torch.autocast(device.type, dtype=self._autocast_dtype)
 
     # ---- the loss ----
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from transformers.trainer_pt_utils import nested_detach
 from transformers.trainer_utils import EvalLoopOutput
 
 from lorakit.training.losses.counted_labels import CountingCollator, split_batch
-from lorakit.training.step import Step, Sums
+from lorakit.training.step import Step
 
 if TYPE_CHECKING:
     _Base = Trainer
@@ -28,7 +29,8 @@ class StepTrainerMixin(_Base):
     """
 
     step: Step
-    _sums: Sums
+    _sums: Tensor
+    """Loss, labels and hits of an evaluation so far, (3,)."""
 
     def use_step(self, step: Step) -> None:
         """Compute all losses by a step."""
@@ -104,20 +106,23 @@ class StepTrainerMixin(_Base):
         """Evaluate a batch, and add its sums to those of the evaluation."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
-            sums = self.step.evaluate(model, inputs)
-        self._sums.add(sums)
-        loss = sums.mean_loss()
+            found = self.step.evaluate(model, inputs)
+        if found.labels:
+            self._sums = self._sums.to(found.loss.device) + found.sums()
+        loss = (found.loss / max(found.labels, 1)).float()
         if prediction_loss_only:
             return loss, None, None
-        return loss, self._predictions(sums.outputs, ignore_keys), inputs["labels"].detach()
+        return loss, self._predictions(found.outputs, ignore_keys), inputs["labels"].detach()
 
     def _predictions(self, outputs: Any, ignore_keys: list[str] | None) -> Any:
         """Return the outputs of a model other than the loss, as the Trainer does."""
+        if outputs is None:
+            return ()
         if ignore_keys is None:
             config = getattr(self.model, "config", None)
             ignore_keys = getattr(config, "keys_to_ignore_at_inference", ["past_key_values"])
         if isinstance(outputs, dict):
-            left_out = {"loss", *ignore_keys}
+            left_out = {"loss", *(ignore_keys or ())}
             found = tuple(value for key, value in outputs.items() if key not in left_out)
         else:
             found = outputs[1:]
@@ -126,12 +131,13 @@ class StepTrainerMixin(_Base):
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """Evaluate; the metrics of the loss are over all labels that count."""
-        self._sums = Sums()
+        self._sums = torch.zeros(3, device=self.args.device)
         output = super().evaluation_loop(*args, **kwargs)
-        sums: Tensor = self.accelerator.reduce(self._sums.as_tensor(self.args.device), "sum")  # type: ignore[assignment]
+        here = self._sums.to(self.args.device, torch.float32)
+        sums: Tensor = self.accelerator.reduce(here, "sum")  # type: ignore[assignment]
         loss, labels, hits = sums.tolist()
         if labels and output.metrics is not None:
-            accuracy = hits / labels if hits >= 0 else None
+            accuracy = None if math.isnan(hits) else hits / labels
             prefix = kwargs.get("metric_key_prefix", "eval")
             for name, value in self.loss_metrics(loss / labels, accuracy).items():
                 output.metrics[f"{prefix}_{name}"] = value
