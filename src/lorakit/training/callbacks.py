@@ -8,7 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    EarlyStoppingCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.integrations.integration_utils import TensorBoardCallback
 
 from lorakit.files.disks import reporting_disk_errors
@@ -142,6 +148,14 @@ def silencing_writer_threads() -> Iterator[None]:
         yield
     finally:
         threading.excepthook = before
+
+
+def early_stopping(training: dict[str, Any]) -> list[TrainerCallback]:
+    """Return transformers' early stopping callback if the training arguments ask for it."""
+    patience = training.get("early_stopping_patience")
+    if patience is None:
+        return []
+    return [EarlyStoppingCallback(patience, training.get("early_stopping_threshold", 0.0))]
 
 
 def _event_of(values: dict[str, Any]) -> str:

@@ -40,6 +40,7 @@ from lorakit.training.callbacks import (
     EventHandler,
     RunRecorder,
     RunTensorBoard,
+    early_stopping,
     silencing_writer_threads,
 )
 from lorakit.training.evaluation_metrics import final_metrics
@@ -50,7 +51,7 @@ from lorakit.training.resuming import require_resumable
 from lorakit.training.save_settings import save_settings
 from lorakit.training.setup import Setup, prepare
 from lorakit.training.stop_request import StopRequest
-from lorakit.training.trainers.adapter_trainer import early_stopping, trained_adapter
+from lorakit.training.trainers.adapter_trainer import trained_adapter
 from lorakit.training.trainers.data_initialization import with_current_ranks
 from lorakit.training.trainers.numerical_checks import require_sound
 from lorakit.training.trainers.stop_at_checkpoint import StopAtCheckpoint

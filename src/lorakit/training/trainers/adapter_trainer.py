@@ -5,31 +5,24 @@ With `process_trainer`, this file overrides the private methods of transformers'
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import ProgressCallback, Trainer, TrainerCallback
+from transformers import ProgressCallback, Trainer
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import rotate_checkpoints
 
 from lorakit.adapters import Adapter, load_adapter_state_dict
 from lorakit.adapters.peft_files.files import read_adapter_files
 from lorakit.distributed.processes import (
-    all_gather_object,
     barrier,
     is_main_process,
     process_count,
-    process_rank,
 )
 from lorakit.distributed.sharding import reshard
 from lorakit.errors import DiskError, TrainingError
-from lorakit.files.atomic import write_text
 from lorakit.files.disks import reporting_disk_errors
 from lorakit.recipes import checkpoints
 from lorakit.recipes.training_section import LORA_PLUS_KEY, OPTIMIZER_NAME
@@ -42,6 +35,8 @@ from lorakit.training.trainers.numerical_checks import (
     require_sound,
 )
 from lorakit.training.trainers.process_trainer import ProcessTrainerMixin
+from lorakit.training.trainers.quantized_base import marking_as_adapted
+from lorakit.training.trainers.run_state import RunState
 from lorakit.training.trainers.stop_at_checkpoint import StopAtCheckpoint
 
 if TYPE_CHECKING:
@@ -49,8 +44,6 @@ if TYPE_CHECKING:
     from torch.amp.grad_scaler import GradScaler
     from transformers import TrainingArguments
 
-_RUNNING_SUMS = "running_sums.json"
-_EPOCH_RNG = "epoch_rng.pt"
 _KEYS_NOT_OF_TORCH = {"every_n_layers", "offload", "selective"}
 """Options of activation checkpointing that transformers and TRL handle, not torch."""
 
@@ -58,24 +51,22 @@ _KEYS_NOT_OF_TORCH = {"every_n_layers", "offload", "selective"}
 class AdapterTrainerMixin(ProcessTrainerMixin):
     """Mixin for a trainer class that saves, resumes and checks adapters.
 
-    A checkpoint has the adapter, optimizer, scheduler, random state and trainer state, and what the
-    Trainer does not save: the running sums of the next logged loss, and the random state at the
-    beginning of the epoch, which determines its order. It is complete once its manifest is written.
+    A checkpoint has the adapter, optimizer, scheduler, random state and trainer state, and the
+    `RunState`, which the Trainer does not save. It is complete once its manifest is written.
     """
 
     adapter_name = "default"
 
     def __init__(self, *args: Any, **kwargs: Any):
         self.watch = LearningWatch()
-        self._epoch_rng: Tensor | None = None
-        self._resumed_from: Path | None = None
+        self._run_state = RunState(self)
         self._is_initialized = False
         self._has_saved = False
-        with _marking_as_adapted(kwargs["model"]):
+        with marking_as_adapted(kwargs["model"]):
             super().__init__(*args, **kwargs)
         callbacks = self.callback_handler.callbacks
         self._stopping = next((c for c in callbacks if isinstance(c, StopAtCheckpoint)), None)
-        self.add_callback(_RunningSums(self))
+        self.add_callback(self._run_state)
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
 
@@ -113,12 +104,9 @@ class AdapterTrainerMixin(ProcessTrainerMixin):
             super()._save_checkpoint(model, trial)
         finally:
             self.args.save_total_limit = limit
-        sums = all_gather_object(self._running_sums())
-        barrier()
+        self._run_state.save(checkpoint)
         if not is_main_process():
             return
-        write_text(checkpoint / _RUNNING_SUMS, json.dumps(sums))
-        torch.save(self._epoch_rng, checkpoint / _EPOCH_RNG)
         checkpoints.seal(checkpoint)
         rotate_checkpoints(
             output_dir=str(self.args.output_dir),
@@ -192,7 +180,7 @@ class AdapterTrainerMixin(ProcessTrainerMixin):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Copy a checkpoint's adapter into the model's adapter, in place."""
-        self._resumed_from = Path(resume_from_checkpoint)
+        self._run_state.resumed_from = Path(resume_from_checkpoint)
         self.args.eval_on_start = False  # only for a new run
         self._load_adapter_from(resume_from_checkpoint)
 
@@ -265,58 +253,18 @@ class AdapterTrainerMixin(ProcessTrainerMixin):
 
     def _run_epoch(self, **arguments: Any) -> None:
         """Run one epoch; a resumed epoch keeps its original order."""
-        if self._is_over():
+        state = self._run_state
+        if state.is_over(self.state):
             self.control.should_training_stop = True
             return
         is_first = arguments["epoch"] == arguments["epochs_trained"]
-        if self._resumed_from is not None and is_first and process_count() == 1:
+        if state.resumed_from is not None and is_first and process_count() == 1:
             if arguments["steps_trained_in_current_epoch"] > 0:
-                epoch_rng = torch.load(self._resumed_from / _EPOCH_RNG, weights_only=True)
-                torch.set_rng_state(epoch_rng)
+                state.load_epoch_rng()
             else:
-                self._load_rng_state(str(self._resumed_from))
-        self._epoch_rng = torch.get_rng_state()
+                self._load_rng_state(str(state.resumed_from))
+        state.epoch_rng = torch.get_rng_state()
         super()._run_epoch(**arguments)
-
-    def _is_over(self) -> bool:
-        """Whether a resumed run had completed its last step, or had stopped early."""
-        if self._resumed_from is None:
-            return False
-        is_at_checkpoint = self.state.global_step == checkpoints.step_of(self._resumed_from)
-        has_all_steps = self.state.global_step >= self.state.max_steps
-        return is_at_checkpoint and (has_all_steps or self._has_lost_patience())
-
-    def _has_lost_patience(self) -> bool:
-        callbacks: Any = self.state.stateful_callbacks
-        if "EarlyStoppingCallback" not in callbacks:
-            return False
-        stopping = callbacks["EarlyStoppingCallback"]
-        patience = stopping["args"]["early_stopping_patience"]
-        return stopping["attributes"]["early_stopping_patience_counter"] >= patience
-
-    def _running_sums(self) -> dict[str, Any]:
-        return {
-            "loss_since_log": self._tr_loss.item(),
-            "total_loss": self._total_loss_scalar,
-            "last_logged_step": self._globalstep_last_logged,
-            "tokens": getattr(self, "_total_train_tokens", None),
-            "token_metrics": getattr(self, "_metrics", {}).get("train", {}),  # TRL's
-        }
-
-    def load_running_sums(self) -> None:
-        """Restore the running sums of the checkpoint, if the run was resumed."""
-        if self._resumed_from is None:
-            return
-        text = (self._resumed_from / _RUNNING_SUMS).read_text(encoding="utf-8")
-        sums = json.loads(text)[process_rank()]
-        self._tr_loss = torch.tensor(sums["loss_since_log"], device=self.args.device)
-        self._total_loss_scalar = sums["total_loss"]
-        self._globalstep_last_logged = sums["last_logged_step"]
-        self._initial_global_step = 0  # the mean training loss is over all steps
-        if sums["tokens"] is not None:
-            self._total_train_tokens = sums["tokens"]
-            metrics: Any = getattr(self, "_metrics")  # noqa: B009 (only TRL's trainers have it)
-            metrics["train"] = defaultdict(list, sums["token_metrics"])
 
     # ---- numerical checks ----
 
@@ -351,34 +299,6 @@ class AdapterTrainerMixin(ProcessTrainerMixin):
         return scaler if scaler is not None and scaler.is_enabled() else None
 
 
-@contextmanager
-def _marking_as_adapted(model: Any) -> Iterator[None]:
-    """Mark a quantised model as adapted inside the block, else transformers refuses to train it.
-
-    transformers' PEFT integration sets the same attribute. Other code takes it as a sign of PEFT
-    layers, so it is removed afterwards.
-    """
-    is_quantized = getattr(model, "is_quantized", False)
-    if is_quantized:
-        model._hf_peft_config_loaded = True
-    try:
-        yield
-    finally:
-        if is_quantized:
-            del model._hf_peft_config_loaded
-
-
-class _RunningSums(TrainerCallback):
-    """Restores the running sums of a resumed run, after the Trainer has reset them."""
-
-    def __init__(self, trainer: AdapterTrainerMixin):
-        self._trainer = trainer
-
-    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-        """Restore the sums."""
-        self._trainer.load_running_sums()
-
-
 def checkpoints_reentrantly(arguments: TrainingArguments) -> bool:
     """Whether activation checkpointing, if enabled, uses torch's reentrant implementation."""
     given: Any = arguments.activation_checkpointing_kwargs or {}
@@ -390,13 +310,3 @@ def trained_adapter(model: nn.Module, name: str = "default") -> Adapter:
     """Copy the adapter of a model in training; with sharding, every process must call this."""
     reshard(model)
     return Adapter.from_model(model, name)
-
-
-def early_stopping(training: dict[str, Any]) -> list[TrainerCallback]:
-    """Return transformers' early stopping callback if the training arguments ask for it."""
-    from transformers import EarlyStoppingCallback
-
-    patience = training.get("early_stopping_patience")
-    if patience is None:
-        return []
-    return [EarlyStoppingCallback(patience, training.get("early_stopping_threshold", 0.0))]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,21 +18,8 @@ from lorakit.training.losses.output_loss import (
     find_output_loss,
 )
 from lorakit.training.step import MeanStep, NextTokenStep, Step
+from lorakit.training.trainers.quantized_base import hiding_quantization
 from lorakit.training.trainers.step_trainer import StepTrainerMixin
-
-
-@contextmanager
-def _hiding_quantization(model: Any) -> Iterator[None]:
-    """Prevent TRL from casting the adapter to bfloat16, as it does on any quantised base.
-
-    Small updates are lost in bfloat16, and lorakit chooses the dtype of the factors.
-    """
-    names = ("is_loaded_in_4bit", "is_loaded_in_8bit")
-    hidden = {name: vars(model).pop(name) for name in names if name in vars(model)}
-    try:
-        yield
-    finally:
-        vars(model).update(hidden)
 
 
 class LanguageTrainer(StepTrainerMixin, SFTTrainer):
@@ -51,7 +36,7 @@ class LanguageTrainer(StepTrainerMixin, SFTTrainer):
 
     def __init__(self, model: Any, *args: Any, **kwargs: Any):
         original_forward = vars(model).get("forward")
-        with _hiding_quantization(model):
+        with hiding_quantization(model):
             super().__init__(model, *args, **kwargs)
         # TRL replaces the model's forward for a loss that is not used here.
         vars(model).pop("forward", None)
