@@ -1,5 +1,7 @@
 """A run that cannot learn stops, and useless numbers are not saved."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -11,6 +13,7 @@ from lorakit.injection import add_adapter
 from lorakit.recipes import checkpoints
 from lorakit.recipes.usable_numbers import has_usable_numbers
 from lorakit.training import RunDirectory, evaluate, train
+from lorakit.training.trainers import numerical_checks
 from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
 from lorakit.training.trainers.numerical_checks import LearningWatch
 
@@ -103,6 +106,46 @@ def test_later_steps_are_checked_by_their_norm():
 def test_a_loss_that_is_not_a_number_is_told():
     with pytest.raises(TrainingError, match=r"The loss is inf on step 3, expected a number\. Low"):
         LearningWatch().check_loss(torch.tensor(float("inf")), 2, None)
+
+
+@pytest.mark.parametrize(("what", "told"), [("loss", "The loss"), ("norm", "The norm of the grad")])
+def test_where_reading_waits_the_first_bad_number_is_told_later(monkeypatch, what, told):
+    monkeypatch.setattr(numerical_checks, "is_read_freely", lambda tensor: False)
+    watch = LearningWatch()
+    check = getattr(watch, f"check_{what}")
+    for step, number in enumerate((1.0, float("inf"), 2.0, float("nan"))):
+        check(torch.tensor(number), step, None)
+    with pytest.raises(
+        TrainingError, match=rf"^{told}.* is inf on step 2, expected a number\. Low"
+    ):
+        watch.read()
+    watch.read()
+
+
+def test_where_reading_waits_it_happens_once_in_many_steps(monkeypatch):
+    monkeypatch.setattr(numerical_checks, "is_read_freely", lambda tensor: False)
+    watch = LearningWatch()
+    with pytest.raises(TrainingError, match="on step 3"):
+        for step in range(1000):
+            watch.check_loss(torch.tensor(float("nan") if step == 2 else 0.0), step, None)
+    assert step < 300
+
+
+@pytest.mark.parametrize("training", [{}, {"logging_strategy": "no", "save_strategy": "no"}])
+def test_a_run_that_reads_late_ends_in_the_same_error_and_saves_nothing(
+    recipe, monkeypatch, training
+):
+    monkeypatch.setattr(numerical_checks, "is_read_freely", lambda tensor: False)
+    check = LearningWatch.check_loss
+
+    def broken(self, loss, step, scaler):
+        check(self, loss * float("nan") if step == 1 else loss, step, scaler)
+
+    monkeypatch.setattr(LearningWatch, "check_loss", broken)
+    given = recipe(training={**EVERY_STEP, "save_steps": 4, "logging_steps": 4, **training})
+    with pytest.raises(TrainingError, match=r"^The loss is nan on step 2, expected a number"):
+        train(given)
+    assert not Path(given.output).exists() or checkpoints.newest_complete(given.output) is None
 
 
 def test_float16_overflows_are_skipped_but_not_for_ever(model):
