@@ -37,7 +37,7 @@ from lorakit.ops.low_rank import (
 )
 from lorakit.ops.native import cpu_kernels
 from lorakit.ops.native.cpu_kernels import Group, Groups
-from lorakit.ops.quantized import Layout, Weight, dense, parts, weight_from
+from lorakit.ops.quantized import Layout, Weight, dense, linear, parts, weight_from
 
 
 class PerRowTerms:
@@ -164,8 +164,8 @@ def _forward(
 ) -> tuple[Tensor, Tensor | None]:
     """Return h, and u if gradients will be needed."""
     tokens = x.reshape(-1, x.shape[-1]).to(dtype)  # (tokens, in)
-    weight = dense(W0, dtype).t()
-    h = tokens @ weight if bias is None else torch.addmm(bias.to(dtype), tokens, weight)
+    bias = None if bias is None else bias.to(dtype)
+    h = F.linear(tokens, dense(W0, dtype), bias) if trains else linear(tokens, W0, bias)
     each = tokens.shape[0] // len(rows.index)
     kernels = skinny.kernels_for(tokens)
     if isinstance(kernels, cpu_kernels.CpuKernels):

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lorakit.ops import skinny
-from lorakit.ops.quantized import Weight, dense
+from lorakit.ops.quantized import Weight, dense, linear
 
 
 class LowRankTerm(NamedTuple):
@@ -119,7 +119,7 @@ def infer(x: Tensor, layer: LinearOperands) -> Tensor:
     bias = None if layer.bias is None else layer.bias.to(x.dtype)
     if merges(rows.shape[0], (layer,), x.dtype, trains=False):
         return F.linear(x, _merged_weight(layer, x.dtype), bias)
-    h = F.linear(x, dense(layer.W0, x.dtype), bias)
+    h = linear(x, layer.W0, bias)
     flat = h.view(-1, h.shape[-1])
     for A, B, scaling, p, seed in layer.terms:
         skinny.add_(flat, rows, A, B, scaling, p, seed)
