@@ -170,7 +170,7 @@ def _kernels_for(
         and all(_is_plain_cpu(t) for t in tensors)
         and not any(isinstance(t, FakeTensor) for t in (x, *tensors))
         and torch._C._len_torch_dispatch_stack() == 0  # such a mode would miss what the C does
-        and torch._C._functorch.peek_interpreter_stack() is None
+        and torch._C._functorch.peek_interpreter_stack() is None  # type: ignore[attr-defined]
     )
     return quantized_kernels.load() if readable else None
 

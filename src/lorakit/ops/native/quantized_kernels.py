@@ -1,4 +1,4 @@
-"""The product of `quantized.py` in C: tensors in, addresses and sizes out to the compiled library."""
+"""The product of `quantized.py` in C: tensors in, addresses and sizes out to the library."""
 
 import ctypes
 from functools import cache

@@ -222,7 +222,7 @@ def term(out, inside, seed=1):
 
 
 def test_a_layer_uses_it_without_gradients_alone(kind, calls):
-    weight, exact = weight_of(kind, 12, 64)
+    weight, _ = weight_of(kind, 12, 64)
     x, own = torch.randn(2, 1, 64), term(12, 64)
     trained = low_rank_linear(x, weight, None, [own])
     assert calls == []
@@ -235,7 +235,7 @@ def test_a_layer_uses_it_without_gradients_alone(kind, calls):
 
 
 def test_rows_of_several_adapters_use_it_without_gradients_alone(kind, calls):
-    weight, exact = weight_of(kind, 12, 64)
+    weight, _ = weight_of(kind, 12, 64)
     x, rows = torch.randn(3, 1, 64), PerRowTerms([term(12, 64), term(12, 64, 2)], [0, -1, 1])
     trained = low_rank_linear_per_row(x, weight, torch.ones(12), rows)
     assert calls == []
