@@ -21,7 +21,7 @@ import transformers
 
 from lorakit import QuantizationConfig, train
 from lorakit.quickstart.docstrings import write_docstrings
-from lorakit.quickstart.results import MethodResult
+from lorakit.quickstart.compare import MethodResult
 from lorakit.quickstart.run import LORA, WEIGHTS_NAME, quickstart, quickstart_recipe
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -118,25 +118,6 @@ def test_every_problem_is_told_at_once(write):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (
-            "training: {output_dir: here}",
-            "training.output_dir: got 'here'; lorakit sets this: the run directory is "
-            "set by `output` at the top level.",
-        ),
-        (
-            "training: {remove_unused_columns: true}",
-            "training.remove_unused_columns: got True; lorakit sets this: the examples "
-            "hold exactly what the model takes.",
-        ),
-        ("training: {max_steps: 1.5}", "training.max_steps: got 1.5; input should be a valid int"),
-        ("training: {learning_rate: -1}", "learning_rate: got -1; input should be greater than 0"),
-        ("training: [learning_rate]", "training: got ['learning_rate']; input should be a valid d"),
-        ("training: {packing: true}", "unknown key 'training.packing'."),
-        (
-            "training: {lora_plus_ratio: 0}",
-            "lora_plus_ratio: got 0; input should be greater than 0",
-        ),
-        ("training: {early_stopping_patience: 0}", "input should be greater than or equal to 1"),
         ("lora: {task_type: TOKEN_CLS}", "lora.task_type is TOKEN_CLS but task is SEQ_CLS"),
         ("lora: {float_rank: 8}", "unknown key 'lora.float_rank'."),
         ("quantisation: null", "unknown key 'quantisation'. Did you mean 'quantization'?"),
@@ -163,18 +144,6 @@ def test_a_delimiter_is_one_character(write, written, kept):
     assert DataConfig(train="a.csv", delimiter=written).delimiter == kept
     text = MINIMAL.replace("text: sentence", "delimiter: ab")
     assert "data.delimiter: got 'ab'; expected one character" in refusal(write(text))
-
-
-def test_fields_of_the_task_at_hand_are_known(write):
-    text = MINIMAL.replace("SEQ_CLS", "CAUSAL_LM") + "training: {packing: true}\n"
-    assert Recipe.load(write(text)).training == {"packing": True}
-    text = MINIMAL.replace("SEQ_CLS", "SEQ_2_SEQ_LM") + "training: {generation_num_beams: 2}\n"
-    assert Recipe.load(write(text)).training == {"generation_num_beams": 2}
-
-
-def test_sft_length_belongs_to_data(write):
-    text = MINIMAL.replace("SEQ_CLS", "CAUSAL_LM") + "training: {max_length: 64}\n"
-    assert "lorakit sets this: set `data.max_length`" in refusal(write(text))
 
 
 def test_an_unknown_task_is_told_with_the_rest(write):
