@@ -20,8 +20,8 @@ import torch
 import transformers
 
 from lorakit import QuantizationConfig, train
-from lorakit.quickstart.docstrings import write_docstrings
 from lorakit.quickstart.compare import MethodResult
+from lorakit.quickstart.docstrings import write_docstrings
 from lorakit.quickstart.run import LORA, WEIGHTS_NAME, quickstart, quickstart_recipe
 
 ROOT = Path(__file__).resolve().parents[1]

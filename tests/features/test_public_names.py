@@ -78,12 +78,3 @@ def test_star_import_gives_the_public_names():
     space = {}
     exec("from lorakit import *", space)
     assert set(lorakit.__all__) <= set(space)
-
-
-def test_paths_of_earlier_versions_still_work():
-    from lorakit.training import Recipe, RunDirectory, find_adapter, train  # noqa: F401
-    from lorakit.training.base_weights import load_base_weights
-    from lorakit.training.inference import load_for_inference
-
-    assert load_base_weights.__module__ == "lorakit.inference.base_weights"
-    assert load_for_inference.__module__ == "lorakit.inference.loaded"

@@ -11,6 +11,7 @@ from lorakit.quickstart.compare import FULL, HEAD_ONLY
 from lorakit.recipes.recipe import Recipe
 from lorakit.recipes.run_directory import RunDirectory
 
+
 def test_it_trains_compares_and_classifies(small, tmp_path):
     events = []
     result = run.quickstart(

@@ -1,8 +1,8 @@
 """The `search:` and `study:` sections: one kind of distribution, and settings that fit together."""
 
 import pytest
-from lorakit.errors import ConfigError
 
+from lorakit.errors import ConfigError
 from lorakit.recipes.search_sections import Distribution, SearchConfig, StudyConfig, TrialsConfig
 
 
