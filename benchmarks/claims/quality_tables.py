@@ -106,15 +106,15 @@ def setting_text(runs: Sequence[QualityRun]) -> str:
     if any(
         len(cell.runs) > 1 and not cell.deviation for cell in cells(compared_runs(alike)).values()
     ):
-        notes += " A deviation of 0 is one of equal counts: each seed holds out different examples."
+        notes += " A deviation of 0 means equal counts: each seed holds out different examples."
     return (
         "The quickstart's base and task (ten classes of docstrings): "
-        f"{last.wanted.train_examples:,} examples to learn from, {held_out} held out, "
+        f"{last.wanted.train_examples:,} training examples, {held_out} held out, "
         f"{last.wanted.epochs} epochs, seeds "
-        f"{', '.join(map(str, seeds))}. A seed draws the split, the head, the factors and the "
-        "order of examples. Accuracy is that of the best epoch on the held-out ones, mean ± "
-        "standard deviation over the seeds; differences are taken seed by seed, their range in "
-        "brackets. "
+        f"{', '.join(map(str, seeds))}. A seed determines the split, the head, the factors and "
+        "the order of examples. Accuracy is that of the best epoch on the held-out examples, "
+        "mean ± standard deviation over the seeds; differences are computed seed by seed, their "
+        "range is in parentheses. "
         f"With {held_out} examples a single accuracy is uncertain by {noise:.1f} points.{notes}"
     )
 

@@ -1,5 +1,7 @@
 """Which recipes may continue a run."""
 
+from pathlib import Path
+
 import pytest
 
 from lorakit.errors import CheckpointError, OutputExistsError
@@ -10,12 +12,12 @@ from lorakit.training.resuming import require_resumable
 
 
 @pytest.fixture
-def begun(tmp_path):
+def begun(tmp_path, jsonl):
     """The resolved recipe of a run that has begun."""
     recipe = Recipe(
         model="m",
         task="SEQ_CLS",
-        data={"train": "x"},
+        data={"train": jsonl([{"text": "a", "label": n} for n in range(2)] * 5)},
         output=str(tmp_path / "run"),
         training={"num_train_epochs": 2, "max_steps": -1, "seed": 1},
     )
@@ -75,8 +77,8 @@ def test_another_number_of_processes_is_refused(begun, monkeypatch):
 
 
 def test_a_damaged_recipe_of_the_run_is_named(begun):
-    RunDirectory(begun_path := RunDirectory.open(begun.output).path).recipe_file.write_text("- a")
-    with pytest.raises(CheckpointError, match=f"{begun_path}/recipe.yaml is damaged"):
+    RunDirectory(Path(begun.output)).recipe_file.write_text("- a")
+    with pytest.raises(CheckpointError, match=r"/recipe\.yaml is damaged \(Cannot read"):
         require_resumable(begun)
 
 

@@ -65,7 +65,7 @@ def test_trials_are_numbered_from_one():
 def test_no_trial_is_stopped_before_its_first_epoch_or_after_its_last(plan):
     settings = SearchConfig(asha=AshaConfig(grace_period=9))
     scheduler = ray_tune._scheduler(plan, settings)
-    assert scheduler._max_t == scheduler._brackets[0]._rungs[-1].milestone == 2
+    assert [milestone for milestone, _ in scheduler._brackets[0]._rungs] == [2]
     assert ray_tune._scheduler(plan, SearchConfig(asha=None)) is None
 
 
