@@ -40,9 +40,7 @@ def _counts(evidence: Evidence) -> str | None:
     )
     file = evidence.value("C3", "adapter file, qv, r=4")
     if file is not None:
-        text += (
-            f" The file of lorakit has {file / MB:.1f} MB, because it trains factors in float32."
-        )
+        text += f" lorakit's file has {file / MB:.1f} MB, because it trains factors in float32."
     return text
 
 
@@ -63,8 +61,8 @@ def _adam(evidence: Evidence) -> str | None:
         )
     if measured:
         parts.append(
-            f"For a model of 69 million parameters in float32 with 1,024 tokens per step, LoRA saves "
-            f"{measured.value:.0f}%, because activations are a large part of its memory."
+            f"For a model of 69 million parameters in float32 with 1,024 tokens per step, LoRA "
+            f"saves {measured.value:.0f}%, because activations are a large part of its memory."
         )
     return " ".join(parts) or None
 
@@ -200,8 +198,8 @@ def _seven_billion(evidence: Evidence) -> str | None:
     paper_less = published("C11", "QLoRA, checkpointing, kept for backward").value
     paper_base = published("C11", "QLoRA, weights of the base").value
     return (
-        f"0.2% of the weights correspond to r={rank:.1f} on every linear layer; the paper trains r=64, "
-        f"{trained:,.0f} numbers, and its figure 6 shows adapters of {FIGURE_6_ADAPTERS:.2f} "
+        f"0.2% of the weights correspond to r={rank:.1f} on every linear layer; the paper trains "
+        f"r=64, {trained:,.0f} numbers, and its figure 6 shows adapters of {FIGURE_6_ADAPTERS:.2f} "
         f"times that count. Its {paper_less / MB:g} MB with checkpointing are "
         f"{paper_kept / MB:g} / {layers}: one layer's share. The paper "
         "counts only gradients of the adapters' inputs. A step also keeps the input of every "
@@ -220,9 +218,9 @@ def _sixty_five_billion(evidence: Evidence) -> str | None:
     if None in (twelve, peak, with_lora, count):
         return None
     return (
-        f"780 GB are 12 bytes per parameter: 2 for the weight, 2 for its gradient, 8 for two 32-bit "
-        f"moments, {twelve / GB:,.0f} GB for {count / GB:.1f} billion. AdamW keeps its moments in "
-        f"the weights' 16 bits, so our plan of full fine-tuning has {peak / count:.1f} bytes, "
+        f"780 GB are 12 bytes per parameter: 2 for the weight, 2 for its gradient, 8 for two "
+        f"32-bit moments, {twelve / GB:,.0f} GB for {count / GB:.1f} billion. AdamW keeps its "
+        f"moments in the weights' 16 bits, so our plan of full fine-tuning has {peak / count:.1f} bytes, "
         f"{peak / GB:,.0f} GB. The plan of QLoRA has {with_lora / GB:.1f} GB."
     )
 
@@ -235,7 +233,7 @@ def _truncation(evidence: Evidence) -> str | None:
         f"The best B for a random A has a {100 * (by_chance.p50 - 1):.1f}% larger error than the "
         "truncated SVD; the difference is small because this weight's spectrum falls slowly."
         if by_chance.p50 < 1.5
-        else f"The best B for a random A has {by_chance.p50:.1f} times the error of the truncated SVD."
+        else f"The best B for a random A has {by_chance.p50:.1f} times the truncated SVD's error."
     )
 
 
