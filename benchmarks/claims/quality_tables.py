@@ -27,8 +27,8 @@ def short(targets: str) -> str:
 def rank_table(evidence: Evidence) -> str:
     """Return full fine-tuning beside every rank."""
     full = evidence.cells.get(FULL_KIND)
-    shown = [cell for cell in (full, *rank_cells(evidence)) if cell is not None]
-    if not shown:
+    cells = [cell for cell in (full, *rank_cells(evidence)) if cell is not None]
+    if not cells:
         return NOT_YET
     lines = [
         (
@@ -38,7 +38,7 @@ def rank_table(evidence: Evidence) -> str:
             _gap_text(cell, full),
             f"{cell.example.saved_bytes / 1e6:.2f} MB",
         )
-        for cell in shown
+        for cell in cells
     ]
     header = ("", "trained", "accuracy", "against full, points", "saved")
     return table(header, lines)
@@ -47,11 +47,11 @@ def rank_table(evidence: Evidence) -> str:
 def budget_table(evidence: Evidence) -> str:
     """Return modules of one budget, with the paper's table 5 beside them."""
     kinds = [lora(r, targets) for r, targets in EQUAL_BUDGET]
-    shown = [evidence.cells[kind] for kind in kinds if kind in evidence.cells]
-    if not shown:
+    cells = [evidence.cells[kind] for kind in kinds if kind in evidence.cells]
+    if not cells:
         return NOT_YET
     lines = []
-    for cell in shown:
+    for cell in cells:
         name = short(cell.kind[2])
         paper = TABLE_5.get(name)
         published = f"{paper[1]} / {paper[2]} (r={paper[0]})" if paper else ""

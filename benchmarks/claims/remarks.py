@@ -220,8 +220,9 @@ def _sixty_five_billion(evidence: Evidence) -> str | None:
     return (
         f"780 GB are 12 bytes per parameter: 2 for the weight, 2 for its gradient, 8 for two "
         f"32-bit moments, {twelve / GB:,.0f} GB for {count / GB:.1f} billion. AdamW keeps its "
-        f"moments in the weights' 16 bits, so our plan of full fine-tuning has {peak / count:.1f} bytes, "
-        f"{peak / GB:,.0f} GB. The plan of QLoRA has {with_lora / GB:.1f} GB."
+        f"moments in the weights' 16 bits, so our plan of full fine-tuning has "
+        f"{peak / count:.1f} bytes, {peak / GB:,.0f} GB. The plan of QLoRA has "
+        f"{with_lora / GB:.1f} GB."
     )
 
 

@@ -34,8 +34,8 @@ def test_packages_whose_names_are_imported_when_first_used_are_these():
 @pytest.mark.parametrize("package", LAZY)
 def test_dir_is_the_public_names_and_no_more(package):
     module = importlib.import_module(package)
-    shown = {name for name in dir(module) if not (name.startswith("__") and name.endswith("__"))}
-    assert shown == set(module.__all__)
+    listed = {name for name in dir(module) if not (name.startswith("__") and name.endswith("__"))}
+    assert listed == set(module.__all__)
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -294,10 +294,10 @@ def test_a_device_that_is_none(recipe):
 def test_a_forward_that_looks_at_the_weights(recipe, monkeypatch):
     from transformers.models.llama.modeling_llama import LlamaMLP
 
-    own = LlamaMLP.forward
+    original = LlamaMLP.forward
 
     def looking(self, x):
-        return own(self, x) if x.max() > 0 else x
+        return original(self, x) if x.max() > 0 else x
 
     monkeypatch.setattr(LlamaMLP, "forward", looking)
     with pytest.raises(PlanError, match="needs the result of 'local_scalar_dense'"):
@@ -347,9 +347,9 @@ def test_rows_are_read_once_for_all_plans(recipe, monkeypatch):
     made = recipe()
     found = find_sources(made, task_for(made.task))
     monkeypatch.setattr("lorakit.planning.sources.load_splits", None)
-    own = plan(made, sources=found)
-    assert len(alternatives.side_by_side(made, own, sources=found)) == 3
-    assert plan(made, sources=found).at_peak == own.at_peak
+    planned = plan(made, sources=found)
+    assert len(alternatives.side_by_side(made, planned, sources=found)) == 3
+    assert plan(made, sources=found).at_peak == planned.at_peak
 
 
 @pytest.mark.parametrize("init", ["pissa", "pissa_niter_4", "olora", "lora_ga"])

@@ -114,7 +114,7 @@ def test_other_values_that_transformers_cannot_take_are_a_sentence(training, mon
         assert "optim_args" in training  # the optimizer reads them
 
 
-def test_a_service_that_is_not_installed_is_told_before_anything_is_loaded(monkeypatch):
+def test_a_service_that_is_not_installed_is_reported_before_anything_is_loaded(monkeypatch):
     from transformers.integrations import integration_utils
 
     monkeypatch.setattr(integration_utils, "is_wandb_available", lambda: False)

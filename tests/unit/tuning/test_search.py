@@ -159,7 +159,7 @@ def test_a_metric_that_no_trial_reports_ends_the_search(recipe, machines, tmp_pa
     assert not (tmp_path / "search").exists(), "the output is free for a search that is put right"
 
 
-def test_when_every_trial_fails_the_reasons_are_told(recipe, machines):
+def test_when_every_trial_fails_the_reasons_are_reported(recipe, machines):
     search = {"space": {"lora.r": {"choice": [999, 1000]}}, "trials": 2, "algorithm": "random"}
     with pytest.raises(TrainingError, match=r"All 2 trials failed: The rank is larger"):
         tune(recipe(search=search))

@@ -111,7 +111,7 @@ def test_a_study_writes_its_table_picture_and_recipe(studied):
     assert found.study is None
 
 
-def test_a_set_that_matches_nothing_is_told_before_anything_runs(studied, tmp_path):
+def test_a_set_that_matches_nothing_is_reported_before_anything_runs(studied, tmp_path):
     recipe, _ = studied
     study_section = {"target_modules": [["q_porj"]]}
     wrong = recipe.with_changes({"study": study_section, "output": str(tmp_path / "o")}, "a test")

@@ -289,7 +289,7 @@ class TestWrongBase:
         with pytest.raises(AdapterFileError, match="but the configuration says r=4"):
             load_adapter(TinyNet(), tmp_path, allow_edited_config=True)
 
-    def test_a_mismatch_in_a_large_model_is_told_quickly(self, tmp_path):
+    def test_a_mismatch_in_a_large_model_is_reported_quickly(self, tmp_path):
         """The nearest name is looked for once, not for each of hundreds of keys."""
         import time
 

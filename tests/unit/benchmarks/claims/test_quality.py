@@ -205,7 +205,7 @@ def test_a_worse_lora_is_called_worse():
     assert "No rank reaches" not in page_text(Evidence((), tuple(better)))
 
 
-def test_the_quickstarts_own_gap_is_told(tmp_path):
+def test_the_quickstarts_own_gap_is_reported(tmp_path):
     assert quickstart_gap(tmp_path) is None
     lines = ["seed,method,accuracy", "1,LoRA,0.7", "1,LoRA,0.8", "1,full fine-tuning,0.85"]
     lines += ["2,LoRA,0.9", "2,full fine-tuning,0.87", "3,LoRA,0.1"]

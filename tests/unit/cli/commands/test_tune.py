@@ -61,14 +61,14 @@ def test_an_address_without_a_cluster_is_refused_immediately(cli, cls_recipe, co
     assert result.stderr.count("\n") == 1
 
 
-def test_an_unknown_field_of_the_space_is_told(cli, cls_recipe, tmp_path):
+def test_an_unknown_field_of_the_space_is_reported(cli, cls_recipe, tmp_path):
     result = cli("tune", cls_recipe, "search.space={lora.rank: {choice: [1]}}")
     assert result.exit_code == 2
     assert "Cannot search search.space: unknown key 'lora.rank'. Did you mean 'r'?" in result.stderr
     assert not (tmp_path / "run").exists()
 
 
-def test_an_empty_set_is_told(cli, cls_recipe):
+def test_an_empty_set_is_reported(cli, cls_recipe):
     result = cli("tune", cls_recipe, "search.space={lora.r: {choice: []}}")
     assert result.exit_code == 2
     assert "choice is an empty set" in result.stderr
@@ -107,8 +107,8 @@ def test_a_small_screen_shows_the_running_and_the_newest():
         trial_record(8),
         trial_record(9, "waiting"),
     ]
-    shown = [r.name for r in shown_records(records, 4)]
-    assert shown == ["trial-006", "trial-007", "trial-008", "trial-009"]
+    names = [r.name for r in shown_records(records, 4)]
+    assert names == ["trial-006", "trial-007", "trial-008", "trial-009"]
     assert len(shown_records(records, 20)) == 9
 
 

@@ -27,9 +27,7 @@ def test_plain_text_counts_in_full(prepare, tiny_gpt2_dir, text_jsonl):
     assert made.encoded.settings["stop_token_ids"] == (made.tokenizer.eos_token_id,)
 
 
-def test_of_a_prompt_and_completion_only_the_completion_counts(
-    prepare, tiny_gpt2_dir, prompt_jsonl
-):
+def test_only_the_completion_after_a_prompt_counts(prepare, tiny_gpt2_dir, prompt_jsonl):
     made = prepare(TASK, tiny_gpt2_dir, prompt_jsonl)
     everything = prepare(
         TASK, tiny_gpt2_dir, prompt_jsonl, training={"completion_only_loss": False}

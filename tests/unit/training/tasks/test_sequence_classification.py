@@ -160,7 +160,7 @@ def test_missing_labels_and_texts(prepare, tiny_distilbert_dir, jsonl):
     )
 
 
-def test_what_is_no_label(prepare, tiny_distilbert_dir, jsonl):
+def test_what_is_not_a_label(prepare, tiny_distilbert_dir, jsonl):
     path = jsonl([{"text": "good", "label": i / 2} for i in range(4)])
 
     assert message(prepare, tiny_distilbert_dir, path, validation_fraction=0) == (

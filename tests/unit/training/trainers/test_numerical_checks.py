@@ -99,7 +99,7 @@ def test_later_steps_are_checked_by_their_norm():
     LearningWatch().check_norm(0.0, 7, None)
 
 
-def test_a_loss_that_is_not_a_number_is_told():
+def test_a_loss_that_is_not_a_number_is_reported():
     with pytest.raises(TrainingError, match=r"The loss is inf on step 3, expected a number\. Low"):
         LearningWatch().check_loss(torch.tensor(float("inf")), 2, None)
 
@@ -176,7 +176,7 @@ def test_an_evaluation_that_is_no_number_is_an_error(recipe):
         evaluate(result.run_dir)
 
 
-def test_a_metric_that_nobody_reports_is_told_before_training(recipe, tmp_path):
+def test_a_metric_that_nobody_reports_is_reported_before_training(recipe, tmp_path):
     with pytest.raises(ConfigError) as caught:
         train(recipe(training={"metric_for_best_model": "eval_acuracy"}))
     assert str(caught.value) == (
