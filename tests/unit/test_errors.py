@@ -78,7 +78,7 @@ def test_did_you_mean(got, known, expected):
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
+    ("text", "expected"),
     [
         ("a\x1b[31mb\x00\x7f\x9b", "a\\x1b[31mb\\x00\\x7f\\x9b"),
         ("one\ntwo\r\tthree", "one\\ntwo\\r\\tthree"),

@@ -99,7 +99,7 @@ def test_a_gradient_that_is_off_is_seen(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("relation", "value", "own", "expected"),
+    ("relation", "value", "found", "expected"),
     [
         ("=", 100.0, Ours(101.0), AGREES),
         ("=", 100.0, Ours(102.0), DIFFERS),

@@ -18,7 +18,7 @@ def full(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "sentence"),
     [
         (OSError(errno.ENOSPC, "No space left on device"), "is full (0 B free of 2.0 MB)"),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), "the quota is used up (0 B free"),
