@@ -44,7 +44,7 @@ def test_an_address_without_a_cluster_is_refused_immediately(address, message, m
         (1, 1, 2, True),
         (1, 1, 3, False),
         (1, 0.5, 4, True),
-        (1, 0.4, 5, False),  # two of 0.4 on each GPU
+        (1, 0.6, 3, False),  # one of 0.6 on each GPU
         (0, 0.25, 8, True),
     ],
 )
