@@ -19,7 +19,7 @@ def test_the_recipes_own_way_is_not_planned_twice(recipe):
 
 def test_a_way_a_model_cannot_go_is_left_out(recipe, config_dir):
     odd = {"hidden_size": 30, "num_attention_heads": 3, "intermediate_size": 33}
-    model = config_dir({"model_type": "llama", "vocab_size": 33, "num_hidden_layers": 1, **odd})
+    model = config_dir(vocab_size=33, num_hidden_layers=1, **odd)
     made = recipe(model=model, **{"data.train": "your/data", "data.max_length": 8})
     assert list(side_by_side(made, plan(made))) == ["full fine-tuning", "LoRA"]
 
