@@ -97,7 +97,7 @@ def studied(machines, tiny_llama_dir, prompt_jsonl, tmp_path_factory):
                 "learning_rate": 1e-2,
             },
             "study": {
-                "ranks": [1, 20],
+                "ranks": [1, 99],
                 "target_modules": [["q_proj"], "all-linear"],
                 "seeds": [1, 2],
                 "max_epochs": 1,
@@ -118,8 +118,7 @@ def test_a_study_trains_every_cell_with_every_seed(studied):
     assert len(finished) == len(rows) == 8
     by_label = {(cell.target_set.label, cell.rank): cell for cell in result.cells}
     assert len(by_label["q_proj", 1].values) == len(by_label["all-linear", 1].values) == 2
-    assert by_label["all-linear", 20].failed == 2, "k_proj has 16 rows"
-    assert by_label["q_proj", 20].failed == 0
+    assert by_label["all-linear", 99].failed == 2, "no matrix here has rank 99"
     assert by_label["q_proj", 1].parameters == 2 * (32 + 32)
     for record in result.records:
         if record.status == "finished":
@@ -129,8 +128,8 @@ def test_a_study_trains_every_cell_with_every_seed(studied):
 def test_a_study_writes_its_table_picture_and_recipe(studied):
     _, result = studied
     page = (result.path / "study.md").read_text(encoding="utf-8")
-    cell = next(c for c in result.cells if c.target_set.label == "all-linear" and c.rank == 1)
-    assert f"| all-linear | {cell.mean:.4f} ± {cell.deviation:.4f} | failed |" in page
+    cell = next(c for c in result.cells if c.target_set.label == "q_proj" and c.rank == 1)
+    assert f"| q_proj | {cell.mean:.4f} ± {cell.deviation:.4f} | failed |" in page
     assert f"r={result.recommended.rank} on {result.recommended.target_set.label}" in page
     assert (result.path / "study.png").read_bytes().startswith(b"\x89PNG")
     found = Recipe.load(result.path / "recommended.yaml")
