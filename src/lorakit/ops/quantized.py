@@ -151,7 +151,7 @@ def _kernels_for(
     x: Tensor, weight: Weight, bias: Tensor | None
 ) -> quantized_kernels.QuantizedKernels | None:
     """Return the compiled product if it can read these operands and is the faster, or None."""
-    if not isinstance(weight, QuantizedWeight):
+    if torch.compiler.is_compiling() or not isinstance(weight, QuantizedWeight):
         return None
     columns = weight.layout.shape[1]
     group = quantized_kernels.WIDEST_GROUP

@@ -203,6 +203,15 @@ def test_fakes_modes_traces_and_transforms_take_the_dense_weight(kind, calls):
     assert calls == []
 
 
+def test_a_compiled_function_takes_the_dense_weight(kind, calls):
+    weight, exact = weight_of(kind, 12, 64)
+    x = torch.randn(2, 64)
+    with torch.no_grad():
+        compiled = torch.compile(lambda x: ops.linear(x, weight, None), backend="eager")
+        assert largest_error(compiled(x), x @ exact.t()) <= TOLERANCE[torch.float32]
+    assert calls == []
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_without_the_c_the_product_is_the_same(kind, dtype, monkeypatch):
     weight, exact = weight_of(kind, 12, 64)
