@@ -21,9 +21,13 @@ def search_recipe(path, **sections):
     return path
 
 
-def test_a_search_shows_its_trials_and_names_the_best(cli, cls_recipe, tmp_path):
+# One trial at a time, so one process imports the libraries.
+SHORT = {"max_epochs": 1, "max_concurrent": 1}
+
+
+def test_a_search_shows_its_trials_and_names_the_best(cli, cls_recipe, tmp_path, machines):
     space = {"training.learning_rate": {"choice": [0.01, 0.02]}, "lora.r": {"choice": [2]}}
-    section = {"trials": 2, "max_epochs": 1, "metric": "accuracy", "space": space, "asha": None}
+    section = {"trials": 2, "metric": "accuracy", "space": space, "asha": None, **SHORT}
     result = cli("tune", search_recipe(cls_recipe, search=section))
     assert result.exit_code == 0, result.output
     words = flat(result.stdout)
@@ -39,8 +43,8 @@ def test_a_search_shows_its_trials_and_names_the_best(cli, cls_recipe, tmp_path)
     assert f"lorakit train {run}/best.yaml" in words
 
 
-def test_a_study_shows_its_table_and_what_suffices(cli, cls_recipe, tmp_path):
-    section = {"ranks": [2], "target_modules": [["q_lin"]], "seeds": [1, 2], "max_epochs": 1}
+def test_a_study_shows_its_table_and_what_suffices(cli, cls_recipe, tmp_path, machines):
+    section = {"ranks": [2], "target_modules": [["q_lin"]], "seeds": [1, 2], **SHORT}
     result = cli("study", search_recipe(cls_recipe, study=section))
     assert result.exit_code == 0, result.output
     words = flat(result.stdout)
