@@ -68,7 +68,8 @@ class PreparedUpdates:
         self._updates, self._adds, self._most_tokens = layer.acting_updates(), [], 0
         weight = layer.base_weight()
         if (
-            type(weight) not in _WEIGHTS
+            not isinstance(weight, Tensor)
+            or type(weight) not in _WEIGHTS
             or weight.dtype not in (torch.float32, torch.bfloat16)
             or not stay_in_place(self._updates)
             or any(update.bias is not None for update in self._updates)
