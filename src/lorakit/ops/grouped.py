@@ -16,6 +16,9 @@ and row scales, which are applied afterwards. Given g = dL/dv,
     dL/dx_t = g_t W0 + drop'(dL/du_t A_i)
 """
 
+# torch gives the parameters of Function.backward no names.
+# pyright: reportIncompatibleMethodOverride=false
+
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -110,7 +113,7 @@ def _product(x: Tensor, W0: Weight, bias: Tensor | None, rows: PerRowTerms) -> T
 class _Settings(NamedTuple):
     """Constants that the node keeps besides tensors."""
 
-    index: tuple[int, ...]
+    row_index: tuple[int, ...]
     lengths: tuple[int, ...] | None
     constants: tuple[tuple[float, float], ...]
     """(scaling, drop probability) of each term."""
@@ -203,7 +206,7 @@ class _LowRankLinearPerRow(torch.autograd.Function):
 def _row_terms(settings: _Settings, factors: Sequence[Tensor], seed: Tensor | None) -> PerRowTerms:
     pairs = zip(settings.constants, factors[0::2], factors[1::2], strict=True)
     terms = [LowRankTerm(A, B, scaling, p, seed if p else None) for (scaling, p), A, B in pairs]
-    return PerRowTerms(terms, settings.index, lengths=settings.lengths)
+    return PerRowTerms(terms, settings.row_index, lengths=settings.lengths)
 
 
 def _backward_compiled(

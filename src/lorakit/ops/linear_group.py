@@ -20,6 +20,9 @@ For many tokens and a wide dtype, the sum W_i + s B A is computed first, which s
 with u and dL/du: the two bracketings of RunLoRA (Cherniuk et al. 2023, arXiv:2312.03415).
 """
 
+# Tensor.split has no types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 import sys
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple

@@ -16,6 +16,9 @@ For the few tokens of a decoding step even that buffer costs several times what 
 `linear` then multiplies with the codes as they lie, on a CPU with the C of native/quantized.c.
 """
 
+# torch has no public names for traces and modes, and its types say that there is always a trace.
+# pyright: reportPrivateUsage=false, reportUnnecessaryComparison=false
+
 import ctypes
 import threading
 from collections.abc import Callable, Iterator, Sequence

@@ -1,5 +1,8 @@
 """The products of `skinny.py` in C: tensors in, addresses and sizes out to the compiled library."""
 
+# torch has no public name for the tracing state, and its types say that it is never None.
+# pyright: reportPrivateUsage=false, reportUnnecessaryComparison=false
+
 from __future__ import annotations
 
 import ctypes
@@ -72,8 +75,8 @@ class Groups:
     """Groups for the compiled products; keeps alive what they point to."""
 
     def __init__(self, groups: Sequence[Group]):
-        self._tensors = []
-        rows = []
+        self._tensors: list[tuple[Tensor, Tensor | None]] = []
+        rows: list[_Group] = []
         for begin, end, thin, r, scaling, mask, gradient in groups:
             compact = _thin(thin)
             self._tensors.append((compact, gradient))
