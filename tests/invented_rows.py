@@ -216,9 +216,11 @@ def _kinds_of_layers(make: Make) -> list[Row]:
 
 
 def _quantized(make: Make) -> list[Row]:
-    own = {bits: qlora.quantized_name("lorakit", bits) for bits in (4, 8)}
+    ours = {bits: qlora.quantized_name("lorakit", bits) for bits in (4, 8)}
     peers = {bits: qlora.quantized_name("peft", bits) for bits in (4, 8)}
-    pace = {LIMIT: 1.0, qlora.DENSE: 1.05, own[4]: 1.1, peers[4]: 1.4, own[8]: 1.1, peers[8]: 1.4}
+    pace = {LIMIT: 1.0, qlora.DENSE: 1.05}
+    for bits in (4, 8):
+        pace |= {ours[bits]: 1.1, peers[bits]: 1.4}
     references = (*qlora.REFERENCES, *peers.values())
     made = []
     for name in qlora.SHAPES:
@@ -232,7 +234,8 @@ def _quantized(make: Make) -> list[Row]:
                 for counted in (SAVED, PEAK):
                     values = {variant: 1e8 * value for variant, value in pace.items()}
                     made += make("qlora", counted, name, values, *references, unit="B", **common)
-                bits = {variant: float(variant[-6]) for variant in (*own.values(), *peers.values())}
+                variants = (*ours.values(), *peers.values())
+                bits = {variant: float(variant[-6]) for variant in variants}
                 made += make("qlora", qlora.WEIGHTS, name, bits, unit="bits", **common)
     return made
 

@@ -14,7 +14,7 @@ from lorakit import (
     save_adapter,
     set_adapter,
 )
-from lorakit.errors import ShapeError, TargetError
+from lorakit.errors import ShapeError
 from tiny_models import gpt2, llama, logits, randomize_, tokens
 from tolerances import largest_error
 
@@ -103,14 +103,6 @@ def test_a_fused_mlp_does_not_save_its_input():
         x = torch.randn(tokens_count, inside, requires_grad=True)
         kept.append(saved_bytes(model, lambda mlp=mlp, x=x: mlp(x))[0])
     assert kept[1] - kept[0] == 4 * tokens_count * inside
-
-
-def test_embeddings_are_refused_because_their_lora_a_is_zero():
-    model = llama()
-    before = logits(model)
-    with pytest.raises(TargetError, match=r"freeze lora_A of model\.embed_tokens: it is an emb"):
-        add_adapter(model, LoraConfig(freeze_lora_a=True, target_modules=["embed_tokens"]))
-    assert torch.equal(logits(model), before)
 
 
 def test_orthogonal_halves_of_an_odd_rank_are_refused():

@@ -4,17 +4,15 @@ import json
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
 from lorakit import Adapter
-from lorakit.errors import ConfigError, QuantizationError, TargetError
+from lorakit.errors import ConfigError, TargetError
 from lorakit.inference import load_for_inference
-from lorakit.inference.merge_checkpoint import merge_to_checkpoint
 from lorakit.layers.bitsandbytes_storage import bits_of
 from lorakit.training import train
 from lorakit.training.setup import prepare
 from tiny_models import tokens
-from tolerances import LOGITS_TOLERANCE, TOLERANCE, largest_error
+from tolerances import largest_error
 
 NF4 = {"bits": 4, "compute_dtype": "float32"}
 INT8 = {"bits": 8, "compute_dtype": "float32"}
@@ -107,63 +105,6 @@ def test_checkpointing_and_small_parameters_in_float32_go_with_it(recipe, quanti
     changes = {"training": {"gradient_checkpointing": True}, "float32_small_parameters": True}
     made = recipe(quantization=quantization, dtype="bfloat16", **changes)
     assert train(made).steps == 4
-
-
-# ---- merging ----
-
-
-def test_merging_makes_an_ordinary_checkpoint_with_the_adapter_s_logits(trained, tmp_path):
-    expected = logits_of(load_for_inference(trained.run_dir))
-    report = merge_to_checkpoint(trained.run_dir, tmp_path / "merged")
-    assert report.was_quantized and not report.requantized and report.layers == 4
-    config = json.loads((tmp_path / "merged/config.json").read_text())
-    assert "quantization_config" not in config
-    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
-    assert not any(bits_of(module) for module in plain.modules())
-    # The base computes in bfloat16 where the CPU has instructions for it: two layers round the
-    # merged weights and their results.
-    is_exact = plain.dtype == torch.float32
-    tolerance = LOGITS_TOLERANCE if is_exact else 4 * TOLERANCE[plain.dtype]
-    with torch.no_grad():
-        assert largest_error(plain(**tokens()).logits, expected) <= tolerance
-
-
-def test_merging_can_quantise_again_and_reports_the_error(trained, tmp_path, quantization):
-    report = merge_to_checkpoint(trained.run_dir, tmp_path / "small", requantize=True)
-    assert report.requantized and report.largest_rounding > 0 and report.relative_deviation > 1e-4
-    config = json.loads((tmp_path / "small/config.json").read_text())
-    assert config["quantization_config"][f"load_in_{quantization['bits']}bit"]
-    again = AutoModelForCausalLM.from_pretrained(tmp_path / "small")
-    assert bits_of(again.model.layers[0].self_attn.q_proj) == quantization["bits"]
-
-
-def test_merging_into_the_base_as_it_is_saved(trained, tmp_path):
-    report = merge_to_checkpoint(trained.run_dir, tmp_path / "merged", unquantized=True)
-    assert not report.was_quantized
-
-
-def test_what_excludes_itself_is_an_error_and_writes_nothing(trained, recipe, tmp_path):
-    for options in ({"dtype": "float32"}, {"unquantized": True}):
-        with pytest.raises(ConfigError, match="both requantize and"):
-            merge_to_checkpoint(trained.run_dir, tmp_path / "out", requantize=True, **options)
-    plain = train(recipe("plain"))
-    with pytest.raises(QuantizationError, match="no adapted layer is quantised"):
-        merge_to_checkpoint(plain.run_dir, tmp_path / "out", requantize=True)
-    assert not (tmp_path / "out").exists()
-
-
-def test_gpt2_merges_back_into_its_own_orientation(recipe, tiny_gpt2_dir, tmp_path, quantization):
-    changes = {"model": tiny_gpt2_dir, "lora": {"r": 2, "target_modules": ["c_attn"]}}
-    result = train(recipe(quantization=quantization, **changes))
-    expected = logits_of(load_for_inference(result.run_dir))
-    merge_to_checkpoint(result.run_dir, tmp_path / "merged")
-    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
-    # The base computes in bfloat16 where the CPU has instructions for it: two layers round the
-    # merged weights and their results.
-    is_exact = plain.dtype == torch.float32
-    tolerance = LOGITS_TOLERANCE if is_exact else 4 * TOLERANCE[plain.dtype]
-    with torch.no_grad():
-        assert largest_error(plain(**tokens()).logits, expected) <= tolerance
 
 
 # ---- bad input ----

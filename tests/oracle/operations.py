@@ -31,10 +31,15 @@ class Case:
         self.kind: Kind = KINDS[kind]
         self.feature: Feature = FEATURES[feature]
         self.starts_itself = self.feature.starts_itself or peft_cannot
-        own = self.feature.options(self.kind)
-        if own is None:
+        feature_options = self.feature.options(self.kind)
+        if feature_options is None:
             raise ValueError(f"{feature} makes no sense for {kind}")
-        self.options: dict[str, Any] = {"r": R, "lora_alpha": ALPHA, **self.kind.options, **own}
+        self.options: dict[str, Any] = {
+            "r": R,
+            "lora_alpha": ALPHA,
+            **self.kind.options,
+            **feature_options,
+        }
         self.directory = directory
 
     def fresh_theirs(self, seed: int = 3) -> nn.Module:

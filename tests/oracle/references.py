@@ -36,11 +36,11 @@ def _with_changes(case: Case, changes: list[tuple[float, lorakit.Adapter]]) -> n
     model = case.ours
     layers = dict(adapted_layers(model))
     plain = case.kind.build()
-    own = plain.state_dict()
+    state = plain.state_dict()
     for weight, adapter in changes:
         for path in adapter.factors:
             layer = layers[path]
-            place = own[path if path in own else f"{path}.{layer.weight_name}"]
+            place = state[path if path in state else f"{path}.{layer.weight_name}"]
             A, B = adapter.factors[path]
             delta = adapter.config.scaling_for(path) * (B @ A)
             oriented = layer.oriented
@@ -48,7 +48,7 @@ def _with_changes(case: Case, changes: list[tuple[float, lorakit.Adapter]]) -> n
                 place, oriented = _without_groups(plain.get_submodule(path), layer.base_weight())
             place.copy_(_changed(place, weight * delta, adapter.magnitudes.get(path), oriented))
         for key, tensor in adapter.replaced.items():
-            own[key].copy_(tensor)
+            state[key].copy_(tensor)
     return plain
 
 

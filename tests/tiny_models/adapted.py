@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from lorakit import LoraConfig, add_adapter
+from lorakit import LoraConfig, add_adapter, save_adapter
 from tiny_models import bert, bloom, distilbert, gpt2, llama, randomize_, roberta, t5
 
 CASES = {
@@ -29,6 +29,15 @@ CASES = {
 
 
 _TASKS = {"SequenceClassification": "SEQ_CLS", "TokenClassification": "TOKEN_CLS"}
+
+
+def save_adapter_of(directory, model, **config):
+    """Add a random adapter and save it as another tool would; return the directory.
+
+    There is no lorakit.json and no tokenizer beside it.
+    """
+    save_adapter(with_adapter(model, **config), directory)
+    return directory
 
 
 def with_adapter(model, name="default", seed=7, scale=0.3, **options):

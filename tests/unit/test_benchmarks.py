@@ -34,8 +34,8 @@ def test_a_step_is_measured_against_all_its_peers(tmp_path, capsys):
     for one in rows:
         assert 0 < one.p20 <= one.p50 <= one.p80
         assert one.rounds == (1 if one.unit == "B" else 2)
-    own = {one.variant: one.p50 for one in matching(rows, measure=SAVED, ratio_to=LIMIT)}
-    assert own[LORAKIT_MLP] < own[LORAKIT] < own[PEFT]
+    medians = {one.variant: one.p50 for one in matching(rows, measure=SAVED, ratio_to=LIMIT)}
+    assert medians[LORAKIT_MLP] < medians[LORAKIT] < medians[PEFT]
     assert "tiny-llama, torch.float32, dropout 0.05, r=8" in capsys.readouterr().out
     [(device, own_rows)] = by_device(read).items()
     assert "**tiny-llama, 2 x 16, float32, dropout 0.05, r=8**" in machine_text(device, own_rows)

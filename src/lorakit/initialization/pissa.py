@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from lorakit.config import LoraConfig
-from lorakit.initialization.from_weight import FromWeight
-from lorakit.initialization.protocol import FreshUpdate, TargetLayer
+from lorakit.initialization.protocol import FreshUpdate, FromWeight, TargetLayer
 
 
 @dataclass(frozen=True)

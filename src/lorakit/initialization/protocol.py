@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lorakit.config import LoraConfig
 from lorakit.errors import TargetError, first_few
 from lorakit.layers import AdaptedLayer, LoraConv1D, LowRankUpdate, OffsetUpdate
+from lorakit.layers.bitsandbytes_storage import bits_of
 from lorakit.layers.kinds.linear import AdaptedLinear
 
 Source = Literal["weight", "quantization_error", "inputs", "gradient"]
@@ -141,6 +142,28 @@ class Initialization(ABC):
             update.initialize_at_(A, B)
         else:
             raise TypeError(f"{type(update).__name__} is not measured from its first factors.")
+
+
+class FromWeight(Initialization):
+    """Computes the factors from the base's weight, which PEFT then subtracts from it.
+
+    The update is measured from its first factors.
+    """
+
+    source = "weight"
+    has_offset = True
+    changes_base_in_peft = True
+
+    def file_problems(self, layers: Sequence[TargetLayer], config: LoraConfig) -> list[str]:
+        """Return why the factors of a PEFT file cannot be put on these layers."""
+        quantized = [layer.path for layer in layers if bits_of(layer.module) is not None]
+        if not quantized:
+            return []
+        return [
+            f"it has init_lora_weights={config.init_lora_weights!r}, and PEFT quantises what it "
+            f"leaves of {quantized[0]} again, so its base cannot be computed from a quantised one. "
+            "Put it on the 16-bit base and save it from there."
+        ]
 
 
 def is_linear(adapted_class: type[AdaptedLayer]) -> bool:

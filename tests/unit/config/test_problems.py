@@ -6,7 +6,7 @@ import pytest
 from pydantic import Field
 
 from lorakit.config import LoraConfig, StrictConfig
-from lorakit.config.problems import shown
+from lorakit.config.problems import short_repr
 from lorakit.errors import ConfigError
 
 
@@ -85,7 +85,7 @@ def test_parse_returns_the_config():
     ],
 )
 def test_values_are_shown_short(value, text):
-    assert shown(value, most=9) == text
+    assert short_repr(value, most=9) == text
 
 
 def test_the_name_that_another_tool_uses_is_understood():

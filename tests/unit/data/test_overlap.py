@@ -8,7 +8,7 @@ from lorakit.data.overlap import overlap_note
 from lorakit.recipes.recipe import DataConfig
 
 
-def test_validation_examples_that_are_trained_on_are_told(tmp_path):
+def test_validation_examples_that_are_trained_on_are_reported(tmp_path):
     train = write_examples(tmp_path / "a.csv", LABELLED)
     copied = write_examples(tmp_path / "b.jsonl", LABELLED)
     some = write_examples(tmp_path / "c.jsonl", [*LABELLED[:3], {"text": "new", "label": "a"}])

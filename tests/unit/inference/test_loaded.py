@@ -1,33 +1,26 @@
-"""Adapters that no run of lorakit made, loaded to be used."""
+"""Adapters of runs and of other tools, loaded to be used."""
 
 import json
+import shutil
 
 import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
 )
 
-from lorakit.adapters import save_adapter
-from lorakit.config import LoraConfig
-from lorakit.errors import ConfigError, DataError, MissingFileError
-from lorakit.inference import classify, generate_text, load_for_inference
-from lorakit.injection import add_adapter
-
-
-def plain_adapter(directory, model, **config):
-    """Save an adapter as another tool would: without lorakit.json and without a tokenizer."""
-    add_adapter(model, LoraConfig(r=2, init_lora_weights=False, **config))
-    save_adapter(model, directory)
-    return directory
+from lorakit.adapters import load_adapter
+from lorakit.errors import ConfigError, MissingFileError
+from lorakit.inference import classify, generate_text, load_for_inference, tag
+from tiny_models import logits
+from tiny_models.adapted import save_adapter_of
 
 
 def test_adapter_of_another_tool(tmp_path, tiny_distilbert_dir):
     torch.manual_seed(0)
     model = AutoModelForSequenceClassification.from_pretrained(tiny_distilbert_dir, num_labels=3)
-    directory = plain_adapter(tmp_path, model.eval(), task_type="SEQ_CLS")
+    directory = save_adapter_of(tmp_path, model.eval(), task_type="SEQ_CLS")
 
     loaded = load_for_inference(directory)
 
@@ -41,26 +34,6 @@ def test_adapter_of_another_tool(tmp_path, tiny_distilbert_dir):
     )
 
 
-def test_plain_prompts_of_a_plain_adapter(tmp_path, tiny_gpt2_dir):
-    model = AutoModelForCausalLM.from_pretrained(tiny_gpt2_dir)
-    loaded = load_for_inference(plain_adapter(tmp_path, model, task_type="CAUSAL_LM"))
-    tokenizer = AutoTokenizer.from_pretrained(tiny_gpt2_dir)
-
-    written = generate_text(loaded, ["the grass is", ""], max_new_tokens=5)
-
-    ids = tokenizer("the grass is", return_tensors="pt")["input_ids"]
-    made = model.eval().generate(
-        ids, attention_mask=torch.ones_like(ids), max_new_tokens=5, do_sample=False, pad_token_id=3
-    )
-    assert written[0] == tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True)
-    with pytest.raises(DataError) as caught:
-        generate_text(loaded, [[{"role": "user", "content": "hi"}]])
-    assert str(caught.value) == (
-        "A conversation cannot be rendered: the tokenizer used with the adapter (base "
-        f"'{tiny_gpt2_dir}') has no chat template. Give the prompt as one text."
-    )
-
-
 def changed_config(directory, **changes):
     path = directory / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes), encoding="utf-8")
@@ -68,7 +41,7 @@ def changed_config(directory, **changes):
 
 def test_adapter_without_base_or_task(tmp_path, tiny_gpt2_dir):
     model = AutoModelForCausalLM.from_pretrained(tiny_gpt2_dir)
-    directory = plain_adapter(tmp_path, model, task_type="CAUSAL_LM")
+    directory = save_adapter_of(tmp_path, model, task_type="CAUSAL_LM")
 
     changed_config(directory, base_model_name_or_path=None)
     with pytest.raises(ConfigError) as caught:
@@ -90,7 +63,7 @@ def test_adapter_without_base_or_task(tmp_path, tiny_gpt2_dir):
 
 def test_base_that_is_gone(tmp_path, tiny_gpt2_dir):
     model = AutoModelForCausalLM.from_pretrained(tiny_gpt2_dir)
-    directory = plain_adapter(tmp_path, model, task_type="CAUSAL_LM")
+    directory = save_adapter_of(tmp_path, model, task_type="CAUSAL_LM")
     changed_config(directory, base_model_name_or_path="/gone/away")
 
     with pytest.raises(MissingFileError) as caught:
@@ -115,3 +88,62 @@ def test_no_adapter_there(tmp_path):
 
     with pytest.raises(MissingFileError, match="it has no adapter_config"):
         load_for_inference(tmp_path)
+
+
+def test_run_and_adapter_directory_give_the_same(classifier, classifier_run):
+    assert classifier.labels == ("negative", "positive")
+    texts = ["the film was great", "snow"]
+
+    other = load_for_inference(classifier_run / "adapter")
+
+    assert classify(other, texts) == classify(classifier, texts)
+
+
+def test_other_task(tmp_path, classifier, tiny_gpt2_dir):
+    with pytest.raises(ConfigError) as caught:
+        generate_text(classifier, ["good"])
+    assert str(caught.value) == (
+        "This adapter cannot generate text: got task SEQ_CLS, expected CAUSAL_LM or "
+        "SEQ_2_SEQ_LM. Use an adapter that was trained for it."
+    )
+    model = AutoModelForCausalLM.from_pretrained(tiny_gpt2_dir)
+    writer = load_for_inference(save_adapter_of(tmp_path, model, task_type="CAUSAL_LM"))
+    with pytest.raises(ConfigError, match="cannot classify: got task CAUSAL_LM"):
+        classify(writer, ["good"])
+    with pytest.raises(ConfigError, match="cannot tag words: got task CAUSAL_LM"):
+        tag(writer, ["good"])
+
+
+def test_base_and_dtype_can_be_given(tmp_path, tiny_bert_dir, classifier, classifier_run):
+    moved = tmp_path / "moved"
+    shutil.copytree(tiny_bert_dir, moved)
+
+    loaded = load_for_inference(classifier_run, base=str(moved), dtype="bfloat16")
+
+    assert loaded.base == str(moved)
+    assert loaded.model.dtype == torch.bfloat16
+    assert classifier.model.dtype == torch.float32
+
+
+def test_checkpoint_is_used_with_the_tokenizer_and_labels_of_its_run(classifier_run):
+    checkpoint = classifier_run / "checkpoint-1"
+    checkpoint.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copy(classifier_run / "adapter" / name, checkpoint)
+
+    loaded = load_for_inference(checkpoint)
+
+    assert loaded.labels == ("negative", "positive")
+    assert loaded.max_length == 16
+    assert loaded.tokenizer.name_or_path == str(classifier_run / "adapter")
+
+
+def test_logits_are_those_of_the_adapter_loaded_by_hand(tmp_path, tiny_llama_dir):
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama_dir).eval()
+    loaded = load_for_inference(save_adapter_of(tmp_path, model, task_type="CAUSAL_LM"))
+    by_hand = AutoModelForCausalLM.from_pretrained(tiny_llama_dir).eval()
+    load_adapter(by_hand, tmp_path)
+
+    expected = logits(by_hand)
+    assert torch.equal(logits(loaded.model), expected)
+    assert torch.equal(expected, logits(model))

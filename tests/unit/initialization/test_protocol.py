@@ -80,3 +80,13 @@ def test_an_update_of_another_kind_is_an_error():
         initialization_of("pissa").write_(update, torch.ones(2, 6), torch.ones(8, 2))
     with pytest.raises(TypeError, match="no matrix"):
         initialization_of("pissa").factors(FreshUpdate(update, "B"))
+
+
+@pytest.mark.parametrize("value", ["pissa", "olora"])
+def test_a_peft_file_computed_from_the_weight_needs_that_weight(value):
+    from bitsandbytes.nn import Linear4bit
+
+    config, initialization = LoraConfig(init_lora_weights=value), initialization_of(value)
+    assert initialization.file_problems([site()], config) == []
+    (problem,) = initialization.file_problems([site(), site(Linear4bit(64, 8))], config)
+    assert "PEFT quantises what it leaves of up again" in problem and repr(value) in problem

@@ -247,31 +247,6 @@ class TestErrors:
             "min(in, out). Lower r, give these layers a rank_pattern, or exclude them."
         )
 
-    @pytest.mark.parametrize("target", ["up", "down"])
-    def test_the_smaller_side_of_a_layer_limits_the_rank(self, target):
-        # up maps 8 to 16 and down 16 to 8.
-        text = self.refused(ShapeError, TinyNet(), LoraConfig(r=9, target_modules=[target]))
-        assert f"layers.0.{target} (in=" in text
-        add_adapter(TinyNet(), LoraConfig(r=8, target_modules=[target]))
-
-    def test_a_long_list_of_ranks_is_cut(self):
-        text = self.refused(ShapeError, TinyNet(layers=4), LoraConfig(r=9))
-        assert "layers.2.up (in=8, out=16, r=9) and 3 more; expected r up to" in text
-
-    def test_rank_equal_to_the_layer_is_allowed(self):
-        add_adapter(llama(), LoraConfig(r=16, target_modules=["q_proj"]))
-
-    @pytest.mark.parametrize("name", ["", "a.b", "a b", "-a", "ä", "keys", "training", "forward"])
-    def test_malformed_names(self, name):
-        text = self.refused(AdapterNameError, llama(), name=name)
-        assert text.startswith(f"{name!r} cannot name an adapter, expected letters, digits, '_'")
-
-    @pytest.mark.parametrize("name", ["a", "A-1_b", "0", "_x", "default"])
-    def test_good_names(self, name):
-        model = TinyNet()
-        add_adapter(model, LoraConfig(r=1, task_type="SEQ_CLS"), name)
-        assert model(**tokens(model)).shape == (2, 6, 3)
-
     def test_a_taken_name(self):
         model = llama()
         add_adapter(model, LoraConfig(r=2))

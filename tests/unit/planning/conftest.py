@@ -28,17 +28,3 @@ def recipe(tmp_path, request):
         return Recipe.check(values, "the test").with_changes(changes, "the test")
 
     return make
-
-
-@pytest.fixture
-def config_dir(tmp_path):
-    """Writes a folder with nothing but a config.json, and returns it."""
-    import json
-
-    def write(values, name="model"):
-        folder = tmp_path / name
-        folder.mkdir()
-        (folder / "config.json").write_text(json.dumps(values), encoding="utf-8")
-        return str(folder)
-
-    return write

@@ -5,15 +5,7 @@ import json
 
 import pytest
 
-from lorakit.errors import (
-    CheckpointError,
-    ClusterError,
-    ConfigError,
-    DataError,
-    MissingFileError,
-    OutputExistsError,
-    TrainingError,
-)
+from lorakit.errors import ClusterError, ConfigError, TrainingError
 from lorakit.tuning import tune
 from lorakit.tuning.trial import MetricError
 
@@ -130,19 +122,6 @@ def test_a_search_that_is_over_gives_its_result_again(searched, machines):
     assert {record.status for record in run} <= {"running", "failed"}, "only failed ones run again"
 
 
-def test_a_changed_recipe_does_not_resume(searched, machines):
-    recipe, _, _ = searched
-    changed = recipe.with_changes({"lora.lora_alpha": 4}, "a test")
-    with pytest.raises(CheckpointError, match=r"differs from .*search.yaml in lora.lora_alpha"):
-        tune(changed, resume=True)
-
-
-def test_an_output_with_a_search_is_not_overwritten(searched, machines):
-    recipe, _, _ = searched
-    with pytest.raises(OutputExistsError, match=r"it holds a search.*--resume"):
-        tune(recipe)
-
-
 def test_tpe_learns_from_what_it_tried(recipe, machines):
     search = {
         "algorithm": "tpe",
@@ -180,46 +159,16 @@ def test_a_metric_that_no_trial_reports_ends_the_search(recipe, machines, tmp_pa
     assert not (tmp_path / "search").exists(), "the output is free for a search that is put right"
 
 
-def test_when_every_trial_fails_the_reasons_are_told(recipe, machines):
+def test_when_every_trial_fails_the_reasons_are_reported(recipe, machines):
     search = {"space": {"lora.r": {"choice": [999, 1000]}}, "trials": 2, "algorithm": "random"}
     with pytest.raises(TrainingError, match=r"All 2 trials failed: The rank is larger"):
         tune(recipe(search=search))
 
 
-@pytest.mark.parametrize(
-    ("search", "message"),
-    [
-        ({"space": {"lora.rank": {"choice": [1]}}}, r"unknown key 'lora.rank'. Did you mean 'r'"),
-        ({"space": {"training.learning_rate": {"uniform": [-1, 1]}}}, "greater than 0"),
-        ({"space": {"lora.r": {"uniform": [1, 8]}}}, "lora.r: got 3.59; input should be a valid"),
-        ({"space": {"output": {"choice": ["a"]}}}, "'output' cannot be searched"),
-        ({"space": {"search.trials": {"choice": [1]}}}, "it configures the search"),
-        ({"space": {"lora.r": {"choice": [1, 1]}}}, "occurs twice in 1, 1"),
-        (
-            {"space": {"lora.lora_alpha": {"same_as": "lora.rr"}, "lora.r": {"choice": [1]}}},
-            "got 'lora.rr', expected a field of the space. Did you mean 'lora.r'",
-        ),
-        (
-            {"algorithm": "grid", "space": {"lora.lora_dropout": {"uniform": [0, 0.5]}}},
-            "a grid needs a number of points between 0 and 0.5",
-        ),
-    ],
-)
-def test_a_wrong_space_is_refused_before_ray_starts(recipe, search, message, tmp_path):
-    with pytest.raises(ConfigError, match=message):
-        tune(recipe(search=search))
+def test_a_wrong_space_is_refused_before_ray_starts(recipe, tmp_path):
+    with pytest.raises(ConfigError, match=r"unknown key 'lora.rank'. Did you mean 'r'"):
+        tune(recipe(search={"space": {"lora.rank": {"choice": [1]}}}))
     assert not (tmp_path / "search").exists()
-
-
-def test_a_search_without_validation_rows_is_refused(recipe, prompt_jsonl):
-    data = {"train": prompt_jsonl, "validation_fraction": 0}
-    with pytest.raises(ConfigError, match=r"there are none.*data.validation_fraction"):
-        tune(recipe(data=data))
-
-
-def test_missing_data_is_told_once_and_at_once(recipe):
-    with pytest.raises((MissingFileError, DataError), match=r"data\.train"):
-        tune(recipe(data={"train": "./nowhere.csv"}))
 
 
 def test_more_than_the_machine_has_is_refused_at_once(recipe, machines, tmp_path):
@@ -228,11 +177,6 @@ def test_more_than_the_machine_has_is_refused_at_once(recipe, machines, tmp_path
     with pytest.raises(ClusterError, match=r"1 CPUs and 0.5 GPUs"):
         tune(recipe("other", search={"gpus_per_trial": 0.5}))
     assert not (tmp_path / "search").exists()
-
-
-def test_nothing_to_resume(recipe):
-    with pytest.raises(MissingFileError, match="Nothing to resume"):
-        tune(recipe(), resume=True)
 
 
 def test_a_trial_whose_process_is_killed_fails_and_the_rest_goes_on(recipe, machines):

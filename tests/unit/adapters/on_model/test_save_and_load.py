@@ -30,7 +30,6 @@ from tiny_models import (
     TinyNet,
     assert_untouched,
     distilbert,
-    gpt2,
     llama,
     logits,
     randomize_,
@@ -172,136 +171,33 @@ class TestStateDict:
         assert_untouched(model, before)
 
 
-class TestWrongBase:
-    def refused(self, model, path, error=AdapterMismatchError):
-        before = snapshot(model)
-        with pytest.raises(error) as caught:
-            load_adapter(model, path)
-        assert_untouched(model, before)
-        return str(caught.value)
+def refused(model, path):
+    before = snapshot(model)
+    with pytest.raises(AdapterFileError) as caught:
+        load_adapter(model, path)
+    assert_untouched(model, before)
+    return str(caught.value)
 
-    def test_another_width_names_the_first_key_and_both_shapes(self, tmp_path):
-        save_adapter(with_adapter(TinyNet, target_modules=["up"]), tmp_path)
-        assert self.refused(TinyNet(width=6), tmp_path) == (
-            "The adapter was made for another base than this TinyNet: layers.0.up.lora_A has shape "
-            "(2, 8), but the base's layer needs (2, 6). (1 more such problems) Load the base the "
-            "adapter names, or another adapter."
-        )
 
-    def test_fewer_layers(self, tmp_path):
-        save_adapter(with_adapter(TinyNet, target_modules=["up"]), tmp_path)
-        text = self.refused(TinyNet(layers=1), tmp_path)
-        assert "the base has no module 'layers.1.up', which the adapter adapts." in text
-        assert "Did you mean 'layers.0.up'?" in text
+def test_the_other_half_of_a_factor_has_another_rank(tmp_path):
+    save_adapter(with_adapter(TinyNet, target_modules=["up"]), tmp_path)
+    tensors = load_file(tmp_path / WEIGHTS_FILE)
+    tensors["base_model.model.layers.0.up.lora_B.weight"] = torch.zeros(16, 3)
+    save_file(tensors, tmp_path / WEIGHTS_FILE)
+    assert refused(TinyNet(), tmp_path) == (
+        f"Rank in {tmp_path} at layers.0.up: lora_A is (2, 8) and lora_B (16, 3), but the "
+        "configuration says r=2. The two files do not belong together."
+    )
 
-    def test_more_layers(self, tmp_path):
-        # Every key fits, but the third layer would silently stay as it is.
-        save_adapter(with_adapter(TinyNet, target_modules=["up"]), tmp_path)
-        text = self.refused(TinyNet(layers=3), tmp_path)
-        assert "the adapter has no tensors for 'layers.2.up', which its target_modules select" in (
-            text
-        )
 
-    def test_a_key_was_lost(self, tmp_path):
-        save_adapter(with_adapter(llama, bias="none"), tmp_path)
-        tensors = load_file(tmp_path / WEIGHTS_FILE)
-        lost = [k for k in tensors if "layers.1.mlp.up_proj" in k]
-        for key in lost:
-            del tensors[key]
-        save_file(tensors, tmp_path / WEIGHTS_FILE)
-        assert "'model.layers.1.mlp.up_proj'" in self.refused(llama(), tmp_path)
-
-    def test_another_architecture(self, tmp_path):
-        save_adapter(with_adapter(llama), tmp_path)
-        text = self.refused(gpt2(), tmp_path)
-        assert "the base has no module 'model.layers.0.mlp.down_proj'" in text
-        assert "more such problems" in text
-
-    def test_another_number_of_labels(self, tmp_path):
-        save_adapter(with_adapter(distilbert), tmp_path)
-        text = self.refused(distilbert(num_labels=5), tmp_path)
-        assert "classifier.bias has shape (2,), but the base's is (5,). (1 more" in text
-
-    def test_a_base_without_the_head(self, tmp_path):
-        save_adapter(with_adapter(distilbert), tmp_path)
-        text = self.refused(distilbert("DistilBertModel"), tmp_path)
-        assert "made for another base than this DistilBertModel: the base has no" in text
-
-    def test_a_lost_head(self, tmp_path):
-        save_adapter(with_adapter(distilbert), tmp_path)
-        tensors = load_file(tmp_path / WEIGHTS_FILE)
-        del tensors["base_model.model.classifier.bias"]
-        save_file(tensors, tmp_path / WEIGHTS_FILE)
-        assert "the adapter has no 'classifier.bias', which its configuration trains." in (
-            self.refused(distilbert(), tmp_path)
-        )
-
-    def test_a_lost_head_of_two(self, tmp_path):
-        save_adapter(with_adapter(distilbert), tmp_path)
-        tensors = load_file(tmp_path / WEIGHTS_FILE)
-        save_file(
-            {k: t for k, t in tensors.items() if "pre_classifier" not in k}, tmp_path / WEIGHTS_FILE
-        )
-        assert "pre_classifier" in self.refused(distilbert(), tmp_path)
-
-    @pytest.mark.parametrize("bias", ["lora_only", "all"])
-    def test_lost_biases(self, bias, tmp_path):
-        save_adapter(with_adapter(gpt2, target_modules=["c_attn"], bias=bias), tmp_path)
-        tensors = load_file(tmp_path / WEIGHTS_FILE)
-        del tensors["base_model.model.transformer.h.0.attn.c_attn.base_layer.bias"]
-        save_file(tensors, tmp_path / WEIGHTS_FILE)
-        text = self.refused(gpt2(), tmp_path)
-        assert "the adapter has no 'transformer.h.0.attn.c_attn.bias'" in text
-
-    def test_a_tensor_without_a_place(self, tmp_path):
-        save_adapter(with_adapter(llama), tmp_path)
-        tensors = load_file(tmp_path / WEIGHTS_FILE)
-        tensors["base_model.model.lm_heda.weight"] = torch.zeros(2, 3)
-        save_file(tensors, tmp_path / WEIGHTS_FILE)
-        text = self.refused(llama(), tmp_path)
-        assert "the base has no place for 'lm_heda.weight' (2, 3)." in text
-
-    def test_a_module_that_cannot_be_adapted(self, tmp_path):
-        save_adapter(with_adapter(TinyNet, target_modules=["up"]), tmp_path)
-        model = TinyNet()
-        model.layers[0]["up"] = torch.nn.Bilinear(8, 8, 16)
-        text = self.refused(model, tmp_path)
-        assert "'layers.0.up' is a Bilinear, which cannot be adapted." in text
-
-    def test_the_other_half_of_a_factor_has_another_rank(self, tmp_path):
-        save_adapter(with_adapter(TinyNet, target_modules=["up"]), tmp_path)
-        tensors = load_file(tmp_path / WEIGHTS_FILE)
-        tensors["base_model.model.layers.0.up.lora_B.weight"] = torch.zeros(16, 3)
-        save_file(tensors, tmp_path / WEIGHTS_FILE)
-        assert self.refused(TinyNet(), tmp_path, AdapterFileError) == (
-            f"Rank in {tmp_path} at layers.0.up: lora_A is (2, 8) and lora_B (16, 3), but the "
-            "configuration says r=2. The two files do not belong together."
-        )
-
-    def test_the_configuration_says_another_rank(self, tmp_path):
-        save_adapter(with_adapter(TinyNet, target_modules=["up"]), tmp_path)
-        values = json.loads((tmp_path / CONFIG_FILE).read_text())
-        (tmp_path / CONFIG_FILE).write_text(json.dumps(values | {"r": 4}))
-        text = self.refused(TinyNet(), tmp_path, AdapterFileError)
-        assert (
-            "adapter_config.json has r=4, and adapter_model.safetensors was saved with r=" in text
-        )
-        with pytest.raises(AdapterFileError, match="but the configuration says r=4"):
-            load_adapter(TinyNet(), tmp_path, allow_edited_config=True)
-
-    def test_a_mismatch_in_a_large_model_is_told_quickly(self, tmp_path):
-        """The nearest name is looked for once, not for each of hundreds of keys."""
-        import time
-
-        model = torch.nn.ModuleList(torch.nn.Linear(4, 4) for _ in range(600))
-        add_adapter(model, LoraConfig(r=1))
-        adapter = Adapter.from_model(model)
-        other = torch.nn.ModuleDict({"inner": torch.nn.ModuleList(model)})
-        unload(model)
-        started = time.perf_counter()
-        with pytest.raises(AdapterMismatchError, match="more such problems"):
-            add_adapter(other, adapter)
-        assert time.perf_counter() - started < 5
+def test_the_configuration_says_another_rank(tmp_path):
+    save_adapter(with_adapter(TinyNet, target_modules=["up"]), tmp_path)
+    values = json.loads((tmp_path / CONFIG_FILE).read_text())
+    (tmp_path / CONFIG_FILE).write_text(json.dumps(values | {"r": 4}))
+    text = refused(TinyNet(), tmp_path)
+    assert "adapter_config.json has r=4, and adapter_model.safetensors was saved with r=" in text
+    with pytest.raises(AdapterFileError, match="but the configuration says r=4"):
+        load_adapter(TinyNet(), tmp_path, allow_edited_config=True)
 
 
 def test_saving_while_merged_is_refused(tmp_path):

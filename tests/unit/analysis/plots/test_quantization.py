@@ -6,14 +6,14 @@ from lorakit.analysis.plots import quantization as quantization_plot
 from lorakit.quantization.error import SCHEMES, LayerError
 
 
-def test_no_scheme_hides_another_that_costs_the_same(drawn, tmp_path):
+def test_no_scheme_hides_another_that_costs_the_same(saved_figures, tmp_path):
     errors = [
         LayerError(path, 8, 8, scheme.name, 0.01 if scheme.bits == 8 else 0.1, 0.2, 4.5)
         for path in ("layers.0.q", "layers.1.q")
         for scheme in SCHEMES
     ]
     quantization_plot.plot_quantization_errors(errors, tmp_path, "mine")
-    (axes,) = drawn[0].axes
+    (axes,) = saved_figures[0].axes
     assert [line.get_label() for line in axes.lines] == [scheme.name for scheme in SCHEMES]
     on_each_other, alone = axes.lines[:-1], axes.lines[-1]
     for under, over in pairwise(on_each_other):

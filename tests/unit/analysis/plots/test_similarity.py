@@ -10,18 +10,18 @@ from lorakit.analysis.plots import similarity as similarity_plots
 from tiny_models.adapters import adapter_of, layered_adapter, random_factors
 
 
-def test_similarity_has_a_control_beside_each_side_on_one_scale(drawn, tmp_path):
+def test_similarity_has_a_control_beside_each_side_on_one_scale(saved_figures, tmp_path):
     one = analyze_adapter(layered_adapter(r=3), name="one")
     two = analyze_adapter(layered_adapter(r=5, seed=1), name="two")
     comparison = compare_adapters(one, two)
     similarity_plots.plot_similarity(comparison, tmp_path)
-    panels, bar = drawn[0].axes[:-1], drawn[0].axes[-1]
+    panels, bar = saved_figures[0].axes[:-1], saved_figures[0].axes[-1]
     assert len(panels) == 2 * 4 and "φ" in bar.get_ylabel()
     assert all(panel.images[0].get_clim() == (0, 1) for panel in panels)
-    shown = similarity_plots.shown_modules(comparison)
+    modules = similarity_plots.shown_modules(comparison)
     expected = [
         matrix
-        for module in shown
+        for module in modules
         for matrix in (
             *(module.inputs, module.random_inputs, module.outputs, module.random_outputs),
         )
@@ -39,39 +39,39 @@ def test_the_kinds_that_changed_most_are_shown_in_full():
             A, B = random_factors(2, 8, 8, seed=10 * number + layer)
             factors[f"layers.{layer}.{kind}"] = (A, scale * B)
     one = analyze_adapter(adapter_of(factors), name="one")
-    shown = similarity_plots.shown_modules(compare_adapters(one, one))
-    assert [module.path for module in shown] == ["layers.1.b", "layers.1.d", "layers.1.c"]
+    modules = similarity_plots.shown_modules(compare_adapters(one, one))
+    assert [module.path for module in modules] == ["layers.1.b", "layers.1.d", "layers.1.c"]
 
 
-def test_layers_are_compared_kind_by_kind_beside_a_control(drawn, tmp_path):
+def test_layers_are_compared_kind_by_kind_beside_a_control(saved_figures, tmp_path):
     paths = ["layers.10.q", "layers.2.v", "layers.2.q"]
     factors = {path: random_factors(2, 12, 8, seed=n) for n, path in enumerate(paths)}
     analysis = analyze_adapter(adapter_of(factors))
     (found,) = analysis.layer_similarities
     similarity_plots.plot_layer_similarity(analysis, found, tmp_path)
-    measured, control = drawn[0].axes[:2]
+    measured, control = saved_figures[0].axes[:2]
     order = [2, 0, 1]  # layers.2.q, layers.10.q, layers.2.v
     for axes, phi in ((measured, found.phi), (control, found.random)):
-        shown = axes.images[0].get_array()
-        assert shown.mask.tolist() == torch.eye(3, dtype=torch.bool).tolist()
+        image = axes.images[0].get_array()
+        assert image.mask.tolist() == torch.eye(3, dtype=torch.bool).tolist()
         outside = ~torch.eye(3, dtype=torch.bool)
-        assert shown.compressed().tolist() == phi[order][:, order][outside].tolist()
+        assert image.compressed().tolist() == phi[order][:, order][outside].tolist()
     assert [text.get_text() for text in measured.get_yticklabels()] == ["q", "v"]
     assert list(measured.get_yticks()) == [0.5, 2.0]
 
 
-def test_the_diagonal_does_not_set_the_colours(drawn, tmp_path):
+def test_the_diagonal_does_not_set_the_colours(saved_figures, tmp_path):
     analysis = analyze_adapter(layered_adapter(layers=3, width=64))
     (found,) = analysis.layer_similarities
     similarity_plots.plot_layer_similarity(analysis, found, tmp_path)
-    measured, control = drawn[0].axes[:2]
+    measured, control = saved_figures[0].axes[:2]
     outside = ~torch.eye(6, dtype=torch.bool)
     largest = max(found.phi[outside].max().item(), found.random[outside].max().item())
     assert largest < 0.5
     assert measured.images[0].get_clim() == control.images[0].get_clim() == (0, largest)
 
 
-def test_modules_without_a_common_direction_can_be_drawn(tmp_path):
+def test_modules_without_a_common_direction_can_be_plotted(tmp_path):
     A, B = torch.eye(8)[:1], torch.ones(8, 1)
     analysis = analyze_adapter(adapter_of({"layers.0.q": (A, B), "layers.1.q": (A.roll(1, 1), B)}))
     (found,) = analysis.layer_similarities

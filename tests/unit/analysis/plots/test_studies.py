@@ -8,15 +8,15 @@ CELLS = [
 ]
 
 
-def test_a_study_is_drawn_with_and_without_a_recommendation(drawn, tmp_path):
+def test_a_study_is_plotted_with_and_without_a_recommendation(saved_figures, tmp_path):
     for recommended in (CELLS[1], None):
         plot_study(CELLS, recommended, "accuracy", "title", tmp_path)
-    for figure, ring in zip(drawn, ("smallest sufficient", None), strict=True):
+    for figure, ring in zip(saved_figures, ("smallest sufficient", None), strict=True):
         names = [text.get_text() for text in figure.legends[0].get_texts()]
         assert [name for name in names if name not in ("q, v", "all")] == [ring] * (
             ring is not None
         )
-    for axes, place in zip(drawn[0].axes, (4, 400), strict=True):
+    for axes, place in zip(saved_figures[0].axes, (4, 400), strict=True):
         ring = axes.collections[-1]
         assert (
             ring.get_offsets().tolist() == [[place, 0.55]]
@@ -24,9 +24,9 @@ def test_a_study_is_drawn_with_and_without_a_recommendation(drawn, tmp_path):
         )
 
 
-def test_ranks_and_parameters_share_the_means_with_a_dot_for_each_run(drawn, tmp_path):
+def test_ranks_and_parameters_share_the_means_with_a_dot_for_each_run(saved_figures, tmp_path):
     plot_study(CELLS, None, "accuracy", "title", tmp_path)
-    by_rank, by_size = drawn[0].axes
+    by_rank, by_size = saved_figures[0].axes
     assert by_rank.get_xscale() == by_size.get_xscale() == "log"
     assert [text.get_text() for text in by_rank.get_xticklabels()] == ["1", "4", "64"]
     for axes, places in ((by_rank, [1, 4, 64]), (by_size, [100, 400, 6400])):

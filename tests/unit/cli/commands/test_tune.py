@@ -1,4 +1,4 @@
-"""`lorakit tune` and `lorakit study`: what they say, write and refuse."""
+"""`lorakit tune`: what it says, writes and refuses."""
 
 import yaml
 
@@ -29,14 +29,14 @@ def test_a_search_shows_its_trials_and_names_the_best(cli, cls_recipe, tmp_path)
     assert f"lorakit train {run}/best.yaml" in words
 
 
-def test_an_unknown_field_of_the_space_is_told(cli, cls_recipe, tmp_path):
+def test_an_empty_set_is_reported(cli, cls_recipe):
+    result = cli("tune", cls_recipe, "search.space={lora.r: {choice: []}}")
+    assert result.exit_code == 2
+    assert "choice is an empty set" in result.stderr
+
+
+def test_an_unknown_field_of_the_space_is_reported(cli, cls_recipe, tmp_path):
     result = cli("tune", cls_recipe, "search.space={lora.rank: {choice: [1]}}")
     assert result.exit_code == 2
     assert "Cannot search search.space: unknown key 'lora.rank'. Did you mean 'r'?" in result.stderr
     assert not (tmp_path / "run").exists()
-
-
-def test_an_empty_set_is_told(cli, cls_recipe):
-    result = cli("tune", cls_recipe, "search.space={lora.r: {choice: []}}")
-    assert result.exit_code == 2
-    assert "choice is an empty set" in result.stderr

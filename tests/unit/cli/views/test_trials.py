@@ -1,21 +1,13 @@
 """What is shown of the trials of a search or a study."""
 
-from pathlib import Path
-
 from rich.console import Console
 
 from fixtures.printed import flat
+from fixtures.trials import trial_record
 from lorakit.cli.views.trials import TrialsView, shown_records, trial_line, values_text
 from lorakit.recipes.search_sections import Distribution, SearchConfig
-from lorakit.tuning.records import TrialRecord
 
 SETTINGS = SearchConfig()
-
-
-def record(number=1, status="running", losses=(), error=None):
-    rows = [{"step": n, "epoch": n, "eval_loss": x, "wall_s": n} for n, x in enumerate(losses, 1)]
-    values = {"lora.r": 4, "lora.target_modules": ["q", "v"], "training.learning_rate": 0.00123456}
-    return TrialRecord(f"trial-{number:03d}", status, values, tuple(rows), Path("x"), error)
 
 
 def test_a_terminal_gets_a_table_that_is_kept_up(monkeypatch):
@@ -23,7 +15,7 @@ def test_a_terminal_gets_a_table_that_is_kept_up(monkeypatch):
     monkeypatch.setattr("lorakit.cli.views.trials.console", lambda: screen)
     with TrialsView() as view:
         view._settings, view._epochs = SETTINGS, 4
-        records = [record(1, "finished", [0.5, 0.25]), record(2, "running", [0.75])]
+        records = [trial_record(1, "finished", [0.5, 0.25]), trial_record(2, "running", [0.75])]
         view("trials", {"records": records, "changed": records[1]})
     words = flat(screen.export_text())
     assert "trial status epoch best loss r target_modules learning_rate" in words
@@ -32,18 +24,27 @@ def test_a_terminal_gets_a_table_that_is_kept_up(monkeypatch):
 
 
 def test_a_line_for_each_thing_that_happens():
-    starts = trial_line(record(), SETTINGS, 4)
+    starts = trial_line(trial_record(), SETTINGS, 4)
     assert starts == "trial-001 starts: r=4, target_modules=q, v, learning_rate=0.00123"
-    assert trial_line(record(losses=[0.5, 0.75]), SETTINGS, 4) == "trial-001 epoch 2/4: loss 0.75"
-    stopped = trial_line(record(status="stopped", losses=[0.5]), SETTINGS, 4)
+    assert (
+        trial_line(trial_record(losses=[0.5, 0.75]), SETTINGS, 4)
+        == "trial-001 epoch 2/4: loss 0.75"
+    )
+    stopped = trial_line(trial_record(status="stopped", losses=[0.5]), SETTINGS, 4)
     assert stopped == "trial-001 epoch 1/4: loss 0.5, stopped"
-    assert trial_line(record(status="failed", error="why"), SETTINGS, 4) == "trial-001 failed: why"
+    assert (
+        trial_line(trial_record(status="failed", error="why"), SETTINGS, 4)
+        == "trial-001 failed: why"
+    )
 
 
 def test_a_small_screen_shows_the_running_and_the_newest():
-    records = [record(n, "finished") for n in range(1, 8)] + [record(8), record(9, "waiting")]
-    shown = [r.name for r in shown_records(records, 4)]
-    assert shown == ["trial-006", "trial-007", "trial-008", "trial-009"]
+    records = [trial_record(n, "finished") for n in range(1, 8)] + [
+        trial_record(8),
+        trial_record(9, "waiting"),
+    ]
+    names = [r.name for r in shown_records(records, 4)]
+    assert names == ["trial-006", "trial-007", "trial-008", "trial-009"]
     assert len(shown_records(records, 20)) == 9
 
 

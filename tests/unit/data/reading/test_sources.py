@@ -189,7 +189,7 @@ def test_unknown_subset_of_a_hub_dataset(monkeypatch):
     )
 
 
-def test_a_replaced_file_is_read_anew_though_its_date_is_kept(tmp_path):
+def test_a_replaced_file_is_read_again_though_its_date_is_kept(tmp_path):
     path = Path(write_examples(tmp_path / "rows.parquet"))
     times = path.stat()
     first = load_splits(DataConfig(train=str(path), validation_fraction=0), 0).train["text"][:]

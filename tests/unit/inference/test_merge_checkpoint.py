@@ -1,0 +1,132 @@
+"""Adapters merged into checkpoints that plain from_pretrained loads."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+
+from lorakit.adapters.inference_settings import SETTINGS_FILE
+from lorakit.errors import AdapterStateError, ConfigError, OutputExistsError, QuantizationError
+from lorakit.inference import load_for_inference, merge_checkpoint
+from lorakit.inference.merge_checkpoint import merge_to_checkpoint
+from lorakit.layers.bitsandbytes_storage import bits_of
+from tiny_models import logits
+from tiny_models.adapted import save_adapter_of
+from tiny_models.quantized import EIGHT, FOUR
+from tolerances import LOGITS_TOLERANCE, largest_error
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Save a random adapter of a base, which may have been quantised in training."""
+
+    def save(base, quantization=None, targets=("q_proj", "v_proj"), kind=AutoModelForCausalLM):
+        model = kind.from_pretrained(base)
+        task = "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
+        directory = save_adapter_of(
+            tmp_path / "adapter", model, task_type=task, target_modules=targets
+        )
+        if quantization:
+            settings = json.dumps({"quantization": quantization})
+            (directory / SETTINGS_FILE).write_text(settings, encoding="utf-8")
+        return directory
+
+    return save
+
+
+def test_a_merge_writes_the_adapted_model_and_its_tokenizer(saved, tiny_llama_dir, tmp_path):
+    adapter = saved(tiny_llama_dir)
+    expected = logits(load_for_inference(adapter).model)
+    report = merge_to_checkpoint(adapter, tmp_path / "merged")
+    assert (report.layers, report.dtype, report.was_quantized) == (4, "float32", False)
+    assert report.relative_deviation <= 1e-3 and report.largest_deviation <= LOGITS_TOLERANCE
+    assert report.files == tuple(sorted((tmp_path / "merged").iterdir()))
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    assert largest_error(logits(plain), expected) <= LOGITS_TOLERANCE
+    assert (
+        largest_error(expected, logits(AutoModelForCausalLM.from_pretrained(tiny_llama_dir))) > 0.1
+    )
+    tokenizers = [
+        AutoTokenizer.from_pretrained(one) for one in (tmp_path / "merged", tiny_llama_dir)
+    ]
+    assert tokenizers[0].get_vocab() == tokenizers[1].get_vocab()
+
+
+def test_an_encoder_and_decoder_are_probed_together(saved, tiny_t5_dir, tmp_path):
+    adapter = saved(tiny_t5_dir, targets=("q", "v"), kind=AutoModelForSeq2SeqLM)
+    report = merge_to_checkpoint(adapter, tmp_path / "merged")
+    assert report.layers == 12 and report.relative_deviation <= 1e-3
+
+
+def test_another_dtype_rounds_and_that_is_reported(saved, tiny_llama_dir, tmp_path):
+    report = merge_to_checkpoint(saved(tiny_llama_dir), tmp_path / "merged", dtype="bfloat16")
+    assert report.dtype == "bfloat16" and 0 < report.relative_deviation <= 0.1
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype="auto")
+    assert plain.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("build", ["llama", "gpt2"])
+@pytest.mark.parametrize("quantization", [FOUR, EIGHT], ids=["4 bits", "8 bits"])
+def test_a_quantised_base_is_merged_dense(saved, build, quantization, tmp_path, request):
+    base = request.getfixturevalue(f"tiny_{build}_dir")
+    targets = ("c_attn",) if build == "gpt2" else ("q_proj", "v_proj")
+    adapter = saved(base, quantization, targets)
+    expected = logits(load_for_inference(adapter).model)
+    report = merge_to_checkpoint(adapter, tmp_path / "merged")
+    assert report.was_quantized and not report.requantized
+    assert report.layers == (2 if build == "gpt2" else 4)
+    config = json.loads((tmp_path / "merged/config.json").read_text())
+    assert "quantization_config" not in config
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    assert not any(bits_of(module) for module in plain.modules())
+    assert largest_error(logits(plain), expected) <= LOGITS_TOLERANCE
+
+
+@pytest.mark.parametrize("quantization", [FOUR, EIGHT], ids=["4 bits", "8 bits"])
+def test_merging_can_quantise_again_and_reports_the_error(
+    saved, tiny_llama_dir, tmp_path, quantization
+):
+    adapter = saved(tiny_llama_dir, quantization)
+    report = merge_to_checkpoint(adapter, tmp_path / "small", requantize=True)
+    assert report.requantized and report.largest_rounding > 0 and report.relative_deviation > 1e-4
+    config = json.loads((tmp_path / "small/config.json").read_text())
+    assert config["quantization_config"][f"load_in_{quantization['bits']}bit"]
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "small")
+    assert bits_of(again.model.layers[0].self_attn.q_proj) == quantization["bits"]
+
+
+def test_merging_into_the_base_as_it_is_saved(saved, tiny_llama_dir, tmp_path):
+    adapter = saved(tiny_llama_dir, FOUR)
+    report = merge_to_checkpoint(adapter, tmp_path / "merged", unquantized=True)
+    assert not report.was_quantized
+
+
+def test_what_excludes_itself_is_an_error_and_writes_nothing(saved, tiny_llama_dir, tmp_path):
+    adapter = saved(tiny_llama_dir)
+    for options in ({"dtype": "float32"}, {"unquantized": True}):
+        with pytest.raises(ConfigError, match="both requantize and"):
+            merge_to_checkpoint(adapter, tmp_path / "out", requantize=True, **options)
+    with pytest.raises(QuantizationError, match="no adapted layer is quantised"):
+        merge_to_checkpoint(adapter, tmp_path / "out", requantize=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_with_other_logits_never_appears(saved, tiny_llama_dir, tmp_path, monkeypatch):
+    whole = merge_checkpoint.merge_and_unload
+
+    def damaging(model):
+        whole(model)
+        model.lm_head.weight.data[0] += 1
+
+    monkeypatch.setattr(merge_checkpoint, "merge_and_unload", damaging)
+    with pytest.raises(AdapterStateError, match=r"deviate by .* at most 0\.001 in torch\.float32"):
+        merge_to_checkpoint(saved(tiny_llama_dir), tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter"]
+
+
+def test_files_that_are_there_stay(tmp_path):
+    (tmp_path / "mine").touch()
+    for output in (tmp_path, tmp_path / "mine"):
+        with pytest.raises(OutputExistsError, match="expected a new or empty directory"):
+            merge_to_checkpoint("no/adapter", output)
