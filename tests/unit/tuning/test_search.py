@@ -17,7 +17,7 @@ def rows_of(result):
 
 @pytest.fixture(scope="module")
 def searched(machines, tiny_llama_dir, prompt_jsonl, tmp_path_factory):
-    """A search of five trials, one of which cannot have its rank, and its events."""
+    """A search of four trials, two of which cannot have their rank, and its events."""
     from lorakit.training import Recipe
 
     recipe = Recipe.check(
@@ -38,7 +38,7 @@ def searched(machines, tiny_llama_dir, prompt_jsonl, tmp_path_factory):
                 "max_concurrent": 1,
                 "space": {
                     "lora.r": {"choice": [4, 1000]},
-                    "training.learning_rate": {"choice": [2e-2, 1e-6, 1e-7]},
+                    "training.learning_rate": {"choice": [2e-2, 1e-6]},
                     "lora.target_modules": {"choice": [["q_proj", "v_proj"]]},
                 },
             },
@@ -54,17 +54,16 @@ def searched(machines, tiny_llama_dir, prompt_jsonl, tmp_path_factory):
 def test_a_table_tells_what_became_of_every_trial(searched):
     _, result, _ = searched
     rows = rows_of(result)
-    assert [row["trial"] for row in rows] == [f"trial-{n:03d}" for n in range(1, 7)]
+    assert [row["trial"] for row in rows] == [f"trial-{n:03d}" for n in range(1, 5)]
     by_rate = {(row["lora.r"], float(row["training.learning_rate"])): row for row in rows}
     best = by_rate["4", 2e-2]
     assert best["status"] == "finished"
     assert best["epochs"] == best["best_epoch"] == "4"
     assert best["best_eval_loss"] == best["eval_loss"] == str(result.best_value)
     assert best["lora.target_modules"] == "q_proj, v_proj"
-    poor = by_rate["4", 1e-6], by_rate["4", 1e-7]
-    assert {row["status"] for row in poor} == {"stopped"}
-    assert {row["epochs"] for row in poor} == {"1"}
-    for rate in (2e-2, 1e-6, 1e-7):
+    poor = by_rate["4", 1e-6]
+    assert (poor["status"], poor["epochs"]) == ("stopped", "1")
+    for rate in (2e-2, 1e-6):
         failed = by_rate["1000", rate]
         assert failed["status"] == "failed"
         assert failed["error"].startswith("The rank is larger than the layer in model.layers.0")
@@ -91,7 +90,7 @@ def test_a_search_tells_of_its_trials_while_they_run(searched):
     _, _, events = searched
     assert events[0][0] == "planned"
     planned = events[0][1]
-    assert (planned["trials"], planned["epochs"], planned["train_examples"]) == (6, 4, 18)
+    assert (planned["trials"], planned["epochs"], planned["train_examples"]) == (4, 4, 18)
     changes = [payload["changed"] for name, payload in events if name == "trials"]
     first = [(r.status, len(r.evaluations)) for r in changes if r.name == "trial-001"]
     assert first == [("running", n) for n in range(5)] + [("finished", 4)]

@@ -76,6 +76,7 @@ def studied(machines, tiny_llama_dir, prompt_jsonl, tmp_path_factory):
                 "target_modules": [["q_proj"], "all-linear"],
                 "seeds": [1, 2],
                 "max_epochs": 1,
+                "max_concurrent": 1,
             },
             "output": str(tmp_path_factory.mktemp("studies") / "study"),
         },

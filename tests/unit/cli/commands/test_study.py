@@ -5,8 +5,9 @@ import json
 from fixtures.printed import flat
 
 
-def test_a_study_shows_its_table_and_what_suffices(cli, cls_recipe, tmp_path):
-    section = {"ranks": [2], "target_modules": [["q_lin"]], "seeds": [1, 2], "max_epochs": 1}
+def test_a_study_shows_its_table_and_what_suffices(cli, cls_recipe, tmp_path, machines):
+    section = {"ranks": [2], "target_modules": [["q_lin"]], "seeds": [1, 2]}
+    section |= {"max_epochs": 1, "max_concurrent": 1}  # one process imports the libraries
     result = cli("study", cls_recipe, f"study={json.dumps(section)}")
     assert result.exit_code == 0, result.output
     words = flat(result.stdout)

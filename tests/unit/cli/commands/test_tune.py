@@ -11,9 +11,10 @@ def search_recipe(path, **sections):
     return path
 
 
-def test_a_search_shows_its_trials_and_names_the_best(cli, cls_recipe, tmp_path):
+def test_a_search_shows_its_trials_and_names_the_best(cli, cls_recipe, tmp_path, machines):
     space = {"training.learning_rate": {"choice": [0.01, 0.02]}, "lora.r": {"choice": [2]}}
-    section = {"trials": 2, "max_epochs": 1, "metric": "accuracy", "space": space, "asha": None}
+    section = {"trials": 2, "metric": "accuracy", "space": space, "asha": None}
+    section |= {"max_epochs": 1, "max_concurrent": 1}  # one process imports the libraries
     result = cli("tune", search_recipe(cls_recipe, search=section))
     assert result.exit_code == 0, result.output
     words = flat(result.stdout)
