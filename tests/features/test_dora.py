@@ -18,6 +18,7 @@ from lorakit import (
 )
 from lorakit.adapters import save_adapter
 from lorakit.errors import AdapterFileError, AdapterMismatchError
+from lorakit.layers.executors import fused_mlp
 from lorakit.ops import apply_keep_mask
 from lorakit.ops.reference import dora_linear_reference
 from tiny_models import bert, gpt2, llama, logits, randomize_, t5, tokens, train_steps
@@ -55,6 +56,7 @@ def gradients(model):
 @pytest.mark.parametrize("build", [llama, t5])
 def test_layers_on_one_activation_compute_together(build, dropout, group_sizes, monkeypatch):
     model, _ = dora(build, lora_dropout=dropout)
+    set_fused_mlp(model, False)
     model.train()
     seed = torch.tensor(3)
     monkeypatch.setattr("lorakit.layers.updates.low_rank_update.draw_seed", lambda: seed)
@@ -74,16 +76,26 @@ def test_a_result_that_waits_is_not_taken_once_the_magnitude_has_changed():
     with torch.no_grad():
         attention.k_proj.updates["default"].magnitude.mul_(2)
     got = attention.k_proj(x)
-    attention.k_proj.siblings = None
+    attention.k_proj.siblings.leave(attention.k_proj)
     assert largest_error(got, attention.k_proj(x)) < LOGITS_TOLERANCE
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("build", [llama, gpt2])
-def test_mlps_run_layer_by_layer_where_one_has_a_magnitude(build):
-    model, _ = dora(build)
+def test_a_fused_mlp_gives_what_its_layers_give(build, dropout, monkeypatch):
+    model, _ = dora(build, lora_dropout=dropout, bias="lora_only" if build is gpt2 else "none")
+    model.train()
+    seed = torch.tensor(3)
+    monkeypatch.setattr("lorakit.layers.updates.low_rank_update.draw_seed", lambda: seed)
+    runs = []
+    original = fused_mlp.low_rank_mlp
+    monkeypatch.setattr(fused_mlp, "low_rank_mlp", lambda *a: runs.append(1) or original(*a))
     fused = gradients(model)
+    assert runs
     set_fused_mlp(model, False)
-    for name, gradient in gradients(model).items():
+    single = gradients(model)
+    assert fused.keys() == single.keys()
+    for name, gradient in single.items():
         assert largest_error(fused[name], gradient) < 1e-5, name
 
 

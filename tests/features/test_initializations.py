@@ -30,7 +30,6 @@ from lorakit.errors import (
 )
 from lorakit.layers import OffsetUpdate
 from lorakit.layers.bitsandbytes_storage import quantized_weight
-from lorakit.layers.magnitude import norms_of
 from lorakit.ops.quantized import dense_copy
 from tiny_models import gpt2, llama, logits, randomize_, tokens
 from tiny_models.quantized import EIGHT, FOUR, dense_twin, quantized
@@ -168,11 +167,11 @@ def test_a_magnitude_follows_what_its_factors_have_become():
     layer = model.model.layers[0].self_attn.q_proj
     update = layer.updates["default"]
     term = update.term()
-    before = norms_of(layer, update, term)
+    before = layer.norms_with(update, term)
     randomize_(model)
     for place, factor in zip(term[:2], update.operand_factors(), strict=True):
         place.data.copy_(factor)  # which leaves no trace, as memory that is given out again
-    after = norms_of(layer, update, term)
+    after = layer.norms_with(update, term)
     expected = torch.linalg.vector_norm(layer.weight + update.delta_weight(), dim=1)
     assert largest_error(after, expected) < 1e-5
     assert largest_error(before, expected) > 1e-2

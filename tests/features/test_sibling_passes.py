@@ -193,7 +193,7 @@ def test_layers_that_cannot_be_computed_ahead_do_not_join(group_sizes):
     model.q_proj(x)
     assert group_sizes == [2, 1, 1]
     set_adapter(model, None)
-    model.q_proj.active_updates = ("default",)
+    model.q_proj.activate(("default",))
     del model.k_proj._hf_hook
     model.q_proj(x)
     assert group_sizes == [2, 1, 1, 1]

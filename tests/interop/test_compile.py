@@ -163,6 +163,7 @@ def draw_layer_by_layer(model):
     for module in model.modules():
         if isinstance(module, AdaptedLayer):
             module.siblings = None
+            module.choose_executor()
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -40,6 +40,7 @@ def ungrouped(model):
     """Dissolve the groups, so that every layer computes for itself alone; return the model."""
     for _, layer in adapted_layers(model):
         layer.siblings = None
+        layer.choose_executor()
     return model
 
 

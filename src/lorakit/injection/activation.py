@@ -78,7 +78,7 @@ def activate(model: nn.Module, state: AdapterState, names: tuple[str, ...]) -> N
     _check_exclusive(model, names)
     layers, replaced = adapted_and_replaced_modules(model)
     for layer in layers:
-        layer.active_updates = tuple(name for name in names if name in layer.updates)
+        layer.activate(names)
     for module in replaced:
         module.active_copy = next((name for name in names if name in module.trained_copies), None)
     before = (*state.active, *state.modules_with_trained_tokens)
@@ -113,7 +113,7 @@ def restoring_activation(model: nn.Module, names: Sequence[str] = ()) -> Iterato
     except BaseException:
         for layer, names_here in zip(layers, updates, strict=True):
             if isinstance(layer, AdaptedLayer):
-                layer.active_updates = names_here
+                layer.activate(names_here)
         for module, name in zip(replaced, copies, strict=True):
             if isinstance(module, ReplacedModule):
                 module.active_copy = name
@@ -223,7 +223,7 @@ def remove_adapters(model: nn.Module, names: Sequence[str]) -> None:
         for name in names:
             if name in layer.updates:
                 del layer.updates[name]
-        layer.active_updates = tuple(name for name in layer.active_updates if name not in names)
+        layer.activate(layer.active_updates)
         if not layer.updates:
             layer.restore_in_place()
     for module in replaced:

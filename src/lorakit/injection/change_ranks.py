@@ -43,7 +43,7 @@ def change_ranks(model: nn.Module, name: str, config: LoraConfig, ranks: Mapping
     for path, layer, r in changed:
         if r == 0:
             del layer.updates[name]
-            layer.active_updates = tuple(n for n in layer.active_updates if n != name)
+            layer.activate(layer.active_updates)
             if not layer.updates:
                 layer.restore_in_place()
         else:

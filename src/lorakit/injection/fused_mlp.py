@@ -4,7 +4,12 @@ from torch import nn
 
 from lorakit.injection.state import base_modules, require_state, unwrapped
 from lorakit.layers import ReplacedModule
-from lorakit.layers.fused_mlp import FusedMlp, fuse_in_place, is_known_mlp, unfuse_in_place
+from lorakit.layers.executors.fused_mlp import (
+    FusedMlp,
+    fuse_in_place,
+    is_known_mlp,
+    unfuse_in_place,
+)
 
 
 def set_fused_mlp(model: nn.Module, enabled: bool = True) -> int:

@@ -43,9 +43,9 @@ from lorakit.layers import (
     replace_in_place,
 )
 from lorakit.layers.bitsandbytes_storage import bits_of
-from lorakit.layers.class_swap import has_foreign_forward, swap_class
+from lorakit.layers.class_swap import swap_class
+from lorakit.layers.hooks import has_foreign_forward
 from lorakit.layers.kinds.parameter import AdaptedParameter
-from lorakit.layers.magnitude import initial_magnitude
 from lorakit.layers.offload import execution_device, is_offloaded, weights_in_place
 from lorakit.layers.updates.sliced_update import SlicedUpdate
 
@@ -226,7 +226,7 @@ def _add_update(
         with torch.no_grad(), weights_in_place(module):
             magnitude = None if tensors is None else tensors.magnitudes[site.path]
             update.magnitude.copy_(
-                initial_magnitude(module, update) if magnitude is None else magnitude
+                module.initial_lengths(update) if magnitude is None else magnitude
             )
     update.train(getattr(module, "weight_owner", module).training)
     module.updates[name] = update

@@ -1,4 +1,4 @@
-"""One adapter for each row of a batch."""
+"""One adapter for each row of a batch, or for each segment of a packed sequence."""
 
 import inspect
 from collections.abc import Iterator, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lorakit.errors import AdapterNameError
+from lorakit.errors import AdapterNameError, ShapeError
 from lorakit.injection.activation import set_trained
 from lorakit.injection.state import (
     adapted_and_replaced_modules,
@@ -17,14 +17,19 @@ from lorakit.injection.state import (
     require_unmerged,
     unwrapped,
 )
-from lorakit.layers.per_row import PerRowAdapters
+from lorakit.layers.executors.per_row import PerRowAdapters
 
 _EXPAND = "_expand_inputs_for_generation"
 """Name of the method by which transformers models repeat rows for beams."""
 
 
 @contextmanager
-def adapter_rows(model: nn.Module, names: Sequence[str | None]) -> Iterator[None]:
+def adapter_rows(
+    model: nn.Module,
+    names: Sequence[str | None] = (),
+    *,
+    segments: Sequence[tuple[int, str | None]] | None = None,
+) -> Iterator[None]:
     """Run batches in which each row has its own adapter or none, inside a `with` block.
 
     Every layer computes all rows at once: one base product, and one grouped product for the
@@ -38,11 +43,14 @@ def adapter_rows(model: nn.Module, names: Sequence[str | None]) -> Iterator[None
     Args:
         model: A model with adapters.
         names: The adapter of each row of the batch, None for the base alone.
+        segments: Instead of names: (tokens, adapter or None) of each segment of one packed sequence
+            (1, tokens). The attention mask and the positions that separate them are the caller's.
 
     Raises:
         AdapterNameError: `names` is empty or a single string, or there is no such adapter.
         AdapterStateError: The model is merged, or inside another such block.
-        ShapeError: Raised by the model if a batch has another number of rows.
+        ShapeError: A segment has no tokens; or raised by the model if a batch has another number
+            of rows, or a packed sequence another number of tokens.
 
     Example:
         >>> import torch
@@ -56,12 +64,17 @@ def adapter_rows(model: nn.Module, names: Sequence[str | None]) -> Iterator[None
     """
     require_unmerged(model, "choose adapters by row")
     state = require_state(model)
-    if isinstance(names, str) or not names:
+    if segments is not None and names:
+        raise AdapterNameError(
+            f"Cannot choose adapters by row and by segment: got names={names!r} and segments, "
+            "expected one of them. Leave names out for a packed sequence."
+        )
+    if segments is None and (isinstance(names, str) or not names):
         raise AdapterNameError(
             f"Cannot choose adapters by row: got {names!r}, expected a name or None for each row "
             "of the batch. Pass a list; for one adapter in all rows call set_adapter."
         )
-    rows = PerRowAdapters(names)
+    rows = PerRowAdapters(names) if segments is None else _packed(segments)
     for name in rows.distinct:
         require_adapter(model, name)
     layers, replaced = adapted_and_replaced_modules(unwrapped(model))
@@ -74,6 +87,8 @@ def adapter_rows(model: nn.Module, names: Sequence[str | None]) -> Iterator[None
     holders: list[nn.Module] = [*layers, *replaced]
     for module in holders:
         module.per_row_adapters = rows  # type: ignore[assignment]
+    for layer in layers:
+        layer.choose_executor()
     state.rows = rows
     try:
         with _tracking_repeats(unwrapped(model), rows):
@@ -85,6 +100,18 @@ def adapter_rows(model: nn.Module, names: Sequence[str | None]) -> Iterator[None
             # Layers that backward may rerun keep it, to detect that.
             if not rows.had_gradients and vars(module).get("per_row_adapters") is rows:
                 del module.per_row_adapters
+        for layer in layers:
+            layer.choose_executor()
+
+
+def _packed(segments: Sequence[tuple[int, str | None]]) -> PerRowAdapters:
+    lengths = [length for length, _ in segments]
+    if not lengths or min(lengths) < 1:
+        raise ShapeError(
+            f"Cannot choose adapters by segment: got {list(segments)!r}, expected (tokens, adapter "
+            "or None) of each segment, with at least one token. Leave empty segments out."
+        )
+    return PerRowAdapters([name for _, name in segments], lengths)
 
 
 @contextmanager

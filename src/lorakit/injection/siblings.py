@@ -5,8 +5,8 @@ from collections.abc import Iterable
 
 from torch import nn
 
+from lorakit.layers.executors.siblings import SiblingGroup
 from lorakit.layers.kinds.linear import AdaptedLinear
-from lorakit.layers.siblings import SiblingGroup
 
 _NAMES = (
     ("q_proj", "k_proj", "v_proj"),
@@ -48,3 +48,4 @@ def group_siblings(model: nn.Module, paths: Iterable[str]) -> None:
             group = SiblingGroup([*members])
             for member in members:
                 member.siblings = group
+                member.choose_executor()

@@ -10,8 +10,8 @@ from lorakit.config import LoraConfig
 from lorakit.errors import AdapterNameError, AdapterStateError, did_you_mean
 from lorakit.layers import AdaptedLayer, ReplacedModule
 from lorakit.layers.bitsandbytes_storage import bits_of
+from lorakit.layers.executors.per_row import PerRowAdapters
 from lorakit.layers.kinds.parameter import ParameterOwner
-from lorakit.layers.per_row import PerRowAdapters
 
 _ATTRIBUTE = "_lorakit_state"
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9_-]*"

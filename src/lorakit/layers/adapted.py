@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from lorakit.layers.described import DescribedLayer
-from lorakit.layers.magnitude import WeightNorms
-from lorakit.layers.per_row import PerRowAdapters
+from lorakit.layers.executors.per_row import PerRowAdapters
+from lorakit.layers.executors.siblings import SiblingGroup
+from lorakit.layers.executors.single import run_base, run_single
 from lorakit.layers.replaced import swap_plain_class
-from lorakit.layers.siblings import SiblingGroup
 
 READ_FLAG = "_is_hf_initialized"
 """Attribute that transformers sets on each parameter that it read from a checkpoint."""
@@ -22,8 +22,6 @@ class AdaptedLayer(DescribedLayer):
 
     Attributes:
         siblings: The layers expected to read the same input, including this one.
-        per_row_adapters: Which adapter each row of a batch has, inside `adapter_rows`.
-        weight_norms: Norms of the weight's rows, where an update has a magnitude.
     """
 
     zero_factor: ClassVar[Literal["A", "B"]] = "B"
@@ -36,7 +34,6 @@ class AdaptedLayer(DescribedLayer):
 
     siblings: SiblingGroup | None
     per_row_adapters: PerRowAdapters | None = None
-    weight_norms: WeightNorms | None = None
 
     @classmethod
     def adapt_in_place(cls, module: nn.Module) -> Self:
@@ -46,6 +43,8 @@ class AdaptedLayer(DescribedLayer):
         module.active_updates = ()  # type: ignore[assignment]
         module.kept_parameters = {}  # type: ignore[assignment]
         module.siblings = None  # type: ignore[assignment]
+        module.executor = run_base  # type: ignore[assignment]
+        module.prepared = None  # type: ignore[assignment]
         return module  # type: ignore[return-value]
 
     def restore_in_place(self) -> None:
@@ -53,9 +52,28 @@ class AdaptedLayer(DescribedLayer):
         if self.siblings is not None:
             self.siblings.leave(self)
         del self.updates, self.active_updates, self.kept_parameters, self.siblings
-        vars(self).pop("per_row_adapters", None)
-        vars(self).pop("weight_norms", None)
+        del self.executor, self.prepared
+        for name in ("per_row_adapters", "row_norms"):
+            vars(self).pop(name, None)
         swap_plain_class(self, self.plain_class)
+
+    def activate(self, names: tuple[str, ...]) -> None:
+        """Let the updates of these adapters act, of those that the layer has."""
+        self.active_updates = tuple(name for name in names if name in self.updates)
+        self.choose_executor()
+
+    def choose_executor(self) -> None:
+        """Choose what computes the output, after updates, merging or rows have changed."""
+        if self.per_row_adapters is not None:
+            self.executor = self.per_row_adapters
+        elif not self.acting_updates():
+            self.executor = run_base
+        else:
+            self.executor = run_single if self.siblings is None else self.siblings
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map an input of the plain layer to an output of its shape."""
+        return self.executor(self, input)
 
     @classmethod
     def factor_sizes(cls, module: nn.Module) -> tuple[int, int]:
@@ -145,6 +163,7 @@ class AdaptedLayer(DescribedLayer):
             setattr(replacement, READ_FLAG, True)
         self.kept_parameters[parameter] = kept
         setattr(owner, parameter, replacement)
+        self.choose_executor()
 
     def unmerge(self) -> None:
         """Restore the base's parameters, byte for byte."""
@@ -157,6 +176,7 @@ class AdaptedLayer(DescribedLayer):
                     kept.quant_state.to(device)  # type: ignore[union-attr]
             setattr(owner, parameter, kept)
         self.kept_parameters = {}
+        self.choose_executor()
 
     def merged_parameters(self) -> dict[str, tuple[nn.Parameter, nn.Parameter | None]]:
         """Return the merged parameters, each with the base's that is kept, by name."""
@@ -168,7 +188,9 @@ class AdaptedLayer(DescribedLayer):
         for name, (merged, kept) in parameters.items():
             setattr(self.weight_owner, name, merged)
             self.kept_parameters[name] = kept
+        self.choose_executor()
 
     def keep_merged(self) -> None:
-        """Make a merge final: the merged parameters become the layer's own."""
+        """Make a merge final: the merged parameters become the layer's."""
         self.kept_parameters = {}
+        self.choose_executor()

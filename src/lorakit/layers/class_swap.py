@@ -5,22 +5,7 @@ from types import MethodType
 from torch import nn
 
 from lorakit.errors import TargetError
-
-
-def has_foreign_forward(module: nn.Module) -> bool:
-    """Return whether the instance runs a `forward` that is not the one of its class.
-
-    accelerate's hooks set a `forward` on the instance and keep the hidden one in `_old_forward`;
-    removing them leaves the class's forward, bound to the instance.
-    """
-    attributes = vars(module)
-    own = attributes.get("_old_forward", attributes.get("forward"))
-    is_the_class_s = (
-        isinstance(own, MethodType)
-        and own.__self__ is module
-        and own.__func__ is type(module).forward
-    )
-    return own is not None and not is_the_class_s
+from lorakit.layers.hooks import has_foreign_forward
 
 
 def swap_class(module: nn.Module, new_class: type[nn.Module]) -> None:

@@ -1,14 +1,16 @@
-"""How an adapted layer describes itself to the executors: weight, updates, operands."""
+"""How an adapted layer describes itself to the executors: its operands."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
+from lorakit.layers.row_norms import RowNorms
 from lorakit.layers.updates.low_rank_update import LowRankUpdate, shared_seed
-from lorakit.ops import LowRankTerm
+from lorakit.ops import LinearOperands, LowRankTerm, RowScale
 from lorakit.ops.quantized import Weight
 
 
@@ -34,16 +36,25 @@ class DescribedLayer(nn.Module):
         updates: The updates by adapter name.
         active_updates: Names of the adapters that act in forward.
         kept_parameters: The base's own parameters while the layer is merged; empty otherwise.
+        executor: What forward calls with the layer and its input.
+        per_row_adapters: Which adapter each row of a batch has, inside `adapter_rows`.
+        prepared: What decoding keeps from call to call.
+        row_norms: Norms of the rows of the updated weight, where an update scales them.
     """
 
     plain_class: ClassVar[type[nn.Module]]
+    is_matrix_product: ClassVar[bool] = False
+    """Whether the output is the input times a matrix, which one grouped product can compute."""
+
     weight: Tensor
     updates: nn.ModuleDict
     active_updates: tuple[str, ...]
     kept_parameters: dict[str, nn.Parameter | None]
+    executor: Callable[[Any, Tensor], Tensor]
     siblings: Any
     per_row_adapters: Any = None
-    weight_norms: Any = None
+    row_norms: RowNorms | None = None
+    prepared: Any = None
 
     @classmethod
     def kernel_shape(cls, module: nn.Module) -> KernelShape | None:
@@ -64,10 +75,16 @@ class DescribedLayer(nn.Module):
         """Return whether each batch row currently has its own adapter."""
         return self.per_row_adapters is not None and self.per_row_adapters.act_on(self)
 
+    def choose_executor(self) -> None:
+        """Choose what computes the output, after updates, merging or rows have changed."""
+        raise NotImplementedError
+
+    # ---- what executors call ----
+
     def operands(
-        self, updates: list[LowRankUpdate], seed: Tensor | None = None
-    ) -> tuple[list[LowRankTerm], Tensor | None, list[Tensor | None]]:
-        """Return the terms of these updates, a trained bias or else the base's, and magnitudes.
+        self, updates: Sequence[LowRankUpdate], seed: Tensor | None = None
+    ) -> LinearOperands:
+        """Return the weight, the bias of an update that trains one or else the base's, and terms.
 
         Args:
             updates: The updates; all of them drop the same elements of the input.
@@ -75,8 +92,49 @@ class DescribedLayer(nn.Module):
         """
         if seed is None:
             seed = shared_seed(updates)
-        called = [update(seed) for update in updates]
-        bias = next((bias for _, bias, _ in called if bias is not None), self.bias)
-        # accelerate's hooks would move the seed to the GPU, where reading it would wait.
-        terms = [t if t.seed is None else t._replace(seed=seed) for t, *_ in called]
-        return terms, bias, [magnitude for *_, magnitude in called]  # type: ignore[return-value]
+        terms: list[LowRankTerm] = []
+        bias = None
+        for update in updates:
+            term, trained_bias, lengths = update(seed)
+            if term.seed is not None:
+                # accelerate's hooks would move the seed to the GPU, where reading it would wait.
+                term = term._replace(seed=seed)
+            if lengths is not None:
+                term = term._replace(row_scale=RowScale(lengths, self.norms_with(update, term)))
+            bias = trained_bias if bias is None else bias
+            terms.append(term)
+        if bias is None:
+            bias = getattr(self, "bias", None)  # a router of experts has none
+        return LinearOperands(self.operand_weight(), bias, terms)
+
+    def operand_weight(self) -> Weight:
+        """Return the weight in the form that `compute` takes."""
+        return self.base_weight()
+
+    def norms_with(self, update: LowRankUpdate, term: LowRankTerm) -> Tensor:
+        """Return ‖W0 + s B A‖ of each row of the weight with one of the updates, (out,)."""
+        if self.row_norms is None:
+            self.row_norms = RowNorms()
+        return self.row_norms.of(update, term, self.weight, self.base_weight)
+
+    def initial_lengths(self, update: LowRankUpdate) -> Tensor:
+        """Return the lengths that leave every row of the updated weight as it is, (out,)."""
+        return self.norms_with(update, LowRankTerm(*update.operand_factors(), update.scaling))
+
+    def base_output(self, x: Tensor) -> Tensor:
+        """Return the output of the base alone."""
+        return self.plain_class.forward(self, x)
+
+    def compute(self, x: Tensor, operands: LinearOperands) -> Tensor:
+        """Return the output that operands give."""
+        raise NotImplementedError
+
+    def updated(self, x: Tensor, base: Tensor, operands: LinearOperands) -> Tensor:
+        """Return the output that operands give for some batch rows, given the base's output.
+
+        Args:
+            x: Some rows of the input.
+            base: The same rows of the base's output.
+            operands: Those of these rows.
+        """
+        raise NotImplementedError

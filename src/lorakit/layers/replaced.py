@@ -10,7 +10,6 @@ from torch.func import functional_call
 from torch.utils._pytree import tree_map
 
 from lorakit.layers.class_swap import swap_class
-from lorakit.layers.per_row import PerRowAdapters
 from lorakit.layers.trained_tokens import TrainedTokens
 
 
@@ -26,7 +25,7 @@ class ReplacedModule(nn.Module):
 
     trained_copies: nn.ModuleDict
     active_copy: str | None
-    per_row_adapters: PerRowAdapters | None = None
+    per_row_adapters: Any = None
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the active adapter's copy, or the base's forward."""

@@ -2,10 +2,11 @@
 
 `low_rank.py` and `mlp.py` wrap them in autograd nodes. With tokens as rows, layer i computes
 
-    h_i = x W_iᵀ + b_i + Σ s u Bᵀ      with u = drop(x) Aᵀ
+    v_i = x W_iᵀ + Σ s u Bᵀ      with u = drop(x) Aᵀ
+    h_i = v_i + b_i,  or  c v_i + b_i  where its only term has a row scale c
 
 The A of all terms under one mask are stacked, so x is read, and dropped, once for all layers.
-Given g_i = dL/dh_i:
+Given g_i = dL/dh_i, or c dL/dh_i with a row scale:
 
     dL/dB = s g_iᵀ u                                            (out_i, r)
     dL/du = s g_i B                                             (tokens, r)
@@ -19,6 +20,7 @@ For many tokens and a wide dtype, the sum W_i + s B A is computed first, which s
 with u and dL/du: the two bracketings of RunLoRA (Cherniuk et al. 2023, arXiv:2312.03415).
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -27,50 +29,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lorakit.ops import skinny
-from lorakit.ops.quantized import Weight, dense
-
-
-class LowRankTerm(NamedTuple):
-    """One update on the low-rank path of a layer."""
-
-    A: Tensor
-    """Down-projection, (r, in)."""
-    B: Tensor
-    """Up-projection, (out, r)."""
-    scaling: float
-    """Dimensionless factor s."""
-    drop_probability: float = 0.0
-    """Dropout on this term's input; needs a seed when above 0."""
-    seed: Tensor | None = None
-    """0-dimensional int64 tensor from `draw_seed`; terms with the same one share their mask."""
-
-
-class LinearOperands(NamedTuple):
-    """One adapted linear layer."""
-
-    W0: Weight
-    """Weight, (out, in), usually frozen; a transposed view or a quantised weight also works."""
-    bias: Tensor | None
-    """(out,)."""
-    terms: Sequence[LowRankTerm]
-    """Updates to add."""
-
-
-class LinearNeeds(NamedTuple):
-    """The gradients that one layer needs."""
-
-    W0: bool
-    bias: bool
-    factors: Sequence[tuple[bool, bool]]
-    """Whether (A, B) of each term need gradients."""
-
-
-class LinearGradients(NamedTuple):
-    """The gradients of one layer, each None if it is not needed."""
-
-    W0: Tensor | None
-    bias: Tensor | None
-    factors: Sequence[tuple[Tensor | None, Tensor | None]]
+from lorakit.ops.operands import (
+    LinearGradients,
+    LinearNeeds,
+    LinearOperands,
+    TermGradients,
+)
+from lorakit.ops.quantized import dense
+from lorakit.ops.row_scale import lengths_gradient, scale_gradient, scaled
 
 
 class _Stack(NamedTuple):
@@ -106,6 +72,14 @@ def merges(tokens: int, layers: Sequence[LinearOperands], dtype: torch.dtype, tr
     return tokens * sums > (2 if trains else 1) * MERGE_CROSSOVER * products
 
 
+def most_tokens_apart(layer: LinearOperands, dtype: torch.dtype) -> int:
+    """Return the number of tokens up to which `infer` adds terms to the base's product."""
+    if dtype not in (torch.float32, torch.float64):
+        return sys.maxsize
+    out_features, in_features = layer.W0.shape
+    return int(MERGE_CROSSOVER * out_features * in_features / (out_features + in_features))
+
+
 def infer(x: Tensor, layer: LinearOperands) -> Tensor:
     """Compute a layer's output if no gradients will be needed.
 
@@ -115,45 +89,66 @@ def infer(x: Tensor, layer: LinearOperands) -> Tensor:
 
     Returns: (*, out).
     """
-    rows = x.reshape(-1, x.shape[-1])
+    x2d = x.reshape(-1, x.shape[-1])
+    scale = layer.row_scale
     bias = None if layer.bias is None else layer.bias.to(x.dtype)
-    if merges(rows.shape[0], (layer,), x.dtype, trains=False):
-        return F.linear(x, _merged_weight(layer, x.dtype), bias)
-    h = F.linear(x, dense(layer.W0, x.dtype), bias)
-    flat = h.view(-1, h.shape[-1])
-    for A, B, scaling, p, seed in layer.terms:
-        skinny.add_(flat, rows, A, B, scaling, p, seed)
-    return h
+    early = None if scale is not None else bias
+    if merges(x2d.shape[0], (layer,), x.dtype, trains=False):
+        h = F.linear(x, _merged_weight(layer, x.dtype), early)
+    else:
+        h = F.linear(x, dense(layer.W0, x.dtype), early)
+        flat = h.view(-1, h.shape[-1])
+        for A, B, scaling, p, seed, _ in layer.terms:
+            skinny.add_(flat, x2d, A, B, scaling, p, seed)
+    return h if scale is None else scaled(h, scale, bias)
 
 
-def forward(rows: Tensor, layers: Sequence[LinearOperands]) -> tuple[list[Tensor], list[Tensor]]:
-    """Compute every layer's output, and u for the gradients.
+def forward(x2d: Tensor, layers: Sequence[LinearOperands]) -> tuple[list[Tensor], list[Tensor]]:
+    """Compute every layer's sum v, and u for the gradients.
 
     Args:
-        rows: x, (tokens, in), in the compute dtype.
+        x2d: x, (tokens, in), in the compute dtype.
         layers: The layers that read it.
 
-    Returns: The outputs, (tokens, out) each, and u for each stack of terms, (tokens, sum of r).
+    Returns: v of each layer, (tokens, out), with its bias unless its rows are scaled; and u for
+        each stack of terms, (tokens, sum of r). `outputs` gives the outputs.
     """
-    merged = merges(rows.shape[0], layers, rows.dtype, trains=True)
-    hs = [_base_product(rows, layer, merged) for layer in layers]
-    us = []
+    merged = merges(x2d.shape[0], layers, x2d.dtype, trains=True)
+    vs = [_base_product(x2d, layer, merged) for layer in layers]
+    us: list[Tensor] = []
     for stack in _stacks(layers):
-        u = skinny.down(rows, stack.A, stack.drop_probability, stack.seed)
+        u = skinny.down(x2d, stack.A, stack.drop_probability, stack.seed)
         us.append(u)
         if merged:
             continue
-        for (layer, term), part in _parts(stack, u):
+        for (layer, term), share in _shares(stack, u):
             B, scaling = layers[layer].terms[term].B, layers[layer].terms[term].scaling
-            skinny.up_(hs[layer], part, B, scaling)
-    return hs, us
+            skinny.up_(vs[layer], share, B, scaling)
+    return vs, us
 
 
-def _base_product(rows: Tensor, layer: LinearOperands, merged: bool) -> Tensor:
-    weight = _merged_weight(layer, rows.dtype) if merged else dense(layer.W0, rows.dtype)
-    if layer.bias is None:
-        return rows @ weight.t()
-    return torch.addmm(layer.bias.to(rows.dtype), rows, weight.t())
+def outputs(
+    vs: Sequence[Tensor], layers: Sequence[LinearOperands], dtype: torch.dtype | None = None
+) -> list[Tensor]:
+    """Return h of each layer from what `forward` returned: v itself where no rows are scaled.
+
+    Args:
+        vs: The first result of forward.
+        layers: As in forward.
+        dtype: dtype of the outputs; None for that of v.
+    """
+    hs = [v if dtype is None else v.to(dtype) for v in vs]
+    return [
+        h if layer.row_scale is None else scaled(h, layer.row_scale, layer.bias)
+        for h, layer in zip(hs, layers, strict=True)
+    ]
+
+
+def _base_product(x2d: Tensor, layer: LinearOperands, merged: bool) -> Tensor:
+    weight = _merged_weight(layer, x2d.dtype) if merged else dense(layer.W0, x2d.dtype)
+    if layer.bias is None or layer.row_scale is not None:
+        return x2d @ weight.t()
+    return torch.addmm(layer.bias.to(x2d.dtype), x2d, weight.t())
 
 
 def _merged_weight(layer: LinearOperands, dtype: torch.dtype) -> Tensor:
@@ -168,19 +163,21 @@ def _merged_weight(layer: LinearOperands, dtype: torch.dtype) -> Tensor:
 
 
 def backward(
-    rows: Tensor | None,
+    x2d: Tensor | None,
     layers: Sequence[LinearOperands],
     us: Sequence[Tensor],
+    vs: Sequence[Tensor | None],
     gs: Sequence[Tensor | None],
     needs_x: bool,
     needs: Sequence[LinearNeeds],
 ) -> tuple[Tensor | None, list[LinearGradients]]:
-    """Compute the gradients of `forward`.
+    """Compute the gradients of `outputs` of `forward`.
 
     Args:
-        rows: As in forward; None if no A and no W0 needs a gradient.
+        x2d: As in forward; None if no A and no W0 needs a gradient.
         layers: As in forward.
         us: The second result of forward.
+        vs: The first result of forward; read where lengths of rows need a gradient.
         gs: dL/dh of each layer, (tokens, out); None if it has no gradient.
         needs_x: Whether dL/dx is needed.
         needs: The gradients that each layer needs.
@@ -188,24 +185,36 @@ def backward(
     Returns: dL/dx, (tokens, in), and the gradients of each layer; those of factors in their dtypes.
     """
     given = next((g for g in gs if g is not None), None)
-    nothing = [LinearGradients(None, None, [(None, None)] * len(la.terms)) for la in layers]
     if given is None:
+        nothing = [LinearGradients(None, None, [TermGradients()] * len(la.terms)) for la in layers]
         return None, nothing
     merged = merges(given.shape[0], layers, given.dtype, trains=True)
-    grad_x = _base_grad_x(layers, gs, merged) if needs_x else None
+    scaled_gs = [
+        g if g is None or layer.row_scale is None else scale_gradient(g, layer.row_scale)
+        for g, layer in zip(gs, layers, strict=True)
+    ]
+    grad_x = _base_grad_x(layers, scaled_gs, merged) if needs_x else None
     factors: dict[tuple[int, int], tuple[Tensor | None, Tensor | None]] = {}
     for position, stack in enumerate(_stacks(layers)):
         u = us[position] if us else None
-        _stack_backward(stack, rows, u, layers, gs, grad_x, needs, merged=merged, gradients=factors)
-    gradients = []
+        _stack_backward(
+            stack, x2d, u, layers, scaled_gs, grad_x, needs, merged=merged, gradients=factors
+        )
+    gradients: list[LinearGradients] = []
     for index, (layer, g, need) in enumerate(zip(layers, gs, needs, strict=True)):
+        terms = [TermGradients(*factors.get((index, i), ())) for i in range(len(layer.terms))]
+        if g is None:
+            gradients.append(LinearGradients(None, None, terms))
+            continue
         grad_W0 = grad_bias = None
-        if g is not None and need.W0 and rows is not None and isinstance(layer.W0, Tensor):
-            grad_W0 = (g.t() @ rows).to(layer.W0.dtype)
-        if g is not None and need.bias and layer.bias is not None:
+        v, scale, scaled_g = vs[index], layer.row_scale, scaled_gs[index]
+        if need.W0 and x2d is not None and scaled_g is not None and isinstance(layer.W0, Tensor):
+            grad_W0 = (scaled_g.t() @ x2d).to(layer.W0.dtype)
+        if need.bias and layer.bias is not None:
             grad_bias = g.sum(0).to(layer.bias.dtype)
-        own = [factors.get((index, term), (None, None)) for term in range(len(layer.terms))]
-        gradients.append(LinearGradients(grad_W0, grad_bias, own))
+        if scale is not None and v is not None and need.terms[0].lengths:
+            terms = [terms[0]._replace(lengths=lengths_gradient(g, v, scale))]
+        gradients.append(LinearGradients(grad_W0, grad_bias, terms))
     return grad_x, gradients
 
 
@@ -224,7 +233,7 @@ def _base_grad_x(
 
 def _stack_backward(
     stack: _Stack,
-    rows: Tensor | None,
+    x2d: Tensor | None,
     u: Tensor | None,
     layers: Sequence[LinearOperands],
     gs: Sequence[Tensor | None],
@@ -235,28 +244,26 @@ def _stack_backward(
     gradients: dict[tuple[int, int], tuple[Tensor | None, Tensor | None]],
 ) -> None:
     """Store the factors' gradients of one stack in `gradients`, and add its term to dL/dx."""
-    needs_A = [needs[layer].factors[term][0] for layer, term in stack.members]
+    needs_A = [needs[layer].terms[term].A for layer, term in stack.members]
     adds_to_x = grad_x is not None and not merged
     like = next(g for g in gs if g is not None)
     u = u if u is not None else like.new_empty(like.shape[0], sum(stack.ranks))
     grad_u = torch.empty_like(u)
     grads_B: list[Tensor | None] = []
-    for (layer, term), (part, grad_part) in zip(
-        stack.members,
-        zip(u.split(stack.ranks, 1), grad_u.split(stack.ranks, 1), strict=True),
-        strict=True,
-    ):
+    shares = zip(u.split(stack.ranks, 1), grad_u.split(stack.ranks, 1), strict=True)
+    for (layer, term), (share, grad_share) in zip(stack.members, shares, strict=True):
         g, (_, B, scaling, *_) = gs[layer], layers[layer].terms[term]
         if g is None:
-            grad_part.zero_()
+            grad_share.zero_()
             grads_B.append(None)
             continue
-        grad_B = skinny.up_backward(g, part, B, scaling, grad_part, needs[layer].factors[term][1])
+        needs_B = needs[layer].terms[term].B
+        grad_B = skinny.up_backward(g, share, B, scaling, grad_share, needs_B)
         grads_B.append(None if grad_B is None else grad_B.to(B.dtype))
     grad_A = None
-    if any(needs_A) and rows is not None:
+    if any(needs_A) and x2d is not None:
         grad_A = skinny.down_backward_(
-            *(rows, stack.A, grad_u, stack.drop_probability, stack.seed),
+            *(x2d, stack.A, grad_u, stack.drop_probability, stack.seed),
             grad_x if adds_to_x else None,
             True,
         )
@@ -264,11 +271,11 @@ def _stack_backward(
         skinny.down_backward_(
             *(grad_x, stack.A, grad_u, stack.drop_probability, stack.seed, grad_x, False)  # type: ignore[arg-type]
         )
-    parts = [None] * len(stack.members) if grad_A is None else grad_A.split(stack.ranks)
-    for key, wants, part, grad_B in zip(stack.members, needs_A, parts, grads_B, strict=True):
+    grads_A = [None] * len(stack.members) if grad_A is None else grad_A.split(stack.ranks)
+    for key, wants, share, grad_B in zip(stack.members, needs_A, grads_A, grads_B, strict=True):
         dtype = layers[key[0]].terms[key[1]].A.dtype
-        has_gradient = wants and part is not None and gs[key[0]] is not None
-        gradients[key] = (part.to(dtype) if has_gradient else None, grad_B)  # type: ignore[union-attr]
+        is_wanted = wants and gs[key[0]] is not None
+        gradients[key] = (share.to(dtype) if is_wanted and share is not None else None, grad_B)
 
 
 def _stacks(layers: Sequence[LinearOperands]) -> Iterator[_Stack]:
@@ -289,5 +296,5 @@ def _stacks(layers: Sequence[LinearOperands]) -> Iterator[_Stack]:
         yield _Stack(tuple(members), tuple(A.shape[0] for A in As), stacked, p, seed)
 
 
-def _parts(stack: _Stack, u: Tensor) -> Iterator[tuple[tuple[int, int], Tensor]]:
+def _shares(stack: _Stack, u: Tensor) -> Iterator[tuple[tuple[int, int], Tensor]]:
     yield from zip(stack.members, u.split(stack.ranks, 1), strict=True)

@@ -9,17 +9,14 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from lorakit.ops import linear_group
-from lorakit.ops.linear_group import LinearOperands
-from lorakit.ops.low_rank import (
+from lorakit.ops.compute_dtype import autocast_off, compute_dtype_of, flattened, output_dtype_of
+from lorakit.ops.operands import (
+    LinearOperands,
     Spec,
-    autocast_off,
     check_shapes,
-    compute_dtype_of,
     flat_gradients,
     flatten,
     needs_of,
-    output_dtype_of,
-    rows_of,
     unflatten,
 )
 
@@ -34,7 +31,7 @@ def low_rank_mlp(
     Args:
         x: Activations, (*, in).
         inner: (gate, up), or the single inner layer; terms may be empty.
-        down: The layer back to the model's width.
+        down: The layer back to the model's width. Each layer must be one product.
         activation: Activation of the first inner layer's output.
 
     Returns: (*, out), device of x, dtype of x (of autocast where that is on).
@@ -43,14 +40,14 @@ def low_rank_mlp(
         ShapeError: A weight, A and B do not fit; names the shapes.
         DtypeError: x and a weight differ in dtype outside autocast.
 
-    Memory: saves the inner layers' outputs, a (tokens, r) tensor for each stack of terms, and x
+    Memory: saves the inner layers' sums, a (tokens, r) tensor for each stack of terms, and x
         unless every inner A is frozen; neither act(gate) nor the input of `down`, which plain
         layers save, the latter for the gradient of its lora_A.
     """
     for layer in inner:
         check_shapes(x.shape, layer)
     check_shapes(torch.Size((*x.shape[:-1], inner[0].W0.shape[0])), down)
-    dtype = compute_dtype_of(x, [*inner, down])
+    dtype = compute_dtype_of(x, [layer.W0 for layer in (*inner, down)])
     out_dtype = output_dtype_of(x, dtype)
     spec, tensors = flatten([*inner, down])
     return _LowRankMlp.apply(x, spec, dtype, out_dtype, activation, *tensors)  # type: ignore[return-value]
@@ -78,45 +75,47 @@ class _LowRankMlp(torch.autograd.Function):
         *tensors: Tensor | None,
     ) -> Tensor:
         *inner, down = unflatten(spec, tensors)
-        rows = x.reshape(-1, x.shape[-1]).to(dtype)
-        hs, us = linear_group.forward(rows, inner)
-        z = _act(hs[0], activation)
-        if len(hs) == 2:
-            z.mul_(hs[1])
-        (output,), down_us = linear_group.forward(z, [down])
-        needs = needs_of(spec, ctx.needs_input_grad[5:])[:-1]
-        reads_x = any(need.W0 or any(A for A, _ in need.factors) for need in needs)
-        ctx.save_for_backward(x if reads_x else None, *tensors, *hs, *us, *down_us)
+        vs, us = linear_group.forward(x.reshape(-1, x.shape[-1]).to(dtype), inner)
+        z = _inputs_of_down(linear_group.outputs(vs, inner), activation)[1]
+        down_vs, down_us = linear_group.forward(z, [down])
+        (output,) = linear_group.outputs(down_vs, [down], out_dtype)
+        *needs, needs_down = needs_of(spec, ctx.needs_input_grad[5:])
+        reads_x = any(need.W0 or any(term.A for term in need.terms) for need in needs)
+        if not any(term.lengths for term in needs_down.terms):
+            down_vs = [None]
+        ctx.save_for_backward(x if reads_x else None, *tensors, *vs, *us, *down_us, *down_vs)
         ctx.spec, ctx.dtype, ctx.activation = spec, dtype, activation
-        ctx.counts = (len(tensors), len(hs), len(us))
+        ctx.counts = (len(tensors), len(vs), len(us), len(down_us))
         ctx.shape, ctx.x_dtype = x.shape, x.dtype
-        return torch.ops.aten._unsafe_view(output.to(out_dtype), (*x.shape[:-1], output.shape[-1]))
+        return torch.ops.aten._unsafe_view(output, (*x.shape[:-1], output.shape[-1]))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, *saved = ctx.saved_tensors
-        tensors, hs, us, down_us = _split(saved, ctx.counts)
         with autocast_off(grad.device.type):
-            g = rows_of(grad, ctx.dtype)
-            return _LowRankMlp._gradients(ctx, x, tensors, hs, us, down_us, g)
+            g: Tensor = flattened(grad, ctx.dtype)  # type: ignore[assignment]
+            return _LowRankMlp._gradients(ctx, g, x, *_split(saved, ctx.counts))
 
     @staticmethod
     def _gradients(
         ctx: Any,
+        g: Tensor,
         x: Tensor | None,
         tensors: list[Tensor],
-        hs: list[Tensor],
+        vs: list[Tensor],
         us: list[Tensor],
         down_us: list[Tensor],
-        g: Tensor | None,
+        down_vs: list[Tensor],
     ) -> tuple[Tensor | None, ...]:
         *inner, down = unflatten(ctx.spec, tensors)
         needs_x, _, _, _, _, *flags = ctx.needs_input_grad
         *needs_inner, needs_down = needs_of(ctx.spec, flags)
-        acted = _act(hs[0], ctx.activation)
-        z = acted if len(hs) == 1 else acted * hs[1]
-        grad_z, down_gradients = linear_group.backward(z, [down], down_us, [g], True, [needs_down])
+        hs = linear_group.outputs(vs, inner)
+        acted, z = _inputs_of_down(hs, ctx.activation, keeps_acted=True)
+        grad_z, down_gradients = linear_group.backward(
+            z, [down], down_us, down_vs, [g], True, [needs_down]
+        )
         del z
         gs: list[Tensor | None] = []
         if grad_z is not None and len(hs) == 2:
@@ -125,7 +124,7 @@ class _LowRankMlp(torch.autograd.Function):
         elif grad_z is not None:
             gs = [_act_backward(grad_z, hs[0], ctx.activation)]
         grad_x, gradients = linear_group.backward(
-            rows_of(x, ctx.dtype), inner, us, gs, needs_x, needs_inner
+            flattened(x, ctx.dtype), inner, us, vs, gs, needs_x, needs_inner
         )
         if grad_x is not None:
             grad_x = grad_x.to(ctx.x_dtype).view(ctx.shape)
@@ -133,12 +132,23 @@ class _LowRankMlp(torch.autograd.Function):
         return grad_x, None, None, None, None, *flat
 
 
-def _split(saved: Sequence[Tensor], counts: tuple[int, int, int]) -> list[list[Tensor]]:
-    parts, position = [], 0
+def _inputs_of_down(
+    hs: Sequence[Tensor], activation: Activation, keeps_acted: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Return act(gate), and the input of `down`; they share memory if the former is not kept."""
+    acted = _act(hs[0], activation)
+    if len(hs) == 1:
+        return acted, acted
+    return acted, acted * hs[1] if keeps_acted else acted.mul_(hs[1])
+
+
+def _split(saved: Sequence[Tensor], counts: tuple[int, ...]) -> list[list[Tensor]]:
+    pieces: list[list[Tensor]] = []
+    position = 0
     for count in (*counts, len(saved) - sum(counts)):
-        parts.append(list(saved[position : position + count]))
+        pieces.append(list(saved[position : position + count]))
         position += count
-    return parts
+    return pieces
 
 
 def _act(x: Tensor, activation: Activation) -> Tensor:

@@ -24,7 +24,8 @@ from torch import Tensor
 
 from lorakit.ops.dropout import apply_keep_mask, kernels_for
 from lorakit.ops.dropout_mask import kernel_mask
-from lorakit.ops.native.cpu_kernels import CpuKernels
+from lorakit.ops.native.cpu_kernels import CpuKernels, PreparedAdd
+from lorakit.ops.operands import LowRankTerm
 
 _WIDEST = {"down": 8, "down dropped": 16, "up": 8, "up_backward": 12}
 _WIDEST |= {"down_backward": 8, "down_backward dropped": 24}
@@ -104,6 +105,19 @@ def add_(
         kernels.add_(h, x, A, B, scaling, kernel_mask(drop_probability, seed))
     else:
         up_(h, down(x, A, drop_probability, seed), B, scaling)
+
+
+def prepared_add(x: Tensor, term: LowRankTerm) -> PreparedAdd | None:
+    """Return `add_` prepared for a term that drops nothing, or None if no kernel computes it.
+
+    Args:
+        x: A tensor of the activations' dtype and device.
+        term: The term; its factors must stay where they are.
+    """
+    kernels = _kernels(x, "down", term.A.shape[0])
+    if not isinstance(kernels, CpuKernels):
+        return None
+    return kernels.prepared_add(term.A, term.B, term.scaling, x.dtype)
 
 
 def up_backward(

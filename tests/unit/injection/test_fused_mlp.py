@@ -20,8 +20,8 @@ from lorakit import (
     unmerge_adapters,
 )
 from lorakit.errors import AdapterNameError
-from lorakit.layers import fused_mlp
-from lorakit.layers.fused_mlp import FusedMlp
+from lorakit.layers.executors import fused_mlp
+from lorakit.layers.executors.fused_mlp import FusedMlp
 from lorakit.ops import low_rank_mlp
 from tiny_models import (
     assert_same_gradients,

@@ -182,9 +182,11 @@ def test_a_module_may_be_adapted_and_replaced_in_any_order(first, out_first):
     layer, before = adapted_and_replaced(first)
     base = nn.functional.linear(X, layer.weight, layer.bias)
     assert isinstance(layer, LoraLinear) and isinstance(layer, ReplacedModule)
-    layer.active_copy, layer.active_updates = "a", ()
+    layer.active_copy = "a"
+    layer.activate(())
     assert torch.equal(layer(X), layer.trained_copies["a"](X))
-    layer.active_copy, layer.active_updates = None, ("x",)
+    layer.active_copy = None
+    layer.activate(("x",))
     assert torch.allclose(layer(X), base + 4)
     twin = pickle.loads(pickle.dumps(layer))
     assert type(twin) is type(layer) and torch.equal(twin(X), layer(X))

@@ -5,9 +5,10 @@ import torch
 from torch.nn import functional as F
 
 from lorakit.errors import DtypeError, ShapeError
-from lorakit.ops import LowRankTerm, apply_keep_mask
-from lorakit.ops.grouped import PerRowTerms, low_rank_linear_per_row
+from lorakit.ops import LowRankTerm, RowScale, apply_keep_mask, low_rank_linear
+from lorakit.ops.grouped import low_rank_linear_per_row
 from lorakit.ops.native import compiled_library, cpu_kernels
+from lorakit.ops.per_row_terms import PerRowTerms
 from tolerances import GRADIENT_TOLERANCE, TOLERANCE, largest_error
 
 INSIDE, OUT = 12, 10
@@ -55,7 +56,7 @@ def reference(x, W0, bias, terms, index):
     for row, number in enumerate(index):
         h = F.linear(x[row], W0, bias)
         if number >= 0:
-            A, B, scaling, p, seed = terms[number]
+            A, B, scaling, p, seed, _ = terms[number]
             dropped = apply_keep_mask(torch.ones_like(x), p, seed)[row] * x[row] if p else x[row]
             h = h + scaling * (dropped @ A.T) @ B.T
         rows.append(h)
@@ -246,3 +247,56 @@ def test_mixed_dtypes_outside_autocast_are_refused():
     x, W0, bias, terms = operands(2, dtype=torch.bfloat16)
     with pytest.raises(DtypeError, match="expected one dtype"):
         low_rank_linear_per_row(x.float(), W0, bias, PerRowTerms(terms, (0, 1)))
+
+
+@pytest.mark.parametrize("p", [(0.0, 0.0, 0.0), (0.3, 0.0, 0.3)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_segments_of_a_packed_sequence_are_computed_one_by_one(products, dtype, p):
+    index, lengths = (1, -1, 0, 2, 1, 1), (3, 2, 1, 7, 1, 4)
+    x, W0, bias, terms = operands(1, sum(lengths), dtype=dtype, p=p)
+    by_token = [number for number, n in zip(index, lengths, strict=True) for _ in range(n)]
+    leaves = leaves_of(x, terms)
+    h = low_rank_linear_per_row(x, W0, bias, PerRowTerms(terms, index, lengths=lengths))
+    wide = [leaf.detach().double() for leaf in leaves]
+    wide_terms = [
+        t._replace(A=A, B=B) for t, A, B in zip(terms, wide[1::2], wide[2::2], strict=True)
+    ]
+    wide = leaves_of(wide[0], wide_terms)
+    expected = reference(wide[0][0], W0.double(), bias.double(), wide_terms, by_token)
+    assert largest_error(h[0], expected) <= 2 * TOLERANCE[dtype]
+    g = torch.randn(h.shape, dtype=torch.float64).to(dtype)
+    pairs = zip(
+        gradients_of(h, leaves, g), gradients_of(expected, wide, g[0].double()), strict=True
+    )
+    for got, other in pairs:
+        assert largest_error(got, other) <= 2 * GRADIENT_TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("lengths", [None, (2, 1, 3)])
+def test_row_scales_and_biases_belong_to_their_rows(products, lengths):
+    x, W0, bias, terms = operands(3, 2, dtype=torch.float32)
+    x = x if lengths is None else x.view(1, 6, -1)
+    scale = RowScale((torch.rand(OUT) + 0.5).requires_grad_(), torch.rand(OUT) + 0.5)
+    terms[1] = terms[1]._replace(row_scale=scale)
+    biases = [None, torch.randn(OUT), None]
+    rows = PerRowTerms(terms, (1, -1, 0), biases, lengths)
+    h = low_rank_linear_per_row(x, W0, bias, rows)
+    begin, pieces = 0, []
+    for number, count in zip((1, -1, 0), lengths or (2, 2, 2), strict=True):
+        piece = x.view(6, -1)[begin : begin + count]
+        begin += count
+        own = [terms[number]] if number >= 0 else []
+        trained = biases[number] if number >= 0 else None
+        pieces.append(low_rank_linear(piece, W0, bias if trained is None else trained, own))
+    assert largest_error(h.view(6, -1), torch.cat(pieces)) <= TOLERANCE[torch.float32]
+    (got,) = torch.autograd.grad(h.square().sum(), scale.lengths)
+    (other,) = torch.autograd.grad(torch.cat(pieces).square().sum(), scale.lengths)
+    assert largest_error(got, other) <= GRADIENT_TOLERANCE[torch.float32]
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (1, 5), (4,)], ids=str)
+def test_a_packed_sequence_of_another_length(shape):
+    _, W0, bias, terms = operands(1, dtype=torch.float32)
+    with pytest.raises(ShapeError, match=r"segments of 6 tokens.*expected \(1, 6, features\)"):
+        rows = PerRowTerms(terms, (0, 1), lengths=(2, 4))
+        low_rank_linear_per_row(torch.randn(*shape, INSIDE), W0, bias, rows)

@@ -15,6 +15,7 @@ from lorakit.ops import (
     low_rank_linears,
     skinny,
 )
+from lorakit.ops.operands import LinearNeeds, TermGradients, TermNeeds
 from tolerances import GRADIENT_TOLERANCE, TOLERANCE, largest_error
 
 IN = 6
@@ -89,7 +90,7 @@ def reference(x, layers):
     outputs = []
     for W0, bias, terms in layers:
         h = F.linear(x, W0, bias)
-        for A, B, scaling, p, seed in terms:
+        for A, B, scaling, p, seed, _ in terms:
             seen = apply_keep_mask(x, p, seed) if p else x
             h = h + scaling * (seen @ A.T) @ B.T
         outputs.append(h)
@@ -369,12 +370,10 @@ def test_operands_of_a_later_layer_that_do_not_fit_are_named():
 def test_backward_computes_nothing_unasked_and_gives_factors_their_own_dtype():
     x, layers = operands("two terms in one layer", dtype=torch.float32, factor_dtype=torch.float64)
     hs, us = linear_group.forward(x, layers)
-    nothing = [
-        linear_group.LinearNeeds(False, False, [(False, False)] * len(t)) for *_, t in layers
-    ]
-    one = [nothing[0]._replace(factors=[(True, False), (False, True)]), nothing[1]]
-    grad_x, (first, second) = linear_group.backward(x, layers, us, hs, False, one)
+    nothing = [LinearNeeds(False, False, [TermNeeds(False, False)] * len(t)) for *_, t in layers]
+    one = [nothing[0]._replace(terms=[TermNeeds(True, False), TermNeeds(False, True)]), nothing[1]]
+    grad_x, (first, second) = linear_group.backward(x, layers, us, hs, hs, False, one)
     assert grad_x is first.W0 is first.bias is second.W0 is second.bias is None
-    (A, no_B), (no_A, B) = first.factors
-    assert no_B is no_A is None and second.factors == [(None, None)]
+    (A, no_B, _), (no_A, B, _) = first.terms
+    assert no_B is no_A is None and second.terms == [TermGradients()]
     assert A.dtype == B.dtype == torch.float64

@@ -76,7 +76,7 @@ def fused(x, layers, activation):
 def reference(x, layers, activation):
     def linear(x, layer):
         h = F.linear(x, layer.W0, layer.bias)
-        for A, B, scaling, p, seed in layer.terms:
+        for A, B, scaling, p, seed, _ in layer.terms:
             seen = apply_keep_mask(x, p, seed) if p else x
             h = h + scaling * (seen @ A.T) @ B.T
         return h
@@ -198,7 +198,7 @@ def test_saves_neither_the_activation_s_output_nor_the_input_of_down(inner_layer
     assert sorted(t.numel() for t in own) == sorted([*seeds, *expected])
     assert sum(t.data_ptr() == x.data_ptr() for t in own) == 1
     gate = F.linear(x, layers[0].W0, layers[0].bias)
-    for A, B, scaling, _, seed in layers[0].terms:
+    for A, B, scaling, _, seed, _ in layers[0].terms:
         gate = gate + scaling * (apply_keep_mask(x, p, seed) if p else x) @ A.T @ B.T
     wide = [t for t in own if t.shape[-1:] == (HIDDEN,)]
     assert largest_error(wide[0], gate) < 1e-12

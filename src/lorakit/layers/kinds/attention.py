@@ -33,6 +33,7 @@ class LoraMultiheadAttention(AdaptedLayer, nn.MultiheadAttention):
     """
 
     plain_class = nn.MultiheadAttention
+    is_matrix_product = True
     weight_name = "in_proj_weight"
 
     @property
@@ -80,7 +81,8 @@ class LoraMultiheadAttention(AdaptedLayer, nn.MultiheadAttention):
         acts_per_row = self.per_row_adapters is not None and self.acts_per_row()
         updates = self.acting_updates()
         if not (updates or acts_per_row or _acts(self.out_proj)):
-            return super().forward(
+            return nn.MultiheadAttention.forward(
+                self,
                 query,
                 key,
                 value,
@@ -138,7 +140,7 @@ class LoraMultiheadAttention(AdaptedLayer, nn.MultiheadAttention):
         embed = self.embed_dim
         if acts_per_row:
             return self._projected_per_row(query, key, value, batch_first)
-        W0, (terms, bias, _) = self.in_proj_weight, self.operands(updates)
+        W0, bias, terms = self.operands(updates)
         if query is key and key is value:
             return low_rank_linear(query, W0, bias, terms).chunk(3, dim=-1)  # type: ignore[return-value]
 
@@ -165,7 +167,7 @@ class LoraMultiheadAttention(AdaptedLayer, nn.MultiheadAttention):
         for x in (query, key, value):
             if id(x) not in projected:
                 rows = x if batch_first else x.transpose(0, 1)
-                h = self.per_row_adapters.linear(self, rows)  # type: ignore[union-attr]
+                h = self.per_row_adapters(self, rows)  # type: ignore[misc]
                 projected[id(x)] = h if batch_first else h.transpose(0, 1)
         q, _, _ = projected[id(query)].chunk(3, dim=-1)
         _, k, _ = projected[id(key)].chunk(3, dim=-1)

@@ -17,6 +17,7 @@ so it cannot be merged. A magnitude (DoRA) is the length of a row of the weight 
 convolution of all channels, where W0 is zero outside of its groups.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -25,11 +26,9 @@ from torch.nn import functional as F
 
 from lorakit.layers.adapted import AdaptedLayer
 from lorakit.layers.described import KernelShape
-from lorakit.layers.magnitude import norms_of
-from lorakit.layers.updates.low_rank_update import LowRankUpdate
-from lorakit.ops import LowRankTerm
+from lorakit.ops import LinearOperands, LowRankTerm
 from lorakit.ops.dropout import drop
-from lorakit.ops.magnitude import add_rescaling, scaled_rows
+from lorakit.ops.row_scale import summed
 
 _CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
@@ -80,46 +79,35 @@ class AdaptedConv(AdaptedLayer):
             return super().merge_obstacle()
         return f"it has groups={self.groups}, and its updates mix the channels of all of them"
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Map (*, in, …) to (*, out, …)."""
-        if self.per_row_adapters is not None and self.acts_per_row():
-            return self.per_row_adapters.added_per_row(
-                self, self.change_per_row, input, super().forward(input)
-            )
-        updates = self.acting_updates()
-        if not updates:
-            return super().forward(input)
-        terms, bias, magnitudes = self.operands(updates)
-        own = None if bias is None else bias.to(self.weight.dtype)  # a trained one is in float32
-        if all(magnitude is None for magnitude in magnitudes):
-            h = self._conv_forward(input, self.weight, own)  # type: ignore[operator]
-            for term in terms:
-                h = h + self._change(term, input)
-            return h
-        base = self._conv_forward(input, self.weight, None)  # type: ignore[operator]
-        if len(updates) == 1:
-            v = self._channels_last(base + self._change(terms[0], input))
-            norms = norms_of(self, updates[0], terms[0])
-            return self._channels_back(scaled_rows(v, magnitudes[0], norms, own))  # type: ignore[arg-type]
-        h = base
-        for update, term, magnitude in zip(updates, terms, magnitudes, strict=True):
-            change = self._change(term, input)
-            h = h + change
-            if magnitude is not None:
-                h = self._rescaled(update, term, magnitude, h, base + change)
-        return h if own is None else h + self._along_channels(own.to(h.dtype))
+    def operand_weight(self) -> Tensor:
+        """Return the kernels, (out, in / groups, …)."""
+        return self.weight
 
-    def change_per_row(self, update: LowRankUpdate, input: Tensor, h: Tensor) -> Tensor:
-        """Return what one update adds to the base's outputs h, (rows, out, …)."""
-        term, bias, magnitude = update()
-        change = self._change(term, input)
-        if magnitude is not None:
-            base = h if self.bias is None else h - self._along_channels(self.bias.to(h.dtype))
-            change = self._rescaled(update, term, magnitude, change, base + change)
-        if bias is not None:
-            trained = bias if self.bias is None else bias - self.bias
-            change = change + self._along_channels(trained.to(change.dtype))
-        return change
+    def compute(self, x: Tensor, operands: LinearOperands) -> Tensor:
+        """Map (*, in, …) to (*, out, …)."""
+        bias = None if operands.bias is None else operands.bias.to(self.weight.dtype)
+        is_scaled = any(term.row_scale is not None for term in operands.terms)
+        h: Tensor = self._conv_forward(x, self.weight, None if is_scaled else bias)  # type: ignore[operator]
+        return self._with_changes(x, h, operands.terms, bias if is_scaled else None)
+
+    def updated(self, x: Tensor, base: Tensor, operands: LinearOperands) -> Tensor:
+        """Return outputs (rows, out, …), given the base's, which have its bias."""
+        if self.bias is None:
+            return self._with_changes(x, base, operands.terms, operands.bias)
+        if operands.bias is self.bias and operands.terms[0].row_scale is None:
+            return self._with_changes(x, base, operands.terms, None)
+        without = base - self.bias.to(base.dtype).view(-1, *(1,) * self.dimensions)
+        return self._with_changes(x, without, operands.terms, operands.bias)
+
+    def _with_changes(
+        self, x: Tensor, h: Tensor, terms: Sequence[LowRankTerm], bias: Tensor | None
+    ) -> Tensor:
+        changes = [self._change(term, x) for term in terms]
+        if bias is None and all(term.row_scale is None for term in terms):
+            return sum(changes, h)
+        channel = -1 - self.dimensions
+        last = [change.movedim(channel, -1) for change in changes]
+        return summed(h.movedim(channel, -1), last, terms, bias).movedim(-1, channel)
 
     def _change(self, term: LowRankTerm, x: Tensor) -> Tensor:
         """Return s B A at every patch of an input, dropout included, (*, out, …)."""
@@ -128,14 +116,6 @@ class AdaptedConv(AdaptedLayer):
         # s goes into B, which is far smaller than the output, before B is rounded.
         B = (term.B * term.scaling).to(u.dtype).view(*term.B.shape, *(1,) * self.dimensions)
         return _CONVOLVE[self.dimensions](u, B)
-
-    def _rescaled(
-        self, update: LowRankUpdate, term: LowRankTerm, magnitude: Tensor, h: Tensor, v: Tensor
-    ) -> Tensor:
-        """Return h + v (m / ‖W0 + s B A‖ - 1)."""
-        norms = norms_of(self, update, term)
-        last = add_rescaling(self._channels_last(h), self._channels_last(v), magnitude, norms)
-        return self._channels_back(last)
 
     def _low_rank(self, x: Tensor, A: Tensor) -> Tensor:
         """Return A at every patch of x, (*, r, …)."""
@@ -152,15 +132,6 @@ class AdaptedConv(AdaptedLayer):
             padding,
             self.dilation,  # type: ignore[arg-type]
         )
-
-    def _channels_last(self, h: Tensor) -> Tensor:
-        return h.movedim(-1 - self.dimensions, -1)
-
-    def _channels_back(self, h: Tensor) -> Tensor:
-        return h.movedim(-1, -1 - self.dimensions)
-
-    def _along_channels(self, values: Tensor) -> Tensor:
-        return values.view(-1, *(1,) * self.dimensions)
 
 
 class LoraConv1d(AdaptedConv, nn.Conv1d):

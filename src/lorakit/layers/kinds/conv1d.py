@@ -4,13 +4,14 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lorakit.layers.adapted import AdaptedLayer
-from lorakit.layers.magnitude import linear_output
+from lorakit.ops import LinearOperands, low_rank_linears
 
 
 class LoraConv1D(AdaptedLayer, Conv1D):
     """A transposed linear layer h = x W0 + b + Σ s (x Aᵀ) Bᵀ over its active updates."""
 
     plain_class = Conv1D
+    is_matrix_product = True
 
     @classmethod
     def factor_sizes(cls, module: nn.Module) -> tuple[int, int]:
@@ -27,9 +28,8 @@ class LoraConv1D(AdaptedLayer, Conv1D):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (*, in) to (*, out)."""
-        if self.per_row_adapters is not None and self.acts_per_row():
-            return self.per_row_adapters.linear(self, x)
-        updates = self.acting_updates()
-        if not updates:
-            return super().forward(x)
-        return linear_output(self, x, updates)
+        return self.executor(self, x)
+
+    def compute(self, x: Tensor, operands: LinearOperands) -> Tensor:
+        """Map (*, in) to (*, out)."""
+        return low_rank_linears(x, (operands,))[0]

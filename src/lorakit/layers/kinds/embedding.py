@@ -4,10 +4,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lorakit.layers.adapted import AdaptedLayer
-from lorakit.layers.magnitude import norms_of
-from lorakit.layers.updates.low_rank_update import LowRankUpdate
-from lorakit.ops import LowRankTerm
-from lorakit.ops.magnitude import add_rescaling
+from lorakit.ops import LinearOperands, LowRankTerm
+from lorakit.ops.row_scale import summed
 
 
 class LoraEmbedding(AdaptedLayer, nn.Embedding):
@@ -32,35 +30,25 @@ class LoraEmbedding(AdaptedLayer, nn.Embedding):
         """Transpose (dim, vocabulary) to the stored (vocabulary, dim)."""
         return delta_weight.t()
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Map indices (*) to vectors (*, dim)."""
-        h = base = super().forward(input)
-        if self.per_row_adapters is not None and self.acts_per_row():
-            return self.per_row_adapters.added_per_row(self, self.change_per_row, input, h)
-        for update in self.acting_updates():
-            h = h + self.change_per_row(update, input, base)
-        return h
-
-    def change_per_row(self, update: LowRankUpdate, input: Tensor, base: Tensor) -> Tensor:
-        """Return what one update adds to the base's vectors of indices (*), (*, dim)."""
-        rows, term, magnitude = self._low_rank_rows(update, input)
-        rows = rows.to(base.dtype)
-        if magnitude is None:
-            return rows
-        return add_rescaling(rows, base + rows, magnitude, norms_of(self, update, term))
-
     def base_weight(self) -> Tensor:
         """Return the weight as (dim, vocabulary)."""
         return self.weight.t()
 
-    def _low_rank_rows(
-        self, update: LowRankUpdate, input: Tensor
-    ) -> tuple[Tensor, LowRankTerm, Tensor | None]:
-        term, _, magnitude = update()
-        rows = F.embedding(
-            input,
+    def compute(self, x: Tensor, operands: LinearOperands) -> Tensor:
+        """Map indices (*) to vectors (*, dim)."""
+        return self.updated(x, self.base_output(x), operands)
+
+    def updated(self, x: Tensor, base: Tensor, operands: LinearOperands) -> Tensor:
+        """Return the vectors of indices (*), given the base's, (*, dim)."""
+        changes = [self._vectors(term, x).to(base.dtype) for term in operands.terms]
+        return summed(base, changes, operands.terms, None)
+
+    def _vectors(self, term: LowRankTerm, indices: Tensor) -> Tensor:
+        """Return s B A of indices (*), (*, dim)."""
+        A = F.embedding(
+            indices,
             term.A.t(),
             padding_idx=self.padding_idx,
             scale_grad_by_freq=self.scale_grad_by_freq,
         )  # (*, r)
-        return term.scaling * (rows @ term.B.t()), term, magnitude
+        return term.scaling * (A @ term.B.t())

@@ -13,7 +13,7 @@ from lorakit.errors import AdapterStateError
 from lorakit.layers.kinds.parameter import AdaptedParameter, ParameterOwner
 from lorakit.layers.replaced import ReplacedModule
 from lorakit.ops import LowRankTerm, draw_seed, low_rank_linear
-from lorakit.ops.low_rank import autocast_dtype
+from lorakit.ops.compute_dtype import autocast_dtype
 from lorakit.ops.routing import Route
 
 EXPERT_PARAMETERS = ("gate_up_proj", "up_proj", "down_proj")
@@ -61,7 +61,7 @@ class LoraExperts(ParameterOwner):
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Map (tokens, hidden), given (tokens, top_k) experts and weights, to (tokens, hidden)."""
-        parameters: list[AdaptedParameter] = list(self.adapted_parameters.values())  # type: ignore[arg-type]
+        parameters = self.bound_parameters()
         for parameter in parameters:
             _refuse_per_row(parameter)
         if not any(parameter.acting_updates() for parameter in parameters):
@@ -112,7 +112,7 @@ class _Projection:
         self.terms: list[tuple[tuple[Tensor, ...], tuple[Tensor, ...], LowRankTerm]] = []
         if name in experts.adapted_parameters:
             parameter: AdaptedParameter = experts.adapted_parameters[name]  # type: ignore[assignment]
-            terms, _, _ = parameter.operands(parameter.acting_updates())
+            terms = parameter.operands(parameter.acting_updates()).terms
             self.terms = [(term.A.unbind(), term.B.unbind(), term) for term in terms]
 
     def __call__(self, expert: int, x: Tensor) -> Tensor:

@@ -1,16 +1,15 @@
 """LoRA on torch.nn.Linear."""
 
-import torch
 from torch import Tensor, nn
-from torch.compiler import is_compiling
-from torch.nn import functional as F
 
 from lorakit.layers.adapted import AdaptedLayer
-from lorakit.layers.magnitude import linear_output, runs_as_one_product
+from lorakit.ops import LinearOperands, low_rank_linears
 
 
 class AdaptedLinear(AdaptedLayer):
     """Base class of adapted linear layers, dense or quantised."""
+
+    is_matrix_product = True
 
     in_features: int
     out_features: int
@@ -21,27 +20,9 @@ class AdaptedLinear(AdaptedLayer):
         """Return (in_features, out_features)."""
         return module.in_features, module.out_features  # type: ignore[union-attr,return-value]
 
-    def forward(self, input: Tensor) -> Tensor:
+    def compute(self, x: Tensor, operands: LinearOperands) -> Tensor:
         """Map (*, in) to (*, out)."""
-        if self.per_row_adapters is not None and self.acts_per_row():
-            return self.per_row_adapters.linear(self, input)
-        updates = self.acting_updates()
-        if not updates:
-            return self.base_output(input)
-        # Without gradients, sharing takes more time than reading x once saves, but a mask is shared
-        # all the same: checkpointing runs the layer without gradients first, then with them.
-        if (
-            self.siblings is not None
-            and (torch.is_grad_enabled() or self.siblings.drops())
-            and runs_as_one_product(updates)
-            and not is_compiling()
-        ):
-            return self.siblings.output(self, input)
-        return linear_output(self, input, updates)
-
-    def base_output(self, input: Tensor) -> Tensor:
-        """Return the output of the base alone."""
-        return F.linear(input, self.weight, self.bias)
+        return low_rank_linears(x, (operands,))[0]
 
 
 class LoraLinear(AdaptedLinear, nn.Linear):

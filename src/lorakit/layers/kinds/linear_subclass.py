@@ -89,10 +89,6 @@ def _is_same(probe: nn.Linear, x: Tensor, size: float) -> bool:
 class _LoraLinearSubclass(LoraLinear):
     """Mixin for such a class: while no update acts, the forward of the class runs."""
 
-    def base_output(self, input: Tensor) -> Tensor:
-        """Return the output of the base alone, by the code of its class."""
-        return self.plain_class.forward(self, input)
-
     def __reduce_ex__(self, protocol: Any) -> Any:
         if isinstance(self, ReplacedModule):
             return super().__reduce_ex__(protocol)

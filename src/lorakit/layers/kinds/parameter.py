@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lorakit.errors import AdapterStateError
 from lorakit.layers.adapted import AdaptedLayer
+from lorakit.layers.executors.single import run_base
 from lorakit.layers.replaced import plain_class_of, swap_plain_class
 
 
@@ -33,6 +34,7 @@ class AdaptedParameter(AdaptedLayer):
         self.active_updates = ()
         self.kept_parameters = {}
         self.siblings = None
+        self.executor = run_base
         self.bind(owner)
 
     def bind(self, owner: nn.Module) -> Self:

@@ -18,7 +18,8 @@ from lorakit.layers.bitsandbytes_storage import (
     quantized_like,
     quantized_weight,
 )
-from lorakit.layers.class_swap import has_foreign_forward, swap_class
+from lorakit.layers.class_swap import swap_class
+from lorakit.layers.hooks import has_foreign_forward
 from lorakit.layers.kinds.linear import AdaptedLinear
 from lorakit.ops import low_rank_linear
 from lorakit.ops.quantized import Weight, dense_copy
@@ -99,9 +100,9 @@ class QuantizedLinear(AdaptedLinear):
         weight = quantized_weight(self)
         return self.weight if weight is None else weight
 
-    def base_output(self, input: Tensor) -> Tensor:
+    def base_output(self, x: Tensor) -> Tensor:
         """Return the output of the base alone."""
-        return low_rank_linear(input, self.base_weight(), self.bias, ())
+        return low_rank_linear(x, self.base_weight(), self.bias, ())
 
     def exact_weight(self) -> Tensor:
         """Return the weight in float32, dequantised."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from lorakit.errors import AdapterStateError
 from lorakit.layers.adapted import AdaptedLayer
 from lorakit.layers.replaced import ReplacedModule, plain_class_of
+from lorakit.ops import LowRankTerm
 
 
 class LoraReadWeight(AdaptedLayer):
@@ -36,12 +38,11 @@ class LoraReadWeight(AdaptedLayer):
             self._refuse_per_row(self.per_row_adapters.distinct)
         updates = self.acting_updates()
         if not updates:
-            return super().forward(*args, **kwargs)
-        called = [update() for update in updates]
-        parameters = {**self._parameters, "weight": self._updated([term for term, *_ in called])}
-        bias = next((bias for _, bias, _ in called if bias is not None), None)
-        if bias is not None and self.bias is not None:
-            parameters["bias"] = bias.to(self.bias.dtype)  # type: ignore[assignment]
+            return super(AdaptedLayer, self).forward(*args, **kwargs)
+        operands = self.operands(updates)
+        parameters = {**self._parameters, "weight": self._updated(operands.terms)}
+        if operands.bias is not None and self.bias is not None:
+            parameters["bias"] = operands.bias.to(self.bias.dtype)  # type: ignore[assignment]
         # A shallow copy with other parameters: nothing that another thread reads changes.
         plain = plain_class_of(self).plain_class  # type: ignore[attr-defined]
         view = plain.__new__(plain)
@@ -49,7 +50,7 @@ class LoraReadWeight(AdaptedLayer):
         vars(view)["_parameters"] = parameters
         return plain.forward(view, *args, **kwargs)
 
-    def _updated(self, terms: list[Any]) -> Tensor:
+    def _updated(self, terms: Sequence[LowRankTerm]) -> Tensor:
         wide = torch.promote_types(self.weight.dtype, terms[0].A.dtype)
         deltas = [term.scaling * (term.B @ term.A) for term in terms]
         return (self.weight.to(wide) + sum(delta.to(wide) for delta in deltas)).to(

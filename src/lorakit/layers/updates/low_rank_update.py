@@ -1,6 +1,6 @@
 """One low-rank update: its two factors, its scaling, its dropout and its magnitude."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar, Self
 
 import torch
@@ -201,3 +201,11 @@ class LowRankUpdate(nn.Module):
 def shared_seed(updates: Iterable[LowRankUpdate]) -> Tensor | None:
     """Draw the seed of the mask that updates on one activation share; None if none drops."""
     return draw_seed() if any(update.drops for update in updates) else None
+
+
+def are_one_product(updates: Sequence[LowRankUpdate]) -> bool:
+    """Return whether one sum holds the output of a layer with these updates.
+
+    If there are several and one scales rows, each scales a different sum.
+    """
+    return len(updates) <= 1 or not any(update.has_magnitude for update in updates)

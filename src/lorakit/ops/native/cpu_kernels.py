@@ -1,5 +1,7 @@
 """The products of `skinny.py` in C: tensors in, addresses and sizes out to the compiled library."""
 
+from __future__ import annotations
+
 import ctypes
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -11,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from lorakit.ops.native.compiled_library import library
 
+_NO_BUFFERS = "The low-rank products could not allocate their small buffers."
 _LARGE_DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -97,6 +100,40 @@ def can_be_read_at_its_address(x: Tensor) -> bool:
     )
 
 
+class PreparedAdd:
+    """`CpuKernels.add_` of one term, with all that does not depend on the activation."""
+
+    def __init__(
+        self, function: Callable[..., int], A: Tensor, B: Tensor, scaling: float, is_half: bool
+    ):
+        self._function, self._is_half = function, is_half
+        self._factors, self._scaling = (A, B), scaling
+        self._addresses = A.data_ptr(), B.data_ptr()
+        self._groups: dict[int, tuple[object, object]] = {}
+
+    def add_(self, h: Tensor, x: Tensor, tokens: int) -> bool:
+        """Add s x Aᵀ Bᵀ to h in place, both contiguous; False if the factors have moved."""
+        A, B = self._factors
+        if (A.data_ptr(), B.data_ptr()) != self._addresses:
+            return False
+        groups = self._groups.get(tokens)
+        if groups is None:
+            down, up = (
+                Group(0, tokens, A, A.shape[0]),
+                Group(0, tokens, B, B.shape[1], self._scaling),
+            )
+            groups = self._groups[tokens] = Groups([down]).array, Groups([up]).array
+        inside, outside = A.shape[1], B.shape[0]
+        if self._function(
+            _Matrix(x.data_ptr(), self._is_half, inside, tokens, inside),
+            _Matrix(h.data_ptr(), self._is_half, outside, tokens, outside),
+            *groups,
+            1,
+        ):
+            raise MemoryError(_NO_BUFFERS)
+        return True
+
+
 class CpuKernels:
     """The functions of native/skinny.c on tensors; `skinny.py` says what each computes.
 
@@ -139,6 +176,10 @@ class CpuKernels:
         tokens, r = x.shape[0], A.shape[0]
         down = Groups([Group(0, tokens, A, r, mask=mask)])
         self.add_groups_(h, x, down, Groups([Group(0, tokens, B, r, scaling)]))
+
+    def prepared_add(self, A: Tensor, B: Tensor, scaling: float, dtype: torch.dtype) -> PreparedAdd:
+        """Return `add_` without dropout for factors that stay where they are."""
+        return PreparedAdd(self._library.lorakit_add, A, B, scaling, dtype == torch.bfloat16)
 
     def up_backward(
         self, g: Tensor, u: Tensor, B: Tensor, scaling: float, grad_u: Tensor, needs_B: bool
@@ -200,7 +241,7 @@ class CpuKernels:
 
     def _call(self, function: Callable[..., int], x: _Matrix, *arguments: object) -> None:
         if x.data and function(x, *arguments):
-            raise MemoryError("The low-rank products could not allocate their small buffers.")
+            raise MemoryError(_NO_BUFFERS)
 
 
 def dropout_arguments(threshold: int, scale: float, seed: int) -> _Dropout:

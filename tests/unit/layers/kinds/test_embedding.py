@@ -15,7 +15,7 @@ def layer_with(r=2, padding_idx=None, dtype=torch.float32, **options):
     before = snapshot(layer)
     adapted = LoraEmbedding.adapt_in_place(layer)
     adapted.updates["a"] = LowRankUpdate(torch.randn(r, 10), torch.randn(6, r), 0.5)
-    adapted.active_updates = ("a",)
+    adapted.activate(("a",))
     return adapted, before
 
 

@@ -38,7 +38,7 @@ def adapt(layer, kind, active=True, **updates):
     adapted = KINDS[kind].adapt_in_place(layer)
     for name, update in updates.items():
         adapted.updates[name] = update
-    adapted.active_updates = tuple(updates) if active else ()
+    adapted.activate(tuple(updates) if active else ())
     return adapted
 
 
@@ -76,7 +76,7 @@ def test_no_active_update_is_the_base_bit_for_bit(kind):
     expected = layer(x)
     adapt(layer, kind, active=False, a=random_update())
     assert torch.equal(layer(x), expected)
-    layer.active_updates = ("not here",)
+    layer.activate(("not here",))
     assert torch.equal(layer(x), expected)
 
 
@@ -99,10 +99,10 @@ def test_two_updates_add_up_in_any_order(kind):
     both = layer(x)
     parts = []
     for name in ("a", "b"):
-        layer.active_updates = (name,)
+        layer.activate((name,))
         parts.append(layer(x) - base)
     assert largest_error(both, base + sum(parts)) < 1e-5
-    layer.active_updates = ("b", "a")
+    layer.activate(("b", "a"))
     assert largest_error(layer(x), both) < 1e-6
 
 

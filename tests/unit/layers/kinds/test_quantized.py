@@ -33,7 +33,7 @@ def adapt(layer, p=0.0):
     adapted = adapted_class.adapt_in_place(layer)
     A, B = torch.randn(4, layer.in_features) * 0.1, torch.randn(layer.out_features, 4) * 0.1
     adapted.updates["a"] = LowRankUpdate(A, B, 0.5, p)
-    adapted.active_updates = ("a",)
+    adapted.activate(("a",))
     return adapted
 
 
@@ -58,7 +58,7 @@ def test_output_is_the_dense_layer_s_with_the_update(settings):
     adapted = adapt(layer)
     expected = x @ (dense + adapted.updates["a"].delta_weight()).t() + bias
     assert largest_error(adapted(x), expected) <= TOLERANCE[torch.float32]
-    adapted.active_updates = ()
+    adapted.activate(())
     assert largest_error(adapted(x), x @ dense.t() + bias) <= TOLERANCE[torch.float32]
 
 

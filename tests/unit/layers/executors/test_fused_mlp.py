@@ -21,9 +21,9 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2MLP
 from transformers.models.qwen3.modeling_qwen3 import Qwen3MLP
 
 from lorakit import LoraConfig, add_adapter, merge_adapters, set_adapter, set_fused_mlp
-from lorakit.layers import fused_mlp
 from lorakit.layers.class_swap import swap_class
-from lorakit.layers.fused_mlp import (
+from lorakit.layers.executors import fused_mlp
+from lorakit.layers.executors.fused_mlp import (
     FusedMlp,
     activation_of,
     fuse_in_place,
@@ -165,7 +165,8 @@ def test_layers_without_an_adapter(targets, fused):
 def test_both_passes_of_a_reentrant_checkpoint_draw_the_same_masks():
     # Whether its parts share a mask, as those of a group, or would draw their own.
     model = adapted(dropout=0.4).train()
-    model.gate_proj.siblings = model.up_proj.siblings = None
+    for layer in (model.gate_proj, model.up_proj):
+        layer.siblings.leave(layer)
     x = x_of(2, 3)
     kept = gradients(model, x)
     made_again = gradients(lambda x: checkpoint(model, x, use_reentrant=True), x, of=model)

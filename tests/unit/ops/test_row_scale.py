@@ -2,10 +2,10 @@ import pytest
 import torch
 from torch import nn
 
-from lorakit.ops import LowRankTerm, apply_keep_mask, low_rank_linear
-from lorakit.ops.magnitude import add_rescaling, row_norms, scaled_rows, squared_row_norms
+from lorakit.ops import LowRankTerm, RowScale, apply_keep_mask, low_rank_linear
 from lorakit.ops.quantized import dense
 from lorakit.ops.reference import dora_linear_reference
+from lorakit.ops.row_scale import row_norms, scaled, squared_row_norms, summed
 from tolerances import GRADIENT_TOLERANCE, TOLERANCE, largest_error
 
 HALF = [torch.float16, torch.bfloat16]
@@ -24,8 +24,14 @@ def operands(dtype=torch.float64, tokens=7, inside=24, out=10, r=3):
 
 def dora(x, W0, bias, A, B, scaling, magnitude, *dropout):
     norms = row_norms(W0, squared_row_norms(W0), A.detach(), B.detach(), scaling)
-    v = low_rank_linear(x, W0, None, [LowRankTerm(A, B, scaling, *dropout)])
-    return scaled_rows(v, magnitude, norms, bias)
+    drop = dropout or (0.0, None)
+    term = LowRankTerm(A, B, scaling, *drop, RowScale(magnitude, norms))
+    return low_rank_linear(x, W0, bias, [term])
+
+
+def term_with(magnitude, norms):
+    """Return a term that scales rows, whose factors are not read."""
+    return LowRankTerm(torch.empty(0), torch.empty(0), 1.0, row_scale=RowScale(magnitude, norms))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, *HALF], ids=str)
@@ -98,29 +104,46 @@ def test_gradients_in_half_precision(dtype):
         assert largest_error(one, other) <= 2 * GRADIENT_TOLERANCE[dtype]
 
 
-def test_gradcheck_of_both_ops():
+def test_gradcheck_of_one_and_of_several_terms():
     torch.manual_seed(0)
-    v, h = (torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
-    magnitude, bias = (torch.randn(4, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    h, one, two = (torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True) for _ in range(3))
+    lengths, bias = (torch.randn(4, dtype=torch.float64, requires_grad=True) for _ in range(2))
     norms = torch.rand(4, dtype=torch.float64) + 0.5
-    assert torch.autograd.gradcheck(
-        lambda *a: scaled_rows(*a[:2], norms, a[2]), (v, magnitude, bias)
-    )
-    assert torch.autograd.gradcheck(lambda *a: add_rescaling(*a, norms), (h, v, magnitude))
+    plain = LowRankTerm(torch.empty(0), torch.empty(0), 1.0)
+
+    def of_one(h, one, lengths, bias):
+        return summed(h, [one], [term_with(lengths, norms)], bias)
+
+    def of_three(h, one, two, lengths, bias):
+        terms = [term_with(lengths, norms), plain, term_with(2 * lengths, norms)]
+        return summed(h, [one, two, one], terms, bias)
+
+    assert torch.autograd.gradcheck(of_one, (h, one, lengths, bias))
+    assert torch.autograd.gradcheck(of_three, (h, one, two, lengths, bias))
+
+
+def test_several_terms_each_scale_their_sum():
+    base, one, two = torch.randn(3, 2, 4).unbind()
+    lengths, norms, bias = torch.rand(4) + 0.5, torch.rand(4) + 0.5, torch.randn(4)
+    plain = LowRankTerm(torch.empty(0), torch.empty(0), 1.0)
+    got = summed(base, [one, two], [term_with(lengths, norms), plain], bias)
+    expected = base + bias + two + (lengths / norms) * (base + one) - base
+    assert largest_error(got, expected) <= TOLERANCE[torch.float32]
 
 
 def test_a_small_step_of_the_magnitude_is_not_rounded_away():
     v = torch.full((1, 1), 256.0, dtype=torch.bfloat16)
     norms = torch.ones(1)
     # 1.003 is 1 in bfloat16; the sum is 256.77, and 256 and 258 are the neighbours.
-    assert scaled_rows(v, torch.tensor([1.003]), norms).item() == 256
-    assert scaled_rows(v, torch.tensor([1.0055]), norms).item() == 258
+    assert scaled(v, RowScale(torch.tensor([1.003]), norms)).item() == 256
+    assert scaled(v, RowScale(torch.tensor([1.0055]), norms)).item() == 258
 
 
 def test_what_a_frozen_magnitude_saves():
-    v = torch.randn(3, 4, requires_grad=True)
-    h = scaled_rows(v, torch.ones(4), torch.ones(4))
-    assert all(t is None or t.shape == (4,) for t in h.grad_fn.saved_tensors)
+    x, W0, bias, A, B, magnitude = operands(torch.float32)
+    h = dora(x.requires_grad_(), W0, bias, A, B, 0.7, magnitude)
+    outputs = [t for t in h.grad_fn.saved_tensors if t is not None and t.shape[-1] == W0.shape[0]]
+    assert all(t.ndim == 1 for t in outputs)  # the bias, the magnitude and the norms
 
 
 def test_norms_of_a_quantised_weight():

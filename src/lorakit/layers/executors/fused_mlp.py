@@ -5,15 +5,14 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as module_globals
 from transformers.pytorch_utils import Conv1D
 
-from lorakit.layers.adapted import AdaptedLayer
 from lorakit.layers.bitsandbytes_storage import quantized_weight
-from lorakit.layers.class_swap import has_foreign_forward, swap_class
-from lorakit.layers.magnitude import have_magnitude
+from lorakit.layers.class_swap import swap_class
+from lorakit.layers.described import DescribedLayer
+from lorakit.layers.hooks import has_foreign_forward, has_global_hooks, is_intercepted
 from lorakit.layers.replaced import ReplacedModule
-from lorakit.layers.updates.low_rank_update import LowRankUpdate, shared_seed
+from lorakit.layers.updates.low_rank_update import LowRankUpdate, are_one_product, shared_seed
 from lorakit.ops import LinearOperands, low_rank_mlp
 from lorakit.ops.mlp import Activation
 from lorakit.ops.quantized import Weight
@@ -82,7 +81,7 @@ class FusedMlp(nn.Module):
         """Return whether one of its layers carries updates, active or not."""
         inner_names, down_name, *_ = self.part_names
         return any(
-            isinstance(getattr(self, name), AdaptedLayer) for name in (*inner_names, down_name)
+            isinstance(getattr(self, name), DescribedLayer) for name in (*inner_names, down_name)
         )
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -114,7 +113,7 @@ def unfuse_in_place(module: nn.Module) -> None:
 
 def activation_of(module: nn.Module) -> Activation | None:
     """Return which known activation a module is, or None if it is unknown or has hooks."""
-    if _is_intercepted(module):
+    if is_intercepted(module):
         return None
     if type(module) is nn.GELU:
         return "gelu_tanh" if module.approximate == "tanh" else "gelu"
@@ -145,7 +144,7 @@ def _new_fused(plain: type[nn.Module]) -> nn.Module:
 def _runs_as_one(x: Tensor, layers: list[nn.Module]) -> bool:
     """Whether the result is the same if the children are not called one by one."""
     updates = [update for layer in layers for update in _updates(layer)]
-    if not updates or _has_global_hooks():
+    if not updates or has_global_hooks():
         return False
     # With dropout also without gradients, as in the first pass of a reentrant checkpoint: the
     # second pass has to draw the same masks.
@@ -155,10 +154,10 @@ def _runs_as_one(x: Tensor, layers: list[nn.Module]) -> bool:
 
 
 def _is_plain_enough(layer: nn.Module, x: Tensor) -> bool:
-    if isinstance(layer, ReplacedModule) or _is_intercepted(layer):
+    if isinstance(layer, ReplacedModule) or is_intercepted(layer):
         return False  # a trained copy, or a hook, may run instead of it
-    if have_magnitude(_updates(layer)):
-        return False  # the node knows no magnitudes
+    if not are_one_product(_updates(layer)):
+        return False
     weight = _weight_of(layer)
     if isinstance(weight, Tensor) and type(weight) not in (Tensor, nn.Parameter):
         return False
@@ -167,7 +166,7 @@ def _is_plain_enough(layer: nn.Module, x: Tensor) -> bool:
 
 def _weight_of(layer: Any) -> Weight | None:
     """Return the weight of a linear layer as (out, in), or None for a layer of another kind."""
-    if isinstance(layer, AdaptedLayer):
+    if isinstance(layer, DescribedLayer):
         is_linear = issubclass(layer.plain_class, nn.Linear | Conv1D)
         return layer.base_weight() if is_linear else None
     if type(layer) is nn.Linear:
@@ -182,30 +181,8 @@ def _operands(layer: Any, seed: Tensor | None) -> LinearOperands:
     updates = _updates(layer)
     if not updates:
         return LinearOperands(weight, layer.bias, ())
-    terms, bias, _ = layer.operands(updates, seed)
-    return LinearOperands(weight, bias, terms)
+    return layer.operands(updates, seed)
 
 
 def _updates(layer: nn.Module) -> list[LowRankUpdate]:
-    return layer.acting_updates() if isinstance(layer, AdaptedLayer) else []
-
-
-def _is_intercepted(module: nn.Module) -> bool:
-    """Whether calling the module runs more than the forward of its class."""
-    return bool(
-        "_hf_hook" in vars(module)
-        or has_foreign_forward(module)
-        or module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-    )
-
-
-def _has_global_hooks() -> bool:
-    return bool(
-        module_globals._global_forward_hooks
-        or module_globals._global_forward_pre_hooks
-        or module_globals._global_backward_hooks
-        or module_globals._global_backward_pre_hooks
-    )
+    return layer.acting_updates() if isinstance(layer, DescribedLayer) else []

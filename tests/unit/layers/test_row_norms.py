@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers.pytorch_utils import Conv1D
 
-from lorakit.layers import LoraConv1D, LoraEmbedding, LoraLinear, LowRankUpdate, magnitude
+from lorakit.layers import LoraConv1D, LoraEmbedding, LoraLinear, LowRankUpdate, row_norms
 from lorakit.ops import apply_keep_mask, linear_group
 from lorakit.ops.reference import dora_linear_reference
 from tiny_models import assert_untouched, snapshot
@@ -39,7 +39,7 @@ def adapt(layer, adapted_class, **updates):
     adapted = adapted_class.adapt_in_place(layer)
     for name, update in updates.items():
         adapted.updates[name] = update
-    adapted.active_updates = tuple(updates)
+    adapted.activate(tuple(updates))
     return adapted
 
 
@@ -60,13 +60,13 @@ def counted(monkeypatch):
     """How often norms with an update, and those of a weight, are computed."""
     counts = {"row_norms": 0, "squared_row_norms": 0}
     for name in counts:
-        original = getattr(magnitude, name)
+        original = getattr(row_norms, name)
 
         def spy(*args, name=name, original=original):
             counts[name] += 1
             return original(*args)
 
-        monkeypatch.setattr(magnitude, name, spy)
+        monkeypatch.setattr(row_norms, name, spy)
     return counts
 
 
@@ -88,7 +88,7 @@ def test_a_magnitude_of_the_weight_s_own_norms_changes_nothing(kind):
     update = layer.updates["a"]
     with torch.no_grad():
         update.lora_B.zero_()
-        update.magnitude.copy_(magnitude.initial_magnitude(layer, update))
+        update.magnitude.copy_(layer.initial_lengths(update))
     assert largest_error(layer(x), expected) <= TOLERANCE[torch.float32]
 
 
@@ -170,9 +170,9 @@ def test_training_sees_a_weight_that_was_written_through_data(kind):
 
 def test_sums_of_a_half_precision_weight_do_not_overflow():
     weight = torch.full((1000, 100), 100.0, dtype=torch.float16)
-    state = magnitude._state(weight)
+    state = row_norms._state(weight)
     weight.data[0].mul_(2)
-    assert magnitude._state(weight) != state
+    assert row_norms._state(weight) != state
 
 
 def test_inference_mode_leaves_nothing_behind_that_training_cannot_use(kind):

@@ -1,9 +1,12 @@
-"""Row norms and row scales of DoRA, whose weight is W' = m (W0 + s B A) / ‖W0 + s B A‖.
+"""Scales of the rows of an updated weight, as in DoRA: W' = m (W0 + s B A) / ‖W0 + s B A‖.
 
 The norm is taken of each row, one for each output, and is a constant for the gradients:
 
     h = c v + b     with v = x (W0 + s B A)ᵀ and c = m / ‖W0 + s B A‖
     dL/dv = c g,    dL/dm = Σ g v / ‖W0 + s B A‖ over the tokens,    dL/db = Σ g
+
+Several updates add up, each with its own scale or none, so that the base's output stays the first
+term of the sum: such an update changes the output by (c - 1) v + s (drop(x) Aᵀ) Bᵀ.
 
 Nothing of the size of W0 is computed, except that a quantised weight is written to the buffer that
 all products with such weights share, as
@@ -13,6 +16,7 @@ all products with such weights share, as
 Source: Liu et al. 2024, arXiv:2402.09353, equations 5 and 11 and section 4.3.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,7 +24,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lorakit.ops import skinny
-from lorakit.ops.low_rank import autocast_off
+from lorakit.ops.compute_dtype import autocast_off
+from lorakit.ops.operands import LowRankTerm, RowScale
 from lorakit.ops.quantized import QuantizedWeight, Weight, dense
 
 _CHUNK = 128
@@ -65,75 +70,99 @@ def row_norms(W0: Weight, squared_norms: Tensor, A: Tensor, B: Tensor, scaling: 
         return squared.clamp_(min=torch.finfo(wide).tiny).sqrt_()
 
 
-def scaled_rows(v: Tensor, magnitude: Tensor, norms: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Compute v m / ‖W0 + s B A‖ + b.
+def scaled(v: Tensor, scale: RowScale, bias: Tensor | None = None) -> Tensor:
+    """Compute c v + b without a gradient.
 
     Args:
-        v: x (W0 + s B A)ᵀ, (*, out).
-        magnitude: m, (out,); any floating dtype.
-        norms: What `row_norms` returned, (out,); a constant for the gradients.
+        v: (*, out).
+        scale: Scale of each output.
         bias: (out,) or None.
 
-    Returns: Shape, dtype and device of v.
-
-    Memory: saves v.
+    Returns: Shape and dtype of v.
     """
-    return _ScaledRows.apply(v, None, magnitude, norms, bias)  # type: ignore[return-value]
+    h = torch.addcmul(v, v, _excess(scale, v.dtype))
+    return h if bias is None else h.add_(bias.to(h.dtype))
 
 
-def add_rescaling(h: Tensor, v: Tensor, magnitude: Tensor, norms: Tensor) -> Tensor:
-    """Compute h + v (m / ‖W0 + s B A‖ - 1), where h holds v already.
+def scale_gradient(g: Tensor, scale: RowScale) -> Tensor:
+    """Return dL/dv = c g, (*, out)."""
+    return torch.addcmul(g, g, _excess(scale, g.dtype))
+
+
+def lengths_gradient(g: Tensor, v: Tensor, scale: RowScale) -> Tensor:
+    """Return dL/dm = Σ g v / ‖W0 + s B A‖, (out,), dtype of m.
 
     Args:
-        h: (*, out).
-        v: x (W0 + s B A)ᵀ, (*, out), dtype of h.
-        magnitude: m, (out,); any floating dtype.
-        norms: What `row_norms` returned, (out,); a constant for the gradients.
-
-    Returns: Shape, dtype and device of h.
-
-    Memory: saves v.
+        g: dL/dh, (*, out).
+        v: Outputs before they are scaled, (*, out).
+        scale: Scale of each output.
     """
-    return _ScaledRows.apply(v, h, magnitude, norms, None)  # type: ignore[return-value]
+    dots = _column_dots(g, v, scale.norms.dtype)
+    return (dots / scale.norms).to(scale.lengths.dtype)
+
+
+def summed(
+    base: Tensor, changes: Sequence[Tensor], terms: Sequence[LowRankTerm], bias: Tensor | None
+) -> Tensor:
+    """Add changes to a base's output, each with the row scale of its term, if it has one.
+
+    Args:
+        base: x W0ᵀ, (*, out).
+        changes: s (drop(x) Aᵀ) Bᵀ of each term, (*, out), dtype of base.
+        terms: The terms.
+        bias: (out,) or None.
+
+    Returns: Shape, dtype and device of base.
+    """
+    if len(terms) == 1 and terms[0].row_scale is not None:
+        return _ScaledRows.apply(base + changes[0], None, *terms[0].row_scale, bias)  # type: ignore[return-value]
+    h = base if bias is None else base + bias.to(base.dtype)
+    for change in changes:
+        h = h + change
+    for change, term in zip(changes, terms, strict=True):
+        if term.row_scale is not None:
+            h = _ScaledRows.apply(base + change, h, *term.row_scale, None)
+    return h  # type: ignore[return-value]
 
 
 class _ScaledRows(torch.autograd.Function):
-    """Scale the last dimension of v by c, or add (c - 1) v to h."""
+    """Compute c v + b, or add (c - 1) v to h, which holds v already."""
 
     @staticmethod
     def forward(
         ctx: Any,
         v: Tensor,
         h: Tensor | None,
-        magnitude: Tensor,
+        lengths: Tensor,
         norms: Tensor,
         bias: Tensor | None,
     ) -> Tensor:
-        # c rounded to 16 bits would lose the change by one training step.
-        excess = (magnitude.to(norms.dtype) / norms).sub_(1).to(v.dtype)
-        out = torch.addcmul(v if h is None else h, v, excess)
-        if bias is not None:
-            out.add_(bias.to(v.dtype))
-        ctx.save_for_backward(v if ctx.needs_input_grad[2] else None, excess, norms)
-        ctx.adds, ctx.dtypes = (
-            h is not None,
-            (magnitude.dtype, None if bias is None else bias.dtype),
-        )
-        return out
+        scale = RowScale(lengths, norms)
+        ctx.save_for_backward(v if ctx.needs_input_grad[2] else None, *scale)
+        ctx.adds, ctx.bias_dtype = h is not None, None if bias is None else bias.dtype
+        if h is not None:
+            return torch.addcmul(h, v, _excess(scale, v.dtype))
+        return scaled(v, scale, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        v, excess, norms = ctx.saved_tensors
-        needs_v, needs_h, needs_magnitude, _, needs_bias = ctx.needs_input_grad
-        grad_v = grad_magnitude = grad_bias = None
+        v, *given = ctx.saved_tensors
+        scale = RowScale(*given)
+        needs_v, needs_h, needs_lengths, _, needs_bias = ctx.needs_input_grad
+        grad_v = grad_lengths = grad_bias = None
         if needs_v:
-            grad_v = g * excess if ctx.adds else torch.addcmul(g, g, excess)
-        if needs_magnitude:
-            grad_magnitude = (_column_dots(g, v, norms.dtype) / norms).to(ctx.dtypes[0])
+            grad_v = g * _excess(scale, g.dtype) if ctx.adds else scale_gradient(g, scale)
+        if needs_lengths:
+            grad_lengths = lengths_gradient(g, v, scale)
         if needs_bias:
-            grad_bias = g.reshape(-1, g.shape[-1]).sum(0).to(ctx.dtypes[1])
-        return grad_v, g if needs_h else None, grad_magnitude, None, grad_bias
+            grad_bias = g.reshape(-1, g.shape[-1]).sum(0).to(ctx.bias_dtype)
+        return grad_v, g if needs_h else None, grad_lengths, None, grad_bias
+
+
+def _excess(scale: RowScale, dtype: torch.dtype) -> Tensor:
+    """Return c - 1, (out,): c rounded to 16 bits would lose the change by one training step."""
+    return (scale.lengths.detach().to(scale.norms.dtype) / scale.norms).sub_(1).to(dtype)
 
 
 def _column_dots(g: Tensor, v: Tensor, dtype: torch.dtype) -> Tensor:

@@ -27,14 +27,15 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import Variable
+from torch.compiler import is_compiling
 from torch.utils.checkpoint import CheckpointFunction
 
 from lorakit.layers.described import DescribedLayer
-from lorakit.layers.magnitude import norms_of, runs_as_one_product
+from lorakit.layers.executors.single import run_single
+from lorakit.layers.hooks import brings_input_or_weights
 from lorakit.layers.updates.low_rank_update import shared_seed
-from lorakit.ops import LinearOperands, low_rank_linears
-from lorakit.ops.low_rank import autocast_dtype
-from lorakit.ops.magnitude import scaled_rows
+from lorakit.ops import low_rank_linears
+from lorakit.ops.compute_dtype import autocast_dtype
 from lorakit.ops.quantized import QuantizedWeight
 
 _MISSES_ALLOWED = 3
@@ -72,15 +73,17 @@ class SiblingGroup:
         """Take a layer out of the group."""
         self.members = [member for member in self.members if member is not layer]
         self._round = None
+        layer.siblings = None
+        layer.choose_executor()
 
-    def drops(self) -> bool:
-        """Return whether dropout currently acts on a member's input."""
-        return any(update.drops for one in self.members for update in one.acting_updates())
-
-    def output(self, layer: DescribedLayer, x: Tensor) -> Tensor:
+    def __call__(self, layer: DescribedLayer, x: Tensor) -> Tensor:
         """Return the output of `layer`, which has acting updates, for x."""
+        # Without gradients, sharing takes more time than reading x once saves, but a mask is shared
+        # all the same: checkpointing runs the layer without gradients first, then with them.
+        if is_compiling() or not (torch.is_grad_enabled() or self._drops()):
+            return run_single(layer, x)
         # A layer that is not a member is a copy that shares the group.
-        if _is_hooked(layer) or not any(member is layer for member in self.members):
+        if brings_input_or_weights(layer) or not any(member is layer for member in self.members):
             return _compute([layer], x)[0]
         current = self._round
         if current is None or not current.goes_on_with(layer, x):
@@ -96,6 +99,10 @@ class SiblingGroup:
         self._hits[id(layer)] += 1
         current.leader = None
         return waiting.output
+
+    def _drops(self) -> bool:
+        """Return whether dropout currently acts on a member's input."""
+        return any(update.drops for one in self.members for update in one.acting_updates())
 
     def _lead(self, leader: DescribedLayer, x: Tensor, current: _Round) -> Tensor:
         """Compute for a layer, and for those that come after it and have no result yet."""
@@ -154,7 +161,6 @@ class SiblingGroup:
         self._called_in_order = []
         for member in late:
             self.leave(member)
-            member.siblings = None
         self._learnt_at = self._versions()
 
     def _versions(self) -> list[int]:
@@ -212,16 +218,9 @@ class _Round:
 
 def _compute(layers: list[DescribedLayer], x: Tensor) -> tuple[Tensor, ...]:
     updates = [layer.acting_updates() for layer in layers]
-    seed = shared_seed(update for own in updates for update in own)
-    operands, scales = [], []
-    for layer, own in zip(layers, updates, strict=True):
-        terms, bias, magnitudes = layer.operands(own, seed)
-        is_scaled = magnitudes[0] is not None
-        operands.append(LinearOperands(layer.base_weight(), None if is_scaled else bias, terms))
-        scales.append((magnitudes[0], norms_of(layer, own[0], terms[0]), bias) if is_scaled else ())
-    outputs = low_rank_linears(x, operands)
-    scaled = zip(outputs, scales, strict=True)
-    return tuple(scaled_rows(v, *scale) if scale else v for v, scale in scaled)
+    seed = shared_seed(update for acting in updates for update in acting)
+    pairs = zip(layers, updates, strict=True)
+    return low_rank_linears(x, [layer.operands(acting, seed) for layer, acting in pairs])
 
 
 class _Waiting(NamedTuple):
@@ -310,7 +309,7 @@ def _may_join(member: DescribedLayer, leader: DescribedLayer, x: Tensor) -> bool
     It cannot where torch does not count the changes of a tensor, as in inference mode.
     """
     updates = member.acting_updates()
-    if not updates or _is_hooked(member) or not runs_as_one_product(updates):
+    if not updates or brings_input_or_weights(member):
         return False
     weight, leading = member.base_weight(), leader.base_weight()
     return (
@@ -320,14 +319,4 @@ def _may_join(member: DescribedLayer, leader: DescribedLayer, x: Tensor) -> bool
         and weight.device == leading.device
         and weight.shape[1] == leading.shape[1]
         and not any(tensor.is_inference() for tensor in (x, *_tensors(member)))
-    )
-
-
-def _is_hooked(layer: DescribedLayer) -> bool:
-    """Whether a hook may change the input or bring weights, as those of accelerate and FSDP do."""
-    return bool(
-        "_hf_hook" in vars(layer)
-        or layer._forward_pre_hooks
-        or layer._backward_hooks
-        or layer._backward_pre_hooks
     )

@@ -1,0 +1,263 @@
+"""Batches in which each row has an adapter or none, and packed sequences of such segments."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from lorakit.errors import AdapterStateError, ShapeError
+from lorakit.layers.described import DescribedLayer
+from lorakit.layers.executors.prepared import stay_in_place
+from lorakit.layers.updates.low_rank_update import LowRankUpdate, shared_seed
+from lorakit.ops.grouped import low_rank_linear_per_row
+from lorakit.ops.per_row_terms import PerRowTerms
+
+
+class PerRowAdapters:
+    """Which adapter each row of a batch has; one object shared by all layers of a model.
+
+    The rows may also be segments of one packed sequence, (1, tokens, …), each of its length.
+
+    Attributes:
+        names: The adapter of each row, None for the base alone.
+        lengths: Tokens of each segment; None for rows of a batch.
+        distinct: The distinct adapters.
+        index: Position of each row's adapter in `distinct`, or -1.
+        is_over: Whether its `with` block has been left.
+        had_gradients: Whether a layer has run with gradients, so that backward may run it again.
+        repeats: How often the model currently repeats each row, as beam search does; a batch may
+            have either number of rows, as an encoder's input is not repeated.
+    """
+
+    def __init__(self, names: Sequence[str | None], lengths: Sequence[int] | None = None):
+        self.names = tuple(names)
+        self.lengths = None if lengths is None else tuple(lengths)
+        self.distinct = tuple(dict.fromkeys(name for name in names if name is not None))
+        position: dict[str | None, int] = {name: i for i, name in enumerate(self.distinct)}
+        self.index = tuple(position.get(name, -1) for name in names)
+        self.is_over = False
+        self.had_gradients = False
+        self.repeats = 1
+        self._repeated: PerRowAdapters | None = None
+        self._prepared: dict[int, _Prepared] = {}
+        self._seed: tuple[weakref.ref[Tensor], Tensor] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Copies and pickles of a model hold no references to the original.
+        return {"names": self.names, "lengths": self.lengths, "is_over": self.is_over}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["names"], state["lengths"])
+        self.is_over = state["is_over"]
+
+    def act_on(self, layer: nn.Module) -> bool:
+        """Return whether batch rows have their own adapters in this call of a layer.
+
+        Raises:
+            AdapterStateError: The `with` block is over and a checkpointed layer is run again.
+        """
+        if not self.is_over:
+            return True
+        # Layers forget only when they are called again: until then backward may rerun them.
+        if torch._C._current_graph_task_id() != -1:
+            raise AdapterStateError(
+                "Gradient checkpointing runs a layer again after the adapter_rows block it belongs "
+                "to, expected backward inside the block. Call loss.backward() before leaving it."
+            )
+        del layer.per_row_adapters
+        if isinstance(layer, DescribedLayer):
+            layer.choose_executor()
+        return False
+
+    def _for_rows(self, rows: int) -> PerRowAdapters:
+        """Return the adapters of a batch of this many rows: each name repeated, or once."""
+        is_repeated = rows != len(self.names) and rows == len(self.names) * self.repeats
+        if self.lengths is not None or not is_repeated:
+            return self
+        if self._repeated is None or len(self._repeated.names) != rows:
+            names = [name for name in self.names for _ in range(self.repeats)]
+            self._repeated = PerRowAdapters(names)
+        return self._repeated
+
+    # ---- layers ----
+
+    def __call__(self, layer: DescribedLayer, x: Tensor) -> Tensor:
+        """Run a layer, each row with its adapter."""
+        if not self.act_on(layer):
+            return layer.executor(layer, x)
+        self.had_gradients = self.had_gradients or torch.is_grad_enabled()
+        if x.ndim and (batch := self._for_rows(len(x))) is not self:
+            return batch(layer, x)
+        if not layer.is_matrix_product:
+            return self._updated_row_by_row(layer, x)
+        prepared = self._prepared.get(id(layer))
+        is_current = prepared is not None and prepared.exchanges == LowRankUpdate.exchanges
+        if prepared is None or torch.is_grad_enabled() or not is_current:
+            prepared = self._prepare(layer, x)
+        if prepared.rows is None:
+            return layer.base_output(x)
+        return low_rank_linear_per_row(x, layer.base_weight(), layer.bias, prepared.rows)  # type: ignore[arg-type]
+
+    def _updated_row_by_row(self, layer: DescribedLayer, x: Tensor) -> Tensor:
+        """Run an embedding or a convolution: the base once, then one adapter after the other."""
+        h = layer.base_output(x)
+        having = [number for number, name in enumerate(self.distinct) if name in layer.updates]
+        if having:
+            self._check_rows(x, layer.plain_class.__name__)
+        for number in having:
+            place = self._place_of(number, x.device)
+            operands = layer.operands([layer.updates[self.distinct[number]]])  # type: ignore[list-item]
+            updated = layer.updated(x[place], h[place], operands)
+            h = h.index_put(place, updated.to(h.dtype))
+        return h
+
+    def replaced(
+        self,
+        module: nn.Module,
+        run: Callable[..., Any],
+        run_copy: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """Run a module that adapters have copies of, each copy on the rows of its adapter.
+
+        Args:
+            module: The module.
+            run: The base's forward.
+            run_copy: Function of a copy, the output of the base's forward, and forward's arguments.
+            args: Arguments of forward; the first dimension of tensors is the batch rows.
+            kwargs: Likewise.
+        """
+        copies: Any = module.trained_copies
+        having = [number for number, name in enumerate(self.distinct) if name in copies]
+        first = next((a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), None)
+        if first is not None and first.ndim and (batch := self._for_rows(len(first))) is not self:
+            return batch.replaced(module, run, run_copy, args, kwargs)
+        if first is not None and having:
+            self._check_rows(first, type(module).__name__)
+        # The base runs on all rows, as layers inside it may have adapters for some.
+        result = run(*args, **kwargs)
+        for number in having:
+            for place in self._places_of_copy(number):
+
+                def pick(value: Any, place: _Place = place) -> Any:
+                    return value[place] if self._is_batch(value) else value
+
+                given = (tree_map(pick, result), tree_map(pick, args), tree_map(pick, kwargs))
+                share = run_copy(copies[self.distinct[number]], *given)
+                result = self._with_rows(result, share, place)
+        return result
+
+    # ---- what they need ----
+
+    def _prepare(self, layer: DescribedLayer, x: Tensor) -> _Prepared:
+        updates: list[LowRankUpdate] = []
+        index: dict[int, int] = {}
+        for number, name in enumerate(self.distinct):
+            if name in layer.updates:
+                index[number] = len(updates)
+                updates.append(layer.updates[name])  # type: ignore[arg-type]
+        if not updates:
+            return _Prepared(None)
+        seed = self._shared_seed(updates, x)
+        described = [layer.operands([update], seed) for update in updates]
+        biases = [None if each.bias is layer.bias else each.bias for each in described]
+        positions = [index.get(number, -1) for number in self.index]
+        terms = [term for each in described for term in each.terms]
+        rows = PerRowTerms(terms, positions, biases, self.lengths)
+        if torch.is_grad_enabled() or rows.biases or not stay_in_place(updates):
+            return _Prepared(rows)
+        prepared = self._prepared[id(layer)] = _Prepared(rows, LowRankUpdate.exchanges)
+        return prepared
+
+    def _shared_seed(self, updates: Sequence[LowRankUpdate], x: Tensor) -> Tensor | None:
+        """Return one seed for all layers that read the same activation."""
+        if torch.compiler.is_compiling():
+            return shared_seed(updates)
+        if self._seed is not None and self._seed[0]() is x:
+            return self._seed[1] if any(update.drops for update in updates) else None
+        seed = shared_seed(updates)
+        self._seed = None if seed is None else (weakref.ref(x), seed)
+        return seed
+
+    # ---- places of rows in a tensor ----
+
+    def _place_of(self, number: int, device: torch.device) -> _Place:
+        """Return the index of all rows, or tokens of segments, of a distinct adapter."""
+        rows = [row for row, position in enumerate(self.index) if position == number]
+        if self.lengths is None:
+            return (torch.tensor(rows, device=device),)
+        ends = list(accumulate(self.lengths))
+        tokens = [t for row in rows for t in range(ends[row] - self.lengths[row], ends[row])]
+        return torch.zeros(1, dtype=torch.long, device=device), torch.tensor(tokens, device=device)
+
+    def _places_of_copy(self, number: int) -> list[_Place]:
+        """Return an index for each call of a trained copy: all rows at once, or each segment."""
+        rows = [row for row, position in enumerate(self.index) if position == number]
+        if self.lengths is None:
+            return [(torch.tensor(rows),)]
+        ends = list(accumulate(self.lengths))
+        return [(slice(None), slice(ends[row] - self.lengths[row], ends[row])) for row in rows]
+
+    def _is_batch(self, value: Any) -> bool:
+        """Whether a value is a tensor of all rows, or of the tokens of all segments."""
+        if not isinstance(value, Tensor) or not value.ndim:
+            return False
+        if self.lengths is None:
+            return len(value) == len(self.index)
+        return value.ndim > 1 and value.shape[:2] == (1, sum(self.lengths))
+
+    def _with_rows(self, result: Any, share: Any, place: _Place) -> Any:
+        """Return a result with some rows replaced by those of another, of the same structure."""
+        if isinstance(result, Tensor):
+            if not self._is_batch(result):
+                expected = f"{len(self.index)} as its first dimension"
+                if self.lengths is not None:
+                    expected = f"(1, {sum(self.lengths)}, …)"
+                raise ShapeError(
+                    f"Adapters are given for {len(self.index)} rows, but a trained module returns "
+                    f"a tensor of shape {tuple(result.shape)}, expected {expected}. Run the rows "
+                    "of each adapter in a separate batch."
+                )
+            changed = result.clone()
+            changed[place] = share.to(result.dtype)
+            return changed
+        if isinstance(result, tuple | list):
+            pairs = zip(result, share, strict=True)
+            return type(result)(self._with_rows(one, other, place) for one, other in pairs)
+        return result
+
+    def _check_rows(self, x: Tensor, what: str) -> None:
+        if self._is_batch(x):
+            return
+        if self.lengths is not None:
+            raise ShapeError(
+                f"Adapters are given for segments of {sum(self.lengths)} tokens, but the input of "
+                f"{what} has shape {tuple(x.shape)}, expected (1, {sum(self.lengths)}, …). Pack "
+                "all segments into one sequence."
+            )
+        raise ShapeError(
+            f"Adapters are given for {len(self.index)} rows, but the input of {what} has shape "
+            f"{tuple(x.shape)}, expected {len(self.index)} as its first dimension. Name one "
+            "adapter for each row of the batch; generate() repeats the names as it repeats "
+            "rows for beams."
+        )
+
+
+_Place = tuple[Any, ...]
+"""An index of some rows of a batch, or of some tokens of a packed sequence."""
+
+
+class _Prepared(NamedTuple):
+    """What a layer needs for a batch."""
+
+    rows: PerRowTerms | None
+    """The terms; None if no row has an update of the layer."""
+    exchanges: int = -1
+    """`LowRankUpdate.exchanges` when it was made; -1 where it cannot be reused."""

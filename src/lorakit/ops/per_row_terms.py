@@ -1,0 +1,116 @@
+"""Which update acts on which row of a batch, or on which segment of a packed sequence."""
+
+from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lorakit.errors import ShapeError
+from lorakit.ops.operands import LinearOperands, LowRankTerm, check_shapes
+from lorakit.ops.quantized import Weight
+
+Needs = list[tuple[bool, bool]]
+"""Whether (A, B) of each term need a gradient."""
+
+
+class PerRowTerms:
+    """Which update acts on which row of a batch.
+
+    Attributes:
+        terms: The updates of the distinct adapters; they share one dropout seed.
+        index: For each batch row the position of its update, or -1 for none.
+        biases: A trained bias of each update, or None for the base's; empty if none has one.
+        lengths: Tokens of each row where the rows are segments of one packed sequence; None where
+            they are the rows of a batch, of one length.
+        largest_rank: Columns of u.
+        groups: What compiled products were given, by number of tokens.
+    """
+
+    def __init__(
+        self,
+        terms: Sequence[LowRankTerm],
+        index: Sequence[int],
+        biases: Sequence[Tensor | None] = (),
+        lengths: Sequence[int] | None = None,
+    ):
+        self.terms = tuple(terms)
+        self.index = tuple(index)
+        self.biases = tuple(biases) if any(bias is not None for bias in biases) else ()
+        self.lengths = None if lengths is None else tuple(lengths)
+        self.largest_rank = max(term.A.shape[0] for term in terms)
+        self.groups: dict[int, tuple[Any, Any]] = {}
+        self._checked: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+
+    def check_shapes(self, x: Tensor, W0: Weight) -> None:
+        """Check the shapes of the input, the weight and the terms, the latter once.
+
+        Raises:
+            ShapeError: They do not fit; names the shapes.
+        """
+        if self._checked != (x.shape, W0.shape):
+            check_shapes(x.shape, LinearOperands(W0, None, self.terms))
+            if self.lengths is not None:
+                _check_segments(x, self.lengths)
+            elif x.ndim < 2 or x.shape[0] != len(self.index):
+                raise ShapeError(
+                    f"Adapters are given for {len(self.index)} rows, but the input of an adapted "
+                    f"layer has shape {tuple(x.shape)}, expected {len(self.index)} as its first "
+                    "dimension. Name one adapter for each row of the batch; generate() repeats the "
+                    "names as it repeats rows for beams."
+                )
+            self._checked = (x.shape, W0.shape)
+
+    def spans(self, tokens: int) -> list[tuple[int, int, int]]:
+        """Return (first token, end, term) of each run of rows with one update, of all tokens."""
+        lengths = self.lengths or (tokens // len(self.index),) * len(self.index)
+        found: list[tuple[int, int, int]] = []
+        begin = 0
+        for term, run in groupby(zip(self.index, lengths, strict=True), key=itemgetter(0)):
+            end = begin + sum(length for _, length in run)
+            if term >= 0:
+                found.append((begin, end, term))
+            begin = end
+        return found
+
+    def along_tokens(self, values: Tensor, h: Tensor) -> Tensor:
+        """Return values of each row, (rows, width), in a shape and dtype to combine with h."""
+        if self.lengths is not None:
+            counts = torch.tensor(self.lengths, device=h.device)
+            return values.repeat_interleave(counts, 0).view(*h.shape[:-1], -1).to(h.dtype)
+        return values.view(len(h), *[1] * (h.ndim - 2), -1).to(h.dtype)
+
+    def row_biases(self, bias: Tensor | None) -> Tensor:
+        """Return the bias of each row, (rows, out).
+
+        Args:
+            bias: The base's, for rows without a trained one.
+        """
+        given = next(trained for trained in self.biases if trained is not None)
+        rest = torch.zeros_like(given) if bias is None else bias.to(given.dtype)
+        stacked = torch.stack([rest if b is None else b for b in (*self.biases, None)])
+        return stacked[torch.tensor(self.index, device=given.device)]  # -1 is the last, the base's
+
+    def row_scales(self) -> Tensor | None:
+        """Return c of each row, (rows, out), 1 where its term has none; None if no term has one."""
+        scales = [
+            None if scale is None else scale.lengths.to(scale.norms.dtype) / scale.norms
+            for scale in (*(term.row_scale for term in self.terms), None)
+        ]
+        given = next((scale for scale in scales if scale is not None), None)
+        if given is None:
+            return None
+        stacked = torch.stack([torch.ones_like(given) if c is None else c for c in scales])
+        return stacked[torch.tensor(self.index, device=given.device)]  # -1 is the last, the ones
+
+
+def _check_segments(x: Tensor, lengths: Sequence[int]) -> None:
+    tokens = x.numel() // x.shape[-1]
+    if tokens != sum(lengths) or any(size != 1 for size in x.shape[:-2]):
+        raise ShapeError(
+            f"Adapters are given for segments of {sum(lengths)} tokens, but the input of an "
+            f"adapted layer has shape {tuple(x.shape)}, expected (1, {sum(lengths)}, features). "
+            "Pack all segments into one sequence, or name an adapter for each row of a batch."
+        )
