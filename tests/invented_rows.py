@@ -7,6 +7,7 @@ import torch
 from benchmarks import (
     bracketing,
     busy_machine,
+    decode_4bit,
     dora,
     dropout_ways,
     growth,
@@ -79,6 +80,7 @@ def invented_rows(origin: Origin = ORIGIN) -> list[Row]:
         *_quantized(make),
         *_loading(make),
         *_thin(make),
+        *_decoding_in_4_bits(make),
         *_searching(make),
         *_plans(make, origin),
     ]
@@ -302,4 +304,19 @@ def _thin(make: Make) -> list[Row]:
             where = ("thin_products", "down", f"{inside} to {out}")
             setting = f"tokens {thin_products.TOKENS}"
             made += make(*where, values, thin_products.IN_TORCH, setting=setting, r=r)
+    return made
+
+
+def _decoding_in_4_bits(make: Make) -> list[Row]:
+    made = []
+    for shape in decode_4bit.SHAPES:
+        for dtype in decode_4bit.DTYPES:
+            for count in decode_4bit.ROWS:
+                pace = {decode_4bit.DENSE: 20.0, decode_4bit.BUFFER: 10.0, decode_4bit.CODES: 50.0}
+                values = {name: count * tokens for name, tokens in pace.items()}
+                made += make(
+                    *("decode_4bit", rows.DECODE, shape, values),
+                    *(decode_4bit.DENSE, decode_4bit.BUFFER),
+                    **{"unit": "tokens/s", "setting": f"{count} rows", "dtype": dtype},
+                )
     return made

@@ -6,7 +6,16 @@ import sys
 from pathlib import Path
 
 import pytest
-from benchmarks import BENCHMARKS, bracketing, busy_machine, latency, qlora, step, thin_products
+from benchmarks import (
+    BENCHMARKS,
+    bracketing,
+    busy_machine,
+    decode_4bit,
+    latency,
+    qlora,
+    step,
+    thin_products,
+)
 from benchmarks.__main__ import main, run_each
 from benchmarks.page import by_device, machine_text
 from benchmarks.results import ROOT, matching, read_rows
@@ -42,7 +51,9 @@ def test_a_step_is_measured_against_all_its_peers(tmp_path, capsys):
 
 
 @pytest.mark.filterwarnings("ignore:MatMul8bitLt.*:UserWarning")
-@pytest.mark.parametrize("benchmark", [bracketing, busy_machine, latency, qlora, thin_products])
+@pytest.mark.parametrize(
+    "benchmark", [bracketing, busy_machine, decode_4bit, latency, qlora, thin_products]
+)
 def test_others_run(benchmark, tmp_path):
     rows = benchmark.main(["--quick", "--output", str(tmp_path)])
     name = benchmark.__name__.rpartition(".")[2]

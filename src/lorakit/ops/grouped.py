@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from lorakit.ops import grouped_in_torch, skinny
 from lorakit.ops.compute_dtype import autocast_off, compute_dtype_of, flattened, output_dtype_of
@@ -30,7 +31,7 @@ from lorakit.ops.native import cpu_kernels
 from lorakit.ops.native.cpu_kernels import Group, Groups
 from lorakit.ops.operands import LowRankTerm
 from lorakit.ops.per_row_terms import Needs, PerRowTerms
-from lorakit.ops.quantized import Layout, Weight, dense, parts, weight_from
+from lorakit.ops.quantized import Layout, Weight, dense, linear, parts, weight_from
 
 
 def _forward_groups(rows: PerRowTerms, tokens: int) -> tuple[Groups, Groups]:
@@ -130,8 +131,8 @@ def _forward(
 ) -> tuple[Tensor, Tensor | None]:
     """Return h, and u if gradients will be needed."""
     tokens = x.reshape(-1, x.shape[-1]).to(dtype)  # (tokens, in)
-    weight = dense(W0, dtype).t()
-    h = tokens @ weight if bias is None else torch.addmm(bias.to(dtype), tokens, weight)
+    bias = None if bias is None else bias.to(dtype)
+    h = F.linear(tokens, dense(W0, dtype), bias) if trains else linear(tokens, W0, bias)
     kernels = skinny.kernels_for(tokens)
     if isinstance(kernels, cpu_kernels.CpuKernels):
         down_groups, up_groups = _forward_groups(rows, len(tokens))

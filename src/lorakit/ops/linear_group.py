@@ -35,7 +35,7 @@ from lorakit.ops.operands import (
     LinearOperands,
     TermGradients,
 )
-from lorakit.ops.quantized import dense
+from lorakit.ops.quantized import dense, linear
 from lorakit.ops.row_scale import lengths_gradient, scale_gradient, scaled
 
 
@@ -96,7 +96,7 @@ def infer(x: Tensor, layer: LinearOperands) -> Tensor:
     if merges(x2d.shape[0], (layer,), x.dtype, trains=False):
         h = F.linear(x, _merged_weight(layer, x.dtype), early)
     else:
-        h = F.linear(x, dense(layer.W0, x.dtype), early)
+        h = linear(x, layer.W0, early)
         flat = h.view(-1, h.shape[-1])
         for A, B, scaling, p, seed, _ in layer.terms:
             skinny.add_(flat, x2d, A, B, scaling, p, seed)

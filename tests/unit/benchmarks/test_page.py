@@ -126,6 +126,14 @@ def test_quantised_bases_and_thin_products(page):
     assert "| 0.20 (0.20–0.20) | 0.40 (" in lines[0]
 
 
+def test_decoding_in_4_bits(page):
+    decoding = section(page, "Decoding on a base in 4 bits")
+    lines = lines_of(decoding, "8 rows")
+    assert len(lines) == 4  # two models, two dtypes
+    assert "| 160 tokens/s | 80.0 tokens/s | 400 tokens/s | 2.52 (" in lines[0]
+    assert "| 5.05 (" in lines[0]
+
+
 def test_growth_is_in_the_order_of_its_values(page):
     text = section(page, "Growth")
     tokens = [int(n) for n in re.findall(r"^\| tokens (\d+) ", text, flags=re.MULTILINE)]
