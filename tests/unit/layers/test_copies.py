@@ -1,4 +1,4 @@
-"""Copies of modules for an adapter to train: of the plain class, with what is shared and what not."""
+"""Copies of modules for an adapter to train: of the plain class, sharing what is not trained."""
 
 import torch
 from torch import nn

@@ -23,7 +23,7 @@ def quantised(dtype):
 def test_a_dense_weight_has_the_dtype_of_its_input():
     x = torch.randn(2, 6)
     assert compute_dtype_of(x, [torch.randn(4, 6)]) == torch.float32
-    with pytest.raises(DtypeError, match="is torch.float32 but its weight is torch.bfloat16"):
+    with pytest.raises(DtypeError, match=r"is torch\.float32 but its weight is torch\.bfloat16"):
         compute_dtype_of(x, [torch.randn(4, 6).to(HALF)])
 
 
