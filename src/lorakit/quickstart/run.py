@@ -88,10 +88,12 @@ def quickstart(
             duration_s=trained.wall_s,
         )
     ]
+    run = RunDirectory(trained.run_dir)
+    same_dtype = recipe.with_precision_of(run.recipe())
     for method in COMPARED if compare else ():
         emit("method", {"method": method})
-        methods.append(train_without_adapter(recipe, method, LEARNING_RATES[method], emit))
-    rows = RunDirectory(trained.run_dir).metrics()
+        methods.append(train_without_adapter(same_dtype, method, LEARNING_RATES[method], emit))
+    rows = run.metrics()
     guessed = next(row for row in rows if row["event"] == guessing.EVENT)
     weights = base_model_path() / "model.safetensors"
     return QuickstartResult(
@@ -114,7 +116,7 @@ def quickstart_recipe(files: DocstringFiles, output: Path, seed: int) -> Recipe:
     return Recipe(
         model=str(base_model_path()),
         task=TaskType.SEQ_CLS,
-        dtype="float32",  # fast on every CPU; the packaged weights are bfloat16
+        dtype="auto",
         data=DataConfig(
             train=str(files.train),
             validation=str(files.validation),
