@@ -4,7 +4,7 @@ import json
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lorakit.analysis import guessing
 from lorakit.config import LoraConfig, TaskType
@@ -18,6 +18,7 @@ from lorakit.training.run import train
 from lorakit.training.stop_request import StopRequest
 
 LORA = "LoRA"
+Dtype = Literal["auto", "float32", "bfloat16"]
 
 # Hyperparameters. The learning rates are the best of a small search for each method with an
 # earlier checkpoint: LoRA 2e-3 and 5e-3, full 5e-4 and 1e-3, head 1e-2.
@@ -38,6 +39,7 @@ def quickstart(
     *,
     seed: int = 42,
     compare: bool = False,
+    dtype: Dtype = "auto",
     on_event: OnEvent | None = None,
     stop: StopRequest | None = None,
 ) -> QuickstartResult:
@@ -47,6 +49,7 @@ def quickstart(
         output: New or empty directory; examples are written to `data/`, the run to `lora/`.
         seed: Seed of the split, the head, the factors and the order of examples.
         compare: Whether to also train the head alone and all weights on the same examples.
+        dtype: Dtype of the base in every training; "auto" is chosen once and told by an event.
         on_event: Called with the events of `lorakit.training.train`, with "collected" {train,
             validation, labels} when the examples are on disk, and with "method" {method} before
             each training.
@@ -67,7 +70,7 @@ def quickstart(
         "collected",
         {"train": files.train, "validation": files.validation, "labels": files.labels},
     )
-    recipe = quickstart_recipe(files, output / "lora", seed)
+    recipe = quickstart_recipe(files, output / "lora", seed, dtype)
 
     evaluations: list[Mapping[str, float]] = []
 
@@ -105,18 +108,21 @@ def quickstart(
     )
 
 
-def quickstart_recipe(files: DocstringFiles, output: Path, seed: int) -> Recipe:
+def quickstart_recipe(
+    files: DocstringFiles, output: Path, seed: int, dtype: Dtype = "float32"
+) -> Recipe:
     """Return the recipe of the quickstart, which `lorakit train` also accepts.
 
     Args:
         files: Examples with "text" and "label".
         output: Run directory.
         seed: Seed of all random numbers.
+        dtype: Dtype of the base. The packaged weights are bfloat16; float32 is fast on every CPU.
     """
     return Recipe(
         model=str(base_model_path()),
         task=TaskType.SEQ_CLS,
-        dtype="auto",
+        dtype=dtype,
         data=DataConfig(
             train=str(files.train),
             validation=str(files.validation),
