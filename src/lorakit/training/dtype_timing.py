@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import statistics
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -59,7 +61,7 @@ def rounds_after(first_s: float) -> int:
 
 
 def batch_of(encoded: Encoded, collator: Any, rows: int) -> dict[str, Tensor]:
-    """Return a batch of examples of medium length.
+    """Return a batch of examples of like length: half of all tokens are in longer ones.
 
     Args:
         encoded: The tokenized examples.
@@ -69,9 +71,11 @@ def batch_of(encoded: Encoded, collator: Any, rows: int) -> dict[str, Tensor]:
     dataset: Any = encoded.train
     lengths = [len(ids) for ids in dataset["input_ids"]]
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    tokens = max(lengths[order[len(order) // 2]], 1)
+    before = list(accumulate(lengths[index] for index in order))
+    middle = bisect_left(before, before[-1] / 2)
+    tokens = max(lengths[order[middle]], 1)
     rows = min(rows, len(order), max(_MOST_TOKENS // tokens, 1))
-    first = (len(order) - rows) // 2
+    first = min(max(middle - rows // 2, 0), len(order) - rows)
     batch = collator([dict(dataset[index]) for index in order[first : first + rows]])
     return {key: value for key, value in batch.items() if isinstance(value, Tensor)}
 

@@ -57,10 +57,12 @@ def encoded_lengths(lengths):
     return SimpleNamespace(train=Dataset.from_dict(rows))
 
 
-def test_the_batch_has_examples_of_medium_length():
+def test_half_of_the_tokens_are_in_longer_examples_than_the_batch():
     batch = batch_of(encoded_lengths([1, 50, 10, 11, 2, 12, 60]), collate, rows=3)
     assert list(batch) == ["lengths"]
-    assert batch["lengths"].tolist() == [10, 11, 12]
+    assert batch["lengths"].tolist() == [12, 50, 60]  # 86 of 146 tokens are in up to 50
+    batch = batch_of(encoded_lengths([9] * 20 + [100]), collate, rows=2)
+    assert batch["lengths"].tolist() == [9, 9]
 
 
 def test_few_or_long_examples_make_a_smaller_batch():
