@@ -1,5 +1,6 @@
 """tests/unit mirrors the packages: each of its files is named after a module or a package."""
 
+import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -22,6 +23,12 @@ def test_every_unit_test_is_of_a_module_or_a_package():
     files = sorted(UNIT.rglob("test_*.py"))
     assert files
     assert [str(file.relative_to(ROOT)) for file in files if not has_source(file)] == []
+
+
+def test_the_long_files_that_are_tested_first_exist():
+    files = re.findall(r'^    "(.+)",$', (ROOT / "tests/conftest.py").read_text(), re.MULTILINE)
+    assert files
+    assert [name for name in files if not (ROOT / "tests" / name).is_file()] == []
 
 
 def test_a_test_without_a_module_is_found():

@@ -20,7 +20,7 @@ PICTURES = ("energy", "spectra", "layers", "similarity 24")
 
 
 @pytest.fixture
-def drawn(monkeypatch):
+def saved_figures(monkeypatch):
     """Collects figures in place of writing them."""
     figures = []
     for module in (amplification_plot, quantization_plot, similarity_plots, spectrum_plots):
@@ -32,10 +32,10 @@ def labels(axes):
     return [text.get_text() for text in axes.get_legend().get_texts()]
 
 
-def test_spectra_have_a_line_for_each_module_and_one_for_the_kind(drawn, tmp_path):
+def test_spectra_have_a_line_for_each_module_and_one_for_the_kind(saved_figures, tmp_path):
     analysis = analyze_adapter(layered_adapter(layers=3), name="mine")
     spectrum_plots.plot_spectra(analysis, tmp_path)
-    (axes,) = drawn[0].axes
+    (axes,) = saved_figures[0].axes
     assert len(axes.lines) == 2 * (3 + 1) and axes.get_yscale() == "log"
     assert labels(axes) == ["q_proj (3)", "v_proj (3)"]
     assert "mine" in axes.get_title() and axes.get_xlabel() and axes.get_ylabel()
@@ -43,10 +43,10 @@ def test_spectra_have_a_line_for_each_module_and_one_for_the_kind(drawn, tmp_pat
     assert list(axes.lines[3].get_ydata()) == pytest.approx(values.median(0).values.tolist())
 
 
-def test_energy_reaches_one_and_marks_the_ranks(drawn, tmp_path):
+def test_energy_reaches_one_and_marks_the_ranks(saved_figures, tmp_path):
     factors, _, _ = factors_with([4.0, 3**0.5, 1.0, 0.0], 10, 8)
     spectrum_plots.plot_energy(analyze_adapter(adapter_of({"m": factors})), tmp_path)
-    (axes,) = drawn[0].axes
+    (axes,) = saved_figures[0].axes
     assert list(axes.lines[1].get_ydata()) == pytest.approx([0, 0.8, 0.95, 1, 1])
     assert [text.get_text() for text in axes.texts] == ["rank 2 keeps 95%", "rank 3 keeps 100%"]
     assert [tuple(line.get_xdata()) for line in axes.lines[2:]] == [(2,), (3,)]
@@ -54,11 +54,11 @@ def test_energy_reaches_one_and_marks_the_ranks(drawn, tmp_path):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_notes_on_energy_are_the_heights_of_their_points_and_the_numbers_of_the_report(
-    seed, drawn, tmp_path
+    seed, saved_figures, tmp_path
 ):
     analysis = analyze_adapter(layered_adapter(r=6, seed=seed), energy=0.7)
     spectrum_plots.plot_energy(analysis, tmp_path)
-    (axes,) = drawn[0].axes
+    (axes,) = saved_figures[0].axes
     curve = next(line for line in axes.lines if line.get_label() == "all modules")
     report = "\n".join(
         report_text.adapter_sections(analysis, dict.fromkeys(PICTURES, "p"), "##", "")
@@ -72,30 +72,30 @@ def test_the_notes_on_energy_are_the_heights_of_their_points_and_the_numbers_of_
         assert f"| {rank} | {share} |" in report
 
 
-def test_a_rank_that_keeps_every_share_has_one_note(drawn, tmp_path):
+def test_a_rank_that_keeps_every_share_has_one_note(saved_figures, tmp_path):
     spectrum_plots.plot_energy(
         analyze_adapter(adapter_of({"m": random_factors(1, 8, 8)})), tmp_path
     )
-    (axes,) = drawn[0].axes
+    (axes,) = saved_figures[0].axes
     assert [text.get_text() for text in axes.texts] == ["rank 1 keeps 100%"]
 
 
 @pytest.mark.parametrize("use_dora", [False, True])
-def test_norms_say_that_they_leave_the_rows_lengths_out(use_dora, drawn, tmp_path):
+def test_norms_say_that_they_leave_the_rows_lengths_out(use_dora, saved_figures, tmp_path):
     adapter = adapter_of({"m": random_factors(2, 8, 8)})
     if use_dora:
         config = adapter.config.model_copy(update={"use_dora": True})
         adapter = replace(adapter, config=config, magnitudes={"m": torch.ones(8)})
     spectrum_plots.plot_layers(analyze_adapter(adapter), tmp_path)
-    _, bottom = drawn[0].axes[:2]
+    _, bottom = saved_figures[0].axes[:2]
     assert ("without magnitudes (DoRA)" in bottom.get_title()) == use_dora
 
 
-def test_layers_are_in_the_order_of_their_numbers(drawn, tmp_path):
+def test_layers_are_in_the_order_of_their_numbers(saved_figures, tmp_path):
     factors = {f"layers.{n}.q": random_factors(2, 8, 8, seed=n) for n in (10, 2, 0)}
     analysis = analyze_adapter(adapter_of(factors | {"head": random_factors(2, 8, 8, seed=9)}))
     spectrum_plots.plot_layers(analysis, tmp_path)
-    top, bottom = drawn[0].axes[:2]
+    top, bottom = saved_figures[0].axes[:2]
     assert [text.get_text() for text in bottom.get_xticklabels()] == ["0", "2", "10", "none"]
     assert [text.get_text() for text in top.get_yticklabels()] == ["q", "head"]
     cells = bottom.images[0].get_array()
@@ -106,12 +106,12 @@ def test_layers_are_in_the_order_of_their_numbers(drawn, tmp_path):
     assert len(bottom.texts) == 4  # a number in each cell that has one
 
 
-def test_amplification_is_drawn_beside_its_controls(drawn, tmp_path):
+def test_amplification_is_plotted_beside_its_controls(saved_figures, tmp_path):
     adapter = layered_adapter(layers=3)
     weights = {path: torch.randn(24, 24) for path in adapter.factors}
     analysis = analyze_adapter(adapter, weights)
     amplification_plot.plot_amplification(analysis, tmp_path)
-    top, bottom = drawn[0].axes
+    top, bottom = saved_figures[0].axes
     factors = [found.factor for found in analysis.amplifications if found.path.endswith("q_proj")]
     assert top.patches[0].get_height() == pytest.approx(sorted(factors)[1])
     assert sorted(top.lines[0].get_ydata()) == pytest.approx(sorted(factors))
@@ -121,18 +121,18 @@ def test_amplification_is_drawn_beside_its_controls(drawn, tmp_path):
     assert [text.get_text() for text in bottom.get_xticklabels()] == ["q_proj", "v_proj"]
 
 
-def test_similarity_has_a_control_beside_each_side_on_one_scale(drawn, tmp_path):
+def test_similarity_has_a_control_beside_each_side_on_one_scale(saved_figures, tmp_path):
     one = analyze_adapter(layered_adapter(r=3), name="one")
     two = analyze_adapter(layered_adapter(r=5, seed=1), name="two")
     comparison = compare_adapters(one, two)
     similarity_plots.plot_similarity(comparison, tmp_path)
-    panels, bar = drawn[0].axes[:-1], drawn[0].axes[-1]
+    panels, bar = saved_figures[0].axes[:-1], saved_figures[0].axes[-1]
     assert len(panels) == 2 * 4 and "φ" in bar.get_ylabel()
     assert all(panel.images[0].get_clim() == (0, 1) for panel in panels)
-    shown = similarity_plots.shown_modules(comparison)
+    modules = similarity_plots.shown_modules(comparison)
     expected = [
         matrix
-        for module in shown
+        for module in modules
         for matrix in (
             *(module.inputs, module.random_inputs, module.outputs, module.random_outputs),
         )
@@ -150,39 +150,39 @@ def test_the_kinds_that_changed_most_are_shown_in_full():
             A, B = random_factors(2, 8, 8, seed=10 * number + layer)
             factors[f"layers.{layer}.{kind}"] = (A, scale * B)
     one = analyze_adapter(adapter_of(factors), name="one")
-    shown = similarity_plots.shown_modules(compare_adapters(one, one))
-    assert [module.path for module in shown] == ["layers.1.b", "layers.1.d", "layers.1.c"]
+    modules = similarity_plots.shown_modules(compare_adapters(one, one))
+    assert [module.path for module in modules] == ["layers.1.b", "layers.1.d", "layers.1.c"]
 
 
-def test_layers_are_compared_kind_by_kind_beside_a_control(drawn, tmp_path):
+def test_layers_are_compared_kind_by_kind_beside_a_control(saved_figures, tmp_path):
     paths = ["layers.10.q", "layers.2.v", "layers.2.q"]
     factors = {path: random_factors(2, 12, 8, seed=n) for n, path in enumerate(paths)}
     analysis = analyze_adapter(adapter_of(factors))
     (found,) = analysis.layer_similarities
     similarity_plots.plot_layer_similarity(analysis, found, tmp_path)
-    measured, control = drawn[0].axes[:2]
+    measured, control = saved_figures[0].axes[:2]
     order = [2, 0, 1]  # layers.2.q, layers.10.q, layers.2.v
     for axes, phi in ((measured, found.phi), (control, found.random)):
-        shown = axes.images[0].get_array()
-        assert shown.mask.tolist() == torch.eye(3, dtype=torch.bool).tolist()
+        image = axes.images[0].get_array()
+        assert image.mask.tolist() == torch.eye(3, dtype=torch.bool).tolist()
         outside = ~torch.eye(3, dtype=torch.bool)
-        assert shown.compressed().tolist() == phi[order][:, order][outside].tolist()
+        assert image.compressed().tolist() == phi[order][:, order][outside].tolist()
     assert [text.get_text() for text in measured.get_yticklabels()] == ["q", "v"]
     assert list(measured.get_yticks()) == [0.5, 2.0]
 
 
-def test_the_diagonal_does_not_set_the_colours(drawn, tmp_path):
+def test_the_diagonal_does_not_set_the_colours(saved_figures, tmp_path):
     analysis = analyze_adapter(layered_adapter(layers=3, width=64))
     (found,) = analysis.layer_similarities
     similarity_plots.plot_layer_similarity(analysis, found, tmp_path)
-    measured, control = drawn[0].axes[:2]
+    measured, control = saved_figures[0].axes[:2]
     outside = ~torch.eye(6, dtype=torch.bool)
     largest = max(found.phi[outside].max().item(), found.random[outside].max().item())
     assert largest < 0.5
     assert measured.images[0].get_clim() == control.images[0].get_clim() == (0, largest)
 
 
-def test_modules_without_a_common_direction_can_be_drawn(tmp_path):
+def test_modules_without_a_common_direction_can_be_plotted(tmp_path):
     A, B = torch.eye(8)[:1], torch.ones(8, 1)
     analysis = analyze_adapter(adapter_of({"layers.0.q": (A, B), "layers.1.q": (A.roll(1, 1), B)}))
     (found,) = analysis.layer_similarities
@@ -192,14 +192,14 @@ def test_modules_without_a_common_direction_can_be_drawn(tmp_path):
     assert (tmp_path / "a.png").stat().st_size > 1000
 
 
-def test_no_scheme_hides_another_that_costs_the_same(drawn, tmp_path):
+def test_no_scheme_hides_another_that_costs_the_same(saved_figures, tmp_path):
     errors = [
         LayerError(path, 8, 8, scheme.name, 0.01 if scheme.bits == 8 else 0.1, 0.2, 4.5)
         for path in ("layers.0.q", "layers.1.q")
         for scheme in SCHEMES
     ]
     quantization_plot.plot_quantization_errors(errors, tmp_path, "mine")
-    (axes,) = drawn[0].axes
+    (axes,) = saved_figures[0].axes
     assert [line.get_label() for line in axes.lines] == [scheme.name for scheme in SCHEMES]
     on_each_other, alone = axes.lines[:-1], axes.lines[-1]
     for under, over in pairwise(on_each_other):

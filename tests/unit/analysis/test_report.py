@@ -43,8 +43,8 @@ def test_the_report_of_one_adapter_has_every_picture_it_names(tmp_path, steep):
     assert sorted((tmp_path / "out").iterdir()) == sorted(files)
     assert list(tmp_path.iterdir()) == [tmp_path / "out"]
     text = files[0].read_text(encoding="utf-8")
-    shown = re.findall(r"!\[[^]]+\]\(([^)]+)\)", text)
-    assert sorted(shown) == sorted(file.name for file in files if file.suffix == ".png")
+    linked = re.findall(r"!\[[^]]+\]\(([^)]+)\)", text)
+    assert sorted(linked) == sorted(file.name for file in files if file.suffix == ".png")
     for file in files:
         assert file.suffix != ".png" or file.read_bytes().startswith(PNG)
 
@@ -90,7 +90,7 @@ def test_without_a_base_the_report_says_why(tmp_path, steep):
     assert rows_of(tmp_path / "out" / "layers.csv")[0]["amplification_factor"] == ""
 
 
-def test_two_adapters_are_compared_and_each_is_told(tmp_path):
+def test_two_adapters_are_compared_and_each_is_reported(tmp_path):
     first, second = layered_adapter(r=3), layered_adapter(r=5, seed=1)
     one, two = analyze_adapter(first, name="small"), analyze_adapter(second, name="large")
     comparison = compare_adapters(one, two)
@@ -127,7 +127,7 @@ def test_a_rank_that_is_used_to_the_last_is_not_recommended_away(tmp_path):
     )
 
 
-def test_modules_that_never_learnt_are_named_and_drawn_without_complaint(tmp_path):
+def test_modules_that_never_learnt_are_named_and_plotted_without_complaint(tmp_path):
     A, B = random_factors(2, 8, 8)
     adapter = adapter_of({"layers.0.q": (A, B), "layers.1.q": (A, 0 * B), "layers.0.v": (A, 0 * B)})
     files = write_report(tmp_path / "out", analyze_adapter(adapter, weights_of(adapter)))
@@ -144,7 +144,7 @@ def test_modules_that_never_learnt_are_named_and_drawn_without_complaint(tmp_pat
         (2, ["a_module_with_quite_a_long_name_of_its_own", "b"], 3),
     ],
 )
-def test_few_and_many_modules_are_drawn_without_a_warning(tmp_path, layers, kinds, r):
+def test_few_and_many_modules_are_plotted_without_a_warning(tmp_path, layers, kinds, r):
     first = layered_adapter(layers=layers, kinds=kinds, r=r, width=12)
     second = layered_adapter(layers=layers, kinds=kinds, r=4, width=12, seed=1)
     one = analyze_adapter(first, weights_of(first), name="one")

@@ -393,7 +393,7 @@ def test_splitting_takes_linear_time(tmp_path):
     assert len(set(splits.train["label"])) == 10_000
 
 
-def test_validation_examples_that_are_trained_on_are_told(tmp_path):
+def test_validation_examples_that_are_trained_on_are_reported(tmp_path):
     train = write(tmp_path / "a.csv", ROWS)
     copied = write(tmp_path / "b.jsonl", ROWS)
     some = write(tmp_path / "c.jsonl", [*ROWS[:3], {"text": "new", "label": "a"}])
@@ -408,7 +408,7 @@ def test_validation_examples_that_are_trained_on_are_told(tmp_path):
     assert notes(other) == ()
 
 
-def test_a_replaced_file_is_read_anew_though_its_date_is_kept(tmp_path):
+def test_a_replaced_file_is_read_again_though_its_date_is_kept(tmp_path):
     path = Path(write(tmp_path / "rows.parquet"))
     times = path.stat()
     first = load_splits(DataConfig(train=str(path), validation_fraction=0), 0).train["text"][:]

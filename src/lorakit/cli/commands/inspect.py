@@ -181,8 +181,8 @@ def setting_text(value: Any) -> str:
     if not isinstance(value, list):
         return str(value)
     is_long = len(value) > _LONG_LIST and isinstance(value[0], int)
-    shown = [*value[:_LONG_LIST], f"… {len(value)} in total"] if is_long else value
-    return f"[{', '.join(map(str, shown))}]"
+    items = [*value[:_LONG_LIST], f"… {len(value)} in total"] if is_long else value
+    return f"[{', '.join(map(str, items))}]"
 
 
 def rewritten_base_warnings(adapter: Adapter) -> tuple[str, ...]:

@@ -114,7 +114,7 @@ def test_an_embedding():
 @pytest.mark.slow(reason="compiles a model")
 @pytest.mark.filterwarnings("ignore:.*Function'> should not be instantiated:DeprecationWarning")
 @pytest.mark.parametrize("with_gradients", [False, True], ids=["inference", "training"])
-def test_a_compiled_model_is_not_compiled_anew(with_gradients):
+def test_a_compiled_model_is_not_compiled_again(with_gradients):
     torch.compiler.reset()
     options = {"target_modules": ["up", "down"]}
     model, other = adapted(TinyNet, r=4, **options), adapted(TinyNet, seed=2, r=3, **options)

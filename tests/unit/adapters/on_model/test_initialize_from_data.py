@@ -229,7 +229,7 @@ PARTS = ["used", "unused", "late"]
 
 
 @pytest.mark.parametrize("init", ["eva", "lora_ga"])
-def test_layers_that_no_batch_runs_through_are_told_of(init):
+def test_layers_that_no_batch_runs_through_are_reported(init):
     model = TwoWays()
     add_adapter(model, LoraConfig(r=1, init_lora_weights=init, target_modules=PARTS))
     fresh = model.unused.updates["default"].lora_A.clone()

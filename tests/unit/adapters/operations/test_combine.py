@@ -142,7 +142,7 @@ def test_ties_elects_signs_by_hand():
     assert largest_error(made.delta_weight("m"), expected) < EXACT
 
 
-def test_the_frequency_of_signs_can_decide_in_place_of_their_sum():
+def test_the_frequency_of_signs_can_decide_instead_of_their_sum():
     values = {"a": 9.0, "b": -1.0, "c": -2.0}
     adapters = {
         n: adapter_of({"m": (torch.eye(1), torch.tensor([[v]]))}) for n, v in values.items()

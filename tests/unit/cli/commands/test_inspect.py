@@ -108,7 +108,7 @@ def test_effective_ranks_and_the_largest_updates(adapter_dir):
     assert row[3] == f"{expected:.1f}"
 
 
-def test_the_layers_are_drawn_on_request(adapter_dir, tmp_path):
+def test_the_layers_are_plotted_on_request(adapter_dir, tmp_path):
     result = inspect(adapter_dir, "--plot", tmp_path / "new" / "layers.png")
     assert result.exit_code == 0, result.stderr
     assert (tmp_path / "new/layers.png").read_bytes().startswith(b"\x89PNG")
@@ -214,7 +214,7 @@ def test_trained_tokens_are_shown(tiny_gpt2_dir, tmp_path):
     assert any(setting in line for line in lines)
 
 
-def test_factors_for_a_base_that_peft_has_changed_are_told_of(adapter_dir):
+def test_factors_for_a_base_that_peft_has_changed_are_reported(adapter_dir):
     change(adapter_dir, lambda key, tensor: tensor)  # as PEFT saves it, without a record
     file = adapter_dir / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"init_lora_weights": "olora"}))
