@@ -50,7 +50,9 @@ def measure(seed: int, bits: int | None = None, alone: bool = False) -> list[dic
     """Run the quickstart with one seed; return a row for each method."""
     with tempfile.TemporaryDirectory() as folder:
         if bits is None:
-            methods = quickstart(Path(folder) / "run", seed=seed, compare=not alone).methods
+            output = Path(folder) / "run"
+            run = quickstart(output, seed=seed, compare=not alone, dtype="float32")
+            methods = run.methods
         else:
             methods = (measure_quantized(Path(folder), seed, bits),)
     origin = {

@@ -5,7 +5,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lorakit.analysis import guessing
 from lorakit.config import LoraConfig, TaskType
@@ -25,6 +25,7 @@ from lorakit.training.run import TrainResult, train
 from lorakit.training.stop_request import StopRequest
 
 LORA = "LoRA"
+Dtype = Literal["auto", "float32", "bfloat16"]
 
 # Hyperparameters. The learning rates are the best of a small search for each method with an
 # earlier checkpoint: LoRA 2e-3 and 5e-3, full 5e-4 and 1e-3, head 1e-2.
@@ -81,6 +82,7 @@ def quickstart(
     *,
     seed: int = 42,
     compare: bool = False,
+    dtype: Dtype = "auto",
     on_event: OnEvent | None = None,
     stop: StopRequest | None = None,
 ) -> QuickstartResult:
@@ -90,6 +92,7 @@ def quickstart(
         output: New or empty directory; examples are written to `data/`, the run to `lora/`.
         seed: Seed of the split, the head, the factors and the order of examples.
         compare: Whether to also train the head alone and all weights on the same examples.
+        dtype: Dtype of the base in every training; "auto" is chosen once and told by an event.
         on_event: Called with the events of `lorakit.training.train`, with "collected" {train,
             validation, labels} when the examples are on disk, and with "method" {method} before
             each training.
@@ -110,7 +113,7 @@ def quickstart(
         "collected",
         {"train": files.train, "validation": files.validation, "labels": files.labels},
     )
-    recipe = quickstart_recipe(files, output / "lora", seed)
+    recipe = quickstart_recipe(files, output / "lora", seed, dtype)
 
     evaluations: list[Mapping[str, float]] = []
 
@@ -131,10 +134,12 @@ def quickstart(
             duration_s=trained.wall_s,
         )
     ]
+    run = RunDirectory(trained.run_dir)
+    same_dtype = recipe.with_precision_of(run.recipe())
     for method in COMPARED if compare else ():
         emit("method", {"method": method})
-        methods.append(train_without_adapter(recipe, method, LEARNING_RATES[method], emit))
-    rows = RunDirectory(trained.run_dir).metrics()
+        methods.append(train_without_adapter(same_dtype, method, LEARNING_RATES[method], emit))
+    rows = run.metrics()
     guessed = next(row for row in rows if row["event"] == guessing.EVENT)
     weights = base_model_path() / "model.safetensors"
     return QuickstartResult(
@@ -146,18 +151,21 @@ def quickstart(
     )
 
 
-def quickstart_recipe(files: DocstringFiles, output: Path, seed: int) -> Recipe:
+def quickstart_recipe(
+    files: DocstringFiles, output: Path, seed: int, dtype: Dtype = "float32"
+) -> Recipe:
     """Return the recipe of the quickstart, which `lorakit train` also accepts.
 
     Args:
         files: Examples with "text" and "label".
         output: Run directory.
         seed: Seed of all random numbers.
+        dtype: Dtype of the base. The packaged weights are bfloat16; float32 is fast on every CPU.
     """
     return Recipe(
         model=str(base_model_path()),
         task=TaskType.SEQ_CLS,
-        dtype="float32",  # fast on every CPU; the packaged weights are bfloat16
+        dtype=dtype,
         data=DataConfig(
             train=str(files.train),
             validation=str(files.validation),

@@ -165,8 +165,10 @@ class Recipe(StrictConfig):
     trust_remote_code: bool = False
     """Whether code from the model's repository may run."""
 
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Dtype of the base weights; "auto" keeps the checkpoint's."""
+    dtype: Literal["saved", "auto", "float32", "bfloat16", "float16"] = "saved"
+    """Dtype of the base weights; "saved" keeps the checkpoint's. "auto" chooses float32 or bfloat16
+    when a run starts, whichever this device trains faster, and writes the choice to the run's
+    recipe.yaml."""
 
     task: TaskType
     """What the model is trained to do."""
@@ -179,7 +181,7 @@ class Recipe(StrictConfig):
 
     quantization: QuantizationConfig | None = None
     """Quantisation of the base to 4 or 8 bits; None does not quantise it. With quantisation, dtype
-    "auto" is the compute dtype."""
+    "saved" or "auto" is the compute dtype."""
 
     float32_small_parameters: bool = False
     """Whether to keep 1-D parameters (norms, biases) in float32 on a 16-bit base."""
@@ -270,6 +272,11 @@ class Recipe(StrictConfig):
             section[parts[-1]] = value
         return self.check(values, where)
 
+    def with_precision_of(self, other: "Recipe") -> Self:
+        """Return the recipe with the dtype of another, and its `training.bf16`."""
+        bf16 = {"bf16": other.training["bf16"]} if "bf16" in other.training else {}
+        return self.model_copy(update={"dtype": other.dtype, "training": {**self.training, **bf16}})
+
     def with_absolute_paths(self) -> Self:
         """Return the recipe with absolute paths of local models and data."""
         data = {key: _absolute(getattr(self.data, key)) for key in ("train", "validation")}
@@ -279,6 +286,15 @@ class Recipe(StrictConfig):
     def to_yaml(self) -> str:
         """Return the recipe as YAML; `Recipe.load` reads it back to an equal recipe."""
         return yaml_text.to_text(self.model_dump(mode="json"))
+
+
+def load_written_recipe(path: Path) -> Recipe:
+    """Read a recipe that a run or a search wrote, whose dtype is chosen.
+
+    Versions that did not choose wrote "auto" for the checkpoint's dtype.
+    """
+    recipe = Recipe.load(path)
+    return recipe.model_copy(update={"dtype": "saved"}) if recipe.dtype == "auto" else recipe
 
 
 def changed_keys(old: Recipe, new: Recipe) -> list[str]:

@@ -18,7 +18,7 @@ from lorakit.errors import CheckpointError, MissingFileError, OutputExistsError
 from lorakit.files.atomic import creating_directory, leftovers, write_text
 from lorakit.files.disks import reporting_disk_errors
 from lorakit.recipes.directory_lock import LOCK_NAME, locking_directory
-from lorakit.recipes.recipe import Recipe
+from lorakit.recipes.recipe import Recipe, load_written_recipe
 
 _PACKAGES = (
     "lorakit",
@@ -185,7 +185,7 @@ class RunDirectory:
 
     def recipe(self) -> Recipe:
         """Read the resolved recipe."""
-        return Recipe.load(self.recipe_file)
+        return load_written_recipe(self.recipe_file)
 
     @property
     def processes(self) -> int:

@@ -31,6 +31,8 @@ class RunView:
         if event == "data":
             show_data(payload)
             self.progress.name_metrics(payload["task_type"], payload["labels"])
+        elif event == "dtype":
+            say(payload["note"])
         elif event == "injected":
             show_injection(payload["injection"], payload["parameter_count"])
         elif event == "run_opened":

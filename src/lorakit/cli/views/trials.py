@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lorakit.analysis.metric_text import metric_name
-from lorakit.cli.views.console import console, heading, number_text, pairs, table
+from lorakit.cli.views.console import console, heading, number_text, pairs, say, table
 from lorakit.errors import escaped
 
 if TYPE_CHECKING:
@@ -48,7 +48,9 @@ class TrialsView:
 
     def __call__(self, event: str, payload: dict[str, Any]) -> None:
         """Show one event."""
-        if event == "planned":
+        if event == "dtype":
+            say(payload["note"])
+        elif event == "planned":
             self.is_open = True
             self._settings, self._epochs = payload["settings"], payload["epochs"]
             self._show_plan(payload)
