@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from lorakit.errors import ConfigError
@@ -108,6 +109,31 @@ def model_config(name: str, options: Mapping[str, Any]) -> Any:
     given = {key: value for key, value in drop_none(options).items() if key != "dtype"}
     trusted = given.pop("trust_remote_code", False)
     return load_pretrained(AutoConfig, name, trust_remote_code=trusted, **given)
+
+
+def saved_dtype(config: Any, name: str) -> torch.dtype:
+    """Return the dtype that loading a checkpoint in its saved dtype gives.
+
+    Args:
+        config: The result of `load_config`.
+        name: Hub id or local directory of the checkpoint.
+    """
+    saved = config.dtype or config.get_text_config().dtype
+    if saved is None:
+        saved = _first_dtype(Path(name)) or torch.float32
+    return getattr(torch, saved) if isinstance(saved, str) else saved
+
+
+def _first_dtype(directory: Path) -> torch.dtype | None:
+    """Return the dtype of the first weight of a checkpoint on disk, or None."""
+    for path in sorted(directory.glob("*.safetensors")) if directory.is_dir() else ():
+        with safe_open(path, framework="pt") as weights:
+            for name in weights.keys():  # noqa: SIM118 (it is not a mapping)
+                dtype = weights.get_slice(name).get_dtype()
+                known = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+                if dtype in known:
+                    return known[dtype]
+    return None
 
 
 def drop_none(options: Mapping[str, Any]) -> dict[str, Any]:

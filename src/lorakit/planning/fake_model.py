@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import safe_open
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lorakit.config import QuantizationConfig
 from lorakit.injection import add_adapter
 from lorakit.models.new_tokens import grow_for_new_tokens
 from lorakit.models.pretrained import auto_model, label_options
-from lorakit.models.skeleton import build_skeleton, load_config
+from lorakit.models.skeleton import build_skeleton, load_config, saved_dtype
 from lorakit.planning.fake_world import FakeWorld
 from lorakit.planning.known_values import forget_values
 from lorakit.quantization.devices import compute_dtype
@@ -90,23 +88,8 @@ def _dtype(
     recipe: Recipe, config: Any, quantization: QuantizationConfig | None, device: torch.device
 ) -> torch.dtype:
     """Return the dtype that loading gives to weights that are not quantised."""
-    if recipe.dtype != "auto":
+    if recipe.dtype != "saved":
         return getattr(torch, recipe.dtype)
     if quantization is not None:
         return compute_dtype(quantization, device)
-    saved = config.dtype or config.get_text_config().dtype
-    if saved is None:
-        saved = _saved_dtype(Path(recipe.model)) or torch.float32
-    return getattr(torch, saved) if isinstance(saved, str) else saved
-
-
-def _saved_dtype(directory: Path) -> torch.dtype | None:
-    """Return the dtype of the first weight of a checkpoint on disk, or None."""
-    for path in sorted(directory.glob("*.safetensors")) if directory.is_dir() else ():
-        with safe_open(path, framework="pt") as weights:
-            for name in weights.keys():  # noqa: SIM118 (it is not a mapping)
-                dtype = weights.get_slice(name).get_dtype()
-                known = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
-                if dtype in known:
-                    return known[dtype]
-    return None
+    return saved_dtype(config, recipe.model)

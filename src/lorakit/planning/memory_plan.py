@@ -25,6 +25,7 @@ from lorakit.planning.step_memory import StepMemory, longest_batch, run_step
 from lorakit.quantization.devices import default_device
 from lorakit.recipes.recipe import Recipe
 from lorakit.training.arguments import build_arguments, resolve_training
+from lorakit.training.dtype_choice import candidates
 from lorakit.training.preview import optimizer_steps
 from lorakit.training.tasks import Task, task_for
 
@@ -123,6 +124,8 @@ def plan(
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     recipe = Recipe.check(recipe.model_dump(mode="json"), "the recipe")
     place = _parse_device(device) if device is not None else _device_of(recipe)
+    choice = candidates(recipe, place).without_measuring() if recipe.dtype == "auto" else None
+    recipe = choice.precision.applied_to(recipe) if choice else recipe
     available = parse_memory(memory) if isinstance(memory, str) else memory or device_memory(place)
     if processes < 1:
         raise ConfigError(f"Cannot plan for {processes} processes: expected 1 or more.")
@@ -178,6 +181,7 @@ def plan(
         tokens=tokens,
         notes=(
             examples.note,
+            *((choice.note + ".",) if choice else ()),
             *_processes_note(shards, processes),
             *_imitation_note(place, tensors_on),
         ),

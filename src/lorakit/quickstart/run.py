@@ -3,21 +3,29 @@
 import json
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lorakit.analysis import guessing
 from lorakit.config import LoraConfig, TaskType
-from lorakit.quickstart.compare import COMPARED, FULL, HEAD_ONLY, train_without_adapter
+from lorakit.quickstart.compare import (
+    COMPARED,
+    FULL,
+    HEAD_ONLY,
+    MethodResult,
+    OnEvent,
+    train_without_adapter,
+)
 from lorakit.quickstart.docstrings import DocstringFiles, write_docstrings
 from lorakit.quickstart.model_files import base_model_path
-from lorakit.quickstart.results import Example, MethodResult, OnEvent, QuickstartResult
 from lorakit.recipes.recipe import DataConfig, Recipe
 from lorakit.recipes.run_directory import RunDirectory
-from lorakit.training.run import train
+from lorakit.training.run import TrainResult, train
 from lorakit.training.stop_request import StopRequest
 
 LORA = "LoRA"
+Dtype = Literal["auto", "float32", "bfloat16"]
 
 # Hyperparameters. The learning rates are the best of a small search for each method with an
 # earlier checkpoint: LoRA 2e-3 and 5e-3, full 5e-4 and 1e-3, head 1e-2.
@@ -33,11 +41,48 @@ EXAMPLES = 3
 WEIGHTS_NAME = "adapter_model.safetensors"
 
 
+@dataclass(frozen=True)
+class Example:
+    """One held-out docstring with its prediction.
+
+    Attributes:
+        text: The docstring.
+        label: Package of the docstring.
+        prediction: Package that the model predicts.
+        probability: Probability of the prediction, in [0, 1].
+    """
+
+    text: str
+    label: str
+    prediction: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class QuickstartResult:
+    """Result of the quickstart.
+
+    Attributes:
+        training: Result of the LoRA run.
+        methods: LoRA first, then the methods it is compared with.
+        examples: Held-out docstrings with predictions.
+        checkpoint_bytes: Size of the weights of the base model on disk.
+        guessing_accuracy: Accuracy of always guessing the commonest package, as in the report.
+    """
+
+    training: TrainResult
+    methods: tuple[MethodResult, ...]
+    examples: tuple[Example, ...]
+    checkpoint_bytes: int
+    guessing_accuracy: float
+
+
 def quickstart(
     output: Path,
     *,
     seed: int = 42,
     compare: bool = False,
+    dtype: Dtype = "auto",
     on_event: OnEvent | None = None,
     stop: StopRequest | None = None,
 ) -> QuickstartResult:
@@ -47,6 +92,7 @@ def quickstart(
         output: New or empty directory; examples are written to `data/`, the run to `lora/`.
         seed: Seed of the split, the head, the factors and the order of examples.
         compare: Whether to also train the head alone and all weights on the same examples.
+        dtype: Dtype of the base in every training; "auto" is chosen once and told by an event.
         on_event: Called with the events of `lorakit.training.train`, with "collected" {train,
             validation, labels} when the examples are on disk, and with "method" {method} before
             each training.
@@ -67,7 +113,7 @@ def quickstart(
         "collected",
         {"train": files.train, "validation": files.validation, "labels": files.labels},
     )
-    recipe = quickstart_recipe(files, output / "lora", seed)
+    recipe = quickstart_recipe(files, output / "lora", seed, dtype)
 
     evaluations: list[Mapping[str, float]] = []
 
@@ -88,10 +134,12 @@ def quickstart(
             duration_s=trained.wall_s,
         )
     ]
+    run = RunDirectory(trained.run_dir)
+    same_dtype = recipe.with_precision_of(run.recipe())
     for method in COMPARED if compare else ():
         emit("method", {"method": method})
-        methods.append(train_without_adapter(recipe, method, LEARNING_RATES[method], emit))
-    rows = RunDirectory(trained.run_dir).metrics()
+        methods.append(train_without_adapter(same_dtype, method, LEARNING_RATES[method], emit))
+    rows = run.metrics()
     guessed = next(row for row in rows if row["event"] == guessing.EVENT)
     weights = base_model_path() / "model.safetensors"
     return QuickstartResult(
@@ -103,18 +151,21 @@ def quickstart(
     )
 
 
-def quickstart_recipe(files: DocstringFiles, output: Path, seed: int) -> Recipe:
+def quickstart_recipe(
+    files: DocstringFiles, output: Path, seed: int, dtype: Dtype = "float32"
+) -> Recipe:
     """Return the recipe of the quickstart, which `lorakit train` also accepts.
 
     Args:
         files: Examples with "text" and "label".
         output: Run directory.
         seed: Seed of all random numbers.
+        dtype: Dtype of the base. The packaged weights are bfloat16; float32 is fast on every CPU.
     """
     return Recipe(
         model=str(base_model_path()),
         task=TaskType.SEQ_CLS,
-        dtype="float32",  # fast on every CPU; the packaged weights are bfloat16
+        dtype=dtype,
         data=DataConfig(
             train=str(files.train),
             validation=str(files.validation),

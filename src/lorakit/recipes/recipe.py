@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self, cast
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from lorakit.config import Count, LoraConfig, QuantizationConfig, StrictConfig, TaskType
-from lorakit.config.problems import shown
+from lorakit.config.problems import short_repr
 from lorakit.errors import ConfigError, MissingFileError, did_you_mean, first_few
 from lorakit.recipes import yaml_text
 from lorakit.recipes.search_sections import SearchConfig, StudyConfig
@@ -165,8 +165,10 @@ class Recipe(StrictConfig):
     trust_remote_code: bool = False
     """Whether code from the model's repository may run."""
 
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Dtype of the base weights; "auto" keeps the checkpoint's."""
+    dtype: Literal["saved", "auto", "float32", "bfloat16", "float16"] = "saved"
+    """Dtype of the base weights; "saved" keeps the checkpoint's. "auto" chooses float32 or bfloat16
+    when a run starts, whichever this device trains faster, and writes the choice to the run's
+    recipe.yaml."""
 
     task: TaskType
     """What the model is trained to do."""
@@ -179,7 +181,7 @@ class Recipe(StrictConfig):
 
     quantization: QuantizationConfig | None = None
     """Quantisation of the base to 4 or 8 bits; None does not quantise it. With quantisation, dtype
-    "auto" is the compute dtype."""
+    "saved" or "auto" is the compute dtype."""
 
     float32_small_parameters: bool = False
     """Whether to keep 1-D parameters (norms, biases) in float32 on a 16-bit base."""
@@ -224,7 +226,9 @@ class Recipe(StrictConfig):
         where = str(path)
         if overrides:
             apply_overrides(overrides, values)
-            where += f" with {first_few([shown(o)[1:-1] for o in overrides], _OVERRIDES_SHOWN)}"
+            where += (
+                f" with {first_few([short_repr(o)[1:-1] for o in overrides], _OVERRIDES_SHOWN)}"
+            )
         return cls.check(values, where)
 
     @classmethod
@@ -268,6 +272,11 @@ class Recipe(StrictConfig):
             section[parts[-1]] = value
         return self.check(values, where)
 
+    def with_precision_of(self, other: "Recipe") -> Self:
+        """Return the recipe with the dtype of another, and its `training.bf16`."""
+        bf16 = {"bf16": other.training["bf16"]} if "bf16" in other.training else {}
+        return self.model_copy(update={"dtype": other.dtype, "training": {**self.training, **bf16}})
+
     def with_absolute_paths(self) -> Self:
         """Return the recipe with absolute paths of local models and data."""
         data = {key: _absolute(getattr(self.data, key)) for key in ("train", "validation")}
@@ -277,6 +286,15 @@ class Recipe(StrictConfig):
     def to_yaml(self) -> str:
         """Return the recipe as YAML; `Recipe.load` reads it back to an equal recipe."""
         return yaml_text.to_text(self.model_dump(mode="json"))
+
+
+def load_written_recipe(path: Path) -> Recipe:
+    """Read a recipe that a run or a search wrote, whose dtype is chosen.
+
+    Versions that did not choose wrote "auto" for the checkpoint's dtype.
+    """
+    recipe = Recipe.load(path)
+    return recipe.model_copy(update={"dtype": "saved"}) if recipe.dtype == "auto" else recipe
 
 
 def changed_keys(old: Recipe, new: Recipe) -> list[str]:
@@ -323,7 +341,7 @@ def require_recipe_file(path: str | Path) -> Path:
         _require_name(str(path))
     except ValueError as error:
         raise ConfigError(
-            f"Cannot read the recipe {shown(str(path))}: {error}. Check the name."
+            f"Cannot read the recipe {short_repr(str(path))}: {error}. Check the name."
         ) from None
     path = Path(path)
     if path.is_dir():
@@ -351,15 +369,15 @@ def apply_overrides(overrides: Sequence[str], values: dict[str, Any]) -> None:
         key, equals, text = override.partition("=")
         parts = key.strip().split(".")
         if not equals or not all(parts) or len(parts) > _DEEPEST_KEY:
-            problems.append(f"got {shown(override)}, expected key=value such as lora.r=16.")
+            problems.append(f"got {short_repr(override)}, expected key=value such as lora.r=16.")
             continue
         section, blocked = _section(values, parts)
         if blocked is not None:
-            where = shown(blocked)[1:-1]
-            problems.append(f"got {shown(override)}, but {where} is a value, not a section.")
+            where = short_repr(blocked)[1:-1]
+            problems.append(f"got {short_repr(override)}, but {where} is a value, not a section.")
             continue
         try:
-            section[parts[-1]] = yaml_text.parse(text, f"the override {shown(override)}")
+            section[parts[-1]] = yaml_text.parse(text, f"the override {short_repr(override)}")
         except ConfigError as error:
             problems.append(str(error))
     if problems:

@@ -18,7 +18,7 @@ from lorakit.errors import CheckpointError, MissingFileError, OutputExistsError
 from lorakit.files.atomic import creating_directory, leftovers, write_text
 from lorakit.files.disks import reporting_disk_errors
 from lorakit.recipes.directory_lock import LOCK_NAME, locking_directory
-from lorakit.recipes.recipe import Recipe
+from lorakit.recipes.recipe import Recipe, load_written_recipe
 
 _PACKAGES = (
     "lorakit",
@@ -106,9 +106,9 @@ class RunDirectory:
         names = sorted(entry.name for entry in run.path.iterdir()) if run.path.exists() else []
         names = [name for name in names if name != LOCK_NAME]
         if names:
-            shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+            listed = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
             raise OutputExistsError(
-                f"Cannot write to output {path}: it holds other files ({shown}), expected a new "
+                f"Cannot write to output {path}: it holds other files ({listed}), expected a new "
                 "or empty directory. Set another `output`."
             )
 
@@ -185,7 +185,7 @@ class RunDirectory:
 
     def recipe(self) -> Recipe:
         """Read the resolved recipe."""
-        return Recipe.load(self.recipe_file)
+        return load_written_recipe(self.recipe_file)
 
     @property
     def processes(self) -> int:

@@ -63,6 +63,9 @@ def evaluate(
             f"Cannot evaluate {path}: there is no recipe.yaml beside it, so base and data are "
             "unknown. Name the run directory, or give a recipe."
         )
+    if recipe.dtype == "auto":
+        saved = recipe.model_copy(update={"dtype": settings_beside(adapter).dtype or "saved"})
+        recipe = recipe.with_precision_of(run_recipe or saved)
     recipe = _for_evaluation(recipe, data, max_rows)
     labels = None
     if recipe.data.validation is not None and not Path(recipe.data.train).exists():

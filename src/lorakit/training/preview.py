@@ -33,7 +33,7 @@ class DryRun:
     preview_examples: tuple[PreviewExample, ...]
     """The first training examples as the model receives them."""
     notes: tuple[str, ...]
-    """Notes on what was done to the data, one sentence each."""
+    """Notes on the choice of the dtype and on what was done to the data, one sentence each."""
 
 
 def dry_run(recipe: Recipe, *, preview_examples: int = 2) -> DryRun:
@@ -46,11 +46,12 @@ def dry_run(recipe: Recipe, *, preview_examples: int = 2) -> DryRun:
     Raises:
         ConfigError, MissingFileError, DataError, TargetError: As `train` would raise.
     """
-    setup = prepare(recipe, lambda name, payload: None)
+    setup = prepare(recipe, lambda name, payload: None, measures_dtype=False)
     samples = setup.task.preview_examples(
         setup.encoded, setup.tokenizer, setup.labels, preview_examples
     )
     validation = setup.encoded.validation
+    dtype_notes = (setup.dtype_choice.note,) if setup.dtype_choice else ()
     return DryRun(
         recipe=setup.recipe,
         injection=setup.injection,
@@ -61,7 +62,7 @@ def dry_run(recipe: Recipe, *, preview_examples: int = 2) -> DryRun:
         steps=optimizer_steps(setup.arguments, len(setup.encoded.train)),
         labels=setup.labels,
         preview_examples=tuple(samples),
-        notes=(*setup.splits.notes, *setup.encoded.notes),
+        notes=(*dtype_notes, *setup.splits.notes, *setup.encoded.notes),
     )
 
 

@@ -8,6 +8,7 @@ from lorakit.distributed.processes import process_count
 from lorakit.errors import CheckpointError, ConfigError, OutputExistsError
 from lorakit.recipes.recipe import Recipe, changed_keys
 from lorakit.recipes.run_directory import RunDirectory
+from lorakit.training.callbacks import EventHandler
 
 _MAY_CHANGE_ON_RESUME = {
     "output",  # another spelling of the same directory
@@ -18,6 +19,23 @@ _MAY_CHANGE_ON_RESUME = {
 
 _IGNORED_SECTIONS = ("search", "study")
 """Sections of a recipe that training ignores."""
+
+
+def with_recorded_dtype(recipe: Recipe, emit: EventHandler) -> Recipe:
+    """Return the recipe of a run to resume; `dtype: auto` is what the run has chosen.
+
+    Args:
+        recipe: The recipe, whose `output` is the run.
+        emit: Receives the event "dtype".
+    """
+    if recipe.dtype != "auto":
+        return recipe
+    run = RunDirectory.open(recipe.output)
+    recipe = recipe.with_precision_of(_recipe_before(run))
+    products = " with products in bfloat16" if recipe.training.get("bf16") else ""
+    note = f"dtype: {recipe.dtype}{products}, as recorded in {run.recipe_file}; not measured again"
+    emit("dtype", {"note": note})
+    return recipe
 
 
 def require_resumable(recipe: Recipe) -> None:

@@ -18,6 +18,7 @@ from lorakit.distributed.processes import (
     init_process_groups,
     is_main_process,
     process_count,
+    run_on_all,
     run_on_main,
     translating_process_failures,
 )
@@ -47,7 +48,7 @@ from lorakit.training.evaluation_metrics import final_metrics
 from lorakit.training.example_digests import KEY, changed_examples, example_digests
 from lorakit.training.peak_memory import PeakMemory
 from lorakit.training.report import MemoryFacts, RunFacts, write_report
-from lorakit.training.resuming import require_resumable
+from lorakit.training.resuming import require_resumable, with_recorded_dtype
 from lorakit.training.save_settings import save_settings
 from lorakit.training.setup import Setup, prepare
 from lorakit.training.stop_request import StopRequest
@@ -103,6 +104,7 @@ def train(
         planned_bytes: The planned peak memory, `MemoryPlan.measurable_bytes`; the report compares
             it with the measured one.
         on_event: Called as `on_event(name, payload)` with
+            "dtype" {note} if the recipe has `dtype: auto`,
             "injected" {injection, parameter_count},
             "data" {train_examples, validation_examples, notes, task_type, labels (class names or
             None)},
@@ -135,6 +137,7 @@ def train(
     with translating_process_failures(), ExitStack() as held:
         run_on_main(lambda: _require_free_output(recipe.output, resume, held))
         check = _require_resumable if resume else None
+        recipe = run_on_all(lambda: with_recorded_dtype(recipe, emit)) if resume else recipe
         with _explaining_disk_errors(Path(recipe.output)):
             setup = prepare(recipe, emit, check=check, shared_base=shared_base)
             run = _open_run(setup, resume, emit, held)
@@ -177,7 +180,9 @@ def _open_run(setup: Setup, resume: bool, emit: EventHandler, held: ExitStack) -
 
 def _create(setup: Setup, held: ExitStack) -> tuple[_OpenRun, dict[str, Any]]:
     path = Path(setup.recipe.output)
-    facts = {KEY: example_digests(setup.encoded), "processes": process_count()}
+    facts: dict[str, Any] = {KEY: example_digests(setup.encoded), "processes": process_count()}
+    if setup.dtype_choice is not None:
+        facts["dtype"] = setup.dtype_choice.facts()
     run = _OpenRun(RunDirectory.create(path, setup.recipe, held, facts), None, is_new=True)
     return run, {"path": path, "resumed_from": None, "removed": {}, "note": None}
 

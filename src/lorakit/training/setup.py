@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorakit.data import Splits, load_splits
-from lorakit.distributed.processes import init_process_groups, local_rank_zero_first, run_on_all
+from lorakit.distributed.processes import (
+    init_process_groups,
+    local_rank_zero_first,
+    run_on_all,
+    run_on_main,
+)
 from lorakit.errors import DataError, first_few
 from lorakit.injection import Injection, add_adapter, count_parameters
 from lorakit.models.new_tokens import require_new_tokens_in_examples
@@ -16,11 +21,13 @@ from lorakit.quantization.small_parameters import keep_small_parameters_in_float
 from lorakit.recipes.recipe import Recipe
 from lorakit.training.arguments import build_arguments, resolve_training
 from lorakit.training.callbacks import EventHandler
+from lorakit.training.dtype_choice import Candidates, DtypeChoice, candidates, fastest
+from lorakit.training.dtype_timing import time_precisions
 from lorakit.training.encode_once import encode_once_per_machine
 from lorakit.training.evaluation_metrics import require_metric
 from lorakit.training.shared_base import load_shared_base
 from lorakit.training.tasks import Encoded, Task, task_for
-from lorakit.training.tasks.base import seed_of
+from lorakit.training.tasks.base import base_settings, seed_of
 
 if TYPE_CHECKING:
     from transformers import (
@@ -46,6 +53,8 @@ class Setup:
     injection: Injection
     encoded: Encoded
     arguments: TrainingArguments
+    dtype_choice: DtypeChoice | None = None
+    """The choice that `dtype: auto` left open; None if the recipe named a dtype."""
 
     def build_trainer(self, callbacks: Sequence[TrainerCallback] = ()) -> Trainer:
         """Build the task's trainer."""
@@ -62,6 +71,7 @@ def prepare(
     attach: Callable[[PreTrainedModel], Injection] | None = None,
     shared_base: Path | None = None,
     labels: tuple[str, ...] | None = None,
+    measures_dtype: bool = True,
 ) -> Setup:
     """Load the data and the base, add the adapter and encode the examples, after cheap checks.
 
@@ -69,12 +79,13 @@ def prepare(
 
     Args:
         recipe: The recipe.
-        emit: Receives the events "data" and "injected".
+        emit: Receives the events "dtype", "data" and "injected".
         check: Called with the resolved recipe before anything heavy is loaded; may raise.
         attach: Adds the adapter to the base; by default a new one from the recipe.
         shared_base: Directory of the bases that all runs of this machine map; None loads a copy
             for this run.
         labels: The label names by id of an existing adapter; by default those of the examples.
+        measures_dtype: Whether to time steps where `dtype: auto` needs it; else it is float32.
 
     Raises:
         ConfigError, MissingFileError, DataError, TargetError: The recipe or what it names is
@@ -95,7 +106,7 @@ def prepare(
     require_metric(training, task.metric_names(labels, training))
     tokenizer = local_rank_zero_first(lambda: task.load_tokenizer(recipe))
 
-    def load_adapted() -> tuple[PreTrainedModel, Injection]:
+    def load_adapted(recipe: Recipe) -> tuple[PreTrainedModel, Injection]:
         if shared_base is None:
             model = task.load_base(recipe, tokenizer, labels)
         else:
@@ -107,16 +118,61 @@ def prepare(
             model, task.lora_config(recipe, model, tokenizer)
         )
 
-    model, injection = run_on_all(load_adapted)
+    def encode(model: PreTrainedModel) -> Encoded:
+        return encode_once_per_machine(
+            lambda: task.encode(splits, recipe, tokenizer, model, labels),
+            keep_files=arguments.dataloader_num_workers > 0,
+        )
+
+    encoded = choice = None
+    if recipe.dtype == "auto":
+        possible = run_on_all(lambda: candidates(recipe, arguments.device))
+        choice = possible.without_measuring()
+        if possible.decided is None and measures_dtype:
+            encoded, choice = _measure_dtype(
+                *(possible, recipe, task, tokenizer, labels, arguments, load_adapted, encode)
+            )
+        recipe = choice.precision.applied_to(recipe)
+        # A trainer that was built meanwhile has changed the state behind the old arguments.
+        arguments = run_on_all(lambda: build_arguments(recipe.training, task, Path(recipe.output)))
+        emit("dtype", {"note": choice.note})
+    model, injection = run_on_all(lambda: load_adapted(recipe))
     emit("injected", {"injection": injection, "parameter_count": count_parameters(model)})
-    encoded = encode_once_per_machine(
-        lambda: task.encode(splits, recipe, tokenizer, model, labels),
-        keep_files=arguments.dataloader_num_workers > 0,
-    )
+    if encoded is None:
+        encoded = encode(model)
+    else:  # it was encoded for a model in another dtype
+        settings = {**encoded.settings, **base_settings(recipe, model)}
+        encoded = replace(encoded, settings=settings)
     if attach is None:
         require_new_tokens_in_examples(encoded.train, tokenizer, recipe)
     emit("data", _data_event(splits, encoded) | {"task_type": task.task_type, "labels": labels})
-    return Setup(recipe, task, splits, labels, tokenizer, model, injection, encoded, arguments)
+    return Setup(
+        *(recipe, task, splits, labels, tokenizer, model, injection, encoded, arguments, choice)
+    )
+
+
+def _measure_dtype(
+    possible: Candidates,
+    recipe: Recipe,
+    task: Task,
+    tokenizer: PreTrainedTokenizerBase,
+    labels: tuple[str, ...] | None,
+    arguments: TrainingArguments,
+    load_adapted: Callable[[Recipe], tuple[PreTrainedModel, Injection]],
+    encode: Callable[[PreTrainedModel], Encoded],
+) -> tuple[Encoded, DtypeChoice]:
+    """Time the candidates on the recipe's model; all its processes take the main one's choice."""
+    models = {
+        precision: run_on_all(lambda p=precision: load_adapted(p.applied_to(recipe)))[0]
+        for precision in possible.precisions
+    }
+    encoded = encode(next(iter(models.values())))
+
+    def build_trainer(model: Any, quiet: TrainingArguments) -> Trainer:
+        return task.build_trainer(model, tokenizer, encoded, quiet, labels)
+
+    times = time_precisions(models, encoded, arguments, build_trainer)
+    return encoded, run_on_main(lambda: fastest(times))
 
 
 def _checked(recipe: Recipe) -> tuple[Recipe, Task]:

@@ -19,7 +19,7 @@ from lorakit.errors import (
 from lorakit.files.atomic import write_text
 from lorakit.files.private_files import is_private
 from lorakit.recipes.directory_lock import locking_directory
-from lorakit.recipes.recipe import Recipe, changed_keys
+from lorakit.recipes.recipe import Recipe, changed_keys, load_written_recipe
 from lorakit.recipes.run_directory import RunDirectory
 from lorakit.recipes.search_sections import SearchConfig, TrialsConfig
 from lorakit.tuning.cluster import ray_cluster
@@ -155,9 +155,11 @@ def open_directory(
             f"Nothing to resume in {recipe.output}: there is no {directory.recipe_file.name} in "
             f"it, expected the directory of a {kind}. Check `output`, or remove --resume."
         )
+    written = load_written_recipe(directory.recipe_file)
+    recipe = recipe.with_precision_of(written) if recipe.dtype == "auto" else recipe
     changed = [
         key
-        for key in changed_keys(Recipe.load(directory.recipe_file), recipe)
+        for key in changed_keys(written, recipe)
         if key != "output" and not key.endswith("max_concurrent")
     ]
     if changed:
@@ -166,6 +168,34 @@ def open_directory(
             f"in {', '.join(changed)}. Undo the changes, or set another `output`."
         )
     return directory
+
+
+def with_chosen_dtype(
+    recipe: Recipe, directory: SearchDirectory, on_event: EventHandler | None
+) -> Recipe:
+    """Return the recipe with one dtype for all trials, where it has `dtype: auto`.
+
+    The dtype is chosen once, on this machine and the recipe's adapter; a resumed search keeps it.
+
+    Args:
+        recipe: Recipe to search or study.
+        directory: Result of `open_directory`.
+        on_event: Handler of the event "dtype".
+
+    Raises:
+        LorakitError: As `train` would raise before its first step.
+    """
+    if recipe.dtype != "auto":
+        return recipe
+    if directory.recipe_file.exists():
+        return recipe.with_precision_of(load_written_recipe(directory.recipe_file))
+    from lorakit.training.setup import prepare
+
+    def emit(name: str, payload: dict[str, Any]) -> None:
+        if name == "dtype" and on_event is not None:
+            on_event(name, payload)
+
+    return recipe.with_precision_of(prepare(recipe, emit).recipe)
 
 
 def _refuse_existing(directory: SearchDirectory) -> None:

@@ -19,6 +19,7 @@ from lorakit.tuning.driver import (
     open_directory,
     require_best,
     run_all,
+    with_chosen_dtype,
 )
 from lorakit.tuning.records import TrialRecord, warning_text, write_hparams
 from lorakit.tuning.space import Space, default_space, label_of
@@ -67,6 +68,7 @@ def tune(
             from their last checkpoint.
         address: Address of a Ray cluster to join, see `ray_cluster`; None starts Ray here.
         on_event: Called as `on_event(name, payload)` with
+            "dtype" {note} if the recipe has `dtype: auto`,
             "planned" {space, trials, epochs, train_examples, settings, facts (further facts)},
             "trials" {records, changed (the record that changed)} when a trial starts, reports or
             ends.
@@ -83,6 +85,7 @@ def tune(
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     settings = recipe.search or SearchConfig()
     directory = open_directory(recipe, "search", resume=resume)
+    recipe = with_chosen_dtype(recipe, directory, on_event)
     space = _space_of(recipe, settings)
     trials = space.grid_size if settings.algorithm == "grid" else settings.trials or DEFAULT_TRIALS
     facts = {

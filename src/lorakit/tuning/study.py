@@ -23,6 +23,7 @@ from lorakit.tuning.driver import (
     open_directory,
     require_best,
     run_all,
+    with_chosen_dtype,
 )
 from lorakit.tuning.records import TrialRecord, warning_text
 from lorakit.tuning.study_report import write_study
@@ -77,6 +78,7 @@ def study(
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     settings = recipe.study or StudyConfig()
     directory = open_directory(recipe, "study", resume=resume)
+    recipe = with_chosen_dtype(recipe, directory, on_event)
     space = _space_of(recipe, settings)
     shared = settings.model_dump(exclude={"ranks", "target_modules", "seeds", "budget"})
     search = SearchConfig(algorithm="grid", asha=None, **shared)

@@ -31,6 +31,8 @@ class RunView:
         if event == "data":
             show_data(payload)
             self.progress.name_metrics(payload["task_type"], payload["labels"])
+        elif event == "dtype":
+            say(payload["note"])
         elif event == "injected":
             show_injection(payload["injection"], payload["parameter_count"])
         elif event == "run_opened":
@@ -54,7 +56,7 @@ def show_data(payload: Mapping[str, Any]) -> None:
     pairs(
         {
             "training examples": number_text(payload["train_examples"]),
-            "validation examples": number_text(payload["validation_examples"]) or "none",
+            "validation examples": number_text(payload["validation_examples"] or "none"),
         }
     )
     for note in payload["notes"]:

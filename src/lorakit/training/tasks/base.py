@@ -141,7 +141,7 @@ class Task(ABC):
             recipe.model,
             seed=seed_of(recipe),
             has_head=labels is not None,
-            dtype=recipe.dtype,
+            dtype="auto" if recipe.dtype == "saved" else recipe.dtype,  # as transformers says
             quantization=recipe.quantization,
             trained_in_full=recipe.lora.modules_to_save,
             device=torch.device("cpu") if recipe.training.get("use_cpu") else None,
@@ -244,12 +244,7 @@ class Task(ABC):
 
     def settings(self, recipe: Recipe, model: PreTrainedModel, **more: Any) -> dict[str, Any]:
         """Return the settings that inference needs: the task's, the base's dtype and the seed."""
-        dtype = str(model.dtype).removeprefix("torch.")
-        how = recipe.quantization
-        if how is not None:  # another device chooses its compute dtype
-            how = how.model_copy(update={"compute_dtype": "auto"})
-            return {"quantization": how, "seed": seed_of(recipe), **more}
-        return {"dtype": dtype, "seed": seed_of(recipe), **more}
+        return {**base_settings(recipe, model), "seed": seed_of(recipe), **more}
 
     def fresh_notes(self, recipe: Recipe, model: PreTrainedModel) -> list[str]:
         """Return a note on freshly initialized weights that are trained, if any."""
@@ -259,6 +254,14 @@ class Task(ABC):
         seed = seed_of(recipe)
         names = ", ".join(fresh)
         return [f"New weights, initialized with seed {seed} and trained: {names}."]
+
+
+def base_settings(recipe: Recipe, model: PreTrainedModel) -> dict[str, Any]:
+    """Return the settings with which inference loads the base as it was in training."""
+    how = recipe.quantization
+    if how is not None:  # another device chooses its compute dtype
+        return {"quantization": how.model_copy(update={"compute_dtype": "auto"})}
+    return {"dtype": str(model.dtype).removeprefix("torch.")}
 
 
 def set_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
