@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
-from lorakit.distributed.processes import process_count
+from lorakit.distributed.processes import all_reduce_max, process_count
 
 
 @torch.no_grad()
@@ -33,12 +33,10 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
     count = process_count()
     if count == 1 or not parameters:
         return
-    device = parameters[0].device
-    reached = torch.tensor([p.grad is not None for p in parameters], dtype=torch.uint8)
-    reached = reached.to(device)
-    distributed.all_reduce(reached, distributed.ReduceOp.MAX)
+    # Between the CPUs, because reading the answer from a device would make it wait.
+    reached = all_reduce_max([int(parameter.grad is not None) for parameter in parameters])
     by_kind: dict[tuple[torch.dtype, torch.device], list[nn.Parameter]] = defaultdict(list)
-    for parameter, is_reached in zip(parameters, reached.tolist(), strict=True):
+    for parameter, is_reached in zip(parameters, reached, strict=True):
         if is_reached:
             by_kind[parameter.dtype, parameter.device].append(parameter)
     for alike in by_kind.values():

@@ -12,7 +12,7 @@ import pickle
 import re
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from types import FrameType
@@ -179,13 +179,17 @@ def all_gather_object(value: T) -> list[T]:
     return gathered
 
 
-def all_reduce_max(value: int) -> int:
-    """Return the largest of the integers of all processes, within a step."""
+def all_reduce_max(values: Sequence[int]) -> list[int]:
+    """Return the largest of each integer of all processes, within a step.
+
+    Args:
+        values: As many in every process.
+    """
     if process_count() == 1:
-        return value
-    largest = torch.tensor(value)
+        return list(values)
+    largest = torch.tensor(values)
     distributed.all_reduce(largest, distributed.ReduceOp.MAX, group=_step_group)
-    return int(largest)
+    return largest.tolist()
 
 
 def _try(function: Callable[[], Any]) -> tuple[Any, Exception | None]:

@@ -12,10 +12,13 @@ def other(monkeypatch):
     """Another process, whose part of each exchange is given in order."""
     parts = []
 
-    def all_reduce(tensor, op=None):
-        part = parts.pop(0)
-        tensor.copy_(torch.maximum(tensor, part) if tensor.dtype == torch.uint8 else tensor + part)
+    def all_reduce(tensor):
+        tensor.add_(parts.pop(0))
 
+    def all_reduce_max(values):
+        return [max(pair) for pair in zip(values, parts.pop(0), strict=True)]
+
+    monkeypatch.setattr(gradient_average, "all_reduce_max", all_reduce_max)
     monkeypatch.setattr(gradient_average, "process_count", lambda: 2)
     monkeypatch.setattr(gradient_average.distributed, "all_reduce", all_reduce)
     return parts
@@ -25,7 +28,7 @@ def test_what_one_process_does_not_reach_counts_as_zero(other):
     here, there, nowhere = (nn.Parameter(torch.zeros(2)) for _ in range(3))
     half = nn.Parameter(torch.zeros(1, 2, dtype=torch.bfloat16))
     here.grad, half.grad = torch.tensor([2.0, 4.0]), torch.tensor([[6.0, 8.0]]).bfloat16()
-    other += [torch.tensor([0, 1, 0, 1]).byte(), torch.tensor([0.0, 0.0, 5.0, 7.0])]
+    other += [[0, 1, 0, 1], torch.tensor([0.0, 0.0, 5.0, 7.0])]
     other += [torch.tensor([1.0, 1.0]).bfloat16()]
     gradient_average.average_gradients([here, there, nowhere, half])
     assert here.grad.tolist() == [1.0, 2.0]

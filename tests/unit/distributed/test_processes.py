@@ -43,7 +43,11 @@ def test_one_process_runs_everything_itself():
     init_process_groups()  # no launcher has started others
     assert [run(lambda: 3) for run in (run_on_main, run_on_all, local_rank_zero_first)] == [3] * 3
     assert (broadcast_from_local_rank_zero("a"), all_gather_object(4)) == ("a", [4])
-    assert all_reduce_max(5) == 5 and is_local_rank_zero() and should_report_error(ValueError())
+    assert (
+        all_reduce_max([5, 3]) == [5, 3]
+        and is_local_rank_zero()
+        and should_report_error(ValueError())
+    )
     with pytest.raises(RuntimeError, match="gloo"), translating_process_failures():
         raise RuntimeError("gloo: there is nobody to lose")
 

@@ -39,7 +39,7 @@ class StopAtCheckpoint(TrainerCallback):
         self._check_request(control)
 
     def _check_request(self, control: TrainerControl) -> None:
-        self.number = all_reduce_max(self._request.number)
+        (self.number,) = all_reduce_max([self._request.number])
         control.should_save = control.should_save or bool(self.number)
 
     def stop(self, checkpoint: Path, step: int) -> None:
