@@ -24,6 +24,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest  # noqa: E402
 
 from fixtures.data import *  # noqa: E402, F403
+from fixtures.figures import saved_figures  # noqa: E402, F401
 from fixtures.layers import group_sizes  # noqa: E402, F401
 from fixtures.runs import done, machines, recipe, stop_after  # noqa: E402, F401
 from fixtures.tasks import jsonl, prepare, recipe_of  # noqa: E402, F401

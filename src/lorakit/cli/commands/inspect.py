@@ -11,7 +11,7 @@ import typer
 
 from lorakit.cli.commands.inspect_quantization import inspect_quantization
 from lorakit.cli.paths import adapter_location
-from lorakit.cli.trust import TrustRemoteCode
+from lorakit.cli.shared_arguments import TrustRemoteCode
 from lorakit.cli.views.console import (
     closing,
     heading,

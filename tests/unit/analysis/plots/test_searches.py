@@ -7,7 +7,6 @@ import pytest
 
 from lorakit.analysis.plots import searches as search_plots
 from lorakit.analysis.plots.searches import PlottedTrial, _axis, plot_search
-from lorakit.analysis.plots.studies import PlottedCell, plot_study
 
 
 def trial(name, status, curve, **values):
@@ -116,12 +115,3 @@ def test_one_trial_of_one_parameter_can_be_plotted(tmp_path):
     assert (
         len(plot_search([trial("a", "finished", [(1, 2.0)], r=1)], "eval_f1", False, tmp_path)) == 3
     )
-
-
-def test_a_study_is_plotted_with_and_without_a_recommendation(tmp_path):
-    cells = [
-        PlottedCell("q, v", rank, 100 * rank, (0.5, 0.6), 0.55, 0.07) for rank in (1, 4, 64)
-    ] + [PlottedCell("all", 1, 350, (0.7,), 0.7, 0.0)]
-    plot_study(cells, cells[1], "accuracy", "title", tmp_path / "a.png")
-    plot_study(cells, None, "accuracy", "title", tmp_path / "b.png")
-    assert (tmp_path / "a.png").stat().st_size != (tmp_path / "b.png").stat().st_size

@@ -10,42 +10,9 @@ from typer.testing import CliRunner
 
 from fixtures.layouts import CHATS, PROMPTED, REVIEWS, write_data
 from lorakit.cli.main import app
-from lorakit.cli.recipe_template import TASKS, recipe_text, task_template
-from lorakit.config import TaskType
 from lorakit.recipes.recipe import Recipe
 
 runner = CliRunner()
-
-
-def test_there_is_a_template_for_every_task():
-    assert set(TASKS) == {task.value for task in TaskType}
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_the_recipe_is_valid_and_every_key_is_explained(task, tmp_path):
-    path = tmp_path / "my.yaml"
-    result = runner.invoke(app, ["init", "--task", task.lower(), "-o", str(path)])
-    assert result.exit_code == 0, result.stderr
-    recipe = Recipe.load(path)
-    assert recipe.task == task
-    assert recipe.output == "runs/my"
-    assert str(path) in result.stdout
-    assert f"lorakit train {path} --dry-run" in result.stdout
-    for line in path.read_text().splitlines():
-        if re.match(r" *(# )?\w+: [^#]", line) and not line.endswith(("data:", "lora:")):
-            assert re.search(r"\S  +# \w", line), line
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_the_recipe_stays_valid_with_every_commented_key_set(task, tmp_path):
-    text = recipe_text(task, "recipe.yaml", "runs/recipe")
-    everything = re.sub(r"(?m)^( *)# (\w+: .*  # )", r"\1\2", text)
-    assert len(everything.splitlines()) == len(text.splitlines())
-    assert "\n  # " not in everything.replace(f"  # {task_template(task).examples}", "")
-    # The example of one base's subset and revision cannot be looked up offline, only validated.
-    path = tmp_path / "recipe.yaml"
-    path.write_text(everything)
-    assert Recipe.load(path).lora.use_rslora
 
 
 def test_model_and_data_are_taken_and_quoted_where_yaml_needs_it(tmp_path, monkeypatch):

@@ -171,31 +171,6 @@ def test_a_misspelt_directory_is_answered_with_the_nearest(adapter_dir):
 # ---- --quantization ----
 
 
-def test_quantization_shows_every_scheme_and_draws_it(tiny_llama_dir, tmp_path):
-    result = inspect(tiny_llama_dir, "--quantization", "--plot", tmp_path / "error.png")
-    assert result.exit_code == 0, result.stderr
-    words = " ".join(result.stdout.split())
-    assert "14 linear layers" in words and "bits per parameter" in words
-    for scheme in ("nf4, double", "nf4", "fp4, double", "fp4", "int8"):
-        assert f"{scheme} " in words
-    assert (tmp_path / "error.png").read_bytes().startswith(b"\x89PNG")
-    assert f"{tmp_path / 'error.png'} (" in words
-
-
-def test_quantization_of_an_adapter_is_that_of_its_base(adapter_dir, tiny_llama_dir):
-    result = inspect(adapter_dir, "--quantization", "--modules")
-    assert result.exit_code == 0, result.stderr
-    assert f"each linear layer of {tiny_llama_dir}" in result.stdout
-    assert "layers.1.mlp.down_proj" in result.stdout
-
-
-def test_quantization_of_nothing_is_explained(tmp_path):
-    result = inspect(tmp_path / "none", "--quantization")
-    assert result.exit_code == 2 and "which does not exist" in result.stderr
-    result = inspect(tmp_path, "--quantization")
-    assert result.exit_code == 2 and "No adapter in" in result.stderr
-
-
 def test_trained_tokens_are_shown(tiny_gpt2_dir, tmp_path):
     from transformers import AutoModelForCausalLM
 
