@@ -64,7 +64,7 @@ class Runs:
             data={"train": data, "validation_fraction": 0.22},
             lora={"r": 4, **lora},
             quantization=quantization,
-            dtype="float32" if quantization else "auto",
+            dtype="float32" if quantization else "saved",
             training={
                 **SETTINGS,
                 "per_device_train_batch_size": batch,

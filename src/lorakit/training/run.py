@@ -136,9 +136,9 @@ def train(
     with translating_process_failures(), ExitStack() as held:
         run_on_main(lambda: _require_free_output(recipe.output, resume, held))
         check = _require_resumable if resume else None
-        recipe = run_on_all(lambda: with_recorded_dtype(recipe, emit)) if resume else recipe
+        recorded = run_on_all(lambda: with_recorded_dtype(recipe, emit)) if resume else recipe
         with _explaining_disk_errors(Path(recipe.output)):
-            setup = prepare(recipe, emit, check=check, shared_base=shared_base)
+            setup = prepare(recorded, emit, check=check, shared_base=shared_base)
             run = _open_run(setup, resume, emit, held)
         stop = stop or StopRequest()
         with (
