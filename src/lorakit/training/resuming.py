@@ -56,12 +56,15 @@ def require_resumable(recipe: Recipe) -> None:
 
 def _recipe_before(run: RunDirectory) -> Recipe:
     try:
-        return run.recipe()
+        recipe = run.recipe()
     except ConfigError as error:
         raise CheckpointError(
             f"Cannot resume {run.path}: {run.recipe_file} is damaged ({error}). Replace it with a "
             "copy of the recipe that the run started with, and resume again."
         ) from None
+    # Runs of the first version do not name the default they had.
+    training = {"train_sampling_strategy": "random", **recipe.training}
+    return recipe.model_copy(update={"training": training})
 
 
 def _asks_for_more(before: dict[str, Any], now: dict[str, Any]) -> bool:
