@@ -23,6 +23,7 @@ STRATEGIES = {RANDOM: "random", LIKE_LENGTH: "group_by_length"}
 ACCURACY, LOSS = "accuracy", "validation loss"
 PADDING, CPU_TIME = "padding in the batches", "processor time of training"
 UNITS = {ACCURACY: "%", LOSS: "nats", PADDING: "%", CPU_TIME: "s"}
+NAME = "batches_of_like_length"
 SEEDS = (1, 2, 3)
 SHAPE = "quickstart"
 
@@ -33,7 +34,7 @@ _VALIDATION_SHARE = 0.2
 
 def main(arguments: Sequence[str] | None = None) -> list[Row]:
     """Measure and append the rows; return them."""
-    parser = options_parser("batches_of_like_length", __doc__)
+    parser = options_parser(NAME, __doc__ or "")
     parser.add_argument("--examples", type=int, help=f"examples, {_EXAMPLES} by default")
     parser.add_argument("--epochs", type=int, default=_EPOCHS, help=f"{_EPOCHS} by default")
     found = parser.parse_args(arguments)
@@ -66,7 +67,7 @@ def measure(options: Options, examples: int, epochs: int) -> list[Row]:
         rows += options.compared(
             values,
             (RANDOM,),
-            benchmark="batches_of_like_length",
+            benchmark=NAME,
             measure=quantity,
             shape=SHAPE,
             setting=setting,

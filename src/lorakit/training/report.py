@@ -115,7 +115,9 @@ def _result_table(run: RunDirectory, facts: RunFacts) -> str:
     rows.append(("time", _duration(facts.wall_s), ""))
     if facts.throughput is not None:
         rows.append(("tokens without padding", f"{facts.throughput.tokens:,}", ""))
-        rows.append(("of these per second of training", f"{facts.throughput.tokens_per_s:,.0f}", ""))
+        rows.append(
+            ("of these per second of training", f"{facts.throughput.tokens_per_s:,.0f}", "")
+        )
         rows.append(("padding in the batches", f"{facts.throughput.padding_share:.1%}", ""))
     if not expected:
         return _table(("", "value"), [row[:2] for row in rows])

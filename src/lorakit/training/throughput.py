@@ -97,7 +97,7 @@ class ThroughputMeter:
         seconds = max(one["seconds"] for one in states)
         if not positions or not seconds:
             return None
-        return Throughput(tokens, 1 - tokens / positions, tokens / seconds)
+        return Throughput(int(tokens), 1 - tokens / positions, tokens / seconds)
 
 
 def real_tokens(batch: Mapping[str, Any]) -> Tensor:

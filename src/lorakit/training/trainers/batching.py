@@ -135,7 +135,8 @@ def padding_notes(examples: Any, arguments: TrainingArguments) -> tuple[str, ...
     shuffled = torch.randperm(len(lengths), generator=generator)
     grouped = LikeLengthSampler(lengths, step_examples(arguments), seed(arguments)).order()
     at_random, alike = (
-        f"{padding_share(lengths, order, batch, multiple or 1):.0%}" for order in (shuffled, grouped)
+        f"{padding_share(lengths, order, batch, multiple or 1):.0%}"
+        for order in (shuffled, grouped)
     )
     if at_random == alike:
         return ()
@@ -152,7 +153,7 @@ def padding_notes(examples: Any, arguments: TrainingArguments) -> tuple[str, ...
 
 def _example_sampler(loader: Any) -> Any:
     """Return the sampler of single examples, of which batches are made, skipped and shared out."""
-    batches = getattr(loader, "batch_sampler", None)
+    batches: Any = getattr(loader, "batch_sampler", None)
     while hasattr(batches, "batch_sampler"):
         batches = batches.batch_sampler
     return getattr(batches, "sampler", None)
