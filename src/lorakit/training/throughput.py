@@ -50,7 +50,7 @@ class ThroughputMeter:
         """
         self._has_targets, self._device = has_targets, device
         self._tokens: Tensor | int = 0
-        self._positions = 0
+        self._positions: Tensor | int = 0
         self._seconds = 0.0
         self._started_s: float | None = None
 
@@ -72,18 +72,20 @@ class ThroughputMeter:
         for batch in batches:
             if "input_ids" not in batch:  # the model takes something other than tokens
                 continue
+            counts, widths = counted_rows(batch), [batch["input_ids"].shape[-1]]
             self._tokens = self._tokens + real_tokens(batch)
-            self._positions += batch["input_ids"].numel()
             if self._has_targets:
                 self._tokens = self._tokens + (batch["labels"] != NOT_COUNTED).sum()
-                self._positions += batch["labels"].numel()
+                widths.append(batch["labels"].shape[-1])
+            self._positions = self._positions + counts.sum() * sum(widths)
 
     def state(self) -> dict[str, float]:
         """Return the counts of this process, for a checkpoint."""
         seconds = self._seconds
         if self._started_s is not None:
             seconds += time.perf_counter() - self._started_s
-        return {"tokens": int(self._tokens), "positions": self._positions, "seconds": seconds}
+        tokens, positions = int(self._tokens), int(self._positions)
+        return {"tokens": tokens, "positions": positions, "seconds": seconds}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Continue from the counts of a checkpoint."""
@@ -101,11 +103,7 @@ class ThroughputMeter:
 
 
 def real_tokens(batch: Mapping[str, Any]) -> Tensor:
-    """Return the number of input tokens of a batch without padding, a tensor on its device.
-
-    A batch row without counted labels only pads the batches of several processes to the same
-    number, and is left out.
-    """
+    """Return the number of input tokens without padding, a tensor on the batch's device."""
     mask: Tensor | None = batch.get("attention_mask")
     positions: Tensor | None = batch.get("position_ids")
     if mask is None and positions is not None:
@@ -113,6 +111,13 @@ def real_tokens(batch: Mapping[str, Any]) -> Tensor:
         mask = (positions > 0).int() + (positions == 1).int()
     elif mask is None:
         mask = torch.ones_like(batch["input_ids"])
+    return (mask * counted_rows(batch)).sum()
+
+
+def counted_rows(batch: Mapping[str, Any]) -> Tensor:
+    """Return which batch rows have a counted label, (rows, 1).
+
+    The others only pad the batches of several processes to the same number.
+    """
     labels: Tensor = batch["labels"]
-    counts = (labels != NOT_COUNTED).view(len(labels), -1).any(-1, keepdim=True)
-    return (mask * counts).sum()
+    return (labels != NOT_COUNTED).view(len(labels), -1).any(-1, keepdim=True)
