@@ -9,7 +9,7 @@ import os
 
 BENCHMARKS = (
     *("step", "qlora", "growth", "latency", "rows", "switching", "bracketing", "dropout_ways"),
-    "thin_products",
+    *("thin_products", "decode_4bit"),
     "dora",
     "layer_kinds",
     "busy_machine",

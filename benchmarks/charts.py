@@ -121,12 +121,14 @@ def _bars(
     figure = _figure(panel_count)
     panels = [figure.add_subplot(panel_count, 1, number + 1) for number in range(panel_count)]
     for number, axes in enumerate(panels):
-        shown = groups[number * in_panel : (number + 1) * in_panel]
-        for place, (_, bars) in enumerate(shown):
+        in_this_panel = groups[number * in_panel : (number + 1) * in_panel]
+        for place, (_, bars) in enumerate(in_this_panel):
             for index, (name, bar) in enumerate(bars.items()):
                 offset = (index - (len(bars) - 1) / 2) * width
                 _draw_bar(axes, place + offset, bar, name, width, digits)
-        axes.set_xticks(range(len(shown)), [_column_label(text) for text, _ in shown])
+        axes.set_xticks(
+            range(len(in_this_panel)), [_column_label(text) for text, _ in in_this_panel]
+        )
         axes.set_xlim(-0.5, in_panel - 0.5)
         axes.tick_params(axis="x", length=0)
         axes.margins(y=0.2)

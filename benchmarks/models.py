@@ -67,6 +67,7 @@ SHAPES = {
         Shape("llama-69m", "llama", 768, 2048, 8, 12, 12, 8000, 4, 256, LLAMA_TARGETS),
         Shape("llama-4m", "llama", 256, 640, 5, 4, 2, 4096, 16, 64, LLAMA_TARGETS),
         Shape("llama-300m", "llama", 1024, 4096, 16, 16, 16, 16000, 2, 128, LLAMA_TARGETS),
+        Shape("llama-154m", "llama", 2048, 8192, 2, 32, 8, 8000, 2, 128, LLAMA_TARGETS),
         Shape("llama-1b", "llama", 2048, 8192, 16, 32, 8, 32000, 8, 1024, LLAMA_TARGETS),
         Shape("bert-base", "bert", 768, 3072, 12, 12, 12, 30522, 4, 128, BERT_TARGETS),
         Shape("gpt2-medium", "gpt2", 1024, 4096, 24, 16, 16, 50257, 1, 256, GPT2_TARGETS),

@@ -186,6 +186,16 @@ SECTIONS = (
         _model,
     ),
     Section(
+        "Decoding on a base in 4 bits",
+        "Tokens per second of a whole batch, one token at a time after a prompt, with an adapter "
+        "that is not merged. The dense base holds the dequantised weights in the dtype of the "
+        "heading. The products of the 4-bit base are computed with a buffer of dequantised values, "
+        "and with the codes as they are stored. `ops/quantized.py` uses the codes up to the number "
+        "of tokens where that ends to be faster.",
+        "decode_4bit",
+        quantized_tables.decode_4bit_table,
+    ),
+    Section(
         "Growth",
         "Forward and backward, and bytes saved between them, as one size grows; ratios are to the "
         "frozen limit.",

@@ -115,14 +115,14 @@ def _quantized_variants(
 ) -> dict[str, Variant]:
     """Return lorakit and PEFT on a base in so many bits, with 4 also the dense models beside."""
     ours, peer = quantized_name(LORAKIT, bits), quantized_name("peft", bits)
-    built: dict[str, nn.Module] = {ours: _quantized(shape, dtype, device, bits)}
+    built: dict[str, nn.Module] = {ours: quantized_model(shape, dtype, device, bits)}
     add_random_adapter(built[ours], shape, r=r, dropout=dropout, rounded_to=dtype)
     with saved_adapter(built[ours]) as directory:
-        built[peer] = _peft(_quantized(shape, dtype, device, bits), directory)
+        built[peer] = _peft(quantized_model(shape, dtype, device, bits), directory)
         if bits == 4:
-            built[DENSE] = _dense(shape, dtype, device)
+            built[DENSE] = dense_model(shape, dtype, device)
             lorakit.load_adapter(built[DENSE], directory, trainable=True)
-            built[LIMIT] = frozen_limit(_dense(shape, dtype, device))
+            built[LIMIT] = frozen_limit(dense_model(shape, dtype, device))
     variants = {
         name: Variant(name, module.train(), module, factors_of(module))
         for name, module in built.items()
@@ -134,15 +134,17 @@ def _quantized_variants(
     return variants
 
 
-def _quantized(shape: Shape, dtype: torch.dtype, device: str, bits: Bits) -> nn.Module:
+def quantized_model(shape: Shape, dtype: torch.dtype, device: str, bits: Bits) -> nn.Module:
+    """Return a model of a shape whose linear layers are quantised."""
     name = str(dtype).removeprefix("torch.")
     config = lorakit.QuantizationConfig(bits=bits, compute_dtype=name)
     model = build_model(shape, dtype, device).requires_grad_(False)
     return lorakit.quantize_model(model, config)
 
 
-def _dense(shape: Shape, dtype: torch.dtype, device: str) -> nn.Module:
-    model = _quantized(shape, dtype, device, 4)
+def dense_model(shape: Shape, dtype: torch.dtype, device: str) -> nn.Module:
+    """Return the model of the values that four bits stand for."""
+    model = quantized_model(shape, dtype, device, 4)
     dequantize_model(model, dtype)
     return model
 

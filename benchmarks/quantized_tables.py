@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from benchmarks import loading, qlora, search_memory, thin_products
+from benchmarks import decode_4bit, loading, qlora, search_memory, thin_products
 from benchmarks.options import quantity_text
 from benchmarks.results import Row, matching, newest
 from benchmarks.step import FORWARD_BACKWARD, PEAK, SAVED
@@ -95,4 +95,28 @@ def thin_table(device_rows: Sequence[Row]) -> str:
             lines.append((measure, shape, *cells))
         header = ("product", "layer", *(f"r={r}" for r in ranks))
         parts += [f"**{dtype}, dropout {dropout:g}, C / torch**", table(header, sorted(lines))]
+    return "\n\n".join(parts)
+
+
+def decode_4bit_table(device_rows: Sequence[Row]) -> str:
+    """Return tokens per second on a dense base and on one in 4 bits, for each number of rows."""
+    parts = []
+    for (shape, dtype), group in grouped(device_rows, lambda row: (row.shape, row.dtype)):
+        lines = []
+        for setting, rows in grouped(group, lambda row: (row.setting,)):
+            by_codes = {"variant": decode_4bit.CODES}
+            lines.append(
+                (
+                    *setting,
+                    *(
+                        median_of(rows, variant=variant)
+                        for variant in (decode_4bit.DENSE, decode_4bit.BUFFER, decode_4bit.CODES)
+                    ),
+                    ratio_of(rows, ratio_to=decode_4bit.DENSE, **by_codes),
+                    ratio_of(rows, ratio_to=decode_4bit.BUFFER, **by_codes),
+                )
+            )
+        header = ("batch", decode_4bit.DENSE, decode_4bit.BUFFER, decode_4bit.CODES)
+        header += ("codes / dense base", "codes / dense buffer")
+        parts += [f"**{shape}, {dtype}**", table(header, lines)]
     return "\n\n".join(parts)

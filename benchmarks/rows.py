@@ -74,7 +74,7 @@ def measure(options: Options, shape: Shape, dtype: torch.dtype) -> list[Row]:
         if peer is not None and adapters <= _MOST_OF_PEFT:
             ways[PEFT] = (peer, quiet_peft, {"adapter_names": names})
         _check(ways, adapted, ids, names, dtype)
-        samples = {name: _decoding(*way, ids) for name, way in ways.items()}
+        samples = {name: decoding(*way, ids) for name, way in ways.items()}
         values = {
             name: [rows * DECODED_TOKENS / seconds for seconds in rounds]
             for name, rounds in options.timed(samples, warmup=1).by_variant().items()
@@ -133,7 +133,7 @@ def _check(
         check_outputs({"one adapter at a time": alone, **mixed}, "one adapter at a time", dtype)
 
 
-def _decoding(model: nn.Module, scope: Scope, arguments: dict[str, Any], ids: Tensor) -> Sample:
+def decoding(model: nn.Module, scope: Scope, arguments: dict[str, Any], ids: Tensor) -> Sample:
     """Return a sample that decodes some tokens from a prompt read beforehand."""
     from transformers import DynamicCache
 

@@ -8,6 +8,7 @@ from benchmarks import batches_of_like_length as like
 from benchmarks import (
     bracketing,
     busy_machine,
+    decode_4bit,
     dora,
     dropout_ways,
     growth,
@@ -80,6 +81,7 @@ def invented_rows(origin: Origin = ORIGIN) -> list[Row]:
         *_quantized(make),
         *_loading(make),
         *_thin(make),
+        *_decoding_in_4_bits(make),
         *_searching(make),
         *_plans(make, origin),
         *_orders(make),
@@ -218,9 +220,11 @@ def _kinds_of_layers(make: Make) -> list[Row]:
 
 
 def _quantized(make: Make) -> list[Row]:
-    own = {bits: qlora.quantized_name("lorakit", bits) for bits in (4, 8)}
+    ours = {bits: qlora.quantized_name("lorakit", bits) for bits in (4, 8)}
     peers = {bits: qlora.quantized_name("peft", bits) for bits in (4, 8)}
-    pace = {LIMIT: 1.0, qlora.DENSE: 1.05, own[4]: 1.1, peers[4]: 1.4, own[8]: 1.1, peers[8]: 1.4}
+    pace = {LIMIT: 1.0, qlora.DENSE: 1.05}
+    for bits in (4, 8):
+        pace |= {ours[bits]: 1.1, peers[bits]: 1.4}
     references = (*qlora.REFERENCES, *peers.values())
     made = []
     for name in qlora.SHAPES:
@@ -234,7 +238,8 @@ def _quantized(make: Make) -> list[Row]:
                 for counted in (SAVED, PEAK):
                     values = {variant: 1e8 * value for variant, value in pace.items()}
                     made += make("qlora", counted, name, values, *references, unit="B", **common)
-                bits = {variant: float(variant[-6]) for variant in (*own.values(), *peers.values())}
+                variants = (*ours.values(), *peers.values())
+                bits = {variant: float(variant[-6]) for variant in variants}
                 made += make("qlora", qlora.WEIGHTS, name, bits, unit="bits", **common)
     return made
 
@@ -318,4 +323,19 @@ def _thin(make: Make) -> list[Row]:
             where = ("thin_products", "down", f"{inside} to {out}")
             setting = f"tokens {thin_products.TOKENS}"
             made += make(*where, values, thin_products.IN_TORCH, setting=setting, r=r)
+    return made
+
+
+def _decoding_in_4_bits(make: Make) -> list[Row]:
+    made = []
+    for shape in decode_4bit.SHAPES:
+        for dtype in decode_4bit.DTYPES:
+            for count in decode_4bit.ROWS:
+                pace = {decode_4bit.DENSE: 20.0, decode_4bit.BUFFER: 10.0, decode_4bit.CODES: 50.0}
+                values = {name: count * tokens for name, tokens in pace.items()}
+                made += make(
+                    *("decode_4bit", rows.DECODE, shape, values),
+                    *(decode_4bit.DENSE, decode_4bit.BUFFER),
+                    **{"unit": "tokens/s", "setting": f"{count} rows", "dtype": dtype},
+                )
     return made

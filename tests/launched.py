@@ -78,10 +78,10 @@ notes.with_suffix(f".{process_rank()}").write_text(json.dumps(seen))
 def environment(**changes):
     """Return this process's environment, for programs that share two cores."""
     launched = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-    own = {name: value for name, value in os.environ.items() if name not in launched}
-    own |= {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    own["PYTHONFAULTHANDLER"] = "1"  # a crash of compiled code says where it was
-    return own | changes
+    variables = {name: value for name, value in os.environ.items() if name not in launched}
+    variables |= {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    variables["PYTHONFAULTHANDLER"] = "1"  # a crash of compiled code says where it was
+    return variables | changes
 
 
 def torchrun(*command, processes=2, **changes):

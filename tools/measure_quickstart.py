@@ -20,8 +20,8 @@ import torch
 import transformers
 
 from lorakit import QuantizationConfig, train
+from lorakit.quickstart.compare import MethodResult
 from lorakit.quickstart.docstrings import write_docstrings
-from lorakit.quickstart.results import MethodResult
 from lorakit.quickstart.run import LORA, WEIGHTS_NAME, quickstart, quickstart_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -127,31 +127,32 @@ def page(rows: list[dict[str, str]]) -> str:
     lines = [
         "# The quickstart, measured",
         "",
-        "Which package of Python's standard library does a docstring document? Ten packages, the "
-        "texts taken live from the Python that runs it, a stratified fifth held out. "
-        "This page is written by `python tools/measure_quickstart.py`; the rows are in "
+        "Which package of Python's standard library does a docstring document? Ten packages; the "
+        "texts come from the Python that runs the quickstart; a stratified fifth is held out. "
+        "`python tools/measure_quickstart.py` writes this page from the rows in "
         "[`quickstart.csv`](../benchmarks/results/quickstart.csv).",
         "",
         f"{first['device']}, Python {first['python']}, torch {first['torch']}, transformers "
         f"{first['transformers']}, commit {', '.join(commits)}, "
-        f"seeds {', '.join(map(str, seeds))}; the last column names those of each method. "
-        "Accuracy is that of the best epoch on the held-out rows, for every method alike: mean, "
-        "and the range over the seeds. The time is that of the quickest seed, as the machine did "
-        "other work during the others.",
+        f"seeds {', '.join(map(str, seeds))}; the last column has those of each method. "
+        "Accuracy is that of the best epoch on the held-out examples, for every method: mean, "
+        "and range over the seeds. The time is that of the fastest seed, because other programs "
+        "ran during the others.",
         "",
         "| method | before | accuracy | range | trained parameters | saved | time | seeds |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for method in dict.fromkeys(row["method"] for row in rows):
-        own = [row for row in rows if row["method"] == method]
-        accuracy = [float(row["accuracy"]) for row in own]
-        before = statistics.mean(float(row["accuracy_before"]) for row in own)
-        seconds = min(float(row["duration_s"]) for row in own)
+        measured = [row for row in rows if row["method"] == method]
+        accuracy = [float(row["accuracy"]) for row in measured]
+        before = statistics.mean(float(row["accuracy_before"]) for row in measured)
+        seconds = min(float(row["duration_s"]) for row in measured)
         lines.append(
             f"| {method} | {before:.3f} | {statistics.mean(accuracy):.3f} | "
-            f"{min(accuracy):.3f}–{max(accuracy):.3f} | {int(own[0]['trainable_parameters']):,} | "
-            f"{int(own[0]['saved_bytes']) / 1e6:.2f} MB | {seconds:.0f} s | "
-            f"{', '.join(sorted(row['seed'] for row in own))} |"
+            f"{min(accuracy):.3f}–{max(accuracy):.3f} | "
+            f"{int(measured[0]['trainable_parameters']):,} | "
+            f"{int(measured[0]['saved_bytes']) / 1e6:.2f} MB | {seconds:.0f} s | "
+            f"{', '.join(sorted(row['seed'] for row in measured))} |"
         )
     lines += ["", *_verdict(rows)]
     return "\n".join(lines) + "\n"

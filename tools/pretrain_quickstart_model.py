@@ -123,8 +123,8 @@ def batches(groups: dict[str, PackedGroup], arguments: argparse.Namespace) -> It
     names = list(GROUP_SHARES)
     for step in range(arguments.steps):
         window = window_tokens(step, arguments)
-        drawn = rng.choice(names, arguments.batch_tokens // window, p=list(GROUP_SHARES.values()))
-        yield torch.from_numpy(numpy.stack([groups[name].take(window) for name in drawn]))
+        chosen = rng.choice(names, arguments.batch_tokens // window, p=list(GROUP_SHARES.values()))
+        yield torch.from_numpy(numpy.stack([groups[name].take(window) for name in chosen]))
 
 
 def learning_rate_factor(step: int, arguments: argparse.Namespace) -> float:

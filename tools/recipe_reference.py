@@ -180,9 +180,9 @@ def type_text(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
         return ", or ".join(kinds)
     if "enum" in schema or "const" in schema:
         choices = schema.get("enum", [schema.get("const")])
-        shown = [f"`{json.dumps(choice).strip(chr(34))}`" for choice in choices[:_MOST_CHOICES]]
-        more = len(choices) - len(shown)
-        return " ".join(shown) + (f" and {more} more" if more else "")
+        listed = [f"`{json.dumps(choice).strip(chr(34))}`" for choice in choices[:_MOST_CHOICES]]
+        more = len(choices) - len(listed)
+        return " ".join(listed) + (f" and {more} more" if more else "")
     kind = schema.get("type")
     if kind == "array" and "prefixItems" in schema:
         inner = [type_text(item, definitions) for item in schema["prefixItems"]]

@@ -36,10 +36,10 @@ def main() -> None:
     source, command, target, numbers = sys.argv[1:]
     first, last = map(int, numbers.split("-"))
     lines = final_lines(Path(source).read_bytes().decode())  # as text, \r would become \n
-    shown = [*(["..."] if first > 1 else []), *lines[first - 1 : last]]
-    shown += ["..."] if last < len(lines) else []
+    selected = [*(["..."] if first > 1 else []), *lines[first - 1 : last]]
+    selected += ["..."] if last < len(lines) else []
     console = Console(record=True, width=WIDTH, file=StringIO(), force_terminal=True)
-    for line in (f"$ {command}", *shown):
+    for line in (f"$ {command}", *selected):
         console.print(Text.from_ansi(line))
     picture = _FONTS.sub("", console.export_svg(title="lorakit"))
     Path(target).write_text(picture, encoding="utf-8")

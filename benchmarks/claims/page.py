@@ -27,9 +27,9 @@ _DIGITS = 5
 _SMALL_PERCENT = 2
 _HEAD = """# The papers' claims, measured again
 
-What the papers on LoRA and QLoRA claim, and what lorakit finds. `make claims` measures and writes this page; `python -m benchmarks.claims --page` writes it from the rows in [`{results}`]({results}) alone. Published figures are those of the source that is named; all others are computed or measured by the command beside them.
+The claims of the papers on LoRA and QLoRA, and what lorakit finds. `make claims` measures and writes this page; `python -m benchmarks.claims --page` only writes it, from the rows in [`{results}`]({results}). Published figures are from the named source; all others are computed or measured by the command beside them.
 
-*agrees* means up to the rounding of the published figure, or on the right side of a bound. *within the spread* means that the figure is missed, but by less than our own runs differ. Bytes are decimal: 1 GB is 10⁹.
+*agrees* means equal up to the rounding of the published figure, or on the right side of a bound. *within the spread* means that ours differs from the figure by less than our runs differ from each other. Bytes are decimal: 1 GB is 10⁹.
 """  # noqa: E501
 
 
@@ -38,7 +38,7 @@ def page_text(evidence: Evidence, results: str = "../benchmarks/results") -> str
 
     Args:
         evidence: All rows.
-        results: Where the CSV files lie, seen from the page.
+        results: Path of the CSV files, relative to the page.
     """
     parts = [_HEAD.format(results=results).rstrip(), _origin_text(evidence, results)]
     parts += ["## The claims", claim_table(evidence)]
@@ -52,8 +52,8 @@ def page_text(evidence: Evidence, results: str = "../benchmarks/results") -> str
 
 _BUDGET = (
     "The shape of the LoRA paper's tables 5 and 6: one matrix at a high rank, two at about half, "
-    "four at about a quarter. q and o are 256 × 256 in this model, k and v 128 × 256, so the "
-    "ranks are those at which all but the last train equally many numbers."
+    "four at about a quarter. q and o are 256 × 256 in this model, k and v 128 × 256; with "
+    "these ranks, all but the last train the same number of parameters."
 )
 
 
@@ -62,8 +62,8 @@ def _search_text(evidence: Evidence) -> str:
         return ""
     found = quality_tables.search_table(evidence.runs)
     about = (
-        "Each method has the best of three learning rates on one seed, and keeps it at every rank "
-        "and seed; lora_alpha is twice the rank."
+        "The learning rate of each method is the best of three on one seed, and the same at every "
+        "rank and seed; lora_alpha is twice the rank."
     )
     return f"{about}\n\n{found}"
 
@@ -73,14 +73,14 @@ def claim_table(evidence: Evidence) -> str:
     lines = []
     for claim in CLAIMS:
         figures = [figure for figure in FIGURES if figure.claim == claim.name]
-        shown = [figure for figure in figures if figure.is_shown]
+        in_table = [figure for figure in figures if figure.is_shown]
         found = {figure: ours(figure, evidence) for figure in figures}
         lines.append(
             (
                 claim.name,
                 f"{claim.text} *{claim.source}*",
-                "<br>".join(f"{one.what}: {published_text(one)}" for one in shown),
-                "<br>".join(own_text(one, found[one]) for one in shown),
+                "<br>".join(f"{one.what}: {published_text(one)}" for one in in_table),
+                "<br>".join(own_text(one, found[one]) for one in in_table),
                 f"{claim.how}<br>{_commands(claim)}",
                 _verdicts([verdict(one, found[one]) for one in figures]),
             )
@@ -177,7 +177,7 @@ _SIZES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B"))
 
 
 def remarks_text(evidence: Evidence) -> str:
-    """Return what there is to say of each claim that was measured."""
+    """Return the remarks on each measured claim."""
     lines = []
     for claim in CLAIMS:
         text = REMARKS[claim.name](evidence) if claim.name in REMARKS else None

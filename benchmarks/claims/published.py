@@ -55,7 +55,7 @@ _COUNTED = "computed: lorakit's layers on a model without weights"
 _PLANNED = "planned: the training step on fake tensors"
 _RUN = "python -m benchmarks."
 CLAIMS = (
-    Claim("C1", "An update of rank r trains r (d + k) numbers in place of d k.",
+    Claim("C1", "An update of rank r trains r (d + k) numbers instead of d k.",
           "arithmetic", _COUNTED, f"{_RUN}claims counts"),
     Claim("C2", "DistilBERT with r=8 on q_lin and v_lin trains 1.0925% of its parameters, the "
           "head included.", "a published run of PEFT", _COUNTED, f"{_RUN}claims counts"),
@@ -67,7 +67,7 @@ CLAIMS = (
     Claim("C5", "Memory of training with Adam falls by up to 2/3.",
           f"{LORA_PAPER}, section 4.2", f"{_PLANNED}; measured on a model of 69 million",
           f"{_RUN}claims plans; {_RUN}step"),
-    Claim("C6", "Training is about 25% faster, as no gradient of frozen weights is computed.",
+    Claim("C6", "Training is about 25% faster, because no gradient of frozen weights is computed.",
           f"{LORA_PAPER}, section 4.2", "measured", f"{_RUN}step"),
     Claim("C7", "A merged adapter adds no latency; adapter layers add 2% to 30%.",
           f"{LORA_PAPER}, table 1", "measured", f"{_RUN}latency"),
@@ -81,17 +81,17 @@ CLAIMS = (
           "computed: the layer's backward in float64", f"{_RUN}claims arithmetic"),
     Claim("C11", "A LLaMA of 7B takes 5 GB in 4 bits; its input gradients take more than its "
           "LoRA weights.", f"{QLORA_PAPER}, section 2", _PLANNED, f"{_RUN}claims plans"),
-    Claim("C12", "A LLaMA of 65B trains in less than 48 GB, where 16 bits take more than 780.",
+    Claim("C12", "A LLaMA of 65B trains in less than 48 GB; in 16 bits it takes more than 780.",
           f"{QLORA_PAPER}, section 1", _PLANNED, f"{_RUN}claims plans"),
     Claim("C13", "Double quantization takes the scales from 0.5 to 0.127 bits per parameter.",
           f"{QLORA_PAPER}, section 3", "computed: the bytes of a quantised layer",
           f"{_RUN}claims arithmetic"),
-    Claim("C14", "Absmax int8 of [-1024, 5, 2048, 256] is [-64, 0, 127, 16]; beside 100,000 a 100 "
-          "is lost, but not with a scale for each block.", "arithmetic",
-          "computed: lorakit's own quantisation", f"{_RUN}claims arithmetic"),
+    Claim("C14", "Absmax int8 of [-1024, 5, 2048, 256] is [-64, 0, 127, 16]; beside 100,000 the "
+          "100 becomes 0, but not with a scale for each block.", "arithmetic",
+          "computed: lorakit's quantisation", f"{_RUN}claims arithmetic"),
     Claim("C15", "The trained share can be as small as 0.01%.",
           f"{LORA_PAPER}, section 1", _COUNTED, f"{_RUN}claims counts"),
-    Claim("C16", "The cut SVD is the best approximation of its rank, in (m + n) r numbers.",
+    Claim("C16", "The truncated SVD is the best approximation of its rank, with (m + n) r numbers.",
           "Eckart and Young 1936", "computed: a weight of the quickstart's base",
           f"{_RUN}claims arithmetic"),
 )  # fmt: skip

@@ -27,8 +27,8 @@ def short(targets: str) -> str:
 def rank_table(evidence: Evidence) -> str:
     """Return full fine-tuning beside every rank."""
     full = evidence.cells.get(FULL_KIND)
-    shown = [cell for cell in (full, *rank_cells(evidence)) if cell is not None]
-    if not shown:
+    cells = [cell for cell in (full, *rank_cells(evidence)) if cell is not None]
+    if not cells:
         return NOT_YET
     lines = [
         (
@@ -38,7 +38,7 @@ def rank_table(evidence: Evidence) -> str:
             _gap_text(cell, full),
             f"{cell.example.saved_bytes / 1e6:.2f} MB",
         )
-        for cell in shown
+        for cell in cells
     ]
     header = ("", "trained", "accuracy", "against full, points", "saved")
     return table(header, lines)
@@ -47,11 +47,11 @@ def rank_table(evidence: Evidence) -> str:
 def budget_table(evidence: Evidence) -> str:
     """Return modules of one budget, with the paper's table 5 beside them."""
     kinds = [lora(r, targets) for r, targets in EQUAL_BUDGET]
-    shown = [evidence.cells[kind] for kind in kinds if kind in evidence.cells]
-    if not shown:
+    cells = [evidence.cells[kind] for kind in kinds if kind in evidence.cells]
+    if not cells:
         return NOT_YET
     lines = []
-    for cell in shown:
+    for cell in cells:
         name = short(cell.kind[2])
         paper = TABLE_5.get(name)
         published = f"{paper[1]} / {paper[2]} (r={paper[0]})" if paper else ""
@@ -106,15 +106,15 @@ def setting_text(runs: Sequence[QualityRun]) -> str:
     if any(
         len(cell.runs) > 1 and not cell.deviation for cell in cells(compared_runs(alike)).values()
     ):
-        notes += " A deviation of 0 is one of equal counts: each seed holds out different examples."
+        notes += " A deviation of 0 means equal counts: each seed holds out different examples."
     return (
         "The quickstart's base and task (ten classes of docstrings): "
-        f"{last.wanted.train_examples:,} examples to learn from, {held_out} held out, "
+        f"{last.wanted.train_examples:,} training examples, {held_out} held out, "
         f"{last.wanted.epochs} epochs, seeds "
-        f"{', '.join(map(str, seeds))}. A seed draws the split, the head, the factors and the "
-        "order of examples. Accuracy is that of the best epoch on the held-out ones, mean ± "
-        "standard deviation over the seeds; differences are taken seed by seed, their range in "
-        "brackets. "
+        f"{', '.join(map(str, seeds))}. A seed determines the split, the head, the factors and "
+        "the order of examples. Accuracy is that of the best epoch on the held-out examples, "
+        "mean ± standard deviation over the seeds; differences are computed seed by seed, their "
+        "range is in parentheses. "
         f"With {held_out} examples a single accuracy is uncertain by {noise:.1f} points.{notes}"
     )
 

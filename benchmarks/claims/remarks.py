@@ -1,4 +1,4 @@
-"""What there is to say of a claim, above all where ours differs; every number is computed."""
+"""Remarks on claims, above all where ours differs; every number is computed."""
 
 from collections.abc import Callable
 
@@ -35,12 +35,12 @@ def _counts(evidence: Evidence) -> str | None:
         return None
     text = (
         f"The paper's {published('C3', 'adapter in 16 bits, qv, r=4').value / MB:g} MB are "
-        f"{size / MIB:.1f} MiB, that is {size / MB:.1f} MB, and its 10,000 is rounded up from "
+        f"{size / MIB:.1f} MiB or {size / MB:.1f} MB, and its 10,000 is rounded up from "
         f"{times:,.0f}."
     )
     file = evidence.value("C3", "adapter file, qv, r=4")
     if file is not None:
-        text += f" lorakit's own file has {file / MB:.1f} MB, as it trains factors in float32."
+        text += f" lorakit's file has {file / MB:.1f} MB, because it trains factors in float32."
     return text
 
 
@@ -52,7 +52,7 @@ def _adam(evidence: Evidence) -> str | None:
     if whole and with_lora and count:
         paper, paper_own = GPT3_BYTES["full"], GPT3_BYTES["LoRA"]
         parts.append(
-            f"The paper's own {paper / GB:,.0f} and {paper_own / GB:,.0f} GB are "
+            f"The paper's {paper / GB:,.0f} and {paper_own / GB:,.0f} GB are "
             f"{100 * (1 - paper_own / paper):.1f}% less, more than its 2/3. {paper / GB:,.0f} GB "
             f"are {paper / count:.1f} bytes per parameter; weights, gradients and the two moments "
             f"of AdamW are 8 in 16 bits alone, and our plan of the whole step has "
@@ -61,8 +61,8 @@ def _adam(evidence: Evidence) -> str | None:
         )
     if measured:
         parts.append(
-            f"On a model of 69 million in float32 with 1,024 tokens a step the fall is "
-            f"{measured.value:.0f}%, as activations are a large part there."
+            f"For a model of 69 million parameters in float32 with 1,024 tokens per step, LoRA "
+            f"saves {measured.value:.0f}%, because activations are a large part of its memory."
         )
     return " ".join(parts) or None
 
@@ -74,7 +74,7 @@ def _speed(evidence: Evidence) -> str | None:
         return None
     lora_tokens, full_tokens = TOKENS_PER_S["LoRA"], TOKENS_PER_S["full"]
     text = (
-        f"The paper's 25% are time saved: its own {lora_tokens:g} against {full_tokens:g} tokens "
+        f"The paper's 25% are time saved: its {lora_tokens:g} against {full_tokens:g} tokens "
         f"per second are {100 * (1 - full_tokens / lora_tokens):.1f}% less time, which is "
         f"{100 * (lora_tokens / full_tokens - 1):+.1f}% throughput. Ours, with the optimizer's "
         f"step, are {saved.value:.1f}% and {faster.value:+.1f}%."
@@ -83,8 +83,8 @@ def _speed(evidence: Evidence) -> str | None:
     if limit:
         text += (
             f" Two products of three would be {100 * 2 / 3:.1f}% of the time; a step that trains "
-            f"nothing at all takes {limit.value:.1f}% here, as norms, attention and the loss are "
-            "the same for both."
+            f"nothing at all takes {limit.value:.1f}% here, because norms, attention and the loss "
+            "cost the same for both."
         )
     return text
 
@@ -104,9 +104,9 @@ def _latency(evidence: Evidence) -> str | None:
         for batch, merged, unmerged in complete
     )
     return (
-        "The published 2% to 30% are adapter layers, which cannot be merged; the paper has no "
-        f"figure of LoRA unmerged. Ours ({each}) are of one model on a CPU. A merged model is the "
-        "plain one with other numbers, so its difference is what the clock varies by."
+        "The published 2% to 30% are for adapter layers, which cannot be merged; the paper has no "
+        f"figure for unmerged LoRA. Ours ({each}) are for one model on a CPU. A merged model runs "
+        "the same operations as the base, so its difference is measurement noise."
     )
 
 
@@ -126,7 +126,7 @@ def _quality(evidence: Evidence) -> str | None:
         text += " No rank reaches full fine-tuning here."
         if evidence.quickstart_gap is not None:
             text += (
-                f" The quickstart's own run, longer (r={RANK}, {EPOCHS} epochs, more rows), has "
+                f" The quickstart's longer run (r={RANK}, {EPOCHS} epochs, more examples) has "
                 f"{evidence.quickstart_gap:+.1f} points."
             )
     lowest = ours(published("C8", "r=1 against the best rank"), evidence)
@@ -134,7 +134,7 @@ def _quality(evidence: Evidence) -> str | None:
         text += (
             f" r=1 loses {-lowest.value:.1f} points to the best rank, more than in the paper: "
             f"the model is small, and {full.example.wanted.epochs} epochs at one learning rate "
-            "for all ranks are short."
+            "for all ranks are a short training."
         )
     singles, two_or_more = single_cells(evidence), _several(evidence)
     if singles and two_or_more:
@@ -159,11 +159,11 @@ def _directions(evidence: Evidence) -> str | None:
     if all(value is not None for value in found.values()):
         text = (
             f"The top directions of the updates share {found[TOP_UPDATE]:.2g} (those of A "
-            f"{found[TOP_A]:.2g}), where chance has {found[TOP_CHANCE]:.2g}; the top direction at "
-            f"r=8 lies in all 64 of r=64 with {found[INSIDE]:.2g}, by chance with "
-            f"{found[INSIDE_CHANCE]:.2g}. The paper's finding is that of a model of 175 billion, "
-            "for one layer; ours is a median over query and value of five layers, and over seeds "
-            "that differ. "
+            f"{found[TOP_A]:.2g}), random ones {found[TOP_CHANCE]:.2g}; the top direction at r=8 "
+            f"shares {found[INSIDE]:.2g} with all 64 of r=64, a random one "
+            f"{found[INSIDE_CHANCE]:.2g}. The paper reports one layer of a model with 175 billion "
+            "parameters; ours is a median over query and value of five layers, and over "
+            "different seeds. "
         )
     four, most = (evidence.value("C9", f"amplification factor, r={r}") for r in (4, 64))
     if four and most:
@@ -173,7 +173,7 @@ def _directions(evidence: Evidence) -> str | None:
     return (
         text + "The paper's appendix G restates φ as (1 - d²) / p, with p = min(i, j) and d the "
         f"distance of the two subspaces; for 4 directions and themselves that is {slip:g}, "
-        "where section 7.2 has 1. 1 - d² / p is meant, and lorakit computes section 7.2."
+        "where section 7.2 gives 1. It should be 1 - d² / p; lorakit computes section 7.2."
     )
 
 
@@ -198,13 +198,13 @@ def _seven_billion(evidence: Evidence) -> str | None:
     paper_less = published("C11", "QLoRA, checkpointing, kept for backward").value
     paper_base = published("C11", "QLoRA, weights of the base").value
     return (
-        f"0.2% of the weights are r={rank:.1f} on every linear layer; the paper trains r=64, "
-        f"{trained:,.0f} numbers, and its figure 6 shows adapters of {FIGURE_6_ADAPTERS:.2f} "
+        f"0.2% of the weights correspond to r={rank:.1f} on every linear layer; the paper trains "
+        f"r=64, {trained:,.0f} numbers, and its figure 6 shows adapters of {FIGURE_6_ADAPTERS:.2f} "
         f"times that count. Its {paper_less / MB:g} MB with checkpointing are "
-        f"{paper_kept / MB:g} / {layers}: one layer's share. Those are "
-        "gradients of the adapters' inputs alone. A step has to keep the input of every layer "
-        f"too, so our plan has {checkpointed / MB:,.0f} MB, and {kept / MB:,.0f} MB "
-        "without checkpointing, with all that norms, attention and MLPs keep for backward. Of the "
+        f"{paper_kept / MB:g} / {layers}: one layer's share. The paper "
+        "counts only gradients of the adapters' inputs. A step also keeps the input of every "
+        f"layer, so our plan has {checkpointed / MB:,.0f} MB, and {kept / MB:,.0f} MB without "
+        "checkpointing, with everything that norms, attention and MLPs save for backward. Of the "
         f"base's {paper_base / MB:,.0f} MB our plan has {base / MB:,.0f}: 4-bit layers with their "
         "scales, embeddings and output head in 16 bits. The paper does not say what else it counts."
     )
@@ -218,10 +218,11 @@ def _sixty_five_billion(evidence: Evidence) -> str | None:
     if None in (twelve, peak, with_lora, count):
         return None
     return (
-        f"780 GB are 12 bytes per parameter: 2 of the weight, 2 of its gradient, 8 of two 32-bit "
-        f"moments, {twelve / GB:,.0f} GB for {count / GB:.1f} billion. AdamW keeps its moments in "
-        f"the weights' 16 bits, so our plan of full fine-tuning has {peak / count:.1f} bytes, "
-        f"{peak / GB:,.0f} GB. The plan of QLoRA has {with_lora / GB:.1f} GB."
+        f"780 GB are 12 bytes per parameter: 2 for the weight, 2 for its gradient, 8 for two "
+        f"32-bit moments, {twelve / GB:,.0f} GB for {count / GB:.1f} billion. AdamW keeps its "
+        f"moments in the weights' 16 bits, so our plan of full fine-tuning has "
+        f"{peak / count:.1f} bytes, {peak / GB:,.0f} GB. The plan of QLoRA has "
+        f"{with_lora / GB:.1f} GB."
     )
 
 
@@ -230,10 +231,10 @@ def _truncation(evidence: Evidence) -> str | None:
     if by_chance is None:
         return None
     return (
-        f"The best B for a random A misses {100 * (by_chance.p50 - 1):.1f}% more than the cut SVD; "
-        "little, as this weight's spectrum falls slowly."
+        f"The best B for a random A has a {100 * (by_chance.p50 - 1):.1f}% larger error than the "
+        "truncated SVD; the difference is small because this weight's spectrum falls slowly."
         if by_chance.p50 < 1.5
-        else f"The best B for a random A misses {by_chance.p50:.1f} times as much as the cut SVD."
+        else f"The best B for a random A has {by_chance.p50:.1f} times the truncated SVD's error."
     )
 
 

@@ -74,20 +74,22 @@ def _run(script: str, *arguments: object) -> str:
 def test_plain_pytorch_loop(tiny_llama_dir, tmp_path):
     text = tmp_path / "lines.txt"
     text.write_text("the grass is green\n" * 4)
-    shown = _run("plain_pytorch_loop.py", tiny_llama_dir, str(text), str(tmp_path / "adapter"))
-    assert "trainable params" in shown and "last loss" in shown
+    printed = _run("plain_pytorch_loop.py", tiny_llama_dir, str(text), str(tmp_path / "adapter"))
+    assert "trainable params" in printed and "last loss" in printed
     assert (tmp_path / "adapter/adapter_model.safetensors").is_file()
 
 
 def test_transformers_trainer(tiny_distilbert_dir, cls_csv, tmp_path):
-    shown = _run("transformers_trainer.py", tiny_distilbert_dir, cls_csv, str(tmp_path / "adapter"))
-    assert "Trained in full and saved: pre_classifier, classifier" in shown
+    printed = _run(
+        "transformers_trainer.py", tiny_distilbert_dir, cls_csv, str(tmp_path / "adapter")
+    )
+    assert "Trained in full and saved: pre_classifier, classifier" in printed
     assert (tmp_path / "adapter/adapter_model.safetensors").is_file()
 
 
 def test_trl_sft(tiny_llama_dir, prompt_jsonl, tmp_path):
-    shown = _run("trl_sft.py", tiny_llama_dir, prompt_jsonl, str(tmp_path / "adapter"))
-    assert "modules adapted" in shown
+    printed = _run("trl_sft.py", tiny_llama_dir, prompt_jsonl, str(tmp_path / "adapter"))
+    assert "modules adapted" in printed
     assert (tmp_path / "adapter/adapter_model.safetensors").is_file()
 
 

@@ -18,7 +18,7 @@ MOST_STOPS = 15
 def stops():
     """Return the listed stops: the file below src/lorakit, and the function."""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    section = text.partition("## The way of a recipe\n")[2].partition("\n## ")[0]
+    section = text.partition("## From a recipe to an adapter\n")[2].partition("\n## ")[0]
     return re.findall(r"^\d+\. `([\w/]+\.py)`: `([\w.]+)`", section, flags=re.MULTILINE)
 
 

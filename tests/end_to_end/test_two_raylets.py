@@ -45,6 +45,8 @@ def test_a_search_uses_both_machines_of_a_cluster(tiny_llama_dir, prompt_jsonl, 
     with (tmp_path / "search" / "trials.csv").open(encoding="utf-8") as file:
         assert [row["status"] for row in csv.DictReader(file)] == ["finished", "finished"]
     # Each raylet has one CPU, so two trials at once are one on each.
-    told = done.stdout
-    second_starts = max(told.index("trial-001 starts"), told.index("trial-002 starts"))
-    assert second_starts < min(told.index("trial-001 epoch 8/8"), told.index("trial-002 epoch 8/8"))
+    printed = done.stdout
+    second_starts = max(printed.index("trial-001 starts"), printed.index("trial-002 starts"))
+    assert second_starts < min(
+        printed.index("trial-001 epoch 8/8"), printed.index("trial-002 epoch 8/8")
+    )

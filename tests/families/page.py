@@ -23,9 +23,10 @@ def table(found: dict[str, Found]) -> str:
         for one in found.values()
     )
     first = (
-        f"{len(found)} families, {right} of them right in every check. ✓ is right, – refused with "
-        "an error, ✗ something else, · not compared, as transformers or PEFT does not pass alone; "
-        "a number leads to the reason. In brackets: modules that this forward does not call."
+        f"{len(found)} families, {right} of them correct in every check. ✓ correct, – refused with "
+        "an error, ✗ wrong, · not compared, because transformers or PEFT fails without lorakit; "
+        "numbers refer to the reasons below. In parentheses: modules that this forward pass does "
+        "not call."
     )
     reasons = [f"{number}. {reason}" for reason, number in notes.items()]
     return "\n\n".join([first, "\n".join(lines), "\n".join(reasons)])

@@ -108,9 +108,9 @@ def shrunk(config: PreTrainedConfig, **special: Any) -> dict[str, Any]:
     for key, default in defaults.items():
         inner = _value(config, key)
         if isinstance(inner, PreTrainedConfig):
-            own = special.get(key, {})
-            if isinstance(own, dict):
-                values[key] = shrunk(inner, **own)
+            changes = special.get(key, {})
+            if isinstance(changes, dict):
+                values[key] = shrunk(inner, **changes)
                 values[key].setdefault("model_type", inner.model_type)
         elif default is not None and not key.startswith("_"):
             small = _small(key, default)

@@ -46,10 +46,10 @@ def test_base_parameters_have_no_gradient_and_no_optimizer_state(trainer, task):
     with_state = {names[id(parameter)] for parameter in made.optimizer.state}
     in_groups = {names[id(p)] for g in made.optimizer.param_groups for p in g["params"]}
     trained = {name for name, p in made.model.named_parameters() if p.requires_grad}
-    own = {name for name in trained if ".updates." in name or ".trained_copies." in name}
+    adapter_names = {name for name in trained if ".updates." in name or ".trained_copies." in name}
     assert len(seen) == made.state.global_step > 0
-    assert set(seen[0]) == with_state == in_groups == trained == own
-    assert len(own) < len(names)
+    assert set(seen[0]) == with_state == in_groups == trained == adapter_names
+    assert len(adapter_names) < len(names)
 
 
 def test_no_buffer_of_the_size_of_a_base_weight_is_made():

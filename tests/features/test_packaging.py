@@ -97,8 +97,8 @@ def test_every_extra_for_users_is_named_where_its_package_is_missing():
 
 
 def test_dev_includes_every_extra_for_users():
-    (own,) = [one for one in requirements(EXTRAS["dev"]) if one.name == "lorakit"]
-    assert own.extras == set(FOR_USERS)
+    (itself,) = [one for one in requirements(EXTRAS["dev"]) if one.name == "lorakit"]
+    assert itself.extras == set(FOR_USERS)
 
 
 def test_the_version_stands_in_one_place():

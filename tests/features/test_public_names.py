@@ -34,8 +34,8 @@ def test_packages_whose_names_are_imported_when_first_used_are_these():
 @pytest.mark.parametrize("package", LAZY)
 def test_dir_is_the_public_names_and_no_more(package):
     module = importlib.import_module(package)
-    shown = {name for name in dir(module) if not (name.startswith("__") and name.endswith("__"))}
-    assert shown == set(module.__all__)
+    listed = {name for name in dir(module) if not (name.startswith("__") and name.endswith("__"))}
+    assert listed == set(module.__all__)
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -78,12 +78,3 @@ def test_star_import_gives_the_public_names():
     space = {}
     exec("from lorakit import *", space)
     assert set(lorakit.__all__) <= set(space)
-
-
-def test_paths_of_earlier_versions_still_work():
-    from lorakit.training import Recipe, RunDirectory, find_adapter, train  # noqa: F401
-    from lorakit.training.base_weights import load_base_weights
-    from lorakit.training.inference import load_for_inference
-
-    assert load_base_weights.__module__ == "lorakit.inference.base_weights"
-    assert load_for_inference.__module__ == "lorakit.inference.loaded"

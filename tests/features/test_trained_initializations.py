@@ -3,15 +3,12 @@
 import json
 
 import pytest
-import torch
 
 from lorakit import Adapter, LoraConfig, add_adapter
 from lorakit.adapters.peft_files.files import CONFIG_FILE, read_adapter_files
 from lorakit.distributed.sharding import require_shardable
 from lorakit.errors import ConfigError
 from lorakit.training import Recipe, train
-from lorakit.training.setup import prepare
-from lorakit.training.trainers.data_initialization import initialize_adapter_from_data
 from tiny_models import llama
 
 FOUR_BITS = {"bits": 4, "compute_dtype": "float32"}
@@ -89,33 +86,6 @@ def test_a_resumed_run_is_the_run_that_never_stopped(recipe, stop_after, monkeyp
     assert {m.path: m.r for m in resumed.injection.matches} == {
         m.path: m.r for m in straight.injection.matches
     }
-
-
-@pytest.mark.parametrize("init", ["eva", "lora_ga"])
-def test_the_batches_are_those_of_the_seed_and_their_number_counts(recipe, init):
-    def start(**changes):
-        more = {"init_batches": changes.pop("init_batches", 1)}
-        made = recipe(lora=lora(init, **more), training={"seed": 3, **changes})
-        trainer = prepare(made, lambda name, payload: None).build_trainer()
-        initialize_adapter_from_data(trainer, trainer.model, "default")
-        own = trainer.model.model.layers[0].self_attn.q_proj.updates["default"]
-        return own.lora_A.detach()
-
-    first = start()
-    assert torch.equal(first, start())
-    assert not torch.equal(first, start(init_batches=3))
-
-
-def test_continued_training_does_not_initialize_again(recipe, monkeypatch):
-    calls = []
-    monkeypatch.setattr(
-        "lorakit.training.trainers.data_initialization.initialize_from_data",
-        lambda *args: calls.append(args),
-    )
-    trainer = prepare(recipe(lora=lora("eva")), lambda name, payload: None).build_trainer()
-    trainer.train()
-    trainer.train()
-    assert len(calls) == 1
 
 
 def test_checkpointed_models_are_initialized_too(recipe):

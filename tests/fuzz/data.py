@@ -130,10 +130,10 @@ class DataFuzzer:
         if any(len(labels) == 0 for labels in train["input_ids"]):
             raise FindingError("an example has no token")
         if case.examples is not None:
-            shown = [self._shown(row, case.kind, names) for row in train]
+            previewed = [self._shown(row, case.kind, names) for row in train]
             wanted = [_wanted(example, case.kind) for example in case.examples]
-            if shown != wanted:
-                raise FindingError(f"got {shown}, expected {wanted}")
+            if previewed != wanted:
+                raise FindingError(f"got {previewed}, expected {wanted}")
 
     def _prepared(self, case: DataCase) -> tuple[Any, tuple[str, ...] | None]:
         kind = case.kind if case.kind in ("SEQ_CLS", "TOKEN_CLS", "SEQ_2_SEQ_LM") else "CAUSAL_LM"

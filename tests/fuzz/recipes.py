@@ -47,8 +47,8 @@ class RecipeCase:
     overrides: tuple[str, ...]
 
     def __repr__(self) -> str:
-        shown = self.content if len(self.content) < 1500 else self.content[:1500] + b"..."
-        return f"overrides={[text[:200] for text in self.overrides]} content={shown!r}"
+        content = self.content if len(self.content) < 1500 else self.content[:1500] + b"..."
+        return f"overrides={[text[:200] for text in self.overrides]} content={content!r}"
 
 
 class RecipeFuzzer:

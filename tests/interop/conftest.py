@@ -19,3 +19,11 @@ def pytest_collection_modifyitems(items):
         if item.path.parent == Path(__file__).parent and item.path.name.startswith("test_peft"):
             for remark in PEFTS_REMARKS:
                 item.add_marker(pytest.mark.filterwarnings(remark))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _without_model_cards():
+    """Let PEFT write no model card: rendering it takes longer than saving an adapter."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("peft.PeftModel.create_or_update_model_card", lambda *_: None)
+        yield

@@ -85,10 +85,10 @@ def test_both_name_the_same_tensors():
     theirs, base = theirs_and_base()
     add_adapter(base, LoraConfig(r=R, target_modules=list(NAMES), bias="lora_only"))
     for bias in ("none", "lora_only"):
-        own = lora_state_dict(base, bias)
+        state = lora_state_dict(base, bias)
         expected = loralib.lora_state_dict(theirs, bias)
-        assert own.keys() == {key for key in expected if not key.startswith("qkv")}
-        for key, tensor in own.items():
+        assert state.keys() == {key for key in expected if not key.startswith("qkv")}
+        for key, tensor in state.items():
             assert tensor.shape == expected[key].shape
     assert isinstance(Adapter.from_model(base), Adapter)
 
@@ -132,8 +132,10 @@ def test_what_a_convolution_of_loralib_saved_is_read(options, whole):
     loralib.mark_only_lora_as_trainable(theirs)
     randomize_(theirs)
     base = nn.Sequential(nn.Conv2d(4, 8, 3, **options))
-    own = {k.replace(".conv", ""): t for k, t in theirs.state_dict().items() if "lora_" not in k}
-    base.load_state_dict(own)
+    weights = {
+        k.replace(".conv", ""): t for k, t in theirs.state_dict().items() if "lora_" not in k
+    }
+    base.load_state_dict(weights)
     tensors = theirs.state_dict() if whole else loralib.lora_state_dict(theirs)
     shapes = None if whole else {"0": theirs[0].conv.weight.shape}
     x = torch.randn(2, 4, 7, 7)

@@ -106,8 +106,12 @@ def test_what_peft_saved_gives_its_outputs_and_gradients(layer, setting, tmp_pat
     assert largest_error(outputs[0], net(layer)(inputs(layer))) > MOVED
     assert largest_error(*read) < LOGITS_TOLERANCE
     update = ours[0].updates["default"]
-    own = {"lora_A": update.lora_A, "lora_B": update.lora_B, "lora_magnitude": update.magnitude}
-    for name, parameter in own.items():
+    parameters = {
+        "lora_A": update.lora_A,
+        "lora_B": update.lora_B,
+        "lora_magnitude": update.magnitude,
+    }
+    for name, parameter in parameters.items():
         theirs_have = [p for key, p in theirs.named_parameters() if name in key]
         assert len(theirs_have) == (parameter is not None)
         for expected in theirs_have:

@@ -112,10 +112,10 @@ def test_both_initialize_to_the_same_product(init):
     ours = llama()
     add_adapter(ours, LoraConfig(**settings(llama, init)))
     peer = theirs.base_model.model.model.layers[0].mlp.down_proj
-    own = ours.model.layers[0].mlp.down_proj.updates["default"]
+    update = ours.model.layers[0].mlp.down_proj.updates["default"]
     expected = peer.lora_B["default"].weight @ peer.lora_A["default"].weight
-    assert largest_error(own.lora_B @ own.lora_A, expected) < EXACT
-    assert largest_error(own.initial_B @ own.initial_A, expected) < EXACT
+    assert largest_error(update.lora_B @ update.lora_A, expected) < EXACT
+    assert largest_error(update.initial_B @ update.initial_A, expected) < EXACT
 
 
 def test_a_fast_svd_finds_nearly_what_the_exact_one_does():
@@ -235,10 +235,10 @@ def test_lora_ga_begins_where_peft_s_does(options):
     initialize_from_data(ours, batches())
     assert largest_error(logits(ours), logits(llama())) < EXACT
     for path in ("self_attn.q_proj", "self_attn.v_proj", "mlp.down_proj"):
-        own = ours.get_submodule(f"model.layers.1.{path}").updates["default"]
+        update = ours.get_submodule(f"model.layers.1.{path}").updates["default"]
         peer = theirs.get_submodule(f"base_model.model.model.layers.1.{path}")
         for letter, vectors in (("A", 0), ("B", 1)):
-            mine = getattr(own, f"lora_{letter}").detach()
+            mine = getattr(update, f"lora_{letter}").detach()
             other = getattr(peer, f"lora_{letter}")["default"].weight.detach()
             # The two differ in the signs of singular vectors.
             signs = (mine * other).sum(1 - vectors, keepdim=True).sign()
@@ -254,8 +254,8 @@ def test_training_from_a_lora_ga_initialization_is_peft_s():
     add_adapter(ours, LoraConfig(**settings(llama, "lora_ga")))
     for path, layer in theirs.named_modules():
         if hasattr(layer, "lora_A") and hasattr(layer, "base_layer"):
-            own = ours.get_submodule(path.removeprefix("base_model.model.")).updates["default"]
-            own.initialize_at_(layer.lora_A["default"].weight, layer.lora_B["default"].weight)
+            update = ours.get_submodule(path.removeprefix("base_model.model.")).updates["default"]
+            update.initialize_at_(layer.lora_A["default"].weight, layer.lora_B["default"].weight)
     trained(ours, rate=0.05), trained(theirs, rate=0.05)
     assert largest_error(logits(ours), logits(theirs)) < EXACT
     assert largest_error(logits(ours), logits(llama())) > 0.01
@@ -282,10 +282,10 @@ def test_eva_finds_peft_s_ranks_and_directions(rho, use_rslora, tmp_path):
     for path, r in done.ranks.items():
         peer = theirs.get_submodule(f"base_model.model.{path}")
         assert peer.r["default"] == r, path
-        own = ours.get_submodule(path).updates["default"]
-        assert own.scaling == pytest.approx(peer.scaling["default"])
-        A, expected = own.lora_A.detach(), peer.lora_A["default"].weight.detach()
-        assert own.lora_B.eq(0).all()
+        update = ours.get_submodule(path).updates["default"]
+        assert update.scaling == pytest.approx(peer.scaling["default"])
+        A, expected = update.lora_A.detach(), peer.lora_A["default"].weight.detach()
+        assert update.lora_B.eq(0).all()
         # PEFT sums up approximately; two random planes of 16 dimensions have an overlap of 0.125.
         overlap = (A @ expected.T).square().sum() / r
         assert overlap > 0.995, path

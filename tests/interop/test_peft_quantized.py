@@ -88,11 +88,11 @@ def test_gradients_are_peft_s(settings, tmp_path):
     for each in (model, theirs):
         each(**tokens()).logits.square().mean().backward()
     for layer in (0, 1):
-        own = model.model.layers[layer].self_attn.q_proj.updates["default"]
+        update = model.model.layers[layer].self_attn.q_proj.updates["default"]
         peer = theirs.base_model.model.model.layers[layer].self_attn.q_proj
         for name in "AB":
             expected = getattr(peer, f"lora_{name}")["default"].weight.grad
-            assert largest_error(getattr(own, f"lora_{name}").grad, expected) <= 1e-4
+            assert largest_error(getattr(update, f"lora_{name}").grad, expected) <= 1e-4
 
 
 def test_several_adapters_mixed_rows_and_switching(build, settings):

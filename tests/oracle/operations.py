@@ -31,24 +31,38 @@ class Case:
         self.kind: Kind = KINDS[kind]
         self.feature: Feature = FEATURES[feature]
         self.starts_itself = self.feature.starts_itself or peft_cannot
-        own = self.feature.options(self.kind)
-        if own is None:
+        feature_options = self.feature.options(self.kind)
+        if feature_options is None:
             raise ValueError(f"{feature} makes no sense for {kind}")
-        self.options: dict[str, Any] = {"r": R, "lora_alpha": ALPHA, **self.kind.options, **own}
+        self.options: dict[str, Any] = {
+            "r": R,
+            "lora_alpha": ALPHA,
+            **self.kind.options,
+            **feature_options,
+        }
         self.directory = directory
+
+    @cached_property
+    def original_base(self) -> nn.Module:
+        """The model without an adapter, to read only; made once, as that takes longest."""
+        return self.kind.build()
+
+    def base(self) -> nn.Module:
+        """Return a copy of the model without an adapter."""
+        return copy.deepcopy(self.original_base)
 
     def fresh_theirs(self, seed: int = 3) -> nn.Module:
         """Return PEFT's model with random numbers in everything that is trained."""
         torch.manual_seed(0)
         config = peft.LoraConfig(**self.options)
-        model = peft.get_peft_model(self.kind.build(), config)
+        model = peft.get_peft_model(self.base(), config)
         return randomize_(model, seed=seed, scale=SCALE).eval()
 
     def fresh_ours(self, seed: int = 3) -> nn.Module:
         """Return lorakit's model with random numbers, and the names of what PEFT would train."""
-        model = self.kind.build()
+        model = self.base()
         options = {key: value for key, value in self.options.items() if key != "fan_in_fan_out"}
-        found = lorakit.add_adapter(self.kind.build(), lorakit.LoraConfig(**options)).heads
+        found = lorakit.add_adapter(self.base(), lorakit.LoraConfig(**options)).heads
         # PEFT leaves the head of a task frozen unless it is named.
         unnamed = [head for head in found if head not in options.get("modules_to_save", ())]
         if unnamed:
@@ -57,27 +71,31 @@ class Case:
         return randomize_(model, seed=seed, scale=SCALE).eval()
 
     @cached_property
-    def _theirs(self) -> nn.Module:
+    def original_theirs(self) -> nn.Module:
+        """PEFT's model, to read only."""
         return self.fresh_theirs()
 
     @cached_property
     def their_file(self) -> Path:
         """The directory of the adapter saved by PEFT."""
-        self._theirs.save_pretrained(self.directory / "theirs")
+        self.original_theirs.save_pretrained(self.directory / "theirs")
         return self.directory / "theirs"
 
     @cached_property
     def our_file(self) -> Path:
         """The directory of the adapter saved by lorakit."""
-        lorakit.save_adapter(self._ours, self.directory / "ours")
+        lorakit.save_adapter(self.original_ours, self.directory / "ours")
         return self.directory / "ours"
 
     @cached_property
-    def _ours(self) -> nn.Module:
-        """lorakit's model with the numbers of PEFT's file, or the same ones drawn again."""
+    def original_ours(self) -> nn.Module:
+        """lorakit's model with the numbers of PEFT's file, or the same ones drawn again.
+
+        To read only.
+        """
         if self.starts_itself:
             return self.fresh_ours()
-        model = self.kind.build()
+        model = self.base()
         lorakit.load_adapter(model, self.their_file, trainable=True)
         return model.eval()
 
@@ -92,12 +110,12 @@ class Case:
     @property
     def theirs(self) -> nn.Module:
         """A copy of PEFT's model."""
-        return copy.deepcopy(self._theirs)
+        return copy.deepcopy(self.original_theirs)
 
     @property
     def ours(self) -> nn.Module:
         """A copy of lorakit's model."""
-        return copy.deepcopy(self._ours)
+        return copy.deepcopy(self.original_ours)
 
 
 @dataclass(frozen=True)
@@ -108,15 +126,17 @@ class Operation:
         title: As docs/adapters.md names it.
         theirs: Done with PEFT.
         on: Done with lorakit, on a model of the case.
+        only_reads: Whether it leaves the model as it was, and so needs no copy.
     """
 
     title: str
     theirs: Callable[[Case], Tensor]
     on: Callable[[Case, nn.Module], Tensor]
+    only_reads: bool = False
 
     def ours(self, case: Case) -> Tensor:
         """Return the outputs of lorakit's model."""
-        return self.on(case, case.ours)
+        return self.on(case, case.original_ours if self.only_reads else case.ours)
 
 
 def loss_of(outputs: Tensor) -> Tensor:
@@ -170,11 +190,11 @@ def _our_base(case: Case, model: nn.Module) -> Tensor:
 
 
 def _reloaded_theirs(case: Case) -> Tensor:
-    return case.kind.output(peft.PeftModel.from_pretrained(case.kind.build(), case.our_file).eval())
+    return case.kind.output(peft.PeftModel.from_pretrained(case.base(), case.our_file).eval())
 
 
 def _reloaded_ours(case: Case, model: nn.Module) -> Tensor:
-    model = case.kind.build()
+    model = case.base()
     lorakit.load_adapter(model, case.their_file)
     return case.kind.output(model.eval())
 
@@ -199,13 +219,23 @@ def _our_combination(case: Case, model: nn.Module) -> Tensor:
 
 OPERATIONS = {
     "outputs": Operation(
-        "forward", lambda c: c.kind.output(c.theirs), lambda c, model: c.kind.output(model)
+        "forward",
+        lambda c: c.kind.output(c.original_theirs),
+        lambda c, model: c.kind.output(model),
+        only_reads=True,
     ),
     "gradients": Operation(
         "step", lambda c: _stepped(c.kind, c.theirs), lambda c, model: _stepped(c.kind, model)
     ),
-    "saved": Operation("file to PEFT", _reloaded_theirs, lambda c, model: c.kind.output(model)),
-    "loaded": Operation("file from PEFT", lambda c: c.kind.output(c.theirs), _reloaded_ours),
+    "saved": Operation(
+        "file to PEFT", _reloaded_theirs, lambda c, model: c.kind.output(model), only_reads=True
+    ),
+    "loaded": Operation(
+        "file from PEFT",
+        lambda c: c.kind.output(c.original_theirs),
+        _reloaded_ours,
+        only_reads=True,
+    ),
     "merged": Operation(
         "merge",
         lambda c: c.kind.output(c.theirs.merge_and_unload()),

@@ -54,7 +54,7 @@ class Outcome:
 CONVOLUTIONS = "conv1d|conv2d|conv3d|grouped|dilated"
 
 _ATTENTIONS = "attention|encoder"
-_NO_LINEAR = "this start is for linear layers"
+_NO_LINEAR = "this initialization requires a linear layer"
 
 LORAKIT = (
     Outcome(
@@ -62,7 +62,7 @@ LORAKIT = (
         features="dora",
         operations=MADE,
         message="use_dora",
-        reason="no row lengths where several weights are kept in one parameter",
+        reason="no magnitudes if one parameter stores several weights",
     ),
     Outcome(
         kinds=f"embedding|conv1d|conv2d|conv3d|dilated|experts|{_ATTENTIONS}",
@@ -75,62 +75,62 @@ LORAKIT = (
         kinds="experts",
         operations="rows",
         message="Cannot run rows with different adapters",
-        reason="experts read tokens of all rows together",
+        reason="experts process the tokens of all rows together",
     ),
     Outcome(
         features="tokens",
         operations="combined",
         message="got trainable_token_indices",
-        reason="tensors trained in full, such as heads and biases, have no sum",
+        reason="tensors trained in full, such as heads and biases, cannot be added",
     ),
     Outcome(
         kinds="gpt2",
         features="olora",
         operations="loaded",
         message="The adapter was made for another base",
-        reason="PEFT's file was made for a weight that is not this one transposed",
+        reason="PEFT's file does not account for the transposed weight",
     ),
     Outcome(
         kinds="grouped",
         features="orthogonal|pissa|olora",
         operations=MADE,
         message="Cannot adapt slices of body.0",
-        reason="this start is one of a whole matrix, not of groups",
+        reason="this initialization requires a whole matrix, without groups",
     ),
     Outcome(
         kinds="grouped",
         operations="merged|unmerged",
         message="it has groups=2",
-        reason="what is added to a convolution in groups is no weight of it",
+        reason="the update of a grouped convolution does not have the shape of its weight",
     ),
     Outcome(
         kinds="grouped",
         features="dora",
         operations="combined",
         message="got use_dora=True",
-        reason="what DoRA adds depends on the base; merge such an adapter instead",
+        reason="a DoRA update depends on the base; merge such an adapter instead",
     ),
     Outcome(
         kinds="grouped",
         operations="combined",
         message="2 groups of channels",
-        reason="updates of convolutions in groups are not combined",
+        reason="updates of grouped convolutions cannot be combined",
     ),
     Outcome(
         features="dora",
         operations="combined",
         message="got use_dora=True",
-        reason="what DoRA adds depends on the base; merge such an adapter instead",
+        reason="a DoRA update depends on the base; merge such an adapter instead",
     ),
     Outcome(
         features="head|lora_only|all_biases",
         operations="combined",
         message="trained in full cannot be added",
-        reason="tensors trained in full, such as heads and biases, have no sum",
+        reason="tensors trained in full, such as heads and biases, cannot be added",
     ),
 )
-_FAST_PATH = "torch's fast path for evaluation reads the weights and leaves the adapter out"
-_KEPT_BIASES = "the trained biases go on acting where the adapter is off"
+_FAST_PATH = "torch's fast path for evaluation reads the weights and ignores the adapter"
+_KEPT_BIASES = "the trained biases stay active when the adapter is off"
 PEFT = (
     Outcome(
         kinds=CONVOLUTIONS,
@@ -151,27 +151,27 @@ PEFT = (
         features="dora",
         operations=MADE,
         message="does not support DoRA",
-        reason="not for DoRA",
+        reason="not supported with DoRA",
     ),
     Outcome(
         kinds="experts",
         features="dora",
         operations=MADE,
         message="does not work with use_dora",
-        reason="not for DoRA",
+        reason="not supported with DoRA",
     ),
     Outcome(
         kinds="experts",
         features="dropout",
         operations=MADE,
         message="does not work with lora_dropout",
-        reason="no dropout on the low-rank path of experts",
+        reason="no dropout in the low-rank path of experts",
     ),
     Outcome(
         kinds="experts",
         operations="combined",
         message="does not support targeting nn.Parameter",
-        reason="experts are not combined",
+        reason="experts cannot be combined",
     ),
     Outcome(
         kinds=f"{_ATTENTIONS}|experts",
@@ -207,83 +207,86 @@ PEFT = (
         kinds=_ATTENTIONS,
         operations="gradients",
         what="differs",
-        reason="the output projection's update is added twice and its gradient counted once",
+        reason="the update of the output projection is added twice, its gradient once",
     ),
     Outcome(
         kinds="gpt2",
         features="olora",
         operations="outputs|gradients|loaded|merged|unmerged|rows|combined",
-        reason="the transposed weight of a Conv1D is not transposed",
+        reason="it does not transpose the weight of a Conv1D",
     ),
     Outcome(
         features="pissa|olora",
         operations="rows|off|combined",
         what="differs",
-        reason="the base was changed at the start, so that without the adapter it is another",
+        reason="the initialization has changed the base, so the base without the adapter differs",
     ),
     Outcome(
         kinds="grouped",
         features="dora",
         operations="outputs|gradients|saved|loaded",
         what="differs",
-        reason="the lengths are not those of the rows of a convolution in groups",
+        reason="the magnitudes are not the row norms of a grouped convolution",
     ),
     Outcome(
         kinds="grouped",
         operations="merged|unmerged",
         message="Merging is not supported",
-        reason="as lorakit",
+        reason="not supported, as in lorakit",
     ),
     Outcome(
         kinds="dilated",
         features="lora_only|all_biases",
         operations="combined",
         message="supports only 1 adapter with bias",
-        reason="one adapter with biases at a time",
+        reason="only one adapter with biases at a time",
     ),
     Outcome(
         kinds="dilated",
         features="head",
         operations="combined",
         message="modules_to_save",
-        reason="modules trained in full have no sum",
+        reason="modules trained in full cannot be added",
     ),
     Outcome(
         kinds="dilated",
         features="dora",
         operations="rows",
         message="when DoRA is enabled",
-        reason="not for DoRA",
+        reason="not supported with DoRA",
     ),
     Outcome(
         kinds="dilated",
         operations="outputs|gradients|saved|loaded|unmerged|rows|combined",
         message="The size of tensor a",
-        reason="the low-rank path leaves out dilation and padding mode",
+        reason="the low-rank path ignores dilation and padding mode",
     ),
     Outcome(
         features="rslora",
         operations="combined",
         what="differs",
-        reason="the rsLoRA scaling of what is combined is left out",
+        reason="it ignores the rsLoRA scaling when combining",
     ),
     Outcome(
         features="head",
         operations="combined",
         message="modules_to_save",
-        reason="modules trained in full have no sum",
+        reason="modules trained in full cannot be added",
     ),
     Outcome(
         features="lora_only|all_biases",
         operations="combined",
         message="supports only 1 adapter with bias",
-        reason="one adapter with biases at a time",
+        reason="only one adapter with biases at a time",
     ),
     Outcome(
         features="lora_only|all_biases", operations="rows|off", what="differs", reason=_KEPT_BIASES
     ),
     Outcome(
-        features="dora", operations="rows", message="when DoRA is enabled", reason="not for DoRA"
+        features="dora",
+        operations="rows",
+        message="when DoRA is enabled",
+        reason="not supported with DoRA",
     ),
 )
 

@@ -20,9 +20,9 @@ def table() -> str:
     """Return the tables as Markdown: one for each kind of layer, and the reasons below."""
     notes: dict[tuple[str, str], int] = {}
     parts = [
-        f"{len(ROWS)} rows. In each cell lorakit stands first and PEFT second: ✓ gives what is "
-        "right, – refuses with an error, ✗ gives something else, ~ gives something that was not "
-        "compared, as lorakit refuses; · there is no file to load. A number leads to the reason."
+        f"{len(ROWS)} rows. Each cell has lorakit first and PEFT second: ✓ correct, – refused with "
+        "an error, ✗ wrong, ~ not compared, because lorakit refuses; · there is no file to load. "
+        "Numbers refer to the reasons below."
     ]
     for kind, rows in groupby(ROWS, key=lambda row: row.kind):
         parts.append(f"### {KINDS[kind].title}\n\n{_of_kind(list(rows), notes)}")

@@ -15,32 +15,34 @@ from tiny_models import tokens
 def reference(case: Case, operation: str) -> Tensor:
     """Return the expected outputs of an operation."""
     if operation == "off":
-        return case.kind.output(case.kind.build())
+        return case.kind.output(case.original_base)
     if operation == "rows":
-        adapted, base = case.kind.output(case.ours), case.kind.output(case.kind.build())
+        adapted, base = case.kind.output(case.original_ours), case.kind.output(case.original_base)
         rows = [(base if name is None else adapted)[i] for i, name in enumerate(NAMES_OF_ROWS)]
         return torch.stack(rows)
     if operation == "gradients":
         return _stepped_dense(case)
     if operation == "combined":
-        adapters = {"default": lorakit.Adapter.from_model(case.ours), "second": case.second()}
+        adapters = {
+            "default": lorakit.Adapter.from_model(case.original_ours),
+            "second": case.second(),
+        }
         changes = [(WEIGHTS[name], adapter) for name, adapter in adapters.items()]
     else:
-        changes = [(1.0, lorakit.Adapter.from_model(case.ours))]
+        changes = [(1.0, lorakit.Adapter.from_model(case.original_ours))]
     return case.kind.output(_with_changes(case, changes))
 
 
 @torch.no_grad()
 def _with_changes(case: Case, changes: list[tuple[float, lorakit.Adapter]]) -> nn.Module:
     """Return the base with Σ w s B A added to its weights and trained tensors in place."""
-    model = case.ours
-    layers = dict(adapted_layers(model))
-    plain = case.kind.build()
-    own = plain.state_dict()
+    layers = dict(adapted_layers(case.original_ours))
+    plain = case.base()
+    state = plain.state_dict()
     for weight, adapter in changes:
         for path in adapter.factors:
             layer = layers[path]
-            place = own[path if path in own else f"{path}.{layer.weight_name}"]
+            place = state[path if path in state else f"{path}.{layer.weight_name}"]
             A, B = adapter.factors[path]
             delta = adapter.config.scaling_for(path) * (B @ A)
             oriented = layer.oriented
@@ -48,7 +50,7 @@ def _with_changes(case: Case, changes: list[tuple[float, lorakit.Adapter]]) -> n
                 place, oriented = _without_groups(plain.get_submodule(path), layer.base_weight())
             place.copy_(_changed(place, weight * delta, adapter.magnitudes.get(path), oriented))
         for key, tensor in adapter.replaced.items():
-            own[key].copy_(tensor)
+            state[key].copy_(tensor)
     return plain
 
 
@@ -84,7 +86,7 @@ def _stepped_dense(case: Case) -> Tensor:
 
 
 def _through_dense_weights(case: Case, model: nn.Module) -> Tensor:
-    plain = case.kind.build()
+    plain = case.base()
     names = dict(plain.named_parameters())
     weights: dict[str, Tensor] = {}
     for path, layer in adapted_layers(model):

@@ -75,9 +75,9 @@ def test_the_op_is_its_reference(leading, inside, out, r, with_bias, p, seed):
     x = torch.randn(*leading, inside, dtype=torch.float64)
     W0, A, B = (torch.randn(s, dtype=torch.float64) for s in ((out, inside), (r, inside), (out, r)))
     bias = torch.randn(out, dtype=torch.float64) if with_bias else None
-    drawn = torch.tensor(seed)
-    h = low_rank_linear(x, W0, bias, [LowRankTerm(A, B, 0.5, p, drawn)])
-    dropped = apply_keep_mask(x, p, drawn) if p else x
+    seed_tensor = torch.tensor(seed)
+    h = low_rank_linear(x, W0, bias, [LowRankTerm(A, B, 0.5, p, seed_tensor)])
+    dropped = apply_keep_mask(x, p, seed_tensor) if p else x
     expected = low_rank_linear_reference(x, W0, bias, A, B, 0.5, dropped)
     assert largest_error(h, expected) <= TOLERANCE[torch.float64]
 
@@ -87,10 +87,10 @@ def test_the_op_is_its_reference(leading, inside, out, r, with_bias, p, seed):
 def test_a_mask_is_a_function_of_seed_and_position(small, large, seed, p):
     """A shorter activation gets the start of a longer one's mask."""
     small, large = sorted((small, large))
-    drawn, cpu = torch.tensor(seed), torch.device("cpu")
-    long_mask = keep_mask((large,), p, drawn, cpu)
-    assert torch.equal(keep_mask((small,), p, drawn, cpu), long_mask[:small])
-    more = keep_mask((large,), p / 2, drawn, cpu)
+    seed_tensor, cpu = torch.tensor(seed), torch.device("cpu")
+    long_mask = keep_mask((large,), p, seed_tensor, cpu)
+    assert torch.equal(keep_mask((small,), p, seed_tensor, cpu), long_mask[:small])
+    more = keep_mask((large,), p / 2, seed_tensor, cpu)
     assert (more | ~long_mask).all()  # what a higher probability keeps, a lower one keeps too
 
 

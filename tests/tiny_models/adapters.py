@@ -47,3 +47,17 @@ def factors_with(singular_values, in_features, out_features, seed=0):
 def orthonormal(n, count, generator):
     gaussian = torch.randn(n, count, generator=generator, dtype=torch.float64)
     return torch.linalg.qr(gaussian)[0]
+
+
+def steep_adapter():
+    """Return two updates of r = 4 whose first direction has 16 / 20 of the energy."""
+    values = [4.0, 3**0.5, 1.0, 0.0]
+    factors = {f"layers.{n}.q": factors_with(values, 10, 8, seed=n)[0] for n in range(2)}
+    return adapter_of(factors, base_model="some/base")
+
+
+def weights_of(adapter):
+    """Return random base weights for the modules of an adapter."""
+    generator = torch.Generator().manual_seed(5)
+    shapes = {path: adapter.delta_weight(path).shape for path in adapter.factors}
+    return {path: torch.randn(shape, generator=generator) for path, shape in shapes.items()}

@@ -18,6 +18,20 @@ def tokens(model=None, rows=2, length=6, seed=0):
     return inputs
 
 
+def padded_batches(count=3, rows=4, length=8, padded=2):
+    """Return batches for a language model; all rows but the first are padded, without labels."""
+    generator = torch.Generator().manual_seed(3)
+    made = []
+    for _ in range(count):
+        ids = torch.randint(3, 32, (rows, length), generator=generator)
+        mask = torch.ones_like(ids)
+        if padded:
+            mask[1:, -padded:] = 0
+        labels = ids.masked_fill(mask == 0, -100)
+        made.append({"input_ids": ids, "attention_mask": mask, "labels": labels})
+    return made
+
+
 def logits(model, **options):
     """Return a model's output on `tokens(model)` without gradients."""
     with torch.no_grad():

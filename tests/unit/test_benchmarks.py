@@ -6,7 +6,16 @@ import sys
 from pathlib import Path
 
 import pytest
-from benchmarks import BENCHMARKS, bracketing, busy_machine, latency, qlora, step, thin_products
+from benchmarks import (
+    BENCHMARKS,
+    bracketing,
+    busy_machine,
+    decode_4bit,
+    latency,
+    qlora,
+    step,
+    thin_products,
+)
 from benchmarks.__main__ import main, run_each
 from benchmarks.page import by_device, machine_text
 from benchmarks.results import ROOT, matching, read_rows
@@ -34,15 +43,17 @@ def test_a_step_is_measured_against_all_its_peers(tmp_path, capsys):
     for one in rows:
         assert 0 < one.p20 <= one.p50 <= one.p80
         assert one.rounds == (1 if one.unit == "B" else 2)
-    own = {one.variant: one.p50 for one in matching(rows, measure=SAVED, ratio_to=LIMIT)}
-    assert own[LORAKIT_MLP] < own[LORAKIT] < own[PEFT]
+    medians = {one.variant: one.p50 for one in matching(rows, measure=SAVED, ratio_to=LIMIT)}
+    assert medians[LORAKIT_MLP] < medians[LORAKIT] < medians[PEFT]
     assert "tiny-llama, torch.float32, dropout 0.05, r=8" in capsys.readouterr().out
     [(device, own_rows)] = by_device(read).items()
     assert "**tiny-llama, 2 x 16, float32, dropout 0.05, r=8**" in machine_text(device, own_rows)
 
 
 @pytest.mark.filterwarnings("ignore:MatMul8bitLt.*:UserWarning")
-@pytest.mark.parametrize("benchmark", [bracketing, busy_machine, latency, qlora, thin_products])
+@pytest.mark.parametrize(
+    "benchmark", [bracketing, busy_machine, decode_4bit, latency, qlora, thin_products]
+)
 def test_others_run(benchmark, tmp_path):
     rows = benchmark.main(["--quick", "--output", str(tmp_path)])
     name = benchmark.__name__.rpartition(".")[2]

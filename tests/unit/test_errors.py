@@ -78,7 +78,7 @@ def test_did_you_mean(got, known, expected):
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
+    ("text", "expected"),
     [
         ("a\x1b[31mb\x00\x7f\x9b", "a\\x1b[31mb\\x00\\x7f\\x9b"),
         ("one\ntwo\r\tthree", "one\\ntwo\\r\\tthree"),
@@ -88,9 +88,9 @@ def test_did_you_mean(got, known, expected):
         ("Grüße, 你好, नमस्\u200dते, 👩\u200d🔬", "Grüße, 你好, नमस्\u200dते, 👩\u200d🔬"),
     ],
 )
-def test_foreign_text_is_shown_without_control_characters(text, shown):
-    assert escaped(text) == shown
-    assert escaped(shown) == shown
+def test_foreign_text_is_shown_without_control_characters(text, expected):
+    assert escaped(text) == expected
+    assert escaped(expected) == expected
 
 
 def test_messages_keep_their_lines_and_nothing_else():

@@ -23,7 +23,7 @@ from lorakit.config.initialization_names import (
     require_settings_of,
 )
 from lorakit.config.patterns import match_pattern, pattern_problem
-from lorakit.config.problems import config_error, shown
+from lorakit.config.problems import config_error, short_repr
 
 NOT_COUNTED = -100
 """Label of a token that does not count in the loss; the default of torch's cross entropy."""
@@ -345,7 +345,7 @@ def _with_valid_regexes(value: Any, patterns: Iterable[str]) -> Any:
     for pattern in patterns:
         problem = pattern_problem(pattern)
         if problem:
-            raise ValueError(f"{shown(pattern)} is not a valid regular expression ({problem})")
+            raise ValueError(f"{short_repr(pattern)} is not a valid regular expression ({problem})")
     return value
 
 

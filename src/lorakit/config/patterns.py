@@ -95,9 +95,9 @@ def match_pattern(pattern: str, text: str, *, whole: bool = False) -> Any:
 
 
 def _too_slow_error(pattern: str, text: str) -> ConfigError:
-    shown = pattern if len(pattern) <= _SHOWN else f"{pattern[:_SHOWN]}…"
+    short_pattern = pattern if len(pattern) <= _SHOWN else f"{pattern[:_SHOWN]}…"
     return ConfigError(
-        f"The regular expression {shown!r} takes too long: got more than {_MOST_S:g} s for {text!r}"
-        ", expected one that matches module names at once. Do not repeat a group that contains a "
-        "repetition, or list names instead."
+        f"The regular expression {short_pattern!r} takes too long: got more than {_MOST_S:g} s for "
+        f"{text!r}, expected one that matches module names at once. Do not repeat a group "
+        "that contains a repetition, or list names instead."
     )

@@ -61,10 +61,10 @@ def _first_lines(lines: list[str]) -> list[str]:
     return [*lines[:kept], f"and {more} more. Fix these first."] if more else lines
 
 
-def shown(value: Any, most: int = _CHARACTERS_SHOWN) -> str:
+def short_repr(value: Any, most: int = _CHARACTERS_SHOWN) -> str:
     """Return the repr of a value, shortened for a message.
 
-    >>> print(shown(0.5), shown("q_proj"), shown("abc" * 100, most=9))
+    >>> print(short_repr(0.5), short_repr("q_proj"), short_repr("abc" * 100, most=9))
     0.5 'q_proj' 'abcabca… (300 characters)
     """
     if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 256:
@@ -95,15 +95,15 @@ def _explain(problem: Any, model: type[BaseModel]) -> tuple[str, str]:
     if problem["type"] == "extra_forbidden":
         hint = _alias_hint(location[-1], known) or did_you_mean(location[-1], known)
         hint = hint or f" Known keys: {first_few(known, _KEYS_SHOWN)}."
-        return f"unknown key {shown(key)}.{hint.removesuffix('.')}", ""
+        return f"unknown key {short_repr(key)}.{hint.removesuffix('.')}", ""
     if problem["type"] == "missing":
         return f"missing key '{key}'. Add it", ""
     message = problem["msg"].removeprefix("Value error, ").removesuffix(".")
     message = message[:1].lower() + message[1:]
     message = cut_short(message, _CHARACTERS_OF_A_PROBLEM)
-    name = shown(key)[1:-1] if key else "the whole"
+    name = short_repr(key)[1:-1] if key else "the whole"
     if isinstance(problem["input"], (str, int, float, bool, list, tuple, type(None))):
-        return f"{name}: got {shown(problem['input'])}; ", message
+        return f"{name}: got {short_repr(problem['input'])}; ", message
     return f"{name}: ", message
 
 

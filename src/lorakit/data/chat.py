@@ -209,13 +209,13 @@ def with_content_parts(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any
 def wants_content_parts(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Return whether a chat template renders only content parts, as some of image models do."""
     probe = [{"role": "user", "content": "probe"}]
-    shown = []
+    is_rendered = []
     for messages in (probe, with_content_parts(probe)):
         try:
-            shown.append("probe" in render_chat(tokenizer, messages))
+            is_rendered.append("probe" in render_chat(tokenizer, messages))
         except TEMPLATE_ERRORS:
-            shown.append(False)
-    return shown == [False, True]
+            is_rendered.append(False)
+    return is_rendered == [False, True]
 
 
 def read_template(path: str) -> str:

@@ -17,7 +17,7 @@ class RandomFactors(Initialization):
     """Draws factors in place; those of stacked matrices one matrix after the other."""
 
     def factors(self, fresh: FreshUpdate) -> tuple[Tensor, Tensor]:
-        """Return drawn A and B in the dtype and on the device of the update's factors."""
+        """Return random A and B in the dtype and on the device of the update's factors."""
         A, B = (torch.empty_like(f) for f in (fresh.update.lora_A, fresh.update.lora_B))
         is_stacked = A.ndim > 2
         for pair in zip(A, B, strict=True) if is_stacked else [(A, B)]:
@@ -65,8 +65,8 @@ class Gaussian(RandomFactors):
 
     def draw_(self, A: Tensor, B: Tensor, zero_factor: Literal["A", "B"]) -> None:
         """Fill A (r, in) and B (out, r)."""
-        drawn, zero = (B, A) if zero_factor == "A" else (A, B)
-        nn.init.normal_(drawn, std=1 / B.shape[-1])
+        random_factor, zero = (B, A) if zero_factor == "A" else (A, B)
+        nn.init.normal_(random_factor, std=1 / B.shape[-1])
         nn.init.zeros_(zero)
 
 

@@ -200,11 +200,11 @@ def _add_update(
             bias = source.detach().to(device, factor_dtype, copy=True)  # type: ignore[union-attr]
     initialization = initialization_of(config.init_lora_weights)
     new_update = initialization.update_class(site.adapted_class, is_fresh=tensors is None)
-    if site.parts is not None:
-        groups = sum(site.parts)
+    if site.slices is not None:
+        groups = sum(site.slices)
         shape_A = (groups * site.r, in_features)
-        shape_B = (groups * (out_features // len(site.parts)), site.r)
-        new_update = partial(SlicedUpdate, site.parts)
+        shape_B = (groups * (out_features // len(site.slices)), site.r)
+        new_update = partial(SlicedUpdate, site.slices)
     update = new_update(
         torch.empty(shape_A, device=device, dtype=factor_dtype),
         torch.empty(shape_B, device=device, dtype=factor_dtype),
@@ -251,15 +251,15 @@ def _add_copies(
     for path, trained in made.items():
         module = plan.heads[path] if path in plan.heads else plan.other_biases[path]
         if tensors is not None:
-            own = saved_tensors(trained)
-            _fill(own if path in plan.heads else {"bias": own["bias"]}, path, tensors)
+            places = saved_tensors(trained)
+            _fill(places if path in plan.heads else {"bias": places["bias"]}, path, tensors)
         replace_in_place(module).trained_copies[name] = trained
 
 
 @torch.no_grad()
-def _fill(own: dict[str, torch.Tensor], path: str, tensors: AdapterTensors) -> None:
+def _fill(places: dict[str, torch.Tensor], path: str, tensors: AdapterTensors) -> None:
     """Copy an adapter's tensors into a head, or into the bias of a module."""
-    for key, place in own.items():
+    for key, place in places.items():
         place.copy_(tensors.replaced[f"{path}.{key}"])
 
 
@@ -281,7 +281,7 @@ def _injection(model: nn.Module, plan: InjectionPlan, name: str, config: LoraCon
             site.scaling,
             config.use_dora,
             getattr(site.module, "experts", 1),
-            site.parts,
+            site.slices,
         )
         for site in plan.sites
     )

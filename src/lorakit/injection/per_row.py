@@ -140,5 +140,5 @@ class _Expanding:
         self.rows.repeats = expand_size
         method = getattr(type(self.model), _EXPAND)  # mostly a static method in transformers
         is_static = isinstance(inspect.getattr_static(type(self.model), _EXPAND), staticmethod)
-        own = () if is_static else (self.model,)
-        return method(*own, expand_size, *args, **kwargs)
+        receiver = () if is_static else (self.model,)
+        return method(*receiver, expand_size, *args, **kwargs)

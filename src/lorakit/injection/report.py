@@ -21,7 +21,7 @@ class Match:
     has_magnitude: bool = False
     experts: int = 1
     """Number of matrices of that size stacked in one parameter."""
-    parts: tuple[bool, ...] | None = None
+    slices: tuple[bool, ...] | None = None
     """Whether each slice of the outputs has a separate product of rank r; None for one product."""
 
     @property
@@ -32,8 +32,8 @@ class Match:
         """
         magnitude = self.out_features if self.has_magnitude else 0
         count, rows = self.experts, self.out_features
-        if self.parts is not None:
-            count, rows = sum(self.parts), rows // len(self.parts)
+        if self.slices is not None:
+            count, rows = sum(self.slices), rows // len(self.slices)
         return count * self.r * (self.in_features + rows) + magnitude
 
 

@@ -196,11 +196,11 @@ def base_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             continue
         seen.add(id(module))
         yield path, module
-        own = _OWN_CHILDREN if isinstance(module, _CHANGED) else ()
+        skipped = _OWN_CHILDREN if isinstance(module, _CHANGED) else ()
         children = [
             (f"{path}.{name}" if path else name, child)
             for name, child in module.named_children()
-            if name not in own
+            if name not in skipped
         ]
         if isinstance(module, ParameterOwner):
             parameters_here = module.bound_parameters()
@@ -243,11 +243,11 @@ def _lean_walk(root: nn.Module) -> list[nn.Module]:
     found = [root]
     for module in found:  # grows during the walk
         children = module._modules
-        own = isinstance(module, _CHANGED)
-        if own and isinstance(module, ParameterOwner):
+        is_changed = isinstance(module, _CHANGED)
+        if is_changed and isinstance(module, ParameterOwner):
             found.extend(module.bound_parameters())
         for name, child in children.items():
-            if child is None or id(child) in seen or (own and name in _OWN_CHILDREN):
+            if child is None or id(child) in seen or (is_changed and name in _OWN_CHILDREN):
                 continue
             seen.add(id(child))
             found.append(child)

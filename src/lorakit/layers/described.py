@@ -103,7 +103,9 @@ class DescribedLayer(nn.Module):
                 term = term._replace(row_scale=RowScale(lengths, self.norms_with(update, term)))
             bias = trained_bias if bias is None else bias
             terms.append(term)
-        return LinearOperands(self.operand_weight(), self.bias if bias is None else bias, terms)  # type: ignore[arg-type]
+        if bias is None:
+            bias = getattr(self, "bias", None)  # a router of experts has none
+        return LinearOperands(self.operand_weight(), bias, terms)
 
     def operand_weight(self) -> Weight:
         """Return the weight in the form that `compute` takes."""

@@ -121,9 +121,9 @@ def check_missing(
     body = [key for key in missing if key.startswith(prefix) and "pooler" not in key]
     lacking = body if has_head else list(missing)
     if lacking:
-        shown = ", ".join(lacking[:3]) + (", …" if len(lacking) > 3 else "")
+        listed = ", ".join(lacking[:3]) + (", …" if len(lacking) > 3 else "")
         raise ConfigError(
             f"The checkpoint '{name}' in {key} lacks {len(lacking)} weights that "
-            f"{type(model).__name__} needs ({shown}); they would be random. Choose a model that "
+            f"{type(model).__name__} needs ({listed}); they would be random. Choose a model that "
             "was trained for this task type, or another task."
         )

@@ -1,5 +1,8 @@
 """Dropout by a mask that is never stored, on the kernels that suit the activation."""
 
+# torch gives the parameters of Function.backward no names.
+# pyright: reportIncompatibleMethodOverride=false
+
 from typing import Any
 
 import torch

@@ -6,6 +6,9 @@ under `torch.manual_seed` and under gradient checkpointing, which restores that
 generator before it runs the layer again.
 """
 
+# register_fake has no types.
+# pyright: reportUnknownMemberType=false
+
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,5 +1,8 @@
 """Singular value decompositions of low-rank products, and low-rank factors of dense matrices."""
 
+# torch.linalg has no types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 import torch
 from torch import Tensor
 

@@ -16,12 +16,16 @@ and row scales, which are applied afterwards. Given g = dL/dv,
     dL/dx_t = g_t W0 + drop'(dL/du_t A_i)
 """
 
+# torch gives the parameters of Function.backward no names.
+# pyright: reportIncompatibleMethodOverride=false
+
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from lorakit.ops import grouped_in_torch, skinny
 from lorakit.ops.compute_dtype import autocast_off, compute_dtype_of, flattened, output_dtype_of
@@ -30,7 +34,7 @@ from lorakit.ops.native import cpu_kernels
 from lorakit.ops.native.cpu_kernels import Group, Groups
 from lorakit.ops.operands import LowRankTerm
 from lorakit.ops.per_row_terms import Needs, PerRowTerms
-from lorakit.ops.quantized import Layout, Weight, dense, parts, weight_from
+from lorakit.ops.quantized import Layout, Weight, dense, linear, parts, weight_from
 
 
 def _forward_groups(rows: PerRowTerms, tokens: int) -> tuple[Groups, Groups]:
@@ -109,7 +113,7 @@ def _product(x: Tensor, W0: Weight, bias: Tensor | None, rows: PerRowTerms) -> T
 class _Settings(NamedTuple):
     """Constants that the node keeps besides tensors."""
 
-    index: tuple[int, ...]
+    row_index: tuple[int, ...]
     lengths: tuple[int, ...] | None
     constants: tuple[tuple[float, float], ...]
     """(scaling, drop probability) of each term."""
@@ -130,8 +134,8 @@ def _forward(
 ) -> tuple[Tensor, Tensor | None]:
     """Return h, and u if gradients will be needed."""
     tokens = x.reshape(-1, x.shape[-1]).to(dtype)  # (tokens, in)
-    weight = dense(W0, dtype).t()
-    h = tokens @ weight if bias is None else torch.addmm(bias.to(dtype), tokens, weight)
+    bias = None if bias is None else bias.to(dtype)
+    h = F.linear(tokens, dense(W0, dtype), bias) if trains else linear(tokens, W0, bias)
     kernels = skinny.kernels_for(tokens)
     if isinstance(kernels, cpu_kernels.CpuKernels):
         down_groups, up_groups = _forward_groups(rows, len(tokens))
@@ -202,7 +206,7 @@ class _LowRankLinearPerRow(torch.autograd.Function):
 def _row_terms(settings: _Settings, factors: Sequence[Tensor], seed: Tensor | None) -> PerRowTerms:
     pairs = zip(settings.constants, factors[0::2], factors[1::2], strict=True)
     terms = [LowRankTerm(A, B, scaling, p, seed if p else None) for (scaling, p), A, B in pairs]
-    return PerRowTerms(terms, settings.index, lengths=settings.lengths)
+    return PerRowTerms(terms, settings.row_index, lengths=settings.lengths)
 
 
 def _backward_compiled(

@@ -117,7 +117,7 @@ class _Padded(NamedTuple):
     """(rows, r, in)."""
     B: Tensor
     """s B, (rows, out, r)."""
-    index: Tensor
+    row_index: Tensor
     """(rows,), int64; the number of terms for rows without."""
     terms: int
 
@@ -135,7 +135,7 @@ class _Padded(NamedTuple):
     def summed(self, parts: Tensor) -> Tensor:
         """Sum (rows, m, n) by adapter, in float32 at least: (terms + 1, m, n)."""
         wide = parts.to(torch.promote_types(parts.dtype, torch.float32))
-        return wide.new_zeros(self.terms + 1, *parts.shape[1:]).index_add_(0, self.index, wide)
+        return wide.new_zeros(self.terms + 1, *parts.shape[1:]).index_add_(0, self.row_index, wide)
 
 
 def _by_row(x: Tensor, rows: PerRowTerms) -> Tensor:

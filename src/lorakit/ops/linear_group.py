@@ -20,6 +20,9 @@ For many tokens and a wide dtype, the sum W_i + s B A is computed first, which s
 with u and dL/du: the two bracketings of RunLoRA (Cherniuk et al. 2023, arXiv:2312.03415).
 """
 
+# Tensor.split has no types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 import sys
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -35,7 +38,7 @@ from lorakit.ops.operands import (
     LinearOperands,
     TermGradients,
 )
-from lorakit.ops.quantized import dense
+from lorakit.ops.quantized import dense, linear
 from lorakit.ops.row_scale import lengths_gradient, scale_gradient, scaled
 
 
@@ -96,7 +99,7 @@ def infer(x: Tensor, layer: LinearOperands) -> Tensor:
     if merges(x2d.shape[0], (layer,), x.dtype, trains=False):
         h = F.linear(x, _merged_weight(layer, x.dtype), early)
     else:
-        h = F.linear(x, dense(layer.W0, x.dtype), early)
+        h = linear(x, layer.W0, early)
         flat = h.view(-1, h.shape[-1])
         for A, B, scaling, p, seed, _ in layer.terms:
             skinny.add_(flat, x2d, A, B, scaling, p, seed)

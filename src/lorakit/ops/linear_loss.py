@@ -1,5 +1,8 @@
 """The loss of an output layer, a few tokens at a time, so that all logits never exist at once."""
 
+# Tensor.split has no types, and the parameters of Function.backward no names.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportIncompatibleMethodOverride=false
+
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 

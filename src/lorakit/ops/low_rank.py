@@ -1,5 +1,8 @@
 """Adapted linear layers as one autograd node: h = x W0ᵀ + b + Σᵢ sᵢ (dropᵢ(x) Aᵢᵀ) Bᵢᵀ."""
 
+# torch gives the parameters of Function.backward no names.
+# pyright: reportIncompatibleMethodOverride=false
+
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,5 +1,8 @@
 """A whole adapted MLP as one autograd node that recomputes what is cheap instead of saving it."""
 
+# torch gives the parameters of Function.backward no names.
+# pyright: reportIncompatibleMethodOverride=false
+
 from collections.abc import Sequence
 from typing import Any, Literal
 

@@ -11,7 +11,13 @@ second-level absmax. An 8-bit weight has one scale for each row: w = code * absm
 A dense weight is needed twice in a training step, once in forward and once in backward. On a CPU
 it is written into one buffer that all layers use in turn, which avoids allocations; a result of
 `dense` is therefore valid until the next call in the same thread.
+
+For the few tokens of a decoding step even that buffer costs several times what the product does.
+`linear` then multiplies with the codes as they lie, on a CPU with the C of native/quantized.c.
 """
+
+# torch has no public names for traces and modes, and its types say that there is always a trace.
+# pyright: reportPrivateUsage=false, reportUnnecessaryComparison=false
 
 import ctypes
 import threading
@@ -24,8 +30,14 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn import functional as F
+
+from lorakit.ops.native import cpu_kernels, quantized_kernels
 
 _SUFFIXES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+_MOST_TOKENS = 8
+"""Largest number of tokens at which the product with the codes is faster. With more the C decodes
+a weight more than once. Measured by `python -m benchmarks.decode_4bit`, see docs/performance.md."""
 _PLAIN_TYPES = ("Tensor", "Parameter", "Params4bit", "Int8Params", "FakeTensor")
 
 
@@ -109,6 +121,72 @@ def dense(weight: Weight, dtype: torch.dtype) -> Tensor:
     own = dtype if dtype in _SUFFIXES else torch.float32
     make = _dense_8bit if weight.layout.quant_type == "int8" else _dense_4bit
     return make(weight, own).to(dtype)
+
+
+def linear(x: Tensor, weight: Weight, bias: Tensor | None) -> Tensor:
+    """Return x Wᵀ + b where no gradient is needed.
+
+    Args:
+        x: (*, in).
+        weight: Dense or quantised, (out, in).
+        bias: (out,), dtype of x; or None.
+
+    Returns: (*, out), dtype of x.
+    """
+    kernels = _kernels_for(x, weight, bias)
+    if kernels is None or not isinstance(weight, QuantizedWeight):
+        return F.linear(x, dense(weight, x.dtype), bias)
+    layout, codes, absmax, *nested = weight
+    is_8bit = layout.quant_type == "int8"
+    code_book = None if is_8bit else _code_book(layout.quant_type)
+    y = kernels.linear(
+        x.reshape(-1, x.shape[-1]),
+        quantized_kernels.Codes(codes, absmax, code_book, *nested),
+        layout.shape,
+        layout.shape[1] if is_8bit else layout.block_size,
+        layout.nested_block_size,
+        bias,
+    )
+    return y.view(*x.shape[:-1], y.shape[-1])
+
+
+def _kernels_for(
+    x: Tensor, weight: Weight, bias: Tensor | None
+) -> quantized_kernels.QuantizedKernels | None:
+    """Return the compiled product if it can read these operands and is the faster, or None."""
+    if torch.compiler.is_compiling() or not isinstance(weight, QuantizedWeight):
+        return None
+    columns = weight.layout.shape[1]
+    group = quantized_kernels.WIDEST_GROUP
+    block_size = weight.layout.block_size or columns
+    fits = x.shape[-1] == columns and columns % block_size == 0 and block_size % group == 0
+    if not fits or not 0 < x.numel() <= _MOST_TOKENS * columns:
+        return None
+    scales = weight.absmax.dtype
+    is_nested = weight.nested_absmax is not None
+    tensors = [t for t in (*weight[1:], bias) if t is not None]
+    readable = (
+        cpu_kernels.takes(x)
+        and scales == (torch.uint8 if is_nested else torch.float32)
+        and all(t.dtype == torch.float32 for t in weight[3:] if t is not None)
+        and (bias is None or bias.dtype == x.dtype)
+        and all(_is_plain_cpu(t) for t in tensors)
+        and not any(isinstance(t, FakeTensor) for t in (x, *tensors))
+        and torch._C._len_torch_dispatch_stack() == 0  # such a mode would miss what the C does
+        and torch._C._functorch.peek_interpreter_stack() is None  # type: ignore[attr-defined]
+    )
+    return quantized_kernels.load() if readable else None
+
+
+@cache
+def _code_book(quant_type: str) -> Tensor:
+    """Return what bitsandbytes makes of the 16 codes, in float32."""
+    pairs = torch.arange(0, 16, 2, dtype=torch.uint8)
+    one = torch.ones(1, dtype=torch.float32)
+    codes = (pairs * 16 + pairs + 1).view(-1, 1)
+    return torch.ops.bitsandbytes.dequantize_4bit(
+        codes, one, 64, quant_type, (1, 16), torch.float32
+    ).reshape(16)
 
 
 def dense_copy(weight: QuantizedWeight, dtype: torch.dtype) -> Tensor:

@@ -1,5 +1,8 @@
 """The obvious formulas that every op is tested against; never on the training path."""
 
+# Tensor.norm has no types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 import torch
 from torch import Tensor
 

@@ -1,5 +1,8 @@
 """Dispatching tokens to the experts that they are routed to, and combining the outputs."""
 
+# Tensor.tolist has no types, and the parameters of Function.backward no names.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportIncompatibleMethodOverride=false
+
 from typing import Any
 
 import torch

@@ -16,6 +16,9 @@ all products with such weights share, as
 Source: Liu et al. 2024, arXiv:2402.09353, equations 5 and 11 and section 4.3.
 """
 
+# torch.linalg, Function.apply and Tensor.split have no types; A and B are the names of the papers.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportConstantRedefinition=false, reportIncompatibleMethodOverride=false
+
 from collections.abc import Sequence
 from typing import Any
 

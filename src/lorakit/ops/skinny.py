@@ -27,8 +27,10 @@ from lorakit.ops.dropout_mask import kernel_mask
 from lorakit.ops.native.cpu_kernels import CpuKernels, PreparedAdd
 from lorakit.ops.operands import LowRankTerm
 
-_WIDEST = {"down": 8, "down dropped": 16, "up": 8, "up_backward": 12}
-_WIDEST |= {"down_backward": 8, "down_backward dropped": 24}
+_WIDEST = {
+    **{"down": 8, "down dropped": 16, "up": 8, "up_backward": 12},
+    **{"down_backward": 8, "down_backward dropped": 24},
+}
 """Largest rank, summed over layers that share an input, at which the C is faster.
 Measured by `python -m benchmarks.thin_products`, see docs/performance.md."""
 

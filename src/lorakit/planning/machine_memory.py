@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from lorakit.config.problems import shown
+from lorakit.config.problems import short_repr
 from lorakit.errors import ConfigError
 
 _UNITS = {
@@ -37,7 +37,7 @@ def parse_memory(text: str) -> int:
     if unit not in _UNITS or not 0 < size * _UNITS[unit] < _MOST_BYTES:
         meant = f" Did you mean {found.group(1)}GB?" if found and not unit and size else ""
         raise ConfigError(
-            f"Cannot read the memory: got {shown(text)}, expected a number and a unit such as "
+            f"Cannot read the memory: got {short_repr(text)}, expected a number and a unit such as "
             f"16GB, 24 GiB or 800MB.{meant}"
         )
     return int(size * _UNITS[unit])

@@ -194,8 +194,8 @@ def quantize_model(
         TargetError: `config.skip_modules` names no module.
     """
     require_bitsandbytes()
-    own = device or next((p.device for p in model.parameters()), torch.device("cpu"))
-    dtype = compute_dtype(config, own)
+    target = device or next((p.device for p in model.parameters()), torch.device("cpu"))
+    dtype = compute_dtype(config, target)
     if state_of(model) is not None:
         raise QuantizationError(
             "Cannot quantise a model that carries adapters: got "
@@ -302,13 +302,13 @@ def _replace_layers(model: nn.Module, how: Any, device: torch.device | None) -> 
             made: Any = model.get_submodule(path)
             if made is source:
                 continue
-            own: Tensor = source.weight.detach()  # type: ignore[operator,union-attr,assignment]
-            weight = (own.t() if isinstance(source, Conv1D) else own).contiguous()
+            stored: Tensor = source.weight.detach()  # type: ignore[operator,union-attr,assignment]
+            weight = (stored.t() if isinstance(source, Conv1D) else stored).contiguous()
             if how.load_in_8bit:  # quantised when it leaves the CPU
                 weight = weight.cpu()
             settings = vars(made.weight)
             parameter = type(made.weight)(weight, requires_grad=False, **settings)
-            made.weight = parameter.to(device or own.device)
+            made.weight = parameter.to(device or stored.device)
             made.bias = source.bias
             made.train(source.training)
     keep_odd_layouts(model.modules())

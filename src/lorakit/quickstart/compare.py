@@ -1,6 +1,8 @@
 """Train without an adapter, for comparison: the head alone, or all weights."""
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from transformers import (
@@ -15,12 +17,34 @@ from transformers import (
 from lorakit.config import LoraConfig
 from lorakit.files.atomic import scratch_directory
 from lorakit.injection import Injection, count_parameters
-from lorakit.quickstart.results import MethodResult, OnEvent
 from lorakit.recipes.recipe import Recipe
 from lorakit.training.setup import Setup, prepare
 
 HEAD_ONLY, FULL = "head only", "full fine-tuning"
 COMPARED = (HEAD_ONLY, FULL)
+
+OnEvent = Callable[[str, dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class MethodResult:
+    """Result of one training method.
+
+    Attributes:
+        method: "LoRA", "head only" or "full fine-tuning".
+        accuracy_before: Validation accuracy with a new head, in [0, 1].
+        accuracy: Validation accuracy after training, at the best epoch.
+        trainable_parameters: Number of trained weights.
+        saved_bytes: Size of the weights that the method saves.
+        duration_s: Duration of training, including evaluations.
+    """
+
+    method: str
+    accuracy_before: float
+    accuracy: float
+    trainable_parameters: int
+    saved_bytes: int
+    duration_s: float
 
 
 class StepReporter(TrainerCallback):

@@ -3,18 +3,25 @@
 import json
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lorakit.analysis import guessing
 from lorakit.config import LoraConfig, TaskType
-from lorakit.quickstart.compare import COMPARED, FULL, HEAD_ONLY, train_without_adapter
+from lorakit.quickstart.compare import (
+    COMPARED,
+    FULL,
+    HEAD_ONLY,
+    MethodResult,
+    OnEvent,
+    train_without_adapter,
+)
 from lorakit.quickstart.docstrings import DocstringFiles, write_docstrings
 from lorakit.quickstart.model_files import base_model_path
-from lorakit.quickstart.results import Example, MethodResult, OnEvent, QuickstartResult
 from lorakit.recipes.recipe import DataConfig, Recipe
 from lorakit.recipes.run_directory import RunDirectory
-from lorakit.training.run import train
+from lorakit.training.run import TrainResult, train
 from lorakit.training.stop_request import StopRequest
 
 LORA = "LoRA"
@@ -31,6 +38,42 @@ LEARNING_RATES = {LORA: 2e-3, HEAD_ONLY: 1e-2, FULL: 1e-3}
 
 EXAMPLES = 3
 WEIGHTS_NAME = "adapter_model.safetensors"
+
+
+@dataclass(frozen=True)
+class Example:
+    """One held-out docstring with its prediction.
+
+    Attributes:
+        text: The docstring.
+        label: Package of the docstring.
+        prediction: Package that the model predicts.
+        probability: Probability of the prediction, in [0, 1].
+    """
+
+    text: str
+    label: str
+    prediction: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class QuickstartResult:
+    """Result of the quickstart.
+
+    Attributes:
+        training: Result of the LoRA run.
+        methods: LoRA first, then the methods it is compared with.
+        examples: Held-out docstrings with predictions.
+        checkpoint_bytes: Size of the weights of the base model on disk.
+        guessing_accuracy: Accuracy of always guessing the commonest package, as in the report.
+    """
+
+    training: TrainResult
+    methods: tuple[MethodResult, ...]
+    examples: tuple[Example, ...]
+    checkpoint_bytes: int
+    guessing_accuracy: float
 
 
 def quickstart(

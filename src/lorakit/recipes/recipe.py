@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self, cast
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from lorakit.config import Count, LoraConfig, QuantizationConfig, StrictConfig, TaskType
-from lorakit.config.problems import shown
+from lorakit.config.problems import short_repr
 from lorakit.errors import ConfigError, MissingFileError, did_you_mean, first_few
 from lorakit.recipes import yaml_text
 from lorakit.recipes.search_sections import SearchConfig, StudyConfig
@@ -224,7 +224,9 @@ class Recipe(StrictConfig):
         where = str(path)
         if overrides:
             apply_overrides(overrides, values)
-            where += f" with {first_few([shown(o)[1:-1] for o in overrides], _OVERRIDES_SHOWN)}"
+            where += (
+                f" with {first_few([short_repr(o)[1:-1] for o in overrides], _OVERRIDES_SHOWN)}"
+            )
         return cls.check(values, where)
 
     @classmethod
@@ -323,7 +325,7 @@ def require_recipe_file(path: str | Path) -> Path:
         _require_name(str(path))
     except ValueError as error:
         raise ConfigError(
-            f"Cannot read the recipe {shown(str(path))}: {error}. Check the name."
+            f"Cannot read the recipe {short_repr(str(path))}: {error}. Check the name."
         ) from None
     path = Path(path)
     if path.is_dir():
@@ -351,15 +353,15 @@ def apply_overrides(overrides: Sequence[str], values: dict[str, Any]) -> None:
         key, equals, text = override.partition("=")
         parts = key.strip().split(".")
         if not equals or not all(parts) or len(parts) > _DEEPEST_KEY:
-            problems.append(f"got {shown(override)}, expected key=value such as lora.r=16.")
+            problems.append(f"got {short_repr(override)}, expected key=value such as lora.r=16.")
             continue
         section, blocked = _section(values, parts)
         if blocked is not None:
-            where = shown(blocked)[1:-1]
-            problems.append(f"got {shown(override)}, but {where} is a value, not a section.")
+            where = short_repr(blocked)[1:-1]
+            problems.append(f"got {short_repr(override)}, but {where} is a value, not a section.")
             continue
         try:
-            section[parts[-1]] = yaml_text.parse(text, f"the override {shown(override)}")
+            section[parts[-1]] = yaml_text.parse(text, f"the override {short_repr(override)}")
         except ConfigError as error:
             problems.append(str(error))
     if problems:

@@ -106,9 +106,9 @@ class RunDirectory:
         names = sorted(entry.name for entry in run.path.iterdir()) if run.path.exists() else []
         names = [name for name in names if name != LOCK_NAME]
         if names:
-            shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+            listed = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
             raise OutputExistsError(
-                f"Cannot write to output {path}: it holds other files ({shown}), expected a new "
+                f"Cannot write to output {path}: it holds other files ({listed}), expected a new "
                 "or empty directory. Set another `output`."
             )
 

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import yaml
 
-from lorakit.config.problems import shown
+from lorakit.config.problems import short_repr
 from lorakit.errors import ConfigError, escaped
 
 # YAML 1.2.2, section 10.3.2 (core schema); the merge key `<<` is kept from 1.1.
@@ -85,14 +85,16 @@ class _Loader(yaml.SafeLoader):
         kind = _kind(node)
         pattern = _PATTERNS.get(kind)
         if kind != "str" and (pattern is None or not pattern.fullmatch(node.value)):
-            problem = f"got {shown(node.value)} with the tag {_shown_tag(node)}"
+            problem = f"got {short_repr(node.value)} with the tag {_shown_tag(node)}"
             raise _problem(f"{problem}, expected a plain value. Delete the tag", node.start_mark)
         if kind in ("int", "float") and len(node.value) > _LONGEST_NUMBER:
             digits = f"a number of {len(node.value):,} characters"
             problem = f"got {digits}, expected at most {_LONGEST_NUMBER}. Shorten it"
             raise _problem(problem, node.start_mark)
         if kind == "float" and math.isinf(float(_FINITE.sub("0", node.value))):
-            problem = f"got {shown(node.value)[1:-1]}, which is too large for a number. Lower it"
+            problem = (
+                f"got {short_repr(node.value)[1:-1]}, which is too large for a number. Lower it"
+            )
             raise _problem(problem, node.start_mark)
         if _HALF_CHARACTER.search(node.value):
             raise _problem("got half of a surrogate pair. Delete it", node.start_mark)
@@ -112,11 +114,11 @@ class _Loader(yaml.SafeLoader):
             if kind == "merge":
                 _require_mappings(value)
             elif kind != "str":
-                got = "a list or a section" if kind in ("seq", "map") else shown(key.value)
+                got = "a list or a section" if kind in ("seq", "map") else short_repr(key.value)
                 problem = f"got {got} as a key, expected a word. Put it in quotes if it is one"
                 raise _problem(problem, key.start_mark)
             elif key.value in seen:
-                problem = f"the key {shown(key.value)} is repeated. Delete one"
+                problem = f"the key {short_repr(key.value)} is repeated. Delete one"
                 raise _problem(problem, key.start_mark)
             seen.add(key.value)
         return node
@@ -128,7 +130,7 @@ def _kind(node: yaml.Node) -> str:
 
 
 def _shown_tag(node: yaml.Node) -> str:
-    return shown(node.tag.replace(_TAG, "!!"))[1:-1]
+    return short_repr(node.tag.replace(_TAG, "!!"))[1:-1]
 
 
 def _require_kind(node: yaml.Node, kind: str) -> None:
@@ -204,7 +206,7 @@ def _text_of(path: Path) -> str:
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise ConfigError(
-            f"Cannot read {shown(str(path), 200)}: {reason}. Check the file."
+            f"Cannot read {short_repr(str(path), 200)}: {reason}. Check the file."
         ) from None
     if len(content) > _MOST_BYTES:
         raise ConfigError(

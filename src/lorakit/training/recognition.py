@@ -109,15 +109,15 @@ def recognize(
     chosen = task or inferred
     if chosen is None:
         raise ConfigError(
-            f"The task cannot be inferred from '{name}': got {seen.shown}, expected "
+            f"The task cannot be inferred from '{name}': got {seen.description}, expected "
             f"{'; '.join(_WANTED.values())}. Name it with --task: {', '.join(TaskType)}."
         )
     columns, notes = seen.columns_for(chosen)
     if columns is None:
         hint = f" They look like those of --task {inferred}." if inferred else ""
         raise ConfigError(
-            f"--task {chosen} does not fit '{name}': got {seen.shown}, expected {_WANTED[chosen]}."
-            f"{hint} Choose another task or file."
+            f"--task {chosen} does not fit '{name}': got {seen.description}, expected "
+            f"{_WANTED[chosen]}.{hint} Choose another task or file."
         )
     inputs, targets = _texts(found.dataset, chosen, columns)
     has_template = tokenizer is not None and bool(tokenizer.chat_template)
@@ -152,7 +152,7 @@ class _Columns:
         self.classes = {n: k for n in self.names if (k := self._class_count(n)) is not None}
 
     @property
-    def shown(self) -> str:
+    def description(self) -> str:
         return f"the columns {first_few(map(escaped, self.names), 25)}"
 
     def infer_task(self) -> TaskType | None:

@@ -225,19 +225,19 @@ def code(text: Any) -> str:
     >>> print(code("runs/a"), code("a`b"))
     `runs/a` `` a`b ``
     """
-    shown = escaped(str(text))
-    longest = max((len(ticks) for ticks in re.findall("`+", shown)), default=0)
+    safe_text = escaped(str(text))
+    longest = max((len(ticks) for ticks in re.findall("`+", safe_text)), default=0)
     if not longest:
-        return f"`{shown}`"
-    return f"{'`' * (longest + 1)} {shown} {'`' * (longest + 1)}"
+        return f"`{safe_text}`"
+    return f"{'`' * (longest + 1)} {safe_text} {'`' * (longest + 1)}"
 
 
 def fenced(text: str, language: str = "") -> str:
     """Return text as a code block, whatever it contains."""
-    shown = escaped(text, keep="\n")
-    longest = max((len(ticks) for ticks in re.findall("`+", shown)), default=0)
+    safe_text = escaped(text, keep="\n")
+    longest = max((len(ticks) for ticks in re.findall("`+", safe_text)), default=0)
     fence = "`" * max(3, longest + 1)
-    return f"{fence}{language}\n{shown}\n{fence}"
+    return f"{fence}{language}\n{safe_text}\n{fence}"
 
 
 def _table(header: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> str:

@@ -189,7 +189,7 @@ class _RayTraining:
             )
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         return TrainingError(
-            f"Training on Ray ended early: {lines[-1] if lines else failure!r}. Ray's "
+            f"Training on Ray ended early: {lines[-1] if lines else repr(failure)}. Ray's "
             "logs on the machine of the worker have details; resume from the last complete "
             "checkpoint with --resume."
         )

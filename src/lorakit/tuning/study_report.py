@@ -70,8 +70,8 @@ def table_lines(cells: Sequence[Cell], settings: StudyConfig) -> list[str]:
     lines = ["| modules | " + " | ".join(names) + " |", "|---|" + "--:|" * len(columns)]
     for label in sets:
         cell_of_column = {cell.column: cell for cell in cells if cell.target_set.label == label}
-        shown = [cell_text(cell_of_column[column], with_rank=is_equal) for column in columns]
-        lines.append(f"| {label} | " + " | ".join(shown) + " |")
+        texts = [cell_text(cell_of_column[column], with_rank=is_equal) for column in columns]
+        lines.append(f"| {label} | " + " | ".join(texts) + " |")
     return lines
 
 

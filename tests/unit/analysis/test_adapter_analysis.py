@@ -58,7 +58,7 @@ def test_modules_are_grouped_by_kind_in_the_adapters_order():
     assert [update.path for update in analysis.kinds["v_proj"]][2] == "model.layers.2.attn.v_proj"
 
 
-def test_modules_that_never_learnt_are_told_and_make_no_nan():
+def test_modules_that_never_learnt_are_reported_and_make_no_nan():
     A, B = random_factors(3, 8, 8)
     adapter = adapter_of({"layers.0.q": (A, B), "layers.1.q": (A, 0 * B)})
     analysis = analyze_adapter(adapter, {path: torch.randn(8, 8) for path in adapter.factors})

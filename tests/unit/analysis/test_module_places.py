@@ -14,7 +14,7 @@ def kinds_of(model):
     return places, list(dict.fromkeys(place.kind for place in places.values()))
 
 
-def test_names_are_as_short_as_they_can_be_told_apart():
+def test_names_are_as_short_as_they_are_distinct():
     places, kinds = kinds_of(bert())
     assert places["bert.encoder.layer.1.attention.self.query"] == Place("query", 1)
     assert "attention.output.dense" in kinds and "intermediate.dense" in kinds
@@ -22,12 +22,12 @@ def test_names_are_as_short_as_they_can_be_told_apart():
     assert len(kinds) == 7
 
 
-def test_two_modules_of_one_name_in_gpt2_are_told_apart():
+def test_two_modules_of_one_name_in_gpt2_are_distinguished():
     _, kinds = kinds_of(gpt2())
     assert kinds[:4] == ["c_attn", "attn.c_proj", "c_fc", "mlp.c_proj"]
 
 
-def test_encoder_and_decoder_are_told_apart():
+def test_encoder_and_decoder_are_distinguished():
     places, kinds = kinds_of(t5())
     assert places["encoder.block.1.layer.0.SelfAttention.q"] == Place("encoder SelfAttention.q", 1)
     assert places["decoder.block.0.layer.0.SelfAttention.q"] == Place("decoder SelfAttention.q", 0)

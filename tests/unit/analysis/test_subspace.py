@@ -13,12 +13,12 @@ from lorakit.analysis.subspace import (
 from lorakit.errors import ShapeError
 
 
-def drawn(n, count, seed=0):
+def random_basis(n, count, seed=0):
     return random_directions(n, count, torch.Generator().manual_seed(seed))
 
 
 def test_every_entry_is_the_definition():
-    X, Y = drawn(12, 3), drawn(12, 5, seed=1)
+    X, Y = random_basis(12, 3), random_basis(12, 5, seed=1)
     phi = similarity(X, Y)
     assert phi.shape == (3, 5)
     for i in range(1, 4):
@@ -28,31 +28,31 @@ def test_every_entry_is_the_definition():
 
 
 def test_it_is_the_mean_squared_cosine_of_the_principal_angles():
-    X, Y = drawn(10, 4), drawn(10, 6, seed=1)
+    X, Y = random_basis(10, 4), random_basis(10, 6, seed=1)
     cosines = torch.linalg.svdvals(X.T @ Y)
     torch.testing.assert_close(similarity(X, Y)[-1, -1], cosines.square().mean())
 
 
 def test_a_subspace_is_contained_in_itself_and_in_a_larger_one():
-    X = drawn(20, 6)
+    X = random_basis(20, 6)
     phi = similarity(X, X)
     torch.testing.assert_close(phi, torch.ones(6, 6, dtype=torch.float64))
     torch.testing.assert_close(similarity(X[:, :2], X)[-1, -1].item(), 1.0)
 
 
 def test_the_basis_of_a_subspace_does_not_matter():
-    X, Y = drawn(16, 4), drawn(16, 4, seed=1)
-    turned = X @ drawn(4, 4, seed=2)
+    X, Y = random_basis(16, 4), random_basis(16, 4, seed=1)
+    turned = X @ random_basis(4, 4, seed=2)
     torch.testing.assert_close(similarity(turned, Y)[-1, -1], similarity(X, Y)[-1, -1])
 
 
 def test_orthogonal_subspaces_have_nothing_in_common():
-    both = drawn(20, 10)
+    both = random_basis(20, 10)
     assert similarity(both[:, :4], both[:, 4:]).max() < 1e-12
 
 
 def test_it_is_symmetric_and_within_0_and_1():
-    X, Y = drawn(8, 5), drawn(8, 7, seed=1)
+    X, Y = random_basis(8, 5), random_basis(8, 7, seed=1)
     phi = similarity(X, Y)
     torch.testing.assert_close(phi, similarity(Y, X).T)
     assert phi.min() >= 0 and phi.max() <= 1
@@ -63,7 +63,7 @@ def test_it_is_symmetric_and_within_0_and_1():
 @pytest.mark.parametrize("other", [(9, 2), (8,), (2, 8)])
 def test_directions_of_other_spaces_are_refused(other):
     with pytest.raises(ShapeError, match=r"Cannot compare directions of shapes \(8, 2\) and"):
-        similarity(drawn(8, 2), torch.zeros(other))
+        similarity(random_basis(8, 2), torch.zeros(other))
 
 
 def test_random_directions_are_near_what_is_expected():
@@ -77,9 +77,9 @@ def test_random_directions_are_near_what_is_expected():
 
 
 def test_random_directions_are_orthonormal_and_seeded():
-    X = drawn(30, 7)
+    X = random_basis(30, 7)
     torch.testing.assert_close(X.T @ X, torch.eye(7, dtype=torch.float64))
-    assert torch.equal(X, drawn(30, 7)) and not torch.equal(X, drawn(30, 7, seed=1))
+    assert torch.equal(X, random_basis(30, 7)) and not torch.equal(X, random_basis(30, 7, seed=1))
 
 
 def test_a_factor_alone_spans_what_the_update_reads():

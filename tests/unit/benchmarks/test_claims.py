@@ -99,7 +99,7 @@ def test_a_gradient_that_is_off_is_seen(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("relation", "value", "own", "expected"),
+    ("relation", "value", "found", "expected"),
     [
         ("=", 100.0, Ours(101.0), AGREES),
         ("=", 100.0, Ours(102.0), DIFFERS),
@@ -115,8 +115,8 @@ def test_a_gradient_that_is_off_is_seen(tmp_path, monkeypatch):
         ("same sign", 0.4, Ours(-0.1, -0.2, 0.1), SPREAD),
     ],
 )
-def test_a_verdict_goes_by_the_relation(relation, value, own, expected):
-    assert verdict(Published("C1", "x", value, "", relation), own) == expected
+def test_a_verdict_goes_by_the_relation(relation, value, found, expected):
+    assert verdict(Published("C1", "x", value, "", relation), found) == expected
 
 
 def test_every_claim_has_a_line_and_every_figure_stands_in_it():
@@ -162,8 +162,8 @@ def test_what_differs_is_explained():
         for one in invented().rows
     ]
     page = page_text(Evidence(tuple(rows), tuple(invented_runs())))
-    told = set(re.findall(r"^- \*\*(C\d+)\.\*\*", page, flags=re.MULTILINE))
-    assert {"C3", "C5", "C6", "C7", "C8", "C9", "C11", "C12"} <= told <= set(REMARKS)
+    remarked = set(re.findall(r"^- \*\*(C\d+)\.\*\*", page, flags=re.MULTILINE))
+    assert {"C3", "C5", "C6", "C7", "C8", "C9", "C11", "C12"} <= remarked <= set(REMARKS)
     assert "24.6% less time, which is +32.6% throughput" in page
     assert "for 4 directions and themselves that is 0.25" in page
 

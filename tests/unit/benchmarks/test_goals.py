@@ -56,10 +56,10 @@ def test_what_is_missing_is_named():
         return verdict(goal, rows, device).text
 
     step = matching(ROWS, benchmark="step", measure=FORWARD_BACKWARD)
-    own = matching(step, variant=LORAKIT_MLP)
+    of_lorakit = matching(step, variant=LORAKIT_MLP)
     assert why(STEP, []) == "not measured: no row of benchmarks.step"
     assert why(STEP, matching(step, variant=PEFT)) == "not measured: no row of lorakit+mlp"
-    others = [one for one in own if one.ratio_to != "limit"]
+    others = [one for one in of_lorakit if one.ratio_to != "limit"]
     assert why(STEP, others) == "not measured: no row of limit"
     assert why(BF16, [], f"Some CPU, AVX2, {NO_BF16}, threads 2") == f"not measured: {NO_BF16}"
     assert why(BF16, [], "Some GPU, CUDA 13") == "not measured: no row of benchmarks.step"

@@ -84,8 +84,8 @@ def test_each_section_has_a_table(page):
 
 def test_a_step_has_its_time_and_its_ratios(page):
     text = section(page, "Time of a training step")
-    own = lines_of(text, LORAKIT_MLP)
-    assert own[0] == (
+    lines = lines_of(text, LORAKIT_MLP)
+    assert lines[0] == (
         "| lorakit+mlp | 692 ms | 1.11 (1.08–1.12) | 0.74 (0.72–0.75) | 0.78 (0.78–0.79) | "
         "0.81 (0.80–0.83) | 761 ms | 0.74 (0.72–0.75) |"
     )
@@ -94,8 +94,8 @@ def test_a_step_has_its_time_and_its_ratios(page):
 
 
 def test_bytes_are_exact_and_have_no_range(page):
-    [own, *_] = lines_of(section(page, "Memory of a training step"), LORAKIT_MLP)
-    assert own == (
+    [lines, *_] = lines_of(section(page, "Memory of a training step"), LORAKIT_MLP)
+    assert lines == (
         "| lorakit+mlp | 360 MiB | 1.00 | 0.77 | 420 MiB | 0.77 | 1.17 GiB | 0.69 | 0.77 |"
     )
 
@@ -124,6 +124,14 @@ def test_quantised_bases_and_thin_products(page):
     assert line.endswith("| 572 MiB | 763 MiB | 1.86 GiB | 668 MiB |")
     lines = lines_of(section(page, "Thin products"), "down", "512 to 2048")
     assert "| 0.20 (0.20–0.20) | 0.40 (" in lines[0]
+
+
+def test_decoding_in_4_bits(page):
+    decoding = section(page, "Decoding on a base in 4 bits")
+    lines = lines_of(decoding, "8 rows")
+    assert len(lines) == 4  # two models, two dtypes
+    assert "| 160 tokens/s | 80.0 tokens/s | 400 tokens/s | 2.52 (" in lines[0]
+    assert "| 5.05 (" in lines[0]
 
 
 def test_growth_is_in_the_order_of_its_values(page):
@@ -211,9 +219,9 @@ def test_devices_stand_one_after_the_other_the_newest_first():
     assert links == [
         (device, machine_place(device).as_posix()) for device in (later.device, ORIGIN.device)
     ]
-    own = machine_text(later.device, gpu)
-    assert "python -m benchmarks.step --device cuda\n" in own
-    assert "goals are for llama-69m; there are no rows of it" in section(own, "Goals")
+    page_of_machine = machine_text(later.device, gpu)
+    assert "python -m benchmarks.step --device cuda\n" in page_of_machine
+    assert "goals are for llama-69m; there are no rows of it" in section(page_of_machine, "Goals")
     assert list(by_device([*ROWS, *gpu])) == [later.device, ORIGIN.device]
 
 
@@ -252,21 +260,21 @@ def test_the_page_in_docs_is_what_the_rows_say():
     page = (DOCS / PAGE_NAME).read_text(encoding="utf-8")
     assert page == page_text(rows), "docs/performance.md is stale: python -m benchmarks.page"
     machines = {
-        DOCS / machine_place(device): machine_text(device, own)
-        for device, own in by_device(rows).items()
+        DOCS / machine_place(device): machine_text(device, of_device)
+        for device, of_device in by_device(rows).items()
     }
     assert set((DOCS / MACHINES).iterdir()) == set(machines)
     for path, text in machines.items():
         stale = f"{path.relative_to(ROOT)} is stale: python -m benchmarks.page"
         assert path.read_text(encoding="utf-8") == text, stale
-    drawn = {
+    charts = {
         DOCS / block.image: block.table
-        for device, own in by_device(rows).items()
-        for block in blocks(device, own)
+        for device, of_device in by_device(rows).items()
+        for block in blocks(device, of_device)
         if block.image
     }
-    assert set((DOCS / IMAGES).rglob("*.svg")) == set(drawn)
-    for path, table in drawn.items():
+    assert set((DOCS / IMAGES).rglob("*.svg")) == set(charts)
+    for path, table in charts.items():
         said = ElementTree.parse(path).find(f".//{DESCRIPTION}").text
         assert said == table, f"{path.relative_to(ROOT)} is stale: python -m benchmarks.page"
 

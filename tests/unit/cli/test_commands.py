@@ -50,7 +50,7 @@ def test_a_moved_run_is_used_from_elsewhere(cli, moved):
     assert Path(config["base_model_name_or_path"]) == home / "base"
 
 
-def test_rows_with_strange_labels_are_told(cli, moved):
+def test_rows_with_strange_labels_are_reported(cli, moved):
     (moved.parent.parent / "home" / "rows.csv").unlink()
     Path("strange.csv").write_text("text,label\na good film,odd\na bad film,odder\n")
     result = cli("evaluate", "run", "--data", "strange.csv")

@@ -49,7 +49,7 @@ def test_what_is_no_directory_may_be_a_hub_id():
         ),
     ],
 )
-def test_anything_else_is_told_apart(tmp_path, file, message):
+def test_anything_else_is_distinguished(tmp_path, file, message):
     (tmp_path / file).touch()
     with pytest.raises(MissingFileError) as caught:
         adapter_location(str(tmp_path))

@@ -57,13 +57,13 @@ def test_no_method_changes_one(kind, change):
 
 def test_every_method_of_a_dict_and_a_list_that_changes_it_is_refused():
     for frozen_class, plain in ((FrozenDict, dict), (FrozenList, list)):
-        own = {name for name in vars(plain) if name in vars(frozen_class)}
+        overridden = {name for name in vars(plain) if name in vars(frozen_class)}
         changing = {
             *("__setitem__", "__delitem__", "__ior__", "__iadd__", "__imul__", "append", "extend"),
             *("insert", "pop", "popitem", "remove", "clear", "sort", "reverse", "setdefault"),
             "update",
         }
-        assert {name for name in vars(plain) if name in changing} <= own
+        assert {name for name in vars(plain) if name in changing} <= overridden
 
 
 def test_inner_values_are_frozen_and_thawed_as_well():

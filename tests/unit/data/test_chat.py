@@ -153,8 +153,8 @@ def test_no_token_of_a_message_of_weight_0_counts(tokenizer, template, turn, exp
     assert counted == expected
     assert whole == counted_text(tokenizer)[0]
     everything, all_counted = counted_text(tokenizer, talk, assistant_only=False)
-    shown = f"<|{TALK[turn]['role']}|>{TALK[turn]['content']}<|end|>"
-    assert all_counted == everything.replace(shown, "")
+    rendered = f"<|{TALK[turn]['role']}|>{TALK[turn]['content']}<|end|>"
+    assert all_counted == everything.replace(rendered, "")
 
 
 def test_a_weight_that_cannot_be_honoured(tokenizer):
@@ -177,7 +177,7 @@ def test_texts_become_parts_for_a_template_that_shows_nothing_else(tokenizer):
 
 
 @pytest.mark.parametrize("template", ["{{ messages[0].content + 1 }}", "{{ messages[9].x.y }}"])
-def test_a_template_that_fails_is_told_like_one_that_refuses(tokenizer, template):
+def test_a_template_that_fails_is_reported_like_one_that_refuses(tokenizer, template):
     tokenizer.chat_template = template
 
     with pytest.raises(DataError, match=r"^The chat template of 'tiny' refuses a conversation"):

@@ -3,7 +3,6 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 from lorakit.data.text_formats import completion_ids, text_ids
-from lorakit.data.tokenize_examples import tokenize_texts
 from lorakit.data.tokenizers import batch_columns, chat_columns, token_ids, word_columns
 
 
@@ -67,11 +66,3 @@ def test_words_keep_their_own_token(bert):
     tokens = [bert.convert_ids_to_tokens(ids) for ids in columns["input_ids"]]
     assert tokens == [["[CLS]", "the", "cat", "[SEP]"], ["[CLS]", "the", "[SEP]"]]
     assert words == [[0, 1, 2, None], [None, 0, 1]]
-
-
-@pytest.mark.parametrize(("length", "cut"), [(4, 1), (5, 0), (16, 0)])
-def test_a_text_that_loses_only_its_second_beginning_is_not_cut(bert, length, cut):
-    columns, count = tokenize_texts(bert, ["[CLS] the cat"], None, length)
-
-    assert count == cut
-    assert columns["input_ids"][0][:2] == batch_columns(bert, ["the cat"])["input_ids"][0][:2]

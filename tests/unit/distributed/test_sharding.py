@@ -22,8 +22,8 @@ def test_one_process_cannot_shard():
     )
 
 
-def test_all_problems_are_told_at_once():
-    told = message(
+def test_all_problems_are_reported_together():
+    text = message(
         {
             "fsdp": True,
             "fsdp_config": {"version": 1, "cpu_offload": True, "reshard_after_froward": False},
@@ -36,7 +36,7 @@ def test_all_problems_are_told_at_once():
         "Did you mean 'reshard_after_forward'",
         "optim is memory_mapped_adamw",
     ):
-        assert part in told
+        assert part in text
 
 
 def test_a_configuration_without_its_switch():
@@ -81,7 +81,7 @@ def test_a_whole_state_is_a_copy_of_structure():
     assert state["param_groups"] == optimizer.state_dict()["param_groups"]
 
 
-def test_idle_gpus_are_told_of(monkeypatch):
+def test_idle_gpus_are_reported(monkeypatch):
     from types import SimpleNamespace
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)

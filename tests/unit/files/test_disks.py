@@ -18,7 +18,7 @@ def full(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "sentence"),
     [
         (OSError(errno.ENOSPC, "No space left on device"), "is full (0 B free of 2.0 MB)"),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), "the quota is used up (0 B free"),
@@ -34,14 +34,14 @@ def full(monkeypatch):
         (OSError("32 requested and 4 written"), "is full"),
     ],
 )
-def test_an_error_about_a_disk_is_told_in_one_sentence(error, told, tmp_path, full):
+def test_an_error_about_a_disk_is_reported_in_one_sentence(error, sentence, tmp_path, full):
     found = disk_error(error, tmp_path / "file", "a checkpoint")
     assert isinstance(found, DiskError)
     message = str(found)
     assert message.startswith(
         f"Cannot write a checkpoint to {tmp_path / 'file'}: the disk at {mount_point(tmp_path)} "
     )
-    assert told in message and "\n" not in message
+    assert sentence in message and "\n" not in message
 
 
 def test_the_reason_is_looked_for_behind_other_errors(tmp_path, full):
@@ -70,7 +70,7 @@ def test_other_errors_stay_what_they_are(error, tmp_path):
     assert caught.value is error
 
 
-def test_what_lorakit_has_told_of_a_file_it_read_stays(tmp_path):
+def test_what_lorakit_has_said_of_a_file_it_read_is_kept(tmp_path):
     try:
         try:
             raise PermissionError(errno.EACCES, "Permission denied")

@@ -45,16 +45,16 @@ def test_chat_adapter_answers_and_stops(chat):
 
 
 def test_answer_stops_at_the_templates_end_of_turn(chat):
-    # The tokenizer's own end token is another one, which conversations never end with.
+    # The tokenizer's end token is another one, which conversations never end with.
     end = chat.tokenizer.convert_tokens_to_ids("<|end|>")
 
     assert chat.tokenizer.eos_token == "</s>"
     assert chat.settings.stop_token_ids == (end,)
-    own, chat.model.generation_config.eos_token_id = end, chat.tokenizer.eos_token_id
+    end_before, chat.model.generation_config.eos_token_id = end, chat.tokenizer.eos_token_id
     try:
         assert generate_text(chat, ["what colour is the sun?"]) == ["yellow"]
     finally:
-        chat.model.generation_config.eos_token_id = own
+        chat.model.generation_config.eos_token_id = end_before
 
 
 def test_base_generates_something_else(chat):
@@ -64,16 +64,16 @@ def test_base_generates_something_else(chat):
     assert generate_text(chat, prompt) == ["green"]
 
 
-def test_drawn_tokens_repeat_with_their_seed(chat):
-    def drawn(seed):
+def test_sampled_tokens_repeat_with_their_seed(chat):
+    def sampled(seed):
         options = {"temperature": 5.0, "max_new_tokens": 8, "top_k": 0}
         return generate_text(chat, ["what colour is the sky?"], seed=seed, **options)
 
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    assert drawn(1) == drawn(1)
-    assert drawn(1) != drawn(2)
+    assert sampled(1) == sampled(1)
+    assert sampled(1) != sampled(2)
     assert torch.rand(1) == expected  # the caller's random state is left alone
 
 

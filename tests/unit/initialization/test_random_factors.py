@@ -30,9 +30,9 @@ def test_a_linear_update_starts_kaiming_uniform_and_zero():
 def test_gaussian_has_standard_deviation_one_over_r(zero):
     made = update(r=16, inside=512, out=512)
     initialize_(made, "gaussian", zero)
-    drawn, silent = (made.lora_B, made.lora_A) if zero == "A" else (made.lora_A, made.lora_B)
-    assert drawn.std().item() == pytest.approx(1 / 16, rel=0.05)
-    assert silent.eq(0).all()
+    normal, zeros = (made.lora_B, made.lora_A) if zero == "A" else (made.lora_A, made.lora_B)
+    assert normal.std().item() == pytest.approx(1 / 16, rel=0.05)
+    assert zeros.eq(0).all()
 
 
 def test_an_embedding_update_starts_with_a_zero_and_b_normal():
@@ -73,7 +73,7 @@ def test_initialization_follows_the_seed_and_leaves_no_graph():
 
 
 @pytest.mark.parametrize("value", [True, False, "gaussian", "orthogonal"])
-def test_stacked_matrices_are_drawn_one_after_the_other(value):
+def test_stacked_matrices_are_initialized_one_after_the_other(value):
     stacked = LowRankUpdate(torch.empty(3, 4, 10), torch.empty(3, 6, 4), 0.5)
     torch.manual_seed(1)
     initialize_(stacked, value, "B")

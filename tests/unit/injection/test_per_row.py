@@ -57,7 +57,7 @@ def assert_each_row_is_its_own(model, inputs, names, run=None):
     outputs = []
     for name in dict.fromkeys(names):
         set_adapter(model, name)
-        rows = [row for row, own in enumerate(names) if own == name]
+        rows = [row for row, one in enumerate(names) if one == name]
         with torch.no_grad():
             alone = run(picked(inputs, rows))
         assert largest_error(mixed[rows], alone) < LOGITS_TOLERANCE, name
@@ -112,8 +112,8 @@ def test_generating_repeats_the_names_as_it_repeats_the_rows(build, mode):
     # Of an encoder-decoder the encoder reads each row once, the decoder each beam.
     options = {"beams": {"num_beams": 3}, "answers": {"num_beams": 4, "num_return_sequences": 2}}
     head = {"lm_head" if build is llama else "shared"}
-    own = {"modules_to_save": [*head], "bias": "lora_only"} if mode == "bias and head" else {}
-    model = with_three(build, target_modules=["q_proj" if build is llama else "q"], **own)
+    settings = {"modules_to_save": [*head], "bias": "lora_only"} if mode == "bias and head" else {}
+    model = with_three(build, target_modules=["q_proj" if build is llama else "q"], **settings)
     inputs = batch(model, len(NAMES))
     inputs.pop("decoder_input_ids", None)
     answers = 2 if mode == "answers" else 1
@@ -149,11 +149,11 @@ def test_gradients_are_those_of_each_adapter_s_rows(build):
     for name in "abc":
         set_adapter(model, name)
         model.zero_grad()
-        out = model(**picked(inputs, [row for row, own in enumerate(NAMES) if own == name])).logits
+        out = model(**picked(inputs, [row for row, one in enumerate(NAMES) if one == name])).logits
         out.square().mean(dim=tuple(range(1, out.ndim))).sum().backward()
-        own = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
-        assert own and all(f".{name}." in key for key in own)
-        for key, gradient in own.items():
+        gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        assert gradients and all(f".{name}." in key for key in gradients)
+        for key, gradient in gradients.items():
             assert largest_error(got[key], gradient) < 1e-4, key
     assert len(got) == sum(f".{name}." in key for name in "abc" for key in got)
 

@@ -109,30 +109,6 @@ def test_a_float32_copy_under_a_half_precision_base_is_cast_at_its_borders():
     assert seen == [(torch.float32, torch.float32)]
 
 
-def test_a_full_copy_owns_its_parameters():
-    module = head()
-    made = full_copy(module, {})
-    assert type(made) is Head
-    assert {id(p) for p in made.parameters()}.isdisjoint({id(p) for p in module.parameters()})
-
-
-def test_full_copies_of_one_adapter_keep_parameters_tied():
-    one, other = nn.Linear(4, 4), nn.Linear(4, 4)
-    other.weight = one.weight
-    memo = {}
-    assert full_copy(one, memo).weight is full_copy(other, memo).weight
-
-
-def test_a_full_copy_of_an_adapted_part_is_plain():
-    module = head()
-    LoraLinear.adapt_in_place(module.dense).updates["x"] = LowRankUpdate(
-        torch.zeros(1, 4), torch.zeros(4, 1), 1.0
-    )
-    made = full_copy(module, {})
-    assert type(made.dense) is nn.Linear
-    assert type(module.dense) is LoraLinear
-
-
 def test_a_full_copy_leaves_the_copies_of_others_behind():
     module = head()
     with_copy(module, "a")

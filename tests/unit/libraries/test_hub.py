@@ -146,9 +146,9 @@ def test_an_unreachable_hub_is_asked_once_for_model_and_data(cache, closed):
     began = time.monotonic()
     with pytest.raises(OSError) as caught:
         load_pretrained(AutoTokenizer, "nobody/model", trust_remote_code=False)
-    told = str(loading_error("nobody/model", "model", "tokenizer", caught.value))
-    assert "got 'nobody/model', which is not a directory" in told
-    assert "http://127.0.0.1:9 cannot be reached" in told
+    text = str(loading_error("nobody/model", "model", "tokenizer", caught.value))
+    assert "got 'nobody/model', which is not a directory" in text
+    assert "http://127.0.0.1:9 cannot be reached" in text
     with pytest.raises(MissingFileError, match=r"http://127\.0\.0\.1:9 cannot be reached"):
         _read_hub("nobody/data", None, "data.train")
     assert time.monotonic() - began < 10

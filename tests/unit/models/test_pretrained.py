@@ -44,7 +44,7 @@ def test_dtype_is_the_checkpoints_or_the_one_asked_for(tiny_llama_dir, tmp_path)
     assert causal(str(tmp_path), dtype="float32").dtype == torch.float32
 
 
-def test_head_for_other_labels_is_drawn_anew(tiny_distilbert_dir, tmp_path):
+def test_a_head_for_other_labels_is_initialized_again(tiny_distilbert_dir, tmp_path):
     classifier(tiny_distilbert_dir).save_pretrained(tmp_path)
 
     same, other = classifier(str(tmp_path)), classifier(str(tmp_path), ("x", "y", "z"))

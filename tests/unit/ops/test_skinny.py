@@ -332,7 +332,7 @@ def test_address_and_undefined_behaviour_sanitizers_find_nothing(lanes, tmp_path
 def test_no_memory_is_an_error_and_not_a_crash(kernels):
     # The library's own functions return 1 where malloc fails.
     with pytest.raises(MemoryError, match="could not allocate"):
-        kernels._call(lambda x: 1, cpu_kernels._matrix(torch.ones(2, 3)))
+        kernels._call(lambda x: 1, cpu_kernels.matrix(torch.ones(2, 3)))
 
 
 def test_warning_free():

@@ -13,8 +13,8 @@ def test_three_ways_side_by_side(recipe):
 
 def test_the_recipes_own_way_is_not_planned_twice(recipe):
     quantized = recipe(quantization={"bits": 8})
-    own = plan(quantized)
-    assert side_by_side(quantized, own)["QLoRA"] is own
+    planned = plan(quantized)
+    assert side_by_side(quantized, planned)["QLoRA"] is planned
 
 
 def test_a_way_a_model_cannot_go_is_left_out(recipe, config_dir):
@@ -26,8 +26,8 @@ def test_a_way_a_model_cannot_go_is_left_out(recipe, config_dir):
 
 def test_changes_say_what_they_save_and_are_true(recipe):
     made = recipe(**{"training.gradient_accumulation_steps": 3})
-    own = plan(made)
-    found = changes(made, own)
+    planned = plan(made)
+    found = changes(made, planned)
     names = [change.name for change in found]
     assert {"activation checkpointing", "one example at a time, accumulated"} <= set(names)
     assert names[-1] == "all of these"
@@ -35,7 +35,7 @@ def test_changes_say_what_they_save_and_are_true(recipe):
     assert savings == sorted(savings, reverse=True)
     for change in found:
         again = plan(made.with_changes(change.values, "the test"))
-        assert own.peak_bytes - again.peak_bytes == change.saves_bytes > 0
+        assert planned.peak_bytes - again.peak_bytes == change.saves_bytes > 0
     # The product of batch and accumulation stays.
     one = next(change for change in found if change.name.startswith("one example"))
     assert "training.gradient_accumulation_steps=12" in one.overrides

@@ -79,7 +79,7 @@ def test_other_devices_are_not_counted(storages):
     del there
 
 
-def test_the_peak_begins_anew(storages):
+def test_the_peak_begins_again(storages):
     with storages:
         floats(9)
         storages.forget_peak()

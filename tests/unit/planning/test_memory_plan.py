@@ -177,10 +177,10 @@ def test_a_device_that_is_none(recipe):
 def test_a_forward_that_looks_at_the_weights(recipe, monkeypatch):
     from transformers.models.llama.modeling_llama import LlamaMLP
 
-    own = LlamaMLP.forward
+    original = LlamaMLP.forward
 
     def looking(self, x):
-        return own(self, x) if x.max() > 0 else x
+        return original(self, x) if x.max() > 0 else x
 
     monkeypatch.setattr(LlamaMLP, "forward", looking)
     with pytest.raises(PlanError, match="needs the result of 'local_scalar_dense'"):

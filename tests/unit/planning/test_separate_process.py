@@ -1,4 +1,4 @@
-"""A plan made in a process of its own."""
+"""A plan made in a separate process."""
 
 import subprocess
 

@@ -20,6 +20,6 @@ def test_rows_are_read_once_for_all_plans(recipe, monkeypatch):
     made = recipe()
     found = find_sources(made, task_for(made.task))
     monkeypatch.setattr("lorakit.planning.sources.load_splits", None)
-    own = plan(made, sources=found)
-    assert len(alternatives.side_by_side(made, own, sources=found)) == 3
-    assert plan(made, sources=found).at_peak == own.at_peak
+    planned = plan(made, sources=found)
+    assert len(alternatives.side_by_side(made, planned, sources=found)) == 3
+    assert plan(made, sources=found).at_peak == planned.at_peak

@@ -17,7 +17,7 @@ def take(path):
         pass
 
 
-def test_who_comes_second_is_told_who_is_there(tmp_path):
+def test_the_second_process_learns_who_holds_the_lock(tmp_path):
     with locking_directory(tmp_path), pytest.raises(OutputExistsError) as caught:
         take(tmp_path)
     message = str(caught.value)

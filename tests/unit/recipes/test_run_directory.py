@@ -74,7 +74,7 @@ def test_nothing_is_left_where_creating_fails(recipe, tmp_path, monkeypatch):
     assert list((tmp_path / "runs").iterdir()) == []
 
 
-def test_a_directory_without_a_run_is_told(tmp_path):
+def test_a_directory_without_a_run_is_reported(tmp_path):
     with pytest.raises(MissingFileError, match=r"No run at .*: there is no recipe\.yaml in it"):
         RunDirectory.open(tmp_path)
     with pytest.raises(MissingFileError, match="there is no such directory"):

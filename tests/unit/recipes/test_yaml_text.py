@@ -150,7 +150,7 @@ def test_an_override_is_refused_by_its_full_key_and_in_few_words(tmp_path, overr
     assert len(str(caught.value)) < 1500
 
 
-def test_of_a_thousand_problems_the_first_are_told(tmp_path):
+def test_only_the_first_of_a_thousand_problems_are_reported(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text(RECIPE + "".join(f"key{n}: 1\n" for n in range(1000)))
     with pytest.raises(ConfigError) as caught:

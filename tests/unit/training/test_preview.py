@@ -20,7 +20,7 @@ def test_a_dry_run_tells_everything_and_writes_nothing(recipe, tmp_path):
     assert 0 < sum(seen.preview_examples[0].counted) < len(seen.preview_examples[0].tokens)
 
 
-def test_small_parameters_are_told_apart(recipe):
+def test_small_parameters_are_distinguished(recipe):
     seen = dry_run(recipe(dtype="bfloat16", float32_small_parameters=True))
     assert seen.dtypes == {
         "base": "bfloat16",

@@ -47,7 +47,7 @@ def require_same_bits(mapped, loaded):
 
 
 @pytest.mark.parametrize("kind", ["distilbert", "bert", "llama"])
-def test_a_head_drawn_with_another_seed_is_that_of_the_loaded_base(
+def test_a_head_initialized_with_another_seed_is_that_of_the_loaded_base(
     kind, request, cls_csv, tmp_path
 ):
     model = request.getfixturevalue(f"tiny_{kind}_dir")

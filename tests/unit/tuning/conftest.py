@@ -1,27 +1,9 @@
-"""Searches of a tiny causal LM, and one Ray for all tests of a file."""
+"""Searches of a tiny causal LM."""
 
 import pytest
 
-TINY = {"max_epochs": 3, "cpus_per_trial": 1}
-
-
-@pytest.fixture(scope="module")
-def machines():
-    """Ray in this process, with two CPUs whatever the machine has; its machines.
-
-    It ends with the file: other tests are of a process that runs no Ray.
-    """
-    import ray
-
-    from lorakit.tuning.cluster import _SETTINGS, ray_cluster
-
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in _SETTINGS.items():
-            patch.setenv(name, value)
-        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-        with ray_cluster() as found:
-            yield found
-        ray.shutdown()
+# One trial at a time: each process of a trial imports the libraries, which takes most of its time.
+TINY = {"max_epochs": 3, "cpus_per_trial": 1, "max_concurrent": 1}
 
 
 @pytest.fixture

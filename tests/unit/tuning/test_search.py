@@ -5,15 +5,7 @@ import json
 
 import pytest
 
-from lorakit.errors import (
-    CheckpointError,
-    ClusterError,
-    ConfigError,
-    DataError,
-    MissingFileError,
-    OutputExistsError,
-    TrainingError,
-)
+from lorakit.errors import ClusterError, ConfigError, TrainingError
 from lorakit.tuning import tune
 from lorakit.tuning.trial import MetricError
 
@@ -25,7 +17,7 @@ def rows_of(result):
 
 @pytest.fixture(scope="module")
 def searched(machines, tiny_llama_dir, prompt_jsonl, tmp_path_factory):
-    """A search of five trials, one of which cannot have its rank, and its events."""
+    """A search of four trials, two of which cannot have their rank, and its events."""
     from lorakit.training import Recipe
 
     recipe = Recipe.check(
@@ -46,7 +38,7 @@ def searched(machines, tiny_llama_dir, prompt_jsonl, tmp_path_factory):
                 "max_concurrent": 1,
                 "space": {
                     "lora.r": {"choice": [4, 1000]},
-                    "training.learning_rate": {"choice": [2e-2, 1e-6, 1e-7]},
+                    "training.learning_rate": {"choice": [2e-2, 1e-6]},
                     "lora.target_modules": {"choice": [["q_proj", "v_proj"]]},
                 },
             },
@@ -62,17 +54,16 @@ def searched(machines, tiny_llama_dir, prompt_jsonl, tmp_path_factory):
 def test_a_table_tells_what_became_of_every_trial(searched):
     _, result, _ = searched
     rows = rows_of(result)
-    assert [row["trial"] for row in rows] == [f"trial-{n:03d}" for n in range(1, 7)]
+    assert [row["trial"] for row in rows] == [f"trial-{n:03d}" for n in range(1, 5)]
     by_rate = {(row["lora.r"], float(row["training.learning_rate"])): row for row in rows}
     best = by_rate["4", 2e-2]
     assert best["status"] == "finished"
     assert best["epochs"] == best["best_epoch"] == "4"
     assert best["best_eval_loss"] == best["eval_loss"] == str(result.best_value)
     assert best["lora.target_modules"] == "q_proj, v_proj"
-    poor = by_rate["4", 1e-6], by_rate["4", 1e-7]
-    assert {row["status"] for row in poor} == {"stopped"}
-    assert {row["epochs"] for row in poor} == {"1"}
-    for rate in (2e-2, 1e-6, 1e-7):
+    poor = by_rate["4", 1e-6]
+    assert (poor["status"], poor["epochs"]) == ("stopped", "1")
+    for rate in (2e-2, 1e-6):
         failed = by_rate["1000", rate]
         assert failed["status"] == "failed"
         assert failed["error"].startswith("The rank is larger than the layer in model.layers.0")
@@ -99,7 +90,7 @@ def test_a_search_tells_of_its_trials_while_they_run(searched):
     _, _, events = searched
     assert events[0][0] == "planned"
     planned = events[0][1]
-    assert (planned["trials"], planned["epochs"], planned["train_examples"]) == (6, 4, 18)
+    assert (planned["trials"], planned["epochs"], planned["train_examples"]) == (4, 4, 18)
     changes = [payload["changed"] for name, payload in events if name == "trials"]
     first = [(r.status, len(r.evaluations)) for r in changes if r.name == "trial-001"]
     assert first == [("running", n) for n in range(5)] + [("finished", 4)]
@@ -128,19 +119,6 @@ def test_a_search_that_is_over_gives_its_result_again(searched, machines):
     assert again.best_value == result.best_value
     run = [payload["changed"] for name, payload in changed if name == "trials"]
     assert {record.status for record in run} <= {"running", "failed"}, "only failed ones run again"
-
-
-def test_a_changed_recipe_does_not_resume(searched, machines):
-    recipe, _, _ = searched
-    changed = recipe.with_changes({"lora.lora_alpha": 4}, "a test")
-    with pytest.raises(CheckpointError, match=r"differs from .*search.yaml in lora.lora_alpha"):
-        tune(changed, resume=True)
-
-
-def test_an_output_with_a_search_is_not_overwritten(searched, machines):
-    recipe, _, _ = searched
-    with pytest.raises(OutputExistsError, match=r"it holds a search.*--resume"):
-        tune(recipe)
 
 
 def test_tpe_learns_from_what_it_tried(recipe, machines):
@@ -180,46 +158,16 @@ def test_a_metric_that_no_trial_reports_ends_the_search(recipe, machines, tmp_pa
     assert not (tmp_path / "search").exists(), "the output is free for a search that is put right"
 
 
-def test_when_every_trial_fails_the_reasons_are_told(recipe, machines):
+def test_when_every_trial_fails_the_reasons_are_reported(recipe, machines):
     search = {"space": {"lora.r": {"choice": [999, 1000]}}, "trials": 2, "algorithm": "random"}
     with pytest.raises(TrainingError, match=r"All 2 trials failed: The rank is larger"):
         tune(recipe(search=search))
 
 
-@pytest.mark.parametrize(
-    ("search", "message"),
-    [
-        ({"space": {"lora.rank": {"choice": [1]}}}, r"unknown key 'lora.rank'. Did you mean 'r'"),
-        ({"space": {"training.learning_rate": {"uniform": [-1, 1]}}}, "greater than 0"),
-        ({"space": {"lora.r": {"uniform": [1, 8]}}}, "lora.r: got 3.59; input should be a valid"),
-        ({"space": {"output": {"choice": ["a"]}}}, "'output' cannot be searched"),
-        ({"space": {"search.trials": {"choice": [1]}}}, "it configures the search"),
-        ({"space": {"lora.r": {"choice": [1, 1]}}}, "occurs twice in 1, 1"),
-        (
-            {"space": {"lora.lora_alpha": {"same_as": "lora.rr"}, "lora.r": {"choice": [1]}}},
-            "got 'lora.rr', expected a field of the space. Did you mean 'lora.r'",
-        ),
-        (
-            {"algorithm": "grid", "space": {"lora.lora_dropout": {"uniform": [0, 0.5]}}},
-            "a grid needs a number of points between 0 and 0.5",
-        ),
-    ],
-)
-def test_a_wrong_space_is_refused_before_ray_starts(recipe, search, message, tmp_path):
-    with pytest.raises(ConfigError, match=message):
-        tune(recipe(search=search))
+def test_a_wrong_space_is_refused_before_ray_starts(recipe, tmp_path):
+    with pytest.raises(ConfigError, match=r"unknown key 'lora.rank'. Did you mean 'r'"):
+        tune(recipe(search={"space": {"lora.rank": {"choice": [1]}}}))
     assert not (tmp_path / "search").exists()
-
-
-def test_a_search_without_validation_rows_is_refused(recipe, prompt_jsonl):
-    data = {"train": prompt_jsonl, "validation_fraction": 0}
-    with pytest.raises(ConfigError, match=r"there are none.*data.validation_fraction"):
-        tune(recipe(data=data))
-
-
-def test_missing_data_is_told_once_and_at_once(recipe):
-    with pytest.raises((MissingFileError, DataError), match=r"data\.train"):
-        tune(recipe(data={"train": "./nowhere.csv"}))
 
 
 def test_more_than_the_machine_has_is_refused_at_once(recipe, machines, tmp_path):
@@ -228,11 +176,6 @@ def test_more_than_the_machine_has_is_refused_at_once(recipe, machines, tmp_path
     with pytest.raises(ClusterError, match=r"1 CPUs and 0.5 GPUs"):
         tune(recipe("other", search={"gpus_per_trial": 0.5}))
     assert not (tmp_path / "search").exists()
-
-
-def test_nothing_to_resume(recipe):
-    with pytest.raises(MissingFileError, match="Nothing to resume"):
-        tune(recipe(), resume=True)
 
 
 def test_a_trial_whose_process_is_killed_fails_and_the_rest_goes_on(recipe, machines):

@@ -22,8 +22,10 @@ def write_trained_tokens(model: nn.Module) -> bool:
     """
     holders: dict[int, set[int]] = {}
     for _, module in base_modules(model):
-        own = getattr(module, "kept_parameters", {}).get("weight", module._parameters.get("weight"))
-        holders.setdefault(id(own), set()).add(id(module))
+        weight = getattr(module, "kept_parameters", {}).get(
+            "weight", module._parameters.get("weight")
+        )
+        holders.setdefault(id(weight), set()).add(id(module))
     written: dict[tuple[int, int], tuple[nn.Parameter, set[int], int]] = {}
     for _, module in replaced_modules(model):
         name = module.active_copy

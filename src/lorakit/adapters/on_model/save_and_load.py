@@ -223,8 +223,8 @@ def _with_own_outputs(
     """
     keys = {path: factor_keys(paths[path], path in view.embeddings) for path in view.factors}
     saved = {path: (tensors[of_A], tensors[of_B]) for path, (of_A, of_B) in keys.items()}
-    own = with_own_outputs(saved, view.factors, view.config)
-    changed = {k: t for path in own for k, t in zip(keys[path], own[path], strict=True)}
+    restored = with_own_outputs(saved, view.factors, view.config)
+    changed = {k: t for path in restored for k, t in zip(keys[path], restored[path], strict=True)}
     return {**tensors, **changed}
 
 

@@ -201,9 +201,9 @@ def _weight_of(site: Site) -> str:
 def _oriented(site: Site, delta: Tensor) -> Tensor:
     """Return a difference as (out, in), or (dim, vocabulary) for an embedding."""
     shape = site.adapted_class.kernel_shape(site.module)
-    if site.parts is not None and shape is None:
+    if site.slices is not None and shape is None:
         raise AdapterMismatchError(
-            f"Cannot extract slices of {site.path}: got enable_lora={list(site.parts)}, expected "
+            f"Cannot extract slices of {site.path}: got enable_lora={list(site.slices)}, expected "
             "the whole matrix. Leave enable_lora out."
         )
     if shape is not None and shape.groups > 1:

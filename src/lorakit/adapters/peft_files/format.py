@@ -11,7 +11,7 @@ from torch import Tensor
 from lorakit.adapters.peft_files.convolutions import Convolutions, to_kernels, to_matrices
 from lorakit.adapters.peft_files.parameter_keys import file_paths, to_file_layout
 from lorakit.config import LoraConfig, TaskType
-from lorakit.config.problems import cut_short, shown
+from lorakit.config.problems import cut_short, short_repr
 from lorakit.errors import AdapterFileError, first_few
 from lorakit.initialization import initialization_of
 from lorakit.layers import KernelShape
@@ -273,18 +273,18 @@ def config_from_peft(values: Mapping[str, Any], where: str) -> LoraConfig:
     kind = values.get("peft_type")
     if kind != "LORA":
         raise AdapterFileError(
-            f"{where} holds a PEFT adapter of type {shown(kind)}, expected 'LORA'. lorakit reads "
-            "LoRA adapters only."
+            f"{where} holds a PEFT adapter of type {short_repr(kind)}, expected 'LORA'. lorakit "
+            "reads LoRA adapters only."
         )
     base = values.get("base_model_name_or_path")
     if not isinstance(base, str | None):
         raise AdapterFileError(
-            f"Wrong base_model_name_or_path in {where}: got {shown(base)}, expected a hub "
+            f"Wrong base_model_name_or_path in {where}: got {short_repr(base)}, expected a hub "
             "id or a directory. Write the name of the base into the file."
         )
     known = {key: values[key] for key in _FIELDS if values.get(key) is not None}
     unsupported = [
-        f"{cut_short(key)}={shown(value)}"
+        f"{cut_short(key)}={short_repr(value)}"
         for key, value in values.items()
         if key not in _FIELDS and key not in _INFORMATION and not _is_off(value)
     ]
@@ -295,7 +295,7 @@ def config_from_peft(values: Mapping[str, Any], where: str) -> LoraConfig:
     elif isinstance(initialization, str) and initialization not in _READ_INITIALIZATIONS:
         undone = " (PEFT's path_initial_model_for_weight_conversion undoes that)"
         unsupported.append(
-            f"init_lora_weights={shown(initialization)}, which changes the base"
+            f"init_lora_weights={short_repr(initialization)}, which changes the base"
             f"{undone if initialization.startswith(_CONVERTIBLE) else ''}"
         )
     if unsupported:

@@ -82,8 +82,10 @@ def main_metric(rows: Sequence[Mapping[str, Any]], wanted: str | None) -> str | 
     """
     names = (f"eval_{wanted.removeprefix('eval_')}",) if wanted else ()
     known = {key for row in rows for key, value in row.items() if value is not None}
-    shown = (name for name in (*names, *_METRICS) if name in known and not name.endswith("_loss"))
-    return next(shown, None)
+    candidates = (
+        name for name in (*names, *_METRICS) if name in known and not name.endswith("_loss")
+    )
+    return next(candidates, None)
 
 
 def _draw_metric(

@@ -65,17 +65,19 @@ def plot_search(
     Returns:
         Files written; none if nothing was evaluated.
     """
-    drawn = [trial for trial in trials if trial.curve]
-    if not drawn:
+    with_curve = [trial for trial in trials if trial.curve]
+    if not with_curve:
         return ()
     choose = min if is_minimized else max
-    best_of = {trial.name: choose(value for _, value in trial.curve) for trial in drawn}
-    best = choose(drawn, key=lambda trial: best_of[trial.name])
+    best_of = {trial.name: choose(value for _, value in trial.curve) for trial in with_curve}
+    best = choose(with_curve, key=lambda trial: best_of[trial.name])
     name = f"validation {metric_name(metric)}"
     figures = {
-        "parallel_coordinates.png": _parallel(drawn, best_of, best, name, is_minimized, log_keys),
-        "metric_by_parameter.png": _by_parameter(drawn, best_of, best, name, log_keys),
-        "learning_curves.png": _curves(drawn, best, name),
+        "parallel_coordinates.png": _parallel(
+            with_curve, best_of, best, name, is_minimized, log_keys
+        ),
+        "metric_by_parameter.png": _by_parameter(with_curve, best_of, best, name, log_keys),
+        "learning_curves.png": _curves(with_curve, best, name),
     }
     paths = []
     for file, figure in figures.items():
@@ -271,10 +273,10 @@ def _legend_of_markers(figure: Any, statuses: set[str], best_status: str) -> Non
     from matplotlib.lines import Line2D
 
     names = {"finished": "ran to its end", "stopped": "stopped early"}
-    shown = [status for status in _MARKERS if status in statuses]
+    present = [status for status in _MARKERS if status in statuses]
     handles = [
         Line2D([], [], marker=_MARKERS[status], linestyle="", color="#33638d", label=names[status])
-        for status in shown
+        for status in present
     ]
     marker = _MARKERS.get(best_status, "x")
     handles.append(Line2D([], [], marker=marker, linestyle="", color=_BEST, label="the best"))

@@ -140,9 +140,9 @@ def draw_cells(
     axes.set_facecolor(EMPTY)
     axes.set_yticks(range(len(kinds)), kinds, fontsize=9 if len(kinds) <= 12 else 6)
     step = 1 if len(layers) <= 16 else 4
-    shown = [n for n, layer in enumerate(layers) if layer is None or n % step == 0]
-    names = [_OUTSIDE if layers[n] is None else str(layers[n]) for n in shown]
-    axes.set_xticks(shown, names)
+    labelled = [n for n, layer in enumerate(layers) if layer is None or n % step == 0]
+    names = [_OUTSIDE if layers[n] is None else str(layers[n]) for n in labelled]
+    axes.set_xticks(labelled, names)
     axes.set_xlabel("layer")
     if len(layers) <= numbered_layers and len(kinds) <= _NUMBERED_KINDS:
         for row, line in enumerate(cells.tolist()):

@@ -10,7 +10,7 @@ import typer
 
 from lorakit.cli.paths import adapter_location, run_of
 from lorakit.cli.quiet import hide_loading_bars
-from lorakit.cli.trust import TrustRemoteCode
+from lorakit.cli.shared_arguments import TrustRemoteCode
 from lorakit.cli.views.console import (
     closing,
     heading,

@@ -11,7 +11,7 @@ import typer
 
 from lorakit.cli.paths import adapter_location
 from lorakit.cli.quiet import hide_loading_bars
-from lorakit.cli.trust import TrustRemoteCode
+from lorakit.cli.shared_arguments import TrustRemoteCode
 from lorakit.cli.views.console import merged_name, next_steps, remark, say, shell_quote, table
 from lorakit.errors import ConfigError, DataError, MissingFileError
 

@@ -11,7 +11,7 @@ import typer
 
 from lorakit.cli.commands.inspect_quantization import inspect_quantization
 from lorakit.cli.paths import adapter_location
-from lorakit.cli.trust import TrustRemoteCode
+from lorakit.cli.shared_arguments import TrustRemoteCode
 from lorakit.cli.views.console import (
     closing,
     heading,
@@ -181,8 +181,8 @@ def setting_text(value: Any) -> str:
     if not isinstance(value, list):
         return str(value)
     is_long = len(value) > _LONG_LIST and isinstance(value[0], int)
-    shown = [*value[:_LONG_LIST], f"… {len(value)} in total"] if is_long else value
-    return f"[{', '.join(map(str, shown))}]"
+    items = [*value[:_LONG_LIST], f"… {len(value)} in total"] if is_long else value
+    return f"[{', '.join(map(str, items))}]"
 
 
 def rewritten_base_warnings(adapter: Adapter) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lorakit.cli.quiet import hide_loading_bars
-from lorakit.cli.recipe_arguments import Overrides, RecipeFile
+from lorakit.cli.shared_arguments import Overrides, RecipeFile
 from lorakit.cli.views.console import closing, say, shell_quote
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from lorakit.cli.views.console import (
 from lorakit.cli.views.training import RunView
 
 if TYPE_CHECKING:
-    from lorakit.quickstart.results import Example, QuickstartResult
+    from lorakit.quickstart.run import Example, QuickstartResult
 
 DEFAULT_OUTPUT = Path("quickstart-run")
 EXAMPLE_LINES = 3

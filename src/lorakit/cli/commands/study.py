@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lorakit.analysis.metric_text import metric_name
 from lorakit.cli.commands.trials_command import Address, Resume, run_with_progress
-from lorakit.cli.recipe_arguments import Overrides, RecipeFile
+from lorakit.cli.shared_arguments import Overrides, RecipeFile
 from lorakit.cli.views.console import (
     closing,
     duration_text,

@@ -14,7 +14,7 @@ from lorakit.cli.commands.plan_first import plan_first
 from lorakit.cli.launched import is_first, is_launched_in_parallel
 from lorakit.cli.paths import RECIPE_NAME
 from lorakit.cli.quiet import hide_loading_bars
-from lorakit.cli.recipe_arguments import Overrides, RecipeFile
+from lorakit.cli.shared_arguments import Overrides, RecipeFile
 from lorakit.cli.signals import ending
 from lorakit.cli.views.console import (
     closing,

@@ -89,21 +89,21 @@ def table(
     cells = [
         ["" if cell is None else escaped(str(cell), keep="\n") for cell in row] for row in rows
     ]
-    drawn = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+    grid = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
     for number, name in enumerate(columns):
         right = bool(cells) and all(looks_numeric(row[number]) for row in cells)
-        drawn.add_column(escaped(name), justify="right" if right else "left", overflow="fold")
+        grid.add_column(escaped(name), justify="right" if right else "left", overflow="fold")
     for row in cells:
-        drawn.add_row(*(Text(cell) for cell in row))
+        grid.add_row(*(Text(cell) for cell in row))
     screen = console()
     if screen.is_terminal:
-        screen.print(drawn)
+        screen.print(grid)
         return
     options = screen.options.update(width=10_000)
-    needed = max(Measurement.get(screen, options, drawn).maximum, 1)
+    needed = max(Measurement.get(screen, options, grid).maximum, 1)
     screen.width = needed if max_width is None else min(needed, max_width)
     with screen.capture() as capture:
-        screen.print(drawn)
+        screen.print(grid)
     for line in capture.get().splitlines():
         say(line.rstrip())
 

@@ -82,13 +82,13 @@ def marked_lines(tokens: Sequence[str], counted: Sequence[bool], width: int) -> 
     """
     text, marks = "", ""
     for token, counts in zip(tokens, counted, strict=True):
-        shown = escaped(token)
-        if text and cell_len(text) + cell_len(shown) + 1 > width:
+        token_text = escaped(token)
+        if text and cell_len(text) + cell_len(token_text) + 1 > width:
             yield from _line_with_marks(text, marks)
             text, marks = "", ""
         gap = " " if text else ""
-        text += gap + shown
-        marks += gap + (MARK if counts else " ") * cell_len(shown)
+        text += gap + token_text
+        marks += gap + (MARK if counts else " ") * cell_len(token_text)
     yield from _line_with_marks(text, marks)
 
 

@@ -94,8 +94,10 @@ class TrainingProgress:
         epoch = payload.get("epoch") or 0
         first = dict(islice(payload["metrics"].items(), SHOWN_METRICS))
         more = ", ..." if len(first) < len(payload["metrics"]) else ""
-        shown = ", ".join(f"{self._name(key)} {number_text(value)}" for key, value in first.items())
-        self._line(f"after epoch {epoch:.4g}: {shown}{more}")
+        values = ", ".join(
+            f"{self._name(key)} {number_text(value)}" for key, value in first.items()
+        )
+        self._line(f"after epoch {epoch:.4g}: {values}{more}")
 
     def _start(self, payload: Mapping[str, Any]) -> Progress:
         width = min(MAX_BAR_WIDTH, max(MIN_BAR_WIDTH, self._console.width - WIDTH_BESIDE_BAR))

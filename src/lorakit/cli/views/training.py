@@ -54,7 +54,7 @@ def show_data(payload: Mapping[str, Any]) -> None:
     pairs(
         {
             "training examples": number_text(payload["train_examples"]),
-            "validation examples": number_text(payload["validation_examples"]) or "none",
+            "validation examples": number_text(payload["validation_examples"] or "none"),
         }
     )
     for note in payload["notes"]:

@@ -80,7 +80,7 @@ class TrialsView:
                 self._live = Live(console=self._console, refresh_per_second=2)
                 self._live.start()
             room = max(5, self._console.height - _LINES_AROUND)
-            self._live.update(self._drawn(shown_records(records, room), len(records)))
+            self._live.update(self._table(shown_records(records, room), len(records)))
             return
         state = (changed.status, changed.epochs)
         if self._shown_states.get(changed.name) != state:
@@ -88,14 +88,14 @@ class TrialsView:
             line = trial_line(changed, self._settings, self._epochs)
             self._console.print(escaped(line), soft_wrap=True)
 
-    def _drawn(self, records: Sequence[TrialRecord], count: int) -> Table:
+    def _table(self, records: Sequence[TrialRecord], count: int) -> Table:
         settings = self._settings
         metric = metric_name(settings.metric) if settings else ""
-        drawn = Table(box=None, pad_edge=False, header_style="bold")
+        grid = Table(box=None, pad_edge=False, header_style="bold")
         keys = list(records[0].values) if records else []
         short = [key.rpartition(".")[2] for key in keys]
         for name in ("trial", "status", "epoch", f"best {metric}", *short):
-            drawn.add_column(name, overflow="ellipsis", no_wrap=True)
+            grid.add_column(name, overflow="ellipsis", no_wrap=True)
         for record in records:
             best = record.best_value(settings) if settings else None
             cells = [
@@ -106,10 +106,10 @@ class TrialsView:
                 *(value_text(record.values[key]) for key in keys),
             ]
             style = _STYLES.get(record.status, "dim")
-            drawn.add_row(*(Text(escaped(cell)) for cell in cells), style=style)
+            grid.add_row(*(Text(escaped(cell)) for cell in cells), style=style)
         if len(records) < count:
-            drawn.caption = f"{count - len(records)} more trials have ended"
-        return drawn
+            grid.caption = f"{count - len(records)} more trials have ended"
+        return grid
 
 
 def shown_records(records: Sequence[TrialRecord], most: int) -> list[TrialRecord]:

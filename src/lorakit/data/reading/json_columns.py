@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
-from datasets import Features
+from datasets import Features, Json
 
 from lorakit.data.reading.table import (
     CHUNK_EXAMPLES,
@@ -16,12 +18,33 @@ from lorakit.data.reading.table import (
     in_memory_dataset,
     require_names,
 )
-from lorakit.data.reading.written_json import WrittenJson, json_array
 from lorakit.errors import DataError, escaped
 
 _PLAIN = {str: pa.string(), bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
 _WRITTEN = pa.json_()
 _UNKNOWN = {pa.null(): pa.string(), pa.list_(pa.null()): pa.list_(pa.string())}
+
+
+@dataclass
+class WrittenJson(Json):
+    """The datasets library's Json, parsed by Python.
+
+    A column of mappings gives every mapping all keys, filled with nulls; here each keeps only its
+    keys. The library's parser changes the last digit of two numbers in five (0.3 becomes
+    0.30000000000000004), and reads a string such as "1" as a number.
+    """
+
+    pa_type: ClassVar[Any] = pa.json_()
+    # The stored name of the type: other readers of a saved dataset only know the library's.
+    _type: str = field(default="Json", init=False, repr=False)
+
+    def encode_example(self, example_data: Any) -> str | None:
+        """Return a value as JSON."""
+        return None if example_data is None else json.dumps(example_data, ensure_ascii=False)
+
+    def decode_example(self, example_data: str | None, token_per_repo_id: Any = None) -> Any:
+        """Return the value of a JSON string."""
+        return None if example_data is None else json.loads(example_data)
 
 
 def columns_from_objects(
@@ -68,7 +91,7 @@ def columns_from_objects(
 def _array(values: list[Any], name: str, where: str) -> pa.Array:
     try:
         kind = _type_of(values)
-        return json_array(values) if kind == _WRITTEN else pa.array(values, kind)
+        return _json_array(values) if kind == _WRITTEN else pa.array(values, kind)
     except UnicodeEncodeError:
         raise DataError(
             f"Could not read {where}, whose column '{escaped(name)}' holds half a surrogate pair "
@@ -115,4 +138,10 @@ def _common(one: pa.DataType, other: pa.DataType) -> pa.DataType:
 
 
 def _as_written(chunk: pa.Array) -> pa.Array:
-    return chunk if chunk.type == _WRITTEN else json_array(chunk.to_pylist())
+    return chunk if chunk.type == _WRITTEN else _json_array(chunk.to_pylist())
+
+
+def _json_array(values: list[Any]) -> pa.Array:
+    """Return values of any shape as a column for `WrittenJson`."""
+    texts = [None if value is None else json.dumps(value, ensure_ascii=False) for value in values]
+    return pa.ExtensionArray.from_storage(pa.json_(), pa.array(texts, pa.string()))

@@ -174,14 +174,14 @@ def _unread_modules(model: nn.Module, modules: Mapping[str, nn.Module]) -> list[
 
 
 def _is_unread(module: nn.Module) -> bool:
-    own, *inner = [
+    parameters, *inner = [
         [parameter for parameter in part._parameters.values() if parameter is not None]
         for _, part in base_modules(module)
     ]
     return (
-        bool(own)
+        bool(parameters)
         and not any(inner)
-        and not any(getattr(p, READ_FLAG, False) or p.is_meta for p in own)
+        and not any(getattr(p, READ_FLAG, False) or p.is_meta for p in parameters)
         and not isinstance(module, nn.Embedding)
         and bits_of(module) is None
     )

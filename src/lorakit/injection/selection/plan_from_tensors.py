@@ -244,18 +244,20 @@ def _check_base_weights(
 ) -> None:
     """Compare base weights in the file (those of embeddings) with the base's."""
     for path, repeated in adapter.base_weights.items():
-        own = getattr(modules.get(path), "weight", None)
-        if own is None:
+        present = getattr(modules.get(path), "weight", None)
+        if present is None:
             hint = "" if problems else did_you_mean(path, modules)
             problems.append(
                 f"the base has no place for '{path}.weight' {tuple(repeated.shape)}.{hint}"
             )
-        elif own.shape != repeated.shape:
+        elif present.shape != repeated.shape:
             problems.append(
                 f"{path}.weight has shape {tuple(repeated.shape)} in the adapter's file, but the "
-                f"base's is {tuple(own.shape)}. Resize the base's embeddings first."
+                f"base's is {tuple(present.shape)}. Resize the base's embeddings first."
             )
-        elif not own.is_meta and not torch.equal(own.detach().cpu(), repeated.to(own.dtype)):
+        elif not present.is_meta and not torch.equal(
+            present.detach().cpu(), repeated.to(present.dtype)
+        ):
             problems.append(
                 f"{path}.weight in the adapter's file differs from the base's. Save the adapter "
                 "without its embedding layers, or name them in modules_to_save."

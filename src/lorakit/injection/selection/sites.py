@@ -58,5 +58,5 @@ class Site:
     adapted_class: type[AdaptedLayer]
     r: int
     scaling: float
-    parts: tuple[bool, ...] | None = None
+    slices: tuple[bool, ...] | None = None
     """Which slices of a fused matrix are adapted, each separately; None for the whole."""

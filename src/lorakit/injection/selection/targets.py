@@ -146,8 +146,8 @@ def no_match_message(field: str, names: str | Iterable[str], paths: Sequence[str
     last_parts = list(dict.fromkeys(path.rsplit(".", 1)[-1] for path in paths))
     candidates = last_parts + list(paths)
     hint = next((h for n in listed if (h := did_you_mean(n, candidates))), "")
-    shown = ", ".join(last_parts[:20]) + (", …" if len(last_parts) > 20 else "")
-    return f"No module matched {field}={_shown(names)}. Modules here: {shown or 'none'}.{hint}"
+    available = ", ".join(last_parts[:20]) + (", …" if len(last_parts) > 20 else "")
+    return f"No module matched {field}={_shown(names)}. Modules here: {available or 'none'}.{hint}"
 
 
 def _as_list(patterns: str | Iterable[str] | None) -> list[str]:

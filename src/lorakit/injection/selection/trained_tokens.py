@@ -69,12 +69,12 @@ def find_token_sites(
         if path not in sites or (found is not None and path != found[0]):
             continue  # its rows are those of an earlier one, or it is not an input embedding
         tied = _tied(modules, modules[path])
-        own = {p for p in tied if p != path and p in sites}
-        if any(set(sites[p].indices) != set(sites[path].indices) for p in own):
+        repeated = {p for p in tied if p != path and p in sites}
+        if any(set(sites[p].indices) != set(sites[path].indices) for p in repeated):
             continue
-        if any(p in saved_rows and not _repeats(saved_rows, p, path) for p in own):
+        if any(p in saved_rows and not _repeats(saved_rows, p, path) for p in repeated):
             continue
-        for p in own:
+        for p in repeated:
             del sites[p]
         problems += [problem for p, m in tied.items() if (problem := _obstacle(p, m))]
         sites[path] = TokenSite(path, sites[path].indices, {path: modules[path]} | tied)

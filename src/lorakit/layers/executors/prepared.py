@@ -41,8 +41,6 @@ class PreparedUpdates:
             layer: A layer with acting updates.
             x: (*, in).
         """
-        if torch.compiler.is_compiling():
-            return None
         if self._exchanges != LowRankUpdate.exchanges or self._names != layer.active_updates:
             self._prepare(layer)
         tokens = x.numel() // max(x.shape[-1], 1) if x.ndim else 0
@@ -68,7 +66,8 @@ class PreparedUpdates:
         self._updates, self._adds, self._most_tokens = layer.acting_updates(), [], 0
         weight = layer.base_weight()
         if (
-            type(weight) not in _WEIGHTS
+            not isinstance(weight, Tensor)
+            or type(weight) not in _WEIGHTS
             or weight.dtype not in (torch.float32, torch.bfloat16)
             or not stay_in_place(self._updates)
             or any(update.bias is not None for update in self._updates)

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from lorakit.layers.described import DescribedLayer
 from lorakit.layers.executors.prepared import PreparedUpdates
@@ -14,7 +15,8 @@ def run_base(layer: DescribedLayer, x: Tensor) -> Tensor:
 
 def run_single(layer: DescribedLayer, x: Tensor) -> Tensor:
     """Return the output with the layer's acting updates, of which there is at least one."""
-    if layer.is_matrix_product and not torch.is_grad_enabled():
+    # A compiled graph must not depend on what is prepared.
+    if layer.is_matrix_product and not torch.is_grad_enabled() and not is_compiling():
         if layer.prepared is None:
             layer.prepared = PreparedUpdates()
         output = layer.prepared.output(layer, x)

@@ -41,7 +41,7 @@ class LoraReadWeight(AdaptedLayer):
             return super(AdaptedLayer, self).forward(*args, **kwargs)
         operands = self.operands(updates)
         parameters = {**self._parameters, "weight": self._updated(operands.terms)}
-        if self.bias is not None and operands.bias is not None:
+        if operands.bias is not None and self.bias is not None:
             parameters["bias"] = operands.bias.to(self.bias.dtype)  # type: ignore[assignment]
         # A shallow copy with other parameters: nothing that another thread reads changes.
         plain = plain_class_of(self).plain_class  # type: ignore[attr-defined]

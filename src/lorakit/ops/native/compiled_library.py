@@ -1,4 +1,4 @@
-"""The library of native/skinny.c, compiled at first use by the machine's own compiler.
+"""The library of native/*.c, compiled at first use by the machine's own compiler.
 
 It is in the user's cache directory. Its name encodes the sources, the compiler, the processor and
 the digest of its bytes, so it is compiled once for each, and a truncated or changed library is
@@ -7,7 +7,8 @@ used; if the cache is not one, is full or forbids running code, a temporary dire
 process is used instead.
 
 It shares the OpenMP threads that torch has started: a second pool would compete for the cores.
-Without gcc or such an OpenMP only speed is lost: `skinny.py` uses torch operations.
+Without gcc or such an OpenMP only speed is lost: `skinny.py` and `quantized.py` use torch
+operations.
 """
 
 import ctypes
@@ -108,7 +109,7 @@ def _cache_directory() -> Path | None:
 
 def _library_in(directory: Path, compiler: str, runtime: str) -> Path:
     """Return the library in a directory, and compile it if no intact one is there."""
-    stem = f"skinny-{_identity(compiler, runtime)}"
+    stem = f"kernels-{_identity(compiler, runtime)}"
     for path in directory.glob(f"{stem}-*.so"):
         if is_private(path) and path.name == f"{stem}-{_digest(path)}.so":
             return path
@@ -184,11 +185,15 @@ def processor() -> str:
 def _compile(compiler: str, runtime: str, directory: Path, stem: str) -> Path:
     """Compile and link; the file appears atomically, even if several processes create it."""
     with scratch_directory("compiling-", directory) as scratch:
-        compiled, linked = scratch / "skinny.o", scratch / "skinny.so"
+        linked = scratch / "kernels.so"
+        compiled = {source: scratch / f"{source.stem}.o" for source in sorted(_SOURCES.glob("*.c"))}
         # Linked to the runtime that torch has loaded; -fopenmp would link to gcc's.
         for command in (
-            [compiler, *_FLAGS, "-c", str(_SOURCES / "skinny.c"), "-o", str(compiled)],
-            [compiler, "-shared", str(compiled), runtime, "-o", str(linked)],
+            *(
+                [compiler, *_FLAGS, "-c", str(source), "-o", str(target)]
+                for source, target in compiled.items()
+            ),
+            [compiler, "-shared", *map(str, compiled.values()), runtime, "-o", str(linked)],
         ):
             subprocess.run(
                 command,

@@ -1,5 +1,8 @@
 """The products of `skinny.py` in C: tensors in, addresses and sizes out to the compiled library."""
 
+# torch has no public name for the tracing state, and its types say that it is never None.
+# pyright: reportPrivateUsage=false, reportUnnecessaryComparison=false
+
 from __future__ import annotations
 
 import ctypes
@@ -26,7 +29,9 @@ class _Dropout(ctypes.Structure):
     )
 
 
-class _Matrix(ctypes.Structure):
+class Matrix(ctypes.Structure):
+    """A large activation, as activation.h describes it."""
+
     _fields_ = (
         ("data", ctypes.c_void_p),
         ("is_half", ctypes.c_int),
@@ -70,8 +75,8 @@ class Groups:
     """Groups for the compiled products; keeps alive what they point to."""
 
     def __init__(self, groups: Sequence[Group]):
-        self._tensors = []
-        rows = []
+        self._tensors: list[tuple[Tensor, Tensor | None]] = []
+        rows: list[_Group] = []
         for begin, end, thin, r, scaling, mask, gradient in groups:
             compact = _thin(thin)
             self._tensors.append((compact, gradient))
@@ -125,8 +130,8 @@ class PreparedAdd:
             groups = self._groups[tokens] = Groups([down]).array, Groups([up]).array
         inside, outside = A.shape[1], B.shape[0]
         if self._function(
-            _Matrix(x.data_ptr(), self._is_half, inside, tokens, inside),
-            _Matrix(h.data_ptr(), self._is_half, outside, tokens, outside),
+            Matrix(x.data_ptr(), self._is_half, inside, tokens, inside),
+            Matrix(h.data_ptr(), self._is_half, outside, tokens, outside),
             *groups,
             1,
         ):
@@ -143,16 +148,16 @@ class CpuKernels:
 
     def __init__(self, library: ctypes.CDLL):
         self._library = library
-        matrix, mask = ctypes.POINTER(_Matrix), ctypes.POINTER(_Dropout)
+        large, mask = ctypes.POINTER(Matrix), ctypes.POINTER(_Dropout)
         groups = (ctypes.POINTER(_Group), ctypes.c_int)
         u = (ctypes.c_void_p, ctypes.c_long)
         for name, signature in {
-            "lorakit_down": (matrix, *groups, *u),
-            "lorakit_up": (matrix, *groups, *u),
-            "lorakit_add": (matrix, matrix, groups[0], *groups),
-            "lorakit_up_backward": (matrix, *groups, *u, *u),
-            "lorakit_down_backward": (matrix, *groups, *u, matrix),
-            "lorakit_drop": (matrix, matrix, mask),
+            "lorakit_down": (large, *groups, *u),
+            "lorakit_up": (large, *groups, *u),
+            "lorakit_add": (large, large, groups[0], *groups),
+            "lorakit_up_backward": (large, *groups, *u, *u),
+            "lorakit_down_backward": (large, *groups, *u, large),
+            "lorakit_drop": (large, large, mask),
         }.items():
             getattr(library, name).argtypes = signature
             getattr(library, name).restype = ctypes.c_int
@@ -204,42 +209,40 @@ class CpuKernels:
 
     def down_groups(self, x: Tensor, groups: Groups, u: Tensor) -> None:
         """Write drop(x) Aᵀ of each group into u, (tokens, largest r)."""
-        self._call(self._library.lorakit_down, _matrix(x), groups.array, groups.count, *_rows(u))
+        self._call(self._library.lorakit_down, matrix(x), groups.array, groups.count, *_rows(u))
 
     def up_groups_(self, h: Tensor, groups: Groups, u: Tensor) -> None:
         """Add s u Bᵀ of each group to h in place."""
-        self._call(self._library.lorakit_up, _matrix(h), groups.array, groups.count, *_rows(u))
+        self._call(self._library.lorakit_up, matrix(h), groups.array, groups.count, *_rows(u))
 
     def add_groups_(self, h: Tensor, x: Tensor, down: Groups, up: Groups) -> None:
         """Add s drop(x) Aᵀ Bᵀ of each group to h in place; both are groups of the same rows."""
-        self._call(
-            self._library.lorakit_add, _matrix(x), _matrix(h), down.array, up.array, up.count
-        )
+        self._call(self._library.lorakit_add, matrix(x), matrix(h), down.array, up.array, up.count)
 
     def up_backward_groups(self, g: Tensor, groups: Groups, u: Tensor, grad_u: Tensor) -> None:
         """Write s g B into grad_u and add s gᵀ u to the groups' gradients."""
         self._call(
             self._library.lorakit_up_backward,
-            *(_matrix(g), groups.array, groups.count, *_rows(u), *_rows(grad_u)),
+            *(matrix(g), groups.array, groups.count, *_rows(u), *_rows(grad_u)),
         )
 
     def down_backward_groups_(
         self, x: Tensor, groups: Groups, grad_u: Tensor, grad_x: Tensor | None
     ) -> None:
         """Add drop(grad_u A) to grad_x, and grad_uᵀ drop(x) to the groups' gradients."""
-        large = None if grad_x is None else _matrix(grad_x)
+        large = None if grad_x is None else matrix(grad_x)
         self._call(
             self._library.lorakit_down_backward,
-            *(_matrix(x), groups.array, groups.count, *_rows(grad_u), large),
+            *(matrix(x), groups.array, groups.count, *_rows(grad_u), large),
         )
 
     def drop(self, x: Tensor, mask: _Dropout) -> Tensor:
         """Drop elements of x; the result is contiguous and in the dtype of x."""
         out = torch.empty(x.shape, dtype=x.dtype, device="cpu")
-        self._call(self._library.lorakit_drop, _matrix(x), _matrix(out), mask)
+        self._call(self._library.lorakit_drop, matrix(x), matrix(out), mask)
         return out
 
-    def _call(self, function: Callable[..., int], x: _Matrix, *arguments: object) -> None:
+    def _call(self, function: Callable[..., int], x: Matrix, *arguments: object) -> None:
         if x.data and function(x, *arguments):
             raise MemoryError(_NO_BUFFERS)
 
@@ -249,9 +252,10 @@ def dropout_arguments(threshold: int, scale: float, seed: int) -> _Dropout:
     return _Dropout(1, threshold, scale, seed)
 
 
-def _matrix(x: Tensor) -> _Matrix:
+def matrix(x: Tensor) -> Matrix:
+    """Describe a large activation, (rows, width) with adjacent columns."""
     rows, width = x.shape
-    return _Matrix(address(x), x.dtype == torch.bfloat16, x.stride(0), rows, width)
+    return Matrix(address(x), x.dtype == torch.bfloat16, x.stride(0), rows, width)
 
 
 def _rows(u: Tensor) -> tuple[int, int]:

@@ -24,6 +24,9 @@ Not yet run on a GPU: without one the tests run this code in Triton's interprete
 two GPUs. `gpu_kernels.py` compares one product with torch's before any is used.
 """
 
+# Triton's language has no types.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportMissingParameterType=false, reportUnknownParameterType=false, reportMissingTypeStubs=false, reportPrivateUsage=false
+
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch

@@ -49,7 +49,7 @@ def test_different_ranks_keep_one_alpha():
     assert made.config.scaling_for("a") == 4 and made.config.scaling_for("b") == 2
 
 
-def test_embeddings_are_told_by_their_weight_or_by_name():
+def test_embeddings_are_recognized_by_their_weight_or_by_name():
     A, B = random_factors(2, 12, 8)
     tensors = state_dict(e=(A, B))
     assert from_loralib(tensors, 1).embeddings == frozenset()
@@ -71,7 +71,7 @@ def test_a_transposed_linear_layer_is_no_embedding():
     assert made.embeddings == frozenset() and made.factors["m"][1].shape == (24, 2)
 
 
-def test_enable_lora_of_one_part_is_told_by_the_weight():
+def test_enable_lora_of_one_part_is_recognized_by_the_weight():
     (A, B), plain = random_factors(2, 5, 6), random_factors(2, 5, 6)
     weights = {"m.weight": torch.ones(18, 5), "p.weight": torch.ones(6, 5)}
     tensors = state_dict(m=(A, B), p=plain)
@@ -207,11 +207,11 @@ def test_the_state_dict_has_loralibs_names():
     model = adapted("lora_only")
     tensors = lora_state_dict(model)
     assert tensors.keys() == {f"layers.{i}.up.lora_{n}" for i in range(2) for n in "AB"}
-    own = model.layers[0]["up"].updates["default"]
-    assert tensors["layers.0.up.lora_A"].data_ptr() == own.lora_A.data_ptr()
+    update = model.layers[0]["up"].updates["default"]
+    assert tensors["layers.0.up.lora_A"].data_ptr() == update.lora_A.data_ptr()
     some = lora_state_dict(model, "lora_only")
     assert some.keys() - tensors.keys() == {"layers.0.up.bias", "layers.1.up.bias"}
-    assert torch.equal(some["layers.0.up.bias"], own.bias)
+    assert torch.equal(some["layers.0.up.bias"], update.bias)
     every = lora_state_dict(model, "all")
     assert every.keys() - some.keys() == {"norm.bias", "classifier.bias"}
     with pytest.raises(ConfigError, match="Unknown setting of bias"):

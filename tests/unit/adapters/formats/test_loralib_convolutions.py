@@ -45,8 +45,8 @@ def test_the_product_is_that_of_the_factors(case, whole):
     rows = shape[0] // groups
     assert A.shape[0] == B.shape[1] <= groups * min(rows, R * shape[-1] ** 2)
     columns = adapter.delta_weight("m").view(groups, rows, groups, -1)
-    own = torch.stack([columns[g, :, g] for g in range(groups)])
-    assert largest_error(own.reshape(shape), delta) < 1e-6
+    in_group = torch.stack([columns[g, :, g] for g in range(groups)])
+    assert largest_error(in_group.reshape(shape), delta) < 1e-6
     columns = columns.clone()
     for g in range(groups):
         columns[g, :, g] = 0

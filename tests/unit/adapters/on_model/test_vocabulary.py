@@ -133,8 +133,8 @@ def test_repeated_base_weights_fill_the_new_rows():
         path: model.get_submodule(path).weight.detach().clone()
         for path in ("model.embed_tokens", "lm_head")
     }
-    own = Adapter.from_model(model)
-    adapter = Adapter(own.config, own.factors, base_weights=repeated)
+    plain = Adapter.from_model(model)
+    adapter = Adapter(plain.config, plain.factors, base_weights=repeated)
     base = llama()
     fit_vocabulary(base, adapter)
     add_adapter(base, adapter)

@@ -10,7 +10,6 @@ from lorakit import Adapter, LoraConfig, add_adapter, combine_adapters, merge_ad
 from lorakit.adapters import combine
 from lorakit.adapters.operations.combine import METHODS
 from lorakit.errors import (
-    AdapterFileError,
     AdapterMismatchError,
     AdapterNameError,
     AdapterStateError,
@@ -109,15 +108,6 @@ def test_a_module_that_one_adapter_lacks_counts_as_zero_and_ranks_are_recorded()
         assert largest_error(made.delta_weight(path), weighted_sum(adapters, weights, path)) < EXACT
 
 
-def test_ranks_that_differ_between_layers_of_one_name_are_recorded_by_whole_paths():
-    adapters = {"both": layered_adapter(layers=2), "one": layered_adapter(layers=1, r=3, seed=5)}
-    made = combine(adapters, {"both": 1.0, "one": 1.0}, "cat")
-    for path, (A, _) in made.factors.items():
-        assert made.config.rank_for(path) == A.shape[0] == (7 if ".0." in path else 4)
-        assert made.config.scaling_for(path) == 1
-    assert made.config.rank_for("other." + next(iter(made.factors))) == made.config.r
-
-
 def test_a_sum_of_ranks_beyond_the_matrix_is_kept_exactly_in_fewer():
     adapters = {name: layered_adapter(r=4, width=6, seed=n) for n, name in enumerate("ab")}
     made = combine(adapters, {"a": 1, "b": 1}, "cat")
@@ -127,63 +117,6 @@ def test_a_sum_of_ranks_beyond_the_matrix_is_kept_exactly_in_fewer():
             largest_error(made.delta_weight(path), weighted_sum(adapters, dict(a=1, b=1), path))
             < EXACT
         )
-
-
-def test_ties_elects_signs_by_hand():
-    A = torch.eye(1)
-    columns = {"a": [4.0, -3.0, 1.0, 0.5], "b": [2.0, 5.0, -0.25, 3.0]}
-    adapters = {
-        name: adapter_of({"m": (A, torch.tensor(values)[:, None])})
-        for name, values in columns.items()
-    }
-    made = combine(adapters, {"a": 1.0, "b": 1.0}, "ties_svd", density=0.5)
-    # Half kept: a = 4 -3 0 0, b = 0 5 0 3; signs + + + +; means of those that agree: 4 5 0 3.
-    expected = torch.tensor([[4.0], [5.0], [0.0], [3.0]])
-    assert largest_error(made.delta_weight("m"), expected) < EXACT
-
-
-def test_the_frequency_of_signs_can_decide_in_place_of_their_sum():
-    values = {"a": 9.0, "b": -1.0, "c": -2.0}
-    adapters = {
-        n: adapter_of({"m": (torch.eye(1), torch.tensor([[v]]))}) for n, v in values.items()
-    }
-    ones = dict.fromkeys(values, 1.0)
-    total = combine(adapters, ones, "ties_svd", density=1.0)
-    assert total.delta_weight("m").item() == pytest.approx(9)
-    often = combine(adapters, ones, "ties_svd", density=1.0, majority_sign="frequency")
-    assert often.delta_weight("m").item() == pytest.approx(-1.5)
-
-
-def test_dare_keeps_the_mean_and_is_repeated_by_its_seed():
-    wide = adapter_of({"m": random_factors(2, 200, 300)})
-    make = lambda seed: combine(  # noqa: E731
-        {"a": wide}, {"a": 1.0}, "dare_linear", density=0.25, seed=seed
-    )
-    first, again, other = make(1), make(1), make(2)
-    assert torch.equal(first.factors["m"][0], again.factors["m"][0])
-    assert not torch.equal(first.factors["m"][0], other.factors["m"][0])
-    B = torch.stack([make(seed).factors["m"][1] for seed in range(200)])
-    kept = (B != 0).double().mean().item()
-    assert kept == pytest.approx(0.25, abs=0.01)
-    assert largest_error(B.mean(0), wide.factors["m"][1]) < 0.5
-    assert (B.mean(0) - wide.factors["m"][1]).mean().abs() < 0.01
-
-
-def test_the_order_of_target_names_makes_no_difference():
-    names = ["q_proj", "v_proj"]
-    one = layered_adapter(target_modules=names)
-    other = layered_adapter(seed=5, target_modules=names[::-1])
-    made = combine({"a": one, "b": other}, {"a": 1.0, "b": 1.0}, "cat")
-    assert made.config.target_modules == one.config.target_modules
-
-
-def test_magnitude_pruning_keeps_the_largest():
-    adapter = layered_adapter()
-    made = combine({"a": adapter}, {"a": 1.0}, "magnitude_prune", density=0.25)
-    for path, pair in made.factors.items():
-        for got, expected in zip(pair, adapter.factors[path], strict=True):
-            limit = expected.abs().flatten().sort().values[-got.numel() // 4]
-            assert torch.allclose(got, expected * (expected.abs() >= limit), atol=1e-6)
 
 
 def test_half_precision_is_summed_and_kept_in_float32():
@@ -275,78 +208,6 @@ def test_what_cannot_be_combined_leaves_the_model_as_it_was():
     combine_adapters(model, {"a": 1, "b": 1}, "ab", "svd")
 
 
-def trained_heads(*heads, **config):
-    adapters = {}
-    for name, head in zip("ab", heads, strict=False):
-        replaced = {} if head is None else {"classifier.weight": torch.tensor([head])}
-        one = layered_adapter(modules_to_save=[] if head is None else ["classifier"], **config)
-        adapters[name] = Adapter(one.config, one.factors, replaced)
-    return adapters
-
-
-def test_a_head_of_one_adapter_is_carried_over_and_two_exclude_each_other():
-    weights = {"a": 1.0, "b": 1.0}
-    made = combine(trained_heads(None, 2.0), weights)
-    assert made.replaced["classifier.weight"].item() == 2
-    assert made.config.modules_to_save == ("classifier",)
-    assert combine(trained_heads(2.0, 2.0), weights).replaced
-    with pytest.raises(AdapterMismatchError, match=r"classifier\.weight differs between a and b"):
-        combine(trained_heads(1.0, 2.0), weights)
-
-
-def test_of_heads_that_differ_those_of_a_named_adapter_are_kept():
-    adapters, weights = trained_heads(1.0, 2.0), {"a": 1.0, "b": 1.0}
-
-    with pytest.raises(AdapterMismatchError) as caught:
-        combine(adapters, weights)
-
-    assert str(caught.value) == (
-        "Cannot combine a, b: classifier.weight differs between a and b, and tensors "
-        "trained in full cannot be added. Name the adapter whose heads and biases to keep: "
-        "heads_from='a', or --heads-from a on the command line."
-    )
-    for name, head in (("a", 1.0), ("b", 2.0)):
-        made = combine(adapters, weights, heads_from=name)
-        assert made.replaced["classifier.weight"].item() == head
-        assert made.config.modules_to_save == ("classifier",)
-    assert combine(trained_heads(None, 2.0), weights, heads_from="a").replaced
-    with pytest.raises(ConfigError, match="got heads_from='c', expected one of a, b"):
-        combine(adapters, weights, heads_from="c")
-
-
-def other(**changes):
-    return layered_adapter(seed=9, **changes)
-
-
-@pytest.mark.parametrize(
-    "second,said",
-    [
-        (lambda: other(base_model="y"), "their base is 'x' in a, 'y' in b"),
-        (lambda: other(width=12), "maps from 24 to 24 in a, from 12 to 12 in b"),
-        (lambda: other(r=2), "has rank 4 in a, 2 in b"),
-        (lambda: other(bias="all"), "bias is 'none' in a, 'all' in b"),
-        (lambda: other(task_type="SEQ_CLS"), "their task is CAUSAL_LM in a, SEQ_CLS in b"),
-        (
-            lambda: other(embeddings=["model.layers.0.attn.q_proj"]),
-            "is an embedding in one adapter and a linear layer in another",
-        ),
-    ],
-)
-def test_adapters_that_do_not_belong_together_are_refused(second, said):
-    first = layered_adapter(base_model="x", task_type="CAUSAL_LM")
-    with pytest.raises(AdapterMismatchError, match=re.escape(said)):
-        combine({"a": first, "b": second()}, {"a": 1, "b": 1})
-
-
-def test_all_reasons_are_counted_and_a_base_can_be_named():
-    first, second = layered_adapter(base_model="x"), other(base_model="y", bias="all")
-    with pytest.raises(AdapterMismatchError, match="1 more such problems"):
-        combine({"a": first, "b": second}, {"a": 1, "b": 1})
-    second = other(base_model="y")
-    made = combine({"a": first, "b": second}, {"a": 1, "b": 1}, base_model="z")
-    assert made.base_model == "z"
-
-
 @pytest.mark.parametrize(
     "method,options,error,said",
     [
@@ -376,23 +237,3 @@ def test_nothing_and_forgotten_weights_are_refused():
         combine({}, {})
     with pytest.raises(ConfigError, match="Give each adapter one weight"):
         combine({"a": layered_adapter()}, {"b": 1.0})
-
-
-def test_numbers_that_are_not_finite_are_refused():
-    A, B = random_factors(2, 4, 4)
-    A[0, 0] = float("nan")
-    with pytest.raises(AdapterFileError, match="Cannot combine a: m has NaN"):
-        combine({"a": adapter_of({"m": (A, B)})}, {"a": 1.0})
-
-
-def test_a_feature_nobody_taught_the_operations_is_refused_by_name():
-    from dataclasses import dataclass, field
-
-    @dataclass(frozen=True)
-    class WithMore(Adapter):
-        shifts: dict = field(default_factory=dict)
-
-    plain = layered_adapter()
-    odd = WithMore(plain.config, plain.factors, shifts={"m": torch.ones(2)})
-    with pytest.raises(AdapterFileError, match="Cannot combine b: got shifts"):
-        combine({"a": plain, "b": odd}, {"a": 1, "b": 1})

@@ -81,7 +81,7 @@ def moved(seed=3):
     return model
 
 
-def test_the_share_kept_is_that_of_the_best_approximation_and_the_rest_is_told():
+def test_the_share_kept_is_that_of_the_best_approximation_and_the_rest_is_reported():
     base, tuned = TinyNet(), moved()
     made = extract(base, tuned, LoraConfig(r=2, lora_alpha=7, target_modules=["up"]))
     assert list(made.kept) == ["layers.0.up", "layers.1.up"]

@@ -17,7 +17,7 @@ EXACT = TOLERANCE[torch.float32]
 
 @pytest.mark.parametrize("config", [{}, {"lora_alpha": 7}, {"use_rslora": True}])
 @pytest.mark.parametrize("r", [1, 3, 4, 9])
-def test_the_result_is_the_best_approximation_and_its_error_is_told(r, config):
+def test_the_result_is_the_best_approximation_and_its_error_is_reported(r, config):
     adapter = layered_adapter(**config)
     made = resize_adapter(adapter, r)
     lost = whole = 0.0

@@ -97,7 +97,7 @@ def test_readers_beside_writers_see_whole_saves(saved, save, writers):
 
 
 @pytest.mark.parametrize("step", range(6))
-def test_a_save_that_is_killed_leaves_old_new_or_a_pair_that_is_told_apart(
+def test_a_save_that_is_killed_leaves_old_new_or_a_pair_that_is_distinguished(
     saved, monkeypatch, step
 ):
     """The process ends at each of its calls that change the disk."""

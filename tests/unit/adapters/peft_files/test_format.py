@@ -70,7 +70,7 @@ class TestKeys:
             ("q.base_layer.bias", (), True),
         ],
     )
-    def test_weights_of_the_base_are_told_from_trained_ones(self, key, names, trained):
+    def test_weights_of_the_base_are_distinguished_from_trained_ones(self, key, names, trained):
         parsed = parse_keys(factor() | {P + key: A}, "here", names)
         assert len(parsed.replaced) == trained and len(parsed.base_weights) == (not trained)
 

@@ -76,11 +76,11 @@ def test_patterns_of_an_output_projection_itself_are_folded(alphas, tmp_path):
     add_adapter(model, LoraConfig(r=2, target_modules=["a"]))
     made = Adapter.from_model(randomize_(model))
     config = made.config.model_copy(update={"alpha_pattern": alphas})
-    own = dataclasses.replace(made, config=config)
-    own.save(tmp_path)
+    adapter = dataclasses.replace(made, config=config)
+    adapter.save(tmp_path)
     again = Adapter.load(tmp_path)
-    for path in own.factors:
-        assert largest_error(again.delta_weight(path), own.delta_weight(path)) < 1e-6
+    for path in adapter.factors:
+        assert largest_error(again.delta_weight(path), adapter.delta_weight(path)) < 1e-6
 
 
 @pytest.mark.parametrize("attentions", ["a", "ab"])

@@ -84,11 +84,11 @@ def test_a_run_that_measures_the_loss_alone_has_two_panels(panels):
         ({"loss": 1}, None, None),
     ],
 )
-def test_the_metric_that_is_drawn(row, wanted, found):
+def test_the_metric_that_is_plotted(row, wanted, found):
     assert main_metric([row], wanted) == found
 
 
-def test_a_single_point_and_no_validation_can_be_drawn(tmp_path):
+def test_a_single_point_and_no_validation_can_be_plotted(tmp_path):
     run = RunDirectory(tmp_path)
     run.append_metrics({"event": "step", "step": 1, "loss": 1.0})
     run.append_metrics({"event": "evaluation", "step": 1, "eval_loss": float("nan")})

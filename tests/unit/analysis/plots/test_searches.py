@@ -7,7 +7,6 @@ import pytest
 
 from lorakit.analysis.plots import searches as search_plots
 from lorakit.analysis.plots.searches import PlottedTrial, _axis, plot_search
-from lorakit.analysis.plots.studies import PlottedCell, plot_study
 
 
 def trial(name, status, curve, **values):
@@ -61,14 +60,14 @@ def test_three_pictures_are_written(is_minimized, tmp_path):
 @pytest.fixture
 def figures(monkeypatch, tmp_path):
     """Returns a function that draws a search and gives its figures by file name."""
-    drawn = {}
+    figures_by_name = {}
     monkeypatch.setattr(
-        search_plots, "save_png", lambda figure, path: drawn.update({path.name: figure})
+        search_plots, "save_png", lambda figure, path: figures_by_name.update({path.name: figure})
     )
 
     def draw(trials, **settings):
         plot_search(trials, "eval_loss", True, tmp_path, **settings)
-        return drawn
+        return figures_by_name
 
     return draw
 
@@ -88,18 +87,20 @@ def test_words_lie_above_the_lines_with_a_white_rim(figures):
 
 
 def test_a_logarithmic_space_has_logarithmic_axes(figures):
-    drawn = figures(SEARCHED, log_keys=("rate",))
+    figures_by_name = figures(SEARCHED, log_keys=("rate",))
     names = [
-        text.get_text() for text in drawn["parallel_coordinates.png"].axes[0].get_xticklabels()
+        text.get_text()
+        for text in figures_by_name["parallel_coordinates.png"].axes[0].get_xticklabels()
     ]
     assert names[:3] == ["r", "modules", "rate\n(log scale)"]
     scales = {
-        axes.get_xlabel(): axes.get_xscale() for axes in drawn["metric_by_parameter.png"].axes
+        axes.get_xlabel(): axes.get_xscale()
+        for axes in figures_by_name["metric_by_parameter.png"].axes
     }
     assert scales == {"r": "linear", "modules": "linear", "rate": "log"}
 
 
-def test_the_legend_has_the_marker_that_is_drawn(figures):
+def test_the_legend_has_the_marker_that_is_plotted(figures):
     (legend,) = figures(SEARCHED)["metric_by_parameter.png"].legends
     markers = {handle.get_label(): handle.get_marker() for handle in legend.legend_handles}
     assert markers == {"ran to its end": "o", "stopped early": "v", "the best": "v"}
@@ -110,16 +111,7 @@ def test_a_search_without_an_evaluation_has_no_pictures(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_one_trial_of_one_parameter_can_be_drawn(tmp_path):
+def test_one_trial_of_one_parameter_can_be_plotted(tmp_path):
     assert (
         len(plot_search([trial("a", "finished", [(1, 2.0)], r=1)], "eval_f1", False, tmp_path)) == 3
     )
-
-
-def test_a_study_is_drawn_with_and_without_a_recommendation(tmp_path):
-    cells = [
-        PlottedCell("q, v", rank, 100 * rank, (0.5, 0.6), 0.55, 0.07) for rank in (1, 4, 64)
-    ] + [PlottedCell("all", 1, 350, (0.7,), 0.7, 0.0)]
-    plot_study(cells, cells[1], "accuracy", "title", tmp_path / "a.png")
-    plot_study(cells, None, "accuracy", "title", tmp_path / "b.png")
-    assert (tmp_path / "a.png").stat().st_size != (tmp_path / "b.png").stat().st_size

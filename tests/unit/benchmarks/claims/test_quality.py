@@ -130,7 +130,7 @@ def test_a_quick_grid_trains_and_its_adapters_can_be_compared(tmp_path, monkeypa
     assert row.p50 > 0
     page = page_text(Evidence.read(tmp_path))
     assert line_of(rank_table(Evidence.read(tmp_path)), "LoRA, r=1")[1] == "24,960"
-    assert "90 examples to learn from, 30 held out, 1 epochs, seeds 1." in page
+    assert "90 training examples, 30 held out, 1 epochs, seeds 1." in page
 
 
 def test_adapters_that_are_not_kept_are_named(tmp_path, capsys):
@@ -185,12 +185,12 @@ def test_tables_say_what_the_runs_say():
     assert len(re.findall(r"^\| LoRA, r=8 \|", searched, flags=re.MULTILINE)) == 3
     assert "| full | 0.001 | 0.790 |" in searched
     setting = setting_text(RUNS)
-    assert "1,350 examples to learn from, 480 held out, 3 epochs, seeds 1, 2, 3." in setting
+    assert "1,350 training examples, 480 held out, 3 epochs, seeds 1, 2, 3." in setting
 
 
 def test_a_deviation_of_nothing_is_explained():
     same = [dataclasses.replace(run, accuracy=0.5) for run in RUNS]
-    note = "A deviation of 0 is one of equal counts"
+    note = "A deviation of 0 means equal counts"
     assert note in setting_text(same)
     assert note not in setting_text(RUNS)
 
@@ -205,7 +205,7 @@ def test_a_worse_lora_is_called_worse():
     assert "No rank reaches" not in page_text(Evidence((), tuple(better)))
 
 
-def test_the_quickstarts_own_gap_is_told(tmp_path):
+def test_the_quickstarts_own_gap_is_reported(tmp_path):
     assert quickstart_gap(tmp_path) is None
     lines = ["seed,method,accuracy", "1,LoRA,0.7", "1,LoRA,0.8", "1,full fine-tuning,0.85"]
     lines += ["2,LoRA,0.9", "2,full fine-tuning,0.87", "3,LoRA,0.1"]
@@ -213,7 +213,7 @@ def test_the_quickstarts_own_gap_is_told(tmp_path):
     gap = quickstart_gap(tmp_path)
     assert gap == pytest.approx((-5 + 3) / 2)
     page = page_text(Evidence((), tuple(RUNS), gap))
-    assert "longer (r=16, 5 epochs, more rows), has -1.0 points." in page
+    assert "longer run (r=16, 5 epochs, more examples) has -1.0 points." in page
 
 
 def test_the_runs_that_are_kept_have_the_grid_that_runs():

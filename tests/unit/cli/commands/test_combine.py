@@ -38,7 +38,7 @@ def test_weights_stand_behind_the_names(cli, pair, tmp_path):
     assert f"lorakit merge {output} {output}-merged" in result.stdout
 
 
-def test_how_far_an_approximation_is_from_the_sum_is_told(cli, pair, tmp_path):
+def test_how_far_an_approximation_is_from_the_sum_is_reported(cli, pair, tmp_path):
     a, b = pair
     result = cli("combine", a, b, "-o", tmp_path / "ab", "--method", "svd", "--rank", 2)
     assert result.exit_code == 0, result.stderr

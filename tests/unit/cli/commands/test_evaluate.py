@@ -44,7 +44,7 @@ def test_missing_data_are_named(cli, cls_run):
 def test_a_quantised_run_is_measured_on_its_quantised_base_or_another(cli, quantized_run):
     result = cli("evaluate", quantized_run, "--base")
     assert result.exit_code == 0, result.stderr
-    own = result.stdout
+    adapted = result.stdout
     result = cli("evaluate", quantized_run, "quantization=null")
     assert result.exit_code == 0, result.stderr
-    assert "accuracy" in own and "accuracy" in result.stdout
+    assert "accuracy" in adapted and "accuracy" in result.stdout

@@ -8,43 +8,11 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from fixtures.layouts import CHATS, PROMPTED, REVIEWS, write_data
 from lorakit.cli.main import app
-from lorakit.cli.recipe_template import TASKS, recipe_text, task_template
-from lorakit.config import TaskType
 from lorakit.recipes.recipe import Recipe
 
 runner = CliRunner()
-
-
-def test_there_is_a_template_for_every_task():
-    assert set(TASKS) == {task.value for task in TaskType}
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_the_recipe_is_valid_and_every_key_is_explained(task, tmp_path):
-    path = tmp_path / "my.yaml"
-    result = runner.invoke(app, ["init", "--task", task.lower(), "-o", str(path)])
-    assert result.exit_code == 0, result.stderr
-    recipe = Recipe.load(path)
-    assert recipe.task == task
-    assert recipe.output == "runs/my"
-    assert str(path) in result.stdout
-    assert f"lorakit train {path} --dry-run" in result.stdout
-    for line in path.read_text().splitlines():
-        if re.match(r" *(# )?\w+: [^#]", line) and not line.endswith(("data:", "lora:")):
-            assert re.search(r"\S  +# \w", line), line
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_the_recipe_stays_valid_with_every_commented_key_set(task, tmp_path):
-    text = recipe_text(task, "recipe.yaml", "runs/recipe")
-    everything = re.sub(r"(?m)^( *)# (\w+: .*  # )", r"\1\2", text)
-    assert len(everything.splitlines()) == len(text.splitlines())
-    assert "\n  # " not in everything.replace(f"  # {task_template(task).examples}", "")
-    # The example of one base's subset and revision cannot be looked up offline, only validated.
-    path = tmp_path / "recipe.yaml"
-    path.write_text(everything)
-    assert Recipe.load(path).lora.use_rslora
 
 
 def test_model_and_data_are_taken_and_quoted_where_yaml_needs_it(tmp_path, monkeypatch):
@@ -119,108 +87,20 @@ def words_of(path):
     return yaml.safe_load(path.read_text())["data"]
 
 
-REVIEWS = "id,review,verdict,stars\n" + "".join(
-    f"{i},The {'film' if i % 2 else 'book'} was number {i} of many.,{'good' if i % 2 else 'bad'},"
-    f"{i % 5}\n"
-    for i in range(40)
-)
-CHATS = [
-    {"conversations": [{"from": "human", "value": f"{n}?"}, {"from": "gpt", "value": "Yes."}]}
-    for n in range(9)
-]
-PROMPTED = [
-    {
-        "prompt": [{"role": "user", "content": f"{n}?"}],
-        "completion": [{"role": "assistant", "content": "Yes, it is so."}],
-    }
-    for n in range(9)
-]
-TAGGED = [{"tokens": ["Ada", "wrote"], "ner_tags": ["B-PER", "O"]} for _ in range(6)]
-PAIRS = [
-    {"premise": f"{n} cats sleep.", "hypothesis": "Cats sleep.", "label": n % 3} for n in range(30)
-]
-SHAPES = {
-    # name: (file, contents, task, what the data section says)
-    "labels": (
-        "reviews.csv",
-        REVIEWS,
-        "SEQ_CLS",
-        {"text": "review", "label": "verdict", "max_length": 16},
-    ),
-    "pairs": (
-        "pairs.jsonl",
-        PAIRS,
-        "SEQ_CLS",
-        {"text": "premise", "text_pair": "hypothesis", "label": "label"},
-    ),
-    "chats": ("chats.jsonl", CHATS, "CAUSAL_LM", {"messages": "conversations"}),
-    "prompts of messages": (
-        "asked.jsonl",
-        PROMPTED,
-        "CAUSAL_LM",
-        {"format": "prompt_completion"},
-    ),
-    "prompts": (
-        "asked.jsonl",
-        [{"question": f"{n}?", "answer": "Yes, it is so."} for n in range(9)],
-        "CAUSAL_LM",
-        {"format": "prompt_completion", "prompt": "question", "completion": "answer"},
-    ),
-    "alpaca": (
-        "alpaca.json",
-        [{"instruction": f"Say {n}.", "input": "", "output": "Yes."} for n in range(9)],
-        "CAUSAL_LM",
-        {"format": "alpaca"},
-    ),
-    "texts": (
-        "texts.jsonl",
-        [{"story": f"Once upon a time {n} cats slept."} for n in range(9)],
-        "CAUSAL_LM",
-        {"format": "text", "text": "story"},
-    ),
-    "tags": (
-        "tags.jsonl",
-        TAGGED,
-        "TOKEN_CLS",
-        {"tokens": "tokens", "tags": "ner_tags"},
-    ),
-    "summaries": (
-        "news.jsonl",
-        [{"article": f"Cats slept {n} times. " * 9, "highlights": "Cats."} for n in range(9)],
-        "SEQ_2_SEQ_LM",
-        {"source": "article", "target": "highlights", "max_target_length": 8},
-    ),
-}
-
-
-def written(folder, name, contents):
-    path = folder / name
-    if isinstance(contents, str):
-        path.write_text(contents)
-    elif name.endswith(".json"):
-        path.write_text(json.dumps(contents))
-    else:
-        path.write_text("".join(json.dumps(example) + "\n" for example in contents))
-    return path
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("is_named", [False, True])
-def test_the_data_are_looked_into(cli, tmp_path, shape, is_named):
-    name, contents, task, expected = SHAPES[shape]
-    file, output = written(tmp_path, name, contents), tmp_path / "my.yaml"
-    named = ["--task", task] if is_named else []
+@pytest.mark.parametrize("named", [[], ["--task", "SEQ_CLS"]])
+def test_the_data_are_examined(cli, tmp_path, named):
+    file, output = write_data(tmp_path, "reviews.csv", REVIEWS), tmp_path / "my.yaml"
     result = cli("init", "--data", file, "-o", output, *named)
     assert result.exit_code == 0, result.stderr
-    recipe = Recipe.load(output)
-    assert recipe.task == task
+    assert Recipe.load(output).task == "SEQ_CLS"
+    expected = {"text": "review", "label": "verdict", "max_length": 16}
     assert expected.items() <= words_of(output).items()
-    assert f"{len(contents) if isinstance(contents, list) else 40} examples" in output.read_text()
+    assert "40 examples" in output.read_text()
 
 
 def test_lengths_are_counted_and_kept_to_the_models_positions(cli, tmp_path, tiny_llama_dir):
     texts = [{"text": "word " * n} for n in (3, 500, 9)]
-    file = written(tmp_path, "texts.jsonl", texts)
+    file = write_data(tmp_path, "texts.jsonl", texts)
     limit = json.loads((Path(tiny_llama_dir) / "config.json").read_text())[
         "max_position_embeddings"
     ]
@@ -236,7 +116,7 @@ def test_lengths_are_counted_and_kept_to_the_models_positions(cli, tmp_path, tin
 def test_the_tokens_of_a_chat_are_those_of_its_template(cli, tmp_path, chats):
     from lorakit.quickstart.model_files import base_model_path
 
-    file, output = written(tmp_path, "chats.jsonl", chats), tmp_path / "my.yaml"
+    file, output = write_data(tmp_path, "chats.jsonl", chats), tmp_path / "my.yaml"
     result = cli("init", "--data", file, "-o", output, "--model", base_model_path())
     assert result.exit_code == 0, result.stderr
     dry = cli("train", output, "--dry-run")
@@ -245,29 +125,11 @@ def test_the_tokens_of_a_chat_are_those_of_its_template(cli, tmp_path, chats):
     assert f"the longest has up to {longest} tokens" in result.stdout
 
 
-@pytest.mark.parametrize(
-    ("name", "contents", "task", "said"),
-    [
-        ("a.jsonl", CHATS, "SEQ_CLS", "They look like those of --task CAUSAL_LM."),
-        ("a.csv", REVIEWS, "TOKEN_CLS", "They look like those of --task SEQ_CLS."),
-        ("a.jsonl", TAGGED, "SEQ_2_SEQ_LM", "They look like those of --task TOKEN_CLS."),
-        ("a.csv", "a,b\n1,x\n2,y\n3,z\n", None, "Name it with --task"),
-        ("a.csv", "text,label\na,0.31\nb,0.7\nc,0.2\n", "SEQ_CLS", "Regression is not built"),
-        ("a.csv", "text,label\na,x\nb,\nc,x\nd,y\n", None, "Labels are missing"),
-        ("a.csv", "text,label\na,x\n,y\nc,x\nd,y\n", None, "is empty in example 2"),
-        ("a.csv", "text,label\na,x,2\n", None, "has 3 cells"),
-        ("a.csv", "", None, "No examples in"),
-        ("a.jsonl", "{\n", None, "expected one JSON object"),
-        ("a.jsonl", [{"prompt": "a", "chosen": "b", "rejected": "c"}], None, "Preference data"),
-        ("a.txt", "text", None, "expected one of .csv"),
-    ],
-)
-def test_what_does_not_fit_or_cannot_be_read_is_said(cli, tmp_path, name, contents, task, said):
-    file, output = written(tmp_path, name, contents), tmp_path / "my.yaml"
-    named = ["--task", task] if task else []
-    result = cli("init", "--data", file, "-o", output, *named)
+def test_a_task_that_does_not_fit_is_refused(cli, tmp_path):
+    file, output = write_data(tmp_path, "a.jsonl", CHATS), tmp_path / "my.yaml"
+    result = cli("init", "--data", file, "-o", output, "--task", "SEQ_CLS")
     assert result.exit_code == 2
-    assert said in result.stderr
+    assert "They look like those of --task CAUSAL_LM." in result.stderr
     assert not output.exists()
 
 
@@ -279,7 +141,7 @@ def test_a_file_that_is_not_there_is_answered_as_by_train(cli, tmp_path):
 
 def test_column_names_cannot_break_the_recipe(cli, tmp_path):
     examples = [{"a\n# text: x": f"{n} cats", "label": "yz"[n % 2]} for n in range(8)]
-    file, output = written(tmp_path, "odd.jsonl", examples), tmp_path / "my.yaml"
+    file, output = write_data(tmp_path, "odd.jsonl", examples), tmp_path / "my.yaml"
     assert cli("init", "--data", file, "-o", output).exit_code == 0
     assert words_of(output)["text"] == "a\n# text: x"
 

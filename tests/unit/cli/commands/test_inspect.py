@@ -108,7 +108,7 @@ def test_effective_ranks_and_the_largest_updates(adapter_dir):
     assert row[3] == f"{expected:.1f}"
 
 
-def test_the_layers_are_drawn_on_request(adapter_dir, tmp_path):
+def test_the_layers_are_plotted_on_request(adapter_dir, tmp_path):
     result = inspect(adapter_dir, "--plot", tmp_path / "new" / "layers.png")
     assert result.exit_code == 0, result.stderr
     assert (tmp_path / "new/layers.png").read_bytes().startswith(b"\x89PNG")
@@ -171,31 +171,6 @@ def test_a_misspelt_directory_is_answered_with_the_nearest(adapter_dir):
 # ---- --quantization ----
 
 
-def test_quantization_shows_every_scheme_and_draws_it(tiny_llama_dir, tmp_path):
-    result = inspect(tiny_llama_dir, "--quantization", "--plot", tmp_path / "error.png")
-    assert result.exit_code == 0, result.stderr
-    words = " ".join(result.stdout.split())
-    assert "14 linear layers" in words and "bits per parameter" in words
-    for scheme in ("nf4, double", "nf4", "fp4, double", "fp4", "int8"):
-        assert f"{scheme} " in words
-    assert (tmp_path / "error.png").read_bytes().startswith(b"\x89PNG")
-    assert f"{tmp_path / 'error.png'} (" in words
-
-
-def test_quantization_of_an_adapter_is_that_of_its_base(adapter_dir, tiny_llama_dir):
-    result = inspect(adapter_dir, "--quantization", "--modules")
-    assert result.exit_code == 0, result.stderr
-    assert f"each linear layer of {tiny_llama_dir}" in result.stdout
-    assert "layers.1.mlp.down_proj" in result.stdout
-
-
-def test_quantization_of_nothing_is_explained(tmp_path):
-    result = inspect(tmp_path / "none", "--quantization")
-    assert result.exit_code == 2 and "which does not exist" in result.stderr
-    result = inspect(tmp_path, "--quantization")
-    assert result.exit_code == 2 and "No adapter in" in result.stderr
-
-
 def test_trained_tokens_are_shown(tiny_gpt2_dir, tmp_path):
     from transformers import AutoModelForCausalLM
 
@@ -214,7 +189,7 @@ def test_trained_tokens_are_shown(tiny_gpt2_dir, tmp_path):
     assert any(setting in line for line in lines)
 
 
-def test_factors_for_a_base_that_peft_has_changed_are_told_of(adapter_dir):
+def test_factors_for_a_base_that_peft_has_changed_are_reported(adapter_dir):
     change(adapter_dir, lambda key, tensor: tensor)  # as PEFT saves it, without a record
     file = adapter_dir / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"init_lora_weights": "olora"}))

@@ -47,7 +47,7 @@ def test_a_quantised_base_is_made_dense_and_that_is_said(cli, quantized_run, tmp
     assert "quantization_config" not in (tmp_path / "merged/config.json").read_text()
 
 
-def test_quantising_again_is_asked_for_and_its_cost_is_told(cli, quantized_run, tmp_path):
+def test_quantising_again_is_asked_for_and_its_cost_is_reported(cli, quantized_run, tmp_path):
     result = cli("merge", quantized_run, tmp_path / "small", "--requantize")
     assert result.exit_code == 0, result.stderr
     assert "quantised again" in result.stdout and "largest deviation" in result.stdout

@@ -6,7 +6,8 @@ import pytest
 
 from lorakit.cli.commands import quickstart as quickstart_module
 from lorakit.cli.commands.quickstart import free_directory, show_example, show_methods
-from lorakit.quickstart.results import Example, MethodResult, QuickstartResult
+from lorakit.quickstart.compare import MethodResult
+from lorakit.quickstart.run import Example, QuickstartResult
 
 RESULT = QuickstartResult(
     training=None,  # type: ignore[arg-type]

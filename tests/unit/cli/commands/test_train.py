@@ -7,12 +7,9 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
+from fixtures.printed import flat
 from lorakit.cli.commands.train import show_result
 from lorakit.cli.views.training import RunView
-
-
-def flat(text: str) -> str:
-    return " ".join(text.split())
 
 
 def test_it_says_what_it_trains_shows_progress_and_ends_with_the_files(cls_training):

@@ -74,5 +74,5 @@ def test_foreign_text_neither_styles_nor_controls_the_terminal(capsys, text):
     assert "\x1b" not in out
     assert "\u202e" not in out
     assert "\ud800" not in out
-    shown = escaped(text)
-    assert out.count(shown) == 5
+    escaped_text = escaped(text)
+    assert out.count(escaped_text) == 5

@@ -31,43 +31,6 @@ def test_nested_values_keep_their_own_keys_nulls_and_digits(tmp_path):
     assert list(made.select([1])) == [values[1]]
 
 
-@pytest.mark.parametrize(
-    "column",
-    [
-        ["a", None, "b"],
-        [1, None, -3],
-        [True, False],
-        [0.5, 1.5],
-        [["a", "b"], [], None],
-        [[1, 2], []],
-        [1, "a", True],
-        [1, 1.5],
-        [10**30, 1],
-        [["a", 1], ["b"]],
-        [{"a": 1}, {"b": [None]}],
-        [None, None],
-        [None, [None, None]],
-        [[], None],
-        ["1", 1],
-    ],
-)
-def test_values_stay_as_written_wherever_they_stand(tmp_path, column):
-    first = [{"id": i} for i in range(20_001)]
-
-    made = read(tmp_path, lines(*first, *({"value": value} for value in column)))
-
-    assert [repr(v) for v in made.dataset["value"][20_001:]] == [repr(v) for v in column]
-    assert made.dataset["id"][:3] == [0, 1, 2]
-
-
-def test_a_type_that_changes_in_the_middle_of_a_file_changes_no_value(tmp_path):
-    column = [0] * 20_001 + ["spam"]
-
-    made = read(tmp_path, lines(*({"label": value} for value in column)))
-
-    assert made.dataset["label"][:] == column
-
-
 @pytest.mark.parametrize("name", ["rows.json", "rows.jsonl"])
 @pytest.mark.parametrize("indent", [None, 1])
 def test_documents_are_understood(tmp_path, name, indent):

@@ -127,7 +127,7 @@ class TestWrongBase:
         text = self.refused(model, tmp_path)
         assert "'layers.0.up' is a Bilinear, which cannot be adapted." in text
 
-    def test_a_mismatch_in_a_large_model_is_told_quickly(self, tmp_path):
+    def test_a_mismatch_in_a_large_model_is_reported_quickly(self, tmp_path):
         """The nearest name is looked for once, not for each of hundreds of keys."""
         import time
 

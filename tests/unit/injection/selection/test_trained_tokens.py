@@ -85,12 +85,12 @@ class TestWhereTheyAct:
             "model.embed_tokens": 2,
             "lm_head": 2,
         }
-        own = adapter.trained_tokens
+        trained = adapter.trained_tokens
         expected = written_into(
             llama,
             {
-                "model.embed_tokens": ((9, 5), own["model.embed_tokens"]),
-                "lm_head": ((3, 30), own["lm_head"]),
+                "model.embed_tokens": ((9, 5), trained["model.embed_tokens"]),
+                "lm_head": ((3, 30), trained["lm_head"]),
             },
         )
         add_adapter(expected, Adapter(_without_tokens(adapter), adapter.factors))

@@ -339,7 +339,7 @@ def test_a_full_cache_leaves_room_elsewhere(gcc, cache, temporary, monkeypatch):
 
     monkeypatch.setattr(compiled_library, "_compile", full)
     assert compiled_library.unavailable() is None
-    assert list(cache.iterdir()) == [] and [*temporary[0].glob("lorakit-*/skinny-*.so")]
+    assert list(cache.iterdir()) == [] and [*temporary[0].glob("lorakit-*/kernels-*.so")]
 
 
 def test_no_room_anywhere_is_said(gcc, cache, temporary, monkeypatch):

@@ -128,7 +128,7 @@ def ours(loss, model, token_loss=TokenLoss()):  # noqa: B008 (frozen)
     return mean + auxiliary_weight(model) * getattr(outputs, "aux_loss", 0.0)
 
 
-def own(model):
+def of_the_model(model):
     inputs, labels = batch(model)
     return model(**inputs, labels=labels).loss
 
@@ -162,7 +162,7 @@ def test_loss_and_gradients_equal_the_models_own(build, head):
     add_adapter(model, LoraConfig(r=2, task_type="CAUSAL_LM", **head))
     randomize_(model)
     loss = follow(model)
-    assert_same(model, ours(loss, model), own(model))
+    assert_same(model, ours(loss, model), of_the_model(model))
     trained = [n for n, p in model.named_parameters() if p.grad is not None]
     assert any("lm_head" in name for name in trained) == (head is not HEADS["frozen"])
 
@@ -246,7 +246,7 @@ def test_a_half_precision_base(head):
     model = llama().to(torch.bfloat16)
     add_adapter(model, LoraConfig(r=2, task_type="CAUSAL_LM", **head))
     loss = follow(randomize_(model))
-    got, expected = ours(loss, model), own(model)
+    got, expected = ours(loss, model), of_the_model(model)
     assert largest_error(got, expected) <= TOLERANCE[torch.bfloat16]
     found, wanted = gradients(model, got), gradients(model, expected)
     for name, gradient in wanted.items():
@@ -255,7 +255,7 @@ def test_a_half_precision_base(head):
 
 def test_the_base_alone_while_adapters_are_off():
     model = llama()
-    base = own(model).detach()
+    base = of_the_model(model).detach()
     add_adapter(model, LoraConfig(r=2, modules_to_save=["lm_head"]))
     loss = follow(randomize_(model))
     with torch.no_grad(), disable_adapters(model):
@@ -401,5 +401,5 @@ def test_a_hook_on_the_output_layer_is_honoured():
     loss = follow(model)
     before = ours(loss, model).detach()
     model.lm_head.register_forward_hook(lambda module, args, output: output * 2)
-    assert largest_error(ours(loss, model), own(model)) <= TOLERANCE[torch.float32]
+    assert largest_error(ours(loss, model), of_the_model(model)) <= TOLERANCE[torch.float32]
     assert largest_error(ours(loss, model), before) > 0.01

@@ -64,25 +64,6 @@ def test_trainer_learns_and_measures_rouge_on_generated_text(
     assert {"eval_rouge1", "eval_rouge2", "eval_rougeLsum"} <= set(after)
 
 
-def test_without_generation_there_is_the_loss_alone(
-    prepare, tiny_t5_dir, summary_parquet, tmp_path
-):
-    made = prepare(TASK, tiny_t5_dir, summary_parquet)
-
-    metrics = made.trainer(tmp_path, predict_with_generate=False).evaluate()
-
-    assert "eval_loss" in metrics and "eval_rouge1" not in metrics
-
-
-def test_label_smoothing_has_its_decoder_inputs(prepare, tiny_t5_dir, summary_parquet, tmp_path):
-    made = prepare(TASK, tiny_t5_dir, summary_parquet)
-    arguments = {"label_smoothing_factor": 0.1, "max_steps": 1}
-
-    output = made.trainer(tmp_path, **arguments).train()
-
-    assert output.training_loss > 0
-
-
 def test_target_longer_than_the_positions(prepare, tiny_t5_dir, summary_parquet, tmp_path):
     from transformers import AutoTokenizer
 

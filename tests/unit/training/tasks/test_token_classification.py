@@ -115,7 +115,7 @@ def test_words_and_tags_that_do_not_fit(prepare, tiny_bert_dir, jsonl):
     )
 
 
-def test_column_of_texts_in_place_of_words(prepare, tiny_bert_dir, jsonl):
+def test_column_of_texts_instead_of_words(prepare, tiny_bert_dir, jsonl):
     path = jsonl([{"tokens": "a b", "tags": ["O", "O"]}] * 2)
 
     said = message(prepare, tiny_bert_dir, path, validation_fraction=0)

@@ -306,7 +306,7 @@ def test_zero_gradients_stop_the_run_on_its_first_step(build):
         build(kind=Zero).train()
 
 
-def test_an_adapter_outside_the_loss_is_told(build):
+def test_an_adapter_outside_the_loss_is_reported(build):
     trainer = build()
     trainer.model.score.requires_grad_(False)
     trainer.model.forward = lambda **inputs: {"loss": torch.zeros(())}

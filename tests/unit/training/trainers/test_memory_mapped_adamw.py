@@ -28,19 +28,23 @@ OPTIONS = {"lr": 0.1, "betas": (0.8, 0.9), "eps": 1e-6, "weight_decay": 0.05}
 
 
 def test_results_are_torch_s_to_the_bit(tmp_path):
-    own, others = parameters(), parameters()
-    take_steps(MemoryMappedAdamW(own, directory=tmp_path, **OPTIONS), own, 4)
+    mapped_parameters, others = parameters(), parameters()
+    take_steps(
+        MemoryMappedAdamW(mapped_parameters, directory=tmp_path, **OPTIONS), mapped_parameters, 4
+    )
     take_steps(torch.optim.AdamW(others, **OPTIONS), others, 4)
-    for one, other in zip(own, others, strict=True):
+    for one, other in zip(mapped_parameters, others, strict=True):
         assert torch.equal(one, other)
 
 
 def test_state_lies_in_one_mapped_file_that_nobody_has_to_remove(tmp_path):
-    own = parameters()
-    optimizer = MemoryMappedAdamW(own, directory=tmp_path / "run", **OPTIONS)
-    take_steps(optimizer, own, 1)
+    mapped_parameters = parameters()
+    optimizer = MemoryMappedAdamW(mapped_parameters, directory=tmp_path / "run", **OPTIONS)
+    take_steps(optimizer, mapped_parameters, 1)
     assert list((tmp_path / "run").iterdir()) == []
-    states = [optimizer.state[p][name] for p in own for name in ("exp_avg", "exp_avg_sq")]
+    states = [
+        optimizer.state[p][name] for p in mapped_parameters for name in ("exp_avg", "exp_avg_sq")
+    ]
     assert len({state.untyped_storage().data_ptr() for state in states}) == 1
     lines = Path("/proc/self/maps").read_text().splitlines()
     mapped = [line for line in lines if f"{tmp_path / 'run'}/.optimizer-state-" in line]
@@ -50,11 +54,11 @@ def test_state_lies_in_one_mapped_file_that_nobody_has_to_remove(tmp_path):
 
 
 def test_saved_state_goes_on_where_it_was(tmp_path):
-    own, others = parameters(), parameters()
-    first = MemoryMappedAdamW(own, directory=tmp_path, **OPTIONS)
-    take_steps(first, own, 2)
+    mapped_parameters, others = parameters(), parameters()
+    first = MemoryMappedAdamW(mapped_parameters, directory=tmp_path, **OPTIONS)
+    take_steps(first, mapped_parameters, 2)
     torch.save(first.state_dict(), tmp_path / "optimizer.pt")
-    again = [torch.nn.Parameter(p.detach().clone()) for p in own]
+    again = [torch.nn.Parameter(p.detach().clone()) for p in mapped_parameters]
     second = MemoryMappedAdamW(again, directory=tmp_path, **OPTIONS)
     storage = second.state[again[0]]["exp_avg"].untyped_storage().data_ptr()
     second.load_state_dict(torch.load(tmp_path / "optimizer.pt", weights_only=True))
@@ -68,12 +72,14 @@ def test_saved_state_goes_on_where_it_was(tmp_path):
 
 
 def test_a_state_of_torch_s_own_can_be_taken_over(tmp_path):
-    own, others = parameters(), parameters()
+    mapped_parameters, others = parameters(), parameters()
     plain = torch.optim.AdamW(others, **OPTIONS)
     take_steps(plain, others, 2)
-    mapped = MemoryMappedAdamW(own, directory=tmp_path, **OPTIONS)
+    mapped = MemoryMappedAdamW(mapped_parameters, directory=tmp_path, **OPTIONS)
     mapped.load_state_dict(copy.deepcopy(plain.state_dict()))
-    assert torch.equal(mapped.state[own[0]]["exp_avg_sq"], plain.state[others[0]]["exp_avg_sq"])
+    assert torch.equal(
+        mapped.state[mapped_parameters[0]]["exp_avg_sq"], plain.state[others[0]]["exp_avg_sq"]
+    )
 
 
 def test_parameters_cannot_come_later_and_none_is_fine(tmp_path):

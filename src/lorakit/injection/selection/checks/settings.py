@@ -47,7 +47,7 @@ def check_room(config: LoraConfig, sites: Sequence[Site], max_rank: int) -> None
             "Leave one of them out."
         )
     larger = [f"{site.path} (r={site.r})" for site in sites if site.r > max_rank]
-    in_parts = [site.path for site in sites if site.parts is not None]
+    in_parts = [site.path for site in sites if site.slices is not None]
     if larger or in_parts:
         raise ConfigError(
             f"Cannot keep room for larger ranks in {first_few(larger or in_parts, 3)}: got "
@@ -65,7 +65,7 @@ def _check_ranks(sites: Sequence[Site]) -> None:
     too_large = []
     for site in sites:
         in_features, out_features = site.adapted_class.factor_sizes(site.module)
-        out_features //= len(site.parts) if site.parts else 1
+        out_features //= len(site.slices) if site.slices else 1
         if site.r > min(in_features, out_features):
             too_large.append(f"{site.path} (in={in_features}, out={out_features}, r={site.r})")
     if too_large:

@@ -28,7 +28,7 @@ def split_by_conv_groups(site: Site, config: LoraConfig) -> Site:
             f"{shape.groups} groups. Change r, give it a rank_pattern, or leave it out."
         )
     _check_initialization(site, config)
-    return replace(site, r=site.r // shape.groups, parts=(True,) * shape.groups)
+    return replace(site, r=site.r // shape.groups, slices=(True,) * shape.groups)
 
 
 def check_slices(config: LoraConfig, sites: Sequence[Site]) -> None:
@@ -39,7 +39,7 @@ def check_slices(config: LoraConfig, sites: Sequence[Site]) -> None:
         ShapeError: Its outputs cannot be cut into that many equal slices.
     """
     for site in sites:
-        if site.parts is None:
+        if site.slices is None:
             continue
         if not is_linear(site.adapted_class):
             raise TargetError(
@@ -48,11 +48,11 @@ def check_slices(config: LoraConfig, sites: Sequence[Site]) -> None:
             )
         _check_initialization(site, config)
         out_features = site.adapted_class.factor_sizes(site.module)[1]
-        if out_features % len(site.parts):
+        if out_features % len(site.slices):
             raise ShapeError(
-                f"Cannot adapt slices of {site.path}: enable_lora={list(site.parts)} has "
-                f"{len(site.parts)} slices, expected a divisor of its {out_features} outputs. Give "
-                "true or false for each of its equal slices."
+                f"Cannot adapt slices of {site.path}: enable_lora={list(site.slices)} has "
+                f"{len(site.slices)} slices, expected a divisor of its {out_features} outputs. "
+                "Give true or false for each of its equal slices."
             )
 
 

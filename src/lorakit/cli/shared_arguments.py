@@ -1,4 +1,4 @@
-"""The arguments of every command that takes a recipe."""
+"""Arguments and options that several commands take."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,3 +10,11 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="KEY=VALUE", help="Changes to the recipe, such as lora.r=16."),
 ]
+TrustRemoteCode = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code",
+        help="Allow running code that comes with the model; there is no prompt.",
+    ),
+]
+"""For commands without a recipe; in a recipe it is a key."""

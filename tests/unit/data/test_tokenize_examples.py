@@ -1,0 +1,72 @@
+"""Examples as tokens, and tokens as text."""
+
+import pytest
+from datasets import Dataset, Value
+from transformers import AutoTokenizer
+
+from lorakit.data.tokenize_examples import (
+    cut_note,
+    map_examples,
+    probe_tokens,
+    readable,
+    require_texts,
+    tokenize_texts,
+)
+from lorakit.data.tokenizers import batch_columns
+from lorakit.errors import DataError
+
+
+@pytest.mark.parametrize(("length", "cut"), [(4, 1), (5, 0), (16, 0)])
+def test_a_text_that_loses_only_its_second_beginning_is_not_cut(tiny_bert_dir, length, cut):
+    bert = AutoTokenizer.from_pretrained(tiny_bert_dir)
+    columns, count = tokenize_texts(bert, ["[CLS] the cat"], None, length)
+
+    assert count == cut
+    assert columns["input_ids"][0][:2] == batch_columns(bert, ["the cat"])["input_ids"][0][:2]
+
+
+def test_examples_that_were_cut_are_counted(tiny_bert_dir):
+    bert = AutoTokenizer.from_pretrained(tiny_bert_dir)
+    texts = ["the cat", "the cat was good", "dog"]
+    columns, count = tokenize_texts(bert, texts, ["the dog", "the dog", "the dog was good"], 7)
+
+    assert count == 2 and [len(ids) for ids in columns["input_ids"]] == [7, 7, 7]
+    note = "2 of 3 training examples were cut to 7 tokens (data.max_length)."
+    assert cut_note(2, 3, 7, "training") == [note]
+    assert cut_note(0, 3, 7, "training") == []
+
+
+def test_mapped_examples_have_the_new_columns_alone_and_no_cache():
+    examples = Dataset.from_dict({"text": ["a", "bc"]})
+    function = lambda batch: {"n": [len(text) for text in batch["text"]]}  # noqa: E731
+
+    made = map_examples(examples, function, {"n": Value("int32")})
+
+    assert made.to_list() == [{"n": 1}, {"n": 2}] and made.features == {"n": Value("int32")}
+    assert made.cache_files == []
+    assert probe_tokens([{"ids": list(range(40))}], "ids").tolist() == [list(range(16))]
+
+
+def test_texts_that_are_missing_or_none_are_listed_by_column():
+    examples = Dataset.from_dict({"a": ["x", " ", None], "b": [1, 2, 3]})
+    require_texts(Dataset.from_dict({"a": ["x"]}), {"data.text": "a"}, "the examples")
+
+    with pytest.raises(DataError) as caught:
+        require_texts(examples, {"data.text": "a", "data.text_pair": "b"}, "the examples")
+
+    assert str(caught.value) == (
+        "Texts are missing in the examples: 'a' (data.text) is empty in examples 2, 3; 'b' "
+        "(data.text_pair) holds int in examples 1, 2, 3; expected a text in each example. Repair "
+        "or remove these examples, or name another column."
+    )
+
+
+def test_a_token_that_is_part_of_a_character_is_shown_as_its_piece(tiny_gpt2_dir):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_gpt2_dir)
+    ids = tokenizer("the 名")["input_ids"]
+
+    shown = readable(tokenizer, ids)
+
+    assert "".join(shown).startswith("the ")
+    assert shown[-3:] == tokenizer.convert_ids_to_tokens(ids)[-3:]
+    assert not any("\N{REPLACEMENT CHARACTER}" in text for text in shown)

@@ -1,0 +1,96 @@
+"""One layer whose rows, or segments, have different adapters."""
+
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from lorakit.errors import AdapterStateError, ShapeError
+from lorakit.layers import LoraConv1d, LoraEmbedding, LoraLinear, LowRankUpdate
+from lorakit.layers.executors.per_row import PerRowAdapters
+from lorakit.layers.executors.single import run_single
+from tolerances import TOLERANCE, largest_error
+
+NAMES = ["b", None, "a", "b"]
+
+
+def adapted(plain, adapted_class, columns, rows):
+    torch.manual_seed(0)
+    layer = adapted_class.adapt_in_place(plain)
+    for r, name in enumerate("ab", start=1):
+        layer.updates[name] = LowRankUpdate(torch.randn(r, columns), torch.randn(rows, r), 0.5)
+    return layer
+
+
+KINDS = {
+    "linear": (lambda: adapted(nn.Linear(6, 4), LoraLinear, 6, 4), torch.randn(4, 3, 6)),
+    "embedding": (
+        lambda: adapted(nn.Embedding(7, 4), LoraEmbedding, 7, 4),
+        torch.arange(4)[:, None],
+    ),
+    "convolution": (lambda: adapted(nn.Conv1d(3, 4, 2), LoraConv1d, 6, 4), torch.randn(4, 3, 5)),
+}
+
+
+def enter(layer, rows):
+    layer.per_row_adapters = rows
+    layer.choose_executor()
+    return layer
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_row_is_that_of_its_adapter(kind):
+    build, x = KINDS[kind]
+    layer = build()
+    mixed = enter(layer, PerRowAdapters(NAMES))(x)
+    del layer.per_row_adapters
+    for row, name in enumerate(NAMES):
+        layer.activate(() if name is None else (name,))
+        assert largest_error(mixed[row], layer(x[row : row + 1])[0]) <= TOLERANCE[torch.float32]
+
+
+def test_segments_of_an_embedding():
+    layer = KINDS["embedding"][0]()
+    ids = torch.tensor([[1, 2, 3, 4, 5, 6, 0]])
+    mixed = enter(layer, PerRowAdapters(["a", None, "b"], [2, 1, 4]))(ids)
+    del layer.per_row_adapters
+    for name, place in (("a", slice(0, 2)), (None, slice(2, 3)), ("b", slice(3, 7))):
+        layer.activate(() if name is None else (name,))
+        assert largest_error(mixed[:, place], layer(ids[:, place])) <= TOLERANCE[torch.float32]
+
+
+@pytest.mark.parametrize("lengths", [None, [2, 2]])
+def test_another_number_of_rows_or_tokens(lengths):
+    layer = enter(KINDS["embedding"][0](), PerRowAdapters(["a", "b"], lengths))
+    with pytest.raises(ShapeError, match="Adapters are given for"):
+        layer(torch.zeros(3, 1, dtype=torch.long))
+
+
+def test_after_the_block_layers_forget_and_backward_does_not_rerun_them():
+    layer, x = KINDS["linear"][0](), KINDS["linear"][1]
+    layer.activate(("a",))
+    rows = PerRowAdapters(NAMES)
+    enter(layer, rows)(x)
+    rows.is_over = True
+    assert layer.executor is rows
+    layer(x)
+    assert layer.executor is run_single
+
+    class Rerun(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, h):
+            return h
+
+        @staticmethod
+        def backward(ctx, g):
+            enter(layer, rows)(x)
+
+    h = torch.zeros(1, requires_grad=True)
+    with pytest.raises(AdapterStateError, match="runs a layer again after the adapter_rows block"):
+        Rerun.apply(h).sum().backward()
+
+
+def test_copies_hold_names_and_lengths():
+    twin = pickle.loads(pickle.dumps(PerRowAdapters(["a", None], [3, 1])))
+    assert (twin.names, twin.lengths, twin.index) == (("a", None), (3, 1), (0, -1))

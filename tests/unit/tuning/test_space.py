@@ -1,0 +1,92 @@
+"""Search spaces: what is refused, what a grid tries, and the values of a trial."""
+
+import pytest
+
+from fixtures.trials import NARROW, WIDE
+from lorakit.errors import ConfigError
+from lorakit.recipes.recipe import Recipe
+from lorakit.recipes.search_sections import SearchConfig
+from lorakit.tuning.space import Space, default_space, label_of
+
+
+def space_of(**distributions):
+    return Space(SearchConfig(space=distributions).space, "search.space")
+
+
+@pytest.fixture
+def recipe():
+    return Recipe(model="m", task="CAUSAL_LM", data={"train": "x"}, output="unused")
+
+
+@pytest.mark.parametrize(
+    ("search", "message"),
+    [
+        ({"space": {"lora.rank": {"choice": [1]}}}, r"unknown key 'lora.rank'. Did you mean 'r'"),
+        ({"space": {"training.learning_rate": {"uniform": [-1, 1]}}}, "greater than 0"),
+        ({"space": {"lora.r": {"uniform": [1, 8]}}}, "lora.r: got 3.59; input should be a valid"),
+        ({"space": {"output": {"choice": ["a"]}}}, "'output' cannot be searched"),
+        ({"space": {"search.trials": {"choice": [1]}}}, "it configures the search"),
+        ({"space": {"lora.r": {"choice": [1, 1]}}}, "occurs twice in 1, 1"),
+        (
+            {"space": {"lora.lora_alpha": {"same_as": "lora.rr"}, "lora.r": {"choice": [1]}}},
+            "got 'lora.rr', expected a field of the space. Did you mean 'lora.r'",
+        ),
+        (
+            {"algorithm": "grid", "space": {"lora.lora_dropout": {"uniform": [0, 0.5]}}},
+            "a grid needs a number of points between 0 and 0.5",
+        ),
+    ],
+)
+def test_a_wrong_space_is_refused(recipe, search, message):
+    space = Space(SearchConfig(**search).space, "search.space")
+    with pytest.raises(ConfigError, match=message):
+        space.check(recipe, search.get("algorithm", "random"))
+
+
+def test_all_problems_are_reported_together(recipe):
+    space = space_of(output={"choice": ["a"]}, task={"choice": ["SEQ_CLS"]})
+    with pytest.raises(ConfigError, match=r"2 problems in search.space: 'output' .*\n  'task' "):
+        space.check(recipe, "random")
+
+
+def test_a_grid_tries_points_between_its_bounds():
+    space = space_of(
+        **{
+            "training.learning_rate": {"log_uniform": [1e-4, 1e-2], "points": 3},
+            "lora.lora_dropout": {"uniform": [0, 0.5], "points": 2},
+            "lora.r": {"int_uniform": [1, 3], "points": 9},
+            "lora.lora_alpha": {"same_as": "lora.r"},
+        }
+    )
+    grid = {key: values["grid_search"] for key, values in space.for_ray("grid").items()}
+    assert grid["training.learning_rate"] == pytest.approx([1e-4, 1e-3, 1e-2])
+    assert grid["lora.lora_dropout"] == [0, 0.5]
+    assert grid["lora.r"] == [1, 2, 3]
+    assert "lora.lora_alpha" not in grid
+    assert space.grid_size == 3 * 2 * 3
+
+
+def test_an_integer_range_includes_both_bounds():
+    integers = space_of(**{"lora.r": {"int_uniform": [1, 2]}}).for_ray("random")["lora.r"]
+    assert {integers.sample() for _ in range(64)} == {1, 2}
+
+
+def test_a_trial_gets_lists_and_copies_back():
+    space = space_of(
+        **{
+            "lora.lora_alpha": {"same_as": "lora.r", "times": 2},
+            "lora.r": {"choice": [2, 4]},
+            "lora.target_modules": {"choice": [["q", "v"], "all-linear"]},
+        }
+    )
+    values = space.trial_values({"lora.r": 4, "lora.target_modules": "q, v"})
+    assert values == {"lora.lora_alpha": 8, "lora.r": 4, "lora.target_modules": ["q", "v"]}
+    assert tuple(values) == space.keys
+    assert label_of({"q": 2, "v": [1]}) == "q=2, v=1"
+
+
+def test_the_default_space_is_valid_for_every_recipe(recipe):
+    space = Space(default_space([NARROW, WIDE]), "the default")
+    space.check(recipe, "random")
+    assert space.distributions["lora.target_modules"].choice == (["q"], "all-linear")
+    assert space.distributions["lora.lora_alpha"].same_as == "lora.r"

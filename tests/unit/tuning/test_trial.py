@@ -1,0 +1,100 @@
+"""Trials: their recipe, what they report and when, and what a resumed one need not repeat."""
+
+import pytest
+
+from lorakit.config import TaskType
+from lorakit.errors import ConfigError, TrainingError
+from lorakit.recipes.recipe import Recipe
+from lorakit.recipes.run_directory import RunDirectory
+from lorakit.recipes.search_sections import SearchConfig
+from lorakit.tuning import trial
+from lorakit.tuning.trial import MetricError, epochs_of, require_shared_output, saved_evaluations
+
+
+def recipe_of(task="SEQ_CLS", **training):
+    values = {"model": "m", "task": task, "data": {"train": "x.csv"}, "output": "o"}
+    return Recipe.check({**values, "search": {}, "training": training}, "the test")
+
+
+def test_a_trial_is_evaluated_and_saved_after_every_epoch_and_keeps_its_best():
+    settings = SearchConfig(metric="accuracy", max_epochs=2, sample_fraction=0.25)
+    searched = recipe_of(max_steps=9, eval_strategy="steps", eval_steps=3, learning_rate=0.1)
+    made = trial.trial_recipe(searched, settings, train_examples=10)
+    assert made.training == {
+        "learning_rate": 0.1,
+        "num_train_epochs": 2,
+        "eval_strategy": "epoch",
+        "eval_on_start": False,
+        "save_strategy": "epoch",
+        "save_total_limit": 1,
+        "metric_for_best_model": "eval_accuracy",
+        "greater_is_better": True,
+        "load_best_model_at_end": True,
+    }
+    assert made.data.max_train_rows == 2
+    assert made.search is None
+
+
+@pytest.mark.parametrize("task", list(TaskType))
+def test_only_a_loss_that_cannot_be_guessed_is_measured_before_training(task):
+    made = trial.trial_recipe(recipe_of(task), SearchConfig(), train_examples=10)
+    assert made.training["eval_on_start"] == (task in ("CAUSAL_LM", "SEQ_2_SEQ_LM"))
+    assert made.data.max_train_rows is None
+
+
+def test_epochs_are_those_of_the_search_or_whole_ones_of_the_recipe():
+    assert epochs_of(recipe_of(num_train_epochs=5), SearchConfig(max_epochs=2)) == 2
+    assert epochs_of(recipe_of(num_train_epochs=0.2), SearchConfig()) == 1
+    assert epochs_of(recipe_of(), SearchConfig()) == 3
+
+
+def evaluation(step, max_steps=4, **metrics):
+    return {"step": step, "max_steps": max_steps, "epoch": step / 2, "metrics": metrics}
+
+
+@pytest.fixture
+def reported(monkeypatch):
+    """What Ray Tune receives."""
+    rows = []
+    monkeypatch.setattr("ray.tune.report", rows.append)
+    return rows
+
+
+def test_an_epoch_is_reported_when_its_checkpoint_is_on_disk_and_the_last_at_the_end(reported):
+    reporter = trial._Reporter("eval_loss")
+    reporter("evaluation", evaluation(2, eval_loss=1.0))
+    assert reported == []
+    reporter("checkpoint", {})
+    reporter("checkpoint", {})
+    assert reported == [{"eval_loss": 1.0, "epoch": 1, "step": 2}]
+    reporter("evaluation", evaluation(4, eval_loss=0.5))
+    reporter("checkpoint", {})
+    assert len(reported) == 1
+    reporter.report_last()
+    assert reported[1:] == [{"eval_loss": 0.5, "epoch": 2, "step": 4}]
+
+
+def test_a_metric_that_is_missing_or_not_a_number_ends_the_trial(reported):
+    with pytest.raises(MetricError, match=r"No trial reports the metric 'eval_f1': .* eval_loss"):
+        trial._Reporter("eval_f1")("evaluation", evaluation(2, eval_loss=1.0))
+    for value in (None, float("nan")):
+        with pytest.raises(TrainingError, match="'eval_loss' is not a number after epoch 1: got"):
+            trial._Reporter("eval_loss")("evaluation", evaluation(2, eval_loss=value))
+    assert reported == []
+
+
+def test_evaluations_after_the_newest_checkpoint_are_repeated(tmp_path, monkeypatch):
+    run = RunDirectory(tmp_path)
+    for step in (0, 2, 4):
+        run.append_metrics({"event": "evaluation", "step": step, "epoch": step / 2})
+    assert saved_evaluations(run) == []
+    monkeypatch.setattr(trial.checkpoints, "newest_complete", lambda path: path / "checkpoint-2")
+    assert [row["step"] for row in saved_evaluations(run)] == [2]
+    monkeypatch.setattr(RunDirectory, "is_finished", True)
+    assert [row["step"] for row in saved_evaluations(run)] == [2, 4]
+
+
+def test_a_machine_without_the_output_is_named(tmp_path):
+    require_shared_output(tmp_path)
+    with pytest.raises(ConfigError, match=f"No directory {tmp_path}/none on the machine "):
+        require_shared_output(tmp_path / "none")
