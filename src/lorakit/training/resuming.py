@@ -35,7 +35,7 @@ def require_resumable(recipe: Recipe) -> None:
             f"Start {run.processes}, or train under another `output`."
         )
     before = _recipe_before(run)
-    different = changed_keys(before, recipe)
+    different = changed_keys(_with_first_defaults(before), _with_first_defaults(recipe))
     changed = [
         key
         for key in different
@@ -56,13 +56,16 @@ def require_resumable(recipe: Recipe) -> None:
 
 def _recipe_before(run: RunDirectory) -> Recipe:
     try:
-        recipe = run.recipe()
+        return run.recipe()
     except ConfigError as error:
         raise CheckpointError(
             f"Cannot resume {run.path}: {run.recipe_file} is damaged ({error}). Replace it with a "
             "copy of the recipe that the run started with, and resume again."
         ) from None
-    # Runs of the first version do not name the default they had.
+
+
+def _with_first_defaults(recipe: Recipe) -> Recipe:
+    """Return a recipe that names the defaults that runs of the first version did not write out."""
     training = {"train_sampling_strategy": "random", **recipe.training}
     return recipe.model_copy(update={"training": training})
 
