@@ -23,11 +23,7 @@ from lorakit.distributed.processes import (
     translating_process_failures,
 )
 from lorakit.distributed.shared_output import require_shared_directory
-from lorakit.errors import (
-    DiskError,
-    StoppedError,
-    TrainingError,
-)
+from lorakit.errors import DiskError, StoppedError, TrainingError
 from lorakit.files.atomic import replacing_directory
 from lorakit.files.disks import disk_error
 from lorakit.injection import Injection, ParameterCount, count_parameters
@@ -51,7 +47,9 @@ from lorakit.training.resuming import require_resumable, with_recorded_dtype
 from lorakit.training.save_settings import save_settings
 from lorakit.training.setup import Setup, prepare
 from lorakit.training.stop_request import StopRequest
+from lorakit.training.throughput import Throughput
 from lorakit.training.trainers.adapter_trainer import early_stopping, trained_adapter
+from lorakit.training.trainers.batching import padding_notes
 from lorakit.training.trainers.data_initialization import with_current_ranks
 from lorakit.training.trainers.numerical_checks import require_sound
 from lorakit.training.trainers.stop_at_checkpoint import StopAtCheckpoint
@@ -74,6 +72,8 @@ class TrainResult:
     steps: int
     wall_s: float
     """Seconds of training, including those before a resume."""
+    throughput: Throughput | None
+    """None if there was no step."""
     parameter_count: ParameterCount
     injection: Injection
     files: tuple[Path, ...]
@@ -305,7 +305,8 @@ def _fit(
         trainer = setup.build_trainer([*writers, *others])
         notes = batch_notes(setup.arguments, is_sharded=trainer.is_fsdp_enabled)
         computing = cpu_notes(setup.arguments.device)
-        trainer_notes = (*notes, *computing, *getattr(trainer, "notes", ()))
+        padding = padding_notes(setup.encoded.train, setup.arguments)
+        trainer_notes = (*notes, *padding, *computing, *getattr(trainer, "notes", ()))
         if trainer_notes:
             emit("notes", {"notes": trainer_notes})
         output = trainer.train(
@@ -333,6 +334,7 @@ def _fit(
         best_step=_best_step(trainer),
         reference=reference_of(directory),
         wall_s=wall_s,
+        throughput=getattr(trainer, "throughput", None),
         memory=MemoryFacts(planned_bytes, peak.read(), peak.meaning),
     )
     run_on_main(lambda: write_report(directory, facts))
@@ -385,6 +387,7 @@ def _result(run: RunDirectory, facts: RunFacts) -> TrainResult:
         train_loss=facts.train_loss,
         steps=facts.steps,
         wall_s=facts.wall_s,
+        throughput=facts.throughput,
         parameter_count=facts.parameter_count,
         injection=facts.injection,
         files=(

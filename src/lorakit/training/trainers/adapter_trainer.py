@@ -33,6 +33,7 @@ from lorakit.files.atomic import write_text
 from lorakit.files.disks import reporting_disk_errors
 from lorakit.recipes import checkpoints
 from lorakit.recipes.training_section import LORA_PLUS_KEY, OPTIMIZER_NAME
+from lorakit.training.trainers.batching import BatchingMixin
 from lorakit.training.trainers.data_initialization import adopt_ranks, initialize_adapter_from_data
 from lorakit.training.trainers.lora_plus import split_groups
 from lorakit.training.trainers.memory_mapped_adamw import MemoryMappedAdamW
@@ -55,7 +56,7 @@ _KEYS_NOT_OF_TORCH = {"every_n_layers", "offload", "selective"}
 """Options of activation checkpointing that transformers and TRL handle, not torch."""
 
 
-class AdapterTrainerMixin(ProcessTrainerMixin):
+class AdapterTrainerMixin(BatchingMixin, ProcessTrainerMixin):
     """Mixin for a trainer class that saves, resumes and checks adapters.
 
     A checkpoint has the adapter, optimizer, scheduler, random state and trainer state, and what the
@@ -294,6 +295,7 @@ class AdapterTrainerMixin(ProcessTrainerMixin):
             "last_logged_step": self._globalstep_last_logged,
             "tokens": getattr(self, "_total_train_tokens", None),
             "token_metrics": getattr(self, "_metrics", {}).get("train", {}),  # TRL's
+            "throughput": self.meter.state(),
         }
 
     def load_running_sums(self) -> None:
@@ -306,6 +308,8 @@ class AdapterTrainerMixin(ProcessTrainerMixin):
         self._total_loss_scalar = sums["total_loss"]
         self._globalstep_last_logged = sums["last_logged_step"]
         self._initial_global_step = 0  # the mean training loss is over all steps
+        if "throughput" in sums:  # not in those of the first version
+            self.meter.load(sums["throughput"])
         if sums["tokens"] is not None:
             self._total_train_tokens = sums["tokens"]
             metrics: Any = getattr(self, "_metrics")  # noqa: B009 (only TRL's trainers have it)

@@ -23,6 +23,7 @@ from lorakit.training.losses.output_loss import (
     all_logits_note,
     find_output_loss,
 )
+from lorakit.training.throughput import real_tokens
 
 
 @contextmanager
@@ -150,20 +151,8 @@ class LanguageTrainer(SFTTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def _count_tokens(self, inputs: dict[str, Any]) -> None:
-        """Count the training tokens without padding; logged as `num_tokens`.
-
-        A batch row without counted labels only pads the batches of several processes to the same
-        number, and is left out.
-        """
-        counts = (inputs["labels"] != NOT_COUNTED).any(-1, keepdim=True)
-        mask: Tensor | None = inputs.get("attention_mask")
-        if mask is None:
-            # Each packed text has positions 0 and 1, padding has only position 0.
-            positions: Tensor = inputs["position_ids"]
-            tokens = int((((positions > 0).int() + (positions == 1).int()) * counts).sum())
-        else:
-            tokens = int((mask * counts).sum())
-        self._total_train_tokens += tokens
+        """Count the training tokens without padding; logged as `num_tokens`."""
+        self._total_train_tokens += int(real_tokens(inputs))
         self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
