@@ -13,7 +13,7 @@ from torch.utils.data import Sampler
 
 _POOL_STEPS = 50
 """Optimizer steps whose examples are sorted together; more would hardly save padding."""
-_FEWEST_POOLS = 2
+_FEWEST_POOLS = 4
 """Pools of a small dataset, so that a step has other examples in each epoch."""
 
 
