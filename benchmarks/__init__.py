@@ -16,6 +16,7 @@ BENCHMARKS = (
     "loading",
     "search_memory",
     "memory_plan",
+    "batches_of_like_length",
 )
 """The modules that measure, in the order they are run in."""
 

@@ -150,6 +150,14 @@ SECTIONS = (
         plan_tables.plan_table,
     ),
     Section(
+        "Batches of like length",
+        "The quickstart's model, trained on its docstrings with both orders and three seeds: the "
+        "median over the seeds, its spread, and the ratio to random batches of the same seed. "
+        "Processor time is that of all threads.",
+        "batches_of_like_length",
+        tables.like_length_table,
+    ),
+    Section(
         "Latency of forward",
         "The batch sizes of table 1 of [Hu et al. 2021](https://arxiv.org/abs/2106.09685), logits "
         "of the last position alone. A number after the colon of a model's name is the number of "

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from fixtures.runs import TIMES
 from forked import TIMEOUT_S, run_together
 
 # Trains one recipe after the other in the same processes. "kill" ends one process in the midst of
@@ -132,4 +133,4 @@ def without_dropout(model, copy):
 def metric_rows(run_dir):
     """Return the rows of a run's metrics.jsonl without their times."""
     lines = (Path(run_dir) / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k != "wall_s"} for line in lines]
+    return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]

@@ -64,7 +64,7 @@ class Runs:
             data={"train": data, "validation_fraction": 0.22},
             lora={"r": 4, **lora},
             quantization=quantization,
-            dtype="float32" if quantization else "auto",
+            dtype="float32" if quantization else "saved",
             training={
                 **SETTINGS,
                 "per_device_train_batch_size": batch,
@@ -122,7 +122,9 @@ def assert_same_numbers(rows, expected):
     assert [row.keys() for row in rows] == [row.keys() for row in expected]
     for row, other in zip(rows, expected, strict=True):
         for key, value in other.items():
-            if key == "eval_perplexity":
+            if key == "train_padding_share":  # each process has narrower batches
+                assert 0 <= row[key] < 0.5
+            elif key == "eval_perplexity":
                 assert row[key] == pytest.approx(value, rel=TOLERANCES["loss"])
             elif isinstance(value, float):
                 limit = TOLERANCES["norm" if key == "grad_norm" else "loss"]

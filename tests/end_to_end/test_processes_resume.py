@@ -33,8 +33,9 @@ def recipes(tmp_path_factory, tiny_distilbert_dir, cls_csv):
                 "logging_steps": 2,
                 "learning_rate": 5e-3,
                 "use_cpu": True,
-                # Its order is drawn from the very numbers that dropout takes.
+                # Else the order is drawn from the very numbers that dropout takes.
                 "train_sampling_strategy": "random" if is_sharded else "group_by_length",
+                "accelerator_config": {"use_seedable_sampler": not is_sharded},
                 **({"fsdp": True} if is_sharded else {}),
             },
         )

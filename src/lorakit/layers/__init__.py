@@ -4,9 +4,8 @@ from lorakit.layers.adapted import AdaptedLayer
 from lorakit.layers.copies import copy_with_own, copy_with_trained_tokens, full_copy
 from lorakit.layers.described import KernelShape
 from lorakit.layers.kinds.conv import LoraConv1d, LoraConv2d, LoraConv3d
-from lorakit.layers.kinds.conv1d import LoraConv1D
 from lorakit.layers.kinds.embedding import LoraEmbedding
-from lorakit.layers.kinds.linear import LoraLinear
+from lorakit.layers.kinds.linear import LoraConv1D, LoraLinear
 from lorakit.layers.replaced import (
     ReplacedModule,
     plain_class_of,

@@ -178,7 +178,6 @@ def quickstart_recipe(
             "learning_rate": LEARNING_RATES[LORA],
             "num_train_epochs": EPOCHS,
             "warmup_steps": WARMUP_SHARE,
-            "train_sampling_strategy": "group_by_length",  # half the padding
             "per_device_train_batch_size": BATCH_ROWS,
             "per_device_eval_batch_size": 4 * BATCH_ROWS,
             "eval_on_start": True,

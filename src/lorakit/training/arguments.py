@@ -19,6 +19,7 @@ from lorakit.errors import ConfigError, did_you_mean
 from lorakit.libraries.inductor_cache import separate_inductor_cache
 from lorakit.quantization.devices import require_bitsandbytes
 from lorakit.recipes.training_section import EARLY_STOPPING_KEYS, LORA_PLUS_KEY, OPTIMIZER_NAME
+from lorakit.training.trainers.batching import GROUP_BY_LENGTH, pads_nothing
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -60,6 +61,7 @@ def resolve_training(
         "num_train_epochs": 3,
         "per_device_train_batch_size": 8,
         "gradient_accumulation_steps": 1,
+        "train_sampling_strategy": "random" if pads_nothing(given) else GROUP_BY_LENGTH,
         "bf16": False,
         "activation_checkpointing": False,
         "logging_steps": 0,

@@ -19,7 +19,7 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 
 from lorakit.files.disks import reporting_disk_errors
 from lorakit.recipes.run_directory import RunDirectory
-from lorakit.training.evaluation_metrics import is_speed
+from lorakit.training.evaluation_metrics import TOKENS_PER_S, is_speed
 
 EventHandler = Callable[[str, dict[str, Any]], None]
 """Receives an event's name and payload; see `lorakit.training.run.train`."""
@@ -62,7 +62,11 @@ class RunRecorder(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Append the logged values and emit them."""
-        values = {key: value for key, value in (logs or {}).items() if not is_speed(key)}
+        values = {
+            key: value
+            for key, value in (logs or {}).items()
+            if key == TOKENS_PER_S or not is_speed(key)
+        }
         values.pop("epoch", None)
         kind = _event_of(values)
         entry = {

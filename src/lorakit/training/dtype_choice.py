@@ -73,7 +73,7 @@ class DtypeChoice:
 
     def facts(self) -> dict[str, Any]:
         """Return the values for environment.json."""
-        return {"auto": str(self.precision), "because": self.reason, "step_s": dict(self.step_s)}
+        return {"auto": str(self.precision), "reason": self.reason, "step_s": dict(self.step_s)}
 
 
 @dataclass(frozen=True)

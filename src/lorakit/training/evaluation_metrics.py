@@ -10,6 +10,8 @@ from lorakit.errors import ConfigError, did_you_mean
 if TYPE_CHECKING:
     from transformers import Trainer
 
+TOKENS_PER_S = "train_tokens_per_s"
+
 _SPEEDS = ("_runtime", "_per_second", "_preparation_time")
 
 
@@ -68,4 +70,4 @@ def model_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
 
 def is_speed(key: str) -> bool:
     """Whether a logged value describes the speed of this session, not the model."""
-    return key.endswith(_SPEEDS) or key in ("total_flos", "eval_num_tokens")
+    return key.endswith(_SPEEDS) or key in ("total_flos", "eval_num_tokens", TOKENS_PER_S)

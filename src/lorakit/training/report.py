@@ -19,6 +19,7 @@ from lorakit.files.atomic import write_text
 from lorakit.injection import Injection, ParameterCount
 from lorakit.recipes.recipe import Recipe
 from lorakit.recipes.run_directory import RunDirectory
+from lorakit.training.throughput import Throughput
 
 _GB = 1e9
 
@@ -52,6 +53,7 @@ class RunFacts:
     best_step: int | None
     """Optimizer step of the best checkpoint; None if the last step's weights are kept."""
     wall_s: float
+    throughput: Throughput | None
     memory: MemoryFacts
     reference: Reference | None
     """The metrics of a model that learned nothing."""
@@ -111,6 +113,12 @@ def _result_table(run: RunDirectory, facts: RunFacts) -> str:
     rows.append(("mean training loss", _number(facts.train_loss), ""))
     rows.append(("optimizer steps", f"{facts.steps:,} of {facts.planned_steps:,}", ""))
     rows.append(("time", _duration(facts.wall_s), ""))
+    if facts.throughput is not None:
+        rows.append(("tokens without padding", f"{facts.throughput.tokens:,}", ""))
+        rows.append(
+            ("of these per second of training", f"{facts.throughput.tokens_per_s:,.0f}", "")
+        )
+        rows.append(("padding in the batches", f"{facts.throughput.padding_share:.1%}", ""))
     if not expected:
         return _table(("", "value"), [row[:2] for row in rows])
     is_guess = facts.reference is not None and facts.reference.count

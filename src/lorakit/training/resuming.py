@@ -53,7 +53,7 @@ def require_resumable(recipe: Recipe) -> None:
             f"Start {run.processes}, or train under another `output`."
         )
     before = _recipe_before(run)
-    different = changed_keys(before, recipe)
+    different = changed_keys(_with_first_defaults(before), _with_first_defaults(recipe))
     changed = [
         key
         for key in different
@@ -80,6 +80,12 @@ def _recipe_before(run: RunDirectory) -> Recipe:
             f"Cannot resume {run.path}: {run.recipe_file} is damaged ({error}). Replace it with a "
             "copy of the recipe that the run started with, and resume again."
         ) from None
+
+
+def _with_first_defaults(recipe: Recipe) -> Recipe:
+    """Return a recipe that names the defaults that runs of the first version did not write out."""
+    training = {"train_sampling_strategy": "random", **recipe.training}
+    return recipe.model_copy(update={"training": training})
 
 
 def _asks_for_more(before: dict[str, Any], now: dict[str, Any]) -> bool:

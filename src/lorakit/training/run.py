@@ -23,11 +23,7 @@ from lorakit.distributed.processes import (
     translating_process_failures,
 )
 from lorakit.distributed.shared_output import require_shared_directory
-from lorakit.errors import (
-    DiskError,
-    StoppedError,
-    TrainingError,
-)
+from lorakit.errors import DiskError, StoppedError, TrainingError
 from lorakit.files.atomic import replacing_directory
 from lorakit.files.disks import disk_error
 from lorakit.injection import Injection, ParameterCount, count_parameters
@@ -52,7 +48,9 @@ from lorakit.training.resuming import require_resumable, with_recorded_dtype
 from lorakit.training.save_settings import save_settings
 from lorakit.training.setup import Setup, prepare
 from lorakit.training.stop_request import StopRequest
+from lorakit.training.throughput import Throughput
 from lorakit.training.trainers.adapter_trainer import trained_adapter
+from lorakit.training.trainers.batching import padding_notes
 from lorakit.training.trainers.data_initialization import with_current_ranks
 from lorakit.training.trainers.numerical_checks import require_sound
 from lorakit.training.trainers.stop_at_checkpoint import StopAtCheckpoint
@@ -75,6 +73,8 @@ class TrainResult:
     steps: int
     wall_s: float
     """Seconds of training, including those before a resume."""
+    throughput: Throughput | None
+    """None if there was no step."""
     parameter_count: ParameterCount
     injection: Injection
     files: tuple[Path, ...]
@@ -137,9 +137,9 @@ def train(
     with translating_process_failures(), ExitStack() as held:
         run_on_main(lambda: _require_free_output(recipe.output, resume, held))
         check = _require_resumable if resume else None
-        recipe = run_on_all(lambda: with_recorded_dtype(recipe, emit)) if resume else recipe
+        recorded = run_on_all(lambda: with_recorded_dtype(recipe, emit)) if resume else recipe
         with _explaining_disk_errors(Path(recipe.output)):
-            setup = prepare(recipe, emit, check=check, shared_base=shared_base)
+            setup = prepare(recorded, emit, check=check, shared_base=shared_base)
             run = _open_run(setup, resume, emit, held)
         stop = stop or StopRequest()
         with (
@@ -306,7 +306,8 @@ def _fit(
         trainer = setup.build_trainer([*writers, *others])
         notes = batch_notes(setup.arguments, is_sharded=trainer.is_fsdp_enabled)
         computing = cpu_notes(setup.arguments.device)
-        trainer_notes = (*notes, *computing, *getattr(trainer, "notes", ()))
+        padding = padding_notes(setup.encoded.train, setup.arguments)
+        trainer_notes = (*notes, *padding, *computing, *getattr(trainer, "notes", ()))
         if trainer_notes:
             emit("notes", {"notes": trainer_notes})
         output = trainer.train(
@@ -334,6 +335,7 @@ def _fit(
         best_step=_best_step(trainer),
         reference=reference_of(directory),
         wall_s=wall_s,
+        throughput=getattr(trainer, "throughput", None),
         memory=MemoryFacts(planned_bytes, peak.read(), peak.meaning),
     )
     run_on_main(lambda: write_report(directory, facts))
@@ -386,6 +388,7 @@ def _result(run: RunDirectory, facts: RunFacts) -> TrainResult:
         train_loss=facts.train_loss,
         steps=facts.steps,
         wall_s=facts.wall_s,
+        throughput=facts.throughput,
         parameter_count=facts.parameter_count,
         injection=facts.injection,
         files=(

@@ -67,7 +67,7 @@ class Step(ABC):
         self,
         model: nn.Module,
         batch: Mapping[str, Any],
-        counted_in_step: int | float | Tensor | None = None,
+        counted_in_step: float | Tensor | None = None,
         batches: int = 1,
     ) -> Share:
         """Return a batch's share of the mean loss of an optimizer step.
@@ -75,9 +75,9 @@ class Step(ABC):
         Args:
             model: The model, possibly wrapped.
             batch: A batch with labels.
-            counted_in_step: Number of labels that count in all batches of the step, 1 at least;
-                with several processes, whose gradients are averaged, their mean. None gives the
-                mean over this batch, which is zero if nothing counts.
+            counted_in_step: Number of labels that count in all batches of the step; with several
+                processes, whose gradients are averaged, their mean. None gives the mean over this
+                batch. If nothing counts, the loss is zero.
             batches: Number of batches of the step in this process.
         """
 
@@ -107,13 +107,13 @@ class MeanStep(Step):
         self,
         model: nn.Module,
         batch: Mapping[str, Any],
-        counted_in_step: int | float | Tensor | None = None,
+        counted_in_step: float | Tensor | None = None,
         batches: int = 1,
     ) -> Share:
         """Return the mean loss of a batch, weighted by its number of labels."""
         loss, counted, outputs = self._mean(model, batch, self.smoother)
         if counted_in_step is not None:
-            loss = loss * (counted.labels / counted_in_step)
+            loss = loss * (counted.labels / _at_least_one(counted_in_step))
         return Share(loss, counted, outputs)
 
     @torch.no_grad()
@@ -153,15 +153,14 @@ class OutputStep(Step):
         self,
         model: nn.Module,
         batch: Mapping[str, Any],
-        counted_in_step: int | float | Tensor | None = None,
+        counted_in_step: float | Tensor | None = None,
         batches: int = 1,
     ) -> Share:
         """Return the summed loss of a batch over the number of labels of the step."""
         outputs, hidden, counted = self.hidden(model, batch)
         loss = self.output.sum(hidden, counted.targets.to(hidden.device), self.token_loss)
-        if counted_in_step is None:
-            counted_in_step = max(counted.labels, 1)
-        loss = _wide(loss) / counted_in_step
+        counted_in_step = counted.labels if counted_in_step is None else counted_in_step
+        loss = _wide(loss) / _at_least_one(counted_in_step)
         if self.auxiliary_weight:
             loss = loss + self.auxiliary_weight * outputs.aux_loss / batches
         return Share(loss, counted, outputs)
@@ -193,6 +192,13 @@ class NextTokenStep(OutputStep):
         targets = counted.targets.to(hidden.device)
         nll_sum, hits = self.output.sum_and_hits(hidden, targets)
         return Evaluated(in_float64(nll_sum), counted.labels, hits, None)
+
+
+def _at_least_one(counted: float | Tensor) -> float | Tensor:
+    """Return a count, or 1 for 0; the mean of several processes may lie between."""
+    if isinstance(counted, Tensor):
+        return torch.where(counted == 0, torch.ones_like(counted), counted)
+    return counted or 1
 
 
 def _wide(loss: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import yaml
 
 from lorakit.config import TaskType
 from lorakit.errors import ConfigError, MissingFileError
-from lorakit.recipes.recipe import DataConfig, Recipe, changed_keys
+from lorakit.recipes.recipe import DataConfig, Recipe, changed_keys, load_written_recipe
 
 MINIMAL = """\
 model: distilbert-base-uncased
@@ -197,6 +197,26 @@ def test_overrides_that_cannot_be_applied_are_reported_together(write):
 def test_an_error_from_an_override_names_the_override(write):
     message = refusal(write(MINIMAL), "lora.r=big")
     assert message.startswith("In recipe.yaml with lora.r=big: lora.r: got 'big'; ")
+
+
+def test_a_dtype_that_does_not_exist_is_reported_with_those_that_do(write):
+    message = refusal(write(MINIMAL + "dtype: fastest"))
+    assert "dtype: got 'fastest'" in message
+    assert "'saved', 'auto', 'float32', 'bfloat16' or 'float16'" in message
+
+
+def test_auto_in_a_written_recipe_is_the_saved_dtype(write):
+    path = write(MINIMAL + "dtype: auto")
+    assert Recipe.load(path).dtype == "auto"
+    assert load_written_recipe(path).dtype == "saved"
+    assert load_written_recipe(write(MINIMAL + "dtype: float32")).dtype == "float32"
+
+
+def test_the_precision_of_another_recipe_is_its_dtype_and_autocast(write):
+    recipe = Recipe.load(write(MINIMAL + "dtype: auto\ntraining: {seed: 3}"))
+    other = Recipe.load(write(MINIMAL + "dtype: float32\ntraining: {bf16: true, seed: 4}"))
+    same = recipe.with_precision_of(other)
+    assert (same.dtype, same.training) == ("float32", {"bf16": True, "seed": 3})
 
 
 def test_changed_keys_name_what_differs(write):

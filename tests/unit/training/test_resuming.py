@@ -37,6 +37,13 @@ def test_another_recipe_is_refused_with_its_keys(begun):
         require_resumable(changed)
 
 
+def test_a_run_that_names_no_order_had_random_batches(begun):
+    key = "training.train_sampling_strategy"
+    require_resumable(begun.with_changes({key: "random"}, "a test"))
+    with pytest.raises(CheckpointError, match=rf"differs from .* in {key}, expect"):
+        require_resumable(begun.with_changes({key: "group_by_length"}, "a test"))
+
+
 @pytest.mark.parametrize(
     ("changes", "is_more"),
     [

@@ -221,7 +221,11 @@ def show_result(result: TrainResult) -> None:
     settings = InferenceSettings.load(result.adapter_path)
     metrics = {"mean training loss": result.train_loss}
     metrics |= {f"validation {metric_text(key, settings)}": v for key, v in result.metrics.items()}
-    pairs({name: number_text(value) for name, value in metrics.items()})
+    values = {name: number_text(value) for name, value in metrics.items()}
+    if result.throughput is not None:
+        values["tokens per second"] = f"{result.throughput.tokens_per_s:,.0f}, without padding"
+        values["padding in the batches"] = f"{result.throughput.padding_share:.1%}"
+    pairs(values)
     warn_if_chance(result)
 
 

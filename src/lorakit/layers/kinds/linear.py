@@ -1,6 +1,7 @@
-"""LoRA on torch.nn.Linear."""
+"""LoRA on torch.nn.Linear, and on GPT-2's Conv1D, whose weight is stored (in, out)."""
 
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from lorakit.layers.adapted import AdaptedLayer
 from lorakit.ops import LinearOperands, low_rank_linears
@@ -32,3 +33,31 @@ class LoraLinear(AdaptedLinear, nn.Linear):
     """
 
     plain_class = nn.Linear
+
+
+class LoraConv1D(AdaptedLayer, Conv1D):
+    """A transposed linear layer h = x W0 + b + Σ s (x Aᵀ) Bᵀ over its active updates."""
+
+    plain_class = Conv1D
+    is_matrix_product = True
+
+    @classmethod
+    def factor_sizes(cls, module: nn.Module) -> tuple[int, int]:
+        """Return (nx, nf)."""
+        return module.weight.shape[0], module.weight.shape[1]  # type: ignore[union-attr,return-value]
+
+    def base_weight(self) -> Tensor:
+        """Return the weight as (out, in)."""
+        return self.weight.t()
+
+    def oriented(self, delta_weight: Tensor) -> Tensor:
+        """Transpose (out, in) to the stored (in, out)."""
+        return delta_weight.t()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (*, in) to (*, out)."""
+        return self.executor(self, x)
+
+    def compute(self, x: Tensor, operands: LinearOperands) -> Tensor:
+        """Map (*, in) to (*, out)."""
+        return low_rank_linears(x, (operands,))[0]

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.utils._pytree import register_dataclass
 
 from lorakit.config import NOT_COUNTED
+from lorakit.training.throughput import real_tokens
 
 COUNTED = "counted"
 """Key of a batch under which its `CountedLabels` travel with it."""
@@ -23,7 +24,7 @@ class CountedLabels:
     labels: int
     """Their number."""
     tokens: int
-    """Number of tokens without padding, in the examples that have a counted label."""
+    """Number of input tokens without padding, in the batch rows that have a counted label."""
     positions: Tensor
     """Their positions in the flattened labels, (labels,), int64."""
     targets: Tensor
@@ -59,23 +60,8 @@ def count_labels(batch: Mapping[str, Any], *, shifts: bool) -> CountedLabels:
     targets = F.pad(labels[:, 1:], (0, 1), value=NOT_COUNTED) if shifts else labels
     targets = targets.reshape(-1)
     positions = (targets != NOT_COUNTED).nonzero().squeeze(1)
-    return CountedLabels(len(positions), _tokens(batch), positions, targets[positions])
-
-
-def _tokens(batch: Mapping[str, Any]) -> int:
-    """Return the number of tokens without padding.
-
-    A batch row without counted labels only pads the batches of several processes to the same
-    number, and is left out.
-    """
-    labels: Tensor = batch["labels"]
-    counts = (labels != NOT_COUNTED).reshape(len(labels), -1).any(-1, keepdim=True)
-    mask: Tensor | None = batch.get("attention_mask")
-    if mask is None and "position_ids" in batch:
-        # Each packed text has positions 0 and 1, padding has only position 0.
-        positions: Tensor = batch["position_ids"]
-        mask = (positions > 0).int() + (positions == 1).int()
-    return 0 if mask is None else int((mask * counts).sum())
+    tokens = int(real_tokens(batch)) if "input_ids" in batch else 0
+    return CountedLabels(len(positions), tokens, positions, targets[positions])
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from lorakit.errors import DiskError, TrainingError
 from lorakit.files.disks import reporting_disk_errors
 from lorakit.recipes import checkpoints
 from lorakit.recipes.training_section import LORA_PLUS_KEY, OPTIMIZER_NAME
+from lorakit.training.trainers.batching import BatchingMixin
 from lorakit.training.trainers.data_initialization import adopt_ranks, initialize_adapter_from_data
 from lorakit.training.trainers.lora_plus import split_groups
 from lorakit.training.trainers.memory_mapped_adamw import MemoryMappedAdamW
@@ -48,7 +49,7 @@ _KEYS_NOT_OF_TORCH = {"every_n_layers", "offload", "selective"}
 """Options of activation checkpointing that transformers and TRL handle, not torch."""
 
 
-class AdapterTrainerMixin(ProcessTrainerMixin):
+class AdapterTrainerMixin(BatchingMixin, ProcessTrainerMixin):
     """Mixin for a trainer class that saves, resumes and checks adapters.
 
     A checkpoint has the adapter, optimizer, scheduler, random state and trainer state, and the

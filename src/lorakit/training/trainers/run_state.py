@@ -71,6 +71,8 @@ class RunState(TrainerCallback):
         trainer._total_loss_scalar = sums["total_loss"]
         trainer._globalstep_last_logged = sums["last_logged_step"]
         trainer._initial_global_step = 0  # the mean training loss is over all steps
+        if "throughput" in sums:  # not in those of the first version
+            trainer.meter.load(sums["throughput"])
         if sums["tokens"] is not None:  # only TRL's trainers count them
             trainer._total_train_tokens = sums["tokens"]
             trainer._metrics["train"] = defaultdict(list, sums["token_metrics"])
@@ -83,6 +85,7 @@ class RunState(TrainerCallback):
             "last_logged_step": trainer._globalstep_last_logged,
             "tokens": getattr(trainer, "_total_train_tokens", None),
             "token_metrics": getattr(trainer, "_metrics", {}).get("train", {}),
+            "throughput": trainer.meter.state(),
         }
 
 

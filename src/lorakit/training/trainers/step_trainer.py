@@ -29,6 +29,8 @@ class StepTrainerMixin(_Base):
     """
 
     step: Step
+    current_gradient_accumulation_steps: int = 1
+    """Number of batches of an optimizer step; the Trainer sets it."""
     _sums: Tensor
     """Loss, labels and hits of an evaluation so far, (3,)."""
 
@@ -54,7 +56,7 @@ class StepTrainerMixin(_Base):
     def _get_num_items_in_batch(
         self, batch_samples: Sequence[Any], device: torch.device
     ) -> float | Tensor | None:
-        """Return how many labels count in the batches of a step; at least 1.
+        """Return how many labels count in the batches of a step.
 
         In several processes it is their mean, since the gradients are averaged.
         """
@@ -63,10 +65,10 @@ class StepTrainerMixin(_Base):
         counted = [split_batch(batch, shifts=self.step.shifts)[1] for batch in batch_samples]
         labels = sum(count.labels for count in counted)
         if self.args.world_size == 1 or not self.args.average_tokens_across_devices:
-            return max(labels, 1)
+            return labels
         here = torch.full((), labels, dtype=torch.int64, device=device)
         total: Tensor = self.accelerator.gather(here).sum()  # type: ignore[union-attr]
-        return total.clamp(min=1) / self.accelerator.num_processes
+        return total / self.accelerator.num_processes
 
     # ---- losses ----
 

@@ -202,3 +202,17 @@ def test_a_forward_that_is_the_class_s_own_is_no_obstacle(kind):
     layer.restore_in_place()
     assert_untouched(layer, before)
     assert torch.equal(layer(x), base)
+
+
+def test_factors_of_a_weight_stored_transposed():
+    layer = Conv1D(4, 6)
+    nn.init.normal_(layer.weight)
+    assert LoraConv1D.factor_sizes(layer) == (6, 4)
+    LoraConv1D.adapt_in_place(layer)
+    assert layer.base_weight().shape == (4, 6)
+    assert layer.oriented(torch.zeros(4, 6)).shape == (6, 4)
+    layer.updates["a"] = update = LowRankUpdate(torch.randn(2, 6), torch.randn(4, 2), 0.5)
+    layer.activate(("a",))
+    x = torch.randn(3, 6)
+    expected = x @ (layer.weight + update.delta_weight().t()) + layer.bias
+    assert largest_error(layer(x=x), expected) <= 5e-6

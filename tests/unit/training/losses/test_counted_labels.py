@@ -42,6 +42,7 @@ def test_a_class_for_each_example_is_counted():
     ],
 )
 def test_tokens_are_those_without_padding_of_examples_that_count(inputs, tokens):
+    inputs = {"input_ids": torch.zeros_like(LABELS), **inputs}
     assert count_labels({"labels": LABELS, **inputs}, shifts=True).tokens == tokens
     padding = torch.full_like(LABELS, NOT_COUNTED)
     padding[0] = LABELS[0]

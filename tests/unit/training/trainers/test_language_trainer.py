@@ -1,14 +1,12 @@
 """Language models: metrics over all counted tokens, and factors that keep their dtype."""
 
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from lorakit.config import NOT_COUNTED
 from lorakit.injection import add_adapter
-from lorakit.training.trainers.language_trainer import LanguageTrainer, _hiding_quantization
 
 TASK = "CAUSAL_LM"
 
@@ -67,21 +65,23 @@ def test_adapter_on_the_output_layer_is_trained(
     assert loss == pytest.approx(token_weighted_loss(made), rel=1e-4)
 
 
-def test_tokens_without_padding_and_without_rows_that_only_pad_are_counted():
-    counts = SimpleNamespace(_total_train_tokens=10, _metrics={"train": {}})
+def test_tokens_without_padding_and_without_rows_that_only_pad_are_counted(
+    prepare, tiny_llama_dir, text_jsonl, tmp_path
+):
+    made = prepare(TASK, tiny_llama_dir, text_jsonl)
+    trainer = made.trainer(tmp_path, max_steps=1)
+    trainer.model.train()
+    trainer._total_train_tokens = 10
+    ids = torch.tensor([[5, 6, 7], [5, 6, 7]])
     labels = torch.tensor([[5, 6, NOT_COUNTED], [NOT_COUNTED] * 3])
     mask = torch.tensor([[1, 1, 0], [1, 1, 1]])
-    LanguageTrainer._count_tokens(counts, {"labels": labels, "attention_mask": mask})
-    assert counts._metrics["train"]["num_tokens"] == [12]
+    trainer.compute_loss(
+        trainer.model, {"input_ids": ids, "labels": labels, "attention_mask": mask}
+    )
+    assert trainer._metrics["train"]["num_tokens"] == [12]
     # Two packed texts of two and three tokens, and two positions of padding.
     positions = torch.tensor([[0, 1, 0, 1, 2, 0, 0]])
-    LanguageTrainer._count_tokens(counts, {"labels": positions, "position_ids": positions})
-    assert counts._metrics["train"]["num_tokens"] == [17]
-
-
-def test_trl_does_not_see_that_a_base_is_quantized():
-    model = SimpleNamespace(is_loaded_in_4bit=True, other=1)
-    with pytest.raises(ZeroDivisionError), _hiding_quantization(model):
-        assert vars(model) == {"other": 1}
-        raise ZeroDivisionError
-    assert vars(model) == {"is_loaded_in_4bit": True, "other": 1}
+    trainer.compute_loss(
+        trainer.model, {"input_ids": positions, "labels": positions, "position_ids": positions}
+    )
+    assert trainer._metrics["train"]["num_tokens"] == [17]

@@ -1,0 +1,159 @@
+"""Give a trainer batches of examples of like length, and measure what padding is left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import Trainer
+from transformers.trainer_utils import has_length
+
+from lorakit.data.like_length import (
+    LikeLengthSampler,
+    longest_first,
+    padding_share,
+    token_lengths,
+)
+from lorakit.distributed.processes import process_count
+from lorakit.training.throughput import Throughput, ThroughputMeter
+
+if TYPE_CHECKING:
+    from torch.utils.data import DataLoader, Sampler
+    from transformers import TrainingArguments
+
+    _Base = Trainer
+else:
+    _Base = object
+
+GROUP_BY_LENGTH = "group_by_length"
+"""The value of `training.train_sampling_strategy` that asks for batches of like length."""
+
+
+class BatchingMixin(_Base):
+    """Mixin for a trainer class whose batches have examples of like length, if requested.
+
+    transformers' sampler draws its order from the random numbers of training, sorts by inputs
+    alone, and begins with the longest examples of each part of an epoch; see `LikeLengthSampler`.
+    """
+
+    throughput: Throughput | None = None
+    """The throughput of the finished training."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        model: Any = self.model
+        has_targets = bool(getattr(model.config, "is_encoder_decoder", False))
+        self.meter = ThroughputMeter(has_targets=has_targets, device=self.args.device)
+
+    # ---- order ----
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[Any] | None:
+        dataset: Any = self.train_dataset if train_dataset is None else train_dataset
+        if self.args.train_sampling_strategy != GROUP_BY_LENGTH or not has_length(dataset):
+            return super()._get_train_sampler(train_dataset)
+        return LikeLengthSampler(token_lengths(dataset), step_examples(self.args), seed(self.args))
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        if self.args.train_sampling_strategy != GROUP_BY_LENGTH or not has_length(eval_dataset):
+            return super()._get_eval_sampler(eval_dataset)
+        return longest_first(token_lengths(eval_dataset)).tolist()
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:
+        """Return batches for `predict`, whose predictions have the order of the examples."""
+        strategy, self.args.train_sampling_strategy = self.args.train_sampling_strategy, "random"
+        try:
+            return super().get_test_dataloader(test_dataset)
+        finally:
+            self.args.train_sampling_strategy = strategy
+
+    def _run_epoch(self, **arguments: Any) -> None:
+        # accelerate passes the epoch on to the sampler, but not of several processes that resume.
+        sampler = _example_sampler(arguments["train_dataloader"])
+        if isinstance(sampler, LikeLengthSampler):
+            sampler.set_epoch(arguments["epoch"])
+        super()._run_epoch(**arguments)
+
+    # ---- throughput ----
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Any]:
+        """Take the batches of a step, and count their tokens."""
+        self.meter.start()
+        batches, counted = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self.meter.count(batches)
+        return batches, counted
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate; this is no training time."""
+        self.meter.stop()
+        return super().evaluate(*args, **kwargs)
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        self.meter.stop()
+        super()._save_checkpoint(*args, **kwargs)
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
+        self.meter.stop()
+        self.throughput = self.meter.total()
+        return super()._finalize_training(*args, **kwargs)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log; with the mean training loss also the throughput."""
+        if "train_loss" in logs and self.throughput is not None:
+            logs = {**logs, **self.throughput.logged()}
+        super().log(logs, *args, **kwargs)
+
+
+def step_examples(arguments: TrainingArguments) -> int:
+    """Return the number of examples of an optimizer step, in all processes."""
+    batches = arguments.gradient_accumulation_steps * process_count()
+    return arguments.train_batch_size * batches
+
+
+def seed(arguments: TrainingArguments) -> int:
+    """Return the seed of the examples' order."""
+    return arguments.seed if arguments.data_seed is None else arguments.data_seed
+
+
+def pads_nothing(training: Mapping[str, Any]) -> bool:
+    """Whether training arguments put examples together into sequences that hold no padding."""
+    return bool(training.get("packing") or training.get("padding_free"))
+
+
+def padding_notes(examples: Any, arguments: TrainingArguments) -> tuple[str, ...]:
+    """Return a note on the padding in random batches and in those of like length, if any.
+
+    Both are counted in the first epoch of these examples.
+    """
+    if pads_nothing(vars(arguments)) or not has_length(examples):
+        return ()
+    lengths = token_lengths(examples)
+    batch, multiple = arguments.train_batch_size, getattr(arguments, "pad_to_multiple_of", None)
+    generator = torch.Generator().manual_seed(seed(arguments))
+    shuffled = torch.randperm(len(lengths), generator=generator)
+    grouped = LikeLengthSampler(lengths, step_examples(arguments), seed(arguments)).order()
+    at_random, alike = (
+        f"{padding_share(lengths, order, batch, multiple or 1):.0%}"
+        for order in (shuffled, grouped)
+    )
+    if at_random == alike:
+        return ()
+    if arguments.train_sampling_strategy == GROUP_BY_LENGTH:
+        return (
+            f"Padding: {at_random} of the tokens in random batches, {alike} in these batches of "
+            "like length.",
+        )
+    return (
+        f"Padding: {at_random} of the tokens in random batches. "
+        f"training.train_sampling_strategy={GROUP_BY_LENGTH} would make it {alike}.",
+    )
+
+
+def _example_sampler(loader: Any) -> Any:
+    """Return the sampler of single examples, of which batches are made, skipped and shared out."""
+    batches: Any = getattr(loader, "batch_sampler", None)
+    while hasattr(batches, "batch_sampler"):
+        batches = batches.batch_sampler
+    return getattr(batches, "sampler", None)

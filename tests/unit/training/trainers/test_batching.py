@@ -1,0 +1,167 @@
+"""Batches of like length in a trainer: their order, the padding that is left, and the note."""
+
+from collections import Counter
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments, set_seed
+
+from lorakit.config import LoraConfig
+from lorakit.injection import add_adapter
+from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
+from lorakit.training.trainers.batching import padding_notes
+
+EXAMPLES = 93
+
+
+class RecordingTrainer(AdapterTrainerMixin, Trainer):
+    """Records the lengths of each step's batches."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.seen = []
+
+    def get_batch_samples(self, *args, **kwargs):
+        batches, counted = super().get_batch_samples(*args, **kwargs)
+        self.seen.append([batch["attention_mask"].sum(-1).tolist() for batch in batches])
+        return batches, counted
+
+
+def examples(lengths):
+    """Examples whose label is the parity of their length."""
+    rows = [[5 + length % 30] * length for length in lengths]
+    masks = [[1] * length for length in lengths]
+    labels = [length % 2 for length in lengths]
+    return Dataset.from_dict({"input_ids": rows, "attention_mask": masks, "labels": labels})
+
+
+@pytest.fixture(scope="module")
+def data():
+    lengths = torch.randint(1, 60, (EXAMPLES,), generator=torch.Generator().manual_seed(1))
+    return examples(lengths.tolist())
+
+
+def collate(rows):
+    width = max(len(row["input_ids"]) for row in rows)
+    padded = {
+        key: torch.tensor([row[key] + [0] * (width - len(row[key])) for row in rows])
+        for key in ("input_ids", "attention_mask")
+    }
+    return {**padded, "labels": torch.tensor([row["labels"] for row in rows])}
+
+
+@pytest.fixture
+def build(tiny_bert_dir, tmp_path, data):
+    def make(**options):
+        set_seed(3)
+        model = AutoModelForSequenceClassification.from_pretrained(tiny_bert_dir, num_labels=2)
+        add_adapter(model, LoraConfig(r=2, task_type="SEQ_CLS"))
+        return RecordingTrainer(
+            model=model,
+            args=arguments(tmp_path, **options),
+            train_dataset=data,
+            eval_dataset=data,
+            data_collator=collate,
+        )
+
+    return make
+
+
+def arguments(folder, **options):
+    made = TrainingArguments(
+        **{
+            "output_dir": str(folder),
+            "use_cpu": True,
+            "report_to": "none",
+            "per_device_train_batch_size": 3,
+            "per_device_eval_batch_size": 4,
+            "gradient_accumulation_steps": 2,
+            "num_train_epochs": 2,
+            "save_strategy": "no",
+            "train_sampling_strategy": "group_by_length",
+            **options,
+        }
+    )
+    made.lora_plus_ratio = None
+    return made
+
+
+def flat(steps):
+    return [length for batches in steps for batch in batches for length in batch]
+
+
+def test_each_epoch_has_all_examples_in_another_order(build, data):
+    trainer = build()
+    trainer.train()
+    steps = -(-EXAMPLES // 6)
+    first, second = trainer.seen[:steps], trainer.seen[steps:]
+    expected = Counter(map(len, data["input_ids"]))
+    assert Counter(flat(first)) == Counter(flat(second)) == expected
+    assert first != second
+    assert max(flat(first)) in first[0][0]  # the longest comes first
+
+
+def test_the_throughput_is_that_of_the_batches(build):
+    trainer = build()
+    trainer.train()
+    widths = [max(batch) * len(batch) for step in trainer.seen for batch in step]
+    real = sum(flat(trainer.seen))
+    assert trainer.throughput.tokens == real
+    assert trainer.throughput.padding_share == pytest.approx(1 - real / sum(widths))
+    assert trainer.throughput.tokens_per_s > 0
+    summary = trainer.state.log_history[-1]
+    assert summary["train_tokens"] == real
+
+
+def test_accumulated_and_whole_batches_have_the_same_order(build):
+    whole, halves = build(per_device_train_batch_size=6, gradient_accumulation_steps=1), build()
+    for trainer in (whole, halves):
+        trainer.train()
+    assert flat(whole.seen) == flat(halves.seen)
+
+
+def test_there_is_less_padding_than_in_random_batches(build):
+    shares = {}
+    for strategy in ("random", "group_by_length"):
+        trainer = build(train_sampling_strategy=strategy)
+        trainer.train()
+        shares[strategy] = trainer.throughput.padding_share
+    assert shares["group_by_length"] < 0.6 * shares["random"]
+
+
+def test_evaluation_pads_less_and_means_the_same(build):
+    grouped, plain = build(), build(train_sampling_strategy="sequential")
+    loss, expected = (trainer.evaluate()["eval_loss"] for trainer in (grouped, plain))
+    assert loss == pytest.approx(expected, abs=1e-5)
+    lengths = [batch["attention_mask"].sum(-1).tolist() for batch in grouped.get_eval_dataloader()]
+    assert flat([lengths]) == sorted(flat([lengths]), reverse=True)
+
+
+def test_predictions_have_the_order_of_the_examples(build, data):
+    output = build().predict(data)
+    assert output.label_ids.tolist() == data["labels"][:]
+
+
+def test_the_note_says_both_shares(tmp_path, data):
+    (note,) = padding_notes(data, arguments(tmp_path))
+    assert note.startswith("Padding: ") and "these batches of like length" in note
+    (note,) = padding_notes(data, arguments(tmp_path, train_sampling_strategy="random"))
+    assert "training.train_sampling_strategy=group_by_length would make it" in note
+    assert not padding_notes(data, arguments(tmp_path, per_device_train_batch_size=1))
+    assert not padding_notes(examples([7] * 20), arguments(tmp_path))
+
+
+def test_the_note_is_what_an_epoch_measures(build, tmp_path, data):
+    trainer = build(num_train_epochs=1)
+    trainer.train()
+    (note,) = padding_notes(data, trainer.args)
+    assert f"{trainer.throughput.padding_share:.0%} in these batches" in note
+
+
+def test_data_without_a_length_keeps_its_order(build, data):
+    trainer = build(max_steps=2)
+    trainer.train_dataset = data.to_iterable_dataset()
+    assert trainer._get_train_sampler() is None
+    trainer.train()
+    assert flat(trainer.seen) == [len(ids) for ids in data["input_ids"][:12]]
