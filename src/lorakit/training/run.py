@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from lorakit.adapters import Adapter
 from lorakit.adapters.peft_files.files import CONFIG_FILE, WEIGHTS_FILE
 from lorakit.analysis.guessing import EVENT, guesses, reference_of
@@ -23,9 +21,8 @@ from lorakit.distributed.processes import (
     translating_process_failures,
 )
 from lorakit.distributed.shared_output import require_shared_directory
-from lorakit.errors import DiskError, StoppedError, TrainingError
+from lorakit.errors import DiskError, StoppedError
 from lorakit.files.atomic import replacing_directory
-from lorakit.files.disks import disk_error
 from lorakit.injection import Injection, ParameterCount, count_parameters
 from lorakit.recipes import checkpoints
 from lorakit.recipes.directory_lock import LOCK_NAME, locking_directory
@@ -42,6 +39,7 @@ from lorakit.training.callbacks import (
 )
 from lorakit.training.evaluation_metrics import final_metrics
 from lorakit.training.example_digests import KEY, changed_examples, example_digests
+from lorakit.training.out_of_room import explaining_disk_errors, explaining_memory_errors
 from lorakit.training.peak_memory import PeakMemory
 from lorakit.training.report import MemoryFacts, RunFacts, write_report
 from lorakit.training.resuming import require_resumable, with_recorded_dtype
@@ -138,15 +136,15 @@ def train(
         run_on_main(lambda: _require_free_output(recipe.output, resume, held))
         check = _require_resumable if resume else None
         recorded = run_on_all(lambda: with_recorded_dtype(recipe, emit)) if resume else recipe
-        with _explaining_disk_errors(Path(recipe.output)):
+        with explaining_disk_errors(Path(recipe.output)):
             setup = prepare(recorded, emit, check=check, shared_base=shared_base)
             run = _open_run(setup, resume, emit, held)
         stop = stop or StopRequest()
         with (
             stop.observing(),
             _removing_failed_run(run),
-            _explaining_disk_errors(run.directory.path),
-            _explaining_memory_errors(setup),
+            explaining_disk_errors(run.directory.path),
+            explaining_memory_errors(setup.arguments.per_device_train_batch_size),
         ):
             return _fit(setup, run, emit, planned_bytes, stop)
 
@@ -234,56 +232,6 @@ def _removing_failed_run(run: _OpenRun) -> Iterator[None]:
         ):
             run.directory.remove()
         raise
-
-
-@contextmanager
-def _explaining_disk_errors(path: Path) -> Iterator[None]:
-    """Add to an error about a full or read-only disk how the run can be resumed.
-
-    Raises:
-        DiskError: The disk of the run directory, or of a cache, could not be written to.
-    """
-    try:
-        yield
-    except Exception as error:
-        explained = error if isinstance(error, DiskError) else disk_error(error, path)
-        if explained is None:
-            raise
-        raise DiskError(f"{explained} {_resume_hint(path)}") from error
-
-
-def _resume_hint(path: Path) -> str:
-    if not RunDirectory(path).recipe_file.exists():
-        return "The run has not started."
-    checkpoint = checkpoints.newest_complete(path)
-    if checkpoint is None:
-        return "No checkpoint is complete yet: with --resume the run starts over."
-    return f"{checkpoint} is complete: with --resume the run continues from it."
-
-
-@contextmanager
-def _explaining_memory_errors(setup: Setup) -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        batch = setup.arguments.per_device_train_batch_size
-        raise TrainingError(
-            f"Memory ran out with training.per_device_train_batch_size={batch}. Halve it and "
-            "double training.gradient_accumulation_steps, set training.activation_checkpointing="
-            f"true, or lower data.max_length. ({str(error).splitlines()[0]})"
-        ) from error
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether an accelerator or the CPU's allocator ran out of memory.
-
-    >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: ..."))
-    True
-    """
-    cpu = "DefaultCPUAllocator"
-    return isinstance(error, torch.OutOfMemoryError) or cpu in str(error)
 
 
 def _fit(
