@@ -12,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DOCS_READY := $(VENV)/.docs-ready
-WORKERS ?= 2
+WORKERS ?= 3
 
 .PHONY: quickstart test test-core check bench claims docs wheel setup clean
 
