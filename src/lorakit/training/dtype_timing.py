@@ -124,7 +124,18 @@ def time_precisions(
         collator = build_trainer(model, _quiet(arguments, str(scratch))).data_collator
     batch = batch_of(encoded, collator, arguments.per_device_train_batch_size)
     with torch.random.fork_rng(devices=()):
+        warm_up(models, batch)
         return time_alternately({p: batch_step(m, p, batch) for p, m in models.items()})
+
+
+def warm_up(models: Mapping[Precision, nn.Module], batch: Mapping[str, Tensor]) -> None:
+    """Run one example in each precision, so that what happens once is in no time.
+
+    On a new machine the first product compiles lorakit's C, which takes longer than all rounds.
+    """
+    example = {key: value[:1] for key, value in batch.items()}
+    for precision, model in models.items():
+        batch_step(model, precision, example)()
 
 
 def _quiet(arguments: TrainingArguments, output: str) -> TrainingArguments:

@@ -5,7 +5,13 @@ import torch
 from datasets import Dataset
 
 from lorakit.training.dtype_choice import AUTOCAST, FLOAT32
-from lorakit.training.dtype_timing import batch_of, batch_step, rounds_after, time_alternately
+from lorakit.training.dtype_timing import (
+    batch_of,
+    batch_step,
+    rounds_after,
+    time_alternately,
+    warm_up,
+)
 
 
 def clock(name, seconds, calls):
@@ -71,18 +77,29 @@ def test_few_or_long_examples_make_a_smaller_batch():
     assert len(batch_of(encoded_lengths([4000] * 9), collate, rows=8)["lengths"]) == 1
 
 
+class Model(torch.nn.Module):
+    """A model that notes the dtypes and the rows that it computes."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 4)
+        self.dtypes, self.rows = [], []
+
+    def forward(self, x):
+        h = self.layer(x)
+        self.dtypes.append(h.dtype)
+        self.rows.append(len(x))
+        return SimpleNamespace(loss=h.float().sum())
+
+
+def test_what_happens_once_is_in_no_time():
+    models = {FLOAT32: Model(), AUTOCAST: Model()}
+    warm_up(models, {"x": torch.ones(5, 4)})
+    assert [model.rows for model in models.values()] == [[1], [1]]
+    assert models[AUTOCAST].dtypes == [torch.bfloat16]
+
+
 def test_a_step_leaves_no_gradients_and_autocasts_if_asked():
-    class Model(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer = torch.nn.Linear(4, 4)
-            self.dtypes = []
-
-        def forward(self, x):
-            h = self.layer(x)
-            self.dtypes.append(h.dtype)
-            return SimpleNamespace(loss=h.float().sum())
-
     model = Model()
     for precision in (FLOAT32, AUTOCAST):
         assert batch_step(model, precision, {"x": torch.ones(2, 4)})() > 0
