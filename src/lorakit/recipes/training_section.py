@@ -24,6 +24,9 @@ LORA_PLUS_KEY = "lora_plus_ratio"
 OPTIMIZER_NAME = "memory_mapped_adamw"
 """Value of `training.optim` for lorakit's optimizer."""
 
+_SAMPLING_STRATEGIES = ("random", "sequential", "group_by_length", "batch_rebalance")
+"""The Trainer takes any other word for "random", in silence."""
+
 EARLY_STOPPING_KEYS = ("early_stopping_patience", "early_stopping_threshold")
 
 _HUB = "lorakit uploads nothing; upload the adapter directory of the finished run"
@@ -95,6 +98,7 @@ def training_section(task_type: TaskType) -> type[StrictConfig]:
     }
     optimizers = (OPTIMIZER_NAME, *optimizer_names())
     fields["optim"] = (Literal[optimizers], None)
+    fields["train_sampling_strategy"] = (Literal[_SAMPLING_STRATEGIES], None)
     fields["fsdp"] = (bool | None, None)  # transformers deprecates the list of words
     fields["fsdp_config"] = (dict[str, Any] | None, None)
     for name, kind, bound in (

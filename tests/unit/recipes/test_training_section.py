@@ -47,6 +47,10 @@ def test_a_key_that_lorakit_sets_is_refused_with_the_reason(task):
         ({"lora_plus_ratio": 0}, "lora_plus_ratio: got 0; input should be greater than 0"),
         ({"early_stopping_patience": 0}, "input should be greater than or equal to 1"),
         ({"optim": "adamv"}, "training.optim: got 'adamv'; input should be "),
+        (
+            {"train_sampling_strategy": "like_length"},
+            "training.train_sampling_strategy: got 'like_length'; input should be 'random', ",
+        ),
         ({"lr_scheduler_type": "cosin"}, "input should be 'linear'"),
     ],
 )
