@@ -12,6 +12,7 @@ from lorakit.layers.executors.per_row import PerRowAdapters
 from lorakit.layers.executors.siblings import SiblingGroup
 from lorakit.layers.executors.single import run_base, run_single
 from lorakit.layers.replaced import swap_plain_class
+from lorakit.layers.updates.low_rank_update import LowRankUpdate
 
 READ_FLAG = "_is_hf_initialized"
 """Attribute that transformers sets on each parameter that it read from a checkpoint."""
@@ -64,6 +65,7 @@ class AdaptedLayer(DescribedLayer):
 
     def choose_executor(self) -> None:
         """Choose what computes the output, after updates, merging or rows have changed."""
+        LowRankUpdate.exchanges += 1  # what was prepared for other updates is no longer valid
         if self.per_row_adapters is not None:
             self.executor = self.per_row_adapters
         elif not self.acting_updates():

@@ -77,7 +77,7 @@ class DescribedLayer(nn.Module):
 
     def choose_executor(self) -> None:
         """Choose what computes the output, after updates, merging or rows have changed."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} does not say what computes its output.")
 
     # ---- what executors call ----
 
@@ -127,7 +127,7 @@ class DescribedLayer(nn.Module):
 
     def compute(self, x: Tensor, operands: LinearOperands) -> Tensor:
         """Return the output that operands give."""
-        raise NotImplementedError
+        return self.updated(x, self.base_output(x), operands)
 
     def updated(self, x: Tensor, base: Tensor, operands: LinearOperands) -> Tensor:
         """Return the output that operands give for some batch rows, given the base's output.
@@ -137,4 +137,4 @@ class DescribedLayer(nn.Module):
             base: The same rows of the base's output.
             operands: Those of these rows.
         """
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} does not say what its operands give.")

@@ -4,24 +4,11 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from lorakit.ops import LowRankTerm, apply_keep_mask, draw_seed, keep_mask, low_rank_linear
+from lorakit.ops import LowRankTerm, apply_keep_mask, draw_seed, low_rank_linear
 from lorakit.ops.dropout_mask import exact_drop_probability, kernel_mask
 
 CPU = torch.device("cpu")
 MANY = 1 << 18
-
-
-def mask(p, seed, shape=(MANY,)):
-    return keep_mask(shape, p, torch.tensor(seed), CPU)
-
-
-def splitmix64(position):
-    """Return the 64-bit hash in Python's own integers (Steele, Lea and Flood 2014, figure 16)."""
-    word = (1 << 64) - 1
-    z = position * 0x9E3779B97F4A7C15 & word
-    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & word
-    z = (z ^ z >> 27) * 0x94D049BB133111EB & word
-    return z ^ z >> 31
 
 
 def correlation(a, b):

@@ -25,7 +25,6 @@ class PreparedUpdates:
 
     def __init__(self) -> None:
         self._exchanges = -1
-        self._names: tuple[str, ...] = ()
         self._adds: list[PreparedAdd] = []
         self._updates: list[LowRankUpdate] = []
         self._dtype = torch.float32
@@ -41,7 +40,7 @@ class PreparedUpdates:
             layer: A layer with acting updates.
             x: (*, in).
         """
-        if self._exchanges != LowRankUpdate.exchanges or self._names != layer.active_updates:
+        if self._exchanges != LowRankUpdate.exchanges:
             self._prepare(layer)
         tokens = x.numel() // max(x.shape[-1], 1) if x.ndim else 0
         if (
@@ -62,7 +61,7 @@ class PreparedUpdates:
         return h
 
     def _prepare(self, layer: DescribedLayer) -> None:
-        self._exchanges, self._names = LowRankUpdate.exchanges, layer.active_updates
+        self._exchanges = LowRankUpdate.exchanges
         self._updates, self._adds, self._most_tokens = layer.acting_updates(), [], 0
         weight = layer.base_weight()
         if (

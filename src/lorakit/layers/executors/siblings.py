@@ -33,7 +33,7 @@ from torch.utils.checkpoint import CheckpointFunction
 from lorakit.layers.described import DescribedLayer
 from lorakit.layers.executors.single import run_single
 from lorakit.layers.hooks import brings_input_or_weights
-from lorakit.layers.updates.low_rank_update import shared_seed
+from lorakit.layers.updates.low_rank_update import LowRankUpdate, shared_seed
 from lorakit.ops import low_rank_linears
 from lorakit.ops.compute_dtype import autocast_dtype
 from lorakit.ops.quantized import QuantizedWeight
@@ -57,6 +57,8 @@ class SiblingGroup:
         self._misses: Counter[int] = Counter()
         self._called_in_order: list[int] = []
         self._learnt_at: list[int] = []
+        self._has_dropout = False
+        self._drops_since = -1
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies and pickles of a model contain the group, never results of a running pass.
@@ -102,7 +104,11 @@ class SiblingGroup:
 
     def _drops(self) -> bool:
         """Return whether dropout currently acts on a member's input."""
-        return any(update.drops for one in self.members for update in one.acting_updates())
+        if self._drops_since != LowRankUpdate.exchanges:
+            acting = (update for one in self.members for update in one.acting_updates())
+            self._has_dropout = any(update.drops for update in acting)
+            self._drops_since = LowRankUpdate.exchanges
+        return self._has_dropout
 
     def _lead(self, leader: DescribedLayer, x: Tensor, current: _Round) -> Tensor:
         """Compute for a layer, and for those that come after it and have no result yet."""

@@ -34,10 +34,6 @@ class LoraEmbedding(AdaptedLayer, nn.Embedding):
         """Return the weight as (dim, vocabulary)."""
         return self.weight.t()
 
-    def compute(self, x: Tensor, operands: LinearOperands) -> Tensor:
-        """Map indices (*) to vectors (*, dim)."""
-        return self.updated(x, self.base_output(x), operands)
-
     def updated(self, x: Tensor, base: Tensor, operands: LinearOperands) -> Tensor:
         """Return the vectors of indices (*), given the base's, (*, dim)."""
         changes = [self._vectors(term, x).to(base.dtype) for term in operands.terms]

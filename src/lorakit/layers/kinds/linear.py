@@ -7,10 +7,18 @@ from lorakit.layers.adapted import AdaptedLayer
 from lorakit.ops import LinearOperands, low_rank_linears
 
 
-class AdaptedLinear(AdaptedLayer):
-    """Base class of adapted linear layers, dense or quantised."""
+class MatrixProduct(AdaptedLayer):
+    """Base class of adapted layers whose output is the input times a matrix."""
 
     is_matrix_product = True
+
+    def compute(self, x: Tensor, operands: LinearOperands) -> Tensor:
+        """Map (*, in) to (*, out)."""
+        return low_rank_linears(x, (operands,))[0]
+
+
+class AdaptedLinear(MatrixProduct):
+    """Base class of adapted linear layers, dense or quantised."""
 
     in_features: int
     out_features: int
@@ -20,10 +28,6 @@ class AdaptedLinear(AdaptedLayer):
     def factor_sizes(cls, module: nn.Module) -> tuple[int, int]:
         """Return (in_features, out_features)."""
         return module.in_features, module.out_features  # type: ignore[union-attr,return-value]
-
-    def compute(self, x: Tensor, operands: LinearOperands) -> Tensor:
-        """Map (*, in) to (*, out)."""
-        return low_rank_linears(x, (operands,))[0]
 
 
 class LoraLinear(AdaptedLinear, nn.Linear):
@@ -35,11 +39,10 @@ class LoraLinear(AdaptedLinear, nn.Linear):
     plain_class = nn.Linear
 
 
-class LoraConv1D(AdaptedLayer, Conv1D):
+class LoraConv1D(MatrixProduct, Conv1D):
     """A transposed linear layer h = x W0 + b + Σ s (x Aᵀ) Bᵀ over its active updates."""
 
     plain_class = Conv1D
-    is_matrix_product = True
 
     @classmethod
     def factor_sizes(cls, module: nn.Module) -> tuple[int, int]:
@@ -57,7 +60,3 @@ class LoraConv1D(AdaptedLayer, Conv1D):
     def forward(self, x: Tensor) -> Tensor:
         """Map (*, in) to (*, out)."""
         return self.executor(self, x)
-
-    def compute(self, x: Tensor, operands: LinearOperands) -> Tensor:
-        """Map (*, in) to (*, out)."""
-        return low_rank_linears(x, (operands,))[0]

@@ -37,8 +37,9 @@ class LowRankUpdate(nn.Module):
     larger rank, which can then replace this one without a change of any shape."""
 
     exchanges: ClassVar[int] = 0
-    """Number of times an attribute of any update was set, or its parameters moved: what was
-    prepared from updates is valid until it changes. Values that change in place do not count."""
+    """Number of times an attribute of any update was set, its parameters moved, or other updates
+    began to act: what was prepared from updates is valid until it changes. Values that change in
+    place do not count."""
 
     def __init__(
         self,

@@ -36,7 +36,7 @@ from lorakit.errors import DataError
 from lorakit.models.pretrained import resolve_max_length
 from lorakit.training.tasks.base import Encoded, PreviewExample, Task
 from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
-from lorakit.training.trainers.classifier_trainer import ClassifierTrainer
+from lorakit.training.trainers.step_trainer import ClassifierTrainer
 
 if TYPE_CHECKING:
     from lorakit.data import Splits

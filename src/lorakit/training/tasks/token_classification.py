@@ -38,7 +38,7 @@ from lorakit.models.new_tokens import add_new_tokens
 from lorakit.models.pretrained import load_tokenizer, resolve_max_length
 from lorakit.training.tasks.base import Encoded, PreviewExample, Task, loading_options
 from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
-from lorakit.training.trainers.classifier_trainer import ClassifierTrainer
+from lorakit.training.trainers.step_trainer import ClassifierTrainer
 
 if TYPE_CHECKING:
     from lorakit.data import Splits

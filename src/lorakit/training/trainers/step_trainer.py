@@ -13,7 +13,7 @@ from transformers.trainer_pt_utils import nested_detach
 from transformers.trainer_utils import EvalLoopOutput
 
 from lorakit.training.losses.counted_labels import CountingCollator, split_batch
-from lorakit.training.step import Step
+from lorakit.training.step import MeanStep, Step
 
 if TYPE_CHECKING:
     _Base = Trainer
@@ -153,3 +153,11 @@ class StepTrainerMixin(_Base):
             accuracy: Share of correct top predictions, if the step counts them.
         """
         return {"loss": loss}
+
+
+class ClassifierTrainer(StepTrainerMixin, Trainer):
+    """transformers' Trainer for models whose loss is the mean over the labels of a batch."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.use_step(MeanStep(smoother=self.label_smoother))
