@@ -3,8 +3,9 @@
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -35,9 +36,32 @@ from lorakit.config import LoraConfig
 from lorakit.config.frozen import freeze_fields
 from lorakit.errors import AdapterFileError, AdapterMismatchError, LorakitWarning, first_few
 from lorakit.initialization import initialization_of
+from lorakit.injection.selection.variants import base_dependent, variants_of
 from lorakit.layers import KernelShape
+from lorakit.layers.variants.table import with_companions
+
+_AdapterClass = TypeVar("_AdapterClass", bound=type[Any])
 
 
+def _taking_magnitudes(made: _AdapterClass) -> _AdapterClass:
+    """Let a class also take `magnitudes` by module path, the former name of such companions."""
+    create = made.__init__
+
+    @wraps(create)
+    def __init__(  # noqa: N807 - it becomes a method
+        self: Any, *args: Any, magnitudes: Mapping[str, Tensor] | None = None, **fields: Any
+    ) -> None:
+        if magnitudes is not None:
+            others = dict(fields.get("companions", {}))
+            others = {key: one for key, one in others.items() if not key.endswith(".magnitude")}
+            fields["companions"] = others | {f"{p}.magnitude": m for p, m in magnitudes.items()}
+        create(self, *args, **fields)
+
+    made.__init__ = __init__
+    return made
+
+
+@_taking_magnitudes
 @dataclass(frozen=True)
 class Adapter:
     """An adapter without a model.
@@ -46,8 +70,8 @@ class Adapter:
         config: The configuration.
         factors: (lora_A (r, in), lora_B (out, r)) by module path; for stacked weights of experts
             ((experts, r, in), (experts, out, r)) by the parameter's path.
-        magnitudes: Trained norms of the rows of the updated weight (DoRA), (out,), by module path;
-            one per module with `use_dora`, none without.
+        companions: Tensors that variants add to the factors, by module path and name: with
+            `use_dora` one "path.magnitude" (out,) for each module, without none.
         replaced: Trained heads and biases by their full name in the base, such as
             "classifier.weight".
         embeddings: Paths of the adapted embeddings; their lora_A is (r, vocabulary).
@@ -66,26 +90,46 @@ class Adapter:
     embeddings: frozenset[str] = frozenset()
     base_weights: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     base_model: str | None = None
-    magnitudes: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    companions: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     convolutions: Convolutions = field(default_factory=dict[str, KernelShape])
     trained_tokens: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
     def __post_init__(self) -> None:
-        """Freeze the mappings and compare the magnitudes with the configuration.
+        """Freeze the mappings and compare the companions with the configuration.
 
         Raises:
-            AdapterMismatchError: A magnitude is missing with `use_dora`, or present without.
+            AdapterMismatchError: A companion is missing though its setting is on, or there is one
+                though it is off.
         """
         freeze_fields(self)
-        wanted = set(self.factors if self.config.use_dora else ())
-        odd = sorted(wanted ^ set(self.magnitudes))
-        if odd:
+        known = [variant.name for variant in with_companions()]
+        unknown = [key for key in self.companions if key.rpartition(".")[2] not in known]
+        if unknown:
             raise AdapterMismatchError(
-                f"Magnitudes of an adapter with use_dora={self.config.use_dora}: got "
-                f"{'one' if odd[0] in self.magnitudes else 'none'} at {first_few(odd)}, expected "
-                f"{'one for each module with factors' if self.config.use_dora else 'none'}. Give "
-                "the configuration that the tensors were trained with."
+                f"Companions of an adapter: got {first_few(unknown)}, expected paths that end in "
+                f"{', '.join(f'.{name}' for name in known)}. Leave the others out."
             )
+        for variant in with_companions():
+            present = self.companions_of(variant.name)
+            is_on = bool(getattr(self.config, variant.setting))
+            odd = sorted(set(self.factors if is_on else ()) ^ present.keys())
+            if odd:
+                raise AdapterMismatchError(
+                    f"{variant.name.capitalize()}s of an adapter with {variant.setting}={is_on}: "
+                    f"got {'one' if odd[0] in present else 'none'} at {first_few(odd)}, expected "
+                    f"{'one for each module with factors' if is_on else 'none'}. Give the "
+                    "configuration that the tensors were trained with."
+                )
+
+    def companions_of(self, name: str) -> dict[str, Tensor]:
+        """Return the companions of one name by module path."""
+        keys = [key.rpartition(".") for key in self.companions]
+        return {path: self.companions[f"{path}.{name}"] for path, _, last in keys if last == name}
+
+    @property
+    def magnitudes(self) -> dict[str, Tensor]:
+        """Trained norms of the rows of the updated weight (DoRA), (out,), by module path."""
+        return self.companions_of("magnitude")
 
     @classmethod
     def load(
@@ -136,22 +180,26 @@ class Adapter:
                     f"{tuple(B.shape)}, but the configuration says r={r}. The two files do not "
                     "belong together."
                 )
-            if config.use_dora != (module_path in keys.magnitudes):
-                raise AdapterFileError(
-                    f"lora_magnitude_vector in {where} at {module_path}: got "
-                    f"{'none' if config.use_dora else 'one'}, but the configuration says "
-                    f"use_dora={config.use_dora}. The two files do not belong together."
-                )
+            for variant in with_companions():
+                is_on = bool(getattr(config, variant.setting))
+                if is_on != (f"{module_path}.{variant.name}" in keys.companions):
+                    raise AdapterFileError(
+                        f"{variant.file_key} in {where} at {module_path}: got "
+                        f"{'none' if is_on else 'one'}, but the configuration says "
+                        f"{variant.setting}={is_on}. The two files do not belong together."
+                    )
         check_trained_tokens(config, keys.trained_tokens, where)
-        grouped = [path for path, shape in keys.convolutions.items() if shape.groups > 1]
-        if grouped and config.use_dora and not is_from_lorakit:
-            warnings.warn(
-                f"{where} may give other outputs here than where it was trained: with use_dora "
-                "PEFT computes the norms of grouped convolutions "
-                f"({first_few(grouped, 2)}) differently. Train it again with lorakit.",
-                LorakitWarning,
-                stacklevel=2,
-            )
+        for variant in () if is_from_lorakit else variants_of(config):
+            said = {p: variant.difference_in_peft(c.groups) for p, c in keys.convolutions.items()}
+            other = {path: difference for path, difference in said.items() if difference}
+            if other:
+                warnings.warn(
+                    f"{where} may give other outputs here than where it was trained: with "
+                    f"{variant.setting} PEFT {next(iter(other.values()))} ({first_few(other, 2)}) "
+                    "in another way. Train it again with lorakit.",
+                    LorakitWarning,
+                    stacklevel=2,
+                )
         return cls(
             config,
             factors,
@@ -159,7 +207,7 @@ class Adapter:
             keys.embeddings,
             keys.base_weights,
             values.get("base_model_name_or_path"),
-            keys.magnitudes,
+            keys.companions,
             keys.convolutions,
             keys.trained_tokens,
         )
@@ -176,7 +224,7 @@ class Adapter:
         fields = carried_fields(model, name)
         pairs = fields["factors"].items()
         fields["factors"] = {path: (_copied(A), _copied(B)) for path, (A, B) in pairs}
-        for kind in ("replaced", "magnitudes", "trained_tokens"):
+        for kind in ("replaced", "companions", "trained_tokens"):
             fields[kind] = {key: _copied(tensor) for key, tensor in fields[kind].items()}
         return cls(**fields)
 
@@ -205,7 +253,7 @@ class Adapter:
             self.replaced,
             self.embeddings,
             self.base_weights,
-            self.magnitudes,
+            self.companions,
             self.convolutions,
             self.stacked,
             self.trained_tokens,
@@ -231,11 +279,12 @@ class Adapter:
             raise AdapterMismatchError(
                 f"The adapter has no update for {path!r}. It adapts: {', '.join(self.factors)}."
             )
-        if path in self.magnitudes:
+        dependent = base_dependent(self.config)
+        if dependent is not None:
             raise AdapterMismatchError(
-                f"The adapter's update of {path!r} depends on the base: got a magnitude "
-                "(use_dora), expected an update that is simply added. Merge it into its base "
-                "and subtract the weights."
+                f"The adapter's update of {path!r} depends on the base: got {dependent.title()}, "
+                "expected an update that is simply added. Merge it into its base and subtract the "
+                "weights."
             )
         if initialization_of(self.config.init_lora_weights).changes_base_in_peft:
             raise AdapterMismatchError(
@@ -250,7 +299,7 @@ class Adapter:
     def count_parameters(self) -> int:
         """Return the number of trained parameters, including heads, biases and trained tokens."""
         lora = sum(A.numel() + B.numel() for A, B in self.factors.values())
-        others = (*self.magnitudes.values(), *self.replaced.values(), *self.trained_tokens.values())
+        others = (*self.companions.values(), *self.replaced.values(), *self.trained_tokens.values())
         return lora + sum(tensor.numel() for tensor in others)
 
 

@@ -21,7 +21,7 @@ def carried_fields(model: nn.Module, name: str) -> dict[str, Any]:
     state = require_adapter(model, name)
     config = state.configs[name]
     factors: dict[str, tuple[Tensor, Tensor]] = {}
-    magnitudes: dict[str, Tensor] = {}
+    companions: dict[str, Tensor] = {}
     replaced: dict[str, Tensor] = {}
     trained_tokens: dict[str, Tensor] = {}
     embeddings: set[str] = set()
@@ -34,15 +34,15 @@ def carried_fields(model: nn.Module, name: str) -> dict[str, Any]:
         factors[path] = update.saved_factors()
         if not update.keeps_saved_factors or update.r != config.rank_for(path):
             scalings[path] = update.scaling
-        if update.magnitude is not None:
-            magnitudes[path] = update.magnitude.detach()
+        for variant, tensor in zip(update.variants, update.companions(), strict=True):
+            if tensor is not None:
+                held = replaced if variant.is_of_base else companions
+                held[f"{path}.{variant.name}"] = tensor.detach()
         shape = layer.kernel_shape(layer)
         if shape is not None:
             convolutions[path] = shape
         if isinstance(layer, LoraEmbedding):
             embeddings.add(path)
-        if update.bias is not None:
-            replaced[f"{path}.bias"] = update.bias.detach()
     for path, module in replaced_modules(model):
         if name not in module.trained_copies:
             continue
@@ -66,7 +66,7 @@ def carried_fields(model: nn.Module, name: str) -> dict[str, Any]:
         "replaced": replaced,
         "embeddings": frozenset(embeddings),
         "base_model": _base_name(model),
-        "magnitudes": magnitudes,
+        "companions": companions,
         "convolutions": convolutions,
         "trained_tokens": trained_tokens,
     }

@@ -12,6 +12,7 @@ from torch import Tensor
 from lorakit.adapters import Adapter
 from lorakit.adapters.operations.requirements import require_base_independent
 from lorakit.errors import AdapterFileError, ConfigError, first_few
+from lorakit.injection.selection.variants import variants_of
 from lorakit.ops.factored_svd import product_svd
 
 _ZERO = 1e-6
@@ -95,18 +96,16 @@ class UpdateSvd:
 
 def what_is_left_out(adapter: Adapter) -> str | None:
     """Return a sentence on what the factors alone do not show of an adapter, or None."""
-    if not adapter.magnitudes:
+    effects = [variant.effect for variant in variants_of(adapter.config) if variant.effect]
+    if not effects:
         return None
-    return (
-        "Only s·B·A is measured: the adapter also scales each row of the weight by a trained "
-        "magnitude (use_dora), whose effect depends on the base."
-    )
+    return f"Only s·B·A is measured: the adapter also {' and '.join(effects)}."
 
 
 def update_svds(adapter: Adapter) -> list[UpdateSvd]:
     """Decompose s B A of every module of an adapter, in the adapter's order.
 
-    Magnitudes are not included; see `what_is_left_out`.
+    What variants do besides is not included; see `what_is_left_out`.
 
     Raises:
         AdapterFileError: A factor holds NaN or infinite values, or the factors belong to a base

@@ -122,5 +122,5 @@ def _updates_alone(adapter: Adapter) -> Adapter:
         target_parameters=tuple(adapter.stacked),
     )
     return replace(
-        adapter, config=config, magnitudes={}, replaced={}, base_weights={}, trained_tokens={}
+        adapter, config=config, companions={}, replaced={}, base_weights={}, trained_tokens={}
     )

@@ -164,8 +164,11 @@ def _check_exclusive(model: nn.Module, names: tuple[str, ...]) -> None:
                 if name in module.trained_copies or any(name in layer.updates for layer in inside)
             ]
     for path, layer in layers:
-        owners = [n for n in names if n in layer.updates and layer.updates[n].bias is not None]
-        holders[f"{path}.bias"] = owners
+        for name in names:
+            variants = layer.updates[name].variants if name in layer.updates else ()
+            for variant in variants:  # type: ignore[union-attr]
+                if variant.is_of_base:
+                    holders.setdefault(f"{path}.{variant.name}", []).append(name)
     for path, rivals in holders.items():
         if len(rivals) > 1:
             raise AdapterStateError(

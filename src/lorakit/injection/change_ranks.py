@@ -15,7 +15,7 @@ from lorakit.layers import AdaptedLayer, LowRankUpdate
 def change_ranks(model: nn.Module, name: str, config: LoraConfig, ranks: Mapping[str, int]) -> None:
     """Give updates of an adapter fresh factors of other ranks, in place.
 
-    Biases, magnitudes and heads stay. Optimizers created before hold the old factors.
+    What variants add stays, and so do heads. Optimizers created before hold the old factors.
 
     Args:
         model: A model with adapters.
@@ -65,12 +65,11 @@ def _resized(update: LowRankUpdate, r: int, zero_factor: Literal["A", "B"]) -> L
         torch.empty(B.shape[0], r, device=B.device, dtype=B.dtype),
         update.scaling,
         update.drop_probability,
-        freezes_A=update.freezes_A,
+        update.variants,
+        **{name: update._parameters[name] for name in update.companion_names()},
     )
     random = initialization_of(True)
     random.write_(made, *random.factors(FreshUpdate(made, zero_factor)))
-    made.bias, made.magnitude = update.bias, update.magnitude
-    made.has_magnitude = update.has_magnitude
     made.lora_A.requires_grad_(A.requires_grad)
     made.lora_B.requires_grad_(B.requires_grad)
     return made.train(update.training)

@@ -1,5 +1,6 @@
 """Adding an adapter to a model."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -24,6 +25,7 @@ from lorakit.injection.selection.plan_from_tensors import plan_from_tensors, sav
 from lorakit.injection.selection.recorded_config import recorded_config
 from lorakit.injection.selection.sites import AdapterTensors, Site
 from lorakit.injection.selection.trained_tokens import add_trained_tokens
+from lorakit.injection.selection.variants import variants_of
 from lorakit.injection.siblings import group_siblings
 from lorakit.injection.state import (
     check_new_name,
@@ -48,6 +50,7 @@ from lorakit.layers.hooks import has_foreign_forward
 from lorakit.layers.kinds.parameter import AdaptedParameter
 from lorakit.layers.offload import execution_device, is_offloaded, weights_in_place
 from lorakit.layers.updates.sliced_update import SlicedUpdate
+from lorakit.layers.variants.trained_parts import TrainedBias
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -193,11 +196,15 @@ def _add_update(
     shape_A, shape_B = site.adapted_class.factor_shapes(module, site.r)
     device = execution_device(module)
     factor_dtype = dtype or trained_dtype(site.adapted_class.compute_dtype_of(module))
-    bias = None
-    if site.path in plan.site_biases:
-        with weights_in_place(module):
-            source = module.bias if tensors is None else tensors.replaced[f"{site.path}.bias"]
-            bias = source.detach().to(device, factor_dtype, copy=True)  # type: ignore[union-attr]
+    variants = variants_of(config)
+    variants += [TrainedBias] if site.path in plan.site_biases else []
+    companions = {
+        one.name: torch.empty(
+            one.shape(in_features, out_features), device=device, dtype=factor_dtype
+        )
+        for one in variants
+        if one.name
+    }
     initialization = initialization_of(config.init_lora_weights)
     new_update = initialization.update_class(site.adapted_class, is_fresh=tensors is None)
     if site.slices is not None:
@@ -210,9 +217,8 @@ def _add_update(
         torch.empty(shape_B, device=device, dtype=factor_dtype),
         site.scaling,
         config.lora_dropout,
-        bias,
-        torch.empty(out_features, device=device, dtype=factor_dtype) if config.use_dora else None,
-        freezes_A=config.freeze_lora_a,
+        variants,
+        **companions,
     )
     if isinstance(module, AdaptedParameter):
         attach(module)
@@ -222,12 +228,16 @@ def _add_update(
         initializer.initialize_(module, update, site.path)
     else:
         initializer.load_(module, update, site.path, tensors.factors[site.path])
-    if update.magnitude is not None:
+    for variant in variants:
+        place = update._parameters[variant.name] if variant.name else None
+        if place is None:
+            continue
         with torch.no_grad(), weights_in_place(module):
-            magnitude = None if tensors is None else tensors.magnitudes[site.path]
-            update.magnitude.copy_(
-                module.initial_lengths(update) if magnitude is None else magnitude
-            )
+            if tensors is None:
+                place.copy_(variant.initial(module, update))
+            else:
+                saved = tensors.replaced if variant.is_of_base else tensors.companions
+                place.copy_(saved[f"{site.path}.{variant.name}"])
     update.train(getattr(module, "weight_owner", module).training)
     module.updates[name] = update
     return update
@@ -279,7 +289,7 @@ def _injection(model: nn.Module, plan: InjectionPlan, name: str, config: LoraCon
             *site.adapted_class.factor_sizes(site.module),
             site.r,
             site.scaling,
-            config.use_dora,
+            _companion_parameters(site, config),
             getattr(site.module, "experts", 1),
             site.slices,
         )
@@ -306,6 +316,11 @@ def _injection(model: nn.Module, plan: InjectionPlan, name: str, config: LoraCon
         base_dtype=_dtype_names(weights),
         notes=(*plan.notes, *([] if note is None else [note])),
     )
+
+
+def _companion_parameters(site: Site, config: LoraConfig) -> int:
+    sizes = site.adapted_class.factor_sizes(site.module)
+    return sum(math.prod(v.shape(*sizes)) for v in variants_of(config) if v.name)
 
 
 def _dtype_names(names: set[str]) -> str:

@@ -18,7 +18,8 @@ class Match:
     out_features: int
     r: int
     scaling: float
-    has_magnitude: bool = False
+    companion_parameters: int = 0
+    """Parameters that variants add to the factors."""
     experts: int = 1
     """Number of matrices of that size stacked in one parameter."""
     slices: tuple[bool, ...] | None = None
@@ -26,15 +27,14 @@ class Match:
 
     @property
     def parameters(self) -> int:
-        """Parameters of the update: r (in + out) of each matrix, and out for a magnitude.
+        """Parameters of the update: r (in + out) of each matrix, and those of variants.
 
         Each adapted slice has r (in + out / slices).
         """
-        magnitude = self.out_features if self.has_magnitude else 0
         count, rows = self.experts, self.out_features
         if self.slices is not None:
             count, rows = sum(self.slices), rows // len(self.slices)
-        return count * self.r * (self.in_features + rows) + magnitude
+        return count * self.r * (self.in_features + rows) + self.companion_parameters
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ class ParameterCount:
         trainable: Parameters that require gradients.
         total: All parameters, including the base's frozen copies of trained heads; this is how
             PEFT counts "all params".
-        lora: Parameters in lora_A, lora_B and magnitudes of every adapter, active or not.
+        lora: Parameters in lora_A, lora_B and what variants add, of every adapter, active or not.
         replaced: Parameters in trained heads and biases of every adapter.
         base: Parameters of the base; total = base + lora + replaced.
     """
@@ -48,9 +48,10 @@ def count_parameters(model: nn.Module) -> ParameterCount:
     adapter_ids: dict[int, int] = {}
     for _, layer in adapted_layers(model):
         for update in layer.updates.values():
-            for factor in (update.lora_A, update.lora_B, update.magnitude):
-                if factor is not None:
-                    adapter_ids[id(factor)] = factor.numel()  # type: ignore[union-attr,operator]
+            of_base = {variant.name for variant in update.variants if variant.is_of_base}  # type: ignore[union-attr]
+            adapter_ids |= {
+                id(p): p.numel() for name, p in update.named_parameters() if name not in of_base
+            }
     lora = sum(adapter_ids.values())
     base_ids = {id(p) for _, p in _base_parameters(model)}
     trainable = total = base = 0

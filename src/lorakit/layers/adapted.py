@@ -142,10 +142,13 @@ class AdaptedLayer(DescribedLayer):
             exact = exact + self.oriented(update.change(self.oriented(base)))
         dtype = dense_dtype or self.compute_dtype_of(self)
         largest = self.put_merged(exact, dtype, requantize)
-        bias = next((update.bias for update in updates if update.bias is not None), None)
-        if bias is not None:
-            merged_bias = bias.detach().to(self.bias.dtype)  # type: ignore[union-attr]
-            self._put_aside("bias", nn.Parameter(merged_bias, requires_grad=False))
+        bias = base_bias = getattr(self, "bias", None)
+        for update in updates:
+            for variant, tensor in zip(update.variants, update.companions(), strict=True):
+                bias = variant.bias(bias, base_bias, tensor, update.scaling)
+        if bias is not None and bias is not base_bias:
+            dtype = dtype if base_bias is None else base_bias.dtype
+            self._put_aside("bias", nn.Parameter(bias.detach().to(dtype), requires_grad=False))
         return largest
 
     def exact_weight(self) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lorakit.layers.row_norms import RowNorms
 from lorakit.layers.updates.low_rank_update import LowRankUpdate, shared_seed
-from lorakit.ops import LinearOperands, LowRankTerm, RowScale
+from lorakit.ops import LinearOperands, LowRankTerm
 from lorakit.ops.quantized import Weight
 
 
@@ -45,6 +45,8 @@ class DescribedLayer(nn.Module):
     plain_class: ClassVar[type[nn.Module]]
     is_matrix_product: ClassVar[bool] = False
     """Whether the output is the input times a matrix, which one grouped product can compute."""
+    applies_row_scales: ClassVar[bool] = True
+    """Whether the output takes the row scale of a term."""
 
     weight: Tensor
     updates: nn.ModuleDict
@@ -84,7 +86,7 @@ class DescribedLayer(nn.Module):
     def operands(
         self, updates: Sequence[LowRankUpdate], seed: Tensor | None = None
     ) -> LinearOperands:
-        """Return the weight, the bias of an update that trains one or else the base's, and terms.
+        """Return the weight, the bias that variants of the updates give, and terms.
 
         Args:
             updates: The updates; all of them drop the same elements of the input.
@@ -93,18 +95,16 @@ class DescribedLayer(nn.Module):
         if seed is None:
             seed = shared_seed(updates)
         terms: list[LowRankTerm] = []
-        bias = None
+        bias = base_bias = getattr(self, "bias", None)  # a router of experts has none
         for update in updates:
-            term, trained_bias, lengths = update(seed)
+            term, tensors = update(seed)
             if term.seed is not None:
                 # accelerate's hooks would move the seed to the GPU, where reading it would wait.
                 term = term._replace(seed=seed)
-            if lengths is not None:
-                term = term._replace(row_scale=RowScale(lengths, self.norms_with(update, term)))
-            bias = trained_bias if bias is None else bias
+            for variant, tensor in zip(update.variants, tensors, strict=True):
+                term = variant.term(term, tensor, self, update)
+                bias = variant.bias(bias, base_bias, tensor, update.scaling)
             terms.append(term)
-        if bias is None:
-            bias = getattr(self, "bias", None)  # a router of experts has none
         return LinearOperands(self.operand_weight(), bias, terms)
 
     def operand_weight(self) -> Weight:
@@ -116,10 +116,6 @@ class DescribedLayer(nn.Module):
         if self.row_norms is None:
             self.row_norms = RowNorms()
         return self.row_norms.of(update, term, self.weight, self.base_weight)
-
-    def initial_lengths(self, update: LowRankUpdate) -> Tensor:
-        """Return the lengths that leave every row of the updated weight as it is, (out,)."""
-        return self.norms_with(update, LowRankTerm(*update.operand_factors(), update.scaling))
 
     def base_output(self, x: Tensor) -> Tensor:
         """Return the output of the base alone."""

@@ -19,13 +19,9 @@ def test_tensors_are_the_models_own_detached():
     A, B = fields["factors"]["layers.0.up"]
     assert A.data_ptr() == update.lora_A.data_ptr() and B.data_ptr() == update.lora_B.data_ptr()
     assert not (A.requires_grad or B.requires_grad)
-    assert (
-        fields["factors"].keys()
-        == fields["magnitudes"].keys()
-        == {
-            *("embed", "layers.0.up", "layers.1.up"),
-        }
-    )
+    paths = ("embed", "layers.0.up", "layers.1.up")
+    assert fields["factors"].keys() == {*paths}
+    assert fields["companions"].keys() == {f"{path}.magnitude" for path in paths}
     assert fields["embeddings"] == {"embed"} and fields["convolutions"] == {}
     assert fields["replaced"].keys() == {"layers.0.up.bias", "layers.1.up.bias"}
 

@@ -54,7 +54,7 @@ def test_biases_and_magnitudes_stay():
     change_ranks(model, "default", adapter_config(model), {UP: 5})
     update = update_of(model, UP)
     assert update.bias is before.bias and update.magnitude is before.magnitude
-    assert update.has_magnitude and update is not before
+    assert update.depends_on_base and update is not before
 
 
 def test_rank_zero_takes_an_update_out_and_leaves_what_others_adapt():

@@ -5,6 +5,7 @@ from torch import nn
 
 from lorakit.layers import KernelShape, LoraConv2d, LoraLinear, LowRankUpdate
 from lorakit.layers.executors.single import run_base
+from lorakit.layers.variants.dora import Dora
 from tolerances import TOLERANCE, largest_error
 
 
@@ -46,7 +47,7 @@ def test_a_magnitude_is_a_row_scale():
     norms = (layer.weight + layer.updates["a"].delta_weight()).norm(dim=1)
     assert a.row_scale.lengths is layer.updates["a"].magnitude and b.row_scale is None
     assert largest_error(a.row_scale.norms, norms) <= TOLERANCE[torch.float32]
-    assert largest_error(layer.initial_lengths(layer.updates["a"]), norms) <= 1e-6
+    assert largest_error(Dora.initial(layer, layer.updates["a"]), norms) <= 1e-6
 
 
 def test_the_shape_of_a_kernel():

@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.pytorch_utils import Conv1D
 
 from lorakit.layers import LoraConv1D, LoraEmbedding, LoraLinear, LowRankUpdate, row_norms
+from lorakit.layers.variants.dora import Dora
 from lorakit.ops import apply_keep_mask, linear_group
 from lorakit.ops.reference import dora_linear_reference
 from tiny_models import assert_untouched, snapshot
@@ -31,7 +32,7 @@ def plain(kind):
 def dora_update(inside=6, out=4, p=0.0, seed=1):
     torch.manual_seed(seed)
     return LowRankUpdate(
-        torch.randn(2, inside), torch.randn(out, 2), 0.5, p, None, torch.rand(out) + 0.5
+        torch.randn(2, inside), torch.randn(out, 2), 0.5, p, magnitude=torch.rand(out) + 0.5
     )
 
 
@@ -88,7 +89,7 @@ def test_a_magnitude_of_the_weight_s_own_norms_changes_nothing(kind):
     update = layer.updates["a"]
     with torch.no_grad():
         update.lora_B.zero_()
-        update.magnitude.copy_(layer.initial_lengths(update))
+        update.magnitude.copy_(Dora.initial(layer, update))
     assert largest_error(layer(x), expected) <= TOLERANCE[torch.float32]
 
 

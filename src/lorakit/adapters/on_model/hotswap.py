@@ -18,6 +18,7 @@ from lorakit.errors import AdapterMismatchError, first_few
 from lorakit.injection.selection.older_names import in_names_of
 from lorakit.injection.state import adapted_layers, require_adapter, require_unmerged, unwrapped
 from lorakit.layers import LowRankUpdate
+from lorakit.layers.variants.table import with_companions
 
 
 @torch.no_grad()
@@ -67,7 +68,7 @@ def hotswap_adapter(model: nn.Module, adapter: Adapter | str | Path, name: str =
     _check(place, updates, new, name)
     require_like_layers(model, new, name)
     factors = _factors_for(updates, place, new, state.configs[name])
-    tensors = [(tensor, new.magnitudes[path]) for path, tensor in place.magnitudes.items()]
+    tensors = [(tensor, new.companions[key]) for key, tensor in place.companions.items()]
     tensors += [(tensor, new.trained_tokens[path]) for path, tensor in place.trained_tokens.items()]
     tensors += [(tensor, new.replaced[key]) for key, tensor in place.replaced.items()]
     before = {path: tuple(t.clone() for t in place.factors[path]) for path in updates}
@@ -133,11 +134,13 @@ def _check(place: Adapter, updates: Mapping[str, LowRankUpdate], new: Adapter, n
         if path in new.factors:
             room = pair[0].shape[-2] + updates[path].spare_rank
             problems += _misfits(path, pair, new.factors[path], room)
-    # A layer without an update still has a magnitude, which depends on the norms of the base.
+    # A layer without an update still has companions, such as one that depends on the base.
     problems += [
-        f"it has {'a' if path in new.magnitudes else 'no'} magnitude (use_dora) at {path}"
+        f"it has {'a' if key in new.companions else 'no'} {variant.name} ({variant.setting}) at "
+        f"{path}"
+        for variant in with_companions()
         for path in dict.fromkeys((*place.factors, *new.factors))
-        if (path in place.magnitudes) != (path in new.magnitudes)
+        if ((key := f"{path}.{variant.name}") in place.companions) != (key in new.companions)
     ]
     problems += [f"it trains {key}" for key in new.replaced if key not in place.replaced]
     problems += [f"it lacks {key}" for key in place.replaced if key not in new.replaced]

@@ -142,7 +142,7 @@ def _tensors_by_key(view: Adapter, factors: Factors) -> dict[str, Tensor]:
         view.replaced,
         view.embeddings,
         {},
-        view.magnitudes,
+        view.companions,
         view.convolutions,
         view.stacked,
         view.trained_tokens,

@@ -9,6 +9,7 @@ from lorakit.config import LoraConfig
 from lorakit.errors import AdapterFileError
 from lorakit.initialization import initialization_of
 from lorakit.injection.selection.attention import OUTPUT
+from lorakit.layers.variants.table import VARIANTS
 
 _SUPPORTED_FIELDS = {
     *("config", "factors", "replaced", "embeddings", "base_weights", "base_model"),
@@ -20,7 +21,7 @@ _SUPPORTED_SETTINGS = {
     *("modules_to_save", "task_type", "init_lora_weights", "use_rslora", "fan_in_fan_out"),
     *("eva_rho", "init_batches"),
     "target_parameters",  # the factors show what it selects
-    *("freeze_lora_a", "enable_lora"),  # matter in training only
+    "enable_lora",  # matters in training only
 }
 
 
@@ -46,10 +47,11 @@ def require_low_rank(
             numbers; names it.
     """
     require_base_independent(adapter, action, name)
+    supported = {variant.setting for variant in VARIANTS if variant.is_all_in_factors}
     used = [
         f"{key}={value!r}"
         for key, value in adapter.config.model_dump(exclude_defaults=True).items()
-        if key not in _SUPPORTED_SETTINGS
+        if key not in _SUPPORTED_SETTINGS | supported
     ]
     used += [
         field.name

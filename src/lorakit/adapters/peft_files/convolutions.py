@@ -1,6 +1,6 @@
 """Updates of convolutions, which are matrices in lorakit and kernels in PEFT's files.
 
-A file has lora_A (r, in, *kernel), lora_B (out, r / groups, 1, …) and magnitudes (1, out, 1, …).
+A file has lora_A (r, in, *kernel) and lora_B (out, r / groups, 1, …).
 """
 
 from collections.abc import Mapping

@@ -15,12 +15,13 @@ from lorakit.config.problems import cut_short, short_repr
 from lorakit.errors import AdapterFileError, first_few
 from lorakit.initialization import initialization_of
 from lorakit.layers import KernelShape
+from lorakit.layers.variants.table import VARIANTS, variant_named, with_companions
+from lorakit.layers.variants.variant import Variant
 
 PREFIX = "base_model.model."
 
-# Settings that matter in training only.
-_UNSAVED = {"freeze_lora_a", "enable_lora", "eva_rho", "init_batches"}
-_FIELDS = tuple(field for field in LoraConfig.model_fields if field not in _UNSAVED)
+# Settings that matter in training only, besides those of variants.
+_UNSAVED = {"enable_lora", "eva_rho", "init_batches"}
 # Fields that describe the file or PEFT itself and change no output.
 _INFORMATION = {
     "auto_mapping",
@@ -44,11 +45,6 @@ _FEATURE_KEYS = {
     "lora_A.bias": "a bias on lora_A",
     "lora_B.bias": "a bias on lora_B (lora_bias)",
 }
-_PART = r"\.(?:lora_(?:embedding_)?[AB]|lora_magnitude_vector|trainable_tokens_delta)"
-_NAMED_KEY = re.compile(
-    rf"(?P<path>.+{_PART})\.(?!(?:weight|bias)$)(?P<name>[^.]+)(?P<rest>\.(?:weight|bias))?"
-)
-_UNNAMED_KEY = re.compile(rf".+{_PART}(?:\.(?:weight|bias))?")
 
 
 @dataclass
@@ -58,7 +54,7 @@ class ParsedKeys:
     factors: dict[str, tuple[Tensor, Tensor]] = field(
         default_factory=dict[str, tuple[Tensor, Tensor]]
     )
-    magnitudes: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    companions: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     replaced: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     embeddings: frozenset[str] = frozenset()
     base_weights: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
@@ -71,7 +67,7 @@ def tensor_keys(
     replaced: Mapping[str, Tensor],
     embeddings: frozenset[str],
     base_weights: Mapping[str, Tensor],
-    magnitudes: Mapping[str, Tensor] = MappingProxyType({}),
+    companions: Mapping[str, Tensor] = MappingProxyType({}),
     convolutions: Convolutions = MappingProxyType({}),
     stacked: frozenset[str] = frozenset(),
     trained_tokens: Mapping[str, Tensor] = MappingProxyType({}),
@@ -83,7 +79,7 @@ def tensor_keys(
         replaced: Heads and biases by their full name in the base.
         embeddings: Paths of the embeddings among `factors`.
         base_weights: Weights of the base by module path.
-        magnitudes: Magnitudes by module path.
+        companions: Tensors of variants by module path and name.
         convolutions: Kernels of the convolutions among `factors`.
         stacked: Paths of the stacked parameters among `factors`.
         trained_tokens: Trained tokens by the path of their embedding or output layer.
@@ -96,10 +92,11 @@ def tensor_keys(
         elif path in stacked:
             pair = to_file_layout(*pair)
         tensors.update(zip(factor_keys(paths[path], path in embeddings), pair, strict=True))
-    for path, magnitude in magnitudes.items():
-        if path in convolutions:
-            magnitude = magnitude.view(1, -1, *(1,) * len(convolutions[path].kernel))
-        tensors[f"{PREFIX}{path}.lora_magnitude_vector"] = magnitude
+    for key, tensor in companions.items():
+        path, _, name = key.rpartition(".")
+        variant = variant_named(name)
+        kernel = convolutions[path].kernel if path in convolutions else ()
+        tensors[f"{PREFIX}{path}.{variant.file_key}"] = variant.to_file(tensor, kernel)
     for path, rows in trained_tokens.items():
         tensors[f"{PREFIX}{path}.token_adapter.trainable_tokens_delta"] = rows
     for key, tensor in replaced.items():
@@ -157,8 +154,9 @@ def parse_keys(
             halves.setdefault(path, {})[letter] = tensor
             if is_embedding:
                 embeddings.add(path)
-        elif magnitude := re.fullmatch(r"(.+)\.lora_magnitude_vector(\.weight)?", name):
-            parsed.magnitudes[magnitude[1]] = tensor.flatten() if tensor.ndim > 2 else tensor
+        elif found := _companion_in(name):
+            path, variant = found
+            parsed.companions[f"{path}.{variant.name}"] = variant.from_file(tensor)
         elif rows := re.fullmatch(r"(.+)\.token_adapter\.trainable_tokens_delta", name):
             # For a tied output layer with an update, PEFT stores it below the wrapped layer.
             parsed.trained_tokens[rows[1].removesuffix(".base_layer")] = tensor
@@ -185,9 +183,10 @@ def parse_keys(
             ]
         else:
             problems.append(f"{path} has lora_{next(iter(both))} without its partner")
+    owners = [key.rpartition(".") for key in parsed.companions]
     problems += [
-        f"{path} has lora_magnitude_vector without lora_A and lora_B"
-        for path in parsed.magnitudes
+        f"{path} has {variant_named(name).file_key} without lora_A and lora_B"
+        for path, _, name in owners
         if path not in halves
     ]
     if not parsed.factors and not problems:
@@ -201,6 +200,15 @@ def parse_keys(
     return parsed
 
 
+def _companion_in(key: str) -> tuple[str, type[Variant]] | None:
+    """Return the path and the variant of a key without prefix, or None if it is another one.
+
+    Older versions of PEFT add ".weight".
+    """
+    path, _, last = key.removesuffix(".weight").rpartition(".")
+    return next(((path, one) for one in with_companions() if one.file_key == last), None)
+
+
 def _without_adapter_name(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
     """Return tensors under the keys of a file, also if they have keys of a model's state dict.
 
@@ -209,11 +217,18 @@ def _without_adapter_name(tensors: Mapping[str, Tensor], where: str) -> dict[str
     Raises:
         AdapterFileError: There are several adapters.
     """
-    named = {key: match for key in tensors if (match := _NAMED_KEY.fullmatch(key))}
+    parts = [r"lora_(?:embedding_)?[AB]", "trainable_tokens_delta"]
+    parts += [re.escape(variant.file_key) for variant in with_companions()]
+    part = rf".+\.(?:{'|'.join(parts)})"
+    named_key = re.compile(
+        rf"(?P<path>{part})\.(?!(?:weight|bias)$)(?P<name>[^.]+)(?P<rest>\.(?:weight|bias))?"
+    )
+    unnamed_key = re.compile(rf"{part}(?:\.(?:weight|bias))?")
+    named = {key: match for key in tensors if (match := named_key.fullmatch(key))}
     if not named:
         return dict(tensors)
     names = sorted({match["name"] for match in named.values()})
-    if any(_UNNAMED_KEY.fullmatch(key) for key in tensors):
+    if any(unnamed_key.fullmatch(key) for key in tensors):
         names.append("one without a name")
     if len(names) > 1:
         raise AdapterFileError(
@@ -238,7 +253,7 @@ def _is_trained(key: str, modules_to_save: tuple[str, ...]) -> bool:
 
 def config_to_peft(config: LoraConfig, base_model: str | None) -> dict[str, Any]:
     """Return the fields of adapter_config.json."""
-    values = config.model_dump(mode="json", exclude=_UNSAVED)
+    values = config.model_dump(mode="json", include=_recorded_settings())
     alpha = config.lora_alpha
     values["lora_alpha"] = int(alpha) if alpha == int(alpha) else alpha
     if not (
@@ -282,11 +297,12 @@ def config_from_peft(values: Mapping[str, Any], where: str) -> LoraConfig:
             f"Wrong base_model_name_or_path in {where}: got {short_repr(base)}, expected a hub "
             "id or a directory. Write the name of the base into the file."
         )
-    known = {key: values[key] for key in _FIELDS if values.get(key) is not None}
+    recorded = _recorded_settings()
+    known = {key: values[key] for key in recorded if values.get(key) is not None}
     unsupported = [
         f"{cut_short(key)}={short_repr(value)}"
         for key, value in values.items()
-        if key not in _FIELDS and key not in _INFORMATION and not _is_off(value)
+        if key not in recorded and key not in _INFORMATION and not _is_off(value)
     ]
     initialization = known.get("init_lora_weights", True)
     if initialization == "eva":
@@ -306,6 +322,12 @@ def config_from_peft(values: Mapping[str, Any], where: str) -> LoraConfig:
     if known.get("task_type") not in [None, *TaskType]:
         known["task_type"] = None
     return LoraConfig.parse(known, where)
+
+
+def _recorded_settings() -> set[str]:
+    """Return the settings that files hold."""
+    unsaved = {variant.setting for variant in VARIANTS if not variant.is_recorded}
+    return LoraConfig.model_fields.keys() - _UNSAVED - unsaved
 
 
 def _is_off(value: Any) -> bool:

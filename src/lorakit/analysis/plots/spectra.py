@@ -13,6 +13,7 @@ from lorakit.analysis.plots.figures import legend_beside, new_figure, styles
 from lorakit.analysis.plots.png import save_png
 from lorakit.analysis.report_text import percent
 from lorakit.analysis.spectrum import UpdateSvd, pooled_energy
+from lorakit.injection.selection.variants import variants_of
 
 _NUMBERED_LAYERS, _NUMBERED_KINDS = 12, 12
 """Largest numbers of layers and kinds of a heat map with numbers in its cells."""
@@ -96,8 +97,9 @@ def plot_layers(analysis: AdapterAnalysis, path: Path) -> None:
         figure.colorbar(image, ax=axes, label=name)
     trained = f"trained rank r = {_span([update.r for update in analysis.updates])}"
     top.set_title(f"Effective rank in {analysis.name} ({trained})")
-    lengths = " without magnitudes (DoRA)" if analysis.adapter.magnitudes else ""
-    bottom.set_title(f"Norm of ΔW in {analysis.name}" + lengths)
+    besides = [f"{v.name}s ({v.method})" for v in variants_of(analysis.adapter.config) if v.effect]
+    without = f" without {' and '.join(besides)}" if besides else ""
+    bottom.set_title(f"Norm of ΔW in {analysis.name}{without}")
     save_png(figure, path)
 
 

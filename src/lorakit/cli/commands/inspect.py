@@ -155,7 +155,7 @@ def draw(adapter: Adapter, plot: Path, name: str) -> Path:
 def summary(adapter: Adapter, location: str | Path) -> dict[str, Any]:
     """Return facts about the whole adapter by name."""
     factors = [tensor for pair in adapter.factors.values() for tensor in pair]
-    factors += adapter.magnitudes.values()
+    factors += adapter.companions.values()
     lora_count = sum(tensor.numel() for tensor in factors)
     full_count = sum(tensor.numel() for tensor in adapter.replaced.values())
     token_count = sum(tensor.numel() for tensor in adapter.trained_tokens.values())

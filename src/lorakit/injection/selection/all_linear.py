@@ -13,7 +13,7 @@ from torch import nn
 from lorakit.config import LoraConfig, matching_pattern
 from lorakit.injection.selection.adapted_classes import adapted_class_of
 from lorakit.injection.selection.parameters import adaptable_parameter
-from lorakit.layers.kinds.attention import LoraMultiheadAttention
+from lorakit.injection.selection.variants import obstacle_of_kind
 from lorakit.layers.kinds.experts import expert_parameters, is_known_experts
 
 
@@ -34,8 +34,8 @@ def left_out_of_all_linear(
             continue
         if path in bypassed:
             left_out[path] = bypassed[path]
-        elif config.use_dora and kind is LoraMultiheadAttention:
-            left_out[path] = "nn.MultiheadAttention has no magnitude (use_dora)"
+        elif (found := obstacle_of_kind(config, kind)) is not None:
+            left_out[path] = f"{kind.plain_class.__name__} {found[1]} ({found[0]})"
     return left_out
 
 
@@ -69,7 +69,7 @@ def with_lower_ranks(
     for path, rank in lowered:
         key = f"^{re.escape(path)}"
         ranks[key] = rank
-        alphas[key] = config.scaling_for(path) * (rank**0.5 if config.use_rslora else rank)
+        alphas[key] = config.alpha_for_scaling(config.scaling_for(path), rank)
     # The first entry that matches counts.
     patterns = {
         "rank_pattern": ranks | config.rank_pattern,

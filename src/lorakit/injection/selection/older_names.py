@@ -31,6 +31,7 @@ from lorakit.injection.selection.parameters import WEIGHT, is_adapted_parameter,
 from lorakit.injection.selection.peft_names import is_taken_for_experts
 from lorakit.injection.selection.sites import AdapterTensors
 from lorakit.injection.selection.targets import name_matches
+from lorakit.injection.selection.variants import variants_of
 from lorakit.injection.state import base_modules
 from lorakit.layers.kinds.parameter import AdaptedParameter
 
@@ -161,9 +162,12 @@ def _moved(adapter: _Tensors, moved: Mapping[str, str]) -> _Tensors:
     """Return an adapter with its tensors under other paths, and settings that select these."""
     by_path = {
         field: {moved.get(path, path): value for path, value in getattr(adapter, field).items()}
-        for field in ("factors", "magnitudes", "convolutions", "trained_tokens", "base_weights")
+        for field in ("factors", "convolutions", "trained_tokens", "base_weights")
     }
-    replaced = {_moved_key(key, moved): tensor for key, tensor in adapter.replaced.items()}
+    by_name = {
+        field: {_moved_key(key, moved): tensor for key, tensor in getattr(adapter, field).items()}
+        for field in ("companions", "replaced")
+    }
     config = adapter.config
     indices = config.trainable_token_indices
     update: dict[str, Any] = {"modules_to_save": _moved_names(config.modules_to_save, moved)}
@@ -176,7 +180,7 @@ def _moved(adapter: _Tensors, moved: Mapping[str, str]) -> _Tensors:
     alphas = {new: config.alpha_for(old) for new, old in changed.items()}
     config = with_values(config.model_copy(update=update), ranks, alphas)
     embeddings = frozenset(moved.get(path, path) for path in getattr(adapter, "embeddings", ()))
-    changes = {"config": config, "replaced": replaced, "embeddings": embeddings, **by_path}
+    changes = {"config": config, "embeddings": embeddings, **by_path, **by_name}
     return replace(adapter, **changes)  # type: ignore[type-var]
 
 
@@ -250,8 +254,11 @@ def _stacked(
                 f"{adapted.experts} experts from {in_features} to {rows}"
             )
             continue
-        if path in adapter.magnitudes:
-            problems.append(f"{path} has a magnitude (use_dora), which stacked weights cannot have")
+        problems += [
+            f"{path} has {variant.title()}, which stacked weights cannot have"
+            for variant in variants_of(config)
+            if f"{path}.{variant.name}" in adapter.companions
+        ]
         filled.add((slot, expert))
         own_r, share = own_A.shape[0], scalings[path] / scaling
         A[expert, slot * r : slot * r + own_r] = own_A
@@ -266,7 +273,7 @@ def _stacked(
         )
     factors = {path: pair for path, pair in adapter.factors.items() if path not in members}
     rank = slots * r
-    alpha = scaling * (rank**0.5 if config.use_rslora else rank)
+    alpha = config.alpha_for_scaling(scaling, rank)
     names = tuple(dict.fromkeys((*config.target_parameters, parameter)))
     config = with_values(
         config.model_copy(update={"target_parameters": names}),

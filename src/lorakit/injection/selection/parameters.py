@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from lorakit.config import LoraConfig
 from lorakit.errors import TargetError, did_you_mean
 from lorakit.injection.selection.targets import layer_index, name_matches, shortest_names
+from lorakit.injection.selection.variants import obstacle_of_parameters
 from lorakit.layers.adapted import AdaptedLayer
 from lorakit.layers.kinds.experts import expert_parameters, experts_class, is_known_experts
 from lorakit.layers.kinds.parameter import AdaptedParameter, ParameterOwner, adapted_parameter_of
@@ -95,10 +96,11 @@ def selected_parameters(
     """
     if not config.target_parameters:
         return {}
-    if config.use_dora:
+    impossible = obstacle_of_parameters(config)
+    if impossible is not None:
         problems.append(
-            "use_dora=True with target_parameters: stacked weights have no magnitude, expected "
-            "plain updates. Leave one of the two out."
+            f"{impossible[0]}=True with target_parameters: a stacked weight {impossible[1]}, "
+            "expected plain updates. Leave one of the two out."
         )
     paths = _parameter_paths(free)
     missed = [

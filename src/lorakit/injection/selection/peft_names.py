@@ -23,6 +23,7 @@ from lorakit.config import LoraConfig
 from lorakit.errors import first_few
 from lorakit.injection.selection.heads import TASKS_WITH_HEADS
 from lorakit.injection.selection.targets import name_matches
+from lorakit.injection.selection.variants import obstacle_of_parameters, variants_of
 from lorakit.injection.state import base_modules
 
 _MIXTRAL_NAMES = frozenset({"gate", "w1", "w2", "w3"})
@@ -103,20 +104,25 @@ def unread_by_peft(model: nn.Module, config: LoraConfig, paths: Iterable[str]) -
             f"{first_few(unsaved, 2)} in the file, which exclude_modules leaves out. Leave "
             "task_type out, or merge the adapter, where it is to be read by PEFT."
         )
-    grouped = _scaled_in_groups(model, config, paths)
-    if grouped:
-        return (
-            f"PEFT does not read this adapter as lorakit does: with use_dora it measures the rows "
-            f"of convolutions in groups ({first_few(grouped, 2)}) in another way. Leave them out "
-            "with exclude_modules where the adapter is to be read by PEFT."
-        )
-    taken = [path for path in paths if config.use_dora and is_taken_for_experts(model, path)]
-    if taken:
+    modules = dict(base_modules(model))
+    groups = {path: getattr(modules.get(path), "groups", 1) for path in paths}
+    for variant in variants_of(config):
+        other = {p: said for p in paths if (said := variant.difference_in_peft(groups[p]))}
+        if other:
+            return (
+                f"PEFT does not read this adapter as lorakit does: with {variant.setting} it "
+                f"{next(iter(other.values()))} ({first_few(other, 2)}) in another way. Leave them "
+                "out with exclude_modules where the adapter is to be read by PEFT."
+            )
+    impossible = obstacle_of_parameters(config)
+    taken = [path for path in paths if impossible and is_taken_for_experts(model, path)]
+    if impossible and taken:
+        setting, reason = impossible
         return (
             f"PEFT does not read this adapter: it takes {_names_of(taken)} for the names of "
-            f"experts in {kind}, whose weights have no magnitude there, expected other modules "
-            "with use_dora. Leave them out with exclude_modules, leave use_dora out, or merge the "
-            "adapter, where it is to be read by PEFT."
+            f"experts in {kind}, and a stacked weight {reason} there, expected other modules "
+            f"with {setting}. Leave them out with exclude_modules, leave {setting} out, or merge "
+            "the adapter, where it is to be read by PEFT."
         )
     return None
 
@@ -138,14 +144,6 @@ def _heads_left_out(model: nn.Module, config: LoraConfig) -> list[str]:
         return []
     heads = [path for path, _ in base_modules(model) if _last(path) in _HEAD_NAMES]
     return [path for path in heads if not name_matches(config.modules_to_save, path)]
-
-
-def _scaled_in_groups(model: nn.Module, config: LoraConfig, paths: Iterable[str]) -> list[str]:
-    """Return the grouped convolutions whose rows a magnitude scales."""
-    if not config.use_dora:
-        return []
-    modules = dict(base_modules(model))
-    return [path for path in paths if getattr(modules.get(path), "groups", 1) > 1]
 
 
 def _renamed(model: nn.Module, paths: Iterable[str]) -> list[str]:

@@ -34,6 +34,7 @@ from lorakit.injection.selection.sites import Site
 from lorakit.injection.selection.targets import ALL_LINEAR, match_targets, name_matches
 from lorakit.injection.selection.trained_modules import trained_modules
 from lorakit.injection.selection.trained_tokens import TokenSite, conflicts, find_token_sites
+from lorakit.injection.selection.variants import base_dependent
 from lorakit.injection.state import base_modules
 from lorakit.layers import AdaptedLayer
 
@@ -226,7 +227,8 @@ def plan_biases(plan: InjectionPlan, free: Mapping[str, nn.Module]) -> None:
 
 def token_conflicts(plan: InjectionPlan) -> list[str]:
     """Return a problem for each module with trained tokens that a plan also changes otherwise."""
-    adapted = {site.path: plan.config.use_dora for site in plan.sites}
+    dependent = base_dependent(plan.config)
+    adapted = dict.fromkeys((s.path for s in plan.sites), dependent and dependent.title())
     return conflicts(plan.tokens, plan.heads, adapted, plan.other_biases)
 
 

@@ -23,6 +23,7 @@ from lorakit.injection.selection.sites import AdapterTensors, Site
 from lorakit.injection.selection.targets import ALL_LINEAR, match_targets, name_matches
 from lorakit.injection.selection.trained_modules import quantized_head_problems
 from lorakit.injection.selection.trained_tokens import find_token_sites, misfits
+from lorakit.injection.selection.variants import variants_of
 from lorakit.injection.selection.vocabulary import rows_needed
 from lorakit.injection.state import base_modules
 from lorakit.layers import AdaptedLayer, KernelShape
@@ -157,19 +158,23 @@ def _add_site(
         problems.append(f"{path!r} is a {describe(module)}, which cannot be adapted.")
         return
     A, B = adapter.factors[path]
-    _, out_features = adapted_class.factor_sizes(module)
+    in_features, out_features = adapted_class.factor_sizes(module)
     r = A.shape[-2] if A.ndim > 1 else 0
     expected_A, expected_B = adapted_class.factor_shapes(module, r)
     given: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = [
         (f"{path}.lora_A", tuple(A.shape), expected_A),
         (f"{path}.lora_B", tuple(B.shape), expected_B),
     ]
-    if adapter.config.use_dora and path not in adapter.magnitudes:
-        problems.append(f"the adapter has no magnitude for {path!r}, though it has use_dora.")
-        return
-    if adapter.config.use_dora:
-        magnitude = tuple(adapter.magnitudes[path].shape)
-        given.append((f"{path}.lora_magnitude_vector", magnitude, (out_features,)))
+    for variant in variants_of(adapter.config):
+        tensor = adapter.companions.get(f"{path}.{variant.name}")
+        if variant.file_key and tensor is None:
+            problems.append(
+                f"the adapter has no {variant.name} for {path!r}, though it has {variant.setting}."
+            )
+            return
+        if tensor is not None:
+            expected = variant.shape(in_features, out_features)
+            given.append((f"{path}.{variant.file_key}", tuple(tensor.shape), expected))
     own_shape, shape = adapted_class.kernel_shape(module), adapter.convolutions.get(path)
     if shape != own_shape:
         problems.append(

@@ -12,6 +12,7 @@ from lorakit.injection.selection.parameters import WEIGHT, is_adapted_parameter,
 from lorakit.injection.selection.peft_names import is_taken_for_experts
 from lorakit.injection.selection.plan import InjectionPlan
 from lorakit.injection.selection.targets import compact_targets
+from lorakit.injection.selection.variants import obstacle_of_parameters
 from lorakit.injection.state import base_modules
 from lorakit.layers.kinds.linear import AdaptedLinear
 from lorakit.layers.kinds.parameter import AdaptedParameter
@@ -47,7 +48,7 @@ def _named_by_weight(model: nn.Module, plan: InjectionPlan) -> set[str]:
         for site in plan.sites
         if issubclass(site.adapted_class, AdaptedLinear) and is_taken_for_experts(model, site.path)
     }
-    if config.use_dora:  # which PEFT has only for layers
+    if obstacle_of_parameters(config) is not None:  # PEFT has it only for layers, too
         taken = set()
     return taken | {s.path for s in plan.sites if issubclass(s.adapted_class, LoraReadWeight)}
 

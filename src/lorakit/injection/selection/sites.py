@@ -24,8 +24,8 @@ class AdapterTensors(Protocol):
         ...
 
     @property
-    def magnitudes(self) -> Mapping[str, Tensor]:
-        """Magnitudes (DoRA) by module path."""
+    def companions(self) -> Mapping[str, Tensor]:
+        """Tensors of variants by module path and name."""
         ...
 
     @property

@@ -149,7 +149,7 @@ def _repeats(rows: Mapping[str, Tensor], path: str, owner: str) -> bool:
 def conflicts(
     sites: Sequence[TokenSite],
     heads: Mapping[str, nn.Module],
-    adapted: Mapping[str, bool],
+    adapted: Mapping[str, str | None],
     biased: Mapping[str, nn.Module],
 ) -> list[str]:
     """Return a problem for each module that the same adapter also changes in another way.
@@ -157,7 +157,8 @@ def conflicts(
     Args:
         sites: The trained tokens.
         heads: Modules trained in full, by path.
-        adapted: Modules with an update, by path; the value says whether it has a magnitude.
+        adapted: Modules with an update, by path; the value says what it has that depends on the
+            base's rows, if anything.
         biased: Modules without an update whose bias is trained, by path.
     """
     problems = []
@@ -170,7 +171,7 @@ def conflicts(
                     "in full (modules_to_save). Leave one of them out."
                 )
             elif path in adapted and (isinstance(module, nn.Embedding) or adapted[path]):
-                what = "an update" if isinstance(module, nn.Embedding) else "a magnitude (use_dora)"
+                what = "an update" if isinstance(module, nn.Embedding) else adapted[path]
                 problems.append(
                     f"{path} has trained tokens (trainable_token_indices) and {what}, expected one "
                     f"of them. Leave {path.rsplit('.', 1)[-1]} out of target_modules, or the "

@@ -69,7 +69,6 @@ class PreparedUpdates:
             or type(weight) not in _WEIGHTS
             or weight.dtype not in (torch.float32, torch.bfloat16)
             or not stay_in_place(self._updates)
-            or any(update.bias is not None for update in self._updates)
         ):
             return
         self._dtype = weight.dtype
@@ -87,7 +86,7 @@ def stay_in_place(updates: Sequence[LowRankUpdate]) -> bool:
     Their values may change by then, by an optimizer for instance.
     """
     return not torch.compiler.is_compiling() and all(
-        not update.has_magnitude
+        not update.companion_names()
         and update.keeps_saved_factors
         and update.lora_A.dtype == update.lora_B.dtype == torch.float32
         and update.lora_A.device.type == "cpu"

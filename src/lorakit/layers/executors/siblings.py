@@ -304,8 +304,7 @@ def _saving_hook() -> Any:
 def _tensors(layer: DescribedLayer) -> list[Tensor]:
     read: list[Any] = [layer.weight, layer.bias]
     for update in layer.acting_updates():
-        read += [update.lora_A, update.lora_B, update.bias]
-        read += [update.magnitude] if update.has_magnitude else []
+        read += update._parameters.values()
     return [tensor for tensor in read if tensor is not None]
 
 

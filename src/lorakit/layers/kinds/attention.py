@@ -34,6 +34,7 @@ class LoraMultiheadAttention(AdaptedLayer, nn.MultiheadAttention):
 
     plain_class = nn.MultiheadAttention
     is_matrix_product = True
+    applies_row_scales = False
     weight_name = "in_proj_weight"
 
     @property

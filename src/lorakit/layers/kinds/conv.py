@@ -13,8 +13,8 @@ padding_mode, so merging changes the output of such layers; here it does not.
 
 With g groups of channels the weight is (out, in / g · k), but lora_A reads all channels and
 lora_B has one block for each group, as in PEFT: such an update does not fit the layer's weight,
-so it cannot be merged. A magnitude (DoRA) is the length of a row of the weight of the equivalent
-convolution of all channels, where W0 is zero outside of its groups.
+so it cannot be merged. A row scale belongs to a row of the weight of the equivalent convolution of
+all channels, where W0 is zero outside of its groups.
 """
 
 from collections.abc import Sequence

@@ -12,7 +12,7 @@ class LoraEmbedding(AdaptedLayer, nn.Embedding):
     """An embedding h = W0[i] + Σ s B A[:, i], with lora_A (r, vocabulary) and lora_B (dim, r).
 
     A is zero at first and B normal, as looking up a row of zeros is cheap. There is no dropout on
-    this path, since its input is an index. A magnitude (DoRA) has one length for each of the dim
+    this path, since its input is an index. A row scale has one value for each of the dim
     directions, as the weight is taken as (dim, vocabulary).
     """
 

@@ -24,6 +24,7 @@ class AdaptedParameter(AdaptedLayer):
     """
 
     plain_class = nn.Module
+    applies_row_scales = False
     bias = None
 
     def __init__(self, owner: nn.Module, parameter_name: str, is_transposed: bool) -> None:

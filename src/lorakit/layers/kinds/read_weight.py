@@ -23,6 +23,7 @@ class LoraReadWeight(AdaptedLayer):
     """
 
     is_linear = False
+    applies_row_scales = False
 
     bias: nn.Parameter | None
 

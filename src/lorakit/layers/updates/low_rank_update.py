@@ -1,4 +1,4 @@
-"""One low-rank update: its two factors, its scaling, its dropout and its magnitude."""
+"""One low-rank update: its two factors, its scaling, its dropout and its variants."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar, Self
@@ -7,30 +7,30 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lorakit.layers.variants.table import VARIANTS, variant_named
+from lorakit.layers.variants.variant import Variant
 from lorakit.ops import LowRankTerm, draw_seed
+
+_FACTORS = ("lora_A", "lora_B")
 
 
 class LowRankUpdate(nn.Module):
-    """The update s B A of one layer.
+    """The update s B A of one layer, and what its variants add.
 
     Attributes:
         lora_A: Down-projection, (r, in); for an embedding (r, vocabulary).
         lora_B: Up-projection, (out, r).
-        bias: Trained bias that replaces the base's while this update is active, (out,);
-            None where the bias is not trained.
-        magnitude: Trained length of each row of the weight with the update (DoRA), (out,); None for
-            an update that is added as it is.
         scaling: Dimensionless factor s: lora_alpha / r, or lora_alpha / sqrt(r) for rsLoRA.
         drop_probability: Dropout on the input of the low-rank path, in training mode only.
-        freezes_A: Whether lora_A stays as it is while the rest is trained (LoRA-FA).
+        variants: What the update has beside its factors. The tensor of each is a parameter under
+            the variant's name, and None where the update lacks the variant.
 
     Source: Hu et al. 2021, arXiv:2106.09685, section 4.1.
     """
 
     lora_A: nn.Parameter
     lora_B: nn.Parameter
-    bias: nn.Parameter | None
-    magnitude: nn.Parameter | None
+    variants: tuple[type[Variant], ...]
 
     spare_rank: int = 0
     """Rows of lora_A and columns of lora_B at the end that are zero and reserved for adapters of a
@@ -47,34 +47,50 @@ class LowRankUpdate(nn.Module):
         lora_B: Tensor,
         scaling: float,
         drop_probability: float = 0.0,
-        bias: Tensor | None = None,
-        magnitude: Tensor | None = None,
-        *,
-        freezes_A: bool = False,
+        variants: Sequence[type[Variant]] = (),
+        **companions: Tensor | None,
     ):
+        """Create the update.
+
+        Args:
+            lora_A: See the class.
+            lora_B: See the class.
+            scaling: See the class.
+            drop_probability: See the class.
+            variants: See the class; those with a tensor come with it.
+            companions: The tensors of variants by name, None for none.
+        """
         super().__init__()
         self.lora_A = nn.Parameter(lora_A)
         self.lora_B = nn.Parameter(lora_B)
-        self.register_parameter("bias", None if bias is None else nn.Parameter(bias))
-        self.register_parameter("magnitude", None if magnitude is None else nn.Parameter(magnitude))
-        self.has_magnitude = magnitude is not None
+        self.variants = tuple(variants)
+        for variant in VARIANTS:  # so that parameters have one order
+            if variant.name:
+                self.register_parameter(variant.name, None)
+        for name, tensor in companions.items():
+            is_new = tensor is not None and not isinstance(tensor, nn.Parameter)
+            setattr(self, name, nn.Parameter(tensor) if is_new else tensor)
         self.scaling = scaling
         self.drop_probability = drop_probability
-        self.freezes_A = freezes_A
 
     def __setattr__(self, name: str, value: object) -> None:
-        """Set an attribute, and count it."""
+        """Set an attribute, and count it; a tensor brings its variant, None takes it away."""
         super().__setattr__(name, value)  # type: ignore[arg-type]
         LowRankUpdate.exchanges += 1
+        if name in self._parameters and name not in _FACTORS:
+            carried = {variant for variant in self.variants if variant.name != name}
+            carried |= set() if value is None else {variant_named(name)}
+            self.variants = tuple(variant for variant in VARIANTS if variant in carried)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         LowRankUpdate.exchanges += 1
         return super()._apply(fn, recurse)
 
     def require_gradients_(self, required: bool) -> None:
-        """Set whether the parameters require gradients; a frozen lora_A never does."""
+        """Set whether the parameters require gradients; what a variant freezes never does."""
+        frozen = frozenset[str]().union(*(variant.frozen for variant in self.variants))
         for name, parameter in self._parameters.items():
-            wanted = required and not (self.freezes_A and name == "lora_A")
+            wanted = required and name not in frozen
             if parameter is not None and parameter.requires_grad != wanted:
                 parameter.requires_grad_(wanted)
 
@@ -159,16 +175,26 @@ class LowRankUpdate(nn.Module):
         p, seed = self.drop_probability, draw_seed() if seed is None else seed
         return LowRankTerm(A, B, self.scaling, p, seed)
 
-    def forward(
-        self, seed: Tensor | None = None
-    ) -> tuple[LowRankTerm, Tensor | None, Tensor | None]:
-        """Return the operands of one forward pass, the trained bias and the magnitude.
+    def forward(self, seed: Tensor | None = None) -> tuple[LowRankTerm, list[Tensor | None]]:
+        """Return the operands of one forward pass, and the tensors of the variants.
 
         Layers call the module instead of reading its parameters so that hooks on it run, such as
         those of accelerate that load offloaded parameters.
         """
-        # `has_magnitude` is an ordinary attribute: reading a parameter of a module is slow.
-        return self.term(seed), self.bias, self.magnitude if self.has_magnitude else None
+        return self.term(seed), self.companions()
+
+    def companions(self) -> list[Tensor | None]:
+        """Return the tensor of each variant; None for one that has none."""
+        return [self._parameters[v.name] if v.name else None for v in self.variants]
+
+    def companion_names(self) -> list[str]:
+        """Return the names of the tensors that the update has beside its factors."""
+        return [variant.name for variant in self.variants if variant.name]
+
+    @property
+    def depends_on_base(self) -> bool:
+        """Whether it changes the weight by another amount than s B A."""
+        return any(variant.depends_on_base for variant in self.variants)
 
     def delta_weight(self) -> Tensor:
         """Return s B A in float32 (float64 for float64 factors), (out, in)."""
@@ -181,22 +207,17 @@ class LowRankUpdate(nn.Module):
 
         Args:
             W0: The base's weight in float32 at least, (out, in).
-
-        Source: for a magnitude Liu et al. 2024, arXiv:2402.09353, equation 5.
         """
         delta = self.delta_weight().to(W0.device)
-        if self.magnitude is None:
-            return delta
-        directed = W0 + delta
-        norms = torch.linalg.vector_norm(directed, dim=1, keepdim=True)
-        lengths = self.magnitude.detach().to(directed)[:, None]
-        return directed.mul_(lengths / norms.clamp_min_(torch.finfo(norms.dtype).tiny)).sub_(W0)
+        for variant, tensor in zip(self.variants, self.companions(), strict=True):
+            delta = variant.change(delta, W0, tensor)
+        return delta
 
     def extra_repr(self) -> str:
-        """Show rank, scaling and dropout."""
+        """Show rank, scaling, dropout and variants."""
         text = f"r={self.r}, scaling={self.scaling:g}"
         text += f", dropout={self.drop_probability:g}" if self.drop_probability else ""
-        return text + (", magnitude" if self.has_magnitude else "")
+        return text + "".join(f", {one.method}" for one in self.variants if not one.is_of_base)
 
 
 def shared_seed(updates: Iterable[LowRankUpdate]) -> Tensor | None:
@@ -207,6 +228,6 @@ def shared_seed(updates: Iterable[LowRankUpdate]) -> Tensor | None:
 def are_one_product(updates: Sequence[LowRankUpdate]) -> bool:
     """Return whether one sum holds the output of a layer with these updates.
 
-    If there are several and one scales rows, each scales a different sum.
+    If there are several and one depends on the base, each depends on a different sum.
     """
-    return len(updates) <= 1 or not any(update.has_magnitude for update in updates)
+    return len(updates) <= 1 or not any(update.depends_on_base for update in updates)

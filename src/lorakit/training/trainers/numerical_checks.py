@@ -242,7 +242,7 @@ def require_sound(adapter: Adapter, step: int, optimizer: Any = None) -> None:
         for path, ab in adapter.factors.items()
         for n, t in zip("AB", ab, strict=True)
     }
-    others = {**adapter.magnitudes, **adapter.replaced, **adapter.trained_tokens}
+    others = {**adapter.companions, **adapter.replaced, **adapter.trained_tokens}
     _require("adapter", {**pairs, **others}, step)
     if optimizer is not None:
         run_on_all(lambda: _require("optimizer's state", _states(optimizer), step))

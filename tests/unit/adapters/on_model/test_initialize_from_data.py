@@ -73,7 +73,7 @@ def test_eva_redistributes_ranks_and_keeps_the_rest(tmp_path):
         update = update_of(model, path)
         assert update.r == config.rank_for(path) == r
         assert update.scaling == pytest.approx(config.scaling_for(path)) == pytest.approx(3)
-        assert update.drop_probability == 0.2 and update.has_magnitude
+        assert update.drop_probability == 0.2 and update.magnitude is not None
         assert all(p.requires_grad for p in update.parameters())
     save_adapter(randomize_(model), tmp_path)
     values = json.loads((tmp_path / CONFIG_FILE).read_text())

@@ -38,10 +38,12 @@ def test_there_and_back(shape):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_the_keys_and_a_magnitude(shape):
     A, B, _ = to_matrices(*kernels(shape))
-    keys = tensor_keys({"q": (A, B)}, {}, frozenset(), {}, {"q": torch.ones(8)}, {"q": shape})
+    keys = tensor_keys(
+        {"q": (A, B)}, {}, frozenset(), {}, {"q.magnitude": torch.ones(8)}, {"q": shape}
+    )
     assert keys[f"{P}lora_magnitude_vector"].shape == (1, 8, *(1,) * len(shape.kernel))
     parsed = parse_keys(keys, "here")
-    assert parsed.convolutions == {"q": shape} and parsed.magnitudes["q"].shape == (8,)
+    assert parsed.convolutions == {"q": shape} and parsed.companions["q.magnitude"].shape == (8,)
     assert all(map(torch.equal, parsed.factors["q"], (A, B)))
 
 

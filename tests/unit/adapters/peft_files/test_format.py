@@ -97,8 +97,8 @@ class TestKeys:
         parsed = parse_keys(
             factor() | {f"{P}q.lora_magnitude_vector{ending}": torch.ones(3)}, "here"
         )
-        assert parsed.magnitudes.keys() == {"q"} and parsed.replaced == {}
-        keys = tensor_keys(parsed.factors, {}, frozenset(), {}, parsed.magnitudes)
+        assert parsed.companions.keys() == {"q.magnitude"} and parsed.replaced == {}
+        keys = tensor_keys(parsed.factors, {}, frozenset(), {}, parsed.companions)
         assert f"{P}q.lora_magnitude_vector" in keys
 
     def test_a_magnitude_without_factors(self):
@@ -277,7 +277,7 @@ class TestKeysOfAModelsState:
         parsed = parse_keys(keys, "here", ("head",))
         assert parsed.factors.keys() == {"m.q", "m.embed"}
         assert parsed.embeddings == {"m.embed"}
-        assert parsed.magnitudes.keys() == {"m.q"}
+        assert parsed.companions.keys() == {"m.q.magnitude"}
         assert parsed.trained_tokens.keys() == {"m.embed"}
         assert parsed.base_weights.keys() == {"m.q"}
         assert parsed.replaced.keys() == {"head.weight"}

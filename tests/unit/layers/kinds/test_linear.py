@@ -31,7 +31,7 @@ def stored_as_out_in(layer):
 
 def random_update(inside=6, out=4, r=2, scaling=0.5, p=0.0, bias=None, seed=1):
     torch.manual_seed(seed)
-    return LowRankUpdate(torch.randn(r, inside), torch.randn(out, r), scaling, p, bias)
+    return LowRankUpdate(torch.randn(r, inside), torch.randn(out, r), scaling, p, bias=bias)
 
 
 def adapt(layer, kind, active=True, **updates):

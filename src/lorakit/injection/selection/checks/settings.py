@@ -8,7 +8,7 @@ from lorakit.config import LoraConfig
 from lorakit.errors import ConfigError, ShapeError, TargetError, first_few
 from lorakit.initialization import initialization_of
 from lorakit.injection.selection.sites import Site
-from lorakit.layers.kinds.attention import LoraMultiheadAttention
+from lorakit.injection.selection.variants import check_variants
 from lorakit.layers.kinds.read_weight import LoraReadWeight
 
 
@@ -16,15 +16,13 @@ def check_sites(config: LoraConfig, sites: Sequence[Site]) -> None:
     """Refuse layers that do not fit the settings.
 
     Raises:
-        TargetError: A layer does not support a magnitude, dropout or the initialization, or a
-            frozen lora_A would keep its update at zero.
+        TargetError: A layer does not support a variant, dropout or the initialization.
         ShapeError: A rank does not fit its layer or the initialization.
         QuantizationError: The initialization needs a quantised layer.
     """
-    _check_magnitudes(config, sites)
+    check_variants(config, sites)
     check_dropout(config, sites)
     _check_ranks(sites)
-    _check_frozen(config, sites)
     initialization_of(config.init_lora_weights).check(sites, config)
 
 
@@ -75,17 +73,6 @@ def _check_ranks(sites: Sequence[Site]) -> None:
         )
 
 
-def _check_magnitudes(config: LoraConfig, sites: Sequence[Site]) -> None:
-    """Refuse magnitudes of a weight that holds three projections."""
-    attentions = [site.path for site in sites if site.adapted_class is LoraMultiheadAttention]
-    if config.use_dora and attentions:
-        raise TargetError(
-            f"Cannot adapt {attentions[0]} with use_dora=True: nn.MultiheadAttention has no "
-            "magnitude here, expected a plain update. Leave use_dora out, or the attention "
-            f"with exclude_modules=[{attentions[0]!r}]."
-        )
-
-
 def check_dropout(config: LoraConfig, sites: Sequence[Site]) -> None:
     """Refuse dropout where its input is not visible.
 
@@ -99,15 +86,4 @@ def check_dropout(config: LoraConfig, sites: Sequence[Site]) -> None:
             f"Cannot adapt {read[0].path} with lora_dropout={config.lora_dropout:g}: {kind} reads "
             "its weight in its own forward, so dropout cannot act on the input; expected "
             "lora_dropout=0. Leave it out of target_parameters, or lora_dropout."
-        )
-
-
-def _check_frozen(config: LoraConfig, sites: Sequence[Site]) -> None:
-    """Refuse to freeze a lora_A that is zero: the update would stay zero."""
-    zero = [site.path for site in sites if site.adapted_class.zero_factor == "A"]
-    if config.freeze_lora_a and zero:
-        raise TargetError(
-            f"Cannot freeze lora_A of {zero[0]}: it is an embedding, whose lora_A is zero at "
-            "first, expected layers with a random lora_A. Leave embeddings out of target_modules, "
-            "or leave freeze_lora_a out."
         )
