@@ -145,7 +145,7 @@ class AdaptedLayer(DescribedLayer):
         bias = base_bias = getattr(self, "bias", None)
         for update in updates:
             for variant, tensor in zip(update.variants, update.companions(), strict=True):
-                bias = variant.bias(bias, base_bias, tensor, update.scaling)
+                bias = variant.bias(bias, base_bias, tensor)
         if bias is not None and bias is not base_bias:
             dtype = dtype if base_bias is None else base_bias.dtype
             self._put_aside("bias", nn.Parameter(bias.detach().to(dtype), requires_grad=False))

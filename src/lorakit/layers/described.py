@@ -103,7 +103,7 @@ class DescribedLayer(nn.Module):
                 term = term._replace(seed=seed)
             for variant, tensor in zip(update.variants, tensors, strict=True):
                 term = variant.term(term, tensor, self, update)
-                bias = variant.bias(bias, base_bias, tensor, update.scaling)
+                bias = variant.bias(bias, base_bias, tensor)
             terms.append(term)
         return LinearOperands(self.operand_weight(), bias, terms)
 

@@ -4,7 +4,7 @@ Executors and autograd nodes know nothing else of a layer. A layer's output is
 
     h = x W0ᵀ + b + Σ s (drop(x) Aᵀ) Bᵀ
 
-and a term with a row scale c (DoRA) multiplies the rows of the weight that it updates:
+and a term with a row scale c multiplies the rows of the weight that it updates:
 
     h = c (x W0ᵀ + s (drop(x) Aᵀ) Bᵀ) + b      with c = lengths / norms
 

@@ -1,7 +1,7 @@
 """Weights stored in 4 or 8 bits, and dequantized for one product at a time.
 
 The storage is bitsandbytes'. A 4-bit weight is cut into blocks of consecutive values; each block
-has its largest magnitude, absmax, and a code of 4 bits for each value:
+has its largest absolute value, absmax, and a code of 4 bits for each value:
 
     w = code_book[code] * absmax[block]
 
@@ -218,7 +218,7 @@ def _dense_4bit(weight: QuantizedWeight, dtype: torch.dtype) -> Tensor:
 
 
 def _absmax(weight: QuantizedWeight) -> Tensor:
-    """Return the largest magnitude of each block, in float32."""
+    """Return the largest absolute value of each block, in float32."""
     if weight.nested_absmax is None or weight.nested_code is None or weight.offset is None:
         return weight.absmax.float()
     exact = torch.ops.bitsandbytes.dequantize_blockwise(

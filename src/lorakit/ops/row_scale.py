@@ -1,4 +1,4 @@
-"""Scales of the rows of an updated weight, as in DoRA: W' = m (W0 + s B A) / ‖W0 + s B A‖.
+"""Scales of the rows of an updated weight: W' = m (W0 + s B A) / ‖W0 + s B A‖.
 
 The norm is taken of each row, one for each output, and is a constant for the gradients:
 
@@ -57,7 +57,7 @@ def row_norms(W0: Weight, squared_norms: Tensor, A: Tensor, B: Tensor, scaling: 
         B: Up-projection, (out, r).
         scaling: Dimensionless factor s.
 
-    Returns: (out,), dtype of `squared_norms`; never zero, so that a row of zeros, whose magnitude
+    Returns: (out,), dtype of `squared_norms`; never zero, so that a row of zeros, whose length
         is zero too, can be divided by it.
     """
     with autocast_off(squared_norms.device.type):

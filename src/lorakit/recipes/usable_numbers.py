@@ -1,4 +1,4 @@
-"""Checks that weights are finite and of a magnitude that training produces."""
+"""Checks that weights are finite and of a size that training produces."""
 
 from pathlib import Path
 

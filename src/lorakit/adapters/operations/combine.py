@@ -239,7 +239,7 @@ def _check_options(
             f"Cannot combine adapters: got weight {weight!r} for {name}, expected a finite number. "
             "Negative ones subtract."
         )
-    prunes = method.startswith(("ties", "dare", "magnitude"))
+    prunes = method.startswith(("ties", "dare", "magnitude_prune"))
     if density is not None and not prunes:
         raise ConfigError(
             f"Method {method!r} prunes nothing: got density={density!r}, expected none. Leave it "

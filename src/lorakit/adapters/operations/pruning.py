@@ -10,7 +10,7 @@ MajoritySign = Literal["total", "frequency"]
 
 
 def keep_largest(tensor: Tensor, density: float) -> Tensor:
-    """Keep the elements of largest magnitude and set the others to zero.
+    """Keep the elements of largest absolute value and set the others to zero.
 
     Args:
         tensor: Any shape.
@@ -51,7 +51,7 @@ def elect_signs(
     Args:
         tensors: Tensors of one shape.
         weights: One weight per tensor.
-        majority: Whether signs are weighted by magnitude ("total") or counted ("frequency").
+        majority: Whether signs are weighted by absolute value ("total") or counted ("frequency").
 
     Source: Yadav et al. 2023, arXiv:2306.01708, sections 3 and 4 (elect, disjoint merge).
     """

@@ -74,12 +74,16 @@ class LowRankUpdate(nn.Module):
         self.drop_probability = drop_probability
 
     def __setattr__(self, name: str, value: object) -> None:
-        """Set an attribute, and count it; a tensor brings its variant, None takes it away."""
+        """Set an attribute, and count it."""
         super().__setattr__(name, value)  # type: ignore[arg-type]
         LowRankUpdate.exchanges += 1
-        if name in self._parameters and name not in _FACTORS:
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """Register a parameter; that of a variant brings the variant, None takes it away."""
+        super().register_parameter(name, param)
+        if name not in _FACTORS:
             carried = {variant for variant in self.variants if variant.name != name}
-            carried |= set() if value is None else {variant_named(name)}
+            carried |= set() if param is None else {variant_named(name)}
             self.variants = tuple(variant for variant in VARIANTS if variant in carried)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:

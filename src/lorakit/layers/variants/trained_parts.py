@@ -25,7 +25,7 @@ class TrainedBias(Variant):
 
     @classmethod
     def bias(
-        cls, bias: Tensor | None, base_bias: Tensor | None, tensor: Tensor | None, scaling: float
+        cls, bias: Tensor | None, base_bias: Tensor | None, tensor: Tensor | None
     ) -> Tensor | None:
         """Return the trained bias, unless another update has brought one."""
         return tensor if bias is base_bias else bias

@@ -118,15 +118,14 @@ class Variant:
 
     @classmethod
     def bias(
-        cls, bias: Tensor | None, base_bias: Tensor | None, tensor: Tensor | None, scaling: float
+        cls, bias: Tensor | None, base_bias: Tensor | None, tensor: Tensor | None
     ) -> Tensor | None:
-        """Return the bias that a layer adds.
+        """Return the bias that a layer adds, which the scaling of the update does not change.
 
         Args:
             bias: What it is so far, with the variants of other updates.
             base_bias: The base's.
             tensor: The variant's tensor.
-            scaling: Scaling of the update.
         """
         return bias
 
