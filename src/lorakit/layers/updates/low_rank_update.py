@@ -68,8 +68,9 @@ class LowRankUpdate(nn.Module):
             if variant.name:
                 self.register_parameter(variant.name, None)
         for name, tensor in companions.items():
-            is_new = tensor is not None and not isinstance(tensor, nn.Parameter)
-            setattr(self, name, nn.Parameter(tensor) if is_new else tensor)
+            if tensor is not None:
+                is_one = isinstance(tensor, nn.Parameter)
+                self.register_parameter(name, tensor if is_one else nn.Parameter(tensor))
         self.scaling = scaling
         self.drop_probability = drop_probability
 

@@ -37,7 +37,8 @@ class Dora(Variant):
     @classmethod
     def initial(cls, layer: UpdatedLayer, update: Any) -> Tensor:
         """Return the lengths that leave every row of the updated weight as it is, (out,)."""
-        return layer.norms_with(update, LowRankTerm(*update.operand_factors(), update.scaling))
+        A, B = update.operand_factors()
+        return layer.norms_with(update, LowRankTerm(A, B, update.scaling))
 
     @classmethod
     def to_file(cls, tensor: Tensor, kernel: Sequence[int]) -> Tensor:
