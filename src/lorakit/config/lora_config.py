@@ -275,7 +275,7 @@ class LoraConfig(StrictConfig):
     def _require_representable_scalings(self) -> Self:
         for r in {self.r, *self.rank_pattern.values()}:
             for alpha in {self.lora_alpha, *self.alpha_pattern.values()}:
-                scaling = alpha / self._divisor(r)
+                scaling = alpha / (r**0.5 if self.use_rslora else r)
                 if not 1 / _MOST_SCALING <= scaling <= _MOST_SCALING:
                     raise ValueError(
                         f"lora_alpha={alpha:g} and r={r} give the scaling {scaling:g}, expected "
@@ -300,14 +300,12 @@ class LoraConfig(StrictConfig):
 
     def scaling_for(self, path: str) -> float:
         """Return the scaling s of the module at `path`: alpha/r, or alpha/√r for rsLoRA."""
-        return self.alpha_for(path) / self._divisor(self.rank_for(path))
+        r = self.rank_for(path)
+        return self.alpha_for(path) / (r**0.5 if self.use_rslora else r)
 
     def alpha_for_scaling(self, scaling: float, r: int) -> float:
         """Return the lora_alpha that gives a module of rank r a scaling."""
-        return scaling * self._divisor(r)
-
-    def _divisor(self, r: int) -> float:
-        return r**0.5 if self.use_rslora else r
+        return scaling * (r**0.5 if self.use_rslora else r)
 
 
 class QuantizationConfig(StrictConfig):
