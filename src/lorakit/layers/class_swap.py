@@ -1,6 +1,8 @@
 """Changing the class of a module in place, so that the model stays the same object."""
 
+from functools import cache
 from types import MethodType
+from typing import Any
 
 from torch import nn
 
@@ -26,3 +28,30 @@ def swap_class(module: nn.Module, new_class: type[nn.Module]) -> None:
     for name in ("forward", "_old_forward"):
         if isinstance(vars(module).get(name), MethodType):
             setattr(module, name, MethodType(new_class.forward, module))
+
+
+@cache
+def mixed_class(mixin: type[nn.Module], plain: type[nn.Module], prefix: str) -> type[Any]:
+    """Return the class of both, made at run time, the same one each time.
+
+    Args:
+        mixin: Its method `members_of`, if there is one, returns further members by name.
+        plain: The class it is mixed into.
+        prefix: Begin of the class's name.
+
+    Returns: A subclass of the mixin and then of the plain class, with `mixed_of`, the arguments.
+    """
+    members_of = getattr(mixin, "members_of", None)
+    members = {
+        "__module__": mixin.__module__,
+        "mixed_of": (mixin, plain, prefix),
+        # pickle and deepcopy find no such class by its name, so they must make it again.
+        "__reduce_ex__": lambda self, _: (_new, type(self).mixed_of, self.__getstate__()),
+        **({} if members_of is None else members_of(plain)),
+    }
+    return type(f"{prefix}{plain.__name__}", (mixin, plain), members)
+
+
+def _new(mixin: type[nn.Module], plain: type[nn.Module], prefix: str) -> nn.Module:
+    made: Any = mixed_class(mixin, plain, prefix)
+    return made.__new__(made)

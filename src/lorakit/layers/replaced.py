@@ -1,15 +1,15 @@
 """Modules trained in full: the base's stays unchanged, each adapter trains a copy."""
 
 from collections.abc import Iterator
-from functools import cache, partial
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_map
 
-from lorakit.layers.class_swap import swap_class
+from lorakit.layers.class_swap import mixed_class, swap_class
 from lorakit.layers.trained_tokens import TrainedTokens
 
 
@@ -23,6 +23,7 @@ class ReplacedModule(nn.Module):
         per_row_adapters: Which adapter each row of a batch has, inside `adapter_rows`.
     """
 
+    mixed_of: ClassVar[tuple[Any, type[nn.Module], str]]
     trained_copies: nn.ModuleDict
     active_copy: str | None
     per_row_adapters: Any = None
@@ -58,18 +59,14 @@ class ReplacedModule(nn.Module):
         args, kwargs = tree_map(partial(_cast, dtype=own_dtype), (args, kwargs))
         return tree_map(partial(_cast, dtype=base_dtype), acting(*args, **kwargs))
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        # The class is made at run time, so pickle and deepcopy must create it again.
-        state = self.__getstate__() if hasattr(self, "__getstate__") else self.__dict__
-        return _new_replaced, (plain_class_of(self),), state
+    @classmethod
+    def members_of(cls, plain: type[nn.Module]) -> dict[str, Any]:
+        """Return the members of the class that is mixed with a plain one."""
+        return {"__iter__": _own_children} if issubclass(plain, nn.Sequential) else {}
 
 
-@cache
 def _replaced_class(plain: type[nn.Module]) -> type[nn.Module]:
-    members: dict[str, Any] = {"__module__": __name__}
-    if issubclass(plain, nn.Sequential):
-        members["__iter__"] = _own_children
-    return type(f"Replaced{plain.__name__}", (ReplacedModule, plain), members)
+    return mixed_class(ReplacedModule, plain, "Replaced")
 
 
 def _own_children(module: nn.Module) -> Iterator[nn.Module]:
@@ -77,14 +74,9 @@ def _own_children(module: nn.Module) -> Iterator[nn.Module]:
     return iter([one for name, one in module._modules.items() if name != "trained_copies"])  # type: ignore[misc]
 
 
-def _new_replaced(plain: type[nn.Module]) -> nn.Module:
-    made = _replaced_class(plain)
-    return made.__new__(made)
-
-
 def plain_class_of(module: nn.Module) -> type[nn.Module]:
     """Return the class a replaced module had before, or the class of any other module."""
-    return type(module).__mro__[2] if isinstance(module, ReplacedModule) else type(module)
+    return type(module).mixed_of[1] if isinstance(module, ReplacedModule) else type(module)
 
 
 def replace_in_place(module: nn.Module) -> ReplacedModule:

@@ -1,11 +1,14 @@
 """The class of a module is swapped in place, below what accelerate binds to the instance."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import nn
 
 from lorakit.errors import TargetError
-from lorakit.layers.class_swap import swap_class
+from lorakit.layers.class_swap import mixed_class, swap_class
 
 
 class Twice(nn.Linear):
@@ -29,3 +32,19 @@ def test_a_forward_of_unknown_origin_is_refused():
     with pytest.raises(TargetError, match="A Linear cannot be adapted: the instance has its own"):
         swap_class(layer, Twice)
     assert type(layer) is nn.Linear
+
+
+class Loud:
+    @classmethod
+    def members_of(cls, plain):
+        return {"volume": plain.__name__}
+
+
+def test_a_mixed_class_is_the_same_each_time_and_copies_have_it():
+    made = mixed_class(Loud, nn.Linear, "Loud")
+    assert made is mixed_class(Loud, nn.Linear, "Loud") and made.__name__ == "LoudLinear"
+    assert made.__mro__[1:3] == (Loud, nn.Linear) and made.volume == "Linear"
+    layer = nn.Linear(3, 2)
+    swap_class(layer, made)
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert type(other) is made and torch.equal(other.weight, layer.weight)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lorakit.layers.bitsandbytes_storage import quantized_weight
-from lorakit.layers.class_swap import swap_class
+from lorakit.layers.class_swap import mixed_class, swap_class
 from lorakit.layers.described import DescribedLayer
 from lorakit.layers.hooks import has_foreign_forward, has_global_hooks, is_intercepted
 from lorakit.layers.replaced import ReplacedModule
@@ -84,9 +84,10 @@ class FusedMlp(nn.Module):
             isinstance(getattr(self, name), DescribedLayer) for name in (*inner_names, down_name)
         )
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        # The class is made at run time, so pickle and deepcopy must create it again.
-        return _new_fused, (type(self).__mro__[2],), self.__getstate__()
+    @classmethod
+    def members_of(cls, plain: type[nn.Module]) -> dict[str, Any]:
+        """Return the members of the class that is mixed with a plain one."""
+        return {"part_names": _part_names(plain)}
 
 
 def is_known_mlp(module: nn.Module) -> bool:
@@ -97,7 +98,7 @@ def is_known_mlp(module: nn.Module) -> bool:
 def fuse_in_place(module: nn.Module) -> None:
     """Swap the class of a known MLP so that it runs as one node while its layers are adapted."""
     if not has_foreign_forward(module):
-        swap_class(module, _fused_class(type(module)))
+        swap_class(module, mixed_class(FusedMlp, type(module), "Fused"))
 
 
 def unfuse_in_place(module: nn.Module) -> None:
@@ -106,8 +107,8 @@ def unfuse_in_place(module: nn.Module) -> None:
     A subclass of the fused class, as FSDP makes one, stays: without adapters it runs the plain
     forward.
     """
-    _, below, plain, *_ = type(module).__mro__
-    if below is FusedMlp:
+    mixin, plain, _ = vars(type(module)).get("mixed_of", (None, None, None))
+    if mixin is FusedMlp:
         swap_class(module, plain)
 
 
@@ -128,17 +129,6 @@ def _part_names(cls: type[nn.Module]) -> tuple[tuple[str, ...], str, str, str | 
         if code is not None and (code.co_code, code.co_names) == (same.co_code, same.co_names):
             return names
     return None
-
-
-@cache
-def _fused_class(plain: type[nn.Module]) -> type[nn.Module]:
-    members = {"__module__": __name__, "part_names": _part_names(plain)}
-    return type(f"Fused{plain.__name__}", (FusedMlp, plain), members)
-
-
-def _new_fused(plain: type[nn.Module]) -> nn.Module:
-    made = _fused_class(plain)
-    return made.__new__(made)
 
 
 def _runs_as_one(x: Tensor, layers: list[nn.Module]) -> bool:

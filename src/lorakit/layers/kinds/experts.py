@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lorakit.errors import AdapterStateError
+from lorakit.layers.class_swap import mixed_class
 from lorakit.layers.kinds.parameter import AdaptedParameter, ParameterOwner
-from lorakit.layers.replaced import ReplacedModule
 from lorakit.ops import LowRankTerm, draw_seed, low_rank_linear
 from lorakit.ops.compute_dtype import autocast_dtype
 from lorakit.ops.routing import Route
@@ -57,7 +56,7 @@ class LoraExperts(ParameterOwner):
     @classmethod
     def plain_owner_class(cls) -> type[nn.Module]:
         """Return the transformers class."""
-        return cls.__mro__[cls.__mro__.index(LoraExperts) - 1].__bases__[1]
+        return cls.mixed_of[1]  # type: ignore[attr-defined]
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Map (tokens, hidden), given (tokens, top_k) experts and weights, to (tokens, hidden)."""
@@ -93,12 +92,6 @@ class LoraExperts(ParameterOwner):
         y = torch.cat([output.to(dtype) for output in outputs])
         y = y * route.sort(top_k_weights).unsqueeze(-1)
         return route.combine(y).to(hidden.dtype)
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        if isinstance(self, ReplacedModule):
-            return super().__reduce_ex__(protocol)
-        # The class is made at run time, so pickle and deepcopy must create it again.
-        return _new_experts, (type(self).plain_owner_class(),), self.__dict__
 
 
 class _Projection:
@@ -141,12 +134,6 @@ def _refuse_per_row(parameter: AdaptedParameter) -> None:
         )
 
 
-@cache
 def experts_class(plain: type[nn.Module]) -> type[LoraExperts]:
     """Return the class that experts of a transformers class become."""
-    return type(f"Lora{plain.__name__}", (LoraExperts, plain), {"__module__": __name__})
-
-
-def _new_experts(plain: type[nn.Module]) -> nn.Module:
-    made = experts_class(plain)
-    return made.__new__(made)
+    return mixed_class(LoraExperts, plain, "Lora")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lorakit.layers.class_swap import mixed_class
 from lorakit.layers.kinds.linear import LoraLinear
 from lorakit.layers.replaced import ReplacedModule, plain_class_of
 
@@ -89,20 +90,12 @@ def _is_same(probe: nn.Linear, x: Tensor, size: float) -> bool:
 class _LoraLinearSubclass(LoraLinear):
     """Mixin for such a class: while no update acts, the forward of the class runs."""
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        if isinstance(self, ReplacedModule):
-            return super().__reduce_ex__(protocol)
-        # The class is made at run time, so pickle and deepcopy must create it again.
-        return _new_subclass, (self.plain_class,), self.__getstate__()
+    @classmethod
+    def members_of(cls, plain: type[nn.Module]) -> dict[str, Any]:
+        """Return the members of the class that is mixed with a plain one."""
+        return {"plain_class": plain}
 
 
-@cache
 def linear_subclass(plain: type[nn.Linear]) -> type[LoraLinear]:
     """Return the class that adapts layers of a subclass, itself a subclass of it."""
-    members = {"__module__": __name__, "plain_class": plain}
-    return type(f"Lora{plain.__name__}", (_LoraLinearSubclass, plain), members)
-
-
-def _new_subclass(plain: type[nn.Linear]) -> nn.Module:
-    made = linear_subclass(plain)
-    return made.__new__(made)
+    return mixed_class(_LoraLinearSubclass, plain, "Lora")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 import torch
@@ -11,7 +10,8 @@ from torch import Tensor, nn
 
 from lorakit.errors import AdapterStateError
 from lorakit.layers.adapted import AdaptedLayer
-from lorakit.layers.replaced import ReplacedModule, plain_class_of
+from lorakit.layers.class_swap import mixed_class
+from lorakit.layers.replaced import plain_class_of
 from lorakit.ops import LowRankTerm
 
 
@@ -67,20 +67,12 @@ class LoraReadWeight(AdaptedLayer):
                 "other layers. Run its rows in another batch, with set_adapter."
             )
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        if isinstance(self, ReplacedModule):
-            return super().__reduce_ex__(protocol)
-        # The class is made at run time, so pickle and deepcopy must create it again.
-        return _new_read_weight, (self.plain_class,), self.__dict__
+    @classmethod
+    def members_of(cls, plain: type[nn.Module]) -> dict[str, Any]:
+        """Return the members of the class that is mixed with a plain one."""
+        return {"plain_class": plain}
 
 
-@cache
 def read_weight_class(plain: type[nn.Module]) -> type[LoraReadWeight]:
     """Return the class that adapts modules of a class whose forward reads their weight."""
-    names = {"__module__": __name__, "plain_class": plain}
-    return type(f"Lora{plain.__name__}", (LoraReadWeight, plain), names)
-
-
-def _new_read_weight(plain: type[nn.Module]) -> nn.Module:
-    made = read_weight_class(plain)
-    return made.__new__(made)
+    return mixed_class(LoraReadWeight, plain, "Lora")
