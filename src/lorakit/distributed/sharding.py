@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from lorakit.adapters.sharded import is_sharded, shard_like, whole
 from lorakit.distributed.processes import process_count
 from lorakit.errors import ConfigError, did_you_mean
-from lorakit.layers import OffsetUpdate
-from lorakit.layers.updates.sliced_update import SlicedUpdate
+from lorakit.layers import LowRankUpdate
 from lorakit.recipes.training_section import OPTIMIZER_NAME
 
 _KEYS = (
@@ -146,17 +145,10 @@ def require_shardable(model: Any) -> None:
         ConfigError: Names the modules that share a weight, or the update.
     """
     for path, module in model.named_modules():
-        if isinstance(module, SlicedUpdate):
+        if isinstance(module, LowRankUpdate) and module.sharding_obstacle is not None:
             raise ConfigError(
-                f"This {type(model).__name__} cannot be sharded: {path} has a product for each "
-                "slice of a layer (lora.enable_lora, or a convolution in groups), expected one for "
-                "the whole layer. Leave these slices out, or leave training.fsdp out."
-            )
-        if isinstance(module, OffsetUpdate):
-            raise ConfigError(
-                f"This {type(model).__name__} cannot be sharded: {path} is measured from its "
-                "initialization (lora.init_lora_weights pissa, olora or lora_ga), expected another "
-                "initialization. Change it, or leave training.fsdp out."
+                f"This {type(model).__name__} cannot be sharded: {path} "
+                f"{module.sharding_obstacle}, or leave training.fsdp out."
             )
     ends = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
     holders: dict[int, list[tuple[str, int]]] = {}

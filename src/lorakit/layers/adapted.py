@@ -40,13 +40,17 @@ class AdaptedLayer(DescribedLayer):
     def adapt_in_place(cls, module: nn.Module) -> Self:
         """Swap the class of a plain layer and return the very same object, adapted."""
         swap_plain_class(module, cls)
-        module.updates = nn.ModuleDict()
-        module.active_updates = ()  # type: ignore[assignment]
-        module.kept_parameters = {}  # type: ignore[assignment]
-        module.siblings = None  # type: ignore[assignment]
-        module.executor = run_base  # type: ignore[assignment]
-        module.prepared = None  # type: ignore[assignment]
+        module.carry_nothing()  # type: ignore[operator]
         return module  # type: ignore[return-value]
+
+    def carry_nothing(self) -> None:
+        """Begin without updates."""
+        self.updates = nn.ModuleDict()
+        self.active_updates = ()
+        self.kept_parameters = {}
+        self.siblings = None
+        self.executor = run_base
+        self.prepared = None
 
     def restore_in_place(self) -> None:
         """Swap the plain class back and leave no trace."""
@@ -109,7 +113,7 @@ class AdaptedLayer(DescribedLayer):
     @classmethod
     def base_dtype_name(cls, module: nn.Module) -> str:
         """Return the format of the weight of a layer of this kind, for users to read."""
-        return str(module.weight.dtype).removeprefix("torch.")  # type: ignore[union-attr]
+        return str(cls.compute_dtype_of(module)).removeprefix("torch.")
 
     def oriented(self, delta_weight: Tensor) -> Tensor:
         """Return an update given as (out, in) in the orientation of `weight`."""

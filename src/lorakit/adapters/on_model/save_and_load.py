@@ -32,7 +32,6 @@ from lorakit.injection.state import (
     valid_name,
 )
 from lorakit.layers import LowRankUpdate
-from lorakit.layers.updates.sliced_update import SlicedUpdate
 
 
 def save_adapter(model: nn.Module, path: str | Path, name: str = "default") -> list[Path]:
@@ -177,7 +176,7 @@ def load_adapter_state_dict(
     paths = file_paths(view.factors, view.stacked)
     tensors = _with_own_outputs(tensors, view, paths)
     places = _tensors_by_key(view, view.factors)
-    _require_slices_fit(model, tensors, name, paths)
+    _require_forms(model, tensors, name, paths)
     for path, layer in adapted_layers(model):
         if name not in layer.updates:
             continue
@@ -201,14 +200,23 @@ def load_adapter_state_dict(
         copy_whole_(place, tensors[key])
 
 
-def _require_slices_fit(
+def _require_forms(
     model: nn.Module, tensors: Mapping[str, Tensor], name: str, paths: Mapping[str, str]
 ) -> None:
-    """Reject factors that mix separately adapted slices, before anything is copied."""
+    """Reject factors that do not have the form of their update, before anything is copied."""
     for path, layer in adapted_layers(model):
-        if name in layer.updates and isinstance(update := layer.updates[name], SlicedUpdate):
-            A, B, _ = to_matrices(*(tensors[key] for key in factor_keys(paths[path], False)))
-            update.require_fitting(A, B)
+        if name not in layer.updates:
+            continue
+        update = cast(LowRankUpdate, layer.updates[name])
+        if update.keeps_saved_factors:
+            continue
+        A, B, _ = to_matrices(*(tensors[key] for key in factor_keys(paths[path], False)))
+        misfit = update.misfit(A, B)
+        if misfit is not None:
+            raise AdapterMismatchError(
+                f"The tensors do not fit adapter {name!r}: {path} {misfit}. Load them into the "
+                "base and configuration they were saved from."
+            )
 
 
 def _with_own_outputs(

@@ -57,11 +57,6 @@ class LoraMultiheadAttention(AdaptedLayer, nn.MultiheadAttention):
         """Return the dtype of the stacked weight."""
         return module.in_proj_weight.dtype  # type: ignore[union-attr,return-value]
 
-    @classmethod
-    def base_dtype_name(cls, module: nn.Module) -> str:
-        """Return the name of that dtype."""
-        return str(cls.compute_dtype_of(module)).removeprefix("torch.")
-
     def forward(
         self,
         query: Tensor,

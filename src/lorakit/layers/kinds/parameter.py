@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from lorakit.errors import AdapterStateError
 from lorakit.layers.adapted import AdaptedLayer
-from lorakit.layers.executors.single import run_base
 from lorakit.layers.replaced import plain_class_of, swap_plain_class
 
 
@@ -31,11 +30,7 @@ class AdaptedParameter(AdaptedLayer):
         super().__init__()
         self.parameter_name = parameter_name
         self.is_transposed = is_transposed
-        self.updates = nn.ModuleDict()
-        self.active_updates = ()
-        self.kept_parameters = {}
-        self.siblings = None
-        self.executor = run_base
+        self.carry_nothing()
         self.bind(owner)
 
     def bind(self, owner: nn.Module) -> Self:

@@ -32,6 +32,9 @@ class LowRankUpdate(nn.Module):
     lora_B: nn.Parameter
     variants: tuple[type[Variant], ...]
 
+    sharding_obstacle: ClassVar[str | None] = None
+    """Why its parameters cannot be sharded, to follow its path; None if they can."""
+
     spare_rank: int = 0
     """Rows of lora_A and columns of lora_B at the end that are zero and reserved for adapters of a
     larger rank, which can then replace this one without a change of any shape."""
@@ -156,6 +159,10 @@ class LowRankUpdate(nn.Module):
             AdapterMismatchError: The factors do not have the form of this kind of update.
         """
         self.set_factors_(A, B)
+
+    def misfit(self, A: Tensor, B: Tensor) -> str | None:
+        """Return why saved factors of fitting sizes do not have this update's form, or None."""
+        return None
 
     @property
     def keeps_saved_factors(self) -> bool:

@@ -25,6 +25,11 @@ class OffsetUpdate(LowRankUpdate):
     Source: Meng et al. 2024, arXiv:2404.02948, appendix C.
     """
 
+    sharding_obstacle = (
+        "is measured from its initialization (lora.init_lora_weights pissa, olora or lora_ga), "
+        "expected another initialization. Change it"
+    )
+
     initial_A: Tensor
     initial_B: Tensor
 

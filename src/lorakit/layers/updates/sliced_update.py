@@ -30,6 +30,11 @@ class SlicedUpdate(LowRankUpdate):
     Source: Microsoft's loralib, `MergedLinear` and its `enable_lora`.
     """
 
+    sharding_obstacle = (
+        "has a product for each slice of a layer (lora.enable_lora, or a convolution in groups), "
+        "expected one for the whole layer. Leave these slices out"
+    )
+
     parts: tuple[bool, ...] = ()
 
     def __init__(self, parts: Sequence[bool], *args: object, **kwargs: object):
@@ -56,14 +61,6 @@ class SlicedUpdate(LowRankUpdate):
         Raises:
             AdapterMismatchError: B is not zero outside of the blocks, so it mixes slices.
         """
-        self.set_factors_(A, self.require_fitting(A, B))
-
-    def require_fitting(self, A: Tensor, B: Tensor) -> Tensor:
-        """Return lora_B of factors in the form of `saved_factors`, (n out / L, r).
-
-        Raises:
-            AdapterMismatchError: B is not zero outside of the blocks, so it mixes slices.
-        """
         compact = out_of_blocks(B, self.parts)
         if compact is None:
             raise AdapterMismatchError(
@@ -71,7 +68,15 @@ class SlicedUpdate(LowRankUpdate):
                 f"which the parts {list(self.parts)} are adapted, each by itself: lora_B is not "
                 "zero outside of their blocks. Load them as an adapter without enable_lora."
             )
-        return compact
+        self.set_factors_(A, compact)
+
+    def misfit(self, A: Tensor, B: Tensor) -> str | None:
+        """Return that the rank is another one, or that B mixes slices, or None."""
+        if A.shape[0] != self.lora_A.shape[0]:
+            return f"has rank {A.shape[0]} in all its blocks, expected {self.lora_A.shape[0]}"
+        if out_of_blocks(B, self.parts) is None:
+            return f"mixes {len(self.parts)} slices that are adapted separately there"
+        return None
 
     def extra_repr(self) -> str:
         """Show the slices as well."""
