@@ -1,15 +1,20 @@
 """One adapter of a model, as the fields of `lorakit.Adapter`."""
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor, nn
 
 from lorakit.adapters.ranks import Factors, with_ranks
 from lorakit.config import LoraConfig
 from lorakit.injection.selection.plan_from_tensors import saved_tensors
-from lorakit.injection.state import adapted_layers, replaced_modules, require_adapter, unwrapped
-from lorakit.layers import KernelShape, LoraEmbedding, LowRankUpdate, TrainedTokens
+from lorakit.injection.state import (
+    replaced_modules,
+    require_adapter,
+    unwrapped,
+    updates_named,
+)
+from lorakit.layers import KernelShape, LoraEmbedding, TrainedTokens
 
 
 def carried_fields(model: nn.Module, name: str) -> dict[str, Any]:
@@ -27,10 +32,7 @@ def carried_fields(model: nn.Module, name: str) -> dict[str, Any]:
     embeddings: set[str] = set()
     convolutions: dict[str, KernelShape] = {}
     scalings: dict[str, float] = {}
-    for path, layer in adapted_layers(model):
-        if name not in layer.updates:
-            continue
-        update = cast(LowRankUpdate, layer.updates[name])
+    for path, layer, update in updates_named(model, name):
         factors[path] = update.saved_factors()
         if not update.keeps_saved_factors or update.r != config.rank_for(path):
             scalings[path] = update.scaling

@@ -8,8 +8,8 @@ from torch import nn
 
 from lorakit.config import LoraConfig
 from lorakit.initialization import FreshUpdate, initialization_of
-from lorakit.injection.state import adapted_layers, require_adapter, require_unmerged, unwrapped
-from lorakit.layers import AdaptedLayer, LowRankUpdate
+from lorakit.injection.state import require_adapter, require_unmerged, updates_named
+from lorakit.layers import LowRankUpdate
 
 
 def change_ranks(model: nn.Module, name: str, config: LoraConfig, ranks: Mapping[str, int]) -> None:
@@ -30,31 +30,23 @@ def change_ranks(model: nn.Module, name: str, config: LoraConfig, ranks: Mapping
     """
     require_unmerged(model, "change ranks")
     state = require_adapter(model, name)
-    changed = [
-        (path, layer, ranks[path])
-        for path, layer in adapted_layers(unwrapped(model))
-        if name in layer.updates and path in ranks
-    ]
+    found = [one for one in updates_named(model, name) if one[0] in ranks]
     made = {  # before anything is changed
         path: _resized(update, r, layer.zero_factor)
-        for path, layer, r in changed
-        if r and r != (update := _update(layer, name)).r
+        for path, layer, update in found
+        if (r := ranks[path]) and r != update.r
     }
-    for path, layer, r in changed:
-        if r == 0:
+    for path, layer, update in found:
+        if ranks[path] == 0:
             del layer.updates[name]
             layer.activate(layer.active_updates)
             if not layer.updates:
                 layer.restore_in_place()
         else:
-            if path in made:
-                layer.updates[name] = made[path]
-            _update(layer, name).scaling = config.scaling_for(path)
+            kept = made.get(path, update)
+            layer.updates[name] = kept
+            kept.scaling = config.scaling_for(path)
     state.configs[name] = config
-
-
-def _update(layer: AdaptedLayer, name: str) -> LowRankUpdate:
-    return layer.updates[name]  # type: ignore[return-value]
 
 
 def _resized(update: LowRankUpdate, r: int, zero_factor: Literal["A", "B"]) -> LowRankUpdate:

@@ -77,29 +77,12 @@ class Injection:
         """Return a table row for each kind of adapted module: last name, shape, rank and count."""
         groups: Counter[tuple[str, str, int, int, int, float, int]] = Counter()
         for m in self.matches:
-            last = m.path.rsplit(".", 1)[-1]
-            sizes = (m.in_features, m.out_features, m.r, m.scaling, m.parameters)
-            groups[(last, m.kind, *sizes)] += 1
+            last = m.path.rpartition(".")[2]
+            groups[last, m.kind, m.in_features, m.out_features, m.r, m.scaling, m.parameters] += 1
+        names = ("modules", "kind", "count", "in", "out", "r", "scaling", "parameters")
         return [
-            {
-                "modules": last,
-                "kind": kind,
-                "count": count,
-                "in": in_features,
-                "out": out_features,
-                "r": r,
-                "scaling": scaling,
-                "parameters": count * parameters,
-            }
-            for (
-                last,
-                kind,
-                in_features,
-                out_features,
-                r,
-                scaling,
-                parameters,
-            ), count in groups.items()
+            dict(zip(names, (last, kind, count, *sizes, count * parameters), strict=True))
+            for (last, kind, *sizes, parameters), count in groups.items()
         ]
 
     def table(self) -> str:

@@ -8,7 +8,7 @@ from torch import nn
 
 from lorakit.config import LoraConfig
 from lorakit.errors import AdapterNameError, AdapterStateError, did_you_mean
-from lorakit.layers import AdaptedLayer, ReplacedModule
+from lorakit.layers import AdaptedLayer, LowRankUpdate, ReplacedModule
 from lorakit.layers.bitsandbytes_storage import bits_of
 from lorakit.layers.executors.per_row import PerRowAdapters
 from lorakit.layers.kinds.parameter import ParameterOwner
@@ -259,6 +259,13 @@ def adapted_layers(model: nn.Module) -> Iterator[tuple[str, AdaptedLayer]]:
     for path, module in base_modules(model):
         if isinstance(module, AdaptedLayer):
             yield path, module
+
+
+def updates_named(model: nn.Module, name: str) -> Iterator[tuple[str, AdaptedLayer, LowRankUpdate]]:
+    """Yield (path, layer, update) of every layer that has an update of an adapter."""
+    for path, layer in adapted_layers(model):
+        if name in layer.updates:
+            yield path, layer, layer.updates[name]  # type: ignore[misc]
 
 
 def replaced_modules(model: nn.Module) -> Iterator[tuple[str, ReplacedModule]]:

@@ -22,7 +22,12 @@ from lorakit.adapters.ranks import with_ranks
 from lorakit.config import LoraConfig
 from lorakit.errors import AdapterFileError, ConfigError, first_few
 from lorakit.injection.activation import adapter_names
-from lorakit.injection.state import adapted_layers, base_modules, require_state
+from lorakit.injection.state import (
+    adapted_layers,
+    base_modules,
+    require_state,
+    updates_named,
+)
 from lorakit.layers import KernelShape, LowRankUpdate
 from lorakit.layers.updates.sliced_update import SlicedUpdate, in_blocks, out_of_blocks
 
@@ -322,8 +327,9 @@ def mark_only_lora_as_trainable(model: nn.Module, bias: Bias = "none") -> None:
             if name in layer.updates:
                 update = cast(LowRankUpdate, layer.updates[name])
                 update.require_gradients_(True)
-                if bias == "none" and update.bias is not None:
-                    update.bias.requires_grad_(False)
+                for variant, tensor in zip(update.variants, update.companions(), strict=True):
+                    if bias == "none" and variant.is_of_base and tensor is not None:
+                        tensor.requires_grad_(False)
     if bias == "all":
         _train_other_biases(model, state.active)
 
@@ -363,11 +369,7 @@ def lora_state_dict(
     adapter = view_of(model, name)
     config = require_state(model).configs[name]
     require_low_rank(adapter, "convert", f"adapter {name!r}")
-    updates = {
-        path: cast(LowRankUpdate, layer.updates[name])
-        for path, layer in adapted_layers(model)
-        if name in layer.updates
-    }
+    updates = {path: update for path, _, update in updates_named(model, name)}
     fused = {path: u.parts for path, u in updates.items() if isinstance(u, SlicedUpdate)}
     # The rank of the loralib layer: that of one slice, or of the saved factors.
     ranks = {p: u.r if p in fused else adapter.factors[p][0].shape[0] for p, u in updates.items()}

@@ -1,12 +1,10 @@
 """Checks of kernels and blocks before factors are exchanged."""
 
-from typing import cast
-
 from torch import nn
 
 from lorakit.adapters.adapter import Adapter
 from lorakit.errors import AdapterMismatchError
-from lorakit.injection.state import adapted_layers
+from lorakit.injection.state import updates_named
 from lorakit.layers import AdaptedLayer, LowRankUpdate
 
 
@@ -23,9 +21,8 @@ def require_like_layers(model: nn.Module, new: Adapter, name: str) -> None:
     """
     problems = [
         problem
-        for path, layer in adapted_layers(model)
-        if name in layer.updates and path in new.factors
-        if (problem := _problem(path, layer, new, name))
+        for path, layer, update in updates_named(model, name)
+        if path in new.factors and (problem := _problem(path, layer, update, new))
     ]
     if problems:
         more = f"; {len(problems) - 1} more" if len(problems) > 1 else ""
@@ -35,8 +32,8 @@ def require_like_layers(model: nn.Module, new: Adapter, name: str) -> None:
         )
 
 
-def _problem(path: str, layer: AdaptedLayer, new: Adapter, name: str) -> str | None:
+def _problem(path: str, layer: AdaptedLayer, update: LowRankUpdate, new: Adapter) -> str | None:
     if layer.kernel_shape(layer) != new.convolutions.get(path):
         return f"{path} has another kernel, or other groups of channels"
-    misfit = cast(LowRankUpdate, layer.updates[name]).misfit(*new.factors[path])
+    misfit = update.misfit(*new.factors[path])
     return None if misfit is None else f"{path} {misfit}"

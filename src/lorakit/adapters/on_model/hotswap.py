@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +15,12 @@ from lorakit.adapters.trained_tokens import differing_tokens
 from lorakit.config import LoraConfig
 from lorakit.errors import AdapterMismatchError, first_few
 from lorakit.injection.selection.older_names import in_names_of
-from lorakit.injection.state import adapted_layers, require_adapter, require_unmerged, unwrapped
+from lorakit.injection.state import (
+    require_adapter,
+    require_unmerged,
+    unwrapped,
+    updates_named,
+)
 from lorakit.layers import LowRankUpdate
 from lorakit.layers.variants.table import with_companions
 
@@ -60,11 +64,7 @@ def hotswap_adapter(model: nn.Module, adapter: Adapter | str | Path, name: str =
     new = in_names_of(unwrapped(model), new)
     require_base_independent(new, "exchange", "the new adapter")
     place = view_of(model, name)
-    updates = {
-        path: cast(LowRankUpdate, layer.updates[name])
-        for path, layer in adapted_layers(model)
-        if name in layer.updates
-    }
+    updates = {path: update for path, _, update in updates_named(model, name)}
     _check(place, updates, new, name)
     require_like_layers(model, new, name)
     factors = _factors_for(updates, place, new, state.configs[name])

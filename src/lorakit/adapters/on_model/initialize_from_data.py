@@ -17,11 +17,11 @@ from lorakit.injection.change_ranks import change_ranks
 from lorakit.injection.selection.parameters import WEIGHT, is_by_parameter
 from lorakit.injection.selection.targets import compact_targets
 from lorakit.injection.state import (
-    adapted_layers,
     base_modules,
     require_adapter,
     require_unmerged,
     unwrapped,
+    updates_named,
 )
 from lorakit.layers import AdaptedLayer, LowRankUpdate
 
@@ -95,8 +95,8 @@ def initialize_from_data(
             "one are initialised when they are added."
         )
     model = unwrapped(model)
-    layers = {path: layer for path, layer in adapted_layers(model) if name in layer.updates}
-    ranks = {path: _update(layer, name).r for path, layer in layers.items()}
+    layers = {path: layer for path, layer, _ in updates_named(model, name)}
+    ranks = {path: update.r for path, _, update in updates_named(model, name)}
     if initialization.source == "gradient":
         matrices = mean_gradients(model, layers, batches, loss)
     else:

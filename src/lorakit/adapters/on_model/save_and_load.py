@@ -4,7 +4,6 @@ import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -26,12 +25,11 @@ from lorakit.errors import AdapterMismatchError, AdapterStateError, LorakitWarni
 from lorakit.injection import Injection, adapter_names, add_adapter
 from lorakit.injection.selection.peft_names import unread_by_peft
 from lorakit.injection.state import (
-    adapted_layers,
     require_unmerged,
     unwrapped,
+    updates_named,
     valid_name,
 )
-from lorakit.layers import LowRankUpdate
 
 
 def save_adapter(model: nn.Module, path: str | Path, name: str = "default") -> list[Path]:
@@ -177,10 +175,7 @@ def load_adapter_state_dict(
     tensors = _with_own_outputs(tensors, view, paths)
     places = _tensors_by_key(view, view.factors)
     _require_forms(model, tensors, name, paths)
-    for path, layer in adapted_layers(model):
-        if name not in layer.updates:
-            continue
-        update = cast(LowRankUpdate, layer.updates[name])
+    for path, _, update in updates_named(model, name):
         keys = factor_keys(paths[path], path in view.embeddings)
         pair = tensors[keys[0]], tensors[keys[1]]
         if path in view.stacked:
@@ -204,10 +199,7 @@ def _require_forms(
     model: nn.Module, tensors: Mapping[str, Tensor], name: str, paths: Mapping[str, str]
 ) -> None:
     """Reject factors that do not have the form of their update, before anything is copied."""
-    for path, layer in adapted_layers(model):
-        if name not in layer.updates:
-            continue
-        update = cast(LowRankUpdate, layer.updates[name])
+    for path, _, update in updates_named(model, name):
         if update.keeps_saved_factors:
             continue
         A, B, _ = to_matrices(*(tensors[key] for key in factor_keys(paths[path], False)))

@@ -25,20 +25,22 @@ from lorakit.ops import low_rank_linear
 from lorakit.ops.quantized import Weight, dense_copy
 
 
-class SharedNodeLinear4bit(Linear4bit):
-    """A 4-bit layer without updates, in a model that carries adapters."""
+class _SharedNode(nn.Module):
+    """Mixin for quantised layers without updates, in a model that carries adapters."""
+
+    bias: nn.Parameter | None
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (*, in) to (*, out)."""
         return low_rank_linear(x, quantized_weight(self), self.bias, ())  # type: ignore[arg-type]
 
 
-class SharedNodeLinear8bit(Linear8bitLt):
-    """An 8-bit layer without updates, in a model that carries adapters."""
+class SharedNodeLinear4bit(_SharedNode, Linear4bit):
+    """A 4-bit layer."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (*, in) to (*, out)."""
-        return low_rank_linear(x, quantized_weight(self), self.bias, ())  # type: ignore[arg-type]
+
+class SharedNodeLinear8bit(_SharedNode, Linear8bitLt):
+    """An 8-bit layer."""
 
 
 _SHARED_NODE = {Linear4bit: SharedNodeLinear4bit, Linear8bitLt: SharedNodeLinear8bit}

@@ -14,7 +14,7 @@ from lorakit.distributed.processes import process_count, run_on_main
 from lorakit.initialization import initialization_of
 from lorakit.injection import Injection, adapter_config
 from lorakit.injection.change_ranks import change_ranks
-from lorakit.injection.state import adapted_layers
+from lorakit.injection.state import updates_named
 from lorakit.layers import OffsetUpdate
 from lorakit.training.step import MeanStep
 
@@ -68,18 +68,18 @@ def _mean_loss(trainer: Trainer) -> Callable[[nn.Module, Any], Tensor]:
 def _share_initialization(model: nn.Module, name: str) -> None:
     """Broadcast the initialization: the signs of singular vectors may differ between machines."""
     updates = {
-        path: layer.updates[name]
-        for path, layer in adapted_layers(model)
-        if isinstance(layer.updates._modules.get(name), OffsetUpdate)
+        path: update
+        for path, _, update in updates_named(model, name)
+        if isinstance(update, OffsetUpdate)
     }
     shared = run_on_main(
         lambda: {
-            path: tuple(factor.cpu() for factor in update.saved_factors())  # type: ignore[union-attr,operator]
+            path: tuple(factor.cpu() for factor in update.saved_factors())
             for path, update in updates.items()
         }
     )
     for path, factors in shared.items():
-        updates[path].load_factors_(*factors)  # type: ignore[union-attr,operator]
+        updates[path].load_factors_(*factors)
 
 
 def adopt_ranks(
@@ -99,9 +99,7 @@ def adopt_ranks(
     saved = config_from_peft(values, "the checkpoint")
     keys = parse_keys(tensors, "the checkpoint", saved.modules_to_save)
     ranks = {path: A.shape[0] for path, (A, _) in keys.factors.items()}
-    given = {
-        path: ranks.get(path, 0) for path, layer in adapted_layers(model) if name in layer.updates
-    }
+    given = {path: ranks.get(path, 0) for path, _, _ in updates_named(model, name)}
     kept = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules")
     config = config.model_copy(update={key: getattr(saved, key) for key in kept})
     change_ranks(model, name, config, given)
@@ -109,11 +107,7 @@ def adopt_ranks(
 
 def with_current_ranks(injection: Injection, model: nn.Module) -> Injection:
     """Return an injection report with the adapter's current ranks."""
-    found: dict[str, Any] = {
-        path: layer.updates[injection.name]
-        for path, layer in adapted_layers(model)
-        if injection.name in layer.updates
-    }
+    found = {path: update for path, _, update in updates_named(model, injection.name)}
     matches = tuple(
         replace(match, r=found[match.path].r, scaling=found[match.path].scaling)
         for match in injection.matches
