@@ -58,7 +58,7 @@ def _resized(update: LowRankUpdate, r: int, zero_factor: Literal["A", "B"]) -> L
         update.scaling,
         update.drop_probability,
         update.variants,
-        **{name: update._parameters[name] for name in update.companion_names()},
+        **{v.name: update._parameters[v.name] for v in update.variants if v.name},
     )
     random = initialization_of(True)
     random.write_(made, *random.factors(FreshUpdate(made, zero_factor)))

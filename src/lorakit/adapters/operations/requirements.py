@@ -14,6 +14,7 @@ from lorakit.layers.variants.table import VARIANTS
 _SUPPORTED_FIELDS = {
     *("config", "factors", "replaced", "embeddings", "base_weights", "base_model"),
     "convolutions",
+    "companions",  # a variant is named by its setting
 }
 _SUPPORTED_SETTINGS = {
     *("r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules"),

@@ -86,7 +86,7 @@ def stay_in_place(updates: Sequence[LowRankUpdate]) -> bool:
     Their values may change by then, by an optimizer for instance.
     """
     return not torch.compiler.is_compiling() and all(
-        not update.companion_names()
+        all(variant.is_all_in_factors for variant in update.variants)
         and update.keeps_saved_factors
         and update.lora_A.dtype == update.lora_B.dtype == torch.float32
         and update.lora_A.device.type == "cpu"

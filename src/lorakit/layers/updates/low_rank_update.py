@@ -199,10 +199,6 @@ class LowRankUpdate(nn.Module):
         """Return the tensor of each variant; None for one that has none."""
         return [self._parameters[v.name] if v.name else None for v in self.variants]
 
-    def companion_names(self) -> list[str]:
-        """Return the names of the tensors that the update has beside its factors."""
-        return [variant.name for variant in self.variants if variant.name]
-
     @property
     def depends_on_base(self) -> bool:
         """Whether it changes the weight by another amount than s B A."""
