@@ -228,8 +228,7 @@ def _add_update(
         initializer.initialize_(module, update, site.path)
     else:
         initializer.load_(module, update, site.path, tensors.factors[site.path])
-    for variant in variants:
-        place = update._parameters[variant.name] if variant.name else None
+    for variant, place in zip(update.variants, update.companions(), strict=True):
         if place is None:
             continue
         with torch.no_grad(), weights_in_place(module):

@@ -9,7 +9,7 @@ from lorakit.ops import LowRankTerm
 
 
 class Idle(Variant):
-    setting, name = "use_idle", "idle"
+    setting, name = "use_pause", "pause"
 
 
 def test_it_changes_nothing():
@@ -24,7 +24,7 @@ def test_it_changes_nothing():
 
 
 def test_its_title_and_its_tensor():
-    assert Idle.title() == "a idle (use_idle)"
+    assert Idle.title() == "a pause (use_pause)"
     assert Idle.shape(4, 6) == (6,)
     with pytest.raises(TypeError, match="Idle does not say what its tensor is at first"):
         Idle.initial(None, None)
