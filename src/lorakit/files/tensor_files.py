@@ -53,13 +53,18 @@ class FileChangedError(Exception):
 
 
 @dataclass(frozen=True)
-class _Entry:
+class TensorEntry:
     """A tensor's bytes, from `begin` to `end`, relative to the end of the header."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
     begin: int
     end: int
+
+    @property
+    def elements(self) -> int:
+        """Number of elements of the tensor."""
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,19 @@ def read_safetensors(path: Path) -> TensorFile:
     return TensorFile(tensors, metadata)
 
 
+def read_entries(path: Path) -> dict[str, TensorEntry]:
+    """Read the header of a safetensors file: dtype, shape and place of each tensor by name.
+
+    Raises:
+        ValueError: The header is damaged, or does not agree with the file's size; the message is a
+            phrase that says where.
+        OSError: The file cannot be read.
+    """
+    with _opening(path) as descriptor:
+        entries, _, _ = _header(descriptor, os.fstat(descriptor).st_size)
+    return entries
+
+
 @contextmanager
 def _opening(path: Path) -> Iterator[int]:
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
@@ -105,7 +123,7 @@ def _opening(path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _header(descriptor: int, size: int) -> tuple[dict[str, _Entry], dict[str, str], int]:
+def _header(descriptor: int, size: int) -> tuple[dict[str, TensorEntry], dict[str, str], int]:
     """Return the entries, the metadata, and the offset of the tensors' bytes."""
     if size == 0:
         raise ValueError("it is empty")
@@ -126,7 +144,7 @@ def _header(descriptor: int, size: int) -> tuple[dict[str, _Entry], dict[str, st
     return entries, metadata, start
 
 
-def _entry(name: str, value: Any, data_bytes: int) -> _Entry:
+def _entry(name: str, value: Any, data_bytes: int) -> TensorEntry:
     """Parse the header's entry of one tensor."""
     label = short_repr(name)
     if len(name) > MOST_NAME_CHARACTERS:
@@ -152,14 +170,14 @@ def _entry(name: str, value: Any, data_bytes: int) -> _Entry:
             f"{label} has {end - begin:,} bytes, but its dtype {value['dtype']} and shape {shape} "
             f"need {needed:,}"
         )
-    return _Entry(dtype, tuple(shape), begin, end)
+    return TensorEntry(dtype, tuple(shape), begin, end)
 
 
 def _are_counts(values: Any) -> bool:
     return isinstance(values, list) and all(type(n) is int and n >= 0 for n in values)
 
 
-def _require_gapless(entries: dict[str, _Entry], data_bytes: int) -> None:
+def _require_gapless(entries: dict[str, TensorEntry], data_bytes: int) -> None:
     """Reject tensors that overlap, leave bytes unused or extend beyond the end."""
     end = 0
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
@@ -179,7 +197,7 @@ def _require_memory(size: int) -> None:
         )
 
 
-def _tensor(descriptor: int, name: str, entry: _Entry, start: int) -> Tensor:
+def _tensor(descriptor: int, name: str, entry: TensorEntry, start: int) -> Tensor:
     try:
         tensor = torch.empty(entry.shape, dtype=entry.dtype)
     except RuntimeError:

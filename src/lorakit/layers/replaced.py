@@ -110,12 +110,18 @@ def swap_plain_class(module: nn.Module, new_class: type[nn.Module]) -> None:
 
 
 def _parameter_dtype(module: nn.Module) -> torch.dtype:
-    """Return the dtype of the module's first floating point parameter, without its copies."""
-    copies = vars(module)["_modules"].get("trained_copies")
-    skipped = set() if copies is None else {id(parameter) for parameter in copies.parameters()}
-    for parameter in module.parameters():
-        if parameter.is_floating_point() and id(parameter) not in skipped:
-            return parameter.dtype
+    """Return the dtype of the module's first floating point parameter, without its copies.
+
+    The copies are not entered, so the cost does not grow with their number.
+    """
+    waiting = [module]
+    while waiting:
+        part = waiting.pop()
+        for parameter in part._parameters.values():
+            if parameter is not None and parameter.is_floating_point():
+                return parameter.dtype
+        children = [one for name, one in part._modules.items() if name != "trained_copies"]
+        waiting.extend(one for one in reversed(children) if one is not None)
     return torch.float32
 
 
