@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,15 +75,14 @@ def _files_in(directory: Path) -> list[tuple[str, int, int, int]]:
 def may_be_written(directory: Path) -> bool:
     """Return whether a file of a directory, or the directory, changed within the last seconds."""
     try:
-        files = [directory, *(entry for entry in directory.iterdir() if entry.is_file())]
-        newest = max(path.stat().st_ctime for path in files)
+        looked_at = [directory, *(entry for entry in directory.iterdir() if entry.is_file())]
     except OSError:  # it is just being replaced, or is gone
-        return directory.parent.is_dir() and _is_young(directory.parent)
-    return time.time() - newest < _SETTLED_S
-
-
-def _is_young(path: Path) -> bool:
-    return time.time() - path.stat().st_ctime < _SETTLED_S
+        looked_at = [directory.parent]
+    changed = [0.0]
+    for path in looked_at:
+        with suppress(OSError):
+            changed.append(path.stat().st_ctime)
+    return time.time() - max(changed) < _SETTLED_S
 
 
 def read_facts(directory: Path) -> AdapterFacts:

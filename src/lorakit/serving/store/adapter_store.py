@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import nn
 from lorakit.errors import AdapterNameError, LorakitError
 from lorakit.serving.store.allowed_paths import AllowedPaths
 from lorakit.serving.store.catalogue import Catalogue, Entry
-from lorakit.serving.store.loader import Loader
+from lorakit.serving.store.loader import Answer, Loader, stopping
 from lorakit.serving.store.memory import AdapterMemory, CarriedVersion
 from lorakit.serving.store.placing import Placing
 from lorakit.serving.store.probe import Probe
@@ -80,9 +81,11 @@ class AdapterStore:
             self._placing,
             run_between_steps,
             self._settings,
+            self._count,
             self._loaded,
         )
         self._waiting: dict[Entry, list[Future[Lease]]] = {}
+        self._is_watching = False
         self._watcher = Watcher(self.scan, self._settings.scan_every_s)
         self.scan()
 
@@ -153,21 +156,24 @@ class AdapterStore:
         """
         future: Future[Lease] = Future()
         with self._lock:
-            try:
-                entry = self._catalogue.look_up(name)
-                lease = self._lease_now(entry)
-            except LorakitError as error:
-                self._count_refusal(name, error)
-                refusal = error
-            else:
-                refusal = None
-                if lease is None:
-                    self._wait(entry, [future])
-        if refusal is not None:
-            future.set_exception(refusal)
-        elif lease is not None:
-            _hand_over(future, lease)
+            answer = self._answer(name, future)
+        if answer is not None:
+            answer()
         return future
+
+    def _answer(self, name: str, future: Future[Lease]) -> Answer | None:
+        """Return what answers a future; None if it has to wait for a load."""
+        try:
+            entry = self._catalogue.look_up(name)
+            lease = self._lease_now(entry)
+            if lease is None:
+                self._wait(entry, [future])
+                return None
+        except LorakitError as error:
+            if not isinstance(error, AdapterNameError):  # names that nobody has are not counted
+                self._count(name, "refusals")
+            return partial(_refuse, future, error)
+        return partial(_hand_over, future, lease)
 
     async def leased(self, name: str) -> Lease:
         """Return what `lease` returns; if the caller is cancelled, no lease is left behind."""
@@ -206,11 +212,11 @@ class AdapterStore:
 
     def _remove_unknown(self) -> None:
         """Take unused versions out of the model that no adapter has any more."""
-        known = {key for e in self._catalogue for key in (e.content_hash, e.previous_hash) if key}
-        gone = self._memory.take_unknown(known)
+        gone = self._memory.take_unknown(self._catalogue.hashes)
         if gone:
             names = [version.carried_name for version in gone]
-            self._run_between_steps(lambda: self._placing.remove(names))
+            with suppress(RuntimeError):  # an engine that has stopped serves nobody
+                self._run_between_steps(lambda: self._placing.remove(names))
 
     # ---- loads ----
 
@@ -220,37 +226,120 @@ class AdapterStore:
         if waiting is not None:
             waiting.extend(futures)
             return
-        self._waiting[entry] = futures
         self._loader.begin(entry)
+        self._waiting[entry] = futures
 
-    def _loaded(
-        self, asked: Entry, entry: Entry, error: Exception | None, evicted: list[CarriedVersion]
-    ) -> None:
-        """Answer those who wait for a load.
+    def _loaded(self, entry: Entry, error: Exception | None) -> list[Answer]:
+        """Return what answers those who wait for a load."""
+        futures = self._waiting.pop(entry, [])
+        self._remove_unknown()
+        if error is None:
+            # They begin again if the files have changed meanwhile.
+            answers = [self._answer(entry.name, future) for future in futures]
+            return [answer for answer in answers if answer is not None]
+        for _ in futures:
+            self._count(entry.name, "refusals")
+        return [partial(_refuse, future, error) for future in futures]
+
+    def _count(self, name: str, what: str) -> None:
+        self._counts[name, what] += 1
+
+    # ---- changes ----
+
+    def load(self, name: str, path: str) -> Future[KnownAdapter]:
+        """Add an adapter under a name, and load it.
 
         Args:
-            asked: The entry that they asked for.
-            entry: What its files have become; the same one, unless they changed meanwhile.
-            error: Why it is not in the model, or None.
-            evicted: The versions that left for it.
+            name: A name that no adapter has.
+            path: Directory of an adapter or a run, below the root; relative paths begin there.
+
+        The future raises what that of `lease` raises, and
+            AdapterNameError: The name is taken, or not a valid one.
+            ConfigError: The path does not lie below the root, or no root is set.
         """
-        leases: list[tuple[Future[Lease], Lease]] = []
+        future: Future[KnownAdapter] = Future()
+        try:
+            directory = self._paths.requested(path)
+            with self._lock:
+                self._catalogue.add_named(name, directory)
+        except LorakitError as error:
+            _refuse(future, error)
+        else:
+            self.lease(name).add_done_callback(partial(self._added, name, future))
+        return future
+
+    def _added(self, name: str, future: Future[KnownAdapter], leased: Future[Lease]) -> None:
+        """Answer who has added an adapter; one that cannot be loaded is forgotten."""
+        error = leased.exception()
+        if isinstance(error, Exception):
+            with suppress(AdapterNameError):
+                self.unload(name)
+            _refuse(future, error)
+            return
+        with leased.result():
+            _hand_over(future, self.find(name))
+
+    def unload(self, name: str) -> None:
+        """Forget an adapter; requests that use it finish.
+
+        One of the watched folder is known again when its files change, or `load` names it.
+
+        Raises:
+            AdapterNameError: There is none of that name.
+        """
         with self._lock:
-            futures = self._waiting.pop(asked, [])
-            for version in evicted:
-                self._counts[version.name, "evictions"] += 1
-            if error is None:
-                self._counts[entry.name, "loads"] += 1
-                for future in futures:
-                    lease = self._lease_now(entry)
-                    if lease is not None:
-                        leases.append((future, lease))
-            else:
-                for _ in futures:
-                    self._count_refusal(entry.name, error)
-            self._lock.notify_all()
-        if error is not None:
+            self._catalogue.forget(name)
+            self._remove_unknown()
+
+    def scan(self) -> None:
+        """Look at all adapters; reload the rewritten ones of those in memory, and the pinned."""
+        names = self._catalogue.names_now()
+        with self._lock:
+            self._catalogue.keep_only(names)
+        for name in sorted(names):
+            with self._lock, suppress(AdapterNameError):  # gone in this moment
+                self._reload(self._catalogue.look_up(name))
+        with self._lock:
+            self._remove_unknown()
+
+    def _reload(self, entry: Entry) -> None:
+        is_wanted = (entry.previous_hash or "") in self._memory or (
+            self._is_watching and entry.name in self._settings.pinned
+        )
+        if is_wanted and entry.content_hash is None and entry.failure is None:
+            self._wait(entry, [])
+
+    def start_watching(self) -> None:
+        """Begin to scan every second, and load what is pinned."""
+        self._is_watching = True
+        self.scan()
+        self._watcher.start()
+
+    def stop_watching(self) -> None:
+        """End scanning and loading; who waits for a load is refused."""
+        self._watcher.stop()
+        self._loader.stop()
+        with self._lock:
+            waiting, self._waiting = self._waiting, {}
+        for entry, futures in waiting.items():
             for future in futures:
-                _refuse(future, error)
-        for future, lease in leases:
-            _hand_over(future, lease)
+                _refuse(future, stopping(entry.name))
+
+
+def _hand_over(future: Future[Any], value: Any) -> None:
+    """Answer a future; a lease goes back if nobody waits for it any more."""
+    if future.set_running_or_notify_cancel():
+        future.set_result(value)
+    elif isinstance(value, Lease):
+        value.release()
+
+
+def _refuse(future: Future[Any], error: Exception) -> None:
+    if future.set_running_or_notify_cancel():
+        # Each future has its own object, as each raise adds to an exception's traceback.
+        future.set_exception(type(error)(*error.args))
+
+
+def _release_unused(future: Future[Lease]) -> None:
+    if not future.cancelled() and future.exception() is None:
+        future.result().release()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -49,11 +49,13 @@ class Entry:
         settings: Contents of `lorakit.json`; read with the content.
     """
 
-    def __init__(self, name: str, path: Path, previous_hash: str | None = None):
+    def __init__(
+        self, name: str, path: Path, files_key: FilesKey, previous_hash: str | None = None
+    ):
         self.name = name
         self.path = path
         self.companions = path
-        self.files_key: FilesKey = ()
+        self.files_key = files_key
         self.facts: AdapterFacts | None = None
         self.failure: LorakitError | None = None
         self.is_final = True
@@ -96,6 +98,7 @@ class Catalogue:
         self._entries: dict[str, Entry] = {}
         self._forgotten: dict[str, FilesKey] = {}
         self._warned: set[str] = set()
+        self._hashes: frozenset[str] | None = None
         if self._folder is not None and not self._folder.is_dir():
             raise MissingFileError(
                 f"There is no folder {folder}, expected one with a subfolder for each adapter. "
@@ -132,6 +135,27 @@ class Catalogue:
             )
         return None
 
+    @property
+    def hashes(self) -> frozenset[str]:
+        """Content hashes of all adapters; for a rewritten one that of before, until it is read."""
+        if self._hashes is None:
+            found = (entry.content_hash or entry.previous_hash for entry in self)
+            self._hashes = frozenset(one for one in found if one is not None)
+        return self._hashes
+
+    def set_content(self, entry: Entry, content_hash: str) -> None:
+        """Keep the hash of what has been read."""
+        entry.content_hash = content_hash
+        self._hashes = None
+
+    def _put(self, entry: Entry) -> None:
+        self._entries[entry.name] = entry
+        self._hashes = None
+
+    def _drop(self, name: str) -> None:
+        if self._entries.pop(name, None) is not None:
+            self._hashes = None
+
     def __iter__(self) -> Iterator[Entry]:
         return iter(self._entries.values())
 
@@ -151,7 +175,7 @@ class Catalogue:
         """
         path = self._named.get(name) or self._in_folder(name)
         if path is None:
-            self._entries.pop(name, None)
+            self._drop(name)
             raise AdapterNameError(self._unknown(name))
         entry = self._entries.get(name)
         directory = adapter_directory(path) or path
@@ -160,17 +184,22 @@ class Catalogue:
         except OSError:  # it is gone, or just being replaced
             key = ()
         is_same = entry is not None and (entry.path, entry.files_key) == (directory, key)
-        if entry is not None and is_same and (entry.failure is None or entry.is_final):
+        if entry is not None and is_same:
+            if entry.failure is not None and not entry.is_final:
+                self._examine(entry)
             return entry
         if self._forgotten.get(name) == key:
             raise AdapterNameError(self._unknown(name))
         self._forgotten.pop(name, None)
         before = None if entry is None else entry.content_hash or entry.previous_hash
-        made = self._entries[name] = self._examined(Entry(name, directory, before), key)
+        made = Entry(name, directory, key, before)
+        self._put(made)
+        self._examine(made)
         return made
 
-    def _examined(self, entry: Entry, key: FilesKey) -> Entry:
-        entry.files_key = key
+    def _examine(self, entry: Entry) -> None:
+        """Read the headers of an adapter's files."""
+        entry.failure, entry.is_final = None, True
         try:
             problem = self.name_problem(entry.name)
             if problem is not None:
@@ -181,7 +210,6 @@ class Catalogue:
             entry.facts = read_facts(entry.path)
         except (AdapterFileError, ConfigError, MissingFileError) as error:
             entry.fail(error)
-        return entry
 
     def _require_allowed(self, entry: Entry) -> None:
         """Refuse an adapter one of whose files lies outside the root.
@@ -216,11 +244,10 @@ class Catalogue:
         """Return the names that there are now; needs no lock, and lists the folder."""
         return {*self._named} | self._names_in_folder()
 
-    def keep_only(self, names: Collection[str]) -> None:
+    def keep_only(self, names: Set[str]) -> None:
         """Remove the adapters that have none of these names."""
-        for name in [*self._entries]:
-            if name not in names:
-                del self._entries[name]
+        for name in self._entries.keys() - names:
+            self._drop(name)
 
     def _names_in_folder(self) -> set[str]:
         if self._folder is None:
@@ -262,7 +289,7 @@ class Catalogue:
             AdapterNameError: There is none of that name.
         """
         entry = self.look_up(name)
-        del self._entries[name]
+        self._drop(name)
         self._named.pop(name, None)
         self._trusted.discard(name)
         if self._in_folder(name) is not None:

@@ -86,9 +86,7 @@ class AdapterMemory:
                 "(--adapter-memory), or pin fewer adapters."
             )
 
-    def make_room(
-        self, needed_bytes: int, pinned: Collection[str]
-    ) -> list[CarriedVersion] | None:
+    def make_room(self, needed_bytes: int, pinned: Collection[str]) -> list[CarriedVersion] | None:
         """Reserve bytes, and take out the versions that have to leave for them.
 
         Returns: The versions that leave; None if too much is in use now, and nothing is changed.
@@ -117,6 +115,10 @@ class AdapterMemory:
     def cancel(self, needed_bytes: int) -> None:
         """Give reserved bytes back."""
         self._reserved_bytes -= needed_bytes
+
+    def restore(self, version: CarriedVersion) -> None:
+        """Put a version back that has not left after all, as the least recently used."""
+        self._versions = {version.content_hash: version, **self._versions}
 
     def take_unknown(self, known: Collection[str]) -> list[CarriedVersion]:
         """Take out the unused versions that no adapter has any more.

@@ -22,16 +22,15 @@ class Placing:
     """Exchanges the adapters of one model."""
 
     def __init__(self, model: nn.Module, factor_dtype: torch.dtype | None, probe: Probe):
+        base = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
         self._model = model
         self._factor_dtype = factor_dtype
+        self._element_bytes = (factor_dtype or trained_dtype(base)).itemsize
         self._probe = probe
 
     def bytes_of(self, elements: int) -> int:
         """Return the memory that an adapter with so many elements takes in the model."""
-        base = next(
-            (p.dtype for p in self._model.parameters() if p.is_floating_point()), torch.float32
-        )
-        return elements * (self._factor_dtype or trained_dtype(base)).itemsize
+        return elements * self._element_bytes
 
     def remove(self, leaving: Sequence[str]) -> None:
         """Take versions out of the model."""

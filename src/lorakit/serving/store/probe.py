@@ -70,7 +70,9 @@ class Probe:
         usual = [1 + place * (size - 1) // (_TOKENS + 1) for place in range(1, _TOKENS + 1)]
         indices = adapter.config.trainable_token_indices or ()
         lists = indices.values() if isinstance(indices, dict) else [indices]
-        chosen = [min(token, size - 1) for token in (*usual, *(t for some in lists for t in some[:2]))]
+        chosen = [
+            min(token, size - 1) for token in (*usual, *(t for some in lists for t in some[:2]))
+        ]
         kept = [token for token in chosen if token != padding] or chosen
         device = self._model.get_input_embeddings().weight.device  # type: ignore[operator]
         return torch.tensor([kept, kept], device=device)
@@ -134,7 +136,9 @@ def _rounding(adapter: Adapter) -> float:
     A magnitude divides by norms and multiplies by them again.
     """
     only_magnitudes = bool(adapter.magnitudes) and not (adapter.replaced or adapter.trained_tokens)
-    return 1e-3 if only_magnitudes and not any(B.any() for _, B in adapter.factors.values()) else 0.0
+    return (
+        1e-3 if only_magnitudes and not any(B.any() for _, B in adapter.factors.values()) else 0.0
+    )
 
 
 def _require_update(name: str, adapter: Adapter) -> None:
@@ -172,7 +176,9 @@ def _what_it_has(adapter: Adapter, injection: Injection) -> str:
             f"largest value of lora_B {B.abs().max().item():.1e})"
         )
     if injection.skipped:
-        parts.append(f"updates that act nowhere: {first_few(path for path, _ in injection.skipped)}")
+        parts.append(
+            f"updates that act nowhere: {first_few(path for path, _ in injection.skipped)}"
+        )
     if adapter.replaced:
         parts.append(f"copies of {first_few(adapter.replaced)}")
     if adapter.trained_tokens:
