@@ -24,6 +24,7 @@ from lorakit.serving.store.catalogue import Catalogue, Entry
 from lorakit.serving.store.content_hash import content_hash
 from lorakit.serving.store.memory import AdapterMemory, CarriedVersion
 from lorakit.serving.store.placing import Placing
+from lorakit.serving.store.probe import require_update
 from lorakit.serving.store.values import StoreSettings
 
 _PAUSE_S = 0.05
@@ -132,6 +133,8 @@ class Loader:
                     raise entry.failure
                 settings = InferenceSettings.load(entry.companions)
                 adapter = Adapter.load(entry.path)
+                if not self._settings.allow_noop:
+                    require_update(entry.name, adapter)
                 found = content_hash(adapter)
             except (AdapterFileError, ConfigError, MissingFileError) as error:
                 with self._lock:

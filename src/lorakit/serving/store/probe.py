@@ -41,8 +41,6 @@ class Probe:
             AdapterFileError: The adapter does nothing, gives NaN or infinities, or cannot run in
                 a batch beside others.
         """
-        if not self._allow_noop:
-            _require_update(name, adapter)
         ids = self._input_ids(adapter)
         try:
             base, adapted = self._outputs([None, carried_name], ids)
@@ -141,7 +139,7 @@ def _rounding(adapter: Adapter) -> float:
     )
 
 
-def _require_update(name: str, adapter: Adapter) -> None:
+def require_update(name: str, adapter: Adapter) -> None:
     """Refuse an adapter all of whose updates are zero, as before training.
 
     Raises:
