@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -43,16 +46,31 @@ class Probe:
         """
         ids = self._input_ids(adapter)
         try:
-            base, adapted = self._outputs([None, carried_name], ids)
+            with _watching(self._model, carried_name) as not_finite:
+                base, adapted = self._outputs([None, carried_name], ids)
+        except torch.OutOfMemoryError:  # not the adapter's fault
+            raise
         except (LorakitError, RuntimeError, ValueError, IndexError, TypeError) as error:
             raise AdapterFileError(
                 f"Cannot serve adapter {name!r} beside others: a batch with a row for it and one "
                 f"for the base fails: {first_line(error)}. Serve it merged into its base."
             ) from error
-        if not torch.isfinite(adapted).all():
-            raise AdapterFileError(self._not_finite(name, carried_name, base, ids))
-        rounding = _NOISE * self._base_noise(ids) + _rounding(adapter) * base.abs().max().item()
-        if not self._allow_noop and _distance(base, adapted) <= rounding:
+        if not torch.isfinite(base).all():
+            raise AdapterFileError(
+                f"Cannot probe adapter {name!r}: the base itself gives NaN or infinities, expected "
+                "finite numbers. Load the base in another dtype."
+            )
+        if not_finite or not torch.isfinite(adapted).all():
+            where = f", first in {not_finite[0]}" if not_finite else ""
+            raise AdapterFileError(
+                f"Cannot serve adapter {name!r}: it gives NaN or infinities on a probe of "
+                f"{ids.shape[1]} tokens{where}, expected finite numbers. Its factors or its "
+                "scaling are too large for the base's dtype; train it with a lower learning rate."
+            )
+        if self._allow_noop:
+            return
+        rounding = _rounding(adapter, base.dtype) * base.abs().max().item()
+        if _distance(base, adapted) <= _NOISE * self._base_noise(ids) + rounding:
             raise AdapterFileError(
                 f"Cannot serve adapter {name!r}: its outputs equal the base's on a probe of "
                 f"{ids.shape[1]} tokens, expected other ones.{_what_it_has(adapter, injection)} "
@@ -93,50 +111,45 @@ class Probe:
             self._noise = _distance(*self._outputs([None, None], ids))
         return self._noise
 
-    def _not_finite(self, name: str, carried_name: str, base: Tensor, ids: Tensor) -> str:
-        """Return why an output has NaN or infinities: the base, or the first module."""
-        if not torch.isfinite(base).all():
-            return (
-                f"Cannot serve adapter {name!r}: the base itself gives NaN or infinities on a "
-                "probe, expected finite numbers. Load the base in another dtype."
-            )
-        found: list[str] = []
-        hooks = []
-        for path, layer in adapted_layers(self._model):
-            if carried_name not in layer.updates:
-                continue
 
-            def look(_: nn.Module, __: Any, output: Any, path: str = path) -> None:
-                if isinstance(output, Tensor) and not torch.isfinite(output).all():
-                    found.append(path)
+@contextmanager
+def _watching(model: nn.Module, carried_name: str) -> Iterator[list[str]]:
+    """Yield a list that gets the path of each adapted layer whose output is not finite.
 
-            hooks.append(layer.register_forward_hook(look))
-        try:
-            self._outputs([None, carried_name], ids)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        where = f", first in {found[0]}" if found else ""
-        return (
-            f"Cannot serve adapter {name!r}: it gives NaN or infinities on a probe of "
-            f"{ids.shape[1]} tokens{where}, expected finite numbers. Its factors or its scaling "
-            "are too large for the base's dtype; train it with a lower learning rate."
-        )
+    The model's output may be finite all the same, as attention can drop what is not a number.
+    """
+    found: list[str] = []
+
+    def look(path: str, _: nn.Module, __: Any, output: Any) -> None:
+        # The last row, or the last token of it, is the adapter's.
+        if isinstance(output, Tensor) and len(output) and not torch.isfinite(output[-1]).all():
+            found.append(path)
+
+    hooks = [
+        layer.register_forward_hook(partial(look, path))
+        for path, layer in adapted_layers(model)
+        if carried_name in layer.updates
+    ]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _distance(first: Tensor, second: Tensor) -> float:
     return (first - second).abs().max().item()
 
 
-def _rounding(adapter: Adapter) -> float:
-    """Return the relative difference that an adapter without effect may cause.
+def _rounding(adapter: Adapter, dtype: torch.dtype) -> float:
+    """Return the relative difference that trained parts without effect may cause.
 
-    A magnitude divides by norms and multiplies by them again.
+    A copy of a head computes the base's numbers in another order, and a magnitude divides by norms
+    and multiplies by them again. Updates that are not zero are measured strictly.
     """
-    only_magnitudes = bool(adapter.magnitudes) and not (adapter.replaced or adapter.trained_tokens)
-    return (
-        1e-3 if only_magnitudes and not any(B.any() for _, B in adapter.factors.values()) else 0.0
-    )
+    if any(B.any() for _, B in adapter.factors.values()):
+        return 0.0
+    return 1e-3 if adapter.magnitudes else 16 * torch.finfo(dtype).eps
 
 
 def require_update(name: str, adapter: Adapter) -> None:
