@@ -87,6 +87,7 @@ class AdapterStore:
         self._waiting: dict[Entry, list[Future[Lease]]] = {}
         self._is_watching = False
         self._watcher = Watcher(self.scan, self._settings.scan_every_s)
+        run_between_steps(self._placing.keep_base_alike)
         self.scan()
 
     # ---- what is known ----

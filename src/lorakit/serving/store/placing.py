@@ -14,7 +14,7 @@ from lorakit.injection.activation import remove_adapters
 from lorakit.injection.inject import trained_dtype
 from lorakit.injection.selection.older_names import in_names_of
 from lorakit.injection.selection.vocabulary import rows_needed
-from lorakit.injection.state import base_modules
+from lorakit.injection.state import base_modules, take_over_quantized
 from lorakit.serving.store.probe import Probe
 
 
@@ -32,10 +32,18 @@ class Placing:
         """Return the memory that an adapter with so many elements takes in the model."""
         return elements * self._element_bytes
 
+    def keep_base_alike(self) -> None:
+        """Let the base compute alike with adapters and without any.
+
+        The outputs of a quantised base would otherwise change when the first adapter enters.
+        """
+        take_over_quantized(self._model)
+
     def remove(self, leaving: Sequence[str]) -> None:
         """Take versions out of the model."""
         if leaving:
             remove_adapters(self._model, leaving)
+            self.keep_base_alike()
 
     def exchange(
         self, leaving: Sequence[str], name: str, carried_name: str, adapter: Adapter
@@ -58,7 +66,7 @@ class Placing:
             set_adapter(self._model, None)
             self._probe.check(name, carried_name, adapter, injection)
         except BaseException:
-            remove_adapters(self._model, (carried_name,))
+            self.remove((carried_name,))
             raise
 
     def _named(self, error: LorakitError, name: str, adapter: Adapter) -> AdapterMismatchError:
