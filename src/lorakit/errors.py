@@ -7,7 +7,7 @@ LorakitError
 ├── DtypeError           (TypeError)          activations and weights have different dtypes
 ├── AdapterNameError     (KeyError)           an adapter name is unknown, taken or malformed
 ├── AdapterStateError    (RuntimeError)       the model is merged, or adapters exclude each other
-├── AdapterMemoryError   (RuntimeError)       an adapter does not fit into a server's memory for them
+├── AdapterMemoryError   (RuntimeError)       an adapter does not fit into a server's memory
 ├── AdapterFileError     (ValueError)         an adapter file is damaged or uses an unknown feature
 │   └── AdapterMismatchError                  an adapter was made for another base model
 ├── QuantizationError    (RuntimeError)       a base cannot be quantised, or is already

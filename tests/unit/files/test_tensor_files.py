@@ -8,7 +8,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lorakit.files import tensor_files
-from lorakit.files.tensor_files import FileChangedError, read_safetensors, write_safetensors
+from lorakit.files.tensor_files import (
+    FileChangedError,
+    read_entries,
+    read_safetensors,
+    write_safetensors,
+)
 
 DTYPES = (*(torch.float64, torch.float32, torch.float16, torch.bfloat16), torch.int64, torch.bool)
 
@@ -177,3 +182,19 @@ def test_a_file_that_is_written_to_meanwhile_is_not_taken(tmp_path, monkeypatch)
     monkeypatch.setattr(tensor_files, "_header", then_written_to)
     with pytest.raises(FileChangedError):
         read_safetensors(tmp_path / "x")
+
+
+def test_the_header_tells_dtypes_and_shapes(tmp_path):
+    path = tmp_path / "a.safetensors"
+    tensors = {"a": torch.ones(2, 3), "b": torch.ones(4, dtype=torch.bfloat16), "c": torch.ones(0)}
+    write_safetensors(path, tensors, {})
+    entries = read_entries(path)
+    assert {n: (e.dtype, e.shape, e.elements) for n, e in entries.items()} == {
+        "a": (torch.float32, (2, 3), 6),
+        "b": (torch.bfloat16, (4,), 4),
+        "c": (torch.float32, (0,), 0),
+    }
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size - 1)
+    with pytest.raises(ValueError, match="does not lie inside the file"):
+        read_entries(path)
