@@ -15,9 +15,8 @@ POINTER_BYTES = len(_POINTER)
 """Number of leading bytes that identify a Git LFS pointer."""
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-_MAY_BE_CONTROL = re.compile(r"\\[bfnrtu]|[\x7f-\x9f]")
-"""What the text of a JSON file has if a string in it has control characters or surrogates; others
-are not valid JSON."""
+_ESCAPE = re.compile(r"\\[bfnrtu]")
+"""How JSON writes characters that may be control characters or surrogates."""
 _SHOWN = 120
 
 
@@ -62,7 +61,8 @@ def parse_json_object(data: bytes) -> dict[str, Any]:
         raise ValueError("a number in it has thousands of digits") from None
     if not isinstance(values, dict):
         raise ValueError(f"got a {type(values).__name__}")
-    if _MAY_BE_CONTROL.search(text):
+    # Without these, valid JSON has no control character in a text; looking at each takes time.
+    if _ESCAPE.search(text) or not text.isascii() or "\x7f" in text:
         _require_plain_texts(values, ())
     return values
 

@@ -45,6 +45,7 @@ _DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+_ENTRY_KEYS = {"dtype", "shape", "data_offsets"}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
@@ -146,35 +147,44 @@ def _header(descriptor: int, size: int) -> tuple[dict[str, TensorEntry], dict[st
 
 def _entry(name: str, value: Any, data_bytes: int) -> TensorEntry:
     """Parse the header's entry of one tensor."""
-    label = short_repr(name)
     if len(name) > MOST_NAME_CHARACTERS:
-        raise ValueError(f"{label} has {len(name):,} characters, too many for a tensor's name")
-    if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
-        raise ValueError(f"its header has {label} without exactly dtype, shape and data_offsets")
+        raise ValueError(
+            f"{short_repr(name)} has {len(name):,} characters, too many for a tensor's name"
+        )
+    if not isinstance(value, dict) or value.keys() != _ENTRY_KEYS:
+        raise ValueError(
+            f"its header has {short_repr(name)} without exactly dtype, shape and data_offsets"
+        )
     dtype = _DTYPES.get(value["dtype"]) if isinstance(value["dtype"], str) else None
     if dtype is None:
         got = short_repr(str(value["dtype"]))
-        raise ValueError(f"{label} is of dtype {got}, which is not one of {', '.join(_DTYPES)}")
+        raise ValueError(
+            f"{short_repr(name)} is of dtype {got}, which is not one of {', '.join(_DTYPES)}"
+        )
     shape, offsets = value["shape"], value["data_offsets"]
     if not _are_counts(shape) or not _are_counts(offsets) or len(offsets) != 2:
-        raise ValueError(f"{label} has a shape or offsets that are not whole numbers from 0")
-    elements = math.prod(n or 1 for n in shape[:_MOST_DIMENSIONS])
+        raise ValueError(
+            f"{short_repr(name)} has a shape or offsets that are not whole numbers from 0"
+        )
+    # Zeros count as ones, so that the other sizes are bounded too.
+    elements = math.prod([n or 1 for n in shape[:_MOST_DIMENSIONS]])
     if len(shape) > _MOST_DIMENSIONS or elements > _MOST_ELEMENTS:
-        raise ValueError(f"{label} has an impossible shape: {short_repr(str(shape))}")
+        raise ValueError(f"{short_repr(name)} has an impossible shape: {short_repr(str(shape))}")
     begin, end = offsets
     if not begin <= end <= data_bytes:
-        raise ValueError(f"{label} does not lie inside the file")
+        raise ValueError(f"{short_repr(name)} does not lie inside the file")
     needed = math.prod(shape) * dtype.itemsize
     if end - begin != needed:
         raise ValueError(
-            f"{label} has {end - begin:,} bytes, but its dtype {value['dtype']} and shape {shape} "
-            f"need {needed:,}"
+            f"{short_repr(name)} has {end - begin:,} bytes, but its dtype {value['dtype']} and "
+            f"shape {shape} need {needed:,}"
         )
     return TensorEntry(dtype, tuple(shape), begin, end)
 
 
 def _are_counts(values: Any) -> bool:
-    return isinstance(values, list) and all(type(n) is int and n >= 0 for n in values)
+    # A list is quicker than a generator, and a header has thousands of these.
+    return isinstance(values, list) and all([type(n) is int and n >= 0 for n in values])
 
 
 def _require_gapless(entries: dict[str, TensorEntry], data_bytes: int) -> None:

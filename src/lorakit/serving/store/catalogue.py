@@ -30,6 +30,7 @@ from lorakit.serving.store.allowed_paths import AllowedPaths
 from lorakit.serving.store.values import FilesKey
 
 _MOST_NAME_CHARACTERS = 200
+_NO_SETTINGS = InferenceSettings()
 
 
 class Entry:
@@ -61,7 +62,7 @@ class Entry:
         self.is_final = True
         self.content_hash: str | None = None
         self.previous_hash = previous_hash
-        self.settings = InferenceSettings()
+        self.settings = _NO_SETTINGS
 
     def fail(self, error: LorakitError) -> None:
         """Keep the reason why the adapter cannot be served."""

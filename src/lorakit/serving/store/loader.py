@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from threading import Condition
 from typing import Any
@@ -196,33 +196,46 @@ class Loader:
         try:
             placed = self._run_between_steps(exchange)
         except Exception:
-            with self._lock:
-                self._adding.discard(key)
-                self._memory.cancel(needed_bytes)
-                for one in leaving:
-                    self._memory.restore(one)
+            self._give_up(version, leaving)
             raise
-        with self._lock:
-            for one in leaving:
-                self._count(one.name, "evictions")
-        placed.add_done_callback(partial(self._placed, entry, version))
+        placed.add_done_callback(partial(self._placed, entry, version, leaving))
 
     # ---- in the thread that owns the model ----
 
-    def _placed(self, entry: Entry, version: CarriedVersion, placed: Future[Any]) -> None:
-        error = CancelledError() if placed.cancelled() else placed.exception()
+    def _placed(
+        self,
+        entry: Entry,
+        version: CarriedVersion,
+        leaving: list[CarriedVersion],
+        placed: Future[Any],
+    ) -> None:
+        if placed.cancelled():  # the engine is stopping
+            self._give_up(version, leaving)
+            self._finish(entry, stopping(entry.name))
+            return
+        error = placed.exception()
         if not isinstance(error, Exception | None):
             error = RuntimeError(str(error))
-        with self._lock:
-            self._adding.discard(version.content_hash)
+        with self._lock:  # one block, so that nobody evicts what others wait for
+            for one in leaving:
+                self._count(one.name, "evictions")
             if error is None:
+                self._adding.discard(version.content_hash)
                 self._memory.add(version)
                 self._count(entry.name, "loads")
             else:
-                self._memory.cancel(version.bytes)
+                self._give_up(version, [])
                 if isinstance(error, LorakitError):
                     entry.failure, entry.is_final = error, True
             self._finish(entry, error)
+
+    def _give_up(self, version: CarriedVersion, staying: list[CarriedVersion]) -> None:
+        """Undo `_make_room` for a version that does not come; these have not left."""
+        with self._lock:
+            self._adding.discard(version.content_hash)
+            self._memory.cancel(version.bytes)
+            for one in staying:
+                self._memory.restore(one)
 
     def _finish(self, entry: Entry, error: Exception | None) -> None:
         with self._lock:

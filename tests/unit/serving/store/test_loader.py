@@ -225,12 +225,15 @@ def fails(function):
 
 def test_a_change_that_is_cancelled_ends_the_wait(folder):
     with serving(folder) as store:
+        leased(store, "b").release()
+        store._memory.limit_bytes = size_of(store)
         cancelled = Future()
         cancelled.cancel()
         cancelled.set_running_or_notify_cancel()
-        steps, store._loader._run_between_steps = store._loader._run_between_steps, None
+        steps = store._loader._run_between_steps
         store._loader._run_between_steps = lambda function: cancelled
-        assert refusal(store, "a") is not None
+        assert isinstance(refusal(store, "a"), AdapterStateError)
+        assert store.find("b").in_memory and store.counts()["b"].evictions == 0
         store._loader._run_between_steps = steps
         assert leased(store, "a").name == "a"
 
