@@ -10,7 +10,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from lorakit.libraries.inductor_cache import separate_inductor_cache
+from lorakit.libraries.torch_environment import separate_inductor_cache
 
 # The workers of a suite share the cores: a thread that waits leaves them to whatever runs.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
