@@ -80,8 +80,14 @@ def assert_rounded_once(got, expected):
 
 
 def cases(r):
-    for tokens in TOKENS:
-        for width in WIDTHS:
+    """Yield every second pair of tokens and width; ranks of the other parity get the other half.
+
+    So each two of tokens, width and rank meet.
+    """
+    for i, tokens in enumerate(TOKENS):
+        for j, width in enumerate(WIDTHS):
+            if (i + j + r) % 2:
+                continue
             torch.manual_seed(1000 * tokens + width)
             yield tokens, width, torch.randn(r, width) / 8
 
@@ -290,7 +296,8 @@ int main(void) {
   for (int i = 0; i < (int)(sizeof tokens / sizeof *tokens); i++)
     for (int j = 0; j < (int)(sizeof widths / sizeof *widths); j++)
       for (int k = 0; k < (int)(sizeof ranks / sizeof *ranks); k++)
-        for (int way = 0; way < 8; way++, runs++)
+        /* Half of the triples, so that each two of tokens, width and rank meet. */
+        for (int way = (i + j + k) % 2 ? 8 : 0; way < 8; way++, runs++)
           run(tokens[i], widths[j], ranks[k], way & 1, way >> 1 & 1, way >> 2 ? 3 : 1);
   printf("%d", runs);
   return 0;
@@ -326,7 +333,7 @@ def test_address_and_undefined_behaviour_sanitizers_find_nothing(lanes, tmp_path
             [program], capture_output=True, text=True, check=False, env=environment
         )
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) == 8 * (len(TOKENS) - 1) * len(WIDTHS) * len(RANKS)
+    assert int(done.stdout) == 4 * (len(TOKENS) - 1) * len(WIDTHS) * len(RANKS)
 
 
 def test_no_memory_is_an_error_and_not_a_crash(kernels):
