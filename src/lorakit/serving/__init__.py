@@ -1,0 +1,1 @@
+"""Many adapters behind one base, on OpenAI's protocol."""
