@@ -1,4 +1,4 @@
-"""Safetensors files: strict reading through one descriptor, and reproducible writing.
+"""Safetensors files: strict reading through one descriptor, reproducible writing, usable numbers.
 
 Format: https://github.com/huggingface/safetensors#format
 """
@@ -31,6 +31,9 @@ _MOST_ELEMENTS = 2**62
 _MOST_DIMENSIONS = 16
 MOST_NAME_CHARACTERS = 1000
 """Limit on a tensor's name, which is a path in a model."""
+
+LARGEST_WEIGHT = 1e10
+"""Usable weights are below 1e3; from here on a product of two factors may overflow."""
 
 _METADATA = "__metadata__"
 _DTYPES = {
@@ -113,6 +116,18 @@ def read_entries(path: Path) -> dict[str, TensorEntry]:
     with _opening(path) as descriptor:
         entries, _, _ = _header(descriptor, os.fstat(descriptor).st_size)
     return entries
+
+
+def has_usable_numbers(tensor: Tensor) -> bool:
+    """Return whether all numbers of a tensor are below `LARGEST_WEIGHT`; NaN is not."""
+    if not tensor.is_floating_point():
+        return True
+    return bool((tensor.abs() < LARGEST_WEIGHT).all()) if tensor.numel() else True
+
+
+def has_unusable_numbers(path: Path) -> bool:
+    """Return whether a safetensors file holds a tensor with unusable numbers."""
+    return not all(map(has_usable_numbers, read_safetensors(path).tensors.values()))
 
 
 @contextmanager
