@@ -223,10 +223,11 @@ def _backward_compiled(
     of_A, of_B = gradients[0::2], gradients[1::2]
     grad_u = torch.empty_like(u)
     up_groups = [_up_group(*span, rows.terms, of_B[span[2]]) for span in spans]
-    kernels.up_backward_groups(g, Groups(up_groups), u, grad_u)
+    kernels.up_backward_groups(g, cpu_kernels.backward_groups(up_groups), u, grad_u)
     if grad_x is not None or any(gradient is not None for gradient in of_A):
         down_groups = [_down_group(*span, rows.terms, of_A[span[2]]) for span in spans]
-        kernels.down_backward_groups_(tokens, Groups(down_groups), grad_u, grad_x)
+        groups = cpu_kernels.backward_groups(down_groups)
+        kernels.down_backward_groups_(tokens, groups, grad_u, grad_x)
     factors = [factor for term in rows.terms for factor in (term.A, term.B)]
     return [
         None if gradient is None else gradient.to(factor.dtype)
