@@ -25,6 +25,9 @@ BUILTIN = {
     "CheckpointError": RuntimeError,
     "DiskError": OSError,
     "TrainingError": RuntimeError,
+    "GenerationError": RuntimeError,
+    "QueueFullError": RuntimeError,
+    "EngineStoppedError": RuntimeError,
     "StoppedError": RuntimeError,
 }
 WHILE_RUNNING = {
@@ -34,6 +37,9 @@ WHILE_RUNNING = {
     "CheckpointError",
     "DiskError",
     "TrainingError",
+    "GenerationError",
+    "QueueFullError",
+    "EngineStoppedError",
     "StoppedError",
 }
 
