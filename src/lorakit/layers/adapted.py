@@ -46,6 +46,7 @@ class AdaptedLayer(DescribedLayer):
         module.siblings = None  # type: ignore[assignment]
         module.executor = run_base  # type: ignore[assignment]
         module.prepared = None  # type: ignore[assignment]
+        module.known_terms = None  # type: ignore[assignment]
         return module  # type: ignore[return-value]
 
     def restore_in_place(self) -> None:
@@ -53,7 +54,7 @@ class AdaptedLayer(DescribedLayer):
         if self.siblings is not None:
             self.siblings.leave(self)
         del self.updates, self.active_updates, self.kept_parameters, self.siblings
-        del self.executor, self.prepared
+        del self.executor, self.prepared, self.known_terms
         for name in ("per_row_adapters", "row_norms"):
             vars(self).pop(name, None)
         swap_plain_class(self, self.plain_class)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
@@ -75,15 +76,47 @@ class Groups:
     """Groups for the compiled products; keeps alive what they point to."""
 
     def __init__(self, groups: Sequence[Group]):
-        self._tensors: list[tuple[Tensor, Tensor | None]] = []
+        self.tensors: list[tuple[Tensor, Tensor | None]] = []
         rows: list[_Group] = []
         for begin, end, thin, r, scaling, mask, gradient in groups:
             compact = _thin(thin)
-            self._tensors.append((compact, gradient))
+            self.tensors.append((compact, gradient))
             addresses = address(compact), None if gradient is None else address(gradient)
             rows.append(_Group(begin, end, *addresses, r, scaling, mask))
         self.count = len(rows)
         self.array = (_Group * len(rows))(*rows)
+
+
+class GroupTable:
+    """Groups of many adapters, described once, of which each batch takes some."""
+
+    def __init__(self) -> None:
+        self._rows = np.zeros(0, dtype=np.dtype(_Group))
+        self._tensors: dict[int, tuple[Tensor, Tensor | None]] = {}
+
+    def put(self, slot: int, group: Group) -> None:
+        """Write a group into a slot."""
+        if slot >= len(self._rows):
+            larger = np.zeros(max(8, 2 * slot), dtype=self._rows.dtype)
+            larger[: len(self._rows)] = self._rows
+            self._rows = larger
+        described = Groups([group])
+        self._rows[slot] = np.frombuffer(described.array, dtype=self._rows.dtype)[0]
+        self._tensors[slot] = described.tensors[0]
+
+    def clear(self, slot: int) -> None:
+        """Let go of what a slot points to."""
+        self._tensors.pop(slot, None)
+
+    def taken(self, slots: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> Groups:
+        """Return the groups of some slots with their rows of an activation."""
+        rows = self._rows[slots]
+        rows["begin"], rows["end"] = begins, ends
+        taken = Groups(())
+        taken.count = len(rows)
+        taken.array = (_Group * len(rows)).from_buffer(rows)
+        taken.tensors = [self._tensors[slot] for slot in slots.tolist()]
+        return taken
 
 
 def takes(x: Tensor) -> bool:

@@ -152,7 +152,7 @@ class BatchCache(Cache):
         self._starts = torch.tensor(starts, dtype=torch.long, device=self._device)
 
     def _lay_out(self, rows: int, columns: int, end: int) -> None:
-        """Give the buffers place for at least these rows and columns; the columns in use end there."""
+        """Give the buffers place for these rows and columns; those in use end at a column."""
         spare = max(_SPARE_COLUMNS, columns // 4)
         row_capacity = min(self._most_rows, 1 << (rows - 1).bit_length())
         if row_capacity * (columns + spare) > self._budget_columns:

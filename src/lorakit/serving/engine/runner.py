@@ -14,7 +14,7 @@ from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLa
 
 from lorakit.errors import ConfigError
 from lorakit.injection.activation import adapter_names
-from lorakit.injection.per_row import adapter_rows
+from lorakit.injection.per_row import RowChoice, adapter_rows
 from lorakit.serving.engine.batch_cache import KeysValues
 
 _PLAIN_LAYERS = (DynamicLayer, DynamicSlidingWindowLayer)
@@ -34,6 +34,7 @@ class ModelRunner:
         self._takes_positions = "position_ids" in accepted
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
         self._block = ExitStack()
+        self._choice: RowChoice | None = None
         self._names: tuple[str | None, ...] = ()
         _require_plain_attention(model)
         self.device = model.device
@@ -80,14 +81,16 @@ class ModelRunner:
     def close(self) -> None:
         """Let the model be changed: no row has an adapter any more."""
         self._block.close()
+        self._choice = None
         self._names = ()
 
     def _choose(self, names: tuple[str | None, ...]) -> None:
         if names == self._names:
             return
-        self.close()
-        if adapter_names(self._model):
-            self._block.enter_context(adapter_rows(self._model, names))
+        if self._choice is not None:
+            self._choice.choose(names)
+        elif adapter_names(self._model):
+            self._choice = self._block.enter_context(adapter_rows(self._model, names))
         self._names = names
 
 
