@@ -108,6 +108,8 @@ class Answer:
             self.finish("stop")
         elif self.answered >= sampling.max_tokens:
             self.finish("length")
+        elif self.handle.is_cancelled:
+            self.finish("cancelled")
 
     def finish(self, reason: FinishReason) -> None:
         """End the answer."""

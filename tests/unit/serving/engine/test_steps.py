@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from fixtures.engines import (
+    COLUMN_BYTES,
     GPT2_ADAPTERS,
     LLAMA_ADAPTERS,
     alone,
@@ -52,13 +53,12 @@ def test_answers_that_lose_their_place_continue_where_they_were():
     model = with_adapters(tiny_llama())
     requests = mixed_requests(16, LLAMA_ADAPTERS, seed=3, longest=30, most_tokens=60)
     expected = [alone(model, request) for request in requests]
-    column_bytes = 2 * 2 * 8 * 4  # layers, keys and values, width, float32
     with running(
-        model, kv_bytes=160 * column_bytes, max_batch_rows=16, prefix_cache_bytes=0
+        model, kv_bytes=160 * COLUMN_BYTES, max_batch_rows=16, prefix_cache_bytes=0
     ) as engine:
         heard = answers(engine, requests)
         assert engine.stats.preemptions > 0
-        assert engine.stats.kv_bytes <= 160 * column_bytes
+        assert engine.stats.kv_bytes <= 160 * COLUMN_BYTES
     assert [each.tokens for each in heard] == expected
 
 
