@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -91,7 +91,7 @@ class GroupTable:
     """Groups of many adapters, described once, of which each batch takes some."""
 
     def __init__(self) -> None:
-        self._rows = np.zeros(0, dtype=np.dtype(_Group))
+        self._rows: Any = np.zeros(0, dtype=np.dtype(_Group))  # numpy has no type for records
         self._tensors: dict[int, tuple[Tensor, Tensor | None]] = {}
 
     def put(self, slot: int, group: Group) -> None:
@@ -101,7 +101,8 @@ class GroupTable:
             larger[: len(self._rows)] = self._rows
             self._rows = larger
         described = Groups([group])
-        self._rows[slot] = np.frombuffer(described.array, dtype=self._rows.dtype)[0]
+        array: Any = described.array
+        self._rows[slot] = np.frombuffer(array, dtype=self._rows.dtype)[0]
         self._tensors[slot] = described.tensors[0]
 
     def clear(self, slot: int) -> None:
@@ -110,7 +111,7 @@ class GroupTable:
 
     def taken(self, slots: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> Groups:
         """Return the groups of some slots with their rows of an activation."""
-        rows = self._rows[slots]
+        rows: Any = self._rows[slots]
         rows["begin"], rows["end"] = begins, ends
         taken = Groups(())
         taken.count = len(rows)
