@@ -463,3 +463,22 @@ def test_rows_that_backward_may_need_keep_their_adapters():
         model(**batch(model, 2)).logits.sum().backward()
         with pytest.raises(AdapterStateError, match="layers have run with gradients"):
             choice.choose(["b", "a"])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("options", [{"use_dora": True}, {"bias": "all"}, {}])
+def test_values_that_change_between_decoded_tokens_are_seen(options):
+    model = with_three(gpt2, **options)
+    inputs = batch(model, 2)
+    with adapter_rows(model, ["a", "b"]):
+        before = model(**inputs).logits
+        assert torch.equal(model(**inputs).logits, before)
+        for name, parameter in model.named_parameters():
+            if ".a." in name and not name.endswith("lora_A"):
+                parameter.mul_(1.5)
+        after = model(**inputs).logits
+    assert largest_error(after[1], before[1]) == 0
+    with adapter_rows(model, ["a", "b"]):
+        expected = model(**inputs).logits
+    assert largest_error(after, expected) == 0
+    assert largest_error(after[0], before[0]) > 0.01

@@ -30,7 +30,7 @@ class KnownTerm(NamedTuple):
     versions: tuple[int, ...]
     """Versions of its parameters when their values were read."""
     block: object
-    """The `adapter_rows` block in which values were read."""
+    """Identity of the `adapter_rows` block in which values were read."""
     stays: bool
     """Whether it holds as long as the update's attributes do, whatever the values."""
     slot: int

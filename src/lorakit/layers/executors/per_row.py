@@ -40,6 +40,7 @@ class PerRowAdapters:
         self.is_over = False
         self.had_gradients = False
         self.repeats = 1
+        self._block = object()
         self.choose(names)
         self._seed: tuple[weakref.ref[Tensor], Tensor] | None = None
 
@@ -101,8 +102,7 @@ class PerRowAdapters:
         if not layer.is_matrix_product:
             return self._updated_row_by_row(layer, x)
         prepared = self._prepared.get(id(layer))
-        is_current = prepared is not None and prepared.exchanges == LowRankUpdate.exchanges
-        if prepared is None or torch.is_grad_enabled() or not is_current:
+        if prepared is None or torch.is_grad_enabled() or not self._is_current(prepared):
             prepared = self._prepare(layer, x)
         if prepared.rows is None:
             return layer.base_output(x)
@@ -179,7 +179,7 @@ class PerRowAdapters:
         if layer.known_terms is None:
             layer.known_terms = KnownTerms()
         known: list[KnownTerm] = layer.known_terms.of(
-            layer, names, lambda update: self._shared_seed([update], x), self
+            layer, names, lambda update: self._shared_seed([update], x), self._block
         )
         rows = PerRowTerms(
             [each.term for each in known],
@@ -188,10 +188,17 @@ class PerRowAdapters:
             self.lengths,
             (layer.known_terms.table, [each.slot for each in known]),
         )
-        if not all(each.stays for each in known):
+        if any(each.changed < 0 for each in known):
             return _Prepared(rows)
-        prepared = self._prepared[id(layer)] = _Prepared(rows, LowRankUpdate.exchanges)
+        changing = tuple(each for each in known if not each.stays)
+        prepared = _Prepared(rows, LowRankUpdate.exchanges, changing)
+        self._prepared[id(layer)] = prepared
         return prepared
+
+    def _is_current(self, prepared: _Prepared) -> bool:
+        return prepared.exchanges == LowRankUpdate.exchanges and all(
+            each.has_values_of(each.update, self._block) for each in prepared.changing
+        )
 
     def _shared_seed(self, updates: Sequence[LowRankUpdate], x: Tensor) -> Tensor | None:
         """Return one seed for all layers that read the same activation."""
@@ -278,3 +285,5 @@ class _Prepared(NamedTuple):
     """The terms; None if no row has an update of the layer."""
     exchanges: int = -1
     """`LowRankUpdate.exchanges` when it was made; -1 where it cannot be reused."""
+    changing: tuple[KnownTerm, ...] = ()
+    """Those of which values were read, which may change in place."""
