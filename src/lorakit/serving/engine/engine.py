@@ -256,13 +256,16 @@ class Engine:
                 f"most {most} together, {what}. Shorten the prompt or ask for fewer tokens."
             )
         vocabulary = self._model.get_input_embeddings().weight.shape[0]  # type: ignore[union-attr]
-        highest, lowest = max(request.prompt), min(request.prompt)
-        if lowest < 0 or highest >= vocabulary:
-            wrong = lowest if lowest < 0 else highest
-            raise ConfigError(
-                f"The prompt has an unknown token: got {wrong}, expected 0 to {vocabulary - 1}. "
-                "Use the tokenizer of this model."
-            )
+        for what, tokens in (
+            ("The prompt", request.prompt),
+            ("logit_bias", request.sampling.logit_bias),
+        ):
+            wrong = [token for token in tokens if not 0 <= token < vocabulary]
+            if wrong:
+                raise ConfigError(
+                    f"{what} has an unknown token: got {wrong[0]}, expected 0 to "
+                    f"{vocabulary - 1}. Use the tokenizer of this model."
+                )
         if request.adapter is not None:
             require_adapter(self._model, request.adapter)
 

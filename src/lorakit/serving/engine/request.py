@@ -82,6 +82,12 @@ class Answer:
         """Tokens of the answer."""
         return len(self.tokens) - len(self.request.prompt)
 
+    @property
+    def adapter_text(self) -> str:
+        """Name of the adapter, for messages."""
+        name = self.request.adapter
+        return "the base" if name is None else f"adapter {name!r}"
+
     def draw(self) -> float:
         """Return this request's next random number, in [0, 1), whatever runs beside it."""
         if not self._drawn:

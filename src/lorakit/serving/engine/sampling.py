@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lorakit.errors import GenerationError
 from lorakit.serving.engine.request import Answer
 from lorakit.serving.requests import Sampling, TokenLogprob
 
@@ -32,19 +33,25 @@ class Sampler:
         drawing = [settings[row] for row in self._drawing]
         self._filters = _Filters(drawing, device) if drawing else None
 
-    def sample(self, logits: Tensor) -> tuple[list[int], list[TokenLogprob | None], list[bool]]:
+    def sample(
+        self, logits: Tensor
+    ) -> tuple[list[int], list[TokenLogprob | None], list[Exception | None]]:
         """Choose tokens.
 
         Args:
             logits: (rows, vocabulary) in float32; they are changed.
 
-        Returns: The tokens, their log-probabilities where asked for, and whether each row's logits
-            are numbers.
+        Returns: The tokens, their log-probabilities where asked for, and what is wrong with each
+            row, whose token then means nothing.
         """
         raw = logits[self._reporting].log_softmax(-1) if self._reporting else None
         highest = logits.amax(-1)
+        failures: list[Exception | None] = [None] * len(self._answers)
         for row in self._changed:
-            _change(logits[row], self._answers[row])
+            try:
+                _change(logits[row], self._answers[row])
+            except Exception as error:  # a grammar is foreign code
+                failures[row] = error
         tokens = logits.argmax(-1)
         if self._filters is not None:
             numbers = [self._answers[row].draw() for row in self._drawing]
@@ -56,7 +63,10 @@ class Sampler:
             for place, row in enumerate(self._reporting):
                 most = self._answers[row].request.sampling.logprobs or 0
                 reports[row] = _report(raw[place], chosen[row], most)
-        return chosen, reports, torch.isfinite(highest).tolist()
+        for row, is_number in enumerate(torch.isfinite(highest).tolist()):
+            if not is_number:
+                failures[row] = _not_a_number(self._answers[row])
+        return chosen, reports, failures
 
 
 class _Filters:
@@ -144,6 +154,14 @@ def _change(logits: Tensor, answer: Answer) -> None:
         known = len(allowed)  # a model may have more logits than its tokenizer has tokens
         logits[known:] = -torch.inf
         logits[:known].masked_fill_(torch.from_numpy(~allowed).to(logits.device), -torch.inf)
+
+
+def _not_a_number(answer: Answer) -> GenerationError:
+    return GenerationError(
+        f"The answer of {answer.adapter_text} stopped after {answer.answered} tokens: got logits "
+        "that are infinite or not numbers, expected finite ones. Check the adapter's weights and "
+        "the dtype of the base."
+    )
 
 
 def _report(logprobs: Tensor, token: int, most: int) -> TokenLogprob:

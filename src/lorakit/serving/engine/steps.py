@@ -189,14 +189,25 @@ class Steps:
         self._hooks.step(rows, time.perf_counter() - began)
 
     def _take_tokens(self, answers: Sequence[Answer], sampler: Sampler, logits: Tensor) -> None:
-        tokens, logprobs, are_numbers = sampler.sample(logits)
-        for answer, token, logprob, is_number in zip(
-            answers, tokens, logprobs, are_numbers, strict=True
+        try:
+            tokens, logprobs, failures = sampler.sample(logits)
+        except Exception as error:
+            # A second try would take other random numbers than the request alone.
+            _log.exception("Choosing tokens of %d rows failed.", len(answers))
+            for answer in answers:
+                answer.fail(_step_failed(answer, error))
+            return
+        for answer, token, logprob, failure in zip(
+            answers, tokens, logprobs, failures, strict=True
         ):
-            if is_number:
+            if answer.handle.is_over:  # cancelled while its prompt was read
+                continue
+            if failure is None:
                 answer.add(token, logprob)
+            elif isinstance(failure, GenerationError):
+                answer.fail(failure)
             else:
-                answer.fail(_not_a_number(answer))
+                answer.fail(_step_failed(answer, failure))
 
     # ---- answers that lose their place ----
 
@@ -298,22 +309,9 @@ class _Reading:
         ]
 
 
-def _adapter_of(answer: Answer) -> str:
-    name = answer.request.adapter
-    return "the base" if name is None else f"adapter {name!r}"
-
-
-def _not_a_number(answer: Answer) -> GenerationError:
-    return GenerationError(
-        f"The answer of {_adapter_of(answer)} stopped after {answer.answered} tokens: got logits "
-        "that are infinite or not numbers, expected finite ones. Check the adapter's weights and "
-        "the dtype of the base."
-    )
-
-
 def _step_failed(answer: Answer, error: Exception) -> GenerationError:
     failed = GenerationError(
-        f"The model failed at a request of {_adapter_of(answer)} with {len(answer.tokens)} "
+        f"The model failed at a request of {answer.adapter_text} with {len(answer.tokens)} "
         f"tokens: got {type(error).__name__}: {first_line(error)}. The server's log has the "
         "traceback."
     )

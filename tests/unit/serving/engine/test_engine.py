@@ -1,5 +1,6 @@
 """The engine's thread: requests that come, are cancelled and end; functions between steps."""
 
+import json
 import random
 import threading
 
@@ -216,6 +217,10 @@ def test_a_failure_of_the_engine_itself_is_told_to_all(model, caplog, monkeypatc
         (request_of([5], max_tokens=0), "max_tokens 0, expected at least one"),
         (request_of([5, 420]), "got 420, expected 0 to 419"),
         (request_of([-1]), "got -1, expected 0 to 419"),
+        (
+            request_of([5], logit_bias={7: 1.0, 420: 1.0}),
+            "logit_bias has an unknown token: got 420",
+        ),
     ],
 )
 def test_what_can_never_be_answered_is_refused(model, request_, message):
@@ -305,3 +310,57 @@ def test_events_come_in_order_and_their_texts_are_the_answer(model):
         heard = answers(engine, [request_of(range(10, 30), "lora", 40)])[0]
     assert all(isinstance(event, NewText) for event in heard.events[:-1])
     assert heard.text == tokenizer.decode(heard.tokens, skip_special_tokens=True)
+
+
+def test_an_answer_keeps_to_a_json_schema(model):
+    import llguidance
+    from llguidance.hf import from_tokenizer
+
+    tokenizer = byte_bpe()
+    known = from_tokenizer(tokenizer, n_vocab=len(tokenizer))
+    schema = {
+        "type": "object",
+        "properties": {
+            "a": {"type": "integer", "minimum": 0, "maximum": 99},
+            "b": {"enum": ["x", "yy"]},
+        },
+        "required": ["a", "b"],
+        "additionalProperties": False,
+    }
+    grammar = llguidance.LLMatcher.grammar_from_json_schema(
+        schema, overrides={"whitespace_flexible": False}
+    )
+    requests = [
+        request_of(
+            [5 + n],
+            "lora",
+            60,
+            temperature=1.0,
+            seed=n,
+            stop_token_ids=frozenset({tokenizer.eos_token_id}),
+            grammar=llguidance.LLMatcher(known, grammar),
+        )
+        for n in range(4)
+    ]
+    with running(model, kv_bytes=150 * COLUMN_BYTES) as engine:
+        heard = answers(engine, [*requests, *mixed_requests(3, ["dora"])])
+    for each in heard[:4]:
+        assert each.reason == "stop"
+        value = json.loads(each.text)
+        assert set(value) == {"a", "b"} and value["b"] in ("x", "yy")
+
+
+def test_a_request_cancelled_while_its_prompt_is_read_is_told_nothing_more(model):
+    with running(model, prefill_chunk_tokens=4) as engine:
+        heard, others = Heard(), [Heard() for _ in range(2)]
+
+        def submit():
+            handle = engine.submit(request_of(range(10, 100)), heard)
+            engine.submit(request_of([5], "lora"), others[0])
+            engine.submit(request_of([6]), others[1])
+            return handle
+
+        handle = engine.between_steps(submit).result()
+        engine.between_steps(lambda: engine.cancel(handle)).result()
+        assert heard.wait().reason == "cancelled" and heard.tokens == []
+        assert [len(each.wait().tokens) for each in others] == [8, 8]

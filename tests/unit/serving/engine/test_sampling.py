@@ -34,9 +34,9 @@ def drawn(answer, logits, count):
 def test_without_temperature_the_likeliest_token_is_taken():
     logits = logits_of(3)
     answers = [answer_of(temperature=0.0) for _ in range(3)]
-    tokens, reports, are_numbers = Sampler(answers, logits.device).sample(logits.clone())
+    tokens, reports, failures = Sampler(answers, logits.device).sample(logits.clone())
     assert tokens == logits.argmax(-1).tolist()
-    assert (reports, are_numbers) == ([None] * 3, [True] * 3)
+    assert (reports, failures) == ([None] * 3, [None] * 3)
 
 
 def test_tokens_are_drawn_as_often_as_they_are_likely():
@@ -132,7 +132,22 @@ def test_rows_that_are_not_numbers_are_told(wrong):
     logits[1, 5] = wrong
     logits[2, :100] = -torch.inf  # tokens that a model rules out
     answers = [answer_of(), answer_of(), answer_of()]
-    assert Sampler(answers, logits.device).sample(logits)[2] == [True, False, True]
+    first, failure, last = Sampler(answers, logits.device).sample(logits)[2]
+    assert first is last is None
+    assert "the base stopped after 0 tokens: got logits that are infinite" in str(failure)
+
+
+def test_a_grammar_that_raises_harms_its_row_alone():
+    class Broken:
+        def compute_bitmask(self):
+            raise ValueError("lexer")
+
+    answers = [answer_of(temperature=0.0), answer_of(temperature=0.0)]
+    object.__setattr__(answers[1].request, "grammar", Broken())
+    logits = logits_of(2)
+    tokens, _, failures = Sampler(answers, logits.device).sample(logits.clone())
+    assert tokens[0] == logits[0].argmax() and failures[0] is None
+    assert isinstance(failures[1], ValueError)
 
 
 class Digits:
