@@ -10,15 +10,24 @@ from importlib.util import find_spec
 
 import pytest
 
-from lorakit.libraries.inductor_cache import separate_inductor_cache
+from lorakit.libraries.torch_environment import separate_inductor_cache
 
 # The workers of a suite share the cores: a thread that waits leaves them to whatever runs.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 separate_inductor_cache()
 
+# Importing and collecting leaves no garbage, and looking for it among millions of objects takes
+# seconds.
+gc.disable()
+
 # Triton is for Linux only.
 collect_ignore = [] if find_spec("triton") else ["src/lorakit/ops/triton/triton_kernels.py"]
+
+
+def pytest_collection_finish():
+    """Collect garbage from here on."""
+    gc.enable()
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,9 +1,9 @@
 """A training step while other programs use the machine, by how threads wait for each other.
 
 The threads that share a product wait for the slowest of them: in a long loop, which is OpenMP's
-default, in a short one (`lorakit.libraries.threads`), or asleep. Each variant has a separate
-process, as the setting is read when torch is loaded. The processes take turns, and for the busy
-half of the rounds two more processes compute all the time.
+default, in a short one (`lorakit.libraries.torch_environment`), or asleep. Each variant has a
+separate process, because the setting is read when torch is loaded. The processes take turns, and
+for the busy half of the rounds two more processes compute all the time.
 """
 
 import os
@@ -22,7 +22,7 @@ from benchmarks.options import Options, parse
 from benchmarks.results import ROOT, Row
 from benchmarks.step import optimizer_of, row_fields
 from benchmarks.variants import LIMIT, LORAKIT_MLP, PEFT, build_variants, why_not
-from lorakit.libraries.threads import SPIN_COUNT
+from lorakit.libraries.torch_environment import SPIN_COUNT
 
 MEASURE = "forward+backward+optimizer"
 QUIET = "quiet"

@@ -24,24 +24,31 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest  # noqa: E402
 
 from fixtures.data import *  # noqa: E402, F403
-from fixtures.figures import saved_figures  # noqa: E402, F401
+from fixtures.figures import blank_pictures, saved_figures  # noqa: E402, F401
 from fixtures.layers import group_sizes  # noqa: E402, F401
-from fixtures.runs import done, machines, recipe, stop_after  # noqa: E402, F401
+from fixtures.runs import (  # noqa: E402, F401
+    blank_loss_plots,
+    done,
+    machines,
+    recipe,
+    stop_after,
+)
 from fixtures.tasks import jsonl, prepare, recipe_of  # noqa: E402, F401
 
 # `make test` gives whole files to its workers in this order, the longest first: near the end only
 # short files are left, so that all workers end at the same time.
 LONG_FILES = (
     "end_to_end/test_launchers.py",
-    "interop/test_oracle.py",
     "unit/tuning/test_search.py",
-    "end_to_end/test_processes.py",
-    "interop/test_compile.py",
+    "interop/test_oracle.py",
     "end_to_end/test_search_restart.py",
-    "unit/tuning/test_study.py",
+    "interop/test_compile.py",
+    "end_to_end/test_processes.py",
     "end_to_end/test_two_raylets.py",
-    "features/test_quantized_training.py",
-    "unit/cli/commands/test_tune.py",
+    "unit/ops/triton/test_triton_kernels.py",
+    "unit/ops/test_skinny.py",
+    "unit/tuning/test_study.py",
+    "features/test_trained_initializations.py",
     "end_to_end/test_processes_resume.py",
 )
 

@@ -1,17 +1,11 @@
-"""Start programs in two processes on this machine that meet over the loopback interface.
-
-By torchrun where the launcher is what a test is about, and else as forks of one process.
-"""
+"""Train in two processes on this machine that meet over the loopback interface."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 from fixtures.runs import TIMES
-from forked import TIMEOUT_S, run_together
+from forked import run_together
 
 # Trains one recipe after the other in the same processes. "kill" ends one process in the midst of
 # it by kill -9, "ask" lets one of them ask for a stop, "resume" goes on, and "fail" has an error.
@@ -75,21 +69,6 @@ notes.with_suffix(f".{process_rank()}").write_text(json.dumps(seen))
 """
 
 
-def environment(**changes):
-    """Return this process's environment, for programs that share two cores."""
-    launched = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-    variables = {name: value for name, value in os.environ.items() if name not in launched}
-    variables |= {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    variables["PYTHONFAULTHANDLER"] = "1"  # a crash of compiled code says where it was
-    return variables | changes
-
-
-def torchrun(*command, processes=2, **changes):
-    """Run a program under torchrun; returns the finished process, whatever its exit code."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    return run([*launcher, f"--nproc-per-node={processes}", *command], **changes)
-
-
 def train_all(jobs, folder, processes=2):
     """Train (recipe, how) one after the other; returns how each process ended, and what it saw."""
     notes = folder / "seen"
@@ -97,18 +76,6 @@ def train_all(jobs, folder, processes=2):
     ended = run_together(TRAIN_ALL, given, notes, count=processes)
     files = [notes.with_suffix(f".{rank}") for rank in range(processes)]
     return ended, [json.loads(file.read_text()) for file in files if file.exists()]
-
-
-def run(command, **changes):
-    """Run a command to its end."""
-    return subprocess.run(
-        [str(part) for part in command],
-        env=environment(**changes),
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
 
 
 def write_recipe(path: Path, **values):

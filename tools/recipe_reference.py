@@ -19,7 +19,7 @@ from lorakit.recipes.search_sections import (
 from lorakit.recipes.training_section import OWNED_KEYS, training_section
 
 PLACE = "reference/recipe.md"
-"""Where the site has the page; docs/ does not hold it, as the build makes it."""
+"""Path of the page on the site; the build generates it, so it is not in docs/."""
 
 SECTIONS: dict[str, type[StrictConfig]] = {
     "Top level": Recipe,
@@ -51,7 +51,7 @@ _BOUNDS = (
 )
 
 _LARGEST_INTEGER = 2**31 - 1
-"""A bound that only keeps integers in 32 bits is not worth a reader's time."""
+"""Bounds that only keep integers in 32 bits are left out."""
 
 _MOST_CHOICES = 12
 
@@ -69,21 +69,21 @@ _TRAINING = """## training
 The fields of transformers' \
 [`TrainingArguments`](https://huggingface.co/docs/transformers/main_classes/trainer); SEQ_2_SEQ_LM \
 takes those of `Seq2SeqTrainingArguments` too, and CAUSAL_LM those of TRL's \
-[`SFTConfig`](https://huggingface.co/docs/trl/sft_trainer). Their documentation has the meanings. \
-A key that is left out has that class's default, or lorakit's where `lorakit train --dry-run` \
-lists another.
+[`SFTConfig`](https://huggingface.co/docs/trl/sft_trainer). Their documentation explains the keys. \
+A key that is left out has the default of that class, unless `lorakit train --dry-run` lists \
+another.
 
-These keys are lorakit's own:
+lorakit adds these keys:
 
 | key | type | meaning |
 |---|---|---|
 | `early_stopping_patience` | integer, ≥ 1 | Evaluations without progress before training stops. |
 | `early_stopping_threshold` | number, ≥ 0 | How much better an evaluation must be to count as \
 progress. |
-| `lora_plus_ratio` | number, > 0 | LoRA+: what the learning rate is multiplied by for lora_B. |
-| `optim: memory_mapped_adamw` | | AdamW whose state lies in a file on disk. |
+| `lora_plus_ratio` | number, > 0 | LoRA+: factor on the learning rate of lora_B. |
+| `optim: memory_mapped_adamw` | | AdamW with its state in a file on disk. |
 
-These keys are refused, since the recipe or the command line sets them elsewhere:
+These keys are refused, because another key or an option of the command line sets them:
 
 | key | instead |
 |---|---|

@@ -7,6 +7,7 @@ LorakitError
 ├── DtypeError           (TypeError)          activations and weights have different dtypes
 ├── AdapterNameError     (KeyError)           an adapter name is unknown, taken or malformed
 ├── AdapterStateError    (RuntimeError)       the model is merged, or adapters exclude each other
+├── AdapterMemoryError   (RuntimeError)       an adapter does not fit into a server's memory
 ├── AdapterFileError     (ValueError)         an adapter file is damaged or uses an unknown feature
 │   └── AdapterMismatchError                  an adapter was made for another base model
 ├── QuantizationError    (RuntimeError)       a base cannot be quantised, or is already
@@ -73,6 +74,10 @@ class AdapterNameError(LorakitError, KeyError):
 
 class AdapterStateError(LorakitError, RuntimeError):
     """The model is merged, or the requested adapters exclude each other."""
+
+
+class AdapterMemoryError(LorakitError, RuntimeError):
+    """An adapter does not fit into the memory that a server has for adapters."""
 
 
 class AdapterFileError(LorakitError, ValueError):

@@ -1,16 +1,16 @@
-"""The command under torchrun, accelerate launch and Ray: one of them prints, writes and fails."""
+"""The command by accelerate launch, in two processes and on Ray: one prints, writes and fails."""
 
 import json
 import os
 import signal
-import sys
 import time
+import warnings
 
 import pytest
 from safetensors.torch import load_file
 
-from forked import LORAKIT, Program
-from launched import metric_rows, run, torchrun, write_recipe
+from forked import LORAKIT, Program, run, run_together
+from launched import metric_rows, write_recipe
 from lorakit.errors import ClusterError, MissingFileError
 from lorakit.recipes import checkpoints
 from lorakit.training import Recipe, RunDirectory
@@ -35,15 +35,26 @@ def write(tmp_path_factory, tiny_distilbert_dir, cls_csv):
     return make
 
 
+# A plan takes a process that imports the libraries again; the tests of `planning` make one.
+WITHOUT_PLAN = """
+import lorakit.planning.separate_process
+from lorakit.__main__ import main
+
+lorakit.planning.separate_process.plan_in_separate_process = lambda *_: None
+"""
+
+
 @pytest.fixture(scope="module")
 def by_accelerate(write):
     """Train by `accelerate launch`, sharded as it says; returns what was printed, and the run."""
-    recipe = write("accelerate")
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes=2"]
+    recipe = write("sharded")
+    program = recipe.with_suffix(".py")
+    program.write_text(WITHOUT_PLAN + "main()")
+    launcher = ["--num_processes=2", "--num_machines=1", "--main_process_port=0"]
     launcher += ["--use_fsdp", "--fsdp_version=2", "--fsdp_auto_wrap_policy=TRANSFORMER_BASED_WRAP"]
-    launcher += ["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
-    launcher += ["--main_process_port=0", "--num_cpu_threads_per_process=1"]
-    done = run([*launcher, "-m", "lorakit", "train", recipe])
+    launcher += ["--mixed_precision=no", "--dynamo_backend=no", "--num_cpu_threads_per_process=1"]
+    launch = "from accelerate.commands.launch import main; main()"
+    done = run(launch, *launcher, program, "train", recipe, GLOO_SOCKET_IFNAME="lo")
     assert done.returncode == 0, done.stderr
     return done.stdout, recipe.with_suffix("")
 
@@ -60,20 +71,17 @@ def test_accelerate_launch_prints_and_writes_once(by_accelerate):
 
 
 def test_what_one_process_alone_finds_is_one_error(write):
-    program = write("failing").with_suffix(".py")
-    program.write_text(FAILS_IN_ONE)
     recipe = write("failing", max_steps=200)
-    done = torchrun(program, "train", recipe)
-    assert done.returncode != 0
-    assert done.stderr.count("Error: ") - done.stderr.count("ChildFailedError: ") == 1
-    assert "Error: The loss is nan on step 3, expected a number." in done.stderr
+    ended = run_together(WITHOUT_PLAN + FAILS_IN_ONE, "train", recipe)
+    assert all(one.returncode for one in ended)
+    printed = "".join(one.stderr for one in ended)
+    assert printed.count("Error: ") == 1
+    assert "Error: The loss is nan on step 3, expected a number." in printed
     assert not recipe.with_suffix("").exists()
 
 
 FAILS_IN_ONE = """
-import lorakit.planning.separate_process
 import torch
-from lorakit.cli.main import main
 from lorakit.training.trainers.numerical_checks import LearningWatch
 from lorakit.distributed.processes import process_rank
 
@@ -84,19 +92,22 @@ def check_loss(self, loss, step, scaler):
     check(self, torch.tensor(float("nan")) if fails else loss, step, scaler)
 
 LearningWatch.check_loss = check_loss
-lorakit.planning.separate_process.plan_in_separate_process = lambda *_: None
 main()
 """
 
 
-class TestRay:
-    @pytest.fixture(scope="class", autouse=True)
-    def machines(self):
-        os.environ["PYTHONWARNINGS"] = "ignore"  # of Ray's own processes
-        with ray_cluster() as machines:
-            yield machines
-        del os.environ["PYTHONWARNINGS"]
+@pytest.fixture(scope="class")
+def own_ray():
+    """Ray as the command starts it, while tests of it run."""
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray's own
+        patch.setenv("PYTHONWARNINGS", "ignore")  # in Ray's processes
+        with ray_cluster():
+            yield
 
+
+@pytest.mark.usefixtures("own_ray")
+class TestRay:
     @pytest.mark.filterwarnings("ignore")  # Ray's own
     def test_trains_what_two_processes_do(self, write, by_accelerate):
         events = []
@@ -113,7 +124,14 @@ class TestRay:
         assert hidden == [] and not list(recipe.parent.glob(".*"))
 
     @pytest.mark.filterwarnings("ignore")
-    def test_a_worker_s_error_is_the_error(self, write):
+    def test_a_worker_s_error_is_the_error(self, write, monkeypatch):
+        """The worker is a thread here; Ray's queues carry its events and its error."""
+
+        class InThisProcess:
+            def __init__(self, loop, *, train_loop_config, **_):
+                self.fit = lambda: loop(train_loop_config)
+
+        monkeypatch.setattr("ray.train.torch.TorchTrainer", InThisProcess)
         recipe = write("missing")
         values = json.loads(recipe.read_text())
         values["data"]["train"] = "no-such-file.csv"

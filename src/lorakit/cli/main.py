@@ -34,7 +34,7 @@ from lorakit.cli.signals import ending
 from lorakit.cli.views.console import complain
 from lorakit.errors import LorakitError
 from lorakit.files.disks import disk_error
-from lorakit.libraries.threads import limit_spinning
+from lorakit.libraries.torch_environment import limit_spinning
 
 
 class CommandLine(TyperGroup):

@@ -1,4 +1,4 @@
-"""Safetensors files: strict reading through one descriptor, and reproducible writing.
+"""Safetensors files: strict reading through one descriptor, reproducible writing, usable numbers.
 
 Format: https://github.com/huggingface/safetensors#format
 """
@@ -32,6 +32,9 @@ _MOST_DIMENSIONS = 16
 MOST_NAME_CHARACTERS = 1000
 """Limit on a tensor's name, which is a path in a model."""
 
+LARGEST_WEIGHT = 1e10
+"""Usable weights are below 1e3; from here on a product of two factors may overflow."""
+
 _METADATA = "__metadata__"
 _DTYPES = {
     "F64": torch.float64,
@@ -45,6 +48,7 @@ _DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+_ENTRY_KEYS = {"dtype", "shape", "data_offsets"}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
@@ -53,13 +57,18 @@ class FileChangedError(Exception):
 
 
 @dataclass(frozen=True)
-class _Entry:
+class TensorEntry:
     """A tensor's bytes, from `begin` to `end`, relative to the end of the header."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
     begin: int
     end: int
+
+    @property
+    def elements(self) -> int:
+        """Number of elements of the tensor."""
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -96,6 +105,31 @@ def read_safetensors(path: Path) -> TensorFile:
     return TensorFile(tensors, metadata)
 
 
+def read_entries(path: Path) -> dict[str, TensorEntry]:
+    """Read the header of a safetensors file: dtype, shape and place of each tensor by name.
+
+    Raises:
+        ValueError: The header is damaged, or does not agree with the file's size; the message is a
+            phrase that says where.
+        OSError: The file cannot be read.
+    """
+    with _opening(path) as descriptor:
+        entries, _, _ = _header(descriptor, os.fstat(descriptor).st_size)
+    return entries
+
+
+def has_usable_numbers(tensor: Tensor) -> bool:
+    """Return whether all numbers of a tensor are below `LARGEST_WEIGHT`; NaN is not."""
+    if not tensor.is_floating_point():
+        return True
+    return bool((tensor.abs() < LARGEST_WEIGHT).all()) if tensor.numel() else True
+
+
+def has_unusable_numbers(path: Path) -> bool:
+    """Return whether a safetensors file holds a tensor with unusable numbers."""
+    return not all(map(has_usable_numbers, read_safetensors(path).tensors.values()))
+
+
 @contextmanager
 def _opening(path: Path) -> Iterator[int]:
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
@@ -105,7 +139,7 @@ def _opening(path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _header(descriptor: int, size: int) -> tuple[dict[str, _Entry], dict[str, str], int]:
+def _header(descriptor: int, size: int) -> tuple[dict[str, TensorEntry], dict[str, str], int]:
     """Return the entries, the metadata, and the offset of the tensors' bytes."""
     if size == 0:
         raise ValueError("it is empty")
@@ -126,40 +160,49 @@ def _header(descriptor: int, size: int) -> tuple[dict[str, _Entry], dict[str, st
     return entries, metadata, start
 
 
-def _entry(name: str, value: Any, data_bytes: int) -> _Entry:
+def _entry(name: str, value: Any, data_bytes: int) -> TensorEntry:
     """Parse the header's entry of one tensor."""
-    label = short_repr(name)
     if len(name) > MOST_NAME_CHARACTERS:
-        raise ValueError(f"{label} has {len(name):,} characters, too many for a tensor's name")
-    if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
-        raise ValueError(f"its header has {label} without exactly dtype, shape and data_offsets")
+        raise ValueError(
+            f"{short_repr(name)} has {len(name):,} characters, too many for a tensor's name"
+        )
+    if not isinstance(value, dict) or value.keys() != _ENTRY_KEYS:
+        raise ValueError(
+            f"its header has {short_repr(name)} without exactly dtype, shape and data_offsets"
+        )
     dtype = _DTYPES.get(value["dtype"]) if isinstance(value["dtype"], str) else None
     if dtype is None:
         got = short_repr(str(value["dtype"]))
-        raise ValueError(f"{label} is of dtype {got}, which is not one of {', '.join(_DTYPES)}")
+        raise ValueError(
+            f"{short_repr(name)} is of dtype {got}, which is not one of {', '.join(_DTYPES)}"
+        )
     shape, offsets = value["shape"], value["data_offsets"]
     if not _are_counts(shape) or not _are_counts(offsets) or len(offsets) != 2:
-        raise ValueError(f"{label} has a shape or offsets that are not whole numbers from 0")
-    elements = math.prod(n or 1 for n in shape[:_MOST_DIMENSIONS])
+        raise ValueError(
+            f"{short_repr(name)} has a shape or offsets that are not whole numbers from 0"
+        )
+    # Zeros count as ones, so that the other sizes are bounded too.
+    elements = math.prod([n or 1 for n in shape[:_MOST_DIMENSIONS]])
     if len(shape) > _MOST_DIMENSIONS or elements > _MOST_ELEMENTS:
-        raise ValueError(f"{label} has an impossible shape: {short_repr(str(shape))}")
+        raise ValueError(f"{short_repr(name)} has an impossible shape: {short_repr(str(shape))}")
     begin, end = offsets
     if not begin <= end <= data_bytes:
-        raise ValueError(f"{label} does not lie inside the file")
+        raise ValueError(f"{short_repr(name)} does not lie inside the file")
     needed = math.prod(shape) * dtype.itemsize
     if end - begin != needed:
         raise ValueError(
-            f"{label} has {end - begin:,} bytes, but its dtype {value['dtype']} and shape {shape} "
-            f"need {needed:,}"
+            f"{short_repr(name)} has {end - begin:,} bytes, but its dtype {value['dtype']} and "
+            f"shape {shape} need {needed:,}"
         )
-    return _Entry(dtype, tuple(shape), begin, end)
+    return TensorEntry(dtype, tuple(shape), begin, end)
 
 
 def _are_counts(values: Any) -> bool:
-    return isinstance(values, list) and all(type(n) is int and n >= 0 for n in values)
+    # A list is quicker than a generator, and a header has thousands of these.
+    return isinstance(values, list) and all([type(n) is int and n >= 0 for n in values])
 
 
-def _require_gapless(entries: dict[str, _Entry], data_bytes: int) -> None:
+def _require_gapless(entries: dict[str, TensorEntry], data_bytes: int) -> None:
     """Reject tensors that overlap, leave bytes unused or extend beyond the end."""
     end = 0
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
@@ -179,7 +222,7 @@ def _require_memory(size: int) -> None:
         )
 
 
-def _tensor(descriptor: int, name: str, entry: _Entry, start: int) -> Tensor:
+def _tensor(descriptor: int, name: str, entry: TensorEntry, start: int) -> Tensor:
     try:
         tensor = torch.empty(entry.shape, dtype=entry.dtype)
     except RuntimeError:

@@ -106,7 +106,7 @@ def load_for_inference(
     """
     directory, recipe = _find(path)
     adapter = Adapter.load(directory)
-    companions = _companions(directory)
+    companions = companions_of(directory)
     settings = InferenceSettings.load(companions)
     config_file = directory / "adapter_config.json"
     task_type = adapter.config.task_type or settings.task_type
@@ -172,8 +172,11 @@ def _find(path: str | Path) -> tuple[Path, Recipe | None]:
     return find_adapter(path)
 
 
-def _companions(directory: Path) -> Path:
-    """Return the directory of tokenizer and settings: for a checkpoint, its run's adapter."""
+def companions_of(directory: Path) -> Path:
+    """Return the directory of an adapter's tokenizer and settings.
+
+    For a checkpoint without them it is its run's adapter.
+    """
     finished = directory.parent / "adapter"
     has_settings = (directory / SETTINGS_FILE).is_file()
     is_checkpoint = directory.name.startswith("checkpoint-")

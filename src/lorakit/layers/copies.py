@@ -36,7 +36,7 @@ def full_copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
         if isinstance(p, FakeTensor) and id(p) not in memo
     }
     with weights_in_place(module):
-        made = copy.deepcopy(_shallow_plain(module), memo)
+        made = copy.deepcopy(shallow_plain(module), memo)
     for child in list(made.modules()):
         if _is_hooked(child):
             del child._hf_hook
@@ -60,7 +60,7 @@ def copy_with_own(
         parameters: Names of the parameters to own.
         dtype: dtype of these parameters; None for the base's.
     """
-    made = _shallow_plain(module)
+    made = shallow_plain(module)
     for name in parameters:
         own = module._parameters[name]
         if own is not None:
@@ -81,7 +81,7 @@ def copy_with_trained_tokens(
     """
     if not isinstance(module, nn.Embedding):
         return TrainedTokensOfLinear(rows, indices, is_named=is_named)
-    plain = _shallow_plain(module)
+    plain = shallow_plain(module)
     if isinstance(plain, AdaptedLayer):
         plain.restore_in_place()
     # The base's class, as some embeddings do more than look up (Gemma's scale the vectors).
@@ -97,8 +97,11 @@ def _is_hooked(module: nn.Module) -> bool:
     return "_hf_hook" in vars(module) and "_old_forward" in vars(module)
 
 
-def _shallow_plain(module: nn.Module) -> nn.Module:
-    """Return a new module of the plain class that holds the same parameters and children."""
+def shallow_plain(module: nn.Module) -> nn.Module:
+    """Return a new module of the plain class that holds the same parameters and children.
+
+    It has none of the trained copies.
+    """
     plain = plain_class_of(module)
     made = plain.__new__(plain)
     made.__dict__.update(vars(module))

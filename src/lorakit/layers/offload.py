@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from lorakit.layers.replaced import base_parts
+
 
 def is_offloaded(module: nn.Module) -> bool:
     """Return whether accelerate loads a weight of this module or of its children on demand."""
-    return any(_offloading_hooks(part) for part in _holder(module).modules())
+    return any(_offloading_hooks(part) for part in base_parts(_holder(module)))
 
 
 def execution_device(module: nn.Module) -> torch.device:
@@ -31,7 +33,7 @@ def weights_in_place(module: nn.Module) -> Iterator[None]:
     """Load the offloaded weights of a module and of its children for a `with` block."""
     loaded: list[tuple[Any, nn.Module]] = []
     try:
-        for part in _holder(module).modules():
+        for part in base_parts(_holder(module)):
             for hook in _offloading_hooks(part):
                 loaded.append((hook, part))
                 hook.pre_forward(part)

@@ -10,6 +10,7 @@ from torch.func import functional_call
 from torch.utils._pytree import tree_map
 
 from lorakit.layers.class_swap import swap_class
+from lorakit.layers.described import DescribedLayer
 from lorakit.layers.trained_tokens import TrainedTokens
 
 
@@ -109,13 +110,32 @@ def swap_plain_class(module: nn.Module, new_class: type[nn.Module]) -> None:
     swap_class(module, _replaced_class(new_class) if is_replaced else new_class)
 
 
+def base_parts(module: nn.Module) -> Iterator[nn.Module]:
+    """Yield a module and everything in it, parents first, without what adapters have added.
+
+    The additions are not entered, so the cost does not grow with the number of adapters.
+    """
+    seen: set[int] = set()
+    waiting = [module]
+    while waiting:
+        part = waiting.pop()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        yield part
+        added = {"trained_copies"} if isinstance(part, ReplacedModule) else set()
+        if isinstance(part, DescribedLayer):
+            added.add("updates")
+        children = [one for name, one in part._modules.items() if name not in added]
+        waiting.extend(one for one in reversed(children) if one is not None)
+
+
 def _parameter_dtype(module: nn.Module) -> torch.dtype:
     """Return the dtype of the module's first floating point parameter, without its copies."""
-    copies = vars(module)["_modules"].get("trained_copies")
-    skipped = set() if copies is None else {id(parameter) for parameter in copies.parameters()}
-    for parameter in module.parameters():
-        if parameter.is_floating_point() and id(parameter) not in skipped:
-            return parameter.dtype
+    for part in base_parts(module):
+        for parameter in part._parameters.values():
+            if parameter is not None and parameter.is_floating_point():
+                return parameter.dtype
     return torch.float32
 
 

@@ -30,7 +30,6 @@ from torch.nn import functional as F
 from lorakit.ops import grouped_in_torch, skinny
 from lorakit.ops.compute_dtype import autocast_off, compute_dtype_of, flattened, output_dtype_of
 from lorakit.ops.native import cpu_kernels
-from lorakit.ops.native.cpu_kernels import Groups
 from lorakit.ops.operands import LowRankTerm
 from lorakit.ops.per_row_terms import Needs, PerRowTerms
 from lorakit.ops.quantized import Layout, Weight, dense, linear, parts, weight_from
@@ -199,13 +198,14 @@ def _backward_compiled(
     up_groups = [
         up_group(begin, end, rows.terms[n])._replace(gradient=of_B[n]) for begin, end, n in spans
     ]
-    kernels.up_backward_groups(g, Groups(up_groups), u, grad_u)
+    kernels.up_backward_groups(g, cpu_kernels.backward_groups(up_groups), u, grad_u)
     if grad_x is not None or any(gradient is not None for gradient in of_A):
         down_groups = [
             down_group(begin, end, rows.terms[n])._replace(gradient=of_A[n])
             for begin, end, n in spans
         ]
-        kernels.down_backward_groups_(tokens, Groups(down_groups), grad_u, grad_x)
+        groups = cpu_kernels.backward_groups(down_groups)
+        kernels.down_backward_groups_(tokens, groups, grad_u, grad_x)
     factors = [factor for term in rows.terms for factor in (term.A, term.B)]
     return [
         None if gradient is None else gradient.to(factor.dtype)

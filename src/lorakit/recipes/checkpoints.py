@@ -77,7 +77,7 @@ def _weight_problems(checkpoint: Path) -> list[str]:
     weights = checkpoint / "adapter_model.safetensors"
     if not weights.is_file():
         return []
-    from lorakit.recipes.usable_numbers import has_unusable_numbers  # imports torch
+    from lorakit.files.tensor_files import has_unusable_numbers  # imports torch
 
     return [f"{weights.name} holds NaN or infinity"] if has_unusable_numbers(weights) else []
 

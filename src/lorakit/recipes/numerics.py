@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from lorakit.libraries.threads import spinning_note
+from lorakit.libraries.torch_environment import spinning_note
 from lorakit.ops.native import compiled_library
 
 KEY = "numerics"

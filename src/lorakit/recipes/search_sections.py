@@ -31,7 +31,7 @@ class Distribution(StrictConfig):
     """Key of another field of the space whose value, multiplied by `times`, is used."""
 
     times: float = Field(1.0, gt=0)
-    """What the value of `same_as` is multiplied by."""
+    """Factor on the value of `same_as`."""
 
     points: int | None = Field(None, ge=2)
     """Number of values between the bounds that a grid tries."""

@@ -16,7 +16,7 @@ from lorakit.config.frozen import unfreeze
 from lorakit.distributed.processes import process_count
 from lorakit.distributed.sharding import check_sharding
 from lorakit.errors import ConfigError, did_you_mean
-from lorakit.libraries.inductor_cache import separate_inductor_cache
+from lorakit.libraries.torch_environment import separate_inductor_cache
 from lorakit.quantization.devices import require_bitsandbytes
 from lorakit.recipes.training_section import EARLY_STOPPING_KEYS, LORA_PLUS_KEY, OPTIMIZER_NAME
 from lorakit.training.trainers.batching import GROUP_BY_LENGTH, pads_nothing

@@ -28,16 +28,24 @@ def rows_of(path):
     return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
 
 
-def test_the_report_of_one_adapter_has_every_picture_it_names(tmp_path, steep):
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory):
+    """The report of one adapter: its analysis, and the files in their order."""
+    steep = steep_adapter()
     analysis = analyze_adapter(steep, weights_of(steep), name="mine")
-    files = write_report(tmp_path / "out", analysis)
-    assert files[0] == tmp_path / "out" / "report.md"
+    return analysis, write_report(tmp_path_factory.mktemp("reports") / "out", analysis)
+
+
+def test_the_report_of_one_adapter_has_every_picture_it_names(reported):
+    _, files = reported
+    out = files[0].parent
+    assert files[0] == out / "report.md"
     assert [file.name for file in files[1:]] == [
         *("layers.csv", "amplification.png", "energy.png", "layers.png"),
         *("similarity-10.png", "spectra.png"),
     ]
-    assert sorted((tmp_path / "out").iterdir()) == sorted(files)
-    assert list(tmp_path.iterdir()) == [tmp_path / "out"]
+    assert sorted(out.iterdir()) == sorted(files)
+    assert list(out.parent.iterdir()) == [out]
     text = files[0].read_text(encoding="utf-8")
     linked = re.findall(r"!\[[^]]+\]\(([^)]+)\)", text)
     assert sorted(linked) == sorted(file.name for file in files if file.suffix == ".png")
@@ -45,10 +53,9 @@ def test_the_report_of_one_adapter_has_every_picture_it_names(tmp_path, steep):
         assert file.suffix != ".png" or file.read_bytes().startswith(PNG)
 
 
-def test_layers_csv_has_every_module_with_full_numbers(tmp_path, steep):
-    analysis = analyze_adapter(steep, weights_of(steep), name="mine")
-    write_report(tmp_path / "out", analysis)
-    rows = rows_of(tmp_path / "out" / "layers.csv")
+def test_layers_csv_has_every_module_with_full_numbers(reported, steep):
+    analysis, files = reported
+    rows = rows_of(files[0].parent / "layers.csv")
     assert [row["module"] for row in rows] == list(steep.factors)
     row = rows[1]
     assert (row["adapter"], row["kind"], row["layer"]) == ("mine", "q", "1")
@@ -61,6 +68,7 @@ def test_layers_csv_has_every_module_with_full_numbers(tmp_path, steep):
     assert float(row["base_norm_along_random"]) == pytest.approx(found.along_random, rel=1e-5)
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_without_a_base_the_report_says_why(tmp_path, steep):
     analysis = analyze_adapter(steep)
     files = write_report(tmp_path / "out", analysis, base_note="it is not here.")
@@ -70,6 +78,7 @@ def test_without_a_base_the_report_says_why(tmp_path, steep):
     assert rows_of(tmp_path / "out" / "layers.csv")[0]["amplification_factor"] == ""
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_two_adapters_are_compared_and_each_is_reported(tmp_path):
     first, second = layered_adapter(r=3), layered_adapter(r=5, seed=1)
     one, two = analyze_adapter(first, name="small"), analyze_adapter(second, name="large")
@@ -112,8 +121,8 @@ def test_modules_that_never_learnt_are_named_and_plotted_without_complaint(tmp_p
     ("layers", "kinds", "r"),
     [
         (1, ["q_proj"], 1),
-        (33, [f"kind_{n}" for n in range(15)], 2),
-        (2, ["a_module_with_quite_a_long_name_of_its_own", "b"], 3),
+        (33, ["b", "c"], 2),
+        (2, ["a_module_with_quite_a_long_name_of_its_own", *(f"kind_{n}" for n in range(14))], 3),
     ],
 )
 def test_few_and_many_modules_are_plotted_without_a_warning(tmp_path, layers, kinds, r):
@@ -140,6 +149,7 @@ def test_an_occupied_output_is_left_as_it_is(tmp_path, steep, occupied):
     assert (out if occupied == "file" else out / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_an_empty_directory_is_filled(tmp_path, steep):
     (tmp_path / "out").mkdir()
     assert write_report(tmp_path / "out", analyze_adapter(steep))[0].is_file()

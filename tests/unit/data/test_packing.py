@@ -207,11 +207,13 @@ def causal(module, query, key, value, attention_mask, allowed=None, **given):
     return out.transpose(1, 2).contiguous(), None
 
 
-def test_an_attention_without_packing_is_refused(attention, prepare, tiny_llama_dir, text_jsonl):
+def test_an_attention_without_packing_is_refused(
+    attention, prepare, tiny_llama_dir, text_jsonl, tmp_path
+):
     made = prepare(TASK, tiny_llama_dir, text_jsonl, training={"packing": True}, max_length=64)
     made.model.set_attn_implementation(attention("mixing", causal))
     with pytest.raises(ConfigError, match="with attention 'mixing' lets packed texts see each"):
-        made.trainer("never-written", packing=True)
+        made.trainer(tmp_path, packing=True)
 
 
 def test_an_attention_for_flat_batches_gets_these(attention):

@@ -21,6 +21,8 @@ REFUSED = {
     "twice inside": (b'{"a": {"q": 1, "q": 1}}', "the key 'q' is repeated"),
     "a null character": (b'{"base": "a\\u0000b"}', "the text 'a\\x00b' at 'base' has control"),
     "an escape": (b'{"a": {"\\u001b[2J": 1}}', "has control characters"),
+    "a newline": (b'{"a": "b\\nc"}', "the text 'b\\nc' at 'a' has control"),
+    "delete, not escaped": (b'{"a": "\x7f"}', "has control characters"),
     "half a character": (b'{"a": ["\\ud800"]}', "the text '\\ud800' at 'a' has control"),
     "a long text": (b'{"a": "' + b"x" * 9000 + b'\\u0007"}', "xxx…' at 'a' has control"),
     "a pointer": (

@@ -8,7 +8,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lorakit.files import tensor_files
-from lorakit.files.tensor_files import FileChangedError, read_safetensors, write_safetensors
+from lorakit.files.tensor_files import (
+    FileChangedError,
+    has_unusable_numbers,
+    has_usable_numbers,
+    read_entries,
+    read_safetensors,
+    write_safetensors,
+)
 
 DTYPES = (*(torch.float64, torch.float32, torch.float16, torch.bfloat16), torch.int64, torch.bool)
 
@@ -177,3 +184,35 @@ def test_a_file_that_is_written_to_meanwhile_is_not_taken(tmp_path, monkeypatch)
     monkeypatch.setattr(tensor_files, "_header", then_written_to)
     with pytest.raises(FileChangedError):
         read_safetensors(tmp_path / "x")
+
+
+def test_the_header_tells_dtypes_and_shapes(tmp_path):
+    path = tmp_path / "a.safetensors"
+    tensors = {"a": torch.ones(2, 3), "b": torch.ones(4, dtype=torch.bfloat16), "c": torch.ones(0)}
+    write_safetensors(path, tensors, {})
+    entries = read_entries(path)
+    assert {n: (e.dtype, e.shape, e.elements) for n, e in entries.items()} == {
+        "a": (torch.float32, (2, 3), 6),
+        "b": (torch.bfloat16, (4,), 4),
+        "c": (torch.float32, (0,), 0),
+    }
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size - 1)
+    with pytest.raises(ValueError, match="does not lie inside the file"):
+        read_entries(path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e30])
+def test_usable_numbers_are_finite_and_below_the_bound(value):
+    assert has_usable_numbers(torch.tensor([1e3, -1e3])) and has_usable_numbers(torch.empty(0))
+    assert has_usable_numbers(torch.tensor([1 << 40]))
+    for dtype in (torch.float32, torch.bfloat16):
+        assert not has_usable_numbers(torch.tensor([0.0, value], dtype=dtype))
+
+
+def test_one_unusable_tensor_makes_a_file_unusable(tmp_path):
+    path = tmp_path / "adapter.safetensors"
+    save_file({"a": torch.ones(2)}, path)
+    assert not has_unusable_numbers(path)
+    save_file({"a": torch.ones(2), "b": torch.tensor([0.0, float("nan")])}, path)
+    assert has_unusable_numbers(path)

@@ -15,6 +15,7 @@ from lorakit.layers import (
     replace_in_place,
     restore_in_place,
 )
+from lorakit.layers.replaced import base_parts
 from tiny_models import assert_untouched, snapshot
 
 X = torch.ones(2, 4)
@@ -178,3 +179,13 @@ def test_a_module_may_be_adapted_and_replaced_in_any_order(first, out_first):
         assert torch.allclose(layer(X), base + 4)
         layer.restore_in_place()
     assert_untouched(layer, before)
+
+
+def test_base_parts_are_those_of_the_module_before_adapters():
+    module = head()
+    before = [*module.modules()]
+    with_copy(module, "a")
+    LoraLinear.adapt_in_place(module.dense).updates["a"] = nn.Linear(1, 1)
+    assert [*base_parts(module)] == before
+    shared = nn.Sequential(module, module)
+    assert [*base_parts(shared)] == [shared, *before]

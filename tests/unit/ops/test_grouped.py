@@ -179,6 +179,24 @@ def test_float32_factors_on_a_bfloat16_base(products):
     assert all(gradient.dtype == torch.float32 for gradient in gradients[1:])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("tokens", [1, 5, 40])
+def test_factors_in_16_bits_give_what_the_same_values_in_32_bits_give(products, tokens, dtype):
+    x, W0, bias, terms = operands(4, tokens, dtype=dtype)
+    half = [t._replace(A=t.A.bfloat16(), B=t.B.bfloat16()) for t in terms]
+    wide = [t._replace(A=t.A.float(), B=t.B.float()) for t in half]
+    index = (0, 2, 1, -1)
+    h = low_rank_linear_per_row(x, W0, bias, PerRowTerms(half, index))
+    expected = low_rank_linear_per_row(x, W0, bias, PerRowTerms(wide, index))
+    assert largest_error(h, expected) <= TOLERANCE[dtype]
+    leaves = leaves_of(x, half)
+    low_rank_linear_per_row(x, W0, bias, PerRowTerms(half, index)).sum().backward()
+    twins = leaves_of(x.detach().clone(), wide)
+    low_rank_linear_per_row(twins[0], W0, bias, PerRowTerms(wide, index)).sum().backward()
+    for leaf, twin in zip(leaves, twins, strict=True):
+        assert largest_error(leaf.grad, twin.grad) <= GRADIENT_TOLERANCE[leaf.dtype]
+
+
 def test_under_autocast(products):
     x, W0, bias, terms = operands(3, 4, dtype=torch.float32)
     leaves = leaves_of(x, terms)

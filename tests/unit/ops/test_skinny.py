@@ -80,8 +80,14 @@ def assert_rounded_once(got, expected):
 
 
 def cases(r):
-    for tokens in TOKENS:
-        for width in WIDTHS:
+    """Yield every second pair of tokens and width; ranks of the other parity get the other half.
+
+    So each two of tokens, width and rank meet.
+    """
+    for i, tokens in enumerate(TOKENS):
+        for j, width in enumerate(WIDTHS):
+            if (i + j + r) % 2:
+                continue
             torch.manual_seed(1000 * tokens + width)
             yield tokens, width, torch.randn(r, width) / 8
 
@@ -262,12 +268,12 @@ static void run(long tokens, long width, int r, int is_half, int is_on, int n) {
   float *u = buffer(thin), *grad_u = buffer(thin);
   /* One group of all rows; or one of a single row, one of none, and one of the rest. */
   long first = n > 1 && tokens ? 1 : 0;
-  group of_A[] = {{first, tokens, A, grad, r, 1.0f, mask},
-                  {first, first, A, grad, r, 1.0f, mask},
-                  {0, first, A, NULL, r, 1.0f, mask}};
-  group of_B[] = {{first, tokens, B, grad, r, 0.5f, mask},
-                  {first, first, B, grad, r, 0.5f, mask},
-                  {0, first, B, NULL, r, 0.5f, mask}};
+  group of_A[] = {{first, tokens, A, grad, 0, r, 1.0f, mask},
+                  {first, first, A, grad, 0, r, 1.0f, mask},
+                  {0, first, A, NULL, 0, r, 1.0f, mask}};
+  group of_B[] = {{first, tokens, B, grad, 0, r, 0.5f, mask},
+                  {first, first, B, grad, 0, r, 0.5f, mask},
+                  {0, first, B, NULL, 0, r, 0.5f, mask}};
   int failed = lorakit_down(&x, of_A, n, u, u_stride);
   failed |= lorakit_up(&h, of_B, n, u, u_stride);
   failed |= lorakit_add(&x, &h, of_A, of_B, n);
@@ -277,10 +283,19 @@ static void run(long tokens, long width, int r, int is_half, int is_on, int n) {
   of_A->gradient = of_B->gradient = NULL;
   failed |= lorakit_up_backward(&h, of_B, n, u, u_stride, grad_u, u_stride);
   failed |= lorakit_down_backward(&x, of_A, n, grad_u, u_stride, &grad_x);
+  /* The same factors in 16 bits, in buffers of half the size. */
+  void *half_A = buffer(2 * r * width), *half_B = buffer(2 * r * width);
+  for (int i = 0; i < 3; i++) {
+    of_A[i].thin = half_A, of_B[i].thin = half_B;
+    of_A[i].thin_is_half = of_B[i].thin_is_half = 1;
+  }
+  failed |= lorakit_down(&x, of_A, n, u, u_stride);
+  failed |= lorakit_up(&h, of_B, n, u, u_stride);
+  failed |= lorakit_add(&x, &h, of_A, of_B, n);
   failed |= lorakit_drop(&x, &out, &mask);
   if (failed) exit(3);
   free(x.data), free(h.data), free(grad_x.data), free(out.data);
-  free(A), free(B), free(grad), free(u), free(grad_u);
+  free(A), free(B), free(grad), free(u), free(grad_u), free(half_A), free(half_B);
 }
 
 int main(void) {
@@ -290,7 +305,8 @@ int main(void) {
   for (int i = 0; i < (int)(sizeof tokens / sizeof *tokens); i++)
     for (int j = 0; j < (int)(sizeof widths / sizeof *widths); j++)
       for (int k = 0; k < (int)(sizeof ranks / sizeof *ranks); k++)
-        for (int way = 0; way < 8; way++, runs++)
+        /* Half of the triples, so that each two of tokens, width and rank meet. */
+        for (int way = (i + j + k) % 2 ? 8 : 0; way < 8; way++, runs++)
           run(tokens[i], widths[j], ranks[k], way & 1, way >> 1 & 1, way >> 2 ? 3 : 1);
   printf("%d", runs);
   return 0;
@@ -326,7 +342,7 @@ def test_address_and_undefined_behaviour_sanitizers_find_nothing(lanes, tmp_path
             [program], capture_output=True, text=True, check=False, env=environment
         )
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) == 8 * (len(TOKENS) - 1) * len(WIDTHS) * len(RANKS)
+    assert int(done.stdout) == 4 * (len(TOKENS) - 1) * len(WIDTHS) * len(RANKS)
 
 
 def test_no_memory_is_an_error_and_not_a_crash(kernels):

@@ -3,8 +3,12 @@
 import csv
 import json
 
+import psutil
 import pytest
+from typer.testing import CliRunner
 
+from fixtures.printed import flat
+from lorakit.cli.main import app
 from lorakit.errors import ClusterError, ConfigError, TrainingError
 from lorakit.tuning import tune
 from lorakit.tuning.trial import MetricError
@@ -15,9 +19,16 @@ def rows_of(result):
         return list(csv.DictReader(file))
 
 
+def kill_trial_process():
+    for process in psutil.Process().children(recursive=True):
+        words = process.cmdline()
+        if words and words[0].startswith("ray::ImplicitFunc"):
+            process.kill()  # as the kernel does where memory runs out
+
+
 @pytest.fixture(scope="module")
 def searched(machines, tiny_llama_dir, prompt_jsonl, tmp_path_factory):
-    """A search of four trials, two of which cannot have their rank, and its events."""
+    """A search of three trials, of which the second one's process is killed, and its events."""
     from lorakit.training import Recipe
 
     recipe = Recipe.check(
@@ -37,8 +48,8 @@ def searched(machines, tiny_llama_dir, prompt_jsonl, tmp_path_factory):
                 "asha": {"grace_period": 1, "reduction_factor": 2},
                 "max_concurrent": 1,
                 "space": {
-                    "lora.r": {"choice": [4, 1000]},
-                    "training.learning_rate": {"choice": [2e-2, 1e-6]},
+                    "lora.r": {"choice": [4]},
+                    "training.learning_rate": {"choice": [2e-2, 1e-5, 1e-6]},
                     "lora.target_modules": {"choice": [["q_proj", "v_proj"]]},
                 },
             },
@@ -47,27 +58,36 @@ def searched(machines, tiny_llama_dir, prompt_jsonl, tmp_path_factory):
         "the recipe",
     )
     events = []
-    result = tune(recipe, on_event=lambda *event: events.append(event))
-    return recipe, result, events
+
+    def listen(name, payload):
+        events.append((name, payload))
+        changed = payload.get("changed")
+        if changed is not None and (changed.name, changed.status) == ("trial-002", "running"):
+            kill_trial_process()
+
+    return recipe, tune(recipe, on_event=listen), events
 
 
 def test_a_table_tells_what_became_of_every_trial(searched):
     _, result, _ = searched
-    rows = rows_of(result)
-    assert [row["trial"] for row in rows] == [f"trial-{n:03d}" for n in range(1, 5)]
-    by_rate = {(row["lora.r"], float(row["training.learning_rate"])): row for row in rows}
-    best = by_rate["4", 2e-2]
+    best, killed, poor = rows_of(result)
+    assert [row["trial"] for row in (best, killed, poor)] == ["trial-001", "trial-002", "trial-003"]
+    rates = [float(row["training.learning_rate"]) for row in (best, killed, poor)]
+    assert rates == [2e-2, 1e-5, 1e-6]
     assert best["status"] == "finished"
     assert best["epochs"] == best["best_epoch"] == "4"
     assert best["best_eval_loss"] == best["eval_loss"] == str(result.best_value)
-    assert best["lora.target_modules"] == "q_proj, v_proj"
-    poor = by_rate["4", 1e-6]
+    assert best["lora.target_modules"] == "q_proj, v_proj" and best["lora.r"] == "4"
     assert (poor["status"], poor["epochs"]) == ("stopped", "1")
-    for rate in (2e-2, 1e-6):
-        failed = by_rate["1000", rate]
-        assert failed["status"] == "failed"
-        assert failed["error"].startswith("The rank is larger than the layer in model.layers.0")
-        assert failed["epochs"] == "0"
+    assert (killed["status"], killed["epochs"]) == ("failed", "0")
+
+
+def test_a_trial_whose_process_is_killed_fails_and_the_rest_goes_on(searched):
+    _, result, _ = searched
+    first, killed, after = result.records
+    assert killed.error.startswith("Its process was killed; memory may have run out.")
+    assert (first.status, after.status) == ("finished", "stopped")
+    assert result.best.name == "trial-001"
 
 
 def test_the_best_recipe_trains_as_it_is(searched):
@@ -90,7 +110,7 @@ def test_a_search_tells_of_its_trials_while_they_run(searched):
     _, _, events = searched
     assert events[0][0] == "planned"
     planned = events[0][1]
-    assert (planned["trials"], planned["epochs"], planned["train_examples"]) == (4, 4, 18)
+    assert (planned["trials"], planned["epochs"], planned["train_examples"]) == (3, 4, 18)
     changes = [payload["changed"] for name, payload in events if name == "trials"]
     first = [(r.status, len(r.evaluations)) for r in changes if r.name == "trial-001"]
     assert first == [("running", n) for n in range(5)] + [("finished", 4)]
@@ -117,11 +137,12 @@ def test_a_search_that_is_over_gives_its_result_again(searched, machines):
     )
     assert again.best.name == result.best.name
     assert again.best_value == result.best_value
-    run = [payload["changed"] for name, payload in changed if name == "trials"]
-    assert {record.status for record in run} <= {"running", "failed"}, "only failed ones run again"
+    run = {payload["changed"].name for name, payload in changed if name == "trials"}
+    assert run == {"trial-002"}, "only failed ones run again"
+    assert {record.status for record in again.records} == {"finished", "stopped"}
 
 
-def test_tpe_learns_from_what_it_tried(recipe, machines):
+def test_the_command_runs_tpe_which_learns_from_what_it_tried(recipe, machines, tmp_path):
     search = {
         "algorithm": "tpe",
         "trials": 3,
@@ -134,7 +155,21 @@ def test_tpe_learns_from_what_it_tried(recipe, machines):
             "training": {"learning_rate": {"log_uniform": [1e-3, 1e-1]}},
         },
     }
-    result = tune(recipe(search=search))
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe(search=search).to_yaml())
+    shown = CliRunner().invoke(app, ["tune", str(path)])
+    assert shown.exit_code == 0, shown.output
+    words = flat(shown.stdout)
+    assert "3 trials of up to 1 epochs" in words
+    assert "objective the highest eval_mean_token_accuracy" in words
+    assert "trial-001 epoch 1/1: mean token accuracy" in words
+    assert "Searched 3 trials in" in words and "3 finished" in words
+    for name in ("best.yaml", "trials.csv", "learning_curves.png"):
+        assert f"{tmp_path / 'search' / name}" in shown.stdout
+        assert (tmp_path / "search" / name).exists()
+    assert f"lorakit train {tmp_path}/search/best.yaml" in words
+
+    result = tune(path, resume=True)  # nothing is left to run
     assert [record.name for record in result.records] == ["trial-001", "trial-002", "trial-003"]
     for record in result.records:
         assert record.status == "finished"
@@ -158,10 +193,15 @@ def test_a_metric_that_no_trial_reports_ends_the_search(recipe, machines, tmp_pa
     assert not (tmp_path / "search").exists(), "the output is free for a search that is put right"
 
 
-def test_when_every_trial_fails_the_reasons_are_reported(recipe, machines):
-    search = {"space": {"lora.r": {"choice": [999, 1000]}}, "trials": 2, "algorithm": "random"}
-    with pytest.raises(TrainingError, match=r"All 2 trials failed: The rank is larger"):
-        tune(recipe(search=search))
+def test_when_every_trial_fails_the_reasons_are_reported(recipe, machines, tmp_path):
+    search = {"space": {"lora.r": {"choice": [999]}}, "trials": 1, "algorithm": "random"}
+    made = recipe(search=search)
+    with pytest.raises(TrainingError, match=r"All 1 trials failed: The rank is larger"):
+        tune(made)
+    with (tmp_path / "search" / "trials.csv").open(encoding="utf-8") as file:
+        (failed,) = csv.DictReader(file)
+    assert (failed["status"], failed["epochs"]) == ("failed", "0")
+    assert failed["error"].startswith("The rank is larger than the layer in model.layers.0")
 
 
 def test_a_wrong_space_is_refused_before_ray_starts(recipe, tmp_path):
@@ -176,34 +216,3 @@ def test_more_than_the_machine_has_is_refused_at_once(recipe, machines, tmp_path
     with pytest.raises(ClusterError, match=r"1 CPUs and 0.5 GPUs"):
         tune(recipe("other", search={"gpus_per_trial": 0.5}))
     assert not (tmp_path / "search").exists()
-
-
-def test_a_trial_whose_process_is_killed_fails_and_the_rest_goes_on(recipe, machines):
-    import psutil
-
-    killed = []
-
-    def kill_the_first(name, payload):
-        changed = payload.get("changed")
-        if killed or changed is None or not changed.evaluations:
-            return
-        for process in psutil.Process().children(recursive=True):
-            words = process.cmdline()
-            if words and words[0].startswith("ray::ImplicitFunc"):
-                process.kill()  # as the kernel does where memory runs out
-                killed.append(changed.name)
-
-    search = {
-        "trials": 2,
-        "max_concurrent": 1,
-        "max_epochs": 6,
-        "asha": None,
-        "space": {"training.learning_rate": {"log_uniform": [1e-4, 1e-2]}},
-    }
-    result = tune(recipe(search=search), on_event=kill_the_first)
-    assert killed == ["trial-001"]
-    first, second = result.records
-    assert first.status == "failed"
-    assert first.error.startswith("Its process was killed; memory may have run out.")
-    assert second.status == "finished"
-    assert result.best.name == "trial-002"

@@ -1,15 +1,26 @@
 """Studies: cells and budgets by arithmetic, the recommendation, and one grid on real Ray."""
 
 import csv
+from dataclasses import replace
 
 import pytest
+from typer.testing import CliRunner
 
-from fixtures.trials import NARROW, WIDE
+from fixtures.printed import flat
+from fixtures.trials import NARROW, WIDE, trial_record
+from lorakit.cli.main import app
 from lorakit.errors import ConfigError, MissingFileError, OutputExistsError, TargetError
+from lorakit.recipes.search_sections import SearchConfig
 from lorakit.training import Recipe
 from lorakit.tuning import tune
-from lorakit.tuning.cells import Cell
-from lorakit.tuning.study import best_cell, grid_cells, smallest_sufficient, study
+from lorakit.tuning.cells import Cell, CellSpace
+from lorakit.tuning.study import (
+    best_cell,
+    cells_with_results,
+    grid_cells,
+    smallest_sufficient,
+    study,
+)
 
 
 def test_unequal_budgets_have_the_ranks_as_given():
@@ -58,8 +69,22 @@ def test_a_cell_whose_runs_failed_is_never_chosen():
     assert smallest_sufficient(cells, best, is_minimized=True) is cells[1]
 
 
+def test_a_cell_counts_its_runs_and_its_failures():
+    space = CellSpace((Cell(1, 1, NARROW), Cell(1, 1, WIDE)), (1, 2), 4.0)
+    records = []
+    for run, status in enumerate(("finished", "failed", "finished", "finished")):
+        losses = [1.0, run / 10] if status == "finished" else []
+        record = trial_record(run + 1, status, losses)
+        records.append(replace(record, values=space.trial_values({"run": run})))
+    narrow, wide = cells_with_results(space, records, SearchConfig())
+    assert (narrow.values, narrow.failed) == ((0.0,), 1)
+    assert (wide.values, wide.failed) == ((0.2, 0.3), 0)
+
+
 @pytest.fixture(scope="module")
 def studied(machines, tiny_llama_dir, prompt_jsonl, tmp_path_factory):
+    """A study of two sets with two seeds: its recipe, result, and what the command printed."""
+    folder = tmp_path_factory.mktemp("studies")
     recipe = Recipe.check(
         {
             "model": tiny_llama_dir,
@@ -72,39 +97,54 @@ def studied(machines, tiny_llama_dir, prompt_jsonl, tmp_path_factory):
                 "learning_rate": 1e-2,
             },
             "study": {
-                "ranks": [1, 99],
+                "ranks": [1],
                 "target_modules": [["q_proj"], "all-linear"],
                 "seeds": [1, 2],
                 "max_epochs": 1,
-                "max_concurrent": 1,
+                "max_concurrent": 1,  # one process imports the libraries
             },
-            "output": str(tmp_path_factory.mktemp("studies") / "study"),
+            "output": str(folder / "study"),
         },
         "the recipe",
     )
-    return recipe, study(recipe)
+    path = folder / "recipe.yaml"
+    path.write_text(recipe.to_yaml())
+    shown = CliRunner().invoke(app, ["study", str(path)])
+    assert shown.exit_code == 0, shown.output
+    return recipe, study(recipe, resume=True), shown.stdout  # nothing is left to run
 
 
 def test_a_study_trains_every_cell_with_every_seed(studied):
-    _, result = studied
+    _, result, _ = studied
     with (result.path / "trials.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     finished = {(r["lora.r"], r["lora.target_modules"], r["training.seed"]) for r in rows}
-    assert len(finished) == len(rows) == 8
-    by_label = {(cell.target_set.label, cell.rank): cell for cell in result.cells}
-    assert len(by_label["q_proj", 1].values) == len(by_label["all-linear", 1].values) == 2
-    assert by_label["all-linear", 99].failed == 2, "no matrix here has rank 99"
-    assert by_label["q_proj", 1].parameters == 2 * (32 + 32)
+    assert len(finished) == len(rows) == 4
+    assert {row["status"] for row in rows} == {"finished"}
+    by_label = {cell.target_set.label: cell for cell in result.cells}
+    assert len(by_label["q_proj"].values) == len(by_label["all-linear"].values) == 2
+    assert by_label["q_proj"].parameters == 2 * (32 + 32)
     for record in result.records:
-        if record.status == "finished":
-            assert record.values["lora.lora_alpha"] == 4 * record.values["lora.r"]
+        assert record.values["lora.lora_alpha"] == 4 * record.values["lora.r"]
+
+
+def test_the_command_shows_the_table_and_what_suffices(studied):
+    _, result, printed = studied
+    words = flat(printed)
+    assert "2 cells, 2 seeds each" in words
+    assert "modules r parameters mean loss deviation runs failed" in words
+    assert "q_proj 1 128" in words
+    found = result.recommended
+    label = found.target_set.label
+    assert f"Smallest sufficient: r=1 on {label} ({found.parameters:,} parameters in" in words
+    assert f"lorakit train {result.path}/recommended.yaml" in words
 
 
 def test_a_study_writes_its_table_picture_and_recipe(studied):
-    _, result = studied
+    _, result, _ = studied
     page = (result.path / "study.md").read_text(encoding="utf-8")
-    cell = next(c for c in result.cells if c.target_set.label == "q_proj" and c.rank == 1)
-    assert f"| q_proj | {cell.mean:.4f} ± {cell.deviation:.4f} | failed |" in page
+    cell = next(c for c in result.cells if c.target_set.label == "q_proj")
+    assert f"| q_proj | {cell.mean:.4f} ± {cell.deviation:.4f} |" in page
     assert f"r={result.recommended.rank} on {result.recommended.target_set.label}" in page
     assert (result.path / "study.png").read_bytes().startswith(b"\x89PNG")
     found = Recipe.load(result.path / "recommended.yaml")
@@ -113,7 +153,7 @@ def test_a_study_writes_its_table_picture_and_recipe(studied):
 
 
 def test_a_set_that_matches_nothing_is_reported_before_anything_runs(studied, tmp_path):
-    recipe, _ = studied
+    recipe, *_ = studied
     study_section = {"target_modules": [["q_porj"]]}
     wrong = recipe.with_changes({"study": study_section, "output": str(tmp_path / "o")}, "a test")
     with pytest.raises(TargetError, match="Did you mean 'q_proj'"):
@@ -121,14 +161,14 @@ def test_a_set_that_matches_nothing_is_reported_before_anything_runs(studied, tm
 
 
 def test_rank_patterns_would_undo_a_study(studied, tmp_path):
-    recipe, _ = studied
+    recipe, *_ = studied
     changes = {"lora.rank_pattern": {"q_proj": 3}, "output": str(tmp_path / "o")}
     with pytest.raises(ConfigError, match=r"lora\.rank_pattern"):
         study(recipe.with_changes(changes, "a test"))
 
 
 def test_a_search_does_not_go_on_with_a_study(studied):
-    recipe, result = studied
+    recipe, result, _ = studied
     with pytest.raises(MissingFileError, match=r"there is no search\.yaml in it"):
         tune(recipe, resume=True)
     with pytest.raises(OutputExistsError, match="it holds a study"):

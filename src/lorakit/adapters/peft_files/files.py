@@ -22,7 +22,9 @@ from lorakit.files.atomic import creating_directory, replacing_files
 from lorakit.files.json_files import read_json_object
 from lorakit.files.tensor_files import (
     FileChangedError,
+    TensorEntry,
     TensorFile,
+    read_entries,
     read_safetensors,
     safetensors_bytes,
     write_safetensors,
@@ -85,9 +87,7 @@ def read_adapter_files(
     config_path, weights_path = directory / CONFIG_FILE, directory / WEIGHTS_FILE
     if allow_pickle and not weights_path.is_file() and (directory / PICKLE_FILE).is_file():
         weights_path = directory / PICKLE_FILE
-    missing = [file.name for file in (config_path, weights_path) if not file.is_file()]
-    if missing:
-        raise MissingFileError(_missing_message(directory, missing))
+    _require_files(config_path, weights_path)
     end = time.monotonic() + _RETRY_S
     while True:
         # In this order: a save moves its configuration last, so old tensors cannot be read with
@@ -104,6 +104,33 @@ def read_adapter_files(
             raise AdapterFileError(problem)
     require_valid(read.tensors, str(weights_path))
     return AdapterFiles(values, read.tensors, str(directory), CONFIG_RECORD in read.metadata)
+
+
+def read_adapter_header(directory: Path) -> tuple[dict[str, Any], dict[str, TensorEntry]]:
+    """Read the configuration of an adapter, and dtypes and shapes of its tensors but no values.
+
+    Args:
+        directory: A local directory in PEFT's layout, with a safetensors file.
+
+    Returns: Values of the configuration, and the tensors by key.
+
+    Raises:
+        MissingFileError: One of the files does not exist.
+        AdapterFileError: A file is damaged.
+    """
+    config_path, weights_path = directory / CONFIG_FILE, directory / WEIGHTS_FILE
+    _require_files(config_path, weights_path)
+    try:
+        entries = read_entries(weights_path)
+    except (ValueError, OSError) as error:
+        raise _unreadable(weights_path, error) from None
+    return _read_config(config_path), entries
+
+
+def _require_files(config_path: Path, weights_path: Path) -> None:
+    missing = [file.name for file in (config_path, weights_path) if not file.is_file()]
+    if missing:
+        raise MissingFileError(_missing_message(config_path.parent, missing))
 
 
 def _are_settled(*files: Path) -> bool:
@@ -145,11 +172,15 @@ def _read_file(path: Path, allow_pickle: bool, end: float) -> TensorFile:
                     raise ValueError("it is being written to") from None
                 time.sleep(_PAUSE_S)
     except (ValueError, OSError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise AdapterFileError(
-            f"Cannot read {path}: {reason}; expected a complete safetensors file. Save or fetch "
-            "the adapter again."
-        ) from None
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: ValueError | OSError) -> AdapterFileError:
+    reason = error.strerror if isinstance(error, OSError) else error
+    return AdapterFileError(
+        f"Cannot read {path}: {reason}; expected a complete safetensors file. Save or fetch "
+        "the adapter again."
+    )
 
 
 def write_adapter_files(

@@ -26,6 +26,7 @@ from lorakit.injection.selection.trained_tokens import find_token_sites, misfits
 from lorakit.injection.selection.vocabulary import rows_needed
 from lorakit.injection.state import base_modules
 from lorakit.layers import AdaptedLayer, KernelShape
+from lorakit.layers.copies import shallow_plain
 from lorakit.layers.kinds.linear import AdaptedLinear
 from lorakit.layers.kinds.parameter import AdaptedParameter
 from lorakit.layers.kinds.read_weight import LoraReadWeight
@@ -268,6 +269,6 @@ def saved_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
     """Return parameters and persistent buffers of a base module, without trained copies."""
     return {
         name: tensor
-        for name, tensor in module.state_dict().items()
+        for name, tensor in shallow_plain(module).state_dict().items()
         if "trained_copies." not in name and "updates." not in name
     }

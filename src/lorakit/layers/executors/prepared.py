@@ -15,7 +15,7 @@ from lorakit.layers.described import DescribedLayer
 from lorakit.layers.hooks import brings_input_or_weights
 from lorakit.layers.updates.low_rank_update import LowRankUpdate
 from lorakit.ops import linear_group, skinny
-from lorakit.ops.native.cpu_kernels import PreparedAdd
+from lorakit.ops.native.cpu_kernels import THIN_DTYPES, PreparedAdd
 
 _WEIGHTS = (Tensor, torch.nn.Parameter)
 
@@ -89,7 +89,8 @@ def stay_in_place(updates: Sequence[LowRankUpdate]) -> bool:
     return not torch.compiler.is_compiling() and all(
         not update.has_magnitude
         and update.keeps_saved_factors
-        and update.lora_A.dtype == update.lora_B.dtype == torch.float32
+        and update.lora_A.dtype in THIN_DTYPES
+        and update.lora_B.dtype in THIN_DTYPES
         and update.lora_A.device.type == "cpu"
         and update.lora_A.is_contiguous()
         and update.lora_B.is_contiguous()

@@ -41,6 +41,22 @@ ALWAYS_INLINE float widen(uint16_t half) {
   return value;
 }
 
+/* Vectors of a thin matrix, float32 or widened from bfloat16. */
+typedef uint16_t wide_halves __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
+typedef uint16_t eight_halves __attribute__((vector_size(16), aligned(2), may_alias));
+typedef uint32_t wide_bits __attribute__((vector_size(4 * LANES)));
+typedef uint32_t eight_bits __attribute__((vector_size(32)));
+
+ALWAYS_INLINE float as_float(float value) { return value; }
+ALWAYS_INLINE wide read_floats(const float *from) { return *(const wide *)from; }
+ALWAYS_INLINE eight read_eight_floats(const float *from) { return *(const eight *)from; }
+ALWAYS_INLINE wide read_halves(const uint16_t *from) {
+  return (wide)(__builtin_convertvector(*(const wide_halves *)from, wide_bits) << 16);
+}
+ALWAYS_INLINE eight read_eight_halves(const uint16_t *from) {
+  return (eight)(__builtin_convertvector(*(const eight_halves *)from, eight_bits) << 16);
+}
+
 /* Round to nearest, ties to even; a NaN stays one. */
 ALWAYS_INLINE uint16_t narrow(float value) {
   uint32_t bits;

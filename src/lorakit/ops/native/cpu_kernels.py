@@ -19,6 +19,9 @@ from lorakit.ops.native.compiled_library import library
 
 _NO_BUFFERS = "The low-rank products could not allocate their small buffers."
 _LARGE_DTYPES = (torch.float32, torch.bfloat16)
+THIN_DTYPES = (torch.float32, torch.bfloat16)
+"""dtypes of A and B in products that make no gradients."""
+_BACKWARD_DTYPES = (torch.float32,)
 
 
 class _Dropout(ctypes.Structure):
@@ -48,6 +51,7 @@ class _Group(ctypes.Structure):
         ("end", ctypes.c_long),
         ("thin", ctypes.c_void_p),
         ("gradient", ctypes.c_void_p),
+        ("thin_is_half", ctypes.c_int),
         ("r", ctypes.c_int),
         ("scale", ctypes.c_float),
         ("mask", _Dropout),
@@ -73,16 +77,22 @@ class Group(NamedTuple):
 
 
 class Groups:
-    """Groups for the compiled products; keeps alive what they point to."""
+    """Groups for the compiled products; keeps alive what they point to.
 
-    def __init__(self, groups: Sequence[Group]):
+    Args:
+        groups: The groups, in the order of their rows.
+        dtypes: Those in which the product reads thin matrices; others are copied to float32.
+    """
+
+    def __init__(self, groups: Sequence[Group], dtypes: Sequence[torch.dtype] = THIN_DTYPES):
         self.tensors: list[tuple[Tensor, Tensor | None]] = []
         rows: list[_Group] = []
         for begin, end, thin, r, scaling, mask, gradient in groups:
-            compact = _thin(thin)
+            compact = _thin(thin, dtypes)
             self.tensors.append((compact, gradient))
             addresses = address(compact), None if gradient is None else address(gradient)
-            rows.append(_Group(begin, end, *addresses, r, scaling, mask))
+            is_half = compact.dtype == torch.bfloat16
+            rows.append(_Group(begin, end, *addresses, is_half, r, scaling, mask))
         self.count = len(rows)
         self.array = (_Group * len(rows))(*rows)
 
@@ -118,6 +128,11 @@ class GroupTable:
         taken.array = (_Group * len(rows)).from_buffer(rows)
         taken.tensors = [self._tensors[slot] for slot in slots.tolist()]
         return taken
+
+
+def backward_groups(groups: Sequence[Group]) -> Groups:
+    """Return groups for the products of backward, which read float32 only."""
+    return Groups(groups, _BACKWARD_DTYPES)
 
 
 def takes(x: Tensor) -> bool:
@@ -177,7 +192,7 @@ class CpuKernels:
     """The functions of native/skinny.c on tensors; `skinny.py` says what each computes.
 
     Large activations are 2-dimensional, float32 or bfloat16, with adjacent columns; everything
-    thin is float32, contiguous except for the rows of u and grad_u.
+    thin is float32, contiguous except for the rows of u and grad_u; A and B may be bfloat16.
     """
 
     def __init__(self, library: ctypes.CDLL):
@@ -226,7 +241,7 @@ class CpuKernels:
         """Write s g B into grad_u and return s gᵀ u, (out, r), if that is needed."""
         grad_B = zeros_float32(B.shape) if needs_B else None
         one = Group(0, g.shape[0], B, B.shape[1], scaling, gradient=grad_B)
-        self.up_backward_groups(g, Groups([one]), u, grad_u)
+        self.up_backward_groups(g, backward_groups([one]), u, grad_u)
         return grad_B
 
     def down_backward_(
@@ -236,7 +251,7 @@ class CpuKernels:
         """Add drop(grad_u A) to grad_x in place and return grad_uᵀ drop(x) if it is needed."""
         grad_A = zeros_float32(A.shape) if needs_A else None
         one = Group(0, x.shape[0], A, A.shape[0], mask=mask, gradient=grad_A)
-        self.down_backward_groups_(x, Groups([one]), grad_u, grad_x)
+        self.down_backward_groups_(x, backward_groups([one]), grad_u, grad_x)
         return grad_A
 
     # ---- one adapter for each group of rows ----
@@ -311,11 +326,11 @@ def zeros_float32(shape: Sequence[int]) -> Tensor:
     return torch.zeros(shape, dtype=torch.float32, device="cpu")
 
 
-def _thin(factor: Tensor) -> Tensor:
-    """Return a factor as contiguous float32; itself if it is that already."""
-    if factor.dtype == torch.float32 and factor.is_contiguous():
-        return factor
-    return factor.detach().to(torch.float32).contiguous()
+def _thin(factor: Tensor, dtypes: Sequence[torch.dtype]) -> Tensor:
+    """Return a factor contiguous and in one of the dtypes; itself if it is that already."""
+    if factor.dtype not in dtypes:
+        factor = factor.detach().to(torch.float32)
+    return factor if factor.is_contiguous() else factor.detach().contiguous()
 
 
 @cache

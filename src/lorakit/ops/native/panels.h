@@ -12,9 +12,10 @@
 #define FEW_RANKS 1024 /* a scaled row of u lies on the stack */
 
 typedef struct {
-  long begin, end;   /* rows */
-  const float *thin; /* A, (r, width), or B, (width, r) */
-  float *gradient;   /* of the thin matrix, to be added to; may be NULL */
+  long begin, end;  /* rows */
+  const void *thin; /* A, (r, width), or B, (width, r) */
+  float *gradient;  /* of the thin matrix, to be added to; may be NULL */
+  int thin_is_half; /* bfloat16, for the products without gradients alone */
   int r;
   float scale;
   dropout mask;
@@ -59,24 +60,30 @@ static block *cut(const group *groups, int n, long *count) {
   return blocks;
 }
 
+ALWAYS_INLINE float thin_at(const group *own, long position) {
+  return own->thin_is_half ? widen(((const uint16_t *)own->thin)[position])
+                           : ((const float *)own->thin)[position];
+}
+
 /* Panels of at most 24 columns, each (width, columns) and padded with zeros to eights. An element
  * (k, j) of the thin matrix lies at thin[k * by_k + j * by_j]. */
-static void pack(float *packed, const float *thin, long width, int r, long by_k, long by_j,
-                 float scale) {
+static void pack(float *packed, const group *own, long width, long by_k, long by_j, float scale) {
+  const int r = own->r;
   for (int first = 0; first < r; first += PANEL) {
     int columns = panel_columns(r, first);
     float *panel = packed + (long)first * width;
     for (long k = 0; k < width; k++)
       for (int j = 0; j < columns; j++)
         panel[k * columns + j] =
-            first + j < r ? scale * thin[k * by_k + (first + j) * by_j] : 0.0f;
+            first + j < r ? scale * thin_at(own, k * by_k + (first + j) * by_j) : 0.0f;
   }
 }
 
 /* The transposed thin matrix (width, r) as (r, width), scaled. */
-static void transpose(float *out, const float *thin, long width, int r, float scale) {
+static void transpose(float *out, const group *own, long width) {
+  const int r = own->r;
   for (long c = 0; c < width; c++)
-    for (int j = 0; j < r; j++) out[j * width + c] = scale * thin[c * r + j];
+    for (int j = 0; j < r; j++) out[j * width + c] = own->scale * thin_at(own, c * r + j);
 }
 
 /* The products of one staged chunk with all panels. The tile is (panel)(ROWS, columns). */
@@ -100,20 +107,30 @@ static void write_tile(const float *tile, int rows, int r, float *u, long stride
 
 /* u[j] = sum over k of x[k] A[j][k], for one whole row and A (r, width) as it lies: A is read from
  * its first element to its last, as fast as memory gives it. */
-static void project_as_it_lies(const float *x, const float *A, long width, int r, float *u) {
-  for (int j = 0; j < r; j++) {
-    const float *a = A + j * width;
-    wide sum[4] = {{0}, {0}, {0}, {0}};
-    long k = 0;
-    for (; k + 4 * LANES <= width; k += 4 * LANES)
-      for (int v = 0; v < 4; v++)
-        sum[v] += *(const wide *)(a + k + v * LANES) * *(const wide *)(x + k + v * LANES);
-    wide all = (sum[0] + sum[1]) + (sum[2] + sum[3]);
-    float total = 0.0f;
-    for (int l = 0; l < LANES; l++) total += all[l];
-    for (; k < width; k++) total += a[k] * x[k];
-    u[j] = total;
+#define PROJECT_AS_IT_LIES(NAME, TYPE, READ, ONE)                                          \
+  static void NAME(const float *x, const TYPE *A, long width, int r, float *u) {           \
+    for (int j = 0; j < r; j++) {                                                          \
+      const TYPE *a = A + j * width;                                                       \
+      wide sum[4] = {{0}, {0}, {0}, {0}};                                                  \
+      long k = 0;                                                                          \
+      for (; k + 4 * LANES <= width; k += 4 * LANES)                                       \
+        for (int v = 0; v < 4; v++)                                                        \
+          sum[v] += READ(a + k + v * LANES) * *(const wide *)(x + k + v * LANES);          \
+      wide all = (sum[0] + sum[1]) + (sum[2] + sum[3]);                                    \
+      float total = 0.0f;                                                                  \
+      for (int l = 0; l < LANES; l++) total += all[l];                                     \
+      for (; k < width; k++) total += ONE(a[k]) * x[k];                                    \
+      u[j] = total;                                                                        \
+    }                                                                                      \
   }
+PROJECT_AS_IT_LIES(project_floats, float, read_floats, as_float)
+PROJECT_AS_IT_LIES(project_halves, uint16_t, read_halves, widen)
+
+static void project_as_it_lies(const float *x, const group *own, long width, float *u) {
+  if (own->thin_is_half)
+    project_halves(x, own->thin, width, own->r, u);
+  else
+    project_floats(x, own->thin, width, own->r, u);
 }
 
 /* u[j] += scale * sum over c of x[c] B[c][j], for one row of n columns and B (width, r). */
@@ -141,25 +158,35 @@ ALWAYS_INLINE eight sums_of(const eight s[8]) {
 }
 
 /* out[c] = sum over j of u[j] B[c][j], for one row, n columns, and B (width, r) as it lies. */
-static void expand_as_it_lies(float *out, const float *u, const float *B, int r, int n) {
-  int c = 0;
-  for (; c + 8 <= n; c += 8) {
-    eight s[8] = {{0}, {0}, {0}, {0}, {0}, {0}, {0}, {0}};
-    int j = 0;
-    for (; j + 8 <= r; j += 8) {
-      eight part = *(const eight *)(u + j);
-      for (int i = 0; i < 8; i++) s[i] += part * *(const eight *)(B + (long)(c + i) * r + j);
-    }
-    eight total = sums_of(s);
-    for (; j < r; j++)
-      for (int i = 0; i < 8; i++) total[i] += u[j] * B[(long)(c + i) * r + j];
-    *(eight *)(out + c) = total;
+#define EXPAND_AS_IT_LIES(NAME, TYPE, READ, ONE)                                           \
+  static void NAME(float *out, const float *u, const TYPE *B, int r, int n) {              \
+    int c = 0;                                                                             \
+    for (; c + 8 <= n; c += 8) {                                                           \
+      eight s[8] = {{0}, {0}, {0}, {0}, {0}, {0}, {0}, {0}};                               \
+      int j = 0;                                                                           \
+      for (; j + 8 <= r; j += 8) {                                                         \
+        eight part = *(const eight *)(u + j);                                              \
+        for (int i = 0; i < 8; i++) s[i] += part * READ(B + (long)(c + i) * r + j);        \
+      }                                                                                    \
+      eight total = sums_of(s);                                                            \
+      for (; j < r; j++)                                                                   \
+        for (int i = 0; i < 8; i++) total[i] += u[j] * ONE(B[(long)(c + i) * r + j]);      \
+      *(eight *)(out + c) = total;                                                         \
+    }                                                                                      \
+    for (; c < n; c++) {                                                                   \
+      float total = 0.0f;                                                                  \
+      for (int j = 0; j < r; j++) total += u[j] * ONE(B[(long)c * r + j]);                 \
+      out[c] = total;                                                                      \
+    }                                                                                      \
   }
-  for (; c < n; c++) {
-    float total = 0.0f;
-    for (int j = 0; j < r; j++) total += u[j] * B[(long)c * r + j];
-    out[c] = total;
-  }
+EXPAND_AS_IT_LIES(expand_floats, float, read_eight_floats, as_float)
+EXPAND_AS_IT_LIES(expand_halves, uint16_t, read_eight_halves, widen)
+
+static void expand_as_it_lies(float *out, const float *u, const group *own, long column, int n) {
+  if (own->thin_is_half)
+    expand_halves(out, u, (const uint16_t *)own->thin + column * own->r, own->r, n);
+  else
+    expand_floats(out, u, (const float *)own->thin + column * own->r, own->r, n);
 }
 
 typedef enum { PANELS_OF_A, PANELS_OF_B, TRANSPOSED_B } arrangement;
@@ -188,9 +215,9 @@ static float *arrange(const group *groups, int n, block *blocks, long count, lon
     const group *own = blocks[b].of;
     float *packed = (float *)blocks[b].packed;
     if (!packed || blocks[b].row != own->begin) continue;
-    if (how == PANELS_OF_A) pack(packed, own->thin, width, own->r, 1, width, 1.0f);
-    if (how == PANELS_OF_B) pack(packed, own->thin, width, own->r, own->r, 1, own->scale);
-    if (how == TRANSPOSED_B) transpose(packed, own->thin, width, own->r, own->scale);
+    if (how == PANELS_OF_A) pack(packed, own, width, 1, width, 1.0f);
+    if (how == PANELS_OF_B) pack(packed, own, width, own->r, 1, own->scale);
+    if (how == TRANSPOSED_B) transpose(packed, own, width);
   }
   return memory;
 }

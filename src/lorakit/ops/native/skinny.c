@@ -2,7 +2,7 @@
  *
  * Compiled at first use by compiled_library.py; ops/skinny.py says what each function computes, and
  * ops/grouped.py for rows of several adapters. Everything thin (A, B, u and their gradients) is
- * float32, and all sums are made in float32. Results depend neither on the number of threads nor
+ * float32, but A and B may be bfloat16 where no gradients are made; all sums are in float32. Results depend neither on the number of threads nor
  * on the order in which they run. Rows outside every group are left alone. Each function returns
  * 0, or 1 where memory was short.
  */
@@ -22,7 +22,7 @@ static void down_few(const matrix *x, const block *b, float *scratch, float *to,
               (int)least(x->width - column, CHUNK), own->mask);
       row = scratch;
     }
-    project_as_it_lies(row, own->thin, x->width, own->r, to + t * u_stride);
+    project_as_it_lies(row, own, x->width, to + t * u_stride);
   }
 }
 
@@ -88,7 +88,7 @@ static void up_block(const matrix *h, const block *b, const float *from, long u_
     else
       for (int t = 0; t < b->rows; t++) {
         for (int j = 0; j < own->r; j++) scaled[j] = own->scale * from[t * u_stride + j];
-        expand_as_it_lies(buffer + t * CHUNK, scaled, own->thin + column * own->r, own->r, n);
+        expand_as_it_lies(buffer + t * CHUNK, scaled, own, column, n);
       }
     add_chunk(h, buffer, b->row, b->rows, column, n);
   }
@@ -151,8 +151,8 @@ static void up_backward_block(const matrix *g, const block *b, float *tile, floa
       project_panels(buffer, b->rows, column, n, b->packed, g->width, own->r, tile);
     else
       for (int t = 0; t < b->rows; t++)
-        add_scaled_rows(buffer + t * CHUNK, n, own->thin + column * own->r, own->r, own->scale,
-                        tile + t * own->r);
+        add_scaled_rows(buffer + t * CHUNK, n, (const float *)own->thin + column * own->r, own->r,
+                        own->scale, tile + t * own->r);
   }
   if (b->packed)
     write_tile(tile, b->rows, own->r, grad_u + b->row * stride, stride);
@@ -224,7 +224,7 @@ static void down_backward_chunk(const matrix *x, const block *b, long column, in
                                 const float *grad_u, long stride, const matrix *grad_x) {
   const group *own = b->of;
   const dropout d = own->mask;
-  const float *from = grad_u + b->row * stride, *A = own->thin + column;
+  const float *from = grad_u + b->row * stride, *A = (const float *)own->thin + column;
   float buffer[ROWS * CHUNK];
   uint64_t words[ROWS][CHUNK / 4 + 1];
   if (own->gradient || d.is_on) stage(buffer, words, x, b->row, b->rows, column, n, d);

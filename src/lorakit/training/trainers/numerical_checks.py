@@ -15,8 +15,8 @@ from lorakit.adapters import Adapter
 from lorakit.adapters.sharded import whole
 from lorakit.distributed.processes import run_on_all
 from lorakit.errors import TrainingError, first_few
+from lorakit.files.tensor_files import LARGEST_WEIGHT, has_usable_numbers
 from lorakit.layers import LowRankUpdate
-from lorakit.recipes.usable_numbers import LARGEST_WEIGHT, has_usable_numbers
 from lorakit.training.step import in_float64
 
 _MOST_OVERFLOWS = 20

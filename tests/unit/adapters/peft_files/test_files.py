@@ -13,6 +13,7 @@ from lorakit.adapters.peft_files.files import (
     CONFIG_FILE,
     WEIGHTS_FILE,
     read_adapter_files,
+    read_adapter_header,
     write_adapter_files,
 )
 from lorakit.errors import AdapterFileError, LorakitError, MissingFileError, OutputExistsError
@@ -48,6 +49,21 @@ def test_round_trip(saved):
     assert all(torch.equal(read[k], t) and read[k].dtype == t.dtype for k, t in tensors().items())
     assert names(saved) == [CONFIG_FILE, WEIGHTS_FILE]
     assert read_adapter_files(str(saved))[0] == VALUES
+
+
+def test_the_header_alone(saved):
+    values, entries = read_adapter_header(saved)
+    read = read_adapter_files(saved)
+    assert values == read.values
+    assert {k: e.shape for k, e in entries.items()} == {
+        k: tuple(tensor.shape) for k, tensor in read.tensors.items()
+    }
+    (saved / WEIGHTS_FILE).write_bytes(b"short")
+    with pytest.raises(AdapterFileError, match="expected a complete safetensors file"):
+        read_adapter_header(saved)
+    (saved / WEIGHTS_FILE).unlink()
+    with pytest.raises(MissingFileError, match="No adapter_model"):
+        read_adapter_header(saved)
 
 
 def test_the_paths_written_are_returned(tmp_path):

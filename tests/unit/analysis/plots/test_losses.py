@@ -2,9 +2,11 @@
 
 import pytest
 
+from fixtures.runs import drawing_losses
 from lorakit.adapters.inference_settings import InferenceSettings
 from lorakit.analysis.plots import losses as loss_plot
 from lorakit.analysis.plots.losses import main_metric, plot_losses
+from lorakit.analysis.plots.png import save_png
 from lorakit.training import RunDirectory
 
 STEPS = [
@@ -92,6 +94,7 @@ def test_a_single_point_and_no_validation_can_be_plotted(tmp_path):
     run = RunDirectory(tmp_path)
     run.append_metrics({"event": "step", "step": 1, "loss": 1.0})
     run.append_metrics({"event": "evaluation", "step": 1, "eval_loss": float("nan")})
-    plot_losses(run)
+    with drawing_losses(save_png):
+        plot_losses(run)
     assert run.loss_plot.stat().st_size > 1000
     assert sorted(p.name for p in tmp_path.iterdir()) == ["loss.png", "metrics.jsonl"]

@@ -30,14 +30,27 @@ def make_adapter(directory, base, seed=0, r=4, targets=("q_proj", "v_proj"), zer
     return directory
 
 
-@pytest.fixture
-def adapter(tmp_path, tiny_llama_dir):
-    return make_adapter(tmp_path / "mine", tiny_llama_dir)
+@pytest.fixture(scope="module")
+def made_once(tiny_llama_dir, tmp_path_factory):
+    """A folder with the adapters "mine" and "theirs"."""
+    folder = tmp_path_factory.mktemp("adapters")
+    make_adapter(folder / "mine", tiny_llama_dir)
+    make_adapter(folder / "theirs", tiny_llama_dir, seed=1, r=2)
+    return folder
 
 
 @pytest.fixture
-def other(tmp_path, tiny_llama_dir):
-    return make_adapter(tmp_path / "theirs", tiny_llama_dir, seed=1, r=2)
+def adapter(made_once, tmp_path):
+    return shutil.copytree(made_once / "mine", tmp_path / "mine")
+
+
+@pytest.fixture
+def other(made_once, tmp_path):
+    return shutil.copytree(made_once / "theirs", tmp_path / "theirs")
+
+
+# The tests of the report draw its pictures; the first test here does so too.
+blank = pytest.mark.usefixtures("blank_pictures")
 
 
 def change_config(directory, **values):
@@ -82,6 +95,7 @@ def test_a_run_gets_its_report_inside(cli, cls_run, tmp_path):
     )
 
 
+@blank
 def test_the_factor_is_that_of_the_adapters_own_base(cli, adapter, tiny_llama_dir, tmp_path):
     result = cli("analyze", adapter, "--output", tmp_path / "out", "--seed", 3)
     assert result.exit_code == 0, result.stderr
@@ -94,6 +108,7 @@ def test_the_factor_is_that_of_the_adapters_own_base(cli, adapter, tiny_llama_di
         assert float(row["base_norm_along_random"]) == pytest.approx(found.along_random, rel=1e-5)
 
 
+@blank
 def test_an_adapter_that_stands_alone_gets_its_report_beside_it(cli, adapter, tmp_path):
     result = cli("analyze", adapter)
     assert result.exit_code == 0, result.stderr
@@ -104,6 +119,7 @@ def test_an_adapter_that_stands_alone_gets_its_report_beside_it(cli, adapter, tm
     assert f"lorakit analyze {adapter} OTHER" in result.stdout
 
 
+@blank
 def test_two_are_compared(cli, adapter, other, tmp_path):
     result = cli("analyze", adapter, other)
     assert result.exit_code == 0, result.stderr
@@ -119,6 +135,7 @@ def test_two_are_compared(cli, adapter, other, tmp_path):
     assert "modules 4 in both" in text_of(result)
 
 
+@blank
 def test_an_adapter_compared_with_itself_is_the_same(cli, adapter, tmp_path):
     copy = tmp_path / "elsewhere" / "mine"
     shutil.copytree(adapter, copy)
@@ -133,6 +150,7 @@ def test_an_adapter_compared_with_itself_is_the_same(cli, adapter, tmp_path):
     assert len({row["first"] for row in rows} | {row["second"] for row in rows}) == 2
 
 
+@blank
 def test_without_the_base_there_are_no_factors_and_that_is_said(cli, adapter, tmp_path):
     result = cli("analyze", adapter, "--no-base", "--output", tmp_path / "out")
     assert result.exit_code == 0, result.stderr
@@ -141,6 +159,7 @@ def test_without_the_base_there_are_no_factors_and_that_is_said(cli, adapter, tm
     assert "The amplification factor is left out: the base was not loaded (--no-base)." in report
 
 
+@blank
 def test_a_base_that_is_gone_costs_the_factors_alone(cli, adapter, tmp_path):
     change_config(adapter, base_model_name_or_path="./gone")
     result = cli("analyze", adapter, "--output", tmp_path / "out")
@@ -161,6 +180,7 @@ def test_a_base_that_is_named_must_be_there_and_fit(cli, adapter, tiny_gpt2_dir,
     assert not (tmp_path / "out").exists()
 
 
+@blank
 def test_a_quantised_base_is_made_dense(cli, quantized_run, tmp_path):
     result = cli("analyze", quantized_run, "--output", tmp_path / "out")
     assert result.exit_code == 0, result.stderr
@@ -168,6 +188,7 @@ def test_a_quantised_base_is_made_dense(cli, quantized_run, tmp_path):
     assert all(float(row["amplification_factor"]) > 0 for row in rows)
 
 
+@blank
 @pytest.mark.parametrize("use_dora", [False, True])
 def test_the_lengths_of_rows_are_left_out_and_that_is_said(cli, tiny_llama_dir, tmp_path, use_dora):
     made = make_adapter(tmp_path / "made", tiny_llama_dir, use_dora=use_dora)
@@ -178,6 +199,7 @@ def test_the_lengths_of_rows_are_left_out_and_that_is_said(cli, tiny_llama_dir, 
         assert ("Only s·B·A is measured" in text) == use_dora
 
 
+@blank
 def test_the_share_decides_the_rank(cli, adapter, tmp_path):
     analysis = analyze_adapter(Adapter.load(adapter))
     ranks = {}
@@ -224,6 +246,7 @@ def test_what_is_no_adapter_is_explained(cli, tmp_path):
     assert result.exit_code == 2 and "There is no adapter directory" in result.stderr
 
 
+@blank
 def test_adapters_of_different_bases_are_refused_unless_the_base_is_named(
     cli, adapter, other, tiny_llama_dir, tmp_path
 ):

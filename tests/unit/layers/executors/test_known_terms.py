@@ -61,8 +61,8 @@ def test_an_adapter_of_the_same_name_is_another(layer):
     assert of(known, layer)[0].term.A is layer.updates["a"].lora_A is not a.term.A
 
 
-def test_values_of_16_bit_factors_are_read_again_when_they_change(layer):
-    layer.updates["a"].to(torch.bfloat16)
+def test_values_of_factors_that_are_copied_are_read_again_when_they_change(layer):
+    layer.updates["a"].to(torch.float16)
     known = KnownTerms()
     a, _ = of(known, layer)
     assert of(known, layer)[0] is a
