@@ -19,6 +19,9 @@ LorakitError
 ├── CheckpointError      (RuntimeError)       a checkpoint is incomplete or belongs to another run
 ├── DiskError            (OSError)            a disk is full, read-only or not writable
 ├── TrainingError        (RuntimeError)       training cannot learn: zero or NaN gradients, NaN loss
+├── GenerationError      (RuntimeError)       the model cannot answer a request
+├── QueueFullError       (RuntimeError)       too many requests wait; later ones may be answered
+├── EngineStoppedError   (RuntimeError)       the server is stopping, or its engine has failed
 └── StoppedError         (RuntimeError)       a run was asked to stop, and has saved a checkpoint
 
 Each class is a LorakitError and the matching builtin. `exit_code` is the exit status of the command
@@ -129,6 +132,18 @@ class CheckpointError(LorakitError, RuntimeError):
 
 class TrainingError(LorakitError, RuntimeError):
     """Training cannot learn: zero or NaN gradients, or a NaN loss."""
+
+
+class GenerationError(LorakitError, RuntimeError):
+    """The model cannot answer a request: an operation failed, or its output is not finite."""
+
+
+class QueueFullError(LorakitError, RuntimeError):
+    """Too many requests wait; later ones may be answered."""
+
+
+class EngineStoppedError(LorakitError, RuntimeError):
+    """The server is stopping, or its engine has failed."""
 
 
 _SHORT_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}

@@ -21,6 +21,11 @@ _SIZES = {
     "Bert": _BERT,
     "Roberta": _BERT | {"max_position_embeddings": 20, "pad_token_id": 1},
     "Llama": _LLAMA | _SPECIAL_TOKENS | {"intermediate_size": 32},
+    "Mistral": _LLAMA | _SPECIAL_TOKENS | {"intermediate_size": 32, "sliding_window": 8},
+    "Gemma3Text": _LLAMA
+    | _SPECIAL_TOKENS
+    | {"intermediate_size": 32, "head_dim": 8, "sliding_window": 8}
+    | {"layer_types": ["sliding_attention", "full_attention"]},
     "GPT2": _GPT | {"n_positions": 16, "n_embd": WIDTH},
     "Bloom": _GPT | {"hidden_size": WIDTH},
     "T5": {"vocab_size": VOCABULARY, "d_model": WIDTH, "d_kv": 8, "d_ff": 32, "num_layers": 2}

@@ -26,6 +26,9 @@ BUILTIN = {
     "CheckpointError": RuntimeError,
     "DiskError": OSError,
     "TrainingError": RuntimeError,
+    "GenerationError": RuntimeError,
+    "QueueFullError": RuntimeError,
+    "EngineStoppedError": RuntimeError,
     "StoppedError": RuntimeError,
 }
 WHILE_RUNNING = {
@@ -36,6 +39,9 @@ WHILE_RUNNING = {
     "CheckpointError",
     "DiskError",
     "TrainingError",
+    "GenerationError",
+    "QueueFullError",
+    "EngineStoppedError",
     "StoppedError",
 }
 

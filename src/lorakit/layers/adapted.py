@@ -50,14 +50,14 @@ class AdaptedLayer(DescribedLayer):
         self.kept_parameters = {}
         self.siblings = None
         self.executor = run_base
-        self.prepared = None
+        self.prepared = self.known_terms = None
 
     def restore_in_place(self) -> None:
         """Swap the plain class back and leave no trace."""
         if self.siblings is not None:
             self.siblings.leave(self)
         del self.updates, self.active_updates, self.kept_parameters, self.siblings
-        del self.executor, self.prepared
+        del self.executor, self.prepared, self.known_terms
         for name in ("per_row_adapters", "row_norms"):
             vars(self).pop(name, None)
         swap_plain_class(self, self.plain_class)

@@ -39,6 +39,7 @@ class DescribedLayer(nn.Module):
         executor: What forward calls with the layer and its input.
         per_row_adapters: Which adapter each row of a batch has, inside `adapter_rows`.
         prepared: What decoding keeps from call to call.
+        known_terms: What decoding keeps of each adapter where rows have different ones.
         row_norms: Norms of the rows of the updated weight, where an update scales them.
     """
 
@@ -57,6 +58,7 @@ class DescribedLayer(nn.Module):
     per_row_adapters: Any = None
     row_norms: RowNorms | None = None
     prepared: Any = None
+    known_terms: Any = None
 
     @classmethod
     def kernel_shape(cls, module: nn.Module) -> KernelShape | None:

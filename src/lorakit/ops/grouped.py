@@ -29,38 +29,11 @@ from torch.nn import functional as F
 
 from lorakit.ops import grouped_in_torch, skinny
 from lorakit.ops.compute_dtype import autocast_off, compute_dtype_of, flattened, output_dtype_of
-from lorakit.ops.dropout_mask import kernel_mask
 from lorakit.ops.native import cpu_kernels
-from lorakit.ops.native.cpu_kernels import Group, Groups
 from lorakit.ops.operands import LowRankTerm
 from lorakit.ops.per_row_terms import Needs, PerRowTerms
 from lorakit.ops.quantized import Layout, Weight, dense, linear, parts, weight_from
-
-
-def _forward_groups(rows: PerRowTerms, tokens: int) -> tuple[Groups, Groups]:
-    """Return the groups of `down` and of `up_`, cached for each number of tokens."""
-    if tokens not in rows.groups:
-        spans = rows.spans(tokens)
-        rows.groups[tokens] = (
-            Groups([_down_group(*span, rows.terms) for span in spans]),
-            Groups([_up_group(*span, rows.terms) for span in spans]),
-        )
-    return rows.groups[tokens]
-
-
-def _down_group(
-    begin: int, end: int, term: int, terms: Sequence[LowRankTerm], gradient: Tensor | None = None
-) -> Group:
-    A, _, _, p, seed, _ = terms[term]
-    mask = kernel_mask(p, seed if p else None)
-    return Group(begin, end, A, A.shape[0], mask=mask, gradient=gradient)
-
-
-def _up_group(
-    begin: int, end: int, term: int, terms: Sequence[LowRankTerm], gradient: Tensor | None = None
-) -> Group:
-    B, scaling = terms[term].B, terms[term].scaling
-    return Group(begin, end, B, B.shape[1], scaling, gradient=gradient)
+from lorakit.ops.term_table import down_group, up_group
 
 
 def low_rank_linear_per_row(
@@ -138,7 +111,7 @@ def _forward(
     h = F.linear(tokens, dense(W0, dtype), bias) if trains else linear(tokens, W0, bias)
     kernels = skinny.kernels_for(tokens)
     if isinstance(kernels, cpu_kernels.CpuKernels):
-        down_groups, up_groups = _forward_groups(rows, len(tokens))
+        down_groups, up_groups = rows.kernel_groups(len(tokens))
         u = cpu_kernels.empty_float32(tokens.shape[0], rows.largest_rank) if trains else None
         if u is not None:
             kernels.down_groups(tokens, down_groups, u)
@@ -222,10 +195,15 @@ def _backward_compiled(
     ]
     of_A, of_B = gradients[0::2], gradients[1::2]
     grad_u = torch.empty_like(u)
-    up_groups = [_up_group(*span, rows.terms, of_B[span[2]]) for span in spans]
+    up_groups = [
+        up_group(begin, end, rows.terms[n])._replace(gradient=of_B[n]) for begin, end, n in spans
+    ]
     kernels.up_backward_groups(g, cpu_kernels.backward_groups(up_groups), u, grad_u)
     if grad_x is not None or any(gradient is not None for gradient in of_A):
-        down_groups = [_down_group(*span, rows.terms, of_A[span[2]]) for span in spans]
+        down_groups = [
+            down_group(begin, end, rows.terms[n])._replace(gradient=of_A[n])
+            for begin, end, n in spans
+        ]
         groups = cpu_kernels.backward_groups(down_groups)
         kernels.down_backward_groups_(tokens, groups, grad_u, grad_x)
     factors = [factor for term in rows.terms for factor in (term.A, term.B)]

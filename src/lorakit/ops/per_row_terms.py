@@ -1,16 +1,15 @@
 """Which update acts on which row of a batch, or on which segment of a packed sequence."""
 
 from collections.abc import Sequence
-from itertools import groupby
-from operator import itemgetter
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from lorakit.errors import ShapeError
+from lorakit.ops.native.cpu_kernels import Groups
 from lorakit.ops.operands import LinearOperands, LowRankTerm, check_shapes
 from lorakit.ops.quantized import Weight
+from lorakit.ops.term_table import TermTable, down_group, spans_of, up_group
 
 Needs = list[tuple[bool, bool]]
 """Whether (A, B) of each term need a gradient."""
@@ -25,8 +24,8 @@ class PerRowTerms:
         biases: A trained bias of each update, or None for the base's; empty if none has one.
         lengths: Tokens of each row where the rows are segments of one packed sequence; None where
             they are the rows of a batch, of one length.
-        largest_rank: Columns of u.
         groups: What compiled products were given, by number of tokens.
+        table: The terms among others, described to the compiled products already, if they are.
     """
 
     def __init__(
@@ -35,14 +34,30 @@ class PerRowTerms:
         index: Sequence[int],
         biases: Sequence[Tensor | None] = (),
         lengths: Sequence[int] | None = None,
+        table: tuple[TermTable, Sequence[int]] | None = None,
     ):
+        """Create the terms of a batch.
+
+        Args:
+            terms: See above.
+            index: See above.
+            biases: See above.
+            lengths: See above.
+            table: A table that has the terms, whose shapes were checked, and the slot of each.
+        """
         self.terms = tuple(terms)
         self.index = tuple(index)
         self.biases = tuple(biases) if any(bias is not None for bias in biases) else ()
         self.lengths = None if lengths is None else tuple(lengths)
-        self.largest_rank = max(term.A.shape[0] for term in terms)
-        self.groups: dict[int, tuple[Any, Any]] = {}
+        self.groups: dict[int, tuple[Groups, Groups]] = {}
+        self.table = table
+        self._row_scales: list[Tensor | None] = []
         self._checked: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+
+    @property
+    def largest_rank(self) -> int:
+        """Columns of u."""
+        return max(term.A.shape[0] for term in self.terms)
 
     def check_shapes(self, x: Tensor, W0: Weight) -> None:
         """Check the shapes of the input, the weight and the terms, the latter once.
@@ -51,7 +66,9 @@ class PerRowTerms:
             ShapeError: They do not fit; names the shapes.
         """
         if self._checked != (x.shape, W0.shape):
-            check_shapes(x.shape, LinearOperands(W0, None, self.terms))
+            check_shapes(
+                x.shape, LinearOperands(W0, None, self.terms if self.table is None else ())
+            )
             if self.lengths is not None:
                 _check_segments(x, self.lengths)
             elif x.ndim < 2 or x.shape[0] != len(self.index):
@@ -65,15 +82,24 @@ class PerRowTerms:
 
     def spans(self, tokens: int) -> list[tuple[int, int, int]]:
         """Return (first token, end, term) of each run of rows with one update, of all tokens."""
-        lengths = self.lengths or (tokens // len(self.index),) * len(self.index)
-        found: list[tuple[int, int, int]] = []
-        begin = 0
-        for term, run in groupby(zip(self.index, lengths, strict=True), key=itemgetter(0)):
-            end = begin + sum(length for _, length in run)
-            if term >= 0:
-                found.append((begin, end, term))
-            begin = end
-        return found
+        return spans_of(self.index, self._lengths_of(tokens))[0]
+
+    def kernel_groups(self, tokens: int) -> tuple[Groups, Groups]:
+        """Return the groups of `down` and of `up_` for compiled products, of all tokens."""
+        if tokens not in self.groups:
+            listed, spans = spans_of(self.index, self._lengths_of(tokens))
+            if self.table is not None:
+                table, slots = self.table
+                self.groups[tokens] = table.groups(slots, spans)
+            else:
+                self.groups[tokens] = (
+                    Groups([down_group(begin, end, self.terms[n]) for begin, end, n in listed]),
+                    Groups([up_group(begin, end, self.terms[n]) for begin, end, n in listed]),
+                )
+        return self.groups[tokens]
+
+    def _lengths_of(self, tokens: int) -> tuple[int, ...]:
+        return self.lengths or (tokens // len(self.index),) * len(self.index)
 
     def along_tokens(self, values: Tensor, h: Tensor) -> Tensor:
         """Return values of each row, (rows, width), in a shape and dtype to combine with h."""
@@ -95,6 +121,13 @@ class PerRowTerms:
 
     def row_scales(self) -> Tensor | None:
         """Return c of each row, (rows, out), 1 where its term has none; None if no term has one."""
+        if torch.is_grad_enabled():
+            return self._computed_row_scales()
+        if not self._row_scales:
+            self._row_scales.append(self._computed_row_scales())
+        return self._row_scales[0]
+
+    def _computed_row_scales(self) -> Tensor | None:
         scales = [
             None if scale is None else scale.lengths.to(scale.norms.dtype) / scale.norms
             for scale in (*(term.row_scale for term in self.terms), None)

@@ -434,3 +434,51 @@ def test_segments_that_make_no_sense():
         pytest.raises(ShapeError, match="segments of 5 tokens"),
     ):
         model(**batch(model, 2))
+
+
+@torch.no_grad()
+def test_rows_get_other_adapters_inside_the_block():
+    model = with_three(llama)
+    inputs = batch(model, 3)
+    with adapter_rows(model, ["a", None, "b"]) as choice:
+        for names in (["a", None, "b"], ["c", "a", "a"], [None, None, None], ["b", "c", "c"]):
+            choice.choose(names)
+            mixed = model(**inputs).logits
+            choice.choose(names[:2])
+            two = model(**{key: value[:2] for key, value in inputs.items()}).logits
+            assert largest_error(mixed[:2], two) <= LOGITS_TOLERANCE
+            for row, name in enumerate(names):
+                choice.choose([name])
+                alone = model(**{key: value[row : row + 1] for key, value in inputs.items()})
+                assert largest_error(mixed[row : row + 1], alone.logits) <= LOGITS_TOLERANCE
+        with pytest.raises(AdapterNameError, match="No adapter is named 'd'"):
+            choice.choose(["d"])
+    with pytest.raises(AdapterStateError, match="got a block that is over"):
+        choice.choose(["a"])
+
+
+def test_rows_that_backward_may_need_keep_their_adapters():
+    model = with_three(llama)
+    with adapter_rows(model, ["a", "b"]) as choice:
+        model(**batch(model, 2)).logits.sum().backward()
+        with pytest.raises(AdapterStateError, match="layers have run with gradients"):
+            choice.choose(["b", "a"])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("options", [{"use_dora": True}, {"bias": "all"}, {}])
+def test_values_that_change_between_decoded_tokens_are_seen(options):
+    model = with_three(gpt2, **options)
+    inputs = batch(model, 2)
+    with adapter_rows(model, ["a", "b"]):
+        before = model(**inputs).logits
+        assert torch.equal(model(**inputs).logits, before)
+        for name, parameter in model.named_parameters():
+            if ".a." in name and not name.endswith("lora_A"):
+                parameter.mul_(1.5)
+        after = model(**inputs).logits
+    assert largest_error(after[1], before[1]) == 0
+    with adapter_rows(model, ["a", "b"]):
+        expected = model(**inputs).logits
+    assert largest_error(after, expected) == 0
+    assert largest_error(after[0], before[0]) > 0.01

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map
 
 from lorakit.errors import AdapterStateError, ShapeError
 from lorakit.layers.described import DescribedLayer
-from lorakit.layers.executors.prepared import stay_in_place
+from lorakit.layers.executors.known_terms import KnownTerm, KnownTerms
 from lorakit.layers.updates.low_rank_update import LowRankUpdate, shared_seed
 from lorakit.ops.grouped import low_rank_linear_per_row
 from lorakit.ops.per_row_terms import PerRowTerms
@@ -36,17 +36,22 @@ class PerRowAdapters:
     """
 
     def __init__(self, names: Sequence[str | None], lengths: Sequence[int] | None = None):
-        self.names = tuple(names)
         self.lengths = None if lengths is None else tuple(lengths)
-        self.distinct = tuple(dict.fromkeys(name for name in names if name is not None))
-        position: dict[str | None, int] = {name: i for i, name in enumerate(self.distinct)}
-        self.index = tuple(position.get(name, -1) for name in names)
         self.is_over = False
         self.had_gradients = False
         self.repeats = 1
+        self._block = object()
+        self.choose(names)
+        self._seed: tuple[weakref.ref[Tensor], Tensor] | None = None
+
+    def choose(self, names: Sequence[str | None]) -> None:
+        """Give the rows, of any number, these adapters from now on."""
+        self.names = tuple(names)
+        self.distinct = tuple(dict.fromkeys(name for name in names if name is not None))
+        position: dict[str | None, int] = {name: i for i, name in enumerate(self.distinct)}
+        self.index = tuple(position.get(name, -1) for name in names)
         self._repeated: PerRowAdapters | None = None
         self._prepared: dict[int, _Prepared] = {}
-        self._seed: tuple[weakref.ref[Tensor], Tensor] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies and pickles of a model hold no references to the original.
@@ -97,8 +102,7 @@ class PerRowAdapters:
         if not layer.is_matrix_product:
             return self._updated_row_by_row(layer, x)
         prepared = self._prepared.get(id(layer))
-        is_current = prepared is not None and prepared.exchanges == LowRankUpdate.exchanges
-        if prepared is None or torch.is_grad_enabled() or not is_current:
+        if prepared is None or torch.is_grad_enabled() or not self._is_current(prepared):
             prepared = self._prepare(layer, x)
         if prepared.rows is None:
             return layer.base_output(x)
@@ -157,24 +161,44 @@ class PerRowAdapters:
     # ---- what they need ----
 
     def _prepare(self, layer: DescribedLayer, x: Tensor) -> _Prepared:
-        updates: list[LowRankUpdate] = []
-        index: dict[int, int] = {}
-        for number, name in enumerate(self.distinct):
-            if name in layer.updates:
-                index[number] = len(updates)
-                updates.append(layer.updates[name])  # type: ignore[arg-type]
-        if not updates:
+        having: Any = layer.updates._modules  # the methods of a ModuleDict are slow
+        names = [name for name in self.distinct if name in having]
+        if not names:
             return _Prepared(None)
-        seed = self._shared_seed(updates, x)
-        described = [layer.operands([update], seed) for update in updates]
-        biases = [None if each.bias is layer.bias else each.bias for each in described]
-        positions = [index.get(number, -1) for number in self.index]
-        terms = [term for each in described for term in each.terms]
-        rows = PerRowTerms(terms, positions, biases, self.lengths)
-        if torch.is_grad_enabled() or rows.biases or not stay_in_place(updates):
+        index = self.index
+        if len(names) < len(self.distinct):
+            place = {self.distinct.index(name): n for n, name in enumerate(names)}
+            index = tuple(place.get(number, -1) for number in index)
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            updates: list[LowRankUpdate] = [having[name] for name in names]
+            seed = self._shared_seed(updates, x)
+            described = [layer.operands([update], seed) for update in updates]
+            biases = [None if each.bias is layer.bias else each.bias for each in described]
+            terms = [term for each in described for term in each.terms]
+            return _Prepared(PerRowTerms(terms, index, biases, self.lengths))
+        if layer.known_terms is None:
+            layer.known_terms = KnownTerms()
+        known: list[KnownTerm] = layer.known_terms.of(
+            layer, names, lambda update: self._shared_seed([update], x), self._block
+        )
+        rows = PerRowTerms(
+            [each.term for each in known],
+            index,
+            [each.bias for each in known],
+            self.lengths,
+            (layer.known_terms.table, [each.slot for each in known]),
+        )
+        if any(each.changed < 0 for each in known):
             return _Prepared(rows)
-        prepared = self._prepared[id(layer)] = _Prepared(rows, LowRankUpdate.exchanges)
+        changing = tuple(each for each in known if not each.stays)
+        prepared = _Prepared(rows, LowRankUpdate.exchanges, changing)
+        self._prepared[id(layer)] = prepared
         return prepared
+
+    def _is_current(self, prepared: _Prepared) -> bool:
+        return prepared.exchanges == LowRankUpdate.exchanges and all(
+            each.has_values_of(each.update, self._block) for each in prepared.changing
+        )
 
     def _shared_seed(self, updates: Sequence[LowRankUpdate], x: Tensor) -> Tensor | None:
         """Return one seed for all layers that read the same activation."""
@@ -261,3 +285,5 @@ class _Prepared(NamedTuple):
     """The terms; None if no row has an update of the layer."""
     exchanges: int = -1
     """`LowRankUpdate.exchanges` when it was made; -1 where it cannot be reused."""
+    changing: tuple[KnownTerm, ...] = ()
+    """Those of which values were read, which may change in place."""

@@ -44,6 +44,9 @@ class LowRankUpdate(nn.Module):
     began to act: what was prepared from updates is valid until it changes. Values that change in
     place do not count."""
 
+    changed: int = 0
+    """The count of exchanges when an attribute of this update was set, or its parameters moved."""
+
     def __init__(
         self,
         lora_A: Tensor,
@@ -80,7 +83,7 @@ class LowRankUpdate(nn.Module):
     def __setattr__(self, name: str, value: object) -> None:
         """Set an attribute, and count it."""
         super().__setattr__(name, value)  # type: ignore[arg-type]
-        LowRankUpdate.exchanges += 1
+        self._count_exchange()
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
         """Register a parameter; that of a variant brings the variant, None takes it away."""
@@ -91,8 +94,12 @@ class LowRankUpdate(nn.Module):
             self.variants = tuple(variant for variant in VARIANTS if variant in carried)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        LowRankUpdate.exchanges += 1
+        self._count_exchange()
         return super()._apply(fn, recurse)
+
+    def _count_exchange(self) -> None:
+        LowRankUpdate.exchanges += 1
+        vars(self)["changed"] = LowRankUpdate.exchanges
 
     def require_gradients_(self, required: bool) -> None:
         """Set whether the parameters require gradients; what a variant freezes never does."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
@@ -84,16 +85,49 @@ class Groups:
     """
 
     def __init__(self, groups: Sequence[Group], dtypes: Sequence[torch.dtype] = THIN_DTYPES):
-        self._tensors: list[tuple[Tensor, Tensor | None]] = []
+        self.tensors: list[tuple[Tensor, Tensor | None]] = []
         rows: list[_Group] = []
         for begin, end, thin, r, scaling, mask, gradient in groups:
             compact = _thin(thin, dtypes)
-            self._tensors.append((compact, gradient))
+            self.tensors.append((compact, gradient))
             addresses = address(compact), None if gradient is None else address(gradient)
             is_half = compact.dtype == torch.bfloat16
             rows.append(_Group(begin, end, *addresses, is_half, r, scaling, mask))
         self.count = len(rows)
         self.array = (_Group * len(rows))(*rows)
+
+
+class GroupTable:
+    """Groups of many adapters, described once, of which each batch takes some."""
+
+    def __init__(self) -> None:
+        self._rows: Any = np.zeros(0, dtype=np.dtype(_Group))  # numpy has no type for records
+        self._tensors: dict[int, tuple[Tensor, Tensor | None]] = {}
+
+    def put(self, slot: int, group: Group) -> None:
+        """Write a group into a slot."""
+        if slot >= len(self._rows):
+            larger = np.zeros(max(8, 2 * slot), dtype=self._rows.dtype)
+            larger[: len(self._rows)] = self._rows
+            self._rows = larger
+        described = Groups([group])
+        array: Any = described.array
+        self._rows[slot] = np.frombuffer(array, dtype=self._rows.dtype)[0]
+        self._tensors[slot] = described.tensors[0]
+
+    def clear(self, slot: int) -> None:
+        """Let go of what a slot points to."""
+        self._tensors.pop(slot, None)
+
+    def taken(self, slots: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> Groups:
+        """Return the groups of some slots with their rows of an activation."""
+        rows: Any = self._rows[slots]
+        rows["begin"], rows["end"] = begins, ends
+        taken = Groups(())
+        taken.count = len(rows)
+        taken.array = (_Group * len(rows)).from_buffer(rows)
+        taken.tensors = [self._tensors[slot] for slot in slots.tolist()]
+        return taken
 
 
 def backward_groups(groups: Sequence[Group]) -> Groups:

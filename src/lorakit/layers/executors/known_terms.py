@@ -1,0 +1,121 @@
+"""The terms of one layer's adapters, kept while rows with changing adapters are decoded.
+
+Describing one adapter's term to the compiled kernels takes longer than computing its product with
+one token. A server changes the adapters of its rows at almost every step, so what it needs of an
+adapter is kept from one batch to the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lorakit.layers.described import DescribedLayer
+from lorakit.layers.executors.prepared import stay_in_place
+from lorakit.layers.hooks import brings_input_or_weights
+from lorakit.layers.updates.low_rank_update import LowRankUpdate
+from lorakit.ops.operands import LinearOperands, LowRankTerm, check_shapes
+from lorakit.ops.term_table import TermTable
+
+
+class KnownTerm(NamedTuple):
+    """What is kept of one update."""
+
+    update: LowRankUpdate
+    changed: int
+    """The update's `changed` when this was made; -1 if it must be made for each batch."""
+    versions: tuple[int, ...]
+    """Versions of its parameters when their values were read."""
+    block: object
+    """Identity of the `adapter_rows` block in which values were read."""
+    stays: bool
+    """Whether it holds as long as the update's attributes do, whatever the values."""
+    slot: int
+    """Place in the table of terms."""
+    term: LowRankTerm
+    bias: Tensor | None
+    """A trained bias, or None for the base's."""
+
+    def has_values_of(self, update: LowRankUpdate, block: object) -> bool:
+        """Return whether the update still has the values that were read."""
+        return self.block is block and self.versions == _versions(update)
+
+
+Seeds = Callable[[LowRankUpdate], Tensor | None]
+"""The seed of the dropout mask that an update shares with others, or None if it drops nothing."""
+
+
+class KnownTerms:
+    """Terms by adapter name, and their table; copies of the layer begin without."""
+
+    def __init__(self) -> None:
+        self.table = TermTable()
+        self._known: dict[str, KnownTerm] = {}
+
+    def __reduce__(self) -> tuple[type[KnownTerms], tuple[()]]:
+        return KnownTerms, ()
+
+    def of(
+        self, layer: DescribedLayer, names: Sequence[str], seeds: Seeds, block: object
+    ) -> list[KnownTerm]:
+        """Return the terms of some adapters, without gradients.
+
+        Args:
+            layer: The layer, which has updates of all the names.
+            names: Names of adapters.
+            seeds: Function that returns the seed of an update.
+            block: Identity of the `adapter_rows` block.
+        """
+        updates: Any = layer.updates._modules  # the methods of a ModuleDict are slow
+        known = self._known
+        if len(known) > len(updates):
+            for name in [name for name in known if name not in updates]:
+                self.table.free(known.pop(name).slot)
+        found: list[KnownTerm] = []
+        for name in names:
+            update: LowRankUpdate = updates[name]
+            each = known.get(name)
+            if (
+                each is None
+                or each.update is not update
+                or each.changed != update.changed
+                or update._forward_pre_hooks
+                or not (each.stays or each.has_values_of(update, block))
+            ):
+                slot = None if each is None else each.slot
+                each = known[name] = self._made(layer, update, seeds(update), block, slot)
+            found.append(each)
+        return found
+
+    def _made(
+        self,
+        layer: DescribedLayer,
+        update: LowRankUpdate,
+        seed: Tensor | None,
+        block: object,
+        slot: int | None,
+    ) -> KnownTerm:
+        operands = layer.operands([update], seed)
+        (term,) = operands.terms
+        W0 = layer.base_weight()
+        check_shapes(torch.Size((W0.shape[1],)), LinearOperands(W0, None, operands.terms))
+        bias = None if operands.bias is getattr(layer, "bias", None) else operands.bias
+        is_kept = not update.drops and update.keeps_saved_factors
+        is_kept = is_kept and not brings_input_or_weights(update)
+        return KnownTerm(
+            update,
+            update.changed if is_kept else -1,
+            _versions(update),
+            block,
+            bias is None and stay_in_place([update]),
+            self.table.put(term, slot),
+            term,
+            bias,
+        )
+
+
+def _versions(update: LowRankUpdate) -> tuple[int, ...]:
+    return tuple(each._version for each in update._parameters.values() if each is not None)

@@ -1,0 +1,98 @@
+"""Low-rank terms of one layer, described once to the compiled kernels for many batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import groupby
+from operator import itemgetter
+from typing import NamedTuple
+
+import numpy as np
+
+from lorakit.ops.dropout_mask import kernel_mask
+from lorakit.ops.native.cpu_kernels import Group, Groups, GroupTable
+from lorakit.ops.operands import LowRankTerm
+
+
+class Spans(NamedTuple):
+    """Runs of tokens with one term: first token, end and term of each."""
+
+    begins: np.ndarray
+    ends: np.ndarray
+    terms: np.ndarray
+
+
+class TermTable:
+    """Groups of the terms of many adapters, of which each batch takes some."""
+
+    def __init__(self) -> None:
+        self._down, self._up = GroupTable(), GroupTable()
+        self._new: dict[int, LowRankTerm] = {}  # not described to the kernels yet
+        self._free: list[int] = []
+        self._slots = 0
+
+    def put(self, term: LowRankTerm, slot: int | None = None) -> int:
+        """Write a term into a slot, a free one if None; return the slot."""
+        if slot is None and self._free:
+            slot = self._free.pop()
+        elif slot is None:
+            slot, self._slots = self._slots, self._slots + 1
+        self._new[slot] = term
+        return slot
+
+    def free(self, slot: int) -> None:
+        """Let go of a term, so that its slot can be used again."""
+        self._new.pop(slot, None)
+        self._down.clear(slot)
+        self._up.clear(slot)
+        self._free.append(slot)
+
+    def groups(self, slots: Sequence[int], spans: Spans) -> tuple[Groups, Groups]:
+        """Return the groups of `down` and of `up_` of a batch.
+
+        Args:
+            slots: The slot of each term of the batch.
+            spans: Runs of tokens; their terms are positions in `slots`.
+        """
+        while self._new:
+            slot, term = self._new.popitem()
+            self._down.put(slot, down_group(0, 0, term))
+            self._up.put(slot, up_group(0, 0, term))
+        chosen = np.asarray(slots)[spans.terms]
+        return (
+            self._down.taken(chosen, spans.begins, spans.ends),
+            self._up.taken(chosen, spans.begins, spans.ends),
+        )
+
+
+def down_group(begin: int, end: int, term: LowRankTerm) -> Group:
+    """Return the group of x Aᵀ of some tokens."""
+    mask = kernel_mask(term.drop_probability, term.seed if term.drop_probability else None)
+    return Group(begin, end, term.A, term.A.shape[0], mask=mask)
+
+
+def up_group(begin: int, end: int, term: LowRankTerm) -> Group:
+    """Return the group of s u Bᵀ of some tokens."""
+    return Group(begin, end, term.B, term.B.shape[1], term.scaling)
+
+
+@lru_cache(maxsize=64)
+def spans_of(
+    index: tuple[int, ...], lengths: tuple[int, ...]
+) -> tuple[list[tuple[int, int, int]], Spans]:
+    """Return (first token, end, term) of each run of rows with one term; rows without are left out.
+
+    Args:
+        index: The term of each row, or -1.
+        lengths: Tokens of each row.
+    """
+    found: list[tuple[int, int, int]] = []
+    begin = 0
+    for term, run in groupby(zip(index, lengths, strict=True), key=itemgetter(0)):
+        end = begin + sum(length for _, length in run)
+        if term >= 0:
+            found.append((begin, end, term))
+        begin = end
+    table = np.array(found, dtype=np.int64).reshape(-1, 3)
+    return found, Spans(table[:, 0], table[:, 1], table[:, 2])
