@@ -74,7 +74,7 @@ def serve(
     ] = None,
     adapter_memory: Annotated[
         str | None,
-        typer.Option(metavar="SIZE", help="Memory for adapters, such as 2GB; default no limit."),
+        typer.Option(metavar="SIZE", help="Memory for adapters of each task; default no limit."),
     ] = None,
     pin: Annotated[
         list[str] | None,
