@@ -33,6 +33,7 @@ from fixtures.runs import (  # noqa: E402, F401
     recipe,
     stop_after,
 )
+from fixtures.serving import adapter_folder, served, served_with  # noqa: E402, F401
 from fixtures.tasks import jsonl, prepare, recipe_of  # noqa: E402, F401
 
 # `make test` gives whole files to its workers in this order, the longest first: near the end only

@@ -42,6 +42,7 @@ if _typing.TYPE_CHECKING:
     )
     from lorakit.planning import MemoryPlan, plan
     from lorakit.quantization import prepare_for_training, quantize_model
+    from lorakit.serving import serve
     from lorakit.training import Recipe, train
     from lorakit.tuning import tune
 
@@ -81,6 +82,7 @@ __all__ = [
     "print_trainable_parameters",
     "quantize_model",
     "save_adapter",
+    "serve",
     "set_adapter",
     "set_fused_mlp",
     "train",
@@ -125,6 +127,7 @@ __getattr__, __dir__ = _lazy_names(
         ),
         "lorakit.planning": ("MemoryPlan", "plan"),
         "lorakit.quantization": ("prepare_for_training", "quantize_model"),
+        "lorakit.serving": ("serve",),
         "lorakit.training": ("Recipe", "train"),
         "lorakit.tuning": ("tune",),
     },

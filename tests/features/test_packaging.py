@@ -16,7 +16,7 @@ from lorakit.libraries.extras import EXTRA_OF
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-FOR_USERS = ("quantization", "metrics", "tune", "gguf")
+FOR_USERS = ("quantization", "metrics", "tune", "gguf", "serve", "serve-ray")
 HELD_TO_A_MINOR = ("transformers", "trl", "accelerate")
 
 
@@ -67,7 +67,8 @@ def test_every_package_that_is_imported_is_declared():
         for one in requirements(PROJECT["dependencies"], *(EXTRAS[name] for name in FOR_USERS))
     }
     distributions = packages_distributions()
-    # These come with a declared one: numpy with torch, pyarrow with datasets, the hub with trl.
+    # These come with a declared one: numpy with torch, pyarrow with datasets, the hub with trl,
+    # starlette with fastapi.
     come_along = {
         "numpy",
         "huggingface-hub",
@@ -76,6 +77,8 @@ def test_every_package_that_is_imported_is_declared():
         "triton",
         "packaging",
         "pyarrow",
+        "pydantic-core",
+        "starlette",
     }
     missing = {
         (module, path.name)
@@ -93,7 +96,7 @@ def test_every_extra_for_users_is_named_where_its_package_is_missing():
         assert distributions[module][0].lower().replace("_", "-") in {
             plain(one.name) for one in requirements(EXTRAS[extra])
         }
-    assert set(EXTRA_OF.values()) == set(FOR_USERS)
+    assert set(EXTRA_OF.values()) == set(FOR_USERS) - {"serve-ray"}  # Ray is of two extras
 
 
 def test_dev_includes_every_extra_for_users():

@@ -25,6 +25,7 @@ from lorakit.cli.commands.inspect import inspect
 from lorakit.cli.commands.merge import merge
 from lorakit.cli.commands.plan import plan
 from lorakit.cli.commands.quickstart import quickstart
+from lorakit.cli.commands.serve import serve
 from lorakit.cli.commands.study import study
 from lorakit.cli.commands.train import train
 from lorakit.cli.commands.tune import tune
@@ -157,7 +158,7 @@ def lorakit(
 
 COMMANDS = (
     *(quickstart, init, plan, train, tune, study),
-    *(evaluate, generate, merge, inspect, analyze),
+    *(evaluate, generate, serve, merge, inspect, analyze),
     *(combine, extract, convert),
 )
 for command in COMMANDS:

@@ -28,7 +28,7 @@ _SHAREGPT_ROLES = {
     "observation": "tool",
     "function_response": "tool",
 }
-_NOT_VARIABLES = (
+NOT_VARIABLES = (
     "add_generation_prompt",
     "chat_template",
     "continue_final_message",
@@ -165,7 +165,7 @@ def _options(example: Mapping[str, Any]) -> dict[str, Any]:
         return options
     if not isinstance(variables, dict):
         raise MalformedConversationError(f"{TEMPLATE_VARIABLES} is not a mapping")
-    taken = [key for key in variables if key in _NOT_VARIABLES]
+    taken = [key for key in variables if key in NOT_VARIABLES]
     if taken:
         raise MalformedConversationError(
             f"{TEMPLATE_VARIABLES} sets {taken[0]!r}, which is not a template variable"

@@ -3,7 +3,7 @@
 from lorakit.adapters.inference_settings import InferenceSettings
 from lorakit.inference.generation import Prompt, generate_text
 from lorakit.inference.loaded import LoadedModel, load_for_inference
-from lorakit.inference.prediction import Classification, TaggedWord, classify, tag
+from lorakit.inference.prediction import Classification, TaggedWord, classify, find_words, tag
 
 __all__ = [
     "Classification",
@@ -12,6 +12,7 @@ __all__ = [
     "Prompt",
     "TaggedWord",
     "classify",
+    "find_words",
     "generate_text",
     "load_for_inference",
     "tag",

@@ -108,9 +108,22 @@ def tag(
     loaded.require_task("tag words", TaskType.TOKEN_CLS)
     with loaded.inference_context(use_base):
         return [
-            _tag_words(loaded, _WORD.findall(text) if isinstance(text, str) else list(text))
+            _tag_words(loaded, _words_of(text) if isinstance(text, str) else list(text))
             for text in texts
         ]
+
+
+def find_words(text: str) -> list[tuple[int, int]]:
+    """Return where the words and punctuation marks of a text begin and end.
+
+    >>> find_words("It's late!")
+    [(0, 4), (5, 9), (9, 10)]
+    """
+    return [found.span() for found in _WORD.finditer(text)]
+
+
+def _words_of(text: str) -> list[str]:
+    return [text[start:end] for start, end in find_words(text)]
 
 
 def _tag_words(loaded: LoadedModel, words: list[str]) -> list[TaggedWord]:

@@ -6,11 +6,15 @@ from lorakit.errors import ConfigError
 
 EXTRA_OF = {
     "bitsandbytes": "quantization",
+    "fastapi": "serve",
     "gguf": "gguf",
+    "llguidance": "serve",
     "optuna": "tune",
+    "prometheus_client": "serve",
     "ray": "tune",
     "rouge_score": "metrics",
     "seqeval": "metrics",
+    "uvicorn": "serve",
 }
 """The extra by the module that it installs."""
 

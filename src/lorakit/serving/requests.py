@@ -56,6 +56,7 @@ class GenerationRequest:
         sampling: How tokens are chosen.
         grammar: Constraint on the answer such as a JSON schema, a matcher of llguidance; None for
             free text.
+        tokenizer: Decodes the answer, the adapter's where it has its own; None takes the engine's.
     """
 
     prompt: tuple[int, ...]
@@ -63,6 +64,7 @@ class GenerationRequest:
     cache_key: str
     sampling: Sampling
     grammar: Any = None
+    tokenizer: Any = None
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ class Engine:
 
         Args:
             model: A model that continues prompts, in eval mode, with or without adapters.
-            tokenizer: Decodes the answers.
+            tokenizer: Decodes the answers of requests that bring no tokenizer.
             settings: Limits.
             hooks: Functions for metrics.
 
@@ -126,7 +126,8 @@ class Engine:
                     self._uses[adapter] -= 1
             deliver(event)
 
-        answer = Answer(request, tell, next(self._numbers), self._tokenizer, self._hooks)
+        tokenizer = request.tokenizer or self._tokenizer
+        answer = Answer(request, tell, next(self._numbers), tokenizer, self._hooks)
         with self._changed:
             self._require_open()
             waiting = self._steps.waiting + len(self._arrived)

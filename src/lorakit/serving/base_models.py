@@ -1,0 +1,199 @@
+"""The base of a server, loaded once for each task; tasks share the memory of its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lorakit.config import QuantizationConfig, TaskType
+from lorakit.data.tokenizers import pad_id
+from lorakit.models.loading_problems import check_local_path, loading_error
+from lorakit.models.pretrained import (
+    auto_model,
+    fresh_modules,
+    label_options,
+    load_model,
+    load_tokenizer,
+)
+from lorakit.models.skeleton import model_config
+from lorakit.quantization.devices import default_device
+
+TASKS_WITH_LABELS = (TaskType.SEQ_CLS, TaskType.TOKEN_CLS)
+
+_TASK_OF_CLASS = {
+    "ForSequenceClassification": TaskType.SEQ_CLS,
+    "ForTokenClassification": TaskType.TOKEN_CLS,
+    "ForConditionalGeneration": TaskType.SEQ_2_SEQ_LM,
+}
+
+
+class ModelKind(NamedTuple):
+    """What a loaded model is for; adapters of one kind share it.
+
+    Attributes:
+        task: The task.
+        labels: Number of labels of its head; None for a task without labels.
+    """
+
+    task: TaskType
+    labels: int | None = None
+
+    def __str__(self) -> str:
+        return str(self.task) + ("" if self.labels is None else f" with {self.labels} labels")
+
+
+@dataclass(frozen=True)
+class BaseSource:
+    """Where a base comes from, and how it is loaded.
+
+    Attributes:
+        name: Hub id or directory.
+        key: What names it, for errors.
+        dtype: dtype of the weights; "auto" takes the checkpoint's.
+        quantization: How to quantise it; None keeps the saved precision.
+        revision: Branch, tag or commit of the hub.
+        seed: Seed of weights that the checkpoint lacks.
+        device: None takes the accelerator if there is one, else the CPU.
+        trust_remote_code: Whether code that comes with it may run.
+    """
+
+    name: str
+    key: str = "BASE"
+    dtype: str = "auto"
+    quantization: QuantizationConfig | None = None
+    revision: str | None = None
+    seed: int = 42
+    device: str | None = None
+    trust_remote_code: bool = False
+
+    @property
+    def hub_options(self) -> dict[str, Any]:
+        """Options of every `from_pretrained`."""
+        return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
+
+
+@dataclass(frozen=True)
+class LoadedBase:
+    """The base for one kind.
+
+    Attributes:
+        model: The model, without adapters.
+        tokenizer: The base's tokenizer.
+        labels: Names of the labels of its head.
+        has_own_head: Whether the checkpoint has the head, so that the base alone can answer.
+        shared_bytes: Bytes of weights that it shares with another kind.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    labels: tuple[str, ...]
+    has_own_head: bool
+    shared_bytes: int
+
+
+def kind_of_base(source: BaseSource) -> ModelKind:
+    """Return the kind that a base is saved as.
+
+    Raises:
+        MissingFileError: The base does not exist.
+        ConfigError: Its configuration cannot be read.
+    """
+    check_local_path(source.name, source.key)
+    try:
+        config = model_config(source.name, source.hub_options)
+    except (OSError, ValueError, KeyError) as error:
+        raise loading_error(source.name, source.key, "model", error) from error
+    architecture = next(iter(config.architectures or []), "")
+    for ending, task in _TASK_OF_CLASS.items():
+        if architecture.endswith(ending):
+            return ModelKind(task, config.num_labels if task in TASKS_WITH_LABELS else None)
+    return ModelKind(TaskType.SEQ_2_SEQ_LM if config.is_encoder_decoder else TaskType.CAUSAL_LM)
+
+
+def load_base(
+    source: BaseSource,
+    kind: ModelKind,
+    *,
+    labels: Sequence[str] | None = None,
+    trained_in_full: Sequence[str] = (),
+    loaded: Sequence[PreTrainedModel] = (),
+) -> LoadedBase:
+    """Load a base for a kind.
+
+    Args:
+        source: The base.
+        kind: The kind.
+        labels: Names of its labels; None takes the base's, or numbered ones.
+        trained_in_full: Modules that adapters replace, which are not quantised.
+        loaded: Models of the same base whose weights it shares.
+
+    Raises:
+        MissingFileError: The base does not exist.
+        ConfigError: It cannot do the task.
+        QuantizationError: It cannot be quantised.
+    """
+    tokenizer = load_tokenizer(source.name, key=source.key, **source.hub_options)
+    device = torch.device(source.device) if source.device else default_device()
+    with_head = kind.task in TASKS_WITH_LABELS
+    options: dict[str, Any] = {}
+    if labels is not None:
+        options = label_options(labels)
+    elif with_head and kind.labels is not None and kind != kind_of_base(source):
+        options = {"num_labels": kind.labels}
+    model = load_model(
+        auto_model(kind.task),
+        source.name,
+        key=source.key,
+        seed=source.seed,
+        has_head=with_head,
+        dtype=source.dtype,
+        quantization=source.quantization,
+        trained_in_full=trained_in_full,
+        device=device,
+        **source.hub_options,
+        **options,
+    )
+    model.config.get_text_config().pad_token_id = pad_id(tokenizer)
+    model.to(device).eval().requires_grad_(False)  # type: ignore[arg-type]
+    names: Any = model.config.id2label
+    return LoadedBase(
+        model,
+        tokenizer,
+        tuple(str(names[index]) for index in sorted(names)) if with_head else (),
+        not fresh_modules(model),
+        sum(share_weights(model, other) for other in loaded),
+    )
+
+
+def share_weights(model: nn.Module, other: nn.Module) -> int:
+    """Replace each weight of a model by an equal one of the same name in another model.
+
+    Bases are never written to, so two models may hold the same tensors.
+
+    Returns: The number of bytes that are now shared.
+    """
+    theirs = {
+        f"{path}.{name}": parameter
+        for path, module in other.named_modules()
+        for name, parameter in module._parameters.items()
+    }
+    shared = 0
+    for path, module in model.named_modules():
+        for name, parameter in module._parameters.items():
+            same = theirs.get(f"{path}.{name}")
+            if parameter is same or type(parameter) is not nn.Parameter or same is None:
+                continue
+            looks_alike = type(same) is nn.Parameter and (same.shape, same.dtype, same.device) == (
+                parameter.shape,
+                parameter.dtype,
+                parameter.device,
+            )
+            if looks_alike and torch.equal(same, parameter):
+                module._parameters[name] = same
+                shared += same.nbytes
+    return shared

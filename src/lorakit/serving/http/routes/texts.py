@@ -1,0 +1,208 @@
+"""POST /v1/embeddings, /v1/classify and /v1/score: one forward pass over whole texts."""
+
+from __future__ import annotations
+
+import base64
+import struct
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from lorakit.config import TaskType
+from lorakit.serving.http.call import Call
+from lorakit.serving.http.protocol.completions import as_list
+from lorakit.serving.http.protocol.pooled import ClassifyBody, EmbeddingsBody, ScoreBody
+from lorakit.serving.pooled.batch_rows import Columns
+from lorakit.serving.pooled.forward_items import ForwardItem
+from lorakit.serving.pooled.labels import LabelledWord, labelled_words, spans, text_label
+from lorakit.serving.refusals import RequestError
+from lorakit.serving.text_side import TextSide
+
+
+async def embeddings(call: Call) -> dict[str, Any]:
+    """Return the vector of each text: the mean of its last hidden states, of length 1."""
+    body = await call.body(EmbeddingsBody)
+    inputs = as_list(body.input)
+    _check_number(call, len(inputs), "input")
+    found = await call.context.service.find(body.model, list(TaskType), "embed")
+    call.model, model = body.model, found.model
+    call.note_prompt(body.input)
+    async with model.using(found.adapter) as (shared, text):
+        columns: list[Columns] = []
+        for given in inputs:
+            if not isinstance(given, str):
+                model.check_ids(given, "input")
+            made = await model.in_text_thread(text.embedded_columns, given, model.limit)
+            columns.append(made)
+        tokens = _count(call, columns)
+        items = [ForwardItem(each, shared.carried_name, "vector") for each in columns]
+        vectors = await model.forward(items, shared)
+    as_text = body.encoding_format == "base64"
+    return {
+        "object": "list",
+        "model": body.model,
+        "data": [
+            {
+                "object": "embedding",
+                "index": index,
+                "embedding": _base64(vector.tolist()) if as_text else vector.tolist(),
+            }
+            for index, vector in enumerate(vectors)
+        ],
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }
+
+
+def _base64(numbers: Sequence[float]) -> str:
+    return base64.b64encode(struct.pack(f"<{len(numbers)}f", *numbers)).decode()
+
+
+async def classify(call: Call) -> dict[str, Any]:
+    """Return the label of each text, or the labelled words and spans of each text."""
+    body = await call.body(ClassifyBody)
+    inputs: list[Any] = [body.input] if isinstance(body.input, str) else list(body.input)
+    _check_number(call, len(inputs), "input")
+    tasks = [TaskType.SEQ_CLS, TaskType.TOKEN_CLS]
+    found = await call.context.service.find(body.model, tasks, "classify")
+    call.model, model = body.model, found.model
+    call.note_prompt(body.input)
+    async with model.using(found.adapter) as (shared, text):
+        if model.kind.task is TaskType.TOKEN_CLS:
+            made = [await model.in_text_thread(text.word_columns, given) for given in inputs]
+            tokens = _count(call, [each.columns for each in made])
+            items = [ForwardItem(each.columns, shared.carried_name, "logits") for each in made]
+            logits = await model.forward(items, shared)
+            data = [
+                _labelled(labelled_words(row, each.word_of, each.words, text.labels))
+                for row, each in zip(logits, made, strict=True)
+            ]
+        else:
+            pairs = [_text_or_pair(given) for given in inputs]
+            columns = [await model.in_text_thread(text.class_columns, pair) for pair in pairs]
+            tokens = _count(call, columns)
+            items = [ForwardItem(each, shared.carried_name, "logits") for each in columns]
+            logits = await model.forward(items, shared)
+            data = [_classified(row, text) for row in logits]
+    return {
+        "id": f"classify-{call.id}",
+        "object": "list",
+        "created": int(time.time()),
+        "model": body.model,
+        "data": [{"index": index, **each} for index, each in enumerate(data)],
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }
+
+
+def _text_or_pair(given: str | list[str]) -> str | tuple[str, str]:
+    if isinstance(given, str):
+        return given
+    if len(given) != 2:
+        raise RequestError(
+            f"The parameter 'input' is wrong: got a list of {len(given)} texts as one input, "
+            "expected a text or a pair of texts.",
+            param="input",
+            code="invalid_parameter",
+        )
+    return given[0], given[1]
+
+
+def _classified(logits: Any, text: TextSide) -> dict[str, Any]:
+    found = text_label(logits, text.labels)
+    return {
+        "label": found.label,
+        "probability": found.probabilities[found.label],
+        "probabilities": found.probabilities,
+        "probs": list(found.probabilities.values()),
+        "num_classes": len(found.probabilities),
+    }
+
+
+def _labelled(words: Sequence[LabelledWord]) -> dict[str, Any]:
+    """Return spans and words; `start` and `end` count characters, `first` and `last` words."""
+    return {
+        "spans": [
+            {
+                "label": span.label,
+                "text": _span_text(words[span.first : span.last + 1]),
+                "start": words[span.first].word.start,
+                "end": words[span.last].word.end,
+                "first_word": span.first,
+                "last_word": span.last,
+                "probability": span.probability,
+            }
+            for span in spans(words)
+        ],
+        "words": [
+            {
+                "text": each.word.text,
+                "start": each.word.start,
+                "end": each.word.end,
+                "label": each.label,
+                "probability": each.probability,
+            }
+            for each in words
+        ],
+    }
+
+
+def _span_text(words: Sequence[LabelledWord]) -> str:
+    """Return the words of a span, with the spaces of the text as far as offsets tell."""
+    text, end = "", words[0].word.start
+    for each in words:
+        gap = 1 if each.word.start is None or end is None else each.word.start - end
+        text += (" " * gap if text else "") + each.word.text
+        end = each.word.end
+    return text
+
+
+async def score(call: Call) -> dict[str, Any]:
+    """Return how well the second text of each pair fits the first, from 0 to 1."""
+    body = await call.body(ScoreBody)
+    pairs = body.pairs
+    _check_number(call, len(pairs), "text_2")
+    found = await call.context.service.find(body.model, [TaskType.SEQ_CLS], "score pairs")
+    call.model, model = body.model, found.model
+    call.note_prompt([body.text_1, body.text_2])
+    async with model.using(found.adapter) as (shared, text):
+        labels = len(text.labels)
+        if not text.settings.text_pair or labels > 2:
+            got = f"{labels} labels" if text.settings.text_pair else "single texts"
+            raise RequestError(
+                f"The model '{body.model}' cannot score pairs: it was trained on {got}, expected "
+                "pairs of texts with one or two labels. Use POST /v1/classify.",
+                param="model",
+                code="wrong_task",
+            )
+        columns = [await model.in_text_thread(text.class_columns, pair) for pair in pairs]
+        tokens = _count(call, columns)
+        items = [ForwardItem(each, shared.carried_name, "logits") for each in columns]
+        logits = await model.forward(items, shared)
+    scores = [
+        float(row[0].sigmoid()) if labels == 1 else float(row.softmax(-1)[1]) for row in logits
+    ]
+    return {
+        "id": f"score-{call.id}",
+        "object": "list",
+        "created": int(time.time()),
+        "model": body.model,
+        "data": [
+            {"index": index, "object": "score", "score": each} for index, each in enumerate(scores)
+        ],
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }
+
+
+def _check_number(call: Call, inputs: int, param: str) -> None:
+    most = call.context.limits.inputs
+    if not 1 <= inputs <= most:
+        raise RequestError(
+            f"The parameter '{param}' is wrong: got {inputs} inputs, expected 1 to {most}. Send "
+            "them in several requests.",
+            param=param,
+            code="invalid_parameter",
+        )
+
+
+def _count(call: Call, columns: Sequence[Columns]) -> int:
+    call.input_tokens = sum(len(each["input_ids"]) for each in columns)
+    return call.input_tokens

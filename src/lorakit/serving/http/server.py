@@ -1,0 +1,216 @@
+"""The server: a socket, uvicorn, and an end that finishes what runs."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import socket
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Self
+
+import uvicorn
+
+from lorakit.errors import ConfigError, LorakitError
+from lorakit.serving.http.app import build_app
+from lorakit.serving.http.context import Context
+from lorakit.serving.http.keys import ApiKeys
+from lorakit.serving.service import Service
+
+_log = logging.getLogger(__name__)
+
+_BACKLOG = 2048
+_POLL_S = 0.05
+_KEPT_FILES = 256
+"""Open files that are not connections."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a server listens.
+
+    Attributes:
+        host: Name or address of an interface.
+        port: Port; 0 takes a free one.
+        allows_anybody: Whether other machines may reach it without a key.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    allows_anybody: bool = False
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    def require_safe(self, keys: ApiKeys) -> None:
+        """Refuse to let anybody in without saying so.
+
+        Raises:
+            ConfigError: Other machines could use the server without a key.
+        """
+        if self.is_loopback or keys.are_required or self.allows_anybody:
+            return
+        raise ConfigError(
+            f"Anybody could use this server: got host {self.host} and no API key, expected a key "
+            "for a server that other machines can reach. Add --api-key-file, or --no-key if the "
+            "network is trusted."
+        )
+
+    def bind(self) -> socket.socket:
+        """Return a socket at this address.
+
+        Raises:
+            ConfigError: It is taken, or is not one of this machine.
+        """
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((self.host, self.port))
+        except (OSError, OverflowError) as error:
+            listening.close()
+            reason = getattr(error, "strerror", None) or str(error)
+            raise ConfigError(
+                f"Cannot listen at {self.host}:{self.port}: {reason}. Choose another --port; 0 "
+                "takes a free one."
+            ) from None
+        return listening
+
+
+class Server:
+    """Serves a context in a thread until it is told to stop.
+
+    Attributes:
+        url: Where requests are sent, without a path.
+        context: What it serves, and how.
+    """
+
+    def __init__(self, context: Context, listening: socket.socket, shutdown_s: float = 30.0):
+        """Create a server that does not answer yet.
+
+        Args:
+            context: What is served.
+            listening: A bound socket.
+            shutdown_s: Seconds within which requests that run are finished at the end.
+        """
+        self.context = context
+        self._socket = listening
+        self.url = _url(listening)
+        wanted = context.limits.connections
+        config = uvicorn.Config(
+            build_app(context),
+            access_log=False,
+            log_config=None,
+            lifespan="on",
+            loop="asyncio",
+            limit_concurrency=min(wanted, _allowed_connections(wanted)),
+            backlog=_BACKLOG,
+            timeout_keep_alive=30,
+            timeout_graceful_shutdown=5,
+            server_header=False,
+        )
+        self._server = _FinishingServer(config, context, shutdown_s)
+        self._thread: threading.Thread | None = None
+        self._has_ended = threading.Event()
+
+    @property
+    def service(self) -> Service:
+        """The models."""
+        return self.context.service
+
+    def start(self) -> Self:
+        """Serve in another thread; return once it answers.
+
+        Raises:
+            LorakitError: It could not start.
+        """
+        self._thread = threading.Thread(target=self._run, name="lorakit-server", daemon=True)
+        self._thread.start()
+        while not self._server.started:
+            if self._has_ended.is_set():
+                raise LorakitError("The server could not start; its log has the reason.")
+            time.sleep(_POLL_S)
+        return self
+
+    def _run(self) -> None:
+        try:
+            self._server.run(sockets=[self._socket])
+        finally:
+            self._has_ended.set()
+
+    def stop(self) -> None:
+        """Finish the requests that run, refuse others, and end."""
+        self.context.is_stopping = True
+        if self._thread is not None:
+            self.wait()
+            self._thread.join()
+        else:
+            self.context.close()
+        self._socket.close()
+
+    def wait(self) -> None:
+        """Wait until the server has been stopped; a signal may interrupt it."""
+        # An interrupted `Thread.join` would count the thread as ended.
+        self._has_ended.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+class _FinishingServer(uvicorn.Server):
+    """Answers 503 to new requests while it finishes those that run, then ends."""
+
+    def __init__(self, config: uvicorn.Config, context: Context, shutdown_s: float):
+        super().__init__(config)
+        self.context = context
+        self._shutdown_s = shutdown_s
+
+    async def main_loop(self) -> None:
+        """Serve until the end begins, then until what runs is finished or out of time."""
+        serving = asyncio.ensure_future(super().main_loop())
+        while not self.context.is_stopping:
+            await asyncio.sleep(_POLL_S)
+        until = time.monotonic() + self._shutdown_s
+        while self.context.running and time.monotonic() < until:
+            await asyncio.sleep(_POLL_S)
+        if self.context.running:
+            _log.warning("%d requests were not finished in time.", self.context.running)
+        self.should_exit = True
+        await serving
+
+
+def _url(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    if host in ("0.0.0.0", "::"):
+        host = socket.gethostname()
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _allowed_connections(wanted: int) -> int:
+    """Raise this process's limit of open files; return how many connections that allows."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return wanted
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + _KEPT_FILES
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        most = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    is_free = soft == resource.RLIM_INFINITY
+    return wanted if is_free else max(soft - _KEPT_FILES, soft // 2)

@@ -1,0 +1,65 @@
+"""What one forward pass computes: the logits of a head, or a vector of each text."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from lorakit.serving.pooled.batch_rows import Columns, padded, running_rows
+
+
+@dataclass(frozen=True)
+class ForwardItem:
+    """One text for a forward pass.
+
+    Attributes:
+        columns: The tokenizer's columns of the text.
+        adapter: Name under which the model carries the adapter; None for the base alone.
+        wants: The head's logits, or the mean of the last hidden states.
+    """
+
+    columns: Columns
+    adapter: str | None
+    wants: Literal["logits", "vector"]
+
+    @property
+    def batch_key(self) -> Hashable:
+        """Items that want the same, of the same columns, can share a batch."""
+        return (self.wants, tuple(sorted(self.columns)))
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens of the text."""
+        return len(self.columns["input_ids"])
+
+
+def run_forward(model: PreTrainedModel, items: Sequence[ForwardItem]) -> list[Tensor]:
+    """Return the result of each item in float32 on the CPU.
+
+    Logits are (labels,) for a text, (tokens, labels) for the tokens of a text; a vector is
+    (hidden,), of length 1.
+    """
+    batch = padded(model, [item.columns for item in items])
+    with running_rows(model, [item.adapter for item in items]):
+        if items[0].wants == "logits":
+            untyped: Any = model
+            logits = untyped(**batch).logits.float().cpu()
+            if logits.ndim == 2:
+                return list(logits)
+            return [row[: item.tokens] for row, item in zip(logits, items, strict=True)]
+        return list(_vectors(model, batch))
+
+
+def _vectors(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
+    """Return the mean of each row's last hidden states, scaled to length 1: (rows, hidden)."""
+    untyped: Any = model
+    backbone = untyped.get_encoder() if model.config.is_encoder_decoder else untyped.base_model
+    hidden = backbone(**batch).last_hidden_state.float()  # (rows, tokens, hidden)
+    seen = batch["attention_mask"][..., None].float()
+    mean = (hidden * seen).sum(1) / seen.sum(1)
+    return torch.nn.functional.normalize(mean, dim=-1).cpu()

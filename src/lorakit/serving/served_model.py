@@ -1,0 +1,215 @@
+"""One base for one task, with its adapters and whatever runs it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from lorakit.adapters.inference_settings import InferenceSettings
+from lorakit.config import TaskType
+from lorakit.models.pretrained import model_limit
+from lorakit.serving.answers import Answers, SharedLease
+from lorakit.serving.base_models import LoadedBase, ModelKind
+from lorakit.serving.engine import Engine, EngineHooks, EngineSettings
+from lorakit.serving.pooled.forward_items import ForwardItem, run_forward
+from lorakit.serving.pooled.micro_batches import MicroBatches
+from lorakit.serving.pooled.model_thread import ModelThread
+from lorakit.serving.pooled.written_texts import WrittenItem, run_written
+from lorakit.serving.refusals import RequestError
+from lorakit.serving.store import AdapterStore, Lease, StoreSettings
+from lorakit.serving.text_side import TextSide
+from lorakit.serving.tokenizer_cache import TokenizerCache
+
+T = TypeVar("T")
+
+_DEFAULT_MAX_LENGTH = 512
+_BATCH_TOKENS = 4096
+_KEPT_TEXT_SIDES = 2048
+
+
+@dataclass(frozen=True)
+class AdapterPlaces:
+    """Where the adapters of a server are.
+
+    Attributes:
+        folder: A watched folder whose subfolders are adapters or runs.
+        named: Further ones by name.
+        root: Directory below which adapters must lie that are loaded at run time.
+    """
+
+    folder: Path | None = None
+    named: Mapping[str, Path] = field(default_factory=dict[str, Path])
+    root: Path | None = None
+
+
+class ServedModel:
+    """A model that requests can use, alone or with one of its adapters.
+
+    Attributes:
+        kind: What it is for.
+        base: The loaded base.
+        limit: Number of tokens of its context; None without a limit.
+        store: Its adapters.
+        engine: What continues prompts; None for tasks that do not.
+        batches: What runs whole texts.
+    """
+
+    def __init__(
+        self,
+        kind: ModelKind,
+        base: LoadedBase,
+        base_name: str,
+        places: AdapterPlaces,
+        *,
+        engine: EngineSettings,
+        store: StoreSettings,
+        most_waiting: int,
+        hooks: EngineHooks | None = None,
+        trust_remote_code: bool = False,
+    ):
+        """Put a loaded base, its adapters and an engine together; nothing runs yet."""
+        self.kind = kind
+        self.base = base
+        self.base_name = base_name
+        self.limit = model_limit(base.model)
+        self.engine: Engine | None = None
+        self._thread: ModelThread | None = None
+        if kind.task is TaskType.CAUSAL_LM:
+            self.engine = Engine(base.model, base.tokenizer, engine, hooks)
+            between_steps: Callable[..., Any] = self.engine.between_steps
+        else:
+            self._thread = ModelThread(f"model-{kind.task}")
+            between_steps = self._thread.between_steps
+        self.store = AdapterStore(
+            base.model,
+            base_name,
+            run_between_steps=between_steps,
+            folder=places.folder,
+            named=places.named,
+            root=places.root,
+            settings=store,
+        )
+        # A batch of texts holds up the answers that are being written, as a chunk of a prompt does.
+        most_tokens = _BATCH_TOKENS if self.engine is None else engine.prefill_chunk_tokens
+        self.batches = MicroBatches(
+            self._run_batch, between_steps, most_tokens=most_tokens, most_waiting=most_waiting
+        )
+        self._rows = base.model.get_input_embeddings().weight.shape[0]  # type: ignore[union-attr]
+        self._tokenizers = TokenizerCache(base.tokenizer, trust_remote_code=trust_remote_code)
+        self._texts = ThreadPoolExecutor(1, thread_name_prefix=f"texts-{kind.task}")
+        self._text_sides: dict[Any, TextSide] = {}
+
+    # ---- life ----
+
+    def start(self) -> None:
+        """Begin to answer."""
+        if self.engine is not None:
+            self.engine.start()
+        self.store.start_watching()
+
+    def stop(self, *, finish_running: bool = True) -> None:
+        """End all threads.
+
+        Args:
+            finish_running: Whether what was asked is answered first.
+        """
+        self.store.stop_watching()
+        if self.engine is not None:
+            self.engine.stop(finish_running=finish_running)
+        if self._thread is not None:
+            self._thread.stop(finish_running=finish_running)
+        self._texts.shutdown(wait=False, cancel_futures=True)
+
+    # ---- adapters and texts ----
+
+    @asynccontextmanager
+    async def using(self, adapter: str | None) -> AsyncIterator[tuple[SharedLease, TextSide]]:
+        """Hold an adapter, or the base alone, inside the block; answers may outlive it.
+
+        Raises:
+            LorakitError: The adapter cannot be loaded; see `AdapterStore.lease`.
+        """
+        lease = None if adapter is None else await self.store.leased(adapter)
+        shared = SharedLease(lease)
+        try:
+            yield shared, await self.in_text_thread(self._text_side, lease)
+        finally:
+            shared.drop()
+
+    async def in_text_thread(self, function: Callable[..., T], *args: Any, **options: Any) -> T:
+        """Run what tokenizes, which may take long, outside the event loop."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._texts, lambda: function(*args, **options))
+
+    def _text_side(self, lease: Lease | None) -> TextSide:
+        key = None if lease is None else (lease.companions, lease.files_key)
+        found = self._text_sides.get(key)
+        if found is None:
+            if len(self._text_sides) >= _KEPT_TEXT_SIDES:
+                self._text_sides.pop(next(iter(self._text_sides)))
+            found = self._text_sides[key] = self._made_text_side(lease)
+        return found
+
+    def _made_text_side(self, lease: Lease | None) -> TextSide:
+        settings = InferenceSettings() if lease is None else lease.settings
+        tokenizer = self.base.tokenizer if lease is None else self._tokenizers.get(lease.companions)
+        labels = settings.labels or self.base.labels
+        limit = min(self.limit or _DEFAULT_MAX_LENGTH, _DEFAULT_MAX_LENGTH)
+        return TextSide(self.base.model, tokenizer, settings, labels, settings.max_length or limit)
+
+    def check_ids(self, ids: Sequence[int], param: str, *, may_be_empty: bool = True) -> None:
+        """Refuse token ids that the model does not have.
+
+        Raises:
+            RequestError: One is outside the vocabulary, or there are none where some are needed.
+        """
+        wrong = [one for one in ids if not 0 <= one < self._rows]
+        if wrong or not (ids or may_be_empty):
+            got = f"token {wrong[0]}" if wrong else "no token"
+            raise RequestError(
+                f"The parameter '{param}' is wrong: got {got}, expected token ids from 0 to "
+                f"{self._rows - 1}.",
+                param=param,
+                code="invalid_parameter",
+            )
+
+    # ---- answers ----
+
+    def answers(self, shared: SharedLease) -> Answers:
+        """Return the answers of the engine to one request, none asked for yet.
+
+        Raises:
+            RequestError: The model does not continue prompts.
+        """
+        if self.engine is None:
+            raise RequestError(f"A model for {self.kind} does not continue prompts.", param="model")
+        return Answers(self.engine, shared)
+
+    async def forward(
+        self, items: Sequence[ForwardItem] | Sequence[WrittenItem], shared: SharedLease
+    ) -> list[Any]:
+        """Return the results of items for whole texts.
+
+        Raises:
+            RequestError: Too many wait already.
+        """
+        futures = self.batches.submit(items)
+        for future in futures:
+            shared.hold()
+            future.add_done_callback(shared.drop)
+        try:
+            return await asyncio.gather(*(asyncio.wrap_future(future) for future in futures))
+        finally:
+            for future in futures:
+                future.cancel()
+
+    def _run_batch(self, items: Sequence[Any]) -> Sequence[Tensor] | Sequence[Any]:
+        run: Any = run_written if isinstance(items[0], WrittenItem) else run_forward
+        return run(self.base.model, items)

@@ -1,0 +1,297 @@
+"""The models of a server together: finding the one a request names, adapters at run time."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lorakit.config import TaskType
+from lorakit.errors import AdapterNameError, first_few
+from lorakit.serving.base_models import TASKS_WITH_LABELS, ModelKind, kind_of_base, load_base
+from lorakit.serving.engine import EngineHooks, EngineSettings
+from lorakit.serving.refusals import RequestError, unknown_model
+from lorakit.serving.served_model import ServedModel
+from lorakit.serving.sources import KindNeeds, ServingSource, read_needs
+from lorakit.serving.store import KnownAdapter, StoreSettings
+from lorakit.serving.store.adapter_directory import adapter_directory
+
+_WAYS = {
+    TaskType.CAUSAL_LM: "POST /v1/chat/completions or /v1/completions",
+    TaskType.SEQ_2_SEQ_LM: "POST /v1/completions",
+    TaskType.SEQ_CLS: "POST /v1/classify",
+    TaskType.TOKEN_CLS: "POST /v1/classify",
+}
+
+
+@dataclass(frozen=True)
+class ServiceSettings:
+    """How models run.
+
+    Attributes:
+        engine: Batches, caches and queues of models that continue prompts.
+        store: Memory for adapters and the like.
+        most_waiting: Texts that may wait for a model that classifies or embeds.
+        hooks: Functions for metrics of engines.
+    """
+
+    engine: EngineSettings = field(default_factory=EngineSettings)
+    store: StoreSettings = field(default_factory=StoreSettings)
+    most_waiting: int = 1024
+    hooks: EngineHooks | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """The model that a request names: an adapter on a base, or the base alone (None)."""
+
+    model: ServedModel
+    adapter: str | None
+
+
+class Service:
+    """All models of a server.
+
+    Attributes:
+        source: What is served.
+        base_name: Name of the base alone.
+    """
+
+    def __init__(self, source: ServingSource, settings: ServiceSettings | None = None):
+        """Load the base for every kind of adapter; nothing runs yet.
+
+        Raises:
+            MissingFileError, ConfigError, QuantizationError: The base cannot be loaded.
+        """
+        self.source = source
+        self.base_name = source.base_name
+        self._settings = settings or ServiceSettings()
+        self._models: dict[ModelKind, ServedModel] = {}
+        self._kinds: dict[tuple[Path, object], ModelKind] = {}
+        self._loading = threading.Lock()
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="load-base")
+        self._is_running = False
+        for kind, needs in source.kinds.items():
+            self._load(kind, needs)
+
+    @property
+    def models(self) -> Sequence[ServedModel]:
+        """The loaded models, one for each kind."""
+        return tuple(self._models.values())
+
+    def start(self) -> None:
+        """Begin to answer; a second call does nothing."""
+        if not self._is_running:
+            self._is_running = True
+            for model in self.models:
+                model.start()
+
+    def require_named(self) -> None:
+        """Load each adapter that was named, not merely found in the folder.
+
+        Raises:
+            LorakitError: One of them cannot be served; see `AdapterStore.lease`.
+        """
+        for name in self.source.places.named:
+            _, kind = self.find_adapter(name)
+            self._models[kind].store.lease(name).result().release()
+
+    def stop(self, *, finish_running: bool = True) -> None:
+        """End all threads.
+
+        Args:
+            finish_running: Whether what was asked is answered first.
+        """
+        self._is_running = False
+        for model in self.models:
+            model.stop(finish_running=finish_running)
+        self._loader.shutdown(wait=False, cancel_futures=True)
+
+    # ---- what there is ----
+
+    def adapters(self) -> Iterator[tuple[KnownAdapter, ModelKind]]:
+        """Yield every adapter with its kind, by name."""
+        by_kind = {
+            kind: {known.name: known for known in model.store.known()}
+            for kind, model in self._models.items()
+        }
+        for name in sorted(set().union(*by_kind.values())):
+            anywhere = next(known[name] for known in by_kind.values() if name in known)
+            kind = self._kind_of(anywhere)
+            yield by_kind.get(kind, {}).get(name, anywhere), kind
+
+    def find_adapter(self, name: str) -> tuple[KnownAdapter, ModelKind]:
+        """Return an adapter and its kind.
+
+        Raises:
+            RequestError: There is none of that name.
+        """
+        for model in self.models:
+            try:
+                known = model.store.find(name)
+            except AdapterNameError:
+                continue
+            return known, self._kind_of(known)
+        names = {known.name for model in self.models for known in model.store.known()}
+        raise unknown_model(name, [self.base_name, *sorted(names)])
+
+    def _kind_of(self, known: KnownAdapter) -> ModelKind:
+        fallback = next(iter(self._models))
+        if known.task is None:
+            return fallback
+        if known.task not in TASKS_WITH_LABELS:
+            return ModelKind(known.task)
+        key = (known.path, _stamp(known.path))
+        kind = self._kinds.get(key)
+        if kind is None:
+            alike = next((kind for kind in self._models if kind.task == known.task), fallback)
+            try:
+                kind = read_needs(known.path).kind
+            except (OSError, ValueError):  # the store tells what is wrong with it
+                return alike
+            if kind is None or kind.labels is None:
+                kind = alike
+            self._kinds[key] = kind
+        return kind
+
+    # ---- finding a model ----
+
+    async def find(self, name: str, tasks: Collection[TaskType], what: str) -> Found:
+        """Return the model that a request names.
+
+        Args:
+            name: Name of the base or of an adapter.
+            tasks: Tasks that the call is for.
+            what: What the call does, such as "chat".
+
+        Raises:
+            RequestError: There is no such model, or it is for another task.
+        """
+        if name == self.base_name:
+            return Found(self._base_for(tasks, what), None)
+        known, kind = self.find_adapter(name)
+        if kind.task not in tasks:
+            raise RequestError(
+                f"The model '{name}' cannot {what}: it is for {kind.task}, expected "
+                f"{' or '.join(tasks)}. Use {_WAYS[kind.task]}.",
+                param="model",
+                code="wrong_task",
+            )
+        model = self._models.get(kind)
+        if model is None:
+            loop = asyncio.get_running_loop()
+            model = await loop.run_in_executor(self._loader, self._load_for, known, kind)
+        return Found(model, known.name)
+
+    def _base_for(self, tasks: Collection[TaskType], what: str) -> ServedModel:
+        for model in self.models:
+            has_head = model.kind.task not in TASKS_WITH_LABELS or model.base.has_own_head
+            if model.kind.task in tasks and (has_head or len(tasks) == len(TaskType)):
+                return model
+        raise RequestError(
+            f"The base '{self.base_name}' alone cannot {what}: it is served for "
+            f"{first_few(str(model.kind) for model in self.models)}, and a base alone has no "
+            "trained head. Name an adapter; GET /v1/models lists them.",
+            param="model",
+            code="wrong_task",
+        )
+
+    # ---- adapters at run time ----
+
+    async def load_adapter(self, name: str, path: str) -> KnownAdapter:
+        """Serve one more adapter.
+
+        Raises:
+            LorakitError: The name is taken, the path is outside the root, or the adapter cannot
+                be served; see `AdapterStore.load`.
+        """
+        taken = {self.base_name, *(known.name for known, _ in self.adapters())}
+        if name in taken:
+            raise RequestError(
+                f"The adapter cannot be loaded as '{name}': a model of this name is served. Unload "
+                "it first, or choose another name.",
+                param="lora_name",
+                code="name_taken",
+            )
+        loop = asyncio.get_running_loop()
+        model = await loop.run_in_executor(self._loader, self._model_for, path)
+        return await asyncio.wrap_future(model.store.load(name, path))
+
+    def _model_for(self, path: str) -> ServedModel:
+        """Return the model for the adapter at a path below the root."""
+        root = self.source.places.root
+        place = None if root is None else adapter_directory(root / path)
+        try:
+            needs = None if place is None else read_needs(place)
+        except (OSError, ValueError):
+            needs = None  # the store tells what is wrong with it
+        if needs is None or needs.kind is None:
+            return self.models[0]
+        return self._load(needs.kind, KindNeeds(needs.labels, needs.trained_in_full))
+
+    def unload_adapter(self, name: str) -> None:
+        """Stop serving an adapter; requests that use it finish.
+
+        Raises:
+            RequestError: There is none of that name.
+        """
+        self.find_adapter(name)
+        for model in self.models:
+            try:
+                model.store.unload(name)
+            except AdapterNameError:
+                continue
+
+    # ---- loading the base for a kind ----
+
+    def _load_for(self, known: KnownAdapter, kind: ModelKind) -> ServedModel:
+        needs = read_needs(Path(known.path))
+        return self._load(kind, KindNeeds(needs.labels, needs.trained_in_full))
+
+    def _load(self, kind: ModelKind, needs: KindNeeds) -> ServedModel:
+        with self._loading:
+            if kind in self._models:
+                return self._models[kind]
+            base = load_base(
+                self.source.base,
+                kind,
+                labels=needs.labels if kind != _kind_or_none(self.source) else None,
+                trained_in_full=needs.trained_in_full,
+                loaded=[model.base.model for model in self._models.values()],
+            )
+            model = ServedModel(
+                kind,
+                base,
+                self.base_name,
+                self.source.places,
+                engine=self._settings.engine,
+                store=self._settings.store,
+                most_waiting=self._settings.most_waiting,
+                hooks=self._settings.hooks,
+                trust_remote_code=self.source.base.trust_remote_code,
+            )
+            if self._is_running:
+                model.start()
+            self._models[kind] = model
+            return model
+
+
+def _kind_or_none(source: ServingSource) -> ModelKind | None:
+    """Return the kind the base is saved as, which keeps the labels of its head."""
+    kind = kind_of_base(source.base)
+    return kind if kind.task in TASKS_WITH_LABELS else None
+
+
+def _stamp(directory: Path) -> tuple[tuple[int, int], ...]:
+    """Return what changes when the files that say an adapter's kind are written."""
+    found = []
+    for name in ("adapter_config.json", "adapter_model.safetensors", "lorakit.json"):
+        try:
+            state = (directory / name).stat()
+        except OSError:
+            continue
+        found.append((state.st_mtime_ns, state.st_size))
+    return tuple(found)

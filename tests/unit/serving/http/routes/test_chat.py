@@ -1,0 +1,69 @@
+"""What the tests with OpenAI's client do not reach: templates, headers, the log."""
+
+import json
+
+import pytest
+
+MESSAGES = [{"role": "user", "content": "what colour is the sky"}]
+
+
+def asked(**fields):
+    return {"model": "german", "messages": MESSAGES, "temperature": 0, "max_tokens": 4} | fields
+
+
+def test_a_developers_message_is_rendered_as_the_systems(served):
+    def tokens(role):
+        messages = [{"role": role, "content": "be brief"}, *MESSAGES]
+        return served.post("/tokenize", {"model": "german", "messages": messages})["tokens"]
+
+    assert tokens("developer") == tokens("system") != tokens("user")
+    answers = [
+        served.post("/v1/chat/completions", asked(messages=[{"role": role, "content": "be brief"}]))
+        for role in ("developer", "system")
+    ]
+    assert answers[0]["choices"] == answers[1]["choices"]
+
+
+def test_a_variable_of_the_template_reaches_it(served):
+    made = served.post(
+        "/v1/chat/completions", asked(chat_template_kwargs={"enable_thinking": False})
+    )
+    assert made["choices"][0]["message"]["content"]
+
+
+@pytest.mark.parametrize("name", ["tokenize", "chat_template", "add_generation_prompt"])
+def test_a_variable_cannot_change_how_the_prompt_is_made(served, name):
+    error = served.post("/v1/chat/completions", asked(chat_template_kwargs={name: True}), 400)
+    assert error["param"] == "chat_template_kwargs"
+    assert f"got '{name}'" in error["message"]
+
+
+def test_events_end_with_done_and_the_response_has_its_headers(served):
+    with served.http() as http:
+        response = http.post("/v1/chat/completions", json=asked(stream=True))
+    assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert response.headers["cache-control"] == "no-cache"
+    events = [line for line in response.text.split("\n\n") if line]
+    assert events[-1] == "data: [DONE]"
+    chunks = [json.loads(event.removeprefix("data: ")) for event in events[:-1]]
+    assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
+    assert response.headers["x-request-id"] in chunks[0]["id"]
+
+
+def test_the_log_has_no_prompt(served):
+    served.post("/v1/chat/completions", asked(user="anna", metadata={"job": "7"}))
+    served.get("/health")
+    line = next(line for line in reversed(served.lines()) if line.get("user") == "anna")
+    assert line["model"] == "german" and line["status"] == 200 and line["metadata"] == {"job": "7"}
+    assert line["input_tokens"] > 0 and line["output_tokens"] == 4
+    assert line["finish_reasons"] == ["length"] and line["first_token_s"] <= line["duration_s"]
+    assert "colour" not in served.log.read_text()
+
+
+def test_the_log_has_prompts_and_answers_where_that_is_wanted(served_with):
+    served = served_with(log_prompts=True)
+    made = served.post("/v1/chat/completions", asked())
+    served.server.stop()
+    (line,) = served.lines()
+    assert line["prompt"] == MESSAGES
+    assert line["answers"] == [made["choices"][0]["message"]["content"]]

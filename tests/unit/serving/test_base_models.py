@@ -1,0 +1,59 @@
+import pytest
+import torch
+
+from lorakit.config import TaskType
+from lorakit.serving.base_models import (
+    BaseSource,
+    ModelKind,
+    kind_of_base,
+    load_base,
+    share_weights,
+)
+from tiny_models import logits
+
+
+@pytest.fixture
+def source(tiny_llama_dir):
+    return BaseSource(tiny_llama_dir, device="cpu")
+
+
+def test_a_base_is_of_the_kind_it_was_saved_as(tiny_llama_dir, tiny_t5_dir, tmp_path):
+    assert kind_of_base(BaseSource(tiny_llama_dir)) == ModelKind(TaskType.CAUSAL_LM)
+    assert kind_of_base(BaseSource(tiny_t5_dir)) == ModelKind(TaskType.SEQ_2_SEQ_LM)
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_llama_dir, num_labels=3)
+    model.config.id2label = {0: "bad", 1: "fair", 2: "good"}
+    model.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tiny_llama_dir).save_pretrained(tmp_path)
+    source = BaseSource(str(tmp_path), device="cpu")
+    kind = kind_of_base(source)
+    assert kind == ModelKind(TaskType.SEQ_CLS, 3) and str(kind) == "SEQ_CLS with 3 labels"
+    base = load_base(source, kind)
+    assert base.labels == ("bad", "fair", "good") and base.has_own_head
+    other = load_base(source, ModelKind(TaskType.SEQ_CLS, 2))
+    assert len(other.labels) == 2 and not other.has_own_head
+
+
+def test_tasks_share_the_weights_of_the_base(source):
+    first = load_base(source, ModelKind(TaskType.CAUSAL_LM))
+    before = logits(first.model)
+    kind = ModelKind(TaskType.SEQ_CLS, 2)
+    second = load_base(source, kind, labels=("a", "b"), loaded=[first.model])
+    assert second.labels == ("a", "b") and not second.has_own_head
+    weights = dict(first.model.named_parameters())
+    for name, parameter in second.model.named_parameters():
+        assert (parameter is weights.get(name)) == name.startswith("model.")
+    body = sum(p.nbytes for n, p in weights.items() if n.startswith("model."))
+    assert second.shared_bytes == body
+    assert torch.equal(logits(first.model), before)
+    assert not any(p.requires_grad for p in second.model.parameters())
+
+
+def test_weights_that_differ_are_not_shared():
+    first, second = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    assert share_weights(first, second) == 0
+    with torch.no_grad():
+        second.bias.copy_(first.bias)
+    assert share_weights(second, first) == 8
+    assert second.bias is first.bias and second.weight is not first.weight
