@@ -22,6 +22,7 @@ LorakitError
 ├── GenerationError      (RuntimeError)       the model cannot answer a request
 ├── QueueFullError       (RuntimeError)       too many requests wait; later ones may be answered
 ├── EngineStoppedError   (RuntimeError)       the server is stopping, or its engine has failed
+├── ServerError          (RuntimeError)       a server is unreachable, or refuses a request
 └── StoppedError         (RuntimeError)       a run was asked to stop, and has saved a checkpoint
 
 Each class is a LorakitError and the matching builtin. `exit_code` is the exit status of the command
@@ -144,6 +145,16 @@ class QueueFullError(LorakitError, RuntimeError):
 
 class EngineStoppedError(LorakitError, RuntimeError):
     """The server is stopping, or its engine has failed."""
+
+
+class ServerError(LorakitError, RuntimeError):
+    """A server cannot be reached, or refuses a request."""
+
+    def __init__(self, message: str = "", code: str | None = None):
+        super().__init__(message, code)
+        self.code = code
+        """The server's word for a refusal, such as "model_not_found", or its HTTP status; None if
+        it gave no usable answer."""
 
 
 _SHORT_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}

@@ -29,6 +29,7 @@ BUILTIN = {
     "GenerationError": RuntimeError,
     "QueueFullError": RuntimeError,
     "EngineStoppedError": RuntimeError,
+    "ServerError": RuntimeError,
     "StoppedError": RuntimeError,
 }
 WHILE_RUNNING = {
@@ -42,6 +43,7 @@ WHILE_RUNNING = {
     "GenerationError",
     "QueueFullError",
     "EngineStoppedError",
+    "ServerError",
     "StoppedError",
 }
 

@@ -15,9 +15,11 @@ from typer.core import TyperGroup
 
 from lorakit import __version__
 from lorakit.cli.commands.analyze import analyze
+from lorakit.cli.commands.chat import chat
 from lorakit.cli.commands.combine import combine
 from lorakit.cli.commands.convert import convert
 from lorakit.cli.commands.evaluate import evaluate
+from lorakit.cli.commands.export import export
 from lorakit.cli.commands.extract import extract
 from lorakit.cli.commands.generate import generate
 from lorakit.cli.commands.init import init
@@ -158,8 +160,8 @@ def lorakit(
 
 COMMANDS = (
     *(quickstart, init, plan, train, tune, study),
-    *(evaluate, generate, serve, merge, inspect, analyze),
-    *(combine, extract, convert),
+    *(evaluate, generate, chat, serve, merge, inspect, analyze),
+    *(combine, extract, convert, export),
 )
 for command in COMMANDS:
     app.command(help=(getdoc(command) or "").partition("\n\nRaises:")[0])(command)

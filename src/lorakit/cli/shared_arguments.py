@@ -18,3 +18,10 @@ TrustRemoteCode = Annotated[
     ),
 ]
 """For commands without a recipe; in a recipe it is a key."""
+
+ApiKeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="File with the API key of the server; by default the variable LORAKIT_API_KEY."
+    ),
+]

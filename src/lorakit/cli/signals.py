@@ -52,6 +52,7 @@ class Ending:
         self.stop: StopRequest | None = None
         """Request to set while a run is training; None otherwise."""
         self._raises = False
+        self._repeats = False
         self._has_raised = False
         self._number = 0
         self._at_s = 0.0
@@ -79,6 +80,15 @@ class Ending:
             self._raises = False
 
     @contextmanager
+    def repeating_interrupt(self) -> Iterator[None]:
+        """Make each Ctrl-C inside the block raise KeyboardInterrupt; other signals end."""
+        self._repeats = True
+        try:
+            yield
+        finally:
+            self._repeats = False
+
+    @contextmanager
     def ending_with(
         self, last_words: Callable[[], str], stop: StopRequest | None
     ) -> Iterator[None]:
@@ -101,6 +111,8 @@ class Ending:
         if os.getpid() != self._process:
             self._handle_in_child(number)
             return
+        if self._repeats and number == signal.SIGINT:
+            raise KeyboardInterrupt
         if number == getattr(signal, "SIGHUP", None):
             _redirect_to_null()
         if not self._number:

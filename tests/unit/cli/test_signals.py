@@ -129,3 +129,13 @@ def test_it_ends_without_a_traceback_while_libraries_are_imported(tmp_path):
         check=False,
     )
     assert (done.returncode, done.stderr) == (130, "Interrupted.\n")
+
+
+def test_in_a_chat_each_interrupt_raises_and_other_signals_end(ending):
+    with ending.repeating_interrupt():
+        for _ in range(3):
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+        with pytest.raises(Left) as left:
+            signal.raise_signal(signal.SIGTERM)
+    assert left.value.args == (143,)

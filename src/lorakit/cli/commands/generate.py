@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,21 +11,23 @@ import typer
 
 from lorakit.cli.paths import adapter_location
 from lorakit.cli.quiet import hide_loading_bars
-from lorakit.cli.shared_arguments import TrustRemoteCode
-from lorakit.cli.views.console import merged_name, next_steps, remark, say, shell_quote, table
+from lorakit.cli.shared_arguments import ApiKeyFile, TrustRemoteCode
+from lorakit.cli.views.answers import pairs_of, print_labels, print_tags, print_texts
+from lorakit.cli.views.console import merged_name, next_steps, remark, shell_quote
 from lorakit.errors import ConfigError, DataError, MissingFileError
 
 if TYPE_CHECKING:
     from lorakit.inference import LoadedModel
 
-SHOWN_CHARACTERS = 60
-OUTSIDE = "O"  # the tag of a word that belongs to no entity
-
 
 def generate(
-    adapter: Annotated[
-        str, typer.Argument(metavar="RUN_OR_ADAPTER", help="A run or an adapter directory.")
-    ],
+    target: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="RUN_OR_ADAPTER",
+            help="A run or an adapter directory; with --url the name of a model.",
+        ),
+    ] = None,
     texts: Annotated[
         list[str] | None,
         typer.Argument(metavar="TEXT", help="Texts; by default each line of stdin."),
@@ -53,6 +55,15 @@ def generate(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the sampling.")] = 42,
+    url: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Ask a running server instead of loading the model."),
+    ] = None,
+    adapter: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="With --url: the model, if not named as first word."),
+    ] = None,
+    api_key_file: ApiKeyFile = None,
     base_model: Annotated[
         str | None, typer.Option(help="Base model; by default the one recorded in the adapter.")
     ] = None,
@@ -64,14 +75,42 @@ def generate(
     ] = False,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Try an adapter on texts: answer, classify or tag them."""
-    location = adapter_location(adapter)
+    """Try an adapter on texts: answer, classify or tag them.
+
+    Raises:
+        ConfigError: Options do not go together.
+    """
+    if adapter is not None and target is not None:
+        texts, target = [target, *(texts or [])], None
+    for_server = {"--adapter": adapter, "--api-key-file": api_key_file}
+    for_loading = {
+        "--base-model": base_model,
+        "--unquantized": unquantized,
+        "--trust-remote-code": trust_remote_code,
+    }
+    refuse_together(url, for_loading if url is not None else for_server)
+    named = target if adapter is None else adapter
+    if named is None:
+        raise ConfigError(
+            "No adapter: got none, expected a run or an adapter directory, or with --url the name "
+            "of a model. Name one."
+        )
     prompts = read_texts(texts or [], file)
     if top_p is not None and temperature == 0:
         raise ConfigError(
             "--top-p requires sampling: got --temperature 0, expected one above 0. "
             "Add --temperature 1, or remove --top-p."
         )
+    if url is not None:
+        from lorakit.cli.commands.generate_from_server import generate_from_server
+        from lorakit.serving.clients.talking import AnswerOptions
+        from lorakit.serving.http.keys import API_KEY_VARIABLE, collect_keys
+
+        keys = collect_keys([], api_key_file, API_KEY_VARIABLE)
+        sampling = AnswerOptions(max_new_tokens, temperature, 1.0 if top_p is None else top_p, seed)
+        generate_from_server(url, next(iter(keys), None), named, prompts, base, sampling)
+        return
+    location = adapter_location(named)
     from lorakit.inference import load_for_inference
 
     hide_loading_bars()
@@ -87,11 +126,31 @@ def generate(
         options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature}
         options |= {"seed": seed} | ({"top_p": top_p} if top_p is not None else {})
         show_texts(loaded, prompts, base, options)
-    name = shell_quote(adapter)
+    name = shell_quote(named)
     steps = {} if base else {f"lorakit generate {name} ... --base": "also shows the base"}
     next_steps(
-        {**steps, f"lorakit merge {name} {merged_name(adapter)}": "writes a plain checkpoint"},
+        {**steps, f"lorakit merge {name} {merged_name(named)}": "writes a plain checkpoint"},
         stderr=True,
+    )
+
+
+def refuse_together(url: str | None, options: Mapping[str, Any]) -> None:
+    """Refuse options that do not go with --url, or with a model that is loaded here.
+
+    Raises:
+        ConfigError: One of them is given.
+    """
+    given = [name for name, value in options.items() if value]
+    if not given:
+        return
+    names, verb = " and ".join(given), "apply" if len(given) > 1 else "applies"
+    if url is None:
+        raise ConfigError(
+            f"{names} {verb} to a running server: got no --url. Add it, or leave {names} out."
+        )
+    raise ConfigError(
+        f"{names} {verb} to a model that is loaded here: got --url {url}, whose server has loaded "
+        f"it already. Leave {names} out, or give it to `lorakit serve`."
     )
 
 
@@ -146,15 +205,7 @@ def show_texts(
     answers = {"adapter": generate_text(loaded, prompts, **options)}
     if base:
         answers["base alone"] = generate_text(loaded, prompts, use_base=True, **options)
-    if len(prompts) == 1 and not base:
-        say(answers["adapter"][0])
-        return
-    for number, prompt in enumerate(prompts):
-        say(f"{'' if number == 0 else chr(10)}> {prompt}", style="bold")
-        for name, texts in answers.items():
-            if base:
-                say(f"[{name}]", style="dim")
-            say(texts[number])
+    print_texts(prompts, answers)
 
 
 def show_classes(loaded: LoadedModel, prompts: Sequence[str], base: bool) -> None:
@@ -163,67 +214,17 @@ def show_classes(loaded: LoadedModel, prompts: Sequence[str], base: bool) -> Non
 
     texts = pairs_of(prompts) if loaded.settings.text_pair else list(prompts)
     found = [classify(loaded, texts)]
-    columns = ["label", "probability", "text"]
     if base:
         found.append(classify(loaded, texts, use_base=True))
-        columns = ["label", "probability", "base alone", "probability", "text"]
         remark("The base alone has the untrained head from before training.")
-    rows = []
-    for number, prompt in enumerate(prompts):
-        cells: list[str] = []
-        for classes in found:
-            cells += [classes[number].label, f"{100 * classes[number].probability:.1f}%"]
-        rows.append((*cells, shorten(prompt)))
-    table(columns, rows)
-
-
-def pairs_of(prompts: Sequence[str]) -> list[str | tuple[str, str]]:
-    """Split texts at their tab, for an adapter trained on pairs.
-
-    Raises:
-        DataError: A text has no tab.
-    """
-    pairs: list[str | tuple[str, str]] = []
-    for number, prompt in enumerate(prompts, start=1):
-        first, tab, second = prompt.partition("\t")
-        if not tab:
-            raise DataError(
-                f"Text {number} is not a pair: got {shorten(prompt)!r}, expected two texts with a "
-                "tab between them, because this adapter was trained on pairs. Add the second text."
-            )
-        pairs.append((first, second))
-    return pairs
+    print_labels(prompts, found)
 
 
 def show_tags(loaded: LoadedModel, prompts: Sequence[str], base: bool) -> None:
     """Print each text with its words' tags, and the tagged words' probabilities."""
     from lorakit.inference import tag
 
-    answers = {"": tag(loaded, prompts)}
+    answers = {"adapter": tag(loaded, prompts)}
     if base:
-        answers = {
-            "adapter": answers[""],
-            "base alone": tag(loaded, prompts, use_base=True),
-        }
-    for number in range(len(prompts)):
-        if number:
-            say()
-        for name, texts in answers.items():
-            words = texts[number]
-            line = " ".join(w.word if w.tag == OUTSIDE else f"{w.word}/{w.tag}" for w in words)
-            say(f"{name}: {line}" if name else line)
-            if not base:
-                tagged = [w for w in words if w.tag != OUTSIDE]
-                rows = [(w.word, w.tag, f"{100 * w.probability:.1f}%") for w in tagged]
-                if rows:
-                    table(("word", "tag", "probability"), rows)
-
-
-def shorten(text: str, most: int = SHOWN_CHARACTERS) -> str:
-    """Return the beginning of a text on one line.
-
-    >>> shorten("one two  three", most=11)
-    'one two ...'
-    """
-    line = " ".join(text.split())
-    return line if len(line) <= most else line[: most - 4].rstrip() + " ..."
+        answers["base alone"] = tag(loaded, prompts, use_base=True)
+    print_tags(answers)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lorakit.cli.commands.generate import pairs_of, read_texts, show_tags
+from lorakit.cli.commands.generate import read_texts, show_tags
 from lorakit.errors import ConfigError, DataError, MissingFileError
 from lorakit.inference import TaggedWord
 
@@ -63,12 +63,6 @@ def test_words_are_shown_with_their_tags(monkeypatch, capsys):
     assert capsys.readouterr().out == ("adapter: Anna/B-PER lives\nbase alone: Anna/B-PER lives\n")
 
 
-def test_pairs_are_split_at_their_tab():
-    assert pairs_of(["a b\tc"]) == [("a b", "c")]
-    with pytest.raises(DataError, match="Text 2 is not a pair: got 'no tab', expected two texts"):
-        pairs_of(["a\tb", "no tab"])
-
-
 def test_texts_come_from_one_place(tmp_path):
     file = tmp_path / "texts.txt"
     file.write_text("one\n \ntwo\n")
@@ -106,3 +100,19 @@ def test_an_adapter_for_another_base_is_refused(cli, lm_run, tiny_gpt2_dir):
     result = cli("generate", lm_run, "what", "--base-model", tiny_gpt2_dir)
     assert (result.exit_code, result.stdout) == (2, "")
     assert "made for another base than this GPT2LMHeadModel" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["a", "x", "--url", "http://h", "--base-model", "b"], "--base-model applies to a model"),
+        (["a", "x", "--url", "http://h", "--unquantized"], "--unquantized applies to a model"),
+        (["x", "--adapter", "a"], "--adapter applies to a running server: got no --url"),
+        (["--url", "http://h"], "No adapter: got none"),
+        (["a", "x", "--url", "h:80"], "Not the address of a server"),
+    ],
+)
+def test_what_does_not_go_with_a_server_or_without_one_is_refused(cli, words, message):
+    result = cli("generate", *words)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in result.stderr

@@ -7,7 +7,10 @@ from typing import Any
 
 from starlette.responses import PlainTextResponse
 
+from lorakit.adapters.inference_settings import InferenceSettings
 from lorakit.config import TaskType
+from lorakit.errors import LorakitError
+from lorakit.inference.loaded import companions_of
 from lorakit.serving.base_models import ModelKind
 from lorakit.serving.http.call import Call
 from lorakit.serving.http.protocol.administration import LoadBody, UnloadBody
@@ -29,7 +32,17 @@ async def show_model(call: Call) -> dict[str, Any]:
     service = call.context.service
     if name == service.base_name:
         return _base(call)
-    return _adapter(call, *service.find_adapter(name))
+    known, kind = service.find_adapter(name)
+    return _adapter(call, known, kind) | _inputs(known)
+
+
+def _inputs(known: KnownAdapter) -> dict[str, Any]:
+    """Return what the adapter was trained on, which tells clients what to send."""
+    try:
+        settings = InferenceSettings.load(companions_of(known.path))
+    except (LorakitError, OSError):  # the store tells what is wrong with it
+        return {}
+    return {"format": settings.format, "text_pair": settings.text_pair}
 
 
 def _base(call: Call) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""The conversation that `lorakit chat` holds."""

@@ -1,0 +1,1 @@
+"""Talking to served models, in this process or over HTTP, through one interface."""

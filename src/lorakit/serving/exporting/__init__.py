@@ -1,0 +1,1 @@
+"""Trained adapters for other servers: vLLM, and Ray Serve with vLLM."""
