@@ -14,7 +14,7 @@ from launched import metric_rows, write_recipe
 from lorakit.errors import ClusterError, MissingFileError
 from lorakit.recipes import checkpoints
 from lorakit.training import Recipe, RunDirectory
-from lorakit.tuning.cluster import ray_cluster
+from lorakit.libraries.ray_cluster import ray_cluster
 from lorakit.tuning.ray_training import train_on_ray
 
 

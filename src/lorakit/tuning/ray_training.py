@@ -17,7 +17,7 @@ from lorakit.recipes.recipe import Recipe
 from lorakit.training.callbacks import EventHandler
 from lorakit.training.run import TrainResult
 from lorakit.training.stop_request import StopRequest
-from lorakit.tuning.cluster import Machine, import_ray, ray_cluster, require_resources
+from lorakit.libraries.ray_cluster import Machine, import_ray, ray_cluster, require_resources
 
 _POLL_S = 0.2
 _SETTINGS = {"RAY_TRAIN_V2_ENABLED": "1", "RAY_CHDIR_TO_TRIAL_DIR": "0"}

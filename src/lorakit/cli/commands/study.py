@@ -27,7 +27,7 @@ def study(
     Trains a grid of ranks and modules with several seeds.
     """
     say(f"Reading {recipe} ...")
-    from lorakit.tuning.cluster import import_ray
+    from lorakit.libraries.ray_cluster import import_ray
 
     import_ray()
     from lorakit.tuning.study import study as train_grid

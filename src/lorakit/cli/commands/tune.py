@@ -33,7 +33,7 @@ def tune(
     The `search` section of the recipe can name other fields.
     """
     say(f"Reading {recipe} ...")
-    from lorakit.tuning.cluster import import_ray
+    from lorakit.libraries.ray_cluster import import_ray
 
     import_ray()
     from lorakit.tuning.search import tune as search

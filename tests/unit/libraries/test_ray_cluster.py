@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from lorakit.errors import ClusterError, ConfigError
-from lorakit.tuning.cluster import Machine, import_ray, ray_cluster, require_resources
+from lorakit.libraries.ray_cluster import Machine, import_ray, ray_cluster, require_resources
 
 SMALL, LARGE = Machine("a", 2, 0), Machine("b", 8, 2)
 
