@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from forked import LORAKIT, Program, run, run_together
 from launched import metric_rows, write_recipe
 from lorakit.errors import ClusterError, MissingFileError
+from lorakit.libraries.ray_cluster import ray_cluster
 from lorakit.recipes import checkpoints
 from lorakit.training import Recipe, RunDirectory
-from lorakit.libraries.ray_cluster import ray_cluster
 from lorakit.tuning.ray_training import train_on_ray
 
 

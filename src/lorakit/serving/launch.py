@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lorakit.libraries.extras import require_package
-from lorakit.serving.service import Service, ServiceSettings
+from lorakit.serving.service import ServiceSettings
 from lorakit.serving.sources import find_source
 
 if TYPE_CHECKING:
     from lorakit.serving.http.limits import Limits
     from lorakit.serving.http.server import Server
+    from lorakit.serving.ray_deployment.server import RayServer
 
 
 def require_server_packages() -> None:
@@ -25,6 +25,16 @@ def require_server_packages() -> None:
     """
     for module in ("fastapi", "uvicorn", "prometheus_client", "llguidance"):
         require_package(module, "Serving adapters")
+
+
+def require_ray_serve() -> None:
+    """Check that the packages of the extra `serve-ray` are installed.
+
+    Raises:
+        ConfigError: One is missing.
+    """
+    for module in ("ray", "grpc"):
+        require_package(module, "Serving on Ray", "serve-ray")
 
 
 def serve(
@@ -48,8 +58,11 @@ def serve(
     log_prompts: bool = False,
     limits: Limits | None = None,
     settings: ServiceSettings | None = None,
-) -> Server:
-    """Serve adapters on OpenAI's protocol, in threads of this process.
+    replicas: int | None = None,
+    ray_address: str | None = None,
+    cpus_per_replica: int | None = None,
+) -> Server | RayServer:
+    """Serve adapters on OpenAI's protocol, in threads of this process or on Ray Serve.
 
     Args:
         models: A base (a directory or a hub id), or runs and adapter directories on one base,
@@ -73,6 +86,12 @@ def serve(
         log_prompts: Whether these lines have prompts and answers.
         limits: What is refused.
         settings: Memory and batches.
+        replicas: Number of processes on Ray that have the base; None for this process, without Ray.
+            Paths must lead to the same files for all of them.
+        ray_address: "host:port" of the head of a Ray cluster, or "auto" for the cluster on this
+            machine; None starts Ray here.
+        cpus_per_replica: CPUs of each process on Ray; None takes an equal share of this machine,
+            or 1 on a cluster at an address.
 
     Returns: The server, which answers at its `url` until `stop`, or until the end of a `with`
         block; `wait` waits for that.
@@ -83,13 +102,14 @@ def serve(
         MissingFileError: A path does not exist.
         AdapterFileError: An adapter that is named cannot be used.
         QuantizationError: The base cannot be quantised.
+        ClusterError: Ray cannot be reached, is too small, or serves something else.
     """
     require_server_packages()
-    from lorakit.serving.http.access_log import AccessLog
-    from lorakit.serving.http.context import Context
+    if replicas is not None:
+        require_ray_serve()
+    from lorakit.serving.http.context import ContextSettings
     from lorakit.serving.http.keys import ApiKeys
     from lorakit.serving.http.limits import Limits
-    from lorakit.serving.http.metrics import Metrics
     from lorakit.serving.http.server import Address, Server
 
     address, keys = Address(host, port, allows_anybody), ApiKeys(api_keys, admin_keys)
@@ -106,18 +126,22 @@ def serve(
         unquantized=unquantized,
         trust_remote_code=trust_remote_code,
     )
-    limits, metrics = limits or Limits(), Metrics()
-    settings = settings or ServiceSettings()
-    settings = replace(
-        settings,
-        engine=replace(settings.engine, max_waiting=limits.waiting),
-        most_waiting=limits.waiting,
-        hooks=metrics.hooks,
+    what = ContextSettings(
+        source,
+        settings or ServiceSettings(),
+        keys,
+        limits or Limits(),
+        None if access_log is None else Path(access_log),
+        log_prompts,
     )
-    log = AccessLog(None if access_log is None else Path(access_log), with_prompts=log_prompts)
+    if replicas is not None:
+        from lorakit.serving.ray_deployment.server import RayOptions, serve_on_ray
+
+        options = RayOptions(replicas, ray_address, cpus_per_replica)
+        return serve_on_ray(what, address, options, shutdown_s)
     with ExitStack() as on_failure:
         listening = on_failure.enter_context(address.bind())
-        context = Context(Service(source, settings), keys, limits, metrics, log)
+        context = what.build()
         on_failure.callback(context.close)
         context.service.start()
         context.service.require_named()

@@ -52,6 +52,27 @@ class Found:
     adapter: str | None
 
 
+@dataclass(frozen=True)
+class Overview:
+    """What a server serves; it can be sent to other processes.
+
+    Attributes:
+        base_name: Name of the base alone.
+        base: Path or hub id of the base.
+        kinds: What the base is loaded for.
+        has_chat_template: Whether the base has one.
+        shared_bytes: Memory of the base that these kinds share.
+        adapters: Every adapter with its kind, by name.
+    """
+
+    base_name: str
+    base: str
+    kinds: tuple[ModelKind, ...]
+    has_chat_template: bool
+    shared_bytes: int
+    adapters: tuple[tuple[KnownAdapter, ModelKind], ...]
+
+
 class Service:
     """All models of a server.
 
@@ -111,6 +132,21 @@ class Service:
         self._loader.shutdown(wait=False, cancel_futures=True)
 
     # ---- what there is ----
+
+    def overview(self) -> Overview:
+        """Return what is served now."""
+        return Overview(
+            self.base_name,
+            self.source.base.name,
+            tuple(model.kind for model in self.models),
+            bool(self.models[0].base.tokenizer.chat_template),
+            sum(model.base.shared_bytes for model in self.models),
+            tuple(self.adapters()),
+        )
+
+    def in_memory(self) -> list[str]:
+        """Return the names of the adapters that a model carries."""
+        return sorted({name for model in self.models for name in model.store.in_memory()})
 
     def adapters(self) -> Iterator[tuple[KnownAdapter, ModelKind]]:
         """Yield every adapter with its kind, by name."""

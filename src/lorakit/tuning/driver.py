@@ -18,11 +18,11 @@ from lorakit.errors import (
 )
 from lorakit.files.atomic import write_text
 from lorakit.files.private_files import is_private
+from lorakit.libraries.ray_cluster import ray_cluster
 from lorakit.recipes.directory_lock import locking_directory
 from lorakit.recipes.recipe import Recipe, changed_keys, load_written_recipe
 from lorakit.recipes.run_directory import RunDirectory
 from lorakit.recipes.search_sections import SearchConfig, TrialsConfig
-from lorakit.libraries.ray_cluster import ray_cluster
 from lorakit.tuning.ray_tune import require_trial_resources, run_trials
 from lorakit.tuning.records import TrialRecord, best_record, write_trials
 from lorakit.tuning.trial import MetricError, Samples, TrialPlan, epochs_of, trial_recipe

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.errors import ClusterError, LorakitError, MissingFileError, TrainingError
+from lorakit.libraries.ray_cluster import Machine, import_ray, ray_cluster, require_resources
 from lorakit.recipes.recipe import Recipe
 from lorakit.training.callbacks import EventHandler
 from lorakit.training.run import TrainResult
 from lorakit.training.stop_request import StopRequest
-from lorakit.libraries.ray_cluster import Machine, import_ray, ray_cluster, require_resources
 
 _POLL_S = 0.2
 _SETTINGS = {"RAY_TRAIN_V2_ENABLED": "1", "RAY_CHDIR_TO_TRIAL_DIR": "0"}

@@ -20,9 +20,9 @@ from ray.tune.search.optuna import OptunaSearch
 
 from lorakit.errors import LorakitError
 from lorakit.libraries.logs import muting_libraries
+from lorakit.libraries.ray_cluster import Machine, require_resources
 from lorakit.recipes.run_directory import RunDirectory
 from lorakit.recipes.search_sections import SearchConfig, TrialsConfig
-from lorakit.libraries.ray_cluster import Machine, require_resources
 from lorakit.tuning.records import Status, TrialRecord, evaluations_of
 from lorakit.tuning.trial import EPOCH, MetricError, TrialPlan, epochs_of, run_trial
 

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import pytest
 
 from lorakit.errors import ClusterError, MissingFileError, TrainingError
+from lorakit.libraries.ray_cluster import Machine
 from lorakit.recipes.recipe import Recipe
 from lorakit.training.stop_request import StopRequest
 from lorakit.tuning import ray_training
-from lorakit.libraries.ray_cluster import Machine
 
 
 def recipe_of(**training):

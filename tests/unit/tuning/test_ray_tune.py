@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import pytest
 
 from lorakit.errors import ClusterError, TargetError
+from lorakit.libraries.ray_cluster import Machine
 from lorakit.recipes.recipe import Recipe
 from lorakit.recipes.run_directory import RunDirectory
 from lorakit.recipes.search_sections import AshaConfig, SearchConfig
 from lorakit.tuning import ray_tune
-from lorakit.libraries.ray_cluster import Machine
 from lorakit.tuning.space import Space
 from lorakit.tuning.trial import MetricError, TrialPlan
 

@@ -16,8 +16,12 @@ from lorakit.cli.views.serving import show_calls, show_models, show_unmeasured
 from lorakit.errors import ConfigError
 
 if TYPE_CHECKING:
-    from lorakit.serving.service import Service
+    from lorakit.serving.http.server import Server
+    from lorakit.serving.ray_deployment.server import RayServer
     from lorakit.serving.speed import Speed
+
+MEASURED = 8
+"""Adapters whose speed is measured."""
 
 API_KEY_VARIABLE, ADMIN_KEY_VARIABLE = "LORAKIT_API_KEY", "LORAKIT_ADMIN_KEY"
 
@@ -113,11 +117,13 @@ def serve(
         bool, typer.Option("--log-prompts", help="Log prompts and answers too.")
     ] = False,
     measure: Annotated[
-        int,
+        int | None,
         typer.Option(
-            min=0, help="Measure the speed of up to this many adapters at the start; 0 for none."
+            min=0,
+            help="Measure the speed of up to this many adapters at the start; by default "
+            f"{MEASURED}, 0 for none.",
         ),
-    ] = 8,
+    ] = None,
     dtype: Annotated[
         str | None, typer.Option(help="Dtype of the base; by default that of the training.")
     ] = None,
@@ -133,6 +139,26 @@ def serve(
     shutdown_seconds: Annotated[
         float, typer.Option(min=0, help="Time to finish running requests at the end.")
     ] = 30.0,
+    ray: Annotated[
+        bool, typer.Option("--ray", help="Serve from --replicas processes on Ray.")
+    ] = False,
+    replicas: Annotated[
+        int | None, typer.Option(min=1, help="Processes on Ray that have the base; by default 1.")
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="host:port of a Ray cluster's head, or auto; by default Ray starts here."
+        ),
+    ] = None,
+    cpus_per_replica: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="CPUs of a replica; by default an equal share of this machine, or 1 with "
+            "--address.",
+        ),
+    ] = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Serve adapters on OpenAI's protocol, each request with its own.
@@ -141,6 +167,15 @@ def serve(
         ConfigError: An option is wrong.
     """
     named = named_paths(adapter or [])
+    require_fitting(
+        ray,
+        measure,
+        {
+            "--replicas": replicas,
+            "--address": address,
+            "--cpus-per-replica": cpus_per_replica,
+        },
+    )
     sizes = {
         "--kv-memory": kv_memory,
         "--prefix-memory": prefix_memory,
@@ -148,9 +183,11 @@ def serve(
         **({} if adapter_memory is None else {"--adapter-memory": adapter_memory}),
     }
     in_bytes = {option: bytes_of(text, option) for option, text in sizes.items()}
-    from lorakit.serving.launch import require_server_packages
+    from lorakit.serving.launch import require_ray_serve, require_server_packages
 
     require_server_packages()
+    if ray:
+        require_ray_serve()
     from lorakit.serving import serve as start_server
     from lorakit.serving.engine import EngineSettings
     from lorakit.serving.http.keys import collect_keys
@@ -160,7 +197,7 @@ def serve(
 
     keys = collect_keys(api_key or [], api_key_file, API_KEY_VARIABLE)
     hide_loading_bars()
-    say("Loading the base ...")
+    say("Starting Ray and the replicas ..." if ray else "Loading the base ...")
     server = start_server(
         list(models or []),
         adapters=named,
@@ -197,16 +234,41 @@ def serve(
                 memory_bytes=in_bytes.get("--adapter-memory"), pinned=frozenset(pin or ())
             ),
         ),
+        replicas=(replicas or 1) if ray else None,
+        ray_address=address,
+        cpus_per_replica=cpus_per_replica,
     )
     with server, ending.raising_interrupt():
         try:
-            show_models(server.service, measured(server.service, measure))
-            show_calls(server.url, server.service, bool(keys))
+            overview = server.overview()
+            show_models(overview, measured(server, MEASURED if measure is None else measure))
+            show_calls(server.url, overview, bool(keys))
             server.wait()
         except KeyboardInterrupt:
             remark("Finishing the requests that run; a second signal ends immediately.")
     remark(ending.reason())
     raise typer.Exit(ending.exit_code())
+
+
+def require_fitting(ray: bool, measure: int | None, of_ray: dict[str, Any]) -> None:
+    """Refuse options that mean nothing without Ray, or with it.
+
+    Args:
+        ray: Whether --ray is given.
+        measure: The value of --measure.
+        of_ray: Values of the options for Ray alone; None for those that are not given.
+
+    Raises:
+        ConfigError: One is given that has no effect.
+    """
+    useless = [option for option, value in of_ray.items() if value is not None]
+    if useless and not ray:
+        raise ConfigError(f"{useless[0]} requires --ray. Add --ray, or leave {useless[0]} out.")
+    if ray and measure:
+        raise ConfigError(
+            f"--measure is wrong: got {measure} together with --ray, expected none, since the "
+            "model is in other processes. Leave it out, or measure without --ray."
+        )
 
 
 def named_paths(words: list[str]) -> dict[str, str]:
@@ -232,12 +294,14 @@ def named_paths(words: list[str]) -> dict[str, str]:
     return named
 
 
-def measured(service: Service, most: int) -> dict[str, Speed]:
-    """Return the speeds of the first adapters of each kind, `most` in all."""
+def measured(server: Server | RayServer, most: int) -> dict[str, Speed]:
+    """Return the speeds of the first adapters of each kind, `most` in all; none on Ray."""
+    from lorakit.serving.http.server import Server
     from lorakit.serving.speed import measure_speeds
 
-    if not most:
+    if not most or not isinstance(server, Server):
         return {}
+    service = server.service
     served = [(known.name, kind) for known, kind in service.adapters() if known.problem is None]
     speeds: dict[str, Any] = {}
     for model in service.models:

@@ -10,7 +10,7 @@ from lorakit.cli.views.console import heading, remark, say, table
 from lorakit.files.disks import size_text
 
 if TYPE_CHECKING:
-    from lorakit.serving.service import Service
+    from lorakit.serving.service import Overview
     from lorakit.serving.speed import Speed
 
 SHOWN_ADAPTERS = 20
@@ -42,20 +42,18 @@ _CALLS = {
 """An example by task: path, body, and the call of OpenAI's client."""
 
 
-def show_models(service: Service, speeds: Mapping[str, Speed]) -> None:
+def show_models(overview: Overview, speeds: Mapping[str, Speed]) -> None:
     """Print the base, and a table of the adapters with their costs.
 
     Args:
-        service: What is served.
+        overview: What is served.
         speeds: Measured speeds by adapter.
     """
-    kinds = ", ".join(str(model.kind) for model in service.models)
-    say(f"Base {service.base_name} ({service.source.base.name}), loaded for {kinds}.")
-    shared = sum(model.base.shared_bytes for model in service.models)
-    if shared:
-        say(f"The tasks share {size_text(shared)} of the base's weights.")
-    adapters = list(service.adapters())
-    served = [(known, kind) for known, kind in adapters if known.problem is None]
+    kinds = ", ".join(str(kind) for kind in overview.kinds)
+    say(f"Base {overview.base_name} ({overview.base}), loaded for {kinds}.")
+    if overview.shared_bytes:
+        say(f"The tasks share {size_text(overview.shared_bytes)} of the base's weights.")
+    served = [(known, kind) for known, kind in overview.adapters if known.problem is None]
     if served:
         heading("Adapters")
         rows = [
@@ -71,7 +69,7 @@ def show_models(service: Service, speeds: Mapping[str, Speed]) -> None:
         table(("name", "task", "rank", "memory", "tokens/s (base alone)"), rows)
         if len(served) > SHOWN_ADAPTERS:
             say(f"and {len(served) - SHOWN_ADAPTERS} more; GET /v1/models lists all.")
-    refused = [known for known, _ in adapters if known.problem is not None]
+    refused = [known for known, _ in overview.adapters if known.problem is not None]
     if refused:
         heading("Cannot be served")
         for known in refused[:SHOWN_PROBLEMS]:
@@ -86,17 +84,17 @@ def _speed_text(speed: Speed | None) -> str | None:
     return f"{speed.tokens_per_s:.0f} ({100 * speed.share:.0f}%)"
 
 
-def show_calls(url: str, service: Service, has_key: bool) -> None:
+def show_calls(url: str, overview: Overview, has_key: bool) -> None:
     """Print the address, and a request for curl and one for Python.
 
     Args:
         url: The server's address.
-        service: What is served.
+        overview: What is served.
         has_key: Whether requests need a key.
     """
-    adapter = next((pair for pair in service.adapters() if pair[0].problem is None), None)
-    name, task = service.base_name, str(service.models[0].kind.task)
-    has_template = bool(service.models[0].base.tokenizer.chat_template)
+    adapter = next((pair for pair in overview.adapters if pair[0].problem is None), None)
+    name, task = overview.base_name, str(overview.kinds[0].task)
+    has_template = overview.has_chat_template
     if adapter is not None:
         name, task = adapter[0].name, str(adapter[1].task)
         has_template = has_template or (adapter[0].path / "chat_template.jinja").is_file()

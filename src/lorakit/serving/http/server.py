@@ -18,7 +18,7 @@ from lorakit.errors import ConfigError, LorakitError
 from lorakit.serving.http.app import build_app
 from lorakit.serving.http.context import Context
 from lorakit.serving.http.keys import ApiKeys
-from lorakit.serving.service import Service
+from lorakit.serving.service import Overview, Service
 
 _log = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ class Server:
         """
         self.context = context
         self._socket = listening
-        self.url = _url(listening)
+        self.url = url_of(listening)
         wanted = context.limits.connections
         config = uvicorn.Config(
             build_app(context),
@@ -127,6 +127,10 @@ class Server:
     def service(self) -> Service:
         """The models."""
         return self.context.service
+
+    def overview(self) -> Overview:
+        """Return what is served now."""
+        return self.service.overview()
 
     def start(self) -> Self:
         """Serve in another thread; return once it answers.
@@ -192,7 +196,8 @@ class _FinishingServer(uvicorn.Server):
         await serving
 
 
-def _url(listening: socket.socket) -> str:
+def url_of(listening: socket.socket) -> str:
+    """Return where requests to a socket are sent, without a path."""
     host, port = listening.getsockname()[:2]
     if host in ("0.0.0.0", "::"):
         host = socket.gethostname()

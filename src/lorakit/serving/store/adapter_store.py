@@ -97,6 +97,11 @@ class AdapterStore:
         with self._lock:
             return [self._described(e) for e in sorted(self._catalogue, key=lambda e: e.name)]
 
+    def in_memory(self) -> list[str]:
+        """Return the names of the adapters whose current version the model carries."""
+        with self._lock:
+            return [e.name for e in self._catalogue if self._memory.get(e.content_hash)]
+
     def find(self, name: str) -> KnownAdapter:
         """Return one adapter, as its files are now.
 

@@ -8,10 +8,11 @@ import pytest
 from lorakit.cli.views.serving import show_calls, show_models, show_unmeasured
 from lorakit.config import TaskType
 from lorakit.serving.base_models import ModelKind
+from lorakit.serving.service import Overview
 from lorakit.serving.speed import Speed
 
 
-def service(*adapters, task=TaskType.CAUSAL_LM, shared=0, template=None):
+def overview(*adapters, task=TaskType.CAUSAL_LM, shared=0, template=None):
     kind = ModelKind(task, 2 if task in (TaskType.SEQ_CLS, TaskType.TOKEN_CLS) else None)
     known = [
         (
@@ -20,18 +21,11 @@ def service(*adapters, task=TaskType.CAUSAL_LM, shared=0, template=None):
         )
         for name, problem in adapters
     ]
-    tokenizer = SimpleNamespace(chat_template=template)
-    base = SimpleNamespace(shared_bytes=shared, tokenizer=tokenizer)
-    return SimpleNamespace(
-        base_name="small",
-        source=SimpleNamespace(base=SimpleNamespace(name="models/small")),
-        models=[SimpleNamespace(kind=kind, base=base)],
-        adapters=lambda: iter(known),
-    )
+    return Overview("small", "models/small", (kind,), bool(template), shared, tuple(known))
 
 
 def test_adapters_are_shown_with_their_costs(capsys):
-    show_models(service(("german", None), ("new", None), shared=5000), {"german": Speed(90, 100)})
+    show_models(overview(("german", None), ("new", None), shared=5000), {"german": Speed(90, 100)})
     text = capsys.readouterr().out
     assert "Base small (models/small), loaded for CAUSAL_LM." in text
     assert "The tasks share 5.0 kB of the base's weights." in text
@@ -42,7 +36,7 @@ def test_adapters_are_shown_with_their_costs(capsys):
 
 def test_many_adapters_are_cut_and_problems_are_told(capsys):
     given = [(f"a{i}", None) for i in range(25)] + [(f"b{i}", "It does nothing.") for i in range(7)]
-    show_models(service(*given), {})
+    show_models(overview(*given), {})
     text = capsys.readouterr().out
     assert "and 5 more; GET /v1/models lists all." in text
     assert "b0: It does nothing." in text and "and 2 more;" in text
@@ -52,7 +46,7 @@ def test_many_adapters_are_cut_and_problems_are_told(capsys):
 
 @pytest.mark.parametrize("task", list(TaskType))
 def test_the_calls_can_be_copied(capsys, task):
-    show_calls("http://127.0.0.1:8000", service(("it's", None), task=task), has_key=True)
+    show_calls("http://127.0.0.1:8000", overview(("it's", None), task=task), has_key=True)
     text = capsys.readouterr().out
     assert "Serving at http://127.0.0.1:8000" in text
     line = next(line for line in text.splitlines() if line.strip().startswith("curl"))
@@ -65,12 +59,12 @@ def test_the_calls_can_be_copied(capsys, task):
 
 
 def test_without_an_adapter_the_base_is_called(capsys):
-    show_calls("http://x:1", service(("broken", "It does nothing.")), has_key=False)
+    show_calls("http://x:1", overview(("broken", "It does nothing.")), has_key=False)
     text = capsys.readouterr().out
     assert '"model": "small"' in text and "Bearer" not in text
 
 
 def test_a_model_is_asked_to_chat_if_it_has_a_template(capsys):
     for template, path in ((None, "/v1/completions"), ("{{ messages }}", "/v1/chat/completions")):
-        show_calls("http://x:1", service(("german", None), template=template), has_key=False)
+        show_calls("http://x:1", overview(("german", None), template=template), has_key=False)
         assert f"curl http://x:1{path} -d" in capsys.readouterr().out

@@ -1,0 +1,205 @@
+"""The process that takes requests from Ray's HTTP proxy and finds a replica for each."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from contextlib import ExitStack
+from typing import Any
+
+from ray import serve
+from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Mount
+from starlette.types import Receive, Scope, Send
+
+from lorakit.serving.http.context import ContextSettings
+from lorakit.serving.http.errors import as_request_error, error_body, error_response
+from lorakit.serving.http.limits import RequestsPerKey, read_body
+from lorakit.serving.http.metrics import merged_text
+from lorakit.serving.http.relay import CarriedRequest, Message
+from lorakit.serving.ray_deployment.replica import Changes
+from lorakit.serving.refusals import RequestError
+
+_log = logging.getLogger(__name__)
+
+_TRIES = 3
+_LOAD, _UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
+_REPLICA_ENDED = (RayActorError, ActorUnavailableError, RayServeException)
+
+
+@serve.ingress()
+class Entrance:
+    """Takes all requests, and hands each to a replica."""
+
+    def __init__(self, settings: ContextSettings, replicas: DeploymentHandle):
+        """Take the settings that all replicas have, and the way to them."""
+        self._keys, self._limits = settings.keys, settings.limits
+        self._base_name = settings.source.base_name
+        self._per_key = RequestsPerKey(settings.limits.requests_per_key)
+        self._replicas = replicas
+        self._changes: Changes | None = None
+        self._changing = asyncio.Lock()
+
+    def __serve_build_asgi_app__(self) -> Starlette:
+        """Return the application that Ray's proxy calls."""
+        return Starlette(routes=[Mount("/", app=self._answer)])
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        with ExitStack() as held:
+            try:
+                response = await self._response(request, held)
+            except Exception as error:
+                response = error_response(as_request_error(error))
+            await response(scope, receive, send)
+
+    async def _response(self, request: Request, held: ExitStack) -> Response:
+        body, authorization = b"", request.headers.get("authorization")
+        if request.method == "POST":
+            held.enter_context(self._per_key.holding(self._keys.caller(authorization)))
+            body = await read_body(request, self._limits)
+        elif request.method == "GET" and request.url.path == "/metrics":
+            self._keys.caller(authorization)
+            return PlainTextResponse(merged_text(dict(await self._ask_all("metrics"))))
+        carried = CarriedRequest.of(request.scope, body)
+        if request.method == "POST" and request.url.path in (_LOAD, _UNLOAD):
+            return await self._changed(carried)
+        return Relayed(self._replicas, carried, await self._known_changes(), self._base_name)
+
+    async def _ask_all(self, method: str) -> list[Any]:
+        """Return what the replicas that work answer.
+
+        Raises:
+            RequestError: None does.
+        """
+        try:
+            answers = await self._replicas.broadcast(method).results_async(return_exceptions=True)
+        except RayServeException:
+            answers = []
+        found = [one for one in answers if not isinstance(one, BaseException)]
+        if not found:
+            raise _replica_ended()
+        return found
+
+    async def _known_changes(self) -> Changes:
+        """Return the changes so far, which an entrance that was started again asks replicas for."""
+        if self._changes is not None:
+            return self._changes
+        latest: Changes = max(await self._ask_all("changes"), key=lambda one: one.version)
+        self._changes = self._changes or latest
+        return self._changes
+
+    async def _changed(self, request: CarriedRequest) -> Response:
+        """Have one replica make a change; the others follow before their next answer."""
+        path = request.text("lora_path") if request.scope["path"] == _LOAD else None
+        async with self._changing:
+            changes = await self._known_changes()
+            then = changes.with_change(request.text("lora_name"), path)
+            relayed = Relayed(self._replicas, request, changes, self._base_name, then)
+            sent: list[Message] = []
+
+            async def keep(message: Message) -> None:
+                sent.append(message)
+
+            await relayed.send_all(keep)
+            if sent[0]["status"] == 200:
+                self._changes = then
+        response = Response(b"".join(each.get("body", b"") for each in sent), sent[0]["status"])
+        response.raw_headers = list(sent[0]["headers"])
+        return response
+
+
+class Relayed(Response):
+    """The answer of a replica, asked for again elsewhere if the replica ends before it answers."""
+
+    def __init__(
+        self,
+        replicas: DeploymentHandle,
+        request: CarriedRequest,
+        changes: Changes,
+        base_name: str,
+        then: Changes | None = None,
+    ):
+        """Take what `Replica.answer` needs; nothing is sent yet."""
+        model = request.text("model")
+        adapter = "" if model == base_name else model
+        self._replicas = replicas.options(stream=True, multiplexed_model_id=adapter)
+        self._arguments = (request, changes, then)
+        self._start: Message | None = None
+        self._is_begun = self._is_finished = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the answer; Ray cancels this call when the client goes away."""
+        await self.send_all(send)
+
+    async def send_all(self, send: Send) -> None:
+        """Send the answer, or why there is none."""
+        error: Exception | None = None
+        for _ in range(_TRIES):
+            answers: Any = self._replicas.answer.remote(*self._arguments)
+            try:
+                async for messages in answers:
+                    for message in messages:
+                        await self._send(send, message)
+                return
+            except RayTaskError as failed:
+                _log.error("A replica could not answer.", exc_info=failed)
+                error = failed
+                break
+            except _REPLICA_ENDED as failed:
+                _log.warning("A replica ended while it answered: %s", failed)
+                error = _replica_ended()
+                if self._is_begun:
+                    break
+            finally:
+                answers.cancel()
+        if self._is_finished or error is None:
+            return
+        await self._send_error(send, as_request_error(error))
+
+    async def _send(self, send: Send, message: Message) -> None:
+        """Send a message; the start of an answer waits for its first bytes.
+
+        Until then another replica can answer instead.
+        """
+        if message["type"] == "http.response.start":
+            self._start = message
+            return
+        await self._begin(send)
+        self._is_finished = not message.get("more_body", False)
+        await send(message)
+
+    async def _begin(self, send: Send) -> None:
+        if self._start is not None and not self._is_begun:
+            self._is_begun = True
+            await send(self._start)
+
+    async def _send_error(self, send: Send, refused: RequestError) -> None:
+        if not self._is_begun:
+            response = error_response(refused)
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": response.status_code,
+                    "headers": response.raw_headers,
+                }
+            )
+            await send({"type": "http.response.body", "body": bytes(response.body)})
+            return
+        event = f"data: {json.dumps(error_body(refused))}\n\n".encode()
+        await send({"type": "http.response.body", "body": event, "more_body": False})
+
+
+def _replica_ended() -> RequestError:
+    return RequestError(
+        "The replica that answered has ended, and its answer is lost. Ask again; others answer.",
+        status=503,
+        code="replica_ended",
+        retry_after_s=1,
+    )
