@@ -1,11 +1,17 @@
-"""The process that takes requests from Ray's HTTP proxy and finds a replica for each."""
+"""The process that takes requests from Ray's HTTP proxy and finds a replica for each.
+
+It imports neither torch nor transformers.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import logging
+import time
+from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from typing import Any
 
 from ray import serve
@@ -18,33 +24,59 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount
 from starlette.types import Receive, Scope, Send
 
-from lorakit.serving.http.context import ContextSettings
 from lorakit.serving.http.errors import as_request_error, error_body, error_response
-from lorakit.serving.http.limits import RequestsPerKey, read_body
-from lorakit.serving.http.metrics import merged_text
+from lorakit.serving.http.keys import ApiKeys
+from lorakit.serving.http.limits import Limits, RequestsPerKey, read_body
+from lorakit.serving.http.merged_metrics import merged_text
 from lorakit.serving.http.relay import CarriedRequest, Message
-from lorakit.serving.ray_deployment.replica import Changes
-from lorakit.serving.refusals import RequestError
+from lorakit.serving.refusals import RequestError, stopping
 
 _log = logging.getLogger(__name__)
 
 _TRIES = 3
 _LOAD, _UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
+_POLL_S = 0.05
 _REPLICA_ENDED = (RayActorError, ActorUnavailableError, RayServeException)
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What administrators changed about the adapters since the start.
+
+    Attributes:
+        version: Number of changes.
+        adapters: Path of each adapter that was loaded, None for those that were unloaded.
+    """
+
+    version: int = 0
+    adapters: Mapping[str, str | None] = field(default_factory=dict[str, str | None])
+
+    def with_change(self, name: str, path: str | None) -> Changes:
+        """Return the changes with one more."""
+        return Changes(self.version + 1, {**self.adapters, name: path})
 
 
 @serve.ingress()
 class Entrance:
     """Takes all requests, and hands each to a replica."""
 
-    def __init__(self, settings: ContextSettings, replicas: DeploymentHandle):
-        """Take the settings that all replicas have, and the way to them."""
-        self._keys, self._limits = settings.keys, settings.limits
-        self._base_name = settings.source.base_name
-        self._per_key = RequestsPerKey(settings.limits.requests_per_key)
+    def __init__(self, keys: ApiKeys, limits: Limits, base_name: str, replicas: DeploymentHandle):
+        """Take what replicas have too, and the way to them."""
+        self._keys, self._limits, self._base_name = keys, limits, base_name
+        self._per_key = RequestsPerKey(limits.requests_per_key)
         self._replicas = replicas
         self._changes: Changes | None = None
         self._changing = asyncio.Lock()
+        self._is_stopping = False
+        self._running = 0
+
+    async def finish(self, within_s: float) -> int:
+        """Refuse new requests, and wait for those that run; return how many were not finished."""
+        self._is_stopping = True
+        until = time.monotonic() + within_s
+        while self._running and time.monotonic() < until:
+            await asyncio.sleep(_POLL_S)
+        return self._running
 
     def __serve_build_asgi_app__(self) -> Starlette:
         """Return the application that Ray's proxy calls."""
@@ -54,10 +86,17 @@ class Entrance:
         request = Request(scope, receive)
         with ExitStack() as held:
             try:
+                if self._is_stopping and request.url.path != "/health":
+                    raise stopping()
+                self._running += 1
+                held.callback(self._ended)
                 response = await self._response(request, held)
             except Exception as error:
                 response = error_response(as_request_error(error))
             await response(scope, receive, send)
+
+    def _ended(self) -> None:
+        self._running -= 1
 
     async def _response(self, request: Request, held: ExitStack) -> Response:
         body, authorization = b"", request.headers.get("authorization")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from ray import serve
@@ -15,26 +14,10 @@ from lorakit.serving.http.app import build_app
 from lorakit.serving.http.context import ContextSettings
 from lorakit.serving.http.errors import as_request_error, error_response
 from lorakit.serving.http.relay import CarriedRequest, Message, answer
+from lorakit.serving.ray_deployment.entrance import Changes
 from lorakit.serving.service import Overview
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Changes:
-    """What administrators changed about the adapters since the start.
-
-    Attributes:
-        version: Number of changes.
-        adapters: Path of each adapter that was loaded, None for those that were unloaded.
-    """
-
-    version: int = 0
-    adapters: Mapping[str, str | None] = field(default_factory=dict[str, str | None])
-
-    def with_change(self, name: str, path: str | None) -> Changes:
-        """Return the changes with one more."""
-        return Changes(self.version + 1, {**self.adapters, name: path})
 
 
 class Replica:

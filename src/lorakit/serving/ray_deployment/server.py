@@ -11,7 +11,9 @@ from typing import Any, Self
 
 import torch
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve.config import HTTPOptions, ProxyLocation, RequestRouterConfig
+from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
@@ -23,6 +25,8 @@ from lorakit.serving.ray_deployment.entrance import Entrance
 from lorakit.serving.ray_deployment.replica import Replica
 from lorakit.serving.ray_deployment.router import STATS_PERIOD_S, AdapterRouter
 from lorakit.serving.service import Overview
+
+_log = logging.getLogger(__name__)
 
 APPLICATION = "lorakit"
 """Name of the application on Ray Serve."""
@@ -128,6 +132,7 @@ def serve_on_ray(
         )
         on_failure.callback(serve.delete, APPLICATION)
         _run(settings, options.replicas, resources, shutdown_s)
+        on_failure.callback(_finish, shutdown_s)
         _require_answer(address.host, port, url)
         replicas = serve.get_deployment_handle("Replica", APPLICATION)
         return RayServer(url, replicas, on_failure.pop_all())
@@ -163,10 +168,25 @@ def _run(
     entrance = deployment(
         Entrance, name="Entrance", num_replicas=1, ray_actor_options={"num_cpus": 0}, **common
     )
+    application = entrance.bind(
+        settings.keys, limits, settings.source.base_name, engines.bind(settings)
+    )
     try:
-        serve.run(entrance.bind(settings, engines.bind(settings)), name=APPLICATION)
+        serve.run(application, name=APPLICATION)
     except RuntimeError as error:
         raise LorakitError(f"The replicas cannot start: {_reason(error)}") from error
+
+
+def _finish(within_s: float) -> None:
+    """Let the entrance refuse new requests and finish those that run."""
+    try:
+        finishing = serve.get_app_handle(APPLICATION).finish.remote(within_s)
+        unfinished = finishing.result(timeout_s=within_s + _ANSWER_S)
+    except (RayError, RayServeException, TimeoutError) as error:
+        _log.warning("The entrance did not end in order: %s", error)
+        return
+    if unfinished:
+        _log.warning("%d requests were not finished in time.", unfinished)
 
 
 def _logging() -> LoggingConfig:
