@@ -5,11 +5,14 @@ import shutil
 import threading
 import time
 
+import httpx2
 import pytest
 
 from fixtures.serving import ADMIN_KEY, Served
 from lorakit.errors import ClusterError
 from lorakit.serving import serve
+from lorakit.serving.engine import EngineSettings
+from lorakit.serving.service import ServiceSettings
 
 pytestmark = [
     pytest.mark.slow(reason="starts Ray and two processes that load a model"),
@@ -47,15 +50,17 @@ def expected(options):
     """The greedy answer of each model without Ray."""
     with serve(**options) as server:
         plain = Served(server, options["folder"], options["folder"] / "none")
-        yield_of = {name: completion(plain, name) for name in MODELS}
-    assert len(set(yield_of.values())) == len(MODELS)
-    return yield_of
+        answers = {name: completion(plain, name) for name in MODELS}
+    assert len(set(answers.values())) == len(MODELS)
+    return answers
 
 
 @pytest.fixture(scope="module")
 def on_ray(machines, options, expected):
     """A server with two replicas."""
-    with serve(**options, admin_keys=[ADMIN_KEY], replicas=2, cpus_per_replica=1) as server:
+    settings = ServiceSettings(engine=EngineSettings(max_batch_rows=4))
+    ray = {"replicas": 2, "cpus_per_replica": 1}
+    with serve(**options, admin_keys=[ADMIN_KEY], settings=settings, **ray) as server:
         yield Served(server, options["folder"], options["folder"] / "none")
 
 
@@ -100,6 +105,14 @@ def test_each_model_answers_as_without_ray(on_ray, expected):
     assert {each["id"] for each in on_ray.get("/v1/models")["data"]} == set(MODELS)
     assert on_ray.get("/health")["status"] == "ok"
     assert {known.name for known, _ in on_ray.server.overview().adapters} == {"german", "french"}
+
+
+def test_an_adapter_stays_on_its_replica_until_a_batch_is_full(on_ray, expected):
+    for _ in range(5):
+        completion(on_ray, "french")
+    assert total(on_ray, "lorakit_adapter_events_total", adapter="french", event="loads") == 1
+    at_once(on_ray, ["french"] * 16, lambda got: got.startswith(expected["french"]), max_tokens=64)
+    assert total(on_ray, "lorakit_adapter_events_total", adapter="french", event="loads") == 2
 
 
 def test_a_stream_has_the_same_text(on_ray, expected):
@@ -187,10 +200,25 @@ def test_the_service_goes_on_when_a_replica_is_killed(on_ray, expected):
                 else:
                     failed.append((response.status_code, response.json()["error"]["code"]))
 
-    threads = [threading.Thread(target=ask, args=(name,)) for name in MODELS * 2]
+    ends = []
+
+    def stream(has_begun):
+        content = json.dumps(body("base", max_tokens=100, stream=True, ignore_eos=True)).encode()
+        with (
+            on_ray.http() as http,
+            http.stream("POST", "/v1/completions", content=content) as response,
+        ):
+            lines = response.iter_lines()
+            next(lines)
+            has_begun.wait(60)
+            ends.append([line for line in lines if line][-1])
+
+    have_begun = threading.Barrier(5)
+    threads = [threading.Thread(target=ask, args=(name,)) for name in MODELS]
+    threads += [threading.Thread(target=stream, args=(have_begun,)) for _ in range(4)]
     for thread in threads:
         thread.start()
-    time.sleep(0.5)
+    have_begun.wait(60)
     ray.kill(next(iter(before.values())))
     killed_at = len(answered)
     time.sleep(2)
@@ -200,3 +228,26 @@ def test_the_service_goes_on_when_a_replica_is_killed(on_ray, expected):
     assert len(answered) > killed_at + 10
     assert all(text == expected[model] for model, text in answered)
     assert set(failed) <= {(503, "replica_ended")}
+    lost = [end for end in ends if end != "data: [DONE]"]
+    assert 0 < len(lost) < len(ends) == 4
+    assert all("The replica that answered has ended" in end for end in lost)
+
+
+def test_the_end_finishes_what_runs_and_refuses_the_rest(on_ray):
+    statuses = []
+
+    def ask():
+        statuses.append(len(completion(on_ray, "base", max_tokens=100, ignore_eos=True)) > 0)
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    while total(on_ray, "lorakit_running") + total(on_ray, "lorakit_waiting") < 3:
+        time.sleep(0.01)
+    on_ray.server.stop()
+    for thread in threads:
+        thread.join(60)
+    assert statuses == [True] * 3
+    on_ray.server.wait()
+    with on_ray.http() as http, pytest.raises(httpx2.TransportError):
+        http.get("/health")

@@ -6,7 +6,7 @@ import lorakit
 from lorakit.errors import ConfigError
 from lorakit.libraries import extras
 from lorakit.serving import serve
-from lorakit.serving.launch import require_server_packages
+from lorakit.serving.launch import require_ray_serve, require_server_packages
 
 
 def test_a_run_is_served_in_one_line_and_stops_with_its_block(done):
@@ -27,6 +27,16 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch):
     assert str(caught.value) == (
         "Serving adapters needs the package fastapi, which is not installed. Install it: pip "
         "install 'lorakit[serve]'."
+    )
+
+
+def test_without_ray_its_extra_is_named(monkeypatch):
+    monkeypatch.setattr(extras, "find_spec", lambda module: None)
+    with pytest.raises(ConfigError) as caught:
+        require_ray_serve()
+    assert str(caught.value) == (
+        "Serving on Ray needs the package ray, which is not installed. Install it: pip install "
+        "'lorakit[serve-ray]'."
     )
 
 

@@ -1,4 +1,5 @@
 import asyncio
+import pickle
 import json
 import shutil
 
@@ -29,6 +30,16 @@ def test_a_name_leads_to_the_model_of_its_kind(served):
         "pairs": "SEQ_CLS with 2 labels",
         "tags": "TOKEN_CLS with 3 labels",
     }
+
+
+def test_what_is_served_can_be_sent_to_other_processes(served):
+    service = served.server.service
+    served.post("/v1/completions", {"model": "german", "prompt": "sky", "max_tokens": 1})
+    assert "german" in service.in_memory()
+    overview = pickle.loads(pickle.dumps(served.server.overview()))
+    assert overview.base_name == "base" and overview.has_chat_template
+    assert [known.name for known, _ in overview.adapters] == [n.name for n, _ in service.adapters()]
+    assert set(overview.kinds) == {model.kind for model in service.models}
 
 
 def test_a_base_without_a_head_does_not_classify(served):

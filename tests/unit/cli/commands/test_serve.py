@@ -30,8 +30,8 @@ def test_a_run_is_served_until_a_signal_comes(cli, cls_run, tmp_path, signals, m
     answers = []
     show = command.show_calls
 
-    def then_call(url, service, has_key):
-        show(url, service, has_key)
+    def then_call(url, overview, has_key):
+        show(url, overview, has_key)
 
         def call():
             body = {"model": "run", "input": "the film was good"}
@@ -67,6 +67,10 @@ def test_a_run_is_served_until_a_signal_comes(cli, cls_run, tmp_path, signals, m
         (["--api-key-file", "/gone"], "No file of keys at /gone"),
         (["--batch-rows", "0"], "Invalid value for '--batch-rows'"),
         (["--port", "99999"], "Invalid value for '--port'"),
+        (["--replicas", "2"], "--replicas requires --ray. Add --ray, or leave --replicas out."),
+        (["--address", "auto"], "--address requires --ray."),
+        (["--ray", "--measure", "3"], "--measure is wrong: got 3 together with --ray"),
+        (["--ray", "--replicas", "0"], "Invalid value for '--replicas'"),
         (["--max-waiting", "-1"], "Invalid value for '--max-waiting'"),
     ],
 )

@@ -63,7 +63,13 @@ def test_all_are_known_and_none_is_loaded(folder):
         assert (one.rank, one.in_memory, one.content_hash, one.problem) == (2, False, None, None)
         assert (one.leases, one.pinned, one.path) == (0, False, folder / "a")
         assert one.bytes > 0 and store.bytes_in_memory == 0 and store.counts() == {}
-        assert adapter_names(store.model) == ()
+        assert adapter_names(store.model) == () and store.in_memory() == []
+
+
+def test_those_in_memory_are_named(folder):
+    with serving(folder) as store:
+        store.lease("b").result(WAIT_S).release()
+        assert store.in_memory() == ["b"]
 
 
 def test_bytes_are_those_that_the_model_holds_afterwards(folder):
