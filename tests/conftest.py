@@ -41,6 +41,7 @@ from fixtures.tasks import jsonl, prepare, recipe_of  # noqa: E402, F401
 LONG_FILES = (
     "end_to_end/test_launchers.py",
     "unit/tuning/test_search.py",
+    "features/test_ray_serve.py",
     "interop/test_oracle.py",
     "end_to_end/test_search_restart.py",
     "interop/test_compile.py",

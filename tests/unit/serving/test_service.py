@@ -1,6 +1,6 @@
 import asyncio
-import pickle
 import json
+import pickle
 import shutil
 
 import pytest

@@ -64,7 +64,8 @@ class Replica:
             if name in followed and followed[name] == path:
                 continue
             try:
-                if (name not in followed and path is None) or followed.get(name):
+                was_served = followed[name] is not None if name in followed else path is None
+                if was_served and name not in self._refused:
                     service.unload_adapter(name)
                 if path is not None:
                     await service.load_adapter(name, path)

@@ -188,7 +188,7 @@ def test_an_entrance_that_ends_refuses_new_requests():
 
 def test_it_imports_neither_torch_nor_transformers():
     code = (
-        "import sys, lorakit.serving.ray_deployment.entrance, lorakit.serving.ray_deployment.router;"
+        "import sys; from lorakit.serving.ray_deployment import entrance, router; "
         "print({'torch', 'transformers'} & set(sys.modules))"
     )
     found = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True)

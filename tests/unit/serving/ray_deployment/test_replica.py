@@ -3,6 +3,7 @@
 import asyncio
 import json
 import shutil
+import threading
 
 import pytest
 
@@ -20,7 +21,7 @@ def settings(tmp_path, tiny_llama_dir, adapter_folder):
     shutil.copytree(adapter_folder / "french", tmp_path / "more" / "extra")
     return lambda **named: ContextSettings(
         find_source(
-            tiny_llama_dir,
+            [tiny_llama_dir],
             adapters=named,
             folder=tmp_path / "adapters",
             root=tmp_path,
@@ -106,7 +107,7 @@ def test_it_tells_what_it_serves(replica):
 def test_a_failed_engine_makes_it_unhealthy(replica, monkeypatch):
     replica.check_health()
     (model,) = replica._context.service.models
-    monkeypatch.setattr(type(model.engine), "failure", ValueError("broken"))
+    monkeypatch.setattr(model.engine, "failure", ValueError("broken"))
     with pytest.raises(EngineStoppedError, match=r"The engine has failed: broken\."):
         replica.check_health()
 
@@ -114,6 +115,10 @@ def test_a_failed_engine_makes_it_unhealthy(replica, monkeypatch):
 def test_a_named_adapter_that_cannot_be_served_ends_it_at_once(settings, tmp_path):
     from lorakit.serving.ray_deployment.replica import Replica
 
-    (tmp_path / "more" / "extra" / "adapter_model.safetensors").write_bytes(b"{}")
+    extra = tmp_path / "more" / "extra"
+    made = settings(extra=extra)
+    (extra / "adapter_model.safetensors").write_bytes(b"{}")
+    before = threading.active_count()
     with pytest.raises(AdapterFileError):
-        Replica(settings(extra=tmp_path / "more" / "extra"))
+        Replica(made)
+    assert threading.active_count() <= before

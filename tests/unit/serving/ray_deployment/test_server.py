@@ -47,9 +47,7 @@ def test_what_a_replica_raised_is_told_without_rays_traceback():
             "",
         ]
     )
-    assert _reason(RuntimeError(traceback)) == (
-        "The adapter in x is damaged: got y, expected z."
-    )
+    assert _reason(RuntimeError(traceback)) == ("The adapter in x is damaged: got y, expected z.")
     assert _reason(RuntimeError("one\ntwo")) == "two"
 
 
