@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -238,7 +240,7 @@ def serve(
         ray_address=address,
         cpus_per_replica=cpus_per_replica,
     )
-    with server, ending.raising_interrupt():
+    with ExitStack() as at_end, server, ending.raising_interrupt():
         try:
             overview = server.overview()
             show_models(overview, measured(server, MEASURED if measure is None else measure))
@@ -246,6 +248,8 @@ def serve(
             server.wait()
         except KeyboardInterrupt:
             remark("Finishing the requests that run; a second signal ends immediately.")
+            if ray:  # it prints that its own actors end
+                at_end.enter_context(redirect_stdout(StringIO()))
     remark(ending.reason())
     raise typer.Exit(ending.exit_code())
 

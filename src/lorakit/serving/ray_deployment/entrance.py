@@ -9,8 +9,8 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -88,15 +88,27 @@ class Entrance:
             try:
                 if self._is_stopping and request.url.path != "/health":
                     raise stopping()
-                self._running += 1
-                held.callback(self._ended)
+                held.enter_context(self._counting())
                 response = await self._response(request, held)
             except Exception as error:
                 response = error_response(as_request_error(error))
             await response(scope, receive, send)
 
-    def _ended(self) -> None:
-        self._running -= 1
+    @contextmanager
+    def _counting(self) -> Iterator[None]:
+        if self._running >= self._limits.connections:
+            raise RequestError(
+                f"Too many requests at once: got {self._running + 1}, expected at most "
+                f"{self._running}. Wait for others to end.",
+                status=503,
+                code="too_many_requests",
+                retry_after_s=1,
+            )
+        self._running += 1
+        try:
+            yield
+        finally:
+            self._running -= 1
 
     async def _response(self, request: Request, held: ExitStack) -> Response:
         body, authorization = b"", request.headers.get("authorization")

@@ -143,7 +143,8 @@ def _run(
 ) -> None:
     limits, engine = settings.limits, settings.settings.engine
     common: dict[str, Any] = {
-        "max_ongoing_requests": limits.connections,
+        "max_ongoing_requests": 2 * limits.connections,  # the entrance itself refuses more
+        "max_queued_requests": limits.connections,
         "graceful_shutdown_timeout_s": shutdown_s,
         "graceful_shutdown_wait_loop_s": _POLL_S,
         "health_check_period_s": _HEALTH_PERIOD_S,

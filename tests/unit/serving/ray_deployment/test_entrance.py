@@ -151,6 +151,14 @@ def test_keys_and_sizes_are_checked_before_a_replica_is_asked():
         assert not replicas.calls
 
 
+def test_more_requests_than_connections_are_a_503():
+    with entrance_of(limits=Limits(connections=2)) as (entrance, _):
+        entrance._running = 2
+        status, text = ask(entrance, "/v1/completions")
+        assert status == 503 and b"got 3, expected at most 2" in text
+        assert entrance._running == 2
+
+
 def test_without_a_replica_the_answer_is_503():
     with entrance_of(all_answers=[ended()]) as (entrance, _):
         status, text = ask(entrance, "/v1/completions")
