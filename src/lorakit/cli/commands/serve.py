@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -121,6 +121,13 @@ def serve(
     dtype: Annotated[
         str | None, typer.Option(help="Dtype of the base; by default that of the training.")
     ] = None,
+    factor_dtype: Annotated[
+        Literal["float32", "bfloat16"] | None,
+        typer.Option(
+            help="Dtype of adapters in memory, by default that of training; bfloat16 halves their "
+            "memory and rounds them to three digits."
+        ),
+    ] = None,
     device: Annotated[
         str | None, typer.Option(help="By default the accelerator, else the CPU.")
     ] = None,
@@ -151,6 +158,8 @@ def serve(
     from lorakit.serving.launch import require_server_packages
 
     require_server_packages()
+    import torch
+
     from lorakit.serving import serve as start_server
     from lorakit.serving.engine import EngineSettings
     from lorakit.serving.http.keys import collect_keys
@@ -194,7 +203,9 @@ def serve(
                 prefix_cache_bytes=in_bytes["--prefix-memory"],
             ),
             store=StoreSettings(
-                memory_bytes=in_bytes.get("--adapter-memory"), pinned=frozenset(pin or ())
+                memory_bytes=in_bytes.get("--adapter-memory"),
+                pinned=frozenset(pin or ()),
+                factor_dtype=None if factor_dtype is None else getattr(torch, factor_dtype),
             ),
         ),
     )
