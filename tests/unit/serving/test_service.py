@@ -107,7 +107,7 @@ def test_a_named_adapter_that_cannot_be_served_is_told_at_the_start(
 
 def test_a_pinned_adapter_that_does_not_exist_is_told_at_the_start(served, tiny_llama_dir):
     settings = ServiceSettings(store=StoreSettings(pinned=frozenset({"germen"})))
-    with pytest.raises(RequestError, match="No model 'germen'.*The nearest is german"):
+    with pytest.raises(RequestError, match=r"No model 'germen'.*The nearest is german"):
         serve([tiny_llama_dir], folder=served.folder, port=0, settings=settings)
 
 
