@@ -168,6 +168,8 @@ def _sorted_out(
             "without an adapter, expected one base alone, or runs and adapters alone. Name the "
             "base, and the adapters with --adapter NAME=PATH."
         )
+    for base in bases:
+        _require_no_folder_of_runs(Path(base))
     named: dict[str, Path] = {}
     recipes: list[Recipe] = []
     for name, path in [*given, *adapters.items()]:
@@ -180,6 +182,17 @@ def _sorted_out(
         named[name] = directory
         recipes += [] if recipe is None else [recipe]
     return (bases[0] if bases else None), named, recipes
+
+
+def _require_no_folder_of_runs(base: Path) -> None:
+    if not base.is_dir() or (base / "config.json").is_file():
+        return
+    inside = [str(each) for each in sorted(base.iterdir()) if _is_adapter(each)]
+    if inside:
+        raise MissingFileError(
+            f"No base and no run at {base}: got a directory with runs or adapters inside, expected "
+            f"one of these. Name {first_few(inside)}, or serve them all with --adapters {base}."
+        )
 
 
 def _is_adapter(path: str | Path) -> bool:

@@ -4,12 +4,15 @@ import pickle
 import shutil
 
 import pytest
+import torch
 
 from lorakit.config import TaskType
 from lorakit.errors import LorakitError
 from lorakit.serving import serve
 from lorakit.serving.base_models import ModelKind
 from lorakit.serving.refusals import RequestError
+from lorakit.serving.service import ServiceSettings
+from lorakit.serving.store import StoreSettings
 
 
 def find(service, name, *tasks):
@@ -111,3 +114,21 @@ def test_a_named_adapter_that_cannot_be_served_is_told_at_the_start(
     save_adapter_of(tmp_path / "wide", llama(hidden_size=16), task_type="CAUSAL_LM")
     with pytest.raises(LorakitError, match="wide"):
         serve(tiny_llama_dir, adapters={"wide": tmp_path / "wide"}, port=0)
+
+
+def test_a_pinned_adapter_that_does_not_exist_is_told_at_the_start(served, tiny_llama_dir):
+    settings = ServiceSettings(store=StoreSettings(pinned=frozenset({"germen"})))
+    with pytest.raises(RequestError, match=r"No model 'germen'.*The nearest is german"):
+        serve([tiny_llama_dir], folder=served.folder, port=0, settings=settings)
+
+
+def test_factors_in_16_bits_take_half_the_memory(served, tiny_llama_dir):
+    settings = ServiceSettings(store=StoreSettings(factor_dtype=torch.bfloat16))
+    exact = served.server.service.find_adapter("german")[0]
+    with serve([tiny_llama_dir], folder=served.folder, port=0, settings=settings) as server:
+        model, service = server.service.models[0], server.service
+        lease = model.store.lease("german").result(timeout=60)
+        factors = [p for n, p in model.base.model.named_parameters() if "lora_" in n]
+        assert {factor.dtype for factor in factors} == {torch.bfloat16}
+        assert 2 * service.find_adapter("german")[0].bytes == exact.bytes
+        lease.release()

@@ -117,3 +117,9 @@ def test_what_is_missing_or_damaged_is_told(folder, tiny_llama_dir):
     with pytest.raises(AdapterFileError):
         find_source([folder / "german"])
     assert CHAT in find_source([tiny_llama_dir], folder=folder).kinds
+
+
+def test_a_folder_in_the_place_of_a_base_names_the_adapters_inside(folder):
+    with pytest.raises(MissingFileError, match="with runs or adapters inside") as refused:
+        find_source([folder])
+    assert str(folder / "french") in str(refused.value) and "--adapters" in str(refused.value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack, redirect_stdout
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -129,6 +129,13 @@ def serve(
     dtype: Annotated[
         str | None, typer.Option(help="Dtype of the base; by default that of the training.")
     ] = None,
+    factor_dtype: Annotated[
+        Literal["float32", "bfloat16"] | None,
+        typer.Option(
+            help="Dtype of adapters in memory, by default that of training; bfloat16 halves their "
+            "memory and rounds them to three digits."
+        ),
+    ] = None,
     device: Annotated[
         str | None, typer.Option(help="By default the accelerator, else the CPU.")
     ] = None,
@@ -190,6 +197,8 @@ def serve(
     require_server_packages()
     if ray:
         require_ray_serve()
+    import torch
+
     from lorakit.serving import serve as start_server
     from lorakit.serving.engine import EngineSettings
     from lorakit.serving.http.keys import collect_keys
@@ -233,7 +242,9 @@ def serve(
                 prefix_cache_bytes=in_bytes["--prefix-memory"],
             ),
             store=StoreSettings(
-                memory_bytes=in_bytes.get("--adapter-memory"), pinned=frozenset(pin or ())
+                memory_bytes=in_bytes.get("--adapter-memory"),
+                pinned=frozenset(pin or ()),
+                factor_dtype=None if factor_dtype is None else getattr(torch, factor_dtype),
             ),
         ),
         replicas=(replicas or 1) if ray else None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import Any
 
 from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
@@ -13,6 +14,10 @@ STATS_PERIOD_S = 1.0
 _SENT_COUNTS_S = 3 * STATS_PERIOD_S
 """Time in which a replica that was sent a request for an adapter counts as having it in memory:
 by then it has said so itself."""
+
+
+_CLAIM_S = 1.0
+"""Time within which a request is sent to the replica that was chosen for it."""
 
 
 class AdapterRouter(RequestRouter):
@@ -26,28 +31,40 @@ class AdapterRouter(RequestRouter):
         """Take the number of requests that a replica decodes together."""
         self._full_batch = full_batch
         self._sent: dict[tuple[str, ReplicaID], float] = {}
+        self._claims: dict[str, tuple[ReplicaID, float]] = {}
+        """Replica and time of the requests that are not counted as running yet, by their id."""
 
     async def choose_replicas(
         self,
         candidate_replicas: list[RunningReplica],
         pending_request: PendingRequest | None = None,
     ) -> list[list[RunningReplica]]:
-        """Return the replicas of which the least loaded one is chosen.
+        """Return the chosen replica, and the others in case it takes no requests.
 
-        Of equally loaded ones, the first is chosen: that with the fewest adapters in memory.
+        Of equally loaded ones, that with the fewest adapters in memory is chosen.
         """
-        adapter = "" if pending_request is None else pending_request.metadata.multiplexed_model_id
-        having = [
-            replica
-            for replica in candidate_replicas
-            if adapter and self._has(replica, adapter) and self._load(replica) < self._full_batch
-        ]
-        return [having or sorted(candidate_replicas, key=lambda one: len(_in_memory(one)))]
+        if not candidate_replicas or pending_request is None:
+            return [candidate_replicas]
+        loads = self._loads()
+        by_load = sorted(
+            candidate_replicas, key=lambda one: (loads[one.replica_id], len(_in_memory(one)))
+        )
+        adapter = pending_request.metadata.multiplexed_model_id
+        having = (
+            one
+            for one in by_load
+            if adapter and self._has(one, adapter) and loads[one.replica_id] < self._full_batch
+        )
+        chosen = next(having, by_load[0])
+        claim = chosen.replica_id, time.monotonic()
+        self._claims[pending_request.metadata.internal_request_id] = claim
+        return [[chosen], [one for one in by_load if one is not chosen]]
 
     def on_request_routed(
         self, pending_request: PendingRequest, replica_id: ReplicaID, result: Any
     ) -> None:
         """Remember that a replica loads an adapter."""
+        self._claims.pop(pending_request.metadata.internal_request_id, None)
         now = time.monotonic()
         if adapter := pending_request.metadata.multiplexed_model_id:
             recent = {key: at for key, at in self._sent.items() if at > now - _SENT_COUNTS_S}
@@ -57,8 +74,14 @@ class AdapterRouter(RequestRouter):
         sent = self._sent.get((adapter, replica.replica_id), float("-inf"))
         return adapter in _in_memory(replica) or sent > time.monotonic() - _SENT_COUNTS_S
 
-    def _load(self, replica: RunningReplica) -> int:
-        return self._replica_queue_len_cache.get(replica.replica_id) or 0
+    def _loads(self) -> Counter[ReplicaID]:
+        """Return the requests of each replica, with those that are about to be sent."""
+        oldest = time.monotonic() - _CLAIM_S
+        self._claims = {key: claim for key, claim in self._claims.items() if claim[1] > oldest}
+        loads = Counter(replica_id for replica_id, _ in self._claims.values())
+        for replica_id in self.curr_replicas:
+            loads[replica_id] += self._replica_queue_len_cache.get(replica_id) or 0
+        return loads
 
 
 def _in_memory(replica: RunningReplica) -> list[str]:

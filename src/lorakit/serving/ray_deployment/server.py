@@ -175,7 +175,7 @@ def _run(
     try:
         serve.run(application, name=APPLICATION)
     except RuntimeError as error:
-        raise LorakitError(f"The replicas cannot start: {_reason(error)}") from error
+        raise LorakitError(f"The replicas cannot start: {_reason(_told(error))}") from error
 
 
 def _finish(within_s: float) -> None:
@@ -240,9 +240,15 @@ def _require_answer(host: str, port: int, url: str) -> None:
         )
 
 
-def _reason(error: RuntimeError) -> str:
+def _told(error: RuntimeError) -> str:
+    """Return what Ray says about a failed start, with the tracebacks of the processes."""
+    application = serve.status().applications.get(APPLICATION)
+    deployments = {} if application is None else application.deployments
+    return "\n".join([str(error), *(deployment.message for deployment in deployments.values())])
+
+
+def _reason(told: str) -> str:
     """Return what a replica raised, without Ray's traceback."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = [line for line in lines if line.startswith("lorakit.")]
-    last = (told or lines)[-1]
-    return last.partition(": ")[2] if told else last
+    lines = [line.strip() for line in told.splitlines() if line.strip()]
+    raised = [line for line in lines if line.startswith("lorakit.")]
+    return raised[-1].partition(": ")[2] if raised else lines[-1]

@@ -12,8 +12,9 @@ def replica(name, *adapters):
     return SimpleNamespace(replica_id=name, routing_stats={"adapters": list(adapters)})
 
 
-def request(adapter):
-    return SimpleNamespace(metadata=SimpleNamespace(multiplexed_model_id=adapter))
+def request(adapter, number=0):
+    metadata = SimpleNamespace(multiplexed_model_id=adapter, internal_request_id=str(number))
+    return SimpleNamespace(metadata=metadata)
 
 
 @pytest.fixture
@@ -22,35 +23,62 @@ def router():
 
     made = AdapterRouter.__new__(AdapterRouter)
     made.initialize_state(full_batch=4)
-    made.loads = {}
-    made._replica_queue_len_cache = made.loads
+    made.loads = made._replica_queue_len_cache = {}
+    made._replicas = dict.fromkeys("abc")
     return made
 
 
-def chosen(router, replicas, adapter):
-    pending = None if adapter is None else request(adapter)
-    (best,) = asyncio.run(router.choose_replicas(replicas, pending))
-    return [each.replica_id for each in best]
+def choose(router, replicas, pending):
+    (best, others) = asyncio.run(router.choose_replicas(replicas, pending))
+    assert {id(one) for one in (*best, *others)} == {id(one) for one in replicas}
+    (chosen,) = best
+    return chosen.replica_id
 
 
-def test_those_that_have_the_adapter_are_preferred(router):
-    replicas = [replica("a", "french"), replica("b", "german"), replica("c", "german", "french")]
-    router.loads |= {"b": 3}
-    assert chosen(router, replicas, "german") == ["b", "c"]
+def route(router, replicas, adapter):
+    """Return the replica that one request goes to, which then runs no more."""
+    pending = request(adapter)
+    chosen = choose(router, replicas, pending)
+    router._claims.clear()
+    return chosen
 
 
-def test_others_load_it_too_when_each_has_a_full_batch(router):
+def test_the_least_loaded_of_those_that_have_the_adapter_is_chosen(router):
+    replicas = [replica("a"), replica("b", "german"), replica("c", "german", "french")]
+    router.loads |= {"b": 3, "c": 2}
+    assert route(router, replicas, "german") == "c"
+    router.loads |= {"b": 2}
+    assert route(router, replicas, "german") == "b"  # it has fewer adapters
+
+
+def test_another_loads_it_too_when_each_has_a_full_batch(router):
     replicas = [replica("a", "german"), replica("b", "french", "dutch"), replica("c", "french")]
     router.loads |= {"a": 4}
-    assert chosen(router, replicas, "german") == ["a", "c", "b"]  # the fewest adapters first
+    assert route(router, replicas, "german") == "c"
     router.loads |= {"a": 3}
-    assert chosen(router, replicas, "german") == ["a"]
+    assert route(router, replicas, "german") == "a"
 
 
-@pytest.mark.parametrize("adapter", ["", None, "unknown"])
+@pytest.mark.parametrize("adapter", ["", "unknown"])
 def test_all_are_alike_for_the_base_and_for_an_adapter_that_none_has(router, adapter):
     replicas = [replica("a", "german"), replica("b")]
-    assert chosen(router, replicas, adapter) == ["b", "a"]
+    assert route(router, replicas, adapter) == "b"
+    router.loads |= {"b": 1}
+    assert route(router, replicas, adapter) == "a"
+
+
+def test_requests_that_come_together_count_before_they_are_sent(router, monkeypatch):
+    from lorakit.serving.ray_deployment import router as module
+
+    replicas = [replica("a", "german"), replica("b"), replica("c")]
+    burst = [request("german", number) for number in range(10)]
+    chosen = [choose(router, replicas, pending) for pending in burst]
+    assert [chosen.count(name) for name in "abc"] == [4, 3, 3]
+    router.on_request_routed(burst[0], "a", None)
+    assert router._loads() == {"a": 3, "b": 3, "c": 3}
+    now = module.time.monotonic()
+    monkeypatch.setattr(module.time, "monotonic", lambda: now + 2)
+    assert not +router._loads()  # they were never sent
 
 
 def test_one_that_was_sent_a_request_counts_as_having_it_until_it_says_so(router, monkeypatch):
@@ -59,9 +87,13 @@ def test_one_that_was_sent_a_request_counts_as_having_it_until_it_says_so(router
     replicas = [replica("a"), replica("b")]
     router.on_request_routed(request("german"), "b", None)
     router.on_request_routed(request(""), "a", None)
-    assert chosen(router, replicas, "german") == ["b"]
+    assert route(router, replicas, "german") == "b"
     now = module.time.monotonic()
     monkeypatch.setattr(module.time, "monotonic", lambda: now + 60)
-    assert chosen(router, replicas, "german") == ["a", "b"]
+    assert route(router, replicas, "german") == "a"
     router.on_request_routed(request("french"), "a", None)
     assert list(router._sent) == [("french", "a")]
+
+
+def test_nothing_to_choose_from(router):
+    assert asyncio.run(router.choose_replicas([], request("german"))) == [[]]
