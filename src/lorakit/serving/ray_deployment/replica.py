@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncGenerator
+from pathlib import Path
 from typing import Any
 
 from ray import serve
@@ -23,8 +25,14 @@ _log = logging.getLogger(__name__)
 class Replica:
     """The models in one process of the cluster, with the application that answers for them."""
 
-    def __init__(self, settings: ContextSettings):
-        """Load the base and the adapters that were named."""
+    def __init__(self, settings: ContextSettings, directory: Path):
+        """Load the base and the adapters that were named.
+
+        Args:
+            settings: What is served, and how.
+            directory: Where relative paths begin.
+        """
+        os.chdir(directory)
         self._context = settings.build()
         try:
             self._context.service.start()

@@ -7,6 +7,7 @@ import logging
 import threading
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -170,7 +171,7 @@ def _run(
         Entrance, name="Entrance", num_replicas=1, ray_actor_options={"num_cpus": 0}, **common
     )
     application = entrance.bind(
-        settings.keys, limits, settings.source.base_name, engines.bind(settings)
+        settings.keys, limits, settings.source.base_name, engines.bind(settings, Path.cwd())
     )
     try:
         serve.run(application, name=APPLICATION)

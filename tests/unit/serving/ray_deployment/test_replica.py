@@ -4,6 +4,7 @@ import asyncio
 import json
 import shutil
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -34,7 +35,7 @@ def settings(tmp_path, tiny_llama_dir, adapter_folder):
 def replica(settings):
     from lorakit.serving.ray_deployment.replica import Replica
 
-    made = Replica(settings())
+    made = Replica(settings(), Path.cwd())
     yield made
     made._context.close()
 
@@ -120,5 +121,5 @@ def test_a_named_adapter_that_cannot_be_served_ends_it_at_once(settings, tmp_pat
     (extra / "adapter_model.safetensors").write_bytes(b"{}")
     before = threading.active_count()
     with pytest.raises(AdapterFileError):
-        Replica(made)
+        Replica(made, Path.cwd())
     assert threading.active_count() <= before
