@@ -16,7 +16,7 @@ _SENT_COUNTS_S = 3 * STATS_PERIOD_S
 by then it has said so itself."""
 
 
-_CLAIM_S = 1.0
+_CLAIM_S = 5.0
 """Time within which a request is sent to the replica that was chosen for it."""
 
 
@@ -31,8 +31,9 @@ class AdapterRouter(RequestRouter):
         """Take the number of requests that a replica decodes together."""
         self._full_batch = full_batch
         self._sent: dict[tuple[str, ReplicaID], float] = {}
-        self._claims: dict[str, tuple[ReplicaID, float]] = {}
-        """Replica and time of the requests that are not counted as running yet, by their id."""
+        self._running: dict[str, tuple[ReplicaID, float]] = {}
+        """Replica of each request, by its id, and until when it counts. Ray's own counts drift, and
+        do not have a request that was assigned but not sent yet."""
 
     async def choose_replicas(
         self,
@@ -56,32 +57,39 @@ class AdapterRouter(RequestRouter):
             if adapter and self._has(one, adapter) and loads[one.replica_id] < self._full_batch
         )
         chosen = next(having, by_load[0])
-        claim = chosen.replica_id, time.monotonic()
-        self._claims[pending_request.metadata.internal_request_id] = claim
+        claim = chosen.replica_id, time.monotonic() + _CLAIM_S
+        self._running[pending_request.metadata.internal_request_id] = claim
         return [[chosen], [one for one in by_load if one is not chosen]]
 
     def on_request_routed(
         self, pending_request: PendingRequest, replica_id: ReplicaID, result: Any
     ) -> None:
-        """Remember that a replica loads an adapter."""
-        self._claims.pop(pending_request.metadata.internal_request_id, None)
+        """Count a request, and remember that its replica loads the adapter."""
+        self._running[pending_request.metadata.internal_request_id] = replica_id, float("inf")
         now = time.monotonic()
         if adapter := pending_request.metadata.multiplexed_model_id:
             recent = {key: at for key, at in self._sent.items() if at > now - _SENT_COUNTS_S}
             self._sent = recent | {(adapter, replica_id): now}
+
+    def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
+        """Count a request no longer, however it ended."""
+        counted, _ = self._running.get(internal_request_id, (None, 0.0))
+        if counted == replica_id:  # else another replica has it now
+            del self._running[internal_request_id]
 
     def _has(self, replica: RunningReplica, adapter: str) -> bool:
         sent = self._sent.get((adapter, replica.replica_id), float("-inf"))
         return adapter in _in_memory(replica) or sent > time.monotonic() - _SENT_COUNTS_S
 
     def _loads(self) -> Counter[ReplicaID]:
-        """Return the requests of each replica, with those that are about to be sent."""
-        oldest = time.monotonic() - _CLAIM_S
-        self._claims = {key: claim for key, claim in self._claims.items() if claim[1] > oldest}
-        loads = Counter(replica_id for replica_id, _ in self._claims.values())
-        for replica_id in self.curr_replicas:
-            loads[replica_id] += self._replica_queue_len_cache.get(replica_id) or 0
-        return loads
+        """Return the number of requests that each replica has."""
+        now = time.monotonic()
+        self._running = {
+            key: (replica_id, until)
+            for key, (replica_id, until) in self._running.items()
+            if until > now and replica_id in self.curr_replicas
+        }
+        return Counter(replica_id for replica_id, _ in self._running.values())
 
 
 def _in_memory(replica: RunningReplica) -> list[str]:

@@ -23,9 +23,17 @@ def router():
 
     made = AdapterRouter.__new__(AdapterRouter)
     made.initialize_state(full_batch=4)
-    made.loads = made._replica_queue_len_cache = {}
     made._replicas = dict.fromkeys("abc")
     return made
+
+
+def run(router, **loads):
+    """Let each replica have so many requests."""
+    router._running = {
+        f"{name}-{number}": (name, float("inf"))
+        for name, count in loads.items()
+        for number in range(count)
+    }
 
 
 def choose(router, replicas, pending):
@@ -37,25 +45,24 @@ def choose(router, replicas, pending):
 
 def route(router, replicas, adapter):
     """Return the replica that one request goes to, which then runs no more."""
-    pending = request(adapter)
-    chosen = choose(router, replicas, pending)
-    router._claims.clear()
+    chosen = choose(router, replicas, request(adapter))
+    router.on_request_completed(chosen, "0")
     return chosen
 
 
 def test_the_least_loaded_of_those_that_have_the_adapter_is_chosen(router):
     replicas = [replica("a"), replica("b", "german"), replica("c", "german", "french")]
-    router.loads |= {"b": 3, "c": 2}
+    run(router, b=3, c=2)
     assert route(router, replicas, "german") == "c"
-    router.loads |= {"b": 2}
+    run(router, b=2, c=2)
     assert route(router, replicas, "german") == "b"  # it has fewer adapters
 
 
 def test_another_loads_it_too_when_each_has_a_full_batch(router):
     replicas = [replica("a", "german"), replica("b", "french", "dutch"), replica("c", "french")]
-    router.loads |= {"a": 4}
+    run(router, a=4)
     assert route(router, replicas, "german") == "c"
-    router.loads |= {"a": 3}
+    run(router, a=3)
     assert route(router, replicas, "german") == "a"
 
 
@@ -63,7 +70,7 @@ def test_another_loads_it_too_when_each_has_a_full_batch(router):
 def test_all_are_alike_for_the_base_and_for_an_adapter_that_none_has(router, adapter):
     replicas = [replica("a", "german"), replica("b")]
     assert route(router, replicas, adapter) == "b"
-    router.loads |= {"b": 1}
+    run(router, b=1)
     assert route(router, replicas, adapter) == "a"
 
 
@@ -75,10 +82,20 @@ def test_requests_that_come_together_count_before_they_are_sent(router, monkeypa
     chosen = [choose(router, replicas, pending) for pending in burst]
     assert [chosen.count(name) for name in "abc"] == [4, 3, 3]
     router.on_request_routed(burst[0], "a", None)
-    assert router._loads() == {"a": 3, "b": 3, "c": 3}
+    router.on_request_completed("b", "0")  # an earlier try, which ended after the next began
+    assert router._loads() == {"a": 4, "b": 3, "c": 3}
     now = module.time.monotonic()
-    monkeypatch.setattr(module.time, "monotonic", lambda: now + 2)
-    assert not +router._loads()  # they were never sent
+    monkeypatch.setattr(module.time, "monotonic", lambda: now + 60)
+    assert router._loads() == {"a": 1}  # the others were never sent
+    router.on_request_completed("a", "0")
+    router.on_request_completed("a", "0")
+    assert not router._loads()
+
+
+def test_requests_of_a_replica_that_is_gone_count_no_more(router):
+    run(router, a=2, b=1)
+    del router._replicas["a"]
+    assert router._loads() == {"b": 1}
 
 
 def test_one_that_was_sent_a_request_counts_as_having_it_until_it_says_so(router, monkeypatch):
