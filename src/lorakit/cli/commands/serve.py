@@ -145,6 +145,10 @@ def serve(
             "--unquantized", help="Use the base as saved, although training quantised it."
         ),
     ] = False,
+    allow_noop: Annotated[
+        bool,
+        typer.Option("--allow-noop", help="Also serve adapters that change no output."),
+    ] = False,
     shutdown_seconds: Annotated[
         float, typer.Option(min=0, help="Time to finish running requests at the end.")
     ] = 30.0,
@@ -244,6 +248,7 @@ def serve(
             store=StoreSettings(
                 memory_bytes=in_bytes.get("--adapter-memory"),
                 pinned=frozenset(pin or ()),
+                allow_noop=allow_noop,
                 factor_dtype=None if factor_dtype is None else getattr(torch, factor_dtype),
             ),
         ),

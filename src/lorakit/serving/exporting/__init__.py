@@ -1,1 +1,3 @@
 """Trained adapters for other servers: vLLM, and Ray Serve with vLLM."""
+
+__all__: list[str] = []
