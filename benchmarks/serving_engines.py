@@ -8,7 +8,6 @@ Before timing, all ways without adapters must give the same tokens.
 """
 
 import argparse
-import random
 import statistics
 import threading
 import time
@@ -18,11 +17,10 @@ from typing import Any
 
 import torch
 
+from benchmarks.load_generator import NEW_TOKENS, mixed_work
 from benchmarks.models import Shape, build_model, shape_named, shared_copy
 from benchmarks.variants import add_random_adapter
 
-PROMPT_TOKENS = (12, 24, 40, 64, 96, 160)
-NEW_TOKENS = (8, 16, 24, 32, 48, 64)
 _BLOCKS = 512
 _BATCH_TOKENS = 512
 _MOST_ROWS = 32
@@ -87,14 +85,7 @@ def tokens_per_second(shape: Shape, count: int, rounds: int) -> dict[str, list[f
 
 def mixed_requests(shape: Shape, count: int) -> list[Request]:
     """Return seeded prompts with lengths of both lists."""
-    draw = random.Random(1)
-    return [
-        (
-            [draw.randrange(3, shape.vocabulary) for _ in range(draw.choice(PROMPT_TOKENS))],
-            draw.choice(NEW_TOKENS),
-        )
-        for _ in range(count)
-    ]
+    return [(list(one.prompt), one.new_tokens) for one in mixed_work(shape.vocabulary, count)]
 
 
 def padded(model: Any, requests: Sequence[Request]) -> Answers:
@@ -139,21 +130,26 @@ def continuous(model: Any, requests: Sequence[Request]) -> Answers:
 
 
 @contextmanager
-def engine_of(model: Any) -> Iterator[Any]:
+def engine_of(model: Any, hooks: Any = None, rows: int = _MOST_ROWS) -> Iterator[Any]:
     """Run an engine without a prefix cache, so that rounds do the same work."""
-    from transformers import AutoTokenizer
-
-    from lorakit.quickstart.model_files import base_model_path
     from lorakit.serving.engine import Engine, EngineSettings
 
-    tokenizer = AutoTokenizer.from_pretrained(base_model_path())
-    settings = EngineSettings(max_batch_rows=_MOST_ROWS, prefix_cache_bytes=0)
-    engine = Engine(model, tokenizer, settings)
+    settings = EngineSettings(max_batch_rows=rows, prefix_cache_bytes=0)
+    engine = Engine(model, tokenizer_of_any_model(), settings, hooks)
     engine.start()
     try:
         yield engine
     finally:
         engine.stop(finish_running=False)
+
+
+def tokenizer_of_any_model() -> Any:
+    """Return a tokenizer for models with random weights, whose texts nobody reads."""
+    from transformers import AutoTokenizer
+
+    from lorakit.quickstart.model_files import base_model_path
+
+    return AutoTokenizer.from_pretrained(base_model_path())
 
 
 def engine_answers(

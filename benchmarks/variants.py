@@ -174,18 +174,19 @@ def add_random_adapter(
     dropout: float = 0.0,
     seed: int = 1,
     rounded_to: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
 ) -> None:
     """Add a seeded adapter whose B is not zero, so that every gradient counts.
 
     The values are ones that `rounded_to` can hold, so that a peer with factors of that dtype has
-    the very same.
+    the very same. `dtype` is that of the factors, as in `add_adapter`.
     """
     config = lorakit.LoraConfig(
         r=r, lora_alpha=2 * r, lora_dropout=dropout, target_modules=shape.targets
     )
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
-        lorakit.add_adapter(model, config, name)
+        lorakit.add_adapter(model, config, name, dtype=dtype)
         for key, parameter in model.named_parameters():
             if f".updates.{name}.lora_" not in key:
                 continue
