@@ -17,6 +17,7 @@ BENCHMARKS = (
     "search_memory",
     "memory_plan",
     "batches_of_like_length",
+    "serving",
 )
 """The modules that measure, in the order they are run in."""
 

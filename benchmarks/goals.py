@@ -1,9 +1,23 @@
 """What lorakit is meant to reach, and whether the rows say that it does."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from benchmarks import dora, latency, memory_plan, qlora, rows, search_memory, switching
+import torch
+
+from benchmarks import (
+    dora,
+    latency,
+    memory_plan,
+    qlora,
+    rows,
+    search_memory,
+    serving,
+    serving_clients,
+    serving_mixed,
+    serving_steps,
+    switching,
+)
 from benchmarks.results import NO_BF16, Row, matching, newest
 from benchmarks.step import FORWARD_BACKWARD, SAVED
 from benchmarks.variants import FULL, LIMIT, LORAKIT, LORAKIT_MLP, PEFT
@@ -144,6 +158,68 @@ _PLANS = (
     _plan(memory_plan.SECONDS, "llama-70b", memory_plan.LARGE_SETTING, 60.0, "s"),
 )
 
+
+def _served(what: str, setting: str, must: float, unit: str = "s", **where: object) -> Goal:
+    common: dict[str, object] = {"benchmark": "serving", "shape": SHAPE, **_FLOAT32}
+    return Goal(what, {**common, "setting": setting, **where}, must, unit=unit)
+
+
+def _decode_step(adapters: int, dtype: torch.dtype, must: float, aim: float | None) -> Goal:
+    variant = serving_steps.adapters_variant(adapters, dtype)
+    found = _served(
+        f"decode step, {variant} / base",
+        serving_steps.decode_setting(serving.ROWS),
+        must,
+        measure=serving_steps.DECODE,
+        variant=variant,
+        ratio_to=serving_steps.BASE,
+    )
+    return replace(found, aim=aim, at_least=True)
+
+
+def _clients(measure: str, must: float, unit: str) -> Goal:
+    setting = serving_clients.clients_setting(1000)
+    goal = _served(measure, setting, must, unit, measure=measure, variant=LORAKIT)
+    return replace(goal, where={**goal.where, "shape": serving_clients.SHAPE, "r": 4})
+
+
+_SERVED = (
+    *(
+        _decode_step(adapters, dtype, must, aim)
+        for adapters, must, aim in ((serving.ROWS, 0.85, 0.90), (1, 0.93, None))
+        for dtype in serving_steps.FACTOR_DTYPES
+    ),
+    replace(
+        _served(
+            f"mixed lengths / {serving_mixed.BEST_STATIC}",
+            f"{serving_mixed.REQUESTS} requests",
+            1.3,
+            measure=serving_mixed.MIXED,
+            variant=serving_mixed.engine_variant(0),
+            ratio_to=serving_mixed.BEST_STATIC,
+        ),
+        at_least=True,
+    ),
+    _served(
+        f"{serving.FIRST_TOKEN}, 8 concurrent / {serving.IDLE}",
+        serving.FIRST_TOKEN_SETTING,
+        2.0,
+        measure=serving.FIRST_TOKEN,
+        variant=serving.concurrent_variant(serving.CONCURRENT_FOR_FIRST),
+        ratio_to=serving.IDLE,
+    ),
+    _served(
+        serving_steps.DELAY,
+        serving_steps.RUNNING_SETTING,
+        1.0,
+        "steps",
+        measure=serving_steps.DELAY,
+        variant=LORAKIT,
+    ),
+    _clients(serving_clients.WRONG, 0.0, "answers"),
+    _clients(serving_clients.GROWTH, 5.0, "%"),
+)
+
 _MAGNITUDES = tuple(
     Goal(
         "a magnitude (DoRA): step / plain LoRA's",
@@ -217,6 +293,7 @@ GOALS = (
         1.00,
     ),
     *_MAGNITUDES,
+    *_SERVED,
 )
 
 

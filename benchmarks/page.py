@@ -10,7 +10,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from benchmarks import BENCHMARKS, charts, plan_tables, quantized_tables, tables
+from benchmarks import BENCHMARKS, charts, plan_tables, quantized_tables, serving_tables, tables
 from benchmarks.results import RESULTS, ROOT, Row, matching, read_rows
 
 DOCS = ROOT / "docs"
@@ -194,6 +194,18 @@ SECTIONS = (
         "of tokens where that ends to be faster.",
         "decode_4bit",
         quantized_tables.decode_4bit_table,
+    ),
+    Section(
+        "A server",
+        "The engine of `lorakit serve` in one process. A decode step is one in which all rows are "
+        "decoding. Mixed lengths are requests that are there at once: the engine, `generate` in "
+        "padded batches in the order of arrival, and, with the first of the requests alone, "
+        "transformers' continuous batching without adapters and PEFT one request at a time. In a "
+        "closed loop so many requests are under way at each moment; in an open loop they arrive at "
+        "random moments (Poisson). Percentiles are over all requests, or all tokens, of one run. A "
+        "load is that of an adapter while answers are decoded, in steps by which they end later.",
+        "serving",
+        serving_tables.serving_table,
     ),
     Section(
         "Growth",

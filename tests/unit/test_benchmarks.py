@@ -13,6 +13,7 @@ from benchmarks import (
     decode_4bit,
     latency,
     qlora,
+    serving,
     step,
     thin_products,
 )
@@ -52,7 +53,7 @@ def test_a_step_is_measured_against_all_its_peers(tmp_path, capsys):
 
 @pytest.mark.filterwarnings("ignore:MatMul8bitLt.*:UserWarning")
 @pytest.mark.parametrize(
-    "benchmark", [bracketing, busy_machine, decode_4bit, latency, qlora, thin_products]
+    "benchmark", [bracketing, busy_machine, decode_4bit, latency, qlora, serving, thin_products]
 )
 def test_others_run(benchmark, tmp_path):
     rows = benchmark.main(["--quick", "--output", str(tmp_path)])
