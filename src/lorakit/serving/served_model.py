@@ -130,12 +130,21 @@ class ServedModel:
     # ---- adapters and texts ----
 
     @asynccontextmanager
-    async def using(self, adapter: str | None) -> AsyncIterator[tuple[SharedLease, TextSide]]:
+    async def using(
+        self, adapter: str | None, *, to_generate: bool = False
+    ) -> AsyncIterator[tuple[SharedLease, TextSide]]:
         """Hold an adapter, or the base alone, inside the block; answers may outlive it.
 
+        Args:
+            adapter: Its name; None for the base alone.
+            to_generate: Whether the engine will be asked, which may have no place.
+
         Raises:
+            QueueFullError: Too many requests wait for the engine.
             LorakitError: The adapter cannot be loaded; see `AdapterStore.lease`.
         """
+        if to_generate and self.engine is not None:
+            self.engine.require_place()
         lease = None if adapter is None else await self.store.leased(adapter)
         shared = SharedLease(lease)
         try:

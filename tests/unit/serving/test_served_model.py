@@ -1,8 +1,10 @@
 import asyncio
+import dataclasses
 
 import pytest
 
 from lorakit.config import TaskType
+from lorakit.errors import QueueFullError
 from lorakit.serving.refusals import RequestError
 
 
@@ -42,3 +44,19 @@ def test_tokens_outside_the_vocabulary_are_refused(served):
             model.check_ids(ids, "prompt")
     with pytest.raises(RequestError, match="got no token"):
         model.check_ids([], "prompt", may_be_empty=False)
+
+
+def test_a_full_queue_refuses_before_anything_is_prepared(served, monkeypatch):
+    model = model_for(served, TaskType.CAUSAL_LM)
+    monkeypatch.setattr(
+        model.engine, "settings", dataclasses.replace(model.engine.settings, max_waiting=0)
+    )
+
+    async def use(**how):
+        async with model.using("german", **how) as (shared, _):
+            return shared.carried_name
+
+    assert asyncio.run(use()).startswith("german")  # reading tokens needs no place
+    monkeypatch.setattr(model.store, "leased", lambda name: pytest.fail("was prepared"))
+    with pytest.raises(QueueFullError, match="got 0 requests in the queue"):
+        asyncio.run(use(to_generate=True))

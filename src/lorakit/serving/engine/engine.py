@@ -129,18 +129,27 @@ class Engine:
         tokenizer = request.tokenizer or self._tokenizer
         answer = Answer(request, tell, next(self._numbers), tokenizer, self._hooks)
         with self._changed:
-            self._require_open()
-            waiting = self._steps.waiting + len(self._arrived)
-            if waiting >= self.settings.max_waiting:
-                raise QueueFullError(
-                    f"The request cannot wait: got {waiting} requests in the queue, expected "
-                    f"fewer than {self.settings.max_waiting}. Try again later."
-                )
+            self.require_place()
             if adapter is not None:
                 self._uses[adapter] += 1
             self._arrived.append(answer)
             self._changed.notify()
         return answer.handle
+
+    def require_place(self) -> None:
+        """Refuse early what `submit` would refuse now: preparing a request costs time too.
+
+        Raises:
+            QueueFullError: Too many requests wait.
+            EngineStoppedError: The engine is stopping, or has failed.
+        """
+        self._require_open()
+        waiting = self._steps.waiting + len(self._arrived)
+        if waiting >= self.settings.max_waiting:
+            raise QueueFullError(
+                f"The request cannot wait: got {waiting} requests in the queue, expected fewer "
+                f"than {self.settings.max_waiting}. Try again later."
+            )
 
     def cancel(self, handle: RequestHandle) -> None:
         """End a request before the next step; it is told `Finished("cancelled")`."""

@@ -116,14 +116,18 @@ class Probe:
 def _watching(model: nn.Module, carried_name: str) -> Iterator[list[str]]:
     """Yield a list that gets the path of each adapted layer whose output is not finite.
 
-    The model's output may be finite all the same, as attention can drop what is not a number.
+    The model's output may be finite all the same, as attention can drop what is not a number. A
+    sum of numbers is finite if all of them are; the sums are read once, after the block.
     """
     found: list[str] = []
+    paths: list[str] = []
+    sums: list[Tensor] = []
 
     def look(path: str, _: nn.Module, __: Any, output: Any) -> None:
         # The last row, or the last token of it, is the adapter's.
-        if isinstance(output, Tensor) and len(output) and not torch.isfinite(output[-1]).all():
-            found.append(path)
+        if isinstance(output, Tensor) and len(output):
+            paths.append(path)
+            sums.append(output[-1].sum(dtype=torch.promote_types(output.dtype, torch.float32)))
 
     hooks = [
         layer.register_forward_hook(partial(look, path))
@@ -135,6 +139,9 @@ def _watching(model: nn.Module, carried_name: str) -> Iterator[list[str]]:
     finally:
         for hook in hooks:
             hook.remove()
+    if sums:
+        are_finite = torch.stack([each.to(sums[0]) for each in sums]).isfinite().tolist()
+        found += [path for path, is_finite in zip(paths, are_finite, strict=True) if not is_finite]
 
 
 def _distance(first: Tensor, second: Tensor) -> float:

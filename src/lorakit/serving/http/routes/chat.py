@@ -27,7 +27,7 @@ async def chat(call: Call) -> dict[str, Any] | AsyncGenerator[str]:
     if body.metadata:
         call.noted["metadata"] = body.metadata
     model = found.model
-    async with model.using(found.adapter) as (shared, text):
+    async with model.using(found.adapter, to_generate=True) as (shared, text):
         messages = [message.rendered() for message in body.messages]
         ids = await model.in_text_thread(text.chat_ids, messages, body.chat_template_kwargs)
         call.note_prompt(messages)

@@ -32,7 +32,7 @@ async def completions(call: Call) -> dict[str, Any] | AsyncGenerator[str]:
     head |= {"object": "text_completion"}
     if model.kind.task is TaskType.SEQ_2_SEQ_LM:
         return await write_completions(call, body, found, head)
-    async with model.using(found.adapter) as (shared, text):
+    async with model.using(found.adapter, to_generate=True) as (shared, text):
         prompts = []
         model.check_ids([int(key) for key in body.logit_bias or {}], "logit_bias")
         for given in body.prompts:
