@@ -15,6 +15,7 @@ from lorakit.data.text_formats import alpaca_prompt
 from lorakit.errors import AdapterFileError, ConfigError, first_few
 from lorakit.files.json_files import read_json_object
 from lorakit.inference.loaded import companions_of
+from lorakit.injection.selection.variants import variants_of
 from lorakit.libraries.hub import is_hub_id
 from lorakit.recipes.recipe import Recipe
 from lorakit.recipes.run_directory import find_adapter
@@ -188,9 +189,11 @@ def _problems(adapter: Adapter, settings: InferenceSettings) -> list[str]:
         f"the task {task}": task not in (None, TaskType.CAUSAL_LM),
         f"layers trained in full ({first_few(sorted(heads))})": bool(heads),
         f"trained biases ({first_few(sorted(biases))})": bool(biases),
-        "DoRA (use_dora), whose update depends on the base and is not low-rank": bool(
-            adapter.magnitudes
-        ),
+        **{
+            f"{variant.method} ({variant.setting}), which is more than a low-rank update": True
+            for variant in variants_of(adapter.config)
+            if variant.setting and not variant.is_all_in_factors
+        },
         f"trained tokens ({first_few(sorted(adapter.trained_tokens))})": bool(
             adapter.trained_tokens
         ),

@@ -69,7 +69,7 @@ def test_no_line_is_an_error(cli, served):
 
 
 ENDLESS = """
-import asyncio, sys
+import asyncio, signal, sys
 from contextlib import closing
 from lorakit.cli.chatting.conversation import Conversation
 from lorakit.cli.chatting.session import Session
@@ -92,6 +92,7 @@ class Endless:
         finally:
             self.cancelled += 1
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored below a background shell
 ending.install()
 with closing(LoopThread()) as loop:
     models = Endless()
