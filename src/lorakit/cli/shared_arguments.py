@@ -1,9 +1,12 @@
-"""Arguments and options that several commands take."""
+"""Arguments and options that several commands take, and sizes in them such as 2GB."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from lorakit.errors import ConfigError
 
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe, a YAML file.")]
 Overrides = Annotated[
@@ -25,3 +28,31 @@ ApiKeyFile = Annotated[
         help="File with the API key of the server; by default the variable LORAKIT_API_KEY."
     ),
 ]
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_BINARY_UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
+
+
+def bytes_of(text: str, option: str) -> int:
+    """Return the number of bytes that an option gives.
+
+    Args:
+        text: A number with a unit: B, kB, MB, GB, TB, or KiB, MiB, GiB, TiB.
+        option: Name of the option, for the error.
+
+    Raises:
+        ConfigError: It is not a size.
+
+    >>> [bytes_of(text, "--kv-memory") for text in ("2GB", "1.5 MiB", "512", "64k")]
+    [2000000000, 1572864, 512, 64000]
+    """
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise ConfigError(
+            f"{option} is not a size: got {text!r}, expected a number with a unit such as 512MB or "
+            "2GB. Write one."
+        )
+    number, unit, is_binary = found.groups()
+    units = _BINARY_UNITS if is_binary else _UNITS
+    return int(float(number) * units[unit.lower()])

@@ -19,8 +19,7 @@ from lorakit.serving.answers import Answers, SharedLease
 from lorakit.serving.base_models import LoadedBase, ModelKind
 from lorakit.serving.engine import Engine, EngineHooks, EngineSettings
 from lorakit.serving.pooled.forward_items import ForwardItem, run_forward
-from lorakit.serving.pooled.micro_batches import MicroBatches
-from lorakit.serving.pooled.model_thread import ModelThread
+from lorakit.serving.pooled.micro_batches import MicroBatches, ModelThread
 from lorakit.serving.pooled.written_texts import WrittenItem, run_written
 from lorakit.serving.refusals import RequestError
 from lorakit.serving.store import AdapterStore, Lease, StoreSettings

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from lorakit.cli.quiet import hide_loading_bars
-from lorakit.cli.shared_arguments import TrustRemoteCode
+from lorakit.cli.shared_arguments import TrustRemoteCode, bytes_of
 from lorakit.cli.signals import ending
-from lorakit.cli.sizes import bytes_of
 from lorakit.cli.views.console import remark, say
 from lorakit.cli.views.serving import show_calls, show_models, show_unmeasured
 from lorakit.errors import ConfigError

@@ -1,16 +1,21 @@
-"""Collects what arrives within a moment into batches, for the thread that owns a model."""
+"""Collects what arrives within a moment into batches, for the thread that owns a model.
+
+That thread is an engine's, or one of its own for a model that no engine runs.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from lorakit.errors import EngineStoppedError
 from lorakit.serving.refusals import overloaded
+
+T = TypeVar("T")
 
 
 class Item(Protocol):
@@ -168,3 +173,22 @@ def _stopped() -> EngineStoppedError:
     return EngineStoppedError(
         "The server takes no requests: it is stopping. Send them to another one."
     )
+
+
+class ModelThread:
+    """Runs functions one after the other, as an engine does between its steps."""
+
+    def __init__(self, name: str):
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix=name)
+
+    def between_steps(self, function: Callable[[], T]) -> Future[T]:
+        """Run a function in the thread that owns the model."""
+        return self._executor.submit(function)
+
+    def stop(self, *, finish_running: bool = True) -> None:
+        """End the thread.
+
+        Args:
+            finish_running: Whether to run what waits first.
+        """
+        self._executor.shutdown(wait=True, cancel_futures=not finish_running)
