@@ -3,6 +3,7 @@ import threading
 import pytest
 
 import lorakit
+from fixtures.serving import require_threads_ended
 from lorakit.errors import ConfigError
 from lorakit.libraries import extras
 from lorakit.serving import serve
@@ -17,7 +18,7 @@ def test_a_run_is_served_in_one_line_and_stops_with_its_block(done):
         (adapter,) = server.service.adapters()
         assert adapter[0].name == "done" and adapter[0].in_memory
     server.wait()
-    assert threading.active_count() <= before
+    require_threads_ended(before)
 
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch):

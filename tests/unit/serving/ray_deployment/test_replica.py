@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from fixtures.serving import require_threads_ended
 from lorakit.errors import AdapterFileError, EngineStoppedError
 from lorakit.serving.http.context import ContextSettings
 from lorakit.serving.http.relay import CarriedRequest
@@ -122,4 +123,4 @@ def test_a_named_adapter_that_cannot_be_served_ends_it_at_once(settings, tmp_pat
     before = threading.active_count()
     with pytest.raises(AdapterFileError):
         Replica(made, Path.cwd())
-    assert threading.active_count() <= before
+    require_threads_ended(before)
