@@ -11,7 +11,7 @@ def test_an_answer_has_sixteen_tokens_unless_more_are_asked_for(served):
     assert made["choices"][0]["finish_reason"] == "length"
 
 
-def test_a_token_that_is_part_of_a_character_is_told_by_its_bytes(served):
+def test_a_token_that_is_part_of_a_character_is_reported_as_its_bytes(served):
     made = served.post("/v1/completions", asked(logprobs=20, max_tokens=40))
     logprobs = made["choices"][0]["logprobs"]
     names = {name for each in logprobs["top_logprobs"] for name in each}
