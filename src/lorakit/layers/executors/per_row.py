@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map
 from lorakit.errors import AdapterStateError, ShapeError
 from lorakit.layers.described import DescribedLayer
 from lorakit.layers.executors.known_terms import KnownTerm, KnownTerms
+from lorakit.layers.executors.prepared import PreparedRows, prepared_rows
 from lorakit.layers.updates.low_rank_update import LowRankUpdate, shared_seed
 from lorakit.ops.grouped import low_rank_linear_per_row
 from lorakit.ops.per_row_terms import PerRowTerms
@@ -106,6 +107,10 @@ class PerRowAdapters:
             prepared = self._prepare(layer, x)
         if prepared.rows is None:
             return layer.base_output(x)
+        if prepared.call is not None and not torch.compiler.is_compiling():
+            output = prepared.call.output(layer, x)
+            if output is not None:
+                return output
         return low_rank_linear_per_row(x, layer.base_weight(), layer.bias, prepared.rows)  # type: ignore[arg-type]
 
     def _updated_row_by_row(self, layer: DescribedLayer, x: Tensor) -> Tensor:
@@ -191,7 +196,8 @@ class PerRowAdapters:
         if any(each.changed < 0 for each in known):
             return _Prepared(rows)
         changing = tuple(each for each in known if not each.stays)
-        prepared = _Prepared(rows, LowRankUpdate.exchanges, changing)
+        call = None if changing else prepared_rows(layer, rows)
+        prepared = _Prepared(rows, LowRankUpdate.exchanges, changing, call)
         self._prepared[id(layer)] = prepared
         return prepared
 
@@ -287,3 +293,5 @@ class _Prepared(NamedTuple):
     """`LowRankUpdate.exchanges` when it was made; -1 where it cannot be reused."""
     changing: tuple[KnownTerm, ...] = ()
     """Those of which values were read, which may change in place."""
+    call: PreparedRows | None = None
+    """What computes it with the least Python; None where values or gradients are needed."""

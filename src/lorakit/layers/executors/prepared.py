@@ -7,6 +7,7 @@ kernels. Without gradients, what does not depend on the input is kept from call 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -15,7 +16,9 @@ from lorakit.layers.described import DescribedLayer
 from lorakit.layers.hooks import brings_input_or_weights
 from lorakit.layers.updates.low_rank_update import LowRankUpdate
 from lorakit.ops import linear_group, skinny
-from lorakit.ops.native.cpu_kernels import THIN_DTYPES, PreparedAdd
+from lorakit.ops.native.cpu_kernels import THIN_DTYPES, CpuKernels, PreparedAdd
+from lorakit.ops.per_row_terms import PerRowTerms
+from lorakit.ops.quantized import Weight
 
 _WEIGHTS = (Tensor, torch.nn.Parameter)
 
@@ -45,11 +48,7 @@ class PreparedUpdates:
         tokens = x.numel() // max(x.shape[-1], 1) if x.ndim else 0
         if (
             not 0 < tokens <= self._most_tokens
-            or type(x) is not Tensor
-            or x.dtype != self._dtype
-            or x.device.type != "cpu"
-            or not x.is_contiguous()
-            or torch.is_autocast_enabled("cpu")
+            or not _is_plain(x, self._dtype)
             or any(update._forward_pre_hooks for update in self._updates)
         ):
             return None
@@ -64,12 +63,7 @@ class PreparedUpdates:
         self._exchanges = LowRankUpdate.exchanges
         self._updates, self._adds, self._most_tokens = layer.acting_updates(), [], 0
         weight = layer.base_weight()
-        if (
-            not isinstance(weight, Tensor)
-            or type(weight) not in _WEIGHTS
-            or weight.dtype not in (torch.float32, torch.bfloat16)
-            or not stay_in_place(self._updates)
-        ):
+        if not _is_plain_weight(weight) or not stay_in_place(self._updates):
             return
         self._dtype = weight.dtype
         operands = layer.operands(self._updates)
@@ -78,6 +72,59 @@ class PreparedUpdates:
         ]
         if len(self._adds) == len(operands.terms):
             self._most_tokens = linear_group.most_tokens_apart(operands, weight.dtype)
+
+
+class PreparedRows:
+    """The terms of a batch whose rows have different adapters, none of which drops or scales."""
+
+    def __init__(self, kernels: CpuKernels, weight: Tensor, rows: PerRowTerms):
+        self._kernels, self._dtype, self._rows = kernels, weight.dtype, rows
+
+    def output(self, layer: DescribedLayer, x: Tensor) -> Tensor | None:
+        """Return the layer's output without gradients; None if it must be computed otherwise.
+
+        Args:
+            layer: The layer whose terms these are.
+            x: (rows, *, in).
+        """
+        if not x.numel() or not _is_plain(x, self._dtype):
+            return None
+        self._rows.check_shapes(x, layer.weight)
+        h = layer.base_output(x)
+        tokens = x.numel() // x.shape[-1]
+        self._kernels.add_prepared_(h, x, tokens, *self._rows.kernel_groups(tokens))
+        return h
+
+
+def prepared_rows(layer: DescribedLayer, rows: PerRowTerms) -> PreparedRows | None:
+    """Return the terms of a batch prepared, if a layer's weight and this machine allow it.
+
+    Args:
+        layer: The layer.
+        rows: Its terms, which stay as they are.
+    """
+    weight = layer.base_weight()
+    if not _is_plain_weight(weight) or rows.biases or rows.row_scales() is not None:
+        return None
+    kernels = skinny.kernels_for(weight)
+    return PreparedRows(kernels, weight, rows) if isinstance(kernels, CpuKernels) else None
+
+
+def _is_plain_weight(weight: Weight) -> TypeGuard[Tensor]:
+    is_dense = isinstance(weight, Tensor) and type(weight) in _WEIGHTS
+    return is_dense and weight.dtype in (torch.float32, torch.bfloat16)
+
+
+def _is_plain(x: Tensor, dtype: torch.dtype) -> bool:
+    """Return whether a compiled product can read all of an activation at its address."""
+    return (
+        type(x) is Tensor
+        and x.dtype == dtype
+        and x.device.type == "cpu"
+        and x.is_contiguous()
+        and not torch.is_autocast_enabled("cpu")
+        and torch._C._get_tracing_state() is None
+    )
 
 
 def stay_in_place(updates: Sequence[LowRankUpdate]) -> bool:

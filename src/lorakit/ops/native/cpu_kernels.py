@@ -268,6 +268,17 @@ class CpuKernels:
         """Add s drop(x) Aᵀ Bᵀ of each group to h in place; both are groups of the same rows."""
         self._call(self._library.lorakit_add, matrix(x), matrix(h), down.array, up.array, up.count)
 
+    def add_prepared_(self, h: Tensor, x: Tensor, tokens: int, down: Groups, up: Groups) -> None:
+        """Do what `add_groups_` does for contiguous activations of any shape, (*, width)."""
+        is_half = x.dtype == torch.bfloat16
+        inside, outside = x.shape[-1], h.shape[-1]
+        self._call(
+            self._library.lorakit_add,
+            Matrix(x.data_ptr(), is_half, inside, tokens, inside),
+            Matrix(h.data_ptr(), is_half, outside, tokens, outside),
+            *(down.array, up.array, up.count),
+        )
+
     def up_backward_groups(self, g: Tensor, groups: Groups, u: Tensor, grad_u: Tensor) -> None:
         """Write s g B into grad_u and add s gᵀ u to the groups' gradients."""
         self._call(
