@@ -318,6 +318,11 @@ class _Scratch(threading.local):
 _scratch = _Scratch()
 
 
+def release_buffers() -> None:
+    """Free this thread's buffers; the next product allocates one as large as it needs."""
+    _scratch._buffers.clear()
+
+
 def shared_buffers(like: Tensor) -> list[Tensor]:
     """Return the buffers of dequantized weights; the fake ones for a fake tensor."""
     if not isinstance(like, FakeTensor):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from lorakit.layers.bitsandbytes_storage import quantized_weight
-from lorakit.ops.quantized import shared_buffers
+from lorakit.ops.quantized import release_buffers, shared_buffers
 from lorakit.planning.live_storages import LiveStorages, Purpose
 from lorakit.planning.running_module import track_running_module
 from lorakit.training.trainers.adapter_trainer import checkpoints_reentrantly
@@ -93,6 +93,7 @@ def run_step(trainer: Trainer, batch: Mapping[str, Any]) -> StepMemory:
         _make_state(optimizer, trained)
     storages.adopt(_tensors([*optimizer.state.values()]), Purpose.OPTIMIZER)
     storages.forget_peak()
+    release_buffers()  # a larger model may have left larger ones
     kept: Counter[Purpose] = Counter()
     with (
         _enabling_checkpointing(subject),

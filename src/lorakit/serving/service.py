@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lorakit.config import TaskType
 from lorakit.errors import AdapterNameError, first_few
+from lorakit.ops.native import openmp
 from lorakit.serving.base_models import TASKS_WITH_LABELS, ModelKind, kind_of_base, load_base
 from lorakit.serving.engine import EngineHooks, EngineSettings
 from lorakit.serving.refusals import RequestError, unknown_model
@@ -318,6 +319,7 @@ class Service:
             if self._is_running:
                 model.start()
             self._models[kind] = model
+            openmp.end_waiting_threads()
             return model
 
 

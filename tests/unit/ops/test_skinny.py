@@ -8,7 +8,7 @@ import torch
 
 from lorakit.ops import keep_mask, skinny
 from lorakit.ops.dropout_mask import kernel_mask
-from lorakit.ops.native import compiled_library, cpu_kernels
+from lorakit.ops.native import compiled_library, cpu_kernels, openmp
 from tolerances import TOLERANCE
 
 CPU = torch.device("cpu")
@@ -33,7 +33,7 @@ def wide_lanes(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         flags = (*compiled_library._FLAGS, "-DLANES=16", "-Wno-psabi")
         patch.setattr(compiled_library, "_FLAGS", flags)
-        found = compiled_library._compiler(), compiled_library._openmp_runtime()
+        found = compiled_library._compiler(), openmp.runtime()
         path = compiled_library._compile(*found, tmp_path_factory.mktemp("lanes"), "wide")
     return cpu_kernels.CpuKernels(ctypes.CDLL(str(path)))
 

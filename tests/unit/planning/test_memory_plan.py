@@ -12,10 +12,11 @@ from lorakit.errors import (
     ConfigError,
     PlanError,
 )
+from lorakit.ops.quantized import dense
 from lorakit.planning import plan
 from lorakit.planning.measurement import count_step
 from lorakit.quantization.devices import has_dtype
-from tiny_models.quantized import EIGHT, FOUR
+from tiny_models.quantized import EIGHT, FOUR, four_bit_weight
 
 SAVED_TOLERANCE = 0.02
 PEAK_TOLERANCE = 0.10
@@ -69,6 +70,12 @@ def test_every_task_is_planned_as_it_runs(recipe, task):
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_every_setting_is_planned_as_it_runs(recipe, setting):
     compare(recipe(**SETTINGS[setting]))
+
+
+def test_buffers_that_a_larger_model_left_are_not_counted(recipe):
+    weight, _ = four_bit_weight(torch.randn(512, 512))
+    dense(weight, torch.float32)
+    compare(recipe(quantization=FOUR))
 
 
 @pytest.mark.skipif(

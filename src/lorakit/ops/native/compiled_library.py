@@ -23,10 +23,9 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-import torch
-
 from lorakit.files.atomic import lasting_scratch_directory, scratch_directory
 from lorakit.files.private_files import is_private
+from lorakit.ops.native import openmp
 
 _SOURCES = Path(__file__).parent
 _FLAGS = (
@@ -59,7 +58,7 @@ def _library_or_reason() -> tuple[ctypes.CDLL | None, str | None]:
     compiler = _compiler()
     if compiler is None:
         return None, "there is no gcc"
-    runtime = _openmp_runtime()
+    runtime = openmp.runtime()
     if runtime is None:
         return None, "torch runs without OpenMP threads that gcc's code could share"
     reason = "there is no directory that nobody else can write to"
@@ -139,25 +138,6 @@ def _compiler() -> str | None:
         if "Free Software Foundation" in version.stdout:  # gcc, under any name
             return path
     return None
-
-
-def _openmp_runtime() -> str | None:
-    """Return the path of the OpenMP library that torch uses, or None if it is unknown.
-
-    Other packages (such as scikit-learn) bring their own copies, each with threads that busily wait
-    for work: two of them in one process would slow each other down.
-    """
-    maps = Path("/proc/self/maps")
-    if not maps.exists():
-        return None
-    paths = [line.split(maxsplit=5)[-1] for line in maps.read_text(encoding="utf-8").splitlines()]
-    names = ("libgomp", "libomp", "libiomp")
-    loaded = list(dict.fromkeys(path for path in paths if Path(path).name.startswith(names)))
-    package = Path(torch.__file__).resolve().parent  # loaded paths have no links in them
-    own = [path for path in loaded if path.startswith((f"{package}/", f"{package}.libs/"))]
-    if own:
-        return own[0]
-    return loaded[0] if len(loaded) == 1 else None
 
 
 def _identity(compiler: str, runtime: str) -> str:

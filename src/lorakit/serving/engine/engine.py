@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lorakit.errors import ConfigError, EngineStoppedError, QueueFullError, first_line
 from lorakit.injection.state import require_adapter
 from lorakit.models.pretrained import model_limit
+from lorakit.ops.native import openmp
 from lorakit.serving.engine.request import Answer, RequestHandle
 from lorakit.serving.engine.settings import EngineHooks, EngineSettings, EngineStats
 from lorakit.serving.engine.steps import Steps
@@ -73,7 +74,8 @@ class Engine:
     # ---- life ----
 
     def start(self) -> None:
-        """Start the thread."""
+        """Start the thread; the one that calls this has loaded the model and waits from now on."""
+        openmp.end_waiting_threads()
         self._thread.start()
 
     def stop(self, *, finish_running: bool = True, timeout_s: float | None = None) -> None:
@@ -202,6 +204,7 @@ class Engine:
             while not (self._has_news() or self._steps.waiting or self._steps.running):
                 if self._is_stopping:
                     return False
+                openmp.end_waiting_threads()
                 self._changed.wait()
             if self._finish_until is not None and time.monotonic() >= self._finish_until:
                 return False

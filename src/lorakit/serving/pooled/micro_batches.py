@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from lorakit.errors import EngineStoppedError
+from lorakit.ops.native import openmp
 from lorakit.serving.refusals import overloaded
 
 T = TypeVar("T")
@@ -169,6 +170,13 @@ class MicroBatches:
             each.result.set_result(result)
 
 
+def _run_and_wait(function: Callable[[], T]) -> T:
+    try:
+        return function()
+    finally:
+        openmp.end_waiting_threads()
+
+
 def _stopped() -> EngineStoppedError:
     return EngineStoppedError(
         "The server takes no requests: it is stopping. Send them to another one."
@@ -183,7 +191,7 @@ class ModelThread:
 
     def between_steps(self, function: Callable[[], T]) -> Future[T]:
         """Run a function in the thread that owns the model."""
-        return self._executor.submit(function)
+        return self._executor.submit(_run_and_wait, function)
 
     def stop(self, *, finish_running: bool = True) -> None:
         """End the thread.

@@ -20,6 +20,7 @@ from lorakit.errors import (
     MissingFileError,
 )
 from lorakit.injection.state import valid_name
+from lorakit.ops.native import openmp
 from lorakit.serving.store.catalogue import Catalogue, Entry
 from lorakit.serving.store.content_hash import content_hash
 from lorakit.serving.store.memory import AdapterMemory, CarriedVersion
@@ -120,6 +121,8 @@ class Loader:
             self._finish(entry, error)
         else:
             self._finish(entry, None)
+        finally:
+            openmp.end_waiting_threads()
 
     def _read(self, entry: Entry) -> Adapter | None:
         """Return the adapter in an entry's files; None if they have changed.

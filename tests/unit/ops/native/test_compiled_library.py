@@ -14,7 +14,7 @@ import torch
 from forked import Program
 from lorakit.files import atomic, private_files
 from lorakit.ops import skinny
-from lorakit.ops.native import compiled_library, cpu_kernels
+from lorakit.ops.native import compiled_library, cpu_kernels, openmp
 from tolerances import TOLERANCE, largest_error
 
 CACHED = (
@@ -143,51 +143,8 @@ def test_the_switch_turns_them_off(cache, monkeypatch):
 
 
 def test_without_openmp_threads_to_share(cache, monkeypatch):
-    monkeypatch.setattr(compiled_library, "_openmp_runtime", lambda: None)
+    monkeypatch.setattr(openmp, "runtime", lambda: None)
     assert_eager("without OpenMP threads")
-
-
-SECOND_RUNTIME = """
-import os
-import sklearn.metrics  # brings an OpenMP runtime of its own
-import torch
-from lorakit.ops.native import compiled_library, cpu_kernels; from lorakit.ops import skinny
-
-torch.set_num_threads(3)
-x, A = torch.randn(4000, 64), torch.randn(8, 64)
-x @ x.t()  # torch's threads have been started
-if cpu_kernels.load() is None:
-    print("none")
-else:
-    before = len(os.listdir("/proc/self/task"))
-    skinny.down(x, A)
-    print(compiled_library._openmp_runtime(), len(os.listdir("/proc/self/task")) - before)
-"""
-
-
-@pytest.mark.slow(reason="imports torch in a new process")
-def test_threads_are_torch_s_own_where_another_library_brings_more():
-    done = subprocess.run(
-        [sys.executable, "-c", SECOND_RUNTIME], capture_output=True, text=True, check=True
-    )
-    printed = done.stdout.split()
-    if printed == ["none"]:
-        pytest.skip(f"no compiled products: {compiled_library.unavailable()}")
-    runtime, started = printed
-    assert Path(runtime).is_relative_to(Path(torch.__file__).resolve().parent)
-    assert started == "0"
-
-
-def test_torch_s_runtime_is_found_in_an_environment_behind_a_link(tmp_path, monkeypatch):
-    import sklearn.metrics  # noqa: F401 - brings an OpenMP runtime of its own
-
-    runtime = compiled_library._openmp_runtime()
-    if runtime is None:
-        pytest.skip("torch has no OpenMP runtime here that compiled code could share")
-    packages = tmp_path / "packages"
-    packages.symlink_to(Path(torch.__file__).resolve().parents[1])
-    monkeypatch.setattr(torch, "__file__", str(packages / "torch" / "__init__.py"))
-    assert compiled_library._openmp_runtime() == runtime
 
 
 def test_a_compiler_that_fails_is_quoted(cache, only_compiler):
