@@ -1,0 +1,110 @@
+"""The OpenMP threads that torch computes with."""
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from lorakit.ops.native import compiled_library, openmp
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+SECOND_RUNTIME = """
+import os
+import sklearn.metrics  # brings an OpenMP runtime of its own
+import torch
+from lorakit.ops import skinny
+from lorakit.ops.native import cpu_kernels, openmp
+
+torch.set_num_threads(3)
+x, A = torch.randn(4000, 64), torch.randn(8, 64)
+x @ x.t()  # torch's threads have been started
+if cpu_kernels.load() is None:
+    print("none")
+else:
+    before = len(os.listdir("/proc/self/task"))
+    skinny.down(x, A)
+    print(openmp.runtime(), len(os.listdir("/proc/self/task")) - before)
+"""
+
+
+@pytest.mark.slow(reason="imports torch in a new process")
+def test_threads_are_torch_s_own_where_another_library_brings_more():
+    done = subprocess.run(
+        [sys.executable, "-c", SECOND_RUNTIME], capture_output=True, text=True, check=True
+    )
+    printed = done.stdout.split()
+    if printed == ["none"]:
+        pytest.skip(f"no compiled products: {compiled_library.unavailable()}")
+    runtime, started = printed
+    assert Path(runtime).is_relative_to(Path(torch.__file__).resolve().parent)
+    assert started == "0"
+
+
+def test_the_runtime_is_found_in_an_environment_behind_a_link(tmp_path, monkeypatch):
+    import sklearn.metrics  # noqa: F401 - brings an OpenMP runtime of its own
+
+    runtime = openmp.runtime()
+    if runtime is None:
+        pytest.skip("torch has no OpenMP runtime here that compiled code could share")
+    packages = tmp_path / "packages"
+    packages.symlink_to(Path(torch.__file__).resolve().parents[1])
+    monkeypatch.setattr(torch, "__file__", str(packages / "torch" / "__init__.py"))
+    assert openmp.runtime() == runtime
+
+
+def tasks():
+    return set(os.listdir("/proc/self/task"))
+
+
+def run_in_thread(function):
+    """Return what a function in a new thread returns."""
+    results = []
+    thread = threading.Thread(target=lambda: results.append(function()))
+    thread.start()
+    thread.join()
+    return results[0]
+
+
+def test_threads_end_and_start_again(two_threads):
+    if openmp._pause() is None:
+        pytest.skip("torch runs without gcc's OpenMP")
+    x = torch.randn(400, 400)
+
+    def compute():
+        x.exp().sum()
+        with_helper = tasks()
+        openmp.end_waiting_threads()
+        without = tasks()
+        y = x.exp()
+        return with_helper - without, tasks() - without, y
+
+    ended, begun, y = run_in_thread(compute)
+    assert len(ended) == 1
+    assert len(begun) == 1
+    torch.testing.assert_close(y, x.exp())
+
+
+def test_without_threads_nothing_ends():
+    run_in_thread(openmp.end_waiting_threads)
+    before = tasks()
+    run_in_thread(openmp.end_waiting_threads)
+    assert tasks() == before
+
+
+def test_another_runtime_is_left_alone(monkeypatch):
+    monkeypatch.setattr(openmp, "runtime", lambda: "/usr/lib/libomp.so")
+    assert openmp._pause.__wrapped__() is None
+    monkeypatch.setattr(openmp, "runtime", lambda: None)
+    assert openmp._pause.__wrapped__() is None
