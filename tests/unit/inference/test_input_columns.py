@@ -19,9 +19,8 @@ def adapter(task, **settings):
 
 
 def inputs_of(loaded, rows, data=DATA):
-    examples = Dataset.from_list(rows)
-    found = find_input_columns(loaded, examples, data)
-    return [found.input_of(row, number, "the file") for number, row in enumerate(examples, 1)]
+    found = find_input_columns(loaded, Dataset.from_list(rows), data)
+    return [found.input_of(row, number, "the file") for number, row in enumerate(rows, 1)]
 
 
 @pytest.mark.parametrize(
