@@ -107,21 +107,25 @@ class Groups:
 
 
 class GroupTable:
-    """Groups of many adapters, described once, of which each batch takes some."""
+    """Groups of many adapters, described once, of which each batch takes some.
+
+    They lie in an array of words, (slots, words of a group): numpy takes rows of records, and
+    writes their fields, far more slowly.
+    """
 
     def __init__(self) -> None:
-        self._rows: Any = np.zeros(0, dtype=np.dtype(_Group))  # numpy has no type for records
+        self._rows = np.zeros((0, ctypes.sizeof(_Group) // 8), dtype=np.int64)
         self._tensors: dict[int, tuple[Tensor, Tensor | None]] = {}
 
     def put(self, slot: int, group: Group) -> None:
         """Write a group into a slot."""
         if slot >= len(self._rows):
-            larger = np.zeros(max(8, 2 * slot), dtype=self._rows.dtype)
+            larger = np.zeros((max(8, 2 * slot), self._rows.shape[1]), dtype=np.int64)
             larger[: len(self._rows)] = self._rows
             self._rows = larger
         described = Groups([group])
         array: Any = described.array
-        self._rows[slot] = np.frombuffer(array, dtype=self._rows.dtype)[0]
+        self._rows[slot] = np.frombuffer(array, dtype=np.int64)
         self._tensors[slot] = described.tensors[0]
 
     def clear(self, slot: int) -> None:
@@ -130,8 +134,8 @@ class GroupTable:
 
     def taken(self, slots: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> Groups:
         """Return the groups of some slots with their rows of an activation."""
-        rows: Any = self._rows[slots]
-        rows["begin"], rows["end"] = begins, ends
+        rows = self._rows[slots]
+        rows[:, 0], rows[:, 1] = begins, ends
         tensors = [self._tensors[slot] for slot in slots.tolist()]
         return Groups.described(rows, tensors)
 
