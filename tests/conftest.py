@@ -29,7 +29,9 @@ from fixtures.layers import group_sizes  # noqa: E402, F401
 from fixtures.runs import (  # noqa: E402, F401
     blank_loss_plots,
     done,
+    forked_workers,
     machines,
+    python_of_forks,
     recipe,
     stop_after,
 )
