@@ -131,7 +131,7 @@ def _be_program(
 def become(
     words: list[str], environment: Mapping[str, str], folder: str, streams: Sequence[int]
 ) -> Iterator[None]:
-    """Give this process the arguments, environment, folder and streams of a program in the block."""
+    """Give this process a program's arguments, environment, folder and streams in the block."""
     import torch
 
     torch.set_num_threads(1)

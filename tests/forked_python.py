@@ -25,7 +25,7 @@ import json, os, signal, socket, sys
 given = [[word for word in sys.argv[1:] if word != "-u"], os.getcwd(), dict(os.environ)]
 connection = socket.socket(socket.AF_UNIX)
 connection.connect({address!r})
-socket.send_fds(connection, [b"."], [1, 2])
+socket.send_fds(connection, [b"."], [0, 1, 2])
 connection.sendall(json.dumps(given).encode() + b"\\n")
 answers = connection.makefile()
 pid = int(answers.readline())
@@ -36,7 +36,7 @@ sys.exit(int(answers.readline() or 1))
 
 @contextmanager
 def forked_python() -> Iterator[str]:
-    """Yield the path of a program that runs `[-u] FILE ARGUMENTS` as Python does, by a fork."""
+    """Yield the path of a program that runs FILE, `-m MODULE` or `-c CODE` as Python, by a fork."""
     folder = Path(tempfile.mkdtemp(prefix="lorakit-python-"))  # of a path that a socket may have
     program, address = folder / "python", str(folder / "address")
     program.write_text(_PROGRAM.format(python=sys.executable, address=address), encoding="utf-8")
@@ -61,7 +61,7 @@ def _serve(listener: socket.socket) -> None:
         connection.close()
     listener.close()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    _, streams, *_ = socket.recv_fds(connection, 1, 2)
+    _, (stdin, *streams), *_ = socket.recv_fds(connection, 1, 3)
     words, folder, environment = json.loads(connection.makefile().readline())
     pid = os.fork()
     if pid:
@@ -71,6 +71,15 @@ def _serve(listener: socket.socket) -> None:
         return
     connection.close()
     os.setpgrp()  # Ray ends a worker by a signal to its group
-    sys.path.insert(0, str(Path(words[0]).parent))
+    os.dup2(stdin, 0)
+    sys.stdin = os.fdopen(0)  # that of a forked server is no stream
+    option = words.pop(0) if words[0].startswith("-") else ""
     with become(words, environment, folder, streams):
-        runpy.run_path(words[0], run_name="__main__")
+        if option == "-c":
+            sys.path.insert(0, "")
+            exec(words[0], {"__name__": "__main__"})
+        elif option == "-m":
+            runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+        else:
+            sys.path.insert(0, str(Path(words[0]).parent))
+            runpy.run_path(words[0], run_name="__main__")
