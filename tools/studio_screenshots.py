@@ -33,7 +33,7 @@ ADDRESSES = {
 
 def main() -> None:
     """Read the arguments, start a studio and take the pictures."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("output", type=Path)
     parser.add_argument("--runs", type=Path, default=Path("build/studio-runs"))
     parser.add_argument("--dark", action="store_true")
