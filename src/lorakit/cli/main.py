@@ -29,6 +29,7 @@ from lorakit.cli.commands.plan import plan
 from lorakit.cli.commands.predict import predict
 from lorakit.cli.commands.quickstart import quickstart
 from lorakit.cli.commands.serve import serve
+from lorakit.cli.commands.studio import studio
 from lorakit.cli.commands.study import study
 from lorakit.cli.commands.train import train
 from lorakit.cli.commands.tune import tune
@@ -161,7 +162,7 @@ def lorakit(
 
 COMMANDS = (
     *(quickstart, init, plan, train, tune, study),
-    *(evaluate, predict, generate, chat, serve, merge, inspect, analyze),
+    *(evaluate, predict, generate, chat, serve, studio, merge, inspect, analyze),
     *(combine, extract, convert, export),
 )
 for command in COMMANDS:

@@ -189,6 +189,26 @@ def test_running_out_of_memory_says_what_to_lower(recipe, tmp_path, monkeypatch)
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_failure_after_a_checkpoint_is_written_down_until_the_run_is_resumed(recipe, monkeypatch):
+    saving = {"save_strategy": "steps", "save_steps": 1}
+    whole = AdapterTrainerMixin.training_step
+
+    def full(self, *args, **kwargs):
+        if self.state.global_step == 2:
+            raise torch.OutOfMemoryError("Tried to allocate 2 GiB.")
+        return whole(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AdapterTrainerMixin, "training_step", full)
+        with pytest.raises(TrainingError):
+            train(recipe(training=saving))
+    run = RunDirectory.open(recipe().output)
+    (sentence,) = json.loads(run.failure_file.read_text())["message"]
+    assert sentence.startswith("Memory ran out with training.per_device_train_batch_size=4.")
+    train(recipe(training=saving), resume=True)
+    assert run.is_finished and not run.failure_file.exists()
+
+
 def test_a_finished_run_is_not_trained_again(done):
     recipe = RunDirectory.open(done[0].run_dir).recipe()
     with pytest.raises(OutputExistsError, match="it holds a finished run"):
