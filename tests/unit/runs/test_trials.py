@@ -2,41 +2,20 @@ import json
 
 import pytest
 
+from fixtures.written_searches import evaluation, write_search
 from lorakit.errors import ConfigError, MissingFileError
-from lorakit.recipes.search_sections import SearchConfig
 from lorakit.runs.trials import TrialReader, kind_of
-from lorakit.tuning.records import TrialRecord, write_trials
 
 
 @pytest.fixture
 def search(tmp_path):
-    (tmp_path / "search.yaml").write_text("model: m\nsearch: {metric: eval_accuracy}\n")
-    return tmp_path
-
-
-def evaluation(epoch, accuracy):
-    values = {"event": "evaluation", "step": epoch * 4, "epoch": float(epoch)}
-    return values | {"eval_accuracy": accuracy, "wall_s": 1.0 * epoch}
-
-
-def write(directory, *trials):
-    """Write the table and the trials' metrics as a search does."""
-    records = []
-    for number, (status, rank, accuracies) in enumerate(trials, 1):
-        run = directory / "trials" / f"trial-{number:03d}"
-        run.mkdir(parents=True, exist_ok=True)
-        rows = tuple(evaluation(epoch, value) for epoch, value in enumerate(accuracies, 1))
-        (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        values = {"lora.r": rank, "lora.target_modules": ["q", "v"], "training.seed": 1}
-        error = "<script>no</script>, \"so\"" if status == "failed" else None
-        records.append(TrialRecord(run.name, status, values, rows, run, error))
-    write_trials(records, SearchConfig(metric="accuracy"), directory / "trials.csv")
+    return write_search(tmp_path)
 
 
 def test_trials_are_read_while_they_run(search):
     reader = TrialReader(search)
     assert reader.read().trials == ()
-    write(search, ("finished", 4, [0.5, 0.75]), ("running", 8, [0.5]), ("waiting", 16, []))
+    write_search(search, ("finished", 4, [0.5, 0.75]), ("running", 8, [0.5]), ("waiting", 16, []))
     table = reader.read()
     assert (table.kind, table.metric, table.is_minimized) == ("search", "eval_accuracy", False)
     assert [trial.status for trial in table.trials] == ["finished", "running", "waiting"]
@@ -45,7 +24,7 @@ def test_trials_are_read_while_they_run(search):
     assert list(table.trials[0].curve.values) == [0.5, 0.75]
     assert table.trials[2].best is None
     assert not table.is_over
-    write(search, ("finished", 4, [0.5, 0.75]), ("finished", 8, [0.5, 0.9]), ("stopped", 16, [0.1]))
+    write_search(search, ("finished", 4, [0.5, 0.75]), ("finished", 8, [0.5, 0.9]), ("stopped", 16, [0.1]))
     (search / "best.yaml").write_text("model: m\n")
     table = reader.read()
     assert table.best.name == "trial-002"
@@ -54,21 +33,21 @@ def test_trials_are_read_while_they_run(search):
 
 
 def test_an_epoch_that_is_not_yet_in_the_table_is_shown(search):
-    write(search, ("running", 4, [0.5]))
+    write_search(search, ("running", 4, [0.5]))
     with (search / "trials/trial-001/metrics.jsonl").open("a") as file:
         file.write(json.dumps(evaluation(2, 0.6)) + "\n")
     assert TrialReader(search).read().trials[0].best == 0.6
 
 
 def test_columns_are_the_keys_that_differ(search):
-    write(search, ("finished", 4, [0.5]), ("finished", 8, [0.5]))
+    write_search(search, ("finished", 4, [0.5]), ("finished", 8, [0.5]))
     assert TrialReader(search).read().keys == ("lora.r",)
-    write(search, ("finished", 4, [0.5]))
+    write_search(search, ("finished", 4, [0.5]))
     assert TrialReader(search).read().keys == ("lora.r", "lora.target_modules", "training.seed")
 
 
 def test_a_failed_trial_keeps_its_error_and_is_never_the_best(search):
-    write(search, ("failed", 4, [0.9]), ("finished", 8, [0.5]))
+    write_search(search, ("failed", 4, [0.9]), ("finished", 8, [0.5]))
     table = TrialReader(search).read()
     assert table.trials[0].error == "<script>no</script>, \"so\""
     assert table.best.name == "trial-002"
