@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from urllib.parse import urlencode
 
 from nicegui import run as in_thread
@@ -11,8 +10,7 @@ from nicegui import ui
 from lorakit.errors import LorakitError, escaped
 from lorakit.runs import compare as comparison
 from lorakit.runs.compare import ComparedRun
-from lorakit.runs.metric_log import Series
-from lorakit.studio.blocks import Text, card, empty, note, problem
+from lorakit.studio.blocks import card, empty, note, problem
 from lorakit.studio.charts import Chart, LineChart, scatter_option
 from lorakit.studio.context import current
 from lorakit.studio.frame import page
@@ -62,7 +60,7 @@ def _read(names: list[str]) -> tuple[list[ComparedRun], list[str]]:
 
 def _show_choice(names: list[str]) -> None:
     """Let the reader choose runs; the address names them, so that it can be kept and sent."""
-    known = {one: escaped(one) for one in dict.fromkeys([*run_names(), *names])}
+    known = {one: escaped(one) for one in dict.fromkeys([*_run_names(), *names])}
     if not known:
         empty("There is no run to compare yet.", "New run", "/new")
         return
@@ -77,6 +75,11 @@ def _show_choice(names: list[str]) -> None:
 
     choice.on("popup-hide", lambda: choice.value != names and show())
     choice.on("remove", show)
+
+
+def _run_names() -> list[str]:
+    studio = current()
+    return sorted(studio.relative(file.parent) for file in studio.root.glob("**/recipe.yaml"))
 
 
 def _show_curves(compared: list[ComparedRun]) -> None:
