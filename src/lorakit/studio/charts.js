@@ -13,7 +13,7 @@
   const short = (value) =>
     typeof value === "number" ? String(Number(value.toPrecision(5))) : value ?? "not a number";
 
-  function theme(chart) {
+  function theme({ chart, lorakitDraw }) {
     const style = getComputedStyle(document.body);
     const [text, rule, panel] = ["--soft", "--line", "--surface"].map((name) =>
       style.getPropertyValue(name).trim(),
@@ -28,7 +28,7 @@
     const option = chart.getOption();
     const themed = {
       color: LINES[isDark() ? "dark" : "light"],
-      textStyle: { color: text, fontFamily: "inherit" },
+      textStyle: { color: text, fontFamily: style.fontFamily },
       legend: { textStyle: { color: text }, inactiveColor: rule, pageTextStyle: { color: text } },
       tooltip: {
         renderMode: "richText", // text of runs never becomes HTML
@@ -42,7 +42,7 @@
     for (const name of ["xAxis", "yAxis", "parallelAxis"])
       if (option[name]?.length) themed[name] = option[name].map(() => axis);
     if (option.visualMap?.length) themed.visualMap = [{ textStyle: { color: text } }];
-    chart.setOption(themed);
+    lorakitDraw(themed);
   }
 
   function watchBody() {
@@ -50,7 +50,7 @@
       for (const component of mounted)
         if (component.chart.isDisposed()) mounted.delete(component);
         else {
-          theme(component.chart);
+          theme(component);
           if (component.lorakitLines) drawLines(component);
         }
     }).observe(document.body, { attributes: true, attributeFilter: ["class"] });
@@ -115,7 +115,7 @@
       return [drawn, { ...mean, lineStyle: { ...drawn.lineStyle, width: 1.8, opacity: 1 }, z: 3 }];
     });
     const isNamed = lines.length > 1 || lines[0]?.[1].name !== component.lorakitTitle;
-    component.chart.setOption(
+    component.lorakitDraw(
       {
         series,
         legend: { show: isNamed, data: [...new Set(lines.map(([, line]) => line.name))] },
@@ -143,7 +143,8 @@
     if (!mounted.has(component)) {
       mounted.add(component);
       component.$el.setAttribute("role", "img");
-      component.update_chart = () => {}; // NiceGUI would draw the empty option of the element
+      component.lorakitDraw = chart.setOption.bind(chart);
+      chart.setOption = () => {}; // NiceGUI would draw the empty option of its element again
       let timer;
       chart.on("datazoom", () => {
         clearTimeout(timer);
@@ -157,8 +158,8 @@
       );
     }
     if (message.option) {
-      chart.setOption(message.option, { notMerge: true });
-      theme(chart);
+      component.lorakitDraw(message.option, { notMerge: true });
+      theme(component);
     }
     if (message.lines) applyLines(component, message);
     component.$el.setAttribute("aria-label", inWords(component, message.description));

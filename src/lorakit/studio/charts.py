@@ -188,6 +188,7 @@ def _line_option(x_name: str) -> dict[str, Any]:
     }
 
 
+_Y_NAME: dict[str, Any] = {"nameTextStyle": {"align": "left"}}
 _ROOM: dict[str, Any] = {"scale": True, "boundaryGap": ["8%", "8%"]}
 
 
@@ -218,7 +219,7 @@ def scatter_option(
         "grid": {"left": 8, "right": 24, "top": 32, "bottom": 32, "containLabel": True},
         "tooltip": {"trigger": "item", "formatter": "{b}\n{c}"},
         "xAxis": axis,
-        "yAxis": {"type": "value", "name": escaped(y_name), **_ROOM, "splitNumber": 4},
+        "yAxis": {"type": "value", "name": escaped(y_name), **_Y_NAME, **_ROOM, "splitNumber": 4},
         "series": [
             {
                 "type": "scatter",

@@ -8,6 +8,9 @@ from nicegui import ui
 
 from lorakit.studio.blocks import Text
 
+_LONG = 24
+"""Characters from which on a text may wrap."""
+
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], numbers_from: int = 1) -> None:
     """Show a table of texts.
@@ -30,3 +33,5 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], numbers_from: in
                         cell = Text("td", text, keep="\n")
                         if place >= numbers_from:
                             cell.classes("number")
+                        elif len(text) > _LONG:
+                            cell.classes("long")

@@ -97,11 +97,13 @@ class _View:
                 ui.link("Open this trial", f"/run/{recipe}").classes("button button-quiet")
 
     def _show_rows(self, table: TrialTable) -> None:
-        header = ("trial", "status", *table.keys, f"best {self._metric}", "epochs", "time")
+        numbers = (f"best {self._metric}", "epochs", "time")
         with ui.element("table").classes("plain"):
             with ui.element("thead"), ui.element("tr"):
-                for name in header:
+                for name in ("trial", "status", *table.keys):
                     Text("th", name).props("scope=col")
+                for name in numbers:
+                    Text("th", name).props("scope=col").classes("number")
             with ui.element("tbody"):
                 for one in _ordered(table):
                     with ui.element("tr"):

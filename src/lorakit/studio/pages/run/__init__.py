@@ -12,7 +12,7 @@ from nicegui import ui
 from lorakit.errors import escaped
 from lorakit.runs.metric_log import MetricLog
 from lorakit.runs.predictions import read_predictions
-from lorakit.runs.run_facts import RunFacts, read_facts
+from lorakit.runs.run_detail import RunDetail, read_detail
 from lorakit.runs.run_files import LogTail
 from lorakit.studio.blocks import Text, problem
 from lorakit.studio.context import current
@@ -30,7 +30,7 @@ async def run(path: str) -> None:
     """Show a run below the folder of runs."""
     directory = current().path(path)
     set_title(path)
-    view = _RunView(path, await in_thread.io_bound(lambda: read_facts(directory)))
+    view = _RunView(path, await in_thread.io_bound(lambda: read_detail(directory)))
     await view.read_and_show()
     ui.timer(_POLL_S, view.follow, immediate=False)
 
@@ -38,13 +38,13 @@ async def run(path: str) -> None:
 class _RunView:
     """The parts of the page, and what of the run they show."""
 
-    def __init__(self, path: str, facts: RunFacts):
-        self._facts = facts
-        self._log = MetricLog(facts.path / "metrics.jsonl")
-        self._output = LogTail(facts.path / "log.txt")
+    def __init__(self, path: str, detail: RunDetail):
+        self._detail = detail
+        self._log = MetricLog(detail.path / "metrics.jsonl")
+        self._output = LogTail(detail.path / "log.txt")
         self._stamp: tuple[object, ...] = ()
         self._problems = ui.element("div").classes("flex-col gap-2")
-        self._progress = Progress(path, facts)
+        self._progress = Progress(path, detail)
         self._curves = Curves()
         self._results = ui.element("div").classes("flex-col gap-4")
         with _section("Log") as self._log_section:
@@ -52,7 +52,7 @@ class _RunView:
         with _section("Files"):
             self._files = ui.element("div")
         with _section("Recipe"), ui.element("div").classes("scroll"):
-            Text("pre", _recipe_text(facts), keep="\n").classes("mono")
+            Text("pre", _recipe_text(detail), keep="\n").classes("mono")
 
     async def follow(self) -> None:
         """Show what is new, if somebody looks."""
@@ -66,7 +66,7 @@ class _RunView:
         )
         self._progress.update(self._log)
         if has_changed:
-            self._curves.update(self._log, self._facts.planned_bytes)
+            self._curves.update(self._log, self._detail.planned_bytes)
         if output is not None:
             self._log_text.set_text(escaped(output, keep="\n"))
         self._log_section.set_visibility(bool(self._log_text.text))
@@ -74,7 +74,7 @@ class _RunView:
 
     def _show_results(self) -> None:
         """Draw report, predictions and files again if one of them has appeared or changed."""
-        path = self._facts.path
+        path = self._detail.path
         watched = (path, path / "report.md", path / "predictions.jsonl", path / "confusion.png")
         stamp = (*map(_changed_at, watched), self._log.problem is not None)
         if stamp == self._stamp:
@@ -82,7 +82,7 @@ class _RunView:
         self._stamp = stamp
         self._problems.clear()
         with self._problems:
-            found = [*self._facts.problems, *([self._log.problem] if self._log.problem else [])]
+            found = [*self._detail.problems, *([self._log.problem] if self._log.problem else [])]
             for sentence in found:
                 problem(sentence)
         self._results.clear()
@@ -94,7 +94,7 @@ class _RunView:
             show_files(path)
 
     def _show_report(self) -> None:
-        path = self._facts.path / "report.md"
+        path = self._detail.path / "report.md"
         try:
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
@@ -106,8 +106,8 @@ class _RunView:
             show_report(text)
 
     def _show_examples(self) -> None:
-        found = read_predictions(self._facts.path / "predictions.jsonl")
-        picture = self._facts.path / "confusion.png"
+        found = read_predictions(self._detail.path / "predictions.jsonl")
+        picture = self._detail.path / "confusion.png"
         if found is None and not picture.is_file():
             return
         with _section("Validation examples", is_open=True):
@@ -136,8 +136,8 @@ def _changed_at(path: Path) -> tuple[int, int, int] | None:
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _recipe_text(facts: RunFacts) -> str:
+def _recipe_text(detail: RunDetail) -> str:
     try:
-        return (facts.path / "recipe.yaml").read_text(encoding="utf-8", errors="replace")
+        return (detail.path / "recipe.yaml").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""

@@ -24,12 +24,12 @@ def show_report(text: str) -> None:
     text = re.sub(r"^!\[[^\]]*\]\((loss|confusion)\.png\)$", "", text, flags=re.MULTILINE)
     html = markdown2.markdown(
         escaped(text, keep="\n").replace("![", "["),
-        extras=["fenced-code-blocks", "tables", "highlightjs-lang"],
+        extras=["code-friendly", "fenced-code-blocks", "highlightjs-lang", "tables"],
         safe_mode="escape",
     )
     html = re.sub(r"^<h1>.*</h1>$", "", html, count=1, flags=re.MULTILINE)
     html = html.replace("<table>", '<div class="scroll"><table class="plain">')
-    ui.html(html.replace("</table>", "</table></div>"), sanitize=True).classes("report")
+    ui.html(html.replace("</table>", "</table></div>"), sanitize=True).classes("report").props("tabindex=0")
 
 
 def show_predictions(found: Predictions) -> None:

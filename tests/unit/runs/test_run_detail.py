@@ -4,7 +4,7 @@ import pytest
 
 from lorakit.errors import MissingFileError
 from lorakit.runs.metric_log import MetricLog
-from lorakit.runs.run_facts import read_facts
+from lorakit.runs.run_detail import read_detail
 
 
 @pytest.fixture
@@ -19,15 +19,15 @@ def share_done(run, *rows):
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     log = MetricLog(run / "metrics.jsonl")
     log.read()
-    return read_facts(run).share_done(log)
+    return read_detail(run).share_done(log)
 
 
 def test_a_whole_run(run):
-    facts = read_facts(run)
-    assert (facts.problems, facts.planned_bytes) == ((), 1000)
-    assert (facts.text("lora.r"), facts.number("lora.r")) == ("8", 8.0)
-    assert facts.text("lora.r.x") == facts.text("data.train") == ""
-    assert facts.number("model") is None
+    detail = read_detail(run)
+    assert (detail.problems, detail.planned_bytes) == ((), 1000)
+    assert (detail.text("lora.r"), detail.number("lora.r")) == ("8", 8.0)
+    assert detail.text("lora.r.x") == detail.text("data.train") == ""
+    assert detail.number("model") is None
 
 
 def test_the_share_that_is_done(run):
@@ -44,7 +44,7 @@ def test_damaged_files_are_named_and_the_rest_is_shown(run):
     (run / "recipe.yaml").write_text("model: [\n")
     (run / "environment.json").write_text("[]")
     (run / "report.md").write_text("# run\n")
-    problems = read_facts(run).problems
+    problems = read_detail(run).problems
     for name, problem in zip(("recipe.yaml", "environment.json", "adapter"), problems, strict=True):
         assert str(run / name) in problem
 
@@ -52,9 +52,9 @@ def test_damaged_files_are_named_and_the_rest_is_shown(run):
 @pytest.mark.parametrize("planned", ['"many"', "null", "true"])
 def test_a_plan_that_is_no_number_is_none(run, planned):
     (run / "environment.json").write_text(f'{{"planned_bytes": {planned}}}')
-    assert read_facts(run).planned_bytes is None
+    assert read_detail(run).planned_bytes is None
 
 
 def test_there_is_no_run(tmp_path):
     with pytest.raises(MissingFileError, match=r"no recipe\.yaml"):
-        read_facts(tmp_path)
+        read_detail(tmp_path)

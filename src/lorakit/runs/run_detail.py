@@ -15,7 +15,7 @@ from lorakit.runs.metric_log import MetricLog
 
 
 @dataclass(frozen=True)
-class RunFacts:
+class RunDetail:
     """The recipe of a run as plain values, and what its other files say."""
 
     path: Path
@@ -51,7 +51,7 @@ class RunFacts:
         return min(1.0, log.epoch / epochs) if epochs else None
 
 
-def read_facts(path: Path) -> RunFacts:
+def read_detail(path: Path) -> RunDetail:
     """Read what a run directory holds.
 
     Raises:
@@ -83,4 +83,4 @@ def read_facts(path: Path) -> RunFacts:
             "that the run is finished. Restore the directory, or clone the run and train again."
         )
     planned = environment.get("planned_bytes")
-    return RunFacts(path, recipe, planned if is_number(planned) else None, tuple(problems))
+    return RunDetail(path, recipe, planned if is_number(planned) else None, tuple(problems))
