@@ -13,6 +13,9 @@ from lorakit.recipes import yaml_text
 from lorakit.runs.compare import is_number
 from lorakit.runs.metric_log import MetricLog
 
+_MOST_CHARACTERS = 200_000
+"""Of a recipe that is shown."""
+
 
 @dataclass(frozen=True)
 class RunDetail:
@@ -25,6 +28,8 @@ class RunDetail:
     """The planned peak memory, or None if the run was not planned."""
     problems: tuple[str, ...]
     """A sentence for each damaged file."""
+    recipe_text: str = ""
+    """The recipe as it is written."""
 
     def text(self, key: str) -> str:
         """Return a value of the recipe by dotted key as text; an empty one if it is not there."""
@@ -83,4 +88,13 @@ def read_detail(path: Path) -> RunDetail:
             "that the run is finished. Restore the directory, or clone the run and train again."
         )
     planned = environment.get("planned_bytes")
-    return RunDetail(path, recipe, planned if is_number(planned) else None, tuple(problems))
+    planned_bytes = planned if is_number(planned) else None
+    return RunDetail(path, recipe, planned_bytes, tuple(problems), _text_of(recipe_file))
+
+
+def _text_of(path: Path) -> str:
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            return file.read(_MOST_CHARACTERS)
+    except OSError:
+        return ""

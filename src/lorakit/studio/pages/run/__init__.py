@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import PurePosixPath
 
 from nicegui import run as in_thread
 from nicegui import ui
 
-from lorakit.errors import escaped
-from lorakit.runs.metric_log import MetricLog
+from lorakit.errors import MissingFileError, escaped
+from lorakit.runs.jobs import JobFolder
 from lorakit.runs.predictions import read_predictions
-from lorakit.runs.run_detail import RunDetail, read_detail
-from lorakit.runs.run_files import LogTail
+from lorakit.runs.watch import RunWatch
 from lorakit.studio.blocks import Text, problem
 from lorakit.studio.context import current
 from lorakit.studio.frame import page, set_title
@@ -22,79 +21,89 @@ from lorakit.studio.pages.run.downloads import show_files
 from lorakit.studio.pages.run.progress import Progress
 from lorakit.studio.pages.run.results import show_picture, show_predictions, show_report
 
-_POLL_S = 0.5
+_POLL_S, _QUIET_POLL_S = 0.5, 2.0
+"""Between two looks at a run that goes on, and at one that does not."""
 
 
 @page("/run/{path:path}", "Run")
 async def run(path: str) -> None:
     """Show a run below the folder of runs."""
-    directory = current().path(path)
+    path = str(PurePosixPath(path))
+    root = current().root
+    try:
+        current().path(path)
+    except MissingFileError:
+        if JobFolder(root).of(path) is None:  # else it waits in the queue
+            raise
     set_title(path)
-    view = _RunView(path, await in_thread.io_bound(lambda: read_detail(directory)))
-    await view.read_and_show()
-    ui.timer(_POLL_S, view.follow, immediate=False)
+    view = _RunView(await in_thread.io_bound(lambda: RunWatch(root, path)))
+    await view.look()
+    view.timer = ui.timer(_POLL_S, view.follow, immediate=False)
 
 
 class _RunView:
-    """The parts of the page, and what of the run they show."""
+    """The parts of the page, and the run that they show."""
 
-    def __init__(self, path: str, detail: RunDetail):
-        self._detail = detail
-        self._log = MetricLog(detail.path / "metrics.jsonl")
-        self._output = LogTail(detail.path / "log.txt")
-        self._stamp: tuple[object, ...] = ()
+    def __init__(self, watch: RunWatch):
+        self._watch = watch
+        self.timer: ui.timer | None = None
         self._problems = ui.element("div").classes("flex-col gap-2")
-        self._progress = Progress(path, detail)
+        self._progress = Progress(watch)
         self._curves = Curves()
         self._results = ui.element("div").classes("flex-col gap-4")
-        with _section("Log") as self._log_section:
-            self._log_text = Text("pre", "").classes("log").props("tabindex=0")
+        with _section("Log"):
+            self._no_log = Text("p", "The run was not started here; its terminal has its output.")
+            self._log = Text("pre", "").classes("log").props("tabindex=0")
         with _section("Files"):
             self._files = ui.element("div")
         with _section("Recipe"), ui.element("div").classes("scroll"):
-            Text("pre", _recipe_text(detail), keep="\n").classes("mono")
+            self._recipe = Text("pre", "").classes("mono")
 
     async def follow(self) -> None:
         """Show what is new, if somebody looks."""
         if ui.context.client.has_socket_connection:
-            await self.read_and_show()
+            await self.look()
+            if self.timer is not None:
+                self.timer.interval = _POLL_S if self._watch.is_active else _QUIET_POLL_S
 
-    async def read_and_show(self) -> None:
+    async def look(self) -> None:
         """Read what is new in the run's files, in a thread, and show it."""
-        has_changed, output = await in_thread.io_bound(
-            lambda: (self._log.read(), self._output.read())
-        )
-        self._progress.update(self._log)
-        if has_changed:
-            self._curves.update(self._log, self._detail.planned_bytes)
-        if output is not None:
-            self._log_text.set_text(escaped(output, keep="\n"))
-        self._log_section.set_visibility(bool(self._log_text.text))
-        self._show_results()
+        seen = await in_thread.io_bound(self._watch.look)
+        if seen.has_files or seen.has_state:
+            self._progress.show_state()
+        if seen.has_metrics:
+            self._curves.update(self._watch.log, self._watch.detail.planned_bytes)
+        if seen.has_metrics or seen.has_files:
+            self._progress.update()
+            self._show_problems()
+        if seen.has_files:
+            self._show_results()
+        if seen.output is not None:
+            self._log.set_text(escaped(seen.output, keep="\n"))
+        self._no_log.set_visibility(self._watch.job is None)
+        self._log.set_visibility(self._watch.job is not None)
 
-    def _show_results(self) -> None:
-        """Draw report, predictions and files again if one of them has appeared or changed."""
-        path = self._detail.path
-        watched = (path, path / "report.md", path / "predictions.jsonl", path / "confusion.png")
-        stamp = (*map(_changed_at, watched), self._log.problem is not None)
-        if stamp == self._stamp:
-            return
-        self._stamp = stamp
+    def _show_problems(self) -> None:
+        log_problem = self._watch.log.problem
+        found = (*self._watch.detail.problems, *((log_problem,) if log_problem else ()))
         self._problems.clear()
         with self._problems:
-            found = [*self._detail.problems, *([self._log.problem] if self._log.problem else [])]
             for sentence in found:
                 problem(sentence)
+
+    def _show_results(self) -> None:
+        """Draw report, predictions, files and recipe again."""
         self._results.clear()
         with self._results:
-            self._show_report()
             self._show_examples()
+            self._show_report()
         self._files.clear()
         with self._files:
-            show_files(path)
+            show_files(self._watch.directory)
+        self._recipe.set_text(escaped(self._watch.detail.recipe_text, keep="\n"))
 
     def _show_report(self) -> None:
-        path = self._detail.path / "report.md"
+        path = self._watch.directory / "report.md"
         try:
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
@@ -106,8 +115,8 @@ class _RunView:
             show_report(text)
 
     def _show_examples(self) -> None:
-        found = read_predictions(self._detail.path / "predictions.jsonl")
-        picture = self._detail.path / "confusion.png"
+        found = read_predictions(self._watch.directory / "predictions.jsonl")
+        picture = self._watch.directory / "confusion.png"
         if found is None and not picture.is_file():
             return
         with _section("Validation examples", is_open=True):
@@ -126,18 +135,3 @@ def _section(title: str, *, is_open: bool = False) -> Iterator[ui.element]:
         with ui.element("summary"):
             Text("h2", title)
         yield section
-
-
-def _changed_at(path: Path) -> tuple[int, int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def _recipe_text(detail: RunDetail) -> str:
-    try:
-        return (detail.path / "recipe.yaml").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
