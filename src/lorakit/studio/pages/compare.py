@@ -10,6 +10,7 @@ from nicegui import ui
 from lorakit.errors import LorakitError, escaped
 from lorakit.runs import compare as comparison
 from lorakit.runs.compare import ComparedRun
+from lorakit.runs.index import list_runs
 from lorakit.studio.blocks import card, empty, note, problem
 from lorakit.studio.charts import Chart, LineChart, scatter_option
 from lorakit.studio.context import current
@@ -24,7 +25,7 @@ _MOST_RUNS = 24
 async def compare(runs: str = "") -> None:
     """Compare the runs whose paths are given, separated by commas."""
     names = list(dict.fromkeys(name for name in runs.split(",") if name))
-    _show_choice(names)
+    _show_choice(names, await in_thread.io_bound(_run_names))
     if not names:
         return
     if len(names) > _MOST_RUNS:
@@ -58,9 +59,9 @@ def _read(names: list[str]) -> tuple[list[ComparedRun], list[str]]:
     return compared, problems
 
 
-def _show_choice(names: list[str]) -> None:
+def _show_choice(names: list[str], all_names: list[str]) -> None:
     """Let the reader choose runs; the address names them, so that it can be kept and sent."""
-    known = {one: escaped(one) for one in dict.fromkeys([*_run_names(), *names])}
+    known = {one: escaped(one) for one in dict.fromkeys([*all_names, *names])}
     if not known:
         empty("There is no run to compare yet.", "New run", "/new")
         return
@@ -78,8 +79,8 @@ def _show_choice(names: list[str]) -> None:
 
 
 def _run_names() -> list[str]:
-    studio = current()
-    return sorted(studio.relative(file.parent) for file in studio.root.glob("**/recipe.yaml"))
+    """Return the runs to choose from, the newest first."""
+    return [row.path for row in list_runs(current().root) if row.kind == "run"]
 
 
 def _show_curves(compared: list[ComparedRun]) -> None:

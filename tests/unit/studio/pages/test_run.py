@@ -2,12 +2,19 @@
 
 import asyncio
 import json
+import os
 
 import pytest
 from nicegui import ui
 
+from fixtures.run_folders import locked_by
 from fixtures.written_runs import append, step_row, write_run
+from lorakit.errors import TrainingError
+from lorakit.recipes.run_directory import RunDirectory
+from lorakit.runs import queue
+from lorakit.runs.jobs import JobFolder
 from lorakit.studio.charts import LineChart
+from lorakit.studio.pages.run import progress
 
 pytestmark = pytest.mark.anyio
 
@@ -116,7 +123,58 @@ async def test_a_new_report_appears_while_the_page_is_open(user, studio):
 
 
 async def test_the_output_is_shown_without_codes_of_a_terminal(user, studio):
-    run = write_run(studio.root / "run")
-    (run / "log.txt").write_bytes(b"\x1b[31m10%\r100%\x1b[0m\n\x07<script>\n")
+    write_run(studio.root / "run")
+    job = JobFolder(studio.root).create(["train"], "run", studio.root, {}, {}, created_s=1.0)
+    job.log_file.write_bytes(b"\x1b[31m10%\r100%\x1b[0m\n\x07<script>\n")
     await user.open("/run/run")
     await user.should_see("100%\n\\x07<script>\n")
+
+
+async def test_a_run_that_waits_has_a_page(user, studio):
+    about = {"task": "SEQ_CLS", "model": "base"}
+    JobFolder(studio.root).create(["train"], "later", studio.root, about, {}, created_s=1.0)
+    await user.open("/run/later")
+    await user.should_see("queued")
+    await user.should_see("base")
+    await user.should_see("Remove from the queue")
+    user.find("Remove from the queue").click()
+    await asyncio.sleep(0.5)
+    assert JobFolder(studio.root).all() == []
+
+
+async def test_an_interrupted_run_is_resumed(user, studio, monkeypatch):
+    write_run(studio.root / "run")
+    started = []
+    monkeypatch.setattr(queue, "start_supervisor", lambda job, root: started.append(job.words))
+    await user.open("/run/run")
+    await user.should_see("interrupted")
+    user.find("Resume").click()
+    await asyncio.sleep(0.5)
+    assert started == [("train", str(studio.root / "run" / "recipe.yaml"), "--resume")]
+
+
+async def test_a_running_run_is_stopped_by_its_process(user, studio, monkeypatch):
+    locked_by(write_run(studio.root / "run"), os.getpid())
+    stopped = []
+    monkeypatch.setattr(progress, "stop_run", lambda root, path: stopped.append((root, path)))
+    await user.open("/run/run")
+    await user.should_see("running")
+    user.find("Stop").click()
+    await asyncio.sleep(0.5)
+    assert stopped == [(studio.root, "run")]
+
+
+async def test_a_run_that_has_just_ended_cannot_be_stopped(user, studio):
+    run = write_run(studio.root / "run")
+    locked_by(run, os.getpid())
+    await user.open("/run/run")
+    (run / ".lock").unlink()
+    user.find("Stop").click()
+    await user.should_see("it is not running")
+
+
+async def test_a_failed_run_says_why(user, studio):
+    run = write_run(studio.root / "run")
+    RunDirectory(run).write_failure(TrainingError("The loss is <b>NaN</b>."))
+    await user.open("/run/run")
+    await user.should_see("The loss is <b>NaN</b>.")
