@@ -14,7 +14,9 @@ def loss(page):
 
 def wait_for_step(page, step, timeout=20_000):
     """Wait until the picture of the loss ends with a step."""
-    loss(page).and_(page.locator(f'[aria-label*=" to {step}, first"]').first).wait_for(timeout=timeout)
+    loss(page).and_(page.locator(f'[aria-label*=" to {step}, first"]').first).wait_for(
+        timeout=timeout
+    )
 
 
 @pytest.fixture

@@ -137,8 +137,10 @@ class TrialReader:
         return TrialRow(
             name,
             row["status"],
-            {key: number if (number := _as_number(row[key])) is not None else row[key]
-             for key in keys},
+            {
+                key: number if (number := _as_number(row[key])) is not None else row[key]
+                for key in keys
+            },
             best,
             int(_as_number(row["epochs"]) or 0),
             _as_number(row.get("wall_s", "")) or 0.0,

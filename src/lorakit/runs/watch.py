@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorakit.errors import MissingFileError
+from lorakit.recipes.directory_lock import has_ended, lock_holder
 from lorakit.runs.index import RunIndex
 from lorakit.runs.jobs import Job, JobFolder
 from lorakit.runs.metric_log import MetricLog
@@ -15,6 +16,7 @@ from lorakit.runs.run_summary import State, read_facts, state_of
 
 _WATCHED = ("", "recipe.yaml", "report.md", "predictions.jsonl", "confusion.png")
 """Files of a run, beside its metrics, that change what is known about it; "" is the directory."""
+_DECIDING = ("recipe.yaml", "environment.json", "report.md", "failure.json", "adapter")
 _STATE_EVERY = 3
 """Calls of `look` between two looks at processes and the queue."""
 
@@ -61,6 +63,7 @@ class RunWatch:
         self._index, self._jobs = RunIndex(root), JobFolder(root)
         self._output: LogTail | None = None
         self._stamp: tuple[object, ...] = ()
+        self._state_signs: tuple[object, ...] = ()
         self._looks = 0
         self.job = self._jobs.of(path)
         self.detail = self._read_detail()
@@ -88,17 +91,31 @@ class RunWatch:
         self._looks = 0
 
     def _look_at_state(self) -> bool:
-        before = (self.state, self.problem, self.job and self.job.folder)
         self.job = self._jobs.of(self.path)
+        signs = self._signs()
+        if signs == self._state_signs:  # reading the whole run again would take 50 ms
+            return False
+        self._state_signs = signs
         row = self._index.summary(self.path)
         if row is not None:
             self.state, self.problem = row.state, row.problem
         elif self.directory.is_dir():  # a trial of a search
             self.state, self.problem = state_of(self.directory, read_facts(self.directory))
-        folder = self.job and self.job.folder
-        if self.job is not None and (before[2] != folder or self._output is None):
+        if self.job is not None and (
+            self._output is None or self._output.path != self.job.log_file
+        ):
             self._output = LogTail(self.job.log_file)
-        return before != (self.state, self.problem, folder)
+        return True
+
+    def _signs(self) -> tuple[object, ...]:
+        """Return what the state follows from: lock, process, job, and the files of an end."""
+        holder = lock_holder(self.directory)
+        return (
+            str(holder),
+            bool(holder) and has_ended(holder),
+            self.job and (self.job.number, self.job.state),
+            *(_stamp(self.directory / name) for name in _DECIDING),
+        )
 
     def _read_detail(self) -> RunDetail:
         try:

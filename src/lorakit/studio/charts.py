@@ -92,7 +92,9 @@ class LineChart(Chart):
         self.element.on("range", self._zoom)
         self.show(_line_option(x_name))
 
-    def update(self, series: Mapping[str, Series], levels: Mapping[str, float] | None = None) -> None:
+    def update(
+        self, series: Mapping[str, Series], levels: Mapping[str, float] | None = None
+    ) -> None:
         """Draw what is new.
 
         Args:
@@ -212,7 +214,11 @@ def scatter_option(
     }
     if is_text:
         labels = [escaped(str(x)) for x in dict.fromkeys(positions)]
-        axis |= {"type": "category", "data": labels, "axisLabel": {"width": 90, "overflow": "truncate"}}
+        axis |= {
+            "type": "category",
+            "data": labels,
+            "axisLabel": {"width": 90, "overflow": "truncate"},
+        }
     else:
         axis |= {"type": "log" if is_logarithmic(positions) else "value", **_ROOM}
     return {
@@ -259,7 +265,10 @@ def parallel_option(
         axes.append(axis)
     texts = [axis["type"] == "category" for axis in axes]
     lines = [
-        [escaped(str(value)) if is_text else value for value, is_text in zip(row, texts, strict=True)]
+        [
+            escaped(str(value)) if is_text else value
+            for value, is_text in zip(row, texts, strict=True)
+        ]
         for row in zip(*(values for _, values in columns), metric[1], strict=True)
     ]
     colours = ["#0e7490", "#c9d4e0"] if is_minimized else ["#c9d4e0", "#0e7490"]

@@ -24,7 +24,9 @@ def test_trials_are_read_while_they_run(search):
     assert list(table.trials[0].curve.values) == [0.5, 0.75]
     assert table.trials[2].best is None
     assert not table.is_over
-    write_search(search, ("finished", 4, [0.5, 0.75]), ("finished", 8, [0.5, 0.9]), ("stopped", 16, [0.1]))
+    write_search(
+        search, ("finished", 4, [0.5, 0.75]), ("finished", 8, [0.5, 0.9]), ("stopped", 16, [0.1])
+    )
     (search / "best.yaml").write_text("model: m\n")
     table = reader.read()
     assert table.best.name == "trial-002"
@@ -49,7 +51,7 @@ def test_columns_are_the_keys_that_differ(search):
 def test_a_failed_trial_keeps_its_error_and_is_never_the_best(search):
     write_search(search, ("failed", 4, [0.9]), ("finished", 8, [0.5]))
     table = TrialReader(search).read()
-    assert table.trials[0].error == "<script>no</script>, \"so\""
+    assert table.trials[0].error == '<script>no</script>, "so"'
     assert table.best.name == "trial-002"
 
 
@@ -63,7 +65,7 @@ def test_a_study_is_compared_by_its_metric(tmp_path):
 
 def test_a_folder_without_a_search_is_an_error(tmp_path):
     assert kind_of(tmp_path) is None
-    with pytest.raises(MissingFileError, match="neither search.yaml nor study.yaml"):
+    with pytest.raises(MissingFileError, match=r"neither search\.yaml nor study\.yaml"):
         TrialReader(tmp_path)
 
 

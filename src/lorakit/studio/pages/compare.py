@@ -66,7 +66,9 @@ def _show_choice(names: list[str], all_names: list[str]) -> None:
         empty("There is no run to compare yet.", "New run", "/new")
         return
     with card():
-        choice = ui.select(known, value=names, multiple=True, label="Runs to compare", with_input=True)
+        choice = ui.select(
+            known, value=names, multiple=True, label="Runs to compare", with_input=True
+        )
         choice.props("use-chips outlined dense").classes("w-full")
         if not names:
             note("Choose two or more runs.")
@@ -97,9 +99,7 @@ def _show_curves(compared: list[ComparedRun]) -> None:
 
     def draw() -> None:
         key = str(choice.value)
-        chart.update(
-            {one.name: one.log.series[key] for one in compared if key in one.log.series}
-        )
+        chart.update({one.name: one.log.series[key] for one in compared if key in one.log.series})
 
     async def follow() -> None:
         if not ui.context.client.has_socket_connection:
@@ -115,9 +115,7 @@ def _show_curves(compared: list[ComparedRun]) -> None:
 def _show_metrics(compared: list[ComparedRun]) -> None:
     names = comparison.metric_names(compared)
     with card("Metrics"):
-        rows = [
-            (name, *(_number(one.metrics.get(name)) for one in compared)) for name in names
-        ]
+        rows = [(name, *(_number(one.metrics.get(name)) for one in compared)) for name in names]
         table(("metric", *(one.name for one in compared)), rows)
 
 

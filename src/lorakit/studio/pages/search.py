@@ -8,12 +8,12 @@ from nicegui import run as in_thread
 from nicegui import ui
 
 from lorakit.analysis.metric_text import metric_name
+from lorakit.errors import escaped
 from lorakit.runs.trials import TrialReader, TrialRow, TrialTable
 from lorakit.studio.blocks import Text, badge, card, note, problem
 from lorakit.studio.charts import Chart, LineChart, parallel_option, scatter_option
 from lorakit.studio.context import current
 from lorakit.studio.frame import page, set_title
-from lorakit.errors import escaped
 
 _POLL_S = 1.0
 _STATUS_KINDS = {"stopped": "interrupted", "waiting": "queued"}
@@ -46,7 +46,9 @@ class _View:
         self._top = ui.element("div").classes("flex-col gap-4")
         with card("Learning curves"):
             self._curves = LineChart(
-                f"The {metric} of each trial over the epochs", x_name="epoch", classes="chart chart-tall"
+                f"The {metric} of each trial over the epochs",
+                x_name="epoch",
+                classes="chart chart-tall",
             )
         with card("Parameters and metric"):
             note("Each line is a trial, the thick one is the best.")
@@ -136,9 +138,7 @@ class _View:
         columns = [(key, [one.values[key] for one in known]) for key in table.keys]
         best = next(place for place, one in enumerate(known) if one.name == table.best.name)
         self._parallel.show(
-            parallel_option(
-                columns, (self._metric, values), best, is_minimized=table.is_minimized
-            )
+            parallel_option(columns, (self._metric, values), best, is_minimized=table.is_minimized)
         )
         for key, column in columns:
             if key not in self._scatters:

@@ -25,7 +25,9 @@ def sent(monkeypatch):
     messages = []
     send = LineChart._send
     monkeypatch.setattr(
-        LineChart, "_send", lambda chart, message: messages.append((chart, message)) or send(chart, message)
+        LineChart,
+        "_send",
+        lambda chart, message: messages.append((chart, message)) or send(chart, message),
     )
     return messages
 
@@ -79,7 +81,13 @@ async def test_a_damaged_run_says_which_file_is_wrong(user, studio):
     append(run, [])
     (run / "predictions.jsonl").write_text("{}\n")
     await user.open("/run/run")
-    for name in ("recipe.yaml", "environment.json", "adapter", "metrics.jsonl", "predictions.jsonl"):
+    for name in (
+        "recipe.yaml",
+        "environment.json",
+        "adapter",
+        "metrics.jsonl",
+        "predictions.jsonl",
+    ):
         await user.should_see(str(run / name))
     await user.should_see("Loss")
 
@@ -101,7 +109,12 @@ async def test_a_path_outside_or_of_nothing_is_refused(user, studio, tmp_path, p
 async def test_examples_right_and_wrong_are_texts(user, studio):
     run = write_run(studio.root / "run", is_finished=True)
     rows = [
-        {"text": "<script>alert(1)</script>", "expected": "😀", "prediction": "<b>", "probability": 0.9},
+        {
+            "text": "<script>alert(1)</script>",
+            "expected": "😀",
+            "prediction": "<b>",
+            "probability": 0.9,
+        },
         {"text": "good", "expected": "😀", "prediction": "😀", "base_prediction": "<b>"},
     ]
     text = "".join(json.dumps(row) + "\n" for row in rows)

@@ -47,6 +47,7 @@ class _RunView:
     def __init__(self, watch: RunWatch):
         self._watch = watch
         self.timer: ui.timer | None = None
+        self._found: tuple[str, ...] = ()
         self._problems = ui.element("div").classes("flex-col gap-2")
         self._progress = Progress(watch)
         self._curves = Curves()
@@ -86,6 +87,9 @@ class _RunView:
     def _show_problems(self) -> None:
         log_problem = self._watch.log.problem
         found = (*self._watch.detail.problems, *((log_problem,) if log_problem else ()))
+        if found == self._found:
+            return
+        self._found = found
         self._problems.clear()
         with self._problems:
             for sentence in found:

@@ -29,7 +29,9 @@ def show_report(text: str) -> None:
     )
     html = re.sub(r"^<h1>.*</h1>$", "", html, count=1, flags=re.MULTILINE)
     html = html.replace("<table>", '<div class="scroll"><table class="plain">')
-    ui.html(html.replace("</table>", "</table></div>"), sanitize=True).classes("report").props("tabindex=0")
+    ui.html(html.replace("</table>", "</table></div>"), sanitize=True).classes("report").props(
+        "tabindex=0"
+    )
 
 
 def show_predictions(found: Predictions) -> None:
@@ -39,7 +41,9 @@ def show_predictions(found: Predictions) -> None:
     if not found.all:
         return
     right = len(found.all) - len(found.wrong())
-    note(f"{right:,} of {len(found.all):,} validation examples are right ({right / len(found.all):.1%}).")
+    note(
+        f"{right:,} of {len(found.all):,} validation examples are right ({right / len(found.all):.1%})."
+    )
     if found.has_base:
         _base_table(found)
     if classes := found.classes():
