@@ -1,4 +1,4 @@
-"""Watching one run of a folder: its state, its metrics and what it prints, read where they change."""
+"""Watching one run of a folder: its state, its metrics and what it prints."""
 
 from __future__ import annotations
 
@@ -37,6 +37,8 @@ class RunWatch:
     """One run, looked at again and again; a look that finds nothing new costs a few system calls.
 
     Attributes:
+        root: Folder of runs.
+        directory: Directory of the run.
         path: Path of the run below the folder of runs.
         log: Its metrics.
         detail: Its recipe, its plan, and what is damaged.
@@ -45,22 +47,22 @@ class RunWatch:
         job: The queue's job that writes it; None if it was started in another way.
     """
 
-    def __init__(self, root: Path, path: str):
+    def __init__(self, index: RunIndex, path: str):
         """Watch a run, or one that waits in the queue and has no directory yet.
 
         Args:
-            root: Folder of runs.
-            path: Path below it, which has been checked.
+            index: The runs of the folder.
+            path: Path below the folder, which has been checked.
 
         Raises:
             MissingFileError: There is no such run.
         """
-        self.root, self.path, self.directory = root, path, root / path
+        self.root, self.path, self.directory = index.root, path, index.root / path
         self.log = MetricLog(self.directory / "metrics.jsonl")
         self.state: State = "interrupted"
         self.problem: str | None = None
         self.job: Job | None = None
-        self._index, self._jobs = RunIndex(root), JobFolder(root)
+        self._index, self._jobs = index, JobFolder(index.root)
         self._output: LogTail | None = None
         self._stamp: tuple[object, ...] = ()
         self._state_signs: tuple[object, ...] = ()

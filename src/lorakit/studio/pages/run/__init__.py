@@ -36,7 +36,7 @@ async def run(path: str) -> None:
         if JobFolder(root).of(path) is None:  # else it waits in the queue
             raise
     set_title(path)
-    view = _RunView(await in_thread.io_bound(lambda: RunWatch(root, path)))
+    view = _RunView(await in_thread.io_bound(lambda: RunWatch(current().index, path)))
     await view.look()
     view.timer = ui.timer(_POLL_S, view.follow, immediate=False)
 

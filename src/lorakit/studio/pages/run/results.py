@@ -40,10 +40,9 @@ def show_predictions(found: Predictions) -> None:
         problem(found.problem)
     if not found.all:
         return
-    right = len(found.all) - len(found.wrong())
-    note(
-        f"{right:,} of {len(found.all):,} validation examples are right ({right / len(found.all):.1%})."
-    )
+    right = sum(one.is_right for one in found.all)
+    count = len(found.all)
+    note(f"{right:,} of {count:,} validation examples are right ({right / count:.1%}).")
     if found.has_base:
         _base_table(found)
     if classes := found.classes():
