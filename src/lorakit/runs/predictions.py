@@ -127,11 +127,11 @@ def _prediction(row: Mapping[str, Any]) -> Prediction:
         for key, value in inputs.items()
     ]
     base, share = row.get("base_prediction"), row.get("probability")
-    is_share = isinstance(share, (int, float)) and not isinstance(share, bool)
+    confidence = float(share) if isinstance(share, float) else None
     return Prediction(
         "\n".join(texts),
         value_text(row["expected"]),
         value_text(row["prediction"]),
         None if base is None else value_text(base),
-        float(share) if is_share else None,
+        confidence,
     )

@@ -88,7 +88,7 @@ def read_detail(path: Path) -> RunDetail:
             "that the run is finished. Restore the directory, or clone the run and train again."
         )
     planned = environment.get("planned_bytes")
-    planned_bytes = planned if is_number(planned) else None
+    planned_bytes = float(planned) if planned is not None and is_number(planned) else None
     return RunDetail(path, recipe, planned_bytes, tuple(problems), _text_of(recipe_file))
 
 

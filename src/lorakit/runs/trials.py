@@ -81,7 +81,8 @@ class TrialReader:
                 f"No search in {directory}: there is neither search.yaml nor study.yaml, expected "
                 "a directory that `lorakit tune` or `lorakit study` wrote. Check the path."
             )
-        self.directory, self.kind = directory, kind
+        self.directory = directory
+        self.kind: Literal["search", "study"] = kind
         self.settings = _settings(directory / f"{kind}.yaml", kind)
         self._logs: dict[str, MetricLog] = {}
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from urllib.parse import urlencode
 
-from nicegui import run as in_thread
 from nicegui import ui
 
 from lorakit.errors import LorakitError, escaped
 from lorakit.runs import compare as comparison
 from lorakit.runs.compare import ComparedRun
-from lorakit.runs.index import list_runs
 from lorakit.studio.blocks import card, empty, note, problem
 from lorakit.studio.charts import Chart, LineChart, scatter_option
 from lorakit.studio.context import current
@@ -25,7 +24,7 @@ _MOST_RUNS = 24
 async def compare(runs: str = "") -> None:
     """Compare the runs whose paths are given, separated by commas."""
     names = list(dict.fromkeys(name for name in runs.split(",") if name))
-    _show_choice(names, await in_thread.io_bound(_run_names))
+    _show_choice(names, await asyncio.to_thread(_run_names))
     if not names:
         return
     if len(names) > _MOST_RUNS:
@@ -34,7 +33,7 @@ async def compare(runs: str = "") -> None:
             "be told apart. Choose fewer."
         )
         return
-    found = await in_thread.io_bound(lambda: _read(names))
+    found = await asyncio.to_thread(lambda: _read(names))
     for problem_text in found[1]:
         problem(problem_text)
     compared = found[0]
@@ -82,7 +81,7 @@ def _show_choice(names: list[str], all_names: list[str]) -> None:
 
 def _run_names() -> list[str]:
     """Return the runs to choose from, the newest first."""
-    return [row.path for row in list_runs(current().root) if row.kind == "run"]
+    return [row.path for row in current().runs() if row.kind == "run"]
 
 
 def _show_curves(compared: list[ComparedRun]) -> None:
@@ -104,7 +103,7 @@ def _show_curves(compared: list[ComparedRun]) -> None:
     async def follow() -> None:
         if not ui.context.client.has_socket_connection:
             return
-        if any(await in_thread.io_bound(lambda: [one.log.read() for one in compared])):
+        if any(await asyncio.to_thread(lambda: [one.log.read() for one in compared])):
             draw()
 
     choice.on_value_change(draw)

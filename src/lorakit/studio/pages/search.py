@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from urllib.parse import urlencode
 
-from nicegui import run as in_thread
 from nicegui import ui
 
 from lorakit.analysis.metric_text import metric_name
@@ -23,15 +23,15 @@ _STATUS_KINDS = {"stopped": "interrupted", "waiting": "queued"}
 async def search(path: str) -> None:
     """Show a search or study below the folder of runs."""
     directory = current().path(path)
-    reader = await in_thread.io_bound(lambda: TrialReader(directory))
+    reader = await asyncio.to_thread(lambda: TrialReader(directory))
     set_title(path)
-    table = await in_thread.io_bound(reader.read)
+    table = await asyncio.to_thread(reader.read)
     view = _View(reader, path)
     view.show(table)
 
     async def follow() -> None:
         if ui.context.client.has_socket_connection:
-            view.show(await in_thread.io_bound(reader.read))
+            view.show(await asyncio.to_thread(reader.read))
 
     ui.timer(_POLL_S, follow, immediate=False)
 
@@ -165,4 +165,4 @@ def _ordered(table: TrialTable) -> list[TrialRow]:
 def _text(value: float | str | None) -> str:
     if value is None:
         return ""
-    return f"{value:.5g}" if isinstance(value, float) else value
+    return value if isinstance(value, str) else f"{value:.5g}"

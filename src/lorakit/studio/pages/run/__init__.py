@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import PurePosixPath
 
-from nicegui import run as in_thread
 from nicegui import ui
 
 from lorakit.errors import MissingFileError, escaped
@@ -36,7 +36,7 @@ async def run(path: str) -> None:
         if JobFolder(root).of(path) is None:  # else it waits in the queue
             raise
     set_title(path)
-    view = _RunView(await in_thread.io_bound(lambda: RunWatch(current().index, path)))
+    view = _RunView(await asyncio.to_thread(lambda: RunWatch(current().index, path)))
     await view.look()
     view.timer = ui.timer(_POLL_S, view.follow, immediate=False)
 
@@ -69,7 +69,7 @@ class _RunView:
 
     async def look(self) -> None:
         """Read what is new in the run's files, in a thread, and show it."""
-        seen = await in_thread.io_bound(self._watch.look)
+        seen = await asyncio.to_thread(self._watch.look)
         if seen.has_files or seen.has_state:
             self._progress.show_state()
         if seen.has_metrics:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from urllib.parse import urlencode
 
-from nicegui import run as in_thread
 from nicegui import ui
 
 from lorakit.errors import LorakitError
@@ -65,7 +65,7 @@ class Progress:
         async def press() -> None:
             button.disable()
             try:
-                await in_thread.io_bound(act)
+                await asyncio.to_thread(act)
             except LorakitError as error:
                 notify_problem(str(error))
             finally:
