@@ -71,17 +71,19 @@ def _show_choice(names: list[str], all_names: list[str]) -> None:
         choice.props("use-chips outlined dense").classes("w-full")
         if not names:
             note("Choose two or more runs.")
+        button = ui.button(
+            "Compare", on_click=lambda: ui.navigate.to(f"/compare?{_query(choice.value)}")
+        )
+        button.props("unelevated no-caps").classes("fit")
 
-    def show() -> None:
-        ui.navigate.to(f"/compare?{urlencode({'runs': ','.join(choice.value)})}")
 
-    choice.on("popup-hide", lambda: choice.value != names and show())
-    choice.on("remove", show)
+def _query(names: list[str]) -> str:
+    return urlencode({"runs": ",".join(names)})
 
 
 def _run_names() -> list[str]:
     """Return the runs to choose from, the newest first."""
-    return [row.path for row in current().runs() if row.kind == "run"]
+    return [row.path for row in current().runs(fresh=True) if row.kind == "run"]
 
 
 def _show_curves(compared: list[ComparedRun]) -> None:

@@ -51,3 +51,14 @@ async def test_a_damaged_run_is_named(user, studio):
 async def test_too_many_runs_are_refused(user, studio):
     await user.open("/compare?runs=" + ",".join(map(str, range(_MOST_RUNS + 1))))
     await user.should_see(f"Cannot compare {_MOST_RUNS + 1} runs")
+
+
+async def test_runs_are_chosen_on_the_page(user, studio):
+    write_run(studio.root / "a")
+    write_run(studio.root / "b", recipe=RECIPE.replace("r: 4", "r: 64"))
+    await user.open("/compare?runs=a")
+    (choice,) = user.find(ui.select).elements & user.find("Runs to compare").elements
+    choice.value = ["a", "b"]
+    user.find(kind=ui.button, content="Compare").click()
+    await user.should_see("lora.r", retries=20)
+    await user.should_see("A field against a metric", retries=20)
