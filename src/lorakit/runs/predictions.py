@@ -78,14 +78,16 @@ class Predictions:
         return Counter((one.expected, one.adapter) for one in self.all)
 
 
-def read_predictions(path: Path) -> Predictions | None:
+def read_predictions(path: Path, expected: str = "expected") -> Predictions | None:
     """Read a file of predictions, or return None if there is none.
 
-    Each line is a JSON object with `expected`, `prediction`, and where known `base_prediction` and
-    `probability`; all other values are the example's input.
+    Each line is a JSON object with the expected answer, `prediction`, and where known
+    `base_prediction` and `probability`; all other values are the example's input. `lorakit predict
+    RUN validation.jsonl --output RUN/predictions.jsonl` writes such a file.
 
     Args:
         path: predictions.jsonl of a run.
+        expected: Key of the expected answer in a row that has no "expected".
     """
     try:
         with path.open("rb") as file:
@@ -97,6 +99,8 @@ def read_predictions(path: Path) -> Predictions | None:
     found: list[Prediction] = []
     problem = None
     for number, row in _rows(data):
+        if row is not None and "expected" not in row and expected in row:
+            row = {**row, "expected": row.pop(expected)}
         if row is None or "expected" not in row or "prediction" not in row:
             problem = problem or (
                 f"Cannot read all of {path}: line {number} is not a JSON object with 'expected' "

@@ -74,3 +74,11 @@ def test_damaged_lines_are_named(tmp_path):
     path.unlink()
     path.mkdir()
     assert f"Cannot read {path}" in read_predictions(path).problem
+
+
+def test_the_expected_answer_may_be_in_the_column_of_the_data(tmp_path):
+    path = tmp_path / "predictions.jsonl"
+    path.write_text('{"text": "x", "label": "a", "prediction": "a", "probability": 0.5}\n')
+    (one,) = read_predictions(path, "label").all
+    assert (one.text, one.expected, one.confidence) == ("x", "a", 0.5)
+    assert read_predictions(path, "answer").all == ()

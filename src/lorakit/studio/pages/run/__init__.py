@@ -24,6 +24,13 @@ from lorakit.studio.pages.run.results import show_picture, show_predictions, sho
 _POLL_S, _QUIET_POLL_S = 0.5, 2.0
 """Between two looks at a run that goes on, and at one that does not."""
 
+_ANSWERS = {
+    "TOKEN_CLS": "data.tags",
+    "CAUSAL_LM": "data.completion",
+    "SEQ_2_SEQ_LM": "data.target",
+}
+"""Recipe field that names the column of the expected answers, by task; else "data.label"."""
+
 
 @page("/run/{path:path}", "Run")
 async def run(path: str) -> None:
@@ -119,7 +126,10 @@ class _RunView:
             show_report(text)
 
     def _show_examples(self) -> None:
-        found = read_predictions(self._watch.directory / "predictions.jsonl")
+        detail = self._watch.detail
+        expected = _ANSWERS.get(detail.text("task"), "data.label")
+        path = self._watch.directory / "predictions.jsonl"
+        found = read_predictions(path, detail.text(expected))
         picture = self._watch.directory / "confusion.png"
         if found is None and not picture.is_file():
             return
