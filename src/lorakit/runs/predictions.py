@@ -100,7 +100,7 @@ def read_predictions(path: Path, expected: str = "expected") -> Predictions | No
     problem = None
     for number, row in _rows(data):
         if row is not None and "expected" not in row and expected in row:
-            row = {**row, "expected": row.pop(expected)}
+            row["expected"] = row.pop(expected)
         if row is None or "expected" not in row or "prediction" not in row:
             problem = problem or (
                 f"Cannot read all of {path}: line {number} is not a JSON object with 'expected' "

@@ -11,7 +11,8 @@ from lorakit.errors import LorakitError, escaped
 from lorakit.runs import compare as comparison
 from lorakit.runs.compare import ComparedRun
 from lorakit.studio.blocks import card, empty, note, problem
-from lorakit.studio.charts import Chart, LineChart, scatter_option
+from lorakit.studio.chart_options import scatter_option
+from lorakit.studio.charts import Chart, LineChart
 from lorakit.studio.context import current
 from lorakit.studio.frame import page
 from lorakit.studio.tables import table

@@ -11,7 +11,8 @@ from lorakit.analysis.metric_text import metric_name
 from lorakit.errors import escaped
 from lorakit.runs.trials import TrialReader, TrialRow, TrialTable
 from lorakit.studio.blocks import Text, badge, card, note, problem
-from lorakit.studio.charts import Chart, LineChart, parallel_option, scatter_option
+from lorakit.studio.chart_options import parallel_option, scatter_option
+from lorakit.studio.charts import Chart, LineChart
 from lorakit.studio.context import current
 from lorakit.studio.frame import page, set_title
 
