@@ -74,6 +74,16 @@ def test_metrics_are_written_down_and_handed_back(done):
     assert not any("runtime" in key or "per_second" in key for row in rows for key in row)
 
 
+def test_speed_and_memory_are_logged_beside_the_loss_and_the_plan_is_kept(recipe):
+    result = train(recipe(), planned_bytes=123_000)
+    run = RunDirectory.open(result.run_dir)
+    steps = [row for row in run.metrics() if row["event"] == "step"]
+    assert all(row["train_tokens_per_s"] > 0 for row in steps)
+    peaks = [row["peak_memory_bytes"] for row in steps]
+    assert peaks == sorted(peaks)
+    assert json.loads(run.environment_file.read_text())["planned_bytes"] == 123_000
+
+
 def test_events_tell_how_far_it_is(done):
     result, events = done
     names = [name for name, _ in events]
