@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from lorakit.data import Splits
     from lorakit.recipes.recipe import Recipe
+    from lorakit.training.predicted import Evaluated, Predicted
 
 
 @dataclass(frozen=True)
@@ -209,6 +210,31 @@ class Task(ABC):
         labels: tuple[str, ...] | None,
     ) -> dict[str, Any]:
         """Return the trainer's arguments that depend on the task: its collator and metrics."""
+
+    def prediction_reader(
+        self, labels: tuple[str, ...] | None, tokenizer: PreTrainedTokenizerBase
+    ) -> Callable[[Evaluated], Predicted] | None:
+        """Return what reads predictions from the arrays of an evaluation, if these have any."""
+        return None
+
+    def prediction_columns(
+        self,
+        predicted: Predicted,
+        examples: Dataset,
+        recipe: Recipe,
+        tokenizer: PreTrainedTokenizerBase,
+        encoded: Encoded,
+    ) -> dict[str, list[Any]]:
+        """Return the columns of predictions.jsonl: inputs, expected answers and predictions.
+
+        Args:
+            predicted: The predictions, which `prediction_reader` made possible.
+            examples: The examples that are predicted.
+            recipe: The recipe.
+            tokenizer: The base model's tokenizer.
+            encoded: The tokenized examples of the run.
+        """
+        return predicted.columns
 
     def build_trainer(
         self,
