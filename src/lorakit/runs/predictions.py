@@ -82,7 +82,7 @@ def read_predictions(path: Path, expected: str = "expected") -> Predictions | No
     """Read a file of predictions, or return None if there is none.
 
     Each line is a JSON object with the expected answer, `prediction`, and where known
-    `base_prediction`, `probability` and `predicted_words`; all other values are the example's input.
+    `base_prediction`, `probability` and `predicted_words`; all others are the example's input.
     Training writes such a file, and `lorakit predict` from a file of labelled examples.
 
     Args:

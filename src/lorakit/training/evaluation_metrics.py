@@ -69,7 +69,8 @@ def final_step(trainer: Trainer) -> int:
     """Return the optimizer step of the final weights: the best, or the last."""
     state = trainer.state
     is_best = trainer.args.load_best_model_at_end and state.best_model_checkpoint is not None
-    return state.best_global_step if is_best else state.global_step
+    best = state.best_global_step if is_best else None
+    return state.global_step if best is None else best
 
 
 def model_metrics(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from lorakit.adapters import Adapter
 from lorakit.adapters.peft_files.files import CONFIG_FILE, WEIGHTS_FILE
@@ -47,7 +47,7 @@ from lorakit.training.save_settings import save_settings
 from lorakit.training.setup import Setup, prepare
 from lorakit.training.stop_request import StopRequest
 from lorakit.training.throughput import Throughput, ThroughputMeter
-from lorakit.training.trainers.adapter_trainer import trained_adapter
+from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin, trained_adapter
 from lorakit.training.trainers.batching import padding_notes
 from lorakit.training.trainers.data_initialization import with_current_ranks
 from lorakit.training.trainers.numerical_checks import require_sound
@@ -265,7 +265,7 @@ def _fit(
         run_on_main(lambda: _write_guesses(setup, directory))
         unreached = UnreachedLayers()
         others = (*early_stopping(setup.recipe.training), unreached, StopAtCheckpoint(stop))
-        trainer = setup.build_trainer([*writers, *others])
+        trainer = cast(AdapterTrainerMixin, setup.build_trainer([*writers, *others]))
         recorder.measure = lambda: _measured(trainer, peak)
         notes = batch_notes(setup.arguments, is_sharded=trainer.is_fsdp_enabled)
         computing = cpu_notes(setup.arguments.device)

@@ -1,4 +1,4 @@
-"""predictions.jsonl and confusion.png of whole runs, from the evaluation that a run makes anyway."""
+"""predictions.jsonl and confusion.png of whole runs, from the evaluations of training."""
 
 import json
 from pathlib import Path
@@ -24,17 +24,18 @@ REVIEWS = [
 
 @pytest.fixture
 def run_of(tmp_path):
-    """Train: run_of(task, model, validation rows, **changes of the recipe)."""
+    """Train: run_of(task, model, examples, validation examples, **training)."""
 
     def run(task, model, train_rows, validation_rows, output="run", **training):
         data = {"train": write_jsonl(tmp_path / "train.jsonl", train_rows)}
+        data["validation_fraction"] = 0
         if validation_rows:
             data["validation"] = write_jsonl(tmp_path / "validation.jsonl", validation_rows)
-        changes = {key: training.pop(key) for key in ("data",) if key in training}
+        columns = training.pop("data", {})
         values = {
             "model": model,
             "task": task,
-            "data": {**data, **changes.get("data", {})},
+            "data": {**data, **columns},
             "lora": {"r": 2},
             "output": str(tmp_path / output),
             "training": {**SHORT, **training},
@@ -77,7 +78,7 @@ def test_classes_are_those_of_classify_in_the_order_of_the_file(
         (row["text"], row["label"]) for row in validation
     ]
     assert [list(row) for row in rows] == [["text", "label", "prediction", "probability"]] * 6
-    expected = classify(load_run(result.run_dir), [row["text"] for row in validation])
+    expected = classify(load_run(result.run_dir).loaded, [row["text"] for row in validation])
     assert [row["prediction"] for row in rows] == [one.label for one in expected]
     assert [row["probability"] for row in rows] == pytest.approx(
         [one.probability for one in expected], rel=1e-4
@@ -113,7 +114,6 @@ def _named_in_report_and_result(result):
 
 
 def test_predictions_are_of_the_best_checkpoint(run_of, tiny_distilbert_dir):
-    """The last steps make the adapter worse, so that it is not the last one that is kept."""
     result = run_of(
         "SEQ_CLS",
         tiny_distilbert_dir,
@@ -129,7 +129,8 @@ def test_predictions_are_of_the_best_checkpoint(run_of, tiny_distilbert_dir):
         load_best_model_at_end=True,
         learning_rate=5e-2,
     )
-    expected = classify(load_run(result.run_dir), [row["text"] for row in rows_of(result)])
+    assert "weights of step 6," not in (result.run_dir / "report.md").read_text()
+    expected = classify(load_run(result.run_dir).loaded, [row["text"] for row in rows_of(result)])
     assert [row["probability"] for row in rows_of(result)] == pytest.approx(
         [one.probability for one in expected], rel=1e-4
     )
@@ -160,7 +161,7 @@ def test_tags_are_those_of_tag_and_cut_words_have_none(run_of, tiny_bert_dir, ne
     found = rows_of(result)
     names = ["tokens", "tags", "prediction", "probability", "predicted_words"]
     assert [list(row) for row in found] == [names] * 5
-    expected = tag(load_run(result.run_dir), [row["tokens"] for row in short])
+    expected = tag(load_run(result.run_dir).loaded, [row["tokens"] for row in short])
     for row, given, words in zip(found, short, expected, strict=False):
         assert (row["tokens"], row["tags"]) == (given["tokens"], given["tags"])
         assert row["prediction"] == [word.tag for word in words]
@@ -196,9 +197,7 @@ def test_without_validation_there_is_neither_file(run_of, tiny_distilbert_dir):
     assert all(path.exists() for path in result.files)
 
 
-def test_a_resumed_run_has_the_same_predictions(
-    run_of, tiny_distilbert_dir, monkeypatch, evaluations
-):
+def test_a_resumed_run_has_the_same_predictions(run_of, tiny_distilbert_dir, evaluations):
     """A process that ended between its last evaluation and the report."""
     given = ("SEQ_CLS", tiny_distilbert_dir, reviews(), reviews(REVIEWS[:4]))
     settings = {"eval_strategy": "epoch", "save_strategy": "epoch"}

@@ -32,13 +32,13 @@ from lorakit.models.pretrained import (
     load_model,
     load_tokenizer,
 )
+from lorakit.training.predicted import Evaluated, Predicted, prediction_table
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
     from lorakit.data import Splits
     from lorakit.recipes.recipe import Recipe
-    from lorakit.training.predicted import Evaluated, Predicted
 
 
 @dataclass(frozen=True)
@@ -227,6 +227,8 @@ class Task(ABC):
     ) -> dict[str, list[Any]]:
         """Return the columns of predictions.jsonl: inputs, expected answers and predictions.
 
+        By default the last of the task's columns has the answers.
+
         Args:
             predicted: The predictions, which `prediction_reader` made possible.
             examples: The examples that are predicted.
@@ -234,7 +236,9 @@ class Task(ABC):
             tokenizer: The base model's tokenizer.
             encoded: The tokenized examples of the run.
         """
-        return predicted.columns
+        *inputs, answer = self.columns(recipe).values()
+        given = {name: examples[name][:] for name in inputs}
+        return prediction_table(given, answer, examples[answer][:], predicted.columns)
 
     def build_trainer(
         self,

@@ -33,7 +33,7 @@ from lorakit.data.tokenizers import batch_columns, decode, pad_id, with_end
 from lorakit.errors import ConfigError
 from lorakit.libraries.extras import require_package
 from lorakit.models.pretrained import model_limit, resolve_max_length
-from lorakit.training.predicted import Evaluated, Predicted, prediction_table
+from lorakit.training.predicted import Evaluated, Predicted
 from lorakit.training.tasks.base import Encoded, PreviewExample, Task
 from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
 from lorakit.training.trainers.sequence_trainer import SequenceTrainer
@@ -172,19 +172,6 @@ class Seq2SeqLM(Task):
             return Predicted(numbers, {"prediction": texts}, len(found.label_ids))
 
         return read
-
-    def prediction_columns(
-        self,
-        predicted: Predicted,
-        examples: Dataset,
-        recipe: Recipe,
-        tokenizer: PreTrainedTokenizerBase,
-        encoded: Encoded,
-    ) -> dict[str, list[Any]]:
-        """Return sources, targets and generated texts."""
-        source, target = recipe.data.source, recipe.data.target
-        inputs = {source: examples[source][:]}
-        return prediction_table(inputs, target, examples[target][:], predicted.columns)
 
 
 def _encode(

@@ -173,7 +173,7 @@ class SequenceClassification(Task):
         """Return texts, classes, predicted classes and their probabilities."""
         columns = _columns(recipe.data)
         answer = columns.pop("data.label")
-        answers = label_names(examples, answer, "the validation examples")
+        answers = label_names(examples, answer, Place("the validation examples"))
         inputs = {name: examples[name][:] for name in columns.values()}
         return prediction_table(inputs, answer, answers, predicted.columns)
 

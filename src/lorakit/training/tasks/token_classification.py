@@ -209,7 +209,7 @@ class TokenClassification(Task):
         """Return words, tags, predicted tags, their probabilities and their words."""
         data = recipe.data
         words: list[list[str]] = examples[data.tokens][:]
-        answers = _read_tags(examples, data, "the validation examples")
+        answers = _read_tags(examples, data, Place("the validation examples"))
         counts = [len(tags) for tags in predicted.columns["prediction"]]
         most = encoded.settings["max_length"]
         tagged = [
