@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 _MOST_MEASURED = 5000
 """Most examples to encode; of larger data they are evenly spaced."""
 _BINS = 24
+SHOWN_TOKENS = 160
+"""Tokens of a long example to show: half from its beginning, half from its end."""
 
 
 @dataclass(frozen=True)
@@ -162,4 +164,22 @@ def histogram(lengths: Sequence[int]) -> tuple[tuple[int, int, int], ...]:
     return tuple(
         (least + n * width, min(least + (n + 1) * width - 1, most), count)
         for n, count in enumerate(counts)
+    )
+
+
+def shorten_middle(
+    tokens: Sequence[str], counted: Sequence[bool], most: int = SHOWN_TOKENS
+) -> tuple[list[str], list[bool]]:
+    """Omit the middle of a long example.
+
+    >>> shorten_middle(["a", "b", "c", "d", "e"], [False] * 5, most=2)
+    (['a', '[... 3 more ...]', 'e'], [False, False, False])
+    """
+    if len(tokens) <= most:
+        return list(tokens), list(counted)
+    half = most // 2
+    gap = f"[... {len(tokens) - 2 * half:,} more ...]"
+    return (
+        [*tokens[:half], gap, *tokens[-half:]],
+        [*counted[:half], False, *counted[-half:]],
     )
