@@ -2,6 +2,7 @@
 
 from lorakit.studio.frame import Page
 from lorakit.studio.pages import runs
+from lorakit.studio.pages.new_run import walk
 
-PAGES: tuple[Page, ...] = (runs.runs,)
+PAGES: tuple[Page, ...] = (runs.runs, walk.new_run)
 """All pages. A page is on the web when it is listed here."""

@@ -37,7 +37,11 @@ async def draw(walk: Walk) -> None:
                 on_change=lambda event: choose(event.value),
             )
             choice.classes("walk-choices").props('aria-label="Base models"')
-            with ui.element("form").classes("walk-inline").on("submit.prevent", lambda: choose(name.value)):
+            with (
+                ui.element("form")
+                .classes("walk-inline")
+                .on("submit.prevent", lambda: choose(name.value))
+            ):
                 shown = chosen if isinstance(chosen, str) and chosen not in choices else ""
                 name = ui.input("Another: hub id or folder", value=shown)
                 name.props("dense outlined").classes("grow")
@@ -51,6 +55,11 @@ async def draw(walk: Walk) -> None:
             await _describe(walk, about)
 
     await _describe(walk, about)
+
+
+def base_name(model: str) -> str:
+    """Return what a base is called on these pages."""
+    return "quickstart" if model == str(base_model_path()) else model
 
 
 def _choices(root: Path) -> dict[str, str]:
@@ -105,8 +114,7 @@ async def _describe(walk: Walk, place: ui.element) -> None:
 
 
 def _draw_base(found: BaseModel) -> None:
-    is_packaged = found.name == str(base_model_path())
-    Text("h2", "quickstart" if is_packaged else found.name)
+    Text("h2", base_name(found.name))
     facts = {
         "Kind": f"{found.architecture or found.kind}",
         "Made to": ", ".join(_USES[task] for task in found.tasks),

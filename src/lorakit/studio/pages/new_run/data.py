@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from nicegui import background_tasks, run, ui
 
@@ -51,24 +51,27 @@ async def draw(walk: Walk) -> None:
 class _DataStep:
     def __init__(self, walk: Walk):
         self.walk = walk
+        self.columns: tuple[str, ...] = ()
+        self.mapped: Any = None
 
     async def draw(self) -> None:
         with ui.element("div").classes("walk-columns"):
             with card("Choose the training data", "walk-tall"):
-                StreamedUpload(
+                self.upload = StreamedUpload(
                     self.walk.root,
                     "Drop a csv, tsv, json, jsonl or parquet file here",
                     lambda name: background_tasks.create(self.received(name)),
                     self.refused,
-                ).props("flat bordered").classes("walk-drop")
-                self.refusal = ui.element("div")
+                )
+                self.upload.props("flat bordered").classes("walk-drop")
+                self.refusal = ui.element("div").classes("walk-slot")
                 self.files = ui.element("div").classes("walk-choices")
                 self.mapping = ui.element("div").classes("walk-mapping")
             with card(None, "walk-tall"):
-                self.progress = ui.element("div")
+                self.progress = ui.element("div").classes("walk-slot")
                 self.preview = ui.element("div").classes("walk-preview")
         await self._draw_files()
-        self._draw_mapping(())
+        self._draw_mapping()
         background_tasks.create(self.show_preview())
 
     async def _draw_files(self) -> None:
@@ -89,13 +92,13 @@ class _DataStep:
 
     async def received(self, name: str) -> None:
         """Take a file that has been dropped; one that cannot be read is not kept."""
-        with self.refusal:
-            self.refusal.clear()
+        self.upload.reset()
         await self.choose(name, is_new=True)
         await self._draw_files()
 
     def refused(self, error: Exception) -> None:
         """Show why a file was not taken."""
+        self.upload.reset()
         self.refusal.clear()
         with self.refusal:
             show_error(error)
@@ -117,21 +120,26 @@ class _DataStep:
             if is_new and isinstance(walk.last_error, DataError):
                 await run.io_bound((walk.root / FOLDER / Path(name).name).unlink, True)
             else:
-                await walk.set_values({"data.train": name})
-                self._draw_mapping(())
+                await walk.set_values({"data.train": name, "output": output})
+                self._draw_mapping()
             return
         await walk.write(found.text)
-        self._draw_mapping(found.columns)
+        self.columns = found.columns
+        self._draw_mapping()
         await self.show_preview(found.notes)
 
     # ---- the columns ----
 
-    def _draw_mapping(self, columns: tuple[str, ...]) -> None:
-        self.mapping.clear()
+    def _draw_mapping(self) -> None:
         walk = self.walk
+        task = walk.value("task")
+        state = (self.columns, dict(walk.value("data") or {}), task)
+        if state == self.mapped:  # a menu that is open, and the focus, stay
+            return
+        self.mapped = state
+        self.mapping.clear()
         if not walk.value("data.train"):
             return
-        task = walk.value("task")
         with self.mapping:
             options = {str(key): text for key, text in TASKS.items()}
             select = ui.select(
@@ -147,12 +155,12 @@ class _DataStep:
             if task == TaskType.CAUSAL_LM:
                 keys = dict(_LAYOUTS.get(str(walk.value("data.format")), {}))
             for key, meaning in keys.items():
-                self._draw_column(key, meaning, columns)
+                self._draw_column(key, meaning)
 
-    def _draw_column(self, key: str, meaning: str, columns: tuple[str, ...]) -> None:
+    def _draw_column(self, key: str, meaning: str) -> None:
         chosen = self.walk.value(f"data.{key}")
         value = str(chosen or (_NONE if key in _OPTIONAL else key))
-        known = dict.fromkeys([*((_NONE,) if key in _OPTIONAL else ()), value, *columns])
+        known = dict.fromkeys([*((_NONE,) if key in _OPTIONAL else ()), value, *self.columns])
         select = ui.select(
             {name: escaped(name) for name in known},
             value=value,
@@ -187,7 +195,8 @@ class _DataStep:
             return
         if not walk.is_at("data"):
             return
-        self._draw_mapping(found.columns)
+        self.columns = found.columns
+        self._draw_mapping()
         self.preview.clear()
         with self.preview:
             draw_preview(found, notes, cast(str, walk.value("task")))

@@ -58,8 +58,10 @@ def _draw_facts(found: DataPreview) -> None:
 def _draw_lengths(found: DataPreview) -> None:
     most = max(count for _, _, count in found.lengths)
     least, longest = found.lengths[0][0], found.lengths[-1][1]
-    of = "" if found.measured_examples == found.train_examples else (
-        f", of {found.measured_examples:,} evenly spaced examples"
+    of = (
+        ""
+        if found.measured_examples == found.train_examples
+        else (f", of {found.measured_examples:,} evenly spaced examples")
     )
     title = f"Tokens of an example: {least:,} to {longest:,}, cut at {found.max_length:,}{of}"
     with ui.element("figure").classes("walk-lengths"):

@@ -45,7 +45,7 @@ class _MethodStep:
                     on_change=lambda event: self.typed(event.value),
                 )
                 self.editor.classes("walk-editor").props('aria-labelledby="recipe-title"')
-                self.problems = ui.element("div")
+                self.problems = ui.element("div").classes("walk-slot")
         self.show_problems()
 
     def _draw_field(self, field: FormField) -> None:
@@ -82,7 +82,9 @@ class _MethodStep:
 
     async def chosen(self, field: FormField, name: str) -> None:
         """Write a chosen value into the text."""
-        if name in field.choices and name != _choice_name(field, self.walk.checked.value(field.key)):
+        if name in field.choices and name != _choice_name(
+            field, self.walk.checked.value(field.key)
+        ):
             await self._write(field, field.choices[name])
 
     async def _write(self, field: FormField, value: Any) -> None:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 from nicegui import background_tasks, ui
 
 from lorakit.files.disks import size_text
+from lorakit.recipes.yaml_text import to_one_line
 from lorakit.runs.memory_answer import MemoryAnswer, Remedy, memory_of
 from lorakit.studio.blocks import Text, card, note
 from lorakit.studio.pages.new_run.state import Walk, show_problems
+
+_FEW_UPDATES = 100
+_MOST_EPOCHS = 30
 
 
 async def draw(walk: Walk) -> None:
@@ -27,7 +34,7 @@ class _PlanStep:
     def draw(self) -> None:
         with ui.element("div").classes("walk-columns"):
             with card("Memory at the peak of a step", "walk-tall"):
-                self.progress = ui.element("div")
+                self.progress = ui.element("div").classes("walk-slot")
                 self.memory = ui.element("div").classes("walk-memory")
             with card("The run", "walk-tall"):
                 self.facts = ui.element("div")
@@ -52,6 +59,7 @@ class _PlanStep:
             self._draw_memory(answer)
         with self.facts:
             _draw_facts(answer)
+            self._draw_longer(answer)
         with self.remedies:
             self._draw_remedies(answer, remedies)
 
@@ -71,7 +79,26 @@ class _PlanStep:
                     Text("td", size_text(size)).classes("number")
                     with ui.element("td").classes("walk-bar").props("aria-hidden=true"):
                         ui.element("div").style(f"width: {max(size / largest, 0.004):.1%}")
-        note(f"Together {size_text(answer.needed_bytes)} on {answer.device}, of {size_text(whole)}.")
+        note(
+            f"Together {size_text(answer.needed_bytes)} on {answer.device}, of {size_text(whole)}."
+        )
+
+    def _draw_longer(self, answer: MemoryAnswer) -> None:
+        """Offer more epochs for a run whose steps are too few to learn much."""
+        epochs = self.walk.value("training.num_train_epochs") or 3
+        updates = answer.updates
+        if not updates or updates >= _FEW_UPDATES or self.walk.value("training.max_steps"):
+            return
+        enough = min(math.ceil(epochs * _FEW_UPDATES / updates), _MOST_EPOCHS)
+        if not isinstance(epochs, (int, float)) or enough <= epochs:
+            return
+        with ui.element("div").classes("walk-remedy"):
+            with ui.element("div").classes("grow"):
+                Text("p", f"Only {updates:,} optimizer steps").classes("font-semibold")
+                note(f"A new adapter often needs {_FEW_UPDATES} or more to learn anything.")
+            longer = {"training.num_train_epochs": enough}
+            button = ui.button(f"Train {enough} epochs", on_click=lambda: self.change(longer))
+            button.props("outline no-caps dense")
 
     def _draw_remedies(self, answer: MemoryAnswer, were_asked: bool) -> None:
         if not answer.remedies and not were_asked and answer.fits is not False:
@@ -91,15 +118,22 @@ class _PlanStep:
             with ui.element("div").classes("grow"):
                 Text("p", remedy.name).classes("font-semibold")
                 saved, needed = size_text(remedy.saves_bytes), size_text(remedy.needed_bytes)
-                fits = "" if remedy.fits is None else "; fits" if remedy.fits else "; too much still"
+                fits = (
+                    "" if remedy.fits is None else "; fits" if remedy.fits else "; too much still"
+                )
                 Text("p", f"saves {saved}, then needs {needed}{fits}").classes("note text-sm")
             button = ui.button("Apply", on_click=partial(self.apply, remedy))
             button.props(f'outline no-caps dense aria-label="Apply: {remedy.name}"')
 
     async def apply(self, remedy: Remedy) -> None:
         """Write a remedy into the recipe and plan again."""
-        await self.walk.set_values(remedy.values)
-        ui.notify(f"In the recipe: {', '.join(remedy.values)}", type="positive")
+        await self.change(remedy.values)
+
+    async def change(self, values: Mapping[str, Any]) -> None:
+        """Change the recipe and plan again."""
+        await self.walk.set_values(values)
+        changes = ", ".join(f"{key}: {to_one_line(value)}" for key, value in values.items())
+        ui.notify(f"Now in the recipe: {changes}", type="positive")
         await self.compute()
 
 

@@ -11,7 +11,7 @@ from nicegui import run, ui
 from lorakit.errors import Problem
 from lorakit.recipes.yaml_edits import UNSET, with_values
 from lorakit.runs.drafts import STEPS, Draft, Step, save_draft
-from lorakit.runs.recipe_form import CheckedText, check_text
+from lorakit.runs.recipe_form import check_text
 from lorakit.runs.warm_process import Computation
 from lorakit.studio.blocks import Text
 from lorakit.studio.frame import show_error

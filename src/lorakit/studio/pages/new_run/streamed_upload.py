@@ -44,7 +44,7 @@ class StreamedUpload(ui.upload):
         self._props["url"] = url
         self._props["send-raw"] = True
         self.props(
-            f''':headers="files => [{{name: '{_NAME_HEADER}', '''
+            f""":headers="files => [{{name: '{_NAME_HEADER}', """
             '''value: encodeURIComponent(files[0].name)}]"'''
         )
 
