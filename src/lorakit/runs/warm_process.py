@@ -10,6 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -33,7 +34,7 @@ class Computation(Generic[T]):
     def __init__(
         self, directory: Path, function: Callable[P, T], *args: P.args, **options: P.kwargs
     ):
-        """Start a function.
+        """Describe a computation, which `result` starts.
 
         Args:
             directory: Working directory, to which the paths in a recipe are relative.
@@ -41,43 +42,57 @@ class Computation(Generic[T]):
             args: Its arguments, which can be pickled as its result can.
             options: Its arguments by name.
         """
-        warm_up()
-        context: Any = multiprocessing.get_context("forkserver" if _FORKS else "spawn")
-        self._receiver, sender = context.Pipe(duplex=False)
-        self._process = context.Process(
-            target=_compute, args=(sender, str(directory), function, args, options), daemon=True
-        )
+        self._call = (str(directory), function, args, options)
+        self._process: Any = None
         self._is_cancelled = False
-        self._process.start()
-        sender.close()
+        self._changing = threading.Lock()
 
     def result(self) -> T:
-        """Wait for the function and return its result.
+        """Start the function, wait for it and return its result.
+
+        The first computation of a program waits until the libraries are imported.
 
         Raises:
             LorakitError: The function raised it, failed in another way, or was killed.
             StoppedError: It was cancelled.
         """
-        try:
-            is_done, value = self._receiver.recv()
-        except EOFError:
-            is_done, value = False, None
-        self._receiver.close()
-        self._process.join()
-        if is_done:
-            return value
-        if self._is_cancelled:
-            raise StoppedError("Cancelled: nothing was changed.")
-        raise value or LorakitError(
-            f"The computation ended without an answer (exit code {self._process.exitcode}), which "
-            "happens when the memory is full. Close other programs, or try again."
-        )
+        warm_up()
+        context: Any = multiprocessing.get_context("forkserver" if _FORKS else "spawn")
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=_compute, args=(sender, *self._call), daemon=True)
+        if not self._is_cancelled:
+            process.start()  # waits for the imports, so that a cancellation comes later or before
+            sender.close()
+            with self._changing:
+                self._process = process
+                if self._is_cancelled:
+                    process.kill()
+            is_done, value = _received(receiver)
+            process.join()
+            if is_done:
+                return value
+            if not self._is_cancelled:
+                raise value or LorakitError(
+                    f"The computation ended without an answer (exit code {process.exitcode}), "
+                    "which happens when the memory is full. Close other programs, or try again."
+                )
+        raise StoppedError("Cancelled: nothing was changed.")
 
     def cancel(self) -> None:
         """Kill the process; `result` raises StoppedError."""
-        self._is_cancelled = True
-        if self._process.is_alive():
-            self._process.kill()
+        with self._changing:
+            self._is_cancelled = True
+            if self._process is not None and self._process.is_alive():
+                self._process.kill()
+
+
+def _received(receiver: Connection) -> tuple[bool, Any]:
+    """Return whether a process has a result, and the result or its error."""
+    with receiver:
+        try:
+            return receiver.recv()
+        except EOFError:
+            return False, None
 
 
 def warm_up() -> None:

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -28,6 +29,17 @@ def end():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def wait_beside(name):
+    Path(name).touch()
+    time.sleep(60)
+
+
+def cancel_after(computation, file):
+    while not file.exists():
+        time.sleep(0.01)
+    computation.cancel()
+
+
 def test_a_result_comes_from_a_process_in_the_folder_that_has_the_libraries(tmp_path):
     assert Computation(tmp_path, here).result() == (str(tmp_path), True)
 
@@ -45,10 +57,14 @@ def test_any_other_error_and_a_death_are_said_in_a_sentence(tmp_path):
         Computation(tmp_path, end).result()
 
 
-def test_a_computation_is_cancelled_at_once():
-    began = time.monotonic()
-    computation = Computation(Path(), time.sleep, 60)
-    computation.cancel()
+def test_a_computation_is_cancelled_before_and_while_it_runs(tmp_path):
+    early = Computation(tmp_path, time.sleep, 60)
+    early.cancel()
     with pytest.raises(StoppedError, match="Cancelled"):
-        computation.result()
+        early.result()
+    running = Computation(tmp_path, wait_beside, "began")
+    threading.Thread(target=cancel_after, args=(running, tmp_path / "began")).start()
+    began = time.monotonic()
+    with pytest.raises(StoppedError, match="Cancelled"):
+        running.result()
     assert time.monotonic() - began < 60

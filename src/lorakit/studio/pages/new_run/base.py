@@ -31,12 +31,13 @@ async def draw(walk: Walk) -> None:
         with card("Choose a base model", "walk-tall"):
             _draw_drafts(walk)
             chosen = walk.value("model")
-            choice = ui.radio(
-                choices,
-                value=chosen if chosen in choices else None,
-                on_change=lambda event: choose(event.value),
-            )
-            choice.classes("walk-choices").props('aria-label="Base models"')
+            with ui.element("div").classes("walk-choices"):
+                choice = ui.radio(
+                    choices,
+                    value=chosen if chosen in choices else None,
+                    on_change=lambda event: choose(event.value),
+                )
+                choice.props('aria-label="Base models"')
             with (
                 ui.element("form")
                 .classes("walk-inline")

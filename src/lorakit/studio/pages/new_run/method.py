@@ -6,7 +6,7 @@ from typing import Any
 
 from nicegui import ui
 
-from lorakit.recipes.yaml_edits import UNSET
+from lorakit.recipes.yaml_edits import UNSET, key_lines
 from lorakit.runs.recipe_form import (
     FIELDS,
     FormField,
@@ -44,6 +44,7 @@ class _MethodStep:
                     indent="  ",
                     on_change=lambda event: self.typed(event.value),
                 )
+                _follow_dark_mode(self.editor)
                 self.editor.classes("walk-editor").props('aria-labelledby="recipe-title"')
                 self.problems = ui.element("div").classes("walk-slot")
         self.show_problems()
@@ -93,6 +94,9 @@ class _MethodStep:
         await self.walk.write(with_field(self.walk.draft.text, field, value))
         self.editor.set_value(self.walk.draft.text)
         self.show_problems()
+        line = key_lines(self.walk.draft.text).get(field.key)
+        if line is not None:
+            self.editor.reveal_line(line)
 
     # ---- from the text ----
 
@@ -128,6 +132,26 @@ class _MethodStep:
         if checked.problems:
             with self.problems:
                 show_problems(checked.problems)
+
+
+def _follow_dark_mode(editor: ui.codemirror) -> None:
+    """Give an editor the colours of the page, which the browser knows and may change."""
+
+    def follow(event: Any) -> None:
+        editor.set_theme("githubDark" if event.args else "githubLight")
+
+    ui.on("walk-dark", follow)
+    ui.run_javascript(_TELL_DARK_MODE)
+
+
+_TELL_DARK_MODE = """
+(() => {
+  const tell = () => emitEvent("walk-dark", document.body.classList.contains("body--dark"));
+  const watch = {attributes: true, attributeFilter: ["class"]};
+  new MutationObserver(tell).observe(document.body, watch);
+  tell();
+})()
+"""
 
 
 def _choice_name(field: FormField, value: Any) -> str:

@@ -66,7 +66,6 @@ class _PlanStep:
     def _draw_memory(self, answer: MemoryAnswer) -> None:
         verdict = Text("p", answer.verdict).classes("walk-verdict").props("role=status")
         verdict.classes("walk-fits" if answer.fits else "walk-does-not-fit")
-        whole = max(answer.needed_bytes, answer.memory_bytes or 0, 1)
         if answer.memory_bytes:
             share = min(answer.needed_bytes / answer.memory_bytes, 1)
             with ui.element("div").classes("walk-gauge").props("aria-hidden=true"):
@@ -79,9 +78,6 @@ class _PlanStep:
                     Text("td", size_text(size)).classes("number")
                     with ui.element("td").classes("walk-bar").props("aria-hidden=true"):
                         ui.element("div").style(f"width: {max(size / largest, 0.004):.1%}")
-        note(
-            f"Together {size_text(answer.needed_bytes)} on {answer.device}, of {size_text(whole)}."
-        )
 
     def _draw_longer(self, answer: MemoryAnswer) -> None:
         """Offer more epochs for a run whose steps are too few to learn much."""
@@ -98,7 +94,7 @@ class _PlanStep:
                 note(f"A new adapter often needs {_FEW_UPDATES} or more to learn anything.")
             longer = {"training.num_train_epochs": enough}
             button = ui.button(f"Train {enough} epochs", on_click=lambda: self.change(longer))
-            button.props("outline no-caps dense")
+            button.props("outline no-caps")
 
     def _draw_remedies(self, answer: MemoryAnswer, were_asked: bool) -> None:
         if not answer.remedies and not were_asked and answer.fits is not False:
@@ -123,7 +119,7 @@ class _PlanStep:
                 )
                 Text("p", f"saves {saved}, then needs {needed}{fits}").classes("note text-sm")
             button = ui.button("Apply", on_click=partial(self.apply, remedy))
-            button.props(f'outline no-caps dense aria-label="Apply: {remedy.name}"')
+            button.props(f'outline no-caps aria-label="Apply: {remedy.name}"')
 
     async def apply(self, remedy: Remedy) -> None:
         """Write a remedy into the recipe and plan again."""
@@ -139,6 +135,7 @@ class _PlanStep:
 
 def _draw_facts(answer: MemoryAnswer) -> None:
     facts = {
+        "Device": answer.device,
         "Trained": f"{answer.trainable:,} of {answer.total:,} parameters",
         "Adapter file": size_text(answer.adapter_file_bytes),
         "Batch": f"{answer.batch_rows} × {answer.batch_tokens} tokens",

@@ -13,7 +13,7 @@ from lorakit.recipes.yaml_edits import UNSET, with_values
 from lorakit.runs.drafts import STEPS, Draft, Step, save_draft
 from lorakit.runs.recipe_form import check_text
 from lorakit.runs.warm_process import Computation
-from lorakit.studio.blocks import Text
+from lorakit.studio.blocks import Text, note
 from lorakit.studio.frame import show_error
 
 T = TypeVar("T")
@@ -126,11 +126,18 @@ class Walk:
         self.cancel()
         computation = Computation(self.root, function, *args, **options)
         self._running = computation
+
+        def cancel() -> None:
+            self.cancel()
+            place.clear()
+            with place:
+                note("Cancelled: nothing was changed.")
+
         place.clear()
         with place, ui.element("div").classes("walk-wait").props("role=status"):
             ui.spinner(size="1.4em")
             Text("span", what)
-            ui.button("Cancel", on_click=computation.cancel).props("flat dense no-caps")
+            ui.button("Cancel", on_click=lambda: cancel()).props("flat dense no-caps")
         place.client.on_delete(computation.cancel)
         try:
             answer = await run.io_bound(computation.result)
