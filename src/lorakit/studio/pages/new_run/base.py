@@ -38,15 +38,13 @@ async def draw(walk: Walk) -> None:
                     on_change=lambda event: choose(event.value),
                 )
                 choice.props('aria-label="Base models"')
-            with (
-                ui.element("form")
-                .classes("walk-inline")
-                .on("submit.prevent", lambda: choose(name.value))
-            ):
+            with ui.element("div").classes("walk-inline"):
                 shown = chosen if isinstance(chosen, str) and chosen not in choices else ""
                 name = ui.input("Another: hub id or folder", value=shown)
                 name.props("dense outlined").classes("grow")
-                ui.button("Take it").props("outline no-caps type=submit")
+                name.on("keydown.enter", lambda: choose(name.value))
+                take = ui.button("Take it", on_click=lambda: choose(name.value))
+                take.props("outline no-caps")
         with card(None, "walk-tall") as about:
             pass
 
