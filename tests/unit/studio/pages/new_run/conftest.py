@@ -92,3 +92,13 @@ def open_at(user, studio):
         return draft
 
     return open_page
+
+
+@pytest.fixture
+def run_page(user):
+    """A page of a run, where a start leads to."""
+    from nicegui import ui
+
+    @ui.page("/run/{path:path}")
+    def show(path: str):
+        ui.label(f"The run {path}")

@@ -17,7 +17,7 @@ def run(studio, tickets):
 
 
 async def test_more_epochs_are_trained_by_the_command_that_is_shown(
-    user, run, see, until, only, monkeypatch
+    user, run_page, run, see, until, only, monkeypatch
 ):
     started = []
     monkeypatch.setattr(queue, "start_supervisor", lambda job, root: started.append(job))
@@ -30,6 +30,7 @@ async def test_more_epochs_are_trained_by_the_command_that_is_shown(
     await until(lambda: started)
     words = ["train", "runs/a/recipe.yaml", "training.num_train_epochs=6", "--resume"]
     assert list(started[0].words) == words and started[0].output == "runs/a"
+    await see("The run runs/a")
 
 
 async def test_a_finished_run_needs_more_than_it_has(user, run, see, only, tickets):

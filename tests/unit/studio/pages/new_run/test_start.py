@@ -10,7 +10,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_the_command_is_the_one_that_is_run_on_the_recipe_that_is_written(
-    user, see, until, open_at, tickets, studio, monkeypatch
+    user, run_page, see, until, open_at, tickets, studio, monkeypatch
 ):
     started = []
     monkeypatch.setattr(queue, "start_supervisor", lambda job, root: started.append(job))
@@ -21,6 +21,7 @@ async def test_the_command_is_the_one_that_is_run_on_the_recipe_that_is_written(
     (job,) = started
     assert list(job.words) == ["train", "recipes/a.yaml"] and job.output == "runs/a"
     assert (studio.root / "recipes" / "a.yaml").read_text() == tickets
+    await see("The run runs/a")
 
 
 async def test_an_output_that_is_taken_is_said_before_anything_is_written(
