@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
-from nicegui import run, ui
+from nicegui import ui
 
 from lorakit.config import TaskType
 from lorakit.errors import LorakitError, escaped
@@ -26,7 +27,7 @@ _USES = {
 
 async def draw(walk: Walk) -> None:
     """Offer bases, and describe the chosen one."""
-    choices = await run.io_bound(_choices, walk.root)
+    choices = await asyncio.to_thread(_choices, walk.root)
     with ui.element("div").classes("walk-columns"):
         with card("Choose a base model", "walk-tall"):
             _draw_drafts(walk)
@@ -96,7 +97,7 @@ async def _describe(walk: Walk, place: ui.element) -> None:
             note("Choose a base on the left: the model whose weights stay as they are.")
             return
         try:
-            found = await run.io_bound(describe_base, str(model), walk.root)
+            found = await asyncio.to_thread(describe_base, str(model), walk.root)
         except LorakitError as error:
             with place:
                 show_error(error)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any, cast
 
-from nicegui import background_tasks, run, ui
+from nicegui import background_tasks, ui
 
 from lorakit.config import TaskType
 from lorakit.errors import DataError, escaped
@@ -59,7 +60,7 @@ class _DataStep:
             with card("Choose the training data", "walk-tall"):
                 self.upload = StreamedUpload(
                     self.walk.root,
-                    "Drop a csv, tsv, json, jsonl or parquet file here",
+                    "Drop a csv, tsv, json, jsonl or parquet file here, or press +",
                     lambda name: background_tasks.create(self.received(name)),
                     self.refused,
                 )
@@ -75,7 +76,7 @@ class _DataStep:
         background_tasks.create(self.show_preview())
 
     async def _draw_files(self) -> None:
-        found = await run.io_bound(find_data, self.walk.root)
+        found = await asyncio.to_thread(find_data, self.walk.root)
         names = {one.name: f"{escaped(one.name)} · {size_text(one.size_bytes)}" for one in found}
         chosen = self.walk.value("data.train")
         if isinstance(chosen, str) and chosen not in names:
@@ -111,14 +112,14 @@ class _DataStep:
         output = walk.value("output") if task else None
         output = str(output or free_output(walk.root, Path(name).name))
         found = await walk.ask(
-            *(self.progress, f"Reading {Path(name).name} …", write_recipe_for, name, task),
+            *(self.progress, f"Reading {Path(name).name}", write_recipe_for, name, task),
             model=str(walk.value("model")),
             path=recipe_path(walk.root, output),
             output=output,
         )
         if found is None:
             if is_new and isinstance(walk.last_error, DataError):
-                await run.io_bound((walk.root / FOLDER / Path(name).name).unlink, True)
+                await asyncio.to_thread((walk.root / FOLDER / Path(name).name).unlink, True)
             else:
                 await walk.set_values({"data.train": name, "output": output})
                 self._draw_mapping()
@@ -189,7 +190,7 @@ class _DataStep:
                 show_problems(walk.checked.problems)
             return
         found = await walk.ask(
-            *(self.progress, "Encoding the examples …", preview_data, walk.checked.recipe)
+            *(self.progress, "Encoding the examples", preview_data, walk.checked.recipe)
         )
         if found is None:
             return

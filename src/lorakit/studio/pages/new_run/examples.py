@@ -26,10 +26,11 @@ def draw_preview(found: DataPreview, notes: tuple[str, ...], task: str) -> None:
     """
     _draw_facts(found)
     _draw_lengths(found)
+    sentences = dict.fromkeys((*notes, *found.notes))
     with ui.element("details").classes("walk-notes"):
-        Text("summary", f"{len(set((*notes, *found.notes)))} notes on the data")
+        Text("summary", f"{len(sentences)} note{'' if len(sentences) == 1 else 's'} on the data")
         with ui.element("ul"):
-            for sentence in dict.fromkeys((*notes, *found.notes)):
+            for sentence in sentences:
                 Text("li", sentence)
     Text("h2", f"The first {len(found.examples)} examples as the model will see them")
     Text("p", _LEGENDS[TaskType(task)]).classes("note")
@@ -43,8 +44,8 @@ def _draw_facts(found: DataPreview) -> None:
         "to train on": f"{found.train_examples:,}",
         "to validate": f"{found.validation_examples:,}",
         "longest": f"{found.longest:,} tokens",
-        "cut": f"{found.cut_share:.0%}",
-        "padding": f"{found.padding_share:.0%}",
+        "of examples cut": f"{found.cut_share:.0%}",
+        "of tokens padding": f"{found.padding_share:.0%}",
     }
     if found.labels:
         facts["labels"] = f"{len(found.labels)}"

@@ -76,9 +76,9 @@ class _MethodStep:
 
     # ---- from the fields ----
 
-    async def entered(self, field: FormField, typed: str) -> None:
+    async def entered(self, field: FormField, typed: str | None) -> None:
         """Write what was typed into a field into the text."""
-        if field_text(field, self.walk.checked.value(field.key)) != typed.strip():
+        if field_text(field, self.walk.checked.value(field.key)) != (typed or "").strip():
             await self._write(field, parse_field(field, typed))
 
     async def chosen(self, field: FormField, name: str) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
-from nicegui import run, ui
+from nicegui import ui
 
 from lorakit.errors import LorakitError
 from lorakit.recipes.run_directory import RunDirectory
@@ -21,7 +22,7 @@ _DEFAULT_EPOCHS = 3
 async def draw(studio: Studio, relative: str) -> None:
     """Show how far a run was to go, and ask how far it shall go."""
     directory = RunDirectory.open(studio.path(relative))
-    training = (await run.io_bound(directory.recipe)).training
+    training = (await asyncio.to_thread(directory.recipe)).training
     _MoreSteps(studio, relative, training, is_finished=directory.is_finished).draw()
 
 
@@ -92,7 +93,7 @@ class _MoreSteps:
         self.start.set_enabled(False)
         queue = RunQueue(self.studio.root)
         try:
-            await run.io_bound(queue.add, self.words[1:], self.relative, is_new=False)
+            await asyncio.to_thread(queue.add, self.words[1:], self.relative, is_new=False)
         except LorakitError as error:
             self.problem.clear()
             with self.problem:

@@ -50,7 +50,7 @@ class _PlanStep:
                 show_problems(walk.checked.problems)
             return
         answer = await walk.ask(
-            *(self.progress, "Planning on fake tensors …", memory_of, walk.checked.recipe),
+            *(self.progress, "Planning on fake tensors", memory_of, walk.checked.recipe),
             remedies=remedies,
         )
         if answer is None or not walk.is_at("plan"):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
-from nicegui import run, ui
+from nicegui import ui
 
 from lorakit.errors import LorakitError
 from lorakit.files.atomic import write_text
@@ -79,9 +80,9 @@ class _StartStep:
         line = command_line(self.walk.root, train_command(self.recipe))
         draw_command(self.command, line)
 
-    async def rename(self, output: str) -> None:
+    async def rename(self, output: str | None) -> None:
         """Train into another directory."""
-        output = output.strip()
+        output = (output or "").strip()
         if output and output != self.walk.value("output"):
             await self.walk.set_values({"output": output})
         self.recipe = recipe_path(self.walk.root, output or "run")
@@ -112,13 +113,13 @@ class _StartStep:
             return
         self.start.set_enabled(False)
         try:
-            await run.io_bound(_enqueue, walk.root, self.recipe, walk.draft.text, recipe)
+            await asyncio.to_thread(_enqueue, walk.root, self.recipe, walk.draft.text, recipe)
         except LorakitError as error:
             self.start.set_enabled(True)
             with self.problem:
                 show_error(error)
             return
-        await run.io_bound(delete_draft, walk.root, walk.draft.id)
+        await asyncio.to_thread(delete_draft, walk.root, walk.draft.id)
         ui.navigate.to(f"/run/{recipe.output}")
 
 

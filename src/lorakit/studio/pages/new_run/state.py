@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nicegui import run, ui
+from nicegui import ui
 
 from lorakit.errors import Problem
 from lorakit.recipes.yaml_edits import UNSET, with_values
 from lorakit.runs.drafts import STEPS, Draft, Step, save_draft
 from lorakit.runs.recipe_form import check_text
 from lorakit.runs.warm_process import Computation
-from lorakit.studio.blocks import Text, note
-from lorakit.studio.frame import show_error
+from lorakit.studio.blocks import Text
+from lorakit.studio.long_action import LongAction, Progress
 
 T = TypeVar("T")
 
@@ -62,11 +63,11 @@ class Walk:
     async def write(self, text: str) -> None:
         """Save another text of the recipe, and check it."""
         self.draft = self.draft.with_text(text)
-        checked = await run.io_bound(check_text, text, self.where)
+        checked = await asyncio.to_thread(check_text, text, self.where)
         if self.draft.text != text:  # meanwhile more was typed
             return
         self.checked = checked
-        await run.io_bound(save_draft, self.root, self.draft)
+        await asyncio.to_thread(save_draft, self.root, self.draft)
         self.on_change()
 
     async def set_values(self, changes: Mapping[str, Any]) -> None:
@@ -77,7 +78,7 @@ class Walk:
         """Show another step."""
         self.cancel()
         self.draft = self.draft.at(step)
-        await run.io_bound(save_draft, self.root, self.draft)
+        await asyncio.to_thread(save_draft, self.root, self.draft)
         if self.on_step is not None:
             await self.on_step()
 
@@ -127,28 +128,18 @@ class Walk:
         computation = Computation(self.root, function, *args, **options)
         self._running = computation
 
-        def cancel() -> None:
-            self.cancel()
-            place.clear()
-            with place:
-                note("Cancelled: nothing was changed.")
-
-        place.clear()
-        with place, ui.element("div").classes("walk-wait").props("role=status"):
-            ui.spinner(size="1.4em")
-            Text("span", what)
-            ui.button("Cancel", on_click=lambda: cancel()).props("flat dense no-caps")
-        place.client.on_delete(computation.cancel)
-        try:
-            answer = await run.io_bound(computation.result)
-        except Exception as error:
-            if self._running is computation:
+        def compute(progress: Progress) -> T:
+            try:
+                return computation.result()
+            except Exception as error:
                 self.last_error = error
-                place.clear()
-                with place:
-                    show_error(error)
-            return None
-        if self._running is not computation:
+                raise
+
+        words = what if self.answers else f"{what}; the first time takes longer"
+        place.clear()
+        with place:
+            answer = await LongAction().run(words, compute, end=computation.cancel)
+        if answer is None or self._running is not computation:
             return None
         place.clear()
         self.answers[question] = answer

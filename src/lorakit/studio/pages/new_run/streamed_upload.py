@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from urllib.parse import unquote
 
 from fastapi import Request
 from fastapi.responses import JSONResponse
-from nicegui import app, run, ui
+from nicegui import app, ui
 
 from lorakit.errors import LorakitError
 from lorakit.runs.data_files import receiving
@@ -48,6 +50,12 @@ class StreamedUpload(ui.upload):
             '''value: encodeURIComponent(files[0].name)}]"'''
         )
 
+        named = json.dumps(label)
+        ui.run_javascript(
+            f"getHtmlElement({self.id}).querySelectorAll('input[type=file], a[tabindex]')"
+            f".forEach(element => element.setAttribute('aria-label', {named}))"
+        )
+
     async def _receive(self, request: Request) -> JSONResponse:
         name = unquote(request.headers.get(_NAME_HEADER, ""), errors="replace")
         length = request.headers.get("content-length", "")
@@ -55,7 +63,7 @@ class StreamedUpload(ui.upload):
             with receiving(self._root, name, int(length) if length.isdigit() else None) as received:
                 path, file = received
                 async for chunk in request.stream():
-                    await run.io_bound(file.write, chunk)
+                    await asyncio.to_thread(file.write, chunk)
         except (LorakitError, OSError) as error:
             with self.parent_slot or self:
                 self._on_refused(error)

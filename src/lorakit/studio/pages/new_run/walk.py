@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from importlib.resources import files
 
-from nicegui import run, ui
+from nicegui import ui
 
 from lorakit.errors import MissingFileError
 from lorakit.recipes.run_directory import RunDirectory
@@ -32,14 +33,18 @@ _STEPS: Mapping[Step, Callable[[Walk], Awaitable[None]]] = {
 async def new_run() -> None:
     """Show the step of a draft; the address says which draft, or which run it begins from."""
     query = ui.context.client.request.query_params
-    ui.add_css(files(__package__).joinpath("new_run.css").read_text(encoding="utf-8"))
+    ui.add_css(
+        files("lorakit.studio.pages.new_run").joinpath("new_run.css").read_text(encoding="utf-8")
+    )
     if query.get("continue"):
         set_title("Train on")
         await more_steps.draw(current(), query["continue"])
         return
-    draft = await run.io_bound(_draft_for, current(), query.get("draft", ""), query.get("from", ""))
+    draft = await asyncio.to_thread(
+        _draft_for, current(), query.get("draft", ""), query.get("from", "")
+    )
     ui.navigate.history.replace(f"/new?draft={draft.id}")
-    ui.timer(0.1, lambda: run.io_bound(warm_up), once=True)
+    ui.timer(0.1, lambda: asyncio.to_thread(warm_up), once=True)
     await _Frame(Walk(current().root, draft)).draw()
 
 
