@@ -227,7 +227,7 @@ def _collect(
             _collect(value, f"{name}.", is_in_flow or is_flow, found)
 
 
-def _end(node: yaml.Node) -> Any:
+def _end(node: Any) -> Any:
     """Return the mark behind a node's last value; that of a block is behind later comments."""
     if isinstance(node, yaml.ScalarNode) or node.flow_style or not node.value:
         return node.end_mark
