@@ -33,7 +33,7 @@ def test_a_dropped_csv_becomes_a_finished_run(studio, root, new_page):
     page = new_page(viewport={"width": 1280, "height": 720})
     page.set_default_timeout(120_000)
     page.goto(studio.link())
-    page.get_by_role("link", name="New run").click()
+    page.get_by_role("link", name="New run").first.click()
     page.get_by_text("quickstart · comes along").click()
     page.get_by_text("LlamaForCausalLM").wait_for()
     assert fits(page) == [True, True]
