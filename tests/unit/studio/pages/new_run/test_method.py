@@ -55,8 +55,8 @@ async def test_a_problem_is_shown_at_its_field_and_its_line(only, until, see, us
     await see(f"line {problem.line}")
     assert only(ui.codemirror).decorations[0]["line"] == problem.line
     element.set_value("16")
+    await user.should_not_see("1 problem to mend first.", retries=300)
     await until(lambda: element.error is None)
-    await user.should_not_see("1 problem to mend first.")
 
 
 async def test_what_is_not_yaml_closes_the_fields_until_it_is_mended(only, until, see, draft):
