@@ -28,6 +28,7 @@ from lorakit.cli.commands.merge import merge
 from lorakit.cli.commands.plan import plan
 from lorakit.cli.commands.quickstart import quickstart
 from lorakit.cli.commands.serve import serve
+from lorakit.cli.commands.studio import studio
 from lorakit.cli.commands.study import study
 from lorakit.cli.commands.train import train
 from lorakit.cli.commands.tune import tune
@@ -160,7 +161,7 @@ def lorakit(
 
 COMMANDS = (
     *(quickstart, init, plan, train, tune, study),
-    *(evaluate, generate, chat, serve, merge, inspect, analyze),
+    *(evaluate, generate, chat, serve, studio, merge, inspect, analyze),
     *(combine, extract, convert, export),
 )
 for command in COMMANDS:

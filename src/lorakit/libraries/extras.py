@@ -9,6 +9,7 @@ EXTRA_OF = {
     "fastapi": "serve",
     "gguf": "gguf",
     "llguidance": "serve",
+    "nicegui": "studio",
     "optuna": "tune",
     "prometheus_client": "serve",
     "ray": "tune",

@@ -25,6 +25,7 @@ from lorakit.serving.clients.in_process import answer_from, form_in, written_by
 from lorakit.serving.clients.talking import AnswerOptions, End, Form, Message
 from lorakit.serving.engine import EngineSettings
 from lorakit.serving.pooled.labels import LabelledWord, TextLabel
+from lorakit.serving.served_model import AdapterPlaces
 from lorakit.serving.service import Service, ServiceSettings
 from lorakit.serving.sources import ServingSource, find_source
 
@@ -165,13 +166,10 @@ class SideBySide:
         with self._changing:
             note("Reading what the adapters need")
             source = self._source(wanted)
-            service = self._service
-            if service is None or not _serves(service.source.base, source.base):
+            if self._service is None or not _serves(self._service.source.base, source.base):
                 self._replace(source, note, is_cancelled)
-            else:
-                note("Exchanging the adapters")
-                asyncio.run(self._exchange(service, wanted.adapters))
-            self._names = tuple(wanted.adapters)
+            note("Loading the adapters")
+            asyncio.run(self._exchange(wanted.adapters))
 
     def close(self) -> None:
         """Unload the base; its memory is free afterwards."""
@@ -185,7 +183,8 @@ class SideBySide:
         )
         if source.base_name in wanted.adapters:
             source = replace(source, base_name=f"{source.base_name} (base)")
-        return source
+        # The adapters are loaded one by one, as another kind of base would keep those it knows.
+        return replace(source, places=AdapterPlaces(root=self._root))
 
     def _replace(
         self, source: ServingSource, note: Note, is_cancelled: Callable[[], bool]
@@ -200,23 +199,22 @@ class SideBySide:
             self._unload()
         note(f"Loading the weights of {source.base.name}")
         service = Service(source, ServiceSettings(engine=_ENGINE))
-        try:
-            _stop_if(is_cancelled)
-            service.start()
-            note("Loading the adapters")
-            service.require_named()
-            _stop_if(is_cancelled)
-        except BaseException:
+        if is_cancelled():
             service.stop(finish_running=False)
-            raise
+            raise StoppedError("Loading was cancelled; nothing is in memory.")
+        service.start()
         self._service = service
 
-    async def _exchange(self, service: Service, wanted: Mapping[str, Path]) -> None:
-        known = {each.name for each, _ in service.adapters()}
-        for name in known - set(wanted):
+    async def _exchange(self, wanted: Mapping[str, Path]) -> None:
+        service = self._require_service()
+        self._names = tuple(name for name in self._names if name in wanted)
+        for name in {known.name for known, _ in service.adapters()} - set(wanted):
             service.unload_adapter(name)
-        for name in set(wanted) - known:
-            await service.load_adapter(name, str(wanted[name].absolute()))
+        for name in wanted:
+            if name not in self._names:
+                await service.load_adapter(name, str(wanted[name].absolute()))
+                self._names += (name,)
+        self._names = tuple(wanted)
 
     def _unload(self) -> None:
         service, self._service, self._names = self._service, None, ()
@@ -333,8 +331,3 @@ def _free_bytes(base: BaseSource, loaded: BaseSource | None) -> int:
     free = psutil.virtual_memory().available
     limit = device_memory(device)
     return (free if limit is None else min(free, limit - process_bytes())) + returned
-
-
-def _stop_if(is_cancelled: Callable[[], bool]) -> None:
-    if is_cancelled():
-        raise StoppedError("Loading was cancelled; the memory is free again.")

@@ -103,7 +103,7 @@ def test_other_adapters_of_the_base_do_not_load_it_again(models, root):
     service = models.service
     notes = opened(models, root, "french", "mood")
     assert models.service is service
-    assert notes == ["Reading what the adapters need", "Exchanging the adapters"]
+    assert notes == ["Reading what the adapters need", "Loading the adapters"]
     candidates, said = asked(models, max_new_tokens=3)
     assert [name for name in candidates if not candidates[name].is_base] == ["french", "mood"]
     opened(models, root, "german")

@@ -1,0 +1,85 @@
+"""Pieces that pages are made of: text in an element, badges, problems, empty lists.
+
+Text is always shown as text, never as HTML, with control characters escaped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from nicegui import ui
+from nicegui.elements.mixins.text_element import TextElement
+
+from lorakit.errors import escaped
+
+
+class Text(TextElement):
+    """An HTML element that holds one text, such as a heading or a cell."""
+
+    def __init__(self, tag: str, text: str, *, keep: str = ""):
+        """Show a text.
+
+        Args:
+            tag: Name of the element, such as "h2" or "td".
+            text: The text, from anywhere.
+            keep: Control characters to keep, such as the newline in a text of several lines.
+        """
+        super().__init__(tag=tag, text=escaped(text, keep=keep))
+
+    def show(self, text: str) -> None:
+        """Show another text, if it differs."""
+        self.set_text(escaped(text))
+
+
+def badge(word: str, kind: str | None = None) -> Text:
+    """Show a short word on a coloured ground, such as the state of a run.
+
+    Args:
+        word: The word.
+        kind: One of finished, running, queued, failed, interrupted, damaged; None takes the word.
+    """
+    element = Text("span", word)
+    element.classes(f"badge badge-{kind or word}")
+    return element
+
+
+@contextmanager
+def card(title: str | None = None, classes: str = "") -> Iterator[ui.element]:
+    """Group what belongs together, below a heading."""
+    with ui.element("section").classes(f"card {classes}") as section:
+        if title is not None:
+            Text("h2", title)
+        yield section
+
+
+def problem(sentence: str) -> None:
+    """Show what went wrong, where it went wrong; a screen reader says it at once."""
+    with ui.element("div").classes("problem").props("role=alert"):
+        ui.icon("error_outline").props("aria-hidden=true")
+        Text("span", sentence, keep="\n")
+
+
+def note(sentence: str) -> None:
+    """Show something that the reader should know, quietly."""
+    Text("p", sentence).classes("note")
+
+
+def empty(sentence: str, link: str | None = None, target: str = "/") -> None:
+    """Show why a list is empty, and where to go from here."""
+    with ui.element("div").classes("empty"):
+        Text("p", sentence)
+        if link is not None:
+            ui.link(link, target).classes("button")
+
+
+def notify_problem(sentence: str) -> None:
+    """Show what went wrong in something that has no place on the page; it stays until closed."""
+    ui.notify(
+        escaped(sentence, keep="\n"),
+        type="negative",
+        timeout=0,
+        close_button="Close",
+        multi_line=True,
+        position="bottom",
+    )

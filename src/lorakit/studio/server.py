@@ -1,0 +1,166 @@
+"""The studio's server: a socket, uvicorn in a thread, and its end."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import Self
+
+import psutil
+import uvicorn
+from starlette.types import ASGIApp
+
+from lorakit.errors import ConfigError, LorakitError
+
+DEFAULT_PORT = 8800
+_PORTS_TRIED = 100
+_POLL_S = 0.02
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine can reach a host.
+
+    >>> [is_loopback(host) for host in ("localhost", "127.0.0.1", "::1", "0.0.0.0", "my-machine")]
+    [True, True, True, False, False]
+    """
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Return a socket that only waits for `listen`.
+
+    Args:
+        host: Name or address of an interface of this machine.
+        port: Port; 0 takes the first free one from DEFAULT_PORT on.
+
+    Raises:
+        ConfigError: The port is taken, or the interface is not one of this machine.
+    """
+    if port:
+        return _bind_one(host, port)
+    for candidate in range(DEFAULT_PORT, DEFAULT_PORT + _PORTS_TRIED):
+        try:
+            return _bind_one(host, candidate)
+        except ConfigError:
+            continue
+    return _bind_one(host, 0)
+
+
+def _bind_one(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+        listening.listen()  # of two programs that have bound it, one may listen
+    except (OSError, OverflowError) as error:
+        listening.close()
+        holder = _holder(port)
+        reason = getattr(error, "strerror", None) or str(error)
+        if holder:
+            reason = f"the port is used by {holder}"
+        raise ConfigError(
+            f"Cannot listen at {host}:{port}: {reason}. Choose another --port; --port 0 takes the "
+            "next free one."
+        ) from None
+    return listening
+
+
+def _holder(port: int) -> str | None:
+    """Return a description of the process that listens at a port, as far as it may be seen."""
+    try:
+        connections = psutil.net_connections("tcp")
+    except (psutil.Error, OSError):  # some systems show them to root alone
+        return None
+    for one in connections:
+        if one.status == psutil.CONN_LISTEN and one.laddr and one.laddr.port == port:
+            try:
+                words = psutil.Process(one.pid).cmdline() if one.pid else []
+            except psutil.Error:
+                words = []
+            called = " ".join([Path(words[0]).name, *words[1:3]]) if words else "another user's"
+            return f"process {one.pid} ({called})" if one.pid else "another user's process"
+    return None
+
+
+class StudioServer:
+    """Serves the studio in a thread, until it is stopped.
+
+    Attributes:
+        url: Address of the first page, without a path.
+    """
+
+    def __init__(self, app: ASGIApp, listening: socket.socket):
+        """Create a server that does not answer yet.
+
+        Args:
+            app: What it serves.
+            listening: A bound socket.
+        """
+        self._socket = listening
+        self.url = _url_of(listening)
+        config = uvicorn.Config(
+            app,
+            access_log=False,
+            log_config=None,
+            lifespan="on",
+            loop="asyncio",
+            timeout_graceful_shutdown=1,  # open pages would hold it up, and come back by themselves
+            server_header=False,
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._run, name="lorakit-studio", daemon=True)
+        self._has_ended = threading.Event()
+
+    def start(self) -> Self:
+        """Serve in another thread; return once it answers.
+
+        Raises:
+            LorakitError: It could not start.
+        """
+        self._thread.start()
+        while not self._server.started:
+            if self._has_ended.is_set():
+                raise LorakitError(
+                    "The studio could not start; its log above has the reason. Run it again with "
+                    "--debug for more."
+                )
+            time.sleep(_POLL_S)
+        return self
+
+    def _run(self) -> None:
+        try:
+            self._server.run(sockets=[self._socket])
+        finally:
+            self._has_ended.set()
+
+    def wait(self) -> None:
+        """Wait until the server has ended; a signal may interrupt it."""
+        self._has_ended.wait()
+
+    def stop(self) -> None:
+        """End the server; runs go on."""
+        self._server.should_exit = True
+        self._has_ended.wait()
+        self._socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def _url_of(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    if host in ("0.0.0.0", "::"):
+        host = socket.gethostname()
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"

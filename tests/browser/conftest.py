@@ -1,0 +1,145 @@
+"""A studio in a process, and pages of a headless Chromium that may ask no other host.
+
+    def test_it(studio, page):
+        page.goto(studio.link())
+        page.get_by_role("heading", name="Runs").wait_for()
+
+Without Chromium or Playwright these tests are skipped; `make browser` installs them.
+"""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+START_S = 60
+CHROMIUM = next(
+    (
+        found
+        for name in ("chromium", "chromium-browser", "google-chrome")
+        if (found := shutil.which(name))
+    ),
+    None,
+)
+
+
+def _reason_to_skip():
+    if find_spec("playwright") is None or find_spec("nicegui") is None:
+        return "the extras dev and studio are not installed: pip install 'lorakit[dev]'"
+    if CHROMIUM is None and not os.environ.get("LORAKIT_CHROMIUM"):
+        return "there is no Chromium: `make browser` installs it where it can"
+    return None
+
+
+class StudioProcess:
+    """`lorakit studio` on a free port; `kill` and `start` may follow each other."""
+
+    def __init__(self, root: Path, log: Path, *options: str):
+        self.root, self.log, self.options = root, log, options
+        self.port = 0
+        self.process = None
+
+    def start(self):
+        words = [sys.executable, "-m", "lorakit", "studio", str(self.root), "--no-browser"]
+        words += ["--port", str(self.port), *self.options]
+        with self.log.open("ab") as log:
+            size = log.tell()
+            self.process = subprocess.Popen(
+                words, stdout=log, stderr=log, env=os.environ | {"PYTHONUNBUFFERED": "1"}
+            )
+        deadline = time.monotonic() + START_S
+        while (found := self._links(size)) == []:
+            assert self.process.poll() is None, self.printed()
+            assert time.monotonic() < deadline, f"no link within {START_S} s: {self.printed()}"
+            time.sleep(0.05)
+        self.url = found[0].partition("/access")[0]
+        self.port = int(self.url.rpartition(":")[2])
+        return self
+
+    def _links(self, start=0):
+        return re.findall(r"http://\S+", self.log.read_bytes()[start:].decode())
+
+    def link(self):
+        """Return the link that nobody has used."""
+        return self._links()[-1]
+
+    def printed(self):
+        return self.log.read_text()
+
+    def kill(self, number=signal.SIGKILL):
+        self.process.send_signal(number)
+        self.process.wait(20)
+
+
+@pytest.fixture
+def root(tmp_path):
+    """The folder that the studio shows."""
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def studio(root, tmp_path, chromium):
+    """A studio that has started on `root`."""
+    process = StudioProcess(root, tmp_path / "studio.log").start()
+    yield process
+    if process.process.poll() is None:
+        process.kill()
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """A headless browser."""
+    reason = _reason_to_skip()
+    if reason:
+        pytest.skip(reason)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=os.environ.get("LORAKIT_CHROMIUM") or CHROMIUM,
+            args=["--no-sandbox", "--disable-gpu"],
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def new_page(chromium):
+    """Return a function that opens a page of another browser, with cookies of its own.
+
+    A request to another host, or an error in a script of a page, fails the test.
+    """
+    contexts, wrong = [], []
+
+    def look(request):
+        host = re.match(r"\w+://([^/:]*)", request.url)
+        if host and host[1] not in ("127.0.0.1", "localhost"):
+            wrong.append(f"a request to {request.url}")
+
+    def make(**options):
+        context = chromium.new_context(**{"viewport": {"width": 1280, "height": 800}} | options)
+        context.set_default_timeout(30_000)
+        contexts.append(context)
+        context.on("request", look)
+        context.on("weberror", lambda error: wrong.append(f"an error in a script: {error.error}"))
+        return context.new_page()
+
+    yield make
+    for context in contexts:
+        context.close()
+    assert not wrong, wrong
+
+
+@pytest.fixture
+def page(new_page):
+    """A page of a browser that nobody has admitted yet."""
+    return new_page()
