@@ -6,7 +6,7 @@ import asyncio
 import gc
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,101 +14,32 @@ import psutil
 import torch
 
 from lorakit.config import TaskType
-from lorakit.data.text_formats import alpaca_prompt
 from lorakit.errors import ConfigError, StoppedError
 from lorakit.planning.machine_memory import device_memory, process_bytes
 from lorakit.quantization.devices import default_device
 from lorakit.runs.base_memory import base_bytes, require_room
 from lorakit.serving.base_models import BaseSource
 from lorakit.serving.classification import text_labels, word_labels
+from lorakit.serving.clients.candidates import (
+    MOST_ADAPTERS,
+    Candidate,
+    Piece,
+    Question,
+    Wanted,
+    Words,
+)
 from lorakit.serving.clients.in_process import answer_from, form_in, written_by
-from lorakit.serving.clients.talking import AnswerOptions, End, Form, Message
+from lorakit.serving.clients.talking import AnswerOptions, End
 from lorakit.serving.engine import EngineSettings
-from lorakit.serving.pooled.labels import LabelledWord, TextLabel
 from lorakit.serving.served_model import AdapterPlaces
 from lorakit.serving.service import Service, ServiceSettings
 from lorakit.serving.sources import ServingSource, find_source
 
-MOST_ADAPTERS = 3
 _WRITING = (TaskType.CAUSAL_LM, TaskType.SEQ_2_SEQ_LM)
 _ENGINE = EngineSettings(max_batch_rows=MOST_ADAPTERS + 1, kv_bytes=256 << 20, max_waiting=64)
 
 Note = Callable[[str], None]
 """Is told what is done now."""
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What to have in memory.
-
-    Attributes:
-        base: The base; None is that of the adapters.
-        adapters: Directories of runs or adapters by the name to show.
-        unquantized: Whether to load the base as it is saved, even if training quantised it.
-    """
-
-    base: str | None = None
-    adapters: Mapping[str, Path] = field(default_factory=dict[str, Path])
-    unquantized: bool = False
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """The base alone or an adapter, and what it does with a text.
-
-    Attributes:
-        name: Its name.
-        is_base: Whether it is the base alone.
-        task: What it is for.
-        form: What it takes, if it chats.
-        labels: Its labels, if it has any.
-        takes_pairs: Whether it takes two texts.
-    """
-
-    name: str
-    is_base: bool
-    task: TaskType
-    form: Form | None = None
-    labels: tuple[str, ...] = ()
-    takes_pairs: bool = False
-
-
-@dataclass(frozen=True)
-class Question:
-    """What all candidates are asked.
-
-    Attributes:
-        text: The text.
-        second: The second text of a pair.
-        system: The system message of a chat.
-    """
-
-    text: str
-    second: str = ""
-    system: str = ""
-
-    @property
-    def messages(self) -> list[Message]:
-        """The question as a conversation."""
-        system = [{"role": "system", "content": self.system}] if self.system.strip() else []
-        return [*system, {"role": "user", "content": self.text}]
-
-    def prompt_for(self, candidate: Candidate) -> str | list[Message]:
-        """Return what a candidate reads: messages, or a text."""
-        if candidate.form == "conversation":
-            return self.messages
-        return alpaca_prompt(self.text) if candidate.form == "instruction" else self.text
-
-
-@dataclass(frozen=True)
-class Words:
-    """The words of a text with their labels."""
-
-    words: tuple[LabelledWord, ...]
-
-
-Piece = str | End | TextLabel | Words
-"""A piece of a written answer, its end, or what a classifier says."""
 
 
 class SideBySide:
