@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from lorakit.errors import ConfigError
+from lorakit.errors import ConfigError, MissingFileError
 from lorakit.files.atomic import creating_directory, write_text
 from lorakit.files.json_files import read_json_object
 from lorakit.runs.paths import STATE_FOLDER
@@ -60,7 +60,7 @@ def write_mixture(
     parts = {name: [str(adapters[name]), weight] for name, weight in used.items()}
     stamps = [_stamp(adapters[name]) for name in used]
     key = hashlib.sha256(json.dumps([parts, stamps, method]).encode()).hexdigest()[:12]
-    place = root / STATE_FOLDER / _FOLDER / key
+    place = mixture_place(root, key)
     if not (place / _RECIPE).is_file():
         loaded = {name: Adapter.load(adapters[name]) for name in used}
         made = combine(loaded, used, method)  # type: ignore[arg-type]
@@ -71,13 +71,33 @@ def write_mixture(
     return place
 
 
-def read_mixture(place: Path) -> str | None:
-    """Return the name of a mixture, or None if a directory is none."""
+def read_mixture(place: Path) -> str:
+    """Return the name of a mixture.
+
+    Raises:
+        MissingFileError: There is none; it may have been removed because others followed.
+    """
     try:
         weights = read_json_object(place / _RECIPE)["weights"]
         return mixture_name({str(name): float(weight) for name, weight in weights.items()})
     except (ValueError, KeyError, TypeError, AttributeError):
-        return None
+        raise MissingFileError(
+            f"No mixture in {place}: expected one of the last {_KEPT} that were tried. Combine the "
+            "adapters again."
+        ) from None
+
+
+def mixture_place(root: Path, key: str) -> Path:
+    """Return the directory of a mixture.
+
+    Raises:
+        MissingFileError: The key is not one that a mixture can have.
+    """
+    if not key.isalnum():
+        raise MissingFileError(
+            f"No mixture {key!r}: expected letters and digits. Combine the adapters again."
+        )
+    return root / STATE_FOLDER / _FOLDER / key
 
 
 def _stamp(adapter: Path) -> list[int]:

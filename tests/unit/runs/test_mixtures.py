@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from lorakit.adapters import Adapter, combine
-from lorakit.errors import ConfigError, LorakitError
+from lorakit.errors import ConfigError, LorakitError, MissingFileError
 from lorakit.runs import mixtures
 from lorakit.runs.adapters import find_adapters
-from lorakit.runs.mixtures import mixture_name, read_mixture, write_mixture
+from lorakit.runs.mixtures import mixture_name, mixture_place, read_mixture, write_mixture
 
 
 @pytest.fixture
@@ -45,8 +45,15 @@ def test_nothing_and_what_does_not_fit_are_refused(tmp_path, adapters, adapter_f
     assert not list(tmp_path.glob(".lorakit/mixtures/*"))
 
 
-def test_a_directory_of_something_else_is_no_mixture(tmp_path):
-    assert read_mixture(tmp_path) is None
-    (tmp_path / "mixture.json").write_text('{"weights": [1]}')
-    assert read_mixture(tmp_path) is None
+@pytest.mark.parametrize("content", [None, '{"weights": [1]}', "{", '{"weights": {"a": "x"}}'])
+def test_a_directory_of_something_else_is_no_mixture(tmp_path, content):
+    if content is not None:
+        (tmp_path / "mixture.json").write_text(content)
+    with pytest.raises(MissingFileError, match="No mixture in .*Combine the adapters again"):
+        read_mixture(tmp_path)
+
+
+def test_names_of_mixtures(tmp_path):
     assert mixture_name({"a": -2}) == "−2 a"
+    with pytest.raises(MissingFileError, match="No mixture '../x'"):
+        mixture_place(tmp_path, "../x")
