@@ -1,7 +1,7 @@
 """The pages; each is one file, or a package if it has parts."""
 
 from lorakit.studio.frame import Page
-from lorakit.studio.pages import playground, runs
+from lorakit.studio.pages import adapters, playground, runs
 
-PAGES: tuple[Page, ...] = (runs.runs, playground.playground)
+PAGES: tuple[Page, ...] = (runs.runs, playground.playground, adapters.adapters)
 """All pages. A page is on the web when it is listed here."""

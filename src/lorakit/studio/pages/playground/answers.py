@@ -15,6 +15,7 @@ from lorakit.serving.pooled.labels import LabelledWord, spans
 from lorakit.studio.blocks import Text, badge, card, note, problem
 from lorakit.studio.context import Studio
 from lorakit.studio.frame import error_text
+from lorakit.studio.telling import telling
 
 _ENDS = {
     "length": "Cut at the number of new tokens.",
@@ -112,7 +113,7 @@ class Column:
             note(_ENDS[answer.end])
         with ui.element("div").classes("flex-row gap-2"):
             if len(self._state.answers) > 1:
-                ui.button("Better", icon="thumb_up", on_click=self._prefer).props("outline").props[
+                ui.button("Better", icon="thumb_up", on_click=telling(self._prefer)).props("outline").props[
                     "aria-label"
                 ] = f"Better: {escaped(answer.candidate.name)}"
             ui.button("Correct", icon="edit", on_click=self._edit).props("outline").props[
@@ -134,7 +135,7 @@ class Column:
                 self._editor.clear()
 
             with ui.element("div").classes("flex-row gap-2"):
-                ui.button("Save the correction", on_click=save)
+                ui.button("Save the correction", on_click=telling(save))
                 ui.button("Cancel", on_click=self._editor.clear).props("flat")
 
     # ---- labels ----
@@ -153,7 +154,7 @@ class Column:
         async def save() -> None:
             await self._save(self._state.label(self._answer, right.value))
 
-        ui.button("Save as an example", on_click=save).props("outline")
+        ui.button("Save as an example", on_click=telling(save)).props("outline")
 
     def _draw_words(self, words: tuple[LabelledWord, ...]) -> None:
         found = spans(words)
@@ -191,5 +192,5 @@ class Column:
                 self._editor.clear()
 
             with ui.element("div").classes("flex-row gap-2"):
-                ui.button("Save the tags", on_click=save)
+                ui.button("Save the tags", on_click=telling(save))
                 ui.button("Cancel", on_click=self._editor.clear).props("flat")

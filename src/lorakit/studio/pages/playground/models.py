@@ -18,6 +18,7 @@ from lorakit.serving.clients.playground import Playground
 from lorakit.studio.blocks import Text, card, empty, note, problem
 from lorakit.studio.context import Studio
 from lorakit.studio.frame import error_text
+from lorakit.studio.telling import telling
 
 
 class ModelsPart:
@@ -69,7 +70,7 @@ class ModelsPart:
                     note(f"{each.name} is left out: {each.problem}")
             self._cost = ui.element("div")
             with ui.element("div").classes("flex-row gap-2"):
-                self._load = ui.button("Load", on_click=self._start)
+                self._load = ui.button("Load", on_click=telling(self._start))
                 self._unload = ui.button("Unload", on_click=state.unload).props("outline")
             self._status = ui.element("div").props("role=status aria-live=polite")
         ui.timer(0, self._show_cost, once=True)

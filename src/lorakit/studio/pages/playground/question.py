@@ -9,6 +9,7 @@ from lorakit.serving.clients.candidates import Question
 from lorakit.serving.clients.playground import Playground
 from lorakit.serving.clients.talking import AnswerOptions
 from lorakit.studio.blocks import card, note
+from lorakit.studio.telling import telling
 
 _MOST_NEW_TOKENS = 4096
 _WRITING = (TaskType.CAUSAL_LM, TaskType.SEQ_2_SEQ_LM)
@@ -26,7 +27,7 @@ class QuestionPart:
             self._system = ui.input("System message (may be empty)", value=question.system)
             self._system.classes("w-full")
             self._text = ui.textarea("Text", value=question.text).classes("w-full")
-            self._text.props("autogrow outlined").on("keydown.ctrl.enter", self._ask)
+            self._text.props("autogrow outlined").on("keydown.ctrl.enter", telling(self._ask))
             self._second = ui.textarea("Second text of the pair", value=question.second)
             self._second.classes("w-full").props("autogrow outlined")
             self._writing = ui.element("div").classes("flex-row gap-4")
@@ -40,7 +41,7 @@ class QuestionPart:
                 self._top_p = ui.number("Top p", value=options.top_p, min=0.01, max=1, step=0.05)
                 self._seed = ui.number("Seed", value=options.seed, min=0, step=1, precision=0)
             with ui.element("div").classes("flex-row gap-2"):
-                self._button = ui.button("Ask", on_click=self._ask)
+                self._button = ui.button("Ask", on_click=telling(self._ask))
                 self._stop = ui.button("Stop", on_click=state.stop).props("outline")
             note(
                 "All models get the same text and the same seed. Temperature 0 takes the likeliest "
