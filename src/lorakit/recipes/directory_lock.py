@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from lorakit.errors import OutputExistsError
 from lorakit.files.disks import reporting_disk_errors
+from lorakit.libraries.process_identity import process_identity
 
 LOCK_NAME = ".lock"
 _WORKERS_END_S = 8.0
@@ -45,7 +46,8 @@ def locking_directory(directory: Path, final: Path | None = None) -> Generator[N
     lock = FileLock(path, thread_local=False)
     with reporting_disk_errors(path):
         _acquire(lock, path)
-        holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}
+        holder: dict[str, Any] = {"pid": os.getpid(), "host": socket.gethostname()}
+        holder |= {"since": _now(), "identity": process_identity(os.getpid())}
         path.write_text(json.dumps(holder) + "\n", encoding="utf-8")
     try:
         yield
@@ -61,34 +63,34 @@ def _acquire(lock: FileLock, path: Path) -> None:
         try:
             lock.acquire(blocking=False)
         except Timeout:
-            holder = _holder(path)
-            if _is_gone(holder) and time.monotonic() < deadline:
+            holder = lock_holder(path.parent)
+            if has_ended(holder) and time.monotonic() < deadline:
                 time.sleep(_POLL_S)
                 continue
             raise OutputExistsError(_in_use_message(path, holder)) from None
         return
 
 
-def _holder(path: Path) -> dict[str, Any]:
-    """Return what the lock file says about the process that holds the lock."""
+def lock_holder(directory: Path) -> dict[str, Any]:
+    """Return what a directory's lock file says about the process that holds, or held, the lock.
+
+    Returns: "pid", "host", "since" and "identity", as far as they are there; an empty dictionary
+        without a lock file.
+    """
     with contextlib.suppress(OSError, ValueError):
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads((directory / LOCK_NAME).read_text(encoding="utf-8"))
         if isinstance(found, dict):
             return cast(dict[str, Any], found)
     return {}
 
 
-def _is_gone(holder: dict[str, Any]) -> bool:
-    """Return whether the process that took the lock ran on this machine and has ended."""
-    if holder.get("host") != socket.gethostname() or not isinstance(holder.get("pid"), int):
+def has_ended(holder: Mapping[str, Any]) -> bool:
+    """Return whether the process that took a lock ran on this machine and has ended."""
+    pid, identity = holder.get("pid"), holder.get("identity")
+    if holder.get("host") != socket.gethostname() or not isinstance(pid, int):
         return False
-    try:
-        os.kill(holder["pid"], 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        return False
-    return False
+    now = process_identity(pid)
+    return now is None or (identity is not None and now != identity)
 
 
 def _in_use_message(path: Path, holder: dict[str, Any]) -> str:
@@ -96,7 +98,7 @@ def _in_use_message(path: Path, holder: dict[str, Any]) -> str:
     if holder:
         who = "process {pid} on {host} since {since}".format_map({**_UNKNOWN, **holder})
     step = "Wait for it or stop it, or set another `output`."
-    if holder.get("host") != socket.gethostname() or _is_gone(holder):
+    if holder.get("host") != socket.gethostname() or has_ended(holder):
         step += (
             f" If it is no longer running (a network file system may not notice), delete {path}."
         )

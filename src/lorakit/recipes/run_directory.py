@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, cast
 
-from lorakit.errors import CheckpointError, MissingFileError, OutputExistsError
+from lorakit.errors import CheckpointError, MissingFileError, OutputExistsError, escaped
 from lorakit.files.atomic import creating_directory, leftovers, write_text
 from lorakit.files.disks import reporting_disk_errors
 from lorakit.recipes.directory_lock import LOCK_NAME, locking_directory
@@ -77,6 +77,11 @@ class RunDirectory:
     def report_file(self) -> Path:
         """Report on the training and its results; written last."""
         return self.path / "report.md"
+
+    @property
+    def failure_file(self) -> Path:
+        """Why the last process of the run failed; there is none after success or a stop."""
+        return self.path / "failure.json"
 
     @property
     def is_finished(self) -> bool:
@@ -152,7 +157,7 @@ class RunDirectory:
     def remove_leftovers(self) -> list[Path]:
         """Delete temporary files that killed processes have left; return their paths."""
         whole = (self.recipe_file, self.environment_file, self.metrics_file, self.adapter)
-        whole += (self.loss_plot, self.report_file)
+        whole += (self.loss_plot, self.report_file, self.failure_file)
         found = leftovers(self.path, [path.name for path in whole])
         found += [
             path
@@ -212,6 +217,14 @@ class RunDirectory:
     def write_recipe(self, recipe: Recipe) -> None:
         """Replace the resolved recipe, for example when a run is resumed with more epochs."""
         write_text(self.recipe_file, recipe.to_yaml())
+
+    def write_failure(self, error: BaseException) -> None:
+        """Write why the run failed, for those who look at it later."""
+        facts = {
+            "error": type(error).__name__,
+            "message": escaped(str(error), keep="\n").split("\n"),
+        }
+        write_text(self.failure_file, json.dumps(facts) + "\n")
 
     def remove(self) -> None:
         """Delete the whole run directory."""

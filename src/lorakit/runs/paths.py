@@ -27,17 +27,17 @@ def resolve(root: Path, relative: str) -> Path:
     except (OSError, ValueError, RuntimeError) as error:  # too long, a null byte, a circle of links
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigError(
-            f"Cannot open {shown[:200]!r} in {root}: {reason}, expected a path below that folder. "
+            f"Cannot open '{shown[:200]}' in {root}: {reason}, expected a path below that folder. "
             "Choose one from the list of runs."
         ) from None
     if not found.is_relative_to(top):
         raise ConfigError(
-            f"Cannot open {shown!r} in {root}: it leads out of that folder, expected a path below "
+            f"Cannot open '{shown}' in {root}: it leads out of that folder, expected a path below "
             "it. Move the files there, or start the studio with the folder above."
         )
     if not is_there:
         raise MissingFileError(
-            f"Nothing at {shown!r} in {root}: there is no such file or directory. Choose one from "
+            f"Nothing at '{shown}' in {root}: there is no such file or directory. Choose one from "
             "the list of runs; it may have been moved or deleted."
         )
     return found

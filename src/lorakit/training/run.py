@@ -142,7 +142,7 @@ def train(
         stop = stop or StopRequest()
         with (
             stop.observing(),
-            _removing_failed_run(run),
+            _recording_failure(run),
             explaining_disk_errors(run.directory.path),
             explaining_memory_errors(setup.arguments.per_device_train_batch_size),
         ):
@@ -195,6 +195,7 @@ def _reopen(setup: Setup) -> tuple[_OpenRun, dict[str, Any]]:
     directory.keep_metrics_until(checkpoints.step_of(checkpoint) if checkpoint else -1)
     directory.write_recipe(setup.recipe)
     directory.report_file.unlink(missing_ok=True)
+    directory.failure_file.unlink(missing_ok=True)
     digests = example_digests(setup.encoded)
     if checkpoint is None:
         note = "There is no complete checkpoint; starting from the beginning."
@@ -215,8 +216,8 @@ class _OpenRun:
 
 
 @contextmanager
-def _removing_failed_run(run: _OpenRun) -> Iterator[None]:
-    """Delete a new run directory if training fails before its first checkpoint.
+def _recording_failure(run: _OpenRun) -> Iterator[None]:
+    """Write down why training failed; delete a new run that fails before its first checkpoint.
 
     The files of a run that was stopped, or whose disk was full, are kept.
     """
@@ -224,13 +225,12 @@ def _removing_failed_run(run: _OpenRun) -> Iterator[None]:
         yield
     except (StoppedError, DiskError):
         raise
-    except (Exception, Terminated):
-        if (
-            is_main_process()
-            and run.is_new
-            and checkpoints.newest_complete(run.directory.path) is None
-        ):
-            run.directory.remove()
+    except (Exception, Terminated) as error:
+        if is_main_process():
+            if run.is_new and checkpoints.newest_complete(run.directory.path) is None:
+                run.directory.remove()
+            elif not isinstance(error, Terminated):
+                run.directory.write_failure(error)
         raise
 
 

@@ -107,6 +107,11 @@ def require_folder(folder: Path) -> Path:
             f"with `mkdir {shell_quote(folder)}`, or name another."
         )
     root = folder.resolve()
+    if not str(root).isprintable():
+        raise ConfigError(
+            f"Cannot open a studio in {str(root)!r}: its path has control characters, expected "
+            "one without. Rename it."
+        )
     state = root / STATE_FOLDER
     with reporting_disk_errors(state):
         state.mkdir(mode=0o700, exist_ok=True)

@@ -1,0 +1,250 @@
+"""What one run directory holds, read in milliseconds and without importing torch."""
+
+from __future__ import annotations
+
+import json
+import math
+import socket
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from lorakit.config import TaskType
+from lorakit.errors import LorakitError, escaped
+from lorakit.files.json_files import read_json_object
+from lorakit.recipes import yaml_text
+from lorakit.recipes.directory_lock import has_ended, lock_holder
+from lorakit.recipes.run_directory import RunDirectory
+from lorakit.runs.notes import Notes, read_notes
+
+State = Literal["queued", "running", "finished", "failed", "interrupted", "damaged"]
+STATES: tuple[State, ...] = get_args(State)
+Kind = Literal["run", "search"]
+
+NO_NOTES = Notes()
+
+_TAIL_BYTES = 65_536
+_MOST_TAIL_BYTES = 4_194_304
+_METRICS = ("eval_accuracy", "eval_f1", "eval_perplexity", "eval_loss")
+"""Metric to show of an evaluation, if the recipe names none: the first that it has."""
+_SPEED = "train_tokens_per_s"
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """One row of the list of runs.
+
+    Attributes:
+        path: Path below the folder of runs, with slashes.
+        kind: A run, or a search or study, whose trials are runs in its directory `trials`.
+        state: What it is doing, from its files and the process ids in them.
+        problem: Why it is damaged or has failed, or what else one should know; None if nothing.
+        started_s: Time at which it was created, in seconds since 1970.
+        task: Task of its recipe; None if that cannot be read.
+        base: Base model of its recipe.
+        metric: Name of the metric of `value`, such as "eval_accuracy".
+        value: Metric of the newest evaluation.
+        step: Optimizer steps so far.
+        wall_s: Seconds of training so far.
+        tokens_per_s: Speed that was logged last.
+        notes: Its tags and its note.
+        job: Id of the queue's job that writes it; None if it was started in another way.
+    """
+
+    path: str
+    state: State
+    kind: Kind = "run"
+    problem: str | None = None
+    started_s: float = 0.0
+    task: str | None = None
+    base: str | None = None
+    metric: str | None = None
+    value: float | None = None
+    step: int | None = None
+    wall_s: float | None = None
+    tokens_per_s: float | None = None
+    notes: Notes = NO_NOTES
+    job: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Last part of its path."""
+        return self.path.rpartition("/")[2]
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What the files of a run say, which stays true until one of them changes."""
+
+    kind: Kind
+    task: str | None
+    base: str | None
+    is_finished: bool
+    failure: str | None
+    problem: str | None
+    started_s: float
+    progress: Mapping[str, Any]
+    notes: Notes
+
+
+def read_facts(directory: Path) -> RunFacts:
+    """Read the files of a run directory; what is wrong with them is its `problem`."""
+    run = RunDirectory(directory)
+    problems: list[str] = []
+    values: Mapping[str, Any] = {}
+    try:
+        values = _recipe_values(run)
+    except LorakitError as error:
+        problems.append(str(error))
+    progress: dict[str, Any] = {}
+    try:
+        progress = _progress(run.metrics_file, values)
+    except (OSError, ValueError) as error:
+        problems.append(f"Cannot read {run.metrics_file}: {error}.")
+    notes = NO_NOTES
+    try:
+        notes = read_notes(directory)
+    except LorakitError as error:
+        problems.append(str(error))
+    is_search = (directory / "trials").is_dir()
+    return RunFacts(
+        kind="search" if is_search else "run",
+        task=values.get("task"),
+        base=values.get("model"),
+        is_finished=run.report_file.exists() and (is_search or run.adapter.exists()),
+        failure=_failure(run.failure_file),
+        problem=" ".join(problems) or None,
+        started_s=_started_s(run),
+        progress=progress,
+        notes=notes,
+    )
+
+
+def signature(directory: Path) -> tuple[Any, ...]:
+    """Return a value that differs when a file that `read_facts` reads has changed."""
+    run = RunDirectory(directory)
+    read = (run.recipe_file, run.environment_file, run.metrics_file, run.report_file, run.adapter)
+    read += (run.failure_file, directory / "notes.json", directory / "trials")
+    return tuple(_stat(path) for path in read)
+
+
+def state_of(directory: Path, facts: RunFacts) -> tuple[State, str | None]:
+    """Return what a run is doing now, and a sentence about it if there is something to say."""
+    holder = lock_holder(directory)
+    if holder and not has_ended(holder):
+        host = holder.get("host")
+        if host != socket.gethostname():
+            where = escaped(str(host))[:80]
+            return "running", (
+                f"It runs on {where} or was killed there, which cannot be seen from here. If it is "
+                f"no longer running, delete {directory / '.lock'}."
+            )
+        return "running", facts.problem
+    if facts.problem is not None:
+        return "damaged", facts.problem
+    if facts.is_finished:
+        return "finished", None
+    if facts.failure is not None:
+        return "failed", facts.failure
+    return "interrupted", None
+
+
+def is_remnant(names: Set[str]) -> bool:
+    """Return whether a directory with these entries was a run that has lost its recipe."""
+    is_run = "environment.json" in names or any(name.startswith("checkpoint-") for name in names)
+    return is_run and "metrics.jsonl" in names
+
+
+def _recipe_values(run: RunDirectory) -> Mapping[str, Any]:
+    run.open(run.path)  # raises if there is no recipe
+    values = yaml_text.read_mapping(run.recipe_file)
+    problems = [key for key in ("model", "task", "data", "output") if key not in values]
+    if problems or values["task"] not in list(TaskType) or not isinstance(values["model"], str):
+        got = f"no {', '.join(problems)}" if problems else f"task {values['task']!r}"[:80]
+        raise LorakitError(
+            f"Cannot read {run.recipe_file}: got {got}, expected the recipe that `lorakit train` "
+            "wrote. Restore it, or move the run to the trash."
+        )
+    return values
+
+
+def _progress(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the newest values of a log of metrics, from its end.
+
+    Raises:
+        ValueError: A line near the end is not a JSON object.
+        OSError: It cannot be read.
+    """
+    if not path.exists():
+        return {}
+    training = values.get("training")
+    wanted = training.get("metric_for_best_model") if isinstance(training, dict) else None
+    tail_bytes = _TAIL_BYTES
+    while True:
+        rows, is_whole = _tail(path, tail_bytes)
+        evaluations = [row for row in rows if row.get("event") == "evaluation"]
+        if evaluations or is_whole or tail_bytes >= _MOST_TAIL_BYTES:
+            break
+        tail_bytes *= 4
+    found: dict[str, Any] = {}
+    for row in rows:
+        found |= {key: row[key] for key in ("step", "wall_s", _SPEED) if _is_number(row.get(key))}
+    if evaluations:
+        names = (f"eval_{str(wanted).removeprefix('eval_')}",) if wanted else ()
+        last = evaluations[-1]
+        metric = next((name for name in (*names, *_METRICS) if _is_number(last.get(name))), None)
+        if metric is not None:
+            found |= {"metric": metric, "value": float(last[metric])}
+    return found
+
+
+def _tail(path: Path, most_bytes: int) -> tuple[list[dict[str, Any]], bool]:
+    """Return the rows in the last bytes of a file, without an incomplete last line."""
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        begin = max(0, size - most_bytes)
+        file.seek(begin)
+        data = file.read(most_bytes)
+    lines = data.split(b"\n")[1 if begin else 0 : -1]
+    rows: list[dict[str, Any]] = []
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict):
+            raise ValueError("a line near its end is not a JSON object; delete that line")
+        rows.append(row)
+    return rows, begin == 0
+
+
+def _failure(path: Path) -> str | None:
+    if not path.exists():
+        return None
+    try:
+        lines = read_json_object(path).get("message")
+    except ValueError:
+        lines = None
+    return "\n".join(map(str, lines)) if isinstance(lines, list) else "The reason is not known."
+
+
+def _started_s(run: RunDirectory) -> float:
+    for path in (run.environment_file, run.recipe_file, run.path):
+        try:
+            return path.stat().st_mtime
+        except OSError:
+            continue
+    return 0.0
+
+
+def _stat(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,43 @@
+"""One function decides what is below the folder of runs."""
+
+import pytest
+
+from lorakit.errors import ConfigError, MissingFileError
+from lorakit.runs.paths import resolve
+
+
+@pytest.fixture
+def root(tmp_path):
+    root = tmp_path / "root"
+    (root / "a" / "b").mkdir(parents=True)
+    (root / "inside").symlink_to(root / "a")
+    (root / "outside").symlink_to(tmp_path)
+    (root / "circle").symlink_to(root / "circle")
+    return root
+
+
+def test_what_is_below_is_found(root):
+    assert resolve(root, "a/b") == root / "a" / "b"
+    assert resolve(root, "inside/b") == root / "a" / "b"
+    assert resolve(root, "") == root
+
+
+@pytest.mark.parametrize("path", ["..", "a/../..", "outside", "outside/root", "/etc/passwd", "/"])
+def test_what_is_not_below_is_refused(root, path):
+    if path == "outside/root":  # comes back into the folder
+        assert resolve(root, path) == root
+        return
+    with pytest.raises(ConfigError, match="it leads out of that folder"):
+        resolve(root, path)
+
+
+@pytest.mark.parametrize("path", ["a\0b", "x" * 5000, "circle/a"])
+def test_a_path_that_is_none_is_refused(root, path):
+    with pytest.raises((ConfigError, MissingFileError)) as caught:
+        resolve(root, path)
+    assert "\0" not in str(caught.value)
+
+
+def test_a_path_that_leads_nowhere_is_missing(root):
+    with pytest.raises(MissingFileError, match="Nothing at 'gone\\\\x1b'"):
+        resolve(root, "gone\x1b")
