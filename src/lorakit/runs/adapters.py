@@ -286,9 +286,7 @@ def read_analysis(adapter: AdapterFacts) -> Analysis | None:
             f"Cannot read the analysis in {file}: got {type(error).__name__}, expected the table "
             f"that `lorakit analyze` writes. Remove {folder} and analyse again."
         ) from None
-    return Analysis(
-        folder, rows, tuple(sorted(folder.glob("*.png"))), written < adapter.modified_s
-    )
+    return Analysis(folder, rows, tuple(sorted(folder.glob("*.png"))), written < adapter.modified_s)
 
 
 def _module_row(row: Mapping[str, str]) -> ModuleRow:

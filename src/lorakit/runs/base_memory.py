@@ -11,7 +11,7 @@ from lorakit.runs.adapters import StoredTensor, read_tensor_header
 
 _DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _QUANTIZED_BYTES = {4: 0.5 + 4 / 64, 8: 1.0}
-"""Bytes of a quantised weight with its share of the scales: one float32 for 64 weights of 4 bits."""
+"""Bytes of a quantised weight with its share of the scales: a float32 for 64 weights of 4 bits."""
 
 _KEPT_DENSE = ("embed", "lm_head", "wte", "wpe", "shared", "score", "classifier")
 """Parts of names of matrices that quantisation leaves as they are."""

@@ -21,7 +21,12 @@ from lorakit.errors import LorakitError
 
 _KEPT_CHARACTERS = 200_000
 _GRACE_S = 5.0
-_ENVIRONMENT = {"NO_COLOR": "1", "TERM": "dumb", "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
+_ENVIRONMENT = {
+    "NO_COLOR": "1",
+    "TERM": "dumb",
+    "PYTHONUNBUFFERED": "1",
+    "PYTHONIOENCODING": "utf-8",
+}
 _ERROR = "Error: "
 
 

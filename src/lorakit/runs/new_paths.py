@@ -38,8 +38,8 @@ def new_path(root: Path, relative: str) -> Path:
     top = resolve(root, parent.as_posix())
     if not top.is_dir():
         raise ConfigError(
-            f"Cannot write to {shown!r} in {root}: {escaped(parent.as_posix())} is a file, expected "
-            "a directory. Choose another name."
+            f"Cannot write to {shown!r} in {root}: {escaped(parent.as_posix())} is a file, "
+            "expected a directory. Choose another name."
         )
     found = top / path.relative_to(parent)
     if found.exists() or found.is_symlink():

@@ -1,8 +1,8 @@
 """Votes and corrections of answers, kept as examples that a recipe can train on.
 
-A vote is one line of a JSONL file. Which answer is better is `{prompt, chosen, rejected, ...}`; the
-right class of a text is `{text, label, ...}`, and the right tags of words are `{tokens, tags, ...}`.
-All lines of a file have the same layout, as a data set needs.
+A vote is one line of a JSONL file. Which answer is better is `{prompt, chosen, rejected, ...}`;
+the right class of a text is `{text, label, ...}`; the right tags of words,
+`{tokens, tags, ...}`. All lines of a file have the same layout, as a data set needs.
 """
 
 from __future__ import annotations

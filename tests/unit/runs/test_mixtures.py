@@ -49,11 +49,11 @@ def test_nothing_and_what_does_not_fit_are_refused(tmp_path, adapters, adapter_f
 def test_a_directory_of_something_else_is_no_mixture(tmp_path, content):
     if content is not None:
         (tmp_path / "mixture.json").write_text(content)
-    with pytest.raises(MissingFileError, match="No mixture in .*Combine the adapters again"):
+    with pytest.raises(MissingFileError, match=r"No mixture in .*Combine the adapters again"):
         read_mixture(tmp_path)
 
 
 def test_names_of_mixtures(tmp_path):
     assert mixture_name({"a": -2}) == "−2 a"
-    with pytest.raises(MissingFileError, match="No mixture '../x'"):
+    with pytest.raises(MissingFileError, match=r"No mixture '\.\./x'"):
         mixture_place(tmp_path, "../x")

@@ -14,7 +14,20 @@ def test_a_new_path_is_below_the_folder(tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    ["", " ", ".", "..", "../x", "a/../../x", "/etc/x", "a/.hidden", "a\nb", "a\\b", "x" * 201, "~/.."],
+    [
+        "",
+        " ",
+        ".",
+        "..",
+        "../x",
+        "a/../../x",
+        "/etc/x",
+        "a/.hidden",
+        "a\nb",
+        "a\\b",
+        "x" * 201,
+        "~/..",
+    ],
 )
 def test_other_names_are_refused(tmp_path, name):
     with pytest.raises(ConfigError, match="Cannot write to"):

@@ -8,7 +8,6 @@ import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import psutil
 import torch
@@ -117,9 +116,7 @@ class SideBySide:
         # The adapters are loaded one by one, as another kind of base would keep those it knows.
         return replace(source, places=AdapterPlaces(root=self._root))
 
-    def _replace(
-        self, source: ServingSource, note: Note, is_cancelled: Callable[[], bool]
-    ) -> None:
+    def _replace(self, source: ServingSource, note: Note, is_cancelled: Callable[[], bool]) -> None:
         require_room(
             source.base.name,
             _bytes_of(source.base),

@@ -45,8 +45,8 @@ async def load(playground, *names):
     await ended(lambda: playground.loading is None)
 
 
-async def ask(playground, question=Question("what colour is the sky"), options=OPTIONS):
-    playground.ask(question, options)
+async def ask(playground):
+    playground.ask(Question("what colour is the sky"), OPTIONS)
     await ended(lambda: not playground.is_answering)
     return {each.candidate.name: each for each in playground.answers}
 

@@ -72,9 +72,7 @@ def test_base_and_adapters_answer_as_generate_does(models, root):
 def test_the_same_seed_gives_the_same_answers(models, root):
     opened(models, root, "german")
     options = {"max_new_tokens": 8, "temperature": 1.5}
-    first, again, other = (
-        asked(models, seed=seed, **options)[1]["german"] for seed in (1, 1, 2)
-    )
+    first, again, other = (asked(models, seed=seed, **options)[1]["german"] for seed in (1, 1, 2))
     assert first == again != other
 
 
@@ -104,7 +102,7 @@ def test_other_adapters_of_the_base_do_not_load_it_again(models, root):
     notes = opened(models, root, "french", "mood")
     assert models.service is service
     assert notes == ["Reading what the adapters need", "Loading the adapters"]
-    candidates, said = asked(models, max_new_tokens=3)
+    candidates, _ = asked(models, max_new_tokens=3)
     assert [name for name in candidates if not candidates[name].is_base] == ["french", "mood"]
     opened(models, root, "german")
     assert set(asked(models, max_new_tokens=3)[1]) == {models.service.base_name, "german"}

@@ -87,7 +87,6 @@ async def test_combine_runs_the_command_and_names_its_files(user, root):
     (others,) = [e for e in user.find(ui.select).elements if e.props["label"].startswith("Other")]
     others.set_value(["french"])
     await user.should_see("ΔW = 0.5 runs/german + 0.5 french")
-    user.find("Combine").elements
     (button,) = [b for b in user.find(ui.button).elements if b.text == "Combine"]
     press(button)
     await asyncio.sleep(0.1)
@@ -119,7 +118,6 @@ async def test_a_target_outside_the_folder_starts_nothing(user, root, caplog):
 
 async def test_a_mixture_of_sliders_opens_in_the_playground(user, root):
     await user.open("/adapters?path=french")
-    user.find("Try in the playground").elements
     (button,) = [b for b in user.find(ui.button).elements if b.text == "Try in the playground"]
     press(button)
     await ended(lambda: list(root.glob(".lorakit/mixtures/*/mixture.json")))

@@ -54,7 +54,11 @@ async def adapters(path: str = "") -> None:
 
 def _draw_list(found: Sequence[AdapterFacts]) -> None:
     if not found:
-        empty("There is no adapter in this folder yet; a run that finishes has one.", "New run", "/new")
+        empty(
+            "There is no adapter in this folder yet; a run that finishes has one.",
+            "New run",
+            "/new",
+        )
         return
     with (
         card(),

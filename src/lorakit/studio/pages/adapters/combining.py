@@ -50,7 +50,7 @@ class _Combining:
         others = {name: escaped(name) for name in self._adapters if name != adapter.name}
         with card("Combine"):
             if not others:
-                note("There is no other adapter of this base in the folder; a slider scales this one.")
+                note("There is no other adapter of this base here; the slider scales this one.")
             ui.select(
                 others,
                 value=[],
@@ -66,7 +66,9 @@ class _Combining:
                 self._target = ui.input("New directory", value=self._free_name())
             self._preview = Text("p", "").classes("note")
             with ui.element("div").classes("flex-row gap-2"):
-                self._try = ui.button("Try in the playground", on_click=telling(self._open_playground))
+                self._try = ui.button(
+                    "Try in the playground", on_click=telling(self._open_playground)
+                )
                 ui.button("Combine", on_click=telling(self._combine)).props("outline")
         self._draw_sliders()
 

@@ -44,7 +44,9 @@ async def draw_contents(studio: Studio, adapter: AdapterFacts, commands: Command
             if key not in _HIDDEN:
                 _fact(key, shown_setting(value))
     with ui.element("div").classes("flex-row gap-2"):
-        ui.link("Try it in the playground", f"/playground?runs={quote(adapter.name)}").classes("button")
+        ui.link("Try it in the playground", f"/playground?runs={quote(adapter.name)}").classes(
+            "button"
+        )
     area = ui.element("div").classes("flex-col gap-4")
 
     async def show() -> None:
@@ -69,7 +71,9 @@ def _fact(name: str, value: str) -> None:
     Text("dd", value)
 
 
-def _draw_start(adapter: AdapterFacts, commands: CommandsPart, show: Callable[[], Awaitable[None]]) -> None:
+def _draw_start(
+    adapter: AdapterFacts, commands: CommandsPart, show: Callable[[], Awaitable[None]]
+) -> None:
     note(
         "The analysis measures the norm and the effective rank of every update, how low the rank "
         "could have been, and which modules share directions."
@@ -121,7 +125,9 @@ def _draw_analysis(studio: Studio, found: Analysis) -> None:
             with ui.element("figure").classes("picture"):
                 ui.image(picture).props["alt"] = words
                 Text("figcaption", words)
-    note(f"All of it is in {studio.relative(found.folder)}: report.md, layers.csv and the pictures.")
+    note(
+        f"All of it is in {studio.relative(found.folder)}: report.md, layers.csv and the pictures."
+    )
 
 
 def _table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:

@@ -113,9 +113,9 @@ class Column:
             note(_ENDS[answer.end])
         with ui.element("div").classes("flex-row gap-2"):
             if len(self._state.answers) > 1:
-                ui.button("Better", icon="thumb_up", on_click=telling(self._prefer)).props("outline").props[
-                    "aria-label"
-                ] = f"Better: {escaped(answer.candidate.name)}"
+                ui.button("Better", icon="thumb_up", on_click=telling(self._prefer)).props(
+                    "outline"
+                ).props["aria-label"] = f"Better: {escaped(answer.candidate.name)}"
             ui.button("Correct", icon="edit", on_click=self._edit).props("outline").props[
                 "aria-label"
             ] = f"Correct the answer of {escaped(answer.candidate.name)}"

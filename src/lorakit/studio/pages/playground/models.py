@@ -83,10 +83,11 @@ class ModelsPart:
         if base is not None and base not in bases:
             bases.append(base)
         for name in chosen:
-            if self._adapters[name].base != base:
+            other = self._adapters[name].base
+            if other != base:
                 problem(
-                    f"{name} is left out: its base is {self._adapters[name].base}, expected {base}, "
-                    "the base of the others. Choose the other base to try it."
+                    f"{name} is left out: its base is {other}, expected {base}, the base of the "
+                    "others. Choose the other base to try it."
                 )
         chosen = [name for name in chosen if self._adapters[name].base == base]
         with ui.element("div").classes("grid-2"):
@@ -134,11 +135,15 @@ class ModelsPart:
         self._cost.clear()
         if base is None:
             return
-        facts = next((self._adapters[name] for name in self._chosen.value), AdapterFacts("", Path()))
+        facts = next(
+            (self._adapters[name] for name in self._chosen.value), AdapterFacts("", Path())
+        )
         bits = None if self._unquantized.value else facts.bits
         takes = await asyncio.to_thread(base_bytes, base, facts.dtype, bits)
         free = psutil.virtual_memory().available
-        how = f"in {bits} bits" if bits else f"in {facts.dtype}" if facts.dtype else "as it is saved"
+        how = (
+            f"in {bits} bits" if bits else f"in {facts.dtype}" if facts.dtype else "as it is saved"
+        )
         with self._cost:
             if base == self._state.base:
                 note(f"{base} is in memory; its adapters are exchanged without loading it again.")
