@@ -32,7 +32,11 @@ def mixture_name(weights: Mapping[str, float]) -> str:
 
 
 def write_mixture(
-    root: Path, adapters: Mapping[str, Path], weights: Mapping[str, float], method: str = "linear"
+    root: Path,
+    adapters: Mapping[str, Path],
+    weights: Mapping[str, float],
+    method: str = "linear",
+    heads_from: str | None = None,
 ) -> Path:
     """Combine adapters as `lorakit combine` does, into the hidden folder; the oldest are removed.
 
@@ -41,6 +45,7 @@ def write_mixture(
         adapters: Directories with the files of adapters, by name.
         weights: Weight of each, by name; those of 0 are left out.
         method: Method of combining.
+        heads_from: Name of the adapter whose heads and labels are kept, if they differ.
 
     Returns: The directory of the mixture, which has its adapter in `adapter/`.
 
@@ -59,13 +64,14 @@ def write_mixture(
 
     parts = {name: [str(adapters[name]), weight] for name, weight in used.items()}
     stamps = [_stamp(adapters[name]) for name in used]
-    key = hashlib.sha256(json.dumps([parts, stamps, method]).encode()).hexdigest()[:12]
+    key = hashlib.sha256(json.dumps([parts, stamps, method, heads_from]).encode()).hexdigest()[:12]
     place = mixture_place(root, key)
+    heads = heads_from if heads_from in used else None
     if not (place / _RECIPE).is_file():
         loaded = {name: Adapter.load(adapters[name]) for name in used}
-        made = combine(loaded, used, method)  # type: ignore[arg-type]
+        made = combine(loaded, used, method, heads_from=heads)  # type: ignore[arg-type]
         with creating_directory(place) as partial:
-            write_with_companions(made, partial / "adapter", adapters[next(iter(used))])
+            write_with_companions(made, partial / "adapter", adapters[heads or next(iter(used))])
             write_text(partial / _RECIPE, json.dumps({"weights": used, "method": method}) + "\n")
         _remove_old(place.parent)
     return place

@@ -44,6 +44,7 @@ class Added:
         replaced: Earlier votes that said the opposite, which the new ones replace.
         known: Votes that the file had already.
         total: Votes in the file now.
+        is_of_answers: Whether they are about which answer is better, not about labels or tags.
     """
 
     file: Path
@@ -51,6 +52,7 @@ class Added:
     replaced: int
     known: int
     total: int
+    is_of_answers: bool
 
 
 def vote_file(root: Path, subject: Subject, adapter: str | None = None) -> Path:
@@ -215,7 +217,7 @@ def _added(file: Path, votes: Sequence[Vote]) -> Added:
         added += 1
     if added:
         write_text(file, "".join(f"{text}\n" for text, _ in lines))
-    return Added(file, added, replaced, known, len(lines))
+    return Added(file, added, replaced, known, len(lines), "chosen" in (layout or ()))
 
 
 def _lines(file: Path) -> list[tuple[str, Vote]]:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lorakit.errors import LorakitError
+from lorakit.runs.index import RunIndex, RunSummary
 from lorakit.runs.paths import resolve
+from lorakit.runs.queue import RunQueue
+from lorakit.runs.trash import Trash
+
+_FRESH_S = 0.5
+"""Pages that ask within this time share one look at the folder."""
 
 
 @dataclass(frozen=True)
@@ -15,9 +23,21 @@ class Studio:
 
     Attributes:
         root: The folder; absolute.
+        index: Its runs.
+        queue: What waits and runs.
+        trash: What was deleted.
     """
 
     root: Path
+    index: RunIndex = field(init=False)
+    queue: RunQueue = field(init=False)
+    trash: Trash = field(init=False)
+    _latest: _Latest = field(init=False)
+
+    def __post_init__(self) -> None:
+        for name, made in (("index", RunIndex), ("queue", RunQueue), ("trash", Trash)):
+            object.__setattr__(self, name, made(self.root))
+        object.__setattr__(self, "_latest", _Latest())
 
     def path(self, relative: str) -> Path:
         """Return the path of something in the folder; see `resolve` for what is refused."""
@@ -26,6 +46,34 @@ class Studio:
     def relative(self, path: Path) -> str:
         """Return a path below the folder as addresses of pages have it, with slashes."""
         return path.relative_to(self.root).as_posix()
+
+    def runs(self, *, fresh: bool = False) -> list[RunSummary]:
+        """Return all runs; takes milliseconds, so call it in a thread.
+
+        Args:
+            fresh: Whether to look again even if another page has just looked.
+        """
+        return self._latest.rows(self.index, fresh=fresh)
+
+
+class _Latest:
+    """The newest list of runs, shared by all pages."""
+
+    def __init__(self) -> None:
+        self._looking = threading.Lock()
+        self._rows: list[RunSummary] = []
+        self._until_s = 0.0
+
+    def rows(self, index: RunIndex, *, fresh: bool) -> list[RunSummary]:
+        """Return the list, read again if it is old or `fresh` is asked for."""
+        with self._looking:
+            begun_s = time.monotonic()
+            if fresh or begun_s >= self._until_s:
+                self._rows = index.refresh()
+                ended_s = time.monotonic()
+                # A folder that takes long to look through is looked at less often.
+                self._until_s = ended_s + max(_FRESH_S, 50 * (ended_s - begun_s))
+            return self._rows
 
 
 _opened: list[Studio] = []

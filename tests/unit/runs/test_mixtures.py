@@ -1,5 +1,7 @@
 """Mixtures of adapters: those of `combine`, kept while they may be tried."""
 
+import shutil
+
 import pytest
 import torch
 
@@ -51,6 +53,15 @@ def test_a_directory_of_something_else_is_no_mixture(tmp_path, content):
         (tmp_path / "mixture.json").write_text(content)
     with pytest.raises(MissingFileError, match=r"No mixture in .*Combine the adapters again"):
         read_mixture(tmp_path)
+
+
+def test_the_head_is_that_of_one_adapter(tmp_path, adapter_folder):
+    other = shutil.copytree(adapter_folder / "mood", tmp_path / "other")
+    adapters = {"mood": adapter_folder / "mood", "other": other}
+    place = write_mixture(tmp_path, adapters, {"mood": 0.5, "other": 0.5}, heads_from="mood")
+    made, mood = Adapter.load(place / "adapter"), Adapter.load(adapters["mood"])
+    assert all(torch.equal(made.replaced[name], mood.replaced[name]) for name in mood.replaced)
+    assert (place / "adapter" / "lorakit.json").is_file()
 
 
 def test_names_of_mixtures(tmp_path):

@@ -46,7 +46,8 @@ async def adapters(path: str = "") -> None:
     commands = CommandsPart(studio)
     await draw_contents(studio, chosen, commands)
     if chosen.problem is None:
-        alike = [each for each in found if each.problem is None and each.base == chosen.base]
+        kind = (chosen.base, chosen.task)
+        alike = [each for each in found if not each.problem and (each.base, each.task) == kind]
         draw_combining(studio, chosen, alike, commands)
         draw_writing(studio, chosen, commands)
     commands.place_here()

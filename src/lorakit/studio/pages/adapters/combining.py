@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 
 from nicegui import ui
 
@@ -13,6 +13,7 @@ from lorakit.runs.mixtures import mixture_name, write_mixture
 from lorakit.runs.new_paths import new_path
 from lorakit.studio.blocks import Text, card, note
 from lorakit.studio.context import Studio
+from lorakit.studio.long_action import LongAction, Progress
 from lorakit.studio.pages.adapters.commands import CommandsPart
 from lorakit.studio.telling import telling
 
@@ -47,15 +48,16 @@ class _Combining:
         self._studio, self._commands = studio, commands
         self._adapters = {each.name: each for each in alike}
         self._weights: dict[str, float] = {adapter.name: 1.0}
+        self._first, self._has_head = adapter, bool(adapter.labels)
         others = {name: escaped(name) for name in self._adapters if name != adapter.name}
         with card("Combine"):
             if not others:
-                note("There is no other adapter of this base here; the slider scales this one.")
+                note("No other adapter has this base and task; the slider scales this one.")
             ui.select(
                 others,
                 value=[],
                 multiple=True,
-                label="Other adapters of the same base",
+                label="Other adapters of the same base and task",
                 on_change=lambda event: self._choose(adapter.name, event.value),
             ).classes("w-full").props(f"use-chips max-values={_MOST_OTHERS}").set_visibility(
                 bool(others)
@@ -65,11 +67,12 @@ class _Combining:
                 self._method = ui.select(_METHODS, value="linear", label="Method")
                 self._target = ui.input("New directory", value=self._free_name())
             self._preview = Text("p", "").classes("note")
+            if self._has_head:
+                note(f"Head, labels and tokenizer are those of {adapter.name}.")
             with ui.element("div").classes("flex-row gap-2"):
-                self._try = ui.button(
-                    "Try in the playground", on_click=telling(self._open_playground)
-                )
+                ui.button("Try in the playground", on_click=self._open_playground)
                 ui.button("Combine", on_click=telling(self._combine)).props("outline")
+            self._trying = LongAction()
         self._draw_sliders()
 
     def _free_name(self) -> str:
@@ -112,14 +115,15 @@ class _Combining:
 
     async def _open_playground(self) -> None:
         directories = {name: self._adapters[name].directory for name in self._weights}
-        self._try.props("loading")
-        try:
-            place = await asyncio.to_thread(
-                write_mixture, self._studio.root, directories, self._weights, self._method.value
-            )
-        finally:
-            self._try.props(remove="loading")
-        ui.navigate.to(f"/playground?mixture={place.name}")
+        head = self._first.name if self._has_head else None
+        weights, method = dict(self._weights), self._method.value
+
+        def write(_: Progress) -> Path:
+            return write_mixture(self._studio.root, directories, weights, method, head)
+
+        place = await self._trying.run("Combining", write)
+        if place is not None:
+            ui.navigate.to(f"/playground?mixture={place.name}")
 
     def _combine(self) -> None:
         output = new_path(self._studio.root, self._target.value or "")
@@ -131,4 +135,5 @@ class _Combining:
             )
         parts = [f"{self._adapters[name].place}={weight:g}" for name, weight in used.items()]
         words = ["combine", *parts, "--output", str(output), "--method", self._method.value]
+        words += ["--heads-from", str(self._first.place)] if self._has_head else []
         self._commands.start(f"Combine into {self._studio.relative(output)}", words)

@@ -10,6 +10,7 @@ from nicegui import app, ui
 from lorakit.runs.command import Command
 from lorakit.studio.blocks import Text, badge, card, note, problem
 from lorakit.studio.context import Studio
+from lorakit.studio.live import every
 
 _LOOK_EVERY_S = 0.3
 _MOST_SHOWN = 5
@@ -64,7 +65,7 @@ class CommandsPart:
         self._area = ui.element("div").classes("flex-col gap-4")
         self._area.props('role=status aria-live=polite aria-label="Commands"')
         self._look()
-        ui.timer(_LOOK_EVERY_S, self._look)
+        every(_LOOK_EVERY_S, self._look)
 
     def _look(self) -> None:
         now = [(id(e), e.is_over, e.is_cancelled, int(e.seconds)) for e in self._commands]
@@ -74,14 +75,14 @@ class CommandsPart:
         self._area.clear()
         with self._area:
             for command in self._commands:
-                _draw(command)
+                _draw(command, self._studio)
         for command in [each for each in self._at_end if each.is_over]:
             then = self._at_end.pop(command)
             if command.has_succeeded:
                 ui.timer(0, then, once=True)
 
 
-def _draw(command: Command) -> None:
+def _draw(command: Command, studio: Studio) -> None:
     with card(command.title):
         with ui.element("div").classes("scroll").props("tabindex=0"):
             Text("code", command.line)
@@ -105,9 +106,15 @@ def _draw(command: Command) -> None:
                 Text("h3", "Wrote")
                 with ui.element("ul"):
                     for name in command.written:
-                        Text("li", name).classes("mono")
+                        Text("li", _short(studio, name)).classes("mono")
             with (
                 ui.expansion("What it printed").classes("w-full"),
                 ui.element("div").classes("scroll").props("tabindex=0"),
             ):
                 Text("pre", command.output, keep="\n\t")
+
+
+def _short(studio: Studio, name: str) -> str:
+    """Return a written file as a path below the folder, where it always is."""
+    path = Path(name)
+    return studio.relative(path) if path.is_relative_to(studio.root) else name

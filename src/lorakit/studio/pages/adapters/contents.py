@@ -16,7 +16,7 @@ from lorakit.studio.context import Studio
 from lorakit.studio.pages.adapters.commands import CommandsPart
 from lorakit.studio.telling import telling
 
-_HIDDEN = ("base_model_name_or_path", "task_type", "peft_type", "auto_mapping", "revision")
+_HIDDEN = ("base_model_name_or_path", "task_type", "peft_type", "inference_mode", "revision")
 _PICTURES = {
     "energy": "Share of the energy that each rank keeps",
     "spectra": "Singular values of the updates",

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from nicegui import app, ui
+from nicegui import app
 
 from lorakit.runs.adapters import find_adapters
 from lorakit.serving.clients.playground import Playground
 from lorakit.studio.context import Studio, current
 from lorakit.studio.frame import page
+from lorakit.studio.live import every
 from lorakit.studio.pages.playground.answers import AnswersPart
 from lorakit.studio.pages.playground.models import ModelsPart
 from lorakit.studio.pages.playground.question import QuestionPart
@@ -50,4 +51,4 @@ async def playground(runs: str = "", mixture: str = "") -> None:
         answers.look()
 
     look()
-    ui.timer(_LOOK_EVERY_S, look)
+    every(_LOOK_EVERY_S, look)

@@ -52,7 +52,16 @@ class AnswersPart:
         self._saved.clear()
         with self._saved, card():
             Text("p", self._sentence(added))
-            note("A recipe trains on it: name the file as data.train.")
+            note(self._how_to_train(added))
+
+    def _how_to_train(self, added: Added) -> str:
+        file = self._studio.relative(added.file)
+        if added.is_of_answers:
+            return (
+                "The file is one of preferences. A recipe trains on the better answers with "
+                f"data.train={file} data.format=prompt_completion data.completion=chosen."
+            )
+        return f"A recipe trains on it with data.train={file}."
 
     def _sentence(self, added: Added) -> str:
         file = self._studio.relative(added.file)
@@ -76,7 +85,7 @@ class Column:
                 badge("base" if answer.candidate.is_base else "adapter", "queued")
                 badge(str(answer.candidate.task), "queued")
             self._body = Text("div", "").classes("whitespace-pre-wrap answer")
-            self._more = ui.element("div").classes("flex-col gap-2")
+            self._more = ui.element("div").classes("flex-col gap-2 answer-more")
         with self._more:
             ui.linear_progress(show_value=False).props('indeterminate aria-label="Answering"')
 
@@ -119,7 +128,7 @@ class Column:
             ui.button("Correct", icon="edit", on_click=self._edit).props("outline").props[
                 "aria-label"
             ] = f"Correct the answer of {escaped(answer.candidate.name)}"
-        self._editor = ui.element("div").classes("flex-col gap-2")
+        self._editor = ui.element("div").classes("flex-col gap-2 w-full")
 
     async def _prefer(self) -> None:
         await self._save(self._state.prefer(self._answer))
@@ -142,7 +151,7 @@ class Column:
 
     def _draw_label(self, probabilities: dict[str, float]) -> None:
         ordered = sorted(probabilities.items(), key=lambda item: -item[1])
-        with ui.element("div").classes("bars"):
+        with ui.element("div").classes("bars w-full"):
             for label, probability in ordered:
                 Text("span", label).classes("bar-name")
                 with ui.element("span").classes("bar").props("aria-hidden=true"):
@@ -175,7 +184,7 @@ class Column:
         ui.button("Correct the tags", icon="edit", on_click=partial(self._edit_tags, words)).props(
             "outline"
         )
-        self._editor = ui.element("div").classes("flex-col gap-2")
+        self._editor = ui.element("div").classes("flex-col gap-2 w-full")
 
     def _edit_tags(self, words: tuple[LabelledWord, ...]) -> None:
         names = {label: escaped(label) for label in self._answer.candidate.labels}

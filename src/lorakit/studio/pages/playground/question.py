@@ -30,7 +30,7 @@ class QuestionPart:
             self._text.props("autogrow outlined").on("keydown.ctrl.enter", telling(self._ask))
             self._second = ui.textarea("Second text of the pair", value=question.second)
             self._second.classes("w-full").props("autogrow outlined")
-            self._writing = ui.element("div").classes("flex-row gap-4")
+            self._writing = ui.element("div").classes("flex-row gap-4 sampling")
             with self._writing:
                 self._tokens = ui.number(
                     "New tokens at most", value=options.max_new_tokens, min=1, max=_MOST_NEW_TOKENS
