@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 
 import pytest
 
@@ -61,3 +62,6 @@ def test_a_run_is_tried_voted_on_and_the_vote_is_in_its_file(trained, studio, pa
         timeout=120_000
     )
     assert "mixture=" in page.url
+
+    studio.kill(signal.SIGINT)  # a base in memory does not hold up the end
+    assert studio.process.returncode in (0, 130), studio.printed()

@@ -239,7 +239,7 @@ def _lines(file: Path) -> list[tuple[str, Vote]]:
             vote = json.loads(line)
         except (ValueError, RecursionError):
             vote = None
-        if not _is_vote(vote):
+        if not isinstance(vote, dict) or not _is_vote(vote):
             raise DataError(
                 f"Cannot read the votes in {file}: line {number} is not a vote, expected a JSON "
                 'object such as {"prompt": "...", "chosen": "...", "rejected": "..."}. Mend the '
@@ -249,9 +249,8 @@ def _lines(file: Path) -> list[tuple[str, Vote]]:
     return found
 
 
-def _is_vote(value: Any) -> bool:
-    names = set(value) if isinstance(value, dict) else set()
-    return bool(names & set(_QUESTIONS)) and bool(names & set(_ANSWERS))
+def _is_vote(value: Vote) -> bool:
+    return any(name in value for name in _QUESTIONS) and any(name in value for name in _ANSWERS)
 
 
 def _text_of(vote: Vote) -> str:

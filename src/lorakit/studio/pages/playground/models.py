@@ -127,7 +127,7 @@ class ModelsPart:
 
     def _wanted(self) -> Wanted:
         adapters = {name: self._adapters[name].place for name in self._chosen.value}
-        return Wanted(self._base.value, adapters, self._unquantized.value)
+        return Wanted(self._base.value, adapters, bool(self._unquantized.value))
 
     async def _show_cost(self) -> None:
         """Show what the chosen base takes, before it is loaded."""
