@@ -152,7 +152,7 @@ class RunIndex:
             notes=facts.notes,
         )
         job = jobs.get(row.path)
-        return row if job is None else _with_job(row, job)
+        return row if job is None else _with_job(row, job, facts.changed_s)
 
     def _relative(self, directory: Path) -> str:
         return directory.relative_to(self.root).as_posix()
@@ -162,13 +162,15 @@ def _queue_order(row: RunSummary) -> int:
     return row.job or 0
 
 
-def _with_job(row: RunSummary, job: Job) -> RunSummary:
+def _with_job(row: RunSummary, job: Job, changed_s: float) -> RunSummary:
     """Return a row with what the queue knows about the run: a resume that waits, or a failure."""
     row = replace(row, job=job.number)
-    if row.state == "running" or job.started_s < row.started_s:
-        return row if job.state != "queued" else replace(row, state="queued")
+    if row.state == "running":
+        return row
     if job.state in ("queued", "running"):
         return replace(row, state=job.state, problem=None)
+    if job.ended_s is not None and changed_s > job.ended_s + _SETTLED_S:
+        return row  # it has been resumed in a terminal since
     if row.state == "interrupted" and job.state == "failed":
         return replace(row, state="failed", problem=job.problem())
     if row.state == "interrupted" and job.was_killed:

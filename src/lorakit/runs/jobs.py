@@ -44,6 +44,7 @@ class Job:
             killed too.
         pid: Id of its process; None before it starts.
         identity: Identity of that process.
+        ended_s: Time of its end, as far as that is known.
     """
 
     folder: Path
@@ -56,6 +57,7 @@ class Job:
     exit_code: int | None = None
     pid: int | None = None
     identity: str | None = None
+    ended_s: float | None = None
 
     @property
     def number(self) -> int:
@@ -177,6 +179,7 @@ class JobFolder:
                 exit_code=ended.get("exit_code"),
                 pid=process.get("pid"),
                 identity=process.get("identity"),
+                ended_s=ended.get("ended_s"),
             )
         except (KeyError, TypeError, ValueError):
             return None

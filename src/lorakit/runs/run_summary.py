@@ -84,6 +84,7 @@ class RunFacts:
     failure: str | None
     problem: str | None
     started_s: float
+    changed_s: float
     progress: Mapping[str, Any]
     notes: Notes
 
@@ -115,7 +116,8 @@ def read_facts(directory: Path) -> RunFacts:
         is_finished=run.report_file.exists() and (is_search or run.adapter.exists()),
         failure=_failure(run.failure_file),
         problem=" ".join(problems) or None,
-        started_s=_started_s(run),
+        started_s=_time_of(run.environment_file, run.recipe_file, run.path),
+        changed_s=_time_of(run.metrics_file, run.recipe_file, run.path),
         progress=progress,
         notes=notes,
     )
@@ -229,8 +231,9 @@ def _failure(path: Path) -> str | None:
     return "\n".join(map(str, lines)) if isinstance(lines, list) else "The reason is not known."
 
 
-def _started_s(run: RunDirectory) -> float:
-    for path in (run.environment_file, run.recipe_file, run.path):
+def _time_of(*paths: Path) -> float:
+    """Return when the first of some files that is there was changed."""
+    for path in paths:
         try:
             return path.stat().st_mtime
         except OSError:

@@ -86,7 +86,7 @@ class Access:
         return until.isdigit() and time.time() < int(until)
 
     def _sign(self, body: str) -> str:
-        return hmac.new(self._key, body.encode(), hashlib.sha256).hexdigest()
+        return hmac.new(self._key, body.encode(errors="replace"), hashlib.sha256).hexdigest()
 
 
 def _is_same(given: str, expected: str) -> bool:

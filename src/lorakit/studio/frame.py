@@ -67,11 +67,9 @@ def page(path: str, title: str) -> Callable[[Callable[..., Any]], Page]:
 
 def register(pages: Iterable[Page]) -> None:
     """Give NiceGUI the pages, each in its frame."""
-    pages = tuple(pages)
-    known = {one.path for one in pages}
-    links = [(name, target) for name, target in NAVIGATION if target in known]
     for one in pages:
-        ui.page(one.path, response_timeout=_BUILD_S)(_framed(one, links))
+        _addresses.add(one.path)
+        ui.page(one.path, response_timeout=_BUILD_S)(_framed(one))
 
 
 def set_title(text: str) -> None:
@@ -97,15 +95,30 @@ def error_text(error: Exception) -> str:
     )
 
 
+_addresses: set[str] = set()
+"""Addresses of the pages that are registered."""
+
 _headings: WeakKeyDictionary[Client, Text] = WeakKeyDictionary()
 
 
-def _framed(one: Page, links: list[tuple[str, str]]) -> Callable[..., Any]:
+def draw_missing_page() -> None:
+    """Draw what is shown at an address that no page has."""
+
+    def build() -> None:
+        path = ui.context.client.request.url.path
+        problem(f"No page at {path}: got an address that the studio does not have.")
+        ui.link("Go to the runs", "/")
+
+    ui.context.client.status_code = 404
+    _framed(Page("", "Not found", build))()
+
+
+def _framed(one: Page) -> Callable[..., Any]:
     """Return a page's function with the same parameters that draws the frame around it."""
 
     def begin() -> ui.element:
         ui.on_exception(lambda error: notify_problem(error_text(error)))
-        _draw_header(one, links)
+        _draw_header(one)
         main = ui.element("div").props("id=main tabindex=-1")
         with main:
             _headings[ui.context.client] = Text("h1", one.title)
@@ -135,7 +148,7 @@ def _framed(one: Page, links: list[tuple[str, str]]) -> Callable[..., Any]:
     return framed
 
 
-def _draw_header(one: Page, links: list[tuple[str, str]]) -> None:
+def _draw_header(one: Page) -> None:
     client = ui.context.client
     chosen = {"1": True, "0": False}.get(client.request.cookies.get(DARK_COOKIE, ""))
     _draw_head(chosen)
@@ -146,7 +159,9 @@ def _draw_header(one: Page, links: list[tuple[str, str]]) -> None:
     with header:
         ui.link("lorakit studio", "/").classes("brand")
         with ui.element("nav").props('aria-label="Pages"'):
-            for name, target in links:
+            for name, target in NAVIGATION:
+                if target not in _addresses:
+                    continue
                 link = ui.link(name, target)
                 if target == one.path:
                     link.props("aria-current=page")

@@ -112,3 +112,27 @@ def test_jobs_without_a_directory_are_rows(tmp_path, monkeypatch):
     assert (failed.state, failed.problem) == ("failed", "recipe.yaml: got 3.\nRun it again.")
     (job.folder / "ended.json").write_text('{"exit_code": 0}')
     assert paths(list_runs(tmp_path)) == ["done"]
+
+
+def test_a_row_knows_how_its_job_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr("lorakit.runs.queue.start_supervisor", lambda job, root: None)
+    job = RunQueue(tmp_path).add_training("model: m\n", "run")
+    path = made_run(tmp_path, "run")
+    now = time.time()
+
+    def ended(code, ended_s):
+        (job.folder / "ended.json").write_text(f'{{"exit_code": {code}, "ended_s": {ended_s}}}')
+        (row,) = list_runs(tmp_path)
+        return row.state, row.problem
+
+    assert ended(-9, now) == (
+        "interrupted",
+        "The process was killed, by a user or because memory ran out.",
+    )
+    (job.folder / "log.txt").write_text("Error: The disk is full.\n")
+    assert ended(1, now) == ("failed", "The disk is full.")
+    assert ended(1, now - 60) == ("interrupted", None)  # a terminal has resumed it since
+    RunQueue(tmp_path).add_resume("run")
+    assert list_runs(tmp_path)[0].state == "queued"
+    locked_by(path, os.getpid())
+    assert list_runs(tmp_path)[0].state == "running"

@@ -10,9 +10,7 @@ import typer
 
 from lorakit.cli.signals import ending
 from lorakit.cli.views.console import remark, say, shell_quote
-from lorakit.errors import ConfigError
-
-PASSWORD_HOST = "0.0.0.0"
+from lorakit.errors import ConfigError, DiskError
 
 
 def studio(
@@ -94,8 +92,7 @@ def require_folder(folder: Path) -> Path:
     """Return the absolute path of a folder that exists and can be written to.
 
     Raises:
-        ConfigError: It is not there, or is a file.
-        DiskError: It is not writable.
+        ConfigError: It is not there, is a file, or is not writable.
     """
     from lorakit.files.disks import reporting_disk_errors
     from lorakit.runs.paths import STATE_FOLDER
@@ -113,6 +110,9 @@ def require_folder(folder: Path) -> Path:
             "one without. Rename it."
         )
     state = root / STATE_FOLDER
-    with reporting_disk_errors(state):
-        state.mkdir(mode=0o700, exist_ok=True)
+    try:
+        with reporting_disk_errors(state):
+            state.mkdir(mode=0o700, exist_ok=True)
+    except DiskError as error:  # the user has named the folder
+        raise ConfigError(str(error)) from None
     return root

@@ -1,0 +1,27 @@
+"""Pieces of pages."""
+
+import pytest
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_blocks_show_text_and_links(user):
+    from nicegui import ui
+
+    from lorakit.studio.blocks import badge, card, empty, note, problem
+    from lorakit.studio.frame import page, register
+
+    @page("/test", "Test")
+    def test():
+        with card("Title"):
+            badge("failed")
+            note("A note.\x07")
+        problem("It failed.\nTry again.")
+        empty("Nothing here.", "Begin", "/new")
+
+    register([test])
+    await user.open("/test")
+    for text in ("Title", "failed", "A note.\\x07", "It failed.\nTry again.", "Nothing here."):
+        await user.should_see(text)
+    assert user.find("Begin").elements.pop().props["href"] == "/new"
+    assert ui
