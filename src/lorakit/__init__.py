@@ -25,6 +25,7 @@ if _typing.TYPE_CHECKING:
     )
     from lorakit.config import LoraConfig, QuantizationConfig, TaskType
     from lorakit.errors import LorakitError
+    from lorakit.inference import load_run
     from lorakit.injection import (
         Injection,
         ParameterCount,
@@ -73,6 +74,7 @@ __all__ = [
     "hotswap_adapter",
     "initialize_from_data",
     "load_adapter",
+    "load_run",
     "lora_state_dict",
     "mark_only_lora_as_trainable",
     "merge_adapters",
@@ -125,6 +127,7 @@ __getattr__, __dir__ = _lazy_names(
             "set_fused_mlp",
             "unload",
         ),
+        "lorakit.inference": ("load_run",),
         "lorakit.planning": ("MemoryPlan", "plan"),
         "lorakit.quantization": ("prepare_for_training", "quantize_model"),
         "lorakit.serving": ("serve",),

@@ -19,6 +19,7 @@ LorakitError
 ├── CheckpointError      (RuntimeError)       a checkpoint is incomplete or belongs to another run
 ├── DiskError            (OSError)            a disk is full, read-only or not writable
 ├── TrainingError        (RuntimeError)       training cannot learn: zero or NaN gradients, NaN loss
+├── RequirementError     (RuntimeError)       a metric is not as good as required
 ├── GenerationError      (RuntimeError)       the model cannot answer a request
 ├── QueueFullError       (RuntimeError)       too many requests wait; later ones may be answered
 ├── EngineStoppedError   (RuntimeError)       the server is stopping, or its engine has failed
@@ -133,6 +134,10 @@ class CheckpointError(LorakitError, RuntimeError):
 
 class TrainingError(LorakitError, RuntimeError):
     """Training cannot learn: zero or NaN gradients, or a NaN loss."""
+
+
+class RequirementError(LorakitError, RuntimeError):
+    """A metric is not as good as required."""
 
 
 class GenerationError(LorakitError, RuntimeError):

@@ -26,6 +26,7 @@ from lorakit.cli.commands.init import init
 from lorakit.cli.commands.inspect import inspect
 from lorakit.cli.commands.merge import merge
 from lorakit.cli.commands.plan import plan
+from lorakit.cli.commands.predict import predict
 from lorakit.cli.commands.quickstart import quickstart
 from lorakit.cli.commands.serve import serve
 from lorakit.cli.commands.studio import studio
@@ -161,7 +162,8 @@ def lorakit(
 
 COMMANDS = (
     *(quickstart, init, plan, train, tune, study),
-    *(evaluate, generate, chat, serve, studio, merge, inspect, analyze),
+    *(evaluate, predict, generate, chat, serve, studio),
+    *(merge, inspect, analyze),
     *(combine, extract, convert, export),
 )
 for command in COMMANDS:

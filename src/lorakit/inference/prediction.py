@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from lorakit.config import TaskType
 from lorakit.data.tokenizers import batch_columns, pad_batch, word_columns
 from lorakit.errors import DataError
@@ -93,6 +95,8 @@ def tag(
     loaded: LoadedModel,
     texts: Sequence[str | Sequence[str]],
     use_base: bool = False,
+    *,
+    batch_rows: int = 16,
 ) -> list[list[TaggedWord]]:
     """Tag each word of each text.
 
@@ -100,16 +104,19 @@ def tag(
         loaded: An adapter for TOKEN_CLS on its base.
         texts: Texts, which are split into words and punctuation marks, or lists of words.
         use_base: Whether the base model answers without the adapter.
+        batch_rows: Number of texts in a batch.
 
     Raises:
         ConfigError: The adapter is for another task.
         DataError: A text has more words than fit into the model's maximum length.
     """
     loaded.require_task("tag words", TaskType.TOKEN_CLS)
+    words = [_words_of(text) if isinstance(text, str) else list(text) for text in texts]
     with loaded.inference_context(use_base):
         return [
-            _tag_words(loaded, _words_of(text) if isinstance(text, str) else list(text))
-            for text in texts
+            tagged
+            for batch in in_batches(words, batch_rows)
+            for tagged in _tag_words(loaded, batch)
         ]
 
 
@@ -126,24 +133,43 @@ def _words_of(text: str) -> list[str]:
     return [text[start:end] for start, end in find_words(text)]
 
 
-def _tag_words(loaded: LoadedModel, words: list[str]) -> list[TaggedWord]:
-    if not words:
-        return []
-    columns, (word_of,) = word_columns(loaded.tokenizer, [words], loaded.max_length)
+def _tag_words(loaded: LoadedModel, texts: Sequence[list[str]]) -> list[list[TaggedWord]]:
+    """Tag the words of some texts in one batch; texts without words stay out of it."""
+    with_words = [words for words in texts if words]
+    if not with_words:
+        return [[] for _ in texts]
+    columns, word_of = word_columns(loaded.tokenizer, with_words, loaded.max_length)
+    firsts = [
+        _first_tokens(found, len(words), loaded.max_length)
+        for found, words in zip(word_of, with_words, strict=True)
+    ]
+    encoded = pad_batch(loaded.tokenizer, columns)
+    padding = [0] * len(with_words)
+    if loaded.tokenizer.padding_side == "left":
+        padding = (encoded["input_ids"].shape[1] - torch.tensor(list(map(len, word_of)))).tolist()
+    logits = loaded.model(**encoded.to(loaded.model.device)).logits
+    best = logits.float().softmax(-1).max(-1)
+    labels = loaded.labels or ()
+    tagged = iter(
+        [
+            TaggedWord(word, labels[int(best.indices[row, at])], float(best.values[row, at]))
+            for word, at in ((words[word], at + padding[row]) for word, at in found.items())
+        ]
+        for row, (words, found) in enumerate(zip(with_words, firsts, strict=True))
+    )
+    return [next(tagged) if words else [] for words in texts]
+
+
+def _first_tokens(word_of: Sequence[int | None], words: int, max_length: int) -> dict[int, int]:
+    """Return the position of the first token of each word that has any."""
     first: dict[int, int] = {}
     for position, word in enumerate(word_of):
         if word is not None:
             first.setdefault(word, position)
     fitting = max(first, default=-1) + 1
-    if fitting < len(words):
+    if fitting < words:
         raise DataError(
-            f"A text is too long to be tagged: got {len(words)} words, expected at most the "
-            f"{fitting} that fit into {loaded.max_length} tokens. Split the text."
+            f"A text is too long to be tagged: got {words} words, expected at most the "
+            f"{fitting} that fit into {max_length} tokens. Split the text."
         )
-    encoded = pad_batch(loaded.tokenizer, columns).to(loaded.model.device)
-    best = loaded.model(**encoded).logits[0].float().softmax(-1).max(-1)
-    labels = loaded.labels or ()
-    return [
-        TaggedWord(words[word], labels[int(best.indices[at])], float(best.values[at]))
-        for word, at in first.items()
-    ]
+    return first

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from lorakit.errors import AdapterNameError, AdapterStateError, ShapeError
-from lorakit.injection.activation import set_trained
+from lorakit.injection.activation import adapter_names, set_trained
 from lorakit.injection.state import (
     adapted_and_replaced_modules,
     require_adapter,
@@ -131,9 +131,8 @@ class RowChoice:
                 "segments or one in which layers have run with gradients, expected an "
                 "adapter_rows block under torch.no_grad(). Enter another block."
             )
-        for name in names:
-            if name is not None:
-                require_adapter(self._model, name)
+        for name in {*names}.difference((None,), adapter_names(self._model)):
+            require_adapter(self._model, name)  # type: ignore[arg-type]
         rows.choose(names)
 
 

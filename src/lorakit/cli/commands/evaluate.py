@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lorakit.cli.metric_requirements import check_requirements, parse_requirements
 from lorakit.cli.paths import RECIPE_NAME, adapter_location, run_of
 from lorakit.cli.quiet import hide_loading_bars
 from lorakit.cli.views.console import (
@@ -49,8 +50,16 @@ def evaluate(
     base: Annotated[
         bool, typer.Option("--base", help="Also measure the base without the adapter.")
     ] = False,
+    require: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="METRIC>=VALUE",
+            help='End with exit code 1 unless the adapter reaches this, such as "accuracy>=0.9".',
+        ),
+    ] = None,
 ) -> None:
     """Measure a trained adapter on validation data."""
+    requirements = parse_requirements(require or [])
     location = adapter_location(adapter)
     from lorakit.analysis.metric_text import metric_text
     from lorakit.recipes.run_directory import find_adapter
@@ -84,6 +93,7 @@ def evaluate(
             for key in found["adapter"]
         ],
     )
+    check_requirements(requirements, found["adapter"])
     name = shell_quote(adapter)
     closing(
         [],

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from lorakit.inference import LoadedModel
 
 
+_TABLES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
+
+
 def generate(
     target: Annotated[
         str | None,
@@ -178,6 +181,11 @@ def read_texts(given: Sequence[str], file: Path | None) -> list[str]:
         raise ConfigError(
             "No text: got none on the command line, expected at least one. Add it in quotes, name "
             "a file with --file, or pipe one text per line into the command."
+        )
+    if file is not None and file.suffix.lower() in _TABLES:
+        raise ConfigError(
+            f"--file takes one text per line: got the table {file}, expected a text file. "
+            f"`lorakit predict` reads tables: lorakit predict RUN {shell_quote(file)}"
         )
     where = "stdin" if file is None or str(file) == "-" else str(file)
     try:

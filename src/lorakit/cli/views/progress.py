@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 WIDTH_BESIDE_BAR = 52  # columns: counts, loss, learning rate and time left
 MAX_BAR_WIDTH = 40
 MIN_BAR_WIDTH = 5
+SECONDS_BETWEEN_LINES = 10.0
 SHOWN_METRICS = 5  # in one line; all of them are in metrics.jsonl
 
 
@@ -128,3 +130,29 @@ def _value(name: str, value: float | None) -> str:
     if value is None:
         return ""
     return f"{name} {value:.4f}" if name == "loss" else f"{name} {value:.1e}"
+
+
+@contextmanager
+def counting(noun: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield a function that shows (done, all) on stderr: a bar, or a line now and then."""
+    screen = console(stderr=True)
+    if screen.is_terminal:
+        with Progress(
+            BarColumn(bar_width=MAX_BAR_WIDTH),
+            MofNCompleteColumn(),
+            TextColumn(noun),
+            TimeRemainingColumn(),
+            console=screen,
+        ) as bar:
+            task = bar.add_task("")
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+        return
+    shown_s = time.monotonic()
+
+    def show(done: int, total: int) -> None:
+        nonlocal shown_s
+        if time.monotonic() - shown_s >= SECONDS_BETWEEN_LINES:
+            shown_s = time.monotonic()
+            screen.print(f"{done:,} of {total:,} {noun}", soft_wrap=True)
+
+    yield show

@@ -54,6 +54,9 @@ class KnownTerms:
     def __init__(self) -> None:
         self.table = TermTable()
         self._known: dict[str, KnownTerm] = {}
+        self._exchanges = -1
+        self._current: dict[str, KnownTerm] = {}
+        """Those that hold until `LowRankUpdate.exchanges` changes."""
 
     def __reduce__(self) -> tuple[type[KnownTerms], tuple[()]]:
         return KnownTerms, ()
@@ -71,9 +74,15 @@ class KnownTerms:
         """
         updates: Any = layer.updates._modules  # the methods of a ModuleDict are slow
         known = self._known
-        if len(known) > len(updates):
+        if self._exchanges != LowRankUpdate.exchanges:
+            self._exchanges, self._current = LowRankUpdate.exchanges, {}
             for name in [name for name in known if name not in updates]:
                 self.table.free(known.pop(name).slot)
+        current = self._current
+        if current.keys() >= {*names}:
+            kept = [current[name] for name in names]
+            if not any(each.update._forward_pre_hooks for each in kept):
+                return kept
         found: list[KnownTerm] = []
         for name in names:
             update: LowRankUpdate = updates[name]
@@ -87,6 +96,8 @@ class KnownTerms:
             ):
                 slot = None if each is None else each.slot
                 each = known[name] = self._made(layer, update, seeds(update), block, slot)
+            if each.stays and each.changed >= 0:
+                current[name] = each
             found.append(each)
         return found
 

@@ -95,24 +95,37 @@ class Groups:
             rows.append(_Group(begin, end, *addresses, is_half, r, scaling, mask))
         self.count = len(rows)
         self.array = (_Group * len(rows))(*rows)
+        self.address = ctypes.addressof(self.array)
+
+    @classmethod
+    def described(cls, rows: Any, tensors: list[tuple[Tensor, Tensor | None]]) -> Groups:
+        """Return groups that lie in a numpy array, and point to these tensors."""
+        groups = cls.__new__(cls)
+        groups.count, groups.array, groups.tensors = len(rows), rows, tensors
+        groups.address = rows.ctypes.data
+        return groups
 
 
 class GroupTable:
-    """Groups of many adapters, described once, of which each batch takes some."""
+    """Groups of many adapters, described once, of which each batch takes some.
+
+    They lie in an array of words, (slots, words of a group): numpy takes rows of records, and
+    writes their fields, far more slowly.
+    """
 
     def __init__(self) -> None:
-        self._rows: Any = np.zeros(0, dtype=np.dtype(_Group))  # numpy has no type for records
+        self._rows = np.zeros((0, ctypes.sizeof(_Group) // 8), dtype=np.int64)
         self._tensors: dict[int, tuple[Tensor, Tensor | None]] = {}
 
     def put(self, slot: int, group: Group) -> None:
         """Write a group into a slot."""
         if slot >= len(self._rows):
-            larger = np.zeros(max(8, 2 * slot), dtype=self._rows.dtype)
+            larger = np.zeros((max(8, 2 * slot), self._rows.shape[1]), dtype=np.int64)
             larger[: len(self._rows)] = self._rows
             self._rows = larger
         described = Groups([group])
         array: Any = described.array
-        self._rows[slot] = np.frombuffer(array, dtype=self._rows.dtype)[0]
+        self._rows[slot] = np.frombuffer(array, dtype=np.int64)
         self._tensors[slot] = described.tensors[0]
 
     def clear(self, slot: int) -> None:
@@ -121,13 +134,10 @@ class GroupTable:
 
     def taken(self, slots: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> Groups:
         """Return the groups of some slots with their rows of an activation."""
-        rows: Any = self._rows[slots]
-        rows["begin"], rows["end"] = begins, ends
-        taken = Groups(())
-        taken.count = len(rows)
-        taken.array = (_Group * len(rows)).from_buffer(rows)
-        taken.tensors = [self._tensors[slot] for slot in slots.tolist()]
-        return taken
+        rows = self._rows[slots]
+        rows[:, 0], rows[:, 1] = begins, ends
+        tensors = [self._tensors[slot] for slot in slots.tolist()]
+        return Groups.described(rows, tensors)
 
 
 def backward_groups(groups: Sequence[Group]) -> Groups:
@@ -198,7 +208,7 @@ class CpuKernels:
     def __init__(self, library: ctypes.CDLL):
         self._library = library
         large, mask = ctypes.POINTER(Matrix), ctypes.POINTER(_Dropout)
-        groups = (ctypes.POINTER(_Group), ctypes.c_int)
+        groups = (ctypes.c_void_p, ctypes.c_int)  # `Groups.address`
         u = (ctypes.c_void_p, ctypes.c_long)
         for name, signature in {
             "lorakit_down": (large, *groups, *u),
@@ -258,15 +268,17 @@ class CpuKernels:
 
     def down_groups(self, x: Tensor, groups: Groups, u: Tensor) -> None:
         """Write drop(x) Aᵀ of each group into u, (tokens, largest r)."""
-        self._call(self._library.lorakit_down, matrix(x), groups.array, groups.count, *_rows(u))
+        self._call(self._library.lorakit_down, matrix(x), groups.address, groups.count, *_rows(u))
 
     def up_groups_(self, h: Tensor, groups: Groups, u: Tensor) -> None:
         """Add s u Bᵀ of each group to h in place."""
-        self._call(self._library.lorakit_up, matrix(h), groups.array, groups.count, *_rows(u))
+        self._call(self._library.lorakit_up, matrix(h), groups.address, groups.count, *_rows(u))
 
     def add_groups_(self, h: Tensor, x: Tensor, down: Groups, up: Groups) -> None:
         """Add s drop(x) Aᵀ Bᵀ of each group to h in place; both are groups of the same rows."""
-        self._call(self._library.lorakit_add, matrix(x), matrix(h), down.array, up.array, up.count)
+        self._call(
+            self._library.lorakit_add, matrix(x), matrix(h), down.address, up.address, up.count
+        )
 
     def add_prepared_(self, h: Tensor, x: Tensor, tokens: int, down: Groups, up: Groups) -> None:
         """Do what `add_groups_` does for contiguous activations of any shape, (*, width)."""
@@ -276,14 +288,14 @@ class CpuKernels:
             self._library.lorakit_add,
             Matrix(x.data_ptr(), is_half, inside, tokens, inside),
             Matrix(h.data_ptr(), is_half, outside, tokens, outside),
-            *(down.array, up.array, up.count),
+            *(down.address, up.address, up.count),
         )
 
     def up_backward_groups(self, g: Tensor, groups: Groups, u: Tensor, grad_u: Tensor) -> None:
         """Write s g B into grad_u and add s gᵀ u to the groups' gradients."""
         self._call(
             self._library.lorakit_up_backward,
-            *(matrix(g), groups.array, groups.count, *_rows(u), *_rows(grad_u)),
+            *(matrix(g), groups.address, groups.count, *_rows(u), *_rows(grad_u)),
         )
 
     def down_backward_groups_(
@@ -293,7 +305,7 @@ class CpuKernels:
         large = None if grad_x is None else matrix(grad_x)
         self._call(
             self._library.lorakit_down_backward,
-            *(matrix(x), groups.array, groups.count, *_rows(grad_u), large),
+            *(matrix(x), groups.address, groups.count, *_rows(grad_u), large),
         )
 
     def drop(self, x: Tensor, mask: _Dropout) -> Tensor:

@@ -65,25 +65,79 @@ ALWAYS_INLINE float thin_at(const group *own, long position) {
                            : ((const float *)own->thin)[position];
 }
 
-/* Panels of at most 24 columns, each (width, columns) and padded with zeros to eights. An element
- * (k, j) of the thin matrix lies at thin[k * by_k + j * by_j]. */
-static void pack(float *packed, const group *own, long width, long by_k, long by_j, float scale) {
+typedef int32_t eight_indices __attribute__((vector_size(32)));
+
+/* Turn a square of 8 x 8: rows become columns. */
+ALWAYS_INLINE void turn(eight m[8]) {
+  const eight_indices low = {0, 8, 1, 9, 4, 12, 5, 13}, high = {2, 10, 3, 11, 6, 14, 7, 15};
+  const eight_indices near = {0, 1, 8, 9, 4, 5, 12, 13}, far = {2, 3, 10, 11, 6, 7, 14, 15};
+  const eight_indices first = {0, 1, 2, 3, 8, 9, 10, 11}, last = {4, 5, 6, 7, 12, 13, 14, 15};
+  eight pairs[8], fours[8];
+  for (int i = 0; i < 8; i += 2) {
+    pairs[i] = __builtin_shuffle(m[i], m[i + 1], low);
+    pairs[i + 1] = __builtin_shuffle(m[i], m[i + 1], high);
+  }
+  for (int i = 0; i < 8; i += 4)
+    for (int k = 0; k < 2; k++) {
+      fours[i + 2 * k] = __builtin_shuffle(pairs[i + k], pairs[i + k + 2], near);
+      fours[i + 2 * k + 1] = __builtin_shuffle(pairs[i + k], pairs[i + k + 2], far);
+    }
+  for (int i = 0; i < 4; i++) {
+    m[i] = __builtin_shuffle(fours[i], fours[i + 4], first);
+    m[i + 4] = __builtin_shuffle(fours[i], fours[i + 4], last);
+  }
+}
+
+/* out[k * out_stride + j] = scale * thin[j * in_stride + k] for an (n, m) part of a thin matrix
+ * that begins at a position; the part is turned in squares. */
+static void turned(float *out, long out_stride, const group *own, long position, long in_stride,
+                   long n, long m, float scale) {
+  const float *floats = (const float *)own->thin + position;
+  const uint16_t *halves = (const uint16_t *)own->thin + position;
+  long j = 0;
+  for (; j + 8 <= n; j += 8) {
+    long k = 0;
+    for (; k + 8 <= m; k += 8) {
+      eight square[8];
+      for (int i = 0; i < 8; i++) {
+        const long from = (j + i) * in_stride + k;
+        square[i] = scale * (own->thin_is_half ? read_eight_halves(halves + from)
+                                               : read_eight_floats(floats + from));
+      }
+      turn(square);
+      for (int i = 0; i < 8; i++) *(eight *)(out + (k + i) * out_stride + j) = square[i];
+    }
+    for (; k < m; k++)
+      for (long i = j; i < j + 8; i++)
+        out[k * out_stride + i] = scale * thin_at(own, position + i * in_stride + k);
+  }
+  for (; j < n; j++)
+    for (long k = 0; k < m; k++)
+      out[k * out_stride + j] = scale * thin_at(own, position + j * in_stride + k);
+}
+
+/* Panels of at most 24 columns, each (width, columns) and padded with zeros to eights, of A. */
+static void panels_of_A(float *packed, const group *own, long width) {
+  for (int first = 0; first < own->r; first += PANEL) {
+    const int columns = panel_columns(own->r, first), given = (int)least(own->r - first, columns);
+    float *panel = packed + (long)first * width;
+    turned(panel, columns, own, (long)first * width, width, given, width, 1.0f);
+    for (long k = 0; given < columns && k < width; k++)
+      for (int j = given; j < columns; j++) panel[k * columns + j] = 0.0f;
+  }
+}
+
+/* The same of B, scaled. */
+static void panels_of_B(float *packed, const group *own, long width) {
   const int r = own->r;
   for (int first = 0; first < r; first += PANEL) {
-    int columns = panel_columns(r, first);
+    const int columns = panel_columns(r, first);
     float *panel = packed + (long)first * width;
     for (long k = 0; k < width; k++)
       for (int j = 0; j < columns; j++)
         panel[k * columns + j] =
-            first + j < r ? scale * thin_at(own, k * by_k + (first + j) * by_j) : 0.0f;
+            first + j < r ? own->scale * thin_at(own, k * r + first + j) : 0.0f;
   }
-}
-
-/* The transposed thin matrix (width, r) as (r, width), scaled. */
-static void transpose(float *out, const group *own, long width) {
-  const int r = own->r;
-  for (long c = 0; c < width; c++)
-    for (int j = 0; j < r; j++) out[j * width + c] = own->scale * thin_at(own, c * r + j);
 }
 
 /* The products of one staged chunk with all panels. The tile is (panel)(ROWS, columns). */
@@ -138,8 +192,6 @@ static void add_scaled_rows(const float *x, int n, const float *B, int r, float 
   for (int c = 0; c < n; c++)
     for (int j = 0; j < r; j++) u[j] += scale * x[c] * B[(long)c * r + j];
 }
-
-typedef int32_t eight_indices __attribute__((vector_size(32)));
 
 /* The sums of eight vectors, one in each lane. */
 ALWAYS_INLINE eight sums_of(const eight s[8]) {
@@ -215,9 +267,9 @@ static float *arrange(const group *groups, int n, block *blocks, long count, lon
     const group *own = blocks[b].of;
     float *packed = (float *)blocks[b].packed;
     if (!packed || blocks[b].row != own->begin) continue;
-    if (how == PANELS_OF_A) pack(packed, own, width, 1, width, 1.0f);
-    if (how == PANELS_OF_B) pack(packed, own, width, own->r, 1, own->scale);
-    if (how == TRANSPOSED_B) transpose(packed, own, width);
+    if (how == PANELS_OF_A) panels_of_A(packed, own, width);
+    if (how == PANELS_OF_B) panels_of_B(packed, own, width);
+    if (how == TRANSPOSED_B) turned(packed, width, own, 0, own->r, width, own->r, own->scale);
   }
   return memory;
 }

@@ -48,3 +48,12 @@ def test_a_quantised_run_is_measured_on_its_quantised_base_or_another(cli, quant
     result = cli("evaluate", quantized_run, "quantization=null")
     assert result.exit_code == 0, result.stderr
     assert "accuracy" in adapted and "accuracy" in result.stdout
+
+
+def test_a_requirement_decides_the_exit_code(cli, cls_run):
+    assert cli("evaluate", cls_run, "--require", "accuracy>=0").exit_code == 0
+    result = cli("evaluate", cls_run, "--require", "accuracy>1")
+    assert result.exit_code == 1
+    assert "expected accuracy>1" in result.stderr
+    assert "accuracy" in result.stdout  # the table is shown all the same
+    assert cli("evaluate", cls_run, "--require", "accuracy").exit_code == 2

@@ -116,3 +116,8 @@ def test_what_does_not_go_with_a_server_or_without_one_is_refused(cli, words, me
     result = cli("generate", *words)
     assert (result.exit_code, result.stdout) == (2, "")
     assert message in result.stderr
+
+
+def test_a_table_is_for_predict(tmp_path):
+    with pytest.raises(ConfigError, match="lorakit predict RUN"):
+        read_texts([], tmp_path / "reviews.csv")

@@ -1,0 +1,114 @@
+"""`lorakit predict`: an adapter's predictions for a whole file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lorakit.cli.commands.evaluate import recipe_of
+from lorakit.cli.paths import adapter_location
+from lorakit.cli.quiet import hide_loading_bars
+from lorakit.cli.shared_arguments import TrustRemoteCode
+from lorakit.cli.views.console import closing, remark, shell_quote
+from lorakit.cli.views.progress import counting
+from lorakit.errors import MissingFileError
+
+
+def predict(
+    adapter: Annotated[
+        str, typer.Argument(metavar="RUN_OR_ADAPTER", help="A run or an adapter directory.")
+    ],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Inputs: csv, tsv, json, jsonl or parquet.")
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE", help="Changes to the recipe, such as data.text=review."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="File to write, with all columns: csv, tsv, jsonl or parquet; by default "
+            "FILE.predictions with the ending of FILE."
+        ),
+    ] = None,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Write the probability of every label.")
+    ] = False,
+    prefix: Annotated[str, typer.Option(help="Begins the names of new columns.")] = "",
+    batch_rows: Annotated[int, typer.Option(min=1, help="Inputs in a batch.")] = 32,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Maximum length of a new text; by default 64, or that of training."
+        ),
+    ] = None,
+    base: Annotated[bool, typer.Option("--base", help="Predict with the base alone.")] = False,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(help="Recipe that names the columns; by default that of the run."),
+    ] = None,
+    base_model: Annotated[
+        str | None, typer.Option(help="Base model; by default the one recorded in the adapter.")
+    ] = None,
+    unquantized: Annotated[
+        bool,
+        typer.Option(
+            "--unquantized", help="Use the base as saved, although training quantised it."
+        ),
+    ] = False,
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Predict every row of a file, and write it with new columns.
+
+    Nothing of the training data is needed. After an interruption, the same command goes on where
+    it was.
+
+    Raises:
+        MissingFileError: The file does not exist.
+    """
+    if not file.is_file():
+        raise MissingFileError(f"No file {file} to predict. Check the path.")
+    location = adapter_location(adapter)
+    target = output or default_output(file)
+    given = recipe_of(location, recipe, overrides or [])
+    from lorakit.inference import PredictionSettings, load_for_inference, predict_file
+    from lorakit.inference.file_predictions import require_new
+    from lorakit.recipes.run_directory import find_adapter
+
+    require_new(target)  # before the base is loaded
+    hide_loading_bars()
+    loaded = load_for_inference(
+        location, base_model, unquantized=unquantized, trust_remote_code=trust_remote_code
+    )
+    remark(f"{loaded.task_type} with {location} on {loaded.base}")
+    directory, own = find_adapter(location) if Path(location).exists() else (Path(location), None)
+    named = given or own
+    with counting("rows") as count:
+        made = predict_file(
+            loaded,
+            file,
+            target,
+            PredictionSettings(probabilities, prefix, batch_rows, max_new_tokens, base),
+            data=None if named is None else named.data,
+            identity=str(directory.resolve()),
+            on_progress=count,
+            on_note=remark,
+        )
+    if made.resumed:
+        remark(f"{made.resumed:,} of {made.rows:,} rows had been predicted by an earlier call.")
+    if made.without_input:
+        remark(f"Rows without an input, whose predictions are empty: {made.without_input:,}.")
+    remark(f"New columns: {', '.join(made.columns)}")
+    name = shell_quote(adapter)
+    closing([made.output], {f"lorakit evaluate {name} --data FILE": "measures it on labelled data"})
+
+
+def default_output(file: Path) -> Path:
+    """Return the output beside a file: reviews.csv becomes reviews.predictions.csv."""
+    ending = ".jsonl" if file.suffix.lower() == ".json" else file.suffix
+    return file.with_name(f"{file.stem}.predictions{ending}")

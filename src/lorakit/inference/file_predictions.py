@@ -1,0 +1,370 @@
+"""Predict a file of inputs: its rows with new columns, in batches, resumable after any end."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+import pyarrow as pa
+import pyarrow.parquet as parquet
+from datasets import Dataset
+
+from lorakit.data.reading.sources import ENDINGS, TEXT_TABLES, read_source
+from lorakit.data.reading.table import FileExamples
+from lorakit.errors import ConfigError, DataError, did_you_mean, escaped, first_few
+from lorakit.files.atomic import replacing_file
+from lorakit.inference.input_columns import InputColumns, find_input_columns
+from lorakit.inference.loaded import LoadedModel
+from lorakit.inference.prediction import Classification
+from lorakit.inference.predictions import predict
+from lorakit.recipes.recipe import DataConfig
+
+_BATCHES_AT_ONCE = {True: 32, False: 4}
+"""Batches between two writes, by whether a batch takes one forward pass; sorted by length."""
+
+
+@dataclass(frozen=True)
+class FilePredictions:
+    """What was written.
+
+    Attributes:
+        output: The file.
+        rows: Its rows.
+        without_input: Rows whose input is missing; their prediction is empty.
+        resumed: Rows that an earlier, interrupted call had predicted.
+        columns: The new columns.
+    """
+
+    output: Path
+    rows: int
+    without_input: int
+    resumed: int
+    columns: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PredictionSettings:
+    """How a file is predicted.
+
+    Attributes:
+        probabilities: Whether every label's probability is written, for classes.
+        prefix: Begins the names of new columns.
+        batch_rows: Inputs in a batch.
+        max_new_tokens: Maximum length of a new text; None takes that of training, or 64.
+        use_base: Whether the base answers without the adapter.
+    """
+
+    probabilities: bool = False
+    prefix: str = ""
+    batch_rows: int = 32
+    max_new_tokens: int | None = None
+    use_base: bool = False
+
+
+def predict_file(
+    loaded: LoadedModel,
+    source: str | Path,
+    output: str | Path,
+    settings: PredictionSettings | None = None,
+    *,
+    data: DataConfig | None = None,
+    identity: str = "",
+    on_progress: Callable[[int, int], None] = lambda done, rows: None,
+    on_note: Callable[[str], None] = lambda note: None,
+) -> FilePredictions:
+    """Predict all rows of a file and write them with new columns; other columns stay.
+
+    What has been predicted is kept beside the output until it is finished. A call with the same
+    file, adapter and settings goes on from there.
+
+    Args:
+        loaded: An adapter on its base.
+        source: csv, tsv, json, jsonl or parquet file.
+        output: csv, tsv, jsonl or parquet file that does not exist yet.
+        settings: See above.
+        data: Names of columns; None takes the usual ones.
+        identity: What tells this adapter from others, so that an interrupted call goes on only
+            with the same.
+        on_progress: Gets the number of predicted rows and of all rows.
+        on_note: Gets sentences about how the file is read.
+
+    Raises:
+        ConfigError: The output exists, or its ending is unknown.
+        DataError: The file cannot be read or lacks columns, a new column has the name of one that
+            is there, or another call writes the same output.
+    """
+    settings = PredictionSettings() if settings is None else settings
+    source, output = Path(source), Path(output)
+    require_new(output)
+    names = data if data is not None else DataConfig(train=str(source))
+    found: Any = read_source(str(source), None, "the file to predict", names.delimiter)
+    if not isinstance(found, FileExamples):
+        raise DataError(
+            f"Cannot predict '{source}': got a dataset with several splits, expected one table. "
+            "Name a file."
+        )
+    examples = found.dataset
+    columns = find_input_columns(loaded, examples, names)
+    for note in (*found.notes, *columns.notes):
+        on_note(note)
+    new_columns = _new_columns(loaded, settings, columns)
+    _require_free(new_columns, examples, source)
+    key = {**asdict(settings), "file": _digest(source), "adapter": identity, "columns": new_columns}
+    with _partial_predictions(output, key) as partial:
+        resumed = partial.rows
+        on_progress(partial.rows, len(examples))
+        for begin in range(partial.rows, len(examples), _rows_at_once(loaded, settings)):
+            end = min(begin + _rows_at_once(loaded, settings), len(examples))
+            partial.append(_predictions(loaded, examples, columns, settings, (begin, end), source))
+            on_progress(end, len(examples))
+        made = partial.read()
+        _write(output, examples, new_columns, made, names)
+        partial.remove()
+    empty = sum(1 for values in made if values is None)
+    return FilePredictions(output, len(examples), empty, resumed, tuple(new_columns))
+
+
+def _rows_at_once(loaded: LoadedModel, settings: PredictionSettings) -> int:
+    is_one_pass = loaded.labels is not None
+    return _BATCHES_AT_ONCE[is_one_pass] * settings.batch_rows
+
+
+def _predictions(
+    loaded: LoadedModel,
+    examples: Dataset,
+    columns: InputColumns,
+    settings: PredictionSettings,
+    rows: tuple[int, int],
+    source: Path,
+) -> list[list[Any] | None]:
+    """Return the values of the new columns for some rows; None for one without an input."""
+    chosen: Any = examples.select_columns(list(columns.names.values()))
+    inputs = [
+        columns.input_of(example, number, f"'{source}'")
+        for number, example in enumerate(chosen.select(range(*rows)), start=rows[0] + 1)
+    ]
+    there = [given for given in inputs if given is not None]
+    made = iter(
+        predict(
+            loaded,
+            there,
+            settings.use_base,
+            batch_rows=settings.batch_rows,
+            max_new_tokens=settings.max_new_tokens,
+        )
+    )
+    return [
+        None if given is None else _values(next(made), loaded.labels or (), settings)
+        for given in inputs
+    ]
+
+
+def _new_columns(
+    loaded: LoadedModel, settings: PredictionSettings, columns: InputColumns
+) -> list[str]:
+    names = ["prediction"]
+    if loaded.labels is not None:
+        names.append("probability")
+    if "data.text" in columns.names and loaded.task_type == "TOKEN_CLS":
+        names.append("words")
+    elif loaded.task_type == "TOKEN_CLS":
+        names.append("predicted_words")
+    if settings.probabilities:
+        if loaded.task_type != "SEQ_CLS":
+            raise ConfigError(
+                f"There are no probabilities of every label: got task {loaded.task_type}, expected "
+                "SEQ_CLS. Leave --probabilities out."
+            )
+        names += [f"probability_{label}" for label in loaded.labels or ()]
+    return [settings.prefix + name for name in names]
+
+
+def _values(prediction: Any, labels: Sequence[str], settings: PredictionSettings) -> list[Any]:
+    if isinstance(prediction, str):
+        return [prediction]
+    if isinstance(prediction, Classification):
+        every = [prediction.probabilities[label] for label in labels]
+        return [
+            prediction.label,
+            prediction.probability,
+            *(every if settings.probabilities else []),
+        ]
+    return [
+        [word.tag for word in prediction],
+        [word.probability for word in prediction],
+        [word.word for word in prediction],
+    ]
+
+
+# ---- what has been predicted so far ----
+
+
+class _Partial:
+    """A file with a line for each predicted row, and the state of the call in the first."""
+
+    def __init__(self, path: Path, key: Mapping[str, Any]):
+        self.path, self.rows = path, 0
+        self._key = json.dumps(key, sort_keys=True, ensure_ascii=False)
+        length = 0
+        for number, line in enumerate(self._whole_lines()):
+            if number == 0 and line.decode() != self._key + "\n":
+                break
+            self.rows, length = number, length + len(line)
+        if not length:
+            path.write_text(self._key + "\n", encoding="utf-8")
+        else:
+            os.truncate(path, length)
+
+    def _whole_lines(self) -> Iterator[bytes]:
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as file:
+            for line in file:
+                if line.endswith(b"\n"):  # the last one may have been cut off
+                    yield line
+
+    def append(self, rows: Sequence[Any]) -> None:
+        """Add the values of rows, so that they survive a crash."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            file.flush()
+            os.fsync(file.fileno())
+        self.rows += len(rows)
+
+    def read(self) -> list[Any]:
+        """Return the values of all rows."""
+        return [json.loads(line) for line in list(self._whole_lines())[1:]]
+
+    def remove(self) -> None:
+        """Delete the file; the output has its contents."""
+        self.path.unlink()
+
+
+@contextmanager
+def _partial_predictions(output: Path, key: Mapping[str, Any]) -> Iterator[_Partial]:
+    lock_file = output.with_name(f".{output.name}.lock")
+    lock = filelock.FileLock(lock_file, timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise DataError(
+            f"Cannot write '{output}': another command is predicting into it. Wait for it, or name "
+            "another output."
+        ) from None
+    try:
+        yield _Partial(output.with_name(f".{output.name}.partial"), key)
+    finally:
+        lock.release()
+        lock_file.unlink(missing_ok=True)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# ---- the output ----
+
+
+def require_new(output: Path) -> None:
+    """Refuse an output that exists or cannot be written.
+
+    Raises:
+        ConfigError: It exists, its ending is unknown, or its folder does not exist.
+    """
+    endings = tuple(ending for ending in ENDINGS if ending != ".json")
+    if output.suffix.lower() not in endings:
+        raise ConfigError(
+            f"Cannot write '{output}': got the ending '{output.suffix}', expected one of "
+            f"{', '.join(endings)}.{did_you_mean(output.suffix, endings)} Name such a file."
+        )
+    if output.exists():
+        raise ConfigError(
+            f"Cannot write '{output}': it exists already, expected a new file. Remove it, or name "
+            "another output."
+        )
+    if not output.parent.is_dir():
+        raise ConfigError(
+            f"Cannot write '{output}': there is no folder '{output.parent}', expected an existing "
+            "one. Create it first."
+        )
+
+
+def _require_free(new_columns: Sequence[str], examples: Dataset, source: Path) -> None:
+    taken = [name for name in new_columns if name in examples.column_names]
+    if taken:
+        raise ConfigError(
+            f"Cannot add columns to '{source}': got {first_few(map(escaped, taken))} among its "
+            "columns already, expected other names. Give --prefix, such as --prefix new_."
+        )
+
+
+def _write(
+    output: Path,
+    examples: Dataset,
+    new_columns: Sequence[str],
+    made: Sequence[list[Any] | None],
+    data: DataConfig,
+) -> None:
+    with replacing_file(output) as path:
+        if output.suffix.lower() == ".parquet":
+            _write_parquet(path, examples, new_columns, made)
+        else:
+            is_table = output.suffix.lower() in TEXT_TABLES
+            rows = _rows(examples, new_columns, made)
+            if is_table:
+                separator = "\t" if output.suffix.lower() == ".tsv" else data.delimiter or ","
+                _write_csv(path, [*examples.column_names, *new_columns], rows, separator, output)
+            else:
+                with path.open("w", encoding="utf-8") as file:
+                    for row in rows:
+                        file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+
+
+def _rows(
+    examples: Any, new_columns: Sequence[str], made: Sequence[list[Any] | None]
+) -> Iterator[dict[str, Any]]:
+    nothing = [None] * len(new_columns)
+    for example, values in zip(examples, made, strict=True):
+        yield {**example, **dict(zip(new_columns, values or nothing, strict=True))}
+
+
+def _write_csv(
+    path: Path, header: Sequence[str], rows: Iterator[dict[str, Any]], separator: str, output: Path
+) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, delimiter=separator, lineterminator="\n")
+        writer.writerow(header)
+        for row in rows:
+            writer.writerow(_cell(row[name], name, output) for name in header)
+
+
+def _cell(value: Any, name: str, output: Path) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, list | dict):
+        if all(isinstance(one, str | float) for one in value) and isinstance(value, list):
+            return " ".join(map(str, value))
+        raise DataError(
+            f"Cannot write '{output}': the column '{escaped(name)}' holds lists or objects, "
+            "expected values that fit into a cell. Write a .jsonl or .parquet file."
+        )
+    return str(value)
+
+
+def _write_parquet(
+    path: Path, examples: Any, new_columns: Sequence[str], made: Sequence[list[Any] | None]
+) -> None:
+    table: pa.Table = examples.with_format("arrow")[:]
+    for place, name in enumerate(new_columns):
+        values = [None if row is None else row[place] for row in made]
+        table = table.append_column(name, pa.array(values))
+    parquet.write_table(table.replace_schema_metadata(None), path)

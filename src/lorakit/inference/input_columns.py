@@ -1,0 +1,113 @@
+"""Which columns of a file are the inputs of an adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from datasets import Dataset
+
+from lorakit.config import TaskType
+from lorakit.data.conversations import is_conversation
+from lorakit.data.reading.columns import is_missing, require_columns
+from lorakit.data.text_formats import ALPACA
+from lorakit.errors import DataError, escaped
+from lorakit.inference.loaded import LoadedModel
+from lorakit.recipes.recipe import DataConfig
+
+
+@dataclass(frozen=True)
+class InputColumns:
+    """The columns that hold the inputs of an adapter.
+
+    Attributes:
+        names: The columns by the recipe key that names each.
+        task_type: The adapter's task.
+        format: Layout of its training examples; None where there is only one.
+        notes: What was found out, in sentences.
+    """
+
+    names: dict[str, str]
+    task_type: TaskType
+    format: str | None
+    notes: tuple[str, ...] = ()
+
+    def input_of(self, example: Mapping[str, Any], number: int, where: str) -> Any:
+        """Return the input of an example; None if it has none.
+
+        Args:
+            example: Values by column.
+            number: Number of the example in the file, from 1.
+            where: Name of the file.
+
+        Raises:
+            DataError: A value is not what the adapter reads.
+        """
+        values = [example.get(name) for name in self.names.values()]
+        if is_missing(values[0]) or (self.format != "alpaca" and any(map(is_missing, values))):
+            return None
+        if self.task_type is TaskType.TOKEN_CLS and isinstance(values[0], list):
+            return [str(word) for word in values[0]]
+        if is_conversation(values[0]) and isinstance(values[0], list):
+            return _question(values[0])
+        for key, value in zip(self.names.items(), values, strict=True):
+            if value is not None and not isinstance(value, str):
+                raise DataError(
+                    f"Cannot read example {number} of {where}: got {type(value).__name__} in the "
+                    f"column '{escaped(key[1])}' ({key[0]}), expected text. Write it as text."
+                )
+        if self.format == "alpaca":
+            given = values[1] if len(values) > 1 else None
+            return values[0] if is_missing(given) else f"{values[0]}\n\n{given}"
+        return values[0] if len(values) == 1 else tuple(values)
+
+
+def _question(messages: list[Any]) -> list[Any]:
+    """Return a conversation without the answers at its end, which the model is to give."""
+    kept = list(messages)
+    while len(kept) > 1 and kept[-1].get("role") == "assistant":
+        kept.pop()
+    return kept
+
+
+def find_input_columns(loaded: LoadedModel, examples: Dataset, data: DataConfig) -> InputColumns:
+    """Find the columns: those of the recipe, else the only column there is.
+
+    Args:
+        loaded: The adapter.
+        examples: The file's examples.
+        data: The recipe's section.
+
+    Raises:
+        DataError: A column is missing; names the nearest one.
+    """
+    wanted = _wanted(loaded, examples, data)
+    there = examples.column_names
+    missing = [name for name in wanted.values() if name not in there]
+    if missing and len(wanted) == 1 and len(there) == 1:
+        key = next(iter(wanted))
+        note = f"The inputs are read from the column '{escaped(there[0])}' ({key})."
+        return InputColumns({key: there[0]}, loaded.task_type, loaded.settings.format, (note,))
+    require_columns(examples, wanted, "the file")
+    return InputColumns(wanted, loaded.task_type, loaded.settings.format)
+
+
+def _wanted(loaded: LoadedModel, examples: Dataset, data: DataConfig) -> dict[str, str]:
+    if loaded.task_type is TaskType.SEQ_CLS:
+        pair = {"data.text_pair": data.text_pair or "text_pair"}
+        return {"data.text": data.text} | (pair if loaded.settings.text_pair else {})
+    if loaded.task_type is TaskType.TOKEN_CLS:
+        has_words = data.tokens in examples.column_names
+        return {"data.tokens": data.tokens} if has_words else {"data.text": data.text}
+    if loaded.task_type is TaskType.SEQ_2_SEQ_LM:
+        return {"data.source": data.source}
+    if loaded.settings.format == "alpaca":
+        given = {"the alpaca column input": ALPACA[1]} if ALPACA[1] in examples.column_names else {}
+        return {"the alpaca column instruction": ALPACA[0]} | given
+    if loaded.settings.format == "messages" and data.messages in examples.column_names:
+        return {"data.messages": data.messages}
+    has_prompts = data.prompt in examples.column_names
+    if has_prompts or loaded.settings.format in ("prompt_completion", "messages"):
+        return {"data.prompt": data.prompt}
+    return {"data.text": data.text}

@@ -1,0 +1,51 @@
+"""`lorakit predict`: a file with new columns."""
+
+import csv
+
+
+def rows_of(path):
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_file_is_predicted_beside_itself(cli, cls_run, tmp_path):
+    file = tmp_path / "reviews.csv"
+    file.write_text("id,text\n7,the film was good\n8,\n", "utf-8")
+    result = cli("predict", cls_run, file, "--probabilities")
+    assert result.exit_code == 0, result.stderr
+    output = tmp_path / "reviews.predictions.csv"
+    first, second = rows_of(output)
+    assert first["id"] == "7"
+    assert first["prediction"] in ("positive", "negative")
+    assert float(first["probability_positive"]) + float(first["probability_negative"]) > 0.99
+    assert second["prediction"] == ""
+    assert str(output) in result.stdout
+    assert "predictions are empty: 1." in result.stderr
+    again = cli("predict", cls_run, file)
+    assert again.exit_code == 2
+    assert "exists already" in again.stderr
+
+
+def test_columns_are_named_as_in_the_recipe(cli, cls_run, tmp_path):
+    file = tmp_path / "reviews.csv"
+    file.write_text("id,review\n7,the film was good\n", "utf-8")
+    refused = cli("predict", cls_run, file, "--output", tmp_path / "out.csv")
+    assert refused.exit_code == 2
+    assert "data.text: got 'text'" in refused.stderr
+    result = cli("predict", cls_run, file, "data.text=review", "--output", tmp_path / "out.csv")
+    assert result.exit_code == 0, result.stderr
+    assert rows_of(tmp_path / "out.csv")[0]["review"] == "the film was good"
+
+
+def test_a_missing_file(cli, cls_run, tmp_path):
+    result = cli("predict", cls_run, tmp_path / "none.csv")
+    assert result.exit_code == 2
+    assert f"No file {tmp_path / 'none.csv'} to predict" in result.stderr
+
+
+def test_prompts_are_answered(cli, lm_run, tmp_path):
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('{"prompt": "what colour is the grass?"}\n', "utf-8")
+    result = cli("predict", lm_run, file, "--max-new-tokens", 3, "--output", tmp_path / "o.csv")
+    assert result.exit_code == 0, result.stderr
+    assert rows_of(tmp_path / "o.csv")[0]["prompt"] == "what colour is the grass?"
