@@ -4,6 +4,8 @@
 # `make claims` measures what the papers claim and writes docs/claims.md; it goes on where it was.
 # `make docs` builds the site into build/site; a warning ends it.
 # `make wheel` installs a wheel into an empty environment and uses it outside the repository.
+# `make browser` installs Chromium for tests/browser where it can; `make screenshots` takes the pictures
+# of the studio in docs/images/studio.
 # All set up .venv themselves; nothing is done again while pyproject.toml and constraints.txt
 # have not changed.
 
@@ -14,7 +16,7 @@ READY := $(VENV)/.ready
 DOCS_READY := $(VENV)/.docs-ready
 WORKERS ?= 3
 
-.PHONY: quickstart test test-core check bench claims docs wheel setup clean
+.PHONY: quickstart test test-core check bench claims docs wheel browser screenshots setup clean
 
 quickstart: $(READY)
 	$(BIN)/lorakit quickstart
@@ -26,7 +28,7 @@ PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 
 CORE := $(addprefix tests/unit/,ops layers injection adapters)
 CORE += $(addprefix tests/features/test_,skinny_choice.py conv_training.py sibling_passes.py sibling_rounds.py)
 
-test: $(READY)
+test: $(READY) browser
 	$(PYTEST)
 
 test-core: $(READY)
@@ -47,6 +49,12 @@ claims: $(READY)
 
 docs: $(DOCS_READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+browser:
+	@tools/install_browser.sh
+
+screenshots: $(READY) browser
+	$(BIN)/python tools/studio_screenshots.py docs/images/studio
 
 wheel:
 	PYTHON=$(PYTHON) tools/check_wheel.sh

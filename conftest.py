@@ -30,6 +30,11 @@ def pytest_collection_finish():
     gc.enable()
 
 
+def pytest_unconfigure():
+    """Let pytest's last search for garbage be a quick one."""
+    gc.freeze()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _frozen():
     """Hide what exists before a file of tests from the garbage collector.

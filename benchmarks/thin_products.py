@@ -59,7 +59,8 @@ def measure(options: Options, in_features: int, out_features: int, r: int) -> li
                 expected = run()
             with _in_c(False):
                 check_tensors(IN_TORCH, name, run(), expected, dtype)
-            samples = {way: _sample(run, way == IN_C) for way in (IN_C, IN_TORCH)}
+            repeats = 1 if options.quick else _REPEATS
+            samples = {way: _sample(run, way == IN_C, repeats) for way in (IN_C, IN_TORCH)}
             fields = {**common, "measure": name, "dropout": dropout, "unit": "s"}
             values = options.timed(samples).by_variant()
             rows += options.compared(values, (IN_TORCH,), **fields)
@@ -111,11 +112,11 @@ def _in_c(wanted: bool) -> Any:
     return mock.patch.object(skinny, "_kernels", chosen)
 
 
-def _sample(run: Callable[[], Tensor], in_c: bool) -> Sample:
+def _sample(run: Callable[[], Tensor], in_c: bool, repeats: int) -> Sample:
     def sample(watch: Stopwatch) -> None:
         with _in_c(in_c):
             watch.start()
-            for _ in range(_REPEATS):
+            for _ in range(repeats):
                 run()
             watch.lap(TIME)
 

@@ -14,8 +14,8 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,8 +28,8 @@ LIBRARIES = [
 LORAKIT = "from lorakit.__main__ import main; main()"
 """The command line as a program."""
 
-_processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(LIBRARIES)
+fork_server = multiprocessing.get_context("forkserver")
+fork_server.set_forkserver_preload(LIBRARIES)
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Program:
         self._folder = Path(tempfile.mkdtemp(prefix="lorakit-forked-"))
         words = ["-c", *map(str, arguments)]
         given = (code, words, dict(environment or os.environ), os.getcwd(), str(self._folder))
-        self.process = _processes.Process(target=_be_program, args=given)
+        self.process = fork_server.Process(target=_be_program, args=given)
         self.process.start()
 
     def __enter__(self) -> "Program":
@@ -120,12 +120,22 @@ def _wait_for(processes: Sequence[multiprocessing.Process]) -> None:
 def _be_program(
     code: str, words: list[str], environment: dict[str, str], folder: str, output: str
 ) -> None:
-    """Become the program: its streams, environment and arguments."""
+    """Become the program, whose streams are files."""
+    flags = os.O_WRONLY | os.O_CREAT
+    streams = [os.open(Path(output) / name, flags) for name in ("stdout", "stderr")]
+    with become(words, environment, folder, streams):
+        exec(compile(code, "<program>", "exec"), {"__name__": "__main__"})
+
+
+@contextmanager
+def become(
+    words: list[str], environment: Mapping[str, str], folder: str, streams: Sequence[int]
+) -> Iterator[None]:
+    """Give this process a program's arguments, environment, folder and streams in the block."""
     import torch
 
     torch.set_num_threads(1)
-    for number, name in ((1, "stdout"), (2, "stderr")):
-        file = os.open(Path(output) / name, os.O_WRONLY | os.O_CREAT)
+    for number, file in enumerate(streams, 1):
         os.dup2(file, number)
         os.close(file)
     faulthandler.enable()  # a crash of compiled code says where it was
@@ -134,6 +144,6 @@ def _be_program(
     os.chdir(folder)
     sys.argv = words
     try:
-        exec(compile(code, "<program>", "exec"), {"__name__": "__main__"})
+        yield
     finally:
         atexit._run_exitfuncs()  # a process of this kind would leave without

@@ -95,9 +95,9 @@ def studio(root, tmp_path, chromium):
         process.kill()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium():
-    """A headless browser."""
+    """A headless browser; it ends with the file, since its event loop would block other tests'."""
     reason = _reason_to_skip()
     if reason:
         pytest.skip(reason)

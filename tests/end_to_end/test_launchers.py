@@ -45,7 +45,7 @@ lorakit.planning.separate_process.plan_in_separate_process = lambda *_: None
 
 
 @pytest.fixture(scope="module")
-def by_accelerate(write):
+def by_accelerate(write, python_of_forks):
     """Train by `accelerate launch`, sharded as it says; returns what was printed, and the run."""
     recipe = write("sharded")
     program = recipe.with_suffix(".py")
@@ -54,6 +54,7 @@ def by_accelerate(write):
     launcher += ["--use_fsdp", "--fsdp_version=2", "--fsdp_auto_wrap_policy=TRANSFORMER_BASED_WRAP"]
     launcher += ["--mixed_precision=no", "--dynamo_backend=no", "--num_cpu_threads_per_process=1"]
     launch = "from accelerate.commands.launch import main; main()"
+    launcher += ["--no_python", python_of_forks]
     done = run(launch, *launcher, program, "train", recipe, GLOO_SOCKET_IFNAME="lo")
     assert done.returncode == 0, done.stderr
     return done.stdout, recipe.with_suffix("")
@@ -97,11 +98,12 @@ main()
 
 
 @pytest.fixture(scope="class")
-def own_ray():
+def own_ray(forked_workers):
     """Ray as the command starts it, while tests of it run."""
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray's own
-        patch.setenv("PYTHONWARNINGS", "ignore")  # in Ray's processes
+        for name, value in forked_workers.items():
+            patch.setenv(name, value)
         with ray_cluster():
             yield
 
@@ -155,10 +157,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 """
 
 
-def test_ctrl_c_on_ray_leaves_a_run_to_resume(write):
+def test_ctrl_c_on_ray_leaves_a_run_to_resume(write, forked_workers):
     recipe = write("interrupted", max_steps=20_000, save_strategy="steps", save_steps=2)
     path = recipe.with_suffix("")
-    with Program(IN_A_TERMINAL + LORAKIT, "train", recipe, "--ray", "1") as program:
+    command = (IN_A_TERMINAL + LORAKIT, "train", recipe, "--ray", "1")
+    with Program(*command, environment=os.environ | forked_workers) as program:
         deadline = time.monotonic() + 120
         while not list(path.glob("checkpoint-*/manifest.json")):
             assert time.monotonic() < deadline and program.process.exitcode is None

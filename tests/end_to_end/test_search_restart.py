@@ -27,7 +27,7 @@ def recipe(tiny_llama_dir, prompt_jsonl, tmp_path):
         "search": {
             "trials": 3,
             "max_epochs": 4,
-            "max_concurrent": 1,  # one process, so the libraries are imported once
+            "max_concurrent": 1,  # so that one is under way when another has finished
             "asha": None,
             "space": {"training.learning_rate": {"log_uniform": [1e-4, 1e-2]}},
         },
@@ -43,10 +43,11 @@ def first_evaluations(trial):
     return (trial / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
 
 
-def test_a_killed_search_goes_on_where_it_was(recipe):
+def test_a_killed_search_goes_on_where_it_was(recipe, forked_workers):
     trials = recipe.parent / "search" / "trials"
     deadline = time.monotonic() + _PATIENCE_S
-    with Program(LORAKIT, "tune", recipe) as killed:
+    environment = os.environ | forked_workers
+    with Program(LORAKIT, "tune", recipe, environment=environment) as killed:
         while time.monotonic() < deadline:
             finished = sorted(path.parent for path in trials.glob("*/report.md"))
             under_way = [
@@ -67,7 +68,7 @@ def test_a_killed_search_goes_on_where_it_was(recipe):
     begun = {trial: json.loads(first_evaluations(trial)[0]) for trial in half}
     _wait_for_ray_to_end()
 
-    resumed = run(LORAKIT, "tune", recipe, "--resume")
+    resumed = run(LORAKIT, "tune", recipe, "--resume", **forked_workers)
     assert resumed.returncode == 0, resumed
     with (trials.parent / "trials.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

@@ -22,7 +22,9 @@ finally:
 """
 
 
-def test_a_search_uses_both_machines_of_a_cluster(tiny_llama_dir, prompt_jsonl, tmp_path):
+def test_a_search_uses_both_machines_of_a_cluster(
+    tiny_llama_dir, prompt_jsonl, tmp_path, forked_workers
+):
     values = {
         "model": tiny_llama_dir,
         "task": "CAUSAL_LM",
@@ -40,7 +42,7 @@ def test_a_search_uses_both_machines_of_a_cluster(tiny_llama_dir, prompt_jsonl, 
     }
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(values), encoding="utf-8")
-    done = run(_CLUSTER, "tune", recipe)
+    done = run(_CLUSTER, "tune", recipe, **forked_workers)
     assert done.returncode == 0, done.stdout + done.stderr
     with (tmp_path / "search" / "trials.csv").open(encoding="utf-8") as file:
         assert [row["status"] for row in csv.DictReader(file)] == ["finished", "finished"]

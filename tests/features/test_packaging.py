@@ -16,7 +16,7 @@ from lorakit.libraries.extras import EXTRA_OF
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-FOR_USERS = ("quantization", "metrics", "tune", "gguf", "serve", "serve-ray")
+FOR_USERS = ("quantization", "metrics", "tune", "gguf", "serve", "serve-ray", "studio")
 HELD_TO_A_MINOR = ("transformers", "trl", "accelerate")
 
 

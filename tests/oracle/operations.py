@@ -99,13 +99,18 @@ class Case:
         lorakit.load_adapter(model, self.their_file, trainable=True)
         return model.eval()
 
+    @cached_property
+    def their_second_file(self) -> Path:
+        """The directory of another adapter of the same configuration, saved by PEFT."""
+        self.fresh_theirs(seed=9).save_pretrained(self.directory / "second")
+        return self.directory / "second"
+
+    @cached_property
     def second(self) -> lorakit.Adapter:
-        """Return another adapter with the same configuration and other numbers."""
+        """Another adapter with the same configuration and other numbers."""
         if self.starts_itself:
             return lorakit.Adapter.from_model(self.fresh_ours(seed=9))
-        directory = self.directory / "second"
-        self.fresh_theirs(seed=9).save_pretrained(directory)
-        return lorakit.Adapter.load(directory)
+        return lorakit.Adapter.load(self.their_second_file)
 
     @property
     def theirs(self) -> nn.Module:
@@ -201,9 +206,7 @@ def _reloaded_ours(case: Case, model: nn.Module) -> Tensor:
 
 def _their_combination(case: Case) -> Tensor:
     model = case.theirs
-    directory = case.directory / "second"
-    case.fresh_theirs(seed=9).save_pretrained(directory)
-    model.load_adapter(directory, "second")
+    model.load_adapter(case.their_second_file, "second")
     names, weights = list(WEIGHTS), list(WEIGHTS.values())
     model.add_weighted_adapter(names, weights, "both", combination_type="cat")
     model.set_adapter("both")
@@ -211,7 +214,7 @@ def _their_combination(case: Case) -> Tensor:
 
 
 def _our_combination(case: Case, model: nn.Module) -> Tensor:
-    lorakit.add_adapter(model, case.second(), "second")
+    lorakit.add_adapter(model, case.second, "second")
     lorakit.combine_adapters(model, WEIGHTS, "both", method="cat")
     lorakit.set_adapter(model, "both")
     return case.kind.output(model.eval())

@@ -25,7 +25,7 @@ def reference(case: Case, operation: str) -> Tensor:
     if operation == "combined":
         adapters = {
             "default": lorakit.Adapter.from_model(case.original_ours),
-            "second": case.second(),
+            "second": case.second,
         }
         changes = [(WEIGHTS[name], adapter) for name, adapter in adapters.items()]
     else:

@@ -162,8 +162,7 @@ def lorakit(
 
 COMMANDS = (
     *(quickstart, init, plan, train, tune, study),
-    *(evaluate, predict, generate, chat, serve, studio),
-    *(merge, inspect, analyze),
+    *(evaluate, predict, generate, chat, serve, studio, merge, inspect, analyze),
     *(combine, extract, convert, export),
 )
 for command in COMMANDS:

@@ -30,7 +30,10 @@ _SAMPLING_STRATEGIES = ("random", "sequential", "group_by_length", "batch_rebala
 EARLY_STOPPING_KEYS = ("early_stopping_patience", "early_stopping_threshold")
 
 _HUB = "lorakit uploads nothing; upload the adapter directory of the finished run"
-_PARALLEL = "lorakit trains in parallel by DDP and by FSDP2 (`fsdp: true`); leave it out"
+_PARALLEL = (
+    "lorakit trains in parallel by averaging the gradients of processes and by FSDP2 "
+    "(`fsdp: true`); leave it out"
+)
 OWNED_KEYS: dict[str, str] = {
     "output_dir": "the run directory is set by `output` at the top level",
     "logging_dir": "TensorBoard's files go to `tensorboard` in the run directory",

@@ -59,6 +59,12 @@ def record_process(folder: Path, pid: int) -> None:
         write_text(folder / "process.json", json.dumps(facts) + "\n")
 
 
+def send_signal_to(job: Job, number: int) -> bool:
+    """Send a signal to the process of a job; return whether it was there."""
+    is_known = job.pid is not None and job.identity is not None
+    return is_known and send_signal(job.pid or 0, job.identity or "", number)
+
+
 def stop_run(root: Path, relative: str, *, at_once: bool = False) -> None:
     """Stop the process of a run, whoever started it; a run that trains saves a checkpoint first.
 
@@ -72,8 +78,7 @@ def stop_run(root: Path, relative: str, *, at_once: bool = False) -> None:
     """
     number = signal.SIGKILL if at_once else signal.SIGTERM
     job = JobFolder(root).of(relative)
-    is_known = job is not None and job.state == "running" and job.pid and job.identity
-    if is_known and send_signal(job.pid, job.identity, number):
+    if job is not None and job.state == "running" and send_signal_to(job, number):
         return
     holder = lock_holder(resolve(root, relative)) if (root / relative).is_dir() else {}
     if holder and holder.get("host") != socket.gethostname():

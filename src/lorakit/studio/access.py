@@ -112,6 +112,7 @@ def load_key(root: Path) -> bytes:
         key = b""
     if len(key) < 32:
         key = secrets.token_bytes(32)
+        write_text(path.with_name(".gitignore"), "*\n")  # a secret belongs into no repository
         write_text(path, key.hex() + "\n")
         path.chmod(0o600)
     return key

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -31,6 +31,8 @@ class RunRecorder(TrainerCallback):
     def __init__(self, run: RunDirectory, emit: EventHandler):
         self._run = run
         self._emit = emit
+        self.measure: Callable[[], Mapping[str, float]] = dict
+        """Returns what else to log after optimizer steps, such as the speed."""
         self._latest: dict[str, Any] = {"loss": None, "learning_rate": None}
         entries = run.metrics()
         self._wall_s_before = entries[-1].get("wall_s", 0.0) if entries else 0.0
@@ -69,6 +71,8 @@ class RunRecorder(TrainerCallback):
         }
         values.pop("epoch", None)
         kind = _event_of(values)
+        if kind == "step":
+            values |= self.measure()
         entry = {
             "event": kind,
             "step": state.global_step,

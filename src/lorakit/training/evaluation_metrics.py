@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from transformers import Trainer
 
 TOKENS_PER_S = "train_tokens_per_s"
+PEAK_MEMORY = "peak_memory_bytes"
 
 _SPEEDS = ("_runtime", "_per_second", "_preparation_time")
 

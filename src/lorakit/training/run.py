@@ -37,7 +37,7 @@ from lorakit.training.callbacks import (
     early_stopping,
     silencing_writer_threads,
 )
-from lorakit.training.evaluation_metrics import final_metrics
+from lorakit.training.evaluation_metrics import PEAK_MEMORY, TOKENS_PER_S, final_metrics
 from lorakit.training.example_digests import KEY, changed_examples, example_digests
 from lorakit.training.out_of_room import explaining_disk_errors, explaining_memory_errors
 from lorakit.training.peak_memory import PeakMemory
@@ -46,7 +46,7 @@ from lorakit.training.resuming import require_resumable, with_recorded_dtype
 from lorakit.training.save_settings import save_settings
 from lorakit.training.setup import Setup, prepare
 from lorakit.training.stop_request import StopRequest
-from lorakit.training.throughput import Throughput
+from lorakit.training.throughput import Throughput, ThroughputMeter
 from lorakit.training.trainers.adapter_trainer import trained_adapter
 from lorakit.training.trainers.batching import padding_notes
 from lorakit.training.trainers.data_initialization import with_current_ranks
@@ -138,7 +138,7 @@ def train(
         recorded = run_on_all(lambda: with_recorded_dtype(recipe, emit)) if resume else recipe
         with explaining_disk_errors(Path(recipe.output)):
             setup = prepare(recorded, emit, check=check, shared_base=shared_base)
-            run = _open_run(setup, resume, emit, held)
+            run = _open_run(setup, resume, emit, held, planned_bytes)
         stop = stop or StopRequest()
         with (
             stop.observing(),
@@ -168,19 +168,27 @@ def _require_resumable(recipe: Recipe) -> None:
     run_on_main(lambda: require_resumable(recipe))
 
 
-def _open_run(setup: Setup, resume: bool, emit: EventHandler, held: ExitStack) -> _OpenRun:
+def _open_run(
+    setup: Setup, resume: bool, emit: EventHandler, held: ExitStack, planned_bytes: int | None
+) -> _OpenRun:
     """Create the run directory, or restore it to its newest complete checkpoint."""
-    run, event = run_on_main(lambda: _reopen(setup) if resume else _create(setup, held))
+    run, event = run_on_main(
+        lambda: _reopen(setup) if resume else _create(setup, held, planned_bytes)
+    )
     emit("run_opened", event)
     require_shared_directory(run.directory.path)
     return run
 
 
-def _create(setup: Setup, held: ExitStack) -> tuple[_OpenRun, dict[str, Any]]:
+def _create(
+    setup: Setup, held: ExitStack, planned_bytes: int | None
+) -> tuple[_OpenRun, dict[str, Any]]:
     path = Path(setup.recipe.output)
     facts: dict[str, Any] = {KEY: example_digests(setup.encoded), "processes": process_count()}
     if setup.dtype_choice is not None:
         facts["dtype"] = setup.dtype_choice.facts()
+    if planned_bytes is not None:
+        facts["planned_bytes"] = planned_bytes
     run = _OpenRun(RunDirectory.create(path, setup.recipe, held, facts), None, is_new=True)
     return run, {"path": path, "resumed_from": None, "removed": {}, "note": None}
 
@@ -252,6 +260,7 @@ def _fit(
         unreached = UnreachedLayers()
         others = (*early_stopping(setup.recipe.training), unreached, StopAtCheckpoint(stop))
         trainer = setup.build_trainer([*writers, *others])
+        recorder.measure = lambda: _measured(trainer, peak)
         notes = batch_notes(setup.arguments, is_sharded=trainer.is_fsdp_enabled)
         computing = cpu_notes(setup.arguments.device)
         padding = padding_notes(setup.encoded.train, setup.arguments)
@@ -290,6 +299,14 @@ def _fit(
     result = _result(directory, facts)
     emit("finished", {"result": result})
     return result
+
+
+def _measured(trainer: Trainer, peak: PeakMemory) -> dict[str, float]:
+    """Return the speed and the peak memory, which are logged beside the loss."""
+    meter: ThroughputMeter | None = getattr(trainer, "meter", None)
+    speed = None if meter is None else meter.recent_tokens_per_s()
+    values = {TOKENS_PER_S: speed, PEAK_MEMORY: peak.read()}
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def _write_guesses(setup: Setup, run: RunDirectory) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lorakit.config import NOT_COUNTED
-from lorakit.distributed.processes import all_gather_object
+from lorakit.distributed.processes import all_gather_object, process_count
 from lorakit.training.evaluation_metrics import TOKENS_PER_S
 
 
@@ -53,6 +53,7 @@ class ThroughputMeter:
         self._positions: Tensor | int = 0
         self._seconds = 0.0
         self._started_s: float | None = None
+        self._reported = (0, 0.0)
 
     def start(self) -> None:
         """Start the clock, or let it run on."""
@@ -91,6 +92,21 @@ class ThroughputMeter:
         """Continue from the counts of a checkpoint."""
         self._tokens, self._positions = state["tokens"], state["positions"]
         self._seconds = state["seconds"]
+        self._reported = (int(state["tokens"]), state["seconds"])
+
+    def recent_tokens_per_s(self) -> float | None:
+        """Return the speed since the last call, or None if nothing was counted.
+
+        A GPU is waited for; call this where the loss is read as well. Other processes count for
+        as many tokens as this one.
+        """
+        state = self.state()
+        tokens, seconds = state["tokens"], state["seconds"]
+        before_tokens, before_s = self._reported
+        self._reported = (tokens, seconds)
+        if tokens <= before_tokens or seconds <= before_s:
+            return None
+        return process_count() * (tokens - before_tokens) / (seconds - before_s)
 
     def total(self) -> Throughput | None:
         """Return the throughput of all processes, each of which calls this; None of no step."""

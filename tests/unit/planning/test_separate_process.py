@@ -1,33 +1,37 @@
 """A plan made in a separate process."""
 
 import subprocess
+import sys
 
-from forked import Program
+import pytest
+
 from lorakit.planning import plan
 from lorakit.planning import separate_process as apart
 
 
+@pytest.fixture(autouse=True)
+def _processes_are_forks(monkeypatch, python_of_forks):
+    monkeypatch.setattr(sys, "executable", python_of_forks)
+
+
 def test_a_plan_made_apart_is_the_same(recipe, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")  # as a launcher sets it; nobody else comes
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    made = apart.plan_in_separate_process(recipe(), 2)
+    with monkeypatch.context() as launched:
+        launched.setenv("WORLD_SIZE", "2")  # as a launcher sets it; nobody else comes
+        launched.setenv("ACCELERATE_USE_FSDP", "true")
+        made = apart.plan_in_separate_process(recipe(), 2)
     assert made is not None
-    monkeypatch.undo()
     here = plan(recipe(), processes=2)
     assert (made.peak_bytes, made.notes) == (here.peak_bytes, here.notes)
 
 
 def test_there_is_no_plan_apart_where_none_can_be_made(recipe, monkeypatch):
     ended = []
+    run = subprocess.run
 
-    def forked_run(command, env, **_):
-        """Run `python -m lorakit.planning.separate_process` with the libraries loaded."""
-        _, _, module, *words = command
-        code = f"import runpy; runpy.run_module({module!r}, run_name='__main__')"
-        with Program(code, *words, environment=env) as program:
-            ended.append(program.finished())
-        raise subprocess.CalledProcessError(ended[-1].returncode, command)
+    def noted(command, *, check, **options):
+        ended.append(run(command, **options))
+        ended[-1].check_returncode()
 
-    monkeypatch.setattr(apart.subprocess, "run", forked_run)
+    monkeypatch.setattr(apart.subprocess, "run", noted)
     assert apart.plan_in_separate_process(recipe(**{"lora.target_modules": ["q_porj"]}), 2) is None
     assert ended[0].returncode == 1 and "TargetError" in ended[0].stderr

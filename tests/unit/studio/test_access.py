@@ -45,6 +45,7 @@ def test_the_key_is_kept_and_private(tmp_path):
     assert load_key(tmp_path) == key and len(key) == 32
     path = tmp_path / ".lorakit" / "studio-key"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert path.with_name(".gitignore").read_text() == "*\n"
     path.write_text("damaged")
     assert load_key(tmp_path) != key
 

@@ -74,6 +74,16 @@ def test_metrics_are_written_down_and_handed_back(done):
     assert not any("runtime" in key or "per_second" in key for row in rows for key in row)
 
 
+def test_speed_and_memory_are_logged_beside_the_loss_and_the_plan_is_kept(recipe):
+    result = train(recipe(), planned_bytes=123_000)
+    run = RunDirectory.open(result.run_dir)
+    steps = [row for row in run.metrics() if row["event"] == "step"]
+    assert all(row["train_tokens_per_s"] > 0 for row in steps)
+    peaks = [row["peak_memory_bytes"] for row in steps]
+    assert peaks == sorted(peaks)
+    assert json.loads(run.environment_file.read_text())["planned_bytes"] == 123_000
+
+
 def test_events_tell_how_far_it_is(done):
     result, events = done
     names = [name for name, _ in events]
@@ -187,6 +197,26 @@ def test_running_out_of_memory_says_what_to_lower(recipe, tmp_path, monkeypatch)
         "Memory ran out with training.per_device_train_batch_size=4. Halve it and double"
     )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_after_a_checkpoint_is_written_down_until_the_run_is_resumed(recipe, monkeypatch):
+    saving = {"save_strategy": "steps", "save_steps": 1}
+    whole = AdapterTrainerMixin.training_step
+
+    def full(self, *args, **kwargs):
+        if self.state.global_step == 2:
+            raise torch.OutOfMemoryError("Tried to allocate 2 GiB.")
+        return whole(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AdapterTrainerMixin, "training_step", full)
+        with pytest.raises(TrainingError):
+            train(recipe(training=saving))
+    run = RunDirectory.open(recipe().output)
+    (sentence,) = json.loads(run.failure_file.read_text())["message"]
+    assert sentence.startswith("Memory ran out with training.per_device_train_batch_size=4.")
+    train(recipe(training=saving), resume=True)
+    assert run.is_finished and not run.failure_file.exists()
 
 
 def test_a_finished_run_is_not_trained_again(done):

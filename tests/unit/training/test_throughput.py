@@ -67,3 +67,16 @@ def test_the_logged_names():
     assert total is not None
     expected = {"train_tokens": 60, "train_padding_share": 0.25, "train_tokens_per_s": 15.0}
     assert total.logged() == pytest.approx(expected)
+
+
+def test_the_speed_since_the_last_question():
+    meter = ThroughputMeter(has_targets=False, device=CPU)
+    assert meter.recent_tokens_per_s() is None
+    meter.load({"tokens": 60, "positions": 80, "seconds": 4.0})
+    assert meter.recent_tokens_per_s() is None  # before a resume
+    batch = {"input_ids": IDS, "attention_mask": MASK, "labels": torch.tensor([0, 1])}
+    meter.start()
+    meter.count([batch])
+    meter.stop()
+    assert meter.recent_tokens_per_s() == pytest.approx(5 / (meter.state()["seconds"] - 4.0))
+    assert meter.recent_tokens_per_s() is None

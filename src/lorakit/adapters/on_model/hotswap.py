@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lorakit.adapters.adapter import Adapter
-from lorakit.adapters.on_model.compatible_layers import require_like_layers
 from lorakit.adapters.on_model.save_and_load import view_of
 from lorakit.adapters.operations.requirements import require_base_independent
 from lorakit.adapters.trained_tokens import differing_tokens
@@ -21,7 +20,7 @@ from lorakit.injection.state import (
     unwrapped,
     updates_named,
 )
-from lorakit.layers import LowRankUpdate
+from lorakit.layers import AdaptedLayer, LowRankUpdate
 from lorakit.layers.variants.table import with_companions
 
 
@@ -171,3 +170,36 @@ def _misfits(
     if new_A.shape[-2] > room:
         return [f"{path} has rank {new_A.shape[-2]}, expected at most {room}"]
     return []
+
+
+def require_like_layers(model: nn.Module, new: Adapter, name: str) -> None:
+    """Reject factors with another kernel or other blocks than those they replace.
+
+    Args:
+        model: A model with adapters.
+        new: The adapter with the new factors.
+        name: Name of the adapter in the model.
+
+    Raises:
+        AdapterMismatchError: Names the first such module, and counts the others.
+    """
+    problems = [
+        problem
+        for path, layer, update in updates_named(model, name)
+        if path in new.factors and (problem := _layer_problem(path, layer, update, new))
+    ]
+    if problems:
+        more = f"; {len(problems) - 1} more" if len(problems) > 1 else ""
+        raise AdapterMismatchError(
+            f"The new adapter cannot replace {name!r}: {problems[0]}{more}. Load it under another "
+            "name."
+        )
+
+
+def _layer_problem(
+    path: str, layer: AdaptedLayer, update: LowRankUpdate, new: Adapter
+) -> str | None:
+    if layer.kernel_shape(layer) != new.convolutions.get(path):
+        return f"{path} has another kernel, or other groups of channels"
+    misfit = update.misfit(*new.factors[path])
+    return None if misfit is None else f"{path} {misfit}"

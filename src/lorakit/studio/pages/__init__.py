@@ -1,7 +1,10 @@
 """The pages; each is one file, or a package if it has parts."""
 
 from lorakit.studio.frame import Page
-from lorakit.studio.pages import adapters, playground, runs
+from lorakit.studio.pages import adapters, compare, playground, run, runs, search
 
-PAGES: tuple[Page, ...] = (runs.runs, playground.playground, adapters.adapters)
+PAGES: tuple[Page, ...] = (
+    *(runs.runs, run.run, compare.compare, search.search),
+    *(playground.playground, adapters.adapters),
+)
 """All pages. A page is on the web when it is listed here."""

@@ -346,6 +346,8 @@ USE = """
 import json, os, torch, sys
 import lorakit, lorakit.ops, lorakit.layers, lorakit.injection
 from lorakit.ops.native import compiled_library; from lorakit.ops import skinny
+quick = tuple("-O0" if flag == "-O3" else flag for flag in compiled_library._FLAGS)
+compiled_library._FLAGS = quick  # as in the fixture `cache`
 cache = os.path.join(os.environ["XDG_CACHE_HOME"], "lorakit")
 before = os.path.exists(cache)
 model = torch.nn.Sequential(torch.nn.Linear(8, 8))

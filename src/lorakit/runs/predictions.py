@@ -1,0 +1,141 @@
+"""Read predictions.jsonl: how many are right, which classes are confused, and examples of both."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from lorakit.runs.compare import value_text
+
+_MOST_BYTES = 64_000_000
+_MOST_CLASSES = 40
+"""Largest number of classes whose confusion is a table that can be read."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One validation example, and what the models say."""
+
+    text: str
+    """Its input; several columns are on lines of their own."""
+    expected: str
+    adapter: str
+    """Prediction with the adapter."""
+    base: str | None
+    """Prediction of the base alone, or None if it was not asked."""
+    confidence: float | None
+    """Probability that the adapter gives its prediction, or None."""
+
+    @property
+    def is_right(self) -> bool:
+        """Whether the adapter predicts what is expected."""
+        return self.adapter.strip() == self.expected.strip()
+
+    @property
+    def is_base_right(self) -> bool:
+        """Whether the base alone predicts what is expected."""
+        return self.base is not None and self.base.strip() == self.expected.strip()
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """All predictions of a run on its validation examples."""
+
+    all: tuple[Prediction, ...]
+    problem: str | None = None
+    """What is wrong with the file, or None."""
+
+    @property
+    def has_base(self) -> bool:
+        """Whether the base was asked, too."""
+        return any(one.base is not None for one in self.all)
+
+    def wrong(self) -> list[Prediction]:
+        """Return the wrong ones, the most confident first."""
+        wrong = [one for one in self.all if not one.is_right]
+        return sorted(wrong, key=lambda one: -(one.confidence or 0.0))
+
+    def right(self) -> list[Prediction]:
+        """Return the right ones, the least confident first."""
+        right = [one for one in self.all if one.is_right]
+        return sorted(right, key=lambda one: one.confidence or 0.0)
+
+    def base_table(self) -> dict[tuple[bool, bool], int]:
+        """Count the examples by whether base and adapter are right."""
+        return Counter((one.is_base_right, one.is_right) for one in self.all)
+
+    def classes(self) -> list[str]:
+        """Return the classes by name; none where the predictions are texts."""
+        names = sorted({word for one in self.all for word in (one.expected, one.adapter)})
+        return names if 2 <= len(names) <= min(_MOST_CLASSES, max(2, len(self.all))) else []
+
+    def confusion(self) -> dict[tuple[str, str], int]:
+        """Count the examples by expected and predicted class."""
+        return Counter((one.expected, one.adapter) for one in self.all)
+
+
+def read_predictions(path: Path, expected: str = "expected") -> Predictions | None:
+    """Read a file of predictions, or return None if there is none.
+
+    Each line is a JSON object with the expected answer, `prediction`, and where known
+    `base_prediction` and `probability`; all other values are the example's input. `lorakit predict
+    RUN validation.jsonl --output RUN/predictions.jsonl` writes such a file.
+
+    Args:
+        path: predictions.jsonl of a run.
+        expected: Key of the expected answer in a row that has no "expected".
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MOST_BYTES)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return Predictions((), f"Cannot read {path}: {error.strerror}. Check its permissions.")
+    found: list[Prediction] = []
+    problem = None
+    for number, row in _rows(data):
+        if row is not None and "expected" not in row and expected in row:
+            row["expected"] = row.pop(expected)
+        if row is None or "expected" not in row or "prediction" not in row:
+            problem = problem or (
+                f"Cannot read all of {path}: line {number} is not a JSON object with 'expected' "
+                "and 'prediction'. The other lines are shown."
+            )
+        else:
+            found.append(_prediction(row))
+    return Predictions(tuple(found), problem)
+
+
+def _rows(data: bytes) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    lines: Sequence[bytes] = data.split(b"\n")
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        yield number, cast(dict[str, Any], row) if isinstance(row, dict) else None
+
+
+_ANSWERS = ("expected", "prediction", "base_prediction", "probability")
+
+
+def _prediction(row: Mapping[str, Any]) -> Prediction:
+    inputs = {key: value for key, value in row.items() if key not in _ANSWERS}
+    texts = [
+        value_text(value) if len(inputs) == 1 else f"{key}: {value_text(value)}"
+        for key, value in inputs.items()
+    ]
+    base, share = row.get("base_prediction"), row.get("probability")
+    confidence = float(share) if isinstance(share, float) else None
+    return Prediction(
+        "\n".join(texts),
+        value_text(row["expected"]),
+        value_text(row["prediction"]),
+        None if base is None else value_text(base),
+        confidence,
+    )

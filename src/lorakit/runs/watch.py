@@ -1,0 +1,137 @@
+"""Watching one run of a folder: its state, its metrics and what it prints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lorakit.errors import MissingFileError
+from lorakit.recipes.directory_lock import has_ended, lock_holder
+from lorakit.runs.index import RunIndex
+from lorakit.runs.jobs import Job, JobFolder
+from lorakit.runs.metric_log import MetricLog
+from lorakit.runs.run_detail import RunDetail, read_detail
+from lorakit.runs.run_files import LogTail
+from lorakit.runs.run_summary import State, read_facts, state_of
+
+_WATCHED = ("", "recipe.yaml", "report.md", "predictions.jsonl", "confusion.png")
+"""Files of a run, beside its metrics, that change what is known about it; "" is the directory."""
+_DECIDING = ("recipe.yaml", "environment.json", "report.md", "failure.json", "adapter")
+_STATE_EVERY = 3
+"""Calls of `look` between two looks at processes and the queue."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is new of a run."""
+
+    has_metrics: bool
+    has_state: bool
+    has_files: bool
+    """Whether one of its files beside the metrics has appeared, gone or changed."""
+    output: str | None
+    """The end of what it has printed, or None if that has not changed."""
+
+
+class RunWatch:
+    """One run, looked at again and again; a look that finds nothing new costs a few system calls.
+
+    Attributes:
+        root: Folder of runs.
+        directory: Directory of the run.
+        path: Path of the run below the folder of runs.
+        log: Its metrics.
+        detail: Its recipe, its plan, and what is damaged.
+        state: What it is doing.
+        problem: Why it has failed, or None.
+        job: The queue's job that writes it; None if it was started in another way.
+    """
+
+    def __init__(self, index: RunIndex, path: str):
+        """Watch a run, or one that waits in the queue and has no directory yet.
+
+        Args:
+            index: The runs of the folder.
+            path: Path below the folder, which has been checked.
+
+        Raises:
+            MissingFileError: There is no such run.
+        """
+        self.root, self.path, self.directory = index.root, path, index.root / path
+        self.log = MetricLog(self.directory / "metrics.jsonl")
+        self.state: State = "interrupted"
+        self.problem: str | None = None
+        self.job: Job | None = None
+        self._index, self._jobs = index, JobFolder(index.root)
+        self._output: LogTail | None = None
+        self._stamp: tuple[object, ...] = ()
+        self._state_signs: tuple[object, ...] = ()
+        self._looks = 0
+        self.job = self._jobs.of(path)
+        self.detail = self._read_detail()
+
+    @property
+    def is_active(self) -> bool:
+        """Whether something is going to change soon."""
+        return self.state in ("queued", "running")
+
+    def look(self) -> Seen:
+        """Read what is new."""
+        has_state = self._looks % _STATE_EVERY == 0 and self._look_at_state()
+        self._looks += 1
+        has_metrics = self.log.read()
+        stamp = tuple(_stamp(self.directory / name) for name in _WATCHED)
+        has_files = stamp != self._stamp
+        if has_files:
+            self._stamp = stamp
+            self.detail = self._read_detail()
+        output = None if self._output is None else self._output.read()
+        return Seen(has_metrics, has_state, has_files, output)
+
+    def forget_state(self) -> None:
+        """Look at the state with the next look, because something was started or stopped."""
+        self._looks = 0
+
+    def _look_at_state(self) -> bool:
+        self.job = self._jobs.of(self.path)
+        signs = self._signs()
+        if signs == self._state_signs:  # reading the whole run again would take 50 ms
+            return False
+        self._state_signs = signs
+        row = self._index.summary(self.path)
+        if row is not None:
+            self.state, self.problem = row.state, row.problem
+        elif self.directory.is_dir():  # a trial of a search
+            self.state, self.problem = state_of(self.directory, read_facts(self.directory))
+        if self.job is not None and (
+            self._output is None or self._output.path != self.job.log_file
+        ):
+            self._output = LogTail(self.job.log_file)
+        return True
+
+    def _signs(self) -> tuple[object, ...]:
+        """Return what the state follows from: lock, process, job, and the files of an end."""
+        holder = lock_holder(self.directory)
+        return (
+            str(holder),
+            bool(holder) and has_ended(holder),
+            self.job and (self.job.number, self.job.state),
+            *(_stamp(self.directory / name) for name in _DECIDING),
+        )
+
+    def _read_detail(self) -> RunDetail:
+        try:
+            return read_detail(self.directory)
+        except MissingFileError:
+            if self.job is None:
+                raise
+            return RunDetail(self.directory, self.job.about, None, ())
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    # The metrics have a reader of their own; the directory changes with each checkpoint.
+    return status.st_ino, status.st_size, status.st_mtime_ns

@@ -1,0 +1,112 @@
+"""The results of a run: its report, its confusion matrix, and examples right and wrong."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import markdown2
+from nicegui import ui
+
+from lorakit.errors import escaped
+from lorakit.runs.predictions import Prediction, Predictions
+from lorakit.studio.blocks import Text, note, problem
+from lorakit.studio.tables import table
+
+_EXAMPLES = 10
+_PICTURE_BYTES = 4_000_000
+
+
+def show_report(text: str) -> None:
+    """Show a report in Markdown; its HTML is shown as text, and its pictures are links."""
+    text = re.sub(r"^!\[[^\]]*\]\((loss|confusion)\.png\)$", "", text, flags=re.MULTILINE)
+    html = markdown2.markdown(
+        escaped(text, keep="\n").replace("![", "["),
+        extras=["code-friendly", "fenced-code-blocks", "highlightjs-lang", "tables"],
+        safe_mode="escape",
+    )
+    html = re.sub(r"^<h1>.*</h1>$", "", html, count=1, flags=re.MULTILINE)
+    html = html.replace("<table>", '<div class="scroll"><table class="plain">')
+    ui.html(html.replace("</table>", "</table></div>"), sanitize=True).classes("report").props(
+        "tabindex=0"
+    )
+
+
+def show_predictions(found: Predictions) -> None:
+    """Show the confusion, base against adapter, and examples wrong and right."""
+    if found.problem is not None:
+        problem(found.problem)
+    if not found.all:
+        return
+    right = sum(one.is_right for one in found.all)
+    count = len(found.all)
+    note(f"{right:,} of {count:,} validation examples are right ({right / count:.1%}).")
+    if found.has_base:
+        _base_table(found)
+    if classes := found.classes():
+        _confusion_table(found, classes)
+    wrong = found.wrong()
+    _examples("Wrong, the most confident first", wrong, has_base=found.has_base)
+    _examples("Right, the least confident first", found.right(), has_base=found.has_base)
+
+
+def show_picture(path: Path, description: str) -> None:
+    """Show a PNG of the run, if it is there."""
+    if path.is_file() and not path.is_symlink() and path.stat().st_size <= _PICTURE_BYTES:
+        data = base64.b64encode(path.read_bytes()).decode()
+        with ui.element("img").props(f'src="data:image/png;base64,{data}"') as picture:
+            picture.props(f'alt="{description}"').classes("picture")
+
+
+def _base_table(found: Predictions) -> None:
+    counts = found.base_table()
+    Text("h3", "Base against adapter")
+    rows = [
+        (name, *(f"{counts.get((is_base_right, is_right), 0):,}" for is_right in (True, False)))
+        for name, is_base_right in (("base right", True), ("base wrong", False))
+    ]
+    table(("examples", "adapter right", "adapter wrong"), rows)
+
+
+def _confusion_table(found: Predictions, classes: Sequence[str]) -> None:
+    Text("h3", "Confusion matrix")
+    note("Rows are the expected classes, columns the predictions; the diagonal is right.")
+    counts = found.confusion()
+    totals = {name: sum(counts.get((name, other), 0) for other in classes) for name in classes}
+    with ui.element("div").classes("scroll"), ui.element("table").classes("plain confusion"):
+        with ui.element("thead"), ui.element("tr"):
+            Text("td", "")
+            for name in classes:
+                Text("th", name).props("scope=col").classes("number")
+        with ui.element("tbody"):
+            for expected in classes:
+                with ui.element("tr"):
+                    Text("th", expected).props("scope=row")
+                    for predicted in classes:
+                        count = counts.get((expected, predicted), 0)
+                        share = count / totals[expected] if totals[expected] else 0.0
+                        kind = "right" if expected == predicted else "wrong"
+                        Text("td", f"{count:,}").classes(f"number {kind}").style(
+                            f"--share: {share:.3f}"
+                        )
+
+
+def _examples(title: str, chosen: Sequence[Prediction], *, has_base: bool) -> None:
+    Text("h3", f"{title} ({len(chosen):,})")
+    if not chosen:
+        note("There is none.")
+        return
+    header = ["input", "expected", "adapter", *(["base"] if has_base else []), "confidence"]
+    rows = [
+        [
+            one.text[:600] + ("…" if len(one.text) > 600 else ""),
+            one.expected,
+            one.adapter,
+            *([one.base or ""] if has_base else []),
+            "" if one.confidence is None else f"{one.confidence:.1%}",
+        ]
+        for one in chosen[:_EXAMPLES]
+    ]
+    table(header, rows, numbers_from=len(header) - 1)

@@ -1,0 +1,154 @@
+"""The live pages in a browser: a run that goes on, 20,000 steps, hostile texts, phones."""
+
+import json
+
+import pytest
+
+from fixtures.written_runs import RECIPE, append, step_row, write_run
+from fixtures.written_searches import write_search
+
+
+def loss(page):
+    return page.get_by_role("img", name="Loss over the steps")
+
+
+def wait_for_step(page, step, timeout=20_000):
+    """Wait until the picture of the loss ends with a step."""
+    loss(page).and_(page.locator(f'[aria-label*=" to {step}, first"]').first).wait_for(
+        timeout=timeout
+    )
+
+
+@pytest.fixture
+def admitted(studio, page):
+    """A page of a browser that has used the link."""
+    page.goto(studio.link())
+    return page
+
+
+def test_a_point_appears_and_a_reload_shows_the_whole_run(studio, root, admitted):
+    page, run = admitted, write_run(root / "run", 30)
+    page.goto(f"{studio.url}/run/run")
+    wait_for_step(page, 30)
+    append(run, step_row(31, 0.5))
+    wait_for_step(page, 31)
+    page.reload()
+    wait_for_step(page, 31)
+    assert "31 points from 1 to 31, first 2, last 0.5" in loss(page).get_attribute("aria-label")
+
+
+def test_a_page_that_was_closed_comes_back_to_a_run_that_has_gone_on(studio, root, admitted):
+    run = write_run(root / "run", 30)
+    admitted.goto(f"{studio.url}/run/run")
+    wait_for_step(admitted, 30)
+    context = admitted.context
+    admitted.close()
+    append(run, *(step_row(step, 1.0) for step in range(31, 61)))
+    page = context.new_page()
+    page.goto(f"{studio.url}/run/run")
+    wait_for_step(page, 60)
+
+
+def test_a_page_that_has_slept_shows_what_happened_meanwhile(studio, root, admitted):
+    page, run = admitted, write_run(root / "run", 30)
+    page.goto(f"{studio.url}/run/run")
+    wait_for_step(page, 30)
+    page.context.set_offline(True)
+    append(run, *(step_row(step, 1.0) for step in range(31, 61)))
+    page.wait_for_timeout(1500)
+    page.context.set_offline(False)
+    wait_for_step(page, 60, 60_000)
+
+
+def test_a_page_outlives_the_studio(studio, root, admitted):
+    page, run = admitted, write_run(root / "run", 30)
+    page.goto(f"{studio.url}/run/run")
+    wait_for_step(page, 30)
+    studio.kill()
+    append(run, step_row(31, 1.0))
+    studio.start()
+    wait_for_step(page, 31, 60_000)
+
+
+def test_a_run_of_twenty_thousand_steps_is_drawn_whole(studio, root, admitted):
+    page = admitted
+    run = write_run(root / "run", 20_000, loss=lambda step: 9.0 if step == 7_777 else 1.0)
+    page.goto(f"{studio.url}/run/run")
+    wait_for_step(page, 20_000)
+    assert "20000 points from 1 to 20000" in loss(page).get_attribute("aria-label")
+    assert "highest 9" in loss(page).get_attribute("aria-label")
+    append(run, step_row(20_001, 0.25))
+    wait_for_step(page, 20_001)
+    assert "lowest 0.25, highest 9" in loss(page).get_attribute("aria-label")
+
+
+def test_a_resumed_run_forgets_the_steps_it_repeats(studio, root, admitted):
+    page = admitted
+    run = write_run(root / "run", 30)
+    page.goto(f"{studio.url}/run/run")
+    wait_for_step(page, 30)
+    write_run(run, 20)
+    wait_for_step(page, 20)
+
+
+def test_texts_of_a_run_are_never_html(studio, root, admitted):
+    page = admitted
+    hacked = '<script>document.title = "hacked"</script><img src=x onerror="document.title=1">'
+    recipe = RECIPE.replace("<script>alert(1)</script>", hacked.replace("'", "''"))
+    run = write_run(root / "run 😀 <b>", recipe=recipe, is_finished=True)
+    rows = [
+        {"text": hacked, "expected": label, "prediction": "😀", "base_prediction": hacked}
+        for label in ("😀", hacked)
+    ]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (run / "predictions.jsonl").write_text(text, encoding="utf-8")
+    write_search(root / "search", ("failed", 4, []), ("finished", 8, [0.5]))
+    for path in ("run/run 😀 <b>", "compare?runs=run 😀 <b>", "search/search"):
+        page.goto(f"{studio.url}/{path}")
+        page.get_by_role("img").first.wait_for()
+        page.wait_for_timeout(300)
+        assert "lorakit studio" in page.title()
+        assert page.locator("main img[src=x]").count() == 0
+        assert page.locator("main script").count() == 0
+    page.goto(f"{studio.url}/run/run 😀 <b>")
+    page.get_by_role("heading", name="run 😀 <b>").wait_for()
+    assert page.get_by_role("cell", name=hacked).first.is_visible()
+
+
+@pytest.mark.parametrize("path", ["run/run", "compare?runs=run,other", "search/search"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_needs_no_sideways_scrolling(studio, root, new_page, path, scheme):
+    write_run(root / "run", is_finished=True)
+    write_run(root / "other", recipe=RECIPE.replace("r: 4", "r: 8"))
+    write_search(root / "search", ("finished", 4, [0.5, 0.6]), ("running", 64, [0.9]))
+    page = new_page(viewport={"width": 360, "height": 740}, color_scheme=scheme)
+    page.goto(studio.link())
+    page.goto(f"{studio.url}/{path}")
+    page.get_by_role("img").first.wait_for()
+    page.wait_for_timeout(300)
+    assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+
+
+def test_a_file_is_downloaded(studio, root, admitted):
+    write_run(root / "run", is_finished=True)
+    admitted.goto(f"{studio.url}/run/run")
+    admitted.get_by_role("heading", name="Files").click()
+    with admitted.expect_download() as download:
+        admitted.get_by_role("button", name="Download report.md").click()
+    assert download.value.path().read_bytes() == (root / "run" / "report.md").read_bytes()
+
+
+def test_detail_appears_when_the_reader_zooms_in(studio, root, admitted):
+    page = admitted
+    write_run(root / "run", 20_000)
+    page.goto(f"{studio.url}/run/run")
+    wait_for_step(page, 20_000)
+    box = loss(page).bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.keyboard.down("Control")
+    for _ in range(4):
+        page.mouse.wheel(0, -400)
+        page.wait_for_timeout(100)
+    page.keyboard.up("Control")
+    page.wait_for_timeout(1500)
+    wait_for_step(page, 20_000)  # its description is still of the whole run

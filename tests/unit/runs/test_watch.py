@@ -1,0 +1,83 @@
+import os
+
+import pytest
+
+from fixtures.run_folders import locked_by
+from fixtures.written_runs import append, step_row, write_run
+from lorakit.errors import MissingFileError
+from lorakit.runs import watch as module
+from lorakit.runs.index import RunIndex
+from lorakit.runs.jobs import JobFolder
+from lorakit.runs.watch import RunWatch
+
+
+def test_only_what_is_new_is_reported(tmp_path):
+    run = write_run(tmp_path / "a", 20)
+    watch = RunWatch(RunIndex(tmp_path), "a")
+    seen = watch.look()
+    assert (seen.has_metrics, seen.has_files, seen.output) == (True, True, None)
+    assert watch.state == "interrupted"
+    seen = watch.look()
+    assert not (seen.has_metrics or seen.has_files or seen.has_state)
+    append(run, step_row(21, 1.0))
+    assert watch.look().has_metrics
+    (run / "report.md").write_text("# a\n")
+    assert watch.look().has_files
+
+
+def test_the_state_follows_the_process(tmp_path):
+    run = write_run(tmp_path / "a")
+    watch = RunWatch(RunIndex(tmp_path), "a")
+    watch.look()
+    locked_by(run, os.getpid())
+    assert any(watch.look().has_state for _ in range(3))
+    assert (watch.state, watch.is_active) == ("running", True)
+    (run / ".lock").unlink()
+    watch.forget_state()
+    assert watch.look().has_state
+    assert watch.state == "interrupted"
+
+
+def test_a_job_that_waits_becomes_a_run(tmp_path):
+    about = {"task": "SEQ_CLS", "model": "m"}
+    job = JobFolder(tmp_path).create(["train"], "a", tmp_path, about, {}, created_s=1.0)
+    watch = RunWatch(RunIndex(tmp_path), "a")
+    watch.look()
+    assert (watch.state, watch.detail.text("model")) == ("queued", "m")
+    job.log_file.write_text("Reading\n")
+    assert watch.look().output == "Reading\n"
+    write_run(tmp_path / "a")
+    assert watch.look().has_files
+    assert watch.detail.text("lora.r") == "4"
+
+
+def test_a_trial_of_a_search_has_a_state(tmp_path):
+    write_run(tmp_path / "search" / "trials" / "trial-001", is_finished=True)
+    watch = RunWatch(RunIndex(tmp_path), "search/trials/trial-001")
+    watch.look()
+    assert watch.state == "finished"
+
+
+def test_there_is_no_run(tmp_path):
+    with pytest.raises(MissingFileError, match=r"no recipe\.yaml"):
+        RunWatch(RunIndex(tmp_path), "a")
+
+
+def test_a_deleted_run_is_empty(tmp_path):
+    run = write_run(tmp_path / "a")
+    watch = RunWatch(RunIndex(tmp_path), "a")
+    watch.look()
+    for name in ("recipe.yaml", "metrics.jsonl", "environment.json"):
+        (run / name).unlink()
+    with pytest.raises(MissingFileError):
+        watch.look()
+
+
+def test_processes_are_not_looked_at_each_time(tmp_path, monkeypatch):
+    write_run(tmp_path / "a")
+    watch = RunWatch(RunIndex(tmp_path), "a")
+    looks = []
+    monkeypatch.setattr(RunWatch, "_look_at_state", lambda self: looks.append(1) or False)
+    for _ in range(2 * module._STATE_EVERY):
+        watch.look()
+    assert len(looks) == 2
