@@ -31,7 +31,8 @@ line: 2 for errors in what the user wrote, 1 for failures while running.
 """
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -46,10 +47,26 @@ class LorakitError(Exception):
         return escaped(str(self.args[0]), keep="\n") if self.args else ""
 
 
+@dataclass(frozen=True)
+class Problem:
+    """One problem of a text that a user wrote."""
+
+    sentence: str
+    key: str = ""
+    """Dotted key, such as "lora.r"; empty if the problem is that of the whole text."""
+    line: int | None = None
+    """Line of the text, from 1; None if the text is not known."""
+
+
 class ConfigError(LorakitError, ValueError):
     """A configuration or recipe is wrong."""
 
     exit_code = 2
+
+    def __init__(self, message: str = "", problems: Sequence[Problem] = ()):
+        super().__init__(message)
+        self.problems = tuple(problems)
+        """The problems that the message lists, if their keys or lines are known."""
 
 
 class TargetError(LorakitError, ValueError):

@@ -10,9 +10,9 @@ from typing import Any
 import yaml
 from tests.fuzz.frame import FindingError, attempt
 
-from lorakit.cli.recipe_template import TASKS, recipe_text
 from lorakit.errors import LorakitError
 from lorakit.recipes.recipe import Recipe
+from lorakit.recipes.template import TASKS, recipe_text
 
 _ODD: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1, 2**31, 2**63, -(2**63), 10**30, 10**60, 0.5, -0.0, 1e308),

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from lorakit.errors import ConfigError, did_you_mean, first_few
+from lorakit.errors import ConfigError, Problem, did_you_mean, first_few
 
 _KEYS_SHOWN = 25
 _CHARACTERS_OF_ALL = 2500
@@ -40,15 +40,22 @@ def config_error(error: ValidationError, model: type[BaseModel], where: str) -> 
         model: The validated class; its fields are the known keys.
         where: Origin of the values for the message, such as a file's path.
     """
-    explained: dict[str, list[str]] = {}
+    explained: dict[tuple[str, str], list[str]] = {}
     for problem in error.errors(include_url=False, include_context=False):
-        subject, message = _explain(problem, model)
-        explained.setdefault(subject, []).append(message)
+        key, subject, message = _explain(problem, model)
+        explained.setdefault((key, subject), []).append(message)
     # Each member of a union reports its own problem with the same value.
-    lines = [subject + " or ".join(dict.fromkeys(m)) for subject, m in explained.items()]
-    lines = [line if line.endswith("?") else f"{line}." for line in lines]
+    problems = [
+        Problem(_sentence(subject + " or ".join(dict.fromkeys(messages))), key)
+        for (key, subject), messages in explained.items()
+    ]
+    lines = [problem.sentence for problem in problems]
     head = f"{where} has {len(lines)} problems:\n  " if len(lines) > 1 else f"In {where}: "
-    return ConfigError(head + "\n  ".join(_first_lines(lines)))
+    return ConfigError(head + "\n  ".join(_first_lines(lines)), problems)
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith("?") else f"{text}."
 
 
 def _first_lines(lines: list[str]) -> list[str]:
@@ -87,24 +94,24 @@ def cut_short(text: str, most: int = _CHARACTERS_SHOWN) -> str:
     return text if len(text) <= most else f"{text[:most]}…"
 
 
-def _explain(problem: Any, model: type[BaseModel]) -> tuple[str, str]:
-    """Return subject and problem, such as "r: got 0; " and "input should be at least 1"."""
+def _explain(problem: Any, model: type[BaseModel]) -> tuple[str, str, str]:
+    """Return key, subject and problem: "r", "r: got 0; " and "input should be at least 1"."""
     is_key = problem["type"] in ("extra_forbidden", "missing")
     location, known = _resolve_location(problem["loc"], model, is_key)
     key = ".".join(location)
     if problem["type"] == "extra_forbidden":
         hint = _alias_hint(location[-1], known) or did_you_mean(location[-1], known)
         hint = hint or f" Known keys: {first_few(known, _KEYS_SHOWN)}."
-        return f"unknown key {short_repr(key)}.{hint.removesuffix('.')}", ""
+        return key, f"unknown key {short_repr(key)}.{hint.removesuffix('.')}", ""
     if problem["type"] == "missing":
-        return f"missing key '{key}'. Add it", ""
+        return key, f"missing key '{key}'. Add it", ""
     message = problem["msg"].removeprefix("Value error, ").removesuffix(".")
     message = message[:1].lower() + message[1:]
     message = cut_short(message, _CHARACTERS_OF_A_PROBLEM)
     name = short_repr(key)[1:-1] if key else "the whole"
     if isinstance(problem["input"], (str, int, float, bool, list, tuple, type(None))):
-        return f"{name}: got {short_repr(problem['input'])}; ", message
-    return f"{name}: ", message
+        return key, f"{name}: got {short_repr(problem['input'])}; ", message
+    return key, f"{name}: ", message
 
 
 def _resolve_location(

@@ -7,7 +7,6 @@ from lorakit.data.reading.columns import (
     unused_note,
 )
 from lorakit.data.reading.positions import Place, describe_examples
-from lorakit.data.reading.sources import is_local
 from lorakit.data.splits import Splits, load_splits
 
 __all__ = [
@@ -15,7 +14,6 @@ __all__ = [
     "Splits",
     "describe_examples",
     "hiding_progress_bars",
-    "is_local",
     "is_missing",
     "load_splits",
     "require_columns",

@@ -13,7 +13,6 @@ from lorakit.data.overlap import overlap_note
 from lorakit.data.reading.columns import hiding_progress_bars, require_columns
 from lorakit.data.reading.positions import Place
 from lorakit.data.reading.sources import (
-    TEXT_TABLES,
     FileExamples,
     no_examples,
     pick_split,
@@ -21,6 +20,7 @@ from lorakit.data.reading.sources import (
 )
 from lorakit.data.stratified import hold_out, keep_labels, read_labels
 from lorakit.errors import ConfigError, DataError
+from lorakit.recipes.data_names import TEXT_TABLES
 
 if TYPE_CHECKING:
     from lorakit.recipes.recipe import DataConfig

@@ -25,10 +25,10 @@ from lorakit.libraries.foreign_code import load_pretrained
 from lorakit.libraries.logs import logging_errors_only
 from lorakit.models.loading_problems import (
     DAMAGED_FILE_ERRORS,
-    check_local_path,
     check_missing,
     loading_error,
 )
+from lorakit.models.local_paths import check_local_path
 from lorakit.models.skeleton import drop_none, model_config
 from lorakit.quantization.load import is_quantized, load_as_quantized, load_quantized
 

@@ -12,7 +12,8 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from lorakit.errors import ConfigError
 from lorakit.libraries.foreign_code import build_from_config, load_pretrained
-from lorakit.models.loading_problems import check_local_path, loading_error
+from lorakit.models.loading_problems import loading_error
+from lorakit.models.local_paths import check_local_path
 
 _SIZES = ("vocab_size", "hidden_size", "num_hidden_layers")
 """Sizes that a configuration must state; transformers' defaults are those of another model."""

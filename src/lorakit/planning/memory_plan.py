@@ -12,6 +12,7 @@ import torch
 from lorakit.adapters.on_model.save_and_load import view_of
 from lorakit.errors import ConfigError, LorakitError, PlanError
 from lorakit.files.atomic import scratch_directory
+from lorakit.files.disks import size_text
 from lorakit.files.tensor_files import safetensors_bytes
 from lorakit.injection import count_parameters
 from lorakit.planning.fake_model import build_fake_model
@@ -33,6 +34,12 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
 
 Method = Literal["adapter", "full"]
+
+PURPOSES = (
+    *("base weights", "trained weights", "gradients", "optimizer state", "saved activations"),
+    *("logits", "temporaries", "communication", "batch"),
+)
+"""What memory is used for, in the order in which it is shown."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,22 @@ class MemoryPlan(StepMemory):
     def fits(self) -> bool | None:
         """Whether tensors and process fit into the memory; None if unknown."""
         return None if self.memory_bytes is None else self.needed_bytes <= self.memory_bytes
+
+    @property
+    def verdict(self) -> str:
+        """A sentence on whether the run fits."""
+        needed = size_text(self.needed_bytes)
+        if self.memory_bytes is None:
+            return f"It needs {needed}; the memory of the device is not known here (--memory)."
+        there = size_text(self.memory_bytes)
+        if self.fits:
+            return f"It fits: {needed} of {there}."
+        return f"It does not fit: it needs {needed} of {there}."
+
+    @property
+    def by_purpose(self) -> dict[str, int]:
+        """Bytes at the peak by purpose, in the order of `PURPOSES`, without those of none."""
+        return {purpose: size for purpose in PURPOSES if (size := self.at_peak.get(purpose, 0))}
 
     @property
     def measurable_bytes(self) -> int:

@@ -12,8 +12,9 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.utils.hub import cached_file
 
-from lorakit.data import Splits, is_local, load_splits
+from lorakit.data import Splits, load_splits
 from lorakit.errors import MissingFileError
+from lorakit.recipes.data_names import is_local
 from lorakit.training.tasks import Task
 from lorakit.training.tasks.base import seed_of
 

@@ -7,13 +7,14 @@ is an error.
 
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 import yaml
 
 from lorakit.config.problems import short_repr
-from lorakit.errors import ConfigError, escaped
+from lorakit.errors import ConfigError, Problem, escaped
 
 # YAML 1.2.2, section 10.3.2 (core schema); the merge key `<<` is kept from 1.1.
 _PLAIN_SCALARS = (
@@ -187,11 +188,24 @@ def read_mapping(path: Path) -> dict[str, Any]:
         ConfigError: The file cannot be read, is too large, is not UTF-8, not YAML (names line and
             column), or not a mapping.
     """
-    values = parse(_text_of(path), str(path))
+    return parse_mapping(_text_of(path), str(path))
+
+
+def parse_mapping(text: str, where: str) -> dict[str, Any]:
+    """Parse YAML text that holds one mapping.
+
+    Args:
+        text: The text.
+        where: Its origin for error messages.
+
+    Raises:
+        ConfigError: As `parse`, or the text is not a mapping.
+    """
+    values = parse(text, where)
     if not isinstance(values, dict):
         got = "an empty file" if values is None else f"a {type(values).__name__}"
         raise ConfigError(
-            f"Cannot read {path}: got {got}, expected `key: value` lines. "
+            f"Cannot read {where}: got {got}, expected `key: value` lines. "
             "`lorakit init` writes a recipe to start from."
         )
     return cast(dict[str, Any], values)
@@ -232,29 +246,53 @@ def parse(text: str, where: str) -> Any:
         ConfigError: The text is not YAML, or holds what a recipe may not (tags of objects, values
             that contain themselves, thousands of values by aliases); names line and column.
     """
-    place = ""
+    return _read(yaml.load, text, where)
+
+
+def compose(text: str, where: str) -> yaml.Node | None:
+    """Parse YAML text into nodes, which know their places in it; takes the arguments of `parse`."""
+    return _read(yaml.compose, text, where)
+
+
+def _read(reading: Callable[..., Any], text: str, where: str) -> Any:
+    place, line = "", None
     advice = "Check the indentation and quotes there."
     try:
-        return yaml.load(text, Loader=_Loader)
+        return reading(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
-        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        line = mark.line + 1 if mark else None
+        place = f", line {line}, column {mark.column + 1}" if mark else ""
         reason = error.problem or error.context or "it is not YAML"
         if isinstance(error, _RejectedError) or reason in _MEANINGS:
             advice = ""
         reason = _MEANINGS.get(reason, reason)
     except yaml.reader.ReaderError as error:
         before = text[: error.position]
-        place = f", line {before.count(chr(10)) + 1}, column {len(before) - before.rfind(chr(10))}"
+        line = before.count("\n") + 1
+        place = f", line {line}, column {len(before) - before.rfind(chr(10))}"
         reason = f"the character {escaped(text[error.position])} is not allowed in YAML"
         advice = "Delete it."
     except (ValueError, OverflowError):
         reason = "an escape in double quotes is not a character"
         advice = "Look for \\x, \\u and \\U."
     reason = reason if len(reason) <= _LONGEST_REASON else f"{reason[:_LONGEST_REASON]}…"
-    raise ConfigError(f"Cannot read {where}{place}: {reason}. {advice}".rstrip())
+    sentence = f"Cannot read {where}{place}: {reason}. {advice}".rstrip()
+    raise ConfigError(sentence, [Problem(sentence, line=line)])
 
 
 def to_text(values: dict[str, Any]) -> str:
     """Return a mapping as YAML, in the mapping's order."""
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+
+
+def to_one_line(value: Any) -> str:
+    """Return a value as YAML on one line, quoted where it has to be.
+
+    >>> [to_one_line(value) for value in ("a: b", True, 0.0005, ["q"], "all-linear", "no", None)]
+    ["'a: b'", 'true', '0.0005', '[q]', 'all-linear', "'no'", 'null']
+    """
+    dumped = yaml.dump(
+        [value], Dumper=_Dumper, default_flow_style=True, width=float("inf"), allow_unicode=True
+    )
+    return dumped.strip()[1:-1]

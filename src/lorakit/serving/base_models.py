@@ -12,7 +12,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lorakit.config import QuantizationConfig, TaskType
 from lorakit.data.tokenizers import pad_id
-from lorakit.models.loading_problems import check_local_path, loading_error
+from lorakit.models.loading_problems import loading_error
+from lorakit.models.local_paths import check_local_path
 from lorakit.models.pretrained import (
     auto_model,
     fresh_modules,

@@ -133,7 +133,9 @@ class Service:
         Args:
             finish_running: Whether what was asked is answered first.
         """
-        self._is_running = False
+        if self._is_running:
+            self._is_running = False
+            gc.unfreeze()  # frozen objects are never collected, and models are in circles
         for model in self.models:
             model.stop(finish_running=finish_running)
         self._loader.shutdown(wait=False, cancel_futures=True)

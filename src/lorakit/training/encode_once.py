@@ -31,6 +31,7 @@ class _Written:
     has_validation: bool
     notes: tuple[str, ...]
     settings: Mapping[str, Any]
+    cut_examples: int
 
 
 def encode_once_per_machine(encode: Callable[[], Encoded], *, keep_files: bool = False) -> Encoded:
@@ -65,11 +66,17 @@ def _write(encoded: Encoded, folder: Path) -> _Written:
         encoded.train.save_to_disk(folder / "train")
         if encoded.validation is not None:
             encoded.validation.save_to_disk(folder / "validation")
-    return _Written(folder, encoded.validation is not None, encoded.notes, encoded.settings)
+    return _Written(
+        folder,
+        encoded.validation is not None,
+        encoded.notes,
+        encoded.settings,
+        encoded.cut_examples,
+    )
 
 
 def _read(written: _Written) -> Encoded:
     train = Dataset.load_from_disk(written.folder / "train")
     has = written.has_validation
     validation = Dataset.load_from_disk(written.folder / "validation") if has else None
-    return Encoded(train, validation, written.notes, written.settings)
+    return Encoded(train, validation, written.notes, written.settings, written.cut_examples)

@@ -13,6 +13,7 @@ from lorakit.inference import classify, tag
 from lorakit.runs.predictions import read_predictions
 from lorakit.training import Recipe, RunDirectory, train
 from lorakit.training.trainers.kept_predictions import KeptPredictionsMixin
+from lorakit.training.validation_predictions import write_predictions
 
 NASTY = 'quote " back\\slash\ttab\u2028separator <b> émoji 😀'
 REVIEWS = [
@@ -217,6 +218,15 @@ def test_a_resumed_run_has_the_same_predictions(run_of, tiny_distilbert_dir, eva
     assert run.confusion_plot.exists()
     assert [row.keys() for row in run.metrics()] == [row.keys() for row in metrics]
     assert run.recipe().training["max_steps"] == 4
+
+
+def test_what_an_earlier_adapter_left_is_deleted(tmp_path):
+    run = RunDirectory(tmp_path)
+    run.predictions_file.write_text("old\n")
+    run.confusion_plot.write_text("old")
+    assert write_predictions(None, None, run) is None
+    assert not list(tmp_path.iterdir())
+    assert write_predictions(None, None, run) is None
 
 
 def test_more_classes_than_can_be_drawn(run_of, tiny_distilbert_dir, monkeypatch):

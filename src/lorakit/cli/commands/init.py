@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from lorakit.cli.recipe_template import TASKS, TaskName, recipe_text, task_template
 from lorakit.cli.views.console import closing, say, shell_quote
 from lorakit.errors import (
     ConfigError,
@@ -17,8 +15,8 @@ from lorakit.errors import (
     OutputExistsError,
     did_you_mean,
     escaped,
-    first_few,
 )
+from lorakit.recipes.template import TASKS, TaskName, recipe_text, task_template
 
 if TYPE_CHECKING:
     from lorakit.training.recognition import Recognized
@@ -63,7 +61,7 @@ def init(
             f"Cannot write {output}: got no directory {output.parent}, expected one that exists. "
             "Create it, or choose another --output."
         )
-    found = None if train is None else look_into(train, name, model)
+    found = None if train is None else _found(train, name, model)
     name = name or (found and cast(TaskName, str(found.task)))
     if name is None:
         given = "no --task and no --data" if train is None else f"no --task for {train}"
@@ -71,6 +69,8 @@ def init(
             f"No task: got {given}, expected one of {', '.join(TASKS)}. Name it with --task, or "
             "give a local file with --data."
         )
+    from lorakit.runs.new_recipe import data_keys, positions_of
+
     positions = positions_of(model)
     keys, about = ({}, None) if found is None else data_keys(found, name, positions)
     defaults = task_template(name).values
@@ -108,34 +108,16 @@ def known_task(given: str) -> TaskName:
     return name
 
 
-def look_into(train: str, task: TaskName | None, model: str | None) -> Recognized | None:
+def _found(train: str, task: TaskName | None, model: str | None) -> Recognized | None:
     """Return what the data contains, or None for data that would have to be downloaded."""
-    from lorakit.data import is_local
+    from lorakit.recipes.data_names import is_local
 
     if not is_local(train):
         return None
-    from lorakit.config import TaskType
-    from lorakit.models.pretrained import load_local_tokenizer
-    from lorakit.training.recognition import recognize
+    from lorakit.runs.new_recipe import look_into
 
     say(f"Reading {train} ...")
-    chosen = None if task is None else TaskType(task)
-    return recognize(train, chosen, None if model is None else load_local_tokenizer(model))
-
-
-def data_keys(
-    found: Recognized, task: TaskName, positions: int | None
-) -> tuple[dict[str, Any], str]:
-    """Return the keys to set under `data:`, and a one-line description of the data."""
-    from lorakit.data.text_lengths import rounded_up
-
-    most = positions or max(task_template(task).values["max_length"], DEFAULT_POSITIONS)
-    keys: dict[str, Any] = dict(found.columns)
-    keys["max_length"] = min(rounded_up(found.tokens), most)
-    if found.target_tokens is not None:
-        keys["max_target_length"] = min(rounded_up(found.target_tokens), most)
-    names = first_few(map(escaped, found.names), 12)
-    return keys, f"{found.examples:,} examples with the columns {names}"
+    return look_into(train, task, model)
 
 
 def show_found(found: Recognized, keys: Mapping[str, Any]) -> None:
@@ -149,39 +131,3 @@ def show_found(found: Recognized, keys: Mapping[str, Any]) -> None:
     say(f"  the longest has {about} {found.tokens:,} tokens{cut}")
     for note in found.notes:
         say(f"  {note}")
-
-
-DEFAULT_POSITIONS = 1024
-"""Number of positions assumed for a model whose number is not known."""
-
-POSITIONS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
-
-
-def positions_of(model: str | None) -> int | None:
-    """Return the number of positions in a model's configuration, or None if it is not local.
-
-    The configuration of a hub model is read from the cache; nothing is downloaded.
-    """
-    if model is None:
-        return None
-    file = Path(model) / "config.json"
-    if not Path(model).is_dir():
-        from huggingface_hub import try_to_load_from_cache
-        from huggingface_hub.errors import HFValidationError
-
-        try:
-            cached = try_to_load_from_cache(model, "config.json")
-        except HFValidationError:
-            return None
-        if not isinstance(cached, str):
-            return None
-        file = Path(cached)
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    known = [values.get(key) for key in POSITIONS] if isinstance(values, dict) else []
-    limit = next((n for n in known if isinstance(n, int) and n > 0), None)
-    if limit is not None and str(values.get("model_type")).endswith("roberta"):
-        limit -= 1 + int(values.get("pad_token_id") or 0)  # positions for padding
-    return limit

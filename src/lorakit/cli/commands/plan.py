@@ -130,9 +130,9 @@ def _as_json(
 
 def _draw(methods: dict[str, MemoryPlan], planned: MemoryPlan, recipe: Recipe, path: Path) -> None:
     from lorakit.analysis.plots.memory import plot_memory
-    from lorakit.cli.views.plan import ORDER
+    from lorakit.planning.memory_plan import PURPOSES
 
     batch = f"{planned.batch_rows} x {planned.batch_tokens} tokens"
     title = f"Memory to train {Path(recipe.model).name}: {batch}, {planned.device}"
     bars = {name: made.at_peak for name, made in methods.items()}
-    plot_memory(bars, ORDER, path, title, planned.memory_bytes)
+    plot_memory(bars, PURPOSES, path, title, planned.memory_bytes)

@@ -10,12 +10,12 @@ from rich.cells import cell_len
 from lorakit.cli.views.console import console, heading, number_text, pairs, say
 from lorakit.cli.views.training import show_data, show_injection
 from lorakit.errors import escaped
+from lorakit.runs.data_preview import shorten_middle
 
 if TYPE_CHECKING:
     from lorakit.training.preview import DryRun
     from lorakit.training.tasks import PreviewExample
 
-SHOWN_TOKENS = 160  # of a long example: half from its beginning, half from its end
 MAX_LINE_WIDTH = 100
 MARK = "^"
 INDENT = "     "
@@ -50,24 +50,6 @@ def show_example(number: int, example: PreviewExample) -> None:
     width = min(console().width, MAX_LINE_WIDTH) - len(INDENT)
     for line in marked_lines(*shorten_middle(example.tokens, example.counted), width):
         say(f"{INDENT}{line}")
-
-
-def shorten_middle(
-    tokens: Sequence[str], counted: Sequence[bool], most: int = SHOWN_TOKENS
-) -> tuple[list[str], list[bool]]:
-    """Omit the middle of a long example.
-
-    >>> shorten_middle(["a", "b", "c", "d", "e"], [False] * 5, most=2)
-    (['a', '[... 3 more ...]', 'e'], [False, False, False])
-    """
-    if len(tokens) <= most:
-        return list(tokens), list(counted)
-    half = most // 2
-    gap = f"[... {len(tokens) - 2 * half:,} more ...]"
-    return (
-        [*tokens[:half], gap, *tokens[-half:]],
-        [*counted[:half], False, *counted[-half:]],
-    )
 
 
 def marked_lines(tokens: Sequence[str], counted: Sequence[bool], width: int) -> Iterator[str]:

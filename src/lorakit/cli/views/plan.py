@@ -25,10 +25,6 @@ _BAR_WIDTH = 40
 _MAX_WIDTH = 100
 _FEW_OVERRIDES = 2
 """A change with more overrides combines others, which list them."""
-ORDER = (
-    *("base weights", "trained weights", "gradients", "optimizer state", "saved activations"),
-    *("logits", "temporaries", "communication", "batch"),
-)
 
 
 def show_plan(plan: MemoryPlan) -> None:
@@ -36,15 +32,13 @@ def show_plan(plan: MemoryPlan) -> None:
     several = f", each of {plan.processes} processes" if plan.processes > 1 else ""
     heading(f"Memory at the peak of a step, on {plan.device}{several}")
     peak = max(plan.peak_bytes, 1)
-    for purpose in ORDER:
-        size = plan.at_peak.get(purpose, 0)
-        if size:
-            bar = "█" * max(round(_BAR_WIDTH * size / peak), 1)
-            say(f"  {purpose:<18} {size_text(size):>9}  {bar}")
+    for purpose, size in plan.by_purpose.items():
+        bar = "█" * max(round(_BAR_WIDTH * size / peak), 1)
+        say(f"  {purpose:<18} {size_text(size):>9}  {bar}")
     say(f"  {'total':<18} {size_text(plan.peak_bytes):>9}  at {plan.peak_place}")
     say(f"  {'the process':<18} {size_text(plan.process_bytes):>9}  Python and its libraries")
     say()
-    say(verdict(plan), style="bold" if plan.fits is False else None)
+    say(plan.verdict, style="bold" if plan.fits is False else None)
     heading("The run")
     rows, tokens = plan.batch_rows, plan.batch_tokens
     pairs(
@@ -66,17 +60,6 @@ def _steps_text(plan: MemoryPlan) -> str | None:
     each = plan.batches // max(plan.updates, 1)
     several = f", each of {each} micro-batches" if each > 1 else ""
     return f"{number_text(plan.updates)}{several}"
-
-
-def verdict(plan: MemoryPlan) -> str:
-    """Return a sentence on whether a plan fits."""
-    needed = size_text(plan.needed_bytes)
-    if plan.memory_bytes is None:
-        return f"It needs {needed}; the memory of the device is not known here (--memory)."
-    there = size_text(plan.memory_bytes)
-    if plan.fits:
-        return f"It fits: {needed} of {there}."
-    return f"It does not fit: it needs {needed} of {there}."
 
 
 def summary(plan: MemoryPlan) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -15,10 +14,12 @@ from lorakit.data.reading.json_files import read_json
 from lorakit.data.reading.table import FileExamples, in_memory_dataset
 from lorakit.errors import DataError, LorakitError, MissingFileError, did_you_mean
 from lorakit.libraries.hub import fetch_failure_reason, offline_if_unreachable
-
-TEXT_TABLES = (".csv", ".tsv")
-ENDINGS = (*TEXT_TABLES, ".json", ".jsonl", ".parquet")
-"""The file endings that can be read."""
+from lorakit.recipes.data_names import (
+    ENDINGS,
+    TEXT_TABLES,
+    looks_like_a_path,
+    require_known_ending,
+)
 
 
 def read_source(
@@ -45,7 +46,7 @@ def read_source(
             source = _read_saved(path, key)
         elif path.is_file():
             return _read_file(path, key, delimiter)
-        elif _looks_like_a_path(name):
+        elif looks_like_a_path(name):
             raise MissingFileError(_missing(path, key))
         else:
             source = _read_hub(name, subset, key)
@@ -88,21 +89,6 @@ def no_examples(where: str) -> str:
     )
 
 
-def is_local(name: str) -> bool:
-    """Return whether a recipe names data on this machine, existing or not, and not on the hub."""
-    return Path(name).expanduser().exists() or _looks_like_a_path(name)
-
-
-def _looks_like_a_path(name: str) -> bool:
-    parts = Path(name).parts
-    return (
-        name.startswith((".", "~", os.sep))
-        or Path(name).suffix.lower() in ENDINGS
-        or len(parts) > 2
-        or (len(parts) == 2 and Path(parts[0]).is_dir())
-    )
-
-
 def _missing(path: Path, key: str) -> str:
     folder = path.parent
     if not folder.is_dir():
@@ -137,23 +123,13 @@ def _read_saved(path: Path, key: str) -> Dataset | DatasetDict:
 
 
 def _read_file(path: Path, key: str, delimiter: str | None) -> FileExamples:
+    require_known_ending(path, key)
     ending = path.suffix.lower()
-    if ending not in ENDINGS:
-        raise DataError(
-            f"Could not read {key}: got '{path}' with the ending '{path.suffix}', expected one of "
-            f"{', '.join(ENDINGS)}. {_what_to_do(ending)}"
-        )
     if not path.stat().st_size:
         raise DataError(no_examples(f"'{path}' ({key})"))
     if ending in TEXT_TABLES:
         return read_csv(path, key, delimiter)
     return _read_parquet(path, key) if ending == ".parquet" else read_json(path, key)
-
-
-def _what_to_do(ending: str) -> str:
-    if ending in (".gz", ".bz2", ".xz", ".zst", ".zip"):
-        return "Unpack the file first."
-    return "Convert the file, or rename it to what it holds."
 
 
 def _read_parquet(path: Path, key: str) -> FileExamples:

@@ -9,6 +9,7 @@ from typing import Any
 
 from lorakit.config import TaskType
 from lorakit.data.text_formats import alpaca_prompt
+from lorakit.data.tokenizers import decode
 from lorakit.errors import ConfigError, DataError, MissingFileError
 from lorakit.libraries.hub import is_hub_id
 from lorakit.serving.clients.talking import (
@@ -21,6 +22,7 @@ from lorakit.serving.clients.talking import (
     last_question,
 )
 from lorakit.serving.engine import EngineSettings
+from lorakit.serving.pooled.written_texts import WrittenItem
 from lorakit.serving.requests import Finished, GenerationRequest, NewText, Sampling
 from lorakit.serving.service import Service, ServiceSettings
 from lorakit.serving.sources import find_source
@@ -89,50 +91,74 @@ class InProcessModels:
 
     async def form(self, name: str) -> Form:
         """Return what a model takes."""
-        found = await self._service.find(name, _CHAT, "chat")
-        async with found.model.using(found.adapter) as (_, text):
-            return _form(text)
+        return await form_in(self._service, name)
 
-    async def answer(
+    def answer(
         self, name: str, messages: Sequence[Message], options: AnswerOptions, *, form_like: str
     ) -> AsyncIterator[str | End]:
         """Yield the pieces of an answer, and its end; see `TalkingModels.answer`."""
-        found = await self._service.find(name, _CHAT, "chat")
-        like = await self._service.find(form_like, _CHAT, "chat")
-        model = found.model
-        async with (
-            model.using(like.adapter) as (_, text),
-            model.using(found.adapter) as (shared, _),
-        ):
-            ids = await model.in_text_thread(_prompt_ids, text, messages)
-            answers = model.answers(shared)
-            answers.ask(
-                GenerationRequest(
-                    prompt=tuple(ids),
-                    adapter=shared.carried_name,
-                    cache_key=shared.content_hash,
-                    sampling=Sampling(
-                        max_tokens=_new_tokens(len(ids), options.max_new_tokens, model.limit),
-                        temperature=options.temperature,
-                        top_p=options.top_p,
-                        seed=options.seed,
-                        stop_token_ids=text.stop_token_ids,
-                    ),
-                    tokenizer=text.tokenizer,
-                )
-            )
-        try:
-            async for _, event in answers.events():
-                if isinstance(event, NewText):
-                    yield event.text
-                elif isinstance(event, Finished):
-                    yield End(event.reason)
-        finally:
-            answers.cancel()
+        return answer_from(self._service, name, messages, options, form_like=form_like)
 
     async def close(self) -> None:
         """End the engine."""
         self._service.stop(finish_running=False)
+
+
+async def form_in(service: Service, name: str) -> Form:
+    """Return what a model of a service takes.
+
+    Raises:
+        LorakitError: It cannot chat, or cannot be loaded.
+    """
+    found = await service.find(name, _CHAT, "chat")
+    async with found.model.using(found.adapter) as (_, text):
+        return _form(text)
+
+
+async def answer_from(
+    service: Service,
+    name: str,
+    messages: Sequence[Message],
+    options: AnswerOptions,
+    *,
+    form_like: str,
+) -> AsyncIterator[str | End]:
+    """Yield the pieces of the answer of a service's model, and its end.
+
+    Takes the arguments of `TalkingModels.answer` and raises its errors.
+    """
+    found = await service.find(name, _CHAT, "chat")
+    like = await service.find(form_like, _CHAT, "chat")
+    model = found.model
+    async with (
+        model.using(like.adapter) as (_, text),
+        model.using(found.adapter) as (shared, _),
+    ):
+        ids = await model.in_text_thread(_prompt_ids, text, messages)
+        answers = model.answers(shared)
+        answers.ask(
+            GenerationRequest(
+                prompt=tuple(ids),
+                adapter=shared.carried_name,
+                cache_key=shared.content_hash,
+                sampling=Sampling(
+                    max_tokens=_new_tokens(len(ids), options.max_new_tokens, model.limit),
+                    temperature=options.temperature,
+                    top_p=options.top_p,
+                    seed=options.seed,
+                    stop_token_ids=text.stop_token_ids,
+                ),
+                tokenizer=text.tokenizer,
+            )
+        )
+    try:
+        async for _, event in answers.events():
+            if isinstance(event, NewText):
+                yield event.text
+            elif isinstance(event, Finished):
+                yield End(event.reason)
+    finally:
+        answers.cancel()
 
 
 def _form(text: TextSide) -> Form:
@@ -163,3 +189,32 @@ def _new_tokens(prompt_tokens: int, wanted: int | None, limit: int | None) -> in
             f"{limit} that this model can take. Begin a new one with /clear."
         )
     return min(most, limit - prompt_tokens)
+
+
+async def written_by(
+    service: Service, name: str, text: str, options: AnswerOptions
+) -> AsyncIterator[str | End]:
+    """Yield what a sequence-to-sequence model of a service writes for a text, and the end.
+
+    Raises:
+        LorakitError: There is no answer.
+    """
+    found = await service.find(name, [TaskType.SEQ_2_SEQ_LM], "write")
+    model = found.model
+    async with model.using(found.adapter) as (shared, side):
+        columns = await model.in_text_thread(side.source_columns, text)
+        most = options.max_new_tokens or side.settings.max_target_length or _DEFAULT_NEW_TOKENS
+        sampling = Sampling(
+            max_tokens=most,
+            temperature=options.temperature,
+            top_p=options.top_p,
+            seed=options.seed,
+            stop_token_ids=side.stop_token_ids,
+        )
+        item = WrittenItem(columns, shared.carried_name, sampling)
+        try:
+            (written,) = await model.forward([item], shared)
+        finally:
+            item.is_cancelled.set()
+        yield decode(side.tokenizer, written.token_ids, skip_special_tokens=True)
+    yield End(written.reason)

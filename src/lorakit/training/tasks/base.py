@@ -52,6 +52,8 @@ class Encoded:
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Settings that inference needs (max_length, source_prefix, format); `save_settings` writes
     them beside the adapter."""
+    cut_examples: int = 0
+    """Number of training examples that were truncated."""
 
 
 @dataclass(frozen=True)

@@ -128,14 +128,17 @@ class CausalLM(Task):
         strategy = training.get("packing_strategy", "bfd")
         require_position_ids(model, training)
         encoded: dict[str, Dataset] = {}
+        cuts: dict[str, int] = {}
         for examples, kind, place in splits.with_places(data):
             _check_examples(examples, layout, place)
             # Other packing strategies split long examples, and lose no tokens.
             truncates = not packs[kind] or strategy == "bfd"
-            made, cut, lost = _encode(examples, encoder, max_length if truncates else None, place)
+            made, cuts[kind], lost = _encode(
+                examples, encoder, max_length if truncates else None, place
+            )
             if not len(made):
-                raise DataError(_all_masked_message(place, cut, max_length, layout))
-            notes += cut_note(cut, len(examples), max_length, kind)
+                raise DataError(_all_masked_message(place, cuts[kind], max_length, layout))
+            notes += cut_note(cuts[kind], len(examples), max_length, kind)
             if lost:
                 notes.append(
                     f"{lost} of {len(examples)} {kind} examples were left out: none of their "
@@ -152,7 +155,10 @@ class CausalLM(Task):
             format=_prompt_format(layout, tokenizer),
             stop_token_ids=stops,
         )
-        return Encoded(encoded["training"], encoded.get("validation"), tuple(notes), settings)
+        return Encoded(
+            *(encoded["training"], encoded.get("validation"), tuple(notes), settings),
+            cut_examples=cuts["training"],
+        )
 
     def preview_examples(
         self,

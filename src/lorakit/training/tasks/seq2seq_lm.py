@@ -90,14 +90,15 @@ class Seq2SeqLM(Task):
                 f"{type(model).__name__}. Set data.max_target_length={limit}."
             )
         encoded: dict[str, Dataset] = {}
+        cuts: dict[str, int] = {}
         notes = self.fresh_notes(recipe, model)
         columns = self.columns(recipe)
         notes += unused_note(splits.train, columns.values())
         for examples, kind, where in splits.with_places(data):
             require_columns(examples, columns, where)
             require_texts(examples, columns, where)
-            encoded[kind], cut, cut_targets = _encode(examples, data, tokenizer, max_length)
-            notes += cut_note(cut, len(examples), max_length, kind)
+            encoded[kind], cuts[kind], cut_targets = _encode(examples, data, tokenizer, max_length)
+            notes += cut_note(cuts[kind], len(examples), max_length, kind)
             if cut_targets:
                 notes.append(
                     f"{cut_targets} of {len(examples)} {kind} targets were cut to "
@@ -110,7 +111,10 @@ class Seq2SeqLM(Task):
             max_target_length=data.max_target_length,
             source_prefix=data.source_prefix,
         )
-        return Encoded(encoded["training"], encoded.get("validation"), tuple(notes), settings)
+        return Encoded(
+            *(encoded["training"], encoded.get("validation"), tuple(notes), settings),
+            cut_examples=cuts["training"],
+        )
 
     def preview_examples(
         self,

@@ -100,18 +100,24 @@ class SequenceClassification(Task):
         parts = splits.with_places(data)
         names = {kind: _checked_labels(examples, data, where) for examples, kind, where in parts}
         encoded: dict[str, Dataset] = {}
+        cuts: dict[str, int] = {}
         notes = self.fresh_notes(recipe, model)
         notes += label_notes(labels or (), data.label)
         notes += unused_note(splits.train, _columns(data).values())
         for examples, kind, where in parts:
             seen = set(names["training"])
             require_seen(seen, [[name] for name in names[kind]], data.label, where)
-            tokens, cut = _encode(examples, names[kind], data, tokenizer, labels or (), max_length)
+            tokens, cuts[kind] = _encode(
+                examples, names[kind], data, tokenizer, labels or (), max_length
+            )
             encoded[kind] = tokens
-            notes += cut_note(cut, len(examples), max_length, kind)
+            notes += cut_note(cuts[kind], len(examples), max_length, kind)
         pair = data.text_pair is not None
         settings = self.settings(recipe, model, max_length=max_length, text_pair=pair)
-        return Encoded(encoded["training"], encoded.get("validation"), tuple(notes), settings)
+        return Encoded(
+            *(encoded["training"], encoded.get("validation"), tuple(notes), settings),
+            cut_examples=cuts["training"],
+        )
 
     def preview_examples(
         self,

@@ -122,17 +122,23 @@ class TokenClassification(Task):
             tags[kind] = _read_tags(examples, data, where)
         seen = {tag for example_tags in tags["training"] for tag in example_tags}
         encoded: dict[str, Dataset] = {}
+        cuts: dict[str, int] = {}
         notes = self.fresh_notes(recipe, model)
         notes += label_notes(labels or (), data.tags)
         notes += unused_note(splits.train, _columns(data).values())
         for examples, kind, where in parts:
             require_seen(seen, tags[kind], data.tags, where)
-            made, cut = _encode(examples, tags[kind], data, tokenizer, labels or (), max_length)
+            made, cuts[kind] = _encode(
+                examples, tags[kind], data, tokenizer, labels or (), max_length
+            )
             _require_counted(made, where, max_length)
             encoded[kind] = made
-            notes += cut_note(cut, len(examples), max_length, kind)
+            notes += cut_note(cuts[kind], len(examples), max_length, kind)
         settings = self.settings(recipe, model, max_length=max_length)
-        return Encoded(encoded["training"], encoded.get("validation"), tuple(notes), settings)
+        return Encoded(
+            *(encoded["training"], encoded.get("validation"), tuple(notes), settings),
+            cut_examples=cuts["training"],
+        )
 
     def preview_examples(
         self,

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from fixtures.layouts import CHATS, PROMPTED, REVIEWS, write_data
 from lorakit.cli.main import app
 from lorakit.recipes.recipe import Recipe
+from lorakit.recipes.template import TASKS
 
 runner = CliRunner()
 
@@ -150,3 +151,18 @@ def test_without_task_and_data_the_tasks_are_named(cli, tmp_path):
     result = cli("init", "-o", tmp_path / "my.yaml")
     assert result.exit_code == 2
     assert "No task: got no --task and no --data, expected one of SEQ_CLS" in result.stderr
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_recipe_is_valid_and_every_key_is_explained(cli, task, tmp_path):
+    path = tmp_path / "my.yaml"
+    result = cli("init", "--task", task.lower(), "-o", path)
+    assert result.exit_code == 0, result.stderr
+    recipe = Recipe.load(path)
+    assert recipe.task == task
+    assert recipe.output == "runs/my"
+    assert str(path) in result.stdout
+    assert f"lorakit train {path} --dry-run" in result.stdout
+    for line in path.read_text().splitlines():
+        if re.match(r" *(# )?\w+: [^#]", line) and not line.endswith(("data:", "lora:")):
+            assert re.search(r"\S  +# \w", line), line

@@ -1,6 +1,7 @@
 """Rows as the model will see them."""
 
-from lorakit.cli.views.dry_run import SHOWN_TOKENS, marked_lines, shorten_middle, show_example
+from lorakit.cli.views.dry_run import marked_lines, show_example
+from lorakit.runs.data_preview import SHOWN_TOKENS, shorten_middle
 from lorakit.training.tasks import PreviewExample
 
 

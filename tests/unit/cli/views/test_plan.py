@@ -6,17 +6,16 @@ import pytest
 
 from fixtures.printed import flat
 from lorakit.cli.views.plan import (
-    ORDER,
     show_changes,
     show_measurement,
     show_plan,
     summary,
-    verdict,
 )
 from lorakit.planning import MemoryPlan
 from lorakit.planning.alternatives import Change
 from lorakit.planning.live_storages import Purpose
 from lorakit.planning.measurement import Measurement
+from lorakit.planning.memory_plan import PURPOSES
 
 MB = 10**6
 SIZES = {
@@ -56,7 +55,7 @@ UNKNOWN = replace(PLAN, memory_bytes=None)
     ],
 )
 def test_the_verdict_counts_the_process_too(plan, sentence):
-    assert verdict(plan) == sentence
+    assert plan.verdict == sentence
 
 
 def test_one_line_says_the_peak_and_the_file():
@@ -66,7 +65,7 @@ def test_one_line_says_the_peak_and_the_file():
 
 
 def test_every_purpose_has_its_place_in_the_order():
-    assert set(ORDER) == {purpose.value for purpose in Purpose}
+    assert set(PURPOSES) == {purpose.value for purpose in Purpose}
 
 
 def test_bars_have_the_share_of_the_peak(capsys):

@@ -6,17 +6,18 @@ import base64
 import struct
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from lorakit.config import TaskType
+from lorakit.serving.classification import text_labels, word_labels
 from lorakit.serving.http.call import Call
 from lorakit.serving.http.protocol.completions import as_list
 from lorakit.serving.http.protocol.pooled import ClassifyBody, EmbeddingsBody, ScoreBody
 from lorakit.serving.pooled.batch_rows import Columns
 from lorakit.serving.pooled.forward_items import ForwardItem
-from lorakit.serving.pooled.labels import LabelledWord, labelled_words, spans, text_label
+from lorakit.serving.pooled.labels import LabelledWord, TextLabel, spans
 from lorakit.serving.refusals import RequestError
-from lorakit.serving.text_side import TextSide
 
 
 async def embeddings(call: Call) -> dict[str, Any]:
@@ -66,30 +67,21 @@ async def classify(call: Call) -> dict[str, Any]:
     found = await call.context.service.find(body.model, tasks, "classify")
     call.model, model = body.model, found.model
     call.note_prompt(body.input)
+    count = partial(_count, call)
     async with model.using(found.adapter) as (shared, text):
         if model.kind.task is TaskType.TOKEN_CLS:
-            made = [await model.in_text_thread(text.word_columns, given) for given in inputs]
-            tokens = _count(call, [each.columns for each in made])
-            items = [ForwardItem(each.columns, shared.carried_name, "logits") for each in made]
-            logits = await model.forward(items, shared)
-            data = [
-                _labelled(labelled_words(row, each.word_of, each.words, text.labels))
-                for row, each in zip(logits, made, strict=True)
-            ]
+            words = await word_labels(model, shared, text, inputs, count)
+            data = [_labelled(each) for each in words]
         else:
             pairs = [_text_or_pair(given) for given in inputs]
-            columns = [await model.in_text_thread(text.class_columns, pair) for pair in pairs]
-            tokens = _count(call, columns)
-            items = [ForwardItem(each, shared.carried_name, "logits") for each in columns]
-            logits = await model.forward(items, shared)
-            data = [_classified(row, text) for row in logits]
+            data = [_classified(e) for e in await text_labels(model, shared, text, pairs, count)]
     return {
         "id": f"classify-{call.id}",
         "object": "list",
         "created": int(time.time()),
         "model": body.model,
         "data": [{"index": index, **each} for index, each in enumerate(data)],
-        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        "usage": {"prompt_tokens": call.input_tokens, "total_tokens": call.input_tokens},
     }
 
 
@@ -106,8 +98,7 @@ def _text_or_pair(given: str | list[str]) -> str | tuple[str, str]:
     return given[0], given[1]
 
 
-def _classified(logits: Any, text: TextSide) -> dict[str, Any]:
-    found = text_label(logits, text.labels)
+def _classified(found: TextLabel) -> dict[str, Any]:
     return {
         "label": found.label,
         "probability": found.probabilities[found.label],

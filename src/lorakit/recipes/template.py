@@ -1,4 +1,4 @@
-"""The commented recipe `lorakit init` writes, from the YAML files in `recipe_templates/`.
+"""The commented recipe `lorakit init` writes, from the YAML files in `templates/`.
 
 `every_task.yaml` is the recipe; the file of a task holds the values and lines that differ.
 """
@@ -13,6 +13,8 @@ from textwrap import indent
 from typing import Any, Literal, get_args
 
 import yaml
+
+from lorakit.recipes.yaml_text import to_one_line
 
 TaskName = Literal["SEQ_CLS", "TOKEN_CLS", "CAUSAL_LM", "SEQ_2_SEQ_LM"]
 TASKS: tuple[TaskName, ...] = get_args(TaskName)
@@ -81,6 +83,19 @@ def recipe_text(
     return "".join(f"{line}\n" for line in _aligned(lines))
 
 
+def comments_by_key(task: TaskName) -> dict[str, str]:
+    """Return the comment behind each key of a task's recipe, by dotted key."""
+    found: dict[str, str] = {}
+    section = ""
+    for line in recipe_text(task, "recipe.yaml", "runs/recipe").splitlines():
+        if heading := re.match(r"(\w+):(?: *#.*)?$", line):
+            section = f"{heading[1]}."
+        elif key_line := _KEY_LINE.fullmatch(line):
+            prefix = section if key_line["indent"] else ""
+            found[prefix + key_line["key"]] = key_line["comment"]
+    return found
+
+
 def _filled(
     line: str, values: Mapping[str, Any], comments: Mapping[str, str]
 ) -> tuple[str, str | None]:
@@ -90,7 +105,7 @@ def _filled(
         return Template(line).substitute(comments), None
     key, comment = found["key"], found["comment"]
     if key in values:
-        return f"{found['indent']}{key}: {scalar(values[key])}", comment
+        return f"{found['indent']}{key}: {to_one_line(values[key])}", comment
     return line.removesuffix(f"  # {comment}"), comment
 
 
@@ -103,15 +118,5 @@ def _aligned(lines: list[tuple[str, str | None]]) -> Iterator[str]:
             yield f"{setting:<{width}}  # {comment}" if has_comment else setting
 
 
-def scalar(value: Any) -> str:
-    """Return a value as YAML on one line, quoted where it has to be.
-
-    >>> [scalar(value) for value in ("a: b", True, 0.0005, ["q"], "all-linear")]
-    ["'a: b'", 'true', '0.0005', '[q]', 'all-linear']
-    """
-    dumped = yaml.safe_dump([value], default_flow_style=True, width=float("inf"))
-    return dumped.strip()[1:-1]
-
-
 def _read(name: str) -> str:
-    return (files("lorakit.cli") / "recipe_templates" / name).read_text(encoding="utf-8")
+    return (files("lorakit.recipes") / "templates" / name).read_text(encoding="utf-8")

@@ -1,0 +1,180 @@
+"""A command of lorakit that runs in a process beside this one: its output, its end, cancelling.
+
+The process is the command line itself, so its errors are the same sentences and its files are the
+same files.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+from lorakit.errors import LorakitError
+
+_KEPT_CHARACTERS = 200_000
+_GRACE_S = 5.0
+_ENVIRONMENT = {
+    "NO_COLOR": "1",
+    "TERM": "dumb",
+    "PYTHONUNBUFFERED": "1",
+    "PYTHONIOENCODING": "utf-8",
+}
+_ERROR = "Error: "
+
+
+class Command:
+    """One run of a command.
+
+    Attributes:
+        title: What it does, for people.
+        words: The command and its arguments, without "lorakit".
+        output: What it has printed to stdout.
+        messages: What it has printed to stderr.
+        seconds: Seconds that it has run so far, or ran.
+    """
+
+    def __init__(self, root: Path, title: str, words: Sequence[str]):
+        """Start it in a folder.
+
+        Args:
+            root: The folder, in which relative paths are read.
+            title: What it does.
+            words: The command and its arguments.
+
+        Raises:
+            LorakitError: The system cannot start a process.
+        """
+        self.title = title
+        self.words = tuple(words)
+        self.output = self.messages = ""
+        self._started_s = time.monotonic()
+        self._ended_s: float | None = None
+        self._is_cancelled = False
+        self._code: int | None = None
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "lorakit", *self.words],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd=root,
+                env=os.environ | _ENVIRONMENT,
+                encoding="utf-8",
+                errors="replace",
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise LorakitError(
+                f"Cannot start `{self.line}`: {error.strerror or error}. End other processes, and "
+                "try again."
+            ) from None
+        self._thread = threading.Thread(target=self._follow, name=f"command-{title}", daemon=True)
+        self._thread.start()
+
+    @property
+    def line(self) -> str:
+        """The line to type into a terminal for the same."""
+        return shlex.join(["lorakit", *self.words])
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended."""
+        return self._code is not None
+
+    @property
+    def has_succeeded(self) -> bool:
+        """Whether it has done what it should."""
+        return self._code == 0
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether it was cancelled."""
+        return self._is_cancelled
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that it has run so far, or ran."""
+        return (self._ended_s or time.monotonic()) - self._started_s
+
+    @property
+    def problem(self) -> str | None:
+        """The sentence of its error; None if there was none, or it goes on."""
+        if self._code in (None, 0):
+            return None
+        if self._is_cancelled:
+            return f"{self.title}: cancelled; nothing was written."
+        _, is_there, sentence = self.messages.rpartition(f"\n{_ERROR}")
+        if is_there:
+            return sentence.strip()
+        if self.messages.startswith(_ERROR):
+            return self.messages.removeprefix(_ERROR).strip()
+        last = self.messages.strip().rpartition("\n")[2]
+        return (
+            f"`{self.line}` has failed: got exit status {self._code}, expected 0."
+            + (f" Its last line was: {last}" if last else "")
+            + " Run it in a terminal to see more."
+        )
+
+    @property
+    def written(self) -> list[str]:
+        """The files that it says it wrote."""
+        lines = self.output.splitlines()
+        if not self.has_succeeded or "Wrote" not in lines:
+            return []
+        found = []
+        for line in lines[lines.index("Wrote") + 1 :]:
+            if not line.startswith("  "):
+                break
+            found.append(line.strip().rpartition("  (")[0] or line.strip())
+        return found
+
+    def cancel(self) -> None:
+        """End it; what it was writing is removed."""
+        if self.is_over or self._is_cancelled:
+            return
+        self._is_cancelled = True
+        threading.Thread(target=self._end, name=f"cancel-{self.title}", daemon=True).start()
+
+    def wait(self, timeout_s: float | None = None) -> None:
+        """Wait until it has ended."""
+        self._thread.join(timeout_s)
+
+    def _end(self) -> None:
+        self._signal(signal.SIGTERM)
+        try:
+            self._process.wait(_GRACE_S)
+        except subprocess.TimeoutExpired:
+            self._signal(signal.SIGKILL)
+
+    def _signal(self, number: int) -> None:
+        try:
+            os.killpg(self._process.pid, number)
+        except ProcessLookupError:  # it has just ended
+            return
+
+    def _follow(self) -> None:
+        with self._process:
+            reading = threading.Thread(target=self._read_messages, daemon=True)
+            reading.start()
+            for line in _lines(self._process.stdout):
+                self.output = (self.output + line)[-_KEPT_CHARACTERS:]
+            reading.join()
+            code = self._process.wait()
+        self._ended_s = time.monotonic()
+        self._code = code
+
+    def _read_messages(self) -> None:
+        for line in _lines(self._process.stderr):
+            self.messages = (self.messages + line)[-_KEPT_CHARACTERS:]
+
+
+def _lines(stream: IO[str] | None) -> IO[str] | Sequence[str]:
+    return () if stream is None else stream

@@ -1,0 +1,159 @@
+"""Write the recipe of a new run: for a data file, or like that of another run."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from lorakit.config import TaskType
+from lorakit.errors import escaped, first_few
+from lorakit.recipes import yaml_text
+from lorakit.recipes.recipe import Recipe
+from lorakit.recipes.template import TaskName, recipe_text, task_template
+
+if TYPE_CHECKING:
+    from lorakit.training.recognition import Recognized
+
+DEFAULT_POSITIONS = 1024
+"""Number of positions assumed for a model whose number is not known."""
+
+POSITIONS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
+_NOT_IN_NAMES = re.compile(r"[^a-z0-9]+")
+
+
+def look_into(train: str, task: TaskName | None, model: str | None) -> Recognized:
+    """Return what local data contains; imports the libraries of training.
+
+    Args:
+        train: The value of `data.train`, on this machine.
+        task: The task; None infers it.
+        model: Base whose tokenizer counts the tokens, if it is on this machine.
+
+    Raises:
+        MissingFileError, DataError, ConfigError: As `recognize` raises.
+    """
+    from lorakit.models.pretrained import load_local_tokenizer
+    from lorakit.training.recognition import recognize
+
+    chosen = None if task is None else TaskType(task)
+    return recognize(train, chosen, None if model is None else load_local_tokenizer(model))
+
+
+def data_keys(
+    found: Recognized, task: TaskName, positions: int | None
+) -> tuple[dict[str, Any], str]:
+    """Return the keys to set under `data:`, and a one-line description of the data."""
+    from lorakit.data.text_lengths import rounded_up
+
+    most = positions or max(task_template(task).values["max_length"], DEFAULT_POSITIONS)
+    keys: dict[str, Any] = dict(found.columns)
+    keys["max_length"] = min(rounded_up(found.tokens), most)
+    if found.target_tokens is not None:
+        keys["max_target_length"] = min(rounded_up(found.target_tokens), most)
+    names = first_few(map(escaped, found.names), 12)
+    return keys, f"{found.examples:,} examples with the columns {names}"
+
+
+@dataclass(frozen=True)
+class WrittenRecipe:
+    """The result of `write_recipe_for`."""
+
+    text: str
+    task: TaskName
+    examples: int
+    columns: tuple[str, ...]
+    """Names of all columns of the data."""
+    notes: tuple[str, ...]
+    """Notes for the user to check, one sentence each."""
+
+
+def write_recipe_for(
+    train: str, task: TaskName | None, *, model: str, path: str, output: str
+) -> WrittenRecipe:
+    """Look into local data and write a recipe for it, as `lorakit init` does.
+
+    Args:
+        train: The value of `data.train`.
+        task: The task; None infers it.
+        model: The base.
+        path: Path of the recipe, for its comments.
+        output: The run directory.
+
+    Raises:
+        MissingFileError, DataError, ConfigError: As `recognize` raises.
+    """
+    found = look_into(train, task, model)
+    name = cast(TaskName, str(found.task))
+    positions = positions_of(model)
+    keys, about = data_keys(found, name, positions)
+    text = recipe_text(name, path, output, model, train, positions, keys, about)
+    return WrittenRecipe(text, name, found.examples, found.names, found.notes)
+
+
+def recipe_like(recipe: Recipe, output: str) -> str:
+    """Return the text of a recipe like that of another run, without keys at their defaults."""
+    values = recipe.model_copy(update={"output": output}).model_dump(
+        mode="json", exclude_defaults=True
+    )
+    order = ("model", "task", "output")
+    first = {key: values[key] for key in order if key in values}
+    return yaml_text.to_text({**first, **values})
+
+
+def free_name(wanted: str, taken: Path) -> str:
+    """Return a name for a new run or file in a folder: letters, digits and dashes.
+
+    Args:
+        wanted: Text to make the name of, such as "Ticket reviews (2)".
+        taken: The folder; names in it are not returned, with or without an ending.
+    """
+    name = _NOT_IN_NAMES.sub("-", wanted.lower()).strip("-")[:60] or "run"
+    there = {entry.name for entry in taken.iterdir()} if taken.is_dir() else set[str]()
+    there |= {Path(entry).stem for entry in there}
+    number, free = 1, name
+    while free in there:
+        number += 1
+        free = f"{name}-{number}"
+    return free
+
+
+def positions_of(model: str | None) -> int | None:
+    """Return the number of positions in a model's configuration, or None if it is not local.
+
+    The configuration of a hub model is read from the cache; nothing is downloaded.
+    """
+    file = None if model is None else config_file_of(model)
+    if file is None:
+        return None
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return positions_in(values) if isinstance(values, dict) else None
+
+
+def positions_in(config: Mapping[str, Any]) -> int | None:
+    """Return the number of positions that a model's configuration names, or None."""
+    known = [config.get(key) for key in POSITIONS]
+    limit = next((n for n in known if isinstance(n, int) and n > 0), None)
+    if limit is not None and str(config.get("model_type")).endswith("roberta"):
+        limit -= 1 + int(config.get("pad_token_id") or 0)  # positions for padding
+    return limit
+
+
+def config_file_of(model: str) -> Path | None:
+    """Return a model's config.json on this machine, or None; nothing is downloaded."""
+    if Path(model).is_dir():
+        return Path(model) / "config.json"
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        cached = try_to_load_from_cache(model, "config.json")
+    except HFValidationError:
+        return None
+    return Path(cached) if isinstance(cached, str) else None

@@ -1,0 +1,1 @@
+"""New run: a walk of five steps from a base to a training process."""

@@ -1,0 +1,203 @@
+"""Step 2: the data, its columns, and the examples as the model will see them."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any, cast
+
+from nicegui import background_tasks, ui
+
+from lorakit.config import TaskType
+from lorakit.errors import DataError, escaped
+from lorakit.files.disks import size_text
+from lorakit.recipes.yaml_edits import UNSET
+from lorakit.runs.data_files import FOLDER, find_data
+from lorakit.runs.data_preview import preview_data
+from lorakit.runs.new_recipe import write_recipe_for
+from lorakit.studio.blocks import card, note
+from lorakit.studio.frame import show_error
+from lorakit.studio.pages.new_run.examples import draw_preview
+from lorakit.studio.pages.new_run.outputs import free_output, recipe_path
+from lorakit.studio.pages.new_run.state import Walk, show_problems
+from lorakit.studio.pages.new_run.streamed_upload import StreamedUpload
+
+TASKS = {
+    TaskType.SEQ_CLS: "label texts (SEQ_CLS)",
+    TaskType.TOKEN_CLS: "label words (TOKEN_CLS)",
+    TaskType.CAUSAL_LM: "continue texts and chats (CAUSAL_LM)",
+    TaskType.SEQ_2_SEQ_LM: "turn a text into another (SEQ_2_SEQ_LM)",
+}
+_COLUMNS = {
+    TaskType.SEQ_CLS: {"text": "text", "text_pair": "second text", "label": "label"},
+    TaskType.TOKEN_CLS: {"tokens": "words", "tags": "tags"},
+    TaskType.CAUSAL_LM: {},
+    TaskType.SEQ_2_SEQ_LM: {"source": "text to read", "target": "text to write"},
+}
+_LAYOUTS = {
+    "text": {"text": "text"},
+    "prompt_completion": {"prompt": "prompt", "completion": "completion"},
+    "messages": {"messages": "messages"},
+    "alpaca": {},
+}
+_OPTIONAL = ("text_pair",)
+_NONE = "(none)"
+
+
+async def draw(walk: Walk) -> None:
+    """Draw the step."""
+    await _DataStep(walk).draw()
+
+
+class _DataStep:
+    def __init__(self, walk: Walk):
+        self.walk = walk
+        self.columns: tuple[str, ...] = ()
+        self.mapped: Any = None
+
+    async def draw(self) -> None:
+        with ui.element("div").classes("walk-columns"):
+            with card("Choose the training data", "walk-tall"):
+                self.upload = StreamedUpload(
+                    self.walk.root,
+                    "Drop a csv, tsv, json, jsonl or parquet file here, or press +",
+                    lambda name: background_tasks.create(self.received(name)),
+                    self.refused,
+                )
+                self.upload.props("flat bordered").classes("walk-drop")
+                self.refusal = ui.element("div").classes("walk-slot")
+                self.files = ui.element("div").classes("walk-choices")
+                self.mapping = ui.element("div").classes("walk-mapping")
+            with card(None, "walk-tall"):
+                self.progress = ui.element("div").classes("walk-slot")
+                self.preview = ui.element("div").classes("walk-preview")
+        await self._draw_files()
+        self._draw_mapping()
+        background_tasks.create(self.show_preview())
+
+    async def _draw_files(self) -> None:
+        found = await asyncio.to_thread(find_data, self.walk.root)
+        names = {one.name: f"{escaped(one.name)} · {size_text(one.size_bytes)}" for one in found}
+        chosen = self.walk.value("data.train")
+        if isinstance(chosen, str) and chosen not in names:
+            names = {chosen: escaped(chosen), **names}
+        self.files.clear()
+        with self.files:
+            if not names:
+                note("There is no data in this folder yet.")
+                return
+            radio = ui.radio(names, value=chosen, on_change=lambda event: self.choose(event.value))
+            radio.props('aria-label="Data files"')
+
+    # ---- a file ----
+
+    async def received(self, name: str) -> None:
+        """Take a file that has been dropped; one that cannot be read is not kept."""
+        self.upload.reset()
+        await self.choose(name, is_new=True)
+        await self._draw_files()
+
+    def refused(self, error: Exception) -> None:
+        """Show why a file was not taken."""
+        self.upload.reset()
+        self.refusal.clear()
+        with self.refusal:
+            show_error(error)
+
+    async def choose(self, name: str, task: str | None = None, *, is_new: bool = False) -> None:
+        """Detect the columns of a file and write the recipe for it."""
+        self.preview.clear()
+        self.refusal.clear()
+        walk = self.walk
+        output = walk.value("output") if task else None
+        output = str(output or free_output(walk.root, Path(name).name))
+        found = await walk.ask(
+            *(self.progress, f"Reading {Path(name).name}", write_recipe_for, name, task),
+            model=str(walk.value("model")),
+            path=recipe_path(walk.root, output),
+            output=output,
+        )
+        if found is None:
+            if is_new and isinstance(walk.last_error, DataError):
+                await asyncio.to_thread((walk.root / FOLDER / Path(name).name).unlink, True)
+            else:
+                await walk.set_values({"data.train": name, "output": output})
+                self._draw_mapping()
+            return
+        await walk.write(found.text)
+        self.columns = found.columns
+        self._draw_mapping()
+        await self.show_preview(found.notes)
+
+    # ---- the columns ----
+
+    def _draw_mapping(self) -> None:
+        walk = self.walk
+        task = walk.value("task")
+        state = (self.columns, dict(walk.value("data") or {}), task)
+        if state == self.mapped:  # a menu that is open, and the focus, stay
+            return
+        self.mapped = state
+        self.mapping.clear()
+        if not walk.value("data.train"):
+            return
+        with self.mapping:
+            options = {str(key): text for key, text in TASKS.items()}
+            select = ui.select(
+                options,
+                value=task if task in options else None,
+                label="task",
+                on_change=lambda event: self.choose(str(walk.value("data.train")), event.value),
+            )
+            select.props("dense outlined options-dense")
+            if task not in options:
+                return
+            keys = dict(_COLUMNS[TaskType(task)])
+            if task == TaskType.CAUSAL_LM:
+                keys = dict(_LAYOUTS.get(str(walk.value("data.format")), {}))
+            for key, meaning in keys.items():
+                self._draw_column(key, meaning)
+
+    def _draw_column(self, key: str, meaning: str) -> None:
+        chosen = self.walk.value(f"data.{key}")
+        value = str(chosen or (_NONE if key in _OPTIONAL else key))
+        known = dict.fromkeys([*((_NONE,) if key in _OPTIONAL else ()), value, *self.columns])
+        select = ui.select(
+            {name: escaped(name) for name in known},
+            value=value,
+            label=f"column of the {meaning} (data.{key})",
+            on_change=lambda event: self.map(key, event.value),
+        )
+        select.props("dense outlined options-dense")
+
+    async def map(self, key: str, column: str) -> None:
+        """Read a part of the examples from another column."""
+        await self.walk.set_values({f"data.{key}": UNSET if column == _NONE else column})
+        await self.show_preview()
+
+    # ---- the examples ----
+
+    async def show_preview(self, notes: tuple[str, ...] = ()) -> None:
+        """Show the examples of the recipe, or what is wrong with it."""
+        walk = self.walk
+        self.preview.clear()
+        if not walk.value("data.train") or not walk.value("task"):
+            with self.preview:
+                note("Ten examples appear here as the model will see them.")
+            return
+        if walk.checked.recipe is None:
+            with self.preview:
+                show_problems(walk.checked.problems)
+            return
+        found = await walk.ask(
+            *(self.progress, "Encoding the examples", preview_data, walk.checked.recipe)
+        )
+        if found is None:
+            return
+        if not walk.is_at("data"):
+            return
+        self.columns = found.columns
+        self._draw_mapping()
+        self.preview.clear()
+        with self.preview:
+            draw_preview(found, notes, cast(str, walk.value("task")))

@@ -1,0 +1,162 @@
+"""What the five steps share: the draft, which is a recipe's text, and what is wrong with it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from nicegui import ui
+
+from lorakit.errors import Problem
+from lorakit.recipes.yaml_edits import UNSET, with_values
+from lorakit.runs.drafts import STEPS, Draft, Step, save_draft
+from lorakit.runs.recipe_form import check_text
+from lorakit.runs.warm_process import Computation
+from lorakit.studio.blocks import Text
+from lorakit.studio.long_action import LongAction, Progress
+
+T = TypeVar("T")
+
+TITLES: Mapping[Step, str] = {
+    "base": "Base",
+    "data": "Data",
+    "method": "Method",
+    "plan": "Plan",
+    "start": "Start",
+}
+
+
+class Walk:
+    """One draft on one page.
+
+    Attributes:
+        root: The folder of the studio, to which the paths in the recipe are relative.
+        draft: The draft as it was saved last.
+        checked: What is in its text, and what is wrong with it.
+        on_change: Called after the text has changed.
+        on_step: Called after the step has changed.
+    """
+
+    def __init__(self, root: Path, draft: Draft):
+        self.root, self.draft = root, draft
+        self.checked = check_text(draft.text, self.where)
+        self.on_change: Callable[[], None] = lambda: None
+        self.on_step: Callable[[], Awaitable[None]] | None = None
+        self.answers: dict[Any, Any] = {}
+        """Answers of long computations by question, kept while the page is open."""
+        self.last_error: Exception | None = None
+        """Error of the last question."""
+        self._running: Computation[Any] | None = None
+
+    @property
+    def where(self) -> str:
+        """Name of the recipe in messages: the file that it will be."""
+        return "the recipe"
+
+    def value(self, key: str) -> Any:
+        """Return the value of a dotted key of the recipe, or None."""
+        found = self.checked.value(key)
+        return None if found is UNSET else found
+
+    async def write(self, text: str) -> None:
+        """Save another text of the recipe, and check it."""
+        self.draft = self.draft.with_text(text)
+        checked = await asyncio.to_thread(check_text, text, self.where)
+        if self.draft.text != text:  # meanwhile more was typed
+            return
+        self.checked = checked
+        await asyncio.to_thread(save_draft, self.root, self.draft)
+        self.on_change()
+
+    async def set_values(self, changes: Mapping[str, Any]) -> None:
+        """Set or remove keys of the recipe; see `with_values`."""
+        await self.write(with_values(self.draft.text, changes))
+
+    async def go(self, step: Step) -> None:
+        """Show another step."""
+        self.cancel()
+        self.draft = self.draft.at(step)
+        await asyncio.to_thread(save_draft, self.root, self.draft)
+        if self.on_step is not None:
+            await self.on_step()
+
+    def missing(self, step: Step) -> str:
+        """Return a sentence on what a step still needs before the next, or an empty text."""
+        if step == "base":
+            return "" if self.value("model") else "Choose a base first."
+        if step == "data":
+            is_chosen = self.value("data.train") and self.value("task")
+            return "" if is_chosen else "Choose data first."
+        problems = self.checked.problems
+        if problems:
+            return f"{len(problems)} problem{'s' if len(problems) > 1 else ''} to mend first."
+        return ""
+
+    def is_at(self, step: Step) -> bool:
+        """Return whether a step is still the one that is shown."""
+        return self.draft.step == step
+
+    def is_reachable(self, step: Step) -> bool:
+        """Return whether nothing is missing before a step."""
+        before = STEPS[: STEPS.index(step)]
+        return not any(self.missing(one) for one in before)
+
+    async def ask(
+        self, place: ui.element, what: str, function: Callable[..., T], *args: Any, **options: Any
+    ) -> T | None:
+        """Compute something in a process that has torch; show progress, then errors, in a place.
+
+        A question that is asked again with the same arguments is answered from memory. Another
+        question cancels this one.
+
+        Args:
+            place: Element that shows the progress and an error; it is emptied.
+            what: What is being done, for the reader.
+            function: A function of `lorakit.runs`.
+            args: Its arguments.
+            options: Its arguments by name.
+
+        Returns: The result, or None after an error or a cancellation.
+        """
+        question = (function.__name__, repr(args), repr(sorted(options.items())))
+        if question in self.answers:
+            place.clear()
+            return self.answers[question]
+        self.cancel()
+        computation = Computation(self.root, function, *args, **options)
+        self._running = computation
+
+        def compute(progress: Progress) -> T:
+            try:
+                return computation.result()
+            except Exception as error:
+                self.last_error = error
+                raise
+
+        words = what if self.answers else f"{what}; the first time takes longer"
+        place.clear()
+        with place:
+            answer = await LongAction().run(words, compute, end=computation.cancel)
+        if answer is None or self._running is not computation:
+            return None
+        place.clear()
+        self.answers[question] = answer
+        return answer
+
+    def cancel(self) -> None:
+        """Cancel the computation that runs, if any."""
+        running, self._running = self._running, None
+        if running is not None:
+            running.cancel()
+
+
+def show_problems(problems: tuple[Problem, ...]) -> None:
+    """List problems with their lines."""
+    with ui.element("ul").classes("walk-problems").props("role=alert"):
+        for problem in problems:
+            with ui.element("li"):
+                if problem.line is not None:
+                    Text("span", f"line {problem.line}").classes("walk-line")
+                Text("span", problem.sentence)

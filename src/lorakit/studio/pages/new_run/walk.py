@@ -1,0 +1,121 @@
+"""New run: the page, its five steps, and the draft that survives a reload."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from importlib.resources import files
+
+from nicegui import ui
+
+from lorakit.errors import MissingFileError
+from lorakit.recipes.run_directory import RunDirectory
+from lorakit.runs.drafts import STEPS, Draft, Step, load_draft, new_draft, save_draft
+from lorakit.runs.new_recipe import recipe_like
+from lorakit.runs.warm_process import warm_up
+from lorakit.studio.blocks import Text, note
+from lorakit.studio.context import Studio, current
+from lorakit.studio.frame import page, set_title, show_error
+from lorakit.studio.pages.new_run import base, data, method, more_steps, plan, start
+from lorakit.studio.pages.new_run.outputs import free_output
+from lorakit.studio.pages.new_run.state import TITLES, Walk
+
+_STEPS: Mapping[Step, Callable[[Walk], Awaitable[None]]] = {
+    "base": base.draw,
+    "data": data.draw,
+    "method": method.draw,
+    "plan": plan.draw,
+    "start": start.draw,
+}
+
+
+@page("/new", "New run")
+async def new_run() -> None:
+    """Show the step of a draft; the address says which draft, or which run it begins from."""
+    query = ui.context.client.request.query_params
+    ui.add_css(
+        files("lorakit.studio.pages.new_run").joinpath("new_run.css").read_text(encoding="utf-8")
+    )
+    if query.get("continue"):
+        set_title("Train on")
+        await more_steps.draw(current(), query["continue"])
+        return
+    draft = await asyncio.to_thread(
+        _draft_for, current(), query.get("draft", ""), query.get("from", "")
+    )
+    ui.navigate.history.replace(f"/new?draft={draft.id}")
+    ui.timer(0.1, lambda: asyncio.to_thread(warm_up), once=True)
+    await _Frame(Walk(current().root, draft)).draw()
+
+
+def _draft_for(studio: Studio, id: str, like: str) -> Draft:
+    """Return the draft that an address names: a saved one, one like a run, or a new one."""
+    if id:
+        try:
+            return load_draft(studio.root, id)
+        except MissingFileError:
+            return new_draft()
+    if not like:
+        return new_draft()
+    recipe = RunDirectory.open(studio.path(like)).recipe()
+    output = free_output(studio.root, recipe.output)
+    return save_draft(studio.root, new_draft(recipe_like(recipe, output), step="method"))
+
+
+class _Frame:
+    """The steps above, the current one, and the way on below."""
+
+    def __init__(self, walk: Walk):
+        self.walk = walk
+        walk.on_change = self._draw_ways
+        walk.on_step = self._draw_step
+
+    async def draw(self) -> None:
+        self.nav = ui.element("nav").classes("walk-steps").props('aria-label="Steps"')
+        self.body = ui.element("div").classes("walk-body")
+        self.foot = ui.element("div").classes("walk-foot")
+        await self._draw_step()
+
+    async def _draw_step(self) -> None:
+        self._draw_ways()
+        self.body.clear()
+        with self.body:
+            try:
+                await _STEPS[self.walk.draft.step](self.walk)
+            except Exception as error:
+                show_error(error)
+
+    def _draw_ways(self) -> None:
+        here = self.walk.draft.step
+        self.nav.clear()
+        with self.nav:
+            for number, step in enumerate(STEPS, start=1):
+                self._draw_step_button(number, step, here)
+        self.foot.clear()
+        at = STEPS.index(here)
+        with self.foot:
+            if at:
+                back = STEPS[at - 1]
+                button = ui.button("Back", on_click=lambda: self.walk.go(back))
+                button.props("outline no-caps")
+            missing = self.walk.missing(here)
+            if missing and here != "start":
+                note(missing)
+            if at + 1 < len(STEPS):
+                following = STEPS[at + 1]
+                button = ui.button(
+                    f"Next: {TITLES[following]}", on_click=lambda: self.walk.go(following)
+                )
+                button.props("unelevated no-caps").classes("walk-next")
+                button.set_enabled(not missing)
+
+    def _draw_step_button(self, number: int, step: Step, here: Step) -> None:
+        button = ui.element("button").classes("walk-step").props("type=button")
+        if step == here:
+            button.props('aria-current="step"')
+        if step != here and not self.walk.is_reachable(step):
+            button.props("disabled")
+        button.on("click", lambda: self.walk.go(step))
+        with button:
+            Text("span", str(number)).classes("walk-number").props("aria-hidden=true")
+            Text("span", TITLES[step])

@@ -1,0 +1,35 @@
+"""Handlers of buttons that show what went wrong, where NiceGUI would only log it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from lorakit.errors import LorakitError
+from lorakit.studio.blocks import notify_problem
+
+
+def telling(handler: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a handler that shows a `LorakitError` as its sentence; other errors pass.
+
+    Args:
+        handler: A function or a coroutine function.
+    """
+
+    @wraps(handler)
+    def tell(*args: Any, **options: Any) -> Any:
+        try:
+            return handler(*args, **options)
+        except LorakitError as error:
+            notify_problem(str(error))
+
+    @wraps(handler)
+    async def tell_async(*args: Any, **options: Any) -> Any:
+        try:
+            return await handler(*args, **options)
+        except LorakitError as error:
+            notify_problem(str(error))
+
+    return tell_async if inspect.iscoroutinefunction(handler) else tell

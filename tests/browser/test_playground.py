@@ -1,0 +1,67 @@
+"""A trained run is tried in the playground; a vote on it is found in its file."""
+
+import json
+import re
+import signal
+
+import pytest
+
+from lorakit import train
+from lorakit.training import Recipe
+
+pytestmark = pytest.mark.slow("a run is trained, and a process loads its base")
+
+
+@pytest.fixture
+def trained(root, tiny_llama_dir, tmp_path):
+    """A run of two steps in the studio's folder."""
+    data = tmp_path / "data.jsonl"
+    examples = [
+        {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]}
+        for q, a in (("what colour is the sky", "blue"), ("what colour is grass", "green")) * 4
+    ]
+    data.write_text("".join(json.dumps(each) + "\n" for each in examples))
+    values = {
+        "model": str(tiny_llama_dir),
+        "task": "CAUSAL_LM",
+        "data": {"train": str(data), "validation_fraction": 0},
+        "lora": {"r": 2},
+        "training": {"max_steps": 2, "per_device_train_batch_size": 4, "use_cpu": True},
+        "output": str(root / "colours"),
+    }
+    train(Recipe.check(values, "the recipe"))
+    return root / "colours"
+
+
+def test_a_run_is_tried_voted_on_and_the_vote_is_in_its_file(trained, studio, page):
+    page.goto(studio.link())
+    page.goto(f"{studio.url}/playground?runs=colours")
+    page.get_by_text("Only one base is in memory at a time").wait_for()
+    page.get_by_role("button", name="Load", exact=True).click()
+    page.get_by_text("In memory:").wait_for(timeout=120_000)
+    page.get_by_label("Text", exact=True).fill("what colour is the sky")
+    page.get_by_label("New tokens at most").fill("8")
+    page.get_by_label("Temperature").fill("1.5")
+    page.get_by_role("button", name="Ask").click()
+    page.get_by_role("button", name="Better: colours").click(timeout=60_000)
+    page.get_by_text(re.compile(r"Saved\. preferences/chat\.jsonl has 1 vote now")).wait_for()
+    (line,) = (trained.parent / "preferences" / "chat.jsonl").read_text().splitlines()
+    vote = json.loads(line)
+    assert vote["prompt"] == [{"role": "user", "content": "what colour is the sky"}]
+    assert vote["chosen_from"] == "colours" and vote["chosen"] != vote["rejected"]
+
+    page.reload()  # the answers belong to the studio, not to the page
+    page.get_by_role("button", name="Correct the answer of colours").click()
+    page.get_by_label("The right answer").fill("It is blue.")
+    page.get_by_role("button", name="Save the correction").click()
+    page.get_by_text("chat.jsonl has 2 votes now").wait_for()
+
+    page.goto(f"{studio.url}/adapters?path=colours")
+    page.get_by_role("button", name="Try in the playground").click()
+    page.get_by_text("Only one base").or_(page.get_by_text("is in memory;")).wait_for(
+        timeout=120_000
+    )
+    assert "mixture=" in page.url
+
+    studio.kill(signal.SIGINT)  # a base in memory does not hold up the end
+    assert studio.process.returncode in (0, 130), studio.printed()

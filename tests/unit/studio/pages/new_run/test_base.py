@@ -1,0 +1,55 @@
+"""Choosing a base."""
+
+import json
+
+import pytest
+from nicegui import ui
+
+from lorakit.quickstart.model_files import base_model_path
+from lorakit.runs.drafts import recent_drafts
+from lorakit.runs.recipe_form import check_text
+from lorakit.studio.pages.new_run.base import base_name
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_base_is_chosen_and_described(user, studio, see, only):
+    (studio.root / "mine").mkdir()
+    (studio.root / "mine" / "config.json").write_text(json.dumps({"model_type": "special"}))
+    (studio.root / "mine" / "model.safetensors").touch()
+    await user.open("/new")
+    await see("Choose a base first.")
+    await see(kind=ui.radio)
+    radio = only(ui.radio)
+    assert radio.options["mine"] == "mine · in this folder"
+    radio.set_value(str(base_model_path()))
+    await see("LlamaForCausalLM")
+    await see("q_proj")
+    await see("4,492,032")
+    radio.set_value("mine")
+    await see("special")
+    (draft,) = recent_drafts(studio.root)
+    assert check_text(draft.text, "r").value("model") == "mine"
+
+
+async def test_another_base_is_typed_and_one_that_is_not_there_says_so(user, see, only):
+    await user.open("/new")
+    await see(kind=ui.radio)
+    only(ui.input).set_value("./nowhere")
+    user.find("Take it").click()
+    await see("No model in model: got './nowhere', which does not exist.")
+    only(ui.input).set_value("unknown-owner/unknown-model")
+    user.find(kind=ui.input).trigger("keydown.enter")
+    await see("This hub id is not on this machine.")
+
+
+async def test_other_drafts_are_offered(user, see, open_at, tickets):
+    draft = await open_at("method", tickets)
+    await user.open("/new")
+    await see("Begun and not started")
+    targets = {link.props["href"] for link in user.find(kind=ui.link).elements}
+    assert f"/new?draft={draft.id}" in targets
+
+
+def test_the_base_that_comes_along_has_a_short_name():
+    assert (base_name(str(base_model_path())), base_name("a/b")) == ("quickstart", "a/b")

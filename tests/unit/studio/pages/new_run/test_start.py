@@ -1,0 +1,40 @@
+"""The last step: the command line, and starting it."""
+
+import pytest
+from nicegui import ui
+
+from lorakit.runs import queue
+from lorakit.runs.drafts import recent_drafts
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_the_command_is_the_one_that_is_run_on_the_recipe_that_is_written(
+    user, run_page, see, until, open_at, tickets, studio, monkeypatch
+):
+    started = []
+    monkeypatch.setattr(queue, "start_supervisor", lambda job, root: started.append(job))
+    await open_at("start", tickets)
+    await see(f"cd {studio.root} && lorakit train recipes/a.yaml")
+    user.find("Start training").click()
+    await until(lambda: started and not recent_drafts(studio.root))
+    (job,) = started
+    assert list(job.words) == ["train", "recipes/a.yaml"] and job.output == "runs/a"
+    assert (studio.root / "recipes" / "a.yaml").read_text() == tickets
+    await see("The run runs/a")
+
+
+async def test_an_output_that_is_taken_is_said_before_anything_is_written(
+    user, see, until, only, open_at, tickets, studio
+):
+    await open_at("start", tickets)
+    await see("The same from a terminal")
+    (studio.root / "runs" / "b").mkdir(parents=True)
+    (studio.root / "runs" / "b" / "file").touch()
+    only(ui.input).set_value("runs/b")
+    await see("Cannot write to output")
+    (button,) = user.find(kind=ui.button, content="Start training").elements
+    assert not button.enabled
+    only(ui.input).set_value("runs/c")
+    await see("lorakit train recipes/c.yaml")
+    assert button.enabled and not (studio.root / "recipes").exists()

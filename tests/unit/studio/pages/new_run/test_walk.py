@@ -1,0 +1,54 @@
+"""The walk: its five steps, its draft, and what keeps a step from the next."""
+
+import pytest
+from nicegui import ui
+
+from lorakit.recipes.run_directory import RunDirectory
+from lorakit.recipes.yaml_edits import with_values
+from lorakit.runs.drafts import load_draft, recent_drafts
+from lorakit.runs.recipe_form import check_text
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_step_leads_to_the_next_and_the_draft_knows_where(
+    user, studio, see, until, only, open_at, tickets
+):
+    draft = await open_at("base", tickets)
+    await see("LlamaForCausalLM")
+    user.find("Next: Data").click()
+    await see("Choose the training data")
+    assert load_draft(studio.root, draft.id).step == "data"
+    await user.open(f"/new?draft={draft.id}")  # as after a reload
+    await see("Choose the training data")
+    user.find("Back").click()
+    await see("Choose a base model")
+
+
+async def test_a_step_beyond_a_problem_cannot_be_reached(see, open_at, tickets, user):
+    await open_at("method", with_values(tickets, {"lora.r": 0}))
+    await see("1 problem to mend first.")
+    (button,) = user.find(kind=ui.button, content="Next: Plan").elements
+    assert not button.enabled
+
+
+async def test_a_lost_draft_begins_a_new_run(user, see):
+    await user.open("/new?draft=0123456789ab")
+    await see("Choose a base first.")
+
+
+async def test_a_run_is_cloned_with_another_output(user, studio, see, tickets):
+    recipe = check_text(tickets, "r").recipe
+    RunDirectory.create(studio.root / "runs" / "a", recipe)
+    await user.open("/new?from=runs/a")
+    await see("The recipe")
+    (draft,) = recent_drafts(studio.root)
+    cloned = check_text(draft.text, "r").recipe
+    assert cloned == recipe.model_copy(update={"output": "runs/a-2"})
+
+
+async def test_what_cannot_be_cloned_is_said(user, see):
+    await user.open("/new?from=../outside")
+    await see("it leads out of that folder")
+    await user.open("/new?from=nowhere")
+    await see("Nothing at 'nowhere'")
