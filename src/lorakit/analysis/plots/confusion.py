@@ -34,7 +34,8 @@ def plot_confusion(confusion: Any, labels: Sequence[str], path: Path, name: str)
     axes = figure.subplots()
     totals = confusion.sum(1, keepdims=True)
     shares = confusion / totals.clip(1)
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    look = {"cmap": "Blues", "vmin": 0, "vmax": 1, "interpolation": "nearest", "aspect": "auto"}
+    image = axes.imshow(shares, **look)
     size = 9 if count <= 12 else 7
     if count <= _NUMBERED_CLASSES:
         for row, column in ((r, c) for r in range(count) for c in range(count)):
