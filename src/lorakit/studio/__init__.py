@@ -3,3 +3,5 @@
 The run directories are the truth. A page shows them and starts commands; it holds nothing that is
 lost when it is closed.
 """
+
+__all__: list[str] = []

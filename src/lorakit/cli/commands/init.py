@@ -16,9 +16,9 @@ from lorakit.errors import (
     did_you_mean,
     escaped,
 )
-from lorakit.recipes.template import TASKS, TaskName, recipe_text, task_template
 
 if TYPE_CHECKING:
+    from lorakit.recipes.template import TaskName
     from lorakit.training.recognition import Recognized
 
 
@@ -55,6 +55,8 @@ def init(
         OutputExistsError: The file already exists.
         MissingFileError: Its directory, or the data, does not exist.
     """
+    from lorakit.recipes.template import TASKS, recipe_text, task_template
+
     name = None if task is None else known_task(task)
     if not output.parent.is_dir():
         raise MissingFileError(
@@ -62,7 +64,7 @@ def init(
             "Create it, or choose another --output."
         )
     found = None if train is None else _found(train, name, model)
-    name = name or (found and cast(TaskName, str(found.task)))
+    name = name or (found and cast("TaskName", str(found.task)))
     if name is None:
         given = "no --task and no --data" if train is None else f"no --task for {train}"
         raise ConfigError(
@@ -99,7 +101,9 @@ def init(
 
 def known_task(given: str) -> TaskName:
     """Return the task that --task names."""
-    name = cast(TaskName, given.upper())
+    from lorakit.recipes.template import TASKS
+
+    name = cast("TaskName", given.upper())
     if name not in TASKS:
         raise ConfigError(
             f"Unknown task in --task: got '{given}', expected {', '.join(TASKS)}."
