@@ -127,7 +127,7 @@ def ask(page: Page) -> None:
     page.get_by_text("In memory:").wait_for()
     page.get_by_label("Text", exact=True).fill(QUESTION)
     page.get_by_role("button", name="Ask").click()
-    page.get_by_role("button", name=re.compile("Correct")).first.wait_for()
+    page.get_by_role("button", name="Save as an example").nth(1).wait_for()
 
 
 def write_small(picture: bytes, target: Path) -> None:
