@@ -1,7 +1,8 @@
 """The runs in the pictures of the studio: short trainings of the packaged base on docstrings.
 
-`make_runs` fills a folder, and goes on where it was: two runs that have finished, one with predictions and an
-analysis, one that was stopped, and a search. `RunningRun` trains one more while pictures are taken.
+`make_runs` fills a folder, and goes on where it was: two runs that have finished, one with
+predictions and an analysis, one that was stopped, and a search. `RunningRun` trains one more while
+pictures are taken.
 """
 
 import shutil

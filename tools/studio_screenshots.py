@@ -1,9 +1,9 @@
 """Take a picture of every page of the studio, at 1280 and 390 pixels: `make screenshots`.
 
-    python tools/studio_screenshots.py docs/images/studio [--runs DIR] [--only NAME ...] [--dark]
+    python -m tools.studio_screenshots docs/images/studio [--runs DIR] [--only NAME ...] [--dark]
 
-DIR is a folder outside of the repository, since the pictures show its path; it gets a few short runs
-first.
+DIR is a folder outside of the repository, since the pictures show its path. It gets a few short
+runs first.
 """
 
 import argparse
@@ -20,11 +20,11 @@ from pathlib import Path
 
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
+from tools.studio_runs import OTHER, RUN, RUNNING, SEARCH, STOPPED, RunningRun, make_runs
 
 from lorakit.recipes.run_directory import RunDirectory
 from lorakit.runs.drafts import STEPS, Step, delete_draft, new_draft, save_draft
 from lorakit.runs.new_recipe import recipe_like
-from tools.studio_runs import OTHER, RUN, RUNNING, SEARCH, STOPPED, RunningRun, make_runs
 
 WIDTHS, HEIGHT, TALLEST = (1280, 390), 800, 2_400
 SETTLES_MS, LOADING_MS = 2_500, 120_000
