@@ -60,7 +60,7 @@ def main() -> None:
     make_runs(root)
     pages = {name: always(address) for name, address in ADDRESSES.items()}
     text = recipe_like(RunDirectory.open(root / RUN).recipe(), "docstrings-r8")
-    draft = new_draft(text.replace("r: 16", "r: 8"))
+    draft = new_draft(text.replace("r: 16", "r: 8").replace(f"{root}/", ""))
 
     def at(step: Step) -> Callable[[], str]:
         return lambda: f"/new?draft={save_draft(root, draft.at(step)).id}"
