@@ -135,7 +135,7 @@ def write_small(picture: bytes, target: Path) -> None:
     image = Image.open(BytesIO(picture)).convert("RGB")
     image = image.crop((0, 0, image.width, min(image.height, TALLEST)))
     for colours in (256, 128, 64, 32):
-        small = image.quantize(colours, dither=Image.Dither.NONE)
+        small = image.quantize(colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
         small.save(target, optimize=True)
         if target.stat().st_size <= MOST_BYTES:
             return
