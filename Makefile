@@ -54,7 +54,7 @@ browser:
 	@tools/install_browser.sh
 
 screenshots: $(READY) browser
-	$(BIN)/python tools/studio_screenshots.py docs/images/studio
+	$(BIN)/python -m tools.studio_screenshots docs/images/studio
 
 wheel:
 	PYTHON=$(PYTHON) tools/check_wheel.sh

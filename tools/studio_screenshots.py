@@ -1,33 +1,45 @@
 """Take a picture of every page of the studio, at 1280 and 390 pixels: `make screenshots`.
 
-    python tools/studio_screenshots.py docs/images/studio [--runs DIR] [--dark]
+    python -m tools.studio_screenshots docs/images/studio [--runs DIR] [--only NAME ...] [--dark]
 
-DIR is a folder with runs, by default build/studio-runs, where the quickstart trains one if it is
-empty. A page that needs what DIR does not have, such as a search, is left out.
+DIR is a folder outside of the repository, since the pictures show its path. It gets a few short
+runs first.
 """
 
 import argparse
+import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
-from urllib.parse import quote
 
+from PIL import Image
 from playwright.sync_api import Page, sync_playwright
+from tools.studio_runs import OTHER, RUN, RUNNING, SEARCH, STOPPED, RunningRun, make_runs
 
-from lorakit.runs.index import list_runs
+from lorakit.recipes.run_directory import RunDirectory
+from lorakit.runs.drafts import STEPS, Step, delete_draft, new_draft, save_draft
+from lorakit.runs.new_recipe import recipe_like
 
-WIDTHS, HEIGHT = (1280, 390), 800
-SETTLES_MS = 2_500
+WIDTHS, HEIGHT, TALLEST = (1280, 390), 800, 2_400
+SETTLES_MS, LOADING_MS = 2_500, 120_000
+MOST_BYTES = 150_000
+QUESTION = "Put an item into the queue; wait until a slot is free if the queue is full."
+RUNS = Path(tempfile.gettempdir()) / "lorakit" / "runs"
 ADDRESSES = {
     "runs": "/",
-    "new-run": "/new",
-    "run": "/run/{run}",
-    "compare": "/compare?runs={run},{other}",
-    "search": "/search/{search}",
-    "playground": "/playground?runs={run}",
-    "adapters": "/adapters?path={run}",
+    "running": f"/run/{RUNNING}",
+    "run": f"/run/{RUN}",
+    "compare": f"/compare?runs={RUN},{OTHER},{STOPPED}",
+    "search": f"/search/{SEARCH}",
+    "playground": f"/playground?runs={RUN},{OTHER}",
+    "adapters": "/adapters",
+    "adapter": f"/adapters?path={RUN}",
 }
 
 
@@ -35,44 +47,54 @@ def main() -> None:
     """Read the arguments, start a studio and take the pictures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("output", type=Path)
-    parser.add_argument("--runs", type=Path, default=Path("build/studio-runs"))
+    parser.add_argument("--runs", type=Path, default=RUNS)
+    parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--dark", action="store_true")
-    parser.add_argument("--chromium", default=shutil.which("chromium"))
+    named = os.environ.get("LORAKIT_CHROMIUM", "chromium")
+    parser.add_argument("--chromium", default=shutil.which(named))
     arguments = parser.parse_args()
+    if arguments.chromium is None:
+        parser.error("there is no Chromium: `make browser` installs it where it can")
     arguments.output.mkdir(parents=True, exist_ok=True)
-    addresses = found_addresses(arguments.runs)
-    words = [sys.executable, "-m", "lorakit", "studio", str(arguments.runs), "--no-browser"]
-    with subprocess.Popen([*words, "--port", "0"], stdout=subprocess.PIPE, text=True) as studio:
-        link = next(filter(None, map(find_link, studio.stdout or ())))
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(
-                executable_path=arguments.chromium, args=["--no-sandbox"]
-            )
-            page = browser.new_page(color_scheme="dark" if arguments.dark else "light")
-            page.goto(link)
-            for name, address in addresses.items():
-                take(page, link.partition("/access")[0] + address, arguments.output / name)
-            browser.close()
-        studio.terminate()
+    root = arguments.runs.resolve()
+    make_runs(root)
+    pages = {name: always(address) for name, address in ADDRESSES.items()}
+    text = recipe_like(RunDirectory.open(root / RUN).recipe(), "docstrings-r8")
+    draft = new_draft(text.replace("r: 16", "r: 8").replace(f"{root}/", ""))
+
+    def at(step: Step) -> Callable[[], str]:
+        return lambda: f"/new?draft={save_draft(root, draft.at(step)).id}"
+
+    pages |= {f"new-run-{step}": at(step) for step in STEPS}
+    with RunningRun(root), studio(root) as link, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=arguments.chromium, args=["--no-sandbox"]
+        )
+        page = browser.new_page(color_scheme="dark" if arguments.dark else "light")
+        page.set_default_timeout(LOADING_MS)
+        page.goto(link)
+        url = link.partition("/access")[0]
+        for name, address in pages.items():
+            if not arguments.only or name in arguments.only:
+                take(page, name, lambda make=address: url + make(), arguments.output)
+        browser.close()
+        delete_draft(root, draft.id)
 
 
-def found_addresses(runs: Path) -> dict[str, str]:
-    """Return the addresses of the pages for which a folder has runs."""
-    if not list_runs(runs):
-        words = [sys.executable, "-m", "lorakit", "quickstart", "--output", str(runs)]
-        subprocess.run([*words, "--compare"], check=True)
-    rows = list_runs(runs)
-    finished = [row.path for row in rows if row.state == "finished" and row.kind == "run"]
-    searches = [row.path for row in rows if row.kind == "search"]
-    known = dict(zip(("run", "other"), finished, strict=False))
-    known |= dict(zip(("search",), searches, strict=False))
-    quoted = {name: quote(path) for name, path in known.items()}
-    needed = {name: set(re.findall(r"{(\w+)}", text)) for name, text in ADDRESSES.items()}
-    return {
-        name: address.format(**quoted)
-        for name, address in ADDRESSES.items()
-        if needed[name] <= set(quoted)
-    }
+def always(address: str) -> Callable[[], str]:
+    """Return a function that returns an address."""
+    return lambda: address
+
+
+@contextmanager
+def studio(root: Path) -> Iterator[str]:
+    """Start a studio on a free port, and yield the link that it prints."""
+    words = [sys.executable, "-m", "lorakit", "studio", str(root), "--no-browser", "--port", "0"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield next(filter(None, map(find_link, process.stdout or ())))
+        finally:
+            process.terminate()
 
 
 def find_link(line: str) -> str | None:
@@ -81,18 +103,43 @@ def find_link(line: str) -> str | None:
     return found[0] if found else None
 
 
-def take(page: Page, address: str, path: Path) -> None:
-    """Write a picture of a page at each width; leave out a page that the studio does not have."""
+def take(page: Page, name: str, address: Callable[[], str], folder: Path) -> None:
+    """Write a picture of a page at each width."""
     for width in WIDTHS:
         page.set_viewport_size({"width": width, "height": HEIGHT})
-        answer = page.goto(address)
+        answer = page.goto(address())
         if answer is None or answer.status != 200:
-            print(f"left out: {address}")
-            return
+            sys.exit(f"{name}: got status {answer and answer.status}, expected 200.")
+        if name == "playground" and width == WIDTHS[0]:
+            ask(page)
+        if name in ("new-run-data", "new-run-plan"):
+            awaited = {"new-run-data": "The first 10 examples", "new-run-plan": "It fits: "}
+            page.get_by_text(awaited[name]).wait_for()
         page.wait_for_timeout(SETTLES_MS)
-        target = path.with_name(f"{path.name}-{width}.png")
-        page.screenshot(path=target, full_page=True)
-        print(target)
+        target = folder / f"{name}-{width}.png"
+        write_small(page.screenshot(full_page=True), target)
+        print(f"{target}: {target.stat().st_size:,} bytes")
+
+
+def ask(page: Page) -> None:
+    """Load the models of the playground and ask them all."""
+    page.get_by_role("button", name="Load", exact=True).click()
+    page.get_by_text("In memory:").wait_for()
+    page.get_by_label("Text", exact=True).fill(QUESTION)
+    page.get_by_role("button", name="Ask").click()
+    page.get_by_role("button", name="Save as an example").nth(1).wait_for()
+
+
+def write_small(picture: bytes, target: Path) -> None:
+    """Write a PNG of at most MOST_BYTES, with as many colours as that allows."""
+    image = Image.open(BytesIO(picture)).convert("RGB")
+    image = image.crop((0, 0, image.width, min(image.height, TALLEST)))
+    for colours in (256, 128, 64, 32):
+        small = image.quantize(colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        small.save(target, optimize=True)
+        if target.stat().st_size <= MOST_BYTES:
+            return
+    sys.exit(f"{target}: got {target.stat().st_size:,} bytes, expected {MOST_BYTES:,} at most.")
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def test_every_package_that_is_imported_is_declared():
     }
     distributions = packages_distributions()
     # These come with a declared one: numpy with torch, pyarrow with datasets, the hub with trl,
-    # starlette with fastapi.
+    # starlette with fastapi, markdown2 with nicegui.
     come_along = {
         "numpy",
         "huggingface-hub",
@@ -79,6 +79,7 @@ def test_every_package_that_is_imported_is_declared():
         "pyarrow",
         "pydantic-core",
         "starlette",
+        "markdown2",
     }
     missing = {
         (module, path.name)

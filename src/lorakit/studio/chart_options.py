@@ -42,7 +42,8 @@ def scatter_option(
         "grid": {"left": 8, "right": 24, "top": 32, "bottom": 32, "containLabel": True},
         "tooltip": {"trigger": "item", "formatter": "{b}\n{c}"},
         "xAxis": axis,
-        "yAxis": {"type": "value", "name": escaped(y_name), **_Y_NAME, **_ROOM, "splitNumber": 4},
+        "yAxis": {"type": "value", "name": escaped(y_name), **_Y_NAME, **_ROOM, "splitNumber": 4}
+        | {"axisLine": {"onZero": False}},  # it stands at the left
         "series": [
             {
                 "type": "scatter",

@@ -165,7 +165,14 @@ def _looks(name: str) -> dict[str, Any]:
 def _line_option(x_name: str) -> dict[str, Any]:
     return {
         "grid": {"left": 8, "right": 16, "top": 16, "bottom": 28, "containLabel": True},
-        "legend": {"type": "scroll", "top": 0, "left": 0, "icon": "roundRect", "itemHeight": 3},
+        "legend": {
+            "type": "scroll",
+            "top": 0,
+            "left": 0,
+            "icon": "roundRect",
+            "itemHeight": 3,
+            "textStyle": {"lineHeight": 18},  # a legend in pages is cut to this height
+        },
         "tooltip": {"trigger": "axis", "order": "valueDesc"},
         "xAxis": {
             "type": "value",

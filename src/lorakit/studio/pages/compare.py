@@ -75,7 +75,7 @@ def _show_choice(names: list[str], all_names: list[str]) -> None:
         button = ui.button(
             "Compare", on_click=lambda: ui.navigate.to(f"/compare?{_query(choice.value)}")
         )
-        button.props("unelevated no-caps").classes("fit")
+        button.props("unelevated no-caps")
 
 
 def _query(names: list[str]) -> str:
@@ -157,4 +157,6 @@ def _show_scatter(compared: list[ComparedRun]) -> None:
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.5g}"
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.5g}"

@@ -115,7 +115,8 @@ class _View:
     def _show_row(self, one: TrialRow, table: TrialTable) -> None:
         with ui.element("td"):
             if (current().root / self._path / "trials" / one.name / "recipe.yaml").is_file():
-                ui.link(escaped(one.name), f"/run/{self._path}/trials/{one.name}")
+                link = ui.link(escaped(one.name), f"/run/{self._path}/trials/{one.name}")
+                link.classes("truncate")
             else:
                 Text("span", one.name)
         with ui.element("td"):

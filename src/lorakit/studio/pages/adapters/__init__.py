@@ -20,6 +20,7 @@ from lorakit.studio.pages.adapters.contents import draw_contents
 from lorakit.studio.pages.adapters.writing import draw_writing
 
 _COLUMNS = ("Adapter", "Task", "Base", "Rank", "Parameters", "Size")
+_NUMBERS = _COLUMNS[3:]
 
 
 @page("/adapters", "Adapters")
@@ -68,7 +69,7 @@ def _draw_list(found: Sequence[AdapterFacts]) -> None:
     ):
         with ui.element("thead"), ui.element("tr"):
             for name in _COLUMNS:
-                Text("th", name).props("scope=col")
+                Text("th", name).props("scope=col").classes("number" if name in _NUMBERS else "")
         with ui.element("tbody"):
             for each in found:
                 _draw_row(each)
