@@ -40,6 +40,12 @@ _LAYOUTS = {
     "messages": {"messages": "messages"},
     "alpaca": {},
 }
+_LAYOUT_NAMES = {
+    "text": "texts",
+    "prompt_completion": "prompts with completions",
+    "messages": "chats: lists of messages",
+    "alpaca": "instructions with outputs (Alpaca)",
+}
 _OPTIONAL = ("text_pair",)
 _NONE = "(none)"
 
@@ -154,9 +160,20 @@ class _DataStep:
                 return
             keys = dict(_COLUMNS[TaskType(task)])
             if task == TaskType.CAUSAL_LM:
-                keys = dict(_LAYOUTS.get(str(walk.value("data.format")), {}))
+                layout = str(walk.value("data.format"))
+                self._draw_layout(layout)
+                keys = dict(_LAYOUTS.get(layout, {}))
             for key, meaning in keys.items():
                 self._draw_column(key, meaning)
+
+    def _draw_layout(self, layout: str) -> None:
+        select = ui.select(
+            _LAYOUT_NAMES,
+            value=layout if layout in _LAYOUT_NAMES else None,
+            label="what an example is (data.format)",
+            on_change=lambda event: self.map("format", event.value),
+        )
+        select.props("dense outlined options-dense")
 
     def _draw_column(self, key: str, meaning: str) -> None:
         chosen = self.walk.value(f"data.{key}")
@@ -171,8 +188,9 @@ class _DataStep:
         select.props("dense outlined options-dense")
 
     async def map(self, key: str, column: str) -> None:
-        """Read a part of the examples from another column."""
+        """Read the examples in another layout, or a part of them from another column."""
         await self.walk.set_values({f"data.{key}": UNSET if column == _NONE else column})
+        self._draw_mapping()
         await self.show_preview()
 
     # ---- the examples ----
