@@ -138,7 +138,8 @@ def _follow_dark_mode(editor: ui.codemirror) -> None:
     """Give an editor the colours of the page, which the browser knows and may change."""
 
     def follow(event: Any) -> None:
-        editor.set_theme("githubDark" if event.args else "githubLight")
+        if not editor.is_deleted:
+            editor.set_theme("githubDark" if event.args else "githubLight")
 
     ui.on("walk-dark", follow)
     ui.run_javascript(_TELL_DARK_MODE)
