@@ -18,7 +18,7 @@ from lorakit.runs.drafts import delete_draft
 from lorakit.runs.queue import RunQueue
 from lorakit.studio.blocks import Text, card, note
 from lorakit.studio.frame import show_error
-from lorakit.studio.pages.new_run.base import base_name
+from lorakit.studio.names import base_name
 from lorakit.studio.pages.new_run.outputs import draw_command, recipe_path
 from lorakit.studio.pages.new_run.state import Walk, show_problems
 
