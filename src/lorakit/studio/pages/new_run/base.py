@@ -17,6 +17,7 @@ from lorakit.studio.blocks import Text, card, note
 from lorakit.studio.frame import show_error
 from lorakit.studio.names import base_name
 from lorakit.studio.pages.new_run.state import Walk
+from lorakit.studio.telling import telling
 
 _USES = {
     TaskType.SEQ_CLS: "label texts",
@@ -50,6 +51,7 @@ async def draw(walk: Walk) -> None:
         with card(None, "walk-tall") as about:
             pass
 
+    @telling
     async def choose(model: str | None) -> None:
         model = (model or "").strip()
         if model and await _describe(walk, model, about):

@@ -21,6 +21,7 @@ from lorakit.studio.pages.new_run.examples import draw_preview
 from lorakit.studio.pages.new_run.outputs import free_output, recipe_path
 from lorakit.studio.pages.new_run.state import Walk, show_problems
 from lorakit.studio.pages.new_run.streamed_upload import StreamedUpload
+from lorakit.studio.telling import telling
 
 TASKS = {
     TaskType.SEQ_CLS: "label texts (SEQ_CLS)",
@@ -110,6 +111,7 @@ class _DataStep:
         with self.refusal:
             show_error(error)
 
+    @telling
     async def choose(self, name: str, task: str | None = None, *, is_new: bool = False) -> None:
         """Detect the columns of a file and write the recipe for it."""
         self.preview.clear()
@@ -187,6 +189,7 @@ class _DataStep:
         )
         select.props("dense outlined options-dense")
 
+    @telling
     async def map(self, key: str, column: str) -> None:
         """Read the examples in another layout, or a part of them from another column."""
         await self.walk.set_values({f"data.{key}": UNSET if column == _NONE else column})

@@ -17,6 +17,7 @@ from lorakit.runs.recipe_form import check_text
 from lorakit.runs.warm_process import Computation
 from lorakit.studio.blocks import Text
 from lorakit.studio.long_action import LongAction, Progress
+from lorakit.studio.telling import telling
 
 T = TypeVar("T")
 
@@ -76,6 +77,7 @@ class Walk:
         """Set or remove keys of the recipe; see `with_values`."""
         await self.write(with_values(self.draft.text, changes))
 
+    @telling
     async def go(self, step: Step) -> None:
         """Show another step."""
         self.cancel()
