@@ -1,5 +1,7 @@
 """Two processes (gloo, CPU) train the adapter that one process trains."""
 
+import json
+
 import pytest
 from safetensors.torch import load_file
 
@@ -120,6 +122,20 @@ def test_two_processes_train_what_one_does(name, runs, in_two):
         assert tensor.shape == ours[key].shape
         assert (tensor - ours[key]).abs().max() < TOLERANCES["weight"], key
     assert (two / "report.md").exists() and not list(two.glob(".*"))
+    assert_same_predictions(*map(RunDirectory, (two, one)))
+
+
+def assert_same_predictions(two, one):
+    assert two.predictions_file.exists() == one.predictions_file.exists()
+    assert two.confusion_plot.exists() == one.confusion_plot.exists()
+    if not one.predictions_file.exists():
+        return
+    files = [run.predictions_file.read_text(encoding="utf-8") for run in (two, one)]
+    ours, expected = ([json.loads(line) for line in file.splitlines()] for file in files)
+    probabilities = [[row.pop("probability", None) for row in rows] for rows in (ours, expected)]
+    assert ours == expected
+    for here, there in zip(*probabilities, strict=True):
+        assert here == pytest.approx(there, abs=1e-4)
 
 
 def assert_same_numbers(rows, expected):

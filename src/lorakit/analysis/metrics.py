@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,61 @@ def classification_metric_names(labels: Sequence[str]) -> tuple[str, ...]:
     listed = labels if len(labels) <= _MOST_CLASSES_LISTED else ()
     two = ("roc_auc",) if len(labels) == 2 else ()
     return ("accuracy", "precision", "recall", "f1", *two, *(f"f1_{name}" for name in listed))
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """How well one class is predicted."""
+
+    label: str
+    examples: int
+    """Examples of the class."""
+    precision: float
+    """Share of the examples with this prediction that are of the class."""
+    recall: float
+    """Share of the examples of the class with this prediction."""
+    f1: float
+    """Harmonic mean of precision and recall."""
+
+
+def confusion_counts(label_ids: Any, predicted: Any, labels: Sequence[str]) -> Any:
+    """Count the examples by true and predicted class.
+
+    Args:
+        label_ids: True classes, array (examples,).
+        predicted: Predicted classes, array (examples,).
+        labels: Class names by id.
+
+    Returns: Array (classes, classes); a row is a true class, a column a predicted one.
+    """
+    from sklearn.metrics import confusion_matrix
+
+    return confusion_matrix(label_ids, predicted, labels=range(len(labels)))
+
+
+def class_scores(confusion: Any, labels: Sequence[str]) -> tuple[ClassScores, ...]:
+    """Return the scores of each class; a share of no examples is 0.
+
+    Args:
+        confusion: Examples by true and predicted class, array (classes, classes).
+        labels: Class names by id.
+    """
+    correct, true, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+    return tuple(
+        ClassScores(
+            label,
+            int(true[i]),
+            *(
+                float(part / whole) if whole else 0.0
+                for part, whole in (
+                    (correct[i], predicted[i]),
+                    (correct[i], true[i]),
+                    (2 * correct[i], true[i] + predicted[i]),
+                )
+            ),
+        )
+        for i, label in enumerate(labels)
+    )
 
 
 def is_entity_scheme(labels: Sequence[str]) -> bool:

@@ -74,6 +74,16 @@ class RunDirectory:
         return self.path / "loss.png"
 
     @property
+    def predictions_file(self) -> Path:
+        """Predictions for the validation examples, one JSON object per line."""
+        return self.path / "predictions.jsonl"
+
+    @property
+    def confusion_plot(self) -> Path:
+        """Plot of the validation examples by expected and predicted class."""
+        return self.path / "confusion.png"
+
+    @property
     def report_file(self) -> Path:
         """Report on the training and its results; written last."""
         return self.path / "report.md"
@@ -157,7 +167,8 @@ class RunDirectory:
     def remove_leftovers(self) -> list[Path]:
         """Delete temporary files that killed processes have left; return their paths."""
         whole = (self.recipe_file, self.environment_file, self.metrics_file, self.adapter)
-        whole += (self.loss_plot, self.report_file, self.failure_file)
+        whole += (self.loss_plot, self.predictions_file, self.confusion_plot)
+        whole += (self.report_file, self.failure_file)
         found = leftovers(self.path, [path.name for path in whole])
         found += [
             path

@@ -82,8 +82,8 @@ def read_predictions(path: Path, expected: str = "expected") -> Predictions | No
     """Read a file of predictions, or return None if there is none.
 
     Each line is a JSON object with the expected answer, `prediction`, and where known
-    `base_prediction` and `probability`; all other values are the example's input. `lorakit predict
-    RUN validation.jsonl --output RUN/predictions.jsonl` writes such a file.
+    `base_prediction`, `probability` and `predicted_words`; all others are the example's input.
+    Training writes such a file, and `lorakit predict` from a file of labelled examples.
 
     Args:
         path: predictions.jsonl of a run.
@@ -121,7 +121,7 @@ def _rows(data: bytes) -> Iterator[tuple[int, dict[str, Any] | None]]:
         yield number, cast(dict[str, Any], row) if isinstance(row, dict) else None
 
 
-_ANSWERS = ("expected", "prediction", "base_prediction", "probability")
+_ANSWERS = ("expected", "prediction", "base_prediction", "probability", "predicted_words")
 
 
 def _prediction(row: Mapping[str, Any]) -> Prediction:

@@ -49,15 +49,28 @@ def final_metrics(trainer: Trainer) -> dict[str, float]:
 
     They were measured during training, unless no evaluation took place at the last or best step.
     """
-    if trainer.eval_dataset is None or trainer.args.eval_strategy == "no":
+    if not is_evaluated(trainer):
         return {}
-    state = trainer.state
-    is_best = trainer.args.load_best_model_at_end and state.best_model_checkpoint is not None
-    step = state.best_global_step if is_best else state.global_step
+    step = final_step(trainer)
     logged = [
-        entry for entry in state.log_history if entry["step"] == step and "eval_loss" in entry
+        entry
+        for entry in trainer.state.log_history
+        if entry["step"] == step and "eval_loss" in entry
     ]
     return model_metrics(logged[-1] if logged else trainer.evaluate())
+
+
+def is_evaluated(trainer: Trainer) -> bool:
+    """Whether a run has validation examples and evaluates on them."""
+    return trainer.eval_dataset is not None and trainer.args.eval_strategy != "no"
+
+
+def final_step(trainer: Trainer) -> int:
+    """Return the optimizer step of the final weights: the best, or the last."""
+    state = trainer.state
+    is_best = trainer.args.load_best_model_at_end and state.best_model_checkpoint is not None
+    best = state.best_global_step if is_best else None
+    return state.global_step if best is None else best
 
 
 def model_metrics(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -13,6 +13,7 @@ from typing import Any
 from lorakit.adapters.inference_settings import InferenceSettings
 from lorakit.analysis.guessing import Reference, warning
 from lorakit.analysis.metric_text import metric_text
+from lorakit.analysis.metrics import ClassScores
 from lorakit.analysis.plots.losses import plot_losses
 from lorakit.errors import escaped
 from lorakit.files.atomic import write_text
@@ -37,6 +38,18 @@ class MemoryFacts:
 
 
 @dataclass(frozen=True)
+class PredictionFacts:
+    """What was written about the validation examples."""
+
+    written: int
+    """Number of lines of predictions.jsonl."""
+    total: int
+    """Number of validation examples."""
+    classes: tuple[ClassScores, ...]
+    """Scores of each class; empty without classes, and with more than 30."""
+
+
+@dataclass(frozen=True)
 class RunFacts:
     """The contents of a report."""
 
@@ -55,6 +68,8 @@ class RunFacts:
     wall_s: float
     throughput: Throughput | None
     memory: MemoryFacts
+    predictions: PredictionFacts | None
+    """None if predictions.jsonl is not written."""
     reference: Reference | None
     """The metrics of a model that learned nothing."""
 
@@ -77,6 +92,7 @@ def report_text(run: RunDirectory, facts: RunFacts) -> str:
         _compared(run, facts),
         _kept(facts),
         "![Loss, main metric and learning rate by optimizer step](loss.png)",
+        *_prediction_section(facts.predictions),
         "## Data",
         _table(
             ("split", "examples"),
@@ -148,6 +164,27 @@ def _kept(facts: RunFacts) -> str:
         return f"The adapter holds the weights of the last step.{early}"
     metric = facts.recipe.training.get("metric_for_best_model")
     return f"The adapter holds the weights of step {facts.best_step}, the best by {metric}.{early}"
+
+
+def _prediction_section(facts: PredictionFacts | None) -> tuple[str, ...]:
+    if facts is None:
+        return ()
+    which = f"the first {facts.written:,} of" if facts.written < facts.total else "all"
+    text = (
+        f"`predictions.jsonl` has the predictions for {which} {facts.total:,} validation examples."
+    )
+    if not facts.classes:
+        return ("## Validation examples", text)
+    rows = [
+        (one.label, f"{one.examples:,}", *map(_number, (one.precision, one.recall, one.f1)))
+        for one in facts.classes
+    ]
+    return (
+        "## Validation examples",
+        _table(("class", "examples", "precision", "recall", "F1"), rows),
+        f"{text} `confusion.png` shows which classes are predicted for which.",
+        "![Confusion matrix of the validation examples](confusion.png)",
+    )
 
 
 def _memory_section(memory: MemoryFacts) -> tuple[str, ...]:

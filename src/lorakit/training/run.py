@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from lorakit.adapters import Adapter
 from lorakit.adapters.peft_files.files import CONFIG_FILE, WEIGHTS_FILE
@@ -47,12 +47,18 @@ from lorakit.training.save_settings import save_settings
 from lorakit.training.setup import Setup, prepare
 from lorakit.training.stop_request import StopRequest
 from lorakit.training.throughput import Throughput, ThroughputMeter
-from lorakit.training.trainers.adapter_trainer import trained_adapter
+from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin, trained_adapter
 from lorakit.training.trainers.batching import padding_notes
 from lorakit.training.trainers.data_initialization import with_current_ranks
 from lorakit.training.trainers.numerical_checks import require_sound
 from lorakit.training.trainers.stop_at_checkpoint import StopAtCheckpoint
 from lorakit.training.trainers.unreached_layers import UnreachedLayers
+from lorakit.training.validation_predictions import (
+    final_predictions,
+    keep_predictions,
+    prediction_files,
+    write_predictions,
+)
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -259,11 +265,12 @@ def _fit(
         run_on_main(lambda: _write_guesses(setup, directory))
         unreached = UnreachedLayers()
         others = (*early_stopping(setup.recipe.training), unreached, StopAtCheckpoint(stop))
-        trainer = setup.build_trainer([*writers, *others])
+        trainer = cast(AdapterTrainerMixin, setup.build_trainer([*writers, *others]))
         recorder.measure = lambda: _measured(trainer, peak)
         notes = batch_notes(setup.arguments, is_sharded=trainer.is_fsdp_enabled)
         computing = cpu_notes(setup.arguments.device)
         padding = padding_notes(setup.encoded.train, setup.arguments)
+        keep_predictions(setup, trainer)
         trainer_notes = (*notes, *padding, *computing, *getattr(trainer, "notes", ()))
         if trainer_notes:
             emit("notes", {"notes": trainer_notes})
@@ -274,6 +281,7 @@ def _fit(
         if unreached_notes:
             emit("notes", {"notes": unreached_notes})
         metrics = final_metrics(trainer)
+        predicted = final_predictions(setup, trainer)
     wall_s = run_on_main(lambda: recorder.wall_s)
     adapter = trained_adapter(setup.model)
     require_sound(adapter, output.global_step)
@@ -294,6 +302,7 @@ def _fit(
         wall_s=wall_s,
         throughput=getattr(trainer, "throughput", None),
         memory=MemoryFacts(planned_bytes, peak.read(), peak.meaning),
+        predictions=run_on_main(lambda: write_predictions(setup, predicted, directory)),
     )
     run_on_main(lambda: write_report(directory, facts))
     result = _result(directory, facts)
@@ -360,6 +369,7 @@ def _result(run: RunDirectory, facts: RunFacts) -> TrainResult:
             run.adapter,
             run.report_file,
             run.loss_plot,
+            *prediction_files(run, facts.predictions),
             run.metrics_file,
             run.tensorboard,
             run.recipe_file,

@@ -2,8 +2,11 @@ import numpy as np
 import pytest
 
 from lorakit.analysis.metrics import (
+    ClassScores,
     _Words,
+    class_scores,
     classification_metrics,
+    confusion_counts,
     has_averages,
     rouge_metrics,
     token_metrics,
@@ -27,6 +30,18 @@ def test_two_classes_by_hand():
     assert metrics["f1_no"] == pytest.approx(2 / 3)
     assert metrics["f1_yes"] == pytest.approx(1 / 2)
     assert metrics["f1"] == pytest.approx((2 / 3 + 1 / 2) / 2)
+
+
+def test_scores_of_each_class_are_those_of_the_metrics():
+    truth, predicted = np.array([0, 0, 0, 1, 1]), np.array([0, 0, 1, 1, 0])
+    counts = confusion_counts(truth, predicted, ["no", "yes", "never"])
+    assert counts.tolist() == [[2, 1, 0], [1, 1, 0], [0, 0, 0]]
+    no, yes, never = class_scores(counts, ["no", "yes", "never"])
+    assert (no.label, no.examples, no.precision) == ("no", 3, pytest.approx(2 / 3))
+    assert (yes.precision, yes.recall, yes.f1) == (0.5, 0.5, 0.5)
+    assert never == ClassScores("never", 0, 0.0, 0.0, 0.0)
+    metrics = classification_metrics(truth, logits_for(predicted, 3), ["no", "yes", "never"])
+    assert [no.f1, yes.f1] == pytest.approx([metrics["f1_no"], metrics["f1_yes"]])
 
 
 def test_roc_auc_ranks_rows_by_the_second_class():

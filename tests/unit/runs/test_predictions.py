@@ -62,6 +62,7 @@ def test_all_other_values_are_the_input(read):
     (one,) = read({"premise": "<script>", "n": 3, "expected": ["B", "O"], "prediction": ["O"]}).all
     assert one.text == "premise: <script>\nn: 3"
     assert (one.expected, one.adapter, one.confidence) == ("B, O", "O", None)
+    assert read(row("O", ["O"], predicted_words=["a"])).all[0].text == "a"
     assert read(row(True, "true", probability=True)).all[0].is_right
 
 

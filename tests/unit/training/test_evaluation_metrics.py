@@ -7,6 +7,8 @@ import pytest
 from lorakit.training.evaluation_metrics import (
     UnknownMetricError,
     final_metrics,
+    final_step,
+    is_evaluated,
     model_metrics,
     require_metric,
 )
@@ -61,6 +63,12 @@ def trainer(best=None, last=4, **arguments):
 )
 def test_final_metrics_are_those_of_the_weights_that_are_kept(made, loss):
     assert final_metrics(made) == {"eval_loss": loss}
+
+
+def test_the_final_step_is_the_best_or_the_last():
+    assert final_step(trainer(best=2)) == 2
+    assert final_step(trainer(best=2, load_best_model_at_end=False)) == 4
+    assert is_evaluated(trainer()) and not is_evaluated(trainer(eval_strategy="no"))
 
 
 def test_a_run_without_evaluation_has_no_metrics():

@@ -1,6 +1,9 @@
 import pytest
 from matplotlib.image import imread
 
+from lorakit.analysis.metrics import ClassScores
+from lorakit.training.report import PredictionFacts, _prediction_section
+
 
 @pytest.fixture
 def report(done):
@@ -33,3 +36,19 @@ def test_the_plot_is_a_picture(done):
     height, width = picture.shape[:2]
     assert (width, height) == (960, 924)  # with panels for accuracy and learning rate
     assert picture.std() > 0.05  # something is drawn
+
+
+def test_the_report_scores_each_class_and_names_the_files():
+    classes = (ClassScores("a|b", 8_000, 0.5, 0.25, 1 / 3), ClassScores("no", 4_000, 0, 0, 0))
+    text = "\n".join(_prediction_section(PredictionFacts(10_000, 12_000, classes)))
+    assert "| class | examples | precision | recall | F1 |" in text
+    assert "| a\\|b | 8,000 | 0.5 | 0.25 | 0.3333 |\n| no | 4,000 | 0 | 0 | 0 |" in text
+    assert "has the predictions for the first 10,000 of 12,000 validation examples." in text
+    assert "![Confusion matrix of the validation examples](confusion.png)" in text
+    (_, alone) = _prediction_section(PredictionFacts(7, 7, ()))
+    assert alone == "`predictions.jsonl` has the predictions for all 7 validation examples."
+    assert _prediction_section(None) == ()
+
+
+def test_a_run_without_predictions_does_not_name_them(report):
+    assert "predictions.jsonl" not in report and "confusion.png" not in report

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -32,6 +32,7 @@ from lorakit.models.pretrained import (
     load_model,
     load_tokenizer,
 )
+from lorakit.training.predicted import Evaluated, Predicted, prediction_table
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -211,6 +212,35 @@ class Task(ABC):
         labels: tuple[str, ...] | None,
     ) -> dict[str, Any]:
         """Return the trainer's arguments that depend on the task: its collator and metrics."""
+
+    def prediction_reader(
+        self, labels: tuple[str, ...] | None, tokenizer: PreTrainedTokenizerBase
+    ) -> Callable[[Evaluated], Predicted] | None:
+        """Return what reads predictions from the arrays of an evaluation, if these have any."""
+        return None
+
+    def prediction_columns(
+        self,
+        predicted: Predicted,
+        examples: Dataset,
+        recipe: Recipe,
+        tokenizer: PreTrainedTokenizerBase,
+        encoded: Encoded,
+    ) -> dict[str, list[Any]]:
+        """Return the columns of predictions.jsonl: inputs, expected answers and predictions.
+
+        By default the last of the task's columns has the answers.
+
+        Args:
+            predicted: The predictions, which `prediction_reader` made possible.
+            examples: The examples that are predicted.
+            recipe: The recipe.
+            tokenizer: The base model's tokenizer.
+            encoded: The tokenized examples of the run.
+        """
+        *inputs, answer = self.columns(recipe).values()
+        given = {name: examples[name][:] for name in inputs}
+        return prediction_table(given, answer, examples[answer][:], predicted.columns)
 
     def build_trainer(
         self,

@@ -33,6 +33,7 @@ from lorakit.data.tokenizers import batch_columns, decode, pad_id, with_end
 from lorakit.errors import ConfigError
 from lorakit.libraries.extras import require_package
 from lorakit.models.pretrained import model_limit, resolve_max_length
+from lorakit.training.predicted import Evaluated, Predicted
 from lorakit.training.tasks.base import Encoded, PreviewExample, Task
 from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
 from lorakit.training.trainers.sequence_trainer import SequenceTrainer
@@ -162,6 +163,19 @@ class Seq2SeqLM(Task):
             "data_collator": DataCollatorForSeq2Seq(tokenizer, model=model),
             "compute_metrics": _rouge(tokenizer) if generates else None,
         }
+
+    def prediction_reader(
+        self, labels: tuple[str, ...] | None, tokenizer: PreTrainedTokenizerBase
+    ) -> Callable[[Evaluated], Predicted]:
+        """Return what reads generated texts."""
+
+        def read(found: Evaluated) -> Predicted:
+            first = found.first()
+            texts = _texts(tokenizer, found.scores[[row for _, row in first]])
+            numbers = [number for number, _ in first]
+            return Predicted(numbers, {"prediction": texts}, len(found.label_ids))
+
+        return read
 
 
 def _encode(

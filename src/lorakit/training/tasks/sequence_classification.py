@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from datasets import Dataset, Value
@@ -34,6 +34,12 @@ from lorakit.data.tokenize_examples import (
 )
 from lorakit.errors import DataError
 from lorakit.models.pretrained import resolve_max_length
+from lorakit.training.predicted import (
+    Evaluated,
+    Predicted,
+    predicted_classes,
+    prediction_table,
+)
 from lorakit.training.tasks.base import Encoded, PreviewExample, Task
 from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
 from lorakit.training.trainers.step_trainer import ClassifierTrainer
@@ -155,6 +161,27 @@ class SequenceClassification(Task):
             "compute_metrics": metrics,
             "preprocess_logits_for_metrics": first_output,
         }
+
+    def prediction_reader(
+        self, labels: tuple[str, ...] | None, tokenizer: PreTrainedTokenizerBase
+    ) -> Callable[[Evaluated], Predicted]:
+        """Return what reads classes and their probabilities."""
+        return lambda found: predicted_classes(found, labels or ())
+
+    def prediction_columns(
+        self,
+        predicted: Predicted,
+        examples: Dataset,
+        recipe: Recipe,
+        tokenizer: PreTrainedTokenizerBase,
+        encoded: Encoded,
+    ) -> dict[str, list[Any]]:
+        """Return texts, classes, predicted classes and their probabilities."""
+        columns = _columns(recipe.data)
+        answer = columns.pop("data.label")
+        answers = label_names(examples, answer, Place("the validation examples"))
+        inputs = {name: examples[name][:] for name in columns.values()}
+        return prediction_table(inputs, answer, answers, predicted.columns)
 
 
 def _columns(data: DataConfig) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from datasets import ClassLabel, Dataset
@@ -36,6 +36,12 @@ from lorakit.errors import ConfigError, DataError
 from lorakit.libraries.extras import require_package
 from lorakit.models.new_tokens import add_new_tokens
 from lorakit.models.pretrained import load_tokenizer, resolve_max_length
+from lorakit.training.predicted import (
+    Evaluated,
+    Predicted,
+    predicted_tags,
+    prediction_table,
+)
 from lorakit.training.tasks.base import Encoded, PreviewExample, Task, loading_options
 from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
 from lorakit.training.trainers.step_trainer import ClassifierTrainer
@@ -192,6 +198,33 @@ class TokenClassification(Task):
             "preprocess_logits_for_metrics": first_output,
         }
 
+    def prediction_reader(
+        self, labels: tuple[str, ...] | None, tokenizer: PreTrainedTokenizerBase
+    ) -> Callable[[Evaluated], Predicted]:
+        """Return what reads tags and their probabilities."""
+        return lambda found: predicted_tags(found, labels or ())
+
+    def prediction_columns(
+        self,
+        predicted: Predicted,
+        examples: Dataset,
+        recipe: Recipe,
+        tokenizer: PreTrainedTokenizerBase,
+        encoded: Encoded,
+    ) -> dict[str, list[Any]]:
+        """Return words, tags, predicted tags, their probabilities and their words."""
+        data = recipe.data
+        words: list[list[str]] = examples[data.tokens][:]
+        answers = _read_tags(examples, data, Place("the validation examples"))
+        counts = [len(tags) for tags in predicted.columns["prediction"]]
+        most = encoded.settings["max_length"]
+        tagged = [
+            given if len(given) == count else _words_with_tokens(tokenizer, given, most)
+            for given, count in zip(words, counts, strict=True)
+        ]
+        new = {**predicted.columns, "predicted_words": tagged}
+        return prediction_table({data.tokens: words}, data.tags, answers, new)
+
 
 def _columns(data: DataConfig) -> dict[str, str]:
     return {"data.tokens": data.tokens, "data.tags": data.tags}
@@ -288,6 +321,14 @@ def _encode(
 
     features = {column: IDS for column in tokenizer("a")} | {"labels": IDS}
     return map_examples(numbered, tokenize, features), sum(cuts)
+
+
+def _words_with_tokens(
+    tokenizer: PreTrainedTokenizerBase, words: Sequence[str], max_length: int
+) -> list[str]:
+    """Return the words that have a token; others were cut off, or have no character it knows."""
+    _, word_of = word_columns(tokenizer, [words], max_length)
+    return [words[at] for at in sorted({at for at in word_of[0] if at is not None})]
 
 
 def _require_counted(made: Dataset, where: Place, max_length: int) -> None:

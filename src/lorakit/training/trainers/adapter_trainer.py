@@ -28,6 +28,7 @@ from lorakit.recipes import checkpoints
 from lorakit.recipes.training_section import LORA_PLUS_KEY, OPTIMIZER_NAME
 from lorakit.training.trainers.batching import BatchingMixin
 from lorakit.training.trainers.data_initialization import adopt_ranks, initialize_adapter_from_data
+from lorakit.training.trainers.kept_predictions import KeptPredictionsMixin
 from lorakit.training.trainers.lora_plus import split_groups
 from lorakit.training.trainers.memory_mapped_adamw import MemoryMappedAdamW
 from lorakit.training.trainers.numerical_checks import (
@@ -49,7 +50,7 @@ _KEYS_NOT_OF_TORCH = {"every_n_layers", "offload", "selective"}
 """Options of activation checkpointing that transformers and TRL handle, not torch."""
 
 
-class AdapterTrainerMixin(BatchingMixin, ProcessTrainerMixin):
+class AdapterTrainerMixin(KeptPredictionsMixin, BatchingMixin, ProcessTrainerMixin):
     """Mixin for a trainer class that saves, resumes and checks adapters.
 
     A checkpoint has the adapter, optimizer, scheduler, random state and trainer state, and the

@@ -69,7 +69,7 @@ class BatchingMixin(_Base):
 
     def _run_epoch(self, **arguments: Any) -> None:
         # accelerate passes the epoch on to the sampler, but not of several processes that resume.
-        sampler = _example_sampler(arguments["train_dataloader"])
+        sampler = example_sampler(arguments["train_dataloader"])
         if isinstance(sampler, LikeLengthSampler):
             sampler.set_epoch(arguments["epoch"])
         super()._run_epoch(**arguments)
@@ -151,7 +151,7 @@ def padding_notes(examples: Any, arguments: TrainingArguments) -> tuple[str, ...
     )
 
 
-def _example_sampler(loader: Any) -> Any:
+def example_sampler(loader: Any) -> Any:
     """Return the sampler of single examples, of which batches are made, skipped and shared out."""
     batches: Any = getattr(loader, "batch_sampler", None)
     while hasattr(batches, "batch_sampler"):

@@ -1,0 +1,121 @@
+"""What a model predicts for the validation examples, from the scores of an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from lorakit.analysis.metrics import confusion_counts
+from lorakit.config import NOT_COUNTED
+
+MOST_EXAMPLES = 10_000
+"""Largest number of examples whose predictions are kept, the first of the data."""
+MOST_CLASSES = 30
+"""Largest number of classes whose confusion is counted; a larger table cannot be read."""
+
+_NEW_COLUMNS = ("prediction", "base_prediction", "probability", "predicted_words")
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """Predictions for the first examples of an evaluation, in the order of the data."""
+
+    numbers: Sequence[int]
+    """Index of each example in the data."""
+    columns: dict[str, list[Any]]
+    """Values of the new columns, one for each example."""
+    total: int
+    """Number of examples of the evaluation."""
+    labels: tuple[str, ...] = ()
+    """Class names by id; none where the predictions are not classes of whole examples."""
+    confusion: Any = field(default=None, compare=False)
+    """Examples by expected and predicted class, array (classes, classes), over all examples of the
+    evaluation; None without classes, and with more than 30."""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The arrays of an evaluation, whose examples may be in another order than the data."""
+
+    scores: Any
+    """Logits, or token ids of generated texts, array (examples, ...)."""
+    label_ids: Any
+    """What is expected, array (examples, ...)."""
+    order: Sequence[int]
+    """Index in the data of each evaluated example."""
+
+    def first(self) -> list[tuple[int, int]]:
+        """Return (index in the data, row of the arrays) of the kept examples, in data order."""
+        rows = ((number, row) for row, number in enumerate(self.order[: len(self.label_ids)]))
+        return sorted(rows)[:MOST_EXAMPLES]
+
+
+def predicted_classes(found: Evaluated, labels: Sequence[str]) -> Predicted:
+    """Return the class of each example and its probability, as `classify` does.
+
+    Args:
+        found: Scores (examples, classes) and true classes (examples,).
+        labels: Class names by id.
+    """
+    first = found.first()
+    best = _best(found.scores[[row for _, row in first]])
+    confusion = None
+    if len(labels) <= MOST_CLASSES:
+        confusion = confusion_counts(found.label_ids, _best(found.scores).indices.numpy(), labels)
+    return Predicted(
+        [number for number, _ in first],
+        {
+            "prediction": [labels[at] for at in best.indices.tolist()],
+            "probability": best.values.tolist(),
+        },
+        len(found.label_ids),
+        tuple(labels),
+        confusion,
+    )
+
+
+def predicted_tags(found: Evaluated, labels: Sequence[str]) -> Predicted:
+    """Return the tags of each example and their probabilities, as `tag` does.
+
+    A word that is cut off, or has no token, has no tag.
+
+    Args:
+        found: Scores (examples, tokens, tags) and true tags (examples, tokens), -100 for tokens
+            that do not count.
+        labels: Tag names by id.
+    """
+    first = found.first()
+    counted = found.label_ids != NOT_COUNTED
+    every = [_best(found.scores[row][counted[row]]) for _, row in first]
+    columns = {
+        "prediction": [[labels[at] for at in best.indices.tolist()] for best in every],
+        "probability": [best.values.tolist() for best in every],
+    }
+    return Predicted([number for number, _ in first], columns, len(found.label_ids))
+
+
+def prediction_table(
+    inputs: Mapping[str, list[Any]],
+    answer: str,
+    answers: list[Any],
+    predicted: Mapping[str, list[Any]],
+) -> dict[str, list[Any]]:
+    """Return inputs, answers and predictions by column, as `lorakit predict` names them.
+
+    A column of the data that has the name of a new one gets another: "expected" for the answers,
+    "input_<name>" for an input.
+
+    >>> list(prediction_table({"expected": ["a"]}, "prediction", ["b"], {"prediction": ["c"]}))
+    ['input_expected', 'expected', 'prediction']
+    """
+    taken = {*_NEW_COLUMNS, "expected"}
+    named = {f"input_{name}" if name in taken else name: inputs[name] for name in inputs}
+    return {**named, "expected" if answer in _NEW_COLUMNS else answer: answers, **predicted}
+
+
+def _best(scores: Any) -> Any:
+    """Return values and indices of the largest probabilities over the last dimension."""
+    return torch.from_numpy(scores).float().softmax(-1).max(-1)

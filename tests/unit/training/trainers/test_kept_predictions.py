@@ -1,0 +1,44 @@
+"""Which evaluations' predictions are kept, and in which order."""
+
+from types import SimpleNamespace
+
+from torch.utils.data import DataLoader
+
+from lorakit.training.trainers.kept_predictions import KeptPredictionsMixin
+
+
+class _Evaluates:
+    """The part of a Trainer that evaluates."""
+
+    def evaluation_loop(self, dataloader, *args, **kwargs):
+        return SimpleNamespace(predictions=self.scores, label_ids=[0, 0])
+
+
+class _Trainer(KeptPredictionsMixin, _Evaluates):
+    def __init__(self):
+        super().__init__()
+        self.state = SimpleNamespace(global_step=0, best_global_step=None)
+        self.scores = [1, 2]
+
+    def evaluate_at(self, step, best=None):
+        self.state.global_step, self.state.best_global_step = step, best
+        return self.evaluation_loop(DataLoader([5, 6], sampler=[1, 0]), metric_key_prefix="eval")
+
+
+def test_the_latest_and_the_best_are_kept():
+    trainer = _Trainer()
+    trainer.read_predictions = lambda found: (trainer.state.global_step, found.order)
+    for step, best in ((1, None), (2, 1), (3, 2), (4, 2)):
+        trainer.evaluate_at(step, best)
+    assert trainer.predicted_at(4) == (4, [1, 0])
+    assert trainer.predicted_at(2) == (2, [1, 0])
+    assert trainer.predicted_at(1) is None and trainer.predicted_at(3) is None
+
+
+def test_nothing_is_kept_unless_it_can_be_read():
+    trainer = _Trainer()
+    trainer.evaluate_at(1)
+    trainer.read_predictions = lambda found: found
+    trainer.scores = None  # the loss alone was asked for
+    trainer.evaluate_at(2)
+    assert trainer.predicted_at(1) is None and trainer.predicted_at(2) is None
