@@ -59,6 +59,7 @@ async def test_the_layout_of_texts_is_chosen(studio, see, only, open_at):
     await see(kind=ui.radio)
     only(ui.radio).set_value("quiz.json")
     await see("The task cannot be inferred")
+    await see(kind=ui.select)  # it is drawn after the sentence
     only(ui.select, "task").set_value("CAUSAL_LM")
     await see("column of the completion (data.completion)")
     data = recipe_of(studio, draft).data
