@@ -19,6 +19,8 @@ IDS = List(Value("int32"))
 """The feature of an example's token ids or labels."""
 
 _PROBE_TOKENS = 16
+_MOST_PARTS = 8
+"""Most tokens to read as parts of the same characters."""
 
 
 def map_examples(
@@ -112,13 +114,23 @@ def cut_note(cut: int, total: int, max_length: int, kind: str) -> list[str]:
 
 
 def readable(tokenizer: PreTrainedTokenizerBase, ids: torch.Tensor | Sequence[int]) -> list[str]:
-    """Return each token as text, or as its raw piece if it is only a part of a character."""
+    """Return each token as text.
+
+    Of the tokens that are parts of a character, the first is the character and the others are
+    empty. A part whose character is incomplete, and a token without text, are their raw pieces.
+    """
     numbers = [int(i) for i in ids]
-    texts = [decode(tokenizer, [i], clean_up_tokenization_spaces=False) for i in numbers]
-    return [
-        piece if not text or "\N{REPLACEMENT CHARACTER}" in text else text
-        for piece, text in zip(token_pieces(tokenizer, numbers), texts, strict=True)
-    ]
+    shown: list[str] = []
+    while (start := len(shown)) < len(numbers):
+        longest = numbers[start : start + _MOST_PARTS]
+        for count in range(1, len(longest) + 1):
+            text = decode(tokenizer, longest[:count], clean_up_tokenization_spaces=False)
+            if "\N{REPLACEMENT CHARACTER}" not in text:
+                break
+        else:
+            text, count = "", 1
+        shown += [text or token_pieces(tokenizer, longest[:1])[0], *[""] * (count - 1)]
+    return shown
 
 
 def first_examples(dataset: Dataset, n: int) -> list[dict[str, Any]]:

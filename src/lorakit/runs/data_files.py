@@ -41,10 +41,13 @@ class DataFile:
 def find_data(root: Path) -> list[DataFile]:
     """Return the data below a folder, newest first; files of models and runs are left out."""
     found: list[DataFile] = []
+    left_out: set[Path] = set()
     for folder, names in visible_folders(root):
         if any(name in names for name in _SAVED_DATASET):
             found.append(_data_file(folder, root))
-        elif not _is_of_a_model_or_run(names):
+        elif _is_of_a_model_or_run(names) or folder.parent in left_out:
+            left_out.add(folder)
+        else:
             found += [
                 _data_file(folder / name, root)
                 for name in names

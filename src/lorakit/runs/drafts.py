@@ -85,6 +85,15 @@ def load_draft(root: Path, id: str) -> Draft:
     return draft
 
 
+def newer_draft(root: Path, draft: Draft) -> Draft | None:
+    """Return what somebody else has saved of a draft since it was read or saved here, or None."""
+    try:
+        found = load_draft(root, draft.id)
+    except MissingFileError:
+        return None
+    return found if found.saved_s != draft.saved_s else None
+
+
 def delete_draft(root: Path, id: str) -> None:
     """Delete a draft, if it exists."""
     if _ID.fullmatch(id):

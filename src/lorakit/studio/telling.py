@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import wraps
 from typing import Any
+
+from nicegui.slot import Slot
 
 from lorakit.errors import LorakitError
 from lorakit.studio.blocks import notify_problem
@@ -27,9 +30,12 @@ def telling(handler: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(handler)
     async def tell_async(*args: Any, **options: Any) -> Any:
+        # The page stays when the handler draws the part again that it belongs to.
+        page = next((slot.parent.client for slot in Slot.get_stack()[:1]), nullcontext())
         try:
             return await handler(*args, **options)
         except LorakitError as error:
-            notify_problem(str(error))
+            with page:
+                notify_problem(str(error))
 
     return tell_async if inspect.iscoroutinefunction(handler) else tell

@@ -223,14 +223,7 @@ class _Columns:
         return task_for(recipe.task).labels(splits, recipe) or ()
 
     def _writing(self) -> tuple[dict[str, str] | None, list[str]]:
-        pair = self._pair((*_TRANSLATED, *_ANSWERED))
-        notes = []
-        if pair is None and len(self.texts) == 2:
-            pair = (self.texts[0], self.texts[1])
-            notes.append(
-                f"'{escaped(pair[0])}' is taken as the source and '{escaped(pair[1])}' as the "
-                "target; exchange them if that is wrong."
-            )
+        pair, notes = self._pair_of_texts((*_TRANSLATED, *_ANSWERED), "source", "target")
         if pair is None:
             return None, []
         used = {"source": pair[0], "target": pair[1]}
@@ -251,7 +244,7 @@ class _Columns:
             if layout.name == "text":
                 used["text"] = layout.data.text
             return used, []
-        pair = self._pair(_ANSWERED)
+        pair, notes = self._pair_of_texts(_ANSWERED, "prompt", "completion")
         if pair is not None:
             used = {"format": "prompt_completion", "prompt": pair[0], "completion": pair[1]}
             columns = {f"data.{key}": used[key] for key in ("prompt", "completion")}
@@ -261,7 +254,7 @@ class _Columns:
                 return None, []
             used, columns = {"format": "text", "text": text}, {"data.text": text}
         require_texts(self.examples, columns, self.place)
-        return used, []
+        return used, notes
 
     # ---- the columns ----
 
@@ -340,6 +333,19 @@ class _Columns:
 
     def _pair(self, known: Sequence[tuple[str, str]]) -> tuple[str, str] | None:
         return next((pair for pair in known if set(pair) <= set(self.texts)), None)
+
+    def _pair_of_texts(
+        self, known: Sequence[tuple[str, str]], first: str, second: str
+    ) -> tuple[tuple[str, str] | None, list[str]]:
+        """Return two columns with known names, or the only two columns of texts and a note."""
+        pair = self._pair(known)
+        if pair is not None or len(self.texts) != 2:
+            return pair, []
+        pair = (self.texts[0], self.texts[1])
+        return pair, [
+            f"'{escaped(pair[0])}' is taken as the {first} and '{escaped(pair[1])}' as the "
+            f"{second}; exchange them if that is wrong."
+        ]
 
     def _has_layout(self, layouts: Sequence[str]) -> bool:
         """Return whether the columns have the names of a layout, or one holds messages."""

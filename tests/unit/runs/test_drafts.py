@@ -7,6 +7,7 @@ from lorakit.runs.drafts import (
     delete_draft,
     load_draft,
     new_draft,
+    newer_draft,
     recent_drafts,
     save_draft,
 )
@@ -21,6 +22,14 @@ def test_a_saved_draft_is_read_back(tmp_path):
     delete_draft(tmp_path, "../../x")
     with pytest.raises(MissingFileError, match="Begin a new run"):
         load_draft(tmp_path, draft.id)
+
+
+def test_a_draft_that_was_saved_elsewhere_is_newer(tmp_path):
+    draft = new_draft("model: m\n")
+    assert newer_draft(tmp_path, draft) is None
+    saved = save_draft(tmp_path, draft)
+    assert newer_draft(tmp_path, saved) is None
+    assert newer_draft(tmp_path, draft) == saved
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"step": "dance"}', '{"text": 7}', "{", "\udce4"])

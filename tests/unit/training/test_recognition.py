@@ -81,6 +81,20 @@ def test_other_columns_of_classes_are_named(tmp_path):
     assert "Other columns that could be labels (data.label): stars." in notes
 
 
+def test_two_columns_of_texts_are_prompt_and_completion(tmp_path):
+    rows = [{"id": n, "frage": f"Was ist {n}?", "antwort": f"Das ist {n}."} for n in range(9)]
+    found = recognize(str(write_data(tmp_path, "quiz.jsonl", rows)), TaskType.CAUSAL_LM, None)
+    assert found.columns == {
+        "format": "prompt_completion",
+        "prompt": "frage",
+        "completion": "antwort",
+    }
+    assert found.notes[-1] == (
+        "'frage' is taken as the prompt and 'antwort' as the completion; exchange them if that is "
+        "wrong."
+    )
+
+
 def test_without_a_tokenizer_a_longer_text_has_more_tokens(tmp_path):
     def tokens(words):
         examples = [{"text": "word " * words}, {"text": "a"}]

@@ -14,6 +14,7 @@ from lorakit.runs.adapters import AdapterFacts, find_adapters
 from lorakit.studio.blocks import Text, badge, card, empty
 from lorakit.studio.context import current
 from lorakit.studio.frame import page, set_title
+from lorakit.studio.names import short_base_name
 from lorakit.studio.pages.adapters.combining import draw_combining
 from lorakit.studio.pages.adapters.commands import CommandsPart
 from lorakit.studio.pages.adapters.contents import draw_contents
@@ -85,15 +86,10 @@ def _draw_row(adapter: AdapterFacts) -> None:
                 Text("span", f" {adapter.problem}")
             return
         Text("td", adapter.task or "")
-        Text("td", short_base(adapter.base))
+        Text("td", short_base_name(adapter.base or ""))
         Text("td", ranks_text(adapter)).classes("number")
         Text("td", f"{adapter.parameters:,}").classes("number")
         Text("td", size_text(adapter.size_bytes)).classes("number")
-
-
-def short_base(base: str | None) -> str:
-    """Return the last part of a base's directory, or its hub id."""
-    return "" if base is None else base.rstrip("/").rpartition("/")[2] if base[:1] == "/" else base
 
 
 def ranks_text(adapter: AdapterFacts) -> str:

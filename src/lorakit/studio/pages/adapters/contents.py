@@ -13,6 +13,7 @@ from lorakit.files.disks import size_text
 from lorakit.runs.adapters import AdapterFacts, Analysis, read_analysis, shown_setting
 from lorakit.studio.blocks import Text, card, note, problem
 from lorakit.studio.context import Studio
+from lorakit.studio.names import base_name
 from lorakit.studio.pages.adapters.commands import CommandsPart
 from lorakit.studio.telling import telling
 
@@ -31,7 +32,7 @@ async def draw_contents(studio: Studio, adapter: AdapterFacts, commands: Command
         problem(f"{adapter.name} cannot be used: {adapter.problem}")
         return
     with card("What it is"), ui.element("dl").classes("facts"):
-        _fact("Base", adapter.base or "not recorded")
+        _fact("Base", base_name(adapter.base or "not recorded"))
         _fact("Task", adapter.task or "not recorded")
         if adapter.labels:
             _fact("Labels", ", ".join(adapter.labels))

@@ -15,7 +15,9 @@ from lorakit.runs.base_models import BaseModel, cached_bases, describe_base, fin
 from lorakit.runs.drafts import recent_drafts
 from lorakit.studio.blocks import Text, card, note
 from lorakit.studio.frame import show_error
+from lorakit.studio.names import base_name
 from lorakit.studio.pages.new_run.state import Walk
+from lorakit.studio.telling import telling
 
 _USES = {
     TaskType.SEQ_CLS: "label texts",
@@ -49,17 +51,13 @@ async def draw(walk: Walk) -> None:
         with card(None, "walk-tall") as about:
             pass
 
+    @telling
     async def choose(model: str | None) -> None:
-        if model and model.strip():
-            await walk.set_values({"model": model.strip()})
-            await _describe(walk, about)
+        model = (model or "").strip()
+        if model and await _describe(walk, model, about):
+            await walk.set_values({"model": model})
 
-    await _describe(walk, about)
-
-
-def base_name(model: str) -> str:
-    """Return what a base is called on these pages."""
-    return "quickstart" if model == str(base_model_path()) else model
+    await _describe(walk, str(walk.value("model") or ""), about)
 
 
 def _choices(root: Path) -> dict[str, str]:
@@ -88,29 +86,32 @@ def _name_of(text: str) -> str:
     return Path(name).name or "a run without data"
 
 
-async def _describe(walk: Walk, place: ui.element) -> None:
+async def _describe(walk: Walk, model: str, place: ui.element) -> bool:
+    """Show what a base is; return whether it is one."""
+    try:
+        found = await asyncio.to_thread(describe_base, model, walk.root) if model else None
+    except LorakitError as error:
+        place.clear()
+        with place:
+            show_error(error)
+            if walk.value("model"):
+                note(f"The base is still {base_name(str(walk.value('model')))}.")
+        return False
     place.clear()
-    model = walk.value("model")
     with place:
         if not model:
             Text("h2", "What it is")
-            note("Choose a base on the left: the model whose weights stay as they are.")
-            return
-        try:
-            found = await asyncio.to_thread(describe_base, str(model), walk.root)
-        except LorakitError as error:
-            with place:
-                show_error(error)
-            return
-    with place:
+            note("Choose a base first: the model whose weights stay as they are.")
+            return False
         if found is None:
-            Text("h2", str(model))
+            Text("h2", model)
             note(
                 "This hub id is not on this machine. It is downloaded when its tokenizer or its "
                 "weights are needed first, which takes a network and a moment."
             )
-            return
+            return True
         _draw_base(found)
+    return True
 
 
 def _draw_base(found: BaseModel) -> None:

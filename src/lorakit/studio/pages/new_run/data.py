@@ -21,6 +21,7 @@ from lorakit.studio.pages.new_run.examples import draw_preview
 from lorakit.studio.pages.new_run.outputs import free_output, recipe_path
 from lorakit.studio.pages.new_run.state import Walk, show_problems
 from lorakit.studio.pages.new_run.streamed_upload import StreamedUpload
+from lorakit.studio.telling import telling
 
 TASKS = {
     TaskType.SEQ_CLS: "label texts (SEQ_CLS)",
@@ -39,6 +40,12 @@ _LAYOUTS = {
     "prompt_completion": {"prompt": "prompt", "completion": "completion"},
     "messages": {"messages": "messages"},
     "alpaca": {},
+}
+_LAYOUT_NAMES = {
+    "text": "texts",
+    "prompt_completion": "prompts with completions",
+    "messages": "chats: lists of messages",
+    "alpaca": "instructions with outputs (Alpaca)",
 }
 _OPTIONAL = ("text_pair",)
 _NONE = "(none)"
@@ -104,6 +111,7 @@ class _DataStep:
         with self.refusal:
             show_error(error)
 
+    @telling
     async def choose(self, name: str, task: str | None = None, *, is_new: bool = False) -> None:
         """Detect the columns of a file and write the recipe for it."""
         self.preview.clear()
@@ -154,9 +162,20 @@ class _DataStep:
                 return
             keys = dict(_COLUMNS[TaskType(task)])
             if task == TaskType.CAUSAL_LM:
-                keys = dict(_LAYOUTS.get(str(walk.value("data.format")), {}))
+                layout = str(walk.value("data.format"))
+                self._draw_layout(layout)
+                keys = dict(_LAYOUTS.get(layout, {}))
             for key, meaning in keys.items():
                 self._draw_column(key, meaning)
+
+    def _draw_layout(self, layout: str) -> None:
+        select = ui.select(
+            _LAYOUT_NAMES,
+            value=layout if layout in _LAYOUT_NAMES else None,
+            label="what an example is (data.format)",
+            on_change=lambda event: self.map("format", event.value),
+        )
+        select.props("dense outlined options-dense")
 
     def _draw_column(self, key: str, meaning: str) -> None:
         chosen = self.walk.value(f"data.{key}")
@@ -170,9 +189,11 @@ class _DataStep:
         )
         select.props("dense outlined options-dense")
 
+    @telling
     async def map(self, key: str, column: str) -> None:
-        """Read a part of the examples from another column."""
+        """Read the examples in another layout, or a part of them from another column."""
         await self.walk.set_values({f"data.{key}": UNSET if column == _NONE else column})
+        self._draw_mapping()
         await self.show_preview()
 
     # ---- the examples ----

@@ -17,6 +17,7 @@ from lorakit.runs.recipe_form import (
 )
 from lorakit.studio.blocks import Text, card
 from lorakit.studio.pages.new_run.state import Walk, show_problems
+from lorakit.studio.telling import telling
 
 _TYPING_MS = 300
 
@@ -76,11 +77,13 @@ class _MethodStep:
 
     # ---- from the fields ----
 
+    @telling
     async def entered(self, field: FormField, typed: str | None) -> None:
         """Write what was typed into a field into the text."""
         if field_text(field, self.walk.checked.value(field.key)) != (typed or "").strip():
             await self._write(field, parse_field(field, typed))
 
+    @telling
     async def chosen(self, field: FormField, name: str) -> None:
         """Write a chosen value into the text."""
         if name in field.choices and name != _choice_name(
@@ -100,6 +103,7 @@ class _MethodStep:
 
     # ---- from the text ----
 
+    @telling
     async def typed(self, text: str) -> None:
         """Take a text that was typed, and show its values in the fields."""
         if text == self.walk.draft.text:
@@ -138,7 +142,8 @@ def _follow_dark_mode(editor: ui.codemirror) -> None:
     """Give an editor the colours of the page, which the browser knows and may change."""
 
     def follow(event: Any) -> None:
-        editor.set_theme("githubDark" if event.args else "githubLight")
+        if not editor.is_deleted:
+            editor.set_theme("githubDark" if event.args else "githubLight")
 
     ui.on("walk-dark", follow)
     ui.run_javascript(_TELL_DARK_MODE)

@@ -14,6 +14,7 @@ from lorakit.recipes.yaml_text import to_one_line
 from lorakit.runs.memory_answer import MemoryAnswer, Remedy, memory_of
 from lorakit.studio.blocks import Text, card, note
 from lorakit.studio.pages.new_run.state import Walk, show_problems
+from lorakit.studio.telling import telling
 
 _FEW_UPDATES = 100
 _MOST_EPOCHS = 30
@@ -125,6 +126,7 @@ class _PlanStep:
         """Write a remedy into the recipe and plan again."""
         await self.change(remedy.values)
 
+    @telling
     async def change(self, values: Mapping[str, Any]) -> None:
         """Change the recipe and plan again."""
         await self.walk.set_values(values)

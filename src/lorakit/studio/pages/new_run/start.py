@@ -18,9 +18,10 @@ from lorakit.runs.drafts import delete_draft
 from lorakit.runs.queue import RunQueue
 from lorakit.studio.blocks import Text, card, note
 from lorakit.studio.frame import show_error
-from lorakit.studio.pages.new_run.base import base_name
+from lorakit.studio.names import base_name
 from lorakit.studio.pages.new_run.outputs import draw_command, recipe_path
 from lorakit.studio.pages.new_run.state import Walk, show_problems
+from lorakit.studio.telling import telling
 
 
 async def draw(walk: Walk) -> None:
@@ -80,6 +81,7 @@ class _StartStep:
         line = command_line(self.walk.root, train_command(self.recipe))
         draw_command(self.command, line)
 
+    @telling
     async def rename(self, output: str | None) -> None:
         """Train into another directory."""
         output = (output or "").strip()

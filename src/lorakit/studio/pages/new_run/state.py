@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from nicegui import ui
 
-from lorakit.errors import Problem
+from lorakit.errors import OutputExistsError, Problem
 from lorakit.recipes.yaml_edits import UNSET, with_values
-from lorakit.runs.drafts import STEPS, Draft, Step, save_draft
+from lorakit.runs.drafts import STEPS, Draft, Step, newer_draft, save_draft
 from lorakit.runs.recipe_form import check_text
 from lorakit.runs.warm_process import Computation
 from lorakit.studio.blocks import Text
 from lorakit.studio.long_action import LongAction, Progress
+from lorakit.studio.telling import telling
 
 T = TypeVar("T")
 
@@ -49,6 +51,7 @@ class Walk:
         self.last_error: Exception | None = None
         """Error of the last question."""
         self._running: Computation[Any] | None = None
+        self._saving = asyncio.Lock()
 
     @property
     def where(self) -> str:
@@ -67,20 +70,42 @@ class Walk:
         if self.draft.text != text:  # meanwhile more was typed
             return
         self.checked = checked
-        await asyncio.to_thread(save_draft, self.root, self.draft)
+        await self._save()
         self.on_change()
 
     async def set_values(self, changes: Mapping[str, Any]) -> None:
         """Set or remove keys of the recipe; see `with_values`."""
         await self.write(with_values(self.draft.text, changes))
 
+    @telling
     async def go(self, step: Step) -> None:
         """Show another step."""
         self.cancel()
         self.draft = self.draft.at(step)
-        await asyncio.to_thread(save_draft, self.root, self.draft)
+        await self._save()
         if self.on_step is not None:
             await self.on_step()
+
+    async def _save(self) -> None:
+        """Save the draft.
+
+        Raises:
+            OutputExistsError: Another tab has saved it meanwhile, and that is what is shown now.
+        """
+        async with self._saving:
+            newer = await asyncio.to_thread(newer_draft, self.root, self.draft)
+            if newer is None:
+                saved = await asyncio.to_thread(save_draft, self.root, self.draft)
+                self.draft = replace(self.draft, saved_s=saved.saved_s)
+                return
+            self.draft = newer
+            self.checked = await asyncio.to_thread(check_text, newer.text, self.where)
+        if self.on_step is not None:
+            await self.on_step()
+        raise OutputExistsError(
+            "Your last change was not saved: this run was changed in another tab, and is shown as "
+            "it was saved there. Make the change again."
+        )
 
     def missing(self, step: Step) -> str:
         """Return a sentence on what a step still needs before the next, or an empty text."""

@@ -15,6 +15,7 @@ from lorakit.serving.pooled.labels import LabelledWord, spans
 from lorakit.studio.blocks import Text, badge, card, note, problem
 from lorakit.studio.context import Studio
 from lorakit.studio.frame import error_text
+from lorakit.studio.names import short_base_name
 from lorakit.studio.telling import telling
 
 _ENDS = {
@@ -80,7 +81,8 @@ class Column:
         self._state, self._answer, self._save = state, answer, save
         self._text = ""
         self._is_drawn_whole = False
-        with card(answer.candidate.name):
+        name = answer.candidate.name
+        with card(short_base_name(state.base or name) if answer.candidate.is_base else name):
             with ui.element("div").classes("flex-row gap-1"):
                 badge("base" if answer.candidate.is_base else "adapter", "queued")
                 badge(str(answer.candidate.task), "queued")

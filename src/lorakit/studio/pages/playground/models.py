@@ -18,6 +18,7 @@ from lorakit.serving.clients.playground import Playground
 from lorakit.studio.blocks import Text, card, empty, note, problem
 from lorakit.studio.context import Studio
 from lorakit.studio.frame import error_text
+from lorakit.studio.names import base_name
 from lorakit.studio.telling import telling
 
 
@@ -92,7 +93,7 @@ class ModelsPart:
         chosen = [name for name in chosen if self._adapters[name].base == base]
         with ui.element("div").classes("grid-2"):
             self._base = ui.select(
-                {name: escaped(name) for name in bases},
+                {name: escaped(base_name(name)) for name in bases},
                 value=base,
                 label="Base: a folder or a hub id",
                 with_input=True,
@@ -139,19 +140,19 @@ class ModelsPart:
             (self._adapters[name] for name in self._chosen.value), AdapterFacts("", Path())
         )
         bits = None if self._unquantized.value else facts.bits
-        takes = await asyncio.to_thread(base_bytes, base, facts.dtype, bits)
+        takes, name = await asyncio.to_thread(base_bytes, base, facts.dtype, bits), base_name(base)
         free = psutil.virtual_memory().available
         how = (
             f"in {bits} bits" if bits else f"in {facts.dtype}" if facts.dtype else "as it is saved"
         )
         with self._cost:
             if base == self._state.base:
-                note(f"{base} is in memory; its adapters are exchanged without loading it again.")
+                note(f"{name} is in memory; its adapters are exchanged without loading it again.")
             elif takes is None:
-                note(f"What {base} takes is not known: its weights are not on this machine yet.")
+                note(f"What {name} takes is not known: its weights are not on this machine yet.")
             else:
                 note(
-                    f"{base} takes about {gigabytes(takes)} of memory {how}; {gigabytes(free)} "
+                    f"{name} takes about {gigabytes(takes)} of memory {how}; {gigabytes(free)} "
                     "are free. Only one base is in memory at a time."
                 )
                 try:
@@ -192,7 +193,9 @@ class ModelsPart:
             problem(error_text(state.error))
         elif state.wanted is not None:
             names = ", ".join(state.wanted.adapters)
-            note(f"In memory: {state.base}" + (f" with {names}." if names else "."))
+            note(
+                f"In memory: {base_name(state.base or '')}" + (f" with {names}." if names else ".")
+            )
 
 
 def _described(adapter: AdapterFacts) -> str:

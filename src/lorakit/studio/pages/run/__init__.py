@@ -81,7 +81,7 @@ class _RunView:
             self._progress.show_state()
         if seen.has_metrics:
             self._curves.update(self._watch.log, self._watch.detail.planned_bytes)
-        if seen.has_metrics or seen.has_files:
+        if seen.has_metrics or seen.has_files or seen.has_state:
             self._progress.update()
             self._show_problems()
         if seen.has_files:

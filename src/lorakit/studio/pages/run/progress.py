@@ -15,6 +15,7 @@ from lorakit.runs.queue import RunQueue
 from lorakit.runs.run_detail import RunDetail
 from lorakit.runs.watch import RunWatch
 from lorakit.studio.blocks import Text, badge, card, notify_problem, problem
+from lorakit.studio.names import base_name
 
 _METRICS = ("eval_accuracy", "eval_f1", "eval_perplexity", "eval_loss")
 
@@ -42,7 +43,7 @@ class Progress:
         share = watch.detail.share_done(watch.log)
         if share is not None and self._bar.props.get("value") != share:
             self._bar.props["value"] = share
-        self._words.show(progress_text(watch.log, share, watch.detail))
+        self._words.show(progress_text(watch.log, share, watch.detail, watch.state))
 
     def show_state(self) -> None:
         """Show what the run is doing, and the buttons that make sense now."""
@@ -50,7 +51,7 @@ class Progress:
         self._head.clear()
         with self._head:
             badge(watch.state)
-            for text in (watch.detail.text("task"), watch.detail.text("model")):
+            for text in (watch.detail.text("task"), base_name(watch.detail.text("model"))):
                 if text:
                     Text("span", text).classes("text-soft")
         self._problem.clear()
@@ -60,6 +61,8 @@ class Progress:
         self._stop.set_visibility(watch.state == "running")
         self._resume.set_visibility(watch.state in ("interrupted", "failed"))
         self._cancel.set_visibility(watch.state == "queued")
+        self._links["Try it"].set_visibility(watch.state == "finished")
+        self._links["Continue from it"].set_visibility(not watch.is_active)
 
     def _button(self, name: str, act: Callable[[], None]) -> ui.button:
         async def press() -> None:
@@ -87,21 +90,25 @@ class Progress:
 
     def _draw_links(self) -> None:
         path = self._watch.path
-        for name, target in (
-            ("Clone", f"/new?{urlencode({'from': path})}"),
-            ("Continue from it", f"/new?{urlencode({'continue': path})}"),
-            ("Compare", f"/compare?{urlencode({'runs': path})}"),
-            ("Try it", f"/playground?{urlencode({'runs': path})}"),
-        ):
-            ui.link(name, target).classes("button button-quiet")
+        self._links = {
+            name: ui.link(name, target).classes("button button-quiet")
+            for name, target in (
+                ("Try it", f"/playground?{urlencode({'runs': path})}"),
+                ("Clone", f"/new?{urlencode({'from': path})}"),
+                ("Continue from it", f"/new?{urlencode({'continue': path})}"),
+                ("Compare", f"/compare?{urlencode({'runs': path})}"),
+            )
+        }
 
 
-def progress_text(log: MetricLog, share: float | None, detail: RunDetail) -> str:
+def progress_text(log: MetricLog, share: float | None, detail: RunDetail, state: str) -> str:
     """Return in words how far a run is, and what it has reached."""
+    if state == "queued":
+        return "It waits in the queue, and starts when the runs before it have ended."
     if not log.step:
         return "No step is logged yet."
     parts = [f"Step {log.step:,}", f"epoch {log.epoch:,.2f}", duration_text(log.wall_s)]
-    if share and share < 1:
+    if share and share < 1 and state == "running":
         parts.append(f"about {duration_text(log.wall_s * (1 - share) / share)} left")
     metrics = kept_metrics(log, detail.recipe)
     name = next((key for key in _METRICS if key in metrics), None)

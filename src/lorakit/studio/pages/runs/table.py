@@ -13,6 +13,7 @@ from nicegui import ui
 from lorakit.errors import escaped
 from lorakit.runs.index import RunSummary
 from lorakit.runs.run_summary import STATES
+from lorakit.studio.names import short_base_name
 
 _MINUTE_S, _HOUR_S = 60, 3600
 _PER_PAGE = 50
@@ -71,7 +72,7 @@ def cells(row: RunSummary) -> dict[str, Any]:
         "state": row.state,
         "problem": escaped(row.problem or "", keep="\n"),
         "task": escaped(row.task or ""),
-        "base": escaped(_short_base(row.base or "")),
+        "base": escaped(short_base_name(row.base or "")),
         "metric": metric,
         "value": "" if row.value is None else f"{row.value:.4g}",
         "sorted_value": row.value,
@@ -107,15 +108,6 @@ def _time_text(seconds: float) -> str:
         return then.strftime("%d %b %H:%M" if is_this_year else "%d %b %Y")
     except (OverflowError, OSError, ValueError):  # a time stamp that no calendar has
         return "?"
-
-
-def _short_base(base: str) -> str:
-    """Return the end of a path, or a hub id.
-
-    >>> _short_base("/home/me/models/llama/"), _short_base("org/model")
-    ('llama', 'org/model')
-    """
-    return base.rstrip("/").rpartition("/")[2] if base.startswith(("/", ".", "~")) else base
 
 
 def _column(name: str, label: str, **more: Any) -> dict[str, Any]:

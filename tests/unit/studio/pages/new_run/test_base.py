@@ -8,7 +8,6 @@ from nicegui import ui
 from lorakit.quickstart.model_files import base_model_path
 from lorakit.runs.drafts import recent_drafts
 from lorakit.runs.recipe_form import check_text
-from lorakit.studio.pages.new_run.base import base_name
 
 pytestmark = pytest.mark.anyio
 
@@ -38,6 +37,7 @@ async def test_another_base_is_typed_and_one_that_is_not_there_says_so(user, see
     only(ui.input).set_value("./nowhere")
     user.find("Take it").click()
     await see("No model in model: got './nowhere', which does not exist.")
+    await see("Choose a base first.")  # it is not taken
     only(ui.input).set_value("unknown-owner/unknown-model")
     user.find(kind=ui.input).trigger("keydown.enter")
     await see("This hub id is not on this machine.")
@@ -49,7 +49,3 @@ async def test_other_drafts_are_offered(user, see, open_at, tickets):
     await see("Begun and not started")
     targets = {link.props["href"] for link in user.find(kind=ui.link).elements}
     assert f"/new?draft={draft.id}" in targets
-
-
-def test_the_base_that_comes_along_has_a_short_name():
-    assert (base_name(str(base_model_path())), base_name("a/b")) == ("quickstart", "a/b")

@@ -52,6 +52,25 @@ async def test_chats_show_what_counts(studio, see, only, open_at):
     assert only(ui.select, "column of the messages (data.messages)").value == "messages"
 
 
+async def test_the_layout_of_texts_is_chosen(studio, see, only, open_at):
+    rows = [{"frage": f"Was ist {n}?", "antwort": f"Das ist {n}."} for n in range(20)]
+    (studio.root / "quiz.json").write_text(json.dumps(rows))
+    draft = await open_at("data", BASE)
+    await see(kind=ui.radio)
+    only(ui.radio).set_value("quiz.json")
+    await see("The task cannot be inferred")
+    await see(kind=ui.select)  # it is drawn after the sentence
+    only(ui.select, "task").set_value("CAUSAL_LM")
+    await see("column of the completion (data.completion)")
+    data = recipe_of(studio, draft).data
+    assert (data.format, data.prompt, data.completion) == ("prompt_completion", "frage", "antwort")
+    only(ui.select, "what an example is (data.format)").set_value("text")
+    await see("column of the text (data.text)")
+    only(ui.select, "column of the text (data.text)").set_value("frage")
+    await see("The first 10 examples")
+    assert recipe_of(studio, draft).data.format == "text"
+
+
 async def test_text_of_a_file_is_never_markup(studio, see, only, open_at, user):
     rows = "".join(f"<script>alert({n})</script>\x1b[31m,{'💥b'[n % 2]}\n" for n in range(20))
     (studio.root / "evil <b>.csv").write_text("text,label\n" + rows)

@@ -5,8 +5,9 @@ from unittest.mock import ANY
 
 import pytest
 
-from lorakit.errors import LorakitError
-from lorakit.runs.drafts import load_draft, new_draft
+from lorakit.errors import LorakitError, OutputExistsError
+from lorakit.runs.drafts import load_draft, new_draft, save_draft
+from lorakit.runs.recipe_form import check_text
 from lorakit.studio.pages.new_run.state import Walk
 
 pytestmark = pytest.mark.anyio
@@ -25,6 +26,25 @@ async def test_a_text_is_saved_and_checked(user, studio, tickets):
     await walk.set_values({"lora.r": 0})
     assert walk.missing("method") == "1 problem to mend first."
     assert load_draft(studio.root, walk.draft.id) == replace(walk.draft, saved_s=ANY)
+
+
+async def test_what_another_tab_saved_is_not_overwritten(user, studio, tickets):
+    draft = save_draft(studio.root, new_draft(tickets))
+    one, other = Walk(studio.root, draft), Walk(studio.root, draft)
+    shown = []
+
+    async def on_step():
+        shown.append(one.value("lora.r"))
+
+    one.on_step = on_step
+    await other.set_values({"lora.r": 4})
+    await other.set_values({"lora.r": 5})
+    with pytest.raises(OutputExistsError, match="changed in another tab"):
+        await one.set_values({"lora.lora_dropout": 0.5})
+    assert shown == [5] and one.value("lora.lora_dropout") != 0.5
+    await one.set_values({"lora.lora_dropout": 0.5})
+    saved = check_text(load_draft(studio.root, draft.id).text, "r")
+    assert (saved.value("lora.r"), saved.value("lora.lora_dropout")) == (5, 0.5)
 
 
 async def test_an_answer_is_remembered_and_an_error_is_shown(user, studio, see, computed_here):
