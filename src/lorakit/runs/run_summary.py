@@ -17,10 +17,11 @@ from lorakit.recipes import yaml_text
 from lorakit.recipes.directory_lock import has_ended, lock_holder
 from lorakit.recipes.run_directory import RunDirectory
 from lorakit.runs.notes import Notes, read_notes
+from lorakit.runs.trials import BEST_FILES, kind_of
 
 State = Literal["queued", "running", "finished", "failed", "interrupted", "damaged"]
 STATES: tuple[State, ...] = get_args(State)
-Kind = Literal["run", "search"]
+Kind = Literal["run", "search", "study"]
 
 NO_NOTES = Notes()
 
@@ -94,8 +95,10 @@ def read_facts(directory: Path) -> RunFacts:
     run = RunDirectory(directory)
     problems: list[str] = []
     values: Mapping[str, Any] = {}
+    kind = kind_of(directory)
+    recipe_file = run.recipe_file if kind is None else directory / f"{kind}.yaml"
     try:
-        values = _recipe_values(run)
+        values = _recipe_values(run, recipe_file)
     except LorakitError as error:
         problems.append(str(error))
     progress: dict[str, Any] = {}
@@ -108,16 +111,18 @@ def read_facts(directory: Path) -> RunFacts:
         notes = read_notes(directory)
     except LorakitError as error:
         problems.append(str(error))
-    is_search = (directory / "trials").is_dir()
+    is_finished = run.report_file.exists() and run.adapter.exists()
+    if kind is not None:
+        is_finished = (directory / BEST_FILES[kind]).exists()
     return RunFacts(
-        kind="search" if is_search else "run",
+        kind=kind or "run",
         task=values.get("task"),
         base=values.get("model"),
-        is_finished=run.report_file.exists() and (is_search or run.adapter.exists()),
+        is_finished=is_finished,
         failure=_failure(run.failure_file),
         problem=" ".join(problems) or None,
-        started_s=_time_of(run.environment_file, run.recipe_file, run.path),
-        changed_s=_time_of(run.metrics_file, run.recipe_file, run.path),
+        started_s=_time_of(run.environment_file, recipe_file, run.path),
+        changed_s=_time_of(run.metrics_file, recipe_file, run.path),
         progress=progress,
         notes=notes,
     )
@@ -127,7 +132,8 @@ def signature(directory: Path) -> tuple[Any, ...]:
     """Return a value that differs when a file that `read_facts` reads has changed."""
     run = RunDirectory(directory)
     read = (run.recipe_file, run.environment_file, run.metrics_file, run.report_file, run.adapter)
-    read += (run.failure_file, directory / "notes.json", directory / "trials")
+    names = ("notes.json", "search.yaml", "study.yaml", *BEST_FILES.values())
+    read += (run.failure_file, *(directory / name for name in names))
     return tuple(_stat(path) for path in read)
 
 
@@ -158,15 +164,16 @@ def is_remnant(names: Set[str]) -> bool:
     return is_run and "metrics.jsonl" in names
 
 
-def _recipe_values(run: RunDirectory) -> Mapping[str, Any]:
-    run.open(run.path)  # raises if there is no recipe
-    values = yaml_text.read_mapping(run.recipe_file)
+def _recipe_values(run: RunDirectory, recipe_file: Path) -> Mapping[str, Any]:
+    if recipe_file == run.recipe_file:
+        run.open(run.path)  # raises if there is no recipe
+    values = yaml_text.read_mapping(recipe_file)
     problems = [key for key in ("model", "task", "data", "output") if key not in values]
     if problems or values["task"] not in list(TaskType) or not isinstance(values["model"], str):
         got = f"no {', '.join(problems)}" if problems else f"task {values['task']!r}"[:80]
         raise LorakitError(
-            f"Cannot read {run.recipe_file}: got {got}, expected the recipe that `lorakit train` "
-            "wrote. Restore it, or move the run to the trash."
+            f"Cannot read {recipe_file}: got {got}, expected the recipe that lorakit wrote. "
+            " Restore it, or move the run to the trash."
         )
     return values
 

@@ -16,7 +16,8 @@ from lorakit.recipes.search_sections import SearchConfig, StudyConfig, TrialsCon
 from lorakit.runs.metric_log import MetricLog, Series
 
 _KINDS: tuple[Literal["search", "study"], ...] = ("search", "study")
-_BEST_FILES = {"search": "best.yaml", "study": "recommended.yaml"}
+BEST_FILES = {"search": "best.yaml", "study": "recommended.yaml"}
+"""Recipe that a search or study writes at its end."""
 _EARLY_STATUSES = ("waiting", "running")
 
 
@@ -94,7 +95,7 @@ class TrialReader:
         differing = tuple(
             key for key in keys if len({trial.values.get(key) for trial in trials}) > 1
         )
-        best_recipe = self.directory / _BEST_FILES[self.kind]
+        best_recipe = self.directory / BEST_FILES[self.kind]
         return TrialTable(
             self.kind,
             self.settings.metric,

@@ -15,7 +15,7 @@ from lorakit.studio.access import Access
 from lorakit.studio.context import Studio, open_studio
 from lorakit.studio.frame import draw_missing_page, register
 from lorakit.studio.gate import Gate
-from lorakit.studio.pages import PAGES
+from lorakit.studio.pages.listed import PAGES
 
 _RECONNECT_S = 30.0
 """How long the server keeps what a page shows after its connection is lost, as by a short sleep."""

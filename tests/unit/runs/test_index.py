@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from fixtures.run_folders import evaluation, locked_by, made_run
+from fixtures.run_folders import evaluation, locked_by, made_run, made_search
 from lorakit.runs.index import RunIndex, list_runs
 from lorakit.runs.queue import RunQueue
 
@@ -22,11 +22,16 @@ def test_runs_are_listed_newest_first(tmp_path):
     assert (new.state, new.metric, new.value, new.step) == ("finished", "eval_loss", 0.5, 4)
 
 
-def test_a_search_is_one_row_and_its_trials_none(tmp_path):
-    made_run(tmp_path, "search")
-    made_run(tmp_path, "search/trials/trial-001")
-    (row,) = list_runs(tmp_path)
-    assert (row.path, row.kind) == ("search", "search")
+@pytest.mark.parametrize("kind, best", [("search", "best.yaml"), ("study", "recommended.yaml")])
+def test_a_search_is_one_row_and_its_trials_none(tmp_path, kind, best):
+    path = made_search(tmp_path, "first", kind)
+    made_run(tmp_path, "first/trials/trial-001")
+    index = RunIndex(tmp_path)
+    (row,) = index.refresh()
+    assert (row.path, row.kind, row.state, row.task) == ("first", kind, "interrupted", "SEQ_CLS")
+    (path / best).write_text("model: x")
+    (row,) = index.refresh()
+    assert row.state == "finished"
 
 
 def test_damaged_directories_are_rows(tmp_path):

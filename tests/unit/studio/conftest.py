@@ -31,7 +31,7 @@ async def user(studio, caplog):
 
     from lorakit.studio.context import open_studio
     from lorakit.studio.frame import register
-    from lorakit.studio.pages import PAGES
+    from lorakit.studio.pages.listed import PAGES
 
     async with user_simulation() as simulated:
         open_studio(studio)

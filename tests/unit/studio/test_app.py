@@ -1,13 +1,15 @@
-"""The application: every page has an address, and all are behind the door."""
+"""The application outside of its pages: the queue goes on after a restart."""
 
-from lorakit.studio.frame import NAVIGATION
-from lorakit.studio.pages import PAGES
-
-
-def test_pages_have_different_addresses_and_titles():
-    assert len({page.path for page in PAGES}) == len(PAGES)
-    assert all(page.title and page.build.__doc__ for page in PAGES)
+from fixtures.run_folders import made_run
+from lorakit.studio import app
 
 
-def test_the_navigation_begins_with_the_runs():
-    assert NAVIGATION[0] == ("Runs", "/")
+def test_what_waits_is_started_where_nobody_else_has(studio, monkeypatch):
+    started = []
+    monkeypatch.setattr(type(studio.queue), "start_waiting", lambda self: started.append(self.root))
+    made_run(studio.root, "first")
+    app._start_waiting(studio)
+    assert started == []
+    studio.queue.jobs.create(["train"], "second", studio.root, {}, {}, created_s=0.0)
+    app._start_waiting(studio)
+    assert started == [studio.root]

@@ -61,7 +61,7 @@ def _searched(row: RunSummary) -> str:
 
 def cells(row: RunSummary) -> dict[str, Any]:
     """Return what the table shows of a run; all texts are safe to show."""
-    page = "search" if row.kind == "search" else "run"
+    page = "run" if row.kind == "run" else "search"
     is_there = row.job is None or row.started_s > 0
     metric = "" if row.metric is None else row.metric.removeprefix("eval_").replace("_", " ")
     return {
@@ -130,7 +130,7 @@ _COLUMNS = [
 _NAME = """
 <a v-if="props.row.href" :href="props.row.href" class="run-name">{{ props.row.shown }}</a>
 <span v-else class="run-name">{{ props.row.shown }}</span>
-<span v-if="props.row.kind === 'search'" class="badge">search</span>
+<span v-if="props.row.kind !== 'run'" class="badge">{{ props.row.kind }}</span>
 <span v-for="tag in props.row.tags.split('\\n')" v-show="tag" class="badge tag">{{ tag }}</span>
 <div v-if="props.row.note" class="text-soft text-sm run-note">{{ props.row.note }}</div>
 <div v-if="props.row.problem" class="text-sm run-problem">{{ props.row.problem }}</div>

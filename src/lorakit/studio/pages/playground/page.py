@@ -1,0 +1,54 @@
+"""Playground: a base and adapters beside each other, the same question, votes and corrections."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from nicegui import app
+
+from lorakit.runs.adapters import find_adapters
+from lorakit.serving.clients.playground import Playground
+from lorakit.studio.context import Studio, current
+from lorakit.studio.frame import page
+from lorakit.studio.live import every
+from lorakit.studio.pages.playground.answers import AnswersPart
+from lorakit.studio.pages.playground.models import ModelsPart
+from lorakit.studio.pages.playground.question import QuestionPart
+
+_LOOK_EVERY_S = 0.15
+_opened: dict[Path, Playground] = {}
+
+
+def playground_of(studio: Studio) -> Playground:
+    """Return the playground of this process for a studio; there is one, whoever looks."""
+    found = _opened.get(studio.root)
+    if found is None:
+        found = _opened[studio.root] = Playground(studio.root)
+        app.on_shutdown(found.close)
+    return found
+
+
+@page("/playground", "Playground")
+async def playground(runs: str = "", mixture: str = "") -> None:
+    """Try models on a text.
+
+    Args:
+        runs: Paths of runs or adapters below the folder, separated by commas.
+        mixture: Name of a mixture that the page of adapters has made.
+    """
+    studio = current()
+    state = playground_of(studio)
+    wanted = [studio.path(name) for name in runs.split(",") if name]
+    found = await asyncio.to_thread(find_adapters, studio.root)
+    models = ModelsPart(studio, state, found, wanted, mixture)
+    question = QuestionPart(state)
+    answers = AnswersPart(studio, state)
+
+    def look() -> None:
+        models.look()
+        question.look()
+        answers.look()
+
+    look()
+    every(_LOOK_EVERY_S, look)

@@ -1,0 +1,151 @@
+"""Run: one run while it trains and after it, from the files of its directory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import PurePosixPath
+
+from nicegui import ui
+
+from lorakit.errors import MissingFileError, escaped
+from lorakit.runs.jobs import JobFolder
+from lorakit.runs.predictions import read_predictions
+from lorakit.runs.watch import RunWatch
+from lorakit.studio.blocks import Text, problem
+from lorakit.studio.context import current
+from lorakit.studio.frame import page, set_title
+from lorakit.studio.pages.run.curves import Curves
+from lorakit.studio.pages.run.downloads import show_files
+from lorakit.studio.pages.run.progress import Progress
+from lorakit.studio.pages.run.results import show_picture, show_predictions, show_report
+
+_POLL_S, _QUIET_POLL_S = 0.5, 2.0
+"""Between two looks at a run that goes on, and at one that does not."""
+
+_ANSWERS = {
+    "TOKEN_CLS": "data.tags",
+    "CAUSAL_LM": "data.completion",
+    "SEQ_2_SEQ_LM": "data.target",
+}
+"""Recipe field that names the column of the expected answers, by task; else "data.label"."""
+
+
+@page("/run/{path:path}", "Run")
+async def run(path: str) -> None:
+    """Show a run below the folder of runs."""
+    path = str(PurePosixPath(path))
+    root = current().root
+    try:
+        current().path(path)
+    except MissingFileError:
+        if JobFolder(root).of(path) is None:  # else it waits in the queue
+            raise
+    set_title(path)
+    view = _RunView(await asyncio.to_thread(lambda: RunWatch(current().index, path)))
+    await view.look()
+    view.timer = ui.timer(_POLL_S, view.follow, immediate=False)
+
+
+class _RunView:
+    """The parts of the page, and the run that they show."""
+
+    def __init__(self, watch: RunWatch):
+        self._watch = watch
+        self.timer: ui.timer | None = None
+        self._found: tuple[str, ...] = ()
+        self._problems = ui.element("div").classes("flex-col gap-2")
+        self._progress = Progress(watch)
+        self._curves = Curves()
+        self._results = ui.element("div").classes("flex-col gap-4")
+        with _section("Log"):
+            self._no_log = Text("p", "The run was not started here; its terminal has its output.")
+            self._log = Text("pre", "").classes("log").props("tabindex=0")
+        with _section("Files"):
+            self._files = ui.element("div")
+        with _section("Recipe"), ui.element("div").classes("scroll"):
+            self._recipe = Text("pre", "").classes("mono")
+
+    async def follow(self) -> None:
+        """Show what is new, if somebody looks."""
+        if ui.context.client.has_socket_connection:
+            await self.look()
+            if self.timer is not None:
+                self.timer.interval = _POLL_S if self._watch.is_active else _QUIET_POLL_S
+
+    async def look(self) -> None:
+        """Read what is new in the run's files, in a thread, and show it."""
+        seen = await asyncio.to_thread(self._watch.look)
+        if seen.has_files or seen.has_state:
+            self._progress.show_state()
+        if seen.has_metrics:
+            self._curves.update(self._watch.log, self._watch.detail.planned_bytes)
+        if seen.has_metrics or seen.has_files or seen.has_state:
+            self._progress.update()
+            self._show_problems()
+        if seen.has_files:
+            self._show_results()
+        if seen.output is not None:
+            self._log.set_text(escaped(seen.output, keep="\n"))
+        self._no_log.set_visibility(self._watch.job is None)
+        self._log.set_visibility(self._watch.job is not None)
+
+    def _show_problems(self) -> None:
+        log_problem = self._watch.log.problem
+        found = (*self._watch.detail.problems, *((log_problem,) if log_problem else ()))
+        if found == self._found:
+            return
+        self._found = found
+        self._problems.clear()
+        with self._problems:
+            for sentence in found:
+                problem(sentence)
+
+    def _show_results(self) -> None:
+        """Draw report, predictions, files and recipe again."""
+        self._results.clear()
+        with self._results:
+            self._show_examples()
+            self._show_report()
+        self._files.clear()
+        with self._files:
+            show_files(self._watch.directory)
+        self._recipe.set_text(escaped(self._watch.detail.recipe_text, keep="\n"))
+
+    def _show_report(self) -> None:
+        path = self._watch.directory / "report.md"
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return
+        except (OSError, UnicodeDecodeError) as error:
+            problem(f"Cannot read {path}: {error}. Resume the run, which writes it again.")
+            return
+        with _section("Report", is_open=True):
+            show_report(text)
+
+    def _show_examples(self) -> None:
+        detail = self._watch.detail
+        expected = _ANSWERS.get(detail.text("task"), "data.label")
+        path = self._watch.directory / "predictions.jsonl"
+        found = read_predictions(path, detail.text(expected))
+        picture = self._watch.directory / "confusion.png"
+        if found is None and not picture.is_file():
+            return
+        with _section("Validation examples", is_open=True):
+            if found is not None:
+                show_predictions(found)
+            if found is None or not found.classes():
+                show_picture(picture, "Confusion matrix of the validation examples")
+
+
+@contextmanager
+def _section(title: str, *, is_open: bool = False) -> Iterator[ui.element]:
+    """Group what can be folded; the browser's own element, which the keyboard opens, too."""
+    with ui.element("details").classes("card fold") as section:
+        if is_open:
+            section.props("open")
+        with ui.element("summary"):
+            Text("h2", title)
+        yield section

@@ -1,0 +1,31 @@
+"""The playground's page: its addresses, and what a reload shows."""
+
+import pytest
+
+from fixtures.studio_pages import ended, load
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_folder_without_adapters_says_where_to_go(user, state):
+    await user.open("/playground")
+    await user.should_see("There is no adapter in this folder yet.")
+    await user.should_see("New run")
+
+
+async def test_a_reload_shows_the_last_answers(user, root, state):
+    await load(user, state, "/playground?runs=german")
+    user.find("Text").type("hello")
+    user.find("Ask").click()
+    await ended(lambda: state.answers and not state.is_answering)
+    await user.open("/playground")
+    await user.should_see("with german.")
+    await user.should_see("Correct")
+    await user.should_see("hello")
+
+
+async def test_a_path_outside_the_folder_is_refused(user, root, state):
+    await user.open("/playground?runs=../secret")
+    await user.should_see("it leads out of that folder")
+    await user.open("/playground?mixture=../x")
+    await user.should_see("No mixture")
