@@ -60,7 +60,8 @@ def find_data(root: Path) -> list[DataFile]:
 
 def _is_of_a_model_or_run(names: list[str]) -> bool:
     is_run = "recipe.yaml" in names and "environment.json" in names
-    return is_run or not _FILES_OF_A_MODEL.isdisjoint(names)
+    is_search = "trials.csv" in names and ("search.yaml" in names or "study.yaml" in names)
+    return is_run or is_search or not _FILES_OF_A_MODEL.isdisjoint(names)
 
 
 def _data_file(path: Path, root: Path) -> DataFile:

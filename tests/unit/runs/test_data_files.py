@@ -20,6 +20,7 @@ def test_data_is_found_and_files_of_models_and_runs_are_not(tmp_path):
         *("reviews.csv", "data/chat.jsonl", "notes.txt", ".secret.csv"),
         *("runs/a/recipe.yaml", "runs/a/environment.json", "runs/a/metrics.jsonl"),
         *("runs/a/analysis/layers.csv", "runs/a/analysis/more/layers.csv"),
+        *("tuned/search.yaml", "tuned/trials/a/x.csv", "tuned/trials.csv", "tuned/ray/s/y.json"),
         *("base/config.json", "base/vocab.json", "saved/dataset_dict.json", "saved/x.json"),
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
