@@ -6,13 +6,14 @@ Ray's workers and the processes of `accelerate launch` would import them for sec
 import json
 import os
 import runpy
+import select
 import shutil
 import signal
 import socket
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from forked import become, fork_server
@@ -66,8 +67,12 @@ def _serve(listener: socket.socket) -> None:
     pid = os.fork()
     if pid:
         connection.sendall(b"%d\n" % pid)
+        ready, *_ = select.select([connection, os.pidfd_open(pid)], [], [])
+        if connection in ready:  # the program was killed, which its fork does not outlive
+            os.kill(pid, signal.SIGKILL)
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        connection.sendall(b"%d\n" % status)
+        with suppress(OSError):
+            connection.sendall(b"%d\n" % status)
         return
     connection.close()
     os.setpgrp()  # Ray ends a worker by a signal to its group

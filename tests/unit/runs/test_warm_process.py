@@ -14,7 +14,7 @@ from lorakit.runs.warm_process import Computation
 
 
 def here():
-    return os.getcwd(), "lorakit.planning" in sys.modules
+    return os.getcwd(), "torch" in sys.modules
 
 
 def refuse():
