@@ -66,7 +66,8 @@ def _serve(listener: socket.socket) -> None:
     words, folder, environment = json.loads(connection.makefile().readline())
     pid = os.fork()
     if pid:
-        connection.sendall(b"%d\n" % pid)
+        with suppress(OSError):  # the program may be gone before it hears of its fork
+            connection.sendall(b"%d\n" % pid)
         ready, *_ = select.select([connection, os.pidfd_open(pid)], [], [])
         if connection in ready:  # the program was killed, which its fork does not outlive
             os.kill(pid, signal.SIGKILL)
