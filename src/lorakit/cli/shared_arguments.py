@@ -22,6 +22,14 @@ TrustRemoteCode = Annotated[
 ]
 """For commands without a recipe; in a recipe it is a key."""
 
+BaseModel = Annotated[
+    str | None, typer.Option(help="Base model; by default the one recorded in the adapter.")
+]
+Unquantized = Annotated[
+    bool,
+    typer.Option("--unquantized", help="Use the base as saved, although training quantised it."),
+]
+
 ApiKeyFile = Annotated[
     Path | None,
     typer.Option(

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 from datasets import Dataset
 
+from lorakit.adapters.inference_settings import SETTINGS_FILE
 from lorakit.data.reading.sources import ENDINGS, TEXT_TABLES, read_source
 from lorakit.data.reading.table import FileExamples
 from lorakit.errors import ConfigError, DataError, did_you_mean, escaped, first_few
@@ -264,6 +265,12 @@ def _partial_predictions(output: Path, key: Mapping[str, Any]) -> Iterator[_Part
     finally:
         lock.release()
         lock_file.unlink(missing_ok=True)
+
+
+def adapter_identity(directory: Path) -> str:
+    """Return what tells an adapter from others, also from an earlier one in the same directory."""
+    names = ("adapter_config.json", "adapter_model.safetensors", SETTINGS_FILE)
+    return " ".join(_digest(directory / name) for name in names if (directory / name).is_file())
 
 
 def _digest(path: Path) -> str:

@@ -14,7 +14,7 @@ from lorakit.runs.compare import is_number
 from lorakit.runs.metric_log import MetricLog
 
 _MOST_CHARACTERS = 200_000
-"""Of a recipe that is shown."""
+"""Largest recipe that is shown."""
 
 
 @dataclass(frozen=True)

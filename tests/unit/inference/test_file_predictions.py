@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import pyarrow.parquet as parquet
 import pytest
@@ -9,6 +10,7 @@ import pytest
 import lorakit
 from lorakit.errors import ConfigError, DataError
 from lorakit.inference import PredictionSettings, classify, predict_file, tag
+from lorakit.inference.file_predictions import adapter_identity
 from lorakit.recipes.recipe import DataConfig
 
 TEXTS = ["the film was great", "snow is white", "the dog was awful and bad " * 3, "great cat"]
@@ -169,3 +171,13 @@ def test_words_and_texts_are_tagged(run, tiny_bert_dir, ner_jsonl, tmp_path):
     rows = read_csv(tmp_path / "texts.csv")
     assert rows[0]["words"] == "Bob lives in Rome"
     assert rows[0]["prediction"].split()[3] == "B-LOC"
+
+
+def test_an_adapter_that_was_trained_again_is_another_one(classifier_run, tmp_path):
+    copy = tmp_path / "adapter"
+    shutil.copytree(classifier_run / "adapter", copy)
+    before = adapter_identity(copy)
+    assert before == adapter_identity(classifier_run / "adapter")
+    weights = copy / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    assert adapter_identity(copy) != before

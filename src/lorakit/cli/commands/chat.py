@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lorakit.cli.quiet import hide_loading_bars
-from lorakit.cli.shared_arguments import ApiKeyFile, TrustRemoteCode
+from lorakit.cli.shared_arguments import ApiKeyFile, TrustRemoteCode, Unquantized
 from lorakit.cli.signals import ending
 from lorakit.cli.views.console import complain, remark
 from lorakit.errors import ConfigError, DataError, LorakitError
@@ -55,12 +55,7 @@ def chat(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the sampling.")] = 42,
     api_key_file: ApiKeyFile = None,
-    unquantized: Annotated[
-        bool,
-        typer.Option(
-            "--unquantized", help="Use the base as saved, although training quantised it."
-        ),
-    ] = False,
+    unquantized: Unquantized = False,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Talk to an adapter, with the base beside it if you like.

@@ -11,7 +11,7 @@ import typer
 
 from lorakit.cli.paths import adapter_location
 from lorakit.cli.quiet import hide_loading_bars
-from lorakit.cli.shared_arguments import ApiKeyFile, TrustRemoteCode
+from lorakit.cli.shared_arguments import ApiKeyFile, BaseModel, TrustRemoteCode, Unquantized
 from lorakit.cli.views.answers import pairs_of, print_labels, print_tags, print_texts
 from lorakit.cli.views.console import merged_name, next_steps, remark, shell_quote
 from lorakit.errors import ConfigError, DataError, MissingFileError
@@ -67,15 +67,8 @@ def generate(
         typer.Option(metavar="NAME", help="With --url: the model, if not named as first word."),
     ] = None,
     api_key_file: ApiKeyFile = None,
-    base_model: Annotated[
-        str | None, typer.Option(help="Base model; by default the one recorded in the adapter.")
-    ] = None,
-    unquantized: Annotated[
-        bool,
-        typer.Option(
-            "--unquantized", help="Use the base as saved, although training quantised it."
-        ),
-    ] = False,
+    base_model: BaseModel = None,
+    unquantized: Unquantized = False,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Try an adapter on texts: answer, classify or tag them.

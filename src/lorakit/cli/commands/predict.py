@@ -10,7 +10,7 @@ import typer
 from lorakit.cli.commands.evaluate import recipe_of
 from lorakit.cli.paths import adapter_location
 from lorakit.cli.quiet import hide_loading_bars
-from lorakit.cli.shared_arguments import TrustRemoteCode
+from lorakit.cli.shared_arguments import BaseModel, TrustRemoteCode, Unquantized
 from lorakit.cli.views.console import closing, remark, shell_quote
 from lorakit.cli.views.progress import counting
 from lorakit.errors import MissingFileError
@@ -52,15 +52,8 @@ def predict(
         Path | None,
         typer.Option(help="Recipe that names the columns; by default that of the run."),
     ] = None,
-    base_model: Annotated[
-        str | None, typer.Option(help="Base model; by default the one recorded in the adapter.")
-    ] = None,
-    unquantized: Annotated[
-        bool,
-        typer.Option(
-            "--unquantized", help="Use the base as saved, although training quantised it."
-        ),
-    ] = False,
+    base_model: BaseModel = None,
+    unquantized: Unquantized = False,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Predict every row of a file, and write it with new columns.
@@ -77,7 +70,7 @@ def predict(
     target = output or default_output(file)
     given = recipe_of(location, recipe, overrides or [])
     from lorakit.inference import PredictionSettings, load_for_inference, predict_file
-    from lorakit.inference.file_predictions import require_new
+    from lorakit.inference.file_predictions import adapter_identity, require_new
     from lorakit.recipes.run_directory import find_adapter
 
     require_new(target)  # before the base is loaded
@@ -95,7 +88,7 @@ def predict(
             target,
             PredictionSettings(probabilities, prefix, batch_rows, max_new_tokens, base),
             data=None if named is None else named.data,
-            identity=str(directory.resolve()),
+            identity=adapter_identity(directory) or str(location),
             on_progress=count,
             on_note=remark,
         )

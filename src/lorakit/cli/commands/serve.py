@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from lorakit.cli.quiet import hide_loading_bars
-from lorakit.cli.shared_arguments import TrustRemoteCode, bytes_of
+from lorakit.cli.shared_arguments import TrustRemoteCode, Unquantized, bytes_of
 from lorakit.cli.signals import ending
 from lorakit.cli.views.console import remark, say
 from lorakit.cli.views.serving import show_calls, show_models, show_unmeasured
@@ -138,12 +138,7 @@ def serve(
     device: Annotated[
         str | None, typer.Option(help="By default the accelerator, else the CPU.")
     ] = None,
-    unquantized: Annotated[
-        bool,
-        typer.Option(
-            "--unquantized", help="Use the base as saved, although training quantised it."
-        ),
-    ] = False,
+    unquantized: Unquantized = False,
     allow_noop: Annotated[
         bool,
         typer.Option("--allow-noop", help="Also serve adapters that change no output."),
