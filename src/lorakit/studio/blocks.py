@@ -5,13 +5,16 @@ Text is always shown as text, never as HTML, with control characters escaped.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from nicegui import ui
 from nicegui.elements.mixins.text_element import TextElement
 
 from lorakit.errors import escaped
+
+_LONG = 24
+"""Characters from which on a text may wrap."""
 
 
 class Text(TextElement):
@@ -83,3 +86,28 @@ def notify_problem(sentence: str) -> None:
         multi_line=True,
         position="bottom",
     )
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], numbers_from: int = 1) -> None:
+    """Show a table of texts.
+
+    Args:
+        header: Names of the columns.
+        rows: Cells by row.
+        numbers_from: First column that is aligned to the right.
+    """
+    with ui.element("div").classes("scroll"), ui.element("table").classes("plain"):
+        with ui.element("thead"), ui.element("tr"):
+            for place, name in enumerate(header):
+                cell = Text("th", name).props("scope=col")
+                if place >= numbers_from:
+                    cell.classes("number")
+        with ui.element("tbody"):
+            for row in rows:
+                with ui.element("tr"):
+                    for place, text in enumerate(row):
+                        cell = Text("td", text, keep="\n")
+                        if place >= numbers_from:
+                            cell.classes("number")
+                        elif len(text) > _LONG:
+                            cell.classes("long")

@@ -25,3 +25,17 @@ async def test_blocks_show_text_and_links(user):
         await user.should_see(text)
     assert user.find("Begin").elements.pop().props["href"] == "/new"
     assert ui
+
+
+async def test_cells_of_a_table_are_texts(user):
+    from nicegui import ui
+
+    from lorakit.studio.blocks import table
+
+    @ui.page("/table")
+    def show():
+        table(("name", "value"), [("<b>x</b>", "1\x07"), ("a long text that may wrap", "2")])
+
+    await user.open("/table")
+    await user.should_see("<b>x</b>")
+    await user.should_see("1\\x07")

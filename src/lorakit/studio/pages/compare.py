@@ -10,12 +10,11 @@ from nicegui import ui
 from lorakit.errors import LorakitError, escaped
 from lorakit.runs import compare as comparison
 from lorakit.runs.compare import ComparedRun
-from lorakit.studio.blocks import card, empty, note, problem
+from lorakit.studio.blocks import card, empty, note, problem, table
 from lorakit.studio.chart_options import scatter_option
 from lorakit.studio.charts import Chart, LineChart
 from lorakit.studio.context import current
 from lorakit.studio.frame import page
-from lorakit.studio.tables import table
 
 _POLL_S = 1.0
 _MOST_RUNS = 24

@@ -12,8 +12,7 @@ from nicegui import ui
 
 from lorakit.errors import escaped
 from lorakit.runs.predictions import Prediction, Predictions
-from lorakit.studio.blocks import Text, note, problem
-from lorakit.studio.tables import table
+from lorakit.studio.blocks import Text, note, problem, table
 
 _EXAMPLES = 10
 _PICTURE_BYTES = 4_000_000
