@@ -1,4 +1,4 @@
-"""A command of lorakit that runs in a process beside this one: its output, its end, cancelling.
+"""A command of lorakit: its line in a terminal, and a process beside this one that runs it.
 
 The process is the command line itself, so its errors are the same sentences and its files are the
 same files.
@@ -178,3 +178,27 @@ class Command:
 
 def _lines(stream: IO[str] | None) -> IO[str] | Sequence[str]:
     return () if stream is None else stream
+
+
+def train_command(
+    recipe: str, overrides: Sequence[str] = (), *, resume: bool = False
+) -> tuple[str, ...]:
+    """Return the words of `lorakit train`.
+
+    Args:
+        recipe: Path of the recipe, relative to the folder of the studio.
+        overrides: Dotted overrides, such as "training.num_train_epochs=6".
+        resume: Whether to train a run on.
+    """
+    return ("lorakit", "train", recipe, *overrides, *(("--resume",) if resume else ()))
+
+
+def command_line(root: Path, words: Sequence[str]) -> str:
+    """Return a line for a terminal: the words, after a change into the folder if needed.
+
+    >>> command_line(Path("/data/my runs"), ("lorakit", "train", "a b.yaml"))
+    "cd '/data/my runs' && lorakit train 'a b.yaml'"
+    """
+    line = shlex.join(words)
+    is_here = Path(os.getcwd()).resolve() == root
+    return line if is_here else f"cd {shlex.quote(str(root))} && {line}"

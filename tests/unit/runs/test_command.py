@@ -2,10 +2,11 @@
 
 import shutil
 import time
+from pathlib import Path
 
 import pytest
 
-from lorakit.runs.command import Command
+from lorakit.runs.command import Command, command_line, train_command
 
 
 @pytest.fixture
@@ -42,3 +43,12 @@ def test_a_cancelled_command_writes_nothing(root):
     assert command.is_over and command.is_cancelled
     assert command.problem == "Convert: cancelled; nothing was written."
     assert [path.name for path in root.iterdir()] == ["german"]
+
+
+def test_the_words_are_those_of_a_terminal(tmp_path, monkeypatch):
+    words = train_command("a b.yaml", ("lora.r=4",), resume=True)
+    assert words == ("lorakit", "train", "a b.yaml", "lora.r=4", "--resume")
+    line = "lorakit train 'a b.yaml' lora.r=4 --resume"
+    assert command_line(tmp_path, words) == f"cd {tmp_path} && {line}"
+    monkeypatch.chdir(tmp_path)
+    assert command_line(Path.cwd(), words) == line

@@ -9,7 +9,7 @@ from nicegui import ui
 
 from lorakit.errors import LorakitError
 from lorakit.recipes.run_directory import RunDirectory
-from lorakit.runs.commands import command_line, train_command
+from lorakit.runs.command import command_line, train_command
 from lorakit.runs.queue import RunQueue
 from lorakit.studio.blocks import Text, card, note
 from lorakit.studio.context import Studio

@@ -13,7 +13,7 @@ from lorakit.files.atomic import write_text
 from lorakit.files.disks import reporting_disk_errors
 from lorakit.recipes.recipe import Recipe
 from lorakit.recipes.run_directory import RunDirectory
-from lorakit.runs.commands import command_line, train_command
+from lorakit.runs.command import command_line, train_command
 from lorakit.runs.drafts import delete_draft
 from lorakit.runs.queue import RunQueue
 from lorakit.studio.blocks import Text, card, note
