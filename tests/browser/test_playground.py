@@ -3,6 +3,8 @@
 import json
 import re
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -55,6 +57,12 @@ def test_a_run_is_tried_voted_on_and_the_vote_is_in_its_file(trained, studio, pa
     page.get_by_label("The right answer").fill("It is blue.")
     page.get_by_role("button", name="Save the correction").click()
     page.get_by_text("chat.jsonl has 2 votes now").wait_for()
+
+    for name, program in (("curl", ["sh", "-c"]), ("Python", [sys.executable, "-c"])):
+        shown = page.get_by_role("button", name=f"Copy the {name} lines").locator("..")
+        lines = shown.locator("code").text_content()
+        done = subprocess.run([*program, lines], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0 and "error" not in done.stdout, done
 
     page.goto(f"{studio.url}/adapters?path=colours")
     page.get_by_role("button", name="Try in the playground").click()

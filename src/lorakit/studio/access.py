@@ -1,4 +1,4 @@
-"""Who may see the studio: a link that works once, or a password; then a signed cookie."""
+"""Who may see the studio: browsers by a link that works once or a password, programs by a key."""
 
 from __future__ import annotations
 
@@ -57,6 +57,11 @@ class Access:
     def token(self) -> str:
         """Secret of the link that has not been used yet."""
         return self._token
+
+    @property
+    def api_key(self) -> str:
+        """Key with which other programs call the models; it ends with the password."""
+        return f"lorakit-{self._sign('api key')[:40]}"
 
     def redeem(self, token: str) -> bool:
         """Return whether a link admits; it works once."""

@@ -16,6 +16,7 @@ from lorakit.studio.context import Studio, open_studio
 from lorakit.studio.frame import draw_missing_page, register
 from lorakit.studio.gate import Gate
 from lorakit.studio.pages.listed import PAGES
+from lorakit.studio.served_models import ServedModels
 
 _RECONNECT_S = 30.0
 """How long the server keeps what a page shows after its connection is lost, as by a short sleep."""
@@ -52,7 +53,7 @@ def build_app(studio: Studio, access: Access) -> ASGIApp:
         tailwind=False,
         show_welcome_message=False,
     )
-    return Gate(app, access)
+    return Gate(app, access, ServedModels(studio))
 
 
 async def _tend_queue(studio: Studio) -> None:

@@ -5,6 +5,7 @@ Text is always shown as text, never as HTML, with control characters escaped.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -66,6 +67,34 @@ def problem(sentence: str) -> None:
 def note(sentence: str) -> None:
     """Show something that the reader should know, quietly."""
     Text("p", sentence).classes("note")
+
+
+def copyable(text: str, what: str) -> None:
+    """Show a text, such as a command line, with a button that copies it.
+
+    Args:
+        text: The text; it may have several lines.
+        what: What it is, for a screen reader, such as "the command".
+    """
+
+    async def copy() -> None:
+        if await ui.run_javascript(f"return await ({_COPY})({json.dumps(text)}, {shown.id})"):
+            ui.notify("Copied")
+        else:
+            ui.notify("This browser does not let pages copy. The text is selected: copy it.")
+
+    with ui.element("div").classes("copyable"):
+        shown = Text("code", text, keep="\n").props("tabindex=0")
+        button = ui.button(icon="content_copy", on_click=copy).props("flat dense round")
+        button.props["aria-label"] = f"Copy {escaped(what)}"
+
+
+_COPY = """async (text, id) => {
+    if (navigator.clipboard) return navigator.clipboard.writeText(text).then(() => true);
+    getSelection().selectAllChildren(getHtmlElement(id));
+    return document.execCommand("copy");
+}"""
+"""Copies a text; without https, pages of other machines have the older way only."""
 
 
 def empty(sentence: str, link: str | None = None, target: str = "/") -> None:

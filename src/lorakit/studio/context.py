@@ -23,12 +23,14 @@ class Studio:
 
     Attributes:
         root: The folder; absolute.
+        api_key: Key with which other programs call the models of the playground.
         index: Its runs.
         queue: What waits and runs.
         trash: What was deleted.
     """
 
     root: Path
+    api_key: str = ""
     index: RunIndex = field(init=False)
     queue: RunQueue = field(init=False)
     trash: Trash = field(init=False)

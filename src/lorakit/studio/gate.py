@@ -11,9 +11,12 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from lorakit.serving.http.errors import error_response
+from lorakit.serving.http.keys import ApiKeys
+from lorakit.serving.refusals import RequestError
 from lorakit.studio.access import COOKIE_DAYS, Access
 
-DOOR = "/access"
+DOOR, API = "/access", "/v1/"
 _DAY_S = 86_400
 _PAUSE_AFTER_WRONG_S = 1.0
 _MOST_FORM_BYTES = 4096
@@ -34,17 +37,20 @@ _HEADERS = (
 
 
 class Gate:
-    """ASGI application that lets admitted browsers through to another one."""
+    """ASGI application that lets admitted browsers and programs through to two others."""
 
-    def __init__(self, app: ASGIApp, access: Access):
+    def __init__(self, app: ASGIApp, access: Access, api: ASGIApp):
         """Create the door.
 
         Args:
-            app: Application behind it.
+            app: Application behind it, for browsers with a cookie.
             access: Decides who is admitted.
+            api: What answers below /v1, for programs with the key; a cookie does not admit there,
+                so that no page of another site can use it.
         """
         self.app = app
-        self._access = access
+        self._access, self._api = access, api
+        self._keys = ApiKeys([access.api_key])
         self._one_guess = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -62,7 +68,9 @@ class Gate:
                 await send({"type": "websocket.close", "code": 4403, "reason": "not admitted"})
             return
         sending = _with_headers(send)
-        if request.url.path == DOOR:
+        if request.url.path.startswith(API):
+            answer = self._refused(request) or self._api
+        elif request.url.path == DOOR:
             answer = await self._answer(request, is_admitted)
         elif not is_admitted:
             answer = _door_page(self._access, _wanted(request), 401)
@@ -72,6 +80,14 @@ class Gate:
             await self.app(scope, receive, sending)
             return
         await answer(scope, receive, sending)
+
+    def _refused(self, request: Request) -> Response | None:
+        """Return the answer to a program without the key."""
+        try:
+            self._keys.caller(request.headers.get("authorization"))
+        except RequestError as error:
+            return error_response(error)
+        return None
 
     async def _answer(self, request: Request, is_admitted: bool) -> Response:
         """Admit a browser that has the link or the password."""

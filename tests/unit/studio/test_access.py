@@ -63,3 +63,11 @@ def test_a_bad_password_file_is_named(tmp_path, content, message):
         read_password(tmp_path / "gone")
     path.write_text("long enough\nsecond line\n")
     assert read_password(path) == "long enough"
+
+
+def test_the_key_of_programs_stays_until_the_password_changes():
+    key = Access(KEY, "cookie").api_key
+    assert key.startswith("lorakit-") and len(key) > 40 and key == Access(KEY, "cookie").api_key
+    others = [Access(b"x" * 32, "cookie"), Access(KEY, "cookie", "password")]
+    assert key not in [each.api_key for each in others]
+    assert not Access(KEY, "cookie").is_admitted(key)

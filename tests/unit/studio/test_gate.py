@@ -21,7 +21,7 @@ async def behind(scope, receive, send):
 
 def made(password=None):
     access = Access(b"k" * 32, "cookie", password)
-    gate = Gate(behind, access)
+    gate = Gate(behind, access, PlainTextResponse("a model's answer"))
     return (
         access,
         gate,
@@ -106,3 +106,22 @@ async def test_a_web_socket_needs_the_cookie_and_this_site(has_cookie, origin, k
     scope = {"type": "websocket", "path": "/", "query_string": b"", "headers": headers}
     await gate(scope, receive, send)
     assert sent == [kind]
+
+
+async def test_a_program_with_the_key_reaches_the_models_and_nothing_else():
+    access, _, client = made()
+    key = {"authorization": f"Bearer {access.api_key}"}
+    answer = await client.post("/v1/chat/completions", headers=key)
+    assert answer.text == "a model's answer"
+    for path in ("/", "/v1", "/run/v1/", "/metrics", "/_nicegui/x"):
+        assert (await client.get(path, headers=key)).status_code == 401
+
+
+@pytest.mark.parametrize("given", [None, "Bearer ", "Bearer wrong", "Basic {}", "{}"])
+async def test_a_program_without_the_key_gets_an_error_as_openai_has_it(given):
+    access, _, client = made()
+    client.cookies.set("cookie", access.issue())  # of a browser, which another site may use
+    headers = {} if given is None else {"authorization": given.format(access.api_key)}
+    answer = await client.get("/v1/models", headers=headers)
+    assert answer.status_code == 401
+    assert answer.json()["error"]["code"] == "invalid_api_key"

@@ -67,7 +67,7 @@ def studio(
         password,
         on_link_used=lambda token: remark(f"For another browser: {link(server.url, token)}"),
     )
-    server = StudioServer(build_app(Studio(root), access), listening).start()
+    server = StudioServer(build_app(Studio(root, access.api_key), access), listening).start()
     address = server.url if access.needs_password else link(server.url, access.token)
     with server, ending.raising_interrupt():
         try:

@@ -30,6 +30,8 @@ from lorakit.serving.clients.talking import AnswerOptions, End
 from lorakit.serving.pooled.labels import TextLabel
 
 if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
     from lorakit.serving.clients.side_by_side import SideBySide
 
 BY_USER = "user"
@@ -133,6 +135,11 @@ class Playground:
     def base(self) -> str | None:
         """Path or hub id of the base in memory."""
         return None if self._models is None else self._models.base
+
+    @property
+    def address(self) -> ASGIApp | None:
+        """What answers calls of OpenAI's protocol with the models in memory."""
+        return None if self._models is None else self._models.address
 
     def load(self, wanted: Wanted) -> None:
         """Begin to load; `loading` says how far it is, `error` or `candidates` how it ended.

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import torch
+from starlette.types import ASGIApp
 
 from lorakit.config import TaskType
 from lorakit.errors import ConfigError, StoppedError
@@ -30,6 +31,8 @@ from lorakit.serving.clients.candidates import (
 from lorakit.serving.clients.in_process import answer_from, form_in, written_by
 from lorakit.serving.clients.talking import AnswerOptions, End
 from lorakit.serving.engine import EngineSettings
+from lorakit.serving.http.app import build_calls
+from lorakit.serving.http.context import Context
 from lorakit.serving.served_model import AdapterPlaces
 from lorakit.serving.service import Service, ServiceSettings
 from lorakit.serving.sources import ServingSource, find_source
@@ -55,6 +58,7 @@ class SideBySide:
         """
         self._root = root
         self._service: Service | None = None
+        self._address: ASGIApp | None = None
         self._names: tuple[str, ...] = ()
         self._changing = threading.Lock()
 
@@ -68,6 +72,11 @@ class SideBySide:
     def service(self) -> Service | None:
         """What runs the models."""
         return self._service
+
+    @property
+    def address(self) -> ASGIApp | None:
+        """What answers calls of OpenAI's protocol with the models in memory, and checks no key."""
+        return self._address
 
     # ---- what is in memory ----
 
@@ -132,6 +141,8 @@ class SideBySide:
             raise StoppedError("Loading was cancelled; nothing is in memory.")
         service.start()
         self._service = service
+        # It runs beside the playground; `open` and `close` start and stop the service for both.
+        self._address = build_calls(Context(service))
 
     async def _exchange(self, wanted: Mapping[str, Path]) -> None:
         service = self._require_service()
@@ -146,6 +157,7 @@ class SideBySide:
 
     def _unload(self) -> None:
         service, self._service, self._names = self._service, None, ()
+        self._address = None
         if service is not None:
             service.stop(finish_running=False)
             del service

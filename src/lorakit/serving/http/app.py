@@ -7,9 +7,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
 from lorakit.recipes.numerics import package_version
 from lorakit.serving.http.call import Handler, answering
@@ -88,11 +90,29 @@ def build_app(context: Context) -> FastAPI:
     for path, handler in _OPEN_GETS:
         _add(app, path, "GET", answering(context, handler, is_open=True), handler)
 
-    @app.exception_handler(HTTPException)
-    async def explain(request: Request, error: HTTPException) -> Response:
-        return error_response(of_http_exception(error, request))
-
+    app.add_exception_handler(HTTPException, _explain)
     return app
+
+
+def build_calls(context: Context) -> Starlette:
+    """Return OpenAI's calls on a service that somebody else starts, stops and administers.
+
+    Unlike FastAPI, which caches its handlers for good, it keeps nothing when it is dropped.
+    """
+    calls = [("GET", path, handler) for path, handler in _GETS]
+    calls += [("POST", path, handler) for path, handler, _ in _POSTS]
+    routes = [
+        Route(path, answering(context, handler), methods=[method])
+        for method, path, handler in calls
+        if path.startswith("/v1/")
+    ]
+    return Starlette(routes=routes, exception_handlers={HTTPException: _explain})
+
+
+async def _explain(request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    return error_response(of_http_exception(error, request))
 
 
 def _add(

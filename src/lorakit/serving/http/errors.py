@@ -100,7 +100,8 @@ def of_http_exception(error: HTTPException, request: Request) -> RequestError:
     """Return the error for a path or method that the server does not have."""
     path = request.url.path
     if error.status_code == 404:
-        message = f"No such path: got {path}, expected one of those that GET /openapi.json lists."
+        where = "that GET /openapi.json of `lorakit serve` lists"
+        message = f"No such path: got {path}, expected one of those {where}."
     elif error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "another method")
         message = f"Wrong method for {path}: got {request.method}, expected {allowed}."

@@ -1,3 +1,11 @@
+import gc
+import weakref
+
+from starlette.testclient import TestClient
+
+from lorakit.serving.http.app import build_calls
+
+
 def test_every_path_is_described(served):
     described = served.get("/openapi.json")
     assert described["info"]["title"] == "lorakit serve"
@@ -22,3 +30,19 @@ def test_wrong_paths_and_methods_are_errors_in_the_same_shape(served):
 def test_a_body_that_is_no_json_is_refused(served):
     error = served.post("/v1/completions", b"model=german", 400)
     assert error["code"] == "invalid_json"
+
+
+def test_the_calls_alone_have_no_administration_and_end_with_whoever_holds_them(served):
+    context = served.server.context
+    calls = build_calls(context)
+    with TestClient(calls) as client:
+        assert "german" in {each["id"] for each in client.get("/v1/models").json()["data"]}
+        assert client.post("/v1/score", json={"model": "x"}).status_code == 400
+        for path in ("/metrics", "/openapi.json", "/tokenize", "/v1/load_lora_adapter"):
+            error = client.post(path, json={}).json()["error"]
+            assert error["message"].startswith(f"No such path: got {path}, expected")
+    assert context.service.models[0].engine  # it goes on: others have started it
+    is_dropped = weakref.ref(calls)
+    del calls, client
+    gc.collect()
+    assert is_dropped() is None

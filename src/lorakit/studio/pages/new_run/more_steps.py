@@ -51,7 +51,7 @@ class _MoreSteps:
                 "walk-number-input"
             )
             Text("h3", "The same from a terminal")
-            self.command = ui.element("div").classes("walk-command")
+            self.command = ui.element("div")
             self.problem = ui.element("div").classes("walk-slot")
             with ui.element("div").classes("flex-row gap-2"):
                 self.start = ui.button("Train on", on_click=self.begin).props("unelevated no-caps")

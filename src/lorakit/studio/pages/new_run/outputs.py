@@ -7,7 +7,7 @@ from pathlib import Path
 from nicegui import ui
 
 from lorakit.runs.new_recipe import free_name
-from lorakit.studio.blocks import Text
+from lorakit.studio.blocks import copyable
 
 RECIPES = "recipes"
 """Folder below that of the studio for the recipes that it writes."""
@@ -32,13 +32,6 @@ def recipe_path(root: Path, output: str) -> str:
 
 def draw_command(place: ui.element, line: str) -> None:
     """Show a command line that can be copied."""
-
-    def copy() -> None:
-        ui.clipboard.write(line)
-        ui.notify("Copied")
-
     place.clear()
     with place:
-        Text("code", line).props("tabindex=0")
-        button = ui.button(icon="content_copy", on_click=copy)
-        button.props('flat dense round aria-label="Copy the command"')
+        copyable(line, "the command")

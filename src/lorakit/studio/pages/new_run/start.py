@@ -46,7 +46,7 @@ class _StartStep:
                 self.name.props("dense outlined debounce=300")
                 self.problem = ui.element("div").classes("walk-slot")
                 Text("h3", "The same from a terminal")
-                self.command = ui.element("div").classes("walk-command")
+                self.command = ui.element("div")
                 note("The studio writes the recipe to that file, and runs this command.")
                 with ui.element("div").classes("flex-row gap-2"):
                     self.start = ui.button("Start training", on_click=self.begin)

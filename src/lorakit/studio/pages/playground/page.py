@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
-
-from nicegui import app
 
 from lorakit.runs.adapters import find_adapters
-from lorakit.serving.clients.playground import Playground
-from lorakit.studio.context import Studio, current
+from lorakit.studio.context import current
 from lorakit.studio.frame import page
 from lorakit.studio.live import every
 from lorakit.studio.pages.playground.answers import AnswersPart
 from lorakit.studio.pages.playground.models import ModelsPart
+from lorakit.studio.pages.playground.other_programs import OtherProgramsPart
 from lorakit.studio.pages.playground.question import QuestionPart
+from lorakit.studio.served_models import playground_of
 
 _LOOK_EVERY_S = 0.15
-_opened: dict[Path, Playground] = {}
-
-
-def playground_of(studio: Studio) -> Playground:
-    """Return the playground of this process for a studio; there is one, whoever looks."""
-    found = _opened.get(studio.root)
-    if found is None:
-        found = _opened[studio.root] = Playground(studio.root)
-        app.on_shutdown(found.close)
-    return found
 
 
 @page("/playground", "Playground")
@@ -44,11 +32,13 @@ async def playground(runs: str = "", mixture: str = "") -> None:
     models = ModelsPart(studio, state, found, wanted, mixture)
     question = QuestionPart(state)
     answers = AnswersPart(studio, state)
+    others = OtherProgramsPart(studio, state)
 
     def look() -> None:
         models.look()
         question.look()
         answers.look()
+        others.look()
 
     look()
     every(_LOOK_EVERY_S, look)

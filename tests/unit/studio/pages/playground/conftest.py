@@ -19,7 +19,7 @@ def root(studio, adapter_folder):
 @pytest.fixture
 def state(studio):
     """The playground behind the page, closed after the test."""
-    from lorakit.studio.pages.playground.page import playground_of
+    from lorakit.studio.served_models import playground_of
 
     made = playground_of(studio)
     yield made
