@@ -70,6 +70,34 @@ def test_a_dropped_csv_becomes_a_finished_run(studio, root, new_page):
     assert "r: 2" in (run / "recipe.yaml").read_text()
 
 
+def test_each_step_is_an_address_to_which_the_browser_goes_back(studio, page):
+    page.goto(studio.link())
+    page.get_by_role("link", name="New run").first.click()
+    page.get_by_text("quickstart · comes along").click()
+    page.get_by_text("LlamaForCausalLM").wait_for()
+    page.get_by_role("button", name="Next: Data").click()
+    page.wait_for_url("**/new?draft=*&step=data")
+    page.get_by_text("Choose the training data").wait_for()
+    page.go_back()
+    page.wait_for_url("**&step=base")
+    page.get_by_text("Choose a base model").wait_for()
+    page.go_forward()
+    page.get_by_text("Choose the training data").wait_for()
+    page.go_back()
+    page.get_by_text("Choose a base model").wait_for()
+    page.go_back()
+    page.get_by_role("heading", name="Runs").wait_for()
+    page.go_forward()
+    page.get_by_text("LlamaForCausalLM").wait_for()  # the draft is as it was
+    page.get_by_role("button", name="Next: Data").click()
+    page.get_by_text("Choose the training data").wait_for()
+    page.reload()
+    page.get_by_text("Choose the training data").wait_for()
+    page.goto(page.url.replace("step=data", "step=plan"))  # it needs data first
+    page.get_by_text("Choose the training data").wait_for()
+    page.wait_for_url("**&step=data")
+
+
 def test_no_step_is_wider_than_a_phone(studio, root, new_page):
     page = new_page(viewport={"width": 360, "height": 740})
     page.goto(studio.link())

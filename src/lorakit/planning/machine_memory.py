@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
-import torch
 
 from lorakit.config.problems import short_repr
 from lorakit.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
 
 _UNITS = {
     **{f"{prefix}b": 1000**power for power, prefix in enumerate("kmgt", start=1)},
@@ -47,8 +50,11 @@ def device_memory(device: torch.device) -> int | None:
     """Return the total bytes of a device or the limit of a container; None if unknown."""
     if device.type == "cuda":
         return _gpu_memory(device)
-    if device.type != "cpu":
-        return None
+    return cpu_memory() if device.type == "cpu" else None
+
+
+def cpu_memory() -> int:
+    """Return the bytes of this machine's memory, or the limit of its container."""
     limits = [limit for limit in map(_cgroup_limit, _CGROUP_LIMITS) if limit is not None]
     return min([*limits, psutil.virtual_memory().total])
 
@@ -59,6 +65,8 @@ def process_bytes() -> int:
 
 
 def _gpu_memory(device: torch.device) -> int | None:
+    import torch
+
     if not torch.cuda.is_available():
         return None
     return torch.cuda.get_device_properties(device).total_memory

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorakit.errors import ConfigError
+from lorakit.runs.device_room import DeviceRoom, device_room, room_without_torch
 from lorakit.runs.votes import (
     Added,
     Subject,
@@ -25,6 +26,7 @@ from lorakit.runs.votes import (
     right_tags,
     vote_file,
 )
+from lorakit.runs.warm_process import Computation
 from lorakit.serving.clients.candidates import Candidate, Question, Wanted, Words
 from lorakit.serving.clients.talking import AnswerOptions, End
 from lorakit.serving.pooled.labels import TextLabel
@@ -140,6 +142,15 @@ class Playground:
     def address(self) -> ASGIApp | None:
         """What answers calls of OpenAI's protocol with the models in memory."""
         return None if self._models is None else self._models.address
+
+    async def room(self) -> DeviceRoom:
+        """Return the memory that is free for another base, on the device that it is loaded on."""
+        if self._models is not None:
+            return await asyncio.to_thread(self._models.room)
+        room = room_without_torch()
+        if room is None:  # a process that ends gives the device's context back
+            room = await asyncio.to_thread(Computation(self.root, device_room).result)
+        return room
 
     def load(self, wanted: Wanted) -> None:
         """Begin to load; `loading` says how far it is, `error` or `candidates` how it ended.

@@ -9,15 +9,13 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import torch
 from starlette.types import ASGIApp
 
 from lorakit.config import TaskType
 from lorakit.errors import ConfigError, StoppedError
-from lorakit.planning.machine_memory import device_memory, process_bytes
-from lorakit.quantization.devices import default_device
 from lorakit.runs.base_memory import base_bytes, require_room
+from lorakit.runs.device_room import DeviceRoom, device_room
 from lorakit.serving.base_models import BaseSource
 from lorakit.serving.classification import text_labels, word_labels
 from lorakit.serving.clients.candidates import (
@@ -78,6 +76,18 @@ class SideBySide:
         """What answers calls of OpenAI's protocol with the models in memory, and checks no key."""
         return self._address
 
+    def room(self, device: str | None = None) -> DeviceRoom:
+        """Return the memory that is free for another base, which replaces the one in memory.
+
+        Args:
+            device: Where it is loaded; None is the accelerator if there is one.
+        """
+        service = self._service
+        room, returned = device_room(device), 0
+        if service is not None:
+            returned = _bytes_of(service.source.base) or 0
+        return replace(room, free_bytes=room.free_bytes + returned)
+
     # ---- what is in memory ----
 
     def open(
@@ -129,7 +139,7 @@ class SideBySide:
         require_room(
             source.base.name,
             _bytes_of(source.base),
-            _free_bytes(source.base, None if self._service is None else self._service.source.base),
+            self.room(source.base.device).free_bytes,
         )
         if self._service is not None:
             note(f"Unloading {self.base}")
@@ -260,14 +270,3 @@ def _serves(loaded: BaseSource, wanted: BaseSource) -> bool:
 def _bytes_of(base: BaseSource) -> int | None:
     bits = None if base.quantization is None else base.quantization.bits
     return base_bytes(base.name, base.dtype, bits)
-
-
-def _free_bytes(base: BaseSource, loaded: BaseSource | None) -> int:
-    """Return the memory that is free for a base once the loaded one is gone."""
-    device = torch.device(base.device) if base.device else default_device()
-    returned = 0 if loaded is None else _bytes_of(loaded) or 0
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] + returned
-    free = psutil.virtual_memory().available
-    limit = device_memory(device)
-    return (free if limit is None else min(free, limit - process_bytes())) + returned

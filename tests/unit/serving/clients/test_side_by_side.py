@@ -11,7 +11,7 @@ import pytest
 from lorakit.config import TaskType
 from lorakit.errors import ConfigError, StoppedError
 from lorakit.inference import generate_text, load_for_inference
-from lorakit.serving.clients import side_by_side
+from lorakit.runs.device_room import DeviceRoom
 from lorakit.serving.clients.side_by_side import Candidate, Question, SideBySide, Wanted, Words
 from lorakit.serving.clients.talking import AnswerOptions, End
 from lorakit.serving.pooled.labels import TextLabel
@@ -126,7 +126,7 @@ def test_a_base_that_does_not_fit_is_refused_and_the_first_stays(
 ):
     opened(models, root, "german")
     service = models.service
-    monkeypatch.setattr(side_by_side, "_free_bytes", lambda *_: 1000)
+    monkeypatch.setattr(models, "room", lambda *_: DeviceRoom("", 1000))
     with pytest.raises(ConfigError, match=r"Cannot load the base .*got 0.001 MB of free memory"):
         models.open(Wanted(base=str(tiny_gpt2_dir)), print)
     assert models.service is service

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from nicegui import ui
 
@@ -122,6 +122,15 @@ class Walk:
     def is_at(self, step: Step) -> bool:
         """Return whether a step is still the one that is shown."""
         return self.draft.step == step
+
+    def begin_at(self, step: str) -> None:
+        """Show the step that an address names, if it can be shown; nothing is saved."""
+        if self.is_open(step):
+            self.draft = self.draft.at(step)
+
+    def is_open(self, name: str) -> TypeGuard[Step]:
+        """Return whether a name is that of a step that can be shown now."""
+        return any(name == step and self.is_reachable(step) for step in STEPS)
 
     def is_reachable(self, step: Step) -> bool:
         """Return whether nothing is missing before a step."""

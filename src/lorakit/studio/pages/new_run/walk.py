@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from importlib.resources import files
+from urllib.parse import parse_qs
 
 from nicegui import ui
 
@@ -43,9 +44,10 @@ async def new_run() -> None:
     draft = await asyncio.to_thread(
         _draft_for, current(), query.get("draft", ""), query.get("from", "")
     )
-    ui.navigate.history.replace(f"/new?draft={draft.id}")
+    walk = Walk(current().root, draft)
+    walk.begin_at(query.get("step", ""))
     ui.timer(0.1, lambda: asyncio.to_thread(warm_up), once=True)
-    await _Frame(Walk(current().root, draft)).draw()
+    await _Frame(walk).draw()
 
 
 def _draft_for(studio: Studio, id: str, like: str) -> Draft:
@@ -63,10 +65,11 @@ def _draft_for(studio: Studio, id: str, like: str) -> Draft:
 
 
 class _Frame:
-    """The steps above, the current one, and the way on below."""
+    """The steps above, the current one, and the way on below; each step has its address."""
 
     def __init__(self, walk: Walk):
         self.walk = walk
+        self.address = ""
         walk.on_change = self._draw_ways
         walk.on_step = self._draw_step
 
@@ -74,9 +77,29 @@ class _Frame:
         self.nav = ui.element("nav").classes("walk-steps").props('aria-label="Steps"')
         self.body = ui.element("div").classes("walk-body")
         self.foot = ui.element("div").classes("walk-foot")
+        ui.navigate.history.replace(self._address())
+        self.address = self._address()
+        ui.on("walk-address", lambda event: self._follow(str(event.args)))
+        ui.run_javascript(
+            "addEventListener('popstate', () => emitEvent('walk-address', location.search))"
+        )
         await self._draw_step()
 
+    def _address(self) -> str:
+        return f"/new?draft={self.walk.draft.id}&step={self.walk.draft.step}"
+
+    async def _follow(self, query: str) -> None:
+        """Show the step to which the browser has gone back or forward."""
+        if f"/new{query}" == self.address:  # only the part after # is another
+            return
+        step = parse_qs(query.removeprefix("?")).get("step", [""])[0]
+        self.address = f"/new{query}"
+        await self.walk.go(step if self.walk.is_open(step) else self.walk.draft.step)
+
     async def _draw_step(self) -> None:
+        if self.address != self._address():
+            self.address = self._address()
+            ui.navigate.history.push(self.address)
         self._draw_ways()
         self.body.clear()
         with self.body:

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
-import psutil
 from nicegui import ui
 
 from lorakit.errors import LorakitError, escaped
@@ -45,6 +44,7 @@ class ModelsPart:
         self._state = state
         self._adapters = {each.name: each for each in found if each.problem is None}
         self._shown: object = None
+        self._asked: object = None
         chosen = [
             each.name
             for path in wanted
@@ -136,15 +136,17 @@ class ModelsPart:
         self._cost.clear()
         if base is None:
             return
+        self._asked = asked = object()
         facts = next(
             (self._adapters[name] for name in self._chosen.value), AdapterFacts("", Path())
         )
         bits = None if self._unquantized.value else facts.bits
         takes, name = await asyncio.to_thread(base_bytes, base, facts.dtype, bits), base_name(base)
-        free = psutil.virtual_memory().available
         how = (
             f"in {bits} bits" if bits else f"in {facts.dtype}" if facts.dtype else "as it is saved"
         )
+        if self._asked is not asked:  # another base was chosen meanwhile
+            return
         with self._cost:
             if base == self._state.base:
                 note(f"{name} is in memory; its adapters are exchanged without loading it again.")
@@ -152,13 +154,21 @@ class ModelsPart:
                 note(f"What {name} takes is not known: its weights are not on this machine yet.")
             else:
                 note(
-                    f"{name} takes about {gigabytes(takes)} of memory {how}; {gigabytes(free)} "
-                    "are free. Only one base is in memory at a time."
+                    f"{name} takes about {gigabytes(takes)} of memory {how}. Only one base is in "
+                    "memory at a time."
                 )
-                try:
-                    require_room(base, takes, free)
-                except LorakitError as error:
-                    problem(str(error))
+        if takes is None or base == self._state.base:
+            return
+        try:
+            room = await self._state.room()
+            if self._asked is asked:
+                with self._cost:
+                    where = f" on {room.device}" if room.device else ""
+                    note(f"{gigabytes(room.free_bytes)} are free{where}.")
+                    require_room(base, takes, room.free_bytes)
+        except LorakitError as error:
+            with self._cost:
+                problem(str(error))
 
     def _start(self) -> None:
         self._state.load(self._wanted())

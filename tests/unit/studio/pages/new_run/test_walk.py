@@ -52,3 +52,14 @@ async def test_what_cannot_be_cloned_is_said(user, see):
     await see("it leads out of that folder")
     await user.open("/new?from=nowhere")
     await see("Nothing at 'nowhere'")
+
+
+async def test_an_address_names_a_step_that_nothing_is_missing_before(user, see, open_at, tickets):
+    draft = await open_at("plan", tickets)
+    await user.open(f"/new?draft={draft.id}&step=data")
+    await see("Choose the training data")
+    await user.open(f"/new?draft={draft.id}&step=nowhere")
+    await see("Memory at the peak of a step")
+    draft = await open_at("method", with_values(tickets, {"lora.r": 0}))
+    await user.open(f"/new?draft={draft.id}&step=plan")
+    await see("1 problem to mend first.")

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from fixtures.studio_pages import load
+from lorakit.runs.device_room import DeviceRoom
 
 pytestmark = pytest.mark.anyio
 
@@ -32,3 +33,13 @@ async def test_what_loading_refuses_is_shown_in_its_sentence(user, root, state):
     await user.should_see("base_model_name_or_path of the adapters")
     assert "/other/base" in str(state.error)
     await user.should_see(str(state.error))
+
+
+async def test_the_memory_that_is_free_is_that_of_the_device(user, root, state, monkeypatch):
+    async def room():
+        return DeviceRoom("Some GPU", 1000)
+
+    monkeypatch.setattr(state, "room", room)
+    await user.open("/playground?runs=german")
+    await user.should_see("are free on Some GPU.")
+    await user.should_see("got 0.001 MB of free memory")
