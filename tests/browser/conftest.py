@@ -7,6 +7,7 @@
 Without Chromium or Playwright these tests are skipped; `make browser` installs them.
 """
 
+import json
 import os
 import re
 import shutil
@@ -18,6 +19,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
+from lorakit import train
+from lorakit.training import Recipe
 
 START_S = 60
 CHROMIUM = next(
@@ -87,12 +91,17 @@ def root(tmp_path):
 
 
 @pytest.fixture
-def studio(root, tmp_path, chromium):
+def studio(root, tmp_path, hub, chromium):
     """A studio that has started on `root`."""
     process = StudioProcess(root, tmp_path / "studio.log").start()
     yield process
     if process.process.poll() is None:
         process.kill()
+
+
+@pytest.fixture
+def hub():
+    """The hub that the studio's processes ask; a test file may have one of its own."""
 
 
 @pytest.fixture(scope="module")
@@ -143,3 +152,24 @@ def new_page(chromium):
 def page(new_page):
     """A page of a browser that nobody has admitted yet."""
     return new_page()
+
+
+@pytest.fixture
+def trained(root, tiny_llama_dir, tmp_path):
+    """A run of two steps in the studio's folder."""
+    data = tmp_path / "data.jsonl"
+    examples = [
+        {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]}
+        for q, a in (("what colour is the sky", "blue"), ("what colour is grass", "green")) * 4
+    ]
+    data.write_text("".join(json.dumps(each) + "\n" for each in examples))
+    values = {
+        "model": str(tiny_llama_dir),
+        "task": "CAUSAL_LM",
+        "data": {"train": str(data), "validation_fraction": 0},
+        "lora": {"r": 2},
+        "training": {"max_steps": 2, "per_device_train_batch_size": 4, "use_cpu": True},
+        "output": str(root / "colours"),
+    }
+    train(Recipe.check(values, "the recipe"))
+    return root / "colours"

@@ -8,31 +8,7 @@ import sys
 
 import pytest
 
-from lorakit import train
-from lorakit.training import Recipe
-
 pytestmark = pytest.mark.slow("a run is trained, and a process loads its base")
-
-
-@pytest.fixture
-def trained(root, tiny_llama_dir, tmp_path):
-    """A run of two steps in the studio's folder."""
-    data = tmp_path / "data.jsonl"
-    examples = [
-        {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]}
-        for q, a in (("what colour is the sky", "blue"), ("what colour is grass", "green")) * 4
-    ]
-    data.write_text("".join(json.dumps(each) + "\n" for each in examples))
-    values = {
-        "model": str(tiny_llama_dir),
-        "task": "CAUSAL_LM",
-        "data": {"train": str(data), "validation_fraction": 0},
-        "lora": {"r": 2},
-        "training": {"max_steps": 2, "per_device_train_batch_size": 4, "use_cpu": True},
-        "output": str(root / "colours"),
-    }
-    train(Recipe.check(values, "the recipe"))
-    return root / "colours"
 
 
 def test_a_run_is_tried_voted_on_and_the_vote_is_in_its_file(trained, studio, page):

@@ -100,6 +100,12 @@ class AdapterFacts:
         return self.run or self.directory
 
     @property
+    def is_updates_only(self) -> bool:
+        """Whether it has low-rank updates alone, without a head or biases trained in full."""
+        is_biased = self.settings.get("bias", "none") != "none"
+        return not (self.labels or self.settings.get("modules_to_save") or is_biased)
+
+    @property
     def analysis_folder(self) -> Path:
         """Where `lorakit analyze` writes by default."""
         if self.run is not None:

@@ -72,7 +72,8 @@ def write_mixture(
         made = combine(loaded, used, method, heads_from=heads)  # type: ignore[arg-type]
         with creating_directory(place) as partial:
             write_with_companions(made, partial / "adapter", adapters[heads or next(iter(used))])
-            write_text(partial / _RECIPE, json.dumps({"weights": used, "method": method}) + "\n")
+            about = {"weights": used, "method": method, "heads_from": heads}
+            write_text(partial / _RECIPE, json.dumps(about) + "\n")
         _remove_old(place.parent)
     return place
 
@@ -91,6 +92,19 @@ def read_mixture(place: Path) -> str:
             f"No mixture in {place}: expected one of the last {_KEPT} that were tried. Combine the "
             "adapters again."
         ) from None
+
+
+def labelling_adapter(adapter: Path) -> str | None:
+    """Return the name of the adapter whose labels a mixture gives; None if it is no mixture.
+
+    Args:
+        adapter: Directory of an adapter, which may be that of a mixture.
+    """
+    try:
+        about = read_json_object(adapter.parent / _RECIPE)
+        return str(about.get("heads_from") or next(iter(about["weights"])))
+    except (OSError, ValueError, KeyError, TypeError, StopIteration):
+        return None
 
 
 def mixture_place(root: Path, key: str) -> Path:

@@ -1,5 +1,7 @@
 """Paths below a folder of runs, given by somebody who may only see what is in that folder."""
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from lorakit.errors import ConfigError, MissingFileError, escaped
@@ -41,3 +43,24 @@ def resolve(root: Path, relative: str) -> Path:
             "the list of runs; it may have been moved or deleted."
         )
     return found
+
+
+def joined(paths: Iterable[str]) -> str:
+    r"""Return several paths as one text for an address; `split_paths` takes it apart.
+
+    >>> joined(["a", "b,c", "d\\e"])
+    'a,b\\,c,d\\\\e'
+    """
+    return ",".join(re.sub(r"([\\,])", r"\\\1", path) for path in paths)
+
+
+def split_paths(text: str) -> list[str]:
+    r"""Return the paths that an address names, separated by commas, each once.
+
+    A comma or a backslash in a path has a backslash before it.
+
+    >>> split_paths("a,b\\,c,d\\\\e,,a")
+    ['a', 'b,c', 'd\\e']
+    """
+    found = re.findall(r"(?:\\.|[^\\,])+", text, flags=re.DOTALL)
+    return list(dict.fromkeys(re.sub(r"\\(.)", r"\1", one, flags=re.DOTALL) for one in found))

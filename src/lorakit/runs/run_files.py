@@ -9,7 +9,7 @@ from pathlib import Path
 
 _MOST_FILES = 500
 _LOG_BYTES = 64_000
-"""The end of a log that is shown; the whole file can be downloaded."""
+"""The end of a log that is shown by default; the whole file can be downloaded."""
 _HIDDEN = re.compile(r"(^|/)\.")
 _TERMINAL_CODES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 
@@ -56,13 +56,14 @@ def _place(file: RunFile) -> tuple[int, str]:
 class LogTail:
     """The end of a log file as a terminal would show it."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, most_bytes: int = _LOG_BYTES):
         """Follow a log.
 
         Args:
             path: The file; it may appear later.
+            most_bytes: Bytes at its end that are read.
         """
-        self.path = path
+        self.path, self._most_bytes = path, most_bytes
         self._seen: tuple[int, int] | None = None
 
     def read(self) -> str | None:
@@ -74,9 +75,9 @@ class LogTail:
                 if seen == self._seen:
                     return None
                 self._seen = seen
-                start = max(0, status.st_size - _LOG_BYTES)
+                start = max(0, status.st_size - self._most_bytes)
                 file.seek(start)
-                data = file.read(_LOG_BYTES)
+                data = file.read(self._most_bytes)
         except OSError:
             had_text, self._seen = self._seen is not None, None
             return "" if had_text else None

@@ -17,6 +17,8 @@ from lorakit.runs.run_summary import State, read_facts, state_of
 _WATCHED = ("", "recipe.yaml", "report.md", "predictions.jsonl", "confusion.png")
 """Files of a run, beside its metrics, that change what is known about it; "" is the directory."""
 _DECIDING = ("recipe.yaml", "environment.json", "report.md", "failure.json", "adapter")
+_METRICS_BYTES = 6_000
+"""The end of metrics.jsonl that is shown of a run whose output is in a terminal."""
 _STATE_EVERY = 3
 """Calls of `look` between two looks at processes and the queue."""
 
@@ -30,7 +32,8 @@ class Seen:
     has_files: bool
     """Whether one of its files beside the metrics has appeared, gone or changed."""
     output: str | None
-    """The end of what it has printed, or None if that has not changed."""
+    """The end of what it has printed, or None if that has not changed; the end of metrics.jsonl if
+    it prints to a terminal."""
 
 
 class RunWatch:
@@ -103,9 +106,10 @@ class RunWatch:
             self.state, self.problem = row.state, row.problem
         elif self.directory.is_dir():  # a trial of a search
             self.state, self.problem = state_of(self.directory, read_facts(self.directory))
-        if self.job is not None and (
-            self._output is None or self._output.path != self.job.log_file
-        ):
+        if self.job is None:
+            if self._output is None:
+                self._output = LogTail(self.directory / "metrics.jsonl", _METRICS_BYTES)
+        elif self._output is None or self._output.path != self.job.log_file:
             self._output = LogTail(self.job.log_file)
         return True
 

@@ -9,7 +9,13 @@ from lorakit.adapters import Adapter, combine
 from lorakit.errors import ConfigError, LorakitError, MissingFileError
 from lorakit.runs import mixtures
 from lorakit.runs.adapters import find_adapters
-from lorakit.runs.mixtures import mixture_name, mixture_place, read_mixture, write_mixture
+from lorakit.runs.mixtures import (
+    labelling_adapter,
+    mixture_name,
+    mixture_place,
+    read_mixture,
+    write_mixture,
+)
 
 
 @pytest.fixture
@@ -62,6 +68,8 @@ def test_the_head_is_that_of_one_adapter(tmp_path, adapter_folder):
     made, mood = Adapter.load(place / "adapter"), Adapter.load(adapters["mood"])
     assert all(torch.equal(made.replaced[name], mood.replaced[name]) for name in mood.replaced)
     assert (place / "adapter" / "lorakit.json").is_file()
+    assert labelling_adapter(place / "adapter") == "mood"
+    assert labelling_adapter(adapter_folder / "mood") is None
 
 
 def test_names_of_mixtures(tmp_path):

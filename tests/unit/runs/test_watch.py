@@ -15,10 +15,11 @@ def test_only_what_is_new_is_reported(tmp_path):
     run = write_run(tmp_path / "a", 20)
     watch = RunWatch(RunIndex(tmp_path), "a")
     seen = watch.look()
-    assert (seen.has_metrics, seen.has_files, seen.output) == (True, True, None)
+    assert (seen.has_metrics, seen.has_files) == (True, True)
+    assert '{"event": "step", "step": 20,' in seen.output
     assert watch.state == "interrupted"
     seen = watch.look()
-    assert not (seen.has_metrics or seen.has_files or seen.has_state)
+    assert not (seen.has_metrics or seen.has_files or seen.has_state or seen.output)
     append(run, step_row(21, 1.0))
     assert watch.look().has_metrics
     (run / "report.md").write_text("# a\n")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorakit.errors import ConfigError
 from lorakit.runs.device_room import DeviceRoom, device_room, room_without_torch
+from lorakit.runs.mixtures import labelling_adapter
 from lorakit.runs.votes import (
     Added,
     Subject,
@@ -297,14 +298,14 @@ class Playground:
         said, question, name = answer.label, self.question, answer.candidate.name
         given = (question.text, question.second) if answer.candidate.takes_pairs else question.text
         vote = right_label(given, label, "" if said is None else said.label, name)
-        return vote_file(self.root, "labels", name), [vote]
+        return self._labels_file("labels", name), [vote]
 
     def tag(self, answer: Answer, tags: Sequence[str]) -> tuple[Path, list[Vote]]:
         """Return the vote for the right tags of the words, and its file."""
         words = () if answer.words is None else answer.words.words
         tokens, predicted = [each.word.text for each in words], [each.label for each in words]
         vote = right_tags(tokens, tags, predicted, answer.candidate.name)
-        return vote_file(self.root, "tags", answer.candidate.name), [vote]
+        return self._labels_file("tags", answer.candidate.name), [vote]
 
     async def save(self, found: tuple[Path, list[Vote]]) -> Added:
         """Write votes to their file; see `add_votes` for what may go wrong."""
@@ -325,6 +326,12 @@ class Playground:
             chosen_from=chosen_from or candidate.name,
             rejected_from=rejected_from,
         )
+
+    def _labels_file(self, subject: Subject, name: str) -> Path:
+        """Return the file of an adapter; a mixture's labels are those of one of its adapters."""
+        place = None if self.wanted is None else self.wanted.adapters.get(name)
+        owner = None if place is None else labelling_adapter(place)
+        return vote_file(self.root, subject, owner or name)
 
     def _file(self, candidate: Candidate) -> Path:
         subject: Subject = "chat" if candidate.form == "conversation" else "texts"

@@ -10,6 +10,7 @@ from nicegui import ui
 from lorakit.errors import LorakitError, escaped
 from lorakit.runs import compare as comparison
 from lorakit.runs.compare import ComparedRun
+from lorakit.runs.paths import joined, split_paths
 from lorakit.studio.blocks import card, empty, note, problem, table
 from lorakit.studio.chart_options import scatter_option
 from lorakit.studio.charts import Chart, LineChart
@@ -22,8 +23,8 @@ _MOST_RUNS = 24
 
 @page("/compare", "Compare")
 async def compare(runs: str = "") -> None:
-    """Compare the runs whose paths are given, separated by commas."""
-    names = list(dict.fromkeys(name for name in runs.split(",") if name))
+    """Compare the runs whose paths are given, separated by commas; see `split_paths`."""
+    names = split_paths(runs)
     _show_choice(names, await asyncio.to_thread(_run_names))
     if not names:
         return
@@ -78,7 +79,7 @@ def _show_choice(names: list[str], all_names: list[str]) -> None:
 
 
 def _query(names: list[str]) -> str:
-    return urlencode({"runs": ",".join(names)})
+    return urlencode({"runs": joined(names)})
 
 
 def _run_names() -> list[str]:

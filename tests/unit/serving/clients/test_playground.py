@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from lorakit.errors import ConfigError, DataError, MissingFileError
+from lorakit.runs.mixtures import write_mixture
 from lorakit.runs.votes import read_votes
 from lorakit.serving.clients.candidates import Question, Wanted
 from lorakit.serving.clients.playground import Playground
@@ -101,6 +102,20 @@ def test_labels_and_tags_are_corrected_in_a_file_of_their_adapter(playing, root)
         words = said["tags"].words.words
         added = await playground.save(playground.tag(said["tags"], ["O"] * len(words)))
         assert read_votes(added.file)[0]["tokens"] == ["what", "colour", "is", "the", "sky"]
+
+    playing(steps)
+
+
+def test_labels_of_a_mixture_go_to_the_adapter_that_has_them(playing, root):
+    async def steps(playground):
+        weights = {"mood": 0.7}
+        place = write_mixture(root, {"mood": root / "mood"}, weights, heads_from="mood") / "adapter"
+        playground.load(Wanted(adapters={"0.7 mood": place}))
+        await ended(lambda: playground.loading is None)
+        said = await ask(playground)
+        added = await playground.save(playground.label(said["0.7 mood"], "good"))
+        assert added.file == root / "preferences" / "mood" / "labels.jsonl"
+        assert read_votes(added.file)[0]["predicted_by"] == "0.7 mood"
 
     playing(steps)
 

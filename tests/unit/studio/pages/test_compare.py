@@ -1,9 +1,12 @@
 """Compare: curves on each other, what differs, field against metric."""
 
+from urllib.parse import urlencode
+
 import pytest
 from nicegui import ui
 
 from fixtures.written_runs import RECIPE, write_run
+from lorakit.runs.paths import joined
 from lorakit.studio.pages.compare import _MOST_RUNS
 
 pytestmark = pytest.mark.anyio
@@ -46,6 +49,14 @@ async def test_a_damaged_run_is_named(user, studio):
     write_run(studio.root / "a", recipe="model: [")
     await user.open("/compare?runs=a")
     await user.should_see(str(studio.root / "a" / "recipe.yaml"))
+
+
+async def test_a_comma_is_part_of_a_path(user, studio):
+    write_run(studio.root / "r 4, small")
+    write_run(studio.root / "b", recipe=RECIPE.replace("r: 4", "r: 64"))
+    await user.open("/compare?" + urlencode({"runs": joined(["r 4, small", "b"])}))
+    await user.should_see("r 4, small")
+    await user.should_see("A field against a metric")
 
 
 async def test_too_many_runs_are_refused(user, studio):

@@ -11,6 +11,7 @@ from nicegui import ui
 from lorakit.errors import LorakitError
 from lorakit.files.disks import size_text
 from lorakit.runs.adapters import AdapterFacts, Analysis, read_analysis, shown_setting
+from lorakit.runs.paths import joined
 from lorakit.studio.blocks import Text, card, note, problem
 from lorakit.studio.context import Studio
 from lorakit.studio.names import base_name
@@ -45,9 +46,9 @@ async def draw_contents(studio: Studio, adapter: AdapterFacts, commands: Command
             if key not in _HIDDEN:
                 _fact(key, shown_setting(value))
     with ui.element("div").classes("flex-row gap-2"):
-        ui.link("Try it in the playground", f"/playground?runs={quote(adapter.name)}").classes(
-            "button"
-        )
+        ui.link(
+            "Try it in the playground", f"/playground?runs={quote(joined([adapter.name]))}"
+        ).classes("button")
     area = ui.element("div").classes("flex-col gap-4")
 
     async def show() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from nicegui import ui
 
 from lorakit.runs.adapters import AdapterFacts
@@ -23,6 +25,9 @@ _FORMATS = {
     "gguf": "gguf: one file for llama.cpp",
     "loralib": "loralib: a state dict",
 }
+_UPDATES_ONLY = ("portable", "gguf")
+"""Formats without a place for a head that was trained in full."""
+
 _ENDINGS = {"gguf": ".gguf", "loralib": ".safetensors"}
 
 
@@ -30,9 +35,14 @@ def draw_writing(studio: Studio, adapter: AdapterFacts, commands: CommandsPart) 
     """Draw the cards that write an adapter in another form."""
     name = adapter.name.rpartition("/")[2]
     place = str(adapter.place)
+    formats = {
+        kind: text
+        for kind, text in _FORMATS.items()
+        if adapter.is_updates_only or kind not in _UPDATES_ONLY
+    }
     with ui.element("div").classes("grid-2"):
         _draw_merging(studio, name, place, commands)
-        _draw_converting(studio, name, place, commands)
+        _draw_converting(studio, name, place, formats, commands)
         _draw_exporting(studio, name, place, commands)
 
 
@@ -51,11 +61,19 @@ def _draw_merging(studio: Studio, name: str, place: str, commands: CommandsPart)
         ui.button("Merge", on_click=telling(merge))
 
 
-def _draw_converting(studio: Studio, name: str, place: str, commands: CommandsPart) -> None:
+def _draw_converting(
+    studio: Studio, name: str, place: str, formats: Mapping[str, str], commands: CommandsPart
+) -> None:
     with card("Convert"):
         note("Writes the adapter in another format, or with another rank.")
-        kind = ui.select(_FORMATS, value="portable", label="Format").classes("w-full")
-        target = ui.input("New directory or file", value=f"{name}-portable").classes("w-full")
+        if len(formats) < len(_FORMATS):
+            note(
+                "Its head was trained in full, for which portable and gguf have no place: merge it "
+                "for such readers."
+            )
+        first = "portable" if "portable" in formats else "peft"
+        kind = ui.select({**formats}, value=first, label="Format").classes("w-full")
+        target = ui.input("New directory or file", value=f"{name}-{first}").classes("w-full")
         kind.on_value_change(
             lambda event: target.set_value(f"{name}-{event.value}{_ENDINGS.get(event.value, '')}")
         )

@@ -80,7 +80,12 @@ class _DataStep:
                 self.preview = ui.element("div").classes("walk-preview")
         await self._draw_files()
         self._draw_mapping()
-        background_tasks.create(self.show_preview())
+        train = self.walk.value("data.train")
+        if isinstance(train, str) and not self.walk.value("task"):
+            # The base with which the file could not be read may be another one now.
+            background_tasks.create(self.choose(train))
+        else:
+            background_tasks.create(self.show_preview())
 
     async def _draw_files(self) -> None:
         found = await asyncio.to_thread(find_data, self.walk.root)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from lorakit.runs.adapters import find_adapters
+from lorakit.runs.paths import split_paths
 from lorakit.studio.context import current
 from lorakit.studio.frame import page
 from lorakit.studio.live import every
@@ -22,12 +23,12 @@ async def playground(runs: str = "", mixture: str = "") -> None:
     """Try models on a text.
 
     Args:
-        runs: Paths of runs or adapters below the folder, separated by commas.
+        runs: Paths of runs or adapters below the folder, separated by commas; see `split_paths`.
         mixture: Name of a mixture that the page of adapters has made.
     """
     studio = current()
     state = playground_of(studio)
-    wanted = [studio.path(name) for name in runs.split(",") if name]
+    wanted = [studio.path(name) for name in split_paths(runs)]
     found = await asyncio.to_thread(find_adapters, studio.root)
     models = ModelsPart(studio, state, found, wanted, mixture)
     question = QuestionPart(state)

@@ -60,7 +60,11 @@ class _RunView:
         self._curves = Curves()
         self._results = ui.element("div").classes("flex-col gap-4")
         with _section("Log"):
-            self._no_log = Text("p", "The run was not started here; its terminal has its output.")
+            self._no_log = Text(
+                "p",
+                "This run was not started here: what it prints is in its terminal alone. These are "
+                "the last lines of its metrics.jsonl.",
+            ).classes("note")
             self._log = Text("pre", "").classes("log").props("tabindex=0")
         with _section("Files"):
             self._files = ui.element("div")
@@ -89,7 +93,6 @@ class _RunView:
         if seen.output is not None:
             self._log.set_text(escaped(seen.output, keep="\n"))
         self._no_log.set_visibility(self._watch.job is None)
-        self._log.set_visibility(self._watch.job is not None)
 
     def _show_problems(self) -> None:
         log_problem = self._watch.log.problem

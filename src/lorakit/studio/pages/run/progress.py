@@ -10,6 +10,7 @@ from nicegui import ui
 
 from lorakit.errors import LorakitError
 from lorakit.runs.metric_log import MetricLog, kept_metrics
+from lorakit.runs.paths import joined
 from lorakit.runs.process import stop_run
 from lorakit.runs.queue import RunQueue
 from lorakit.runs.run_detail import RunDetail
@@ -93,10 +94,10 @@ class Progress:
         self._links = {
             name: ui.link(name, target).classes("button button-quiet")
             for name, target in (
-                ("Try it", f"/playground?{urlencode({'runs': path})}"),
+                ("Try it", f"/playground?{urlencode({'runs': joined([path])})}"),
                 ("Clone", f"/new?{urlencode({'from': path})}"),
                 ("Continue from it", f"/new?{urlencode({'continue': path})}"),
-                ("Compare", f"/compare?{urlencode({'runs': path})}"),
+                ("Compare", f"/compare?{urlencode({'runs': joined([path])})}"),
             )
         }
 
