@@ -60,8 +60,23 @@ def cpu_memory() -> int:
 
 
 def process_bytes() -> int:
-    """Return the resident memory of this process: before a model, Python and its libraries."""
-    return psutil.Process().memory_info().rss
+    """Return the resident memory of this process: before a model, Python and its libraries.
+
+    Linux counts pages of the libraries' files for a fork only once it has touched them; such a
+    process gets those of the program that it is a fork of.
+    """
+    here = psutil.Process()
+    memory = here.memory_info()
+    shared = getattr(memory, "shared", None)  # Linux alone tells
+    if shared is None:
+        return memory.rss
+    try:
+        parent = here.parent()
+        is_fork = parent is not None and parent.exe() == here.exe()
+        of_parent = parent.memory_info().shared if parent is not None and is_fork else 0
+    except psutil.Error:  # it has just ended, or belongs to another user
+        of_parent = 0
+    return memory.rss - shared + max(shared, of_parent)
 
 
 def _gpu_memory(device: torch.device) -> int | None:

@@ -20,7 +20,12 @@ from typing import Any, Generic, ParamSpec, TypeVar
 from lorakit.errors import LorakitError, StoppedError, first_line
 from lorakit.libraries.logs import muting_libraries
 
-_LIBRARIES = ("lorakit.planning.alternatives", "lorakit.training.recognition", "trl", "datasets")
+_LIBRARIES = (
+    *("lorakit.planning.alternatives", "lorakit.training.recognition", "trl", "datasets"),
+    *("sklearn.metrics", "matplotlib.figure", "torch.utils.tensorboard"),
+)
+"""The last ones are imported by a run that trains; the memory of a plan counts them so."""
+
 _MUTED = ("transformers", "datasets", "trl", "accelerate", "torch", "huggingface_hub")
 _FORKS = "forkserver" in multiprocessing.get_all_start_methods()
 

@@ -1,3 +1,7 @@
+import os
+
+import psutil
+import pytest
 import torch
 
 from lorakit.planning import machine_memory
@@ -23,3 +27,17 @@ def test_nothing_is_known_of_a_device_that_is_not_here():
     if not torch.cuda.is_available():
         assert device_memory(torch.device("cuda")) is None
     assert device_memory(torch.device("meta")) is None
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks on this system")
+def test_a_fork_counts_the_libraries_that_its_parent_has_loaded():
+    receiving, sending = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(sending, f"{process_bytes()} {psutil.Process().memory_info().rss}".encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    counted, resident = map(int, os.read(receiving, 99).split())
+    here = psutil.Process().memory_info()
+    assert resident <= counted  # Linux leaves out what is in files
+    assert counted == pytest.approx(here.rss, rel=0.05)
