@@ -12,6 +12,7 @@ from lorakit.config import Count, LoraConfig, QuantizationConfig, StrictConfig, 
 from lorakit.config.problems import short_repr
 from lorakit.errors import ConfigError, MissingFileError, did_you_mean, first_few
 from lorakit.recipes import yaml_text
+from lorakit.recipes.frozen_part_section import FrozenPartConfig
 from lorakit.recipes.search_sections import SearchConfig, StudyConfig
 
 _MAY_BE_LEFT_BLANK = ("lora", "training")
@@ -185,6 +186,9 @@ class Recipe(StrictConfig):
 
     float32_small_parameters: bool = False
     """Whether to keep 1-D parameters (norms, biases) in float32 on a 16-bit base."""
+
+    frozen_part: FrozenPartConfig = FrozenPartConfig()
+    """How the blocks below the first adapted one are computed."""
 
     training: dict[str, Any] = {}
     """Any field of the task's training arguments, `early_stopping_patience` (evaluations without
