@@ -4,10 +4,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lorakit.recipes.frozen_part_section import FrozenPartConfig
 from lorakit.training import Recipe, train
-from lorakit.training.frozen_part import cached_forward, frozen_part_once
-from lorakit.training.frozen_part.cached_forward import caching_frozen_part
+from lorakit.training.frozen_part import cached_forward
 
 UPPER = {"r": 2, "lora_dropout": 0.1, "target_modules": "all-linear", "layers_to_transform": [1]}
 EPOCHS = {"num_train_epochs": 3, "max_steps": -1}
@@ -93,9 +91,7 @@ def test_a_model_that_gives_another_loss_from_kept_outputs_keeps_none(run, monke
     assert_same(got, expected)
 
 
-def test_dropout_below_is_off_unless_the_recipe_leaves_it_on(
-    tiny_bert_dir, cls_csv, tmp_path
-):
+def test_dropout_below_is_off_unless_the_recipe_leaves_it_on(tiny_bert_dir, cls_csv, tmp_path):
     found = {}
     for dropout in (False, True):
         notes = []
@@ -126,9 +122,3 @@ def test_a_recipe_without_frozen_blocks_says_nothing(recipe):
     notes = []
     train(made, on_event=lambda name, event: notes.extend(event.get("notes", ())))
     assert not any("frozen" in note for note in notes)
-
-
-def test_the_section_is_read_strictly():
-    assert FrozenPartConfig().cache_bytes == 4_000_000_000
-    assert callable(frozen_part_once) and callable(caching_frozen_part)
-    assert Recipe.model_fields["frozen_part"].annotation is FrozenPartConfig
