@@ -1,4 +1,4 @@
-"""What a run that starts from an adapter trains: the adapter's configuration, and the recipe's keys."""
+"""What a run that starts from an adapter trains: the adapter's settings and the recipe's."""
 
 import pytest
 
