@@ -22,7 +22,6 @@ from lorakit.training import Recipe, evaluate, train
 from lorakit.training.preview import dry_run
 from lorakit.training.setup import prepare
 
-
 pytestmark = pytest.mark.filterwarnings(
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
 )

@@ -18,6 +18,7 @@ from pydantic import (
 from lorakit.config import Count, LoraConfig, QuantizationConfig, StrictConfig, TaskType
 from lorakit.config.problems import short_repr
 from lorakit.errors import ConfigError, MissingFileError, did_you_mean, first_few
+from lorakit.libraries.hub import is_hub_id
 from lorakit.recipes import yaml_text
 from lorakit.recipes.overrides import apply_overrides, section_at
 from lorakit.recipes.search_sections import SearchConfig, StudyConfig
@@ -298,7 +299,9 @@ class Recipe(StrictConfig):
         """Return the recipe with absolute paths of local models, adapters and data."""
         data = {key: _absolute(getattr(self.data, key)) for key in ("train", "validation")}
         changes: dict[str, Any] = {"data": self.data.model_copy(update=data)}
-        changes |= {key: _absolute(getattr(self, key)) for key in ("model", "start_from")}
+        changes["model"] = _absolute(self.model)
+        if self.start_from is not None and not is_hub_id(self.start_from):
+            changes["start_from"] = str(Path(self.start_from).absolute())  # it may be gone by now
         return self.model_copy(update=changes)
 
     def to_yaml(self) -> str:

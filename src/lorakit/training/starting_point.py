@@ -18,6 +18,7 @@ from lorakit.adapters.lineage import Ancestor, Lineage, adapter_sha256
 from lorakit.adapters.operations.reparametrize import outline_of, reparametrize_adapter
 from lorakit.adapters.peft_files.files import CONFIG_FILE, WEIGHTS_FILE
 from lorakit.config import LoraConfig, QuantizationConfig
+from lorakit.data.chat import read_template
 from lorakit.errors import (
     AdapterFileError,
     AdapterMismatchError,
@@ -42,6 +43,9 @@ from lorakit.training.same_selection import require_same_selection
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerBase
+
+
+_TEMPLATE_FILE = "chat_template.jinja"
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,10 @@ class StartingPoint:
             settings=settings,
             tokenizer=companions if (companions / TOKENIZER_FILE).is_file() else None,
             sha256=adapter_sha256(directory),
-            about=tuple(_quantization_notes(recipe, settings, was_loftq)),
+            about=(
+                *_quantization_notes(recipe, settings, was_loftq),
+                *_training_notes(recipe, companions, first_recipe),
+            ),
         )
 
     @property
@@ -314,6 +321,23 @@ def _quantization_notes(recipe: Recipe, settings: InferenceSettings, was_loftq: 
         f"The adapter was trained on a base in {_storage(before)}, and is trained on here with one "
         f"in {_storage(now)}."
     ]
+
+
+def _training_notes(recipe: Recipe, companions: Path, first_recipe: Recipe | None) -> list[str]:
+    """Return notes on the template and on slices, which are not as in the parent's training."""
+    notes: list[str] = []
+    template, file = recipe.training.get("chat_template_path"), companions / _TEMPLATE_FILE
+    if (
+        template is not None
+        and file.is_file()
+        and read_template(template) != file.read_text(encoding="utf-8")
+    ):
+        notes.append("training.chat_template_path replaces the chat template of the adapter.")
+    if first_recipe is not None and first_recipe.lora.enable_lora:
+        notes.append(
+            "Files do not record lora.enable_lora: every slice of its fused matrices is trained."
+        )
+    return notes
 
 
 def _storage(quantization: QuantizationConfig | None) -> str:
