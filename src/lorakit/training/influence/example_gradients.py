@@ -42,7 +42,8 @@ class ExampleLosses:
 
     def gradients(self, example: dict[str, Any]) -> dict[str, Tensor]:
         """Return the gradients of the mean loss of an example, by the name of the tensor."""
-        loss = self._trainer.step.share(self._model, self._batch(example)).loss
+        with torch.enable_grad():  # also in a pass that computes with the gradients alone
+            loss = self._trainer.step.share(self._model, self._batch(example)).loss
         found = torch.autograd.grad(loss, list(self._factors.values()), materialize_grads=True)
         return {name: g.detach() for name, g in zip(self._factors, found, strict=True)}
 
