@@ -29,6 +29,7 @@ from lorakit.recipes.directory_lock import LOCK_NAME, locking_directory
 from lorakit.recipes.numerics import changed_numerics, cpu_notes
 from lorakit.recipes.recipe import Recipe
 from lorakit.recipes.run_directory import RunDirectory
+from lorakit.training import run_lineage
 from lorakit.training.arguments import batch_notes
 from lorakit.training.callbacks import (
     EventHandler,
@@ -144,7 +145,8 @@ def train(
         check = _require_resumable if resume else None
         recorded = run_on_all(lambda: with_recorded_dtype(recipe, emit)) if resume else recipe
         with explaining_disk_errors(Path(recipe.output)):
-            setup = prepare(recorded, emit, check=check, shared_base=shared_base)
+            kept = RunDirectory(Path(recipe.output)).start_from if resume else None
+            setup = prepare(recorded, emit, check=check, shared_base=shared_base, kept_start=kept)
             run = _open_run(setup, resume, emit, held, planned_bytes)
         stop = stop or StopRequest()
         with (
@@ -191,13 +193,24 @@ def _create(
     setup: Setup, held: ExitStack, planned_bytes: int | None
 ) -> tuple[_OpenRun, dict[str, Any]]:
     path = Path(setup.recipe.output)
-    facts: dict[str, Any] = {KEY: example_digests(setup.encoded), "processes": process_count()}
+    facts = _first_facts(setup)
     if setup.dtype_choice is not None:
         facts["dtype"] = setup.dtype_choice.facts()
     if planned_bytes is not None:
         facts["planned_bytes"] = planned_bytes
-    run = _OpenRun(RunDirectory.create(path, setup.recipe, held, facts), None, is_new=True)
+    copy_start = None if setup.start is None else setup.start.copy_to
+    directory = RunDirectory.create(path, setup.recipe, held, facts, copy_start)
+    run = _OpenRun(directory, None, is_new=True)
     return run, {"path": path, "resumed_from": None, "removed": {}, "note": None}
+
+
+def _first_facts(setup: Setup) -> dict[str, Any]:
+    """Return what environment.json says about a run from its first step on."""
+    return {
+        KEY: example_digests(setup.encoded),
+        "processes": process_count(),
+        run_lineage.KEY: run_lineage.lineage_of(setup).model_dump(mode="json"),
+    }
 
 
 def _reopen(setup: Setup) -> tuple[_OpenRun, dict[str, Any]]:
@@ -211,14 +224,15 @@ def _reopen(setup: Setup) -> tuple[_OpenRun, dict[str, Any]]:
     directory.write_recipe(setup.recipe)
     directory.report_file.unlink(missing_ok=True)
     directory.failure_file.unlink(missing_ok=True)
-    digests = example_digests(setup.encoded)
+    parent = None if setup.start is None else setup.start.changed_note()
     if checkpoint is None:
-        note = "There is no complete checkpoint; starting from the beginning."
-        directory.write_environment({KEY: digests, "processes": process_count()})
+        changes = ("There is no complete checkpoint; starting from the beginning.", parent)
+        directory.write_environment(_first_facts(setup))
     else:
         file = directory.environment_file
-        changes = (changed_examples(file, digests), changed_numerics(file))
-        note = " ".join(filter(None, changes)) or None
+        examples = changed_examples(file, example_digests(setup.encoded))
+        changes = (examples, changed_numerics(file), parent)
+    note = " ".join(filter(None, changes)) or None
     event = {"path": path, "resumed_from": checkpoint, "removed": removed, "note": note}
     return _OpenRun(directory, checkpoint, is_new=False), event
 
@@ -345,7 +359,8 @@ def _save_trained_adapter(adapter: Adapter, setup: Setup, run: RunDirectory) -> 
     with replacing_directory(run.adapter, last=(WEIGHTS_FILE, CONFIG_FILE)) as partial:
         adapter.save(partial)
         setup.tokenizer.save_pretrained(partial)
-        save_settings(partial, setup.task.task_type, setup.labels, setup.encoded)
+        lineage = run_lineage.recorded_lineage(run.environment_file)
+        save_settings(partial, setup.task.task_type, setup.labels, setup.encoded, lineage)
 
 
 def _best_step(trainer: Trainer) -> int | None:
