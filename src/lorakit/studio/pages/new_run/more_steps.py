@@ -1,9 +1,10 @@
-"""Train a run on, with more epochs or steps: what `lorakit train --resume` offers."""
+"""Train a run on: with more epochs or steps, as `lorakit train --resume` does, or in a new run."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Any
+from urllib.parse import urlencode
 
 from nicegui import ui
 
@@ -57,10 +58,20 @@ class _MoreSteps:
                 self.start = ui.button("Train on", on_click=self.begin).props("unelevated no-caps")
             note(
                 "Base, data and every other setting stay as they are; the learning rate follows "
-                "the schedule of the longer run. An adapter cannot be trained on with other data: "
-                "begin a run like this one for that."
+                "the schedule of the longer run."
             )
-            ui.link("A new run like this one", f"/new?from={self.relative}")
+        with card("Other data or settings"):
+            note(
+                "A new run may begin with this adapter instead (start_from), or with a new one; "
+                "this run stays as it is."
+            )
+            with ui.element("div").classes("flex-row gap-2"):
+                ways = {"A new run like this one": "from"}
+                if self.is_finished:
+                    ways = {"A new run from its adapter": "start"} | ways
+                for name, key in ways.items():
+                    link = ui.link(name, f"/new?{urlencode({key: self.relative})}")
+                    link.classes("button button-quiet")
         self._draw_command()
 
     @property

@@ -11,6 +11,7 @@ from nicegui import ui
 
 from lorakit.errors import MissingFileError
 from lorakit.recipes.run_directory import RunDirectory
+from lorakit.recipes.yaml_edits import UNSET, with_values
 from lorakit.runs.drafts import STEPS, Draft, Step, load_draft, new_draft, save_draft
 from lorakit.runs.new_recipe import recipe_like
 from lorakit.runs.warm_process import warm_up
@@ -42,7 +43,7 @@ async def new_run() -> None:
         await more_steps.draw(current(), query["continue"])
         return
     draft = await asyncio.to_thread(
-        _draft_for, current(), query.get("draft", ""), query.get("from", "")
+        _draft_for, current(), *(query.get(key, "") for key in ("draft", "from", "start"))
     )
     walk = Walk(current().root, draft)
     walk.begin_at(query.get("step", ""))
@@ -50,18 +51,27 @@ async def new_run() -> None:
     await _Frame(walk).draw()
 
 
-def _draft_for(studio: Studio, id: str, like: str) -> Draft:
-    """Return the draft that an address names: a saved one, one like a run, or a new one."""
+def _draft_for(studio: Studio, id: str, like: str, start: str) -> Draft:
+    """Return the draft that an address names.
+
+    Args:
+        studio: The studio.
+        id: Id of a saved draft.
+        like: Run whose recipe it begins with.
+        start: Run whose recipe and adapter it begins with.
+    """
     if id:
         try:
             return load_draft(studio.root, id)
         except MissingFileError:
             return new_draft()
-    if not like:
+    if not (like or start):
         return new_draft()
-    recipe = RunDirectory.open(studio.path(like)).recipe()
-    output = free_output(studio.root, recipe.output)
-    return save_draft(studio.root, new_draft(recipe_like(recipe, output), step="method"))
+    recipe = RunDirectory.open(studio.path(like or start)).recipe()
+    text = recipe_like(recipe, free_output(studio.root, recipe.output))
+    if start:  # the adapter says what is adapted, and how
+        text = with_values(text, {"start_from": start, "lora": UNSET})
+    return save_draft(studio.root, new_draft(text, step="data" if start else "method"))
 
 
 class _Frame:

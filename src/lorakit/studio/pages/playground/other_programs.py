@@ -41,10 +41,10 @@ class OtherProgramsPart:
                 "While they are in memory, these models also answer OpenAI's protocol at this "
                 "address. Whoever has the key can ask them."
             )
-            with ui.element("dl").classes("facts"):
+            with ui.element("div").classes("grid-2"):
                 for name, text in (("Address", self._url), ("Key", self._key)):
-                    Text("dt", name)
-                    with ui.element("dd"):
+                    with ui.element("div"):
+                        Text("h3", name)
                         copyable(text, f"the {name.lower()}")
             self._draw_choice()
 

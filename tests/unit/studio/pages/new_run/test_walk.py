@@ -63,3 +63,14 @@ async def test_an_address_names_a_step_that_nothing_is_missing_before(user, see,
     draft = await open_at("method", with_values(tickets, {"lora.r": 0}))
     await user.open(f"/new?draft={draft.id}&step=plan")
     await see("1 problem to mend first.")
+
+
+async def test_a_second_round_begins_with_the_adapter_of_a_run(user, studio, see, tickets):
+    recipe = check_text(tickets, "r").recipe
+    RunDirectory.create(studio.root / "runs" / "a", recipe)
+    await user.open("/new?start=runs/a")
+    await see("Choose the training data")
+    (draft,) = recent_drafts(studio.root)
+    second = check_text(draft.text, "r").recipe
+    assert (second.start_from, second.output) == ("runs/a", "runs/a-2")
+    assert "lora" not in second.model_fields_set
