@@ -3,9 +3,9 @@
 import json
 import shutil
 
+import peft
 import pytest
 import torch
-from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
@@ -110,7 +110,7 @@ def test_a_second_round_is_read_by_peft_and_names_its_parents(done, second):
     assert "Lineage" in shown and first.sha256 in shown and done[0].run_dir.name in shown
 
     base = AutoModelForCausalLM.from_pretrained(second().model)
-    with_peft = PeftModel.from_pretrained(base, third.adapter_path)
+    with_peft = peft.PeftModel.from_pretrained(base, third.adapter_path)
     ours = load_for_inference(third.run_dir)
     assert torch.allclose(logits_of(with_peft), logits_of(ours.model), atol=1e-5)
     assert evaluate(third.run_dir)["eval_loss"] == pytest.approx(third.metrics["eval_loss"])
@@ -342,3 +342,22 @@ def test_the_reference_of_a_preference_loss_is_the_parent(done, second):
     reference = Adapter.from_model(setup.model, "reference")
     for path, pair in before.factors.items():
         assert all(map(torch.equal, pair, reference.factors[path]))
+
+
+def test_a_file_of_pefts_pissa_is_trained_on_in_its_form(second, tmp_path, tiny_llama_dir):
+    settings = peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights="pissa")
+    base = AutoModelForCausalLM.from_pretrained(tiny_llama_dir)
+    theirs = peft.get_peft_model(base, settings)
+    with torch.no_grad():
+        for name, parameter in theirs.named_parameters():
+            if "lora_B" in name:
+                parameter.mul_(1.5)
+    theirs.save_pretrained(tmp_path / "theirs")
+    made = second("x", start_from=str(tmp_path / "theirs"), training={"max_steps": 2})
+    setup = prepare(made, ignore)
+    assert torch.allclose(logits_of(setup.model), logits_of(theirs), atol=1e-4)
+    assert plan(made, device="cpu").trainable == dry_run(made).parameter_count.trainable
+    with pytest.raises(ConfigError, match="with which the update depends on the base"):
+        prepare(second("x", start_from=made.start_from, lora={"r": 1}), ignore)
+    result = train(made)
+    assert Adapter.load(result.adapter_path).config.r == 4  # B A - B0 A0
