@@ -20,6 +20,7 @@ from lorakit.config.problems import short_repr
 from lorakit.errors import ConfigError, MissingFileError, did_you_mean, first_few
 from lorakit.libraries.hub import is_hub_id
 from lorakit.recipes import yaml_text
+from lorakit.recipes.frozen_part_section import FrozenPartConfig
 from lorakit.recipes.overrides import apply_overrides, section_at
 from lorakit.recipes.search_sections import SearchConfig, StudyConfig
 
@@ -195,6 +196,9 @@ class Recipe(StrictConfig):
 
     float32_small_parameters: bool = False
     """Whether to keep 1-D parameters (norms, biases) in float32 on a 16-bit base."""
+
+    frozen_part: FrozenPartConfig = FrozenPartConfig()
+    """How the blocks below the first adapted one are computed."""
 
     training: dict[str, Any] = {}
     """Any field of the task's training arguments, `early_stopping_patience` (evaluations without

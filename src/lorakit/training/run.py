@@ -40,6 +40,7 @@ from lorakit.training.callbacks import (
 )
 from lorakit.training.evaluation_metrics import PEAK_MEMORY, TOKENS_PER_S, final_metrics
 from lorakit.training.example_digests import KEY, changed_examples, example_digests
+from lorakit.training.frozen_part import frozen_part_once
 from lorakit.training.out_of_room import explaining_disk_errors, explaining_memory_errors
 from lorakit.training.peak_memory import PeakMemory
 from lorakit.training.report import MemoryFacts, RunFacts, write_report
@@ -285,17 +286,19 @@ def _fit(
         computing = cpu_notes(setup.arguments.device)
         padding = padding_notes(setup.encoded.train, setup.arguments)
         keep_predictions(setup, trainer)
-        trainer_notes = (*notes, *padding, *computing, *getattr(trainer, "notes", ()))
-        if trainer_notes:
-            emit("notes", {"notes": trainer_notes})
-        output = trainer.train(
-            resume_from_checkpoint=None if run.checkpoint is None else str(run.checkpoint)
-        )
-        unreached_notes = tuple(filter(None, [unreached.note()]))
-        if unreached_notes:
-            emit("notes", {"notes": unreached_notes})
-        metrics = final_metrics(trainer)
-        predicted = final_predictions(setup, trainer)
+        with frozen_part_once(trainer, setup.recipe.frozen_part, setup.encoded.train) as frozen:
+            own = getattr(trainer, "notes", ())
+            trainer_notes = (*notes, *padding, *computing, *frozen, *own)
+            if trainer_notes:
+                emit("notes", {"notes": trainer_notes})
+            output = trainer.train(
+                resume_from_checkpoint=None if run.checkpoint is None else str(run.checkpoint)
+            )
+            unreached_notes = tuple(filter(None, [unreached.note()]))
+            if unreached_notes:
+                emit("notes", {"notes": unreached_notes})
+            metrics = final_metrics(trainer)
+            predicted = final_predictions(setup, trainer)
     wall_s = run_on_main(lambda: recorder.wall_s)
     adapter = trained_adapter(setup.model)
     require_sound(adapter, output.global_step)
