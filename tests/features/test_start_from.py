@@ -198,8 +198,9 @@ def test_the_base_must_be_that_of_the_parent(done, second, tiny_llama_dir, tmp_p
     some = next(name for name in weights if name.endswith("q_proj.weight"))
     weights[some][0, 0] += 1
     save_file(weights, other / "model.safetensors", {"format": "pt"})
-    with pytest.raises(AdapterMismatchError, match="was trained on other weights than those of"):
-        prepare(second(model=str(other)), ignore)
+    for fails in (lambda made: prepare(made, ignore), lambda made: plan(made, device="cpu")):
+        with pytest.raises(AdapterMismatchError, match="was trained on other weights than those"):
+            fails(second(model=str(other)))
 
     settings = InferenceSettings.load(done[0].adapter_path)
     unknown = tmp_path / "unknown"
@@ -217,10 +218,11 @@ def test_a_base_of_other_shapes_is_refused_with_both_shapes(second, tmp_path, ti
     config.head_dim *= 2
     LlamaForCausalLM(config).save_pretrained(tmp_path / "wide")
     AutoTokenizer.from_pretrained(tiny_llama_dir).save_pretrained(tmp_path / "wide")
-    with pytest.raises(AdapterMismatchError) as caught:
-        prepare(second(model=str(tmp_path / "wide")), ignore)
-    assert "does not fit model" in str(caught.value) and tiny_llama_dir in str(caught.value)
-    assert "lora_A has shape (2, " in str(caught.value)
+    for fails in (lambda made: prepare(made, ignore), lambda made: plan(made, device="cpu")):
+        with pytest.raises(AdapterMismatchError) as caught:
+            fails(second(model=str(tmp_path / "wide")))
+        assert "does not fit model" in str(caught.value) and tiny_llama_dir in str(caught.value)
+        assert "lora_A has shape (2, " in str(caught.value)
 
 
 def test_what_is_no_adapter_or_for_another_task_is_refused(second, tmp_path, done, recipe_of):
