@@ -101,7 +101,7 @@ def test_a_second_round_is_read_by_peft_and_names_its_parents(done, second):
     (first,) = settings.lineage.parents
     assert first.name == str(done[0].run_dir) and first.data == parent.lineage.data
     assert settings.lineage.base_digest == parent.lineage.base_digest is not None
-    assert f"from the adapter `{done[0].run_dir}` on" in result.files[1].read_text()
+    assert f"starting from the adapter `{done[0].run_dir}`." in result.files[1].read_text()
 
     third = train(second("third", start_from=str(result.run_dir)))
     parents = InferenceSettings.load(third.adapter_path).lineage.parents
