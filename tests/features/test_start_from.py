@@ -275,8 +275,14 @@ def test_a_classifier_keeps_labels_head_and_variants(classifier):
     again["data"] = {"train": few}
     with pytest.raises(ConfigError, match=r"Cannot resize the adapter: got use_dora=True"):
         prepare(Recipe.check({**again, "lora": {"r": 1}}, "the recipe"), ignore)
+    known = [{"text": "word 1 again", "label": "b"}]  # of the first round alone
+    again["data"] = {"train": few, "validation": write_jsonl(folder / "known.jsonl", known)}
     result = train(Recipe.check(again, "the recipe"))
     assert InferenceSettings.load(result.adapter_path).labels == ("a", "b", "c")
+    unknown = [{"text": "new", "label": "d"}]
+    again["data"]["validation"] = write_jsonl(folder / "unknown.jsonl", unknown)
+    with pytest.raises(DataError, match="Labels unseen in training"):
+        prepare(Recipe.check(again, "the recipe"), ignore)
 
 
 def test_a_head_without_names_is_refused(classifier, tmp_path):
