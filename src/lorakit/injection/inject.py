@@ -17,7 +17,6 @@ from lorakit.injection.fused_mlp import set_fused_mlp, unfuse_all
 from lorakit.injection.report import Injection, Match
 from lorakit.injection.selection.adapted_classes import describe
 from lorakit.injection.selection.checks.settings import check_room
-from lorakit.injection.selection.older_names import in_names_of
 from lorakit.injection.selection.parameters import attach
 from lorakit.injection.selection.peft_names import unread_by_peft
 from lorakit.injection.selection.plan import InjectionPlan, plan_from_config
@@ -108,7 +107,7 @@ def add_adapter(
     if isinstance(config, LoraConfig):
         plan = plan_from_config(model, config)
     else:
-        tensors = in_names_of(model, config)
+        tensors = config.in_names_of(model)
         plan = plan_from_tensors(model, tensors)
     _check_swappable(plan)
     if max_rank is not None:
