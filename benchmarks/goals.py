@@ -143,6 +143,7 @@ _QUANTIZED = tuple(
     for goal in (
         _quantized(LIMIT, shape, column, 1.25),
         _quantized(_PEFT_4, shape, column, 0.80),
+        _quantized(qlora.DENSE, shape, column, 1.08),
         _quantized(qlora.DENSE, shape, column, 1.00, SAVED),
     )
 )
