@@ -241,6 +241,7 @@ def _add_update(
     return update
 
 
+@torch.no_grad()
 def _add_copies(
     plan: InjectionPlan, name: str, dtype: torch.dtype | None, tensors: AdapterTensors | None
 ) -> None:
@@ -259,16 +260,10 @@ def _add_copies(
     for path, trained in made.items():
         module = plan.heads[path] if path in plan.heads else plan.other_biases[path]
         if tensors is not None:
-            places = saved_tensors(trained)
-            _fill(places if path in plan.heads else {"bias": places["bias"]}, path, tensors)
+            for key, place in saved_tensors(trained).items():
+                if path in plan.heads or key == "bias":
+                    place.copy_(tensors.replaced[f"{path}.{key}"])
         replace_in_place(module).trained_copies[name] = trained
-
-
-@torch.no_grad()
-def _fill(places: dict[str, torch.Tensor], path: str, tensors: AdapterTensors) -> None:
-    """Copy an adapter's tensors into a head, or into the bias of a module."""
-    for key, place in places.items():
-        place.copy_(tensors.replaced[f"{path}.{key}"])
 
 
 def trained_dtype(base_dtype: torch.dtype) -> torch.dtype:

@@ -63,7 +63,9 @@ def plan_from_tensors(model: nn.Module, adapter: AdapterTensors) -> InjectionPla
     _check_complete(free, adapter, problems)
     plan_biases(plan, free)
     _check_replaced(plan, adapter, problems)
-    _add_tokens(plan, model, modules, adapter, problems)
+    rows = adapter.trained_tokens
+    plan.tokens = find_token_sites(model, modules, config, problems, rows)
+    problems += misfits(plan.tokens, rows) + token_conflicts(plan)
     _check_base_weights(modules, adapter, problems)
     problems += initialization_of(config.init_lora_weights).file_problems(plan.sites, config)
     if problems:
@@ -208,20 +210,6 @@ def _kernel_text(shape: KernelShape | None) -> str:
         return "no convolution"
     groups = f" in {shape.groups} groups" if shape.groups > 1 else ""
     return f"a convolution of {shape.channels} channels by {list(shape.kernel)}{groups}"
-
-
-def _add_tokens(
-    plan: InjectionPlan,
-    model: nn.Module,
-    modules: dict[str, nn.Module],
-    adapter: AdapterTensors,
-    problems: list[str],
-) -> None:
-    """Find the places of trained tokens, and compare shapes."""
-    rows = adapter.trained_tokens
-    plan.tokens = find_token_sites(model, modules, plan.config, problems, rows)
-    problems += misfits(plan.tokens, rows)
-    problems += token_conflicts(plan)
 
 
 def _check_replaced(plan: InjectionPlan, adapter: AdapterTensors, problems: list[str]) -> None:
