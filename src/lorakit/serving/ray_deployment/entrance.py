@@ -27,7 +27,7 @@ from starlette.types import Receive, Scope, Send
 from lorakit.serving.http.errors import as_request_error, error_body, error_response
 from lorakit.serving.http.keys import ApiKeys
 from lorakit.serving.http.limits import Limits, RequestsPerKey, read_body
-from lorakit.serving.http.merged_metrics import merged_text
+from lorakit.serving.http.metrics import merged_text
 from lorakit.serving.http.relay import CarriedRequest, Message
 from lorakit.serving.refusals import RequestError, stopping
 

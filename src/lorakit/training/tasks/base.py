@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -16,6 +17,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from lorakit.adapters.inference_settings import InferenceSettings
 from lorakit.config import LoraConfig, TaskType
 from lorakit.injection.selection.targets import name_matches
 from lorakit.models.new_tokens import (
@@ -294,6 +296,23 @@ def base_settings(recipe: Recipe, model: PreTrainedModel) -> dict[str, Any]:
     if how is not None:  # another device chooses its compute dtype
         return {"quantization": how.model_copy(update={"compute_dtype": "auto"})}
     return {"dtype": str(model.dtype).removeprefix("torch.")}
+
+
+def save_settings(
+    adapter_dir: str | Path, task_type: TaskType, labels: tuple[str, ...] | None, encoded: Encoded
+) -> Path:
+    """Write the settings of a training run that inference needs beside an adapter, atomically.
+
+    Args:
+        adapter_dir: The adapter's directory, which exists.
+        task_type: The task of the run.
+        labels: Class or tag names by id, for tasks that have them.
+        encoded: The result of the task's `encode`.
+
+    Returns: The path of the file, `lorakit.json`.
+    """
+    values: dict[str, Any] = {"task_type": task_type, "labels": labels, **encoded.settings}
+    return InferenceSettings(**values).save(adapter_dir)
 
 
 def set_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
