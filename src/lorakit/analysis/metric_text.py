@@ -6,10 +6,9 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lorakit.config import TaskType
-
 if TYPE_CHECKING:
     from lorakit.adapters.inference_settings import InferenceSettings
+    from lorakit.config import TaskType
 
 _AVERAGES = ("eval_precision", "eval_recall", "eval_f1")
 
@@ -72,6 +71,8 @@ def has_averages(task_type: TaskType | None, labels: Sequence[str]) -> bool:
 
     For entities they are micro averages, over all kinds.
     """
+    from lorakit.config import TaskType  # not for names alone: `lorakit --help` is quick
+
     if task_type == TaskType.TOKEN_CLS:
         return not is_entity_scheme(labels)
     return task_type == TaskType.SEQ_CLS

@@ -1,6 +1,6 @@
 from types import SimpleNamespace
 
-from lorakit.serving.http.metrics import Metrics, merged_text
+from lorakit.serving.http.metrics import Metrics
 
 
 def lines(metrics):
@@ -41,16 +41,3 @@ def test_a_service_without_an_engine_reports_its_adapters():
     assert 'lorakit_adapter_bytes{task="SEQ_CLS"} 77.0' in found
     assert 'lorakit_waiting{task="SEQ_CLS"} 4.0' in found
     assert 'lorakit_adapter_events_total{adapter="mood",event="evictions"} 1.0' in found
-
-
-def test_figures_of_several_servers_differ_by_a_label():
-    servers = {"a": Metrics(), "b": Metrics()}
-    servers["a"].count("german", "/v1/completions", 200, 0.3, 5, 7)
-    servers["b"].count("german", "/v1/completions", 200, 0.1, 2, 0)
-    text = merged_text({name: metrics.text() for name, metrics in servers.items()}).decode()
-    labels = 'model="german",path="/v1/completions",replica="{}",status="200"'
-    for name in servers:
-        assert f"lorakit_requests_total{{{labels.format(name)}}} 1.0" in text
-    assert 'lorakit_tokens_total{direction="input",model="german",replica="b"} 2.0' in text
-    assert 'lorakit_request_seconds_sum{path="/v1/completions",replica="a"} 0.3' in text
-    assert text.count("# TYPE lorakit_requests_total counter") == 1
