@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from lorakit.adapters.inference_settings import InferenceSettings
+from lorakit.adapters.lineage import Lineage
 from lorakit.config import LoraConfig, TaskType
 from lorakit.injection.selection.targets import name_matches
 from lorakit.models.new_tokens import (
@@ -116,14 +117,19 @@ class Task(ABC):
         """
         return None
 
-    def load_tokenizer(self, recipe: Recipe) -> PreTrainedTokenizerBase:
+    def load_tokenizer(self, recipe: Recipe, saved: Path | None = None) -> PreTrainedTokenizerBase:
         """Load the base model's tokenizer, which can pad, and add the recipe's new tokens.
+
+        Args:
+            recipe: The recipe.
+            saved: Directory of a tokenizer to load instead, that of the adapter that the run
+                starts from; it has that adapter's new tokens already.
 
         Raises:
             MissingFileError: The model does not exist or has no tokenizer.
             ConfigError: It has no token to pad with, or has one of `data.new_tokens` already.
         """
-        return add_new_tokens(load_tokenizer(recipe.model, **loading_options(recipe)), recipe)
+        return load_run_tokenizer(recipe, saved)
 
     def load_base(
         self,
@@ -290,6 +296,24 @@ class Task(ABC):
         return [f"New weights, initialized with seed {seed} and trained: {names}."]
 
 
+def load_run_tokenizer(
+    recipe: Recipe, saved: Path | None, **options: Any
+) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a run, see `Task.load_tokenizer`.
+
+    Args:
+        recipe: The recipe.
+        saved: Directory of a tokenizer to load instead of the base's.
+        options: Further options of `AutoTokenizer.from_pretrained`.
+    """
+    if saved is None:
+        loaded = load_tokenizer(recipe.model, **loading_options(recipe), **options)
+    else:
+        options["trust_remote_code"] = recipe.trust_remote_code
+        loaded = load_tokenizer(str(saved), key="start_from", is_adapter=True, **options)
+    return loaded if recipe.start_from is not None else add_new_tokens(loaded, recipe)
+
+
 def base_settings(recipe: Recipe, model: PreTrainedModel) -> dict[str, Any]:
     """Return the settings with which inference loads the base as it was in training."""
     how = recipe.quantization
@@ -299,7 +323,11 @@ def base_settings(recipe: Recipe, model: PreTrainedModel) -> dict[str, Any]:
 
 
 def save_settings(
-    adapter_dir: str | Path, task_type: TaskType, labels: tuple[str, ...] | None, encoded: Encoded
+    adapter_dir: str | Path,
+    task_type: TaskType,
+    labels: tuple[str, ...] | None,
+    encoded: Encoded,
+    lineage: Lineage | None = None,
 ) -> Path:
     """Write the settings of a training run that inference needs beside an adapter, atomically.
 
@@ -308,10 +336,12 @@ def save_settings(
         task_type: The task of the run.
         labels: Class or tag names by id, for tasks that have them.
         encoded: The result of the task's `encode`.
+        lineage: What the adapter is made from.
 
     Returns: The path of the file, `lorakit.json`.
     """
-    values: dict[str, Any] = {"task_type": task_type, "labels": labels, **encoded.settings}
+    values: dict[str, Any] = {"task_type": task_type, "labels": labels, "lineage": lineage}
+    values |= encoded.settings
     return InferenceSettings(**values).save(adapter_dir)
 
 
