@@ -17,6 +17,8 @@ from transformers import (
     TrainingArguments,
 )
 
+from lorakit.adapters.inference_settings import InferenceSettings
+from lorakit.adapters.lineage import Lineage
 from lorakit.config import LoraConfig, TaskType
 from lorakit.injection.selection.targets import name_matches
 from lorakit.models.new_tokens import (
@@ -329,6 +331,29 @@ def base_settings(recipe: Recipe, model: PreTrainedModel) -> dict[str, Any]:
     if how is not None:  # another device chooses its compute dtype
         return {"quantization": how.model_copy(update={"compute_dtype": "auto"})}
     return {"dtype": str(model.dtype).removeprefix("torch.")}
+
+
+def save_settings(
+    adapter_dir: str | Path,
+    task_type: TaskType,
+    labels: tuple[str, ...] | None,
+    encoded: Encoded,
+    lineage: Lineage | None = None,
+) -> Path:
+    """Write the settings of a training run that inference needs beside an adapter, atomically.
+
+    Args:
+        adapter_dir: The adapter's directory, which exists.
+        task_type: The task of the run.
+        labels: Class or tag names by id, for tasks that have them.
+        encoded: The result of the task's `encode`.
+        lineage: What the adapter is made from.
+
+    Returns: The path of the file, `lorakit.json`.
+    """
+    values: dict[str, Any] = {"task_type": task_type, "labels": labels, "lineage": lineage}
+    values |= encoded.settings
+    return InferenceSettings(**values).save(adapter_dir)
 
 
 def set_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -15,11 +15,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from lorakit.analysis.metrics import (
-    classification_metric_names,
-    classification_metrics,
-    first_output,
-)
+from lorakit.analysis.metric_text import classification_metric_names
+from lorakit.analysis.metrics import classification_metrics, first_output
 from lorakit.config import TaskType
 from lorakit.data import Place, require_columns, unused_note
 from lorakit.data.labels import label_names, label_notes, ordered_label_names, require_seen

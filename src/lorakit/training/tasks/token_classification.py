@@ -16,12 +16,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from lorakit.analysis.metrics import (
-    classification_metric_names,
-    first_output,
-    is_entity_scheme,
-    token_metrics,
-)
+from lorakit.analysis.metric_text import classification_metric_names, is_entity_scheme
+from lorakit.analysis.metrics import first_output, token_metrics
 from lorakit.config import NOT_COUNTED, TaskType
 from lorakit.data import Place, describe_examples, is_missing, require_columns, unused_note
 from lorakit.data.labels import class_name, label_notes, require_distinct, require_seen, sort_labels
