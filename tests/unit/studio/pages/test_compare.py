@@ -5,7 +5,7 @@ from urllib.parse import urlencode
 import pytest
 from nicegui import ui
 
-from fixtures.written_runs import RECIPE, write_run
+from fixtures.run_folders import RECIPE, write_run
 from lorakit.runs.paths import joined
 from lorakit.studio.pages.compare import _MOST_RUNS
 
