@@ -5,12 +5,14 @@ import threading
 import pytest
 import torch
 
-from lorakit import Adapter
+from lorakit import Adapter, set_adapter
 from lorakit.errors import AdapterFileError, AdapterMismatchError
 from lorakit.injection import adapter_names
+from lorakit.serving.store.placing import Placing
 from lorakit.serving.store.trial import Trial, copy_over_same_weights
 from tiny_models import assert_untouched, bert, distilbert, gpt2, llama, snapshot, t5, tokens
 from tiny_models.adapted import with_adapter
+from tiny_models.quantized import EIGHT, FOUR, quantized
 from tiny_models.trained_tokens import with_tokens
 
 
@@ -38,6 +40,25 @@ def test_a_copy_has_other_modules_over_the_same_tensors(build):
     assert held_by(copy) == held_by(model)
     with torch.no_grad():
         assert torch.equal(copy(**tokens(copy))[0], model(**tokens(model))[0])
+
+
+@pytest.mark.parametrize("settings", [FOUR, EIGHT], ids=["4 bits", "8 bits"])
+def test_a_quantized_base_is_copied_without_its_weights_and_stays_as_it_is(settings):
+    model = quantized(llama(), **settings).eval()
+    placing = Placing(model, None)
+    placing.keep_base_alike()
+    with torch.no_grad():
+        before = model(**tokens(model)).logits
+    trial = Trial(model, None, allow_noop=False)
+    one = tried(trial, of(llama))
+    layer, copied = (m.model.layers[0].self_attn.q_proj for m in (model, trial._model))
+    assert layer is not copied and layer.weight is copied.weight
+    with torch.no_grad():
+        assert torch.equal(model(**tokens(model)).logits, before)
+        placing.exchange([], one)
+        assert torch.equal(model(**tokens(model)).logits, before)
+        set_adapter(model, "mine-1")
+        assert not torch.equal(model(**tokens(model)).logits, before)
 
 
 def test_what_comes_out_leaves_the_copy_ready_for_the_next():
