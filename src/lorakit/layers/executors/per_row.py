@@ -206,14 +206,17 @@ class PerRowAdapters:
 
     def _prepared_before(self, layer: DescribedLayer) -> _Prepared | None:
         """Return what a layer has prepared for these rows, if it is still valid."""
-        kept = None if layer.known_terms is None else layer.known_terms.prepared
-        if kept is None or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        known = layer.known_terms
+        if known is None or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return None
+        kept: _Prepared | None = known.prepared
+        if kept is None:
             return None
         if kept.exchanges != LowRankUpdate.exchanges or kept.choice is not self._choice:
             if not self._describes(kept, layer):
                 return None
             kept = kept._replace(exchanges=LowRankUpdate.exchanges, choice=self._choice)
-            layer.known_terms.prepared = kept
+            known.prepared = kept
         if all(each.stays or each.has_values_of(each.update, self._block) for each in kept.known):
             return kept
         return None
