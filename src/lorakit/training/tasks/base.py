@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -310,6 +310,17 @@ def load_run_tokenizer(
         options["trust_remote_code"] = recipe.trust_remote_code
         loaded = load_tokenizer(str(saved), key="start_from", is_adapter=True, **options)
     return loaded if recipe.start_from is not None else add_new_tokens(loaded, recipe)
+
+
+def learnt_labels(recipe: Recipe, labels: tuple[str, ...] | None, found: Iterable[str]) -> set[str]:
+    """Return the labels that validation examples may have, as the adapter has learnt them.
+
+    Args:
+        recipe: The recipe.
+        labels: The label names; those of the adapter that the run starts from, if it does.
+        found: The labels of the training examples.
+    """
+    return {*found, *(labels or () if recipe.start_from is not None else ())}
 
 
 def base_settings(recipe: Recipe, model: PreTrainedModel) -> dict[str, Any]:

@@ -40,7 +40,7 @@ from lorakit.training.predicted import (
     predicted_classes,
     prediction_table,
 )
-from lorakit.training.tasks.base import Encoded, PreviewExample, Task
+from lorakit.training.tasks.base import Encoded, PreviewExample, Task, learnt_labels
 from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
 from lorakit.training.trainers.step_trainer import ClassifierTrainer
 
@@ -105,7 +105,7 @@ class SequenceClassification(Task):
         notes += label_notes(labels or (), data.label)
         notes += unused_note(splits.train, _columns(data).values())
         for examples, kind, where in parts:
-            seen = set(names["training"])
+            seen = learnt_labels(recipe, labels, names["training"])
             require_seen(seen, [[name] for name in names[kind]], data.label, where)
             tokens, cuts[kind] = _encode(
                 examples, names[kind], data, tokenizer, labels or (), max_length

@@ -42,7 +42,13 @@ from lorakit.training.predicted import (
     predicted_tags,
     prediction_table,
 )
-from lorakit.training.tasks.base import Encoded, PreviewExample, Task, load_run_tokenizer
+from lorakit.training.tasks.base import (
+    Encoded,
+    PreviewExample,
+    Task,
+    learnt_labels,
+    load_run_tokenizer,
+)
 from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
 from lorakit.training.trainers.step_trainer import ClassifierTrainer
 
@@ -119,7 +125,8 @@ class TokenClassification(Task):
         for examples, kind, where in parts:
             require_columns(examples, _columns(data), where)
             tags[kind] = _read_tags(examples, data, where)
-        seen = {tag for example_tags in tags["training"] for tag in example_tags}
+        tagged = (tag for example_tags in tags["training"] for tag in example_tags)
+        seen = learnt_labels(recipe, labels, tagged)
         encoded: dict[str, Dataset] = {}
         cuts: dict[str, int] = {}
         notes = self.fresh_notes(recipe, model)
