@@ -263,15 +263,15 @@ class TestLifeOfAnAdapter:
 
     def test_a_portable_form_refuses_them_by_name(self):
         adapter = Adapter.from_model(with_tokens(gpt2))
-        with pytest.raises(AdapterFileError, match="Cannot export.*trainable_token_indices"):
+        with pytest.raises(AdapterFileError, match=r"Cannot export.*trainable_token_indices"):
             portable_adapter(adapter)
 
     def test_resizing_the_updates_keeps_them(self):
         adapter = Adapter.from_model(with_tokens(gpt2))
         resized = resize_adapter(adapter, 1).adapter
         assert resized.trained_tokens.keys() == adapter.trained_tokens.keys() != set()
-        for path, tokens in adapter.trained_tokens.items():
-            assert torch.equal(resized.trained_tokens[path], tokens)
+        for path, trained in adapter.trained_tokens.items():
+            assert torch.equal(resized.trained_tokens[path], trained)
 
 
 def refused(model, error=TargetError, **options):
