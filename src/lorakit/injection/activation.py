@@ -244,6 +244,16 @@ def remove_adapters(model: nn.Module, names: Sequence[str]) -> None:
         take_over_quantized(model)
 
 
+@contextmanager
+def removing_on_failure(model: nn.Module, name: str) -> Iterator[None]:
+    """Remove an adapter if the block that adds it fails."""
+    try:
+        yield
+    except BaseException:
+        remove_adapters(model, (name,))
+        raise
+
+
 def unload(model: nn.Module) -> nn.Module:
     """Remove every adapter and return the same model with plain layers and the base's weights.
 

@@ -1,8 +1,6 @@
 """Adding an adapter to a model."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -12,7 +10,7 @@ from lorakit.config import LoraConfig
 from lorakit.errors import DtypeError, TargetError
 from lorakit.initialization import initialization_of
 from lorakit.initialization.initialize import Initializer
-from lorakit.injection.activation import activate, remove_adapters, restoring_activation
+from lorakit.injection.activation import activate, removing_on_failure, restoring_activation
 from lorakit.injection.fused_mlp import set_fused_mlp, unfuse_all
 from lorakit.injection.report import Injection, Match
 from lorakit.injection.selection.adapted_classes import describe
@@ -121,7 +119,7 @@ def add_adapter(
     state.configs[name] = recorded
     state.trainable[name] = trainable
     initializer = Initializer(model, plan.config)
-    with restoring_activation(model), _removing_on_failure(model, name):
+    with restoring_activation(model), removing_on_failure(model, name):
         if is_first:
             model.requires_grad_(False)
             take_over_quantized(model)
@@ -137,16 +135,6 @@ def add_adapter(
             set_fused_mlp(model, True)
         disable_fast_paths(model)
         return _injection(model, plan, name, recorded)
-
-
-@contextmanager
-def _removing_on_failure(model: nn.Module, name: str) -> Iterator[None]:
-    """Remove an adapter if the block that adds it fails."""
-    try:
-        yield
-    except BaseException:
-        remove_adapters(model, (name,))
-        raise
 
 
 def _check_swappable(plan: InjectionPlan) -> None:

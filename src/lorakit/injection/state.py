@@ -98,7 +98,7 @@ def take_over_quantized(model: nn.Module) -> None:
 
 
 def _quantized_layers(model: nn.Module) -> list[nn.Module]:
-    return [module for _, module in base_modules(model) if bits_of(module)]
+    return [module for module in base_parts(unwrapped(model)) if bits_of(module)]
 
 
 def require_adapter(model: nn.Module, name: str) -> AdapterState:

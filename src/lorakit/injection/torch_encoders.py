@@ -2,8 +2,9 @@
 
 from torch import nn
 
-from lorakit.injection.state import base_modules
+from lorakit.injection.state import base_modules, unwrapped
 from lorakit.layers import AdaptedLayer, ReplacedModule
+from lorakit.layers.replaced import base_parts
 
 _SWITCHES = {
     nn.TransformerEncoderLayer: ("activation_relu_or_gelu", 0),
@@ -20,11 +21,11 @@ def disable_fast_paths(model: nn.Module) -> None:
     In evaluation without gradients nn.TransformerEncoderLayer passes the weights of its layers to
     one kernel, so no forward of theirs runs. Call this after each change of what is adapted.
     """
+    if not any(isinstance(module, (*_SWITCHES,)) for module in base_parts(unwrapped(model))):
+        return
     encoders = [
         (path, module) for path, module in base_modules(model) if isinstance(module, (*_SWITCHES,))
     ]
-    if not encoders:
-        return
     changed = tuple(
         f"{path}."
         for path, module in base_modules(model)

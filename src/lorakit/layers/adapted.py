@@ -70,7 +70,7 @@ class AdaptedLayer(DescribedLayer):
 
     def choose_executor(self) -> None:
         """Choose what computes the output, after updates, merging or rows have changed."""
-        LowRankUpdate.exchanges += 1  # what was prepared for other updates is no longer valid
+        LowRankUpdate.count_exchange()  # what was prepared for other updates is no longer valid
         if self.per_row_adapters is not None:
             self.executor = self.per_row_adapters
         elif not self.acting_updates():

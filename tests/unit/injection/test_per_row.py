@@ -19,6 +19,7 @@ from lorakit import (
     unload,
 )
 from lorakit.errors import AdapterNameError, AdapterStateError, ShapeError
+from lorakit.layers.executors.per_row import PerRowAdapters
 from tiny_models import TinyNet, bert, distilbert, gpt2, llama, randomize_, roberta, t5
 from tolerances import LOGITS_TOLERANCE, largest_error
 
@@ -482,3 +483,35 @@ def test_values_that_change_between_decoded_tokens_are_seen(options):
         expected = model(**inputs).logits
     assert largest_error(after, expected) == 0
     assert largest_error(after[0], before[0]) > 0.01
+
+
+def test_what_layers_prepared_serves_the_next_block_with_the_same_rows(monkeypatch):
+    model, made = with_three(llama), []
+    prepare = PerRowAdapters._prepare
+
+    def counting(self, layer, x):
+        made.append(layer)
+        return prepare(self, layer, x)
+
+    monkeypatch.setattr(PerRowAdapters, "_prepare", counting)
+    x = batch(model, len(NAMES))
+    with torch.no_grad():
+        for _ in range(2):
+            with adapter_rows(model, NAMES):
+                expected = model(**x).logits
+        assert len(made) == 14
+        add_adapter(model, LoraConfig(r=2), "d")  # an exchange that concerns no row
+        randomize_(model.model.layers[0].self_attn.q_proj.updates["d"])
+        with adapter_rows(model, NAMES):
+            assert torch.equal(model(**x).logits, expected)
+        assert len(made) == 14
+        delete_adapter(with_active(model, None), "a")
+        add_adapter(model, LoraConfig(r=1), "a")
+        with adapter_rows(model, NAMES):
+            assert not torch.equal(model(**x).logits, expected)
+        assert len(made) == 28
+
+
+def with_active(model, names):
+    set_adapter(model, names)
+    return model

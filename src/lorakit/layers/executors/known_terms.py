@@ -49,10 +49,16 @@ Seeds = Callable[[LowRankUpdate], Tensor | None]
 
 
 class KnownTerms:
-    """Terms by adapter name, and their table; copies of the layer begin without."""
+    """Terms by adapter name, and their table; copies of the layer begin without.
+
+    Attributes:
+        table: The terms described to the compiled kernels.
+        prepared: What the last batch needed of the layer, for batches with the same rows.
+    """
 
     def __init__(self) -> None:
         self.table = TermTable()
+        self.prepared: Any = None
         self._known: dict[str, KnownTerm] = {}
         self._exchanges = -1
         self._current: dict[str, KnownTerm] = {}

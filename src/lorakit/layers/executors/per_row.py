@@ -52,7 +52,7 @@ class PerRowAdapters:
         position: dict[str | None, int] = {name: i for i, name in enumerate(self.distinct)}
         self.index = tuple(position.get(name, -1) for name in names)
         self._repeated: PerRowAdapters | None = None
-        self._prepared: dict[int, _Prepared] = {}
+        self._choice = object()
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies and pickles of a model hold no references to the original.
@@ -102,9 +102,7 @@ class PerRowAdapters:
             return batch(layer, x)
         if not layer.is_matrix_product:
             return self._updated_row_by_row(layer, x)
-        prepared = self._prepared.get(id(layer))
-        if prepared is None or torch.is_grad_enabled() or not self._is_current(prepared):
-            prepared = self._prepare(layer, x)
+        prepared = self._prepared_before(layer) or self._prepare(layer, x)
         if prepared.rows is None:
             return layer.base_output(x)
         if prepared.call is not None and not torch.compiler.is_compiling():
@@ -166,15 +164,11 @@ class PerRowAdapters:
     # ---- what they need ----
 
     def _prepare(self, layer: DescribedLayer, x: Tensor) -> _Prepared:
-        having: Any = layer.updates._modules  # the methods of a ModuleDict are slow
-        names = [name for name in self.distinct if name in having]
+        names, index = self._acting(layer)
         if not names:
             return _Prepared(None)
-        index = self.index
-        if len(names) < len(self.distinct):
-            place = {self.distinct.index(name): n for n, name in enumerate(names)}
-            index = tuple(place.get(number, -1) for number in index)
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            having: Any = layer.updates._modules
             updates: list[LowRankUpdate] = [having[name] for name in names]
             seed = self._shared_seed(updates, x)
             described = [layer.operands([update], seed) for update in updates]
@@ -183,6 +177,7 @@ class PerRowAdapters:
             return _Prepared(PerRowTerms(terms, index, biases, self.lengths))
         if layer.known_terms is None:
             layer.known_terms = KnownTerms()
+        layer.known_terms.prepared = None
         known: list[KnownTerm] = layer.known_terms.of(
             layer, names, lambda update: self._shared_seed([update], x), self._block
         )
@@ -195,15 +190,49 @@ class PerRowAdapters:
         )
         if any(each.changed < 0 for each in known):
             return _Prepared(rows)
-        changing = tuple(each for each in known if not each.stays)
-        call = None if changing else prepared_rows(layer, rows)
-        prepared = _Prepared(rows, LowRankUpdate.exchanges, changing, call)
-        self._prepared[id(layer)] = prepared
+        call = prepared_rows(layer, rows) if all(each.stays for each in known) else None
+        prepared = _Prepared(rows, LowRankUpdate.exchanges, self._choice, tuple(known), call)
+        layer.known_terms.prepared = prepared
         return prepared
 
-    def _is_current(self, prepared: _Prepared) -> bool:
-        return prepared.exchanges == LowRankUpdate.exchanges and all(
-            each.has_values_of(each.update, self._block) for each in prepared.changing
+    def _acting(self, layer: DescribedLayer) -> tuple[tuple[str, ...], tuple[int, ...]]:
+        """Return the adapters of rows that a layer has, and the position of each row's in them."""
+        having: Any = layer.updates._modules  # the methods of a ModuleDict are slow
+        names = tuple(name for name in self.distinct if name in having)
+        if len(names) == len(self.distinct):
+            return names, self.index
+        place = {self.distinct.index(name): n for n, name in enumerate(names)}
+        return names, tuple(place.get(number, -1) for number in self.index)
+
+    def _prepared_before(self, layer: DescribedLayer) -> _Prepared | None:
+        """Return what a layer has prepared for these rows, if it is still valid."""
+        known = layer.known_terms
+        if known is None or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return None
+        kept: _Prepared | None = known.prepared
+        if kept is None:
+            return None
+        if kept.exchanges != LowRankUpdate.exchanges or kept.choice is not self._choice:
+            if not self._describes(kept, layer):
+                return None
+            kept = kept._replace(exchanges=LowRankUpdate.exchanges, choice=self._choice)
+            known.prepared = kept
+        if all(each.stays or each.has_values_of(each.update, self._block) for each in kept.known):
+            return kept
+        return None
+
+    def _describes(self, kept: _Prepared, layer: DescribedLayer) -> bool:
+        """Return whether what a layer has prepared is of these rows and of its updates of now."""
+        having: Any = layer.updates._modules
+        names, index = self._acting(layer)
+        return (
+            kept.rows is not None
+            and (index, self.lengths) == (kept.rows.index, kept.rows.lengths)
+            and len(names) == len(kept.known)
+            and all(
+                having[name] is each.update and each.update.changed == each.changed
+                for name, each in zip(names, kept.known, strict=True)
+            )
         )
 
     def _shared_seed(self, updates: Sequence[LowRankUpdate], x: Tensor) -> Tensor | None:
@@ -290,8 +319,10 @@ class _Prepared(NamedTuple):
     rows: PerRowTerms | None
     """The terms; None if no row has an update of the layer."""
     exchanges: int = -1
-    """`LowRankUpdate.exchanges` when it was made; -1 where it cannot be reused."""
-    changing: tuple[KnownTerm, ...] = ()
-    """Those of which values were read, which may change in place."""
+    """`LowRankUpdate.exchanges` when it was last compared; -1 where it cannot be reused."""
+    choice: object = None
+    """Identity of the choice of names that it is known to fit."""
+    known: tuple[KnownTerm, ...] = ()
+    """What the terms were made of."""
     call: PreparedRows | None = None
     """What computes it with the least Python; None where values or gradients are needed."""

@@ -1,6 +1,7 @@
 """One low-rank update: its two factors, its scaling, its dropout and its variants."""
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import count
 from typing import ClassVar, Self
 
 import torch
@@ -12,6 +13,9 @@ from lorakit.layers.variants.variant import Variant
 from lorakit.ops import LowRankTerm, draw_seed
 
 _FACTORS = ("lora_A", "lora_B")
+
+_numbers = count(1)
+"""Counts of exchanges: each is taken once, also where threads take them at the same time."""
 
 
 class LowRankUpdate(nn.Module):
@@ -100,9 +104,14 @@ class LowRankUpdate(nn.Module):
         self._count_exchange()
         return super()._apply(fn, recurse)
 
+    @staticmethod
+    def count_exchange() -> int:
+        """Begin a new count of exchanges and return it."""
+        LowRankUpdate.exchanges = number = next(_numbers)
+        return number
+
     def _count_exchange(self) -> None:
-        LowRankUpdate.exchanges += 1
-        vars(self)["changed"] = LowRankUpdate.exchanges
+        vars(self)["changed"] = LowRankUpdate.count_exchange()
 
     def require_gradients_(self, required: bool) -> None:
         """Set whether the parameters require gradients; what a variant freezes never does."""

@@ -98,13 +98,14 @@ def error_response(error: RequestError) -> JSONResponse:
 
 def of_http_exception(error: HTTPException, request: Request) -> RequestError:
     """Return the error for a path or method that the server does not have."""
-    path = request.url.path
+    path, code = request.url.path, "not_found"
     if error.status_code == 404:
         where = "that GET /openapi.json of `lorakit serve` lists"
         message = f"No such path: got {path}, expected one of those {where}."
     elif error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "another method")
         message = f"Wrong method for {path}: got {request.method}, expected {allowed}."
+        code = "method_not_allowed"
     else:
         message = str(error.detail)
-    return RequestError(message, status=error.status_code, code="not_found")
+    return RequestError(message, status=error.status_code, code=code)

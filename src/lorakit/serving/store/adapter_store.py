@@ -20,7 +20,7 @@ from lorakit.serving.store.catalogue import Catalogue, Entry
 from lorakit.serving.store.loader import Answer, Loader, stopping
 from lorakit.serving.store.memory import AdapterMemory, CarriedVersion
 from lorakit.serving.store.placing import Placing
-from lorakit.serving.store.probe import Probe
+from lorakit.serving.store.trial import Trial
 from lorakit.serving.store.values import AdapterCounts, KnownAdapter, Lease, StoreSettings
 from lorakit.serving.store.watcher import Watcher
 
@@ -48,7 +48,7 @@ class AdapterStore:
         """Find the adapters; none is loaded.
 
         Args:
-            model: A transformers model in evaluation mode.
+            model: A transformers model in evaluation mode, which does not run yet.
             base: Name of the base alone, which no adapter may have.
             run_between_steps: Runs a function in the thread that owns the model, after those given
                 to it before, with no `adapter_rows` block open.
@@ -67,17 +67,15 @@ class AdapterStore:
         self._lock = threading.Condition()
         self._catalogue = Catalogue(base, folder, named or {}, self._paths)
         self._memory = AdapterMemory(self._settings.memory_bytes)
-        self._placing = Placing(
-            model,
-            self._settings.factor_dtype,
-            Probe(model, allow_noop=self._settings.allow_noop),
-        )
+        dtype = self._settings.factor_dtype
+        self._placing = Placing(model, dtype)
         self._counts: Counter[tuple[str, str]] = Counter()
         self._run_between_steps = run_between_steps
         self._loader = Loader(
             self._lock,
             self._catalogue,
             self._memory,
+            Trial(model, dtype, allow_noop=self._settings.allow_noop),
             self._placing,
             run_between_steps,
             self._settings,

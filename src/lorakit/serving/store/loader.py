@@ -1,35 +1,25 @@
-"""Loading adapters: reading in threads of its own, then one exchange between two steps."""
+"""Loading adapters: read, tried and finished in threads, then put in between two steps."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from threading import Condition
 from typing import Any
 
 from lorakit.adapters import Adapter
-from lorakit.adapters.inference_settings import InferenceSettings
-from lorakit.errors import (
-    AdapterFileError,
-    AdapterMemoryError,
-    AdapterStateError,
-    ConfigError,
-    LorakitError,
-    MissingFileError,
-)
+from lorakit.errors import AdapterMemoryError, AdapterStateError, LorakitError
+from lorakit.injection.detached import DetachedAdapter
 from lorakit.injection.state import valid_name
 from lorakit.ops.native import openmp
 from lorakit.serving.store.catalogue import Catalogue, Entry
-from lorakit.serving.store.content_hash import content_hash
 from lorakit.serving.store.memory import AdapterMemory, CarriedVersion
 from lorakit.serving.store.placing import Placing
-from lorakit.serving.store.probe import require_update
+from lorakit.serving.store.reading import Reader
+from lorakit.serving.store.trial import Trial
 from lorakit.serving.store.values import StoreSettings
-
-_PAUSE_S = 0.05
-"""Pause before files are read again that may be half-written."""
 
 _NAME_CHARACTERS, _HASH_CHARACTERS = 40, 12
 """Characters of an adapter's name and hash in its carried name."""
@@ -47,13 +37,19 @@ def stopping(name: str) -> AdapterStateError:
 
 
 class Loader:
-    """Brings adapters into the model, one load for each entry of the catalogue."""
+    """Brings adapters into the model, one load for each entry of the catalogue.
+
+    A load reads the files, tries the adapter on a copy of the model, makes room in the memory, and
+    asks the model's thread to exchange finished objects. Only the last concerns the model, so its
+    answers wait for nothing else.
+    """
 
     def __init__(
         self,
         lock: Condition,
         catalogue: Catalogue,
         memory: AdapterMemory,
+        trial: Trial,
         placing: Placing,
         run_between_steps: Callable[[Callable[[], Any]], Future[Any]],
         settings: StoreSettings,
@@ -66,6 +62,7 @@ class Loader:
             lock: Guards the catalogue and the memory; notified when memory may have become free.
             catalogue: The known adapters.
             memory: The versions that the model carries.
+            trial: Tries adapters.
             placing: Exchanges adapters of the model.
             run_between_steps: As in `AdapterStore`.
             settings: As in `AdapterStore`.
@@ -76,12 +73,15 @@ class Loader:
         self._lock = lock
         self._catalogue = catalogue
         self._memory = memory
+        self._trial = trial
         self._placing = placing
         self._run_between_steps = run_between_steps
         self._settings = settings
         self._count = count
         self._finished = finished
-        self._adding: set[str] = set()
+        self._reader = Reader(lock, catalogue, allow_noop=settings.allow_noop)
+        self._claimed: set[str] = set()
+        """Content hashes that a load is bringing into the model."""
         self._threads = ThreadPoolExecutor(settings.loading_threads, "adapter-loader")
 
     def begin(self, entry: Entry) -> None:
@@ -108,14 +108,10 @@ class Loader:
 
     def _load(self, entry: Entry) -> None:
         try:
-            if entry.facts is not None:
-                needed_bytes = self._placing.bytes_of(entry.facts.elements)
-                with self._lock:  # before anything is read
-                    self._memory.require_possible(entry.name, needed_bytes, self.pinned())
-            adapter = self._read(entry)
-            leaving = None if adapter is None else self._make_room(entry)
-            if adapter is not None and leaving is not None:
-                self._place(entry, adapter, leaving)
+            self._require_possible(entry)  # before anything is read
+            adapter = self._reader.read(entry)
+            if adapter is not None and self._claim(entry):
+                self._bring_in(entry, adapter)
                 return
         except Exception as error:
             self._finish(entry, error)
@@ -124,62 +120,81 @@ class Loader:
         finally:
             openmp.end_waiting_threads()
 
-    def _read(self, entry: Entry) -> Adapter | None:
-        """Return the adapter in an entry's files; None if they have changed.
-
-        Files that are just being written are read again until they belong together.
-        """
-        while True:
-            adapter, found, settings = None, "", entry.settings
-            try:
-                if entry.failure is not None:
-                    raise entry.failure
-                settings = InferenceSettings.load(entry.companions)
-                adapter = Adapter.load(entry.path)
-                if not self._settings.allow_noop:
-                    require_update(entry.name, adapter)
-                found = content_hash(adapter)
-            except (AdapterFileError, ConfigError, MissingFileError) as error:
-                with self._lock:
-                    entry.fail(error)
-                if entry.is_final:
-                    raise
-                time.sleep(_PAUSE_S)
+    def _require_possible(self, entry: Entry) -> None:
+        if entry.facts is not None:
+            needed_bytes = self._placing.bytes_of(entry.facts.elements)
             with self._lock:
-                if self._catalogue.look_up(entry.name) is not entry:
-                    return None
-                if adapter is not None:
-                    entry.settings = settings
-                    self._catalogue.set_content(entry, found)
-                    return adapter
+                self._memory.require_possible(entry.name, needed_bytes, self.pinned())
 
-    def _make_room(self, entry: Entry) -> list[CarriedVersion] | None:
-        """Return the versions that leave for an adapter; None if it is in memory already.
+    def _claim(self, entry: Entry) -> bool:
+        """Return whether this load brings in an entry's content; False if it is in memory.
+
+        Another load of the same content is waited for.
+        """
+        key, _ = self._key_and_bytes(entry)
+        with self._lock:
+            self._lock.wait_for(lambda: key not in self._claimed)
+            if key in self._memory:
+                return False
+            self._claimed.add(key)
+            return True
+
+    def _bring_in(self, entry: Entry, adapter: Adapter) -> None:
+        """Try an adapter and ask for its exchange; `_placed` ends the load."""
+        key, needed_bytes = self._key_and_bytes(entry)
+        prefix = valid_name(entry.name)[:_NAME_CHARACTERS]
+        carried_name = f"{prefix}-{key[:_HASH_CHARACTERS]}"
+        version = CarriedVersion(entry.name, carried_name, key, needed_bytes)
+        try:
+            tried = self._tried(entry, carried_name, adapter)
+            with self._lock:  # one block, so that exchanges are asked for as room was made
+                leaving = self._make_room(version)
+                placed = self._exchange(version, leaving, tried)
+        except Exception:
+            with self._lock:
+                self._claimed.discard(key)
+            raise
+        placed.add_done_callback(partial(self._placed, entry, version, leaving))
+
+    def _tried(self, entry: Entry, carried_name: str, adapter: Adapter) -> DetachedAdapter:
+        try:
+            return self._trial.pass_through(entry.name, carried_name, adapter)
+        except LorakitError as error:
+            with self._lock:
+                entry.failure, entry.is_final = error, True
+            raise
+
+    def _make_room(self, version: CarriedVersion) -> list[CarriedVersion]:
+        """Reserve room for a version, and return the versions that leave for it.
 
         Raises:
             AdapterMemoryError: There is no room, and none became free in time.
         """
         end = time.monotonic() + self._settings.wait_for_room_s
-        key, needed_bytes = self._key_and_bytes(entry)
-        with self._lock:
-            while True:
-                if key in self._memory:
-                    return None
-                if key not in self._adding:
-                    pinned = self.pinned()
-                    self._memory.require_possible(entry.name, needed_bytes, pinned)
-                    leaving = self._memory.make_room(needed_bytes, pinned)
-                    if leaving is not None:
-                        self._adding.add(key)
-                        return leaving
-                if not self._lock.wait(max(end - time.monotonic(), 0)):
-                    raise AdapterMemoryError(
-                        f"Adapter {entry.name!r} has no room in the memory for adapters: got "
-                        f"{needed_bytes:,} bytes to load, and all {self._memory.bytes_in_use:,} "
-                        f"of {self._memory.limit_bytes or 0:,} in use for "
-                        f"{self._settings.wait_for_room_s:g} s, expected some to become free. Try "
-                        "again later, or raise the limit (--adapter-memory)."
-                    )
+        while True:
+            pinned = self.pinned()
+            self._memory.require_possible(version.name, version.bytes, pinned)
+            leaving = self._memory.make_room(version.bytes, pinned)
+            if leaving is not None:
+                return leaving
+            if not self._lock.wait(max(end - time.monotonic(), 0)):
+                raise AdapterMemoryError(
+                    f"Adapter {version.name!r} has no room in the memory for adapters: got "
+                    f"{version.bytes:,} bytes to load, and all {self._memory.bytes_in_use:,} "
+                    f"of {self._memory.limit_bytes or 0:,} in use for "
+                    f"{self._settings.wait_for_room_s:g} s, expected some to become free. Try "
+                    "again later, or raise the limit (--adapter-memory)."
+                )
+
+    def _exchange(
+        self, version: CarriedVersion, leaving: list[CarriedVersion], tried: DetachedAdapter
+    ) -> Future[Any]:
+        names = [one.carried_name for one in leaving]
+        try:
+            return self._run_between_steps(partial(self._placing.exchange, names, tried))
+        except Exception:
+            self._memory.undo_room(version.bytes, leaving)
+            raise
 
     def _key_and_bytes(self, entry: Entry) -> tuple[str, int]:
         if entry.content_hash is None or entry.facts is None:
@@ -188,20 +203,6 @@ class Loader:
                 "first. Report this as a defect of lorakit."
             )
         return entry.content_hash, self._placing.bytes_of(entry.facts.elements)
-
-    def _place(self, entry: Entry, adapter: Adapter, leaving: list[CarriedVersion]) -> None:
-        key, needed_bytes = self._key_and_bytes(entry)
-        prefix = valid_name(entry.name)[:_NAME_CHARACTERS]
-        carried_name = f"{prefix}-{key[:_HASH_CHARACTERS]}"
-        version = CarriedVersion(entry.name, carried_name, key, needed_bytes)
-        names = [one.carried_name for one in leaving]
-        exchange = partial(self._placing.exchange, names, entry.name, carried_name, adapter)
-        try:
-            placed = self._run_between_steps(exchange)
-        except Exception:
-            self._give_up(version, leaving)
-            raise
-        placed.add_done_callback(partial(self._placed, entry, version, leaving))
 
     # ---- in the thread that owns the model ----
 
@@ -212,37 +213,34 @@ class Loader:
         leaving: list[CarriedVersion],
         placed: Future[Any],
     ) -> None:
-        if placed.cancelled():  # the engine is stopping
-            self._give_up(version, leaving)
-            self._finish(entry, stopping(entry.name))
-            return
-        error = placed.exception()
+        has_run = not placed.cancelled()  # else the engine is stopping
+        error = placed.exception() if has_run else stopping(entry.name)
         if not isinstance(error, Exception | None):
             error = RuntimeError(str(error))
         with self._lock:  # one block, so that nobody evicts what others wait for
-            for one in leaving:
-                self._count(one.name, "evictions")
             if error is None:
-                self._adding.discard(version.content_hash)
                 self._memory.add(version)
                 self._count(entry.name, "loads")
             else:
-                self._give_up(version, [])
-                if isinstance(error, LorakitError):
-                    entry.failure, entry.is_final = error, True
-            self._finish(entry, error)
+                self._memory.undo_room(version.bytes, [] if has_run else leaving)
+            for one in leaving if has_run else ():
+                self._count(one.name, "evictions")
+            self._claimed.discard(version.content_hash)
+            answers = self._ended(entry, error)
+        _tell(answers)
 
-    def _give_up(self, version: CarriedVersion, staying: list[CarriedVersion]) -> None:
-        """Undo `_make_room` for a version that does not come; these have not left."""
-        with self._lock:
-            self._adding.discard(version.content_hash)
-            self._memory.cancel(version.bytes)
-            for one in staying:
-                self._memory.restore(one)
+    # ---- in both ----
 
     def _finish(self, entry: Entry, error: Exception | None) -> None:
         with self._lock:
-            answers = self._finished(entry, error)
-            self._lock.notify_all()
-        for answer in answers:
-            answer()
+            answers = self._ended(entry, error)
+        _tell(answers)
+
+    def _ended(self, entry: Entry, error: Exception | None) -> list[Answer]:
+        self._lock.notify_all()
+        return self._finished(entry, error)
+
+
+def _tell(answers: Iterable[Answer]) -> None:
+    for answer in answers:
+        answer()

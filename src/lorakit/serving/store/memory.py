@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from lorakit.errors import AdapterMemoryError
@@ -112,13 +112,16 @@ class AdapterMemory:
         self._reserved_bytes -= version.bytes
         self._versions[version.content_hash] = version
 
-    def cancel(self, needed_bytes: int) -> None:
-        """Give reserved bytes back."""
-        self._reserved_bytes -= needed_bytes
+    def undo_room(self, needed_bytes: int, leaving: Sequence[CarriedVersion]) -> None:
+        """Undo `make_room`.
 
-    def restore(self, version: CarriedVersion) -> None:
-        """Put a version back that has not left after all, as the least recently used."""
-        self._versions = {version.content_hash: version, **self._versions}
+        Args:
+            needed_bytes: What was reserved.
+            leaving: The versions that are still in the model; they return as the least recently
+                used.
+        """
+        self._reserved_bytes -= needed_bytes
+        self._versions = {**{one.content_hash: one for one in leaving}, **self._versions}
 
     def take_unknown(self, known: Collection[str]) -> list[CarriedVersion]:
         """Take out the unused versions that no adapter has any more.

@@ -15,7 +15,7 @@ from lorakit.errors import AdapterFileError, LorakitError, first_few, first_line
 from lorakit.injection import Injection, adapter_rows
 from lorakit.injection.state import adapted_layers
 
-_TOKENS = 4
+_TOKENS = 2
 _NOISE = 4.0
 """Times the difference that two equal rows of one batch have, which kernels may cause."""
 

@@ -22,9 +22,9 @@ def test_wrong_paths_and_methods_are_errors_in_the_same_shape(served):
     with served.http() as http:
         response = http.get("/v1/chat/completions")
     assert response.status_code == 405
-    assert response.json()["error"]["message"] == (
-        "Wrong method for /v1/chat/completions: got GET, expected POST."
-    )
+    error = response.json()["error"]
+    assert error["message"] == "Wrong method for /v1/chat/completions: got GET, expected POST."
+    assert error["code"] == "method_not_allowed"
 
 
 def test_a_body_that_is_no_json_is_refused(served):

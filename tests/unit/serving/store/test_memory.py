@@ -53,8 +53,7 @@ def test_what_cannot_fit_is_refused_with_numbers():
 def test_reserved_bytes_come_back():
     memory = filled(30, version("a"))
     leaving = memory.make_room(25, ())
-    memory.cancel(25)
-    memory.restore(*leaving)
+    memory.undo_room(25, leaving)
     assert memory.bytes_in_use == 10 and "a" in memory
 
 

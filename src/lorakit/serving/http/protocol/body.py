@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
@@ -76,9 +77,15 @@ def _request_error(error: ValidationError, kind: type[Body]) -> RequestError:
     more = f" ({len(texts) - _MOST_PROBLEMS} more)" if len(texts) > _MOST_PROBLEMS else ""
     return RequestError(
         " ".join(texts[:_MOST_PROBLEMS]) + more,
-        param=next(iter(by_place)) or None,
+        param=next(iter(by_place)) or _named_first(texts[0]),
         code="invalid_parameter",
     )
+
+
+def _named_first(text: str) -> str | None:
+    """Return the first parameter that a problem of several parameters names."""
+    found = re.match(r"The parameters? '(\w+)'", text)
+    return None if found is None else found[1]
 
 
 def _place(problem: ErrorDetails) -> str:

@@ -32,7 +32,7 @@ async def chat(call: Call) -> dict[str, Any] | AsyncGenerator[str]:
         ids = await model.in_text_thread(text.chat_ids, messages, body.chat_template_kwargs)
         call.note_prompt(messages)
         model.check_ids([int(key) for key in body.logit_bias or {}], "logit_bias")
-        most = most_new_tokens(body.most_tokens, None, len(ids), model, limits)
+        most = most_new_tokens(body.most_tokens, None, len(ids), model, limits, "messages")
         samplings = choice_samplings(body, text, most, body.likeliest)
         schema = None if body.response_format is None else body.response_format.schema_of_answer
         grammars = None

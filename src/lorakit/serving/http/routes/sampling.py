@@ -44,7 +44,12 @@ def check_counts(fields: SamplingFields, prompts: int, limits: Limits) -> None:
 
 
 def most_new_tokens(
-    wanted: int | None, default: int | None, prompt_tokens: int, model: ServedModel, limits: Limits
+    wanted: int | None,
+    default: int | None,
+    prompt_tokens: int,
+    model: ServedModel,
+    limits: Limits,
+    prompt_param: str = "prompt",
 ) -> int:
     """Return how many new tokens an answer may have.
 
@@ -54,6 +59,7 @@ def most_new_tokens(
         prompt_tokens: Tokens of the prompt.
         model: The model, whose context prompt and answer share.
         limits: The server's limits.
+        prompt_param: Name of the parameter that holds the prompt.
 
     Raises:
         RequestError: The prompt is too long, or too many tokens are wanted.
@@ -63,7 +69,7 @@ def most_new_tokens(
         raise RequestError(
             f"The prompt is too long: got {prompt_tokens} tokens, expected at most {most_prompt}. "
             "Shorten it.",
-            param="prompt",
+            param=prompt_param,
             code="context_length_exceeded",
         )
     room = None if model.limit is None else model.limit - prompt_tokens
@@ -79,7 +85,7 @@ def most_new_tokens(
             f"The prompt and its answer are too long: got {prompt_tokens} tokens and {wanted or 1} "
             f"new ones, expected at most {model.limit} together, the context of the model. Shorten "
             "the prompt or ask for fewer tokens.",
-            param="max_tokens" if wanted is not None else "prompt",
+            param="max_tokens" if wanted is not None else prompt_param,
             code="context_length_exceeded",
         )
     if wanted is not None:

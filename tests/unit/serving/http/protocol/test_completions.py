@@ -39,6 +39,7 @@ def test_what_cannot_be_done_is_refused_by_name(field, value):
     with pytest.raises(RequestError) as caught:
         parsed(**{field: value})
     assert f"'{field}" in str(caught.value)
+    assert caught.value.param == field
 
 
 def test_best_of_may_be_the_number_of_answers():

@@ -67,3 +67,10 @@ def test_the_log_has_prompts_and_answers_where_that_is_wanted(served_with):
     (line,) = served.lines()
     assert line["prompt"] == MESSAGES
     assert line["answers"] == [made["choices"][0]["message"]["content"]]
+
+
+def test_a_conversation_longer_than_the_context_names_its_parameter(served):
+    messages = [{"role": "user", "content": "sky " * 200}]
+    error = served.post("/v1/chat/completions", {"model": "base", "messages": messages}, 400)
+    assert error["param"] == "messages" and error["code"] == "context_length_exceeded"
+    assert error["message"].startswith("The prompt is too long: got")

@@ -1,0 +1,193 @@
+"""Moving an adapter from one model to another with the same modules.
+
+Adding an adapter compares every tensor with its place and copies it. A model that is running gets
+one that was added to a copy of it instead: attaching only puts finished objects into their places.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from lorakit.config import LoraConfig
+from lorakit.injection.activation import remove_adapters, removing_on_failure
+from lorakit.injection.fused_mlp import set_fused_mlp, unfuse_all
+from lorakit.injection.selection.parameters import attach
+from lorakit.injection.siblings import group_siblings
+from lorakit.injection.state import (
+    adapted_layers,
+    check_new_name,
+    create_state,
+    replaced_modules,
+    require_adapter,
+    require_no_other_holder,
+    require_unmerged,
+    state_of,
+    take_over_quantized,
+    unwrapped,
+)
+from lorakit.injection.torch_encoders import disable_fast_paths
+from lorakit.layers import AdaptedLayer, LowRankUpdate, plain_class_of, replace_in_place
+from lorakit.layers.kinds.parameter import AdaptedParameter, adapted_parameter_of
+from lorakit.layers.trained_tokens import TrainedTokensOfEmbedding
+
+
+@dataclass(frozen=True)
+class DetachedUpdate:
+    """The update of one layer.
+
+    Attributes:
+        path: The layer.
+        update: Its update.
+        layer_class: The class that the layer has while it is adapted.
+        is_transposed: Whether an adapted parameter is stored as (in, out).
+    """
+
+    path: str
+    update: LowRankUpdate
+    layer_class: type[AdaptedLayer]
+    is_transposed: bool = False
+
+
+@dataclass(frozen=True)
+class DetachedCopy:
+    """The trained copy of one module.
+
+    Attributes:
+        path: The module.
+        copy: Its copy.
+        shared_children: Names of the children that the copy has in common with the module.
+    """
+
+    path: str
+    copy: nn.Module
+    shared_children: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class DetachedAdapter:
+    """An adapter that no model carries, with the objects that act in a layer.
+
+    Attributes:
+        name: Its name.
+        config: Its configuration.
+        is_trainable: Whether its parameters require gradients while it acts.
+        updates: Its updates.
+        copies: Its heads, modules with trained biases, and trained tokens.
+    """
+
+    name: str
+    config: LoraConfig
+    is_trainable: bool
+    updates: tuple[DetachedUpdate, ...]
+    copies: tuple[DetachedCopy, ...]
+
+
+def detach_adapter(model: nn.Module, name: str) -> DetachedAdapter:
+    """Take an adapter out of a model, to be attached to another one.
+
+    Args:
+        model: A model with adapters.
+        name: One that does not act.
+
+    Raises:
+        AdapterNameError: There is no such adapter.
+        AdapterStateError: The model is merged.
+    """
+    require_unmerged(model, "detach an adapter")
+    state = require_adapter(model, name)
+    updates = tuple(
+        DetachedUpdate(
+            path,
+            layer.updates[name],  # type: ignore[arg-type]
+            plain_class_of(layer),  # type: ignore[arg-type]
+            isinstance(layer, AdaptedParameter) and layer.is_transposed,
+        )
+        for path, layer in adapted_layers(model)
+        if name in layer.updates
+    )
+    copies = tuple(
+        DetachedCopy(path, copy, _shared_children(copy, module))
+        for path, module in replaced_modules(model)
+        if name in module.trained_copies
+        for copy in (module.trained_copies[name],)
+    )
+    config, is_trainable = state.configs[name], state.trainable[name]
+    remove_adapters(model, (name,))
+    return DetachedAdapter(name, config, is_trainable, updates, copies)
+
+
+def attach_adapter(model: nn.Module, adapter: DetachedAdapter) -> None:
+    """Put an adapter into a model, where it does not act yet; nothing is compared or copied.
+
+    If an error occurs, the model does not carry it.
+
+    Args:
+        model: A model with the modules and weights of the one that it was detached from; other
+            adapters may differ.
+        adapter: The adapter, which no other model carries.
+
+    Raises:
+        AdapterNameError: The name is taken.
+        AdapterStateError: The model is merged, or its adapters were added through another object.
+    """
+    model = unwrapped(model)
+    require_unmerged(model, "attach an adapter")
+    require_no_other_holder(model)
+    check_new_name(model, adapter.name)
+    is_first = state_of(model) is None
+    state = create_state(model)
+    state.configs[adapter.name] = adapter.config
+    state.trainable[adapter.name] = adapter.is_trainable
+    with removing_on_failure(model, adapter.name):
+        if is_first:
+            model.requires_grad_(False)
+            take_over_quantized(model)
+        newly_adapted = [
+            each.path for each in adapter.updates if _attach_update(model, adapter.name, each)
+        ]
+        for each in adapter.copies:
+            _attach_copy(model, adapter.name, each)
+        group_siblings(model, newly_adapted)
+        if is_first:
+            set_fused_mlp(model, True)
+        if newly_adapted or adapter.copies:
+            disable_fast_paths(model)
+
+
+def _attach_update(model: nn.Module, name: str, given: DetachedUpdate) -> bool:
+    """Give a layer its update; return whether it was plain before."""
+    if issubclass(given.layer_class, AdaptedParameter):
+        owner_path, _, parameter = given.path.rpartition(".")
+        owner = model.get_submodule(owner_path)
+        layer: nn.Module = adapted_parameter_of(owner, parameter, given.is_transposed)
+        attach(layer)  # type: ignore[arg-type]
+        is_new = False
+    else:
+        layer = model.get_submodule(given.path)
+        is_new = not isinstance(layer, AdaptedLayer)
+        if is_new:
+            layer = given.layer_class.adapt_in_place(layer)
+    layer.updates[name] = given.update  # type: ignore[operator,index]
+    return is_new
+
+
+def _attach_copy(model: nn.Module, name: str, given: DetachedCopy) -> None:
+    """Give a module its trained copy, with the module's children in place of the other model's."""
+    module = model.get_submodule(given.path)
+    unfuse_all(module)
+    part = _holding_children(given.copy)
+    for child in given.shared_children:
+        part._modules[child] = module._modules[child]
+    replace_in_place(module).trained_copies[name] = given.copy
+
+
+def _shared_children(copy: nn.Module, module: nn.Module) -> tuple[str, ...]:
+    children = _holding_children(copy)._modules
+    return tuple(n for n, child in children.items() if child is module._modules.get(n, copy))
+
+
+def _holding_children(copy: nn.Module) -> nn.Module:
+    """Return the part of a copy that may have children of the base's module."""
+    return copy.table if isinstance(copy, TrainedTokensOfEmbedding) else copy

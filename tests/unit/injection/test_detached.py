@@ -1,0 +1,175 @@
+"""An adapter that moves from one model to another acts there as if it had been added."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from lorakit import (
+    Adapter,
+    LoraConfig,
+    adapter_rows,
+    add_adapter,
+    delete_adapter,
+    disable_adapters,
+    set_adapter,
+)
+from lorakit.errors import AdapterNameError, AdapterStateError
+from lorakit.injection import adapter_names
+from lorakit.injection.detached import attach_adapter, detach_adapter
+from tiny_models import assert_untouched, gpt2, llama, mixtral, randomize_, snapshot, tokens
+from tiny_models.adapted import CASES, with_adapter
+from tiny_models.trained_tokens import BUILDS, with_tokens
+
+
+def detached(model, adapter, name="x"):
+    """Return an adapter that was added to a model and taken out again."""
+    add_adapter(model, adapter, name, trainable=False)
+    set_adapter(model, None)
+    return detach_adapter(model, name)
+
+
+def rows(model, *names):
+    """Return the output of one batch whose rows are alike but for their adapters."""
+    inputs = {key: value[:1].repeat(len(names), 1) for key, value in tokens(model).items()}
+    with torch.no_grad(), adapter_rows(model, names):
+        return model(**inputs)[0]
+
+
+def compare(build, adapter, other):
+    """Fail if attaching gives other bits than adding, beside another adapter."""
+    added, attached = build().eval(), build().eval()
+    for model in (added, attached):
+        add_adapter(model, other, "other", trainable=False)
+        set_adapter(model, None)
+    add_adapter(added, adapter, "x", trainable=False)
+    set_adapter(added, None)
+    attach_adapter(attached, detached(build().eval(), adapter))
+    expected = rows(added, None, "x", "other")
+    assert torch.equal(rows(attached, None, "x", "other"), expected)
+    assert not torch.equal(expected[0], expected[1])
+    set_adapter(added, "x")
+    set_adapter(attached, "x")
+    inputs = tokens(added)
+    assert torch.equal(attached(**inputs)[0], added(**inputs)[0])
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_adapters_of_every_kind(case):
+    build, config = case
+    adapters = [Adapter.from_model(with_adapter(build, seed=s, **config)) for s in (3, 4)]
+    compare(build, *adapters)
+
+
+@pytest.mark.parametrize("build", BUILDS, ids=lambda build: build.__name__)
+def test_trained_tokens(build):
+    compare(build, *(Adapter.from_model(with_tokens(build, seed=s)) for s in (3, 4)))
+
+
+def test_dora():
+    made = [Adapter.from_model(with_adapter(llama, seed=s, use_dora=True)) for s in (3, 4)]
+    compare(llama, *made)
+
+
+def test_stacked_experts():
+    config = LoraConfig(r=2, target_modules=[], target_parameters=["experts.gate_up_proj"])
+    models = [mixtral().eval() for _ in range(3)]
+    add_adapter(models[0], config)
+    adapter = Adapter.from_model(randomize_(models[0], seed=3))
+    add_adapter(models[1], adapter, "x", trainable=False)
+    attach_adapter(models[2], detached(mixtral().eval(), adapter))
+    set_adapter(models[2], "x")
+    inputs = tokens(models[1])
+    assert torch.equal(models[2](**inputs)[0], models[1](**inputs)[0])
+
+
+class Biased(nn.Module):
+    """A module with a bias and a child that another part of the same adapter updates."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+        self.bias = nn.Parameter(torch.ones(4))
+
+    def forward(self, x):
+        return self.inner(x) + self.bias
+
+
+def biased():
+    torch.manual_seed(0)
+    return nn.Sequential(Biased()).eval()
+
+
+def test_a_copy_that_shares_children_gets_those_of_its_new_model():
+    source = biased()
+    add_adapter(source, LoraConfig(r=2, target_modules=["inner"], bias="all"), "x")
+    randomize_(source, seed=3)
+    x = torch.randn(3, 4, generator=torch.Generator().manual_seed(1))
+    expected = source(x).detach()
+    set_adapter(source, None)
+    target = biased()
+    attach_adapter(target, detach_adapter(source, "x"))
+    set_adapter(target, "x")
+    assert torch.equal(target(x), expected)
+    target[0].inner.updates["x"].scaling = 0.0  # of the target's own child
+    assert not torch.equal(target(x), expected)
+
+
+def test_nothing_stays_where_it_was_and_where_it_leaves_again():
+    source, target = gpt2().eval(), gpt2().eval()
+    before = snapshot(source), snapshot(target)
+    adapter = Adapter.from_model(with_adapter(gpt2, bias="all"))
+    one = detached(source, adapter)
+    attach_adapter(target, one)
+    assert adapter_names(target) == ("x",)
+    delete_adapter(target, "x")
+    source.requires_grad_(True)
+    assert_untouched(source, before[0])
+    assert_untouched(target, before[1])
+
+
+def test_it_does_not_act_before_it_is_chosen():
+    target = llama().eval()
+    before = target(**tokens(target)).logits
+    attach_adapter(target, detached(llama().eval(), Adapter.from_model(with_adapter(llama))))
+    assert torch.equal(target(**tokens(target)).logits, before)
+    with disable_adapters(target):
+        assert torch.equal(target(**tokens(target)).logits, before)
+
+
+def test_a_name_that_is_taken_is_refused():
+    adapter = Adapter.from_model(with_adapter(llama))
+    target = with_adapter(llama, name="x")
+    with pytest.raises(AdapterNameError, match="'x' is already there"):
+        attach_adapter(target, detached(llama(), adapter))
+    assert adapter_names(target) == ("x",)
+
+
+def test_one_that_cannot_be_attached_leaves_no_trace():
+    target = llama().eval()
+    one = detached(llama().eval(), Adapter.from_model(with_adapter(llama)))
+    target.model.layers[1].mlp = nn.Identity()
+    before = snapshot(target)
+    with pytest.raises(AttributeError, match="gate_proj"):
+        attach_adapter(target, one)
+    assert_untouched(target, before)
+
+
+def test_not_inside_a_block_of_rows():
+    model = with_adapter(llama)
+    one = detached(llama(), Adapter.from_model(with_adapter(llama)))
+    with adapter_rows(model, ["default"]):
+        with pytest.raises(AdapterStateError, match="Cannot attach an adapter inside adapter_rows"):
+            attach_adapter(model, one)
+        with pytest.raises(AdapterStateError, match="Cannot detach an adapter inside adapter_rows"):
+            detach_adapter(model, "default")
+
+
+def test_the_model_can_be_copied_afterwards():
+    target = llama().eval()
+    attach_adapter(target, detached(llama().eval(), Adapter.from_model(with_adapter(llama))))
+    twin = copy.deepcopy(target)
+    set_adapter(twin, "x")
+    set_adapter(target, "x")
+    assert torch.equal(twin(**tokens(twin)).logits, target(**tokens(target)).logits)
