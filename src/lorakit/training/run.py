@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from lorakit.adapters import Adapter
 from lorakit.adapters.peft_files.files import CONFIG_FILE, WEIGHTS_FILE
 from lorakit.analysis.guessing import EVENT, guesses, reference_of
+from lorakit.analysis.verdict import Verdict
 from lorakit.distributed.processes import (
     Terminated,
     init_process_groups,
@@ -54,9 +55,12 @@ from lorakit.training.trainers.numerical_checks import require_sound
 from lorakit.training.trainers.stop_at_checkpoint import StopAtCheckpoint
 from lorakit.training.trainers.unreached_layers import UnreachedLayers
 from lorakit.training.validation_predictions import (
-    final_predictions,
+    answers_without_predictions,
+    final_evaluation,
+    judge_run,
     keep_predictions,
     prediction_files,
+    with_base,
     write_predictions,
 )
 
@@ -81,6 +85,8 @@ class TrainResult:
     """None if there was no step."""
     parameter_count: ParameterCount
     injection: Injection
+    verdict: Verdict | None
+    """Whether the adapter is better than the base; None if the recipe does not ask."""
     files: tuple[Path, ...]
     """The written files that are worth opening."""
 
@@ -281,7 +287,10 @@ def _fit(
         if unreached_notes:
             emit("notes", {"notes": unreached_notes})
         metrics = final_metrics(trainer)
-        predicted = final_predictions(setup, trainer)
+        found = final_evaluation(setup, trainer)
+        judgement = judge_run(setup, trainer, found, emit)
+        answers = answers_without_predictions(setup, trainer, found)
+    predicted = with_base(found and found.predicted, judgement)
     wall_s = run_on_main(lambda: recorder.wall_s)
     adapter = trained_adapter(setup.model)
     require_sound(adapter, output.global_step)
@@ -303,6 +312,8 @@ def _fit(
         throughput=getattr(trainer, "throughput", None),
         memory=MemoryFacts(planned_bytes, peak.read(), peak.meaning),
         predictions=run_on_main(lambda: write_predictions(setup, predicted, directory)),
+        answers=answers,
+        judgement=judgement,
     )
     run_on_main(lambda: write_report(directory, facts))
     result = _result(directory, facts)
@@ -365,6 +376,7 @@ def _result(run: RunDirectory, facts: RunFacts) -> TrainResult:
         throughput=facts.throughput,
         parameter_count=facts.parameter_count,
         injection=facts.injection,
+        verdict=None if facts.judgement is None else facts.judgement.verdict,
         files=(
             run.adapter,
             run.report_file,

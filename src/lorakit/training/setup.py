@@ -177,6 +177,7 @@ def _measure_dtype(
 
 def _checked(recipe: Recipe) -> tuple[Recipe, Task]:
     recipe = Recipe.check(recipe.model_dump(mode="json"), "the recipe")
+    recipe.evaluation.require_possible(recipe.task, recipe.training)
     return recipe, task_for(recipe.task)
 
 

@@ -1,0 +1,1 @@
+"""Is the adapter better than the base, and what did it forget?"""
