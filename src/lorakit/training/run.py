@@ -60,7 +60,7 @@ from lorakit.training.validation_predictions import (
     judge_run,
     keep_predictions,
     prediction_files,
-    with_base,
+    with_base_predictions,
     write_predictions,
 )
 
@@ -290,7 +290,7 @@ def _fit(
         found = final_evaluation(setup, trainer)
         judgement = judge_run(setup, trainer, found, emit)
         answers = answers_without_predictions(setup, trainer, found)
-    predicted = with_base(found and found.predicted, judgement)
+    predicted = with_base_predictions(found and found.predicted, judgement)
     wall_s = run_on_main(lambda: recorder.wall_s)
     adapter = trained_adapter(setup.model)
     require_sound(adapter, output.global_step)

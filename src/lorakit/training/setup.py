@@ -71,6 +71,7 @@ def prepare(
     attach: Callable[[PreTrainedModel], Injection] | None = None,
     shared_base: Path | None = None,
     labels: tuple[str, ...] | None = None,
+    load: Callable[..., Splits] = load_splits,
     measures_dtype: bool = True,
 ) -> Setup:
     """Load the data and the base, add the adapter and encode the examples, after cheap checks.
@@ -85,6 +86,7 @@ def prepare(
         shared_base: Directory of the bases that all runs of this machine map; None loads a copy
             for this run.
         labels: The label names by id of an existing adapter; by default those of the examples.
+        load: Reads the examples.
         measures_dtype: Whether to time steps where `dtype: auto` needs it; else it is float32.
 
     Raises:
@@ -95,7 +97,7 @@ def prepare(
     recipe, task = run_on_all(lambda: _checked(recipe))
     seed = seed_of(recipe)
     splits = local_rank_zero_first(
-        lambda: load_splits(recipe.data, seed, task.label_column(recipe), task.columns(recipe))
+        lambda: load(recipe.data, seed, task.label_column(recipe), task.columns(recipe))
     )
     training, arguments = run_on_all(lambda: _arguments(recipe, task, splits))
     recipe = recipe.model_copy(update={"training": training})
@@ -206,8 +208,11 @@ def _seed(seed: int) -> None:
 
 
 def _data_event(splits: Splits, encoded: Encoded) -> dict[str, Any]:
+    notes = (*splits.notes, *encoded.notes)
+    if splits.only_validation:  # the stand-ins are no training examples
+        notes = tuple(note for note in notes if " training " not in note)
     return {
-        "train_examples": len(splits.train),
+        "train_examples": 0 if splits.only_validation else len(splits.train),
         "validation_examples": 0 if splits.validation is None else len(splits.validation),
-        "notes": (*splits.notes, *encoded.notes),
+        "notes": notes,
     }

@@ -118,7 +118,9 @@ def judge_run(
     return judge(setup, trainer, found, emit)
 
 
-def with_base(predicted: Predicted | None, judgement: Judgement | None) -> Predicted | None:
+def with_base_predictions(
+    predicted: Predicted | None, judgement: Judgement | None
+) -> Predicted | None:
     """Return predictions beside those of the base, if there are any."""
     if predicted is None or judgement is None or judgement.base is None:
         return predicted

@@ -51,6 +51,7 @@ def judge(
     emit: EventHandler,
     *,
     known: Dataset | None = None,
+    base: KeptEvaluation | None = None,
 ) -> Judgement:
     """Compare the adapter of a model with its base; all processes must call this.
 
@@ -60,30 +61,35 @@ def judge(
         found: What the adapter's evaluation found; None if there was none.
         emit: Receives the event "notes" before the base is measured.
         known: Encoded examples whose classes a guess may know; None takes the training examples.
+        base: What the base's evaluation found; None evaluates it here.
     """
-    started_s = time.perf_counter()
-    return _Judge(setup, trainer, emit, setup.encoded.train if known is None else known).judge(
-        found, started_s
-    )
+    known = setup.encoded.train if known is None else known
+    return _Judge(setup, trainer, emit, known, base).judge(found)
 
 
 class _Judge:
     """Compares one adapter with its base."""
 
     def __init__(
-        self, setup: Setup, trainer: AdapterTrainerMixin, emit: EventHandler, known: Dataset
+        self,
+        setup: Setup,
+        trainer: AdapterTrainerMixin,
+        emit: EventHandler,
+        known: Dataset,
+        evaluated: KeptEvaluation | None,
     ):
+        self._started_s = time.perf_counter()
         self._setup, self._trainer, self._emit, self._known = setup, trainer, emit, known
+        self._evaluated = evaluated
         self._seed = seed_of(setup.recipe)
         self._notes: list[str] = []
         self._base: Predicted | None = None
 
-    def judge(self, found: KeptEvaluation | None, started_s: float) -> Judgement:
+    def judge(self, found: KeptEvaluation | None) -> Judgement:
         """Return the verdict.
 
         Args:
             found: What the adapter's evaluation found.
-            started_s: When the comparison began.
         """
         comparison = None
         if found is None:
@@ -91,7 +97,7 @@ class _Judge:
         else:
             comparison = self._compare(found)
         verdict = Verdict(comparison, self._forgetting(), tuple(self._notes))
-        return Judgement(verdict, self._base, time.perf_counter() - started_s)
+        return Judgement(verdict, self._base, time.perf_counter() - self._started_s)
 
     # ---- the validation examples ----
 
@@ -134,6 +140,8 @@ class _Judge:
 
     def _evaluate_base(self) -> KeptEvaluation | None:
         """Evaluate the base as the adapter was evaluated, without logging."""
+        if self._evaluated is not None:
+            return self._evaluated
         self._announce()
         trainer = self._trainer
         try:
