@@ -106,13 +106,13 @@ def evaluate(
         for note in made.verdict.notes:
             say(f"  {note}")
         say(f"  {made.verdict.sentence or ''}", style="bold")
-    written = output or _place_in_run(location)
-    if output is not None or (written is not None and made.predictions is not None):
+    written = output or (_place_in_run(location) if made.predictions is not None else None)
+    if written is not None:
         made.write_predictions(written)
     check_requirements(requirements, found["adapter"])
     name = shell_quote(adapter)
     closing(
-        [written] if made.predictions is not None and written is not None else [],
+        [] if written is None else [written],
         {
             f'lorakit generate {name} "..."': "tries it on a text",
             f"lorakit merge {name} {merged_name(adapter)}": "writes a plain checkpoint",
