@@ -125,6 +125,7 @@ def train(
             with logged=True when new values are logged,
             "evaluation" {the same, metrics},
             "checkpoint" {step, path},
+            "comparing" {examples} before the base is evaluated,
             "finished" {result}.
         stop: Set it to stop the run after the current optimizer step; with several processes, set
             it in at least one. It has no effect after the last step.

@@ -59,7 +59,7 @@ def judge(
         setup: Recipe, model and examples.
         trainer: The trainer that has evaluated the adapter.
         found: What the adapter's evaluation found; None if there was none.
-        emit: Receives the event "notes" before the base is measured.
+        emit: Receives the event "comparing" before the base is measured.
         known: Encoded examples whose classes a guess may know; None takes the training examples.
         base: What the base's evaluation found; None evaluates it here.
     """
@@ -169,9 +169,7 @@ class _Judge:
         return self._losses(shown, use_base=True), f"the base with {wanted} examples in its prompt"
 
     def _announce(self) -> None:
-        count = len(self._setup.encoded.validation or ())
-        note = f"Comparing with the base on {count:,} examples (evaluation.compare_with_base) ..."
-        self._emit("notes", {"notes": (note,)})
+        self._emit("comparing", {"examples": len(self._setup.encoded.validation or ())})
 
     # ---- neutral text ----
 
