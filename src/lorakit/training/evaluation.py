@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from lorakit.adapters import Adapter, fit_vocabulary
 from lorakit.adapters.inference_settings import SETTINGS_FILE, InferenceSettings
 from lorakit.analysis.verdict import Verdict
+from lorakit.config import LoraConfig
 from lorakit.data.splits import load_splits, load_validation
 from lorakit.errors import ConfigError, MissingFileError
 from lorakit.files.atomic import scratch_directory
@@ -24,9 +25,9 @@ from lorakit.training.setup import Setup, prepare
 from lorakit.training.tasks import task_for
 from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
 from lorakit.training.validation_predictions import (
+    beside_base,
     keep_predictions,
     prediction_columns,
-    with_base_predictions,
     write_rows,
 )
 from lorakit.training.verdict.judge import judge
@@ -144,7 +145,7 @@ def measure(
             judgement = judge(
                 *(setup, trainer, found, _ignore), known=setup.encoded.validation, base=base
             )
-            verdict, predicted = judgement.verdict, with_base_predictions(predicted, judgement)
+            verdict, predicted = judgement.verdict, beside_base(predicted, judgement)
         columns = None if predicted is None else prediction_columns(setup, predicted)
     return Evaluation(metrics, base_metrics, verdict, columns)
 
@@ -168,6 +169,8 @@ def _evaluating(
     if recipe.dtype == "auto":
         saved = recipe.model_copy(update={"dtype": settings_beside(adapter).dtype or "saved"})
         recipe = recipe.with_precision_of(run_recipe or saved)
+    if recipe.start_from is not None:  # the adapter has what came from there
+        recipe = recipe.model_copy(update={"start_from": str(adapter), "lora": LoraConfig()})
     recipe = _for_evaluation(recipe, data, max_rows)
     labels = settings_beside(adapter).labels
     knows_labels = labels is not None or task_for(recipe.task).label_column(recipe) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,18 +110,34 @@ def write_rows(columns: Mapping[str, Sequence[Any]], path: Path) -> None:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def judge_run(
-    setup: Setup, trainer: AdapterTrainerMixin, found: KeptEvaluation | None, emit: EventHandler
-) -> Judgement | None:
-    """Compare adapter and base, if the recipe says so; all processes must call this."""
-    if not setup.recipe.evaluation.compare_with_base:
-        return None
-    return judge(setup, trainer, found, emit)
+@dataclass(frozen=True)
+class Findings:
+    """What is found about the final weights."""
+
+    evaluation: KeptEvaluation | None
+    """None for a run without evaluation."""
+    judgement: Judgement | None
+    """None if the recipe does not compare with the base."""
+
+    @property
+    def predicted(self) -> Predicted | None:
+        """The predictions, beside those of the base if it was asked for any."""
+        if self.evaluation is None:
+            return None
+        return beside_base(self.evaluation.predicted, self.judgement)
 
 
-def with_base_predictions(
-    predicted: Predicted | None, judgement: Judgement | None
-) -> Predicted | None:
+def find_at_end(setup: Setup, trainer: AdapterTrainerMixin, emit: EventHandler) -> Findings:
+    """Return what the final weights predict, and compare them with the base if the recipe says so.
+
+    All processes must call this.
+    """
+    found = final_evaluation(setup, trainer)
+    compares = setup.recipe.evaluation.compare_with_base
+    return Findings(found, judge(setup, trainer, found, emit) if compares else None)
+
+
+def beside_base(predicted: Predicted | None, judgement: Judgement | None) -> Predicted | None:
     """Return predictions beside those of the base, if there are any."""
     if predicted is None or judgement is None or judgement.base is None:
         return predicted
@@ -128,15 +145,16 @@ def with_base_predictions(
 
 
 def answers_without_predictions(
-    setup: Setup, trainer: AdapterTrainerMixin, found: KeptEvaluation | None
+    setup: Setup, trainer: AdapterTrainerMixin, findings: Findings
 ) -> ShownExamples:
     """Return examples of a language model whose evaluation generates nothing.
 
     All processes must call this; the main one generates.
     """
+    found = findings.evaluation
     if found is None or found.predicted is not None or setup.encoded.validation is None:
         return ShownExamples()
     unlikely = examples_of_losses(setup, found.losses)
-    compares = setup.recipe.evaluation.compare_with_base
+    compares = findings.judgement is not None
     answers = run_on_main(lambda: generated_answers(setup, trainer)) if compares else ()
     return ShownExamples(unlikely, answers, are_answers_unlikely=True)

@@ -14,7 +14,7 @@ from lorakit.errors import ConfigError
 from lorakit.inference.merge_checkpoint import merge_to_checkpoint
 from lorakit.quickstart.model_files import base_model_path
 from lorakit.training import Recipe, RunDirectory, evaluate, train
-from lorakit.training.validation_predictions import judge_run
+from lorakit.training.validation_predictions import find_at_end
 from lorakit.training.verdict.judge import commonest_label, with_examples_in_prompt
 
 WORDS = {"good": "positive", "fine": "positive", "awful": "negative", "dull": "negative"}
@@ -206,9 +206,9 @@ def test_a_resumed_run_is_compared_once_at_its_end(run_of, tiny_t5_dir, monkeypa
 
     def counted(*values):
         calls.append(values)
-        return judge_run(*values)
+        return find_at_end(*values)
 
-    monkeypatch.setattr("lorakit.training.run.judge_run", counted)
+    monkeypatch.setattr("lorakit.training.run.find_at_end", counted)
     again = train(run.recipe_file, resume=True)
     assert len(calls) == 1 and again.verdict.comparison == result.verdict.comparison
     logged = [row["event"] for row in run.metrics()]
