@@ -152,15 +152,16 @@ def rouge_metrics(targets: Sequence[str], generated: Sequence[str]) -> dict[str,
     from rouge_score.rouge_scorer import RougeScorer
 
     kinds = ROUGE_NAMES
-    scorer = RougeScorer(list(kinds), tokenizer=_Words())
+    scorer = RougeScorer(list(kinds), tokenizer=WordTokenizer())
     rows = [scorer.score(t, g) for t, g in zip(targets, generated, strict=True)]
     return {kind: float(np.mean([row[kind].fmeasure for row in rows])) for kind in kinds}
 
 
-class _Words:
+class WordTokenizer:
     """Tokenizer for rouge-score."""
 
     def tokenize(self, text: str) -> list[str]:
+        """Return the words of a text in lower case; a Chinese or Japanese character is a word."""
         return _WORD.findall(text.lower())
 
 

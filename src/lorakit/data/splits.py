@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from lorakit.recipes.recipe import DataConfig
 
 
+_STAND_INS = 32
+
+
 @dataclass(frozen=True)
 class Splits:
     """The examples of a run, before tokenization."""
@@ -37,6 +40,15 @@ class Splits:
     train_place: Place | None = None
     """Positions of the training examples in their source; None numbers them consecutively."""
     validation_place: Place | None = None
+    only_validation: bool = False
+    """Whether the training examples were not read; `train` is then a few validation examples."""
+
+    @property
+    def labelled(self) -> Dataset:
+        """The examples whose labels the task has, or is compared with."""
+        return (
+            self.train if not self.only_validation or self.validation is None else self.validation
+        )
 
     def with_places(self, data: DataConfig) -> list[tuple[Dataset, str, Place]]:
         """Return each split: its examples, "training" or "validation", and its place."""
@@ -50,6 +62,10 @@ class Splits:
         """Return a selection of the training examples, without validation examples."""
         place = None if self.train_place is None else self.train_place.select(chosen)
         return Splits(self.train.select(chosen), None, train_place=place)
+
+    def labelled_place(self, data: DataConfig) -> Place:
+        """Return the place of the labelled examples."""
+        return self.with_places(data)[-1 if self.only_validation else 0][2]
 
     def training_place(self, data: DataConfig) -> Place:
         """Return the place of the training examples."""
@@ -114,6 +130,35 @@ def load_splits(
         return Splits(train.examples, None, tuple(notes), train.place)
     validation = _limit(validation, data.max_validation_rows, seed, "validation", notes)
     return Splits(train.examples, validation.examples, tuple(notes), train.place, validation.place)
+
+
+def load_validation(
+    data: DataConfig,
+    seed: int,
+    label: str | None = None,
+    columns: Mapping[str, str] | None = None,
+) -> Splits:
+    """Read only the validation examples that `data.validation` names; see `load_splits`.
+
+    A trainer cannot be built without training examples, so a few of these stand in for them.
+    """
+    _check_delimiter(data)
+    with hiding_progress_bars():
+        found = _find_validation(data, DatasetDict())
+    if found is None:
+        raise ConfigError(
+            "There are no examples to read: got no data.validation, expected a file or a dataset. "
+            "Name one."
+        )
+    notes = [*found.notes]
+    split = _split(found, "validation", data, f"'{data.validation}' (data.validation)")
+    require_columns(split.examples, columns or {}, split.place)
+    split = _limit(split, data.max_validation_rows, seed, "validation", notes)
+    few = split.select(np.arange(min(_STAND_INS, len(split.examples))))
+    return Splits(
+        *(few.examples, split.examples, tuple(notes), few.place, split.place),
+        only_validation=True,
+    )
 
 
 def _check_delimiter(data: DataConfig) -> None:

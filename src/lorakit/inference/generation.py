@@ -61,26 +61,50 @@ def generate_text(
     options |= {"do_sample": temperature > 0}
     if temperature > 0:
         options["temperature"] = temperature
-    model: Any = loaded.model
     texts = []
-    with torch.random.fork_rng(), loaded.inference_context(use_base):
+    with torch.random.fork_rng():
         torch.manual_seed(seed)
         for batch in in_batches(prompts, batch_rows):
-            encoded = _pad_prompts(loaded, [_prompt_ids(loaded, prompt) for prompt in batch])
-            _require_room(loaded, encoded["input_ids"].shape[1], new_tokens)
-            made = model.generate(
-                **encoded,
-                max_new_tokens=new_tokens,
-                eos_token_id=_stop_ids(loaded),
-                pad_token_id=pad_id(loaded.tokenizer),
-                **options,
-            )
-            if loaded.task_type is TaskType.CAUSAL_LM:
-                made = made[:, encoded["input_ids"].shape[1] :]
-            texts += [
-                decode(loaded.tokenizer, row, skip_special_tokens=True) for row in made.tolist()
-            ]
+            ids = [_prompt_ids(loaded, prompt) for prompt in batch]
+            texts += continue_tokens(loaded, ids, new_tokens, use_base, **options)
     return texts
+
+
+def continue_tokens(
+    loaded: LoadedModel,
+    prompts: Sequence[list[int]],
+    new_tokens: int,
+    use_base: bool = False,
+    **options: Any,
+) -> list[str]:
+    """Continue or answer tokenized prompts, in one batch.
+
+    Args:
+        loaded: A language model with an adapter.
+        prompts: Token ids of each prompt.
+        new_tokens: Maximum length of an answer.
+        use_base: Whether the base model answers without the adapter.
+        options: Options of `generate`; by default the likeliest token is taken.
+
+    Returns: The new text of each prompt.
+
+    Raises:
+        DataError: A prompt exceeds the model's limit.
+    """
+    model: Any = loaded.model
+    with loaded.inference_context(use_base):
+        encoded = _pad_prompts(loaded, prompts)
+        _require_room(loaded, encoded["input_ids"].shape[1], new_tokens)
+        made = model.generate(
+            **encoded,
+            max_new_tokens=new_tokens,
+            eos_token_id=_stop_ids(loaded),
+            pad_token_id=pad_id(loaded.tokenizer),
+            **{"do_sample": False, **options},
+        )
+    if loaded.task_type is TaskType.CAUSAL_LM:
+        made = made[:, encoded["input_ids"].shape[1] :]
+    return [decode(loaded.tokenizer, row, skip_special_tokens=True) for row in made.tolist()]
 
 
 def _prompt_ids(loaded: LoadedModel, prompt: Prompt) -> list[int]:
@@ -119,7 +143,7 @@ def _source_ids(loaded: LoadedModel, prompt: Prompt) -> list[int]:
     return columns["input_ids"][0]
 
 
-def _pad_prompts(loaded: LoadedModel, prompts: list[list[int]]) -> dict[str, Tensor]:
+def _pad_prompts(loaded: LoadedModel, prompts: Sequence[list[int]]) -> dict[str, Tensor]:
     """Pad token ids to one length, on the left for a model that continues on the right."""
     prompts = [prompt or [_first_id(loaded)] for prompt in prompts]
     length = max(len(prompt) for prompt in prompts)

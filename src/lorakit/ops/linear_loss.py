@@ -78,7 +78,7 @@ def sum_over_chunks(
     `hidden` and of the parameters.
     """
     if not torch.is_grad_enabled():
-        return _sum((loss_of(h, t) for h, t in _chunks(hidden, targets, chunk_tokens)), hidden)
+        return _sum((loss_of(h, t) for h, t in chunks(hidden, targets, chunk_tokens)), hidden)
     return _ChunkedSum.apply(loss_of, targets, chunk_tokens, hidden, *parameters)  # type: ignore[return-value]
 
 
@@ -106,7 +106,7 @@ class _ChunkedSum(torch.autograd.Function):
         sums = [torch.zeros_like(p, dtype=_wide(p.dtype)) for p in trained]
         grad_hidden = torch.empty_like(hidden) if is_read else None
         losses, done = [], 0
-        for chunk, chunk_targets in _chunks(hidden, targets, chunk_tokens):
+        for chunk, chunk_targets in chunks(hidden, targets, chunk_tokens):
             with torch.enable_grad():
                 leaf = chunk.detach().requires_grad_(is_read)
                 loss = loss_of(leaf, chunk_targets)
@@ -132,7 +132,8 @@ class _ChunkedSum(torch.autograd.Function):
         return None, None, None, *gradients
 
 
-def _chunks(hidden: Tensor, targets: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+def chunks(hidden: Tensor, targets: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield chunks of (tokens, in) and (tokens,), of at most `size` tokens."""
     return zip(hidden.split(size), targets.split(size), strict=True)
 
 

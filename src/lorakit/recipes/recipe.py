@@ -20,11 +20,12 @@ from lorakit.config.problems import short_repr
 from lorakit.errors import ConfigError, MissingFileError, did_you_mean, first_few
 from lorakit.libraries.hub import is_hub_id
 from lorakit.recipes import yaml_text
+from lorakit.recipes.evaluation_section import EvaluationConfig
 from lorakit.recipes.frozen_part_section import FrozenPartConfig
 from lorakit.recipes.overrides import apply_overrides, section_at
 from lorakit.recipes.search_sections import SearchConfig, StudyConfig
 
-_MAY_BE_LEFT_BLANK = ("lora", "training")
+_MAY_BE_LEFT_BLANK = ("lora", "training", "evaluation")
 
 _LONGEST_PATH, _LONGEST_NAME = 4095, 255
 """Limits of Linux in bytes."""
@@ -204,6 +205,9 @@ class Recipe(StrictConfig):
     """Any field of the task's training arguments, `early_stopping_patience` (evaluations without
     progress before training stops), `early_stopping_threshold`, and `lora_plus_ratio` (LoRA+:
     factor of the learning rate of lora_B)."""
+
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """What is measured at the end of a run."""
 
     search: SearchConfig | None = None
     """Search space and method of `lorakit tune`; None takes the defaults."""

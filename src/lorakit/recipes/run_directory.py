@@ -84,6 +84,11 @@ class RunDirectory:
         return self.path / "predictions.jsonl"
 
     @property
+    def evaluated_file(self) -> Path:
+        """Predictions for the examples of the latest `lorakit evaluate`."""
+        return self.path / "evaluation" / "predictions.jsonl"
+
+    @property
     def confusion_plot(self) -> Path:
         """Plot of the validation examples by expected and predicted class."""
         return self.path / "confusion.png"

@@ -11,19 +11,21 @@ from lorakit.libraries.lazy_names import lazy_names as _lazy_names
 if _typing.TYPE_CHECKING:
     from lorakit.recipes.recipe import DataConfig, Recipe
     from lorakit.recipes.run_directory import RunDirectory, find_adapter
-    from lorakit.training.evaluation import evaluate
+    from lorakit.training.evaluation import Evaluation, evaluate, measure
     from lorakit.training.preview import DryRun, dry_run
     from lorakit.training.run import TrainResult, train
 
 __all__ = [
     "DataConfig",
     "DryRun",
+    "Evaluation",
     "Recipe",
     "RunDirectory",
     "TrainResult",
     "dry_run",
     "evaluate",
     "find_adapter",
+    "measure",
     "train",
 ]
 
@@ -32,7 +34,7 @@ __getattr__, __dir__ = _lazy_names(
     {
         "lorakit.recipes.recipe": ("DataConfig", "Recipe"),
         "lorakit.recipes.run_directory": ("RunDirectory", "find_adapter"),
-        "lorakit.training.evaluation": ("evaluate",),
+        "lorakit.training.evaluation": ("Evaluation", "evaluate", "measure"),
         "lorakit.training.preview": ("DryRun", "dry_run"),
         "lorakit.training.run": ("TrainResult", "train"),
     },

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from lorakit.adapters import Adapter, fit_vocabulary
 from lorakit.adapters.inference_settings import SETTINGS_FILE, InferenceSettings
+from lorakit.analysis.verdict import Verdict
 from lorakit.config import LoraConfig
+from lorakit.data.splits import load_splits, load_validation
 from lorakit.errors import ConfigError, MissingFileError
 from lorakit.files.atomic import scratch_directory
+from lorakit.files.disks import reporting_disk_errors
 from lorakit.injection import Injection, add_adapter, disable_adapters
 from lorakit.recipes.recipe import Recipe
 from lorakit.recipes.run_directory import find_adapter
 from lorakit.training.evaluation_metrics import model_metrics
-from lorakit.training.setup import prepare
+from lorakit.training.setup import Setup, prepare
+from lorakit.training.tasks import task_for
+from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
+from lorakit.training.validation_predictions import (
+    beside_base,
+    keep_predictions,
+    prediction_columns,
+    write_rows,
+)
+from lorakit.training.verdict.judge import judge
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,6 +41,38 @@ _TRAINING_ONLY = ("early_stopping_patience", "early_stopping_threshold", "report
 """Training arguments that evaluation ignores."""
 _TRAINER_EXAMPLES = 32
 """Number of training examples to construct the trainer with; evaluation does not use them."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an adapter reaches on some examples."""
+
+    metrics: dict[str, float]
+    """Metrics of the adapter, with "eval_" prefixes."""
+    base_metrics: dict[str, float] | None
+    """Those of the base without the adapter's updates and trained heads, if it was asked."""
+    verdict: Verdict | None
+    """Whether the adapter is better than the base, if the base was asked."""
+    predictions: dict[str, list[Any]] | None
+    """Inputs, expected answers and predictions by column, for the first 10,000 examples; None for
+    CAUSAL_LM, whose evaluation generates nothing."""
+
+    def write_predictions(self, path: Path) -> None:
+        """Write the predictions to a JSON Lines file, one example per line.
+
+        Raises:
+            ConfigError: There are none.
+            DiskError: The file cannot be written.
+        """
+        if self.predictions is None:
+            raise ConfigError(
+                f"There are no predictions for {path}: got an evaluation that generates nothing, "
+                "expected SEQ_CLS, TOKEN_CLS, or SEQ_2_SEQ_LM with "
+                "training.predict_with_generate=true. `lorakit predict` writes answers."
+            )
+        with reporting_disk_errors(path, "predictions"):
+            path.parent.mkdir(exist_ok=True)
+            write_rows(self.predictions, path)
 
 
 def evaluate(
@@ -45,7 +91,7 @@ def evaluate(
         recipe: The recipe that names base and data; by default the run's.
         data: A dataset to evaluate on, as in `data.validation` of a recipe; by default the
             recipe's validation examples. If it, or the recipe, names one, the training examples
-            need not exist any more.
+            are not read.
         max_rows: Maximum number of examples; by default as in the recipe.
         use_base: Whether to evaluate the base without the adapter's updates and trained heads.
         on_event: Receives the events "data" and "injected", as in `train`.
@@ -57,6 +103,62 @@ def evaluate(
         ConfigError: There are no validation examples.
         AdapterMismatchError: The adapter was made for another base.
     """
+    with (
+        _evaluating(path, recipe, data, max_rows, on_event) as (setup, trainer),
+        disable_adapters(setup.model) if use_base else nullcontext(),
+    ):
+        return model_metrics(trainer.evaluate())
+
+
+def measure(
+    path: str | Path,
+    recipe: Recipe | None = None,
+    *,
+    data: str | None = None,
+    max_rows: int | None = None,
+    with_base: bool = False,
+    on_event: EventHandler | None = None,
+) -> Evaluation:
+    """Evaluate an adapter and keep its predictions; on request compare it with its base.
+
+    Args:
+        path: See `evaluate`, as for `recipe`, `data` and `max_rows`.
+        recipe: See there.
+        data: See there.
+        max_rows: See there.
+        with_base: Whether to evaluate the base too.
+        on_event: Receives the events "data" and "injected", as in `train`.
+
+    Raises:
+        LorakitError: See `evaluate`.
+    """
+    with _evaluating(path, recipe, data, max_rows, on_event) as (setup, trainer):
+        keep_predictions(setup, trainer)
+        metrics = model_metrics(trainer.evaluate())
+        found = trainer.evaluation_at(trainer.state.global_step)
+        predicted = None if found is None else found.predicted
+        base_metrics = verdict = None
+        if with_base:
+            with trainer.evaluating_apart(), disable_adapters(setup.model):
+                base_metrics = model_metrics(trainer.evaluate())
+                base = trainer.evaluation_at(trainer.state.global_step)
+            judgement = judge(
+                *(setup, trainer, found, _ignore), known=setup.encoded.validation, base=base
+            )
+            verdict, predicted = judgement.verdict, beside_base(predicted, judgement)
+        columns = None if predicted is None else prediction_columns(setup, predicted)
+    return Evaluation(metrics, base_metrics, verdict, columns)
+
+
+@contextmanager
+def _evaluating(
+    path: str | Path,
+    recipe: Recipe | None,
+    data: str | None,
+    max_rows: int | None,
+    on_event: EventHandler | None,
+) -> Iterator[tuple[Setup, AdapterTrainerMixin]]:
+    """Yield the setup of an adapter on its base, and a trainer that evaluates it."""
     adapter, run_recipe = find_adapter(path)
     recipe = recipe or run_recipe
     if recipe is None:
@@ -70,18 +172,17 @@ def evaluate(
     if recipe.start_from is not None:  # the adapter has what came from there
         recipe = recipe.model_copy(update={"start_from": str(adapter), "lora": LoraConfig()})
     recipe = _for_evaluation(recipe, data, max_rows)
-    labels = None
-    if recipe.data.validation is not None and not Path(recipe.data.train).exists():
-        # The trainer needs some training examples; the labels come from the adapter.
-        split = recipe.data.validation_split or recipe.data.train_split
-        replaced = {"train": recipe.data.validation, "train_split": split}
-        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update=replaced)})
-        labels = settings_beside(adapter).labels
+    labels = settings_beside(adapter).labels
+    knows_labels = labels is not None or task_for(recipe.task).label_column(recipe) is None
+    reads_training = recipe.data.validation is None or (
+        not knows_labels and Path(recipe.data.train).exists()
+    )
     setup = prepare(
         recipe,
-        on_event or (lambda name, payload: None),
+        on_event or _ignore,
         attach=partial(_attach, path=adapter),
-        labels=labels,
+        labels=None if reads_training else labels,
+        load=load_splits if reads_training else load_validation,
     )
     if setup.encoded.validation is None:
         raise ConfigError(
@@ -92,13 +193,11 @@ def evaluate(
     with scratch_directory("lorakit-evaluate-") as scratch:
         setup = replace(setup, encoded=replace(setup.encoded, train=few))
         setup.arguments.output_dir = str(scratch)
-        trainer = setup.build_trainer()
-        if use_base:
-            with disable_adapters(setup.model):
-                metrics = trainer.evaluate()
-        else:
-            metrics = trainer.evaluate()
-    return model_metrics(metrics)
+        yield setup, cast(AdapterTrainerMixin, setup.build_trainer())
+
+
+def _ignore(name: str, payload: dict[str, Any]) -> None:
+    """Ignore an event."""
 
 
 def settings_beside(adapter: Path) -> InferenceSettings:
@@ -123,6 +222,12 @@ def _for_evaluation(recipe: Recipe, data: str | None, max_rows: int | None) -> R
         changes["max_validation_rows"] = max_rows
     training = {key: value for key, value in recipe.training.items() if key not in _TRAINING_ONLY}
     training |= {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
+    # Examples for a prompt would have to come from the training examples, which are not read.
+    evaluation = recipe.evaluation.model_copy(update={"examples_in_prompt": 0})
     return recipe.model_copy(
-        update={"data": recipe.data.model_copy(update=changes), "training": training}
+        update={
+            "data": recipe.data.model_copy(update=changes),
+            "training": training,
+            "evaluation": evaluation,
+        }
     )

@@ -67,10 +67,14 @@ def is_evaluated(trainer: Trainer) -> bool:
 
 def final_step(trainer: Trainer) -> int:
     """Return the optimizer step of the final weights: the best, or the last."""
-    state = trainer.state
-    is_best = trainer.args.load_best_model_at_end and state.best_model_checkpoint is not None
-    best = state.best_global_step if is_best else None
-    return state.global_step if best is None else best
+    best = best_step(trainer)
+    return trainer.state.global_step if best is None else best
+
+
+def best_step(trainer: Trainer) -> int | None:
+    """Return the optimizer step of the best checkpoint; None if the last weights are kept."""
+    is_best = trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint
+    return trainer.state.best_global_step if is_best else None
 
 
 def model_metrics(metrics: Mapping[str, float]) -> dict[str, float]:

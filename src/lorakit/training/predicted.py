@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 
+from lorakit.analysis.example_scores import ExampleScores, scores_of_classes, scores_of_tags
 from lorakit.analysis.metrics import confusion_counts
 from lorakit.config import NOT_COUNTED
 
@@ -34,6 +36,20 @@ class Predicted:
     confusion: Any = field(default=None, compare=False)
     """Examples by expected and predicted class, array (classes, classes), over all examples of the
     evaluation; None without classes, and with more than 30."""
+    scores: ExampleScores | None = field(default=None, compare=False)
+    """Score of each example of the evaluation, in the order of the data."""
+    expected: Any = field(default=None, compare=False)
+    """Label ids of all examples of the evaluation, array (examples, ...), in the order of the data;
+    None for texts."""
+
+    def beside_base(self, base: Predicted) -> Predicted:
+        """Return the predictions with a column of those of the base on the same examples."""
+        columns: dict[str, list[Any]] = {}
+        for name, values in self.columns.items():
+            columns[name] = values
+            if name == "prediction":
+                columns["base_prediction"] = base.columns[name]
+        return replace(self, columns=columns)
 
 
 @dataclass(frozen=True)
@@ -52,6 +68,10 @@ class Evaluated:
         rows = ((number, row) for row, number in enumerate(self.order[: len(self.label_ids)]))
         return sorted(rows)[:MOST_EXAMPLES]
 
+    def data_order(self) -> Any:
+        """Return the rows of the arrays in the order of the data, array (examples,)."""
+        return np.argsort(np.asarray(self.order[: len(self.label_ids)]), kind="stable")
+
 
 def predicted_classes(found: Evaluated, labels: Sequence[str]) -> Predicted:
     """Return the class of each example and its probability, as `classify` does.
@@ -62,9 +82,12 @@ def predicted_classes(found: Evaluated, labels: Sequence[str]) -> Predicted:
     """
     first = found.first()
     best = _best(found.scores[[row for _, row in first]])
+    every = _best(found.scores).indices.numpy()
     confusion = None
     if len(labels) <= MOST_CLASSES:
-        confusion = confusion_counts(found.label_ids, _best(found.scores).indices.numpy(), labels)
+        confusion = confusion_counts(found.label_ids, every, labels)
+    rows = found.data_order()
+    expected = found.label_ids[rows]
     return Predicted(
         [number for number, _ in first],
         {
@@ -74,6 +97,8 @@ def predicted_classes(found: Evaluated, labels: Sequence[str]) -> Predicted:
         len(found.label_ids),
         tuple(labels),
         confusion,
+        scores_of_classes(expected, every[rows]),
+        expected,
     )
 
 
@@ -94,7 +119,15 @@ def predicted_tags(found: Evaluated, labels: Sequence[str]) -> Predicted:
         "prediction": [[labels[at] for at in best.indices.tolist()] for best in every],
         "probability": [best.values.tolist() for best in every],
     }
-    return Predicted([number for number, _ in first], columns, len(found.label_ids))
+    rows = found.data_order()
+    expected = found.label_ids[rows]
+    return Predicted(
+        [number for number, _ in first],
+        columns,
+        len(found.label_ids),
+        scores=scores_of_tags(expected, found.scores.argmax(-1)[rows], labels),
+        expected=expected,
+    )
 
 
 def prediction_table(

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
-import re
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from lorakit.adapters.inference_settings import InferenceSettings
@@ -20,7 +17,11 @@ from lorakit.files.atomic import write_text
 from lorakit.injection import Injection, ParameterCount
 from lorakit.recipes.recipe import Recipe
 from lorakit.recipes.run_directory import RunDirectory
+from lorakit.training.markdown_text import code, fenced, number, plain, table
 from lorakit.training.throughput import Throughput
+from lorakit.training.verdict.judge import Judgement
+from lorakit.training.verdict.sections import example_sections, verdict_section
+from lorakit.training.verdict.shown_examples import ShownExamples
 
 _GB = 1e9
 
@@ -47,6 +48,8 @@ class PredictionFacts:
     """Number of validation examples."""
     classes: tuple[ClassScores, ...]
     """Scores of each class; empty without classes, and with more than 30."""
+    shown: ShownExamples = field(default_factory=ShownExamples)
+    """Mistakes, and random examples."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,10 @@ class RunFacts:
     memory: MemoryFacts
     predictions: PredictionFacts | None
     """None if predictions.jsonl is not written."""
+    answers: ShownExamples
+    """Examples of a task without predictions."""
+    judgement: Judgement | None
+    """Whether the adapter is better than the base; None if it was not asked."""
     reference: Reference | None
     """The metrics of a model that learned nothing."""
 
@@ -82,33 +89,37 @@ def write_report(run: RunDirectory, facts: RunFacts) -> None:
 
 def report_text(run: RunDirectory, facts: RunFacts) -> str:
     """Return the report as Markdown."""
-    recipe = facts.recipe
+    recipe, judged = facts.recipe, facts.judgement
+    sentence = None if judged is None else judged.verdict.sentence
     sections = [
         f"# {plain(run.path.name)}",
+        f"**{plain(sentence)}**" if sentence else "",
         f"A LoRA adapter for {code(recipe.model)}, task {recipe.task}, trained on "
         f"{code(recipe.data.train)}{_start(recipe)}.",
         "## Result",
         _result_table(run, facts),
         _compared(run, facts),
         _kept(facts),
+        *(() if judged is None else verdict_section(judged.verdict, judged.wall_s)),
         "![Loss, main metric and learning rate by optimizer step](loss.png)",
         *_prediction_section(facts.predictions),
+        *_answer_section(facts.answers),
         "## Data",
-        _table(
+        table(
             ("split", "examples"),
             [("training", facts.train_examples), ("validation", facts.validation_examples)],
         ),
         "\n".join(f"- {plain(note)}" for note in facts.notes),
         "## What was trained",
         fenced(facts.injection.table()),
-        _table(("parameters", "count"), _count_rows(facts.parameter_count)),
+        table(("parameters", "count"), _count_rows(facts.parameter_count)),
         *_memory_section(facts.memory),
         "## How",
-        _table(("setting", "value"), _setting_rows(recipe)),
+        table(("setting", "value"), _setting_rows(recipe)),
         "The whole recipe, with every default written out, is in `recipe.yaml`; every logged "
         "loss and metric is in `metrics.jsonl`.",
         "## Made with",
-        _table(("", ""), _environment_rows(run)),
+        table(("", ""), _environment_rows(run)),
         "## Use it",
         commands(run, recipe),
     ]
@@ -126,12 +137,12 @@ def _result_table(run: RunDirectory, facts: RunFacts) -> str:
     rows: list[tuple[Any, ...]] = [
         (
             f"validation {metric_text(key, settings)}",
-            _number(value),
-            _number(expected[key]) if key in expected else "",
+            number(value),
+            number(expected[key]) if key in expected else "",
         )
         for key, value in facts.metrics.items()
     ]
-    rows.append(("mean training loss", _number(facts.train_loss), ""))
+    rows.append(("mean training loss", number(facts.train_loss), ""))
     rows.append(("optimizer steps", f"{facts.steps:,} of {facts.planned_steps:,}", ""))
     rows.append(("time", _duration(facts.wall_s), ""))
     if facts.throughput is not None:
@@ -141,9 +152,9 @@ def _result_table(run: RunDirectory, facts: RunFacts) -> str:
         )
         rows.append(("padding in the batches", f"{facts.throughput.padding_share:.1%}", ""))
     if not expected:
-        return _table(("", "value"), [row[:2] for row in rows])
+        return table(("", "value"), [row[:2] for row in rows])
     is_guess = facts.reference is not None and facts.reference.count
-    return _table(("", "value", "guessing" if is_guess else "before training"), rows)
+    return table(("", "value", "guessing" if is_guess else "before training"), rows)
 
 
 def _compared(run: RunDirectory, facts: RunFacts) -> str:
@@ -179,17 +190,23 @@ def _prediction_section(facts: PredictionFacts | None) -> tuple[str, ...]:
         f"`predictions.jsonl` has the predictions for {which} {facts.total:,} validation examples."
     )
     if not facts.classes:
-        return ("## Validation examples", text)
+        return ("## Validation examples", text, *example_sections(facts.shown))
     rows = [
-        (one.label, f"{one.examples:,}", *map(_number, (one.precision, one.recall, one.f1)))
+        (one.label, f"{one.examples:,}", *map(number, (one.precision, one.recall, one.f1)))
         for one in facts.classes
     ]
     return (
         "## Validation examples",
-        _table(("class", "examples", "precision", "recall", "F1"), rows),
+        table(("class", "examples", "precision", "recall", "F1"), rows),
         f"{text} `confusion.png` shows which classes are predicted for which.",
         "![Confusion matrix of the validation examples](confusion.png)",
+        *example_sections(facts.shown),
     )
+
+
+def _answer_section(answers: ShownExamples) -> tuple[str, ...]:
+    sections = example_sections(answers)
+    return ("## Validation examples", *sections) if sections else ()
 
 
 def _memory_section(memory: MemoryFacts) -> tuple[str, ...]:
@@ -200,7 +217,7 @@ def _memory_section(memory: MemoryFacts) -> tuple[str, ...]:
         ratio = memory.planned_bytes / memory.peak_bytes
         rows.insert(0, ("planned", f"{memory.planned_bytes / _GB:.3g} GB"))
         rows.append(("planned / peak", f"{ratio:.2f}"))
-    return ("## Memory", _table((memory.meaning, "value"), rows))
+    return ("## Memory", table((memory.meaning, "value"), rows))
 
 
 def _count_rows(count: ParameterCount) -> list[tuple[str, str]]:
@@ -250,53 +267,6 @@ def commands(run: RunDirectory, recipe: Recipe) -> str:
     )
     parts = (fenced("\n".join(lines)), "In Python:", fenced("\n".join(python), "python"))
     return "\n\n".join(parts)
-
-
-def plain(text: Any) -> str:
-    r"""Return foreign text escaped for Markdown, on one line.
-
-    >>> print(plain("a|b *c*"))
-    a\|b \*c\*
-    """
-    return re.sub(r"([\\`*_|<>])", r"\\\1", escaped(str(text)))
-
-
-def code(text: Any) -> str:
-    """Return foreign text as inline code, whatever it contains.
-
-    >>> print(code("runs/a"), code("a`b"))
-    `runs/a` `` a`b ``
-    """
-    safe_text = escaped(str(text))
-    longest = max((len(ticks) for ticks in re.findall("`+", safe_text)), default=0)
-    if not longest:
-        return f"`{safe_text}`"
-    return f"{'`' * (longest + 1)} {safe_text} {'`' * (longest + 1)}"
-
-
-def fenced(text: str, language: str = "") -> str:
-    """Return text as a code block, whatever it contains."""
-    safe_text = escaped(text, keep="\n")
-    longest = max((len(ticks) for ticks in re.findall("`+", safe_text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}{language}\n{safe_text}\n{fence}"
-
-
-def _table(header: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> str:
-    lines = [f"| {' | '.join(header)} |", f"|---|{'---:|' * (len(header) - 1)}"]
-    lines += [f"| {' | '.join(map(_cell, row))} |" for row in rows]
-    return "\n".join(lines)
-
-
-def _cell(value: Any) -> str:
-    text = escaped(str(value))
-    return text.replace("|", "\\|").replace("`", "\\`")
-
-
-def _number(value: float | None) -> str:
-    if value is None or math.isnan(value):
-        return "undefined"
-    return f"{value:.4g}"
 
 
 def _duration(wall_s: float) -> str:

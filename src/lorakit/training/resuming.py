@@ -17,8 +17,8 @@ _MAY_CHANGE_ON_RESUME = {
     "training.save_total_limit",
 }
 
-_IGNORED_SECTIONS = ("search", "study")
-"""Sections of a recipe that training ignores."""
+_IGNORED_SECTIONS = ("evaluation", "search", "study")
+"""Sections of a recipe that do not change what is trained."""
 
 
 def with_recorded_dtype(recipe: Recipe, emit: EventHandler) -> Recipe:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from lorakit.adapters import Adapter
 from lorakit.adapters.peft_files.files import CONFIG_FILE, WEIGHTS_FILE
 from lorakit.analysis.guessing import EVENT, guesses, reference_of
+from lorakit.analysis.verdict import Verdict
 from lorakit.distributed.processes import (
     Terminated,
     init_process_groups,
@@ -38,7 +39,7 @@ from lorakit.training.callbacks import (
     early_stopping,
     silencing_writer_threads,
 )
-from lorakit.training.evaluation_metrics import PEAK_MEMORY, TOKENS_PER_S, final_metrics
+from lorakit.training.evaluation_metrics import PEAK_MEMORY, TOKENS_PER_S, best_step, final_metrics
 from lorakit.training.example_digests import KEY, changed_examples, example_digests
 from lorakit.training.frozen_part import frozen_part_once
 from lorakit.training.out_of_room import explaining_disk_errors, explaining_memory_errors
@@ -56,7 +57,8 @@ from lorakit.training.trainers.numerical_checks import require_sound
 from lorakit.training.trainers.stop_at_checkpoint import StopAtCheckpoint
 from lorakit.training.trainers.unreached_layers import UnreachedLayers
 from lorakit.training.validation_predictions import (
-    final_predictions,
+    answers_without_predictions,
+    find_at_end,
     keep_predictions,
     prediction_files,
     write_predictions,
@@ -83,6 +85,8 @@ class TrainResult:
     """None if there was no step."""
     parameter_count: ParameterCount
     injection: Injection
+    verdict: Verdict | None
+    """Whether the adapter is better than the base; None if the recipe does not ask."""
     files: tuple[Path, ...]
     """The written files that are worth opening."""
 
@@ -121,6 +125,7 @@ def train(
             with logged=True when new values are logged,
             "evaluation" {the same, metrics},
             "checkpoint" {step, path},
+            "comparing" {examples} before the base is evaluated,
             "finished" {result}.
         stop: Set it to stop the run after the current optimizer step; with several processes, set
             it in at least one. It has no effect after the last step.
@@ -298,7 +303,8 @@ def _fit(
             if unreached_notes:
                 emit("notes", {"notes": unreached_notes})
             metrics = final_metrics(trainer)
-            predicted = final_predictions(setup, trainer)
+            findings = find_at_end(setup, trainer, emit)
+        answers = answers_without_predictions(setup, trainer, findings)
     wall_s = run_on_main(lambda: recorder.wall_s)
     adapter = trained_adapter(setup.model)
     require_sound(adapter, output.global_step)
@@ -314,12 +320,14 @@ def _fit(
         train_loss=output.training_loss,
         steps=output.global_step,
         planned_steps=trainer.state.max_steps,
-        best_step=_best_step(trainer),
+        best_step=best_step(trainer),
         reference=reference_of(directory),
         wall_s=wall_s,
         throughput=getattr(trainer, "throughput", None),
         memory=MemoryFacts(planned_bytes, peak.read(), peak.meaning),
-        predictions=run_on_main(lambda: write_predictions(setup, predicted, directory)),
+        predictions=run_on_main(lambda: write_predictions(setup, findings.predicted, directory)),
+        answers=answers,
+        judgement=findings.judgement,
     )
     run_on_main(lambda: write_report(directory, facts))
     result = _result(directory, facts)
@@ -363,11 +371,6 @@ def _save_trained_adapter(adapter: Adapter, setup: Setup, run: RunDirectory) -> 
         save_settings(partial, setup.task.task_type, setup.labels, setup.encoded, lineage)
 
 
-def _best_step(trainer: Trainer) -> int | None:
-    is_best = trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint
-    return trainer.state.best_global_step if is_best else None
-
-
 def _length(dataset: Any) -> int:
     return 0 if dataset is None else len(dataset)
 
@@ -383,6 +386,7 @@ def _result(run: RunDirectory, facts: RunFacts) -> TrainResult:
         throughput=facts.throughput,
         parameter_count=facts.parameter_count,
         injection=facts.injection,
+        verdict=None if facts.judgement is None else facts.judgement.verdict,
         files=(
             run.adapter,
             run.report_file,

@@ -74,6 +74,7 @@ def prepare(
     attach: Callable[[PreTrainedModel], Injection] | None = None,
     shared_base: Path | None = None,
     labels: tuple[str, ...] | None = None,
+    load: Callable[..., Splits] = load_splits,
     measures_dtype: bool = True,
     kept_start: Path | None = None,
 ) -> Setup:
@@ -91,6 +92,7 @@ def prepare(
             for this run.
         labels: The label names by id of an existing adapter; by default those of the adapter that
             the recipe starts from, or of the examples.
+        load: Reads the examples.
         kept_start: A run's copy of the adapter that it started from.
         measures_dtype: Whether to time steps where `dtype: auto` needs it; else it is float32.
 
@@ -105,7 +107,7 @@ def prepare(
         recipe, labels = start.resolved(recipe), labels or start.labels
     seed = seed_of(recipe)
     splits = local_rank_zero_first(
-        lambda: load_splits(recipe.data, seed, task.label_column(recipe), task.columns(recipe))
+        lambda: load(recipe.data, seed, task.label_column(recipe), task.columns(recipe))
     )
     training, arguments = run_on_all(lambda: _arguments(recipe, task, splits))
     recipe = recipe.model_copy(update={"training": training})
@@ -194,6 +196,7 @@ def _measure_dtype(
 
 def _checked(recipe: Recipe) -> tuple[Recipe, Task]:
     recipe = Recipe.check(recipe.model_dump(mode="json"), "the recipe")
+    recipe.evaluation.require_possible(recipe.task, recipe.training)
     return recipe, task_for(recipe.task)
 
 
@@ -222,8 +225,11 @@ def _seed(seed: int) -> None:
 
 
 def _data_event(splits: Splits, encoded: Encoded) -> dict[str, Any]:
+    notes = (*splits.notes, *encoded.notes)
+    if splits.only_validation:  # the stand-ins are no training examples
+        notes = tuple(note for note in notes if " training " not in note)
     return {
-        "train_examples": len(splits.train),
+        "train_examples": 0 if splits.only_validation else len(splits.train),
         "validation_examples": 0 if splits.validation is None else len(splits.validation),
-        "notes": (*splits.notes, *encoded.notes),
+        "notes": notes,
     }

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lorakit.training.losses.counted_labels import CountedLabels, split_batch
+from lorakit.training.losses.losses_by_text import losses_by_text, losses_from_logits
 from lorakit.training.losses.output_loss import OutputLoss, TokenLoss
 
 if TYPE_CHECKING:
@@ -41,6 +42,9 @@ class Evaluated(NamedTuple):
     """Number of correct top predictions, a scalar on the device; None if they are not computed."""
     outputs: Any
     """The model's outputs, None if they lack the logits."""
+    texts: Tensor | None
+    """Negative log-likelihood and number of labels of each text, (texts, 2) on the device; None for
+    classifiers of whole texts."""
 
     def sums(self) -> Tensor:
         """Return loss, labels and hits, (3,) on the device; NaN for hits that are not computed."""
@@ -121,7 +125,8 @@ class MeanStep(Step):
         """Return the summed loss of a batch and the model's outputs, without a graph."""
         smoother = self.smoother if self.smooths_evaluation else None
         loss, counted, outputs = self._mean(model, batch, smoother)
-        return Evaluated(in_float64(loss) * counted.labels, counted.labels, None, outputs)
+        texts = losses_from_logits(outputs, batch, counted)
+        return Evaluated(in_float64(loss) * counted.labels, counted.labels, None, outputs, texts)
 
     def _mean(
         self, model: nn.Module, batch: Mapping[str, Any], smoother: LabelSmoother | None
@@ -167,9 +172,15 @@ class OutputStep(Step):
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, batch: Mapping[str, Any]) -> Evaluated:
-        """Return the summed loss of a batch, without a graph."""
-        loss, counted, _ = self.share(model, batch)
-        return Evaluated(in_float64(loss) * counted.labels, counted.labels, None, None)
+        """Return the summed loss of a batch and of its texts, without a graph."""
+        _, hidden, counted = self.hidden(model, batch)
+        targets = counted.targets.to(hidden.device)
+        losses, _ = self.output.losses_and_hits(hidden, targets)
+        loss = losses.sum()
+        if not self.token_loss.is_plain:
+            loss = self.output.sum(hidden, targets, self.token_loss)
+        texts = losses_by_text(losses, counted, batch)
+        return Evaluated(in_float64(loss), counted.labels, None, None, texts)
 
     def hidden(
         self, model: nn.Module, batch: Mapping[str, Any]
@@ -190,8 +201,9 @@ class NextTokenStep(OutputStep):
         """Return the negative log-likelihood and the number of correct predictions of a batch."""
         _, hidden, counted = self.hidden(model, batch)
         targets = counted.targets.to(hidden.device)
-        nll_sum, hits = self.output.sum_and_hits(hidden, targets)
-        return Evaluated(in_float64(nll_sum), counted.labels, hits, None)
+        losses, hits = self.output.losses_and_hits(hidden, targets)
+        texts = losses_by_text(losses, counted, batch)
+        return Evaluated(in_float64(losses.sum()), counted.labels, hits, None, texts)
 
 
 def _at_least_one(counted: float | Tensor) -> float | Tensor:

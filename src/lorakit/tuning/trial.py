@@ -97,8 +97,10 @@ def trial_recipe(recipe: Recipe, settings: TrialsConfig, train_examples: int) ->
     data = recipe.data.model_dump(mode="json")
     if settings.sample_fraction < 1:
         data["max_train_rows"] = max(1, round(settings.sample_fraction * train_examples))
-    changes = {"training": training, "data": data}
-    return recipe.with_changes({**changes, "search": None, "study": None}, "the recipe")
+    changes: dict[str, Any] = {"training": training, "data": data}
+    evaluation = {"compare_with_base": False}  # all trials have the same base
+    changes |= {"evaluation": evaluation, "search": None, "study": None}
+    return recipe.with_changes(changes, "the recipe")
 
 
 def epochs_of(recipe: Recipe, settings: TrialsConfig) -> int:

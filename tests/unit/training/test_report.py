@@ -12,7 +12,9 @@ def report(done):
 
 def test_the_report_tells_what_was_trained(report, done, tiny_llama_dir):
     result, _ = done
-    assert report.startswith("# done\n\nA LoRA adapter for `")
+    assert report.startswith("# done\n\n**Too few examples to tell (6): perplexity -")
+    assert "against the base, forgets " in report.split("\n")[2]
+    assert "**\n\nA LoRA adapter for `" in report
     assert tiny_llama_dir in report
     assert f"| validation loss | {result.metrics['eval_loss']:.4g} |" in report
     assert "| optimizer steps | 10 of 10 |" in report

@@ -182,10 +182,13 @@ def test_generated_texts_are_written_where_an_evaluation_generates(run_of, tiny_
     rows = [{"source": text, "target": label} for text, label in REVIEWS]
     result = run_of("SEQ_2_SEQ_LM", tiny_t5_dir, rows, rows[:3], data={"max_target_length": 6})
     found = rows_of(result)
-    assert [list(row) for row in found] == [["source", "target", "prediction"]] * 3
+    names = ["source", "target", "prediction", "base_prediction"]
+    assert [list(row) for row in found] == [names] * 3
     assert [row["source"] for row in found] == [row["source"] for row in rows[:3]]
     expected = load_run(result.run_dir).predict([row["source"] for row in found])
     assert [row["prediction"] for row in found] == expected
+    expected = load_run(result.run_dir).predict([row["source"] for row in found], use_base=True)
+    assert [row["base_prediction"] for row in found] == expected
     again = run_of("SEQ_2_SEQ_LM", tiny_t5_dir, rows, rows[:3], "loss", predict_with_generate=False)
     assert not (again.run_dir / "predictions.jsonl").exists()
 

@@ -32,6 +32,7 @@ def test_a_trial_is_evaluated_and_saved_after_every_epoch_and_keeps_its_best():
         "load_best_model_at_end": True,
     }
     assert made.data.max_train_rows == 2
+    assert not made.evaluation.compare_with_base and searched.evaluation.compare_with_base
     assert made.search is None
 
 

@@ -49,6 +49,13 @@ def evaluate(
     base: Annotated[
         bool, typer.Option("--base", help="Also measure the base without the adapter.")
     ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="Predictions to write, as JSON Lines; by default evaluation/predictions.jsonl in "
+            "the run directory, which the next evaluation replaces."
+        ),
+    ] = None,
     require: Annotated[
         list[str] | None,
         typer.Option(
@@ -57,13 +64,15 @@ def evaluate(
         ),
     ] = None,
 ) -> None:
-    """Measure a trained adapter on validation data."""
+    """Measure a trained adapter on validation data.
+
+    The training data are not read if --data or the recipe names validation data.
+    """
     requirements = parse_requirements(require or [])
     location = adapter_location(adapter)
     from lorakit.analysis.metric_text import metric_text
     from lorakit.recipes.run_directory import find_adapter
-    from lorakit.training.evaluation import evaluate as measure
-    from lorakit.training.evaluation import settings_beside
+    from lorakit.training.evaluation import measure, settings_beside
 
     hide_loading_bars()
     loaded = recipe_of(location, recipe, overrides or [])
@@ -76,10 +85,10 @@ def evaluate(
             for note in payload["notes"]:
                 say(f"  {note}")
 
-    options: dict[str, Any] = {"data": data, "max_rows": rows}
-    found = {"adapter": measure(location, loaded, on_event=listen, **options)}
-    if base:
-        found["base alone"] = measure(location, loaded, use_base=True, **options)
+    made = measure(location, loaded, data=data, max_rows=rows, with_base=base, on_event=listen)
+    found = {"adapter": made.metrics}
+    if made.base_metrics is not None:
+        found["base alone"] = made.base_metrics
     heading("Metrics")
     settings = settings_beside(find_adapter(location)[0])
     table(
@@ -92,15 +101,30 @@ def evaluate(
             for key in found["adapter"]
         ],
     )
+    if made.verdict is not None:
+        for note in made.verdict.notes:
+            say(f"  {note}")
+        say(f"  {made.verdict.sentence or ''}", style="bold")
+    written = output or (_place_in_run(location) if made.predictions is not None else None)
+    if written is not None:
+        made.write_predictions(written)
     check_requirements(requirements, found["adapter"])
     name = shell_quote(adapter)
     closing(
-        [],
+        [] if written is None else [written],
         {
             f'lorakit generate {name} "..."': "tries it on a text",
             f"lorakit merge {name} {merged_name(adapter)}": "writes a plain checkpoint",
         },
     )
+
+
+def _place_in_run(location: str | Path) -> Path | None:
+    """Return where a run keeps the predictions of its latest evaluation; None outside a run."""
+    from lorakit.recipes.run_directory import RunDirectory
+
+    run = run_of(location)
+    return None if run is None else RunDirectory(run).evaluated_file
 
 
 def recipe_of(location: str | Path, given: Path | None, overrides: list[str]) -> Recipe | None:

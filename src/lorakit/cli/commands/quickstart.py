@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lorakit.cli.commands.train import exit_if_signalled, stopping_on_signals, warn_if_chance
+from lorakit.cli.commands.train import (
+    exit_if_signalled,
+    show_verdict,
+    stopping_on_signals,
+    warn_if_chance,
+)
 from lorakit.cli.quiet import hide_loading_bars
 from lorakit.cli.views.console import (
     closing,
@@ -60,6 +65,7 @@ def quickstart(
     with QuickstartView() as view, stopping_on_signals(view, command) as stop:
         result = run_quickstart(folder, seed=seed, compare=compare, on_event=view, stop=stop)
     show_methods(result)
+    show_verdict(result.training)
     warn_if_chance(result.training)
     for example in result.examples:
         show_example(example)

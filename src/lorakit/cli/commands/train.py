@@ -226,7 +226,15 @@ def show_result(result: TrainResult) -> None:
         values["tokens per second"] = f"{result.throughput.tokens_per_s:,.0f}, without padding"
         values["padding in the batches"] = f"{result.throughput.padding_share:.1%}"
     pairs(values)
+    show_verdict(result)
     warn_if_chance(result)
+
+
+def show_verdict(result: TrainResult) -> None:
+    """Print whether the adapter is better than the base, if it was measured."""
+    sentence = None if result.verdict is None else result.verdict.sentence
+    if sentence is not None:
+        say(f"  {sentence}", style="bold")
 
 
 def warn_if_chance(result: TrainResult) -> None:

@@ -45,6 +45,9 @@ class RunView:
             self.progress.step(payload)
         elif event == "evaluation":
             self.progress.evaluation(payload)
+        elif event == "comparing":
+            number = number_text(payload["examples"])
+            say(f"Comparing with the base on {number} examples (evaluation.compare_with_base) ...")
         elif event == "finished":
             self.is_finished = True
             self.progress.stop()

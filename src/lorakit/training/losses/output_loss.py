@@ -20,7 +20,12 @@ from lorakit.adapters.sharded import is_fsdp_unit, unsharded_class
 from lorakit.errors import TrainingError
 from lorakit.layers import ReplacedModule
 from lorakit.ops.compute_dtype import autocast_dtype, autocast_off
-from lorakit.ops.linear_loss import CHUNK_TOKENS, linear_cross_entropy_sum, sum_over_chunks
+from lorakit.ops.linear_loss import (
+    CHUNK_TOKENS,
+    chunks,
+    linear_cross_entropy_sum,
+    sum_over_chunks,
+)
 from lorakit.training.losses.counted_labels import count_labels
 from lorakit.training.losses.logit_form import LogitForm, candidate_forms, named_form
 
@@ -153,25 +158,23 @@ class OutputLoss:
             )
 
     @torch.no_grad()
-    def sum_and_hits(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the summed negative log-likelihood, and the number of correct top predictions.
+    def losses_and_hits(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the negative log-likelihoods, and the number of correct top predictions.
 
         Args:
             hidden: Input of the output layer, (tokens, in).
             targets: Token ids, (tokens,).
 
-        Returns: Two scalars, without a graph.
+        Returns: The first (tokens,), float32 at least, the second a scalar; without a graph.
         """
         hits = torch.zeros((), dtype=torch.int64, device=targets.device)
-
-        def loss_of(h: Tensor, t: Tensor) -> Tensor:
-            logits = self._logits(h)
-            hits.add_((logits.argmax(-1) == t).sum())
-            return TokenLoss()(logits, t)
-
+        losses = []
         with self._model_autocast(hidden.device):
-            loss = sum_over_chunks(loss_of, hidden, targets, chunk_tokens=self.chunk_tokens)
-        return loss, hits
+            for h, t in chunks(hidden, targets, self.chunk_tokens):
+                logits = self._logits(h)
+                hits.add_((logits.argmax(-1) == t).sum())
+                losses.append(F.cross_entropy(logits, t, reduction="none"))
+        return torch.cat(losses), hits
 
     def _logits(self, hidden: Tensor) -> Tensor:
         """Return the model's logits, in float32 as in transformers' losses."""

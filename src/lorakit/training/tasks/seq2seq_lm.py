@@ -17,6 +17,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from lorakit.analysis.example_scores import scores_of_texts
 from lorakit.analysis.metrics import ROUGE_NAMES, rouge_metrics
 from lorakit.config import NOT_COUNTED, TaskType
 from lorakit.data import require_columns, unused_note
@@ -173,7 +174,11 @@ class Seq2SeqLM(Task):
             first = found.first()
             texts = _texts(tokenizer, found.scores[[row for _, row in first]])
             numbers = [number for number, _ in first]
-            return Predicted(numbers, {"prediction": texts}, len(found.label_ids))
+            rows = found.data_order()
+            targets = _texts(tokenizer, found.label_ids[rows])
+            scores = scores_of_texts(targets, _texts(tokenizer, found.scores[rows]))
+            count = len(found.label_ids)
+            return Predicted(numbers, {"prediction": texts}, count, scores=scores)
 
         return read
 

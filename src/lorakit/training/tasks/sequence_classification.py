@@ -74,9 +74,9 @@ class SequenceClassification(Task):
     def labels(self, splits: Splits, recipe: Recipe) -> tuple[str, ...]:
         """Return the class names: those of a ClassLabel feature, else those found, sorted."""
         data = recipe.data
-        where = splits.training_place(data)
-        names = ordered_label_names(splits.train, data.label, where)
-        if len(names) < 2:
+        where = splits.labelled_place(data)
+        names = ordered_label_names(splits.labelled, data.label, where)
+        if len(names) < 2 and not splits.only_validation:
             raise DataError(
                 f"Nothing to classify in {where}, column '{data.label}': got only the label "
                 f"'{''.join(names)}', expected at least 2. Name the right column in data.label."
@@ -103,6 +103,7 @@ class SequenceClassification(Task):
         notes += unused_note(splits.train, _columns(data).values())
         for examples, kind, where in parts:
             seen = learnt_labels(recipe, labels, names["training"])
+            seen = set(labels or ()) if splits.only_validation else seen
             require_seen(seen, [[name] for name in names[kind]], data.label, where)
             tokens, cuts[kind] = _encode(
                 examples, names[kind], data, tokenizer, labels or (), max_length

@@ -97,11 +97,11 @@ class TokenClassification(Task):
     def labels(self, splits: Splits, recipe: Recipe) -> tuple[str, ...]:
         """Return the tag names: those of a ClassLabel feature, else those found, "O" first."""
         data = recipe.data
-        where = splits.training_place(data)
-        names = _tag_feature_names(splits.train, data)
+        where = splits.labelled_place(data)
+        names = _tag_feature_names(splits.labelled, data)
         if names is not None:
             return tuple(names)
-        found = {tag for tags in _read_tags(splits.train, data, where) for tag in tags}
+        found = {tag for tags in _read_tags(splits.labelled, data, where) for tag in tags}
         ordered = sort_labels(found)
         return ("O", *(tag for tag in ordered if tag != "O")) if "O" in found else ordered
 
@@ -123,6 +123,7 @@ class TokenClassification(Task):
             tags[kind] = _read_tags(examples, data, where)
         tagged = (tag for example_tags in tags["training"] for tag in example_tags)
         seen = learnt_labels(recipe, labels, tagged)
+        seen = set(labels or ()) if splits.only_validation else seen
         encoded: dict[str, Dataset] = {}
         cuts: dict[str, int] = {}
         notes = self.fresh_notes(recipe, model)

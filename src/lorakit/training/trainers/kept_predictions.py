@@ -1,13 +1,16 @@
-"""Keep what evaluations predict, so that the examples need not be evaluated again for it."""
+"""Keep what evaluations find for each example, so that these need not be evaluated again for it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
+from lorakit.analysis.example_scores import ExampleScores
 from lorakit.training.predicted import Evaluated, Predicted
 from lorakit.training.trainers.batching import example_sampler
 
@@ -17,27 +20,56 @@ else:
     _Base = object
 
 
+@dataclass(frozen=True)
+class KeptEvaluation:
+    """What an evaluation found for each example."""
+
+    predicted: Predicted | None
+    """None if the task has no predictions, or the loss alone was asked for."""
+    losses: ExampleScores | None
+    """The loss of each text; None for classifiers of whole texts. In the order of the data, or of
+    the evaluation if texts are packed."""
+
+
 class KeptPredictionsMixin(_Base):
-    """Mixin for a trainer class that keeps the predictions of its latest and best evaluation."""
+    """Mixin for a trainer class that keeps what its latest and best evaluation found."""
 
     read_predictions: Callable[[Evaluated], Predicted] | None = None
     """Reads predictions from the arrays of an evaluation; None keeps none."""
 
     def __init__(self, *args: Any, **kwargs: Any):
-        self._predicted: dict[int, Predicted] = {}
+        self._kept: dict[int, KeptEvaluation] = {}
         super().__init__(*args, **kwargs)
 
     def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """Evaluate, and keep the predictions under the current optimizer step."""
+        """Evaluate, and keep what is found under the current optimizer step."""
         output = super().evaluation_loop(dataloader, *args, **kwargs)
+        order = list(example_sampler(dataloader))
+        predicted = None
         if self.read_predictions is not None and output.predictions is not None:
-            best = self.state.best_global_step  # of the evaluations before this one
-            kept = {step: found for step, found in self._predicted.items() if step == best}
-            order = list(example_sampler(dataloader))
-            found = Evaluated(output.predictions, output.label_ids, order)
-            self._predicted = kept | {self.state.global_step: self.read_predictions(found)}
+            predicted = self.read_predictions(
+                Evaluated(output.predictions, output.label_ids, order)
+            )
+        losses: ExampleScores | None = getattr(self, "text_losses", None)
+        if losses is not None and len(losses) <= len(order):
+            losses = losses.reordered(order)
+        best = self.state.best_global_step  # of the evaluations before this one
+        kept = {step: found for step, found in self._kept.items() if step == best}
+        self._kept = kept | {self.state.global_step: KeptEvaluation(predicted, losses)}
         return output
 
-    def predicted_at(self, step: int) -> Predicted | None:
-        """Return the predictions of the evaluation at an optimizer step, if this process ran it."""
-        return self._predicted.get(step)
+    def evaluation_at(self, step: int) -> KeptEvaluation | None:
+        """Return what the evaluation at an optimizer step found, if this process ran it."""
+        return self._kept.get(step)
+
+    @contextmanager
+    def evaluating_apart(self) -> Iterator[None]:
+        """Evaluate inside the block without logging, and without changing what is kept."""
+        callbacks, kept = self.callback_handler.callbacks, self._kept
+        logged = len(self.state.log_history)
+        self.callback_handler.callbacks, self._kept = [], {}
+        try:
+            yield
+        finally:
+            self.callback_handler.callbacks, self._kept = callbacks, kept
+            del self.state.log_history[logged:]

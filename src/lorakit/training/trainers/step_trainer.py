@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import Trainer
 from transformers.trainer_pt_utils import nested_detach
 from transformers.trainer_utils import EvalLoopOutput
 
+from lorakit.analysis.example_scores import ExampleScores, scores_of_losses
+from lorakit.distributed.processes import all_gather_object
 from lorakit.training.losses.counted_labels import CountingCollator, split_batch
 from lorakit.training.step import MeanStep, Step
 
@@ -31,12 +35,18 @@ class StepTrainerMixin(_Base):
     step: Step
     current_gradient_accumulation_steps: int = 1
     """Number of batches of an optimizer step; the Trainer sets it."""
+    text_losses: ExampleScores | None = None
+    """The loss of each text of the latest evaluation, in the order of its loader; None for
+    classifiers of whole texts."""
     _sums: Tensor
     """Loss, labels and hits of an evaluation so far, (3,)."""
+    _texts: list[Tensor | None]
+    """Losses and labels of the texts of each batch of an evaluation so far, (texts, 2)."""
 
     def use_step(self, step: Step) -> None:
         """Compute all losses by a step."""
         self.step = step
+        self._texts = []
         self.model_accepts_loss_kwargs = True  # the loss is a share of the step's, in any model
 
     # ---- counting where batches are made ----
@@ -111,6 +121,7 @@ class StepTrainerMixin(_Base):
             found = self.step.evaluate(model, inputs)
         if found.labels:
             self._sums = self._sums.to(found.loss.device) + found.sums()
+        self._texts.append(found.texts)
         loss = (found.loss / max(found.labels, 1)).float()
         if prediction_loss_only:
             return loss, None, None
@@ -133,8 +144,9 @@ class StepTrainerMixin(_Base):
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """Evaluate; the metrics of the loss are over all labels that count."""
-        self._sums = torch.zeros(3, device=self.args.device)
+        self._sums, self._texts = torch.zeros(3, device=self.args.device), []
         output = super().evaluation_loop(*args, **kwargs)
+        self.text_losses = _in_loader_order(self._texts)
         here = self._sums.to(self.args.device, torch.float32)
         sums: Tensor = self.accelerator.reduce(here, "sum")  # type: ignore[assignment]
         loss, labels, hits = sums.tolist()
@@ -153,6 +165,20 @@ class StepTrainerMixin(_Base):
             accuracy: Share of correct top predictions, if the step counts them.
         """
         return {"loss": loss}
+
+
+def _in_loader_order(texts: Sequence[Tensor | None]) -> ExampleScores | None:
+    """Return the losses of all processes' batches, which took turns; other texts do not count.
+
+    Texts without labels are padding, or repeated so that all processes have as many batches.
+    """
+    here = [None if one is None else one.cpu().double().numpy() for one in texts]
+    everywhere = all_gather_object(here)
+    batches = [one for turn in zip_longest(*everywhere) for one in turn if one is not None]
+    if not batches:
+        return None
+    sums = np.concatenate(batches)
+    return scores_of_losses(sums[sums[:, 1] > 0])
 
 
 class ClassifierTrainer(StepTrainerMixin, Trainer):

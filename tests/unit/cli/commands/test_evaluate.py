@@ -1,6 +1,10 @@
 """`lorakit evaluate`."""
 
+import json
 import shutil
+
+from lorakit.adapters.inference_settings import InferenceSettings
+from lorakit.recipes.run_directory import RunDirectory
 
 
 def test_a_run_is_measured_on_its_own_validation_rows(cli, cls_run):
@@ -57,3 +61,43 @@ def test_a_requirement_decides_the_exit_code(cli, cls_run):
     assert "expected accuracy>1" in result.stderr
     assert "accuracy" in result.stdout  # the table is shown all the same
     assert cli("evaluate", cls_run, "--require", "accuracy").exit_code == 2
+
+
+def test_the_training_file_is_not_read_and_predictions_are_written(
+    cli, cls_run, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("lorakit.training.evaluation.load_splits", None)
+    run = tmp_path / "run"
+    shutil.copytree(cls_run, run)
+    for file in run.glob("predictions.jsonl"):
+        file.unlink()
+    rows = tmp_path / "rows.csv"
+    label = RunDirectory(run).recipe().data.label
+    known = InferenceSettings.load(run / "adapter").labels
+    rows.write_text(f"text,{label}\n" + f"a film,{known[0]}\n" * 40)  # of one class alone
+    result = cli("evaluate", run, "--data", rows, "--base")
+    assert result.exit_code == 0, result.output
+    assert "training examples" not in result.stdout
+    assert "guessing the commonest class" in result.stdout
+    written = run / "evaluation" / "predictions.jsonl"
+    assert str(written) in result.stdout
+    lines = [json.loads(line) for line in written.read_text().splitlines()]
+    assert len(lines) == 40
+    assert list(lines[0]) == ["text", label, "prediction", "probability"]
+    assert not (run / "predictions.jsonl").exists()
+    other = tmp_path / "other.jsonl"
+    assert cli("evaluate", run, "--data", rows, "--output", other).exit_code == 0
+    assert other.read_text() == written.read_text()
+
+
+def test_a_language_model_has_no_predictions_to_write(cli, done, tmp_path):
+    run = done[0].run_dir
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "what colour is the sky?", "completion": " blue"}\n' * 30)
+    result = cli("evaluate", run, "--data", rows, "--base")
+    assert result.exit_code == 0, result.output
+    assert "than the base by" in result.stdout and "forgets" in result.stdout
+    assert not (run / "evaluation").exists()
+    result = cli("evaluate", run, "--data", rows, "--output", tmp_path / "p.jsonl")
+    assert result.exit_code == 2
+    assert "got an evaluation that generates nothing" in result.stderr

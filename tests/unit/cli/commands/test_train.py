@@ -36,7 +36,7 @@ def test_it_says_which_adapter_was_kept_if_it_is_not_the_last(tmp_path, capsys):
         for step, loss in ((4, 0.5), (8, 0.25), (12, 0.75))
     ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    result = SimpleNamespace(steps=12, wall_s=1.0, train_loss=1.0, run_dir=tmp_path)
+    result = SimpleNamespace(steps=12, wall_s=1.0, train_loss=1.0, run_dir=tmp_path, verdict=None)
     result.adapter_path, result.throughput = tmp_path, None
     for loss, said in ((0.25, True), (0.75, False)):
         result.metrics = {"eval_loss": loss}

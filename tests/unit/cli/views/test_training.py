@@ -53,3 +53,9 @@ def test_events_say_how_far_a_run_is(capsys):
         "Data training examples 1,200 validation examples none 9 were cut. Training in runs/a "
         "resuming from checkpoint-4 removed checkpoint-8: it is incomplete Watch this."
     )
+
+
+def test_the_comparison_with_the_base_is_announced(capsys):
+    RunView()("comparing", {"examples": 1234})
+    shown = "Comparing with the base on 1,234 examples (evaluation.compare_with_base) ..."
+    assert flat(capsys.readouterr().out) == shown

@@ -263,7 +263,7 @@ def test_the_base_alone_while_adapters_are_off():
     assert largest_error(ours(loss, model), base) > 0.01
 
 
-def test_sum_and_hits():
+def test_losses_and_hits():
     model = llama()
     loss = follow(model)
     inputs, labels = batch(model)
@@ -274,10 +274,12 @@ def test_sum_and_hits():
     hits = ((logits.argmax(-1) == targets) & (targets != -100)).sum()
     _, hidden = loss.run(model, inputs)
     rows, counted = loss.counted(hidden, labels)
-    nll_sum, got = loss.sum_and_hits(rows, counted)
-    assert got == hits > 0 and not nll_sum.requires_grad
-    expected = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
-    assert largest_error(nll_sum, expected) <= TOLERANCE[torch.float32]
+    loss.chunk_tokens = 3
+    losses, got = loss.losses_and_hits(rows, counted)
+    assert got == hits > 0 and not losses.requires_grad
+    expected = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+    assert largest_error(losses, expected[targets.flatten() != -100]) <= TOLERANCE[torch.float32]
+    assert loss.losses_and_hits(rows[:0], counted[:0])[0].shape == (0,)
 
 
 @pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)

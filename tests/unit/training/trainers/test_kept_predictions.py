@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 from torch.utils.data import DataLoader
 
+from lorakit.analysis.example_scores import scores_of_losses
 from lorakit.training.trainers.kept_predictions import KeptPredictionsMixin
 
 
@@ -19,6 +20,7 @@ class _Trainer(KeptPredictionsMixin, _Evaluates):
         super().__init__()
         self.state = SimpleNamespace(global_step=0, best_global_step=None)
         self.scores = [1, 2]
+        self.callback_handler = SimpleNamespace(callbacks=[])
 
     def evaluate_at(self, step, best=None):
         self.state.global_step, self.state.best_global_step = step, best
@@ -30,9 +32,9 @@ def test_the_latest_and_the_best_are_kept():
     trainer.read_predictions = lambda found: (trainer.state.global_step, found.order)
     for step, best in ((1, None), (2, 1), (3, 2), (4, 2)):
         trainer.evaluate_at(step, best)
-    assert trainer.predicted_at(4) == (4, [1, 0])
-    assert trainer.predicted_at(2) == (2, [1, 0])
-    assert trainer.predicted_at(1) is None and trainer.predicted_at(3) is None
+    assert trainer.evaluation_at(4).predicted == (4, [1, 0])
+    assert trainer.evaluation_at(2).predicted == (2, [1, 0])
+    assert trainer.evaluation_at(1) is None and trainer.evaluation_at(3) is None
 
 
 def test_nothing_is_kept_unless_it_can_be_read():
@@ -41,4 +43,30 @@ def test_nothing_is_kept_unless_it_can_be_read():
     trainer.read_predictions = lambda found: found
     trainer.scores = None  # the loss alone was asked for
     trainer.evaluate_at(2)
-    assert trainer.predicted_at(1) is None and trainer.predicted_at(2) is None
+    assert trainer.evaluation_at(1) is None
+    assert trainer.evaluation_at(2).predicted is None
+
+
+def test_losses_are_kept_in_the_order_of_the_data():
+    trainer = _Trainer()
+    trainer.text_losses = scores_of_losses([[10.0, 2], [3.0, 1]])
+    trainer.evaluate_at(1)
+    kept = trainer.evaluation_at(1)
+    assert kept.predicted is None
+    assert kept.losses.points.tolist() == [3, 10] and kept.losses.weights.tolist() == [1, 2]
+
+
+def test_an_evaluation_apart_leaves_no_trace():
+    trainer = _Trainer()
+    trainer.read_predictions = lambda found: found.order
+    trainer.evaluate_at(1)
+    trainer.state.log_history = ["before"]
+    callbacks = trainer.callback_handler.callbacks = [print]
+    with trainer.evaluating_apart():
+        assert trainer.callback_handler.callbacks == [] and trainer.evaluation_at(1) is None
+        trainer.state.log_history.append("apart")
+        trainer.evaluate_at(2)
+        assert trainer.evaluation_at(2).predicted == [1, 0]
+    assert trainer.evaluation_at(2) is None and trainer.evaluation_at(1).predicted == [1, 0]
+    assert trainer.callback_handler.callbacks is callbacks
+    assert trainer.state.log_history == ["before"]

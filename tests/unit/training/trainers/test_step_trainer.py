@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from lorakit.config import NOT_COUNTED
 from lorakit.training.losses.counted_labels import COUNTED
 from lorakit.training.step import MeanStep
+from lorakit.training.trainers import step_trainer
 
 
 @pytest.fixture
@@ -114,3 +115,23 @@ def test_a_batch_without_labels_has_loss_zero_and_gradients_of_zero(word_trainer
     assert loss.item() == 0
     trained = [p.grad for p in built.model.parameters() if p.requires_grad]
     assert trained and not any(grad.any() for grad in trained if grad is not None)
+
+
+def test_texts_of_several_processes_are_in_the_order_of_the_loader(monkeypatch):
+    """Two processes take turns at batches of two; the last text is repeated and does not count."""
+    here = [torch.tensor([[1.0, 1], [2, 1]]), torch.tensor([[5.0, 1], [0, 0]])]
+    other = [torch.tensor([[3.0, 1], [4, 1]])]
+
+    def gathered(found):
+        return [found, [one.double().numpy() for one in other]]
+
+    monkeypatch.setattr(step_trainer, "all_gather_object", gathered)
+    scores = step_trainer._in_loader_order(here)
+    assert scores.points.tolist() == [1, 2, 3, 4, 5] and scores.weights.tolist() == [1] * 5
+    monkeypatch.setattr(step_trainer, "all_gather_object", lambda found: [found])
+    assert step_trainer._in_loader_order([None, None]) is None
+
+
+def test_a_classifiers_texts_have_no_loss_of_tokens(trainer):
+    trainer.evaluate()
+    assert trainer.text_losses is None
