@@ -105,7 +105,9 @@ def _keep(
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # such as blocks that read what others have left somewhere
-            return f"this {type(model).__name__} needs them to run ({type(error).__name__}: {error})"
+            return (
+                f"this {type(model).__name__} needs them to run ({type(error).__name__}: {error})"
+            )
         if store.problem is not None:
             return f"they cannot be kept in {_directory(config)} ({store.problem})"
         if not all(math.isclose(loss, expected, rel_tol=_TOLERANCE) for loss in losses):

@@ -5,7 +5,7 @@ import pytest
 from lorakit.config import LoraConfig
 from lorakit.errors import ConfigError
 from lorakit.recipes.recipe import Recipe
-from lorakit.training.config_to_train import config_to_train
+from lorakit.training.starting_point.config_to_train import config_to_train
 from tiny_models.adapters import layered_adapter
 
 PARENT = {
