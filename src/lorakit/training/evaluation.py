@@ -20,6 +20,8 @@ from lorakit.files.disks import reporting_disk_errors
 from lorakit.injection import Injection, add_adapter, disable_adapters
 from lorakit.recipes.recipe import Recipe
 from lorakit.recipes.run_directory import find_adapter
+from lorakit.training.arguments import without_schedule
+from lorakit.training.callbacks import EventHandler, ignore_event
 from lorakit.training.evaluation_metrics import model_metrics
 from lorakit.training.setup import Setup, prepare
 from lorakit.training.tasks import task_for
@@ -35,10 +37,7 @@ from lorakit.training.verdict.judge import judge
 if TYPE_CHECKING:
     from torch import nn
 
-    from lorakit.training.callbacks import EventHandler
 
-_TRAINING_ONLY = ("early_stopping_patience", "early_stopping_threshold", "report_to")
-"""Training arguments that evaluation ignores."""
 _TRAINER_EXAMPLES = 32
 """Number of training examples to construct the trainer with; evaluation does not use them."""
 
@@ -143,7 +142,7 @@ def measure(
                 base_metrics = model_metrics(trainer.evaluate())
                 base = trainer.evaluation_at(trainer.state.global_step)
             judgement = judge(
-                *(setup, trainer, found, _ignore), known=setup.encoded.validation, base=base
+                *(setup, trainer, found, ignore_event), known=setup.encoded.validation, base=base
             )
             verdict, predicted = judgement.verdict, beside_base(predicted, judgement)
         columns = None if predicted is None else prediction_columns(setup, predicted)
@@ -179,7 +178,7 @@ def _evaluating(
     )
     setup = prepare(
         recipe,
-        on_event or _ignore,
+        on_event or ignore_event,
         attach=partial(_attach, path=adapter),
         labels=None if reads_training else labels,
         load=load_splits if reads_training else load_validation,
@@ -194,10 +193,6 @@ def _evaluating(
         setup = replace(setup, encoded=replace(setup.encoded, train=few))
         setup.arguments.output_dir = str(scratch)
         yield setup, cast(AdapterTrainerMixin, setup.build_trainer())
-
-
-def _ignore(name: str, payload: dict[str, Any]) -> None:
-    """Ignore an event."""
 
 
 def settings_beside(adapter: Path) -> InferenceSettings:
@@ -220,14 +215,12 @@ def _for_evaluation(recipe: Recipe, data: str | None, max_rows: int | None) -> R
         changes |= {"validation": data, "validation_split": None}
     if max_rows is not None:
         changes["max_validation_rows"] = max_rows
-    training = {key: value for key, value in recipe.training.items() if key not in _TRAINING_ONLY}
-    training |= {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
     # Examples for a prompt would have to come from the training examples, which are not read.
     evaluation = recipe.evaluation.model_copy(update={"examples_in_prompt": 0})
     return recipe.model_copy(
         update={
             "data": recipe.data.model_copy(update=changes),
-            "training": training,
+            "training": without_schedule(recipe.training),
             "evaluation": evaluation,
         }
     )

@@ -30,6 +30,7 @@ from lorakit.training.callbacks import (
     RunRecorder,
     RunTensorBoard,
     early_stopping,
+    ignore_event,
     silencing_writer_threads,
 )
 from lorakit.training.evaluation_metrics import PEAK_MEMORY, TOKENS_PER_S, best_step, final_metrics
@@ -138,7 +139,7 @@ def train(
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     recipe = recipe.with_absolute_paths()  # a run is used from anywhere
     init_process_groups(recipe.training.get("use_cpu"), recipe.training.get("ddp_timeout"))
-    emit = on_event if on_event is not None and is_main_process() else _ignore_event
+    emit = on_event if on_event is not None and is_main_process() else ignore_event
     with translating_process_failures(), ExitStack() as held:
         run_on_main(lambda: require_free_output(recipe.output, resume, held))
         check = _require_resumable if resume else None
@@ -155,10 +156,6 @@ def train(
             explaining_memory_errors(setup.arguments.per_device_train_batch_size),
         ):
             return _fit(setup, run, emit, planned_bytes, stop)
-
-
-def _ignore_event(name: str, payload: dict[str, Any]) -> None:
-    """Ignore an event."""
 
 
 def _require_resumable(recipe: Recipe) -> None:

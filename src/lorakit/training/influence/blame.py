@@ -15,6 +15,8 @@ from lorakit.errors import ConfigError, DataError, MissingFileError
 from lorakit.files.atomic import scratch_directory
 from lorakit.recipes.recipe import Recipe
 from lorakit.recipes.run_directory import RunDirectory, find_adapter
+from lorakit.training.arguments import without_schedule
+from lorakit.training.callbacks import ignore_event
 from lorakit.training.example_digests import changed_examples, example_digests
 from lorakit.training.influence.example_gradients import (
     ExampleGradients,
@@ -23,8 +25,6 @@ from lorakit.training.influence.example_gradients import (
 )
 from lorakit.training.influence.question import encode_answer, mistakes
 from lorakit.training.setup import Setup, prepare
-
-_NOT_IN_TRAINING = ("early_stopping_patience", "early_stopping_threshold", "report_to")
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def blame(
             "The mistakes have neither one prompt nor one label: got a prompt or a label without "
             "an answer, expected an answer with it. Leave it out, or give the answer."
         )
-    setup = prepare(_of_adapter(recipe, adapter), lambda name, payload: None, measures_dtype=False)
+    setup = prepare(_of_adapter(recipe, adapter), ignore_event, measures_dtype=False)
     require_one_each(setup)
     with scratch_directory("lorakit-blame-") as scratch:
         setup.arguments.output_dir = str(scratch)
@@ -121,8 +121,7 @@ def blame(
 
 def _of_adapter(recipe: Recipe, adapter: Path) -> Recipe:
     """Return a recipe that starts from the trained adapter, for steps that change nothing."""
-    training = {k: v for k, v in recipe.training.items() if k not in _NOT_IN_TRAINING}
-    training |= {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
+    training = without_schedule(recipe.training)
     training |= {key: False for key in ("packing", "eval_packing") if training.get(key)}
     changes = {"start_from": str(adapter), "lora": LoraConfig(), "training": training}
     return recipe.model_copy(update=changes)
