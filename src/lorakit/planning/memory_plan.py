@@ -28,7 +28,7 @@ from lorakit.recipes.recipe import Recipe
 from lorakit.training.arguments import build_arguments, resolve_training
 from lorakit.training.dtype_choice import candidates
 from lorakit.training.preview import optimizer_steps
-from lorakit.training.tasks import Task, task_for
+from lorakit.training.tasks import Task, task_of
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -152,7 +152,7 @@ def plan(
     available = parse_memory(memory) if isinstance(memory, str) else memory or device_memory(place)
     if processes < 1:
         raise ConfigError(f"Cannot plan for {processes} processes: expected 1 or more.")
-    task = task_for(recipe.task)
+    task = task_of(recipe)
     sources = sources or find_sources(recipe, task, download=download)
     world, tensors_on = FakeWorld(), _fake_tensor_device(place)
     model = build_fake_model(
@@ -185,7 +185,7 @@ def plan(
         updates = optimizer_steps(arguments, -(-examples.train_examples // processes))
         epochs = _epochs(arguments, updates * processes, examples.train_examples)
         tokens = round(epochs * examples.mean_tokens * examples.train_examples)
-    first = next(iter(batch.values()))
+    first = batch["input_ids"].flatten(0, -2)
     return MemoryPlan(
         **vars(step),
         method=method,

@@ -12,6 +12,7 @@ from lorakit.config import Count, LoraConfig, QuantizationConfig, StrictConfig, 
 from lorakit.config.problems import short_repr
 from lorakit.errors import ConfigError, MissingFileError, did_you_mean, first_few
 from lorakit.recipes import yaml_text
+from lorakit.recipes.objective_section import ObjectiveConfig
 from lorakit.recipes.search_sections import SearchConfig, StudyConfig
 
 _MAY_BE_LEFT_BLANK = ("lora", "training")
@@ -81,8 +82,11 @@ class DataConfig(StrictConfig):
     """Delimiter of a csv file; None detects a comma, semicolon, tab or vertical bar, whichever
     gives every line as many cells as the header."""
 
-    format: Literal["auto", "text", "prompt_completion", "messages", "alpaca"] = "auto"
-    """Layout of CAUSAL_LM examples; "auto" infers it from the columns."""
+    format: Literal[
+        "auto", "text", "prompt_completion", "messages", "alpaca", "preference", "votes"
+    ] = "auto"
+    """Layout of CAUSAL_LM examples; "auto" infers it from the columns. The last two are those of an
+    `objective`."""
 
     text: str = "text"
     """Column of texts, for SEQ_CLS and plain CAUSAL_LM."""
@@ -91,7 +95,7 @@ class DataConfig(StrictConfig):
     """Column of second texts, for SEQ_CLS on pairs; None reads single texts."""
 
     label: str = "label"
-    """Column of labels, for SEQ_CLS."""
+    """Column of labels, for SEQ_CLS; of votes (true or false, 1 or 0), for `objective` kto."""
 
     tokens: str = "tokens"
     """Column of lists of words, for TOKEN_CLS."""
@@ -104,6 +108,13 @@ class DataConfig(StrictConfig):
 
     completion: str = "completion"
     """Column of completions: texts, or messages, of which the assistant's count in the loss."""
+
+    chosen: str = "chosen"
+    """Column of the better answers, for an `objective`: texts or messages. Without a column of
+    prompts, what it and `rejected` begin with alike is the prompt."""
+
+    rejected: str = "rejected"
+    """Column of the worse answers, likewise."""
 
     messages: str = "messages"
     """Column of lists of messages, for CAUSAL_LM on chats."""
@@ -173,6 +184,9 @@ class Recipe(StrictConfig):
     task: TaskType
     """What the model is trained to do."""
 
+    objective: ObjectiveConfig | None = None
+    """What preferences are trained with; None trains on examples of the right answer."""
+
     data: DataConfig
     """Where the examples come from."""
 
@@ -206,6 +220,11 @@ class Recipe(StrictConfig):
             raise ValueError(
                 f"lora.task_type is {self.lora.task_type} but task is {self.task}; "
                 "leave lora.task_type out"
+            )
+        if self.objective is not None and self.objective.task != self.task:
+            raise ValueError(
+                f"objective.type is {self.objective.type} but task is {self.task}; "
+                f"set task: {self.objective.task}"
             )
         return self
 

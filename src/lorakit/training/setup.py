@@ -26,7 +26,7 @@ from lorakit.training.dtype_timing import time_precisions
 from lorakit.training.encode_once import encode_once_per_machine
 from lorakit.training.evaluation_metrics import require_metric
 from lorakit.training.shared_base import load_shared_base
-from lorakit.training.tasks import Encoded, Task, task_for
+from lorakit.training.tasks import Encoded, Task, task_of
 from lorakit.training.tasks.base import base_settings, seed_of
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def _measure_dtype(
 
 def _checked(recipe: Recipe) -> tuple[Recipe, Task]:
     recipe = Recipe.check(recipe.model_dump(mode="json"), "the recipe")
-    return recipe, task_for(recipe.task)
+    return recipe, task_of(recipe)
 
 
 def _arguments(

@@ -65,6 +65,10 @@ class PreviewExample:
     """Which tokens count in the loss (the model is trained to predict them)."""
     note: str
     """What the tokens do not show, such as the label of a text."""
+    prompt: int = 0
+    """Number of leading tokens that are the prompt, where a rejected answer is beside the other."""
+    rejected: PreviewExample | None = None
+    """The rejected answer to the same prompt, without it."""
 
 
 class Task(ABC):
