@@ -9,6 +9,8 @@ from itertools import pairwise
 from typing import Any
 
 from lorakit.config import LoraConfig, QuantizationConfig, StrictConfig, TaskType
+from lorakit.recipes.frozen_part_section import FrozenPartConfig
+from lorakit.recipes.objective_section import ObjectiveConfig
 from lorakit.recipes.recipe import DataConfig, Recipe
 from lorakit.recipes.search_sections import (
     AshaConfig,
@@ -24,8 +26,10 @@ PLACE = "reference/recipe.md"
 SECTIONS: dict[str, type[StrictConfig]] = {
     "Top level": Recipe,
     "data": DataConfig,
+    "objective": ObjectiveConfig,
     "lora": LoraConfig,
     "quantization": QuantizationConfig,
+    "frozen_part": FrozenPartConfig,
     "search": SearchConfig,
     "search.asha": AshaConfig,
     "search.space": Distribution,

@@ -73,7 +73,12 @@ def answer_encoder(
 
 
 def join_answers(
-    first: CountedIds, second: CountedIds, max_length: int, *, counts_prompt: bool = False
+    first: CountedIds,
+    second: CountedIds,
+    max_length: int,
+    *,
+    counts_prompt: bool = False,
+    may_be_same: bool = False,
 ) -> EncodedAnswers | None:
     """Put two answers behind their prompt, each with the prompt of at most `max_length` tokens.
 
@@ -82,15 +87,17 @@ def join_answers(
         second: Likewise of the second answer.
         max_length: Maximum number of tokens.
         counts_prompt: Whether the tokens of the prompt count too.
+        may_be_same: Whether both answers may have the same tokens.
 
-    Returns: The example, or None if no token of an answer counts within `max_length` tokens.
+    Returns: The example, or None if within `max_length` tokens no token of an answer counts, or
+        both answers are the same.
     """
     alike = common_prefix_length(first.ids, second.ids)
     prompt = min(alike, *(_first_counted(one) for one in (first, second)))
     answers = [one.ids[prompt:max_length] for one in (first, second)]
     marks = [one.counted[prompt:max_length] for one in (first, second)]
     counted = [any(mark[0 if prompt else 1 :]) for mark in marks]
-    if not all(counted):
+    if not all(counted) or (answers[0] == answers[1] and not may_be_same):
         return None
     ids = first.ids[:prompt] + answers[0] + answers[1]
     counts = [counts_prompt] * prompt + marks[0] + marks[1]

@@ -28,6 +28,7 @@ from lorakit.recipes.recipe import Recipe
 from lorakit.training.arguments import build_arguments, resolve_training
 from lorakit.training.dtype_choice import candidates
 from lorakit.training.preview import optimizer_steps
+from lorakit.training.starting_point import StartingPoint
 from lorakit.training.tasks import Task, task_of
 
 if TYPE_CHECKING:
@@ -153,11 +154,14 @@ def plan(
     if processes < 1:
         raise ConfigError(f"Cannot plan for {processes} processes: expected 1 or more.")
     task = task_of(recipe)
-    sources = sources or find_sources(recipe, task, download=download)
+    start = StartingPoint.of(recipe)
+    recipe = recipe if start is None else start.resolved(recipe)
+    sources = sources or find_sources(recipe, task, start, download=download)
     world, tensors_on = FakeWorld(), _fake_tensor_device(place)
     model = build_fake_model(
         *(recipe, task, sources.labels, sources.tokenizer, place, tensors_on, world),
         trains_all=method == "full",
+        start=start,
     )
     examples = planned_examples(sources, recipe, task, model)
     with scratch_directory("lorakit-plan-") as scratch:  # a trainer creates its output directory

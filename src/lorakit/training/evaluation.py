@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 
 from lorakit.adapters import Adapter, fit_vocabulary
 from lorakit.adapters.inference_settings import SETTINGS_FILE, InferenceSettings
+from lorakit.config import LoraConfig
 from lorakit.errors import ConfigError, MissingFileError
 from lorakit.files.atomic import scratch_directory
-from lorakit.injection import Injection, add_adapter, disable_adapters
+from lorakit.inference.loaded import locate_adapter
+from lorakit.injection import Injection, add_adapter, disable_adapters, set_adapter
 from lorakit.recipes.recipe import Recipe
-from lorakit.recipes.run_directory import find_adapter
+from lorakit.recipes.run_directory import RunDirectory, find_adapter
 from lorakit.training.evaluation_metrics import model_metrics
+from lorakit.training.objectives.reference import REFERENCE
 from lorakit.training.setup import prepare
 
 if TYPE_CHECKING:
@@ -66,6 +69,9 @@ def evaluate(
     if recipe.dtype == "auto":
         saved = recipe.model_copy(update={"dtype": settings_beside(adapter).dtype or "saved"})
         recipe = recipe.with_precision_of(run_recipe or saved)
+    reference = None if recipe.objective is None else _reference(recipe, adapter)
+    if recipe.start_from is not None:  # the adapter has what came from there
+        recipe = recipe.model_copy(update={"start_from": str(adapter), "lora": LoraConfig()})
     recipe = _for_evaluation(recipe, data, max_rows)
     labels = None
     if recipe.data.validation is not None and not Path(recipe.data.train).exists():
@@ -77,7 +83,7 @@ def evaluate(
     setup = prepare(
         recipe,
         on_event or (lambda name, payload: None),
-        attach=partial(_attach, path=adapter),
+        attach=partial(_attach, path=adapter, reference=reference),
         labels=labels,
     )
     if setup.encoded.validation is None:
@@ -105,11 +111,23 @@ def settings_beside(adapter: Path) -> InferenceSettings:
     return InferenceSettings.load(place)
 
 
-def _attach(model: nn.Module, path: Path) -> Injection:
+def _reference(recipe: Recipe, adapter: Path) -> Path | None:
+    """Return the adapter that a run of an objective started from, None if it is the base."""
+    if recipe.start_from is None:
+        return None
+    kept = RunDirectory(adapter.parent).start_from
+    return kept if kept.is_dir() else locate_adapter(recipe.start_from)[0]
+
+
+def _attach(model: nn.Module, path: Path, reference: Path | None) -> Injection:
     """Add an adapter to a base, whose vocabulary is enlarged for the adapter's new tokens."""
     adapter = Adapter.load(path)
     fit_vocabulary(model, adapter)
-    return add_adapter(model, adapter, trainable=False)
+    if reference is not None:
+        add_adapter(model, Adapter.load(reference), REFERENCE, trainable=False)
+    injection = add_adapter(model, adapter, trainable=False)
+    set_adapter(model, injection.name)
+    return injection
 
 
 def _for_evaluation(recipe: Recipe, data: str | None, max_rows: int | None) -> Recipe:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.adapters.inference_settings import SETTINGS_FILE, InferenceSettings
+from lorakit.adapters.lineage import Lineage
 from lorakit.config import TaskType
 from lorakit.training.tasks.base import Encoded
 
@@ -17,6 +18,7 @@ def save_settings(
     task_type: TaskType,
     labels: tuple[str, ...] | None,
     encoded: Encoded,
+    lineage: Lineage | None = None,
 ) -> Path:
     """Write `lorakit.json` beside an adapter, atomically.
 
@@ -25,8 +27,10 @@ def save_settings(
         task_type: The task of the run.
         labels: Class or tag names by id, for tasks that have them.
         encoded: The result of the task's `encode`.
+        lineage: What the adapter is made from.
 
     Returns: The path of the file.
     """
-    values: dict[str, Any] = {"task_type": task_type, "labels": labels, **encoded.settings}
+    values: dict[str, Any] = {"task_type": task_type, "labels": labels, "lineage": lineage}
+    values |= encoded.settings
     return InferenceSettings(**values).save(adapter_dir)

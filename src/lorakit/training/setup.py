@@ -15,7 +15,7 @@ from lorakit.distributed.processes import (
     run_on_main,
 )
 from lorakit.errors import DataError, first_few
-from lorakit.injection import Injection, add_adapter, count_parameters
+from lorakit.injection import Injection, add_adapter, count_parameters, set_adapter
 from lorakit.models.new_tokens import require_new_tokens_in_examples
 from lorakit.quantization.small_parameters import keep_small_parameters_in_float32
 from lorakit.recipes.recipe import Recipe
@@ -25,7 +25,9 @@ from lorakit.training.dtype_choice import Candidates, DtypeChoice, candidates, f
 from lorakit.training.dtype_timing import time_precisions
 from lorakit.training.encode_once import encode_once_per_machine
 from lorakit.training.evaluation_metrics import require_metric
+from lorakit.training.objectives.reference import REFERENCE
 from lorakit.training.shared_base import load_shared_base
+from lorakit.training.starting_point import StartingPoint
 from lorakit.training.tasks import Encoded, Task, task_of
 from lorakit.training.tasks.base import base_settings, seed_of
 
@@ -55,6 +57,8 @@ class Setup:
     arguments: TrainingArguments
     dtype_choice: DtypeChoice | None = None
     """The choice that `dtype: auto` left open; None if the recipe named a dtype."""
+    start: StartingPoint | None = None
+    """The adapter that the recipe starts from."""
 
     def build_trainer(self, callbacks: Sequence[TrainerCallback] = ()) -> Trainer:
         """Build the task's trainer."""
@@ -72,6 +76,7 @@ def prepare(
     shared_base: Path | None = None,
     labels: tuple[str, ...] | None = None,
     measures_dtype: bool = True,
+    kept_start: Path | None = None,
 ) -> Setup:
     """Load the data and the base, add the adapter and encode the examples, after cheap checks.
 
@@ -81,10 +86,13 @@ def prepare(
         recipe: The recipe.
         emit: Receives the events "dtype", "data" and "injected".
         check: Called with the resolved recipe before anything heavy is loaded; may raise.
-        attach: Adds the adapter to the base; by default a new one from the recipe.
+        attach: Adds the adapter to the base; by default the one that the recipe starts from, or
+            a new one.
         shared_base: Directory of the bases that all runs of this machine map; None loads a copy
             for this run.
-        labels: The label names by id of an existing adapter; by default those of the examples.
+        labels: The label names by id of an existing adapter; by default those of the adapter that
+            the recipe starts from, or of the examples.
+        kept_start: A run's copy of the adapter that it started from.
         measures_dtype: Whether to time steps where `dtype: auto` needs it; else it is float32.
 
     Raises:
@@ -93,6 +101,9 @@ def prepare(
     """
     init_process_groups(recipe.training.get("use_cpu"), recipe.training.get("ddp_timeout"))
     recipe, task = run_on_all(lambda: _checked(recipe))
+    start = local_rank_zero_first(lambda: StartingPoint.of(recipe, kept_start))
+    if start is not None:
+        recipe, labels = start.resolved(recipe), labels or start.labels
     seed = seed_of(recipe)
     splits = local_rank_zero_first(
         lambda: load_splits(recipe.data, seed, task.label_column(recipe), task.columns(recipe))
@@ -104,7 +115,11 @@ def prepare(
     found = run_on_all(lambda: task.labels(splits, recipe))
     labels = found if labels is None else _require_known(found or (), labels)
     require_metric(training, task.metric_names(labels, training))
-    tokenizer = local_rank_zero_first(lambda: task.load_tokenizer(recipe))
+    tokenizer = local_rank_zero_first(
+        lambda: task.load_tokenizer(recipe, None if start is None else start.tokenizer)
+    )
+    if start is not None:
+        start.check_new_tokens(recipe, tokenizer)
 
     def load_adapted(recipe: Recipe) -> tuple[PreTrainedModel, Injection]:
         if shared_base is None:
@@ -114,9 +129,16 @@ def prepare(
         if recipe.float32_small_parameters:
             keep_small_parameters_in_float32(model)
         _seed(seed)  # initializes the adapter
-        return model, attach(model) if attach else add_adapter(
-            model, task.lora_config(recipe, model, tokenizer)
-        )
+        if attach is not None:
+            injection = attach(model)
+        elif start is not None:
+            injection = start.attach(model, recipe)
+        else:
+            injection = add_adapter(model, task.lora_config(recipe, model, tokenizer))
+        if attach is None and start is not None and task.needs_reference:
+            start.attach(model, recipe, REFERENCE, trainable=False)
+            set_adapter(model, injection.name)
+        return model, injection
 
     def encode(model: PreTrainedModel) -> Encoded:
         return encode_once_per_machine(
@@ -143,11 +165,12 @@ def prepare(
     else:  # it was encoded for a model in another dtype
         settings = {**encoded.settings, **base_settings(recipe, model)}
         encoded = replace(encoded, settings=settings)
-    if attach is None:
+    if attach is None and start is None:
         require_new_tokens_in_examples(encoded.train, tokenizer, recipe)
     emit("data", _data_event(splits, encoded) | {"task_type": task.task_type, "labels": labels})
     return Setup(
-        *(recipe, task, splits, labels, tokenizer, model, injection, encoded, arguments, choice)
+        *(recipe, task, splits, labels, tokenizer, model, injection, encoded, arguments, choice),
+        start,
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +66,8 @@ class Step(ABC):
     `CountedLabels`. Without these the labels are counted here, which reads them.
     """
 
+    compares_answers: ClassVar[bool] = False
+    """Whether an example is two answers to one prompt."""
     shifts: bool = False
     """Whether a token's target is the next label, as in causal language models."""
     options: Mapping[str, Any] = field(default_factory=dict)

@@ -57,3 +57,10 @@ def test_endings_that_others_share_are_lengthened():
     places = ("h.*.attn.c_proj", "h.*.mlp.c_proj", "h.*.mlp.c_fc")
     attention, down, up = (Matrix(place, 1) for place in places)
     assert names_of([down, up], [attention, down, up]) == ("mlp.c_proj", "c_fc")
+
+
+def test_a_recipe_that_starts_from_an_adapter_has_the_set_of_the_adapter(done, recipe):
+    made = recipe("second", lora={}, start_from=str(done[0].run_dir))
+    (only,) = model_target_sets(made)
+    assert only.target_modules == ("q_proj", "v_proj")
+    assert 2 * only.parameters_per_rank == done[0].injection.lora_parameters

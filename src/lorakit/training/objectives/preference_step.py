@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,8 @@ class PreferenceStep(Step):
     The reference's log-probabilities come with the batch where they are known. Otherwise the same
     model computes them first, without gradients and with the adapter off.
     """
+
+    compares_answers: ClassVar[bool] = True
 
     output: OutputLoss
     objective: Objective

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,8 @@ class RewardStep(Step):
     Source: Bradley and Terry 1952; the second term, which keeps scores around zero: Eisenstein et
     al. 2023, arXiv:2312.09244, equation 2.
     """
+
+    compares_answers: ClassVar[bool] = True
 
     center_rewards: float = 0.0
     """The factor c."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -78,6 +79,8 @@ class Task(ABC):
     best_metric: ClassVar[str]
     """The evaluation metric that picks the best checkpoint, with its "eval_" prefix."""
     greater_is_better: ClassVar[bool]
+    needs_reference: bool = False
+    """Whether an adapter to start from also stays as it was, to be compared with."""
     base_trainer_class: ClassVar[type[Trainer]]
     """The trainer of this task, without support for adapters."""
     trainer_class: ClassVar[type[Trainer]]
@@ -118,14 +121,19 @@ class Task(ABC):
         """
         return None
 
-    def load_tokenizer(self, recipe: Recipe) -> PreTrainedTokenizerBase:
+    def load_tokenizer(self, recipe: Recipe, saved: Path | None = None) -> PreTrainedTokenizerBase:
         """Load the base model's tokenizer, which can pad, and add the recipe's new tokens.
+
+        Args:
+            recipe: The recipe.
+            saved: Directory of a tokenizer to load instead, that of the adapter that the run
+                starts from; it has that adapter's new tokens already.
 
         Raises:
             MissingFileError: The model does not exist or has no tokenizer.
             ConfigError: It has no token to pad with, or has one of `data.new_tokens` already.
         """
-        return add_new_tokens(load_tokenizer(recipe.model, **loading_options(recipe)), recipe)
+        return load_run_tokenizer(recipe, saved)
 
     def load_base(
         self,
@@ -290,6 +298,24 @@ class Task(ABC):
         seed = seed_of(recipe)
         names = ", ".join(fresh)
         return [f"New weights, initialized with seed {seed} and trained: {names}."]
+
+
+def load_run_tokenizer(
+    recipe: Recipe, saved: Path | None, **options: Any
+) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a run, see `Task.load_tokenizer`.
+
+    Args:
+        recipe: The recipe.
+        saved: Directory of a tokenizer to load instead of the base's.
+        options: Further options of `AutoTokenizer.from_pretrained`.
+    """
+    if saved is None:
+        loaded = load_tokenizer(recipe.model, **loading_options(recipe), **options)
+    else:
+        options["trust_remote_code"] = recipe.trust_remote_code
+        loaded = load_tokenizer(str(saved), key="start_from", is_adapter=True, **options)
+    return loaded if recipe.start_from is not None else add_new_tokens(loaded, recipe)
 
 
 def base_settings(recipe: Recipe, model: PreTrainedModel) -> dict[str, Any]:

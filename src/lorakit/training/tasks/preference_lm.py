@@ -65,6 +65,7 @@ class PreferenceLM(CausalLM):
         """Create the task of an `objective:` section."""
         self.config = config
         self.objective = objective_for(config)
+        self.needs_reference = self.objective.needs_reference
 
     def default_arguments(self, recipe: Recipe) -> dict[str, Any]:
         """Return the defaults of CAUSAL_LM, with a lower learning rate."""
@@ -169,7 +170,12 @@ def encode_answers(
         check_preferences(examples, layout, where)
 
         def join(pair: Any) -> EncodedAnswers | None:
-            return join_answers(*encode(pair), max_length, counts_prompt=counts_prompts)
+            return join_answers(
+                *encode(pair),
+                max_length,
+                counts_prompt=counts_prompts,
+                may_be_same=config.reads_votes,
+            )
 
         made = [join(pair) for pair in two_answers(examples, layout)]
         kept = [one for one in made if one is not None]
@@ -181,7 +187,7 @@ def encode_answers(
         if len(kept) < len(examples):
             notes.append(
                 f"{len(examples) - len(kept)} of {len(examples)} {kind} examples were left out: "
-                f"no token of an answer counts within {max_length} tokens."
+                f"within {max_length} tokens no token of an answer counts, or both are the same."
             )
     return encoded, cuts["training"], layout, notes
 
@@ -231,6 +237,6 @@ def preview_answers(
 
 def _nothing_counts(where: Place, max_length: int) -> str:
     return (
-        f"Nothing can be learnt from {where}: no token of an answer counts within {max_length} "
-        "tokens. Raise data.max_length, or shorten the prompts."
+        f"Nothing can be learnt from {where}: within {max_length} tokens no token of an answer "
+        "counts, or both answers are the same. Raise data.max_length, or shorten the prompts."
     )

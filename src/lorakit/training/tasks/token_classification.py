@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from datasets import ClassLabel, Dataset
@@ -34,15 +35,14 @@ from lorakit.data.tokenize_examples import (
 from lorakit.data.tokenizers import word_columns
 from lorakit.errors import ConfigError, DataError
 from lorakit.libraries.extras import require_package
-from lorakit.models.new_tokens import add_new_tokens
-from lorakit.models.pretrained import load_tokenizer, resolve_max_length
+from lorakit.models.pretrained import resolve_max_length
 from lorakit.training.predicted import (
     Evaluated,
     Predicted,
     predicted_tags,
     prediction_table,
 )
-from lorakit.training.tasks.base import Encoded, PreviewExample, Task, loading_options
+from lorakit.training.tasks.base import Encoded, PreviewExample, Task, load_run_tokenizer
 from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
 from lorakit.training.trainers.step_trainer import ClassifierTrainer
 
@@ -68,22 +68,21 @@ class TokenClassification(Task):
         """Return transformers' TrainingArguments."""
         return TrainingArguments
 
-    def load_tokenizer(self, recipe: Recipe) -> PreTrainedTokenizerBase:
+    def load_tokenizer(self, recipe: Recipe, saved: Path | None = None) -> PreTrainedTokenizerBase:
         """Load a fast tokenizer, which maps tokens to words.
 
         Raises:
             ConfigError: The tokenizer has no fast version.
         """
-        options = loading_options(recipe)
         # Byte-level tokenizers encode a word without a leading space as the middle of a word.
-        tokenizer = load_tokenizer(recipe.model, add_prefix_space=True, **options)
+        tokenizer = load_run_tokenizer(recipe, saved, add_prefix_space=True)
         if not tokenizer.is_fast:
             raise ConfigError(
                 f"The tokenizer of '{recipe.model}' in model cannot tag words: got the slow "
                 f"{type(tokenizer).__name__}, expected a fast one, which knows the word of each "
                 "token. Choose a model with a tokenizer.json."
             )
-        return add_new_tokens(tokenizer, recipe)
+        return tokenizer
 
     def columns(self, recipe: Recipe) -> dict[str, str]:
         """Return the columns of texts and labels."""

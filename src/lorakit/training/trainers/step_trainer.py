@@ -40,6 +40,7 @@ class StepTrainerMixin(_Base):
     def use_step(self, step: Step) -> None:
         """Compute all losses by a step."""
         self.step = step
+        self._evaluated = RunningMeasures()
         self.measured = RunningMeasures()
         """What the step has measured in training since the last log."""
         self.model_accepts_loss_kwargs = True  # the loss is a share of the step's, in any model

@@ -39,7 +39,9 @@ def test_an_objective_is_learned_and_reported(tmp_path, tiny_llama_dir, rows, ob
     names |= {"chosen_log_prob", "rejected_log_prob"}
     assert result.metrics.keys() == {f"eval_{name}" for name in names}
     assert result.metrics["eval_accuracy"] > 0.8 and result.metrics["eval_kl"] > 0
-    logged = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    logged = [
+        json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()
+    ]
     steps = [row for row in logged if row["event"] == "step"]
     assert steps[-1]["margin"] > steps[0]["margin"]
     again = evaluate(tmp_path / "run")
@@ -55,7 +57,7 @@ def test_a_run_that_is_resumed_has_the_same_bits(tmp_path, tiny_llama_dir):
 
     def watch(name, payload):
         if name == "step" and payload["step"] == 4:
-            stop.request()
+            stop.set()
 
     with pytest.raises(StoppedError):
         train(recipe, on_event=watch, stop=stop)
@@ -84,5 +86,16 @@ def test_a_preview_has_both_answers_beside_each_other(prepare_preferences, tiny_
 def test_long_prompts_leave_nothing_to_compare(prepare_preferences, tiny_llama_dir):
     from lorakit.errors import DataError
 
-    with pytest.raises(DataError, match=r"no token of an answer counts within 4 tokens\. Raise"):
+    with pytest.raises(DataError, match=r"within 4 tokens no token of an answer counts, or"):
         prepare_preferences(tiny_llama_dir, max_length=4)
+
+
+def test_a_second_round_compares_with_the_adapter_it_starts_from(tmp_path, tiny_llama_dir):
+    first = train(run(tmp_path, tiny_llama_dir, name="first"))
+    recipe = run(tmp_path, tiny_llama_dir, name="second")
+    recipe = recipe.model_copy(update={"start_from": str(first.run_dir)})
+    second = train(recipe)
+    logged = map(json.loads, (second.run_dir / "metrics.jsonl").read_text().splitlines())
+    losses = [row["loss"] for row in logged if row["event"] == "step"]
+    assert losses[0] == pytest.approx(0.693147, abs=1e-4)
+    assert evaluate(second.run_dir) == pytest.approx(second.metrics, rel=1e-3, abs=1e-4)

@@ -1,10 +1,13 @@
 """The trainer of objectives: shared prompts, batches to time, and a loss that cannot move."""
 
+from dataclasses import replace
+
 import pytest
 
 from fixtures.preferences import PAIRS, preference_recipe
 from lorakit import train
-from lorakit.errors import TrainingError
+from lorakit.errors import DataError, TrainingError
+from lorakit.training.objectives.direct import DPO
 
 
 def test_a_llama_shares_prompts_and_a_bloom_does_not(
@@ -18,11 +21,21 @@ def test_a_llama_shares_prompts_and_a_bloom_does_not(
     assert trainer.model(**batch).loss > 0
 
 
-def test_a_loss_that_cannot_move_stops_the_run(tmp_path, tiny_llama_dir):
-    # The answers differ only after what max_length keeps.
-    rows = [{**row, "chosen": " red dog cat", "rejected": " red dog bird"} for row in PAIRS]
-    training = {"use_cpu": True}
-    recipe = preference_recipe(tmp_path, tiny_llama_dir, rows, training=training, max_length=9)
+def test_a_loss_that_cannot_move_stops_the_run(tmp_path, tiny_llama_dir, monkeypatch):
+    recipe = preference_recipe(tmp_path, tiny_llama_dir, training={"use_cpu": True})
     recipe = recipe.model_copy(update={"output": str(tmp_path / "run")})
+    compare = DPO.compare
+
+    def constant(self, policy, reference):
+        return compare(self, replace(policy, sums=0 * policy.sums), reference)
+
+    monkeypatch.setattr(DPO, "compare", constant)
     with pytest.raises(TrainingError, match=r"cannot move from its first value \(ln 2 = 0.693"):
         train(recipe)
+    assert not (tmp_path / "run").exists()
+
+
+def test_answers_that_are_the_same_tokens_are_left_out(tmp_path, prepare_preferences, tiny_llama_dir):
+    rows = [{**row, "chosen": " red dog cat", "rejected": " red dog bird"} for row in PAIRS[:3]]
+    with pytest.raises(DataError, match="or both answers are the same. Raise data.max_length"):
+        prepare_preferences(tiny_llama_dir, rows, max_length=8)
