@@ -22,9 +22,10 @@ def test_the_prompt_ends_where_an_answer_counts():
 
 
 def test_answers_are_cut_with_their_prompt():
-    made = join(3)
+    made = join(3, may_be_same=True)
     assert made.ids == [1, 2, 3, 3] and made.parts == [2, 1, 1] and made.is_cut
     assert join(2) is None
+    assert join(3) is None  # both answers are the same by then
 
 
 def test_a_row_for_each_answer_or_one_for_both():

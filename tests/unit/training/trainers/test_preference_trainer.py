@@ -35,7 +35,9 @@ def test_a_loss_that_cannot_move_stops_the_run(tmp_path, tiny_llama_dir, monkeyp
     assert not (tmp_path / "run").exists()
 
 
-def test_answers_that_are_the_same_tokens_are_left_out(tmp_path, prepare_preferences, tiny_llama_dir):
+def test_answers_that_are_the_same_tokens_are_left_out(
+    tmp_path, prepare_preferences, tiny_llama_dir
+):
     rows = [{**row, "chosen": " red dog cat", "rejected": " red dog bird"} for row in PAIRS[:3]]
-    with pytest.raises(DataError, match="or both answers are the same. Raise data.max_length"):
+    with pytest.raises(DataError, match=r"or both answers are the same\. Raise data"):
         prepare_preferences(tiny_llama_dir, rows, max_length=8)
