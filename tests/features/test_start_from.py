@@ -3,9 +3,9 @@
 import json
 import shutil
 
+import peft
 import pytest
 import torch
-from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
@@ -101,7 +101,7 @@ def test_a_second_round_is_read_by_peft_and_names_its_parents(done, second):
     (first,) = settings.lineage.parents
     assert first.name == str(done[0].run_dir) and first.data == parent.lineage.data
     assert settings.lineage.base_digest == parent.lineage.base_digest is not None
-    assert f"from the adapter `{done[0].run_dir}` on" in result.files[1].read_text()
+    assert f"starting from the adapter `{done[0].run_dir}`." in result.files[1].read_text()
 
     third = train(second("third", start_from=str(result.run_dir)))
     parents = InferenceSettings.load(third.adapter_path).lineage.parents
@@ -110,7 +110,7 @@ def test_a_second_round_is_read_by_peft_and_names_its_parents(done, second):
     assert "Lineage" in shown and first.sha256 in shown and done[0].run_dir.name in shown
 
     base = AutoModelForCausalLM.from_pretrained(second().model)
-    with_peft = PeftModel.from_pretrained(base, third.adapter_path)
+    with_peft = peft.PeftModel.from_pretrained(base, third.adapter_path)
     ours = load_for_inference(third.run_dir)
     assert torch.allclose(logits_of(with_peft), logits_of(ours.model), atol=1e-5)
     assert evaluate(third.run_dir)["eval_loss"] == pytest.approx(third.metrics["eval_loss"])
@@ -198,8 +198,9 @@ def test_the_base_must_be_that_of_the_parent(done, second, tiny_llama_dir, tmp_p
     some = next(name for name in weights if name.endswith("q_proj.weight"))
     weights[some][0, 0] += 1
     save_file(weights, other / "model.safetensors", {"format": "pt"})
-    with pytest.raises(AdapterMismatchError, match="was trained on other weights than those of"):
-        prepare(second(model=str(other)), ignore)
+    for fails in (lambda made: prepare(made, ignore), lambda made: plan(made, device="cpu")):
+        with pytest.raises(AdapterMismatchError, match="was trained on other weights than those"):
+            fails(second(model=str(other)))
 
     settings = InferenceSettings.load(done[0].adapter_path)
     unknown = tmp_path / "unknown"
@@ -217,10 +218,11 @@ def test_a_base_of_other_shapes_is_refused_with_both_shapes(second, tmp_path, ti
     config.head_dim *= 2
     LlamaForCausalLM(config).save_pretrained(tmp_path / "wide")
     AutoTokenizer.from_pretrained(tiny_llama_dir).save_pretrained(tmp_path / "wide")
-    with pytest.raises(AdapterMismatchError) as caught:
-        prepare(second(model=str(tmp_path / "wide")), ignore)
-    assert "does not fit model" in str(caught.value) and tiny_llama_dir in str(caught.value)
-    assert "lora_A has shape (2, " in str(caught.value)
+    for fails in (lambda made: prepare(made, ignore), lambda made: plan(made, device="cpu")):
+        with pytest.raises(AdapterMismatchError) as caught:
+            fails(second(model=str(tmp_path / "wide")))
+        assert "does not fit model" in str(caught.value) and tiny_llama_dir in str(caught.value)
+        assert "lora_A has shape (2, " in str(caught.value)
 
 
 def test_what_is_no_adapter_or_for_another_task_is_refused(second, tmp_path, done, recipe_of):
@@ -273,8 +275,14 @@ def test_a_classifier_keeps_labels_head_and_variants(classifier):
     again["data"] = {"train": few}
     with pytest.raises(ConfigError, match=r"Cannot resize the adapter: got use_dora=True"):
         prepare(Recipe.check({**again, "lora": {"r": 1}}, "the recipe"), ignore)
+    known = [{"text": "word 1 again", "label": "b"}]  # of the first round alone
+    again["data"] = {"train": few, "validation": write_jsonl(folder / "known.jsonl", known)}
     result = train(Recipe.check(again, "the recipe"))
     assert InferenceSettings.load(result.adapter_path).labels == ("a", "b", "c")
+    unknown = [{"text": "new", "label": "d"}]
+    again["data"]["validation"] = write_jsonl(folder / "unknown.jsonl", unknown)
+    with pytest.raises(DataError, match="Labels unseen in training"):
+        prepare(Recipe.check(again, "the recipe"), ignore)
 
 
 def test_a_head_without_names_is_refused(classifier, tmp_path):
@@ -342,3 +350,22 @@ def test_the_reference_of_a_preference_loss_is_the_parent(done, second):
     reference = Adapter.from_model(setup.model, "reference")
     for path, pair in before.factors.items():
         assert all(map(torch.equal, pair, reference.factors[path]))
+
+
+def test_a_file_of_pefts_pissa_is_trained_on_in_its_form(second, tmp_path, tiny_llama_dir):
+    settings = peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights="pissa")
+    base = AutoModelForCausalLM.from_pretrained(tiny_llama_dir)
+    theirs = peft.get_peft_model(base, settings)
+    with torch.no_grad():
+        for name, parameter in theirs.named_parameters():
+            if "lora_B" in name:
+                parameter.mul_(1.5)
+    theirs.save_pretrained(tmp_path / "theirs")
+    made = second("x", start_from=str(tmp_path / "theirs"), training={"max_steps": 2})
+    setup = prepare(made, ignore)
+    assert torch.allclose(logits_of(setup.model), logits_of(theirs), atol=1e-4)
+    assert plan(made, device="cpu").trainable == dry_run(made).parameter_count.trainable
+    with pytest.raises(ConfigError, match="with which the update depends on the base"):
+        prepare(second("x", start_from=made.start_from, lora={"r": 1}), ignore)
+    result = train(made)
+    assert Adapter.load(result.adapter_path).config.r == 4  # B A - B0 A0

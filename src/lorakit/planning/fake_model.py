@@ -7,11 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lorakit.adapters import Adapter, grow_vocabulary
 from lorakit.config import QuantizationConfig
 from lorakit.injection import add_adapter
-from lorakit.injection.selection.vocabulary import rows_needed
-from lorakit.injection.state import base_modules
 from lorakit.models.new_tokens import grow_for_new_tokens
 from lorakit.models.pretrained import auto_model, label_options
 from lorakit.models.skeleton import build_skeleton, load_config, saved_dtype
@@ -21,7 +18,6 @@ from lorakit.quantization.devices import compute_dtype
 from lorakit.quantization.load import is_quantized, load_settings
 from lorakit.quantization.skeleton import quantize_skeleton
 from lorakit.quantization.small_parameters import keep_small_parameters_in_float32
-from lorakit.training.same_selection import require_same_selection
 from lorakit.training.starting_point import StartingPoint
 from lorakit.training.tasks.base import Task, loading_options, set_padding
 
@@ -86,20 +82,13 @@ def build_fake_model(
         if trains_all:
             model.requires_grad_(True)
         elif start is not None:
-            _add_outline(model, start.outline(tensors_on), start)
+            start.attach_outline(model, recipe, tensors_on)
         else:
             add_adapter(model, task.lora_config(recipe, model, tokenizer))
+    if start is not None:
+        start.compare_base(recipe)
     forget_values(model.parameters())
     return model
-
-
-def _add_outline(model: PreTrainedModel, outline: Adapter, start: StartingPoint) -> None:
-    """Add an adapter without values, as `StartingPoint.attach` adds it with values."""
-    needed, there = rows_needed(model, dict(base_modules(model)), outline)
-    if needed > there:
-        grow_vocabulary(model, needed, follows_the_old=False)
-    require_same_selection(model, outline, start.selection, start.name)
-    add_adapter(model, outline)
 
 
 def _dtype(

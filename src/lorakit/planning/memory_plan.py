@@ -220,7 +220,7 @@ def _processes_note(shards: bool, processes: int) -> tuple[str, ...]:
         return ("training.fsdp shards the model over several processes: give --processes N.",)
     if processes == 1:
         return ()
-    how = "The model is sharded (FSDP2)" if shards else "Each process has the whole model (DDP)"
+    how = "The model is sharded (FSDP2)" if shards else "Each process has the whole model"
     return (f"{how}; the memory that {processes} processes add is calculated, not run.",)
 
 

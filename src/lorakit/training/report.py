@@ -116,7 +116,8 @@ def report_text(run: RunDirectory, facts: RunFacts) -> str:
 
 
 def _start(recipe: Recipe) -> str:
-    return "" if recipe.start_from is None else f", from the adapter {code(recipe.start_from)} on"
+    start = recipe.start_from
+    return "" if start is None else f", starting from the adapter {code(start)}"
 
 
 def _result_table(run: RunDirectory, facts: RunFacts) -> str:

@@ -45,9 +45,9 @@ from lorakit.training.out_of_room import explaining_disk_errors, explaining_memo
 from lorakit.training.peak_memory import PeakMemory
 from lorakit.training.report import MemoryFacts, RunFacts, write_report
 from lorakit.training.resuming import require_resumable, with_recorded_dtype
-from lorakit.training.save_settings import save_settings
 from lorakit.training.setup import Setup, prepare
 from lorakit.training.stop_request import StopRequest
+from lorakit.training.tasks.base import save_settings
 from lorakit.training.throughput import Throughput, ThroughputMeter
 from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin, trained_adapter
 from lorakit.training.trainers.batching import padding_notes

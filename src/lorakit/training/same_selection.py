@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lorakit.adapters import Adapter
+from lorakit.adapters.older_names import in_names_of
 from lorakit.errors import ConfigError, first_few
-from lorakit.injection.selection.older_names import in_names_of
 from lorakit.injection.selection.plan import InjectionPlan, plan_from_config
 from lorakit.injection.selection.plan_from_tensors import plan_from_tensors
 

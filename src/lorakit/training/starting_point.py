@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lorakit.adapters import Adapter, Resize, fit_vocabulary
+from lorakit.adapters import Adapter, Resize, fit_vocabulary, grow_vocabulary
 from lorakit.adapters.formats.companions import copy_companions
 from lorakit.adapters.inference_settings import InferenceSettings
 from lorakit.adapters.lineage import Ancestor, Lineage, adapter_sha256
@@ -34,6 +35,8 @@ from lorakit.inference.loaded import (
     locate_adapter,
 )
 from lorakit.injection import Injection, add_adapter
+from lorakit.injection.selection.vocabulary import rows_needed
+from lorakit.injection.state import base_modules
 from lorakit.libraries.hub import is_hub_id
 from lorakit.models.base_digest import base_digest
 from lorakit.recipes.recipe import Recipe
@@ -182,22 +185,38 @@ class StartingPoint:
         if adapter.config.task_type is None:
             config = adapter.config.model_copy(update={"task_type": recipe.task})
             adapter = replace(adapter, config=config)
-        try:
+        with self._naming_the_base(recipe):
             fit_vocabulary(model, adapter)
             require_same_selection(model, adapter, self.selection, self.name)
             injection = add_adapter(model, adapter, name, trainable=trainable)
+        return replace(injection, notes=(*self.notes, *self.compare_base(recipe), *injection.notes))
+
+    def attach_outline(self, model: nn.Module, recipe: Recipe, device: torch.device) -> None:
+        """Put an adapter of the same shapes on a base, both on fake tensors, for a plan.
+
+        Raises:
+            AdapterMismatchError, ConfigError: As `attach` raises; it does not compare the weights.
+        """
+        outline = outline_of(self.parent, self.config, device)
+        with self._naming_the_base(recipe):
+            needed, there = rows_needed(model, dict(base_modules(model)), outline)
+            if needed > there:  # new rows have no values to follow
+                grow_vocabulary(model, needed, follows_the_old=False)
+            require_same_selection(model, outline, self.selection, self.name)
+            add_adapter(model, outline)
+
+    @contextmanager
+    def _naming_the_base(self, recipe: Recipe) -> Iterator[None]:
+        """Name adapter and base in an error of tensors that do not fit."""
+        try:
+            yield
         except AdapterMismatchError as error:
-            named = f", and names '{adapter.base_model}'" if adapter.base_model else ""
+            base = self.parent.base_model
+            named = f", and names '{base}'" if base else ""
             raise AdapterMismatchError(
                 f"The adapter of start_from '{self.name}' does not fit model '{recipe.model}'"
                 f"{named}: {error}"
             ) from error
-        notes = self._compare_base(recipe)
-        return replace(injection, notes=(*self.notes, *notes, *injection.notes))
-
-    def outline(self, device: torch.device) -> Adapter:
-        """Return an adapter of the run's shapes whose tensors have no values, for a plan."""
-        return outline_of(self.parent, self.config, device)
 
     def check_new_tokens(self, recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
         """Refuse tokens in `data.new_tokens` that the adapter does not have.
@@ -253,7 +272,7 @@ class StartingPoint:
             "copy of the former one."
         )
 
-    def _compare_base(self, recipe: Recipe) -> list[str]:
+    def compare_base(self, recipe: Recipe) -> list[str]:
         """Return a note if the parent's base may be another one.
 
         Raises:

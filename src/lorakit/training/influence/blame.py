@@ -93,7 +93,7 @@ def blame(
             "an answer, expected an answer with it. Leave it out, or give the answer."
         )
     setup = prepare(_of_adapter(recipe, adapter), lambda name, payload: None, measures_dtype=False)
-    _require_one_each(setup)
+    require_one_each(setup)
     with scratch_directory("lorakit-blame-") as scratch:
         setup.arguments.output_dir = str(scratch)
         trainer: Any = setup.build_trainer()
@@ -128,7 +128,12 @@ def _of_adapter(recipe: Recipe, adapter: Path) -> Recipe:
     return recipe.model_copy(update=changes)
 
 
-def _require_one_each(setup: Setup) -> None:
+def require_one_each(setup: Setup) -> None:
+    """Refuse examples of which some were left out when they were encoded.
+
+    Raises:
+        DataError: Says how many.
+    """
     encoded, read = len(setup.encoded.train), len(setup.splits.train)
     if encoded != read:
         raise DataError(

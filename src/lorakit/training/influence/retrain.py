@@ -75,4 +75,4 @@ def retrain_without(
     }
     before = evaluate(run.path)
     result = train(recipe.with_changes(named, "the run without examples"), on_event=on_event)
-    return Retrained(before, result.metrics, result, data)
+    return Retrained(before, evaluate(output), result, data)

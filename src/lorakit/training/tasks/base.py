@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,6 +17,8 @@ from transformers import (
     TrainingArguments,
 )
 
+from lorakit.adapters.inference_settings import InferenceSettings
+from lorakit.adapters.lineage import Lineage
 from lorakit.config import LoraConfig, TaskType
 from lorakit.injection.selection.targets import name_matches
 from lorakit.models.new_tokens import (
@@ -318,12 +320,46 @@ def load_run_tokenizer(
     return loaded if recipe.start_from is not None else add_new_tokens(loaded, recipe)
 
 
+def learnt_labels(recipe: Recipe, labels: tuple[str, ...] | None, found: Iterable[str]) -> set[str]:
+    """Return the labels that validation examples may have, as the adapter has learnt them.
+
+    Args:
+        recipe: The recipe.
+        labels: The label names; those of the adapter that the run starts from, if it does.
+        found: The labels of the training examples.
+    """
+    return {*found, *(labels or () if recipe.start_from is not None else ())}
+
+
 def base_settings(recipe: Recipe, model: PreTrainedModel) -> dict[str, Any]:
     """Return the settings with which inference loads the base as it was in training."""
     how = recipe.quantization
     if how is not None:  # another device chooses its compute dtype
         return {"quantization": how.model_copy(update={"compute_dtype": "auto"})}
     return {"dtype": str(model.dtype).removeprefix("torch.")}
+
+
+def save_settings(
+    adapter_dir: str | Path,
+    task_type: TaskType,
+    labels: tuple[str, ...] | None,
+    encoded: Encoded,
+    lineage: Lineage | None = None,
+) -> Path:
+    """Write the settings of a training run that inference needs beside an adapter, atomically.
+
+    Args:
+        adapter_dir: The adapter's directory, which exists.
+        task_type: The task of the run.
+        labels: Class or tag names by id, for tasks that have them.
+        encoded: The result of the task's `encode`.
+        lineage: What the adapter is made from.
+
+    Returns: The path of the file, `lorakit.json`.
+    """
+    values: dict[str, Any] = {"task_type": task_type, "labels": labels, "lineage": lineage}
+    values |= encoded.settings
+    return InferenceSettings(**values).save(adapter_dir)
 
 
 def set_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

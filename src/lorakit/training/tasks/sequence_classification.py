@@ -15,11 +15,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from lorakit.analysis.metrics import (
-    classification_metric_names,
-    classification_metrics,
-    first_output,
-)
+from lorakit.analysis.metric_text import classification_metric_names
+from lorakit.analysis.metrics import classification_metrics, first_output
 from lorakit.config import TaskType
 from lorakit.data import Place, require_columns, unused_note
 from lorakit.data.labels import label_names, label_notes, ordered_label_names, require_seen
@@ -40,7 +37,7 @@ from lorakit.training.predicted import (
     predicted_classes,
     prediction_table,
 )
-from lorakit.training.tasks.base import Encoded, PreviewExample, Task
+from lorakit.training.tasks.base import Encoded, PreviewExample, Task, learnt_labels
 from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
 from lorakit.training.trainers.step_trainer import ClassifierTrainer
 
@@ -105,7 +102,7 @@ class SequenceClassification(Task):
         notes += label_notes(labels or (), data.label)
         notes += unused_note(splits.train, _columns(data).values())
         for examples, kind, where in parts:
-            seen = set(names["training"])
+            seen = learnt_labels(recipe, labels, names["training"])
             require_seen(seen, [[name] for name in names[kind]], data.label, where)
             tokens, cuts[kind] = _encode(
                 examples, names[kind], data, tokenizer, labels or (), max_length

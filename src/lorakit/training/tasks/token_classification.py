@@ -16,12 +16,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from lorakit.analysis.metrics import (
-    classification_metric_names,
-    first_output,
-    is_entity_scheme,
-    token_metrics,
-)
+from lorakit.analysis.metric_text import classification_metric_names, is_entity_scheme
+from lorakit.analysis.metrics import first_output, token_metrics
 from lorakit.config import NOT_COUNTED, TaskType
 from lorakit.data import Place, describe_examples, is_missing, require_columns, unused_note
 from lorakit.data.labels import class_name, label_notes, require_distinct, require_seen, sort_labels
@@ -42,7 +38,13 @@ from lorakit.training.predicted import (
     predicted_tags,
     prediction_table,
 )
-from lorakit.training.tasks.base import Encoded, PreviewExample, Task, load_run_tokenizer
+from lorakit.training.tasks.base import (
+    Encoded,
+    PreviewExample,
+    Task,
+    learnt_labels,
+    load_run_tokenizer,
+)
 from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
 from lorakit.training.trainers.step_trainer import ClassifierTrainer
 
@@ -119,7 +121,8 @@ class TokenClassification(Task):
         for examples, kind, where in parts:
             require_columns(examples, _columns(data), where)
             tags[kind] = _read_tags(examples, data, where)
-        seen = {tag for example_tags in tags["training"] for tag in example_tags}
+        tagged = (tag for example_tags in tags["training"] for tag in example_tags)
+        seen = learnt_labels(recipe, labels, tagged)
         encoded: dict[str, Dataset] = {}
         cuts: dict[str, int] = {}
         notes = self.fresh_notes(recipe, model)

@@ -1,12 +1,14 @@
 """Which training examples are behind an answer or a mistake."""
 
 import shutil
+from types import SimpleNamespace
 
 import pytest
 from sklearn.metrics import roc_auc_score
 
 from lorakit.errors import ConfigError, DataError, MissingFileError
 from lorakit.training.influence import blame
+from lorakit.training.influence.blame import require_one_each
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +33,19 @@ def test_rows_have_their_place_and_their_columns(flipped, mistakes):
     assert "validation examples" in mistakes.about
 
 
-def test_an_answer_is_supported_by_examples_of_its_label(flipped):
-    found = blame(flipped.run, "the film was good 3", label="good")
-    labels = [row.values["label"] for row in found.rows]
-    assert labels[:20].count("good") >= 18 and labels[-20:].count("bad") >= 18
-    other = blame(flipped.run, "the film was good 3", label="bad")
-    assert [row.values["label"] for row in other.rows[:20]].count("bad") >= 18
+def test_an_example_supports_its_label_and_speaks_against_the_other(flipped, mistakes):
+    known = mistakes.rows[-1]
+    text, label = known.values["text"], known.values["label"]
+    shares = {
+        asked: {row.index: row.share for row in blame(flipped.run, text, label=asked).rows}
+        for asked in ("good", "bad")
+    }
+    assert shares[label][known.index] > 0
+    # With two classes the gradients of the two losses point in opposite directions.
+    for index, share in shares["good"].items():
+        assert shares["bad"][index] == pytest.approx(-share, abs=1e-5)
+    predicted = blame(flipped.run, text)
+    assert {row.index: row.share for row in predicted.rows} in shares.values()
 
 
 def test_what_cannot_be_asked_is_refused(flipped, tmp_path):
@@ -64,12 +73,13 @@ def test_a_language_model_is_asked_about_a_completion(done):
         blame(run, "blue", label="x")
 
 
-def test_examples_that_cannot_be_told_apart_are_refused(done, tmp_path):
-    run = tmp_path / "run"
-    shutil.copytree(done[0].run_dir, run)
-    file = run / "recipe.yaml"
-    text = file.read_text()
-    file.write_text(text.replace("max_length: null", "max_length: 8", 1))
-    assert file.read_text() != text
-    with pytest.raises(DataError, match="The training examples cannot be told apart: got "):
-        blame(run)
+def test_examples_that_cannot_be_told_apart_are_refused():
+    setup = SimpleNamespace(
+        encoded=SimpleNamespace(train=range(5)), splits=SimpleNamespace(train=range(7))
+    )
+    with pytest.raises(DataError) as caught:
+        require_one_each(setup)
+    assert str(caught.value) == (
+        "The training examples cannot be told apart: got 5 encoded ones of 7, expected one for "
+        "each. Remove the examples of which no token counts, or raise data.max_length."
+    )
