@@ -58,7 +58,7 @@ def guesses(task_type: TaskType, validation: Dataset | None) -> dict[str, Any]:
 
     Returns: Metrics with "eval_" prefixes and `count`, or an empty dictionary.
     """
-    if validation is not None and PARTS in validation.column_names:
+    if validation is not None and PARTS in getattr(validation, "column_names", ()):
         return _guess_answers(validation)
     if validation is None or task_type not in (TaskType.SEQ_CLS, TaskType.TOKEN_CLS):
         return {}

@@ -58,8 +58,8 @@ class PreferenceStep(Step):
                 reference = self.reference(model, batch)
         outputs, x2d = self._hidden(model, inputs, counted)
         compared = self._compare(batch, counted, x2d, reference)
-        counted_in_step = counted.labels if counted_in_step is None else counted_in_step
-        loss = self._sum(compared, counted) / at_least_one(counted_in_step)
+        total: float | Tensor = counted.labels if counted_in_step is None else counted_in_step
+        loss = self._sum(compared, counted) / at_least_one(total)
         if self.auxiliary_weight:
             loss = loss + self.auxiliary_weight * outputs.aux_loss / batches
         return Share(loss, counted, outputs, compared.measures)

@@ -53,8 +53,8 @@ class RewardStep(Step):
         if self.center_rewards:
             losses = losses + self.center_rewards * scores.sum(1) ** 2
         examples = counted.examples.to(scores.device)
-        counted_in_step = counted.labels if counted_in_step is None else counted_in_step
-        loss = torch.where(examples, losses, 0.0).sum() / at_least_one(counted_in_step)
+        total: float | Tensor = counted.labels if counted_in_step is None else counted_in_step
+        loss = torch.where(examples, losses, 0.0).sum() / at_least_one(total)
         return Share(loss, counted, outputs, _measures(scores.detach(), examples))
 
     @torch.no_grad()
