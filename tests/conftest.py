@@ -26,6 +26,7 @@ import pytest  # noqa: E402
 from fixtures.data import *  # noqa: E402, F403
 from fixtures.figures import blank_pictures, saved_figures  # noqa: E402, F401
 from fixtures.layers import group_sizes  # noqa: E402, F401
+from fixtures.preferences import prepare_preferences  # noqa: E402, F401
 from fixtures.runs import (  # noqa: E402, F401
     blank_loss_plots,
     done,

@@ -80,7 +80,7 @@ def parse_conversation(example: Mapping[str, Any], *columns: str) -> Conversatio
     halves: list[list[dict[str, Any]]] = []
     for column in columns:
         try:
-            halves.append(_messages(example[column]))
+            halves.append(parse_messages(example[column]))
             if column == columns[-1] and all(m["role"] != "assistant" for m in halves[-1]):
                 raise MalformedConversationError("no message by 'assistant'")
         except MalformedConversationError as problem:
@@ -93,8 +93,12 @@ def parse_conversation(example: Mapping[str, Any], *columns: str) -> Conversatio
     return Conversation(messages, _options(example), untrained, len(messages) - len(halves[-1]))
 
 
-def _messages(value: Any) -> list[dict[str, Any]]:
-    """Return a list of messages; their weights, if any, are booleans."""
+def parse_messages(value: Any) -> list[dict[str, Any]]:
+    """Return a list of messages; their weights, if any, are booleans.
+
+    Raises:
+        MalformedConversationError: It is not a list of messages.
+    """
     given = _parsed(value, "messages")
     if not isinstance(given, list) or not given:
         raise MalformedConversationError("not a list of messages")

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from lorakit.config import TaskType
 from lorakit.data import Splits
+from lorakit.data.answer_columns import PARTS, VOTES_KEY
 from lorakit.models.pretrained import resolve_max_length
 from lorakit.planning.sources import Sources
 from lorakit.training.tasks import Encoded, Task
@@ -53,7 +54,7 @@ def planned_examples(
     """
     if sources.longest is not None and sources.spread is not None and sources.has_tokenizer:
         return _from_data(sources, sources.longest, sources.spread, recipe, task, model)
-    return _longest_allowed(sources, recipe, task.task_type, model)
+    return _longest_allowed(sources, recipe, task, model)
 
 
 def _from_data(
@@ -83,11 +84,12 @@ def _from_data(
 
 
 def _longest_allowed(
-    sources: Sources, recipe: Recipe, task_type: TaskType, model: PreTrainedModel
+    sources: Sources, recipe: Recipe, task: Task, model: PreTrainedModel
 ) -> PlannedExamples:
     """Make an example of one repeated token."""
     length = resolve_max_length(recipe.data.max_length, model, sources.tokenizer)
-    example = _EXAMPLES[task_type](length, recipe)
+    make = _EXAMPLES[task.task_type] if recipe.objective is None else _answers_example
+    example = make(length, recipe)
     made = Dataset.from_list([example])
     why = "examples" if sources.train_examples is None else "tokenizer"
     verb = "are" if sources.train_examples is None else "is"
@@ -100,6 +102,14 @@ def _longest_allowed(
 def _text_example(length: int, recipe: Recipe) -> dict[str, Any]:
     example: dict[str, Any] = {"input_ids": [_TOKEN] * length, "labels": [_TOKEN] * length}
     return example | ({"seq_lengths": [length]} if recipe.training.get("packing") else {})
+
+
+def _answers_example(length: int, recipe: Recipe) -> dict[str, Any]:
+    """Make two answers of half the length, to a prompt of the other half."""
+    answer = max(length // 2, 1)
+    parts = [max(length - answer, 1), answer, answer]
+    made = {"input_ids": [_TOKEN] * sum(parts), "labels": [_TOKEN] * sum(parts), PARTS: parts}
+    return made | ({VOTES_KEY: 1} if recipe.objective and recipe.objective.reads_votes else {})
 
 
 def _labelled_example(length: int, recipe: Recipe) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from lorakit.libraries.hub import is_hub_id
 from lorakit.recipes import yaml_text
 from lorakit.recipes.evaluation_section import EvaluationConfig
 from lorakit.recipes.frozen_part_section import FrozenPartConfig
+from lorakit.recipes.objective_section import ObjectiveConfig
 from lorakit.recipes.overrides import apply_overrides, section_at
 from lorakit.recipes.search_sections import SearchConfig, StudyConfig
 
@@ -88,8 +89,10 @@ class DataConfig(StrictConfig):
     """Delimiter of a csv file; None detects a comma, semicolon, tab or vertical bar, whichever
     gives every line as many cells as the header."""
 
-    format: Literal["auto", "text", "prompt_completion", "messages", "alpaca"] = "auto"
-    """Layout of CAUSAL_LM examples; "auto" infers it from the columns."""
+    format: Literal[
+        "auto", "text", "prompt_completion", "messages", "alpaca", "preference", "votes"
+    ] = "auto"
+    """Layout of CAUSAL_LM examples, the last two for an `objective`; "auto" infers it."""
 
     text: str = "text"
     """Column of texts, for SEQ_CLS and plain CAUSAL_LM."""
@@ -98,7 +101,7 @@ class DataConfig(StrictConfig):
     """Column of second texts, for SEQ_CLS on pairs; None reads single texts."""
 
     label: str = "label"
-    """Column of labels, for SEQ_CLS."""
+    """Column of labels, for SEQ_CLS; of votes (true or false, 1 or 0), for `objective` kto."""
 
     tokens: str = "tokens"
     """Column of lists of words, for TOKEN_CLS."""
@@ -111,6 +114,13 @@ class DataConfig(StrictConfig):
 
     completion: str = "completion"
     """Column of completions: texts, or messages, of which the assistant's count in the loss."""
+
+    chosen: str = "chosen"
+    """Column of the better answers, for an `objective`: texts or messages. Without a column of
+    prompts, what it and `rejected` begin with alike is the prompt."""
+
+    rejected: str = "rejected"
+    """Column of the worse answers, likewise."""
 
     messages: str = "messages"
     """Column of lists of messages, for CAUSAL_LM on chats."""
@@ -180,6 +190,9 @@ class Recipe(StrictConfig):
     task: TaskType
     """What the model is trained to do."""
 
+    objective: ObjectiveConfig | None = None
+    """What preferences are trained with; None trains on examples of the right answer."""
+
     data: DataConfig
     """Where the examples come from."""
 
@@ -224,6 +237,11 @@ class Recipe(StrictConfig):
             raise ValueError(
                 f"lora.task_type is {self.lora.task_type} but task is {self.task}; "
                 "leave lora.task_type out"
+            )
+        if self.objective is not None and self.objective.task != self.task:
+            raise ValueError(
+                f"objective.type is {self.objective.type} but task is {self.task}; "
+                f"set task: {self.objective.task}"
             )
         return self
 

@@ -71,10 +71,10 @@ def preview_data(recipe: Recipe, examples: int = 10) -> DataPreview:
     from lorakit.models.pretrained import auto_model, label_options
     from lorakit.models.skeleton import load_skeleton
     from lorakit.training.starting_point import StartingPoint
-    from lorakit.training.tasks import task_for
+    from lorakit.training.tasks import task_of
     from lorakit.training.tasks.base import loading_options, seed_of
 
-    task = task_for(recipe.task)
+    task = task_of(recipe)
     splits = load_splits(
         recipe.data, seed_of(recipe), task.label_column(recipe), task.columns(recipe)
     )

@@ -17,12 +17,14 @@ from lorakit.data.splits import load_splits, load_validation
 from lorakit.errors import ConfigError, MissingFileError
 from lorakit.files.atomic import scratch_directory
 from lorakit.files.disks import reporting_disk_errors
-from lorakit.injection import Injection, add_adapter, disable_adapters
+from lorakit.inference.loaded import locate_adapter
+from lorakit.injection import Injection, add_adapter, disable_adapters, set_adapter
 from lorakit.recipes.recipe import Recipe
-from lorakit.recipes.run_directory import find_adapter
+from lorakit.recipes.run_directory import RunDirectory, find_adapter
 from lorakit.training.evaluation_metrics import model_metrics
+from lorakit.training.objectives.reference import REFERENCE
 from lorakit.training.setup import Setup, prepare
-from lorakit.training.tasks import task_for
+from lorakit.training.tasks import task_of
 from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
 from lorakit.training.validation_predictions import (
     beside_base,
@@ -142,10 +144,11 @@ def measure(
             with trainer.evaluating_apart(), disable_adapters(setup.model):
                 base_metrics = model_metrics(trainer.evaluate())
                 base = trainer.evaluation_at(trainer.state.global_step)
-            judgement = judge(
-                *(setup, trainer, found, _ignore), known=setup.encoded.validation, base=base
-            )
-            verdict, predicted = judgement.verdict, beside_base(predicted, judgement)
+            if setup.task.is_compared_with_base:
+                judgement = judge(
+                    *(setup, trainer, found, _ignore), known=setup.encoded.validation, base=base
+                )
+                verdict, predicted = judgement.verdict, beside_base(predicted, judgement)
         columns = None if predicted is None else prediction_columns(setup, predicted)
     return Evaluation(metrics, base_metrics, verdict, columns)
 
@@ -169,18 +172,19 @@ def _evaluating(
     if recipe.dtype == "auto":
         saved = recipe.model_copy(update={"dtype": settings_beside(adapter).dtype or "saved"})
         recipe = recipe.with_precision_of(run_recipe or saved)
+    reference = None if recipe.objective is None else _reference(recipe, adapter)
     if recipe.start_from is not None:  # the adapter has what came from there
         recipe = recipe.model_copy(update={"start_from": str(adapter), "lora": LoraConfig()})
     recipe = _for_evaluation(recipe, data, max_rows)
     labels = settings_beside(adapter).labels
-    knows_labels = labels is not None or task_for(recipe.task).label_column(recipe) is None
+    knows_labels = labels is not None or task_of(recipe).label_column(recipe) is None
     reads_training = recipe.data.validation is None or (
         not knows_labels and Path(recipe.data.train).exists()
     )
     setup = prepare(
         recipe,
         on_event or _ignore,
-        attach=partial(_attach, path=adapter),
+        attach=partial(_attach, path=adapter, reference=reference),
         labels=None if reads_training else labels,
         load=load_splits if reads_training else load_validation,
     )
@@ -207,11 +211,23 @@ def settings_beside(adapter: Path) -> InferenceSettings:
     return InferenceSettings.load(place)
 
 
-def _attach(model: nn.Module, path: Path) -> Injection:
+def _reference(recipe: Recipe, adapter: Path) -> Path | None:
+    """Return the adapter that a run of an objective started from, None if it is the base."""
+    if recipe.start_from is None:
+        return None
+    kept = RunDirectory(adapter.parent).start_from
+    return kept if kept.is_dir() else locate_adapter(recipe.start_from)[0]
+
+
+def _attach(model: nn.Module, path: Path, reference: Path | None) -> Injection:
     """Add an adapter to a base, whose vocabulary is enlarged for the adapter's new tokens."""
     adapter = Adapter.load(path)
     fit_vocabulary(model, adapter)
-    return add_adapter(model, adapter, trainable=False)
+    if reference is not None:
+        add_adapter(model, Adapter.load(reference), REFERENCE, trainable=False)
+    injection = add_adapter(model, adapter, trainable=False)
+    set_adapter(model, injection.name)
+    return injection
 
 
 def _for_evaluation(recipe: Recipe, data: str | None, max_rows: int | None) -> Recipe:

@@ -15,7 +15,7 @@ from lorakit.distributed.processes import (
     run_on_main,
 )
 from lorakit.errors import DataError, first_few
-from lorakit.injection import Injection, add_adapter, count_parameters
+from lorakit.injection import Injection, add_adapter, count_parameters, set_adapter
 from lorakit.models.new_tokens import require_new_tokens_in_examples
 from lorakit.quantization.small_parameters import keep_small_parameters_in_float32
 from lorakit.recipes.recipe import Recipe
@@ -25,9 +25,10 @@ from lorakit.training.dtype_choice import Candidates, DtypeChoice, candidates, f
 from lorakit.training.dtype_timing import time_precisions
 from lorakit.training.encode_once import encode_once_per_machine
 from lorakit.training.evaluation_metrics import require_metric
+from lorakit.training.objectives.reference import REFERENCE
 from lorakit.training.shared_base import load_shared_base
 from lorakit.training.starting_point import StartingPoint
-from lorakit.training.tasks import Encoded, Task, task_for
+from lorakit.training.tasks import Encoded, Task, task_of
 from lorakit.training.tasks.base import base_settings, seed_of
 
 if TYPE_CHECKING:
@@ -131,10 +132,15 @@ def prepare(
             keep_small_parameters_in_float32(model)
         _seed(seed)  # initializes the adapter
         if attach is not None:
-            return model, attach(model)
-        if start is not None:
-            return model, start.attach(model, recipe)
-        return model, add_adapter(model, task.lora_config(recipe, model, tokenizer))
+            injection = attach(model)
+        elif start is not None:
+            injection = start.attach(model, recipe)
+        else:
+            injection = add_adapter(model, task.lora_config(recipe, model, tokenizer))
+        if attach is None and start is not None and task.needs_reference:
+            start.attach(model, recipe, REFERENCE, trainable=False)
+            set_adapter(model, injection.name)
+        return model, injection
 
     def encode(model: PreTrainedModel) -> Encoded:
         return encode_once_per_machine(
@@ -197,7 +203,7 @@ def _measure_dtype(
 def _checked(recipe: Recipe) -> tuple[Recipe, Task]:
     recipe = Recipe.check(recipe.model_dump(mode="json"), "the recipe")
     recipe.evaluation.require_possible(recipe.task, recipe.training)
-    return recipe, task_for(recipe.task)
+    return recipe, task_of(recipe)
 
 
 def _arguments(

@@ -73,7 +73,7 @@ class ThroughputMeter:
         for batch in batches:
             if "input_ids" not in batch:  # the model takes something other than tokens
                 continue
-            counts, widths = counted_rows(batch), [batch["input_ids"].shape[-1]]
+            counts, widths = counted_rows(batch), [batch["input_ids"][0].numel()]
             self._tokens = self._tokens + real_tokens(batch)
             if self._has_targets:
                 self._tokens = self._tokens + (batch["labels"] != NOT_COUNTED).sum()
@@ -127,7 +127,7 @@ def real_tokens(batch: Mapping[str, Any]) -> Tensor:
         mask = (positions > 0).int() + (positions == 1).int()
     elif mask is None:
         mask = torch.ones_like(batch["input_ids"])
-    return (mask * counted_rows(batch)).sum()
+    return (mask.flatten(1) * counted_rows(batch)).sum()
 
 
 def counted_rows(batch: Mapping[str, Any]) -> Tensor:

@@ -69,16 +69,19 @@ class CountingCollator:
     """A collator whose batches have their `CountedLabels`."""
 
     collate: Callable[[list[Any]], Mapping[str, Any]]
-    shifts: bool
+    count: Callable[[Mapping[str, Any]], CountedLabels]
+    """Counts the labels of a batch."""
 
     def __call__(self, examples: list[Any]) -> dict[str, Any]:
         """Collate examples and count their labels."""
         batch = self.collate(examples)
-        return {**batch, COUNTED: count_labels(batch, shifts=self.shifts)}
+        return {**batch, COUNTED: self.count(batch)}
 
 
-def split_batch(batch: Mapping[str, Any], *, shifts: bool) -> tuple[dict[str, Any], CountedLabels]:
+def split_batch(
+    batch: Mapping[str, Any], count: Callable[[Mapping[str, Any]], CountedLabels]
+) -> tuple[dict[str, Any], Any]:
     """Return a model's inputs, with labels, and its `CountedLabels`, counted here if absent."""
     inputs = {key: value for key, value in batch.items() if key != COUNTED}
     counted: CountedLabels | None = batch.get(COUNTED)
-    return inputs, count_labels(inputs, shifts=shifts) if counted is None else counted
+    return inputs, count(inputs) if counted is None else counted

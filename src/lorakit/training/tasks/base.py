@@ -68,6 +68,10 @@ class PreviewExample:
     """Which tokens count in the loss (the model is trained to predict them)."""
     note: str
     """What the tokens do not show, such as the label of a text."""
+    prompt: int = 0
+    """Number of leading tokens that are the prompt, where a rejected answer is beside the other."""
+    rejected: PreviewExample | None = None
+    """The rejected answer to the same prompt, without it."""
 
 
 class Task(ABC):
@@ -77,6 +81,10 @@ class Task(ABC):
     best_metric: ClassVar[str]
     """The evaluation metric that picks the best checkpoint, with its "eval_" prefix."""
     greater_is_better: ClassVar[bool]
+    is_compared_with_base: ClassVar[bool] = True
+    """Whether a run says how much better its adapter is than the base."""
+    needs_reference: bool = False
+    """Whether an adapter to start from also stays as it was, to be compared with."""
     base_trainer_class: ClassVar[type[Trainer]]
     """The trainer of this task, without support for adapters."""
     trainer_class: ClassVar[type[Trainer]]

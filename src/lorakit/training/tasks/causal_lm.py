@@ -148,7 +148,7 @@ class CausalLM(Task):
             encoded[kind] = _pack(made, max_length, strategy) if packs[kind] else made
         if any(packs.values()) and not asks_to_pack(training):
             notes.append(f"Packed texts see each other: training.packing_strategy={strategy}.")
-        stops = _stop_tokens(encoded["training"], tokenizer)
+        stops = stop_tokens(encoded["training"], tokenizer)
         settings = self.settings(
             recipe,
             model,
@@ -334,7 +334,7 @@ def _encode(
     return made, sum(cuts), len(examples) - len(made)
 
 
-def _stop_tokens(examples: Dataset, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+def stop_tokens(examples: Dataset, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """Return the special token that ends the counted tokens, such as a template's end of turn."""
     special = set(added_tokens(tokenizer).values())
     for labels in examples["labels"]:

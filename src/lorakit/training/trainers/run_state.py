@@ -73,6 +73,8 @@ class RunState(TrainerCallback):
         trainer._initial_global_step = 0  # the mean training loss is over all steps
         if "throughput" in sums:  # not in those of the first version
             trainer.meter.load(sums["throughput"])
+        if "measured" in sums:  # likewise
+            trainer.measured.load(sums["measured"])
         if sums["tokens"] is not None:  # only TRL's trainers count them
             trainer._total_train_tokens = sums["tokens"]
             trainer._metrics["train"] = defaultdict(list, sums["token_metrics"])
@@ -86,6 +88,7 @@ class RunState(TrainerCallback):
             "tokens": getattr(trainer, "_total_train_tokens", None),
             "token_metrics": getattr(trainer, "_metrics", {}).get("train", {}),
             "throughput": trainer.meter.state(),
+            "measured": trainer.measured.state(),
         }
 
 
