@@ -19,6 +19,7 @@ from lorakit.data.reading.sources import (
     read_source,
 )
 from lorakit.data.stratified import hold_out, keep_labels, read_labels
+from lorakit.data.targets import split_texts
 from lorakit.errors import ConfigError, DataError
 from lorakit.recipes.data_names import TEXT_TABLES
 
@@ -130,7 +131,10 @@ def _split(found: FileExamples, kind: str, data: DataConfig, where: str) -> _Spl
     if not len(found.dataset):
         raise DataError(no_examples(where))
     place = _place(kind, data)
-    return _Split(found.dataset, Place(place.name, lines=found.lines))
+    examples = found.dataset
+    if data.label_separator is not None:
+        examples = split_texts(examples, data.label, data.label_separator)
+    return _Split(examples, Place(place.name, lines=found.lines))
 
 
 def _place(kind: str, data: DataConfig) -> Place:

@@ -152,8 +152,8 @@ def plan(
     available = parse_memory(memory) if isinstance(memory, str) else memory or device_memory(place)
     if processes < 1:
         raise ConfigError(f"Cannot plan for {processes} processes: expected 1 or more.")
-    task = task_for(recipe.task)
-    sources = sources or find_sources(recipe, task, download=download)
+    sources = sources or find_sources(recipe, task_for(recipe.task), download=download)
+    task = sources.task
     world, tensors_on = FakeWorld(), _fake_tensor_device(place)
     model = build_fake_model(
         *(recipe, task, sources.labels, sources.tokenizer, place, tensors_on, world),

@@ -32,6 +32,7 @@ class _Written:
     notes: tuple[str, ...]
     settings: Mapping[str, Any]
     cut_examples: int
+    class_weights: tuple[float, ...] | None
 
 
 def encode_once_per_machine(encode: Callable[[], Encoded], *, keep_files: bool = False) -> Encoded:
@@ -72,6 +73,7 @@ def _write(encoded: Encoded, folder: Path) -> _Written:
         encoded.notes,
         encoded.settings,
         encoded.cut_examples,
+        encoded.class_weights,
     )
 
 
@@ -79,4 +81,5 @@ def _read(written: _Written) -> Encoded:
     train = Dataset.load_from_disk(written.folder / "train")
     has = written.has_validation
     validation = Dataset.load_from_disk(written.folder / "validation") if has else None
-    return Encoded(train, validation, written.notes, written.settings, written.cut_examples)
+    rest = (written.settings, written.cut_examples, written.class_weights)
+    return Encoded(train, validation, written.notes, *rest)

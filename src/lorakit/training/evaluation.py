@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from lorakit.adapters import Adapter, fit_vocabulary
 from lorakit.adapters.inference_settings import SETTINGS_FILE, InferenceSettings
+from lorakit.config import SINGLE_LABEL, ProblemType, TaskType
 from lorakit.errors import ConfigError, MissingFileError
 from lorakit.files.atomic import scratch_directory
 from lorakit.injection import Injection, add_adapter, disable_adapters
@@ -63,17 +64,18 @@ def evaluate(
             f"Cannot evaluate {path}: there is no recipe.yaml beside it, so base and data are "
             "unknown. Name the run directory, or give a recipe."
         )
+    settings = settings_beside(adapter)
     if recipe.dtype == "auto":
-        saved = recipe.model_copy(update={"dtype": settings_beside(adapter).dtype or "saved"})
+        saved = recipe.model_copy(update={"dtype": settings.dtype or "saved"})
         recipe = recipe.with_precision_of(run_recipe or saved)
-    recipe = _for_evaluation(recipe, data, max_rows)
+    recipe = _for_evaluation(recipe, data, max_rows, settings.problem_type)
     labels = None
     if recipe.data.validation is not None and not Path(recipe.data.train).exists():
         # The trainer needs some training examples; the labels come from the adapter.
         split = recipe.data.validation_split or recipe.data.train_split
         replaced = {"train": recipe.data.validation, "train_split": split}
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update=replaced)})
-        labels = settings_beside(adapter).labels
+        labels = settings.labels
     setup = prepare(
         recipe,
         on_event or (lambda name, payload: None),
@@ -87,7 +89,8 @@ def evaluate(
         )
     few = setup.encoded.train.select(range(min(_TRAINER_EXAMPLES, len(setup.encoded.train))))
     with scratch_directory("lorakit-evaluate-") as scratch:
-        setup = replace(setup, encoded=replace(setup.encoded, train=few))
+        encoded = replace(setup.encoded, train=few)
+        setup = replace(setup, task=setup.task.with_settings(settings), encoded=encoded)
         setup.arguments.output_dir = str(scratch)
         trainer = setup.build_trainer()
         if use_base:
@@ -112,8 +115,12 @@ def _attach(model: nn.Module, path: Path) -> Injection:
     return add_adapter(model, adapter, trainable=False)
 
 
-def _for_evaluation(recipe: Recipe, data: str | None, max_rows: int | None) -> Recipe:
+def _for_evaluation(
+    recipe: Recipe, data: str | None, max_rows: int | None, problem_type: ProblemType | None
+) -> Recipe:
     changes: dict[str, object] = {}
+    if recipe.task is TaskType.SEQ_CLS:  # as in training, whatever the labels look like
+        changes["problem_type"] = problem_type or SINGLE_LABEL
     if data is not None:
         changes |= {"validation": data, "validation_split": None}
     if max_rows is not None:

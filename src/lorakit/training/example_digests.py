@@ -59,10 +59,11 @@ def _digest(examples: Dataset) -> str:
 
 
 def _numbers(column: pa.ChunkedArray) -> list[np.ndarray]:
-    """Return the lengths of the lists in a column, and their values."""
+    """Return the lengths of the lists in a column, and their values, integers in 64 bits."""
     values: Any = column.combine_chunks()
     found = []
     while pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
         found.append(values.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64))
         values = values.flatten()
-    return [*found, values.to_numpy(zero_copy_only=False).astype(np.int64)]
+    numbers = values.to_numpy(zero_copy_only=False)
+    return [*found, numbers if numbers.dtype.kind == "f" else numbers.astype(np.int64)]

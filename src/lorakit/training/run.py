@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -285,7 +285,8 @@ def _fit(
     wall_s = run_on_main(lambda: recorder.wall_s)
     adapter = trained_adapter(setup.model)
     require_sound(adapter, output.global_step)
-    run_on_main(lambda: _save_trained_adapter(adapter, setup, directory))
+    chosen = {} if predicted is None else predicted.settings
+    run_on_main(lambda: _save_trained_adapter(adapter, setup, directory, chosen))
     facts = RunFacts(
         recipe=setup.recipe,
         injection=with_current_ranks(setup.injection, setup.model),
@@ -336,13 +337,18 @@ def _restoring_use_cache(model: Any) -> Iterator[None]:
             model.config.use_cache = before
 
 
-def _save_trained_adapter(adapter: Adapter, setup: Setup, run: RunDirectory) -> None:
-    """Write adapter, tokenizer and chat template; the directory appears atomically."""
+def _save_trained_adapter(
+    adapter: Adapter, setup: Setup, run: RunDirectory, chosen: Mapping[str, Any]
+) -> None:
+    """Write adapter, tokenizer and chat template; the directory appears atomically.
+
+    `chosen` has the settings of inference that were chosen on the validation examples.
+    """
     # When a finished run is continued, its old adapter stays until the new one is complete.
     with replacing_directory(run.adapter, last=(WEIGHTS_FILE, CONFIG_FILE)) as partial:
         adapter.save(partial)
         setup.tokenizer.save_pretrained(partial)
-        save_settings(partial, setup.task.task_type, setup.labels, setup.encoded)
+        save_settings(partial, setup.task.task_type, setup.labels, setup.encoded, chosen)
 
 
 def _best_step(trainer: Trainer) -> int | None:

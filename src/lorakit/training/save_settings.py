@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ def save_settings(
     task_type: TaskType,
     labels: tuple[str, ...] | None,
     encoded: Encoded,
+    chosen: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write `lorakit.json` beside an adapter, atomically.
 
@@ -25,8 +27,10 @@ def save_settings(
         task_type: The task of the run.
         labels: Class or tag names by id, for tasks that have them.
         encoded: The result of the task's `encode`.
+        chosen: Further settings, chosen on the validation examples.
 
     Returns: The path of the file.
     """
     values: dict[str, Any] = {"task_type": task_type, "labels": labels, **encoded.settings}
+    values |= chosen or {}
     return InferenceSettings(**values).save(adapter_dir)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lorakit.config import SINGLE_LABEL
 from lorakit.data import Splits, load_splits
 from lorakit.distributed.processes import (
     init_process_groups,
@@ -26,7 +27,7 @@ from lorakit.training.dtype_timing import time_precisions
 from lorakit.training.encode_once import encode_once_per_machine
 from lorakit.training.evaluation_metrics import require_metric
 from lorakit.training.shared_base import load_shared_base
-from lorakit.training.tasks import Encoded, Task, task_for
+from lorakit.training.tasks import Encoded, Task, task_for, task_of_examples
 from lorakit.training.tasks.base import base_settings, seed_of
 
 if TYPE_CHECKING:
@@ -97,6 +98,8 @@ def prepare(
     splits = local_rank_zero_first(
         lambda: load_splits(recipe.data, seed, task.label_column(recipe), task.columns(recipe))
     )
+    task = run_on_all(lambda: task_of_examples(recipe, splits))
+    recipe = with_problem_type(recipe, task)
     training, arguments = run_on_all(lambda: _arguments(recipe, task, splits))
     recipe = recipe.model_copy(update={"training": training})
     if check is not None:
@@ -178,6 +181,14 @@ def _measure_dtype(
 def _checked(recipe: Recipe) -> tuple[Recipe, Task]:
     recipe = Recipe.check(recipe.model_dump(mode="json"), "the recipe")
     return recipe, task_for(recipe.task)
+
+
+def with_problem_type(recipe: Recipe, task: Task) -> Recipe:
+    """Return the recipe with what the labels were found to be, unless they are classes."""
+    if task.problem_type in (None, SINGLE_LABEL):
+        return recipe
+    data = recipe.data.model_copy(update={"problem_type": task.problem_type})
+    return recipe.model_copy(update={"data": data})
 
 
 def _arguments(

@@ -16,7 +16,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from lorakit.config import LoraConfig, TaskType
+from lorakit.config import LoraConfig, ProblemType, TaskType
 from lorakit.injection.selection.targets import name_matches
 from lorakit.models.new_tokens import (
     add_new_tokens,
@@ -37,6 +37,7 @@ from lorakit.training.predicted import Evaluated, Predicted, prediction_table
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from lorakit.adapters.inference_settings import InferenceSettings
     from lorakit.data import Splits
     from lorakit.recipes.recipe import Recipe
 
@@ -54,6 +55,8 @@ class Encoded:
     them beside the adapter."""
     cut_examples: int = 0
     """Number of training examples that were truncated."""
+    class_weights: tuple[float, ...] | None = None
+    """Weight of each class in the training loss; None weighs all alike."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,8 @@ class Task(ABC):
     """Turns a recipe of one task type into data, a base model and a trainer."""
 
     task_type: ClassVar[TaskType]
+    problem_type: ClassVar[ProblemType | None] = None
+    """What the head predicts, for text classifiers."""
     best_metric: ClassVar[str]
     """The evaluation metric that picks the best checkpoint, with its "eval_" prefix."""
     greater_is_better: ClassVar[bool]
@@ -149,7 +154,7 @@ class Task(ABC):
             trained_in_full=recipe.lora.modules_to_save,
             device=torch.device("cpu") if recipe.training.get("use_cpu") else None,
             **loading_options(recipe),
-            **label_options(labels),
+            **label_options(labels, self.problem_type),
         )
         grow_for_new_tokens(model, tokenizer, recipe)
         set_padding(model, tokenizer)
@@ -212,6 +217,10 @@ class Task(ABC):
         labels: tuple[str, ...] | None,
     ) -> dict[str, Any]:
         """Return the trainer's arguments that depend on the task: its collator and metrics."""
+
+    def with_settings(self, settings: InferenceSettings) -> Task:
+        """Return the task that measures an adapter by the settings saved with it."""
+        return self
 
     def prediction_reader(
         self, labels: tuple[str, ...] | None, tokenizer: PreTrainedTokenizerBase

@@ -17,7 +17,6 @@ from transformers import Trainer, set_seed
 from transformers.trainer_utils import EvalLoopOutput
 
 from lorakit.adapters.sharded import whole
-from lorakit.config import NOT_COUNTED
 from lorakit.distributed import sharding
 from lorakit.distributed.gradient_average import (
     average_gradients,
@@ -26,6 +25,7 @@ from lorakit.distributed.gradient_average import (
 )
 from lorakit.distributed.processes import all_gather_object, process_count, process_rank
 from lorakit.training.losses.counted_labels import COUNTED
+from lorakit.training.throughput import not_counted
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -215,9 +215,9 @@ def mask_repeated_labels(batch: Any, sampler: Any, number: int, total: int) -> A
         return batch
     labels = batch["labels"].clone()
     if len(labels) == size:
-        labels[real:] = NOT_COUNTED
+        labels[real:] = not_counted(labels)
     elif not real:  # concatenated examples are one batch row, and are masked together
-        labels[:] = NOT_COUNTED
+        labels[:] = not_counted(labels)
     rest = {key: value for key, value in batch.items() if key != COUNTED}  # counted once more
     return {**rest, "labels": labels}
 
