@@ -59,7 +59,8 @@ def find_sources(recipe: Recipe, task: Task, *, download: bool = False) -> Sourc
         MissingFileError, DataError: A local file is missing or cannot be read.
     """
     tokenizer, has_tokenizer = _tokenizer(recipe, task, download)
-    names = [name for name in (recipe.data.train, recipe.data.validation) if name is not None]
+    validation = recipe.data.validation
+    names = [*recipe.data.train_names, *([] if validation is None else [validation])]
     if not download and not all(is_local(name) for name in names):
         given = recipe.data.problem_type
         task = task_for(recipe.task, None if given == "auto" else given)

@@ -42,15 +42,49 @@ NameOrPath = Annotated[
 ]
 
 
+class SourceConfig(StrictConfig):
+    """One of several sources of training examples."""
+
+    path: NameOrPath | tuple[NameOrPath, ...]
+    """File, glob such as "chats/*.jsonl", hub id, directory of a saved dataset, or several."""
+
+    weight: float = Field(1.0, gt=0, allow_inf_nan=False)
+    """How often an epoch has each example: 2 is twice, 0.5 a random half, another in each epoch."""
+
+    columns: dict[str, str] | None = None
+    """Columns to take, by the names they get: {text: review} calls "review" "text" and leaves out
+    all others. None takes all as they are."""
+
+    subset: str | None = None
+    """Configuration of a hub dataset."""
+
+    split: str | None = None
+    """Split of the dataset; None is `data.train_split`."""
+
+    @field_validator("path")
+    @classmethod
+    def _require_some(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if not value:
+            raise ValueError("expected at least one file")
+        return value
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The paths."""
+        return (self.path,) if isinstance(self.path, str) else self.path
+
+
 class DataConfig(StrictConfig):
     """The dataset, and the meaning of its columns."""
 
-    train: NameOrPath
-    """Training examples: hub id, csv/json/jsonl/parquet file, or directory of a saved dataset."""
+    train: NameOrPath | tuple[SourceConfig, ...]
+    """Training examples: hub id, csv/json/jsonl/parquet file, glob of files, or directory of a
+    saved dataset; or a list of sources, each with `path`, `weight`, `columns`, `subset` and
+    `split`."""
 
     validation: NameOrPath | None = None
-    """Validation examples, named like `train`; None takes the dataset's validation split, or holds
-    out a share of `train`."""
+    """Validation examples, a name like that of `train`; None takes the dataset's validation split,
+    or holds out a share of `train`."""
 
     subset: str | None = None
     """Configuration of a hub dataset, such as "mrpc" of "glue"."""
@@ -136,6 +170,27 @@ class DataConfig(StrictConfig):
 
     max_validation_rows: Count | None = None
     """Largest number of validation examples; None takes all."""
+
+    @field_validator("train")
+    @classmethod
+    def _require_sources(
+        cls, value: str | tuple[SourceConfig, ...]
+    ) -> str | tuple[SourceConfig, ...]:
+        if not value:
+            raise ValueError("expected at least one source")
+        return value
+
+    @property
+    def train_names(self) -> tuple[str, ...]:
+        """The paths and ids of the training examples."""
+        if isinstance(self.train, str):
+            return (self.train,)
+        return tuple(name for source in self.train for name in source.names)
+
+    @property
+    def train_name(self) -> str:
+        """The training examples, for messages."""
+        return self.train if isinstance(self.train, str) else first_few(self.train_names, 3)
 
     @field_validator("delimiter")
     @classmethod

@@ -10,6 +10,7 @@ from lorakit.config import LoraConfig, QuantizationConfig, StrictConfig, TaskTyp
 from lorakit.config.problems import short_repr
 from lorakit.errors import ConfigError, MissingFileError, did_you_mean, first_few
 from lorakit.recipes import yaml_text
+from lorakit.recipes.data_names import is_glob
 from lorakit.recipes.data_section import DataConfig, NameOrPath, require_name
 from lorakit.recipes.search_sections import SearchConfig, StudyConfig
 
@@ -150,7 +151,10 @@ class Recipe(StrictConfig):
 
     def with_absolute_paths(self) -> Self:
         """Return the recipe with absolute paths of local models and data."""
-        data = {key: _absolute(getattr(self.data, key)) for key in ("train", "validation")}
+        data = {
+            "train": _absolute_sources(self.data),
+            "validation": _absolute(self.data.validation),
+        }
         changes = {"model": _absolute(self.model), "data": self.data.model_copy(update=data)}
         return self.model_copy(update=changes)
 
@@ -197,8 +201,21 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _absolute(name: str | None) -> str | None:
-    """Return the absolute path of a local file or directory; a hub id stays unchanged."""
-    return str(Path(name).absolute()) if name is not None and Path(name).exists() else name
+    """Return the absolute path of local files or a directory; a hub id stays unchanged."""
+    is_there = name is not None and (Path(name).exists() or is_glob(name))
+    return str(Path(name).absolute()) if name is not None and is_there else name
+
+
+def _absolute_sources(data: DataConfig) -> Any:
+    if isinstance(data.train, str):
+        return _absolute(data.train)
+    paths = [
+        _absolute(one.path) if isinstance(one.path, str) else tuple(map(_absolute, one.path))
+        for one in data.train
+    ]
+    return tuple(
+        one.model_copy(update={"path": path}) for one, path in zip(data.train, paths, strict=True)
+    )
 
 
 def require_recipe_file(path: str | Path) -> Path:

@@ -13,6 +13,7 @@ from lorakit.config import SINGLE_LABEL, ProblemType, TaskType
 from lorakit.errors import ConfigError, MissingFileError
 from lorakit.files.atomic import scratch_directory
 from lorakit.injection import Injection, add_adapter, disable_adapters
+from lorakit.recipes.data_names import is_glob
 from lorakit.recipes.recipe import Recipe
 from lorakit.recipes.run_directory import find_adapter
 from lorakit.training.evaluation_metrics import model_metrics
@@ -70,7 +71,8 @@ def evaluate(
         recipe = recipe.with_precision_of(run_recipe or saved)
     recipe = _for_evaluation(recipe, data, max_rows, settings.problem_type)
     labels = None
-    if recipe.data.validation is not None and not Path(recipe.data.train).exists():
+    there = all(is_glob(name) or Path(name).exists() for name in recipe.data.train_names)
+    if recipe.data.validation is not None and not there:
         # The trainer needs some training examples; the labels come from the adapter.
         split = recipe.data.validation_split or recipe.data.train_split
         replaced = {"train": recipe.data.validation, "train_split": split}

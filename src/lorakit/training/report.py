@@ -86,7 +86,7 @@ def report_text(run: RunDirectory, facts: RunFacts) -> str:
     sections = [
         f"# {plain(run.path.name)}",
         f"A LoRA adapter for {code(recipe.model)}, task {recipe.task}, trained on "
-        f"{code(recipe.data.train)}.",
+        f"{code(recipe.data.train_name)}.",
         "## Result",
         _result_table(run, facts),
         _compared(run, facts),

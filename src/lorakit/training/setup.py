@@ -123,7 +123,7 @@ def prepare(
 
     def encode(model: PreTrainedModel) -> Encoded:
         return encode_once_per_machine(
-            lambda: task.encode(splits, recipe, tokenizer, model, labels),
+            lambda: task.encode(splits, recipe, tokenizer, model, labels).mixed(splits.mixture),
             keep_files=arguments.dataloader_num_workers > 0,
         )
 

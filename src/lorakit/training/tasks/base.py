@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -35,10 +35,12 @@ from lorakit.models.pretrained import (
 from lorakit.training.predicted import Evaluated, Predicted, prediction_table
 
 if TYPE_CHECKING:
+    import numpy as np
     from datasets import Dataset
 
     from lorakit.adapters.inference_settings import InferenceSettings
     from lorakit.data import Splits
+    from lorakit.data.mixture import Mixture
     from lorakit.recipes.recipe import Recipe
 
 
@@ -57,6 +59,21 @@ class Encoded:
     """Number of training examples that were truncated."""
     class_weights: tuple[float, ...] | None = None
     """Weight of each class in the training loss; None weighs all alike."""
+    kept: np.ndarray | None = None
+    """Index of each training example among those given, if some were left out."""
+    mixture: Mixture | None = None
+    """How often an epoch has each training example; None is once."""
+
+    @property
+    def epoch_examples(self) -> int:
+        """Number of training examples of an epoch."""
+        return len(self.train) if self.mixture is None else sum(self.mixture.counts())
+
+    def mixed(self, mixture: Mixture | None) -> Encoded:
+        """Return the examples with the mixture of those they were encoded from."""
+        if mixture is not None and self.kept is not None:
+            mixture = mixture.select(self.kept)
+        return replace(self, mixture=mixture)
 
 
 @dataclass(frozen=True)
@@ -273,7 +290,7 @@ class Task(ABC):
             trainer_class: The class to build; None takes the task's `trainer_class`.
         """
         make: Any = trainer_class or self.trainer_class
-        return make(
+        trainer = make(
             model=model,
             args=arguments,
             train_dataset=encoded.train,
@@ -282,6 +299,8 @@ class Task(ABC):
             callbacks=list(callbacks),
             **self.trainer_options(model, tokenizer, arguments, labels),
         )
+        trainer.mixture = encoded.mixture
+        return trainer
 
     def settings(self, recipe: Recipe, model: PreTrainedModel, **more: Any) -> dict[str, Any]:
         """Return the settings that inference needs: the task's, the base's dtype and the seed."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import uuid4
 
+import numpy as np
 from datasets import Dataset
 from transformers import (
     PreTrainedModel,
@@ -127,15 +128,24 @@ class CausalLM(Task):
         packs = {"training": bool(training.get("packing")), "validation": _packs_validation(recipe)}
         strategy = training.get("packing_strategy", "bfd")
         require_position_ids(model, training)
+        if packs["training"] and splits.mixture is not None:
+            raise ConfigError(
+                "Packed examples cannot be drawn by weights: got training.packing=true and sources "
+                "with weights in data.train, expected one of them. Leave packing or the weights "
+                "out."
+            )
         encoded: dict[str, Dataset] = {}
         cuts: dict[str, int] = {}
+        kept: np.ndarray | None = None
         for examples, kind, place in splits.with_places(data):
             _check_examples(examples, layout, place)
             # Other packing strategies split long examples, and lose no tokens.
             truncates = not packs[kind] or strategy == "bfd"
-            made, cuts[kind], lost = _encode(
+            made, cuts[kind], numbers = _encode(
                 examples, encoder, max_length if truncates else None, place
             )
+            lost = len(examples) - len(made)
+            kept = numbers if kind == "training" and lost else kept
             if not len(made):
                 raise DataError(_all_masked_message(place, cuts[kind], max_length, layout))
             notes += cut_note(cuts[kind], len(examples), max_length, kind)
@@ -158,6 +168,7 @@ class CausalLM(Task):
         return Encoded(
             *(encoded["training"], encoded.get("validation"), tuple(notes), settings),
             cut_examples=cuts["training"],
+            kept=kept,
         )
 
     def preview_examples(
@@ -303,12 +314,13 @@ def _encode(
     encoder: Callable[[Mapping[str, Any]], CountedIds],
     max_length: int | None,
     where: Place,
-) -> tuple[Dataset, int, int]:
+) -> tuple[Dataset, int, np.ndarray]:
     """Encode examples into ids and labels.
 
-    Returns: The examples in which a token counts, the number truncated, and the number left out.
+    Returns: The examples in which a token counts, the number truncated, and the index of each.
     """
     cuts: list[int] = []
+    kept: list[int] = []
 
     def tokenize(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         made: dict[str, list[Any]] = {"input_ids": [], "labels": []}
@@ -323,6 +335,7 @@ def _encode(
             cuts.append(int(is_cut))
             ids, counted = example.ids[:max_length], example.counted[:max_length]
             if any(counted[1:]):  # the first token is never predicted
+                kept.append(len(cuts) - 1)
                 made["input_ids"].append(ids)
                 made["labels"].append(
                     [i if c else NOT_COUNTED for i, c in zip(ids, counted, strict=True)]
@@ -330,7 +343,7 @@ def _encode(
         return made
 
     made = map_examples(examples, tokenize, {"input_ids": IDS, "labels": IDS})
-    return made, sum(cuts), len(examples) - len(made)
+    return made, sum(cuts), np.array(kept, dtype=np.int64)
 
 
 def _stop_tokens(examples: Dataset, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
