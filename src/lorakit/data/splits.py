@@ -190,8 +190,9 @@ def _find_validation(data: DataConfig, source: FileExamples | DatasetDict) -> Fi
         if isinstance(source, FileExamples):
             raise DataError(
                 f"No such split in {key}: got '{data.validation_split}', but "
-                f"'{data.train_name}' is one table without splits. Name the validation file in data.validation, or leave "
-                f"{key} out and examples are taken by data.validation_fraction."
+                f"'{data.train_name}' is one table without splits. Name the validation file in "
+                f"data.validation, or leave {key} out and examples are taken by "
+                "data.validation_fraction."
             )
         return pick_split(source, data.validation_split, data.train_name, key)
     if (
