@@ -21,6 +21,11 @@ separate_inductor_cache()
 # seconds.
 gc.disable()
 
+# A server freezes all objects while it runs and unfreezes them at its end. That would bring back
+# those of the libraries, and every later search for garbage would take a second.
+_freeze, _unfreeze = gc.freeze, gc.unfreeze
+gc.freeze = gc.unfreeze = lambda: None
+
 # Triton is for Linux only.
 collect_ignore = [] if find_spec("triton") else ["src/lorakit/ops/triton/triton_kernels.py"]
 
@@ -32,7 +37,7 @@ def pytest_collection_finish():
 
 def pytest_unconfigure():
     """Let pytest's last search for garbage be a quick one."""
-    gc.freeze()
+    _freeze()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -43,4 +48,14 @@ def _frozen():
     Trainer, for one, runs a full collection before each training, which would look through them.
     """
     gc.collect()
-    gc.freeze()
+    _freeze()
+
+
+@pytest.fixture
+def freezing(monkeypatch):
+    """Let a server freeze and unfreeze all objects, as it does outside of tests."""
+    monkeypatch.setattr(gc, "freeze", _freeze)
+    monkeypatch.setattr(gc, "unfreeze", _unfreeze)
+    yield
+    gc.collect()
+    _freeze()

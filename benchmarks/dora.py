@@ -10,7 +10,7 @@ from benchmarks.models import Shape, build_model, make_batch, shape_named, share
 from benchmarks.options import Options, parse
 from benchmarks.results import Row
 from benchmarks.step import LAPS, optimizer_of, row_fields, step_sample
-from benchmarks.variants import PEFT, Variant, peft_copy, saved_adapter, switch_fused_mlp, why_not
+from benchmarks.variants import PEFT, Variant, peft_copy, saved_adapter, why_not
 
 LORA = "lorakit, LoRA"
 DORA = "lorakit, DoRA"
@@ -60,8 +60,6 @@ def adapted(
     torch.manual_seed(1)
     options = {"lora_dropout": dropout, "target_modules": shape.targets, "use_dora": use_dora}
     lorakit.add_adapter(model, lorakit.LoraConfig(r=r, lora_alpha=2 * r, **options))
-    # The node for whole MLPs does not take a magnitude; layers are compared with layers.
-    switch_fused_mlp(model, False)
     return Variant(DORA if use_dora else LORA, model, model)
 
 

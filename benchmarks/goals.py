@@ -7,6 +7,7 @@ import torch
 
 from benchmarks import (
     dora,
+    frozen_part,
     latency,
     memory_plan,
     qlora,
@@ -143,6 +144,7 @@ _QUANTIZED = tuple(
     for goal in (
         _quantized(LIMIT, shape, column, 1.25),
         _quantized(_PEFT_4, shape, column, 0.80),
+        _quantized(qlora.DENSE, shape, column, 1.08),
         _quantized(qlora.DENSE, shape, column, 1.00, SAVED),
     )
 )
@@ -237,6 +239,26 @@ _MAGNITUDES = tuple(
     for column in (_FLOAT32, _FLOAT32_DROPOUT)
 )
 
+_FROZEN_PARTS = tuple(
+    Goal(
+        f"{share} adapted, a later epoch's step / {reference}",
+        {
+            "benchmark": "frozen_part",
+            "measure": FORWARD_BACKWARD,
+            "shape": SHAPE,
+            "setting": "4 x 256",
+            "variant": frozen_part.kept(share),
+            "ratio_to": reference,
+            **_FLOAT32,
+        },
+        must,
+    )
+    for share, reference, must in (
+        ("upper half", frozen_part.computed("upper half"), 0.70),
+        ("upper quarter", frozen_part.ALL, 0.30),
+    )
+)
+
 GOALS = (
     _step(LIMIT, _FLOAT32, 1.12, 1.05),
     _step(LIMIT, _FLOAT32_DROPOUT, 1.18, 1.08),
@@ -293,6 +315,7 @@ GOALS = (
         1.00,
     ),
     *_MAGNITUDES,
+    *_FROZEN_PARTS,
     *_SERVED,
 )
 

@@ -111,6 +111,13 @@ SECTIONS = (
         tables.dropout_table,
     ),
     Section(
+        "The frozen part once",
+        "A training step that adapts all layers, the upper half and the upper quarter; the layers "
+        "below are computed, or their output is read from disk as in every epoch but the first.",
+        "frozen_part",
+        tables.dropout_table,
+    ),
+    Section(
         "Other kinds of layers",
         "One layer alone, forward and backward, its input's gradient included. For the fused "
         "matrix the updates are those of two parts of three, and of the whole matrix.",

@@ -71,6 +71,17 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _unflushed():
+    """Leave files to the page cache: no test cuts the power, and a disk takes milliseconds each.
+
+    Tests of what happens at a flush replace `os.fsync`; processes that tests start flush.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     """Draw the same numbers in a test whatever ran before it."""

@@ -11,6 +11,7 @@ from benchmarks import (
     decode_4bit,
     dora,
     dropout_ways,
+    frozen_part,
     growth,
     latency,
     layer_kinds,
@@ -80,6 +81,7 @@ def invented_rows(origin: Origin = ORIGIN) -> list[Row]:
         *_bracketing(make),
         *_dropping(make),
         *_magnitudes(make),
+        *_frozen_parts(make),
         *_kinds_of_layers(make),
         *_on_a_busy_machine(make),
         *_quantized(make),
@@ -214,6 +216,21 @@ def _magnitudes(make: Make) -> list[Row]:
     for dropout in dora.DROPOUTS:
         made += make(*where, values, dora.LORA, setting="4 x 256", dropout=dropout)
     return made
+
+
+def _frozen_parts(make: Make) -> list[Row]:
+    values = {frozen_part.ALL: 1.0}
+    for share, (below_computed, below_kept) in zip(
+        frozen_part.SHARES, ((0.8, 0.5), (0.6, 0.25)), strict=True
+    ):
+        values[frozen_part.computed(share)] = below_computed
+        values[frozen_part.kept(share)] = below_kept
+    where = ("frozen_part", FORWARD_BACKWARD, "llama-69m")
+    return [
+        row
+        for reference in (frozen_part.ALL, frozen_part.computed("upper half"))
+        for row in make(*where, values, reference, setting="4 x 256")
+    ]
 
 
 def _kinds_of_layers(make: Make) -> list[Row]:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import lorakit.layers.updates.low_rank_update as update
 import lorakit.training.encode_once as encode_once
+from fixtures.runs import drawing_losses, write_blank
 from lorakit.errors import LorakitError, StoppedError
 from lorakit.training import Recipe, train
 from lorakit.distributed.processes import should_report_error, process_rank
@@ -58,7 +59,8 @@ for path, how in jobs:
     seen["sharded"].append(None)
     stop = StopRequest()
     try:
-        train(Recipe.load(path), resume=how == "resume", stop=stop)
+        with drawing_losses(write_blank):
+            train(Recipe.load(path), resume=how == "resume", stop=stop)
     except StoppedError as stopped:
         seen["stopped_at"] = stopped.checkpoint.name
     except LorakitError as error:

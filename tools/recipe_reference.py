@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from lorakit.config import LoraConfig, QuantizationConfig, StrictConfig, TaskType
+from lorakit.recipes.frozen_part_section import FrozenPartConfig
 from lorakit.recipes.recipe import DataConfig, Recipe
 from lorakit.recipes.search_sections import (
     AshaConfig,
@@ -26,6 +27,7 @@ SECTIONS: dict[str, type[StrictConfig]] = {
     "data": DataConfig,
     "lora": LoraConfig,
     "quantization": QuantizationConfig,
+    "frozen_part": FrozenPartConfig,
     "search": SearchConfig,
     "search.asha": AshaConfig,
     "search.space": Distribution,

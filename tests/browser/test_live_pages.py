@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from fixtures.written_runs import RECIPE, append, step_row, write_run
+from fixtures.run_folders import RECIPE, append, step_row, write_run
 from fixtures.written_searches import write_search
 
 

@@ -20,7 +20,7 @@ def stand_ins(tmp_path, request):
 
     def make(stem: str) -> tuple[str, str]:
         path = tmp_path / f"{stem}.jsonl"
-        if stem in ("classify-reviews-distilbert", "search-distilbert"):
+        if stem.endswith("-distilbert"):
             rows = [{"text": f"the film was {w}", "label": w} for w in ["good", "bad"] * 8]
             return request.getfixturevalue("tiny_distilbert_dir"), write_jsonl(path, rows)
         if stem == "label-emotions-distilbert":
@@ -61,11 +61,15 @@ def test_a_recipe_trains_on_its_stand_in(recipe_path, stand_ins, tmp_path):
     ]
     overrides += ["data.subset=null"] if "subset" in written["data"] else []
     overrides += ["lora.r=8"] if written["lora"]["r"] > 16 else []
+    if "start_from" in written:
+        first = EXAMPLES / "recipes" / "classify-reviews-distilbert.yaml"
+        train(Recipe.load(first, [*overrides, f"output={tmp_path / 'first'}"]))
+        overrides.append(f"start_from={tmp_path / 'first'}")
     result = train(Recipe.load(recipe_path, overrides))
 
     assert result.steps == 2
     saved = json.loads((tmp_path / "run/adapter/adapter_config.json").read_text())
-    assert saved["lora_alpha"] == written["lora"]["lora_alpha"]
+    assert saved["lora_alpha"] == written["lora"].get("lora_alpha", 64)
     assert saved["task_type"] == written["task"]
 
 

@@ -9,7 +9,7 @@ import warnings
 import pytest
 from safetensors.torch import load_file
 
-from forked import LORAKIT, Program, run, run_together
+from forked import Program, run, run_together
 from launched import metric_rows, write_recipe
 from lorakit.errors import ClusterError, MissingFileError
 from lorakit.libraries.ray_cluster import ray_cluster
@@ -160,7 +160,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def test_ctrl_c_on_ray_leaves_a_run_to_resume(write, forked_workers):
     recipe = write("interrupted", max_steps=20_000, save_strategy="steps", save_steps=2)
     path = recipe.with_suffix("")
-    command = (IN_A_TERMINAL + LORAKIT, "train", recipe, "--ray", "1")
+    command = (IN_A_TERMINAL + WITHOUT_PLAN + "main()", "train", recipe, "--ray", "1")
     with Program(*command, environment=os.environ | forked_workers) as program:
         deadline = time.monotonic() + 120
         while not list(path.glob("checkpoint-*/manifest.json")):

@@ -4,10 +4,13 @@ import json
 
 import pytest
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from forked import run_together
 from launched import metric_rows, train_all, without_dropout, write_recipe
+from lorakit import LoraConfig, add_adapter, save_adapter
 from lorakit.training import Recipe, RunDirectory, train
+from tiny_models import randomize_
 
 # Of losses, norms and weights. Sums of float32 are made in another order; AdamW divides what that
 # changes in a small gradient by the gradient's size.
@@ -38,6 +41,8 @@ KINDS = {
         {},
     ),
     "fsdp 4 bits": ("CAUSAL_LM", {}, {"fsdp": True}, {}),
+    "from an adapter": ("CAUSAL_LM", {"r": 3}, {}, {}),
+    "fsdp from an adapter": ("CAUSAL_LM", {}, {"fsdp": True}, {}),
 }
 
 # The second epoch has another order of the examples; once for each task and for sharded bases.
@@ -53,6 +58,11 @@ class Runs:
             task: (without_dropout(model, folder / f"base-{task}"), data)
             for task, (model, data) in sources.items()
         }
+        self.parent = folder / "parent"
+        base = AutoModelForCausalLM.from_pretrained(self.sources["CAUSAL_LM"][0])
+        add_adapter(base, LoraConfig(r=4, lora_alpha=8, task_type="CAUSAL_LM"))
+        randomize_(base)
+        save_adapter(base, self.parent)
 
     def path(self, name, processes):
         return self.folder / f"{name}-{processes}.yaml".replace(" ", "-")
@@ -69,6 +79,7 @@ class Runs:
             data={"train": data, "validation_fraction": 0.22},
             lora={"r": 4, **lora},
             quantization=quantization,
+            start_from=str(self.parent) if "from an adapter" in name else None,
             dtype="float32" if quantization else "saved",
             training={
                 **SETTINGS,

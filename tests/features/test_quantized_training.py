@@ -10,6 +10,7 @@ from lorakit.errors import ConfigError, TargetError
 from lorakit.inference import load_for_inference
 from lorakit.layers.bitsandbytes_storage import bits_of
 from lorakit.training import train
+from lorakit.training.influence import blame
 from lorakit.training.setup import prepare
 from tiny_models import tokens
 from tolerances import largest_error
@@ -130,3 +131,18 @@ def test_a_module_trained_in_full_is_left_dense_by_the_recipe(recipe):
     model = prepare(recipe(quantization=NF4, lora=lora), lambda *event: None).model
     assert bits_of(model.model.layers[0].self_attn.k_proj) is None
     assert bits_of(model.model.layers[0].self_attn.v_proj) == 4
+
+
+def test_a_second_round_starts_on_the_same_quantised_base(trained, recipe, quantization):
+    start = {"start_from": str(trained.run_dir), "quantization": quantization, "lora": {}}
+    setup = prepare(recipe("second", **start), lambda name, payload: None)
+    assert len(setup.injection.notes) == 1  # it says where it starts, and nothing differs
+    with torch.no_grad():
+        logits = setup.model.eval()(**tokens()).logits
+    loaded = load_for_inference(trained.run_dir, dtype="float32")  # of the products
+    assert torch.equal(logits, logits_of(loaded))
+    other = {**start, "quantization": INT8 if quantization is NF4 else NF4}
+    notes = prepare(recipe("second", **other), lambda name, payload: None).injection.notes
+    assert notes[1].startswith("The adapter was trained on a base in ")
+    rows = blame(trained.run_dir).rows
+    assert sum(abs(row.share) for row in rows) == pytest.approx(1)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lorakit.adapters.carried_fields import carried_fields
+from lorakit.adapters.older_names import in_names_of
 from lorakit.adapters.peft_files.convolutions import Convolutions
 from lorakit.adapters.peft_files.files import (
     read_adapter_files,
@@ -125,6 +126,15 @@ class Adapter:
         """Return the companions of one name by module path."""
         keys = [key.rpartition(".") for key in self.companions]
         return {path: self.companions[f"{path}.{name}"] for path, _, last in keys if last == name}
+
+    def in_names_of(self, model: nn.Module) -> Self:
+        """Return the adapter with the names that a base's modules and parameters have.
+
+        Raises:
+            AdapterMismatchError: Two tensors would get one name, or the updates of experts cannot
+                be stacked.
+        """
+        return in_names_of(model, self)
 
     @property
     def magnitudes(self) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from typing import cast
 from pydantic import Field
 from torch import nn
 
+from lorakit.adapters.lineage import Lineage
 from lorakit.config import LoraConfig, ProblemType, QuantizationConfig, StrictConfig, TaskType
 from lorakit.errors import AdapterFileError, ConfigError
 from lorakit.files.atomic import write_text
@@ -57,6 +58,9 @@ class InferenceSettings(StrictConfig):
 
     text_pair: bool = False
     """Whether an input is a pair of texts."""
+
+    lineage: Lineage | None = None
+    """The base, the data and the adapters that the adapter comes from; None if it is not known."""
 
     @classmethod
     def load(cls, adapter_dir: str | Path) -> InferenceSettings:

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from lorakit.config import NOT_COUNTED, TaskType
+from lorakit.analysis.metric_text import MOST_CLASSES_LISTED, is_entity_scheme
+from lorakit.config import NOT_COUNTED
 
 ROUGE_NAMES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
-_MOST_CLASSES_LISTED = 20
 # Each Chinese or Japanese character is a word; other words are sequences of letters and digits.
 _CJK = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")
@@ -50,20 +50,9 @@ def classification_metrics(label_ids: Any, logits: Any, labels: Sequence[str]) -
     if len(labels) == 2 and len(np.unique(label_ids)) == 2:
         margin = logits[:, 1].astype(np.float64) - logits[:, 0].astype(np.float64)
         metrics["roc_auc"] = float(roc_auc_score(label_ids, margin))
-    if len(labels) <= _MOST_CLASSES_LISTED:
+    if len(labels) <= MOST_CLASSES_LISTED:
         metrics |= {f"f1_{labels[i]}": float(f1[at]) for at, i in enumerate(present)}
     return metrics
-
-
-def classification_metric_names(labels: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of all metrics of `classification_metrics`.
-
-    >>> classification_metric_names(["no", "yes"])
-    ('accuracy', 'precision', 'recall', 'f1', 'roc_auc', 'f1_no', 'f1_yes')
-    """
-    listed = labels if len(labels) <= _MOST_CLASSES_LISTED else ()
-    two = ("roc_auc",) if len(labels) == 2 else ()
-    return ("accuracy", "precision", "recall", "f1", *two, *(f"f1_{name}" for name in listed))
 
 
 @dataclass(frozen=True)
@@ -119,28 +108,6 @@ def class_scores(confusion: Any, labels: Sequence[str]) -> tuple[ClassScores, ..
         )
         for i, label in enumerate(labels)
     )
-
-
-def is_entity_scheme(labels: Sequence[str]) -> bool:
-    """Return whether tags mark entities: "O", or a prefix of IOB or IOBES and a kind.
-
-    >>> is_entity_scheme(["O", "B-PER", "I-PER"])
-    True
-    >>> is_entity_scheme(["NOUN", "VERB"])
-    False
-    """
-    kinds = [label for label in labels if label != "O"]
-    return bool(kinds) and all(re.fullmatch(r"[BIESLU]-.+", label) for label in kinds)
-
-
-def has_averages(task_type: TaskType | None, labels: Sequence[str]) -> bool:
-    """Return whether precision, recall and F1 are macro averages over classes.
-
-    For entities they are micro averages, over all kinds.
-    """
-    if task_type == TaskType.TOKEN_CLS:
-        return not is_entity_scheme(labels)
-    return task_type == TaskType.SEQ_CLS
 
 
 def token_metrics(label_ids: Any, logits: Any, labels: Sequence[str]) -> dict[str, float]:

@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from lorakit import __version__
 from lorakit.cli.commands.analyze import analyze
+from lorakit.cli.commands.blame import blame
 from lorakit.cli.commands.chat import chat
 from lorakit.cli.commands.combine import combine
 from lorakit.cli.commands.convert import convert
@@ -162,7 +163,7 @@ def lorakit(
 
 COMMANDS = (
     *(quickstart, init, plan, train, tune, study),
-    *(evaluate, predict, generate, chat, serve, studio, merge, inspect, analyze),
+    *(evaluate, predict, blame, generate, chat, serve, studio, merge, inspect, analyze),
     *(combine, extract, convert, export),
 )
 for command in COMMANDS:

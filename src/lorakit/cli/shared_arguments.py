@@ -13,6 +13,9 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="KEY=VALUE", help="Changes to the recipe, such as lora.r=16."),
 ]
+RunOrAdapter = Annotated[
+    str, typer.Argument(metavar="RUN_OR_ADAPTER", help="A run or an adapter directory.")
+]
 TrustRemoteCode = Annotated[
     bool,
     typer.Option(

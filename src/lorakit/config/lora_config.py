@@ -1,5 +1,6 @@
 """Configurations: frozen, strict, with PEFT's field names and meanings."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
 from enum import StrEnum
@@ -313,6 +314,21 @@ class LoraConfig(StrictConfig):
     def alpha_for_scaling(self, scaling: float, r: int) -> float:
         """Return the lora_alpha that gives a module of rank r a scaling."""
         return scaling * (r**0.5 if self.use_rslora else r)
+
+    def with_values(self, ranks: Mapping[str, int], alphas: Mapping[str, float]) -> Self:
+        """Return settings with these ranks and values of lora_alpha, by path.
+
+        New patterns come first, as the first that matches counts. Without any it is this object.
+        """
+        patterns: dict[str, dict[str, Any]] = {}
+        for field, values, value_of in (
+            ("rank_pattern", ranks, self.rank_for),
+            ("alpha_pattern", alphas, self.alpha_for),
+        ):
+            new = {f"^{re.escape(p)}": v for p, v in values.items() if value_of(p) != v}
+            others = {key: v for key, v in getattr(self, field).items() if key not in new}
+            patterns |= {field: new | others} if new else {}
+        return self.model_copy(update=patterns) if patterns else self
 
 
 class QuantizationConfig(StrictConfig):

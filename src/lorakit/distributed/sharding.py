@@ -39,7 +39,7 @@ def check_sharding(training: Mapping[str, Any]) -> None:
     by_launcher = _is_set(_USE_FSDP)
     problems = []
     if _is_set("ACCELERATE_USE_DEEPSPEED"):
-        problems.append("accelerate launch asks for DeepSpeed, expected DDP or FSDP")
+        problems.append("accelerate launch asks for DeepSpeed, expected --use_fsdp or neither")
     if training.get("fsdp_config") and not training.get("fsdp"):
         problems.append("training.fsdp_config is given without training.fsdp=true")
     if training.get("fsdp"):
@@ -115,7 +115,7 @@ def restoring_launcher_environment() -> Iterator[None]:
 
 
 def shard_on_cpus(accelerator: Any, plugin_options: Mapping[str, Any]) -> None:
-    """Make accelerate shard on CPUs, where it silently falls back to DDP.
+    """Make accelerate shard on CPUs, where it silently leaves the model whole.
 
     Args:
         accelerator: A new accelerator whose processes run on CPUs.

@@ -28,12 +28,12 @@ from lorakit.models.pretrained import (
 )
 from lorakit.quantization.devices import default_device
 from lorakit.recipes.recipe import Recipe
-from lorakit.recipes.run_directory import find_adapter
+from lorakit.recipes.run_directory import RunDirectory, find_adapter
 
-_TASKS_WITH_LABELS = (TaskType.SEQ_CLS, TaskType.TOKEN_CLS)
+TASKS_WITH_LABELS = (TaskType.SEQ_CLS, TaskType.TOKEN_CLS)
 _HEAD_WEIGHT = re.compile(r"(^|\.)(score|classifier|out_proj|output)\.weight$")
 _DEFAULT_MAX_LENGTH = 512
-_TOKENIZER_FILE = "tokenizer_config.json"
+TOKENIZER_FILE = "tokenizer_config.json"
 _HUB_FILES = ("*.json", "adapter_model.safetensors", "*.jinja", "*.model", "*.txt")
 
 
@@ -104,7 +104,7 @@ def load_for_inference(
         AdapterMismatchError: The adapter was made for another base.
         ConfigError: The adapter names no base, or no task.
     """
-    directory, recipe = _find(path)
+    directory, recipe = locate_adapter(path)
     adapter = Adapter.load(directory)
     companions = companions_of(directory)
     settings = InferenceSettings.load(companions)
@@ -127,7 +127,7 @@ def load_for_inference(
         "trust_remote_code": trust_remote_code
         or (recipe is not None and base is None and recipe.trust_remote_code),
     }
-    if (companions / _TOKENIZER_FILE).is_file():
+    if (companions / TOKENIZER_FILE).is_file():
         tokenizer = load_tokenizer(
             str(companions),
             key=str(companions),
@@ -145,7 +145,7 @@ def load_for_inference(
         name,
         key=key,
         seed=settings.seed,
-        has_head=task_type in _TASKS_WITH_LABELS,
+        has_head=task_type in TASKS_WITH_LABELS,
         dtype=dtype or settings.dtype or "auto",
         quantization=quantization,
         trained_in_full=adapter.config.modules_to_save,
@@ -157,11 +157,11 @@ def load_for_inference(
     fit_vocabulary(model, adapter)
     add_adapter(model, adapter, trainable=False)
     model.to(place).eval()
-    labels = _labels_of(model) if task_type in _TASKS_WITH_LABELS else None
+    labels = _labels_of(model) if task_type in TASKS_WITH_LABELS else None
     return LoadedModel(model, tokenizer, task_type, labels, settings, name)
 
 
-def _find(path: str | Path) -> tuple[Path, Recipe | None]:
+def locate_adapter(path: str | Path) -> tuple[Path, Recipe | None]:
     """Return the adapter's directory, downloaded from the hub if needed, and its run's recipe.
 
     Raises:
@@ -175,12 +175,13 @@ def _find(path: str | Path) -> tuple[Path, Recipe | None]:
 def companions_of(directory: Path) -> Path:
     """Return the directory of an adapter's tokenizer and settings.
 
-    For a checkpoint without them it is its run's adapter.
+    For a checkpoint without them it is its run's adapter or, before the run has one, the copy of
+    the adapter that the run started from.
     """
-    finished = directory.parent / "adapter"
-    has_settings = (directory / SETTINGS_FILE).is_file()
-    is_checkpoint = directory.name.startswith("checkpoint-")
-    return finished if is_checkpoint and not has_settings and finished.is_dir() else directory
+    if not directory.name.startswith("checkpoint-") or (directory / SETTINGS_FILE).is_file():
+        return directory
+    run = RunDirectory(directory.parent)
+    return next((place for place in (run.adapter, run.start_from) if place.is_dir()), directory)
 
 
 def _label_options(
@@ -190,7 +191,7 @@ def _label_options(
 
     A head that the adapter does not have is the base's, with the base's labels.
     """
-    if task_type not in _TASKS_WITH_LABELS:
+    if task_type not in TASKS_WITH_LABELS:
         return {}
     if settings.labels is not None:
         return label_options(settings.labels, settings.problem_type)

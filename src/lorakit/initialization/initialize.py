@@ -74,6 +74,8 @@ class Initializer:
         """
         if isinstance(update, OffsetUpdate):
             update.set_factors_(*factors)
+            if _has_no_values(update.lora_A):
+                return
             update.set_offset_(*self._factors(self._initialization, layer, update, path))
         else:
             update.load_factors_(*factors)

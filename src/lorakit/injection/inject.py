@@ -17,7 +17,6 @@ from lorakit.injection.fused_mlp import set_fused_mlp, unfuse_all
 from lorakit.injection.report import Injection, Match
 from lorakit.injection.selection.adapted_classes import describe
 from lorakit.injection.selection.checks.settings import check_room
-from lorakit.injection.selection.older_names import in_names_of
 from lorakit.injection.selection.parameters import attach
 from lorakit.injection.selection.peft_names import unread_by_peft
 from lorakit.injection.selection.plan import InjectionPlan, plan_from_config
@@ -108,7 +107,7 @@ def add_adapter(
     if isinstance(config, LoraConfig):
         plan = plan_from_config(model, config)
     else:
-        tensors = in_names_of(model, config)
+        tensors = config.in_names_of(model)
         plan = plan_from_tensors(model, tensors)
     _check_swappable(plan)
     if max_rank is not None:
@@ -242,6 +241,7 @@ def _add_update(
     return update
 
 
+@torch.no_grad()
 def _add_copies(
     plan: InjectionPlan, name: str, dtype: torch.dtype | None, tensors: AdapterTensors | None
 ) -> None:
@@ -260,16 +260,10 @@ def _add_copies(
     for path, trained in made.items():
         module = plan.heads[path] if path in plan.heads else plan.other_biases[path]
         if tensors is not None:
-            places = saved_tensors(trained)
-            _fill(places if path in plan.heads else {"bias": places["bias"]}, path, tensors)
+            for key, place in saved_tensors(trained).items():
+                if path in plan.heads or key == "bias":
+                    place.copy_(tensors.replaced[f"{path}.{key}"])
         replace_in_place(module).trained_copies[name] = trained
-
-
-@torch.no_grad()
-def _fill(places: dict[str, torch.Tensor], path: str, tensors: AdapterTensors) -> None:
-    """Copy an adapter's tensors into a head, or into the bias of a module."""
-    for key, place in places.items():
-        place.copy_(tensors.replaced[f"{path}.{key}"])
 
 
 def trained_dtype(base_dtype: torch.dtype) -> torch.dtype:

@@ -12,6 +12,7 @@ from lorakit.layers import AdaptedLayer, LowRankUpdate, ReplacedModule
 from lorakit.layers.bitsandbytes_storage import bits_of
 from lorakit.layers.executors.per_row import PerRowAdapters
 from lorakit.layers.kinds.parameter import ParameterOwner
+from lorakit.layers.replaced import base_parts
 
 _ATTRIBUTE = "_lorakit_state"
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9_-]*"
@@ -219,7 +220,9 @@ def adapted_and_replaced_modules(
     """
     layers: list[AdaptedLayer] = []
     replaced: list[ReplacedModule] = []
-    for module in _lean_walk(unwrapped(model)):
+    for module in base_parts(unwrapped(model)):
+        if isinstance(module, ParameterOwner):
+            module.bound_parameters()
         if isinstance(module, AdaptedLayer):
             layers.append(module)
         if isinstance(module, ReplacedModule):
@@ -231,27 +234,10 @@ def own_parameters(module: nn.Module) -> dict[int, nn.Parameter]:
     """Return the base's parameters of a module and its children, by id, without adapters."""
     return {
         id(parameter): parameter
-        for part in _lean_walk(module)
+        for part in base_parts(module)
         for parameter in part._parameters.values()
         if parameter is not None
     }
-
-
-def _lean_walk(root: nn.Module) -> list[nn.Module]:
-    """Return the modules that `base_modules` yields, in an unspecified order."""
-    seen = {id(root)}
-    found = [root]
-    for module in found:  # grows during the walk
-        children = module._modules
-        is_changed = isinstance(module, _CHANGED)
-        if is_changed and isinstance(module, ParameterOwner):
-            found.extend(module.bound_parameters())
-        for name, child in children.items():
-            if child is None or id(child) in seen or (is_changed and name in _OWN_CHILDREN):
-                continue
-            seen.add(id(child))
-            found.append(child)
-    return found
 
 
 def adapted_layers(model: nn.Module) -> Iterator[tuple[str, AdaptedLayer]]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from lorakit.injection.state import adapted_layers, replaced_modules, unwrapped
+from lorakit.injection.state import adapted_layers, own_parameters, unwrapped
 from lorakit.layers.bitsandbytes_storage import parameter_count
 
 
@@ -48,30 +48,19 @@ def count_parameters(model: nn.Module) -> ParameterCount:
     adapter_ids: dict[int, int] = {}
     for _, layer in adapted_layers(model):
         for update in layer.updates.values():
-            of_base = {variant.name for variant in update.variants if variant.is_of_base}  # type: ignore[union-attr]
+            left_out = {variant.name for variant in update.variants if variant.is_of_base}  # type: ignore[union-attr]
             adapter_ids |= {
-                id(p): p.numel() for name, p in update.named_parameters() if name not in of_base
+                id(p): p.numel() for name, p in update.named_parameters() if name not in left_out
             }
     lora = sum(adapter_ids.values())
-    base_ids = {id(p) for _, p in _base_parameters(model)}
+    of_base = own_parameters(model)
     trainable = total = base = 0
     for parameter in model.parameters():
         count = parameter_count(parameter)
         total += count
         trainable += count if parameter.requires_grad else 0
-        base += count if id(parameter) in base_ids else 0
+        base += count if id(parameter) in of_base else 0
     return ParameterCount(trainable, total, lora, total - base - lora, base)
-
-
-def _base_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """Return the base's parameters with their names."""
-    inside = tuple(f"{path}.trained_copies.".lstrip(".") for path, _ in replaced_modules(model))
-    of_updates = {id(p) for _, layer in adapted_layers(model) for p in layer.updates.parameters()}
-    return [
-        (name, parameter)
-        for name, parameter in model.named_parameters()
-        if id(parameter) not in of_updates and not (inside and name.startswith(inside))
-    ]
 
 
 def trainable_text(model: nn.Module) -> str:

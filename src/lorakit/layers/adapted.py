@@ -7,6 +7,7 @@ from typing import ClassVar, Literal, Self
 import torch
 from torch import Tensor, nn
 
+from lorakit.errors import AdapterStateError
 from lorakit.layers.described import DescribedLayer
 from lorakit.layers.executors.per_row import PerRowAdapters
 from lorakit.layers.executors.siblings import SiblingGroup
@@ -80,6 +81,26 @@ class AdaptedLayer(DescribedLayer):
     def forward(self, input: Tensor) -> Tensor:
         """Map an input of the plain layer to an output of its shape."""
         return self.executor(self, input)
+
+    def refuse_rows(self, name: str, reason: str) -> None:
+        """Refuse batch rows with different adapters if one of these updates the layer.
+
+        Args:
+            name: What the layer is called.
+            reason: What the adapter updates, and why rows cannot have it apart.
+
+        Raises:
+            AdapterStateError: Names the adapter.
+        """
+        if self.per_row_adapters is None or not self.acts_per_row():
+            return
+        for adapter in self.per_row_adapters.distinct:
+            if adapter in self.updates:
+                raise AdapterStateError(
+                    f"Cannot run rows with different adapters through {name}: {adapter!r} updates "
+                    f"{reason}; expected adapters of other layers. Run its rows in another batch, "
+                    "with set_adapter."
+                )
 
     @classmethod
     def factor_sizes(cls, module: nn.Module) -> tuple[int, int]:

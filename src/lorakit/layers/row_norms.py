@@ -28,11 +28,8 @@ class RowNorms:
     def __init__(self) -> None:
         self._by_update: weakref.WeakKeyDictionary[LowRankUpdate, Any] = weakref.WeakKeyDictionary()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # copies and pickles of a model compute the norms again
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__()
+    def __reduce__(self) -> tuple[type[RowNorms], tuple[()]]:
+        return RowNorms, ()  # copies and pickles of a model compute the norms again
 
     def of(
         self,

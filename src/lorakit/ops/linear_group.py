@@ -173,6 +173,7 @@ def backward(
     gs: Sequence[Tensor | None],
     needs_x: bool,
     needs: Sequence[LinearNeeds],
+    overwrites: bool = False,
 ) -> tuple[Tensor | None, list[LinearGradients]]:
     """Compute the gradients of `outputs` of `forward`.
 
@@ -184,6 +185,7 @@ def backward(
         gs: dL/dh of each layer, (tokens, out); None if it has no gradient.
         needs_x: Whether dL/dx is needed.
         needs: The gradients that each layer needs.
+        overwrites: Whether gs may be written over, which saves a pass where rows are scaled.
 
     Returns: dL/dx, (tokens, in), and the gradients of each layer; those of factors in their dtypes.
     """
@@ -192,9 +194,24 @@ def backward(
         nothing = [LinearGradients(None, None, [TermGradients()] * len(la.terms)) for la in layers]
         return None, nothing
     merged = merges(given.shape[0], layers, given.dtype, trains=True)
+    pairs = list(zip(layers, gs, needs, strict=True))
+    biases = [
+        g.sum(0).to(layer.bias.dtype)
+        if need.bias and not (g is None or layer.bias is None)
+        else None
+        for layer, g, need in pairs
+    ]
+    lengths = [
+        lengths_gradient(g, v, layer.row_scale)
+        if not (g is None or v is None or layer.row_scale is None) and need.terms[0].lengths
+        else None
+        for (layer, g, need), v in zip(pairs, vs, strict=True)
+    ]
     scaled_gs = [
-        g if g is None or layer.row_scale is None else scale_gradient(g, layer.row_scale)
-        for g, layer in zip(gs, layers, strict=True)
+        g
+        if g is None or layer.row_scale is None
+        else scale_gradient(g, layer.row_scale, overwrites)
+        for layer, g, _ in pairs
     ]
     grad_x = _base_grad_x(layers, scaled_gs, merged) if needs_x else None
     factors: dict[tuple[int, int], tuple[Tensor | None, Tensor | None]] = {}
@@ -204,20 +221,14 @@ def backward(
             stack, x2d, u, layers, scaled_gs, grad_x, needs, merged=merged, gradients=factors
         )
     gradients: list[LinearGradients] = []
-    for index, (layer, g, need) in enumerate(zip(layers, gs, needs, strict=True)):
+    for index, (layer, _, need) in enumerate(pairs):
         terms = [TermGradients(*factors.get((index, i), ())) for i in range(len(layer.terms))]
-        if g is None:
-            gradients.append(LinearGradients(None, None, terms))
-            continue
-        grad_W0 = grad_bias = None
-        v, scale, scaled_g = vs[index], layer.row_scale, scaled_gs[index]
-        if need.W0 and x2d is not None and scaled_g is not None and isinstance(layer.W0, Tensor):
-            grad_W0 = (scaled_g.t() @ x2d).to(layer.W0.dtype)
-        if need.bias and layer.bias is not None:
-            grad_bias = g.sum(0).to(layer.bias.dtype)
-        if scale is not None and v is not None and need.terms[0].lengths:
-            terms = [terms[0]._replace(lengths=lengths_gradient(g, v, scale))]
-        gradients.append(LinearGradients(grad_W0, grad_bias, terms))
+        grad_W0, g = None, scaled_gs[index]
+        if need.W0 and x2d is not None and g is not None and isinstance(layer.W0, Tensor):
+            grad_W0 = (g.t() @ x2d).to(layer.W0.dtype)
+        if lengths[index] is not None:
+            terms = [terms[0]._replace(lengths=lengths[index])]
+        gradients.append(LinearGradients(grad_W0, biases[index], terms))
     return grad_x, gradients
 
 

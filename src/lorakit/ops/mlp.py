@@ -127,7 +127,7 @@ class _LowRankMlp(torch.autograd.Function):
         elif grad_z is not None:
             gs = [_act_backward(grad_z, hs[0], ctx.activation)]
         grad_x, gradients = linear_group.backward(
-            flattened(x, ctx.dtype), inner, us, vs, gs, needs_x, needs_inner
+            flattened(x, ctx.dtype), inner, us, vs, gs, needs_x, needs_inner, overwrites=True
         )
         if grad_x is not None:
             grad_x = grad_x.to(ctx.x_dtype).view(ctx.shape)

@@ -9,19 +9,20 @@ With double quantization absmax is stored in 8 bits, in blocks again: absmax = m
 second-level absmax. An 8-bit weight has one scale for each row: w = code * absmax[row] / 127.
 
 A dense weight is needed twice in a training step, once in forward and once in backward. On a CPU
-it is written into one buffer that all layers use in turn, which avoids allocations; a result of
-`dense` is therefore valid until the next call in the same thread.
+the C of native/dequantize.c writes it into one buffer that all layers use in turn, which avoids
+allocations; a result of `dense` is therefore valid until the next call in the same thread.
 
 For the few tokens of a decoding step even that buffer costs several times what the product does.
 `linear` then multiplies with the codes as they lie, on a CPU with the C of native/quantized.c.
+
+Without a compiler, and for weights that the C does not read, bitsandbytes' own functions do both.
 """
 
 # torch has no public names for traces and modes, and its types say that there is always a trace.
 # pyright: reportPrivateUsage=false, reportUnnecessaryComparison=false
 
-import ctypes
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import islice
 from typing import Any, NamedTuple
@@ -34,7 +35,8 @@ from torch.nn import functional as F
 
 from lorakit.ops.native import cpu_kernels, quantized_kernels
 
-_SUFFIXES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+"""dtypes that bitsandbytes dequantises into."""
 _MOST_TOKENS = 8
 """Largest number of tokens at which the product with the codes is faster. With more the C decodes
 a weight more than once. Measured by `python -m benchmarks.decode_4bit`, see docs/performance.md."""
@@ -118,9 +120,15 @@ def dense(weight: Weight, dtype: torch.dtype) -> Tensor:
     """
     if isinstance(weight, Tensor):
         return weight.to(dtype)
-    own = dtype if dtype in _SUFFIXES else torch.float32
-    make = _dense_8bit if weight.layout.quant_type == "int8" else _dense_4bit
-    return make(weight, own).to(dtype)
+    own = dtype if dtype in _DTYPES else torch.float32
+    kernels = _kernels_for(weight) if own in cpu_kernels.LARGE_DTYPES else None
+    if kernels is None:
+        make = _dense_8bit if weight.layout.quant_type == "int8" else _dense_4bit
+        return make(weight, own).to(dtype)
+    out = _scratch.take(weight.layout.shape, own, weight.codes)
+    if not isinstance(out, FakeTensor):
+        kernels.dequantize(_stored(weight), out)
+    return out.to(dtype)
 
 
 def linear(x: Tensor, weight: Weight, bias: Tensor | None) -> Tensor:
@@ -133,49 +141,61 @@ def linear(x: Tensor, weight: Weight, bias: Tensor | None) -> Tensor:
 
     Returns: (*, out), dtype of x.
     """
-    kernels = _kernels_for(x, weight, bias)
+    kernels = _product_for(x, weight, bias) if isinstance(weight, QuantizedWeight) else None
     if kernels is None or not isinstance(weight, QuantizedWeight):
         return F.linear(x, dense(weight, x.dtype), bias)
-    layout, codes, absmax, *nested = weight
-    is_8bit = layout.quant_type == "int8"
-    code_book = None if is_8bit else _code_book(layout.quant_type)
-    y = kernels.linear(
-        x.reshape(-1, x.shape[-1]),
-        quantized_kernels.Codes(codes, absmax, code_book, *nested),
-        layout.shape,
-        layout.shape[1] if is_8bit else layout.block_size,
-        layout.nested_block_size,
-        bias,
-    )
+    y = kernels.linear(x.reshape(-1, x.shape[-1]), _stored(weight), bias)
     return y.view(*x.shape[:-1], y.shape[-1])
 
 
-def _kernels_for(
-    x: Tensor, weight: Weight, bias: Tensor | None
+def _kernels_for(weight: QuantizedWeight) -> quantized_kernels.QuantizedKernels | None:
+    """Return the compiled functions if they can read a weight, or None."""
+    columns = weight.layout.shape[1]
+    block_size = weight.layout.block_size or columns
+    fits = columns % block_size == 0 and block_size % quantized_kernels.WIDEST_GROUP == 0
+    scales = torch.uint8 if weight.nested_absmax is not None else torch.float32
+    readable = (
+        fits
+        and weight.absmax.dtype == scales
+        and all(_is_plain_cpu(t) for t in weight[1:] if t is not None)
+        and all(t.dtype == torch.float32 for t in weight[3:] if t is not None)
+    )
+    return quantized_kernels.load() if readable else None
+
+
+def _product_for(
+    x: Tensor, weight: QuantizedWeight, bias: Tensor | None
 ) -> quantized_kernels.QuantizedKernels | None:
     """Return the compiled product if it can read these operands and is the faster, or None."""
-    if torch.compiler.is_compiling() or not isinstance(weight, QuantizedWeight):
-        return None
     columns = weight.layout.shape[1]
-    group = quantized_kernels.WIDEST_GROUP
-    block_size = weight.layout.block_size or columns
-    fits = x.shape[-1] == columns and columns % block_size == 0 and block_size % group == 0
-    if not fits or not 0 < x.numel() <= _MOST_TOKENS * columns:
+    if x.shape[-1] != columns or not 0 < x.numel() <= _MOST_TOKENS * columns:
         return None
-    scales = weight.absmax.dtype
-    is_nested = weight.nested_absmax is not None
-    tensors = [t for t in (*weight[1:], bias) if t is not None]
     readable = (
-        cpu_kernels.takes(x)
-        and scales == (torch.uint8 if is_nested else torch.float32)
-        and all(t.dtype == torch.float32 for t in weight[3:] if t is not None)
-        and (bias is None or bias.dtype == x.dtype)
-        and all(_is_plain_cpu(t) for t in tensors)
-        and not any(isinstance(t, FakeTensor) for t in (x, *tensors))
+        not torch.compiler.is_compiling()
+        and cpu_kernels.takes(x)
+        and (bias is None or (bias.dtype == x.dtype and _is_plain_cpu(bias)))
+        and not any(isinstance(t, FakeTensor) for t in (x, bias, *weight[1:]))
         and torch._C._len_torch_dispatch_stack() == 0  # such a mode would miss what the C does
         and torch._C._functorch.peek_interpreter_stack() is None  # type: ignore[attr-defined]
     )
-    return quantized_kernels.load() if readable else None
+    return _kernels_for(weight) if readable else None
+
+
+def _stored(weight: QuantizedWeight) -> quantized_kernels.Stored:
+    """Return a weight as the compiled functions take it."""
+    layout, codes, absmax, nested_absmax, nested_code, offset = weight
+    is_8bit = layout.quant_type == "int8"
+    return quantized_kernels.Stored(
+        codes,
+        absmax,
+        None if is_8bit else _code_book(layout.quant_type),
+        nested_absmax,
+        nested_code,
+        offset,
+        layout.shape,
+        layout.shape[1] if is_8bit else layout.block_size,
+        layout.nested_block_size,
+    )
 
 
 @cache
@@ -197,24 +217,9 @@ def dense_copy(weight: QuantizedWeight, dtype: torch.dtype) -> Tensor:
 def _dense_4bit(weight: QuantizedWeight, dtype: torch.dtype) -> Tensor:
     layout = weight.layout
     codes = weight.codes if weight.codes.dtype == torch.uint8 else weight.codes.view(torch.uint8)
-    library = _cpu_library() if _is_plain_cpu(codes) and layout.shape[1] % 2 == 0 else None
-    if library is None:
-        return torch.ops.bitsandbytes.dequantize_4bit(
-            codes, _absmax(weight), layout.block_size, layout.quant_type, layout.shape, dtype
-        )
-    absmax = weight.absmax.contiguous()
-    if weight.nested_absmax is not None:
-        absmax = _nested_absmax(weight, library)
-    out = _scratch.take(layout.shape, dtype, like=codes)
-    if isinstance(codes, FakeTensor):
-        return out
-    rows, columns = layout.shape
-    library(f"cdequantize_blockwise_cpu_{layout.quant_type}_{_SUFFIXES[dtype]}")(
-        *(_pointer(codes), _pointer(absmax), _pointer(out)),
-        *(ctypes.c_longlong(layout.block_size), ctypes.c_longlong(rows)),
-        ctypes.c_longlong(columns),
+    return torch.ops.bitsandbytes.dequantize_4bit(
+        codes, _absmax(weight), layout.block_size, layout.quant_type, layout.shape, dtype
     )
-    return out
 
 
 def _absmax(weight: QuantizedWeight) -> Tensor:
@@ -231,25 +236,9 @@ def _absmax(weight: QuantizedWeight) -> Tensor:
     return exact + weight.offset
 
 
-def _nested_absmax(weight: QuantizedWeight, library: Callable[[str], Any]) -> Tensor:
-    """Compute `_absmax` in a buffer."""
-    out = _scratch.take((weight.absmax.numel(),), torch.float32, "absmax", like=weight.absmax)
-    if isinstance(out, FakeTensor):
-        return out
-    library("cdequantize_blockwise_cpu_fp32")(
-        *(_pointer(weight.nested_code), _pointer(weight.absmax), _pointer(weight.nested_absmax)),
-        *(_pointer(out), ctypes.c_longlong(weight.layout.nested_block_size)),
-        ctypes.c_longlong(weight.absmax.numel()),
-    )
-    return out.add_(weight.offset)  # type: ignore[arg-type]
-
-
 def _dense_8bit(weight: QuantizedWeight, dtype: torch.dtype) -> Tensor:
     scales = weight.absmax.to(torch.float32).mul(1 / 127)[:, None]
-    if not _is_plain_cpu(weight.codes):
-        return (weight.codes * scales).to(dtype)
-    out = _scratch.take(weight.layout.shape, dtype, like=weight.codes)
-    return torch.mul(weight.codes, scales, out=out)
+    return (weight.codes * scales).to(dtype)
 
 
 def _is_plain_cpu(tensor: Tensor) -> bool:
@@ -266,52 +255,30 @@ def _is_plain_cpu(tensor: Tensor) -> bool:
     )
 
 
-@cache
-def _cpu_library() -> Callable[[str], Any] | None:
-    """Return bitsandbytes' compiled functions by name, or None if it has none for a CPU."""
-    from bitsandbytes.cextension import lib
-
-    needed = ("cdequantize_blockwise_cpu_fp32", "cdequantize_blockwise_cpu_nf4_fp32")
-    try:
-        if not all(callable(getattr(lib, name)) for name in needed):
-            return None
-    except (AttributeError, RuntimeError):
-        return None
-    if type(lib).__name__.startswith("ErrorHandler"):
-        return None
-    return lambda name: getattr(lib, name)
-
-
-def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
-    return ctypes.c_void_p(tensor.data_ptr())  # type: ignore[union-attr]
-
-
 class _Scratch(threading.local):
-    """Reused buffers, one for each purpose and dtype, as large as the largest use."""
+    """Reused buffers, one for each dtype, as large as the largest use."""
 
     _is_of_fakes = False
 
     def __init__(self) -> None:
-        self._buffers: dict[tuple[str, torch.dtype], Tensor] = {}
+        self._buffers: dict[torch.dtype, Tensor] = {}
         self._fake: WeakKeyDictionary[Any, _Scratch] = WeakKeyDictionary()
 
-    def take(
-        self, shape: Sequence[int], dtype: torch.dtype, name: str = "weight", *, like: Tensor
-    ) -> Tensor:
+    def take(self, shape: Sequence[int], dtype: torch.dtype, like: Tensor) -> Tensor:
         """Return an uninitialized CPU tensor; a fake one for fakes of the same mode."""
         if isinstance(like, FakeTensor) and not self._is_of_fakes:
             own = self._fake.setdefault(like.fake_mode, _Scratch())
             own._is_of_fakes = True
-            return own.take(shape, dtype, name, like=like)
+            return own.take(shape, dtype, like)
         count = 1
         for size in shape:
             count *= size
-        buffer = self._buffers.get((name, dtype))
+        buffer = self._buffers.get(dtype)
         if buffer is None or buffer.numel() < count:
             # A tensor created in inference mode could not be used outside it.
             with torch.inference_mode(False):
                 buffer = torch.empty(count, dtype=dtype, device="cpu")
-            self._buffers[name, dtype] = buffer
+            self._buffers[dtype] = buffer
         return buffer[:count].view(*shape)
 
 

@@ -87,9 +87,10 @@ def scaled(v: Tensor, scale: RowScale, bias: Tensor | None = None) -> Tensor:
     return h if bias is None else h.add_(bias.to(h.dtype))
 
 
-def scale_gradient(g: Tensor, scale: RowScale) -> Tensor:
-    """Return dL/dv = c g, (*, out)."""
-    return torch.addcmul(g, g, _excess(scale, g.dtype))
+def scale_gradient(g: Tensor, scale: RowScale, overwrites: bool = False) -> Tensor:
+    """Return dL/dv = c g, (*, out), written over g if that is allowed."""
+    excess = _excess(scale, g.dtype)
+    return g.addcmul_(g, excess) if overwrites else torch.addcmul(g, g, excess)
 
 
 def lengths_gradient(g: Tensor, v: Tensor, scale: RowScale) -> Tensor:

@@ -18,6 +18,7 @@ from lorakit.quantization.devices import compute_dtype
 from lorakit.quantization.load import is_quantized, load_settings
 from lorakit.quantization.skeleton import quantize_skeleton
 from lorakit.quantization.small_parameters import keep_small_parameters_in_float32
+from lorakit.training.starting_point import StartingPoint
 from lorakit.training.tasks.base import Task, loading_options, set_padding
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def build_fake_model(
     world: FakeWorld,
     *,
     trains_all: bool = False,
+    start: StartingPoint | None = None,
 ) -> PreTrainedModel:
     """Build a recipe's model from its configuration.
 
@@ -45,6 +47,7 @@ def build_fake_model(
         device: Device of the run; determines the compute dtype of a quantised base.
         tensors_on: Device of the fake tensors.
         world: Fake world of the tensors, not active yet.
+        start: The adapter that the recipe starts from.
         trains_all: Whether every parameter is trained, without an adapter and in full precision.
 
     Raises:
@@ -78,8 +81,12 @@ def build_fake_model(
             keep_small_parameters_in_float32(model)
         if trains_all:
             model.requires_grad_(True)
+        elif start is not None:
+            start.attach_outline(model, recipe, tensors_on)
         else:
             add_adapter(model, task.lora_config(recipe, model, tokenizer))
+    if start is not None:
+        start.compare_base(recipe)
     forget_values(model.parameters())
     return model
 

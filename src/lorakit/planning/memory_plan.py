@@ -28,6 +28,7 @@ from lorakit.recipes.recipe import Recipe
 from lorakit.training.arguments import build_arguments, resolve_training
 from lorakit.training.dtype_choice import candidates
 from lorakit.training.preview import optimizer_steps
+from lorakit.training.starting_point import StartingPoint
 from lorakit.training.tasks import Task, task_for
 
 if TYPE_CHECKING:
@@ -152,12 +153,15 @@ def plan(
     available = parse_memory(memory) if isinstance(memory, str) else memory or device_memory(place)
     if processes < 1:
         raise ConfigError(f"Cannot plan for {processes} processes: expected 1 or more.")
-    sources = sources or find_sources(recipe, task_for(recipe.task), download=download)
+    start = StartingPoint.of(recipe)
+    recipe = recipe if start is None else start.resolved(recipe)
+    sources = sources or find_sources(recipe, task_for(recipe.task), start, download=download)
     task = sources.task
     world, tensors_on = FakeWorld(), _fake_tensor_device(place)
     model = build_fake_model(
         *(recipe, task, sources.labels, sources.tokenizer, place, tensors_on, world),
         trains_all=method == "full",
+        start=start,
     )
     examples = planned_examples(sources, recipe, task, model)
     with scratch_directory("lorakit-plan-") as scratch:  # a trainer creates its output directory
@@ -216,7 +220,7 @@ def _processes_note(shards: bool, processes: int) -> tuple[str, ...]:
         return ("training.fsdp shards the model over several processes: give --processes N.",)
     if processes == 1:
         return ()
-    how = "The model is sharded (FSDP2)" if shards else "Each process has the whole model (DDP)"
+    how = "The model is sharded (FSDP2)" if shards else "Each process has the whole model"
     return (f"{how}; the memory that {processes} processes add is calculated, not run.",)
 
 

@@ -1,9 +1,11 @@
-"""The memory of each of several processes, with DDP and with FSDP2.
+"""The memory of each of several processes, with whole models and with FSDP2.
 
 Activations, logits and temporaries are those of the step that was counted in one process. The rest
 is calculated from the sizes of the parameters:
 
-- DDP keeps a second copy of the gradients, in its communication buckets.
+- With whole models, gradients are averaged once per step, after the last backward: they are copied
+  into one message for each dtype, which then replaces them. Saved activations are gone by then, so
+  the second copy raises the peak only where there are few of them.
 - FSDP2 keeps 1/N of every parameter, gradient and state, and gathers whole ones: parameters
   outside of any block for the whole step, and those of the running and the next block temporarily;
   in backward, the gradients of these two blocks are whole too. Packed weights in 4 or 8 bits are
@@ -34,16 +36,34 @@ def memory_per_process(
         step: Memory counted in one process.
         model: Model it was counted on.
         processes: Number of processes.
-        shards: Whether the model is sharded (FSDP2); otherwise each process has all of it (DDP).
+        shards: Whether the model is sharded (FSDP2); otherwise each process has all of it.
     """
     if processes == 1:
         return step
-    return _with_fsdp(step, model, processes) if shards else _with_ddp(step)
+    return _with_fsdp(step, model, processes) if shards else _with_average(step)
 
 
-def _with_ddp(step: StepMemory) -> StepMemory:
-    at_peak = {**step.at_peak, str(Purpose.COMMUNICATION): step.gradient_bytes}
-    return replace(step, peak_bytes=step.peak_bytes + step.gradient_bytes, at_peak=at_peak)
+def _with_average(step: StepMemory) -> StepMemory:
+    """Return the step with what is alive while gradients are averaged, if that is its peak."""
+    alive: dict[str, int] = {
+        Purpose.BASE: step.base_weights_bytes,
+        Purpose.ADAPTER: step.adapter_bytes,
+        Purpose.GRADIENTS: step.gradient_bytes,
+        Purpose.OPTIMIZER: step.optimizer_bytes,
+        Purpose.BATCH: step.at_peak.get(Purpose.BATCH, 0),
+        Purpose.COMMUNICATION: step.gradient_bytes,
+    }
+    total = sum(alive.values())
+    if total <= step.peak_bytes:
+        return step
+    return replace(
+        step,
+        logits_bytes=0,
+        temporary_bytes=0,
+        peak_bytes=total,
+        peak_place="averaging of gradients",
+        at_peak={str(purpose): size for purpose, size in alive.items()},
+    )
 
 
 def _with_fsdp(step: StepMemory, model: nn.Module, processes: int) -> StepMemory:

@@ -15,6 +15,7 @@ from transformers.utils.hub import cached_file
 from lorakit.data import Splits, load_splits
 from lorakit.errors import MissingFileError
 from lorakit.recipes.data_names import is_local
+from lorakit.training.starting_point import StartingPoint
 from lorakit.training.tasks import Task, task_for, task_of_examples
 from lorakit.training.tasks.base import seed_of
 
@@ -47,35 +48,44 @@ class Sources:
     """Evenly spaced examples."""
 
 
-def find_sources(recipe: Recipe, task: Task, *, download: bool = False) -> Sources:
+def find_sources(
+    recipe: Recipe, task: Task, start: StartingPoint | None = None, *, download: bool = False
+) -> Sources:
     """Read the examples and the tokenizer that a plan needs.
 
     Args:
         recipe: The recipe; the result is valid for every recipe with the same model and data.
         task: Task of the recipe.
+        start: The adapter that the recipe starts from; by default it is read.
         download: Whether examples and tokenizer may be downloaded from the hub.
 
     Raises:
         MissingFileError, DataError: A local file is missing or cannot be read.
     """
-    tokenizer, has_tokenizer = _tokenizer(recipe, task, download)
+    start = start or StartingPoint.of(recipe)
+    tokenizer, has_tokenizer = _tokenizer(recipe, task, start, download)
+    known = None if start is None else start.labels
     validation = recipe.data.validation
     names = [*recipe.data.train_names, *([] if validation is None else [validation])]
     if not download and not all(is_local(name) for name in names):
         given = recipe.data.problem_type
         task = task_for(recipe.task, None if given == "auto" else given)
-        return Sources(task, tokenizer, has_tokenizer, None, None, None, None)
+        return Sources(task, tokenizer, has_tokenizer, known, None, None, None)
     seed = seed_of(recipe)
     splits = load_splits(recipe.data, seed, task.label_column(recipe), task.columns(recipe))
     task = task_of_examples(recipe, splits)
-    train, labels = splits.train, task.labels(splits, recipe)
+    train, labels = splits.train, known or task.labels(splits, recipe)
     batch = int(recipe.training.get("per_device_train_batch_size", 0))
     longest = splits.training_only(_with_most_characters(train, max(_LONGEST, batch)))
     spread = splits.training_only(range(0, len(train), max(len(train) // _SPREAD, 1)))
     return Sources(task, tokenizer, has_tokenizer, labels, len(train), longest, spread)
 
 
-def _tokenizer(recipe: Recipe, task: Task, download: bool) -> tuple[PreTrainedTokenizerBase, bool]:
+def _tokenizer(
+    recipe: Recipe, task: Task, start: StartingPoint | None, download: bool
+) -> tuple[PreTrainedTokenizerBase, bool]:
+    if start is not None and start.tokenizer is not None:
+        return task.load_tokenizer(recipe, start.tokenizer), True
     if download or Path(recipe.model).is_dir() or _is_cached(recipe):
         try:
             return task.load_tokenizer(recipe), True

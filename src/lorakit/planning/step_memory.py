@@ -49,7 +49,7 @@ class StepMemory:
     """Temporary tensors of forward or backward at the peak."""
     peak_bytes: int
     peak_place: str
-    """Module that runs at the peak, or "optimizer"."""
+    """Module that runs at the peak, "optimizer" or "averaging of gradients"."""
     at_peak: Mapping[str, int]
     """Bytes at the peak, by `Purpose`."""
 

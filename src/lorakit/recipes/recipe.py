@@ -4,23 +4,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
-from pydantic import model_validator
+from pydantic import SerializerFunctionWrapHandler, field_serializer, model_validator
 
 from lorakit.config import LoraConfig, QuantizationConfig, StrictConfig, TaskType
 from lorakit.config.problems import short_repr
 from lorakit.errors import ConfigError, MissingFileError, did_you_mean, first_few
+from lorakit.libraries.hub import is_hub_id
 from lorakit.recipes import yaml_text
 from lorakit.recipes.data_names import is_glob
 from lorakit.recipes.data_section import DataConfig, NameOrPath, require_name
+from lorakit.recipes.frozen_part_section import FrozenPartConfig
+from lorakit.recipes.overrides import apply_overrides, section_at
 from lorakit.recipes.search_sections import SearchConfig, StudyConfig
 
 _MAY_BE_LEFT_BLANK = ("lora", "training")
 
-_DEEPEST_KEY = 8
-"""Largest number of dotted names in the key of an override."""
 
 _OVERRIDES_SHOWN = 3
-_PROBLEMS_SHOWN = 20
 
 
 class Recipe(StrictConfig):
@@ -46,6 +46,11 @@ class Recipe(StrictConfig):
     data: DataConfig
     """Where the examples come from."""
 
+    start_from: NameOrPath | None = None
+    """Adapter to train on from: a run, an adapter or checkpoint directory, or a hub id. `lora:` is
+    then that of the adapter, `r`, `lora_alpha` and `use_rslora` may differ, and `lora_dropout` and
+    `freeze_lora_a` are free; None trains a new adapter."""
+
     lora: LoraConfig = LoraConfig()
     """What is adapted, and how."""
 
@@ -55,6 +60,9 @@ class Recipe(StrictConfig):
 
     float32_small_parameters: bool = False
     """Whether to keep 1-D parameters (norms, biases) in float32 on a 16-bit base."""
+
+    frozen_part: FrozenPartConfig = FrozenPartConfig()
+    """How the blocks below the first adapted one are computed."""
 
     training: dict[str, Any] = {}
     """Any field of the task's training arguments, `early_stopping_patience` (evaluations without
@@ -80,6 +88,14 @@ class Recipe(StrictConfig):
         if self.task is not TaskType.SEQ_CLS:
             self.data.require_no_targets_of_texts()
         return self
+
+    @field_serializer("lora", mode="wrap")
+    def _dump_lora(self, lora: LoraConfig, dump: SerializerFunctionWrapHandler) -> Any:
+        """Leave out what is not given where an adapter gives it."""
+        values = dump(lora)
+        if self.start_from is None:
+            return values
+        return {key: value for key, value in values.items() if key in lora.model_fields_set}
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
@@ -136,7 +152,7 @@ class Recipe(StrictConfig):
         values = self.model_dump(mode="json")
         for key, value in changes.items():
             parts = key.split(".")
-            section, blocked = _section(values, parts)
+            section, blocked = section_at(values, parts)
             if blocked is not None:
                 raise ConfigError(
                     f"In {where}: got '{key}', but {blocked} is a value, not a section."
@@ -150,12 +166,15 @@ class Recipe(StrictConfig):
         return self.model_copy(update={"dtype": other.dtype, "training": {**self.training, **bf16}})
 
     def with_absolute_paths(self) -> Self:
-        """Return the recipe with absolute paths of local models and data."""
+        """Return the recipe with absolute paths of local models, adapters and data."""
         data = {
             "train": _absolute_sources(self.data),
             "validation": _absolute(self.data.validation),
         }
-        changes = {"model": _absolute(self.model), "data": self.data.model_copy(update=data)}
+        changes: dict[str, Any] = {"data": self.data.model_copy(update=data)}
+        changes["model"] = _absolute(self.model)
+        if self.start_from is not None and not is_hub_id(self.start_from):
+            changes["start_from"] = str(Path(self.start_from).absolute())  # it may be gone by now
         return self.model_copy(update=changes)
 
     def to_yaml(self) -> str:
@@ -243,41 +262,3 @@ def require_recipe_file(path: str | Path) -> Path:
         hint = did_you_mean(path.name, near) or " `lorakit init` writes one."
         raise MissingFileError(f"No recipe {path}: the file does not exist.{hint}")
     return path
-
-
-def apply_overrides(overrides: Sequence[str], values: dict[str, Any]) -> None:
-    """Apply dotted overrides to a mapping in place.
-
-    Raises:
-        ConfigError: Lists every override that is not `key=value` or whose key goes through a value
-            that is not a section.
-    """
-    problems: list[str] = []
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        parts = key.strip().split(".")
-        if not equals or not all(parts) or len(parts) > _DEEPEST_KEY:
-            problems.append(f"got {short_repr(override)}, expected key=value such as lora.r=16.")
-            continue
-        section, blocked = _section(values, parts)
-        if blocked is not None:
-            where = short_repr(blocked)[1:-1]
-            problems.append(f"got {short_repr(override)}, but {where} is a value, not a section.")
-            continue
-        try:
-            section[parts[-1]] = yaml_text.parse(text, f"the override {short_repr(override)}")
-        except ConfigError as error:
-            problems.append(str(error))
-    if problems:
-        raise ConfigError("Cannot apply the overrides: " + "\n  ".join(problems[:_PROBLEMS_SHOWN]))
-
-
-def _section(values: dict[str, Any], parts: list[str]) -> tuple[dict[str, Any], str | None]:
-    """Return the section a dotted key lies in, and the key of the value in the way, if any."""
-    for depth, part in enumerate(parts[:-1], start=1):
-        if values.get(part) is None:
-            values[part] = {}
-        if not isinstance(values[part], dict):
-            return values, ".".join(parts[:depth])
-        values = values[part]
-    return values, None

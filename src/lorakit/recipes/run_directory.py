@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +32,7 @@ _PACKAGES = (
     "scikit-learn",
 )
 
-_INITIAL_FILES = {"recipe.yaml", "environment.json", LOCK_NAME}
+_INITIAL_FILES = {"recipe.yaml", "environment.json", "start_from", LOCK_NAME}
 _SCRATCH_PREFIXES = (".optimizer-state-", ".seen-by-all-")
 _PARTIAL_CHECKPOINT = re.compile(r"\.checkpoint-\d+\.[a-z0-9_]{8}")
 
@@ -67,6 +67,11 @@ class RunDirectory:
     def adapter(self) -> Path:
         """The trained adapter with its tokenizer and chat template."""
         return self.path / "adapter"
+
+    @property
+    def start_from(self) -> Path:
+        """Copy of the adapter that the run started from, if there is one."""
+        return self.path / "start_from"
 
     @property
     def loss_plot(self) -> Path:
@@ -134,8 +139,9 @@ class RunDirectory:
         recipe: Recipe,
         held: ExitStack | None = None,
         facts: Mapping[str, Any] | None = None,
+        copy_start: Callable[[Path], None] | None = None,
     ) -> Self:
-        """Create a run directory; its recipe and environment appear together.
+        """Create a run directory; what is in it appears together.
 
         Args:
             path: Path of the new directory; an empty directory may exist there.
@@ -143,6 +149,7 @@ class RunDirectory:
             held: Keeps the directory locked against other processes until it is closed; None does
                 not lock it.
             facts: Further values for environment.json, such as `processes` if there are several.
+            copy_start: Copies the adapter that the run starts from to a path.
 
         Raises:
             OutputExistsError: `path` is not empty.
@@ -160,6 +167,8 @@ class RunDirectory:
                     on_failure.enter_context(locking_directory(partial, final=run.path))
                 unfinished.write_environment(facts or {})
                 write_text(unfinished.recipe_file, recipe.to_yaml())
+                if copy_start is not None:
+                    copy_start(unfinished.start_from)
             if held is not None:
                 held.enter_context(on_failure.pop_all())
         return run

@@ -20,6 +20,7 @@ TaskName = Literal["SEQ_CLS", "TOKEN_CLS", "CAUSAL_LM", "SEQ_2_SEQ_LM"]
 TASKS: tuple[TaskName, ...] = get_args(TaskName)
 
 _KEY_LINE = re.compile(r"(?P<indent> *)(?:# )?(?P<key>\w+): \S.*?  # (?P<comment>.*)")
+_LORA_SECTION = re.compile(r"^lora:\n(?:  .*\n)+", re.MULTILINE)
 _INDENT = "  "
 
 
@@ -54,6 +55,7 @@ def recipe_text(
     positions: int | None = None,
     data_keys: Mapping[str, Any] | None = None,
     about: str | None = None,
+    start_from: str | None = None,
 ) -> str:
     """Write a recipe.
 
@@ -65,6 +67,7 @@ def recipe_text(
         train: Training data; None takes an example name.
         positions: Largest number of tokens that the model takes, where that is known.
         data_keys: Values of keys under `data:`; other keys keep their example or default.
+        start_from: Adapter to train on from; the `lora:` section is then left to it.
         about: What is known of the data, for a comment of one line.
 
     Returns:
@@ -76,6 +79,10 @@ def recipe_text(
     values["max_length"] = min(values["max_length"], positions or values["max_length"])
     values |= data_keys or {}
     text = _read("every_task.yaml")
+    if start_from is not None:
+        second = yaml.safe_load(_read("second_round.yaml"))
+        values |= {"start_from": start_from, **second["values"]}
+        text = _LORA_SECTION.sub(lambda _: second["lora"], text)
     for section in ("data", "training"):
         text = text.replace(f"{_INDENT}# ${section}\n", indent(getattr(template, section), _INDENT))
     comments = {"path": path, "examples": about or template.examples}

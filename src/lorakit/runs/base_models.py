@@ -14,8 +14,8 @@ from lorakit.config import TaskType
 from lorakit.errors import ConfigError
 from lorakit.files.json_files import parse_json_object, read_json_object
 from lorakit.models.local_paths import check_local_path
-from lorakit.runs.folders import visible_folders
 from lorakit.runs.new_recipe import config_file_of, positions_in
+from lorakit.runs.paths import visible_folders
 
 _WEIGHTS = (".safetensors", ".bin")
 _MOST_BASES = 200

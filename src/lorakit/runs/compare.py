@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from lorakit.errors import LorakitError
 from lorakit.recipes import yaml_text
-from lorakit.runs.metric_log import MetricLog, kept_metrics
+from lorakit.runs.metric_log import MetricLog, is_number, kept_metrics
 
 MISSING = "—"
 """Shown for a field that a recipe does not have."""
@@ -120,11 +120,6 @@ def field_names(runs: Sequence[ComparedRun]) -> list[str]:
         if is_number(value) and key not in differing
     }
     return [*differing, *numbers]
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value is a number and not a truth value."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def field_points(

@@ -14,7 +14,7 @@ from lorakit.errors import DataError, DiskError
 from lorakit.files.atomic import replacing_file
 from lorakit.files.disks import mount_point, reporting_disk_errors, size_text
 from lorakit.recipes.data_names import ENDINGS, require_known_ending
-from lorakit.runs.folders import visible_folders
+from lorakit.runs.paths import visible_folders
 
 FOLDER = "data"
 """Folder that receives files."""

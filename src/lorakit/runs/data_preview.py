@@ -70,6 +70,7 @@ def preview_data(recipe: Recipe, examples: int = 10) -> DataPreview:
     from lorakit.data import load_splits
     from lorakit.models.pretrained import auto_model, label_options
     from lorakit.models.skeleton import load_skeleton
+    from lorakit.training.starting_point import StartingPoint
     from lorakit.training.tasks import task_for, task_of_examples
     from lorakit.training.tasks.base import loading_options, seed_of
 
@@ -78,8 +79,9 @@ def preview_data(recipe: Recipe, examples: int = 10) -> DataPreview:
         recipe.data, seed_of(recipe), task.label_column(recipe), task.columns(recipe)
     )
     task = task_of_examples(recipe, splits)
-    labels = task.labels(splits, recipe)
-    tokenizer = task.load_tokenizer(recipe)
+    start = StartingPoint.of(recipe)
+    labels = (start and start.labels) or task.labels(splits, recipe)
+    tokenizer = task.load_tokenizer(recipe, start and start.tokenizer)
     options = loading_options(recipe)
     model = load_skeleton(
         auto_model(task.task_type),

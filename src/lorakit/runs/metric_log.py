@@ -21,6 +21,11 @@ _PLACES = frozenset({"event", "step", "epoch", "wall_s", "count"})
 """Keys that say where a row belongs; all others are measured values."""
 
 
+def is_number(value: Any) -> bool:
+    """Return whether a value is a finite number and not a truth value."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
 @dataclass(eq=False)
 class Series:
     """One measured value over the optimizer steps, oldest first; steps rise strictly."""

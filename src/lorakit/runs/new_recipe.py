@@ -99,6 +99,8 @@ def recipe_like(recipe: Recipe, output: str) -> str:
     values = recipe.model_copy(update={"output": output}).model_dump(
         mode="json", exclude_defaults=True
     )
+    if recipe.start_from is not None:  # the defaults of its section are those of the adapter
+        values["lora"] = recipe.model_dump(mode="json")["lora"]
     order = ("model", "task", "output")
     first = {key: values[key] for key in order if key in values}
     return yaml_text.to_text({**first, **values})

@@ -1,11 +1,20 @@
-"""Paths below a folder of runs, given by somebody who may only see what is in that folder."""
+"""Paths below a folder: one that somebody names who may see nothing else, and all there are."""
 
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from lorakit.errors import ConfigError, MissingFileError, escaped
 
 STATE_FOLDER = ".lorakit"
 """Hidden directory of the folder for what belongs to no single run: queue, trash, keys."""
+
+_DEEPEST = 6
+_MOST_FOLDERS = 5000
+_NOT_ENTERED = {"node_modules", "site-packages", "__pycache__", "tensorboard"}
 
 
 def resolve(root: Path, relative: str) -> Path:
@@ -41,3 +50,20 @@ def resolve(root: Path, relative: str) -> Path:
             "the list of runs; it may have been moved or deleted."
         )
     return found
+
+
+def visible_folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Yield a folder and those below it, each with the sorted names of its files.
+
+    Hidden folders, links and checkpoints are not entered. A folder that cannot be read is left out.
+    """
+    for place, folders, files in islice(os.walk(root), _MOST_FOLDERS):
+        here = Path(place)
+        is_deep = len(here.relative_to(root).parts) >= _DEEPEST
+        folders[:] = [] if is_deep else sorted(name for name in folders if _is_entered(here, name))
+        yield here, sorted(files)
+
+
+def _is_entered(parent: Path, name: str) -> bool:
+    is_left_out = name.startswith((".", "checkpoint-")) or name in _NOT_ENTERED
+    return not is_left_out and not (parent / name).is_symlink()

@@ -10,8 +10,7 @@ from typing import Any, cast
 from lorakit.errors import LorakitError, MissingFileError
 from lorakit.files.json_files import read_json_object
 from lorakit.recipes import yaml_text
-from lorakit.runs.compare import is_number
-from lorakit.runs.metric_log import MetricLog
+from lorakit.runs.metric_log import MetricLog, is_number
 
 _MOST_CHARACTERS = 200_000
 """Largest recipe that is shown."""

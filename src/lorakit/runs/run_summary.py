@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import socket
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from lorakit.files.json_files import read_json_object
 from lorakit.recipes import yaml_text
 from lorakit.recipes.directory_lock import has_ended, lock_holder
 from lorakit.recipes.run_directory import RunDirectory
+from lorakit.runs.metric_log import is_number
 from lorakit.runs.notes import Notes, read_notes
 from lorakit.runs.trials import BEST_FILES, kind_of
 
@@ -198,11 +198,11 @@ def _progress(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
         tail_bytes *= 4
     found: dict[str, Any] = {}
     for row in rows:
-        found |= {key: row[key] for key in ("step", "wall_s", _SPEED) if _is_number(row.get(key))}
+        found |= {key: row[key] for key in ("step", "wall_s", _SPEED) if is_number(row.get(key))}
     if evaluations:
         names = (f"eval_{str(wanted).removeprefix('eval_')}",) if wanted else ()
         last = evaluations[-1]
-        metric = next((name for name in (*names, *_METRICS) if _is_number(last.get(name))), None)
+        metric = next((name for name in (*names, *_METRICS) if is_number(last.get(name))), None)
         if metric is not None:
             found |= {"metric": metric, "value": float(last[metric])}
     return found
@@ -254,7 +254,3 @@ def _stat(path: Path) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return found.st_mtime_ns, found.st_size, found.st_ino
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -13,9 +13,18 @@ from starlette.types import ASGIApp
 from lorakit.errors import LorakitError
 from lorakit.studio.access import Access
 from lorakit.studio.context import Studio, open_studio
-from lorakit.studio.frame import draw_missing_page, register
+from lorakit.studio.frame import Page, draw_missing_page, register
 from lorakit.studio.gate import Gate
-from lorakit.studio.pages.listed import PAGES
+from lorakit.studio.pages.adapters.page import adapters
+from lorakit.studio.pages.compare import compare
+from lorakit.studio.pages.new_run.walk import new_run
+from lorakit.studio.pages.playground.page import playground
+from lorakit.studio.pages.run.page import run as run_page
+from lorakit.studio.pages.runs.page import runs
+from lorakit.studio.pages.search import search
+
+PAGES: tuple[Page, ...] = (runs, new_run, run_page, compare, search, playground, adapters)
+"""A page is on the web when it is listed here."""
 
 _RECONNECT_S = 30.0
 """How long the server keeps what a page shows after its connection is lost, as by a short sleep."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lorakit.adapters import Adapter, fit_vocabulary
 from lorakit.adapters.inference_settings import SETTINGS_FILE, InferenceSettings
-from lorakit.config import SINGLE_LABEL, ProblemType, TaskType
+from lorakit.config import SINGLE_LABEL, LoraConfig, ProblemType, TaskType
 from lorakit.errors import ConfigError, MissingFileError
 from lorakit.files.atomic import scratch_directory
 from lorakit.injection import Injection, add_adapter, disable_adapters
@@ -69,6 +69,8 @@ def evaluate(
     if recipe.dtype == "auto":
         saved = recipe.model_copy(update={"dtype": settings.dtype or "saved"})
         recipe = recipe.with_precision_of(run_recipe or saved)
+    if recipe.start_from is not None:  # the adapter has what came from there
+        recipe = recipe.model_copy(update={"start_from": str(adapter), "lora": LoraConfig()})
     recipe = _for_evaluation(recipe, data, max_rows, settings.problem_type)
     labels = None
     there = all(is_glob(name) or Path(name).exists() for name in recipe.data.train_names)

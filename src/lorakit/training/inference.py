@@ -11,7 +11,7 @@ from lorakit.inference import (
     load_for_inference,
     tag,
 )
-from lorakit.training.save_settings import save_settings
+from lorakit.training.tasks.base import save_settings
 
 __all__ = [
     "Classification",

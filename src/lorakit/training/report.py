@@ -86,7 +86,7 @@ def report_text(run: RunDirectory, facts: RunFacts) -> str:
     sections = [
         f"# {plain(run.path.name)}",
         f"A LoRA adapter for {code(recipe.model)}, task {recipe.task}, trained on "
-        f"{code(recipe.data.train_name)}.",
+        f"{code(recipe.data.train_name)}{_start(recipe)}.",
         "## Result",
         _result_table(run, facts),
         _compared(run, facts),
@@ -113,6 +113,11 @@ def report_text(run: RunDirectory, facts: RunFacts) -> str:
         commands(run, recipe),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _start(recipe: Recipe) -> str:
+    start = recipe.start_from
+    return "" if start is None else f", starting from the adapter {code(start)}"
 
 
 def _result_table(run: RunDirectory, facts: RunFacts) -> str:

@@ -29,6 +29,7 @@ from lorakit.recipes.directory_lock import LOCK_NAME, locking_directory
 from lorakit.recipes.numerics import changed_numerics, cpu_notes
 from lorakit.recipes.recipe import Recipe
 from lorakit.recipes.run_directory import RunDirectory
+from lorakit.training import run_lineage
 from lorakit.training.arguments import batch_notes
 from lorakit.training.callbacks import (
     EventHandler,
@@ -39,13 +40,14 @@ from lorakit.training.callbacks import (
 )
 from lorakit.training.evaluation_metrics import PEAK_MEMORY, TOKENS_PER_S, final_metrics
 from lorakit.training.example_digests import KEY, changed_examples, example_digests
+from lorakit.training.frozen_part import frozen_part_once
 from lorakit.training.out_of_room import explaining_disk_errors, explaining_memory_errors
 from lorakit.training.peak_memory import PeakMemory
 from lorakit.training.report import MemoryFacts, RunFacts, write_report
 from lorakit.training.resuming import require_resumable, with_recorded_dtype
-from lorakit.training.save_settings import save_settings
 from lorakit.training.setup import Setup, prepare
 from lorakit.training.stop_request import StopRequest
+from lorakit.training.tasks.base import save_settings
 from lorakit.training.throughput import Throughput, ThroughputMeter
 from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin, trained_adapter
 from lorakit.training.trainers.batching import padding_notes
@@ -143,7 +145,8 @@ def train(
         check = _require_resumable if resume else None
         recorded = run_on_all(lambda: with_recorded_dtype(recipe, emit)) if resume else recipe
         with explaining_disk_errors(Path(recipe.output)):
-            setup = prepare(recorded, emit, check=check, shared_base=shared_base)
+            kept = RunDirectory(Path(recipe.output)).start_from if resume else None
+            setup = prepare(recorded, emit, check=check, shared_base=shared_base, kept_start=kept)
             run = _open_run(setup, resume, emit, held, planned_bytes)
         stop = stop or StopRequest()
         with (
@@ -190,13 +193,24 @@ def _create(
     setup: Setup, held: ExitStack, planned_bytes: int | None
 ) -> tuple[_OpenRun, dict[str, Any]]:
     path = Path(setup.recipe.output)
-    facts: dict[str, Any] = {KEY: example_digests(setup.encoded), "processes": process_count()}
+    facts = _first_facts(setup)
     if setup.dtype_choice is not None:
         facts["dtype"] = setup.dtype_choice.facts()
     if planned_bytes is not None:
         facts["planned_bytes"] = planned_bytes
-    run = _OpenRun(RunDirectory.create(path, setup.recipe, held, facts), None, is_new=True)
+    copy_start = None if setup.start is None else setup.start.copy_to
+    directory = RunDirectory.create(path, setup.recipe, held, facts, copy_start)
+    run = _OpenRun(directory, None, is_new=True)
     return run, {"path": path, "resumed_from": None, "removed": {}, "note": None}
+
+
+def _first_facts(setup: Setup) -> dict[str, Any]:
+    """Return what environment.json says about a run from its first step on."""
+    return {
+        KEY: example_digests(setup.encoded),
+        "processes": process_count(),
+        run_lineage.KEY: run_lineage.lineage_of(setup).model_dump(mode="json"),
+    }
 
 
 def _reopen(setup: Setup) -> tuple[_OpenRun, dict[str, Any]]:
@@ -210,14 +224,15 @@ def _reopen(setup: Setup) -> tuple[_OpenRun, dict[str, Any]]:
     directory.write_recipe(setup.recipe)
     directory.report_file.unlink(missing_ok=True)
     directory.failure_file.unlink(missing_ok=True)
-    digests = example_digests(setup.encoded)
+    parent = None if setup.start is None else setup.start.changed_note()
     if checkpoint is None:
-        note = "There is no complete checkpoint; starting from the beginning."
-        directory.write_environment({KEY: digests, "processes": process_count()})
+        changes = ("There is no complete checkpoint; starting from the beginning.", parent)
+        directory.write_environment(_first_facts(setup))
     else:
         file = directory.environment_file
-        changes = (changed_examples(file, digests), changed_numerics(file))
-        note = " ".join(filter(None, changes)) or None
+        examples = changed_examples(file, example_digests(setup.encoded))
+        changes = (examples, changed_numerics(file), parent)
+    note = " ".join(filter(None, changes)) or None
     event = {"path": path, "resumed_from": checkpoint, "removed": removed, "note": note}
     return _OpenRun(directory, checkpoint, is_new=False), event
 
@@ -271,17 +286,19 @@ def _fit(
         computing = cpu_notes(setup.arguments.device)
         padding = padding_notes(setup.encoded.train, setup.arguments)
         keep_predictions(setup, trainer)
-        trainer_notes = (*notes, *padding, *computing, *getattr(trainer, "notes", ()))
-        if trainer_notes:
-            emit("notes", {"notes": trainer_notes})
-        output = trainer.train(
-            resume_from_checkpoint=None if run.checkpoint is None else str(run.checkpoint)
-        )
-        unreached_notes = tuple(filter(None, [unreached.note()]))
-        if unreached_notes:
-            emit("notes", {"notes": unreached_notes})
-        metrics = final_metrics(trainer)
-        predicted = final_predictions(setup, trainer)
+        with frozen_part_once(trainer, setup.recipe.frozen_part, setup.encoded.train) as frozen:
+            own = getattr(trainer, "notes", ())
+            trainer_notes = (*notes, *padding, *computing, *frozen, *own)
+            if trainer_notes:
+                emit("notes", {"notes": trainer_notes})
+            output = trainer.train(
+                resume_from_checkpoint=None if run.checkpoint is None else str(run.checkpoint)
+            )
+            unreached_notes = tuple(filter(None, [unreached.note()]))
+            if unreached_notes:
+                emit("notes", {"notes": unreached_notes})
+            metrics = final_metrics(trainer)
+            predicted = final_predictions(setup, trainer)
     wall_s = run_on_main(lambda: recorder.wall_s)
     adapter = trained_adapter(setup.model)
     require_sound(adapter, output.global_step)
@@ -348,7 +365,8 @@ def _save_trained_adapter(
     with replacing_directory(run.adapter, last=(WEIGHTS_FILE, CONFIG_FILE)) as partial:
         adapter.save(partial)
         setup.tokenizer.save_pretrained(partial)
-        save_settings(partial, setup.task.task_type, setup.labels, setup.encoded, chosen)
+        lineage = run_lineage.recorded_lineage(run.environment_file)
+        save_settings(partial, setup.task.task_type, setup.labels, setup.encoded, lineage, chosen)
 
 
 def _best_step(trainer: Trainer) -> int | None:

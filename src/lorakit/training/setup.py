@@ -15,7 +15,7 @@ from lorakit.distributed.processes import (
     run_on_all,
     run_on_main,
 )
-from lorakit.errors import DataError, first_few
+from lorakit.errors import ConfigError, DataError, first_few
 from lorakit.injection import Injection, add_adapter, count_parameters
 from lorakit.models.new_tokens import require_new_tokens_in_examples
 from lorakit.quantization.small_parameters import keep_small_parameters_in_float32
@@ -27,6 +27,7 @@ from lorakit.training.dtype_timing import time_precisions
 from lorakit.training.encode_once import encode_once_per_machine
 from lorakit.training.evaluation_metrics import require_metric
 from lorakit.training.shared_base import load_shared_base
+from lorakit.training.starting_point import StartingPoint
 from lorakit.training.tasks import Encoded, Task, task_for, task_of_examples
 from lorakit.training.tasks.base import base_settings, seed_of
 
@@ -56,6 +57,8 @@ class Setup:
     arguments: TrainingArguments
     dtype_choice: DtypeChoice | None = None
     """The choice that `dtype: auto` left open; None if the recipe named a dtype."""
+    start: StartingPoint | None = None
+    """The adapter that the recipe starts from."""
 
     def build_trainer(self, callbacks: Sequence[TrainerCallback] = ()) -> Trainer:
         """Build the task's trainer."""
@@ -73,6 +76,7 @@ def prepare(
     shared_base: Path | None = None,
     labels: tuple[str, ...] | None = None,
     measures_dtype: bool = True,
+    kept_start: Path | None = None,
 ) -> Setup:
     """Load the data and the base, add the adapter and encode the examples, after cheap checks.
 
@@ -82,10 +86,13 @@ def prepare(
         recipe: The recipe.
         emit: Receives the events "dtype", "data" and "injected".
         check: Called with the resolved recipe before anything heavy is loaded; may raise.
-        attach: Adds the adapter to the base; by default a new one from the recipe.
+        attach: Adds the adapter to the base; by default the one that the recipe starts from, or
+            a new one.
         shared_base: Directory of the bases that all runs of this machine map; None loads a copy
             for this run.
-        labels: The label names by id of an existing adapter; by default those of the examples.
+        labels: The label names by id of an existing adapter; by default those of the adapter that
+            the recipe starts from, or of the examples.
+        kept_start: A run's copy of the adapter that it started from.
         measures_dtype: Whether to time steps where `dtype: auto` needs it; else it is float32.
 
     Raises:
@@ -94,12 +101,17 @@ def prepare(
     """
     init_process_groups(recipe.training.get("use_cpu"), recipe.training.get("ddp_timeout"))
     recipe, task = run_on_all(lambda: _checked(recipe))
+    start = local_rank_zero_first(lambda: StartingPoint.of(recipe, kept_start))
+    if start is not None:
+        recipe, labels = start.resolved(recipe), labels or start.labels
     seed = seed_of(recipe)
     splits = local_rank_zero_first(
         lambda: load_splits(recipe.data, seed, task.label_column(recipe), task.columns(recipe))
     )
     task = run_on_all(lambda: task_of_examples(recipe, splits))
     recipe = with_problem_type(recipe, task)
+    if start is not None:
+        _require_same_problem(task, start)
     training, arguments = run_on_all(lambda: _arguments(recipe, task, splits))
     recipe = recipe.model_copy(update={"training": training})
     if check is not None:
@@ -107,7 +119,11 @@ def prepare(
     found = run_on_all(lambda: task.labels(splits, recipe))
     labels = found if labels is None else _require_known(found or (), labels)
     require_metric(training, task.metric_names(labels, training))
-    tokenizer = local_rank_zero_first(lambda: task.load_tokenizer(recipe))
+    tokenizer = local_rank_zero_first(
+        lambda: task.load_tokenizer(recipe, None if start is None else start.tokenizer)
+    )
+    if start is not None:
+        start.check_new_tokens(recipe, tokenizer)
 
     def load_adapted(recipe: Recipe) -> tuple[PreTrainedModel, Injection]:
         if shared_base is None:
@@ -117,9 +133,11 @@ def prepare(
         if recipe.float32_small_parameters:
             keep_small_parameters_in_float32(model)
         _seed(seed)  # initializes the adapter
-        return model, attach(model) if attach else add_adapter(
-            model, task.lora_config(recipe, model, tokenizer)
-        )
+        if attach is not None:
+            return model, attach(model)
+        if start is not None:
+            return model, start.attach(model, recipe)
+        return model, add_adapter(model, task.lora_config(recipe, model, tokenizer))
 
     def encode(model: PreTrainedModel) -> Encoded:
         return encode_once_per_machine(
@@ -146,11 +164,12 @@ def prepare(
     else:  # it was encoded for a model in another dtype
         settings = {**encoded.settings, **base_settings(recipe, model)}
         encoded = replace(encoded, settings=settings)
-    if attach is None:
+    if attach is None and start is None:
         require_new_tokens_in_examples(encoded.train, tokenizer, recipe)
     emit("data", _data_event(splits, encoded) | {"task_type": task.task_type, "labels": labels})
     return Setup(
-        *(recipe, task, splits, labels, tokenizer, model, injection, encoded, arguments, choice)
+        *(recipe, task, splits, labels, tokenizer, model, injection, encoded, arguments, choice),
+        start,
     )
 
 
@@ -189,6 +208,16 @@ def with_problem_type(recipe: Recipe, task: Task) -> Recipe:
         return recipe
     data = recipe.data.model_copy(update={"problem_type": task.problem_type})
     return recipe.model_copy(update={"data": data})
+
+
+def _require_same_problem(task: Task, start: StartingPoint) -> None:
+    """Refuse an adapter whose head predicts something else than the labels are."""
+    learnt = start.settings.problem_type or SINGLE_LABEL
+    if task.problem_type not in (None, learnt):
+        raise ConfigError(
+            f"The labels do not fit the adapter in start_from: got {task.problem_type}, expected "
+            f"{learnt} as it was trained. Name other data, or leave start_from out."
+        )
 
 
 def _arguments(

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lorakit.errors import ConfigError
 from lorakit.injection.selection.plan import plan_from_config
 
 if TYPE_CHECKING:
@@ -51,11 +52,14 @@ class TargetSet:
 def model_target_sets(recipe: Recipe) -> list[TargetSet]:
     """Return sets of the matrices of a base: query and value, attention, the rest, and all.
 
-    Only the configuration of the model is read; equal and empty sets are omitted.
+    Only the configuration of the model is read; equal and empty sets are omitted. A recipe that
+    starts from an adapter has one set, the adapter's.
 
     Raises:
         MissingFileError, ConfigError: There is no such model; see `Task.load_base`.
     """
+    if recipe.start_from is not None:
+        return _set_of_adapter(recipe)
     matrices = model_matrices(_skeleton(recipe), recipe)
     attention = [matrix for matrix in matrices if matrix.is_attention]
     groups = {
@@ -73,6 +77,20 @@ def model_target_sets(recipe: Recipe) -> list[TargetSet]:
             size = sum(matrix.parameters_per_rank for matrix in group)
             sets.append(TargetSet(label, modules, size))
     return sets
+
+
+def _set_of_adapter(recipe: Recipe) -> list[TargetSet]:
+    from lorakit.training.starting_point import StartingPoint
+
+    start = StartingPoint.of(recipe)
+    modules = None if start is None else start.config.target_modules
+    if start is None or not modules:
+        raise ConfigError(
+            f"Target modules cannot be searched: got the adapter of start_from "
+            f"'{recipe.start_from}', which adapts parameters only, expected one that adapts "
+            "modules. Name search.space or study.target_modules in the recipe."
+        )
+    return given_target_sets(start.resolved(recipe), [modules])
 
 
 def given_target_sets(recipe: Recipe, given: Sequence[TargetModules]) -> list[TargetSet]:

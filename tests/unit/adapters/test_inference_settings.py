@@ -1,4 +1,4 @@
-"""Class names beside an adapter that a library user saves."""
+"""Settings beside an adapter: read again, and the class names that a library user saves."""
 
 import json
 
@@ -6,6 +6,7 @@ import pytest
 
 from lorakit import LoraConfig, add_adapter, save_adapter
 from lorakit.adapters.inference_settings import SETTINGS_FILE, InferenceSettings
+from lorakit.errors import AdapterFileError, ConfigError
 from lorakit.inference import load_for_inference
 from tiny_models import TinyNet, bert, llama
 
@@ -64,6 +65,27 @@ def test_inference_reads_them(tmp_path, monkeypatch):
     loaded = load_for_inference(tmp_path / "adapter")
     assert loaded.labels == tuple(NAMES.values())
     assert loaded.task_type == "SEQ_CLS"
+
+
+def test_adapter_of_another_tool_has_none(tmp_path):
+    assert InferenceSettings.load(tmp_path) == InferenceSettings()
+
+
+def test_damaged_file(tmp_path):
+    path = tmp_path / "lorakit.json"
+    path.write_text('{"labels": [', encoding="utf-8")
+
+    with pytest.raises(AdapterFileError) as caught:
+        InferenceSettings.load(tmp_path)
+    assert str(caught.value).startswith(f"Could not read {path}: Expecting value")
+    assert str(caught.value).endswith(
+        "expected a JSON object. Restore it from a backup, or delete it to use the adapter "
+        "without labels."
+    )
+
+    path.write_text('{"lables": ["a"]}', encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"unknown key 'lables'\. Did you mean 'labels'\?"):
+        InferenceSettings.load(tmp_path)
 
 
 class _NoTokenizer:

@@ -7,7 +7,6 @@ from lorakit.analysis.metrics import (
     class_scores,
     classification_metrics,
     confusion_counts,
-    has_averages,
     rouge_metrics,
     token_metrics,
 )
@@ -69,21 +68,6 @@ def test_many_classes_have_no_f1_of_their_own():
     metrics = classification_metrics(np.arange(21), logits_for(np.arange(21), 21), labels)
 
     assert set(metrics) == {"accuracy", "precision", "recall", "f1"}
-
-
-@pytest.mark.parametrize(
-    ("task", "labels", "are_averages"),
-    [
-        ("SEQ_CLS", [f"class {i}" for i in range(50)], True),
-        ("SEQ_CLS", ["no", "yes"], True),
-        ("TOKEN_CLS", [f"tag {i}" for i in range(50)], True),
-        ("TOKEN_CLS", ["O", "B-PER", "I-PER"], False),
-        ("CAUSAL_LM", [], False),
-        (None, ["no", "yes"], False),
-    ],
-)
-def test_entities_alone_are_not_averaged_over_classes(task, labels, are_averages):
-    assert has_averages(task, labels) is are_averages
 
 
 def test_entities_count_only_when_whole():

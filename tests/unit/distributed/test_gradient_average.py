@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from allocations import allocations_of
 from lorakit.distributed import gradient_average
 
 
@@ -35,6 +36,16 @@ def test_what_one_process_does_not_reach_counts_as_zero(other):
     assert there.grad.tolist() == [5.0, 7.0]
     assert nowhere.grad is None
     assert half.grad.tolist() == [[4.0, 5.0]] and half.grad.dtype == torch.bfloat16
+
+
+def test_a_message_is_one_copy_of_the_gradients(other):
+    parameters = [nn.Parameter(torch.zeros(1000, 10)) for _ in range(8)]
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
+    other += [[1] * 8, torch.zeros(80_000)]
+    allocated = allocations_of(lambda: gradient_average.average_gradients(parameters))
+    # What a plan adds where gradients are averaged, and two numbers of a few bytes.
+    assert 80_000 * 4 <= allocated.peak < 80_000 * 4 + 64
 
 
 def test_one_process_keeps_its_gradients():

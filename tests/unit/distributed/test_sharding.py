@@ -50,7 +50,7 @@ def test_a_configuration_without_its_switch():
         ({"FSDP_VERSION": "1"}, "expected --fsdp_version 2"),
         ({"FSDP_ACTIVATION_CHECKPOINTING": "true"}, "activation_checkpointing=true"),
         ({"FSDP_OFFLOAD_PARAMS": "true"}, "expected none offloaded"),
-        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "expected DDP or FSDP"),
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "expected --use_fsdp or neither"),
     ],
 )
 def test_what_the_launcher_asks_for(variables, part, monkeypatch):

@@ -65,8 +65,8 @@ def test_float64_and_odd_widths_go_through_bitsandbytes_operators():
 
 
 def test_all_layers_write_into_one_buffer_and_a_copy_is_its_own(kind):
-    first, expected = weight_of(kind)
-    second, _ = weight_of(kind, seed=1)
+    first, expected = weight_of(kind, inside=128)
+    second, _ = weight_of(kind, inside=128, seed=1)
     kept = ops.dense_copy(first, torch.float32)
     one = ops.dense(first, torch.float32)
     two = ops.dense(second, torch.float32)

@@ -1,6 +1,7 @@
 """The memory of each of several processes."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from torch import nn
@@ -11,10 +12,24 @@ from lorakit.planning.several_processes import memory_per_process
 from lorakit.planning.step_memory import StepMemory
 
 
-def test_replicas_keep_their_gradients_twice(recipe):
+def test_replicas_share_the_examples(recipe):
     one, two = (plan(recipe(), processes=n) for n in (1, 2))
-    assert two.peak_bytes - one.peak_bytes == one.gradient_bytes
+    assert two.at_peak == one.at_peak  # in backward, before gradients are averaged
     assert two.updates == 3 * math.ceil(9 / 4)
+
+
+def test_the_copy_of_gradients_that_are_averaged_may_be_the_peak():
+    step = counted()
+    two = memory_per_process(step, nn.Linear(2, 2), 2, shards=False)
+    assert (two.peak_bytes, two.peak_place) == (5000, "averaging of gradients")
+    assert two.at_peak[Purpose.COMMUNICATION] == step.gradient_bytes
+    assert sum(two.at_peak.values()) == two.peak_bytes
+
+
+def test_averaging_is_not_the_peak_where_activations_take_more():
+    step = counted()
+    step = replace(step, peak_bytes=6000, at_peak={**step.at_peak, Purpose.ACTIVATIONS: 2000})
+    assert memory_per_process(step, nn.Linear(2, 2), 2, shards=False) is step
 
 
 def test_shares_are_a_part_of_the_whole(config_dir, recipe):

@@ -183,17 +183,6 @@ def test_a_missing_file_names_its_neighbour(write):
     assert "it is a directory, expected a YAML file" in refusal(path.parent)
 
 
-def test_overrides_that_cannot_be_applied_are_reported_together(write):
-    message = refusal(write(MINIMAL), "lora.r", "model.name=x", "lora.r=[", ".=1")
-    assert message.splitlines() == [
-        "Cannot apply the overrides: got 'lora.r', expected key=value such as lora.r=16.",
-        "  got 'model.name=x', but model is a value, not a section.",
-        "  Cannot read the override 'lora.r=[', line 1, column 2: expected the node content, but "
-        "found '<stream end>'. Check the indentation and quotes there.",
-        "  got '.=1', expected key=value such as lora.r=16.",
-    ]
-
-
 def test_an_error_from_an_override_names_the_override(write):
     message = refusal(write(MINIMAL), "lora.r=big")
     assert message.startswith("In recipe.yaml with lora.r=big: lora.r: got 'big'; ")
@@ -230,6 +219,20 @@ def test_changed_keys_name_what_differs(write):
         "training.seed",
     ]
     assert changed_keys(old, old) == []
+
+
+def test_the_lora_section_of_an_adapter_keeps_what_is_given_alone(write, tmp_path, monkeypatch):
+    path = write(MINIMAL + "start_from: runs/first\nlora: {r: 8}\n")
+    recipe = Recipe.load(path, ["lora.lora_dropout=0.5"])
+    assert recipe.model_dump()["lora"] == {"r": 8, "lora_dropout": 0.5}
+    again = write(recipe.to_yaml())
+    assert Recipe.load(again).lora.model_fields_set == {"r", "lora_dropout"}
+    more = recipe.with_changes({"lora.r": 4}, "the test")
+    assert more.lora.model_fields_set == {"r", "lora_dropout"} and more.lora.r == 4
+    monkeypatch.chdir(tmp_path)
+    assert recipe.with_absolute_paths().start_from == "runs/first"  # a hub id
+    (tmp_path / "runs").mkdir()
+    assert recipe.with_absolute_paths().start_from == f"{tmp_path}/runs/first"
 
 
 def test_reading_the_class_imports_neither_torch_nor_transformers():

@@ -3,18 +3,17 @@
 import pytest
 
 from lorakit.planning import plan
-from lorakit.quickstart.model_files import base_model_path
 from lorakit.recipes.recipe import Recipe
 from lorakit.runs.memory_answer import memory_of
 
 
 @pytest.fixture
-def recipe(tmp_path):
+def recipe(tiny_distilbert_dir, tmp_path):
     path = tmp_path / "texts.csv"
     path.write_text("text,label\n" + "a text of some words,x\nanother text,y\n" * 50)
     return Recipe.check(
         {
-            **{"model": str(base_model_path()), "task": "SEQ_CLS", "output": str(tmp_path / "run")},
+            **{"model": tiny_distilbert_dir, "task": "SEQ_CLS", "output": str(tmp_path / "run")},
             **{"data": {"train": str(path)}, "training": {"use_cpu": True}},
         },
         "the test",
@@ -35,7 +34,8 @@ def test_a_run_that_does_not_fit_has_remedies_that_can_be_applied(recipe):
     needed = memory_of(recipe).needed_bytes
     answer = memory_of(recipe, memory=f"{needed // 2}B")
     assert answer.fits is False and answer.remedies[-1].name == "all of these"
+    peak_bytes = plan(recipe).peak_bytes
     for remedy in answer.remedies:
         changed = recipe.with_changes(remedy.values, "the test")
-        assert plan(changed).peak_bytes < plan(recipe).peak_bytes
+        assert plan(changed).peak_bytes < peak_bytes
         assert remedy.saves_bytes > 0

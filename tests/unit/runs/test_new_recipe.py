@@ -43,6 +43,15 @@ def test_a_recipe_like_another_has_its_values_and_another_output():
     assert check_text(text, "r").recipe == recipe.model_copy(update={"output": "runs/b"})
 
 
+def test_a_recipe_that_starts_from_an_adapter_keeps_what_it_gives():
+    values = {"model": "m", "task": "SEQ_CLS", "output": "runs/a", "data": {"train": "a.csv"}}
+    lora = {"r": 4, "lora_dropout": 0.0}  # a default, but perhaps not the adapter's
+    recipe = Recipe.check({**values, "start_from": "runs/first", "lora": lora}, "the test")
+    again = check_text(recipe_like(recipe, "runs/b"), "r").recipe
+    assert again.start_from == "runs/first"
+    assert again.lora.model_fields_set == {"r", "lora_dropout"}
+
+
 def test_names_are_plain_and_not_taken(tmp_path):
     assert free_name("Ticket reviews (2).v1", tmp_path) == "ticket-reviews-2-v1"
     assert free_name("../💥", tmp_path) == "run"

@@ -2,8 +2,7 @@ import os
 
 import pytest
 
-from fixtures.run_folders import locked_by
-from fixtures.written_runs import append, step_row, write_run
+from fixtures.run_folders import append, locked_by, step_row, write_run
 from lorakit.errors import MissingFileError
 from lorakit.runs import watch as module
 from lorakit.runs.index import RunIndex

@@ -29,9 +29,9 @@ async def user(studio, caplog):
     from nicegui.client import Client
     from nicegui.testing.user_simulation import user_simulation
 
+    from lorakit.studio.app import PAGES
     from lorakit.studio.context import open_studio
     from lorakit.studio.frame import register
-    from lorakit.studio.pages.listed import PAGES
 
     async with user_simulation() as simulated:
         open_studio(studio)

@@ -1,7 +1,19 @@
-"""The application outside of its pages: the queue goes on after a restart."""
+"""The application around its pages: their addresses, and the queue goes on after a restart."""
 
 from fixtures.run_folders import made_run
 from lorakit.studio import app
+from lorakit.studio.app import PAGES
+from lorakit.studio.frame import NAVIGATION
+
+
+def test_pages_have_different_addresses_and_titles():
+    assert len({page.path for page in PAGES}) == len(PAGES)
+    assert all(page.title and page.build.__doc__ for page in PAGES)
+
+
+def test_the_navigation_begins_with_the_runs_and_links_to_pages():
+    assert NAVIGATION[0] == ("Runs", "/")
+    assert {path for _, path in NAVIGATION} <= {page.path for page in PAGES}
 
 
 def test_what_waits_is_started_where_nobody_else_has(studio, monkeypatch):

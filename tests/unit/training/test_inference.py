@@ -2,7 +2,7 @@
 
 from lorakit import inference as present
 from lorakit.training import inference as earlier
-from lorakit.training.save_settings import save_settings
+from lorakit.training.tasks.base import save_settings
 
 
 def test_its_names_are_those_of_inference():

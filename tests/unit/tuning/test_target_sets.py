@@ -5,6 +5,8 @@ import pytest
 import tiny_models
 from lorakit.injection import add_adapter
 from lorakit.training import Recipe
+from lorakit.training.preview import dry_run
+from lorakit.tuning.space import Space, default_space
 from lorakit.tuning.target_sets import Matrix, given_target_sets, model_target_sets, names_of
 
 MODELS = {
@@ -57,3 +59,19 @@ def test_endings_that_others_share_are_lengthened():
     places = ("h.*.attn.c_proj", "h.*.mlp.c_proj", "h.*.mlp.c_fc")
     attention, down, up = (Matrix(place, 1) for place in places)
     assert names_of([down, up], [attention, down, up]) == ("mlp.c_proj", "c_fc")
+
+
+def test_a_recipe_that_starts_from_an_adapter_has_the_set_of_the_adapter(done, recipe):
+    made = recipe("second", lora={}, start_from=str(done[0].run_dir))
+    (only,) = model_target_sets(made)
+    assert only.target_modules == ("q_proj", "v_proj")
+    assert 2 * only.parameters_per_rank == done[0].injection.lora_parameters
+    Space(default_space([only]), "the default").check(made, "tpe")
+    values = {
+        "lora.r": 4,
+        "lora.lora_alpha": 4,
+        "lora.target_modules": ["q_proj", "v_proj"],
+        "lora.lora_dropout": 0.2,
+    }
+    trial = dry_run(made.with_changes(values, "a trial"))
+    assert {(match.r, match.scaling) for match in trial.injection.matches} == {(4, 1)}

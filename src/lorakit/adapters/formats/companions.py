@@ -30,6 +30,13 @@ def refuse_occupied(output: Path) -> None:
         )
 
 
+def copy_companions(source: Path, target: Path) -> None:
+    """Copy the companion files of an adapter's directory into another one."""
+    for file in {file for pattern in COMPANION_FILES for file in source.glob(pattern)}:
+        if file.is_file():
+            shutil.copyfile(file, target / file.name)
+
+
 def write_with_companions(
     adapter: Adapter, output: str | Path, source: str | Path | None
 ) -> list[Path]:
@@ -49,10 +56,7 @@ def write_with_companions(
     refuse_occupied(output)
     with creating_directory(output) as partial:
         adapter.save(partial)
-        folder = Path(source) if source is not None else None
-        if folder is not None and folder.is_dir():
-            for file in {file for pattern in COMPANION_FILES for file in folder.glob(pattern)}:
-                if file.is_file():
-                    shutil.copyfile(file, partial / file.name)
+        if source is not None and Path(source).is_dir():
+            copy_companions(Path(source), partial)
         names = sorted(file.name for file in partial.iterdir())
     return [output / name for name in names]

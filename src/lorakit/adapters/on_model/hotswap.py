@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lorakit.adapters.adapter import Adapter
+from lorakit.adapters.older_names import in_names_of
 from lorakit.adapters.on_model.save_and_load import view_of
 from lorakit.adapters.operations.requirements import require_base_independent
 from lorakit.adapters.trained_tokens import differing_tokens
 from lorakit.config import LoraConfig
 from lorakit.errors import AdapterMismatchError, first_few
-from lorakit.injection.selection.older_names import in_names_of
 from lorakit.injection.state import (
     require_adapter,
     require_unmerged,

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from lorakit.adapters.adapter import Adapter
+from lorakit.adapters.older_names import in_names_of
 from lorakit.errors import AdapterStateError, QuantizationError
-from lorakit.injection.selection.older_names import in_names_of
 from lorakit.injection.selection.vocabulary import input_embedding, output_layer, rows_needed
 from lorakit.injection.state import base_modules, state_of
 from lorakit.layers.bitsandbytes_storage import bits_of

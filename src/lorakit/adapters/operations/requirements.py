@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 
 from lorakit.adapters.adapter import Adapter
 from lorakit.config import LoraConfig
@@ -84,6 +84,12 @@ def require_low_rank(
                 "expected updates that change a weight. Leave that module out, or use the adapter "
                 "as it is."
             )
+
+
+def without_trained_tokens(adapter: Adapter) -> Adapter:
+    """Return an adapter without its trained tokens, which do not depend on its factors."""
+    config = adapter.config.model_copy(update={"trainable_token_indices": None})
+    return replace(adapter, config=config, trained_tokens={})
 
 
 def require_base_independent(adapter: Adapter, action: str, name: str) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lorakit.adapters.adapter import Adapter
-from lorakit.adapters.operations.requirements import require_low_rank
+from lorakit.adapters.operations.requirements import require_low_rank, without_trained_tokens
 from lorakit.adapters.ranks import with_unit_scaling
 from lorakit.config.frozen import freeze_fields
 from lorakit.errors import ConfigError, ShapeError, first_few
@@ -42,7 +42,7 @@ def resize_adapter(adapter: Adapter, r: int) -> Resize:
     stays the same and can be trained further.
 
     Args:
-        adapter: The adapter; it is not modified. Trained heads and biases stay unchanged.
+        adapter: The adapter; it is not modified. Trained heads, biases and tokens stay unchanged.
         r: The new rank of every module.
 
     Returns: The adapter, its factors in float32 (float64 for float64 factors), with the errors.
@@ -59,7 +59,7 @@ def resize_adapter(adapter: Adapter, r: int) -> Resize:
         raise ConfigError(
             f"Cannot resize the adapter: got r={r!r}, expected a whole number above 0. Give a rank."
         )
-    require_low_rank(adapter, "resize", "the adapter", takes_stacked=True)
+    require_low_rank(without_trained_tokens(adapter), "resize", "the adapter", takes_stacked=True)
     require_rank_fits(adapter.factors, r, "resize the adapter")
     factors: dict[str, tuple[Tensor, Tensor]] = {}
     errors: dict[str, float] = {}

@@ -26,7 +26,6 @@ from lorakit.injection.selection.attention import (
     with_output_patterns,
     without_output_patterns,
 )
-from lorakit.injection.selection.older_names import with_values
 from lorakit.injection.selection.parameters import WEIGHT, is_by_parameter
 from lorakit.injection.selection.targets import ALL_LINEAR, name_matches
 from lorakit.layers.kinds.experts import EXPERT_PARAMETERS
@@ -168,7 +167,7 @@ def _with_lookups(config: LoraConfig, source_of: Mapping[str, str]) -> LoraConfi
     """Return a configuration in which some paths have the rank and alpha of others."""
     ranks = {path: config.rank_for(source) for path, source in source_of.items()}
     alphas = {path: config.alpha_for(source) for path, source in source_of.items()}
-    return with_values(config, ranks, alphas)
+    return config.with_values(ranks, alphas)
 
 
 def with_outputs_of_files(factors: Factors, config: LoraConfig) -> NamedFactors:

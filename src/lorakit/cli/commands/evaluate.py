@@ -10,6 +10,7 @@ import typer
 from lorakit.cli.metric_requirements import check_requirements, parse_requirements
 from lorakit.cli.paths import RECIPE_NAME, adapter_location, run_of
 from lorakit.cli.quiet import hide_loading_bars
+from lorakit.cli.shared_arguments import RunOrAdapter
 from lorakit.cli.views.console import (
     closing,
     heading,
@@ -26,9 +27,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    adapter: Annotated[
-        str, typer.Argument(metavar="RUN_OR_ADAPTER", help="A run or an adapter directory.")
-    ],
+    adapter: RunOrAdapter,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from lorakit.cli.paths import adapter_location
+from lorakit.cli.shared_arguments import RunOrAdapter
 from lorakit.cli.views.console import closing, heading, pairs, say, shell_quote
 from lorakit.errors import ConfigError, MissingFileError
 
@@ -15,9 +16,7 @@ _TARGETS = {"vllm": "vLLM", "ray": "Ray Serve (with vLLM)"}
 
 
 def export(
-    run: Annotated[
-        str, typer.Argument(metavar="RUN_OR_ADAPTER", help="A run or an adapter directory.")
-    ],
+    run: RunOrAdapter,
     target: Annotated[
         Literal["vllm", "ray"],
         typer.Option(

@@ -84,7 +84,7 @@ def parse_settings(words: list[str]) -> LoraConfig:
         ConfigError: An override is malformed, belongs to another section, or a setting is unknown.
     """
     from lorakit.config import LoraConfig
-    from lorakit.recipes.recipe import apply_overrides
+    from lorakit.recipes.overrides import apply_overrides
 
     values: dict[str, Any] = {}
     apply_overrides(words, values)

@@ -46,14 +46,23 @@ def init(
             "and lengths of local data are detected.",
         ),
     ] = None,
+    start_from: Annotated[
+        str | None,
+        typer.Option(
+            "--start-from",
+            metavar="ADAPTER",
+            help="Train on from this adapter: a run, an adapter directory or a hub id. It gives "
+            "task and model.",
+        ),
+    ] = None,
 ) -> None:
-    """Write a commented recipe for a task or a data file.
+    """Write a commented recipe for a task, a data file, or a second round on an adapter.
 
     Raises:
         ConfigError: There is no such task, or it does not fit the data.
         DataError: The data cannot be read or trained on.
         OutputExistsError: The file already exists.
-        MissingFileError: Its directory, or the data, does not exist.
+        MissingFileError: Its directory, the data or the adapter does not exist.
     """
     from lorakit.recipes.template import TASKS, recipe_text, task_template
 
@@ -63,6 +72,8 @@ def init(
             f"Cannot write {output}: got no directory {output.parent}, expected one that exists. "
             "Create it, or choose another --output."
         )
+    if start_from is not None:
+        name, model = _of_adapter(start_from, name, model)
     found = None if train is None else _found(train, name, model)
     name = name or (found and cast("TaskName", str(found.task)))
     if name is None:
@@ -77,7 +88,8 @@ def init(
     keys, about = ({}, None) if found is None else data_keys(found, name, positions)
     defaults = task_template(name).values
     text = recipe_text(
-        name, str(output), f"runs/{output.stem}", model, train, positions, keys, about
+        *(name, str(output), f"runs/{output.stem}", model, train, positions, keys, about),
+        start_from,
     )
     try:
         with output.open("x", encoding="utf-8") as file:
@@ -87,7 +99,8 @@ def init(
             f"Cannot write {output}: got a file that already exists, expected a new name. "
             "Choose another with --output, or move the old file away."
         ) from None
-    say(f"A recipe for {name} on {model or defaults['model']}.")
+    start = "" if start_from is None else f", starting from {start_from}"
+    say(f"A recipe for {name} on {model or defaults['model']}{start}.")
     if found is not None:
         show_found(found, keys)
     named = "" if train else f"set data.train (now {defaults['train']}) to your own data"
@@ -110,6 +123,33 @@ def known_task(given: str) -> TaskName:
             f"{did_you_mean(given.upper(), TASKS)}"
         )
     return name
+
+
+def _of_adapter(start_from: str, task: TaskName | None, model: str | None) -> tuple[TaskName, str]:
+    """Return the task and the base of an adapter to start from.
+
+    Raises:
+        MissingFileError: There is no such adapter.
+        ConfigError: It is for another task, or records no task or no base that would be needed.
+    """
+    from lorakit.adapters import Adapter
+    from lorakit.inference.loaded import locate_adapter
+
+    adapter = Adapter.load(locate_adapter(start_from)[0])
+    recorded = adapter.config.task_type
+    if task is not None and recorded not in (None, task):
+        raise ConfigError(
+            f"Another task in --task: got {task}, expected {recorded} as of the adapter in "
+            "--start-from. Leave --task out."
+        )
+    known, base = task or recorded, model or adapter.base_model
+    if known is None or base is None:
+        missing = "--task" if known is None else "--model"
+        raise ConfigError(
+            f"No {missing}: got none, expected one because the adapter {start_from} of "
+            f"--start-from does not record it. Name it with {missing}."
+        )
+    return cast("TaskName", str(known)), base
 
 
 def _found(train: str, task: TaskName | None, model: str | None) -> Recognized | None:

@@ -125,6 +125,10 @@ def inspect(
             for path, tensor in loaded.trained_tokens.items()
         ]
         table(("weight", "tokens", "dim", "parameters"), rows)
+    lineage = lineage_rows(location)
+    if lineage:
+        heading("Lineage")
+        table(("what", "name", "sha256"), lineage)
     for warning in (*rewritten_base_warnings(loaded), *warnings(updates)):
         say(f"\nWarning: {warning}", style="yellow")
     name = shell_quote(adapter)
@@ -135,6 +139,26 @@ def inspect(
             f"lorakit merge {name} {merged_name(adapter)}": "writes a plain checkpoint",
         },
     )
+
+
+def lineage_rows(location: str | Path) -> list[tuple[str, str, str]]:
+    """Return what an adapter was made from, its data first, then each parent with its data."""
+    from lorakit.adapters.inference_settings import InferenceSettings
+    from lorakit.adapters.lineage import DataSource
+
+    lineage = InferenceSettings.load(location).lineage
+    if lineage is None:
+        return []
+
+    def of_data(sources: Iterable[DataSource]) -> list[tuple[str, str, str]]:
+        return [("  data", source.name, source.sha256 or "not recorded") for source in sources]
+
+    rows = [("this adapter", "", ""), *of_data(lineage.data)]
+    if lineage.base_digest is not None:
+        rows.append(("  base", "digest of its weights", lineage.base_digest))
+    for parent in lineage.parents:
+        rows += [("trained on from", parent.name, parent.sha256), *of_data(parent.data)]
+    return rows
 
 
 def draw(adapter: Adapter, plot: Path, name: str) -> Path:

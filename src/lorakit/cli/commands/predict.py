@@ -10,16 +10,14 @@ import typer
 from lorakit.cli.commands.evaluate import recipe_of
 from lorakit.cli.paths import adapter_location
 from lorakit.cli.quiet import hide_loading_bars
-from lorakit.cli.shared_arguments import BaseModel, TrustRemoteCode, Unquantized
+from lorakit.cli.shared_arguments import BaseModel, RunOrAdapter, TrustRemoteCode, Unquantized
 from lorakit.cli.views.console import closing, remark, shell_quote
 from lorakit.cli.views.progress import counting
 from lorakit.errors import MissingFileError
 
 
 def predict(
-    adapter: Annotated[
-        str, typer.Argument(metavar="RUN_OR_ADAPTER", help="A run or an adapter directory.")
-    ],
+    adapter: RunOrAdapter,
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="Inputs: csv, tsv, json, jsonl or parquet.")
     ],

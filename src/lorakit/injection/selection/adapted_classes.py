@@ -15,7 +15,6 @@ from lorakit.layers import (
     LoraConv3d,
     LoraEmbedding,
     LoraLinear,
-    ReplacedModule,
     plain_class_of,
 )
 from lorakit.layers.bitsandbytes_storage import bits_of, quantized_weight
@@ -95,8 +94,4 @@ def describe(module: nn.Module) -> str:
         return module.plain_class.__name__
     if isinstance(module, ParameterOwner):
         return plain_class_of(module).plain_owner_class().__name__  # type: ignore[attr-defined]
-    return (
-        plain_class_of(module).__name__
-        if isinstance(module, ReplacedModule)
-        else type(module).__name__
-    )
+    return plain_class_of(module).__name__

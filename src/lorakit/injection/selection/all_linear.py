@@ -4,9 +4,7 @@ A layer that is named gives an error if a setting does not fit it. "all-linear" 
 selects the layers that fit, and the injection lists the others.
 """
 
-import re
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from torch import nn
 
@@ -64,18 +62,8 @@ def with_lower_ranks(
             lowered.append((path, largest))
     if not lowered or len(lowered) == len(selected):
         return config, []
-    ranks: dict[str, Any] = {}
-    alphas: dict[str, Any] = {}
-    for path, rank in lowered:
-        key = f"^{re.escape(path)}"
-        ranks[key] = rank
-        alphas[key] = config.alpha_for_scaling(config.scaling_for(path), rank)
-    # The first entry that matches counts.
-    patterns = {
-        "rank_pattern": ranks | config.rank_pattern,
-        "alpha_pattern": alphas | config.alpha_pattern,
-    }
-    return config.model_copy(update=patterns), lowered
+    scaled = {p: config.alpha_for_scaling(config.scaling_for(p), rank) for p, rank in lowered}
+    return config.with_values(dict(lowered), scaled), lowered
 
 
 def untargeted_experts(

@@ -68,22 +68,9 @@ def with_output_patterns(config: LoraConfig, outputs: Mapping[str, str]) -> Lora
 
     Returns: The same object if the settings contain them already.
     """
-    ranks, alphas = {}, {}
-    for output, attention in outputs.items():
-        key = f"^{re.escape(output)}"
-        rank, alpha = config.rank_for(attention), OUTPUT_SHARE * config.alpha_for(attention)
-        if config.rank_for(output) != rank:
-            ranks[key] = rank
-        if config.alpha_for(output) != alpha:
-            alphas[key] = alpha
-    if not ranks and not alphas:
-        return config
-    # Implied entries replace those of the same name, and come first to be found first.
-    patterns = {
-        field: implied | {key: v for key, v in getattr(config, field).items() if key not in implied}
-        for field, implied in (("rank_pattern", ranks), ("alpha_pattern", alphas))
-    }
-    return config.model_copy(update=patterns)
+    ranks = {out: config.rank_for(attention) for out, attention in outputs.items()}
+    alphas = {out: OUTPUT_SHARE * config.alpha_for(a) for out, a in outputs.items()}
+    return config.with_values(ranks, alphas)
 
 
 def without_output_patterns(config: LoraConfig, outputs: Mapping[str, str]) -> LoraConfig:

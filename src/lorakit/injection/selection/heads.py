@@ -8,7 +8,7 @@ from torch import nn
 
 from lorakit.config import LoraConfig, TaskType
 from lorakit.errors import first_few
-from lorakit.injection.selection.targets import layer_index, name_matches
+from lorakit.injection.selection.targets import is_inside, layer_index, name_matches
 from lorakit.injection.state import base_modules
 from lorakit.layers.adapted import READ_FLAG
 from lorakit.layers.bitsandbytes_storage import bits_of
@@ -118,17 +118,17 @@ def choose_heads(
     task = config.task_type or _task_of(kind)
     has_task_head = kind is not None or task in TASKS_WITH_HEADS
     unread = _unread_modules(model, modules)
-    found = [*heads] if has_task_head else [p for p in unread if _is_inside(p, heads)]
+    found = [*heads] if has_task_head else [p for p in unread if is_inside(p, heads)]
     if has_task_head:
         beside_layers = [path for path in unread if layer_index(path) is None]
-        found += [path for path in beside_layers if not _is_inside(path, heads)]
+        found += [path for path in beside_layers if not is_inside(path, heads)]
     excluded = [p for p in found if name_matches(config.exclude_modules or (), p)]
     adapted = [] if kind is None else [p for p in found if _is_targeted(p, config)]
     chosen = [path for path in found if path not in (*excluded, *adapted)]
     if kind is not None and any(path in heads for path in (*excluded, *adapted)):
         task = None  # PEFT expects the whole head in a file that names the task
     missing = [path for path in chosen if path in unread and not (has_task_head and path in heads)]
-    unsaved = [p for p in unread if not _is_inside(p, (*chosen, *config.modules_to_save))]
+    unsaved = [p for p in unread if not is_inside(p, (*chosen, *config.modules_to_save))]
     notes = [] if kind is None else [_inferred(kind, task, [p for p in chosen if p in heads])]
     for paths, text in (
         (missing, "Not in the checkpoint, so trained in full and saved: "),
@@ -190,8 +190,4 @@ def _is_unread(module: nn.Module) -> bool:
 def _is_targeted(head: str, config: LoraConfig) -> bool:
     """Return whether `target_modules` names a head, or a module in it, by its whole path."""
     targets = () if isinstance(config.target_modules, str) else config.target_modules or ()
-    return any(_is_inside(name, [head]) for name in targets)
-
-
-def _is_inside(path: str, heads: Sequence[str]) -> bool:
-    return any(path == head or path.startswith(f"{head}.") for head in heads)
+    return any(is_inside(name, [head]) for name in targets)

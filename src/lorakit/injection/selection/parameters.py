@@ -13,8 +13,10 @@ from transformers.pytorch_utils import Conv1D
 
 from lorakit.config import LoraConfig
 from lorakit.errors import TargetError, did_you_mean
+from lorakit.injection.selection.adapted_classes import describe
 from lorakit.injection.selection.targets import layer_index, name_matches, shortest_names
 from lorakit.injection.selection.variants import obstacle_of_parameters
+from lorakit.injection.state import base_modules
 from lorakit.layers.adapted import AdaptedLayer
 from lorakit.layers.kinds.experts import expert_parameters, experts_class, is_known_experts
 from lorakit.layers.kinds.parameter import AdaptedParameter, ParameterOwner, adapted_parameter_of
@@ -28,14 +30,14 @@ _OTHER_FACTORS = (nn.Embedding, nn.MultiheadAttention, NonDynamicallyQuantizable
 """Modules whose factors are not those of their weight as a matrix (out, in)."""
 
 
-def is_adapted_parameter(module: nn.Module | None) -> bool:
-    """Return whether this module represents a parameter."""
-    return isinstance(module, AdaptedParameter)
+def modules_by_path(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the base's modules by path, without those that represent a parameter."""
+    return {path: m for path, m in base_modules(model) if not isinstance(m, AdaptedParameter)}
 
 
 def adaptable_parameter(owner: nn.Module | None, name: str) -> AdaptedParameter | None:
     """Return the `AdaptedParameter` of a module's parameter, or None if it cannot be adapted."""
-    if owner is None or not is_known_experts(owner) or name not in expert_parameters(owner):
+    if owner is None or not _is_adaptable(owner, name):
         return None
     return adapted_parameter_of(owner, name, bool(owner.is_transposed))
 
@@ -69,7 +71,8 @@ def weight_class_of(module: nn.Module) -> type[LoraReadWeight] | None:
 
 def parameter_class_of(module: nn.Module) -> type[AdaptedLayer]:
     """Return the class that adapts what `selected_parameters` selected, except layers."""
-    found = AdaptedParameter if is_adapted_parameter(module) else weight_class_of(module)
+    is_parameter = isinstance(module, AdaptedParameter)
+    found = AdaptedParameter if is_parameter else weight_class_of(module)
     if found is None:
         raise TypeError(f"A {type(module).__name__} has no weight that can be adapted.")
     return found
@@ -155,7 +158,6 @@ def _parameter_paths(modules: Mapping[str, nn.Module]) -> dict[str, tuple[nn.Mod
     return {
         f"{path}.{name}" if path else name: (module, name)
         for path, module in modules.items()
-        if not is_adapted_parameter(module)
         for name, parameter in module._parameters.items()
         if parameter is not None
     }
@@ -176,10 +178,7 @@ def _in_layers(config: LoraConfig, path: str) -> bool:
 
 def _obstacle(owner: nn.Module, name: str) -> str:
     """Return why a parameter cannot be adapted, and the next step."""
-    plain = plain_class_of(owner)
-    if issubclass(plain, ParameterOwner):
-        plain = plain.plain_owner_class()
-    kind = plain.__name__
+    kind = describe(owner)
     parameter = owner._parameters[name]
     shape = () if parameter is None else tuple(parameter.shape)
     if isinstance(owner, (nn.Linear, *_OTHER_FACTORS)):

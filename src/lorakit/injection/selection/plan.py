@@ -26,16 +26,15 @@ from lorakit.injection.selection.checks.settings import check_sites
 from lorakit.injection.selection.checks.slices import check_slices, split_by_conv_groups
 from lorakit.injection.selection.heads import choose_heads, output_layers
 from lorakit.injection.selection.parameters import (
-    is_adapted_parameter,
+    modules_by_path,
     parameter_class_of,
     selected_parameters,
 )
 from lorakit.injection.selection.sites import Site
-from lorakit.injection.selection.targets import ALL_LINEAR, match_targets, name_matches
+from lorakit.injection.selection.targets import is_inside, match_targets, name_matches, selects_all
 from lorakit.injection.selection.trained_modules import trained_modules
 from lorakit.injection.selection.trained_tokens import TokenSite, conflicts, find_token_sites
 from lorakit.injection.selection.variants import base_dependent
-from lorakit.injection.state import base_modules
 from lorakit.layers import AdaptedLayer
 
 
@@ -67,25 +66,20 @@ def plan_from_config(model: nn.Module, config: LoraConfig) -> InjectionPlan:
         TargetError: A pattern selects nothing or something that cannot be adapted; lists all.
         ShapeError: A rank is larger than its layer.
     """
-    modules = {path: m for path, m in base_modules(model) if not is_adapted_parameter(m)}
+    modules = modules_by_path(model)
     choice = choose_heads(model, modules, config)
     config = config.model_copy(update={"task_type": choice.task_type})
     plan = InjectionPlan(config, notes=list(choice.notes))
     problems: list[str] = []
     plan.heads = trained_modules(model, modules, config, choice, problems)
 
-    inside_heads = tuple(f"{path}." for path in plan.heads)
-    free = {
-        path: module
-        for path, module in modules.items()
-        if path and path not in plan.heads and not path.startswith(inside_heads)
-    }
+    free = free_modules(modules, plan)
     adaptable = {p: c for p, m in free.items() if (c := adapted_class_of(m)) is not None}
     outputs = {p: a for p, a in attention_outputs(free).items() if a in adaptable}
     adaptable = {path: kind for path, kind in adaptable.items() if path not in outputs}
     heads = output_layers(model)
     bypassed = bypassed_layers(modules)
-    everything = config.target_modules in (None, ALL_LINEAR)
+    everything = selects_all(config)
     left_out = left_out_of_all_linear(config, free, bypassed) if everything else {}
     default = [
         path
@@ -141,7 +135,7 @@ def _blocked(
 ) -> list[str]:
     """Return a problem for each named module that looks like a layer but cannot be adapted."""
     targets = config.target_modules
-    explicit = targets is not None and targets != ALL_LINEAR
+    explicit = not selects_all(config)
     problems = []
     for path, module in free.items():
         reason = obstacle(module)
@@ -180,13 +174,12 @@ def _note_skipped(
     outputs: set[int],
 ) -> None:
     """Record the linear layers that the selection left out for a reason worth showing."""
-    targets = config.target_modules
-    everything = targets is None or targets == ALL_LINEAR
+    everything = selects_all(config)
     for path, module in modules.items():
         if not isinstance(module, (nn.Linear, Conv1D)):
             continue
-        if any(path == head or path.startswith(f"{head}.") for head in plan.heads):
-            if everything or name_matches(targets or (), path):
+        if is_inside(path, plan.heads):
+            if everything or name_matches(config.target_modules or (), path):
                 plan.skipped.append((path, "trained in full"))
         elif everything and id(module) in outputs:
             plan.skipped.append((path, "the output head"))
@@ -232,6 +225,6 @@ def token_conflicts(plan: InjectionPlan) -> list[str]:
     return conflicts(plan.tokens, plan.heads, adapted, plan.other_biases)
 
 
-def is_free(path: str, plan: InjectionPlan) -> bool:
-    """Return whether a module path lies outside the heads of a plan."""
-    return bool(path) and not any(path == h or path.startswith(f"{h}.") for h in plan.heads)
+def free_modules(modules: Mapping[str, nn.Module], plan: InjectionPlan) -> dict[str, nn.Module]:
+    """Return the modules outside the heads of a plan, by path."""
+    return {p: m for p, m in modules.items() if p and not is_inside(p, plan.heads)}

@@ -12,20 +12,24 @@ from lorakit.injection.selection.checks.settings import check_dropout
 from lorakit.injection.selection.checks.slices import split_by_conv_groups
 from lorakit.injection.selection.parameters import (
     WEIGHT,
-    is_adapted_parameter,
     is_by_parameter,
+    modules_by_path,
     parameter_at,
     selected_parameters,
     weight_class_of,
 )
-from lorakit.injection.selection.plan import InjectionPlan, is_free, plan_biases, token_conflicts
+from lorakit.injection.selection.plan import (
+    InjectionPlan,
+    free_modules,
+    plan_biases,
+    token_conflicts,
+)
 from lorakit.injection.selection.sites import AdapterTensors, Site
-from lorakit.injection.selection.targets import ALL_LINEAR, match_targets, name_matches
+from lorakit.injection.selection.targets import match_targets, name_matches, selects_all
 from lorakit.injection.selection.trained_modules import quantized_head_problems
 from lorakit.injection.selection.trained_tokens import find_token_sites, misfits
 from lorakit.injection.selection.variants import variants_of
 from lorakit.injection.selection.vocabulary import rows_needed
-from lorakit.injection.state import base_modules
 from lorakit.layers import AdaptedLayer, KernelShape
 from lorakit.layers.copies import shallow_plain
 from lorakit.layers.kinds.linear import AdaptedLinear
@@ -42,7 +46,7 @@ def plan_from_tensors(model: nn.Module, adapter: AdapterTensors) -> InjectionPla
         TargetError: The model reads the weight of a layer instead of calling it, or dropout cannot
             act on a module's input.
     """
-    modules = {path: m for path, m in base_modules(model) if not is_adapted_parameter(m)}
+    modules = modules_by_path(model)
     config = adapter.config
     plan = InjectionPlan(config)
     plan.heads = _heads(modules, adapter)
@@ -55,11 +59,13 @@ def plan_from_tensors(model: nn.Module, adapter: AdapterTensors) -> InjectionPla
             plan.skipped.append((path, f"its update acts nowhere: {OUTPUT_OBSTACLE}"))
             continue
         _add_site(plan, modules, adapter, path, path in outputs, problems)
-    free = {path: module for path, module in modules.items() if is_free(path, plan)}
+    free = free_modules(modules, plan)
     _check_complete(free, adapter, problems)
     plan_biases(plan, free)
     _check_replaced(plan, adapter, problems)
-    _add_tokens(plan, model, modules, adapter, problems)
+    rows = adapter.trained_tokens
+    plan.tokens = find_token_sites(model, modules, config, problems, rows)
+    problems += misfits(plan.tokens, rows) + token_conflicts(plan)
     _check_base_weights(modules, adapter, problems)
     problems += initialization_of(config.init_lora_weights).file_problems(plan.sites, config)
     if problems:
@@ -116,7 +122,7 @@ def _check_complete(
 ) -> None:
     """Find modules that the configuration selects but the adapter has no tensors for."""
     selected = dict.fromkeys(selected_parameters(adapter.config, free, []), "target_parameters")
-    if adapter.config.target_modules not in (None, ALL_LINEAR):
+    if not selects_all(adapter.config):
         outputs = attention_outputs(free)
         adaptable = [
             path
@@ -204,20 +210,6 @@ def _kernel_text(shape: KernelShape | None) -> str:
         return "no convolution"
     groups = f" in {shape.groups} groups" if shape.groups > 1 else ""
     return f"a convolution of {shape.channels} channels by {list(shape.kernel)}{groups}"
-
-
-def _add_tokens(
-    plan: InjectionPlan,
-    model: nn.Module,
-    modules: dict[str, nn.Module],
-    adapter: AdapterTensors,
-    problems: list[str],
-) -> None:
-    """Find the places of trained tokens, and compare shapes."""
-    rows = adapter.trained_tokens
-    plan.tokens = find_token_sites(model, modules, plan.config, problems, rows)
-    problems += misfits(plan.tokens, rows)
-    problems += token_conflicts(plan)
 
 
 def _check_replaced(plan: InjectionPlan, adapter: AdapterTensors, problems: list[str]) -> None:

@@ -8,12 +8,11 @@ from transformers.pytorch_utils import Conv1D
 from lorakit.config import LoraConfig
 from lorakit.injection.selection.adapted_classes import describe
 from lorakit.injection.selection.attention import attention_outputs
-from lorakit.injection.selection.parameters import WEIGHT, is_adapted_parameter, recorded_parameters
+from lorakit.injection.selection.parameters import WEIGHT, modules_by_path, recorded_parameters
 from lorakit.injection.selection.peft_names import is_taken_for_experts
 from lorakit.injection.selection.plan import InjectionPlan
 from lorakit.injection.selection.targets import compact_targets
 from lorakit.injection.selection.variants import obstacle_of_parameters
-from lorakit.injection.state import base_modules
 from lorakit.layers.kinds.linear import AdaptedLinear
 from lorakit.layers.kinds.parameter import AdaptedParameter
 from lorakit.layers.kinds.read_weight import LoraReadWeight
@@ -25,7 +24,7 @@ def _recorded_targets(model: nn.Module, plan: InjectionPlan) -> dict[str, Any]:
     Raises:
         TargetError: No names distinguish its parameters from others of the model.
     """
-    modules = {path: m for path, m in base_modules(model) if path and not is_adapted_parameter(m)}
+    modules = {path: m for path, m in modules_by_path(model).items() if path}
     stacked = [s.path for s in plan.sites if s.adapted_class is AdaptedParameter]
     by_weight = _named_by_weight(model, plan)
     parameters = [*stacked, *(f"{path}.{WEIGHT}" for path in by_weight)]

@@ -1,5 +1,7 @@
 """A layer to adapt, and an adapter's tensors as injection reads them."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,6 +14,10 @@ from lorakit.layers import AdaptedLayer, KernelShape
 
 class AdapterTensors(Protocol):
     """An adapter as a value: what `add_adapter` needs of `lorakit.Adapter`."""
+
+    def in_names_of(self, model: nn.Module) -> AdapterTensors:
+        """Return it with the names that a model's modules and parameters have."""
+        ...
 
     @property
     def config(self) -> LoraConfig:

@@ -11,6 +11,11 @@ from lorakit.errors import did_you_mean
 ALL_LINEAR = "all-linear"
 
 
+def selects_all(config: LoraConfig) -> bool:
+    """Return whether a configuration names no module, so every linear layer is adapted."""
+    return config.target_modules in (None, ALL_LINEAR)
+
+
 def name_matches(names: str | Sequence[str], path: str) -> bool:
     r"""Return whether a module path is selected.
 
@@ -29,6 +34,11 @@ def name_matches(names: str | Sequence[str], path: str) -> bool:
     if isinstance(names, str):
         return match_pattern(names, path, whole=True) is not None
     return any(path == name or path.endswith(f".{name}") for name in names)
+
+
+def is_inside(path: str, outer: Iterable[str]) -> bool:
+    """Return whether a module is one of these, or inside one of them, all by path."""
+    return any(path == one or path.startswith(f"{one}.") for one in outer)
 
 
 def layer_index(path: str, layers_pattern: str | Sequence[str] | None = None) -> int | None:
@@ -74,7 +84,7 @@ def match_targets(
     """
     problems: list[str] = []
     targets = config.target_modules
-    if targets is None or targets == ALL_LINEAR:
+    if targets is None or selects_all(config):
         selected = list(default)
         if not selected and not parameters:
             problems.append("The model has no linear layer to adapt besides its output head.")

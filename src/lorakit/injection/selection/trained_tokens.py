@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lorakit.config import LoraConfig
 from lorakit.errors import first_few
-from lorakit.injection.selection.targets import name_matches, no_match_message
+from lorakit.injection.selection.targets import is_inside, name_matches, no_match_message
 from lorakit.injection.selection.vocabulary import input_embedding
 from lorakit.layers import AdaptedLayer, copy_with_trained_tokens, plain_class_of, replace_in_place
 from lorakit.layers.bitsandbytes_storage import bits_of
@@ -164,7 +164,7 @@ def conflicts(
     problems = []
     for site in sites:
         for path, module in site.modules.items():
-            head = next((h for h in heads if path == h or path.startswith(f"{h}.")), None)
+            head = next((h for h in heads if is_inside(path, [h])), None)
             if head is not None:
                 problems.append(
                     f"{path} has trained tokens (trainable_token_indices), but {head} is trained "

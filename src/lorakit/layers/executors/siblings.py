@@ -202,7 +202,7 @@ class _Round:
             and self._modes == _modes(x)
             and (hook is None if self._hook is None else hook is self._hook())
             and id(layer) not in self.called
-            and (waiting is None or waiting.read.is_same(_read(layer)))
+            and (waiting is None or waiting.read.state == _read(layer).state)
         )
 
     def has_computed(self, layer: DescribedLayer) -> bool:
@@ -237,26 +237,20 @@ class _Waiting(NamedTuple):
 
 
 class _Read(NamedTuple):
-    """What a result depends on besides the input: settings, and tensors with their versions."""
+    """What a result depends on besides the input."""
 
-    settings: list[float]
+    state: list[object]
+    """Settings, and of each tensor its identity, its version and whether it requires gradients."""
     tensors: list[Tensor]
-    states: list[tuple[int, bool]]
-
-    def is_same(self, other: _Read) -> bool:
-        return (
-            self.settings == other.settings
-            and self.states == other.states
-            and all(one is two for one, two in zip(self.tensors, other.tensors, strict=True))
-        )
+    """They are kept, so that no other tensor gets the identity of one."""
 
 
 def _read(layer: DescribedLayer) -> _Read:
-    settings = []
+    settings: list[object] = []
     for update in layer.acting_updates():
         settings += [update.scaling, update.drop_probability if update.drops else 0.0]
     tensors = _tensors(layer)
-    return _Read(settings, tensors, [_state(tensor) for tensor in tensors])
+    return _Read([*settings, *((id(tensor), *_state(tensor)) for tensor in tensors)], tensors)
 
 
 def _modes(x: Tensor) -> tuple[object, ...]:

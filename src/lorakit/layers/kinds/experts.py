@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lorakit.errors import AdapterStateError
 from lorakit.layers.class_swap import mixed_class
 from lorakit.layers.kinds.parameter import AdaptedParameter, ParameterOwner
 from lorakit.ops import LowRankTerm, draw_seed, low_rank_linear
@@ -53,16 +52,12 @@ class LoraExperts(ParameterOwner):
     is_transposed: bool
     has_post_expert_norm: bool
 
-    @classmethod
-    def plain_owner_class(cls) -> type[nn.Module]:
-        """Return the transformers class."""
-        return cls.mixed_of[1]  # type: ignore[attr-defined]
-
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Map (tokens, hidden), given (tokens, top_k) experts and weights, to (tokens, hidden)."""
         parameters = self.bound_parameters()
         for parameter in parameters:
-            _refuse_per_row(parameter)
+            reason = "experts, which see tokens, not rows"
+            parameter.refuse_rows(parameter.parameter_name, reason)
         if not any(parameter.acting_updates() for parameter in parameters):
             return super().forward(*args, **kwargs)
         if kwargs:
@@ -118,20 +113,6 @@ class _Projection:
             for A, B, term in self.terms
         ]
         return low_rank_linear(x, self.weights[expert], bias, terms)
-
-
-def _refuse_per_row(parameter: AdaptedParameter) -> None:
-    """Refuse batch rows with different adapters that update this parameter."""
-    rows = parameter.per_row_adapters
-    if rows is None or not parameter.acts_per_row():
-        return
-    concerned = [name for name in rows.distinct if name in parameter.updates]
-    if concerned:
-        raise AdapterStateError(
-            f"Cannot run rows with different adapters through {parameter.parameter_name}: "
-            f"{concerned[0]!r} updates experts, which see tokens, not rows; expected adapters "
-            "of other layers. Run its rows in a separate batch, with set_adapter."
-        )
 
 
 def experts_class(plain: type[nn.Module]) -> type[LoraExperts]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
@@ -120,12 +120,13 @@ class ParameterOwner(nn.Module):
         adapted_parameters: The parameters that carry updates, by name.
     """
 
+    mixed_of: ClassVar[tuple[Any, type[nn.Module], str]]
     adapted_parameters: nn.ModuleDict
 
     @classmethod
     def plain_owner_class(cls) -> type[nn.Module]:
         """Return the class that owners had before they were adapted."""
-        raise TypeError(f"{cls.__name__} does not say which class it was made of.")
+        return cls.mixed_of[1]
 
     def bound_parameters(self) -> list[AdaptedParameter]:
         """Return the adapted parameters, each bound to this owner."""

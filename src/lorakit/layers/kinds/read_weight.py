@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lorakit.errors import AdapterStateError
 from lorakit.layers.adapted import AdaptedLayer
 from lorakit.layers.class_swap import mixed_class
 from lorakit.layers.replaced import plain_class_of
@@ -35,8 +34,7 @@ class LoraReadWeight(AdaptedLayer):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the plain forward with the weight and bias that the active updates give."""
-        if self.per_row_adapters is not None and self.acts_per_row():
-            self._refuse_per_row(self.per_row_adapters.distinct)
+        self.refuse_rows(f"a {self.plain_class.__name__}", "its weight, which all rows share")
         updates = self.acting_updates()
         if not updates:
             return super(AdaptedLayer, self).forward(*args, **kwargs)
@@ -57,15 +55,6 @@ class LoraReadWeight(AdaptedLayer):
         return (self.weight.to(wide) + sum(delta.to(wide) for delta in deltas)).to(
             self.weight.dtype
         )
-
-    def _refuse_per_row(self, names: tuple[str, ...]) -> None:
-        concerned = [name for name in names if name in self.updates]
-        if concerned:
-            raise AdapterStateError(
-                f"Cannot run rows with different adapters through a {self.plain_class.__name__}: "
-                f"{concerned[0]!r} updates its weight, which all rows share; expected adapters of "
-                "other layers. Run its rows in another batch, with set_adapter."
-            )
 
     @classmethod
     def members_of(cls, plain: type[nn.Module]) -> dict[str, Any]:

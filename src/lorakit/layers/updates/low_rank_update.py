@@ -35,6 +35,9 @@ class LowRankUpdate(nn.Module):
     sharding_obstacle: ClassVar[str | None] = None
     """Why its parameters cannot be sharded, to follow its path; None if they can."""
 
+    keeps_saved_factors: ClassVar[bool] = True
+    """Whether `saved_factors` are the parameters themselves, not computed from them."""
+
     spare_rank: int = 0
     """Rows of lora_A and columns of lora_B at the end that are zero and reserved for adapters of a
     larger rank, which can then replace this one without a change of any shape."""
@@ -170,11 +173,6 @@ class LowRankUpdate(nn.Module):
     def misfit(self, A: Tensor, B: Tensor) -> str | None:
         """Return why saved factors of fitting sizes do not have this update's form, or None."""
         return None
-
-    @property
-    def keeps_saved_factors(self) -> bool:
-        """Whether `saved_factors` are the parameters themselves, not computed from them."""
-        return True
 
     @property
     def drops(self) -> bool:

@@ -30,6 +30,8 @@ class OffsetUpdate(LowRankUpdate):
         "expected another initialization. Change it"
     )
 
+    keeps_saved_factors = False
+
     initial_A: Tensor
     initial_B: Tensor
 
@@ -78,11 +80,6 @@ class OffsetUpdate(LowRankUpdate):
         self.initial_A.copy_(A[self.r :])
         self.lora_B.copy_(B[:, : self.r])
         self.initial_B.copy_(-B[:, self.r :])
-
-    @property
-    def keeps_saved_factors(self) -> bool:
-        """False: `saved_factors` are computed from the parameters."""
-        return False
 
     @torch.no_grad()
     def delta_weight(self) -> Tensor:

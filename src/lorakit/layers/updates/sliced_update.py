@@ -35,6 +35,8 @@ class SlicedUpdate(LowRankUpdate):
         "expected one for the whole layer. Leave these slices out"
     )
 
+    keeps_saved_factors = False
+
     parts: tuple[bool, ...] = ()
 
     def __init__(self, parts: Sequence[bool], *args: object, **kwargs: object):
@@ -45,11 +47,6 @@ class SlicedUpdate(LowRankUpdate):
     def r(self) -> int:
         """Rank of each slice's product."""
         return self.lora_B.shape[-1]
-
-    @property
-    def keeps_saved_factors(self) -> bool:
-        """False: `saved_factors` spread B over blocks."""
-        return False
 
     def operand_factors(self) -> tuple[Tensor, Tensor]:
         """Return A (n r, in) and B (out, n r), zero outside of its blocks."""

@@ -18,7 +18,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 from lorakit.ops.native.compiled_library import library
 
 _NO_BUFFERS = "The low-rank products could not allocate their small buffers."
-_LARGE_DTYPES = (torch.float32, torch.bfloat16)
+LARGE_DTYPES = (torch.float32, torch.bfloat16)
+"""dtypes of activations and dense weights."""
 THIN_DTYPES = (torch.float32, torch.bfloat16)
 """dtypes of A and B in products that make no gradients."""
 _BACKWARD_DTYPES = (torch.float32,)
@@ -147,7 +148,7 @@ def backward_groups(groups: Sequence[Group]) -> Groups:
 
 def takes(x: Tensor) -> bool:
     """Return whether the compiled products can read this activation."""
-    return x.dtype in _LARGE_DTYPES and x.device.type == "cpu" and can_be_read_at_its_address(x)
+    return x.dtype in LARGE_DTYPES and x.device.type == "cpu" and can_be_read_at_its_address(x)
 
 
 def can_be_read_at_its_address(x: Tensor) -> bool:

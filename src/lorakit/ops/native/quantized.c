@@ -5,24 +5,12 @@
  * values times absmax, in which one instruction looks up a whole vector of codes; a decoded group
  * of values is multiplied with all tokens of the tile. Sums are float32. With bfloat16 tokens on a
  * processor that multiplies them, W is rounded to bfloat16 as well, as a dense weight would be.
- * Results do not depend on the number of threads. Groups are in quantized_group.h.
+ * Results do not depend on the number of threads.
  */
-#include "quantized_group.h"
+#include "quantized_weight.h"
 
 #define STRIP_ROWS 4       /* rows of W whose absmax are decoded together */
 #define SERIAL_CODES 16384 /* a product with fewer does not pay for waking threads */
-
-typedef struct {
-  const void *codes;  /* (rows, columns): int8, or two in a byte, the first in its high half */
-  const void *absmax; /* of each block; uint8 if it is quantized too, else float32 */
-  const float *code_book;     /* what the 16 codes stand for; NULL for int8 */
-  const float *nested_absmax; /* of each block of absmax; NULL if that is float32 */
-  const float *nested_code;   /* what the 256 values of absmax stand for */
-  const float *offset;        /* added to a decoded absmax */
-  long rows, columns;
-  long block_size; /* divides columns, and WIDEST_GROUP divides it; columns for int8 */
-  long nested_block_size;
-} quantized;
 
 typedef struct {
   const quantized *w;
@@ -31,17 +19,18 @@ typedef struct {
   const matrix *y;
 } product;
 
-/* absmax of `n` blocks from `block` on; in `decoded` if it is quantized too. */
-static const float *absmax_of(const quantized *w, long block, long n, float *decoded) {
-  if (!w->nested_absmax) return (const float *)w->absmax + block;
-  const uint8_t *codes = (const uint8_t *)w->absmax + block;
-  for (long k = 0; k < n;) {
-    long nested = (block + k) / w->nested_block_size;
-    long end = least(n, (nested + 1) * w->nested_block_size - block);
-    const float scale = w->nested_absmax[nested], offset = *w->offset;
-    for (; k < end; k++) decoded[k] = w->nested_code[codes[k]] * scale + offset;
-  }
-  return decoded;
+ALWAYS_INLINE float element(const matrix *x, long row, long column) {
+  long offset = row * x->stride + column;
+  return x->is_half ? widen(((const uint16_t *)x->data)[offset]) : ((const float *)x->data)[offset];
+}
+
+/* A row of x in float32, with its columns in the order in which groups have them. */
+static void arrange_row(float *to, const matrix *x, long row, int is_4bit) {
+  for (long c = 0; c < x->width; c += GROUP)
+    for (int k = 0; k < LANES; k++) {
+      to[c + k] = element(x, row, is_4bit ? c + 2 * k : c + k);
+      to[c + LANES + k] = element(x, row, is_4bit ? c + 2 * k + 1 : c + LANES + k);
+    }
 }
 
 static void write_sum(const product *p, long token, long row, float sum) {

@@ -123,20 +123,6 @@ ALWAYS_INLINE float sum_of(wide v) {
   return v[0];
 }
 
-ALWAYS_INLINE float element(const matrix *x, long row, long column) {
-  long offset = row * x->stride + column;
-  return x->is_half ? widen(((const uint16_t *)x->data)[offset]) : ((const float *)x->data)[offset];
-}
-
-/* A row of x in float32, with its columns in the order in which groups have them. */
-static void arrange_row(float *to, const matrix *x, long row, int is_4bit) {
-  for (long c = 0; c < x->width; c += GROUP)
-    for (int k = 0; k < LANES; k++) {
-      to[c + k] = element(x, row, is_4bit ? c + 2 * k : c + k);
-      to[c + LANES + k] = element(x, row, is_4bit ? c + 2 * k + 1 : c + LANES + k);
-    }
-}
-
 /* ---- the same in bfloat16, columns in their own order ---- */
 
 #if defined(__AVX512BF16__) && defined(__AVX512BW__)

@@ -1,4 +1,4 @@
-"""The product of `quantized.py` in C: tensors in, addresses and sizes out to the library."""
+"""What `quantized.py` computes in C: tensors in, addresses and sizes out to the library."""
 
 import ctypes
 from functools import cache
@@ -29,7 +29,7 @@ class _Quantized(ctypes.Structure):
     )
 
 
-class Codes(NamedTuple):
+class Stored(NamedTuple):
     """A weight as it is stored; every tensor is contiguous and on the CPU."""
 
     codes: Tensor
@@ -42,48 +42,63 @@ class Codes(NamedTuple):
     """float32, like the rest."""
     nested_code: Tensor | None
     offset: Tensor | None
+    shape: tuple[int, int]
+    """(out, in)."""
+    block_size: int
+    """Values that share a scale; `in` for int8."""
+    nested_block_size: int
+    """Scales that share a second-level scale."""
+
+    def described(self) -> _Quantized:
+        """Return what the C reads; it is valid as long as the tensors live."""
+        *tensors, shape, block_size, nested_block_size = self
+        addresses = [None if tensor is None else address(tensor) for tensor in tensors]
+        return _Quantized(*addresses, *shape, block_size, nested_block_size)
 
 
 class QuantizedKernels:
-    """The functions of native/quantized.c on tensors."""
+    """The functions of native/quantized.c and native/dequantize.c on tensors."""
 
     def __init__(self, compiled: ctypes.CDLL):
-        self._linear = compiled.lorakit_quantized_linear
+        self._linear, self._dequantize = (
+            compiled.lorakit_quantized_linear,
+            compiled.lorakit_dequantize,
+        )
         large, weight = ctypes.POINTER(Matrix), ctypes.POINTER(_Quantized)
         self._linear.argtypes = (large, weight, ctypes.c_void_p, large)
-        self._linear.restype = ctypes.c_int
+        self._dequantize.argtypes = (weight, large)
+        self._linear.restype = self._dequantize.restype = ctypes.c_int
 
-    def linear(
-        self,
-        x: Tensor,
-        weight: Codes,
-        shape: tuple[int, int],
-        block_size: int,
-        nested_block_size: int,
-        bias: Tensor | None,
-    ) -> Tensor:
+    def linear(self, x: Tensor, weight: Stored, bias: Tensor | None) -> Tensor:
         """Return x Wᵀ + b.
 
         Args:
             x: (tokens, in), float32 or bfloat16, with adjacent columns.
             weight: W as it is stored.
-            shape: (out, in).
-            block_size: Values that share a scale; `in` for int8.
-            nested_block_size: Scales that share a second-level scale.
             bias: (out,), contiguous, dtype of x; or None.
 
         Returns: (tokens, out), dtype of x.
         """
-        addresses = [None if tensor is None else address(tensor) for tensor in weight]
-        stored = _Quantized(*addresses, *shape, block_size, nested_block_size)
-        y = torch.empty(x.shape[0], shape[0], dtype=x.dtype, device="cpu")
-        if self._linear(matrix(x), stored, None if bias is None else address(bias), matrix(y)):
+        y = torch.empty(x.shape[0], weight.shape[0], dtype=x.dtype, device="cpu")
+        add = None if bias is None else address(bias)
+        if self._linear(matrix(x), weight.described(), add, matrix(y)):
             raise MemoryError("The product with a quantised weight could not allocate its buffers.")
         return y
+
+    def dequantize(self, weight: Stored, out: Tensor) -> Tensor:
+        """Write W into `out` and return it.
+
+        Args:
+            weight: W as it is stored.
+            out: (out, in), float32 or bfloat16, with adjacent columns.
+        """
+        if self._dequantize(weight.described(), matrix(out)):
+            raise MemoryError("Dequantising a weight could not allocate its buffers.")
+        return out
 
 
 @cache
 def load() -> QuantizedKernels | None:
-    """Return the compiled product, or None if it is unavailable."""
+    """Return the compiled functions, or None if they are unavailable."""
     found = library()
     return None if found is None else QuantizedKernels(found)

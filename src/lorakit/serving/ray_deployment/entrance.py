@@ -9,11 +9,14 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import Metric
+from prometheus_client.parser import text_string_to_metric_families
 from ray import serve
 from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
 from ray.serve.exceptions import RayServeException
@@ -27,7 +30,6 @@ from starlette.types import Receive, Scope, Send
 from lorakit.serving.http.errors import as_request_error, error_body, error_response
 from lorakit.serving.http.keys import ApiKeys
 from lorakit.serving.http.limits import Limits, RequestsPerKey, read_body
-from lorakit.serving.http.merged_metrics import merged_text
 from lorakit.serving.http.relay import CarriedRequest, Message
 from lorakit.serving.refusals import RequestError, stopping
 
@@ -254,3 +256,32 @@ def _replica_ended() -> RequestError:
         code="replica_ended",
         retry_after_s=1,
     )
+
+
+def merged_text(texts: Mapping[str, bytes]) -> bytes:
+    """Return the figures of several servers as one text, each with a label `replica`.
+
+    Args:
+        texts: What `Metrics.text` returned, by name of the server.
+    """
+    families: dict[str, Metric] = {}
+    for server, text in texts.items():
+        for family in text_string_to_metric_families(text.decode()):
+            kept = families.setdefault(
+                family.name, Metric(family.name, family.documentation, family.type)
+            )
+            for sample in family.samples:
+                kept.add_sample(sample.name, {"replica": server, **sample.labels}, sample.value)
+    registry = CollectorRegistry()
+    registry.register(_Collected(list(families.values())))  # type: ignore[arg-type]
+    return generate_latest(registry)
+
+
+class _Collected:
+    """Figures that have been collected already."""
+
+    def __init__(self, families: list[Metric]):
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families

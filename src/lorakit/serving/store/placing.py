@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from lorakit.adapters import Adapter
+from lorakit.adapters.older_names import in_names_of
 from lorakit.errors import AdapterMismatchError, LorakitError
 from lorakit.injection import add_adapter, set_adapter
 from lorakit.injection.activation import remove_adapters
 from lorakit.injection.inject import trained_dtype
-from lorakit.injection.selection.older_names import in_names_of
 from lorakit.injection.selection.vocabulary import rows_needed
 from lorakit.injection.state import base_modules, take_over_quantized
 from lorakit.serving.store.probe import Probe

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -16,6 +16,8 @@ from transformers import (
     TrainingArguments,
 )
 
+from lorakit.adapters.inference_settings import InferenceSettings
+from lorakit.adapters.lineage import Lineage
 from lorakit.config import LoraConfig, ProblemType, TaskType
 from lorakit.injection.selection.targets import name_matches
 from lorakit.models.new_tokens import (
@@ -32,59 +34,14 @@ from lorakit.models.pretrained import (
     load_model,
     load_tokenizer,
 )
+from lorakit.training.encoded import Encoded, PreviewExample
 from lorakit.training.predicted import Evaluated, Predicted, prediction_table
 
 if TYPE_CHECKING:
-    import numpy as np
     from datasets import Dataset
 
-    from lorakit.adapters.inference_settings import InferenceSettings
     from lorakit.data import Splits
-    from lorakit.data.mixture import Mixture
     from lorakit.recipes.recipe import Recipe
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Tokenized examples, ready for the trainer."""
-
-    train: Dataset
-    validation: Dataset | None
-    notes: tuple[str, ...] = ()
-    """Notes on what was done to the examples, one sentence each, such as how many were cut."""
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    """Settings that inference needs (max_length, source_prefix, format); `save_settings` writes
-    them beside the adapter."""
-    cut_examples: int = 0
-    """Number of training examples that were truncated."""
-    class_weights: tuple[float, ...] | None = None
-    """Weight of each class in the training loss; None weighs all alike."""
-    kept: np.ndarray | None = None
-    """Index of each training example among those given, if some were left out."""
-    mixture: Mixture | None = None
-    """How often an epoch has each training example; None is once."""
-
-    @property
-    def epoch_examples(self) -> int:
-        """Number of training examples of an epoch."""
-        return len(self.train) if self.mixture is None else sum(self.mixture.counts())
-
-    def mixed(self, mixture: Mixture | None) -> Encoded:
-        """Return the examples with the mixture of those they were encoded from."""
-        if mixture is not None and self.kept is not None:
-            mixture = mixture.select(self.kept)
-        return replace(self, mixture=mixture)
-
-
-@dataclass(frozen=True)
-class PreviewExample:
-    """One example as the model receives it."""
-
-    tokens: list[str]
-    counted: list[bool]
-    """Which tokens count in the loss (the model is trained to predict them)."""
-    note: str
-    """What the tokens do not show, such as the label of a text."""
 
 
 class Task(ABC):
@@ -136,14 +93,19 @@ class Task(ABC):
         """
         return None
 
-    def load_tokenizer(self, recipe: Recipe) -> PreTrainedTokenizerBase:
+    def load_tokenizer(self, recipe: Recipe, saved: Path | None = None) -> PreTrainedTokenizerBase:
         """Load the base model's tokenizer, which can pad, and add the recipe's new tokens.
+
+        Args:
+            recipe: The recipe.
+            saved: Directory of a tokenizer to load instead, that of the adapter that the run
+                starts from; it has that adapter's new tokens already.
 
         Raises:
             MissingFileError: The model does not exist or has no tokenizer.
             ConfigError: It has no token to pad with, or has one of `data.new_tokens` already.
         """
-        return add_new_tokens(load_tokenizer(recipe.model, **loading_options(recipe)), recipe)
+        return load_run_tokenizer(recipe, saved)
 
     def load_base(
         self,
@@ -316,12 +278,66 @@ class Task(ABC):
         return [f"New weights, initialized with seed {seed} and trained: {names}."]
 
 
+def load_run_tokenizer(
+    recipe: Recipe, saved: Path | None, **options: Any
+) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a run, see `Task.load_tokenizer`.
+
+    Args:
+        recipe: The recipe.
+        saved: Directory of a tokenizer to load instead of the base's.
+        options: Further options of `AutoTokenizer.from_pretrained`.
+    """
+    if saved is None:
+        loaded = load_tokenizer(recipe.model, **loading_options(recipe), **options)
+    else:
+        options["trust_remote_code"] = recipe.trust_remote_code
+        loaded = load_tokenizer(str(saved), key="start_from", is_adapter=True, **options)
+    return loaded if recipe.start_from is not None else add_new_tokens(loaded, recipe)
+
+
+def learnt_labels(recipe: Recipe, labels: tuple[str, ...] | None, found: Iterable[str]) -> set[str]:
+    """Return the labels that validation examples may have, as the adapter has learnt them.
+
+    Args:
+        recipe: The recipe.
+        labels: The label names; those of the adapter that the run starts from, if it does.
+        found: The labels of the training examples.
+    """
+    return {*found, *(labels or () if recipe.start_from is not None else ())}
+
+
 def base_settings(recipe: Recipe, model: PreTrainedModel) -> dict[str, Any]:
     """Return the settings with which inference loads the base as it was in training."""
     how = recipe.quantization
     if how is not None:  # another device chooses its compute dtype
         return {"quantization": how.model_copy(update={"compute_dtype": "auto"})}
     return {"dtype": str(model.dtype).removeprefix("torch.")}
+
+
+def save_settings(
+    adapter_dir: str | Path,
+    task_type: TaskType,
+    labels: tuple[str, ...] | None,
+    encoded: Encoded,
+    lineage: Lineage | None = None,
+    chosen: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write the settings of a training run that inference needs beside an adapter, atomically.
+
+    Args:
+        adapter_dir: The adapter's directory, which exists.
+        task_type: The task of the run.
+        labels: Class or tag names by id, for tasks that have them.
+        encoded: The result of the task's `encode`.
+        lineage: What the adapter is made from.
+        chosen: Further settings, chosen on the validation examples.
+
+    Returns: The path of the file, `lorakit.json`.
+    """
+    values: dict[str, Any] = {"task_type": task_type, "labels": labels, "lineage": lineage}
+    values |= {**encoded.settings, **(chosen or {})}
+    return InferenceSettings(**values).save(adapter_dir)
 
 
 def set_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import uuid4
 
@@ -88,13 +89,13 @@ class CausalLM(Task):
         """Disable bfloat16 and activation checkpointing, which SFTConfig enables by default."""
         return {"bf16": False, "activation_checkpointing": False}
 
-    def load_tokenizer(self, recipe: Recipe) -> PreTrainedTokenizerBase:
+    def load_tokenizer(self, recipe: Recipe, saved: Path | None = None) -> PreTrainedTokenizerBase:
         """Load the tokenizer, with the end token and chat template of the recipe.
 
         Raises:
             ConfigError: `training.eos_token` is not a token of the vocabulary.
         """
-        tokenizer = super().load_tokenizer(recipe)
+        tokenizer = super().load_tokenizer(recipe, saved)
         eos = recipe.training.get("eos_token")
         if eos is not None:
             vocabulary: dict[str, int] = tokenizer.get_vocab()

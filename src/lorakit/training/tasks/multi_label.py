@@ -88,10 +88,15 @@ class MultiLabelClassification(TextTask):
         return label_sets(examples, data.label, where)
 
     def check_targets(
-        self, targets: Sequence[Any], seen: Sequence[Any], column: str, where: Place
+        self,
+        targets: Sequence[Any],
+        seen: Sequence[Any],
+        learnt: Sequence[str],
+        column: str,
+        where: Place,
     ) -> None:
         """Refuse labels that no training example has."""
-        require_seen({name for names in seen for name in names}, targets, column, where)
+        require_seen({*learnt, *(n for names in seen for n in names)}, targets, column, where)
 
     def encode_targets(self, targets: Sequence[Any], labels: Sequence[str]) -> list[Any]:
         """Return 1 for each label that an example has, else 0."""

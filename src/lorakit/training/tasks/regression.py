@@ -60,7 +60,12 @@ class TextRegression(TextTask):
         return [numbers[0] if len(numbers) == 1 else numbers for numbers in found]
 
     def check_targets(
-        self, targets: Sequence[Any], seen: Sequence[Any], column: str, where: Place
+        self,
+        targets: Sequence[Any],
+        seen: Sequence[Any],
+        learnt: Sequence[str],
+        column: str,
+        where: Place,
     ) -> None:
         """Refuse another number of numbers than the training examples have."""
         got, expected = _count(targets[0]), _count(seen[0])

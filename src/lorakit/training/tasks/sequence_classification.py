@@ -10,7 +10,8 @@ from datasets import Dataset, Value
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
-from lorakit.analysis.metrics import classification_metric_names, classification_metrics
+from lorakit.analysis.metric_text import classification_metric_names
+from lorakit.analysis.metrics import classification_metrics
 from lorakit.config import SINGLE_LABEL, ProblemType
 from lorakit.data import Place
 from lorakit.data.labels import label_names, label_notes, ordered_label_names, require_seen
@@ -61,10 +62,15 @@ class SequenceClassification(TextTask):
         return label_names(examples, data.label, where)
 
     def check_targets(
-        self, targets: Sequence[Any], seen: Sequence[Any], column: str, where: Place
+        self,
+        targets: Sequence[Any],
+        seen: Sequence[Any],
+        learnt: Sequence[str],
+        column: str,
+        where: Place,
     ) -> None:
         """Refuse classes that no training example has."""
-        require_seen(set(seen), [[name] for name in targets], column, where)
+        require_seen({*seen, *learnt}, [[name] for name in targets], column, where)
 
     def encode_targets(self, targets: Sequence[Any], labels: Sequence[str]) -> list[Any]:
         """Return the id of each class."""

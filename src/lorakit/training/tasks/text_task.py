@@ -84,13 +84,19 @@ class TextTask(Task):
         return None
 
     def check_targets(
-        self, targets: Sequence[Any], seen: Sequence[Any], column: str, where: Place
+        self,
+        targets: Sequence[Any],
+        seen: Sequence[Any],
+        learnt: Sequence[str],
+        column: str,
+        where: Place,
     ) -> None:
         """Refuse targets of a split that the training examples give no way to predict.
 
         Args:
             targets: The targets of the split.
             seen: Those of the training examples.
+            learnt: Labels that the adapter has learnt before.
             column: Their column.
             where: Place of the split, for errors.
         """
@@ -139,11 +145,12 @@ class TextTask(Task):
         targets = {kind: self._checked(examples, data, where) for examples, kind, where in parts}
         encoded: dict[str, Dataset] = {}
         cuts: dict[str, int] = {}
+        learnt = names if recipe.start_from is not None else ()
         notes = self.fresh_notes(recipe, model)
         notes += self.target_notes(targets["training"], names, data.label)
         notes += unused_note(splits.train, _columns(data).values())
         for examples, kind, where in parts:
-            self.check_targets(targets[kind], targets["training"], data.label, where)
+            self.check_targets(targets[kind], targets["training"], learnt, data.label, where)
             given = {"labels": self.encode_targets(targets[kind], names)}
             feature = self.target_feature(names)
             encoded[kind], cuts[kind] = _encode(

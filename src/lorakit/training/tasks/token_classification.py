@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from datasets import ClassLabel, Dataset
@@ -15,12 +16,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from lorakit.analysis.metrics import (
-    classification_metric_names,
-    first_output,
-    is_entity_scheme,
-    token_metrics,
-)
+from lorakit.analysis.metric_text import classification_metric_names, is_entity_scheme
+from lorakit.analysis.metrics import first_output, token_metrics
 from lorakit.config import NOT_COUNTED, TaskType
 from lorakit.data import Place, describe_examples, is_missing, require_columns, unused_note
 from lorakit.data.labels import class_name, label_notes, require_distinct, require_seen, sort_labels
@@ -34,15 +31,20 @@ from lorakit.data.tokenize_examples import (
 from lorakit.data.tokenizers import word_columns
 from lorakit.errors import ConfigError, DataError
 from lorakit.libraries.extras import require_package
-from lorakit.models.new_tokens import add_new_tokens
-from lorakit.models.pretrained import load_tokenizer, resolve_max_length
+from lorakit.models.pretrained import resolve_max_length
 from lorakit.training.predicted import (
     Evaluated,
     Predicted,
     predicted_tags,
     prediction_table,
 )
-from lorakit.training.tasks.base import Encoded, PreviewExample, Task, loading_options
+from lorakit.training.tasks.base import (
+    Encoded,
+    PreviewExample,
+    Task,
+    learnt_labels,
+    load_run_tokenizer,
+)
 from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
 from lorakit.training.trainers.step_trainer import ClassifierTrainer
 
@@ -68,22 +70,21 @@ class TokenClassification(Task):
         """Return transformers' TrainingArguments."""
         return TrainingArguments
 
-    def load_tokenizer(self, recipe: Recipe) -> PreTrainedTokenizerBase:
+    def load_tokenizer(self, recipe: Recipe, saved: Path | None = None) -> PreTrainedTokenizerBase:
         """Load a fast tokenizer, which maps tokens to words.
 
         Raises:
             ConfigError: The tokenizer has no fast version.
         """
-        options = loading_options(recipe)
         # Byte-level tokenizers encode a word without a leading space as the middle of a word.
-        tokenizer = load_tokenizer(recipe.model, add_prefix_space=True, **options)
+        tokenizer = load_run_tokenizer(recipe, saved, add_prefix_space=True)
         if not tokenizer.is_fast:
             raise ConfigError(
                 f"The tokenizer of '{recipe.model}' in model cannot tag words: got the slow "
                 f"{type(tokenizer).__name__}, expected a fast one, which knows the word of each "
                 "token. Choose a model with a tokenizer.json."
             )
-        return add_new_tokens(tokenizer, recipe)
+        return tokenizer
 
     def columns(self, recipe: Recipe) -> dict[str, str]:
         """Return the columns of texts and labels."""
@@ -120,7 +121,8 @@ class TokenClassification(Task):
         for examples, kind, where in parts:
             require_columns(examples, _columns(data), where)
             tags[kind] = _read_tags(examples, data, where)
-        seen = {tag for example_tags in tags["training"] for tag in example_tags}
+        tagged = (tag for example_tags in tags["training"] for tag in example_tags)
+        seen = learnt_labels(recipe, labels, tagged)
         encoded: dict[str, Dataset] = {}
         cuts: dict[str, int] = {}
         notes = self.fresh_notes(recipe, model)

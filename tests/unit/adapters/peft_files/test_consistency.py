@@ -46,6 +46,13 @@ def saved(tmp_path):
     return tmp_path / "adapter"
 
 
+@pytest.fixture
+def settled(saved, monkeypatch):
+    """A saved adapter that nobody writes, so that a reader need not wait for the end of a save."""
+    monkeypatch.setattr(files, "_SETTLED_S", 0.0)
+    return saved
+
+
 def save_into(path, adapter):
     adapter.save(path)
 
@@ -124,6 +131,7 @@ def test_a_save_that_is_killed_leaves_old_new_or_a_pair_that_is_distinguished(
         calls = step + 1
         raise Killed
     monkeypatch.undo()
+    monkeypatch.setattr(files, "_SETTLED_S", 0.0)
     try:
         assert number_of(Adapter.load(saved)) == (1 if step < 3 else 2)
         assert step != 3
@@ -150,19 +158,19 @@ class TestEdited:
             {"init_lora_weights": "pissa"},
         ],
     )
-    def test_what_says_how_the_tensors_act_is_asked_about(self, saved, changes):
-        edit(saved, **changes)
+    def test_what_says_how_the_tensors_act_is_asked_about(self, settled, changes):
+        edit(settled, **changes)
         with pytest.raises(AdapterFileError) as caught:
-            Adapter.load(saved)
+            Adapter.load(settled)
         text = str(caught.value)
         key = next(iter(changes))
         assert f"{CONFIG_FILE} has {key}={json.dumps(changes[key])}, and {WEIGHTS_FILE} was" in text
         assert "the file was edited" in text and "allow_edited_config=True" in text
-        assert f"lorakit convert --allow-edited-config {saved} NEW" in text
+        assert f"lorakit convert --allow-edited-config {settled} NEW" in text
 
-    def test_the_change_counts_where_it_is_allowed(self, saved):
-        edit(saved, lora_alpha=9)
-        assert Adapter.load(saved, allow_edited_config=True).config.lora_alpha == 9
+    def test_the_change_counts_where_it_is_allowed(self, settled):
+        edit(settled, lora_alpha=9)
+        assert Adapter.load(settled, allow_edited_config=True).config.lora_alpha == 9
 
     @pytest.mark.parametrize(
         "changes",
@@ -175,15 +183,14 @@ class TestEdited:
             {"exclude_modules": []},
         ],
     )
-    def test_the_rest_may_be_changed(self, saved, changes):
-        edit(saved, **changes)
-        Adapter.load(saved)
+    def test_the_rest_may_be_changed(self, settled, changes):
+        edit(settled, **changes)
+        Adapter.load(settled)
 
-    def test_no_time_is_lost_on_files_that_nobody_writes(self, saved, monkeypatch):
-        edit(saved, base_model_name_or_path="another/place")
-        monkeypatch.setattr(files, "_SETTLED_S", 0.0)
+    def test_no_time_is_lost_on_files_that_nobody_writes(self, settled, monkeypatch):
+        edit(settled, base_model_name_or_path="another/place")
         monkeypatch.setattr(files, "_RETRY_S", 60.0)
-        assert Adapter.load(saved).base_model == "another/place"
+        assert Adapter.load(settled).base_model == "another/place"
 
 
 def test_files_of_other_tools_have_no_record(saved):
@@ -192,18 +199,18 @@ def test_files_of_other_tools_have_no_record(saved):
     assert Adapter.load(saved).config.lora_alpha == 9
 
 
-def test_a_damaged_record_is_a_disagreement(saved):
+def test_a_damaged_record_is_a_disagreement(settled):
     metadata = {"format": "pt", "lorakit_config": "{"}
-    save_file(load_file(saved / WEIGHTS_FILE), saved / WEIGHTS_FILE, metadata=metadata)
+    save_file(load_file(settled / WEIGHTS_FILE), settled / WEIGHTS_FILE, metadata=metadata)
     with pytest.raises(LorakitError, match="do not belong together"):
-        Adapter.load(saved)
+        Adapter.load(settled)
 
 
-def test_tensors_of_another_adapter_are_noticed(saved, tmp_path):
+def test_tensors_of_another_adapter_are_noticed(settled, tmp_path):
     numbered(2).save(tmp_path / "other")
-    (tmp_path / "other" / WEIGHTS_FILE).replace(saved / WEIGHTS_FILE)
+    (tmp_path / "other" / WEIGHTS_FILE).replace(settled / WEIGHTS_FILE)
     with pytest.raises(AdapterFileError, match="has lora_alpha=1, and"):
-        Adapter.load(saved)
+        Adapter.load(settled)
 
 
 def test_the_record_is_the_same_whatever_came_before(saved, tmp_path):

@@ -166,3 +166,27 @@ def test_the_recipe_is_valid_and_every_key_is_explained(cli, task, tmp_path):
     for line in path.read_text().splitlines():
         if re.match(r" *(# )?\w+: [^#]", line) and not line.endswith(("data:", "lora:")):
             assert re.search(r"\S  +# \w", line), line
+
+
+def test_a_second_round_takes_task_and_model_from_the_adapter(done, tmp_path):
+    path = tmp_path / "second.yaml"
+    words = ["init", "--start-from", str(done[0].run_dir), "-o", str(path)]
+    result = runner.invoke(app, words)
+    assert result.exit_code == 0, result.output
+    assert f"starting from {done[0].run_dir}" in " ".join(result.stdout.split())
+    recipe = Recipe.load(path)
+    assert (recipe.task, recipe.start_from) == ("CAUSAL_LM", str(done[0].run_dir))
+    assert recipe.model == Recipe.load(done[0].run_dir / "recipe.yaml").model
+    assert recipe.lora.model_fields_set == set() and recipe.training["learning_rate"] == 2e-4
+    everything = re.sub(r"(?m)^( *)# (\w+: .*  # )", r"\1\2", path.read_text())
+    path.write_text(everything.replace("start_from: runs/first", ""))
+    assert Recipe.load(path).lora.freeze_lora_a
+
+
+def test_a_second_round_needs_an_adapter_of_the_task(done, tmp_path):
+    words = ["init", "-o", str(tmp_path / "x.yaml"), "--start-from"]
+    result = runner.invoke(app, [*words, str(tmp_path)])
+    assert result.exit_code == 2 and "No adapter at" in result.stderr
+    result = runner.invoke(app, [*words, str(done[0].run_dir), "--task", "SEQ_CLS"])
+    assert result.exit_code == 2
+    assert "Another task in --task: got SEQ_CLS, expected CAUSAL_LM" in result.stderr

@@ -242,3 +242,14 @@ def test_ray_that_is_not_there_is_an_error_at_once(cli, cls_recipe):
     assert result.exit_code == 2
     assert "No Ray cluster answers at --address localhost:1" in result.stderr
     assert not (cls_recipe.parent / "run").exists()
+
+
+def test_a_dry_run_says_what_it_starts_from(cli, cls_recipe, cls_training):
+    run, _ = cls_training
+    result = cli("train", cls_recipe, f"start_from={run}", "lora.r=3", "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert f"Training starts from the adapter of {run} (sha256 " in flat(result.output)
+    assert "Its rank is changed from 8 to 3, which loses " in flat(result.output)
+    missing = cli("train", cls_recipe, "start_from=/nowhere/x", "--dry-run")
+    assert missing.exit_code == 2
+    assert "Cannot start from start_from '/nowhere/x': No adapter at" in flat(missing.output)

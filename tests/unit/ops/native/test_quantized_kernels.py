@@ -1,4 +1,4 @@
-"""Products with the codes of quantised weights: what they equal, and what runs without the C.
+"""Weights in 4 and 8 bits in C: products with their codes, and their values written densely.
 
 Inner sizes are small, as the tolerances are of sums of at most 64 products, or a few times that.
 """
@@ -61,9 +61,9 @@ def calls(compiled, monkeypatch):
     """Return the shapes of the products that the C has computed."""
     made, linear = [], quantized_kernels.QuantizedKernels.linear
 
-    def counted(self, x, *rest):
-        made.append((*x.shape, rest[1][0]))
-        return linear(self, x, *rest)
+    def counted(self, x, weight, bias):
+        made.append((*x.shape, weight.shape[0]))
+        return linear(self, x, weight, bias)
 
     monkeypatch.setattr(quantized_kernels.QuantizedKernels, "linear", counted)
     return made
@@ -261,3 +261,37 @@ def test_under_autocast_it_runs_in_its_dtype(kind, calls):
         got = low_rank_linear(x, weight, bias, [])
     assert got.dtype == torch.bfloat16 and calls == [(2, 64, 12)]
     assert largest_error(got, x @ exact.t() + bias) <= 2 * TOLERANCE[torch.bfloat16]
+
+
+# ---- the dense weight ----
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("out", "blocks"), [(1, 1), (7, 3), (300, 2)], ids=str)
+@pytest.mark.parametrize("block_size", [64, 128])
+def test_a_weight_is_dequantized_to_the_bits_of_torch_operations(
+    kind, dtype, out, blocks, block_size, compiled, two_threads, monkeypatch
+):
+    weight, _ = weight_of(kind, out, blocks * block_size, block_size)
+    written = []
+    dequantize = quantized_kernels.QuantizedKernels.dequantize
+    monkeypatch.setattr(
+        quantized_kernels.QuantizedKernels,
+        "dequantize",
+        lambda self, *args: written.append(dequantize(self, *args)),
+    )
+    got = ops.dense_copy(weight, dtype)
+    assert len(written) == 1
+    monkeypatch.setattr(quantized_kernels, "load", lambda: None)
+    assert torch.equal(got, ops.dense(weight, dtype))
+    assert len(written) == 1
+
+
+def test_a_weight_that_is_zero_or_tiny_is_dequantized_to_the_same_bits(compiled, monkeypatch):
+    dense = torch.zeros(4, 64)
+    dense[1], dense[2, 3] = 1e-30, 1e-9
+    codes, state = functional.quantize_4bit(dense, quant_type="nf4", blocksize=64)
+    weight = QuantizedWeight(Layout((4, 64), "nf4", None, 64), codes, state.absmax)
+    got = ops.dense_copy(weight, torch.float32)
+    monkeypatch.setattr(quantized_kernels, "load", lambda: None)
+    assert torch.equal(got, ops.dense(weight, torch.float32))

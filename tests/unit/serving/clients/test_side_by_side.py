@@ -108,6 +108,7 @@ def test_other_adapters_of_the_base_do_not_load_it_again(models, root):
     assert set(asked(models, max_new_tokens=3)[1]) == {models.service.base_name, "german"}
 
 
+@pytest.mark.usefixtures("freezing")
 def test_another_base_frees_the_memory_of_the_first(models, root, tiny_gpt2_dir):
     opened(models, root, "german")
     asked(models, max_new_tokens=2)

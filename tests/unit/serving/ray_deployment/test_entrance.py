@@ -10,6 +10,7 @@ from starlette.requests import Request
 
 from lorakit.serving.http.keys import ApiKeys
 from lorakit.serving.http.limits import Limits
+from lorakit.serving.http.metrics import Metrics
 from lorakit.serving.http.relay import CarriedRequest
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's, of pydantic
@@ -192,6 +193,21 @@ def test_an_entrance_that_ends_refuses_new_requests():
         assert ask(it, "/health", "GET")[0] == 200
         it._running = 2
         assert asyncio.run(it.finish(0.0)) == 2
+
+
+def test_figures_of_several_servers_differ_by_a_label():
+    from lorakit.serving.ray_deployment.entrance import merged_text
+
+    servers = {"a": Metrics(), "b": Metrics()}
+    servers["a"].count("german", "/v1/completions", 200, 0.3, 5, 7)
+    servers["b"].count("german", "/v1/completions", 200, 0.1, 2, 0)
+    text = merged_text({name: metrics.text() for name, metrics in servers.items()}).decode()
+    labels = 'model="german",path="/v1/completions",replica="{}",status="200"'
+    for name in servers:
+        assert f"lorakit_requests_total{{{labels.format(name)}}} 1.0" in text
+    assert 'lorakit_tokens_total{direction="input",model="german",replica="b"} 2.0' in text
+    assert 'lorakit_request_seconds_sum{path="/v1/completions",replica="a"} 0.3' in text
+    assert text.count("# TYPE lorakit_requests_total counter") == 1
 
 
 def test_it_imports_neither_torch_nor_transformers():

@@ -3,7 +3,7 @@
 import pytest
 from nicegui import ui
 
-from fixtures.written_runs import RECIPE, write_run
+from fixtures.run_folders import RECIPE, write_run
 from lorakit.studio.pages.compare import _MOST_RUNS
 
 pytestmark = pytest.mark.anyio

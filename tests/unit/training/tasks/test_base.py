@@ -1,10 +1,15 @@
 """What all tasks share: fresh weights, padding and the settings of inference."""
 
+import json
+
 import pytest
 import torch
 
+from lorakit.adapters.inference_settings import InferenceSettings
+from lorakit.config import TaskType
 from lorakit.models.pretrained import fresh_modules
-from lorakit.training.tasks import task_for
+from lorakit.training.tasks import Encoded, task_for
+from lorakit.training.tasks.base import save_settings
 
 TASK = "SEQ_CLS"
 
@@ -84,3 +89,21 @@ def test_inference_loads_the_base_as_it_was_trained_on(recipe_of):
     assert settings["quantization"].bits == 4
     assert settings["quantization"].compute_dtype == "auto", "another device chooses its own"
     assert settings["seed"] == 42
+
+
+def test_settings_come_back_and_defaults_are_left_out(tmp_path):
+    encoded = Encoded(None, None, settings={"max_length": 64, "dtype": "bfloat16", "seed": 7})
+
+    path = save_settings(tmp_path, TaskType.SEQ_CLS, ("no", "yes"), encoded)
+
+    assert [file.name for file in tmp_path.iterdir()] == ["lorakit.json"]
+    assert json.loads(path.read_text()) == {
+        "task_type": "SEQ_CLS",
+        "labels": ["no", "yes"],
+        "dtype": "bfloat16",
+        "seed": 7,
+        "max_length": 64,
+    }
+    loaded = InferenceSettings.load(tmp_path)
+    assert loaded.labels == ("no", "yes")
+    assert (loaded.max_length, loaded.dtype, loaded.seed) == (64, "bfloat16", 7)

@@ -3,8 +3,8 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 
 from lorakit.config import NOT_COUNTED
 from lorakit.errors import ConfigError, DataError
+from lorakit.training.tasks import base as module
 from lorakit.training.tasks import task_for
-from lorakit.training.tasks import token_classification as module
 
 TASK = "TOKEN_CLS"
 

@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 
 from lorakit.errors import TargetError
-from lorakit.injection.selection.checks.weight_reads import weight_reads
 from lorakit.injection.selection.sites import Site
 from lorakit.layers import plain_class_of
+from lorakit.model_code.weight_reads import weight_reads
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 

@@ -1,7 +1,7 @@
 import pytest
 from nicegui import ui
 
-from fixtures.written_runs import write_run
+from fixtures.run_folders import write_run
 from lorakit.studio.pages.run import downloads
 
 pytestmark = pytest.mark.anyio

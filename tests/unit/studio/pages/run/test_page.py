@@ -7,8 +7,7 @@ import os
 import pytest
 from nicegui import ui
 
-from fixtures.run_folders import locked_by
-from fixtures.written_runs import append, step_row, write_run
+from fixtures.run_folders import append, locked_by, step_row, write_run
 from lorakit.errors import TrainingError
 from lorakit.recipes.run_directory import RunDirectory
 from lorakit.runs import queue

@@ -1,4 +1,4 @@
-from fixtures.written_runs import write_run
+from fixtures.run_folders import write_run
 from lorakit.runs.metric_log import MetricLog
 from lorakit.runs.run_detail import read_detail
 from lorakit.studio.pages.run.progress import progress_text

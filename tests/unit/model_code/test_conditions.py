@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lorakit.injection.selection.checks.conditions import UNKNOWN, Conditions
+from lorakit.model_code.conditions import UNKNOWN, Conditions
 
 
 class Block(nn.Module):

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from lorakit import Adapter, LoraConfig, add_adapter
+from lorakit.adapters.older_names import in_names_of
 from lorakit.errors import AdapterMismatchError
-from lorakit.injection.selection.older_names import in_names_of
 from tiny_models import llama, mixtral
 from tiny_models.by_type import small_model
 from tolerances import largest_error

@@ -6,6 +6,9 @@ adapter's tensors. Stacked experts that are fused, such as gate and up projectio
 whose lora_A are below each other and whose lora_B are the blocks of a diagonal.
 """
 
+# transformers' conversions have few types.
+# pyright: reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import re
@@ -27,12 +30,11 @@ from transformers.core_model_loading import (
 
 from lorakit.config import LoraConfig
 from lorakit.errors import AdapterMismatchError, first_few
-from lorakit.injection.selection.parameters import WEIGHT, is_adapted_parameter, parameter_at
+from lorakit.injection.selection.parameters import WEIGHT, modules_by_path, parameter_at
 from lorakit.injection.selection.peft_names import is_taken_for_experts
 from lorakit.injection.selection.sites import AdapterTensors
 from lorakit.injection.selection.targets import name_matches
 from lorakit.injection.selection.variants import variants_of
-from lorakit.injection.state import base_modules
 from lorakit.layers.kinds.parameter import AdaptedParameter
 
 _Tensors = TypeVar("_Tensors", bound=AdapterTensors)
@@ -50,9 +52,7 @@ def in_names_of(model: nn.Module, adapter: _Tensors) -> _Tensors:
         AdapterMismatchError: Two tensors would get one name, or the updates of experts cannot be
             stacked.
     """
-    modules = {
-        path: module for path, module in base_modules(model) if not is_adapted_parameter(module)
-    }
+    modules = modules_by_path(model)
     if not isinstance(model, PreTrainedModel) or all(
         _has_place(modules, path) for path in _paths_of(adapter)
     ):
@@ -178,7 +178,7 @@ def _moved(adapter: _Tensors, moved: Mapping[str, str]) -> _Tensors:
     changed = {new: old for old, new in moved.items() if new != old and old in adapter.factors}
     ranks = {new: config.rank_for(old) for new, old in changed.items()}
     alphas = {new: config.alpha_for(old) for new, old in changed.items()}
-    config = with_values(config.model_copy(update=update), ranks, alphas)
+    config = config.model_copy(update=update).with_values(ranks, alphas)
     embeddings = frozenset(moved.get(path, path) for path in getattr(adapter, "embeddings", ()))
     changes = {"config": config, "embeddings": embeddings, **by_path, **by_name}
     return replace(adapter, **changes)  # type: ignore[type-var]
@@ -191,26 +191,6 @@ def _moved_key(key: str, moved: Mapping[str, str]) -> str:
 
 def _moved_names(names: Iterable[str], moved: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(moved.get(name, name) for name in names))
-
-
-def with_values(
-    config: LoraConfig, ranks: Mapping[str, int], alphas: Mapping[str, float]
-) -> LoraConfig:
-    """Return settings with these ranks and alphas for these paths, otherwise unchanged."""
-    rank_pattern = {
-        f"^{re.escape(path)}": r for path, r in ranks.items() if config.rank_for(path) != r
-    }
-    alpha_pattern = {
-        f"^{re.escape(path)}": a for path, a in alphas.items() if config.alpha_for(path) != a
-    }
-    if not rank_pattern and not alpha_pattern:
-        return config
-    return config.model_copy(
-        update={
-            "rank_pattern": {**rank_pattern, **config.rank_pattern},
-            "alpha_pattern": {**alpha_pattern, **config.alpha_pattern},
-        }
-    )
 
 
 def _stacked(
@@ -243,7 +223,7 @@ def _stacked(
     A = some_A.new_zeros(adapted.experts, slots * r, in_features)
     B = some_B.new_zeros(adapted.experts, out_features, slots * r)
     filled: set[tuple[int, int]] = set()
-    problems = []
+    problems: list[str] = []
     for path, (slot, template) in members.items():
         expert = _number_in(path, template)
         own_A, own_B = adapter.factors[path]
@@ -275,11 +255,8 @@ def _stacked(
     rank = slots * r
     alpha = config.alpha_for_scaling(scaling, rank)
     names = tuple(dict.fromkeys((*config.target_parameters, parameter)))
-    config = with_values(
-        config.model_copy(update={"target_parameters": names}),
-        {parameter: rank},
-        {parameter: alpha},
-    )
+    config = config.model_copy(update={"target_parameters": names})
+    config = config.with_values({parameter: rank}, {parameter: alpha})
     return replace(adapter, config=config, factors={**factors, parameter: (A, B)})  # type: ignore[type-var]
 
 

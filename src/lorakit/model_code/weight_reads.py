@@ -16,17 +16,22 @@ from __future__ import annotations
 
 import ast
 import inspect
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from types import CodeType, FunctionType
+from types import FunctionType
 from typing import Any
 
 from torch import nn
 
-from lorakit.injection.selection.checks.conditions import UNKNOWN, Conditions
-from lorakit.layers.replaced import plain_class_of
+from lorakit.model_code.conditions import UNKNOWN, Conditions
+from lorakit.model_code.functions import (
+    definition_of,
+    function_of,
+    is_from,
+    methods_name_weights,
+    model_classes,
+    names_weights,
+)
 
 _DESCRIBES = {
     "dtype", "device", "shape", "size", "dim", "ndim", "numel", "data", "requires_grad",
@@ -37,7 +42,6 @@ _DESCRIBES = {
 _ASKS = {"isinstance", "hasattr", "type", "id", "len", "print", "repr"}
 _ITERATES = {"enumerate", "zip", "list", "tuple", "reversed"}
 _NOTHING: frozenset[str] = frozenset()
-_NOT_CALLED = {"__init__", "forward", "extra_repr", "reset_parameters", "_init_weights"}
 
 
 @dataclass
@@ -79,69 +83,10 @@ def weight_reads(modules: Mapping[str, nn.Module]) -> WeightReads:
     found = WeightReads()
     seen: set[tuple[FunctionType, str]] = set()
     for path, module in modules.items():
-        inside = any(_methods_name_weights(plain_class_of(m)) for m in module.children())
-        if inside or _names_weights(plain_class_of(module)):
+        inside = any(methods_name_weights(model_classes(m)[0]) for m in module.children())
+        if inside or names_weights(model_classes(module)[0]):
             _Reader(modules, found, path, seen).run_method(path, "forward", [], {})
     return found
-
-
-@cache
-def _methods_name_weights(kind: type[nn.Module]) -> bool:
-    """Whether a method that others may call instead of forward names a weight."""
-    return any(
-        "weight" in _names(function.__code__)
-        for base in kind.__mro__
-        if not _is_from(base, "torch", "builtins", "lorakit")
-        for name, value in vars(base).items()
-        if name not in _NOT_CALLED and (function := _function(value)) is not None
-    )
-
-
-@cache
-def _names_weights(kind: type[nn.Module]) -> bool:
-    """Whether a class, or a function that its code names, may read a weight."""
-    functions = [
-        function
-        for base in kind.__mro__
-        if not _is_from(base, "torch", "builtins", "lorakit")
-        for value in vars(base).values()
-        if (function := _function(value)) is not None and function.__name__ != "__init__"
-    ]
-    named = [
-        helper
-        for function in functions
-        for name in _names(function.__code__)
-        if (helper := _function(function.__globals__.get(name))) is not None
-        and not _is_from(helper, "torch")
-    ]
-    return any("weight" in _names(function.__code__) for function in (*functions, *named))
-
-
-def _names(code: CodeType) -> set[str]:
-    inner = [one for one in code.co_consts if isinstance(one, CodeType)]
-    strings = {one for one in code.co_consts if isinstance(one, str)}
-    return {*code.co_names, *strings}.union(*(_names(one) for one in inner))
-
-
-def _is_from(thing: Any, *packages: str) -> bool:
-    return (thing.__module__ or "").split(".")[0] in packages
-
-
-def _function(value: Any) -> FunctionType | None:
-    """Return the Python function behind a value, without its decorators."""
-    value = getattr(value, "__func__", value)  # class and static methods
-    unwrapped = inspect.unwrap(value) if callable(value) and not isinstance(value, type) else None
-    return unwrapped if isinstance(unwrapped, FunctionType) else None
-
-
-@cache
-def _definition(function: FunctionType) -> ast.FunctionDef | None:
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-    except (OSError, TypeError, SyntaxError):  # made at run time, or part of another expression
-        return None
-    first = tree.body[0]
-    return first if isinstance(first, ast.FunctionDef) else None
 
 
 class _Reader:
@@ -169,13 +114,12 @@ class _Reader:
         after: type | None = None,
     ) -> None:
         """Follow a method of a module; `after` is the class whose super() looks it up."""
-        # The subclasses that lorakit makes compute the same.
-        kinds = [k for k in type(self.modules[path]).__mro__ if not _is_from(k, "lorakit")]
+        kinds = model_classes(self.modules[path])
         kinds = kinds[kinds.index(after) + 1 :] if after in kinds else kinds
         owner = next((kind for kind in kinds if name in vars(kind)), None)
-        if owner is None or _is_from(owner, "torch", "builtins"):
+        if owner is None or is_from(owner, "torch", "builtins"):
             return
-        function = _function(vars(owner)[name])
+        function = function_of(vars(owner)[name])
         if function is not None:
             self.run(function, [frozenset({path}), *args], kwargs, owner)
 
@@ -190,7 +134,7 @@ class _Reader:
         given = dict(zip(inspect.getargs(function.__code__).args, args, strict=False))
         given |= {name: value for name, value in kwargs.items() if value}
         key = (function, repr(sorted((name, sorted(value)) for name, value in given.items())))
-        definition = None if key in self.seen else _definition(function)
+        definition = None if key in self.seen else definition_of(function)
         self.seen.add(key)
         if definition is None:
             return
@@ -326,7 +270,7 @@ class _Reader:
     def read(self, paths: frozenset[str], places: dict[str, str]) -> None:
         """Record that code reads the weights of layers; a module may read its own."""
         for path in paths - {self.origin}:
-            places.setdefault(path, plain_class_of(self.modules[self.origin]).__name__)
+            places.setdefault(path, model_classes(self.modules[self.origin])[0].__name__)
 
     def attribute(self, node: ast.Attribute) -> frozenset[str]:
         """Follow `value.attr`: a child, a weight, or a description of a weight."""
@@ -372,8 +316,8 @@ class _Reader:
                 self.found.used |= passed
             # Such as .values() of a list of modules.
             return self.entries(owners) if function.attr in ("values", "items") else _NOTHING
-        helper = _function(self.globals.get(name)) if name not in self.locals else None
-        if helper is None or _is_from(helper, "torch") or _definition(helper) is None:
+        helper = function_of(self.globals.get(name)) if name not in self.locals else None
+        if helper is None or is_from(helper, "torch") or definition_of(helper) is None:
             self.found.used |= passed
         elif passed:
             self.run(helper, args, kwargs)

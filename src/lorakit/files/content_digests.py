@@ -1,0 +1,76 @@
+"""Digests of files, folders and checkpoints, which tell whether two have the same content."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+from lorakit.files.tensor_files import TensorEntry, read_entries
+
+_SAMPLE = 256
+"""Number of values at either end of a tensor that a digest of weights includes."""
+_LENGTH_BYTES = 8
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal digits, as `sha256sum` prints it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def content_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, or of the names and contents of all files in a folder."""
+    if not path.is_dir():
+        return file_sha256(path)
+    digest = hashlib.sha256()
+    for file in sorted(file for file in path.rglob("*") if file.is_file()):
+        digest.update(f"{file.relative_to(path).as_posix()} {file_sha256(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def weights_digest(files: Iterable[Path]) -> str | None:
+    """Return a digest of the weights in safetensors files.
+
+    It includes the name and shape of every tensor and the values at both ends, in bfloat16: it is
+    read in milliseconds, and a checkpoint keeps it when it is saved in bfloat16 or in other files.
+
+    Args:
+        files: The files of one checkpoint.
+
+    Returns: None if there are no files.
+
+    Raises:
+        ValueError: A file is damaged.
+        OSError: A file cannot be read.
+    """
+    found = {name: (file, entry) for file in files for name, entry in read_entries(file).items()}
+    if not found:
+        return None
+    digest = hashlib.sha256()
+    for name, (file, entry) in sorted(found.items()):
+        digest.update(f"{name} {entry.shape} ".encode())
+        digest.update(_sampled(file, entry))
+    return digest.hexdigest()
+
+
+def _sampled(file: Path, entry: TensorEntry) -> bytes:
+    """Return the bytes of values at both ends of a tensor, floating point ones in bfloat16."""
+    size = min(entry.end - entry.begin, _SAMPLE * entry.dtype.itemsize)
+    if not size:
+        return b""
+    descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    try:
+        start = _LENGTH_BYTES + int.from_bytes(os.pread(descriptor, _LENGTH_BYTES, 0), "little")
+        ends = b"".join(
+            os.pread(descriptor, size, start + place) for place in (entry.begin, entry.end - size)
+        )
+    finally:
+        os.close(descriptor)
+    values = torch.frombuffer(bytearray(ends), dtype=entry.dtype)
+    if values.is_floating_point():
+        values = values.to(torch.bfloat16)
+    return values.view(torch.uint8).numpy().tobytes()

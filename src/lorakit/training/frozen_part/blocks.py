@@ -1,0 +1,132 @@
+"""Find the blocks of a model that no training reaches: those below the first adapted one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.dropout import _DropoutNd  # pyright: ignore[reportPrivateUsage]
+
+from lorakit.recipes.numerics import numerics_facts
+
+
+@dataclass(frozen=True)
+class FrozenBlocks:
+    """Blocks whose output depends on the example and the base alone."""
+
+    frozen: tuple[nn.Module, ...]
+    """The blocks below the first adapted one, in order."""
+    path: str
+    """Path of the list of all blocks in the model, such as "model.layers"."""
+    total: int
+    """Number of all blocks."""
+
+    @property
+    def depth(self) -> int:
+        """Number of frozen blocks."""
+        return len(self.frozen)
+
+
+def find_frozen_blocks(model: nn.Module) -> FrozenBlocks | None:
+    """Return the blocks below the first one with trained parameters, None if there are none.
+
+    A model must have one list of blocks; an encoder with a decoder has two. What is registered
+    before the list, such as embeddings, must be frozen as well.
+    """
+    lists = _block_lists(model)
+    if len(lists) != 1:
+        return None
+    path, blocks = lists[0]
+    is_trained = [any(p.requires_grad for p in block.parameters()) for block in blocks]
+    depth = is_trained.index(True) if any(is_trained) else len(blocks)
+    # The last block hands its output to modules after the list, and may be of another kind.
+    found = FrozenBlocks(tuple(blocks)[: min(depth, len(blocks) - 1)], path, len(blocks))
+    parameters = dict(model.named_parameters())
+    if any(parameters[name].requires_grad for name in _below(parameters, found)):
+        return None
+    return found if found.depth else None
+
+
+def has_dropout(model: nn.Module, blocks: FrozenBlocks) -> bool:
+    """Whether something drops in the frozen blocks or before them while the model trains.
+
+    Attention drops without a module, as the model's configuration says.
+    """
+    config = getattr(model, "config", None)
+    rates = {} if config is None else config.to_dict()
+    return any(
+        "drop" in name and isinstance(rate, float) and rate > 0 for name, rate in rates.items()
+    ) or any(
+        isinstance(module, _DropoutNd) and module.p > 0 for module in _modules_below(model, blocks)
+    )
+
+
+@contextmanager
+def keeping_in_evaluation(model: nn.Module, blocks: FrozenBlocks) -> Iterator[None]:
+    """Keep the frozen blocks, and dropout before them, in evaluation mode as the model runs."""
+    before = [m for m in _modules_below(model, blocks) if isinstance(m, _DropoutNd)]
+
+    def to_evaluation(*_: Any) -> None:
+        for module in (*blocks.frozen, *before):
+            if module.training:
+                module.eval()
+
+    handle = model.register_forward_pre_hook(to_evaluation)
+    try:
+        yield
+    finally:
+        handle.remove()
+        for module in (*blocks.frozen, *before):
+            module.train(model.training)
+
+
+def _modules_below(model: nn.Module, blocks: FrozenBlocks) -> list[nn.Module]:
+    modules = dict(model.named_modules())
+    return [modules[name] for name in _below(modules, blocks)]
+
+
+def identity_of(model: nn.Module, blocks: FrozenBlocks) -> str:
+    """Return a hash of all that determines the output of the frozen blocks for an example.
+
+    These are their weights and those before them, the configuration, and what computes.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    config = getattr(model, "config", None)
+    described = type(model).__name__ if config is None else config.to_json_string()
+    digest.update(repr((described, blocks.path, blocks.depth, numerics_facts())).encode())
+    weights = model.state_dict()
+    for name in _below(weights, blocks):
+        tensor = weights[name]
+        if isinstance(tensor, torch.Tensor):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            flat = tensor.detach().contiguous().cpu().flatten().view(torch.uint8)
+            digest.update(flat.numpy().data)
+    return digest.hexdigest()
+
+
+def _below(names: Iterable[str], blocks: FrozenBlocks) -> Iterator[str]:
+    """Yield the names that are registered before the first adapted block, in their order."""
+    prefix, is_past = f"{blocks.path}.", False
+    for name in names:
+        if name.startswith(prefix):
+            is_past = is_past or int(name.removeprefix(prefix).split(".")[0]) >= blocks.depth
+        if is_past:
+            return
+        yield name
+
+
+def _block_lists(model: nn.Module) -> list[tuple[str, nn.ModuleList]]:
+    """Return the lists of at least two modules of one class that lie in no other such list."""
+    found: list[tuple[str, nn.ModuleList]] = []
+    for path, module in model.named_modules():
+        if not isinstance(module, nn.ModuleList) or len(module) < 2:
+            continue
+        is_inner = any(path.startswith(f"{outer}.") for outer, _ in found)
+        if not is_inner and len({type(block) for block in module}) == 1:
+            found.append((path, module))
+    return found

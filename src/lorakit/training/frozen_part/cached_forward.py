@@ -1,0 +1,160 @@
+"""Run a model whose lower blocks take their result from a cache, where it is known.
+
+The model itself is unchanged: embeddings, masks and the blocks from the first adapted one on run
+as ever. For a batch of known examples the frozen blocks hand their input on, and the last of them
+returns the kept hidden states. Otherwise they run without gradients, and their result is kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lorakit.ops.compute_dtype import autocast_dtype
+from lorakit.training.frozen_part.blocks import FrozenBlocks
+from lorakit.training.frozen_part.store import HiddenStates
+
+_NOT_INPUTS = ("labels", "num_items_in_batch")
+
+
+@dataclass(frozen=True)
+class _Row:
+    """An example in a batch."""
+
+    key: bytes
+    begin: int
+    end: int
+    """Its tokens, without padding."""
+
+
+@contextmanager
+def caching_frozen_part(
+    model: nn.Module, blocks: FrozenBlocks, store: HiddenStates
+) -> Iterator[None]:
+    """Let a model take the output of its frozen blocks from a store, and put it there.
+
+    Args:
+        model: The model, whose frozen blocks have no active dropout.
+        blocks: Its frozen blocks.
+        store: The store of this base and depth.
+    """
+    forward = _CachedForward(store)
+    handles = [
+        model.register_forward_pre_hook(forward.begin, with_kwargs=True),
+        model.register_forward_hook(forward.end, always_call=True),
+    ]
+    *lower, last = blocks.frozen
+    originals = [block.forward for block in blocks.frozen]
+    for block, original in zip(lower, originals, strict=False):
+        block.forward = forward.passing_on(original)
+    last.forward = forward.returning_kept(originals[-1])
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for block in blocks.frozen:
+            del block.forward
+
+
+class _CachedForward:
+    """The state of one call of the model."""
+
+    def __init__(self, store: HiddenStates):
+        self._store = store
+        self._rows: list[_Row] | None = None
+        """The examples of the batch; None where its blocks run as without a cache."""
+        self._known: dict[bytes, Tensor] = {}
+
+    # ---- around the model ----
+
+    def begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Look up the examples of a batch."""
+        self._rows = None if args else _rows_of(kwargs)
+        if self._rows is not None:
+            self._known = self._store.get([row.key for row in self._rows])
+
+    def end(self, model: nn.Module, args: Any, output: Any) -> None:
+        """Forget the batch."""
+        self._rows, self._known = None, {}
+
+    @property
+    def _is_known(self) -> bool:
+        return self._rows is not None and all(row.key in self._known for row in self._rows)
+
+    # ---- in place of the blocks' forward ----
+
+    def passing_on(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a forward that returns its input if the batch is known."""
+
+        def run(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+            if self._is_known:
+                return hidden_states
+            with torch.no_grad():
+                return forward(hidden_states, *args, **kwargs)
+
+        return run
+
+    def returning_kept(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a forward that returns what is known of the batch, or computes and keeps it."""
+
+        def run(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+            if self._rows is not None and self._is_known:
+                return self._kept(hidden_states, self._rows)
+            with torch.no_grad():
+                output = forward(hidden_states, *args, **kwargs)
+            if self._rows is not None:
+                self._store.put(
+                    {
+                        row.key: output[k, row.begin : row.end]
+                        for k, row in enumerate(self._rows)
+                        if row.key not in self._known
+                    }
+                )
+            return output
+
+        return run
+
+    def _kept(self, like: Tensor, rows: list[_Row]) -> Tensor:
+        """Return the kept hidden states of a batch, (batch, tokens, hidden); zero where padded."""
+        first = self._known[rows[0].key]
+        kept = torch.zeros(*like.shape[:2], first.shape[-1], dtype=first.dtype)
+        for k, row in enumerate(rows):
+            kept[k, row.begin : row.end] = self._known[row.key]
+        return kept.to(like.device)
+
+
+def _rows_of(inputs: Mapping[str, Any]) -> list[_Row] | None:
+    """Return the examples of a batch, or None if it is not one of token ids alone.
+
+    A key covers all inputs of an example's tokens, and where in the sequence they lie: positions
+    count from its beginning, padding included.
+    """
+    ids = inputs.get("input_ids")
+    if not isinstance(ids, Tensor) or ids.ndim != 2 or inputs.get("past_key_values") is not None:
+        return None
+    tensors: dict[str, Tensor] = {}
+    for name, value in sorted(inputs.items()):
+        if isinstance(value, Tensor) and name not in _NOT_INPUTS:
+            if value.shape != ids.shape:
+                return None
+            tensors[name] = value.cpu()
+    mask = tensors.get("attention_mask", torch.ones_like(ids, device="cpu"))
+    common = repr((sorted(tensors), autocast_dtype(ids.device.type))).encode()
+    rows: list[_Row] = []
+    for k in range(len(ids)):
+        (real,) = mask[k].nonzero(as_tuple=True)
+        if not len(real):
+            return None
+        begin, end = int(real[0]), int(real[-1]) + 1
+        digest = hashlib.blake2b(common + begin.to_bytes(4, "big"), digest_size=16)
+        for tensor in tensors.values():
+            digest.update(tensor[k, begin:end].to(torch.int64).numpy().tobytes())
+        rows.append(_Row(digest.digest(), begin, end))
+    return rows

@@ -1,0 +1,152 @@
+"""Decide whether a run keeps the output of its frozen blocks, and try that it changes nothing."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from lorakit.recipes.frozen_part_section import FrozenPartConfig
+from lorakit.training.frozen_part.blocks import (
+    FrozenBlocks,
+    find_frozen_blocks,
+    has_dropout,
+    identity_of,
+    keeping_in_evaluation,
+)
+from lorakit.training.frozen_part.cached_forward import caching_frozen_part
+from lorakit.training.frozen_part.store import HiddenStates
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import TrainingArguments
+
+_TOLERANCE = 1e-5
+_TRIED_EXAMPLES = 2
+
+
+@contextmanager
+def frozen_part_once(
+    trainer: Any, config: FrozenPartConfig, examples: Dataset
+) -> Iterator[tuple[str, ...]]:
+    """Compute the blocks below the first adapted one once for each example, in this block.
+
+    Without such blocks, or where it cannot be done, the model runs as ever.
+
+    Args:
+        trainer: A trainer with a `step`, of a model that has its adapter.
+        config: The recipe's `frozen_part`.
+        examples: The training examples; on some, losses with and without kept outputs are compared.
+
+    Yields: Notes on what is done, or why it is not; one sentence each.
+    """
+    model, arguments = trainer.model, trainer.args
+    blocks = find_frozen_blocks(model)
+    if blocks is None:
+        yield ()
+        return
+    with ExitStack() as held:
+        notes: list[str] = []
+        drops = has_dropout(model, blocks)
+        if drops and not config.dropout:
+            held.enter_context(keeping_in_evaluation(model, blocks))
+            notes.append(
+                f"Dropout is off in the {blocks.depth} of {blocks.total} blocks below the first "
+                "adapted one and before them; frozen_part.dropout=true leaves it on."
+            )
+        reason = _reason_against(model, arguments, config, drops)
+        if not reason:
+            some = [examples[k] for k in range(min(len(examples), _TRIED_EXAMPLES))]
+            batch = trainer.counting_collator()(some)
+            reason = _keep(held, trainer, config, blocks, batch)
+        if not reason:
+            notes.append(
+                f"The {blocks.depth} of {blocks.total} blocks below the first adapted one are "
+                f"computed once for each example and kept in {_directory(config)}, at most "
+                f"{config.cache_bytes / 1e9:.3g} GB (frozen_part.cache_bytes)."
+            )
+        elif config.cache_bytes:
+            notes.append(
+                f"The {blocks.depth} frozen blocks below the first adapted one are computed in "
+                f"every step: {reason}."
+            )
+        yield tuple(notes)
+
+
+def _keep(
+    held: ExitStack,
+    trainer: Any,
+    config: FrozenPartConfig,
+    blocks: FrozenBlocks,
+    batch: Mapping[str, Any],
+) -> str:
+    """Begin to keep outputs, and return "", or return why that is impossible."""
+    model = trainer.model
+    precision = "-".join(name for name in ("bf16", "fp16") if getattr(trainer.args, name))
+    name = "-".join(filter(None, (identity_of(model, blocks), precision)))
+    expected = _loss(trainer, batch)
+    with ExitStack() as kept:
+        store = HiddenStates(_directory(config), name, config.cache_bytes)
+        kept.callback(store.close)
+        kept.enter_context(caching_frozen_part(model, blocks, store))
+        losses = [_loss(trainer, batch) for _ in ("computed", "kept")]
+        if store.problem is not None:
+            return f"they cannot be kept in {_directory(config)} ({store.problem})"
+        if not all(math.isclose(loss, expected, rel_tol=_TOLERANCE) for loss in losses):
+            return f"this {type(model).__name__} gives another loss with kept outputs"
+        held.enter_context(kept.pop_all())
+    return ""
+
+
+def _reason_against(
+    model: nn.Module, arguments: TrainingArguments, config: FrozenPartConfig, drops: bool
+) -> str:
+    """Return why outputs cannot be kept, half a sentence, or ""."""
+    model_config: Any = getattr(model, "config", None)
+    reasons = {
+        "frozen_part.cache_bytes is 0": not config.cache_bytes,
+        "their dropout is on (frozen_part.dropout)": drops and config.dropout,
+        "torch_compile needs the same code in every step": bool(arguments.torch_compile),
+        "sharded blocks run on all processes together": bool(arguments.fsdp),
+        "gradient checkpointing runs blocks again": bool(arguments.gradient_checkpointing),
+        "neftune_noise_alpha changes their input in every step": bool(
+            arguments.neftune_noise_alpha
+        ),
+        "evaluation converts the model to another dtype": bool(
+            arguments.bf16_full_eval or arguments.fp16_full_eval
+        ),
+        "the model's loss reads the routers of all blocks": bool(
+            getattr(model_config, "output_router_logits", False)
+        ),
+    }
+    return next((reason for reason, holds in reasons.items() if holds), "")
+
+
+def _loss(trainer: Any, batch: Mapping[str, Any]) -> float:
+    """Return the loss of a batch in evaluation."""
+    model: nn.Module = trainer.model
+    was_training = model.training
+    model.eval()
+    try:
+        with (
+            torch.no_grad(),
+            torch.random.fork_rng(),
+            trainer.compute_loss_context_manager(),
+        ):
+            inputs = trainer._prepare_inputs(dict(batch))
+            return float(trainer.step.share(model, inputs).loss)
+    finally:
+        model.train(was_training)
+
+
+def _directory(config: FrozenPartConfig) -> Path:
+    if config.cache_directory is not None:
+        return Path(config.cache_directory).expanduser().absolute()
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "lorakit" / "frozen-part"

@@ -1,0 +1,195 @@
+"""Hidden states of examples on disk, found by the content of the example.
+
+One SQLite file for each base, depth and kind of computation; processes share it. It is a cache: an
+entry that is missing, damaged or cannot be written is computed again, and nothing else happens.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_SUFFIX = ".sqlite"
+_WAIT_S = 30.0
+_MAPPED_BYTES = 1 << 40
+_DELETED_AT_ONCE = 16
+_DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.bfloat16, torch.float16)}
+_SETTINGS = f"""
+PRAGMA page_size = 65536;
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = OFF;
+PRAGMA mmap_size = {_MAPPED_BYTES};
+CREATE TABLE IF NOT EXISTS examples (
+    key BLOB PRIMARY KEY, dtype TEXT, tokens INTEGER, checksum INTEGER, last_run INTEGER,
+    states BLOB
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS runs (number INTEGER PRIMARY KEY);
+"""
+# Nothing waits for the disk: a checksum finds what a power cut leaves, and it is computed again.
+
+
+class HiddenStates:
+    """A cache of tensors (tokens, hidden) by key, with a budget of bytes.
+
+    Where the budget is spent, entries leave that no run has read for longest. Those of this run
+    stay: epochs read all examples in turn, so an entry would leave just before it is read.
+
+    Args:
+        directory: Directory of the files of all bases; created if needed.
+        name: Name of this base, depth and kind of computation.
+        budget_bytes: Largest size of all files together, about.
+    """
+
+    def __init__(self, directory: Path, name: str, budget_bytes: int):
+        self.path = directory / f"{name}{_SUFFIX}"
+        self.budget_bytes = budget_bytes
+        self.problem: str | None = None
+        """Why nothing more can be kept, such as a full disk; None while all is well."""
+        self._connection: sqlite3.Connection | None = None
+        self._run = 0
+        self._touched: set[bytes] = set()
+        try:
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._other_files = {
+                path: path.stat() for path in directory.glob(f"*{_SUFFIX}") if path != self.path
+            }
+        except OSError as error:
+            self.problem = str(error)
+        else:
+            self._open()
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes in use; 0 if the file cannot be used."""
+        sizes = self._rows(
+            "SELECT (page_count - freelist_count) * page_size FROM "
+            "pragma_page_count, pragma_freelist_count, pragma_page_size"
+        )
+        return sizes[0][0] if sizes else 0
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def get(self, keys: Sequence[bytes]) -> dict[bytes, Tensor]:
+        """Return what is known for some keys: (tokens, hidden) each, on the CPU."""
+        columns = "key, dtype, tokens, checksum, states"
+        marks = ",".join("?" * len(keys))
+        rows = self._rows(f"SELECT {columns} FROM examples WHERE key IN ({marks})", keys)
+        found: dict[bytes, Tensor] = {}
+        for key, dtype, tokens, checksum, states in rows:
+            if dtype in _DTYPES and checksum == _checksum(key, states):
+                flat = torch.frombuffer(bytearray(states), dtype=_DTYPES[dtype])
+                found[key] = flat.view(tokens, -1)
+        self._touch([key for key in found if key not in self._touched])
+        return found
+
+    def put(self, states: Mapping[bytes, Tensor]) -> None:
+        """Keep tensors (tokens, hidden) under their keys, as far as the budget allows."""
+        insert = "INSERT OR REPLACE INTO examples VALUES (?, ?, ?, ?, ?, ?)"
+        for key, tensor in states.items():
+            if not self._make_room(tensor.nbytes):
+                return
+            flat = tensor.detach().contiguous().cpu().flatten().view(torch.uint8).numpy().tobytes()
+            row = (key, str(tensor.dtype), len(tensor), _checksum(key, flat), self._run, flat)
+            self._change_each(insert, [row])
+
+    # ---- room ----
+
+    def _make_room(self, needed_bytes: int) -> bool:
+        """Delete files of other bases, then entries of earlier runs; return whether it suffices."""
+        while self._connection is not None:
+            others = sorted(self._other_files.items(), key=lambda item: item[1].st_mtime)
+            total = self.size_bytes + sum(found.st_size for _, found in others)
+            if total + needed_bytes <= self.budget_bytes:
+                return True
+            if others:
+                _remove(others[0][0])
+                del self._other_files[others[0][0]]
+                continue
+            oldest = self._rows(
+                "SELECT key FROM examples WHERE last_run < ? ORDER BY last_run LIMIT ?",
+                (self._run, _DELETED_AT_ONCE),
+            )
+            if not oldest:
+                return False
+            self._change_each("DELETE FROM examples WHERE key = ?", oldest)
+        return False
+
+    def _touch(self, keys: Sequence[bytes]) -> None:
+        """Write down, once in this run, that it reads some entries."""
+        if keys:
+            self._touched.update(keys)
+            rows = [(self._run, key) for key in keys]
+            self._change_each("UPDATE examples SET last_run = ? WHERE key = ?", rows)
+
+    # ---- the file ----
+
+    def _open(self) -> None:
+        """Open the file, a new one in place of a damaged one."""
+        for is_last in (False, True):
+            try:
+                self._connection = sqlite3.connect(self.path, timeout=_WAIT_S)
+                self._connection.executescript(_SETTINGS)
+                with self._connection as connection:
+                    connection.execute("INSERT INTO runs DEFAULT VALUES")
+                    self._run = connection.execute("SELECT MAX(number) FROM runs").fetchone()[0]
+            except sqlite3.DatabaseError as error:
+                self.close()
+                if is_last or _is_of_the_system(error):
+                    self.problem = str(error)
+                    return
+                _remove(self.path)
+            else:
+                return
+
+    def _rows(self, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        try:
+            return (
+                []
+                if self._connection is None
+                else self._connection.execute(query, values).fetchall()
+            )
+        except sqlite3.DatabaseError as error:
+            self._recover(error)
+            return []
+
+    def _change_each(self, statement: str, rows: Sequence[Sequence[object]]) -> None:
+        """Execute a statement for each row of values, all or none."""
+        try:
+            if self._connection is not None:
+                with self._connection as connection:
+                    connection.executemany(statement, rows)
+        except sqlite3.DatabaseError as error:
+            self._recover(error)
+
+    def _recover(self, error: sqlite3.DatabaseError) -> None:
+        """Begin anew in place of a damaged file; a full disk or the like ends the keeping."""
+        self.close()
+        if _is_of_the_system(error):
+            self.problem = str(error)
+        else:
+            _remove(self.path)
+            self._open()
+
+
+def _checksum(key: bytes, states: bytes) -> int:
+    return zlib.crc32(states, zlib.crc32(key))
+
+
+def _is_of_the_system(error: sqlite3.DatabaseError) -> bool:
+    """Whether the disk, its rights or another process cause an error, not damage."""
+    return isinstance(error, sqlite3.OperationalError)
+
+
+def _remove(path: Path) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)

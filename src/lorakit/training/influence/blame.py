@@ -1,0 +1,160 @@
+"""Which training examples made an adapter give an answer, or make its mistakes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lorakit.analysis.data_influence import data_influence
+from lorakit.config import LoraConfig
+from lorakit.data import Place
+from lorakit.errors import ConfigError, DataError, MissingFileError
+from lorakit.files.atomic import scratch_directory
+from lorakit.recipes.recipe import Recipe
+from lorakit.recipes.run_directory import RunDirectory, find_adapter
+from lorakit.training.example_digests import changed_examples, example_digests
+from lorakit.training.influence.example_gradients import (
+    ExampleGradients,
+    ExampleLosses,
+    mean_gradients,
+)
+from lorakit.training.influence.question import encode_answer, mistakes
+from lorakit.training.setup import Setup, prepare
+
+_NOT_IN_TRAINING = ("early_stopping_patience", "early_stopping_threshold", "report_to")
+
+
+@dataclass(frozen=True)
+class Blamed:
+    """A training example and its influence."""
+
+    index: int
+    """Index among the run's training examples, from 0."""
+    share: float
+    """Its influence over the sum of the sizes of all influences. Above 0 it made the answer
+    likelier, or the mistakes worse."""
+    number: int
+    """Number of the example in its source, from 1."""
+    line: int | None
+    """Line in the file, from 1; None for sources without lines."""
+    values: dict[str, Any]
+    """Its columns."""
+
+
+@dataclass(frozen=True)
+class Blame:
+    """The training examples by influence, those that made it likeliest or worst first."""
+
+    rows: tuple[Blamed, ...]
+    source: str
+    """The data that the examples are of, as in the recipe."""
+    about: str
+    """What was asked, in a sentence."""
+    notes: tuple[str, ...]
+    setup: Setup
+    """The run's data, base and adapter."""
+
+
+def blame(
+    path: str | Path,
+    answer: str | None = None,
+    *,
+    prompt: str | None = None,
+    label: str | None = None,
+) -> Blame:
+    """Rank the training examples of a run by their influence on an answer or on its mistakes.
+
+    Args:
+        path: A run directory, or a checkpoint of one.
+        answer: An answer of the adapter; for SEQ_CLS the text whose label is in question. None
+            asks about the mistakes on the validation examples.
+        prompt: What the answer answers, where examples have prompts.
+        label: Label of a text; None takes what the adapter predicts.
+
+    Raises:
+        MissingFileError: There is no run at `path`.
+        ConfigError: The question does not fit the task, or there are no validation examples.
+        DataError: The training examples cannot be told apart.
+
+    Source: Kwon et al. 2023, arXiv:2310.00902.
+    """
+    adapter, recipe = find_adapter(path)
+    if recipe is None:
+        raise MissingFileError(
+            f"Cannot tell examples of {path}: there is no recipe.yaml beside it, so its data are "
+            "unknown. Name a run directory."
+        )
+    if answer is None and (prompt is not None or label is not None):
+        raise ConfigError(
+            "The mistakes have neither one prompt nor one label: got a prompt or a label without "
+            "an answer, expected an answer with it. Leave it out, or give the answer."
+        )
+    setup = prepare(_of_adapter(recipe, adapter), lambda name, payload: None, measures_dtype=False)
+    require_one_each(setup)
+    with scratch_directory("lorakit-blame-") as scratch:
+        setup.arguments.output_dir = str(scratch)
+        trainer: Any = setup.build_trainer()
+        losses = ExampleLosses(trainer)
+        if answer is None:
+            asked, about = mistakes(setup, losses)
+        else:
+            asked = encode_answer(setup, answer, prompt, label)
+            about = "The answer is looked at."
+        query = mean_gradients(losses, asked)
+        influence = data_influence(ExampleGradients(losses, setup.encoded.train), query)
+    scores = influence if answer is not None else -influence
+    changed = changed_examples(
+        RunDirectory(adapter.parent).environment_file, example_digests(setup.encoded)
+    )
+    note = "The data or the tokenizer have changed since the run; the rows are those of today."
+    return Blame(
+        rows=_ranked(scores, setup),
+        source=recipe.data.train_name,
+        about=about,
+        notes=() if changed is None else (note,),
+        setup=setup,
+    )
+
+
+def _of_adapter(recipe: Recipe, adapter: Path) -> Recipe:
+    """Return a recipe that starts from the trained adapter, for steps that change nothing."""
+    training = {k: v for k, v in recipe.training.items() if k not in _NOT_IN_TRAINING}
+    training |= {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
+    training |= {key: False for key in ("packing", "eval_packing") if training.get(key)}
+    changes = {"start_from": str(adapter), "lora": LoraConfig(), "training": training}
+    return recipe.model_copy(update=changes)
+
+
+def require_one_each(setup: Setup) -> None:
+    """Refuse examples of which some were left out when they were encoded.
+
+    Raises:
+        DataError: Says how many.
+    """
+    encoded, read = len(setup.encoded.train), len(setup.splits.train)
+    if encoded != read:
+        raise DataError(
+            f"The training examples cannot be told apart: got {encoded:,} encoded ones of "
+            f"{read:,}, expected one for each. Remove the examples of which no token counts, or "
+            "raise data.max_length."
+        )
+
+
+def _ranked(scores: torch.Tensor, setup: Setup) -> tuple[Blamed, ...]:
+    place = setup.splits.training_place(setup.recipe.data)
+    whole = float(scores.abs().sum()) or 1.0
+    examples = setup.splits.train
+    rows = []
+    for index in scores.argsort(descending=True, stable=True).tolist():
+        number, line = _position(place, index)
+        share = float(scores[index]) / whole
+        rows.append(Blamed(index, share, number, line, dict(examples[index])))
+    return tuple(rows)
+
+
+def _position(place: Place, index: int) -> tuple[int, int | None]:
+    number = index if place.numbers is None else int(place.numbers[index])
+    return number + 1, None if place.lines is None else int(place.lines[index])

@@ -1,0 +1,99 @@
+"""Gradients of the loss of single examples with respect to lora_A and lora_B."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+
+from lorakit.injection.state import updates_named
+from lorakit.training.step import Evaluated
+
+_ROOM_BYTES = 2**30
+"""Most bytes of gradients to keep; those of more examples are computed in every pass."""
+
+
+class ExampleLosses:
+    """Losses of single examples under a trained adapter, without dropout, and their gradients."""
+
+    def __init__(self, trainer: Any, name: str = "default") -> None:
+        """Take the step, collator and model of a trainer.
+
+        Args:
+            trainer: The trainer of the run's task.
+            name: Name of the adapter, which is trainable.
+        """
+        self._trainer = trainer
+        self._model = trainer.model.eval()
+        self._factors = {
+            f"{path}.{kind}": getattr(update, kind)
+            for path, _, update in updates_named(self._model, name)
+            for kind in ("lora_A", "lora_B")
+            if getattr(update, kind).requires_grad
+        }
+
+    @property
+    def gradient_bytes(self) -> int:
+        """Bytes of the gradients of one example."""
+        return sum(t.numel() * t.element_size() for t in self._factors.values())
+
+    def gradients(self, example: dict[str, Any]) -> dict[str, Tensor]:
+        """Return the gradients of the mean loss of an example, by the name of the tensor."""
+        with torch.enable_grad():  # also in a pass that computes with the gradients alone
+            loss = self._trainer.step.share(self._model, self._batch(example)).loss
+        found = torch.autograd.grad(loss, list(self._factors.values()), materialize_grads=True)
+        return {name: g.detach() for name, g in zip(self._factors, found, strict=True)}
+
+    def evaluate(self, example: dict[str, Any]) -> tuple[Evaluated, Tensor]:
+        """Return the loss and outputs of an example, and its labels."""
+        batch = self._batch(example)
+        labels = batch["labels"]
+        return self._trainer.step.evaluate(self._model, batch), labels
+
+    def _batch(self, example: dict[str, Any]) -> Any:
+        return self._trainer._prepare_inputs(self._trainer.data_collator([example]))
+
+    def usable(self, examples: Dataset) -> Dataset:
+        """Return examples with the columns that the collator takes."""
+        return self._trainer._remove_unused_columns(examples, "training")
+
+
+class ExampleGradients:
+    """The gradients of each example of a data set; they can be iterated several times."""
+
+    def __init__(
+        self, losses: ExampleLosses, examples: Dataset, room_bytes: int = _ROOM_BYTES
+    ) -> None:
+        """Keep the examples; gradients are computed when they are iterated.
+
+        Args:
+            losses: Computes the gradients.
+            examples: The encoded examples.
+            room_bytes: Most bytes of gradients to keep in memory.
+        """
+        self._losses = losses
+        self._examples: Any = losses.usable(examples)
+        self._keeps = losses.gradient_bytes * len(examples) <= room_bytes
+        self._kept: list[dict[str, Tensor]] = []
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        if len(self._kept) == len(self._examples):
+            yield from self._kept
+            return
+        self._kept = []
+        for example in self._examples:
+            found = self._losses.gradients(example)
+            if self._keeps:
+                self._kept.append(found)
+            yield found
+
+
+def mean_gradients(losses: ExampleLosses, examples: Dataset) -> dict[str, Tensor]:
+    """Return the mean of the gradients of examples, of which there is at least one."""
+    total: dict[str, Tensor] = {}
+    for found in ExampleGradients(losses, examples, room_bytes=0):
+        total = {name: g + total[name] for name, g in found.items()} if total else found
+    return {name: g / len(examples) for name, g in total.items()}

@@ -1,0 +1,34 @@
+"""The lineage of a run's adapter: written when the run starts, kept when it is resumed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from lorakit.adapters.lineage import Lineage, data_source
+from lorakit.errors import ConfigError
+from lorakit.models.base_digest import base_digest
+from lorakit.training.setup import Setup
+
+KEY = "lineage"
+"""Key of the lineage in environment.json."""
+
+
+def lineage_of(setup: Setup) -> Lineage:
+    """Return what the adapter of a run is made from; reads the base's and the data's files."""
+    recipe = setup.recipe
+    names = [*recipe.data.train_names, recipe.data.validation]
+    return Lineage(
+        base_digest=base_digest(recipe.model, recipe.revision),
+        data=tuple(data_source(name) for name in names if name is not None),
+        parents=() if setup.start is None else setup.start.lineage,
+    )
+
+
+def recorded_lineage(environment_file: Path) -> Lineage | None:
+    """Return the lineage in a run's environment.json; None if it has none that can be read."""
+    try:
+        values = json.loads(environment_file.read_text(encoding="utf-8"))[KEY]
+        return Lineage.parse(values, str(environment_file))
+    except (OSError, ValueError, KeyError, TypeError, ConfigError):
+        return None

@@ -1,0 +1,52 @@
+"""Digests of files, folders and weights."""
+
+import hashlib
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from lorakit.files.content_digests import content_sha256, file_sha256, weights_digest
+
+
+def test_a_file_has_the_digest_that_sha256sum_prints(tmp_path):
+    (tmp_path / "a").write_bytes(b"rows")
+    assert file_sha256(tmp_path / "a") == hashlib.sha256(b"rows").hexdigest()
+    assert content_sha256(tmp_path / "a") == file_sha256(tmp_path / "a")
+
+
+def test_a_folder_is_told_by_the_names_and_contents_of_its_files(tmp_path):
+    for name, text in (("one/a", "x"), ("one/b/c", "y"), ("two/b/c", "y"), ("two/a", "x")):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert content_sha256(tmp_path / "one") == content_sha256(tmp_path / "two")
+    (tmp_path / "two/a").rename(tmp_path / "two/d")
+    assert content_sha256(tmp_path / "one") != content_sha256(tmp_path / "two")
+
+
+@pytest.fixture
+def digest(tmp_path):
+    """The digest of weights that are saved in one file, or in one each."""
+
+    def make(tensors, *, apart=False):
+        groups = [{name: tensor} for name, tensor in tensors.items()] if apart else [tensors]
+        files = [tmp_path / f"model-{number}.safetensors" for number in range(len(groups))]
+        for file, group in zip(files, groups, strict=True):
+            save_file(group, file)
+        return weights_digest(files)
+
+    return make
+
+
+def test_weights_keep_their_digest_in_bfloat16_and_in_other_files(digest):
+    tensors = {"a": torch.randn(40, 30), "b": torch.randn(3), "n": torch.tensor([], dtype=int)}
+    first = digest(tensors)
+    assert digest(tensors, apart=True) == first
+    assert digest({k: t.bfloat16() if k != "n" else t for k, t in tensors.items()}) == first
+    assert digest({**tensors, "b": tensors["b"] + 1}) != first
+    assert digest({**tensors, "a": tensors["a"].reshape(30, 40)}) != first
+    assert digest({"a": tensors["a"], "c": tensors["b"], "n": tensors["n"]}) != first
+
+
+def test_no_files_have_no_digest():
+    assert weights_digest([]) is None

@@ -1,0 +1,145 @@
+"""A model with the output of its frozen blocks from a store: its values, gradients and calls."""
+
+import pytest
+import torch
+
+from lorakit import LoraConfig, add_adapter
+from lorakit.training.frozen_part.blocks import find_frozen_blocks
+from lorakit.training.frozen_part.cached_forward import caching_frozen_part
+from lorakit.training.frozen_part.store import HiddenStates
+from tiny_models.architectures import gpt2, llama
+
+PADDED = {
+    "right": [[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]],
+    "left": [[1, 1, 1, 1, 1], [0, 0, 1, 1, 1]],
+}
+
+
+@pytest.fixture
+def store(tmp_path):
+    opened = HiddenStates(tmp_path, "base", 10**8)
+    yield opened
+    opened.close()
+
+
+def adapted(build=llama, layers=4, first=2):
+    drops = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+    sizes = {"n_layer": layers, **drops} if build is gpt2 else {"num_hidden_layers": layers}
+    model = build(**sizes).requires_grad_(False)
+    chosen = tuple(range(first, layers))
+    add_adapter(model, LoraConfig(r=2, target_modules="all-linear", layers_to_transform=chosen))
+    generator = torch.Generator().manual_seed(1)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.1
+    return model.train()
+
+
+def batch(mask):
+    mask = torch.tensor(mask)
+    ids = torch.arange(mask.numel()).view_as(mask) % 30 + 3
+    return {"input_ids": ids * mask, "attention_mask": mask}
+
+
+def gradients(model, inputs, real):
+    model.zero_grad()
+    logits = model(**inputs).logits[real]
+    logits.square().sum().backward()
+    return logits.detach(), [p.grad.clone() for p in model.parameters() if p.requires_grad]
+
+
+def calls_of(block):
+    made = []
+    block.mlp.register_forward_hook(lambda *_: made.append(1))
+    return made
+
+
+@pytest.mark.parametrize("build", [llama, gpt2], ids=["llama", "gpt2"])
+@pytest.mark.parametrize("side", PADDED)
+def test_values_and_gradients_are_the_same_and_the_blocks_do_not_run(build, side, store):
+    model, inputs = adapted(build), batch(PADDED[side])
+    real = inputs["attention_mask"].bool()
+    blocks = find_frozen_blocks(model)
+    assert blocks.depth == 2
+    expected = gradients(model, inputs, real)
+    calls = [calls_of(block) for block in blocks.frozen]
+    with caching_frozen_part(model, blocks, store):
+        computed = gradients(model, inputs, real)
+        kept = gradients(model, inputs, real)
+    assert [len(made) for made in calls] == [1, 1]
+    for logits, found in (computed, kept):
+        assert torch.equal(logits, expected[0])
+        for gradient, other in zip(found, expected[1], strict=True):
+            assert torch.equal(gradient, other)
+    after = gradients(model, inputs, real)
+    assert torch.equal(after[0], expected[0]) and [len(made) for made in calls] == [2, 2]
+
+
+def test_an_example_is_found_in_another_batch_with_other_padding(store):
+    model, inputs = adapted(), batch(PADDED["right"])
+    alone = {name: tensor[1:, :3] for name, tensor in inputs.items()}
+    blocks = find_frozen_blocks(model)
+    expected = model(**alone).logits
+    with caching_frozen_part(model, blocks, store):
+        model(**inputs)
+        calls = calls_of(blocks.frozen[0])
+        got = model(**alone).logits
+    assert not calls
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_an_example_that_lies_elsewhere_in_the_sequence_is_another(store):
+    model = adapted(gpt2)
+    blocks = find_frozen_blocks(model)
+    right = {"input_ids": torch.tensor([[5, 6, 0]]), "attention_mask": torch.tensor([[1, 1, 0]])}
+    left = {"input_ids": torch.tensor([[0, 5, 6]]), "attention_mask": torch.tensor([[0, 1, 1]])}
+    with caching_frozen_part(model, blocks, store):
+        calls = calls_of(blocks.frozen[0])
+        for inputs in (right, left, right, left):
+            model(**inputs)
+    assert len(calls) == 2
+
+
+def test_another_mask_or_type_is_another_example(store):
+    model = adapted()
+    blocks = find_frozen_blocks(model)
+    ids = torch.tensor([[5, 6, 7]])
+    with caching_frozen_part(model, blocks, store):
+        calls = calls_of(blocks.frozen[0])
+        model(input_ids=ids, position_ids=torch.tensor([[0, 1, 2]]))
+        model(input_ids=ids, position_ids=torch.tensor([[0, 1, 0]]))
+        model(input_ids=ids)
+        assert len(calls) == 3
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            model(input_ids=ids)
+        assert len(calls) == 4
+        model(input_ids=ids)
+        assert len(calls) == 4
+
+
+def test_inputs_that_are_no_token_ids_run_as_ever(store):
+    model = adapted()
+    blocks = find_frozen_blocks(model)
+    embedded = torch.randn(1, 3, model.config.hidden_size)
+    expected = model(inputs_embeds=embedded).logits
+    with caching_frozen_part(model, blocks, store):
+        for _ in range(2):
+            assert torch.equal(model(inputs_embeds=embedded).logits, expected)
+        model.eval()
+        made = model.generate(torch.tensor([[5, 6]]), max_new_tokens=3, do_sample=False)
+    assert torch.equal(
+        made, model.generate(torch.tensor([[5, 6]]), max_new_tokens=3, do_sample=False)
+    )
+
+
+def test_a_failed_call_leaves_no_batch_behind(store):
+    model, inputs = adapted(), batch(PADDED["right"])
+    blocks = find_frozen_blocks(model)
+    with caching_frozen_part(model, blocks, store):
+        model(**inputs)
+        with pytest.raises(TypeError):
+            model(**inputs, unknown_argument=object(), labels="no")
+        other = {**inputs, "input_ids": inputs["input_ids"] + 1}
+        calls = calls_of(blocks.frozen[0])
+        model(**other)
+        assert calls

@@ -1,0 +1,85 @@
+"""Which training examples are behind an answer or a mistake."""
+
+import shutil
+from types import SimpleNamespace
+
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from lorakit.errors import ConfigError, DataError, MissingFileError
+from lorakit.training.influence import blame
+from lorakit.training.influence.blame import require_one_each
+
+
+@pytest.fixture(scope="module")
+def mistakes(flipped):
+    return blame(flipped.run)
+
+
+def test_flipped_labels_are_in_the_first_tenth(flipped, mistakes):
+    wrong = [row.index in flipped.indices for row in mistakes.rows]
+    assert roc_auc_score(wrong, [row.share for row in mistakes.rows]) >= 0.85
+    assert sum(wrong[: len(wrong) // 10]) >= 5  # of 6
+
+
+def test_rows_have_their_place_and_their_columns(flipped, mistakes):
+    lines = flipped.data.read_text().splitlines()
+    assert len(mistakes.rows) == len(lines) == 120
+    for row in mistakes.rows:
+        assert row.line == row.number == row.index + 1
+        assert f'"{row.values["text"]}"' in lines[row.line - 1]
+    assert sum(abs(row.share) for row in mistakes.rows) == pytest.approx(1)
+    assert mistakes.source == str(flipped.data) and mistakes.notes == ()
+    assert "validation examples" in mistakes.about
+
+
+def test_an_example_supports_its_label_and_speaks_against_the_other(flipped, mistakes):
+    known = mistakes.rows[-1]
+    text, label = known.values["text"], known.values["label"]
+    shares = {
+        asked: {row.index: row.share for row in blame(flipped.run, text, label=asked).rows}
+        for asked in ("good", "bad")
+    }
+    assert shares[label][known.index] > 0
+    # With two classes the gradients of the two losses point in opposite directions.
+    for index, share in shares["good"].items():
+        assert shares["bad"][index] == pytest.approx(-share, abs=1e-5)
+    predicted = blame(flipped.run, text)
+    assert {row.index: row.share for row in predicted.rows} in shares.values()
+
+
+def test_what_cannot_be_asked_is_refused(flipped, tmp_path):
+    with pytest.raises(ConfigError, match="No such label in --label: got 'god', expected"):
+        blame(flipped.run, "a", label="god")
+    with pytest.raises(ConfigError, match="got a prompt or a run on pairs of texts"):
+        blame(flipped.run, "a", prompt="b")
+    with pytest.raises(ConfigError, match="got a prompt or a label without an answer"):
+        blame(flipped.run, label="good")
+    shutil.copytree(flipped.run / "adapter", tmp_path / "alone")
+    with pytest.raises(MissingFileError, match=r"there is no recipe\.yaml beside it"):
+        blame(tmp_path / "alone")
+
+
+def test_a_language_model_is_asked_about_a_completion(done):
+    run = done[0].run_dir
+    with pytest.raises(ConfigError, match="because the examples are 'prompt_completion'"):
+        blame(run, "blue")
+    setup = blame(run).setup  # its mistakes are those with the largest loss
+    example = setup.splits.train[0]
+    found = blame(run, example["completion"], prompt=example["prompt"])
+    place = [row.index for row in found.rows].index(0)
+    assert place < len(found.rows) / 3 and found.rows[place].share > 0
+    with pytest.raises(ConfigError, match="--label is for texts that are classified"):
+        blame(run, "blue", label="x")
+
+
+def test_examples_that_cannot_be_told_apart_are_refused():
+    setup = SimpleNamespace(
+        encoded=SimpleNamespace(train=range(5)), splits=SimpleNamespace(train=range(7))
+    )
+    with pytest.raises(DataError) as caught:
+        require_one_each(setup)
+    assert str(caught.value) == (
+        "The training examples cannot be told apart: got 5 encoded ones of 7, expected one for "
+        "each. Remove the examples of which no token counts, or raise data.max_length."
+    )

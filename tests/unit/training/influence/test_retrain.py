@@ -1,0 +1,29 @@
+"""A run without its worst examples, beside the run with them."""
+
+import json
+
+import pytest
+from datasets import load_from_disk
+
+from lorakit.errors import ConfigError, OutputExistsError
+from lorakit.training.influence import blame, retrain_without
+
+
+def test_the_run_is_trained_without_the_worst_and_measured_on_the_same_examples(flipped):
+    found = blame(flipped.run)
+    made = retrain_without(flipped.run, found, 6)
+    assert made.result.run_dir.name == "run-without-6"
+    data = load_from_disk(str(made.data))
+    assert (len(data["train"]), len(data["validation"])) == (114, 40)
+    dropped = [row.values for row in found.rows[:6]]
+    rows = [json.loads(line) for line in flipped.data.read_text().splitlines()]
+    assert [row for row in rows if row not in dropped] == list(data["train"])
+    assert made.before.keys() == made.after.keys()
+    assert made.after["eval_loss"] < made.before["eval_loss"]
+    with pytest.raises(OutputExistsError):
+        retrain_without(flipped.run, found, 6)
+
+
+def test_some_examples_must_be_left(flipped):
+    with pytest.raises(ConfigError, match="No examples would be left: got --drop 120 of 120"):
+        retrain_without(flipped.run, blame(flipped.run), 120)
