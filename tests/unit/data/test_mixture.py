@@ -44,5 +44,13 @@ def test_the_order_depends_on_seed_and_epoch_alone():
     grouped = orders(1, lengths)
     assert grouped == orders(1, lengths)
     assert sorted(grouped[0]) == sorted(first[0])
-    spreads = [np.ptp(lengths[grouped[0][at : at + 4]].numpy()) for at in range(0, 20, 4)]
-    assert np.mean(spreads) < 2
+
+
+def test_steps_have_examples_of_like_length():
+    mixture = Mixture((2.0, 0.5), np.array([0] * 100 + [1] * 100))
+    lengths = torch.arange(200)[:, None] % 20 + 1
+
+    order = MixtureSampler(mixture, lengths, 5, 0).order()
+
+    spreads = [np.ptp(lengths[order[at : at + 5]].numpy()) for at in range(0, 250, 5)]
+    assert np.mean(spreads) < 4  # of at most 19
