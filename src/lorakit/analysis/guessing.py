@@ -62,7 +62,10 @@ def guesses(task_type: TaskType, validation: Dataset | None) -> dict[str, Any]:
         return _guess_answers(validation)
     if validation is None or task_type not in (TaskType.SEQ_CLS, TaskType.TOKEN_CLS):
         return {}
-    labels: Any = validation["labels"]
+    labels: Any = validation["labels"][:]
+    first = labels[0] if labels else 0.0
+    if isinstance(first, float) or (isinstance(first, list) and isinstance(first[0], float)):
+        return {}  # several labels, or numbers
     is_words = task_type == TaskType.TOKEN_CLS
     ids = [one for row in labels for one in row if one != NOT_COUNTED] if is_words else list(labels)
     return _guess_classes(ids, with_averages=not is_words) if ids else {}

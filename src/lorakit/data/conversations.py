@@ -199,7 +199,7 @@ def _parsed(value: Any, name: str) -> Any:
         raise MalformedConversationError(f"{name} is a string that is not JSON") from None
 
 
-def drop_filled_nulls(example: dict[str, Any], dataset: Dataset) -> dict[str, Any]:
+def drop_filled_nulls(example: dict[str, Any], features: Mapping[str, Any]) -> dict[str, Any]:
     """Return an example without the nulls that a table filled in.
 
     A table gives all mappings of a column the same keys, filled with nulls. Columns of type Json,
@@ -207,10 +207,10 @@ def drop_filled_nulls(example: dict[str, Any], dataset: Dataset) -> dict[str, An
 
     Args:
         example: The example.
-        dataset: Its dataset.
+        features: The features of its dataset, which a dataset copies at each access.
     """
     return {
-        name: value if isinstance(dataset.features[name], Json) else _without_nulls(value)
+        name: value if isinstance(features[name], Json) else _without_nulls(value)
         for name, value in example.items()
     }
 

@@ -31,4 +31,5 @@ def _numbers(column: pa.ChunkedArray) -> list[np.ndarray]:
     while pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
         found.append(values.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64))
         values = values.flatten()
-    return [*found, values.to_numpy(zero_copy_only=False).astype(np.int64)]
+    numbers = values.to_numpy(zero_copy_only=False)
+    return [*found, numbers if numbers.dtype.kind == "f" else numbers.astype(np.int64)]

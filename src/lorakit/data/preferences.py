@@ -224,7 +224,8 @@ def two_answers(examples: Dataset, layout: PreferenceLayout) -> Iterator[TwoAnsw
 def _read(examples: Dataset, layout: PreferenceLayout) -> Iterator[dict[str, Any]]:
     names = (*layout.columns, TOOLS, TEMPLATE_VARIABLES)
     selected: Any = examples.select_columns([n for n in names if n in examples.column_names])
-    return (drop_filled_nulls(example, examples) for example in selected)
+    features = selected.features
+    return (drop_filled_nulls(example, features) for example in selected)
 
 
 def _options(example: Mapping[str, Any]) -> dict[str, Any]:

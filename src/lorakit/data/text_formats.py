@@ -16,7 +16,7 @@ from lorakit.data.preferences import (
     preference_layout_of,
     supervised_problem,
 )
-from lorakit.data.tokenizers import end_id, token_ids, with_end
+from lorakit.data.tokenizers import batch_columns, end_id, token_ids, with_end
 from lorakit.errors import ConfigError, DataError, first_few
 
 if TYPE_CHECKING:
@@ -166,6 +166,13 @@ def text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> CountedIds:
     """Tokenize plain text; every token counts, including the end-of-text token."""
     ids = with_end(tokenizer, token_ids(tokenizer, text))
     return CountedIds(ids, [True] * len(ids))
+
+
+def texts_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[CountedIds]:
+    """Tokenize many plain texts at once, each as `text_ids` does."""
+    columns = batch_columns(tokenizer, list(texts), verbose=False)
+    made = [with_end(tokenizer, list(ids)) for ids in columns["input_ids"]]
+    return [CountedIds(ids, [True] * len(ids)) for ids in made]
 
 
 def completion_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, completion: str) -> CountedIds:

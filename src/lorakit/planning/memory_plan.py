@@ -153,10 +153,10 @@ def plan(
     available = parse_memory(memory) if isinstance(memory, str) else memory or device_memory(place)
     if processes < 1:
         raise ConfigError(f"Cannot plan for {processes} processes: expected 1 or more.")
-    task = task_of(recipe)
     start = StartingPoint.of(recipe)
     recipe = recipe if start is None else start.resolved(recipe)
-    sources = sources or find_sources(recipe, task, start, download=download)
+    sources = sources or find_sources(recipe, task_of(recipe), start, download=download)
+    task = sources.task
     world, tensors_on = FakeWorld(), _fake_tensor_device(place)
     model = build_fake_model(
         *(recipe, task, sources.labels, sources.tokenizer, place, tensors_on, world),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from datasets import Dataset
 from transformers import PreTrainedModel
 
-from lorakit.config import TaskType
+from lorakit.config import SINGLE_LABEL, TaskType
 from lorakit.data import Splits
 from lorakit.data.answer_columns import PARTS, VOTES_KEY
 from lorakit.models.pretrained import resolve_max_length
@@ -113,7 +113,10 @@ def _answers_example(length: int, recipe: Recipe) -> dict[str, Any]:
 
 
 def _labelled_example(length: int, recipe: Recipe) -> dict[str, Any]:
-    return {"input_ids": [_TOKEN] * length, "attention_mask": [1] * length, "labels": 1}
+    is_class = recipe.data.problem_type in ("auto", SINGLE_LABEL)
+    # Without the data, the head has the two outputs of transformers' default.
+    labels = 1 if is_class else [0.0, 0.0]
+    return {"input_ids": [_TOKEN] * length, "attention_mask": [1] * length, "labels": labels}
 
 
 def _tagged_example(length: int, recipe: Recipe) -> dict[str, Any]:
@@ -139,8 +142,7 @@ def _as_dicts(encoded: Dataset) -> list[dict[str, Any]]:
 
 def example_tokens(example: dict[str, Any]) -> int:
     """Return the number of tokens of an example, including those of a separate target."""
-    labels = example.get("labels")
-    target = (
-        len(labels) if isinstance(labels, list) and len(labels) != len(example["input_ids"]) else 0
-    )
-    return len(example["input_ids"]) + target
+    labels: Any = example.get("labels")
+    is_sequence = isinstance(labels, list) and not any(isinstance(one, float) for one in labels)
+    has_target = is_sequence and len(labels) != len(example["input_ids"])
+    return len(example["input_ids"]) + (len(labels) if has_target else 0)

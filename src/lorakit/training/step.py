@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lorakit.training.losses.counted_labels import CountedLabels, count_labels, split_batch
+from lorakit.training.losses.example_losses import ExampleLoss
 from lorakit.training.losses.losses_by_text import losses_by_text, losses_from_logits
 from lorakit.training.losses.output_loss import OutputLoss, TokenLoss
 
@@ -167,6 +168,41 @@ class MeanStep(Step):
             else:
                 loss = smoother(outputs, labels, shift_labels=self.shifts)  # type: ignore[misc]
         return Share(wide(loss), counted, outputs)
+
+
+@dataclass(kw_only=True)
+class LogitsStep(Step):
+    """A loss of a classifier's logits, the mean over the labels that count."""
+
+    loss: ExampleLoss
+
+    def share(
+        self,
+        model: nn.Module,
+        batch: Mapping[str, Any],
+        counted_in_step: float | Tensor | None = None,
+        batches: int = 1,
+    ) -> Share:
+        """Return the summed loss of a batch over the number of labels of the step."""
+        logits, labels, counted, outputs = self._logits(model, batch)
+        counted_in_step = counted.labels if counted_in_step is None else counted_in_step
+        loss = self.loss.sum(logits, labels) / at_least_one(counted_in_step)
+        return Share(loss, counted, outputs)
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, batch: Mapping[str, Any]) -> Evaluated:
+        """Return the summed loss of a batch and the model's outputs, without a graph."""
+        logits, labels, counted, outputs = self._logits(model, batch)
+        loss = self.loss.measured(logits, labels)
+        return Evaluated(in_float64(loss), counted.labels, None, outputs)
+
+    def _logits(
+        self, model: nn.Module, batch: Mapping[str, Any]
+    ) -> tuple[Tensor, Tensor, CountedLabels, Any]:
+        inputs, counted = self.split(batch)
+        labels: Tensor = inputs.pop("labels")
+        outputs = model(**inputs)
+        return wide(outputs.logits), labels, counted, outputs
 
 
 @dataclass(kw_only=True)

@@ -76,7 +76,7 @@ def plan(
         return
     from lorakit.cli.views.plan import show_changes, show_measurement, show_methods, show_plan
 
-    say(f"{loaded.task} on {loaded.model} with {loaded.data.train}")
+    say(f"{loaded.task} on {loaded.model} with {loaded.data.train_name}")
     show_plan(planned)
     from lorakit.planning.alternatives import changes as possible_changes
     from lorakit.planning.alternatives import side_by_side

@@ -17,7 +17,8 @@ from transformers.trainer_utils import EvalLoopOutput
 from lorakit.analysis.example_scores import ExampleScores, scores_of_losses
 from lorakit.distributed.processes import all_gather_object
 from lorakit.training.losses.counted_labels import CountingCollator, split_batch
-from lorakit.training.step import MeanStep, Step
+from lorakit.training.losses.example_losses import ExampleLoss
+from lorakit.training.step import LogitsStep, MeanStep, Step
 from lorakit.training.trainers.running_measures import RunningMeasures
 
 if TYPE_CHECKING:
@@ -201,6 +202,16 @@ def _in_loader_order(texts: Sequence[Tensor | None]) -> ExampleScores | None:
 class ClassifierTrainer(StepTrainerMixin, Trainer):
     """transformers' Trainer for models whose loss is the mean over the labels of a batch."""
 
-    def __init__(self, *args: Any, **kwargs: Any):
+    def __init__(self, *args: Any, example_loss: ExampleLoss | None = None, **kwargs: Any):
+        """Create the trainer.
+
+        Args:
+            args: Arguments of transformers' Trainer.
+            example_loss: The loss of the logits; None takes the model's.
+            kwargs: Arguments of transformers' Trainer.
+        """
         super().__init__(*args, **kwargs)
-        self.use_step(MeanStep(smoother=self.label_smoother))
+        if example_loss is None:
+            self.use_step(MeanStep(smoother=self.label_smoother))
+        else:
+            self.use_step(LogitsStep(loss=example_loss))
