@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from lorakit.analysis.data_influence import data_influence
-from lorakit.config import LoraConfig
+from lorakit.config import SINGLE_LABEL, LoraConfig
 from lorakit.data import Place
 from lorakit.errors import ConfigError, DataError, MissingFileError
 from lorakit.files.atomic import scratch_directory
@@ -76,7 +76,8 @@ def blame(
 
     Raises:
         MissingFileError: There is no run at `path`.
-        ConfigError: The question does not fit the task, or there are no validation examples.
+        ConfigError: The question does not fit the task, there are no validation examples, or the
+            run learns preferences, several labels for a text, or scores.
         DataError: The training examples cannot be told apart.
 
     Source: Kwon et al. 2023, arXiv:2310.00902.
@@ -92,7 +93,14 @@ def blame(
             "The mistakes have neither one prompt nor one label: got a prompt or a label without "
             "an answer, expected an answer with it. Leave it out, or give the answer."
         )
+    if recipe.objective is not None:
+        raise ConfigError(
+            f"Examples of {path} cannot be ranked: got objective.type={recipe.objective.type}, "
+            "expected a run that learns the answers of its examples. Ask about a run without "
+            "objective."
+        )
     setup = prepare(_of_adapter(recipe, adapter), ignore_event, measures_dtype=False)
+    _require_one_label(setup)
     require_one_each(setup)
     with scratch_directory("lorakit-blame-") as scratch:
         setup.arguments.output_dir = str(scratch)
@@ -125,6 +133,20 @@ def _of_adapter(recipe: Recipe, adapter: Path) -> Recipe:
     training |= {key: False for key in ("packing", "eval_packing") if training.get(key)}
     changes = {"start_from": str(adapter), "lora": LoraConfig(), "training": training}
     return recipe.model_copy(update=changes)
+
+
+def _require_one_label(setup: Setup) -> None:
+    """Refuse texts with several labels or with a score, whose mistakes are not defined here.
+
+    Raises:
+        ConfigError: Names the kind of labels.
+    """
+    kind = getattr(setup.task, "problem_type", None)
+    if kind not in (None, SINGLE_LABEL):
+        raise ConfigError(
+            f"Examples of {setup.recipe.data.train_name} cannot be ranked: got labels of the kind "
+            f"{kind}, expected one label for each text. Ask about a run of one label each."
+        )
 
 
 def require_one_each(setup: Setup) -> None:
