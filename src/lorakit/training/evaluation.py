@@ -19,7 +19,7 @@ from lorakit.files.atomic import scratch_directory
 from lorakit.files.disks import reporting_disk_errors
 from lorakit.injection import Injection, add_adapter, disable_adapters
 from lorakit.recipes.recipe import Recipe
-from lorakit.recipes.run_directory import find_adapter
+from lorakit.recipes.run_directory import RunDirectory, find_adapter
 from lorakit.training.evaluation_metrics import model_metrics
 from lorakit.training.setup import Setup, prepare
 from lorakit.training.tasks import task_for
@@ -202,9 +202,9 @@ def _ignore(name: str, payload: dict[str, Any]) -> None:
 
 def settings_beside(adapter: Path) -> InferenceSettings:
     """Return the settings of an adapter; those of a checkpoint are in its finished run."""
-    places = (adapter, adapter.parent / "adapter")
-    place = next((place for place in places if (place / SETTINGS_FILE).is_file()), adapter)
-    return InferenceSettings.load(place)
+    run = RunDirectory.around(adapter)
+    alone = run is None or (adapter / SETTINGS_FILE).is_file()
+    return InferenceSettings.load(adapter if alone else run.adapter)
 
 
 def _attach(model: nn.Module, path: Path) -> Injection:
