@@ -203,8 +203,9 @@ def _ignore(name: str, payload: dict[str, Any]) -> None:
 def settings_beside(adapter: Path) -> InferenceSettings:
     """Return the settings of an adapter; those of a checkpoint are in its finished run."""
     run = RunDirectory.around(adapter)
-    alone = run is None or (adapter / SETTINGS_FILE).is_file()
-    return InferenceSettings.load(adapter if alone else run.adapter)
+    if run is not None and not (adapter / SETTINGS_FILE).is_file():
+        return InferenceSettings.load(run.adapter)
+    return InferenceSettings.load(adapter)
 
 
 def _attach(model: nn.Module, path: Path) -> Injection:
