@@ -121,7 +121,7 @@ def prepare(
         check(recipe)
     found = run_on_all(lambda: task.labels(splits, recipe))
     if labels is not None:
-        source = recipe.data.validation if splits.only_validation else recipe.data.train
+        source = recipe.data.validation if splits.only_validation else recipe.data.train_name
         _require_known(found or (), labels, source, task.label_column(recipe))
     labels = found if labels is None else labels
     require_metric(training, task.metric_names(labels, training))
