@@ -205,9 +205,10 @@ def _evaluating(
 
 def settings_beside(adapter: Path) -> InferenceSettings:
     """Return the settings of an adapter; those of a checkpoint are in its finished run."""
-    places = (adapter, adapter.parent / "adapter")
-    place = next((place for place in places if (place / SETTINGS_FILE).is_file()), adapter)
-    return InferenceSettings.load(place)
+    run = RunDirectory.around(adapter)
+    if run is not None and not (adapter / SETTINGS_FILE).is_file():
+        return InferenceSettings.load(run.adapter)
+    return InferenceSettings.load(adapter)
 
 
 def _reference(recipe: Recipe, adapter: Path) -> Path | None:

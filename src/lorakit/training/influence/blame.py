@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,7 @@ def blame(
     *,
     prompt: str | None = None,
     label: str | None = None,
+    check: Callable[[Setup], None] | None = None,
 ) -> Blame:
     """Rank the training examples of a run by their influence on an answer or on its mistakes.
 
@@ -73,6 +75,7 @@ def blame(
             asks about the mistakes on the validation examples.
         prompt: What the answer answers, where examples have prompts.
         label: Label of a text; None takes what the adapter predicts.
+        check: Called with the run's data and base before the first gradient; may raise.
 
     Raises:
         MissingFileError: There is no run at `path`.
@@ -93,6 +96,10 @@ def blame(
             "The mistakes have neither one prompt nor one label: got a prompt or a label without "
             "an answer, expected an answer with it. Leave it out, or give the answer."
         )
+    if answer is not None and not answer.strip():
+        raise ConfigError(
+            "There is no answer to look at: got an empty text, expected words. Give the answer."
+        )
     if recipe.objective is not None:
         raise ConfigError(
             f"Examples of {path} cannot be ranked: got objective.type={recipe.objective.type}, "
@@ -102,6 +109,8 @@ def blame(
     setup = prepare(_of_adapter(recipe, adapter), ignore_event, measures_dtype=False)
     _require_one_label(setup)
     require_one_each(setup)
+    if check is not None:
+        check(setup)
     with scratch_directory("lorakit-blame-") as scratch:
         setup.arguments.output_dir = str(scratch)
         trainer: Any = setup.build_trainer()
@@ -109,8 +118,7 @@ def blame(
         if answer is None:
             asked, about = mistakes(setup, losses)
         else:
-            asked = encode_answer(setup, answer, prompt, label)
-            about = "The answer is looked at."
+            asked, about = encode_answer(setup, answer, prompt, label)
         query = mean_gradients(losses, asked)
         influence = data_influence(ExampleGradients(losses, setup.encoded.train), query)
     scores = influence if answer is not None else -influence

@@ -52,7 +52,7 @@ def test_an_example_supports_its_label_and_speaks_against_the_other(flipped, mis
 def test_what_cannot_be_asked_is_refused(flipped, tmp_path):
     with pytest.raises(ConfigError, match="No such label in --label: got 'god', expected"):
         blame(flipped.run, "a", label="god")
-    with pytest.raises(ConfigError, match="got a prompt or a run on pairs of texts"):
+    with pytest.raises(ConfigError, match="got --prompt too, expected the text alone"):
         blame(flipped.run, "a", prompt="b")
     with pytest.raises(ConfigError, match="got a prompt or a label without an answer"):
         blame(flipped.run, label="good")
