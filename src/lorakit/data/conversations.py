@@ -124,11 +124,29 @@ def _message(given: dict[str, Any]) -> dict[str, Any]:
         raise MalformedConversationError("a message without a role")
     if "tool_calls" in message:
         message["tool_calls"] = _objects(message["tool_calls"], "tool_calls")
+        for call in message["tool_calls"]:
+            _require_arguments(call)
     elif "content" not in message:
         raise MalformedConversationError("a message without content")
     if "content" in message:
         message["content"] = _content(message["content"], message["role"])
     return message
+
+
+def _require_arguments(call: Mapping[str, Any]) -> None:
+    """Refuse a tool call whose arguments are a text that is no JSON object."""
+    function = call.get("function", call)
+    arguments = function.get("arguments") if isinstance(function, Mapping) else None
+    if not isinstance(arguments, str):
+        return
+    try:
+        is_object = isinstance(json.loads(arguments), dict)
+    except (ValueError, RecursionError):
+        raise MalformedConversationError(
+            "a tool call whose arguments are a string that is not JSON"
+        ) from None
+    if not is_object:
+        raise MalformedConversationError("a tool call whose arguments are not a JSON object")
 
 
 def _content(content: Any, role: str) -> Any:

@@ -4,6 +4,7 @@ import pyarrow as pa
 import pytest
 from datasets import Dataset
 
+from lorakit.data import Place
 from lorakit.data.conversations import (
     MalformedConversationError,
     check_conversations,
@@ -142,6 +143,34 @@ def test_what_is_no_conversation_is_said(row, problem):
         parse_conversation(row, "talk")
 
     assert problem in str(caught.value)
+
+
+def calling(arguments):
+    call = {"type": "function", "function": {"name": "f", "arguments": arguments}}
+    return {"role": "assistant", "tool_calls": [call]}
+
+
+@pytest.mark.parametrize("arguments", ['{"city": "x"}', "{}", {"city": "x"}, None])
+def test_arguments_of_tool_calls_stay_as_they_are(arguments):
+    made = parse_conversation({"talk": [USER, calling(arguments)]}, "talk")
+
+    assert made.messages[1]["tool_calls"][0]["function"]["arguments"] == arguments
+
+
+def test_arguments_that_are_no_json_are_said_with_their_line(tmp_path):
+    flat = {"role": "assistant", "tool_calls": [{"name": "f", "arguments": ""}]}
+    answers = [calling('{"city": "x"}'), calling("{city: x}"), flat, calling("[1]")]
+    rows = [json.dumps({"talk": [USER, answer]}) for answer in answers]
+    (tmp_path / "a.jsonl").write_text("\n\n".join(rows))
+    read = read_json(tmp_path / "a.jsonl", "data.train")
+
+    with pytest.raises(DataError) as caught:
+        check_conversations(read.dataset, ["talk"], Place("'x'", lines=read.lines))
+
+    assert (
+        "examples 2, 3 (lines 3, 5): a tool call whose arguments are a string that is not JSON; "
+        "example 4 (line 7): a tool call whose arguments are not a JSON object; expected"
+    ) in str(caught.value)
 
 
 def test_a_weight_of_0_is_kept_beside_the_messages():
