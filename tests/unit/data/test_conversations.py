@@ -10,6 +10,8 @@ from lorakit.data.conversations import (
     check_conversations,
     drop_filled_nulls,
     parse_conversation,
+    with_default_system,
+    with_system_prompt,
 )
 from lorakit.data.reading.json_files import read_json
 from lorakit.errors import DataError
@@ -222,3 +224,37 @@ def test_malformed_halves_of_a_conversation_are_listed_by_column():
         "messages such as {'role': 'user', 'content': 'Hello'}, one of the completion by "
         "'assistant'. Repair or remove these examples."
     )
+
+
+SYSTEM = {"role": "system", "content": "be brief"}
+
+
+def test_a_system_prompt_is_put_before_the_first_message():
+    marked = {**ASSISTANT, "weight": 0}
+    one = parse_conversation({"talk": [USER, marked, USER, ASSISTANT]}, "talk")
+    halves = parse_conversation(
+        {"prompt": [USER], "completion": [ASSISTANT]}, "prompt", "completion"
+    )
+
+    made = with_system_prompt(one, "be brief")
+    assert made.messages == [SYSTEM, USER, ASSISTANT, USER, ASSISTANT]
+    assert (made.untrained, made.prompt_turns) == ({2}, 0)
+    assert with_system_prompt(halves, "be brief").prompt_turns == 2
+
+
+def test_a_system_prompt_replaces_the_one_that_a_conversation_begins_with():
+    old = {"role": "system", "content": "be long"}
+    talk = parse_conversation({"talk": [old, USER, {**ASSISTANT, "weight": 0}, ASSISTANT]}, "talk")
+
+    made = with_system_prompt(talk, "be brief")
+
+    assert made.messages == [SYSTEM, USER, ASSISTANT, ASSISTANT]
+    assert made.untrained == {2}
+
+
+def test_a_request_keeps_its_own_system_message():
+    own = [{"role": "system", "content": "own"}, USER]
+
+    assert with_default_system([USER], "be brief") == [SYSTEM, USER]
+    assert with_default_system(own, "be brief") == own
+    assert with_default_system([USER], None) == [USER]
