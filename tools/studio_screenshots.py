@@ -30,6 +30,15 @@ WIDTHS, HEIGHT, TALLEST = (1280, 390), 800, 2_400
 SETTLES_MS, LOADING_MS = 2_500, 120_000
 MOST_BYTES = 150_000
 QUESTION = "Put an item into the queue; wait until a slot is free if the queue is full."
+INVENTED_KEY = "lorakit-0123456789abcdef0123456789abcdef01234567"
+HIDE_KEYS = """key => {
+    const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    while (texts.nextNode()) {
+        const text = texts.currentNode;
+        text.data = text.data.replace(/lorakit-[0-9a-f]{40}/g, key);
+    }
+}"""
+"""Shows an invented key instead of the studio's own."""
 RUNS = Path(tempfile.gettempdir()) / "lorakit" / "runs"
 ADDRESSES = {
     "runs": "/",
@@ -116,6 +125,7 @@ def take(page: Page, name: str, address: Callable[[], str], folder: Path) -> Non
             awaited = {"new-run-data": "The first 10 examples", "new-run-plan": "It fits: "}
             page.get_by_text(awaited[name]).wait_for()
         page.wait_for_timeout(SETTLES_MS)
+        page.evaluate(HIDE_KEYS, INVENTED_KEY)
         target = folder / f"{name}-{width}.png"
         write_small(page.screenshot(full_page=True), target)
         print(f"{target}: {target.stat().st_size:,} bytes")
