@@ -145,11 +145,20 @@ def write_small(picture: bytes, target: Path) -> None:
     image = Image.open(BytesIO(picture)).convert("RGB")
     image = image.crop((0, 0, image.width, min(image.height, TALLEST)))
     for colours in (256, 128, 64, 32):
-        small = image.quantize(colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        small = image.quantize(palette=commonest(image, colours), dither=Image.Dither.NONE)
         small.save(target, optimize=True)
         if target.stat().st_size <= MOST_BYTES:
             return
     sys.exit(f"{target}: got {target.stat().st_size:,} bytes, expected {MOST_BYTES:,} at most.")
+
+
+def commonest(image: Image.Image, colours: int) -> Image.Image:
+    """Return a palette of the commonest colours, so that grounds of text keep theirs exactly."""
+    counted = image.getcolors(image.width * image.height) or []
+    chosen = [colour for _, colour in sorted(counted, reverse=True)[:colours]]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([channel for colour in chosen for channel in colour])  # type: ignore
+    return palette
 
 
 if __name__ == "__main__":
