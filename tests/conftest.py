@@ -26,6 +26,7 @@ import pytest  # noqa: E402
 from fixtures.data import *  # noqa: E402, F403
 from fixtures.figures import blank_pictures, saved_figures  # noqa: E402, F401
 from fixtures.layers import group_sizes  # noqa: E402, F401
+from fixtures.preferences import prepare_preferences  # noqa: E402, F401
 from fixtures.runs import (  # noqa: E402, F401
     blank_loss_plots,
     done,
@@ -36,7 +37,7 @@ from fixtures.runs import (  # noqa: E402, F401
     stop_after,
 )
 from fixtures.serving import adapter_folder, served, served_with  # noqa: E402, F401
-from fixtures.tasks import jsonl, prepare, recipe_of  # noqa: E402, F401
+from fixtures.tasks import jsonl, prepare, prepare_texts, recipe_of  # noqa: E402, F401
 
 # `make test` gives whole files to its workers in this order, the longest first: near the end only
 # short files are left, so that all workers end at the same time.

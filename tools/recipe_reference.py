@@ -11,6 +11,7 @@ from typing import Any
 from lorakit.config import LoraConfig, QuantizationConfig, StrictConfig, TaskType
 from lorakit.recipes.evaluation_section import EvaluationConfig
 from lorakit.recipes.frozen_part_section import FrozenPartConfig
+from lorakit.recipes.objective_section import ObjectiveConfig
 from lorakit.recipes.recipe import DataConfig, Recipe
 from lorakit.recipes.search_sections import (
     AshaConfig,
@@ -26,6 +27,7 @@ PLACE = "reference/recipe.md"
 SECTIONS: dict[str, type[StrictConfig]] = {
     "Top level": Recipe,
     "data": DataConfig,
+    "objective": ObjectiveConfig,
     "lora": LoraConfig,
     "quantization": QuantizationConfig,
     "evaluation": EvaluationConfig,

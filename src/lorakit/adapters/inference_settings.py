@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import nn
 
 from lorakit.adapters.lineage import Lineage
-from lorakit.config import LoraConfig, QuantizationConfig, StrictConfig, TaskType
+from lorakit.config import LoraConfig, ProblemType, QuantizationConfig, StrictConfig, TaskType
 from lorakit.errors import AdapterFileError, ConfigError
 from lorakit.files.atomic import write_text
 from lorakit.injection.selection.heads import TASKS_WITH_HEADS
@@ -29,6 +29,12 @@ class InferenceSettings(StrictConfig):
     task_type: TaskType | None = None
     labels: tuple[str, ...] | None = None
     """Class or tag names by id."""
+
+    problem_type: ProblemType | None = None
+    """What a text classifier predicts; None is one class."""
+
+    thresholds: tuple[float, ...] = ()
+    """Probability above which each of several labels is predicted; 0.5 if there are none."""
 
     dtype: str | None = None
     """Dtype of the base weights in training, such as "bfloat16"; None for a quantised base."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lorakit.config import NOT_COUNTED, TaskType
+from lorakit.data.answer_columns import PARTS, VOTES_KEY
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -52,17 +53,32 @@ def guesses(task_type: TaskType, validation: Dataset | None) -> dict[str, Any]:
     """Return the metrics of a guess that knows the shares of the classes but no text.
 
     Args:
-        task_type: Task; only tasks with classes are guessed.
+        task_type: Task; only tasks with classes, and preferences, are guessed.
         validation: Encoded examples with "labels".
 
     Returns: Metrics with "eval_" prefixes and `count`, or an empty dictionary.
     """
+    if validation is not None and PARTS in getattr(validation, "column_names", ()):
+        return _guess_answers(validation)
     if validation is None or task_type not in (TaskType.SEQ_CLS, TaskType.TOKEN_CLS):
         return {}
-    labels: Any = validation["labels"]
+    labels: Any = validation["labels"][:]
+    first = labels[0] if labels else 0.0
+    if isinstance(first, float) or (isinstance(first, list) and isinstance(first[0], float)):
+        return {}  # several labels, or numbers
     is_words = task_type == TaskType.TOKEN_CLS
     ids = [one for row in labels for one in row if one != NOT_COUNTED] if is_words else list(labels)
     return _guess_classes(ids, with_averages=not is_words) if ids else {}
+
+
+def _guess_answers(validation: Dataset) -> dict[str, Any]:
+    """Return the metrics of guessing which answer is better, or the commonest vote."""
+    count, share = len(validation), 0.5
+    if VOTES_KEY in validation.column_names:
+        votes: Any = validation[VOTES_KEY]
+        good = sum(votes) / count
+        share = max(good, 1 - good)
+    return {"count": count, "eval_accuracy": share}
 
 
 def _guess_classes(ids: Sequence[int], *, with_averages: bool) -> dict[str, Any]:

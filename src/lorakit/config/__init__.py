@@ -1,9 +1,13 @@
 """Configurations: frozen and strict, with PEFT's field names and meanings."""
 
 from lorakit.config.lora_config import (
+    MULTI_LABEL,
     NOT_COUNTED,
+    REGRESSION,
+    SINGLE_LABEL,
     Count,
     LoraConfig,
+    ProblemType,
     QuantizationConfig,
     Rank,
     StrictConfig,
@@ -12,9 +16,13 @@ from lorakit.config.lora_config import (
 )
 
 __all__ = [
+    "MULTI_LABEL",
     "NOT_COUNTED",
+    "REGRESSION",
+    "SINGLE_LABEL",
     "Count",
     "LoraConfig",
+    "ProblemType",
     "QuantizationConfig",
     "Rank",
     "StrictConfig",

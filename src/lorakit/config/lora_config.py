@@ -29,6 +29,13 @@ from lorakit.config.problems import config_error, short_repr
 NOT_COUNTED = -100
 """Label of a token that does not count in the loss; the default of torch's cross entropy."""
 
+ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
+"""What the head of a text classifier predicts; the names are those of transformers' configs."""
+
+SINGLE_LABEL: ProblemType = "single_label_classification"
+MULTI_LABEL: ProblemType = "multi_label_classification"
+REGRESSION: ProblemType = "regression"
+
 TokenIndices = tuple[int, ...] | dict[str, tuple[int, ...]] | None
 
 

@@ -80,7 +80,7 @@ def parse_conversation(example: Mapping[str, Any], *columns: str) -> Conversatio
     halves: list[list[dict[str, Any]]] = []
     for column in columns:
         try:
-            halves.append(_messages(example[column]))
+            halves.append(parse_messages(example[column]))
             if column == columns[-1] and all(m["role"] != "assistant" for m in halves[-1]):
                 raise MalformedConversationError("no message by 'assistant'")
         except MalformedConversationError as problem:
@@ -93,8 +93,12 @@ def parse_conversation(example: Mapping[str, Any], *columns: str) -> Conversatio
     return Conversation(messages, _options(example), untrained, len(messages) - len(halves[-1]))
 
 
-def _messages(value: Any) -> list[dict[str, Any]]:
-    """Return a list of messages; their weights, if any, are booleans."""
+def parse_messages(value: Any) -> list[dict[str, Any]]:
+    """Return a list of messages; their weights, if any, are booleans.
+
+    Raises:
+        MalformedConversationError: It is not a list of messages.
+    """
     given = _parsed(value, "messages")
     if not isinstance(given, list) or not given:
         raise MalformedConversationError("not a list of messages")
@@ -195,7 +199,7 @@ def _parsed(value: Any, name: str) -> Any:
         raise MalformedConversationError(f"{name} is a string that is not JSON") from None
 
 
-def drop_filled_nulls(example: dict[str, Any], dataset: Dataset) -> dict[str, Any]:
+def drop_filled_nulls(example: dict[str, Any], features: Mapping[str, Any]) -> dict[str, Any]:
     """Return an example without the nulls that a table filled in.
 
     A table gives all mappings of a column the same keys, filled with nulls. Columns of type Json,
@@ -203,10 +207,10 @@ def drop_filled_nulls(example: dict[str, Any], dataset: Dataset) -> dict[str, An
 
     Args:
         example: The example.
-        dataset: Its dataset.
+        features: The features of its dataset, which a dataset copies at each access.
     """
     return {
-        name: value if isinstance(dataset.features[name], Json) else _without_nulls(value)
+        name: value if isinstance(features[name], Json) else _without_nulls(value)
         for name, value in example.items()
     }
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset
 
-from lorakit.data import Place, describe_examples, is_missing
+from lorakit.data.reading.columns import is_missing
+from lorakit.data.reading.positions import Place, describe_examples
 from lorakit.errors import DataError, first_few
 
 _WHOLE_NUMBER = re.compile(r"0|-?[1-9][0-9]*")
@@ -57,32 +58,30 @@ def label_names(dataset: Dataset, column: str, where: Place | str) -> list[str]:
 def _require_classes(values: list[Any], column: str, where: Place | str) -> None:
     """Refuse values that are not classes: measurements, lists of labels, mappings."""
     at = next((n for n, v in enumerate(values) if not isinstance(v, (str, int, bool))), None)
-    if at is None and not _are_measurements(values):
+    if at is None and not are_measurements(values):
         return
     value = values[at or 0]
     if isinstance(value, list):
-        what = "lists: several labels for one text. Multi-label classification"
-    elif at is None or isinstance(value, float):
-        what = "numbers with a fraction. Regression"
-    else:
-        raise DataError(
-            f"Not class labels in {where}, column '{column}': got {value!r} in "
-            f"{describe_examples([at], where)}, expected {_KINDS}. Name the right column in "
-            "data.label."
+        what = (
+            "Set data.problem_type=multi_label_classification if a text may have several labels, "
+            "or regression if these are numbers to predict"
         )
+    elif at is None or isinstance(value, float):
+        what = "Set data.problem_type=regression if these are numbers to predict"
+    else:
+        what = "Name the right column in data.label"
     raise DataError(
         f"Not class labels in {where}, column '{column}': got {value!r} in "
-        f"{describe_examples([at or 0], where)}, expected {_KINDS}. Such labels are {what} is not "
-        "built yet; name a column of classes in data.label, or turn these into classes."
+        f"{describe_examples([at or 0], where)}, expected {_KINDS}. {what}."
     )
 
 
-def _are_measurements(values: list[Any]) -> bool:
+def are_measurements(values: Sequence[Any]) -> bool:
     """Return whether the texts are numbers with fractions and too many distinct values for classes.
 
-    >>> _are_measurements(["0.31", "0.7", "0.2"])
+    >>> are_measurements(["0.31", "0.7", "0.2"])
     True
-    >>> _are_measurements(["3.5", "4.0", "3.5", "4.0"]), _are_measurements(["1e3", "007", "1e3"])
+    >>> are_measurements(["3.5", "4.0", "3.5", "4.0"]), are_measurements(["1e3", "007", "1e3"])
     (False, False)
     """
     distinct = {value for value in values if isinstance(value, str)}

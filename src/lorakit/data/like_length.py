@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from datasets import Dataset
 from torch import Tensor
@@ -42,8 +43,8 @@ def _list_lengths(examples: Any, column: str) -> Tensor | None:
         # Arrow stores where each list begins, so that no list needs to be read.
         table: Any = examples.select_columns([column]).with_format("arrow")[:]
         lists = table[column].combine_chunks()
-        if not hasattr(lists, "value_lengths"):
-            return None
+        if not hasattr(lists, "value_lengths") or pa.types.is_floating(lists.type.value_type):
+            return None  # one label, or numbers that are no sequence
         return torch.from_numpy(lists.value_lengths().to_numpy().astype(np.int64))
     values = [example.get(column) for example in examples]
     if not all(isinstance(value, list) or getattr(value, "ndim", 0) for value in values):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from datasets import Dataset, DatasetDict
 
+from lorakit.data.mixture import Mixture
 from lorakit.data.overlap import overlap_note
 from lorakit.data.reading.columns import hiding_progress_bars, require_columns
 from lorakit.data.reading.positions import Place
@@ -17,9 +18,11 @@ from lorakit.data.reading.sources import (
     no_examples,
     pick_split,
     read_source,
+    read_sources,
 )
 from lorakit.data.stratified import hold_out, keep_labels, read_labels
-from lorakit.errors import ConfigError, DataError
+from lorakit.data.targets import split_texts
+from lorakit.errors import ConfigError, DataError, first_few
 from lorakit.recipes.data_names import TEXT_TABLES
 
 if TYPE_CHECKING:
@@ -40,6 +43,8 @@ class Splits:
     train_place: Place | None = None
     """Positions of the training examples in their source; None numbers them consecutively."""
     validation_place: Place | None = None
+    mixture: Mixture | None = None
+    """How often an epoch has each training example; None is once."""
     only_validation: bool = False
     """Whether the training examples were not read; `train` is then a few validation examples."""
 
@@ -61,7 +66,8 @@ class Splits:
     def training_only(self, chosen: Sequence[int] | np.ndarray) -> Splits:
         """Return a selection of the training examples, without validation examples."""
         place = None if self.train_place is None else self.train_place.select(chosen)
-        return Splits(self.train.select(chosen), None, train_place=place)
+        mixture = None if self.mixture is None else self.mixture.select(chosen)
+        return Splits(self.train.select(chosen), None, train_place=place, mixture=mixture)
 
     def labelled_place(self, data: DataConfig) -> Place:
         """Return the place of the labelled examples."""
@@ -76,9 +82,11 @@ class Splits:
 class _Split:
     examples: Dataset
     place: Place
+    mixture: Mixture | None = None
 
     def select(self, chosen: Sequence[int] | np.ndarray) -> _Split:
-        return _Split(self.examples.select(chosen), self.place.select(chosen))
+        mixture = None if self.mixture is None else self.mixture.select(chosen)
+        return _Split(self.examples.select(chosen), self.place.select(chosen), mixture)
 
 
 def load_splits(
@@ -109,27 +117,54 @@ def load_splits(
     _check_delimiter(data)
     notes: list[str] = []
     with hiding_progress_bars():
-        source = read_source(data.train, data.subset, "data.train", data.delimiter)
-        found = pick_split(source, data.train_split, data.train, "data.train_split")
+        source, mixture = _read_training(data)
+        found = pick_split(source, data.train_split, data.train_name, "data.train_split")
         named = _find_validation(data, source)
     notes += found.notes
-    where = f"'{data.train}' (data.train)"
-    train = _split(found, "training", data, where)
+    where = f"'{data.train_name}' (data.train)"
+    train = replace(_split(found, "training", data, where), mixture=mixture)
     require_columns(train.examples, columns or {}, train.place)
     validation = None
     if named is not None:
         notes += named.notes
-        where = f"'{data.validation or data.train}' (validation split)"
+        where = f"'{data.validation or data.train_name}' (validation split)"
         validation = _split(named, "validation", data, where)
         notes += overlap_note(train.examples, validation.examples)
     elif data.validation_fraction > 0:
         train, validation, note = _hold_out(train, data, seed, label, where)
         notes.append(note)
     train = _limit(train, data.max_train_rows, seed, "train", notes, label)
+    notes += _mixture_notes(data, train)
     if validation is None:
-        return Splits(train.examples, None, tuple(notes), train.place)
+        return Splits(train.examples, None, tuple(notes), train.place, mixture=train.mixture)
     validation = _limit(validation, data.max_validation_rows, seed, "validation", notes)
-    return Splits(train.examples, validation.examples, tuple(notes), train.place, validation.place)
+    return Splits(
+        *(train.examples, validation.examples, tuple(notes)),
+        *(train.place, validation.place, train.mixture),
+    )
+
+
+def _read_training(data: DataConfig) -> tuple[FileExamples | DatasetDict, Mixture | None]:
+    """Return the training data, and the mixture of sources if their weights differ from 1."""
+    if isinstance(data.train, str):
+        return read_source(data.train, data.subset, "data.train", data.delimiter), None
+    if data.subset is not None:
+        raise ConfigError(
+            f"Sources have their own subsets: got data.subset='{data.subset}' beside a list in "
+            "data.train, expected it in the sources of hub datasets. Move it there."
+        )
+    found, mixture = read_sources(data.train, data)
+    return found, mixture if any(weight != 1 for weight in mixture.weights) else None
+
+
+def _mixture_notes(data: DataConfig, train: _Split) -> list[str]:
+    if train.mixture is None or isinstance(data.train, str):
+        return []
+    drawn = [
+        f"{count:,} of '{first_few(source.names, 2)}'"
+        for count, source in zip(train.mixture.counts(), data.train, strict=True)
+    ]
+    return [f"An epoch draws {sum(train.mixture.counts()):,} examples: {', '.join(drawn)}."]
 
 
 def load_validation(
@@ -162,7 +197,7 @@ def load_validation(
 
 
 def _check_delimiter(data: DataConfig) -> None:
-    names = [name for name in (data.train, data.validation) if name is not None]
+    names = [*data.train_names, *([] if data.validation is None else [data.validation])]
     if data.delimiter is not None and not any(n.lower().endswith(TEXT_TABLES) for n in names):
         raise ConfigError(
             f"Only csv files have a delimiter: got data.delimiter='{data.delimiter}' for "
@@ -175,11 +210,16 @@ def _split(found: FileExamples, kind: str, data: DataConfig, where: str) -> _Spl
     if not len(found.dataset):
         raise DataError(no_examples(where))
     place = _place(kind, data)
-    return _Split(found.dataset, Place(place.name, lines=found.lines))
+    examples = found.dataset
+    if data.label_separator is not None:
+        examples = split_texts(examples, data.label, data.label_separator)
+    return _Split(
+        examples, Place(place.name, found.numbers, found.lines, found.files, found.file_of)
+    )
 
 
 def _place(kind: str, data: DataConfig) -> Place:
-    source = data.train if kind == "training" else data.validation or data.train
+    source = data.train_name if kind == "training" else data.validation or data.train_name
     return Place(f"the {kind} examples of '{source}'")
 
 
@@ -194,11 +234,12 @@ def _find_validation(data: DataConfig, source: FileExamples | DatasetDict) -> Fi
     if data.validation_split is not None:
         if isinstance(source, FileExamples):
             raise DataError(
-                f"No such split in {key}: got '{data.validation_split}', but '{data.train}' is one "
-                "table without splits. Name the validation file in data.validation, or leave "
-                f"{key} out and examples are taken by data.validation_fraction."
+                f"No such split in {key}: got '{data.validation_split}', but "
+                f"'{data.train_name}' is one table without splits. Name the validation file in "
+                f"data.validation, or leave {key} out and examples are taken by "
+                "data.validation_fraction."
             )
-        return pick_split(source, data.validation_split, data.train, key)
+        return pick_split(source, data.validation_split, data.train_name, key)
     if (
         isinstance(source, DatasetDict)
         and "validation" in source

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
+from lorakit.data.labels import are_measurements
+
 _LABEL_TYPES = (str, int, bool)
 
 
@@ -32,8 +34,13 @@ def read_labels(examples: Dataset, column: str | None) -> Labels | None:
         return None
     values: list[Any] = examples[column][:]
     if values and all(isinstance(value, _LABEL_TYPES) for value in values):
+        if are_measurements(values):
+            return None
         return Labels([frozenset((str(value),)) for value in values], is_single=True)
     if values and all(isinstance(value, list) for value in values):
+        items = [item for value in values for item in value]
+        if any(isinstance(item, float) for item in items) or are_measurements(items):
+            return None
         return Labels([frozenset(map(str, value)) for value in values], is_single=False)
     return None
 

@@ -10,7 +10,13 @@ from transformers import PreTrainedTokenizerBase
 
 from lorakit.data import Place
 from lorakit.data.conversations import is_conversation
-from lorakit.data.tokenizers import end_id, token_ids, with_end
+from lorakit.data.preferences import (
+    PREFERENCE,
+    VOTES,
+    preference_layout_of,
+    supervised_problem,
+)
+from lorakit.data.tokenizers import batch_columns, end_id, token_ids, with_end
 from lorakit.errors import ConfigError, DataError, first_few
 
 if TYPE_CHECKING:
@@ -93,15 +99,16 @@ def find_layout(examples: Dataset, data: DataConfig, where: Place | str) -> Layo
         halves = {data.prompt, data.completion}
         possible = [name for name in columns if not (name in halves and halves <= set(columns))]
         found = [name for name in possible if is_conversation(_first_value(examples, name))]
-        if len(found) == 1 and not _is_preference(columns):
+        if len(found) == 1 and preference_layout_of(columns, data) != PREFERENCE:
             data = data.model_copy(update={"messages": found[0]})
             notes.append(f"The messages are read from the column '{found[0]}' (data.messages).")
     name = detect_format(columns, data, where)
     talk = conversation_columns(examples, name, data)
     if data.format != "auto":
         return Layout(name, data, tuple(notes), talk)
-    if name == "prompt_completion" and isinstance(_first_value(examples, "label"), bool):
-        raise DataError(_PREFERENCE.format(where=where, what="completions that are good or bad"))
+    if name == "prompt_completion" and isinstance(_first_value(examples, data.label), bool):
+        what = "completions that are good or bad"
+        raise DataError(supervised_problem(VOTES, where, what))
     notes.append(f"The examples are read as '{name}', from their columns (data.format).")
     return Layout(name, data, tuple(notes), talk)
 
@@ -122,17 +129,6 @@ def conversation_columns(examples: Dataset, name: str, data: DataConfig) -> tupl
     return halves if is_list or all(holds_messages) else ()
 
 
-_PREFERENCE = (
-    "Preference data in {where}: got {what}, expected examples of the wanted answers only. "
-    "Preference tuning is not built yet. To train on the good answers alone, keep those examples "
-    "and name their columns in data.prompt and data.completion."
-)
-
-
-def _is_preference(columns: Sequence[str]) -> bool:
-    return "chosen" in columns and "rejected" in columns
-
-
 def _first_value(examples: Dataset, column: str) -> Any:
     if column not in examples.column_names:
         return None
@@ -145,14 +141,18 @@ def detect_format(columns: Sequence[str], data: DataConfig, where: Place | str) 
     Raises:
         DataError: No layout fits; lists the columns of each layout and those of the data.
     """
+    if data.format in (PREFERENCE, VOTES):
+        what = f"data.format={data.format}"
+        raise DataError(supervised_problem(data.format, where, what))
     if data.format != "auto":
         return data.format
     layouts = ("messages", "prompt_completion", "alpaca", "text")
     for layout in layouts:
         if all(column in columns for column in text_columns(layout, data).values()):
             return layout
-    if _is_preference(columns):
-        raise DataError(_PREFERENCE.format(where=where, what="'chosen' and 'rejected' answers"))
+    if preference_layout_of(columns, data) == PREFERENCE:
+        what = f"'{data.chosen}' and '{data.rejected}' answers"
+        raise DataError(supervised_problem(PREFERENCE, where, what))
     wanted = "; ".join(
         f"{layout}: {', '.join(text_columns(layout, data).values())}" for layout in layouts
     )
@@ -166,6 +166,13 @@ def text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> CountedIds:
     """Tokenize plain text; every token counts, including the end-of-text token."""
     ids = with_end(tokenizer, token_ids(tokenizer, text))
     return CountedIds(ids, [True] * len(ids))
+
+
+def texts_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[CountedIds]:
+    """Tokenize many plain texts at once, each as `text_ids` does."""
+    columns = batch_columns(tokenizer, list(texts), verbose=False)
+    made = [with_end(tokenizer, list(ids)) for ids in columns["input_ids"]]
+    return [CountedIds(ids, [True] * len(ids)) for ids in made]
 
 
 def completion_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, completion: str) -> CountedIds:

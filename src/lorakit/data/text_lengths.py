@@ -62,7 +62,7 @@ def longest_conversation(
     """
     order = sorted(range(len(texts)), key=lambda at: len(texts[at]), reverse=True)
     longest = [
-        parse_conversation(drop_filled_nulls(examples[at], examples), *columns)
+        parse_conversation(drop_filled_nulls(examples[at], examples.features), *columns)
         for at in order[:_MEASURED_EXAMPLES]
     ]
     try:

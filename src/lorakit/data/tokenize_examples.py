@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from itertools import compress
 from typing import Any
 from uuid import uuid4
@@ -18,6 +20,9 @@ from lorakit.errors import DataError
 IDS = List(Value("int32"))
 """The feature of an example's token ids or labels."""
 
+_EXAMPLES_EACH = 20_000
+"""Fewest examples for a process, whose start takes about as long as tokenizing some thousand."""
+_MOST_PROCESSES = 16
 _PROBE_TOKENS = 16
 _MOST_PARTS = 8
 """Most tokens to read as parts of the same characters."""
@@ -42,6 +47,38 @@ def map_examples(
         return dataset.map(
             function,
             batched=True,
+            remove_columns=dataset.column_names,
+            features=Features(features),
+            keep_in_memory=True,
+            load_from_cache_file=False,
+            new_fingerprint=uuid4().hex,
+        )
+
+
+def map_in_processes(
+    dataset: Dataset,
+    function: Callable[[dict[str, list[Any]], Sequence[int]], dict[str, list[Any]]],
+    features: Mapping[str, Any],
+) -> Dataset:
+    """Map batches of examples to new columns, those of large data on all processors.
+
+    A progress bar is shown while processes work, where the terminal shows any.
+
+    Args:
+        dataset: The examples.
+        function: Takes the columns of a batch and the numbers of its examples, and returns the new
+            columns; it keeps nothing between calls, as these may be in other processes.
+        features: The new columns and their types; all old columns are dropped.
+    """
+    wanted = min(len(os.sched_getaffinity(0)), _MOST_PROCESSES, len(dataset) // _EXAMPLES_EACH)
+    processes = wanted if wanted > 1 else None
+    with nullcontext() if processes else hiding_progress_bars():
+        return dataset.map(
+            function,
+            batched=True,
+            with_indices=True,
+            num_proc=processes,
+            desc="Tokenizing",
             remove_columns=dataset.column_names,
             features=Features(features),
             keep_in_memory=True,

@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Any, TypeVar
 
 import torch
-from torch import distributed
+from torch import Tensor, distributed
 
 from lorakit.errors import LorakitError, TrainingError
 
@@ -105,6 +105,15 @@ def _is_initialized() -> bool:
 
 
 # ---- collectives ----
+
+
+def sum_over_processes(values: Tensor) -> Tensor:
+    """Return the sum of a tensor over all processes, on its device; each process calls this."""
+    if process_count() == 1:
+        return values
+    total = values.clone()
+    distributed.all_reduce(total)
+    return total
 
 
 def run_on_main(function: Callable[[], T]) -> T:

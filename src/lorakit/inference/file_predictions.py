@@ -18,13 +18,14 @@ import pyarrow.parquet as parquet
 from datasets import Dataset
 
 from lorakit.adapters.inference_settings import SETTINGS_FILE
+from lorakit.config import REGRESSION
 from lorakit.data.reading.sources import ENDINGS, TEXT_TABLES, read_source
 from lorakit.data.reading.table import FileExamples
 from lorakit.errors import ConfigError, DataError, did_you_mean, escaped, first_few
 from lorakit.files.atomic import replacing_file
 from lorakit.inference.input_columns import InputColumns, find_input_columns
 from lorakit.inference.loaded import LoadedModel
-from lorakit.inference.prediction import Classification
+from lorakit.inference.prediction import Classification, LabelSet, Numbers
 from lorakit.inference.predictions import predict
 from lorakit.recipes.recipe import DataConfig
 
@@ -172,17 +173,19 @@ def _new_columns(
     loaded: LoadedModel, settings: PredictionSettings, columns: InputColumns
 ) -> list[str]:
     names = ["prediction"]
-    if loaded.labels is not None:
+    is_regression = loaded.settings.problem_type == REGRESSION
+    if loaded.labels is not None and not is_regression:
         names.append("probability")
     if "data.text" in columns.names and loaded.task_type == "TOKEN_CLS":
         names.append("words")
     elif loaded.task_type == "TOKEN_CLS":
         names.append("predicted_words")
     if settings.probabilities:
-        if loaded.task_type != "SEQ_CLS":
+        if loaded.task_type != "SEQ_CLS" or is_regression:
+            got = "numbers" if is_regression else f"task {loaded.task_type}"
             raise ConfigError(
-                f"There are no probabilities of every label: got task {loaded.task_type}, expected "
-                "SEQ_CLS. Leave --probabilities out."
+                f"There are no probabilities of every label: got {got}, expected classes or "
+                "labels of SEQ_CLS. Leave --probabilities out."
             )
         names += [f"probability_{label}" for label in loaded.labels or ()]
     return [settings.prefix + name for name in names]
@@ -198,6 +201,16 @@ def _values(prediction: Any, labels: Sequence[str], settings: PredictionSettings
             prediction.probability,
             *(every if settings.probabilities else []),
         ]
+    if isinstance(prediction, LabelSet):
+        every = [prediction.probabilities[label] for label in labels]
+        return [
+            list(prediction.labels),
+            [prediction.probabilities[label] for label in prediction.labels],
+            *(every if settings.probabilities else []),
+        ]
+    if isinstance(prediction, Numbers):
+        numbers = list(prediction.values.values())
+        return [numbers[0] if len(numbers) == 1 else numbers]
     return [
         [word.tag for word in prediction],
         [word.probability for word in prediction],

@@ -194,7 +194,7 @@ def _label_options(
     if task_type not in TASKS_WITH_LABELS:
         return {}
     if settings.labels is not None:
-        return label_options(settings.labels)
+        return label_options(settings.labels, settings.problem_type)
     sizes = [
         tensor.shape[0]
         for key, tensor in adapter.replaced.items()

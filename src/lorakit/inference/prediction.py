@@ -8,11 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from lorakit.config import TaskType
+from lorakit.adapters.inference_settings import InferenceSettings
+from lorakit.config import MULTI_LABEL, REGRESSION, TaskType
 from lorakit.data.tokenizers import batch_columns, pad_batch, word_columns
 from lorakit.errors import DataError
 from lorakit.inference.loaded import LoadedModel, in_batches
+
+_HALF = 0.5
+"""Threshold of an adapter that has none."""
 
 _WORD = re.compile(r"\w+(?:[-'’]\w+)*|[^\w\s]")
 
@@ -26,6 +31,28 @@ class Classification:
     """Probability of this label, from 0 to 1."""
     probabilities: dict[str, float]
     """Probability of every label."""
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """The labels of one text, of which there may be none."""
+
+    labels: tuple[str, ...]
+    """Labels whose probability is above their threshold."""
+    probabilities: dict[str, float]
+    """Probability of every label, each from 0 to 1."""
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """The numbers predicted for one text."""
+
+    values: dict[str, float]
+    """Each number by its name."""
+
+
+TextOutput = Classification | LabelSet | Numbers
+"""What the head of a text classifier says about one text."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +71,8 @@ def classify(
     use_base: bool = False,
     *,
     batch_rows: int = 16,
-) -> list[Classification]:
-    """Classify each text.
+) -> list[Any]:
+    """Classify each text, or predict its labels or numbers.
 
     Args:
         loaded: An adapter for SEQ_CLS on its base.
@@ -53,6 +80,9 @@ def classify(
         use_base: Whether the base model answers without the adapter. A head that the base lacks is
             then the untrained one that the training started from.
         batch_rows: Number of texts in a batch.
+
+    Returns: For each text a `Classification`, or, as the adapter was trained, a `LabelSet` or
+        `Numbers`.
 
     Raises:
         ConfigError: The adapter is for another task.
@@ -70,8 +100,8 @@ def classify(
                 loaded.tokenizer, *columns, truncation=True, max_length=loaded.max_length
             )
             encoded = pad_batch(loaded.tokenizer, tokens).to(loaded.model.device)
-            probabilities = loaded.model(**encoded).logits.float().softmax(-1)
-            made += [_classification(row, loaded.labels or ()) for row in probabilities.tolist()]
+            logits = loaded.model(**encoded).logits.float()
+            made += [text_output(row, loaded.labels or (), loaded.settings) for row in logits]
     return made
 
 
@@ -85,8 +115,23 @@ def _require_kind(loaded: LoadedModel, texts: Sequence[Any]) -> None:
         )
 
 
-def _classification(probabilities: list[float], labels: Sequence[str]) -> Classification:
-    by_label = dict(zip(labels, probabilities, strict=True))
+def text_output(logits: Tensor, labels: Sequence[str], settings: InferenceSettings) -> TextOutput:
+    """Return what the logits of a text say.
+
+    Args:
+        logits: (labels,), float32.
+        labels: Names of the head's outputs.
+        settings: Settings of the adapter, with its problem type and thresholds.
+    """
+    if settings.problem_type == REGRESSION:
+        return Numbers(dict(zip(labels, logits.tolist(), strict=True)))
+    if settings.problem_type == MULTI_LABEL:
+        # In float64, as when the thresholds were chosen.
+        by_label = dict(zip(labels, logits.double().sigmoid().tolist(), strict=True))
+        thresholds = settings.thresholds or (_HALF,) * len(labels)
+        found = zip(by_label.items(), thresholds, strict=True)
+        return LabelSet(tuple(name for (name, p), least in found if p > least), by_label)
+    by_label = dict(zip(labels, logits.softmax(-1).tolist(), strict=True))
     best = max(by_label, key=lambda label: by_label[label])
     return Classification(best, by_label[best], by_label)
 

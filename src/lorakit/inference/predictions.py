@@ -10,13 +10,13 @@ from typing import Any
 from lorakit.config import TaskType
 from lorakit.inference.generation import generate_text
 from lorakit.inference.loaded import LoadedModel, load_for_inference
-from lorakit.inference.prediction import Classification, TaggedWord, classify, tag
+from lorakit.inference.prediction import TaggedWord, TextOutput, classify, tag
 
 Input = str | tuple[str, str] | Sequence[str] | Sequence[Mapping[str, Any]]
 """A text, a pair of texts, words, or the messages of a conversation."""
 
-Prediction = Classification | list[TaggedWord] | str
-"""A class, the tags of the words, or a new text."""
+Prediction = TextOutput | list[TaggedWord] | str
+"""A class, labels or numbers, the tags of the words, or a new text."""
 
 
 def predict(
@@ -37,8 +37,9 @@ def predict(
         batch_rows: Number of inputs in a batch.
         max_new_tokens: Maximum length of a new text; None takes that of training, or 64.
 
-    Returns: A `Classification` (SEQ_CLS), a list of `TaggedWord` (TOKEN_CLS) or a text for each
-        input, in their order. Texts are the likeliest, token by token.
+    Returns: A `Classification`, `LabelSet` or `Numbers` (SEQ_CLS), a list of `TaggedWord`
+        (TOKEN_CLS) or a text for each input, in their order. Texts are the likeliest, token
+        by token.
 
     Raises:
         DataError: An input does not suit the adapter.

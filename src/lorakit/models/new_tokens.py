@@ -76,7 +76,7 @@ def require_new_tokens_in_examples(
                 words.pop(token, None)
     if words:
         raise DataError(
-            f"No training example of '{recipe.data.train}' has {list(words.values())} of "
+            f"No training example of '{recipe.data.train_name}' has {list(words.values())} of "
             "data.new_tokens, expected each of them at least once: a token that no example has is "
             "never trained. Add examples that have them, or leave them out."
         )

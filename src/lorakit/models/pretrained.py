@@ -18,7 +18,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from lorakit.config import QuantizationConfig, TaskType
+from lorakit.config import ProblemType, QuantizationConfig, TaskType
 from lorakit.errors import ConfigError, QuantizationError, TargetError
 from lorakit.injection.selection.heads import task_heads
 from lorakit.libraries.foreign_code import load_pretrained
@@ -35,7 +35,7 @@ from lorakit.quantization.load import is_quantized, load_as_quantized, load_quan
 _UNLIMITED = 10**9
 """Tokenizers without a limit have a `model_max_length` of 10^30."""
 
-_CONFIG_OPTIONS = ("num_labels", "id2label", "label2id")
+_CONFIG_OPTIONS = ("num_labels", "id2label", "label2id", "problem_type")
 """Options of the model's configuration; the weights are loaded without them."""
 
 _fresh: WeakKeyDictionary[nn.Module, tuple[str, ...]] = WeakKeyDictionary()
@@ -51,11 +51,19 @@ def auto_model(task_type: TaskType) -> Any:
     }[task_type]
 
 
-def label_options(labels: Sequence[str] | None) -> dict[str, Any]:
-    """Return the options of `from_pretrained` that set a model's labels."""
+def label_options(
+    labels: Sequence[str] | None, problem_type: ProblemType | None = None
+) -> dict[str, Any]:
+    """Return the options of `from_pretrained` that set a model's labels.
+
+    Args:
+        labels: Names of the head's outputs; None leaves those of the checkpoint.
+        problem_type: What a text classifier's head predicts; None lets transformers infer it.
+    """
     if labels is None:
         return {}
-    return {
+    kind = {} if problem_type is None else {"problem_type": problem_type}
+    return kind | {
         "num_labels": len(labels),
         "id2label": dict(enumerate(labels)),
         "label2id": {label: index for index, label in enumerate(labels)},

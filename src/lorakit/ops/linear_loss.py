@@ -1,4 +1,8 @@
-"""The loss of an output layer, a few tokens at a time, so that all logits never exist at once."""
+"""The loss of an output layer, a few tokens at a time, so that all logits never exist at once.
+
+The sum of the loss over tokens, or the loss of each token where losses are weighed by what follows
+from them.
+"""
 
 # Tensor.split has no types, and the parameters of Function.backward no names.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportIncompatibleMethodOverride=false
@@ -11,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import LinearCrossEntropyOptions
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 CHUNK_TOKENS = 256
 """Number of tokens whose logits exist at once.
@@ -80,6 +85,82 @@ def sum_over_chunks(
     if not torch.is_grad_enabled():
         return _sum((loss_of(h, t) for h, t in chunks(hidden, targets, chunk_tokens)), hidden)
     return _ChunkedSum.apply(loss_of, targets, chunk_tokens, hidden, *parameters)  # type: ignore[return-value]
+
+
+def values_over_chunks(
+    values_of: Callable[[Tensor, Tensor], Tensor],
+    hidden: Tensor,
+    targets: Tensor,
+    parameters: Sequence[Tensor] = (),
+    *,
+    chunk_tokens: int = CHUNK_TOKENS,
+) -> Tensor:
+    """Compute a value of each token in chunks, such as its log-probability.
+
+    Args:
+        values_of: Function of (chunk, in) and (chunk,) that returns (chunk,); the value of a token
+            depends on its own input alone. If there are parameters, backward calls it once more,
+            with the same random numbers.
+        hidden: Input of the output layer, (tokens, in).
+        targets: Token ids, (tokens,).
+        parameters: The trained tensors `values_of` depends on.
+        chunk_tokens: Tokens in a chunk.
+
+    Returns: (tokens,), differentiable once.
+
+    Memory: that of one chunk's forward and backward; between forward and backward the gradients of
+    `hidden`, or `hidden` itself if there are parameters.
+    """
+    if not len(hidden):
+        return values_of(hidden, targets)
+    if not torch.is_grad_enabled():
+        return torch.cat([values_of(h, t) for h, t in chunks(hidden, targets, chunk_tokens)])
+    if not parameters:
+        return _ChunkedValues.apply(values_of, targets, chunk_tokens, hidden)  # type: ignore[return-value]
+    # The gradient of a parameter is a sum weighted by what comes later, so it must wait for that.
+    values: list[Any] = [
+        checkpoint(values_of, h, t, use_reentrant=False)
+        for h, t in chunks(hidden, targets, chunk_tokens)
+    ]
+    return torch.cat(values)
+
+
+class _ChunkedValues(torch.autograd.Function):
+    """The value v_t of each token, and in the same pass its gradient.
+
+    v_t depends on h_t alone, so d(Σ_t v_t)/dh_t = dv_t/dh_t, and for g = dLoss/dv, (tokens,):
+
+        dLoss/dh_t = g_t · dv_t/dh_t                            (tokens, in)
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        values_of: Callable[[Tensor, Tensor], Tensor],
+        targets: Tensor,
+        chunk_tokens: int,
+        hidden: Tensor,
+    ) -> Tensor:
+        values: list[Tensor] = []
+        gradients: list[Tensor] = []
+        for chunk, chunk_targets in chunks(hidden, targets, chunk_tokens):
+            with torch.enable_grad():
+                leaf = chunk.detach().requires_grad_(ctx.needs_input_grad[3])
+                found = values_of(leaf, chunk_targets)
+            if ctx.needs_input_grad[3]:
+                gradients += torch.autograd.grad(found, leaf, torch.ones_like(found))
+            values.append(found.detach())
+        ctx.save_for_backward(torch.cat(gradients) if gradients else None)
+        return torch.cat(values)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_values: Tensor) -> tuple[Any, ...]:
+        (gradients,) = ctx.saved_tensors
+        scaled = None
+        if gradients is not None:
+            scaled = (gradients * grad_values[:, None]).to(gradients.dtype)
+        return None, None, None, scaled
 
 
 class _ChunkedSum(torch.autograd.Function):

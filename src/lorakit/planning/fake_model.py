@@ -56,7 +56,7 @@ def build_fake_model(
         QuantizationError: The model cannot be quantised as configured.
     """
     options = loading_options(recipe)
-    config = load_config(recipe.model, **options, **label_options(labels))
+    config = load_config(recipe.model, **options, **label_options(labels, task.problem_type))
     quantization = None if trains_all else recipe.quantization
     if quantization is None and is_quantized(config) and not trains_all:
         quantization = load_settings(config)

@@ -29,7 +29,7 @@ from lorakit.training.arguments import build_arguments, resolve_training
 from lorakit.training.dtype_choice import candidates
 from lorakit.training.preview import optimizer_steps
 from lorakit.training.starting_point import StartingPoint
-from lorakit.training.tasks import Task, task_for
+from lorakit.training.tasks import Task, task_of
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -153,10 +153,10 @@ def plan(
     available = parse_memory(memory) if isinstance(memory, str) else memory or device_memory(place)
     if processes < 1:
         raise ConfigError(f"Cannot plan for {processes} processes: expected 1 or more.")
-    task = task_for(recipe.task)
     start = StartingPoint.of(recipe)
     recipe = recipe if start is None else start.resolved(recipe)
-    sources = sources or find_sources(recipe, task, start, download=download)
+    sources = sources or find_sources(recipe, task_of(recipe), start, download=download)
+    task = sources.task
     world, tensors_on = FakeWorld(), _fake_tensor_device(place)
     model = build_fake_model(
         *(recipe, task, sources.labels, sources.tokenizer, place, tensors_on, world),
@@ -189,7 +189,7 @@ def plan(
         updates = optimizer_steps(arguments, -(-examples.train_examples // processes))
         epochs = _epochs(arguments, updates * processes, examples.train_examples)
         tokens = round(epochs * examples.mean_tokens * examples.train_examples)
-    first = next(iter(batch.values()))
+    first = batch["input_ids"].flatten(0, -2)
     return MemoryPlan(
         **vars(step),
         method=method,

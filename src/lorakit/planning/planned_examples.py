@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from datasets import Dataset
 from transformers import PreTrainedModel
 
-from lorakit.config import TaskType
+from lorakit.config import SINGLE_LABEL, TaskType
 from lorakit.data import Splits
+from lorakit.data.answer_columns import PARTS, VOTES_KEY
 from lorakit.models.pretrained import resolve_max_length
 from lorakit.planning.sources import Sources
 from lorakit.training.tasks import Encoded, Task
@@ -53,7 +54,7 @@ def planned_examples(
     """
     if sources.longest is not None and sources.spread is not None and sources.has_tokenizer:
         return _from_data(sources, sources.longest, sources.spread, recipe, task, model)
-    return _longest_allowed(sources, recipe, task.task_type, model)
+    return _longest_allowed(sources, recipe, task, model)
 
 
 def _from_data(
@@ -83,11 +84,12 @@ def _from_data(
 
 
 def _longest_allowed(
-    sources: Sources, recipe: Recipe, task_type: TaskType, model: PreTrainedModel
+    sources: Sources, recipe: Recipe, task: Task, model: PreTrainedModel
 ) -> PlannedExamples:
     """Make an example of one repeated token."""
     length = resolve_max_length(recipe.data.max_length, model, sources.tokenizer)
-    example = _EXAMPLES[task_type](length, recipe)
+    make = _EXAMPLES[task.task_type] if recipe.objective is None else _answers_example
+    example = make(length, recipe)
     made = Dataset.from_list([example])
     why = "examples" if sources.train_examples is None else "tokenizer"
     verb = "are" if sources.train_examples is None else "is"
@@ -102,8 +104,19 @@ def _text_example(length: int, recipe: Recipe) -> dict[str, Any]:
     return example | ({"seq_lengths": [length]} if recipe.training.get("packing") else {})
 
 
+def _answers_example(length: int, recipe: Recipe) -> dict[str, Any]:
+    """Make two answers of half the length, to a prompt of the other half."""
+    answer = max(length // 2, 1)
+    parts = [max(length - answer, 1), answer, answer]
+    made = {"input_ids": [_TOKEN] * sum(parts), "labels": [_TOKEN] * sum(parts), PARTS: parts}
+    return made | ({VOTES_KEY: 1} if recipe.objective and recipe.objective.reads_votes else {})
+
+
 def _labelled_example(length: int, recipe: Recipe) -> dict[str, Any]:
-    return {"input_ids": [_TOKEN] * length, "attention_mask": [1] * length, "labels": 1}
+    is_class = recipe.data.problem_type in ("auto", SINGLE_LABEL)
+    # Without the data, the head has the two outputs of transformers' default.
+    labels = 1 if is_class else [0.0, 0.0]
+    return {"input_ids": [_TOKEN] * length, "attention_mask": [1] * length, "labels": labels}
 
 
 def _tagged_example(length: int, recipe: Recipe) -> dict[str, Any]:
@@ -129,8 +142,7 @@ def _as_dicts(encoded: Dataset) -> list[dict[str, Any]]:
 
 def example_tokens(example: dict[str, Any]) -> int:
     """Return the number of tokens of an example, including those of a separate target."""
-    labels = example.get("labels")
-    target = (
-        len(labels) if isinstance(labels, list) and len(labels) != len(example["input_ids"]) else 0
-    )
-    return len(example["input_ids"]) + target
+    labels: Any = example.get("labels")
+    is_sequence = isinstance(labels, list) and not any(isinstance(one, float) for one in labels)
+    has_target = is_sequence and len(labels) != len(example["input_ids"])
+    return len(example["input_ids"]) + (len(labels) if has_target else 0)

@@ -10,6 +10,7 @@ from transformers import Trainer, TrainingArguments
 
 from lorakit.recipes.training_section import OPTIMIZER_NAME
 from lorakit.training.losses.output_loss import OutputLoss, assumed_output_loss
+from lorakit.training.objectives.shared_prompts import takes_masks
 from lorakit.training.tasks.base import Task
 from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
 from lorakit.training.trainers.numerical_checks import LearningWatch
@@ -36,6 +37,10 @@ class PlannedTrainerMixin(AdapterTrainerMixin):
         """Return the preferred collator of packing; isolation cannot be tested."""
         trainer: Any = self
         return trainer.pack_collators()[0]
+
+    def _shares_prompts(self, model: Any) -> bool:
+        """Return what the configuration implies; logits cannot be compared."""
+        return takes_masks(model)
 
     @staticmethod
     def get_optimizer_cls_and_kwargs(args: TrainingArguments, model: Any = None) -> tuple[Any, Any]:

@@ -16,7 +16,7 @@ from lorakit.data import Splits, load_splits
 from lorakit.errors import MissingFileError
 from lorakit.recipes.data_names import is_local
 from lorakit.training.starting_point import StartingPoint
-from lorakit.training.tasks import Task
+from lorakit.training.tasks import Task, task_for, task_of_examples
 from lorakit.training.tasks.base import seed_of
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ _MEASURED = 100_000
 class Sources:
     """Data and tokenizer of a recipe that a plan uses, besides the model's configuration."""
 
+    task: Task
+    """The task of the recipe, for what its labels are."""
     tokenizer: PreTrainedTokenizerBase
     has_tokenizer: bool
     """Whether the tokenizer is that of the base; otherwise it has a single word."""
@@ -63,16 +65,20 @@ def find_sources(
     start = start or StartingPoint.of(recipe)
     tokenizer, has_tokenizer = _tokenizer(recipe, task, start, download)
     known = None if start is None else start.labels
-    names = [name for name in (recipe.data.train, recipe.data.validation) if name is not None]
+    validation = recipe.data.validation
+    names = [*recipe.data.train_names, *([] if validation is None else [validation])]
     if not download and not all(is_local(name) for name in names):
-        return Sources(tokenizer, has_tokenizer, known, None, None, None)
+        given = recipe.data.problem_type
+        task = task_for(recipe.task, None if given == "auto" else given)
+        return Sources(task, tokenizer, has_tokenizer, known, None, None, None)
     seed = seed_of(recipe)
     splits = load_splits(recipe.data, seed, task.label_column(recipe), task.columns(recipe))
+    task = task_of_examples(recipe, splits)
     train, labels = splits.train, known or task.labels(splits, recipe)
     batch = int(recipe.training.get("per_device_train_batch_size", 0))
     longest = splits.training_only(_with_most_characters(train, max(_LONGEST, batch)))
     spread = splits.training_only(range(0, len(train), max(len(train) // _SPREAD, 1)))
-    return Sources(tokenizer, has_tokenizer, labels, len(train), longest, spread)
+    return Sources(task, tokenizer, has_tokenizer, labels, len(train), longest, spread)
 
 
 def _tokenizer(

@@ -19,6 +19,15 @@ def is_local(name: str) -> bool:
     return Path(name).expanduser().exists() or looks_like_a_path(name)
 
 
+def is_glob(name: str) -> bool:
+    """Return whether a name is a pattern of files rather than one file.
+
+    >>> is_glob("chats/*.jsonl"), is_glob("chats/a.jsonl")
+    (True, False)
+    """
+    return any(mark in name for mark in "*?[") and not Path(name).expanduser().exists()
+
+
 def looks_like_a_path(name: str) -> bool:
     """Return whether a name cannot be a hub id."""
     parts = Path(name).parts

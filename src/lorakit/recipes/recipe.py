@@ -1,169 +1,34 @@
 """A recipe: one YAML file that describes a whole experiment."""
 
-import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Any, Literal, Self, cast
 
-from pydantic import (
-    AfterValidator,
-    Field,
-    SerializerFunctionWrapHandler,
-    field_serializer,
-    field_validator,
-    model_validator,
-)
+from pydantic import SerializerFunctionWrapHandler, field_serializer, model_validator
 
-from lorakit.config import Count, LoraConfig, QuantizationConfig, StrictConfig, TaskType
+from lorakit.config import LoraConfig, QuantizationConfig, StrictConfig, TaskType
 from lorakit.config.problems import short_repr
 from lorakit.errors import ConfigError, MissingFileError, did_you_mean, first_few
 from lorakit.libraries.hub import is_hub_id
 from lorakit.recipes import yaml_text
+from lorakit.recipes.data_names import is_glob
+from lorakit.recipes.data_section import DataConfig, NameOrPath, require_name
 from lorakit.recipes.evaluation_section import EvaluationConfig
 from lorakit.recipes.frozen_part_section import FrozenPartConfig
+from lorakit.recipes.objective_section import ObjectiveConfig
 from lorakit.recipes.overrides import apply_overrides, section_at
 from lorakit.recipes.search_sections import SearchConfig, StudyConfig
 
 _MAY_BE_LEFT_BLANK = ("lora", "training", "evaluation")
 
-_LONGEST_PATH, _LONGEST_NAME = 4095, 255
-"""Limits of Linux in bytes."""
 
 _OVERRIDES_SHOWN = 3
-
-
-def _expand_home(value: str) -> str:
-    """Expand a leading `~` in a path, as a shell does."""
-    if not value.startswith("~"):
-        return value
-    try:
-        return str(Path(value).expanduser())
-    except RuntimeError:
-        raise ValueError("there is no such home directory") from None
-
-
-def _require_name(value: str) -> str:
-    """Reject names that neither a file system nor the hub accepts."""
-    if not value.isprintable():
-        raise ValueError("expected a name without control characters")
-    if len(os.fsencode(value)) > _LONGEST_PATH:
-        raise ValueError(f"expected at most {_LONGEST_PATH:,} bytes")
-    if any(len(os.fsencode(part)) > _LONGEST_NAME for part in value.split("/")):
-        raise ValueError(f"expected at most {_LONGEST_NAME} bytes between two slashes")
-    return value
-
-
-_NameOrPath = Annotated[
-    str, Field(min_length=1), AfterValidator(_require_name), AfterValidator(_expand_home)
-]
-
-
-class DataConfig(StrictConfig):
-    """The dataset, and the meaning of its columns."""
-
-    train: _NameOrPath
-    """Training examples: hub id, csv/json/jsonl/parquet file, or directory of a saved dataset."""
-
-    validation: _NameOrPath | None = None
-    """Validation examples, named like `train`; None takes the dataset's validation split, or holds
-    out a share of `train`."""
-
-    subset: str | None = None
-    """Configuration of a hub dataset, such as "mrpc" of "glue"."""
-
-    train_split: str = "train"
-    """Split of the dataset with the training examples."""
-
-    validation_split: str | None = None
-    """None: the split "validation" if the dataset has one, else see `validation_fraction`."""
-
-    validation_fraction: float = Field(0.1, ge=0, lt=1)
-    """Fraction of the training examples to use for validation if no validation data is given.
-
-    0 uses none.
-    """
-
-    delimiter: str | None = None
-    """Delimiter of a csv file; None detects a comma, semicolon, tab or vertical bar, whichever
-    gives every line as many cells as the header."""
-
-    format: Literal["auto", "text", "prompt_completion", "messages", "alpaca"] = "auto"
-    """Layout of CAUSAL_LM examples; "auto" infers it from the columns."""
-
-    text: str = "text"
-    """Column of texts, for SEQ_CLS and plain CAUSAL_LM."""
-
-    text_pair: str | None = None
-    """Column of second texts, for SEQ_CLS on pairs; None reads single texts."""
-
-    label: str = "label"
-    """Column of labels, for SEQ_CLS."""
-
-    tokens: str = "tokens"
-    """Column of lists of words, for TOKEN_CLS."""
-
-    tags: str = "tags"
-    """Column of lists of tags, one for each word, for TOKEN_CLS."""
-
-    prompt: str = "prompt"
-    """Column of prompts: texts, or messages that the completion's messages continue."""
-
-    completion: str = "completion"
-    """Column of completions: texts, or messages, of which the assistant's count in the loss."""
-
-    messages: str = "messages"
-    """Column of lists of messages, for CAUSAL_LM on chats."""
-
-    source: str = "source"
-    """Column of input texts, for SEQ_2_SEQ_LM."""
-
-    target: str = "target"
-    """Column of output texts, for SEQ_2_SEQ_LM."""
-
-    source_prefix: str = ""
-    """Prefix of every source text, as T5 expects ("summarize: ")."""
-
-    new_tokens: tuple[str, ...] = ()
-    """Strings to add to the vocabulary as single tokens. Their embeddings are added to the base,
-    trained and saved with the adapter."""
-
-    max_length: Count | None = None
-    """Maximum input length in tokens; None takes the model's limit, at most 1024."""
-
-    max_target_length: Count = 128
-    """Maximum length of a SEQ_2_SEQ_LM target in tokens."""
-
-    max_train_rows: Count | None = None
-    """Largest number of training examples; None takes all."""
-
-    max_validation_rows: Count | None = None
-    """Largest number of validation examples; None takes all."""
-
-    @field_validator("delimiter")
-    @classmethod
-    def _require_one_character(cls, value: str | None) -> str | None:
-        value = "\t" if value in ("\\t", "tab") else value  # easier to type in a shell
-        if value is not None and (len(value) != 1 or value in '"\r\n '):
-            raise ValueError('expected one character such as ";", or "tab"')
-        return value
-
-    @field_validator("new_tokens")
-    @classmethod
-    def _require_words(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        repeated = sorted(word for word, count in Counter(value).items() if count > 1)
-        if repeated:
-            raise ValueError(f"expected each string once, not {repeated} twice")
-        blank = [word for word in value if not word or word != word.strip()]
-        if blank:
-            raise ValueError(f"expected strings without spaces around them, not {blank}")
-        return value
 
 
 class Recipe(StrictConfig):
     """Everything that defines a run; the same recipe gives the same adapter."""
 
-    model: _NameOrPath
+    model: NameOrPath
     """Hub id or local directory of the base model."""
 
     revision: str | None = None
@@ -180,10 +45,13 @@ class Recipe(StrictConfig):
     task: TaskType
     """What the model is trained to do."""
 
+    objective: ObjectiveConfig | None = None
+    """What preferences are trained with; None trains on examples of the right answer."""
+
     data: DataConfig
     """Where the examples come from."""
 
-    start_from: _NameOrPath | None = None
+    start_from: NameOrPath | None = None
     """Adapter to train on from: a run, an adapter or checkpoint directory, or a hub id. `lora:` is
     then that of the adapter, `r`, `lora_alpha` and `use_rslora` may differ, and `lora_dropout` and
     `freeze_lora_a` are free; None trains a new adapter."""
@@ -215,7 +83,7 @@ class Recipe(StrictConfig):
     study: StudyConfig | None = None
     """Grid of `lorakit study`; None takes the defaults."""
 
-    output: _NameOrPath
+    output: NameOrPath
     """Run directory; it must not hold a run yet."""
 
     @model_validator(mode="after")
@@ -225,6 +93,13 @@ class Recipe(StrictConfig):
                 f"lora.task_type is {self.lora.task_type} but task is {self.task}; "
                 "leave lora.task_type out"
             )
+        if self.objective is not None and self.objective.task != self.task:
+            raise ValueError(
+                f"objective.type is {self.objective.type} but task is {self.task}; "
+                f"set task: {self.objective.task}"
+            )
+        if self.task is not TaskType.SEQ_CLS:
+            self.data.require_no_targets_of_texts()
         return self
 
     @field_serializer("lora", mode="wrap")
@@ -305,7 +180,10 @@ class Recipe(StrictConfig):
 
     def with_absolute_paths(self) -> Self:
         """Return the recipe with absolute paths of local models, adapters and data."""
-        data = {key: _absolute(getattr(self.data, key)) for key in ("train", "validation")}
+        data = {
+            "train": _absolute_sources(self.data),
+            "validation": _absolute(self.data.validation),
+        }
         changes: dict[str, Any] = {"data": self.data.model_copy(update=data)}
         changes["model"] = _absolute(self.model)
         if self.start_from is not None and not is_hub_id(self.start_from):
@@ -355,8 +233,21 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _absolute(name: str | None) -> str | None:
-    """Return the absolute path of a local file or directory; a hub id stays unchanged."""
-    return str(Path(name).absolute()) if name is not None and Path(name).exists() else name
+    """Return the absolute path of local files or a directory; a hub id stays unchanged."""
+    is_there = name is not None and (Path(name).exists() or is_glob(name))
+    return str(Path(name).absolute()) if name is not None and is_there else name
+
+
+def _absolute_sources(data: DataConfig) -> Any:
+    if isinstance(data.train, str):
+        return _absolute(data.train)
+    paths = [
+        _absolute(one.path) if isinstance(one.path, str) else tuple(map(_absolute, one.path))
+        for one in data.train
+    ]
+    return tuple(
+        one.model_copy(update={"path": path}) for one, path in zip(data.train, paths, strict=True)
+    )
 
 
 def require_recipe_file(path: str | Path) -> Path:
@@ -367,7 +258,7 @@ def require_recipe_file(path: str | Path) -> Path:
         ConfigError: The path is a directory, or not a valid file name.
     """
     try:
-        _require_name(str(path))
+        require_name(str(path))
     except ValueError as error:
         raise ConfigError(
             f"Cannot read the recipe {short_repr(str(path))}: {error}. Check the name."

@@ -120,7 +120,18 @@ class TrialsConfig(StrictConfig):
         """Whether a lower metric is better."""
         if self.mode is not None:
             return self.mode == "min"
-        return self.metric.endswith(("loss", "perplexity"))
+        return lower_is_better(self.metric)
+
+
+def lower_is_better(metric: str) -> bool:
+    """Return whether a lower value of a metric is better: losses and errors.
+
+    >>> lower_is_better("eval_loss"), lower_is_better("rmse"), lower_is_better("f1_loss")
+    (True, True, False)
+    """
+    name = metric.removeprefix("eval_")
+    is_error = name.partition("_")[0] in ("rmse", "mae")
+    return is_error or (name.endswith(("loss", "perplexity")) and not name.startswith("f1_"))
 
 
 class SearchConfig(TrialsConfig):

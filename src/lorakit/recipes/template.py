@@ -19,6 +19,18 @@ from lorakit.recipes.yaml_text import to_one_line
 TaskName = Literal["SEQ_CLS", "TOKEN_CLS", "CAUSAL_LM", "SEQ_2_SEQ_LM"]
 TASKS: tuple[TaskName, ...] = get_args(TaskName)
 
+ObjectiveName = Literal["dpo", "kto", "reward"]
+OBJECTIVES: dict[ObjectiveName, TaskName] = {
+    "dpo": "CAUSAL_LM",
+    "kto": "CAUSAL_LM",
+    "reward": "SEQ_CLS",
+}
+"""Objectives with a template, and the task of each."""
+
+_OBJECTIVE_LINE = (
+    "objective: null  # what preferences are trained with (docs/how-to/preferences.md)\n"
+)
+
 _KEY_LINE = re.compile(r"(?P<indent> *)(?:# )?(?P<key>\w+): \S.*?  # (?P<comment>.*)")
 _LORA_SECTION = re.compile(r"^lora:\n(?:  .*\n)+", re.MULTILINE)
 _INDENT = "  "
@@ -41,8 +53,8 @@ class TaskTemplate:
     training: str = ""
 
 
-def task_template(task: TaskName) -> TaskTemplate:
-    """Read the template of a task."""
+def task_template(task: TaskName | ObjectiveName) -> TaskTemplate:
+    """Read the template of a task or of an objective."""
     return TaskTemplate(**yaml.safe_load(_read(f"{task.lower()}.yaml")))
 
 
@@ -56,6 +68,7 @@ def recipe_text(
     data_keys: Mapping[str, Any] | None = None,
     about: str | None = None,
     start_from: str | None = None,
+    objective: ObjectiveName | None = None,
 ) -> str:
     """Write a recipe.
 
@@ -69,16 +82,19 @@ def recipe_text(
         data_keys: Values of keys under `data:`; other keys keep their example or default.
         start_from: Adapter to train on from; the `lora:` section is then left to it.
         about: What is known of the data, for a comment of one line.
+        objective: What preferences are trained with, of this task; None trains on right answers.
 
     Returns:
         YAML which is a valid recipe, also with every commented key set.
     """
-    template = task_template(task)
+    template = task_template(objective or task)
     values = {**template.values, "task": task, "output": run}
     values |= {key: value for key, value in (("model", model), ("train", train)) if value}
     values["max_length"] = min(values["max_length"], positions or values["max_length"])
     values |= data_keys or {}
     text = _read("every_task.yaml")
+    if objective is not None:
+        text = text.replace("output: null", f"{_OBJECTIVE_LINE}output: null", 1)
     if start_from is not None:
         second = yaml.safe_load(_read("second_round.yaml"))
         values |= {"start_from": start_from, **second["values"]}

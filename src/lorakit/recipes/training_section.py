@@ -5,7 +5,7 @@ Nothing heavy is imported, so a wrong key is reported immediately.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from enum import Enum
 from functools import cache
 from types import UnionType
@@ -65,6 +65,14 @@ OWNED_KEYS: dict[str, str] = {
     "trust_remote_code": "set `trust_remote_code` at the top level",
 }
 
+_NO_RIGHT_ANSWER = "an `objective` has no use for it"
+_SUPERVISED_KEYS = (
+    *("assistant_only_loss", "completion_only_loss", "label_smoothing_factor", "loss_type"),
+    *("eval_packing", "packing", "packing_strategy", "padding_free"),
+    *("neftune_noise_alpha", "activation_offloading", "shuffle_dataset", "dataset_num_proc"),
+)
+"""Keys that only training on right answers reads."""
+
 
 def validate_training_section(
     recipe_class: type[StrictConfig], values: Mapping[str, Any], where: str
@@ -81,7 +89,8 @@ def validate_training_section(
     Raises:
         ConfigError: Lists every problem of the mapping.
     """
-    section = training_section(TaskType(values["task"]))
+    has_objective = values.get("objective") is not None
+    section = training_section(TaskType(values["task"]), has_objective)
     whole = create_model("Recipe", __base__=recipe_class, training=(section, section()))
     try:
         checked: Any = whole.model_validate(values)
@@ -91,8 +100,13 @@ def validate_training_section(
 
 
 @cache
-def training_section(task_type: TaskType) -> type[StrictConfig]:
-    """Create the config class with the fields of the task's arguments class and lorakit's."""
+def training_section(task_type: TaskType, has_objective: bool = False) -> type[StrictConfig]:
+    """Create the config class with the fields of the task's arguments class and lorakit's.
+
+    Args:
+        task_type: The task.
+        has_objective: Whether the recipe has an `objective`, which leaves some keys without use.
+    """
     hints = argument_hints(task_type)
     fields: dict[str, Any] = {
         name: (with_bounds(name, _in_yaml(hint)), None)
@@ -111,7 +125,9 @@ def training_section(task_type: TaskType) -> type[StrictConfig]:
     ):
         fields[name] = (Annotated[with_bounds(name, kind), bound], None)
     for name, reason in OWNED_KEYS.items():
-        fields[name] = (Annotated[Any, BeforeValidator(_rejecting_validator(reason))], None)
+        fields[name] = _refused(f"lorakit sets this: {reason}")
+    if has_objective:
+        fields |= {name: _refused(_NO_RIGHT_ANSWER) for name in _SUPERVISED_KEYS if name in fields}
     # Omitted keys stay omitted: their defaults are those of the arguments class.
     config = {**StrictConfig.model_config, "validate_default": False}
     base = type("Section", (StrictConfig,), {"model_config": config, "__module__": __name__})
@@ -131,8 +147,10 @@ def _in_yaml(hint: Any) -> Any:
     return Union[tuple(members)]  # noqa: UP007 (the members are known at run time only)
 
 
-def _rejecting_validator(reason: str) -> Callable[[Any], Any]:
-    def reject(value: Any) -> Any:
-        raise ValueError(f"lorakit sets this: {reason}")
+def _refused(reason: str) -> tuple[Any, None]:
+    """Return a field that refuses any value."""
 
-    return reject
+    def reject(value: Any) -> Any:
+        raise ValueError(reason)
+
+    return Annotated[Any, BeforeValidator(reject)], None

@@ -71,19 +71,23 @@ def preview_data(recipe: Recipe, examples: int = 10) -> DataPreview:
     from lorakit.models.pretrained import auto_model, label_options
     from lorakit.models.skeleton import load_skeleton
     from lorakit.training.starting_point import StartingPoint
-    from lorakit.training.tasks import task_for
+    from lorakit.training.tasks import task_of, task_of_examples
     from lorakit.training.tasks.base import loading_options, seed_of
 
-    task = task_for(recipe.task)
+    task = task_of(recipe)
     splits = load_splits(
         recipe.data, seed_of(recipe), task.label_column(recipe), task.columns(recipe)
     )
+    task = task_of_examples(recipe, splits)
     start = StartingPoint.of(recipe)
     labels = (start and start.labels) or task.labels(splits, recipe)
     tokenizer = task.load_tokenizer(recipe, start and start.tokenizer)
     options = loading_options(recipe)
     model = load_skeleton(
-        auto_model(task.task_type), recipe.model, **options, **label_options(labels)
+        auto_model(task.task_type),
+        recipe.model,
+        **options,
+        **label_options(labels, task.problem_type),
     )
     count = len(splits.train)
     some = splits.training_only(_spread(count, examples)) if count > _MOST_MEASURED else splits

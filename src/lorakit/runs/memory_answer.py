@@ -58,11 +58,11 @@ def memory_of(recipe: Recipe, *, memory: str | None = None, remedies: bool = Fal
     """
     from lorakit.planning import find_sources, plan
     from lorakit.planning.alternatives import changes
-    from lorakit.training.tasks import task_for
+    from lorakit.training.tasks import task_of
 
     options: dict[str, Any] = {
         "memory": memory,
-        "sources": find_sources(recipe, task_for(recipe.task)),
+        "sources": find_sources(recipe, task_of(recipe)),
     }
     planned = plan(recipe, **options)
     wanted = remedies or planned.fits is False

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from lorakit.recipes.search_sections import lower_is_better
+
 _REMEMBERED_BYTES = 64
 """Bytes before the position read to; if they change, the file is another one."""
 
@@ -212,7 +214,7 @@ def kept_evaluation(log: MetricLog, recipe: Mapping[str, Any]) -> dict[str, Any]
     known = [row for row in rows if (_number(row.get(key)) is not None)]
     if not known:
         return rows[-1]
-    is_greater = training.get("greater_is_better", not key.endswith("loss"))
+    is_greater = training.get("greater_is_better", not lower_is_better(key))
     return (max if is_greater else min)(known, key=lambda row: row[key])
 
 

@@ -42,7 +42,9 @@ async def text_labels(
     columns = [await model.in_text_thread(text.class_columns, each) for each in inputs]
     count(columns)
     items = [ForwardItem(each, shared.carried_name, "logits") for each in columns]
-    return [text_label(row, text.labels) for row in await model.forward(items, shared)]
+    return [
+        text_label(row, text.labels, text.settings) for row in await model.forward(items, shared)
+    ]
 
 
 async def word_labels(

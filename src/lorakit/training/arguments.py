@@ -18,6 +18,7 @@ from lorakit.distributed.sharding import check_sharding
 from lorakit.errors import ConfigError, did_you_mean
 from lorakit.libraries.torch_environment import separate_inductor_cache
 from lorakit.quantization.devices import require_bitsandbytes
+from lorakit.recipes.search_sections import lower_is_better
 from lorakit.recipes.training_section import EARLY_STOPPING_KEYS, LORA_PLUS_KEY, OPTIMIZER_NAME
 from lorakit.training.trainers.batching import GROUP_BY_LENGTH, pads_nothing
 
@@ -76,7 +77,7 @@ def resolve_training(
     if strategy == "steps" and "eval_steps" in given and "save_steps" not in given:
         defaults["save_steps"] = given["eval_steps"]
     if "metric_for_best_model" in given and "greater_is_better" not in given:
-        defaults["greater_is_better"] = not given["metric_for_best_model"].endswith("loss")
+        defaults["greater_is_better"] = not lower_is_better(given["metric_for_best_model"])
     resolved = {**defaults, **_with_new_names(given)}
     resolved["logging_steps"] = resolved["logging_steps"] or _logging_steps(
         resolved, train_examples

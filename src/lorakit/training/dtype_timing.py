@@ -121,7 +121,9 @@ def time_precisions(
     """
     model = next(iter(models.values()))
     with scratch_directory("lorakit-dtype-") as scratch:  # a trainer creates its output directory
-        collator = build_trainer(model, _quiet(arguments, str(scratch))).data_collator
+        trainer = build_trainer(model, _quiet(arguments, str(scratch)))
+    # An objective's batches are not inputs of the model.
+    collator = getattr(trainer, "timed_collator", trainer.data_collator)
     batch = batch_of(encoded, collator, arguments.per_device_train_batch_size)
     with torch.random.fork_rng(devices=()):
         warm_up(models, batch)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from lorakit.files.atomic import lasting_scratch_directory, scratch_directory
 from lorakit.training.tasks import Encoded
 
 _PREFIX = "lorakit-rows-"
+_DATASETS = ("train", "validation")
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,8 @@ class _Written:
 
     folder: Path
     has_validation: bool
-    notes: tuple[str, ...]
-    settings: Mapping[str, Any]
-    cut_examples: int
+    rest: dict[str, Any]
+    """The other fields of `Encoded`."""
 
 
 def encode_once_per_machine(encode: Callable[[], Encoded], *, keep_files: bool = False) -> Encoded:
@@ -66,17 +66,12 @@ def _write(encoded: Encoded, folder: Path) -> _Written:
         encoded.train.save_to_disk(folder / "train")
         if encoded.validation is not None:
             encoded.validation.save_to_disk(folder / "validation")
-    return _Written(
-        folder,
-        encoded.validation is not None,
-        encoded.notes,
-        encoded.settings,
-        encoded.cut_examples,
-    )
+    rest = {name: value for name, value in vars(encoded).items() if name not in _DATASETS}
+    return _Written(folder, encoded.validation is not None, rest)
 
 
 def _read(written: _Written) -> Encoded:
     train = Dataset.load_from_disk(written.folder / "train")
     has = written.has_validation
     validation = Dataset.load_from_disk(written.folder / "validation") if has else None
-    return Encoded(train, validation, written.notes, written.settings, written.cut_examples)
+    return Encoded(train, validation, **written.rest)

@@ -12,17 +12,20 @@ from typing import TYPE_CHECKING, Any, cast
 from lorakit.adapters import Adapter, fit_vocabulary
 from lorakit.adapters.inference_settings import SETTINGS_FILE, InferenceSettings
 from lorakit.analysis.verdict import Verdict
-from lorakit.config import LoraConfig
+from lorakit.config import SINGLE_LABEL, LoraConfig, ProblemType, TaskType
 from lorakit.data.splits import load_splits, load_validation
 from lorakit.errors import ConfigError, MissingFileError
 from lorakit.files.atomic import scratch_directory
 from lorakit.files.disks import reporting_disk_errors
-from lorakit.injection import Injection, add_adapter, disable_adapters
+from lorakit.inference.loaded import locate_adapter
+from lorakit.injection import Injection, add_adapter, disable_adapters, set_adapter
+from lorakit.recipes.data_names import is_glob
 from lorakit.recipes.recipe import Recipe
-from lorakit.recipes.run_directory import find_adapter
+from lorakit.recipes.run_directory import RunDirectory, find_adapter
 from lorakit.training.evaluation_metrics import model_metrics
+from lorakit.training.objectives.reference import REFERENCE
 from lorakit.training.setup import Setup, prepare
-from lorakit.training.tasks import task_for
+from lorakit.training.tasks import task_of
 from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
 from lorakit.training.validation_predictions import (
     beside_base,
@@ -142,10 +145,11 @@ def measure(
             with trainer.evaluating_apart(), disable_adapters(setup.model):
                 base_metrics = model_metrics(trainer.evaluate())
                 base = trainer.evaluation_at(trainer.state.global_step)
-            judgement = judge(
-                *(setup, trainer, found, _ignore), known=setup.encoded.validation, base=base
-            )
-            verdict, predicted = judgement.verdict, beside_base(predicted, judgement)
+            if setup.task.is_compared_with_base:
+                judgement = judge(
+                    *(setup, trainer, found, _ignore), known=setup.encoded.validation, base=base
+                )
+                verdict, predicted = judgement.verdict, beside_base(predicted, judgement)
         columns = None if predicted is None else prediction_columns(setup, predicted)
     return Evaluation(metrics, base_metrics, verdict, columns)
 
@@ -166,21 +170,22 @@ def _evaluating(
             f"Cannot evaluate {path}: there is no recipe.yaml beside it, so base and data are "
             "unknown. Name the run directory, or give a recipe."
         )
+    settings = settings_beside(adapter)
     if recipe.dtype == "auto":
-        saved = recipe.model_copy(update={"dtype": settings_beside(adapter).dtype or "saved"})
+        saved = recipe.model_copy(update={"dtype": settings.dtype or "saved"})
         recipe = recipe.with_precision_of(run_recipe or saved)
+    reference = None if recipe.objective is None else _reference(recipe, adapter)
     if recipe.start_from is not None:  # the adapter has what came from there
         recipe = recipe.model_copy(update={"start_from": str(adapter), "lora": LoraConfig()})
-    recipe = _for_evaluation(recipe, data, max_rows)
-    labels = settings_beside(adapter).labels
-    knows_labels = labels is not None or task_for(recipe.task).label_column(recipe) is None
-    reads_training = recipe.data.validation is None or (
-        not knows_labels and Path(recipe.data.train).exists()
-    )
+    recipe = _for_evaluation(recipe, data, max_rows, settings.problem_type)
+    labels = settings.labels
+    knows_labels = labels is not None or task_of(recipe).label_column(recipe) is None
+    is_there = all(is_glob(name) or Path(name).exists() for name in recipe.data.train_names)
+    reads_training = recipe.data.validation is None or (not knows_labels and is_there)
     setup = prepare(
         recipe,
         on_event or _ignore,
-        attach=partial(_attach, path=adapter),
+        attach=partial(_attach, path=adapter, reference=reference),
         labels=None if reads_training else labels,
         load=load_splits if reads_training else load_validation,
     )
@@ -191,7 +196,8 @@ def _evaluating(
         )
     few = setup.encoded.train.select(range(min(_TRAINER_EXAMPLES, len(setup.encoded.train))))
     with scratch_directory("lorakit-evaluate-") as scratch:
-        setup = replace(setup, encoded=replace(setup.encoded, train=few))
+        encoded = replace(setup.encoded, train=few)
+        setup = replace(setup, task=setup.task.with_settings(settings), encoded=encoded)
         setup.arguments.output_dir = str(scratch)
         yield setup, cast(AdapterTrainerMixin, setup.build_trainer())
 
@@ -207,15 +213,31 @@ def settings_beside(adapter: Path) -> InferenceSettings:
     return InferenceSettings.load(place)
 
 
-def _attach(model: nn.Module, path: Path) -> Injection:
+def _reference(recipe: Recipe, adapter: Path) -> Path | None:
+    """Return the adapter that a run of an objective started from, None if it is the base."""
+    if recipe.start_from is None:
+        return None
+    kept = RunDirectory(adapter.parent).start_from
+    return kept if kept.is_dir() else locate_adapter(recipe.start_from)[0]
+
+
+def _attach(model: nn.Module, path: Path, reference: Path | None) -> Injection:
     """Add an adapter to a base, whose vocabulary is enlarged for the adapter's new tokens."""
     adapter = Adapter.load(path)
     fit_vocabulary(model, adapter)
-    return add_adapter(model, adapter, trainable=False)
+    if reference is not None:
+        add_adapter(model, Adapter.load(reference), REFERENCE, trainable=False)
+    injection = add_adapter(model, adapter, trainable=False)
+    set_adapter(model, injection.name)
+    return injection
 
 
-def _for_evaluation(recipe: Recipe, data: str | None, max_rows: int | None) -> Recipe:
+def _for_evaluation(
+    recipe: Recipe, data: str | None, max_rows: int | None, problem_type: ProblemType | None
+) -> Recipe:
     changes: dict[str, object] = {}
+    if recipe.task is TaskType.SEQ_CLS:  # as in training, whatever the labels look like
+        changes["problem_type"] = problem_type or SINGLE_LABEL
     if data is not None:
         changes |= {"validation": data, "validation_split": None}
     if max_rows is not None:

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pyarrow as pa
-from datasets import Dataset
-
+from lorakit.data.dataset_digest import dataset_digest
 from lorakit.training.tasks import Encoded
 
 KEY = "examples"
 """Key of the digests in environment.json."""
 
-_BATCH = 1000
-
 
 def example_digests(encoded: Encoded) -> dict[str, str | None]:
     """Return a digest of the tokens and labels of each split, None for a split without examples."""
     splits = {"training": encoded.train, "validation": encoded.validation}
-    return {name: None if one is None else _digest(one) for name, one in splits.items()}
+    return {name: None if one is None else dataset_digest(one) for name, one in splits.items()}
 
 
 def changed_examples(environment_file: Path, now: dict[str, str | None]) -> str | None:
@@ -44,25 +37,3 @@ def changed_examples(environment_file: Path, now: dict[str, str | None]) -> str 
         "tokenizer or the chat template is different. The run continues with the changed examples, "
         "so its result is that of neither."
     )
-
-
-def _digest(examples: Dataset) -> str:
-    """Return a digest of columns of integers or lists of integers, independent of their storage."""
-    digest = hashlib.sha256()
-    for name in sorted(examples.column_names):
-        digest.update(f"{name} {len(examples)} ".encode())
-        tables: Any = examples.select_columns([name]).with_format("arrow").iter(_BATCH)
-        for table in tables:
-            for numbers in _numbers(table[name]):
-                digest.update(numbers.tobytes())
-    return digest.hexdigest()
-
-
-def _numbers(column: pa.ChunkedArray) -> list[np.ndarray]:
-    """Return the lengths of the lists in a column, and their values."""
-    values: Any = column.combine_chunks()
-    found = []
-    while pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
-        found.append(values.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64))
-        values = values.flatten()
-    return [*found, values.to_numpy(zero_copy_only=False).astype(np.int64)]

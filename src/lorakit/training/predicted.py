@@ -11,6 +11,7 @@ import torch
 
 from lorakit.analysis.example_scores import ExampleScores, scores_of_classes, scores_of_tags
 from lorakit.analysis.metrics import confusion_counts
+from lorakit.analysis.target_metrics import label_probabilities
 from lorakit.config import NOT_COUNTED
 
 MOST_EXAMPLES = 10_000
@@ -36,6 +37,8 @@ class Predicted:
     confusion: Any = field(default=None, compare=False)
     """Examples by expected and predicted class, array (classes, classes), over all examples of the
     evaluation; None without classes, and with more than 30."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of inference that were chosen on these examples."""
     scores: ExampleScores | None = field(default=None, compare=False)
     """Score of each example of the evaluation, in the order of the data."""
     expected: Any = field(default=None, compare=False)
@@ -97,9 +100,50 @@ def predicted_classes(found: Evaluated, labels: Sequence[str]) -> Predicted:
         len(found.label_ids),
         tuple(labels),
         confusion,
-        scores_of_classes(expected, every[rows]),
-        expected,
+        scores=scores_of_classes(expected, every[rows]),
+        expected=expected,
     )
+
+
+def predicted_label_sets(
+    found: Evaluated, labels: Sequence[str], thresholds: Sequence[float]
+) -> Predicted:
+    """Return the labels of each example and the probabilities of all, as `classify` does.
+
+    Args:
+        found: Scores (examples, labels) and true labels (examples, labels).
+        labels: Names of the labels.
+        thresholds: Probability above which each is predicted.
+    """
+    first = found.first()
+    probabilities = label_probabilities(found.scores[[row for _, row in first]]).tolist()
+    thresholds = tuple(thresholds) or (0.5,) * len(labels)
+    columns: dict[str, list[Any]] = {
+        "prediction": [
+            [name for name, p, least in zip(labels, row, thresholds, strict=True) if p > least]
+            for row in probabilities
+        ],
+        "probability": [dict(zip(labels, row, strict=True)) for row in probabilities],
+    }
+    return Predicted(
+        [number for number, _ in first],
+        columns,
+        len(found.label_ids),
+        settings={"thresholds": thresholds},
+    )
+
+
+def predicted_numbers(found: Evaluated, labels: Sequence[str]) -> Predicted:
+    """Return the predicted number of each example, or a list of several.
+
+    Args:
+        found: Scores (examples, numbers) and true numbers.
+        labels: Names of the numbers.
+    """
+    first = found.first()
+    rows = found.scores[[row for _, row in first]].tolist()
+    made = [row[0] if len(labels) == 1 else row for row in rows]
+    return Predicted([number for number, _ in first], {"prediction": made}, len(found.label_ids))
 
 
 def predicted_tags(found: Evaluated, labels: Sequence[str]) -> Predicted:

@@ -11,8 +11,8 @@ from datasets import ClassLabel, Dataset
 from lorakit.config import TaskType
 from lorakit.data import Place, Splits
 from lorakit.data.conversations import check_conversations, is_conversation
-from lorakit.data.labels import label_notes, ordered_label_names
 from lorakit.data.reading.sources import no_examples, pick_split, read_source
+from lorakit.data.targets import describe_labels
 from lorakit.data.text_formats import (
     ALPACA,
     alpaca_prompt,
@@ -189,18 +189,13 @@ class _Columns:
         text = None if label is None else self._text(label)
         if label is None or text is None:
             return None, []
-        names = ordered_label_names(self.examples, label, self.place)
         pair = next((pair for pair in _TEXT_PAIRS if set(pair) <= set(self.texts)), None)
         used = {"text": text, "label": label}
         if pair is not None and label not in pair:
             used = {"text": pair[0], "text_pair": pair[1], "label": label}
         texts = {key: column for key, column in used.items() if key != "label"}
         require_texts(self.examples, {f"data.{k}": c for k, c in texts.items()}, self.place)
-        notes = [
-            f"The labels are {len(names)} classes in '{escaped(label)}': "
-            f"{first_few(map(escaped, names), 5)}.",
-            *label_notes(names, label),
-        ]
+        notes = describe_labels(self.examples, label, self.place)
         others = [escaped(n) for n in self.classes if n not in used.values()]
         if others:
             notes.append(f"Other columns that could be labels (data.label): {first_few(others)}.")

@@ -98,7 +98,7 @@ def report_text(run: RunDirectory, facts: RunFacts) -> str:
         f"# {plain(run.path.name)}",
         f"**{plain(sentence)}**" if sentence else "",
         f"A LoRA adapter for {code(recipe.model)}, task {recipe.task}, trained on "
-        f"{code(recipe.data.train)}{_start(recipe)}.",
+        f"{code(recipe.data.train_name)}{_start(recipe)}.",
         "## Result",
         _result_table(run, facts),
         _compared(run, facts),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -308,7 +308,9 @@ def _fit(
     wall_s = run_on_main(lambda: recorder.wall_s)
     adapter = trained_adapter(setup.model)
     require_sound(adapter, output.global_step)
-    run_on_main(lambda: _save_trained_adapter(adapter, setup, directory))
+    predicted = findings.predicted
+    chosen = {} if predicted is None else predicted.settings
+    run_on_main(lambda: _save_trained_adapter(adapter, setup, directory, chosen))
     facts = RunFacts(
         recipe=setup.recipe,
         injection=with_current_ranks(setup.injection, setup.model),
@@ -325,7 +327,7 @@ def _fit(
         wall_s=wall_s,
         throughput=getattr(trainer, "throughput", None),
         memory=MemoryFacts(planned_bytes, peak.read(), peak.meaning),
-        predictions=run_on_main(lambda: write_predictions(setup, findings.predicted, directory)),
+        predictions=run_on_main(lambda: write_predictions(setup, predicted, directory)),
         answers=answers,
         judgement=findings.judgement,
     )
@@ -361,14 +363,19 @@ def _restoring_use_cache(model: Any) -> Iterator[None]:
             model.config.use_cache = before
 
 
-def _save_trained_adapter(adapter: Adapter, setup: Setup, run: RunDirectory) -> None:
-    """Write adapter, tokenizer and chat template; the directory appears atomically."""
+def _save_trained_adapter(
+    adapter: Adapter, setup: Setup, run: RunDirectory, chosen: Mapping[str, Any]
+) -> None:
+    """Write adapter, tokenizer and chat template; the directory appears atomically.
+
+    `chosen` has the settings of inference that were chosen on the validation examples.
+    """
     # When a finished run is continued, its old adapter stays until the new one is complete.
     with replacing_directory(run.adapter, last=(WEIGHTS_FILE, CONFIG_FILE)) as partial:
         adapter.save(partial)
         setup.tokenizer.save_pretrained(partial)
         lineage = run_lineage.recorded_lineage(run.environment_file)
-        save_settings(partial, setup.task.task_type, setup.labels, setup.encoded, lineage)
+        save_settings(partial, setup.task.task_type, setup.labels, setup.encoded, lineage, chosen)
 
 
 def _length(dataset: Any) -> int:

@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 from lorakit.adapters.lineage import Lineage, data_source
+from lorakit.data.reading.several import expand_glob
 from lorakit.errors import ConfigError
 from lorakit.models.base_digest import base_digest
+from lorakit.recipes.data_names import is_glob
 from lorakit.training.setup import Setup
 
 KEY = "lineage"
@@ -17,10 +19,16 @@ KEY = "lineage"
 def lineage_of(setup: Setup) -> Lineage:
     """Return what the adapter of a run is made from; reads the base's and the data's files."""
     recipe = setup.recipe
-    names = [recipe.data.train, recipe.data.validation]
+    given = [*recipe.data.train_names, recipe.data.validation]
+    names = [
+        name
+        for one in given
+        if one is not None
+        for name in (expand_glob(one, "data") if is_glob(one) else [one])
+    ]
     return Lineage(
         base_digest=base_digest(recipe.model, recipe.revision),
-        data=tuple(data_source(name) for name in names if name is not None),
+        data=tuple(data_source(name) for name in names),
         parents=() if setup.start is None else setup.start.lineage,
     )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lorakit.config import SINGLE_LABEL
 from lorakit.data import Splits, load_splits
 from lorakit.distributed.processes import (
     init_process_groups,
@@ -14,8 +15,8 @@ from lorakit.distributed.processes import (
     run_on_all,
     run_on_main,
 )
-from lorakit.errors import DataError, first_few
-from lorakit.injection import Injection, add_adapter, count_parameters
+from lorakit.errors import ConfigError, DataError, first_few
+from lorakit.injection import Injection, add_adapter, count_parameters, set_adapter
 from lorakit.models.new_tokens import require_new_tokens_in_examples
 from lorakit.quantization.small_parameters import keep_small_parameters_in_float32
 from lorakit.recipes.recipe import Recipe
@@ -25,9 +26,10 @@ from lorakit.training.dtype_choice import Candidates, DtypeChoice, candidates, f
 from lorakit.training.dtype_timing import time_precisions
 from lorakit.training.encode_once import encode_once_per_machine
 from lorakit.training.evaluation_metrics import require_metric
+from lorakit.training.objectives.reference import REFERENCE
 from lorakit.training.shared_base import load_shared_base
 from lorakit.training.starting_point import StartingPoint
-from lorakit.training.tasks import Encoded, Task, task_for
+from lorakit.training.tasks import Encoded, Task, task_of, task_of_examples
 from lorakit.training.tasks.base import base_settings, seed_of
 
 if TYPE_CHECKING:
@@ -109,6 +111,10 @@ def prepare(
     splits = local_rank_zero_first(
         lambda: load(recipe.data, seed, task.label_column(recipe), task.columns(recipe))
     )
+    task = run_on_all(lambda: task_of_examples(recipe, splits))
+    recipe = with_problem_type(recipe, task)
+    if start is not None:
+        _require_same_problem(task, start)
     training, arguments = run_on_all(lambda: _arguments(recipe, task, splits))
     recipe = recipe.model_copy(update={"training": training})
     if check is not None:
@@ -131,14 +137,19 @@ def prepare(
             keep_small_parameters_in_float32(model)
         _seed(seed)  # initializes the adapter
         if attach is not None:
-            return model, attach(model)
-        if start is not None:
-            return model, start.attach(model, recipe)
-        return model, add_adapter(model, task.lora_config(recipe, model, tokenizer))
+            injection = attach(model)
+        elif start is not None:
+            injection = start.attach(model, recipe)
+        else:
+            injection = add_adapter(model, task.lora_config(recipe, model, tokenizer))
+        if attach is None and start is not None and task.needs_reference:
+            start.attach(model, recipe, REFERENCE, trainable=False)
+            set_adapter(model, injection.name)
+        return model, injection
 
     def encode(model: PreTrainedModel) -> Encoded:
         return encode_once_per_machine(
-            lambda: task.encode(splits, recipe, tokenizer, model, labels),
+            lambda: task.encode(splits, recipe, tokenizer, model, labels).mixed(splits.mixture),
             keep_files=arguments.dataloader_num_workers > 0,
         )
 
@@ -197,7 +208,25 @@ def _measure_dtype(
 def _checked(recipe: Recipe) -> tuple[Recipe, Task]:
     recipe = Recipe.check(recipe.model_dump(mode="json"), "the recipe")
     recipe.evaluation.require_possible(recipe.task, recipe.training)
-    return recipe, task_for(recipe.task)
+    return recipe, task_of(recipe)
+
+
+def with_problem_type(recipe: Recipe, task: Task) -> Recipe:
+    """Return the recipe with what the labels were found to be, unless they are classes."""
+    if task.problem_type in (None, SINGLE_LABEL):
+        return recipe
+    data = recipe.data.model_copy(update={"problem_type": task.problem_type})
+    return recipe.model_copy(update={"data": data})
+
+
+def _require_same_problem(task: Task, start: StartingPoint) -> None:
+    """Refuse an adapter whose head predicts something else than the labels are."""
+    learnt = start.settings.problem_type or SINGLE_LABEL
+    if task.problem_type not in (None, learnt):
+        raise ConfigError(
+            f"The labels do not fit the adapter in start_from: got {task.problem_type}, expected "
+            f"{learnt} as it was trained. Name other data, or leave start_from out."
+        )
 
 
 def _arguments(

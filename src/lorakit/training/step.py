@@ -7,19 +7,27 @@ here. There is no Trainer inside, and nothing is read from the device.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import partial
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from lorakit.training.losses.counted_labels import CountedLabels, split_batch
+from lorakit.training.losses.counted_labels import CountedLabels, count_labels, split_batch
+from lorakit.training.losses.example_losses import ExampleLoss
 from lorakit.training.losses.losses_by_text import losses_by_text, losses_from_logits
 from lorakit.training.losses.output_loss import OutputLoss, TokenLoss
 
 if TYPE_CHECKING:
     from transformers.trainer_pt_utils import LabelSmoother
+
+
+Measures = Mapping[str, Tensor]
+"""What a step measures besides its loss, by name: sum and count, (2,) without a graph each."""
+_NOTHING: Measures = MappingProxyType({})
 
 
 class Share(NamedTuple):
@@ -30,6 +38,7 @@ class Share(NamedTuple):
     counted: CountedLabels
     outputs: Any
     """The model's outputs."""
+    measures: Measures = _NOTHING
 
 
 class Evaluated(NamedTuple):
@@ -42,9 +51,10 @@ class Evaluated(NamedTuple):
     """Number of correct top predictions, a scalar on the device; None if they are not computed."""
     outputs: Any
     """The model's outputs, None if they lack the logits."""
-    texts: Tensor | None
+    texts: Tensor | None = None
     """Negative log-likelihood and number of labels of each text, (texts, 2) on the device; None for
-    classifiers of whole texts."""
+    classifiers of whole texts and preferences."""
+    measures: Measures = _NOTHING
 
     def sums(self) -> Tensor:
         """Return loss, labels and hits, (3,) on the device; NaN for hits that are not computed."""
@@ -61,6 +71,8 @@ class Step(ABC):
     `CountedLabels`. Without these the labels are counted here, which reads them.
     """
 
+    compares_answers: ClassVar[bool] = False
+    """Whether an example is two answers to one prompt."""
     shifts: bool = False
     """Whether a token's target is the next label, as in causal language models."""
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -89,10 +101,23 @@ class Step(ABC):
     def evaluate(self, model: nn.Module, batch: Mapping[str, Any]) -> Evaluated:
         """Return what a batch adds to an evaluation, without a graph."""
 
-    def split(self, batch: Mapping[str, Any]) -> tuple[dict[str, Any], CountedLabels]:
+    @property
+    def count(self) -> Callable[[Mapping[str, Any]], CountedLabels]:
+        """The function that counts the labels of a batch; a collator carries it to processes."""
+        return partial(count_labels, shifts=self.shifts)
+
+    def split(self, batch: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
         """Return the model's inputs, with labels, and the labels that count."""
-        inputs, counted = split_batch(batch, shifts=self.shifts)
+        inputs, counted = split_batch(batch, self.count)
         return {**inputs, **self.options}, counted
+
+    def mean_loss(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+        """Return the mean loss of a batch, whose gradients are exact for every parameter.
+
+        Where the output layer is trained, the gradient of a sum in chunks, which is scaled
+        afterwards, would not do.
+        """
+        return MeanStep(shifts=self.shifts).share(model, batch).loss
 
 
 @dataclass(kw_only=True)
@@ -115,16 +140,16 @@ class MeanStep(Step):
         batches: int = 1,
     ) -> Share:
         """Return the mean loss of a batch, weighted by its number of labels."""
-        loss, counted, outputs = self._mean(model, batch, self.smoother)
+        loss, counted, outputs, _ = self._mean(model, batch, self.smoother)
         if counted_in_step is not None:
-            loss = loss * (counted.labels / _at_least_one(counted_in_step))
+            loss = loss * (counted.labels / at_least_one(counted_in_step))
         return Share(loss, counted, outputs)
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, batch: Mapping[str, Any]) -> Evaluated:
         """Return the summed loss of a batch and the model's outputs, without a graph."""
         smoother = self.smoother if self.smooths_evaluation else None
-        loss, counted, outputs = self._mean(model, batch, smoother)
+        loss, counted, outputs, _ = self._mean(model, batch, smoother)
         texts = losses_from_logits(outputs, batch, counted)
         return Evaluated(in_float64(loss) * counted.labels, counted.labels, None, outputs, texts)
 
@@ -142,7 +167,42 @@ class MeanStep(Step):
                 loss = 0.0 * outputs.logits.float().sum()
             else:
                 loss = smoother(outputs, labels, shift_labels=self.shifts)  # type: ignore[misc]
-        return Share(_wide(loss), counted, outputs)
+        return Share(wide(loss), counted, outputs)
+
+
+@dataclass(kw_only=True)
+class LogitsStep(Step):
+    """A loss of a classifier's logits, the mean over the labels that count."""
+
+    loss: ExampleLoss
+
+    def share(
+        self,
+        model: nn.Module,
+        batch: Mapping[str, Any],
+        counted_in_step: float | Tensor | None = None,
+        batches: int = 1,
+    ) -> Share:
+        """Return the summed loss of a batch over the number of labels of the step."""
+        logits, labels, counted, outputs = self._logits(model, batch)
+        counted_in_step = counted.labels if counted_in_step is None else counted_in_step
+        loss = self.loss.sum(logits, labels) / at_least_one(counted_in_step)
+        return Share(loss, counted, outputs)
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, batch: Mapping[str, Any]) -> Evaluated:
+        """Return the summed loss of a batch and the model's outputs, without a graph."""
+        logits, labels, counted, outputs = self._logits(model, batch)
+        loss = self.loss.measured(logits, labels)
+        return Evaluated(in_float64(loss), counted.labels, None, outputs)
+
+    def _logits(
+        self, model: nn.Module, batch: Mapping[str, Any]
+    ) -> tuple[Tensor, Tensor, CountedLabels, Any]:
+        inputs, counted = self.split(batch)
+        labels: Tensor = inputs.pop("labels")
+        outputs = model(**inputs)
+        return wide(outputs.logits), labels, counted, outputs
 
 
 @dataclass(kw_only=True)
@@ -165,7 +225,7 @@ class OutputStep(Step):
         outputs, hidden, counted = self.hidden(model, batch)
         loss = self.output.sum(hidden, counted.targets.to(hidden.device), self.token_loss)
         counted_in_step = counted.labels if counted_in_step is None else counted_in_step
-        loss = _wide(loss) / _at_least_one(counted_in_step)
+        loss = wide(loss) / at_least_one(counted_in_step)
         if self.auxiliary_weight:
             loss = loss + self.auxiliary_weight * outputs.aux_loss / batches
         return Share(loss, counted, outputs)
@@ -206,14 +266,15 @@ class NextTokenStep(OutputStep):
         return Evaluated(in_float64(losses.sum()), counted.labels, hits, None, texts)
 
 
-def _at_least_one(counted: float | Tensor) -> float | Tensor:
+def at_least_one(counted: float | Tensor) -> float | Tensor:
     """Return a count, or 1 for 0; the mean of several processes may lie between."""
     if isinstance(counted, Tensor):
         return torch.where(counted == 0, torch.ones_like(counted), counted)
     return counted or 1
 
 
-def _wide(loss: Tensor) -> Tensor:
+def wide(loss: Tensor) -> Tensor:
+    """Return a loss in float32 at least."""
     return loss.to(torch.promote_types(loss.dtype, torch.float32))
 
 

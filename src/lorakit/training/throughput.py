@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -73,7 +74,7 @@ class ThroughputMeter:
         for batch in batches:
             if "input_ids" not in batch:  # the model takes something other than tokens
                 continue
-            counts, widths = counted_rows(batch), [batch["input_ids"].shape[-1]]
+            counts, widths = counted_rows(batch), [batch["input_ids"][0].numel()]
             self._tokens = self._tokens + real_tokens(batch)
             if self._has_targets:
                 self._tokens = self._tokens + (batch["labels"] != NOT_COUNTED).sum()
@@ -127,7 +128,7 @@ def real_tokens(batch: Mapping[str, Any]) -> Tensor:
         mask = (positions > 0).int() + (positions == 1).int()
     elif mask is None:
         mask = torch.ones_like(batch["input_ids"])
-    return (mask * counted_rows(batch)).sum()
+    return (mask.flatten(1) * counted_rows(batch)).sum()
 
 
 def counted_rows(batch: Mapping[str, Any]) -> Tensor:
@@ -136,4 +137,14 @@ def counted_rows(batch: Mapping[str, Any]) -> Tensor:
     The others only pad the batches of several processes to the same number.
     """
     labels: Tensor = batch["labels"]
-    return (labels != NOT_COUNTED).view(len(labels), -1).any(-1, keepdim=True)
+    return is_counted(labels).view(len(labels), -1).any(-1, keepdim=True)
+
+
+def is_counted(labels: Tensor) -> Tensor:
+    """Return which labels count: ids other than -100, and numbers other than NaN."""
+    return ~labels.isnan() if labels.is_floating_point() else labels != NOT_COUNTED
+
+
+def not_counted(labels: Tensor) -> float:
+    """Return the value of a label that does not count, among labels of this dtype."""
+    return math.nan if labels.is_floating_point() else NOT_COUNTED

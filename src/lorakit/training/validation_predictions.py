@@ -133,7 +133,7 @@ def find_at_end(setup: Setup, trainer: AdapterTrainerMixin, emit: EventHandler) 
     All processes must call this.
     """
     found = final_evaluation(setup, trainer)
-    compares = setup.recipe.evaluation.compare_with_base
+    compares = setup.recipe.evaluation.compare_with_base and setup.task.is_compared_with_base
     return Findings(found, judge(setup, trainer, found, emit) if compares else None)
 
 

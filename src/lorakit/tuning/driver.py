@@ -216,10 +216,10 @@ def _plan_trials(
         ConfigError: There are no validation examples.
     """
     from lorakit.data import load_splits
-    from lorakit.training.tasks import task_for
+    from lorakit.training.tasks import task_of
     from lorakit.training.tasks.base import seed_of
 
-    task = task_for(recipe.task)
+    task = task_of(recipe)
     seed = seed_of(recipe)
     splits = load_splits(recipe.data, seed, task.label_column(recipe), task.columns(recipe))
     if splits.validation is None:

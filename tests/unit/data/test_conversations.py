@@ -160,9 +160,11 @@ def test_nulls_that_a_table_brought_are_taken_out_and_written_ones_stay(tmp_path
     table = Dataset(pa.table({"tools": pa.array(tools)}))
     assert table[0]["tools"][0]["p"] == {"city": "x", "day": None}
 
-    assert [drop_filled_nulls(row, written) for row in written] == [{"tools": t} for t in tools]
-    assert drop_filled_nulls(table[0], table) == {"tools": tools[0]}
-    assert drop_filled_nulls(table[1], table) == {"tools": [{"name": "g", "p": {}}]}
+    assert [drop_filled_nulls(row, written.features) for row in written] == [
+        {"tools": t} for t in tools
+    ]
+    assert drop_filled_nulls(table[0], table.features) == {"tools": tools[0]}
+    assert drop_filled_nulls(table[1], table.features) == {"tools": [{"name": "g", "p": {}}]}
 
 
 def test_prompt_and_completion_make_one_conversation():

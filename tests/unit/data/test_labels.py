@@ -57,9 +57,12 @@ def test_spaces_that_make_no_two_labels_alike_are_said():
     ("values", "problem"),
     [
         ([0.5, 1.0], "got 0.5 in example 1"),
-        (["0.31", "0.7", "0.2"], "numbers with a fraction. Regression is not built yet"),
-        ([f"{i / 8}" for i in range(200)], "Regression is not built yet"),
-        ([["a"], ["a", "b"]], "Multi-label classification is not built yet"),
+        (
+            ["0.31", "0.7", "0.2"],
+            "Set data.problem_type=regression if these are numbers to predict",
+        ),
+        ([f"{i / 8}" for i in range(200)], "Set data.problem_type=regression"),
+        ([["a"], ["a", "b"]], "Set data.problem_type=multi_label_classification if a text may"),
         ([{"a": 1}, {"a": 2}], "got {'a': 1} in example 1, expected text, integers"),
     ],
 )

@@ -1,7 +1,13 @@
 import pytest
 from transformers import AutoTokenizer
 
-from lorakit.data.text_formats import completion_ids, detect_format, require_end_token, text_ids
+from lorakit.data.text_formats import (
+    completion_ids,
+    detect_format,
+    require_end_token,
+    text_ids,
+    texts_ids,
+)
 from lorakit.errors import ConfigError, DataError
 from lorakit.recipes.recipe import DataConfig
 
@@ -78,3 +84,10 @@ def test_tokenizer_without_an_end(tokenizer):
         "Texts have no end token: the tokenizer in model has no eos_token, so the model would "
         "not learn to stop. Name a token of its vocabulary in training.eos_token."
     )
+
+
+def test_texts_are_encoded_at_once_as_one_by_one(tiny_llama_dir):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama_dir)
+    texts = ["good film", "", "the cat</s>", "a dog " * 5]
+
+    assert texts_ids(tokenizer, texts) == [text_ids(tokenizer, text) for text in texts]

@@ -4,6 +4,7 @@ import pytest
 from datasets import Dataset, Value
 from transformers import AutoTokenizer
 
+from lorakit.data import tokenize_examples
 from lorakit.data.tokenize_examples import (
     cut_note,
     map_examples,
@@ -71,3 +72,19 @@ def test_tokens_that_are_parts_of_a_character_are_shown_as_the_character(tiny_gp
     assert shown[-3:] == ["名", "", ""]
     pieces = tokenizer.convert_ids_to_tokens(ids)
     assert readable(tokenizer, ids[:-1])[-2:] == pieces[-3:-1]  # the character is incomplete
+
+
+def test_large_data_is_mapped_in_processes_with_the_same_result(monkeypatch):
+    examples = Dataset.from_dict({"text": [str(number) for number in range(50)]})
+
+    def function(batch, numbers):
+        return {"n": [int(text) * 2 for text in batch["text"]], "at": list(numbers)}
+
+    features = {"n": Value("int64"), "at": Value("int64")}
+    one = tokenize_examples.map_in_processes(examples, function, features)
+    monkeypatch.setattr(tokenize_examples, "_EXAMPLES_EACH", 10)
+    monkeypatch.setattr(tokenize_examples.os, "sched_getaffinity", lambda _: {0, 1})
+    several = tokenize_examples.map_in_processes(examples, function, features)
+
+    assert one["at"][:] == several["at"][:] == list(range(50))
+    assert one["n"][:] == several["n"][:]

@@ -7,7 +7,7 @@ import yaml
 
 from lorakit.config import TaskType
 from lorakit.recipes.recipe import Recipe
-from lorakit.recipes.template import TASKS, recipe_text, task_template
+from lorakit.recipes.template import OBJECTIVES, TASKS, recipe_text, task_template
 
 
 def test_there_is_a_template_for_every_task():
@@ -43,3 +43,13 @@ def test_comments_of_adjacent_keys_stand_in_one_column():
         next(line for line in lines if line.startswith(k)) for k in ("model:", "task:")
     )
     assert first.index("  # ") == second.index("  # ")
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_an_objective_has_a_valid_recipe(objective):
+    text = recipe_text(OBJECTIVES[objective], "r.yaml", "runs/r", objective=objective)
+    everything = re.sub(r"(?m)^( *)# (?=\w+: )", r"\1", text)
+    for written in (text, everything):
+        values = yaml.safe_load(written)
+        assert values["objective"]["type"] == objective and values["task"] == OBJECTIVES[objective]
+    assert Recipe.check(yaml.safe_load(text), "the template").objective.type == objective

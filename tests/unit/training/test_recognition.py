@@ -110,7 +110,7 @@ def test_without_a_tokenizer_a_longer_text_has_more_tokens(tmp_path):
         ("a.csv", REVIEWS, "TOKEN_CLS", "They look like those of --task SEQ_CLS."),
         ("a.jsonl", TAGGED, "SEQ_2_SEQ_LM", "They look like those of --task TOKEN_CLS."),
         ("a.csv", "a,b\n1,x\n2,y\n3,z\n", None, "Name it with --task"),
-        ("a.csv", "text,label\na,0.31\nb,0.7\nc,0.2\n", "SEQ_CLS", "Regression is not built"),
+        ("a.csv", "text,label\na,0.31\nb,0.7\nc,\n", "SEQ_CLS", "Not numbers in"),
         ("a.csv", "text,label\na,x\nb,\nc,x\nd,y\n", None, "Labels are missing"),
         ("a.csv", "text,label\na,x\n,y\nc,x\nd,y\n", None, "is empty in example 2"),
         ("a.csv", "text,label\na,x,2\n", None, "has 3 cells"),
@@ -125,3 +125,18 @@ def test_what_does_not_fit_or_cannot_be_read_is_refused(tmp_path, name, contents
     with pytest.raises(LorakitError) as caught:
         recognize(str(path), task and TaskType(task), None)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "note"),
+    [
+        (["0.31", "0.7", "0.2"], "The labels are a number to predict, in 'label'."),
+        ([[0.5, 1.5]] * 3, "The labels are 2 numbers to predict, in 'label'."),
+        ([["a"], ["b", "a"], []], "The labels are lists of 2 labels in 'label': a, b."),
+    ],
+)
+def test_labels_other_than_one_class_are_told(tmp_path, values, note):
+    examples = [{"text": f"text {n}", "label": value} for n, value in enumerate(values)]
+    path = write_data(tmp_path, "t.jsonl", examples)
+
+    assert note in recognize(str(path), TaskType.SEQ_CLS, None).notes

@@ -86,7 +86,7 @@ def test_a_batch_in_which_nothing_counts_has_a_loss_of_zero(model, batches):
     nothing = {**batches[0], "labels": torch.full_like(batches[0]["labels"], NOT_COUNTED)}
     for step in steps(model):
         for counted in (None, 1):
-            loss, found, _ = step.share(model, nothing, counted)
+            loss, found, *_ = step.share(model, nothing, counted)
             assert loss.item() == 0.0 and found.labels == 0
             loss.backward()
 

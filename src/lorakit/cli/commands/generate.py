@@ -12,12 +12,13 @@ import typer
 from lorakit.cli.paths import adapter_location
 from lorakit.cli.quiet import hide_loading_bars
 from lorakit.cli.shared_arguments import ApiKeyFile, BaseModel, TrustRemoteCode, Unquantized
-from lorakit.cli.views.answers import pairs_of, print_labels, print_tags, print_texts
+from lorakit.cli.views.answers import ShownLabel, pairs_of, print_labels, print_tags, print_texts
 from lorakit.cli.views.console import merged_name, next_steps, remark, shell_quote
 from lorakit.errors import ConfigError, DataError, MissingFileError
 
 if TYPE_CHECKING:
     from lorakit.inference import LoadedModel
+    from lorakit.inference.prediction import TextOutput
 
 
 _TABLES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
@@ -214,11 +215,23 @@ def show_classes(loaded: LoadedModel, prompts: Sequence[str], base: bool) -> Non
     from lorakit.inference import classify
 
     texts = pairs_of(prompts) if loaded.settings.text_pair else list(prompts)
-    found = [classify(loaded, texts)]
+    found = [list(map(shown_label, classify(loaded, texts)))]
     if base:
-        found.append(classify(loaded, texts, use_base=True))
+        found.append(list(map(shown_label, classify(loaded, texts, use_base=True))))
         remark("The base alone has the untrained head from before training.")
     print_labels(prompts, found)
+
+
+def shown_label(found: TextOutput) -> ShownLabel:
+    """Return a class, several labels or numbers as a table shows them."""
+    from lorakit.inference import LabelSet, Numbers
+
+    if isinstance(found, Numbers):
+        return ShownLabel(", ".join(f"{number:.6g}" for number in found.values.values()))
+    if isinstance(found, LabelSet):
+        each = (f"{label} {100 * found.probabilities[label]:.1f}%" for label in found.labels)
+        return ShownLabel(", ".join(each) or "(none)")
+    return ShownLabel(found.label, found.probability)
 
 
 def show_tags(loaded: LoadedModel, prompts: Sequence[str], base: bool) -> None:

@@ -18,7 +18,7 @@ from lorakit.errors import (
 )
 
 if TYPE_CHECKING:
-    from lorakit.recipes.template import TaskName
+    from lorakit.recipes.template import ObjectiveName, TaskName
     from lorakit.training.recognition import Recognized
 
 
@@ -46,6 +46,14 @@ def init(
             "and lengths of local data are detected.",
         ),
     ] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Train on preferences: dpo on pairs of a chosen and a rejected answer, kto on "
+            "answers with votes, reward for a model that scores answers.",
+        ),
+    ] = None,
     start_from: Annotated[
         str | None,
         typer.Option(
@@ -64,9 +72,11 @@ def init(
         OutputExistsError: The file already exists.
         MissingFileError: Its directory, the data or the adapter does not exist.
     """
-    from lorakit.recipes.template import TASKS, recipe_text, task_template
+    from lorakit.recipes.template import OBJECTIVES, TASKS, recipe_text, task_template
 
     name = None if task is None else known_task(task)
+    learns = None if objective is None else _known_objective(objective, name)
+    name = name if learns is None else OBJECTIVES[learns]
     if not output.parent.is_dir():
         raise MissingFileError(
             f"Cannot write {output}: got no directory {output.parent}, expected one that exists. "
@@ -74,7 +84,7 @@ def init(
         )
     if start_from is not None:
         name, model = _of_adapter(start_from, name, model)
-    found = None if train is None else _found(train, name, model)
+    found = None if train is None or learns else _found(train, name, model)
     name = name or (found and cast("TaskName", str(found.task)))
     if name is None:
         given = "no --task and no --data" if train is None else f"no --task for {train}"
@@ -86,10 +96,11 @@ def init(
 
     positions = positions_of(model)
     keys, about = ({}, None) if found is None else data_keys(found, name, positions)
-    defaults = task_template(name).values
+    defaults = task_template(learns or name).values
     text = recipe_text(
         *(name, str(output), f"runs/{output.stem}", model, train, positions, keys, about),
         start_from,
+        learns,
     )
     try:
         with output.open("x", encoding="utf-8") as file:
@@ -121,6 +132,24 @@ def known_task(given: str) -> TaskName:
         raise ConfigError(
             f"Unknown task in --task: got '{given}', expected {', '.join(TASKS)}."
             f"{did_you_mean(given.upper(), TASKS)}"
+        )
+    return name
+
+
+def _known_objective(given: str, task: TaskName | None) -> ObjectiveName:
+    """Return the objective that --objective names, which must be one of the task."""
+    from lorakit.recipes.template import OBJECTIVES
+
+    name = cast("ObjectiveName", given.lower())
+    if name not in OBJECTIVES:
+        raise ConfigError(
+            f"Unknown objective in --objective: got '{given}', expected {', '.join(OBJECTIVES)}."
+            f"{did_you_mean(given.lower(), OBJECTIVES)} ipo and orpo are set in the recipe."
+        )
+    if task not in (None, OBJECTIVES[name]):
+        raise ConfigError(
+            f"--objective {name} does not fit --task {task}: expected {OBJECTIVES[name]}. Leave "
+            "--task out."
         )
     return name
 

@@ -64,10 +64,10 @@ def plan(
     hide_loading_bars()
     from lorakit.planning import find_sources
     from lorakit.planning import plan as plan_memory
-    from lorakit.training.tasks import task_for
+    from lorakit.training.tasks import task_of
 
     options: dict[str, Any] = {"device": device, "memory": memory, "processes": processes}
-    options["sources"] = find_sources(loaded, task_for(loaded.task))
+    options["sources"] = find_sources(loaded, task_of(loaded))
     planned = plan_memory(loaded, **options)
     if as_json:
         typer.echo(json.dumps(_as_json(loaded, planned, options, measure, plot), indent=2))
@@ -76,7 +76,7 @@ def plan(
         return
     from lorakit.cli.views.plan import show_changes, show_measurement, show_methods, show_plan
 
-    say(f"{loaded.task} on {loaded.model} with {loaded.data.train}")
+    say(f"{loaded.task} on {loaded.model} with {loaded.data.train_name}")
     show_plan(planned)
     from lorakit.planning.alternatives import changes as possible_changes
     from lorakit.planning.alternatives import side_by_side

@@ -78,7 +78,7 @@ def train(
     if resume and _is_of_a_run(recipe):  # which the user may have moved
         loaded = loaded.model_copy(update={"output": str(recipe.parent)})
     hide_loading_bars()
-    say(f"{loaded.task} on {loaded.model} with {loaded.data.train}")
+    say(f"{loaded.task} on {loaded.model} with {loaded.data.train_name}")
     command = " ".join(["lorakit train", shell_quote(recipe), *map(shell_quote, changes)])
     if dry_run:
         from lorakit.cli.views.dry_run import show_dry_run

@@ -48,7 +48,7 @@ def run_with_progress(
     changes = overrides or []
     loaded = Recipe.load(recipe, changes)
     hide_loading_bars()
-    say(f"{loaded.task} on {loaded.model} with {loaded.data.train}")
+    say(f"{loaded.task} on {loaded.model} with {loaded.data.train_name}")
     joined = [] if address is None else ["--address", shell_quote(address)]
     command = " ".join(
         [f"lorakit {name}", shell_quote(recipe), *map(shell_quote, changes), *joined]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from lorakit.cli.views.console import say, table
 from lorakit.errors import DataError
@@ -21,9 +21,16 @@ class Label(Protocol):
         ...
 
     @property
-    def probability(self) -> float:
-        """Its probability."""
+    def probability(self) -> float | None:
+        """Its probability; None where there is none."""
         ...
+
+
+class ShownLabel(NamedTuple):
+    """A label as it is shown, or several, or numbers."""
+
+    label: str
+    probability: float | None = None
 
 
 class TaggedWord(Protocol):
@@ -77,7 +84,9 @@ def print_labels(prompts: Sequence[str], found: Sequence[Sequence[Label]]) -> No
     for number, prompt in enumerate(prompts):
         cells: list[str] = []
         for labels in found:
-            cells += [labels[number].label, f"{100 * labels[number].probability:.1f}%"]
+            probability = labels[number].probability
+            shown = "" if probability is None else f"{100 * probability:.1f}%"
+            cells += [labels[number].label, shown]
         rows.append((*cells, shorten(prompt)))
     table(columns, rows)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 MAX_LINE_WIDTH = 100
 MARK = "^"
 INDENT = "     "
+_BETWEEN = "  "
+"""What separates two answers that are beside each other."""
 
 
 def show_dry_run(dry: DryRun) -> None:
@@ -48,8 +52,31 @@ def show_example(number: int, example: PreviewExample) -> None:
     note = f"; {escaped(example.note)}" if example.note else ""
     say(f"  {number}. {len(example.tokens):,} tokens{note}")
     width = min(console().width, MAX_LINE_WIDTH) - len(INDENT)
-    for line in marked_lines(*shorten_middle(example.tokens, example.counted), width):
+    lines = _lines(example, width) if example.rejected is None else _pair_lines(example, width)
+    for line in lines:
         say(f"{INDENT}{line}")
+
+
+def _lines(example: PreviewExample, width: int) -> Iterator[str]:
+    return marked_lines(*shorten_middle(example.tokens, example.counted), width)
+
+
+def _pair_lines(example: PreviewExample, width: int) -> Iterator[str]:
+    """Yield the lines of the prompt, then the chosen and the rejected answer in columns."""
+    prompt, counted = example.tokens[: example.prompt], example.counted[: example.prompt]
+    yield from marked_lines(*shorten_middle(prompt, counted), width)
+    half = (width - len(_BETWEEN)) // 2
+    chosen = replace(
+        example,
+        tokens=example.tokens[example.prompt :],
+        counted=example.counted[example.prompt :],
+    )
+    columns = (
+        [title, *marked_lines(*shorten_middle(one.tokens, one.counted), half)]
+        for title, one in (("chosen:", chosen), ("rejected:", example.rejected or chosen))
+    )
+    for left, right in zip_longest(*columns, fillvalue=""):
+        yield f"{left}{' ' * (half - cell_len(left))}{_BETWEEN}{right}".rstrip()
 
 
 def marked_lines(tokens: Sequence[str], counted: Sequence[bool], width: int) -> Iterator[str]:

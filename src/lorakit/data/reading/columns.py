@@ -50,10 +50,18 @@ def require_columns(dataset: Dataset, columns: Mapping[str, str], where: Place |
             f"{key}: got '{column}', expected a column of the data.{did_you_mean(column, there)}"
             for key, column in missing.items()
         ]
+        what_to_do = (
+            f"Name them in the recipe, as in {next(iter(missing))}="
+            f"{there[0] if there else 'COLUMN'}."
+        )
+        if {"chosen", "rejected"} <= set(there):
+            what_to_do = (
+                "These are preferences: the lines `task: CAUSAL_LM` and `objective: {type: dpo}` "
+                "train on them, or `task: SEQ_CLS` and `objective: {type: reward}`."
+            )
         raise DataError(
             f"Columns are missing in {where}: {' '.join(problems)} Columns of the data: "
-            f"{first_few(there, _COLUMNS_SHOWN)}. Name them in the recipe, as in "
-            f"{next(iter(missing))}={there[0] if there else 'COLUMN'}."
+            f"{first_few(there, _COLUMNS_SHOWN)}. {what_to_do}"
         )
 
 

@@ -21,7 +21,14 @@ class Place:
     """Index of each example in the source, from 0; None if the split is the whole source."""
 
     lines: np.ndarray | None = None
-    """First line of each example in the file, from 1; None for files without lines."""
+    """First line of each example in the file, from 1; None for files without lines, and 0 for an
+    example of such a file among others."""
+
+    files: tuple[str, ...] = ()
+    """The files that the examples come from, if there are several."""
+
+    file_of: np.ndarray | None = None
+    """Index in `files` of each example's file."""
 
     def __str__(self) -> str:
         """Return the name."""
@@ -31,9 +38,9 @@ class Place:
         """Return the place of a selection of the examples."""
         chosen = np.asarray(examples, dtype=np.int64)
         numbers = chosen if self.numbers is None else self.numbers[chosen]
-        return replace(
-            self, numbers=numbers, lines=None if self.lines is None else self.lines[chosen]
-        )
+        lines = None if self.lines is None else self.lines[chosen]
+        file_of = None if self.file_of is None else self.file_of[chosen]
+        return replace(self, numbers=numbers, lines=lines, file_of=file_of)
 
 
 def describe_examples(examples: Sequence[int], where: Place | str = "", most: int = 5) -> str:
@@ -53,10 +60,27 @@ def describe_examples(examples: Sequence[int], where: Place | str = "", most: in
     """
     place = where if isinstance(where, Place) else Place(where)
     numbers = examples if place.numbers is None else place.numbers[list(examples)]
+    if place.file_of is not None and len(examples):
+        return _in_files(list(examples), numbers, place, most)
     described = _counted("example", [number + 1 for number in numbers], most)
     if place.lines is None:
         return described
     return f"{described} ({_counted('line', place.lines[list(examples)[:most]], most)})"
+
+
+def _in_files(
+    examples: Sequence[int], numbers: Sequence[int] | np.ndarray, place: Place, most: int
+) -> str:
+    """Return examples with the file of each."""
+    said: list[str] = []
+    for at, number in zip(examples[:most], numbers, strict=False):
+        line = 0 if place.lines is None else place.lines[at]
+        where = f" (line {line})" if line else ""
+        file = place.files[place.file_of[at]]  # type: ignore[index]
+        said.append(f"{number + 1}{where} of '{file}'")
+    rest = len(examples) - len(said)
+    noun = "example" if len(examples) == 1 else "examples"
+    return f"{noun} {', '.join(said)}" + (f" and {rest} more" if rest > 0 else "")
 
 
 def _counted(noun: str, numbers: Sequence[int] | np.ndarray, most: int) -> str:

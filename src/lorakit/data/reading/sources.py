@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
+from lorakit.data.mixture import Mixture
+from lorakit.data.reading.columns import require_columns
 from lorakit.data.reading.csv_files import read_csv
 from lorakit.data.reading.json_files import read_json
+from lorakit.data.reading.several import expand_glob, join_examples
 from lorakit.data.reading.table import FileExamples, in_memory_dataset
-from lorakit.errors import DataError, LorakitError, MissingFileError, did_you_mean
+from lorakit.errors import DataError, LorakitError, MissingFileError, did_you_mean, first_few
 from lorakit.libraries.hub import fetch_failure_reason, offline_if_unreachable
 from lorakit.recipes.data_names import (
     ENDINGS,
     TEXT_TABLES,
+    is_glob,
     looks_like_a_path,
     require_known_ending,
 )
+
+if TYPE_CHECKING:
+    from lorakit.recipes.data_section import DataConfig, SourceConfig
 
 
 def read_source(
@@ -41,6 +52,11 @@ def read_source(
         DataError: It cannot be read.
     """
     path = Path(name).expanduser()
+    if is_glob(name):
+        files = expand_glob(name, key)
+        return join_examples(
+            [_read_one(file, subset, key, delimiter) for file in files], files, "Files"
+        )
     try:
         if path.is_dir():
             source = _read_saved(path, key)
@@ -59,6 +75,55 @@ def read_source(
             f"({reason}). Check the path and its permissions."
         ) from error
     return source if isinstance(source, DatasetDict) else FileExamples(source)
+
+
+def _read_one(name: str, subset: str | None, key: str, delimiter: str | None) -> FileExamples:
+    found = read_source(name, subset, key, delimiter)
+    return found if isinstance(found, FileExamples) else pick_split(found, "train", name, key)
+
+
+def read_sources(sources: Sequence[SourceConfig], data: DataConfig) -> tuple[FileExamples, Mixture]:
+    """Read several sources of training examples, one after the other.
+
+    Args:
+        sources: The sources.
+        data: The recipe's section, for the delimiter and the split.
+
+    Raises:
+        MissingFileError, DataError: A source cannot be read, lacks a column that it names, or has
+            other columns than the first.
+    """
+    parts: list[FileExamples] = []
+    names: list[str] = []
+    for number, source in enumerate(sources):
+        key = f"data.train[{number}].path"
+        files: list[FileExamples] = []
+        for name in source.names:
+            found = read_source(name, source.subset, key, data.delimiter)
+            split = source.split or data.train_split
+            chosen = pick_split(found, split, name, f"data.train[{number}].split")
+            if not len(chosen.dataset):
+                raise DataError(no_examples(f"'{name}' ({key})"))
+            files.append(chosen)
+        joined = join_examples(files, source.names, "Files")
+        name = first_few(source.names, 3)
+        parts.append(_with_columns(joined, source.columns, name, number))
+        names.append(name)
+    source_of = np.repeat(np.arange(len(parts)), [len(part.dataset) for part in parts])
+    weights = tuple(source.weight for source in sources)
+    return join_examples(parts, names, "Sources"), Mixture(weights, source_of)
+
+
+def _with_columns(
+    found: FileExamples, columns: Mapping[str, str] | None, name: str, number: int
+) -> FileExamples:
+    """Return examples with the columns that a source takes, under their new names."""
+    if columns is None:
+        return found
+    wanted = {f"data.train[{number}].columns.{new}": old for new, old in columns.items()}
+    require_columns(found.dataset, wanted, f"'{name}'")
+    taken = found.dataset.select_columns(list(columns.values()))
+    return replace(found, dataset=taken.rename_columns({old: new for new, old in columns.items()}))
 
 
 def _shortened(name: str, most: int = 200) -> str:

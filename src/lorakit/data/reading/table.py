@@ -26,6 +26,12 @@ class FileExamples:
     """First line of each example, from 1; None if the file has no lines."""
     notes: tuple[str, ...] = ()
     """Notes on how the file was read, where that is ambiguous."""
+    files: tuple[str, ...] = ()
+    """The files, if there are several."""
+    numbers: np.ndarray | None = None
+    """Index of each example in its file, if there are several."""
+    file_of: np.ndarray | None = None
+    """Index in `files` of each example's file, if there are several."""
 
 
 def require_names(names: Iterable[str], where: str) -> None:

@@ -28,15 +28,18 @@ _CONNECT_S, _READ_S = 10.0, 600.0
 _DEFAULT_NEW_TOKENS = 256
 _NO_TEMPLATE = "no_chat_template"
 _TOO_LONG = "context_length_exceeded"
+NO_LABEL = "(none)"
+"""Shown for a text that has none of several labels."""
 _LOOPBACK = re.compile(r"https?://(localhost|127\.[\d.]+|\[::1\])(:|/|$)")
 _SHOWN = 300
 
 
 class Classified(NamedTuple):
-    """The label of a text."""
+    """The label of a text, or its labels or numbers."""
 
     label: str
-    probability: float
+    probability: float | None
+    """None for several labels and for numbers."""
 
 
 class Tagged(NamedTuple):
@@ -45,6 +48,15 @@ class Tagged(NamedTuple):
     word: str
     tag: str
     probability: float
+
+
+def classified_answer(answer: Mapping[str, Any]) -> Classified:
+    """Return a label, several labels or numbers from the answer of a server for one text."""
+    if "values" in answer:
+        return Classified(", ".join(f"{number:.6g}" for number in answer["values"].values()), None)
+    if "labels" in answer:
+        return Classified(", ".join(answer["labels"]) or NO_LABEL, None)
+    return Classified(answer["label"], answer["probability"])
 
 
 def is_url(text: str) -> bool:
@@ -205,7 +217,7 @@ class RemoteModels:
         """Return the labels of texts, or of pairs of texts."""
         given = [each if isinstance(each, str) else list(each) for each in inputs]
         data = (await self._post("/v1/classify", {"model": name, "input": given}))["data"]
-        return [Classified(each["label"], each["probability"]) for each in data]
+        return [classified_answer(each) for each in data]
 
     async def tagged(self, name: str, texts: Sequence[str]) -> list[list[Tagged]]:
         """Return the tagged words of texts."""

@@ -6,8 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lorakit.inference.prediction import LabelSet, Numbers, text_output
+
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from lorakit.adapters.inference_settings import InferenceSettings
 
 OUTSIDE = "O"
 """The label of a word that belongs to no span."""
@@ -18,12 +22,16 @@ class TextLabel:
     """The label of a text.
 
     Attributes:
-        label: The likeliest label.
-        probabilities: Probability of every label, in the order of the head.
+        label: The likeliest label; for numbers, these as text.
+        probabilities: Probability of every label, in the order of the head; empty for numbers.
+        chosen: The labels above their thresholds, if a text may have several; else None.
+        values: The numbers by name, if numbers are predicted; else None.
     """
 
     label: str
     probabilities: dict[str, float]
+    chosen: tuple[str, ...] | None = None
+    values: dict[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -61,15 +69,22 @@ class Span:
     probability: float
 
 
-def text_label(logits: Tensor, labels: Sequence[str]) -> TextLabel:
-    """Return the label of a text.
+def text_label(logits: Tensor, labels: Sequence[str], settings: InferenceSettings) -> TextLabel:
+    """Return the label of a text, or its labels or numbers.
 
     Args:
         logits: (labels,).
         labels: Names of the labels.
+        settings: Settings of the adapter, with its problem type and thresholds.
     """
-    probabilities = dict(zip(labels, logits.softmax(-1).tolist(), strict=True))
-    return TextLabel(max(probabilities, key=lambda one: probabilities[one]), probabilities)
+    found = text_output(logits, labels, settings)
+    if isinstance(found, Numbers):
+        text = ", ".join(f"{value:.6g}" for value in found.values.values())
+        return TextLabel(text, {}, values=found.values)
+    probabilities = found.probabilities
+    best = max(probabilities, key=lambda one: probabilities[one])
+    chosen = found.labels if isinstance(found, LabelSet) else None
+    return TextLabel(best, probabilities, chosen)
 
 
 def labelled_words(

@@ -61,6 +61,8 @@ def frozen_part_once(
                 "adapted one and before them; frozen_part.dropout=true leaves it on."
             )
         reason = _reason_against(model, arguments, config, drops)
+        if not reason and trainer.step.compares_answers:
+            reason = "an objective puts two answers into a row"
         if not reason:
             some = [examples[k] for k in range(min(len(examples), _TRIED_EXAMPLES))]
             batch = trainer.counting_collator()(some)

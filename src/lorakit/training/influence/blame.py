@@ -112,7 +112,7 @@ def blame(
     note = "The data or the tokenizer have changed since the run; the rows are those of today."
     return Blame(
         rows=_ranked(scores, setup),
-        source=recipe.data.train,
+        source=recipe.data.train_name,
         about=about,
         notes=() if changed is None else (note,),
         setup=setup,

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.utils._pytree import register_dataclass
 
 from lorakit.config import NOT_COUNTED
-from lorakit.training.throughput import real_tokens
+from lorakit.training.throughput import is_counted, real_tokens
 
 COUNTED = "counted"
 """Key of a batch under which its `CountedLabels` travel with it."""
@@ -53,13 +53,14 @@ def count_labels(batch: Mapping[str, Any], *, shifts: bool) -> CountedLabels:
     """Count the labels of a batch; reads them, so call it while they are in the CPU's memory.
 
     Args:
-        batch: A batch with labels, (batch,) or (batch, tokens), -100 where one does not count.
+        batch: A batch with labels, (batch,) or (batch, tokens), -100 where one does not count, or
+            numbers, (batch,) or (batch, numbers), NaN where one does not count.
         shifts: Whether a token's target is the next label, as in causal language models.
     """
     labels: Tensor = batch["labels"]
     targets = F.pad(labels[:, 1:], (0, 1), value=NOT_COUNTED) if shifts else labels
     targets = targets.reshape(-1)
-    positions = (targets != NOT_COUNTED).nonzero().squeeze(1)
+    positions = is_counted(targets).nonzero().squeeze(1)
     tokens = int(real_tokens(batch)) if "input_ids" in batch else 0
     return CountedLabels(len(positions), tokens, positions, targets[positions])
 
@@ -69,16 +70,19 @@ class CountingCollator:
     """A collator whose batches have their `CountedLabels`."""
 
     collate: Callable[[list[Any]], Mapping[str, Any]]
-    shifts: bool
+    count: Callable[[Mapping[str, Any]], CountedLabels]
+    """Counts the labels of a batch."""
 
     def __call__(self, examples: list[Any]) -> dict[str, Any]:
         """Collate examples and count their labels."""
         batch = self.collate(examples)
-        return {**batch, COUNTED: count_labels(batch, shifts=self.shifts)}
+        return {**batch, COUNTED: self.count(batch)}
 
 
-def split_batch(batch: Mapping[str, Any], *, shifts: bool) -> tuple[dict[str, Any], CountedLabels]:
+def split_batch(
+    batch: Mapping[str, Any], count: Callable[[Mapping[str, Any]], CountedLabels]
+) -> tuple[dict[str, Any], Any]:
     """Return a model's inputs, with labels, and its `CountedLabels`, counted here if absent."""
     inputs = {key: value for key, value in batch.items() if key != COUNTED}
     counted: CountedLabels | None = batch.get(COUNTED)
-    return inputs, count_labels(inputs, shifts=shifts) if counted is None else counted
+    return inputs, count(inputs) if counted is None else counted

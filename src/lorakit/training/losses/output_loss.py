@@ -7,7 +7,7 @@ no step holds all logits.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +25,7 @@ from lorakit.ops.linear_loss import (
     chunks,
     linear_cross_entropy_sum,
     sum_over_chunks,
+    values_over_chunks,
 )
 from lorakit.training.losses.counted_labels import count_labels
 from lorakit.training.losses.logit_form import LogitForm, candidate_forms, named_form
@@ -175,6 +176,52 @@ class OutputLoss:
                 hits.add_((logits.argmax(-1) == t).sum())
                 losses.append(F.cross_entropy(logits, t, reduction="none"))
         return torch.cat(losses), hits
+
+    def log_probs(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Return the log-probability of each token.
+
+        Args:
+            hidden: Input of the output layer, (tokens, in).
+            targets: Token ids, (tokens,).
+
+        Returns: (tokens,), float32 at least.
+        """
+        device = hidden.device
+
+        def values_of(h: Tensor, t: Tensor) -> Tensor:
+            with self._model_autocast(device):
+                return -F.cross_entropy(self._logits(h), t, reduction="none")
+
+        trained = [p for p in self.head.parameters() if p.requires_grad]
+        return values_over_chunks(
+            values_of, hidden, targets, trained, chunk_tokens=self.chunk_tokens
+        )
+
+    @torch.no_grad()
+    def divergences(
+        self,
+        hidden: Tensor,
+        reference_hidden: Tensor,
+        acting_reference: Callable[[], AbstractContextManager[Any]],
+    ) -> Tensor:
+        """Return the divergence KL(model || reference) of each predicted token.
+
+        Args:
+            hidden: Input of the output layer, (tokens, in).
+            reference_hidden: Likewise of the reference, whose head may differ.
+            acting_reference: Returns a context in which the reference acts.
+
+        Returns: (tokens,), in nats.
+        """
+        found = []
+        chunks = (x2d.split(self.chunk_tokens) for x2d in (hidden, reference_hidden))
+        with self._model_autocast(hidden.device):
+            for h, reference_h in zip(*chunks, strict=True):
+                with acting_reference():
+                    expected = self._logits(reference_h).log_softmax(-1)
+                log_probs = self._logits(h).log_softmax(-1)
+                found.append((log_probs.exp() * (log_probs - expected)).sum(-1))
+        return torch.cat(found) if found else hidden.new_zeros(0)
 
     def _logits(self, hidden: Tensor) -> Tensor:
         """Return the model's logits, in float32 as in transformers' losses."""

@@ -1,6 +1,6 @@
-"""The four tasks: how each encodes its data, loads its base model and builds its trainer."""
+"""The tasks: how each encodes its data, loads its base model and builds its trainer."""
 
 from lorakit.training.tasks.base import Encoded, PreviewExample, Task
-from lorakit.training.tasks.registry import task_for
+from lorakit.training.tasks.registry import task_for, task_of, task_of_examples
 
-__all__ = ["Encoded", "PreviewExample", "Task", "task_for"]
+__all__ = ["Encoded", "PreviewExample", "Task", "task_for", "task_of", "task_of_examples"]

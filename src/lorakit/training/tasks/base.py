@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,7 +18,7 @@ from transformers import (
 
 from lorakit.adapters.inference_settings import InferenceSettings
 from lorakit.adapters.lineage import Lineage
-from lorakit.config import LoraConfig, TaskType
+from lorakit.config import LoraConfig, ProblemType, TaskType
 from lorakit.injection.selection.targets import name_matches
 from lorakit.models.new_tokens import (
     add_new_tokens,
@@ -35,6 +34,7 @@ from lorakit.models.pretrained import (
     load_model,
     load_tokenizer,
 )
+from lorakit.training.encoded import Encoded, PreviewExample
 from lorakit.training.predicted import Evaluated, Predicted, prediction_table
 
 if TYPE_CHECKING:
@@ -44,39 +44,19 @@ if TYPE_CHECKING:
     from lorakit.recipes.recipe import Recipe
 
 
-@dataclass(frozen=True)
-class Encoded:
-    """Tokenized examples, ready for the trainer."""
-
-    train: Dataset
-    validation: Dataset | None
-    notes: tuple[str, ...] = ()
-    """Notes on what was done to the examples, one sentence each, such as how many were cut."""
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    """Settings that inference needs (max_length, source_prefix, format); `save_settings` writes
-    them beside the adapter."""
-    cut_examples: int = 0
-    """Number of training examples that were truncated."""
-
-
-@dataclass(frozen=True)
-class PreviewExample:
-    """One example as the model receives it."""
-
-    tokens: list[str]
-    counted: list[bool]
-    """Which tokens count in the loss (the model is trained to predict them)."""
-    note: str
-    """What the tokens do not show, such as the label of a text."""
-
-
 class Task(ABC):
     """Turns a recipe of one task type into data, a base model and a trainer."""
 
     task_type: ClassVar[TaskType]
+    problem_type: ClassVar[ProblemType | None] = None
+    """What the head predicts, for text classifiers."""
     best_metric: ClassVar[str]
     """The evaluation metric that picks the best checkpoint, with its "eval_" prefix."""
     greater_is_better: ClassVar[bool]
+    is_compared_with_base: ClassVar[bool] = True
+    """Whether a run says how much better its adapter is than the base."""
+    needs_reference: bool = False
+    """Whether an adapter to start from also stays as it was, to be compared with."""
     base_trainer_class: ClassVar[type[Trainer]]
     """The trainer of this task, without support for adapters."""
     trainer_class: ClassVar[type[Trainer]]
@@ -157,7 +137,7 @@ class Task(ABC):
             trained_in_full=recipe.lora.modules_to_save,
             device=torch.device("cpu") if recipe.training.get("use_cpu") else None,
             **loading_options(recipe),
-            **label_options(labels),
+            **label_options(labels, self.problem_type),
         )
         grow_for_new_tokens(model, tokenizer, recipe)
         set_padding(model, tokenizer)
@@ -221,6 +201,10 @@ class Task(ABC):
     ) -> dict[str, Any]:
         """Return the trainer's arguments that depend on the task: its collator and metrics."""
 
+    def with_settings(self, settings: InferenceSettings) -> Task:
+        """Return the task that measures an adapter by the settings saved with it."""
+        return self
+
     def prediction_reader(
         self, labels: tuple[str, ...] | None, tokenizer: PreTrainedTokenizerBase
     ) -> Callable[[Evaluated], Predicted] | None:
@@ -272,7 +256,7 @@ class Task(ABC):
             trainer_class: The class to build; None takes the task's `trainer_class`.
         """
         make: Any = trainer_class or self.trainer_class
-        return make(
+        trainer = make(
             model=model,
             args=arguments,
             train_dataset=encoded.train,
@@ -281,6 +265,8 @@ class Task(ABC):
             callbacks=list(callbacks),
             **self.trainer_options(model, tokenizer, arguments, labels),
         )
+        trainer.mixture = encoded.mixture
+        return trainer
 
     def settings(self, recipe: Recipe, model: PreTrainedModel, **more: Any) -> dict[str, Any]:
         """Return the settings that inference needs: the task's, the base's dtype and the seed."""
@@ -339,6 +325,7 @@ def save_settings(
     labels: tuple[str, ...] | None,
     encoded: Encoded,
     lineage: Lineage | None = None,
+    chosen: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write the settings of a training run that inference needs beside an adapter, atomically.
 
@@ -348,11 +335,12 @@ def save_settings(
         labels: Class or tag names by id, for tasks that have them.
         encoded: The result of the task's `encode`.
         lineage: What the adapter is made from.
+        chosen: Further settings, chosen on the validation examples.
 
     Returns: The path of the file, `lorakit.json`.
     """
     values: dict[str, Any] = {"task_type": task_type, "labels": labels, "lineage": lineage}
-    values |= encoded.settings
+    values |= {**encoded.settings, **(chosen or {})}
     return InferenceSettings(**values).save(adapter_dir)
 
 

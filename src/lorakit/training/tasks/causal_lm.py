@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import uuid4
 
-from datasets import Dataset
+import numpy as np
+from datasets import Dataset, Value
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -36,6 +37,7 @@ from lorakit.data.conversations import (
     drop_filled_nulls,
 )
 from lorakit.data.packing import asks_to_pack, require_position_ids
+from lorakit.data.reading.table import in_memory_dataset
 from lorakit.data.text_formats import (
     ALPACA,
     CountedIds,
@@ -44,12 +46,13 @@ from lorakit.data.text_formats import (
     find_layout,
     require_end_token,
     text_columns,
+    texts_ids,
 )
 from lorakit.data.tokenize_examples import (
     IDS,
     cut_note,
     first_examples,
-    map_examples,
+    map_in_processes,
     readable,
     require_texts,
 )
@@ -123,20 +126,31 @@ class CausalLM(Task):
         where = splits.training_place(data)
         layout = find_layout(splits.train, data, where)
         encoder = _encoder(layout, recipe, tokenizer)
+        is_text, column = layout.name == "text", layout.data.text
+        texts = (lambda batch: texts_ids(tokenizer, batch[column])) if is_text else None
         notes = [*self.fresh_notes(recipe, model), *layout.notes]
         notes += _layout_notes(splits.train, layout, tokenizer)
         packs = {"training": bool(training.get("packing")), "validation": _packs_validation(recipe)}
         strategy = training.get("packing_strategy", "bfd")
         require_position_ids(model, training)
+        if packs["training"] and splits.mixture is not None:
+            raise ConfigError(
+                "Packed examples cannot be drawn by weights: got training.packing=true and sources "
+                "with weights in data.train, expected one of them. Leave packing or the weights "
+                "out."
+            )
         encoded: dict[str, Dataset] = {}
         cuts: dict[str, int] = {}
+        kept: np.ndarray | None = None
         for examples, kind, place in splits.with_places(data):
             _check_examples(examples, layout, place)
             # Other packing strategies split long examples, and lose no tokens.
             truncates = not packs[kind] or strategy == "bfd"
-            made, cuts[kind], lost = _encode(
-                examples, encoder, max_length if truncates else None, place
+            made, cuts[kind], numbers = _encode(
+                examples, encoder, max_length if truncates else None, place, texts
             )
+            lost = len(examples) - len(made)
+            kept = numbers if kind == "training" and lost else kept
             if not len(made):
                 raise DataError(_all_masked_message(place, cuts[kind], max_length, layout))
             notes += cut_note(cuts[kind], len(examples), max_length, kind)
@@ -148,7 +162,7 @@ class CausalLM(Task):
             encoded[kind] = _pack(made, max_length, strategy) if packs[kind] else made
         if any(packs.values()) and not asks_to_pack(training):
             notes.append(f"Packed texts see each other: training.packing_strategy={strategy}.")
-        stops = _stop_tokens(encoded["training"], tokenizer)
+        stops = stop_tokens(encoded["training"], tokenizer)
         settings = self.settings(
             recipe,
             model,
@@ -159,6 +173,7 @@ class CausalLM(Task):
         return Encoded(
             *(encoded["training"], encoded.get("validation"), tuple(notes), settings),
             cut_examples=cuts["training"],
+            kept=kept,
         )
 
     def preview_examples(
@@ -304,37 +319,50 @@ def _encode(
     encoder: Callable[[Mapping[str, Any]], CountedIds],
     max_length: int | None,
     where: Place,
-) -> tuple[Dataset, int, int]:
-    """Encode examples into ids and labels.
+    texts: Callable[[Mapping[str, Any]], Iterable[CountedIds]] | None = None,
+) -> tuple[Dataset, int, np.ndarray]:
+    """Encode examples into ids and labels; `texts` encodes a whole batch of plain texts at once.
 
-    Returns: The examples in which a token counts, the number truncated, and the number left out.
+    Returns: The examples in which a token counts, the number truncated, and the index of each.
     """
-    cuts: list[int] = []
+    features = dict(examples.features)
 
-    def tokenize(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        made: dict[str, list[Any]] = {"input_ids": [], "labels": []}
-        for values in zip(*batch.values(), strict=True):
-            given = dict(zip(batch, values, strict=True))
-            try:
-                example = encoder(drop_filled_nulls(given, examples))
-            except DataError as error:
-                which = describe_examples([len(cuts)], where)
-                raise DataError(f"In {which} of {where}: {error}") from error
+    def encode_batch(batch: dict[str, list[Any]], numbers: Sequence[int]) -> Iterable[CountedIds]:
+        if texts is not None:
+            return texts(batch)
+        return (
+            encode(number, dict(zip(batch, values, strict=True)))
+            for number, *values in zip(numbers, *batch.values(), strict=True)
+        )
+
+    def encode(number: int, given: dict[str, Any]) -> CountedIds:
+        try:
+            return encoder(drop_filled_nulls(given, features))
+        except DataError as error:
+            which = describe_examples([number], where)
+            raise DataError(f"In {which} of {where}: {error}") from error
+
+    def tokenize(batch: dict[str, list[Any]], numbers: Sequence[int]) -> dict[str, list[Any]]:
+        made: dict[str, list[Any]] = {"input_ids": [], "labels": [], "is_cut": [], "counts": []}
+        for example in encode_batch(batch, numbers):
             is_cut = max_length is not None and len(example.ids) > max_length
-            cuts.append(int(is_cut))
             ids, counted = example.ids[:max_length], example.counted[:max_length]
-            if any(counted[1:]):  # the first token is never predicted
-                made["input_ids"].append(ids)
-                made["labels"].append(
-                    [i if c else NOT_COUNTED for i, c in zip(ids, counted, strict=True)]
-                )
+            labels = [i if c else NOT_COUNTED for i, c in zip(ids, counted, strict=True)]
+            row = (ids, labels, is_cut, any(counted[1:]))  # the first token is never predicted
+            for column, value in zip(made.values(), row, strict=True):
+                column.append(value)
         return made
 
-    made = map_examples(examples, tokenize, {"input_ids": IDS, "labels": IDS})
-    return made, sum(cuts), len(examples) - len(made)
+    flags = {"is_cut": Value("bool"), "counts": Value("bool")}
+    made = map_in_processes(examples, tokenize, {"input_ids": IDS, "labels": IDS, **flags})
+    kept, cut = np.flatnonzero(made["counts"][:]), sum(made["is_cut"][:])
+    made = made.remove_columns(list(flags))
+    if len(kept) < len(made):
+        made = in_memory_dataset(made.with_format("arrow")[kept.tolist()], made.features)
+    return made, cut, kept
 
 
-def _stop_tokens(examples: Dataset, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+def stop_tokens(examples: Dataset, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """Return the special token that ends the counted tokens, such as a template's end of turn."""
     special = set(added_tokens(tokenizer).values())
     for labels in examples["labels"]:

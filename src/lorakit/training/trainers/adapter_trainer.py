@@ -60,7 +60,7 @@ class AdapterTrainerMixin(KeptPredictionsMixin, BatchingMixin, ProcessTrainerMix
     adapter_name = "default"
 
     def __init__(self, *args: Any, **kwargs: Any):
-        self.watch = LearningWatch()
+        self.watch = LearningWatch(getattr(self, "why_constant", None))
         self._run_state = RunState(self)
         self._is_initialized = False
         self._has_saved = False

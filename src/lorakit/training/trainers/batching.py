@@ -15,6 +15,7 @@ from lorakit.data.like_length import (
     padding_share,
     token_lengths,
 )
+from lorakit.data.mixture import Mixture, MixtureSampler
 from lorakit.distributed.processes import process_count
 from lorakit.training.throughput import Throughput, ThroughputMeter
 
@@ -37,6 +38,8 @@ class BatchingMixin(_Base):
     alone, and begins with the longest examples of each part of an epoch; see `LikeLengthSampler`.
     """
 
+    mixture: Mixture | None = None
+    """How often an epoch has each training example; None is once."""
     throughput: Throughput | None = None
     """The throughput of the finished training."""
 
@@ -50,6 +53,10 @@ class BatchingMixin(_Base):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[Any] | None:
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset
+        if self.mixture is not None and has_length(dataset):
+            is_grouped = self.args.train_sampling_strategy == GROUP_BY_LENGTH
+            lengths = token_lengths(dataset) if is_grouped else None
+            return MixtureSampler(self.mixture, lengths, step_examples(self.args), seed(self.args))
         if self.args.train_sampling_strategy != GROUP_BY_LENGTH or not has_length(dataset):
             return super()._get_train_sampler(train_dataset)
         return LikeLengthSampler(token_lengths(dataset), step_examples(self.args), seed(self.args))

@@ -16,7 +16,6 @@ from lorakit.injection import Injection, adapter_config
 from lorakit.injection.change_ranks import change_ranks
 from lorakit.injection.state import updates_named
 from lorakit.layers import OffsetUpdate
-from lorakit.training.step import MeanStep
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -55,14 +54,10 @@ def _batches(trainer: Trainer, count: int) -> list[Any]:
 
 
 def _mean_loss(trainer: Trainer) -> Callable[[nn.Module, Any], Tensor]:
-    """Return the model's own mean loss of a batch.
-
-    The training loss would not do: where the output layer is adapted, its gradient must be that of
-    the mean, and a loss in chunks of tokens takes that of a sum, which is scaled afterwards.
-    """
+    """Return the mean loss of a batch, whose gradients are exact."""
     any_trainer: Any = trainer
-    step = MeanStep(shifts=any_trainer.step.shifts)
-    return lambda model, batch: step.share(model, any_trainer._prepare_inputs(batch)).loss
+    step = any_trainer.step
+    return lambda model, batch: step.mean_loss(model, any_trainer._prepare_inputs(batch))
 
 
 def _share_initialization(model: nn.Module, name: str) -> None:

@@ -43,6 +43,8 @@ class LearningWatch:
     are checked together, and one nonzero gradient is enough.
     """
 
+    why_constant: str | None = None
+    """Why the loss may not change with the adapter, where the trainer knows."""
     has_seen_gradients: bool = False
     overflows: int = 0
     """Number of consecutive optimizer steps that the float16 loss scaler skipped."""
@@ -99,7 +101,9 @@ class LearningWatch:
         heads_are_zero = any(not torch.count_nonzero(whole(trained[name])) for name in others)
         if heads_learn and heads_are_zero:
             return  # a head of zeros passes no gradient down until its first update
-        raise TrainingError(_zero_gradient_message(trained, factors, step, heads_learn))
+        raise TrainingError(
+            _zero_gradient_message(trained, factors, step, heads_learn, self.why_constant)
+        )
 
     def check_norm(self, norm: Any, step: int, scaler: GradScaler | None) -> None:
         """Refuse a gradient norm that is NaN or infinite, before the optimizer step.
@@ -169,7 +173,11 @@ def _is_nonzero(gradient: Tensor | None) -> bool:
 
 
 def _zero_gradient_message(
-    trained: dict[str, nn.Parameter], names: list[str], step: int, heads_learn: bool
+    trained: dict[str, nn.Parameter],
+    names: list[str],
+    step: int,
+    heads_learn: bool,
+    why_constant: str | None,
 ) -> str:
     subject = "The adapter's gradients" if heads_learn else "All gradients"
     unreached = all(trained[name].grad is None for name in names)
@@ -180,10 +188,11 @@ def _zero_gradient_message(
             "training.activation_checkpointing"
         )
     else:
-        reason = (
+        why_constant = why_constant or (
             "The loss does not change with the model's output: the labels are all masked, or the "
-            "base's activations or weights are zero. Look at the examples with `--dry-run`"
+            "base's activations or weights are zero"
         )
+        reason = f"{why_constant}. Look at the examples with `--dry-run`"
     return (
         f"{subject} are zero on step {step + 1}, for {len(names)} LoRA parameters "
         f"({_some(names)}); expected nonzero ones. {reason}."

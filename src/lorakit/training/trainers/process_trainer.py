@@ -17,7 +17,6 @@ from transformers import Trainer, set_seed
 from transformers.trainer_utils import EvalLoopOutput
 
 from lorakit.adapters.sharded import whole
-from lorakit.config import NOT_COUNTED
 from lorakit.distributed import sharding
 from lorakit.distributed.gradient_average import (
     average_gradients,
@@ -26,6 +25,8 @@ from lorakit.distributed.gradient_average import (
 )
 from lorakit.distributed.processes import all_gather_object, process_count, process_rank
 from lorakit.training.losses.counted_labels import COUNTED
+from lorakit.training.throughput import not_counted
+from lorakit.training.trainers.batching import example_sampler
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -52,6 +53,8 @@ class ProcessTrainerMixin(_Base):
     """The random state of this process while the shared one is active."""
     _epoch: int = 0
     _train_sampler: Any = None
+    _train_examples: int = 0
+    """Number of examples of an epoch."""
     _batches_taken: int = 0
     _eval_sampler: Any = None
     _batches_predicted: int = 0
@@ -67,7 +70,7 @@ class ProcessTrainerMixin(_Base):
         if process_count() == 1:
             return batches, counted
         self._restore_own_random_state()
-        total = len(self.train_dataset)  # type: ignore[arg-type]
+        total = self._train_examples
         first, self._batches_taken = self._batches_taken, self._batches_taken + len(batches)
         if examples_before(self._train_sampler, self._batches_taken) <= total:
             return batches, counted
@@ -98,6 +101,7 @@ class ProcessTrainerMixin(_Base):
         if process_count() > 1:
             self._epoch = arguments["epoch"]
             self._train_sampler = arguments["train_dataloader"].batch_sampler
+            self._train_examples = len(example_sampler(arguments["train_dataloader"]))
             resumes = arguments["resume_from_checkpoint"] is not None
             is_first = self._epoch == arguments["epochs_trained"]
             self._batches_taken = arguments["steps_trained_in_current_epoch"] if is_first else 0
@@ -215,9 +219,9 @@ def mask_repeated_labels(batch: Any, sampler: Any, number: int, total: int) -> A
         return batch
     labels = batch["labels"].clone()
     if len(labels) == size:
-        labels[real:] = NOT_COUNTED
+        labels[real:] = not_counted(labels)
     elif not real:  # concatenated examples are one batch row, and are masked together
-        labels[:] = NOT_COUNTED
+        labels[:] = not_counted(labels)
     rest = {key: value for key, value in batch.items() if key != COUNTED}  # counted once more
     return {**rest, "labels": labels}
 

@@ -17,7 +17,9 @@ from transformers.trainer_utils import EvalLoopOutput
 from lorakit.analysis.example_scores import ExampleScores, scores_of_losses
 from lorakit.distributed.processes import all_gather_object
 from lorakit.training.losses.counted_labels import CountingCollator, split_batch
-from lorakit.training.step import MeanStep, Step
+from lorakit.training.losses.example_losses import ExampleLoss
+from lorakit.training.step import LogitsStep, MeanStep, Step
+from lorakit.training.trainers.running_measures import RunningMeasures
 
 if TYPE_CHECKING:
     _Base = Trainer
@@ -42,18 +44,23 @@ class StepTrainerMixin(_Base):
     """Loss, labels and hits of an evaluation so far, (3,)."""
     _texts: list[Tensor | None]
     """Losses and labels of the texts of each batch of an evaluation so far, (texts, 2)."""
+    _evaluated: RunningMeasures
+    """What the step measures in an evaluation."""
 
     def use_step(self, step: Step) -> None:
         """Compute all losses by a step."""
         self.step = step
         self._texts = []
+        self._evaluated = RunningMeasures()
+        self.measured = RunningMeasures()
+        """What the step has measured in training since the last log."""
         self.model_accepts_loss_kwargs = True  # the loss is a share of the step's, in any model
 
     # ---- counting where batches are made ----
 
     def counting_collator(self) -> CountingCollator:
         """Return a collator whose batches have their labels counted."""
-        return CountingCollator(self.data_collator, shifts=self.step.shifts)
+        return CountingCollator(self.data_collator, self.step.count)
 
     def _get_dataloader(self, *args: Any, **kwargs: Any) -> Any:
         """Create a loader whose batches have their labels counted."""
@@ -72,7 +79,7 @@ class StepTrainerMixin(_Base):
         """
         if not batch_samples:
             return None
-        counted = [split_batch(batch, shifts=self.step.shifts)[1] for batch in batch_samples]
+        counted = [split_batch(batch, self.step.count)[1] for batch in batch_samples]
         labels = sum(count.labels for count in counted)
         if self.args.world_size == 1 or not self.args.average_tokens_across_devices:
             return labels
@@ -102,6 +109,7 @@ class StepTrainerMixin(_Base):
         share = self.step.share(model, inputs, num_items_in_batch, batches)
         if model.training:
             self.count_tokens(share.counted.tokens)
+            self.measured.add(share.measures)
         return (share.loss, share.outputs) if return_outputs else share.loss
 
     def count_tokens(self, tokens: int) -> None:
@@ -121,6 +129,7 @@ class StepTrainerMixin(_Base):
             found = self.step.evaluate(model, inputs)
         if found.labels:
             self._sums = self._sums.to(found.loss.device) + found.sums()
+            self._evaluated.add(found.measures)
         self._texts.append(found.texts)
         loss = (found.loss / max(found.labels, 1)).float()
         if prediction_loss_only:
@@ -145,6 +154,7 @@ class StepTrainerMixin(_Base):
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """Evaluate; the metrics of the loss are over all labels that count."""
         self._sums, self._texts = torch.zeros(3, device=self.args.device), []
+        self._evaluated = RunningMeasures()
         output = super().evaluation_loop(*args, **kwargs)
         self.text_losses = _in_loader_order(self._texts)
         here = self._sums.to(self.args.device, torch.float32)
@@ -153,9 +163,17 @@ class StepTrainerMixin(_Base):
         if labels and output.metrics is not None:
             accuracy = None if math.isnan(hits) else hits / labels
             prefix = kwargs.get("metric_key_prefix", "eval")
-            for name, value in self.loss_metrics(loss / labels, accuracy).items():
+            found = self.loss_metrics(loss / labels, accuracy) | self._evaluated.means(self)
+            for name, value in found.items():
                 output.metrics[f"{prefix}_{name}"] = value
         return output
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log; with the training loss also what the step has measured."""
+        if "loss" in logs:
+            logs = {**logs, **self.measured.means(self)}
+            self.measured = RunningMeasures()
+        super().log(logs, *args, **kwargs)
 
     def loss_metrics(self, loss: float, accuracy: float | None) -> dict[str, float]:
         """Return the metrics that follow from the sums of an evaluation.
@@ -184,6 +202,16 @@ def _in_loader_order(texts: Sequence[Tensor | None]) -> ExampleScores | None:
 class ClassifierTrainer(StepTrainerMixin, Trainer):
     """transformers' Trainer for models whose loss is the mean over the labels of a batch."""
 
-    def __init__(self, *args: Any, **kwargs: Any):
+    def __init__(self, *args: Any, example_loss: ExampleLoss | None = None, **kwargs: Any):
+        """Create the trainer.
+
+        Args:
+            args: Arguments of transformers' Trainer.
+            example_loss: The loss of the logits; None takes the model's.
+            kwargs: Arguments of transformers' Trainer.
+        """
         super().__init__(*args, **kwargs)
-        self.use_step(MeanStep(smoother=self.label_smoother))
+        if example_loss is None:
+            self.use_step(MeanStep(smoother=self.label_smoother))
+        else:
+            self.use_step(LogitsStep(loss=example_loss))

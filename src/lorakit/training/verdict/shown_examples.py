@@ -92,10 +92,27 @@ def examples_of_predictions(
     if "predicted_words" in columns:
         mistakes = _wrong_words(predicted, columns, answer, place)
     elif "probability" in columns:
-        wrong = [i for i in range(count) if columns["prediction"][i] != columns[answer][i]]
-        wrong.sort(key=lambda index: -columns["probability"][index])
-        mistakes = tuple(shown(index) for index in wrong[:SHOWN])
+        table = zip(columns["prediction"], columns[answer], columns["probability"], strict=True)
+        sure = [_certainty_of_mistake(*row) for row in table]
+        wrong = sorted((-one, index) for index, one in enumerate(sure) if one is not None)
+        mistakes = tuple(shown(index) for _, index in wrong[:SHOWN])
     return ShownExamples(mistakes, tuple(shown(index) for index in sorted(chosen)))
+
+
+def _certainty_of_mistake(predicted: Any, expected: Any, probability: Any) -> float | None:
+    """Return how sure the adapter is of a wrong answer, None if the answer is right.
+
+    Where a text has several labels, it is that of the label it is most wrong about.
+    """
+    if not isinstance(probability, Mapping):
+        return None if predicted == expected else float(probability)
+    wrong = set(predicted) ^ set(expected)
+    sure: list[float] = [
+        share if label in predicted else 1 - share
+        for label, share in probability.items()
+        if label in wrong
+    ]
+    return max(sure, default=None)
 
 
 def _wrong_words(

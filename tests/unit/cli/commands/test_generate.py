@@ -2,9 +2,9 @@
 
 import pytest
 
-from lorakit.cli.commands.generate import read_texts, show_tags
+from lorakit.cli.commands.generate import read_texts, show_tags, shown_label
 from lorakit.errors import ConfigError, DataError, MissingFileError
-from lorakit.inference import TaggedWord
+from lorakit.inference import LabelSet, Numbers, TaggedWord
 
 
 def test_one_prompt_gives_the_answer_alone_on_stdout(cli, lm_run):
@@ -121,3 +121,10 @@ def test_what_does_not_go_with_a_server_or_without_one_is_refused(cli, words, me
 def test_a_table_is_for_predict(tmp_path):
     with pytest.raises(ConfigError, match="lorakit predict RUN"):
         read_texts([], tmp_path / "reviews.csv")
+
+
+def test_labels_and_numbers_are_shown_in_one_cell():
+    several = LabelSet(("a", "b"), {"a": 0.75, "b": 0.5, "c": 0.1})
+    assert shown_label(several) == ("a 75.0%, b 50.0%", None)
+    assert shown_label(LabelSet((), {"a": 0.1})) == ("(none)", None)
+    assert shown_label(Numbers({"x": 0.25, "y": 1234.5678})) == ("0.25, 1234.57", None)

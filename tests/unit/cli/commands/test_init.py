@@ -190,3 +190,20 @@ def test_a_second_round_needs_an_adapter_of_the_task(done, tmp_path):
     result = runner.invoke(app, [*words, str(done[0].run_dir), "--task", "SEQ_CLS"])
     assert result.exit_code == 2
     assert "Another task in --task: got SEQ_CLS, expected CAUSAL_LM" in result.stderr
+
+
+def test_an_objective_gives_its_task(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    result = runner.invoke(app, ["init", "--objective", "reward", "-o", str(path)])
+    assert result.exit_code == 0
+    values = yaml.safe_load(path.read_text())
+    assert (values["task"], values["objective"]) == ("SEQ_CLS", {"type": "reward"})
+
+
+def test_an_unknown_objective_and_one_of_another_task_are_refused():
+    result = runner.invoke(app, ["init", "--objective", "dpu"])
+    assert result.exit_code == 2
+    assert "got 'dpu', expected dpo, kto, reward. Did you mean 'dpo'?" in result.stderr
+    result = runner.invoke(app, ["init", "--objective", "kto", "--task", "SEQ_CLS"])
+    assert result.exit_code == 2
+    assert "--objective kto does not fit --task SEQ_CLS: expected CAUSAL_LM." in result.stderr

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from lorakit.adapters.inference_settings import InferenceSettings
 from lorakit.serving.pooled.labels import (
     LabelledWord,
     Span,
@@ -12,10 +13,24 @@ from lorakit.serving.pooled.labels import (
 
 
 def test_a_text_has_the_likeliest_label_and_all_probabilities():
-    found = text_label(torch.tensor([0.0, 2.0]).log_softmax(-1), ("bad", "good"))
+    logits = torch.tensor([0.0, 2.0]).log_softmax(-1)
+    found = text_label(logits, ("bad", "good"), InferenceSettings())
     assert found.label == "good"
     assert sum(found.probabilities.values()) == pytest.approx(1)
     assert found.probabilities["good"] == pytest.approx(torch.tensor(2.0).sigmoid().item())
+
+
+def test_a_text_may_have_several_labels_or_numbers():
+    logits = torch.tensor([0.5, -0.5, -3.0])
+    several = InferenceSettings(
+        problem_type="multi_label_classification", thresholds=(0.5, 0.3, 0.5)
+    )
+    found = text_label(logits, ("a", "b", "c"), several)
+    assert found.label == "a" and found.chosen == ("a", "b")
+    assert found.probabilities["a"] == pytest.approx(torch.tensor(0.5).sigmoid().item())
+    numbers = text_label(logits, ("a", "b", "c"), InferenceSettings(problem_type="regression"))
+    assert numbers.values == {"a": 0.5, "b": -0.5, "c": -3.0}
+    assert numbers.label == "0.5, -0.5, -3" and numbers.probabilities == {}
 
 
 def test_a_word_has_the_label_of_its_first_token():

@@ -1,5 +1,7 @@
 """Labels are counted where the batch is made, and moved with it."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch.utils._pytree import tree_leaves
@@ -50,12 +52,13 @@ def test_tokens_are_those_without_padding_of_examples_that_count(inputs, tokens)
 
 
 def test_a_collator_counts_and_the_model_does_not_see_it():
-    collate = CountingCollator(lambda examples: {"labels": torch.stack(examples)}, shifts=False)
+    count = partial(count_labels, shifts=False)
+    collate = CountingCollator(lambda examples: {"labels": torch.stack(examples)}, count)
     batch = collate(list(LABELS))
     moved = batch[COUNTED].to("meta")
     assert moved.labels == 3 and moved.positions.device.type == moved.targets.device.type == "meta"
     assert sum(isinstance(leaf, torch.Tensor) for leaf in tree_leaves(batch)) == 3
-    inputs, counted = split_batch(batch, shifts=False)
+    inputs, counted = split_batch(batch, count)
     assert inputs.keys() == {"labels"} and counted is batch[COUNTED]
-    _, again = split_batch(inputs, shifts=False)
+    _, again = split_batch(inputs, count)
     assert torch.equal(again.positions, counted.positions)

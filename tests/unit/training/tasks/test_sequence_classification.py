@@ -162,13 +162,29 @@ def test_missing_labels_and_texts(prepare, tiny_distilbert_dir, jsonl):
 
 def test_what_is_not_a_label(prepare, tiny_distilbert_dir, jsonl):
     path = jsonl([{"text": "good", "label": i / 2} for i in range(4)])
+    kind = "single_label_classification"
 
-    assert message(prepare, tiny_distilbert_dir, path, validation_fraction=0) == (
+    said = message(prepare, tiny_distilbert_dir, path, validation_fraction=0, problem_type=kind)
+
+    assert said == (
         f"Not class labels in the training examples of '{path}', column 'label': got 0.0 "
-        "in example 1 (line 1), expected text, integers or true/false. Such labels are numbers "
-        "with a fraction. Regression is not built yet; name a column of classes in data.label, or "
-        "turn these into classes."
+        "in example 1 (line 1), expected text, integers or true/false. Set "
+        "data.problem_type=regression if these are numbers to predict."
     )
+
+
+def test_weights_of_classes_are_in_the_loss(prepare, tiny_distilbert_dir, cls_csv, tmp_path):
+    weights = {"positive": 3}
+    made = prepare(TASK, tiny_distilbert_dir, cls_csv, class_weights=weights)
+    assert made.encoded.class_weights == (1.0, 3.0)
+
+    trainer = made.trainer(tmp_path)
+
+    assert trainer.step.loss.weights.tolist() == [1.0, 3.0]
+    plain = prepare(TASK, tiny_distilbert_dir, cls_csv).trainer(tmp_path)
+    batch = trainer._prepare_inputs(next(iter(trainer.get_eval_dataloader())))
+    parts = [trainer.step.evaluate(made.model, batch), plain.step.evaluate(made.model, batch)]
+    assert parts[0].loss.item() == pytest.approx(parts[1].loss.item(), rel=1e-5)
 
 
 def test_texts_that_are_numbers(prepare, tiny_distilbert_dir, jsonl):

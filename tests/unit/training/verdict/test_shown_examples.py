@@ -50,3 +50,14 @@ def test_generated_texts_have_no_confidence():
     shown = examples_of_predictions(Predicted([0], {}, 1), columns, PLACE, 0)
     assert shown.mistakes == () and shown.random[0].confidence is None
     assert (shown.random[0].adapter, shown.random[0].base) == ("c", "d")
+
+
+def test_a_text_with_several_labels_is_as_wrong_as_its_worst_label():
+    columns = {
+        "text": ["a", "b", "c"],
+        "label": [["x", "y"], ["x"], []],
+        "prediction": [["y", "x"], ["x", "y"], ["y"]],
+        "probability": [{"x": 0.9, "y": 0.8}, {"x": 0.7, "y": 0.6}, {"x": 0.1, "y": 0.9}],
+    }
+    shown = examples_of_predictions(Predicted(range(3), {}, 3), columns, PLACE, 0)
+    assert [one.given for one in shown.mistakes] == ["c", "b"], "the order of labels is nothing"

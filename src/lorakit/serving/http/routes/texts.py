@@ -74,7 +74,7 @@ async def classify(call: Call) -> dict[str, Any]:
             data = [_labelled(each) for each in words]
         else:
             pairs = [_text_or_pair(given) for given in inputs]
-            data = [_classified(e) for e in await text_labels(model, shared, text, pairs, count)]
+            data = [classified(e) for e in await text_labels(model, shared, text, pairs, count)]
     return {
         "id": f"classify-{call.id}",
         "object": "list",
@@ -98,8 +98,12 @@ def _text_or_pair(given: str | list[str]) -> str | tuple[str, str]:
     return given[0], given[1]
 
 
-def _classified(found: TextLabel) -> dict[str, Any]:
-    return {
+def classified(found: TextLabel) -> dict[str, Any]:
+    """Return the answer for one text: its label, its labels, or its numbers under "values"."""
+    if found.values is not None:
+        return {"values": found.values, "num_classes": len(found.values)}
+    several = {} if found.chosen is None else {"labels": list(found.chosen)}
+    return several | {
         "label": found.label,
         "probability": found.probabilities[found.label],
         "probabilities": found.probabilities,

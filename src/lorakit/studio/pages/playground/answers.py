@@ -107,6 +107,8 @@ class Column:
         answer = self._answer
         if answer.error is not None:
             problem(error_text(answer.error))
+        elif answer.label is not None and answer.label.values is not None:
+            Text("p", answer.label.label)
         elif answer.label is not None:
             self._draw_label(answer.label.probabilities)
         elif answer.words is not None:

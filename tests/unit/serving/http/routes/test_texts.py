@@ -6,6 +6,9 @@ import httpx2
 import pytest
 
 from lorakit.inference import classify, load_for_inference, tag
+from lorakit.serving.clients.over_http import classified_answer
+from lorakit.serving.http.routes.texts import classified
+from lorakit.serving.pooled.labels import TextLabel
 
 TEXTS = ["the film was good", "a bad film", "Anna lives in Berlin and works at Acme."]
 
@@ -113,3 +116,13 @@ def test_requests_for_several_adapters_share_batches_and_stay_apart(served):
             assert [w["label"] for w in found[0]["words"]] == [
                 w["label"] for w in alone[name][0]["words"]
             ]
+
+
+def test_several_labels_and_numbers_have_their_own_keys():
+    several = classified(TextLabel("a", {"a": 0.9, "b": 0.6, "c": 0.1}, ("a", "b")))
+    assert several["labels"] == ["a", "b"] and several["label"] == "a"
+    assert classified_answer(several) == ("a, b", None)
+    assert classified_answer({**several, "labels": []}) == ("(none)", None)
+    numbers = classified(TextLabel("0.5", {}, values={"score": 0.5}))
+    assert numbers == {"values": {"score": 0.5}, "num_classes": 1}
+    assert classified_answer(numbers) == ("0.5", None)

@@ -1,0 +1,89 @@
+"""Objectives that compare log-probabilities with those of a reference, for pairs of answers."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lorakit.errors import TrainingError
+from lorakit.training.objectives.objective import (
+    Answers,
+    Compared,
+    Objective,
+    chosen_nll,
+    pair_measures,
+)
+
+
+@dataclass(frozen=True)
+class PairObjective(Objective):
+    """A loss of r, the log-ratios log π(y|x) - log π_ref(y|x) of both answers."""
+
+    beta: float
+    sft_weight: float = 0.0
+    """Weight of the negative log-likelihood of the chosen answers."""
+
+    def compare(self, policy: Answers, reference: Tensor | None) -> Compared:
+        """Return the loss of each pair."""
+        ratios = policy.sums - required(reference)
+        losses = self.losses(ratios, policy)
+        if self.sft_weight:
+            losses = losses + self.sft_weight * chosen_nll(policy)
+        return Compared(losses, pair_measures(policy, self.beta * ratios))
+
+    @abstractmethod
+    def losses(self, ratios: Tensor, policy: Answers) -> Tensor:
+        """Return the loss of each pair, (examples,).
+
+        Args:
+            ratios: The log-ratios, (examples, 2).
+            policy: The answers.
+        """
+
+
+@dataclass(frozen=True)
+class DPO(PairObjective):
+    """-log σ(β (r_chosen - r_rejected)), or the hinge max(0, 1 - β (r_chosen - r_rejected)).
+
+    Source: Rafailov et al. 2023, arXiv:2305.18290, equation 7; the hinge: Zhao et al. 2023,
+    arXiv:2305.10425.
+    """
+
+    loss: Literal["sigmoid", "hinge"] = "sigmoid"
+    length_normalized: bool = False
+    """Whether log-ratios are means over tokens."""
+
+    def losses(self, ratios: Tensor, policy: Answers) -> Tensor:
+        """Return the loss of each pair, (examples,)."""
+        if self.length_normalized:
+            ratios = ratios / policy.tokens.clamp(min=1)
+        margins = self.beta * (ratios[:, 0] - ratios[:, 1])
+        return torch.relu(1 - margins) if self.loss == "hinge" else -F.logsigmoid(margins)
+
+
+@dataclass(frozen=True)
+class IPO(PairObjective):
+    """(r_chosen - r_rejected - 1/(2β))², with log-ratios that are means over tokens.
+
+    Source: Azar et al. 2023, arXiv:2310.12036, equation 17. Its authors normalise by length.
+    """
+
+    def losses(self, ratios: Tensor, policy: Answers) -> Tensor:
+        """Return the loss of each pair, (examples,)."""
+        ratios = ratios / policy.tokens.clamp(min=1)
+        return (ratios[:, 0] - ratios[:, 1] - 1 / (2 * self.beta)) ** 2
+
+
+def required(reference: Tensor | None) -> Tensor:
+    """Return the reference's log-probabilities."""
+    if reference is None:
+        raise TrainingError(
+            "The objective cannot be computed: got no log-probabilities of the reference, "
+            "expected some. Report this to lorakit."
+        )
+    return reference

@@ -1,0 +1,77 @@
+"""The training step of a reward model: a classifier of one output scores two answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lorakit.training.losses.counted_answers import CountedAnswers, count_answers
+from lorakit.training.losses.counted_labels import split_batch
+from lorakit.training.objectives.objective import sum_and_count
+from lorakit.training.step import Evaluated, Share, Step, at_least_one, in_float64, wide
+
+REWARD_METRICS = ("loss", "accuracy", "margin", "chosen_reward", "rejected_reward")
+"""Metrics of an evaluation, without their "eval_" prefix."""
+
+
+@dataclass(kw_only=True)
+class RewardStep(Step):
+    """-log σ(s_chosen - s_rejected) of the scores s, and c (s_chosen + s_rejected)².
+
+    Source: Bradley and Terry 1952; the second term, which keeps scores around zero: Eisenstein et
+    al. 2023, arXiv:2312.09244, equation 2.
+    """
+
+    compares_answers: ClassVar[bool] = True
+
+    center_rewards: float = 0.0
+    """The factor c."""
+
+    @property
+    def count(self) -> Callable[[Mapping[str, Any]], CountedAnswers]:
+        """The function that counts the answers of a batch."""
+        return count_answers
+
+    def share(
+        self,
+        model: nn.Module,
+        batch: Mapping[str, Any],
+        counted_in_step: float | Tensor | None = None,
+        batches: int = 1,
+    ) -> Share:
+        """Return the summed loss of a batch over the number of pairs of the step."""
+        parts, counted = split_batch(batch, self.count)
+        inputs = {key: parts[key].flatten(0, -2) for key in ("input_ids", "attention_mask")}
+        outputs = model(**inputs, **self.options)
+        scores = wide(outputs.logits).view(-1, 2)
+        losses = -F.logsigmoid(scores[:, 0] - scores[:, 1])
+        if self.center_rewards:
+            losses = losses + self.center_rewards * scores.sum(1) ** 2
+        examples = counted.examples.to(scores.device)
+        total: float | Tensor = counted.labels if counted_in_step is None else counted_in_step
+        loss = torch.where(examples, losses, 0.0).sum() / at_least_one(total)
+        return Share(loss, counted, outputs, _measures(scores.detach(), examples))
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, batch: Mapping[str, Any]) -> Evaluated:
+        """Return the summed loss of a batch, and what is measured, without a graph."""
+        share = self.share(model, batch, 1)
+        loss = in_float64(share.loss)
+        return Evaluated(loss, share.counted.labels, None, None, measures=share.measures)
+
+    def mean_loss(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+        """Return the mean loss of a batch."""
+        return self.share(model, batch).loss
+
+
+def _measures(scores: Tensor, examples: Tensor) -> dict[str, Tensor]:
+    return {
+        "accuracy": sum_and_count((scores[:, 0] > scores[:, 1]).float(), examples),
+        "chosen_reward": sum_and_count(scores[:, 0], examples),
+        "rejected_reward": sum_and_count(scores[:, 1], examples),
+    }

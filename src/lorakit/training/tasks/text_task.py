@@ -1,0 +1,266 @@
+"""What all tasks share that predict something about a text, or a pair of texts, as a whole."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from datasets import Dataset
+from torch import Tensor
+from transformers import (
+    DataCollatorWithPadding,
+    EvalPrediction,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainingArguments,
+)
+
+from lorakit.analysis.metrics import first_output
+from lorakit.config import REGRESSION, SINGLE_LABEL, TaskType
+from lorakit.data import Place, require_columns, unused_note
+from lorakit.data.tokenize_examples import (
+    IDS,
+    cut_note,
+    first_examples,
+    map_examples,
+    readable,
+    require_texts,
+    tokenize_texts,
+)
+from lorakit.errors import ConfigError
+from lorakit.models.pretrained import resolve_max_length
+from lorakit.training.losses.example_losses import ExampleLoss
+from lorakit.training.predicted import Predicted, prediction_table
+from lorakit.training.tasks.base import Encoded, PreviewExample, Task
+from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
+from lorakit.training.trainers.step_trainer import ClassifierTrainer
+
+if TYPE_CHECKING:
+    from lorakit.data import Splits
+    from lorakit.recipes.recipe import DataConfig, Recipe
+
+
+class SequenceClassificationTrainer(AdapterTrainerMixin, ClassifierTrainer):
+    """Trains an adapter of a text classifier."""
+
+
+class TextTask(Task):
+    """Predict a class, labels or numbers for each text; a subclass says which."""
+
+    task_type: ClassVar[TaskType] = TaskType.SEQ_CLS
+    base_trainer_class: ClassVar[type[Trainer]] = ClassifierTrainer
+    trainer_class: ClassVar[type[Trainer]] = SequenceClassificationTrainer
+
+    # ---- what a subclass says ----
+
+    @abstractmethod
+    def read_targets(self, examples: Dataset, data: DataConfig, where: Place | str) -> list[Any]:
+        """Return the target of each example.
+
+        Raises:
+            DataError: A value is not a target.
+        """
+
+    @abstractmethod
+    def encode_targets(self, targets: Sequence[Any], labels: Sequence[str]) -> list[Any]:
+        """Return the targets as numbers for the loss."""
+
+    @abstractmethod
+    def target_feature(self, labels: Sequence[str]) -> Any:
+        """Return the feature of an encoded target."""
+
+    @abstractmethod
+    def describe_target(self, target: Tensor, labels: Sequence[str]) -> str:
+        """Return an encoded target in words, for the preview."""
+
+    @abstractmethod
+    def measure(self, targets: Any, logits: Any, labels: Sequence[str]) -> dict[str, float]:
+        """Return the metrics of an evaluation, from arrays of encoded targets and logits."""
+
+    def example_loss(self) -> ExampleLoss | None:
+        """Return the loss of the logits; None takes the model's."""
+        return None
+
+    def check_targets(
+        self,
+        targets: Sequence[Any],
+        seen: Sequence[Any],
+        learnt: Sequence[str],
+        column: str,
+        where: Place,
+    ) -> None:
+        """Refuse targets of a split that the training examples give no way to predict.
+
+        Args:
+            targets: The targets of the split.
+            seen: Those of the training examples.
+            learnt: Labels that the adapter has learnt before.
+            column: Their column.
+            where: Place of the split, for errors.
+        """
+
+    def target_notes(self, targets: Sequence[Any], labels: Sequence[str], column: str) -> list[str]:
+        """Return notes on the targets of the training examples."""
+        return []
+
+    def class_weights(
+        self, targets: Sequence[Any], labels: Sequence[str], data: DataConfig
+    ) -> tuple[float, ...] | None:
+        """Return the weights of the classes in the training loss, if the recipe has any."""
+        if data.class_weights is not None:
+            raise ConfigError(
+                f"Only classes have weights: got data.class_weights for {self.problem_type}, "
+                f"expected {SINGLE_LABEL}. Leave it out."
+            )
+        return None
+
+    # ---- the task ----
+
+    def arguments_class(self) -> type[TrainingArguments]:
+        """Return transformers' TrainingArguments."""
+        return TrainingArguments
+
+    def columns(self, recipe: Recipe) -> dict[str, str]:
+        """Return the columns of texts and labels."""
+        return _columns(recipe.data)
+
+    def label_column(self, recipe: Recipe) -> str | None:
+        """Return the column of the labels, unless the recipe says that they are numbers."""
+        return None if recipe.data.problem_type == REGRESSION else recipe.data.label
+
+    def encode(
+        self,
+        splits: Splits,
+        recipe: Recipe,
+        tokenizer: PreTrainedTokenizerBase,
+        model: PreTrainedModel,
+        labels: tuple[str, ...] | None,
+    ) -> Encoded:
+        """Tokenize the texts and encode their targets."""
+        data, names = recipe.data, labels or ()
+        max_length = resolve_max_length(data.max_length, model, tokenizer)
+        parts = splits.with_places(data)
+        targets = {kind: self._checked(examples, data, where) for examples, kind, where in parts}
+        encoded: dict[str, Dataset] = {}
+        cuts: dict[str, int] = {}
+        learnt = names if recipe.start_from is not None or splits.only_validation else ()
+        notes = self.fresh_notes(recipe, model)
+        notes += self.target_notes(targets["training"], names, data.label)
+        notes += unused_note(splits.train, _columns(data).values())
+        for examples, kind, where in parts:
+            self.check_targets(targets[kind], targets["training"], learnt, data.label, where)
+            given = {"labels": self.encode_targets(targets[kind], names)}
+            feature = self.target_feature(names)
+            encoded[kind], cuts[kind] = _encode(
+                examples, given, feature, data, tokenizer, max_length
+            )
+            notes += cut_note(cuts[kind], len(examples), max_length, kind)
+        pair = data.text_pair is not None
+        kind = None if self.problem_type == SINGLE_LABEL else self.problem_type
+        settings = self.settings(
+            recipe, model, max_length=max_length, text_pair=pair, problem_type=kind
+        )
+        return Encoded(
+            *(encoded["training"], encoded.get("validation"), tuple(notes), settings),
+            cut_examples=cuts["training"],
+            class_weights=self.class_weights(targets["training"], names, data),
+        )
+
+    def _checked(self, examples: Dataset, data: DataConfig, where: Place) -> list[Any]:
+        """Check the columns and texts of a split and return its targets."""
+        columns = _columns(data)
+        require_columns(examples, columns, where)
+        columns.pop("data.label")
+        require_texts(examples, columns, where)
+        return self.read_targets(examples, data, where)
+
+    def preview_examples(
+        self,
+        encoded: Encoded,
+        tokenizer: PreTrainedTokenizerBase,
+        labels: tuple[str, ...] | None,
+        n: int = 2,
+    ) -> list[PreviewExample]:
+        """Return the first examples as the collator batches them; only the target counts."""
+        batch = DataCollatorWithPadding(tokenizer)(first_examples(encoded.train, n))
+        previews = []
+        for ids, mask, target in zip(
+            batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True
+        ):
+            tokens = readable(tokenizer, ids[mask.bool()])
+            note = self.describe_target(target, labels or ())
+            previews.append(PreviewExample(tokens, [False] * len(tokens), note))
+        return previews
+
+    def trainer_options(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        arguments: TrainingArguments,
+        labels: tuple[str, ...] | None,
+    ) -> dict[str, Any]:
+        """Return a collator that pads by batch, the loss and the metrics."""
+        names = tuple(labels or ())
+        loss = self.example_loss()
+        if loss is not None and arguments.label_smoothing_factor:
+            raise ConfigError(
+                "Only classes can be smoothed: got training.label_smoothing_factor="
+                f"{arguments.label_smoothing_factor} for {self.problem_type}, expected 0. Leave it "
+                "out."
+            )
+
+        def metrics(prediction: EvalPrediction) -> dict[str, float]:
+            return self.measure(prediction.label_ids, prediction.predictions, names)
+
+        return {
+            "data_collator": DataCollatorWithPadding(tokenizer),
+            "compute_metrics": metrics,
+            "preprocess_logits_for_metrics": first_output,
+            "example_loss": loss,
+        }
+
+    def prediction_columns(
+        self,
+        predicted: Predicted,
+        examples: Dataset,
+        recipe: Recipe,
+        tokenizer: PreTrainedTokenizerBase,
+        encoded: Encoded,
+    ) -> dict[str, list[Any]]:
+        """Return texts, targets and predictions."""
+        columns = _columns(recipe.data)
+        answer = columns.pop("data.label")
+        answers = self.read_targets(examples, recipe.data, Place("the validation examples"))
+        inputs = {name: examples[name][:] for name in columns.values()}
+        return prediction_table(inputs, answer, answers, predicted.columns)
+
+
+def _columns(data: DataConfig) -> dict[str, str]:
+    columns = {"data.text": data.text, "data.label": data.label}
+    return columns | ({"data.text_pair": data.text_pair} if data.text_pair else {})
+
+
+def _encode(
+    examples: Dataset,
+    given: dict[str, list[Any]],
+    feature: Any,
+    data: DataConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+) -> tuple[Dataset, int]:
+    """Tokenize texts; `given` has their encoded targets under "labels"."""
+    given = {"text": examples[data.text][:], **given}
+    if data.text_pair:
+        given["pair"] = examples[data.text_pair][:]
+    cuts: list[int] = []
+
+    def tokenize(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        columns, cut = tokenize_texts(tokenizer, batch["text"], batch.get("pair"), max_length)
+        cuts.append(cut)
+        return columns | {"labels": batch["labels"]}
+
+    first = tokenizer("a", "b") if data.text_pair else tokenizer("a")
+    features = {column: IDS for column in first} | {"labels": feature}
+    return map_examples(Dataset.from_dict(given), tokenize, features), sum(cuts)

@@ -1,0 +1,116 @@
+"""Preferences: their columns are found, and examples that cannot be compared are refused."""
+
+import pytest
+from datasets import Dataset
+
+from fixtures.preferences import CHATS, PAIRS, VOTES
+from lorakit.data.preferences import (
+    check_preferences,
+    find_preferences,
+    preference_layout_of,
+    read_votes,
+    two_answers,
+)
+from lorakit.data.text_formats import find_layout
+from lorakit.errors import DataError
+from lorakit.recipes.objective_section import ObjectiveConfig
+from lorakit.recipes.recipe import DataConfig
+
+DATA = DataConfig(train="x.jsonl")
+DPO, KTO = ObjectiveConfig(type="dpo"), ObjectiveConfig(type="kto")
+
+
+def read(rows, objective=DPO, data=DATA):
+    examples = Dataset.from_list(rows)
+    layout = find_preferences(examples, data, objective, "x")
+    check_preferences(examples, layout, "x")
+    return layout, list(two_answers(examples, layout))
+
+
+def refusal(rows, objective=DPO):
+    with pytest.raises(DataError) as caught:
+        read(rows, objective)
+    return str(caught.value)
+
+
+def test_pairs_of_texts_and_of_messages():
+    layout, (first, *_) = read(PAIRS)
+    assert (layout.prompt, layout.is_conversation) == ("prompt", False)
+    assert (first.prompt, first.first) == (PAIRS[0]["prompt"], PAIRS[0]["chosen"])
+    layout, (first, *_) = read(CHATS)
+    assert layout.is_conversation and first.first == CHATS[0]["chosen"]
+
+
+def test_a_prompt_may_be_implicit():
+    rows = [{key: row["prompt"] + row[key] for key in ("chosen", "rejected")} for row in PAIRS]
+    layout, (first, *_) = read(rows)
+    assert layout.prompt is None and "begin with alike is its prompt" in layout.notes[1]
+    # The space between belongs to the answers.
+    assert (first.prompt, first.first) == ("what colour is the grass", " green")
+    chats = [{key: row["prompt"] + row[key] for key in ("chosen", "rejected")} for row in CHATS]
+    _, (first, *_) = read(chats)
+    assert (first.prompt, first.first) == (CHATS[0]["prompt"], CHATS[0]["chosen"])
+
+
+def test_a_vote_gets_an_answer_to_another_prompt():
+    layout, answers = read(VOTES, KTO)
+    prompts = {row["completion"]: row["prompt"] for row in VOTES}
+    assert all(one.second != one.first for one in answers)
+    assert all(prompts[one.second] != one.prompt for one in answers)
+    assert read_votes(Dataset.from_list(VOTES), layout) == [1, 0] * len(PAIRS)
+
+
+@pytest.mark.parametrize("values", [("true", "false"), (1, 0), ("1", "0")])
+def test_votes_may_be_words_or_numbers(values):
+    rows = [{**row, "label": values[not row["label"]]} for row in VOTES]
+    layout, _ = read(rows, KTO)
+    assert read_votes(Dataset.from_list(rows), layout) == [1, 0] * len(PAIRS)
+
+
+def test_what_cannot_be_compared_is_listed():
+    rows = [dict(row) for row in PAIRS]
+    rows[1]["rejected"] = rows[1]["chosen"]
+    rows[2]["prompt"] = "  "
+    rows[3]["chosen"] = ""
+    text = refusal(rows)
+    assert "example 2: the chosen answer is the rejected one" in text
+    assert "example 3: an empty prompt" in text
+    assert "example 4: an empty text in 'chosen'" in text
+    assert "two different answers in each example. Repair or remove these examples" in text
+
+
+def test_answers_without_a_common_beginning_have_no_prompt():
+    assert "example 1: no beginning in common" in refusal([{"chosen": "a", "rejected": "b"}])
+
+
+def test_votes_that_are_all_good_compare_nothing():
+    text = refusal([{**row, "label": True} for row in VOTES], KTO)
+    assert "all votes in 'label' (data.label) are good, expected good and bad ones" in text
+    assert "'so-so' in 'label' is not true or false" in refusal(
+        [{**VOTES[0], "label": "so-so"}], KTO
+    )
+
+
+def test_another_layout_says_which_line_to_change():
+    assert "change the line to `objective: {type: kto}`" in refusal(VOTES)
+    assert "change the line to `objective: {type: dpo}`" in refusal(PAIRS, KTO)
+    supervised = [{"prompt": "a", "completion": "b"}]
+    text = refusal(supervised)
+    assert "got the columns prompt, completion, expected 'chosen' and 'rejected'" in text
+    assert "If they are examples of right answers, leave `objective` out" in text
+
+
+@pytest.mark.parametrize(
+    ("rows", "line"),
+    [(PAIRS, "objective: {type: dpo}"), (VOTES, "objective: {type: kto}")],
+)
+def test_supervised_training_says_which_line_to_add(rows, line):
+    with pytest.raises(DataError, match="Preference data in x: got ") as caught:
+        find_layout(Dataset.from_list(rows), DATA, "x")
+    assert f"Add the line `{line}` to the recipe" in str(caught.value)
+
+
+def test_layouts_by_columns():
+    assert preference_layout_of(["chosen", "rejected"], DATA) == "preference"
+    assert preference_layout_of(["prompt", "completion", "label"], DATA) == "votes"
+    assert preference_layout_of(["prompt", "completion"], DATA) is None

@@ -1,0 +1,39 @@
+import pytest
+
+from lorakit.errors import ConfigError
+from lorakit.recipes.data_section import DataConfig
+from lorakit.recipes.recipe import Recipe
+
+
+def test_class_weights_have_texts_as_keys():
+    assert dict(DataConfig(train="a.csv", class_weights={0: 2, "1": 0.5}).class_weights) == {
+        "0": 2.0,
+        "1": 0.5,
+    }
+    assert DataConfig(train="a.csv", class_weights="balanced").class_weights == "balanced"
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"class_weights": {"a": 0}}, "expected weights above 0, not a: 0"),
+        ({"class_weights": {"a": "x"}}, "expected weights above 0"),
+        ({"class_weights": {"a": float("inf")}}, "expected weights above 0"),
+        ({"class_weights": "even"}, "balanced"),
+        ({"label_separator": ""}, "expected a text such as"),
+        ({"problem_type": "multi"}, "multi_label_classification"),
+    ],
+)
+def test_bad_values_are_refused(values, said):
+    with pytest.raises(ConfigError, match=said):
+        DataConfig(train="a.csv", **values)
+
+
+def test_targets_of_texts_are_for_text_classification():
+    values = {"model": "m", "task": "CAUSAL_LM", "output": "o", "data": {"train": "a.csv"}}
+    Recipe.check(values, "the test")
+    values["data"] |= {"problem_type": "regression", "class_weights": "balanced"}
+    with pytest.raises(
+        ConfigError, match=r"data.problem_type and data.class_weights is for task S"
+    ):
+        Recipe.check(values, "the test")

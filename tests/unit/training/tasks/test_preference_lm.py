@@ -1,0 +1,101 @@
+"""Runs by an objective: trained, evaluated, previewed, planned and resumed."""
+
+import json
+
+import pytest
+
+from fixtures.preferences import CHATS, PAIRS, VOTES, preference_recipe
+from lorakit import plan, train
+from lorakit.errors import StoppedError
+from lorakit.training.evaluation import evaluate
+from lorakit.training.stop_request import StopRequest
+
+TRAINING = {
+    "use_cpu": True,
+    "learning_rate": 1e-2,
+    "logging_steps": 1,
+    "per_device_train_batch_size": 4,
+    "num_train_epochs": 3,
+}
+
+
+def run(tmp_path, model, rows=PAIRS, objective=None, name="run", **options):
+    recipe = preference_recipe(tmp_path, model, rows, objective, training=TRAINING, **options)
+    return recipe.model_copy(update={"output": str(tmp_path / name)})
+
+
+@pytest.mark.parametrize(
+    ("rows", "objective"),
+    [
+        (CHATS, {"type": "dpo", "sft_weight": 0.1}),
+        (PAIRS, {"type": "orpo"}),
+        (VOTES, {"type": "kto"}),
+    ],
+)
+def test_an_objective_is_learned_and_reported(tmp_path, tiny_llama_dir, rows, objective):
+    recipe = run(tmp_path, tiny_llama_dir, rows, objective)
+    result = train(recipe)
+    names = {"loss", "accuracy", "margin", "chosen_reward", "rejected_reward", "kl"}
+    names |= {"chosen_log_prob", "rejected_log_prob"}
+    assert result.metrics.keys() == {f"eval_{name}" for name in names}
+    assert result.metrics["eval_accuracy"] > 0.8 and result.metrics["eval_kl"] > 0
+    logged = [
+        json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()
+    ]
+    steps = [row for row in logged if row["event"] == "step"]
+    assert steps[-1]["margin"] > steps[0]["margin"]
+    again = evaluate(tmp_path / "run")
+    assert again == pytest.approx(result.metrics, rel=1e-4, abs=1e-5)
+    report = (tmp_path / "run/report.md").read_text()
+    assert "| validation accuracy |" in report and "| validation kl |" in report
+    assert plan(recipe).peak_bytes > 0
+
+
+def test_a_run_that_is_resumed_has_the_same_bits(tmp_path, tiny_llama_dir):
+    whole = train(run(tmp_path, tiny_llama_dir))
+    recipe, stop = run(tmp_path, tiny_llama_dir, name="stopped"), StopRequest()
+
+    def watch(name, payload):
+        if name == "step" and payload["step"] == 4:
+            stop.set()
+
+    with pytest.raises(StoppedError):
+        train(recipe, on_event=watch, stop=stop)
+    resumed = train(recipe, resume=True)
+    file = "adapter_model.safetensors"
+    assert (resumed.adapter_path / file).read_bytes() == (whole.adapter_path / file).read_bytes()
+    first, second = (
+        [
+            {key: value for key, value in json.loads(line).items() if key in ("step", "margin")}
+            for line in (folder.run_dir / "metrics.jsonl").read_text().splitlines()
+        ]
+        for folder in (whole, resumed)
+    )
+    assert first == second
+
+
+def test_a_preview_has_both_answers_beside_each_other(prepare_preferences, tiny_llama_dir):
+    first, *_ = prepare_preferences(tiny_llama_dir).preview_examples()
+    assert first.rejected is not None and not any(first.counted[: first.prompt])
+    assert all(first.counted[first.prompt :]) and all(first.rejected.counted)
+    assert "".join(first.tokens[: first.prompt]) == PAIRS[0]["prompt"]
+    vote, *_ = prepare_preferences(tiny_llama_dir, VOTES, {"type": "kto"}).preview_examples()
+    assert vote.rejected is None and vote.note.split(",")[0] in ("good", "bad")
+
+
+def test_long_prompts_leave_nothing_to_compare(prepare_preferences, tiny_llama_dir):
+    from lorakit.errors import DataError
+
+    with pytest.raises(DataError, match=r"within 4 tokens no token of an answer counts, or"):
+        prepare_preferences(tiny_llama_dir, max_length=4)
+
+
+def test_a_second_round_compares_with_the_adapter_it_starts_from(tmp_path, tiny_llama_dir):
+    first = train(run(tmp_path, tiny_llama_dir, name="first"))
+    recipe = run(tmp_path, tiny_llama_dir, name="second")
+    recipe = recipe.model_copy(update={"start_from": str(first.run_dir)})
+    second = train(recipe)
+    logged = map(json.loads, (second.run_dir / "metrics.jsonl").read_text().splitlines())
+    losses = [row["loss"] for row in logged if row["event"] == "step"]
+    assert losses[0] == pytest.approx(0.693147, abs=1e-4)
+    assert evaluate(second.run_dir) == pytest.approx(second.metrics, rel=1e-3, abs=1e-4)

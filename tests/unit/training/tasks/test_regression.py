@@ -1,0 +1,32 @@
+import pytest
+
+from lorakit.errors import DataError
+
+ROWS = [{"text": "good film", "label": 0.5}, {"text": "bad film", "label": -0.25}] * 6
+
+
+def test_a_number_is_the_target(prepare_texts):
+    made = prepare_texts(ROWS)
+
+    assert made.labels == ("label",)
+    assert made.model.config.problem_type == "regression" and made.model.config.num_labels == 1
+    assert made.encoded.train["labels"][:] == made.splits.train["label"][:]
+    assert made.preview_examples(1)[0].note in ("target: 0.5", "target: -0.25")
+
+
+def test_the_loss_is_that_of_the_model(prepare_texts, tmp_path):
+    made = prepare_texts(ROWS)
+    trainer = made.trainer(tmp_path)
+    batch = trainer._prepare_inputs(next(iter(trainer.get_eval_dataloader())))
+
+    own = made.model(**{k: v for k, v in batch.items() if k != "counted"}).loss.item()
+
+    share = trainer.step.evaluate(made.model, batch)
+    assert abs(share.loss.item() / share.labels - own) < 1e-6
+
+
+def test_each_split_has_as_many_numbers(prepare_texts, jsonl):
+    rows = [{"text": "good", "label": [0.5, 0.25]}] * 4
+    other = jsonl([{"text": "good", "label": [0.5]}], "other.jsonl")
+    with pytest.raises(DataError, match="got 1 in each example, expected 2 as in the training"):
+        prepare_texts(rows, validation=other)
