@@ -1,7 +1,7 @@
 """The runs in the pictures of the studio: short trainings of the packaged base on docstrings.
 
 `make_runs` fills a folder, and goes on where it was: two runs that have finished, one with
-predictions and an analysis, one that was stopped, and a search. `RunningRun` trains one more while
+an analysis, one that was stopped, and a search. `RunningRun` trains one more while
 pictures are taken.
 """
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.errors import StoppedError
+from lorakit.planning import plan
 from lorakit.quickstart.docstrings import write_docstrings
 from lorakit.quickstart.model_files import base_model_path
 from lorakit.recipes.recipe import Recipe
@@ -67,10 +68,10 @@ def make_runs(root: Path) -> None:
     _search(root)
     for name, rank in ((OTHER, 4), (RUN, 16)):
         if not (root / name).exists():
-            train(recipe(root, name, lora__r=rank, lora__lora_alpha=2 * rank))
+            wanted = recipe(root, name, lora__r=rank, lora__lora_alpha=2 * rank)
+            train(wanted, planned_bytes=plan(wanted).measurable_bytes)
     if not (root / RUN / "notes.json").exists():
-        validation, folder = str(root / "data" / "validation.jsonl"), root / RUN
-        _lorakit("predict", str(folder), validation, "--output", str(folder / "predictions.jsonl"))
+        folder = root / RUN
         _lorakit("analyze", str(folder), "--no-base", "--output", str(folder / "analysis"))
         write_tags(folder, ["best so far"])
 

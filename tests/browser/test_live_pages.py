@@ -129,6 +129,29 @@ def test_a_phone_needs_no_sideways_scrolling(studio, root, new_page, path, schem
     assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
 
 
+def test_the_end_of_a_log_is_in_sight_and_stays_there(studio, root, admitted):
+    page, run = admitted, write_run(root / "run", 200)
+    page.goto(f"{studio.url}/run/run")
+    wait_for_step(page, 200)
+    page.get_by_role("heading", name="Log").click()
+    log = page.locator(".log")
+    is_at_end = "(log) => log.scrollTop > -1 && log.scrollHeight > log.clientHeight"
+    assert log.evaluate(is_at_end) and '"step": 200' in log.inner_text()
+    append(run, step_row(201, 1.0))
+    wait_for_step(page, 201)
+    page.get_by_text('"step": 201').wait_for()
+    assert log.evaluate(is_at_end)
+
+
+def test_a_verdict_is_read_at_the_top_of_its_run(studio, root, admitted):
+    run = write_run(root / "run", is_finished=True)
+    verdict = {"sentence": "Better than <b>guessing</b>.", "outcome": "better"}
+    (run / "verdict.json").write_text(json.dumps(verdict))
+    admitted.goto(f"{studio.url}/run/run")
+    sentence = admitted.get_by_text("Better than <b>guessing</b>.")
+    assert sentence.bounding_box()["y"] < admitted.viewport_size["height"] / 2
+
+
 def test_a_file_is_downloaded(studio, root, admitted):
     write_run(root / "run", is_finished=True)
     admitted.goto(f"{studio.url}/run/run")

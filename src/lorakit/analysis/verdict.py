@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from lorakit.analysis.example_scores import ExampleScores, Metric
 from lorakit.analysis.paired_bootstrap import Interval, paired_difference
@@ -104,6 +104,25 @@ class Verdict:
             return None
         text = ", ".join(parts)
         return f"{text[0].upper()}{text[1:]}."
+
+    def facts(self) -> dict[str, Any]:
+        """Return the verdict as JSON values; a perplexity that is infinite is None."""
+        outcome = None if self.comparison is None else self.comparison.outcome
+        return {
+            "sentence": self.sentence,
+            "outcome": outcome,
+            "comparison": _finite(self.comparison),
+            "forgetting": _finite(self.forgetting),
+            "notes": list(self.notes),
+        }
+
+
+def _finite(part: Comparison | Forgetting | None) -> dict[str, Any] | None:
+    values = {} if part is None else asdict(part)
+    for name in ("before", "after"):
+        if name in values and not math.isfinite(values[name]):
+            values[name] = None
+    return values or None
 
 
 def compare(

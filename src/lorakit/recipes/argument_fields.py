@@ -7,11 +7,13 @@ source is parsed and not run.
 from __future__ import annotations
 
 import ast
+import gc
 from collections.abc import Iterator
 from enum import Enum
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal, Optional, Union
 
 from lorakit.config import TaskType
@@ -39,6 +41,8 @@ _KNOWN = {
     **{kind.__name__: kind for kind in (bool, int, float, str, dict, list, tuple)},
     **{"Any": Any, "Literal": Literal, "Optional": Optional, "Union": Union},
 }
+
+_PARSING = Lock()
 
 
 class NotInYaml:
@@ -104,4 +108,20 @@ def _parse_source(package: str, file: str) -> ast.Module:
     places = spec.submodule_search_locations if spec is not None else None
     if not places:
         raise ModuleNotFoundError(f"No package {package}, which lorakit needs.", name=package)
-    return ast.parse((Path(places[0]) / file).read_text(encoding="utf-8"))
+    return _parse((Path(places[0]) / file).read_text(encoding="utf-8"))
+
+
+def _parse(source: str) -> ast.Module:
+    """Parse Python without letting another thread run.
+
+    CPython 3.11 counts the depth of all threads' syntax trees together: two that are built at once
+    fail with a SystemError. Only a garbage collection lets another thread run meanwhile.
+    """
+    with _PARSING:
+        was_enabled = gc.isenabled()
+        gc.disable()
+        try:
+            return ast.parse(source)
+        finally:
+            if was_enabled:
+                gc.enable()

@@ -105,6 +105,11 @@ class RunDirectory:
         return self.path / "report.md"
 
     @property
+    def verdict_file(self) -> Path:
+        """Whether the adapter is better than the base, if the run has asked."""
+        return self.path / "verdict.json"
+
+    @property
     def failure_file(self) -> Path:
         """Why the last process of the run failed; there is none after success or a stop."""
         return self.path / "failure.json"
@@ -195,7 +200,7 @@ class RunDirectory:
         """Delete temporary files that killed processes have left; return their paths."""
         whole = (self.recipe_file, self.environment_file, self.metrics_file, self.adapter)
         whole += (self.loss_plot, self.predictions_file, self.confusion_plot)
-        whole += (self.report_file, self.failure_file)
+        whole += (self.report_file, self.verdict_file, self.failure_file)
         found = leftovers(self.path, [path.name for path in whole])
         found += [
             path

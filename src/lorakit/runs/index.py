@@ -14,7 +14,7 @@ from lorakit.runs.paths import resolve
 from lorakit.runs.run_summary import (
     RunFacts,
     RunSummary,
-    is_remnant,
+    is_run,
     read_facts,
     signature,
     state_of,
@@ -27,8 +27,6 @@ MOST_DIRECTORIES = 20_000
 """Directories to look into; a home directory may have millions."""
 _SETTLED_S = 2.0
 """Within this time a directory may change again without another time stamp."""
-_RECIPES = frozenset(("recipe.yaml", "search.yaml", "study.yaml"))
-"""Files of which one names a run, a search or a study."""
 _CLOSED = ("trials", "tensorboard", "adapter")
 """Directories of searches and runs whose contents are not runs of the list."""
 
@@ -104,7 +102,7 @@ class RunIndex:
                     )
                 continue
             seen[directory] = listing
-            if directory != self.root and (_RECIPES & listing.names or is_remnant(listing.names)):
+            if directory != self.root and is_run(listing.names):
                 found.append(directory)
             elif depth < _DEEPEST:
                 waiting += [(directory / name, depth + 1) for name in listing.folders]

@@ -34,6 +34,11 @@ class Panel:
     """Values that do not change, by the name of their line."""
 
     @property
+    def from_zero(self) -> bool:
+        """Whether its axis begins at 0: memory is an amount to compare with the plan."""
+        return self.unit == "GB"
+
+    @property
     def place(self) -> int:
         """Its place on the page."""
         return _ORDER.index(self.title) if self.title in _ORDER else len(_ORDER)

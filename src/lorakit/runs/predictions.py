@@ -54,6 +54,11 @@ class Predictions:
         """Whether the base was asked, too."""
         return any(one.base is not None for one in self.all)
 
+    @property
+    def has_confidence(self) -> bool:
+        """Whether the adapter's predictions have probabilities; generated texts have none."""
+        return any(one.confidence is not None for one in self.all)
+
     def wrong(self) -> list[Prediction]:
         """Return the wrong ones, the most confident first."""
         wrong = [one for one in self.all if not one.is_right]

@@ -17,6 +17,15 @@ _MOST_CHARACTERS = 200_000
 
 
 @dataclass(frozen=True)
+class Verdict:
+    """What verdict.json says."""
+
+    sentence: str
+    outcome: str
+    """One of better, worse, not distinguishable, too few examples; "" if nothing was compared."""
+
+
+@dataclass(frozen=True)
 class RunDetail:
     """The recipe of a run as plain values, and what its other files say."""
 
@@ -29,6 +38,8 @@ class RunDetail:
     """A sentence for each damaged file."""
     recipe_text: str = ""
     """The recipe as it is written."""
+    verdict: Verdict | None = None
+    """Whether the adapter is better than the base; None if the run has not asked, or goes on."""
 
     def text(self, key: str) -> str:
         """Return a value of the recipe by dotted key as text; an empty one if it is not there."""
@@ -88,7 +99,28 @@ def read_detail(path: Path) -> RunDetail:
         )
     planned = environment.get("planned_bytes")
     planned_bytes = float(planned) if planned is not None and is_number(planned) else None
-    return RunDetail(path, recipe, planned_bytes, tuple(problems), _text_of(recipe_file))
+    verdict = _verdict(path / "verdict.json", problems)
+    return RunDetail(path, recipe, planned_bytes, tuple(problems), _text_of(recipe_file), verdict)
+
+
+def _verdict(file: Path, problems: list[str]) -> Verdict | None:
+    """Return what a file says, or add a sentence to `problems` if it is damaged."""
+    if not file.exists():
+        return None
+    try:
+        facts = read_json_object(file)
+        sentence, outcome = facts.get("sentence"), facts.get("outcome")
+        if sentence is None:  # nothing could be measured
+            return None
+        if not isinstance(sentence, str) or not isinstance(outcome, str | None):
+            raise ValueError("its sentence or its outcome is not a text")
+    except ValueError as error:
+        problems.append(
+            f"Cannot read {file}: {error}, expected a JSON object with the verdict on the adapter. "
+            "Delete it; report.md begins with the same sentence."
+        )
+        return None
+    return Verdict(sentence, outcome or "")
 
 
 def _text_of(path: Path) -> str:

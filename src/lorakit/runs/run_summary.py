@@ -158,10 +158,19 @@ def state_of(directory: Path, facts: RunFacts) -> tuple[State, str | None]:
     return "interrupted", None
 
 
-def is_remnant(names: Set[str]) -> bool:
-    """Return whether a directory with these entries was a run that has lost its recipe."""
-    is_run = "environment.json" in names or any(name.startswith("checkpoint-") for name in names)
-    return is_run and "metrics.jsonl" in names
+def is_run(names: Set[str]) -> bool:
+    """Return whether a directory with these entries is a run, a search or a study.
+
+    A recipe alone is none: it may lie in a folder of recipes or beside data. A run that has lost
+    its recipe is one.
+    """
+    if "trials" in names and not names.isdisjoint(("search.yaml", "study.yaml")):
+        return True
+    has_checkpoints = any(name.startswith("checkpoint-") for name in names)
+    signs = (has_checkpoints or "environment.json" in names, "metrics.jsonl" in names)
+    if "recipe.yaml" in names:
+        return any(signs) or "adapter" in names
+    return all(signs)
 
 
 def _recipe_values(run: RunDirectory, recipe_file: Path) -> Mapping[str, Any]:

@@ -14,7 +14,7 @@ from lorakit.runs.run_detail import RunDetail, read_detail
 from lorakit.runs.run_files import LogTail
 from lorakit.runs.run_summary import State, read_facts, state_of
 
-_WATCHED = ("", "recipe.yaml", "report.md", "predictions.jsonl", "confusion.png")
+_WATCHED = ("", "recipe.yaml", "report.md", "verdict.json", "predictions.jsonl", "confusion.png")
 """Files of a run, beside its metrics, that change what is known about it; "" is the directory."""
 _DECIDING = ("recipe.yaml", "environment.json", "report.md", "failure.json", "adapter")
 _METRICS_BYTES = 6_000

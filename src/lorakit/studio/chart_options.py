@@ -38,6 +38,10 @@ def scatter_option(
         }
     else:
         axis |= {"type": "log" if is_logarithmic(positions) else "value", **_ROOM}
+        if not is_logarithmic(positions) and 0 <= min(positions, default=-1) < _near_zero(
+            positions
+        ):
+            axis["min"] = 0  # the room beside the points would begin below
     return {
         "grid": {"left": 8, "right": 24, "top": 32, "bottom": 32, "containLabel": True},
         "tooltip": {"trigger": "item", "formatter": "{b}\n{c}"},
@@ -55,6 +59,11 @@ def scatter_option(
             }
         ],
     }
+
+
+def _near_zero(positions: Sequence[float]) -> float:
+    """Return below which value the lowest of some positions is drawn with the zero."""
+    return (max(positions) - min(positions)) / 4
 
 
 def parallel_option(

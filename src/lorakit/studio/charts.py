@@ -72,6 +72,7 @@ class LineChart(Chart):
         title: str = "",
         scale: float = 1,
         x_name: str = "step",
+        from_zero: bool = False,
         classes: str = "chart",
     ) -> None:
         """Create an empty chart.
@@ -81,6 +82,7 @@ class LineChart(Chart):
             title: Heading of the chart; a single line of this name needs no legend.
             scale: Factor from a series' values to those that are drawn.
             x_name: Name of the horizontal axis.
+            from_zero: Whether the vertical axis begins at 0, for amounts to compare.
             classes: CSS classes that give its size.
         """
         super().__init__(description, classes)
@@ -90,7 +92,7 @@ class LineChart(Chart):
         self._range: tuple[float, float] | None = None
         self._series: Mapping[str, Series] = {}
         self.element.on("range", self._zoom)
-        self.show(_line_option(x_name))
+        self.show(_line_option(x_name, from_zero=from_zero))
 
     def update(
         self, series: Mapping[str, Series], levels: Mapping[str, float] | None = None
@@ -162,7 +164,7 @@ def _looks(name: str) -> dict[str, Any]:
     return {"id": name, "name": short}
 
 
-def _line_option(x_name: str) -> dict[str, Any]:
+def _line_option(x_name: str, *, from_zero: bool) -> dict[str, Any]:
     return {
         "grid": {"left": 8, "right": 16, "top": 16, "bottom": 28, "containLabel": True},
         "legend": {
@@ -184,7 +186,7 @@ def _line_option(x_name: str) -> dict[str, Any]:
             "splitLine": {"show": False},
             "axisLabel": {"hideOverlap": True},
         },
-        "yAxis": {"type": "value", "scale": True, "splitNumber": 4},
+        "yAxis": {"type": "value", "scale": not from_zero, "splitNumber": 4},
         "dataZoom": [
             {
                 "type": "inside",

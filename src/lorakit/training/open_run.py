@@ -95,8 +95,8 @@ def _reopen(setup: Setup) -> tuple[OpenRun, dict[str, Any]]:
     checkpoint = checkpoints.newest_complete(path)
     directory.keep_metrics_until(checkpoints.step_of(checkpoint) if checkpoint else -1)
     directory.write_recipe(setup.recipe)
-    directory.report_file.unlink(missing_ok=True)
-    directory.failure_file.unlink(missing_ok=True)
+    for file in (directory.report_file, directory.verdict_file, directory.failure_file):
+        file.unlink(missing_ok=True)
     parent = None if setup.start is None else setup.start.changed_note()
     if checkpoint is None:
         changes = ("There is no complete checkpoint; starting from the beginning.", parent)

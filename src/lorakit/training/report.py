@@ -82,7 +82,10 @@ class RunFacts:
 
 
 def write_report(run: RunDirectory, facts: RunFacts) -> None:
-    """Write loss.png, then report.md, which marks the run as finished."""
+    """Write loss.png and verdict.json, then report.md, which marks the run as finished."""
+    if facts.judgement is not None:
+        verdict = facts.judgement.verdict.facts()
+        write_text(run.verdict_file, json.dumps(verdict, indent=2, ensure_ascii=False) + "\n")
     plot_losses(run, facts.best_step, facts.recipe.training.get("metric_for_best_model"))
     write_text(run.report_file, report_text(run, facts))
 

@@ -1,3 +1,4 @@
+import json
 import math
 
 import numpy as np
@@ -121,3 +122,13 @@ def test_what_is_forgotten_is_the_rise_of_the_perplexity():
 def test_small_intervals_have_more_digits():
     assert spread(Interval(0.12, 0.1, 0.14)) == "0.12 ± 0.02"
     assert spread(Interval(1234.4, 1200, 1270)) == "1,234 ± 35"
+
+
+def test_the_facts_are_json():
+    broken = measure_forgetting(losses(np.full(36, 1.0)), losses(np.full(36, 800.0)))
+    facts = Verdict(comparison(1.0, 0.1, 3.0), broken, ("A note.",)).facts()
+    read = json.loads(json.dumps(facts, allow_nan=False))
+    assert read["sentence"].startswith("Better than") and read["outcome"] == "better"
+    assert read["comparison"]["gain"] == {"value": 1.0, "low": 0.1, "high": 3.0}
+    assert read["forgetting"]["after"] is None and read["notes"] == ["A note."]
+    assert Verdict(None, None).facts()["outcome"] is None

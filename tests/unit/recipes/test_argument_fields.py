@@ -1,13 +1,17 @@
 """The fields read from the libraries' source are those of the classes themselves."""
 
+import gc
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
 from typing import get_args, get_type_hints
 
 import pytest
 
 from lorakit.config import TaskType
+from lorakit.recipes import argument_fields
 from lorakit.recipes.argument_fields import NotInYaml, argument_hints, optimizer_names
 
 
@@ -64,3 +68,17 @@ def test_a_recipe_is_checked_before_anything_heavy_is_imported(tmp_path):
     assert "unknown key 'data.streaming'" in lines[1]
     assert "eval_strategy: got 'epcoh'; input should be 'no', 'steps' or 'epoch'" in lines[2]
     assert "unknown key 'training.learning_rte'. Did you mean 'learning_rate'?" in lines[3]
+
+
+def test_threads_may_read_them_at_once():
+    def let_others_run(*_):
+        time.sleep(1e-4)
+
+    read = argument_fields._parse_source.__wrapped__
+    gc.callbacks.append(let_others_run)
+    try:
+        with ThreadPoolExecutor(3) as threads:
+            trees = list(threads.map(lambda _: read("transformers", "training_args.py"), range(9)))
+    finally:
+        gc.callbacks.remove(let_others_run)
+    assert len(trees) == 9 and gc.isenabled()

@@ -141,3 +141,10 @@ def test_a_row_knows_how_its_job_ended(tmp_path, monkeypatch):
     assert list_runs(tmp_path)[0].state == "queued"
     locked_by(path, os.getpid())
     assert list_runs(tmp_path)[0].state == "running"
+
+
+def test_runs_below_a_folder_of_recipes_are_found(tmp_path):
+    for name in ("recipe.yaml", "search.yaml"):
+        made_run(tmp_path / "project", "first")
+        (tmp_path / "project" / name).write_text("model: m\n")
+    assert [row.path for row in list_runs(tmp_path)] == ["project/first"]

@@ -47,6 +47,7 @@ def test_series_that_belong_together_share_a_panel(log):
     assert list(by_title["F1 by class"].series) == ["😀 <b>"]
     memory = by_title["Peak memory"]
     assert (memory.unit, memory.levels, memory.scale) == ("GB", {"planned": 6e8}, 1e-9)
+    assert memory.from_zero and not by_title["Loss"].from_zero
 
 
 def test_a_run_without_a_row_has_no_panel(log):

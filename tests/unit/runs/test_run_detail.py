@@ -4,7 +4,7 @@ import pytest
 
 from lorakit.errors import MissingFileError
 from lorakit.runs.metric_log import MetricLog
-from lorakit.runs.run_detail import read_detail
+from lorakit.runs.run_detail import Verdict, read_detail
 
 
 @pytest.fixture
@@ -58,3 +58,22 @@ def test_a_plan_that_is_no_number_is_none(run, planned):
 def test_there_is_no_run(tmp_path):
     with pytest.raises(MissingFileError, match=r"no recipe\.yaml"):
         read_detail(tmp_path)
+
+
+def test_the_verdict(run):
+    assert read_detail(run).verdict is None
+    file = run / "verdict.json"
+    file.write_text('{"sentence": "Better than the base.", "outcome": "better"}')
+    assert read_detail(run).verdict == Verdict("Better than the base.", "better")
+    file.write_text('{"sentence": "Forgets nothing measurable.", "outcome": null}')
+    assert read_detail(run).verdict == Verdict("Forgets nothing measurable.", "")
+    file.write_text('{"sentence": null, "outcome": null}')
+    assert read_detail(run).verdict is None and read_detail(run).problems == ()
+
+
+@pytest.mark.parametrize("text", ['{"sentence": 3}', "{", "[]", '{"sentence": "x", "outcome": 1}'])
+def test_a_damaged_verdict_is_told(run, text):
+    (run / "verdict.json").write_text(text)
+    detail = read_detail(run)
+    (problem,) = detail.problems
+    assert detail.verdict is None and problem.startswith(f"Cannot read {run / 'verdict.json'}: ")

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from fixtures.run_folders import evaluation, locked_by, logged, made_run
-from lorakit.runs.run_summary import is_remnant, read_facts, signature, state_of
+from lorakit.runs.run_summary import is_run, read_facts, signature, state_of
 
 
 def state(path):
@@ -111,6 +111,13 @@ def test_a_signature_changes_with_each_file(tmp_path):
 
 
 def test_a_remnant_has_a_log_but_no_recipe():
-    assert is_remnant({"metrics.jsonl", "checkpoint-3"})
-    assert is_remnant({"metrics.jsonl", "environment.json"})
-    assert not is_remnant({"metrics.jsonl"}) and not is_remnant({"environment.json"})
+    assert is_run({"metrics.jsonl", "checkpoint-3"})
+    assert is_run({"metrics.jsonl", "environment.json"})
+    assert not is_run({"metrics.jsonl"}) and not is_run({"environment.json"})
+
+
+def test_a_recipe_alone_is_no_run():
+    assert is_run({"recipe.yaml", "environment.json"}) and is_run({"recipe.yaml", "checkpoint-3"})
+    assert is_run({"search.yaml", "trials"}) and is_run({"study.yaml", "trials"})
+    recipes = {"recipe.yaml", "search.yaml", "study.yaml", "train.csv"}
+    assert not is_run(recipes)

@@ -14,6 +14,13 @@ def test_a_scatter_of_numbers_and_of_texts():
     json.dumps([numbers, texts, scatter_option([], "x", "y")])
 
 
+def test_room_beside_the_points_does_not_begin_below_zero():
+    rates = [("a", 0.0005, 0.5), ("b", 0.009, 0.2)]
+    assert scatter_option(rates, "training.learning_rate", "loss")["xAxis"]["min"] == 0
+    assert "min" not in scatter_option([("a", 40, 1), ("b", 50, 2)], "x", "y")["xAxis"]
+    assert "min" not in scatter_option([("a", -1, 1), ("b", 50, 2)], "x", "y")["xAxis"]
+
+
 def test_parallel_coordinates_end_with_the_metric():
     columns = [("lora.r", [1, 8]), ("lora.target_modules", ["q", 4.0])]
     option = parallel_option(columns, ("loss", [0.5, 0.2]), 1, is_minimized=True)

@@ -32,6 +32,7 @@ def test_a_run_directory_is_whole(done):
         "adapter",
         "loss.png",
         "report.md",
+        "verdict.json",
     }
     assert all(path.exists() for path in result.files)
     assert RunDirectory.open(result.run_dir).is_finished

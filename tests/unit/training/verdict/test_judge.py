@@ -210,6 +210,7 @@ def test_a_resumed_run_is_compared_once_at_its_end(run_of, tiny_t5_dir, monkeypa
 
     monkeypatch.setattr("lorakit.training.run.find_at_end", counted)
     again = train(run.recipe_file, resume=True)
+    assert json.loads(run.verdict_file.read_text())["sentence"] == again.verdict.sentence
     assert len(calls) == 1 and again.verdict.comparison == result.verdict.comparison
     logged = [row["event"] for row in run.metrics()]
     assert "base_loss" not in json.dumps(run.metrics()) and logged.count("summary") == 1

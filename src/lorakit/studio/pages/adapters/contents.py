@@ -123,13 +123,20 @@ def _draw_analysis(studio: Studio, found: Analysis) -> None:
     )
     with ui.element("div").classes("grid-2"):
         for picture in found.pictures:
-            words = _PICTURES.get(picture.stem, picture.stem.replace("-", " "))
+            words = _PICTURES.get(picture.stem) or _other_picture(picture.stem)
             with ui.element("figure").classes("picture"):
                 ui.image(picture).props["alt"] = words
                 Text("figcaption", words)
     note(
         f"All of it is in {studio.relative(found.folder)}: report.md, layers.csv and the pictures."
     )
+
+
+def _other_picture(stem: str) -> str:
+    kind, _, width = stem.partition("-")
+    if kind == "similarity" and width.isdecimal():
+        return f"Similarity of the updates that read {width} features"
+    return stem.replace("-", " ").capitalize()
 
 
 def _table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:

@@ -8,10 +8,15 @@ from lorakit.config import TaskType
 from lorakit.serving.clients.candidates import Question
 from lorakit.serving.clients.playground import Playground
 from lorakit.serving.clients.talking import AnswerOptions
-from lorakit.studio.blocks import card, note
+from lorakit.studio.blocks import Text, card
 from lorakit.studio.telling import telling
 
 _MOST_NEW_TOKENS = 4096
+_SAME = "All models get the same text. Ctrl+Enter asks."
+_SAME_SEED = (
+    "All models get the same text and the same seed. Temperature 0 takes the likeliest token each "
+    "time. Ctrl+Enter asks."
+)
 _WRITING = (TaskType.CAUSAL_LM, TaskType.SEQ_2_SEQ_LM)
 
 
@@ -43,10 +48,7 @@ class QuestionPart:
             with ui.element("div").classes("flex-row gap-2"):
                 self._button = ui.button("Ask", on_click=telling(self._ask))
                 self._stop = ui.button("Stop", on_click=state.stop).props("outline")
-            note(
-                "All models get the same text and the same seed. Temperature 0 takes the likeliest "
-                "token each time. Ctrl+Enter asks."
-            )
+            self._same = Text("p", "").classes("note")
 
     def _ask(self) -> None:
         pairs = any(each.takes_pairs for each in self._state.candidates)
@@ -76,6 +78,8 @@ class QuestionPart:
         talks = any(each.form == "conversation" for each in state.candidates)
         self._system.set_visibility(talks)
         self._second.set_visibility(any(each.takes_pairs for each in state.candidates))
-        self._writing.set_visibility(any(each.task in _WRITING for each in state.candidates))
+        writes = any(each.task in _WRITING for each in state.candidates)
+        self._writing.set_visibility(writes)
+        self._same.show(_SAME_SEED if writes else _SAME)
         self._button.set_enabled(bool(state.candidates))
         self._stop.set_visibility(state.is_answering)

@@ -39,6 +39,11 @@ class Curves:
         shown = f"{title} ({panel.unit})" if panel.unit else title
         with self._grid, card(shown) as section:
             section.style(f"order: {panel.place}")
-            chart = LineChart(f"{shown} over the steps", title=title.lower(), scale=panel.scale)
+            chart = LineChart(
+                f"{shown} over the steps",
+                title=title.lower(),
+                scale=panel.scale,
+                from_zero=panel.from_zero,
+            )
         self._cards[panel.title], self._charts[panel.title] = section, chart
         return chart

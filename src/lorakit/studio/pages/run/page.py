@@ -65,7 +65,8 @@ class _RunView:
                 "This run was not started here: what it prints is in its terminal alone. These are "
                 "the last lines of its metrics.jsonl.",
             ).classes("note")
-            self._log = Text("pre", "").classes("log").props("tabindex=0")
+            with ui.element("div").classes("log").props("tabindex=0"):
+                self._log = Text("pre", "")
         with _section("Files"):
             self._files = ui.element("div")
         with _section("Recipe"), ui.element("div").classes("scroll"):

@@ -30,6 +30,7 @@ class Progress:
             self._head = ui.element("div").classes("flex-row gap-2")
             self._bar = ui.element("progress").props('max=1 aria-label="Share of the steps"')
             self._words = Text("p", "")
+            self._verdict = Text("p", "").classes("verdict")
             self._problem = ui.element("div")
             with ui.element("div").classes("flex-row gap-2"):
                 self._stop = self._button("Stop", self._stop_run)
@@ -45,6 +46,14 @@ class Progress:
         if share is not None and self._bar.props.get("value") != share:
             self._bar.props["value"] = share
         self._words.show(progress_text(watch.log, share, watch.detail, watch.state))
+        self._show_verdict()
+
+    def _show_verdict(self) -> None:
+        found = self._watch.detail.verdict
+        self._verdict.set_visibility(found is not None)
+        if found is not None:
+            self._verdict.show(found.sentence)
+            self._verdict.classes(replace=f"verdict verdict-{found.outcome.partition(' ')[0]}")
 
     def show_state(self) -> None:
         """Show what the run is doing, and the buttons that make sense now."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,14 +42,20 @@ def show_predictions(found: Predictions) -> None:
         return
     right = sum(one.is_right for one in found.all)
     count = len(found.all)
-    note(f"{right:,} of {count:,} validation examples are right ({right / count:.1%}).")
+    words = f"{right:,} of {count:,} validation examples are right ({right / count:.1%})"
+    if found.has_base:
+        base = sum(one.is_base_right for one in found.all)
+        words += f", of the base alone {base:,} ({base / count:.1%})"
+    note(f"{words}.")
     if found.has_base:
         _base_table(found)
     if classes := found.classes():
         _confusion_table(found, classes)
-    wrong = found.wrong()
-    _examples("Wrong, the most confident first", wrong, has_base=found.has_base)
-    _examples("Right, the least confident first", found.right(), has_base=found.has_base)
+    most, least = ", the most confident first", ", the least confident first"
+    if not found.has_confidence:
+        most = least = ""
+    _examples(f"Wrong{most}", found.wrong(), found)
+    _examples(f"Right{least}", found.right(), found)
 
 
 def show_picture(path: Path, description: str) -> None:
@@ -88,24 +95,26 @@ def _confusion_table(found: Predictions, classes: Sequence[str]) -> None:
                         share = count / totals[expected] if totals[expected] else 0.0
                         kind = "right" if expected == predicted else "wrong"
                         Text("td", f"{count:,}").classes(f"number {kind}").style(
-                            f"--share: {share:.3f}"
+                            f"--share: {math.sqrt(share):.3f}"  # rare mistakes are seen, too
                         )
 
 
-def _examples(title: str, chosen: Sequence[Prediction], *, has_base: bool) -> None:
+def _examples(title: str, chosen: Sequence[Prediction], found: Predictions) -> None:
     Text("h3", f"{title} ({len(chosen):,})")
     if not chosen:
         note("There is none.")
         return
-    header = ["input", "expected", "adapter", *(["base"] if has_base else []), "confidence"]
+    header = ["input", "expected", "adapter", *(["base"] if found.has_base else [])]
+    texts = len(header)
+    header += ["confidence"] if found.has_confidence else []
     rows = [
         [
             one.text[:600] + ("…" if len(one.text) > 600 else ""),
             one.expected,
             one.adapter,
-            *([one.base or ""] if has_base else []),
+            *([one.base or ""] if found.has_base else []),
             "" if one.confidence is None else f"{one.confidence:.1%}",
-        ]
+        ][: len(header)]
         for one in chosen[:_EXAMPLES]
     ]
-    table(header, rows, numbers_from=len(header) - 1)
+    table(header, rows, numbers_from=texts)

@@ -23,4 +23,7 @@ async def test_an_adapter_shows_its_facts_and_its_analysis(user, root, studio):
     await user.should_see(largest.path)
     await user.should_see(f"{largest.norm:.3g}")
     await user.should_see("Norm and effective rank by layer")
+    for picture in adapter.analysis_folder.glob("similarity-*.png"):
+        width = picture.stem.partition("-")[2]
+        await user.should_see(f"Similarity of the updates that read {width} features")
     await user.should_see("All of it is in runs/german/analysis")

@@ -125,6 +125,17 @@ async def test_examples_right_and_wrong_are_texts(user, studio):
     await user.should_see("Confusion matrix")
 
 
+async def test_the_verdict_stands_at_the_top_until_the_run_goes_on(user, studio):
+    run = write_run(studio.root / "run", is_finished=True)
+    file = run / "verdict.json"
+    file.write_text('{"sentence": "Better than <b>guessing</b>.", "outcome": "better"}')
+    await user.open("/run/run")
+    await user.should_see("Better than <b>guessing</b>.")
+    file.unlink()
+    await asyncio.sleep(1.2)
+    await user.should_not_see("Better than")
+
+
 async def test_a_new_report_appears_while_the_page_is_open(user, studio):
     run = write_run(studio.root / "run")
     await user.open("/run/run")

@@ -48,6 +48,20 @@ async def test_predictions_without_classes_are_a_list(user):
     await user.should_see("There is none.")
     await user.should_not_see("Confusion matrix")
     await user.should_not_see("Base against adapter")
+    await user.should_not_see("confiden")
+
+
+async def test_the_base_stands_beside_the_adapter(user):
+    rows = tuple(
+        Prediction(f"q{n}", f"a{n}", f"a{n if n % 2 else 99}", f"a{n if n < 5 else 99}", 0.5)
+        for n in range(12)
+    )
+    await drawn(user, lambda: show_predictions(Predictions(rows)))
+    await user.should_see(
+        "6 of 12 validation examples are right (50.0%), of the base alone 5 (41.7%)."
+    )
+    await user.should_see("Wrong, the most confident first (6)")
+    await user.should_see("Base against adapter")
 
 
 async def test_a_picture_that_is_not_there_or_a_link_is_not_shown(user, tmp_path):
