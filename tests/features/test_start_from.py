@@ -261,6 +261,7 @@ def test_a_classifier_keeps_labels_head_and_variants(classifier):
     del again["lora"]
     setup = prepare(Recipe.check(again, "the recipe"), ignore)
     assert setup.labels == ("a", "b", "c")
+    assert not any("New weights" in note for note in setup.encoded.notes)
     parent, made = Adapter.load(result.adapter_path), Adapter.from_model(setup.model)
     assert made.config.use_dora and made.config.use_rslora
     assert all(

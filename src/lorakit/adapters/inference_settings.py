@@ -53,6 +53,9 @@ class InferenceSettings(StrictConfig):
     format: str | None = None
     """Layout of the training examples: text, prompt_completion, messages or alpaca."""
 
+    system_prompt: str | None = None
+    """System message of the training conversations, for prompts that begin with none."""
+
     stop_token_ids: tuple[int, ...] = ()
     """Tokens that end an answer, besides the model's end-of-text token."""
 

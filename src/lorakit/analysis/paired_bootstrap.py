@@ -51,12 +51,16 @@ def paired_difference(before: ExampleScores, after: ExampleScores, seed: int = 0
         before: Scores of one model.
         after: Scores of the other, on the same examples in the same order.
         seed: Seed of the draws.
+
+    Returns: The difference; 0 without examples.
     """
     columns = np.stack([before.points, before.weights, after.points, after.weights], 1)
     count = len(columns)
-    resamples = int(np.clip(_MOST_DRAWS // max(count, 1), _FEWEST_RESAMPLES, _RESAMPLES))
+    if not count:
+        return Interval(0.0, 0.0, 0.0)
+    resamples = int(np.clip(_MOST_DRAWS // count, _FEWEST_RESAMPLES, _RESAMPLES))
     generator = np.random.default_rng(seed)
-    at_once = max(1, _DRAWS_AT_ONCE // max(count, 1))
+    at_once = max(1, _DRAWS_AT_ONCE // count)
     differences: list[Any] = []
     for done in range(0, resamples, at_once):
         size = min(at_once, resamples - done)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lorakit.errors import ConfigError, RequirementError, did_you_mean, first_few
 
@@ -15,7 +15,7 @@ _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
     "<": operator.lt,
 }
-_FORM = re.compile(r"\s*(\S+?)\s*(>=|<=|>|<)\s*(\S+)\s*")
+_FORM = re.compile(r"\s*(\S(?:.*?\S)?)\s*(>=|<=|>|<)\s*(\S+)\s*")
 
 
 @dataclass(frozen=True)
@@ -59,18 +59,24 @@ def parse_requirements(texts: Sequence[str]) -> list[Requirement]:
     return made
 
 
-def check_requirements(requirements: Sequence[Requirement], metrics: Mapping[str, float]) -> None:
+def check_requirements(
+    requirements: Sequence[Requirement], metrics: Mapping[str, float]
+) -> list[str]:
     """Check measured metrics.
 
     Args:
         requirements: What they must be.
-        metrics: Values by name; the prefix "eval_" may be left out in requirements.
+        metrics: Values by key, such as "eval_f1_billing"; requirements may leave "eval_" out, or
+            write the words of the table, "f1 billing" or "macro f1".
+
+    Returns: A sentence for each requirement that is met.
 
     Raises:
         ConfigError: There is no such metric; names the nearest.
         RequirementError: Metrics are not as required; names all of them.
     """
     metrics = {key.removeprefix("eval_"): value for key, value in metrics.items()}
+    requirements = [replace(one, metric=_key(one.metric, metrics)) for one in requirements]
     for one in requirements:
         if one.metric not in metrics:
             raise ConfigError(
@@ -84,3 +90,10 @@ def check_requirements(requirements: Sequence[Requirement], metrics: Mapping[str
             f"The adapter is not as good as required: got {got}. Train it further, or lower the "
             "requirement."
         )
+    return [f"As required: {one}, got {metrics[one.metric]:.4g}." for one in requirements]
+
+
+def _key(written: str, metrics: Mapping[str, float]) -> str:
+    """Return the key of a metric that is written in words, else what is written."""
+    words = written.removeprefix("eval_").removeprefix("macro ").replace("_", " ")
+    return next((key for key in metrics if key.replace("_", " ") == words), written)

@@ -42,5 +42,7 @@ def adapter_location(name: str) -> str | Path:
 
 def run_of(location: str | Path) -> Path | None:
     """Return the run directory that contains an adapter directory, or None if there is none."""
-    run = Path(location).parent
-    return run if (run / RECIPE_NAME).is_file() else None
+    from lorakit.recipes.run_directory import RunDirectory
+
+    run = RunDirectory.around(Path(location))
+    return None if run is None else run.path

@@ -43,7 +43,10 @@ class EncodedAnswers(NamedTuple):
 
 
 def answer_encoder(
-    tokenizer: PreTrainedTokenizerBase, is_conversation: bool, name: str
+    tokenizer: PreTrainedTokenizerBase,
+    is_conversation: bool,
+    name: str,
+    system_prompt: str | None = None,
 ) -> Callable[[TwoAnswers], tuple[CountedIds, CountedIds]]:
     """Return the function that tokenizes a prompt with each of its two answers.
 
@@ -51,6 +54,7 @@ def answer_encoder(
         tokenizer: The base model's tokenizer.
         is_conversation: Whether prompts and answers are messages.
         name: Name of the model, for errors.
+        system_prompt: System message of every conversation; None keeps their own.
 
     Raises:
         ConfigError: Messages cannot be rendered, because there is no chat template.
@@ -60,7 +64,7 @@ def answer_encoder(
             completion_ids(tokenizer, one.prompt, one.first),
             completion_ids(tokenizer, one.prompt, one.second),
         )
-    render = ChatEncoder(tokenizer, ("prompt", "answer"), True, name)
+    render = ChatEncoder(tokenizer, ("prompt", "answer"), True, name, system_prompt=system_prompt)
 
     def encode(one: TwoAnswers) -> tuple[CountedIds, CountedIds]:
         first, second = (

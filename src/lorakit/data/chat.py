@@ -10,7 +10,12 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from lorakit.data.conversations import Conversation, describe_columns, parse_conversation
+from lorakit.data.conversations import (
+    Conversation,
+    describe_columns,
+    parse_conversation,
+    with_system_prompt,
+)
 from lorakit.data.text_formats import CountedIds, common_prefix_length
 from lorakit.data.tokenizers import chat_columns, render_chat
 from lorakit.errors import ConfigError, DataError, LorakitError, MissingFileError
@@ -29,6 +34,16 @@ _PROMPT_CHANGES = (
     "training.chat_template_path, or set training.completion_only_loss=false to count the "
     "prompt's answers too."
 )
+_LAST_CHANGES = (
+    "The last turn cannot be separated from the turns before it: the chat template of '{name}' "
+    "renders these differently once an answer follows. Name a template that does not in "
+    "training.chat_template_path, or leave data.turns out to count all turns."
+)
+_NO_SYSTEM = (
+    "The system prompt cannot be rendered: got data.system_prompt, but the chat template of "
+    "'{name}' has no system messages{why}. Leave it out, or name a template that has them in "
+    "training.chat_template_path."
+)
 _CANNOT_COUNT = (
     "The assistant's tokens cannot be identified: the chat template of '{name}' has no "
     "{{% generation %}} markers around them (with the end-of-turn token inside), and it renders a "
@@ -40,7 +55,8 @@ _CANNOT_COUNT = (
 class ChatEncoder:
     """Encodes a conversation into token ids, of which the assistant's count in the loss.
 
-    If prompt and completion are separate columns, no token of the prompt counts.
+    If prompt and completion are separate columns, no token of the prompt counts. If only the last
+    turn counts, all before the assistant's last message is the prompt.
 
     If the template marks the assistant's tokens (or TRL knows a template of the same model that
     does), the marks are used. Otherwise the conversation is rendered message by message: the tokens
@@ -55,6 +71,8 @@ class ChatEncoder:
         name: str,
         *,
         counts_prompts: bool = False,
+        last_turn_only: bool = False,
+        system_prompt: str | None = None,
     ) -> None:
         """Choose how to find the assistant's tokens.
 
@@ -64,9 +82,12 @@ class ChatEncoder:
             assistant_only: Whether only the assistant's tokens count in the loss.
             name: Name of the model, for errors.
             counts_prompts: Whether prompts count like completions.
+            last_turn_only: Whether only the assistant's last message counts.
+            system_prompt: System message of every conversation; None keeps their own.
 
         Raises:
-            ConfigError: The tokenizer has no chat template.
+            ConfigError: The tokenizer has no chat template, or one without system messages where
+                there is a system prompt.
         """
         if not tokenizer.chat_template:
             raise ConfigError(
@@ -81,6 +102,10 @@ class ChatEncoder:
         self._name = name
         self._marked_template = _marked_template(tokenizer) if assistant_only else None
         self._wants_content_parts = wants_content_parts(tokenizer)
+        self._last_turn_only = last_turn_only
+        self._system_prompt = system_prompt
+        if system_prompt is not None:
+            self._require_system_messages(system_prompt)
 
     def __call__(self, example: Mapping[str, Any]) -> CountedIds:
         """Return the ids of one conversation and which of them count.
@@ -93,6 +118,11 @@ class ChatEncoder:
         talk = parse_conversation(example, *self._columns)
         if self._counts_prompts:
             talk = replace(talk, prompt_turns=0)
+        if self._system_prompt is not None:
+            talk = with_system_prompt(talk, self._system_prompt)
+        if self._last_turn_only:
+            turns = [turn for turn, m in enumerate(talk.messages) if m["role"] == "assistant"]
+            talk = replace(talk, prompt_turns=max(talk.prompt_turns, turns[-1]))
         if self._wants_content_parts:
             talk = replace(talk, messages=with_content_parts(talk.messages))
         template = self._marked_template
@@ -112,6 +142,19 @@ class ChatEncoder:
                 f"{describe_columns(self._columns)} that starts with {talk.messages[0]}: {error}. "
                 "Repair or remove it."
             ) from error
+
+    def _require_system_messages(self, text: str) -> None:
+        """Refuse a template that raises for a system message, or leaves it out."""
+        rendered = set[str]()
+        for system in (text, f"{text} probe"):
+            talk = [{"role": "system", "content": system}, {"role": "user", "content": "probe"}]
+            given = with_content_parts(talk) if self._wants_content_parts else talk
+            try:
+                rendered.add(render_chat(self._tokenizer, given))
+            except TEMPLATE_ERRORS as error:
+                raise ConfigError(_NO_SYSTEM.format(name=self._name, why=f": {error}")) from error
+        if len(rendered) == 1:
+            raise ConfigError(_NO_SYSTEM.format(name=self._name, why=""))
 
     def _render(self, talk: Conversation, end: int | None = None, **more: Any) -> list[int]:
         """Return the ids of the messages before `end`."""
@@ -159,7 +202,8 @@ class ChatEncoder:
         """Return the number of ids before the completion, its first turn's opening included."""
         alone = self._render(talk, talk.prompt_turns, **more)
         if list(whole[: len(alone)]) != alone:
-            raise ConfigError(_PROMPT_CHANGES.format(name=self._name))
+            problem = _LAST_CHANGES if self._last_turn_only else _PROMPT_CHANGES
+            raise ConfigError(problem.format(name=self._name))
         if talk.messages[talk.prompt_turns]["role"] != "assistant":
             return len(alone)
         asked = self._render(talk, talk.prompt_turns, add_generation_prompt=True, **more)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from datasets import Json
@@ -93,6 +93,36 @@ def parse_conversation(example: Mapping[str, Any], *columns: str) -> Conversatio
     return Conversation(messages, _options(example), untrained, len(messages) - len(halves[-1]))
 
 
+def with_system_prompt(talk: Conversation, text: str) -> Conversation:
+    """Return a conversation whose system message is `text`.
+
+    It replaces the one that the conversation begins with, or is put before the first message.
+    """
+    system = {"role": "system", "content": text}
+    if talk.messages[0]["role"] == "system":
+        return replace(talk, messages=[system, *talk.messages[1:]])
+    return replace(
+        talk,
+        messages=[system, *talk.messages],
+        untrained=frozenset(turn + 1 for turn in talk.untrained),
+        prompt_turns=talk.prompt_turns and talk.prompt_turns + 1,
+    )
+
+
+def with_default_system(
+    messages: Sequence[Mapping[str, Any]], text: str | None
+) -> list[dict[str, Any]]:
+    """Return the messages of a request, with `text` as system message if they begin with none.
+
+    >>> with_default_system([{"role": "user", "content": "hi"}], "Be brief.")[0]
+    {'role': 'system', 'content': 'Be brief.'}
+    """
+    given = [dict(message) for message in messages]
+    if text is None or (given and given[0].get("role") == "system"):
+        return given
+    return [{"role": "system", "content": text}, *given]
+
+
 def parse_messages(value: Any) -> list[dict[str, Any]]:
     """Return a list of messages; their weights, if any, are booleans.
 
@@ -124,11 +154,29 @@ def _message(given: dict[str, Any]) -> dict[str, Any]:
         raise MalformedConversationError("a message without a role")
     if "tool_calls" in message:
         message["tool_calls"] = _objects(message["tool_calls"], "tool_calls")
+        for call in message["tool_calls"]:
+            _require_arguments(call)
     elif "content" not in message:
         raise MalformedConversationError("a message without content")
     if "content" in message:
         message["content"] = _content(message["content"], message["role"])
     return message
+
+
+def _require_arguments(call: Mapping[str, Any]) -> None:
+    """Refuse a tool call whose arguments are a text that is no JSON object."""
+    function = call.get("function", call)
+    arguments = function.get("arguments") if isinstance(function, Mapping) else None
+    if not isinstance(arguments, str):
+        return
+    try:
+        is_object = isinstance(json.loads(arguments), dict)
+    except (ValueError, RecursionError):
+        raise MalformedConversationError(
+            "a tool call whose arguments are a string that is not JSON"
+        ) from None
+    if not is_object:
+        raise MalformedConversationError("a tool call whose arguments are not a JSON object")
 
 
 def _content(content: Any, role: str) -> Any:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lorakit.config import TaskType
 from lorakit.data.chat import wants_content_parts, with_content_parts
+from lorakit.data.conversations import with_default_system
 from lorakit.data.text_formats import alpaca_prompt
 from lorakit.data.tokenizers import batch_columns, chat_columns, decode, end_id, pad_id, token_ids
 from lorakit.errors import DataError
@@ -37,7 +38,8 @@ def generate_text(
 
     A text is put into the format of the training examples: a user message for an adapter trained on
     conversations, an instruction for one trained on alpaca examples, after `source_prefix` for a
-    sequence-to-sequence model, and unchanged for one trained on plain text.
+    sequence-to-sequence model, and unchanged for one trained on plain text. The system prompt of
+    training is put before a conversation that begins with no system message.
 
     Args:
         loaded: An adapter for CAUSAL_LM or SEQ_2_SEQ_LM on its base.
@@ -122,7 +124,7 @@ def _prompt_ids(loaded: LoadedModel, prompt: Prompt) -> list[int]:
             f"A conversation cannot be rendered: the tokenizer used with the adapter (base "
             f"'{loaded.base}') has no chat template. Give the prompt as one text."
         )
-    messages = [dict(message) for message in prompt]
+    messages = with_default_system(prompt, settings.system_prompt)
     if wants_content_parts(tokenizer):
         messages = with_content_parts(messages)
     return list(chat_columns(tokenizer, messages, add_generation_prompt=True)["input_ids"])

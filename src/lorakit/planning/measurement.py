@@ -15,6 +15,7 @@ from lorakit.files.atomic import scratch_directory
 from lorakit.planning.planned_examples import example_tokens
 from lorakit.planning.step_memory import StepMemory, longest_batch, run_step
 from lorakit.recipes.recipe import Recipe
+from lorakit.training.callbacks import ignore_event
 from lorakit.training.preview import optimizer_steps
 from lorakit.training.setup import Setup, prepare
 
@@ -77,7 +78,7 @@ def _measured_trainer(recipe: Recipe, callbacks: list[Any]) -> Iterator[tuple[Se
     """Yield the setup and trainer of a recipe, writing to a temporary directory only."""
     with scratch_directory("lorakit-plan-") as scratch:
         elsewhere = {"output": str(scratch / "run")}
-        setup = prepare(recipe.with_changes(elsewhere, "the measurement"), _ignore)
+        setup = prepare(recipe.with_changes(elsewhere, "the measurement"), ignore_event)
         arguments = setup.arguments
         for name in ("eval_strategy", "save_strategy", "logging_strategy"):
             setattr(arguments, name, type(getattr(arguments, name))("no"))
@@ -91,10 +92,6 @@ def _count_memory(setup: Setup, trainer: Any) -> StepMemory:
     batch = trainer._prepare_inputs(longest_batch(trainer, examples, len(examples)))
     trainer.optimizer = None  # a fresh one
     return run_step(trainer, batch)
-
-
-def _ignore(name: str, payload: dict[str, Any]) -> None:
-    """Ignore an event."""
 
 
 class _Clock(TrainerCallback):

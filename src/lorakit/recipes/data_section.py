@@ -156,6 +156,15 @@ class DataConfig(StrictConfig):
     messages: str = "messages"
     """Column of lists of messages, for CAUSAL_LM on chats."""
 
+    turns: Literal["all", "last"] = "all"
+    """Which messages of the assistant count in the loss, for CAUSAL_LM on chats: all, or the last
+    of each conversation. Of these, a message with a `weight` of 0 does not count."""
+
+    system_prompt: str | None = None
+    """System message of every conversation, for CAUSAL_LM on chats: it replaces the one that a
+    conversation begins with, or is put before its first message. It is saved with the adapter, and
+    inference puts it before messages that do not begin with a system message."""
+
     source: str = "source"
     """Column of input texts, for SEQ_2_SEQ_LM."""
 
@@ -217,6 +226,13 @@ class DataConfig(StrictConfig):
             raise ValueError('expected a text such as "|"')
         return value
 
+    @field_validator("system_prompt")
+    @classmethod
+    def _require_words_of_system(cls, value: str | None) -> str | None:
+        if value is not None and not value.strip():
+            raise ValueError("expected a text; leave it out to keep the conversations' own")
+        return value
+
     @field_validator("class_weights", mode="before")
     @classmethod
     def _require_weights(cls, value: Any) -> Any:
@@ -244,6 +260,12 @@ class DataConfig(StrictConfig):
         if blank:
             raise ValueError(f"expected strings without spaces around them, not {blank}")
         return value
+
+    @property
+    def given_chat_keys(self) -> list[str]:
+        """The keys about conversations that are not at their defaults."""
+        is_given = {"turns": self.turns != "all", "system_prompt": self.system_prompt is not None}
+        return [f"data.{key}" for key, given in is_given.items() if given]
 
     def require_no_targets_of_texts(self) -> None:
         """Refuse keys about the labels of texts, for a task without them.

@@ -14,7 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, cast
 
-from lorakit.errors import CheckpointError, MissingFileError, OutputExistsError, escaped
+from lorakit.errors import (
+    CheckpointError,
+    MissingFileError,
+    OutputExistsError,
+    did_you_mean,
+    escaped,
+)
 from lorakit.files.atomic import creating_directory, leftovers, write_text
 from lorakit.files.disks import reporting_disk_errors
 from lorakit.recipes.directory_lock import LOCK_NAME, locking_directory
@@ -107,6 +113,13 @@ class RunDirectory:
     def is_finished(self) -> bool:
         """Whether the run has its report and adapter."""
         return self.report_file.exists() and self.adapter.exists()
+
+    @classmethod
+    def around(cls, adapter: Path) -> Self | None:
+        """Return the run that an adapter is a part of; None if a recipe merely lies beside it."""
+        run, name = cls(adapter.parent), adapter.name
+        is_part = name in (run.adapter.name, run.start_from.name) or name.startswith("checkpoint-")
+        return run if is_part and run.recipe_file.is_file() else None
 
     @classmethod
     def refuse_occupied(cls, path: str | Path) -> None:
@@ -312,17 +325,22 @@ def find_adapter(path: str | Path) -> tuple[Path, Recipe | None]:
         MissingFileError: There is no adapter at `path`.
     """
     path = Path(path)
-    run = RunDirectory(path if (path / "recipe.yaml").exists() else path.parent)
-    adapter = run.adapter if run.path == path else path
+    is_run = (path / "recipe.yaml").exists()
+    run = RunDirectory(path) if is_run else RunDirectory.around(path)
+    adapter = RunDirectory(path).adapter if is_run else path
     if not (adapter / "adapter_config.json").exists():
-        unfinished = run.path == path
-        step = (
-            "Train on with `--resume`, or name a checkpoint directory in it."
-            if unfinished
-            else "Name a run directory, or a directory with adapter_config.json."
-        )
-        raise MissingFileError(f"No adapter at {adapter}: it has no adapter_config.json. {step}")
-    return adapter, run.recipe() if run.recipe_file.exists() else None
+        step = "Name a run directory, or a directory with adapter_config.json."
+        found = "it has no adapter_config.json"
+        if is_run:
+            step = "Train on with `--resume`, or name a checkpoint directory in it."
+        elif path.is_file():
+            found = "it is a file"
+        elif not path.exists():
+            beside = [entry.name for entry in path.parent.glob("*")]
+            found = "there is no such directory"
+            step = f"Check the path.{did_you_mean(path.name, beside)} {step}"
+        raise MissingFileError(f"No adapter at {adapter}: {found}. {step}")
+    return adapter, None if run is None else run.recipe()
 
 
 def environment_facts() -> dict[str, Any]:

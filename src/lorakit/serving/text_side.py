@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lorakit.adapters.inference_settings import InferenceSettings
 from lorakit.data.chat import TEMPLATE_ERRORS, wants_content_parts, with_content_parts
-from lorakit.data.conversations import NOT_VARIABLES
+from lorakit.data.conversations import NOT_VARIABLES, with_default_system
 from lorakit.data.text_formats import alpaca_prompt
 from lorakit.data.tokenizers import batch_columns, chat_columns, end_id, token_ids, word_columns
 from lorakit.errors import first_line
@@ -102,6 +102,8 @@ class TextSide:
     ) -> list[int]:
         """Return the tokens of a conversation.
 
+        The system prompt of training is put before one that begins with no system message.
+
         An adapter that was trained on alpaca examples and has no chat template takes one user
         message as its instruction.
 
@@ -123,7 +125,7 @@ class TextSide:
             )
         if not self.tokenizer.chat_template:
             return self._alpaca_ids(messages)
-        given = [dict(message) for message in messages]
+        given = with_default_system(messages, self.settings.system_prompt)
         try:
             if self._wants_content_parts:
                 given = with_content_parts(given)

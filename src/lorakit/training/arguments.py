@@ -92,6 +92,19 @@ def resolve_training(
     return resolved
 
 
+def without_schedule(training: Mapping[str, Any]) -> dict[str, Any]:
+    """Return training arguments for single steps or evaluations, outside of a run.
+
+    They evaluate and save nothing by themselves, never stop early, and report to nobody.
+
+    Args:
+        training: A recipe's `training:` section.
+    """
+    left_out = {*EARLY_STOPPING_KEYS, "report_to"}
+    kept = {key: value for key, value in training.items() if key not in left_out}
+    return kept | {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
+
+
 def _refuse_without_validation(given: Mapping[str, Any]) -> None:
     asks = [
         f"training.{key}"

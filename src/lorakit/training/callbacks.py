@@ -25,6 +25,10 @@ EventHandler = Callable[[str, dict[str, Any]], None]
 """Receives an event's name and payload; see `lorakit.training.run.train`."""
 
 
+def ignore_event(name: str, payload: dict[str, Any]) -> None:
+    """Ignore an event."""
+
+
 class RunRecorder(TrainerCallback):
     """Appends logged values to metrics.jsonl, and emits events about the progress."""
 

@@ -22,6 +22,8 @@ from lorakit.injection import Injection, add_adapter, disable_adapters, set_adap
 from lorakit.recipes.data_names import is_glob
 from lorakit.recipes.recipe import Recipe
 from lorakit.recipes.run_directory import RunDirectory, find_adapter
+from lorakit.training.arguments import without_schedule
+from lorakit.training.callbacks import EventHandler, ignore_event
 from lorakit.training.evaluation_metrics import model_metrics
 from lorakit.training.objectives.reference import REFERENCE
 from lorakit.training.setup import Setup, prepare
@@ -38,10 +40,7 @@ from lorakit.training.verdict.judge import judge
 if TYPE_CHECKING:
     from torch import nn
 
-    from lorakit.training.callbacks import EventHandler
 
-_TRAINING_ONLY = ("early_stopping_patience", "early_stopping_threshold", "report_to")
-"""Training arguments that evaluation ignores."""
 _TRAINER_EXAMPLES = 32
 """Number of training examples to construct the trainer with; evaluation does not use them."""
 
@@ -147,7 +146,9 @@ def measure(
                 base = trainer.evaluation_at(trainer.state.global_step)
             if setup.task.is_compared_with_base:
                 judgement = judge(
-                    *(setup, trainer, found, _ignore), known=setup.encoded.validation, base=base
+                    *(setup, trainer, found, ignore_event),
+                    known=setup.encoded.validation,
+                    base=base,
                 )
                 verdict, predicted = judgement.verdict, beside_base(predicted, judgement)
         columns = None if predicted is None else prediction_columns(setup, predicted)
@@ -184,7 +185,7 @@ def _evaluating(
     reads_training = recipe.data.validation is None or (not knows_labels and is_there)
     setup = prepare(
         recipe,
-        on_event or _ignore,
+        on_event or ignore_event,
         attach=partial(_attach, path=adapter, reference=reference),
         labels=None if reads_training else labels,
         load=load_splits if reads_training else load_validation,
@@ -202,15 +203,12 @@ def _evaluating(
         yield setup, cast(AdapterTrainerMixin, setup.build_trainer())
 
 
-def _ignore(name: str, payload: dict[str, Any]) -> None:
-    """Ignore an event."""
-
-
 def settings_beside(adapter: Path) -> InferenceSettings:
     """Return the settings of an adapter; those of a checkpoint are in its finished run."""
-    places = (adapter, adapter.parent / "adapter")
-    place = next((place for place in places if (place / SETTINGS_FILE).is_file()), adapter)
-    return InferenceSettings.load(place)
+    run = RunDirectory.around(adapter)
+    if run is not None and not (adapter / SETTINGS_FILE).is_file():
+        return InferenceSettings.load(run.adapter)
+    return InferenceSettings.load(adapter)
 
 
 def _reference(recipe: Recipe, adapter: Path) -> Path | None:
@@ -242,14 +240,12 @@ def _for_evaluation(
         changes |= {"validation": data, "validation_split": None}
     if max_rows is not None:
         changes["max_validation_rows"] = max_rows
-    training = {key: value for key, value in recipe.training.items() if key not in _TRAINING_ONLY}
-    training |= {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
     # Examples for a prompt would have to come from the training examples, which are not read.
     evaluation = recipe.evaluation.model_copy(update={"examples_in_prompt": 0})
     return recipe.model_copy(
         update={
             "data": recipe.data.model_copy(update=changes),
-            "training": training,
+            "training": without_schedule(recipe.training),
             "evaluation": evaluation,
         }
     )

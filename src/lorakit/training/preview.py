@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from lorakit.injection import Injection, ParameterCount, count_parameters
 from lorakit.recipes.recipe import Recipe
+from lorakit.training.callbacks import ignore_event
 from lorakit.training.setup import Setup, prepare
 from lorakit.training.tasks import PreviewExample
 
@@ -46,7 +47,7 @@ def dry_run(recipe: Recipe, *, preview_examples: int = 2) -> DryRun:
     Raises:
         ConfigError, MissingFileError, DataError, TargetError: As `train` would raise.
     """
-    setup = prepare(recipe, lambda name, payload: None, measures_dtype=False)
+    setup = prepare(recipe, ignore_event, measures_dtype=False)
     samples = setup.task.preview_examples(
         setup.encoded, setup.tokenizer, setup.labels, preview_examples
     )

@@ -13,40 +13,35 @@ from lorakit.adapters.peft_files.files import CONFIG_FILE, WEIGHTS_FILE
 from lorakit.analysis.guessing import EVENT, guesses, reference_of
 from lorakit.analysis.verdict import Verdict
 from lorakit.distributed.processes import (
-    Terminated,
     init_process_groups,
     is_main_process,
-    process_count,
     run_on_all,
     run_on_main,
     translating_process_failures,
 )
-from lorakit.distributed.shared_output import require_shared_directory
-from lorakit.errors import DiskError, StoppedError
 from lorakit.files.atomic import replacing_directory
 from lorakit.injection import Injection, ParameterCount, count_parameters
-from lorakit.recipes import checkpoints
-from lorakit.recipes.directory_lock import LOCK_NAME, locking_directory
-from lorakit.recipes.numerics import changed_numerics, cpu_notes
+from lorakit.recipes.numerics import cpu_notes
 from lorakit.recipes.recipe import Recipe
 from lorakit.recipes.run_directory import RunDirectory
-from lorakit.training import run_lineage
 from lorakit.training.arguments import batch_notes
 from lorakit.training.callbacks import (
     EventHandler,
     RunRecorder,
     RunTensorBoard,
     early_stopping,
+    ignore_event,
     silencing_writer_threads,
 )
 from lorakit.training.evaluation_metrics import PEAK_MEMORY, TOKENS_PER_S, best_step, final_metrics
-from lorakit.training.example_digests import KEY, changed_examples, example_digests
 from lorakit.training.frozen_part import frozen_part_once
+from lorakit.training.open_run import OpenRun, open_run, recording_failure, require_free_output
 from lorakit.training.out_of_room import explaining_disk_errors, explaining_memory_errors
 from lorakit.training.peak_memory import PeakMemory
 from lorakit.training.report import MemoryFacts, RunFacts, write_report
 from lorakit.training.resuming import require_resumable, with_recorded_dtype
 from lorakit.training.setup import Setup, prepare
+from lorakit.training.starting_point import run_lineage
 from lorakit.training.stop_request import StopRequest
 from lorakit.training.tasks.base import save_settings
 from lorakit.training.throughput import Throughput, ThroughputMeter
@@ -144,37 +139,23 @@ def train(
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     recipe = recipe.with_absolute_paths()  # a run is used from anywhere
     init_process_groups(recipe.training.get("use_cpu"), recipe.training.get("ddp_timeout"))
-    emit = on_event if on_event is not None and is_main_process() else _ignore_event
+    emit = on_event if on_event is not None and is_main_process() else ignore_event
     with translating_process_failures(), ExitStack() as held:
-        run_on_main(lambda: _require_free_output(recipe.output, resume, held))
+        run_on_main(lambda: require_free_output(recipe.output, resume, held))
         check = _require_resumable if resume else None
         recorded = run_on_all(lambda: with_recorded_dtype(recipe, emit)) if resume else recipe
         with explaining_disk_errors(Path(recipe.output)):
             kept = RunDirectory(Path(recipe.output)).start_from if resume else None
             setup = prepare(recorded, emit, check=check, shared_base=shared_base, kept_start=kept)
-            run = _open_run(setup, resume, emit, held, planned_bytes)
+            run = open_run(setup, resume, emit, held, planned_bytes)
         stop = stop or StopRequest()
         with (
             stop.observing(),
-            _recording_failure(run),
+            recording_failure(run),
             explaining_disk_errors(run.directory.path),
             explaining_memory_errors(setup.arguments.per_device_train_batch_size),
         ):
             return _fit(setup, run, emit, planned_bytes, stop)
-
-
-def _require_free_output(output: str, resume: bool, held: ExitStack) -> None:
-    """Check that the output can be written to, and lock an existing run."""
-    if resume:
-        held.enter_context(locking_directory(RunDirectory.open(output).path))
-        return
-    if (Path(output) / LOCK_NAME).exists():  # of a process that is running, or was killed
-        held.enter_context(locking_directory(Path(output)))
-    RunDirectory.refuse_occupied(output)
-
-
-def _ignore_event(name: str, payload: dict[str, Any]) -> None:
-    """Ignore an event."""
 
 
 def _require_resumable(recipe: Recipe) -> None:
@@ -182,95 +163,9 @@ def _require_resumable(recipe: Recipe) -> None:
     run_on_main(lambda: require_resumable(recipe))
 
 
-def _open_run(
-    setup: Setup, resume: bool, emit: EventHandler, held: ExitStack, planned_bytes: int | None
-) -> _OpenRun:
-    """Create the run directory, or restore it to its newest complete checkpoint."""
-    run, event = run_on_main(
-        lambda: _reopen(setup) if resume else _create(setup, held, planned_bytes)
-    )
-    emit("run_opened", event)
-    require_shared_directory(run.directory.path)
-    return run
-
-
-def _create(
-    setup: Setup, held: ExitStack, planned_bytes: int | None
-) -> tuple[_OpenRun, dict[str, Any]]:
-    path = Path(setup.recipe.output)
-    facts = _first_facts(setup)
-    if setup.dtype_choice is not None:
-        facts["dtype"] = setup.dtype_choice.facts()
-    if planned_bytes is not None:
-        facts["planned_bytes"] = planned_bytes
-    copy_start = None if setup.start is None else setup.start.copy_to
-    directory = RunDirectory.create(path, setup.recipe, held, facts, copy_start)
-    run = _OpenRun(directory, None, is_new=True)
-    return run, {"path": path, "resumed_from": None, "removed": {}, "note": None}
-
-
-def _first_facts(setup: Setup) -> dict[str, Any]:
-    """Return what environment.json says about a run from its first step on."""
-    return {
-        KEY: example_digests(setup.encoded),
-        "processes": process_count(),
-        run_lineage.KEY: run_lineage.lineage_of(setup).model_dump(mode="json"),
-    }
-
-
-def _reopen(setup: Setup) -> tuple[_OpenRun, dict[str, Any]]:
-    path = Path(setup.recipe.output)
-    directory = RunDirectory.open(path)
-    directory.metrics()  # raises before anything is removed from a damaged run
-    removed = {path: "a file that was being written" for path in directory.remove_leftovers()}
-    removed |= checkpoints.remove_incomplete(path)
-    checkpoint = checkpoints.newest_complete(path)
-    directory.keep_metrics_until(checkpoints.step_of(checkpoint) if checkpoint else -1)
-    directory.write_recipe(setup.recipe)
-    directory.report_file.unlink(missing_ok=True)
-    directory.failure_file.unlink(missing_ok=True)
-    parent = None if setup.start is None else setup.start.changed_note()
-    if checkpoint is None:
-        changes = ("There is no complete checkpoint; starting from the beginning.", parent)
-        directory.write_environment(_first_facts(setup))
-    else:
-        file = directory.environment_file
-        examples = changed_examples(file, example_digests(setup.encoded))
-        changes = (examples, changed_numerics(file), parent)
-    note = " ".join(filter(None, changes)) or None
-    event = {"path": path, "resumed_from": checkpoint, "removed": removed, "note": note}
-    return _OpenRun(directory, checkpoint, is_new=False), event
-
-
-@dataclass(frozen=True)
-class _OpenRun:
-    directory: RunDirectory
-    checkpoint: Path | None
-    is_new: bool
-
-
-@contextmanager
-def _recording_failure(run: _OpenRun) -> Iterator[None]:
-    """Write down why training failed; delete a new run that fails before its first checkpoint.
-
-    The files of a run that was stopped, or whose disk was full, are kept.
-    """
-    try:
-        yield
-    except (StoppedError, DiskError):
-        raise
-    except (Exception, Terminated) as error:
-        if is_main_process():
-            if run.is_new and checkpoints.newest_complete(run.directory.path) is None:
-                run.directory.remove()
-            elif not isinstance(error, Terminated):
-                run.directory.write_failure(error)
-        raise
-
-
 def _fit(
     setup: Setup,
-    run: _OpenRun,
+    run: OpenRun,
     emit: EventHandler,
     planned_bytes: int | None,
     stop: StopRequest,

@@ -15,7 +15,7 @@ from lorakit.distributed.processes import (
     run_on_all,
     run_on_main,
 )
-from lorakit.errors import ConfigError, DataError, first_few
+from lorakit.errors import ConfigError, DataError, did_you_mean, first_few
 from lorakit.injection import Injection, add_adapter, count_parameters, set_adapter
 from lorakit.models.new_tokens import require_new_tokens_in_examples
 from lorakit.quantization.small_parameters import keep_small_parameters_in_float32
@@ -120,7 +120,10 @@ def prepare(
     if check is not None:
         check(recipe)
     found = run_on_all(lambda: task.labels(splits, recipe))
-    labels = found if labels is None else _require_known(found or (), labels)
+    if labels is not None:
+        source = recipe.data.validation if splits.only_validation else recipe.data.train_name
+        _require_known(found or (), labels, source, task.label_column(recipe))
+    labels = found if labels is None else labels
     require_metric(training, task.metric_names(labels, training))
     tokenizer = local_rank_zero_first(
         lambda: task.load_tokenizer(recipe, None if start is None else start.tokenizer)
@@ -236,15 +239,18 @@ def _arguments(
     return training, build_arguments(training, task, Path(recipe.output))
 
 
-def _require_known(found: Sequence[str], labels: tuple[str, ...]) -> tuple[str, ...]:
-    """Return an adapter's labels, if the examples have no others."""
+def _require_known(
+    found: Sequence[str], labels: tuple[str, ...], source: str | None, column: str | None
+) -> None:
+    """Refuse examples with labels that the adapter does not have."""
     unknown = [label for label in found if label not in labels]
     if unknown:
         raise DataError(
-            "The examples have labels that the adapter was not trained on: got "
-            f"{first_few(unknown)}, expected {first_few(labels)}. Leave those examples out."
+            f"The examples of '{source}' have labels that the adapter was not trained on: got "
+            f"{first_few(unknown)}, expected {first_few(labels, 20)} in '{column}'."
+            f"{did_you_mean(unknown[0], labels)} Correct the labels, leave those examples out, or "
+            "train a new adapter."
         )
-    return labels
 
 
 def _seed(seed: int) -> None:

@@ -3,7 +3,7 @@ import pytest
 
 from lorakit.analysis.metrics import (
     ClassScores,
-    _Words,
+    WordTokenizer,
     class_scores,
     classification_metrics,
     confusion_counts,
@@ -110,6 +110,6 @@ def test_rouge_words_are_those_of_rouge_score_and_of_other_scripts():
     from rouge_score.tokenizers import DefaultTokenizer  # imports nltk, for a second
 
     text = "It's 2 o'clock_now: U.S. GDP grew 3.5%!"
-    assert _Words().tokenize(text) == DefaultTokenizer(use_stemmer=False).tokenize(text)
-    assert _Words().tokenize("Größe и 東京") == ["größe", "и", "東", "京"]
+    assert WordTokenizer().tokenize(text) == DefaultTokenizer(use_stemmer=False).tokenize(text)
+    assert WordTokenizer().tokenize("Größe и 東京") == ["größe", "и", "東", "京"]
     assert rouge_metrics(["привет мир"], ["привет мир"])["rouge1"] == 1.0

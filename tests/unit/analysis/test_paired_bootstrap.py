@@ -81,3 +81,8 @@ def test_the_seed_decides_and_equal_scores_have_no_interval(monkeypatch):
 def test_nothing_to_divide_by_scores_zero():
     nothing = ExampleScores("F1", np.zeros(3), np.zeros(3))
     assert paired_difference(nothing, shares([1, 1, 1])) == Interval(1.0, 1.0, 1.0)
+
+
+def test_without_examples_there_is_no_difference():
+    nothing = shares([])
+    assert paired_difference(nothing, nothing) == Interval(0.0, 0.0, 0.0)

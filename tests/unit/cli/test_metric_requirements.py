@@ -24,10 +24,18 @@ METRICS = {"eval_accuracy": 0.875, "loss": 0.5, "perplexity": math.nan}
 def test_each_comparison(text, is_met):
     requirements = parse_requirements([text])
     if is_met:
-        check_requirements(requirements, METRICS)
+        assert len(check_requirements(requirements, METRICS)) == 1
         return
     with pytest.raises(RequirementError, match="expected " + text.split()[0].split(">")[0][:4]):
         check_requirements(requirements, METRICS)
+
+
+@pytest.mark.parametrize("written", ["f1_late_fee", "f1 late fee", "eval_f1_late_fee", "macro f1"])
+def test_a_metric_is_found_by_its_key_and_by_the_words_of_the_table(written):
+    metrics = {"eval_f1_late_fee": 0.5, "eval_f1": 0.5}
+    key = "f1" if written == "macro f1" else "f1_late_fee"
+    met = check_requirements(parse_requirements([f"{written} >= 0.25"]), metrics)
+    assert met == [f"As required: {key}>=0.25, got 0.5."]
 
 
 def test_all_that_is_missed_is_named():

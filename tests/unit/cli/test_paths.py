@@ -25,6 +25,13 @@ def test_an_adapter_may_stand_alone(run, tmp_path):
     assert run_of(adapter_location(str(tmp_path / "alone"))) is None
 
 
+def test_a_recipe_beside_an_adapter_of_another_name_is_not_its_own(run):
+    (run / "adapter").rename(run / "of-peft")
+    assert run_of(adapter_location(str(run / "of-peft"))) is None
+    (run / "of-peft").rename(run / "checkpoint-4")
+    assert run_of(run / "checkpoint-4") == run
+
+
 def test_what_is_no_directory_may_be_a_hub_id():
     assert adapter_location("someone/adapter") == "someone/adapter"
 

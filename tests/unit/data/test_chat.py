@@ -32,7 +32,11 @@ def tokenizer(tiny_llama_dir):
 
 
 def counted_text(tokenizer, messages=TALK, **options):
-    encoder = ChatEncoder(tokenizer, ["messages"], options.pop("assistant_only", True), "tiny")
+    names = ("assistant_only", "last_turn_only", "system_prompt")
+    chosen = {name: options.pop(name) for name in names if name in options}
+    encoder = ChatEncoder(
+        tokenizer, ["messages"], name="tiny", **{"assistant_only": True, **chosen}
+    )
     made = encoder({"messages": messages, **options})
     ids = [i for i, c in zip(made.ids, made.counted, strict=True) if c]
     return tokenizer.decode(made.ids), tokenizer.decode(ids)
@@ -230,4 +234,99 @@ def test_a_prompt_that_is_rendered_otherwise_before_a_completion(tokenizer):
     assert str(caught.value).startswith(
         "The completion cannot be separated from the prompt: the chat template of 'tiny' renders "
         "the prompt differently once the completion follows."
+    )
+
+
+FORGETFUL = (
+    "{% for message in messages %}<|{{ message['role'] }}|>"
+    "{% if loop.last or message['role'] != 'assistant' %}{{ message['content'] }}{% endif %}<|end|>"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+"""Leaves earlier answers out, as templates do with thoughts."""
+LAST_ANSWER = "green<|end|>"
+
+
+THANKS = {"role": "user", "content": "thanks"}
+
+
+@pytest.mark.parametrize(
+    ("template", "after"),
+    [
+        (None, []),
+        (UNMARKED, []),
+        (STOP_OUTSIDE, []),
+        (FORGETFUL, []),
+        (None, [THANKS]),
+        (UNMARKED, [THANKS]),
+    ],
+)
+def test_the_last_turn_alone_counts(tokenizer, template, after):
+    tokenizer.chat_template = template or tokenizer.chat_template
+
+    whole, counted = counted_text(tokenizer, [*TALK, *after], last_turn_only=True)
+
+    assert counted == LAST_ANSWER
+    assert whole == counted_text(tokenizer, [*TALK, *after], assistant_only=False)[0]
+
+
+def test_a_last_turn_of_weight_0_leaves_nothing_to_count(tokenizer):
+    talk = [*TALK[:-1], {**TALK[-1], "weight": 0}]
+
+    assert counted_text(tokenizer, talk, last_turn_only=True)[1] == ""
+
+
+def test_the_last_turn_of_a_completion_alone_counts(tokenizer):
+    counted = counted_of_a_completion(tokenizer, 2, last_turn_only=True)
+
+    assert counted == LAST_ANSWER
+
+
+def test_a_last_turn_that_cannot_be_told_from_the_turns_before(tokenizer):
+    marked = STOP_OUTSIDE.replace("<|end|>", "").replace(
+        "{% endgeneration %}", "<|end|>{% endgeneration %}"
+    )
+    tokenizer.chat_template = "{{ messages|length }}" + marked
+
+    with pytest.raises(ConfigError) as caught:
+        counted_text(tokenizer, last_turn_only=True)
+
+    assert str(caught.value) == (
+        "The last turn cannot be separated from the turns before it: the chat template of 'tiny' "
+        "renders these differently once an answer follows. Name a template that does not in "
+        "training.chat_template_path, or leave data.turns out to count all turns."
+    )
+
+
+@pytest.mark.parametrize("template", [None, UNMARKED])
+@pytest.mark.parametrize("talk", [TALK, TALK[1:]])
+def test_a_system_prompt_is_rendered_in_every_conversation(tokenizer, template, talk):
+    tokenizer.chat_template = template or tokenizer.chat_template
+
+    whole, counted = counted_text(tokenizer, talk, system_prompt="be brief")
+
+    assert whole.startswith("<|system|>be brief<|end|><|user|>the sky?")
+    assert "answer<|end|>" not in whole
+    assert counted == "blue<|end|>green<|end|>"
+
+
+@pytest.mark.parametrize(
+    ("template", "why"),
+    [
+        (
+            "{% if messages[0]['role'] == 'system' %}{{ raise_exception('none') }}{% endif %}",
+            ": none",
+        ),
+        ("{% for message in messages if message['role'] != 'system' %}x{% endfor %}", ""),
+    ],
+)
+def test_a_template_without_system_messages_takes_no_system_prompt(tokenizer, template, why):
+    tokenizer.chat_template = template
+
+    with pytest.raises(ConfigError) as caught:
+        counted_text(tokenizer, system_prompt="be brief")
+
+    assert str(caught.value) == (
+        "The system prompt cannot be rendered: got data.system_prompt, but the chat template of "
+        f"'tiny' has no system messages{why}. Leave it out, or name a template that has them in "
+        "training.chat_template_path."
     )

@@ -4,11 +4,14 @@ import pyarrow as pa
 import pytest
 from datasets import Dataset
 
+from lorakit.data import Place
 from lorakit.data.conversations import (
     MalformedConversationError,
     check_conversations,
     drop_filled_nulls,
     parse_conversation,
+    with_default_system,
+    with_system_prompt,
 )
 from lorakit.data.reading.json_files import read_json
 from lorakit.errors import DataError
@@ -144,6 +147,34 @@ def test_what_is_no_conversation_is_said(row, problem):
     assert problem in str(caught.value)
 
 
+def calling(arguments):
+    call = {"type": "function", "function": {"name": "f", "arguments": arguments}}
+    return {"role": "assistant", "tool_calls": [call]}
+
+
+@pytest.mark.parametrize("arguments", ['{"city": "x"}', "{}", {"city": "x"}, None])
+def test_arguments_of_tool_calls_stay_as_they_are(arguments):
+    made = parse_conversation({"talk": [USER, calling(arguments)]}, "talk")
+
+    assert made.messages[1]["tool_calls"][0]["function"]["arguments"] == arguments
+
+
+def test_arguments_that_are_no_json_are_said_with_their_line(tmp_path):
+    flat = {"role": "assistant", "tool_calls": [{"name": "f", "arguments": ""}]}
+    answers = [calling('{"city": "x"}'), calling("{city: x}"), flat, calling("[1]")]
+    rows = [json.dumps({"talk": [USER, answer]}) for answer in answers]
+    (tmp_path / "a.jsonl").write_text("\n\n".join(rows))
+    read = read_json(tmp_path / "a.jsonl", "data.train")
+
+    with pytest.raises(DataError) as caught:
+        check_conversations(read.dataset, ["talk"], Place("'x'", lines=read.lines))
+
+    assert (
+        "examples 2, 3 (lines 3, 5): a tool call whose arguments are a string that is not JSON; "
+        "example 4 (line 7): a tool call whose arguments are not a JSON object; expected"
+    ) in str(caught.value)
+
+
 def test_a_weight_of_0_is_kept_beside_the_messages():
     made = parse_conversation(
         {"talk": [USER, ASSISTANT | {"weight": 0}, USER | {"weight": None}, ASSISTANT]}, "talk"
@@ -193,3 +224,37 @@ def test_malformed_halves_of_a_conversation_are_listed_by_column():
         "messages such as {'role': 'user', 'content': 'Hello'}, one of the completion by "
         "'assistant'. Repair or remove these examples."
     )
+
+
+SYSTEM = {"role": "system", "content": "be brief"}
+
+
+def test_a_system_prompt_is_put_before_the_first_message():
+    marked = {**ASSISTANT, "weight": 0}
+    one = parse_conversation({"talk": [USER, marked, USER, ASSISTANT]}, "talk")
+    halves = parse_conversation(
+        {"prompt": [USER], "completion": [ASSISTANT]}, "prompt", "completion"
+    )
+
+    made = with_system_prompt(one, "be brief")
+    assert made.messages == [SYSTEM, USER, ASSISTANT, USER, ASSISTANT]
+    assert (made.untrained, made.prompt_turns) == ({2}, 0)
+    assert with_system_prompt(halves, "be brief").prompt_turns == 2
+
+
+def test_a_system_prompt_replaces_the_one_that_a_conversation_begins_with():
+    old = {"role": "system", "content": "be long"}
+    talk = parse_conversation({"talk": [old, USER, {**ASSISTANT, "weight": 0}, ASSISTANT]}, "talk")
+
+    made = with_system_prompt(talk, "be brief")
+
+    assert made.messages == [SYSTEM, USER, ASSISTANT, ASSISTANT]
+    assert made.untrained == {2}
+
+
+def test_a_request_keeps_its_own_system_message():
+    own = [{"role": "system", "content": "own"}, USER]
+
+    assert with_default_system([USER], "be brief") == [SYSTEM, USER]
+    assert with_default_system(own, "be brief") == own
+    assert with_default_system([USER], None) == [USER]

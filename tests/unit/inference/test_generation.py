@@ -1,5 +1,7 @@
 """Text from trained adapters, in the format that they were trained on."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import (
@@ -8,7 +10,7 @@ from transformers import (
 )
 
 from lorakit.errors import DataError
-from lorakit.inference import generate_text, load_for_inference
+from lorakit.inference import generate_text, generation, load_for_inference
 from tiny_models.adapted import save_adapter_of
 
 
@@ -55,6 +57,24 @@ def test_answer_stops_at_the_templates_end_of_turn(chat):
         assert generate_text(chat, ["what colour is the sun?"]) == ["yellow"]
     finally:
         chat.model.generation_config.eos_token_id = end_before
+
+
+def test_a_prompt_without_system_message_gets_that_of_the_training(chat, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        generation,
+        "continue_tokens",
+        lambda loaded, ids, *rest, **options: seen.extend(map(chat.tokenizer.decode, ids)) or [""],
+    )
+    settings = chat.settings.model_copy(update={"system_prompt": "answer"})
+    with_system = replace(chat, settings=settings)
+
+    generate_text(with_system, ["what?", [{"role": "system", "content": "sing"}]])
+
+    assert seen == [
+        "<|system|>answer<|end|><|user|>what?<|end|><|assistant|>",
+        "<|system|>sing<|end|><|assistant|>",
+    ]
 
 
 def test_base_generates_something_else(chat):

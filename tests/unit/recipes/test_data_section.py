@@ -20,6 +20,8 @@ def test_class_weights_have_texts_as_keys():
         ({"class_weights": {"a": "x"}}, "expected weights above 0"),
         ({"class_weights": {"a": float("inf")}}, "expected weights above 0"),
         ({"class_weights": "even"}, "balanced"),
+        ({"system_prompt": " "}, "expected a text; leave it out to keep"),
+        ({"turns": "first"}, "turns"),
         ({"label_separator": ""}, "expected a text such as"),
         ({"problem_type": "multi"}, "multi_label_classification"),
     ],
@@ -37,3 +39,19 @@ def test_targets_of_texts_are_for_text_classification():
         ConfigError, match=r"data.problem_type and data.class_weights is for task S"
     ):
         Recipe.check(values, "the test")
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"task": "SEQ_CLS"}, "data.turns and data.system_prompt is for task CAUSAL_LM only"),
+        (
+            {"task": "CAUSAL_LM", "objective": {"type": "dpo"}},
+            "data.turns is for conversations without `objective`",
+        ),
+    ],
+)
+def test_keys_of_chats_are_for_language_models(values, said):
+    data = {"train": "a.csv", "turns": "last", "system_prompt": "Be brief."}
+    with pytest.raises(ConfigError, match=said):
+        Recipe.check({"model": "m", "output": "o", "data": data, **values}, "the test")

@@ -7,7 +7,7 @@ import torch
 
 from lorakit.errors import CheckpointError, MissingFileError, OutputExistsError
 from lorakit.recipes.recipe import Recipe
-from lorakit.recipes.run_directory import RunDirectory, environment_facts
+from lorakit.recipes.run_directory import RunDirectory, environment_facts, find_adapter
 
 
 @pytest.fixture
@@ -79,6 +79,31 @@ def test_a_directory_without_a_run_is_reported(tmp_path):
         RunDirectory.open(tmp_path)
     with pytest.raises(MissingFileError, match="there is no such directory"):
         RunDirectory.open(tmp_path / "nowhere")
+
+
+def test_an_adapter_that_is_not_there_is_told_from_a_file_and_a_folder(run, tmp_path):
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / "folder").mkdir()
+    for name, found in (
+        ("foldr", "there is no such directory. Check the path. Did you mean 'folder'? Name a run"),
+        ("notes.txt", "it is a file. Name a run directory, or"),
+        ("folder", "it has no adapter_config.json. Name a run directory, or"),
+        ("runs/a", "it has no adapter_config.json. Train on with `--resume`, or"),
+    ):
+        with pytest.raises(MissingFileError) as caught:
+            find_adapter(tmp_path / name)
+        path = run.adapter if name == "runs/a" else tmp_path / name
+        assert str(caught.value).startswith(f"No adapter at {path}: {found}")
+
+
+def test_the_recipe_beside_an_adapter_is_its_own_only_in_a_run(run):
+    for name in ("adapter", "start_from", "checkpoint-2", "of-peft"):
+        (run.path / name).mkdir()
+        (run.path / name / "adapter_config.json").touch()
+        directory, recipe = find_adapter(run.path / name)
+        assert directory == run.path / name
+        assert (recipe is None) == (name == "of-peft")
+    assert find_adapter(run.path)[0] == run.adapter
 
 
 def test_metrics_are_one_json_object_a_line(run):

@@ -23,6 +23,15 @@ def test_a_conversation_is_rendered_by_the_template():
     assert decode(side.tokenizer, side.chat_ids(HELLO, opens_answer=False)) == "<|user|>sky<|end|>"
 
 
+def test_the_system_prompt_of_training_is_put_before_a_conversation_without_one():
+    side = text_side(system_prompt="answer")
+    own = [{"role": "system", "content": "sing"}, *HELLO]
+    assert decode(side.tokenizer, side.chat_ids(HELLO)).startswith(
+        "<|system|>answer<|end|><|user|>"
+    )
+    assert decode(side.tokenizer, side.chat_ids(own)).startswith("<|system|>sing<|end|><|user|>")
+
+
 def test_a_template_that_refuses_gives_its_reason():
     tokenizer = byte_bpe(chat=True)
     tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"

@@ -8,7 +8,7 @@ from transformers import IntervalStrategy
 from lorakit.config import TaskType
 from lorakit.errors import ConfigError
 from lorakit.recipes.recipe import Recipe
-from lorakit.training.arguments import build_arguments, resolve_training
+from lorakit.training.arguments import build_arguments, resolve_training, without_schedule
 from lorakit.training.tasks import task_for
 
 
@@ -125,3 +125,13 @@ def test_a_service_that_is_not_installed_is_reported_before_anything_is_loaded(m
     assert message.endswith(
         "the run directory has TensorBoard's files and metrics.jsonl in any case."
     )
+
+
+def test_without_a_schedule_nothing_is_evaluated_saved_or_reported():
+    given = {"early_stopping_patience": 2, "report_to": ["wandb"], "eval_strategy": "steps"}
+    assert without_schedule({**given, "seed": 3}) == {
+        "seed": 3,
+        "eval_strategy": "no",
+        "save_strategy": "no",
+        "load_best_model_at_end": False,
+    }

@@ -53,5 +53,10 @@ def test_labels_that_an_adapter_was_not_trained_on_are_refused(
     known = ("negative", "neutral", "positive")
     setup = prepare(recipe, ignore, labels=known)
     assert setup.labels == known and setup.model.config.num_labels == 3
-    with pytest.raises(DataError, match="not trained on: got negative, expected positive, x"):
-        prepare(recipe, ignore, labels=("positive", "x"))
+    with pytest.raises(DataError) as caught:
+        prepare(recipe, ignore, labels=("positive", "negativ"))
+    assert str(caught.value) == (
+        f"The examples of '{cls_csv}' have labels that the adapter was not trained on: got "
+        "negative, expected positive, negativ in 'label'. Did you mean 'negativ'? Correct the "
+        "labels, leave those examples out, or train a new adapter."
+    )

@@ -11,10 +11,12 @@ import typer
 from lorakit.cli.paths import adapter_location, run_of
 from lorakit.cli.quiet import hide_loading_bars
 from lorakit.cli.views.console import closing, heading, number_text, say, shell_quote, table
-from lorakit.errors import ConfigError, OutputExistsError
+from lorakit.cli.views.training import RunView
+from lorakit.errors import ConfigError, MissingFileError, OutputExistsError
 
 if TYPE_CHECKING:
     from lorakit.training.influence import Blame, Blamed, Retrained
+    from lorakit.training.setup import Setup
 
 _MOST_CHARACTERS = 60
 """Characters of a column that the table shows."""
@@ -55,6 +57,7 @@ def blame(
     Raises:
         ConfigError: The question is not one, or does not fit the run.
         OutputExistsError: The file of --output exists.
+        MissingFileError: Its directory does not exist, or there is no run.
     """
     if (answer is None) != mistakes:
         got = "neither" if answer is None else "both"
@@ -75,14 +78,26 @@ def blame(
             f"Cannot write {output}: got a file that already exists, expected a new name. Choose "
             "another --output."
         )
+    if output is not None and not output.parent.is_dir():
+        raise MissingFileError(
+            f"Cannot write {output}: got no directory {output.parent}, expected one that exists. "
+            "Create it, or choose another --output."
+        )
     location = adapter_location(run)
     from lorakit.training.influence import blame as rank
-    from lorakit.training.influence import retrain_without
+    from lorakit.training.influence import retrain_without, run_without
+
+    directory = run_of(location) or location
+
+    def check(setup: Setup) -> None:
+        if drop is not None:
+            run_without(directory, setup, drop)
+        number = len(setup.splits.train)
+        say(f"Computing the gradients of {number:,} training examples of {run} ...")
 
     hide_loading_bars()
-    say(f"Computing the gradients of the training examples of {run} ...")
-    found = rank(location, answer, prompt=prompt, label=label)
-    for note in (found.about, *found.notes):
+    found = rank(location, answer, prompt=prompt, label=label, check=check)
+    for note in (found.about, *found.notes, *note_on_signs(found, top, mistakes)):
         say(f"  {note}")
     what = "that made the mistakes worst" if mistakes else "that made the answer likeliest"
     heading(f"The {min(top, len(found.rows)):,} examples {what}, of {len(found.rows):,}")
@@ -91,12 +106,26 @@ def blame(
     name = shell_quote(run)
     following = {f"lorakit blame {name} --mistakes --drop 20 --retrain": "trains without the worst"}
     if drop is not None:
-        compared = retrain_without(run_of(location) or location, found, drop)
+        heading(f"Training without the first {drop:,} examples")
+        with RunView() as view:
+            compared = retrain_without(directory, found, drop, on_event=view)
         show_retrained(compared, drop)
         written += [compared.result.run_dir, compared.data]
         new = shell_quote(compared.result.run_dir)
         following = {f"lorakit inspect {new}": "shows the adapter without them"}
     closing(written, following)
+
+
+def note_on_signs(found: Blame, top: int, mistakes: bool) -> tuple[str, ...]:
+    """Return a note if the first examples include some with the opposite influence."""
+    if all(row.share > 0 for row in found.rows[:top]):
+        return ()
+    number = sum(row.share > 0 for row in found.rows)
+    what = ("the mistakes worse", "better") if mistakes else ("the answer likelier", "less likely")
+    return (
+        f"{number:,} of {len(found.rows):,} examples made {what[0]}; those with an influence below "
+        f"0 made {'them' if mistakes else 'it'} {what[1]}.",
+    )
 
 
 def example_rows(found: Blame, top: int) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
@@ -125,10 +154,14 @@ def place_text(found: Blame, row: Blamed) -> str:
 
 def show_retrained(compared: Retrained, drop: int) -> None:
     """Print the metrics of a run and of the one without some examples."""
+    from lorakit.adapters.inference_settings import InferenceSettings
+    from lorakit.analysis.metric_text import metric_text
+
+    settings = InferenceSettings.load(compared.result.adapter_path)
     heading(f"The same run without the first {drop:,} examples")
     rows = [
         (
-            key.removeprefix("eval_"),
+            metric_text(key, settings),
             number_text(before),
             number_text(compared.after.get(key)),
             f"{compared.after[key] - before:+.4g}" if key in compared.after else "",

@@ -96,7 +96,7 @@ def evaluate(
         [
             (
                 metric_text(key, settings),
-                *(number_text(values.get(key)) for values in found.values()),
+                *(number_text(each[key]) if key in each else None for each in found.values()),
             )
             for key in found["adapter"]
         ],
@@ -108,7 +108,8 @@ def evaluate(
     written = output or (_place_in_run(location) if made.predictions is not None else None)
     if written is not None:
         made.write_predictions(written)
-    check_requirements(requirements, found["adapter"])
+    for met in check_requirements(requirements, found["adapter"]):
+        say(f"  {met}")
     name = shell_quote(adapter)
     closing(
         [] if written is None else [written],

@@ -13,7 +13,7 @@ from lorakit.cli.quiet import hide_loading_bars
 from lorakit.cli.shared_arguments import BaseModel, RunOrAdapter, TrustRemoteCode, Unquantized
 from lorakit.cli.views.console import closing, remark, shell_quote
 from lorakit.cli.views.progress import counting
-from lorakit.errors import MissingFileError
+from lorakit.errors import MissingFileError, did_you_mean
 
 
 def predict(
@@ -63,7 +63,12 @@ def predict(
         MissingFileError: The file does not exist.
     """
     if not file.is_file():
-        raise MissingFileError(f"No file {file} to predict. Check the path.")
+        found = "a folder" if file.is_dir() else "nothing there"
+        near = [] if file.is_dir() else [entry.name for entry in file.parent.glob("*")]
+        raise MissingFileError(
+            f"No file to predict: got {found} at '{file}', expected a csv, tsv, json, jsonl or "
+            f"parquet file.{did_you_mean(file.name, near)} Check the path."
+        )
     location = adapter_location(adapter)
     target = output or default_output(file)
     given = recipe_of(location, recipe, overrides or [])
@@ -94,7 +99,8 @@ def predict(
         remark(f"{made.resumed:,} of {made.rows:,} rows had been predicted by an earlier call.")
     if made.without_input:
         remark(f"Rows without an input, whose predictions are empty: {made.without_input:,}.")
-    remark(f"New columns: {', '.join(made.columns)}")
+    number = f"{made.rows:,} row{'' if made.rows == 1 else 's'}"
+    remark(f"Predicted {number}; new columns: {', '.join(made.columns)}")
     name = shell_quote(adapter)
     closing([made.output], {f"lorakit evaluate {name} --data FILE": "measures it on labelled data"})
 

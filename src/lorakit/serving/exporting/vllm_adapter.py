@@ -11,6 +11,7 @@ from typing import Any
 from lorakit.adapters import Adapter, portable_adapter
 from lorakit.adapters.inference_settings import InferenceSettings
 from lorakit.config import TaskType
+from lorakit.data.conversations import with_default_system
 from lorakit.data.text_formats import alpaca_prompt
 from lorakit.errors import AdapterFileError, ConfigError, first_few
 from lorakit.files.json_files import read_json_object
@@ -92,6 +93,11 @@ class VllmAdapter:
                 "The training was in float32. vLLM computes adapters in 16 bits, which changes "
                 "answers slightly."
             )
+        if self.settings.system_prompt is not None and self.form == "conversation":
+            notes.append(
+                "vLLM does not add the system prompt of training (data.system_prompt). Send it as "
+                "the first message, as the request here does."
+            )
         if not is_hub_id(self.base, is_base=True):
             notes.append(
                 f"The base is the directory {self.base}. Change it in the file if vLLM runs on "
@@ -120,7 +126,9 @@ class VllmAdapter:
         if self.form == "conversation":
             return "/v1/chat/completions", {
                 **body,
-                "messages": [{"role": "user", "content": _QUESTION}],
+                "messages": with_default_system(
+                    [{"role": "user", "content": _QUESTION}], self.settings.system_prompt
+                ),
             }
         prompt = alpaca_prompt(_QUESTION) if self.form == "instruction" else _QUESTION
         return "/v1/completions", {**body, "prompt": prompt}

@@ -50,17 +50,19 @@ def caching_frozen_part(
         model.register_forward_hook(forward.end, always_call=True),
     ]
     *lower, last = blocks.frozen
-    originals = [block.forward for block in blocks.frozen]
-    for block, original in zip(lower, originals, strict=False):
-        block.forward = forward.passing_on(original)
-    last.forward = forward.returning_kept(originals[-1])
+    before = [vars(block).get("forward") for block in blocks.frozen]
+    for block in lower:
+        block.forward = forward.passing_on(block.forward)
+    last.forward = forward.returning_kept(last.forward)
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
-        for block in blocks.frozen:
+        for block, was_set in zip(blocks.frozen, before, strict=True):
             del block.forward
+            if was_set is not None:  # as by accelerate, which moves weights between devices
+                block.forward = was_set
 
 
 class _CachedForward:
@@ -102,32 +104,40 @@ class _CachedForward:
         return run
 
     def returning_kept(self, forward: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a forward that returns what is known of the batch, or computes and keeps it."""
+        """Return a forward that returns what is known of the batch, or computes and keeps it.
+
+        Known examples of a batch that is computed keep their hidden states, so that an example has
+        the same ones in every step, whatever else is in its batch and wherever a run is resumed.
+        """
 
         def run(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-            if self._rows is not None and self._is_known:
-                return self._kept(hidden_states, self._rows)
-            with torch.no_grad():
-                output = forward(hidden_states, *args, **kwargs)
-            if self._rows is not None:
-                self._store.put(
-                    {
-                        row.key: output[k, row.begin : row.end]
-                        for k, row in enumerate(self._rows)
-                        if row.key not in self._known
-                    }
-                )
-            return output
+            rows = self._rows
+            if rows is None or not self._is_known:
+                with torch.no_grad():
+                    output = forward(hidden_states, *args, **kwargs)
+                if rows is None:
+                    return output
+                self._keep(output, rows)
+            return self._kept(hidden_states, rows)
 
         return run
+
+    def _keep(self, output: Tensor, rows: list[_Row]) -> None:
+        """Keep the hidden states of the examples of a batch that are not known."""
+        new: dict[bytes, Tensor] = {}
+        for k, row in enumerate(rows):
+            if row.key not in self._known:
+                new.setdefault(row.key, output[k, row.begin : row.end])
+        self._store.put(new)
+        self._known = self._known | new
 
     def _kept(self, like: Tensor, rows: list[_Row]) -> Tensor:
         """Return the kept hidden states of a batch, (batch, tokens, hidden); zero where padded."""
         first = self._known[rows[0].key]
-        kept = torch.zeros(*like.shape[:2], first.shape[-1], dtype=first.dtype)
+        kept = first.new_zeros(*like.shape[:2], first.shape[-1], device=like.device)
         for k, row in enumerate(rows):
             kept[k, row.begin : row.end] = self._known[row.key]
-        return kept.to(like.device)
+        return kept
 
 
 def _rows_of(inputs: Mapping[str, Any]) -> list[_Row] | None:

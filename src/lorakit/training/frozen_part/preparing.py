@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lorakit.recipes.frozen_part_section import FrozenPartConfig
 from lorakit.training.frozen_part.blocks import (
@@ -92,18 +92,41 @@ def _keep(
     model = trainer.model
     precision = "-".join(name for name in ("bf16", "fp16") if getattr(trainer.args, name))
     name = "-".join(filter(None, (identity_of(model, blocks), precision)))
-    expected = _loss(trainer, batch)
+    with _watching_output(blocks.frozen[-1]) as outputs:
+        expected = _loss(trainer, batch)
+    if not all(isinstance(output, Tensor) for output in outputs):
+        return f"the blocks of this {type(model).__name__} return more than hidden states"
+    if any(output.requires_grad for output in outputs):
+        return "what is trained outside the blocks changes their output"
     with ExitStack() as kept:
         store = HiddenStates(_directory(config), name, config.cache_bytes)
         kept.callback(store.close)
         kept.enter_context(caching_frozen_part(model, blocks, store))
-        losses = [_loss(trainer, batch) for _ in ("computed", "kept")]
+        try:
+            losses = [_loss(trainer, batch) for _ in ("computed", "kept")]
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # such as blocks that read what others have left somewhere
+            return (
+                f"this {type(model).__name__} needs them to run ({type(error).__name__}: {error})"
+            )
         if store.problem is not None:
             return f"they cannot be kept in {_directory(config)} ({store.problem})"
         if not all(math.isclose(loss, expected, rel_tol=_TOLERANCE) for loss in losses):
             return f"this {type(model).__name__} gives another loss with kept outputs"
         held.enter_context(kept.pop_all())
     return ""
+
+
+@contextmanager
+def _watching_output(module: nn.Module) -> Iterator[list[Any]]:
+    """Yield the list of what a module returns inside the block."""
+    outputs: list[Any] = []
+    handle = module.register_forward_hook(lambda module, args, output: outputs.append(output))
+    try:
+        yield outputs
+    finally:
+        handle.remove()
 
 
 def _reason_against(
@@ -131,18 +154,14 @@ def _reason_against(
 
 
 def _loss(trainer: Any, batch: Mapping[str, Any]) -> float:
-    """Return the loss of a batch in evaluation."""
+    """Return the loss of a batch in evaluation, computed with its graph as in training."""
     model: nn.Module = trainer.model
     was_training = model.training
     model.eval()
     try:
-        with (
-            torch.no_grad(),
-            torch.random.fork_rng(),
-            trainer.compute_loss_context_manager(),
-        ):
+        with torch.random.fork_rng(), trainer.compute_loss_context_manager():
             inputs = trainer._prepare_inputs(dict(batch))
-            return float(trainer.step.share(model, inputs).loss)
+            return trainer.step.share(model, inputs).loss.item()
     finally:
         model.train(was_training)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,14 @@ from typing import Any
 import torch
 
 from lorakit.analysis.data_influence import data_influence
-from lorakit.config import LoraConfig
+from lorakit.config import SINGLE_LABEL, LoraConfig
 from lorakit.data import Place
 from lorakit.errors import ConfigError, DataError, MissingFileError
 from lorakit.files.atomic import scratch_directory
 from lorakit.recipes.recipe import Recipe
 from lorakit.recipes.run_directory import RunDirectory, find_adapter
+from lorakit.training.arguments import without_schedule
+from lorakit.training.callbacks import ignore_event
 from lorakit.training.example_digests import changed_examples, example_digests
 from lorakit.training.influence.example_gradients import (
     ExampleGradients,
@@ -23,8 +26,6 @@ from lorakit.training.influence.example_gradients import (
 )
 from lorakit.training.influence.question import encode_answer, mistakes
 from lorakit.training.setup import Setup, prepare
-
-_NOT_IN_TRAINING = ("early_stopping_patience", "early_stopping_threshold", "report_to")
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ def blame(
     *,
     prompt: str | None = None,
     label: str | None = None,
+    check: Callable[[Setup], None] | None = None,
 ) -> Blame:
     """Rank the training examples of a run by their influence on an answer or on its mistakes.
 
@@ -73,10 +75,12 @@ def blame(
             asks about the mistakes on the validation examples.
         prompt: What the answer answers, where examples have prompts.
         label: Label of a text; None takes what the adapter predicts.
+        check: Called with the run's data and base before the first gradient; may raise.
 
     Raises:
         MissingFileError: There is no run at `path`.
-        ConfigError: The question does not fit the task, or there are no validation examples.
+        ConfigError: The question does not fit the task, there are no validation examples, or the
+            run learns preferences, several labels for a text, or scores.
         DataError: The training examples cannot be told apart.
 
     Source: Kwon et al. 2023, arXiv:2310.00902.
@@ -92,8 +96,21 @@ def blame(
             "The mistakes have neither one prompt nor one label: got a prompt or a label without "
             "an answer, expected an answer with it. Leave it out, or give the answer."
         )
-    setup = prepare(_of_adapter(recipe, adapter), lambda name, payload: None, measures_dtype=False)
+    if answer is not None and not answer.strip():
+        raise ConfigError(
+            "There is no answer to look at: got an empty text, expected words. Give the answer."
+        )
+    if recipe.objective is not None:
+        raise ConfigError(
+            f"Examples of {path} cannot be ranked: got objective.type={recipe.objective.type}, "
+            "expected a run that learns the answers of its examples. Ask about a run without "
+            "objective."
+        )
+    setup = prepare(_of_adapter(recipe, adapter), ignore_event, measures_dtype=False)
+    _require_one_label(setup)
     require_one_each(setup)
+    if check is not None:
+        check(setup)
     with scratch_directory("lorakit-blame-") as scratch:
         setup.arguments.output_dir = str(scratch)
         trainer: Any = setup.build_trainer()
@@ -101,8 +118,7 @@ def blame(
         if answer is None:
             asked, about = mistakes(setup, losses)
         else:
-            asked = encode_answer(setup, answer, prompt, label)
-            about = "The answer is looked at."
+            asked, about = encode_answer(setup, answer, prompt, label)
         query = mean_gradients(losses, asked)
         influence = data_influence(ExampleGradients(losses, setup.encoded.train), query)
     scores = influence if answer is not None else -influence
@@ -121,11 +137,24 @@ def blame(
 
 def _of_adapter(recipe: Recipe, adapter: Path) -> Recipe:
     """Return a recipe that starts from the trained adapter, for steps that change nothing."""
-    training = {k: v for k, v in recipe.training.items() if k not in _NOT_IN_TRAINING}
-    training |= {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
+    training = without_schedule(recipe.training)
     training |= {key: False for key in ("packing", "eval_packing") if training.get(key)}
     changes = {"start_from": str(adapter), "lora": LoraConfig(), "training": training}
     return recipe.model_copy(update=changes)
+
+
+def _require_one_label(setup: Setup) -> None:
+    """Refuse texts with several labels or with a score, whose mistakes are not defined here.
+
+    Raises:
+        ConfigError: Names the kind of labels.
+    """
+    kind = getattr(setup.task, "problem_type", None)
+    if kind not in (None, SINGLE_LABEL):
+        raise ConfigError(
+            f"Examples of {setup.recipe.data.train_name} cannot be ranked: got labels of the kind "
+            f"{kind}, expected one label for each text. Ask about a run of one label each."
+        )
 
 
 def require_one_each(setup: Setup) -> None:

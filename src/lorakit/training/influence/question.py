@@ -18,8 +18,10 @@ _WORST_SHARE = 0.1
 """Share of the validation examples that count as mistakes where there are no classes."""
 
 
-def encode_answer(setup: Setup, answer: str, prompt: str | None, label: str | None) -> Dataset:
-    """Return one encoded example with an answer, as training would encode it.
+def encode_answer(
+    setup: Setup, answer: str, prompt: str | None, label: str | None
+) -> tuple[Dataset, str]:
+    """Return one encoded example with an answer, as training would encode it, and a sentence.
 
     Args:
         setup: The run; its model predicts the label of a text if none is given.
@@ -31,9 +33,13 @@ def encode_answer(setup: Setup, answer: str, prompt: str | None, label: str | No
         ConfigError: The task or layout needs a prompt or a label, or has none.
     """
     row = _row(setup, answer, prompt, label)
+    about = "The answer is looked at."
+    if setup.recipe.task == TaskType.SEQ_CLS:
+        predicted = ", which the adapter predicts," if label is None else ""
+        about = f"The label '{row[setup.recipe.data.label]}'{predicted} is looked at."
     splits = Splits(Dataset.from_list([row]), None)
     encoded = setup.task.encode(splits, setup.recipe, setup.tokenizer, setup.model, setup.labels)
-    return encoded.train
+    return encoded.train, about
 
 
 def _row(setup: Setup, answer: str, prompt: str | None, label: str | None) -> dict[str, Any]:
@@ -49,10 +55,15 @@ def _row(setup: Setup, answer: str, prompt: str | None, label: str | None) -> di
             "Ask for the mistakes on the validation examples."
         )
     if task == TaskType.SEQ_CLS:
-        if prompt is not None or data.text_pair is not None:
+        if prompt is not None:
             raise ConfigError(
-                "A run of SEQ_CLS is asked about one text: got a prompt or a run on pairs of "
-                "texts, expected neither. Leave --prompt out, or ask with --mistakes."
+                "A run of SEQ_CLS is asked about a text: got --prompt too, expected the text "
+                "alone. Leave --prompt out."
+            )
+        if data.text_pair is not None:
+            raise ConfigError(
+                "A run on pairs of texts cannot be asked about one text: got data.text_pair="
+                f"{data.text_pair}, expected --mistakes. Ask about the mistakes."
             )
         return {data.text: answer, data.label: _label(setup, answer, label)}
     if task == TaskType.SEQ_2_SEQ_LM:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 
-from lorakit.errors import ConfigError
+from lorakit.errors import ConfigError, OutputExistsError
 from lorakit.recipes.run_directory import RunDirectory
 from lorakit.training.callbacks import EventHandler
 from lorakit.training.evaluation import evaluate
 from lorakit.training.influence.blame import Blame
 from lorakit.training.run import TrainResult, train
+from lorakit.training.setup import Setup
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,38 @@ class Retrained:
     """The examples of the new run, a saved dataset with its two splits."""
 
 
+def run_without(path: str | Path, setup: Setup, count: int) -> Path:
+    """Return the directory of the run without `count` examples, if it can be trained.
+
+    Args:
+        path: The run directory.
+        setup: The run's data.
+        count: Number of examples to leave out.
+
+    Raises:
+        ConfigError: No examples would be left, or there are no validation examples.
+        OutputExistsError: The run without these examples exists.
+    """
+    run, splits = RunDirectory.open(path), setup.splits
+    if splits.validation is None:
+        raise ConfigError(
+            "The two runs cannot be compared: got a run without validation examples, expected "
+            "some. Train it with data.validation."
+        )
+    if count >= len(splits.train):
+        raise ConfigError(
+            f"No examples would be left: got --drop {count:,} of {len(splits.train):,} training "
+            "examples, expected fewer. Drop some of them."
+        )
+    output = run.path.with_name(f"{run.path.name}-without-{count}")
+    if output.exists():
+        raise OutputExistsError(
+            f"Cannot train without {count:,} examples: got {output}, which exists, expected a new "
+            "directory. Move it away, or drop another number of examples."
+        )
+    return output
+
+
 def retrain_without(
     path: str | Path, found: Blame, count: int, on_event: EventHandler | None = None
 ) -> Retrained:
@@ -40,26 +74,15 @@ def retrain_without(
         on_event: As in `train`.
 
     Raises:
-        ConfigError: No examples would be left, or there are no validation examples.
-        OutputExistsError: The run without these examples exists.
+        ConfigError, OutputExistsError: As `run_without` raises.
     """
     run, splits = RunDirectory.open(path), found.setup.splits
-    if splits.validation is None:
-        raise ConfigError(
-            "The two runs cannot be compared: got a run without validation examples, expected "
-            "some. Train it with data.validation."
-        )
-    if count >= len(splits.train):
-        raise ConfigError(
-            f"No examples would be left: got --drop {count:,} of {len(splits.train):,} training "
-            "examples, expected fewer. Drop some of them."
-        )
-    output = run.path.with_name(f"{run.path.name}-without-{count}")
-    RunDirectory.refuse_occupied(output)
+    output = run_without(path, found.setup, count)
     dropped = {row.index for row in found.rows[:count]}
     kept = [index for index in range(len(splits.train)) if index not in dropped]
     data = run.path.with_name(f"{output.name}-data")
-    both = DatasetDict({"train": splits.train.select(kept), "validation": splits.validation})
+    held_out = cast(Dataset, splits.validation)  # run_without refuses a run without them
+    both = DatasetDict({"train": splits.train.select(kept), "validation": held_out})
     both.save_to_disk(str(data))
     recipe = run.recipe()
     named = {

@@ -273,8 +273,11 @@ class Task(ABC):
         return {**base_settings(recipe, model), "seed": seed_of(recipe), **more}
 
     def fresh_notes(self, recipe: Recipe, model: PreTrainedModel) -> list[str]:
-        """Return a note on freshly initialized weights that are trained, if any."""
-        fresh = fresh_modules(model)
+        """Return a note on freshly initialized weights that are trained, if any.
+
+        Those of a second round have the values of the adapter that it starts from.
+        """
+        fresh = fresh_modules(model) if recipe.start_from is None else ()
         if not fresh or not any(parameter.requires_grad for parameter in model.parameters()):
             return []
         seed = seed_of(recipe)

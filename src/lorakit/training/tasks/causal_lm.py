@@ -26,40 +26,29 @@ from lorakit.data import (
     Place,
     describe_examples,
     hiding_progress_bars,
-    require_columns,
-    unused_note,
 )
-from lorakit.data.chat import ChatEncoder, read_template
-from lorakit.data.conversations import (
-    TEMPLATE_VARIABLES,
-    TOOLS,
-    check_conversations,
-    drop_filled_nulls,
-)
+from lorakit.data.chat import read_template
+from lorakit.data.conversations import drop_filled_nulls
 from lorakit.data.packing import asks_to_pack, require_position_ids
 from lorakit.data.reading.table import in_memory_dataset
-from lorakit.data.text_formats import (
-    ALPACA,
-    CountedIds,
-    Layout,
-    example_encoder,
-    find_layout,
-    require_end_token,
-    text_columns,
-    texts_ids,
-)
+from lorakit.data.text_formats import CountedIds, Layout, find_layout, texts_ids
 from lorakit.data.tokenize_examples import (
     IDS,
     cut_note,
     first_examples,
     map_in_processes,
     readable,
-    require_texts,
 )
 from lorakit.data.tokenizers import added_tokens, pad_id
 from lorakit.errors import ConfigError, DataError, did_you_mean
 from lorakit.models.pretrained import resolve_max_length
 from lorakit.training.tasks.base import Encoded, PreviewExample, Task
+from lorakit.training.tasks.language_layouts import (
+    check_examples,
+    layout_encoder,
+    layout_notes,
+    prompt_format,
+)
 from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
 from lorakit.training.trainers.language_trainer import LanguageTrainer
 
@@ -125,11 +114,11 @@ class CausalLM(Task):
         max_length = resolve_max_length(data.max_length, model, tokenizer)
         where = splits.training_place(data)
         layout = find_layout(splits.train, data, where)
-        encoder = _encoder(layout, recipe, tokenizer)
+        encoder = layout_encoder(layout, recipe, tokenizer)
         is_text, column = layout.name == "text", layout.data.text
         texts = (lambda batch: texts_ids(tokenizer, batch[column])) if is_text else None
         notes = [*self.fresh_notes(recipe, model), *layout.notes]
-        notes += _layout_notes(splits.train, layout, tokenizer)
+        notes += layout_notes(splits.train, layout, tokenizer)
         packs = {"training": bool(training.get("packing")), "validation": _packs_validation(recipe)}
         strategy = training.get("packing_strategy", "bfd")
         require_position_ids(model, training)
@@ -143,7 +132,7 @@ class CausalLM(Task):
         cuts: dict[str, int] = {}
         kept: np.ndarray | None = None
         for examples, kind, place in splits.with_places(data):
-            _check_examples(examples, layout, place)
+            check_examples(examples, layout, place)
             # Other packing strategies split long examples, and lose no tokens.
             truncates = not packs[kind] or strategy == "bfd"
             made, cuts[kind], numbers = _encode(
@@ -167,8 +156,9 @@ class CausalLM(Task):
             recipe,
             model,
             max_length=max_length,
-            format=_prompt_format(layout, tokenizer),
+            format=prompt_format(layout, tokenizer),
             stop_token_ids=stops,
+            system_prompt=data.system_prompt,
         )
         return Encoded(
             *(encoded["training"], encoded.get("validation"), tuple(notes), settings),
@@ -242,76 +232,6 @@ class CausalLM(Task):
 def _packs_validation(recipe: Recipe) -> bool:
     packs = recipe.training.get("eval_packing")
     return bool(recipe.training.get("packing") if packs is None else packs)
-
-
-def _uses_template(layout: Layout, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Return whether the examples are rendered with the chat template."""
-    is_instruction = layout.name == "alpaca" and bool(tokenizer.chat_template)
-    return bool(layout.conversation) or is_instruction
-
-
-def _prompt_format(layout: Layout, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return the format of prompts in inference; templated instructions are messages."""
-    return "messages" if _uses_template(layout, tokenizer) else layout.name
-
-
-def _encoder(
-    layout: Layout, recipe: Recipe, tokenizer: PreTrainedTokenizerBase
-) -> Callable[[Mapping[str, Any]], CountedIds]:
-    training = recipe.training
-    only = training.get("assistant_only_loss")
-    counts_prompts = training.get("completion_only_loss") is False
-    if _uses_template(layout, tokenizer):
-        counts_all = only is False or (layout.name == "alpaca" and counts_prompts)
-        chat = ChatEncoder(
-            tokenizer,
-            layout.conversation or (layout.data.messages,),
-            not counts_all,
-            recipe.model,
-            counts_prompts=counts_prompts,
-        )
-        return example_encoder(layout, tokenizer, chat)
-    if only:
-        raise ConfigError(
-            "Only conversations have an assistant: got training.assistant_only_loss=true for "
-            f"examples read as '{layout.name}', expected 'messages'. Leave it out: with a prompt "
-            "and its completion, only the completion counts anyway."
-        )
-    require_end_token(tokenizer)
-    encode = example_encoder(layout, tokenizer, None)
-    if layout.name in ("prompt_completion", "alpaca") and counts_prompts:
-        return lambda example: CountedIds(ids := encode(example).ids, [True] * len(ids))
-    return encode
-
-
-def _layout_notes(
-    examples: Dataset, layout: Layout, tokenizer: PreTrainedTokenizerBase
-) -> list[str]:
-    """Return notes on how the examples are rendered and which columns are not used."""
-    notes, used = [], [*text_columns(layout.name, layout.data).values()]
-    if layout.name == "alpaca":
-        used.append(ALPACA[1])
-        if _uses_template(layout, tokenizer):
-            notes.append("Instructions and outputs are rendered with the model's chat template.")
-    if layout.conversation:
-        if layout.name == "prompt_completion":
-            notes.append(
-                f"The messages in '{layout.data.prompt}' and '{layout.data.completion}' are "
-                "rendered as one conversation with the model's chat template."
-            )
-        used += [TOOLS, TEMPLATE_VARIABLES]
-        if TOOLS in examples.column_names and TOOLS not in str(tokenizer.chat_template):
-            notes.append("The chat template does not render tools, so they are left out.")
-    return notes + unused_note(examples, used)
-
-
-def _check_examples(examples: Dataset, layout: Layout, where: Place) -> None:
-    columns = text_columns(layout.name, layout.data)
-    require_columns(examples, columns, where)
-    if layout.conversation:
-        check_conversations(examples, layout.conversation, where)
-    else:
-        require_texts(examples, columns, where)
 
 
 def _encode(

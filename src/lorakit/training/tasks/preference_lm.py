@@ -39,6 +39,7 @@ from lorakit.recipes.objective_section import ObjectiveConfig
 from lorakit.training.objectives import objective_for
 from lorakit.training.tasks.base import Encoded, PreviewExample, Task
 from lorakit.training.tasks.causal_lm import CausalLM, stop_tokens
+from lorakit.training.tasks.language_layouts import refuse_chat_keys
 from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
 from lorakit.training.trainers.preference_trainer import PreferenceTrainer
 
@@ -101,6 +102,7 @@ class PreferenceLM(CausalLM):
             max_length=max_length,
             format="messages" if layout.is_conversation else "prompt_completion",
             stop_token_ids=stop_tokens(encoded["training"], tokenizer),
+            system_prompt=recipe.data.system_prompt,
         )
         notes = (*self.fresh_notes(recipe, model), *notes)
         return Encoded(
@@ -160,7 +162,9 @@ def encode_answers(
     """
     data = recipe.data
     layout = find_preferences(splits.train, data, config, splits.training_place(data))
-    encode = answer_encoder(tokenizer, layout.is_conversation, recipe.model)
+    if not layout.is_conversation:
+        refuse_chat_keys(data, layout.name)
+    encode = answer_encoder(tokenizer, layout.is_conversation, recipe.model, data.system_prompt)
     used = [*layout.columns, *((TOOLS, TEMPLATE_VARIABLES) if layout.is_conversation else ())]
     notes = [*layout.notes, *unused_note(splits.train, used)]
     encoded: dict[str, Dataset] = {}

@@ -237,7 +237,8 @@ def with_examples_in_prompt(
         for solved in shown:
             if limit is None or len(ids) + len(solved) + len(example["input_ids"]) <= limit:
                 ids += solved
-        labels = [NOT_COUNTED] * len(ids) + list(example["labels"])
+        # A first token is never predicted, so it does not count here either.
+        labels = [NOT_COUNTED] * (len(ids) + 1) + list(example["labels"][1:])
         return {"input_ids": ids + list(example["input_ids"]), "labels": labels}
 
     made: list[dict[str, list[int]]] = [extend(example) for example in examples]  # type: ignore[arg-type]

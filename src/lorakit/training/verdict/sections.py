@@ -95,7 +95,8 @@ def example_sections(shown: ShownExamples) -> tuple[str, ...]:
     elif shown.mistakes:
         parts += [
             "### The most confident mistakes",
-            "Often it is the label that is wrong.",
+            "Often it is the label that is wrong. `lorakit blame RUN --mistakes` shows the "
+            "training examples behind them.",
             _examples_table(shown.mistakes),
         ]
     if shown.random:

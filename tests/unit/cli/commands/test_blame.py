@@ -5,6 +5,8 @@ import json
 import pytest
 
 from fixtures.printed import flat
+from lorakit.cli.commands.blame import note_on_signs
+from lorakit.training.influence import Blame, Blamed
 
 
 def test_the_rows_behind_mistakes_are_listed_and_written(cli, cls_training, tmp_path):
@@ -26,6 +28,7 @@ def test_an_answer_is_looked_into(cli, cls_training):
     result = cli("blame", cls_training[0], "a fine film", "--top", 2)
     assert result.exit_code == 0, result.output
     assert "The 2 examples that made the answer likeliest, of " in flat(result.output)
+    assert ", which the adapter predicts, is looked at." in flat(result.output)
 
 
 @pytest.mark.parametrize(
@@ -36,6 +39,10 @@ def test_an_answer_is_looked_into(cli, cls_training):
         (["--mistakes", "--retrain"], "--retrain requires --drop N: got it alone."),
         (["--mistakes", "--drop", "3"], "--drop requires --retrain: got it alone."),
         (["a", "--drop", "3", "--retrain"], "got --drop with an answer, expected --mistakes"),
+        (["--mistakes", "--drop", "900", "--retrain"], "No examples would be left: got --drop 900"),
+        (["--mistakes", "--output", "none/all.jsonl"], "got no directory none, expected one that"),
+        ([" "], "There is no answer to look at: got an empty text"),
+        (["a", "--prompt", "b"], "asked about a text: got --prompt too, expected the text alone"),
         (["a", "--label", "none"], "No such label in --label: got 'none', expected"),
     ],
 )
@@ -43,6 +50,17 @@ def test_questions_that_are_none_are_refused(cli, cls_training, words, message):
     result = cli("blame", cls_training[0], *words)
     assert result.exit_code == 2
     assert message in flat(result.output)
+    assert "influence" not in result.output  # nothing was computed
+
+
+def test_influences_the_other_way_are_explained():
+    rows = tuple(Blamed(n, share, n + 1, None, {}) for n, share in enumerate((0.1, -0.2, -0.3)))
+    found = Blame(rows, "rows.csv", "", (), None)
+    assert note_on_signs(found, 1, mistakes=True) == ()
+    assert note_on_signs(found, 2, mistakes=True) == (
+        "1 of 3 examples made the mistakes worse; those with an influence below 0 made them "
+        "better.",
+    )
 
 
 def test_what_is_no_run_is_refused(cli, tmp_path):

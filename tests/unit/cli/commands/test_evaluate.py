@@ -55,7 +55,8 @@ def test_a_quantised_run_is_measured_on_its_quantised_base_or_another(cli, quant
 
 
 def test_a_requirement_decides_the_exit_code(cli, cls_run):
-    assert cli("evaluate", cls_run, "--require", "accuracy>=0").exit_code == 0
+    result = cli("evaluate", cls_run, "--require", "accuracy>=0")
+    assert result.exit_code == 0 and "As required: accuracy>=0, got " in result.stdout
     result = cli("evaluate", cls_run, "--require", "accuracy>1")
     assert result.exit_code == 1
     assert "expected accuracy>1" in result.stderr

@@ -21,6 +21,7 @@ def test_a_file_is_predicted_beside_itself(cli, cls_run, tmp_path):
     assert second["prediction"] == ""
     assert str(output) in result.stdout
     assert "predictions are empty: 1." in result.stderr
+    assert "Predicted 2 rows; new columns: prediction, probability, " in result.stderr
     again = cli("predict", cls_run, file)
     assert again.exit_code == 2
     assert "exists already" in again.stderr
@@ -38,9 +39,13 @@ def test_columns_are_named_as_in_the_recipe(cli, cls_run, tmp_path):
 
 
 def test_a_missing_file(cli, cls_run, tmp_path):
-    result = cli("predict", cls_run, tmp_path / "none.csv")
+    (tmp_path / "reviews.csv").touch()
+    result = cli("predict", cls_run, tmp_path / "revews.csv")
     assert result.exit_code == 2
-    assert f"No file {tmp_path / 'none.csv'} to predict" in result.stderr
+    assert f"No file to predict: got nothing there at '{tmp_path}/revews.csv'" in result.stderr
+    assert "Did you mean 'reviews.csv'? Check the path." in result.stderr
+    result = cli("predict", cls_run, tmp_path)
+    assert f"No file to predict: got a folder at '{tmp_path}', expected a csv" in result.stderr
 
 
 def test_prompts_are_answered(cli, lm_run, tmp_path):

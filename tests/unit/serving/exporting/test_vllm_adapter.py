@@ -54,6 +54,15 @@ def test_a_request_has_the_layout_of_the_training(tmp_path):
         assert path == "/v1/completions" and body["prompt"].startswith(start)
 
 
+def test_a_request_has_the_system_prompt_of_the_training(tmp_path):
+    place = saved(tmp_path / "a", format="messages", system_prompt="Be brief.")
+    (place / "chat_template.jinja").write_text("{{ messages }}")
+    found = read_for_vllm(place, "vLLM")
+    _, body = found.request("m")
+    assert body["messages"][0] == {"role": "system", "content": "Be brief."}
+    assert "does not add the system prompt" in " ".join(found.notes)
+
+
 def test_a_local_base_is_absolute_and_a_missing_one_is_told(tmp_path):
     found = read_for_vllm(saved(tmp_path / "a", base="./base"), "vLLM")
     assert found.base.startswith("/") and "Change it in the file" in " ".join(found.notes)

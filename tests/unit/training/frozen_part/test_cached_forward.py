@@ -88,6 +88,41 @@ def test_an_example_is_found_in_another_batch_with_other_padding(store):
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_a_known_example_keeps_its_states_in_a_batch_that_is_computed(store):
+    model, inputs = adapted(), batch(PADDED["right"])
+    alone = {name: tensor[1:, :3] for name, tensor in inputs.items()}
+    blocks = find_frozen_blocks(model)
+    seen = []
+    model.model.layers[2].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    with caching_frozen_part(model, blocks, store):
+        model(**alone)
+        (key,) = [key for (key,) in store._rows("SELECT key FROM examples")]
+        states = store.get([key])[key] * 2  # other bits, as another batch would have given
+        store.put({key: states})
+        for _ in ("partly known", "known"):
+            model(**inputs)
+    _, first, second = seen
+    assert torch.equal(first, second) and torch.equal(first[1, :3], states)
+    assert not first[1, 3:].any()
+
+
+def test_forwards_that_were_set_before_are_set_after(store):
+    model, inputs = adapted(), batch(PADDED["right"])
+    blocks = find_frozen_blocks(model)
+    calls = []
+    inner = blocks.frozen[0].forward
+
+    def placing_inputs(*args, **kwargs):
+        calls.append(1)
+        return inner(*args, **kwargs)
+
+    blocks.frozen[0].forward = placing_inputs
+    with caching_frozen_part(model, blocks, store):
+        model(**inputs)
+    assert calls and vars(blocks.frozen[0])["forward"] is placing_inputs
+    assert "forward" not in vars(blocks.frozen[1])
+
+
 def test_an_example_that_lies_elsewhere_in_the_sequence_is_another(store):
     model = adapted(gpt2)
     blocks = find_frozen_blocks(model)

@@ -3,9 +3,10 @@
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers.models.llama import modeling_llama
 
 from lorakit.training import Recipe, train
-from lorakit.training.frozen_part import cached_forward
+from lorakit.training.frozen_part import cached_forward, preparing
 
 UPPER = {"r": 2, "lora_dropout": 0.1, "target_modules": "all-linear", "layers_to_transform": [1]}
 EPOCHS = {"num_train_epochs": 3, "max_steps": -1}
@@ -89,6 +90,53 @@ def test_a_model_that_gives_another_loss_from_kept_outputs_keeps_none(run, monke
     got, notes = run("with")
     assert any("gives another loss with kept outputs" in note for note in notes)
     assert_same(got, expected)
+
+
+def test_blocks_that_return_a_tuple_run_in_every_step(run, tiny_bloom_dir):
+    got, notes = run("run", model=tiny_bloom_dir, training={"max_steps": 2})
+    (note,) = [note for note in notes if "frozen" in note]
+    assert note.endswith("the blocks of this BloomForCausalLM return more than hidden states.")
+    assert all("h.1." in name for name in got)
+
+
+def test_blocks_that_others_read_from_run_in_every_step(run, monkeypatch):
+    expected, _ = run("without", {"cache_bytes": 0})
+    forward = modeling_llama.LlamaDecoderLayer.forward
+    left = []
+
+    def leaving_for_the_next(self, *args, **kwargs):
+        if self.self_attn.layer_idx == 0:
+            left.append("keys and values")
+        else:
+            left.pop()
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(modeling_llama.LlamaDecoderLayer, "forward", leaving_for_the_next)
+    got, notes = run("with")
+    (note,) = [note for note in notes if "frozen" in note]
+    assert "this LlamaForCausalLM needs them to run (IndexError: pop from empty list)" in note
+    assert_same(got, expected)
+
+
+def test_blocks_that_something_trained_reaches_run_in_every_step(run, monkeypatch):
+    forward = modeling_llama.LlamaDecoderLayer.forward
+
+    def shifted(self, hidden_states, *args, **kwargs):
+        return forward(self, hidden_states + trained[0].lora_B.sum(), *args, **kwargs)
+
+    trained = []
+    start = preparing._keep
+
+    def keep(held, trainer, *args):
+        layer = trainer.model.get_submodule("model.layers.1.self_attn.q_proj")
+        trained.append(layer.updates["default"])
+        monkeypatch.setattr(modeling_llama.LlamaDecoderLayer, "forward", shifted)
+        return start(held, trainer, *args)
+
+    monkeypatch.setattr(preparing, "_keep", keep)
+    _, notes = run("run", training={"max_steps": 1})
+    (note,) = [note for note in notes if "frozen" in note]
+    assert note.endswith("what is trained outside the blocks changes their output.")
 
 
 def test_dropout_below_is_off_unless_the_recipe_leaves_it_on(tiny_bert_dir, cls_csv, tmp_path):

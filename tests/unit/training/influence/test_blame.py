@@ -7,6 +7,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from lorakit.errors import ConfigError, DataError, MissingFileError
+from lorakit.training import train
 from lorakit.training.influence import blame
 from lorakit.training.influence.blame import require_one_each
 
@@ -51,7 +52,7 @@ def test_an_example_supports_its_label_and_speaks_against_the_other(flipped, mis
 def test_what_cannot_be_asked_is_refused(flipped, tmp_path):
     with pytest.raises(ConfigError, match="No such label in --label: got 'god', expected"):
         blame(flipped.run, "a", label="god")
-    with pytest.raises(ConfigError, match="got a prompt or a run on pairs of texts"):
+    with pytest.raises(ConfigError, match="got --prompt too, expected the text alone"):
         blame(flipped.run, "a", prompt="b")
     with pytest.raises(ConfigError, match="got a prompt or a label without an answer"):
         blame(flipped.run, label="good")
@@ -83,3 +84,24 @@ def test_examples_that_cannot_be_told_apart_are_refused():
         "The training examples cannot be told apart: got 5 encoded ones of 7, expected one for "
         "each. Remove the examples of which no token counts, or raise data.max_length."
     )
+
+
+def test_preferences_and_several_labels_are_refused(
+    recipe_of, tiny_distilbert_dir, jsonl, tmp_path
+):
+    rows = [{"text": f"film {n}", "label": ["good", "odd"][: n % 3]} for n in range(12)]
+    made = recipe_of("SEQ_CLS", tiny_distilbert_dir, jsonl(rows))
+    run = train(
+        made.with_changes(
+            {"training.max_steps": 1, "training.use_cpu": True, "output": str(tmp_path / "run")},
+            "the test",
+        )
+    ).run_dir
+    with pytest.raises(ConfigError, match="got labels of the kind multi_label"):
+        blame(run)
+    text = (run / "recipe.yaml").read_text()
+    changed = text.replace("objective: null", "objective: {type: reward}")
+    assert changed != text
+    (run / "recipe.yaml").write_text(changed)
+    with pytest.raises(ConfigError, match=r"got objective\.type=reward"):
+        blame(run)

@@ -20,7 +20,9 @@ def test_the_run_is_trained_without_the_worst_and_measured_on_the_same_examples(
     assert [row for row in rows if row not in dropped] == list(data["train"])
     assert made.before.keys() == made.after.keys()
     assert made.after["eval_loss"] < made.before["eval_loss"]
-    with pytest.raises(OutputExistsError):
+    with pytest.raises(
+        OutputExistsError, match=r"Cannot train without 6 examples: got .*-without-6"
+    ):
         retrain_without(flipped.run, found, 6)
 
 

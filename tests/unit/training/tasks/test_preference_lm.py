@@ -6,7 +6,7 @@ import pytest
 
 from fixtures.preferences import CHATS, PAIRS, VOTES, preference_recipe
 from lorakit import plan, train
-from lorakit.errors import StoppedError
+from lorakit.errors import ConfigError, StoppedError
 from lorakit.training.evaluation import evaluate
 from lorakit.training.stop_request import StopRequest
 
@@ -99,3 +99,14 @@ def test_a_second_round_compares_with_the_adapter_it_starts_from(tmp_path, tiny_
     losses = [row["loss"] for row in logged if row["event"] == "step"]
     assert losses[0] == pytest.approx(0.693147, abs=1e-4)
     assert evaluate(second.run_dir) == pytest.approx(second.metrics, rel=1e-3, abs=1e-4)
+
+
+def test_a_system_prompt_opens_both_answers(prepare_preferences, tiny_llama_dir):
+    made = prepare_preferences(tiny_llama_dir, CHATS, system_prompt="be brief")
+
+    whole = made.tokenizer.decode(made.encoded.train[0]["input_ids"])
+    assert whole.startswith("<|system|>be brief<|end|><|user|>")
+    assert whole.count("<|system|>") == 1
+    assert made.encoded.settings["system_prompt"] == "be brief"
+    with pytest.raises(ConfigError, match="Only conversations have turns and system prompts"):
+        prepare_preferences(tiny_llama_dir, PAIRS, system_prompt="be brief")

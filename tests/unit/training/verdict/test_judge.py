@@ -238,3 +238,10 @@ def test_examples_before_a_prompt_do_not_count_and_fit():
     assert made["labels"] == [-100] * 6 + [8]
     (short,) = with_examples_in_prompt(examples, known, 2, 4, 0)
     assert short["input_ids"] == [1, 2, 7, 8]
+
+
+def test_the_first_token_counts_with_examples_before_it_as_little_as_without():
+    known = Dataset.from_dict({"input_ids": [[1, 2]], "labels": [[1, 2]]})
+    texts = Dataset.from_dict({"input_ids": [[7, 8, 9]], "labels": [[7, 8, 9]]})
+    (made,) = with_examples_in_prompt(texts, known, 1, None, 0)
+    assert made["labels"] == [-100, -100, -100, 8, 9]

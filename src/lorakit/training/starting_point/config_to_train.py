@@ -53,10 +53,9 @@ def config_to_train(recipe: Recipe, parent: Adapter) -> tuple[LoraConfig, dict[s
             f"expected {expected} as in the adapter. Leave these keys out, or train a new adapter."
         )
     changes = {key: value for key, value in differing.items() if key in (*_FREE, *_SCALES)}
-    if "r" in changes:
-        changes.setdefault("rank_pattern", {})
-    if "lora_alpha" in changes:
-        changes.setdefault("alpha_pattern", {})
+    for key, pattern in (("r", "rank_pattern"), ("lora_alpha", "alpha_pattern")):
+        if key in changes and pattern not in given:
+            changes[pattern] = {}
     config = theirs.model_copy(update=changes)
     sets_scaling = given.keys() & {"lora_alpha", "use_rslora", "alpha_pattern"}
     if not sets_scaling and any(

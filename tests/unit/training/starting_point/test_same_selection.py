@@ -4,7 +4,7 @@ import pytest
 
 from lorakit import Adapter, LoraConfig, add_adapter
 from lorakit.errors import ConfigError, TargetError
-from lorakit.training.same_selection import require_same_selection
+from lorakit.training.starting_point.same_selection import require_same_selection
 from tiny_models import TinyNet
 
 

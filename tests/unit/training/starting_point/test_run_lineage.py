@@ -4,14 +4,12 @@ import json
 
 from lorakit.adapters.lineage import Lineage, data_source
 from lorakit.models.base_digest import base_digest
-from lorakit.training.run_lineage import KEY, lineage_of, recorded_lineage
-from lorakit.training.setup import prepare
+from lorakit.training.starting_point.run_lineage import KEY, lineage_of, recorded_lineage
 
 
 def test_base_and_data_are_recorded_without_a_parent(recipe):
     made = recipe()
-    setup = prepare(made, lambda name, payload: None)
-    assert lineage_of(setup) == Lineage(
+    assert lineage_of(made, None) == Lineage(
         base_digest=base_digest(made.model), data=(data_source(made.data.train),)
     )
 

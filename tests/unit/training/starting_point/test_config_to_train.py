@@ -5,7 +5,7 @@ import pytest
 from lorakit.config import LoraConfig
 from lorakit.errors import ConfigError
 from lorakit.recipes.recipe import Recipe
-from lorakit.training.config_to_train import config_to_train
+from lorakit.training.starting_point.config_to_train import config_to_train
 from tiny_models.adapters import layered_adapter
 
 PARENT = {
@@ -47,6 +47,21 @@ def test_another_rank_keeps_the_scalings_and_drops_the_pattern():
     assert config.scaling_for("model.layers.0.attn.v_proj") == 1
     config, _ = taken({"r": 2}, use_rslora=True)
     assert config.scaling_for("model.layers.0.attn.q_proj") == 4
+
+
+def test_a_pattern_that_the_recipe_gives_counts_though_it_is_the_adapters():
+    config, _ = taken({"r": 2, "rank_pattern": {"v_proj": 3}}, rank_pattern={"v_proj": 3})
+    assert (config.r, config.rank_pattern) == (2, {"v_proj": 3})
+    pattern = {"v_proj": 3}
+    config, _ = taken({"lora_alpha": 2, "alpha_pattern": pattern}, alpha_pattern=pattern)
+    assert (config.lora_alpha, config.alpha_pattern) == (2, pattern)
+
+
+def test_a_resolved_section_with_the_adapters_pattern_gives_itself():
+    parent = {"rank_pattern": {"v_proj": 2}, "alpha_pattern": {"v_proj": 3}}
+    config, _ = taken({"r": 2}, **parent)
+    assert (config.lora_alpha, config.alpha_pattern) == (4, parent["alpha_pattern"])
+    assert taken(config.model_dump(exclude={"task_type"}), **parent) == (config, {})
 
 
 def test_a_scaling_that_is_given_counts():

@@ -10,15 +10,15 @@ from lorakit.data.reading.several import expand_glob
 from lorakit.errors import ConfigError
 from lorakit.models.base_digest import base_digest
 from lorakit.recipes.data_names import is_glob
-from lorakit.training.setup import Setup
+from lorakit.recipes.recipe import Recipe
+from lorakit.training.starting_point.parent_adapter import StartingPoint
 
 KEY = "lineage"
 """Key of the lineage in environment.json."""
 
 
-def lineage_of(setup: Setup) -> Lineage:
+def lineage_of(recipe: Recipe, start: StartingPoint | None) -> Lineage:
     """Return what the adapter of a run is made from; reads the base's and the data's files."""
-    recipe = setup.recipe
     given = [*recipe.data.train_names, recipe.data.validation]
     names = [
         name
@@ -29,7 +29,7 @@ def lineage_of(setup: Setup) -> Lineage:
     return Lineage(
         base_digest=base_digest(recipe.model, recipe.revision),
         data=tuple(data_source(name) for name in names),
-        parents=() if setup.start is None else setup.start.lineage,
+        parents=() if start is None else start.lineage,
     )
 
 

@@ -18,8 +18,7 @@ from lorakit.adapters.inference_settings import InferenceSettings
 from lorakit.adapters.lineage import Ancestor, Lineage, adapter_sha256
 from lorakit.adapters.operations.reparametrize import outline_of, reparametrize_adapter
 from lorakit.adapters.peft_files.files import CONFIG_FILE, WEIGHTS_FILE
-from lorakit.config import LoraConfig, QuantizationConfig
-from lorakit.data.chat import read_template
+from lorakit.config import LoraConfig
 from lorakit.errors import (
     AdapterFileError,
     AdapterMismatchError,
@@ -29,7 +28,6 @@ from lorakit.errors import (
     first_few,
 )
 from lorakit.inference.loaded import (
-    TASKS_WITH_LABELS,
     TOKENIZER_FILE,
     companions_of,
     locate_adapter,
@@ -40,15 +38,17 @@ from lorakit.injection.state import base_modules
 from lorakit.libraries.hub import is_hub_id
 from lorakit.models.base_digest import base_digest
 from lorakit.recipes.recipe import Recipe
-from lorakit.training.config_to_train import config_to_train
-from lorakit.training.same_selection import require_same_selection
+from lorakit.training.starting_point.config_to_train import config_to_train
+from lorakit.training.starting_point.differences import (
+    check_task,
+    quantization_notes,
+    training_notes,
+)
+from lorakit.training.starting_point.same_selection import require_same_selection
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerBase
-
-
-_TEMPLATE_FILE = "chat_template.jinja"
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class StartingPoint:
         parent = Adapter.load(directory)
         companions = companions_of(directory)
         settings = InferenceSettings.load(companions)
-        _check_task(recipe, parent, settings)
+        check_task(recipe, parent, settings)
         config, selection = config_to_train(recipe, parent)
         was_loftq = first_recipe is not None and first_recipe.lora.init_lora_weights == "loftq"
         return cls(
@@ -112,8 +112,8 @@ class StartingPoint:
             tokenizer=companions if (companions / TOKENIZER_FILE).is_file() else None,
             sha256=adapter_sha256(directory),
             about=(
-                *_quantization_notes(recipe, settings, was_loftq),
-                *_training_notes(recipe, companions, first_recipe),
+                *quantization_notes(recipe, settings, was_loftq),
+                *training_notes(recipe, companions, first_recipe),
             ),
         )
 
@@ -304,67 +304,6 @@ def _locate(name: str, kept: Path | None) -> tuple[Path, Recipe | None]:
         return locate_adapter(name)
     except MissingFileError as error:
         raise MissingFileError(f"Cannot start from start_from '{name}': {error}") from error
-
-
-def _check_task(recipe: Recipe, parent: Adapter, settings: InferenceSettings) -> None:
-    task = parent.config.task_type or settings.task_type
-    if task not in (None, recipe.task):
-        raise ConfigError(
-            f"The adapter of start_from '{recipe.start_from}' is for another task: got {task}, "
-            f"expected {recipe.task} as in the recipe. Change task, or start from another adapter."
-        )
-    if recipe.task in TASKS_WITH_LABELS and settings.labels is None:
-        raise ConfigError(
-            f"The adapter of start_from '{recipe.start_from}' does not say which output is which "
-            "class: got no labels in lorakit.json, expected their names in the order of the "
-            'outputs. Write {"labels": ["...", "..."]} into lorakit.json beside it.'
-        )
-
-
-def _quantization_notes(recipe: Recipe, settings: InferenceSettings, was_loftq: bool) -> list[str]:
-    """Return a note if the parent was trained on a base of another precision.
-
-    Raises:
-        ConfigError: It makes up for a quantisation that this base does not have.
-    """
-    before, now = settings.quantization, recipe.quantization
-    if _storage(before) == _storage(now):
-        return []
-    if was_loftq:
-        raise ConfigError(
-            f"The adapter of start_from '{recipe.start_from}' was initialized with loftq: got a "
-            f"base in {_storage(now)}, expected one in {_storage(before)}, whose quantisation "
-            "error it makes up for. Set the same quantization as in its recipe."
-        )
-    return [
-        f"The adapter was trained on a base in {_storage(before)}, and is trained on here with one "
-        f"in {_storage(now)}."
-    ]
-
-
-def _training_notes(recipe: Recipe, companions: Path, first_recipe: Recipe | None) -> list[str]:
-    """Return notes on the template and on slices, which are not as in the parent's training."""
-    notes: list[str] = []
-    template, file = recipe.training.get("chat_template_path"), companions / _TEMPLATE_FILE
-    if (
-        template is not None
-        and file.is_file()
-        and read_template(template) != file.read_text(encoding="utf-8")
-    ):
-        notes.append("training.chat_template_path replaces the chat template of the adapter.")
-    if first_recipe is not None and first_recipe.lora.enable_lora:
-        notes.append(
-            "Files do not record lora.enable_lora: every slice of its fused matrices is trained."
-        )
-    return notes
-
-
-def _storage(quantization: QuantizationConfig | None) -> str:
-    if quantization is None:
-        return "the precision of its checkpoint"
-    kind = quantization.quant_type if quantization.bits == 4 else "int8"
-    doubly = ", scales quantised" if quantization.bits == 4 and quantization.double_quant else ""
-    return f"{quantization.bits} bits ({kind}{doubly})"
 
 
 def _same_place(one: str, other: str) -> bool:

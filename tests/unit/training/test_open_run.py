@@ -1,0 +1,140 @@
+"""Opening a run: a new one, one that was stopped or failed, and one that is finished."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from fixtures.runs import adapter_bytes, untimed_metrics
+from lorakit.errors import (
+    MissingFileError,
+    OutputExistsError,
+    TrainingError,
+)
+from lorakit.recipes import checkpoints
+from lorakit.training import RunDirectory, train
+from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
+
+
+def test_a_run_that_cannot_learn_leaves_nothing_behind(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        AdapterTrainerMixin, "_get_grad_norm", lambda self, model, grad_norm=None: 1 / 0
+    )
+    with pytest.raises(ZeroDivisionError):
+        train(recipe())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_after_a_checkpoint_is_written_down_until_the_run_is_resumed(recipe, monkeypatch):
+    saving = {"save_strategy": "steps", "save_steps": 1}
+    whole = AdapterTrainerMixin.training_step
+
+    def full(self, *args, **kwargs):
+        if self.state.global_step == 2:
+            raise torch.OutOfMemoryError("Tried to allocate 2 GiB.")
+        return whole(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AdapterTrainerMixin, "training_step", full)
+        with pytest.raises(TrainingError):
+            train(recipe(training=saving))
+    run = RunDirectory.open(recipe().output)
+    (sentence,) = json.loads(run.failure_file.read_text())["message"]
+    assert sentence.startswith("Memory ran out with training.per_device_train_batch_size=4.")
+    train(recipe(training=saving), resume=True)
+    assert run.is_finished and not run.failure_file.exists()
+
+
+def test_a_finished_run_is_not_trained_again(done):
+    recipe = RunDirectory.open(done[0].run_dir).recipe()
+    with pytest.raises(OutputExistsError, match="it holds a finished run"):
+        train(recipe)
+
+
+def test_resuming_nothing_is_reported(recipe, tmp_path):
+    with pytest.raises(MissingFileError, match=r"No run at .*: there is no such directory"):
+        train(recipe(), resume=True)
+
+
+def test_a_run_stopped_before_its_first_checkpoint_starts_over(recipe, stop_after):
+    go_on = stop_after(2)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe())
+    with pytest.raises(OutputExistsError, match=r"has not finished.*Continue it with `--resume`"):
+        train(recipe())
+    go_on()
+    events = []
+    resumed = train(recipe(), resume=True, on_event=lambda *event: events.append(event))
+    opened = dict(events)["run_opened"]
+    assert opened["resumed_from"] is None
+    assert opened["note"] == "There is no complete checkpoint; starting from the beginning."
+    straight = train(recipe("straight"))
+    assert adapter_bytes(resumed) == adapter_bytes(straight)
+    assert untimed_metrics(resumed) == untimed_metrics(straight)
+
+
+def test_a_resumed_run_is_the_run_that_never_stopped(recipe, stop_after):
+    steps = {"eval_strategy": "steps", "eval_steps": 2, "max_steps": 8, "logging_steps": 3}
+    go_on = stop_after(5)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe(training=steps))
+    go_on()
+    run = RunDirectory.open(recipe().output)
+    (run.path / "checkpoint-6").mkdir()  # as a kill in the middle of a save leaves it
+    with run.metrics_file.open("a") as file:
+        file.write('{"step": 5, "lo')
+    events = []
+    resumed = train(
+        recipe(training=steps), resume=True, on_event=lambda *event: events.append(event)
+    )
+    opened = dict(events)["run_opened"]
+    assert opened["resumed_from"].name == "checkpoint-4"
+    assert {path.name: wrong for path, wrong in opened["removed"].items()} == {
+        "checkpoint-6": "it has no manifest.json"
+    }
+    straight = train(recipe("straight", training=steps))
+    assert adapter_bytes(resumed) == adapter_bytes(straight)
+    assert untimed_metrics(resumed) == untimed_metrics(straight)
+    assert resumed.metrics == straight.metrics
+
+
+def test_data_that_changed_meanwhile_are_said(recipe, stop_after, prompt_jsonl, tmp_path):
+    file = tmp_path / "mine.jsonl"
+    lines = Path(prompt_jsonl).read_text().splitlines()
+    file.write_text("\n".join(lines))
+    saving = {"save_strategy": "steps", "save_steps": 2}
+    mine = recipe(data={"train": str(file), "validation_fraction": 0}, training=saving)
+    go_on = stop_after(3)
+    with pytest.raises(KeyboardInterrupt):
+        train(mine)
+    go_on()
+    assert checkpoints.newest_complete(Path(mine.output)) is not None
+    before = file.stat()
+    file.write_text("\n".join(reversed(lines)))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    events = []
+    train(mine, resume=True, on_event=lambda *event: events.append(event))
+    note = dict(events)["run_opened"]["note"]
+    assert note.startswith("The training examples have changed since the run started")
+
+
+def test_a_finished_run_may_train_on_for_longer(recipe):
+    epochs = {"max_steps": -1, "num_train_epochs": 1}
+    first = train(recipe(training=epochs))
+    before = adapter_bytes(first)
+    longer = train(recipe(training={**epochs, "num_train_epochs": 2}), resume=True)
+    assert longer.steps == 2 * first.steps
+    assert adapter_bytes(longer) != before
+    assert RunDirectory.open(longer.run_dir).recipe().training["num_train_epochs"] == 2
+
+
+def test_a_run_killed_while_it_was_finishing_is_finished(recipe):
+    straight = train(recipe())
+    rows, bits = untimed_metrics(straight), adapter_bytes(straight)
+    (straight.run_dir / "report.md").unlink()
+    resumed = train(recipe(), resume=True)
+    assert (untimed_metrics(resumed), adapter_bytes(resumed)) == (rows, bits)
+    assert resumed.metrics == straight.metrics
+    assert RunDirectory.open(resumed.run_dir).is_finished
