@@ -11,6 +11,7 @@ BENCHMARKS = (
     *("step", "qlora", "growth", "latency", "rows", "switching", "bracketing", "dropout_ways"),
     *("thin_products", "decode_4bit"),
     "dora",
+    "preferences",
     "frozen_part",
     "layer_kinds",
     "busy_machine",

@@ -10,6 +10,7 @@ from benchmarks import (
     frozen_part,
     latency,
     memory_plan,
+    preferences,
     qlora,
     rows,
     search_memory,
@@ -20,7 +21,7 @@ from benchmarks import (
     switching,
 )
 from benchmarks.results import NO_BF16, Row, matching, newest
-from benchmarks.step import FORWARD_BACKWARD, SAVED
+from benchmarks.step import FORWARD_BACKWARD, SAVED, TOTAL
 from benchmarks.variants import FULL, LIMIT, LORAKIT, LORAKIT_MLP, PEFT
 
 SHAPE = "llama-69m"
@@ -239,6 +240,27 @@ _MAGNITUDES = tuple(
     for column in (_FLOAT32, _FLOAT32_DROPOUT)
 )
 
+_PREFERENCES = tuple(
+    Goal(
+        f"{what}, {variant} / {preferences.TRL}",
+        {
+            "benchmark": "preferences",
+            "measure": measure,
+            "shape": SHAPE,
+            "setting": "4 pairs x 256",
+            "variant": variant,
+            "ratio_to": preferences.TRL,
+            **_FLOAT32,
+        },
+        must,
+    )
+    for what, measure, must in (
+        ("DPO step", FORWARD_BACKWARD, 0.70),
+        (f"DPO, {TOTAL}", TOTAL, 0.75),
+    )
+    for variant in (preferences.KNOWN, preferences.IN_STEP)
+)
+
 _FROZEN_PARTS = tuple(
     Goal(
         f"{share} adapted, a later epoch's step / {reference}",
@@ -315,6 +337,7 @@ GOALS = (
         1.00,
     ),
     *_MAGNITUDES,
+    *_PREFERENCES,
     *_FROZEN_PARTS,
     *_SERVED,
 )

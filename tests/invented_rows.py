@@ -17,13 +17,10 @@ from benchmarks import (
     layer_kinds,
     loading,
     memory_plan,
+    preferences,
     qlora,
     rows,
     search_memory,
-    serving,
-    serving_clients,
-    serving_mixed,
-    serving_steps,
     step,
     switching,
     thin_products,
@@ -33,6 +30,8 @@ from benchmarks.options import parse
 from benchmarks.results import Origin, Row, compared, row
 from benchmarks.step import FORWARD_BACKWARD, PEAK, SAVED, TOTAL, WITH_OPTIMIZER
 from benchmarks.variants import FULL, LIMIT, LORAKIT, LORAKIT_MLP, LORALIB, PEFT, PEFT_FLOAT32
+
+from invented_serving_rows import serving_rows
 
 ORIGIN = Origin(
     device="Some CPU, AVX512, bf16 instructions, threads 2",
@@ -81,6 +80,7 @@ def invented_rows(origin: Origin = ORIGIN) -> list[Row]:
         *_bracketing(make),
         *_dropping(make),
         *_magnitudes(make),
+        *_preferences(make),
         *_frozen_parts(make),
         *_kinds_of_layers(make),
         *_on_a_busy_machine(make),
@@ -91,7 +91,7 @@ def invented_rows(origin: Origin = ORIGIN) -> list[Row]:
         *_searching(make),
         *_plans(make, origin),
         *_orders(make),
-        *_serving(make),
+        *serving_rows(make),
     ]
 
 
@@ -215,6 +215,21 @@ def _magnitudes(make: Make) -> list[Row]:
     made = []
     for dropout in dora.DROPOUTS:
         made += make(*where, values, dora.LORA, setting="4 x 256", dropout=dropout)
+    return made
+
+
+def _preferences(make: Make) -> list[Row]:
+    made = []
+    for measure, unit, scale in (
+        (FORWARD_BACKWARD, "s", 10.0),
+        (WITH_OPTIMIZER, "s", 11.0),
+        (PEAK, "B", 1e9),
+        (TOTAL, "B", 1.2e9),
+    ):
+        pace = {preferences.KNOWN: 0.5, preferences.IN_STEP: 0.6, preferences.TRL: 1.0}
+        values = {name: scale * value for name, value in pace.items()}
+        where = {"setting": "4 pairs x 256", "unit": unit}
+        made += make("preferences", measure, "llama-69m", values, preferences.TRL, **where)
     return made
 
 
@@ -360,37 +375,4 @@ def _decoding_in_4_bits(make: Make) -> list[Row]:
                     *(decode_4bit.DENSE, decode_4bit.BUFFER),
                     **{"unit": "tokens/s", "setting": f"{count} rows", "dtype": dtype},
                 )
-    return made
-
-
-def _serving(make: Make) -> list[Row]:
-    """An engine that is half as quick again as static batches."""
-    who, rate = ("serving", "llama-69m"), {"unit": "tokens/s"}
-    steps = {serving_steps.BASE: 600.0}
-    for count, share in ((1, 0.95), (serving.ROWS, 0.86)):
-        for dtype in serving_steps.FACTOR_DTYPES:
-            steps[serving_steps.adapters_variant(count, dtype)] = 600.0 * share
-    mixed = {serving_mixed.BEST_STATIC: 200.0, serving_mixed.CONTINUOUS: 100.0}
-    mixed |= {serving_mixed.engine_variant(count): 300.0 for count in (0, 32)}
-    first = {serving.concurrent_variant(serving.CONCURRENT_FOR_FIRST): 0.15, serving.IDLE: 0.1}
-    pauses = {serving_steps.WITH_LOAD: 0.05, serving_steps.WITHOUT_LOAD: 0.04}
-    made = []
-    for measure, setting, values, reference, common in (
-        (serving_steps.DECODE, f"{serving.ROWS} rows", steps, serving_steps.BASE, rate),
-        (serving_mixed.MIXED, "32 requests", mixed, serving_mixed.BEST_STATIC, rate),
-        (serving.FIRST_TOKEN, serving.FIRST_TOKEN_SETTING, first, serving.IDLE, {}),
-        (serving_steps.PAUSE, serving_steps.RUNNING_SETTING, pauses, "without", {}),
-        (serving_steps.DELAY, "8 running", {LORAKIT: 0.5}, "", {"unit": "steps"}),
-    ):
-        named = (who[0], measure, who[1])
-        made += make(*named, values, reference, setting=setting, **common)
-    loops = {serving.concurrent_setting(n, 32): serving.CLOSED for n in serving.CONCURRENT}
-    loops |= {serving.open_setting(share, 32): serving.OPEN for share in serving.SHARES}
-    for setting, loop in loops.items():
-        for measure, value in ((serving.THROUGHPUT, 500.0), (serving.FIRST.format(95), 0.1)):
-            unit = "s" if value < 1 else "tokens/s"
-            made += make(who[0], measure, who[1], {loop: value}, setting=setting, unit=unit)
-    for measure, value in ((serving_clients.WRONG, 0.0), (serving_clients.GROWTH, 0.5)):
-        where = {"setting": serving_clients.clients_setting(1000), "unit": "%", "r": 4}
-        made += make(who[0], measure, serving_clients.SHAPE, {LORAKIT: value}, **where)
     return made

@@ -110,3 +110,9 @@ def test_prepare_squad(tmp_path):
     written = json.loads((tmp_path / "out/squad.jsonl").read_text())
     assert written["completion"] == " green"
     assert written["prompt"].endswith("Question: What colour?\nAnswer:")
+
+
+def test_prefer_shorter(tmp_path):
+    printed = _run("prefer_shorter.py", tmp_path / "shorter", 96)
+    assert "96 pairs to learn from, 200 held out" in printed
+    assert "held-out accuracy: 0.000 before, " in printed

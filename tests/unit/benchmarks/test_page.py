@@ -10,7 +10,6 @@ from benchmarks.page import (
     IMAGES,
     MACHINES,
     PAGE_NAME,
-    SECTIONS,
     blocks,
     by_device,
     machine_place,
@@ -19,6 +18,7 @@ from benchmarks.page import (
     write_page,
 )
 from benchmarks.results import NO_BF16, ROOT, append_rows, matching, read_rows
+from benchmarks.sections import SECTIONS
 from benchmarks.step import FORWARD_BACKWARD
 from benchmarks.tables import meeting_text
 from benchmarks.variants import LIMIT, LORAKIT_MLP

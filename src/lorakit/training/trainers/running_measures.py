@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from lorakit.distributed.processes import all_gather_object
 from lorakit.training.step import Measures
 
 
@@ -23,28 +23,28 @@ class RunningMeasures:
         for name, pair in measures.items():
             self._sums[name] = pair + self._sums[name].to(pair) if name in self._sums else pair
 
-    def means(self, trainer: Any) -> dict[str, float]:
+    def means(self) -> dict[str, float]:
         """Return the mean of each measure over all processes, which all call this.
 
-        A measure that nothing has counted for is left out. The margin is that of the two rewards.
+        A process without an example that counts may have measured nothing. A measure that nothing
+        has counted for is left out. The margin is that of the two rewards.
         """
-        names = sorted(self._sums)
-        if not names:
-            return {}
-        here = torch.stack([self._sums[name] for name in names]).to(trainer.args.device)
-        total: Tensor = trainer.accelerator.reduce(here, "sum")
-        found = {
-            name: value / count
-            for name, (value, count) in zip(names, total.tolist(), strict=True)
-            if count
-        }
+        totals: dict[str, tuple[float, float]] = {}
+        for state in all_gather_object(self.state()):
+            for name, (value, count) in state.items():
+                sum_before, count_before = totals.get(name, (0.0, 0.0))
+                totals[name] = (sum_before + value, count_before + count)
+        found = {name: value / count for name, (value, count) in sorted(totals.items()) if count}
         if {"chosen_reward", "rejected_reward"} <= found.keys():
             found["margin"] = found["chosen_reward"] - found["rejected_reward"]
         return found
 
     def state(self) -> dict[str, list[float]]:
         """Return the sums and counts of this process, for a checkpoint."""
-        return {name: pair.tolist() for name, pair in self._sums.items()}
+        if not self._sums:
+            return {}
+        read = torch.stack(list(self._sums.values())).tolist()  # at once from the device
+        return dict(zip(self._sums, read, strict=True))
 
     def load(self, state: Mapping[str, list[float]]) -> None:
         """Continue from the sums of a checkpoint."""

@@ -163,7 +163,7 @@ class StepTrainerMixin(_Base):
         if labels and output.metrics is not None:
             accuracy = None if math.isnan(hits) else hits / labels
             prefix = kwargs.get("metric_key_prefix", "eval")
-            found = self.loss_metrics(loss / labels, accuracy) | self._evaluated.means(self)
+            found = self.loss_metrics(loss / labels, accuracy) | self._evaluated.means()
             for name, value in found.items():
                 output.metrics[f"{prefix}_{name}"] = value
         return output
@@ -171,7 +171,7 @@ class StepTrainerMixin(_Base):
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log; with the training loss also what the step has measured."""
         if "loss" in logs:
-            logs = {**logs, **self.measured.means(self)}
+            logs = {**logs, **self.measured.means()}
             self.measured = RunningMeasures()
         super().log(logs, *args, **kwargs)
 
