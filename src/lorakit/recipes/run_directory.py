@@ -3,11 +3,8 @@
 import json
 import math
 import os
-import platform
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -24,19 +21,8 @@ from lorakit.errors import (
 from lorakit.files.atomic import creating_directory, leftovers, write_text
 from lorakit.files.disks import reporting_disk_errors
 from lorakit.recipes.directory_lock import LOCK_NAME, locking_directory
+from lorakit.recipes.environment import environment_facts
 from lorakit.recipes.recipe import Recipe, load_written_recipe
-
-_PACKAGES = (
-    "lorakit",
-    "torch",
-    "transformers",
-    "trl",
-    "accelerate",
-    "datasets",
-    "safetensors",
-    "numpy",
-    "scikit-learn",
-)
 
 _INITIAL_FILES = {"recipe.yaml", "environment.json", "start_from", LOCK_NAME}
 _SCRATCH_PREFIXES = (".optimizer-state-", ".seen-by-all-")
@@ -348,27 +334,6 @@ def find_adapter(path: str | Path) -> tuple[Path, Recipe | None]:
     return adapter, None if run is None else run.recipe()
 
 
-def environment_facts() -> dict[str, Any]:
-    """Return what is needed to reproduce a run: versions, machine and commit.
-
-    `processes` is 1; a run of several processes overrides it.
-    """
-    from lorakit.recipes.numerics import KEY, numerics_facts, package_version  # imports torch
-
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "machine": platform.machine(),
-        "cpu_count": os.cpu_count(),
-        "processes": 1,
-        "accelerator": _accelerator(),
-        "command": sys.argv,
-        "git_commit": _git_commit(),
-        KEY: numerics_facts(),
-        "versions": {name: package_version(name) for name in _PACKAGES},
-    }
-
-
 def _reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
@@ -381,23 +346,3 @@ def _jsonable(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
-
-
-def _accelerator() -> str | None:
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return None if device is None else device.type
-
-
-def _git_commit() -> str | None:
-    """Return the commit of the working directory's repository, or None outside a repository."""
-    try:
-        result = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return result.stdout.strip() or None if result.returncode == 0 else None

@@ -7,7 +7,7 @@ import torch
 
 from lorakit.errors import CheckpointError, MissingFileError, OutputExistsError
 from lorakit.recipes.recipe import Recipe
-from lorakit.recipes.run_directory import RunDirectory, environment_facts, find_adapter
+from lorakit.recipes.run_directory import RunDirectory, find_adapter
 
 
 @pytest.fixture
@@ -167,11 +167,3 @@ def test_what_a_kill_leaves_of_a_run_that_was_being_made_is_swept(recipe, tmp_pa
     (tmp_path / "runs" / ".a.mydiary0" / "monday").touch()
     RunDirectory.create(recipe.output, recipe)
     assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == [".a.mydiary0", "a"]
-
-
-def test_the_environment_names_versions_machine_and_commit(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    facts = environment_facts()
-    assert facts["git_commit"] is None
-    assert {"python", "platform", "cpu_count", "accelerator", "versions"} <= facts.keys()
-    assert facts["versions"]["transformers"]
