@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lorakit.config import NOT_COUNTED, TaskType
-from lorakit.data.answer_columns import PARTS, VOTES_KEY
+from lorakit.data.preferences import PARTS, VOTES_KEY
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -12,7 +12,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from lorakit.config import NOT_COUNTED
-from lorakit.data.answer_columns import (
+from lorakit.data.chat import ChatEncoder
+from lorakit.data.preferences import (
     FIRST,
     PADDING,
     PARTS,
@@ -21,9 +22,8 @@ from lorakit.data.answer_columns import (
     SECOND,
     SEGMENTS,
     VOTES_KEY,
+    TwoAnswers,
 )
-from lorakit.data.chat import ChatEncoder
-from lorakit.data.preferences import TwoAnswers
 from lorakit.data.text_formats import CountedIds, common_prefix_length, completion_ids
 from lorakit.data.tokenize_examples import IDS
 

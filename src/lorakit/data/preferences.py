@@ -23,6 +23,17 @@ if TYPE_CHECKING:
     from lorakit.recipes.objective_section import ObjectiveConfig
     from lorakit.recipes.recipe import DataConfig
 
+PARTS = "parts"
+"""Column of an encoded example: the number of tokens of its prompt, first and second answer."""
+SEGMENTS = "segments"
+"""Key of a batch: which part of its example each token belongs to."""
+VOTES_KEY = "votes"
+"""Column and key of the votes, 1 or 0."""
+REFERENCE_KEY = "reference"
+"""Column and key of the reference's log-probabilities of both answers."""
+PROMPT, FIRST, SECOND, PADDING = 0, 1, 2, -1
+"""Values of segments."""
+
 PREFERENCE, VOTES = "preference", "votes"
 """The layouts: a chosen and a rejected answer, and one answer with a vote."""
 

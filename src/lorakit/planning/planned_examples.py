@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from lorakit.config import SINGLE_LABEL, TaskType
 from lorakit.data import Splits
-from lorakit.data.answer_columns import PARTS, VOTES_KEY
+from lorakit.data.preferences import PARTS, VOTES_KEY
 from lorakit.models.pretrained import resolve_max_length
 from lorakit.planning.sources import Sources
 from lorakit.training.tasks import Encoded, Task

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
-from lorakit.data.dataset_digest import dataset_digest
-from lorakit.training.tasks import Encoded
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset
+
+from lorakit.training.encoded import Encoded
 
 KEY = "examples"
 """Key of the digests in environment.json."""
+
+_BATCH = 1000
 
 
 def example_digests(encoded: Encoded) -> dict[str, str | None]:
@@ -37,3 +44,26 @@ def changed_examples(environment_file: Path, now: dict[str, str | None]) -> str 
         "tokenizer or the chat template is different. The run continues with the changed examples, "
         "so its result is that of neither."
     )
+
+
+def dataset_digest(examples: Dataset) -> str:
+    """Return a digest of columns of integers or lists of integers, independent of their storage."""
+    digest = hashlib.sha256()
+    for name in sorted(examples.column_names):
+        digest.update(f"{name} {len(examples)} ".encode())
+        tables: Any = examples.select_columns([name]).with_format("arrow").iter(_BATCH)
+        for table in tables:
+            for numbers in _numbers(table[name]):
+                digest.update(numbers.tobytes())
+    return digest.hexdigest()
+
+
+def _numbers(column: pa.ChunkedArray) -> list[np.ndarray]:
+    """Return the lengths of the lists in a column, and their values."""
+    values: Any = column.combine_chunks()
+    found = []
+    while pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
+        found.append(values.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64))
+        values = values.flatten()
+    numbers = values.to_numpy(zero_copy_only=False)
+    return [*found, numbers if numbers.dtype.kind == "f" else numbers.astype(np.int64)]

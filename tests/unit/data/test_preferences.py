@@ -4,6 +4,7 @@ import pytest
 from datasets import Dataset
 
 from fixtures.preferences import CHATS, PAIRS, VOTES
+from lorakit.data import preferences
 from lorakit.data.preferences import (
     check_preferences,
     find_preferences,
@@ -114,3 +115,10 @@ def test_layouts_by_columns():
     assert preference_layout_of(["chosen", "rejected"], DATA) == "preference"
     assert preference_layout_of(["prompt", "completion", "label"], DATA) == "votes"
     assert preference_layout_of(["prompt", "completion"], DATA) is None
+
+
+def test_names_of_columns_and_parts_are_distinct():
+    keys = {preferences.PARTS, preferences.SEGMENTS, preferences.VOTES_KEY}
+    assert len(keys | {preferences.REFERENCE_KEY}) == 4
+    parts = {preferences.PROMPT, preferences.FIRST, preferences.SECOND}
+    assert len(parts | {preferences.PADDING}) == 4

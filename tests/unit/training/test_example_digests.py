@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 from datasets import Dataset
 
-from lorakit.training.example_digests import KEY, changed_examples, example_digests
+from lorakit.training.example_digests import KEY, changed_examples, dataset_digest, example_digests
 from lorakit.training.tasks import Encoded
 
 ROWS = {"input_ids": [[1, 2], [3], []], "labels": [0, 1, 2]}
@@ -55,3 +55,9 @@ def test_what_has_changed_is_said(tmp_path):
     for text in ("", "{}", "[]", "null", '{"examples": 3}', '{"examples": {}}'):
         file.write_text(text)
         assert changed_examples(file, {"training": "b", "validation": None}) is None
+
+
+def test_other_examples_have_another_digest():
+    one = Dataset.from_dict({"input_ids": [[1, 2], [3]], "parts": [[1, 1], [1, 0]]})
+    assert dataset_digest(one) == dataset_digest(Dataset.from_list([*one]))
+    assert dataset_digest(one) != dataset_digest(one.select([1, 0]))

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils._pytree import register_dataclass
 
 from lorakit.config import NOT_COUNTED
-from lorakit.data.answer_columns import FIRST, PADDING, PROMPT, SECOND, SEGMENTS
+from lorakit.data.preferences import FIRST, PADDING, PROMPT, SECOND, SEGMENTS
 from lorakit.training.losses.counted_labels import CountedLabels
 from lorakit.training.throughput import real_tokens
 

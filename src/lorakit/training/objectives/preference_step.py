@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lorakit.data.answer_columns import REFERENCE_KEY, VOTES_KEY
+from lorakit.data.preferences import REFERENCE_KEY, VOTES_KEY
 from lorakit.injection.state import unwrapped
 from lorakit.training.losses.counted_answers import CountedAnswers, count_answers
 from lorakit.training.losses.counted_labels import split_batch

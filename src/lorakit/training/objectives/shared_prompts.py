@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lorakit.data.answer_columns import FIRST, PADDING, PROMPT, SECOND, SEGMENTS
 from lorakit.data.answers import AnswerCollator
+from lorakit.data.preferences import FIRST, PADDING, PROMPT, SECOND, SEGMENTS
 
 _KINDS = ("sdpa", "eager")
 """Attention that takes any mask of (rows, 1, tokens, tokens)."""

@@ -14,7 +14,6 @@ from transformers import (
 )
 
 from lorakit.data import Place, unused_note
-from lorakit.data.answer_columns import PARTS, VOTES_KEY
 from lorakit.data.answers import (
     FEATURES,
     AnswerCollator,
@@ -24,6 +23,8 @@ from lorakit.data.answers import (
 )
 from lorakit.data.conversations import TEMPLATE_VARIABLES, TOOLS
 from lorakit.data.preferences import (
+    PARTS,
+    VOTES_KEY,
     PreferenceLayout,
     check_preferences,
     find_preferences,
@@ -36,7 +37,10 @@ from lorakit.data.tokenizers import pad_id
 from lorakit.errors import DataError
 from lorakit.models.pretrained import resolve_max_length
 from lorakit.recipes.objective_section import ObjectiveConfig
-from lorakit.training.objectives import objective_for
+from lorakit.training.objectives import Objective
+from lorakit.training.objectives.direct import DPO, IPO
+from lorakit.training.objectives.odds_ratio import ORPO
+from lorakit.training.objectives.votes import KTO
 from lorakit.training.tasks.base import Encoded, PreviewExample, Task
 from lorakit.training.tasks.causal_lm import CausalLM, stop_tokens
 from lorakit.training.tasks.language_layouts import refuse_chat_keys
@@ -245,3 +249,16 @@ def _nothing_counts(where: Place, max_length: int) -> str:
         f"Nothing can be learnt from {where}: within {max_length} tokens no token of an answer "
         "counts, or both answers are the same. Raise data.max_length, or shorten the prompts."
     )
+
+
+def objective_for(config: ObjectiveConfig) -> Objective:
+    """Return the objective of a language model that a section describes."""
+    match config.type:
+        case "dpo":
+            return DPO(config.beta, config.sft_weight, config.loss, config.length_normalized)
+        case "ipo":
+            return IPO(config.beta, config.sft_weight)
+        case "orpo":
+            return ORPO(config.beta)
+        case _:
+            return KTO(config.beta, config.desirable_weight, config.undesirable_weight)

@@ -17,9 +17,8 @@ from datasets import Dataset, List, Value
 from torch import Tensor, nn
 from transformers import Trainer
 
-from lorakit.data.answer_columns import REFERENCE_KEY
-from lorakit.data.dataset_digest import dataset_digest
 from lorakit.data.like_length import longest_first, token_lengths
+from lorakit.data.preferences import REFERENCE_KEY
 from lorakit.distributed.processes import (
     all_gather_object,
     process_count,
@@ -28,6 +27,7 @@ from lorakit.distributed.processes import (
 )
 from lorakit.files.atomic import replacing_file
 from lorakit.files.tensor_files import read_safetensors, write_safetensors
+from lorakit.training.example_digests import dataset_digest
 from lorakit.training.trainers.batching import step_examples
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from datasets import Dataset
 from lorakit.analysis.example_scores import ExampleScores, scores_of_classes, scores_of_tags
 from lorakit.analysis.verdict import Comparison, Forgetting, Verdict, compare, measure_forgetting
 from lorakit.config import NOT_COUNTED, TaskType
+from lorakit.data.tokenizers import token_ids
 from lorakit.errors import TrainingError
 from lorakit.injection import disable_adapters
 from lorakit.models.pretrained import fresh_modules, model_limit
@@ -23,13 +25,16 @@ from lorakit.training.predicted import Predicted
 from lorakit.training.setup import Setup
 from lorakit.training.tasks.base import seed_of
 from lorakit.training.trainers.kept_predictions import KeptEvaluation
-from lorakit.training.verdict.neutral_text import encode_neutral_text
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
     from lorakit.training.trainers.adapter_trainer import AdapterTrainerMixin
 
 _BASE = "the base"
 _BATCH = 1000
+_MOST_TOKENS = 256
+"""Largest number of tokens of a neutral passage; only byte-level tokenizers reach it."""
 _NOT_A_NUMBER = "{} is not compared: the loss of {} is not a number."
 
 
@@ -243,3 +248,17 @@ def with_examples_in_prompt(
 
     made: list[dict[str, list[int]]] = [extend(example) for example in examples]  # type: ignore[arg-type]
     return Dataset.from_list(made)
+
+
+def neutral_passages() -> list[str]:
+    """Return passages that show what training made a model forget, written for this purpose."""
+    path = files("lorakit.training.verdict") / "neutral_text.txt"
+    return path.read_text(encoding="utf-8").strip().split("\n\n")
+
+
+def encode_neutral_text(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    """Tokenize the passages for a causal language model; every token but the first counts."""
+    limit = min(model_limit(model) or _MOST_TOKENS, _MOST_TOKENS)
+    ids = [token_ids(tokenizer, passage)[:limit] for passage in neutral_passages()]
+    ids = [passage for passage in ids if len(passage) > 1]
+    return Dataset.from_dict({"input_ids": ids, "labels": ids})

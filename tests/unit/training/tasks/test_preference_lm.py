@@ -7,8 +7,13 @@ import pytest
 from fixtures.preferences import CHATS, PAIRS, VOTES, preference_recipe
 from lorakit import plan, train
 from lorakit.errors import ConfigError, StoppedError
+from lorakit.recipes.objective_section import ObjectiveConfig
 from lorakit.training.evaluation import evaluate
+from lorakit.training.objectives.direct import DPO, IPO
+from lorakit.training.objectives.odds_ratio import ORPO
+from lorakit.training.objectives.votes import KTO
 from lorakit.training.stop_request import StopRequest
+from lorakit.training.tasks.preference_lm import objective_for
 
 TRAINING = {
     "use_cpu": True,
@@ -110,3 +115,16 @@ def test_a_system_prompt_opens_both_answers(prepare_preferences, tiny_llama_dir)
     assert made.encoded.settings["system_prompt"] == "be brief"
     with pytest.raises(ConfigError, match="Only conversations have turns and system prompts"):
         prepare_preferences(tiny_llama_dir, PAIRS, system_prompt="be brief")
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"type": "dpo", "loss": "hinge"}, DPO(0.1, 0.0, "hinge")),
+        ({"type": "ipo", "beta": 0.5, "sft_weight": 1}, IPO(0.5, 1.0)),
+        ({"type": "orpo"}, ORPO(0.1)),
+        ({"type": "kto", "desirable_weight": 2}, KTO(0.1, 2.0, 1.0)),
+    ],
+)
+def test_each_type_of_objective_has_its_class(values, expected):
+    assert objective_for(ObjectiveConfig(**values)) == expected

@@ -9,13 +9,20 @@ from datasets import Dataset
 
 from fixtures.data import write_jsonl
 from fixtures.runs import SHORT
+from fixtures.tasks import make_recipe
 from lorakit import load_run
 from lorakit.errors import ConfigError
 from lorakit.inference.merge_checkpoint import merge_to_checkpoint
 from lorakit.quickstart.model_files import base_model_path
 from lorakit.training import Recipe, RunDirectory, evaluate, train
+from lorakit.training.tasks import task_for
 from lorakit.training.validation_predictions import find_at_end
-from lorakit.training.verdict.judge import commonest_label, with_examples_in_prompt
+from lorakit.training.verdict.judge import (
+    commonest_label,
+    encode_neutral_text,
+    neutral_passages,
+    with_examples_in_prompt,
+)
 
 WORDS = {"good": "positive", "fine": "positive", "awful": "negative", "dull": "negative"}
 
@@ -246,3 +253,21 @@ def test_the_first_token_counts_with_examples_before_it_as_little_as_without():
     texts = Dataset.from_dict({"input_ids": [[7, 8, 9]], "labels": [[7, 8, 9]]})
     (made,) = with_examples_in_prompt(texts, known, 1, None, 0)
     assert made["labels"] == [-100, -100, -100, 8, 9]
+
+
+def test_the_passages_are_many_short_and_different():
+    passages = neutral_passages()
+    assert len(passages) == len(set(passages)) >= 30
+    assert all(80 < len(passage) < 600 and passage == passage.strip() for passage in passages)
+
+
+def test_passages_are_encoded_within_the_models_limit(tiny_llama_dir, prompt_jsonl):
+    recipe = make_recipe("CAUSAL_LM", tiny_llama_dir, prompt_jsonl)
+    task = task_for(recipe.task)
+    tokenizer = task.load_tokenizer(recipe)
+    model = task.load_base(recipe, tokenizer, None)
+    model.config.max_position_embeddings = 16
+    made = encode_neutral_text(model, tokenizer)
+    assert len(made) == len(neutral_passages())
+    assert all(1 < len(row["input_ids"]) <= 16 for row in made)
+    assert made["labels"][:] == made["input_ids"][:]
