@@ -20,15 +20,15 @@ def stand_ins(tmp_path, request):
 
     def make(stem: str) -> tuple[str, str]:
         path = tmp_path / f"{stem}.jsonl"
-        if stem.endswith("-distilbert"):
-            rows = [{"text": f"the film was {w}", "label": w} for w in ["good", "bad"] * 8]
-            return request.getfixturevalue("tiny_distilbert_dir"), write_jsonl(path, rows)
         if stem == "label-emotions-distilbert":
             rows = [{"text": f"the film was {w}", "labels": [w]} for w in ["good", "bad"] * 8]
             return request.getfixturevalue("tiny_distilbert_dir"), write_jsonl(path, rows)
         if stem == "score-similarity-distilbert":
             pair = {"sentence1": "the cat", "sentence2": "the dog", "score": 0.5}
             return request.getfixturevalue("tiny_distilbert_dir"), write_jsonl(path, [pair] * 16)
+        if stem.endswith("-distilbert"):
+            rows = [{"text": f"the film was {w}", "label": w} for w in ["good", "bad"] * 8]
+            return request.getfixturevalue("tiny_distilbert_dir"), write_jsonl(path, rows)
         if stem == "answer-questions-bloom":
             rows = [{"prompt": "what colour is the sky?", "completion": " blue"}] * 16
             return request.getfixturevalue("tiny_bloom_dir"), write_jsonl(path, rows)

@@ -175,7 +175,13 @@ FAILURES = {
             for make in (bare, with_two)
             for where in (f"{UPDATE}.set_factors_", f"{INJECT}._add_update")
         ),
-        ("load", with_two, lambda m, d: load_adapter(m, saved(d), "c"), f"{INJECT}._fill", (1,)),
+        (
+            "load",
+            with_two,
+            lambda m, d: load_adapter(m, saved(d), "c"),
+            f"{INJECT}.saved_tensors",
+            (1,),
+        ),
         (
             "combine",
             lambda: with_two(exclude_modules=["classifier"]),

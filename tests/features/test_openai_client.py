@@ -187,7 +187,7 @@ def test_calls_beyond_openais_go_through_its_client(client):
         (
             {"messages": [{"role": "user", "content": "sky " * 200}]},
             openai.BadRequestError,
-            "prompt",
+            "messages",
         ),
     ],
 )
