@@ -21,6 +21,6 @@ def test_data_of_this_machine_has_a_digest_and_that_of_the_hub_has_none(tmp_path
     assert data_source("owner/data") == DataSource(name="owner/data")
 
 
-def test_an_adapter_is_told_by_its_tensors_file(tmp_path):
+def test_the_file_of_tensors_identifies_an_adapter(tmp_path):
     (tmp_path / "adapter_model.safetensors").write_bytes(b"tensors")
     assert adapter_sha256(tmp_path) == file_sha256(tmp_path / "adapter_model.safetensors")

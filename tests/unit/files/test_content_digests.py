@@ -15,7 +15,7 @@ def test_a_file_has_the_digest_that_sha256sum_prints(tmp_path):
     assert content_sha256(tmp_path / "a") == file_sha256(tmp_path / "a")
 
 
-def test_a_folder_is_told_by_the_names_and_contents_of_its_files(tmp_path):
+def test_names_and_contents_of_its_files_identify_a_folder(tmp_path):
     for name, text in (("one/a", "x"), ("one/b/c", "y"), ("two/b/c", "y"), ("two/a", "x")):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)

@@ -1,8 +1,8 @@
 """Run a model whose lower blocks take their result from a cache, where it is known.
 
-The model itself is unchanged: embeddings, masks and the blocks from the first adapted one on run
-as ever. For a batch of known examples the frozen blocks hand their input on, and the last of them
-returns the kept hidden states. Otherwise they run without gradients, and their result is kept.
+Embeddings, masks and all blocks from the first adapted one on run unchanged. For a batch of known
+examples the frozen blocks return their input, and the last of them returns the kept hidden states.
+Otherwise the frozen blocks run without gradients, and their result is kept.
 """
 
 from __future__ import annotations

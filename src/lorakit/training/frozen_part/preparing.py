@@ -37,7 +37,7 @@ def frozen_part_once(
 ) -> Iterator[tuple[str, ...]]:
     """Compute the blocks below the first adapted one once for each example, in this block.
 
-    Without such blocks, or where it cannot be done, the model runs as ever.
+    Without such blocks, or where it cannot be done, the model runs unchanged.
 
     Args:
         trainer: A trainer with a `step`, of a model that has its adapter.

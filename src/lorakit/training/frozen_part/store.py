@@ -172,7 +172,7 @@ class HiddenStates:
             self._recover(error)
 
     def _recover(self, error: sqlite3.DatabaseError) -> None:
-        """Begin anew in place of a damaged file; a full disk or the like ends the keeping."""
+        """Replace a damaged file by an empty one; stop writing if the disk is full or similar."""
         self.close()
         if _is_of_the_system(error):
             self.problem = str(error)

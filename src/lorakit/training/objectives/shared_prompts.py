@@ -86,6 +86,8 @@ def can_share_prompts(model: Any, ids: list[int], precision: AbstractContextMana
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]), precision:
             apart, shared = (_logits(model, example, shares) for shares in (False, True))
+    except torch.OutOfMemoryError:  # says nothing about the mask
+        raise
     except (ValueError, RuntimeError, NotImplementedError, TypeError, AttributeError, IndexError):
         return False
     finally:
