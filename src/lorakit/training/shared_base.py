@@ -59,7 +59,7 @@ def load_shared_base(
     if recipe.trust_remote_code:
         return task.load_base(recipe, tokenizer, _as_tuple(labels))
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path = directory / f"base-{_fingerprint(recipe, task, labels)}.pt"
+    path = directory / f"base-{fingerprint(recipe, task, labels)}.pt"
     if not is_private(path if path.exists() else directory):
         return task.load_base(recipe, tokenizer, _as_tuple(labels))
     logging.getLogger("filelock").setLevel(logging.WARNING)
@@ -80,7 +80,7 @@ def _as_tuple(labels: Sequence[str] | None) -> tuple[str, ...] | None:
     return None if labels is None else tuple(labels)
 
 
-def _fingerprint(recipe: Recipe, task: Task, labels: Sequence[str] | None) -> str:
+def fingerprint(recipe: Recipe, task: Task, labels: Sequence[str] | None) -> str:
     """Return a hash of everything that determines the base's weights, except the head's seed."""
     how: dict[str, Any] = {
         "model": recipe.model,

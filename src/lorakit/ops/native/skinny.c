@@ -140,7 +140,7 @@ int lorakit_add(const matrix *x, const matrix *h, const group *of_A, const group
 /* grad_u = scale g B for one block, with B (width, r). */
 static void up_backward_block(const matrix *g, const block *b, float *tile, float *grad_u,
                               long stride) {
-  const dropout none = {0, 0, 1.0f, 0};
+  const dropout none = {0, 0, 1.0f, 0, 0};
   const group *own = b->of;
   float buffer[ROWS * CHUNK];
   memset(tile, 0, sizeof(float) * ROWS * padded(own->r));
@@ -164,7 +164,7 @@ static void up_backward_block(const matrix *g, const block *b, float *tile, floa
 /* gradient += scale gᵀ u for one chunk of columns, in sums of the shape (r, width). */
 static void up_backward_chunk(const matrix *g, const block *b, long column, int n, const float *u,
                               long u_stride, float *sums) {
-  const dropout none = {0, 0, 1.0f, 0};
+  const dropout none = {0, 0, 1.0f, 0, 0};
   float buffer[ROWS * CHUNK];
   stage(buffer, NULL, g, b->row, b->rows, column, n, none);
   accumulate(sums + column, g->width, buffer, b->rows, n, u + b->row * u_stride, u_stride,
@@ -238,7 +238,7 @@ static void down_backward_chunk(const matrix *x, const block *b, long column, in
   }
   expand(buffer, CHUNK, b->rows, from, stride, own->r, A, x->width, n, 0);
   for (int t = 0; d.is_on && t < b->rows; t++) {
-    uint64_t position = (uint64_t)(b->row + t) * (uint64_t)x->width + (uint64_t)column;
+    uint64_t position = MASK_POSITION(d, b->row + t, x->width, column);
     float *values = buffer + t * CHUNK;
     keep(values, values, (const lane *)words[t] + (position & 3), n, d);
   }
