@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -92,15 +92,25 @@ def adapter_rows(
         state.modules_with_trained_tokens = tuple(
             dict.fromkeys((*state.modules_with_trained_tokens, *trained))
         )
+    with _acting(model, rows):
+        yield RowChoice(model, rows)
+
+
+@contextmanager
+def _acting(model: nn.Module, rows: PerRowAdapters) -> Iterator[None]:
+    """Let the layers of a model run rows with their adapters inside the block."""
+    state = require_state(model)
+    layers, replaced = adapted_and_replaced_modules(unwrapped(model))
     holders: list[nn.Module] = [*layers, *replaced]
     for module in holders:
         module.per_row_adapters = rows  # type: ignore[assignment]
     for layer in layers:
         layer.choose_executor()
     state.rows = rows
+    rows.is_over = False
     try:
         with _tracking_repeats(unwrapped(model), rows):
-            yield RowChoice(model, rows)
+            yield
     finally:
         state.rows = None
         rows.is_over = True
@@ -120,6 +130,10 @@ class RowChoice:
 
     def __init__(self, model: nn.Module, rows: PerRowAdapters):
         self._model, self._rows = model, rows
+
+    def again(self) -> AbstractContextManager[None]:
+        """Return a block like the one before, for a backward that runs layers again."""
+        return _acting(self._model, self._rows)
 
     def choose(self, names: Sequence[str | None]) -> None:
         """Give the rows of the next batches these adapters, whatever their number.

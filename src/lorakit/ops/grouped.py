@@ -184,12 +184,12 @@ def _seeds_of(terms: Sequence[LowRankTerm]) -> Tensor | None:
     distinct = {id(seed): seed for seed in seeds if seed is not None}
     if len(distinct) < 2:
         return next(iter(distinct.values()), None)
-    return torch.stack([torch.zeros_like(next(iter(distinct.values()))) if s is None else s for s in seeds])
+    return torch.stack(
+        [torch.zeros_like(next(iter(distinct.values()))) if s is None else s for s in seeds]
+    )
 
 
-def _row_terms(
-    settings: _Settings, factors: Sequence[Tensor], seeds: Tensor | None
-) -> PerRowTerms:
+def _row_terms(settings: _Settings, factors: Sequence[Tensor], seeds: Tensor | None) -> PerRowTerms:
     triples = zip(settings.constants, factors[0::2], factors[1::2], strict=True)
     terms: list[LowRankTerm] = []
     for number, ((scaling, p), A, B) in enumerate(triples):

@@ -31,8 +31,6 @@ class Host(Protocol):
         """Return how the run keeps the output of its frozen blocks."""
         ...
 
-    def training(
-        self, setup: Setup, trainer: Trainer
-    ) -> AbstractContextManager[tuple[str, ...]]:
+    def training(self, setup: Setup, trainer: Trainer) -> AbstractContextManager[tuple[str, ...]]:
         """Return a context in which the run trains and evaluates; it yields notes."""
         ...

@@ -41,7 +41,9 @@ if TYPE_CHECKING:
     )
 
 
-LoadBase: TypeAlias = "Callable[[Recipe, Task, PreTrainedTokenizerBase, tuple[str, ...] | None], PreTrainedModel]"
+LoadBase: TypeAlias = (
+    "Callable[[Recipe, Task, PreTrainedTokenizerBase, tuple[str, ...] | None], PreTrainedModel]"
+)
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def load_shared_base(
     if recipe.trust_remote_code:
         return task.load_base(recipe, tokenizer, _as_tuple(labels))
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path = directory / f"base-{fingerprint(recipe, task, labels)}.pt"
+    path = directory / f"base-{_fingerprint(recipe, task, labels)}.pt"
     if not is_private(path if path.exists() else directory):
         return task.load_base(recipe, tokenizer, _as_tuple(labels))
     logging.getLogger("filelock").setLevel(logging.WARNING)
@@ -80,8 +80,19 @@ def _as_tuple(labels: Sequence[str] | None) -> tuple[str, ...] | None:
     return None if labels is None else tuple(labels)
 
 
-def fingerprint(recipe: Recipe, task: Task, labels: Sequence[str] | None) -> str:
-    """Return a hash of everything that determines the base's weights, except the head's seed."""
+def _fingerprint(recipe: Recipe, task: Task, labels: Sequence[str] | None) -> str:
+    facts = json.dumps(facts_of_base(recipe, task, labels), sort_keys=True)
+    return hashlib.sha256(facts.encode()).hexdigest()[:16]
+
+
+def facts_of_base(recipe: Recipe, task: Task, labels: Sequence[str] | None) -> dict[str, Any]:
+    """Return everything that determines the base's weights, except the head's seed.
+
+    Args:
+        recipe: The recipe.
+        task: Its task.
+        labels: The task's labels, if it has any.
+    """
     how: dict[str, Any] = {
         "model": recipe.model,
         "revision": recipe.revision,
@@ -95,4 +106,4 @@ def fingerprint(recipe: Recipe, task: Task, labels: Sequence[str] | None) -> str
     if recipe.quantization is not None:
         how["quantization"] = recipe.quantization.model_dump(mode="json")
         how["not_quantized"] = recipe.lora.modules_to_save
-    return hashlib.sha256(json.dumps(how, sort_keys=True).encode()).hexdigest()[:16]
+    return how

@@ -5,11 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lorakit.distributed.processes import process_count
 from lorakit.errors import ConfigError
 from lorakit.recipes.recipe import Recipe
+from lorakit.training.frozen_part.blocks import find_frozen_blocks
+from lorakit.training.frozen_part.blocks import has_dropout as blocks_have_dropout
+from lorakit.training.together.dropout_by_run import has_dropout
+from lorakit.training.together.stacked_model import backbone_of
+from lorakit.training.trainers.adapter_trainer import checkpoints_reentrantly
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+
+    from lorakit.training.setup import Setup
 
 _TRAINING = (
     "use_cpu",
@@ -29,9 +39,7 @@ _ALIKE: Mapping[str, Callable[[Recipe], Any]] = {
     "trust_remote_code": lambda recipe: recipe.trust_remote_code,
     "data.new_tokens": lambda recipe: _plain(recipe.data.new_tokens),
     "objective": lambda recipe: None if recipe.objective is None else recipe.objective.type,
-    **{
-        f"training.{key}": lambda recipe, key=key: recipe.training.get(key) for key in _TRAINING
-    },
+    **{f"training.{key}": lambda recipe, key=key: recipe.training.get(key) for key in _TRAINING},
 }
 _ALONE: Mapping[str, str] = {
     "training.torch_compile": "it compiles the model of one run",
@@ -75,6 +83,51 @@ def require_agreement(recipes: Sequence[Recipe]) -> None:
         )
     if problems:
         raise ConfigError(f"Cannot train these runs together: {'; '.join(problems)}. {ADVICE}")
+
+
+def require_possible(setup: Setup, trainer: Trainer) -> None:
+    """Check that a run's model can share its passes.
+
+    Raises:
+        ConfigError: It has no backbone below its head, skips layers at random, or repeats in
+            backward what others take part in.
+    """
+    model: Any = setup.model
+    arguments: Any = trainer.args
+    drops = model.config.to_dict()
+    problem = ""
+    if backbone_of(model) is model:
+        problem = f"this {type(model).__name__} has no part below its head that could be shared"
+    elif any(key.endswith("layerdrop") and value for key, value in drops.items()):
+        problem = "its base skips layers at random (layerdrop)"
+    elif arguments.activation_checkpointing and checkpoints_reentrantly(arguments):
+        problem = "activation_checkpointing_kwargs.use_reentrant is true, expected false"
+    elif arguments.activation_checkpointing and has_dropout(model):
+        problem = "activation checkpointing repeats the dropout of its base"
+    elif _drops_less_below(setup):
+        problem = (
+            "the dropout of its base is off below the first adapted layer, expected "
+            "frozen_part.dropout: true"
+        )
+    if problem:
+        raise ConfigError(f"Cannot train {setup.recipe.output} with others: {problem}. {ADVICE}")
+
+
+def _drops_less_below(setup: Setup) -> bool:
+    """Whether a run would leave out dropout that others have."""
+    blocks = find_frozen_blocks(setup.model)
+    if blocks is None or setup.recipe.frozen_part.dropout:
+        return False
+    return blocks_have_dropout(setup.model, blocks)
+
+
+def differences(first: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """Return what differs between the bases of two runs, by key."""
+    return "; ".join(
+        f"{key} is {_text(first.get(key))} there and {_text(other.get(key))} here"
+        for key in dict.fromkeys((*first, *other))
+        if first.get(key) != other.get(key)
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from lorakit.errors import TrainingError
+from lorakit.errors import ConfigError, TrainingError
 from lorakit.models.pretrained import (
     fresh_modules,
     initialize_fresh_weights,
@@ -12,8 +12,9 @@ from lorakit.models.pretrained import (
 )
 from lorakit.models.same_weights import copy_over_same_weights
 from lorakit.quantization.small_parameters import keep_small_parameters_in_float32
-from lorakit.training.shared_base import fingerprint
+from lorakit.training.shared_base import facts_of_base
 from lorakit.training.tasks.base import Task, seed_of
+from lorakit.training.together.agreement import ADVICE, differences
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -26,7 +27,8 @@ class BaseInProcess:
 
     def __init__(self) -> None:
         self._base: PreTrainedModel | None = None
-        self._fingerprint = ""
+        self._facts: dict[str, Any] = {}
+        self._is_settled = False
 
     @property
     def pristine(self) -> PreTrainedModel:
@@ -34,6 +36,10 @@ class BaseInProcess:
         if self._base is None:
             raise TrainingError("No base is loaded: got no run, expected one. Start a run first.")
         return self._base
+
+    def settle(self) -> None:
+        """Keep the base that is loaded: from now on a run with another one is refused."""
+        self._is_settled = True
 
     def load(
         self,
@@ -53,16 +59,22 @@ class BaseInProcess:
             labels: The task's labels, if it has any.
 
         Raises:
-            MissingFileError, ConfigError, QuantizationError: See `Task.load_base`.
+            ConfigError: The runs before have another base; or see `Task.load_base`.
+            MissingFileError, QuantizationError: See `Task.load_base`.
         """
-        wanted = fingerprint(recipe, task, labels)
-        if self._base is None or wanted != self._fingerprint:
+        wanted = facts_of_base(recipe, task, labels)
+        if wanted != self._facts:
+            if self._is_settled:
+                raise ConfigError(
+                    f"Cannot train {recipe.output} together with the others: "
+                    f"{differences(self._facts, wanted)}. {ADVICE}"
+                )
             self._base = task.load_base(recipe, tokenizer, labels)
-            self._fingerprint = wanted
+            self._facts = wanted
             if recipe.float32_small_parameters:
                 keep_small_parameters_in_float32(self._base)
-        fresh = fresh_modules(self._base)
-        model = copy_over_same_weights(self._base, apart=fresh)
+        fresh = fresh_modules(self.pristine)
+        model = copy_over_same_weights(self.pristine, apart=fresh)
         remember_fresh_modules(model, fresh)
         initialize_fresh_weights(model, seed_of(recipe))
         return model

@@ -82,7 +82,9 @@ class DropoutByRun(TorchFunctionMode):
             if missing:
                 dims = _token_dims(x, self._stacked.tokens)
                 widths = [missing if dim in dims else 0 for dim in range(x.ndim)]
-                own = F.pad(own, [width for width_of in reversed(widths) for width in (0, width_of)])
+                own = F.pad(
+                    own, [width for width_of in reversed(widths) for width in (0, width_of)]
+                )
             found.append(own)
         return torch.cat(found)
 

@@ -16,7 +16,7 @@ from lorakit.recipes.recipe import Recipe
 from lorakit.training.callbacks import EventHandler
 from lorakit.training.run import TrainResult, train
 from lorakit.training.stop_request import StopRequest
-from lorakit.training.together.agreement import require_agreement
+from lorakit.training.together.agreement import require_agreement, require_possible
 from lorakit.training.together.base import BaseInProcess
 from lorakit.training.together.meeting_point import meeting
 from lorakit.training.together.stacked_model import Leaves, Pass, StackedModel
@@ -56,6 +56,8 @@ class RunGroup:
         self._runs: list[GroupedRun] = []
         self._model: StackedModel | None = None
         self._open: list[Leaves] = []
+        self._gone: list[str] = []
+        self._settled: Recipe | None = None
 
     def start(
         self,
@@ -81,7 +83,9 @@ class RunGroup:
         recipe = recipe.with_absolute_paths()
         require_agreement([*(run.recipe for run in self._runs), recipe])
         options = {"resume": resume, "planned_bytes": planned_bytes}
-        run = GroupedRun(self, len(self._runs), recipe, {**options, "on_event": on_event, "stop": stop})
+        run = GroupedRun(
+            self, len(self._runs), recipe, {**options, "on_event": on_event, "stop": stop}
+        )
         self._runs.append(run)
         self._turns.start(run.turn)
         return run
@@ -98,6 +102,21 @@ class RunGroup:
         """Return a run's modules over the weights that all share."""
         return self._base.load(recipe, task, tokenizer, labels)
 
+    def with_settled_dtype(self, recipe: Recipe) -> Recipe:
+        """Return a recipe with the dtype that `dtype: auto` has become in the first run."""
+        first = self._settled
+        if first is None or recipe.dtype != "auto":
+            return recipe
+        bf16 = {"bf16": True} if first.training.get("bf16") else {}
+        training = {**recipe.training, **bf16}
+        return recipe.model_copy(update={"dtype": first.dtype, "training": training})
+
+    def settle(self, recipe: Recipe) -> None:
+        """Keep the base of the first run that is ready to train."""
+        if self._settled is None:
+            self._settled = recipe
+            self._base.settle()
+
     def join(self, name: str, model: nn.Module) -> None:
         """Carry a run's adapter in the model of all."""
         if self._model is None:
@@ -106,9 +125,16 @@ class RunGroup:
         self._model.attach(name, model)
 
     def leave(self, name: str) -> None:
-        """Carry a run's adapter no longer."""
-        if self._model is not None:
-            self._model.detach(name)
+        """Carry a run's adapter no longer, once backward is done."""
+        self._gone.append(name)
+        if not self._open:
+            self._remove_gone()
+
+    def _remove_gone(self) -> None:
+        model: Any = self._model
+        gone, self._gone = self._gone, []
+        for name in gone:
+            model.detach(name)
 
     def ask(self, turn: Turn, request: Pass | _Backward) -> Any:
         """Wait for the others, and return what is computed together."""
@@ -141,6 +167,7 @@ class RunGroup:
         opened, self._open = self._open, []
         for leaves in opened:
             leaves.backward()
+        self._remove_gone()
 
 
 class GroupedRun:
@@ -156,9 +183,13 @@ class GroupedRun:
             options: Options of `train`.
         """
         self.recipe = recipe
-        self.turn = Turn(f"run-{number}", lambda: train(recipe, host=self, **options))
+        self.turn = Turn(f"run-{number}", lambda: self._train(options))
         self._group = group
         self._has_joined = False
+
+    def _train(self, options: dict[str, Any]) -> TrainResult:
+        recipe = self._group.with_settled_dtype(self.recipe)
+        return train(recipe, host=self, **options)
 
     def wait(self) -> TrainResult:
         """Wait for the end of the run, and return its result.
@@ -190,6 +221,8 @@ class GroupedRun:
     @contextmanager
     def training(self, setup: Setup, trainer: Trainer) -> Iterator[tuple[str, ...]]:
         """Meet the others in this block."""
+        require_possible(setup, trainer)
+        self._group.settle(setup.recipe)
         self._model: Any = setup.model
         with meeting(trainer, self):
             try:

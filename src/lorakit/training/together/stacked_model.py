@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lorakit.injection import adapter_rows
 from lorakit.injection.activation import remove_adapters
 from lorakit.injection.detached import adapter_in_place, attach_adapter
+from lorakit.injection.per_row import RowChoice
 from lorakit.layers.executors.separate_batches import SeparateBatches
 from lorakit.models.same_weights import copy_over_same_weights
 from lorakit.training.together.dropout_by_run import DropoutByRun, has_dropout
@@ -39,7 +40,7 @@ class Pass:
         inputs: What its backbone is called with.
         has_graph: Whether gradients will be needed.
         autocast_dtype: dtype of autocast; None where it is off.
-        """
+    """
 
     run: str
     adapter: str | None
@@ -55,8 +56,16 @@ class Leaves:
     computes the gradients of all adapters.
     """
 
-    def __init__(self, stacked: Stacked, runs: Sequence[str]):
+    def __init__(self, stacked: Stacked, runs: Sequence[str], rows: RowChoice | None):
+        """Begin without outputs.
+
+        Args:
+            stacked: The stacked batches.
+            runs: The run of each.
+            rows: The adapters of the rows, if backward runs layers again.
+        """
         self._stacked = stacked
+        self._rows = rows
         self._parts = dict(zip(runs, stacked.parts, strict=True))
         self._outputs: list[Tensor] = []
         self._leaves: list[tuple[int, Part, Tensor]] = []
@@ -83,7 +92,10 @@ class Leaves:
                     gradients[number] = torch.zeros_like(self._outputs[number])
                 put_part_(gradients[number], self._stacked, part, leaf.grad)
         if gradients:
-            torch.autograd.backward([self._outputs[n] for n in gradients], [*gradients.values()])
+            with nullcontext() if self._rows is None else self._rows.again():
+                torch.autograd.backward(
+                    [self._outputs[n] for n in gradients], [*gradients.values()]
+                )
         self._outputs, self._leaves = [], []
 
 
@@ -104,15 +116,25 @@ class StackedModel:
         self._backbone: nn.Module = backbone_of(self._model)
         self._modules = [*self._model.modules()]
         self._drops = has_dropout(self._model)
+        self._repeats = False
 
     def attach(self, run: str, model: nn.Module) -> None:
         """Carry the adapter that acts in a run's model."""
+        self._checkpoint_like(model)
         adapter = adapter_in_place(model, "default")
         # A copy's modules belong to one tree; its parameters may be in two.
         copies = tuple(
             replace(each, copy=copy_over_same_weights(each.copy)) for each in adapter.copies
         )
         attach_adapter(self._model, replace(adapter, name=run, copies=copies))
+
+    def _checkpoint_like(self, model: nn.Module) -> None:
+        """Checkpoint activations where a run's model does."""
+        for path, module in model.named_modules():
+            if getattr(module, "gradient_checkpointing", False):
+                twin: Any = self._model.get_submodule(path)
+                twin.gradient_checkpointing = self._repeats = True
+                twin._gradient_checkpointing_func = module._gradient_checkpointing_func
 
     def detach(self, run: str) -> None:
         """Carry the adapter no longer."""
@@ -133,9 +155,7 @@ class StackedModel:
             for one, part in zip(passes, stacked.parts, strict=True)
             for _ in range(part.rows)
         ]
-        random = {
-            one.run: RandomState(state) for one, state in zip(passes, states, strict=True)
-        }
+        random = {one.run: RandomState(state) for one, state in zip(passes, states, strict=True)}
         batches = SeparateBatches(stacked.own_tokens, lambda run: random[run].draw_seed())
         dropping = nullcontext()
         if self._drops and passes[0].has_graph:
@@ -147,13 +167,13 @@ class StackedModel:
         with (
             torch.set_grad_enabled(first.has_graph),
             _autocast(device, first.autocast_dtype),
-            adapter_rows(self._model, names, batches=batches),
+            adapter_rows(self._model, names, batches=batches) as rows,
             dropping,
         ):
             outputs = self._backbone(**stacked.inputs)
         for state in random.values():
             state.write_back()
-        leaves = Leaves(stacked, [one.run for one in passes])
+        leaves = Leaves(stacked, [one.run for one in passes], rows if self._repeats else None)
         return [
             map_tensors(lambda output, run=one.run: leaves.cut(output, run), outputs)
             for one in passes

@@ -88,7 +88,7 @@ def stack(inputs: Sequence[Inputs]) -> Stacked:
     longest = max(part.tokens for part in parts)
     is_padded = any(part.tokens < longest for part in parts)
     stacked: dict[str, Any] = {}
-    for name, value in inputs[0].items():
+    for name in dict.fromkeys(name for one in inputs for name in one) | {_MASK: None}:
         values = [one.get(name) for one in inputs]
         if name == _MASK and (is_padded or any(mask is not None for mask in values)):
             device = next(v for v in inputs[0].values() if isinstance(v, Tensor)).device
@@ -100,8 +100,8 @@ def stack(inputs: Sequence[Inputs]) -> Stacked:
             ]
         if isinstance(values[0], Tensor):
             stacked[name] = torch.cat([_padded(each, longest) for each in values])
-        else:
-            stacked[name] = value
+        elif values[0] is not None:
+            stacked[name] = values[0]
     return Stacked(stacked, tuple(parts), first, longest)
 
 
