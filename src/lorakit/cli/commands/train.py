@@ -71,6 +71,12 @@ def train(
     if together:
         _train_together(recipe, changes, resume=resume, dry_run=dry_run, ray=ray)
         return
+    second = next((each for each in changes if "=" not in each and Path(each).is_file()), None)
+    if second is not None:
+        raise ConfigError(
+            f"Cannot train {recipe} and {second} in one run: got two recipes, expected one. Add "
+            "--together to train each in its own run at the same time."
+        )
     if address is not None and ray is None:
         raise ConfigError("--address requires --ray N: got no --ray. Add --ray N.")
     if ray is not None and is_launched_in_parallel():
