@@ -24,6 +24,12 @@ if TYPE_CHECKING:
     from lorakit.training.tasks import Task
 
 
+_NOTE = (
+    "This run shared its process and its passes with others: the peak of memory is that of all, "
+    "and times include theirs."
+)
+
+
 class RunGroup:
     """Trains runs on one base in this process; runs may join and leave between steps.
 
@@ -171,7 +177,7 @@ class GroupedRun:
 
         try:
             with meeting(trainer, join):
-                yield ()
+                yield (_NOTE,)
         finally:
             if joined:
                 self._passes.leave(self.turn)

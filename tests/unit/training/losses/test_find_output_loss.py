@@ -10,7 +10,7 @@ from lorakit.training.losses.find_output_loss import (
     assumed_output_loss,
     find_output_loss,
 )
-from tiny_models import VOCABULARY, bert, llama
+from tiny_models import VOCABULARY, llama
 
 
 def batch(model, rows=3, length=8):

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 import tiny_models
@@ -342,8 +341,8 @@ def test_losses_that_are_computed_elsewhere_are_those_of_here(build):
     found = []
     for losses_elsewhere in (None, elsewhere):
         loss.losses_elsewhere = losses_elsewhere
-        outputs, hidden = loss.run(model, inputs)
-        x2d, targets = loss.counted(hidden.detach().requires_grad_(), labels)
+        hidden = loss.run(model, inputs)[1].detach().requires_grad_()
+        x2d, targets = loss.counted(hidden, labels)
         total = loss.sum(x2d, targets, TokenLoss(label_smoothing=0.1))
         found.append((total, *torch.autograd.grad(total, x2d)))
     assert len(asked) == 1
