@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from lorakit.ops.linear_loss import known_values
 from lorakit.training.losses.output_loss import OutputLoss
 from lorakit.training.losses.token_loss import TokenLoss
-from lorakit.training.together.process_state import ProcessState
 from lorakit.training.together.stacked_model import Leaves, Pass, StackedModel
 from lorakit.training.together.stacking import Inputs, kind_of
 from lorakit.training.together.turns import Turn, Turns
+
+_Compute = Callable[[Sequence[Turn]], Sequence[Any]]
 
 
 @dataclass(frozen=True)
@@ -96,27 +97,27 @@ class SharedPasses:
         chosen = by_order[min(by_order)]
         first = chosen[0].request
         alike = [turn for turn in chosen if _kind(turn.request) == _kind(first)]
-        requests = [turn.request for turn in alike]
         if isinstance(first, Pass):
-            states = [turn.state for turn in alike]
-            _answer(alike, lambda: self._forward(requests, states))
+            _answer_or_each(alike, self._forward)
         elif isinstance(first, _Losses):
-            _answer(alike, lambda: _losses_and_gradients(requests))
+            _answer_or_each(alike, _losses_and_gradients)
         else:
             _answer(alike, self._backward)
 
-    def _forward(self, passes: Sequence[Pass], states: Sequence[ProcessState]) -> list[Any]:
+    def _forward(self, turns: Sequence[Turn]) -> list[Any]:
+        passes = [turn.request for turn in turns]
         model: Any = self._model
-        outputs, leaves = model.forward(passes, states)
+        outputs, leaves = model.forward(passes, [turn.state for turn in turns])
         if passes[0].has_graph:
             self._open.append(leaves)
         return outputs
 
-    def _backward(self) -> None:
+    def _backward(self, turns: Sequence[Turn]) -> list[None]:
         opened, self._open = self._open, []
         for leaves in opened:
             leaves.backward()
         self._remove_gone()
+        return [None] * len(turns)
 
 
 class Seat:
@@ -173,8 +174,9 @@ def _kind(request: Any) -> tuple[object, ...]:
     return ()
 
 
-def _losses_and_gradients(requests: Sequence[_Losses]) -> list[tuple[Tensor, Tensor]]:
+def _losses_and_gradients(turns: Sequence[Turn]) -> list[tuple[Tensor, Tensor]]:
     """Compute the losses of all runs' tokens, and return those of each."""
+    requests: list[_Losses] = [turn.request for turn in turns]
     first = requests[0]
     hidden = torch.cat([one.hidden for one in requests])
     targets = torch.cat([one.targets for one in requests])
@@ -183,14 +185,32 @@ def _losses_and_gradients(requests: Sequence[_Losses]) -> list[tuple[Tensor, Ten
     return list(zip(losses.split(counts), gradients.split(counts), strict=True))
 
 
-def _answer(turns: Sequence[Turn], compute: Callable[[], Sequence[Any] | None]) -> None:
-    """Answer the requests of some runs by what is computed, or by the error."""
+def _answer_or_each(turns: Sequence[Turn], compute: _Compute) -> None:
+    """Answer requests together; if that fails, one by one, so that only its cause gets the error."""
+    if len(turns) == 1:
+        _answer(turns, compute)
+        return
     try:
-        answers = compute() or [None] * len(turns)
-    except Exception as error:
+        answers = compute(turns)
+    except Exception:
         logging.getLogger(__name__).debug("What several runs share has failed.", exc_info=True)
+        for turn in turns:
+            _answer([turn], compute)
+        return
+    _succeed(turns, answers)
+
+
+def _answer(turns: Sequence[Turn], compute: _Compute) -> None:
+    """Answer requests by what is computed, or each by the error."""
+    try:
+        answers = compute(turns)
+    except Exception as error:
         for turn in turns:
             turn.fail(error)
         return
+    _succeed(turns, answers)
+
+
+def _succeed(turns: Sequence[Turn], answers: Sequence[Any]) -> None:
     for turn, answer in zip(turns, answers, strict=True):
         turn.succeed(answer)

@@ -97,13 +97,15 @@ def test_losses_of_all_runs_are_those_of_each(served):
         torch.testing.assert_close(gradient, wanted, rtol=1e-4, atol=1e-6)
 
 
-def test_an_error_in_a_pass_of_all_is_that_of_each(served, monkeypatch):
-    def fails(self, passes, states):
-        raise RuntimeError("out of luck")
+def test_an_error_in_a_pass_is_that_of_the_run_that_causes_it(served):
+    def wrong(run):
+        run.ids = run.ids + 10_000
+        step(run)
 
-    monkeypatch.setattr(StackedModel, "forward", fails)
-    _, runs = train(step, step)
-    assert [str(run.turn.error) for run in runs] == ["out of luck"] * 2
+    _, runs = train(step, wrong)
+    assert runs[0].turn.error is None
+    assert isinstance(runs[1].turn.error, IndexError)
+    assert [names for names, _ in served] == [["run-0", "run-1"], ["run-0"], ["run-1"]]
 
 
 def test_a_run_that_leaves_between_forward_and_backward_takes_nothing_with_it(served):
