@@ -186,7 +186,7 @@ def _losses_and_gradients(turns: Sequence[Turn]) -> list[tuple[Tensor, Tensor]]:
 
 
 def _answer_or_each(turns: Sequence[Turn], compute: _Compute) -> None:
-    """Answer requests together; if that fails, one by one, so that only its cause gets the error."""
+    """Answer requests together; if that fails, each alone, so that only its cause has the error."""
     if len(turns) == 1:
         _answer(turns, compute)
         return
