@@ -19,6 +19,7 @@ from benchmarks import (
     serving_mixed,
     serving_steps,
     switching,
+    together,
 )
 from benchmarks.results import NO_BF16, Row, matching, newest
 from benchmarks.step import FORWARD_BACKWARD, SAVED, TOTAL
@@ -281,6 +282,28 @@ _FROZEN_PARTS = tuple(
     )
 )
 
+_TOGETHER = tuple(
+    Goal(
+        f"{setting}: {measure}, together / one after another",
+        {
+            "benchmark": "together",
+            "measure": measure,
+            "shape": SHAPE,
+            "setting": setting,
+            "variant": together.TOGETHER,
+            "ratio_to": together.ALONE,
+            "dtype": dtype,
+        },
+        *numbers,
+    )
+    for measure, setting, dtype, numbers in (
+        (FORWARD_BACKWARD, "8 runs of 1 x 32, 4 bits", "bfloat16", (0.35, 0.25)),
+        (FORWARD_BACKWARD, "4 runs of 1 x 64, bfloat16", "bfloat16", (0.60, 0.50)),
+        (FORWARD_BACKWARD, "4 runs of 4 x 128, float32", "float32", (0.95, 0.85)),
+        (together.PEAK, together.MEMORY_SETTING, "float32", (0.50, 0.40)),
+    )
+)
+
 GOALS = (
     _step(LIMIT, _FLOAT32, 1.12, 1.05),
     _step(LIMIT, _FLOAT32_DROPOUT, 1.18, 1.08),
@@ -339,6 +362,7 @@ GOALS = (
     *_MAGNITUDES,
     *_PREFERENCES,
     *_FROZEN_PARTS,
+    *_TOGETHER,
     *_SERVED,
 )
 

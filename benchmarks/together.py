@@ -10,8 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +30,16 @@ from benchmarks.results import Row
 from benchmarks.step import FORWARD_BACKWARD, LAPS, WITH_OPTIMIZER, row_fields
 from benchmarks.variants import add_random_adapter
 from lorakit.models.same_weights import copy_over_same_weights
-from lorakit.training.losses.output_loss import find_output_loss
+from lorakit.training.losses.find_output_loss import find_output_loss
 from lorakit.training.step import NextTokenStep
-from lorakit.training.together.process_state import ProcessState
-from lorakit.training.together.stacked_model import Leaves, Pass, StackedModel, backbone_of
+from lorakit.training.together.meeting_point import meeting_in_forward
+from lorakit.training.together.shared_passes import SharedPasses
+from lorakit.training.together.turns import Turn
 
 ALONE = "one after another"
 TOGETHER = "together"
 PEAK = "peak of the processes"
+MEMORY_SETTING = "4 runs of 1 x 64, float32"
 _MIB = 1024
 
 COLUMNS: tuple[tuple[int, int, int, str], ...] = (
@@ -81,14 +82,12 @@ def measure(options: Options, shape: Shape, runs: int, base: str) -> list[Row]:
         if base == "4 bits"
         else build_model(shape, dtype, options.device)
     )
-    members = [Member(plain, shape, r, dropout, n, options.device) for n in range(runs)]
-    group = StackedModel(plain, torch.device(options.device))
-    for member in members:
-        group.attach(member.name, member.model)
-    _require_same_losses(members, group)
+    passes = SharedPasses()
+    members = [Member(passes, plain, shape, r, dropout, n, options.device) for n in range(runs)]
+    _require_same_losses(members, passes)
     samples: dict[str, Sample] = {
         ALONE: lambda watch: _alone(watch, members),
-        TOGETHER: lambda watch: _together(watch, members, group),
+        TOGETHER: lambda watch: _together(watch, members, passes),
     }
     common = row_fields("together", shape, dtype, dropout, r)
     common["setting"] = setting_of(runs, shape.rows, shape.length, base)
@@ -99,9 +98,17 @@ class Member:
     """A run: its model over the shared weights, its batch, step and optimizer."""
 
     def __init__(
-        self, base: nn.Module, shape: Shape, r: int, dropout: float, number: int, device: str
+        self,
+        passes: SharedPasses,
+        base: nn.Module,
+        shape: Shape,
+        r: int,
+        dropout: float,
+        number: int,
+        device: str,
     ):
-        self.name = f"run-{number}"
+        self.turn = Turn(f"run-{number}", self.loss_and_gradients)
+        self.passes = passes
         self.model: Any = copy_over_same_weights(base)
         add_random_adapter(self.model, shape, r=r, dropout=dropout, seed=number)
         self.model.train()
@@ -111,30 +118,28 @@ class Member:
         output, reason = find_output_loss(self.model, inputs, ids[:1, :8])
         if output is None:
             raise RuntimeError(f"{shape.name} has no loss in chunks: {reason}.")
+        self.output = output
         self.step = NextTokenStep(shifts=True, options={"use_cache": False}, output=output)
         trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=True)
-        self.inputs: dict[str, Any] = {}
+        passes.join(self.turn, self.model, base)
 
     def loss(self) -> Tensor:
         """Return the loss of the batch."""
         return self.step.share(self.model, self.batch).loss
 
-    @contextmanager
-    def with_backbone(self, forward: Any) -> Iterator[None]:
-        """Let a function stand for the backbone's forward."""
-        backbone = backbone_of(self.model)
-        backbone.forward = forward
+    def loss_and_gradients(self) -> Tensor:
+        """Compute the loss and the gradients of the batch, in a turn of those of others."""
+        seat = self.passes.seat(self.turn)
+        self.output.losses_elsewhere = seat.losses
         try:
-            yield
+            with meeting_in_forward(self.model, seat):
+                loss = self.loss()
+            loss.backward()
+            seat.backward()
         finally:
-            del backbone.forward
-
-    def ask(self) -> Pass:
-        """Return what the run would ask of the group."""
-        inputs = {**self.batch, "use_cache": False}
-        del inputs["labels"]
-        return Pass(self.name, self.name, inputs, True, None)
+            self.output.losses_elsewhere = None
+        return loss.detach()
 
 
 def _alone(watch: Stopwatch, members: Sequence[Member]) -> None:
@@ -149,46 +154,38 @@ def _alone(watch: Stopwatch, members: Sequence[Member]) -> None:
     watch.lap(WITH_OPTIMIZER)
 
 
-def _together(watch: Stopwatch, members: Sequence[Member], group: StackedModel) -> None:
+def _together(watch: Stopwatch, members: Sequence[Member], passes: SharedPasses) -> None:
     for member in members:
         member.optimizer.zero_grad(set_to_none=True)
     watch.start()
-    losses, leaves = _losses(members, group)
-    for loss in losses:
-        loss.backward()
-        _change_turns()
-    leaves.backward()
+    _run_turns(members, passes)
     watch.lap(FORWARD_BACKWARD)
     for member in members:
         member.optimizer.step()
     watch.lap(WITH_OPTIMIZER)
 
 
-def _losses(members: Sequence[Member], group: StackedModel) -> tuple[list[Tensor], Leaves]:
-    states = [_change_turns() for _ in members]
-    outputs, leaves = group.forward([member.ask() for member in members], states)
-    losses = []
-    for member, output in zip(members, outputs, strict=True):
-        with member.with_backbone(lambda *args, own=output, **kwargs: own):
-            losses.append(member.loss())
-    return losses, leaves
+def _run_turns(members: Sequence[Member], passes: SharedPasses) -> list[Tensor]:
+    """Compute the losses and the gradients of all runs together; return the losses."""
+    for member in members:
+        member.turn = Turn(member.turn.name, member.loss_and_gradients)
+    for member in members:
+        passes.start(member.turn)
+    for member in members:
+        member.turn.is_over.wait()
+        if member.turn.error is not None:
+            raise member.turn.error
+    return [member.turn.result for member in members]
 
 
-def _change_turns() -> ProcessState:
-    """Take the state of the process and put it back, as a run does where it meets the others."""
-    state = ProcessState.current()
-    state.restore()
-    return state
-
-
-def _require_same_losses(members: Sequence[Member], group: StackedModel) -> None:
+def _require_same_losses(members: Sequence[Member], passes: SharedPasses) -> None:
     """Stop if the group computes something else."""
     for member in members:
         member.model.eval()
-    expected = torch.stack([member.loss() for member in members])
-    losses, _ = _losses(members, group)
+    expected = torch.stack([member.loss().detach() for member in members])
+    found = _run_turns(members, passes)
     tolerance = 1e-5 if members[0].model.dtype == torch.float32 else 2e-2
-    torch.testing.assert_close(torch.stack(losses), expected, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(torch.stack(found), expected, rtol=tolerance, atol=tolerance)
     for member in members:
         member.model.train()
 
@@ -203,7 +200,7 @@ def measure_memory(options: Options, shape: Shape, runs: int) -> list[Row]:
         apart = sum(_peak_bytes([recipe]) for recipe in recipes)
         together = _peak_bytes([*_write_recipes(Path(folder), shape, runs, "-b"), "--together"])
     common = row_fields("together", shape, torch.float32, 0.0, options.r or 8)
-    common["setting"] = f"{runs} runs of 1 x 64, float32"
+    common["setting"] = MEMORY_SETTING
     values = {ALONE: [float(apart)], TOGETHER: [float(together)]}
     return options.keep(options.compared(values, (ALONE,), measure=PEAK, unit="B", **common))
 

@@ -24,6 +24,7 @@ from benchmarks import (
     step,
     switching,
     thin_products,
+    together,
 )
 from benchmarks.models import shape_named
 from benchmarks.options import parse
@@ -82,6 +83,7 @@ def invented_rows(origin: Origin = ORIGIN) -> list[Row]:
         *_magnitudes(make),
         *_preferences(make),
         *_frozen_parts(make),
+        *_together(make),
         *_kinds_of_layers(make),
         *_on_a_busy_machine(make),
         *_quantized(make),
@@ -246,6 +248,18 @@ def _frozen_parts(make: Make) -> list[Row]:
         for reference in (frozen_part.ALL, frozen_part.computed("upper half"))
         for row in make(*where, values, reference, setting="4 x 256")
     ]
+
+
+def _together(make: Make) -> list[Row]:
+    made = []
+    values = {together.ALONE: 1.0, together.TOGETHER: 0.5}
+    for column, dtype in zip(together.COLUMNS, ("bfloat16", "bfloat16", "float32"), strict=True):
+        where = {"setting": together.setting_of(*column), "dtype": dtype}
+        for measure in (FORWARD_BACKWARD, WITH_OPTIMIZER):
+            made += make("together", measure, "llama-69m", values, together.ALONE, **where)
+    peaks = {name: 4e9 * value for name, value in values.items()}
+    where = {"setting": together.MEMORY_SETTING, "unit": "B"}
+    return made + make("together", together.PEAK, "llama-69m", peaks, together.ALONE, **where)
 
 
 def _kinds_of_layers(make: Make) -> list[Row]:

@@ -14,7 +14,7 @@ from lorakit.cli.signals import ending
 from lorakit.cli.views.console import closing, complain, heading, say, shell_quote
 from lorakit.cli.views.result import show_result
 from lorakit.cli.views.together import GroupView, short_names
-from lorakit.errors import ConfigError, LorakitError, StoppedError
+from lorakit.errors import ConfigError, LorakitError, OutputExistsError, StoppedError
 
 if TYPE_CHECKING:
     from lorakit.training.run import TrainResult
@@ -56,6 +56,7 @@ def train_several(recipes: Sequence[Path], changes: Sequence[str], *, resume: bo
 
     with ending.ending_with(state_left, stop):
         results = train_together(loaded, resume=resume, on_event=view, stop=stop)
+    finished = [result for result in results if not isinstance(result, BaseException)]
     exit_code = 0
     for number, result in enumerate(results):
         if not isinstance(result, BaseException):
@@ -65,6 +66,8 @@ def train_several(recipes: Sequence[Path], changes: Sequence[str], *, resume: bo
         if isinstance(result, StoppedError):
             complain(f"{view.names[number]}: saved {result.checkpoint}")
             exit_code = max(exit_code, ending.exit_code())
+        elif resume and isinstance(result, OutputExistsError) and finished:
+            say(f"{view.names[number]}: {result}")
         elif isinstance(result, LorakitError):
             complain(f"{view.names[number]}: {result}")
             exit_code = max(exit_code, 1)
@@ -72,7 +75,6 @@ def train_several(recipes: Sequence[Path], changes: Sequence[str], *, resume: bo
             raise result
     if any(isinstance(result, StoppedError) for result in results):
         complain(f"{ending.reason()} {state_left()}")
-    finished = [result for result in results if not isinstance(result, BaseException)]
     closing([result.run_dir for result in finished], _next_commands(finished))
     if exit_code:
         raise typer.Exit(exit_code)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor
 from transformers import Trainer, TrainerCallback
 
 from lorakit.injection.activation import active_adapters
 from lorakit.ops.compute_dtype import autocast_dtype
+from lorakit.training.losses.output_loss import OutputLoss
+from lorakit.training.losses.token_loss import TokenLoss
+from lorakit.training.step import OutputStep
 from lorakit.training.together.stacked_model import backbone_of
 from lorakit.training.together.stacking import Inputs, can_be_stacked
 
@@ -22,14 +25,16 @@ _EXTRA_OUTPUTS = ("output_hidden_states", "output_attentions", "output_router_lo
 
 
 class Meeting(Protocol):
-    """What the run asks the others for."""
-
-    def begin(self) -> None:
-        """The run is ready for its first step."""
-        ...
+    """What a run asks of those that it computes with; see `Seat`."""
 
     def forward(self, adapter: bool, inputs: Inputs, dtype: torch.dtype | None) -> Any:
         """Return the outputs of the backbone, with the adapter or without."""
+        ...
+
+    def losses(
+        self, output: OutputLoss, token_loss: TokenLoss, hidden: Tensor, targets: Tensor
+    ) -> Tensor:
+        """Return the losses of tokens, with a graph, from the inputs of the output layer."""
         ...
 
     def backward(self) -> None:
@@ -38,57 +43,77 @@ class Meeting(Protocol):
 
 
 @contextmanager
-def meeting(trainer: Trainer, meeting: Meeting) -> Iterator[None]:
+def meeting(trainer: Trainer, join: Callable[[], Meeting]) -> Iterator[None]:
     """Let a trainer meet others, from the beginning of its training to the end of this block.
 
     What runs before, such as an initialization from data, runs in the trainer's model alone. So do
     passes that the others cannot share: those of another adapter, or with a cache of keys.
+
+    Args:
+        trainer: The trainer.
+        join: Called when training begins; returns those that it meets.
     """
+    with ExitStack() as met:
+        callback = _AtBeginning(lambda: met.enter_context(_met(trainer, join())))
+        trainer.add_callback(callback)
+        met.callback(trainer.remove_callback, callback)
+        yield
+
+
+@contextmanager
+def _met(trainer: Any, others: Meeting) -> Iterator[None]:
+    """Replace the trainer's forward, backward and loss by requests inside the block."""
     accelerator: Any = trainer.accelerator
     model: Any = accelerator.unwrap_model(trainer.model)
+    step: Any = getattr(trainer, "step", None)
+
+    def backward(loss: Tensor, **kwargs: Any) -> None:
+        gradients(loss, **kwargs)
+        others.backward()
+
+    gradients: Callable[..., None] = accelerator.backward
+    accelerator.backward = backward
+    if isinstance(step, OutputStep):
+        step.output.losses_elsewhere = others.losses
+    try:
+        with meeting_in_forward(model, others):
+            yield
+    finally:
+        accelerator.backward = gradients
+        if isinstance(step, OutputStep):
+            step.output.losses_elsewhere = None
+
+
+@contextmanager
+def meeting_in_forward(model: Any, others: Meeting) -> Iterator[None]:
+    """Let a model's backbone ask others for its outputs inside the block."""
     backbone: Any = backbone_of(model)
     alone, signature = backbone.forward, inspect.signature(type(backbone).forward)
-    gradients: Callable[..., None] = accelerator.backward
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         inputs = _bound(signature, backbone, args, kwargs)
         acting = active_adapters(model)
         if acting not in ((), (_ADAPTER,)) or not _is_shared(inputs):
             return alone(*args, **kwargs)
-        device = next(v for v in inputs.values() if isinstance(v, torch.Tensor)).device
-        return meeting.forward(bool(acting), inputs, autocast_dtype(device.type))
+        device = next(v for v in inputs.values() if isinstance(v, Tensor)).device
+        return others.forward(bool(acting), inputs, autocast_dtype(device.type))
 
-    def backward(loss: torch.Tensor, **kwargs: Any) -> None:
-        gradients(loss, **kwargs)
-        meeting.backward()
-
-    def begin() -> None:
-        meeting.begin()
-        backbone.forward, accelerator.backward = forward, backward
-
-    callback = _AtBeginning(begin)
-    trainer.add_callback(callback)
+    was_replaced = "forward" in vars(backbone)
+    backbone.forward = forward
     try:
         yield
     finally:
-        trainer.remove_callback(callback)
-        _restore(backbone, "forward", alone)
-        vars(accelerator).pop("backward", None)
+        backbone.forward = alone
+        if not was_replaced:
+            del backbone.forward
 
 
 class _AtBeginning(TrainerCallback):
-    def __init__(self, begin: Callable[[], None]):
+    def __init__(self, begin: Callable[[], object]):
         self._begin = begin
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._begin()
-
-
-def _restore(module: nn.Module, name: str, before: Any) -> None:
-    """Undo an attribute of an instance; a method of its class needs none."""
-    vars(module).pop(name, None)
-    if getattr(module, name) != before:
-        setattr(module, name, before)
 
 
 def _bound(

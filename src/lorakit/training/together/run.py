@@ -31,7 +31,8 @@ def train_together(
 
     Args:
         recipes: Recipes with one base, or paths of their files; each with its own output.
-        resume: Whether to continue the runs from their newest complete checkpoints.
+        resume: Whether to continue the runs from their newest complete checkpoints; those without
+            a directory begin.
         on_event: Called as `on_event(number of the run, name, payload)`; see `lorakit.train`.
         stop: Set it to stop all runs after their current optimizer steps.
 
@@ -47,7 +48,12 @@ def train_together(
     group = RunGroup()
     stop = stop or StopRequest()
     runs = [
-        group.start(recipe, resume=resume, stop=stop, on_event=_numbered(on_event, number))
+        group.start(
+            recipe,
+            resume=resume and Path(recipe.output).exists(),
+            stop=stop,
+            on_event=_numbered(on_event, number),
+        )
         for number, recipe in enumerate(loaded)
     ]
     try:

@@ -112,7 +112,10 @@ class StackedModel:
             base: The base without adapters; its weights are shared, and it is not changed.
             device: Where it runs.
         """
-        self._model = copy_over_same_weights(base).to(device)
+        self._model = copy_over_same_weights(base)
+        for module in self._model.modules():
+            for name, buffer in module._buffers.items():  # the weights are there already
+                module._buffers[name] = None if buffer is None else buffer.to(device)
         self._backbone: nn.Module = backbone_of(self._model)
         self._modules = [*self._model.modules()]
         self._drops = has_dropout(self._model)

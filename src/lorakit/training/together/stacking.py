@@ -15,6 +15,7 @@ Inputs = Mapping[str, Any]
 """The arguments of a model's forward by name."""
 
 _MASK = "attention_mask"
+_POSITIONS = "position_ids"
 _TOKENS = ("input_ids", "inputs_embeds")
 
 
@@ -56,6 +57,8 @@ def can_be_stacked(inputs: Inputs) -> bool:
     given = next((inputs[name] for name in _TOKENS if inputs.get(name) is not None), None)
     if given is None:
         return False
+    if inputs.get(_POSITIONS) is not None and inputs.get(_MASK) is None:
+        return False  # a packed sequence, whose texts the positions alone keep apart
     rows, tokens = given.shape[:2]
     return all(
         _is_padded(name, value, rows, tokens)

@@ -65,7 +65,8 @@ def test_other_labels_are_refused_by_name(tiny_bert_dir, cls_csv, tmp_path):
 
     from lorakit.training import Recipe
 
-    rows = list(csv.DictReader(open(cls_csv)))
+    with open(cls_csv) as file:
+        rows = list(csv.DictReader(file))
     fewer = tmp_path / "fewer.csv"
     labels = sorted({row["label"] for row in rows})
     with fewer.open("w", newline="") as file:

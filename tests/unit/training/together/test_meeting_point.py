@@ -31,8 +31,9 @@ class Meeting:
     def __init__(self, model):
         self.model, self.asked = model, []
 
-    def begin(self):
+    def join(self):
         self.asked.append("begin")
+        return self
 
     def forward(self, adapter, inputs, dtype):
         self.asked.append((adapter, sorted(inputs)))
@@ -53,7 +54,7 @@ def model():
 def test_passes_are_asked_for_once_training_begins(model):
     trainer, asked = Trainer(model), Meeting(model)
     inputs = tokens(model)
-    with meeting(trainer, asked):
+    with meeting(trainer, asked.join):
         model(**inputs)
         assert asked.asked == []
         trainer.callbacks[0].on_train_begin(None, None, None)
@@ -71,7 +72,7 @@ def test_passes_are_asked_for_once_training_begins(model):
 def test_passes_with_a_cache_or_other_outputs_run_alone(model):
     trainer, asked = Trainer(model), Meeting(model)
     inputs = tokens(model)
-    with meeting(trainer, asked):
+    with meeting(trainer, asked.join):
         trainer.callbacks[0].on_train_begin(None, None, None)
         cache = model.generate(
             **inputs, max_new_tokens=2, return_dict_in_generate=True

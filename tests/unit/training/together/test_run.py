@@ -222,3 +222,25 @@ def test_events_name_their_run(recipe):
     for run in (0, 1):
         names = [name for number, name in seen if number == run]
         assert names[-1] == "finished" and {"data", "injected", "run_opened", "step"} <= {*names}
+
+
+def test_preferences_train_together(tiny_llama_dir, tmp_path):
+    from fixtures.preferences import preference_recipe
+
+    def make(output, **changes):
+        made = preference_recipe(tmp_path, tiny_llama_dir)
+        return made.with_changes(
+            {
+                "output": str(tmp_path / output),
+                "lora.lora_dropout": 0.1,
+                "training.max_steps": 4,
+                "training.use_cpu": True,
+                "training.logging_steps": 1,
+                **changes,
+            },
+            "the recipe",
+        )
+
+    together, alone = both_ways(make, [{}, {"lora.r": 3, "training.seed": 7}])
+    for ours, theirs in zip(together, alone, strict=True):
+        require_equal_runs(ours, theirs)

@@ -7,7 +7,7 @@ from lorakit import LoraConfig, add_adapter
 from lorakit.models.same_weights import copy_over_same_weights
 from lorakit.training.together.process_state import ProcessState
 from lorakit.training.together.stacked_model import Pass, StackedModel, backbone_of
-from tiny_models import assert_untouched, llama, snapshot
+from tiny_models import VOCABULARY, assert_untouched, llama, snapshot
 from tiny_models.quantized import FOUR, quantized
 
 SIZES = ((2, 5), (1, 8))
@@ -30,7 +30,7 @@ def members_over(base):
 def passes(has_graph=True, adapters=("run-0", "run-1")):
     found = []
     for number, (size, adapter) in enumerate(zip(SIZES, adapters, strict=True)):
-        ids = torch.randint(0, 50, size, generator=torch.Generator().manual_seed(number))
+        ids = torch.randint(1, VOCABULARY, size, generator=torch.Generator().manual_seed(number))
         found.append(Pass(f"run-{number}", adapter, {"input_ids": ids}, has_graph, None))
     return found
 
