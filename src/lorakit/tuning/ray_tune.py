@@ -40,7 +40,7 @@ _SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 
-_RELAY = {"memory": 2**20}
+_RELAY = {"memory": 2.0**20}
 """What a process that trains nothing takes; Ray wants something, and groups take all processors."""
 
 _MUTED = ("ray", "ray.tune", "ray.air", "optuna")
