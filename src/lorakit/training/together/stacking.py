@@ -92,7 +92,7 @@ def stack(inputs: Sequence[Inputs]) -> Stacked:
     is_padded = any(part.tokens < longest for part in parts)
     stacked: dict[str, Any] = {}
     for name in dict.fromkeys(name for one in inputs for name in one) | {_MASK: None}:
-        values = [one.get(name) for one in inputs]
+        values: list[Any] = [one.get(name) for one in inputs]
         if name == _MASK and (is_padded or any(mask is not None for mask in values)):
             device = next(v for v in inputs[0].values() if isinstance(v, Tensor)).device
             values = [
