@@ -52,6 +52,12 @@ def kind_of(inputs: Inputs) -> tuple[object, ...]:
     )
 
 
+def tokens_of(inputs: Inputs) -> int:
+    """Return the number of tokens of a batch, with its padding."""
+    rows, tokens = next(inputs[n] for n in _TOKENS if inputs.get(n) is not None).shape[:2]
+    return rows * tokens
+
+
 def can_be_stacked(inputs: Inputs) -> bool:
     """Return whether every tensor of the inputs has rows of tokens."""
     given = next((inputs[name] for name in _TOKENS if inputs.get(name) is not None), None)
