@@ -64,9 +64,9 @@ class SharedPasses:
         self._gone: list[str] = []
         self._most_tokens = _GAINING_TOKENS
 
-    def start(self, turn: Turn) -> None:
-        """Start a run, from any thread."""
-        self._turns.start(turn)
+    def start(self, *turns: Turn) -> None:
+        """Start runs, from any thread."""
+        self._turns.start(*turns)
 
     def join(self, turn: Turn, model: nn.Module, base: nn.Module) -> Seat:
         """Let a run take part; carry the adapter of its model.

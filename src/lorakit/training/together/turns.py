@@ -80,17 +80,19 @@ class Turns:
         self._before: ProcessState | None = None
         """The state of the process before the first thread; None if none runs."""
 
-    def start(self, turn: Turn) -> None:
-        """Start a thread, from any thread; it runs when it is its turn."""
+    def start(self, *turns: Turn) -> None:
+        """Start threads, from any thread; each runs when it is its turn."""
         with self._changing:
             is_first = self._before is None
             if self._before is None:
                 self._before = ProcessState.current()
-            turn.state = self._before.for_new_run()
-            self._turns.append(turn)
-            threading.Thread(target=self._run, args=(turn,), name=turn.name, daemon=True).start()
-            if is_first:
-                turn.wake()
+            for turn in turns:
+                turn.state = self._before.for_new_run()
+                self._turns.append(turn)
+                name = turn.name
+                threading.Thread(target=self._run, args=(turn,), name=name, daemon=True).start()
+            if is_first and turns:
+                turns[0].wake()
 
     def ask(self, turn: Turn, request: Any) -> Any:
         """Wait for the answer to a request, in the thread that has its turn.

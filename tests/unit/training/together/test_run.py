@@ -2,6 +2,7 @@
 
 import pytest
 
+from fixtures.data import write_jsonl
 from fixtures.runs import adapter_bytes
 from fixtures.together import lora, require_equal_runs
 from lorakit.errors import ConfigError
@@ -246,8 +247,10 @@ def test_preferences_train_together(tiny_llama_dir, tmp_path):
         require_equal_runs(ours, theirs)
 
 
-def test_modules_and_tokens_that_are_trained_in_full(recipe):
-    tokens = {"data": {"train": recipe().data.train, "new_tokens": ["<a>"]}}
+def test_modules_and_tokens_that_are_trained_in_full(recipe, tmp_path):
+    rows = [{"prompt": f"<a> what {n}", "completion": f" <a> {n}"} for n in range(12)]
+    path = write_jsonl(tmp_path / "tokens.jsonl", rows)
+    tokens = {"data": {"train": path, "new_tokens": ["<a>"]}}
     together, alone = both_ways(
         lambda output, **changes: recipe(output, **tokens, **changes),
         [

@@ -51,8 +51,7 @@ def served(monkeypatch):
 def train(*works):
     passes, base = SharedPasses(), llama().requires_grad_(False)
     runs = [Run(passes, base, number, work) for number, work in enumerate(works)]
-    for run in runs:
-        passes.start(run.turn)
+    passes.start(*(run.turn for run in runs))
     for run in runs:
         assert run.turn.is_over.wait(30)
     return passes, runs
