@@ -169,8 +169,7 @@ def _run_turns(members: Sequence[Member], passes: SharedPasses) -> list[Tensor]:
     """Compute the losses and the gradients of all runs together; return the losses."""
     for member in members:
         member.turn = Turn(member.turn.name, member.loss_and_gradients)
-    for member in members:
-        passes.start(member.turn)
+    passes.start(*(member.turn for member in members))
     for member in members:
         member.turn.is_over.wait()
         if member.turn.error is not None:

@@ -57,7 +57,7 @@ class DropoutByRun(TorchFunctionMode):
 
     def _attention(self, given: dict[str, Any]) -> Tensor:
         def attend(part: Part) -> Tensor:
-            own = {
+            own: dict[str, Any] = {
                 name: self._own(value, part) if isinstance(value, Tensor) else value
                 for name, value in given.items()
             }

@@ -60,7 +60,27 @@ class RunGroup:
         on_event: EventHandler | None = None,
         stop: StopRequest | None = None,
     ) -> GroupedRun:
-        """Start a run, from any thread.
+        """Start a run, from any thread; see `add`.
+
+        Raises:
+            ConfigError: It cannot run with those that have been started.
+        """
+        run = self.add(
+            recipe, resume=resume, planned_bytes=planned_bytes, on_event=on_event, stop=stop
+        )
+        self.begin(run)
+        return run
+
+    def add(
+        self,
+        recipe: Recipe,
+        *,
+        resume: bool = False,
+        planned_bytes: int | None = None,
+        on_event: EventHandler | None = None,
+        stop: StopRequest | None = None,
+    ) -> GroupedRun:
+        """Add a run that `begin` starts.
 
         Args:
             recipe: A recipe with the base of the others.
@@ -70,7 +90,7 @@ class RunGroup:
             stop: See `lorakit.train`.
 
         Raises:
-            ConfigError: It cannot run with those that have been started.
+            ConfigError: It cannot run with those that have been added.
         """
         recipe = recipe.with_absolute_paths()
         require_agreement([*(run.recipe for run in self._runs), recipe])
@@ -82,8 +102,11 @@ class RunGroup:
         }
         run = GroupedRun(self, self._passes, len(self._runs), recipe, options)
         self._runs.append(run)
-        self._passes.start(run.turn)
         return run
+
+    def begin(self, *runs: GroupedRun) -> None:
+        """Start runs, from any thread; those that start at once take their first step together."""
+        self._passes.start(*(run.turn for run in runs))
 
     @property
     def base(self) -> BaseInProcess:

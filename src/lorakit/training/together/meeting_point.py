@@ -28,7 +28,7 @@ class Meeting(Protocol):
     """What a run asks of those that it computes with; see `Seat`."""
 
     def forward(self, adapter: bool, inputs: Inputs, dtype: torch.dtype | None) -> Any:
-        """Return the outputs of the backbone, with the adapter or without."""
+        """Return the outputs of the backbone, with the adapter or without; None to run alone."""
         ...
 
     def losses(
@@ -96,7 +96,8 @@ def meeting_in_forward(model: Any, others: Meeting) -> Iterator[None]:
         if acting not in ((), (_ADAPTER,)) or not _is_shared(inputs):
             return alone(*args, **kwargs)
         device = next(v for v in inputs.values() if isinstance(v, Tensor)).device
-        return others.forward(bool(acting), inputs, autocast_dtype(device.type))
+        outputs = others.forward(bool(acting), inputs, autocast_dtype(device.type))
+        return alone(*args, **kwargs) if outputs is None else outputs
 
     was_replaced = "forward" in vars(backbone)
     backbone.forward = forward

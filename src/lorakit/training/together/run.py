@@ -48,7 +48,7 @@ def train_together(
     group = RunGroup()
     stop = stop or StopRequest()
     runs = [
-        group.start(
+        group.add(
             recipe,
             resume=resume and Path(recipe.output).exists(),
             stop=stop,
@@ -56,6 +56,7 @@ def train_together(
         )
         for number, recipe in enumerate(loaded)
     ]
+    group.begin(*runs)
     try:
         for run in runs:
             run.turn.is_over.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,12 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lorakit.layers.bitsandbytes_storage import bits_of
 from lorakit.ops.linear_loss import known_values
 from lorakit.training.losses.output_loss import OutputLoss
 from lorakit.training.losses.token_loss import TokenLoss
 from lorakit.training.together.stacked_model import Leaves, Pass, StackedModel
-from lorakit.training.together.stacking import Inputs, kind_of
+from lorakit.training.together.stacking import Inputs, kind_of, tokens_of
 from lorakit.training.together.turns import Turn, Turns
+
+_GAINING_TOKENS = 512
+"""A batch of fewer tokens gains from weights that are read once for all runs; with more, a step is
+arithmetic, and stacking only makes activations too large for the caches. On a base in 4 or 8 bits,
+whose weights are also made dense once, every batch gains. See `python -m benchmarks.together`."""
 
 _Compute = Callable[[Sequence[Turn]], Sequence[Any]]
 
@@ -55,10 +62,11 @@ class SharedPasses:
         self._model: StackedModel | None = None
         self._open: list[Leaves] = []
         self._gone: list[str] = []
+        self._most_tokens = _GAINING_TOKENS
 
-    def start(self, turn: Turn) -> None:
-        """Start a run, from any thread."""
-        self._turns.start(turn)
+    def start(self, *turns: Turn) -> None:
+        """Start runs, from any thread."""
+        self._turns.start(*turns)
 
     def join(self, turn: Turn, model: nn.Module, base: nn.Module) -> Seat:
         """Let a run take part; carry the adapter of its model.
@@ -70,12 +78,14 @@ class SharedPasses:
         """
         if self._model is None:
             self._model = StackedModel(base, next(model.parameters()).device)
+            if any(bits_of(module) for module in base.modules()):
+                self._most_tokens = sys.maxsize
         self._model.attach(turn.name, model)
         return self.seat(turn)
 
     def seat(self, turn: Turn) -> Seat:
         """Return the place of a run that has joined."""
-        return Seat(self._turns, turn)
+        return Seat(self._turns, turn, self._most_tokens)
 
     def leave(self, turn: Turn) -> None:
         """Carry the adapter of a run no longer, once the backward passes are done."""
@@ -123,18 +133,28 @@ class SharedPasses:
 class Seat:
     """A run's place among those that compute together."""
 
-    def __init__(self, turns: Turns, turn: Turn):
+    def __init__(self, turns: Turns, turn: Turn, most_tokens: int):
+        """Create the place; `SharedPasses.join` does.
+
+        Args:
+            turns: The turns of all runs.
+            turn: The run's.
+            most_tokens: A batch of so many tokens is not stacked.
+        """
         self._turns = turns
         self._turn = turn
+        self._most_tokens = most_tokens
 
     def forward(self, adapter: bool, inputs: Inputs, dtype: torch.dtype | None) -> Any:
-        """Return the outputs of the backbone, cut from the graph.
+        """Return the outputs of the backbone, cut from the graph; None if stacking gains nothing.
 
         Args:
             adapter: Whether the run's adapter acts.
             inputs: The arguments of the backbone's forward.
             dtype: That of autocast; None where it is off.
         """
+        if tokens_of(inputs) >= self._most_tokens:
+            return None
         name = self._turn.name
         adapter_name = name if adapter else None
         request = Pass(name, adapter_name, inputs, torch.is_grad_enabled(), dtype)

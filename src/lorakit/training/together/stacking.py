@@ -52,6 +52,12 @@ def kind_of(inputs: Inputs) -> tuple[object, ...]:
     )
 
 
+def tokens_of(inputs: Inputs) -> int:
+    """Return the number of tokens of a batch, with its padding."""
+    rows, tokens = next(inputs[n] for n in _TOKENS if inputs.get(n) is not None).shape[:2]
+    return rows * tokens
+
+
 def can_be_stacked(inputs: Inputs) -> bool:
     """Return whether every tensor of the inputs has rows of tokens."""
     given = next((inputs[name] for name in _TOKENS if inputs.get(name) is not None), None)
@@ -92,7 +98,7 @@ def stack(inputs: Sequence[Inputs]) -> Stacked:
     is_padded = any(part.tokens < longest for part in parts)
     stacked: dict[str, Any] = {}
     for name in dict.fromkeys(name for one in inputs for name in one) | {_MASK: None}:
-        values = [one.get(name) for one in inputs]
+        values: list[Any] = [one.get(name) for one in inputs]
         if name == _MASK and (is_padded or any(mask is not None for mask in values)):
             device = next(v for v in inputs[0].values() if isinstance(v, Tensor)).device
             values = [

@@ -78,19 +78,27 @@ class Turns:
         self._turns: list[Turn] = []
         self._changing = threading.RLock()
         self._before: ProcessState | None = None
-        """The state of the process before the first thread; None if none runs."""
+        """The state of the process before the first of the threads that run."""
 
-    def start(self, turn: Turn) -> None:
-        """Start a thread, from any thread; it runs when it is its turn."""
+    def start(self, *turns: Turn) -> None:
+        """Start threads, from any thread; each runs when it is its turn.
+
+        Raises:
+            RuntimeError: The system has no room for a thread; those before it run.
+        """
         with self._changing:
-            is_first = self._before is None
-            if self._before is None:
-                self._before = ProcessState.current()
-            turn.state = self._before.for_new_run()
-            self._turns.append(turn)
-            threading.Thread(target=self._run, args=(turn,), name=turn.name, daemon=True).start()
+            is_first = not self._turns
             if is_first:
-                turn.wake()
+                self._before = ProcessState.current()
+            try:
+                for turn in turns:
+                    turn.state = self._before.for_new_run()  # type: ignore[union-attr]
+                    arguments = {"args": (turn,), "name": turn.name, "daemon": True}
+                    threading.Thread(target=self._run, **arguments).start()
+                    self._turns.append(turn)
+            finally:
+                if is_first and self._turns:
+                    self._turns[0].wake()
 
     def ask(self, turn: Turn, request: Any) -> Any:
         """Wait for the answer to a request, in the thread that has its turn.
@@ -117,10 +125,9 @@ class Turns:
         with self._changing:
             if len(self._turns) > 1:
                 self._next_after(turn, leaves=True).wake()
-            elif self._before is not None:
+            else:
                 self._turns.remove(turn)
-                self._before.restore()
-                self._before = None
+                self._before.restore()  # type: ignore[union-attr]
         turn.is_over.set()
 
     def _next_after(self, turn: Turn, *, leaves: bool = False) -> Turn:

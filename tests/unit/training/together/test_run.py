@@ -2,6 +2,7 @@
 
 import pytest
 
+from fixtures.data import write_jsonl
 from fixtures.runs import adapter_bytes
 from fixtures.together import lora, require_equal_runs
 from lorakit.errors import ConfigError
@@ -242,5 +243,20 @@ def test_preferences_train_together(tiny_llama_dir, tmp_path):
         )
 
     together, alone = both_ways(make, [{}, {"lora.r": 3, "training.seed": 7}])
+    for ours, theirs in zip(together, alone, strict=True):
+        require_equal_runs(ours, theirs)
+
+
+def test_modules_and_tokens_that_are_trained_in_full(recipe, tmp_path):
+    rows = [{"prompt": f"<a> what {n}", "completion": f" <a> {n}"} for n in range(12)]
+    path = write_jsonl(tmp_path / "tokens.jsonl", rows)
+    tokens = {"data": {"train": path, "new_tokens": ["<a>"]}}
+    together, alone = both_ways(
+        lambda output, **changes: recipe(output, **tokens, **changes),
+        [
+            {"lora": lora(2, "q_proj", modules_to_save=["lm_head", "norm"])},
+            {"lora": lora(2, "v_proj", lora_dropout=0.2)},
+        ],
+    )
     for ours, theirs in zip(together, alone, strict=True):
         require_equal_runs(ours, theirs)

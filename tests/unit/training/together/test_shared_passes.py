@@ -51,8 +51,7 @@ def served(monkeypatch):
 def train(*works):
     passes, base = SharedPasses(), llama().requires_grad_(False)
     runs = [Run(passes, base, number, work) for number, work in enumerate(works)]
-    for run in runs:
-        passes.start(run.turn)
+    passes.start(*(run.turn for run in runs))
     for run in runs:
         assert run.turn.is_over.wait(30)
     return passes, runs
@@ -119,3 +118,20 @@ def test_a_run_that_leaves_between_forward_and_backward_takes_nothing_with_it(se
     assert any(gradient is not None and gradient.any() for gradient in gradients)
     assert all(p.grad is None or not p.grad.any() for p in runs[1].model.parameters())
     assert isinstance(runs[0].model, nn.Module)
+
+
+def test_a_batch_of_many_tokens_runs_alone_but_waits_at_the_end_of_its_step(served, monkeypatch):
+    from lorakit.training.together import shared_passes
+
+    monkeypatch.setattr(shared_passes, "_GAINING_TOKENS", 12)
+
+    def large(run):
+        run.ids = run.ids.repeat(2, 1)
+        step(run)
+
+    _, runs = train(step, large)
+    assert [run.turn.error for run in runs] == [None, None]
+    assert served == [(["run-0"], True)]
+    for run in runs:
+        found = [p.grad for n, p in run.model.named_parameters() if n.endswith("lora_B")]
+        assert all(gradient.any() for gradient in found)

@@ -24,8 +24,7 @@ def run(*works, serve=None):
         turn = Turn(str(number), lambda: None)
         turn._work = lambda work=work, turn=turn: work(lambda request: turns.ask(turn, request))
         made.append(turn)
-    for turn in made:
-        turns.start(turn)
+    turns.start(*made)
     for turn in made:
         assert turn.is_over.wait(10)
     return made, served
