@@ -86,7 +86,7 @@ def factors(scale: RowScale, *, invertible: bool = False) -> Tensor:
         scale: Scale of each output.
         invertible: Whether outputs are written over their sums, so that c must not be zero.
     """
-    return (_wide_lengths(scale, invertible)) / scale.norms
+    return _wide_lengths(scale, invertible) / scale.norms
 
 
 def may_write_over(v: Tensor, layer: LinearOperands) -> bool:
@@ -257,10 +257,15 @@ class _ScaledRows(torch.autograd.Function):
         v, *given = ctx.saved_tensors
         scale = RowScale(*given)
         needs_v, needs_h, needs_lengths, _, needs_bias = ctx.needs_input_grad
-        grad_bias = None
-        grad_v, grad_lengths, _ = up_scaled_backward(g, v if needs_lengths else None, scale)
-        if ctx.adds:
-            grad_v = g * _excess(scale, g.dtype)
+        grad_v = grad_lengths = grad_bias = None
+        if not ctx.adds:
+            grad_v, grad_lengths, _ = up_scaled_backward(g, v, scale)
+        else:
+            if needs_v:
+                grad_v = g * _excess(scale, g.dtype)
+            if needs_lengths:
+                dots = _column_dots(g, v, scale.norms.dtype)
+                grad_lengths = (dots / scale.norms).to(scale.lengths.dtype)
         if needs_bias:
             grad_bias = g.reshape(-1, g.shape[-1]).sum(0).to(ctx.bias_dtype)
         return grad_v if needs_v else None, g if needs_h else None, grad_lengths, None, grad_bias
