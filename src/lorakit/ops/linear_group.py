@@ -25,7 +25,7 @@ with u and dL/du: the two bracketings of RunLoRA (Cherniuk et al. 2023, arXiv:23
 
 import sys
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -343,14 +343,10 @@ def _down_backward(
             skinny.down_backward_(grad_x, *given, grad_x, False)
         return {}
     grad_A = skinny.down_backward_(x2d, *given, grad_x, True)
+    shares: Any = () if grad_A is None else grad_A.split(stack.ranks)
     return {
         key: share.to(layers[key[0]].terms[key[1]].A.dtype)
-        for key, wants, share in zip(
-            stack.members,
-            needs_A,
-            grad_A.split(stack.ranks),
-            strict=True,  # type: ignore[union-attr]
-        )
+        for key, wants, share in zip(stack.members, needs_A, shares, strict=True)
         if wants and gs[key[0]] is not None
     }
 

@@ -130,9 +130,9 @@ class RowScaleKernels:
             scaling: s.
         """
         norms = empty_float32(W0.shape[0])
-        A, B = (factor.detach().to(torch.float32).contiguous() for factor in (A, B))
-        groups = backward_groups([Group(0, W0.shape[0], A, A.shape[0], scaling)])
-        thin = (B, A @ A.t(), norms)
+        wide_A, wide_B = (each.detach().to(torch.float32).contiguous() for each in (A, B))
+        groups = backward_groups([Group(0, W0.shape[0], wide_A, A.shape[0], scaling)])
+        thin = (wide_B, wide_A @ wide_A.t(), norms)
         large = matrix(W0)
         if large.data and self._norms(large, groups.address, *map(address, thin)):
             raise MemoryError(_NO_BUFFERS)
