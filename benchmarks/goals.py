@@ -13,6 +13,7 @@ from benchmarks import (
     preferences,
     qlora,
     rows,
+    same_quality,
     search_memory,
     serving,
     serving_clients,
@@ -21,6 +22,7 @@ from benchmarks import (
     switching,
     together,
 )
+from benchmarks.goal import Goal
 from benchmarks.results import NO_BF16, Row, matching, newest
 from benchmarks.step import FORWARD_BACKWARD, SAVED, TOTAL
 from benchmarks.variants import FULL, LIMIT, LORAKIT, LORAKIT_MLP, PEFT
@@ -31,28 +33,6 @@ _FLOAT32 = {"dtype": "float32", "dropout": 0.0, "r": 8}
 _FLOAT32_DROPOUT = {"dtype": "float32", "dropout": 0.05, "r": 8}
 _BFLOAT16 = {"dtype": "bfloat16", "dropout": 0.0, "r": 8}
 _BFLOAT16_DROPOUT = {"dtype": "bfloat16", "dropout": 0.05, "r": 16}
-
-
-@dataclass(frozen=True)
-class Goal:
-    """One number to reach.
-
-    Attributes:
-        what: What the table calls it.
-        where: Fields of the row it is read from. Without `ratio_to` the row's median counts, in
-            its unit; with it the median of the ratio.
-        must: What has to be reached.
-        aim: What is hoped for, or None where that is the same.
-        at_least: Whether more is better.
-        unit: That of the row, where no ratio is read.
-    """
-
-    what: str
-    where: dict[str, object]
-    must: float
-    aim: float | None = None
-    at_least: bool = False
-    unit: str = "s"
 
 
 NOT_MEASURED = "not measured: "
@@ -236,7 +216,8 @@ _MAGNITUDES = tuple(
             "ratio_to": dora.LORA,
             **column,
         },
-        1.35,
+        1.04,
+        1.02,
     )
     for column in (_FLOAT32, _FLOAT32_DROPOUT)
 )
@@ -262,6 +243,27 @@ _PREFERENCES = tuple(
     for variant in (preferences.KNOWN, preferences.IN_STEP)
 )
 
+_QUALITY = tuple(
+    Goal(
+        f"{variant}: {measure}",
+        {
+            "benchmark": same_quality.NAME,
+            "measure": measure,
+            "shape": same_quality.SHAPE,
+            "setting": same_quality.SETTING,
+            "variant": variant,
+            "dtype": way.dtype,
+            "dropout": 0.0,
+            "r": same_quality.RANK,
+        },
+        same_quality.STANDARD_ERROR_POINTS,
+        unit=same_quality.POINTS,
+    )
+    for variant, way in same_quality.WAYS.items()
+    if way.compared_with
+    for measure in (same_quality.LOST.format(way.compared_with),)
+)
+
 _FROZEN_PARTS = tuple(
     Goal(
         f"{share} adapted, a later epoch's step / {reference}",
@@ -279,28 +281,6 @@ _FROZEN_PARTS = tuple(
     for share, reference, must in (
         ("upper half", frozen_part.computed("upper half"), 0.70),
         ("upper quarter", frozen_part.ALL, 0.30),
-    )
-)
-
-_TOGETHER = tuple(
-    Goal(
-        f"{setting}: {measure}, together / one after another",
-        {
-            "benchmark": "together",
-            "measure": measure,
-            "shape": SHAPE,
-            "setting": setting,
-            "variant": together.TOGETHER,
-            "ratio_to": together.ALONE,
-            **column,
-        },
-        *numbers,
-    )
-    for measure, setting, column, numbers in (
-        (FORWARD_BACKWARD, "8 runs of 1 x 32, 4 bits", _BFLOAT16, (0.35, 0.25)),
-        (FORWARD_BACKWARD, "4 runs of 1 x 64, bfloat16", _BFLOAT16, (0.60, 0.50)),
-        (FORWARD_BACKWARD, "4 runs of 4 x 128, float32", _FLOAT32, (0.95, 0.85)),
-        (together.PEAK, together.MEMORY_SETTING, _FLOAT32, (0.50, 0.40)),
     )
 )
 
@@ -362,7 +342,8 @@ GOALS = (
     *_MAGNITUDES,
     *_PREFERENCES,
     *_FROZEN_PARTS,
-    *_TOGETHER,
+    *together.GOALS,
+    *_QUALITY,
     *_SERVED,
 )
 

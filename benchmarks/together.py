@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.goal import Goal
 from benchmarks.measure import Sample, Stopwatch
 from benchmarks.models import (
     Shape,
@@ -58,6 +59,32 @@ def setting_of(runs: int, rows: int, length: int, base: str) -> str:
     '8 runs of 1 x 32, 4 bits'
     """
     return f"{runs} runs of {rows} x {length}, {base}"
+
+
+GOALS = tuple(
+    Goal(
+        f"{setting}: {measure}, together / one after another",
+        {
+            "benchmark": "together",
+            "measure": measure,
+            "shape": "llama-69m",
+            "setting": setting,
+            "variant": TOGETHER,
+            "ratio_to": ALONE,
+            "dtype": dtype,
+            "dropout": 0.0,
+            "r": 8,
+        },
+        must,
+        aim,
+    )
+    for measure, setting, dtype, must, aim in (
+        (FORWARD_BACKWARD, "8 runs of 1 x 32, 4 bits", "bfloat16", 0.35, 0.25),
+        (FORWARD_BACKWARD, "4 runs of 1 x 64, bfloat16", "bfloat16", 0.60, 0.50),
+        (FORWARD_BACKWARD, "4 runs of 4 x 128, float32", "float32", 0.95, 0.85),
+        (PEAK, MEMORY_SETTING, "float32", 0.50, 0.40),
+    )
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> list[Row]:

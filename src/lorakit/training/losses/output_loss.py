@@ -31,9 +31,9 @@ from lorakit.training.losses.counted_labels import count_labels
 from lorakit.training.losses.logit_form import LogitForm
 from lorakit.training.losses.token_loss import TokenLoss
 
-LossesElsewhere = Callable[["OutputLoss", TokenLoss, Tensor, Tensor], Tensor]
+LossesElsewhere = Callable[["OutputLoss", TokenLoss, Tensor, Tensor], Tensor | None]
 """Function of the loss, the loss of a token, (tokens, in) and targets that returns (tokens,), with
-a graph."""
+a graph, or None to compute them here."""
 
 
 class OutputLoss:
@@ -120,8 +120,9 @@ class OutputLoss:
             targets: Token ids, (tokens,).
             token_loss: The loss of a token.
         """
-        if self._are_elsewhere(hidden):
-            return self.losses_elsewhere(self, token_loss, hidden, targets).sum()  # type: ignore[misc]
+        losses = self._losses_elsewhere(hidden, targets, token_loss)
+        if losses is not None:
+            return losses.sum()
         with self._model_autocast(hidden.device):
             linear = self._as_linear(hidden) if token_loss.is_plain else None
             if linear is not None:
@@ -139,14 +140,16 @@ class OutputLoss:
                 chunk_tokens=self.chunk_tokens,
             )
 
-    def _are_elsewhere(self, hidden: Tensor) -> bool:
-        """Whether the losses of these tokens are computed together with others'."""
-        return (
-            self.losses_elsewhere is not None
-            and torch.is_grad_enabled()
-            and len(hidden) > 0
-            and self.frozen_weight is not None
-        )
+    def _losses_elsewhere(
+        self, hidden: Tensor, targets: Tensor, token_loss: TokenLoss
+    ) -> Tensor | None:
+        """Return the losses of tokens, (tokens,), if they are computed together with others'."""
+        elsewhere = self.losses_elsewhere
+        if elsewhere is None or not torch.is_grad_enabled() or not len(hidden):
+            return None
+        if self.frozen_weight is None:
+            return None
+        return elsewhere(self, token_loss, hidden, targets)
 
     @property
     def frozen_weight(self) -> Tensor | None:

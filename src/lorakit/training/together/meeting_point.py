@@ -33,8 +33,8 @@ class Meeting(Protocol):
 
     def losses(
         self, output: OutputLoss, token_loss: TokenLoss, hidden: Tensor, targets: Tensor
-    ) -> Tensor:
-        """Return the losses of tokens, with a graph, from the inputs of the output layer."""
+    ) -> Tensor | None:
+        """Return the losses of tokens, with a graph; None to compute them alone."""
         ...
 
     def backward(self) -> None:

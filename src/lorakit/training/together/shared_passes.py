@@ -144,6 +144,7 @@ class Seat:
         self._turns = turns
         self._turn = turn
         self._most_tokens = most_tokens
+        self._is_alone = False
 
     def forward(self, adapter: bool, inputs: Inputs, dtype: torch.dtype | None) -> Any:
         """Return the outputs of the backbone, cut from the graph; None if stacking gains nothing.
@@ -153,7 +154,8 @@ class Seat:
             inputs: The arguments of the backbone's forward.
             dtype: That of autocast; None where it is off.
         """
-        if tokens_of(inputs) >= self._most_tokens:
+        self._is_alone = tokens_of(inputs) >= self._most_tokens
+        if self._is_alone:
             return None
         name = self._turn.name
         adapter_name = name if adapter else None
@@ -162,8 +164,10 @@ class Seat:
 
     def losses(
         self, output: OutputLoss, token_loss: TokenLoss, hidden: Tensor, targets: Tensor
-    ) -> Tensor:
+    ) -> Tensor | None:
         """Return the losses of tokens, (tokens,), with the graph of the inputs of the output layer.
+
+        None if the run has computed these inputs alone.
 
         Args:
             output: The output layer, which is not trained.
@@ -171,6 +175,8 @@ class Seat:
             hidden: (tokens, in).
             targets: Token ids, (tokens,).
         """
+        if self._is_alone:
+            return None
         request = _Losses(output, token_loss, hidden.detach(), targets)
         return known_values(hidden, *self._turns.ask(self._turn, request))
 
