@@ -7,6 +7,7 @@ import torch
 from benchmarks import (
     bracketing,
     busy_machine,
+    data_at_scale,
     decode_4bit,
     dora,
     dropout_ways,
@@ -86,6 +87,7 @@ def invented_rows(origin: Origin = ORIGIN) -> list[Row]:
         *_on_a_busy_machine(make),
         *_quantized(make),
         *_loading(make),
+        *_large_data(make),
         *_thin(make),
         *_decoding_in_4_bits(make),
         *_searching(make),
@@ -355,6 +357,20 @@ def _loading(make: Make) -> list[Row]:
     for measure, size in sizes.items():
         who = ("checkpoint",) if measure == loading.SHARD else (loading.LORAKIT_4, loading.DENSE)
         made += make("loading", measure, "llama-1b", dict.fromkeys(who, size), **common)
+    return made
+
+
+def _large_data(make: Make) -> list[Row]:
+    made = []
+    for kind, size in data_at_scale.SIZES.items():
+        for measure, value, unit in (
+            (data_at_scale.TO_FIRST_STEP, 60.0, "s"),
+            (data_at_scale.OF_PROCESSORS, 100.0, "s"),
+            (data_at_scale.PEAK, 1.5e9, "B"),
+        ):
+            values = {data_at_scale.FIRST: value, data_at_scale.AGAIN: value / 2}
+            common = {"setting": f"{size:,} {kind}", "unit": unit}
+            made += make("data_at_scale", measure, "quickstart", values, **common)
     return made
 
 
