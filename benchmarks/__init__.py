@@ -18,7 +18,7 @@ BENCHMARKS = (
     "loading",
     "search_memory",
     "memory_plan",
-    "batches_of_like_length",
+    "same_quality",
     "serving",
 )
 """The modules that measure, in the order they are run in."""

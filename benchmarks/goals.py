@@ -13,6 +13,7 @@ from benchmarks import (
     preferences,
     qlora,
     rows,
+    same_quality,
     search_memory,
     serving,
     serving_clients,
@@ -235,7 +236,8 @@ _MAGNITUDES = tuple(
             "ratio_to": dora.LORA,
             **column,
         },
-        1.35,
+        1.04,
+        1.02,
     )
     for column in (_FLOAT32, _FLOAT32_DROPOUT)
 )
@@ -259,6 +261,27 @@ _PREFERENCES = tuple(
         (f"DPO, {TOTAL}", TOTAL, 0.75),
     )
     for variant in (preferences.KNOWN, preferences.IN_STEP)
+)
+
+_QUALITY = tuple(
+    Goal(
+        f"{variant}: {measure}",
+        {
+            "benchmark": same_quality.NAME,
+            "measure": measure,
+            "shape": same_quality.SHAPE,
+            "setting": same_quality.SETTING,
+            "variant": variant,
+            "dtype": way.dtype,
+            "dropout": 0.0,
+            "r": same_quality.RANK,
+        },
+        same_quality.STANDARD_ERROR_POINTS,
+        unit=same_quality.POINTS,
+    )
+    for variant, way in same_quality.WAYS.items()
+    if way.compared_with
+    for measure in (same_quality.LOST.format(way.compared_with),)
 )
 
 _FROZEN_PARTS = tuple(
@@ -339,6 +362,7 @@ GOALS = (
     *_MAGNITUDES,
     *_PREFERENCES,
     *_FROZEN_PARTS,
+    *_QUALITY,
     *_SERVED,
 )
 
