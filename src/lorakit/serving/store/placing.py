@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from lorakit.injection.activation import remove_adapters
+from lorakit.injection.activation import adapter_names, remove_adapters
 from lorakit.injection.detached import DetachedAdapter, attach_adapter
 from lorakit.injection.inject import trained_dtype
 from lorakit.injection.state import take_over_quantized
@@ -25,6 +25,11 @@ class Placing:
         """Return the memory that an adapter with so many elements takes in the model."""
         return elements * self._element_bytes
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the versions in the model."""
+        return adapter_names(self._model)
+
     def keep_base_alike(self) -> None:
         """Let the base compute alike with adapters and without any.
 
@@ -38,11 +43,10 @@ class Placing:
             remove_adapters(self._model, leaving)
             self.keep_base_alike()
 
-    def exchange(self, leaving: Sequence[str], entering: DetachedAdapter) -> None:
-        """Take versions out of the model, and put a tried one in.
+    def enter(self, entering: DetachedAdapter) -> None:
+        """Put a version that fits into the model.
 
         Raises:
             LorakitError: It cannot be attached; the model does not carry it.
         """
-        self.remove(leaving)
         attach_adapter(self._model, entering)

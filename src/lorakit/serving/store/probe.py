@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,16 +20,49 @@ _NOISE = 4.0
 """Times the difference that two equal rows of one batch have, which kernels may cause."""
 
 
-class Probe:
-    """Compares the outputs of a model with and without an adapter, as two rows of one batch.
+class Outputs(Protocol):
+    """Outputs of three rows with the same tokens, as `VisitOutput` has them."""
 
-    Two rows, so that layers which cannot have another adapter in each row show it here.
+    @property
+    def base(self) -> Tensor:
+        """Without the adapter."""
+        ...
+
+    @property
+    def base_again(self) -> Tensor:
+        """Without it, in another row."""
+        ...
+
+    @property
+    def adapted(self) -> Tensor:
+        """With it."""
+        ...
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all numbers of the adapted row are finite."""
+        ...
+
+
+class Probe:
+    """Compares the outputs of a model with and without an adapter, as rows of one batch.
+
+    Rows, so that layers which cannot have another adapter in each row show it here.
     """
 
     def __init__(self, model: nn.Module, *, allow_noop: bool = False):
         self._model = model
         self._allow_noop = allow_noop
-        self._noise: float | None = None
+
+    def token_for(self, adapter: Adapter) -> int:
+        """Return a token to probe an adapter with, one that it trains if there is any."""
+        return self._tokens_for(adapter)[-1]
+
+    def is_passed(self, adapter: Adapter, outputs: Outputs) -> bool:
+        """Return whether the outputs of one token show that `check` would let an adapter pass."""
+        if not (outputs.is_finite and outputs.base.isfinite().all()):
+            return False
+        return self._acts(adapter, outputs.base, outputs.base_again, outputs.adapted)
 
     def check(self, name: str, carried_name: str, adapter: Adapter, injection: Injection) -> None:
         """Run the probe in the thread that owns the model.
@@ -47,7 +80,7 @@ class Probe:
         ids = self._input_ids(adapter)
         try:
             with _watching(self._model, carried_name) as not_finite:
-                base, adapted = self._outputs([None, carried_name], ids)
+                base, base_again, adapted = self._outputs([None, None, carried_name], ids)
         except torch.OutOfMemoryError:  # not the adapter's fault
             raise
         except (LorakitError, RuntimeError, ValueError, IndexError, TypeError) as error:
@@ -67,18 +100,21 @@ class Probe:
                 f"{ids.shape[1]} tokens{where}, expected finite numbers. Its factors or its "
                 "scaling are too large for the base's dtype; train it with a lower learning rate."
             )
-        if self._allow_noop:
-            return
-        rounding = _rounding(adapter, base.dtype) * base.abs().max().item()
-        if _distance(base, adapted) <= _NOISE * self._base_noise(ids) + rounding:
+        if not self._acts(adapter, base, base_again, adapted):
             raise AdapterFileError(
                 f"Cannot serve adapter {name!r}: its outputs equal the base's on a probe of "
                 f"{ids.shape[1]} tokens, expected other ones.{_what_it_has(adapter, injection)} "
                 "Train it further, or allow adapters that do nothing (--allow-noop)."
             )
 
-    def _input_ids(self, adapter: Adapter) -> Tensor:
-        """Return the same few tokens in two rows, (2, tokens): some of the trained ones too."""
+    def _acts(self, adapter: Adapter, base: Tensor, base_again: Tensor, adapted: Tensor) -> bool:
+        if self._allow_noop:
+            return True
+        rounding = _rounding(adapter, base.dtype) * base.abs().max().item()
+        return _distance(base, adapted) > _NOISE * _distance(base, base_again) + rounding
+
+    def _tokens_for(self, adapter: Adapter) -> list[int]:
+        """Return a few tokens, the last ones of those that the adapter trains."""
         config: Any = getattr(self._model, "config", None)
         text_config = config.get_text_config()
         size = int(text_config.vocab_size)
@@ -89,13 +125,16 @@ class Probe:
         chosen = [
             min(token, size - 1) for token in (*usual, *(t for some in lists for t in some[:2]))
         ]
-        kept = [token for token in chosen if token != padding] or chosen
+        return [token for token in chosen if token != padding] or chosen
+
+    def _input_ids(self, adapter: Adapter) -> Tensor:
+        """Return the same few tokens in three rows, (3, tokens)."""
         device = self._model.get_input_embeddings().weight.device  # type: ignore[operator]
-        return torch.tensor([kept, kept], device=device)
+        return torch.tensor([self._tokens_for(adapter)] * 3, device=device)
 
     @torch.no_grad()
     def _outputs(self, names: list[str | None], ids: Tensor) -> Tensor:
-        """Return the output of each row, (2, …), in float32 at least."""
+        """Return the output of each row, (3, …), in float32 at least."""
         config: Any = getattr(self._model, "config", None)
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         if getattr(config, "is_encoder_decoder", False):
@@ -105,11 +144,6 @@ class Probe:
         logits = getattr(result, "logits", None)
         output: Tensor = result[0] if logits is None else logits
         return output.to(torch.promote_types(output.dtype, torch.float32))
-
-    def _base_noise(self, ids: Tensor) -> float:
-        if self._noise is None:
-            self._noise = _distance(*self._outputs([None, None], ids))
-        return self._noise
 
 
 @contextmanager
@@ -167,10 +201,10 @@ def require_update(name: str, adapter: Adapter) -> None:
     """
     if adapter.replaced or adapter.trained_tokens or adapter.companions:
         return
-    zero_B = [path for path, (_, B) in adapter.factors.items() if not B.any()]
-    zero = [path for path, (A, B) in adapter.factors.items() if not (A.any() and B.any())]
-    if len(zero) < len(adapter.factors):
+    if any(A.any() and B.any() for A, B in adapter.factors.values()):
         return
+    zero = list(adapter.factors)
+    zero_B = [path for path, (_, B) in adapter.factors.items() if not B.any()]
     if not zero:
         raise AdapterFileError(
             f"Cannot serve adapter {name!r}: its files hold no tensor that changes the base, "
