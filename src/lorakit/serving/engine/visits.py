@@ -16,8 +16,8 @@ from torch import Tensor
 from lorakit.serving.engine.batch_cache import KeysValues
 from lorakit.serving.engine.runner import ModelRunner, cache_of, keys_values
 
-VISITING_ROWS = 3
-"""Two rows without the adapter, whose difference is the kernels' noise, and one with it."""
+VISITING_ROWS = 2
+"""One without the adapter, and one with it."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,11 @@ class VisitOutput:
 
     Attributes:
         base: Without the adapter.
-        base_again: Without it, in another row.
         adapted: With it.
         is_finite: Whether the adapted row has finite logits, keys and values in all layers.
     """
 
     base: Tensor
-    base_again: Tensor
     adapted: Tensor
     is_finite: bool
 
@@ -54,13 +52,13 @@ class Visit:
     @property
     def names(self) -> list[str | None]:
         """The adapter of each row."""
-        return [None, None, self.adapter]
+        return [None, self.adapter]
 
     def finish(self, logits: Tensor, layers: Sequence[KeysValues | None]) -> None:
         """Answer whoever waits.
 
         Args:
-            logits: (3, vocabulary) in float32.
+            logits: (2, vocabulary) in float32.
             layers: Keys and values of the adapted row.
         """
         # Attention may drop an infinite key, so finite logits do not suffice.

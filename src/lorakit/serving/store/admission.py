@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
-from functools import partial
 from typing import Any, Protocol
 
 from lorakit.serving.store.placing import Placing
@@ -57,21 +57,25 @@ class Admission:
             LorakitError: It cannot be attached, or the engine is stopping.
         """
         admitted: Future[None] = Future()
-        enter = partial(self._placing.enter, candidate.entering)
         if self._visit is None:
             self._ask(admitted, lambda: self._enter_and_check(candidate))
             return admitted
-        adapter = candidate.adapter
-        token = self._probe.token_for(adapter)
+        token = self._probe.token_for(candidate.adapter)
+
+        has_entered = threading.Event()
+
+        def enter() -> None:
+            self._placing.enter(candidate.entering)
+            has_entered.set()
 
         def visited(visit: Future[Outputs]) -> None:
             error = _error_of(visit)
-            if error is not None and candidate.entering.name not in self._placing.names:
+            if not has_entered.is_set():
                 _resolve(admitted, error)
                 return
             is_passed = False
             try:
-                is_passed = error is None and self._probe.is_passed(adapter, visit.result())
+                is_passed = error is None and self._probe.is_passed(visit.result())
             finally:  # whatever happens here, somebody waits for an end
                 if is_passed:
                     _resolve(admitted, None)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from lorakit.injection.activation import adapter_names, remove_adapters
+from lorakit.injection.activation import remove_adapters
 from lorakit.injection.detached import DetachedAdapter, attach_adapter
 from lorakit.injection.inject import trained_dtype
 from lorakit.injection.state import take_over_quantized
@@ -24,11 +24,6 @@ class Placing:
     def bytes_of(self, elements: int) -> int:
         """Return the memory that an adapter with so many elements takes in the model."""
         return elements * self._element_bytes
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the versions in the model."""
-        return adapter_names(self._model)
 
     def keep_base_alike(self) -> None:
         """Let the base compute alike with adapters and without any.

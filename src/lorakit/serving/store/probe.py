@@ -16,21 +16,18 @@ from lorakit.injection import Injection, adapter_rows
 from lorakit.injection.state import adapted_layers
 
 _TOKENS = 2
+_CLEAR = 1e-3
+"""Change of the outputs, relative to the largest, that is no rounding of one token in float32."""
 _NOISE = 4.0
 """Times the difference that two equal rows of one batch have, which kernels may cause."""
 
 
 class Outputs(Protocol):
-    """Outputs of three rows with the same tokens, as `VisitOutput` has them."""
+    """Outputs of two rows that have read the same token, as `VisitOutput` has them."""
 
     @property
     def base(self) -> Tensor:
         """Without the adapter."""
-        ...
-
-    @property
-    def base_again(self) -> Tensor:
-        """Without it, in another row."""
         ...
 
     @property
@@ -45,24 +42,28 @@ class Outputs(Protocol):
 
 
 class Probe:
-    """Compares the outputs of a model with and without an adapter, as rows of one batch.
+    """Compares the outputs of a model with and without an adapter, as two rows of one batch.
 
-    Rows, so that layers which cannot have another adapter in each row show it here.
+    Two rows, so that layers which cannot have another adapter in each row show it here.
     """
 
     def __init__(self, model: nn.Module, *, allow_noop: bool = False):
         self._model = model
         self._allow_noop = allow_noop
+        self._noise: float | None = None
 
     def token_for(self, adapter: Adapter) -> int:
         """Return a token to probe an adapter with, one that it trains if there is any."""
         return self._tokens_for(adapter)[-1]
 
-    def is_passed(self, adapter: Adapter, outputs: Outputs) -> bool:
-        """Return whether the outputs of one token show that `check` would let an adapter pass."""
-        if not (outputs.is_finite and outputs.base.isfinite().all()):
+    def is_passed(self, outputs: Outputs) -> bool:
+        """Return whether the outputs of one token leave no doubt that `check` passes."""
+        base, adapted = outputs.base, outputs.adapted
+        if not (outputs.is_finite and base.isfinite().all()):
             return False
-        return self._acts(adapter, outputs.base, outputs.base_again, outputs.adapted)
+        dtype: Any = self._model.dtype
+        clear = max(_CLEAR, 16 * torch.finfo(dtype).eps) * base.abs().max().item()
+        return self._allow_noop or _distance(base, adapted) > clear
 
     def check(self, name: str, carried_name: str, adapter: Adapter, injection: Injection) -> None:
         """Run the probe in the thread that owns the model.
@@ -80,7 +81,7 @@ class Probe:
         ids = self._input_ids(adapter)
         try:
             with _watching(self._model, carried_name) as not_finite:
-                base, base_again, adapted = self._outputs([None, None, carried_name], ids)
+                base, adapted = self._outputs([None, carried_name], ids)
         except torch.OutOfMemoryError:  # not the adapter's fault
             raise
         except (LorakitError, RuntimeError, ValueError, IndexError, TypeError) as error:
@@ -100,18 +101,15 @@ class Probe:
                 f"{ids.shape[1]} tokens{where}, expected finite numbers. Its factors or its "
                 "scaling are too large for the base's dtype; train it with a lower learning rate."
             )
-        if not self._acts(adapter, base, base_again, adapted):
+        if self._allow_noop:
+            return
+        rounding = _rounding(adapter, base.dtype) * base.abs().max().item()
+        if _distance(base, adapted) <= _NOISE * self._base_noise(ids) + rounding:
             raise AdapterFileError(
                 f"Cannot serve adapter {name!r}: its outputs equal the base's on a probe of "
                 f"{ids.shape[1]} tokens, expected other ones.{_what_it_has(adapter, injection)} "
                 "Train it further, or allow adapters that do nothing (--allow-noop)."
             )
-
-    def _acts(self, adapter: Adapter, base: Tensor, base_again: Tensor, adapted: Tensor) -> bool:
-        if self._allow_noop:
-            return True
-        rounding = _rounding(adapter, base.dtype) * base.abs().max().item()
-        return _distance(base, adapted) > _NOISE * _distance(base, base_again) + rounding
 
     def _tokens_for(self, adapter: Adapter) -> list[int]:
         """Return a few tokens, the last ones of those that the adapter trains."""
@@ -128,13 +126,13 @@ class Probe:
         return [token for token in chosen if token != padding] or chosen
 
     def _input_ids(self, adapter: Adapter) -> Tensor:
-        """Return the same few tokens in three rows, (3, tokens)."""
+        """Return the same few tokens in two rows, (2, tokens)."""
         device = self._model.get_input_embeddings().weight.device  # type: ignore[operator]
-        return torch.tensor([self._tokens_for(adapter)] * 3, device=device)
+        return torch.tensor([self._tokens_for(adapter)] * 2, device=device)
 
     @torch.no_grad()
     def _outputs(self, names: list[str | None], ids: Tensor) -> Tensor:
-        """Return the output of each row, (3, …), in float32 at least."""
+        """Return the output of each row, (2, …), in float32 at least."""
         config: Any = getattr(self._model, "config", None)
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         if getattr(config, "is_encoder_decoder", False):
@@ -144,6 +142,11 @@ class Probe:
         logits = getattr(result, "logits", None)
         output: Tensor = result[0] if logits is None else logits
         return output.to(torch.promote_types(output.dtype, torch.float32))
+
+    def _base_noise(self, ids: Tensor) -> float:
+        if self._noise is None:
+            self._noise = _distance(*self._outputs([None, None], ids))
+        return self._noise
 
 
 @contextmanager

@@ -184,7 +184,7 @@ def test_a_change_that_is_cancelled_ends_the_wait(folder):
     with serving(folder) as store:
         leased(store, "b").release()
         store._memory.limit_bytes = size_of(store)
-        held = {*store._placing.names}
+        held = {*adapter_names(store.model)}
         cancelled = Future()
         cancelled.cancel()
         cancelled.set_running_or_notify_cancel()
@@ -195,7 +195,7 @@ def test_a_change_that_is_cancelled_ends_the_wait(folder):
             assert isinstance(refusal(store, "a"), AdapterStateError)
             assert store.find("b").in_memory and store.counts()["b"].evictions == 0
             one._run_between_steps = steps
-            store.steps(lambda: store._placing.remove({*store._placing.names} - held)).result()
+            store.steps(lambda: store._placing.remove({*adapter_names(store.model)} - held)).result()
         assert leased(store, "a").name == "a"
 
 
