@@ -5,17 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
-from typing import Any, Protocol
+from typing import Any
 
 from lorakit.serving.store.placing import Placing
 from lorakit.serving.store.probe import Outputs, Probe
 from lorakit.serving.store.trial import Candidate
 
-
-class Visit(Protocol):
-    """Lets an adapter take part in one step of a running engine, as `Engine.visit` does."""
-
-    def __call__(self, adapter: str, token: int, enter: Callable[[], None]) -> Future[Any]: ...
+Visit = Callable[[str, int, Callable[[], None]], Future[Any]]
+"""Lets an adapter take part in one step of a running engine, as `Engine.visit` does."""
 
 
 class Admission:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from functools import partial
 from contextlib import suppress
+from functools import partial
 from threading import Condition
 from typing import Any
 

@@ -195,7 +195,9 @@ def test_a_change_that_is_cancelled_ends_the_wait(folder):
             assert isinstance(refusal(store, "a"), AdapterStateError)
             assert store.find("b").in_memory and store.counts()["b"].evictions == 0
             one._run_between_steps = steps
-            store.steps(lambda: store._placing.remove({*adapter_names(store.model)} - held)).result()
+            store.steps(
+                lambda: store._placing.remove({*adapter_names(store.model)} - held)
+            ).result()
         assert leased(store, "a").name == "a"
 
 
