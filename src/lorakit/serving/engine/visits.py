@@ -64,7 +64,8 @@ class Visit:
         # Attention may drop an infinite key, so finite logits do not suffice.
         last = [each[..., -1, :].float().sum() for pair in layers if pair for each in pair]
         sums = torch.stack([*last, logits[-1].sum()])
-        output = VisitOutput(*logits.clone(), bool(sums.isfinite().all()))
+        base, adapted = logits.clone()
+        output = VisitOutput(base, adapted, bool(sums.isfinite().all()))
         if self.result.set_running_or_notify_cancel():
             self.result.set_result(output)
 
