@@ -17,6 +17,7 @@ BENCHMARKS = (
     "layer_kinds",
     "busy_machine",
     "loading",
+    "data_at_scale",
     "search_memory",
     "memory_plan",
     "same_quality",

@@ -1,6 +1,8 @@
-"""One number that a benchmark has to reach."""
+"""A number to reach, and what was reached of it."""
 
 from dataclasses import dataclass
+
+from benchmarks.results import Row
 
 
 @dataclass(frozen=True)
@@ -23,3 +25,26 @@ class Goal:
     aim: float | None = None
     at_least: bool = False
     unit: str = "s"
+
+
+NOT_MEASURED = "not measured: "
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was reached of a goal.
+
+    Attributes:
+        row: The row that says so, or None where there is none.
+        reached: The number, or None.
+        text: "met", "met, with the aim", "missed" or "not measured: <reason>".
+    """
+
+    row: Row | None
+    reached: float | None
+    text: str
+
+    @property
+    def is_met(self) -> bool:
+        """Whether a number says that the goal is reached."""
+        return self.text.startswith("met")

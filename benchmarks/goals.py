@@ -1,11 +1,12 @@
 """What lorakit is meant to reach, and whether the rows say that it does."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
 from benchmarks import (
+    data_at_scale,
     dora,
     frozen_part,
     latency,
@@ -22,7 +23,7 @@ from benchmarks import (
     switching,
     together,
 )
-from benchmarks.goal import Goal
+from benchmarks.goal import NOT_MEASURED, Goal, Verdict
 from benchmarks.results import NO_BF16, Row, matching, newest
 from benchmarks.step import FORWARD_BACKWARD, SAVED, TOTAL
 from benchmarks.variants import FULL, LIMIT, LORAKIT, LORAKIT_MLP, PEFT
@@ -33,29 +34,6 @@ _FLOAT32 = {"dtype": "float32", "dropout": 0.0, "r": 8}
 _FLOAT32_DROPOUT = {"dtype": "float32", "dropout": 0.05, "r": 8}
 _BFLOAT16 = {"dtype": "bfloat16", "dropout": 0.0, "r": 8}
 _BFLOAT16_DROPOUT = {"dtype": "bfloat16", "dropout": 0.05, "r": 16}
-
-
-NOT_MEASURED = "not measured: "
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What was reached of a goal.
-
-    Attributes:
-        row: The row that says so, or None where there is none.
-        reached: The number, or None.
-        text: "met", "met, with the aim", "missed" or "not measured: <reason>".
-    """
-
-    row: Row | None
-    reached: float | None
-    text: str
-
-    @property
-    def is_met(self) -> bool:
-        """Whether a number says that the goal is reached."""
-        return self.text.startswith("met")
 
 
 def _step(
@@ -284,6 +262,23 @@ _FROZEN_PARTS = tuple(
     )
 )
 
+
+def _large_data(measure: str, kind: str, must: float, unit: str) -> Goal:
+    setting = f"{data_at_scale.SIZES[kind]:,} {kind}"
+    where = {"benchmark": "data_at_scale", "measure": measure, "variant": data_at_scale.FIRST}
+    where |= {"shape": data_at_scale.SHAPE, "setting": setting, **_FLOAT32}
+    return Goal(f"{setting}: {measure}", where, must, unit=unit)
+
+
+_LARGE_DATA = tuple(
+    _large_data(measure, kind, must, unit)
+    for kind in (data_at_scale.CLASSES, data_at_scale.COMPLETIONS)
+    for measure, must, unit in (
+        (data_at_scale.TO_FIRST_STEP, 90.0, "s"),
+        (data_at_scale.PEAK, 2e9, "B"),
+    )
+)
+
 GOALS = (
     _step(LIMIT, _FLOAT32, 1.12, 1.05),
     _step(LIMIT, _FLOAT32_DROPOUT, 1.18, 1.08),
@@ -326,6 +321,7 @@ GOALS = (
     _adapters("switching", "256 adapters", 1e-3, measure=switching.SWITCH),
     *_QUANTIZED,
     *_PLANS,
+    *_LARGE_DATA,
     Goal(
         f"{search_memory.AT_ONCE}: memory / {search_memory.BOUND}",
         {

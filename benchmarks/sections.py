@@ -134,6 +134,15 @@ SECTIONS = (
         quantized_tables.loading_table,
     ),
     Section(
+        "Large data",
+        "Seconds from the command to the first step on files of short examples, planning included, "
+        "with the quickstart's model; and the largest sum of the proportional share of memory "
+        "(PSS) of all processes, the libraries they import included. The second run finds what "
+        "the first one has kept. One run each.",
+        "data_at_scale",
+        quantized_tables.data_table,
+    ),
+    Section(
         "Memory of a search",
         "Largest sum of the proportional share of memory (PSS) of all processes that run trials, "
         "the libraries they import included. The bound is one base, and four times what a single "

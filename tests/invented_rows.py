@@ -7,10 +7,10 @@ import torch
 from benchmarks import (
     bracketing,
     busy_machine,
+    data_at_scale,
     decode_4bit,
     dora,
     dropout_ways,
-    frozen_part,
     growth,
     latency,
     layer_kinds,
@@ -23,7 +23,6 @@ from benchmarks import (
     step,
     switching,
     thin_products,
-    together,
 )
 from benchmarks import same_quality as quality
 from benchmarks.models import shape_named
@@ -33,6 +32,7 @@ from benchmarks.step import FORWARD_BACKWARD, PEAK, SAVED, TOTAL, WITH_OPTIMIZER
 from benchmarks.variants import FULL, LIMIT, LORAKIT, LORAKIT_MLP, LORALIB, PEFT, PEFT_FLOAT32
 
 from invented_serving_rows import serving_rows
+from invented_together_rows import frozen_part_rows, together_rows
 
 ORIGIN = Origin(
     device="Some CPU, AVX512, bf16 instructions, threads 2",
@@ -82,12 +82,13 @@ def invented_rows(origin: Origin = ORIGIN) -> list[Row]:
         *_dropping(make),
         *_magnitudes(make),
         *_preferences(make),
-        *_frozen_parts(make),
-        *_together(make),
+        *frozen_part_rows(make),
+        *together_rows(make),
         *_kinds_of_layers(make),
         *_on_a_busy_machine(make),
         *_quantized(make),
         *_loading(make),
+        *_large_data(make),
         *_thin(make),
         *_decoding_in_4_bits(make),
         *_searching(make),
@@ -235,33 +236,6 @@ def _preferences(make: Make) -> list[Row]:
     return made
 
 
-def _frozen_parts(make: Make) -> list[Row]:
-    values = {frozen_part.ALL: 1.0}
-    for share, (below_computed, below_kept) in zip(
-        frozen_part.SHARES, ((0.8, 0.5), (0.6, 0.25)), strict=True
-    ):
-        values[frozen_part.computed(share)] = below_computed
-        values[frozen_part.kept(share)] = below_kept
-    where = ("frozen_part", FORWARD_BACKWARD, "llama-69m")
-    return [
-        row
-        for reference in (frozen_part.ALL, frozen_part.computed("upper half"))
-        for row in make(*where, values, reference, setting="4 x 256")
-    ]
-
-
-def _together(make: Make) -> list[Row]:
-    made = []
-    values = {together.ALONE: 1.0, together.TOGETHER: 0.5}
-    for column, dtype in zip(together.COLUMNS, ("bfloat16", "bfloat16", "float32"), strict=True):
-        where = {"setting": together.setting_of(*column), "dtype": dtype, "r": 8}
-        for measure in (FORWARD_BACKWARD, WITH_OPTIMIZER):
-            made += make("together", measure, "llama-69m", values, together.ALONE, **where)
-    peaks = {name: 4e9 * value for name, value in values.items()}
-    where = {"setting": together.MEMORY_SETTING, "unit": "B", "r": 8}
-    return made + make("together", together.PEAK, "llama-69m", peaks, together.ALONE, **where)
-
-
 def _kinds_of_layers(make: Make) -> list[Row]:
     values = {LIMIT: 1.0, LORAKIT: 1.1, PEFT: 1.3}
     made = []
@@ -369,6 +343,20 @@ def _loading(make: Make) -> list[Row]:
     for measure, size in sizes.items():
         who = ("checkpoint",) if measure == loading.SHARD else (loading.LORAKIT_4, loading.DENSE)
         made += make("loading", measure, "llama-1b", dict.fromkeys(who, size), **common)
+    return made
+
+
+def _large_data(make: Make) -> list[Row]:
+    made = []
+    for kind, size in data_at_scale.SIZES.items():
+        for measure, value, unit in (
+            (data_at_scale.TO_FIRST_STEP, 60.0, "s"),
+            (data_at_scale.OF_PROCESSORS, 100.0, "s"),
+            (data_at_scale.PEAK, 1.5e9, "B"),
+        ):
+            values = {data_at_scale.FIRST: value, data_at_scale.AGAIN: value / 2}
+            common = {"setting": f"{size:,} {kind}", "unit": unit}
+            made += make("data_at_scale", measure, "quickstart", values, **common)
     return made
 
 

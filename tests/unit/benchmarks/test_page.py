@@ -122,6 +122,8 @@ def test_quantised_bases_and_thin_products(page):
     assert lines[0].endswith("| 105 MiB | 1.05 | 0.79 | 105 MiB | 4.00 bits |")
     [line] = lines_of(section(page, "Memory while loading"), "lorakit, 4 bits")
     assert line.endswith("| 572 MiB | 763 MiB | 1.86 GiB | 668 MiB |")
+    [line] = lines_of(section(page, "Large data"), "1,000,000 short texts to classify", "run again")
+    assert line.endswith("| 30.0 s | 50.0 s | 715 MiB |")
     lines = lines_of(section(page, "Thin products"), "down", "512 to 2048")
     assert "| 0.20 (0.20–0.20) | 0.40 (" in lines[0]
 
