@@ -118,8 +118,11 @@ def spans_in_batches(
     Args:
         index: The term of each row, or -1.
         length: Tokens of each row, with padding.
-        own_tokens: Tokens of each row without it.
+        own_tokens: Tokens of each row without it. Rows of another length, such as those that a
+            pooler has left, have no padding.
     """
+    if length != max(own_tokens):
+        own_tokens = (length,) * len(own_tokens)
     spans: list[tuple[int, int, int]] = []
     shifts: list[int] = []
     taken: dict[int, int] = {}  # tokens of each term so far

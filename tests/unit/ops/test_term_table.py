@@ -6,7 +6,7 @@ import torch
 from lorakit.ops import LowRankTerm
 from lorakit.ops.grouped import low_rank_linear_per_row
 from lorakit.ops.per_row_terms import PerRowTerms
-from lorakit.ops.term_table import TermTable, spans_of
+from lorakit.ops.term_table import TermTable, spans_in_batches, spans_of
 
 
 def terms(count):
@@ -30,6 +30,14 @@ def test_runs_of_rows_are_spans():
         [0, 1],
     )
     assert spans_of((-1, -1), (1, 1))[0] == []
+
+
+def test_rows_that_a_pooler_has_left_have_no_padding():
+    assert spans_in_batches((0, 0, 1), 5, (3, 3, 5)) == (
+        [(0, 3, 0), (5, 8, 0), (10, 15, 1)],
+        [0, -2, -10],
+    )
+    assert spans_in_batches((0, 0, 1), 1, (3, 3, 5)) == ([(0, 2, 0), (2, 3, 1)], [0, -2])
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0), (1,)])
