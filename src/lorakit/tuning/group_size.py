@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from lorakit.errors import PlanError, StoppedError
+from lorakit.errors import LorakitError, PlanError, StoppedError
 from lorakit.files.atomic import scratch_directory
 from lorakit.files.disks import size_text
 from lorakit.planning import MemoryPlan, plan
@@ -25,6 +25,7 @@ from lorakit.training.together import train_together
 
 _STEPS = 5
 """Steps of a measured run; the first warms up."""
+_ALONE = "each trial in a process of its own"
 _GAIN = 0.97
 """Share of the time alone below which trials train together."""
 
@@ -48,21 +49,25 @@ def quickest_size(recipe: Recipe, most: int, threads_alone: int, at_once_alone: 
             disturb each other, so the measurement favours them.
 
     Returns: The number with the shortest time for a step of each trial; 1 if that is not clearly
-        shorter than alone, or if two do not fit into memory.
+        shorter than alone, or if two do not fit into memory or cannot train together.
     """
     sizes = _sizes(recipe, most)
     if not sizes:
-        return GroupSize(1, "each trial in a process of its own, as two do not fit together")
+        return GroupSize(1, f"{_ALONE}, as two do not fit together")
     with _threads(threads_alone):
         alone_s = _step_s(recipe, 1) / at_once_alone
     best, best_s = 1, alone_s * _GAIN
     for size in sizes:
-        each_s = _step_s(recipe, size) / size
+        try:
+            each_s = _step_s(recipe, size) / size
+        except LorakitError as error:  # a trial alone has none
+            note = _ALONE if best == 1 else f"{best} in one process"
+            return GroupSize(best, f"{note}, as {size} cannot train together: {error}")
         if each_s >= best_s:
             break
         best, best_s = size, each_s
     if best == 1:
-        return GroupSize(1, "each trial in a process of its own, which is as quick here")
+        return GroupSize(1, f"{_ALONE}, which is as quick here")
     return GroupSize(best, f"{best} in one process, in {best_s / alone_s:.2f} of the time")
 
 

@@ -45,6 +45,19 @@ def test_what_does_not_fit_is_not_measured(recipe, timed):
     assert "do not fit together" in quickest_size(None, 8, 1, 1).note
 
 
+def test_trials_that_cannot_train_together_stay_apart(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    whole = {"r": 2, "target_modules": ["q_proj"]}
+    reentrant = {
+        "activation_checkpointing": True,
+        "activation_checkpointing_kwargs": {"use_reentrant": True},
+    }
+    found = quickest_size(recipe(lora=whole, training=reentrant), 2, 1, 1)
+    assert found.size == 1
+    assert found.note.startswith("each trial in a process of its own, as 2 cannot train together: ")
+    assert "use_reentrant is true, expected false" in found.note
+
+
 def test_a_measurement_trains_some_steps_and_leaves_nothing(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
     (tmp_path / "scratch").mkdir()
