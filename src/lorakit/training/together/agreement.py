@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorakit.distributed.processes import process_count
 from lorakit.errors import ConfigError
+from lorakit.injection.state import replaced_modules
 from lorakit.recipes.recipe import Recipe
 from lorakit.training.frozen_part.blocks import find_frozen_blocks
 from lorakit.training.frozen_part.blocks import has_dropout as blocks_have_dropout
@@ -114,8 +115,22 @@ def require_possible(setup: Setup, trainer: Trainer) -> None:
             "the dropout of its base is off below the first adapted layer, expected "
             "frozen_part.dropout: true"
         )
+    elif dropping := _dropping_copies(model):
+        problem = (
+            f"{dropping[0]} drops activations and is trained in full, expected "
+            "lora.modules_to_save without it"
+        )
     if problem:
         raise ConfigError(f"Cannot train {setup.recipe.output} with others: {problem}. {ADVICE}")
+
+
+def _dropping_copies(model: Any) -> list[str]:
+    """Return what the shared part has trained copies of that draw masks for rows of one run."""
+    return [
+        path
+        for path, module in replaced_modules(backbone_of(model))
+        if any(has_dropout(copy) for copy in module.trained_copies.values())
+    ]
 
 
 def _drops_less_below(setup: Setup) -> bool:

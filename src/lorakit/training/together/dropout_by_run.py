@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.nn.modules.dropout import _DropoutNd  # pyright: ignore[reportPrivateUsage]
 from torch.overrides import TorchFunctionMode
 
+from lorakit.errors import TrainingError
 from lorakit.training.together.random_state import RandomState
 from lorakit.training.together.stacking import Part, Stacked
 
@@ -48,7 +49,8 @@ class DropoutByRun(TorchFunctionMode):
             given.apply_defaults()
             x, p, training = (given.arguments[name] for name in ("input", "p", "training"))
             if training and p > 0:
-                return self._by_run(x, lambda part: F.dropout(self._own(x, part), p))
+                dims = _token_dims(x, self._stacked.tokens)
+                return self._by_run(x, dims, lambda part: F.dropout(self._own(x, part, dims), p))
         elif func is F.scaled_dot_product_attention:
             given = {**dict(zip(_ATTENTION, args, strict=False)), **kwargs}
             if given.get("dropout_p"):
@@ -57,30 +59,45 @@ class DropoutByRun(TorchFunctionMode):
 
     def _attention(self, given: dict[str, Any]) -> Tensor:
         def attend(part: Part) -> Tensor:
-            own: dict[str, Any] = {
-                name: self._own(value, part) if isinstance(value, Tensor) else value
-                for name, value in given.items()
-            }
-            return F.scaled_dot_product_attention(**own)
+            own = {name: self._own(given[name], part, (2,)) for name in ("query", "key", "value")}
+            mask = given.get("attn_mask")
+            if mask is not None:
+                own["attn_mask"] = self._own(mask, part, _token_dims(mask, self._stacked.tokens))
+            return F.scaled_dot_product_attention(**{**given, **own})
 
-        return self._by_run(given["query"], attend)
+        return self._by_run(given["query"], (2,), attend)
 
-    def _own(self, x: Tensor, part: Part) -> Tensor:
-        """Return a run's rows of (rows, …), (rows, tokens, …) or (rows, heads, tokens, …)."""
+    def _own(self, x: Tensor, part: Part, dims: Sequence[int]) -> Tensor:
+        """Return a run's rows of (rows, …), or of a mask of one row, without added padding."""
         rows = x if x.shape[0] == 1 != self._stacked.rows else x[part.first :][: part.rows]
-        for dim in _token_dims(x, self._stacked.tokens):
+        for dim in dims:
             rows = rows.narrow(dim, 0, part.tokens)
         return rows
 
-    def _by_run(self, x: Tensor, compute: Callable[[Part], Tensor]) -> Tensor:
-        """Compute each run's part with its random state; padding is zero."""
+    def _by_run(self, x: Tensor, dims: Sequence[int], compute: Callable[[Part], Tensor]) -> Tensor:
+        """Compute each run's part with its random state; padding is zero.
+
+        Args:
+            x: (rows, …).
+            dims: Its dimensions that are tokens.
+            compute: Returns the part of a run, with the shape of its part of x.
+
+        Raises:
+            TrainingError: The first dimension of x is not the rows.
+        """
+        stacked = self._stacked
+        if not x.ndim or x.shape[0] != stacked.rows:
+            raise TrainingError(
+                f"Cannot train these runs together: their base drops parts of a tensor of shape "
+                f"{tuple(x.shape)}, expected {stacked.rows} rows as its first dimension. Train "
+                "them one after another: leave --together out."
+            )
         found: list[Tensor] = []
-        for part, state in zip(self._stacked.parts, self._states, strict=True):
+        for part, state in zip(stacked.parts, self._states, strict=True):
             with state.drawing():
                 own = compute(part)
-            missing = self._stacked.tokens - part.tokens
+            missing = stacked.tokens - part.tokens
             if missing:
-                dims = _token_dims(x, self._stacked.tokens)
                 widths = [missing if dim in dims else 0 for dim in range(x.ndim)]
                 own = F.pad(
                     own, [width for width_of in reversed(widths) for width in (0, width_of)]

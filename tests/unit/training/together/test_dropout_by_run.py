@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lorakit.errors import TrainingError
 from lorakit.training.together.dropout_by_run import DropoutByRun, has_dropout
 from lorakit.training.together.process_state import ProcessState
 from lorakit.training.together.random_state import RandomState
@@ -63,8 +64,9 @@ def test_dropout_has_the_bits_of_each_batch_alone(shape, dims):
         assert torch.equal(own, one)
 
 
-def test_attention_has_the_bits_of_each_batch_alone():
-    tensors = batches(2, "T", 4)
+@pytest.mark.parametrize("width", [4, 5], ids=["narrow", "as wide as the rows are long"])
+def test_attention_has_the_bits_of_each_batch_alone(width):
+    tensors = batches(2, "T", width)
     stacked, whole = stacked_with(tensors, (2,))
     mask = torch.ones(stacked.rows, 1, stacked.tokens, stacked.tokens, dtype=torch.bool)
     expected = alone(
@@ -76,6 +78,15 @@ def test_attention_has_the_bits_of_each_batch_alone():
         found = F.scaled_dot_product_attention(whole, whole, whole, attn_mask=mask, dropout_p=0.3)
     for part, one in zip(stacked.parts, expected, strict=True):
         assert torch.equal(found[part.first :][: part.rows, :, : part.tokens], one)
+
+
+def test_what_has_no_rows_of_the_runs_is_refused():
+    stacked, _ = stacked_with(batches("T", 4), (1,))
+    with (
+        DropoutByRun(stacked, [RandomState(state) for state in states()]),
+        pytest.raises(TrainingError, match=r"of shape \(16, 4\), expected 3 rows as its first"),
+    ):
+        F.dropout(torch.ones(16, 4), 0.5)
 
 
 def test_without_dropout_nothing_is_split():

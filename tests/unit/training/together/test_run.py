@@ -260,3 +260,35 @@ def test_modules_and_tokens_that_are_trained_in_full(recipe, tmp_path):
     )
     for ours, theirs in zip(together, alone, strict=True):
         require_equal_runs(ours, theirs)
+
+
+def test_a_part_that_is_trained_in_full_and_drops_is_refused(recipe, tiny_gpt2_dir):
+    made = [
+        recipe(name, model=tiny_gpt2_dir, lora=lora(2, "c_attn", modules_to_save=saved))
+        for name, saved in (("whole", ["mlp"]), ("norm", ["ln_f"]))
+    ]
+    refused, trained = train_together(made)
+    assert isinstance(refused, ConfigError) and trained.steps == 4
+    assert "h.0.mlp drops activations and is trained in full" in str(refused)
+
+
+def test_a_pooler_has_an_adapter(recipe, cls_csv, tmp_path):
+    from tiny_models import bert
+    from tiny_models.tokenizers import wordpiece
+
+    tokenizer = wordpiece(has_types=True)
+    base = bert("BertForSequenceClassification", vocab_size=len(tokenizer))
+    for part in (base, tokenizer):
+        part.save_pretrained(tmp_path / "base")
+    together, alone = both_ways(
+        lambda output, **changes: recipe(
+            output,
+            model=str(tmp_path / "base"),
+            task="SEQ_CLS",
+            data={"train": cls_csv, "validation_fraction": 0.25},
+            **changes,
+        ),
+        [{"lora": {"r": 2, "lora_dropout": 0.3}}, {"lora": lora(3, "query", "pooler.dense")}],
+    )
+    for ours, theirs in zip(together, alone, strict=True):
+        require_equal_runs(ours, theirs)
