@@ -20,7 +20,7 @@ class Groups:
     """Open groups, and how many trials train in each."""
 
     actors: tuple[Any, ...]
-    """Handles of `TrialGroup` actors."""
+    """Handles of `TrialGroup` actors; none if each trial trains in a process of its own."""
     size: int
     note: str
 
@@ -43,7 +43,8 @@ def open_groups(
         machines: Machines of the running cluster.
         on_gpus: Whether trials train on GPUs.
 
-    Yields: The groups; None if each trial trains in a process of its own.
+    Yields: The groups, without actors if a measurement has found that trials should stay apart;
+        None if the settings ask for a process for each.
 
     Raises:
         ConfigError: The trials differ in what they would share.
@@ -83,7 +84,7 @@ def open_groups(
     finally:
         for actor in actors:
             ray.kill(actor)
-    yield None
+    yield Groups((), size, note)
 
 
 def _result(call: Any) -> Any:

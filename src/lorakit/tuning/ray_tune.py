@@ -104,7 +104,7 @@ def _trainable(
     plan: TrialPlan, settings: TrialsConfig, gpus: float, groups: Groups | None
 ) -> tuple[Any, int | None]:
     """Return what Ray Tune runs for each trial, and how many at once; None is as many as fit."""
-    if groups is None:
+    if groups is None or not groups.actors:
         alone = tune.with_parameters(run_trial, plan=plan)
         resources = {"cpu": settings.cpus_per_trial, "gpu": gpus}
         return tune.with_resources(alone, resources), settings.max_concurrent
@@ -336,7 +336,7 @@ def _failure_text(cause: BaseException | None) -> str:
     if name in ("ActorDiedError", "RayActorError", "ActorUnavailableError", "OutOfMemoryError"):
         return (
             "Its process was killed; memory may have run out. Run fewer concurrent trials "
-            "(max_concurrent), or set training.activation_checkpointing=true."
+            "(max_concurrent, together), or set training.activation_checkpointing=true."
         )
     lines = str(cause).strip().splitlines() or [name]
     return " ".join(f"{name}: {lines[-1]}".split())

@@ -39,11 +39,22 @@ def relay_trial(sample: dict[str, Any], groups: Sequence[Any]) -> None:
 
 
 def _with_room(groups: Sequence[Any]) -> Any:
-    """Take a place in a group; wait if the trials before are still saving."""
+    """Take a place in a group that lives; wait if the trials before are still saving.
+
+    Raises:
+        RayActorError: The processes of all groups were killed.
+    """
     import ray
+    from ray.exceptions import RayActorError
 
     while True:
+        dead: list[RayActorError] = []
         for group in groups:
-            if ray.get(group.take_place.remote()):
-                return group
+            try:
+                if ray.get(group.take_place.remote()):
+                    return group
+            except RayActorError as error:
+                dead.append(error)
+        if len(dead) == len(groups):
+            raise dead[0]
         time.sleep(_WAIT_S)

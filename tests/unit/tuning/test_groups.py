@@ -6,8 +6,10 @@ from lorakit.errors import ConfigError
 from lorakit.libraries.ray_cluster import Machine
 from lorakit.training import Recipe, RunDirectory, train
 from lorakit.tuning import tune
-from lorakit.tuning.groups import _places
+from lorakit.tuning.groups import _places, open_groups
 from lorakit.tuning.records import evaluations_of
+from lorakit.tuning.space import Space
+from lorakit.tuning.trial import TrialPlan, trial_recipe
 
 RATES = [2e-2, 1e-6]
 GRID = {
@@ -38,6 +40,19 @@ def test_what_cannot_train_together_is_refused(machines, recipe):
     varied = GRID | {"space": {"dtype": {"choice": ["float32", "bfloat16"]}}}
     with pytest.raises(ConfigError, match=r"search.space varies dtype.*Set `together` to 1"):
         tune(recipe("varied", search=varied))
+
+
+def test_why_trials_stay_apart_is_said(machines, recipe, tmp_path):
+    reentrant = {
+        "activation_checkpointing": True,
+        "activation_checkpointing_kwargs": {"use_reentrant": True},
+    }
+    searched = recipe(search={**GRID, "together": "auto"}, training=reentrant)
+    space, settings = Space(searched.search.space, "search.space"), searched.search
+    plan = TrialPlan(trial_recipe(searched, settings, 18), space, settings, tmp_path, tmp_path)
+    with open_groups(plan, settings, 2, machines, on_gpus=False) as groups:
+        assert (groups.actors, groups.size) == ((), 1)
+        assert "use_reentrant is true, expected false" in groups.note
 
 
 def test_there_is_a_group_for_each_gpu_or_for_each_machine_without():

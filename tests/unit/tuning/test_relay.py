@@ -61,6 +61,16 @@ def test_reports_are_relayed_from_the_group_that_has_room(reported):
     assert free.calls[0] == ("train", {"lora.r": 2}, "trial-003") and not full.calls
 
 
+def test_a_group_that_was_killed_is_passed_over_while_another_lives(reported):
+    from ray.exceptions import ActorDiedError
+
+    dead, living = Group([], free=ActorDiedError()), Group([{"epoch": 1}])
+    relay_trial({}, [dead, living])
+    assert reported == [{"epoch": 1}]
+    with pytest.raises(ActorDiedError):
+        relay_trial({}, [dead, dead])
+
+
 def test_an_error_of_the_trial_is_raised_and_a_stop_is_passed_on(reported, monkeypatch):
     from ray import tune
 

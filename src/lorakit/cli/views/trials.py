@@ -55,7 +55,7 @@ class TrialsView:
             self._settings, self._epochs = payload["settings"], payload["epochs"]
             self._show_plan(payload)
         elif event == "together":
-            say(f"Trials train together: {payload['note']}.")
+            say(f"Trials: {payload['note']}.")
         elif event == "trials":
             self._show_trials(payload["records"], payload["changed"])
 
