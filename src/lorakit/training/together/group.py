@@ -48,7 +48,7 @@ class RunGroup:
     def __init__(self) -> None:
         self._passes = SharedPasses()
         self._base = BaseInProcess()
-        self._runs: list[GroupedRun] = []
+        self._recipes: list[Recipe] = []  # not the runs, whose errors hold trainers
         self._settled: Recipe | None = None
 
     def start(
@@ -93,15 +93,15 @@ class RunGroup:
             ConfigError: It cannot run with those that have been added.
         """
         recipe = recipe.with_absolute_paths()
-        require_agreement([*(run.recipe for run in self._runs), recipe])
+        require_agreement([*self._recipes, recipe])
         options = {
             "resume": resume,
             "planned_bytes": planned_bytes,
             "on_event": on_event,
             "stop": stop,
         }
-        run = GroupedRun(self, self._passes, len(self._runs), recipe, options)
-        self._runs.append(run)
+        run = GroupedRun(self, self._passes, len(self._recipes), recipe, options)
+        self._recipes.append(recipe)
         return run
 
     def begin(self, *runs: GroupedRun) -> None:

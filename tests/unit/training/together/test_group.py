@@ -1,12 +1,15 @@
 """A group of runs: they join and leave between steps, and learn what others have settled."""
 
+import gc
 import threading
+import weakref
 
 import pytest
 
 from fixtures.together import lora, require_equal_runs
-from lorakit.errors import ConfigError
+from lorakit.errors import ConfigError, StoppedError
 from lorakit.training import train
+from lorakit.training.stop_request import StopRequest
 from lorakit.training.together import RunGroup
 
 
@@ -91,3 +94,19 @@ def test_other_labels_are_refused_by_name(tiny_bert_dir, cls_csv, tmp_path):
     assert runs[0].wait().steps == 1
     with pytest.raises(ConfigError, match=r"labels is \[.*\] there and \[.*\] here"):
         runs[1].wait()
+
+
+def test_what_ended_a_run_is_not_kept_by_its_group(recipe):
+    group, stop = RunGroup(), StopRequest()
+
+    def stopping(event, payload):
+        if event == "step":
+            stop.set()
+
+    run = group.start(recipe("a"), stop=stop, on_event=stopping)
+    with pytest.raises(StoppedError):
+        run.wait()
+    left = weakref.ref(run)
+    del run
+    gc.collect()
+    assert left() is None, "its error holds its trainer"
