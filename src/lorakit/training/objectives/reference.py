@@ -50,8 +50,23 @@ def disable_base_dropout(model: nn.Module) -> None:
     Dropout would be noise in the ratio of policy and reference. transformers' attention keeps
     probabilities as plain numbers beside the modules, under names such as "attention_dropout".
     """
+    for _, module, name in _dropout_rates(model):
+        setattr(module, name, 0.0)
+
+
+def copy_base_dropout(model: nn.Module, other: nn.Module) -> None:
+    """Give a model every dropout probability of the base of another one with the same modules."""
+    own = dict(model.named_modules())
+    for path, module, name in _dropout_rates(other):
+        if path in own:
+            setattr(own[path], name, getattr(module, name))
+
+
+def _dropout_rates(model: nn.Module) -> list[tuple[str, nn.Module, str]]:
+    """Return (path, module, attribute) of every dropout probability of a base."""
     updates = {id(m) for m in model.modules() if isinstance(m, LowRankUpdate)}
-    for module in model.modules():
+    found: list[tuple[str, nn.Module, str]] = []
+    for path, module in model.named_modules():
         if id(module) in updates:
             continue
         values: dict[str, Any] = vars(module)
@@ -60,4 +75,5 @@ def disable_base_dropout(model: nn.Module) -> None:
             names_dropout = any(word in name for word in ("dropout", "drop_prob", "pdrop"))
             names_dropout |= is_dropout and name == "p"
             if names_dropout and isinstance(value, float):
-                setattr(module, name, 0.0)
+                found.append((path, module, name))
+    return found

@@ -16,6 +16,7 @@ from lorakit.injection.detached import adapter_in_place, attach_adapter
 from lorakit.injection.per_row import RowChoice
 from lorakit.layers.executors.separate_batches import SeparateBatches
 from lorakit.models.same_weights import copy_over_same_weights
+from lorakit.training.objectives.reference import copy_base_dropout
 from lorakit.training.together.dropout_by_run import DropoutByRun, has_dropout
 from lorakit.training.together.process_state import ProcessState
 from lorakit.training.together.random_state import RandomState
@@ -124,6 +125,7 @@ class StackedModel:
     def attach(self, run: str, model: nn.Module) -> None:
         """Carry the adapter that acts in a run's model."""
         self._checkpoint_like(model)
+        copy_base_dropout(self._model, model)  # preferences turn it off
         adapter = adapter_in_place(model, "default")
         # A copy's modules belong to one tree; its parameters may be in two.
         copies = tuple(

@@ -8,6 +8,7 @@ from lorakit.injection import active_adapters
 from lorakit.layers import LowRankUpdate
 from lorakit.training.objectives.reference import (
     REFERENCE,
+    copy_base_dropout,
     disable_base_dropout,
     reference_acts,
     reference_of,
@@ -63,3 +64,11 @@ def test_dropout_of_the_base_is_off_and_that_of_updates_stays():
     assert layer.attention_dropout == 0 and model.extra.p == 0
     update = next(m for m in model.modules() if isinstance(m, LowRankUpdate))
     assert update.drop_probability == 0.1
+
+
+def test_a_model_takes_over_the_dropout_of_a_base():
+    model, other = llama(), llama()
+    other.model.layers[0].self_attn.attention_dropout = 0.5
+    add_adapter(other, LoraConfig(r=2, target_modules=["q_proj"], lora_dropout=0.1))
+    copy_base_dropout(model, other)
+    assert [layer.self_attn.attention_dropout for layer in model.model.layers] == [0.5, 0.0]

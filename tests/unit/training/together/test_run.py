@@ -247,6 +247,21 @@ def test_preferences_train_together(tiny_llama_dir, tmp_path):
         require_equal_runs(ours, theirs)
 
 
+def test_preferences_train_without_the_dropout_of_their_base(tiny_gpt2_dir, tmp_path):
+    from fixtures.preferences import preference_recipe
+
+    made = preference_recipe(tmp_path, tiny_gpt2_dir)
+    settings = {"training.max_steps": 2, "training.use_cpu": True}
+    together, alone = both_ways(
+        lambda output, **changes: made.with_changes(
+            {"output": str(tmp_path / output), **settings, **changes}, "the recipe"
+        ),
+        [{}, {"training.seed": 7}],
+    )
+    for ours, theirs in zip(together, alone, strict=True):
+        assert ours.train_loss == pytest.approx(theirs.train_loss, rel=1e-4)
+
+
 def test_modules_and_tokens_that_are_trained_in_full(recipe, tmp_path):
     rows = [{"prompt": f"<a> what {n}", "completion": f" <a> {n}"} for n in range(12)]
     path = write_jsonl(tmp_path / "tokens.jsonl", rows)
