@@ -2,13 +2,18 @@
 
 import json
 
+import pytest
+
+from lorakit.errors import ConfigError
 from lorakit.recipes.recipe import Recipe
+from lorakit.recipes.template import recipe_text
 from lorakit.runs.new_recipe import (
     config_file_of,
     free_name,
     positions_in,
     positions_of,
     recipe_like,
+    with_settings,
     write_recipe_for,
 )
 from lorakit.runs.recipe_form import check_text
@@ -21,7 +26,8 @@ def test_a_recipe_is_written_for_a_file_with_its_columns_and_task(tmp_path):
     written = write_recipe_for(
         str(path), None, model="some/base", path="recipes/tickets.yaml", output="runs/tickets"
     )
-    assert (written.task, written.examples, written.columns) == ("SEQ_CLS", 8, ("message", "team"))
+    assert (written.kind, written.columns) == ("SEQ_CLS", ("message", "team"))
+    assert "8 examples with the columns message, team" in written.text
     assert any("3 classes" in note for note in written.notes)
     recipe = check_text(written.text, "recipe").recipe
     assert recipe is not None and recipe.model == "some/base" and recipe.output == "runs/tickets"
@@ -70,3 +76,34 @@ def test_positions_are_read_from_the_configuration_alone(tmp_path):
     assert positions_of(str(tmp_path)) is None
     roberta = {"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1}
     assert positions_in(roberta) == 512
+
+
+def test_a_kind_that_does_not_fit_gets_a_recipe_to_mend_and_the_reason(tmp_path):
+    path = tmp_path / "tickets.csv"
+    path.write_text("\n".join(["message,team", *(f"It is {n},{'ab'[n % 2]}" for n in range(8))]))
+    names = {"model": "some/base", "path": "recipes/t.yaml", "output": "runs/t"}
+    written = write_recipe_for(str(path), "reward", **names)
+    assert "No preferences for objective.type=reward" in written.problem
+    assert written.columns == ("message", "team")
+    recipe = check_text(written.text, "r").recipe
+    assert (recipe.task, recipe.objective.type) == ("SEQ_CLS", "reward")
+    with pytest.raises(ConfigError, match="cannot be inferred"):
+        write_recipe_for(str(written_odd(tmp_path)), None, **names)
+
+
+def written_odd(folder):
+    path = folder / "odd.jsonl"
+    path.write_text('{"a": 1, "b": [1]}\n' * 4)
+    return path
+
+
+def test_settings_of_another_recipe_are_taken_but_not_its_data():
+    text = recipe_text("SEQ_CLS", "r.yaml", "runs/a", "m", "a.csv")
+    lora = {"r": 3, "use_rslora": True}
+    other = {"model": "n", "task": "SEQ_CLS", "output": "runs/b", "lora": lora}
+    other |= {"data": {"train": "b.csv", "label": "kind"}, "quantization": {"bits": 4}}
+    made = with_settings(text, other)
+    values = check_text(made, "r").values
+    assert (values["model"], values["data"]) == ("m", check_text(text, "r").values["data"])
+    assert (values["lora"], values["quantization"]) == (lora, {"bits": 4})
+    assert "training" not in values and "# rank of the update" in made
