@@ -133,7 +133,7 @@ async def test_several_labels_are_separated_or_not(studio, see, only, open_at):
     draft = await open_at("data", BASE)
     await see(kind=ui.radio)
     only(ui.radio).set_value("t.csv")
-    await see("post 📦, bill")
+    await see("labels: bill, post 📦")
     assert recipe_of(studio, draft).data.label_separator == ";"
     only(ui.select, "what separates several labels (data.label_separator)").set_value("(none)")
     await see("label: post 📦; bill")
@@ -148,8 +148,8 @@ async def test_a_file_that_is_not_understood_takes_nothing_from_the_one_before(
     await see("The first 10 examples")
     only(ui.radio).set_value("odd.jsonl")
     await see("The task cannot be inferred")
-    text = load_draft(studio.root, draft.id).text
-    values = check_text(text, "r").values
+    await until(lambda: "odd.jsonl" in load_draft(studio.root, draft.id).text)
+    values = check_text(load_draft(studio.root, draft.id).text, "r").values
     assert values["data"] == {"train": "odd.jsonl", "validation_fraction": 0.1}
     assert "task" not in values
     await until(lambda: only(ui.select, "task").value is None)
