@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,13 +179,15 @@ def recipe_like(recipe: Recipe, output: str) -> str:
 
 
 def free_name(wanted: str, taken: Path) -> str:
-    """Return a name for a new run or file in a folder: letters, digits and dashes.
+    """Return a name for a new run or file in a folder: letters without marks, digits and dashes.
 
     Args:
         wanted: Text to make the name of, such as "Ticket reviews (2)".
         taken: The folder; names in it are not returned, with or without an ending.
     """
-    name = _NOT_IN_NAMES.sub("-", wanted.lower()).strip("-")[:60] or "run"
+    letters = unicodedata.normalize("NFKD", wanted.casefold())
+    plain = "".join(letter for letter in letters if not unicodedata.combining(letter))
+    name = _NOT_IN_NAMES.sub("-", plain).strip("-")[:60] or "run"
     there = {entry.name for entry in taken.iterdir()} if taken.is_dir() else set[str]()
     there |= {Path(entry).stem for entry in there}
     number, free = 1, name

@@ -60,6 +60,7 @@ def test_a_recipe_that_starts_from_an_adapter_keeps_what_it_gives():
 
 def test_names_are_plain_and_not_taken(tmp_path):
     assert free_name("Ticket reviews (2).v1", tmp_path) == "ticket-reviews-2-v1"
+    assert free_name("Rückmeldungen für Große", tmp_path) == "ruckmeldungen-fur-grosse"
     assert free_name("../💥", tmp_path) == "run"
     (tmp_path / "a.yaml").touch()
     (tmp_path / "a-2").mkdir()
