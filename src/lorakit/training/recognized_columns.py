@@ -287,6 +287,8 @@ class Columns:
         named = [(w, t) for w in _WORDS for t in _TAGS if {w, t} <= set(self.lists)]
         if named:
             return named[0]
+        if self.texts and any(name.strip().lower() in _LABELS[:2] for name in self.lists):
+            return None  # lists of labels of the texts
         first = {name: next((v for v in self.values[name] if v), []) for name in self.lists}
         words = [name for name, value in first.items() if value and isinstance(value[0], str)]
         pairs = [

@@ -7,6 +7,7 @@ import pytest
 from lorakit.errors import ConfigError
 from lorakit.recipes.recipe import Recipe
 from lorakit.recipes.template import recipe_text
+from lorakit.recipes.yaml_edits import UNSET
 from lorakit.runs.new_recipe import (
     config_file_of,
     free_name,
@@ -16,7 +17,7 @@ from lorakit.runs.new_recipe import (
     with_settings,
     write_recipe_for,
 )
-from lorakit.runs.recipe_form import check_text
+from lorakit.runs.recipe_form import check_text, shown_fields, with_field
 
 
 def test_a_recipe_is_written_for_a_file_with_its_columns_and_task(tmp_path):
@@ -47,6 +48,42 @@ def test_a_recipe_like_another_has_its_values_and_another_output():
     assert text.splitlines()[:3] == ["model: m", "task: SEQ_CLS", "output: runs/b"]
     assert "lora_alpha" not in text
     assert check_text(text, "r").recipe == recipe.model_copy(update={"output": "runs/b"})
+
+
+@pytest.mark.parametrize(
+    "features",
+    [
+        {"objective": {"type": "dpo", "beta": 0.3, "loss": "hinge"}},
+        {
+            "data": {
+                "train": [
+                    {"path": "a.csv", "weight": 2.0},
+                    {"path": ["b.csv"], "columns": {"t": "x"}},
+                ]
+            }
+        },
+        {
+            "task": "SEQ_CLS",
+            "data": {"train": "a.csv", "label_separator": "|", "class_weights": "balanced"},
+        },
+        {"task": "SEQ_CLS", "data": {"train": "a.csv", "class_weights": {"spam": 3.0}}},
+        {"frozen_part": {"cache_bytes": 0}, "evaluation": {"compare_with_base": False}},
+        {"lora": {"layers_to_transform": [0, 1], "rank_pattern": {"q_proj": 16}}},
+    ],
+)
+def test_a_recipe_with_every_feature_is_cloned_whole_and_shown_in_the_form(features):
+    values = {"model": "m", "task": "CAUSAL_LM", "output": "runs/a", "data": {"train": "a.csv"}}
+    recipe = Recipe.check(values | features, "the test")
+    text = recipe_like(recipe, "runs/b")
+    checked = check_text(text, "r")
+    assert checked.recipe == recipe.model_copy(update={"output": "runs/b"})
+    for field in shown_fields(checked):  # a field changes itself alone
+        if field.kind == "integer":
+            changed = check_text(with_field(text, field, 5), "r")
+            assert changed.value(field.key) == 5
+            kept = check_text(with_field(with_field(text, field, 5), field, UNSET), "r").values
+            before = check_text(with_field(text, field, UNSET), "r").values
+            assert kept == before
 
 
 def test_a_recipe_that_starts_from_an_adapter_keeps_what_it_gives():

@@ -217,9 +217,9 @@ def test_corrected_sets_of_labels_are_examples_of_several_labels(tmp_path):
 
     file = tmp_path / "labels.jsonl"
     sets = (("post", "bill"), ("bill",), ())
-    add_votes(file, [right_label(f"text {n}", sets[n % 3], ("post",), "m") for n in range(9)])
+    add_votes(file, [right_label(f"text {n}", sets[n % 3], sets[n % 3], "m") for n in range(9)])
     (first, *_) = read_votes(file)
-    assert (first["label"], first["predicted"]) == (["post", "bill"], ["post"])
+    assert (first["label"], first["predicted"]) == (["post", "bill"], ["post", "bill"])
     found = recognize(str(file), None, None)
     assert found.columns == {"text": "text", "label": "label"}
 

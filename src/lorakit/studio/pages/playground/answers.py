@@ -54,8 +54,9 @@ class AnswersPart:
         self._saved.clear()
         with self._saved, card():
             Text("p", self._sentence(added))
-            link = ui.link("Train on these votes", self._training_address(added, better))
-            link.classes("button button-quiet")
+            with ui.element("div").classes("flex-row"):
+                link = ui.link("Train on these votes", self._training_address(added, better))
+                link.classes("button button-quiet")
             what = "pairs of a better and a worse answer" if added.is_of_answers else "examples"
             start = self._state.place_of(better.candidate)
             whose = "a new adapter" if start is None else f"a copy of {better.candidate.name}"
