@@ -96,7 +96,7 @@ def write_recipe_for(
     output: str,
     start_from: str | None = None,
 ) -> WrittenRecipe:
-    """Look into local data and write a recipe for it, as `lorakit init` does.
+    """Look into local data and write a recipe for it, as `lorakit init` does, in the faster dtype.
 
     Args:
         train: The value of `data.train`.
@@ -128,6 +128,7 @@ def write_recipe_for(
     text = recipe_text(
         task, path, output, model, train, positions, keys, about, start_from, objective
     )
+    text = with_values(text, {"dtype": "auto"})  # small bases are often slow as they are saved
     notes = () if found is None else found.notes
     return WrittenRecipe(text, objective or task, columns, notes, problem)
 

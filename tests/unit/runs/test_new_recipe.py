@@ -33,6 +33,7 @@ def test_a_recipe_is_written_for_a_file_with_its_columns_and_task(tmp_path):
     recipe = check_text(written.text, "recipe").recipe
     assert recipe is not None and recipe.model == "some/base" and recipe.output == "runs/tickets"
     assert (recipe.data.text, recipe.data.label) == ("message", "team")
+    assert recipe.dtype == "auto"
 
 
 def test_a_recipe_like_another_has_its_values_and_another_output():
