@@ -116,11 +116,11 @@ def write_recipe_for(
     try:
         found = look_into(train, task, model, objective)
     except (ConfigError, DataError) as error:
+        if task is None:
+            raise
         from lorakit.training.recognition import column_names
 
         columns, problem = column_names(train), str(error)
-        if kind is None or task is None:
-            raise
     else:
         columns, objective = found.names, cast("ObjectiveName | None", found.objective)
         task = cast(TaskName, str(found.task))
