@@ -46,7 +46,8 @@ PALE = """() => {
         const [one, other] = [light(over(channels(style.color), below)), light(below)];
         const ratio = (Math.max(one, other) + 0.05) / (Math.min(one, other) + 0.05);
         const size = parseFloat(style.fontSize);
-        const isLarge = element.closest('.q-icon') || size >= 24 || (size >= 18.66 && Number(style.fontWeight) >= 700);
+        const isBold = Number(style.fontWeight) >= 700, isIcon = element.closest('.q-icon');
+        const isLarge = isIcon || size >= 24 || (size >= 18.66 && isBold);
         if (ratio < (isLarge ? 3 : 4.5))
             found.push(`${text.slice(0, 40)}: ${ratio.toFixed(2)} (${style.color} on `
                 + `${below.map(Math.round)})`);
