@@ -100,9 +100,12 @@ def studio(root: Path) -> Iterator[tuple[str, float, psutil.Process]]:
     """Start a studio; yield its link, when it was started, and its process."""
     words = [sys.executable, "-m", "lorakit", "studio", str(root), "--no-browser", "--port", "0"]
     began_s = time.monotonic()
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+    quiet = subprocess.DEVNULL  # what it says between the rows
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=quiet, text=True) as process:
         try:
-            link = next(filter(None, map(find_link, process.stdout or ())))
+            link = next(filter(None, map(find_link, process.stdout or ())), None)
+            if link is None:
+                sys.exit(f"The studio did not start; run `lorakit studio {root}` to see why.")
             yield link, began_s, psutil.Process(process.pid)
         finally:
             process.terminate()
