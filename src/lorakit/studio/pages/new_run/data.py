@@ -137,9 +137,10 @@ class _DataStep:
         output = walk.value("output") if kind else None
         output = str(output or free_output(walk.root, Path(name).name))
         start = walk.value("start_from")
+        trained = self.kind if start and self.kind in KINDS else None
         found = await walk.ask(
             *(self.progress, f"Reading {Path(name).name}", write_recipe_for, name),
-            kind or (start and self.kind) or None,  # an adapter is trained on for its task
+            kind or trained,  # an adapter is trained on for its task
             model=str(walk.value("model")),
             path=recipe_path(walk.root, output),
             output=output,
