@@ -82,8 +82,8 @@ def test_a_recipe_with_every_feature_is_cloned_whole_and_shown_in_the_form(featu
         if field.kind == "integer":
             changed = check_text(with_field(text, field, 5), "r")
             assert changed.value(field.key) == 5
-            kept = check_text(with_field(with_field(text, field, 5), field, UNSET), "r").values
-            before = check_text(with_field(text, field, UNSET), "r").values
+            kept = check_text(with_field(with_field(text, field, 5), field, UNSET), "r").recipe
+            before = check_text(with_field(text, field, UNSET), "r").recipe
             assert kept == before
 
 
