@@ -11,7 +11,8 @@ from datasets import Dataset
 from lorakit.config import TaskType
 from lorakit.data import Place
 from lorakit.data.preferences import check_preferences, find_preferences
-from lorakit.data.reading.sources import no_examples, pick_split, read_source
+from lorakit.data.reading.files import no_examples
+from lorakit.data.reading.sources import pick_split, read_source
 from lorakit.data.text_formats import ALPACA, alpaca_prompt, conversation_columns
 from lorakit.data.text_lengths import joined_texts, longest_conversation, longest_text
 from lorakit.errors import ConfigError, DataError
