@@ -144,13 +144,10 @@ def measure(
             with trainer.evaluating_apart(), disable_adapters(setup.model):
                 base_metrics = model_metrics(trainer.evaluate())
                 base = trainer.evaluation_at(trainer.state.global_step)
-            if setup.task.is_compared_with_base:
-                judgement = judge(
-                    *(setup, trainer, found, ignore_event),
-                    known=setup.encoded.validation,
-                    base=base,
-                )
-                verdict, predicted = judgement.verdict, beside_base(predicted, judgement)
+            judgement = judge(
+                *(setup, trainer, found, ignore_event), known=setup.encoded.validation, base=base
+            )
+            verdict, predicted = judgement.verdict, beside_base(predicted, judgement)
         columns = None if predicted is None else prediction_columns(setup, predicted)
     return Evaluation(metrics, base_metrics, verdict, columns)
 

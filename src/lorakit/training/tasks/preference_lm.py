@@ -13,6 +13,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from lorakit.analysis.baselines import Guess, guess_vote
 from lorakit.data import Place, unused_note
 from lorakit.data.answers import (
     FEATURES,
@@ -62,7 +63,6 @@ class AdapterPreferenceTrainer(AdapterTrainerMixin, PreferenceTrainer):
 class PreferenceLM(CausalLM):
     """Prefer one answer to another."""
 
-    is_compared_with_base: ClassVar[bool] = False  # its metrics are differences from the reference
     best_metric: ClassVar[str] = "eval_loss"
     base_trainer_class: ClassVar[type[Trainer]] = PreferenceTrainer
     trainer_class: ClassVar[type[Trainer]] = AdapterPreferenceTrainer
@@ -128,6 +128,16 @@ class PreferenceLM(CausalLM):
     ) -> tuple[str, ...]:
         """Return what the objective reports."""
         return self.objective.metric_names
+
+    def guess(
+        self, model: PreTrainedModel, known: Any, examples: Any, labels: Sequence[str]
+    ) -> Guess | None:
+        """Return the commonest vote; None for pairs, whose likelier answer the base has too."""
+        return (
+            guess_vote(known[VOTES_KEY], examples[VOTES_KEY][:])
+            if self.config.reads_votes
+            else None
+        )
 
     def trainer_options(
         self,

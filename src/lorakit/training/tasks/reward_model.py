@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import (
@@ -12,6 +12,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from lorakit.analysis.baselines import Guess, guess_answer
 from lorakit.config import TaskType
 from lorakit.data.answers import AnswerCollator
 from lorakit.data.tokenizers import pad_id
@@ -38,7 +39,6 @@ class AdapterRewardTrainer(AdapterTrainerMixin, RewardTrainer):
 class RewardModel(Task):
     """Score answers."""
 
-    is_compared_with_base: ClassVar[bool] = False
     task_type: ClassVar[TaskType] = TaskType.SEQ_CLS
     best_metric: ClassVar[str] = "eval_accuracy"
     greater_is_better: ClassVar[bool] = True
@@ -92,6 +92,10 @@ class RewardModel(Task):
     ) -> tuple[str, ...]:
         """Return loss, accuracy, scores and their margin."""
         return REWARD_METRICS
+
+    def blind_guess(self, known: Any, examples: Any, labels: Sequence[str]) -> Guess:
+        """Return chance."""
+        return guess_answer(len(examples))
 
     def trainer_options(
         self,
