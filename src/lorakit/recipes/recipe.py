@@ -103,11 +103,6 @@ class Recipe(StrictConfig):
         if self.task is not TaskType.CAUSAL_LM and self.data.given_chat_keys:
             keys = " and ".join(self.data.given_chat_keys)
             raise ValueError(f"{keys} is for task CAUSAL_LM only; leave it out")
-        if self.objective is not None and self.data.turns != "all":
-            raise ValueError(
-                "data.turns is for conversations without `objective`, which compares whole "
-                "answers; leave it out"
-            )
         return self
 
     @field_serializer("lora", mode="wrap")
